@@ -1,0 +1,51 @@
+# The project's own targets. `make image` builds the sample; `make check` runs the tests. Both set up
+# what they need: Debian packages (packages.txt, as root, where any is missing) and .venv.
+
+PYTHON_BIN := .venv/bin/python
+SAMPLE     := fixtures/sample
+NICE_SKIP  := $(if $(CI),,--no-header)
+
+.PHONY: image check check-unit check-integration check-zfs lint format bench bench-quick clean deps dev help
+.DEFAULT_GOAL := help
+
+help: ## what there is to make
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
+
+deps: ## install the Debian packages that are missing (as root)
+	@bin/deps
+
+dev: ## the virtual environment with what tests and linters need
+	@bin/setup dev
+
+image: deps ## build the sample: a Debian system with a web server and one page
+	bin/build -m $(SAMPLE)/m.json -o bits/hello $(SAMPLE)/proto
+
+check: lint check-unit check-integration ## lint, types, unit and integration tests
+
+check-unit: dev ## quick tests: no root, no network
+	$(PYTHON_BIN) -m pytest -q tests/unit
+
+check-integration: deps dev ## real tools and file systems, as root
+	$(PYTHON_BIN) -m pytest -q tests/integration
+
+check-zfs: deps dev ## the ZFS backend on a real pool, in a small guest
+	xargs -r bin/deps < tests/guest/packages.txt
+	$(PYTHON_BIN) tests/guest/guest.py run -- sh -c 'cd /src && python3 -m pytest -q -p no:cacheprovider tests/integration/test_backends.py tests/integration/zfs'
+
+lint: dev ## ruff and mypy
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: dev ## let ruff write
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+bench: deps dev ## measure, beside other tools (under 15 minutes)
+	$(PYTHON_BIN) -m bench
+
+bench-quick: deps dev ## the same, smaller (under 2 minutes)
+	$(PYTHON_BIN) -m bench --quick
+
+clean: ## remove what the targets above made here
+	rm -rf bits build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,110 @@
+"""The root of the command line: a table of commands loaded on use, and errors turned into exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from buildstep import __version__
+from buildstep.errors import BuildstepError, ExitCode
+
+COMMANDS = {
+    "build": ("buildstep.cli.build", "Build an image from a manifest and a proto directory."),
+    "image": ("buildstep.cli.image", "Base images: import, list, show, verify, delete."),
+    "cache": ("buildstep.cli.cache", "The layer cache: list, size, verify, prune."),
+    "heal": ("buildstep.cli.heal", "Remove what dead builds left."),
+    "schema": ("buildstep.cli.schema", "Print the JSON schema of m.json."),
+}
+"""Command name to (module with a click command named `command`, its one-line help)."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called: --help costs no driver."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        found = importlib.import_module(COMMANDS[cmd_name][0]).command
+        assert isinstance(found, click.Command)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            if near:
+                error.message += f" Did you mean {near[0]}?"
+            raise
+
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "auto_envvar_prefix": None}
+
+
+@click.group(cls=LazyGroup, context_settings=SETTINGS, invoke_without_command=False)
+@click.version_option(__version__, prog_name="buildstep")
+@click.option("--debug", is_flag=True, help="Show the traceback of any error.")
+@click.pass_context
+def root(ctx: click.Context, debug: bool) -> None:
+    """Turn a base image and a proto directory into an installable image, inside the CI agent."""
+    ctx.obj = {"debug": debug}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status; every error ends here and nowhere else."""
+    debug = "--debug" in (sys.argv if argv is None else argv) or bool(os.environ.get("BUILDSTEP_DEBUG"))
+    try:
+        status = root.main(
+            args=None if argv is None else list(argv), prog_name="buildstep", standalone_mode=False
+        )
+        return status if isinstance(status, int) else ExitCode.OK
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        return ExitCode.USAGE
+    except click.Abort:
+        return 130
+    except BuildstepError as error:
+        report(error, debug=debug)
+        return error.code
+    except BrokenPipeError:
+        # Whoever read our output has gone: nothing more to say, and no traceback for it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + 13
+    except KeyboardInterrupt:
+        return 130
+    except Exception:  # noqa: BLE001 - the last line of defence: a bug shows its traceback
+        traceback.print_exc()
+        click.echo("buildstep: this is a bug in buildstep; please report it with the lines above", err=True)
+        return ExitCode.BUG
+
+
+def report(error: BuildstepError, *, debug: bool = False) -> None:
+    """An error for a person: what happened, the detail, what to do next."""
+    if debug:
+        traceback.print_exception(error)
+    click.secho("buildstep: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(error.message, err=True)
+    if error.detail:
+        click.echo(error.detail.rstrip(), err=True)
+    if error.hint:
+        click.echo(f"hint: {error.hint}", err=True)
+    for note in getattr(error, "__notes__", ()):
+        click.echo(note, err=True)

@@ -1,0 +1,17 @@
+"""`buildstep schema`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command("schema", context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> int:
+    """Print the JSON schema of m.json, for editors and linters."""
+    from buildstep import spec
+    from buildstep.cli.build import choices
+
+    click.echo(json.dumps(spec.json_schema(choices()), indent=2))
+    return 0

@@ -1,0 +1,158 @@
+"""What commands share: a pool opened, a bus with the right view, namespaces, signals turned into errors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from buildstep import datasets, namespaces, process
+from buildstep.cache import LayerCache
+from buildstep.cli import report
+from buildstep.errors import BuildstepError, Interrupted, ToolMissing
+from buildstep.events import Bus
+from buildstep.images import ImageStore
+from buildstep.interfaces import Backend
+from buildstep.journal import heal
+from buildstep.log import view_for
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Session:
+    """An opened pool and what stands on it."""
+
+    backend: Backend
+    bus: Bus
+    store: ImageStore
+    cache: LayerCache
+    environ: Mapping[str, str]
+
+
+def open_session(
+    pool: str | None, *, verbose: int = 0, quiet: bool = False, healing: bool = True, bus: Bus | None = None
+) -> Session:
+    """Open the pool (a URI, or None to detect the best one) and heal it."""
+    environ = dict(os.environ)
+    bus = bus or Bus(view_for(sys.stderr, verbose=verbose, quiet=quiet))
+    backend = datasets.open_pool(pool or environ.get("BUILDSTEP_POOL") or datasets.detect(environ))
+    if healing:
+        for left in heal(backend):
+            text = f"a build that died ({left.build}) left {left.kind} {left.name}"
+            done = "removed" if left.removed else f"not removed: {left.problem}"
+            bus.note(f"{text}; {done}", level="info" if left.removed else "warning")
+    return Session(
+        backend=backend,
+        bus=bus,
+        store=ImageStore(backend, bus=bus, environ=environ),
+        cache=LayerCache(backend),
+        environ=environ,
+    )
+
+
+@contextmanager
+def signals() -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP raise Interrupted, once: a second one does not break the unwinding."""
+    stopping = False
+
+    def stop(signum: int, _frame: object) -> None:
+        nonlocal stopping
+        if not stopping:
+            stopping = True
+            raise Interrupted(signum, signal.Signals(signum).name)
+
+    before = {
+        signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def guarded(job: Callable[[], int], *, debug: bool) -> int:
+    """Run a job with signals as errors and errors as exit codes: what runs inside the namespaces."""
+    try:
+        with signals():
+            return job()
+    except BuildstepError as error:
+        report(error, debug=debug)
+        return error.code
+
+
+def enclosed(job: Callable[[], int], *, debug: bool = False) -> int:
+    """Run a job in namespaces of its own where that can be, and as it is where it cannot."""
+    if namespaces.supported():
+        return namespaces.enclose(lambda: guarded(job, debug=debug))
+    return guarded(job, debug=debug)
+
+
+def enter_user_namespace(argv: list[str]) -> None:
+    """Start this command again as root of a user namespace. Raises ToolMissing saying all that it lacks.
+
+    Package scripts need many user ids. An ordinary user has them when /etc/subuid and /etc/subgid give a
+    range and newuidmap is there to hand it out.
+    """
+    missing = []
+    if not sys.platform.startswith("linux"):
+        missing.append("Linux")
+    for tool, package in (("newuidmap", "uidmap"), ("newgidmap", "uidmap"), ("unshare", "util-linux")):
+        if process.find(tool) is None:
+            missing.append(f"the program {tool} (Debian: apt-get install {package})")
+    user = _user_name()
+    for table in ("/etc/subuid", "/etc/subgid"):
+        if not _has_range(Path(table), user):
+            ranges = "--add-subuids 100000-165535 --add-subgids 100000-165535"
+            missing.append(f"a range for {user} in {table} (as root: usermod {ranges} {user})")
+    if _max_user_namespaces() == 0:
+        missing.append("user namespaces (sysctl user.max_user_namespaces is 0)")
+    if missing:
+        raise ToolMissing(
+            "packages are installed as root, or in a user namespace, and this user can have none",
+            detail="\n".join(f"  missing: {item}" for item in missing),
+            hint="run as root, or add what is missing; without packages this build needs neither",
+        )
+    sys.stdout.flush()
+    sys.stderr.flush()
+    program = process.which("unshare")
+    command = [
+        program,
+        "--user",
+        "--map-auto",
+        "--map-root-user",
+        "--",
+        sys.executable,
+        "-P",
+        "-m",
+        "buildstep",
+        *argv,
+    ]
+    os.execv(program, command)  # noqa: S606 - this process becomes it: nothing is left to watch
+
+
+def _user_name() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+def _has_range(table: Path, user: str) -> bool:
+    try:
+        rows = table.read_text().splitlines()
+    except OSError:
+        return False
+    return any(row.split(":")[0] in (user, str(os.getuid())) for row in rows)
+
+
+def _max_user_namespaces() -> int:
+    try:
+        return int(Path("/proc/sys/user/max_user_namespaces").read_text())
+    except (OSError, ValueError):
+        return 0

@@ -1,0 +1,70 @@
+"""Who we are to a registry: from the environment, or from what `docker login` wrote."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from buildstep.errors import UsageError
+
+HUB = "docker.io"
+HUB_HOST = "registry-1.docker.io"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Credentials:
+    user: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Credentials(user={self.user!r})"
+
+    def header(self) -> str:
+        return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
+
+
+def credentials_for(host: str, environ: Mapping[str, str]) -> Credentials | None:
+    """Who we are to a registry: BUILDSTEP_REGISTRY_USER and _PASSWORD, else what `docker login` wrote.
+
+    The password of the environment is for BUILDSTEP_REGISTRY_HOST where that is set, else for any host.
+    Raises UsageError for a file that cannot be understood.
+    """
+    user, password = (
+        environ.get("BUILDSTEP_REGISTRY_USER", ""),
+        environ.get("BUILDSTEP_REGISTRY_PASSWORD", ""),
+    )
+    if user and environ.get("BUILDSTEP_REGISTRY_HOST", host) == host:
+        return Credentials(user=user, password=password)
+    home, runtime = environ.get("HOME", ""), environ.get("XDG_RUNTIME_DIR", "")
+    docker = environ.get("DOCKER_CONFIG") or (f"{home}/.docker" if home else "")
+    files = [
+        environ.get("REGISTRY_AUTH_FILE", ""),
+        f"{runtime}/containers/auth.json" if runtime else "",
+        f"{docker}/config.json" if docker else "",
+    ]
+    names = [host, f"https://{host}", f"https://{host}/v1/", f"https://{host}/v2/", f"http://{host}"]
+    if host == HUB:
+        names += ["index.docker.io", "https://index.docker.io/v1/", HUB_HOST]
+    for file in filter(None, files):
+        try:
+            auths = json.loads(Path(file).read_bytes()).get("auths", {})
+        except OSError:
+            continue
+        except (ValueError, AttributeError) as error:
+            raise UsageError(f"{file} is not a file of registry credentials") from error
+        for name in names:
+            entry = auths.get(name) if isinstance(auths, dict) else None
+            if isinstance(entry, dict) and entry.get("auth"):
+                return _decoded(str(entry["auth"]), file)
+    return None
+
+
+def _decoded(auth: str, file: str) -> Credentials:
+    try:
+        user, _, password = base64.b64decode(auth, validate=True).decode().partition(":")
+    except ValueError as error:
+        raise UsageError(f"{file} has credentials that cannot be decoded", hint="log in again") from error
+    return Credentials(user=user, password=password)

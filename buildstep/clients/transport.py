@@ -1,0 +1,330 @@
+"""What makes the calls of a session: `requests`, with limits that it does not have by itself.
+
+A socket's time-out starts anew with every byte. So each phase that reads has a watchdog as well: a
+thread that shuts the socket down when the phase as a whole takes too long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, Self
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from requests.utils import should_bypass_proxies
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from buildstep.clients import HttpError, HttpOptions, Slice, clean_text, safe_url
+
+CHUNK = 1 << 18
+_ERROR_BODY_SECONDS = 3.0
+_MAX_REDIRECTS = 10
+
+
+class Watchdog:
+    """Shuts a socket down when it was not fed for this long. A context manager; one thread."""
+
+    def __init__(self, sock: socket.socket | None, seconds: float) -> None:
+        self.expired = False
+        self._sock = sock
+        self._seconds = seconds
+        self._deadline = 0.0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="http-watchdog", daemon=True)
+
+    def feed(self) -> None:
+        self._deadline = time.monotonic() + self._seconds
+
+    def __enter__(self) -> Self:
+        self.feed()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._done.wait(max(0.0, self._deadline - time.monotonic())):
+            if time.monotonic() >= self._deadline:
+                self.expired = True
+                if self._sock is not None:
+                    with contextlib.suppress(OSError):
+                        # The plain socket's method: that of a TLS one would forget its state under a reader.
+                        socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+                return
+
+
+class _Watched(HTTPConnection):
+    """A connection whose answer must be whole in time, and that sees an answer which comes early."""
+
+    def getresponse(self) -> urllib3.response.HTTPResponse:  # type: ignore[override] # as urllib3 has it
+        sock = self.sock
+        limit = self.timeout if isinstance(self.timeout, int | float) else None
+        if limit is None:
+            response = super().getresponse()
+        else:
+            with Watchdog(sock, float(limit)) as dog:
+                try:
+                    response = super().getresponse()
+                except Exception as error:
+                    if dog.expired:
+                        raise TimeoutError("the answer did not come in time") from error
+                    raise
+            if dog.expired:  # a head cut short looks like one that has ended
+                raise TimeoutError("the answer did not come in time")
+        response.buildstep_socket = sock  # type: ignore[attr-defined] # the connection may give it up
+        return response
+
+    def send(self, data: Any) -> None:
+        # A server may refuse an upload at once. What it says is the answer; to go on sending would
+        # only turn it into a broken pipe. (A TLS socket is readable for other reasons as well.)
+        if self._body_begun and self.sock is not None and not isinstance(self.sock, ssl.SSLSocket):
+            poll = select.poll()
+            poll.register(self.sock, select.POLLIN)
+            if poll.poll(0):
+                raise BrokenPipeError("the server has answered already")
+        super().send(data)
+
+    _body_begun = False
+
+    def endheaders(self, *args: Any, **kwargs: Any) -> None:
+        self._body_begun = False
+        super().endheaders(*args, **kwargs)
+        self._body_begun = True
+
+
+class _WatchedTLS(_Watched, HTTPSConnection):
+    pass
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Watched
+
+
+class _TLSPool(HTTPSConnectionPool):
+    ConnectionCls = _WatchedTLS
+
+
+_POOLS = {"http": _Pool, "https": _TLSPool}
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **kwargs)
+        manager.pool_classes_by_scheme = _POOLS
+        return manager
+
+
+class SliceReader:
+    """A part of an open file, read as if it were a file of its own."""
+
+    def __init__(self, file: IO[bytes], offset: int, size: int) -> None:
+        self._file, self._left, self._size = file, size, size
+        file.seek(offset)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(self._left if size < 0 else min(size, self._left))
+        self._left -= len(data)
+        return data
+
+
+class Reply:
+    """An answer whose body is still to be read."""
+
+    def __init__(
+        self, response: requests.Response, method: str, options: HttpOptions, stopped: threading.Event
+    ) -> None:
+        self._stopped = stopped
+        self._response = response
+        self._options = options
+        self._socket: socket.socket | None = getattr(response.raw, "buildstep_socket", None)
+        self.method = method
+        self.status = response.status_code
+        self.reason = response.reason or ""
+        self.url = response.url
+        self.headers: dict[str, str] = {name.lower(): value for name, value in response.headers.items()}
+
+    def chunks(self, *, decode: bool = False, idle: float | None = None) -> Iterator[bytes]:
+        """The body as it comes. Raises HttpError when it stops, drips, or ends too early."""
+        idle = self._options.idle if idle is None else idle
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.settimeout(idle)
+        limit = idle + CHUNK / self._options.min_rate
+        raw = self._response.raw
+        got = 0
+        with Watchdog(self._socket, limit) as dog:
+            while True:
+                problem: Exception | None = None
+                chunk = b""
+                try:
+                    chunk = raw.read(CHUNK, decode_content=decode)
+                except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+                    problem = error
+                if dog.expired:
+                    raise self._broken(f"fewer than {CHUNK} bytes came within {limit:.3g} s")
+                if self._stopped.is_set():
+                    raise HttpError("stopped, as something else failed")
+                if problem is not None:
+                    raise self._broken(_reason(problem, idle)) from None
+                if not chunk:
+                    break
+                dog.feed()
+                got += len(chunk)
+                yield chunk
+                dog.feed()
+        length = self.headers.get("content-length", "")
+        if not decode and self.method != "HEAD" and length.isdigit() and got != int(length):
+            raise self._broken(f"it ended after {got} of {length} bytes")
+
+    def read(self, limit: int, *, patient: bool = True) -> bytes:
+        """The whole body, decoded. Not patient: a failure's text is not worth a long wait."""
+        body = bytearray()
+        idle = self._options.idle if patient else min(self._options.idle, _ERROR_BODY_SECONDS)
+        for chunk in self.chunks(decode=True, idle=idle):
+            body += chunk
+            if len(body) > limit:
+                raise HttpError(
+                    f"{safe_url(self.url)} answered with more than {limit} bytes", status=self.status
+                )
+        return bytes(body)
+
+    def _broken(self, why: str) -> HttpError:
+        return HttpError(f"{self.method} {safe_url(self.url)}: the answer broke off: {why}", retryable=True)
+
+
+class Transport:
+    """Makes single calls. Proxies come from the environment given, nothing from the process's own."""
+
+    def __init__(self, environ: Mapping[str, str], options: HttpOptions, stopped: threading.Event) -> None:
+        self._environ = environ
+        self._stopped = stopped
+        self._options = options
+        self._session = requests.Session()
+        # Else requests would read netrc files and the process's environment behind our back.
+        self._session.trust_env = False
+        self._session.max_redirects = _MAX_REDIRECTS
+        adapter = _Adapter(max_retries=0, pool_connections=8, pool_maxsize=8)
+        self._session.mount("http://", adapter)
+        self._session.mount("https://", adapter)
+
+    def close(self) -> None:
+        self._session.close()
+
+    @contextlib.contextmanager
+    def open(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        params: Mapping[str, str] | None = None,
+        data: bytes | Path | Slice | None = None,
+        redirects: bool = True,
+    ) -> Iterator[Reply]:
+        """Make one call, to the end of the answer's head. Raises HttpError where none came."""
+        options = self._options
+        # Compressed on the way, a body could be neither resumed nor compared by its length.
+        sent = {"User-Agent": options.user_agent, "Accept-Encoding": "identity", **headers}
+        with contextlib.ExitStack() as stack:
+            body: Any = data
+            if isinstance(data, Path):
+                body = stack.enter_context(data.open("rb"))
+            elif isinstance(data, Slice):
+                body = SliceReader(stack.enter_context(data.path.open("rb")), data.offset, data.size)
+            try:
+                response = self._session.request(
+                    method,
+                    url,
+                    headers=sent,
+                    params=dict(params) if params else None,
+                    data=body,
+                    timeout=(options.connect, options.response),
+                    # requests takes a file of authorities in the same place as the switch.
+                    verify=(options.ca_bundle or True) if options.verify else False,
+                    proxies=self._proxies(url),
+                    allow_redirects=redirects and method in ("GET", "HEAD"),
+                    stream=True,
+                )
+            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+                # Not chained: their texts contain whole URLs.
+                raise _translate(error, method, url, options) from None
+            with contextlib.closing(response):
+                yield Reply(response, method, options, self._stopped)
+
+    def _proxies(self, url: str) -> dict[str, str]:
+        environ = self._environ
+        bypass = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+        if bypass and should_bypass_proxies(url, no_proxy=bypass):
+            return {}
+        found = {}
+        for scheme in ("http", "https"):
+            names = [f"{scheme}_proxy", f"{scheme.upper()}_PROXY", "all_proxy", "ALL_PROXY"]
+            if "REQUEST_METHOD" in environ:  # a CGI program's HTTP_PROXY is a header of its caller
+                names.remove("HTTP_PROXY") if scheme == "http" else None
+            proxy = next((environ[name] for name in names if environ.get(name)), "")
+            if proxy:
+                found[scheme] = proxy
+        return found
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """The innermost failure: those around it repeat the whole URL."""
+    seen: set[int] = set()
+    while id(error) not in seen:
+        seen.add(id(error))
+        inner = getattr(error, "reason", None)
+        if not isinstance(inner, BaseException):
+            inner = next((a for a in error.args if isinstance(a, BaseException)), None)
+        inner = inner or error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if inner is None:
+            break
+        error = inner
+    return error
+
+
+def _reason(error: Exception, idle: float) -> str:
+    if isinstance(error, urllib3.exceptions.ReadTimeoutError | TimeoutError):
+        return f"nothing came for {idle:g} s"
+    root = _root_cause(error)
+    if isinstance(root, OSError) and root.strerror:
+        return root.strerror
+    return clean_text(str(root), 120) or type(root).__name__
+
+
+def _translate(error: Exception, method: str, url: str, options: HttpOptions) -> HttpError:
+    root = _root_cause(error)
+    why, hint, retryable = clean_text(type(error).__name__), "check the address", False
+    if isinstance(error, requests.ConnectTimeout):
+        why, hint, retryable = f"no connection within {options.connect:g} s", "", True
+    elif isinstance(error, requests.Timeout | TimeoutError):
+        why, hint, retryable = f"no answer within {options.response:g} s", "", True
+    elif isinstance(error, requests.exceptions.SSLError) or isinstance(root, ssl.SSLError):
+        why = f"the connection is not secure: {clean_text(str(root), 200)}"
+        hint = "SSL_CERT_FILE names a file of authorities to trust; a server can be marked insecure"
+    elif isinstance(error, requests.exceptions.ProxyError):
+        why, hint, retryable = f"the proxy failed: {_reason(error, 0)}", "", True
+    elif isinstance(root, socket.gaierror):
+        why, retryable = "the host's name is not known", root.errno == socket.EAI_AGAIN
+    elif isinstance(error, requests.exceptions.TooManyRedirects):
+        why, hint = f"redirected more than {_MAX_REDIRECTS} times", ""
+    elif not isinstance(error, ValueError):  # requests' class for an address that is none is one
+        why, hint, retryable = _reason(error, options.response), "", True
+    return HttpError(f"{method} {safe_url(url)}: {why}", hint=hint, retryable=retryable)

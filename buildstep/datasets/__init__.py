@@ -1,0 +1,56 @@
+"""The table of backends, and the choice of a pool when none is named."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from buildstep.datasets import directory, overlay
+from buildstep.errors import Fault, SpecError
+from buildstep.interfaces import Backend
+
+BACKENDS: dict[str, Callable[[str], Backend]] = {
+    "overlay": overlay.OverlayBackend,
+    "dir": directory.DirectoryBackend,
+}
+
+SYSTEM_LOCATION = "/var/lib/buildstep"
+
+
+def open_pool(uri: str) -> Backend:
+    """The pool of a URI such as overlay:/var/lib/buildstep. Raises SpecError or DatasetError."""
+    scheme, colon, location = uri.partition(":")
+    if not colon or not location or scheme not in BACKENDS:
+        raise SpecError(
+            "pool",
+            [
+                Fault(
+                    where="--pool",
+                    message=f"{uri!r} is not SCHEME:LOCATION",
+                    hint=f"schemes: {', '.join(BACKENDS)}",
+                )
+            ],
+        )
+    return BACKENDS[scheme](location)
+
+
+def default_location(environ: Mapping[str, str]) -> Path:
+    """Where pools are kept: the system's place for root, the user's data folder for anybody else."""
+    if os.geteuid() == 0 and not environ.get("BUILDSTEP_USER_NAMESPACE"):
+        return Path(SYSTEM_LOCATION)
+    data = environ.get("XDG_DATA_HOME") or os.path.join(environ.get("HOME", "/tmp"), ".local", "share")
+    return Path(data) / "buildstep"
+
+
+def detect(environ: Mapping[str, str]) -> str:
+    """The URI of the best pool that this agent can have: overlay, else dir."""
+    location = default_location(environ)
+    location.mkdir(parents=True, exist_ok=True)
+    for scheme in ("overlay", "dir"):
+        folder = location / scheme
+        if scheme == "dir" or (folder / "buildstep-pool.json").exists():
+            return f"{scheme}:{folder}"
+        if overlay.works_on(location):
+            return f"{scheme}:{folder}"
+    raise AssertionError("dir works anywhere")

@@ -1,0 +1,196 @@
+"""overlay:PATH. A clone is an overlay mount: the base and cached layers below, the build's changes above.
+
+image/UUID/tree                       a base image, whole
+layer/KEY/{upper,origin.json}         what a step changed, and on what it lies
+build/ID/{upper,work,tree,origin.json}  a clone; tree is the mount point
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from buildstep.errors import DatasetError, SandboxError
+from buildstep.filelist import Entry, FileList, scan, scan_overlay
+from buildstep.fsutil import read_json, remove_tree, write_json
+from buildstep.interfaces import Dataset, Kind
+from buildstep.mounts import MS_RDONLY, bind, mount, mount_points, mounted, overlay_options, unmount
+from buildstep.pooldir import PoolDir
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayDataset:
+    """A working dataset: a mounted clone, or (upper is None) a plain tree that is being imported."""
+
+    ident: str
+    path: Path
+    upper: Path | None
+
+    def scan(self, base: FileList, *, owner: Callable[[Entry], tuple[int, int]] | None) -> FileList:
+        del owner  # an overlay is only ever used where owners can be set
+        return scan(self.path) if self.upper is None else scan_overlay(self.upper, base)
+
+
+class OverlayBackend:
+    """Clones cost two directories and one mount, whatever the size of the base."""
+
+    scheme: ClassVar[str] = "overlay"
+    cheap_clone = True
+    privileged = True
+
+    def __init__(self, location: str) -> None:
+        if os.geteuid() != 0:
+            raise DatasetError("an overlay pool needs root", hint=f"use --pool dir:{location} without root")
+        self._dir = PoolDir(Path(location).absolute(), self.scheme)
+
+    @property
+    def uri(self) -> str:
+        return f"{self.scheme}:{self._dir.path}"
+
+    @property
+    def state(self) -> Path:
+        return self._dir.state
+
+    def create(self, ident: str) -> Dataset:
+        folder = self._dir.make(ident)
+        (folder / "tree").mkdir(mode=0o755)
+        return OverlayDataset(ident, folder / "tree", None)
+
+    def clone(self, kind: Kind, origin: str, ident: str) -> Dataset:
+        lower = self._lower(kind, origin)
+        folder = self._dir.make(ident)
+        for name in ("upper", "work", "tree"):
+            (folder / name).mkdir(mode=0o755)
+        _copy_top(lower[0], folder / "upper")
+        write_json(folder / "origin.json", {"kind": kind, "ident": origin}, durable=False)
+        options = overlay_options(lower, folder / "upper", folder / "work", volatile=True)
+        try:
+            mount("overlay", folder / "tree", "overlay", 0, options)
+        except SandboxError as error:
+            raise DatasetError(error.message, hint="use --pool dir:PATH where overlays cannot be") from error
+        return OverlayDataset(ident, folder / "tree", folder / "upper")
+
+    def _lower(self, kind: Kind, ident: str) -> list[Path]:
+        """The directories under a clone of this dataset, topmost first."""
+        lower: list[Path] = []
+        while True:
+            if not self.exists(kind, ident):
+                raise DatasetError(f"there is no {kind} {ident} in {self.uri}")
+            folder = self._dir.folder(kind, ident)
+            if (folder / "tree").is_dir():
+                return [*lower, folder / "tree"]
+            lower.append(folder / "upper")
+            kind, ident = _origin(folder)
+
+    def snapshot(self, dataset: Dataset, kind: Kind, ident: str) -> None:
+        assert isinstance(dataset, OverlayDataset)
+        folder = self._dir.folder(Kind.BUILD, dataset.ident)
+        if dataset.upper is None:
+            _sync(dataset.path)
+        else:
+            unmount(dataset.path)
+            remove_tree(folder / "work")
+            (folder / "tree").rmdir()
+            # The clone was mounted volatile, so its data may not be on disk yet. A layer is only good
+            # for this boot until then: cheaper than a sync, and as safe.
+            origin = read_json(folder / "origin.json")
+            write_json(folder / "origin.json", {**origin, "boot": _boot_id()})
+        self._dir.keep(dataset.ident, kind, ident)
+
+    def exists(self, kind: Kind, ident: str) -> bool:
+        folder = self._dir.folder(kind, ident)
+        if kind is Kind.BUILD or not folder.is_dir() or (folder / "tree").is_dir():
+            return folder.is_dir()
+        try:
+            return bool(read_json(folder / "origin.json")["boot"] == _boot_id())
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def idents(self, kind: Kind) -> list[str]:
+        return self._dir.idents(kind)
+
+    @contextlib.contextmanager
+    def tree(self, kind: Kind, ident: str) -> Iterator[Path]:
+        lower = self._lower(kind, ident)
+        if len(lower) == 1:
+            yield lower[0]
+            return
+        view = self._dir.state / "views" / f"{ident}.{os.getpid()}"
+        view.mkdir(parents=True, exist_ok=True)
+        options = "lowerdir=" + ":".join(map(os.fspath, lower))
+        try:
+            with mounted("overlay", view, "overlay", MS_RDONLY, options):
+                yield view
+        finally:
+            view.rmdir()
+
+    def destroy(self, kind: Kind, ident: str) -> None:
+        folder = self._dir.folder(kind, ident)
+        if kind is not Kind.BUILD:
+            self._refuse_if_used(kind, ident)
+        for point in mount_points(folder):
+            unmount(point)
+        self._dir.remove(kind, ident)
+
+    def _refuse_if_used(self, kind: Kind, ident: str) -> None:
+        users = []
+        for other in Kind:
+            for name in self.idents(other):
+                with contextlib.suppress(OSError, ValueError, KeyError, TypeError, DatasetError):
+                    if _origin(self._dir.folder(other, name)) == (kind, ident):
+                        users.append(f"{other} {name}")
+        if users:
+            raise DatasetError(
+                f"{kind} {ident} is the origin of {', '.join(users)}",
+                hint="remove those first, or `buildstep cache prune`",
+            )
+
+
+def _origin(folder: Path) -> tuple[Kind, str]:
+    origin = read_json(folder / "origin.json")
+    return Kind(origin["kind"]), str(origin["ident"])
+
+
+def _copy_top(lower: Path, upper: Path) -> None:
+    """The merged top directory takes its owner, mode and time from the upper one: make them the base's."""
+    info = lower.stat()
+    os.chown(upper, info.st_uid, info.st_gid)
+    upper.chmod(info.st_mode & 0o7777)
+    os.utime(upper, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _sync(path: Path) -> None:
+    """syncfs(2): everything of this file system to disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        ctypes.CDLL(None).syncfs(fd)
+    finally:
+        os.close(fd)
+
+
+def works_on(path: Path) -> bool:
+    """Whether an overlay can be mounted with its upper directory at `path`: found by doing it."""
+    if os.geteuid() != 0:
+        return False
+    probe = path / f".probe-{os.getpid()}"
+    try:
+        for name in ("lower", "upper", "work", "tree"):
+            (probe / name).mkdir(parents=True)
+        options = overlay_options([probe / "lower"], probe / "upper", probe / "work", volatile=False)
+        with mounted("overlay", probe / "tree", "overlay", 0, options), bind(probe / "tree", probe / "tree"):
+            return True
+    except (OSError, SandboxError):
+        return False
+    finally:
+        for name in ("work/work", "work", "lower", "upper", "tree", ""):
+            with contextlib.suppress(OSError):
+                (probe / name).rmdir()

@@ -1,0 +1,213 @@
+"""libzfs_core, and the zfs command for what it lacks; every failure is one of our errors.
+
+Python's binding comes in two states. The one that belongs to an installed OpenZFS (Debian: python3-pyzfs)
+does all we ask. The one on PyPI, 0.2.3, was made for an older C library: its `lzc_create` crashes the
+process, its `lzc_receive` fails, and it cannot rename or destroy; for those calls the command is used.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from buildstep import process
+from buildstep.errors import CommandFailed, DatasetError, ToolMissing
+
+Props = Mapping[str, str | int]
+"""Properties as the C library takes them: text, and numbers also for yes/no and lists of choices."""
+
+_WORDS: Mapping[str, Sequence[str]] = {
+    "acltype": ("off", "posix", "nfsv4"),
+    "atime": ("off", "on"),
+    "readonly": ("off", "on"),
+    "sync": ("standard", "always", "disabled"),
+}
+"""What the command calls the numbers that the library takes."""
+
+HINT = "install the binding of this system's ZFS (Debian: zfsutils-linux and python3-pyzfs)"
+
+
+class Busy(DatasetError):
+    """A dataset that somebody holds at the moment."""
+
+
+class InUse(DatasetError):
+    """A snapshot that clones stand on."""
+
+
+class AlreadyThere(DatasetError):
+    """The name is taken."""
+
+
+class BadStream(DatasetError):
+    """A stream that cannot be received."""
+
+
+class Zfs:
+    """The calls that a pool needs. Names are datasets or snapshots, as text."""
+
+    def __init__(self) -> None:
+        try:
+            self._lib: Any = importlib.import_module("libzfs_core")
+            self._errors: Any = importlib.import_module("libzfs_core.exceptions")
+            # The import succeeds without the C library: only a call tells.
+            self._lib.lzc_exists(b"buildstep")
+        except (ImportError, OSError, AttributeError) as error:
+            raise ToolMissing(f"ZFS cannot be used: {error}", hint=HINT) from error
+        except self._errors.ZFSError as error:
+            raise ToolMissing(
+                f"ZFS cannot be used: {_text(error)}", hint="is the zfs module loaded, and may this user open /dev/zfs?"
+            ) from error
+        self.complete = "key" in inspect.signature(self._lib.lzc_create).parameters
+        process.which("zfs", hint=HINT)
+
+    # -- asking --------------------------------------------------------------------------------------
+
+    def exists(self, name: str) -> bool:
+        return bool(self._lib.lzc_exists(name.encode()))
+
+    def get(self, names: Sequence[str], *props: str) -> dict[str, dict[str, tuple[str, str]]]:
+        """Value and source of properties, by dataset; a dataset that is not there is left out."""
+        argv = ["zfs", "get", "-H", "-p", "-o", "name,property,value,source", ",".join(props), *names]
+        found: dict[str, dict[str, tuple[str, str]]] = {}
+        for row in process.query(argv, ok=(0, 1), what="zfs get").stdout.splitlines():
+            name, prop, value, source = row.split("\t")
+            found.setdefault(name, {})[prop] = (value, source)
+        return found
+
+    def below(self, name: str, *props: str) -> list[list[str]]:
+        """Rows of (name, props...) of the children of a dataset and their snapshots."""
+        argv = ["zfs", "list", "-H", "-p", "-r", "-d", "2", "-t", "filesystem,volume,snapshot"]
+        rows = self._command([*argv, "-o", ",".join(["name", *props]), name])
+        return [row.split("\t") for row in rows.splitlines()]
+
+    def holds(self, snapshot: str) -> list[str]:
+        try:
+            return [tag.decode() for tag in self._lib.lzc_get_holds(snapshot.encode())]
+        except self._errors.ZFSError:
+            return []
+
+    # -- changing ------------------------------------------------------------------------------------
+
+    def create(self, name: str, props: Props) -> None:
+        if self.complete:
+            self._call(f"create {name}", self._lib.lzc_create, name.encode(), props=_encoded(props))
+        else:
+            self._command(["zfs", "create", "-u", *_options(props), name])
+
+    def clone(self, name: str, origin: str, props: Props) -> None:
+        self._call(f"clone {origin}", self._lib.lzc_clone, name.encode(), origin.encode(), _encoded(props))
+
+    def snapshot(self, name: str) -> None:
+        self._call(f"snapshot {name}", self._lib.lzc_snapshot, [name.encode()])
+
+    def rename(self, name: str, new: str) -> None:
+        if self.complete:
+            self._call(f"rename {name} to {new}", self._lib.lzc_rename, name.encode(), new.encode())
+        else:
+            self._command(["zfs", "rename", "-u", name, new])
+
+    def set(self, name: str, props: Props) -> None:
+        words = [option for option in _options(props) if option != "-o"]
+        self._command(["zfs", "set", *words, name])
+
+    def destroy_snapshot(self, name: str) -> None:
+        """Nothing is done when it is not there."""
+        self._call(f"destroy {name}", self._lib.lzc_destroy_snaps, [name.encode()], False)  # noqa: FBT003
+
+    def destroy(self, name: str) -> None:
+        """A dataset without children or snapshots; nothing is done when it is not there."""
+        if self.complete:
+            try:
+                self._call(f"destroy {name}", self._lib.lzc_destroy, name.encode())
+            except DatasetError:
+                if self.exists(name):
+                    raise
+        elif self.exists(name):
+            self._command(["zfs", "destroy", name])
+
+    def send(self, snapshot: str, origin: str | None, fd: int) -> None:
+        source = None if origin is None else origin.encode()
+        self._call(f"send {snapshot}", self._lib.lzc_send, snapshot.encode(), source, fd)
+
+    def receive(self, snapshot: str, fd: int, *, origin: str | None, props: Props) -> None:
+        """From a pipe. A failed receive leaves nothing: the kernel itself takes back what it wrote."""
+        if self.complete:
+            base = None if origin is None else origin.encode()
+            self._call(
+                f"receive {snapshot}", self._lib.lzc_receive, snapshot.encode(), fd, origin=base, props=_encoded(props)
+            )
+            return
+        options = [] if origin is None else ["-o", f"origin={origin}"]
+        argv = ["zfs", "receive", "-u", *options, *_options(props), snapshot]
+        with process.spawn(argv, stdin=fd, what=f"receive {snapshot}"):
+            pass
+
+    # -- running -------------------------------------------------------------------------------------
+
+    def _command(self, argv: Sequence[str]) -> str:
+        try:
+            return process.query(argv, timeout=600).stdout
+        except CommandFailed as error:
+            lines = error.detail.splitlines()
+            kind = DatasetError
+            for word, chosen in (("busy", Busy), ("already exists", AlreadyThere), ("dependent clones", InUse)):
+                if word in error.detail:
+                    kind = chosen
+            reason = lines[0] if lines else error.message
+            raise kind(reason, detail=error.detail, hint=_hint(errno.EPERM if "permission" in reason else 0)) from error
+
+    def _call(self, what: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        names = self._errors
+        try:
+            return call(*args, **kwargs)
+        except names.ZFSError as error:
+            inner = getattr(error, "errors", None) or [error]
+            kind = DatasetError
+            if any(isinstance(each, (names.DatasetBusy, names.SnapshotIsHeld)) for each in inner):
+                kind = Busy
+            elif any(isinstance(each, names.SnapshotIsCloned) for each in inner):
+                kind = InUse
+            elif any(
+                isinstance(each, (names.FilesystemExists, names.DatasetExists, names.SnapshotExists)) for each in inner
+            ):
+                kind = AlreadyThere
+            elif isinstance(error, (names.StreamMismatch, names.BadStream, names.StreamIOError)) or (
+                type(error).__name__.startswith("Stream")
+            ):
+                kind = BadStream
+            text = ", ".join(dict.fromkeys(map(_text, inner)))
+            raise kind(f"cannot {what}: {text}", hint=_hint(error.errno), retryable=kind is Busy) from error
+
+
+def _text(error: Any) -> str:
+    number = int(error.errno or 0)
+    if number == errno.EPERM:
+        return os.strerror(errno.EPERM)
+    message = error.message
+    return str(message.decode() if isinstance(message, bytes) else message) or type(error).__name__
+
+
+def _hint(code: int | None) -> str:
+    if code == errno.EPERM:
+        return "run as root, or let an administrator give this user `zfs allow` (see `buildstep doctor`)"
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return "the pool is full or a quota is reached: `buildstep cache prune` and `buildstep image gc` free space"
+    return ""
+
+
+def _encoded(props: Props) -> dict[bytes, bytes | int]:
+    return {name.encode(): value.encode() if isinstance(value, str) else value for name, value in props.items()}
+
+
+def _options(props: Props) -> list[str]:
+    """Properties as -o options of the command."""
+    words: list[str] = []
+    for name, value in props.items():
+        text = value if isinstance(value, str) else _WORDS[name][value]
+        words += ["-o", f"{name}={text}"]
+    return words

@@ -1,0 +1,232 @@
+"""A compressed file as a forward-only stream, told apart by its first bytes, unpacked in a thread."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import importlib
+import lzma
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import IO, Any, Protocol, Self, cast
+
+from buildstep.errors import BuildstepError, ImageError, ToolMissing
+from buildstep.fsutil import CHUNK
+
+_INPUT = 256 << 10
+_AHEAD = 8
+"""Chunks that may wait to be read."""
+_XZ_MEMORY = 256 << 20
+_ZSTD_WINDOW = 128 << 20
+"""Memory (bytes) that a stream's header may ask for; zstd's own default limit, `--long=27`."""
+
+
+class Decompressed:
+    """The content of `stream`, whatever of gzip, xz, zstd, bzip2 or nothing it is compressed with.
+
+    ratio: how many times larger than its compressed form the content may be once it is larger than
+    `floor` bytes; 0 for no limit. Reads raise ImageError for damage and for what exceeds the limit.
+    Use it as a context manager; `stream` stays the caller's.
+    """
+
+    def __init__(self, stream: IO[bytes], *, ratio: int = 0, floor: int = 1 << 30) -> None:
+        self._stream = stream
+        self._ratio = ratio
+        self._floor = floor
+        self._taken = 0
+        self._given = 0
+        self._position = 0
+        self._chunk = memoryview(b"")
+        self._ended = False
+        self._stop = threading.Event()
+        self._queue: queue.Queue[bytes | BaseException | None] = queue.Queue(_AHEAD)
+        self._thread = threading.Thread(target=self._produce, name="decompress", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        while self._thread.is_alive():
+            # The thread may be waiting for room.
+            while not self._queue.empty():
+                self._queue.get_nowait()
+            self._thread.join(0.01)
+
+    # -- reading
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, position: int) -> int:
+        """Skip forward. Raises ImageError for a way back, which only a damaged archive asks for."""
+        if position < self._position:
+            raise ImageError("the archive is damaged: an entry ends before it begins")
+        while self._position < position:
+            if not self.read(min(CHUNK, position - self._position)):
+                break
+        return self._position
+
+    def read(self, count: int) -> bytes:
+        """The next `count` bytes, fewer only at the end."""
+        if count <= len(self._chunk):
+            taken = bytes(self._chunk[:count])
+            self._chunk = self._chunk[count:]
+            self._position += len(taken)
+            return taken
+        pieces: list[bytes | memoryview] = []
+        while count:
+            if not self._chunk and not self._next():
+                break
+            piece = self._chunk[:count]
+            self._chunk = self._chunk[count:]
+            count -= len(piece)
+            self._position += len(piece)
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def drain(self) -> None:
+        """Read to the end: only then have the stream's checksums been checked."""
+        while self.read(CHUNK):
+            pass
+
+    def _next(self) -> bool:
+        if self._ended:
+            return False
+        item = self._queue.get()
+        if isinstance(item, bytes):
+            self._chunk = memoryview(item)
+            return True
+        self._ended = True
+        if isinstance(item, BuildstepError):
+            raise item
+        if item is not None:
+            raise ImageError(f"the archive cannot be read: {item}") from item
+        return False
+
+    # -- in the thread
+
+    def _produce(self) -> None:
+        end: BaseException | None = None
+        try:
+            for chunk in self._chunks():
+                self._given += len(chunk)
+                if self._ratio and self._given > max(self._floor, self._ratio * self._taken):
+                    raise ImageError(
+                        f"the archive unpacks to more than {self._ratio} times its size",
+                        hint="it looks like a decompression bomb; raise the limit if you trust it",
+                    )
+                if not self._put(chunk):
+                    return
+        except Exception as error:  # noqa: BLE001  (raised again in the reader's thread)
+            end = error
+        self._put(end)
+
+    def _put(self, item: bytes | BaseException | None) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def _input(self, count: int = _INPUT) -> bytes:
+        data = self._stream.read(count)
+        self._taken += len(data)
+        return data
+
+    def _chunks(self) -> Iterator[bytes]:
+        head = b""
+        while len(head) < 6 and (more := self._input(6 - len(head))):
+            head += more
+        source = _Joined(head, self._input)
+        if head.startswith(b"\x1f\x8b"):
+            return _gzip(source)
+        if head.startswith(b"\xfd7zXZ\x00"):
+            return _members(source, lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY))
+        if head.startswith(b"BZh"):
+            return _members(source, bz2.BZ2Decompressor)
+        # A frame, or a skippable frame as pzstd and others put in front.
+        if head.startswith(b"\x28\xb5\x2f\xfd") or (head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50):
+            return _zstd(source)
+        return iter(lambda: source.read(_INPUT), b"")
+
+
+class _Joined:
+    """The bytes looked at already, then the rest."""
+
+    def __init__(self, head: bytes, rest: Callable[[int], bytes]) -> None:
+        self._head = head
+        self._rest = rest
+
+    def read(self, count: int = -1) -> bytes:
+        if self._head:
+            head, self._head = self._head, b""
+            return head + self._rest(max(count - len(head), 0)) if count > len(head) else head
+        return self._rest(count)
+
+
+class _Decoder(Protocol):
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+def _members(source: _Joined, make: Callable[[], _Decoder]) -> Iterator[bytes]:
+    """The content of one or more members, in bounded pieces whatever the ratio."""
+    decoder = make()
+    while True:
+        data = b""
+        if decoder.eof:
+            data = decoder.unused_data.lstrip(b"\0")
+            while not data:
+                more = source.read(_INPUT)
+                if not more:
+                    return
+                data = more.lstrip(b"\0")  # padding, as tapes and xz have it
+            decoder = make()
+        elif decoder.needs_input:
+            data = source.read(_INPUT)
+            if not data:
+                raise EOFError("the compressed data ends too early")
+        if chunk := decoder.decompress(data, CHUNK):
+            yield chunk
+
+
+def _gzip(source: _Joined) -> Iterator[bytes]:
+    try:
+        library = cast(Any, importlib.import_module("isal.igzip_lib"))
+    except ImportError:
+        file = gzip.GzipFile(fileobj=cast(IO[bytes], source), mode="rb")
+        return iter(lambda: file.read(CHUNK), b"")
+    return _members(source, lambda: library.IgzipDecompressor(flag=library.DECOMP_GZIP))
+
+
+def _zstd(source: _Joined) -> Iterator[bytes]:
+    try:
+        library = cast(Any, importlib.import_module("zstandard"))
+    except ImportError as error:
+        raise ToolMissing(
+            "reading zstd needs the Python package zstandard",
+            hint="pip install buildstep[fast]",
+        ) from error
+    decoder = library.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+    # It does not tell a frame that was cut off; the end mark of the tar inside does.
+    reader = decoder.stream_reader(source, read_size=_INPUT, read_across_frames=True)
+    return iter(lambda: reader.read(CHUNK), b"")

@@ -1,0 +1,127 @@
+"""The output formats, and the one pass that writes all that were asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from importlib import metadata
+from typing import cast
+
+from buildstep import readpass
+from buildstep.compress import codec
+from buildstep.emitters.oci import OciEmitter
+from buildstep.emitters.tar import TarEmitter
+from buildstep.errors import EmitError, Fault, SpecError
+from buildstep.events import Bus
+from buildstep.filelist import Entry, spread_digests
+from buildstep.interfaces import Artifact, EmitJob, Emitter, Sink
+from buildstep.outputs import Outputs, temporary_name
+
+EMITTERS: dict[str, Emitter] = {
+    OciEmitter.name: OciEmitter(),
+    TarEmitter.name: TarEmitter(),
+}
+
+GROUP = "buildstep.emitters"
+
+
+def available(bus: Bus | None = None) -> dict[str, Emitter]:
+    """Our formats and those of installed packages; one that fails to load is named and left out."""
+    found = dict(EMITTERS)
+    for point in metadata.entry_points(group=GROUP):
+        if point.name in found:
+            continue
+        try:
+            found[point.name] = cast(Emitter, point.load()())
+        except Exception as error:  # noqa: BLE001  (whatever a stranger's module does)
+            if bus is not None:
+                bus.note(
+                    f"the format {point.name!r} of {point.value} does not load: {error!r}",
+                    level="warning",
+                )
+    return found
+
+
+def resolve(formats: Sequence[str], compression: str | None, bus: Bus | None = None) -> dict[str, Emitter]:
+    """The emitters of these formats, by name. Raises SpecError with every fault, ToolMissing."""
+    table = EMITTERS if all(name in EMITTERS for name in formats) else available(bus)
+    chosen: dict[str, Emitter] = {}
+    faults = []
+    for index, name in enumerate(formats):
+        emitter = table.get(name)
+        if emitter is None:
+            near = difflib.get_close_matches(name, table, 1)
+            hint = f"did you mean {near[0]}?" if near else "one of " + ", ".join(sorted(table))
+            faults.append(Fault(where=f"format[{index}]", message=f"no format {name!r}", hint=hint))
+        elif compression is not None and compression not in emitter.compressions:
+            faults.append(
+                Fault(
+                    where="compression",
+                    message=f"{name} cannot be compressed with {compression!r}",
+                    hint="one of " + ", ".join(emitter.compressions),
+                )
+            )
+        else:
+            chosen[name] = emitter
+    if faults:
+        raise SpecError("output formats", faults)
+    for emitter in chosen.values():
+        if wanted := compression or (emitter.compressions[0] if emitter.compressions else ""):
+            codec(wanted)
+    return chosen
+
+
+def emit(job: EmitJob, formats: Sequence[str], outputs: Outputs) -> list[Artifact]:
+    """Write the image in every format during one read pass; the files appear by `outputs.commit()`.
+
+    Fills in the SHA-256 of the files read, in `job.tree` and `job.changes`. Only the top layer is read
+    when no format needs the whole tree. Raises EmitError, SpecError for an unknown format or
+    compression, ToolMissing; nothing that this call wrote is left then.
+    """
+    chosen = resolve(formats, job.compression, job.bus)
+    artifacts: list[Artifact] = []
+    finals = {
+        name: job.stem.with_name(job.stem.name + emitter.extension(job.compression))
+        for name, emitter in chosen.items()
+    }
+    try:
+        job.stem.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            sinks: dict[str, Sink] = {}
+            for name, emitter in chosen.items():
+                temporary = temporary_name(finals[name])
+                sinks[name] = stack.enter_context(emitter.open(job, temporary))
+            digests = readpass.read_pass(job.root, _plan(job, list(sinks.values())), job.bus)
+            _fill(job, digests)
+            artifacts += [sink.finish() for sink in sinks.values()]
+    except OSError as error:
+        raise EmitError(f"cannot write {job.stem.name}: {error.strerror}") from error
+    for artifact in artifacts:
+        outputs.add(artifact.path, finals[artifact.format])
+    return [replace(artifact, path=finals[artifact.format]) for artifact in artifacts]
+
+
+def _plan(job: EmitJob, sinks: Sequence[Sink]) -> Iterator[tuple[Entry, Sequence[Sink]]]:
+    """Each entry to read, sorted by path, and the sinks that take it."""
+    whole = [sink for sink in sinks if sink.scope == "tree"]
+    layer = readpass.with_parents(job.changes, job.tree)
+    if not whole:
+        for entry in layer:
+            yield entry, sinks
+        return
+    changed = {entry.path for entry in layer} if len(whole) < len(sinks) else set()
+    for path in sorted(job.tree):
+        yield job.tree[path], sinks if path in changed else whole
+
+
+def _fill(job: EmitJob, digests: dict[bytes, str]) -> None:
+    for entry in job.changes.entries:
+        if entry.kind == "f" and not entry.sha256:
+            entry.sha256 = digests.get(entry.first or entry.path, "")
+    for path, digest in digests.items():
+        entry = job.tree[path]
+        if not entry.sha256:
+            entry.sha256 = digest
+    spread_digests(job.tree)

@@ -1,0 +1,332 @@
+"""An OCI image archive (image-spec 1.1: image-layout, manifest, config, layer), in one tar file."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from buildstep import ociconfig, readpass
+from buildstep.compress import Codec, PartWriter, Stream, codec
+from buildstep.errors import EmitError
+from buildstep.events import Bus
+from buildstep.filelist import Changes, Entry, FileList
+from buildstep.fsutil import CHUNK, atomic_write, copy_range, write_all
+from buildstep.interfaces import Artifact, Blob, EmitJob, Sink
+from buildstep.outputs import create, seal
+from buildstep.tarfmt import (
+    BLOCK,
+    END,
+    WHITEOUT,
+    Extents,
+    TarWriter,
+    big_size_header,
+    header,
+    padding,
+    whiteout,
+)
+
+_DEFAULT = "gzip"
+_LAYER = "application/vnd.oci.image.layer.v1.tar"
+
+
+def media_type(layer_codec: Codec) -> str:
+    """A layer's media type. Raises EmitError for a compression that OCI does not know."""
+    if layer_codec.media_suffix is None:
+        raise EmitError(f"an OCI layer cannot be compressed with {layer_codec.name}")
+    return _LAYER + layer_codec.media_suffix
+
+
+# -- layers ---------------------------------------------------------------------------------------------
+
+
+def whole(entries: FileList) -> Changes:
+    """A tree as a layer on nothing."""
+    return Changes(tuple(entries[path] for path in sorted(entries)), ())
+
+
+def write_layer(
+    root: Path | bytes,
+    changes: Changes,
+    path: Path,
+    *,
+    codec: Codec,
+    epoch: int | None,
+    bus: Bus,
+    tree: FileList | None = None,
+    comment: str = "",
+) -> Blob:
+    """Write a layer as a file of its own, which appears complete or not at all.
+
+    tree: what the layer leads to; needed for the parents of what changed unless `changes` is a whole
+    tree. epoch: as in `EmitJob`. Fills in the SHA-256 of the entries. Raises EmitError.
+    """
+    kind = media_type(codec)
+    try:
+        with (
+            atomic_write(path) as file,
+            PartWriter(file.fileno(), codec, what=f"the layer {path.name}") as out,
+        ):
+            layer = _Layer(out, changes, epoch)
+            entries = readpass.with_parents(changes, tree or {})
+            digests = readpass.read_pass(root, ((entry, (layer,)) for entry in entries), bus)
+            stream = layer.close()
+    except OSError as error:
+        raise EmitError(f"cannot write the layer {path.name}: {error.strerror}") from error
+    for entry in changes.entries:
+        if entry.first and entry.kind == "f" and not entry.sha256:
+            entry.sha256 = digests[entry.first]
+    bus.count("bytes_compressed", stream.compressed)
+    return Blob(
+        path=path,
+        digest=stream.sha256,
+        size=stream.size,
+        diff_id=stream.raw_sha256,
+        media_type=kind,
+        comment=comment,
+    )
+
+
+class _Layer:
+    """One layer's tar. A directory's whiteouts come right after it and before what it holds."""
+
+    scope: Literal["tree", "layer"] = "layer"
+
+    def __init__(self, out: PartWriter, changes: Changes, epoch: int | None) -> None:
+        self._out = out
+        self._tar = TarWriter(out, epoch=epoch)
+        self._gone: dict[bytes, list[bytes]] = {}
+        for path in sorted(changes.removed):
+            self._gone.setdefault(path.rpartition(b"/")[0], []).append(path)
+        self._started = False
+
+    def begin(self, entry: Entry) -> None:
+        self._before(entry)
+        self._tar.begin(entry)
+
+    def begin_sparse(self, entry: Entry, extents: Extents) -> None:
+        self._before(entry)
+        self._tar.begin_sparse(entry, extents)
+
+    def data(self, offset: int, chunk: bytes) -> None:
+        self._tar.data(offset, chunk)
+
+    def end(self, entry: Entry) -> None:
+        self._tar.end(entry)
+        if self._gone and entry.kind == "d":
+            self._whiteouts(entry.path)
+
+    def _before(self, entry: Entry) -> None:
+        if not self._started:
+            self._started = True
+            # The top itself is seldom part of a layer; what it lost is told before all else.
+            if entry.path:
+                self._whiteouts(b"")
+        path = entry.path
+        if b".wh." in path and path.rpartition(b"/")[2].startswith(WHITEOUT):
+            raise EmitError(
+                f"{readpass.shown(path)} cannot be part of an OCI image",
+                detail="a name that begins with .wh. means there that a file is removed",
+                hint="rename it, or exclude it with build.exclude",
+            )
+
+    def _whiteouts(self, directory: bytes) -> None:
+        for path in self._gone.pop(directory, ()):
+            entry = whiteout(path)
+            self._tar.begin(entry)
+            self._tar.end(entry)
+
+    def close(self) -> Stream:
+        # What is left has a parent that is not in the layer, for want of the tree.
+        for directory in sorted(self._gone):
+            self._whiteouts(directory)
+        self._tar.finish()
+        return self._out.close()
+
+    def finish(self) -> Artifact:
+        raise AssertionError("a layer is not an artifact")
+
+
+# -- the archive ----------------------------------------------------------------------------------------
+
+
+class OciEmitter:
+    """`.oci.tar`, read by skopeo, umoci, buildah, podman and docker (oci-archive:)."""
+
+    name: ClassVar[str] = "oci"
+    compressions: ClassVar[tuple[str, ...]] = (_DEFAULT, "zstd", "none")
+
+    def extension(self, compression: str | None) -> str:  # noqa: ARG002  (layers only)
+        return ".oci.tar"
+
+    @contextlib.contextmanager
+    def open(self, job: EmitJob, path: Path) -> Iterator[Sink]:
+        """See `Emitter`."""
+        chosen = codec(job.compression or _DEFAULT)
+        fd = create(path)
+        try:
+            with (
+                ThreadPoolExecutor(1, thread_name_prefix="verify") as pool,
+                contextlib.ExitStack() as stack,
+            ):
+                stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+                archive = _Archive(job, path, fd, chosen, pool)
+                archive.begin_layers()
+                out = PartWriter(fd, chosen, what=path.name)
+                stack.enter_context(out)
+                yield _OciSink(archive, out)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(fd)
+
+
+class _OciSink(_Layer):
+    """The top layer of an archive, then the rest of the archive."""
+
+    def __init__(self, archive: _Archive, out: PartWriter) -> None:
+        super().__init__(out, archive.job.changes, archive.job.epoch)
+        self._archive = archive
+
+    def finish(self) -> Artifact:
+        stream = self.close()
+        self._archive.job.bus.count("bytes_compressed", stream.compressed)
+        return self._archive.finish(stream)
+
+
+class _Archive:
+    """The file around the layers: its members are written in order, the top layer's header last.
+
+    The top layer's name is its digest, so its header can only be written when the layer is complete;
+    the place for it is kept.
+    """
+
+    def __init__(self, job: EmitJob, path: Path, fd: int, chosen: Codec, pool: ThreadPoolExecutor) -> None:
+        self.job = job
+        self._path = path
+        self._fd = fd
+        self._codec = chosen
+        self._pool = pool
+        self._checks: list[tuple[Blob, Future[str]]] = []
+        self._names: set[str] = set()
+        self._top = 0
+
+    def begin_layers(self) -> None:
+        """Write all up to the place where the top layer's content begins."""
+        self._member("oci-layout", _json({"imageLayoutVersion": "1.0.0"}))
+        for name in (b"blobs", b"blobs/sha256"):
+            write_all(self._fd, header(Entry(name, "d", 0o755, 0, 0), epoch=0))
+        for blob in self.job.layers:
+            self._copy(blob)
+        self._top = os.lseek(self._fd, 0, os.SEEK_CUR)
+        os.lseek(self._fd, BLOCK, os.SEEK_CUR)
+
+    def _copy(self, blob: Blob) -> None:
+        if blob.digest in self._names:
+            return
+        self._names.add(blob.digest)
+        try:
+            with open(blob.path, "rb") as source:
+                if os.fstat(source.fileno()).st_size != blob.size:
+                    raise _damaged(blob)
+                write_all(self._fd, big_size_header(_blob_name(blob.digest), blob.size))
+                begin = os.lseek(self._fd, 0, os.SEEK_CUR)
+                copy_range(source.fileno(), self._fd, blob.size)
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise EmitError(
+                f"cannot copy the layer {blob.path} into {self._path.name}: {error.strerror}",
+                hint="free some space, or write to another file system" if full else "",
+                retryable=full,
+            ) from error
+        write_all(self._fd, padding(blob.size))
+        # Beside the read pass: what we ship is what the digest in the manifest says.
+        self._checks.append((blob, self._pool.submit(_digest, self._fd, begin, blob.size)))
+
+    def finish(self, stream: Stream) -> Artifact:
+        job = self.job
+        layers = list(job.layers)
+        if job.changes.entries or job.changes.removed or not layers:
+            write_all(self._fd, padding(stream.size))
+            os.pwrite(self._fd, big_size_header(_blob_name(stream.sha256), stream.size), self._top)
+            layers.append(
+                Blob(
+                    path=self._path,
+                    digest=stream.sha256,
+                    size=stream.size,
+                    diff_id=stream.raw_sha256,
+                    media_type=media_type(self._codec),
+                    comment="; ".join(job.history),
+                )
+            )
+        else:
+            os.lseek(self._fd, self._top, os.SEEK_SET)
+            os.ftruncate(self._fd, self._top)
+        config = _json(ociconfig.image_config(job, layers))
+        config_digest = self._blob(config)
+        manifest = _json(ociconfig.image_manifest(job, layers, config_digest, len(config)))
+        manifest_digest = self._blob(manifest)
+        self._member("index.json", _json(ociconfig.image_index(job, manifest_digest, len(manifest))))
+        write_all(self._fd, END)
+        for blob, check in self._checks:
+            if check.result() != blob.digest:
+                raise _damaged(blob)
+        digests = seal(self._fd)
+        return Artifact(
+            path=self._path,
+            format=OciEmitter.name,
+            size=digests.size,
+            sha1=digests.sha1,
+            sha256=digests.sha256,
+            compression="none",
+            extra={
+                "codec": self._codec.ident,
+                "digest": f"sha256:{manifest_digest}",
+                "config": f"sha256:{config_digest}",
+                "layers": [f"sha256:{layer.digest}" for layer in layers],
+                "diff_ids": [f"sha256:{layer.diff_id}" for layer in layers],
+            },
+        )
+
+    def _blob(self, content: bytes) -> str:
+        digest = hashlib.sha256(content).hexdigest()
+        self._member(os.fsdecode(_blob_name(digest)), content)
+        return digest
+
+    def _member(self, name: str, content: bytes) -> None:
+        head = big_size_header(name.encode(), len(content))
+        write_all(self._fd, head + content + padding(len(content)))
+
+
+def _blob_name(digest: str) -> bytes:
+    return b"blobs/sha256/" + digest.encode()
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _digest(fd: int, offset: int, size: int) -> str:
+    state = hashlib.sha256()
+    while size:
+        chunk = os.pread(fd, min(size, CHUNK), offset)
+        if not chunk:
+            break
+        state.update(chunk)
+        offset += len(chunk)
+        size -= len(chunk)
+    return state.hexdigest()
+
+
+def _damaged(blob: Blob) -> EmitError:
+    return EmitError(
+        f"the stored layer {blob.path} is damaged",
+        hint="remove it, or build with --no-cache; it is made again",
+    )

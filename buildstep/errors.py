@@ -1,0 +1,180 @@
+"""Every failure a caller or a script may branch on, and the exit code that belongs to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every command. They are an interface: documented, tested, never reused."""
+
+    OK = 0
+    BUG = 1
+    USAGE = 2
+    NOTHING_TO_DO = 3
+    COMMAND_FAILED = 4
+    TOOL_MISSING = 5
+    DATASET = 10
+    IMAGE = 11
+    INSTALL = 12
+    SANDBOX = 13
+    EMIT = 14
+    GRAPH = 15
+    STORE = 16
+    PUBLISH = 17
+    CI = 18
+    SIGNING = 19
+
+
+class BuildstepError(Exception):
+    """A failure that we understand.
+
+    message: what happened and where, one line. detail: more lines, such as a command's last output.
+    hint: what to do next. retryable: whether the same call could succeed later.
+    """
+
+    exit_code: ClassVar[ExitCode] = ExitCode.BUG
+
+    def __init__(self, message: str, *, detail: str = "", hint: str = "", retryable: bool = False) -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail = detail
+        self.hint = hint
+        self.retryable = retryable
+
+    @property
+    def code(self) -> int:
+        """The process's exit status for this failure."""
+        return int(self.exit_code)
+
+
+class UsageError(BuildstepError):
+    """Wrong flags, configuration or input."""
+
+    exit_code = ExitCode.USAGE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fault:
+    """One thing wrong with an input. `where` is a JSON path ($.build.packages[0]) or an option."""
+
+    where: str
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.message}"
+        return f"{text} ({self.hint})" if self.hint else text
+
+
+class SpecError(UsageError):
+    """An input with faults; all of them are reported together."""
+
+    def __init__(self, source: str, faults: Sequence[Fault]) -> None:
+        assert faults, "a SpecError needs at least one fault"
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        super().__init__(f"{source}: {count}", detail="\n".join(f"  {f}" for f in faults))
+        self.source = source
+        self.faults = tuple(faults)
+
+
+class NothingToDo(BuildstepError):
+    """The request selects nothing."""
+
+    exit_code = ExitCode.NOTHING_TO_DO
+
+
+class CommandFailed(BuildstepError):
+    """A command ended with a status that means failure."""
+
+    exit_code = ExitCode.COMMAND_FAILED
+
+    def __init__(
+        self, argv: Sequence[str], status: int, *, detail: str = "", hint: str = "", what: str = ""
+    ) -> None:
+        ended = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
+        prefix = f"{what}: " if what else ""
+        super().__init__(f"{prefix}{argv[0]} {ended}", detail=detail, hint=hint)
+        self.argv = tuple(argv)
+        self.status = status
+
+
+class ToolMissing(BuildstepError):
+    """A program or library that this job needs is not there."""
+
+    exit_code = ExitCode.TOOL_MISSING
+
+
+class DatasetError(BuildstepError):
+    """A pool or a dataset in it."""
+
+    exit_code = ExitCode.DATASET
+
+
+class ImageError(BuildstepError):
+    """A base image: not found, not as described, or in use."""
+
+    exit_code = ExitCode.IMAGE
+
+
+class InstallError(BuildstepError):
+    """A package manager inside the image."""
+
+    exit_code = ExitCode.INSTALL
+
+
+class SandboxError(BuildstepError):
+    """The chroot, its mounts, or its namespaces."""
+
+    exit_code = ExitCode.SANDBOX
+
+
+class EmitError(BuildstepError):
+    """Writing an image, its manifest or its record."""
+
+    exit_code = ExitCode.EMIT
+
+
+class GraphError(BuildstepError):
+    """A component graph."""
+
+    exit_code = ExitCode.GRAPH
+
+
+class StoreError(BuildstepError):
+    """A content store or its files."""
+
+    exit_code = ExitCode.STORE
+
+
+class PublishError(BuildstepError):
+    """Handing an artifact to another system."""
+
+    exit_code = ExitCode.PUBLISH
+
+
+class CIError(BuildstepError):
+    """A CI server."""
+
+    exit_code = ExitCode.CI
+
+
+class SigningError(BuildstepError):
+    """Signatures and keys."""
+
+    exit_code = ExitCode.SIGNING
+
+
+class Interrupted(BuildstepError):
+    """A signal asked us to stop; the exit status is 128 + its number."""
+
+    def __init__(self, signum: int, name: str) -> None:
+        super().__init__(f"stopped by {name}")
+        self.signum = signum
+
+    @property
+    def code(self) -> int:
+        return 128 + self.signum

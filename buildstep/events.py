@@ -1,0 +1,138 @@
+"""Typed build events and the bus that carries them; every view of a build is made from these."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import ClassVar, Literal
+
+State = Literal["run", "reuse", "skip", "failed"]
+Level = Literal["debug", "info", "warning", "error"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """What every event carries. time: seconds since the epoch; step: the step it happened in."""
+
+    kind: ClassVar[str] = "event"
+    time: float = field(default_factory=time.time)
+    step: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        """Field names are stable; sentences inside them are not."""
+        return {"event": self.kind, **asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildStarted(Event):
+    kind: ClassVar[str] = "build.started"
+    build_id: str
+    name: str
+    version: str
+    image: str
+    total_steps: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildFinished(Event):
+    kind: ClassVar[str] = "build.finished"
+    ok: bool
+    exit_code: int
+    seconds: float
+    message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepStarted(Event):
+    kind: ClassVar[str] = "step.started"
+    index: int
+    total: int
+    title: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepFinished(Event):
+    kind: ClassVar[str] = "step.finished"
+    state: State
+    seconds: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Output(Event):
+    """One line that a tool printed, without its line end."""
+
+    kind: ClassVar[str] = "output"
+    tool: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Note(Event):
+    kind: ClassVar[str] = "note"
+    level: Level
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cleaned(Event):
+    """A cleaner's report. paths: how many it removed, bytes: their size, names: the first of them."""
+
+    kind: ClassVar[str] = "cleaned"
+    cleaner: str
+    paths: int
+    bytes: int
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArtifactWritten(Event):
+    kind: ClassVar[str] = "artifact"
+    path: str
+    format: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counted(Event):
+    """A cost that tests and benchmarks watch, such as files read or bytes compressed."""
+
+    kind: ClassVar[str] = "counted"
+    name: str
+    amount: int
+
+
+Subscriber = Callable[[Event], None]
+
+
+class Bus:
+    """Hands each event to every subscriber, in order of subscription."""
+
+    def __init__(self, *subscribers: Subscriber) -> None:
+        self._subscribers = list(subscribers)
+        self.counts: dict[str, int] = {}
+        self.current = ""
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        self._subscribers.append(subscriber)
+
+    def emit(self, event: Event) -> None:
+        for subscriber in self._subscribers:
+            subscriber(event)
+
+    def note(self, text: str, *, level: Level = "info") -> None:
+        """Tell the reader something about the current step."""
+        self.emit(Note(step=self.current, level=level, text=text))
+
+    def output(self, tool: str, text: str) -> None:
+        self.emit(Output(step=self.current, tool=tool, text=text))
+
+    def count(self, name: str, amount: int = 1) -> None:
+        """Add to a counted cost; totals are emitted once, by `emit_counts`."""
+        self.counts[name] = self.counts.get(name, 0) + amount
+
+    def emit_counts(self) -> None:
+        for name, amount in sorted(self.counts.items()):
+            self.emit(Counted(name=name, amount=amount))

@@ -1,0 +1,200 @@
+"""Debian's apt inside an image, with its downloads and lists kept outside of it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
+
+from buildstep.fsutil import Root
+from buildstep.installers.aptsources import Sources, agent_mirror
+from buildstep.installers.common import cache_lock, checked, failures
+from buildstep.interfaces import Finding, InstallOptions, Package, Sandbox
+
+__all__ = ["Apt", "agent_mirror"]
+
+_OURS = "/run/buildstep-apt"
+"""Settings, lists and downloads are shown to apt on the sandbox's /run: none of it gets into the image,
+and what a base image has in apt's own places (Docker's empty the cache after every run) does not matter."""
+_CONFIG = f"{_OURS}/apt.conf"
+
+_POLICY = b"""#!/bin/sh
+# Put here by buildstep while packages are installed: no service starts in an image.
+exit 101
+"""
+
+_NAME = r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](:[a-z0-9-]+)?(=[A-Za-z0-9.+:~-]+|/[A-Za-z0-9.+~-]+)?"
+
+_ENV = {
+    "DEBIAN_FRONTEND": "noninteractive",
+    "DEBCONF_NONINTERACTIVE_SEEN": "true",
+    "DEBIAN_PRIORITY": "critical",
+    "APT_LISTCHANGES_FRONTEND": "none",
+    "NEEDRESTART_MODE": "l",
+    "UCF_FORCE_CONFFOLD": "1",
+}
+
+# Read by `--config-file` after the image's own settings, so that it has the last word over them.
+_SETTINGS = f"""\
+APT::Sandbox::User "root";
+APT::Get::Assume-Yes "true";
+APT::Cmd::Pattern-Only "true";
+APT::Keep-Downloaded-Packages "true";
+APT::Update::Error-Mode "any";
+Acquire::Retries "3";
+Acquire::http::Timeout "60";
+Acquire::https::Timeout "60";
+Acquire::Languages "none";
+Dir::Cache::archives "{_OURS}/archives";
+Dir::State::lists "{_OURS}/lists";
+Dir::Cache::pkgcache "{_OURS}/pkgcache.bin";
+Dir::Cache::srcpkgcache "{_OURS}/srcpkgcache.bin";
+Dpkg::Use-Pty "0";
+DPkg::Options:: "--force-unsafe-io";
+DPkg::Options:: "--force-confdef";
+DPkg::Options:: "--force-confold";
+DPkg::Lock::Timeout "60";
+"""
+
+# Whose names a failing apt or dpkg prints, and how.
+_CULPRITS = (
+    r"^E: Unable to locate package (\S+)",
+    r"^E: Couldn't find any package by \S+ '([^']+)'",
+    r"^E: Package '([^']+)' has no installation candidate",
+    r"^E: Version '[^']*' for '([^']+)' was not found",
+    r"^E: Release '[^']*' for '([^']+)' was not found",
+    r"^dpkg: error processing (?:package|archive) (\S+)",
+    r"^Errors were encountered while processing:\n((?: \S+\n?)+)",
+    r"^ (\S+) : (?:Depends|Breaks|Conflicts|PreDepends):",
+    r"^E: Failed to fetch \S+/([^/_\s]+)_",
+)
+
+
+class Apt:
+    """interfaces.Installer for Debian and what derives from it."""
+
+    name: ClassVar[str] = "apt"
+
+    @classmethod
+    def detect(cls, root: Root) -> bool:
+        return root.is_program("/usr/bin/apt-get") and root.is_program("/usr/bin/dpkg-query")
+
+    @contextlib.contextmanager
+    def prepare(self, sandbox: Sandbox, options: InstallOptions) -> Iterator[None]:
+        """Show the shared cache, lend our settings, and keep services from being started."""
+        sources = Sources.of(sandbox.root)
+        used = sources.through(options.mirror)
+        shown = {
+            "archives": options.cache / "archives",
+            "lists": options.cache / "lists" / used.digest()[:32],
+        }
+        settings = _SETTINGS
+        with contextlib.ExitStack() as stack:
+            for name, folder in shown.items():
+                (folder / "partial").mkdir(parents=True, exist_ok=True)
+                stack.enter_context(sandbox.share(folder, f"{_OURS}/{name}"))
+            if used != sources:
+                for path, text in used.files.items():
+                    where = path.removeprefix("/etc/apt/")
+                    stack.enter_context(sandbox.lend(f"{_OURS}/{where}", text.encode()))
+                settings += f'Dir::Etc::sourcelist "{_OURS}/sources.list";\n'
+                settings += f'Dir::Etc::sourceparts "{_OURS}/sources.list.d";\n'
+            stack.enter_context(sandbox.lend(_CONFIG, settings.encode()))
+            stack.enter_context(sandbox.lend("/usr/sbin/policy-rc.d", _POLICY, mode=0o755))
+            stack.callback(_forget, sandbox.root)
+            yield
+
+    def refresh(self, sandbox: Sandbox, options: InstallOptions) -> None:
+        hint = "is the image's package source reachable from this agent? A mirror can be named"
+        with failures("apt-get update", (), hint=hint):
+            self._apt(sandbox, options, ["update"], network=True)
+
+    def upgrade(self, sandbox: Sandbox, options: InstallOptions) -> None:
+        with failures("the upgrade", (), *_CULPRITS):
+            self._fetch_then_do(sandbox, options, ["dist-upgrade"])
+
+    def install(self, sandbox: Sandbox, packages: Sequence[str], options: InstallOptions) -> None:
+        names = checked(packages, _NAME, "apt")
+        if not names:
+            return
+        recommends = "--install-recommends" if options.recommends else "--no-install-recommends"
+        with failures("installing packages", names, *_CULPRITS):
+            self._fetch_then_do(sandbox, options, [recommends, "install", "--", *names])
+
+    def installed(self, sandbox: Sandbox) -> list[Package]:
+        fields = ("db:Status-Status", "Package", "Version", "Architecture", "source:Package")
+        form = "\t".join(f"${{{field}}}" for field in fields) + "\n"
+        with failures("listing packages", ()):
+            text = sandbox.run(["dpkg-query", "--show", f"--showformat={form}"], what="dpkg-query")
+        found = []
+        for row in text.splitlines():
+            status, name, version, arch, source = row.split("\t")
+            if status == "installed":
+                found.append(Package(name=name, version=version, arch=arch, source=source))
+        return sorted(found, key=lambda package: (package.name, package.arch))
+
+    def audit(self, sandbox: Sandbox, options: InstallOptions) -> tuple[str, list[Finding]] | None:
+        """What debsecan says, in images that have it."""
+        if not sandbox.root.is_program("/usr/bin/debsecan"):
+            return None
+        argv = ["debsecan", "--format", "summary"]
+        if suite := _codename(sandbox.root):
+            argv += ["--suite", suite]
+        with failures("the audit", (), hint="debsecan fetches its list from security-tracker.debian.org"):
+            text = sandbox.run(argv, network=True, env=_env(options), what="debsecan")
+        versions = {package.name: package.version for package in self.installed(sandbox)}
+        findings = []
+        for row in text.splitlines():
+            if match := re.fullmatch(r"(\S+) (\S+)(?: \((.*)\))?", row):
+                problem, package, notes = match.groups(default="")
+                urgency = re.search(r"(low|medium|high) urgency", notes)
+                findings.append(
+                    Finding(
+                        package=package,
+                        version=versions.get(package, ""),
+                        problem=problem,
+                        url=f"https://security-tracker.debian.org/tracker/{problem}",
+                        severity=urgency[1] if urgency else "",
+                    )
+                )
+        return text, findings
+
+    def clean(self, sandbox: Sandbox) -> None:
+        """Empty the cache that the image has of its own; the shared one is never in its place."""
+        with failures("apt-get clean", ()):
+            sandbox.run(["apt-get", "clean"], env=_ENV, what="apt-get clean")
+
+    # -- how apt is called ------------------------------------------------------------------------------
+
+    def _fetch_then_do(self, sandbox: Sandbox, options: InstallOptions, words: Sequence[str]) -> None:
+        """Download with the network, then install without: no package script ever has it."""
+        self._apt(sandbox, options, ["--download-only", *words], network=True)
+        self._apt(sandbox, options, ["--no-download", *words], network=False)
+
+    def _apt(self, sandbox: Sandbox, options: InstallOptions, words: Sequence[str], *, network: bool) -> None:
+        argv = ["apt-get", f"--config-file={_CONFIG}", "--quiet", "--yes", *words]
+        # apt does not wait for another apt in the same cache; it fails. So ours wait for one another.
+        with cache_lock(options.cache):
+            sandbox.run(argv, network=network, env=_env(options), what="apt-get")
+
+
+def _env(options: InstallOptions) -> Mapping[str, str]:
+    return {**_ENV, **options.env}
+
+
+def _forget(root: Root) -> None:
+    for name in ("pkgcache.bin", "srcpkgcache.bin"):
+        root.remove(f"{_OURS}/{name}")
+
+
+def _codename(root: Root) -> str:
+    """The release's name, as /etc/os-release has it."""
+    if not root.exists("/etc/os-release"):
+        return ""
+    found = re.search(
+        r'^VERSION_CODENAME="?([a-z]+)"?$',
+        root.read("/etc/os-release").decode(errors="replace"),
+        re.MULTILINE,
+    )
+    return found[1] if found else ""

@@ -1,0 +1,104 @@
+"""Where an image's apt fetches from, and the same through the agent's mirror, for one build only."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from buildstep import process
+from buildstep.errors import BuildstepError, InstallError
+from buildstep.fsutil import Root
+
+LIST = "/etc/apt/sources.list"
+PARTS = "/etc/apt/sources.list.d"
+
+# Hosts that serve the living archive. Not snapshot. and archive.debian.org: who names these wants them.
+_DEBIAN_HOST = re.compile(
+    r"(deb|security|cdn-fastly|httpredir|http|cloudfront|ftp|(ftp\.)?[a-z]{2}|(ftp|cdn)\.[a-z]{2})\.debian\.org"
+)
+_URI = re.compile(r"(?P<uri>(?:https?|ftp|mirror\+https?)://\S+)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sources:
+    """The sources files of an image, by their path in it."""
+
+    files: Mapping[str, str]
+
+    @classmethod
+    def of(cls, root: Root) -> Sources:
+        """What is in the root; links are followed inside it."""
+        paths = [LIST] if root.exists(LIST) else []
+        folder = root.host_path(PARTS)
+        if folder is not None and folder.is_dir():
+            names = sorted(name for name in os.listdir(folder) if name.endswith((".list", ".sources")))
+            paths += [f"{PARTS}/{name}" for name in names]
+        return cls(files={path: root.read(path).decode(errors="replace") for path in paths})
+
+    def through(self, mirror: str) -> Sources:
+        """The same sources with Debian's hosts replaced by a mirror; keys and options stay as they are."""
+        if not mirror:
+            return self
+        if urlsplit(mirror).scheme not in ("http", "https", "file") or re.search(r"\s", mirror):
+            raise InstallError(
+                f"{mirror!r} is not the address of a Debian mirror",
+                hint="write it as http://HOST/debian",
+            )
+        return Sources(
+            files={path: _rewritten(path, text, mirror.rstrip("/")) for path, text in self.files.items()}
+        )
+
+    def digest(self) -> str:
+        """A name for the package lists that these sources give."""
+        state = hashlib.sha256()
+        for path, text in sorted(self.files.items()):
+            state.update(f"{path}\0{text}\0".encode())
+        return state.hexdigest()
+
+
+def _rewritten(path: str, text: str, mirror: str) -> str:
+    def replaced(match: re.Match[str]) -> str:
+        return _through(match["uri"], mirror)
+
+    if path.endswith(".list"):
+        return re.sub(
+            r"^(\s*deb(?:-src)?\s.*)$", lambda m: _URI.sub(replaced, m[0]), text, flags=re.MULTILINE
+        )
+    # deb822: the URIs field, with its continuation lines.
+    return re.sub(
+        r"^URIs:.*(?:\n[ \t].*)*",
+        lambda m: _URI.sub(replaced, m[0]),
+        text,
+        flags=re.MULTILINE | re.IGNORECASE,
+    )
+
+
+def _through(uri: str, mirror: str) -> str:
+    parts = urlsplit(uri)
+    if parts.hostname is None or not _DEBIAN_HOST.fullmatch(parts.hostname):
+        return uri
+    end = "/" if uri.endswith("/") else ""
+    if parts.hostname.startswith("security.") or parts.path.rstrip("/").endswith("/debian-security"):
+        # The security archive lies beside the main one on every mirror that has it; others get it as before.
+        return f"{mirror}-security{end}" if mirror.endswith("/debian") else uri
+    return f"{mirror}{end}"
+
+
+def agent_mirror(environ: Mapping[str, str]) -> str:
+    """The Debian mirror that the agent's own apt is set to; empty where there is none."""
+    if process.find("apt-get") is None:
+        return ""
+    query = ["apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)", "Created-By: Packages"]
+    try:
+        listed = process.query(query, env=process.base_env(environ), what="the agent's apt").stdout
+    except BuildstepError:  # an agent whose apt is broken is an agent without a mirror
+        return ""
+    for row in listed.splitlines():
+        match row.split("|"):
+            case ["Debian", "Debian", uri] if uri.startswith(("http://", "https://")):
+                return uri.rstrip("/")
+    return ""

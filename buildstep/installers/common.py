@@ -1,0 +1,53 @@
+"""What every package manager's driver needs: checked names, a locked cache, errors that name the package."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from buildstep.errors import CommandFailed, InstallError
+from buildstep.fsutil import lock
+
+
+def checked(packages: Sequence[str], pattern: str, tool: str) -> list[str]:
+    """The packages, none of which the tool could take for an option or for something to remove."""
+    bad = [name for name in packages if not re.fullmatch(pattern, name)]
+    if bad:
+        raise InstallError(
+            f"{tool}: not a package name: {', '.join(repr(name) for name in bad)}",
+            hint="write NAME, or NAME=VERSION where the package manager knows that form",
+        )
+    return list(packages)
+
+
+@contextlib.contextmanager
+def cache_lock(cache: Path) -> Iterator[None]:
+    """Hold a package cache while a tool works in it; another build's turn ends when its tool does."""
+    with lock(cache / "lock"):
+        yield
+
+
+@contextlib.contextmanager
+def failures(act: str, packages: Iterable[str], *patterns: str, hint: str = "") -> Iterator[None]:
+    """A failed command becomes an InstallError that names the packages at fault.
+
+    patterns: regular expressions over the tool's output whose first group is a package. Where none
+    matches, the packages that were asked for are named.
+    """
+    try:
+        yield
+    except CommandFailed as error:
+        named: list[str] = []
+        for pattern in patterns:
+            for found in re.findall(pattern, error.detail, re.MULTILINE):
+                named += [name for name in found.split() if name not in named]
+        asked = list(packages)
+        culprits = ", ".join(named or asked)
+        about = f"{act} failed for {culprits}" if culprits else f"{act} failed"
+        raise InstallError(
+            f"{about}: {error.message}",
+            detail=error.detail,
+            hint=error.hint or hint,
+        ) from error

@@ -1,0 +1,189 @@
+"""What a person or a CI log sees of a build: views of the event stream, all of them on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from buildstep.events import (
+    ArtifactWritten,
+    BuildFinished,
+    BuildStarted,
+    Cleaned,
+    Event,
+    Note,
+    Output,
+    StepFinished,
+    StepStarted,
+)
+
+HEARTBEAT = 30.0
+"""Seconds of silence after which a plain log says that the build is still alive."""
+
+_MARKS = {"run": "done", "reuse": "reused", "skip": "skipped", "failed": "FAILED"}
+
+
+def size_text(count: float) -> str:
+    """A number of bytes for a person."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def describe(event: Event, *, verbose: int) -> str | None:
+    """One line for an event, or None when it is not for this verbosity."""
+    match event:
+        case BuildStarted():
+            return f"building {event.name} {event.version} on {event.image} (build {event.build_id})"
+        case StepStarted():
+            return f"{event.index}/{event.total} {event.title}"
+        case StepFinished():
+            reason = f": {event.reason}" if event.reason else ""
+            return f"    {event.step} {_MARKS[event.state]} in {event.seconds:.2f} s{reason}"
+        case Output():
+            return f"    {event.tool}| {event.text}" if verbose > 0 else None
+        case Note():
+            if event.level == "debug" and verbose < 2:
+                return None
+            return f"    {event.level}: {event.text}" if event.level != "info" else f"    {event.text}"
+        case Cleaned():
+            if not event.paths and verbose < 1:
+                return None
+            return f"    {event.cleaner}: {event.paths} paths, {size_text(event.bytes)} removed"
+        case ArtifactWritten():
+            return f"    {event.path}  {size_text(event.size)}  sha256:{event.sha256[:16]}"
+        case BuildFinished():
+            word = "built" if event.ok else f"FAILED (exit status {event.exit_code})"
+            return f"{word} in {event.seconds:.2f} s"
+        case _:
+            return None
+
+
+class PlainView:
+    """Timed lines, one per event, and a heartbeat while a step is silent. For CI logs and pipes."""
+
+    def __init__(
+        self, stream: TextIO | None = None, *, verbose: int = 0, heartbeat: float = HEARTBEAT
+    ) -> None:
+        self._stream = stream or sys.stderr
+        self._verbose = verbose
+        self._begin = self._spoke = time.monotonic()
+        self._heartbeat = heartbeat
+        self._step, self._last = "", ""
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, StepStarted):
+            self._step, self._last = event.step, ""
+            self._watch()
+        elif isinstance(event, Output):
+            self._last = event.text
+        elif isinstance(event, BuildFinished):
+            self._stop.set()
+        text = describe(event, verbose=self._verbose)
+        if text is not None:
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        with self._lock:
+            self._spoke = time.monotonic()
+            print(f"[{self._spoke - self._begin:9.3f}] {_printable(text)}", file=self._stream, flush=True)
+
+    def _watch(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._beat, daemon=True)
+            self._thread.start()
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self._heartbeat / 4):
+            if time.monotonic() - self._spoke >= self._heartbeat:
+                last = f"; last line: {self._last}" if self._last else ""
+                self._say(f"    still in step {self._step}{last}")
+
+
+def _printable(text: str) -> str:
+    """Control characters out: a tool's output must not drive the reader's terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text.replace("\t", "    "))
+
+
+class TerminalView:
+    """Colours and a live line with what the current step is doing, by rich."""
+
+    def __init__(self, *, verbose: int = 0) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True, highlight=False)
+        self._verbose = verbose
+        self._status: Any = None
+        self._failed = False
+
+    def __call__(self, event: Event) -> None:
+        from rich.text import Text
+
+        if isinstance(event, StepStarted):
+            self._end()
+            self._status = self._console.status(Text(event.title))
+            self._status.start()
+            self._title = event.title
+            return
+        if isinstance(event, Output) and self._status is not None and not self._verbose:
+            line = _printable(event.text)[: max(20, self._console.width - len(self._title) - 8)]
+            self._status.update(Text.assemble(self._title, "  ", (line, "dim")))
+            return
+        if isinstance(event, BuildFinished | StepFinished):
+            self._end()
+        text = describe(event, verbose=self._verbose)
+        if text is not None:
+            self._console.print(Text(_printable(text), style=self._style(event)))
+
+    def _end(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+    def _style(self, event: Event) -> str:
+        if isinstance(event, StepFinished):
+            if event.state == "failed":
+                self._failed = True
+                return "bold red"
+            # While a failed build unwinds, later steps step back so that the failing one stands out.
+            return (
+                "dim"
+                if self._failed or event.state == "skip"
+                else ("cyan" if event.state == "reuse" else "green")
+            )
+        if isinstance(event, Note):
+            return {"warning": "yellow", "error": "bold red"}.get(event.level, "")
+        if isinstance(event, BuildFinished):
+            return "bold green" if event.ok else "bold red"
+        return "bold" if isinstance(event, BuildStarted | ArtifactWritten) else "dim"
+
+
+class JsonView:
+    """One JSON object per event and line."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __call__(self, event: Event) -> None:
+        print(json.dumps(event.to_json()), file=self._stream, flush=True)
+
+
+def view_for(stream: TextIO, *, verbose: int, quiet: bool) -> Callable[[Event], None]:
+    """The right view for this terminal, pipe or CI agent."""
+    if quiet:
+        return lambda _event: None
+    if stream.isatty() and stream is sys.stderr:
+        try:
+            return TerminalView(verbose=verbose)
+        except ImportError:
+            pass
+    return PlainView(stream, verbose=verbose)

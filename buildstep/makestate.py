@@ -1,0 +1,206 @@
+"""What `make image` remembers of its last build, and whether anything has changed since.
+
+make compares times of files, and cannot name one with a blank in it. So Makefile.inc asks here: the proto
+directory by the change times that no tool can set back, the manifest by content, the commit by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from buildstep import __version__
+from buildstep.errors import Fault, PublishError, SpecError, StoreError
+from buildstep.fsutil import atomic_write, read_json, remove_tree, sha256_file, write_json
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Watched:
+    """What an image is made of. git: branch, commit and dirt, where its version is taken from them."""
+
+    proto: Path
+    files: Sequence[Path] = ()
+    git: str = ""
+
+
+def why_stale(state: Path, watched: Watched) -> str:
+    """Why the image has to be built; empty when nothing has changed since the last build."""
+    try:
+        stamp = read_json(state / "stamp.json")
+    except FileNotFoundError:
+        return "it has not been built yet"
+    except ValueError:
+        return "the stamp of the last build cannot be read"
+    if stamp.get("format") != FORMAT or stamp.get("version") != __version__:
+        return "buildstep itself has changed"
+    if watched.git != stamp["git"]:
+        return f"the checkout has changed ({stamp['git'] or 'unknown'} -> {watched.git})"
+    for name, size in stamp["outputs"].items():
+        if not os.path.isfile(name) or os.path.getsize(name) != size:
+            return f"{name} is not as it was written"
+    for path in watched.files:
+        if not path.is_file() or stamp["files"].get(os.fspath(path)) != sha256_file(path):
+            return f"{path} has changed"
+    changed = _newer(watched.proto, stamp["since"])
+    return f"{changed} has changed" if changed else ""
+
+
+def _newer(tree: Path, since: int) -> str:
+    """The first path below a directory whose inode changed after a moment; empty if there is none.
+
+    A removed or renamed entry is seen as a change of the directory that it was in.
+    """
+    try:
+        top = os.stat(tree)
+    except FileNotFoundError:
+        return os.fspath(tree)
+    if top.st_ctime_ns > since:
+        return os.fspath(tree)
+    waiting = [os.fspath(tree)]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.stat(follow_symlinks=False).st_ctime_ns > since:
+                    return repr(entry.path)[1:-1]  # names may hold anything, and this is one line
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+    return ""
+
+
+def begin(state: Path, watched: Watched) -> str:
+    """Note what a build starts from, before it reads anything; the reason for it, empty if there is none."""
+    (state / "begun").unlink(missing_ok=True)
+    why = why_stale(state, watched)
+    values = os.environ.get("COMPONENT_VALUES", "")
+    if not why and _read(state / "values") != values:
+        why = "the component's variables have changed"
+    if not why:
+        return ""
+    state.mkdir(parents=True, exist_ok=True)
+    begun = state / "begun"
+    begun.touch()
+    # The clock of the file system the proto directory is most likely on, not the one of this process.
+    since = begun.stat().st_ctime_ns
+    noted = {
+        "format": FORMAT,
+        "version": __version__,
+        "git": watched.git,
+        "files": {os.fspath(path): sha256_file(path) for path in watched.files if path.is_file()},
+        "since": since,
+        "values": values,
+    }
+    begun.write_text(json.dumps(noted))
+    return why
+
+
+def finish(state: Path) -> list[str]:
+    """Take the finished build's result for the last build; the paths of its files.
+
+    Without a build begun nothing had to be built, and only make's own comparison is satisfied.
+    """
+    begun, stamp = state / "begun", state / "stamp.json"
+    if not begun.exists():
+        stamp.touch()
+        return _read_stamp(state)["paths"]
+    try:
+        result = read_json(state / "result.part")
+        paths = [file["path"] for file in result["files"]] + [result["manifest"], result["record"]]
+        sizes = {path: os.path.getsize(path) for path in paths}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise StoreError("the build told of no files that are there", detail=str(error)) from error
+    noted = read_json(begun)
+    made = sorted({*_made(state), *paths})
+    write_json(state / "made.json", made, durable=False)
+    with atomic_write(state / "values", durable=False) as stream:
+        stream.write(noted.pop("values").encode(errors="surrogateescape"))
+    (state / "result.part").replace(state / "result.json")
+    short = [_short(path) for path in paths]
+    # Last: what stands before it is complete when this is there.
+    write_json(stamp, {**noted, "outputs": sizes, "paths": short, "manifest": result["manifest"]}, durable=False)
+    begun.unlink()
+    return short
+
+
+def publishable(state: Path, *, allow_dirty: bool) -> str:
+    """The manifest of the last build, which may be published. Errors: PublishError when it may not."""
+    stamp = _read_stamp(state)
+    path = Path(stamp["manifest"])
+    try:
+        manifest = read_json(path)
+    except (OSError, ValueError) as error:
+        raise PublishError(f"there is nothing to publish: {path}", detail=str(error), hint="make image") from error
+    if str(manifest.get("version", "")).endswith("-dirty") and not allow_dirty:
+        raise PublishError(
+            f"{manifest['name']} {manifest['version']} was built from a tree with changes that are not committed",
+            hint="commit them and build again, or set PUBLISH_DIRTY=true",
+        )
+    return os.fspath(path)
+
+
+def clean(state: Path, output: Path) -> list[str]:
+    """Remove what this component's builds made, and nothing else; the paths that were there."""
+    removed = []
+    top = os.path.realpath(output)
+    for name in _made(state):
+        # Only below the output directory, whatever the list says.
+        if os.path.commonpath([top, os.path.realpath(os.path.dirname(name))]) != top:
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+            removed.append(_short(name))
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.dirname(name))
+    remove_tree(state)
+    for folder in (state.parent, output):
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
+    return removed
+
+
+def manifest_name(path: Path, text: str) -> str:
+    """The image's name in a manifest's text. Errors: SpecError where it has none."""
+    try:
+        name: Any = json.loads(text)["name"]
+    except (ValueError, LookupError, TypeError):
+        name = None
+    if not isinstance(name, str) or not re.fullmatch(r"[^/.\x00-\x1f-][^/\x00-\x1f]*", name):
+        raise SpecError(
+            os.fspath(path), [Fault(where="$.name", message="names no output directory", hint="set NAME")]
+        )
+    return name
+
+
+def _read_stamp(state: Path) -> Any:
+    try:
+        return read_json(state / "stamp.json")
+    except (OSError, ValueError) as error:
+        raise StoreError("no image has been built", detail=str(error), hint="make image") from error
+
+
+def _made(state: Path) -> Iterator[str]:
+    try:
+        found = read_json(state / "made.json")
+    except (OSError, ValueError):
+        return
+    yield from (name for name in found if isinstance(name, str))
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="surrogateescape")
+    except FileNotFoundError:
+        return None
+
+
+def _short(path: str) -> str:
+    """A path as the user would type it from here."""
+    here = os.path.join(os.getcwd(), "")
+    return path.removeprefix(here)

@@ -1,0 +1,377 @@
+"""The image manifest (imgmanifest v2): validate, upgrade, inherit, assemble, read and write."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from buildstep import rules
+from buildstep.errors import Fault, SpecError
+from buildstep.manifestfields import FIELDS, Limits, V
+from buildstep.rules import at
+
+Mode = Literal["minimal", "dc", "public", "private"]
+Manifest = Mapping[str, Any]
+
+NIL_UUID: Final = "00000000-0000-0000-0000-000000000000"
+INHERITABLE: Final = tuple(field.name for field in FIELDS if field.inherited)
+AUTHOR_FIELDS: Final = tuple(field for field in FIELDS if field.who == "author")
+
+_BY_NAME = {field.name: field for field in FIELDS}
+_MINIMAL = ("v", "uuid", "name", "version", "type", "os")
+_SERVER = (*_MINIMAL, "owner", "disabled", "activated", "public", "state")
+_ZVOL = ("nic_driver", "disk_driver", "cpu_type", "image_size")
+_FILE_ORDER = ("size", "compression", "sha1")  # as imgadm writes it
+_MAX_TAGS = 102400
+_COMPRESSION_BY_SUFFIX = {".gz": "gzip", ".bz2": "bzip2"}
+_DROPPED_BY_V2 = (
+    "creator_uuid", "vendor_uuid", "creator_name", "creator_admin", "owner_uuid", "cloud_name",
+    "restricted_to_uuid", "platform_type", "created_at", "updated_at", "_url",
+)  # fmt: skip
+
+
+# Validation.
+
+
+def validate(manifest: object, *, mode: Mode = "minimal", limits: Limits) -> list[Fault]:
+    """Every fault of a manifest under the rules of imgmanifest v2; never raises.
+
+    mode: which fields must be there (minimal: what imgadm wants; the others: a repository's own
+    record). limits: `emit` holds it to the IMGAPI guide, `accept` to what validators let pass.
+    """
+    if not isinstance(manifest, dict):
+        return rules.check(manifest, {"type": "object"}, "$")
+    faults, sound = _check_fields(manifest, limits)
+    missing = [name for name in _required(manifest, mode) if name not in manifest]
+    faults += [Fault(where=f"$.{name}", message="is required") for name in missing]
+    faults += _relations(sound)
+    faults += _whole_faults(sound, mode)
+    if limits == "emit":
+        faults += _emit_faults(sound, mode)
+    return faults
+
+
+def validate_user(manifest: object, *, beside: Sequence[str] = ()) -> list[Fault]:
+    """Every fault of the part of a manifest that an author writes; never raises.
+
+    Only name and version must be there: the rest is inherited or set by the build. What depends on
+    a field that is still to be inherited waits for `assemble`. beside: what else may have been meant
+    by an unknown name.
+    """
+    if not isinstance(manifest, dict):
+        return rules.check(manifest, {"type": "object"}, "$")
+    faults, sound = _check_fields(manifest, "emit", beside)
+    missing = [name for name in ("name", "version") if name not in manifest]
+    faults += [Fault(where=f"$.{name}", message="is required") for name in missing]
+    for field in FIELDS:
+        if field.name in manifest and field.who != "author":
+            setter = "the build" if field.who == "buildstep" else "the image repository"
+            faults.append(Fault(where=f"$.{field.name}", message=f"is set by {setter}"))
+            sound.pop(field.name, None)
+    return faults + list(_relations(sound)) + list(_emit_faults(sound, "minimal"))
+
+
+def _check_fields(
+    manifest: Manifest, limits: Limits, beside: Sequence[str] = ()
+) -> tuple[list[Fault], dict[str, Any]]:
+    """The faults of each field by itself, and the fields that have none."""
+    faults: list[Fault] = []
+    sound: dict[str, Any] = {}
+    for name, value in manifest.items():
+        where = at("$", name)
+        if name not in _BY_NAME:
+            hint = rules.near(name, (*_BY_NAME, *beside))
+            faults.append(Fault(where=where, message="is not a field of an image manifest", hint=hint))
+        elif found := rules.check(value, _BY_NAME[name].rule(limits), where):
+            faults += found
+        else:
+            sound[name] = value
+    return faults, sound
+
+
+def _required(manifest: Manifest, mode: Mode) -> Iterator[str]:
+    yield from _MINIMAL if mode == "minimal" else _SERVER
+    if mode != "minimal":
+        if _is_true(manifest.get("activated")):
+            yield from ("published_at", "files")
+        if manifest.get("type") == "zvol":
+            yield from _ZVOL
+
+
+def _relations(sound: Manifest) -> Iterator[Fault]:
+    """Faults between fields that are right by themselves; what is not there is not held against
+    the rest, as it may still be inherited."""
+    kind = sound.get("type")
+    if kind not in (None, "zvol"):
+        for name in _ZVOL:
+            if sound.get(name, "") != "":
+                yield Fault(where=f"$.{name}", message=f"is for type zvol, not {kind}")
+    if kind not in (None, "zone-dataset") and "inherited_directories" in sound:
+        yield Fault(where="$.inherited_directories", message=f"is for type zone-dataset, not {kind}")
+    if kind != "lxd" and len(sound.get("files", ())) > 1:
+        yield Fault(where="$.files", message="only an image of type lxd has two files")
+    if sound.get("state") not in ("creating", "failed"):
+        for name in ("type", "os"):
+            if sound.get(name) == "null":
+                message = '"null" is for an image in state creating or failed'
+                yield Fault(where=f"$.{name}", message=message)
+    yield from _requirement_faults(sound.get("requirements", {}))
+    yield from _tags_faults(sound.get("tags", {}))
+
+
+def _requirement_faults(requirements: Manifest) -> Iterator[Fault]:
+    where = "$.requirements"
+    least, most = requirements.get("min_ram"), requirements.get("max_ram")
+    if least is not None and most is not None and least > most:
+        yield Fault(where=f"{where}.min_ram", message=f"{least} is more than max_ram, {most}")
+    if "bootrom" in requirements and requirements.get("brand", "bhyve") != "bhyve":
+        yield Fault(where=f"{where}.bootrom", message='needs the brand "bhyve"')
+
+
+def _tags_faults(tags: Manifest) -> Iterator[Fault]:
+    if rules.too_deep(tags):
+        yield Fault(where="$.tags", message="is nested too deeply")
+        return
+    size = len(json.dumps(tags, ensure_ascii=False, separators=(",", ":")))
+    if size > _MAX_TAGS:
+        yield Fault(where="$.tags", message=f"is {size} characters as JSON, {_MAX_TAGS} are allowed")
+
+
+def _whole_faults(sound: Manifest, mode: Mode) -> Iterator[Fault]:
+    """What a part of a manifest cannot be judged by."""
+    if mode == "public" and "public" in sound and not _is_true(sound["public"]):
+        yield Fault(where="$.public", message="must be true in a public repository")
+    if mode == "private" and _is_true(sound.get("public")):
+        yield Fault(where="$.public", message="must be false in a private repository")
+    requirements = sound.get("requirements", {})
+    if "bootrom" in requirements and "brand" not in requirements:
+        yield Fault(where="$.requirements.bootrom", message='needs the brand "bhyve"')
+
+
+def _emit_faults(sound: Manifest, mode: Mode) -> Iterator[Fault]:
+    """What validators let pass and we do not write."""
+    if "origin" in sound and sound["origin"] == sound.get("uuid"):
+        yield Fault(where="$.origin", message="is the image itself")
+    if "urn" in sound:
+        yield Fault(where="$.urn", message="is dead since v2")
+    if mode == "minimal" and "channels" in sound:
+        yield Fault(where="$.channels", message="is set by a repository; imgadm fails on it")
+    if "published_at" in sound:
+        yield from _date_faults(sound["published_at"][:10], "%Y-%m-%d", "$.published_at")
+    for name in ("min_platform", "max_platform"):
+        for version, stamp in sound.get("requirements", {}).get(name, {}).items():
+            yield from _date_faults(stamp[:8], "%Y%m%d", at(f"$.requirements.{name}", version))
+    for index, entry in enumerate(sound.get("files", ())):
+        for name in ("digest", "uncompressedDigest"):
+            if name in entry and sound.get("type") != "docker":
+                yield Fault(where=f"$.files[{index}].{name}", message="is for type docker")
+
+
+def _date_faults(day: str, form: str, where: str) -> Iterator[Fault]:
+    # The pattern knows that no month has 32 days; only the calendar knows that February has no 30.
+    try:
+        datetime.strptime(day, form)  # noqa: DTZ007  # a day, asked for its existence only
+    except ValueError:
+        yield Fault(where=where, message=f"{day} is not a day of the calendar")
+
+
+def _is_true(value: object) -> bool:
+    return value is True or value == "true"
+
+
+# Meaning.
+
+
+def state_of(manifest: Manifest) -> str:
+    """The state of an image: computed as repositories do, or as given where they have told it."""
+    if manifest.get("state") in ("creating", "failed") or (
+        "state" in manifest and "activated" not in manifest
+    ):
+        return str(manifest["state"])
+    if not _is_true(manifest.get("activated")):
+        return "unactivated"
+    return "disabled" if _is_true(manifest.get("disabled")) else "active"
+
+
+def check_platform(manifest: Manifest, sdc_version: str, live_image: str) -> list[Fault]:
+    """Why a host may not run an image; nothing if it may (imgmanifest `requirements`).
+
+    sdc_version, live_image: what the host's sysinfo calls "SDC Version" and "Live Image". All
+    comparisons are by plain string order, as on the hosts.
+    """
+    requirements = manifest.get("requirements", {})
+    lowest: Mapping[str, str] = requirements.get("min_platform", {})
+    highest: Mapping[str, str] = requirements.get("max_platform", {})
+    faults = []
+    if sdc_version in lowest:
+        if live_image < lowest[sdc_version]:
+            faults.append(_platform_fault("min", f"{lowest[sdc_version]} or later", live_image))
+    elif lowest and sdc_version < min(lowest):
+        faults.append(_platform_fault("min", f"SDC {min(lowest)} or later", sdc_version))
+    if sdc_version in highest:
+        if live_image > highest[sdc_version]:
+            faults.append(_platform_fault("max", f"{highest[sdc_version]} or earlier", live_image))
+    elif highest and sdc_version > max(highest):
+        faults.append(_platform_fault("max", f"SDC {max(highest)} or earlier", sdc_version))
+    return faults
+
+
+def _platform_fault(end: str, needed: str, actual: str) -> Fault:
+    return Fault(
+        where=f"$.requirements.{end}_platform",
+        message=f"needs platform {needed}, this host has {actual}",
+    )
+
+
+# Making one.
+
+
+def upgrade(manifest: object) -> dict[str, Any]:
+    """A manifest as v2: v1 (no `v`, but `creator_uuid`) is translated, others are returned as is.
+
+    Errors: SpecError when it is neither, or not an object.
+    """
+    if not isinstance(manifest, dict):
+        raise SpecError("image manifest", rules.check(manifest, {"type": "object"}, "$"))
+    if "v" in manifest:
+        return dict(manifest)
+    if "creator_uuid" not in manifest:
+        fault = Fault(where="$.v", message="is required", hint="v1 manifests have creator_uuid")
+        raise SpecError("image manifest", [fault])
+    new = {name: value for name, value in manifest.items() if name not in _DROPPED_BY_V2}
+    new |= {"v": V, "owner": manifest["creator_uuid"], "public": True}
+    if manifest.get("restricted_to_uuid"):
+        new |= {"public": False, "acl": [manifest["restricted_to_uuid"]]}
+    new["state"] = "disabled" if _is_true(manifest.get("disabled")) else "active"
+    published = manifest.get("published_at") or manifest.get("created_at")
+    if isinstance(published, str):
+        to_the_minute = len(published) == len("2012-01-01T00:00Z") and published.endswith("Z")
+        new["published_at"] = published[:-1] + ":00Z" if to_the_minute else published
+    size = manifest.get("image_size")
+    if isinstance(size, str) and size.isascii() and size.isdigit() and len(size) < 20:
+        new["image_size"] = int(size)
+    if isinstance(manifest.get("files"), list):
+        new["files"] = [_upgrade_file(entry) for entry in manifest["files"]]
+    return new
+
+
+def _upgrade_file(entry: object) -> object:
+    if not isinstance(entry, dict):
+        return entry
+    suffix = os.path.splitext(str(entry.get("path") or entry.get("url") or ""))[1]
+    new = {"compression": _COMPRESSION_BY_SUFFIX.get(suffix, "none")} | entry
+    return {name: value for name, value in new.items() if name not in ("path", "url")}
+
+
+def inherit(user: Manifest, origin: Manifest) -> dict[str, Any]:
+    """The user's manifest with what it leaves open taken from its base image's.
+
+    imgadm replaces `requirements` as a whole, and giving one loses the base's networks and brand;
+    here the two are merged, key by key and networks by name, and the user's win. Empty lists are
+    not inherited, nor what makes no sense for the type or brand that the user chose.
+    """
+    new = dict(user)
+    kind = user.get("type", origin.get("type"))
+    for name in INHERITABLE:
+        fits = (name not in _ZVOL or kind == "zvol") and (
+            name != "inherited_directories" or kind == "zone-dataset"
+        )
+        if name not in user and fits and origin.get(name) not in (None, []):
+            new[name] = origin[name]
+    if "requirements" in user and origin.get("requirements"):
+        new["requirements"] = _merge(user["requirements"], origin["requirements"])
+    return new
+
+
+def _merge(ours: Manifest, theirs: Manifest) -> dict[str, Any]:
+    merged = {**theirs, **ours}
+    if "networks" in ours and "networks" in theirs:
+        names = {network["name"] for network in ours["networks"]}
+        kept = [network for network in theirs["networks"] if network["name"] not in names]
+        merged["networks"] = [*kept, *ours["networks"]]
+    if "bootrom" not in ours and merged.get("brand") != "bhyve":
+        merged.pop("bootrom", None)
+    return merged
+
+
+def assemble(
+    *,
+    user: Manifest,
+    origin: Manifest | None,
+    uuid: str,
+    published_at: str,
+    file: Mapping[str, object] | None = None,
+    incremental: bool = False,
+    min_platform: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The manifest of an image, valid by imgmanifest v2 within the limits of the IMGAPI guide.
+
+    user: what the author wrote; a uuid or published_at in it wins. origin: the base image's
+    manifest; named as the origin only if the image is incremental. file: size, compression, sha1
+    and, if known, dataset_guid. min_platform: for an image bound to its host's platform, wins over
+    the base's but not over the user's.
+    Errors: SpecError. A call without `file` before the build shows those that the base brings in.
+    """
+    new = inherit(user, origin or {})
+    new = {"uuid": uuid, "owner": NIL_UUID, "published_at": published_at} | new | {"v": V}
+    if min_platform and "min_platform" not in user.get("requirements", {}):
+        requirements = new.get("requirements", {})
+        new["requirements"] = {**requirements, "min_platform": dict(min_platform)}
+    if incremental:
+        assert origin is not None, "an incremental image has an origin"
+        new["origin"] = origin["uuid"]
+    if file is not None:
+        new["files"] = [dict(file)]
+    if faults := validate(new, limits="emit"):
+        raise SpecError("image manifest", faults)
+    return ordered(new)
+
+
+# On disk.
+
+
+def ordered(manifest: Manifest) -> dict[str, Any]:
+    """The same manifest in the order we write: fields as in the reference, file entries with size,
+    compression, sha1 first as imgadm has them, and every other object by key. Equal manifests are
+    thereby equal bytes.
+    """
+    names = [name for name in _BY_NAME if name in manifest]
+    names += sorted(name for name in manifest if name not in _BY_NAME)
+    new = {name: _sorted(manifest[name]) for name in names}
+    if isinstance(new.get("files"), list):
+        new["files"] = [_order_file(entry) for entry in new["files"]]
+    return new
+
+
+def _sorted(value: object) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _sorted(value[name]) for name in sorted(value)}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_sorted(item) for item in value]
+    return value
+
+
+def _order_file(entry: object) -> object:
+    if not isinstance(entry, dict):
+        return entry
+    return {name: entry[name] for name in _FILE_ORDER if name in entry} | entry
+
+
+def dumps(manifest: Manifest) -> str:
+    """A manifest as text: `ordered`, indented by two, with a line end."""
+    return rules.render(ordered(manifest))
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The manifest in a file, as v2, checked to the limits of what validators accept.
+
+    Errors: SpecError with every fault, also when it cannot be read.
+    """
+    source = os.fspath(path)
+    manifest = upgrade(rules.parse(rules.read_file(source), source))
+    if faults := validate(manifest, limits="accept"):
+        raise SpecError(source, faults)
+    return manifest

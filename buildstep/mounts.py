@@ -1,0 +1,118 @@
+"""Mounts as context managers, over mount(2) itself: no command is started and no shell quotes a path."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from buildstep.errors import SandboxError
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1, 0x2, 0x4, 0x8
+MS_REMOUNT, MS_BIND, MS_REC = 0x20, 0x1000, 0x4000
+_MNT_DETACH = 0x2
+
+_TRIES = 5
+_PAUSE = 0.1
+
+
+def mount(source: str, target: Path | str, fstype: str | None, flags: int = 0, data: str = "") -> None:
+    """mount(2). Raises SandboxError with the kernel's word, the target and the options."""
+    done = _libc.mount(
+        os.fsencode(source),
+        os.fsencode(target),
+        fstype.encode() if fstype else None,
+        ctypes.c_ulong(flags),
+        os.fsencode(data) if data else None,
+    )
+    if done != 0:
+        code = ctypes.get_errno()
+        options = f" with {data}" if data else ""
+        raise SandboxError(
+            f"cannot mount {fstype or source} on {os.fspath(target)}{options}: {os.strerror(code)}",
+            hint="`buildstep doctor` tells what this agent lacks" if code == errno.EPERM else "",
+        )
+
+
+def unmount(target: Path | str) -> None:
+    """Unmount: plainly, again while busy, and at last lazily; never raises for 'not mounted'."""
+    path = os.fsencode(target)
+    for attempt in range(_TRIES):
+        if _libc.umount2(path, 0) == 0:
+            return
+        code = ctypes.get_errno()
+        if code in (errno.EINVAL, errno.ENOENT):
+            return
+        if code != errno.EBUSY:
+            break
+        time.sleep(_PAUSE * (attempt + 1))
+    if _libc.umount2(path, _MNT_DETACH) != 0:
+        code = ctypes.get_errno()
+        raise SandboxError(f"cannot unmount {os.fspath(target)}: {os.strerror(code)}")
+
+
+@contextlib.contextmanager
+def mounted(
+    source: str, target: Path | str, fstype: str | None, flags: int = 0, data: str = ""
+) -> Iterator[None]:
+    """A mount for the length of a block."""
+    mount(source, target, fstype, flags, data)
+    try:
+        yield
+    finally:
+        unmount(target)
+
+
+@contextlib.contextmanager
+def bind(source: Path | str, target: Path | str, *, read_only: bool = False) -> Iterator[None]:
+    """Show a file or directory at a second place. The second call is what makes it read-only."""
+    mount(os.fspath(source), target, None, MS_BIND)
+    try:
+        if read_only:
+            mount("none", target, None, MS_REMOUNT | MS_BIND | MS_RDONLY)
+        yield
+    finally:
+        unmount(target)
+
+
+def tmpfs(
+    target: Path | str, *, mode: int = 0o755, flags: int = MS_NOSUID, size: str = ""
+) -> contextlib.AbstractContextManager[None]:
+    """An empty file system in memory; `size` as tmpfs takes it (default: half of the memory)."""
+    data = f"mode={mode:o}" + (f",size={size}" if size else "")
+    return mounted("tmpfs", target, "tmpfs", flags, data)
+
+
+def overlay_options(lower: Sequence[Path], upper: Path, work: Path, *, volatile: bool) -> str:
+    """Mount options of an overlay; `lower` lists the topmost first.
+
+    Redirects and metadata-only copies stay off: a saved upper directory must be whole in itself.
+    """
+    lowers = ":".join(_escape(path) for path in lower)
+    options = f"lowerdir={lowers},upperdir={_escape(upper, ',')},workdir={_escape(work, ',')}"
+    options += ",redirect_dir=nofollow,metacopy=off,index=off"
+    # Nothing reads a clone after a crash, so its syncs buy nothing and cost apt half its time.
+    return options + (",volatile" if volatile else "")
+
+
+def _escape(path: Path, special: str = ":,") -> str:
+    return re.sub(f"([\\\\{special}])", r"\\\1", os.fspath(path))
+
+
+def mount_points(below: Path | str = "/") -> list[str]:
+    """Mount points at or below a path as this process sees them, deepest last mounted first."""
+    top = os.path.realpath(below).rstrip("/")
+    found: list[str] = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        for row in table:
+            point = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), row.split(" ")[4])
+            if point == top or point.startswith(top + "/"):
+                found.append(point)
+    return found[::-1]

@@ -1,0 +1,123 @@
+"""Linux namespaces for a whole build, so that killing it ends its processes and its mounts.
+
+The build is run by a child that is process 1 of its own PID namespace and lives in its own mount, IPC
+and UTS namespaces. The parent stays outside, passes signals on and waits. Whoever kills either of the
+two, even with SIGKILL, makes the kernel end everything the build started and drop all it mounted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable
+
+from buildstep.errors import SandboxError
+from buildstep.mounts import mount
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWPID = 0x20000000
+
+_MS_REC = 0x4000
+_MS_PRIVATE = 0x40000
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 0x2, 0x4, 0x8
+_PR_SET_PDEATHSIG = 1
+
+HOST_NAME = "buildstep"
+"""What `hostname` answers inside a build: never the agent's name."""
+
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+def supported() -> bool:
+    """Whether this process may make a build's namespaces: Linux, and root (here or of a user namespace)."""
+    return sys.platform == "linux" and os.geteuid() == 0
+
+
+def enclose(job: Callable[[], int]) -> int:
+    """Run `job` as process 1 of fresh namespaces and return its exit status (128+N if signal N ended it).
+
+    Must be called before any thread is started. Raises SandboxError where the kernel refuses.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    alive_read, alive_write = os.pipe()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+    try:
+        _unshare(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS)
+        child = os.fork()
+    except BaseException:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        os.close(alive_read)
+        os.close(alive_write)
+        raise
+    if child == 0:
+        os.close(alive_write)
+        _become_first_process(job, alive_read, blocked)
+    os.close(alive_read)
+    try:
+        return _attend(child, blocked)
+    finally:
+        os.close(alive_write)
+
+
+def _unshare(flags: int) -> None:
+    if _libc.unshare(flags) != 0:
+        code = ctypes.get_errno()
+        raise SandboxError(
+            f"the kernel refused new namespaces: {os.strerror(code)}",
+            hint="run as root, or where the agent is itself a container give it CAP_SYS_ADMIN",
+        )
+
+
+def _become_first_process(job: Callable[[], int], alive: int, mask: set[int | signal.Signals]) -> None:
+    """The child's whole life: it never returns. alive: read end of a pipe that only the parent holds."""
+    status = 1
+    try:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        # A parent that died before that line sends no signal any more; its end of the pipe is closed then.
+        if select.select([alive], [], [], 0)[0]:
+            os._exit(128 + signal.SIGKILL)
+        mount("none", "/", None, _MS_REC | _MS_PRIVATE)
+        mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+        name = HOST_NAME.encode()
+        _libc.sethostname(name, len(name))
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        status = job()
+    except SystemExit as leaving:
+        status = leaving.code if isinstance(leaving.code, int) else 1
+    except BaseException:  # noqa: BLE001 - the last frame of this process: show it, then leave
+        sys.excepthook(*sys.exc_info())
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def _attend(child: int, mask: set[int | signal.Signals]) -> int:
+    """Pass signals on to the child until it ends."""
+
+    def pass_on(signum: int, _frame: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signum)
+
+    before = {signum: signal.signal(signum, pass_on) for signum in FORWARDED}
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    try:
+        while True:
+            with contextlib.suppress(InterruptedError):
+                _, status = os.waitpid(child, 0)
+                break
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code

@@ -1,0 +1,159 @@
+"""The files of one build: written under temporary names, made durable, and given their names together."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from buildstep.errors import EmitError
+from buildstep.fsutil import CHUNK, fsync_dir, write_all
+
+
+@dataclass(frozen=True, slots=True)
+class Digests:
+    """What a file on disk holds: its size in bytes and hex digests."""
+
+    size: int
+    sha1: str
+    sha256: str
+
+
+def temporary_name(final: Path) -> Path:
+    """A name beside the final one that no other build, and no other call of this one, gives out."""
+    return final.with_name(f".{final.name}.{os.getpid()}.{time.monotonic_ns()}.part")
+
+
+def create(path: Path) -> int:
+    """A new file, open to read and write. A file or a link that is already there is an error."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o644)
+    except OSError as error:
+        raise EmitError(f"cannot create {path}: {error.strerror}") from error
+
+
+def seal(fd: int) -> Digests:
+    """Make a file durable and read it back: what is told of it is what is really there."""
+
+    def digest(name: str) -> Callable[[], str]:
+        def run() -> str:
+            state, offset = hashlib.new(name), 0
+            while chunk := os.pread(fd, CHUNK, offset):
+                state.update(chunk)
+                offset += len(chunk)
+            return state.hexdigest()
+
+        return run
+
+    with ThreadPoolExecutor(3, thread_name_prefix="seal") as pool:
+        synced = pool.submit(os.fsync, fd)
+        sha1, sha256 = pool.submit(digest("sha1")), pool.submit(digest("sha256"))
+        synced.result()
+        return Digests(os.fstat(fd).st_size, sha1.result(), sha256.result())
+
+
+class Outputs:
+    """Finished files that wait for `commit`. Leaving the block without it removes them all.
+
+    The caller holds a lock for the image's name, so that two builds do not commit to one name at once.
+    """
+
+    def __init__(self) -> None:
+        self._files: list[tuple[Path, Path]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.discard()
+
+    @property
+    def paths(self) -> list[Path]:
+        """The final names, in the order in which they will appear."""
+        return [final for _, final in self._files]
+
+    def add(self, temporary: Path, final: Path) -> None:
+        """Take charge of a finished, durable file."""
+        self._files.append((temporary, final))
+
+    def write(self, final: Path, content: bytes) -> None:
+        """Add a small file, such as the build record; the manifest is the last one to add."""
+        temporary = temporary_name(final)
+        fd = create(temporary)
+        self.add(temporary, final)
+        try:
+            write_all(fd, content)
+            os.fsync(fd)
+        except OSError as error:
+            raise EmitError(f"cannot write {final}: {error.strerror}") from error
+        finally:
+            os.close(fd)
+
+    def discard(self) -> None:
+        """Remove what has not been committed."""
+        for temporary, _ in self._files:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+        self._files.clear()
+
+    def commit(self) -> None:
+        """Give all files their names, the last added last. Raises EmitError, and then nothing changed.
+
+        Files of an earlier build are first moved aside, the last one (its manifest) before the others:
+        at no moment does a manifest stand beside an image that it does not describe.
+        """
+        aside: list[tuple[Path, Path]] = []
+        done: list[tuple[Path, Path]] = []
+        try:
+            for _, final in reversed(self._files):
+                if final.is_dir() and not final.is_symlink():
+                    raise EmitError(f"cannot write {final}: a directory has this name")
+                old = temporary_name(final)
+                with contextlib.suppress(FileNotFoundError):
+                    final.rename(old)
+                    aside.append((old, final))
+            for temporary, final in self._files:
+                temporary.rename(final)
+                done.append((temporary, final))
+            for directory in {final.parent for _, final in self._files}:
+                fsync_dir(directory)
+        except BaseException as error:
+            for temporary, final in reversed(done):
+                final.rename(temporary)
+            for old, final in reversed(aside):
+                old.rename(final)
+            if isinstance(error, OSError):
+                raise EmitError(f"cannot give the image's files their names: {error.strerror}") from error
+            raise
+        self._files.clear()
+        for old, _ in aside:
+            with contextlib.suppress(OSError):
+                old.unlink()
+
+
+def sweep(stem: Path) -> list[Path]:
+    """Remove what dead builds left beside `stem` (a final path without extension); returns the paths.
+
+    For the holder of the lock for that name; files of a process that lives are let be all the same.
+    """
+    removed = []
+    for path in sorted(stem.parent.glob(f".{glob.escape(stem.name)}.*.part")):
+        pid = path.name.split(".")[-3]
+        if pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
+            path.unlink(missing_ok=True)
+            removed.append(path)
+    return removed

@@ -1,0 +1,52 @@
+"""The table of publishers: where an image is handed on to, told by the target's scheme.
+
+A publisher may import clients, as sources may; it never imports another publisher.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+from buildstep.errors import UsageError
+from buildstep.events import Bus
+from buildstep.publishers import directory, imgapi, registry, s3
+from buildstep.publishers.bundle import Bundle, Published, Publisher, PublishOptions
+
+__all__ = ["PUBLISHERS", "Bundle", "PublishOptions", "Published", "Publisher", "publish", "publisher"]
+
+GROUP = "buildstep.publishers"
+
+PUBLISHERS: dict[str, Publisher] = {
+    "dir": directory.DirectoryPublisher(),
+    "s3": s3.S3Publisher(),
+    "docker": registry.RegistryPublisher(),
+    "imgapi": imgapi.ImgapiPublisher(),
+    "http": imgapi.ImgapiPublisher(),
+    "https": imgapi.ImgapiPublisher(),
+}
+
+
+def publisher(target: str, bus: Bus) -> Publisher:
+    """The publisher of a target such as `dir:PATH`; those of other packages are looked at second.
+
+    Raises UsageError for a scheme that nobody has.
+    """
+    scheme = target.partition(":")[0].partition("+")[0]
+    if scheme in PUBLISHERS:
+        return PUBLISHERS[scheme]
+    found: dict[str, Publisher] = {}
+    for entry in entry_points(group=GROUP):
+        try:
+            found[entry.name] = entry.load()()
+        except Exception as error:  # noqa: BLE001 - another package's fault must not stop ours
+            bus.note(f"the publisher {entry.name} ({entry.value}) does not load: {error}", level="warning")
+    if scheme in found:
+        return found[scheme]
+    raise UsageError(
+        f"nothing publishes to {target!r}", hint=f"schemes: {', '.join(sorted({*PUBLISHERS, *found}))}"
+    )
+
+
+def publish(bundle: Bundle, target: str, *, options: PublishOptions, bus: Bus) -> Published:
+    """Publish a bundle where its target's scheme says."""
+    return publisher(target, bus).publish(bundle, target, options=options, bus=bus)

@@ -1,0 +1,150 @@
+"""What is published, and what publishing says of it: the values that every publisher shares."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+from buildstep import manifest as imgmanifest
+from buildstep.errors import PublishError, SpecError
+from buildstep.events import Bus
+from buildstep.fsutil import CHUNK
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Content:
+    """A file to publish, and what is in it. Digests in hex."""
+
+    path: Path
+    size: int
+    sha1: str
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> Content:
+        """Read a file. Raises PublishError when it cannot be read."""
+        sha1, sha256, size = hashlib.sha1(usedforsecurity=False), hashlib.sha256(), 0
+        try:
+            with path.open("rb") as stream:
+                while chunk := stream.read(CHUNK):
+                    sha1.update(chunk)
+                    sha256.update(chunk)
+                    size += len(chunk)
+        except OSError as error:
+            raise PublishError(f"cannot read {path}: {error.strerror}") from error
+        return cls(path=path, size=size, sha1=sha1.hexdigest(), sha256=sha256.hexdigest())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """One built image. manifest: its .imgmanifest. artifacts: its image files, the manifest's own first.
+
+    record: its build record, where there is one. Files are read and hashed once, when first asked for.
+    """
+
+    manifest: Path
+    artifacts: tuple[Path, ...]
+    record: Path | None = None
+
+    @cached_property
+    def meta(self) -> dict[str, Any]:
+        """The manifest, checked. Raises PublishError."""
+        try:
+            return imgmanifest.read(self.manifest)
+        except SpecError as error:
+            raise PublishError(error.message, detail=error.detail, hint=error.hint) from error
+
+    @property
+    def uuid(self) -> str:
+        return str(self.meta["uuid"])
+
+    @property
+    def name(self) -> str:
+        return str(self.meta["name"])
+
+    @property
+    def version(self) -> str:
+        return str(self.meta["version"])
+
+    @cached_property
+    def contents(self) -> tuple[Content, ...]:
+        """The image files with their digests, in order."""
+        return tuple(Content.of(path) for path in self.artifacts)
+
+    @cached_property
+    def image(self) -> Content:
+        """The file that the manifest describes. Raises PublishError when none of them is it."""
+        files = self.meta.get("files") or [{}]
+        size, sha1 = files[0].get("size"), str(files[0].get("sha1", "")).lower()
+        for content in self.contents:
+            if (content.size, content.sha1) == (size, sha1):
+                return content
+        raise PublishError(
+            f"no image file beside {self.manifest.name} has its size {size} and sha1 {sha1}",
+            hint="were the files changed after the build? build again",
+        )
+
+    @property
+    def compression(self) -> str:
+        return str(self.meta["files"][0].get("compression", "none"))
+
+    def manifest_bytes(self) -> bytes:
+        """The manifest as it is published."""
+        return imgmanifest.dumps(self.meta).encode()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishOptions:
+    """What a publisher is told beside the target. A publisher takes what concerns it.
+
+    environ: credentials and proxies are looked for there, and nowhere else. insecure: no certificate
+    checks (registry: plain http as well). user, key: who signs (IMGAPI); key: a file's path, or `agent`,
+    or `agent:FINGERPRINT`. endpoint: of an S3 store. limits: of `clients.HttpOptions`.
+    """
+
+    environ: Mapping[str, str] = field(default_factory=dict)
+    insecure: bool = False
+    channel: str = ""
+    user: str = ""
+    key: str = ""
+    endpoint: str = ""
+    limits: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Published:
+    """What is where now. name: the one to ask for it by. state: whether this call was needed.
+
+    objects: what it consists of there, name to digest (`sha256:...`, or `sha1:...` where only that is told).
+    """
+
+    target: str
+    name: str
+    state: Literal["published", "already"]
+    uuid: str
+    objects: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "target": self.target,
+            "name": self.name,
+            "state": self.state,
+            "uuid": self.uuid,
+            "objects": dict(self.objects),
+        }
+
+
+class Publisher(Protocol):
+    """Hands an image on. Content goes first and its name last, so nothing half-published is ever found.
+
+    Publishing the same again is no error and changes nothing; other content under the same name is
+    refused. Raises PublishError.
+    """
+
+    scheme: ClassVar[str]
+
+    def publish(self, bundle: Bundle, target: str, *, options: PublishOptions, bus: Bus) -> Published: ...

@@ -1,0 +1,254 @@
+"""The one read pass over a tree: each file is opened and read once, hashed, and handed to every sink."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections import deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from buildstep.errors import EmitError
+from buildstep.events import Bus
+from buildstep.filelist import Changes, Entry, FileList
+from buildstep.fsutil import CHUNK, data_extents
+from buildstep.interfaces import Sink
+from buildstep.tarfmt import BLOCK, Extents
+
+# A pipe or a terminal that took a file's name must not make us wait.
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_SMALL = 64 << 10
+"""Files up to this size are read in one go and taken to have no holes."""
+_THREADED = 4 * CHUNK
+"""From this size on a file is hashed in a thread, beside reading."""
+_AHEAD = 4
+"""Chunks that may wait to be hashed."""
+
+_ZEROS = bytes(CHUNK)
+
+
+@runtime_checkable
+class SparseSink(Protocol):
+    """A sink that must know a file's holes before its data; called in place of `begin`."""
+
+    def begin_sparse(self, entry: Entry, extents: Extents) -> None: ...
+
+
+def shown(path: bytes) -> str:
+    """A path in a tree for a message."""
+    return path.decode(errors="backslashreplace") or "/"
+
+
+def with_parents(changes: Changes, tree: FileList) -> list[Entry]:
+    """The entries of a layer, sorted, and the directories above each change that did not change.
+
+    Tools that unpack each layer into a directory of its own take a missing parent's owner and mode
+    from nowhere, so a layer has them all, but for the top itself.
+    """
+    entries = {entry.path: entry for entry in changes.entries}
+    for path in [*entries, *changes.removed]:
+        parent = path.rpartition(b"/")[0]
+        while parent and parent not in entries:
+            if parent in tree:
+                entries[parent] = tree[parent]
+            parent = parent.rpartition(b"/")[0]
+    return [entries[path] for path in sorted(entries)]
+
+
+def read_pass(
+    root: Path | bytes, entries: Iterable[tuple[Entry, Sequence[Sink]]], bus: Bus
+) -> dict[bytes, str]:
+    """Give each entry, in order, to its sinks; returns the hex SHA-256 of every file read, by path.
+
+    Sockets have no place in an image and are noted. Raises EmitError, naming the file, when one cannot
+    be read, is not the file that was listed, changes while it is read, or does not have the SHA-256
+    that its entry tells.
+    """
+    reader = _Reader(os.fsencode(root))
+    try:
+        for entry, sinks in entries:
+            kind = entry.kind
+            if kind == "f" and not entry.first:
+                reader.read(entry, sinks)
+            elif kind == "s":
+                bus.note(f"{shown(entry.path)} is a socket and was left out of the image")
+            else:
+                for sink in sinks:
+                    sink.begin(entry)
+                    sink.end(entry)
+        return reader.finish()
+    finally:
+        reader.abandon()
+        bus.count("files_read", reader.files)
+        bus.count("bytes_read", reader.bytes)
+
+
+def _changed(entry: Entry, how: str) -> EmitError:
+    return EmitError(
+        f"{shown(entry.path)} {how} while the image was written",
+        hint="nothing may write to the tree during a build",
+        retryable=True,
+    )
+
+
+class _Reader:
+    def __init__(self, root: bytes) -> None:
+        self._root = root + b"/"
+        self._digests: dict[bytes, str] = {}
+        self._late: list[tuple[Entry, ContentHash]] = []
+        self.files = 0
+        self.bytes = 0
+
+    def read(self, entry: Entry, sinks: Sequence[Sink]) -> None:
+        size = entry.size
+        try:
+            fd = os.open(entry.source or self._root + entry.path, _FLAGS)
+            try:
+                if size > _SMALL:
+                    self._read_large(fd, entry, sinks)
+                    return
+                chunk = os.read(fd, size + 1)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise EmitError(f"cannot read {shown(entry.path)}: {error.strerror}") from error
+        if len(chunk) != size:
+            raise _changed(entry, "changed its size")
+        self.files += 1
+        self.bytes += size
+        self._known(entry, hashlib.sha256(chunk).hexdigest())
+        for sink in sinks:
+            sink.begin(entry)
+            if chunk:
+                sink.data(0, chunk)
+            sink.end(entry)
+
+    def _known(self, entry: Entry, digest: str) -> None:
+        if not entry.sha256:
+            entry.sha256 = digest
+        elif entry.sha256 != digest:
+            raise EmitError(
+                f"{shown(entry.path)} does not have the content that was recorded for it",
+                detail=f"recorded sha256 {entry.sha256}, read {digest}",
+                hint="something wrote to it outside of the build; build again with --no-cache",
+            )
+        self._digests[entry.path] = digest
+
+    def _read_large(self, fd: int, entry: Entry, sinks: Sequence[Sink]) -> None:
+        before = os.fstat(fd)
+        if not stat.S_ISREG(before.st_mode):
+            raise _changed(entry, "became something else")
+        if before.st_size != entry.size:
+            raise _changed(entry, "changed its size")
+        extents = _extents(fd, before)
+        for sink in sinks:
+            if extents is not None and isinstance(sink, SparseSink):
+                sink.begin_sparse(entry, extents)
+            else:
+                sink.begin(entry)
+        hasher = ContentHash(threaded=entry.size >= _THREADED)
+        self._late.append((entry, hasher))
+        position = 0
+        for begin, length in extents if extents is not None else [(0, entry.size)]:
+            hasher.zeros(begin - position)
+            position = begin
+            while position < begin + length:
+                chunk = os.pread(fd, min(CHUNK, begin + length - position), position)
+                if not chunk:
+                    raise _changed(entry, "became shorter")
+                hasher.update(chunk)
+                for sink in sinks:
+                    sink.data(position, chunk)
+                position += len(chunk)
+                self.bytes += len(chunk)
+        hasher.zeros(entry.size - position)
+        after = os.fstat(fd)
+        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise _changed(entry, "changed")
+        self.files += 1
+        for sink in sinks:
+            sink.end(entry)
+        # Hashing gigabytes of zeros goes on beside the files that follow.
+        if not hasher.behind:
+            self._settle()
+
+    def _settle(self) -> None:
+        entry, hasher = self._late.pop()
+        self._known(entry, hasher.finish())
+
+    def finish(self) -> dict[bytes, str]:
+        while self._late:
+            self._settle()
+        return self._digests
+
+    def abandon(self) -> None:
+        for _, hasher in self._late:
+            hasher.cancel()
+
+
+class ContentHash:
+    """SHA-256 of a file that comes in pieces, in a thread of its own when that pays."""
+
+    def __init__(self, *, threaded: bool) -> None:
+        self._state = hashlib.sha256()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="hash") if threaded else None
+        self._waiting: deque[Future[None]] = deque()
+        self._cancelled = False
+        self._holes = False
+
+    @property
+    def behind(self) -> bool:
+        """Whether holes are still being hashed, so that `finish` had better be called later."""
+        return self._holes
+
+    def update(self, chunk: bytes) -> None:
+        if self._pool is None:
+            self._state.update(chunk)
+            return
+        self._waiting.append(self._pool.submit(self._state.update, chunk))
+        if len(self._waiting) > _AHEAD:
+            self._waiting.popleft().result()
+
+    def zeros(self, count: int) -> None:
+        if not count:
+            return
+        if self._pool is None:
+            self._zeros(count)
+        else:
+            self._holes = True
+            self._waiting.append(self._pool.submit(self._zeros, count))
+
+    def _zeros(self, count: int) -> None:
+        while count > 0 and not self._cancelled:
+            self._state.update(_ZEROS[:count] if count < CHUNK else _ZEROS)
+            count -= CHUNK
+
+    def finish(self) -> str:
+        if self._pool is not None:
+            for future in self._waiting:
+                future.result()
+            self._pool.shutdown()
+        return self._state.hexdigest()
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+def _extents(fd: int, info: os.stat_result) -> Extents | None:
+    """The data of a file with holes, in whole blocks; None for a file without."""
+    # Fewer blocks than its size needs is what makes a file worth asking.
+    if info.st_blocks * 512 >= info.st_size:
+        return None
+    found: list[tuple[int, int]] = []
+    for offset, length in data_extents(fd, info.st_size):
+        end = min(-(-(offset + length) // BLOCK) * BLOCK, info.st_size)
+        offset -= offset % BLOCK  # noqa: PLW2901
+        if found and sum(found[-1]) >= offset:
+            offset = found.pop()[0]  # noqa: PLW2901
+        found.append((offset, end - offset))
+    return None if found == [(0, info.st_size)] else found

@@ -1,0 +1,337 @@
+"""An image's root, entered: private mounts, a built environment, and commands that leave nothing behind.
+
+The mounts made here are those of the build's own mount namespace (`namespaces.enclose`), so the agent
+never sees them. Every command gets a PID namespace below that one, and a network of its own unless it
+asks for the agent's: when the command returns, whatever it started is dead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import stat
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from buildstep import loans, process
+from buildstep.errors import CommandFailed, SandboxError
+from buildstep.events import Bus
+from buildstep.fsutil import Root
+from buildstep.mounts import MS_NOEXEC, MS_NOSUID, bind, mounted, tmpfs
+from buildstep.proxies import Proxies, Resolve, proxies_from, resolve_host
+
+RESOLVER = Path("/etc/resolv.conf")
+
+_NODES = {
+    "null": (1, 3),
+    "zero": (1, 5),
+    "full": (1, 7),
+    "random": (1, 8),
+    "urandom": (1, 9),
+    "tty": (5, 0),
+}
+
+_DEV_LINKS = {
+    "ptmx": "pts/ptmx",
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+}
+
+_CAPABILITIES = (
+    "chown", "dac_override", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap", "setfcap",
+    "net_bind_service", "net_raw", "sys_chroot", "mknod", "audit_write",
+)  # fmt: skip
+"""What package scripts need. Without sys_admin they can neither mount nor unmount."""
+
+_INIT_FAILED = 125
+_INIT_MARK = "buildstep-sandbox:"
+
+# Process 1 of every command. A shell, not the command itself, because process 1 has to collect the
+# processes that daemons leave to it: a script that waits for such a process to go would wait for ever.
+# The parts of /proc that change the kernel are the agent's as well, and are shown read-only.
+_INIT = """\
+root=$1; shift
+fail() { echo "%(mark)s $*" >&2; exit %(failed)d; }
+%(mount)s -t proc -o nosuid,nodev,noexec proc "$root/proc" || fail "cannot mount proc"
+for part in sys sysrq-trigger irq bus fs; do
+  [ ! -e "$root/proc/$part" ] || %(mount)s -o bind,ro "$root/proc/$part" "$root/proc/$part" \
+    || fail "cannot make /proc/$part read-only"
+done
+%(loopback)s
+%(setpriv)s --bounding-set=-all,+%(caps)s -- %(chroot)s "$root" "$@" </dev/null
+exit $?
+"""
+
+_NO_SUCH_PROGRAM = 127
+
+
+def command_env(root: Root, environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of every command in an image; of the agent's it has the build's date only."""
+    has_utf8 = any(root.exists(f"/usr/lib/locale/{name}") for name in ("C.utf8", "C.UTF-8"))
+    env = {
+        "PATH": process.SAFE_PATH,
+        "HOME": "/root",
+        "USER": "root",
+        "LOGNAME": "root",
+        "SHELL": "/bin/sh",
+        "LC_ALL": "C.UTF-8" if has_utf8 else "C",
+        "TERM": "dumb",
+    }
+    # Debian's useradd and others take today's date from it, so that two builds give the same bytes.
+    if (epoch := environ.get("SOURCE_DATE_EPOCH", "")).isdigit():
+        env["SOURCE_DATE_EPOCH"] = epoch
+    return env
+
+
+class ChrootSandbox:
+    """What `enter` yields; meets interfaces.Sandbox. made: the mount points that the image lacked."""
+
+    def __init__(
+        self,
+        root: Root,
+        *,
+        bus: Bus,
+        environ: Mapping[str, str],
+        timeout: float | None = None,
+        idle_timeout: float | None = None,
+        resolve: Resolve = resolve_host,
+    ) -> None:
+        self.made: list[str] = []
+        self._root = root
+        self._bus = bus
+        self._environ = environ
+        self._resolve = resolve
+        self._timeout = timeout
+        self._idle_timeout = idle_timeout
+        self._env = command_env(root, environ)
+        self._proxies: Proxies | None = None
+
+    @property
+    def root(self) -> Root:
+        return self._root
+
+    # -- commands ----------------------------------------------------------------------------------
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        network: bool = False,
+        env: Mapping[str, str] | None = None,
+        ok: Sequence[int] = (0,),
+        what: str = "",
+    ) -> str:
+        """Run a command in the root and return its standard output; see interfaces.Sandbox.run."""
+        proxies = self._network_proxies() if network else Proxies()
+        full = {**self._env, **proxies.env, **(env or {})}
+        tool = Path(argv[0]).name
+        self._bus.note(proxies.mask(f"in the image: {process.paste(argv)}"), level="debug")
+        try:
+            result = process.run(
+                self.wrapped(argv, network=network),
+                env=full,
+                cwd="/",
+                ok=ok,
+                line=lambda text: self._bus.output(tool, proxies.mask(text)),
+                timeout=self._timeout,
+                idle_timeout=self._idle_timeout,
+                what=what or tool,
+            )
+        except CommandFailed as error:
+            raise self._explained(error, argv, proxies) from None
+        return result.stdout
+
+    def shell(self) -> int:
+        """Open /bin/sh in the root on this terminal, with the network; returns its exit status."""
+        # A person's Ctrl-C is for the shell. A handler of ours, unlike SIG_IGN, is not inherited.
+        before = signal.signal(signal.SIGINT, lambda _signum, _frame: None)
+        proxies = self._network_proxies()
+        env = {**self._env, **proxies.env, "TERM": self._environ.get("TERM", "dumb")}
+        argv = self.wrapped(["/bin/sh", "-i"], network=True, stdin="<&0")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        try:
+            # Not process.run: the terminal itself is handed over, there is no output to watch.
+            return os.spawnve(os.P_WAIT, process.which(argv[0]), argv, env)  # noqa: S606
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def wrapped(self, argv: Sequence[str], *, network: bool, stdin: str = "</dev/null") -> list[str]:
+        """The command as it is started on the agent: what enters the namespaces and the root."""
+        if not argv or not argv[0]:
+            raise SandboxError("no command was given to run in the image")
+        # A script of the image can have put a link there when the last command ended.
+        loans.mount_point(self._root, "/proc")
+        hint = "install util-linux and coreutils on the agent"
+        ip = None if network else process.find("ip")
+        init = _INIT % {
+            "mark": _INIT_MARK,
+            "failed": _INIT_FAILED,
+            "caps": ",+".join(_CAPABILITIES),
+            # Without a network, a daemon that a script tries out may still talk to itself.
+            "loopback": f"{shlex.quote(ip)} link set lo up 2>/dev/null" if ip else "",
+            **{tool: shlex.quote(process.which(tool, hint=hint)) for tool in ("mount", "setpriv", "chroot")},
+        }
+        return [
+            "unshare", "--pid", "--fork", "--kill-child=SIGKILL", "--mount",
+            *([] if network else ["--net"]),
+            "--", process.which("sh"), "-c", init.replace("</dev/null", stdin), "sh",
+            os.fspath(self._root.path), *argv,
+        ]  # fmt: skip
+
+    def _network_proxies(self) -> Proxies:
+        """The agent's proxies, looked up by the first command that needs them."""
+        if self._proxies is None:
+            self._proxies = proxies_from(self._environ, resolve=self._resolve)
+            for note in self._proxies.notes:
+                self._bus.note(note)
+        return self._proxies
+
+    def _explained(
+        self, error: CommandFailed, argv: Sequence[str], proxies: Proxies
+    ) -> CommandFailed | SandboxError:
+        """The failure in terms of the image's command, not of what wraps it."""
+        lines = proxies.mask(error.detail).splitlines()
+        # The last one is the agent's command line, with the whole of _INIT in it.
+        output = [text for text in lines[: _last(lines, "command: ")] if not text.startswith(_INIT_MARK)]
+        if error.status == _INIT_FAILED:
+            faults = [text for text in lines if text.startswith(_INIT_MARK)]
+            if faults:
+                return SandboxError(
+                    f"{self._root.path}: {faults[0].removeprefix(_INIT_MARK).strip()}",
+                    detail="\n".join(output),
+                    hint="`buildstep doctor` tells what this agent lacks",
+                )
+        hint = error.hint
+        if error.status == _NO_SUCH_PROGRAM and not self._has_program(argv[0]):
+            hint = f"the image has no program {argv[0]}"
+        prefix, sep, _ = error.message.rpartition(": ")
+        detail = "\n".join([*output, f"command in the image: {process.paste(argv)}"])
+        return CommandFailed(argv, error.status, detail=detail, hint=hint, what=prefix if sep else "")
+
+    def _has_program(self, name: str) -> bool:
+        if "/" in name:
+            return self._root.is_program(name)
+        return any(self._root.is_program(f"{d}/{name}") for d in self._env["PATH"].split(":"))
+
+    # -- mounts and files --------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def share(self, source: Path, target: str) -> Iterator[None]:
+        """Show a directory of the agent, writable, at a path inside, for the length of a block."""
+        if not source.is_dir():
+            raise SandboxError(f"{source} cannot be shown in the image: it is not a directory")
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(bind(source, self.claim(stack, target)))
+            yield
+
+    @contextlib.contextmanager
+    def lend(self, target: str, content: bytes, *, mode: int = 0o644) -> Iterator[None]:
+        """Put a file at a path inside for the length of a block; what was there comes back."""
+        with loans.lent(self._root, target, content, mode=mode, bus=self._bus) as made:
+            self.made += made
+            yield
+
+    def claim(self, stack: contextlib.ExitStack, path: str) -> Path:
+        """A directory of the root to mount on, as a path of the agent with no link in it."""
+        return loans.claim(stack, self._root, path, self.made)
+
+
+@contextlib.contextmanager
+def enter(
+    root_dir: Path,
+    *,
+    bus: Bus,
+    environ: Mapping[str, str],
+    resolver: bool = True,
+    resolver_file: Path = RESOLVER,
+    timeout: float | None = None,
+    idle_timeout: float | None = None,
+    resolve: Resolve = resolve_host,
+) -> Iterator[ChrootSandbox]:
+    """Enter an image's root for the length of a block; everything done to it is undone at the end.
+
+    environ: the agent's environment; of it commands get the proxies (those with network) and the build's
+    date. resolver: whether the agent's resolver file is lent. timeout, idle_timeout: seconds, per command.
+    """
+    if not root_dir.is_dir() or root_dir.is_symlink():
+        raise SandboxError(f"{root_dir} cannot be entered: it is not a directory")
+    sandbox = ChrootSandbox(
+        Root(root_dir),
+        bus=bus,
+        environ=environ,
+        timeout=timeout,
+        idle_timeout=idle_timeout,
+        resolve=resolve,
+    )
+    stack = contextlib.ExitStack()
+    try:
+        # All are looked at before the first mount, so that a planted link costs nothing.
+        points = {path: sandbox.claim(stack, path) for path in ("/dev", "/proc", "/tmp", "/run")}
+        stack.enter_context(tmpfs(points["/dev"], mode=0o755, flags=MS_NOSUID | MS_NOEXEC))
+        _fill_dev(stack, points["/dev"])
+        stack.enter_context(tmpfs(points["/tmp"], mode=0o1777))
+        stack.enter_context(tmpfs(points["/run"], mode=0o755))
+        if resolver:
+            try:
+                content = resolver_file.read_bytes()
+            except OSError as error:
+                bus.note(f"no resolver is lent to the image: {error}", level="warning")
+            else:
+                stack.enter_context(sandbox.lend("/etc/resolv.conf", content))
+        yield sandbox
+    except BaseException:
+        _close(stack, lambda error: bus.note(f"while clearing up: {error}", level="error"))
+        raise
+    stack.close()
+
+
+def _close(stack: contextlib.ExitStack, report: Callable[[Exception], None]) -> None:
+    """Undo everything while a first error is on its way: a second one is told, and does not hide it."""
+    try:
+        stack.close()
+    except Exception as error:  # noqa: BLE001 - the first error is what counts
+        report(error)
+
+
+def _fill_dev(stack: contextlib.ExitStack, dev: Path) -> None:
+    """Device nodes of our own; where the kernel makes none (a user namespace) the agent's, one by one."""
+    for name, (major, minor) in _NODES.items():
+        node = dev / name
+        try:
+            os.mknod(node, 0o666 | stat.S_IFCHR, os.makedev(major, minor))
+        except PermissionError:
+            node.touch()
+            stack.enter_context(bind(Path("/dev") / name, node))
+        else:
+            node.chmod(0o666)  # whatever our umask
+    for name, to in _DEV_LINKS.items():
+        (dev / name).symlink_to(to)
+    shm = dev / "shm"
+    shm.mkdir()
+    shm.chmod(0o1777)
+    pts = dev / "pts"
+    pts.mkdir(mode=0o755)
+    options = "newinstance,ptmxmode=0666,mode=0620"
+    flags = MS_NOSUID | MS_NOEXEC
+    try:
+        stack.enter_context(mounted("devpts", pts, "devpts", flags, f"{options},gid=5"))
+    except SandboxError:  # group tty is not mapped in a user namespace
+        stack.enter_context(mounted("devpts", pts, "devpts", flags, options))
+
+
+def _last(lines: Sequence[str], prefix: str) -> int:
+    """The index of the last line that starts with a prefix, else the number of lines."""
+    return max((n for n, text in enumerate(lines) if text.startswith(prefix)), default=len(lines))
+
+
+def shell(root_dir: Path, *, bus: Bus | None = None, environ: Mapping[str, str] | None = None) -> int:
+    """Enter a root and open /bin/sh in it on this terminal, as after a failed build; returns its status."""
+    agent = os.environ if environ is None else environ
+    with enter(root_dir, bus=bus or Bus(), environ=agent) as inside:
+        return inside.shell()

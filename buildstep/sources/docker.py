@@ -1,0 +1,148 @@
+"""docker://HOST[:PORT]/NAME[:TAG|@DIGEST]. An image in a registry, pulled layer by layer.
+
+Layers come several at once, and the lowest is applied while it and the others still arrive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import ClassVar, Self
+
+from buildstep.clients import Http, HttpOptions, translated
+from buildstep.clients.credentials import credentials_for
+from buildstep.clients.download import Downloaded, Follower, Progress
+from buildstep.clients.ocispec import (
+    Descriptor,
+    OciImage,
+    Platform,
+    applier,
+    apply_layers,
+    describe,
+    document,
+)
+from buildstep.clients.registry import Reference, RegistryClient
+from buildstep.errors import ImageError
+from buildstep.events import Bus
+from buildstep.interfaces import Identity, SourceContext, SourceImage
+
+PARALLEL = 5
+
+
+class Docker:
+    """environ: has credentials and proxies, BUILDSTEP_PLATFORM where it is not the agent's own, and
+    BUILDSTEP_INSECURE_REGISTRIES (HOST[:PORT],...), which are spoken to without TLS.
+    """
+
+    scheme: ClassVar[str] = "docker"
+
+    def __init__(
+        self, environ: Mapping[str, str] = os.environ, *, options: HttpOptions | None = None
+    ) -> None:
+        self._environ = environ
+        self._options = options
+        self._digests: dict[str, str] = {}
+        """What each locator was found to mean, so that `fetch` gets what `identify` told of."""
+
+    @contextlib.contextmanager
+    def _client(self, locator: str, bus: Bus | None) -> Iterator[RegistryClient]:
+        ref = Reference.parse(locator)
+        insecure = ref.host in self._environ.get("BUILDSTEP_INSECURE_REGISTRIES", "").split(",")
+        options = self._options or HttpOptions.of(self._environ)
+        with translated(ImageError), Http(environ=self._environ, options=options, bus=bus) as http:
+            yield RegistryClient(
+                ref,
+                http=http,
+                credentials=credentials_for(ref.host, self._environ),
+                plain=True if insecure else None,
+            )
+
+    def _platform(self) -> Platform:
+        named = self._environ.get("BUILDSTEP_PLATFORM", "")
+        return Platform.parse(named) if named else Platform.here()
+
+    def identify(self, locator: str, hasher: Callable[[Path], str]) -> Identity:
+        del hasher
+        ref = Reference.parse(locator)
+        digest = ref.digest
+        if not digest:
+            with self._client(locator, None) as client:
+                found = client.resolve(ref.tag)
+            if found is None:
+                raise ImageError(f"there is no image {ref}", hint="is the tag right? are credentials needed?")
+            digest = found.digest
+        self._digests[locator] = digest
+        return Identity(key=f"docker:{digest}:{self._platform()}", label=str(ref))
+
+    def fetch(self, locator: str, into: Path, context: SourceContext) -> SourceImage:
+        apply = applier(context)
+        ref = Reference.parse(locator)
+        with self._client(locator, context.bus) as client:
+            image = client.image(self._digests.get(locator, ref.wanted), self._platform())
+            config = document(client.read(image.config), f"{ref} config")
+            with _Pull(client, image, context.cache) as pull:
+                entries = apply_layers([pull.layer(i) for i in range(len(image.layers))], into, apply)
+            pull.forget()
+        return SourceImage(
+            manifest=describe(image, config, ref.repository.rpartition("/")[2]),
+            inputs={"registry": str(ref), "digest": image.manifest.digest},
+            entries=entries,
+            config=config,
+        )
+
+
+class _Pull:
+    """The layers of an image on their way here."""
+
+    def __init__(self, client: RegistryClient, image: OciImage, cache: Path) -> None:
+        self._layers = image.layers
+        self._paths = [cache / f"sha256-{layer.hex}" for layer in image.layers]
+        self._progress: dict[str, Progress] = {layer.digest: Progress() for layer in image.layers}
+        self._client = client
+        self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="pull")
+        self._jobs: dict[str, Future[Downloaded]] = {}
+
+    def __enter__(self) -> Self:
+        self._client.authorize("pull")
+        for layer, path in zip(self._layers, self._paths, strict=True):
+            if layer.digest not in self._jobs:
+                self._jobs[layer.digest] = self._pool.submit(self._fetch, layer, path)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if exc[0] is not None:
+            self._client.http.stop()
+        self._pool.shutdown(wait=True)
+
+    def _fetch(self, layer: Descriptor, path: Path) -> Downloaded:
+        return self._client.fetch(layer, path, progress=self._progress[layer.digest])
+
+    @contextlib.contextmanager
+    def layer(self, index: int) -> Iterator[_Layer]:
+        digest = self._layers[index].digest
+        follower = Follower(self._progress[digest])
+        try:
+            yield _Layer(follower, self._jobs[digest])
+        finally:
+            follower.close()
+
+    def forget(self) -> None:
+        """The store has the tree now; after a failure the layers stay for the next run."""
+        for path in self._paths:
+            path.unlink(missing_ok=True)
+
+
+class _Layer:
+    def __init__(self, follower: Follower, job: Future[Downloaded]) -> None:
+        self._follower, self._job = follower, job
+
+    def read(self, size: int = -1, /) -> bytes:
+        return self._follower.read(size)
+
+    def prove(self) -> None:
+        # First to the end: the download waits for nobody, but its result only comes when it is done.
+        self._follower.prove(self._job.result())

@@ -1,0 +1,65 @@
+"""oci:PATH[:TAG]. An image in an OCI layout, a directory or an archive, as buildah, skopeo or umoci write it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from buildstep.clients.ocilayout import Layout, open_layout
+from buildstep.clients.ocispec import Platform, applier, apply_layers, describe, document
+from buildstep.errors import ImageError
+from buildstep.interfaces import Identity, SourceContext, SourceImage
+
+
+class Oci:
+    """environ: BUILDSTEP_PLATFORM may name another platform than the agent's."""
+
+    scheme: ClassVar[str] = "oci"
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        self._environ = environ
+
+    def _platform(self) -> Platform:
+        named = self._environ.get("BUILDSTEP_PLATFORM", "")
+        return Platform.parse(named) if named else Platform.here()
+
+    def identify(self, locator: str, hasher: Callable[[Path], str]) -> Identity:
+        del hasher  # a layout names its content by digest
+        layout, tag = _open(locator)
+        image = layout.image(layout.find(tag), self._platform())
+        return Identity(key=f"oci:{image.manifest.digest}", label=f"oci:{Path(locator).name}")
+
+    def fetch(self, locator: str, into: Path, context: SourceContext) -> SourceImage:
+        apply = applier(context)
+        layout, tag = _open(locator)
+        image = layout.image(layout.find(tag), self._platform())
+        config = document(layout.read(image.config), f"{layout.label} config")
+        entries = apply_layers([layout.open(layer) for layer in image.layers], into, apply)
+        name = re.sub(r"(\.oci)?\.tar$", "", Path(_path_and_tag(locator)[0]).name) or "base"
+        return SourceImage(
+            manifest=describe(image, config, name),
+            inputs={
+                "layout": str(Path(_path_and_tag(locator)[0]).absolute()),
+                "digest": image.manifest.digest,
+            },
+            entries=entries,
+            config=config,
+        )
+
+
+def _path_and_tag(locator: str) -> tuple[str, str]:
+    """A path may have colons itself: the longest one that exists is meant."""
+    if Path(locator).exists():
+        return locator, ""
+    path, colon, tag = locator.rpartition(":")
+    if colon and path and Path(path).exists():
+        return path, tag
+    raise ImageError(f"there is no OCI layout {locator}", hint="oci:PATH[:TAG], PATH a directory or archive")
+
+
+def _open(locator: str) -> tuple[Layout, str]:
+    path, tag = _path_and_tag(locator)
+    return open_layout(Path(path), f"oci:{Path(path).name}"), tag

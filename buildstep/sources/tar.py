@@ -1,0 +1,32 @@
+"""tar:FILE. A root file system as a tar archive: plain, gzip, xz, bzip2 or zstd, told by its content."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+from buildstep.errors import ImageError
+from buildstep.interfaces import Identity, SourceContext, SourceImage
+
+
+class Tar:
+    scheme: ClassVar[str] = "tar"
+
+    def identify(self, locator: str, hasher: Callable[[Path], str]) -> Identity:
+        path = Path(locator)
+        try:
+            digest = hasher(path)
+        except OSError as error:
+            raise ImageError(f"cannot read the base image {locator}: {error.strerror}") from error
+        return Identity(key=f"tar:sha256:{digest}", label=f"tar:{path.name}")
+
+    def fetch(self, locator: str, into: Path, context: SourceContext) -> SourceImage:
+        path = Path(locator)
+        with path.open("rb") as stream:
+            entries = context.unpack(stream, into)
+        name = re.sub(r"\.(tar|tgz|txz|tbz2?|tzst)?(\.(gz|xz|zst|bz2))?$", "", path.name) or "base"
+        return SourceImage(
+            manifest={"name": name, "version": "0"}, inputs={"file": str(path.absolute())}, entries=entries
+        )

@@ -1,0 +1,375 @@
+"""A tar writer: ustar headers where they suffice, pax records where they do not.
+
+Format: POSIX.1-2017 pax and ustar; GNU tar's manual for GNU.sparse 1.0; star's SCHILY.xattr and SCHILY.acl
+keywords. There are no user and group names and no times in pax records, so that the same tree always
+gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Protocol
+
+from buildstep.filelist import Entry, Xattrs
+
+BLOCK = 512
+END = bytes(2 * BLOCK)
+"""What ends an archive."""
+
+WHITEOUT = b".wh."
+OPAQUE = b".wh..wh..opq"
+
+Extents = Sequence[tuple[int, int]]
+"""The (offset, length) pieces of a sparse file that hold data, in order; offsets in whole blocks."""
+
+_MAX_ID = 0o7777777
+_MAX_SIZE = 0o77777777777
+_TYPES = {"f": b"0", "l": b"2", "c": b"3", "b": b"4", "d": b"5", "p": b"6"}
+_MAGIC = b"ustar\x0000" + bytes(64)
+_NO_DEVICE = b"0000000\x000000000\x00"
+_ACLS = {
+    b"system.posix_acl_access": b"SCHILY.acl.access",
+    b"system.posix_acl_default": b"SCHILY.acl.default",
+}
+
+
+def padding(size: int) -> bytes:
+    """The zero bytes that follow content of this size."""
+    return bytes(-size % BLOCK)
+
+
+# -- ustar ----------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=4096)
+def _owner(mode: int, uid: int, gid: int) -> bytes:
+    return b"%07o\0%07o\0%07o\0" % (mode, uid, gid)
+
+
+@lru_cache(maxsize=16)
+def _plain_tail(typeflag: bytes) -> tuple[bytes, int]:
+    """All after the checksum of an entry without link, device and prefix, and the sum of its bytes."""
+    tail = typeflag + bytes(100) + _MAGIC + _NO_DEVICE + bytes(155 + 12)
+    return tail, sum(tail)
+
+
+def _ustar(
+    name: bytes,
+    owner: bytes,
+    size: int,
+    mtime: int,
+    typeflag: bytes,
+    *,
+    link: bytes = b"",
+    device: bytes = _NO_DEVICE,
+    prefix: bytes = b"",
+) -> bytes:
+    head = b"%b%b%011o\0%011o\0" % (name.ljust(100, b"\0"), owner, size, mtime)
+    if link or prefix or device is not _NO_DEVICE:
+        tail = typeflag + link.ljust(100, b"\0") + _MAGIC + device + prefix.ljust(155, b"\0") + bytes(12)
+        total = sum(tail)
+    else:
+        tail, total = _plain_tail(typeflag)
+    # The checksum is the sum of all bytes, its own field taken as spaces. Adler-32's low half is that
+    # sum plus one, modulo 65521, which 148 bytes cannot reach; it is many times faster than sum().
+    total += (zlib.adler32(head) & 0xFFFF) + 255
+    return b"%b%06o\0 %b" % (head, total, tail)
+
+
+def _split(name: bytes) -> tuple[bytes, bytes] | None:
+    """(prefix, name) as ustar can hold them, or None when it cannot."""
+    if len(name) <= 100:
+        return b"", name
+    if len(name) > 256:
+        return None
+    # The slash between the two is not stored; a directory's last one stays with the name.
+    slash = name.find(b"/", len(name) - 101, len(name) - 1)
+    if slash < 1 or slash > 155:
+        return None
+    return name[:slash], name[slash + 1 :]
+
+
+def big_size_header(name: bytes, size: int) -> bytes:
+    """A regular file's header (0644, root, time 0) in one block whatever the size.
+
+    From 8 GiB on the size is a GNU base-256 number, for a header that has its place before its size is
+    known and cannot grow by a pax record.
+    """
+    assert len(name) <= 100
+    owner = _owner(0o644, 0, 0)
+    if size <= _MAX_SIZE:
+        return _ustar(name, owner, size, 0, b"0")
+    number = b"\x80" + size.to_bytes(11, "big")
+    head = name.ljust(100, b"\0") + owner + number + b"%011o\0" % 0
+    tail, _ = _plain_tail(b"0")
+    return b"%b%06o\0 %b" % (head, sum(head) + sum(tail) + 256, tail)
+
+
+# -- pax ------------------------------------------------------------------------------------------------
+
+
+def pax_record(key: bytes, value: bytes) -> bytes:
+    """`length key=value\\n`, where the length counts its own digits."""
+    rest = len(key) + len(value) + 3
+    length = rest + len(str(rest))
+    if len(str(length)) != len(str(rest)):
+        length = rest + len(str(length))
+    return b"%d %b=%b\n" % (length, key, value)
+
+
+def _pax_header(records: Sequence[tuple[bytes, bytes]]) -> bytes:
+    body = b"".join(pax_record(key, value) for key, value in records)
+    head = _ustar(b"././@PaxHeader", _owner(0o644, 0, 0), len(body), 0, b"x")
+    return head + body + padding(len(body))
+
+
+def xattr_key(name: bytes) -> bytes:
+    """The pax keyword of an extended attribute; `=` and `%` in a name are written as GNU tar does."""
+    if b"=" in name or b"%25" in name or b"%3D" in name:
+        name = name.replace(b"%", b"%25").replace(b"=", b"%3D")
+    return b"SCHILY.xattr." + name
+
+
+def xattr_name(key: bytes) -> bytes:
+    """The extended attribute's name in a SCHILY.xattr keyword's last part."""
+    return key.replace(b"%3D", b"=").replace(b"%25", b"%")
+
+
+def _xattr_records(xattrs: Xattrs, *, acl_text: bool) -> list[tuple[bytes, bytes]]:
+    records = []
+    for name, value in xattrs:
+        if acl_text and name in _ACLS:
+            text = acl_to_text(value)
+            if text is not None:
+                records.append((_ACLS[name], text))
+                continue
+        records.append((xattr_key(name), value))
+    return records
+
+
+# -- access control lists -------------------------------------------------------------------------------
+
+# acl(5) and linux/posix_acl_xattr.h: a version, then (tag, permissions, id) of each entry, little endian.
+_ACL_VERSION = struct.pack("<I", 2)
+_ACL_ENTRY = struct.Struct("<HHI")
+_ACL_NO_ID = 0xFFFFFFFF
+_ACL_TAGS = {
+    0x01: b"user",
+    0x02: b"user",
+    0x04: b"group",
+    0x08: b"group",
+    0x10: b"mask",
+    0x20: b"other",
+}
+_ACL_NAMED = {0x02: b"user", 0x08: b"group"}
+
+
+def acl_to_text(value: bytes) -> bytes | None:
+    """The text of a posix_acl extended attribute, ids as numbers; None when it is not one.
+
+    A named entry ends with its id once more, as star has it: libarchive looks names up otherwise, and
+    GNU tar leaves the fourth field out.
+    """
+    if value[:4] != _ACL_VERSION or (len(value) - 4) % _ACL_ENTRY.size:
+        return None
+    rows = []
+    for tag, bits, ident in _ACL_ENTRY.iter_unpack(value[4:]):
+        if tag not in _ACL_TAGS or bits > 7 or (tag in _ACL_NAMED) == (ident == _ACL_NO_ID):
+            return None
+        letters = bytes(letter if bits & bit else 0x2D for letter, bit in zip(b"rwx", (4, 2, 1), strict=True))
+        if tag in _ACL_NAMED:
+            rows.append(b"%b:%d:%b:%d" % (_ACL_TAGS[tag], ident, letters, ident))
+        else:
+            rows.append(b"%b::%b" % (_ACL_TAGS[tag], letters))
+    return b",".join(rows)
+
+
+def acl_from_text(text: bytes) -> bytes:
+    """The extended attribute's value for SCHILY.acl text with numeric ids. Raises ValueError."""
+    found = []
+    for row in text.replace(b"\n", b",").split(b","):
+        fields = [field.strip() for field in row.partition(b"#")[0].split(b":")]
+        if fields == [b""]:
+            continue
+        if len(fields) not in (3, 4) or fields[0] not in (b"user", b"group", b"mask", b"other"):
+            raise ValueError(f"the ACL entry {row!r} is not understood")
+        kind, who, letters = fields[:3]
+        named = bool(who) and kind in (b"user", b"group")
+        # With a fourth field `who` may be a name that means nothing here.
+        ident = int(fields[3] if len(fields) == 4 else who) if named else _ACL_NO_ID
+        tag = min(t for t, k in _ACL_TAGS.items() if k == kind and (t in _ACL_NAMED) == named)
+        bits = sum(bit for letter, bit in ((b"r", 4), (b"w", 2), (b"x", 1)) if letter in letters)
+        found.append((tag, ident, _ACL_ENTRY.pack(tag, bits, ident)))
+    return _ACL_VERSION + b"".join(packed for _, _, packed in sorted(found))
+
+
+# -- entries --------------------------------------------------------------------------------------------
+
+
+def content_size(entry: Entry, extents: Extents | None = None) -> int:
+    """Bytes of content that follow an entry's header, padding apart; a sparse map is in the header."""
+    if entry.kind != "f" or entry.first:
+        return 0
+    return entry.size if extents is None else sum(length for _, length in extents)
+
+
+def _sparse_map(extents: Extents, size: int) -> bytes:
+    rows = list(extents)
+    assert all(offset % BLOCK == 0 for offset, _ in rows)
+    assert all(length % BLOCK == 0 for _, length in rows[:-1])
+    if not rows or sum(rows[-1]) < size:
+        rows.append((size, 0))  # how GNU tar tells of a hole at the end
+    text = b"%d\n" % len(rows) + b"".join(b"%d\n%d\n" % row for row in rows)
+    return text + padding(len(text))
+
+
+def header(
+    entry: Entry, *, epoch: int | None, extents: Extents | None = None, acl_text: bool = False
+) -> bytes:
+    """All that comes before an entry's content. epoch: the latest mtime (s) to write, None for no limit.
+
+    extents: given for a sparse file only. acl_text: write ACLs as SCHILY.acl text, which GNU tar and
+    bsdtar restore, not as extended attributes, which OCI tools restore. Sockets have no place in a tar.
+    """
+    kind = entry.kind
+    mtime = entry.mtime // 1_000_000_000
+    if epoch is not None and mtime > epoch:
+        mtime = epoch
+    mtime = min(max(mtime, 0), _MAX_SIZE)
+    name = entry.path if kind != "d" else entry.path + b"/" if entry.path else b"./"
+    size = entry.size if kind == "f" and not entry.first else 0
+    if (  # nearly every file and directory of nearly every image
+        kind in ("f", "d")
+        and len(name) <= 100
+        and not entry.xattrs
+        and not entry.first
+        and extents is None
+        and entry.uid <= _MAX_ID
+        and entry.gid <= _MAX_ID
+        and size <= _MAX_SIZE
+    ):
+        owner = _owner(entry.mode, entry.uid, entry.gid)
+        return _ustar(name, owner, size, mtime, b"0" if kind == "f" else b"5")
+    return _full_header(entry, name, size, mtime, extents, acl_text=acl_text)
+
+
+def _full_header(
+    entry: Entry, name: bytes, size: int, mtime: int, extents: Extents | None, *, acl_text: bool
+) -> bytes:
+    records: list[tuple[bytes, bytes]] = []
+    body = b""
+    link = entry.first or entry.target
+    split: tuple[bytes, bytes] | None
+    if extents is not None:
+        body = _sparse_map(extents, entry.size)
+        records += [
+            (b"GNU.sparse.major", b"1"),
+            (b"GNU.sparse.minor", b"0"),
+            (b"GNU.sparse.name", name),
+            (b"GNU.sparse.realsize", b"%d" % entry.size),
+        ]
+        size = len(body) + content_size(entry, extents)
+        # A reader that knows nothing of sparse files must not take map and data for the file.
+        split = (b"", (b"GNUSparseFile.0/" + name.rpartition(b"/")[2])[:100])
+    else:
+        split = _split(name)
+    if split is None:
+        records.append((b"path", name))
+        split = (b"", name[:100])
+    if len(link) > 100:
+        records.append((b"linkpath", link))
+        link = link[:100]
+    records += [
+        (key, b"%d" % value)
+        for key, value, limit in (
+            (b"uid", entry.uid, _MAX_ID),
+            (b"gid", entry.gid, _MAX_ID),
+            (b"size", size, _MAX_SIZE),
+        )
+        if value > limit
+    ]
+    if any(not _is_utf8(value) for _, value in records):
+        # Without it pax text is UTF-8, and a reader may refuse or change the name.
+        records.insert(0, (b"hdrcharset", b"BINARY"))
+    records += _xattr_records(entry.xattrs, acl_text=acl_text)
+    device = _NO_DEVICE
+    if entry.kind in "cb":
+        device = b"%07o\0%07o\0" % entry.rdev
+    owner = _owner(
+        entry.mode,
+        entry.uid if entry.uid <= _MAX_ID else 0,
+        entry.gid if entry.gid <= _MAX_ID else 0,
+    )
+    typeflag = b"1" if entry.first else _TYPES[entry.kind]
+    size = size if size <= _MAX_SIZE else 0
+    block = _ustar(split[1], owner, size, mtime, typeflag, link=link, device=device, prefix=split[0])
+    return (_pax_header(records) if records else b"") + block + body
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def whiteout(path: bytes) -> Entry:
+    """The entry that removes `path` of a lower layer (OCI image-spec, layer.md)."""
+    parent, slash, name = path.rpartition(b"/")
+    return Entry(path=parent + slash + WHITEOUT + name, kind="f", mode=0o644, uid=0, gid=0)
+
+
+# -- a stream of entries --------------------------------------------------------------------------------
+
+
+class Out(Protocol):
+    """Where the archive goes: told where each entry begins, then given its bytes."""
+
+    def boundary(self, path: bytes, size: int, header: int = 512) -> None: ...
+
+    def write(self, data: bytes | memoryview) -> None: ...
+
+
+class TarWriter:
+    """Writes entries, in the order given, and pads and ends the archive. Shaped like a Sink."""
+
+    def __init__(self, out: Out, *, epoch: int | None, acl_text: bool = False) -> None:
+        self._out = out
+        self._epoch = epoch
+        self._acl_text = acl_text
+        self._left = 0
+        self._pad = b""
+
+    def begin(self, entry: Entry) -> None:
+        """Write an entry's header; exactly its content must follow by `data`."""
+        head = header(entry, epoch=self._epoch, acl_text=self._acl_text)
+        self._start(entry, head, content_size(entry))
+
+    def begin_sparse(self, entry: Entry, extents: Extents) -> None:
+        """The same for a file with holes; what must follow is what `extents` tell of."""
+        head = header(entry, epoch=self._epoch, extents=extents, acl_text=self._acl_text)
+        self._start(entry, head, content_size(entry, extents))
+
+    def _start(self, entry: Entry, head: bytes, size: int) -> None:
+        self._out.boundary(entry.path, size, len(head))
+        self._out.write(head)
+        self._left = size
+        self._pad = padding(size) if size else b""
+
+    def data(self, offset: int, chunk: bytes) -> None:  # noqa: ARG002  (the order says it)
+        self._left -= len(chunk)
+        self._out.write(chunk)
+
+    def end(self, entry: Entry) -> None:
+        """The entry is complete."""
+        assert not self._left, f"{entry.path!r}: {self._left} bytes of content are missing"
+        if self._pad:
+            self._out.write(self._pad)
+
+    def finish(self) -> None:
+        """Write what ends an archive."""
+        self._out.write(END)

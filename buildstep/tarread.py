@@ -1,0 +1,225 @@
+"""Tar members as entries: names, times and attributes exactly, odd ones told, nothing written yet."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import tarfile
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import IO, cast
+
+from buildstep import filelist
+from buildstep.decompress import Decompressed
+from buildstep.errors import ImageError
+from buildstep.filelist import Entry
+from buildstep.tarfmt import Extents, acl_from_text, xattr_name
+
+_KINDS = {
+    tarfile.REGTYPE: "f",
+    tarfile.AREGTYPE: "f",
+    tarfile.CONTTYPE: "f",
+    tarfile.GNUTYPE_SPARSE: "f",
+    tarfile.DIRTYPE: "d",
+    tarfile.SYMTYPE: "l",
+    tarfile.CHRTYPE: "c",
+    tarfile.BLKTYPE: "b",
+    tarfile.FIFOTYPE: "p",
+}
+_EXTENSIONS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+_MAX_EXTENSION = 16 << 20
+"""Bytes of pax records that one member may have; tarfile takes them into memory."""
+
+_MAX_NAME = 255
+_MAX_PATH = 4095
+_ACLS = {
+    "SCHILY.acl.access": b"system.posix_acl_access",
+    "SCHILY.acl.default": b"system.posix_acl_default",
+}
+_PLAIN_ACL = 4 + 3 * 8
+"""Bytes of an ACL that says no more than the mode; the kernel does not keep one."""
+
+
+class MemberFault(Exception):
+    """A member that must not be extracted; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One member. link: the path that a hard link names, else None. extents: where content goes."""
+
+    entry: Entry
+    link: bytes | None
+    extents: Extents
+
+
+def members(source: Decompressed, *, end_mark: bool = True) -> Iterator[tarfile.TarInfo]:
+    """The raw members of a tar. The content of each may be read from `source` before the next.
+
+    end_mark: whether an archive must have one, as proof that it is complete. Raises ImageError for
+    what is not a tar, is damaged or cut short.
+    """
+    try:
+        archive = tarfile.TarFile(
+            fileobj=cast(IO[bytes], source),
+            tarinfo=_Info,
+            encoding="utf-8",
+            errors="surrogateescape",
+        )
+        while (info := archive.next()) is not None:
+            archive.members.clear()  # it would keep every one
+            yield info
+    except (tarfile.ReadError, ValueError, IndexError, OverflowError) as error:
+        # All but the first are what tarfile does with numbers that are none.
+        raise ImageError(f"the archive is damaged: {error}") from error
+    # tarfile reads a block past its offset when it finds the mark, and none at the end of the data.
+    if end_mark and source.tell() <= archive.offset:  # type: ignore[attr-defined]
+        raise ImageError(
+            "the archive has no end mark",
+            hint="it was cut short; copy or make it again",
+        )
+    source.drain()
+
+
+class _Info(tarfile.TarInfo):
+    """tarfile takes a damaged header in the middle for the end; for us it is an error."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Info:
+        try:
+            info = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf and buf.count(0) != len(buf):
+                raise ImageError(f"the archive is damaged or not a tar: {error}") from error
+            raise
+        if info.type in _EXTENSIONS and info.size > _MAX_EXTENSION:
+            raise ImageError(f"the archive has a header of {info.size} bytes")
+        return info
+
+
+def raw(text: str) -> bytes:
+    """A name's bytes as they are in the archive."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def clean_path(name: bytes) -> bytes:
+    """A member's name as a path in a tree, without `./` and such. Raises MemberFault."""
+    if name.startswith(b"/"):
+        raise MemberFault("an absolute name")
+    parts = [part for part in name.split(b"/") if part not in (b"", b".")]
+    if b".." in parts:
+        raise MemberFault("a name with ..")
+    if b"\0" in name:
+        raise MemberFault("a name with a NUL byte")
+    path = b"/".join(parts)
+    if len(path) > _MAX_PATH or any(len(part) > _MAX_NAME for part in parts):
+        raise MemberFault("a name that is too long for a file system")
+    return path
+
+
+def parse(info: tarfile.TarInfo) -> Member:
+    """A member as an entry, its content unread. Raises MemberFault."""
+    path = clean_path(raw(info.name))
+    if info.type == tarfile.LNKTYPE:
+        try:
+            link = clean_path(raw(info.linkname))
+        except MemberFault as fault:
+            raise MemberFault(f"a hard link to {info.linkname!r}, {fault}") from None
+        return Member(Entry(path, "f", 0, 0, 0), link, ())
+    kind = _KINDS.get(info.type)
+    if kind is None:
+        raise MemberFault(f"a member of the unknown type {info.type!r}")
+    for value, what in ((info.uid, "uid"), (info.gid, "gid")):
+        if not 0 <= value < 2**32 - 1:
+            raise MemberFault(f"the {what} {value}")
+    entry = Entry(
+        path=path,
+        kind=kind,
+        mode=0o777 if kind == "l" else info.mode & 0o7777,
+        uid=info.uid,
+        gid=info.gid,
+        mtime=_mtime(info),
+        xattrs=_xattrs(info.pax_headers),
+    )
+    extents: Extents = ()
+    if kind == "f":
+        entry.size = info.size
+        extents = _extents(info)
+    elif kind == "l":
+        entry.target = raw(info.linkname)
+        if not entry.target or b"\0" in entry.target or len(entry.target) > _MAX_PATH:
+            raise MemberFault("a symbolic link to a name that cannot be")
+    elif kind in "cb":
+        entry.rdev = (info.devmajor, info.devminor)
+        if not (0 <= info.devmajor < 1 << 12 and 0 <= info.devminor < 1 << 20):
+            raise MemberFault(f"the device number {info.devmajor}:{info.devminor}")
+        if entry.rdev == (0, 0) and kind == "c":
+            # overlayfs(5): in a lower layer it hides what is below it.
+            raise MemberFault("the device 0:0, which means a removed file to overlayfs")
+    return Member(entry, None, extents)
+
+
+def _extents(info: tarfile.TarInfo) -> Extents:
+    sparse = cast("list[tuple[int, int]] | None", getattr(info, "sparse", None))
+    if info.size < 0:
+        raise MemberFault(f"a size of {info.size}")
+    if sparse is None:
+        return ((0, info.size),) if info.size else ()
+    end = 0
+    for offset, length in sparse:
+        if offset < end or length < 0 or offset + length > info.size:
+            raise MemberFault("a sparse map that does not fit the file")
+        end = offset + length
+    return tuple((offset, length) for offset, length in sparse if length)
+
+
+def _mtime(info: tarfile.TarInfo) -> int:
+    """Nanoseconds; exactly, where tarfile's float is not."""
+    text = info.pax_headers.get("mtime")
+    if text is None:
+        return int(info.mtime) * 1_000_000_000
+    whole, _, part = text.partition(".")
+    try:
+        seconds = int(whole or "0")
+        nanoseconds = int((part + "000000000")[:9])
+    except ValueError:
+        raise MemberFault(f"the time {text!r}") from None
+    if whole.startswith("-"):
+        nanoseconds = -nanoseconds
+    value = seconds * 1_000_000_000 + nanoseconds
+    return min(max(value, -(2**62)), 2**62)
+
+
+def _xattrs(headers: Mapping[str, str]) -> filelist.Xattrs:
+    """The attributes that belong to an image, sorted, from the keywords of star, GNU tar and bsdtar."""
+    found: dict[bytes, bytes] = {}
+    try:
+        for key, value in headers.items():
+            if key.startswith("LIBARCHIVE.xattr."):
+                name = urllib.parse.unquote_to_bytes(key[17:])
+                padded = value + "=" * (-len(value) % 4)
+                found.setdefault(name, base64.b64decode(padded, validate=True))
+            elif key.startswith("SCHILY.xattr."):
+                found[xattr_name(raw(key[13:]))] = raw(value)
+            elif key in _ACLS:
+                acl = acl_from_text(raw(value))
+                if key.endswith("default") or len(acl) != _PLAIN_ACL:
+                    found[_ACLS[key]] = acl
+    except (ValueError, binascii.Error) as error:
+        raise MemberFault(f"attributes that are not understood: {error}") from None
+    for name in found:
+        if not name or b"\0" in name or len(name) > _MAX_NAME:
+            raise MemberFault(f"an attribute called {os.fsdecode(name)!r}")
+    return tuple(
+        (name, found[name])
+        for name in sorted(found)
+        if not filelist._SKIPPED_XATTRS.match(name)
+    )

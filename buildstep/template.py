@@ -1,0 +1,67 @@
+"""Manifests as Jinja2 templates, and the build stamp that names a version in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+from buildstep.errors import Fault, SpecError
+
+GitFacts = Mapping[str, object]
+
+
+def stamp(git: GitFacts, moment: datetime) -> str:
+    """`<branch>-<YYYYMMDDTHHMMSSZ>-g<short>[-dirty]`, as the Triton build tools write it.
+
+    A branch may be called feature/x, but this becomes a version and that a file name, so whatever
+    a version cannot hold becomes a dash.
+    """
+    branch = re.sub(r"[^A-Za-z0-9._+-]", "-", str(git["branch"]))
+    dirty = "-dirty" if git.get("dirty") else ""
+    return f"{branch}-{moment.astimezone(UTC):%Y%m%dT%H%M%SZ}-g{git['short']}{dirty}"
+
+
+def render(
+    template: str,
+    *,
+    source: str,
+    git: Callable[[], GitFacts] | None,
+    moment: datetime,
+    environ: Mapping[str, str],
+    defines: Mapping[str, str],
+) -> str:
+    """A template's text, given `stamp`, `git`, `env` and the defines; a define wins over the rest.
+
+    git: asked only if the template uses `git` or `stamp`; None where there is no repository.
+    Errors: SpecError for bad syntax (with its line) and for every name that is not given.
+    """
+    # Jinja2 costs more to import than most commands take.
+    from jinja2 import (
+        StrictUndefined,
+        TemplateError,
+        TemplateSyntaxError,
+        UndefinedError,
+        meta,
+    )
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    # A sandbox, because an agent renders the templates of changes that nobody has read yet.
+    jinja = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+    given: dict[str, object] = {"env": dict(environ), **defines}
+    try:
+        used = meta.find_undeclared_variables(jinja.parse(template))
+        wanted = (used & {"git", "stamp"}) - given.keys()
+        if wanted and git is not None:
+            facts = git()
+            given = {"git": facts, "stamp": stamp(facts, moment)} | given
+        return jinja.from_string(template).render(given)
+    except TemplateSyntaxError as error:
+        fault = Fault(where=f"line {error.lineno}", message=error.message or "bad template")
+    except UndefinedError as error:
+        fault = Fault(where="template", message=str(error), hint="give it with -D NAME=VALUE")
+    except TemplateError as error:
+        fault = Fault(where="template", message=error.message or str(error))
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        fault = Fault(where="template", message=f"{type(error).__name__}: {error}")
+    raise SpecError(source, [fault])

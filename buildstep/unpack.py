@@ -1,0 +1,419 @@
+"""Checked extraction of a tar archive, compressed or not, into a private directory.
+
+An archive is somebody else's word: nothing of it is written outside the directory, through a link that
+it made itself, or beyond the limits, and every refusal is told in one error. The caller discards the
+directory after an error. A member that comes twice replaces what came before, as in tar; a directory
+that comes twice keeps its content and takes the later metadata.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import stat
+import tarfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+from buildstep.decompress import Decompressed
+from buildstep.errors import ImageError
+from buildstep.events import Bus
+from buildstep.filelist import TYPE_BITS, Entry, FileList, link_groups
+from buildstep.fsutil import CHUNK, remove_tree, write_all
+from buildstep.readpass import ContentHash, shown
+from buildstep.tarfmt import OPAQUE, WHITEOUT
+from buildstep.tarread import Member, MemberFault, members, parse, raw
+
+_ACCESS_ACL = "system.posix_acl_access"
+_DEFAULT_ACL = "system.posix_acl_default"
+_THREADED = 4 * CHUNK
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What an archive may ask for. size: bytes of all files as they read, holes with them.
+
+    ratio: content to compressed size, once the content is over 1 GiB; 0 for no limit.
+    """
+
+    entries: int = 10_000_000
+    devices: int = 4096
+    size: int = 1 << 42
+    ratio: int = 250
+    faults_shown: int = 20
+
+
+_LIMITS = Limits()
+
+
+def unpack(
+    stream: IO[bytes],
+    into: Path,
+    *,
+    privileged: bool,
+    limits: Limits = _LIMITS,
+    bus: Bus | None = None,
+) -> FileList:
+    """Extract an archive into an empty directory; returns the true entries, hashed.
+
+    privileged: owners, device nodes and all attributes are set. Otherwise they are only told in the
+    result: files get u+rw, directories u+rwx, and devices are left out. Raises ImageError, with every
+    refusal, and ToolMissing for zstd without its library.
+    """
+    job = _Extraction(into, {}, privileged=privileged, limits=limits, bus=bus, layer=False)
+    return job.run(stream)
+
+
+def apply_layer(
+    stream: IO[bytes],
+    into: Path,
+    entries: FileList,
+    *,
+    privileged: bool,
+    limits: Limits = _LIMITS,
+    bus: Bus | None = None,
+) -> FileList:
+    """Lay an OCI layer over a directory that holds `entries`; returns the entries of the result.
+
+    Whiteouts and opaque directories remove what lower layers had, wherever in the layer they stand
+    (OCI image-spec, layer.md). Otherwise as `unpack`, but for the end mark, which some tools that write
+    layers leave out: the caller compares the layer's digest.
+    """
+    job = _Extraction(into, dict(entries), privileged=privileged, limits=limits, bus=bus, layer=True)
+    return job.run(stream)
+
+
+class _Extraction:
+    def __init__(
+        self,
+        into: Path,
+        found: FileList,
+        *,
+        privileged: bool,
+        limits: Limits,
+        bus: Bus | None,
+        layer: bool,
+    ) -> None:
+        self._top = os.fsencode(into)
+        self._found = {path: replace(entry) for path, entry in found.items()}
+        self._found.setdefault(b"", Entry(b"", "d", 0o755, 0, 0))
+        self._privileged = privileged
+        self._limits = limits
+        self._bus = bus
+        self._layer = layer
+        self._new: set[bytes] = set()
+        self._touched: set[bytes] = {b""}
+        self._links: dict[bytes, int] = {}
+        self._count = itertools.count()
+        self._faults: list[str] = []
+        self._fault_count = 0
+        self._members = 0
+        self._devices = 0
+        self._size = 0
+        self._late: list[tuple[Entry, ContentHash]] = []
+        self._unkept: set[bytes] = set()
+        for path, entry in self._found.items():
+            if entry.first:
+                number = self._links.setdefault(entry.first, next(self._count))
+                self._links[path] = number
+
+    def run(self, stream: IO[bytes]) -> FileList:
+        try:
+            with Decompressed(stream, ratio=self._limits.ratio) as source:
+                for info in members(source, end_mark=not self._layer):
+                    if not self._take(info, source):
+                        break
+            if not self._fault_count:
+                self._finish()
+        except OSError as error:
+            where = f" {shown(os.fsencode(error.filename))}" if error.filename else ""
+            raise ImageError(
+                f"cannot unpack{where}: {error.strerror}",
+                retryable=error.errno in (errno.ENOSPC, errno.EDQUOT),
+            ) from error
+        except ImageError as error:
+            if self._fault_count:
+                self._fault("", error.message)
+            else:
+                raise
+        finally:
+            for _, content in self._late:
+                content.cancel()
+        if self._fault_count:
+            raise self._refusal()
+        return {path: self._found[path] for path in sorted(self._found)}
+
+    # -- refusals
+
+    def _fault(self, name: str, why: str) -> None:
+        self._fault_count += 1
+        if len(self._faults) < self._limits.faults_shown:
+            self._faults.append(f"  {shown(raw(name))}: {why}" if name else f"  {why}")
+
+    def _refusal(self) -> ImageError:
+        rest = self._fault_count - len(self._faults)
+        lines = [*self._faults, *([f"  and {rest} more"] if rest else [])]
+        count = "1 fault" if self._fault_count == 1 else f"{self._fault_count} faults"
+        return ImageError(
+            f"the archive is refused: {count}",
+            detail="\n".join(lines),
+            hint="nothing of it is used",
+        )
+
+    def _over_limit(self, member: Member) -> str:
+        self._members += 1
+        self._devices += member.entry.kind in "cb"
+        self._size += member.entry.size
+        if self._members > self._limits.entries:
+            return f"more than {self._limits.entries} entries"
+        if self._devices > self._limits.devices:
+            return f"more than {self._limits.devices} device nodes"
+        if self._size > self._limits.size:
+            return f"files of more than {self._limits.size} bytes together"
+        return ""
+
+    # -- one member
+
+    def _take(self, info: tarfile.TarInfo, source: Decompressed) -> bool:
+        """Check a member and write it. False when there is no use in reading on."""
+        try:
+            member = parse(info)
+            if why := self._over_limit(member):
+                self._fault(info.name, why)
+                return False
+            if self._layer and self._whiteout(member.entry):
+                return True
+            entry = self._admit(member)
+        except MemberFault as fault:
+            self._fault(info.name, str(fault))
+            return True
+        if entry is None:
+            return True
+        old = self._found.get(entry.path)
+        if old is not None and not (old.kind == entry.kind == "d"):
+            self._drop(entry.path)
+        if not self._fault_count:
+            if member.link is not None:
+                self._make_link(entry, member.link)
+            elif entry.kind == "f":
+                self._make_file(entry, member, source)
+            elif entry.kind == "d":
+                self._make_dir(entry, exists=old is not None and old.kind == "d")
+            else:
+                self._make_other(entry)
+        self._found[entry.path] = entry
+        self._new.add(entry.path)
+        return True
+
+    def _admit(self, member: Member) -> Entry | None:
+        """The entry to write, its parents made; None when there is nothing to do."""
+        entry = member.entry
+        if not entry.path and entry.kind != "d":
+            raise MemberFault("the top of the tree is not a directory")
+        if member.link is not None:
+            if member.link == entry.path:
+                return None
+            leader = self._found.get(member.link)
+            if leader is None or leader.kind == "d":
+                what = "a directory" if leader else "nothing that came before it"
+                raise MemberFault(f"a hard link to {shown(member.link)}, which is {what}")
+            entry = replace(leader, path=entry.path, first=b"")
+        if entry.path:
+            self._parents(entry.path.rpartition(b"/")[0])
+        return entry
+
+    def _parents(self, parent: bytes) -> None:
+        known = self._found.get(parent)
+        if known is None:
+            self._parents(parent.rpartition(b"/")[0])
+            known = Entry(parent, "d", 0o755, 0, 0)
+            if not self._fault_count:
+                self._make_dir(known, exists=False)
+            self._found[parent] = known
+            self._new.add(parent)
+        elif known.kind == "l":
+            raise MemberFault(f"written through the symbolic link {shown(parent)}")
+        elif known.kind != "d":
+            raise MemberFault(f"written below {shown(parent)}, which is not a directory")
+        self._touched.add(parent)
+
+    def _full(self, path: bytes) -> bytes:
+        return self._top + b"/" + path if path else self._top
+
+    def _drop(self, path: bytes) -> None:
+        """Forget and remove what an earlier member, or a lower layer, left under a path."""
+        self._links.pop(path, None)
+        if self._found.pop(path).kind == "d":
+            prefix = path + b"/"
+            for below in [p for p in self._found if p.startswith(prefix)]:
+                del self._found[below]
+                self._links.pop(below, None)
+        if not self._fault_count:
+            remove_tree(os.fsdecode(self._full(path)))
+
+    # -- making
+
+    def _make_link(self, entry: Entry, leader: bytes) -> None:
+        if entry.kind not in "cb" or self._privileged:
+            os.link(self._full(leader), self._full(entry.path), follow_symlinks=False)
+        number = self._links.setdefault(leader, next(self._count))
+        self._links[entry.path] = number
+
+    def _make_file(self, entry: Entry, member: Member, source: Decompressed) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(self._full(entry.path), flags, 0o600)
+        try:
+            content = ContentHash(threaded=entry.size >= _THREADED)
+            self._late.append((entry, content))
+            position = 0
+            for offset, length in member.extents:
+                content.zeros(offset - position)
+                if offset != position:
+                    os.lseek(fd, offset, os.SEEK_SET)
+                position = offset + length
+                while length:
+                    chunk = source.read(min(length, CHUNK))
+                    if not chunk:
+                        raise ImageError(f"the archive ends inside of {shown(entry.path)}")
+                    content.update(chunk)
+                    write_all(fd, chunk)
+                    length -= len(chunk)  # noqa: PLW2901
+            if position < entry.size:
+                content.zeros(entry.size - position)
+                os.ftruncate(fd, entry.size)
+            if not content.behind:
+                self._late.pop()
+                entry.sha256 = content.finish()
+            self._settle(entry, fd)
+        finally:
+            os.close(fd)
+
+    def _make_dir(self, entry: Entry, *, exists: bool) -> None:
+        # Owner, mode, attributes and time come last: a default ACL would pass to what is made inside.
+        if not exists:
+            os.mkdir(self._full(entry.path), 0o700)
+            self._forget_acl(entry, self._full(entry.path))
+        elif not self._privileged:
+            os.chmod(self._full(entry.path), 0o700)
+        self._touched.add(entry.path)
+
+    def _make_other(self, entry: Entry) -> None:
+        full = self._full(entry.path)
+        if entry.kind == "l":
+            os.symlink(entry.target, full)
+        elif entry.kind == "p":
+            os.mkfifo(full, 0o600)
+        elif self._privileged:
+            os.mknod(full, TYPE_BITS[entry.kind] | 0o600, os.makedev(*entry.rdev))
+        else:
+            return
+        self._settle(entry, full)
+
+    def _settle(self, entry: Entry, target: int | bytes) -> None:
+        """Owner, then mode, then attributes: a change of owner drops setuid and capabilities."""
+        link = entry.kind == "l"
+        follow = isinstance(target, int)
+        if not link:
+            self._forget_acl(entry, target)
+        if self._privileged:
+            os.chown(target, entry.uid, entry.gid, follow_symlinks=follow)
+        if not link:
+            os.chmod(target, self._mode(entry))
+        for name, value in entry.xattrs:
+            if self._privileged or name.startswith(b"user."):
+                self._set_xattr(target, name, value, follow=follow)
+        os.utime(target, ns=(entry.mtime, entry.mtime), follow_symlinks=follow)
+
+    def _mode(self, entry: Entry) -> int:
+        if self._privileged:
+            return entry.mode
+        # No setuid for the agent's own user; what is true is in the entries.
+        return (entry.mode & 0o777) | (0o700 if entry.kind == "d" else 0o600)
+
+    def _set_xattr(self, target: int | bytes, name: bytes, value: bytes, *, follow: bool) -> None:
+        try:
+            os.setxattr(target, name, value, follow_symlinks=follow)
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.EPERM, errno.EACCES):
+                raise
+            space = name.partition(b".")[0]
+            if self._bus is not None and space not in self._unkept:
+                self._bus.note(
+                    f"the agent's file system does not keep {os.fsdecode(space)}.* attributes;"
+                    " the image does",
+                    level="warning",
+                )
+            self._unkept.add(space)
+
+    def _forget_acl(self, entry: Entry, target: int | bytes) -> None:
+        """Take off what a directory of a lower layer passes on to all that is made in it."""
+        parent = self._found.get(entry.path.rpartition(b"/")[0])
+        if parent is None or not entry.path:
+            return
+        if any(name == _DEFAULT_ACL.encode() for name, _ in parent.xattrs):
+            for name in (_ACCESS_ACL, _DEFAULT_ACL):
+                with contextlib.suppress(OSError):
+                    os.removexattr(target, name)
+
+    def _finish(self) -> None:
+        for path in sorted(self._touched, reverse=True):
+            entry = self._found.get(path)
+            if entry is None or entry.kind != "d":
+                continue
+            full = self._full(path)
+            if stat.S_ISDIR(os.lstat(full).st_mode):
+                self._settle(entry, full)
+        while self._late:
+            entry, content = self._late.pop()
+            entry.sha256 = content.finish()
+        link_groups(self._found, {path: (0, number) for path, number in self._links.items()})
+        digests = {self._links[p]: e.sha256 for p in self._links if (e := self._found[p]).sha256}
+        for path, number in self._links.items():
+            # A link made while its file was still being hashed, in a thread, does not know yet.
+            self._found[path].sha256 = digests.get(number, "")
+
+    # -- whiteouts
+
+    def _whiteout(self, entry: Entry) -> bool:
+        """Whether this member removes something; then it is done."""
+        parent, slash, name = entry.path.rpartition(b"/")
+        if not name.startswith(WHITEOUT):
+            return False
+        self._check_way(parent)
+        if name == OPAQUE:
+            self._remove_lower(parent, below=True)
+        elif not name.startswith(WHITEOUT * 2):  # else a note of aufs to itself
+            target = name[len(WHITEOUT) :]
+            if target in (b"", b".", b".."):
+                raise MemberFault("a whiteout of nothing")
+            self._remove_lower(parent + slash + target, below=False)
+        return True
+
+    def _check_way(self, parent: bytes) -> None:
+        """A whiteout must not remove anything through a link either."""
+        while parent:
+            known = self._found.get(parent)
+            if known is not None and known.kind == "l":
+                raise MemberFault(f"removes through the symbolic link {shown(parent)}")
+            parent = parent.rpartition(b"/")[0]
+
+    def _remove_lower(self, path: bytes, *, below: bool) -> None:
+        """Remove what lower layers have at, or only below, a path; never what this layer brought."""
+        prefix = path + b"/" if path else b""
+        doomed = [p for p in self._found if p.startswith(prefix) and p != path]
+        if not below and path in self._found:
+            doomed.append(path)
+        kept: set[bytes] = set()
+        for new in doomed:
+            if new in self._new:
+                at = new
+                while at not in kept:
+                    kept.add(at)
+                    at = at.rpartition(b"/")[0]
+        for victim in sorted(doomed, reverse=True):
+            if victim not in kept and victim in self._found:
+                self._touched.add(victim.rpartition(b"/")[0])
+                self._drop(victim)

@@ -1,0 +1,1 @@
+"""A throw-away QEMU guest with a real ZFS, for the tests that need one."""

@@ -1,0 +1,337 @@
+"""Codecs and the part writer: what it writes, how parts stay the same, and how it fails."""
+
+from __future__ import annotations
+
+import bz2
+import errno
+import gzip
+import hashlib
+import io
+import itertools
+import lzma
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from buildstep import compress
+from buildstep.compress import CODECS, PART_MAX, PartWriter, Stream, codec
+from buildstep.decompress import Decompressed
+from buildstep.errors import EmitError, ImageError, ToolMissing, UsageError
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Iterator[int]:
+    fd = os.open(tmp_path / "out", os.O_RDWR | os.O_CREAT)
+    yield fd
+    os.close(fd)
+
+
+def content(fd: int) -> bytes:
+    return os.pread(fd, os.fstat(fd).st_size, 0)
+
+
+Files = list[tuple[bytes, int]]
+
+
+def body(path: bytes, size: int) -> bytes:
+    seed = hashlib.sha256(path).digest()
+    return (seed * (size // 32 + 1))[:size]
+
+
+def put(fd: int, files: Files, name: str = "none", reuse: compress.Reuse | None = None) -> Stream:
+    os.lseek(fd, 0, os.SEEK_SET)
+    os.ftruncate(fd, 0)
+    with PartWriter(fd, codec(name), reuse=reuse) as parts:
+        for path, size in files:
+            parts.boundary(path, size)
+            parts.write(hashlib.sha512(path).digest() * 8)
+            data = memoryview(body(path, size))
+            for at in range(0, size, 1 << 20):
+                parts.write(data[at : at + (1 << 20)])
+            parts.write(bytes(-size % 512))
+        return parts.close()
+
+
+def many(count: int = 3000, mean: int = 12_000, seed: int = 1) -> Files:
+    rng = random.Random(seed)
+    return [
+        (b"dir%03d/file%05d" % (i // 100, i), int(rng.expovariate(1 / mean))) for i in range(count)
+    ]
+
+
+def pieces(fd: int, stream: Stream) -> list[bytes]:
+    data = content(fd)
+    return [data[part.offset : part.offset + part.length] for part in stream.parts]
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_every_codec_gives_one_stream_that_its_standard_reader_takes(name: str, out: int) -> None:
+    files = many(600)
+    raw_stream = put(out, files)
+    raw = content(out)
+    stream = put(out, files, name)
+    packed = content(out)
+    assert len(stream.parts) > 2
+    assert (stream.raw_sha256, stream.raw_size) == (hashlib.sha256(raw).hexdigest(), len(raw))
+    assert (stream.sha256, stream.size) == (hashlib.sha256(packed).hexdigest(), len(packed))
+    assert raw_stream.raw_sha256 == stream.raw_sha256
+    readers = {"gzip": gzip.decompress, "xz": lzma.decompress, "bzip2": bz2.decompress}
+    if name in readers:
+        assert readers[name](packed) == raw
+    with Decompressed(io.BytesIO(packed)) as source:
+        assert source.read(len(raw) + 1) == raw
+    for part in stream.parts:  # each one stands alone
+        piece = packed[part.offset : part.offset + part.length]
+        with Decompressed(io.BytesIO(piece)) as source:
+            assert (
+                source.read(part.raw_length + 1)
+                == raw[part.raw_offset : part.raw_offset + part.raw_length]
+            )
+    assert put(out, files, name) == stream
+    assert content(out) == packed
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_an_empty_stream_is_valid(name: str, out: int) -> None:
+    with PartWriter(out, codec(name)) as parts:
+        stream = parts.close()
+    assert stream.raw_size == 0
+    assert stream.sha256 == hashlib.sha256(content(out)).hexdigest()
+    with Decompressed(io.BytesIO(content(out))) as source:
+        assert source.read(1) == b""
+
+
+def test_gzip_headers_have_no_time_and_no_name() -> None:  # D24
+    for pack in (codec("gzip").compress,):
+        head = pack(b"x")[:10]
+        assert head[:4] == b"\x1f\x8b\x08\0"
+        assert head[4:8] == bytes(4)
+
+
+def test_gzip_without_isal_uses_zlib_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "isal", None)
+    monkeypatch.setitem(sys.modules, "isal.igzip_lib", None)
+    plain = codec("gzip")
+    assert plain.ident.startswith("zlib ")
+    packed = plain.compress(b"abc" * 100)
+    assert packed[3:8] == bytes(5)
+    with Decompressed(io.BytesIO(packed + packed)) as source:
+        assert source.read(1000) == b"abc" * 200
+
+
+def test_zstd_without_its_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(ToolMissing) as caught:
+        codec("zstd")
+    assert "buildstep[fast]" in caught.value.hint
+
+
+def test_an_unknown_codec() -> None:
+    with pytest.raises(UsageError) as caught:
+        codec("lz4")
+    assert "gzip" in caught.value.hint
+
+
+@pytest.mark.parametrize("where", [0, 700, 1500, 2999])
+def test_one_more_file_changes_few_parts(out: int, where: int) -> None:
+    files = many()
+    before = put(out, files)
+    old = set(pieces(out, before))
+    assert len(old) > 10
+    files.insert(where, (files[where][0] + b"-new", 5000))
+    after = put(out, files)
+    assert sum(piece not in old for piece in pieces(out, after)) <= 3
+    assert len(after.parts) - len(before.parts) <= 1
+
+
+def test_a_changed_file_and_a_removed_file_change_few_parts(out: int) -> None:
+    files = many()
+    old = set(pieces(out, put(out, files)))
+    path, size = files[1234]
+    files[1234] = (path, size + 777)
+    assert sum(piece not in old for piece in pieces(out, put(out, files))) <= 3
+    files = many()
+    del files[2000]
+    assert sum(piece not in old for piece in pieces(out, put(out, files))) <= 3
+
+
+def test_parts_have_bounded_sizes(out: int) -> None:
+    files = [*many(500), (b"m", PART_MAX + 5), *((b"n%d" % i, 3 << 20) for i in range(9))]
+    parts = put(out, files).parts
+    assert max(part.raw_length for part in parts) <= PART_MAX + 512
+    middle = [p for p in parts if p.path not in (b"m", b"n0", b"n8")][:-1]
+    assert all(p.raw_length >= 1 << 20 for p in middle if p.path.startswith(b"dir"))
+
+
+def test_a_large_file_has_parts_of_its_own_at_fixed_offsets(out: int) -> None:
+    size = 3 * PART_MAX + 1000
+    lead = [(b"a%d" % i, 50_000) for i in range(3)]
+    files: Files = [*lead, (b"big", size), (b"c", 10)]
+    stream = put(out, files)
+    big = [part for part in stream.parts if part.path == b"big"]
+    assert [part.raw_length for part in big] == [512 + PART_MAX, PART_MAX, PART_MAX, 1024]
+    old = set(pieces(out, stream))
+    files.insert(1, (b"a0-new", 7777))
+    again = put(out, files)
+    assert [p.path for p, piece in zip(again.parts, pieces(out, again), strict=True) if piece not in old] == [b"a0"]
+
+
+def test_known_parts_are_taken_and_not_compressed_again(out: int) -> None:
+    files = many(1000)
+    first = put(out, files, "zstd")
+    packed = content(out)
+    put(out, files)
+    raw = content(out)
+    known = {
+        raw[part.raw_offset : part.raw_offset + part.raw_length]: packed[
+            part.offset : part.offset + part.length
+        ]
+        for part in first.parts
+    }
+    again = put(out, files, "zstd", reuse=lambda _path, part: known.get(part))
+    assert content(out) == packed
+    assert again.compressed == 0
+    assert all(part.reused for part in again.parts)
+    assert replace(again, parts=()) == replace(first, parts=())
+    files[500] = (files[500][0], files[500][1] + 1)
+    assert 0 < put(out, files, "zstd", lambda _, part: known.get(part)).compressed < 20 << 20
+
+
+def test_a_full_disk_is_an_emit_error_and_not_a_hang() -> None:
+    fd = os.open("/dev/full", os.O_WRONLY)
+    try:
+        with pytest.raises(EmitError, match="No space left") as caught, PartWriter(
+            fd, codec("none"), what="hello.tar"
+        ) as parts:
+            for _ in range(100):
+                parts.write(bytes(1 << 20))
+            parts.close()
+    finally:
+        os.close(fd)
+    assert "hello.tar" in caught.value.message
+    assert caught.value.retryable
+    _no_threads()
+
+
+@pytest.mark.parametrize("size", [10, 40 << 20])
+def test_a_failing_codec_is_an_emit_error(out: int, size: int) -> None:
+    def fail(_part: bytes) -> bytes:
+        raise OSError(errno.EIO, "broken")
+
+    with pytest.raises(EmitError, match="broken"), PartWriter(
+        out, replace(codec("none"), compress=fail)
+    ) as parts:
+        parts.write(bytes(size))
+        parts.close()
+    _no_threads()
+
+
+def test_an_error_of_the_caller_stops_the_threads(out: int) -> None:
+    with pytest.raises(KeyboardInterrupt), PartWriter(out, codec("gzip")) as parts:
+        for _ in range(40):
+            parts.write(os.urandom(1 << 20))
+        raise KeyboardInterrupt
+    _no_threads()
+
+
+def _no_threads() -> None:
+    for _ in range(100):
+        names = [thread.name for thread in threading.enumerate()]
+        if not any(name.startswith(("compress", "write", "decompress")) for name in names):
+            return
+        time.sleep(0.02)
+    raise AssertionError(names)
+
+
+def test_memory_does_not_grow_with_the_stream() -> None:
+    fd = os.open(os.devnull, os.O_WRONLY)
+    chunk = bytes(1 << 20)
+    tracemalloc.start()
+    try:
+        with PartWriter(fd, codec("gzip"), workers=2) as parts:
+            for _ in range(600):
+                parts.write(chunk)
+            parts.close()
+        assert tracemalloc.get_traced_memory()[1] < 120 << 20
+    finally:
+        tracemalloc.stop()
+        os.close(fd)
+
+
+# -- reading ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gzip", "xz", "bzip2"])
+@pytest.mark.parametrize("cut", [5, 100, -1, -5])
+def test_cut_off_streams_are_damage(name: str, cut: int) -> None:
+    packed = codec(name).compress(os.urandom(5000))
+    with Decompressed(io.BytesIO(packed[:cut])) as source, pytest.raises(ImageError):
+        if len(source.read(6000)) == cut:  # too short to be taken for compressed
+            raise ImageError("")
+
+
+def test_junk_behind_a_member_is_damage_and_padding_is_not() -> None:
+    packed = codec("gzip").compress(b"abc")
+    with Decompressed(io.BytesIO(packed + bytes(1000))) as source:
+        assert source.read(10) == b"abc"
+    with Decompressed(io.BytesIO(packed + b"junk")) as source, pytest.raises(ImageError):
+        source.drain()
+
+
+@pytest.mark.parametrize("name", ["gzip", "xz", "zstd", "bzip2"])
+def test_bombs_are_refused_before_they_are_large(name: str) -> None:
+    packed = codec(name).compress(bytes(64 << 20))
+    with Decompressed(io.BytesIO(packed), ratio=10, floor=1 << 20) as source:
+        with pytest.raises(ImageError, match="more than 10 times"):
+            source.drain()
+        assert source.tell() <= 24 << 20
+    with Decompressed(io.BytesIO(packed)) as source:
+        source.drain()
+        assert source.tell() == 64 << 20
+
+
+def test_seeking_goes_forward_only() -> None:
+    with Decompressed(io.BytesIO(bytes(range(256)) * 100)) as source:
+        source.seek(300)
+        assert source.read(2) == bytes([44, 45])
+        with pytest.raises(ImageError):
+            source.seek(5)
+        assert source.seek(10**9) == 25600
+
+
+def test_leaving_early_stops_the_thread() -> None:
+    class Endless(io.RawIOBase):
+        def read(self, size: int = -1) -> bytes:
+            return b"x" * max(size, 1)
+
+    with Decompressed(Endless()) as source:  # type: ignore[arg-type]
+        source.read(10)
+    _no_threads()
+
+
+def test_reading_in_all_sizes_gives_the_same() -> None:
+    data = os.urandom(3 << 20)
+    packed = codec("zstd").compress(data)
+    got = []
+    with Decompressed(io.BytesIO(packed)) as source:
+        for size in itertools.cycle([1, 511, 1 << 20, 7, 300_000]):
+            chunk = source.read(size)
+            if not chunk:
+                break
+            got.append(chunk)
+    assert b"".join(got) == data
+
+
+def test_importing_loads_no_codec_library() -> None:
+    code = "import sys, buildstep.compress, buildstep.decompress; print([m for m in ('isal', 'zstandard') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
