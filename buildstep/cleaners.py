@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 import stat
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from buildstep.errors import UsageError
 from buildstep.events import Bus, Cleaned
 from buildstep.fsutil import Root, remove_tree
-from buildstep.leftovers import Agent, prove
+from buildstep.leftovers import Agent, fitting, matches, prove
 from buildstep.mounts import mount_points
 
 SHOWN = 20
@@ -27,13 +27,14 @@ SHOWN = 20
 class Context:
     """What a cleaner may know. zone: the directory around `root/` in a zone image; made: directories that
     the build made to mount on; keep: paths that the proto directory brought, which stay; mounted: paths
-    in the root that are mount points."""
+    in the root that are mount points; held: both of these, sorted."""
 
     agent: Agent
     zone: Path | None = None
     made: Sequence[str] = ()
     keep: frozenset[str] = frozenset()
     mounted: frozenset[str] = frozenset()
+    held: Sequence[str] = ()
 
 
 @dataclass(slots=True)
@@ -72,45 +73,22 @@ class Cleaner:
 # -- finding and removing --------------------------------------------------------------------------------
 
 
-def matches(root: Root, pattern: str, mounted: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Paths in the root that a pattern with `*` in any component fits; only the last may be a link."""
-    *folders, last = pattern.strip("/").split("/")
-    heads = [""]
-    for folder in folders:
-        heads = [path for head in heads for path in _fitting(root, head, folder) if path not in mounted]
-    for head in heads:
-        yield from (path for path in _fitting(root, head, last) if path not in mounted)
-
-
-def _fitting(root: Root, head: str, pattern: str) -> list[str]:
-    """Entries of a directory that fit; none where the directory's path has a link in it."""
-    if root.real(head or "/") != (head or "/") or not root.is_dir(head or "/"):
-        return []
-    if "*" not in pattern:
-        path = f"{head}/{pattern}"
-        return [path] if root.lstat(path) is not None else []
-    fd = root.open(head or "/", os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        names = os.listdir(fd)
-    finally:
-        os.close(fd)
-    return [f"{head}/{name}" for name in sorted(names) if fnmatchcase(name, pattern)]
-
-
 def take(root: Root, context: Context, tally: Tally, path: str) -> None:
     """Remove a path and count it. What holds a mount, or what the proto directory brought, stays."""
-    below = path + "/"
-    held = (*context.mounted, *context.keep) if context.keep else tuple(context.mounted)
-    inside = [other for other in held if other == path or other.startswith(below)]
-    if path in inside or any(path.startswith(point + "/") for point in context.mounted):
+    at = bisect_left(context.held, path)
+    if at < len(context.held) and context.held[at] == path:
         return
+    if any(path.startswith(point + "/") for point in context.mounted):
+        return
+    at = bisect_left(context.held, path + "/")
+    inside = at < len(context.held) and context.held[at].startswith(path + "/")
     found = root.lstat(path)
     if found is None:
         return
     if inside:
         # Something in there stays: its neighbours go one by one.
         if stat.S_ISDIR(found.st_mode):
-            for child in list(_fitting(root, path, "*")):
+            for child in list(fitting(root, path, "*")):
                 take(root, context, tally, child)
         return
     paths, size = _measure(root, path, found)
@@ -172,7 +150,7 @@ _LOG_FILES = _remover(
 
 def _walk(root: Root, top: str, context: Context) -> Iterator[str]:
     """Every path below a directory that is no directory itself; links are named, mounts not entered."""
-    for path in _fitting(root, top, "*"):
+    for path in fitting(root, top, "*"):
         found = root.lstat(path)
         if found is None or path in context.mounted:
             continue
@@ -216,7 +194,7 @@ def _agent_facts(root: Root, context: Context, tally: Tally) -> None:
 
 def _mount_points(root: Root, context: Context, tally: Tally) -> None:
     for path in sorted(context.made, key=len, reverse=True):
-        if root.real(path) == path and path not in context.mounted and not _fitting(root, path, "*"):
+        if root.real(path) == path and path not in context.mounted and not fitting(root, path, "*"):
             take(root, context, tally, path)
 
 
@@ -319,7 +297,9 @@ def clean(
     agent = Agent.of(environ)
     top = os.path.realpath(root.path)
     mounted = frozenset(point[len(top) :] for point in mount_points(top) if point != top)
-    context = Context(agent=agent, zone=zone, made=made, keep=keep, mounted=mounted)
+    context = Context(
+        agent=agent, zone=zone, made=made, keep=keep, mounted=mounted, held=sorted(keep | mounted)
+    )
     done = []
     for cleaner in _TABLE:
         if cleaner.name in names:

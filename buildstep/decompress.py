@@ -168,10 +168,10 @@ class _Joined:
         self._head = head
         self._rest = rest
 
-    def read(self, count: int = -1) -> bytes:
+    def read(self, count: int = _INPUT) -> bytes:
         if self._head:
-            head, self._head = self._head, b""
-            return head + self._rest(max(count - len(head), 0)) if count > len(head) else head
+            head, self._head = self._head[:count], self._head[count:]
+            return head
         return self._rest(count)
 
 

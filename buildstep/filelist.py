@@ -2,10 +2,10 @@
 
 Canonical text: the line `buildstep-filelist 1`, then one line per path, sorted by the path's bytes, with
 tab-separated fields: kind, permissions (octal), uid, gid, size, sha256, target, xattrs, path. kind is one
-of f d l c b p s. target is a link's text, `major:minor` of a device, or the first path of a hard-link
-group for its later members. A field without a value is `-`; bytes outside 0x21..0x7e, the backslash,
-and a field that is only a dash are written `\\xNN`. The tree digest is the SHA-256 of that text. Times
-are not part of it.
+of f d l c b p s. target is a link's text, `major:minor` of a device, and for the later members of a
+hard-link group the group's first path, after `\\=` where it follows one of those. A field without a
+value is `-`; bytes outside 0x21..0x7e, the backslash, and a field that is only a dash are written
+`\\xNN`. The tree digest is the SHA-256 of that text. Times are not part of it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from buildstep.errors import StoreError
 from buildstep.fsutil import CHUNK
 
 HEADER = b"buildstep-filelist 1\n"
+_LINKED = b"\\="
+"""Between what a link or a device is and the first path of its hard-link group; no escape looks like it."""
 
 _KINDS = {
     stat.S_IFREG: "f",
@@ -66,6 +68,8 @@ class Entry:
     first: bytes = b""
     mtime: int = 0
     source: bytes = b""
+    text: bytes = field(default=b"", init=False, compare=False, repr=False)
+    """The canonical line once it is known; whoever changes an entry after that empties it."""
 
     def same_metadata(self, other: Entry) -> bool:
         """Equal in all but content and time."""
@@ -107,26 +111,30 @@ def _unescape(raw: bytes) -> bytes:
 
 def line(entry: Entry) -> bytes:
     """The canonical line of one entry, with its line end."""
-    if entry.first:
-        target = _escape(entry.first)
-    elif entry.kind == "l":
+    if entry.text:
+        return entry.text
+    target = b""
+    if entry.kind == "l":
         target = _escape(entry.target)
     elif entry.kind in "cb":
         target = b"%d:%d" % entry.rdev
-    else:
-        target = b"-"
+    if entry.first:
+        target += (_LINKED if target else b"") + _escape(entry.first)
     xattrs = b",".join(_escape(k).replace(b",", b"\\x2c") + b"=" + v.hex().encode() for k, v in entry.xattrs)
-    return b"%s\t%04o\t%d\t%d\t%d\t%s\t%s\t%s\t%s\n" % (
+    text = b"%s\t%04o\t%d\t%d\t%d\t%s\t%s\t%s\t%s\n" % (
         entry.kind.encode(),
         entry.mode,
         entry.uid,
         entry.gid,
         entry.size if entry.kind == "f" else 0,
         entry.sha256.encode() if entry.kind == "f" and entry.sha256 else b"-",
-        target,
+        target or b"-",
         xattrs or b"-",
         _escape(entry.path) or b".",
     )
+    if entry.kind != "f" or entry.sha256:
+        entry.text = text
+    return text
 
 
 def tree_digest(entries: FileList) -> str:
@@ -178,6 +186,9 @@ def _parse(row: bytes) -> Entry:
     if xattrs != b"-":
         pairs = (pair.rpartition(b"=") for pair in xattrs.split(b","))
         entry.xattrs = tuple((_unescape(k), bytes.fromhex(v.decode())) for k, _, v in pairs)
+    if entry.kind in "lcb":
+        target, _, first = target.partition(_LINKED)
+        entry.first = _unescape(first)
     if target != b"-":
         if entry.kind == "l":
             entry.target = _unescape(target)
@@ -262,10 +273,9 @@ def link_groups(entries: FileList, inodes: Mapping[bytes, tuple[int, int]]) -> N
     """Set `first` of every later member of a hard-link group; members are known by their inode."""
     first: dict[tuple[int, int], bytes] = {}
     for path in sorted(inodes):
-        entries[path].first = b""
         leader = first.setdefault(inodes[path], path)
-        if leader != path:
-            entries[path].first = leader
+        entries[path].first = b"" if leader == path else leader
+        entries[path].text = b""
 
 
 Owner = Callable[[Entry], tuple[int, int]]
@@ -317,7 +327,7 @@ def scan_overlay(upper: Path, base: FileList) -> FileList:
         whiteout = stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
         directory = stat.S_ISDIR(info.st_mode)
         if old is not None and old.kind == "d" and (not directory or _is_opaque(full)):
-            _drop_below(found, path)
+            drop_below(found, path)
         if whiteout:
             found.pop(path, None)
             continue
@@ -325,7 +335,7 @@ def scan_overlay(upper: Path, base: FileList) -> FileList:
         if info.st_nlink > 1 and not directory:
             inodes[path] = (info.st_dev, info.st_ino)
     link_groups(found, inodes)
-    _heal_groups(found)
+    heal_groups(found)
     return found
 
 
@@ -337,13 +347,13 @@ def _is_opaque(full: bytes) -> bool:
     return False
 
 
-def _drop_below(entries: FileList, directory: bytes) -> None:
+def drop_below(entries: FileList, directory: bytes) -> None:
     prefix = directory + b"/" if directory else b""
     for path in [p for p in entries if p.startswith(prefix) and p != directory]:
         del entries[path]
 
 
-def _heal_groups(entries: FileList) -> None:
+def heal_groups(entries: FileList) -> None:
     """Hard-link groups of the base whose first member changed or went: the next member leads."""
     followers: dict[bytes, list[bytes]] = {}
     for path, entry in entries.items():

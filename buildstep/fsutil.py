@@ -11,7 +11,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,9 +40,11 @@ def fsync_dir(path: Path | str) -> None:
 
 @contextlib.contextmanager
 def atomic_write(path: Path, *, mode: int = 0o644, durable: bool = True) -> Iterator[IO[bytes]]:
-    """A file that appears under its name only when the block has ended well, fsynced and complete."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.part")
-    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    """A file that appears under its name only when the block has ended well, fsynced and complete.
+
+    Until then it has a name of its own and is locked: one that can be locked was left by a dead process.
+    """
+    temporary, fd = _new_locked(path, mode)
     try:
         with os.fdopen(fd, "w+b") as stream:
             yield stream
@@ -56,6 +58,22 @@ def atomic_write(path: Path, *, mode: int = 0o644, durable: bool = True) -> Iter
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
         raise
+
+
+def _new_locked(path: Path, mode: int) -> tuple[Path, int]:
+    while True:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.part")
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            # Whoever sweeps may have taken it for a dead one's in the moment before it was locked.
+            if _same_file(fd, temporary):
+                return temporary, fd
+        except BaseException:
+            os.close(fd)
+            temporary.unlink(missing_ok=True)
+            raise
+        os.close(fd)
 
 
 def write_json(path: Path, value: object, *, durable: bool = True) -> None:
@@ -136,12 +154,13 @@ def remove_tree(path: Path | str) -> None:
     parent = os.lstat(os.path.dirname(os.path.abspath(path)))
     if top.st_dev != parent.st_dev:
         raise _mounted(path)
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        remove_children(fd, path, top.st_dev)
-    finally:
-        os.close(fd)
-    os.rmdir(path)
+    with contextlib.suppress(FileNotFoundError):  # gone meanwhile: somebody removes the same tree
+        fd = _open_dir(path, None)
+        try:
+            remove_children(fd, path, top.st_dev)
+        finally:
+            os.close(fd)
+        os.rmdir(path)
 
 
 def remove_children(fd: int, path: str, device: int) -> None:
@@ -149,21 +168,23 @@ def remove_children(fd: int, path: str, device: int) -> None:
     with os.scandir(fd) as entries:
         listing = list(entries)
     for entry in listing:
-        if not entry.is_dir(follow_symlinks=False):
-            _unlink(entry.name, fd)
-            continue
-        child = _open_dir(entry.name, fd)
-        try:
-            # The descriptor's own device: a mount that appeared since the listing is seen as well.
-            if os.fstat(child).st_dev != device:
-                raise _mounted(f"{path}/{entry.name}")
-            remove_children(child, f"{path}/{entry.name}", device)
-        finally:
-            os.close(child)
-        os.rmdir(entry.name, dir_fd=fd)
+        # What is gone already was removed by somebody who removes the same tree.
+        with contextlib.suppress(FileNotFoundError):
+            if not entry.is_dir(follow_symlinks=False):
+                _remove_name(os.unlink, entry.name, fd)
+                continue
+            child = _open_dir(entry.name, fd)
+            try:
+                # The descriptor's own device: a mount that appeared since the listing is seen as well.
+                if os.fstat(child).st_dev != device:
+                    raise _mounted(f"{path}/{entry.name}")
+                remove_children(child, f"{path}/{entry.name}", device)
+            finally:
+                os.close(child)
+            _remove_name(os.rmdir, entry.name, fd)
 
 
-def _open_dir(name: str, dir_fd: int) -> int:
+def _open_dir(name: str, dir_fd: int | None) -> int:
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
     try:
         return os.open(name, flags, dir_fd=dir_fd)
@@ -172,12 +193,13 @@ def _open_dir(name: str, dir_fd: int) -> int:
         return os.open(name, flags, dir_fd=dir_fd)
 
 
-def _unlink(name: str, dir_fd: int) -> None:
+def _remove_name(act: Callable[..., None], name: str, dir_fd: int) -> None:
+    """unlink or rmdir, in a directory of ours that its mode keeps us from writing to as well."""
     try:
-        os.unlink(name, dir_fd=dir_fd)
+        act(name, dir_fd=dir_fd)
     except PermissionError:
         os.fchmod(dir_fd, 0o700)
-        os.unlink(name, dir_fd=dir_fd)
+        act(name, dir_fd=dir_fd)
 
 
 def _mounted(path: str) -> DatasetError:

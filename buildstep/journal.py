@@ -9,6 +9,7 @@ a journal that can be locked belongs to nobody any more, whatever its pid has be
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import glob
 import json
 import os
@@ -25,6 +26,8 @@ from buildstep.fsutil import remove_tree, take_lock
 from buildstep.interfaces import Backend, Kind
 
 SUFFIX = ".jsonl"
+_RECORDS = ("images", "layers", "blobs", "kept")
+"""The folders of a pool's state that hold files written by `fsutil.atomic_write`."""
 TEMPORARY = re.compile(r"\..+\.part")
 """Names that our half-written output files have: what heal may remove outside a pool."""
 
@@ -200,7 +203,35 @@ def heal(backend: Backend) -> list[Left]:
             left = _remove(backend, ident, "dataset", ident)
             if left is not None:
                 report.append(left)
-    return report
+    return report + [left for path in _half_records(backend.state) if (left := _sweep(path)) is not None]
+
+
+def _half_records(state: Path) -> list[Path]:
+    """Half-written files of the pool's own records, of live builds and of dead ones."""
+    folders = [state, *(path for path in state.glob("*") if path.is_dir() and path.name in _RECORDS)]
+    return sorted(
+        path for folder in folders for path in folder.glob(".*.part") if TEMPORARY.fullmatch(path.name)
+    )
+
+
+def _sweep(path: Path) -> Left | None:
+    """Remove a half-written file of `fsutil.atomic_write` unless its writer lives and has it locked."""
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return None
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    except (BlockingIOError, FileNotFoundError):
+        return None
+    except OSError as error:
+        return Left("", "file", os.fspath(path), False, str(error))
+    finally:
+        os.close(fd)
+    return Left("", "file", os.fspath(path), True)
 
 
 def _journals(state: Path) -> list[Path]:
@@ -252,10 +283,12 @@ def _remove_outputs(build: str, stem: Path) -> Left | None:
     except BlockingIOError:
         return None
     try:
-        for path in found:
-            if stat.S_ISREG(os.lstat(path).st_mode):
-                path.unlink()
+        # A layer in the pool is not written under that lock; its file itself is locked.
+        done = [left for path in found if (left := _sweep(path)) is not None]
         lock_path.unlink(missing_ok=True)
     finally:
         os.close(fd)
-    return Left(build, "outputs", os.fspath(stem), True) if found else None
+    if not done:
+        return None
+    problem = "; ".join(left.problem for left in done if not left.removed)
+    return Left(build, "outputs", os.fspath(stem), not problem, problem)

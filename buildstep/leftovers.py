@@ -80,7 +80,7 @@ def prove(
         *_mounts(root),
         *(f"{path} is the agent's own" for path in _agent_files(root, agent) if path not in keep),
         *_ours(root, changed),
-        *_secrets(root, agent, changed if changed is not None else list(_small_walk(root))),
+        *_secrets(root, agent, changed if changed is not None else list(_small_walk(root)), keep),
     ]
     if faults:
         raise SandboxError(
@@ -108,9 +108,8 @@ def _agent_files(root: Root, agent: Agent) -> Iterator[str]:
 
 def _ours(root: Root, changed: Sequence[str] | None) -> Iterator[str]:
     """Files under names that only we give."""
-    paths = changed if changed is not None else [
-        f"{head}/{name}" for head in ("/etc", "/usr/sbin", "/run", "/tmp") for name in _names(root, head)
-    ]  # fmt: skip
+    places = ("/etc", "/usr/sbin", "/run", "/tmp")
+    paths = changed if changed is not None else [p for head in places for p in fitting(root, head, "*")]
     for path in paths:
         name = path.rpartition("/")[2]
         if name.endswith(SAVED_SUFFIX) or fnmatchcase(name, ".*.buildstep-*") or name == "buildstep-apt":
@@ -124,7 +123,7 @@ def _ours(root: Root, changed: Sequence[str] | None) -> Iterator[str]:
         yield "/usr/sbin/policy-rc.d was put there by this build"
 
 
-def _secrets(root: Root, agent: Agent, paths: Iterable[str]) -> Iterator[str]:
+def _secrets(root: Root, agent: Agent, paths: Iterable[str], keep: frozenset[str]) -> Iterator[str]:
     """Files that hold the value of one of the agent's secret variables; the value itself is not shown."""
     if not agent.values:
         return
@@ -136,18 +135,11 @@ def _secrets(root: Root, agent: Agent, paths: Iterable[str]) -> Iterator[str]:
         found = root.lstat(path)
         if found is None or not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST_SEARCHED:
             continue
-        if match := wanted.search(root.read(path)):
+        for match in wanted.finditer(root.read(path)):
+            if path in keep and _PROXY_NAME.search(names[match[0]]) and b"@" not in match[0]:
+                continue  # that a service has the same proxy is no secret of the agent
             yield f"{path} has the agent's {names[match[0]]} in it"
-
-
-def _names(root: Root, folder: str) -> list[str]:
-    if root.real(folder) != folder or not root.is_dir(folder):
-        return []
-    fd = root.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        return sorted(os.listdir(fd))
-    finally:
-        os.close(fd)
+            break
 
 
 def _small_walk(
@@ -155,8 +147,7 @@ def _small_walk(
 ) -> Iterator[str]:
     """Files where a leaked value is likeliest."""
     for top in tops:
-        for name in _names(root, top):
-            path = f"{top}/{name}"
+        for path in fitting(root, top, "*"):
             found = root.lstat(path)
             if found is not None and stat.S_ISDIR(found.st_mode):
                 yield from _small_walk(root, (path,))
@@ -196,20 +187,36 @@ def entropy(root: Root) -> list[tuple[str, str]]:
     """The files in the root that are known to differ from build to build, and why."""
     found = []
     for pattern, why in ENTROPY.items():
-        *heads, last = pattern.strip("/").split("/")
-        folders = [""]
-        for head in heads:
-            folders = [f"{folder}/{name}" for folder in folders for name in _match(root, folder, head)]
-        for folder in folders:
-            for name in _match(root, folder, last):
-                path = f"{folder}/{name}"
-                status = root.lstat(path)
-                if status is not None and stat.S_ISREG(status.st_mode) and status.st_size:
-                    found.append((path, why))
+        for path in matches(root, pattern):
+            status = root.lstat(path)
+            if status is not None and stat.S_ISREG(status.st_mode) and status.st_size:
+                found.append((path, why))
     return found
 
 
-def _match(root: Root, folder: str, pattern: str) -> list[str]:
-    if "*" not in pattern:
-        return [pattern] if root.lstat(f"{folder}/{pattern}") is not None else []
-    return [name for name in _names(root, folder) if fnmatchcase(name, pattern)]
+# -- looking into a root -------------------------------------------------------------------------------------
+
+
+def matches(root: Root, pattern: str, mounted: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Paths in the root that a pattern with `*` in any component fits; only the last may be a link."""
+    *folders, last = pattern.strip("/").split("/")
+    heads = [""]
+    for folder in folders:
+        heads = [path for head in heads for path in fitting(root, head, folder) if path not in mounted]
+    for head in heads:
+        yield from (path for path in fitting(root, head, last) if path not in mounted)
+
+
+def fitting(root: Root, head: str, pattern: str) -> list[str]:
+    """Entries of a directory that fit; none where the directory's path has a link in it."""
+    if root.real(head or "/") != (head or "/") or not root.is_dir(head or "/"):
+        return []
+    if not any(char in pattern for char in "*?["):
+        path = f"{head}/{pattern}"
+        return [path] if root.lstat(path) is not None else []
+    fd = root.open(head or "/", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        names = os.listdir(fd)
+    finally:
+        os.close(fd)
+    return [f"{head}/{name}" for name in sorted(names) if fnmatchcase(name, pattern)]

@@ -34,7 +34,7 @@ class Watched:
 def why_stale(state: Path, watched: Watched) -> str:
     """Why the image has to be built; empty when nothing has changed since the last build."""
     try:
-        stamp = read_json(state / "stamp.json")
+        stamp = read_json(state / "image-stamp.json")
     except FileNotFoundError:
         return "it has not been built yet"
     except ValueError:
@@ -106,10 +106,10 @@ def finish(state: Path) -> list[str]:
 
     Without a build begun nothing had to be built, and only make's own comparison is satisfied.
     """
-    begun, stamp = state / "begun", state / "stamp.json"
+    begun, stamp = state / "begun", state / "image-stamp.json"
     if not begun.exists():
         stamp.touch()
-        return _read_stamp(state)["paths"]
+        return list(_read_stamp(state)["paths"])
     try:
         result = read_json(state / "result.part")
         paths = [file["path"] for file in result["files"]] + [result["manifest"], result["record"]]
@@ -124,7 +124,9 @@ def finish(state: Path) -> list[str]:
     (state / "result.part").replace(state / "result.json")
     short = [_short(path) for path in paths]
     # Last: what stands before it is complete when this is there.
-    write_json(stamp, {**noted, "outputs": sizes, "paths": short, "manifest": result["manifest"]}, durable=False)
+    write_json(
+        stamp, {**noted, "outputs": sizes, "paths": short, "manifest": result["manifest"]}, durable=False
+    )
     begun.unlink()
     return short
 
@@ -136,10 +138,12 @@ def publishable(state: Path, *, allow_dirty: bool) -> str:
     try:
         manifest = read_json(path)
     except (OSError, ValueError) as error:
-        raise PublishError(f"there is nothing to publish: {path}", detail=str(error), hint="make image") from error
+        raise PublishError(
+            f"there is nothing to publish: {path}", detail=str(error), hint="make image"
+        ) from error
     if str(manifest.get("version", "")).endswith("-dirty") and not allow_dirty:
         raise PublishError(
-            f"{manifest['name']} {manifest['version']} was built from a tree with changes that are not committed",
+            f"{manifest['name']} {manifest['version']} was built from a tree with uncommitted changes",
             hint="commit them and build again, or set PUBLISH_DIRTY=true",
         )
     return os.fspath(path)
@@ -180,7 +184,7 @@ def manifest_name(path: Path, text: str) -> str:
 
 def _read_stamp(state: Path) -> Any:
     try:
-        return read_json(state / "stamp.json")
+        return read_json(state / "image-stamp.json")
     except (OSError, ValueError) as error:
         raise StoreError("no image has been built", detail=str(error), hint="make image") from error
 

@@ -90,13 +90,16 @@ def tmpfs(
     return mounted("tmpfs", target, "tmpfs", flags, data)
 
 
-def overlay_options(lower: Sequence[Path], upper: Path, work: Path, *, volatile: bool) -> str:
-    """Mount options of an overlay; `lower` lists the topmost first.
+def overlay_options(
+    lower: Sequence[Path], upper: Path | None = None, work: Path | None = None, *, volatile: bool = False
+) -> str:
+    """Mount options of an overlay; `lower` lists the topmost first. Without `upper` it is read-only.
 
     Redirects and metadata-only copies stay off: a saved upper directory must be whole in itself.
     """
-    lowers = ":".join(_escape(path) for path in lower)
-    options = f"lowerdir={lowers},upperdir={_escape(upper, ',')},workdir={_escape(work, ',')}"
+    options = f"lowerdir={':'.join(_escape(path) for path in lower)}"
+    if upper is not None and work is not None:
+        options += f",upperdir={_escape(upper, ',')},workdir={_escape(work, ',')}"
     options += ",redirect_dir=nofollow,metacopy=off,index=off"
     # Nothing reads a clone after a crash, so its syncs buy nothing and cost apt half its time.
     return options + (",volatile" if volatile else "")
@@ -104,6 +107,14 @@ def overlay_options(lower: Sequence[Path], upper: Path, work: Path, *, volatile:
 
 def _escape(path: Path, special: str = ":,") -> str:
     return re.sub(f"([\\\\{special}])", r"\\\1", os.fspath(path))
+
+
+def in_user_namespace() -> bool:
+    """Whether our root is not the machine's: a user namespace maps some of its ids to ours."""
+    try:
+        return Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]
+    except OSError:
+        return False
 
 
 def mount_points(below: Path | str = "/") -> list[str]:

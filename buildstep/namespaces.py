@@ -89,6 +89,10 @@ def _become_first_process(job: Callable[[], int], alive: int, mask: set[int | si
         mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
         name = HOST_NAME.encode()
         _libc.sethostname(name, len(name))
+        # The kernel drops signals that process 1 has no handler for. One that came since the fork, or
+        # comes before the job has handlers of its own, ends us: nothing has been acquired yet.
+        for signum in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signum, _leave)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         status = job()
     except SystemExit as leaving:
@@ -100,6 +104,10 @@ def _become_first_process(job: Callable[[], int], alive: int, mask: set[int | si
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status)
+
+
+def _leave(signum: int, _frame: object) -> None:
+    os._exit(128 + signum)
 
 
 def _attend(child: int, mask: set[int | signal.Signals]) -> int:

@@ -80,7 +80,7 @@ class Flow:
 def _pipe() -> tuple[int, int]:
     read, write = os.pipe()
     with contextlib.suppress(OSError, AttributeError):  # the kernel's default size does as well
-        import fcntl  # noqa: PLC0415
+        import fcntl
 
         fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
     return read, write

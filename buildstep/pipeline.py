@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
-import platform
 import sys
 import time
 import uuid as uuids
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from buildstep import __version__, cleaners, compress, emitters, manifest, sandbox, steps
+from buildstep import __version__, artifacts, cleaners, compress, leftovers, sandbox, shipping, steps
 from buildstep.cache import LayerCache, LayerRecord
 from buildstep.emitters import oci
 from buildstep.errors import BuildstepError, Interrupted
-from buildstep.events import ArtifactWritten, BuildStarted, Bus, State
-from buildstep.filelist import Changes, FileList, diff, hash_entries, spread_digests, tree_digest
+from buildstep.events import BuildStarted, Bus, State
+from buildstep.filelist import FileList, hash_entries, line, spread_digests, tree_digest
 from buildstep.fsutil import Root
-from buildstep.images import ImageRecord, ImageStore, shared_blob, uuid_of
-from buildstep.interfaces import Artifact, Backend, Blob, Dataset, EmitJob, Finding, Kind, Package
+from buildstep.images import ImageRecord, ImageStore
+from buildstep.interfaces import Backend, Blob, Dataset, Finding, Kind, Package
 from buildstep.journal import Journal, keep, open_journal
 from buildstep.layerkey import layer_key
+from buildstep.layers import BlobStore, segments, timeless
+from buildstep.native import NativeJob, NativeStreams
 from buildstep.outputs import Outputs
-from buildstep.record import FORMAT, Recorder
+from buildstep.protoscan import ProtoScan, StatIndex, excluder, scan_proto
+from buildstep.record import Recorder
+from buildstep.shipping import BuildResult, Shipment
 from buildstep.spec import BuildSpec
 
 TITLES = {
@@ -42,10 +45,13 @@ TITLES = {
     "destroy": "drop the clone",
 }
 
+STREAMS = ("zfs", "btrfs")
+"""Formats that send a dataset, and so need the proto directory inside it."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedStep:
-    """What a step will do, and why."""
+    """What a step will do, and why. key: of the layer it makes or reuses."""
 
     name: str
     state: State
@@ -55,12 +61,21 @@ class PlannedStep:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """A build decided on: nothing has been changed yet. image: None when it has to be imported first."""
+    """A build decided on: nothing has been changed yet. image: None when it has to be imported first.
+
+    proto: the proto directory as it was found; direct: whether its files go into the image without
+    being copied; layer_inputs: what the key of the layer with the packages is made of, None if there
+    is no such layer or the base is not there yet; standing: what an earlier build wrote that is still
+    there and would only be written again.
+    """
 
     spec: BuildSpec
     pool: str
     image: ImageRecord | None
     steps: tuple[PlannedStep, ...]
+    proto: ProtoScan
+    direct: bool
+    standing: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -72,105 +87,151 @@ class Plan:
         }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BuildResult:
-    """What a build made. manifest, record, files: under their final names."""
-
-    uuid: str
-    manifest: Path
-    record: Path
-    artifacts: tuple[Artifact, ...]
-    tree_digest: str
-    seconds: float
-    recorder: Recorder
-
-    def to_json(self) -> dict[str, Any]:
-        """The object that --json prints."""
-        return {
-            "uuid": self.uuid,
-            "manifest": os.fspath(self.manifest),
-            "record": os.fspath(self.record),
-            "files": [file_json(artifact) for artifact in self.artifacts],
-            "steps": [
-                {"name": s.name, "state": s.state, "reason": s.reason, "seconds": round(s.seconds, 4)}
-                for s in self.recorder.steps
-            ],
-            "tree_digest": self.tree_digest,
-            "seconds": round(self.seconds, 3),
-        }
-
-
-def file_json(artifact: Artifact) -> dict[str, Any]:
-    return {**asdict(artifact), "path": os.fspath(artifact.path), "extra": dict(artifact.extra)}
-
-
 # -- plan -----------------------------------------------------------------------------------------------
 
 
-def plan(spec: BuildSpec, store: ImageStore, cache: LayerCache) -> Plan:
-    """Decide what each step will do. Reads the store and the cache, changes nothing."""
+def plan(spec: BuildSpec, store: ImageStore, cache: LayerCache, *, plain: bool = False) -> Plan:
+    """Decide what each step will do. Reads the store, the cache and the proto directory; changes nothing.
+
+    plain: never take files straight from the proto directory (the result is the same, byte for byte).
+    """
     image = store.find(spec.image)
     if image is None and store.identify(spec.image) is None:
         store.get(spec.image)  # says what is missing
+    exclude = excluder(spec.exclude)
+    index = StatIndex(store.backend.state, spec.proto) if spec.cache and exclude is not None else None
+    proto = scan_proto(spec.proto, exclude=exclude, index=index)
+    last_content = spec.order == "packages-first" or not steps.wants_packages(spec)
+    direct = last_content and exclude is not None and not plain and not set(spec.formats) & set(STREAMS)
     planned: list[PlannedStep] = []
 
     def add(name: str, state: State, reason: str, key: str = "") -> None:
         planned.append(PlannedStep(name=name, state=state, reason=reason, key=key))
 
-    if image is not None:
-        add("import", "reuse", f"{image.label} is in the store as {image.uuid}")
-    else:
+    standing = None
+    if image is None:
         add("import", "run", f"{spec.image} is not in the store")
+    else:
+        add("import", "reuse", f"{image.label} is in the store as {image.uuid}")
+        if spec.cache and proto.unchanged and "digest" in proto.noted:
+            key = artifact_key(spec, image, str(proto.noted["digest"]))
+            standing = artifacts.find(store.backend.state, key)
+    if standing is not None:
+        reason = f"nothing changed since {standing['build_id']}"
+        for name in TITLES:
+            if name != "import":
+                add(name, "reuse", reason)
+    else:
+        _plan_work(spec, image, cache, proto, direct, add)
+    return Plan(
+        spec=spec,
+        pool=store.backend.uri,
+        image=image,
+        steps=tuple(planned),
+        proto=proto,
+        direct=direct,
+        standing=standing,
+    )
+
+
+def _plan_work(
+    spec: BuildSpec,
+    image: ImageRecord | None,
+    cache: LayerCache,
+    proto: ProtoScan,
+    direct: bool,
+    add: Callable[..., None],
+) -> None:
     add("clone", "run", "every build works in a clone of its own")
-    first = spec.order == "packages-first"
-    cost = "packages are installed again whenever the proto directory changes"
-    if not first:
-        add("sync", "run", f"{spec.proto} ({cost})" if spec.packages else os.fspath(spec.proto))
+    laying = _proto_text(spec, proto, direct=direct)
     if not steps.wants_packages(spec):
+        add("sync", "run", laying)
         add("packages", "skip", "no packages are asked for")
-    elif first and image is not None:
-        key, inputs = package_layer(spec, image)
-        found = cache.find(key) if spec.cache else None
-        if found is not None:
-            add("packages", "reuse", f"layer {key[:12]}, made in {found.seconds:.1f} s", key)
+    else:
+        key, inputs = package_layer(spec, image, proto) if image is not None else ("", {})
+        found = cache.find(key) if spec.cache and key else None
+        why = cache.miss(_slot(spec), inputs) if spec.cache and key else "--no-cache" if key else "new base"
+        packages = ("reuse", f"layer {key[:12]}, made in {found.seconds:.1f} s") if found else ("run", why)
+        if spec.order == "packages-first":
+            add("packages", *packages, key)
+            add("sync", "run", laying)
         else:
-            why = cache.miss(_slot(spec), inputs) if spec.cache else "--no-cache"
-            add("packages", "run", why, key)
-    else:
-        add("packages", "run", ", ".join(spec.packages) or "upgrade")
-    if first:
-        add("sync", "run", os.fspath(spec.proto))
+            cost = "" if found else "; packages are installed again whenever the proto directory changes"
+            add("sync", packages[0], packages[1] if found else laying + cost)
+            add("packages", *packages, key)
     add("clean", "run", ", ".join(spec.cleaners(cleaners.DEFAULT)))
-    if spec.motd:
-        add("motd", "run", "/etc/motd")
-    else:
-        add("motd", "skip", "not asked for")
+    add("motd", *(("run", "/etc/motd") if spec.motd else ("skip", "not asked for")))
     add("snapshot", "run", "what the image holds, and what differs from the base")
     add("emit", "run", ", ".join(spec.formats))
     add("destroy", "run", "nothing is left behind")
-    return Plan(spec=spec, pool=store.backend.uri, image=image, steps=tuple(planned))
+
+
+def _proto_text(spec: BuildSpec, proto: ProtoScan, *, direct: bool) -> str:
+    how = "taken as it is" if direct else "copied in"
+    text = f"{spec.proto.name}/, {proto.files} files, {how}"
+    if proto.unchanged:
+        return f"{text}; unchanged"
+    if proto.changed:
+        path, why = proto.changed[0]
+        more = f" and {len(proto.changed) - 1} more" if len(proto.changed) > 1 else ""
+        return f"{text}; {proto.unread} to read: {path} ({why}){more}"
+    return f"{text}; all to read"
 
 
 def _slot(spec: BuildSpec) -> str:
     return f"{spec.name}/packages"
 
 
-def package_layer(spec: BuildSpec, image: ImageRecord) -> tuple[str, dict[str, Any]]:
+def package_layer(spec: BuildSpec, image: ImageRecord, proto: ProtoScan) -> tuple[str, dict[str, Any]]:
     """The key of the layer with the packages on this base, and what it is made of."""
-    inputs = {
+    options = spec.installer_options
+    inputs: dict[str, Any] = {
         "base": image.tree_digest,
         "packages": list(spec.packages),
         "upgrade_first": spec.upgrade_first,
         "pkg_audit": spec.pkg_audit,
         "installer": spec.installer,
         "installer_options": {
-            "recommends": spec.installer_options.recommends,
-            "mirror": spec.installer_options.mirror,
-            "env": dict(spec.installer_options.env),
+            "recommends": options.recommends,
+            "mirror": options.mirror,
+            "env": dict(options.env),
         },
         "clean": list(spec.cleaners(cleaners.DEFAULT)),
+        "epoch": spec.source_date_epoch,
     }
+    if spec.order == "proto-first":
+        # Packages may look at what the proto directory brought: the layer is only good with just that.
+        inputs |= {
+            "proto": proto_digest(proto),
+            "owner": dict(spec.owner),
+            "exclude": list(spec.exclude),
+        }
     return layer_key(image.tree_digest, "packages", inputs), inputs
+
+
+def proto_digest(proto: ProtoScan) -> str:
+    """A digest over all of a proto directory, times included; reads the files that are not known."""
+    if "digest" in proto.noted:
+        return str(proto.noted["digest"])
+    entries = proto.entries
+    hash_entries(b"", entries.values())
+    spread_digests(entries)
+    digest = hashlib.sha256()
+    for path in sorted(entries):
+        entry = entries[path]
+        digest.update(b"%d %s" % (entry.mtime, line(entry)))
+    proto.noted["digest"] = digest.hexdigest()
+    return str(proto.noted["digest"])
+
+
+def artifact_key(spec: BuildSpec, image: ImageRecord, proto: str) -> str:
+    """A digest over everything that decides a build's outputs, and where they go."""
+    decided = spec.to_json()
+    for name in ("keep_on_failure", "shell_on_failure", "timeouts", "origin_of", "source", "pool", "cache"):
+        decided.pop(name)
+    codecs = [compress.codec(shipping.codec_of(spec, name)).ident for name in spec.formats]
+    text = json.dumps([__version__, decided, image.uuid, image.tree_digest, proto, codecs], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
 # -- execute ---------------------------------------------------------------------------------------------
@@ -189,16 +250,14 @@ class _Build:
         self.backend: Backend = store.backend
         self.bus = bus
         self.environ = environ
-        self.recorder = Recorder(bus)
+        self.recorder = Recorder(bus, total=len(plan_.steps))
         self.context = steps.Context(spec=self.spec, backend=self.backend, bus=bus, environ=environ)
-        self.codec = compress.codec(
-            self.spec.compression if self.spec.compression in ("zstd", "none") else "gzip"
-        )
         self.installed: steps.Installed | None = None
+        self.blobs: BlobStore | None = None
         self.layers: list[Blob] = []
-        self.history: list[str] = []
         self.origin: FileList = {}
         self.below: FileList = {}
+        self.laid: FileList = {}
         self.dataset: Dataset | None = None
         self.clones = 0
 
@@ -212,59 +271,23 @@ class _Build:
 
     def _drop(self, name: str) -> None:
         """Undo of a clone. A failure here never hides the error that brought us here."""
-        if self.dataset is None or self.dataset.ident != name:
-            with _tell_only(self.bus, f"dropping the clone {name}"):
-                self.backend.destroy(Kind.BUILD, name)
-            return
-        if self.spec.keep_on_failure:
+        failed = self.dataset is not None and self.dataset.ident == name
+        if failed and self.spec.keep_on_failure and self.dataset is not None:
             keep(self.backend, name)
-            self.bus.note(
-                f"the clone is kept: {self.dataset.path.parent} (buildstep heal --kept removes it)",
-                level="warning",
-            )
+            where = self.dataset.path.parent
+            self.bus.note(f"the clone is kept: {where} (`buildstep heal --kept` removes it)", level="warning")
             return
         with _tell_only(self.bus, f"dropping the clone {name}"):
             self.backend.destroy(Kind.BUILD, name)
-            self.dataset = None
+            self.dataset = None if failed else self.dataset
+
+    @property
+    def tree(self) -> Dataset:
+        assert self.dataset is not None, "there is a clone between the steps clone and destroy"
+        return self.dataset
 
     def root(self, image: ImageRecord) -> Root:
-        assert self.dataset is not None
-        return steps.image_root(self.dataset, image)
-
-    def add_layer(
-        self,
-        journal: Journal,
-        *,
-        below: str,
-        above: str,
-        root: Path,
-        changes: Changes,
-        tree: FileList,
-        comment: str,
-        epoch: int | None = None,
-    ) -> None:
-        """A finished layer in compressed form, made when it is first needed; known by what it leads from
-        and to, so that it is the right one however it came to be."""
-
-        def make(path: Path) -> dict[str, Any]:
-            self.bus.note(f"compressing {comment}")
-            blob = oci.write_layer(
-                root, changes, path, codec=self.codec, epoch=epoch, bus=self.bus, tree=tree, comment=comment
-            )
-            return {**asdict(blob), "path": os.fspath(blob.path)}
-
-        key = f"layer {below} {above} {self.codec.ident} {epoch}"
-        with shared_blob(self.backend.state, key, make, journal) as found:
-            blob = Blob(
-                path=Path(found["path"]),
-                digest=found["digest"],
-                size=found["size"],
-                diff_id=found["diff_id"],
-                media_type=found["media_type"],
-                comment=comment,
-            )
-        self.layers.append(blob)
-        self.history.append(comment)
+        return steps.image_root(self.tree, image)
 
 
 @contextlib.contextmanager
@@ -281,7 +304,6 @@ def execute(
     """Carry out a plan. On any failure nothing is shipped and nothing is left; the error is raised."""
     build = _Build(plan_, store, cache, bus, environ)
     recorder = build.recorder
-    recorder.total = len(plan_.steps)
     spec = plan_.spec
     try:
         with open_journal(store.backend.state, f"build {spec.name} {spec.version}") as journal:
@@ -296,7 +318,8 @@ def execute(
                 )
             )
             with steps.writing(spec.output_dir / spec.basename, journal):
-                result = _run(build, journal)
+                standing = _standing(build)
+                result = _run(build, journal) if standing is None else standing
     except BaseException as error:
         code = error.code if isinstance(error, BuildstepError) else 1
         recorder.finish(ok=False, exit_code=code, message=str(error))
@@ -305,59 +328,106 @@ def execute(
     return result
 
 
+def _standing(build: _Build) -> BuildResult | None:
+    """The outputs of an earlier build, when this one would only write them again."""
+    plan_, recorder = build.plan, build.recorder
+    if plan_.standing is None or plan_.image is None:
+        return None
+    with recorder.step("import", TITLES["import"]) as step:
+        build.store.check(plan_.image)
+        step.state, step.reason = "reuse", plan_.steps[0].reason
+    for planned in plan_.steps[1:]:
+        recorder.skip(planned.name, planned.reason, state="reuse")
+    told = plan_.standing
+    return BuildResult(
+        uuid=told["uuid"],
+        manifest=Path(told["manifest"]),
+        record=Path(told["record"]),
+        files=tuple(told["files"]),
+        tree_digest=told["tree_digest"],
+        seconds=time.time() - recorder.begin,
+        recorder=recorder,
+    )
+
+
 def _run(build: _Build, journal: Journal) -> BuildResult:
     """The steps, in order."""
     spec, recorder = build.spec, build.recorder
     with contextlib.ExitStack() as stack:
         stack.push(_on_failure(build))
-        with recorder.step("import", TITLES["import"]) as step:
-            image, present = build.store.ensure(spec.image, journal)
-            step.state = "reuse" if present else "run"
-            step.reason = f"{image.label} is {image.uuid}"
-            # What the base brings into the manifest is checked now, not after all the work.
-            _manifest(spec, image, uuid=str(uuids.UUID(int=0)), moment=_moment(spec, recorder), file=None)
-            build.origin = build.below = build.store.entries(image)
-            if "oci" in spec.formats and len(build.below) > 1:
-                with build.backend.tree(Kind.IMAGE, image.uuid) as tree:
-                    build.add_layer(
-                        journal,
-                        below="",
-                        above=image.tree_digest,
-                        root=tree,
-                        changes=oci.whole(build.below),
-                        tree=build.below,
-                        comment=f"base image {image.name} {image.version}",
-                    )
-        if spec.order == "packages-first" and steps.wants_packages(spec):
+        image = _import(build, journal)
+        if steps.wants_packages(spec):
             _package_layer(build, journal, stack, image)
         else:
             _clone(build, journal, stack, Kind.IMAGE, image.uuid)
-        if spec.order == "proto-first":
+        if spec.order == "packages-first" or not steps.wants_packages(spec):
             _sync(build, image)
-            _packages(build, image)
-        else:
-            if not steps.wants_packages(spec):
-                _packages(build, image)
-            _sync(build, image)
-        _clean(build, image)
-        if spec.motd:
-            with recorder.step("motd", TITLES["motd"]) as step:
-                step.reason = steps.motd(build.context, build.root(image), image)
-        else:
-            recorder.skip("motd", "not asked for")
-        assert build.dataset is not None
-        with recorder.step("snapshot", TITLES["snapshot"]) as step:
-            shot = steps.snapshot(build.context, build.dataset, build.origin, build.below, image)
-            step.reason = f"{len(shot.entries)} paths, {len(shot.changes.entries)} new or changed, {len(shot.changes.removed)} removed"
+        if not steps.wants_packages(spec):
+            _list_packages(build, image)
+        entropy = _clean(build, image)
+        _motd(build, image)
+        shot = _snapshot(build, image)
         outputs = stack.enter_context(Outputs())
         with recorder.step("emit", TITLES["emit"]) as step:
-            artifacts = _emit(build, shot, outputs)
-            step.reason = ", ".join(artifact.path.name for artifact in artifacts)
+            if "oci" in spec.formats:
+                shot = _cut(build, shot)
+            shipment = Shipment(
+                spec=spec,
+                image=image,
+                shot=shot,
+                root=build.tree.path,
+                layers=tuple(build.layers),
+                installed=build.installed,
+                build_id=journal.ident,
+                pool=build.backend.uri,
+                proto={
+                    "path": os.fspath(spec.proto),
+                    "files": build.plan.proto.files,
+                    "bytes": build.plan.proto.size,
+                    "direct": build.plan.direct,
+                    "changed": build.plan.proto.changed[:50],
+                },
+                entropy=entropy,
+                native=_native(build, image),
+            )
+            written = shipping.emit(shipment, recorder, outputs, build.bus)
+            step.reason = ", ".join(artifact.path.name for artifact in written)
         with recorder.step("destroy", TITLES["destroy"]):
-            name = build.dataset.ident
+            name = build.tree.ident
             build.backend.destroy(Kind.BUILD, name)
             build.dataset = None
-        return _ship(build, journal, image, shot, artifacts, outputs)
+        result = shipping.ship(shipment, written, recorder, outputs, build.bus)
+    if spec.cache:
+        _remember(build, image, result, journal)
+    return result
+
+
+def _import(build: _Build, journal: Journal) -> ImageRecord:
+    spec, recorder = build.spec, build.recorder
+    with recorder.step("import", TITLES["import"]) as step:
+        image, present = build.store.ensure(spec.image, journal)
+        step.state = "reuse" if present else "run"
+        step.reason = f"{image.label} is {image.uuid}"
+        # What the base brings into the manifest is checked now, not after all the work.
+        moment = shipping.moment_of(spec, recorder)
+        shipping.final_manifest(spec, image, uuid=str(uuids.UUID(int=0)), moment=moment, file=None)
+        build.origin = build.below = build.store.entries(image)
+        if "oci" in spec.formats:
+            codec = compress.codec(shipping.codec_of(spec, "oci"))
+            build.blobs = BlobStore(build.backend.state, codec, bus=build.bus, journal=journal)
+            if len(build.below) > 1:
+                with build.backend.tree(Kind.IMAGE, image.uuid) as tree:
+                    build.layers.append(
+                        build.blobs.known(
+                            f"base {image.tree_digest}",
+                            tree,
+                            oci.whole(build.below),
+                            build.below,
+                            epoch=None,
+                            comment=f"base image {image.name} {image.version}",
+                        )
+                    )
+    return image
 
 
 def _on_failure(build: _Build) -> Callable[..., bool]:
@@ -367,8 +437,11 @@ def _on_failure(build: _Build) -> Callable[..., bool]:
             return False
         if build.spec.shell_on_failure and sys.stdin.isatty():
             build.bus.note(f"failed: {error}; a shell in the clone follows, leave it to go on", level="error")
-            with _tell_only(build.bus, "the shell"):
-                sandbox.shell(dataset.path)
+            with (
+                _tell_only(build.bus, "the shell"),
+                sandbox.enter(dataset.path, bus=build.bus, environ=build.environ) as inside,
+            ):
+                inside.shell()
         return False
 
     return look
@@ -377,107 +450,187 @@ def _on_failure(build: _Build) -> Callable[..., bool]:
 def _clone(build: _Build, journal: Journal, stack: contextlib.ExitStack, kind: Kind, ident: str) -> None:
     with build.recorder.step("clone", TITLES["clone"]) as step:
         build.clone(journal, stack, kind, ident)
-        step.reason = f"{kind} {ident[:36]}"
+        step.reason = f"{kind} {ident}"
 
 
 def _sync(build: _Build, image: ImageRecord) -> None:
     with build.recorder.step("sync", TITLES["sync"]) as step:
-        step.reason = steps.sync(build.context, build.root(image))
+        root = build.root(image)
+        step.reason = _proto_text(build.spec, build.plan.proto, direct=build.plan.direct)
+        if build.plan.direct:
+            laid = steps.lay_direct(build.context, root, build.tree, build.plan.proto, build.below)
+            if laid is not None:
+                build.laid = laid
+                return
+            step.reason = f"{build.spec.proto.name}/, {build.plan.proto.files} files, copied in"
+        steps.sync(build.context, root)
 
 
-def _packages(build: _Build, image: ImageRecord) -> None:
-    with build.recorder.step("packages", TITLES["packages"]) as step:
-        build.installed = steps.packages(build.context, build.root(image))
-        if not steps.wants_packages(build.spec):
-            step.state = "skip"
-        step.reason = _installed_text(build.installed)
+def _list_packages(build: _Build, image: ImageRecord) -> None:
+    build.installed = steps.listed(build.context, build.root(image), image)
+    count = len(build.installed.packages) if build.installed else 0
+    known = f"; {build.installed.installer} has {count} in the image" if build.installed else ""
+    build.recorder.skip("packages", f"no packages are asked for{known}")
 
 
-def _installed_text(installed: steps.Installed | None) -> str:
-    if installed is None:
-        return "no packages are asked for"
-    return f"{installed.installer}: {len(installed.packages)} packages in the image"
-
-
-def _clean(build: _Build, image: ImageRecord) -> None:
-    assert build.dataset is not None
+def _clean(build: _Build, image: ImageRecord) -> tuple[str, ...]:
     with build.recorder.step("clean", TITLES["clean"]) as step:
-        removed = cleaners.clean(
-            build.spec.cleaners(cleaners.DEFAULT), build.root(image), bus=build.bus, environ=build.environ
-        )
+        root = build.root(image)
+        removed = steps.clean(build.context, root, build.tree, build.plan.proto)
         paths, size = sum(item.paths for item in removed), sum(item.bytes for item in removed)
         step.reason = f"{paths} paths, {size} bytes removed"
+        return tuple(f"{path}: {why}" for path, why in leftovers.entropy(root))
+
+
+def _motd(build: _Build, image: ImageRecord) -> None:
+    if not build.spec.motd:
+        build.recorder.skip("motd", "not asked for")
+        return
+    with build.recorder.step("motd", TITLES["motd"]) as step:
+        step.reason = steps.motd(build.context, build.root(image), image)
+        build.laid.pop(b"etc/motd", None)
+
+
+def _snapshot(build: _Build, image: ImageRecord) -> steps.Snapshot:
+    with build.recorder.step("snapshot", TITLES["snapshot"]) as step:
+        shot = steps.snapshot(build.context, build.tree, build.origin, build.below, image, laid=build.laid)
+        changes = shot.changes
+        changed, removed = len(changes.entries), len(changes.removed)
+        step.reason = f"{len(shot.entries)} paths, {changed} new or changed, {removed} removed"
+    return shot
+
+
+def _cut(build: _Build, shot: steps.Snapshot) -> steps.Snapshot:
+    """A large top layer becomes several, each found by its content or written now; only its directories
+    are left to be written as the top."""
+    *parts, top = segments(shot.changes)
+    if not parts:
+        return shot
+    assert build.blobs is not None
+    folders = timeless(shot.entries)
+    for number, part in enumerate(parts, 1):
+        comment = f"proto directory, part {number} of {len(parts)}"
+        epoch = build.spec.source_date_epoch
+        build.layers.append(
+            build.blobs.by_content(build.tree.path, part, folders, epoch=epoch, comment=comment)
+        )
+    reused = build.bus.counts.get("layers_reused", 0)
+    build.bus.note(f"{len(parts)} layers, {reused} of them as they were")
+    spread_digests(shot.entries)
+    return steps.Snapshot(entries=shot.entries, changes=shot.changes, emitted=top.entries)
+
+
+def _native(build: _Build, image: ImageRecord) -> NativeJob | None:
+    backend = build.backend
+    if not set(build.spec.formats) & set(STREAMS) or not isinstance(backend, NativeStreams):
+        return None
+    origin = None if build.spec.full else image.uuid
+    return NativeJob(streams=backend, dataset=build.tree, origin=origin)
+
+
+def _remember(build: _Build, image: ImageRecord, result: BuildResult, journal: Journal) -> None:
+    """Note what was read of the proto directory, and what was written: for the next build. A failure to
+    note it costs that build time, not this one its result."""
+    proto = build.plan.proto
+    with _tell_only(build.bus, "noting what was read"):
+        if excluder(build.spec.exclude) is None or any(
+            entry.kind == "f" and not entry.sha256 and not entry.first for entry in proto.entries.values()
+        ):
+            return
+        spread_digests({entry.path: entry for entry in proto.entries.values()})
+        digest = proto_digest(proto)
+        if not proto.unchanged:
+            StatIndex(build.backend.state, build.spec.proto).save(proto, {"digest": digest})
+        told = {**result.to_json(), "build_id": journal.ident}
+        del told["steps"], told["seconds"]
+        artifacts.save(build.backend.state, artifact_key(build.spec, image, digest), result.paths, told)
+
+
+# -- the layer with the packages --------------------------------------------------------------------------
 
 
 def _package_layer(build: _Build, journal: Journal, stack: contextlib.ExitStack, image: ImageRecord) -> None:
-    """Packages-first: the layer with the packages, from the cache or made now, and a clone on top of it."""
+    """The layer with the packages (and, proto-first, the proto directory under them), from the cache or
+    made now, and a clone on top of it."""
     spec, cache = build.spec, build.cache
-    key, inputs = package_layer(spec, image)
+    key, inputs = package_layer(spec, image, build.plan.proto)
     keepable = build.backend.cheap_clone and spec.cache
     if keepable:
         stack.enter_context(cache.using(key))
         stack.enter_context(cache.making(key))
     found = cache.find(key) if keepable else None
     if found is not None:
-        build.installed = _installed_from(found.result)
-        build.origin = build.below = cache.entries(found)
-        _clone(build, journal, stack, Kind.LAYER, key)
-        build.recorder.skip(
-            "packages", f"layer {key[:12]}, made in {found.seconds:.1f} s", state="reuse", key=key
-        )
-        cache.touch(key)
-        if "oci" in spec.formats:
-            with build.backend.tree(Kind.LAYER, key) as tree:
-                _add_package_layer(build, journal, image, tree)
+        _reuse_layer(build, journal, stack, image, found)
         return
     why = cache.miss(_slot(spec), inputs) if keepable else "layers are not cached"
     begin = time.monotonic()
     _clone(build, journal, stack, Kind.IMAGE, image.uuid)
-    assert build.dataset is not None
+    if spec.order == "proto-first":
+        _sync(build, image)
     with build.recorder.step("packages", TITLES["packages"]) as step:
         step.key = key
         build.installed = steps.packages(build.context, build.root(image))
-        cleaners.clean(
-            spec.cleaners(cleaners.DEFAULT), build.root(image), bus=build.bus, environ=build.environ
-        )
-        shot = steps.snapshot(build.context, build.dataset, build.origin, build.below, image)
-        build.bus.count("bytes_hashed", hash_entries(build.dataset.path, shot.entries.values()))
+        steps.clean(build.context, build.root(image), build.tree, build.plan.proto)
+        base = build.below
+        shot = steps.snapshot(build.context, build.tree, build.origin, base, image)
+        build.bus.count("bytes_hashed", hash_entries(build.tree.path, shot.entries.values()))
         spread_digests(shot.entries)
-        step.reason = f"{_installed_text(build.installed)}; {why}"
-        base, build.below = build.below, shot.entries
-        if "oci" in spec.formats:
-            _add_package_layer(build, journal, image, build.dataset.path, base)
+        step.reason = f"{len(build.installed.packages)} packages in the image; {why}"
+        build.below = shot.entries
+        if build.blobs is not None:
+            _package_blob(build, image, build.tree.path, base)
         if keepable:
-            seconds = time.monotonic() - begin
-            build.backend.snapshot(build.dataset, Kind.LAYER, key)
+            build.backend.snapshot(build.tree, Kind.LAYER, key)
             record = LayerRecord(
                 key=key,
                 slot=_slot(spec),
                 below=image.tree_digest,
                 inputs=inputs,
                 tree_digest=tree_digest(shot.entries),
-                seconds=seconds,
+                seconds=time.monotonic() - begin,
                 created=time.time(),
-                result={"installed": asdict(build.installed) if build.installed else None},
+                result={"installed": asdict(build.installed)},
             )
             cache.save(record, shot.entries)
             build.origin = shot.entries
             build.clone(journal, stack, Kind.LAYER, key)
 
 
-def _add_package_layer(
-    build: _Build, journal: Journal, image: ImageRecord, root: Path, base: FileList | None = None
+def _reuse_layer(
+    build: _Build,
+    journal: Journal,
+    stack: contextlib.ExitStack,
+    image: ImageRecord,
+    found: LayerRecord,
 ) -> None:
-    changes = diff(build.store.entries(image) if base is None else base, build.below)
-    build.add_layer(
-        journal,
-        below=image.tree_digest,
-        above=tree_digest(build.below),
-        root=root,
-        changes=changes,
-        tree=build.below,
-        comment=f"packages: {', '.join(build.spec.packages) or 'upgrade'}",
-        epoch=build.spec.source_date_epoch,
+    base = build.below
+    build.installed = _installed_from(found.result)
+    build.origin = build.below = build.cache.entries(found)
+    _clone(build, journal, stack, Kind.LAYER, found.key)
+    reason = f"layer {found.key[:12]}, made in {found.seconds:.1f} s"
+    if build.spec.order == "proto-first":
+        build.recorder.skip("sync", reason, state="reuse", key=found.key)
+    build.recorder.skip("packages", reason, state="reuse", key=found.key)
+    build.cache.touch(found.key)
+    if build.blobs is not None:
+        with build.backend.tree(Kind.LAYER, found.key) as tree:
+            _package_blob(build, image, tree, base)
+
+
+def _package_blob(build: _Build, image: ImageRecord, root: Path, base: FileList) -> None:
+    assert build.blobs is not None
+    changes = steps.difference(base, build.below)
+    if not changes.entries and not changes.removed:
+        return
+    build.layers.append(
+        build.blobs.known(
+            f"packages {image.tree_digest} {tree_digest(build.below)}",
+            root,
+            changes,
+            build.below,
+            epoch=build.spec.source_date_epoch,
+            comment=f"packages: {', '.join(build.spec.packages) or 'upgrade'}",
+        )
     )
 
 
@@ -491,169 +644,3 @@ def _installed_from(result: Mapping[str, Any]) -> steps.Installed | None:
         packages=tuple(Package(**row) for row in value["packages"]),
         audit=None if audit is None else (audit[0], tuple(Finding(**row) for row in audit[1])),
     )
-
-
-def _moment(spec: BuildSpec, recorder: Recorder) -> datetime:
-    """The time an image says it was made: SOURCE_DATE_EPOCH, or when the build began."""
-    return datetime.fromtimestamp(
-        recorder.begin if spec.source_date_epoch is None else spec.source_date_epoch, UTC
-    )
-
-
-def _emit(build: _Build, shot: steps.Snapshot, outputs: Outputs) -> list[Artifact]:
-    spec = build.spec
-    assert build.dataset is not None
-    job = EmitJob(
-        tree=shot.entries,
-        root=build.dataset.path,
-        changes=shot.changes,
-        layers=tuple(build.layers),
-        history=tuple(build.history),
-        manifest=spec.manifest,
-        config=asdict(spec.oci),
-        base_config={},
-        compression=spec.compression,
-        epoch=spec.source_date_epoch,
-        created=_moment(spec, build.recorder).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        stem=spec.output_dir / spec.basename,
-        bus=build.bus,
-    )
-    artifacts = emitters.emit(job, spec.formats, outputs)
-    build.bus.count("bytes_hashed", hash_entries(build.dataset.path, shot.entries.values()))
-    spread_digests(shot.entries)
-    return artifacts
-
-
-def _ship(
-    build: _Build,
-    journal: Journal,
-    image: ImageRecord,
-    shot: steps.Snapshot,
-    artifacts: list[Artifact],
-    outputs: Outputs,
-) -> BuildResult:
-    """Record and manifest, then every file under its name, the manifest last."""
-    spec, recorder = build.spec, build.recorder
-    digest = tree_digest(shot.entries)
-    moment = _moment(spec, recorder)
-    first = artifacts[0]
-    # A build that repeats gives its image the same name for the same bytes; any other is a new image.
-    repeats = spec.source_date_epoch is not None
-    uuid = str(
-        spec.manifest.get("uuid")
-        or (uuid_of(f"{spec.name}\n{spec.version}\n{first.sha256}") if repeats else uuids.uuid4())
-    )
-    final = _manifest(spec, image, uuid=uuid, moment=moment, file=_file_entry(first))
-    stem = spec.output_dir / spec.basename
-    record_path = stem.with_name(stem.name + ".buildrecord.json")
-    manifest_path = stem.with_name(stem.name + ".imgmanifest")
-    record = {
-        "format": FORMAT,
-        "build_id": journal.ident,
-        "name": spec.name,
-        "version": spec.version,
-        "uuid": uuid,
-        "ok": True,
-        "exit_code": 0,
-        "error": None,
-        "inputs": _inputs(build, image),
-        **recorder.to_json(),
-        "packages": [asdict(package) for package in build.installed.packages] if build.installed else [],
-        "audit": _audit_json(build.installed),
-        "entropy": cleaners.entropy(build.installed, shot.entries) if hasattr(cleaners, "entropy") else [],
-        "layers": [
-            {"digest": blob.digest, "diff_id": blob.diff_id, "size": blob.size, "comment": blob.comment}
-            for blob in build.layers
-        ],
-        "artifacts": [file_json(artifact) for artifact in artifacts],
-        "files_added": steps.largest_added(shot.changes),
-        "tree_digest": digest,
-        "tools": tool_versions(spec),
-    }
-    outputs.write(record_path, json.dumps(record, indent=2).encode() + b"\n")
-    if build.installed is not None and build.installed.audit is not None:
-        outputs.write(stem.with_name(stem.name + ".pkgaudit"), build.installed.audit[0].encode())
-    outputs.write(manifest_path, manifest.dumps(final).encode())
-    outputs.commit()
-    for artifact in artifacts:
-        build.bus.emit(
-            ArtifactWritten(
-                path=os.fspath(artifact.path),
-                format=artifact.format,
-                size=artifact.size,
-                sha256=artifact.sha256,
-            )
-        )
-    return BuildResult(
-        uuid=uuid,
-        manifest=manifest_path,
-        record=record_path,
-        artifacts=tuple(artifacts),
-        tree_digest=digest,
-        seconds=time.time() - recorder.begin,
-        recorder=recorder,
-    )
-
-
-def _manifest(
-    spec: BuildSpec, image: ImageRecord, *, uuid: str, moment: datetime, file: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    return manifest.assemble(
-        user={"type": "other", "os": "other", **_known(image), **spec.manifest},
-        origin=image.manifest,
-        uuid=uuid,
-        published_at=moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        file=file,
-    )
-
-
-def _known(image: ImageRecord) -> dict[str, Any]:
-    return {key: image.manifest[key] for key in ("type", "os") if key in image.manifest}
-
-
-def _file_entry(artifact: Artifact) -> dict[str, Any]:
-    """files[0] of the manifest. imgmanifest knows no zstd: such a file is, to it, not compressed."""
-    compression = "none" if artifact.compression == "zstd" else artifact.compression
-    guid = {"dataset_guid": artifact.extra["dataset_guid"]} if "dataset_guid" in artifact.extra else {}
-    return {"size": artifact.size, "compression": compression, "sha1": artifact.sha1, **guid}
-
-
-def _inputs(build: _Build, image: ImageRecord) -> dict[str, Any]:
-    return {
-        "image": {
-            "uuid": image.uuid,
-            "key": image.key,
-            "label": image.label,
-            "name": image.name,
-            "version": image.version,
-            "tree_digest": image.tree_digest,
-            **dict(image.inputs),
-        },
-        "proto": {"path": os.fspath(build.spec.proto)},
-        "manifest": dict(build.spec.manifest),
-        "spec": build.spec.to_json(),
-        "pool": build.backend.uri,
-    }
-
-
-def _audit_json(installed: steps.Installed | None) -> dict[str, Any] | None:
-    if installed is None or installed.audit is None:
-        return None
-    return {"text": installed.audit[0], "findings": [asdict(finding) for finding in installed.audit[1]]}
-
-
-def tool_versions(spec: BuildSpec) -> dict[str, str]:
-    """What made the image, by name: ourselves, Python, the kernel, and the codec libraries."""
-    found = {"buildstep": __version__, "python": platform.python_version(), "kernel": platform.release()}
-    names = (
-        {spec.compression}
-        if spec.compression
-        else {
-            emitters.EMITTERS[name].compressions[0]
-            for name in spec.formats
-            if name in emitters.EMITTERS and emitters.EMITTERS[name].compressions
-        }
-    )
-    for name in sorted(name for name in names if name):
-        found[f"codec {name}"] = compress.codec(name).ident
-    return found

@@ -7,8 +7,10 @@ PATH/{image,layer,build}/ID/  one dataset each
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from buildstep.errors import DatasetError
@@ -18,49 +20,79 @@ from buildstep.interfaces import Kind
 MARK = "buildstep-pool.json"
 FORMAT = 1
 
+_EARLY = frozenset(("lost+found", "state", *Kind))
+"""What may be there before the mark is: a file system's own, and what a build that begins makes first."""
+
 _IDENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class PoolDir:
-    """A marked directory. Opening it makes it; a directory that holds something else is refused."""
+    """A marked directory, made with the first dataset. One that holds something else is refused."""
 
     def __init__(self, path: Path, scheme: str) -> None:
         self.path = path
         self.state = path / "state"
-        mark = path / MARK
+        self._scheme = scheme
+        # Root, here or of a user namespace, sets the owners of what it makes; anybody else records them.
+        self._owners = "real" if os.geteuid() == 0 else "recorded"
+        with self._usable():
+            self._check()
+
+    @contextlib.contextmanager
+    def _usable(self) -> Iterator[None]:
         try:
-            self._open(mark, scheme)
+            yield
         except OSError as error:
             raise DatasetError(
-                f"cannot use the pool {scheme}:{path}: {error.strerror}",
+                f"cannot use the pool {self._scheme}:{self.path}: {error.strerror}",
                 hint="choose another with --pool or BUILDSTEP_POOL",
             ) from error
 
-    def _open(self, mark: Path, scheme: str) -> None:
-        if mark.exists():
-            try:
-                found = read_json(mark)
-                there = (found["format"], found["scheme"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise DatasetError(
-                    f"{mark} is damaged: {error}", hint="was it edited? remove the pool"
-                ) from error
-            if there != (FORMAT, scheme):
-                raise DatasetError(
-                    f"{self.path} is a pool of {there[1]}, format {there[0]}, not of {scheme}, format {FORMAT}",
-                    hint=f"use --pool {there[1]}:{self.path}, or another directory",
-                )
-            return
-        self.path.mkdir(parents=True, exist_ok=True)
-        if any(name not in ("lost+found", "state") for name in os.listdir(self.path)):
+    def _check(self) -> bool:
+        """Whether the pool is there. Raises DatasetError for one that is not ours to use."""
+        mark = self.path / MARK
+        try:
+            found = read_json(mark)
+            there = (found["format"], found["scheme"])
+            owners = found.get("owners", self._owners)
+        except FileNotFoundError:
+            with contextlib.suppress(FileNotFoundError):
+                if any(name not in _EARLY for name in os.listdir(self.path)):
+                    raise DatasetError(
+                        f"{self.path} holds files that are not ours",
+                        hint="give an empty directory, or a pool made by buildstep, to --pool",
+                    ) from None
+            return False
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DatasetError(
-                f"{self.path} holds files that are not ours",
-                hint="give an empty directory, or a pool made by buildstep, to --pool",
+                f"{mark} is damaged: {error}", hint="was it edited? remove the pool"
+            ) from error
+        if there != (FORMAT, self._scheme):
+            raise DatasetError(
+                f"{self.path} is a pool of {there[1]}, format {there[0]},"
+                f" not of {self._scheme}, format {FORMAT}",
+                hint=f"use --pool {there[1]}:{self.path}, or another directory",
             )
-        for kind in Kind:
-            (self.path / kind).mkdir(mode=0o755, exist_ok=True)
-        self.state.mkdir(mode=0o755, exist_ok=True)
-        write_json(mark, {"format": FORMAT, "scheme": scheme})
+        if owners != self._owners:
+            who = {"real": "root, here or of a user namespace", "recorded": "a user without root"}
+            raise DatasetError(
+                f"{self.path} was made by {who.get(owners, owners)}, and cannot be used by"
+                f" {who[self._owners]}",
+                hint="choose another with --pool or BUILDSTEP_POOL",
+            )
+        return True
+
+    def create(self) -> None:
+        """Make the pool, if it is not there yet. Two builds may do so at once."""
+        with self._usable():
+            if self._check():
+                return
+            self.path.mkdir(parents=True, exist_ok=True)
+            for kind in Kind:
+                (self.path / kind).mkdir(mode=0o755, exist_ok=True)
+            self.state.mkdir(mode=0o755, exist_ok=True)
+            mark = {"format": FORMAT, "scheme": self._scheme, "owners": self._owners}
+            write_json(self.path / MARK, mark)
 
     def folder(self, kind: Kind, ident: str) -> Path:
         """Where a dataset is, whether it exists or not. Raises DatasetError for a name that is no name."""
@@ -71,6 +103,7 @@ class PoolDir:
     def make(self, ident: str) -> Path:
         """The folder of a new working dataset."""
         folder = self.folder(Kind.BUILD, ident)
+        self.create()
         try:
             folder.mkdir(mode=0o755)
         except OSError as error:
@@ -90,8 +123,11 @@ class PoolDir:
         return self.folder(kind, ident).is_dir()
 
     def idents(self, kind: Kind) -> list[str]:
-        folder = self.path / kind
-        return sorted(name for name in os.listdir(folder) if _IDENT.fullmatch(name))
+        try:
+            names = os.listdir(self.path / kind)
+        except FileNotFoundError:  # nothing has been built in this pool yet
+            return []
+        return sorted(name for name in names if _IDENT.fullmatch(name))
 
     def remove(self, kind: Kind, ident: str) -> None:
         """Remove a dataset's folder: first out of sight, so that a half-removed one is never found."""

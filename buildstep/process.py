@@ -1,7 +1,7 @@
 """Start commands: argv lists only, a built environment, bounded output, and no child left behind.
 
 `run` is for commands whose output is text and wanted line by line; it stands on the `sh` package.
-`query` is for short questions, where the 0.1 s that `sh` takes to hand over output would be felt.
+`query` is for short questions, where the threads that `sh` starts for each command would be felt.
 `spawn` is for commands that are a stage of a binary pipe. Nothing else starts a process.
 """
 
@@ -32,6 +32,9 @@ _GRACE = 2.0
 SAFE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "USER", "LOGNAME", "TZ")
+
+_BYTES = "latin-1"
+"""The encoding that `sh` is given: one character per byte, since paths need not be UTF-8."""
 
 Line = Callable[[str], None]
 
@@ -74,6 +77,10 @@ class Result:
     seconds: float
 
 
+def _as_bytes(text: str) -> str:
+    return os.fsencode(text).decode(_BYTES)
+
+
 def paste(argv: Sequence[str]) -> str:
     """The command as one line for a shell."""
     return shlex.join(argv)
@@ -109,8 +116,8 @@ def run(
     lock = threading.Lock()
 
     def receive(stream: str) -> Callable[[str], None]:
-        def on_line(text: str) -> None:
-            text = text.rstrip("\n")
+        def on_line(raw: str) -> None:
+            text = raw.rstrip("\n").encode(_BYTES).decode(errors="replace")
             with lock:
                 heard[0] = time.monotonic()
                 captured[stream].append(text)
@@ -122,23 +129,25 @@ def run(
 
     begin = time.monotonic()
     started += 1
-    child = sh.Command(program)(
-        *argv[1:],
-        _env=dict(env if env is not None else base_env(os.environ)),
-        _cwd=None if cwd is None else os.fspath(cwd),
-        _in=input_text,
-        _out=receive("out"),
-        _err=receive("err"),
-        _tty_out=False,
-        _new_session=True,
-        _bg=True,
-        _bg_exc=False,
-        _no_pipe=True,
-        _internal_bufsize=0,
-        _return_cmd=True,
-        _ok_code=list(range(256)),
-        _decode_errors="replace",
-    )
+    # Without it sh gives the child a pipe that nobody ever writes to or closes.
+    with open(os.devnull, "rb") as nothing:
+        child = sh.Command(_as_bytes(program))(
+            *map(_as_bytes, argv[1:]),
+            _env=dict(env if env is not None else base_env(os.environ)),
+            _cwd=None if cwd is None else os.fspath(cwd),
+            _in=nothing if input_text is None else _as_bytes(input_text),
+            _out=receive("out"),
+            _err=receive("err"),
+            _tty_out=False,
+            _new_session=True,
+            _bg=True,
+            _bg_exc=False,
+            _no_pipe=True,
+            _internal_bufsize=0,
+            _return_cmd=True,
+            _ok_code=list(range(256)),
+            _encoding=_BYTES,
+        )
     expired = ""
     try:
         while child.is_alive():
@@ -154,6 +163,9 @@ def run(
     except BaseException:
         _end_group(child.pid, child.is_alive)
         raise
+    # What it left running in its group must neither go on nor hold its output open.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
     with contextlib.suppress(sh.SignalException, sh.ErrorReturnCode):
         child.wait()
     status = int(child.exit_code)
@@ -173,7 +185,7 @@ def query(
     timeout: float = 60.0,
     what: str = "",
 ) -> Result:
-    """Ask a short question of a tool: like `run`, without lines as they come, and ten times quicker."""
+    """Ask a short question of a tool: like `run`, without lines as they come, and quicker."""
     global started  # noqa: PLW0603
     program = which(argv[0])
     started += 1

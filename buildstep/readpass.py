@@ -46,15 +46,17 @@ def with_parents(changes: Changes, tree: FileList) -> list[Entry]:
     """The entries of a layer, sorted, and the directories above each change that did not change.
 
     Tools that unpack each layer into a directory of its own take a missing parent's owner and mode
-    from nowhere, so a layer has them all, but for the top itself.
+    from nowhere, so a layer that has anything has them all, the top too.
     """
     entries = {entry.path: entry for entry in changes.entries}
     for path in [*entries, *changes.removed]:
-        parent = path.rpartition(b"/")[0]
-        while parent and parent not in entries:
+        parent = path
+        while parent:
+            parent = parent.rpartition(b"/")[0]
+            if parent in entries:
+                break
             if parent in tree:
                 entries[parent] = tree[parent]
-            parent = parent.rpartition(b"/")[0]
     return [entries[path] for path in sorted(entries)]
 
 

@@ -8,17 +8,26 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildstep import installers, sandbox
+from buildstep import cleaners, installers, sandbox
+from buildstep import sync as syncing
 from buildstep.errors import InstallError
-from buildstep.events import Bus
-from buildstep.filelist import Changes, FileList, diff, hash_entries, spread_digests
+from buildstep.events import Bus, Cleaned
+from buildstep.filelist import (
+    Changes,
+    Entry,
+    FileList,
+    diff,
+    drop_below,
+    hash_entries,
+    heal_groups,
+    spread_digests,
+)
 from buildstep.fsutil import Root, lock
 from buildstep.images import ImageRecord
 from buildstep.interfaces import Backend, Dataset, Finding, Installer, InstallOptions, Package
 from buildstep.journal import Journal, output_lock
+from buildstep.protoscan import ProtoScan
 from buildstep.spec import BuildSpec
-from buildstep.sync import owner_rule
-from buildstep.sync import sync as rsync
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,19 +56,66 @@ def image_root(dataset: Dataset, image: ImageRecord) -> Root:
     return Root(dataset.path)
 
 
-def sync(context: Context, root: Root) -> str:
-    """Lay the proto directory on the root; returns a sentence for the record."""
+def sync(context: Context, root: Root) -> None:
+    """Lay the proto directory on the root."""
     spec = context.spec
-    rsync(
+    syncing.sync(
         spec.proto,
         root,
-        rule=owner_rule(spec.owner, root),
+        rule=syncing.owner_rule(spec.owner, root),
         exclude=spec.exclude,
         privileged=context.backend.privileged,
         bus=context.bus,
         timeout=spec.timeouts.command,
     )
-    return f"{spec.proto.name}/ laid on the root"
+
+
+def lay_direct(
+    context: Context, root: Root, dataset: Dataset, proto: ProtoScan, below: FileList
+) -> FileList | None:
+    """The proto directory's entries as they will be in the image, without copying a file.
+
+    None where only rsync can tell what comes of it, or that nothing can.
+    """
+    spec = context.spec
+    plan = syncing.parts(spec.proto, root)
+    syncing.tell_changed_modes(spec.proto, root, plan, context.bus)
+    laid = syncing.lay(proto.entries, plan, syncing.owner_rule(spec.owner, root))
+    inside = os.path.relpath(root.path, dataset.path)
+    if inside != ".":
+        laid = _below_folder(laid, os.fsencode(inside))
+    return None if syncing.conflicts(laid, below) else laid
+
+
+def _below_folder(entries: FileList, folder: bytes) -> FileList:
+    """The same entries in a folder of the tree (a zone image has its root in one)."""
+    found: FileList = {}
+    for entry in entries.values():
+        entry.path = folder + b"/" + entry.path
+        if entry.first:
+            entry.first = folder + b"/" + entry.first
+        entry.text = b""
+        found[entry.path] = entry
+    return found
+
+
+def clean(context: Context, root: Root, dataset: Dataset, proto: ProtoScan) -> list[Cleaned]:
+    """Run the cleaners; what the proto directory brought stays."""
+    kept = frozenset(
+        "/" + os.fsdecode(row[0]) for row in proto.rows if row[0].partition(b"/")[0] in _CLEANED_TOPS
+    )
+    return cleaners.clean(
+        context.spec.cleaners(cleaners.DEFAULT),
+        root,
+        bus=context.bus,
+        environ=context.environ,
+        zone=dataset.path if root.path != dataset.path else None,
+        keep=kept,
+    )
+
+
+_CLEANED_TOPS = (b"var", b"etc", b"tmp", b"root", b"run", b"home", b"dev", b"lib", b"usr", b"srv")
+"""Where cleaners look: only paths there need to be told apart."""
 
 
 def choose_installer(spec: BuildSpec, root: Root) -> Installer:
@@ -79,15 +135,10 @@ def wants_packages(spec: BuildSpec) -> bool:
     return bool(spec.packages or spec.upgrade_first or spec.pkg_audit)
 
 
-def packages(context: Context, root: Root) -> Installed | None:
-    """Upgrade, install, list and audit; None when the image has no package manager and needs none."""
+def packages(context: Context, root: Root) -> Installed:
+    """Upgrade, install, list and audit."""
     spec = context.spec
-    if not wants_packages(spec):
-        installer = installers.detect(root)
-        if installer is None or not context.backend.privileged:
-            return None
-    else:
-        installer = choose_installer(spec, root)
+    installer = choose_installer(spec, root)
     cache = context.backend.state / "packages" / installer.name
     cache.mkdir(parents=True, exist_ok=True)
     options = InstallOptions(
@@ -96,24 +147,36 @@ def packages(context: Context, root: Root) -> Installed | None:
         mirror=spec.installer_options.mirror or context.environ.get("BUILDSTEP_APT_MIRROR", ""),
         env=dict(spec.installer_options.env),
     )
+    audit = None
     with entered(context, root) as inside:
-        audit = None
-        if wants_packages(spec):
-            with installer.prepare(inside, options):
-                if spec.packages or spec.upgrade_first:
-                    installer.refresh(inside, options)
-                if spec.upgrade_first:
-                    installer.upgrade(inside, options)
-                if spec.packages:
-                    installer.install(inside, spec.packages, options)
-                if spec.pkg_audit:
-                    found = installer.audit(inside, options)
-                    audit = None if found is None else (found[0], tuple(found[1]))
-                    if found is None:
-                        context.bus.note(f"{installer.name}: the image has no audit tool", level="warning")
-            installer.clean(inside)
-        listed = tuple(installer.installed(inside))
-    return Installed(installer=installer.name, packages=listed, audit=audit)
+        with installer.prepare(inside, options):
+            if spec.packages or spec.upgrade_first:
+                installer.refresh(inside, options)
+            if spec.upgrade_first:
+                installer.upgrade(inside, options)
+            if spec.packages:
+                installer.install(inside, spec.packages, options)
+            if spec.pkg_audit:
+                audit = installer.audit(inside, options)
+                if audit is None:
+                    context.bus.note(f"{installer.name}: the image has no audit tool", level="warning")
+        installer.clean(inside)
+        found = tuple(installer.installed(inside))
+    told = None if audit is None else (audit[0], tuple(audit[1]))
+    return Installed(installer=installer.name, packages=found, audit=told)
+
+
+def listed(context: Context, root: Root, image: ImageRecord) -> Installed | None:
+    """What is installed when nothing was asked for: as the image's record has it, else asked in the root."""
+    installer = installers.detect(root)
+    if installer is None:
+        return None
+    if image.packages:
+        return Installed(installer=installer.name, packages=image.packages)
+    if not context.backend.privileged:
+        return None
+    with entered(context, root) as inside:
+        return Installed(installer=installer.name, packages=tuple(installer.installed(inside)))
 
 
 @contextlib.contextmanager
@@ -150,36 +213,57 @@ def motd(context: Context, root: Root, image: ImageRecord) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
-    """A finished tree: all its entries, hashed where they equal the base in all else, and the changes."""
+    """A finished tree: all its entries, and the changes against the layer below.
+
+    emitted: of the changes, what an emitter still has to write as the top layer; None for all of them.
+    """
 
     entries: FileList
     changes: Changes
+    emitted: tuple[Entry, ...] | None = None
 
 
 def snapshot(
-    context: Context, dataset: Dataset, origin: FileList, below: FileList, image: ImageRecord
+    context: Context,
+    dataset: Dataset,
+    origin: FileList,
+    below: FileList,
+    image: ImageRecord,
+    *,
+    laid: FileList | None = None,
 ) -> Snapshot:
     """Read what the tree is now. origin: list of what the dataset was cloned from; below: of the layer
-    under the one being made. Files are hashed only where that decides whether they changed."""
+    under the one being made; laid: entries that lie on top without being in the dataset. Files are hashed
+    only where that decides whether they changed."""
     spec = context.spec
-    rule = (
-        None if context.backend.privileged else owner_rule(spec.owner, image_root(dataset, image)).entry_owner
-    )
+    rule = None
+    if not context.backend.privileged:
+        rule = syncing.owner_rule(spec.owner, image_root(dataset, image)).entry_owner
     entries = dataset.scan(origin, owner=rule)
+    if laid:
+        for path, entry in laid.items():
+            there = entries.get(path)
+            if there is not None and there.kind == "d" and entry.kind != "d":
+                drop_below(entries, path)
+            entries[path] = entry
+        heal_groups(entries)
     undecided = []
     for path, entry in entries.items():
-        old = below.get(path)
-        if (
-            entry.kind == "f"
-            and not entry.sha256
-            and not entry.first
-            and old is not None
-            and old.same_metadata(entry)
-        ):
+        unread = entry.kind == "f" and not entry.sha256 and not entry.first
+        if unread and path in below and below[path].same_metadata(entry):
             undecided.append(entry)
     context.bus.count("bytes_hashed", hash_entries(dataset.path, undecided))
     spread_digests(entries)
-    return Snapshot(entries=entries, changes=diff(below, entries))
+    changes = difference(below, entries)
+    # What did not change keeps the time it has below, as it will when the layers are laid together.
+    changed = {entry.path for entry in changes.entries}
+    for path, old in below.items():
+        if path in entries and path not in changed:
+            entries[path] = old
+    return Snapshot(entries=entries, changes=changes)
+
+
+difference = diff
 
 
 @contextlib.contextmanager

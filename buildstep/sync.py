@@ -11,14 +11,14 @@ import fnmatch
 import os
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from buildstep import process
 from buildstep.errors import BuildstepError, Fault, SpecError
 from buildstep.events import Bus
-from buildstep.filelist import Entry
+from buildstep.filelist import Entry, FileList
 from buildstep.fsutil import Root
 
 
@@ -139,14 +139,20 @@ def sync(
     """Copy the proto directory in. Raises CommandFailed for any status of rsync but 0."""
     process.which("rsync", hint="install it: apt-get install rsync")
     plan = parts(proto, root)
-    _tell_changed_modes(proto, root, plan, bus)
+    tell_changed_modes(proto, root, plan, bus)
+    top = root.path.stat()
     for part in plan:
+        rules = rules_below(exclude, part.source)
+        if rules is None:
+            continue
         inner = [
             other.source
             for other in plan
             if other.source != part.source and _below(other.source, part.source)
         ]
         argv = ["rsync", "-rlptD", "--hard-links", "--sparse", "--numeric-ids", "--xattrs"]
+        # Size and time alone do not tell whether a file of the base is the proto's.
+        argv.append("--ignore-times")
         if privileged:
             argv += ["--owner", "--group", "--acls"]
             ids = rule.rules[0][1]
@@ -155,7 +161,7 @@ def sync(
         if verbose:
             argv.append("--verbose")
         argv += [f"--exclude=/{_literal(path.removeprefix(part.source).lstrip('/'))}" for path in inner]
-        argv += [f"--exclude={pattern}" for pattern in exclude]
+        argv += [f"--exclude={pattern}" for pattern in rules]
         target = root.host_path("/" + part.target)
         assert target is not None
         argv += ["--", f"{os.fspath(proto / part.source)}/", f"{os.fspath(target)}/"]
@@ -168,9 +174,128 @@ def sync(
         )
     if privileged and not rule.uniform:
         _apply_owners(proto, root, plan, rule)
+    # The proto's own directory is not part of it: a private work folder must not make / private.
+    root.path.chmod(stat.S_IMODE(top.st_mode))
+    if privileged:
+        os.chown(root.path, top.st_uid, top.st_gid)
+    os.utime(root.path, ns=(top.st_atime_ns, top.st_mtime_ns))
+
+
+def rules_below(patterns: Sequence[str], source: str) -> list[str] | None:
+    """rsync's exclude rules as they read from a folder of the tree they were written for.
+
+    None: the folder itself is excluded. A rule that rsync compares with a whole path would otherwise
+    never match in a run that begins further down.
+    """
+    if not source:
+        return list(patterns)
+    steps = source.split("/")
+    for depth in range(1, len(steps) + 1):
+        for pattern in patterns:
+            sign, words = _rule(pattern)
+            if any(not rest for rest in _rests(words, steps[:depth])):
+                if sign == "+ ":
+                    break  # the first rule that matches decides
+                return None
+    found = []
+    for pattern in patterns:
+        sign, words = _rule(pattern)
+        slash = "/" if pattern.endswith("/") else ""
+        anywhere = not pattern.removeprefix(sign).startswith("/")
+        rests = {"/".join(rest) for rest in _rests(words, steps) if rest}
+        found += [f"{sign}/{rest}{slash}" for rest in sorted(rests) if not (anywhere and rest[:2] == "**")]
+        if anywhere:
+            found.append(pattern)
+    return found
+
+
+def _rule(pattern: str) -> tuple[str, list[str]]:
+    """A rule's sign and the components of its pattern, which begins with `**` where it may match anywhere."""
+    sign = pattern[:2] if pattern[:2] in ("+ ", "- ") else ""
+    text = pattern.removeprefix(sign)
+    words = text.strip("/").split("/")
+    return sign, words if text.startswith("/") else ["**", *words]
+
+
+def _rests(words: Sequence[str], steps: Sequence[str], *, eaten: bool = False) -> Iterator[Sequence[str]]:
+    """What may be left of a pattern when a folder's components are matched; nothing: it is the folder's.
+
+    eaten: whether the `**` that stands first has matched a component already.
+    """
+    if list(words) == ["***"]:
+        yield ()
+    elif not steps:
+        yield words
+        if eaten and words:
+            yield words[1:]
+    elif not words:
+        return
+    elif words[0] == "**":
+        yield from _rests(words, steps[1:], eaten=True)
+        yield from _rests(words[1:], steps)
+    elif fnmatch.fnmatchcase(steps[0], words[0]):
+        yield from _rests(words[1:], steps[1:])
 
 
 _HINTS = {"any": "rsync's messages above name the file; nothing was shipped"}
+
+
+def target_of(path: bytes, plan: Sequence[Part]) -> bytes:
+    """Where a path of the proto directory goes. plan: as `parts` gives it."""
+    best, length = plan[0], -1
+    for part in plan:
+        source = os.fsencode(part.source)
+        if len(source) > length and (path == source or path.startswith(source + b"/" if source else b"")):
+            best, length = part, len(source)
+    rest = path[len(os.fsencode(best.source)) :].lstrip(b"/")
+    return b"/".join(piece for piece in (os.fsencode(best.target), rest) if piece)
+
+
+def lay(entries: FileList, plan: Sequence[Part], rule: OwnerRule) -> FileList:
+    """The proto directory's entries as they will be in the image: their paths and owners.
+
+    The same as what `sync` leaves in a tree, without copying anything. Directories that the base has
+    behind a link (all parts but the first) keep what the proto says of them.
+    """
+    mapped = len(plan) > 1
+    single = rule.rules[0][1] if rule.uniform else None
+    found: FileList = {}
+    for path, entry in entries.items():
+        if mapped:
+            entry.path = target_of(path, plan)
+            if entry.first:
+                entry.first = target_of(entry.first, plan)
+        ids = single if rule.uniform else rule.of(os.fsdecode(path))
+        if ids is not None:
+            entry.uid, entry.gid = ids
+        entry.text = b""
+        found[entry.path] = entry
+    if mapped:
+        _relead(found)
+    return found
+
+
+def _relead(entries: FileList) -> None:
+    """Hard-link groups whose paths were mapped: the first by its new path leads."""
+    groups: dict[bytes, list[bytes]] = {}
+    for path, entry in entries.items():
+        if entry.first:
+            groups.setdefault(entry.first, [entry.first]).append(path)
+    for members in groups.values():
+        leader = min(members)
+        for path in members:
+            entries[path].first = b"" if path == leader else leader
+            entries[path].text = b""
+
+
+def conflicts(entries: FileList, base: FileList) -> list[bytes]:
+    """Paths where the proto has something else than the base's non-empty directory: rsync refuses those."""
+    clashing = [
+        path
+        for path, entry in entries.items()
+        if entry.kind != "d" and path in base and base[path].kind == "d"
+    ]
+    return [path for path in clashing if any(other.startswith(path + b"/") for other in base)]
 
 
 def _below(path: str, top: str) -> bool:
@@ -181,7 +306,7 @@ def _literal(path: str) -> str:
     return re.sub(r"([\\*?\[\]])", r"\\\1", path) if re.search(r"[*?\[]", path) else path
 
 
-def _tell_changed_modes(proto: Path, root: Root, plan: Sequence[Part], bus: Bus) -> None:
+def tell_changed_modes(proto: Path, root: Root, plan: Sequence[Part], bus: Bus) -> None:
     """A checkout has mode 755 everywhere; laid on /tmp that is a surprise worth a line."""
     for part in plan:
         for name in ("tmp", "var/tmp", "root"):

@@ -187,6 +187,15 @@ def acl_to_text(value: bytes) -> bytes | None:
     return b",".join(rows)
 
 
+def acl_mode(value: bytes) -> int | None:
+    """The nine permission bits that a file with this access ACL has; None when it is not an ACL."""
+    if acl_to_text(value) is None:
+        return None
+    bits: dict[int, int] = {tag: perm for tag, perm, _ in _ACL_ENTRY.iter_unpack(value[4:])}
+    # With a mask the group bits of the mode are the mask (acl(5), "correspondence").
+    return bits.get(0x01, 0) << 6 | bits.get(0x10, bits.get(0x04, 0)) << 3 | bits.get(0x20, 0)
+
+
 def acl_from_text(text: bytes) -> bytes:
     """The extended attribute's value for SCHILY.acl text with numeric ids. Raises ValueError."""
     found = []
@@ -360,7 +369,7 @@ class TarWriter:
         self._left = size
         self._pad = padding(size) if size else b""
 
-    def data(self, offset: int, chunk: bytes) -> None:  # noqa: ARG002  (the order says it)
+    def data(self, offset: int, chunk: bytes) -> None:
         self._left -= len(chunk)
         self._out.write(chunk)
 

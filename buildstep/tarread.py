@@ -15,7 +15,7 @@ from buildstep import filelist
 from buildstep.decompress import Decompressed
 from buildstep.errors import ImageError
 from buildstep.filelist import Entry
-from buildstep.tarfmt import Extents, acl_from_text, xattr_name
+from buildstep.tarfmt import Extents, acl_from_text, acl_mode, xattr_name
 
 _KINDS = {
     tarfile.REGTYPE: "f",
@@ -75,13 +75,13 @@ def members(source: Decompressed, *, end_mark: bool = True) -> Iterator[tarfile.
             errors="surrogateescape",
         )
         while (info := archive.next()) is not None:
-            archive.members.clear()  # it would keep every one
+            archive.members.clear()  # type: ignore[attr-defined]  # it would keep every one
             yield info
     except (tarfile.ReadError, ValueError, IndexError, OverflowError) as error:
         # All but the first are what tarfile does with numbers that are none.
         raise ImageError(f"the archive is damaged: {error}") from error
     # tarfile reads a block past its offset when it finds the mark, and none at the end of the data.
-    if end_mark and source.tell() <= archive.offset:  # type: ignore[attr-defined]
+    if end_mark and source.tell() <= archive.offset:
         raise ImageError(
             "the archive has no end mark",
             hint="it was cut short; copy or make it again",
@@ -149,6 +149,7 @@ def parse(info: tarfile.TarInfo) -> Member:
         mtime=_mtime(info),
         xattrs=_xattrs(info.pax_headers),
     )
+    _obey_acl(entry)
     extents: Extents = ()
     if kind == "f":
         entry.size = info.size
@@ -165,6 +166,13 @@ def parse(info: tarfile.TarInfo) -> Member:
             # overlayfs(5): in a lower layer it hides what is below it.
             raise MemberFault("the device 0:0, which means a removed file to overlayfs")
     return Member(entry, None, extents)
+
+
+def _obey_acl(entry: Entry) -> None:
+    for name, value in entry.xattrs:
+        if name == b"system.posix_acl_access" and (bits := acl_mode(value)) is not None:
+            # Some tools write the owning group's own permissions; the file will have the mask's.
+            entry.mode = entry.mode & 0o7000 | bits
 
 
 def _extents(info: tarfile.TarInfo) -> Extents:
@@ -218,8 +226,4 @@ def _xattrs(headers: Mapping[str, str]) -> filelist.Xattrs:
     for name in found:
         if not name or b"\0" in name or len(name) > _MAX_NAME:
             raise MemberFault(f"an attribute called {os.fsdecode(name)!r}")
-    return tuple(
-        (name, found[name])
-        for name in sorted(found)
-        if not filelist._SKIPPED_XATTRS.match(name)
-    )
+    return tuple((name, found[name]) for name in sorted(found) if not filelist._SKIPPED_XATTRS.match(name))

@@ -26,7 +26,7 @@ def list_(pool: str | None, as_json: bool) -> int:
 
     def job() -> int:
         cache = open_session(pool, quiet=True, healing=False).cache
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "key": record.key,
                 "slot": record.slot,

@@ -26,11 +26,11 @@ _GIT = click.option("--git", is_flag=True)
 @command.command()
 def stamp() -> None:
     """Print <branch>-<time>-g<commit>[-dirty] of the checkout we are in."""
-    from datetime import UTC, datetime  # noqa: PLC0415
+    from datetime import UTC, datetime
 
-    from buildstep import template  # noqa: PLC0415
-    from buildstep.cli.build import git_facts  # noqa: PLC0415
-    from buildstep.errors import UsageError  # noqa: PLC0415
+    from buildstep import template
+    from buildstep.cli.build import git_facts
+    from buildstep.errors import UsageError
 
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
     moment = datetime.fromtimestamp(int(epoch), UTC) if epoch.isdigit() else datetime.now(UTC)
@@ -47,7 +47,7 @@ def stamp() -> None:
 @_GIT
 def stale(state: Path, proto: Path, files: tuple[Path, ...], git: bool) -> None:
     """Print why the image has to be built, or nothing."""
-    from buildstep import makestate  # noqa: PLC0415
+    from buildstep import makestate
 
     why = makestate.why_stale(state, _watched(proto, files, git))
     if why:
@@ -61,7 +61,7 @@ def stale(state: Path, proto: Path, files: tuple[Path, ...], git: bool) -> None:
 @_GIT
 def begin(state: Path, proto: Path, files: tuple[Path, ...], git: bool) -> None:
     """Note what a build starts from."""
-    from buildstep import makestate  # noqa: PLC0415
+    from buildstep import makestate
 
     if not makestate.begin(state, _watched(proto, files, git)):
         click.echo("image: nothing has changed", err=True)
@@ -71,7 +71,7 @@ def begin(state: Path, proto: Path, files: tuple[Path, ...], git: bool) -> None:
 @_STATE
 def finish(state: Path) -> None:
     """Take the build's result, and print the paths of its files."""
-    from buildstep import makestate  # noqa: PLC0415
+    from buildstep import makestate
 
     for path in makestate.finish(state):
         click.echo(path)
@@ -82,7 +82,7 @@ def finish(state: Path) -> None:
 @click.option("--allow-dirty", is_flag=True)
 def publishable(state: Path, allow_dirty: bool) -> None:
     """Print the path of the manifest that may be published."""
-    from buildstep import makestate  # noqa: PLC0415
+    from buildstep import makestate
 
     click.echo(makestate.publishable(state, allow_dirty=allow_dirty))
 
@@ -92,7 +92,7 @@ def publishable(state: Path, allow_dirty: bool) -> None:
 @click.option("--output", required=True, type=click.Path(path_type=Path))
 def clean(state: Path, output: Path) -> None:
     """Remove what the component's builds made."""
-    from buildstep import makestate  # noqa: PLC0415
+    from buildstep import makestate
 
     for path in makestate.clean(state, output):
         click.echo(f"removed {path}")
@@ -102,10 +102,10 @@ def clean(state: Path, output: Path) -> None:
 @click.option("--manifest", required=True, type=click.Path(path_type=Path))
 def name(manifest: Path) -> None:
     """Print the image's name in a manifest."""
-    from datetime import UTC, datetime  # noqa: PLC0415
+    from datetime import UTC, datetime
 
-    from buildstep import makestate, rules, template  # noqa: PLC0415
-    from buildstep.cli.build import git_facts  # noqa: PLC0415
+    from buildstep import makestate, rules, template
+    from buildstep.cli.build import git_facts
 
     text = rules.read_file(os.fspath(manifest))
     if manifest.suffix == ".j2":
@@ -121,11 +121,11 @@ def name(manifest: Path) -> None:
 
 
 def _watched(proto: Path, files: tuple[Path, ...], git: bool) -> Watched:
-    from buildstep.makestate import Watched  # noqa: PLC0415
+    from buildstep.makestate import Watched
 
     identity = ""
     if git:
-        from buildstep.cli.build import git_facts  # noqa: PLC0415
+        from buildstep.cli.build import git_facts
 
         facts = git_facts(Path.cwd())
         dirt = " with changes" if facts["dirty"] else ""

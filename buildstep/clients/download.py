@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,6 @@ class Follower:
         self._progress = progress
         self._position = 0
         self._file: IO[bytes] | None = None
-        self._sha1 = hashlib.sha1(usedforsecurity=False)
         self._sha256 = hashlib.sha256()
 
     def readable(self) -> bool:
@@ -104,16 +104,20 @@ class Follower:
         """Up to so many bytes, as soon as there are any; empty at the end."""
         if size < 0:
             return b"".join(iter(lambda: self.read(CHUNK), b""))
-        path, available, _ = self._progress.wait(self._position)
-        if self._file is None:
-            # The name changes when the download is complete; the file that is open stays the same.
-            with contextlib.suppress(FileNotFoundError):
-                self._file = path.open("rb")
+        while True:
+            path, available, finished = self._progress.wait(self._position)
             if self._file is None:
-                self._file = self._progress.wait(available)[0].open("rb")
-        data = os.pread(self._file.fileno(), min(size, available - self._position), self._position)
+                # The name changes when the download is complete; the file that is open stays the same.
+                with contextlib.suppress(FileNotFoundError):
+                    self._file = path.open("rb")
+            data = b""
+            if self._file is not None and available > self._position:
+                count = min(size, available - self._position)
+                data = os.pread(self._file.fileno(), count, self._position)
+            if data or finished:
+                break
+            time.sleep(0.05)  # begun anew at this moment
         self._position += len(data)
-        self._sha1.update(data)
         self._sha256.update(data)
         return data
 

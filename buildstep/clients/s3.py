@@ -85,7 +85,7 @@ class S3Client:
         self._endpoint = (
             endpoint or environ.get("AWS_ENDPOINT_URL_S3", "") or environ.get("AWS_ENDPOINT_URL", "")
         )
-        self._http = http or Http(environ=environ, bus=bus)
+        self.http = http or Http(environ=environ, bus=bus)
         self._made: Any = None
         self._conditional: bool | None = None
         """Whether the store heeds conditions on writes; None until that was seen."""
@@ -104,7 +104,7 @@ class S3Client:
             raise ToolMissing(
                 "S3 needs the Python package boto3", hint="pip install 'buildstep[s3]'"
             ) from error
-        environ, limits = self._environ, self._http.options
+        environ, limits = self._environ, self.http.options
         session = boto3.session.Session(
             aws_access_key_id=environ.get("AWS_ACCESS_KEY_ID"),
             aws_secret_access_key=environ.get("AWS_SECRET_ACCESS_KEY"),
@@ -214,7 +214,7 @@ class S3Client:
             link = self._boto.generate_presigned_url(
                 "get_object", Params={"Bucket": self.bucket, "Key": self._key(key)}, ExpiresIn=_LINK_SECONDS
             )
-        return download(self._http, link, target, expected=expected)
+        return download(self.http, link, target, expected=expected)
 
     def list(self, under: str = "") -> Iterator[ObjectInfo]:
         """The objects whose keys begin so, in order of their keys."""

@@ -81,6 +81,7 @@ class _Watched(HTTPConnection):
                         raise TimeoutError("the answer did not come in time") from error
                     raise
             if dog.expired:  # a head cut short looks like one that has ended
+                response.close()
                 raise TimeoutError("the answer did not come in time")
         response.buildstep_socket = sock  # type: ignore[attr-defined] # the connection may give it up
         return response

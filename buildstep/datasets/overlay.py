@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,16 @@ from buildstep.errors import DatasetError, SandboxError
 from buildstep.filelist import Entry, FileList, scan, scan_overlay
 from buildstep.fsutil import read_json, remove_tree, write_json
 from buildstep.interfaces import Dataset, Kind
-from buildstep.mounts import MS_RDONLY, bind, mount, mount_points, mounted, overlay_options, unmount
+from buildstep.mounts import (
+    MS_RDONLY,
+    bind,
+    in_user_namespace,
+    mount,
+    mount_points,
+    mounted,
+    overlay_options,
+    unmount,
+)
 from buildstep.pooldir import PoolDir
 
 
@@ -44,7 +54,8 @@ class OverlayBackend:
     privileged = True
 
     def __init__(self, location: str) -> None:
-        if os.geteuid() != 0:
+        # In a user namespace the kernel lets nobody mark a directory opaque with trusted.* attributes.
+        if os.geteuid() != 0 or in_user_namespace():
             raise DatasetError("an overlay pool needs root", hint=f"use --pool dir:{location} without root")
         self._dir = PoolDir(Path(location).absolute(), self.scheme)
 
@@ -120,14 +131,11 @@ class OverlayBackend:
         if len(lower) == 1:
             yield lower[0]
             return
-        view = self._dir.state / "views" / f"{ident}.{os.getpid()}"
-        view.mkdir(parents=True, exist_ok=True)
-        options = "lowerdir=" + ":".join(map(os.fspath, lower))
-        try:
-            with mounted("overlay", view, "overlay", MS_RDONLY, options):
-                yield view
-        finally:
-            view.rmdir()
+        # The directory stays: other builds, in mount namespaces of their own, use it at the same time.
+        view = self._dir.folder(kind, ident) / "view"
+        view.mkdir(mode=0o755, exist_ok=True)
+        with mounted("overlay", view, "overlay", MS_RDONLY, overlay_options(lower)):
+            yield view
 
     def destroy(self, kind: Kind, ident: str) -> None:
         folder = self._dir.folder(kind, ident)
@@ -179,13 +187,17 @@ def _sync(path: Path) -> None:
 
 def works_on(path: Path) -> bool:
     """Whether an overlay can be mounted with its upper directory at `path`: found by doing it."""
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 or in_user_namespace():
         return False
-    probe = path / f".probe-{os.getpid()}"
+    try:
+        # Process ids do not tell builds apart: each is process 1 of its own namespace.
+        probe = Path(tempfile.mkdtemp(prefix=".probe-", dir=path))
+    except OSError:
+        return False
     try:
         for name in ("lower", "upper", "work", "tree"):
-            (probe / name).mkdir(parents=True)
-        options = overlay_options([probe / "lower"], probe / "upper", probe / "work", volatile=False)
+            (probe / name).mkdir()
+        options = overlay_options([probe / "lower"], probe / "upper", probe / "work")
         with mounted("overlay", probe / "tree", "overlay", 0, options), bind(probe / "tree", probe / "tree"):
             return True
     except (OSError, SandboxError):

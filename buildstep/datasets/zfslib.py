@@ -60,7 +60,8 @@ class Zfs:
             raise ToolMissing(f"ZFS cannot be used: {error}", hint=HINT) from error
         except self._errors.ZFSError as error:
             raise ToolMissing(
-                f"ZFS cannot be used: {_text(error)}", hint="is the zfs module loaded, and may this user open /dev/zfs?"
+                f"ZFS cannot be used: {_text(error)}",
+                hint="is the zfs module loaded, and may this user open /dev/zfs?",
             ) from error
         self.complete = "key" in inspect.signature(self._lib.lzc_create).parameters
         process.which("zfs", hint=HINT)
@@ -117,7 +118,7 @@ class Zfs:
 
     def destroy_snapshot(self, name: str) -> None:
         """Nothing is done when it is not there."""
-        self._call(f"destroy {name}", self._lib.lzc_destroy_snaps, [name.encode()], False)  # noqa: FBT003
+        self._call(f"destroy {name}", self._lib.lzc_destroy_snaps, [name.encode()], False)
 
     def destroy(self, name: str) -> None:
         """A dataset without children or snapshots; nothing is done when it is not there."""
@@ -139,7 +140,12 @@ class Zfs:
         if self.complete:
             base = None if origin is None else origin.encode()
             self._call(
-                f"receive {snapshot}", self._lib.lzc_receive, snapshot.encode(), fd, origin=base, props=_encoded(props)
+                f"receive {snapshot}",
+                self._lib.lzc_receive,
+                snapshot.encode(),
+                fd,
+                origin=base,
+                props=_encoded(props),
             )
             return
         options = [] if origin is None else ["-o", f"origin={origin}"]
@@ -155,11 +161,17 @@ class Zfs:
         except CommandFailed as error:
             lines = error.detail.splitlines()
             kind = DatasetError
-            for word, chosen in (("busy", Busy), ("already exists", AlreadyThere), ("dependent clones", InUse)):
+            for word, chosen in (
+                ("busy", Busy),
+                ("already exists", AlreadyThere),
+                ("dependent clones", InUse),
+            ):
                 if word in error.detail:
                     kind = chosen
             reason = lines[0] if lines else error.message
-            raise kind(reason, detail=error.detail, hint=_hint(errno.EPERM if "permission" in reason else 0)) from error
+            raise kind(
+                reason, detail=error.detail, hint=_hint(errno.EPERM if "permission" in reason else 0)
+            ) from error
 
     def _call(self, what: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         names = self._errors
@@ -173,7 +185,8 @@ class Zfs:
             elif any(isinstance(each, names.SnapshotIsCloned) for each in inner):
                 kind = InUse
             elif any(
-                isinstance(each, (names.FilesystemExists, names.DatasetExists, names.SnapshotExists)) for each in inner
+                isinstance(each, (names.FilesystemExists, names.DatasetExists, names.SnapshotExists))
+                for each in inner
             ):
                 kind = AlreadyThere
             elif isinstance(error, (names.StreamMismatch, names.BadStream, names.StreamIOError)) or (
@@ -196,12 +209,14 @@ def _hint(code: int | None) -> str:
     if code == errno.EPERM:
         return "run as root, or let an administrator give this user `zfs allow` (see `buildstep doctor`)"
     if code in (errno.ENOSPC, errno.EDQUOT):
-        return "the pool is full or a quota is reached: `buildstep cache prune` and `buildstep image gc` free space"
+        return "the pool is full or a quota is reached: `buildstep cache prune` frees space"
     return ""
 
 
 def _encoded(props: Props) -> dict[bytes, bytes | int]:
-    return {name.encode(): value.encode() if isinstance(value, str) else value for name, value in props.items()}
+    return {
+        name.encode(): value.encode() if isinstance(value, str) else value for name, value in props.items()
+    }
 
 
 def _options(props: Props) -> list[str]:

@@ -125,7 +125,7 @@ class _Layer:
     def _before(self, entry: Entry) -> None:
         if not self._started:
             self._started = True
-            # The top itself is seldom part of a layer; what it lost is told before all else.
+            # Only without a tree is the top not part of a layer; what it lost is told before all else.
             if entry.path:
                 self._whiteouts(b"")
         path = entry.path
@@ -162,7 +162,7 @@ class OciEmitter:
     name: ClassVar[str] = "oci"
     compressions: ClassVar[tuple[str, ...]] = (_DEFAULT, "zstd", "none")
 
-    def extension(self, compression: str | None) -> str:  # noqa: ARG002  (layers only)
+    def extension(self, compression: str | None) -> str:
         return ".oci.tar"
 
     @contextlib.contextmanager

@@ -170,7 +170,8 @@ class Apt:
     def _fetch_then_do(self, sandbox: Sandbox, options: InstallOptions, words: Sequence[str]) -> None:
         """Download with the network, then install without: no package script ever has it."""
         self._apt(sandbox, options, ["--download-only", *words], network=True)
-        self._apt(sandbox, options, ["--no-download", *words], network=False)
+        # Not --no-download: with it apt does not find packages of file: sources.
+        self._apt(sandbox, options, words, network=False)
 
     def _apt(self, sandbox: Sandbox, options: InstallOptions, words: Sequence[str], *, network: bool) -> None:
         argv = ["apt-get", f"--config-file={_CONFIG}", "--quiet", "--yes", *words]

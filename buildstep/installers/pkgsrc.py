@@ -33,7 +33,6 @@ _NAME = r"[A-Za-z0-9_/][A-Za-z0-9_.,:/+\[\]{}*<>=~@%-]*"
 _CULPRITS = (
     r"no pkg found for '([^']+)'",
     r"[Cc]an't install dependency (\S+?),?$",
-    r"[Pp]ackage [`']?([\w.+-]+?)'? (?:addition )?failed",
     r"unable to verify package [`']([^']+)'",
 )
 

@@ -9,20 +9,23 @@ from importlib.metadata import entry_points
 
 from buildstep.errors import UsageError
 from buildstep.events import Bus
-from buildstep.publishers import directory, imgapi, registry, s3
 from buildstep.publishers.bundle import Bundle, Published, Publisher, PublishOptions
+from buildstep.publishers.directory import DirectoryPublisher
+from buildstep.publishers.imgapi import ImgapiPublisher
+from buildstep.publishers.registry import RegistryPublisher
+from buildstep.publishers.s3 import S3Publisher
 
 __all__ = ["PUBLISHERS", "Bundle", "PublishOptions", "Published", "Publisher", "publish", "publisher"]
 
 GROUP = "buildstep.publishers"
 
 PUBLISHERS: dict[str, Publisher] = {
-    "dir": directory.DirectoryPublisher(),
-    "s3": s3.S3Publisher(),
-    "docker": registry.RegistryPublisher(),
-    "imgapi": imgapi.ImgapiPublisher(),
-    "http": imgapi.ImgapiPublisher(),
-    "https": imgapi.ImgapiPublisher(),
+    "dir": DirectoryPublisher(),
+    "s3": S3Publisher(),
+    "docker": RegistryPublisher(),
+    "imgapi": ImgapiPublisher(),
+    "http": ImgapiPublisher(),
+    "https": ImgapiPublisher(),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +14,9 @@ from buildstep import manifest as imgmanifest
 from buildstep.errors import PublishError, SpecError
 from buildstep.events import Bus
 from buildstep.fsutil import CHUNK
+
+FORMAT = 1
+"""Of the documents that a name stands for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +96,34 @@ class Bundle:
     def compression(self) -> str:
         return str(self.meta["files"][0].get("compression", "none"))
 
+    def extras(self) -> list[Content]:
+        """What goes along with the image's own file: the other artifacts, the manifest, the record."""
+        image = self.image
+        others = [content for content in self.contents if content is not image]
+        papers = [self.manifest, *([self.record] if self.record is not None else [])]
+        return [*others, *(Content.of(path) for path in papers)]
+
+    def index(self, places: Mapping[str, str]) -> bytes:
+        """The document that a name stands for in a directory or bucket. places: file name to where it is."""
+        rows = [
+            {
+                "name": content.path.name,
+                "path": places[content.path.name],
+                "size": content.size,
+                "sha1": content.sha1,
+                "sha256": content.sha256,
+            }
+            for content in (self.image, *self.extras())
+        ]
+        value = {
+            "format": FORMAT,
+            "name": self.name,
+            "version": self.version,
+            "uuid": self.uuid,
+            "files": sorted(rows, key=lambda row: str(row["name"])),
+        }
+        return json.dumps(value, indent=2).encode() + b"\n"
+
     def manifest_bytes(self) -> bytes:
         """The manifest as it is published."""
         return imgmanifest.dumps(self.meta).encode()
@@ -103,7 +135,8 @@ class PublishOptions:
 
     environ: credentials and proxies are looked for there, and nowhere else. insecure: no certificate
     checks (registry: plain http as well). user, key: who signs (IMGAPI); key: a file's path, or `agent`,
-    or `agent:FINGERPRINT`. endpoint: of an S3 store. limits: of `clients.HttpOptions`.
+    or `agent:FINGERPRINT`. endpoint: of an S3 store. replace: a registry's tag may
+    be moved to the new image. limits: of `clients.HttpOptions`.
     """
 
     environ: Mapping[str, str] = field(default_factory=dict)
@@ -112,6 +145,7 @@ class PublishOptions:
     user: str = ""
     key: str = ""
     endpoint: str = ""
+    replace: bool = False
     limits: Mapping[str, Any] = field(default_factory=dict)
 
 

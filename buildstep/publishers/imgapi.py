@@ -149,7 +149,7 @@ class _Publication:
         except HttpError as error:
             with contextlib.suppress(Exception):
                 self.bus.note(
-                    f"the unfinished image {self.uuid} was not removed from {self.client.label}: {error.message}",
+                    f"the unfinished image {self.uuid} is still there: {error.message}",
                     level="warning",
                 )
 

@@ -34,6 +34,8 @@ class Mmdebstrap:
         process.which("mmdebstrap", hint=hint)
         mirror = context.environ.get("BUILDSTEP_APT_MIRROR", "")
         argv = ["mmdebstrap", f"--variant={options['variant']}", f"--components={options['components']}"]
+        # mmdebstrap gives its root the agent's host name and resolver, for its own use: not for an image.
+        argv.append('--customize-hook=rm -f "$1/etc/hostname" "$1/etc/resolv.conf"')
         if options["include"]:
             argv.append(f"--include={options['include']}")
         extra = {key: value for key, value in context.environ.items() if key in _PASSED}

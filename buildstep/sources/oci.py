@@ -1,4 +1,4 @@
-"""oci:PATH[:TAG]. An image in an OCI layout, a directory or an archive, as buildah, skopeo or umoci write it."""
+"""oci:PATH[:TAG]. An image in an OCI layout, directory or archive, such as other tools export."""
 
 from __future__ import annotations
 

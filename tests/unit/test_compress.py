@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from buildstep import compress
-from buildstep.compress import CODECS, PART_MAX, PartWriter, Stream, codec
+from buildstep.compress import CODECS, PART_MAX, Codec, PartWriter, Stream, codec
 from buildstep.decompress import Decompressed
 from buildstep.errors import EmitError, ImageError, ToolMissing, UsageError
 
@@ -63,9 +63,7 @@ def put(fd: int, files: Files, name: str = "none", reuse: compress.Reuse | None 
 
 def many(count: int = 3000, mean: int = 12_000, seed: int = 1) -> Files:
     rng = random.Random(seed)
-    return [
-        (b"dir%03d/file%05d" % (i // 100, i), int(rng.expovariate(1 / mean))) for i in range(count)
-    ]
+    return [(b"dir%03d/file%05d" % (i // 100, i), int(rng.expovariate(1 / mean))) for i in range(count)]
 
 
 def pieces(fd: int, stream: Stream) -> list[bytes]:
@@ -93,8 +91,7 @@ def test_every_codec_gives_one_stream_that_its_standard_reader_takes(name: str, 
         piece = packed[part.offset : part.offset + part.length]
         with Decompressed(io.BytesIO(piece)) as source:
             assert (
-                source.read(part.raw_length + 1)
-                == raw[part.raw_offset : part.raw_offset + part.raw_length]
+                source.read(part.raw_length + 1) == raw[part.raw_offset : part.raw_offset + part.raw_length]
             )
     assert put(out, files, name) == stream
     assert content(out) == packed
@@ -182,7 +179,9 @@ def test_a_large_file_has_parts_of_its_own_at_fixed_offsets(out: int) -> None:
     old = set(pieces(out, stream))
     files.insert(1, (b"a0-new", 7777))
     again = put(out, files)
-    assert [p.path for p, piece in zip(again.parts, pieces(out, again), strict=True) if piece not in old] == [b"a0"]
+    assert [p.path for p, piece in zip(again.parts, pieces(out, again), strict=True) if piece not in old] == [
+        b"a0"
+    ]
 
 
 def test_known_parts_are_taken_and_not_compressed_again(out: int) -> None:
@@ -206,15 +205,20 @@ def test_known_parts_are_taken_and_not_compressed_again(out: int) -> None:
     assert 0 < put(out, files, "zstd", lambda _, part: known.get(part)).compressed < 20 << 20
 
 
+def feed(fd: int, chosen: Codec, mebibytes: int, error: BaseException | None = None) -> None:
+    with PartWriter(fd, chosen, what="hello.tar") as parts:
+        for _ in range(mebibytes):
+            parts.write(os.urandom(1 << 20))
+        if error:
+            raise error
+        parts.close()
+
+
 def test_a_full_disk_is_an_emit_error_and_not_a_hang() -> None:
     fd = os.open("/dev/full", os.O_WRONLY)
     try:
-        with pytest.raises(EmitError, match="No space left") as caught, PartWriter(
-            fd, codec("none"), what="hello.tar"
-        ) as parts:
-            for _ in range(100):
-                parts.write(bytes(1 << 20))
-            parts.close()
+        with pytest.raises(EmitError, match="No space left") as caught:
+            feed(fd, codec("none"), 100)
     finally:
         os.close(fd)
     assert "hello.tar" in caught.value.message
@@ -222,24 +226,19 @@ def test_a_full_disk_is_an_emit_error_and_not_a_hang() -> None:
     _no_threads()
 
 
-@pytest.mark.parametrize("size", [10, 40 << 20])
+@pytest.mark.parametrize("size", [1, 40])
 def test_a_failing_codec_is_an_emit_error(out: int, size: int) -> None:
     def fail(_part: bytes) -> bytes:
         raise OSError(errno.EIO, "broken")
 
-    with pytest.raises(EmitError, match="broken"), PartWriter(
-        out, replace(codec("none"), compress=fail)
-    ) as parts:
-        parts.write(bytes(size))
-        parts.close()
+    with pytest.raises(EmitError, match="broken"):
+        feed(out, replace(codec("none"), compress=fail), size)
     _no_threads()
 
 
 def test_an_error_of_the_caller_stops_the_threads(out: int) -> None:
-    with pytest.raises(KeyboardInterrupt), PartWriter(out, codec("gzip")) as parts:
-        for _ in range(40):
-            parts.write(os.urandom(1 << 20))
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        feed(out, codec("gzip"), 40, KeyboardInterrupt())
     _no_threads()
 
 
@@ -274,9 +273,12 @@ def test_memory_does_not_grow_with_the_stream() -> None:
 @pytest.mark.parametrize("cut", [5, 100, -1, -5])
 def test_cut_off_streams_are_damage(name: str, cut: int) -> None:
     packed = codec(name).compress(os.urandom(5000))
-    with Decompressed(io.BytesIO(packed[:cut])) as source, pytest.raises(ImageError):
-        if len(source.read(6000)) == cut:  # too short to be taken for compressed
-            raise ImageError("")
+    with Decompressed(io.BytesIO(packed[:cut])) as source:
+        if cut == 5 and name == "xz":  # too short to be taken for compressed
+            assert source.read(6000) == packed[:5]
+        else:
+            with pytest.raises(ImageError):
+                source.read(6000)
 
 
 def test_junk_behind_a_member_is_damage_and_padding_is_not() -> None:

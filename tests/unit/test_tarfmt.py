@@ -8,14 +8,15 @@ import tarfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.unit import trees
 
 from buildstep import tarfmt, unpack
 from buildstep.filelist import Entry, FileList, tree_digest
+from tests.unit import trees
 
 
 class Sponge:
@@ -48,9 +49,7 @@ def archive(
 
 
 def read(data: bytes) -> list[tarfile.TarInfo]:
-    with tarfile.open(
-        fileobj=io.BytesIO(data), encoding="utf-8", errors="surrogateescape"
-    ) as tar:
+    with tarfile.open(fileobj=io.BytesIO(data), encoding="utf-8", errors="surrogateescape") as tar:
         return tar.getmembers()
 
 
@@ -198,7 +197,8 @@ def test_sparse_files(extents: list[tuple[int, int]], size: int) -> None:
     member = one(replace(PLAIN, path=path, size=size), extents)
     assert member.name == path.decode()
     assert member.size == size
-    pieces = [tuple(piece) for piece in member.sparse or () if piece[1]]  # type: ignore[attr-defined]
+    sparse: Any = getattr(member, "sparse", None)
+    pieces = [tuple(piece) for piece in sparse or () if piece[1]]
     assert pieces == extents
 
 

@@ -1,0 +1,58 @@
+"""buildah, and podman which builds with the same code: COPY in a Containerfile, layers kept, pushed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from bench.engines.common import CONTAINED, PEERS, environment, lacking, size_of, version
+from bench.model import Command, Input
+
+_SCRIPT = os.fspath(PEERS / "buildah.sh")
+
+
+class Buildah:
+    def __init__(self, tool: str) -> None:
+        self.name = tool
+        self.title = f"{tool} build --layers, push to an OCI archive"
+
+    def missing(self) -> str:
+        return lacking([self.name, "unshare"], f"Debian: apt-get install {self.name}")
+
+    def versions(self) -> dict[str, str]:
+        return {self.name: version(self.name, "--version")}
+
+    def forget(self, source: Input, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        if source.base is not None:
+            argv = [*CONTAINED, "sh", _SCRIPT, "base", self.name, os.fspath(folder), os.fspath(source.base)]
+            subprocess.run(argv, env=environment(folder), check=True, stdout=subprocess.DEVNULL, cwd=folder)
+
+    def command(self, source: Input, folder: Path, extra: tuple[str, ...]) -> Command:
+        file = folder / "Containerfile"
+        file.write_text(containerfile(source, extra))
+        argv = (*CONTAINED, "sh", _SCRIPT, "build", self.name, os.fspath(folder))
+        argv += (os.fspath(source.tree.root), os.fspath(file), os.fspath(folder / "out.oci.tar"))
+        return Command(argv=argv, env=environment(folder), cwd=folder)
+
+    def told(self, folder: Path) -> dict[str, Any]:
+        return {"bytes": size_of(folder / "out.oci.tar")}
+
+
+def containerfile(source: Input, extra: tuple[str, ...]) -> str:
+    """What a careful user writes: packages before files, apt's downloads and lists kept in cache mounts."""
+    lines = ["FROM localhost/bench-base" if source.base else "FROM scratch"]
+    packages = (*source.packages, *extra)
+    if packages:
+        caches = "--mount=type=cache,target=/var/cache/apt --mount=type=cache,target=/var/lib/apt"
+        # Keeping the downloads is what makes a second install comparable with ours.
+        install = "apt-get -o APT::Keep-Downloaded-Packages=true install -y -q --no-install-recommends"
+        lines.append(
+            f"RUN {caches} apt-get update -q && DEBIAN_FRONTEND=noninteractive {install} {' '.join(packages)}"
+        )
+    lines.append("COPY . /")
+    return "\n".join(lines) + "\n"

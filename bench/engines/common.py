@@ -1,0 +1,51 @@
+"""What the engines share: finding tools, asking their versions, an environment, a namespace around peers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+PEERS = Path(__file__).parents[1] / "peers"
+CHECKOUT = Path(__file__).parents[2]
+
+# Around a peer: whatever it mounts or leaves running is gone when it ends, however it ends.
+CONTAINED = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+
+
+def lacking(tools: Sequence[str], hint: str) -> str:
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    return f"{', '.join(missing)} not installed ({hint})" if missing else ""
+
+
+def version(*argv: str) -> str:
+    """The first line of what a tool says of its version."""
+    if shutil.which(argv[0]) is None:
+        return "not installed"
+    done = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60
+    )
+    lines = (done.stdout or done.stderr).strip().splitlines()
+    return lines[0].strip() if lines else "unknown"
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The agent's environment without settings of ours, which would change what is measured."""
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith("BUILDSTEP_") or key in ("BUILDSTEP_VENV", "BUILDSTEP_APT_MIRROR")
+    }
+    kept.pop("SOURCE_DATE_EPOCH", None)
+    temporary = folder / "tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
+    return {**kept, "LC_ALL": "C.UTF-8", "TMPDIR": os.fspath(temporary)}
+
+
+def size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,69 @@
+"""This project's build, called as its users call it: `bin/build`, a whole process each time."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from bench.engines.common import CHECKOUT, environment, size_of, version
+from bench.model import Command, Input
+
+
+class Ours:
+    name = "ours"
+    title = "buildstep"
+
+    def missing(self) -> str:
+        return "" if os.geteuid() == 0 else "measured as root, like the others"
+
+    def versions(self) -> dict[str, str]:
+        asked = ["git", "-C", os.fspath(CHECKOUT), "describe", "--always", "--dirty", "--tags"]
+        return {
+            "buildstep": version(os.fspath(CHECKOUT / "bin/build"), "--version"),
+            "commit": version(*asked),
+        }
+
+    def forget(self, source: Input, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        if source.base is None:
+            return
+        empty = folder / "empty"
+        empty.mkdir()
+        manifest = _manifest("warm", source.base, (), folder / "warm.json")
+        command = _command(folder, manifest, empty)
+        subprocess.run(command.argv, env=dict(command.env), check=True, stdout=subprocess.DEVNULL, cwd=folder)
+
+    def command(self, source: Input, folder: Path, extra: tuple[str, ...]) -> Command:
+        packages = (*source.packages, *extra)
+        return _command(
+            folder, _manifest(source.name, source.base, packages, folder / "m.json"), source.tree.root
+        )
+
+    def told(self, folder: Path) -> dict[str, Any]:
+        path = folder / "out" / f"{(folder / 'out.name').read_text()}-{_VERSION}.buildrecord.json"
+        record = json.loads(path.read_text())
+        return {
+            "bytes": sum(size_of(Path(item["path"])) for item in record["artifacts"]),
+            "counts": record.get("counts", {}),
+            "steps": {step["name"]: step["seconds"] for step in record["steps"]},
+        }
+
+
+def _manifest(name: str, base: Path | None, packages: tuple[str, ...], path: Path) -> Path:
+    build: dict[str, Any] = {"image": "scratch" if base is None else f"tar:{base}", "formats": ["oci"]}
+    if packages:
+        build |= {"packages": list(packages), "installer": "apt", "order": "packages-first"}
+    value = {"name": f"bench-{name}", "version": "1.0.0", "os": "linux", "type": "other", "build": build}
+    path.write_text(json.dumps(value))
+    return path
+
+
+def _command(folder: Path, manifest: Path, proto: Path) -> Command:
+    argv = [os.fspath(CHECKOUT / "bin/build"), "--quiet", "--manifest", os.fspath(manifest)]
+    argv += ["--output-dir", os.fspath(folder / "out"), "--pool", f"overlay:{folder}/pool", os.fspath(proto)]
+    return Command(argv=tuple(argv), env=environment(folder), cwd=folder)

@@ -1,0 +1,96 @@
+"""What is measured: cases, workloads, and the input an engine builds from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from bench.trees import Tree
+
+Change = Callable[[Tree, int], None]
+"""A change to a proto directory; the number is a new one each time, and so is the content it leads to."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """One line of the table.
+
+    bar: seconds that ours may take at full size. cold: the engine forgets everything before each run.
+    dropped: the page cache is dropped before each run. package: each run installs one package more than
+    the warm state has, another one each time. skip: engine to the reason why it sits this case out.
+    """
+
+    name: str
+    title: str
+    bar: float | None = None
+    cold: bool = False
+    dropped: bool = False
+    change: Change | None = None
+    package: bool = False
+    skip: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Input:
+    """What a workload gives every engine. base: a tar archive of a root, None for an empty one.
+
+    extras: packages for the cases that add one. facts: what the record tells about the input.
+    """
+
+    name: str
+    tree: Tree
+    base: Path | None = None
+    packages: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workload:
+    """An input and its cases, in an order in which each leaves the next a warm state.
+
+    full_size: whether --quick leaves it as it is, so that its bars hold there too. space: bytes of disk
+    that are needed. prepare: makes the input under a folder, or finds it there.
+    """
+
+    name: str
+    title: str
+    cases: tuple[Case, ...]
+    engines: tuple[str, ...]
+    prepare: Callable[[Path, bool], Input]
+    full_size: bool = False
+    network: bool = False
+    space: int = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """A build as a command; `env` is the whole environment."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: Path
+
+
+class Engine(Protocol):
+    """A tool that builds. It keeps all its state in one folder, which the runner removes at the end."""
+
+    name: str
+    title: str
+
+    def missing(self) -> str:
+        """Why it cannot be used here, with what would help; empty when it can."""
+
+    def versions(self) -> dict[str, str]:
+        """The programs that do its work."""
+
+    def forget(self, source: Input, folder: Path) -> None:
+        """Cold, but with the base image in its store: what a first build on a prepared agent finds."""
+
+    def command(self, source: Input, folder: Path, extra: tuple[str, ...]) -> Command:
+        """The build. extra: packages beside the input's own."""
+
+    def told(self, folder: Path) -> dict[str, Any]:
+        """What the finished build tells: `bytes` written, and for ours `counts` and `steps`."""

@@ -1,0 +1,154 @@
+"""Runs the cases: each workload, each engine with its own state, each case as often as its budget says."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from bench import machine, results
+from bench.measure import Budget, Run, RunFailed, TooSlow, repeat, run_once
+from bench.model import Case, Engine, Input, Workload
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """quick: smaller inputs, fewer runs. drop: drop the page cache before every run. deadline: seconds
+    after which peers sit out what is left, so that the whole keeps its promise."""
+
+    folder: Path
+    quick: bool = False
+    drop: bool = False
+    only: frozenset[str] = frozenset()
+    engines: frozenset[str] = frozenset()
+    deadline: float = 780.0
+    begin: float = field(default_factory=time.monotonic)
+
+    def wants(self, workload: Workload, case: Case) -> bool:
+        return not self.only or bool(self.only & {workload.name, f"{workload.name}/{case.name}"})
+
+    def budget(self, engine: Engine) -> Budget:
+        """Ours is run more often than the peers: its medians are what the bars are held against."""
+        if engine.name == "ours":
+            return (
+                Budget(least=2, most=3, seconds=3.0) if self.quick else Budget(least=3, most=7, seconds=12.0)
+            )
+        if self.quick:
+            return Budget(least=1, most=2, seconds=1.0, limit=60.0)
+        return Budget(least=1, most=3, seconds=8.0, limit=240.0)
+
+    def late(self) -> bool:
+        return time.monotonic() - self.begin > self.deadline
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def run_workload(workload: Workload, engines: Sequence[Engine], settings: Settings) -> dict[str, Any]:
+    """Every case of a workload by every engine that takes part, as the part of the JSON that tells it."""
+    about = {
+        "name": workload.name,
+        "title": workload.title,
+        "full_size": workload.full_size or not settings.quick,
+    }
+    cases = [case for case in workload.cases if settings.wants(workload, case)]
+    need = workload.space // (10 if settings.quick else 1)
+    if machine.free_space(settings.folder) < need:
+        return {**about, "left_out": f"needs {need / 1e9:.0f} GB of free disk in {settings.folder}"}
+    say(f"{workload.name}: preparing")
+    try:
+        source = workload.prepare(settings.folder / "inputs", settings.quick)
+    except (OSError, subprocess.CalledProcessError) as error:
+        return {**about, "left_out": f"its input could not be made: {error}"}
+    cells: dict[str, dict[str, Any]] = {case.name: {} for case in cases}
+    for engine in engines:
+        if engine.name in workload.engines:
+            block = _Block(engine, source, settings)
+            for case in cases:
+                cells[case.name][engine.name] = block.case(workload, case)
+            block.close()
+    return {
+        **about,
+        "facts": dict(source.facts),
+        "cases": [
+            {
+                "name": case.name,
+                "title": case.title,
+                "bar": case.bar if about["full_size"] else None,
+                "engines": cells[case.name],
+            }
+            for case in cases
+        ],
+    }
+
+
+class _Block:
+    """One engine at one workload: its state lasts over the cases, each starting from where the last ended."""
+
+    def __init__(self, engine: Engine, source: Input, settings: Settings) -> None:
+        self._engine = engine
+        self._source = source
+        self._settings = settings
+        self._folder = settings.folder / "work" / f"{source.name}-{engine.name}"
+        self._warm = False
+        self._changes = 0
+        self._extras = 0
+        self._broken = ""
+
+    def case(self, workload: Workload, case: Case) -> dict[str, Any]:
+        engine, settings = self._engine, self._settings
+        reason = engine.missing() or case.skip.get(engine.name, "") or self._broken
+        if not reason and engine.name != "ours" and settings.late():
+            reason = "out of time: run it alone with --only and --engines"
+        if reason:
+            return results.left_out(reason)
+        budget = settings.budget(engine)
+        if case.package:
+            budget = replace(budget, most=min(budget.most, len(self._source.extras)))
+        say(f"{workload.name}: {case.title}: {engine.name}")
+        try:
+            if not case.dropped:
+                machine.read_all(self._source.tree.root)
+            if not case.cold and not self._warm:
+                self._forget()
+                run_once(engine.command(self._source, self._folder, ()), limit=budget.limit)
+                self._warm = True
+            return results.summary(repeat(lambda _: self._once(case, budget), budget))
+        except TooSlow as slow:
+            self._broken = f"its {case.name} case was {slow}"
+            return results.left_out(str(slow))
+        except (RunFailed, subprocess.CalledProcessError) as error:
+            say(f"  failed: {error}")
+            self._broken = f"its {case.name} case failed"
+            return results.left_out("failed: " + str(error).splitlines()[0])
+
+    def _once(self, case: Case, budget: Budget) -> Run:
+        if case.cold:
+            self._forget()
+        if case.change is not None:
+            self._changes += 1
+            case.change(self._source.tree, self._changes)
+        extra: tuple[str, ...] = ()
+        if case.package:
+            extra = (self._source.extras[self._extras],)
+            self._extras += 1
+        command = self._engine.command(self._source, self._folder, extra)
+        machine.settle(drop=case.dropped or self._settings.drop)
+        run = run_once(command, limit=budget.limit)
+        self._warm = not case.package or self._warm
+        say(f"  {run.seconds:.2f} s")
+        return replace(run, told=self._engine.told(self._folder))
+
+    def _forget(self) -> None:
+        self._engine.forget(self._source, self._folder)
+
+    def close(self) -> None:
+        """Put the input back and remove all that the engine kept."""
+        self._source.tree.restore()
+        shutil.rmtree(self._folder, ignore_errors=True)

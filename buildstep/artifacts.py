@@ -1,0 +1,49 @@
+"""What was written where: outputs of an earlier build that the same build would only write again.
+
+    state/artifacts/KEY.json    the files of one build, each with its lstat, and what the build told
+
+The key is made of everything that decides the bytes of the outputs; a file that was touched since, or is
+gone, makes the whole entry void.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from buildstep.fsutil import read_json, write_json
+
+FORMAT = 1
+
+
+def stamp(path: Path) -> list[int]:
+    """What changes when a file is replaced or written to."""
+    info = os.stat(path, follow_symlinks=False)
+    return [info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns]
+
+
+def save(state: Path, key: str, files: Iterable[Path], told: Mapping[str, Any]) -> None:
+    """Note the outputs of a build, once they have their names."""
+    folder = state / "artifacts"
+    folder.mkdir(parents=True, exist_ok=True)
+    stamps = {os.fspath(path): stamp(path) for path in files}
+    write_json(folder / f"{key}.json", {"format": FORMAT, "files": stamps, "told": dict(told)}, durable=False)
+
+
+def find(state: Path, key: str) -> Mapping[str, Any] | None:
+    """What the build of this key told, if every one of its outputs is still there untouched."""
+    path = state / "artifacts" / f"{key}.json"
+    try:
+        found = read_json(path)
+        if found["format"] != FORMAT:
+            return None
+        for name, there in found["files"].items():
+            if stamp(Path(name)) != there:
+                return None
+        told: Mapping[str, Any] = found["told"]
+        os.utime(path)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return told

@@ -1,0 +1,412 @@
+"""A Jenkins server: its agents, a build triggered and waited for, its log as it grows.
+
+The only importer of `jenkins` (python-jenkins), which knows Jenkins's addresses, folders and crumbs. What it
+leaves out is here: retries with back-off, errors with a status, secrets in a body and not in an address,
+and logs and artifacts of any size in flat memory.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import importlib
+import os
+import random
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from buildstep.agents import Agent, environment_of
+from buildstep.errors import CIError, ExitCode, UsageError
+from buildstep.events import Bus
+
+T = TypeVar("T")
+CHUNK: Final = 1 << 18
+
+RESULTS: Final[Mapping[str, int]] = {
+    "SUCCESS": ExitCode.OK,
+    "UNSTABLE": ExitCode.COMMAND_FAILED,
+    "FAILURE": ExitCode.COMMAND_FAILED,
+    "NOT_BUILT": ExitCode.NOTHING_TO_DO,
+    "ABORTED": 143,
+}
+"""Exit status of `watch` by a build's result: as if the build had run here, and SIGTERM had aborted it."""
+
+_WORTH_RETRYING: Final = frozenset({0, 408, 425, 429, 500, 502, 503, 504})
+_NODES: Final = (
+    "?tree=computer[displayName,description,offline,offlineCauseReason,temporarilyOffline,"
+    "numExecutors,executors[idle],assignedLabels[name],monitorData[*]]"
+)
+_LOCAL: Final = ("localhost", "127.0.0.1", "::1")
+
+
+class ServerError(CIError):
+    """A call that failed. status: the answer's, 0 where none came."""
+
+    def __init__(self, message: str, *, status: int, hint: str = "", detail: str = "") -> None:
+        super().__init__(message, detail=detail, hint=hint, retryable=status in _WORTH_RETRYING)
+        self.status = status
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Login:
+    """Where the server is and who we are there. token: an API token, never shown."""
+
+    url: str
+    user: str = ""
+    token: str = ""
+    ca_bundle: str = ""
+
+    def __repr__(self) -> str:
+        return f"Login(url={self.url!r}, user={self.user!r})"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Build:
+    """A build of a job. job: its full name, folders and all, as in team/app/main."""
+
+    job: str
+    number: int
+    url: str = ""
+
+
+def login(
+    environ: Mapping[str, str], *, url: str = "", user: str = "", token_file: Path | None = None
+) -> Login:
+    """Who we are, from flags and JENKINS_URL, JENKINS_USER, JENKINS_TOKEN_FILE or JENKINS_TOKEN.
+
+    There is no flag for the token itself: everybody on a machine can read the arguments of a process.
+    """
+    url = url or environ.get("JENKINS_URL", "")
+    if not url:
+        raise UsageError("no Jenkins server is given", hint="use --url or set JENKINS_URL")
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"{_safe(url)!r} is not the address of a server", hint="as https://ci.example.org/")
+    if parts.username or parts.password:
+        raise UsageError("the server's address holds a password", hint="use --user and JENKINS_TOKEN_FILE")
+    user = user or environ.get("JENKINS_USER", environ.get("JENKINS_USER_ID", ""))
+    name = os.fspath(token_file) if token_file else environ.get("JENKINS_TOKEN_FILE", "")
+    token = environ.get("JENKINS_TOKEN", environ.get("JENKINS_API_TOKEN", ""))
+    if name:
+        try:
+            token = Path(name).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise UsageError(f"the token file {name} cannot be read", detail=str(error)) from error
+    if bool(user) != bool(token):
+        lacking = "JENKINS_TOKEN_FILE" if user else "--user or JENKINS_USER"
+        raise UsageError("a user and an API token belong together", hint=f"set {lacking}")
+    if token and parts.scheme == "http" and parts.hostname not in _LOCAL:
+        raise UsageError(
+            "an API token is not sent over http, where everybody on the way can read it",
+            hint=f"use https://{parts.netloc}",
+        )
+    bundle = environ.get("REQUESTS_CA_BUNDLE", environ.get("SSL_CERT_FILE", ""))
+    return Login(url=url, user=user, token=token, ca_bundle=bundle)
+
+
+class Server:
+    """Calls to one Jenkins server. attempts, backoff: of calls that may be repeated; times in seconds."""
+
+    def __init__(
+        self,
+        login: Login,
+        *,
+        bus: Bus | None = None,
+        connect: float = 10.0,
+        idle: float = 60.0,
+        attempts: int = 5,
+        backoff: float = 0.5,
+    ) -> None:
+        self.login = login
+        self.bus = bus or Bus()
+        self.attempts = attempts
+        self.backoff = backoff
+        # python-jenkins logs the headers of the first variable, and by the second trusts anybody.
+        with _without("JENKINS_API_EXTRA_HEADERS", "PYTHONHTTPSVERIFY"):
+            self._api = _library().Jenkins(
+                login.url, login.user or None, login.token or None, timeout=(connect, idle)
+            )
+        session = self._api._session
+        session.verify = login.ca_bundle or True
+
+    # -- calls -------------------------------------------------------------------------------------------
+
+    def call(self, what: str, act: Callable[[], T], *, repeat: bool = True) -> T:
+        """Make a call, again after a growing pause where it failed with something that could pass.
+
+        A refused crumb is asked for anew, once: that answer says that nothing was done. repeat: whether
+        a call may be made again when we do not know if it was.
+        """
+        attempt, fresh_crumb = 1, False
+        while True:
+            try:
+                return self._once(what, act)
+            except ServerError as error:
+                if error.status == 403 and "crumb" in error.detail.lower() and not fresh_crumb:
+                    fresh_crumb, self._api.crumb = True, None
+                    continue
+                if not (repeat and error.retryable) or attempt >= self.attempts:
+                    raise
+                pause = self.backoff * 2 ** (attempt - 1) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+                self.bus.note(f"{error.message}; trying again in {pause:.1f} s", level="warning")
+                time.sleep(pause)
+                attempt += 1
+
+    def _once(self, what: str, act: Callable[[], T]) -> T:
+        import requests
+
+        try:
+            return act()
+        except _library().JenkinsException as error:
+            # python-jenkins puts the status into a sentence; the answer itself is the exception's context.
+            answer = getattr(error.__context__, "response", None)
+            raise self._error(what, 0 if answer is None else answer.status_code, answer, error) from error
+        except requests.HTTPError as error:
+            raise self._error(what, error.response.status_code, error.response, error) from error
+        except requests.JSONDecodeError as error:
+            hint = "is this the right address, and no log-in page of a proxy?"
+            raise CIError(f"{what}: the answer is not JSON", hint=hint) from error
+        except (requests.RequestException, OSError) as error:
+            if isinstance(error, requests.exceptions.SSLError):
+                hint = "set REQUESTS_CA_BUNDLE to the file of your certificate authority"
+                raise CIError(f"{what}: the server's certificate is not trusted", hint=hint) from error
+            raise self._error(what, 0, None, error) from error
+
+    def _error(self, what: str, status: int, answer: Any, cause: Exception) -> ServerError:
+        hints = {
+            401: "check JENKINS_USER and the API token",
+            403: "this user may not do this, or the server wants a crumb",
+            404: "check the job's name, folders and all; one that may not be seen is not found either",
+        }
+        if answer is None:
+            detail = self._clean(str(cause))
+            return ServerError(
+                f"{what}: no answer from {_safe(self.login.url)}", status=status, detail=detail
+            )
+        detail = "" if status == 401 else self._clean(_visible(answer.text[:4000]))
+        return ServerError(
+            f"{what}: {status} {answer.reason}", status=status, hint=hints.get(status, ""), detail=detail
+        )
+
+    def _clean(self, text: str) -> str:
+        """What a server says, without our token, should it come back."""
+        text = re.sub(r"//[^/@\s]+@", "//", text)
+        return text.replace(self.login.token, "***") if self.login.token else text
+
+    def get(self, what: str, path: str) -> Any:
+        """The JSON at a path below the server."""
+        return self.call(what, lambda: self._json(path))
+
+    def _json(self, path: str) -> Any:
+        with self._open("GET", path) as answer:
+            return answer.json()
+
+    @contextlib.contextmanager
+    def _open(self, method: str, path: str, **more: Any) -> Iterator[Any]:
+        """One attempt at a call whose body is read piece by piece."""
+        import requests
+
+        request = requests.Request(method, self._api.server + path, **more)
+        # Only what changes something needs a crumb.
+        with self._api.jenkins_request(request, add_crumb=method != "GET", stream=True) as answer:
+            yield answer
+
+    # -- agents ------------------------------------------------------------------------------------------
+
+    def agents(self) -> list[Agent]:
+        """All agents, with their environment where this user may read their configuration."""
+        found = self.get("the list of agents", f"computer/api/json{_NODES}")
+        return [self._agent(node) for node in found.get("computer", ())]
+
+    def _agent(self, node: Mapping[str, Any]) -> Agent:
+        name = str(node.get("displayName", ""))
+        offline = ""
+        if node.get("offline") or node.get("temporarilyOffline"):
+            offline = str(node.get("offlineCauseReason") or "no reason is given").strip().splitlines()[0]
+        monitors = node.get("monitorData") or {}
+        return Agent(
+            name=name,
+            labels=tuple(str(label["name"]) for label in node.get("assignedLabels") or ()),
+            description=str(node.get("description") or ""),
+            monitor=str(monitors.get("hudson.node_monitors.ArchitectureMonitor") or ""),
+            environment=self._environment(name),
+            offline=offline,
+            executors=int(node.get("numExecutors") or 0),
+            idle=0 if offline else sum(bool(it.get("idle")) for it in node.get("executors") or ()),
+        )
+
+    def _environment(self, name: str) -> dict[str, str]:
+        path = "(built-in)" if name in ("Built-In Node", "master") else name
+        try:
+            text = self.call(f"the configuration of {name}", lambda: self._api.get_node_config(path))
+        except ServerError as error:
+            if error.status in (401, 403, 404, 405):
+                return {}  # most users may not, and need not
+            raise
+        return environment_of(text)
+
+    # -- builds ------------------------------------------------------------------------------------------
+
+    def trigger(
+        self, job: str, parameters: Mapping[str, str], *, timeout: float = 3600.0, poll: float = 2.0
+    ) -> Build:
+        """Start a build and wait until it has left the queue. Should the wait end early, it is cancelled."""
+        import requests
+
+        what = f"triggering {job}"
+        address = self._api.build_job_url(job).removeprefix(self._api.server)
+
+        def post(name: str) -> Mapping[str, str]:
+            # In the body: addresses end up in the access logs of every proxy.
+            with self._open("POST", address + name, data=dict(parameters)) as answer:
+                headers: Mapping[str, str] = answer.headers
+                return headers
+
+        # By itself, as this may be repeated, and a trigger may not.
+        self.call(what, lambda: self._api.maybe_add_crumb(requests.Request("POST", self._api.server)))
+        try:
+            headers = self.call(what, lambda: post("WithParameters" if parameters else ""), repeat=False)
+        except ServerError as error:
+            if error.status == 0:
+                error.hint = "the build may have been queued all the same; look before trying again"
+            if error.status != 400 or parameters:
+                raise
+            headers = self.call(what, lambda: post("WithParameters"), repeat=False)  # takes the defaults
+        found = re.search(r"/queue/item/(\d+)/?$", headers.get("Location", ""))
+        if not found:
+            raise CIError(
+                f"{what}: the server did not queue it", hint="is the job disabled, or no job at all?"
+            )
+        return self._queued(job, int(found[1]), timeout=timeout, poll=poll)
+
+    def _queued(self, job: str, item: int, *, timeout: float, poll: float) -> Build:
+        deadline, why = time.monotonic() + timeout, ""
+        try:
+            while True:
+                state = self.get(f"queue item {item}", f"queue/item/{item}/api/json")
+                if state.get("cancelled"):
+                    raise CIError(f"{job}: somebody cancelled the build in the queue (item {item})")
+                if started := state.get("executable"):
+                    return Build(job=job, number=int(started["number"]), url=str(started.get("url", "")))
+                if (now := str(state.get("why") or "")) and now != why:
+                    why = now
+                    self.bus.note(f"{job} waits in the queue: {self._clean(why)}")
+                if time.monotonic() > deadline:
+                    raise CIError(f"{job} did not leave the queue within {timeout:g} s", detail=why)
+                time.sleep(poll)
+        except BaseException:
+            with contextlib.suppress(CIError, UsageError):
+                self.call(f"cancelling queue item {item}", lambda: self._api.cancel_queue(item))
+            raise
+
+    def info(self, build: Build) -> Any:
+        """What the server knows of a build: result, building, artifacts, url."""
+        path = f"{self._path(build)}/api/json?tree=result,building,url,artifacts[relativePath,fileName]"
+        return self.get(f"{build.job} {build.number}", path)
+
+    def latest(self, job: str) -> Build:
+        """A job's last build."""
+        found = self.get(job, f"{self._job_path(job)}/api/json?tree=lastBuild[number,url]").get("lastBuild")
+        if not found:
+            raise CIError(f"{job} has not been built yet")
+        return Build(job=job, number=int(found["number"]), url=str(found.get("url", "")))
+
+    def watch(
+        self, build: Build, write: Callable[[str], None], *, timeout: float = 0.0, poll: float = 1.0
+    ) -> str:
+        """Write a build's log as it grows, to its end; the result, such as SUCCESS. timeout 0: none."""
+        deadline = time.monotonic() + timeout if timeout else float("inf")
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        start, pause = 0, poll
+        while True:
+            end, more = self._log(build, start, lambda raw: write(decoder.decode(raw)))
+            if end < start:
+                self.bus.note(
+                    "the log was cut on the server; what follows is from its new start", level="warning"
+                )
+            pause = poll if end != start else min(pause * 1.5, 10 * poll)
+            start = end
+            if not more:
+                state = self.info(build)
+                # The log may end a moment before the result is known.
+                if not state.get("building") and state.get("result"):
+                    write(decoder.decode(b"", final=True))
+                    return str(state["result"])
+            if time.monotonic() > deadline:
+                raise CIError(f"{build.job} {build.number} did not end within {timeout:g} s", hint=build.url)
+            time.sleep(pause)
+
+    def _log(self, build: Build, start: int, write: Callable[[bytes], None]) -> tuple[int, bool]:
+        """The log from an offset: where it ends now, and whether more may come.
+
+        Offsets count bytes of the raw log, and what we get is shorter, so a piece that was cut off cannot be
+        resumed: it is written only when it is whole, and waits on disk when it is large.
+        """
+
+        def once() -> tuple[int, bool]:
+            kept.seek(0)
+            kept.truncate()
+            with self._open("GET", f"{self._path(build)}/logText/progressiveText?start={start}") as answer:
+                size = answer.headers.get("X-Text-Size", "")
+                if not size.isdigit():
+                    raise ServerError(f"the log of {build.job}: the answer is no log", status=0)
+                for piece in answer.iter_content(CHUNK):
+                    kept.write(piece)
+                return int(size), answer.headers.get("X-More-Data", "") == "true"
+
+        with tempfile.SpooledTemporaryFile(max_size=4 * CHUNK) as kept:
+            end, more = self.call(f"the log of {build.job} {build.number}", once)
+            kept.seek(0)
+            while piece := kept.read(CHUNK):
+                write(piece)
+        return end, more
+
+    def download(self, build: Build, relative: str, begin: Callable[[], Callable[[bytes], object]]) -> None:
+        """An artifact's bytes. begin: called for each attempt, gives what takes the bytes from the start."""
+        path = f"{self._path(build)}/artifact/{quote(relative)}"
+
+        def once() -> None:
+            take = begin()
+            with self._open("GET", path, headers={"Accept-Encoding": "identity"}) as answer:
+                for piece in answer.iter_content(CHUNK):
+                    take(piece)
+
+        self.call(f"the artifact {relative}", once)
+
+    def _job_path(self, job: str) -> str:
+        return "/".join(f"job/{quote(part, safe='')}" for part in job.strip("/").split("/"))
+
+    def _path(self, build: Build) -> str:
+        return f"{self._job_path(build.job)}/{build.number}"
+
+
+def _library() -> Any:
+    """python-jenkins, by name: a checker would take the checkout's folder jenkins/ for it."""
+    return importlib.import_module("jenkins")
+
+
+def _visible(text: str) -> str:
+    """What a person would read of a page."""
+    text = re.sub(r"(?s)<(script|style)\b.*?</\1>|<[^>]*>", " ", text)
+    return " ".join(text.split())[:400]
+
+
+def _safe(url: str) -> str:
+    """An address without user, password and query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+@contextlib.contextmanager
+def _without(*names: str) -> Iterator[None]:
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)

@@ -1,0 +1,188 @@
+"""Image files from a Jenkins build: downloaded aside, checked against what vouches for them, then named."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from buildstep.clients.jenkins import Build, Server
+from buildstep.errors import CIError, EmitError
+from buildstep.fsutil import write_all
+from buildstep.outputs import Outputs, create, temporary_name
+
+_MANIFEST, _RECORD = ".imgmanifest", ".buildrecord.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fetched:
+    """A file that was fetched. checked_by: the files whose digests it was compared with."""
+
+    path: str
+    size: int
+    sha1: str
+    sha256: str
+    checked_by: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def fetch(
+    server: Server,
+    build: Build,
+    dest: Path,
+    *,
+    patterns: Sequence[str] = (),
+    any_result: bool = False,
+) -> list[Fetched]:
+    """Download a build's image files into a directory, all of them or none.
+
+    An image file must be vouched for by a manifest or a build record among the artifacts. patterns: of the
+    paths of artifacts to take; a manifest or record then vouches for what is taken. Raises CIError.
+    """
+    state = server.info(build)
+    label = f"{build.job} {build.number}"
+    if state.get("building") and not any_result:
+        raise CIError(f"{label} has not ended yet", hint="buildstep jenkins watch waits for it")
+    if state.get("result") not in ("SUCCESS", "UNSTABLE") and not any_result:
+        raise CIError(f"{label} ended as {state.get('result')}", hint="--any-result takes what there is")
+    chosen = _choose(state.get("artifacts") or (), label)
+    vouchers = {name for name in chosen if name.endswith((_MANIFEST, _RECORD))}
+    if not vouchers:
+        raise CIError(f"{label} archived no image manifest", hint="archive bits/**, as buildImage does")
+    taken = {
+        name: path
+        for name, path in chosen.items()
+        if name in vouchers or not patterns or any(fnmatch.fnmatchcase(path, it) for it in patterns)
+    }
+    if not os.path.isdir(dest):
+        raise CIError(f"{dest} is not a directory")
+    with Outputs() as outputs:
+        found = {name: _download(server, build, path, dest / name, outputs) for name, path in taken.items()}
+        checked = _check(found, {name: _document(found[name][0]) for name in sorted(vouchers)}, patterns)
+        # A manifest gets its name last: where one stands, its image is complete.
+        try:
+            outputs.commit()
+        except EmitError as error:
+            raise CIError(f"{label}: {error.message}") from error
+    return checked
+
+
+def _choose(artifacts: Sequence[Mapping[str, Any]], label: str) -> dict[str, str]:
+    """Artifacts by the name that each will have here, manifests last. Names come from another machine."""
+    chosen: dict[str, str] = {}
+    for item in artifacts:
+        path = str(item.get("relativePath", ""))
+        name = path.rpartition("/")[2]
+        if not name or name in (".", "..") or not name.isprintable() or ".." in path.split("/"):
+            raise CIError(f"{label} has an artifact with the name {path!r}, which is not taken")
+        if name in chosen:
+            raise CIError(f"{label} has two artifacts called {name}", detail=f"{chosen[name]}\n{path}")
+        chosen[name] = path
+    return dict(
+        sorted(chosen.items(), key=lambda it: (it[0].endswith(_MANIFEST), it[0].endswith(_RECORD), it[0]))
+    )
+
+
+def _download(
+    server: Server, build: Build, relative: str, final: Path, outputs: Outputs
+) -> tuple[Path, Fetched]:
+    temporary = temporary_name(final)
+    fd = create(temporary)
+    outputs.add(temporary, final)
+    sums: list[Any] = []
+    size = 0
+
+    def begin() -> Callable[[bytes], object]:
+        nonlocal size
+        os.ftruncate(fd, 0)
+        os.lseek(fd, 0, os.SEEK_SET)
+        size, sums[:] = 0, [hashlib.sha1(), hashlib.sha256()]
+
+        def take(piece: bytes) -> None:
+            nonlocal size
+            write_all(fd, piece)
+            size += len(piece)
+            for each in sums:
+                each.update(piece)
+
+        return take
+
+    try:
+        server.download(build, relative, begin)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    sha1, sha256 = (each.hexdigest() for each in sums)
+    return temporary, Fetched(path=os.fspath(final), size=size, sha1=sha1, sha256=sha256)
+
+
+def _document(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise CIError(f"{path.name} from the server is not JSON", detail=str(error)) from error
+
+
+def _check(
+    found: Mapping[str, tuple[Path, Fetched]], documents: Mapping[str, Any], patterns: Sequence[str]
+) -> list[Fetched]:
+    """Every file with what vouches for it. Raises CIError with all that is wrong."""
+    vouched: dict[str, list[str]] = {name: [] for name in found}
+    wrong: list[str] = []
+    for voucher, document in documents.items():
+        entries = list(_claims(voucher, document, found))
+        if not entries:
+            wrong.append(f"{voucher} names no image file that is there")
+        for name, claim in entries:
+            if name not in found:
+                if not patterns:
+                    wrong.append(f"{name}, named by {voucher}, is not among the artifacts")
+                continue
+            have = asdict(found[name][1])
+            differing = [f"{key} {have[key]}, not {claim[key]}" for key in claim if claim[key] != have[key]]
+            wrong += [f"{name} is not what {voucher} describes: {'; '.join(differing)}"] if differing else []
+            vouched[name].append(voucher)
+    wrong += [f"nothing vouches for {name}" for name, by in vouched.items() if not by and _is_image(name)]
+    if wrong:
+        raise CIError(
+            "what the server gave is not what the build made", detail="\n".join(f"  {it}" for it in wrong)
+        )
+    return [
+        Fetched(
+            path=got.path, size=got.size, sha1=got.sha1, sha256=got.sha256, checked_by=tuple(vouched[name])
+        )
+        for name, (_, got) in found.items()
+    ]
+
+
+def _claims(voucher: str, document: Any, found: Mapping[str, object]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The files that a manifest or a record speaks of, with what it says of each."""
+    try:
+        if voucher.endswith(_RECORD):
+            for item in document["artifacts"]:
+                name = str(item["path"]).rpartition("/")[2]
+                yield name, {key: item[key] for key in ("size", "sha1", "sha256") if key in item}
+            return
+        first = document["files"][0]
+        claim = {"size": first["size"], "sha1": first["sha1"]}
+    except (LookupError, TypeError):
+        return
+    # A manifest does not name its file: it is the one beside it with its name that has this digest.
+    stem = voucher.removesuffix(_MANIFEST) + "."
+    beside = [name for name in found if name.startswith(stem) and _is_image(name)]
+    fitting = [name for name in beside if getattr(found[name][1], "sha1", "") == claim["sha1"]]  # type: ignore[index]
+    for name in fitting or beside[:1]:
+        yield name, claim
+
+
+def _is_image(name: str) -> bool:
+    return not name.endswith((_MANIFEST, _RECORD)) and name.endswith(
+        (".oci.tar", ".zfs.gz", ".zfs", ".tar", ".tar.gz", ".tar.zst", ".btrfs.zst", ".btrfs", ".zfs.zst")
+    )

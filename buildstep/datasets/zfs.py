@@ -1,0 +1,361 @@
+"""zfs:DATASET. Clones and snapshots below a delegated dataset; nothing outside of it is ever touched.
+
+    DATASET/<uuid>@final        an image; imgadm's own look the same and are used, but never removed
+    DATASET/layer-<key>@final   a cached layer
+    DATASET/build-<id>          a working dataset, imgadm:ignore=true
+    DATASET/buildstep           records, locks, journals, caches
+
+Datasets have mountpoint=legacy and are mounted by mount(2) where a build runs: with a mount namespace of
+its own the agent never sees the mount, and the kernel drops it with the build. What is ours carries the
+user property buildstep:build; nothing else is destroyed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from buildstep import process
+from buildstep.datasets.holders import holders, mounts_of
+from buildstep.datasets.zfslib import AlreadyThere, Busy, InUse, Props, Zfs
+from buildstep.errors import CommandFailed, DatasetError, SandboxError
+from buildstep.filelist import Entry, FileList, scan, scan_changed
+from buildstep.interfaces import Dataset, Kind
+from buildstep.mounts import MS_RDONLY, mount, unmount
+
+FORMAT = "1"
+STATE = "buildstep"
+MARK = "buildstep:build"
+OWNER = "buildstep:owner"
+FINAL = "final"
+
+_DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*(/[A-Za-z0-9_.:-]+)*")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_IDENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_PREFIX = {Kind.IMAGE: "", Kind.LAYER: "layer-", Kind.BUILD: "build-"}
+
+_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+"""Pauses, in seconds, before a busy dataset is tried again: namespaces go a moment after their processes."""
+
+_PERMISSIONS = (
+    "clone", "create", "destroy", "hold", "mount", "mountpoint", "readonly", "receive", "release", "rename",
+    "send", "snapshot", "userprop",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ZfsDataset:
+    """A mounted working dataset. since: ctime (ns) when the clone was complete, 0 for an import."""
+
+    ident: str
+    path: Path
+    name: str
+    since: int
+
+    def scan(self, base: FileList, *, owner: Callable[[Entry], tuple[int, int]] | None) -> FileList:
+        del owner  # whoever can mount ZFS can set owners
+        return scan_changed(self.path, base, since=self.since) if self.since else scan(self.path)
+
+
+class ZfsBackend:
+    """Clones cost the same whatever the size of their origin, and streams come from the file system."""
+
+    scheme: ClassVar[str] = "zfs"
+    stream_format: ClassVar[str] = "zfs"
+    cheap_clone = True
+    privileged = True
+
+    def __init__(self, location: str) -> None:
+        if not _DATASET.fullmatch(location):
+            raise DatasetError(
+                f"{location!r} is not the name of a ZFS dataset", hint="such as zfs:zones/agent/data"
+            )
+        self.dataset = location
+        self._zfs = Zfs()
+        self.state = self._open_state()
+        self._mounts = self.state / "mnt"
+        self._mounts.mkdir(exist_ok=True)
+
+    @property
+    def uri(self) -> str:
+        return f"{self.scheme}:{self.dataset}"
+
+    # -- state ---------------------------------------------------------------------------------------
+
+    def _open_state(self) -> Path:
+        """Make the state dataset if there is none, see that it is mounted, and tell where."""
+        name = f"{self.dataset}/{STATE}"
+        found = self._zfs.get([self.dataset, name], "type", "mountpoint", MARK)
+        if self.dataset not in found:
+            raise DatasetError(
+                f"there is no ZFS dataset {self.dataset}",
+                hint=f"an administrator makes one: zfs create {self.dataset}; or choose another with --pool",
+            )
+        if found[self.dataset]["type"][0] != "filesystem":
+            raise DatasetError(f"{self.dataset} is a volume, and a pool needs a file system")
+        if name not in found:
+            with contextlib.suppress(AlreadyThere):  # another build was quicker
+                where = found[self.dataset]["mountpoint"][0]
+                own = {} if where.startswith("/") else {"mountpoint": f"/var/lib/buildstep/{self.dataset}"}
+                self._zfs.create(
+                    name, {**own, MARK: STATE, "buildstep:format": FORMAT, "imgadm:ignore": "true"}
+                )
+            found = self._zfs.get([name], "type", "mountpoint", MARK)
+        mark, source = found[name][MARK]
+        if mark != STATE or source not in ("local", "received"):
+            raise DatasetError(
+                f"{name} was not made by buildstep", hint="rename it, or give another dataset to --pool"
+            )
+        where = found[name]["mountpoint"][0]
+        if not where.startswith("/"):
+            raise DatasetError(f"{name} has the mountpoint {where}", hint=f"zfs inherit mountpoint {name}")
+        if _source_at(os.path.realpath(where)) != name:
+            # The property says where, so `zfsutil`: the kernel mounts no other dataset by hand.
+            self._mount(name, Path(where), data="zfsutil")
+        return Path(where)
+
+    def _mount(self, name: str, where: Path, *, read_only: bool = False, data: str = "") -> None:
+        try:
+            where.mkdir(parents=True, exist_ok=True)
+            mount(name, where, "zfs", MS_RDONLY if read_only else 0, data)
+        except (SandboxError, OSError) as error:
+            missing = "" if os.geteuid() == 0 else self._missing()
+            raise DatasetError(
+                f"cannot mount {name}: {error}",
+                hint=missing or "is it mounted elsewhere with other options?",
+            ) from error
+
+    def _missing(self) -> str:
+        """What somebody who is not root lacks here."""
+        try:
+            told = process.query(["zfs", "allow", self.dataset]).stdout
+        except CommandFailed:
+            told = ""
+        lacking = [word for word in _PERMISSIONS if not re.search(rf"\b{word}\b", told)]
+        grant = f"; zfs allow lacks {','.join(lacking)}" if lacking else ""
+        return f"on Linux only root may mount ZFS, whatever `zfs allow` says: run the build as root{grant}"
+
+    # -- names ---------------------------------------------------------------------------------------
+
+    def _name(self, kind: Kind, ident: str) -> str:
+        """The dataset's name, whether it exists or not. Raises DatasetError for a name that is no name."""
+        if not (_UUID if kind is Kind.IMAGE else _IDENT).fullmatch(ident):
+            form = "a uuid, as an image needs" if kind is Kind.IMAGE else "a dataset name"
+            raise DatasetError(f"{ident!r} is not {form}")
+        return f"{self.dataset}/{_PREFIX[kind]}{ident}"
+
+    def _final(self, kind: Kind, ident: str) -> str:
+        name = f"{self._name(kind, ident)}@{FINAL}"
+        if kind is Kind.BUILD or not self._zfs.exists(name):
+            raise DatasetError(f"there is no {kind} {ident} in {self.uri}")
+        return name
+
+    def _props(self, ident: str) -> Props:
+        """Of a working dataset. Nobody reads one after a crash, so it need not wait for the disk."""
+        return {
+            "mountpoint": "legacy",
+            "atime": 0,
+            "sync": 2,
+            # Properties come from the parent and not from the origin: without this, ACLs would be lost.
+            "acltype": 1,
+            "imgadm:ignore": "true",
+            MARK: ident,
+            OWNER: f"uid={os.getuid()} pid={os.getpid()}",
+        }
+
+    # -- Backend -------------------------------------------------------------------------------------
+
+    def create(self, ident: str) -> Dataset:
+        name = self._name(Kind.BUILD, ident)
+        self._zfs.create(name, self._props(ident))
+        return self._mounted(ident, name)
+
+    def clone(self, kind: Kind, origin: str, ident: str) -> Dataset:
+        source, name = self._final(kind, origin), self._name(Kind.BUILD, ident)
+        self._zfs.clone(name, source, self._props(ident))
+        dataset = self._mounted(ident, name)
+        # The file system's own clock, without a trace in the tree: times are no part of an image's top.
+        info = dataset.path.stat()
+        os.utime(dataset.path, ns=(info.st_atime_ns, info.st_mtime_ns))
+        return ZfsDataset(ident, dataset.path, name, dataset.path.stat().st_ctime_ns)
+
+    def _mounted(self, ident: str, name: str) -> ZfsDataset:
+        where = self._mounts / ident
+        try:
+            self._mount(name, where)
+        except BaseException:
+            self.destroy(Kind.BUILD, ident)
+            raise
+        return ZfsDataset(ident, where, name, 0)
+
+    def snapshot(self, dataset: Dataset, kind: Kind, ident: str) -> None:
+        assert isinstance(dataset, ZfsDataset)
+        target = self._name(kind, ident)
+        if self._zfs.exists(target):
+            raise DatasetError(f"cannot keep {dataset.ident} as {kind} {ident}: it is there already")
+        self._unmount(dataset.name)
+        if not self._zfs.exists(f"{dataset.name}@{FINAL}"):
+            self._zfs.snapshot(f"{dataset.name}@{FINAL}")
+        hidden = "false" if kind is Kind.IMAGE else "true"
+        self._zfs.set(dataset.name, {"readonly": 1, "imgadm:ignore": hidden})
+        # The name comes last: until then it is a working dataset, which heal removes.
+        self._retry(lambda: self._zfs.rename(dataset.name, target), dataset.name)
+
+    def exists(self, kind: Kind, ident: str) -> bool:
+        name = self._name(kind, ident)
+        return self._zfs.exists(name if kind is Kind.BUILD else f"{name}@{FINAL}")
+
+    def idents(self, kind: Kind) -> list[str]:
+        rows = {row[0]: row for row in self._zfs.below(self.dataset, "imgadm:ignore")}
+        start, form = f"{self.dataset}/{_PREFIX[kind]}", _UUID if kind is Kind.IMAGE else _IDENT
+        found = []
+        for name, row in rows.items():
+            ident = name.removeprefix(start)
+            if not name.startswith(start) or not form.fullmatch(ident):
+                continue
+            if kind is Kind.BUILD or (f"{name}@{FINAL}" in rows and (kind is Kind.LAYER or row[1] != "true")):
+                found.append(ident)
+        return sorted(found)
+
+    @contextlib.contextmanager
+    def tree(self, kind: Kind, ident: str) -> Iterator[Path]:
+        name = self._final(kind, ident)
+        # One directory for all: to remove a mount point would unmount it in every other namespace, too.
+        view = self._mounts / f"view-{ident}"
+        self._mount(name, view, read_only=True)
+        try:
+            yield view
+        finally:
+            unmount(view)
+
+    # -- destroying ----------------------------------------------------------------------------------
+
+    def destroy(self, kind: Kind, ident: str) -> None:
+        name = self._name(kind, ident)
+        found = self._zfs.get([name], MARK)
+        if name not in found:
+            self._drop_mount_point(ident)
+            return
+        mark, source = found[name][MARK]
+        if source not in ("local", "received") or mark in ("-", STATE):
+            raise DatasetError(
+                f"{name} was not made by buildstep, and is not destroyed",
+                hint="remove it with the tool that made it, such as `imgadm delete` or `zfs destroy`",
+            )
+        self._unmount(name)
+        if kind is not Kind.BUILD:
+            # Out of sight first: an image or layer is there as a whole or not at all.
+            aside = self._name(Kind.BUILD, f"removing-{ident}")
+            self._refuse_if_used(name, f"{kind} {ident}")
+            try:
+                self._retry(lambda: self._zfs.rename(name, aside), name)
+            except AlreadyThere:
+                self._remove(aside)
+                self._zfs.rename(name, aside)
+            try:
+                self._remove(aside)
+            except InUse:
+                self._zfs.rename(aside, name)
+                self._refuse_if_used(name, f"{kind} {ident}")
+                raise
+        else:
+            self._remove(name)
+        self._drop_mount_point(ident)
+
+    def _remove(self, name: str) -> None:
+        final = f"{name}@{FINAL}"
+        if self._zfs.exists(final):
+            self._retry(lambda: self._zfs.destroy_snapshot(final), name)
+        self._retry(lambda: self._zfs.destroy(name), name)
+
+    def _refuse_if_used(self, name: str, label: str) -> None:
+        final = f"{name}@{FINAL}"
+        clones = self._zfs.get([final], "clones").get(final, {}).get("clones", ("", ""))[0]
+        if clones not in ("", "-"):
+            users = ", ".join(clone.removeprefix(f"{self.dataset}/") for clone in clones.split(","))
+            raise DatasetError(
+                f"{label} is the origin of {users}", hint="remove those first, or `buildstep cache prune`"
+            )
+
+    def _unmount(self, name: str) -> None:
+        for point in mounts_of([name, f"{name}@{FINAL}"]):
+            unmount(point)
+
+    def _drop_mount_point(self, ident: str) -> None:
+        for name in (ident, f"view-{ident}"):
+            with contextlib.suppress(OSError):
+                (self._mounts / name).rmdir()
+
+    def _retry(self, act: Callable[[], None], name: str) -> None:
+        """Do it, again while the dataset is busy; at last say who holds it."""
+        for wait in _WAITS:
+            try:
+                return act()
+            except Busy:
+                time.sleep(wait)
+        try:
+            return act()
+        except Busy as error:
+            final = f"{name}@{FINAL}"
+            who = holders([name, final])
+            who += [f"hold {tag!r} on {final}" for tag in self._zfs.holds(final)]
+            raise Busy(
+                error.message,
+                detail="\n".join(f"  {line}" for line in who) or "  nobody that this user may see",
+                hint="end those processes, or `zfs release` the holds, then `buildstep heal`",
+                retryable=True,
+            ) from error
+
+    # -- NativeStreams -------------------------------------------------------------------------------
+
+    def receive(self, ident: str, fd: int, *, origin: str | None) -> Dataset:
+        name = self._name(Kind.BUILD, ident)
+        source = None if origin is None else self._final(Kind.IMAGE, origin)
+        if self._zfs.exists(name):
+            raise DatasetError(f"cannot receive into {name}: it is there already")
+        self._zfs.receive(f"{name}@{FINAL}", fd, origin=source, props={**self._props(ident), "readonly": 1})
+        where = self._mounts / ident
+        try:
+            self._mount(name, where, read_only=True)
+        except BaseException:
+            self.destroy(Kind.BUILD, ident)
+            raise
+        return ZfsDataset(ident, where, name, 0)
+
+    def send(self, dataset: Dataset, fd: int, *, origin: str | None) -> None:
+        assert isinstance(dataset, ZfsDataset)
+        final = f"{dataset.name}@{FINAL}"
+        if not self._zfs.exists(final):
+            self._zfs.snapshot(final)
+        self._zfs.send(final, None if origin is None else self._final(Kind.IMAGE, origin), fd)
+
+    def guid(self, kind: Kind, ident: str) -> str:
+        final = self._final(kind, ident)
+        return self._zfs.get([final], "guid")[final]["guid"][0]
+
+
+def _source_at(point: str) -> str:
+    """The source of what is mounted at a path, topmost; empty if nothing is."""
+    top = ""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        for row in table:
+            fields, _, rest = row.partition(" - ")
+            if fields.split(" ")[4] == point:
+                top = rest.split(" ")[1]
+    return top
+
+
+def delegated(environ_zone: str = "") -> str | None:
+    """The dataset that this agent was given: zones/<zone>/data, where a zone's administrator has it."""
+    with contextlib.suppress(OSError, CommandFailed, DatasetError):
+        zone = environ_zone or os.uname().nodename
+        zfs = Zfs()
+        name = f"zones/{zone}/data"
+        return name if zfs.exists(name) else None
+    return None

@@ -1,0 +1,150 @@
+"""Publish to a directory laid out for static serving.
+
+    images/UUID/file, images/UUID/manifest.json    an image by its uuid
+    NAME/VERSION/*, NAME/VERSION/index.json        everything that was built, by name
+    images/index.json                              the manifests of all images, written last
+
+What is new is written aside and renamed as a whole: a web server never shows a part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from buildstep.clients.repositories import path_of
+from buildstep.errors import PublishError
+from buildstep.events import Bus
+from buildstep.fsutil import CHUNK, atomic_write, fsync_dir, lock, remove_tree
+from buildstep.publishers.bundle import Bundle, Content, Published, PublishOptions
+
+_ASIDE = ".new-"
+
+
+class DirectoryPublisher:
+    """Targets: dir:PATH."""
+
+    scheme: ClassVar[str] = "dir"
+
+    def publish(self, bundle: Bundle, target: str, *, options: PublishOptions, bus: Bus) -> Published:
+        del options, bus
+        top = Path(target.removeprefix("dir:"))
+        if not target.removeprefix("dir:"):
+            raise PublishError("dir: needs a path", hint="dir:PATH")
+        try:
+            top.mkdir(parents=True, exist_ok=True)
+            with lock(top / ".buildstep.lock"):
+                return _publish(bundle, top)
+        except OSError as error:
+            where = f" {error.filename}" if error.filename else ""
+            raise PublishError(f"cannot publish to {top}:{where} {error.strerror}") from error
+
+
+def _publish(bundle: Bundle, top: Path) -> Published:
+    image = bundle.image
+    extras = bundle.extras()
+    images = top / "images"
+    by_uuid = images / bundle.uuid
+    by_name = top / path_of(bundle.name) / path_of(bundle.version)
+    places = {content.path.name: content.path.name for content in (image, *extras)}
+    index = bundle.index(places)
+    # Both names are looked at before anything is written: a refusal leaves the directory as it was.
+    has_uuid = _same_or_none(by_uuid / "manifest.json", bundle.manifest_bytes(), f"the uuid {bundle.uuid}")
+    has_name = _same_or_none(by_name / "index.json", index, f"{bundle.name}@{bundle.version}")
+    for folder in (images, by_name.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
+    if not has_uuid:
+        aside = images / f"{_ASIDE}{bundle.uuid}"
+        aside.mkdir()
+        _copy(image, aside / "file")
+        _write(aside / "manifest.json", bundle.manifest_bytes())
+        _keep(aside, by_uuid)
+    if not has_name:
+        aside = by_name.parent / f"{_ASIDE}{by_name.name}"
+        aside.mkdir()
+        os.link(by_uuid / "file", aside / image.path.name)
+        for content in extras:
+            _copy(content, aside / content.path.name)
+        _write(aside / "index.json", index)
+        _keep(aside, by_name)
+    listed = _list(images, bundle.meta)
+    return Published(
+        target=f"dir:{top}",
+        name=f"{bundle.name}@{bundle.version}",
+        state="already" if has_uuid and has_name and not listed else "published",
+        uuid=bundle.uuid,
+        objects={
+            f"images/{bundle.uuid}/file": f"sha256:{image.sha256}",
+            f"{path_of(bundle.name)}/{path_of(bundle.version)}/index.json": "sha256:"
+            + hashlib.sha256(index).hexdigest(),
+        },
+    )
+
+
+def _same_or_none(path: Path, ours: bytes, what: str) -> bool:
+    """Whether this is published; False when nothing is. Raises PublishError when something else is."""
+    try:
+        there = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    if there != ours:
+        raise PublishError(
+            f"{what} is published already, with other content",
+            detail=f"see {path}",
+            hint="what is published never changes: publish another version, or remove that one first",
+        )
+    return True
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a run that was killed had not finished; we hold the lock, so nobody works on it."""
+    for name in os.listdir(folder):
+        if name.startswith(_ASIDE):
+            remove_tree(folder / name)
+
+
+def _copy(content: Content, target: Path) -> None:
+    digest = hashlib.sha256()
+    with content.path.open("rb") as source, target.open("xb") as out:
+        while chunk := source.read(CHUNK):
+            digest.update(chunk)
+            out.write(chunk)
+        out.flush()
+        os.fsync(out.fileno())
+    if digest.hexdigest() != content.sha256:
+        raise PublishError(f"{content.path} changed while it was published", hint="is a build still running?")
+
+
+def _write(path: Path, data: bytes) -> None:
+    with atomic_write(path) as stream:
+        stream.write(data)
+
+
+def _keep(aside: Path, final: Path) -> None:
+    aside.chmod(0o755)
+    fsync_dir(aside)
+    aside.rename(final)
+    fsync_dir(final.parent)
+
+
+def _list(images: Path, manifest: Mapping[str, Any]) -> bool:
+    """Add an image to the list of all; False when it is there."""
+    path = images / "index.json"
+    try:
+        rows = {row["uuid"]: row for row in json.loads(path.read_bytes())["images"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        # Missing or damaged: made anew from what there is.
+        found = [json.loads(p.read_bytes()) for p in sorted(images.glob("*/manifest.json"))]
+        rows = {row["uuid"]: row for row in found}
+        rows.pop(manifest["uuid"], None)
+    if rows.get(manifest["uuid"]) == manifest:
+        return False
+    rows[manifest["uuid"]] = dict(manifest)
+    ordered = sorted(rows.values(), key=lambda row: (str(row.get("published_at", "")), row["uuid"]))
+    _write(path, json.dumps({"format": 1, "images": ordered}, indent=2).encode() + b"\n")
+    return True

@@ -1,0 +1,96 @@
+"""Publish to a registry: blobs, then manifests by their digest, then the tag."""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+from buildstep.clients import Http, HttpOptions, translated
+from buildstep.clients.credentials import credentials_for
+from buildstep.clients.ocilayout import Layout, open_layout
+from buildstep.clients.ocispec import INDEXES, Descriptor, media_type, parse_index, parse_manifest
+from buildstep.clients.registry import Reference, RegistryClient
+from buildstep.errors import ImageError, PublishError
+from buildstep.events import Bus
+from buildstep.publishers.bundle import Bundle, Published, PublishOptions
+
+_EXTENSION = ".oci.tar"
+_MAX_DEPTH = 4
+
+
+class RegistryPublisher:
+    """Targets: docker://HOST[:PORT]/NAME[:TAG]; the tag is the image's version by default."""
+
+    scheme: ClassVar[str] = "docker"
+
+    def publish(self, bundle: Bundle, target: str, *, options: PublishOptions, bus: Bus) -> Published:
+        path = next((path for path in bundle.artifacts if path.name.endswith(_EXTENSION)), None)
+        if path is None:
+            raise PublishError(
+                "a registry takes OCI images, and none was built", hint="build with --format oci"
+            )
+        ref = Reference.parse(target, default_tag=_tag(bundle.version))
+        if ref.digest:
+            raise PublishError(f"{ref} names a digest, which is the registry's to tell", hint="give a tag")
+        limits = HttpOptions.of(options.environ, insecure=options.insecure, **options.limits)
+        listed = options.environ.get("BUILDSTEP_INSECURE_REGISTRIES", "").split(",")
+        plain = True if options.insecure or ref.host in listed else None
+        credentials = credentials_for(ref.host, options.environ)
+        with translated(PublishError), Http(environ=options.environ, options=limits, bus=bus) as http:
+            client = RegistryClient(ref, http=http, credentials=credentials, plain=plain)
+            try:
+                layout = open_layout(path, path.name)
+                return _publish(bundle, layout, client, replace=options.replace)
+            except ImageError as error:
+                raise PublishError(error.message, detail=error.detail, hint=error.hint) from error
+
+
+def _publish(bundle: Bundle, layout: Layout, client: RegistryClient, *, replace: bool) -> Published:
+    ref = client.ref
+    entry = layout.find("")
+    there = client.resolve(ref.tag)
+    if there is not None and there.digest != entry.digest and not replace:
+        raise PublishError(
+            f"{ref} is another image already",
+            detail=f"there: {there.digest}; ours: {entry.digest}",
+            hint="publish under another tag; a tag that is meant to move can be replaced",
+        )
+    objects: dict[str, str] = {}
+    state = "already" if there is not None and there.digest == entry.digest else "published"
+    if state == "published":
+        kind, data = _push(layout, entry, client, objects)
+        client.push_manifest(ref.tag, kind, data)
+    objects[ref.tag] = entry.digest
+    return Published(
+        target=f"docker://{ref.host}/{ref.repository}",
+        name=f"docker://{ref.host}/{ref.repository}@{entry.digest}",
+        state="already" if state == "already" else "published",
+        uuid=bundle.uuid,
+        objects=objects,
+    )
+
+
+def _push(
+    layout: Layout, entry: Descriptor, client: RegistryClient, objects: dict[str, str], depth: int = 0
+) -> tuple[str, bytes]:
+    """Everything that a manifest or index names, then itself under its digest. Returns its type and text."""
+    data = layout.read(entry)
+    kind = media_type(data, entry.media_type)
+    if kind in INDEXES:
+        if depth == _MAX_DEPTH:
+            raise PublishError(f"{layout.label}: its indexes are nested too deeply")
+        for child in parse_index(data, layout.label):
+            _push(layout, child, client, objects, depth + 1)
+    else:
+        image = parse_manifest(data, entry, layout.label)
+        for blob in (*image.layers, image.config):
+            client.push_blob(blob, layout.blob(blob))
+            objects[blob.media_type.rpartition("/")[2] + f"@{blob.hex[:12]}"] = blob.digest
+    client.push_manifest(entry.digest, kind, data)
+    return kind, data
+
+
+def _tag(version: str) -> str:
+    """A version as a tag, which has fewer characters to choose from."""
+    tag = re.sub(r"[^A-Za-z0-9._-]", "-", version)[:128]
+    return tag if re.match(r"[A-Za-z0-9_]", tag) else f"v{tag}"[:128]

@@ -1,0 +1,91 @@
+"""Publish to an S3 bucket.
+
+images/UUID/file, images/UUID/manifest.json    an image by its uuid; the manifest after the file
+NAME/VERSION/*                                 what else was built
+NAME/VERSION/index.json                        the name: written last, and refused where it is taken
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import ClassVar
+
+from buildstep.clients import Http, HttpOptions, translated
+from buildstep.clients.repositories import path_of
+from buildstep.clients.s3 import S3Client, Taken
+from buildstep.errors import PublishError
+from buildstep.events import Bus
+from buildstep.publishers.bundle import Bundle, Published, PublishOptions
+
+
+class S3Publisher:
+    """Targets: s3://BUCKET[/PREFIX]."""
+
+    scheme: ClassVar[str] = "s3"
+
+    def publish(self, bundle: Bundle, target: str, *, options: PublishOptions, bus: Bus) -> Published:
+        limits = HttpOptions.of(options.environ, insecure=options.insecure, **options.limits)
+        with translated(PublishError), Http(environ=options.environ, options=limits, bus=bus) as http:
+            client = S3Client(target, environ=options.environ, bus=bus, endpoint=options.endpoint, http=http)
+            return _publish(bundle, client)
+
+
+def _publish(bundle: Bundle, client: S3Client) -> Published:
+    image, extras = bundle.image, bundle.extras()
+    folder = f"{path_of(bundle.name)}/{path_of(bundle.version)}"
+    file = f"images/{bundle.uuid}/file"
+    places = {content.path.name: f"{folder}/{content.path.name}" for content in extras}
+    places[image.path.name] = file
+    index = bundle.index(places)
+    names = [
+        (f"images/{bundle.uuid}/manifest.json", bundle.manifest_bytes(), f"the uuid {bundle.uuid}"),
+        (f"{folder}/index.json", index, f"{bundle.name}@{bundle.version}"),
+    ]
+    # Looked at before anything is written: a refusal leaves the bucket as it was.
+    taken = [_same_or_none(client, key, data, what) for key, data, what in names]
+    changed = _put(client, file, image.path, image.sha256)
+    for content in extras:
+        changed |= _put(client, places[content.path.name], content.path, content.sha256)
+    for (key, data, what), there in zip(names, taken, strict=True):
+        if there:
+            continue
+        try:
+            client.put(key, data, content_type="application/json", if_absent=True)
+        except Taken:
+            # Somebody was faster; it is no fault if that was the same image.
+            if not _same_or_none(client, key, data, what):
+                raise
+        changed = True
+    return Published(
+        target=client.uri,
+        name=f"{bundle.name}@{bundle.version}",
+        state="published" if changed else "already",
+        uuid=bundle.uuid,
+        objects={
+            file: f"sha256:{image.sha256}",
+            f"{folder}/index.json": "sha256:" + hashlib.sha256(index).hexdigest(),
+        },
+    )
+
+
+def _put(client: S3Client, key: str, path: Path, sha256: str) -> bool:
+    """Content: nobody looks for it before it has a name, so a leftover of a broken run is replaced."""
+    there = client.head(key)
+    if there is not None and there.sha256 == sha256 and there.size == path.stat().st_size:
+        return False
+    client.put(key, path, sha256=sha256)
+    return True
+
+
+def _same_or_none(client: S3Client, key: str, ours: bytes, what: str) -> bool:
+    there = client.get(key)
+    if there is None:
+        return False
+    if there[0] != ours:
+        raise PublishError(
+            f"{what} is published already at {client.uri}, with other content",
+            detail=f"see {key}",
+            hint="what is published never changes: publish another version, or remove that one first",
+        )
+    return True

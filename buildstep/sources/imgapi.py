@@ -1,0 +1,208 @@
+"""Images by uuid or name@version, from repositories that are tried in order, with the origins they stand on.
+
+A repository that does not answer never fails what another one has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from buildstep import manifest as imgmanifest
+from buildstep.clients import Http, HttpError
+from buildstep.clients.download import Downloaded
+from buildstep.clients.imgapi import expected_file, is_uuid
+from buildstep.clients.repositories import Repository
+from buildstep.errors import BuildstepError, ImageError, SpecError
+from buildstep.events import Bus
+
+DEFAULT_REPOSITORIES = ("https://images.smartos.org", "https://updates.tritondatacenter.com")
+"""The public ones: SmartOS images, and those of Triton's own services."""
+
+PARALLEL = 5
+_MAX_ORIGINS = 100  # as servers have it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resolved:
+    """An image and the repository that has it."""
+
+    manifest: Mapping[str, Any]
+    repository: Repository
+
+    @property
+    def uuid(self) -> str:
+        return str(self.manifest["uuid"])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fetched:
+    """An image whose file is here and proved. source: the label of the repository it came from."""
+
+    manifest: Mapping[str, Any]
+    file: Downloaded
+    source: str
+
+
+def resolve(
+    ref: str,
+    repositories: Sequence[Repository],
+    *,
+    bus: Bus,
+    have: Callable[[str], bool] = lambda _: False,
+) -> list[Resolved]:
+    """The images that a uuid or name@version needs, its deepest origin first, itself last.
+
+    have: whether an image is here already; neither it nor what it stands on is asked for.
+    Raises ImageError: not found, not active, or no repository that answers.
+    """
+    order = list(repositories)
+    top = _search(ref, order, bus)
+    state = imgmanifest.state_of(top.manifest)
+    if state != "active":
+        raise ImageError(
+            f"image {ref} at {top.repository.label} is {state}, not active", hint="activate it there first"
+        )
+    chain = [top]
+    while origin := chain[0].manifest.get("origin"):
+        origin = str(origin)
+        if have(origin):
+            break
+        if origin in {row.uuid for row in chain} or len(chain) > _MAX_ORIGINS:
+            raise ImageError(f"image {ref} stands on itself: {origin} is among its own origins")
+        # Origins need not be active: they may have been withdrawn from sale since. Where the image is,
+        # its origin most likely is.
+        near = chain[0].repository
+        chain.insert(0, _search(origin, [near, *(r for r in order if r is not near)], bus))
+    return chain
+
+
+def _search(ref: str, repositories: Sequence[Repository], bus: Bus) -> Resolved:
+    if not repositories:
+        raise ImageError(
+            f"there is no repository to look for {ref} in", hint="configure one, such as https://HOST"
+        )
+    problems: list[BuildstepError] = []
+    inactive: Resolved | None = None
+    for repository in repositories:
+        try:
+            manifest = _ask(ref, repository)
+        except (HttpError, SpecError) as error:
+            problems.append(error)
+            bus.note(f"{repository.label} is passed over: {error.message}", level="warning")
+            continue
+        if manifest is None:
+            continue
+        found = Resolved(manifest=manifest, repository=repository)
+        if imgmanifest.state_of(manifest) == "active":
+            return found
+        inactive = inactive or found
+    if inactive is not None:
+        return inactive
+    asked = ", ".join(repository.label for repository in repositories)
+    if problems:
+        raise ImageError(
+            f"image {ref} was not found; {len(problems)} of {len(repositories)} repositories did not answer",
+            detail="\n".join(error.message for error in problems),
+            hint="try again, or configure another repository",
+            retryable=any(error.retryable for error in problems),
+        )
+    raise ImageError(f"no repository has the image {ref}", hint=f"asked: {asked}")
+
+
+def _ask(ref: str, repository: Repository) -> dict[str, Any] | None:
+    if is_uuid(ref):
+        found = repository.get(ref)
+    else:
+        name, at, version = ref.rpartition("@")
+        if not (name and at and version):
+            raise ImageError(f"{ref!r} is neither a uuid nor name@version")
+        found = repository.find(name, version)
+    if found is None:
+        return None
+    manifest = imgmanifest.upgrade(found)
+    # Servers tell more of an image than a manifest on disk may have.
+    checked = {key: value for key, value in manifest.items() if key != "channels"}
+    if faults := imgmanifest.validate(checked, limits="accept"):
+        raise SpecError(f"{repository.label}: manifest of {ref}", faults)
+    return manifest
+
+
+def fetch_files(
+    images: Sequence[Resolved],
+    repositories: Sequence[Repository],
+    folder: Path,
+    *,
+    bus: Bus,
+    on_ready: Callable[[Fetched], None] | None = None,
+) -> list[Fetched]:
+    """Download the images' files into a folder, as `UUID.file`, several at once; results in their order.
+
+    on_ready: called in this thread for each, in order, as soon as it and all before it are here, while
+    the rest still comes: installs are one at a time, an origin before what stands on it.
+    The first failure stops the others. Raises ImageError; what can be resumed stays for the next run.
+    """
+    pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="download")
+    jobs = [pool.submit(_fetch, image, repositories, folder, bus) for image in images]
+    done: list[Fetched] = []
+    try:
+        for job in jobs:
+            # Whichever fails first is told of at once, and not when it would be its turn.
+            pending = set(jobs[len(done) :])
+            while not job.done():
+                finished, pending = wait(pending, timeout=1.0, return_when=FIRST_EXCEPTION)
+                failed = next((other for other in finished if other.exception() is not None), None)
+                if failed is not None:
+                    failed.result()
+            fetched = job.result()
+            done.append(fetched)
+            if on_ready is not None:
+                on_ready(fetched)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for repository in {id(r): r for r in [*repositories, *(i.repository for i in images)]}.values():
+            http = getattr(repository, "http", None)
+            if isinstance(http, Http):
+                http.stop()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return done
+
+
+def _fetch(image: Resolved, repositories: Sequence[Repository], folder: Path, bus: Bus) -> Fetched:
+    """From where it was found; where that fails, from another repository that has the same file."""
+    target = folder / f"{image.uuid}.file"
+    problems: list[BuildstepError] = []
+    for repository in [image.repository, *(r for r in repositories if r is not image.repository)]:
+        try:
+            if repository is not image.repository and not _has_same(image, repository):
+                continue
+            return Fetched(
+                manifest=image.manifest,
+                file=repository.fetch_file(image.manifest, target),
+                source=repository.label,
+            )
+        except HttpError as error:
+            problems.append(error)
+            bus.note(
+                f"{repository.label} did not give the file of {image.uuid}: {error.message}", level="warning"
+            )
+    first = problems[0]
+    raise ImageError(
+        f"cannot download image {image.uuid}: {first.message}",
+        detail="\n".join(error.message for error in problems[1:]),
+        hint=first.hint,
+        retryable=any(error.retryable for error in problems),
+    )
+
+
+def _has_same(image: Resolved, repository: Repository) -> bool:
+    other = repository.get(image.uuid)
+    if other is None:
+        return False
+    ours, theirs = expected_file(image.manifest), expected_file(imgmanifest.upgrade(other))
+    return (ours.size, ours.sha1) == (theirs.size, theirs.sha1)

@@ -1,0 +1,186 @@
+"""The pkgsrc installer with tools that keep to the documented behaviour, in a root of busybox."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buildstep import installers, sandbox
+from buildstep.errors import CommandFailed, InstallError
+from buildstep.events import Bus
+from buildstep.fsutil import Root
+from buildstep.interfaces import InstallOptions, Sandbox
+from tests.integration import pkgsrc_root
+
+Private = Callable[[Callable[[], Any]], Any]
+
+TOKEN = "s3cr3t-agent-token-value"
+
+
+@pytest.fixture(params=["/opt/local", "/usr/pkg"])
+def prefix(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def repository(require: Any, tmp_path: Path, prefix: str) -> pkgsrc_root.Repository:
+    require("busybox")
+    return pkgsrc_root.make_repository(tmp_path / "repository", prefix)
+
+
+@pytest.fixture
+def root(require: Any, tmp_path: Path, prefix: str) -> Path:
+    require("busybox")
+    return pkgsrc_root.make_root(tmp_path / "root", prefix)
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> InstallOptions:
+    return InstallOptions(cache=tmp_path / "cache")
+
+
+@contextlib.contextmanager
+def entered(
+    root: Path, repository: pkgsrc_root.Repository, options: InstallOptions
+) -> Iterator[tuple[Any, Sandbox]]:
+    installer = installers.detect(Root(root))
+    assert installer is not None
+    assert installer.name == "pkgsrc"
+    options.cache.mkdir(exist_ok=True)
+    environ = {"AGENT_TOKEN": TOKEN}
+    with (
+        sandbox.enter(root, bus=Bus(), environ=environ, timeout=120) as inside,
+        inside.share(repository.path, pkgsrc_root.SHOWN),
+        installer.prepare(inside, options),
+    ):
+        yield installer, inside
+
+
+def test_packages_with_what_they_need(
+    root: Path, repository: pkgsrc_root.Repository, options: InstallOptions, private: Private, prefix: str
+) -> None:
+    def job() -> list[tuple[str, str]]:
+        with entered(root, repository, options) as (installer, inside):
+            installer.install(inside, ["nginx"], options)
+            assert inside.run([f"{prefix}/bin/nginx"]) == "nginx-1.26.2"
+            assert inside.run([f"{prefix}/sbin/pkg_info", "-L", "zlib"]) == f"{prefix}/lib/libz.so"
+            assert inside.run([f"{prefix}/sbin/pkg_info", "-R", "zlib"]) == "nginx-1.26.2"
+            return [(item.name, item.version) for item in installer.installed(inside)]
+
+    assert private(job) == [("nginx", "1.26.2"), ("pcre2", "10.44nb1"), ("zlib", "1.3.1")]
+    assert not (root / "repository").exists()
+
+
+def test_an_upgrade_goes_through_the_cache_and_is_cleaned(
+    root: Path, repository: pkgsrc_root.Repository, options: InstallOptions, private: Private, prefix: str
+) -> None:
+    named_like_a_package = root / "nginx"  # D6: the original's rm took it
+    named_like_a_package.mkdir()
+
+    def job() -> list[str]:
+        with entered(root, repository, options) as (installer, inside):
+            installer.install(inside, ["nginx-1.24.0"], options)
+            assert inside.run([f"{prefix}/bin/nginx"]) == "nginx-1.24.0"
+            installer.refresh(inside, options)
+            installer.upgrade(inside, options)
+            installer.clean(inside)
+        installer.clean(inside)
+        with sandbox.enter(root, bus=Bus(), environ={}) as inside:
+            return [f"{item.name}-{item.version}" for item in installer.installed(inside)]
+
+    assert private(job) == ["nginx-1.26.2", "pcre2-10.44nb1", "zlib-1.3.1"]
+    assert named_like_a_package.is_dir()
+    assert [file.name for file in options.cache.glob("pkgin/*/*.tgz")] == ["nginx-1.26.2.tgz"]
+    assert list((root / "var/db").iterdir()) == [] or list((root / "var/db/pkgin").iterdir()) == []
+
+
+def test_the_audit_lists_findings_and_leaves_no_list(
+    root: Path, repository: pkgsrc_root.Repository, options: InstallOptions, private: Private
+) -> None:
+    def job() -> Any:
+        with entered(root, repository, options) as (installer, inside):
+            before = installer.audit(inside, options)
+            installer.install(inside, ["zlib"], options)
+            after = installer.audit(inside, options)
+            installer.clean(inside)
+        return before, after
+
+    before, after = private(job)
+    assert before == ("", [])
+    text, findings = after
+    assert "Package zlib-1.3.1 has a denial-of-service vulnerability" in text
+    assert [(item.package, item.version, item.problem) for item in findings] == [
+        ("zlib", "1.3.1", "denial-of-service")
+    ]
+    assert not [path for path in pkgsrc_root.files_of(root) if "vulnerabilities" in path]
+
+
+@pytest.mark.parametrize(
+    ("packages", "culprit", "says"),
+    [
+        (["zlib", "nonesuch"], "nonesuch", "no pkg found for 'nonesuch'"),
+        (["needy"], "no-such-thing>=1", "Can't install dependency no-such-thing>=1"),
+        (["broken"], "broken", "cannot go on"),
+    ],
+)
+def test_a_failing_package_is_named(
+    root: Path,
+    repository: pkgsrc_root.Repository,
+    options: InstallOptions,
+    private: Private,
+    packages: list[str],
+    culprit: str,
+    says: str,
+) -> None:
+    def job() -> None:
+        with entered(root, repository, options) as (installer, inside):
+            with pytest.raises(InstallError) as caught:
+                installer.install(inside, packages, options)
+            assert f"failed for {culprit}: " in caught.value.message, caught.value.message
+            assert says in caught.value.detail
+
+    private(job)
+
+
+def test_d18_scripts_see_no_token_and_daemons_die(
+    root: Path, repository: pkgsrc_root.Repository, options: InstallOptions, private: Private
+) -> None:
+    def job() -> list[bytes]:
+        with entered(root, repository, options) as (installer, inside):
+            installer.install(inside, ["daemon"], options)
+        return [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in os.listdir("/proc") if pid.isdigit()]
+
+    running = private(job)
+    assert TOKEN not in (root / "probe.env").read_text()
+    assert not [line for line in running if b"87654" in line]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "matches"),
+    [
+        ("foo>=1.0", "foo-1.0nb2", True),
+        ("foo>=1.0<2", "foo-2.0", False),
+        ("foo<1.4", "foo-1.4rc1", True),
+        ("foo-[0-9]*", "foo-1.0", True),
+        ("foo-[0-9]*", "foo-bar-1.0", False),
+        ("{foo,bar}>=1", "bar-3", True),
+        ("foo", "foo-3", True),
+    ],
+)
+def test_the_fixtures_patterns_are_pkgsrcs(
+    root: Path, private: Private, prefix: str, pattern: str, name: str, matches: bool
+) -> None:
+    def job() -> bool:
+        with sandbox.enter(root, bus=Bus(), environ={}) as inside:
+            try:
+                inside.run([f"{prefix}/sbin/pkg_admin", "pmatch", pattern, name])
+            except CommandFailed:
+                return False
+            return True
+
+    assert private(job) is matches

@@ -1,0 +1,113 @@
+"""Small OCI layouts made by hand, and the context that sources are given."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from buildstep.clients.ocispec import OCI_INDEX, OCI_MANIFEST, REF_NAME, ApplyLayer
+from buildstep.events import Bus
+from buildstep.filelist import FileList
+from buildstep.interfaces import SourceContext
+from buildstep.unpack import apply_layer, unpack
+
+LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context(SourceContext):
+    apply_layer: ApplyLayer
+
+
+def context(cache: Path, bus: Bus) -> SourceContext:
+    """What the store gives to a source; unprivileged, so that tests need not be root."""
+
+    def apply(stream: IO[bytes], into: Path, entries: FileList) -> FileList:
+        return apply_layer(stream, into, entries, privileged=False)
+
+    cache.mkdir(exist_ok=True)
+    return Context(
+        cache=cache,
+        privileged=False,
+        bus=bus,
+        environ={},
+        unpack=lambda stream, into: unpack(stream, into, privileged=False),
+        apply_layer=apply,
+    )
+
+
+def layer(files: dict[str, bytes]) -> bytes:
+    """A compressed layer of plain files; a name that ends in a slash is a directory."""
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name.rstrip("/"))
+            if name.endswith("/"):
+                info.type, info.mode = tarfile.DIRTYPE, 0o755
+                archive.addfile(info)
+            else:
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    return gzip.compress(raw.getvalue(), mtime=0)
+
+
+def make_layout(
+    folder: Path,
+    layers: Sequence[bytes],
+    *,
+    tag: str = "latest",
+    platforms: Sequence[str] = (),
+    config: dict[str, Any] | None = None,
+) -> str:
+    """Write a layout; returns the digest that its index names. platforms: make an index of these."""
+    blobs = folder / "blobs" / "sha256"
+    blobs.mkdir(parents=True, exist_ok=True)
+
+    def put(data: bytes, kind: str) -> dict[str, Any]:
+        digest = hashlib.sha256(data).hexdigest()
+        (blobs / digest).write_bytes(data)
+        return {"mediaType": kind, "digest": f"sha256:{digest}", "size": len(data)}
+
+    def image(architecture: str) -> dict[str, Any]:
+        told = {"os": "linux", "architecture": architecture, "rootfs": {"type": "layers", "diff_ids": []}}
+        value = {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": put(
+                json.dumps(told | (config or {})).encode(), "application/vnd.oci.image.config.v1+json"
+            ),
+            "layers": [put(data, LAYER) for data in layers],
+        }
+        return put(json.dumps(value).encode(), OCI_MANIFEST)
+
+    if platforms:
+        rows = []
+        for name in platforms:
+            system, architecture, *variant = name.split("/")
+            platform = {"os": system, "architecture": architecture}
+            rows.append(
+                image(architecture) | {"platform": platform | ({"variant": variant[0]} if variant else {})}
+            )
+        value = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": rows}
+        top = put(json.dumps(value).encode(), OCI_INDEX)
+    else:
+        top = image("amd64")
+    top["annotations"] = {REF_NAME: tag}
+    (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [top]}))
+    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    return str(top["digest"])
+
+
+def pack(folder: Path, archive: Path) -> Path:
+    """A layout as an archive."""
+    with tarfile.open(archive, "w") as out:
+        for path in sorted(folder.rglob("*")):
+            out.add(path, path.relative_to(folder), recursive=False)
+    return archive

@@ -1,0 +1,345 @@
+"""The shared HTTP session and downloads: limits, retries, resuming, proof, and no secrets in errors."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from buildstep.clients import Http, HttpError, HttpOptions, Slice, clean_text, safe_url, translated
+from buildstep.clients.download import Downloaded, Expected, Follower, Progress, download
+from buildstep.errors import ExitCode, ImageError
+from tests.servers.fixtures import FAST, Notes, bus, http, imgapi_server
+from tests.servers.imgapi import ImgapiServer
+
+__all__ = ["bus", "http", "imgapi_server"]
+
+HEAD = {"Accept-Version": "~2", "x-request-id": "00000000-0000-0000-0000-000000000001"}
+DATA = os.urandom(3 << 20)
+
+
+@pytest.fixture
+def file_url(imgapi_server: ImgapiServer) -> str:
+    uuid = imgapi_server.add(DATA)["uuid"]
+    return f"{imgapi_server.url}/images/{uuid}/file"
+
+
+def expected(data: bytes = DATA) -> Expected:
+    return Expected(
+        size=len(data), sha1=hashlib.sha1(data).hexdigest(), sha256=hashlib.sha256(data).hexdigest()
+    )
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
+
+
+def within(seconds: float, begin: float) -> None:
+    assert time.monotonic() - begin < seconds
+
+
+class TestLimits:
+    @pytest.mark.parametrize("kind", ["silent", "drip-head"])
+    def test_an_answer_that_does_not_come(self, http: Http, imgapi_server: ImgapiServer, kind: str) -> None:
+        imgapi_server.fail(kind, times=9)
+        begin = time.monotonic()
+        with pytest.raises(HttpError, match=r"no answer within 0\.6 s") as caught:
+            http.request("GET", f"{imgapi_server.url}/ping", headers=HEAD)
+        assert caught.value.retryable
+        within(5, begin)
+
+    @pytest.mark.parametrize("kind", ["drip", "stall", "truncate"])
+    def test_a_body_that_does_not_end(
+        self, http: Http, imgapi_server: ImgapiServer, file_url: str, tmp_path: Path, kind: str
+    ) -> None:
+        imgapi_server.fail(kind, path="/file", times=9)
+        begin = time.monotonic()
+        with pytest.raises(HttpError, match="broke off") as caught:
+            download(http, file_url, tmp_path / "f", expected=expected(), headers=HEAD)
+        assert caught.value.retryable
+        within(6, begin)
+        assert leftovers(tmp_path) == []
+
+    def test_an_error_with_a_body_that_never_comes(
+        self, http: Http, imgapi_server: ImgapiServer, file_url: str, tmp_path: Path
+    ) -> None:
+        imgapi_server.fail("silent-500", path="/file", times=9)
+        begin = time.monotonic()
+        with pytest.raises(HttpError, match="500") as caught:
+            download(http, file_url, tmp_path / "f", expected=expected(), headers=HEAD)
+        assert caught.value.status == 500
+        within(5, begin)
+
+    def test_nobody_there(self, http: Http, bus: Notes) -> None:
+        with pytest.raises(HttpError, match="Connection refused") as caught:
+            http.request("GET", "http://127.0.0.1:1/x")
+        assert caught.value.retryable
+        assert len(bus.texts) == FAST.attempts - 1
+
+    @pytest.mark.parametrize("url", ["http://[bad", "ftp://127.0.0.1/x", "http://", "nonsense"])
+    def test_an_address_that_is_none(self, http: Http, url: str) -> None:
+        with pytest.raises(HttpError) as caught:
+            http.request("GET", url)
+        assert not caught.value.retryable
+
+    def test_an_endless_answer(self, http: Http, file_url: str) -> None:
+        with pytest.raises(HttpError, match="more than 1000 bytes"):
+            http.request("GET", file_url, headers=HEAD, limit=1000)
+
+
+class TestRetries:
+    def test_a_passing_failure(self, http: Http, imgapi_server: ImgapiServer) -> None:
+        imgapi_server.fail("503", times=2)
+        assert http.request("GET", f"{imgapi_server.url}/ping", headers=HEAD).status == 200
+        assert imgapi_server.calls("GET") == 3
+
+    def test_is_bounded(self, http: Http, imgapi_server: ImgapiServer) -> None:
+        imgapi_server.fail("503", times=99)
+        with pytest.raises(HttpError, match="503"):
+            http.request("GET", f"{imgapi_server.url}/ping", headers=HEAD)
+        assert imgapi_server.calls("GET") == FAST.attempts
+
+    def test_not_what_cannot_pass(self, http: Http, imgapi_server: ImgapiServer) -> None:
+        with pytest.raises(HttpError, match="404"):
+            http.request("GET", f"{imgapi_server.url}/nothing", headers=HEAD)
+        assert imgapi_server.calls("GET") == 1
+
+    def test_not_what_may_have_been_done(self, http: Http, imgapi_server: ImgapiServer) -> None:
+        imgapi_server.fail("503", method="POST", times=9)
+        with pytest.raises(HttpError):
+            http.request("POST", f"{imgapi_server.url}/images/x", headers=HEAD)
+        assert imgapi_server.calls("POST") == 1
+
+
+class TestSecrets:
+    def test_in_addresses(self, http: Http) -> None:
+        with pytest.raises(HttpError) as caught:
+            http.request("GET", "http://user:pass1@127.0.0.1:1/x?signature=secret2")
+        shown = f"{caught.value.message}{caught.value.detail}{caught.value.hint}{caught.value.__cause__}"
+        assert "pass1" not in shown
+        assert "secret2" not in shown
+
+    def test_texts(self) -> None:
+        assert safe_url("https://u:p@h:1/a/b?q=1#f") == "https://h:1/a/b"
+        assert clean_text("see https://u:p@h/a?X-Sig=1 \x1b[31mred\n") == "see https://h/a [31mred"
+
+    def test_a_failure_takes_its_area(self) -> None:
+        with pytest.raises(ImageError, match="base: no") as caught, translated(ImageError, "base"):
+            raise HttpError("no", hint="h", retryable=True)
+        assert (caught.value.code, caught.value.hint) == (ExitCode.IMAGE, "h")
+        assert caught.value.retryable
+
+
+class TestTrust:
+    def test_insecure_is_not_inverted(self) -> None:
+        assert HttpOptions.of({}).verify
+        assert not HttpOptions.of({}, insecure=True).verify
+
+    def test_authorities_of_the_environment(self) -> None:
+        assert HttpOptions.of({"SSL_CERT_FILE": "/ca.pem"}).ca_bundle == "/ca.pem"
+
+    def test_a_certificate_that_nobody_vouches_for(self, tmp_path: Path, imgapi_server: ImgapiServer) -> None:
+        import subprocess
+
+        argv = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "k", "-out", "c",
+                "-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]  # fmt: skip
+        subprocess.run(argv, cwd=tmp_path, check=True, capture_output=True, timeout=20)
+        import ssl
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tmp_path / "c", tmp_path / "k")
+        plain = imgapi_server._server.socket
+        imgapi_server._server.socket = context.wrap_socket(
+            plain, server_side=True, do_handshake_on_connect=False
+        )
+        url = imgapi_server.url.replace("http:", "https:") + "/ping"
+        with Http(environ={}, options=FAST) as strict, pytest.raises(HttpError, match="not secure") as caught:
+            strict.request("GET", url, headers=HEAD)
+        assert not caught.value.retryable
+        with Http(environ={}, options=HttpOptions.of({}, insecure=True, attempts=1, response=3.0)) as loose:
+            import warnings
+
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                assert loose.request("GET", url, headers=HEAD).status == 200
+        bundle = {"SSL_CERT_FILE": str(tmp_path / "c")}
+        with Http(environ=bundle, options=HttpOptions.of(bundle, attempts=1, response=3.0)) as known:
+            assert known.request("GET", url, headers=HEAD).status == 200
+
+    def test_a_proxy_is_used_and_passed_by(self, imgapi_server: ImgapiServer) -> None:
+        proxied = {"http_proxy": "http://127.0.0.1:1"}
+        with Http(environ=proxied, options=FAST) as http, pytest.raises(HttpError, match="proxy failed"):
+            http.request("GET", f"{imgapi_server.url}/ping", headers=HEAD)
+        with Http(environ={**proxied, "no_proxy": "127.0.0.1"}, options=FAST) as http:
+            assert http.request("GET", f"{imgapi_server.url}/ping", headers=HEAD).status == 200
+
+
+class TestUpload:
+    def test_an_early_refusal_is_the_answer(
+        self, http: Http, imgapi_server: ImgapiServer, tmp_path: Path
+    ) -> None:
+        big = tmp_path / "big"
+        with big.open("wb") as stream:
+            stream.truncate(64 << 20)
+        imgapi_server.fail("early-422", method="PUT")
+        begin = time.monotonic()
+        with pytest.raises(HttpError, match="422"):
+            http.request("PUT", f"{imgapi_server.url}/images/x/file", headers=HEAD, data=big)
+        within(5, begin)
+
+    def test_a_part_of_a_file(self, http: Http, imgapi_server: ImgapiServer, tmp_path: Path) -> None:
+        path = tmp_path / "f"
+        path.write_bytes(b"abcdefgh")
+        manifest = imgapi_server.add(b"x")
+        imgapi_server.images[manifest["uuid"]].manifest["state"] = "unactivated"
+        url = f"{imgapi_server.url}/images/{manifest['uuid']}/file?compression=none"
+        http.request("PUT", url, headers=HEAD, data=Slice(path=path, offset=2, size=3))
+        assert imgapi_server.images[manifest["uuid"]].file == b"cde"
+
+
+class TestDownload:
+    def fetch(self, http: Http, url: str, target: Path) -> Downloaded:
+        return download(http, url, target, expected=expected(), headers=HEAD)
+
+    def test_plain(self, http: Http, file_url: str, tmp_path: Path) -> None:
+        done = self.fetch(http, file_url, tmp_path / "f")
+        assert (tmp_path / "f").read_bytes() == DATA
+        assert done.sha256 == expected().sha256
+        assert done.fetched == len(DATA)
+        assert leftovers(tmp_path) == ["f"]
+
+    def test_what_is_there_is_proved_and_not_fetched(
+        self, http: Http, imgapi_server: ImgapiServer, file_url: str, tmp_path: Path
+    ) -> None:
+        (tmp_path / "f").write_bytes(DATA)
+        assert self.fetch(http, file_url, tmp_path / "f").fetched == 0
+        assert imgapi_server.calls("GET") == 0
+        (tmp_path / "f").write_bytes(DATA[:-1] + b"?")
+        self.fetch(http, file_url, tmp_path / "f")
+        assert (tmp_path / "f").read_bytes() == DATA
+
+    @pytest.mark.parametrize(("kind", "why"), [("flip", "sha1"), ("long", "would have")])
+    def test_wrong_content(
+        self, http: Http, imgapi_server: ImgapiServer, file_url: str, tmp_path: Path, kind: str, why: str
+    ) -> None:
+        imgapi_server.fail(kind, path="/file", times=9)
+        with pytest.raises(HttpError, match=why):
+            self.fetch(http, file_url, tmp_path / "f")
+        assert leftovers(tmp_path) == []
+
+    def test_begun_anew_where_ranges_are_ignored(
+        self, http: Http, imgapi_server: ImgapiServer, file_url: str, tmp_path: Path
+    ) -> None:
+        imgapi_server.fail("truncate", path="/file")
+        done = self.fetch(http, file_url, tmp_path / "f")
+        assert done.path.read_bytes() == DATA
+        assert imgapi_server.ranges_asked
+        assert done.fetched > len(DATA)
+
+    def test_resumed_where_the_server_can(
+        self, http: Http, imgapi_server: ImgapiServer, file_url: str, tmp_path: Path
+    ) -> None:
+        imgapi_server.ranges = True
+        imgapi_server.fail("truncate", path="/file")
+        done = self.fetch(http, file_url, tmp_path / "f")
+        assert done.path.read_bytes() == DATA
+        assert done.fetched == len(DATA)
+
+    def test_resumed_by_the_next_run(
+        self, http: Http, imgapi_server: ImgapiServer, file_url: str, tmp_path: Path
+    ) -> None:
+        imgapi_server.ranges = True
+        (tmp_path / "f.partial").write_bytes(DATA[:1000000])
+        done = self.fetch(http, file_url, tmp_path / "f")
+        assert done.path.read_bytes() == DATA
+        assert done.fetched == len(DATA) - 1000000
+
+    def test_a_wrong_piece_from_before(
+        self, http: Http, imgapi_server: ImgapiServer, file_url: str, tmp_path: Path
+    ) -> None:
+        imgapi_server.ranges = True
+        (tmp_path / "f.partial").write_bytes(b"not the beginning of it")
+        assert self.fetch(http, file_url, tmp_path / "f").path.read_bytes() == DATA
+        assert leftovers(tmp_path) == ["f"]
+
+    @pytest.mark.parametrize("extra", [b"", b"more than there is"])
+    def test_a_whole_piece_from_before(self, http: Http, file_url: str, tmp_path: Path, extra: bytes) -> None:
+        (tmp_path / "f.partial").write_bytes(DATA + extra)
+        done = self.fetch(http, file_url, tmp_path / "f")
+        assert done.path.read_bytes() == DATA
+
+    def test_without_a_known_digest_nothing_is_resumed(
+        self, http: Http, imgapi_server: ImgapiServer, file_url: str, tmp_path: Path
+    ) -> None:
+        imgapi_server.ranges = True
+        (tmp_path / "f.partial").write_bytes(b"something else")
+        done = download(http, file_url, tmp_path / "f", expected=Expected(), headers=HEAD)
+        assert done.path.read_bytes() == DATA
+        assert not imgapi_server.ranges_asked
+
+    def test_two_at_once_download_once(
+        self, http: Http, imgapi_server: ImgapiServer, file_url: str, tmp_path: Path
+    ) -> None:
+        threads = [
+            threading.Thread(target=self.fetch, args=(http, file_url, tmp_path / "f")) for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert imgapi_server.calls("GET", "/file") == 1
+
+    def test_no_room(self, http: Http, file_url: str, tmp_path: Path) -> None:
+        with pytest.raises(HttpError, match="has room for"):
+            download(http, file_url, tmp_path / "f", expected=Expected(size=1 << 60, sha1="0" * 40))
+
+
+class TestFollower:
+    def test_reads_while_it_comes(
+        self, http: Http, imgapi_server: ImgapiServer, file_url: str, tmp_path: Path
+    ) -> None:
+        imgapi_server.ranges = True
+        imgapi_server.fail("truncate", path="/file")
+        progress = Progress()
+        results: list[Downloaded] = []
+        thread = threading.Thread(
+            target=lambda: results.append(
+                download(http, file_url, tmp_path / "f", expected=expected(), headers=HEAD, progress=progress)
+            )
+        )
+        follower = Follower(progress)
+        thread.start()
+        first = follower.read(1000)
+        assert DATA.startswith(first)
+        rest = follower.read()
+        thread.join(10)
+        assert first + rest == DATA
+        follower.prove(results[0])
+        follower.close()
+
+    def test_is_told_of_failure(self, http: Http, imgapi_server: ImgapiServer, tmp_path: Path) -> None:
+        progress = Progress()
+        with pytest.raises(HttpError):
+            download(
+                http, f"{imgapi_server.url}/no", tmp_path / "f", expected=expected(), headers=HEAD,
+                progress=progress,
+            )  # fmt: skip
+        with pytest.raises(HttpError):
+            Follower(progress).read(10)
+
+    def test_finds_what_changed_behind_it(self, tmp_path: Path) -> None:
+        path = tmp_path / "f"
+        path.write_bytes(b"wrong")
+        progress = Progress()
+        progress.finish(path, 5)
+        follower = Follower(progress)
+        assert follower.read(100) == b"wrong"
+        with pytest.raises(HttpError, match="changed while it was read"):
+            follower.prove(
+                Downloaded(path=path, size=5, sha1="", sha256=hashlib.sha256(b"right").hexdigest())
+            )
+        follower.close()

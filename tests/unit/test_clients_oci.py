@@ -1,0 +1,172 @@
+"""OCI layouts, references, credentials and platforms: what needs no registry."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from buildstep.clients.credentials import credentials_for
+from buildstep.clients.ocilayout import open_layout
+from buildstep.clients.ocispec import Platform
+from buildstep.clients.registry import Reference, is_loopback
+from buildstep.errors import ImageError, UsageError
+from buildstep.sources.oci import Oci
+from tests.servers.fixtures import Notes, bus
+from tests.servers.layouts import context, layer, make_layout, pack
+
+__all__ = ["bus"]
+
+AMD = Oci({"BUILDSTEP_PLATFORM": "linux/amd64"})
+D = "sha256:" + "a" * 64
+
+
+def no_hash(_: Path) -> str:
+    raise AssertionError("a layout names its content itself")
+
+
+class TestLayouts:
+    LOWER = layer({"etc/": b"", "etc/a": b"1", "etc/b": b"2", "opt/": b"", "opt/x": b"3"})
+    UPPER = layer({"etc/.wh.a": b"", "etc/c": b"4", "opt/.wh..wh..opq": b"", "opt/y": b"5"})
+
+    @pytest.mark.parametrize("archived", [False, True])
+    def test_import(self, tmp_path: Path, bus: Notes, archived: bool) -> None:
+        digest = make_layout(tmp_path / "image", [self.LOWER, self.UPPER])
+        where = pack(tmp_path / "image", tmp_path / "image.oci.tar") if archived else tmp_path / "image"
+        for locator in (f"{where}", f"{where}:latest"):
+            assert AMD.identify(locator, no_hash).key == f"oci:{digest}"
+        into = tmp_path / "tree"
+        into.mkdir()
+        found = AMD.fetch(str(where), into, context(tmp_path / "cache", bus))
+        assert found.manifest["name"] == "image"
+        assert found.config["architecture"] == "amd64"
+        names = sorted(str(p.relative_to(into)) for p in into.rglob("*") if p.is_file())
+        assert names == ["etc/b", "etc/c", "opt/y"]
+        assert found.entries is not None
+        assert sorted(found.entries) == [b"", b"etc", b"etc/b", b"etc/c", b"opt", b"opt/y"]
+
+    def test_platforms(self, tmp_path: Path) -> None:
+        make_layout(tmp_path / "i", [self.LOWER], platforms=["linux/arm64/v8", "linux/amd64"])
+        keys = {Oci({"BUILDSTEP_PLATFORM": p}).identify(f"{tmp_path}/i", no_hash).key
+                for p in ("linux/amd64", "linux/arm64")}  # fmt: skip
+        assert len(keys) == 2
+        with pytest.raises(ImageError, match="no image for linux/s390x") as caught:
+            Oci({"BUILDSTEP_PLATFORM": "linux/s390x"}).identify(f"{tmp_path}/i", no_hash)
+        assert "linux/arm64/v8, linux/amd64" in caught.value.hint
+        assert Platform.here().os == "linux"
+
+    def test_damage_is_found(self, tmp_path: Path, bus: Notes) -> None:
+        make_layout(tmp_path / "i", [self.LOWER])
+        blob = tmp_path / "i/blobs/sha256" / hashlib.sha256(self.LOWER).hexdigest()
+        # Still a good layer, but another one of the same size.
+        other = bytearray(self.LOWER)
+        other[4] ^= 1  # the time in gzip's header
+        blob.write_bytes(other)
+        into = tmp_path / "tree"
+        into.mkdir()
+        with pytest.raises(ImageError, match="is damaged"):
+            AMD.fetch(f"{tmp_path}/i", into, context(tmp_path / "cache", bus))
+        blob.write_bytes(self.LOWER[:-1])
+        with pytest.raises(ImageError, match="bytes, not"):
+            AMD.fetch(f"{tmp_path}/i", into, context(tmp_path / "cache", bus))
+        blob.unlink()
+        with pytest.raises(ImageError, match="has no blobs"):
+            AMD.fetch(f"{tmp_path}/i", into, context(tmp_path / "cache", bus))
+
+    def test_what_is_no_layout(self, tmp_path: Path) -> None:
+        with pytest.raises(ImageError, match="there is no OCI layout"):
+            AMD.identify(f"{tmp_path}/missing:tag", no_hash)
+        (tmp_path / "f").write_bytes(b"\x1f\x8b compressed")
+        with pytest.raises(ImageError, match="not an OCI archive"):
+            AMD.identify(f"{tmp_path}/f", no_hash)
+        (tmp_path / "manifest.json").write_text("[]")
+        with tarfile.open(tmp_path / "docker.tar", "w") as archive:
+            archive.add(tmp_path / "manifest.json", "manifest.json")
+        with pytest.raises(ImageError, match="docker save"):
+            AMD.identify(f"{tmp_path}/docker.tar", no_hash)
+        with tarfile.open(tmp_path / "twice.tar", "w") as archive:
+            archive.add(tmp_path / "manifest.json", "oci-layout")
+            archive.add(tmp_path / "manifest.json", "./oci-layout")
+        with pytest.raises(ImageError, match="two members"):
+            AMD.identify(f"{tmp_path}/twice.tar", no_hash)
+
+    def test_tags(self, tmp_path: Path) -> None:
+        make_layout(tmp_path / "i", [self.LOWER], tag="v1")
+        with pytest.raises(ImageError, match="has no image 'v2'") as caught:
+            open_layout(tmp_path / "i", "oci:i").find("v2")
+        assert caught.value.hint == "it has v1"
+
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            {"digest": "sha256:../../etc/passwd"},
+            {"digest": "md5:1"},
+            {"size": -1},
+            {"size": "7"},
+            {"mediaType": 5},
+        ],
+    )
+    def test_descriptors_that_cannot_be_trusted(self, tmp_path: Path, bad: dict[str, object]) -> None:
+        make_layout(tmp_path / "i", [self.LOWER])
+        index = json.loads((tmp_path / "i/index.json").read_text())
+        index["manifests"][0] |= bad
+        (tmp_path / "i/index.json").write_text(json.dumps(index))
+        with pytest.raises(ImageError):
+            AMD.identify(f"{tmp_path}/i", no_hash)
+
+
+class TestReferences:
+    @pytest.mark.parametrize(
+        ("text", "host", "repository", "wanted"),
+        [
+            ("docker://127.0.0.1:5000/ns/img:v1", "127.0.0.1:5000", "ns/img", "v1"),
+            ("//registry.example.com/img", "registry.example.com", "img", "latest"),
+            ("docker://debian:12", "docker.io", "library/debian", "12"),
+            ("docker://grafana/grafana", "docker.io", "grafana/grafana", "latest"),
+            (f"docker://localhost/x@{D}", "localhost", "x", D),
+            (f"docker://h:1/x:t@{D}", "h:1", "x", D),
+            ("docker://[::1]:5000/x", "[::1]:5000", "x", "latest"),
+        ],
+    )
+    def test_good(self, text: str, host: str, repository: str, wanted: str) -> None:
+        ref = Reference.parse(text)
+        assert (ref.host, ref.repository, ref.wanted) == (host, repository, wanted)
+        assert Reference.parse(str(ref)) == ref
+
+    @pytest.mark.parametrize(
+        "text", ["docker://h.x/UPPER", "docker://h.x/", "docker://h.x/a:b c", "docker://h.x/a@sha256:1", "docker://",
+                 "docker://h.x/../b", "docker://u:p@h.x/a", "docker://h.x/a:"]
+    )  # fmt: skip
+    def test_bad(self, text: str) -> None:
+        with pytest.raises(UsageError):
+            Reference.parse(text)
+
+    def test_where_http_will_do(self) -> None:
+        assert all(map(is_loopback, ("127.0.0.1:5000", "localhost", "[::1]:80", "x.localhost:1")))
+        assert not any(map(is_loopback, ("10.0.0.1", "example.com:5000", "localhost.example.com")))
+
+
+class TestCredentials:
+    def test_of_the_environment(self) -> None:
+        environ = {"BUILDSTEP_REGISTRY_USER": "u", "BUILDSTEP_REGISTRY_PASSWORD": "secret"}
+        found = credentials_for("h", environ)
+        assert found is not None
+        assert found.password == "secret"
+        assert "secret" not in repr(found)
+        assert credentials_for("h", {**environ, "BUILDSTEP_REGISTRY_HOST": "other"}) is None
+
+    def test_of_docker_login(self, tmp_path: Path) -> None:
+        auth = base64.b64encode(b"ci:a:b").decode()
+        (tmp_path / "config.json").write_text(json.dumps({"auths": {"h:1": {"auth": auth}}}))
+        environ = {"DOCKER_CONFIG": str(tmp_path)}
+        found = credentials_for("h:1", environ)
+        assert found is not None
+        assert (found.user, found.password) == ("ci", "a:b")
+        assert credentials_for("h:2", environ) is None
+        (tmp_path / "config.json").write_text("not json")
+        with pytest.raises(UsageError):
+            credentials_for("h:1", environ)

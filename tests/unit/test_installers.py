@@ -1,0 +1,366 @@
+"""Installers: the exact commands, in order, and what their output is taken to mean."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from buildstep import installers
+from buildstep.errors import CommandFailed, InstallError, UsageError
+from buildstep.fsutil import Root
+from buildstep.installers.apt import Apt
+from buildstep.installers.aptsources import Sources
+from buildstep.installers.pkgsrc import Pkgsrc
+from buildstep.interfaces import InstallOptions, Sandbox
+
+
+class Recorder:
+    """A sandbox that writes down what it is asked for, and answers from a table."""
+
+    def __init__(self, root: Path, answers: Mapping[str, str | CommandFailed] | None = None) -> None:
+        self.calls: list[list[str]] = []
+        self.network: list[bool] = []
+        self.envs: list[Mapping[str, str]] = []
+        self.log: list[str] = []
+        self._root = Root(root)
+        self._answers = dict(answers or {})
+
+    @property
+    def root(self) -> Root:
+        return self._root
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        network: bool = False,
+        env: Mapping[str, str] | None = None,
+        ok: Sequence[int] = (0,),
+        what: str = "",
+    ) -> str:
+        self.calls.append(list(argv))
+        self.network.append(network)
+        self.envs.append(env or {})
+        answer = next((text for key, text in self._answers.items() if key in " ".join(argv)), "")
+        if isinstance(answer, CommandFailed):
+            if answer.status in ok:
+                return answer.detail
+            raise answer
+        return answer
+
+    @contextlib.contextmanager
+    def share(self, source: Path, target: str) -> Iterator[None]:
+        assert source.is_dir()
+        self.log.append(f"share {target}")
+        yield
+        self.log.append(f"unshare {target}")
+
+    @contextlib.contextmanager
+    def lend(self, target: str, content: bytes, *, mode: int = 0o644) -> Iterator[None]:
+        self.log.append(f"lend {target} {mode:o}")
+        self.root.make_dirs(target.rpartition("/")[0])
+        self.root.write(target, content, mode=mode)
+        yield
+        self.root.remove(target)
+        self.log.append(f"take back {target}")
+
+
+def program(root: Path, path: str) -> None:
+    file = root / path.lstrip("/")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch(mode=0o755)
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> InstallOptions:
+    return InstallOptions(cache=tmp_path / "cache", env={"EXTRA": "1"})
+
+
+@pytest.fixture
+def debian(tmp_path: Path) -> Path:
+    root = tmp_path / "debian"
+    for name in ("apt-get", "dpkg-query", "dpkg"):
+        program(root, f"/usr/bin/{name}")
+    (root / "etc/apt/sources.list.d").mkdir(parents=True)
+    return root
+
+
+@pytest.fixture(params=["/opt/local", "/usr/pkg"])
+def prefix(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def illumos(tmp_path: Path, prefix: str) -> Path:
+    root = tmp_path / "zone"
+    for name in ("sbin/pkg_add", "sbin/pkg_info", "sbin/pkg_admin", "bin/pkgin"):
+        program(root, f"{prefix}/{name}")
+    return root
+
+
+APT = ["apt-get", "--config-file=/run/buildstep-apt/apt.conf", "--quiet", "--yes"]
+
+
+def test_apt_runs_these_commands_in_this_order(debian: Path, options: InstallOptions) -> None:
+    sandbox = Recorder(debian)
+    apt = Apt()
+    with apt.prepare(sandbox, options):
+        settings = (debian / "run/buildstep-apt/apt.conf").read_text()
+        apt.refresh(sandbox, options)
+        apt.upgrade(sandbox, options)
+        apt.install(sandbox, ["hello", "g++"], options)
+    apt.clean(sandbox)
+    assert sandbox.calls == [
+        [*APT, "update"],
+        [*APT, "--download-only", "dist-upgrade"],
+        [*APT, "dist-upgrade"],
+        [*APT, "--download-only", "--no-install-recommends", "install", "--", "hello", "g++"],
+        [*APT, "--no-install-recommends", "install", "--", "hello", "g++"],
+        ["apt-get", "clean"],
+    ]
+    # Package scripts run in the steps that have no network.
+    assert sandbox.network == [True, True, False, True, False, False]
+    assert all(env["DEBIAN_FRONTEND"] == "noninteractive" for env in sandbox.envs)
+    assert sandbox.envs[0]["EXTRA"] == "1"
+    for wanted in (
+        "--force-unsafe-io",
+        "--force-confold",
+        "--force-confdef",
+        'APT::Sandbox::User "root"',
+        "Retries",
+    ):
+        assert wanted in settings
+    assert sandbox.log[:2] == ["share /run/buildstep-apt/archives", "share /run/buildstep-apt/lists"]
+    assert "lend /usr/sbin/policy-rc.d 755" in sandbox.log
+    assert sorted(path.name for path in debian.rglob("*") if path.is_file()) == [
+        "apt-get",
+        "dpkg",
+        "dpkg-query",
+    ]
+
+
+def test_apt_takes_recommends_when_told_to(debian: Path, tmp_path: Path) -> None:
+    sandbox = Recorder(debian)
+    Apt().install(sandbox, ["hello"], InstallOptions(cache=tmp_path / "c", recommends=True))
+    assert "--install-recommends" in sandbox.calls[0]
+
+
+def test_apt_lists_what_is_installed(debian: Path) -> None:
+    text = "installed\tzlib1g\t1:1.2\tamd64\tzlib\nconfig-files\told\t1\tall\told\ninstalled\tapt\t2.6\tamd64\tapt"
+    found = Apt().installed(Recorder(debian, {"dpkg-query": text}))
+    assert [(item.name, item.version, item.arch, item.source) for item in found] == [
+        ("apt", "2.6", "amd64", "apt"),
+        ("zlib1g", "1:1.2", "amd64", "zlib"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("output", "culprit"),
+    [
+        ("E: Unable to locate package nonesuch", "nonesuch"),
+        ("E: Package 'gone' has no installation candidate", "gone"),
+        ("dpkg: error processing package bad (--configure):\n more", "bad"),
+        ("Errors were encountered while processing:\n one\n two\nE: Sub-process", "one, two"),
+        (" needy : Depends: what (>= 2) but it is not installable", "needy"),
+        ("something new", "asked"),
+    ],
+)
+def test_apt_names_the_package_that_failed(
+    debian: Path, options: InstallOptions, output: str, culprit: str
+) -> None:
+    sandbox = Recorder(debian, {"install": CommandFailed(["apt-get"], 100, detail=output)})
+    with pytest.raises(InstallError, match=f"failed for {culprit}: ") as caught:
+        Apt().install(sandbox, ["asked"], options)
+    assert output in caught.value.detail
+
+
+@pytest.mark.parametrize("name", ["-y", "--option", "removed-", "a b", "", "../x", "Upper", "x;y"])
+def test_apt_refuses_what_is_no_name(debian: Path, options: InstallOptions, name: str) -> None:
+    sandbox = Recorder(debian)
+    with pytest.raises(InstallError):
+        Apt().install(sandbox, [name], options)
+    assert sandbox.calls == []
+
+
+def test_apt_audits_with_debsecan_where_it_is(debian: Path, options: InstallOptions) -> None:
+    assert Apt().audit(Recorder(debian), options) is None
+    program(debian, "/usr/bin/debsecan")
+    (debian / "etc/os-release").write_text("ID=debian\nVERSION_CODENAME=bookworm\n")
+    text = "CVE-2021-33560 libgcrypt20 (fixed, remotely exploitable, high urgency)\nCVE-2005-2541 tar"
+    sandbox = Recorder(debian, {"debsecan": text, "dpkg-query": "installed\ttar\t1.34\tamd64\ttar"})
+    audit = Apt().audit(sandbox, options)
+    assert audit is not None
+    assert audit[0] == text
+    assert [(item.package, item.version, item.problem, item.severity) for item in audit[1]] == [
+        ("libgcrypt20", "", "CVE-2021-33560", "high"),
+        ("tar", "1.34", "CVE-2005-2541", ""),
+    ]
+    assert sandbox.calls[0][-2:] == ["--suite", "bookworm"]
+
+
+def test_the_mirror_replaces_debians_hosts_only(debian: Path) -> None:
+    (debian / "etc/apt/sources.list").write_text(
+        "# deb http://deb.debian.org/debian old main\n"
+        "deb [signed-by=/usr/share/keyrings/k.gpg] http://deb.debian.org/debian bookworm main\n"
+        "deb http://security.debian.org/debian-security bookworm-security main\n"
+        "deb http://snapshot.debian.org/archive/debian/2024 bookworm main\n"
+        "deb https://packages.example.com/apt stable main\n"
+    )
+    (debian / "etc/apt/sources.list.d/debian.sources").write_text(
+        "Types: deb\nURIs: http://deb.debian.org/debian/\n http://ftp.de.debian.org/debian\nSuites: bookworm\n"
+        "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
+    )
+    before = Sources.of(Root(debian))
+    after = before.through("http://mirror.example/debian/")
+    assert after.files["/etc/apt/sources.list"].splitlines() == [
+        "# deb http://deb.debian.org/debian old main",
+        "deb [signed-by=/usr/share/keyrings/k.gpg] http://mirror.example/debian bookworm main",
+        "deb http://mirror.example/debian-security bookworm-security main",
+        "deb http://snapshot.debian.org/archive/debian/2024 bookworm main",
+        "deb https://packages.example.com/apt stable main",
+    ]
+    deb822 = after.files["/etc/apt/sources.list.d/debian.sources"]
+    assert "URIs: http://mirror.example/debian/\n http://mirror.example/debian\n" in deb822
+    assert "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg" in deb822
+    assert before.digest() != after.digest()
+    assert before.through("") == before
+    with pytest.raises(InstallError):
+        before.through("mirror.example")
+
+
+def test_the_mirror_is_in_lent_files_only(debian: Path, tmp_path: Path) -> None:
+    original = "deb http://deb.debian.org/debian bookworm main\n"
+    (debian / "etc/apt/sources.list").write_text(original)
+    sandbox = Recorder(debian)
+    with Apt().prepare(sandbox, InstallOptions(cache=tmp_path / "c", mirror="http://mirror.example/debian")):
+        assert (debian / "etc/apt/sources.list").read_text() == original
+        assert "mirror.example" in (debian / "run/buildstep-apt/sources.list").read_text()
+        assert "Dir::Etc::sourcelist" in (debian / "run/buildstep-apt/apt.conf").read_text()
+
+
+# -- pkgsrc --------------------------------------------------------------------------------------------------
+
+
+def test_pkgsrc_runs_the_originals_commands_in_its_order(
+    illumos: Path, prefix: str, options: InstallOptions
+) -> None:
+    database = illumos / "var/db/pkgin/pkgin.db"
+    database.parent.mkdir(parents=True)
+    database.touch()
+    named_like_a_package = illumos / "nginx"  # D6: the original removed it
+    named_like_a_package.touch()
+    findings = "Package nginx-1.0 has a denial-of-service vulnerability, see https://example.com/CVE-1"
+    sandbox = Recorder(
+        illumos,
+        {
+            "pkg_info": "zlib-1.3nb1   Compression\nnginx-1.0  Web server\npy311-foo-2.0 x",
+            "pkg_admin audit": CommandFailed(["pkg_admin"], 1, detail=findings),
+        },
+    )
+    pkgsrc = Pkgsrc()
+    with pkgsrc.prepare(sandbox, options):
+        pkgsrc.refresh(sandbox, options)
+        pkgsrc.upgrade(sandbox, options)
+        pkgsrc.install(sandbox, ["nginx", "foo-[0-9]*"], options)
+        listed = pkgsrc.installed(sandbox)
+        audit = pkgsrc.audit(sandbox, options)
+    pkgsrc.clean(sandbox)
+    assert sandbox.calls == [
+        [f"{prefix}/bin/pkgin", "update"],
+        [f"{prefix}/bin/pkgin", "-y", "full-upgrade"],
+        [f"{prefix}/sbin/pkg_add", "-U", "nginx", "foo-[0-9]*"],
+        [f"{prefix}/sbin/pkg_info", "-a"],
+        [f"{prefix}/sbin/pkg_admin", "fetch-pkg-vulnerabilities"],
+        [f"{prefix}/sbin/pkg_admin", "audit"],
+    ]
+    assert [(item.name, item.version) for item in listed] == [
+        ("nginx", "1.0"),
+        ("py311-foo", "2.0"),
+        ("zlib", "1.3nb1"),
+    ]
+    assert audit is not None
+    assert [(item.package, item.version, item.problem) for item in audit[1]] == [
+        ("nginx", "1.0", "denial-of-service")
+    ]
+    assert sandbox.envs[2]["PATH"].startswith(f"{prefix}/sbin:{prefix}/bin:")
+    assert sandbox.envs[2]["EXTRA"] == "1"
+    assert sandbox.log[0] == "share /var/db/pkgin/cache"
+    assert not database.exists()
+    assert named_like_a_package.exists()
+
+
+def test_pkgsrc_names_the_package_that_failed(illumos: Path, options: InstallOptions) -> None:
+    text = "pkg_add: no pkg found for 'nonesuch', sorry.\npkg_add: 1 package addition failed"
+    sandbox = Recorder(illumos, {"pkg_add": CommandFailed(["pkg_add"], 1, detail=text)})
+    with pytest.raises(InstallError, match="failed for nonesuch: "):
+        Pkgsrc().install(sandbox, ["good", "nonesuch"], options)
+
+
+def test_pkgsrc_refuses_options_as_names(illumos: Path, options: InstallOptions) -> None:
+    with pytest.raises(InstallError):
+        Pkgsrc().install(Recorder(illumos), ["-f"], options)
+
+
+def test_a_failing_audit_is_no_finding(illumos: Path, options: InstallOptions) -> None:
+    sandbox = Recorder(illumos, {"pkg_admin audit": CommandFailed(["pkg_admin"], 2, detail="no list")})
+    with pytest.raises(InstallError, match="the audit failed"):
+        Pkgsrc().audit(sandbox, options)
+
+
+def test_pkgin_is_needed_for_an_upgrade_only(tmp_path: Path, options: InstallOptions) -> None:
+    program(tmp_path, "/opt/local/sbin/pkg_add")
+    sandbox = Recorder(tmp_path)
+    with Pkgsrc().prepare(sandbox, options):
+        Pkgsrc().refresh(sandbox, options)
+    assert sandbox.calls == []
+    with pytest.raises(InstallError, match="pkgin"):
+        Pkgsrc().upgrade(sandbox, options)
+
+
+# -- the table -----------------------------------------------------------------------------------------------
+
+
+def test_the_installer_is_found_by_what_is_in_the_root(debian: Path, tmp_path: Path) -> None:
+    found = installers.detect(Root(debian))
+    assert found is not None
+    assert found.name == "apt"
+    zone = tmp_path / "z"
+    program(zone, "/usr/pkg/sbin/pkg_add")
+    found = installers.detect(Root(zone))
+    assert found is not None
+    assert found.name == "pkgsrc"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert installers.detect(Root(empty)) is None
+
+
+def test_the_table_meets_the_protocol(debian: Path) -> None:
+    sandbox: Sandbox = Recorder(debian)
+    assert sandbox.root.path == debian
+    for name in installers.INSTALLERS:
+        assert installers.get(name).name == name
+
+
+def test_an_unknown_installer_is_refused_with_the_near_miss() -> None:
+    with pytest.raises(UsageError) as caught:
+        installers.get("atp")
+    assert "apt" in caught.value.hint
+
+
+def test_a_broken_plugin_is_named_and_the_rest_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    points = [
+        metadata.EntryPoint("broken", "no.such.module:X", installers.GROUP),
+        metadata.EntryPoint("good", "buildstep.installers.apt:Apt", installers.GROUP),
+    ]
+    monkeypatch.setattr(metadata, "entry_points", lambda group: points)
+    notes: list[str] = []
+    assert installers.detect(Root(tmp_path), note=notes.append) is None
+    assert len(notes) == 1
+    assert "broken" in notes[0]
+    assert installers.get("good").name == "apt"
+    with pytest.raises(UsageError, match=r"no\.such\.module"):
+        installers.get("broken")

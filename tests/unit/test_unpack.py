@@ -1,0 +1,383 @@
+"""Checked extraction: what is refused, what is kept, and layers laid over one another."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import io
+import lzma
+import os
+import struct
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from buildstep import filelist
+from buildstep.compress import codec
+from buildstep.errors import ImageError
+from buildstep.filelist import FileList, tree_digest
+from buildstep.unpack import Limits, apply_layer, unpack
+from tests.unit import trees
+
+
+def info(name: str, kind: bytes = tarfile.REGTYPE, **fields: object) -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    made.type = kind
+    made.mode = 0o755 if kind == tarfile.DIRTYPE else 0o644
+    for key, value in fields.items():
+        setattr(made, key, value)
+    return made
+
+
+def link(name: str, target: str) -> tarfile.TarInfo:
+    return info(name, tarfile.LNKTYPE, linkname=target)
+
+
+def symlink(name: str, target: str) -> tarfile.TarInfo:
+    return info(name, tarfile.SYMTYPE, linkname=target)
+
+
+def directory(name: str, **fields: object) -> tarfile.TarInfo:
+    return info(name, tarfile.DIRTYPE, **fields)
+
+
+def tar(*rows: tarfile.TarInfo | tuple[str, bytes], end: bool = True) -> bytes:
+    out = io.BytesIO()
+    archive = tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+    for row in rows:
+        if isinstance(row, tarfile.TarInfo):
+            archive.addfile(row)
+        else:
+            archive.addfile(info(row[0], size=len(row[1])), io.BytesIO(row[1]))
+    data = out.getvalue()
+    return data + bytes(1024) if end else data
+
+
+@pytest.fixture
+def into(tmp_path: Path) -> Path:
+    path = tmp_path / "into"
+    path.mkdir()
+    return path
+
+
+def extract(data: bytes, into: Path, **limits: int) -> FileList:
+    return unpack(io.BytesIO(data), into, privileged=False, limits=Limits(**limits))
+
+
+def refused(data: bytes, into: Path, **limits: int) -> str:
+    before = sorted(os.listdir(into.parent))
+    with pytest.raises(ImageError) as caught:
+        extract(data, into, **limits)
+    assert sorted(os.listdir(into.parent)) == before
+    return f"{caught.value.message}\n{caught.value.detail}"
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [bytes, gzip.compress, bz2.compress, lzma.compress, codec("zstd").compress],
+    ids=["plain", "gz", "bz2", "xz", "zst"],
+)
+def test_every_compression_is_told_by_its_magic(into: Path, pack: Callable[[bytes], bytes]) -> None:
+    found = extract(pack(tar(directory("./etc/"), ("./etc/motd", b"hi"))), into)
+    assert (into / "etc/motd").read_bytes() == b"hi"
+    assert list(found) == [b"", b"etc", b"etc/motd"]
+    assert found[b"etc/motd"].sha256 == hashlib.sha256(b"hi").hexdigest()
+
+
+def test_times_modes_owners_are_exact_in_the_result(into: Path) -> None:
+    found = extract(
+        tar(
+            info(
+                "f",
+                mode=0o4755,
+                uid=3_000_000,
+                gid=7,
+                pax_headers={"mtime": "1600000000.123456789"},
+            ),
+            directory("d", mode=0o1000, mtime=5),
+            info("tty", tarfile.CHRTYPE, devmajor=5, devminor=1, mode=0o600),
+            info("fifo", tarfile.FIFOTYPE),
+        ),
+        into,
+    )
+    entry = found[b"f"]
+    assert (entry.mode, entry.uid, entry.gid) == (0o4755, 3_000_000, 7)
+    assert entry.mtime == 1_600_000_000_123_456_789
+    assert (into / "f").stat().st_mtime_ns == entry.mtime
+    assert (into / "f").stat().st_mode & 0o7777 == 0o755  # no setuid for the agent's user
+    assert (into / "d").stat().st_mode & 0o7777 == 0o700
+    assert (into / "d").stat().st_mtime == 5
+    assert found[b"d"].mode == 0o1000
+    assert found[b"tty"].rdev == (5, 1)
+    assert not (into / "tty").exists()
+    assert (into / "fifo").is_fifo()
+
+
+def test_hard_links_are_groups_whatever_their_order(into: Path) -> None:
+    found = extract(
+        tar(("z", b"data"), link("a", "z"), link("m", "./a"), symlink("s", "x"), link("t", "s")), into
+    )
+    assert found[b"a"].first == b""
+    assert found[b"m"].first == found[b"z"].first == b"a"
+    assert found[b"t"].first == b"s"
+    assert tree_digest(found)
+    assert (into / "a").stat().st_nlink == 3
+    scanned = trees.scanned(into)
+    for path in (b"a", b"m", b"z", b"t"):
+        assert found[path].first == scanned[path].first
+        assert found[path].sha256 == scanned[path].sha256
+
+
+def test_sparse_files_get_their_holes_back(into: Path, tmp_path: Path) -> None:
+    found = extract(_sparse_tar(), into)
+    assert (into / "disk").stat().st_size == 8 << 20
+    assert (into / "disk").stat().st_blocks * 512 <= 64 << 10
+    data = (into / "disk").read_bytes()
+    assert data[4096:4100] == b"xxxx"
+    assert found[b"disk"].sha256 == hashlib.sha256(data).hexdigest()
+
+
+def _sparse_tar() -> bytes:
+    from buildstep import tarfmt
+    from buildstep.filelist import Entry
+
+    entry = Entry(b"disk", "f", 0o644, 0, 0, size=8 << 20)
+    head = tarfmt.header(entry, epoch=0, extents=[(4096, 4096)])
+    twin = Entry(b"twin", "f", 0o644, 0, 0, first=b"disk")
+    return head + b"x" * 4096 + tarfmt.header(twin, epoch=0) + tarfmt.END
+
+
+def test_missing_parents_are_made(into: Path) -> None:
+    found = extract(tar(("a/b/c", b"")), into)
+    assert [found[p].kind for p in (b"", b"a", b"a/b", b"a/b/c")] == ["d", "d", "d", "f"]
+    assert found[b"a/b"].mode == 0o755
+
+
+def test_the_later_of_two_members_wins(into: Path) -> None:
+    found = extract(
+        tar(
+            ("f", b"one"),
+            ("f", b"second"),
+            directory("d", mode=0o700),
+            ("d/x", b""),
+            directory("d", mode=0o750),
+            symlink("l", "/etc/passwd"),
+            ("l", b"now a file"),
+            directory("gone"),
+            ("gone/y", b""),
+            ("gone", b"file"),
+            ("h", b"h"),
+            link("i", "h"),
+            ("h", b"new"),
+        ),
+        into,
+    )
+    assert (into / "f").read_bytes() == b"second"
+    assert found[b"d"].mode == 0o750
+    assert (into / "d/x").exists()
+    assert (into / "l").read_bytes() == b"now a file"
+    assert b"gone/y" not in found
+    assert (into / "i").read_bytes() == b"h"
+    scanned = trees.scanned(into)
+    assert {p: e.sha256 for p, e in found.items()} == {p: e.sha256 for p, e in scanned.items()}
+    assert all(not e.first for e in found.values())
+
+
+# -- refusals -------------------------------------------------------------------------------------------
+
+
+HOSTILE: list[tuple[str, bytes, str]] = [
+    ("absolute", tar(("/etc/passwd", b"")), "an absolute name"),
+    ("dots", tar(("../x", b"")), "a name with .."),
+    ("inner dots", tar(("a/../../x", b"")), "a name with .."),
+    ("through link", tar(symlink("l", "/tmp"), ("l/x", b"")), "through the symbolic link l"),
+    ("through parent", tar(symlink("l", ".."), ("l/a/x", b"")), "through the symbolic link l"),
+    ("below a file", tar(("f", b""), ("f/x", b"")), "below f, which is not a directory"),
+    ("link out", tar(link("h", "../../etc/shadow")), "hard link to '../../etc/shadow'"),
+    ("link absolute", tar(link("h", "/etc/shadow")), "hard link to '/etc/shadow'"),
+    ("link nowhere", tar(link("h", "later"), ("later", b"")), "nothing that came before"),
+    ("link to dir", tar(directory("d"), link("h", "d")), "which is a directory"),
+    ("link through", tar(symlink("l", "/etc"), link("h", "l/shadow")), "nothing that came before"),
+    ("top is a file", tar(info(".")), "top of the tree"),
+    ("top is a link", tar(symlink("./", "/")), "top of the tree"),
+    ("unknown type", tar(info("v", b"V")), "unknown type"),
+    ("device", tar(info("d", tarfile.BLKTYPE, devmajor=5000, devminor=0)), "device number"),
+    ("whiteout device", tar(info("d", tarfile.CHRTYPE)), "0:0"),
+    ("long name", tar(("x" * 300, b"")), "too long"),
+    ("long path", tar(("x/" * 3000 + "y", b"")), "too long"),
+    ("time", tar(info("t", pax_headers={"mtime": "nan"})), "the time"),
+    ("acl", tar(info("t", pax_headers={"SCHILY.acl.access": "root"})), "not understood"),
+    ("xattr", tar(info("t", pax_headers={"SCHILY.xattr.": "x"})), "attribute"),
+    ("base64", tar(info("t", pax_headers={"LIBARCHIVE.xattr.user.x": "*"})), "not understood"),
+]
+
+
+@pytest.mark.parametrize(("data", "why"), [row[1:] for row in HOSTILE], ids=[row[0] for row in HOSTILE])
+def test_hostile_members_are_refused(into: Path, data: bytes, why: str) -> None:
+    assert why in refused(data, into)
+
+
+def test_all_refusals_are_told_in_one_error_and_the_list_is_bounded(into: Path) -> None:
+    text = refused(tar(("/a", b""), ("ok", b""), ("../b", b""), link("c", "nope")), into)
+    assert "3 faults" in text
+    assert [line.split(":")[0].strip() for line in text.splitlines()[1:]] == ["/a", "../b", "c"]
+    into.joinpath("ok").unlink(missing_ok=True)
+    text = refused(tar(*((f"/{i}", b"") for i in range(50))), into)
+    assert "50 faults" in text
+    assert "and 30 more" in text
+
+
+def test_limits(into: Path) -> None:
+    assert "more than 2 entries" in refused(tar(("a", b""), ("b", b""), ("c", b"")), into, entries=2)
+    nodes = [info(f"n{i}", tarfile.CHRTYPE, devmajor=1, devminor=3) for i in range(3)]
+    assert "more than 2 device nodes" in refused(tar(*nodes), into, devices=2)
+    assert "more than 1000 bytes" in refused(_sparse_tar(), into, size=1000)
+    huge = info("huge", pax_headers={"GNU.sparse.major": "1", "GNU.sparse.minor": "0"})
+    assert "damaged" in refused(tar(huge), into)
+
+
+@pytest.mark.parametrize("cut", [100, 600, 1023, 1300, -1024, -1500])
+def test_archives_that_are_cut_short(into: Path, cut: int) -> None:
+    data = tar(("a", b"x" * 700), ("b", b"y" * 10))
+    assert "archive" in refused(data[:cut], into)
+
+
+def test_damage(into: Path) -> None:
+    assert "archive" in refused(b"", into)
+    assert "not a tar" in refused(b"hello world" * 100, into)
+    data = bytearray(tar(("a", b"x" * 700), ("b", b"y" * 10)))
+    data[512 + 1024 + 3] ^= 1  # in the second header: tarfile itself would stop there, content
+    assert "damaged" in refused(bytes(data), into)
+    big = info("x", tarfile.XHDTYPE, size=1 << 30)
+    assert "header of" in refused(big.tobuf(tarfile.USTAR_FORMAT) + bytes(4096), into)
+    negative = bytearray(info("x").tobuf(tarfile.USTAR_FORMAT))
+    negative[124:136] = b"\xff" * 12
+    total = sum(negative[:148]) + sum(negative[156:]) + 256
+    negative[148:156] = b"%06o\0 " % total
+    assert "size of -1" in refused(bytes(negative) + bytes(1024), into)
+
+
+def test_a_full_disk_is_an_image_error(into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_args: object, **_more: object) -> None:
+        raise OSError(28, "No space left on device", os.fspath(into / "d"))
+
+    monkeypatch.setattr(os, "mkdir", full)
+    with pytest.raises(ImageError, match="No space left") as caught:
+        extract(tar(directory("d")), into)
+    assert caught.value.retryable
+
+
+def test_selinux_labels_and_overlay_marks_are_not_part_of_an_image(into: Path) -> None:
+    headers = {
+        "SCHILY.xattr.security.selinux": "x",
+        "SCHILY.xattr.trusted.overlay.opaque": "y",
+        "SCHILY.xattr.user.overlay.redirect": "/",
+        "SCHILY.xattr.user.keep": "1",
+        "LIBARCHIVE.xattr.user.b%3Dc": "AAE",
+        "SCHILY.acl.access": "user::rw-,group::r--,other::r--",
+    }
+    found = extract(tar(info("f", pax_headers=headers)), into)
+    assert found[b"f"].xattrs == ((b"user.b=c", b"\0\1"), (b"user.keep", b"1"))
+
+
+def test_acl_text_becomes_the_attribute(into: Path) -> None:
+    text = "user::rw-,user:lisa:r--:1000,group::r--,mask::r--,other::r--"
+    found = extract(tar(info("f", pax_headers={"SCHILY.acl.access": text})), into)
+    ((name, value),) = found[b"f"].xattrs
+    assert name == b"system.posix_acl_access"
+    assert value[:4] == struct.pack("<I", 2)
+    assert len(value) == 4 + 5 * 8
+
+
+# -- layers -----------------------------------------------------------------------------------------------
+
+
+LOWER = tar(
+    directory("etc"),
+    ("etc/a", b"a"),
+    ("etc/b", b"b"),
+    directory("d"),
+    directory("d/sub"),
+    ("d/sub/x", b"x"),
+    ("d/y", b"y"),
+    symlink("l", "/etc"),
+    ("one", b"1"),
+    link("two", "one"),
+)
+
+
+@pytest.fixture
+def lower(into: Path) -> FileList:
+    return extract(LOWER, into)
+
+
+def lay(data: bytes, into: Path, lower: FileList) -> FileList:
+    before = {path: filelist.line(entry) for path, entry in lower.items()}
+    found = apply_layer(io.BytesIO(data), into, lower, privileged=False)
+    assert {path: filelist.line(entry) for path, entry in lower.items()} == before
+    scanned = trees.scanned(into)
+    assert list(found) == sorted(scanned)
+    assert {p: e.sha256 for p, e in found.items()} == {p: e.sha256 for p, e in scanned.items()}
+    assert {p: e.first for p, e in found.items()} == {p: e.first for p, e in scanned.items()}
+    return found
+
+
+def test_whiteouts(into: Path, lower: FileList) -> None:
+    found = lay(tar(("etc/.wh.a", b""), (".wh.d", b""), (".wh.absent", b""), end=False), into, lower)
+    assert list(found) == [b"", b"etc", b"etc/b", b"l", b"one", b"two"]
+
+
+def test_a_whiteout_hides_only_what_is_below_its_layer(into: Path, lower: FileList) -> None:
+    found = lay(tar(("d/new", b"n"), ("d/.wh.new", b""), (".wh.d", b"")), into, lower)
+    assert [p for p in found if p.startswith(b"d")] == [b"d", b"d/new"]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_opaque_directories(into: Path, lower: FileList, first: bool) -> None:
+    rows: list[tarfile.TarInfo | tuple[str, bytes]] = [("d/.wh..wh..opq", b""), ("d/sub/z", b"z")]
+    found = lay(tar(*(rows if first else rows[::-1])), into, lower)
+    assert [p for p in found if p.startswith(b"d")] == [b"d", b"d/sub", b"d/sub/z"]
+
+
+def test_an_opaque_top(into: Path, lower: FileList) -> None:
+    assert list(lay(tar((".wh..wh..opq", b""), ("n", b"")), into, lower)) == [b"", b"n"]
+
+
+def test_kinds_replace_one_another(into: Path, lower: FileList) -> None:
+    found = lay(tar(("d", b"file"), directory("l"), ("l/x", b""), directory("one")), into, lower)
+    assert (found[b"d"].kind, found[b"l"].kind, found[b"one"].kind) == ("f", "d", "d")
+    assert b"d/y" not in found
+    assert found[b"two"].first == b""
+
+
+def test_links_to_lower_layers_and_notes_of_aufs(into: Path, lower: FileList) -> None:
+    found = lay(tar(link("three", "one"), (".wh..wh.plnk", b"")), into, lower)
+    assert found[b"three"].first == found[b"two"].first == b"one"
+
+
+def test_the_metadata_of_directories_survives_what_is_done_in_them(into: Path, lower: FileList) -> None:
+    os.utime(into / "etc", ns=(7, 7))
+    lower[b"etc"].mtime = 7
+    found = lay(tar(("etc/c", b"")), into, lower)
+    assert (into / "etc").stat().st_mtime_ns == 7
+    assert found[b"etc"].mtime == 7
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (tar(("l/x", b"")), "through the symbolic link l"),
+        (tar(("l/.wh.passwd", b"")), "through the symbolic link l"),
+        (tar(("l/.wh..wh..opq", b"")), "through the symbolic link l"),
+        (tar(("etc/.wh...", b"")), "whiteout of nothing"),
+        (tar(("etc/.wh.", b"")), "whiteout of nothing"),
+        (tar(("../.wh.x", b"")), "a name with .."),
+    ],
+)
+def test_hostile_layers(into: Path, lower: FileList, data: bytes, why: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        apply_layer(io.BytesIO(data), into, lower, privileged=False)
+    assert why in caught.value.detail
