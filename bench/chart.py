@@ -59,10 +59,10 @@ def render(results: Mapping[str, Any]) -> str:
         top += height + GAP
     axis = list(_axis(low, high, x, top))
     used = dict.fromkeys(engine for _, case in groups for engine in case["engines"])
+    size, font = f'width="{WIDTH}" height="{top + 30:.0f}"', 'font-family="sans-serif"'
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{top + 30:.0f}" '
-        f'viewBox="0 0 {WIDTH} {top + 30:.0f}" font-family="sans-serif">',
-        f'<rect width="{WIDTH}" height="{top + 30:.0f}" fill="#fff"/>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {WIDTH} {top + 30:.0f}" {font}>',
+        f'<rect {size} fill="#fff"/>',
         *_label(LEFT, 18, f"Seconds per build, median; {results['date']}", size=14),
         *_legend(list(used)),
         *axis,

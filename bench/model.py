@@ -92,5 +92,5 @@ class Engine(Protocol):
     def command(self, source: Input, folder: Path, extra: tuple[str, ...]) -> Command:
         """The build. extra: packages beside the input's own."""
 
-    def told(self, folder: Path) -> dict[str, Any]:
+    def told(self, source: Input, folder: Path) -> dict[str, Any]:
         """What the finished build tells: `bytes` written, and for ours `counts` and `steps`."""

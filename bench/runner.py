@@ -70,9 +70,11 @@ def run_workload(workload: Workload, engines: Sequence[Engine], settings: Settin
     for engine in engines:
         if engine.name in workload.engines:
             block = _Block(engine, source, settings)
-            for case in cases:
-                cells[case.name][engine.name] = block.case(workload, case)
-            block.close()
+            try:
+                for case in cases:
+                    cells[case.name][engine.name] = block.case(workload, case)
+            finally:
+                block.close()
     return {
         **about,
         "facts": dict(source.facts),
@@ -143,7 +145,7 @@ class _Block:
         run = run_once(command, limit=budget.limit)
         self._warm = not case.package or self._warm
         say(f"  {run.seconds:.2f} s")
-        return replace(run, told=self._engine.told(self._folder))
+        return replace(run, told=self._engine.told(self._source, self._folder))
 
     def _forget(self) -> None:
         self._engine.forget(self._source, self._folder)

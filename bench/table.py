@@ -15,7 +15,8 @@ def render(results: Mapping[str, Any]) -> str:
 
 def _lines(results: Mapping[str, Any]) -> Iterator[str]:
     host = results["host"]
-    yield f"{host['cpu']}, {host['cores']} cores, {host['memory'] / 1e9:.0f} GB, {host['filesystem']}, kernel {host['kernel']}"
+    size = f"{host['cores']} cores, {host['memory'] / 1e9:.0f} GB"
+    yield f"{host['cpu']}, {size}, {host['filesystem']}, kernel {host['kernel']}"
     yield "; ".join(f"{name} {text}" for name, text in results["versions"].items())
     yield f"medians in seconds (runs, least to most); page cache {results['page_cache']}"
     for workload in results["workloads"]:

@@ -12,12 +12,14 @@ from bench.trees import CHUNK, Item, Tree, many_files
 
 SUITE = "bookworm"
 SAMPLE_PACKAGES = ("nginx-light",)
-FIFTY = tuple(
-    """bash-completion bzip2 ca-certificates cpio cron curl diffstat ed ethtool file gawk gettext-base htop
-    iproute2 iputils-ping jq kmod less logrotate lsof m4 make media-types mtr-tiny nano ncdu net-tools
-    netcat-openbsd nginx-light openssh-client openssl patch pciutils pigz procps psmisc python3-minimal rsync
-    screen socat sqlite3 strace sudo tcpdump tmux traceroute unzip vim-tiny wget xz-utils""".split()
+_FIFTY = (
+    "bash-completion bzip2 ca-certificates cpio cron curl diffstat ed ethtool file gawk gettext-base "
+    "htop iproute2 iputils-ping jq kmod less logrotate lsof m4 make media-types mtr-tiny nano ncdu "
+    "net-tools netcat-openbsd nginx-light openssh-client openssl patch pciutils pigz procps psmisc "
+    "python3-minimal rsync screen socat sqlite3 strace sudo tcpdump tmux traceroute unzip vim-tiny "
+    "wget xz-utils"
 )
+FIFTY = tuple(_FIFTY.split())
 EXTRAS = ("tree", "pv", "time", "zip", "bc", "dos2unix", "whois", "dc", "lzip", "ncompress")
 
 _WHOLE_LAYER = "a changed COPY is copied whole, whatever changed in it: as with 1 file changed"

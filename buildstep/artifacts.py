@@ -1,6 +1,7 @@
 """What was written where: outputs of an earlier build that the same build would only write again.
 
-    state/artifacts/KEY.json    the files of one build, each with its lstat, and what the build told
+    state/artifacts/KEY.json        the files of one build, each with its lstat, and what the build told
+    state/artifacts/last-NAME.json  what decided the last build of these outputs, to tell why one differs
 
 The key is made of everything that decides the bytes of the outputs; a file that was touched since, or is
 gone, makes the whole entry void.
@@ -8,12 +9,15 @@ gone, makes the whole entry void.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from buildstep.fsutil import read_json, write_json
+from buildstep.layerkey import difference
 
 FORMAT = 1
 
@@ -24,12 +28,36 @@ def stamp(path: Path) -> list[int]:
     return [info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns]
 
 
-def save(state: Path, key: str, files: Iterable[Path], told: Mapping[str, Any]) -> None:
+def key_of(inputs: Mapping[str, Any]) -> str:
+    """The key of outputs that these inputs decide."""
+    text = json.dumps(inputs, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+def _last(state: Path, stem: Path) -> Path:
+    name = hashlib.sha256(os.fsencode(stem)).hexdigest()[:32]
+    return state / "artifacts" / f"last-{name}.json"
+
+
+def why_not(state: Path, stem: Path, inputs: Mapping[str, Any]) -> list[str]:
+    """What differs from the last build of these outputs, one sentence each."""
+    try:
+        last = read_json(_last(state, stem))
+    except (OSError, ValueError):
+        return ["the first build of these outputs"]
+    return difference(last, inputs) or ["the outputs of the last build were touched, or are gone"]
+
+
+def save(
+    state: Path, stem: Path, inputs: Mapping[str, Any], files: Iterable[Path], told: Mapping[str, Any]
+) -> None:
     """Note the outputs of a build, once they have their names."""
+    key = key_of(inputs)
     folder = state / "artifacts"
     folder.mkdir(parents=True, exist_ok=True)
     stamps = {os.fspath(path): stamp(path) for path in files}
     write_json(folder / f"{key}.json", {"format": FORMAT, "files": stamps, "told": dict(told)}, durable=False)
+    write_json(_last(state, stem), dict(inputs), durable=False)
 
 
 def find(state: Path, key: str) -> Mapping[str, Any] | None:

@@ -40,7 +40,7 @@ TYPE_BITS = {kind: bits for bits, kind in _KINDS.items()}
 
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
-_SKIPPED_XATTRS = re.compile(
+SKIPPED_XATTRS = re.compile(
     rb"(trusted|user)\.overlay\.|security\.(selinux|ima|evm|apparmor|SMACK)|system\.nfs4_acl"
     rb"|trusted\.SGI_"
 )
@@ -215,7 +215,7 @@ def read_xattrs(path: bytes) -> Xattrs:
         return ()
     found = []
     for name in sorted(map(os.fsencode, names)):
-        if not _SKIPPED_XATTRS.match(name):
+        if not SKIPPED_XATTRS.match(name):
             found.append((name, os.getxattr(path, name, follow_symlinks=False)))
     return tuple(found)
 

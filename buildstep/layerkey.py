@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,20 +21,28 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between the inputs of two layers, one short sentence each."""
     found = []
     for name in sorted({*old, *new}):
-        was, now = old.get(name), new.get(name)
-        if was == now:
+        if name not in old:
+            found.append(f"{name}: {new[name]} added")
+            continue
+        if name not in new:
+            found.append(f"{name}: {old[name]} removed")
+            continue
+        was, now = old[name], new[name]
+        if _text(was) == _text(now):
             continue
         if isinstance(was, list) and isinstance(now, list):
-            found += [f"{name}: {item} added" for item in now if item not in was]
-            found += [f"{name}: {item} removed" for item in was if item not in now]
-            if sorted(map(str, was)) == sorted(map(str, now)):
+            before, after = Counter(map(_text, was)), Counter(map(_text, now))
+            found += [f"{name}: {json.loads(item)} added" for item in (after - before).elements()]
+            found += [f"{name}: {json.loads(item)} removed" for item in (before - after).elements()]
+            if before == after:
                 found.append(f"{name}: order changed")
         elif isinstance(was, dict) and isinstance(now, dict):
             found += [f"{name}.{line}" for line in difference(was, now)]
-        elif name not in old:
-            found.append(f"{name}: {now} added")
-        elif name not in new:
-            found.append(f"{name}: {was} removed")
         else:
             found.append(f"{name}: {was} -> {now}")
     return found
+
+
+def _text(value: object) -> str:
+    """A value as the key sees it: 1 and true are not the same."""
+    return json.dumps(value, sort_keys=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import sys
 import time
@@ -28,7 +27,7 @@ from buildstep.layerkey import layer_key
 from buildstep.layers import BlobStore, segments, timeless
 from buildstep.native import NativeJob, NativeStreams
 from buildstep.outputs import Outputs
-from buildstep.protoscan import ProtoScan, StatIndex, excluder, scan_proto
+from buildstep.protoscan import ProtoScan, StatIndex, excluder, explain, scan_proto
 from buildstep.record import Recorder
 from buildstep.shipping import BuildResult, Shipment
 from buildstep.spec import BuildSpec
@@ -108,21 +107,23 @@ def plan(spec: BuildSpec, store: ImageStore, cache: LayerCache, *, plain: bool =
     def add(name: str, state: State, reason: str, key: str = "") -> None:
         planned.append(PlannedStep(name=name, state=state, reason=reason, key=key))
 
-    standing = None
+    standing, missed = None, []
     if image is None:
         add("import", "run", f"{spec.image} is not in the store")
     else:
         add("import", "reuse", f"{image.label} is in the store as {image.uuid}")
         if spec.cache and proto.unchanged and "digest" in proto.noted:
-            key = artifact_key(spec, image, str(proto.noted["digest"]))
-            standing = artifacts.find(store.backend.state, key)
+            inputs = decisive(spec, image, str(proto.noted["digest"]))
+            standing = artifacts.find(store.backend.state, artifacts.key_of(inputs))
+            if standing is None:
+                missed = artifacts.why_not(store.backend.state, spec.output_dir / spec.basename, inputs)
     if standing is not None:
         reason = f"nothing changed since {standing['build_id']}"
         for name in TITLES:
             if name != "import":
                 add(name, "reuse", reason)
     else:
-        _plan_work(spec, image, cache, proto, direct, add)
+        _plan_work(spec, image, cache, proto, direct, missed, add)
     return Plan(
         spec=spec,
         pool=store.backend.uri,
@@ -140,6 +141,7 @@ def _plan_work(
     cache: LayerCache,
     proto: ProtoScan,
     direct: bool,
+    missed: list[str],
     add: Callable[..., None],
 ) -> None:
     add("clone", "run", "every build works in a clone of its own")
@@ -162,7 +164,7 @@ def _plan_work(
     add("clean", "run", ", ".join(spec.cleaners(cleaners.DEFAULT)))
     add("motd", *(("run", "/etc/motd") if spec.motd else ("skip", "not asked for")))
     add("snapshot", "run", "what the image holds, and what differs from the base")
-    add("emit", "run", ", ".join(spec.formats))
+    add("emit", "run", "; ".join([", ".join(spec.formats), *missed[:5]]))
     add("destroy", "run", "nothing is left behind")
 
 
@@ -172,9 +174,10 @@ def _proto_text(spec: BuildSpec, proto: ProtoScan, *, direct: bool) -> str:
     if proto.unchanged:
         return f"{text}; unchanged"
     if proto.changed:
-        path, why = proto.changed[0]
-        more = f" and {len(proto.changed) - 1} more" if len(proto.changed) > 1 else ""
-        return f"{text}; {proto.unread} to read: {path} ({why}){more}"
+        told = explain(proto)
+        shown = ", ".join(f"{path} ({why})" for path, why in told[:3])
+        more = f" and {len(told) - 3} more" if len(told) > 3 else ""
+        return f"{text}; {proto.unread} to read: {shown}{more}"
     return f"{text}; all to read"
 
 
@@ -224,14 +227,18 @@ def proto_digest(proto: ProtoScan) -> str:
     return str(proto.noted["digest"])
 
 
-def artifact_key(spec: BuildSpec, image: ImageRecord, proto: str) -> str:
-    """A digest over everything that decides a build's outputs, and where they go."""
-    decided = spec.to_json()
+def decisive(spec: BuildSpec, image: ImageRecord, proto: str) -> dict[str, Any]:
+    """Everything that decides a build's outputs and where they go: equal inputs make equal outputs."""
+    options = spec.to_json()
     for name in ("keep_on_failure", "shell_on_failure", "timeouts", "origin_of", "source", "pool", "cache"):
-        decided.pop(name)
-    codecs = [compress.codec(shipping.codec_of(spec, name)).ident for name in spec.formats]
-    text = json.dumps([__version__, decided, image.uuid, image.tree_digest, proto, codecs], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:40]
+        options.pop(name)
+    return {
+        "buildstep": __version__,
+        "option": options,
+        "base image": {"uuid": image.uuid, "tree": image.tree_digest},
+        "proto directory": proto,
+        "tool": {name: compress.codec(shipping.codec_of(spec, name)).ident for name in spec.formats},
+    }
 
 
 # -- execute ---------------------------------------------------------------------------------------------
@@ -260,6 +267,7 @@ class _Build:
         self.laid: FileList = {}
         self.dataset: Dataset | None = None
         self.clones = 0
+        self.image: ImageRecord | None = None
 
     # Working datasets. Each has its journal line before it exists and its undo right after.
 
@@ -285,6 +293,11 @@ class _Build:
     def tree(self) -> Dataset:
         assert self.dataset is not None, "there is a clone between the steps clone and destroy"
         return self.dataset
+
+    @property
+    def shell_root(self) -> Path:
+        """Where a shell after a failure opens."""
+        return self.tree.path if self.image is None else self.root(self.image).path
 
     def root(self, image: ImageRecord) -> Root:
         return steps.image_root(self.tree, image)
@@ -355,7 +368,7 @@ def _run(build: _Build, journal: Journal) -> BuildResult:
     spec, recorder = build.spec, build.recorder
     with contextlib.ExitStack() as stack:
         stack.push(_on_failure(build))
-        image = _import(build, journal)
+        image = build.image = _import(build, journal)
         if steps.wants_packages(spec):
             _package_layer(build, journal, stack, image)
         else:
@@ -385,7 +398,6 @@ def _run(build: _Build, journal: Journal) -> BuildResult:
                     "files": build.plan.proto.files,
                     "bytes": build.plan.proto.size,
                     "direct": build.plan.direct,
-                    "changed": build.plan.proto.changed[:50],
                 },
                 entropy=entropy,
                 native=_native(build, image),
@@ -396,6 +408,7 @@ def _run(build: _Build, journal: Journal) -> BuildResult:
             name = build.tree.ident
             build.backend.destroy(Kind.BUILD, name)
             build.dataset = None
+        shipment.proto["changed"] = explain(build.plan.proto)[:50]
         result = shipping.ship(shipment, written, recorder, outputs, build.bus)
     if spec.cache:
         _remember(build, image, result, journal)
@@ -439,7 +452,7 @@ def _on_failure(build: _Build) -> Callable[..., bool]:
             build.bus.note(f"failed: {error}; a shell in the clone follows, leave it to go on", level="error")
             with (
                 _tell_only(build.bus, "the shell"),
-                sandbox.enter(dataset.path, bus=build.bus, environ=build.environ) as inside,
+                sandbox.enter(build.shell_root, bus=build.bus, environ=build.environ) as inside,
             ):
                 inside.shell()
         return False
@@ -543,7 +556,9 @@ def _remember(build: _Build, image: ImageRecord, result: BuildResult, journal: J
             StatIndex(build.backend.state, build.spec.proto).save(proto, {"digest": digest})
         told = {**result.to_json(), "build_id": journal.ident}
         del told["steps"], told["seconds"]
-        artifacts.save(build.backend.state, artifact_key(build.spec, image, digest), result.paths, told)
+        inputs = decisive(build.spec, image, digest)
+        stem = build.spec.output_dir / build.spec.basename
+        artifacts.save(build.backend.state, stem, inputs, result.paths, told)
 
 
 # -- the layer with the packages --------------------------------------------------------------------------

@@ -249,8 +249,6 @@ def _frames(data: bytes) -> Iterator[tuple[int, int]]:
 _TOLD = 200
 """How many changed paths are kept to be told."""
 
-_STAMPS = ("replaced by another file", "size", "mtime", "metadata or content")
-
 
 def scan_proto(proto: Path, *, exclude: Exclude | None = None, index: StatIndex | None = None) -> ProtoScan:
     """Walk a proto directory. With an index, files that it knows are not read and need no second call.
@@ -286,7 +284,7 @@ def scan_proto(proto: Path, *, exclude: Exclude | None = None, index: StatIndex 
                     hits += 1
                 else:
                     if known and len(result.changed) < _TOLD:
-                        result.changed.append((os.fsdecode(path), _why(old, stamp)))
+                        result.changed.append((os.fsdecode(path), _why(old)))
                     lost += old is not None
                     old = None
                     unread += kind == stat.S_IFREG
@@ -304,7 +302,58 @@ def scan_proto(proto: Path, *, exclude: Exclude | None = None, index: StatIndex 
     return result
 
 
-def _why(old: _Known | None, stamp: tuple[int, int, int, int]) -> str:
-    if old is None:
-        return "added"
-    return next(what for what, was, now in zip(_STAMPS, old[:4], stamp, strict=True) if was != now)
+def _why(old: _Known | None) -> str:
+    return "added" if old is None else "changed"
+
+
+def explain(scan: ProtoScan) -> list[tuple[str, str]]:
+    """The changed paths and exactly what differs from what the index knew, as far as it has been read.
+
+    A path that went and one of the same inode that came are a rename.
+    """
+    entries = scan.entries
+    rows = {row[0]: row for row in scan.rows}
+    came = {
+        rows[path][2].st_ino: path
+        for path in map(os.fsencode, (p for p, why in scan.changed if why == "added"))
+    }
+    told: list[tuple[str, str]] = []
+    renamed: set[bytes] = set()
+    for name, why in scan.changed:
+        path = os.fsencode(name)
+        if why == "removed" and scan.known[path][0] in came:
+            new = came[scan.known[path][0]]
+            renamed.add(new)
+            told.append((os.fsdecode(new), f"renamed from {name}"))
+        elif why == "removed":
+            told.append((name, why))
+        elif why == "changed":
+            told.append((name, _differs(scan.known[path], rows[path][2], entries[path])))
+    told += [(name, why) for name, why in scan.changed if why == "added" and os.fsencode(name) not in renamed]
+    return sorted(told)
+
+
+def _differs(old: _Known, info: os.stat_result, entry: Entry) -> str:
+    """One short sentence for what is not as it was. old: see StatIndex.save."""
+    kind, mode, uid, gid, sha256, target, rdev, xattrs = old[4:]
+    found = []
+    if kind != entry.kind:
+        found.append(f"type {kind} -> {entry.kind}")
+    if mode != stat.S_IMODE(info.st_mode) and entry.kind != "l":
+        found.append(f"mode {mode:04o} -> {stat.S_IMODE(info.st_mode):04o}")
+    if (uid, gid) != (info.st_uid, info.st_gid):
+        found.append(f"owner {uid}:{gid} -> {info.st_uid}:{info.st_gid}")
+    if target != entry.target:
+        found.append(f"target {os.fsdecode(target)} -> {os.fsdecode(entry.target)}")
+    if rdev != entry.rdev:
+        found.append(f"device {rdev} -> {entry.rdev}")
+    if xattrs != entry.xattrs:
+        names = {key for key, _ in {*xattrs} ^ {*entry.xattrs}}
+        found.append(f"attribute {', '.join(sorted(map(os.fsdecode, names)))}")
+    if entry.kind == "f" and entry.sha256 and sha256 != entry.sha256:
+        found.append(f"content ({old[1]} -> {entry.size} bytes)")
+    elif entry.kind == "f" and old[1] != info.st_size:
+        found.append(f"size {old[1]} -> {info.st_size}")
+    elif not found and entry.kind == "f" and not entry.sha256:
+        found.append("times; its content has to be read")
+    return ", ".join(found) or "touched, the same otherwise"

@@ -99,8 +99,10 @@ class ChrootSandbox:
         environ: Mapping[str, str],
         timeout: float | None = None,
         idle_timeout: float | None = None,
+        network: bool = True,
         resolve: Resolve = resolve_host,
     ) -> None:
+        self._network = network
         self.made: list[str] = []
         self._root = root
         self._bus = bus
@@ -127,6 +129,7 @@ class ChrootSandbox:
         what: str = "",
     ) -> str:
         """Run a command in the root and return its standard output; see interfaces.Sandbox.run."""
+        network = network and self._network
         proxies = self._network_proxies() if network else Proxies()
         full = {**self._env, **proxies.env, **(env or {})}
         tool = Path(argv[0]).name
@@ -252,12 +255,14 @@ def enter(
     resolver_file: Path = RESOLVER,
     timeout: float | None = None,
     idle_timeout: float | None = None,
+    network: bool = True,
     resolve: Resolve = resolve_host,
 ) -> Iterator[ChrootSandbox]:
     """Enter an image's root for the length of a block; everything done to it is undone at the end.
 
     environ: the agent's environment; of it commands get the proxies (those with network) and the build's
-    date. resolver: whether the agent's resolver file is lent. timeout, idle_timeout: seconds, per command.
+    date. network: False keeps it from commands that ask for it as well. resolver: whether the agent's
+    resolver file is lent. timeout, idle_timeout: seconds, per command.
     """
     if not root_dir.is_dir() or root_dir.is_symlink():
         raise SandboxError(f"{root_dir} cannot be entered: it is not a directory")
@@ -267,6 +272,7 @@ def enter(
         environ=environ,
         timeout=timeout,
         idle_timeout=idle_timeout,
+        network=network,
         resolve=resolve,
     )
     stack = contextlib.ExitStack()

@@ -68,7 +68,7 @@ class Shipment:
     installed: steps.Installed | None
     build_id: str
     pool: str
-    proto: Mapping[str, Any]
+    proto: dict[str, Any]
     entropy: tuple[str, ...] = ()
     native: NativeJob | None = None
 

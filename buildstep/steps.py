@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from buildstep.filelist import (
 )
 from buildstep.fsutil import Root, lock
 from buildstep.images import ImageRecord
+from buildstep.installers import apt
 from buildstep.interfaces import Backend, Dataset, Finding, Installer, InstallOptions, Package
 from buildstep.journal import Journal, output_lock
 from buildstep.protoscan import ProtoScan
@@ -118,11 +119,11 @@ _CLEANED_TOPS = (b"var", b"etc", b"tmp", b"root", b"run", b"home", b"dev", b"lib
 """Where cleaners look: only paths there need to be told apart."""
 
 
-def choose_installer(spec: BuildSpec, root: Root) -> Installer:
+def choose_installer(spec: BuildSpec, root: Root, note: Callable[[str], None]) -> Installer:
     """The installer that the spec names, or the one that is in the root. Raises InstallError."""
     if spec.installer != "auto":
         return installers.get(spec.installer)
-    found = installers.detect(root)
+    found = installers.detect(root, note=note)
     if found is None:
         raise InstallError(
             "the base image has no package manager that we know",
@@ -138,13 +139,16 @@ def wants_packages(spec: BuildSpec) -> bool:
 def packages(context: Context, root: Root) -> Installed:
     """Upgrade, install, list and audit."""
     spec = context.spec
-    installer = choose_installer(spec, root)
+    installer = choose_installer(spec, root, context.bus.note)
     cache = context.backend.state / "packages" / installer.name
     cache.mkdir(parents=True, exist_ok=True)
+    mirror = spec.installer_options.mirror or context.environ.get("BUILDSTEP_APT_MIRROR", "")
+    if not mirror and installer.name == apt.Apt.name:
+        mirror = apt.agent_mirror(context.environ)
     options = InstallOptions(
         cache=cache,
         recommends=spec.installer_options.recommends,
-        mirror=spec.installer_options.mirror or context.environ.get("BUILDSTEP_APT_MIRROR", ""),
+        mirror=mirror,
         env=dict(spec.installer_options.env),
     )
     audit = None
@@ -168,7 +172,7 @@ def packages(context: Context, root: Root) -> Installed:
 
 def listed(context: Context, root: Root, image: ImageRecord) -> Installed | None:
     """What is installed when nothing was asked for: as the image's record has it, else asked in the root."""
-    installer = installers.detect(root)
+    installer = installers.detect(root, note=context.bus.note)
     if installer is None:
         return None
     if image.packages:
@@ -186,7 +190,8 @@ def entered(context: Context, root: Root) -> Iterator[sandbox.ChrootSandbox]:
     with sandbox.enter(
         root.path,
         bus=context.bus,
-        environ=context.environ if spec.network else {},
+        environ=context.environ,
+        network=spec.network,
         timeout=spec.timeouts.command,
         idle_timeout=spec.timeouts.idle,
     ) as inside:

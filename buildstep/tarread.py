@@ -226,4 +226,4 @@ def _xattrs(headers: Mapping[str, str]) -> filelist.Xattrs:
     for name in found:
         if not name or b"\0" in name or len(name) > _MAX_NAME:
             raise MemberFault(f"an attribute called {os.fsdecode(name)!r}")
-    return tuple((name, found[name]) for name in sorted(found) if not filelist._SKIPPED_XATTRS.match(name))
+    return tuple((name, found[name]) for name in sorted(found) if not filelist.SKIPPED_XATTRS.match(name))

@@ -98,7 +98,7 @@ def fake_build(argv: list[str], log: str) -> int:
             git=None,
             moment=datetime.now(UTC),
             environ=os.environ,
-            defines=dict((pair[0], pair[1]) for pair in given),
+            defines={pair[0]: pair[1] for pair in given},
         )
     document = json.loads(text)
     with open(log, "a", encoding="utf-8") as stream:

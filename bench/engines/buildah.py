@@ -35,11 +35,12 @@ class Buildah:
     def command(self, source: Input, folder: Path, extra: tuple[str, ...]) -> Command:
         file = folder / "Containerfile"
         file.write_text(containerfile(source, extra))
-        argv = (*CONTAINED, "sh", _SCRIPT, "build", self.name, os.fspath(folder))
+        argv: tuple[str, ...] = (*CONTAINED, "sh", _SCRIPT, "build", self.name, os.fspath(folder))
         argv += (os.fspath(source.tree.root), os.fspath(file), os.fspath(folder / "out.oci.tar"))
         return Command(argv=argv, env=environment(folder), cwd=folder)
 
-    def told(self, folder: Path) -> dict[str, Any]:
+    def told(self, source: Input, folder: Path) -> dict[str, Any]:
+        del source
         return {"bytes": size_of(folder / "out.oci.tar")}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -21,14 +22,15 @@ def lacking(tools: Sequence[str], hint: str) -> str:
 
 
 def version(*argv: str) -> str:
-    """The first line of what a tool says of its version."""
+    """The version number in what a tool says of itself, or the first line it says."""
     if shutil.which(argv[0]) is None:
         return "not installed"
     done = subprocess.run(
         argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60
     )
-    lines = (done.stdout or done.stderr).strip().splitlines()
-    return lines[0].strip() if lines else "unknown"
+    lines = (done.stdout or done.stderr).strip().splitlines() or ["unknown"]
+    number = re.search(r"\bv?(\d+(\.\d+)+)\b", lines[0])
+    return number[1] if number else lines[0].strip()
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -29,9 +29,17 @@ class Mkosi:
 
     def command(self, source: Input, folder: Path, extra: tuple[str, ...]) -> Command:
         packages = ",".join((*source.packages, *extra))
-        argv = (*CONTAINED, "sh", os.fspath(PEERS / "mkosi.sh"), os.fspath(folder), SUITE, packages)
+        argv: tuple[str, ...] = (
+            *CONTAINED,
+            "sh",
+            os.fspath(PEERS / "mkosi.sh"),
+            os.fspath(folder),
+            SUITE,
+            packages,
+        )
         argv += (os.fspath(source.tree.root), os.fspath(folder / "out.tar.zst"))
         return Command(argv=argv, env=environment(folder), cwd=folder)
 
-    def told(self, folder: Path) -> dict[str, Any]:
+    def told(self, source: Input, folder: Path) -> dict[str, Any]:
+        del source
         return {"bytes": size_of(folder / "out.tar.zst")}

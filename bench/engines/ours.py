@@ -12,6 +12,8 @@ from typing import Any
 from bench.engines.common import CHECKOUT, environment, size_of, version
 from bench.model import Command, Input
 
+_VERSION = "1.0.0"
+
 
 class Ours:
     name = "ours"
@@ -44,8 +46,8 @@ class Ours:
             folder, _manifest(source.name, source.base, packages, folder / "m.json"), source.tree.root
         )
 
-    def told(self, folder: Path) -> dict[str, Any]:
-        path = folder / "out" / f"{(folder / 'out.name').read_text()}-{_VERSION}.buildrecord.json"
+    def told(self, source: Input, folder: Path) -> dict[str, Any]:
+        path = folder / "out" / f"bench-{source.name}-{_VERSION}.buildrecord.json"
         record = json.loads(path.read_text())
         return {
             "bytes": sum(size_of(Path(item["path"])) for item in record["artifacts"]),
@@ -58,7 +60,7 @@ def _manifest(name: str, base: Path | None, packages: tuple[str, ...], path: Pat
     build: dict[str, Any] = {"image": "scratch" if base is None else f"tar:{base}", "formats": ["oci"]}
     if packages:
         build |= {"packages": list(packages), "installer": "apt", "order": "packages-first"}
-    value = {"name": f"bench-{name}", "version": "1.0.0", "os": "linux", "type": "other", "build": build}
+    value = {"name": f"bench-{name}", "version": _VERSION, "os": "linux", "type": "other", "build": build}
     path.write_text(json.dumps(value))
     return path
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "build": ("buildstep.cli.build", "Build an image from a manifest and a proto directory."),
     "image": ("buildstep.cli.image", "Base images: import, list, show, verify, delete."),
     "cache": ("buildstep.cli.cache", "The layer cache: list, size, verify, prune."),
+    "why": ("buildstep.cli.why", "What was reused, what was not, and why."),
     "heal": ("buildstep.cli.heal", "Remove what dead builds left."),
     "schema": ("buildstep.cli.schema", "Print the JSON schema of m.json."),
 }

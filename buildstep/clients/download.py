@@ -236,6 +236,9 @@ class _Job:
             try:
                 return self._attempt()
             except HttpError as error:
+                if self.http.stopped.is_set():
+                    self._forget()
+                    raise
                 wrong_pieces = self.resumed and not error.retryable and error.status in (0, 206, 416)
                 if wrong_pieces:
                     # What an earlier run left was no good, or the server's idea of a range: from the start.
@@ -351,7 +354,8 @@ class _Job:
             size = self.expected.size
             length = reply.headers.get("content-length", "")
             start = 0
-            if reply.status == 206:
+            # Some servers send the range that was asked for, and say so, but with a 200.
+            if reply.status == 206 or (have and "content-range" in reply.headers):
                 found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", reply.headers.get("content-range", ""))
                 if (
                     found is None

@@ -5,8 +5,6 @@ A publisher may import clients, as sources may; it never imports another publish
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
-
 from buildstep.errors import UsageError
 from buildstep.events import Bus
 from buildstep.publishers.bundle import Bundle, Published, Publisher, PublishOptions
@@ -37,6 +35,8 @@ def publisher(target: str, bus: Bus) -> Publisher:
     scheme = target.partition(":")[0].partition("+")[0]
     if scheme in PUBLISHERS:
         return PUBLISHERS[scheme]
+    from importlib.metadata import entry_points
+
     found: dict[str, Publisher] = {}
     for entry in entry_points(group=GROUP):
         try:

@@ -326,8 +326,7 @@ def test_umoci_unpacks_the_same_tree(root: Path, tmp_path: Path) -> None:
     layout.mkdir()
     run("tar", "-xf", archive, "-C", layout)
     run("umoci", "unpack", "--image", f"{layout}:1.0.0", tmp_path / "bundle")
-    # umoci keeps no attributes of the kinds that it takes for the host's own.
-    same(root, tmp_path / "bundle/rootfs", without=(b"trusted.", b"system."))
+    same(root, tmp_path / "bundle/rootfs")
 
 
 def test_buildah_mounts_the_same_tree(root: Path, tmp_path: Path) -> None:
@@ -342,10 +341,10 @@ def test_buildah_mounts_the_same_tree(root: Path, tmp_path: Path) -> None:
     ).strip()
     try:
         mounted = Path(run("buildah", *store, "mount", name, env=env).strip())
-        # containers/storage keeps capabilities and user.* of the attributes, and gives the top of a
-        # working container a mode of its own.
+        # buildah gives the top of a working container mode 0555, whatever the image's layers say (seen
+        # with 1.28 on overlay), so the top's mode is the one thing that this test does not compare.
         root.chmod(0o555)
-        same(root, mounted, without=(b"trusted.", b"system."))
+        same(root, mounted)
     finally:
         run("buildah", *store, "rm", name, env=env)
         run("buildah", *store, "rmi", "-a", env=env)

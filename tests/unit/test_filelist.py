@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit import trees
 
 from buildstep import filelist
 from buildstep.errors import StoreError
 from buildstep.filelist import Changes, Entry, FileList, diff, dumps, line, loads, tree_digest
+from tests.unit import trees
 
 ZERO = "0" * 64
 
@@ -67,7 +67,8 @@ def test_the_canonical_form_is_read_without_times(made: tuple[FileList, dict[byt
 
 
 @pytest.mark.parametrize(
-    "name", [b"-", b"--", b"new\nline", b"tab\there", b"\\x41", b"back\\slash", b"\xff\xfe", b" ", "é".encode()]
+    "name",
+    [b"-", b"--", b"new\nline", b"tab\there", b"\\x41", b"back\\slash", b"\xff\xfe", b" ", "é".encode()],
 )
 def test_odd_names_stay_what_they_are(name: bytes) -> None:
     entries = {

@@ -1,0 +1,231 @@
+"""Commands: what a child gets, what is kept of what it says, and that nothing of it is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from buildstep import process
+from buildstep.errors import CommandFailed, ToolMissing
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that waits for its parent to ask does not."""
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def ended(pid: int, within: float = 3.0) -> bool:
+    end = time.monotonic() + within
+    while time.monotonic() < end:
+        if not alive(pid):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_output_is_kept_apart_and_told_line_by_line() -> None:
+    lines: list[str] = []
+    done = process.run(["sh", "-c", "echo one; echo two; echo err >&2"], line=lines.append)
+    assert (done.status, done.stdout, done.stderr) == (0, "one\ntwo", "err")
+    assert sorted(lines) == ["err", "one", "two"]
+
+
+def test_a_failure_has_the_last_lines_and_the_command_to_paste() -> None:
+    with pytest.raises(CommandFailed) as caught:
+        process.run(["sh", "-c", "seq 1 100; echo why >&2; exit 3"], what="trying", hint="try again")
+    error = caught.value
+    assert error.status == 3
+    assert error.hint == "try again"
+    assert error.message == "trying: sh exited with status 3"
+    lines = error.detail.splitlines()
+    assert len(lines) == process.TAIL_LINES + 1
+    assert {"100", "why"} <= set(lines)
+    assert "1" not in lines
+    assert lines[-1] == "command: sh -c 'seq 1 100; echo why >&2; exit 3'"
+
+
+def test_a_status_that_is_no_failure() -> None:
+    assert process.run(["sh", "-c", "exit 7"], ok=(0, 7)).status == 7
+    assert process.query(["sh", "-c", "exit 7"], ok=(7,)).status == 7
+
+
+def test_a_signal_is_told_by_its_number() -> None:
+    with pytest.raises(CommandFailed, match="killed by signal 9"):
+        process.run(["sh", "-c", "kill -9 $$"])
+
+
+def test_a_missing_program_is_named_with_a_hint() -> None:
+    with pytest.raises(ToolMissing, match="no-such-tool") as caught:
+        process.run(["no-such-tool"])
+    assert caught.value.hint
+    assert caught.value.code == 5
+
+
+def test_nothing_waits_for_an_input_that_never_comes() -> None:
+    assert process.run(["cat"], timeout=5).stdout == ""
+    assert process.query(["cat"], timeout=5).stdout == ""
+    assert process.run(["cat"], input_text="a\nb\n", timeout=5).stdout == "a\nb"
+
+
+def test_arguments_and_output_need_not_be_text() -> None:
+    odd = os.fsdecode(b"\xff\nh\xc3\xa9")
+    assert process.run(["printf", "%s", odd]).stdout == "\ufffd\nhé"
+    lines: list[str] = []
+    process.run(["printf", "%s", odd], line=lines.append)
+    assert lines == ["\ufffd", "hé"]
+    # The bytes themselves reach the child unchanged.
+    assert process.run(["sh", "-c", 'printf %s "$1" | od -An -tx1', "sh", odd]).stdout.split() == [
+        "ff", "0a", "68", "c3", "a9",
+    ]  # fmt: skip
+
+
+def test_a_command_is_never_a_shell_line(tmp_path: Path) -> None:
+    process.run(["echo", f"$(touch {tmp_path}/x); touch {tmp_path}/y"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("limits", "text"),
+    [({"timeout": 0.3}, "did not end within 0.3 s"), ({"idle_timeout": 0.3}, "printed nothing for 0.3 s")],
+)
+def test_a_command_that_takes_too_long_is_ended_with_its_children(
+    tmp_path: Path, limits: dict[str, float], text: str
+) -> None:
+    begin = time.monotonic()
+    with pytest.raises(CommandFailed, match=text):
+        process.run(["sh", "-c", f"sleep 60 & echo $! > {tmp_path}/pid; wait"], **limits)
+    assert time.monotonic() - begin < 5
+    assert ended(int((tmp_path / "pid").read_text()))
+
+
+def test_output_keeps_an_idle_command_alive() -> None:
+    done = process.run(["sh", "-c", "for i in 1 2 3 4 5; do echo $i; sleep 0.2; done"], idle_timeout=0.6)
+    assert done.stdout == "1\n2\n3\n4\n5"
+
+
+def test_one_that_ignores_terminate_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(process, "_GRACE", 0.2)
+    script = f"trap '' TERM; echo $$ > {tmp_path}/pid; while :; do sleep 0.05; done"
+    with pytest.raises(CommandFailed):
+        process.run(["sh", "-c", script], timeout=0.3)
+    assert ended(int((tmp_path / "pid").read_text()))
+
+
+def test_what_a_command_leaves_running_is_ended_and_not_waited_for(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    done = process.run(["sh", "-c", f"sleep 60 & echo $! > {tmp_path}/pid; echo done"])
+    assert done.stdout == "done"
+    assert time.monotonic() - begin < 5, "a child in the background held our end of the pipe"
+    assert ended(int((tmp_path / "pid").read_text()))
+
+
+Start = Callable[[list[str]], object]
+
+
+@pytest.mark.parametrize("start", [process.run], ids=["run"])
+def test_an_exception_ends_the_child_first(start: Start, tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(_signum: int, _frame: object) -> None:
+        raise Stop
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(Stop):
+            start(["sh", "-c", f"sleep 60 & echo $! $$ > {tmp_path}/pid; wait"])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    for pid in (tmp_path / "pid").read_text().split():
+        assert ended(int(pid))
+
+
+def test_a_pipe_stage_is_checked_and_ended(tmp_path: Path) -> None:
+    with process.spawn(["cat"], stdin=-1, stdout=-1) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(b"\xff")
+        child.stdin.close()
+        assert child.stdout.read() == b"\xff"
+    with (
+        pytest.raises(CommandFailed, match="reading: sh exited with status 2") as caught,
+        process.spawn(["sh", "-c", "echo bad >&2; exit 2"], what="reading"),
+    ):
+        pass
+    assert "bad" in caught.value.detail
+    pid = 0
+    with contextlib.suppress(ZeroDivisionError), process.spawn(["sleep", "60"]) as child:
+        pid = child.pid
+        raise ZeroDivisionError
+    assert not alive(pid)
+
+
+def test_the_agents_tokens_do_not_reach_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GITHUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "JENKINS_API_TOKEN", "SSH_AUTH_SOCK", "LD_PRELOAD"):
+        monkeypatch.setenv(name, "" if name == "LD_PRELOAD" else "the-token")
+    for ask in (process.run, process.query):
+        text = ask(["env"]).stdout
+        assert "the-token" not in text
+        assert "LD_PRELOAD" not in text
+        names = {row.partition("=")[0] for row in text.splitlines()}
+        assert names <= {*process._INHERITED, "PWD", "SHLVL", "_", "LC_ALL"}
+    with process.spawn(["env"], stdout=-1) as child:
+        assert child.stdout is not None
+        assert b"the-token" not in child.stdout.read()
+
+
+def test_a_given_environment_is_the_whole_of_it() -> None:
+    text = process.run(["/usr/bin/env"], env={"ONE": "1"}).stdout
+    assert [row for row in text.splitlines() if not row.startswith(("PWD=", "SHLVL=", "_="))] == ["ONE=1"]
+
+
+def test_processes_are_counted() -> None:
+    before = process.started
+    process.run(["true"])
+    process.query(["true"])
+    with process.spawn(["true"]):
+        pass
+    assert process.started == before + 3
+
+
+def test_a_child_has_no_terminal_and_a_session_of_its_own() -> None:
+    code = "import os; print(os.isatty(0), os.isatty(1), os.getsid(0) == os.getpid())"
+    assert process.run([sys.executable, "-c", code]).stdout == "False False True"
+
+
+def test_many_at_once_keep_their_output_apart() -> None:
+    found: dict[int, str] = {}
+
+    def ask(number: int) -> None:
+        found[number] = process.query(["sh", "-c", f"seq {number} {number + 50}"]).stdout.split()[0]
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {number: str(number) for number in range(8)}
+
+
+def test_nothing_is_left_open() -> None:
+    process.run(["true"])
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        process.run(["sh", "-c", "echo x"])
+        with contextlib.suppress(CommandFailed):
+            process.run(["false"])
+        process.query(["true"])
+    assert len(os.listdir("/proc/self/fd")) <= before
