@@ -3,7 +3,6 @@
 
 PYTHON_BIN := .venv/bin/python
 SAMPLE     := fixtures/sample
-NICE_SKIP  := $(if $(CI),,--no-header)
 
 .PHONY: image check check-unit check-integration check-zfs lint format bench bench-quick clean deps dev help
 .DEFAULT_GOAL := help
@@ -12,12 +11,13 @@ help: ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
 
 deps: ## install the Debian packages that are missing (as root)
-	@bin/deps
+	@bin/deps check
 
 dev: ## the virtual environment with what tests and linters need
 	@bin/setup dev
 
-image: deps ## build the sample: a Debian system with a web server and one page
+image: ## build the sample: a Debian system with a web server and one page
+	@bin/deps image
 	bin/build -m $(SAMPLE)/m.json -o bits/hello $(SAMPLE)/proto
 
 check: lint check-unit check-integration ## lint, types, unit and integration tests
@@ -29,7 +29,6 @@ check-integration: deps dev ## real tools and file systems, as root
 	$(PYTHON_BIN) -m pytest -q tests/integration
 
 check-zfs: deps dev ## the ZFS backend on a real pool, in a small guest
-	xargs -r bin/deps < tests/guest/packages.txt
 	$(PYTHON_BIN) tests/guest/guest.py run -- sh -c 'cd /src && python3 -m pytest -q -p no:cacheprovider tests/integration/test_backends.py tests/integration/zfs'
 
 lint: dev ## ruff and mypy

@@ -64,7 +64,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         quick=options.quick,
         drop=options.drop_caches,
         only=frozenset(options.only),
-        deadline=float("inf") if options.thorough else 100.0 if options.quick else 780.0,
+        engines=frozenset(options.engines.split(",")) if options.engines else frozenset(),
+        deadline=float("inf") if options.thorough else 75.0 if options.quick else 780.0,
     )
     found: dict[str, Any] = {
         "format": results.FORMAT,

@@ -52,7 +52,7 @@ class Workload:
     """An input and its cases, in an order in which each leaves the next a warm state.
 
     full_size: whether --quick leaves it as it is, so that its bars hold there too. space: bytes of disk
-    that are needed. prepare: makes the input under a folder, or finds it there.
+    that are needed. slow: engines that --quick leaves out. prepare: makes the input under a folder, or finds it there.
     """
 
     name: str
@@ -60,8 +60,8 @@ class Workload:
     cases: tuple[Case, ...]
     engines: tuple[str, ...]
     prepare: Callable[[Path, bool], Input]
+    slow: tuple[str, ...] = ("podman", "mkosi")
     full_size: bool = False
-    network: bool = False
     space: int = 1 << 30
 
 

@@ -35,12 +35,21 @@ class Settings:
     def budget(self, engine: Engine) -> Budget:
         """Ours is run more often than the peers: its medians are what the bars are held against."""
         if engine.name == "ours":
-            return (
-                Budget(least=2, most=3, seconds=3.0) if self.quick else Budget(least=3, most=7, seconds=12.0)
-            )
+            most, seconds = (3, 1.5) if self.quick else (7, 12.0)
+            return Budget(least=1 if self.quick else 3, most=most, seconds=seconds)
         if self.quick:
-            return Budget(least=1, most=2, seconds=1.0, limit=60.0)
+            return Budget(least=1, most=2, seconds=0.5, limit=60.0)
         return Budget(least=1, most=3, seconds=8.0, limit=240.0)
+
+    def absent(self, workload: Workload, case: Case, engine: Engine) -> str:
+        """Why an engine sits a case out; empty when it is to run it."""
+        if reason := engine.missing() or case.skip.get(engine.name, ""):
+            return reason
+        if engine.name == "ours" or engine.name in self.engines:
+            return ""
+        if self.quick and engine.name in workload.slow:
+            return "not in --quick"
+        return "out of time: ask for it with --only and --engines" if self.late() else ""
 
     def late(self) -> bool:
         return time.monotonic() - self.begin > self.deadline
@@ -99,24 +108,23 @@ class _Block:
         self._settings = settings
         self._folder = settings.folder / "work" / f"{source.name}-{engine.name}"
         self._warm = False
+        self._read = False
         self._changes = 0
         self._extras = 0
         self._broken = ""
 
     def case(self, workload: Workload, case: Case) -> dict[str, Any]:
         engine, settings = self._engine, self._settings
-        reason = engine.missing() or case.skip.get(engine.name, "") or self._broken
-        if not reason and engine.name != "ours" and settings.late():
-            reason = "out of time: run it alone with --only and --engines"
-        if reason:
+        if reason := settings.absent(workload, case, engine) or self._broken:
             return results.left_out(reason)
         budget = settings.budget(engine)
         if case.package:
             budget = replace(budget, most=min(budget.most, len(self._source.extras)))
         say(f"{workload.name}: {case.title}: {engine.name}")
         try:
-            if not case.dropped:
+            if not self._read and not case.dropped:
                 machine.read_all(self._source.tree.root)
+            self._read = not case.dropped
             if not case.cold and not self._warm:
                 self._forget()
                 run_once(engine.command(self._source, self._folder, ()), limit=budget.limit)

@@ -57,6 +57,32 @@ def _cases(cases: list[dict[str, Any]]) -> Iterator[str]:
         yield "  " + "  ".join([*cells, row[-1]]).rstrip()
     for note, title in notes.items():
         yield f"  - {title}: {note}"
+    yield from _costs(cases)
+
+
+def _costs(cases: list[dict[str, Any]]) -> Iterator[str]:
+    """What our build counted, where its time went, and how large everyone's archives are."""
+    for case in cases:
+        cell = case["engines"].get("ours", {})
+        if median(cell) is None:
+            continue
+        counts = ", ".join(f"{name} {_short(amount)}" for name, amount in cell["counts"].items() if amount)
+        slowest = sorted(cell["steps"].items(), key=lambda item: -item[1])[:3]
+        steps = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in slowest)
+        sizes = ", ".join(
+            f"{name} {_short(other['bytes'])}B"
+            for name, other in case["engines"].items()
+            if other.get("bytes")
+        )
+        yield f"  . {case['title']}: {steps}; {counts or 'nothing counted'}; archives: {sizes}"
+
+
+def _short(amount: float) -> str:
+    for unit in ("", "k", "M"):
+        if amount < 1000:
+            return f"{amount:.0f}{unit}"
+        amount /= 1000
+    return f"{amount:.1f}G"
 
 
 def _cell(cell: Mapping[str, Any]) -> str:

@@ -117,7 +117,6 @@ WORKLOADS = (
         name="web",
         title="the sample: Debian, a web server and its page",
         full_size=True,
-        network=True,
         engines=("ours", "buildah", "mkosi"),
         prepare=_web,
         space=4 << 30,
@@ -130,8 +129,8 @@ WORKLOADS = (
     Workload(
         name="packages",
         title="fifty packages on Debian",
-        network=True,
         engines=("ours", "buildah"),
+        slow=("buildah",),
         prepare=_packages,
         space=6 << 30,
         cases=(

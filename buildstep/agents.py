@@ -152,8 +152,8 @@ def _reasons(agent: Agent, needs: Needs) -> list[str]:
 
 def _fits(name: str, want: str, have: str) -> bool:
     if name == "pool" and (":" not in want or ":" not in have):
-            # One side names the backend only: then the other's backend is what counts.
-            return want.partition(":")[0] == have.partition(":")[0]
+        # One side names the backend only: then the other's backend is what counts.
+        return want.partition(":")[0] == have.partition(":")[0]
     return want == have
 
 

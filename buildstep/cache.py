@@ -47,7 +47,6 @@ class LayerCache:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self._folder = backend.state / "layers"
-        self._folder.mkdir(parents=True, exist_ok=True)
 
     def _path(self, key: str, suffix: str) -> Path:
         return self._folder / f"{key}.{suffix}"
@@ -101,6 +100,7 @@ class LayerCache:
     def save(self, record: LayerRecord, entries: FileList) -> None:
         """Write down a layer whose dataset has just been made."""
         assert tree_digest(entries) == record.tree_digest
+        self._folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(self._path(record.key, "list")) as stream:
             stream.write(dumps(entries))
         write_json(self._path(record.key, "json"), {"format": FORMAT, **asdict(record)})

@@ -79,7 +79,6 @@ class ImageStore:
         self._bus = bus
         self._environ = environ
         self._folder = backend.state / "images"
-        self._folder.mkdir(parents=True, exist_ok=True)
         self._hashes = FileHashes(backend.state / "filehash.json")
 
     # -- looking up -------------------------------------------------------------------------------
@@ -187,6 +186,7 @@ class ImageStore:
             raise
         finally:
             remove_tree(self.backend.state / "work" / ident)
+        self._folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(self._folder / f"{uuid}.list") as stream:
             stream.write(dumps(entries))
         with self.backend.tree(Kind.IMAGE, uuid) as tree:

@@ -257,7 +257,8 @@ def _remove(backend: Backend, build: str, kind: str, name: str) -> Left | None:
         elif kind == "outputs":
             return _remove_outputs(build, Path(name))
         elif kind == "folder":
-            if not os.path.lexists(name) or not Path(name).is_relative_to(backend.state):
+            inside = Path(os.path.normpath(name)).is_relative_to(backend.state)
+            if not inside or not os.path.lexists(name):
                 return None
             remove_tree(name)
         else:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -226,13 +227,15 @@ class ZfsBackend:
     @contextlib.contextmanager
     def tree(self, kind: Kind, ident: str) -> Iterator[Path]:
         name = self._final(kind, ident)
-        # One directory for all: to remove a mount point would unmount it in every other namespace, too.
-        view = self._mounts / f"view-{ident}"
+        # A directory of its own: to remove a mount point is to unmount it in every other namespace, too.
+        view = self._mounts / f"view-{ident}-{secrets.token_hex(4)}"
         self._mount(name, view, read_only=True)
         try:
             yield view
         finally:
             unmount(view)
+            with contextlib.suppress(OSError):
+                view.rmdir()
 
     # -- destroying ----------------------------------------------------------------------------------
 
@@ -288,9 +291,10 @@ class ZfsBackend:
             unmount(point)
 
     def _drop_mount_point(self, ident: str) -> None:
-        for name in (ident, f"view-{ident}"):
+        """Remove the places where a dataset was mounted that is no more."""
+        for where in (self._mounts / ident, *self._mounts.glob(f"view-{ident}-*")):
             with contextlib.suppress(OSError):
-                (self._mounts / name).rmdir()
+                where.rmdir()
 
     def _retry(self, act: Callable[[], None], name: str) -> None:
         """Do it, again while the dataset is busy; at last say who holds it."""

@@ -31,7 +31,7 @@ def need(tool: str) -> None:
     if shutil.which(tool, path=path) is None:
         raise GuestError(
             f"{tool} is not installed",
-            hint="install what tests/guest/packages.txt lists (its first lines say how)",
+            hint="install what packages.txt lists: bin/deps",
         )
 
 

@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -288,8 +289,9 @@ def test_killed_build_is_healed(
     pool: Backend, place: tuple[str, str], image: Path, enclosed: bool, work: Callable[[Backend, str], None]
 ) -> None:
     host = mount_points(pool.state.parent)
-    dead = hold(*place, work, enclosed=enclosed)
+    # In this order: a namespace that is made later begins with a copy of what its maker has mounted.
     live = hold(*place, clone_and_work, enclosed=True)
+    dead = hold(*place, work, enclosed=enclosed)
     try:
         if enclosed:
             assert mount_points(pool.state.parent) == host
@@ -381,6 +383,8 @@ def test_dir_needs_no_privilege(tmp_path: Path) -> None:
             backend.destroy(Kind.BUILD, "b")
             backend.destroy(Kind.IMAGE, OTHER)
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -26,7 +26,9 @@ def groovy() -> dict[str, str]:
     java = shutil.which("java")
     if shutil.which("groovy") is None or java is None:
         message = "needs groovy and java (Debian: apt-get install groovy default-jre-headless)"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
     home = os.environ.get("JAVA_HOME") or str(Path(java).resolve().parents[1])
     return {"PATH": os.environ["PATH"], "JAVA_HOME": home}
 
@@ -131,7 +133,7 @@ def test_all_stages_on_a_branch(controller: Controller) -> None:
 def test_release_branches_publish_with_credentials_by_file(controller: Controller) -> None:
     ran = controller.run(branch="release-20261121")
     assert ran.stages()["Publish"]
-    publish = next(row for row in controller.rows() if row[1][:2] == ["image", "publish"])
+    publish = next(row for row in controller.rows() if row[0] == "buildstep" and row[1][0] == "image")
     assert publish[1][-1] == str(controller.workspace / "bits/hello-1.0.0.imgmanifest")
     key = publish[2]["BUILDSTEP_KEY_FILE"]
     assert not Path(key).exists()
@@ -239,7 +241,6 @@ def test_an_abort_leaves_nothing(tmp_path: Path, groovy: dict[str, str]) -> None
     (component / "m.json").write_text(
         '{"name": "hello", "version": "1", "build": {"image": "scratch", "formats": ["tar"], "compression": "xz"}}'
     )
-    mounts = Path("/proc/self/mounts").read_text()
 
     def abort_in_the_midst() -> None:
         end = time.monotonic() + 60
@@ -257,8 +258,8 @@ def test_an_abort_leaves_nothing(tmp_path: Path, groovy: dict[str, str]) -> None
     assert [it["status"] for it in ran.steps("sh")][-2:] == [143, 0], ran.output
     assert not list(controller.archive.iterdir())
     assert not controller.workspace.exists()
-    assert Path("/proc/self/mounts").read_text() == mounts
-    assert [path for path in pool.rglob("*large*")] == []
+    assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
+    assert list(pool.rglob("*large*")) == []
     running = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     assert not [line for line in running if str(tmp_path).encode() in line]
 

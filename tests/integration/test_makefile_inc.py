@@ -271,14 +271,21 @@ def test_d40_branches_with_slashes_and_detached_heads(component: Component) -> N
     assert "the checkout has changed" in component.make("image")
 
 
-def test_d40_a_version_made_of_the_stamp(component: Component) -> None:
-    component.write("NAME = hello\nVERSION = 1.0-$(STAMP)\nBASE_IMAGE = scratch")
+@pytest.mark.parametrize(
+    "how",
+    ["VERSION = 1.0-$(STAMP)", "MINE = 1.0-$(STAMP)\nVERSION = $(MINE)", "BUILDIMAGE_VERSION = 1.0-$(STAMP)"],
+)
+def test_d40_a_version_made_of_the_stamp(component: Component, how: str) -> None:
+    component.write(f"NAME = hello\n{how}\nBASE_IMAGE = scratch", "clean:\n\t@echo cleaned\n")
     component.git("init", "-q")
     component.commit()
     component.make("image")
     assert component.inc.manifests()[-1]["version"].startswith("1.0-main-20")
     time.sleep(1.1)
     assert NOTHING in component.make("image")
+    component.inc.forget()
+    component.make("clean")
+    assert component.inc.calls("buildstep") == []
 
 
 def test_d40_no_commit_is_said(component: Component) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -315,12 +316,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(server: FakeJenkins) -> Iterator[FakeJenkins]:
+def serving(server: FakeJenkins, *, tls: ssl.SSLContext | None = None) -> Iterator[FakeJenkins]:
     """Run it on loopback for the length of a block."""
     handler = type("Handler", (_Handler,), {"jenkins": server})
     http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     http.daemon_threads = True
-    server.url = f"http://127.0.0.1:{http.server_address[1]}/"
+    if tls is not None:
+        http.socket = tls.wrap_socket(http.socket, server_side=True, do_handshake_on_connect=False)
+    server.url = f"http{'s' if tls else ''}://127.0.0.1:{http.server_address[1]}/"
     thread = threading.Thread(target=lambda: http.serve_forever(poll_interval=0.01), daemon=True)
     thread.start()
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,6 +81,48 @@ def test_certificates_are_checked_whatever_the_environment_says(
         server = Server(Login(url="https://ci/", user="a", token="t"))
     assert server._api._session.verify is True
     assert "s3cr3t" not in caplog.text
+
+
+def certificate(folder: Path) -> Path:
+    """A certificate for loopback that vouches for itself, and its key, in one file."""
+    import ipaddress
+    from datetime import UTC, datetime, timedelta
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "ci")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    plain = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path = folder / "server.pem"
+    path.write_bytes(made.public_bytes(pem) + key.private_bytes(pem, *plain))
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_https_with_an_authority_of_ones_own_and_without(tmp_path: Path) -> None:
+    path = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    with serving(FakeJenkins(token=TOKEN), tls=context) as server:
+        environ = {"JENKINS_URL": server.url, "JENKINS_USER": "ann", "JENKINS_TOKEN": TOKEN}
+        with pytest.raises(CIError, match="not trusted") as caught:
+            Server(login(environ), backoff=0.001).agents()
+        assert "REQUESTS_CA_BUNDLE" in caught.value.hint
+        assert server.calls == []
+        assert Server(login({**environ, "REQUESTS_CA_BUNDLE": str(path)})).agents() == []
 
 
 # -- agents --------------------------------------------------------------------------------------------------

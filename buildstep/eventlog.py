@@ -1,0 +1,105 @@
+"""The event log: every event of a build as one JSON line, written cheaply, read back as a stream."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from json.encoder import encode_basestring_ascii as quoted
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from buildstep.events import Event, Note, Output, StepFinished
+
+SUFFIX = ".events.jsonl"
+
+_BUFFER = 1 << 18
+_PERIOD = 1.0
+"""Seconds after which an event goes to disk even if the buffer has room: someone may be following."""
+
+
+class EventLog:
+    """A subscriber that appends each event to a binary file.
+
+    Memory stays flat whatever the length of the log. A disk that is full must not fail a build which
+    would else succeed: the first error ends the writing and is kept in `problem`, for the caller to tell.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._lines: list[str] = []
+        self._waiting = 0
+        self._written = 0.0
+        # Lines of a command come from the threads that read its two streams.
+        self._lock = threading.Lock()
+        self.problem: OSError | None = None
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Output):
+            # Nearly every event is a line of output: made by hand it costs a tenth of asdict and dumps.
+            line = (
+                f'{{"event": "output", "time": {event.time!r}, "step": {quoted(event.step)}, '
+                f'"tool": {quoted(event.tool)}, "text": {quoted(event.text)}}}\n'
+            )
+        else:
+            line = json.dumps(event.to_json()) + "\n"
+        with self._lock:
+            if self.problem is not None:
+                return
+            self._lines.append(line)
+            self._waiting += len(line)
+            if (
+                self._waiting >= _BUFFER
+                or not 0 <= event.time - self._written < _PERIOD
+                or isinstance(event, StepFinished)
+                or (isinstance(event, Note) and event.level == "error")
+            ):
+                self._write(event.time)
+
+    def _write(self, now: float) -> None:
+        data = "".join(self._lines).encode("ascii")
+        self._lines.clear()
+        self._waiting, self._written = 0, now
+        try:
+            self._stream.write(data)
+            self._stream.flush()
+        except OSError as error:
+            self.problem = error
+
+    def flush(self) -> None:
+        """Hand over what is still in memory."""
+        with self._lock:
+            if self._lines and self.problem is None:
+                self._write(self._written)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.flush()
+
+
+def read_events(path: Path) -> Iterator[dict[str, Any]]:
+    """The events of a log, one at a time. A line that is no event becomes a note that says so.
+
+    A build that was killed leaves half a line at the end: what came before it is still worth reading.
+    """
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                event = json.loads(line)
+            except ValueError:
+                event = None
+            if isinstance(event, dict) and isinstance(event.get("event"), str):
+                yield event
+            elif line.strip():
+                yield {
+                    "event": "note",
+                    "time": 0.0,
+                    "step": "",
+                    "level": "warning",
+                    "text": f"line {number} of the event log is cut off or damaged",
+                }
