@@ -13,6 +13,8 @@ import sys
 import threading
 import time
 
+GRACE = 3.0
+
 
 def _children(pid: int) -> list[int]:
     found = []
@@ -59,6 +61,23 @@ class Memory(threading.Thread):
             self.processes = max(self.processes, count)
 
 
+def _signal(group: int, signum: int) -> bool:
+    try:
+        os.killpg(group, signum)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _end(group: int) -> None:
+    """Ask a session to end, and make it."""
+    _signal(group, signal.SIGTERM)
+    end = time.monotonic() + GRACE
+    while time.monotonic() < end and _signal(group, 0):
+        time.sleep(0.05)
+    _signal(group, signal.SIGKILL)
+
+
 def measure(argv: list[str], limit: float) -> dict[str, object]:
     """Run argv, at most `limit` seconds, in a session of its own that is gone when this returns."""
     begin = time.monotonic()
@@ -77,9 +96,7 @@ def measure(argv: list[str], limit: float) -> dict[str, object]:
 
     def stop() -> None:
         expired.set()
-        os.killpg(pid, signal.SIGTERM)
-        time.sleep(3)
-        os.killpg(pid, signal.SIGKILL)
+        _end(pid)
 
     timer = threading.Timer(limit, stop)
     timer.daemon = True
@@ -87,8 +104,10 @@ def measure(argv: list[str], limit: float) -> dict[str, object]:
     try:
         _, status, usage = os.wait4(pid, 0)
     except BaseException:
-        os.killpg(pid, signal.SIGTERM)
+        _end(pid)
         raise
+    finally:
+        _signal(pid, signal.SIGKILL)  # what it left running in its session
     seconds = time.monotonic() - begin
     timer.cancel()
     memory.done.set()

@@ -44,15 +44,20 @@ def run_once(command: Command, *, limit: float) -> Run:
     with tempfile.TemporaryDirectory(prefix="bench-") as name, open(f"{name}/log", "wb") as log:
         result = Path(name, "result.json")
         argv = [sys.executable, "-I", "-S", os.fspath(_CHILD), os.fspath(result), str(limit), *command.argv]
-        subprocess.run(
+        child = subprocess.Popen(
             argv,
             env=dict(command.env),
             cwd=command.cwd,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            check=False,
         )
+        try:
+            child.wait()
+        except BaseException:
+            child.terminate()  # it ends what it measures, then itself
+            child.wait()
+            raise
         tail = Path(name, "log").read_text(errors="replace")[-2000:]
         if not result.exists():
             raise RunFailed(f"{command.argv[0]} could not be measured\n{tail}")

@@ -19,7 +19,8 @@ class Case:
 
     bar: seconds that ours may take at full size. cold: the engine forgets everything before each run.
     dropped: the page cache is dropped before each run. package: each run installs one package more than
-    the warm state has, another one each time. skip: engine to the reason why it sits this case out.
+    the warm state has, another one each time. fresh: the output folder is emptied before each run, as a
+    clean workspace does. skip: engine to the reason why it sits this case out.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Case:
     dropped: bool = False
     change: Change | None = None
     package: bool = False
+    fresh: bool = False
     skip: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -52,7 +54,7 @@ class Workload:
     """An input and its cases, in an order in which each leaves the next a warm state.
 
     full_size: whether --quick leaves it as it is, so that its bars hold there too. space: bytes of disk
-    that are needed. slow: engines that --quick leaves out. prepare: makes the input under a folder, or finds it there.
+    that are needed. slow: engines that --quick leaves out. prepare: finds or makes the input under a folder.
     """
 
     name: str
@@ -91,6 +93,9 @@ class Engine(Protocol):
 
     def command(self, source: Input, folder: Path, extra: tuple[str, ...]) -> Command:
         """The build. extra: packages beside the input's own."""
+
+    def empty(self, folder: Path) -> None:
+        """Remove finished output, and nothing that serves the next build."""
 
     def told(self, source: Input, folder: Path) -> dict[str, Any]:
         """What the finished build tells: `bytes` written, and for ours `counts` and `steps`."""

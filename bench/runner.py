@@ -148,6 +148,8 @@ class _Block:
         if case.package:
             extra = (self._source.extras[self._extras],)
             self._extras += 1
+        if case.fresh:
+            self._engine.empty(self._folder)
         command = self._engine.command(self._source, self._folder, extra)
         machine.settle(drop=case.dropped or self._settings.drop)
         run = run_once(command, limit=budget.limit)

@@ -23,6 +23,8 @@ def _lines(results: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         facts = workload.get("facts", {})
         size = f" ({facts['files']:,} files, {facts['data_bytes'] / 1e6:,.0f} MB)" if facts else ""
+        if "packages" in facts:
+            size = f" ({facts['packages']} packages)"
         yield f"{workload['name']}: {workload['title']}{size}"
         if "left_out" in workload:
             yield f"  left out: {workload['left_out']}"
@@ -69,12 +71,13 @@ def _costs(cases: list[dict[str, Any]]) -> Iterator[str]:
         counts = ", ".join(f"{name} {_short(amount)}" for name, amount in cell["counts"].items() if amount)
         slowest = sorted(cell["steps"].items(), key=lambda item: -item[1])[:3]
         steps = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in slowest)
+        did = f"{steps}; {counts}" if steps else "what was there was left as it is"
         sizes = ", ".join(
             f"{name} {_short(other['bytes'])}B"
             for name, other in case["engines"].items()
             if other.get("bytes")
         )
-        yield f"  . {case['title']}: {steps}; {counts or 'nothing counted'}; archives: {sizes}"
+        yield f"  . {case['title']}: {did}; archives: {sizes}"
 
 
 def _short(amount: float) -> str:

@@ -23,6 +23,7 @@ FIFTY = tuple(_FIFTY.split())
 EXTRAS = ("tree", "pv", "time", "zip", "bc", "dos2unix", "whois", "dc", "lzip", "ncompress")
 
 _WHOLE_LAYER = "a changed COPY is copied whole, whatever changed in it: as with 1 file changed"
+_ALWAYS_WRITES = "writes its archive anew each time: as with nothing changed"
 _SAME_AS_BUILDAH = "the same code as buildah; its cold and unchanged cases stand for it"
 
 
@@ -147,6 +148,13 @@ WORKLOADS = (
         cases=(
             Case(name="cold", title="cold", bar=8.0, cold=True),
             Case(name="unchanged", title="nothing changed", bar=0.9),
+            Case(
+                name="fresh",
+                title="nothing changed, output folder empty",
+                bar=0.9,
+                fresh=True,
+                skip=dict.fromkeys(("buildah", "podman", "script"), _ALWAYS_WRITES),
+            ),
             Case(
                 name="one-file",
                 title="1 file changed",

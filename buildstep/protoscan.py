@@ -35,6 +35,11 @@ Exclude = Callable[[bytes, bool], bool]
 # -- exclude patterns -------------------------------------------------------------------------------------
 
 
+def keep_all(_path: bytes, _directory: bool) -> bool:
+    """Nothing stays out."""
+    return False
+
+
 def excluder(patterns: Sequence[str]) -> Exclude | None:
     """rsync's exclude patterns as a function; None when one uses more of their language than we know.
 
@@ -42,6 +47,8 @@ def excluder(patterns: Sequence[str]) -> Exclude | None:
     bracket sets. A pattern with a slash or `**` inside is matched against the end of the path, any other
     against the last name. Source of the rules: rsync(1), "pattern matching rules".
     """
+    if not patterns:
+        return keep_all
     rules: list[tuple[re.Pattern[bytes], bool, bool]] = []
     for pattern in patterns:
         if pattern.startswith(("+ ", "- ", "!")) or "***" in pattern or "\\" in pattern or "[:" in pattern:
@@ -255,6 +262,8 @@ def scan_proto(proto: Path, *, exclude: Exclude | None = None, index: StatIndex 
 
     Raises OSError for what cannot be looked at.
     """
+    if exclude is keep_all:
+        exclude = None  # a call for each path would be felt
     begun = time.time_ns()
     known, noted = index.load() if index else ({}, {})
     top = os.fsencode(proto)

@@ -39,6 +39,9 @@ class Buildah:
         argv += (os.fspath(source.tree.root), os.fspath(file), os.fspath(folder / "out.oci.tar"))
         return Command(argv=argv, env=environment(folder), cwd=folder)
 
+    def empty(self, folder: Path) -> None:
+        (folder / "out.oci.tar").unlink(missing_ok=True)
+
     def told(self, source: Input, folder: Path) -> dict[str, Any]:
         del source
         return {"bytes": size_of(folder / "out.oci.tar")}

@@ -40,6 +40,9 @@ class Mkosi:
         argv += (os.fspath(source.tree.root), os.fspath(folder / "out.tar.zst"))
         return Command(argv=argv, env=environment(folder), cwd=folder)
 
+    def empty(self, folder: Path) -> None:
+        (folder / "out.tar.zst").unlink(missing_ok=True)
+
     def told(self, source: Input, folder: Path) -> dict[str, Any]:
         del source
         return {"bytes": size_of(folder / "out.tar.zst")}

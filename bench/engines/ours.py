@@ -46,11 +46,17 @@ class Ours:
             folder, _manifest(source.name, source.base, packages, folder / "m.json"), source.tree.root
         )
 
+    def empty(self, folder: Path) -> None:
+        shutil.rmtree(folder / "out", ignore_errors=True)
+
     def told(self, source: Input, folder: Path) -> dict[str, Any]:
         path = folder / "out" / f"bench-{source.name}-{_VERSION}.buildrecord.json"
         record = json.loads(path.read_text())
+        size = sum(size_of(Path(item["path"])) for item in record["artifacts"])
+        if path.stat().st_mtime < (folder / "m.json").stat().st_mtime:
+            return {"bytes": size}  # what is there was left as it is, with the record of its making
         return {
-            "bytes": sum(size_of(Path(item["path"])) for item in record["artifacts"]),
+            "bytes": size,
             "counts": record.get("counts", {}),
             "steps": {step["name"]: step["seconds"] for step in record["steps"]},
         }

@@ -31,6 +31,9 @@ class Script:
         argv = ("sh", os.fspath(PEERS / "script.sh"), os.fspath(folder), os.fspath(source.tree.root))
         return Command(argv=(*argv, os.fspath(folder / "out.tar.zst")), env=environment(folder), cwd=folder)
 
+    def empty(self, folder: Path) -> None:
+        (folder / "out.tar.zst").unlink(missing_ok=True)
+
     def told(self, source: Input, folder: Path) -> dict[str, Any]:
         del source
         return {"bytes": size_of(folder / "out.tar.zst")}

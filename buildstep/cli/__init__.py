@@ -17,18 +17,20 @@ COMMANDS = {
     "build": ("buildstep.cli.build", "Build an image from a manifest and a proto directory."),
     "image": ("buildstep.cli.image", "Base images: import, list, show, verify, delete."),
     "cache": ("buildstep.cli.cache", "The layer cache: list, size, verify, prune."),
+    "jenkins": ("buildstep.cli.jenkins", "Jenkins: agents that can build this, trigger, watch, fetch."),
+    "make": ("buildstep.cli.make", ""),
     "why": ("buildstep.cli.why", "What was reused, what was not, and why."),
     "heal": ("buildstep.cli.heal", "Remove what dead builds left."),
     "schema": ("buildstep.cli.schema", "Print the JSON schema of m.json."),
 }
-"""Command name to (module with a click command named `command`, its one-line help)."""
+"""Command name to (module with a click command named `command`, its one-line help; "" hides it)."""
 
 
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called: --help costs no driver."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [name for name, (_, text) in COMMANDS.items() if text]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
@@ -39,7 +41,7 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items() if text])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

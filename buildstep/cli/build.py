@@ -211,7 +211,9 @@ def _build(
     gc.disable()
     opened = session.open_session(spec.pool, verbose=verbose, quiet=quiet or dry_run, healing=not dry_run)
     if log_json:
-        opened.bus.subscribe(JsonView(open(log_json, "w", encoding="utf-8")))  # noqa: SIM115 - for the process
+        stream = open(log_json, "w", encoding="utf-8")  # noqa: SIM115 - closed with the command
+        click.get_current_context().call_on_close(stream.close)
+        opened.bus.subscribe(JsonView(stream))
     plain = bool(os.environ.get("BUILDSTEP_PLAIN"))
     decided = pipeline.plan(spec, opened.store, opened.cache, plain=plain)
     if dry_run:

@@ -148,7 +148,7 @@ def test_a_small_process_is_not_given_its_parents_memory(tmp_path: Path) -> None
 
 
 def test_a_failing_command_says_why(tmp_path: Path) -> None:
-    with pytest.raises(RunFailed, match="(?s)status 3.*broken"):
+    with pytest.raises(RunFailed, match=r"(?s)status 3.*broken"):
         run_once(command(tmp_path, "import sys; print('broken'); sys.exit(3)"), limit=20)
 
 
@@ -236,6 +236,7 @@ def test_every_bar_is_there() -> None:
         "packages/one-more": 3.0,
         "files/cold": 8.0,
         "files/unchanged": 0.9,
+        "files/fresh": 0.9,
         "files/one-file": 1.5,
         "files/directory": 3.0,
         "files/thousand": 3.0,
@@ -283,6 +284,9 @@ class Fake:
     def command(self, source: Input, folder: Path, extra: tuple[str, ...]) -> Command:
         self.seen.append((digest(source.tree.root)[:8], extra))
         return command(folder, "pass")
+
+    def empty(self, folder: Path) -> None:
+        self.seen.append(("empty", ()))
 
     def told(self, source: Input, folder: Path) -> dict[str, Any]:
         return {"bytes": 1}

@@ -1,0 +1,105 @@
+"""What a build found fault with, in one form for every format that lists issues."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from buildstep.report.model import Record
+
+Level = Literal["error", "warning", "note"]
+
+_CVE = re.compile(r"\b(?:CVE-\d{4}-\d{4,}|DSA-\d+(?:-\d+)?|GHSA(?:-[0-9a-z]{4}){3})\b", re.IGNORECASE)
+
+_SEVERITIES: dict[str, tuple[Level, float]] = {
+    "critical": ("error", 9.5),
+    "high": ("error", 8.0),
+    "important": ("error", 8.0),
+    "medium": ("warning", 5.5),
+    "moderate": ("warning", 5.5),
+    "low": ("note", 2.0),
+    "negligible": ("note", 0.5),
+}
+"""An audit tool's word to a level, and to a score in the range GitHub files it under."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Issue:
+    """One thing to look at. rule: what kind of thing; score: 0 to 10 where the audit ranks it.
+
+    subject: the package, path or step it is about; it and rule tell an issue from another in the next
+    build, so neither holds a number that changes.
+    """
+
+    rule: str
+    title: str
+    level: Level
+    text: str
+    category: str
+    subject: str = ""
+    url: str = ""
+    score: float | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        told = "\n".join((self.rule, self.subject, "" if self.subject else self.text))
+        return hashlib.sha256(told.encode(errors="replace")).hexdigest()[:32]
+
+
+def issues(record: Record) -> Iterator[Issue]:
+    """Everything in a record that a list of issues should hold, gravest kind first."""
+    failed = [step for step in record.steps if step.state == "failed"]
+    for step in failed:
+        text = step.reason or "the step failed"
+        if record.error is not None and record.error.message and record.error.message != text:
+            text = f"{text}: {record.error.message}"
+        yield Issue(
+            rule="step-failed",
+            title="A step of the build failed",
+            level="error",
+            text=f"{step.name}: {text}",
+            category="build",
+            subject=step.name,
+        )
+    if record.error is not None and not failed:
+        yield Issue(
+            rule="build-failed",
+            title="The build failed",
+            level="error",
+            text=record.error.message or "the build failed",
+            category="build",
+        )
+    for finding in record.audit or ():
+        known = _CVE.search(f"{finding.problem} {finding.url}")
+        level, score = _SEVERITIES.get(finding.severity.lower(), ("warning", None))
+        yield Issue(
+            rule=known[0].upper() if known else "vulnerable-package",
+            title=f"Vulnerability {known[0].upper()}" if known else "A package with a known vulnerability",
+            level=level,
+            text=f"{finding.package} {finding.version}: {finding.problem}",
+            category="audit",
+            subject=finding.package,
+            url=finding.url if finding.url.startswith(("https://", "http://")) else "",
+            score=score,
+        )
+    for note in record.problems:
+        level = "error" if note.level == "error" else "warning"
+        yield Issue(
+            rule=f"build-{note.level}",
+            title=f"The build told of {'an error' if level == 'error' else 'a warning'}",
+            level=level,
+            text=f"{note.step}: {note.text}" if note.step else note.text,
+            category="note",
+        )
+    for line in record.entropy:
+        yield Issue(
+            rule="not-reproducible",
+            title="A file that differs from build to build",
+            level="warning" if record.reproducible else "note",
+            text=line,
+            category="reproducibility",
+            subject=line.partition(":")[0],
+        )

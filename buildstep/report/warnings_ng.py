@@ -1,0 +1,42 @@
+"""The native JSON of Jenkins's Warnings plugin: `recordIssues tool: issues(pattern: '...')`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from buildstep.report.findings import Issue, issues
+from buildstep.report.model import Record
+
+_SEVERITIES = {"error": "ERROR", "warning": "NORMAL", "note": "LOW"}
+
+
+def render(records: Sequence[Record], _events: Sequence[Path | None], out: BinaryIO) -> None:
+    """Write a report with the issues of all builds."""
+    rows = [_row(record, issue) for record in records for issue in issues(record)]
+    report = {"_class": "io.jenkins.plugins.analysis.core.restapi.ReportApi", "issues": rows, "size": len(rows)}
+    out.write(json.dumps(report, indent=2).encode() + b"\n")
+
+
+def _row(record: Record, issue: Issue) -> dict[str, Any]:
+    severity = _SEVERITIES[issue.level]
+    if issue.category == "audit" and issue.score is not None and issue.score < 9:
+        # ERROR is the plugin's word for what stops a build.
+        severity = "HIGH" if issue.level == "error" else severity
+    row = {
+        "fileName": record.source,
+        "lineStart": 1,
+        "severity": severity,
+        "category": issue.category,
+        "type": issue.rule,
+        "message": issue.text,
+        "moduleName": record.title,
+        "fingerprint": issue.fingerprint,
+    }
+    if issue.category == "audit":
+        row["packageName"] = issue.subject
+    if issue.url:
+        row["description"] = issue.url
+    return row

@@ -1,0 +1,42 @@
+"""Numbers and outcomes put into words, the same ones in every report."""
+
+from __future__ import annotations
+
+from buildstep.log import size_text
+from buildstep.report.model import Record
+
+STATES = {"run": "ran", "reuse": "reused", "skip": "skipped", "failed": "failed"}
+
+
+def seconds_text(seconds: float) -> str:
+    """A length of time for a person: 7 ms, 3.2 s, 4 min 05 s, 1 h 02 min."""
+    if seconds < 0.0005:
+        return "0 s"
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds) // 60
+    if minutes < 60:
+        return f"{minutes} min {round(seconds) % 60:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def outcome(record: Record) -> str:
+    """How the build ended, in a few words."""
+    if not record.ok:
+        return f"failed after {seconds_text(record.seconds)}"
+    took = seconds_text(record.seconds)
+    return f"{size_text(record.size)} in {took}" if record.artifacts else f"built in {took}"
+
+
+def delta(now: float, before: float) -> str:
+    """A change in per cent, signed; empty where there is nothing to compare with."""
+    if before <= 0 or now <= 0:
+        return ""
+    change = (now - before) / before * 100
+    return f"{change:+.1f} %" if abs(change) >= 0.05 else "±0 %"
