@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from buildstep import __version__, artifacts, cleaners, compress, leftovers, sandbox, shipping, steps
+from buildstep.buildlog import BuildLog, failed_record
 from buildstep.cache import LayerCache, LayerRecord
 from buildstep.emitters import oci
 from buildstep.errors import BuildstepError, Interrupted
@@ -316,28 +317,32 @@ def execute(
 ) -> BuildResult:
     """Carry out a plan. On any failure nothing is shipped and nothing is left; the error is raised."""
     build = _Build(plan_, store, cache, bus, environ)
-    recorder = build.recorder
     spec = plan_.spec
-    try:
-        with open_journal(store.backend.state, f"build {spec.name} {spec.version}") as journal:
-            label = plan_.image.label if plan_.image else spec.image
-            bus.emit(
-                BuildStarted(
-                    build_id=journal.ident,
-                    name=spec.name,
-                    version=spec.version,
-                    image=label,
-                    total_steps=recorder.total,
-                )
+    stem = spec.output_dir / spec.basename
+    with (
+        open_journal(store.backend.state, f"build {spec.name} {spec.version}") as journal,
+        steps.writing(stem, journal),
+        BuildLog(stem, store.backend.state, journal.ident, bus) as log,
+    ):
+        label = plan_.image.label if plan_.image else spec.image
+        bus.emit(
+            BuildStarted(
+                build_id=journal.ident,
+                name=spec.name,
+                version=spec.version,
+                image=label,
+                total_steps=build.recorder.total,
             )
-            with steps.writing(spec.output_dir / spec.basename, journal):
-                standing = _standing(build)
-                result = _run(build, journal) if standing is None else standing
-    except BaseException as error:
-        code = error.code if isinstance(error, BuildstepError) else 1
-        recorder.finish(ok=False, exit_code=code, message=str(error))
-        raise
-    recorder.finish(ok=True, exit_code=0)
+        )
+        try:
+            result = _standing(build) or _run(build, journal, log)
+        except BaseException as error:
+            code = error.code if isinstance(error, BuildstepError) else 1
+            build.recorder.finish(ok=False, exit_code=code, message=str(error))
+            with _tell_only(bus, "keeping the log"):
+                log.keep_failed(failed_record(build.recorder, spec, journal.ident, error, code))
+            raise
+        build.recorder.finish(ok=True, exit_code=0)
     return result
 
 
@@ -363,7 +368,7 @@ def _standing(build: _Build) -> BuildResult | None:
     )
 
 
-def _run(build: _Build, journal: Journal) -> BuildResult:
+def _run(build: _Build, journal: Journal, log: BuildLog) -> BuildResult:
     """The steps, in order."""
     spec, recorder = build.spec, build.recorder
     with contextlib.ExitStack() as stack:
@@ -409,6 +414,7 @@ def _run(build: _Build, journal: Journal) -> BuildResult:
             build.backend.destroy(Kind.BUILD, name)
             build.dataset = None
         shipment.proto["changed"] = explain(build.plan.proto)[:50]
+        log.ship(outputs)
         result = shipping.ship(shipment, written, recorder, outputs, build.bus)
     if spec.cache:
         _remember(build, image, result, journal)

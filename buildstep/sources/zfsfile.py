@@ -10,8 +10,9 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, ClassVar
 
 from buildstep import manifest as imgmanifest
 from buildstep.decompress import Decompressed
@@ -111,7 +112,7 @@ def receive_image(backend: Backend, ident: str, path: Path, manifest: Mapping[st
         raise ImageError(f"cannot read the image {path}: {error.strerror}") from error
 
 
-def _prove(file: BinaryIO, path: Path, told: Mapping[str, Any]) -> None:
+def _prove(file: BufferedReader, path: Path, told: Mapping[str, Any]) -> None:
     size = os.fstat(file.fileno()).st_size
     if size != told["size"]:
         raise ImageError(f"{path} has {size} bytes, its manifest says {told['size']}", hint="fetch it again")

@@ -1,0 +1,98 @@
+"""The event log of one build: shipped with its outputs, or kept in the pool when it failed.
+
+<stem>.events.jsonl                  beside the image, of a build that ended well
+state/logs/BUILD-ID.events.jsonl     of one that failed, with BUILD-ID.buildrecord.json; the last few
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from buildstep.errors import BuildstepError
+from buildstep.eventlog import SUFFIX, EventLog
+from buildstep.events import Bus
+from buildstep.fsutil import write_json
+from buildstep.outputs import Outputs, create, temporary_name
+from buildstep.record import FORMAT, Recorder
+from buildstep.spec import BuildSpec
+
+KEPT = 20
+"""How many logs of failed builds a pool keeps."""
+
+
+class BuildLog:
+    """Records events from the moment it is entered; its file is hidden until the build ships."""
+
+    def __init__(self, stem: Path, state: Path, build_id: str, bus: Bus) -> None:
+        self._final = stem.with_name(stem.name + SUFFIX)
+        self._folder = state / "logs"
+        self._build_id = build_id
+        self._bus = bus
+        self._path = temporary_name(self._final)
+        self._shipped = False
+
+    def __enter__(self) -> Self:
+        self._stream = os.fdopen(create(self._path), "wb")
+        self._log = EventLog(self._stream)
+        self._bus.subscribe(self._log)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bus.unsubscribe(self._log)
+        self._log.flush()
+        self._stream.close()
+        if not self._shipped:
+            self._path.unlink(missing_ok=True)
+
+    def ship(self, outputs: Outputs) -> None:
+        """Let the file get its name with the other outputs; the last events are still added to it."""
+        self._log.flush()
+        outputs.add(self._path, self._final)
+        self._shipped = True
+
+    def keep_failed(self, record: dict[str, Any]) -> None:
+        """Copy the log into the pool, with the record of the failure, and say where."""
+        self._log.flush()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        place = self._folder / (self._build_id + SUFFIX)
+        if self._path.exists():
+            shutil.copyfile(self._path, place)
+        write_json(place.with_name(self._build_id + ".buildrecord.json"), record, durable=False)
+        for old in sorted(self._folder.iterdir(), reverse=True)[2 * KEPT :]:
+            old.unlink(missing_ok=True)
+        self._bus.note(f"the log of this build: {place}")
+
+
+def failed_record(
+    recorder: Recorder, spec: BuildSpec, build_id: str, error: BaseException, code: int
+) -> dict[str, Any]:
+    """The build record of a build that failed."""
+    told = {"message": str(error) or type(error).__name__, "detail": "", "hint": ""}
+    if isinstance(error, BuildstepError):
+        told |= {"detail": error.detail, "hint": error.hint}
+    return {
+        "format": FORMAT,
+        "build_id": build_id,
+        "name": spec.name,
+        "version": spec.version,
+        "uuid": None,
+        "ok": False,
+        "exit_code": code,
+        "error": told,
+        "inputs": {"image": {}, "proto": {}, "manifest": dict(spec.manifest), "spec": spec.to_json()},
+        **recorder.to_json(),
+        "packages": [],
+        "audit": None,
+        "entropy": [],
+        "layers": [],
+        "artifacts": [],
+        "files_added": [],
+        "tree_digest": None,
+        "tools": {},
+    }

@@ -1,0 +1,164 @@
+"""The event log packed for a page: compressed chunks, and an index, made in one pass with flat memory."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from buildstep.eventlog import read_events
+from buildstep.log import size_text
+from buildstep.report.words import STATES, seconds_text
+
+ROWS = 4096
+"""Rows in a chunk: what the page unpacks to show any one of them."""
+
+CHUNK_BYTES = 1 << 20
+"""A chunk of very long lines is closed earlier."""
+
+_PROBLEMS = 500
+_LEVELS = {"debug": "d", "info": "i", "warning": "w", "error": "e"}
+
+
+@dataclass(slots=True)
+class Index:
+    """What the page knows of the log without unpacking it.
+
+    chunks: the number of rows of each. steps: names; a row tells its step by the place in this list.
+    first: the first row of each step. problems: rows with warnings and errors, as many as fit.
+    """
+
+    begin: float = 0.0
+    rows: int = 0
+    bytes: int = 0
+    chunks: list[int] = field(default_factory=list)
+    steps: list[str] = field(default_factory=lambda: [""])
+    first: list[int] = field(default_factory=lambda: [0])
+    problems: list[int] = field(default_factory=list)
+    levels: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "begin": self.begin,
+            "rows": self.rows,
+            "bytes": self.bytes,
+            "chunks": self.chunks,
+            "steps": self.steps,
+            "first": self.first,
+            "problems": self.problems,
+            "levels": self.levels,
+        }
+
+
+def pack(events: Path, out: BinaryIO) -> Index:
+    """Write every event of a log into `out` as data blocks; the index comes when all are written."""
+    index = Index()
+    numbers = {"": 0}
+    chunk: list[str] = []
+    size = 0
+    for mark, event in _rows(read_events(events)):
+        time = event.get("time")
+        time = float(time) if isinstance(time, int | float) else 0.0
+        if not index.begin:
+            index.begin = time
+        step = str(event.get("step") or "")
+        if step not in numbers:
+            numbers[step] = len(index.steps)
+            index.steps.append(step)
+            index.first.append(index.rows)
+        tool = str(event.get("tool") or "").translate(_FLAT)
+        millis = max(0, round((time - index.begin) * 1000)) if time else 0
+        for line in _text(event).split("\n"):
+            row = f"{millis}\t{mark}\t{numbers[step]}\t{tool}\t{line}"
+            chunk.append(row)
+            size += len(row) + 1
+            if mark in "we" and len(index.problems) < _PROBLEMS:
+                index.problems.append(index.rows)
+            index.levels[mark] = index.levels.get(mark, 0) + 1
+            index.rows += 1
+            if len(chunk) >= ROWS or size >= CHUNK_BYTES:
+                _close(chunk, index, out)
+                size = 0
+    if chunk:
+        _close(chunk, index, out)
+    return index
+
+
+def _close(chunk: list[str], index: Index, out: BinaryIO) -> None:
+    # Half of a surrogate pair cannot be encoded; a tool's odd byte must not lose the line.
+    data = "\n".join(chunk).encode(errors="replace")
+    packer = zlib.compressobj(6, zlib.DEFLATED, 31)
+    packed = base64.b64encode(packer.compress(data) + packer.flush())
+    # Base64 has no < and no &: this cannot end the element whatever a tool has printed.
+    out.write(b'<script type="application/gzip" class="log-chunk">' + packed + b"</script>\n")
+    index.chunks.append(len(chunk))
+    index.bytes += len(data) + 1
+    chunk.clear()
+
+
+_FLAT = str.maketrans("\t\n", "  ")
+
+
+def _rows(events: Iterable[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each event with the letter that tells the page what it is."""
+    for event in events:
+        match event["event"]:
+            case "output":
+                yield "o", event
+            case "note":
+                yield _LEVELS.get(str(event.get("level")), "i"), event
+            case "step.started":
+                yield "s", event
+            case "step.finished":
+                yield ("e" if event.get("state") == "failed" else "f"), event
+            case "build.finished":
+                yield ("b" if event.get("ok") else "e"), event
+            case "build.started":
+                yield "b", event
+            case "counted":
+                yield "d", event
+            case _:
+                yield "i", event
+
+
+def _text(event: dict[str, Any]) -> str:
+    """An event as a line. Fields may be missing: the log may be of another version of us."""
+    get = event.get
+    match event["event"]:
+        case "output" | "note":
+            return str(get("text", ""))
+        case "build.started":
+            return f"building {get('name')} {get('version')} on {get('image')}"
+        case "build.finished":
+            word = "built" if get("ok") else f"failed with exit status {get('exit_code')}"
+            return f"{word} after {_seconds(get('seconds'))}" + _tail(get("message"))
+        case "step.started":
+            return str(get("title") or get("step") or "")
+        case "step.finished":
+            state = STATES.get(str(get("state")), str(get("state")))
+            return f"{get('step')} {state} in {_seconds(get('seconds'))}" + _tail(get("reason"))
+        case "cleaned":
+            return f"{get('cleaner')}: {get('paths')} paths, {_size(get('bytes'))} removed"
+        case "artifact":
+            return f"{get('path')}  {_size(get('size'))}  sha256:{get('sha256')}"
+        case "counted":
+            return f"{get('name')} = {get('amount')}"
+        case _:
+            rest = {key: value for key, value in event.items() if key not in ("event", "time", "step")}
+            return f"{event['event']} {json.dumps(rest)}"
+
+
+def _tail(text: object) -> str:
+    return f": {text}" if text else ""
+
+
+def _seconds(value: object) -> str:
+    return seconds_text(value) if isinstance(value, int | float) else "?"
+
+
+def _size(value: object) -> str:
+    return size_text(value) if isinstance(value, int | float) else "?"
