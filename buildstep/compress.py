@@ -10,6 +10,7 @@ import lzma
 import os
 import platform
 import queue
+import struct
 import threading
 import zlib
 from collections.abc import Callable
@@ -63,8 +64,15 @@ def _gzip() -> Codec:
         pack: Callable[[bytes], bytes] = lambda part: zlib.compress(part, 6, wbits=31)  # noqa: E731
     else:
         # Level 2 is smaller than 1 and no slower (measured on text and on programs).
-        ident = f"isal {version} level 2"
-        pack = lambda part: bytes(library.compress(part, 2, flag=library.COMP_GZIP))  # noqa: E731
+        ident = f"isal {version} level 2 or stored"
+        checksum = cast(Any, importlib.import_module("isal.isal_zlib")).crc32
+
+        def squeeze(part: bytes) -> bytes:
+            return bytes(library.compress(part, 2, flag=library.COMP_GZIP))
+
+        def pack(part: bytes) -> bytes:
+            return _stored(part, checksum(part)) if _is_dense(part, squeeze) else squeeze(part)
+
     return Codec(
         name="gzip",
         media_suffix="+gzip",
@@ -73,6 +81,35 @@ def _gzip() -> Codec:
         memory=1 << 20,
         compress=pack,
     )
+
+
+_SAMPLE = 32 << 10
+
+
+def _is_dense(part: bytes, squeeze: Callable[[bytes], bytes]) -> bool:
+    """Whether compressing gains next to nothing: told by three samples, so the same for the same bytes.
+
+    Pictures, archives and keys are most of what is large in an image; trying to shrink them again costs
+    ten times what storing them does.
+    """
+    if len(part) < 8 * _SAMPLE:
+        return False
+    middle = len(part) // 2
+    samples = (part[:_SAMPLE], part[middle : middle + _SAMPLE], part[-_SAMPLE:])
+    return all(len(squeeze(sample)) > _SAMPLE * 0.98 for sample in samples)
+
+
+def _stored(part: bytes, crc: int) -> bytes:
+    """A gzip member (RFC 1952) whose data is stored as it is (RFC 1951, block type 0)."""
+    view = memoryview(part)
+    pieces: list[bytes | memoryview] = [b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"]
+    for at in range(0, len(part), 0xFFFF):
+        block = view[at : at + 0xFFFF]
+        last = at + 0xFFFF >= len(part)
+        pieces.append(struct.pack("<BHH", last, len(block), 0xFFFF ^ len(block)))
+        pieces.append(block)
+    pieces.append(struct.pack("<II", crc, len(part) & 0xFFFFFFFF))
+    return b"".join(pieces)
 
 
 def _zstd() -> Codec:

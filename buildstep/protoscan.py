@@ -23,7 +23,7 @@ from typing import Any
 from buildstep.filelist import Entry, FileList, entry_of, link_groups
 from buildstep.fsutil import atomic_write, lock
 
-FORMAT = 1
+FORMAT = 2
 
 _GRAIN_NS = 20_000_000
 """No kernel clock that stamps files is coarser than this."""
@@ -47,32 +47,44 @@ def excluder(patterns: Sequence[str]) -> Exclude | None:
     bracket sets. A pattern with a slash or `**` inside is matched against the end of the path, any other
     against the last name. Source of the rules: rsync(1), "pattern matching rules".
     """
-    if not patterns:
-        return keep_all
     rules: list[tuple[re.Pattern[bytes], bool, bool]] = []
     for pattern in patterns:
-        if pattern.startswith(("+ ", "- ", "!")) or "***" in pattern or "\\" in pattern or "[:" in pattern:
-            return None
         only_dirs = pattern.endswith("/")
-        body = pattern.rstrip("/") if only_dirs else pattern
-        if not body.strip("/"):
-            return None
+        body = pattern.removesuffix("/")
         anchored = body.startswith("/")
+        inner = body[1:] if anchored else body
+        if not inner or _UNKNOWN.search(pattern) or inner.startswith("/") or inner.endswith("/"):
+            return None
         whole = anchored or "/" in body or "**" in body
-        text = _translate(body.lstrip("/"))
+        text = _translate(inner)
         if text is None:
             return None
-        expression = text if anchored or not whole else b"(?:.*/)?" + text
-        rules.append((re.compile(expression, re.DOTALL), whole, only_dirs))
+        if not whole:
+            expression = text
+        elif anchored:
+            expression = b"/" + text
+        elif inner.startswith("**"):
+            # rsync puts a slash before the path for these: `**/x` is at the top as well.
+            expression = b"/?" + text
+        else:
+            expression = b"(?:.*/)" + text
+        try:
+            rules.append((re.compile(expression, re.DOTALL), whole, only_dirs))
+        except re.error:
+            return None
 
     def excluded(path: bytes, directory: bool) -> bool:
         name = path.rpartition(b"/")[2]
         return any(
-            (directory or not only_dirs) and rule.fullmatch(path if whole else name) is not None
+            (directory or not only_dirs) and rule.fullmatch(b"/" + path if whole else name) is not None
             for rule, whole, only_dirs in rules
         )
 
     return excluded
+
+
+_UNKNOWN = re.compile(r"^[+-] |^!|\*\*\*|\\|\[:|//")
+"""Signs, `***`, escapes, classes of characters, and what rsync itself reads in more than one way."""
 
 
 def _translate(body: str) -> bytes | None:
@@ -92,13 +104,24 @@ def _translate(body: str) -> bytes | None:
             end = body.find("]", at + 2)
             if end < 0:
                 return None
-            inner = body[at + 1 : end].replace("\\", "\\\\")
-            out += os.fsencode("[" + ("^" + inner[1:] if inner[0] in "!^" else inner) + "]")
+            members = _members(body[at + 1 : end])
+            if members is None:
+                return None
+            out += members
             at = end
         else:
             out += re.escape(os.fsencode(char))
         at += 1
     return out
+
+
+def _members(inner: str) -> bytes | None:
+    """A bracket set; it never matches a slash. None for one that is not plain."""
+    negated = inner[0] in "!^"
+    body = inner[1:] if negated else inner
+    if not re.fullmatch(r"(?:[A-Za-z0-9_.,+~@=]-[A-Za-z0-9_.,+~@=]|[A-Za-z0-9_.,+~@=])+", body):
+        return None
+    return b"(?!/)[" + (b"^" if negated else b"") + body.encode() + b"]"
 
 
 # -- the index ---------------------------------------------------------------------------------------------
