@@ -14,6 +14,7 @@ from typing import Any
 
 from bench import chart, machine, results, table
 from bench.engines import ENGINES
+from bench.engines.ours import Ours
 from bench.runner import Settings, run_workload, say
 from bench.workloads import WORKLOADS
 
@@ -46,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--thorough", action="store_true", help="no deadline: peers run every case they have")
     parser.add_argument("--render", type=Path, metavar="JSON", help="only show kept results again")
+    parser.add_argument("--checkout", type=Path, help="measure another checkout's bin/build (a git worktree)")
     parser.add_argument("--list", action="store_true", help="show the cases and leave")
     parser.add_argument("--clean", action="store_true", help="remove the inputs that are kept, and leave")
     return parser
@@ -59,6 +61,10 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All that was asked for, as the JSON that is kept."""
     wanted = set(options.engines.split(",")) if options.engines else set(ENGINES)
     engines = [engine for name, engine in ENGINES.items() if name in wanted]
+    if options.checkout:
+        engines = [Ours(options.checkout) if isinstance(engine, Ours) else engine for engine in engines]
+    if machine.load() > 1.0:
+        say(f"bench: this machine is busy (load {machine.load():g}): the numbers will say little")
     settings = Settings(
         folder=folder,
         quick=options.quick,

@@ -22,8 +22,13 @@ def host(folder: Path) -> dict[str, object]:
         "filesystem": version("stat", "--file-system", "--format=%T", os.fspath(folder)),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "load": round(os.getloadavg()[0], 2),
+        "load": load(),
     }
+
+
+def load() -> float:
+    """How many processes wanted to run in the last minute: other work makes the numbers worthless."""
+    return round(os.getloadavg()[0], 2)
 
 
 def _first(path: str, key: str) -> str:

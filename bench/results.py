@@ -21,6 +21,7 @@ def summary(runs: list[Run]) -> dict[str, Any]:
         "least": round(min(seconds), 3),
         "most": round(max(seconds), 3),
         "count": len(runs),
+        "cpu": round(statistics.median(run.user + run.system for run in runs), 3),
         "rss_largest": max(run.rss_largest for run in runs),
         "anon_total": max(run.anon_total for run in runs),
         "bytes": middle.told.get("bytes", 0),

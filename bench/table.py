@@ -77,7 +77,7 @@ def _costs(cases: list[dict[str, Any]]) -> Iterator[str]:
             for name, other in case["engines"].items()
             if other.get("bytes")
         )
-        yield f"  . {case['title']}: {did}; archives: {sizes}"
+        yield f"  . {case['title']}: processor {cell['cpu']:.2f} s; {did}; archives: {sizes}"
 
 
 def _short(amount: float) -> str:

@@ -19,7 +19,7 @@ SEED = 20260101
 MTIME_NS = 1_767_225_600_000_000_000  # 2026-01-01: every file and folder of a fresh tree has this time
 _BLOCK = 1 << 16
 _TEXT_SIZE = 8 << 20
-GENERATION = "2"
+GENERATION = "3"
 """Raised when this file makes other trees than before, so that kept ones are made again."""
 
 
@@ -48,8 +48,9 @@ class Content:
         self._seed = seed
         rng = random.Random(seed)
         letters = "etaoinshrdlucmfw"
-        words = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(4000)]
-        text = " ".join(rng.choices(words, k=_TEXT_SIZE // 5)).encode()
+        words = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(2000)]
+        often = [1 / rank for rank in range(1, len(words) + 1)]  # as words of a language are
+        text = " ".join(rng.choices(words, weights=often, k=_TEXT_SIZE // 5)).encode()
         self._text = text[:_TEXT_SIZE]
 
     def chunk(self, path: str, offset: int, length: int, variant: int = 0) -> bytes:

@@ -9,6 +9,7 @@ gone, makes the whole entry void.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ from typing import Any
 from buildstep.fsutil import read_json, write_json
 from buildstep.layerkey import difference
 
-FORMAT = 1
+FORMAT = 2
 
 
 def stamp(path: Path) -> list[int]:
@@ -30,7 +31,7 @@ def stamp(path: Path) -> list[int]:
 
 def key_of(inputs: Mapping[str, Any]) -> str:
     """The key of outputs that these inputs decide."""
-    text = json.dumps(inputs, sort_keys=True, separators=(",", ":"))
+    text = json.dumps([FORMAT, inputs], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
@@ -43,9 +44,10 @@ def why_not(state: Path, stem: Path, inputs: Mapping[str, Any]) -> list[str]:
     """What differs from the last build of these outputs, one sentence each."""
     try:
         last = read_json(_last(state, stem))
-    except (OSError, ValueError):
+        found = difference(last["inputs"], inputs)
+    except (OSError, ValueError, KeyError, TypeError):
         return ["the first build of these outputs"]
-    return difference(last, inputs) or ["the outputs of the last build were touched, or are gone"]
+    return found or ["the outputs of the last build were touched, or are gone"]
 
 
 def save(
@@ -57,21 +59,39 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     stamps = {os.fspath(path): stamp(path) for path in files}
     write_json(folder / f"{key}.json", {"format": FORMAT, "files": stamps, "told": dict(told)}, durable=False)
-    write_json(_last(state, stem), dict(inputs), durable=False)
+    write_json(_last(state, stem), {"format": FORMAT, "inputs": dict(inputs)}, durable=False)
 
 
 def find(state: Path, key: str) -> Mapping[str, Any] | None:
     """What the build of this key told, if every one of its outputs is still there untouched."""
-    path = state / "artifacts" / f"{key}.json"
     try:
-        found = read_json(path)
+        found = read_json(state / "artifacts" / f"{key}.json")
         if found["format"] != FORMAT:
             return None
         for name, there in found["files"].items():
             if stamp(Path(name)) != there:
                 return None
-        told: Mapping[str, Any] = found["told"]
-        os.utime(path)
+        told: Mapping[str, Any] = {**found["told"], "key": key}
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return told
+
+
+def touch(state: Path, key: str) -> None:
+    """Note that an entry was of use: what is not for long is pruned."""
+    with contextlib.suppress(OSError):
+        os.utime(state / "artifacts" / f"{key}.json")
+
+
+def restamp(state: Path, path: Path, before: list[int]) -> None:
+    """Take an output that we wrote to ourselves, such as a record, for untouched. before: its old stamp."""
+    name = os.fspath(path.absolute())
+    for entry in (state / "artifacts").glob("*.json"):
+        try:
+            found = read_json(entry)
+            if found["format"] != FORMAT or found["files"].get(name) != before:
+                continue
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+        found["files"][name] = stamp(path)
+        write_json(entry, found, durable=False)

@@ -2,26 +2,39 @@
 
 state/layers/KEY.json   the record, written last: a layer without one is never used
 state/layers/KEY.list   the file list of the tree up to this layer
-state/layers/KEY.blob   the layer compressed, when an image was written from it
+state/layers/KEY.used   its time is when the layer was last of use
+
+A layer is only used when its list is the one that was written, and nothing touched its tree since it was
+made; a tree that was touched is hashed again, and removed with its layer when it is not what it was.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from buildstep.errors import BuildstepError
+from buildstep.errors import BuildstepError, StoreError
 from buildstep.filelist import FileList, dumps, hash_entries, loads, scan, spread_digests, tree_digest
 from buildstep.fsutil import atomic_write, lock, read_json, take_lock, write_json
+from buildstep.imagerecord import fingerprint_of
 from buildstep.interfaces import Backend, Kind
 from buildstep.layerkey import difference
 
-FORMAT = 1
+FORMAT = 2
+
+
+@runtime_checkable
+class Stacked(Protocol):
+    """What a backend has besides `Backend` when a dataset's own files lie apart from its origin's."""
+
+    def own(self, kind: Kind, ident: str) -> Path:
+        """The directory with what is this dataset's alone. Raises DatasetError."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +42,8 @@ class LayerRecord:
     """A cached layer. inputs: what its key was made of; result: what the step told besides the tree.
 
     slot: the image name and step it was made for, to compare a miss with. seconds: what making it took.
+    size, inodes: what it holds. list_digest: SHA-256 of its list as stored. fingerprint: see
+    `images.fingerprint_of`, over its own files.
     """
 
     key: str
@@ -38,6 +53,10 @@ class LayerRecord:
     tree_digest: str
     seconds: float
     created: float
+    size: int = 0
+    inodes: int = 0
+    list_digest: str = ""
+    fingerprint: str = ""
     result: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -47,12 +66,15 @@ class LayerCache:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self._folder = backend.state / "layers"
+        self._locks = backend.state / "locks"
 
     def _path(self, key: str, suffix: str) -> Path:
         return self._folder / f"{key}.{suffix}"
 
+    # -- looking up -------------------------------------------------------------------------------
+
     def find(self, key: str) -> LayerRecord | None:
-        """The layer of this key when record, list and dataset are all there and agree."""
+        """The layer of this key when record, list and dataset are all there. `take` proves it as well."""
         try:
             value = read_json(self._path(key, "json"))
             if value.pop("format") != FORMAT or not self._path(key, "list").exists():
@@ -62,57 +84,111 @@ class LayerCache:
             return None
         return record if self.backend.exists(Kind.LAYER, key) else None
 
+    def take(self, key: str, note: Callable[[str], None]) -> tuple[LayerRecord, FileList] | None:
+        """The layer of this key, proved, and its file list. One that is damaged is told and removed."""
+        record = self.find(key)
+        if record is None:
+            return None
+        try:
+            problem = self._touched(record)
+            entries = self.entries(record)
+        except (BuildstepError, OSError) as error:
+            problem, entries = str(error), {}
+        if problem:
+            note(f"the layer {key[:12]} is damaged and was removed: {problem}")
+            with contextlib.suppress(BuildstepError):
+                self.discard(key)
+            return None
+        with contextlib.suppress(OSError):
+            self.touch(key)
+        return record, entries
+
+    def _touched(self, record: LayerRecord) -> str:
+        """What is wrong with a layer's tree; cheap when nothing touched it since it was made."""
+        now = self._fingerprint(record.key)
+        if now == record.fingerprint:
+            return ""
+        problem = self._problem(record)
+        if not problem:
+            self._write(replace(record, fingerprint=now))
+        return problem
+
+    def _fingerprint(self, key: str) -> str:
+        if isinstance(self.backend, Stacked):
+            return fingerprint_of(self.backend.own(Kind.LAYER, key))
+        with self.backend.tree(Kind.LAYER, key) as tree:
+            return fingerprint_of(tree)
+
     def entries(self, record: LayerRecord) -> FileList:
-        """The file list up to this layer. Raises StoreError when it is not what the record says."""
-        return loads(self._path(record.key, "list").read_bytes())
+        """The file list up to this layer. Raises StoreError when it is not what was written."""
+        data = self._path(record.key, "list").read_bytes()
+        if hashlib.sha256(data).hexdigest() != record.list_digest:
+            raise StoreError("its file list was changed")
+        return loads(data)
 
     def miss(self, slot: str, inputs: Mapping[str, Any]) -> str:
         """Why there is no layer for these inputs: what differs from the latest one of this slot."""
         latest = [record for record in self.records() if record.slot == slot]
         if not latest:
             return "built for the first time"
-        return (
-            "; ".join(difference(latest[-1].inputs, inputs)[:5])
-            or "the layer below changed, or it was pruned"
-        )
+        last = latest[-1]
+        shared = {name: last.inputs[name] for name in last.inputs if name in inputs or name not in LATER}
+        told = difference(shared, inputs)
+        more = f"; and {len(told) - 5} more" if len(told) > 5 else ""
+        why = "; ".join(told[:5]) + more or "the repository has to be asked, or the layer was pruned"
+        return f"{why}; {last.seconds:.1f} s last time"
 
     def records(self) -> list[LayerRecord]:
         """Every usable layer, oldest first."""
-        keys = [path.stem for path in self._folder.glob("*.json")]
+        keys = [path.stem for path in self._folder.glob("*.json") if not path.name.startswith(".")]
         found = [record for record in map(self.find, keys) if record is not None]
         return sorted(found, key=lambda record: record.created)
+
+    # -- making -------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def making(self, key: str) -> Iterator[None]:
         """Held while a layer is made, so that two builds that need the same one make it once."""
-        with lock(self.backend.state / "locks" / f"layer-{key}.lock"):
+        with lock(self._locks / f"layer-{key}.lock"):
             yield
 
     @contextlib.contextmanager
     def using(self, key: str) -> Iterator[None]:
         """Held while a build stands on a layer, so that it is not pruned meanwhile."""
-        fd = take_lock(self.backend.state / "locks" / f"layer-use-{key}.lock", shared=True)
+        fd = take_lock(self._locks / f"layer-use-{key}.lock", shared=True)
         try:
             yield
         finally:
             os.close(fd)
 
+    def make_room(self, key: str) -> None:
+        """Remove what has this key but is no layer: of a build that died, or of before a reboot."""
+        if key in self.backend.idents(Kind.LAYER) and self.find(key) is None:
+            self.discard(key)
+
     def save(self, record: LayerRecord, entries: FileList) -> None:
         """Write down a layer whose dataset has just been made."""
         assert tree_digest(entries) == record.tree_digest
         self._folder.mkdir(parents=True, exist_ok=True)
+        data = dumps(entries)
         with atomic_write(self._path(record.key, "list")) as stream:
-            stream.write(dumps(entries))
-        write_json(self._path(record.key, "json"), {"format": FORMAT, **asdict(record)})
+            stream.write(data)
         self._path(record.key, "used").touch()
+        self._write(
+            replace(
+                record,
+                list_digest=hashlib.sha256(data).hexdigest(),
+                fingerprint=self._fingerprint(record.key),
+            )
+        )
 
-    def discard(self, key: str) -> None:
-        """Forget a layer and remove its dataset; the record goes first."""
-        for suffix in ("json", "list", "used", "blob", "blob.json"):
-            self._path(key, suffix).unlink(missing_ok=True)
-        self.backend.destroy(Kind.LAYER, key)
+    def _write(self, record: LayerRecord) -> None:
+        write_json(self._path(record.key, "json"), {"format": FORMAT, **asdict(record)})
+
+    # -- keeping and removing -------------------------------------------------------------------------
 
     def touch(self, key: str) -> None:
+        """Note that a layer was of use."""
         self._path(key, "used").touch()
 
     def last_used(self, key: str) -> float:
@@ -121,33 +197,31 @@ class LayerCache:
         except OSError:
             return 0.0
 
-    def prune(self, *, keep_seconds: float = 0.0) -> list[str]:
-        """Remove layers unused for so long, and whatever has no record; layers in use stay."""
-        removed = []
-        recorded = {record.key: record for record in self.records()}
-        keys = sorted(
-            {*recorded, *self.backend.idents(Kind.LAYER)}, key=lambda key: -self._age_rank(key, recorded)
-        )
-        for key in keys:
-            if key in recorded and time.time() - self.last_used(key) < keep_seconds:
-                continue
-            try:
-                fd = take_lock(self.backend.state / "locks" / f"layer-use-{key}.lock", wait=False)
-            except BlockingIOError:
-                continue
-            try:
-                with contextlib.suppress(
-                    BuildstepError
-                ):  # a layer that another stands on goes in a later round
-                    self.discard(key)
-                    removed.append(key)
-            finally:
-                os.close(fd)
-        return removed
+    def discard(self, key: str) -> None:
+        """Forget a layer and remove its dataset; the record goes first."""
+        for suffix in ("json", "list", "used"):
+            self._path(key, suffix).unlink(missing_ok=True)
+        self.backend.destroy(Kind.LAYER, key)
 
-    def _age_rank(self, key: str, recorded: Mapping[str, LayerRecord]) -> float:
-        """Youngest first: what stands on a layer is younger than it."""
-        return recorded[key].created if key in recorded else 0.0
+    def try_discard(self, key: str) -> bool:
+        """Remove a layer unless a build stands on it, or another layer."""
+        try:
+            fd = take_lock(self._locks / f"layer-use-{key}.lock", wait=False)
+        except BlockingIOError:
+            return False
+        try:
+            # What another layer stands on goes after that one, in a later round.
+            with contextlib.suppress(BuildstepError):
+                self.discard(key)
+                return True
+            return False
+        finally:
+            os.close(fd)
+
+    def void(self) -> list[str]:
+        """Datasets of layers that can never be used: without a record, or of before a reboot."""
+        known = {record.key for record in self.records()}
+        return [key for key in self.backend.idents(Kind.LAYER) if key not in known]
 
     def verify(self) -> list[dict[str, str]]:
         """Read every layer's tree and compare with its record; damaged ones are removed and returned."""
@@ -155,8 +229,9 @@ class LayerCache:
         for record in self.records():
             problem = self._problem(record)
             if problem:
-                self.discard(record.key)
-                damaged.append({"key": record.key, "slot": record.slot, "problem": problem})
+                with contextlib.suppress(BuildstepError):
+                    self.discard(record.key)
+                damaged.append({"kind": "layer", "key": record.key, "slot": record.slot, "problem": problem})
         return damaged
 
     def _problem(self, record: LayerRecord) -> str:
@@ -171,6 +246,17 @@ class LayerCache:
         if tree_digest(known) != record.tree_digest:
             return "its file list was changed"
         if tree_digest(real) != record.tree_digest:
-            paths = [path for path in {*known, *real} if known.get(path) != real.get(path)]
-            return f"its tree was changed, {len(paths)} paths"
+            paths = [
+                os.fsdecode(path)
+                for path in sorted({*known, *real})
+                if path not in known
+                or path not in real
+                or not known[path].same_metadata(real[path])
+                or known[path].sha256 != real[path].sha256
+            ]
+            return f"its tree was changed: {len(paths)} paths, such as /{paths[0] if paths else ''}"
         return ""
+
+
+LATER = ("versions", "index")
+"""Inputs of a layer that are only known once the repository has been asked."""

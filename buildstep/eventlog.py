@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import IO, Any, Self
 
 from buildstep.events import Event, Note, Output, StepFinished
 
@@ -26,11 +26,12 @@ class EventLog:
     would else succeed: the first error ends the writing and is kept in `problem`, for the caller to tell.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self._lines: list[str] = []
         self._waiting = 0
         self._written = 0.0
+        self._middles: dict[tuple[str, str], str] = {}
         # Lines of a command come from the threads that read its two streams.
         self._lock = threading.Lock()
         self.problem: OSError | None = None
@@ -38,23 +39,22 @@ class EventLog:
     def __call__(self, event: Event) -> None:
         if isinstance(event, Output):
             # Nearly every event is a line of output: made by hand it costs a tenth of asdict and dumps.
-            line = (
-                f'{{"event": "output", "time": {event.time!r}, "step": {quoted(event.step)}, '
-                f'"tool": {quoted(event.tool)}, "text": {quoted(event.text)}}}\n'
-            )
+            key = (event.step, event.tool)
+            middle = self._middles.get(key)
+            if middle is None:
+                middle = f', "step": {quoted(event.step)}, "tool": {quoted(event.tool)}, "text": '
+                self._middles[key] = middle
+            now = False
+            line = f'{{"event": "output", "time": {event.time!r}{middle}{quoted(event.text)}}}\n'
         else:
             line = json.dumps(event.to_json()) + "\n"
+            now = isinstance(event, StepFinished) or (isinstance(event, Note) and event.level == "error")
         with self._lock:
             if self.problem is not None:
                 return
             self._lines.append(line)
             self._waiting += len(line)
-            if (
-                self._waiting >= _BUFFER
-                or not 0 <= event.time - self._written < _PERIOD
-                or isinstance(event, StepFinished)
-                or (isinstance(event, Note) and event.level == "error")
-            ):
+            if self._waiting >= _BUFFER or not 0 <= event.time - self._written < _PERIOD or now:
                 self._write(event.time)
 
     def _write(self, now: float) -> None:

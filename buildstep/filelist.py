@@ -281,14 +281,20 @@ def link_groups(entries: FileList, inodes: Mapping[bytes, tuple[int, int]]) -> N
 Owner = Callable[[Entry], tuple[int, int]]
 
 
+def plain_mode(entry: Entry) -> int:
+    """The mode that an entry has on the disk of a user who cannot have what is not theirs."""
+    return (entry.mode & 0o777) | (0o700 if entry.kind == "d" else 0o600)
+
+
 def scan_changed(
     root: Path | bytes, base: FileList, *, since: int, owner: Owner | None = None, devices: bool = True
 ) -> FileList:
     """A tree that began as a copy of `base`: entries whose inode changed after `since` are read anew.
 
     since: a ctime (ns) taken when the copy was complete; ctimes cannot be set back, and an equal one
-    counts as changed. owner: what to record for changed entries where the real owner cannot be set;
-    devices: False where device nodes could not be made, so that their absence means nothing.
+    counts as changed. owner: what to record for changed entries where the real owner cannot be set; it
+    may set an entry's mode and attributes right as well. devices: False where device nodes could not be
+    made, so that their absence means nothing.
     """
     found: FileList = {}
     inodes: dict[bytes, tuple[int, int]] = {}
@@ -301,15 +307,12 @@ def scan_changed(
             entry = entry_of(path, full, info)
             if owner is not None:
                 entry.uid, entry.gid = owner(entry)
-            if owner is not None and old is not None and entry.kind == old.kind == "d":
-                # A directory's ctime moves when a child does; its real owner and mode are the base's.
-                entry.uid, entry.gid, entry.mode, entry.xattrs = old.uid, old.gid, old.mode, old.xattrs
             found[path] = entry
         if info.st_nlink > 1 and found[path].kind != "d":
             inodes[path] = (info.st_dev, info.st_ino)
     if not devices:
         for path, old in base.items():
-            if old.kind in "cb" and path not in found:
+            if old.kind in "cb" and path not in found and path.rpartition(b"/")[0] in found:
                 found[path] = replace(old)
     link_groups(found, inodes)
     return found

@@ -159,6 +159,17 @@ class InstallOptions:
     env: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resolution:
+    """What would be installed, by package: its version, or "" for one that would be removed.
+
+    exact: whether everything that would change is there; else only what was asked for is, if that.
+    """
+
+    versions: Mapping[str, str]
+    exact: bool
+
+
 class Installer(Protocol):
     """A package manager inside an image. Every method may raise InstallError."""
 
@@ -175,6 +186,19 @@ class Installer(Protocol):
 
     def refresh(self, sandbox: Sandbox, options: InstallOptions) -> None:
         """Fetch the repository's index."""
+        ...
+
+    def index(self, sandbox: Sandbox, options: InstallOptions) -> str:
+        """A digest of the index as it was last fetched: equal, and nothing has another version.
+
+        Empty where there is none to be had.
+        """
+        ...
+
+    def resolve(
+        self, sandbox: Sandbox, packages: Sequence[str], options: InstallOptions, *, upgrade: bool
+    ) -> Resolution:
+        """What an install (after an upgrade, if `upgrade`) would bring; changes nothing."""
         ...
 
     def upgrade(self, sandbox: Sandbox, options: InstallOptions) -> None: ...
@@ -240,16 +264,21 @@ class Source(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceContext:
-    """What a source may use. cache: a directory for this import alone; privileged: owners can be set.
+    """What a source may use. privileged: owners can be set.
 
-    unpack: extract a tar stream, compressed or not, into a directory, safely; returns its true entries.
+    cache: a directory for this import alone. downloads: one that outlives a failed import of the same
+    image, for files that are proved before they are used. unpack: extract a tar stream, compressed or
+    not, into a directory, safely; returns its true entries. apply_layer: lay a layer, whiteouts included,
+    over a directory that holds the entries given; returns those of the result.
     """
 
     cache: Path
+    downloads: Path
     privileged: bool
     bus: Bus
     environ: Mapping[str, str]
     unpack: Callable[[IO[bytes], Path], FileList]
+    apply_layer: Callable[[IO[bytes], Path, FileList], FileList]
 
 
 # -- emitters --------------------------------------------------------------------------------------------

@@ -12,7 +12,10 @@ FORMAT = 1
 
 
 def layer_key(below: str, step: str, inputs: Mapping[str, Any]) -> str:
-    """Hex digest (40 digits) of a layer. inputs: JSON values; equal keys promise equal content."""
+    """Hex digest (40 digits) of a layer. inputs: JSON values; equal keys promise equal content.
+
+    The order of an object's keys is no part of it: where an order matters, give a list.
+    """
     text = json.dumps([FORMAT, below, step, inputs], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:40]
 
@@ -22,25 +25,32 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     found = []
     for name in sorted({*old, *new}):
         if name not in old:
-            found.append(f"{name}: {new[name]} added")
+            found.append(f"{name}: {_shown(new[name])} added")
             continue
         if name not in new:
-            found.append(f"{name}: {old[name]} removed")
+            found.append(f"{name}: {_shown(old[name])} removed")
             continue
         was, now = old[name], new[name]
         if _text(was) == _text(now):
             continue
-        if isinstance(was, list) and isinstance(now, list):
+        if isinstance(was, list | tuple) and isinstance(now, list | tuple):
             before, after = Counter(map(_text, was)), Counter(map(_text, now))
             found += [f"{name}: {json.loads(item)} added" for item in (after - before).elements()]
             found += [f"{name}: {json.loads(item)} removed" for item in (before - after).elements()]
             if before == after:
                 found.append(f"{name}: order changed")
-        elif isinstance(was, dict) and isinstance(now, dict):
+        elif isinstance(was, Mapping) and isinstance(now, Mapping):
             found += [f"{name}.{line}" for line in difference(was, now)]
         else:
-            found.append(f"{name}: {was} -> {now}")
+            found.append(f"{name}: {_shown(was)} -> {_shown(now)}")
     return found
+
+
+def _shown(value: object) -> str:
+    """A value in a sentence: of a digest the beginning is enough to see that it is another."""
+    text = str(value)
+    is_digest = isinstance(value, str) and len(text) in (40, 64) and not set(text) - set("0123456789abcdef")
+    return text[:12] if is_digest else text
 
 
 def _text(value: object) -> str:

@@ -49,23 +49,31 @@ def enclose(job: Callable[[], int]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     alive_read, alive_write = os.pipe()
+    refused_read, refused_write = os.pipe()
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
     try:
         _unshare(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS)
         child = os.fork()
     except BaseException:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        os.close(alive_read)
-        os.close(alive_write)
+        for fd in (alive_read, alive_write, refused_read, refused_write):
+            os.close(fd)
         raise
     if child == 0:
         os.close(alive_write)
-        _become_first_process(job, alive_read, blocked)
+        os.close(refused_read)
+        _become_first_process(job, alive_read, refused_write, blocked)
     os.close(alive_read)
+    os.close(refused_write)
     try:
-        return _attend(child, blocked)
+        status = _attend(child, blocked)
+        message, _, hint = os.read(refused_read, 4096).decode(errors="replace").partition("\n")
     finally:
         os.close(alive_write)
+        os.close(refused_read)
+    if message:
+        raise SandboxError(message, hint=hint)
+    return status
 
 
 def _unshare(flags: int) -> None:
@@ -77,16 +85,27 @@ def _unshare(flags: int) -> None:
         )
 
 
-def _become_first_process(job: Callable[[], int], alive: int, mask: set[int | signal.Signals]) -> None:
-    """The child's whole life: it never returns. alive: read end of a pipe that only the parent holds."""
+def _become_first_process(
+    job: Callable[[], int], alive: int, refused: int, mask: set[int | signal.Signals]
+) -> None:
+    """The child's whole life: it never returns.
+
+    alive: read end of a pipe that only the parent holds; refused: write end of one that takes what the
+    kernel refused, for the parent to raise.
+    """
     status = 1
     try:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         # A parent that died before that line sends no signal any more; its end of the pipe is closed then.
         if select.select([alive], [], [], 0)[0]:
             os._exit(128 + signal.SIGKILL)
-        mount("none", "/", None, _MS_REC | _MS_PRIVATE)
-        mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+        try:
+            mount("none", "/", None, _MS_REC | _MS_PRIVATE)
+            mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+        except SandboxError as error:
+            os.write(refused, f"{error.message}\n{error.hint}".encode()[:4096])
+            os._exit(status)
+        os.close(refused)
         name = HOST_NAME.encode()
         _libc.sethostname(name, len(name))
         # The kernel drops signals that process 1 has no handler for. One that came since the fork, or

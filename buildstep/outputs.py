@@ -69,6 +69,7 @@ class Outputs:
 
     def __init__(self) -> None:
         self._files: list[tuple[Path, Path]] = []
+        self._retired: list[Path] = []
 
     def __enter__(self) -> Self:
         return self
@@ -103,6 +104,10 @@ class Outputs:
         finally:
             os.close(fd)
 
+    def retire(self, path: Path) -> None:
+        """Let a file of an earlier build go by `commit`: it is not of the image of that name any more."""
+        self._retired.append(path)
+
     def discard(self) -> None:
         """Remove what has not been committed."""
         for temporary, _ in self._files:
@@ -118,8 +123,9 @@ class Outputs:
         """
         aside: list[tuple[Path, Path]] = []
         done: list[tuple[Path, Path]] = []
+        new = [final for _, final in self._files]
         try:
-            for _, final in reversed(self._files):
+            for final in [*reversed(new), *(path for path in self._retired if path not in new)]:
                 if final.is_dir() and not final.is_symlink():
                     raise EmitError(f"cannot write {final}: a directory has this name")
                 old = temporary_name(final)

@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import sys
 import time
 import uuid as uuids
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from buildstep import __version__, artifacts, cleaners, compress, leftovers, sandbox, shipping, steps
+from buildstep import (
+    artifacts,
+    cleaners,
+    compress,
+    emitters,
+    keys,
+    leftovers,
+    protoscan,
+    resolution,
+    sandbox,
+    shipping,
+    steps,
+)
 from buildstep.buildlog import BuildLog, failed_record
 from buildstep.cache import LayerCache, LayerRecord
 from buildstep.emitters import oci
-from buildstep.errors import BuildstepError, Interrupted
+from buildstep.errors import BuildstepError, EmitError, Fault, Interrupted, SpecError
 from buildstep.events import BuildStarted, Bus, State
-from buildstep.filelist import FileList, hash_entries, line, spread_digests, tree_digest
+from buildstep.filelist import FileList, hash_entries, spread_digests, tree_digest
 from buildstep.fsutil import Root
 from buildstep.images import ImageRecord, ImageStore
 from buildstep.interfaces import Backend, Blob, Dataset, Finding, Kind, Package
 from buildstep.journal import Journal, keep, open_journal
-from buildstep.layerkey import layer_key
 from buildstep.layers import BlobStore, segments, timeless
 from buildstep.native import NativeJob, NativeStreams
 from buildstep.outputs import Outputs
 from buildstep.protoscan import ProtoScan, StatIndex, excluder, explain, scan_proto
 from buildstep.record import Recorder
+from buildstep.resolution import Answer
 from buildstep.shipping import BuildResult, Shipment
 from buildstep.spec import BuildSpec
 
@@ -90,41 +101,58 @@ class Plan:
 # -- plan -----------------------------------------------------------------------------------------------
 
 
-def plan(spec: BuildSpec, store: ImageStore, cache: LayerCache, *, plain: bool = False) -> Plan:
+def plan(
+    spec: BuildSpec,
+    store: ImageStore,
+    cache: LayerCache,
+    *,
+    plain: bool = False,
+    environ: Mapping[str, str] | None = None,
+) -> Plan:
     """Decide what each step will do. Reads the store, the cache and the proto directory; changes nothing.
 
     plain: never take files straight from the proto directory (the result is the same, byte for byte).
+    environ: the agent's environment, as `execute` will be given it.
     """
+    _check_places(spec, store)
+    emitters.resolve(spec.formats, spec.compression)
+    state = store.backend.state
     image = store.find(spec.image)
-    if image is None and store.identify(spec.image) is None:
-        store.get(spec.image)  # says what is missing
+    coming = store.foresee(spec.image) if image is None else ""
     exclude = excluder(spec.exclude)
-    index = StatIndex(store.backend.state, spec.proto) if spec.cache and exclude is not None else None
+    index = StatIndex(state, spec.proto) if spec.cache and exclude is not None else None
     proto = scan_proto(spec.proto, exclude=exclude, index=index)
-    last_content = spec.order == "packages-first" or not steps.wants_packages(spec)
+    wants = steps.wants_packages(spec)
+    last_content = spec.order == "packages-first" or not wants
     direct = last_content and exclude is not None and not plain and not set(spec.formats) & set(STREAMS)
     planned: list[PlannedStep] = []
 
     def add(name: str, state: State, reason: str, key: str = "") -> None:
         planned.append(PlannedStep(name=name, state=state, reason=reason, key=key))
 
-    standing, missed = None, []
+    standing, missed, layer = None, [], None
     if image is None:
-        add("import", "run", f"{spec.image} is not in the store")
+        add("import", "run", coming)
     else:
         add("import", "reuse", f"{image.label} is in the store as {image.uuid}")
-        if spec.cache and proto.unchanged and "digest" in proto.noted:
-            inputs = decisive(spec, image, str(proto.noted["digest"]))
-            standing = artifacts.find(store.backend.state, artifacts.key_of(inputs))
+        if spec.cache and wants:
+            layer = _plan_layer(spec, image, cache, proto, environ or {})
+        answer = layer.answer if layer else None
+        if index is not None and (proto.unchanged or protoscan.read_few(proto)) and wants == bool(answer):
+            inputs = keys.decisive(spec, image, keys.proto_digest(spec, proto), answer)
+            if layer is None or layer.fresh:
+                standing = artifacts.find(state, artifacts.key_of(inputs))
             if standing is None:
-                missed = artifacts.why_not(store.backend.state, spec.output_dir / spec.basename, inputs)
+                missed = _missed(artifacts.why_not(state, spec.output_dir / spec.basename, inputs), spec)
     if standing is not None:
-        reason = f"nothing changed since {standing['build_id']}"
+        changed = [f"{path} ({why})" for path, why in explain(proto)]
+        harmless = f", where it counts; {', '.join(changed[:3])}" if changed else ""
+        reason = f"nothing changed since {standing['build_id']}: {standing['cost']:.1f} s saved{harmless}"
         for name in TITLES:
             if name != "import":
                 add(name, "reuse", reason)
     else:
-        _plan_work(spec, image, cache, proto, direct, missed, add)
+        _plan_work(spec, image, proto, layer, missed, add, direct=direct)
     return Plan(
         spec=spec,
         pool=store.backend.uri,
@@ -136,14 +164,77 @@ def plan(spec: BuildSpec, store: ImageStore, cache: LayerCache, *, plain: bool =
     )
 
 
+def _missed(why: list[str], spec: BuildSpec) -> list[str]:
+    """Why the outputs do not stand: of the proto directory, the sync step tells; and who set an option."""
+    told = []
+    for text in why:
+        name = text.removeprefix("option.").partition(":")[0].partition(".")[0]
+        origin = spec.origin_of.get(name, "default")
+        if text.startswith("proto directory:"):
+            told.append("the proto directory changed")
+        elif text.startswith("option.") and origin in ("environment", "flag"):
+            told.append(f"{text} ({origin})")
+        else:
+            told.append(text)
+    return told
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _LayerPlan:
+    """What is known of the layer with the packages. found: whether there is one; why: if not, why not."""
+
+    key: str
+    answer: Answer | None
+    fresh: bool
+    found: LayerRecord | None
+    why: str
+
+
+def _plan_layer(
+    spec: BuildSpec, image: ImageRecord, cache: LayerCache, proto: ProtoScan, environ: Mapping[str, str]
+) -> _LayerPlan:
+    if spec.order == "proto-first":
+        protoscan.read_all(proto)
+    asked = keys.question(spec, image, proto, environ)
+    answer = resolution.find(cache.backend.state, keys.answer_key(asked))
+    if answer is None:
+        why = cache.miss(keys.slot(spec), asked)
+        return _LayerPlan(key="", answer=None, fresh=False, found=None, why=why)
+    key, inputs = keys.package_layer(asked, image, answer)
+    found = cache.find(key)
+    return _LayerPlan(
+        key=key,
+        answer=answer,
+        fresh=answer.fresh(spec.index_max_age),
+        found=found,
+        why="" if found else cache.miss(keys.slot(spec), inputs),
+    )
+
+
+def _check_places(spec: BuildSpec, store: ImageStore) -> None:
+    """What a build writes must not be part of what it reads."""
+    proto = spec.proto.resolve()
+    faults = [
+        Fault(where=where, message=f"{path} is inside the proto directory {spec.proto}", hint=hint)
+        for where, path, hint in (
+            ("--output-dir", spec.output_dir, "the image would hold its own outputs; choose another place"),
+            ("--pool", store.backend.state, "the image would hold the pool; choose another place"),
+        )
+        if path.resolve().is_relative_to(proto)
+    ]
+    if faults:
+        raise SpecError("places", faults)
+
+
 def _plan_work(
     spec: BuildSpec,
     image: ImageRecord | None,
-    cache: LayerCache,
     proto: ProtoScan,
-    direct: bool,
+    layer: _LayerPlan | None,
     missed: list[str],
     add: Callable[..., None],
+    *,
+    direct: bool,
 ) -> None:
     add("clone", "run", "every build works in a clone of its own")
     laying = _proto_text(spec, proto, direct=direct)
@@ -151,22 +242,33 @@ def _plan_work(
         add("sync", "run", laying)
         add("packages", "skip", "no packages are asked for")
     else:
-        key, inputs = package_layer(spec, image, proto) if image is not None else ("", {})
-        found = cache.find(key) if spec.cache and key else None
-        why = cache.miss(_slot(spec), inputs) if spec.cache and key else "--no-cache" if key else "new base"
-        packages = ("reuse", f"layer {key[:12]}, made in {found.seconds:.1f} s") if found else ("run", why)
+        found, key = (layer.found, layer.key) if layer else (None, "")
+        if layer is None:
+            packages = ("run", "new base" if image is None else "--no-cache")
+        elif found is None or layer.answer is None:
+            packages = ("run", layer.why)
+        else:
+            packages = ("reuse", _layer_text(found) + _age(layer.answer, fresh=layer.fresh))
         if spec.order == "packages-first":
             add("packages", *packages, key)
             add("sync", "run", laying)
         else:
-            cost = "" if found else "; packages are installed again whenever the proto directory changes"
+            cost = "; packages are installed again whenever the proto directory changes"
             add("sync", packages[0], packages[1] if found else laying + cost)
             add("packages", *packages, key)
     add("clean", "run", ", ".join(spec.cleaners(cleaners.DEFAULT)))
     add("motd", *(("run", "/etc/motd") if spec.motd else ("skip", "not asked for")))
     add("snapshot", "run", "what the image holds, and what differs from the base")
-    add("emit", "run", "; ".join([", ".join(spec.formats), *missed[:5]]))
+    add("emit", "run", "; ".join([", ".join(spec.formats), *missed[:10]]))
     add("destroy", "run", "nothing is left behind")
+
+
+def _age(answer: Answer, *, fresh: bool) -> str:
+    if not answer.index:
+        return "; known by the packages' names only"
+    minutes = (time.time() - answer.asked) / 60
+    asked = f"; the repository was asked {minutes:.0f} min ago"
+    return asked if fresh else f"{asked}, and is asked again first"
 
 
 def _proto_text(spec: BuildSpec, proto: ProtoScan, *, direct: bool) -> str:
@@ -180,66 +282,6 @@ def _proto_text(spec: BuildSpec, proto: ProtoScan, *, direct: bool) -> str:
         more = f" and {len(told) - 3} more" if len(told) > 3 else ""
         return f"{text}; {proto.unread} to read: {shown}{more}"
     return f"{text}; all to read"
-
-
-def _slot(spec: BuildSpec) -> str:
-    return f"{spec.name}/packages"
-
-
-def package_layer(spec: BuildSpec, image: ImageRecord, proto: ProtoScan) -> tuple[str, dict[str, Any]]:
-    """The key of the layer with the packages on this base, and what it is made of."""
-    options = spec.installer_options
-    inputs: dict[str, Any] = {
-        "base": image.tree_digest,
-        "packages": list(spec.packages),
-        "upgrade_first": spec.upgrade_first,
-        "pkg_audit": spec.pkg_audit,
-        "installer": spec.installer,
-        "installer_options": {
-            "recommends": options.recommends,
-            "mirror": options.mirror,
-            "env": dict(options.env),
-        },
-        "clean": list(spec.cleaners(cleaners.DEFAULT)),
-        "epoch": spec.source_date_epoch,
-    }
-    if spec.order == "proto-first":
-        # Packages may look at what the proto directory brought: the layer is only good with just that.
-        inputs |= {
-            "proto": proto_digest(proto),
-            "owner": dict(spec.owner),
-            "exclude": list(spec.exclude),
-        }
-    return layer_key(image.tree_digest, "packages", inputs), inputs
-
-
-def proto_digest(proto: ProtoScan) -> str:
-    """A digest over all of a proto directory, times included; reads the files that are not known."""
-    if "digest" in proto.noted:
-        return str(proto.noted["digest"])
-    entries = proto.entries
-    hash_entries(b"", entries.values())
-    spread_digests(entries)
-    digest = hashlib.sha256()
-    for path in sorted(entries):
-        entry = entries[path]
-        digest.update(b"%d %s" % (entry.mtime, line(entry)))
-    proto.noted["digest"] = digest.hexdigest()
-    return str(proto.noted["digest"])
-
-
-def decisive(spec: BuildSpec, image: ImageRecord, proto: str) -> dict[str, Any]:
-    """Everything that decides a build's outputs and where they go: equal inputs make equal outputs."""
-    options = spec.to_json()
-    for name in ("keep_on_failure", "shell_on_failure", "timeouts", "origin_of", "source", "pool", "cache"):
-        options.pop(name)
-    return {
-        "buildstep": __version__,
-        "option": options,
-        "base image": {"uuid": image.uuid, "tree": image.tree_digest},
-        "proto directory": proto,
-        "tool": {name: compress.codec(shipping.codec_of(spec, name)).ident for name in spec.formats},
-    }
 
 
 # -- execute ---------------------------------------------------------------------------------------------
@@ -261,6 +303,7 @@ class _Build:
         self.recorder = Recorder(bus, total=len(plan_.steps))
         self.context = steps.Context(spec=self.spec, backend=self.backend, bus=bus, environ=environ)
         self.installed: steps.Installed | None = None
+        self.answer: Answer | None = None
         self.blobs: BlobStore | None = None
         self.layers: list[Blob] = []
         self.origin: FileList = {}
@@ -354,9 +397,11 @@ def _standing(build: _Build) -> BuildResult | None:
     with recorder.step("import", TITLES["import"]) as step:
         build.store.check(plan_.image)
         step.state, step.reason = "reuse", plan_.steps[0].reason
+        _note_proto(build)
     for planned in plan_.steps[1:]:
         recorder.skip(planned.name, planned.reason, state="reuse")
     told = plan_.standing
+    artifacts.touch(build.backend.state, str(told["key"]))
     return BuildResult(
         uuid=told["uuid"],
         manifest=Path(told["manifest"]),
@@ -373,7 +418,8 @@ def _run(build: _Build, journal: Journal, log: BuildLog) -> BuildResult:
     spec, recorder = build.spec, build.recorder
     with contextlib.ExitStack() as stack:
         stack.push(_on_failure(build))
-        image = build.image = _import(build, journal)
+        image = build.image = _import(build, journal, stack)
+        stack.enter_context(build.store.using(image))
         if steps.wants_packages(spec):
             _package_layer(build, journal, stack, image)
         else:
@@ -407,8 +453,15 @@ def _run(build: _Build, journal: Journal, log: BuildLog) -> BuildResult:
                 entropy=entropy,
                 native=_native(build, image),
             )
-            written = shipping.emit(shipment, recorder, outputs, build.bus)
+            try:
+                written = shipping.emit(shipment, recorder, outputs, build.bus)
+            except EmitError:
+                if build.blobs is not None:
+                    build.blobs.drop_damaged(build.layers)
+                raise
             step.reason = ", ".join(artifact.path.name for artifact in written)
+            if build.blobs is not None and build.blobs.saved:
+                step.reason += f"; layers that were there: {build.blobs.saved:.1f} s saved"
         with recorder.step("destroy", TITLES["destroy"]):
             name = build.tree.ident
             build.backend.destroy(Kind.BUILD, name)
@@ -421,7 +474,7 @@ def _run(build: _Build, journal: Journal, log: BuildLog) -> BuildResult:
     return result
 
 
-def _import(build: _Build, journal: Journal) -> ImageRecord:
+def _import(build: _Build, journal: Journal, stack: contextlib.ExitStack) -> ImageRecord:
     spec, recorder = build.spec, build.recorder
     with recorder.step("import", TITLES["import"]) as step:
         image, present = build.store.ensure(spec.image, journal)
@@ -433,7 +486,9 @@ def _import(build: _Build, journal: Journal) -> ImageRecord:
         build.origin = build.below = build.store.entries(image)
         if "oci" in spec.formats:
             codec = compress.codec(shipping.codec_of(spec, "oci"))
-            build.blobs = BlobStore(build.backend.state, codec, bus=build.bus, journal=journal)
+            build.blobs = stack.enter_context(
+                BlobStore(build.backend.state, codec, bus=build.bus, journal=journal, fresh=not spec.cache)
+            )
             if len(build.below) > 1:
                 with build.backend.tree(Kind.IMAGE, image.uuid) as tree:
                     build.layers.append(
@@ -512,7 +567,15 @@ def _motd(build: _Build, image: ImageRecord) -> None:
 
 def _snapshot(build: _Build, image: ImageRecord) -> steps.Snapshot:
     with build.recorder.step("snapshot", TITLES["snapshot"]) as step:
-        shot = steps.snapshot(build.context, build.tree, build.origin, build.below, image, laid=build.laid)
+        shot = steps.snapshot(
+            build.context,
+            build.tree,
+            build.origin,
+            build.below,
+            image,
+            laid=build.laid,
+            proto=None if build.laid else build.plan.proto,
+        )
         changes = shot.changes
         changed, removed = len(changes.entries), len(changes.removed)
         step.reason = f"{len(shot.entries)} paths, {changed} new or changed, {removed} removed"
@@ -550,21 +613,42 @@ def _native(build: _Build, image: ImageRecord) -> NativeJob | None:
 def _remember(build: _Build, image: ImageRecord, result: BuildResult, journal: Journal) -> None:
     """Note what was read of the proto directory, and what was written: for the next build. A failure to
     note it costs that build time, not this one its result."""
-    proto = build.plan.proto
+    spec, proto = build.spec, build.plan.proto
     with _tell_only(build.bus, "noting what was read"):
-        if excluder(build.spec.exclude) is None or any(
-            entry.kind == "f" and not entry.sha256 and not entry.first for entry in proto.entries.values()
-        ):
+        if not _note_proto(build):
             return
-        spread_digests({entry.path: entry for entry in proto.entries.values()})
-        digest = proto_digest(proto)
-        if not proto.unchanged:
-            StatIndex(build.backend.state, build.spec.proto).save(proto, {"digest": digest})
-        told = {**result.to_json(), "build_id": journal.ident}
+        told = {**result.to_json(), "build_id": journal.ident, "cost": result.seconds}
         del told["steps"], told["seconds"]
-        inputs = decisive(build.spec, image, digest)
-        stem = build.spec.output_dir / build.spec.basename
+        if steps.wants_packages(spec) and build.answer is None:
+            return
+        inputs = keys.decisive(spec, image, keys.proto_digest(spec, proto), build.answer)
+        stem = spec.output_dir / spec.basename
         artifacts.save(build.backend.state, stem, inputs, result.paths, told)
+
+
+def _note_proto(build: _Build) -> bool:
+    """Write down what is known of the proto directory now. False where nothing can be."""
+    spec, proto = build.spec, build.plan.proto
+    build.bus.count("bytes_hashed", proto.read)
+    proto.read = 0
+    if not spec.cache or excluder(spec.exclude) is None:
+        return False
+    index = StatIndex(build.backend.state, spec.proto)
+    if proto.unchanged:
+        index.touch()
+        return True
+    entries = proto.entries
+    if any(entry.kind == "f" and not entry.sha256 and not entry.first for entry in entries.values()):
+        return False
+    _spread(entries)
+    keys.proto_digest(spec, proto)
+    index.save(proto, proto.noted)
+    return True
+
+
+def _spread(entries: FileList) -> None:
+    """`spread_digests` for entries that may have been given other paths since."""
+    spread_digests({entry.path: entry for entry in entries.values()})
 
 
 # -- the layer with the packages --------------------------------------------------------------------------
@@ -573,48 +657,158 @@ def _remember(build: _Build, image: ImageRecord, result: BuildResult, journal: J
 def _package_layer(build: _Build, journal: Journal, stack: contextlib.ExitStack, image: ImageRecord) -> None:
     """The layer with the packages (and, proto-first, the proto directory under them), from the cache or
     made now, and a clone on top of it."""
-    spec, cache = build.spec, build.cache
-    key, inputs = package_layer(spec, image, build.plan.proto)
-    keepable = build.backend.cheap_clone and spec.cache
-    if keepable:
-        stack.enter_context(cache.using(key))
-        stack.enter_context(cache.making(key))
-    found = cache.find(key) if keepable else None
-    if found is not None:
-        _reuse_layer(build, journal, stack, image, found)
+    spec, cache, proto = build.spec, build.cache, build.plan.proto
+    if not spec.cache:
+        _make_layer(build, journal, stack, image, None)
         return
-    why = cache.miss(_slot(spec), inputs) if keepable else "layers are not cached"
+    if spec.order == "proto-first":
+        protoscan.read_all(proto)
+    asked = keys.question(spec, image, proto, build.environ)
+    with cache.making(keys.answer_key(asked)):
+        answer = resolution.find(build.backend.state, keys.answer_key(asked))
+        if answer is not None and answer.fresh(spec.index_max_age):
+            build.answer = answer
+            if _reuse_layer(build, journal, stack, image, keys.package_layer(asked, image, answer)[0]):
+                return
+        _make_layer(build, journal, stack, image, asked)
+
+
+def _make_layer(
+    build: _Build,
+    journal: Journal,
+    stack: contextlib.ExitStack,
+    image: ImageRecord,
+    asked: Mapping[str, Any] | None,
+) -> None:
+    """Install the packages and keep the layer; or, where the repository says that what we have is what
+    it would be, use that. asked: what the layer is for; None: it is not to be kept."""
+    spec, cache = build.spec, build.cache
     begin = time.monotonic()
     _clone(build, journal, stack, Kind.IMAGE, image.uuid)
+    first = build.tree.ident
     if spec.order == "proto-first":
         _sync(build, image)
+    base, key = build.below, ""
     with build.recorder.step("packages", TITLES["packages"]) as step:
-        step.key = key
-        build.installed = steps.packages(build.context, build.root(image))
-        steps.clean(build.context, build.root(image), build.tree, build.plan.proto)
-        base = build.below
-        shot = steps.snapshot(build.context, build.tree, build.origin, base, image)
-        build.bus.count("bytes_hashed", hash_entries(build.tree.path, shot.entries.values()))
-        spread_digests(shot.entries)
-        step.reason = f"{len(build.installed.packages)} packages in the image; {why}"
-        build.below = shot.entries
-        if build.blobs is not None:
-            _package_blob(build, image, build.tree.path, base)
-        if keepable:
-            build.backend.snapshot(build.tree, Kind.LAYER, key)
-            record = LayerRecord(
-                key=key,
-                slot=_slot(spec),
-                below=image.tree_digest,
-                inputs=inputs,
-                tree_digest=tree_digest(shot.entries),
-                seconds=time.monotonic() - begin,
-                created=time.time(),
-                result={"installed": asdict(build.installed)},
-            )
-            cache.save(record, shot.entries)
-            build.origin = shot.entries
-            build.clone(journal, stack, Kind.LAYER, key)
+        with steps.packaging(build.context, build.root(image)) as packaging:
+            if asked is None:
+                packaging.refresh()
+                why = "--no-cache"
+            else:
+                build.answer = _ask(build, packaging, asked)
+                key, inputs = keys.package_layer(asked, image, build.answer)
+                found = cache.find(key)
+                why = "" if found else cache.miss(keys.slot(spec), inputs)
+            if why:
+                build.installed = packaging.install()
+        if why:
+            steps.clean(build.context, build.root(image), build.tree, build.plan.proto)
+            shot = steps.snapshot(build.context, build.tree, build.origin, base, image)
+            build.bus.count("bytes_hashed", hash_entries(build.tree.path, shot.entries.values()))
+            spread_digests(shot.entries)
+            assert build.installed is not None
+            step.reason = f"{len(build.installed.packages)} packages in the image; {why}"
+            build.below = shot.entries
+            step.key = key
+            if build.blobs is not None:
+                _package_blob(build, image, build.tree.path, base)
+            if asked is not None and _as_told(build, asked):
+                _keep_layer(build, journal, stack, image, shot, inputs, key, time.monotonic() - begin)
+            return
+        step.state, step.key = "reuse", key
+        step.reason = _layer_text(found) if found else ""
+    build.backend.destroy(Kind.BUILD, first)
+    build.dataset = None
+    if not _reuse_layer(build, journal, stack, image, key, told=True):
+        # It was damaged, and is gone now.
+        build.recorder.steps.pop()
+        _make_layer(build, journal, stack, image, asked)
+
+
+def _layer_text(found: LayerRecord) -> str:
+    return f"layer {found.key[:12]}: {found.seconds:.1f} s saved"
+
+
+def _ask(build: _Build, packaging: steps.Packaging, asked: Mapping[str, Any]) -> Answer:
+    """What the packages resolve to now. Where the repository cannot be reached: what they did last time."""
+    state, name = build.backend.state, keys.answer_key(asked)
+    known = resolution.find(state, name)
+    try:
+        index = packaging.refresh()
+    except BuildstepError as error:
+        if known is None or build.cache.find(keys.package_layer(asked, _base(build), known)[0]) is None:
+            raise
+        hours = (time.time() - known.asked) / 3600
+        build.bus.note(
+            f"the repository cannot be reached; its answer of {hours:.1f} h ago is used ({error.message})",
+            level="warning",
+        )
+        return known
+    if known is not None and known.index == index and index:
+        build.bus.note("the repository's index is what it was")
+        answer = replace(known, asked=time.time())
+    else:
+        answer = Answer.of(index, packaging.resolve())
+        if not index and build.spec.packages:
+            build.bus.note(f"{packaging.installer.name} has no index here: the layer is known by names only")
+    resolution.save(state, name, answer)
+    return answer
+
+
+def _base(build: _Build) -> ImageRecord:
+    assert build.image is not None
+    return build.image
+
+
+def _as_told(build: _Build, asked: Mapping[str, Any]) -> bool:
+    """Whether what was installed is what the layer's key says. Else the layer is not kept."""
+    assert build.answer is not None
+    assert build.installed is not None
+    if not build.answer.exact:
+        return True
+    installed: dict[str, str] = {}
+    for row in build.installed.packages:
+        installed |= {row.name: row.version, f"{row.name}:{row.arch}": row.version}
+    problem = resolution.contradiction(build.answer, installed)
+    if problem:
+        resolution.forget(build.backend.state, keys.answer_key(asked))
+        build.answer = None
+        build.bus.note(f"the layer with the packages is not kept: {problem}", level="warning")
+    return not problem
+
+
+def _keep_layer(
+    build: _Build,
+    journal: Journal,
+    stack: contextlib.ExitStack,
+    image: ImageRecord,
+    shot: steps.Snapshot,
+    inputs: Mapping[str, Any],
+    key: str,
+    seconds: float,
+) -> None:
+    """Make the tree as it is now a layer, and go on in a clone of it."""
+    stack.enter_context(build.cache.using(key))
+    # One that is there and was not found is of a build that died, or of an earlier boot.
+    build.cache.make_room(key)
+    build.backend.snapshot(build.tree, Kind.LAYER, key)
+    held = shot.changes.entries if build.backend.cheap_clone else tuple(shot.entries.values())
+    record = LayerRecord(
+        key=key,
+        slot=keys.slot(build.spec),
+        below=image.tree_digest,
+        inputs=inputs,
+        tree_digest=tree_digest(shot.entries),
+        seconds=seconds,
+        created=time.time(),
+        size=sum(entry.size for entry in held if not entry.first),
+        inodes=len(held),
+        result={"installed": asdict(build.installed) if build.installed else None},
+    )
+    build.cache.save(record, shot.entries)
+    build.bus.count("layers_kept")
+    build.origin = shot.entries
+    build.clone(journal, stack, Kind.LAYER, key)
 
 
 def _reuse_layer(
@@ -622,20 +816,31 @@ def _reuse_layer(
     journal: Journal,
     stack: contextlib.ExitStack,
     image: ImageRecord,
-    found: LayerRecord,
-) -> None:
+    key: str,
+    *,
+    told: bool = False,
+) -> bool:
+    """Go on from a cached layer, if there is a good one. told: whether the step is recorded already."""
+    stack.enter_context(build.cache.using(key))
+    taken = build.cache.take(key, lambda text: build.bus.note(text, level="warning"))
+    if taken is None:
+        return False
+    found, entries = taken
     base = build.below
     build.installed = _installed_from(found.result)
-    build.origin = build.below = build.cache.entries(found)
-    _clone(build, journal, stack, Kind.LAYER, found.key)
-    reason = f"layer {found.key[:12]}, made in {found.seconds:.1f} s"
-    if build.spec.order == "proto-first":
-        build.recorder.skip("sync", reason, state="reuse", key=found.key)
-    build.recorder.skip("packages", reason, state="reuse", key=found.key)
-    build.cache.touch(found.key)
+    build.origin = build.below = entries
+    if told:
+        build.clone(journal, stack, Kind.LAYER, key)
+    else:
+        _clone(build, journal, stack, Kind.LAYER, key)
+        reason = _layer_text(found)
+        if build.spec.order == "proto-first":
+            build.recorder.skip("sync", reason, state="reuse", key=key)
+        build.recorder.skip("packages", reason, state="reuse", key=key)
     if build.blobs is not None:
-        with build.backend.tree(Kind.LAYER, found.key) as tree:
+        with build.backend.tree(Kind.LAYER, key) as tree:
             _package_blob(build, image, tree, base)
+    return True
 
 
 def _package_blob(build: _Build, image: ImageRecord, root: Path, base: FileList) -> None:

@@ -123,10 +123,11 @@ class PoolDir:
         return self.folder(kind, ident).is_dir()
 
     def idents(self, kind: Kind) -> list[str]:
-        try:
-            names = os.listdir(self.path / kind)
-        except FileNotFoundError:  # nothing has been built in this pool yet
-            return []
+        with self._usable():
+            try:
+                names = os.listdir(self.path / kind)
+            except FileNotFoundError:  # nothing has been built in this pool yet
+                return []
         return sorted(name for name in names if _IDENT.fullmatch(name))
 
     def remove(self, kind: Kind, ident: str) -> None:

@@ -16,7 +16,7 @@ from buildstep.events import Bus
 from buildstep.filelist import Changes, Entry, FileList
 from buildstep.fsutil import CHUNK, data_extents
 from buildstep.interfaces import Sink
-from buildstep.tarfmt import BLOCK, Extents
+from buildstep.tarfmt import Extents
 
 # A pipe or a terminal that took a file's name must not make us wait.
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -241,16 +241,33 @@ class ContentHash:
             self._pool.shutdown(cancel_futures=True)
 
 
+_GRAIN = 64 << 10
+"""Holes are told in whole pieces of this size. A multiple of a tar block."""
+
+_WINDOW = 8 << 20
+"""What is read ahead while a file is looked through for zeros."""
+
+
 def _extents(fd: int, info: os.stat_result) -> Extents | None:
-    """The data of a file with holes, in whole blocks; None for a file without."""
-    # Fewer blocks than its size needs is what makes a file worth asking.
-    if info.st_blocks * 512 >= info.st_size:
-        return None
+    """The data of a file with holes, in whole grains; None for a file without.
+
+    A grain of zeros is a hole, whether the file system stores it or not: else the same content would give
+    other bytes after it was copied, or on another file system.
+    """
+    size = info.st_size
+    stored = data_extents(fd, size) if info.st_blocks * 512 < size else [(0, size)]
     found: list[tuple[int, int]] = []
-    for offset, length in data_extents(fd, info.st_size):
-        end = min(-(-(offset + length) // BLOCK) * BLOCK, info.st_size)
-        offset -= offset % BLOCK  # noqa: PLW2901
-        if found and sum(found[-1]) >= offset:
-            offset = found.pop()[0]  # noqa: PLW2901
-        found.append((offset, end - offset))
-    return None if found == [(0, info.st_size)] else found
+    done = ahead = 0
+    for offset, length in stored:
+        at = max(done, offset - offset % _GRAIN)
+        while at < offset + length:
+            if at >= ahead:
+                ahead = at + _WINDOW
+                os.posix_fadvise(fd, at, _WINDOW, os.POSIX_FADV_WILLNEED)
+            step = min(_GRAIN, size - at)
+            # Most grains have something in their first byte, and that is all that is looked at.
+            if os.pread(fd, 1, at) != b"\0" or os.pread(fd, step, at) != _ZEROS[:step]:
+                begin, have = found.pop() if found and sum(found[-1]) == at else (at, 0)
+                found.append((begin, have + step))
+            at = done = at + step
+    return None if found == [(0, size)] else found

@@ -16,6 +16,7 @@ from typing import Any
 from buildstep import __version__, compress, emitters, manifest, steps
 from buildstep.events import ArtifactWritten, Bus
 from buildstep.filelist import Changes, hash_entries, spread_digests, tree_digest
+from buildstep.fsutil import read_json
 from buildstep.images import ImageRecord, uuid_of
 from buildstep.interfaces import Artifact, Blob, EmitJob
 from buildstep.native import NativeJob
@@ -153,6 +154,8 @@ def ship(
     if shipment.installed is not None and shipment.installed.audit is not None:
         outputs.write(stem.with_name(stem.name + ".pkgaudit"), shipment.installed.audit[0].encode())
     outputs.write(manifest_path, manifest.dumps(final).encode())
+    for path in _earlier(record_path):
+        outputs.retire(path)
     outputs.commit()
     for artifact in artifacts:
         bus.emit(
@@ -172,6 +175,17 @@ def ship(
         seconds=time.time() - recorder.begin,
         recorder=recorder,
     )
+
+
+def _earlier(record: Path) -> list[Path]:
+    """The files that the last build of this name left beside its record: all of them are its image's."""
+    try:
+        names = [Path(str(row["path"])).name for row in read_json(record)["artifacts"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    stem = record.name.removesuffix(".buildrecord.json")
+    paths = [record.with_name(name) for name in (*names, f"{stem}.pkgaudit") if name.startswith(f"{stem}.")]
+    return [path for path in paths if path.is_file() or path.is_symlink()]
 
 
 def file_json(artifact: Artifact) -> dict[str, Any]:

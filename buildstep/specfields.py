@@ -298,6 +298,14 @@ class BuildSpec:
             in_file=False,
         ),
     ] = None
+    index_max_age: Annotated[
+        int,
+        Setting(
+            integer(0, 366 * 24 * 3600),
+            "For how many seconds the repository's answer to what packages resolve to is good; 0: ask"
+            " every time.",
+        ),
+    ] = 3600
     network: Annotated[
         bool,
         Setting(

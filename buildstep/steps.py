@@ -25,7 +25,7 @@ from buildstep.filelist import (
 from buildstep.fsutil import Root, lock
 from buildstep.images import ImageRecord
 from buildstep.installers import apt
-from buildstep.interfaces import Backend, Dataset, Finding, Installer, InstallOptions, Package
+from buildstep.interfaces import Backend, Dataset, Finding, Installer, InstallOptions, Package, Resolution
 from buildstep.journal import Journal, output_lock
 from buildstep.protoscan import ProtoScan
 from buildstep.spec import BuildSpec
@@ -136,8 +136,56 @@ def wants_packages(spec: BuildSpec) -> bool:
     return bool(spec.packages or spec.upgrade_first or spec.pkg_audit)
 
 
-def packages(context: Context, root: Root) -> Installed:
-    """Upgrade, install, list and audit."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Packaging:
+    """A root entered with its package manager ready: first it is asked, then it installs.
+
+    prepared: what the installer needs around it; closed before its last words.
+    """
+
+    context: Context
+    installer: Installer
+    inside: sandbox.ChrootSandbox
+    options: InstallOptions
+    prepared: contextlib.ExitStack
+
+    def refresh(self) -> str:
+        """Fetch the repository's index, if anything will be taken from it; its digest."""
+        spec = self.context.spec
+        if not spec.packages and not spec.upgrade_first:
+            return ""
+        self.installer.refresh(self.inside, self.options)
+        return self.installer.index(self.inside, self.options)
+
+    def resolve(self) -> Resolution:
+        """What an install would bring."""
+        spec = self.context.spec
+        if not spec.packages and not spec.upgrade_first:
+            return Resolution(versions={}, exact=True)
+        return self.installer.resolve(self.inside, spec.packages, self.options, upgrade=spec.upgrade_first)
+
+    def install(self) -> Installed:
+        """Upgrade, install, audit and list."""
+        spec, installer, inside, options = self.context.spec, self.installer, self.inside, self.options
+        audit = None
+        if spec.upgrade_first:
+            installer.upgrade(inside, options)
+        if spec.packages:
+            installer.install(inside, spec.packages, options)
+        if spec.pkg_audit:
+            audit = installer.audit(inside, options)
+            if audit is None:
+                self.context.bus.note(f"{installer.name}: the image has no audit tool", level="warning")
+        self.prepared.close()
+        installer.clean(inside)
+        found = tuple(installer.installed(inside))
+        told = None if audit is None else (audit[0], tuple(audit[1]))
+        return Installed(installer=installer.name, packages=found, audit=told)
+
+
+@contextlib.contextmanager
+def packaging(context: Context, root: Root) -> Iterator[Packaging]:
+    """Enter the root to install packages."""
     spec = context.spec
     installer = choose_installer(spec, root, context.bus.note)
     cache = context.backend.state / "packages" / installer.name
@@ -151,23 +199,11 @@ def packages(context: Context, root: Root) -> Installed:
         mirror=mirror,
         env=dict(spec.installer_options.env),
     )
-    audit = None
-    with entered(context, root) as inside:
-        with installer.prepare(inside, options):
-            if spec.packages or spec.upgrade_first:
-                installer.refresh(inside, options)
-            if spec.upgrade_first:
-                installer.upgrade(inside, options)
-            if spec.packages:
-                installer.install(inside, spec.packages, options)
-            if spec.pkg_audit:
-                audit = installer.audit(inside, options)
-                if audit is None:
-                    context.bus.note(f"{installer.name}: the image has no audit tool", level="warning")
-        installer.clean(inside)
-        found = tuple(installer.installed(inside))
-    told = None if audit is None else (audit[0], tuple(audit[1]))
-    return Installed(installer=installer.name, packages=found, audit=told)
+    with entered(context, root) as inside, contextlib.ExitStack() as prepared:
+        prepared.enter_context(installer.prepare(inside, options))
+        yield Packaging(
+            context=context, installer=installer, inside=inside, options=options, prepared=prepared
+        )
 
 
 def listed(context: Context, root: Root, image: ImageRecord) -> Installed | None:
@@ -236,14 +272,17 @@ def snapshot(
     image: ImageRecord,
     *,
     laid: FileList | None = None,
+    proto: ProtoScan | None = None,
 ) -> Snapshot:
     """Read what the tree is now. origin: list of what the dataset was cloned from; below: of the layer
-    under the one being made; laid: entries that lie on top without being in the dataset. Files are hashed
-    only where that decides whether they changed."""
+    under the one being made; laid: entries that lie on top without being in the dataset; proto: what was
+    copied into it. Files are hashed only where that decides whether they changed."""
     spec = context.spec
     rule = None
     if not context.backend.privileged:
-        rule = syncing.owner_rule(spec.owner, image_root(dataset, image)).entry_owner
+        root = image_root(dataset, image)
+        copied = {} if proto is None else syncing.brought_by(spec.proto, root, (row[0] for row in proto.rows))
+        rule = syncing.recorded(syncing.owner_rule(spec.owner, root), below, copied)
     entries = dataset.scan(origin, owner=rule)
     if laid:
         for path, entry in laid.items():

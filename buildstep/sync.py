@@ -11,14 +11,14 @@ import fnmatch
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from buildstep import process
 from buildstep.errors import BuildstepError, Fault, SpecError
 from buildstep.events import Bus
-from buildstep.filelist import Entry, FileList
+from buildstep.filelist import Entry, FileList, Owner, link_groups, plain_mode
 from buildstep.fsutil import Root
 
 
@@ -77,10 +77,35 @@ class OwnerRule:
         """Whether one owner is right for everything."""
         return len(self.rules) == 1 and self.rules[0][0] == "*"
 
-    def entry_owner(self, entry: Entry) -> tuple[int, int]:
-        """For trees whose owners cannot be set: what to record for an entry that the build made."""
-        ids = self.of(os.fsdecode(entry.path))
-        return (entry.uid, entry.gid) if ids is None else ids
+
+def recorded(rule: OwnerRule, base: FileList, brought: Mapping[bytes, bytes]) -> Owner:
+    """What to record for entries of a tree whose owners could not be set when it was made.
+
+    base: the tree that it began as. brought: paths that came from the proto directory, each with its path
+    there. What the base had keeps its owner, and the mode and attributes that could not be set.
+    """
+
+    def owner(entry: Entry) -> tuple[int, int]:
+        if entry.path in brought:
+            ids = rule.of(os.fsdecode(brought[entry.path]))
+            return (entry.uid, entry.gid) if ids is None else ids
+        old = base.get(entry.path)
+        if old is None or old.kind != entry.kind:
+            return (0, 0)
+        if entry.mode == plain_mode(old):
+            entry.mode = old.mode
+        there = tuple(pair for pair in entry.xattrs if pair[0].startswith(b"user."))
+        kept = tuple(pair for pair in old.xattrs if not pair[0].startswith(b"user."))
+        entry.xattrs = tuple(sorted(there + kept))
+        return old.uid, old.gid
+
+    return owner
+
+
+def brought_by(proto: Path, root: Root, paths: Iterable[bytes]) -> dict[bytes, bytes]:
+    """Where paths of the proto directory have gone, by where they are in the root."""
+    plan = parts(proto, root)
+    return {target_of(path, part_of(path, plan)): path for path in paths}
 
 
 def owner_rule(owner: Mapping[str, str], root: Root) -> OwnerRule:
@@ -141,6 +166,9 @@ def sync(
     plan = parts(proto, root)
     tell_changed_modes(proto, root, plan, bus)
     top = root.path.stat()
+    # rsync tells what it has laid where: what is excluded is not ours to link or to give an owner.
+    listing = len(plan) > 1 or (privileged and not rule.uniform)
+    copied: dict[str, str] = {}
     for part in plan:
         rules = rules_below(exclude, part.source)
         if rules is None:
@@ -150,30 +178,38 @@ def sync(
             for other in plan
             if other.source != part.source and _below(other.source, part.source)
         ]
-        argv = ["rsync", "-rlptD", "--hard-links", "--sparse", "--numeric-ids", "--xattrs"]
+        argv = ["rsync", "-rlptD", "--hard-links", "--sparse", "--numeric-ids", "--xattrs", "--acls"]
         # Size and time alone do not tell whether a file of the base is the proto's.
         argv.append("--ignore-times")
         if privileged:
-            argv += ["--owner", "--group", "--acls"]
+            argv += ["--owner", "--group"]
             ids = rule.rules[0][1]
             if rule.uniform and ids is not None:
                 argv.append(f"--chown={ids[0]}:{ids[1]}")
-        if verbose:
+        if verbose and not listing:
             argv.append("--verbose")
         argv += [f"--exclude=/{_literal(path.removeprefix(part.source).lstrip('/'))}" for path in inner]
         argv += [f"--exclude={pattern}" for pattern in rules]
+        if listing:
+            argv += ["--itemize-changes", "--itemize-changes", "--out-format=%n"]
         target = root.host_path("/" + part.target)
         assert target is not None
         argv += ["--", f"{os.fspath(proto / part.source)}/", f"{os.fspath(target)}/"]
-        process.run(
+        done = process.run(
             argv,
-            line=lambda text: bus.output("rsync", text),
+            line=None if listing else lambda text: bus.output("rsync", text),
             timeout=timeout,
             what="copying the proto directory",
             hint=_HINTS.get("any", ""),
         )
+        if listing:
+            copied |= _laid(done.stdout, part)
+    # Of two that went to one path the later one is there.
+    copied = {source: target for target, source in {to: path for path, to in copied.items()}.items()}
+    if len(plan) > 1:
+        _link_across(proto, root, copied)
     if privileged and not rule.uniform:
-        _apply_owners(proto, root, plan, rule)
+        _apply_owners(proto, root, copied, rule)
     # The proto's own directory is not part of it: a private work folder must not make / private.
     root.path.chmod(stat.S_IMODE(top.st_mode))
     if privileged:
@@ -240,15 +276,20 @@ def _rests(words: Sequence[str], steps: Sequence[str], *, eaten: bool = False) -
 _HINTS = {"any": "rsync's messages above name the file; nothing was shipped"}
 
 
-def target_of(path: bytes, plan: Sequence[Part]) -> bytes:
-    """Where a path of the proto directory goes. plan: as `parts` gives it."""
-    best, length = plan[0], -1
-    for part in plan:
-        source = os.fsencode(part.source)
-        if len(source) > length and (path == source or path.startswith(source + b"/" if source else b"")):
-            best, length = part, len(source)
-    rest = path[len(os.fsencode(best.source)) :].lstrip(b"/")
-    return b"/".join(piece for piece in (os.fsencode(best.target), rest) if piece)
+def part_of(path: bytes, plan: Sequence[Part]) -> Part:
+    """The part that lays a path of the proto directory. plan: as `parts` gives it."""
+    fitting = [part for part in plan if path == (top := os.fsencode(part.source)) or _below_bytes(path, top)]
+    return max(fitting, key=lambda part: len(part.source))
+
+
+def target_of(path: bytes, part: Part) -> bytes:
+    """Where a path of the proto directory goes."""
+    rest = path[len(os.fsencode(part.source)) :].lstrip(b"/")
+    return b"/".join(piece for piece in (os.fsencode(part.target), rest) if piece)
+
+
+def _below_bytes(path: bytes, top: bytes) -> bool:
+    return not top or path.startswith(top + b"/")
 
 
 def lay(entries: FileList, plan: Sequence[Part], rule: OwnerRule) -> FileList:
@@ -257,35 +298,39 @@ def lay(entries: FileList, plan: Sequence[Part], rule: OwnerRule) -> FileList:
     The same as what `sync` leaves in a tree, without copying anything. Directories that the base has
     behind a link (all parts but the first) keep what the proto says of them.
     """
-    mapped = len(plan) > 1
     single = rule.rules[0][1] if rule.uniform else None
-    found: FileList = {}
     for path, entry in entries.items():
-        if mapped:
-            entry.path = target_of(path, plan)
-            if entry.first:
-                entry.first = target_of(entry.first, plan)
         ids = single if rule.uniform else rule.of(os.fsdecode(path))
         if ids is not None:
             entry.uid, entry.gid = ids
         entry.text = b""
-        found[entry.path] = entry
-    if mapped:
-        _relead(found)
+    found = _mapped(entries, plan) if len(plan) > 1 else dict(entries)
+    for entry in found.values():
+        if entry.first:  # a hard-link group has one owner: its first member decides
+            entry.uid, entry.gid = found[entry.first].uid, found[entry.first].gid
     return found
 
 
-def _relead(entries: FileList) -> None:
-    """Hard-link groups whose paths were mapped: the first by its new path leads."""
-    groups: dict[bytes, list[bytes]] = {}
-    for path, entry in entries.items():
+def _mapped(entries: FileList, plan: Sequence[Part]) -> FileList:
+    """Entries by where they go. Of two that go to one path the later part's wins, as it is laid last."""
+    groups: dict[bytes, tuple[int, int]] = {}
+    for entry in entries.values():
         if entry.first:
-            groups.setdefault(entry.first, [entry.first]).append(path)
-    for members in groups.values():
-        leader = min(members)
-        for path in members:
-            entries[path].first = b"" if path == leader else leader
-            entries[path].text = b""
+            groups[entry.path] = groups.setdefault(entry.first, (0, len(groups)))
+    order = {part: number for number, part in enumerate(plan)}
+    found: FileList = {}
+    inodes: dict[bytes, tuple[int, int]] = {}
+    for path, part in sorted(
+        ((path, part_of(path, plan)) for path in entries), key=lambda row: order[row[1]]
+    ):
+        entry = entries[path]
+        entry.path = target_of(path, part)
+        found[entry.path] = entry
+        inodes.pop(entry.path, None)
+        if path in groups:
+            inodes[entry.path] = groups[path]
+    link_groups(found, inodes)
+    return found
 
 
 def conflicts(entries: FileList, base: FileList) -> list[bytes]:
@@ -323,22 +368,56 @@ def tell_changed_modes(proto: Path, root: Root, plan: Sequence[Part], bus: Bus) 
                 )
 
 
-def _apply_owners(proto: Path, root: Root, plan: Sequence[Part], rule: OwnerRule) -> None:
-    targets = sorted(plan, key=lambda part: len(part.source), reverse=True)
-    for folder, folders, files in os.walk(proto):
-        relative = os.path.relpath(folder, proto).removeprefix(".").lstrip("/")
-        for name in [*folders, *files, *([""] if not relative else [])]:
-            path = f"{relative}/{name}".strip("/")
-            ids = rule.of(path)
-            if ids is None or not path:
-                continue
-            part = next(p for p in targets if path == p.source or _below(path, p.source))
-            there = f"{part.target}/{path.removeprefix(part.source).lstrip('/')}".strip("/")
-            info = root.lstat(there)
-            if info is None or (info.st_uid, info.st_gid) == ids:
-                continue
-            with root.parent(there) as (fd, last):
-                _chown(last, fd, ids, info)
+def _laid(listing: str, part: Part) -> dict[str, str]:
+    """Path in the proto directory to path in the root, of all that a run of rsync told with `%n`."""
+    found = {}
+    for row in listing.splitlines():
+        # rsync writes what is no character as \#ooo.
+        raw = re.sub(rb"\\#([0-7]{3})", lambda m: bytes([int(m[1], 8)]), os.fsencode(row))
+        name = os.fsdecode(raw).rstrip("/")
+        if name not in ("", "."):
+            found[f"{part.source}/{name}".lstrip("/")] = f"{part.target}/{name}".lstrip("/")
+    return found
+
+
+def _groups(proto: Path, copied: Mapping[str, str]) -> list[list[str]]:
+    """The hard-link groups of the proto directory as paths in it, each sorted by its paths in the root."""
+    found: dict[tuple[int, int], list[str]] = {}
+    for path in sorted(copied, key=lambda path: os.fsencode(copied[path])):
+        info = os.lstat(proto / path)
+        if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
+            found.setdefault((info.st_dev, info.st_ino), []).append(path)
+    return [group for group in found.values() if len(group) > 1]
+
+
+def _link_across(proto: Path, root: Root, copied: Mapping[str, str]) -> None:
+    """Put hard-link groups together again whose members were laid by different runs of rsync."""
+    for first, *others in _groups(proto, copied):
+        with root.parent(copied[first]) as (source, name):
+            leader = os.stat(name, dir_fd=source, follow_symlinks=False)
+            for path in others:
+                with root.parent(copied[path]) as (target, other):
+                    there = os.stat(other, dir_fd=target, follow_symlinks=False)
+                    if (there.st_dev, there.st_ino) == (leader.st_dev, leader.st_ino):
+                        continue
+                    folder = os.fstat(target)
+                    os.unlink(other, dir_fd=target)
+                    os.link(name, other, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+                    os.utime(target, ns=(folder.st_atime_ns, folder.st_mtime_ns))
+
+
+def _apply_owners(proto: Path, root: Root, copied: Mapping[str, str], rule: OwnerRule) -> None:
+    # A hard-link group has one owner: its first member decides.
+    decided = {path: group[0] for group in _groups(proto, copied) for path in group[1:]}
+    for path, there in copied.items():
+        ids = rule.of(path)
+        if ids is None or path in decided:
+            continue
+        info = root.lstat(there)
+        if info is None or (info.st_uid, info.st_gid) == ids:
+            continue
+        with root.parent(there) as (fd, last):
+            _chown(last, fd, ids, info)
 
 
 def _chown(name: str, fd: int, ids: tuple[int, int], info: os.stat_result) -> None:

@@ -21,8 +21,9 @@ from typing import IO
 from buildstep.decompress import Decompressed
 from buildstep.errors import ImageError
 from buildstep.events import Bus
-from buildstep.filelist import TYPE_BITS, Entry, FileList, link_groups
+from buildstep.filelist import TYPE_BITS, Entry, FileList, link_groups, plain_mode
 from buildstep.fsutil import CHUNK, remove_tree, write_all
+from buildstep.mounts import in_user_namespace
 from buildstep.readpass import ContentHash, shown
 from buildstep.tarfmt import OPAQUE, WHITEOUT
 from buildstep.tarread import Member, MemberFault, members, parse, raw
@@ -101,6 +102,7 @@ class _Extraction:
         self._found = {path: replace(entry) for path, entry in found.items()}
         self._found.setdefault(b"", Entry(b"", "d", 0o755, 0, 0))
         self._privileged = privileged
+        self._nodes = privileged and not in_user_namespace()
         self._limits = limits
         self._bus = bus
         self._layer = layer
@@ -257,7 +259,7 @@ class _Extraction:
     # -- making
 
     def _make_link(self, entry: Entry, leader: bytes) -> None:
-        if entry.kind not in "cb" or self._privileged:
+        if entry.kind not in "cb" or self._nodes:
             os.link(self._full(leader), self._full(entry.path), follow_symlinks=False)
         number = self._links.setdefault(leader, next(self._count))
         self._links[entry.path] = number
@@ -306,7 +308,7 @@ class _Extraction:
             os.symlink(entry.target, full)
         elif entry.kind == "p":
             os.mkfifo(full, 0o600)
-        elif self._privileged:
+        elif self._nodes:
             os.mknod(full, TYPE_BITS[entry.kind] | 0o600, os.makedev(*entry.rdev))
         else:
             return
@@ -331,7 +333,7 @@ class _Extraction:
         if self._privileged:
             return entry.mode
         # No setuid for the agent's own user; what is true is in the entries.
-        return (entry.mode & 0o777) | (0o700 if entry.kind == "d" else 0o600)
+        return plain_mode(entry)
 
     def _set_xattr(self, target: int | bytes, name: bytes, value: bytes, *, follow: bool) -> None:
         try:

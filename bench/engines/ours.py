@@ -19,13 +19,18 @@ class Ours:
     name = "ours"
     title = "buildstep"
 
+    def __init__(self, checkout: Path = CHECKOUT) -> None:
+        """checkout: whose `bin/build` is measured."""
+        self._build = os.fspath(checkout / "bin/build")
+        self._checkout = checkout
+
     def missing(self) -> str:
         return "" if os.geteuid() == 0 else "measured as root, like the others"
 
     def versions(self) -> dict[str, str]:
-        asked = ["git", "-C", os.fspath(CHECKOUT), "describe", "--always", "--dirty", "--tags"]
+        asked = ["git", "-C", os.fspath(self._checkout), "describe", "--always", "--dirty", "--tags"]
         return {
-            "buildstep": version(os.fspath(CHECKOUT / "bin/build"), "--version"),
+            "buildstep": version(self._build, "--version"),
             "commit": version(*asked),
         }
 
@@ -37,14 +42,13 @@ class Ours:
         empty = folder / "empty"
         empty.mkdir()
         manifest = _manifest("warm", source.base, (), folder / "warm.json")
-        command = _command(folder, manifest, empty)
+        command = _command(self._build, folder, manifest, empty)
         subprocess.run(command.argv, env=dict(command.env), check=True, stdout=subprocess.DEVNULL, cwd=folder)
 
     def command(self, source: Input, folder: Path, extra: tuple[str, ...]) -> Command:
         packages = (*source.packages, *extra)
-        return _command(
-            folder, _manifest(source.name, source.base, packages, folder / "m.json"), source.tree.root
-        )
+        manifest = _manifest(source.name, source.base, packages, folder / "m.json")
+        return _command(self._build, folder, manifest, source.tree.root)
 
     def empty(self, folder: Path) -> None:
         shutil.rmtree(folder / "out", ignore_errors=True)
@@ -71,7 +75,7 @@ def _manifest(name: str, base: Path | None, packages: tuple[str, ...], path: Pat
     return path
 
 
-def _command(folder: Path, manifest: Path, proto: Path) -> Command:
-    argv = [os.fspath(CHECKOUT / "bin/build"), "--quiet", "--manifest", os.fspath(manifest)]
+def _command(build: str, folder: Path, manifest: Path, proto: Path) -> Command:
+    argv = [build, "--quiet", "--manifest", os.fspath(manifest)]
     argv += ["--output-dir", os.fspath(folder / "out"), "--pool", f"overlay:{folder}/pool", os.fspath(proto)]
     return Command(argv=tuple(argv), env=environment(folder), cwd=folder)

@@ -7,6 +7,7 @@ set -eu
 state=$1 suite=$2 packages=$3 proto=$4 out=$5
 mkdir -p "$state/cache" "$state/work"
 cd "$state"
+rm -f "$out" "$out.manifest" # --force would remove the incremental cache as well
 mkosi --distribution debian --release "$suite" --format tar --package "$packages" --extra-tree "$proto" \
     --compress-output zstd --incremental --nspawn-keep-unit --cache "$state/cache" \
-    --workspace-dir "$state/work" --output "$out" --force build
+    --workspace-dir "$state/work" --output "$out" build

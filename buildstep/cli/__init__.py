@@ -15,13 +15,15 @@ from buildstep.errors import BuildstepError, ExitCode
 
 COMMANDS = {
     "build": ("buildstep.cli.build", "Build an image from a manifest and a proto directory."),
-    "image": ("buildstep.cli.image", "Base images: import, list, show, verify, delete."),
+    "image": ("buildstep.cli.image", "Base images: import, list, show, verify, delete, gc, publish."),
     "cache": ("buildstep.cli.cache", "The layer cache: list, size, verify, prune."),
     "jenkins": ("buildstep.cli.jenkins", "Jenkins: agents that can build this, trigger, watch, fetch."),
     "make": ("buildstep.cli.make", ""),
     "why": ("buildstep.cli.why", "What was reused, what was not, and why."),
+    "doctor": ("buildstep.cli.doctor", "Can this agent build this m.json? Why not?"),
     "heal": ("buildstep.cli.heal", "Remove what dead builds left."),
     "schema": ("buildstep.cli.schema", "Print the JSON schema of m.json."),
+    "completion": ("buildstep.cli.completion", "Print the shell's completion script."),
 }
 """Command name to (module with a click command named `command`, its one-line help; "" hides it)."""
 

@@ -209,19 +209,25 @@ def _build(
 
     # Lists of a hundred thousand paths hold no cycles; looking for some takes a third of the time.
     gc.disable()
-    opened = session.open_session(spec.pool, verbose=verbose, quiet=quiet or dry_run, healing=not dry_run)
+    # What a variable says is for the configuration to judge: its files win over the environment.
+    pool = spec.pool if spec.origin_of["pool"] != "environment" else None
+    opened = session.open_session(pool, verbose=verbose, quiet=quiet or dry_run, healing=not dry_run)
     if log_json:
         stream = open(log_json, "w", encoding="utf-8")  # noqa: SIM115 - closed with the command
         click.get_current_context().call_on_close(stream.close)
         opened.bus.subscribe(JsonView(stream))
     plain = bool(os.environ.get("BUILDSTEP_PLAIN"))
-    decided = pipeline.plan(spec, opened.store, opened.cache, plain=plain)
+    decided = pipeline.plan(spec, opened.store, opened.cache, plain=plain, environ=opened.environ)
     if dry_run:
         _show_plan(decided, spec, as_json=as_json, verbose=verbose)
         return 0
     result = pipeline.execute(
         decided, store=opened.store, cache=opened.cache, bus=opened.bus, environ=opened.environ
     )
+    if any(opened.bus.counts.get(name) for name in ("layers_made", "layers_kept")):
+        from buildstep import pruning
+
+        pruning.keep_within(opened.cache, opened.limits)
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=2))
     else:

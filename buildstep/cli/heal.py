@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import click
 
@@ -15,13 +16,14 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(pool: str | None, kept: bool, dry_run: bool, as_json: bool) -> int:
     """Remove what dead builds left: datasets, half-written files. Live builds are not touched."""
-    from buildstep import datasets, journal
+    from buildstep import config, datasets, journal
     from buildstep.cli.session import enclosed
     from buildstep.errors import ExitCode
 
     def job() -> int:
         environ = dict(os.environ)
-        backend = datasets.open_pool(pool or environ.get("BUILDSTEP_POOL") or datasets.detect(environ))
+        chosen = config.load(environ, Path.cwd(), pool=pool).pool
+        backend = datasets.open_pool(chosen or datasets.detect(environ))
         if dry_run:
             found = [
                 {"build": b, "kind": k, "name": n, "removed": False} for b, k, n in journal.leftovers(backend)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from buildstep import config as configs
 from buildstep import datasets, namespaces, process
 from buildstep.cache import LayerCache
 from buildstep.cli import report
-from buildstep.errors import BuildstepError, Interrupted, ToolMissing
+from buildstep.errors import BuildstepError, DatasetError, Interrupted, ToolMissing
 from buildstep.events import Bus
 from buildstep.images import ImageStore
 from buildstep.interfaces import Backend
 from buildstep.journal import heal
 from buildstep.log import view_for
+from buildstep.pruning import Limits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,15 +33,27 @@ class Session:
     store: ImageStore
     cache: LayerCache
     environ: Mapping[str, str]
+    config: configs.Config
+    limits: Limits
 
 
 def open_session(
-    pool: str | None, *, verbose: int = 0, quiet: bool = False, healing: bool = True, bus: Bus | None = None
+    pool: str | None,
+    *,
+    verbose: int = 0,
+    quiet: bool = False,
+    healing: bool = True,
+    bus: Bus | None = None,
+    sources: Sequence[str] = (),
 ) -> Session:
-    """Open the pool (a URI, or None to detect the best one) and heal it."""
-    environ = dict(os.environ)
+    """Open the pool (a URI, or None for the configured one or else the best there is) and heal it.
+
+    sources: repositories of images that a flag names, in place of the configured ones.
+    """
+    config = configs.load(os.environ, Path.cwd(), pool=pool, sources=sources)
+    environ = config.environ(os.environ)
     bus = bus or Bus(view_for(sys.stderr, verbose=verbose, quiet=quiet))
-    backend = datasets.open_pool(pool or environ.get("BUILDSTEP_POOL") or datasets.detect(environ))
+    backend = datasets.open_pool(config.pool or datasets.detect(environ))
     if healing:
         for left in heal(backend):
             text = f"a build that died ({left.build}) left {left.kind} {left.name}"
@@ -47,9 +62,11 @@ def open_session(
     return Session(
         backend=backend,
         bus=bus,
-        store=ImageStore(backend, bus=bus, environ=environ),
+        store=ImageStore(backend, bus=bus, environ=environ, config=config),
         cache=LayerCache(backend),
         environ=environ,
+        config=config,
+        limits=Limits.of(backend.state, max_bytes=config.max_bytes, max_inodes=config.max_inodes),
     )
 
 
@@ -82,6 +99,20 @@ def guarded(job: Callable[[], int], *, debug: bool) -> int:
     except BuildstepError as error:
         report(error, debug=debug)
         return error.code
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        failure = DatasetError(f"{where}{error.strerror}", hint="is there space and permission to write?")
+        report(failure.with_traceback(error.__traceback__), debug=debug)
+        return failure.code
+
+
+_OF_THE_MACHINE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE,
+    errno.ENOMEM,
+)  # fmt: skip
+"""What the agent lacks is not our bug, wherever it is noticed."""
 
 
 def enclosed(job: Callable[[], int], *, debug: bool = False) -> int:

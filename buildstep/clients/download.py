@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from buildstep.clients import Http, HttpError, Sign, safe_url
 from buildstep.fsutil import CHUNK, fsync_dir, lock
@@ -169,11 +169,13 @@ def download(
     params: Mapping[str, str] | None = None,
     progress: Progress | None = None,
     received: Callable[[int], None] | None = None,
+    durable: bool = True,
 ) -> Downloaded:
     """Bring a file here and prove it. Raises HttpError; then nothing is under the target's name.
 
     A file that is there already and is as expected is not fetched again. Of several processes that want
     the same target one downloads, and the others wait for it. received: told the bytes of each piece.
+    durable: false for a file that is only used to make something else, and proved anew by the next run.
     """
     job = _Job(
         http=http,
@@ -185,6 +187,7 @@ def download(
         params=params,
         progress=progress,
         received=received,
+        durable=durable,
     )
     try:
         with lock(target.with_name(f".{target.name}.lock")):
@@ -211,6 +214,7 @@ class _Job:
     params: Mapping[str, str] | None
     progress: Progress | None
     received: Callable[[int], None] | None
+    durable: bool
     fetched: int = 0
     resumed: bool = False
     can_resume: bool = False
@@ -272,13 +276,12 @@ class _Job:
             )
 
     def _attempt(self) -> Downloaded:
-        sha1, sha256 = hashlib.sha1(usedforsecurity=False), hashlib.sha256()
-        md5 = hashlib.md5(usedforsecurity=False)
+        sums = self._sums()
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(self.partial, flags, 0o644), "r+b") as file:
             have = 0
             while chunk := file.read(CHUNK):
-                for digest in (sha1, sha256, md5):
+                for digest in sums:
                     digest.update(chunk)
                 have += len(chunk)
             complete = self.expected.size is not None and have == self.expected.size
@@ -291,8 +294,7 @@ class _Job:
                         self.resumed = False
                         file.seek(0)
                         file.truncate()
-                        sha1, sha256 = hashlib.sha1(usedforsecurity=False), hashlib.sha256()
-                        md5 = hashlib.md5(usedforsecurity=False)
+                        sums = self._sums()
                     have = start
                     self._tell(have)
                     for piece in pieces:
@@ -300,7 +302,7 @@ class _Job:
                         if self.expected.size is not None and have > self.expected.size:
                             raise self._wrong(f"is longer than the {self.expected.size} bytes it should have")
                         file.write(piece)
-                        for digest in (sha1, sha256, md5):
+                        for digest in sums:
                             digest.update(piece)
                         self.fetched += len(piece)
                         if self.received is not None:
@@ -309,30 +311,38 @@ class _Job:
                             file.flush()
                             self._tell(have)
             file.flush()
-            os.fsync(file.fileno())
-        self._compare(have, sha1.hexdigest(), sha256.hexdigest(), base64.b64encode(md5.digest()).decode())
+            if self.durable:
+                os.fsync(file.fileno())
+        sha1, sha256 = sums[0].hexdigest(), sums[1].hexdigest()
+        self._compare(have, sha1, sha256, *(base64.b64encode(md5.digest()).decode() for md5 in sums[2:]))
         self.partial.replace(self.target)
-        fsync_dir(self.target.parent)
+        if self.durable:
+            fsync_dir(self.target.parent)
         return Downloaded(
             path=self.target,
             size=have,
-            sha1=sha1.hexdigest(),
-            sha256=sha256.hexdigest(),
+            sha1=sha1,
+            sha256=sha256,
             fetched=self.fetched,
         )
+
+    def _sums(self) -> list[Any]:
+        """SHA-1 and SHA-256; MD5, which servers tell, only where nothing better is known."""
+        known = [hashlib.sha1(usedforsecurity=False), hashlib.sha256()]
+        return known if self.expected.provable else [*known, hashlib.md5(usedforsecurity=False)]
 
     def _tell(self, have: int) -> None:
         if self.progress is not None:
             self.progress.at(self.partial, have)
 
-    def _compare(self, size: int, sha1: str, sha256: str, md5: str) -> None:
+    def _compare(self, size: int, sha1: str, sha256: str, md5: str = "") -> None:
         expected = self.expected
         if expected.size is not None and size != expected.size:
             raise self._wrong(f"has {size} bytes, not {expected.size}", retryable=size < expected.size)
         for name, real, wanted in (("sha1", sha1, expected.sha1), ("sha256", sha256, expected.sha256)):
             if wanted and real != wanted:
                 raise self._wrong(f"has the {name} {real}, not {wanted}")
-        if not expected.provable and not self.resumed and self.md5 and md5 != self.md5:
+        if md5 and not self.resumed and self.md5 and md5 != self.md5:
             raise self._wrong(f"has the MD5 {md5}, not {self.md5} as its server says")
 
     def _wrong(self, how: str, *, retryable: bool = False) -> HttpError:

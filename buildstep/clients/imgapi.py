@@ -137,6 +137,7 @@ class ImgapiClient:
             headers=self._head(),
             sign=self._sign if self.account else None,
             progress=progress,
+            durable=False,
         )
 
     def channels(self) -> list[dict[str, Any]]:

@@ -14,7 +14,6 @@ from typing import IO, Any, Protocol, cast
 
 from buildstep.errors import ImageError
 from buildstep.filelist import FileList
-from buildstep.interfaces import SourceContext
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -230,14 +229,6 @@ def describe(image: OciImage, config: Mapping[str, Any], name: str) -> dict[str,
     if isinstance(text, str) and text:
         manifest["description"] = text[:512]
     return manifest
-
-
-def applier(context: SourceContext) -> ApplyLayer:
-    """The function that the flow above lends for applying layers. Raises ImageError where it lends none."""
-    found: ApplyLayer | None = getattr(context, "apply_layer", None)
-    if found is None:
-        raise ImageError("layered images cannot be imported here")
-    return found
 
 
 def apply_layers(

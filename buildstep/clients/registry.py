@@ -185,13 +185,15 @@ class RegistryClient:
             return self._headers()
 
         try:
-            return download(self.http, url, target, expected=expected, sign=sign, progress=progress)
+            return download(
+                self.http, url, target, expected=expected, sign=sign, progress=progress, durable=False
+            )
         except HttpError as error:
             # The token may have run out since. A reader behind us has been told of the failure already.
             if error.status != 401 or error.answer is None or progress is not None:
                 raise
             self._prove_identity(error.answer, "pull")
-            return download(self.http, url, target, expected=expected, sign=sign)
+            return download(self.http, url, target, expected=expected, sign=sign, durable=False)
 
     def tags(self) -> list[str]:
         """The repository's tags (one page); none when there is no such repository."""

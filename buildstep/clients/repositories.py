@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from buildstep.clients import Http, HttpError, HttpOptions
-from buildstep.clients.download import Downloaded, Expected, verify_file
+from buildstep.clients.download import Downloaded, Expected, Progress, verify_file
 from buildstep.clients.imgapi import ImgapiClient, expected_file, is_uuid
 from buildstep.clients.s3 import S3Client
 from buildstep.errors import UsageError
@@ -43,8 +43,10 @@ class Repository(Protocol):
         """The manifests of the active images; filters as IMGAPI has them."""
         ...
 
-    def fetch_file(self, manifest: Mapping[str, Any], target: Path, *, sha256: str = "") -> Downloaded:
-        """Bring an image's file here, proved."""
+    def fetch_file(
+        self, manifest: Mapping[str, Any], target: Path, *, sha256: str = "", progress: Progress | None = None
+    ) -> Downloaded:
+        """Bring an image's file here, proved. progress: told how far it is, and of the end."""
         ...
 
 
@@ -96,9 +98,11 @@ class DirectoryRepository:
         rows = index.get("images", [])
         yield from filtered((row for row in rows if isinstance(row, dict)), filters)
 
-    def fetch_file(self, manifest: Mapping[str, Any], target: Path, *, sha256: str = "") -> Downloaded:
+    def fetch_file(
+        self, manifest: Mapping[str, Any], target: Path, *, sha256: str = "", progress: Progress | None = None
+    ) -> Downloaded:
         source = self._path / "images" / str(manifest["uuid"]) / "file"
-        return _copy(source, target, expected_file(manifest, sha256), self.label)
+        return _told(_copy(source, target, expected_file(manifest, sha256), self.label), progress)
 
 
 class BucketRepository:
@@ -133,9 +137,13 @@ class BucketRepository:
         keys = (info.key for info in self._client.list("images/") if info.key.endswith("/manifest.json"))
         yield from filtered((row for row in map(self._read, keys) if row), filters)
 
-    def fetch_file(self, manifest: Mapping[str, Any], target: Path, *, sha256: str = "") -> Downloaded:
+    def fetch_file(
+        self, manifest: Mapping[str, Any], target: Path, *, sha256: str = "", progress: Progress | None = None
+    ) -> Downloaded:
         expected = expected_file(manifest, sha256)
-        return self._client.download(f"images/{manifest['uuid']}/file", target, expected=expected)
+        return _told(
+            self._client.download(f"images/{manifest['uuid']}/file", target, expected=expected), progress
+        )
 
 
 def _active(manifest: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -172,6 +180,13 @@ def _passes(row: Mapping[str, Any], name: str, wanted: str) -> bool:
     if wanted.startswith("!"):
         return wanted[1:] != text
     return wanted == text
+
+
+def _told(done: Downloaded, progress: Progress | None) -> Downloaded:
+    """Tell of a file that has come as a whole."""
+    if progress is not None:
+        progress.finish(done.path, done.size)
+    return done
 
 
 def _copy(source: Path, target: Path, expected: Expected, label: str) -> Downloaded:

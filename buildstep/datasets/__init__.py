@@ -9,6 +9,8 @@ from pathlib import Path
 from buildstep.datasets import directory, overlay
 from buildstep.errors import Fault, SpecError
 from buildstep.interfaces import Backend
+from buildstep.mounts import in_user_namespace
+from buildstep.pooldir import MARK
 
 BACKENDS: dict[str, Callable[[str], Backend]] = {
     "overlay": overlay.OverlayBackend,
@@ -37,20 +39,21 @@ def open_pool(uri: str) -> Backend:
 
 def default_location(environ: Mapping[str, str]) -> Path:
     """Where pools are kept: the system's place for root, the user's data folder for anybody else."""
-    if os.geteuid() == 0 and not environ.get("BUILDSTEP_USER_NAMESPACE"):
+    if os.geteuid() == 0 and not in_user_namespace():
         return Path(SYSTEM_LOCATION)
     data = environ.get("XDG_DATA_HOME") or os.path.join(environ.get("HOME", "/tmp"), ".local", "share")
     return Path(data) / "buildstep"
 
 
 def detect(environ: Mapping[str, str]) -> str:
-    """The URI of the best pool that this agent can have: overlay, else dir."""
+    """The URI of the best pool that this agent can have: overlay, else dir. Changes nothing."""
     location = default_location(environ)
-    location.mkdir(parents=True, exist_ok=True)
-    for scheme in ("overlay", "dir"):
-        folder = location / scheme
-        if scheme == "dir" or (folder / "buildstep-pool.json").exists():
-            return f"{scheme}:{folder}"
-        if overlay.works_on(location):
-            return f"{scheme}:{folder}"
-    raise AssertionError("dir works anywhere")
+    if os.geteuid() != 0:
+        return f"dir:{location}/dir"
+    if in_user_namespace():
+        # Its trees have owners that the same user cannot handle outside of the namespace.
+        return f"dir:{location}/dir-subids"
+    if (location / "overlay" / MARK).exists():
+        return f"overlay:{location}/overlay"
+    there = next(path for path in (location, *location.parents) if path.is_dir())
+    return f"overlay:{location}/overlay" if overlay.works_on(there) else f"dir:{location}/dir"

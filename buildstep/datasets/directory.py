@@ -14,7 +14,7 @@ from buildstep.errors import CommandFailed, DatasetError
 from buildstep.filelist import Entry, FileList, scan, scan_changed
 from buildstep.fsutil import clone_file
 from buildstep.interfaces import Dataset, Kind
-from buildstep.mounts import mount_points, unmount
+from buildstep.mounts import in_user_namespace, mount_points, unmount
 from buildstep.pooldir import PoolDir
 
 
@@ -31,7 +31,8 @@ class DirectoryDataset:
         if not self.since:
             return scan(self.path)
         keep = None if self.privileged else owner
-        return scan_changed(self.path, base, since=self.since, owner=keep, devices=self.privileged)
+        nodes = self.privileged and not in_user_namespace()  # where not even root can make them
+        return scan_changed(self.path, base, since=self.since, owner=keep, devices=nodes)
 
 
 class DirectoryBackend:

@@ -137,6 +137,10 @@ class OverlayBackend:
         with mounted("overlay", view, "overlay", MS_RDONLY, overlay_options(lower)):
             yield view
 
+    def own(self, kind: Kind, ident: str) -> Path:
+        """What is this dataset's alone: the upper directory of a layer, all of an image."""
+        return self._lower(kind, ident)[0]
+
     def destroy(self, kind: Kind, ident: str) -> None:
         folder = self._dir.folder(kind, ident)
         if kind is not Kind.BUILD:

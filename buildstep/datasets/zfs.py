@@ -82,6 +82,7 @@ class ZfsBackend:
         self.state = self._open_state()
         self._mounts = self.state / "mnt"
         self._mounts.mkdir(exist_ok=True)
+        self._sweep_mount_points()
 
     @property
     def uri(self) -> str:
@@ -142,6 +143,15 @@ class ZfsBackend:
         grant = f"; zfs allow lacks {','.join(lacking)}" if lacking else ""
         return f"on Linux only root may mount ZFS, whatever `zfs allow` says: run the build as root{grant}"
 
+    def _sweep_mount_points(self) -> None:
+        """Remove the directories of builds that were killed after their dataset had got its final name."""
+        # Views stay: only the process that made one knows when it is done. They go with their image.
+        for where in self._mounts.iterdir():
+            name = f"{self.dataset}/{_PREFIX[Kind.BUILD]}{where.name}"
+            if not where.name.startswith("view-") and not self._zfs.exists(name):
+                with contextlib.suppress(OSError):
+                    where.rmdir()
+
     # -- names ---------------------------------------------------------------------------------------
 
     def _name(self, kind: Kind, ident: str) -> str:
@@ -201,6 +211,7 @@ class ZfsBackend:
         if self._zfs.exists(target):
             raise DatasetError(f"cannot keep {dataset.ident} as {kind} {ident}: it is there already")
         self._unmount(dataset.name)
+        self._drop_mount_point(dataset.ident)
         if not self._zfs.exists(f"{dataset.name}@{FINAL}"):
             self._zfs.snapshot(f"{dataset.name}@{FINAL}")
         hidden = "false" if kind is Kind.IMAGE else "true"

@@ -2,7 +2,8 @@
 
 Python's binding comes in two states. The one that belongs to an installed OpenZFS (Debian: python3-pyzfs)
 does all we ask. The one on PyPI, 0.2.3, was made for an older C library: its `lzc_create` crashes the
-process, its `lzc_receive` fails, and it cannot rename or destroy; for those calls the command is used.
+process, its `lzc_receive` fails, it cannot rename or destroy, and what several snapshots failed of it cannot
+tell; for those calls the command is used.
 """
 
 from __future__ import annotations
@@ -104,7 +105,10 @@ class Zfs:
         self._call(f"clone {origin}", self._lib.lzc_clone, name.encode(), origin.encode(), _encoded(props))
 
     def snapshot(self, name: str) -> None:
-        self._call(f"snapshot {name}", self._lib.lzc_snapshot, [name.encode()])
+        if self.complete:
+            self._call(f"snapshot {name}", self._lib.lzc_snapshot, [name.encode()])
+        else:
+            self._command(["zfs", "snapshot", name])
 
     def rename(self, name: str, new: str) -> None:
         if self.complete:
@@ -118,7 +122,10 @@ class Zfs:
 
     def destroy_snapshot(self, name: str) -> None:
         """Nothing is done when it is not there."""
-        self._call(f"destroy {name}", self._lib.lzc_destroy_snaps, [name.encode()], False)
+        if self.complete:
+            self._call(f"destroy {name}", self._lib.lzc_destroy_snaps, [name.encode()], False)
+        elif self.exists(name):
+            self._command(["zfs", "destroy", name])
 
     def destroy(self, name: str) -> None:
         """A dataset without children or snapshots; nothing is done when it is not there."""
@@ -150,8 +157,12 @@ class Zfs:
             return
         options = [] if origin is None else ["-o", f"origin={origin}"]
         argv = ["zfs", "receive", "-u", *options, *_options(props), snapshot]
-        with process.spawn(argv, stdin=fd, what=f"receive {snapshot}"):
-            pass
+        try:
+            with process.spawn(argv, stdin=fd, what=f"receive {snapshot}"):
+                pass
+        except CommandFailed as error:
+            reason = error.detail.splitlines()[0] if error.detail else error.message
+            raise BadStream(reason, detail=error.detail) from error
 
     # -- running -------------------------------------------------------------------------------------
 
@@ -163,6 +174,8 @@ class Zfs:
             kind = DatasetError
             for word, chosen in (
                 ("busy", Busy),
+                ("being held", Busy),
+                ("being held", Busy),
                 ("already exists", AlreadyThere),
                 ("dependent clones", InUse),
             ):

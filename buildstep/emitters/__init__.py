@@ -10,8 +10,10 @@ from typing import cast
 
 from buildstep import readpass
 from buildstep.compress import codec
+from buildstep.emitters.btrfs import BtrfsEmitter
 from buildstep.emitters.oci import OciEmitter
 from buildstep.emitters.tar import TarEmitter
+from buildstep.emitters.zfs import ZfsEmitter
 from buildstep.errors import EmitError, Fault, SpecError
 from buildstep.events import Bus
 from buildstep.filelist import Entry, spread_digests
@@ -21,6 +23,8 @@ from buildstep.outputs import Outputs, temporary_name
 EMITTERS: dict[str, Emitter] = {
     OciEmitter.name: OciEmitter(),
     TarEmitter.name: TarEmitter(),
+    ZfsEmitter.name: ZfsEmitter(),
+    BtrfsEmitter.name: BtrfsEmitter(),
 }
 
 GROUP = "buildstep.emitters"

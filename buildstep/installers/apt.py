@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
@@ -10,7 +12,7 @@ from typing import ClassVar
 from buildstep.fsutil import Root
 from buildstep.installers.aptsources import Sources, agent_mirror
 from buildstep.installers.common import cache_lock, checked, failures
-from buildstep.interfaces import Finding, InstallOptions, Package, Sandbox
+from buildstep.interfaces import Finding, InstallOptions, Package, Resolution, Sandbox
 
 __all__ = ["Apt", "agent_mirror"]
 
@@ -110,6 +112,37 @@ class Apt:
         with failures("apt-get update", (), hint=hint):
             self._apt(sandbox, options, ["update"], network=True)
 
+    def index(self, sandbox: Sandbox, options: InstallOptions) -> str:
+        """Of the lists: a Release file tells the digests of the lists that belong to it."""
+        lists = sandbox.root.host_path(f"{_OURS}/lists")
+        names = sorted(os.listdir(lists)) if lists is not None else []
+        signed = [name for name in names if name.endswith(("_InRelease", "_Release"))]
+        stems = tuple(name.removesuffix("_InRelease").removesuffix("_Release") + "_" for name in signed)
+        state = hashlib.sha256()
+        for name in names:
+            if name in ("lock", "partial", "auxfiles") or (name not in signed and name.startswith(stems)):
+                continue
+            digest = hashlib.sha256(sandbox.root.read(f"{_OURS}/lists/{name}")).hexdigest()
+            state.update(f"{name} {digest}\n".encode())
+        return state.hexdigest()
+
+    def resolve(
+        self, sandbox: Sandbox, packages: Sequence[str], options: InstallOptions, *, upgrade: bool
+    ) -> Resolution:
+        names = checked(packages, _NAME, "apt")
+        recommends = "--install-recommends" if options.recommends else "--no-install-recommends"
+        words = ["--simulate", recommends, "dist-upgrade" if upgrade else "install", "--", *names]
+        with failures("resolving packages", names, *_CULPRITS):
+            text = self._apt(sandbox, options, words, network=False)
+        found = {}
+        for row in text.splitlines():
+            # Inst NAME [OLD] (NEW ORIGIN [ARCH]) ... or Remv NAME [OLD] ...
+            if match := re.match(r"Inst (\S+) (?:\[[^\]]*\] )?\((\S+)", row):
+                found[match[1]] = match[2]
+            elif match := re.match(r"(?:Remv|Purg) (\S+)", row):
+                found[match[1]] = ""
+        return Resolution(versions=found, exact=True)
+
     def upgrade(self, sandbox: Sandbox, options: InstallOptions) -> None:
         with failures("the upgrade", (), *_CULPRITS):
             self._fetch_then_do(sandbox, options, ["dist-upgrade"])
@@ -173,11 +206,11 @@ class Apt:
         # Not --no-download: with it apt does not find packages of file: sources.
         self._apt(sandbox, options, words, network=False)
 
-    def _apt(self, sandbox: Sandbox, options: InstallOptions, words: Sequence[str], *, network: bool) -> None:
+    def _apt(self, sandbox: Sandbox, options: InstallOptions, words: Sequence[str], *, network: bool) -> str:
         argv = ["apt-get", f"--config-file={_CONFIG}", "--quiet", "--yes", *words]
         # apt does not wait for another apt in the same cache; it fails. So ours wait for one another.
         with cache_lock(options.cache):
-            sandbox.run(argv, network=network, env=_env(options), what="apt-get")
+            return sandbox.run(argv, network=network, env=_env(options), what="apt-get")
 
 
 def _env(options: InstallOptions) -> Mapping[str, str]:

@@ -12,7 +12,7 @@ from typing import ClassVar
 from buildstep.errors import InstallError
 from buildstep.fsutil import Root
 from buildstep.installers.common import cache_lock, checked, failures
-from buildstep.interfaces import Finding, InstallOptions, Package, Sandbox
+from buildstep.interfaces import Finding, InstallOptions, Package, Resolution, Sandbox
 from buildstep.mounts import mount_points
 from buildstep.process import SAFE_PATH
 
@@ -75,6 +75,30 @@ class Pkgsrc:
         if sandbox.root.is_program(f"{prefix}/bin/pkgin"):
             with failures("pkgin update", (), hint="is the repository reachable from this agent?"):
                 self._run(sandbox, options, [f"{prefix}/bin/pkgin", "update"], network=True)
+
+    def index(self, sandbox: Sandbox, options: InstallOptions) -> str:
+        """Of what `pkgin avail` lists; without pkgin there is no index to look at."""
+        text = self._available(sandbox, options)
+        return hashlib.sha256(text.encode()).hexdigest() if text else ""
+
+    def resolve(
+        self, sandbox: Sandbox, packages: Sequence[str], options: InstallOptions, *, upgrade: bool
+    ) -> Resolution:
+        """The versions of what was asked for; of what these need, nothing that the manuals promise tells."""
+        found = {}
+        for row in self._available(sandbox, options).splitlines():
+            full = row.partition(" ")[0]
+            name, _, version = full.rpartition("-")
+            if name in packages or full in packages:
+                found[name] = version
+        return Resolution(versions=found, exact=False)
+
+    def _available(self, sandbox: Sandbox, options: InstallOptions) -> str:
+        pkgin = f"{self._prefix(sandbox)}/bin/pkgin"
+        if not sandbox.root.is_program(pkgin):
+            return ""
+        with failures("pkgin avail", ()):
+            return self._run(sandbox, options, [pkgin, "avail"])
 
     def upgrade(self, sandbox: Sandbox, options: InstallOptions) -> None:
         prefix = self._prefix(sandbox)

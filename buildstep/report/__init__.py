@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from buildstep.errors import UsageError
 from buildstep.report import badge, html, junit, markdown, sarif, warnings_ng
 from buildstep.report.model import Record, find_events, load
 
-Renderer = Callable[[Sequence[Record], Sequence[Path | None], BinaryIO], None]
+Renderer = Callable[[Sequence[Record], Sequence[Path | None], IO[bytes]], None]
 """Writes a report of builds, oldest first, each with its event log if there is one."""
 
 REPORTS: dict[str, Renderer] = {
@@ -27,7 +27,7 @@ def render(
     format_name: str,
     records: Sequence[Path],
     events_paths: Sequence[Path | None] | None,
-    out: BinaryIO,
+    out: IO[bytes],
 ) -> None:
     """Write a report of these build records to a binary stream.
 

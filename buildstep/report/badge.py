@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 from xml.sax.saxutils import escape, quoteattr
 
 from buildstep.report.model import Record
@@ -16,7 +16,7 @@ _NARROW, _WIDE = frozenset("ijltfrI.,:;'|!()[] -"), frozenset("mwMWGOQ@%")
 _GOOD, _BAD = "#1a7f37", "#c9252d"
 
 
-def render(records: Sequence[Record], _events: Sequence[Path | None], out: BinaryIO) -> None:
+def render(records: Sequence[Record], _events: Sequence[Path | None], out: IO[bytes]) -> None:
     """Write the badge of the latest build."""
     record = records[-1]
     label, value = record.name, f"{record.version} · {outcome(record)}"

@@ -74,19 +74,19 @@ def issues(record: Record) -> Iterator[Issue]:
         )
     for finding in record.audit or ():
         known = _CVE.search(f"{finding.problem} {finding.url}")
-        level, score = _SEVERITIES.get(finding.severity.lower(), ("warning", None))
+        ranked = _SEVERITIES.get(finding.severity.lower())
         yield Issue(
             rule=known[0].upper() if known else "vulnerable-package",
             title=f"Vulnerability {known[0].upper()}" if known else "A package with a known vulnerability",
-            level=level,
+            level=ranked[0] if ranked else "warning",
             text=f"{finding.package} {finding.version}: {finding.problem}",
             category="audit",
             subject=finding.package,
             url=finding.url if finding.url.startswith(("https://", "http://")) else "",
-            score=score,
+            score=ranked[1] if ranked else None,
         )
     for note in record.problems:
-        level = "error" if note.level == "error" else "warning"
+        level: Level = "error" if note.level == "error" else "warning"
         yield Issue(
             rule=f"build-{note.level}",
             title=f"The build told of {'an error' if level == 'error' else 'a warning'}",

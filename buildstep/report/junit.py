@@ -6,7 +6,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from buildstep.log import size_text
 from buildstep.report.model import Output, Record, Step, step_tail, verify
@@ -15,7 +15,7 @@ from buildstep.report.words import plural
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def render(records: Sequence[Record], events: Sequence[Path | None], out: BinaryIO) -> None:
+def render(records: Sequence[Record], events: Sequence[Path | None], out: IO[bytes]) -> None:
     """Write a testsuites document."""
     top = ET.Element("testsuites", name="buildstep")
     for record, log in zip(records, events, strict=True):
@@ -95,7 +95,9 @@ def _checks(record: Record) -> list[ET.Element]:
         case = _case(record, "cleaner", cleaner.cleaner)
         if cleaner.paths:
             first = "\n".join(cleaner.names)
-            _say(case, f"{plural(cleaner.paths, 'path')}, {size_text(cleaner.bytes)} removed\n{first}".rstrip())
+            _say(
+                case, f"{plural(cleaner.paths, 'path')}, {size_text(cleaner.bytes)} removed\n{first}".rstrip()
+            )
         cases.append(case)
     if record.ok:
         cases.append(_entropy(record))

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from buildstep.eventlog import read_events
 from buildstep.log import size_text
@@ -54,10 +54,11 @@ class Index:
         }
 
 
-def pack(events: Path, out: BinaryIO) -> Index:
+def pack(events: Path, out: IO[bytes]) -> Index:
     """Write every event of a log into `out` as data blocks; the index comes when all are written."""
     index = Index()
     numbers = {"": 0}
+    tools: dict[Any, str] = {}
     chunk: list[str] = []
     size = 0
     for mark, event in _rows(read_events(events)):
@@ -70,7 +71,9 @@ def pack(events: Path, out: BinaryIO) -> Index:
             numbers[step] = len(index.steps)
             index.steps.append(step)
             index.first.append(index.rows)
-        tool = str(event.get("tool") or "").translate(_FLAT)
+        tool = tools.get(event.get("tool"))
+        if tool is None:
+            tool = tools[event.get("tool")] = str(event.get("tool") or "").translate(_FLAT)
         millis = max(0, round((time - index.begin) * 1000)) if time else 0
         for line in _text(event).split("\n"):
             row = f"{millis}\t{mark}\t{numbers[step]}\t{tool}\t{line}"
@@ -88,7 +91,7 @@ def pack(events: Path, out: BinaryIO) -> Index:
     return index
 
 
-def _close(chunk: list[str], index: Index, out: BinaryIO) -> None:
+def _close(chunk: list[str], index: Index, out: IO[bytes]) -> None:
     # Half of a surrogate pair cannot be encoded; a tool's odd byte must not lose the line.
     data = "\n".join(chunk).encode(errors="replace")
     packer = zlib.compressobj(6, zlib.DEFLATED, 31)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from buildstep.log import size_text
 from buildstep.report.model import Record, critical_path, step_tail
 from buildstep.report.words import STATES, delta, outcome, plural, seconds_text
 
-_MARKS = {"run": "✅", "reuse": "♻️", "skip": "➖", "failed": "❌"}
+_MARKS = {"run": "✅", "reuse": "♻️", "skip": "\N{WHITE CIRCLE}", "failed": "❌"}
 _MOST = 50
 """Rows of a list: job pages cut long summaries off, and this one should be read."""
 
 
-def render(records: Sequence[Record], events: Sequence[Path | None], out: BinaryIO) -> None:
+def render(records: Sequence[Record], events: Sequence[Path | None], out: IO[bytes]) -> None:
     """Write the summary of the latest build, and the trend when there are several."""
     record = records[-1]
     before = records[-2] if len(records) > 1 else None
@@ -99,7 +99,9 @@ def _steps(record: Record) -> Iterator[str]:
     slow = max(critical_path(record.steps), key=lambda step: step.seconds, default=None)
     rows = (
         (
-            f"{_MARKS[step.state]} **{_text(step.name)}**" if step is slow else f"{_MARKS[step.state]} {step.name}",
+            f"{_MARKS[step.state]} **{_text(step.name)}**"
+            if step is slow
+            else f"{_MARKS[step.state]} {step.name}",
             STATES[step.state],
             seconds_text(step.seconds),
             _text(step.reason),

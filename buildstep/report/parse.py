@@ -36,9 +36,11 @@ class _Reader:
         if not good or (isinstance(value, bool) and kind is not bool):
             self.fault(f"{where}.{key}", f"must be {_KINDS.get(kind, 'an object')}")
             return default
-        return kind(value) if kind is float else value  # type: ignore[call-arg,no-any-return]
+        return kind(value) if kind is float else value  # type: ignore[call-arg]
 
-    def rows(self, source: Mapping[str, Any], key: str, make: Callable[[Any, str], T | None]) -> tuple[T, ...]:
+    def rows(
+        self, source: Mapping[str, Any], key: str, make: Callable[[Any, str], T | None]
+    ) -> tuple[T, ...]:
         value = source.get(key)
         if value is None:
             return ()
@@ -67,7 +69,9 @@ class _Reader:
 def from_json(value: Any, path: Path) -> Record:
     """A record from a JSON document. Raises UsageError for another format version, SpecError for faults."""
     if not isinstance(value, Mapping) or "format" not in value or "build_id" not in value:
-        raise UsageError(f"{path} is not a build record", hint="give the *.buildrecord.json that a build wrote")
+        raise UsageError(
+            f"{path} is not a build record", hint="give the *.buildrecord.json that a build wrote"
+        )
     version = value["format"]
     if version != FORMAT:
         newer = isinstance(version, int) and version > FORMAT
@@ -99,6 +103,8 @@ def _record(reader: _Reader, value: Mapping[str, Any], path: Path) -> Record:
         texts = {key: reader.get(row, key, "", where) for key in ("text", "step")}
         return Remark(level=reader.get(row, "level", "info", where), **texts)
 
+    nothing: dict[str, Any] = {}
+    inputs, counts, tools = get("inputs", nothing), get("counts", nothing), get("tools", nothing)
     error, audit = value.get("error"), value.get("audit")
     if error is not None:
         error = reader.object(error, "$.error")
@@ -117,7 +123,7 @@ def _record(reader: _Reader, value: Mapping[str, Any], path: Path) -> Record:
         ok=get("ok", False, needed=True),
         exit_code=get("exit_code", 0),
         error=None if error is None else _failure(reader, error),
-        inputs=get("inputs", {}),
+        inputs=inputs,
         steps=reader.rows(value, "steps", lambda row, where: _step(reader, row, where)),
         packages=reader.rows(value, "packages", package),
         audit=findings,
@@ -128,9 +134,9 @@ def _record(reader: _Reader, value: Mapping[str, Any], path: Path) -> Record:
         artifacts=reader.rows(value, "artifacts", lambda row, where: _output(reader, row, where)),
         files_added=reader.rows(value, "files_added", lambda row, where: _added(reader, row, where)),
         tree_digest=get("tree_digest", ""),
-        counts={key: row for key, row in get("counts", {}).items() if isinstance(row, int)},
+        counts={key: row for key, row in counts.items() if isinstance(row, int)},
         notes=reader.rows(value, "notes", remark),
-        tools={str(key): str(row) for key, row in get("tools", {}).items()},
+        tools={key: str(row) for key, row in tools.items()},
     )
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 from urllib.parse import quote
 
 from buildstep import __version__
@@ -16,7 +16,7 @@ from buildstep.report.model import Record
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
-def render(records: Sequence[Record], _events: Sequence[Path | None], out: BinaryIO) -> None:
+def render(records: Sequence[Record], _events: Sequence[Path | None], out: IO[bytes]) -> None:
     """Write a SARIF log."""
     log = {"$schema": SCHEMA, "version": "2.1.0", "runs": [_run(record) for record in records]}
     out.write(json.dumps(log, indent=2).encode() + b"\n")

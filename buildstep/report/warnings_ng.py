@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from buildstep.report.findings import Issue, issues
 from buildstep.report.model import Record
@@ -13,10 +13,14 @@ from buildstep.report.model import Record
 _SEVERITIES = {"error": "ERROR", "warning": "NORMAL", "note": "LOW"}
 
 
-def render(records: Sequence[Record], _events: Sequence[Path | None], out: BinaryIO) -> None:
+def render(records: Sequence[Record], _events: Sequence[Path | None], out: IO[bytes]) -> None:
     """Write a report with the issues of all builds."""
     rows = [_row(record, issue) for record in records for issue in issues(record)]
-    report = {"_class": "io.jenkins.plugins.analysis.core.restapi.ReportApi", "issues": rows, "size": len(rows)}
+    report = {
+        "_class": "io.jenkins.plugins.analysis.core.restapi.ReportApi",
+        "issues": rows,
+        "size": len(rows),
+    }
     out.write(json.dumps(report, indent=2).encode() + b"\n")
 
 

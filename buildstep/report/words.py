@@ -39,4 +39,6 @@ def delta(now: float, before: float) -> str:
     if before <= 0 or now <= 0:
         return ""
     change = (now - before) / before * 100
-    return f"{change:+.1f} %" if abs(change) >= 0.05 else "±0 %"
+    if abs(change) < 0.05:
+        return "±0 %"
+    return f"{change:+.1f} %".replace("-", "\N{MINUS SIGN}")

@@ -19,7 +19,6 @@ from buildstep.clients.ocispec import (
     Descriptor,
     OciImage,
     Platform,
-    applier,
     apply_layers,
     describe,
     document,
@@ -78,13 +77,14 @@ class Docker:
         return Identity(key=f"docker:{digest}:{self._platform()}", label=str(ref))
 
     def fetch(self, locator: str, into: Path, context: SourceContext) -> SourceImage:
-        apply = applier(context)
         ref = Reference.parse(locator)
         with self._client(locator, context.bus) as client:
             image = client.image(self._digests.get(locator, ref.wanted), self._platform())
             config = document(client.read(image.config), f"{ref} config")
-            with _Pull(client, image, context.cache) as pull:
-                entries = apply_layers([pull.layer(i) for i in range(len(image.layers))], into, apply)
+            with _Pull(client, image, context.downloads) as pull:
+                entries = apply_layers(
+                    [pull.layer(i) for i in range(len(image.layers))], into, context.apply_layer
+                )
             pull.forget()
         return SourceImage(
             manifest=describe(image, config, ref.repository.rpartition("/")[2]),
@@ -134,6 +134,7 @@ class _Pull:
         """The store has the tree now; after a failure the layers stay for the next run."""
         for path in self._paths:
             path.unlink(missing_ok=True)
+            path.with_name(f".{path.name}.lock").unlink(missing_ok=True)
 
 
 class _Layer:

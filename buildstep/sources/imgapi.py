@@ -5,22 +5,20 @@ A repository that does not answer never fails what another one has.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from buildstep import manifest as imgmanifest
 from buildstep.clients import Http, HttpError
-from buildstep.clients.download import Downloaded
+from buildstep.clients.download import Downloaded, Follower, Progress
 from buildstep.clients.imgapi import expected_file, is_uuid
 from buildstep.clients.repositories import Repository
 from buildstep.errors import BuildstepError, ImageError, SpecError
 from buildstep.events import Bus
-
-DEFAULT_REPOSITORIES = ("https://images.smartos.org", "https://updates.tritondatacenter.com")
-"""The public ones: SmartOS images, and those of Triton's own services."""
 
 PARALLEL = 5
 _MAX_ORIGINS = 100  # as servers have it
@@ -45,6 +43,41 @@ class Fetched:
     manifest: Mapping[str, Any]
     file: Downloaded
     source: str
+
+
+class Arriving:
+    """An image whose file is on its way, as a stream. What was read counts only once it is proved."""
+
+    def __init__(
+        self, manifest: Mapping[str, Any], target: Path, progress: Progress, job: Future[Fetched]
+    ) -> None:
+        self.manifest, self.target = manifest, target
+        self._follower, self._job = Follower(progress), job
+        self._peeked = b""
+
+    def peek(self, size: int) -> bytes:
+        """The first bytes of the file, which will be read again."""
+        while len(self._peeked) < size and (more := self._follower.read(size - len(self._peeked))):
+            self._peeked += more
+        return self._peeked
+
+    def read(self, size: int = -1, /) -> bytes:
+        if size < 0:
+            data, self._peeked = self._peeked, b""
+            return data + self._follower.read()
+        if self._peeked:
+            data, self._peeked = self._peeked[:size], self._peeked[size:]
+            return data
+        return self._follower.read(size)
+
+    def prove(self) -> Fetched:
+        """Wait for the end; raises HttpError when other bytes were read than those that are right."""
+        fetched = self._job.result()
+        self._follower.prove(fetched.file)
+        return fetched
+
+    def close(self) -> None:
+        self._follower.close()
 
 
 def resolve(
@@ -137,19 +170,30 @@ def fetch_files(
     folder: Path,
     *,
     bus: Bus,
+    on_begin: Callable[[Arriving], bool] | None = None,
     on_ready: Callable[[Fetched], None] | None = None,
 ) -> list[Fetched]:
     """Download the images' files into a folder, as `UUID.file`, several at once; results in their order.
 
     on_ready: called in this thread for each, in order, as soon as it and all before it are here, while
-    the rest still comes: installs are one at a time, an origin before what stands on it.
+    the rest still comes: installs are one at a time, an origin before what stands on it. on_begin: called
+    before, while the file may still come; when it returns True it did (and proved) all there was to do.
     The first failure stops the others. Raises ImageError; what can be resumed stays for the next run.
     """
     pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="download")
-    jobs = [pool.submit(_fetch, image, repositories, folder, bus) for image in images]
+    progress = [Progress() for _ in images]
+    jobs = [
+        pool.submit(_fetch, image, repositories, folder, bus, told)
+        for image, told in zip(images, progress, strict=True)
+    ]
     done: list[Fetched] = []
     try:
-        for job in jobs:
+        for image, job, told in zip(images, jobs, progress, strict=True):
+            target = folder / f"{image.uuid}.file"
+            with contextlib.closing(Arriving(image.manifest, target, told, job)) as arriving:
+                if on_begin is not None and on_begin(arriving):
+                    done.append(job.result())
+                    continue
             # Whichever fails first is told of at once, and not when it would be its turn.
             pending = set(jobs[len(done) :])
             while not job.done():
@@ -173,7 +217,9 @@ def fetch_files(
     return done
 
 
-def _fetch(image: Resolved, repositories: Sequence[Repository], folder: Path, bus: Bus) -> Fetched:
+def _fetch(
+    image: Resolved, repositories: Sequence[Repository], folder: Path, bus: Bus, progress: Progress
+) -> Fetched:
     """From where it was found; where that fails, from another repository that has the same file."""
     target = folder / f"{image.uuid}.file"
     problems: list[BuildstepError] = []
@@ -183,10 +229,14 @@ def _fetch(image: Resolved, repositories: Sequence[Repository], folder: Path, bu
                 continue
             return Fetched(
                 manifest=image.manifest,
-                file=repository.fetch_file(image.manifest, target),
+                # A reader that follows is told of the first attempt only; it takes the file if that fails.
+                file=repository.fetch_file(
+                    image.manifest, target, progress=progress if repository is image.repository else None
+                ),
                 source=repository.label,
             )
         except HttpError as error:
+            progress.fail(error)
             problems.append(error)
             bus.note(
                 f"{repository.label} did not give the file of {image.uuid}: {error.message}", level="warning"

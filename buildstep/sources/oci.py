@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from buildstep.clients.ocilayout import Layout, open_layout
-from buildstep.clients.ocispec import Platform, applier, apply_layers, describe, document
+from buildstep.clients.ocispec import Platform, apply_layers, describe, document
 from buildstep.errors import ImageError
 from buildstep.interfaces import Identity, SourceContext, SourceImage
 
@@ -33,11 +33,10 @@ class Oci:
         return Identity(key=f"oci:{image.manifest.digest}", label=f"oci:{Path(locator).name}")
 
     def fetch(self, locator: str, into: Path, context: SourceContext) -> SourceImage:
-        apply = applier(context)
         layout, tag = _open(locator)
         image = layout.image(layout.find(tag), self._platform())
         config = document(layout.read(image.config), f"{layout.label} config")
-        entries = apply_layers([layout.open(layer) for layer in image.layers], into, apply)
+        entries = apply_layers([layout.open(layer) for layer in image.layers], into, context.apply_layer)
         name = re.sub(r"(\.oci)?\.tar$", "", Path(_path_and_tag(locator)[0]).name) or "base"
         return SourceImage(
             manifest=describe(image, config, name),

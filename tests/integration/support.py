@@ -84,7 +84,6 @@ def write_base(path: Path, extra: Callable[[tarfile.TarFile], None] | None = Non
             "srv/chain2": "/srv/real",
             "srv/out": "../../../../../../../../outside",
             "srv/out-absolute": "/outside",
-            "srv/agent": "AGENT",
         }.items():
             tar.addfile(info(name, tarfile.SYMTYPE, 0o777, linkname=target))
         tar.addfile(info("srv/real", tarfile.DIRTYPE, 0o755))
@@ -224,13 +223,13 @@ class Lab:
         return left
 
     def outputs(self) -> dict[str, tuple[int, str]]:
-        """Every file in the output directory: its mtime and digest."""
+        """Every file in the output directory that has its name: its mtime and digest."""
         if not self.out.exists():
             return {}
         return {
             path.name: (path.stat().st_mtime_ns, sha256(path))
             for path in self.out.iterdir()
-            if path.is_file()
+            if path.is_file() and not path.name.startswith(".")
         }
 
     def leftovers(self) -> list[str]:
@@ -239,7 +238,7 @@ class Lab:
         found += (self.pool / "state/journal").glob("*")
         found += (self.pool / "state/work").glob("*")
         found += (self.pool / "state").rglob("*.part")
-        found += [path for path in self.out.glob(".*")]
+        found += list(self.out.glob(".*"))
         return sorted(os.path.relpath(path, self.top) for path in found)
 
     def _kept(self, name: str) -> bool:
@@ -265,13 +264,19 @@ def step(result: Mapping[str, Any], name: str) -> dict[str, Any]:
 # -- the machine before and after ---------------------------------------------------------------------------
 
 
-def host_state() -> dict[str, object]:
-    """What no build may change on the agent: its mounts, and what /dev, /proc and /sys are."""
-    mounts = [
-        # The parent ids and optional fields tell of propagation; the first field is a counter.
-        row.split(" ", 1)[1]
-        for row in Path("/proc/self/mountinfo").read_text().splitlines()
-    ]
+SYSTEM = ("/", "/dev", "/proc", "/sys", "/tmp", "/run", "/etc", "/usr", "/lib", "/sbin")
+
+
+def host_state(top: Path) -> dict[str, object]:
+    """What no build in `top` may change on the agent: its mounts, and what /dev, /proc and /sys are.
+
+    Mounts that others make elsewhere meanwhile are not looked at.
+    """
+    mounts = []
+    for row in Path("/proc/self/mountinfo").read_text().splitlines():
+        point = row.split(" ")[4]
+        if os.fspath(top) in row or point in SYSTEM or point.startswith(("/dev/", "/proc/", "/sys/")):
+            mounts.append(row.split(" ", 1)[1])  # the first field is a counter
     nodes = {
         name: (info.st_mode, info.st_rdev, info.st_uid, info.st_gid)
         for name in ("null", "zero", "full", "random", "urandom", "tty", "ptmx")
@@ -280,7 +285,10 @@ def host_state() -> dict[str, object]:
     tops = {
         name: (os.stat(name).st_dev, os.stat(name).st_ino) for name in ("/", "/dev", "/proc", "/sys", "/tmp")
     }
-    names = {name: sorted(os.listdir(name)) for name in ("/dev", "/sys")}
+    names = {
+        folder: sorted(name for name in os.listdir(folder) if not name.startswith("loop"))
+        for folder in ("/dev", "/sys", "/mnt", "/")
+    }
     resolver = Path("/etc/resolv.conf")
     return {
         "mounts": sorted(mounts),

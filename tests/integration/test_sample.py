@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from buildstep import manifest
-
 from tests.integration.conftest import cache_dir, demand
 
 TOP = Path(__file__).resolve().parents[2]

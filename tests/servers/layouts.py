@@ -8,22 +8,16 @@ import io
 import json
 import tarfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from buildstep.clients.ocispec import OCI_INDEX, OCI_MANIFEST, REF_NAME, ApplyLayer
+from buildstep.clients.ocispec import OCI_INDEX, OCI_MANIFEST, REF_NAME
 from buildstep.events import Bus
 from buildstep.filelist import FileList
 from buildstep.interfaces import SourceContext
 from buildstep.unpack import apply_layer, unpack
 
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Context(SourceContext):
-    apply_layer: ApplyLayer
 
 
 def context(cache: Path, bus: Bus) -> SourceContext:
@@ -33,8 +27,9 @@ def context(cache: Path, bus: Bus) -> SourceContext:
         return apply_layer(stream, into, entries, privileged=False)
 
     cache.mkdir(exist_ok=True)
-    return Context(
+    return SourceContext(
         cache=cache,
+        downloads=cache,
         privileged=False,
         bus=bus,
         environ={},

@@ -61,7 +61,7 @@ def test_content_never_changes() -> None:
     assert hashlib.sha256(rows.encode()).hexdigest() == FILES_SHA256
 
 
-CHUNK_SHA256 = "abaa1670ca2ce869697f677821a5148cde9ec0e4ea148e4046a82170eb8667a0"
+CHUNK_SHA256 = "c445a81acb48636d8ec38dbc0ff5511abec0dc1014b2710717735d7cd607cbbd"
 FILES_SHA256 = "53384d0d873462da6344c145b1e690a3750d3bdc2f2eec1f709d6da54f101480"
 
 

@@ -6,13 +6,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from buildstep import __version__, cli
+from buildstep import __version__, cli, namespaces
 from buildstep.cli import session
 
 REPOSITORY = Path(__file__).parents[2]
@@ -29,7 +28,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     monkeypatch.setenv("HOME", os.fspath(tmp_path / "home"))
     monkeypatch.setenv("XDG_DATA_HOME", os.fspath(tmp_path / "home/data"))
     monkeypatch.setenv("BUILDSTEP_POOL", f"dir:{tmp_path}/pool")
-    monkeypatch.setattr(session.namespaces, "supported", lambda: False)
+    monkeypatch.setenv("BUILDSTEP_SOURCES", "none")
+    monkeypatch.setattr(namespaces, "supported", lambda: False)
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
@@ -75,8 +75,8 @@ def test_version_and_help(run: Run) -> None:
     status, out, _ = run("--help")
     assert status == 0
     for name, (_, about) in cli.COMMANDS.items():
-        assert name in out
-        assert about.split()[0] in out
+        # One without a line of help is called by other parts of ours, not by people.
+        assert (f"\n  {name} " in out) == bool(about), name
 
 
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS))
@@ -97,21 +97,21 @@ def test_the_original_flags_are_there(run: Run) -> None:
 
 def test_help_loads_no_driver_and_is_quick() -> None:
     code = (
-        "import sys; from buildstep import cli; cli.main(['build', '--help']);"
-        "print(sorted(m for m in sys.modules if m.split('.')[0] in"
-        " {'sh', 'requests', 'jinja2', 'rich', 'boto3', 'zstandard', 'libzfs_core', 'jenkins', 'hypothesis'}"
-        " and '.' not in m), file=sys.stderr)"
+        "import resource, sys; from buildstep import cli; cli.main(['build', '--help']);"
+        "loaded = {m for m in sys.modules if '.' not in m} & {'sh', 'requests', 'jinja2', 'rich', 'boto3',"
+        " 'zstandard', 'libzfs_core', 'jenkins', 'hypothesis'};"
+        "used = resource.getrusage(resource.RUSAGE_SELF);"
+        "print(sorted(loaded), used.ru_utime + used.ru_stime, file=sys.stderr)"
     )
-    times = []
-    for _ in range(3):
-        begin = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", code], check=True, capture_output=True, text=True,
-            env={**os.environ, "PYTHONPATH": os.fspath(REPOSITORY)},
-        )  # fmt: skip
-        times.append(time.monotonic() - begin)
-    assert done.stderr.strip() == "[]"
-    assert min(times) < 0.4, "0.2 s is promised; a loaded agent may take twice that"
+    env = {**os.environ, "PYTHONPATH": os.fspath(REPOSITORY)}
+    argv = [sys.executable, "-P", "-c", code]
+    told = [
+        subprocess.run(argv, check=True, capture_output=True, text=True, env=env).stderr.split()
+        for _ in range(3)
+    ]
+    assert {words[0] for words in told} == {"[]"}
+    # 0.2 s is promised. Processor time hardly depends on what else the agent does.
+    assert min(float(words[1]) for words in told) < 0.25
 
 
 # What it refuses.

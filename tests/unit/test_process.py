@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,7 +101,7 @@ def test_a_command_is_never_a_shell_line(tmp_path: Path) -> None:
     [({"timeout": 0.3}, "did not end within 0.3 s"), ({"idle_timeout": 0.3}, "printed nothing for 0.3 s")],
 )
 def test_a_command_that_takes_too_long_is_ended_with_its_children(
-    tmp_path: Path, limits: dict[str, float], text: str
+    tmp_path: Path, limits: dict[str, Any], text: str
 ) -> None:
     begin = time.monotonic()
     with pytest.raises(CommandFailed, match=text):

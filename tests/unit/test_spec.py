@@ -151,6 +151,7 @@ GIVEN: dict[str, tuple[Any, Any, str, Any, Any, Any]] = {
         OciConfig(expose=("80/tcp",), user="0:0", labels={"a.b": ""}),
         OciConfig(entrypoint=()),
     ),
+    "index_max_age": (60, 120, "180", 60, 120, 180),
     "network": (False, False, "off", False, False, False),
 }
 

@@ -12,7 +12,7 @@ import pytest
 from buildstep.errors import SpecError
 from buildstep.filelist import Entry
 from buildstep.fsutil import Root
-from buildstep.sync import OwnerRule, Part, owner_rule, parts, rules_below
+from buildstep.sync import OwnerRule, Part, owner_rule, parts, recorded, rules_below
 
 
 @pytest.fixture
@@ -125,10 +125,24 @@ def test_names_are_looked_up_in_the_image_only(base: Root, tmp_path: Path) -> No
     assert owner_rule({"*": "root:root"}, base).of("x") == (0, 0), "root needs no table"
 
 
-def test_a_recorded_owner_follows_the_rule(base: Root) -> None:
-    rule = owner_rule({"k": "keep", "*": "www"}, base)
-    assert rule.entry_owner(Entry(b"x", "f", 0o644, 1000, 1000)) == (33, 55)
-    assert rule.entry_owner(Entry(b"k", "f", 0o644, 1000, 1000)) == (1000, 1000)
+def test_what_is_recorded_where_owners_cannot_be_set(base: Root) -> None:
+    rule = owner_rule({"k": "keep", "lib/**": "7:7", "*": "www"}, base)
+    before = {
+        b"log": Entry(b"log", "f", 0o2640, 0, 4, xattrs=((b"security.capability", b"x"), (b"user.old", b""))),
+        b"tmp": Entry(b"tmp", "d", 0o1777, 5, 6),
+    }
+    owner = recorded(rule, before, {b"x": b"x", b"k": b"k", b"usr/lib/y": b"lib/y"})
+    assert owner(Entry(b"x", "f", 0o644, 1000, 1000)) == (33, 55)
+    assert owner(Entry(b"k", "f", 0o644, 1000, 1000)) == (1000, 1000)
+    assert owner(Entry(b"usr/lib/y", "f", 0o644, 1000, 1000)) == (7, 7), "rules are for paths in the proto"
+    assert owner(Entry(b"made", "f", 0o644, 1000, 1000)) == (0, 0), "what the build makes is root's"
+    log = Entry(b"log", "f", 0o640, 1000, 1000, xattrs=((b"user.new", b""),))
+    assert owner(log) == (0, 4)
+    assert log.mode == 0o2640
+    assert log.xattrs == ((b"security.capability", b"x"), (b"user.new", b""))
+    tmp = Entry(b"tmp", "d", 0o700, 1000, 1000)
+    assert owner(tmp) == (5, 6)
+    assert tmp.mode == 0o700, "it was changed on purpose"
 
 
 # What is left out, where a part is copied by a run of its own.

@@ -261,12 +261,12 @@ def test_truncated_file_is_seen_before(second: ZfsBackend, base: File, tmp_path:
 def test_damage_inside_the_compression(second: ZfsBackend, base: File, tmp_path: Path) -> None:
     file = copied(base, tmp_path)
     os.truncate(file.path, file.path.stat().st_size // 2)
-    refuse(second, file, "", **resealed(file.path))
+    refuse(second, file, "cannot be read", **resealed(file.path))
 
 
 @pytest.mark.parametrize(
     ("name", "match"),
-    [("flipped", "Bad backup stream"), ("short", "incomplete"), ("longer", "goes on after"), ("noise", "not a ZFS stream"),
+    [("flipped", "(?i)bad backup stream|checksum"), ("short", "incomplete|failed to read"), ("longer", "goes on after"), ("noise", "not a ZFS stream"),
      ("empty", "not a ZFS stream")],
 )  # fmt: skip
 def test_damage_in_the_stream(second: ZfsBackend, base: File, tmp_path: Path, name: str, match: str) -> None:
@@ -282,7 +282,7 @@ def test_damage_in_the_stream(second: ZfsBackend, base: File, tmp_path: Path, na
         "noise": os.urandom(5000),
         "empty": b"",
     }[name]
-    file.path.write_bytes(gzip.compress(content))
+    file.path.write_bytes(gzip.compress(bytes(content)))
     refuse(second, file, match, **resealed(file.path))
 
 

@@ -1,0 +1,60 @@
+"""Whether this agent can build an m.json, and why not: everything is looked at, nothing is changed.
+
+The checks come in the order in which a build would meet what they look at, so the first error is the one
+that the build would end with, and its exit code is the doctor's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from buildstep.config import Config
+from buildstep.doctor import base, machine, pool
+from buildstep.doctor.findings import Examination, Finding, Level
+from buildstep.errors import BuildstepError, ExitCode
+from buildstep.spec import BuildSpec
+
+__all__ = ["CHECKS", "Examination", "Finding", "Level", "examine"]
+
+CHECKS: Mapping[str, Callable[[Examination], None]] = {
+    "privileges": machine.privileges,
+    "kernel": machine.kernel,
+    "pool": pool.opened,
+    "leftovers": pool.leftovers,
+    "image": base.image,
+    "tools": machine.tools,
+    "installer": base.installer,
+    "space": pool.space,
+    "network": base.network,
+    "clock": base.clock,
+}
+"""By the area that they are about."""
+
+
+def examine(
+    spec: BuildSpec | None,
+    *,
+    proto: Path | None,
+    config: Config,
+    environ: Mapping[str, str],
+    before: Iterable[Finding] = (),
+) -> Examination:
+    """Look at everything that this build needs; what cannot be looked at is an error of its area.
+
+    spec: None for an agent as such. proto: None where it is not known or not there yet. before: what was
+    found while the spec was loaded.
+    """
+    asked = spec.pool if spec is not None and spec.pool else config.pool
+    seen = Examination(
+        spec=spec, proto=proto, config=config, pool=asked, environ=environ, findings=list(before)
+    )
+    for area, look in CHECKS.items():
+        try:
+            look(seen)
+        except BuildstepError as error:
+            seen.error(area, area, error)
+        except OSError as error:
+            where = str(error.filename or area)
+            seen.fail(area, where, error.strerror or str(error), "", ExitCode.TOOL_MISSING)
+    return seen

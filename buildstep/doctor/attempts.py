@@ -1,0 +1,150 @@
+"""What this machine lets a build do, found by doing it, in namespaces that are gone when it is told."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from buildstep import namespaces, process
+from buildstep.errors import CommandFailed, SandboxError
+from buildstep.mounts import MS_NOEXEC, MS_NOSUID, bind, mounted, overlay_options, tmpfs
+
+_SCRATCH = Path("/tmp")
+"""Covered by a file system of ours while something is tried; only we see that."""
+
+
+def apart(job: Callable[[], str]) -> str:
+    """Run a job as a build runs, process 1 of fresh namespaces, and return what it returns.
+
+    Its mounts and processes are gone then. Raises SandboxError with what it raised, or with why there can
+    be no such namespaces.
+    """
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+        _live(job, write)
+    os.close(write)
+    with os.fdopen(read, "rb") as stream:
+        lines = stream.read().decode(errors="replace").splitlines()
+    os.waitpid(child, 0)
+    try:
+        told = json.loads(lines[-1])
+        problem, hint = told["problem"], told["hint"]
+    except (IndexError, ValueError, KeyError, TypeError):
+        # It ended before it could tell anything: the last line of its traceback has to do.
+        problem = lines[-1].rpartition("Error: ")[2] if lines else "a process in new namespaces died at once"
+        raise SandboxError(problem) from None
+    if problem:
+        raise SandboxError(problem, hint=hint)
+    return str(told["value"])
+
+
+def _live(job: Callable[[], str], write: int) -> None:
+    """The child's whole life. What goes wrong goes into the pipe, not to the terminal."""
+    try:
+        os.dup2(write, 2)
+        namespaces.enclose(lambda: _tell(write, job))
+    except BaseException as error:  # noqa: BLE001 - told to the parent, which raises it
+        _say(write, problem=str(error), hint=getattr(error, "hint", ""))
+    finally:
+        os._exit(0)
+
+
+def _tell(write: int, job: Callable[[], str]) -> int:
+    try:
+        _say(write, value=job())
+    except Exception as error:  # noqa: BLE001 - told to the parent, which raises it
+        _say(write, problem=str(error), hint=getattr(error, "hint", ""))
+    return 0
+
+
+def _say(write: int, *, value: str = "", problem: str = "", hint: str = "") -> None:
+    row = {"value": value, "problem": problem, "hint": hint}
+    os.write(write, b"\n" + json.dumps(row).encode() + b"\n")
+
+
+# -- what is tried, each inside `apart` --------------------------------------------------------------------
+
+
+def overlay() -> str:
+    """Mount an overlay the way a clone is mounted, and write to it."""
+    with tmpfs(_SCRATCH):
+        for name in ("lower", "upper", "work", "tree"):
+            (_SCRATCH / name).mkdir()
+        options = overlay_options([_SCRATCH / "lower"], _SCRATCH / "upper", _SCRATCH / "work", volatile=True)
+        with mounted("overlay", _SCRATCH / "tree", "overlay", data=options):
+            (_SCRATCH / "tree/file").touch()
+    return ""
+
+
+def devices() -> str:
+    """Fill a /dev as an image's is filled. The value tells where nodes are shown instead of made."""
+    with tmpfs(_SCRATCH, flags=MS_NOSUID | MS_NOEXEC), contextlib.ExitStack() as stack:
+        node, pts, how = _SCRATCH / "null", _SCRATCH / "pts", "made"
+        try:
+            os.mknod(node, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        except PermissionError:
+            node.touch()
+            stack.enter_context(bind(Path("/dev/null"), node))
+            how = "the agent's, shown one by one"
+        node.write_bytes(b"x")
+        pts.mkdir()
+        stack.enter_context(
+            mounted("devpts", pts, "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666")
+        )
+    return how
+
+
+def command_chain() -> str:
+    """Start a program the way a package manager is started in an image."""
+    argv = ["unshare", "--pid", "--fork", "--kill-child=SIGKILL", "--mount", "--net", "--"]
+    script = 'mount -t proc proc /proc && exec setpriv --bounding-set=-all,+sys_chroot -- "$@"'
+    try:
+        process.query([*argv, "sh", "-c", script, "sh", "chroot", "/", "true"], timeout=20.0)
+    except CommandFailed as error:
+        said = error.detail.partition("\ncommand: ")[0].strip()
+        raise SandboxError(said or error.message) from error
+    return ""
+
+
+# -- users without root ------------------------------------------------------------------------------------
+
+
+def user_namespace_lacks() -> list[tuple[str, str]]:
+    """What keeps this user from being root of a user namespace with many ids, and what to do about it."""
+    import pwd
+
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        user = str(os.getuid())
+    found = []
+    for tool, package in (("newuidmap", "uidmap"), ("newgidmap", "uidmap"), ("unshare", "util-linux")):
+        if process.find(tool) is None:
+            found.append((f"the program {tool} is not installed", f"apt-get install {package}"))
+    for table, option in (("/etc/subuid", "--add-subuids"), ("/etc/subgid", "--add-subgids")):
+        if not _has_range(Path(table), user):
+            found.append(
+                (f"{table} has no range for {user}", f"as root: usermod {option} 100000-165535 {user}")
+            )
+    if not found:
+        try:
+            process.query(["unshare", "--user", "--map-auto", "--map-root-user", "--", "true"], timeout=20.0)
+        except CommandFailed as error:
+            said = error.detail.partition("\ncommand: ")[0].strip() or error.message
+            allow = "let users have user namespaces (sysctl user.max_user_namespaces, AppArmor, seccomp)"
+            found.append((f"the kernel refused a user namespace: {said}", allow))
+    return found
+
+
+def _has_range(table: Path, user: str) -> bool:
+    try:
+        rows = table.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(row.split(":")[0] in (user, str(os.getuid())) for row in rows)

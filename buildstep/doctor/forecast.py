@@ -1,0 +1,185 @@
+"""What a build will need of its disks, told before it starts: what is certain, and what is likely."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from buildstep import pipeline, shipping, steps
+from buildstep.images import ImageRecord
+from buildstep.interfaces import Backend
+from buildstep.protoscan import ProtoScan, excluder
+from buildstep.spec import BuildSpec
+
+_MIB = 1 << 20
+
+# Guesses, for what cannot be known before it is there. Taken from Debian 12: a minbase has 165 MB in 8,700
+# files; a small server with what it depends on has 35 MB in 1,500.
+_DEBIAN = (156 * _MIB, 8700)
+_UNKNOWN = (400 * _MIB, 20000)
+_PACKAGE = (36 * _MIB, 1500)
+_FILE = 20 << 10  # bytes of an average file in a system
+
+_PACKED = 0.5
+_PACKED_WELL = 0.2
+"""Size of a compressed file for one of its content: what is likely, and what nothing stays below."""
+_ARCHIVE = 2.5
+"""How much larger than a compressed base archive its content is."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Need:
+    """Bytes on a file system: those that are certain, those that are likely, and inodes."""
+
+    least: int
+    likely: int
+    inodes: int
+
+    def __add__(self, other: Need) -> Need:
+        return Need(
+            least=self.least + other.least,
+            likely=self.likely + other.likely,
+            inodes=self.inodes + other.inodes,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forecast:
+    """What a build needs in its pool and in its output directory. base, proto: bytes (uncompressed)."""
+
+    base: int
+    proto: int
+    proto_files: int
+    pool: Need
+    output: Need
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def forecast(
+    spec: BuildSpec,
+    *,
+    backend: Backend | None,
+    image: ImageRecord | None,
+    proto: ProtoScan | None,
+    download: int = 0,
+) -> Forecast:
+    """What this build needs.
+
+    image: the base, if it is in the store; download: bytes of its file, if that is known and it is not;
+    proto: None where it is not known.
+    """
+    files, size = (proto.files, proto.size) if proto is not None else (0, 0)
+    base, base_files = (image.size, image.files) if image is not None else _base_guess(spec.image, download)
+    certain = base if image is not None else base // 2
+    count = len(spec.packages) + (1 if spec.upgrade_first else 0)
+    packages, package_files = count * _PACKAGE[0], count * _PACKAGE[1]
+    copied = not takes_directly(spec)
+    clone = backend is not None and not backend.cheap_clone
+    imported = image is None
+    blob = "oci" in spec.formats
+    pool = Need(
+        least=imported * certain + (certain if clone else 0) + (size if copied else 0),
+        likely=imported * base
+        + (base if clone else 0)
+        + (size if copied else 0)
+        + packages * 3 // 2  # installed, and downloaded
+        + int(blob * _PACKED * (base + packages + size)),
+        inodes=imported * base_files
+        + (base_files if clone else 0)
+        + (files if copied else 0)
+        + package_files,
+    )
+    return Forecast(
+        base=base,
+        proto=size,
+        proto_files=files,
+        pool=pool,
+        output=_output(spec, base, certain, packages, size),
+    )
+
+
+def _output(spec: BuildSpec, base: int, certain: int, packages: int, proto: int) -> Need:
+    least = likely = 0
+    for name in spec.formats:
+        plain = shipping.codec_of(spec, name) == "none"
+        # A stream of a dataset stands on its base image, unless it was asked to stand alone.
+        below = 0 if name in pipeline.STREAMS and not spec.full else 1
+        least += int((below * certain + proto) * (1.0 if plain else _PACKED_WELL))
+        likely += int((below * base + packages + proto) * (1.0 if plain else _PACKED))
+    return Need(least=least, likely=likely, inodes=4 + len(spec.formats))
+
+
+def takes_directly(spec: BuildSpec) -> bool:
+    """Whether the proto directory goes into the image without being copied into the clone."""
+    last = spec.order == "packages-first" or not steps.wants_packages(spec)
+    return last and excluder(spec.exclude) is not None and not set(spec.formats) & set(pipeline.STREAMS)
+
+
+def _base_guess(ref: str, download: int) -> tuple[int, int]:
+    """Bytes and files of a base image that is not in the store."""
+    scheme, _, locator = ref.partition(":")
+    if scheme == "scratch":
+        return 0, 1
+    if scheme == "mmdebstrap":
+        return _DEBIAN
+    path = Path(locator.partition(",")[0])
+    if scheme in ("tar", "oci", "zfs", "btrfs") and (size := _size_of(path)):
+        plain = path.suffix == ".tar" and scheme == "tar"
+        content = size if plain else int(size * _ARCHIVE)
+        return content, content // _FILE + 1
+    return (content, content // _FILE + 1) if (content := int(download * _ARCHIVE)) else _UNKNOWN
+
+
+def _size_of(path: Path) -> int:
+    try:
+        if path.is_dir():
+            return sum(
+                os.lstat(os.path.join(folder, name)).st_size
+                for folder, _, names in os.walk(path)
+                for name in names
+            )
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+# -- file systems ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Room:
+    """What a file system has left. inodes: None where it has no fixed number of them."""
+
+    folder: Path
+    free: int
+    inodes: int | None
+
+    @classmethod
+    def at(cls, path: Path) -> Room:
+        """The room where `path` is, or will be."""
+        folder = existing(path)
+        info = os.statvfs(folder)
+        return cls(
+            folder=folder, free=info.f_bavail * info.f_frsize, inodes=info.f_favail if info.f_files else None
+        )
+
+
+def existing(path: Path) -> Path:
+    """The path itself if it is there, else the nearest directory above it that is."""
+    while not path.exists() and path.parent != path:
+        path = path.parent
+    return path
+
+
+def together(needs: Sequence[tuple[Path, Need]]) -> list[tuple[Room, Need]]:
+    """The needs by file system: two of one file system add up."""
+    found: dict[int, tuple[Room, Need]] = {}
+    for path, need in needs:
+        device = existing(path).stat().st_dev
+        room, sum_ = found.get(device, (None, None))
+        found[device] = (room or Room.at(path), need if sum_ is None else sum_ + need)
+    return list(found.values())

@@ -1,0 +1,149 @@
+"""Who we are, what is installed, and what the kernel allows."""
+
+from __future__ import annotations
+
+import platform
+import re
+import sys
+from collections.abc import Callable
+
+from buildstep import compress, process, shipping
+from buildstep.doctor import attempts
+from buildstep.doctor.findings import Examination
+from buildstep.doctor.forecast import takes_directly
+from buildstep.errors import BuildstepError, ExitCode, SandboxError, ToolMissing
+from buildstep.mounts import in_user_namespace
+
+
+def privileges(seen: Examination) -> None:
+    """Whether this user may do what the build does."""
+    if seen.root:
+        who = "root of a user namespace" if in_user_namespace() else "root"
+        seen.ok("privileges", who, "may mount and set owners")
+        return
+    base = seen.spec.image if seen.spec is not None else ""
+    if not seen.packages and not base.startswith("mmdebstrap:"):
+        seen.ok("privileges", "user", "not root; without packages that is enough")
+        return
+    lacks = attempts.user_namespace_lacks()
+    for what, fix in lacks:
+        seen.fail("privileges", "user namespace", what, f"{fix}; or run as root", ExitCode.TOOL_MISSING)
+    if not lacks:
+        seen.ok("privileges", "user namespace", "can be had")
+
+
+_DEBIAN_PACKAGES = {"rsync": "rsync", "mmdebstrap": "mmdebstrap", "cp": "coreutils", "chroot": "coreutils"}
+
+
+def tools(seen: Examination) -> None:
+    """Programs and codecs that this build needs, and their versions."""
+    seen.ok("tools", "python", f"{platform.python_version()} at {sys.executable}")
+    spec = seen.spec
+    surely = spec is not None and not takes_directly(spec)
+    _tool(seen, "rsync", needed=surely, why="lays the proto directory on the root")
+    if spec is None or spec.image.startswith("mmdebstrap:"):
+        known = spec is not None and seen.image is not None
+        _tool(seen, "mmdebstrap", needed=spec is not None and not known, why="makes Debian base images")
+    if seen.packages:
+        for name in ("unshare", "mount", "setpriv", "chroot", "sh"):
+            _tool(
+                seen,
+                name,
+                needed=True,
+                why="enters the image for its package manager",
+                told=name == "unshare",
+            )
+        if process.find("ip") is None:
+            what = "is not installed; package scripts then cannot talk to themselves over the network"
+            seen.warn("tools", "ip", what, "apt-get install iproute2")
+    _codecs(seen)
+
+
+def _tool(seen: Examination, name: str, *, needed: bool, why: str, told: bool = True) -> None:
+    path = process.find(name)
+    if path is None:
+        what = f"is not installed; it {why}"
+        fix = f"apt-get install {_DEBIAN_PACKAGES.get(name, 'util-linux')}"
+        if needed:
+            seen.fail("tools", name, what, fix, ExitCode.TOOL_MISSING)
+        else:
+            seen.warn("tools", name, what, fix)
+        return
+    if told:
+        seen.ok("tools", name, f"{_version(name)} at {path}".strip())
+    if name == "rsync" and (lacks := _rsync_lacks()):
+        seen.warn(
+            "tools",
+            name,
+            f"was built without {', '.join(lacks)}: they are lost",
+            "install the distribution's rsync",
+        )
+
+
+def _version(name: str) -> str:
+    try:
+        said = process.query([name, "--version"], ok=range(256), timeout=10.0).stdout
+    except (BuildstepError, OSError):
+        return "a version it does not tell"
+    found = re.search(r"\d+(\.\d+)+\S*", said)
+    return found[0].rstrip(",)") if found else "a version it does not tell"
+
+
+def _rsync_lacks() -> list[str]:
+    said = process.query(["rsync", "--version"], ok=range(256), timeout=10.0).stdout
+    return [name for name in ("ACLs", "xattrs") if re.search(rf"\bno {name}\b", said)]
+
+
+def _codecs(seen: Examination) -> None:
+    names = (
+        {shipping.codec_of(seen.spec, name) for name in seen.spec.formats} if seen.spec else {"gzip", "zstd"}
+    )
+    for name in sorted(names):
+        try:
+            ident = compress.codec(name).ident
+        except ToolMissing as error:
+            if seen.spec is not None:
+                seen.error("tools", f"codec {name}", error)
+            else:
+                seen.warn("tools", f"codec {name}", error.message, error.hint)
+            continue
+        if name == "gzip" and ident.startswith("zlib"):
+            seen.warn(
+                "tools", "codec gzip", f"{ident}; isal is several times faster", "pip install buildstep[fast]"
+            )
+        else:
+            seen.ok("tools", f"codec {name}", ident)
+
+
+# -- the kernel ----------------------------------------------------------------------------------------------
+
+
+def kernel(seen: Examination) -> None:
+    """What the kernel allows, by trying."""
+    if not sys.platform.startswith("linux"):
+        seen.ok(
+            "kernel", platform.system(), f"{platform.release()}: no namespaces here, mounts are journaled"
+        )
+        return
+    if not seen.root:
+        return  # a build without root makes none of these
+    tries: list[tuple[str, Callable[[], str], int]] = [
+        ("namespaces", lambda: "mount, PID, IPC, UTS", ExitCode.SANDBOX)
+    ]
+    if seen.packages:
+        tries += [
+            ("devices", attempts.devices, ExitCode.SANDBOX),
+            ("commands in an image", attempts.command_chain, ExitCode.SANDBOX),
+        ]
+    for where, job, code in tries:
+        if where == "commands in an image" and process.find("unshare") is None:
+            continue  # told already
+        try:
+            value = attempts.apart(job)
+        except SandboxError as error:
+            fix = error.hint or "where the agent is itself a container, give it CAP_SYS_ADMIN and CAP_MKNOD"
+            seen.fail("kernel", where, error.message, fix, code)
+            if where == "namespaces":
+                return
+        else:
+            seen.ok("kernel", where, value or "as a build needs them")

@@ -1,0 +1,159 @@
+"""The pool, what lies about in it, and the room that is left."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from pathlib import Path
+
+from buildstep import datasets, journal, pipeline
+from buildstep.doctor import attempts
+from buildstep.doctor import forecast as forecasts
+from buildstep.doctor.findings import Examination
+from buildstep.errors import BuildstepError, ExitCode, SandboxError
+from buildstep.interfaces import Backend
+from buildstep.log import size_text
+
+_SHOWN = 5
+"""How many of a kind are told one by one."""
+
+
+def opened(seen: Examination) -> None:
+    """Whether the pool can be used, and what for."""
+    if any(
+        found.area == "kernel" and found.where == "namespaces"
+        for found in seen.findings
+        if found.level == "error"
+    ):
+        return  # a build ends before it opens a pool
+    if seen.pool is None:
+        seen.pool = _detected(seen)
+    try:
+        seen.backend = backend = datasets.open_pool(seen.pool)
+    except BuildstepError as error:
+        seen.error("pool", seen.pool, error)
+        return
+    where = backend.uri
+    folder = forecasts.existing(backend.state)
+    new = "" if backend.state.is_dir() else "; made by the first build"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        fix = "give its owner, or another pool: --pool or BUILDSTEP_POOL"
+        seen.fail("pool", where, f"{folder} cannot be written to", fix, ExitCode.DATASET)
+        return
+    if backend.scheme == "overlay" and not _overlay_works(seen, backend, new=bool(new)):
+        return
+    cheap = "clones cost nothing" if backend.cheap_clone else "every build copies its base image"
+    seen.ok("pool", where, f"{cheap}{new}")
+    lacks = sorted(set(seen.spec.formats) & set(pipeline.STREAMS) - {backend.scheme}) if seen.spec else []
+    for name in lacks:
+        what = f"cannot send the format {name}, which only a {name} pool can"
+        seen.fail("pool", where, what, f"--pool {name}:PLACE, or another format", ExitCode.DATASET)
+
+
+def _detected(seen: Examination) -> str:
+    """The pool that a build would choose. Folders that asking makes are taken away again."""
+    location = datasets.default_location(seen.environ)
+    there = forecasts.existing(location)
+
+    def ask() -> str:
+        return datasets.detect(seen.environ)
+
+    try:
+        try:
+            return attempts.apart(ask) if seen.root and sys.platform.startswith("linux") else ask()
+        finally:
+            while location != there and location.is_dir() and not os.listdir(location):
+                location.rmdir()
+                location = location.parent
+    except (SandboxError, OSError) as error:
+        said = error.message if isinstance(error, SandboxError) else error.strerror
+        seen.warn(
+            "pool",
+            os.fspath(location),
+            f"cannot be made: {said}",
+            "name a pool with --pool or BUILDSTEP_POOL",
+        )
+        return f"dir:{location / 'dir'}"
+
+
+def _overlay_works(seen: Examination, backend: Backend, *, new: bool) -> bool:
+    """Whether this kernel mounts overlays, and a new pool's file system takes their upper directories."""
+    folder = forecasts.existing(backend.state)
+    try:
+        attempts.apart(attempts.overlay)
+        if new and not attempts.apart(lambda: "yes" if datasets.overlay.works_on(folder) else ""):
+            raise SandboxError(f"the file system of {folder} cannot hold the upper directory of an overlay")
+    except SandboxError as error:
+        path = backend.uri.partition(":")[2]
+        seen.fail("pool", backend.uri, error.message, f"--pool dir:{path}, or another disk", ExitCode.DATASET)
+        return False
+    return True
+
+
+def leftovers(seen: Examination) -> None:
+    """What dead builds left, and package caches that somebody holds."""
+    backend = seen.backend
+    if backend is None or not backend.state.is_dir():
+        return
+    left = journal.leftovers(backend)
+    for build, kind, name in left[:_SHOWN]:
+        what = f"{kind} {name} was left by the dead build {build}"
+        seen.warn("leftovers", backend.uri, what, "the next build removes it, or `buildstep heal`")
+    if len(left) > _SHOWN:
+        more = f"{len(left) - _SHOWN} more things were left by dead builds"
+        seen.warn("leftovers", backend.uri, more, "`buildstep heal --dry-run` lists them")
+    if kept := sorted(journal.kept(backend)):
+        what = f"{len(kept)} clones of failed builds were kept: {', '.join(kept[:_SHOWN])}"
+        seen.warn("leftovers", backend.uri, what, "`buildstep heal --kept` removes them")
+    if not left and not kept:
+        seen.ok("leftovers", backend.uri, "none")
+    for path in sorted((backend.state / "packages").glob("*/lock")):
+        if _is_held(path):
+            what = "another build's package manager is at work; the next one waits for it"
+            seen.warn("leftovers", f"package cache {path.parent.name}", what, "wait for that build to end")
+
+
+def _is_held(path: Path) -> bool:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def space(seen: Examination) -> None:
+    """Whether the output directory can be written to, and what is free there and in the pool."""
+    spec, backend = seen.spec, seen.backend
+    if spec is None or backend is None:
+        return
+    told = seen.forecast = forecasts.forecast(
+        spec, backend=backend, image=seen.image, proto=seen.scan, download=seen.download
+    )
+    folder = forecasts.existing(spec.output_dir)
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        what = f"{folder} cannot be written to"
+        seen.fail("output", os.fspath(spec.output_dir), what, "give another with --output-dir", ExitCode.EMIT)
+    else:
+        seen.ok("output", os.fspath(spec.output_dir), "can be written to")
+    for index, (room, need) in enumerate(
+        forecasts.together([(backend.state, told.pool), (spec.output_dir, told.output)])
+    ):
+        area, code = ("pool", ExitCode.DATASET) if index == 0 else ("output", ExitCode.EMIT)
+        where = os.fspath(room.folder)
+        free = f"{size_text(room.free)} free, about {size_text(need.likely)} needed"
+        fix = "free some space, `buildstep cache prune`, or use another disk (--pool, --output-dir)"
+        short = room.inodes is not None and room.inodes < need.inodes
+        if room.free < need.least or (short and room.inodes is not None and room.inodes < need.inodes // 2):
+            seen.fail(area, where, f"{free}{_inodes(room, need) if short else ''}", fix, code)
+        elif room.free < need.likely or short:
+            seen.warn(area, where, f"{free}{_inodes(room, need) if short else ''}", fix)
+        else:
+            seen.ok(area, where, free)
+
+
+def _inodes(room: forecasts.Room, need: forecasts.Need) -> str:
+    return f"; {room.inodes} inodes free, about {need.inodes} needed"

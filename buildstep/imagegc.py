@@ -1,0 +1,93 @@
+"""Images that nobody asks for any more, and what dead imports left: removed, and told why."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+
+from buildstep.errors import DatasetError, ImageError
+from buildstep.imagerecord import ImageRecord
+from buildstep.images import ImageStore
+from buildstep.interfaces import Kind
+from buildstep.remote import sweep
+
+_DOWNLOADS_KEPT = 7 * 86400.0
+"""Seconds that half a download waits for somebody who takes it up again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What `gc` did with one thing, and why."""
+
+    uuid: str
+    name: str
+    removed: bool
+    reason: str
+
+
+def collect(store: ImageStore, *, unused_seconds: float, dry_run: bool = False) -> list[Removal]:
+    """Remove images that nobody asked for so long; what stands on one keeps it, and so does a build.
+
+    What dead imports left goes as well: downloads that nobody took up again, trees without a record.
+    """
+    now, kept, found = time.time(), set[str](), []
+    for record in _children_first(store.records()):
+        age = now - store.last_used(record)
+        reason = f"not used for {age / 86400:.1f} days"
+        if age < unused_seconds:
+            reason, removed = f"used {age / 86400:.1f} days ago", False
+        elif record.uuid in kept:
+            reason, removed = "an image that is kept stands on it", False
+        else:
+            removed, problem = _try_delete(store, record, dry_run=dry_run)
+            reason = problem or reason
+        if not removed and record.origin:
+            kept.add(record.origin)
+        found.append(Removal(record.uuid, f"{record.name}@{record.version}", removed, reason))
+    if not dry_run:
+        found += _sweep(store, now)
+    return found
+
+
+def _try_delete(store: ImageStore, record: ImageRecord, *, dry_run: bool) -> tuple[bool, str]:
+    if dry_run:
+        return True, ""
+    try:
+        store.delete(record)
+    except (ImageError, DatasetError) as error:
+        return False, error.message
+    return True, ""
+
+
+def _sweep(store: ImageStore, now: float) -> list[Removal]:
+    """What imports that died left, and records whose image is gone."""
+    rows = sweep(store.backend.state / "downloads", older_than=_DOWNLOADS_KEPT, now=now)
+    found = [Removal("", path.name, True, "half a download that nobody took up again") for path in rows]
+    there = set(store.backend.idents(Kind.IMAGE))
+    recorded = {path.stem for path in store.folder.glob("*.json")}
+    for uuid in sorted(there - recorded):
+        with contextlib.suppress(DatasetError, ImageError), store.locked(uuid):
+            if not (store.folder / f"{uuid}.json").exists():
+                store.remove(uuid)
+                found.append(Removal(uuid, "", True, "an import that died before its record"))
+    for uuid in sorted(recorded - there):
+        with store.locked(uuid):
+            if not store.backend.exists(Kind.IMAGE, uuid):
+                store.remove(uuid)
+    return found
+
+
+def _children_first(records: list[ImageRecord]) -> list[ImageRecord]:
+    """What stands on an image before it: an origin is always older, but clocks may differ."""
+    known = {record.uuid: record for record in records}
+
+    def depth(record: ImageRecord) -> int:
+        count, seen = 0, {record.uuid}
+        while record.origin in known and record.origin not in seen:
+            record = known[record.origin]
+            seen.add(record.uuid)
+            count += 1
+        return count
+
+    return sorted(records, key=lambda record: (-depth(record), record.imported))

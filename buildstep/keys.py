@@ -1,0 +1,90 @@
+"""What decides a build's results: the inputs of its layer with the packages, and of its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from buildstep import __version__, cleaners, compress, protoscan, resolution, shipping
+from buildstep.images import ImageRecord
+from buildstep.layerkey import layer_key
+from buildstep.protoscan import ProtoScan
+from buildstep.resolution import Answer
+from buildstep.spec import BuildSpec
+
+NOT_DECISIVE = (
+    "keep_on_failure", "shell_on_failure", "timeouts", "origin_of", "source", "pool", "cache",
+    "index_max_age",
+)  # fmt: skip
+"""Fields of a spec that no output depends on."""
+
+
+def slot(spec: BuildSpec) -> str:
+    """What a missing layer is compared with: the last one made for the same place."""
+    return f"{spec.name}/packages"
+
+
+def proto_digest(spec: BuildSpec, proto: ProtoScan) -> str:
+    """A digest over the proto directory as this build sees it. Every file must have been read."""
+    return protoscan.digest(proto, owners="keep" in spec.owner.values(), epoch=spec.source_date_epoch)
+
+
+def question(
+    spec: BuildSpec, image: ImageRecord, proto: ProtoScan, environ: Mapping[str, str]
+) -> dict[str, Any]:
+    """All that decides which packages are installed, but for what the repository has."""
+    options = spec.installer_options
+    inputs: dict[str, Any] = {
+        "base image": image.tree_digest,
+        "packages": list(spec.packages),
+        "upgrade_first": spec.upgrade_first,
+        "pkg_audit": spec.pkg_audit,
+        "installer": spec.installer,
+        "installer_options": {
+            "recommends": options.recommends,
+            "mirror": options.mirror or environ.get("BUILDSTEP_APT_MIRROR"),
+            "env": dict(options.env),
+        },
+        "clean": list(spec.cleaners(cleaners.DEFAULT)),
+        "SOURCE_DATE_EPOCH": spec.source_date_epoch,
+    }
+    if spec.order == "proto-first":
+        # Packages may look at what the proto directory brought: the layer is only good with just that.
+        inputs |= {
+            "proto directory": proto_digest(spec, proto),
+            "owner": _owner(spec),
+            "exclude": list(spec.exclude),
+        }
+    return inputs
+
+
+def package_layer(asked: Mapping[str, Any], image: ImageRecord, answer: Answer) -> tuple[str, dict[str, Any]]:
+    """The key of the layer with the packages on this base, and what it is made of."""
+    inputs = {**asked, **answer.inputs()}
+    # Where packages come from decides nothing once it is known which they are.
+    options = {name: value for name, value in asked["installer_options"].items() if name != "mirror"}
+    return layer_key(image.tree_digest, "packages", inputs | {"installer_options": options}), inputs
+
+
+def answer_key(asked: Mapping[str, Any]) -> str:
+    """The name under which the repository's answer to this is kept."""
+    return resolution.key_of(asked)
+
+
+def decisive(spec: BuildSpec, image: ImageRecord, proto: str, answer: Answer | None) -> dict[str, Any]:
+    """Everything that decides a build's outputs and where they go: equal inputs make equal outputs."""
+    options = {name: value for name, value in spec.to_json().items() if name not in NOT_DECISIVE}
+    options["owner"] = _owner(spec)
+    return {
+        "buildstep": __version__,
+        "option": options,
+        "base image": {"uuid": image.uuid, "tree": image.tree_digest},
+        "proto directory": proto,
+        "package": dict(answer.inputs()) if answer is not None else {},
+        "tool": {name: compress.codec(shipping.codec_of(spec, name)).ident for name in spec.formats},
+    }
+
+
+def _owner(spec: BuildSpec) -> list[str]:
+    """The rules in their order: the first that matches counts."""
+    return [f"{pattern}={owner}" for pattern, owner in spec.owner.items()]

@@ -1,0 +1,203 @@
+"""Hand a built image on: find everything that belongs to it, publish it, and write down where it went."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from buildstep import artifacts
+from buildstep.clients import translated
+from buildstep.config import TargetConfig
+from buildstep.errors import ImageError, PublishError, SpecError, UsageError
+from buildstep.events import Bus
+from buildstep.fsutil import atomic_write, lock, read_json
+from buildstep.journal import output_lock
+from buildstep.publishers import Bundle, Published, PublishOptions
+from buildstep.publishers import publish as hand_on
+
+RECORD = ".buildrecord.json"
+MANIFEST = ".imgmanifest"
+_IMAGES = (".oci.tar", ".tar", ".zfs", ".zvol", ".btrfs")
+_COMPRESSED = ("", ".gz", ".bz2", ".xz", ".zst")
+
+
+@contextlib.contextmanager
+def bundle_of(path: Path) -> Iterator[Bundle]:
+    """Everything that a build wrote, given its manifest, its record, an image file or its directory.
+
+    Raises PublishError when something is missing, or is not what the record says.
+    """
+    manifest = _manifest_at(path)
+    stem = manifest.name.removesuffix(MANIFEST)
+    record_path = manifest.with_name(stem + RECORD)
+    record = _read_record(record_path) if record_path.exists() else None
+    files = _image_files(manifest.parent, stem) if record is None else _recorded_files(record_path, record)
+    if not files:
+        raise PublishError(
+            f"there is no image file beside {manifest}", hint="publish where the build wrote it"
+        )
+    with contextlib.ExitStack() as stack:
+        published = record_path if record is not None else None
+        if record is not None and "published" in record:
+            # Where an image went is no part of it: what is published is what the build wrote.
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="buildstep-publish-")))
+            published = folder / record_path.name
+            published.write_bytes(_without_published(record))
+        bundle = Bundle(manifest=manifest, artifacts=tuple(files), record=published)
+        if record is not None:
+            _compare(bundle, record)
+        yield bundle
+
+
+def _manifest_at(path: Path) -> Path:
+    if path.is_dir():
+        found = sorted(path.glob(f"*{MANIFEST}"))
+        if len(found) != 1:
+            names = ", ".join(item.name for item in found[:5]) or f"no *{MANIFEST}"
+            raise PublishError(f"{path} does not hold one image", hint=f"it has {names}; name one")
+        return found[0]
+    for ending in (RECORD, MANIFEST, *(kind + end for kind in _IMAGES for end in _COMPRESSED)):
+        if path.name.endswith(ending):
+            manifest = path.with_name(path.name.removesuffix(ending) + MANIFEST)
+            if manifest.is_file():
+                return manifest
+            raise PublishError(f"there is no manifest {manifest}", hint="was it built there, and completely?")
+    raise PublishError(
+        f"{path} is no manifest, build record or image", hint=f"give NAME-VERSION{MANIFEST}, or its directory"
+    )
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record = read_json(path)
+    except (OSError, ValueError) as error:
+        raise PublishError(f"cannot read the build record {path}: {error}") from error
+    if not isinstance(record, dict) or not isinstance(record.get("artifacts"), list):
+        raise PublishError(f"{path} is not a build record")
+    return record
+
+
+def _image_files(folder: Path, stem: str) -> list[Path]:
+    names = [stem + kind + end for kind in _IMAGES for end in _COMPRESSED]
+    return [folder / name for name in names if (folder / name).is_file()]
+
+
+def _recorded_files(path: Path, record: Mapping[str, Any]) -> list[Path]:
+    """The image files of a record: beside it, wherever the build wrote them first."""
+    found = []
+    for row in record["artifacts"]:
+        file = path.with_name(Path(str(row.get("path", ""))).name)
+        if not file.is_file():
+            raise PublishError(f"{path.name} tells of {file.name}, which is not beside it")
+        found.append(file)
+    return found
+
+
+def _compare(bundle: Bundle, record: Mapping[str, Any]) -> None:
+    told = {Path(str(row.get("path"))).name: row.get("sha256") for row in record["artifacts"]}
+    for content in bundle.contents:
+        if told[content.path.name] != content.sha256:
+            raise PublishError(
+                f"{content.path.name} is not what its build record says",
+                detail=f"sha256 {content.sha256}, not {told[content.path.name]}",
+                hint="was it changed, or copied only in part? build again",
+            )
+    if record.get("uuid") != bundle.uuid:
+        raise PublishError(f"the manifest and the build record of {bundle.name} are of two builds")
+
+
+def _without_published(record: Mapping[str, Any]) -> bytes:
+    """The record's text as the build wrote it."""
+    return _text({key: value for key, value in record.items() if key != "published"})
+
+
+def _text(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, indent=2).encode() + b"\n"
+
+
+# -- publishing -------------------------------------------------------------------------------------------
+
+
+def target_named(text: str, targets: Mapping[str, TargetConfig]) -> TargetConfig:
+    """A target as it is written, or by its name in the configuration. Raises UsageError."""
+    if ":" in text:
+        return TargetConfig(target=text)
+    if text in targets:
+        return targets[text]
+    known = f"names: {', '.join(sorted(targets))}" if targets else "no target has a name in buildstep.toml"
+    raise UsageError(f"{text!r} is no place to publish to", hint=f"SCHEME:PLACE, or a name; {known}")
+
+
+def publish(
+    bundle: Bundle, target: TargetConfig, *, options: PublishOptions, state: Path, bus: Bus
+) -> Published:
+    """Publish to one target and write it down: in the build's record, and in the pool's state."""
+    with translated(PublishError):
+        try:
+            done = hand_on(bundle, target.target, options=options, bus=bus)
+        except (ImageError, SpecError) as error:
+            raise PublishError(error.message, detail=error.detail, hint=error.hint) from error
+    entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **done.to_json()}
+    record = bundle.manifest.with_name(bundle.manifest.name.removesuffix(MANIFEST) + RECORD)
+    try:
+        _note_in_state(state, {"name": bundle.name, "version": bundle.version, **_flat(entry)})
+        if record.exists():
+            _note_in_record(record, entry, state)
+    except OSError as error:
+        # It is published all the same, and what is published cannot be taken back by us.
+        bus.note(f"published, but this could not be written down: {error}", level="warning")
+    return done
+
+
+def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """`name` of what is published is its address; the image has a name as well."""
+    return {("address" if key == "name" else key): value for key, value in entry.items()}
+
+
+def _note_in_record(path: Path, entry: Mapping[str, Any], state: Path) -> None:
+    guard = output_lock(path.with_name(path.name.removesuffix(RECORD)))
+    with lock(guard):
+        try:
+            record = read_json(path)
+            rows = record.setdefault("published", [])
+            if not any(_same(row, entry) for row in rows):
+                rows.append(_flat(entry))
+                before = artifacts.stamp(path)
+                with atomic_write(path) as stream:
+                    stream.write(_text(record))
+                artifacts.restamp(state, path, before)
+        finally:
+            guard.unlink(missing_ok=True)
+
+
+def _same(row: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    return all(row.get(key) == value for key, value in _flat(entry).items() if key not in ("time", "state"))
+
+
+def _note_in_state(state: Path, row: Mapping[str, Any]) -> None:
+    """One line more in published.jsonl, whole or not at all."""
+    state.mkdir(parents=True, exist_ok=True)
+    with lock(state / "locks" / "published.lock"):
+        fd = os.open(state / "published.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(fd, json.dumps(row).encode() + b"\n")
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def options_for(
+    target: TargetConfig, *, environ: Mapping[str, str], http: Mapping[str, Any], **flags: Any
+) -> PublishOptions:
+    """What flags say, and what the configuration says of the target where they say nothing."""
+    merged = {
+        name: flags.get(name) or getattr(target, name)
+        for name in ("channel", "insecure", "user", "key", "endpoint", "replace")
+    }
+    return PublishOptions(environ=environ, limits=http, **merged)

@@ -1,0 +1,250 @@
+"""Images that repositories have: looked for, judged, downloaded several at once, handed on one at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from buildstep import manifest as imgmanifest
+from buildstep import process
+from buildstep.clients import Http, HttpError, HttpOptions
+from buildstep.clients.download import Downloaded, Progress
+from buildstep.clients.imgapi import is_uuid
+from buildstep.clients.repositories import Repository, open_repository
+from buildstep.config import SourceConfig
+from buildstep.errors import CommandFailed, Fault, ImageError, SpecError
+from buildstep.events import Bus
+from buildstep.fsutil import lock
+from buildstep.log import size_text
+from buildstep.sources.imgapi import Arriving, Fetched, Resolved, fetch_files, resolve
+
+_SDC_VERSION = "7.0"
+"""What a host that does not tell is taken for."""
+
+
+class Labelled:
+    """A repository under a name that its user gave it."""
+
+    def __init__(self, inner: Repository, label: str) -> None:
+        self._inner, self._label = inner, label
+
+    @property
+    def label(self) -> str:
+        return self._label
+
+    @property
+    def http(self) -> Http | None:
+        found = getattr(self._inner, "http", None)
+        return found if isinstance(found, Http) else None
+
+    def get(self, uuid: str) -> dict[str, Any] | None:
+        return self._inner.get(uuid)
+
+    def find(self, name: str, version: str) -> dict[str, Any] | None:
+        return self._inner.find(name, version)
+
+    def images(self, **filters: str) -> Iterator[dict[str, Any]]:
+        return self._inner.images(**filters)
+
+    def fetch_file(
+        self, manifest: Mapping[str, Any], target: Path, *, sha256: str = "", progress: Progress | None = None
+    ) -> Downloaded:
+        return self._inner.fetch_file(manifest, target, sha256=sha256, progress=progress)
+
+
+class Remote:
+    """The configured repositories, opened when they are first asked. http: limits by name."""
+
+    def __init__(
+        self,
+        sources: Sequence[SourceConfig],
+        *,
+        environ: Mapping[str, str],
+        http: Mapping[str, Any],
+        bus: Bus,
+    ) -> None:
+        self.sources = tuple(sources)
+        self._environ, self._http, self._bus = environ, http, bus
+        self._opened: list[Repository] | None = None
+
+    @property
+    def repositories(self) -> list[Repository]:
+        if self._opened is None:
+            self._opened = [self._open(source, source.channel) for source in self.sources]
+        return self._opened
+
+    def _open(self, source: SourceConfig, channel: str) -> Repository:
+        environ = self._environ
+        if source.endpoint:
+            environ = {**environ, "AWS_ENDPOINT_URL_S3": source.endpoint}
+        uri = source.url
+        if channel and uri.startswith(("http:", "https:")):
+            uri = f"{uri.partition('?')[0]}?channel={channel}"
+        options = HttpOptions.of(environ, insecure=source.insecure, **self._http)
+        found = open_repository(uri, environ=environ, bus=self._bus, options=options)
+        return Labelled(found, source.label) if source.label else found
+
+    def close(self) -> None:
+        for repository in self._opened or []:
+            http = getattr(repository, "http", None)
+            if isinstance(http, Http):
+                http.close()
+        self._opened = None
+
+    # -- looking ---------------------------------------------------------------------------------------
+
+    def resolve(self, ref: str, have: Callable[[str], bool]) -> list[Resolved]:
+        """What has to be brought here for a uuid or name@version, an origin before what stands on it.
+
+        Raises ImageError: nonsense, not found, not active, or not for this machine's platform.
+        """
+        check_ref(ref)
+        if not self.sources:
+            raise ImageError(
+                f"the image {ref} is not in the store, and there is no source to look for it in",
+                hint="`buildstep image list` shows what is in the store; sources stand in buildstep.toml",
+            )
+        chain = resolve(ref, self.repositories, bus=self._bus, have=have)
+        faults = [fault for image in chain for fault in self._platform_faults(image)]
+        if faults:
+            raise ImageError(
+                f"image {ref} is not for this machine", detail="\n".join(f"  {fault}" for fault in faults)
+            )
+        return chain
+
+    def _platform_faults(self, image: Resolved) -> list[Fault]:
+        requirements = image.manifest.get("requirements", {})
+        if not requirements.get("min_platform") and not requirements.get("max_platform"):
+            return []
+        here = host_platform()
+        if here is None:  # no host of such images: it only builds them
+            return []
+        found = imgmanifest.check_platform(image.manifest, *here)
+        return [Fault(where=image.uuid, message=fault.message) for fault in found]
+
+    def images(self, *, channel: str, filters: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(source, manifest) of every image that passes; an image that two sources have comes once.
+
+        A source that does not answer is named and passed over. Raises ImageError when none answers.
+        """
+        seen: set[str] = set()
+        problems: list[HttpError] = []
+        for source in self.sources:
+            repository = self._open(source, channel or source.channel)
+            try:
+                for row in repository.images(**filters):
+                    if row.get("uuid") not in seen:
+                        seen.add(str(row.get("uuid")))
+                        yield repository.label, row
+            except HttpError as error:
+                problems.append(error)
+                self._bus.note(f"{repository.label} is passed over: {error.message}", level="warning")
+        if problems and len(problems) == len(self.sources):
+            raise ImageError(
+                "no source of images answered",
+                detail="\n".join(error.message for error in problems),
+                hint=problems[0].hint,
+                retryable=any(error.retryable for error in problems),
+            )
+
+    def manifest(self, ref: str) -> tuple[str, dict[str, Any]]:
+        """The source and the manifest of an image; nothing is downloaded. Raises ImageError."""
+        top = self.resolve(ref, lambda _: True)[-1]
+        return top.repository.label, dict(top.manifest)
+
+    # -- fetching ---------------------------------------------------------------------------------------
+
+    def fetch(
+        self,
+        images: Sequence[Resolved],
+        folder: Path,
+        *,
+        follow: Callable[[Arriving], bool],
+        install: Callable[[Fetched], None],
+    ) -> None:
+        """Download the images' files, and install them one at a time, in order.
+
+        follow: may install an image while its file still comes; False when that cannot be. install: is
+        called for those when the file is here. The file of an installed image is removed. Raises
+        ImageError, and what `install` raises; files that are here or can be resumed stay for the next run.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        for image in images:
+            size = sum(entry.get("size", 0) for entry in image.manifest.get("files", [])[:1])
+            name = f"{image.manifest.get('name')}@{image.manifest.get('version')}"
+            self._bus.note(f"fetching {name} {image.uuid} ({size_text(size)}) from {image.repository.label}")
+
+        def ready(fetched: Fetched) -> None:
+            install(fetched)
+            forget(fetched.file.path)
+
+        def begun(arriving: Arriving) -> bool:
+            done = follow(arriving)
+            if done:
+                forget(arriving.target)
+            return done
+
+        fetch_files(images, self.repositories, folder, bus=self._bus, on_begin=begun, on_ready=ready)
+
+
+def check_ref(ref: str) -> None:
+    """Raises ImageError for what is neither a uuid nor name@version."""
+    name, at, version = ref.rpartition("@")
+    if not is_uuid(ref) and not (name and at and version):
+        raise ImageError(
+            f"{ref!r} is neither a uuid nor name@version, nor a file",
+            hint="`buildstep image list` shows what is in the store, with --remote what sources have",
+        )
+
+
+def forget(path: Path) -> None:
+    """Remove a downloaded file that is installed now, and its lock."""
+    guard = path.with_name(f".{path.name}.lock")
+    with lock(guard):
+        path.unlink(missing_ok=True)
+        guard.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, *, older_than: float, now: float) -> list[Path]:
+    """Remove what broken imports left and nobody took up again for so long (seconds)."""
+    removed = []
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
+        if not path.is_file() or path.name.endswith(".lock"):
+            continue
+        name = path.name.removesuffix(".partial")
+        guard = path.with_name(f".{name}.lock")
+        with contextlib.suppress(FileNotFoundError, BlockingIOError), lock(guard, wait=False):
+            if now - path.stat().st_mtime >= older_than:
+                path.unlink()
+                removed.append(path)
+            if not any(path.with_name(name + end).exists() for end in ("", ".partial")):
+                guard.unlink(missing_ok=True)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.is_dir():
+            with contextlib.suppress(OSError):  # one that is used is not empty
+                path.rmdir()
+    return removed
+
+
+def host_platform() -> tuple[str, str] | None:
+    """This host's SDC version and platform stamp, as `sysinfo` tells them; None where it is no such host."""
+    if process.find("sysinfo") is None:
+        return None
+    try:
+        told = json.loads(process.query(["sysinfo"], timeout=60).stdout)
+    except (CommandFailed, ValueError):
+        return None
+    if not isinstance(told, dict) or not isinstance(told.get("Live Image"), str):
+        return None
+    return str(told.get("SDC Version") or _SDC_VERSION), told["Live Image"]
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest in a file, as v2. Raises ImageError, as it is the image that cannot be had."""
+    try:
+        return imgmanifest.read(path)
+    except SpecError as error:
+        raise ImageError(f"the manifest {path} is not valid", detail=error.detail) from error

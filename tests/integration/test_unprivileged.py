@@ -1,0 +1,334 @@
+"""Builds by an ordinary user: the same image as root's without packages, packages by subordinate ids."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import shutil
+import stat
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import debian_root, demand
+from tests.integration.support import EPOCH, REPOSITORY, Done, Lab, host_state, sha256, step, write_base
+
+UID = 54321
+"""A user that is in no table."""
+
+
+@dataclass(kw_only=True)
+class UserLab(Lab):
+    """A place to build in that belongs to somebody who is not root."""
+
+    uid: int
+    gid: int
+
+    def run(self, argv: list[str], *, env: Any = None, **popen: Any) -> Done:
+        home = {
+            "HOME": os.fspath(self.top / "home"),
+            "XDG_DATA_HOME": "",
+            "XDG_CACHE_HOME": "",
+            "USER": "somebody",
+        }
+        popen = {"user": self.uid, "group": self.gid, "extra_groups": [], "umask": 0o077, **popen}
+        return super().run(argv, env={**home, **(env or {})}, **popen)
+
+    def give(self) -> None:
+        """Make all of it the user's."""
+        for folder, folders, files in os.walk(self.top):
+            for name in [".", *folders, *files]:
+                path = os.path.join(folder, name)
+                info = os.lstat(path)
+                os.chown(path, self.uid, self.gid, follow_symlinks=False)
+                if not stat.S_ISLNK(info.st_mode):
+                    os.chmod(path, stat.S_IMODE(info.st_mode))
+
+
+def usable_python() -> tuple[str, str]:
+    """A Python that anybody may start, and where our requirements are."""
+    packages = sysconfig.get_paths()["purelib"]
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    for candidate in (sys.executable, f"/usr/bin/{version}"):
+        argv = [candidate, "-P", "-c", "import click, sh"]
+        env = {"PYTHONPATH": f"{REPOSITORY}:{packages}", "PATH": "/usr/bin:/bin"}
+        try:
+            done = subprocess.run(argv, user=UID, group=UID, extra_groups=[], env=env, capture_output=True, check=False, cwd="/")  # fmt: skip
+        except PermissionError:
+            continue
+        if done.returncode == 0:
+            return candidate, env["PYTHONPATH"]
+    pytest.skip("no Python here that another user may start")
+
+
+def devices(tar: tarfile.TarFile) -> None:
+    """What an ordinary user cannot make, and still ships."""
+    for name, kind, major, minor in (
+        ("dev/null", tarfile.CHRTYPE, 1, 3),
+        ("dev/loop0", tarfile.BLKTYPE, 7, 0),
+    ):
+        member = tarfile.TarInfo(name)
+        member.type, member.mode, member.devmajor, member.devminor = kind, 0o660, major, minor
+        member.gid = 6
+        tar.addfile(member)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    demand("root", "namespaces", "busybox", "rsync")
+    return write_base(tmp_path_factory.mktemp("base") / "base.tar", devices)
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that others may enter, which pytest's are not."""
+    top = Path(tempfile.mkdtemp(prefix="buildstep-test-"))
+    top.chmod(0o755)
+    yield top
+    shutil.rmtree(top)
+
+
+def lab_for(place: Path, base: Path, uid: int, gid: int) -> UserLab:
+    python, path = usable_python()
+    (place / "home").mkdir()
+    shutil.copy(base, place / "base.tar")
+    lab = UserLab(
+        top=place,
+        base=place / "base.tar",
+        scheme="dir",
+        python=python,
+        environ={"PYTHONPATH": path},
+        uid=uid,
+        gid=gid,
+    )
+    lab.give()
+    return lab
+
+
+@pytest.fixture
+def lab(base: Path, place: Path) -> UserLab:
+    return lab_for(place, base, UID, UID)
+
+
+def furnish(top: Path) -> None:
+    """What an ordinary user's checkout can hold."""
+    for folder in ("data/empty", "lib/extra", "var/run/service", "usr/lib/base"):
+        (top / folder).mkdir(parents=True)
+    for folder in ("data", "lib/extra", "var/run/service"):
+        (top / folder / "file").write_text(folder)
+    os.link(top / "data/file", top / "data/twin")
+    (top / "data/tool").write_bytes(os.urandom(100_000))
+    (top / "data/tool").chmod(0o4755)
+    (top / "data/link").symlink_to("tool")
+    os.setxattr(top / "data/tool", "user.note", b"x")
+    os.mkfifo(top / "data/fifo")
+    (top / "data" / os.fsdecode(b"\xff\n")).write_text("odd")
+    (top / "data/closed").mkdir()
+    (top / "data/closed/below").mkdir()
+    (top / "data/closed").chmod(0o555)
+    (top / "usr/lib/base/one").write_bytes(b"not linked\n")
+    with (top / "data/sparse").open("wb") as stream:
+        stream.truncate(16 << 20)
+        stream.write(b"x")
+        os.fsync(stream.fileno())
+
+
+@pytest.mark.parametrize("way", ["taken as it is", "copied"])
+def test_an_ordinary_users_image_is_roots_image(lab: UserLab, way: str) -> None:
+    """The same inputs give the same bytes, whoever builds: owners come from the rule and the base."""
+    furnish(lab.proto)
+    build = {"owner": {"data/**": "www:www", "*": "root:root"}, "exclude": ["*.o"], "formats": ["oci", "tar"]}
+    lab.manifest(build=build)
+    lab.environ["SOURCE_DATE_EPOCH"] = str(EPOCH)
+    if way == "copied":
+        lab.environ["BUILDSTEP_PLAIN"] = "1"
+    lab.give()
+    (lab.proto / "data/tool").chmod(0o4755)
+    before = host_state(lab.top)
+    mine = lab.built()
+    assert host_state(lab.top) == before
+    assert lab.leftovers() == []
+    roots = Lab(top=lab.top, base=lab.base, scheme="dir", environ={"SOURCE_DATE_EPOCH": str(EPOCH)})
+    lab.manifest(build=build)
+    told = roots.built("--pool", f"dir:{lab.top}/roots-pool", "-o", f"{lab.top}/roots-out")
+    assert listing(mine) == listing(told)
+    assert mine["tree_digest"] == told["tree_digest"]
+    assert [row["sha256"] for row in mine["files"]] == [row["sha256"] for row in told["files"]]
+    for row in mine["files"]:
+        info = Path(row["path"]).stat()
+        assert info.st_uid == UID
+        assert sha256(Path(row["path"])) == row["sha256"]
+
+
+def listing(result: dict[str, Any]) -> dict[str, tuple[object, ...]]:
+    """The tar image's members, to see at once what differs."""
+    path = next(row["path"] for row in result["files"] if row["format"] == "tar")
+    raw = subprocess.run(["zstd", "-dc", path], check=True, capture_output=True).stdout
+    plain = Path(path).with_suffix(".listed")
+    plain.write_bytes(raw)
+    try:
+        with tarfile.open(plain) as archive:
+            return {
+                member.name: (
+                    member.type,
+                    oct(member.mode),
+                    member.uid,
+                    member.gid,
+                    member.size,
+                    member.linkname,
+                )
+                for member in archive
+            }
+    finally:
+        plain.unlink()
+
+
+def test_what_cannot_be_made_here_is_in_the_image_all_the_same(lab: UserLab) -> None:
+    members = listing(lab.built("-f", "tar"))
+    assert members["dev/null"] == (tarfile.CHRTYPE, oct(0o660), 0, 6, 0, "")
+    assert members["usr/bin/setuid"][1] == oct(0o4755)
+    assert members["usr/lib/base/owned"][2:4] == (33, 44)
+    assert members["var/log/old.log"][1:4] == (oct(0o640), 0, 4), "a cleaner emptied it; it is still adm's"
+    assert members["etc/hello"][2:4] == (0, 0)
+    assert members["tmp"][1] == oct(0o1777)
+
+
+def test_keep_means_the_numbers_on_the_agent(lab: UserLab) -> None:
+    lab.manifest(build={"owner": "keep"})
+    lab.give()
+    assert listing(lab.built("-f", "tar"))["etc/hello"][2:4] == (UID, UID)
+
+
+def test_a_second_build_reuses_what_it_can(lab: UserLab) -> None:
+    first = lab.built()
+    (lab.proto / "etc/new").write_text("x")
+    lab.give()
+    second = lab.built()
+    assert step(second, "import")["state"] == "reuse"
+    assert second["tree_digest"] != first["tree_digest"]
+    assert lab.command("image", "verify", "--pool", lab.uri, "base@0").status == 0
+
+
+def test_the_default_pool_is_the_users_own(lab: UserLab) -> None:
+    argv = lab.argv("--json")
+    at = argv.index("--pool")
+    del argv[at : at + 2]
+    done = lab.run(argv)
+    assert done.status == 0, done.stderr
+    assert (lab.top / "home/.local/share/buildstep/dir/buildstep-pool.json").exists()
+
+
+def test_without_sub_ids_all_that_is_missing_is_told_at_once(lab: UserLab) -> None:
+    empty = lab.top / "empty"
+    empty.mkdir(mode=0o755)
+    done = lab.refused(5, "-p", "one-1")
+    for text in ("54321", "/etc/subuid", "/etc/subgid", "usermod --add-subuids", "--add-subgids"):
+        assert text in done.stderr, text
+    assert done.stderr.count("missing:") == 2
+    assert "hint:" in done.stderr
+    assert not lab.pool.exists(), "nothing has been touched"
+
+
+def test_an_overlay_pool_is_refused_with_another_to_use(lab: UserLab) -> None:
+    done = lab.refused(10, "--pool", f"overlay:{lab.top}/overlay")
+    assert f"--pool dir:{lab.top}/overlay" in done.stderr
+
+
+def test_a_pool_of_root_is_not_used(lab: UserLab) -> None:
+    root = Lab(top=lab.top, base=lab.base, scheme="dir", environ=lab.environ)
+    root.built("-o", f"{lab.top}/roots-out")
+    done = lab.refused(10)
+    assert "was made by root" in done.stderr
+
+
+# -- with subordinate ids -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def user() -> Iterator[pwd.struct_passwd]:
+    """A user with a range of ids to hand out, for as long as the tests run."""
+    demand("root", "newuidmap", "useradd", "unshare")
+    name = f"bs{secrets.token_hex(4)}"
+    subprocess.run(
+        ["useradd", "--no-create-home", "--shell", "/bin/sh", name], check=True, capture_output=True
+    )
+    try:
+        start = 3_000_000 + secrets.randbelow(1000) * 65_536
+        for flag in ("--add-subuids", "--add-subgids"):
+            subprocess.run(
+                ["usermod", flag, f"{start}-{start + 65_535}", name], check=True, capture_output=True
+            )
+        yield pwd.getpwnam(name)
+    finally:
+        subprocess.run(["userdel", name], check=False, capture_output=True)
+
+
+@pytest.fixture
+def sublab(base: Path, place: Path, user: pwd.struct_passwd) -> UserLab:
+    return lab_for(place, base, user.pw_uid, user.pw_gid)
+
+
+def test_packages_are_installed_in_a_user_namespace(sublab: UserLab) -> None:
+    sublab.environ["SOURCE_DATE_EPOCH"] = str(EPOCH)
+    sublab.manifest(build={"owner": "www:adm"})
+    sublab.give()
+    before = host_state(sublab.top)
+    mine = sublab.built("-p", "one-1,mounts-1", "-f", "tar")
+    assert host_state(sublab.top) == before
+    assert sublab.leftovers() == []
+    members = listing(mine)
+    assert members["opt/local/pkg/installed"][2:4] == (0, 0)
+    assert members["etc/hello"][2:4] == (33, 4)
+    assert members["usr/lib/base/owned"][2:4] == (33, 44)
+    assert members["usr/bin/setuid"][1] == oct(0o4755)
+    assert members["dev/null"][0] == tarfile.CHRTYPE
+    root = Lab(top=sublab.top, base=sublab.base, environ={**sublab.environ})
+    root.manifest(build={"owner": "www:adm"})
+    told = root.built(
+        "-p", "one-1", "-f", "tar", "--pool", f"overlay:{sublab.top}/roots", "-o", f"{sublab.top}/roots-out"
+    )
+    same = {name: row for name, row in members.items() if name not in ("opt/local/mounts", "opt/local/dev")}
+    theirs = listing(told)
+    del same["opt/local/pkg/installed"], theirs["opt/local/pkg/installed"]
+    assert same == theirs
+
+
+def test_a_failing_package_leaves_nothing_there_either(sublab: UserLab) -> None:
+    sublab.refused(12, "-p", "fail-1")
+    sublab.refused(12, "-p", "leave-1,fail-2")
+
+
+def test_a_namespaces_pool_is_not_mixed_with_a_plain_one(sublab: UserLab) -> None:
+    sublab.built("-p", "one-1")
+    done = sublab.refused(10)
+    assert "was made by root" in done.stderr
+    argv = sublab.argv("-p", "one-1")
+    at = argv.index("--pool")
+    del argv[at : at + 2]
+    assert sublab.run(argv).status == 0
+    assert (sublab.top / "home/.local/share/buildstep/dir-subids/buildstep-pool.json").exists()
+
+
+@pytest.mark.slow
+def test_apt_works_in_a_user_namespace(sublab: UserLab) -> None:
+    """A real Debian, a real package, with users and scripts of its own."""
+    demand("mmdebstrap", "mirror")
+    archive = sublab.top / "debian.tar"
+    argv = ["tar", "--xattrs", "--xattrs-include=*", "--numeric-owner", "-cf", os.fspath(archive), "-C", os.fspath(debian_root()), "."]  # fmt: skip
+    subprocess.run(argv, check=True)
+    os.chown(archive, sublab.uid, sublab.gid)
+    result = sublab.built("-i", f"tar:{archive}", "-p", "cron", "-f", "tar")
+    members = listing(result)
+    name = next(path for path in members if path.endswith("usr/bin/crontab"))
+    assert members[name][1] == oct(0o2755), "set-gid crontab"
+    assert members[name][3] != 0, "the package's own group"
+    assert members[next(path for path in members if path.endswith("etc/shadow"))][3] == 42

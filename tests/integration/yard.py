@@ -1,0 +1,181 @@
+"""Builds run in the test's own process, many in a row: what they wrote, said, planned and cost."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from buildstep import datasets, filelist, pipeline, process
+from buildstep import spec as specs
+from buildstep.cache import LayerCache
+from buildstep.cli.build import choices
+from buildstep.errors import BuildstepError
+from buildstep.events import Bus, Event, Note
+from buildstep.filelist import tree_digest
+from buildstep.images import ImageStore
+
+EPOCH = 1_700_000_000
+
+
+def tiny_base(path: Path, *, salt: str = "") -> Path:
+    """A base image of a few files: links that directories of a proto meet, things that it replaces."""
+
+    def add(tar: tarfile.TarFile, name: str, kind: bytes, content: bytes = b"", **more: Any) -> None:
+        member = tarfile.TarInfo(name)
+        member.type, member.mtime, member.size = kind, EPOCH, len(content)
+        member.mode = 0o755 if kind == tarfile.DIRTYPE else 0o644
+        for key, value in more.items():
+            setattr(member, key, value)
+        tar.addfile(member, io.BytesIO(content))
+
+    with tarfile.open(path, "w") as tar:
+        for name in (".", "usr", "usr/bin", "usr/lib", "etc", "var", "var/lib", "var/lib/deep", "opt", "tmp"):
+            add(tar, name, tarfile.DIRTYPE)
+        add(tar, "bin", tarfile.SYMTYPE, linkname="usr/bin")
+        add(tar, "lib", tarfile.SYMTYPE, linkname="/usr/lib")
+        add(tar, "etc/conf", tarfile.REGTYPE, b"of the base\n")
+        add(tar, "etc/base", tarfile.REGTYPE, f"salt {salt}\n".encode())
+        add(tar, "usr/bin/tool", tarfile.REGTYPE, b"tool of the base", mode=0o755)
+        add(tar, "usr/bin/twin", tarfile.LNKTYPE, linkname="usr/bin/tool")
+        add(tar, "var/lib/f1", tarfile.REGTYPE, b"1\n")
+        add(tar, "opt/stays", tarfile.REGTYPE, b"x" * 3000, uid=5, gid=6)
+    return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A build as it went. files: SHA-256 by format; counts: its costs, `started` the processes."""
+
+    files: Mapping[str, str]
+    tree: str
+    counts: Mapping[str, int]
+    steps: Mapping[str, tuple[str, str]]
+    plan: Mapping[str, tuple[str, str]]
+    notes: Sequence[str]
+    error: str = ""
+
+    @property
+    def same(self) -> tuple[object, ...]:
+        """What two builds of the same inputs have in common."""
+        return (dict(self.files), self.tree, self.error.partition(":")[0])
+
+    def reasons(self, *, planned: bool = False) -> str:
+        return "\n".join(f"{state} {reason}" for state, reason in (self.plan if planned else self.steps).values())
+
+
+@dataclass(kw_only=True)
+class Yard:
+    """A pool and an output directory. Run its builds inside a build's namespaces."""
+
+    pool: str
+    out: Path
+    proto: Path
+    base: Path
+    document: dict[str, Any] = field(default_factory=dict)
+    build: dict[str, Any] = field(default_factory=dict)
+    formats: tuple[str, ...] = ("oci", "tar")
+
+    def spec(self, environ: Mapping[str, str], **flags: object) -> specs.BuildSpec:
+        document = {
+            "name": "hello", "version": "1.0.0", "os": "linux", "type": "other", **self.document,
+            "build": {"image": f"tar:{self.base}", "formats": list(self.formats), **self.build},
+        }  # fmt: skip
+        given: dict[str, object] = {"proto": os.fspath(self.proto), "output_dir": os.fspath(self.out)}
+        return specs.load(
+            manifest_arg=json.dumps(document), flags=given | flags, environ=environ, cwd=self.out.parent,
+            choices=choices(), defines={},
+        )  # fmt: skip
+
+    def open(self, bus: Bus, environ: Mapping[str, str]) -> tuple[ImageStore, LayerCache]:
+        backend = datasets.open_pool(self.pool)
+        return ImageStore(backend, bus=bus, environ=environ), LayerCache(backend)
+
+    def plan(self, *, epoch: int | None = EPOCH, **flags: object) -> dict[str, tuple[str, str]]:
+        environ = environment(epoch)
+        store, cache = self.open(Bus(), environ)
+        planned = pipeline.plan(self.spec(environ, **flags), store, cache, environ=environ)
+        return {step.name: (step.state, step.reason) for step in planned.steps}
+
+    def run(
+        self, *, epoch: int | None = EPOCH, plain: bool = False, more: Mapping[str, str] | None = None,
+        **flags: object,
+    ) -> Outcome:  # fmt: skip
+        """Build; a failure that we understand is an outcome as well."""
+        environ = environment(epoch) | dict(more or {})
+        events: list[Event] = []
+        bus = Bus(events.append)
+        store, cache = self.open(bus, environ)
+        started = process.started
+        planned: dict[str, tuple[str, str]] = {}
+        try:
+            plan = pipeline.plan(self.spec(environ, **flags), store, cache, plain=plain, environ=environ)
+            planned = {step.name: (step.state, step.reason) for step in plan.steps}
+            result = pipeline.execute(plan, store=store, cache=cache, bus=bus, environ=environ)
+        except BuildstepError as error:
+            return Outcome(
+                files={}, tree="", counts=bus.counts, steps={}, plan=planned, notes=_notes(events),
+                error=f"{type(error).__name__}: {error}\n{error.detail}",
+            )  # fmt: skip
+        return Outcome(
+            files={str(row["format"]): str(row["sha256"]) for row in result.files},
+            tree=result.tree_digest,
+            counts={**bus.counts, "started": process.started - started},
+            steps={step.name: (step.state, step.reason) for step in result.recorder.steps},
+            plan=planned,
+            notes=_notes(events),
+        )
+
+    @property
+    def record(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.out / "hello-1.0.0.buildrecord.json").read_bytes())
+        return found
+
+
+def _notes(events: Sequence[Event]) -> list[str]:
+    return [event.text for event in events if isinstance(event, Note)]
+
+
+def environment(epoch: int | None) -> dict[str, str]:
+    found = {"PATH": os.environ["PATH"], "HOME": "/nowhere"}
+    return found if epoch is None else {**found, "SOURCE_DATE_EPOCH": str(epoch)}
+
+
+def unpacked(archive: Path, into: Path) -> str:
+    """The digest of the tree that umoci makes of an OCI archive."""
+    (into / "layout").mkdir(parents=True)
+    for argv in (
+        ["tar", "-xf", os.fspath(archive), "-C", os.fspath(into / "layout")],
+        ["umoci", "unpack", "--image", f"{into / 'layout'}:1.0.0", os.fspath(into / "bundle")],
+    ):
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    return digest_of(into / "bundle/rootfs")
+
+
+def digest_of(root: Path) -> str:
+    entries = filelist.scan(root)
+    filelist.hash_entries(root, entries.values())
+    filelist.spread_digests(entries)
+    return tree_digest(entries)
+
+
+def forget_outputs(pool: str) -> None:
+    """Make the next build write its outputs again, by everything else that is cached."""
+    state = datasets.open_pool(pool).state
+    for path in (state / "artifacts").glob("*.json"):
+        if not path.name.startswith("last-"):
+            path.unlink()
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+

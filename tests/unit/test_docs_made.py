@@ -1,0 +1,170 @@
+"""The parts of the docs that are made from the code say what the code says; and no page names one machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from buildstep import cli
+from buildstep.cli import docs
+
+TOP = Path(__file__).parents[2]
+PAGES = [TOP / "README.md", TOP / "CONTRIBUTING.md", *sorted((TOP / "docs").rglob("*.md"))]
+MAN = sorted((TOP / "docs/man").glob("*.1"))
+
+
+def text_of(name: str) -> str:
+    return (TOP / "docs" / name).read_text()
+
+
+def test_what_is_made_from_the_code_is_up_to_date() -> None:
+    assert docs.stale() == [], "run `make docs` (python -m buildstep.cli.docs)"
+
+
+def test_every_command_and_option_is_in_the_reference_and_in_a_man_page() -> None:
+    reference = text_of("reference/commands.md")
+    man = "\n".join(page.read_text() for page in MAN).replace("\\-", "-")
+    for command, context in docs.commands():
+        assert f"## {context.command_path}\n" in reference
+        for param in command.params:
+            for option in param.opts if isinstance(param, click.Option) and not param.hidden else []:
+                assert option in reference
+                assert option in man
+    for name, (_, about) in cli.COMMANDS.items():
+        assert (TOP / f"docs/man/buildstep-{name}.1").exists() == bool(about), name
+
+
+def test_hidden_commands_stay_hidden() -> None:
+    hidden = [name for name, (_, about) in cli.COMMANDS.items() if not about]
+    for name in hidden:
+        assert f"## buildstep {name}\n" not in text_of("reference/commands.md")
+
+
+@pytest.mark.parametrize("page", MAN, ids=lambda page: page.name)
+def test_man_pages_are_clean_roff(page: Path) -> None:
+    text = page.read_text()
+    assert all(ord(char) < 128 for char in text)
+    sections = re.findall(r"^\.SH (.*)$", text, re.MULTILINE)
+    assert sections[:3] == ["NAME", "SYNOPSIS", "DESCRIPTION"]
+    assert re.search(r"^buildstep\S* \\- \S", text, re.MULTILINE)
+    known = ("TH", "SH", "SS", "TP", "B", "BR", "PP", "nf", "fi", '\\"')
+    requests = [row.split(" ")[0][1:] for row in text.splitlines() if row.startswith(".")]
+    assert set(requests) <= set(known)
+    groff = shutil.which("groff")
+    if groff:
+        done = subprocess.run(
+            [groff, "-man", "-Tutf8", "-ww", "-z", os.fspath(page)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stderr == ""
+
+
+def test_text_that_roff_would_take_for_a_request() -> None:
+    assert docs._roff(".x\n'y -a \\b") == "\\&.x\n\\&'y \\-a \\eb"
+
+
+def test_a_table_in_a_page_is_made_anew_and_the_rest_kept() -> None:
+    page = "# A\n\n<!-- table: formats -->\nold\n<!-- end -->\n\nkept\n"
+    made = docs.filled(page)
+    assert "`oci`" in made
+    assert "old" not in made
+    assert made.endswith("<!-- end -->\n\nkept\n")
+    assert docs.filled(made) == made
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script_for_each_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["completion", shell]) == 0
+    out = capsys.readouterr().out
+    assert "_BUILDSTEP_COMPLETE" in out
+    assert "buildstep" in out
+
+
+def test_completion_completes() -> None:
+    def ask(words: str, index: int) -> list[str]:
+        env = {
+            **os.environ,
+            "_BUILDSTEP_COMPLETE": "bash_complete",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(index),
+        }
+        code = "import sys; sys.argv[0] = 'buildstep'; from buildstep.__main__ import main; sys.exit(main())"
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code], env={**env, "PYTHONPATH": os.fspath(TOP)}, capture_output=True,
+            text=True, check=False,
+        )  # fmt: skip
+        return [row.partition(",")[2] for row in done.stdout.splitlines()]
+
+    assert "doctor" in ask("buildstep do", 1)
+    assert "--manifest" in ask("buildstep build --man", 2)
+    assert "list" in ask("buildstep image l", 2)
+    assert "make" not in ask("buildstep m", 1)
+
+
+# What is written by hand.
+
+
+def test_every_variable_that_the_code_reads_is_documented() -> None:
+    page = text_of("reference/environment.md") + text_of("ci/jenkins.md")
+    found: set[str] = set()
+    for path in [*(TOP / "buildstep").rglob("*.py"), *(TOP / "bin").iterdir()]:
+        found |= set(re.findall(r"\bBUILDSTEP_[A-Z][A-Z_]+[A-Z]\b", path.read_text()))
+        found |= set(re.findall(r'environ(?:\.get\(|\[)"([A-Za-z_]+)"', path.read_text()))
+    # What everybody has; click's own question; Makefile.inc's way to our template.
+    found -= {"PATH", "HOME", "TERM", "BUILDSTEP_COMPLETE", "COMPONENT_VALUES"}
+    told = {word for row in re.findall(r"`([^`\n]+)`", page) for word in re.findall(r"\w+", row)}
+    assert sorted(name for name in found if name not in told and name.lower() not in told) == []
+
+
+def test_every_row_of_a_table_has_its_words() -> None:
+    from buildstep.datasets import BACKENDS
+    from buildstep.installers import INSTALLERS
+
+    for name in BACKENDS:
+        assert f"`{name}`" in text_of("reference/pools.md"), name
+    for name in INSTALLERS:
+        assert f"## {name}\n" in text_of("reference/installers.md"), name
+
+
+def test_every_key_of_a_build_record_is_documented() -> None:
+    import inspect
+
+    from buildstep import record, shipping
+
+    source = inspect.getsource(shipping._record) + inspect.getsource(record.Recorder.to_json)
+    page = text_of("reference/build-record.md")
+    keys = set(re.findall(r'^        (?:    )?"([a-z_]+)":', source, re.MULTILINE))
+    assert len(keys) > 15
+    assert sorted(key for key in keys if f"`{key}`" not in page and f".{key}`" not in page) == []
+
+
+@pytest.mark.parametrize("page", [*PAGES, *MAN], ids=lambda page: os.fspath(page.relative_to(TOP)))
+def test_no_page_names_one_machine(page: Path) -> None:
+    """Paths that exist on every system are fine; somebody's home or a place of work is not."""
+    text = page.read_text()
+    assert os.fspath(TOP) not in text or len(TOP.parts) < 3
+    assert (
+        re.findall(
+            r"(?<![\w.])/(?:home|Users|work|workspace|root/[a-z.]|mnt/|private/|tmp/(?!PREFIX))\S*", text
+        )
+        == []
+    )
+    assert re.findall(r"\b(?:10|127|172|192)\.\d+\.\d+\.\d+\b", text) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: os.fspath(page.relative_to(TOP)))
+def test_files_of_ours_that_a_page_names_exist(page: Path) -> None:
+    named = re.findall(r"`((?:buildstep|tests|docs|fixtures|bin|jenkins)/[\w./-]*)`", page.read_text())
+    # An image's own paths, and what builds write, are not ours.
+    assert (
+        sorted({name for name in named if not (TOP / name).exists() and "buildstep.toml" not in name}) == []
+    )

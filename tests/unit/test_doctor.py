@@ -1,0 +1,449 @@
+"""The doctor: each finding with its place, its fix and its exit code; and that looking changes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import http.server
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buildstep import cli, process
+from buildstep.doctor import attempts, base, forecast, machine, pool, reach
+from buildstep.doctor.findings import Examination
+from buildstep.errors import ExitCode, SandboxError
+
+Doctor = Callable[..., tuple[int, dict[str, Any]]]
+
+
+def snapshot(top: Path) -> dict[str, tuple[int, float]]:
+    return {
+        os.path.join(folder, name): (info.st_ino, info.st_mtime)
+        for folder, folders, files in os.walk(top)
+        for name in [*folders, *files]
+        for info in [os.lstat(os.path.join(folder, name))]
+    }
+
+
+@pytest.fixture
+def doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Doctor:
+    """Run `doctor --json` as an ordinary user in an empty folder; (exit code, what it printed)."""
+    for name in list(os.environ):
+        if name.startswith("BUILDSTEP_") or name.endswith(("_proxy", "_PROXY")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", os.fspath(tmp_path / "home"))
+    monkeypatch.setenv("XDG_DATA_HOME", os.fspath(tmp_path / "home/data"))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(
+        attempts, "user_namespace_lacks", lambda: [("no newuidmap", "apt-get install uidmap")]
+    )
+    work = tmp_path / "work"
+    (work / "proto").mkdir(parents=True)
+    monkeypatch.chdir(work)
+
+    def call(*argv: str) -> tuple[int, dict[str, Any]]:
+        capfd.readouterr()
+        status = cli.main(["doctor", "--json", *argv])
+        return status, json.loads(capfd.readouterr().out)
+
+    return call
+
+
+def found(told: dict[str, Any], **wanted: str) -> list[dict[str, str]]:
+    return [
+        row for row in told["findings"] if all(text in row[key] for key, text in wanted.items())
+    ]  # fmt: skip
+
+
+def manifest(**build: object) -> str:
+    return json.dumps({"name": "hello", "version": "1.0.0", "build": {"image": "scratch", **build}})
+
+
+@contextlib.contextmanager
+def serve_status(status: int, date: str = "") -> Iterator[str]:
+    """A server on this machine that answers everything with one status; its address."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response_only(status)
+            if date:
+                self.send_header("Date", date)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/x"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+# What it says.
+
+
+def test_an_agent_that_can_is_told_so(doctor: Doctor, tmp_path: Path) -> None:
+    status, told = doctor("-m", manifest(), "--pool", f"dir:{tmp_path}/pool", "proto")
+    assert (status, told["able"], told["exit_code"]) == (0, True, 0)
+    assert (told["name"], told["version"], told["pool"]) == ("hello", "1.0.0", f"dir:{tmp_path}/pool")
+    assert not found(told, level="error")
+    assert {"privileges", "pool", "image", "tools", "output", "clock"} <= {
+        row["area"] for row in told["findings"]
+    }
+    assert {"level", "area", "where", "what", "fix"} == set(told["findings"][0])
+
+
+def test_every_problem_has_a_fix(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "find", lambda *_, **__: None)
+    _, told = doctor(
+        "-m", manifest(image="mmdebstrap:bookworm", packages=["a"]), "--pool", f"dir:{tmp_path}/p", "proto"
+    )
+    bad = [row for row in told["findings"] if row["level"] != "ok"]
+    assert len(bad) > 4
+    assert all(row["fix"] for row in bad)
+
+
+def test_looking_changes_nothing(doctor: Doctor, tmp_path: Path) -> None:
+    before = snapshot(tmp_path)
+    assert doctor("-m", manifest(), "proto")[0] == 0
+    assert doctor("proto")[0] == 0
+    assert doctor("-m", manifest(), "--pool", f"dir:{tmp_path}/new/pool", "proto")[0] == 0
+    assert snapshot(tmp_path) == before
+
+
+def test_a_person_reads_a_line_for_each_and_a_verdict(
+    doctor: Doctor, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["doctor", "-m", manifest(), "--pool", f"dir:{tmp_path}/pool", "proto"]) == 0
+    out = capfd.readouterr().out
+    assert out.splitlines()[-1].startswith("this agent can build hello 1.0.0")
+    assert cli.main(["doctor", "-q", "-m", manifest(image="tar:none.tar"), "proto"]) == ExitCode.IMAGE
+    out = capfd.readouterr().out
+    assert out.splitlines()[-1].startswith("this agent cannot build hello 1.0.0: 1 error")
+    assert not [row for row in out.splitlines() if row.startswith("ok ")]
+
+
+# The manifest.
+
+
+def test_all_faults_of_a_manifest_are_told_and_the_agent_is_looked_at_all_the_same(doctor: Doctor) -> None:
+    status, told = doctor("-m", '{"name": "-x", "build": {"image": "scratch", "packagess": []}}', "proto")
+    assert status == ExitCode.USAGE
+    wheres = {row["where"].partition(": ")[2] for row in found(told, area="manifest", level="error")}
+    assert wheres == {"$.version", "$.build.packagess"}
+    assert found(told, area="tools")
+
+
+def test_a_proto_directory_that_nobody_named_is_no_fault(doctor: Doctor) -> None:
+    status, told = doctor("-m", manifest())
+    assert status == 0
+    assert found(told, area="manifest")[0]["level"] == "ok"
+
+
+def test_a_proto_directory_that_is_yet_to_be_made_is_a_warning(doctor: Doctor) -> None:
+    for argv in (["later"], ["-d", "later"]):
+        status, told = doctor("-m", manifest(), *argv)
+        assert status == 0
+        assert "later does not exist" in found(told, area="manifest", level="warning")[0]["what"]
+
+
+def test_a_configuration_that_is_none_is_usage(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUILDSTEP_HTTP", "attempts=no")
+    status, told = doctor("-m", manifest(), "proto")
+    assert status == ExitCode.USAGE
+    assert found(told, level="error", where="BUILDSTEP_HTTP")
+
+
+# Privileges, tools, kernel.
+
+
+def test_packages_without_root_need_a_user_namespace(doctor: Doctor) -> None:
+    status, told = doctor("-m", manifest(packages=["a"]), "proto")
+    assert status == ExitCode.TOOL_MISSING
+    row = found(told, area="privileges", level="error")[0]
+    assert row["what"] == "no newuidmap"
+    assert "apt-get install uidmap" in row["fix"]
+    assert "run as root" in row["fix"]
+    assert doctor("-m", manifest(), "proto")[0] == 0, "without packages nobody asks"
+
+
+@pytest.mark.parametrize(
+    ("build", "missing", "status"),
+    [
+        ({"exclude": ["[[:alpha:]]"]}, "rsync", ExitCode.TOOL_MISSING),
+        ({}, "rsync", ExitCode.OK),
+        ({"image": "mmdebstrap:bookworm"}, "mmdebstrap", ExitCode.TOOL_MISSING),
+        ({"image": "scratch"}, "mmdebstrap", ExitCode.OK),
+    ],
+)
+def test_only_the_tools_of_this_build_are_needed(
+    doctor: Doctor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    build: dict[str, object],
+    missing: str,
+    status: ExitCode,
+) -> None:
+    real = process.find
+    monkeypatch.setattr(process, "find", lambda tool, **kw: None if tool == missing else real(tool, **kw))
+    monkeypatch.setattr(attempts, "user_namespace_lacks", list)
+    monkeypatch.setattr(base, "reach", lambda url, *_, **__: reach.Answered(url=url, shown=url))
+    code, told = doctor("-m", manifest(**build), "--pool", f"dir:{tmp_path}/pool", "proto")
+    assert code == status, told
+    if status:
+        assert f"apt-get install {missing}" in found(told, area="tools", where=missing)[0]["fix"]
+
+
+def test_an_rsync_without_xattrs_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "rsync  version 3.2.7  protocol version 31\n    64-bit files, no ACLs, xattrs, hardlinks"
+    monkeypatch.setattr(process, "query", lambda *_, **__: process.Result((), 0, said, "", 0.0))
+    assert machine._version("rsync") == "3.2.7"
+    assert machine._rsync_lacks() == ["ACLs"]
+
+
+def test_a_codec_without_its_library_is_a_missing_tool(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    status, told = doctor("-m", manifest(formats=["tar"]), "--pool", f"dir:{tmp_path}/pool", "proto")
+    assert status == ExitCode.TOOL_MISSING
+    assert "pip install" in found(told, where="codec zstd")[0]["fix"]
+    assert doctor("-m", manifest(formats=["tar"]), "-c", "gzip", "proto")[0] == 0
+
+
+def test_namespaces_that_the_kernel_refuses_end_the_build_before_its_pool(
+    examination: Callable[..., Examination], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refused(_job: object) -> str:
+        raise SandboxError("Operation not permitted", hint="")
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(attempts, "apart", refused)
+    seen = examination(pool=f"overlay:{tmp_path}/pool")
+    machine.kernel(seen)
+    pool.opened(seen)
+    assert [row.where for row in seen.findings] == ["namespaces"]
+    assert seen.exit_code == ExitCode.SANDBOX
+    assert "CAP_SYS_ADMIN" in seen.findings[0].fix
+
+
+# The pool and its room.
+
+
+@pytest.fixture
+def examination(tmp_path: Path) -> Callable[..., Examination]:
+    """An examination of a scratch build of `tmp_path/proto`."""
+    from buildstep import spec as specs
+    from buildstep.cli.build import choices
+    from buildstep.config import Config
+
+    def make(*, pool: str | None = None, text: str = "", **build: object) -> Examination:
+        (tmp_path / "proto").mkdir(exist_ok=True)
+        spec = specs.load(
+            manifest_arg=text or manifest(**build), flags={"proto": "proto"}, environ={}, cwd=tmp_path,
+            choices=choices(), defines={},
+        )  # fmt: skip
+        return Examination(
+            spec=spec, proto=tmp_path / "proto", config=Config(), pool=pool, environ=dict(os.environ)
+        )
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("uri", "status"),
+    [("zip:/x", ExitCode.USAGE), ("nonsense", ExitCode.USAGE), ("dir:{}/mine", ExitCode.DATASET)],
+)
+def test_a_pool_that_cannot_be_opened(doctor: Doctor, tmp_path: Path, uri: str, status: ExitCode) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/precious").touch()
+    assert doctor("--pool", uri.format(tmp_path))[0] == status
+
+
+def test_a_format_that_the_pool_cannot_send(examination: Callable[..., Examination], tmp_path: Path) -> None:
+    try:
+        seen = examination(pool=f"dir:{tmp_path}/pool", formats=["zfs"])
+    except Exception:  # noqa: BLE001
+        pytest.skip("there is no format zfs")
+    pool.opened(seen)
+    assert seen.exit_code == ExitCode.DATASET
+    assert "zfs" in seen.findings[-1].what
+
+
+def test_too_little_room_is_an_error_and_scarce_room_a_warning(
+    examination: Callable[..., Examination], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "big").open("wb") as stream:
+        stream.truncate(100 << 20)
+    seen = examination(pool=f"dir:{tmp_path}/pool", exclude=["[[:alpha:]]"])
+    (tmp_path / "big").rename(tmp_path / "proto/big")
+    pool.opened(seen)
+    folder = tmp_path
+
+    def with_room(free: int, inodes: int | None) -> Examination:
+        room = forecast.Room(folder=folder, free=free, inodes=inodes)
+        monkeypatch.setattr(forecast, "together", lambda needs: [(room, needs[0][1] + needs[1][1])])
+        seen.findings.clear()
+        pool.space(seen)
+        return seen
+
+    assert with_room(1 << 40, None).exit_code == 0
+    assert with_room(10 << 20, None).exit_code == ExitCode.DATASET
+    assert "10.0 MiB free, about" in seen.findings[-1].what
+    assert seen.forecast is not None
+    assert seen.forecast.proto == 100 << 20
+    likely = seen.forecast.pool.likely + seen.forecast.output.likely
+    assert with_room(likely - 1, None).exit_code == 0
+    assert seen.findings[-1].level == "warning"
+    assert with_room(1 << 40, 0).exit_code == ExitCode.DATASET
+    assert "0 inodes free" in seen.findings[-1].what
+
+
+def test_a_forecast_knows_the_base_and_what_is_copied(
+    examination: Callable[..., Examination], tmp_path: Path
+) -> None:
+    archive = tmp_path / "base.tar"
+    with archive.open("wb") as stream:
+        stream.truncate(50 << 20)
+    seen = examination(image=f"tar:{archive}")
+    assert seen.spec is not None
+    told = forecast.forecast(seen.spec, backend=None, image=None, proto=seen.scan)
+    assert told.base == 50 << 20
+    assert told.pool.least == 25 << 20
+    many = examination(
+        image=f"tar:{archive}", packages=["a", "b"], formats=["oci", "tar"], compression="none"
+    )
+    assert many.spec is not None
+    more = forecast.forecast(many.spec, backend=None, image=None, proto=seen.scan)
+    assert more.pool.likely > told.pool.likely
+    assert more.output.least == 2 * (25 << 20), "what is not compressed has its own size"
+
+
+def test_needs_on_one_file_system_add_up(tmp_path: Path) -> None:
+    need = forecast.Need(least=1, likely=2, inodes=3)
+    rows = forecast.together([(tmp_path / "a/b", need), (tmp_path / "c", need)])
+    assert [(room.folder, total.least, total.likely, total.inodes) for room, total in rows] == [
+        (tmp_path, 2, 4, 6)
+    ]
+
+
+def test_leftovers_and_a_held_package_cache_are_warnings(
+    doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"dir:{tmp_path}/pool"
+    assert cli.main(["build", "-q", "-m", manifest(), "--pool", uri, "proto"]) == 0
+    dead = tmp_path / "pool/build/20260101T000000-abcdef01-1"
+    dead.mkdir(parents=True)
+    lock = tmp_path / "pool/state/packages/apt/lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    with lock.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        status, told = doctor("-m", manifest(), "--pool", uri, "proto")
+    assert status == 0
+    rows = found(told, area="leftovers", level="warning")
+    assert len(rows) == 2
+    assert "buildstep heal" in rows[0]["fix"]
+    assert "apt" in rows[1]["where"]
+    assert dead.is_dir(), "telling is not healing"
+
+
+def test_an_output_directory_that_cannot_be_written_to(doctor: Doctor, tmp_path: Path) -> None:
+    (tmp_path / "work/file").touch()
+    status, told = doctor("-m", manifest(), "-o", "file/out", "--pool", f"dir:{tmp_path}/pool", "proto")
+    assert status == ExitCode.EMIT, told
+
+
+# The base image and the servers.
+
+
+def test_a_base_that_is_in_the_store_is_found_without_reading_it(doctor: Doctor, tmp_path: Path) -> None:
+    import tarfile
+
+    archive = tmp_path / "base.tar"
+    with tarfile.open(archive, "w"):
+        pass
+    text = manifest(image=f"tar:{archive}")
+    uri = f"dir:{tmp_path}/pool"
+    assert "can be imported" in found(doctor("-m", text, "--pool", uri, "proto")[1], area="image")[0]["what"]
+    assert cli.main(["build", "-q", "-m", text, "--pool", uri, "proto"]) == 0
+    before = snapshot(tmp_path / "pool")
+    assert "is in the store" in found(doctor("-m", text, "--pool", uri, "proto")[1], area="image")[0]["what"]
+    assert snapshot(tmp_path / "pool") == before
+
+
+@pytest.mark.parametrize(
+    ("ref", "status"),
+    [
+        ("tar:none.tar", ExitCode.IMAGE),
+        ("oci:none", ExitCode.IMAGE),
+        ("tarr:x.tar", ExitCode.USAGE),
+        ("nonsense", ExitCode.IMAGE),
+        ("hello@1", ExitCode.IMAGE),
+    ],
+)
+def test_a_base_that_cannot_be_had(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, ref: str, status: ExitCode
+) -> None:
+    monkeypatch.setenv("BUILDSTEP_SOURCES", "none")
+    assert doctor("-m", manifest(), "-i", ref, "proto")[0] == status
+
+
+def test_a_mirror_that_does_not_answer_keeps_a_new_base_from_being_made(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(attempts, "user_namespace_lacks", list)
+    real = process.find
+    monkeypatch.setattr(process, "find", lambda tool, **kw: real(tool, **kw) or "/usr/bin/true")
+    monkeypatch.setenv("BUILDSTEP_APT_MIRROR", "http://127.0.0.1:9/debian")
+    begin = time.monotonic()
+    status, told = doctor(
+        "-m", manifest(), "-i", "mmdebstrap:bookworm", "--pool", f"dir:{tmp_path}/p", "proto"
+    )
+    assert status == ExitCode.IMAGE
+    assert time.monotonic() - begin < 10
+    assert "127.0.0.1:9" in found(told, area="network", level="error")[0]["where"]
+    assert "BUILDSTEP_APT_MIRROR" in found(told, area="network", level="error")[0]["fix"]
+
+
+def test_an_answer_tells_how_far_the_clock_is_off(examination: Callable[..., Examination]) -> None:
+    with serve_status(200, "Thu, 01 Jan 2026 00:00:00 GMT") as url:
+        answer = reach.reach(url, {}, ok=range(200, 300))
+    assert answer.problem == ""
+    assert answer.skew == pytest.approx(time.time() - 1767225600, abs=5)
+    seen = examination()
+    seen.skews.append(3600.0)
+    base.clock(seen)
+    assert seen.findings[-1].level == "warning"
+    assert "3600 s ahead of" in seen.findings[-1].what
+    with serve_status(404) as url:
+        assert "404" in reach.reach(url, {}, ok=range(200, 300)).problem
+
+
+def test_a_clock_from_before_this_program(
+    examination: Callable[..., Examination], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = examination()
+    monkeypatch.setattr(time, "time", lambda: 86400.0)
+    base.clock(seen)
+    assert seen.exit_code == ExitCode.TOOL_MISSING
+    assert "1970-01-02" in seen.findings[-1].what
+
+
+def test_a_mirror_of_files(tmp_path: Path) -> None:
+    assert reach.reach(f"file://{tmp_path}", {}, ok=range(1)).problem == ""
+    assert reach.reach(f"file://{tmp_path}/none", {}, ok=range(1)).problem == "is not there"

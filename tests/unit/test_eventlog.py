@@ -1,0 +1,103 @@
+"""The event log: every event, exactly, as it comes; a full disk does not fail the build."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import threading
+import tracemalloc
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from buildstep.eventlog import EventLog, read_events
+from buildstep.events import Bus, Output, StepFinished
+from tests.unit import reportdata
+
+
+def test_lines_are_what_the_events_say() -> None:
+    stream = io.BytesIO()
+    told = list(reportdata.events(50))
+    with EventLog(stream) as log:
+        for event in told:
+            log(event)
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert lines == [json.loads(json.dumps(event.to_json())) for event in told]
+
+
+@given(st.text(), st.text(), st.text(), st.floats(0, 4e9))
+def test_any_output_comes_back(step: str, tool: str, text: str, time: float) -> None:
+    stream = io.BytesIO()
+    event = Output(time=time, step=step, tool=tool, text=text)
+    with EventLog(stream) as log:
+        log(event)
+    [line] = stream.getvalue().splitlines()
+    assert json.loads(line) == event.to_json()
+
+
+def test_a_follower_sees_each_step(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("wb") as stream:
+        log = EventLog(stream)
+        log(Output(time=1.0, tool="t", text="first"))
+        log(Output(time=1.1, tool="t", text="in the buffer"))
+        assert [event["text"] for event in read_events(path)] == ["first"]
+        log(StepFinished(time=1.2, step="s", state="run", seconds=1))
+        assert len(list(read_events(path))) == 3
+        log(Output(time=2.3, tool="t", text="a second later"))
+        assert len(list(read_events(path))) == 4
+
+
+class Full(io.BytesIO):
+    def write(self, _data: object, /) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_kept_for_the_caller() -> None:
+    log = EventLog(Full())
+    for event in reportdata.events(100):
+        log(event)
+    log.flush()
+    assert log.problem is not None
+    assert log.problem.errno == errno.ENOSPC
+
+
+def test_threads_do_not_mix_their_lines() -> None:
+    stream = io.BytesIO()
+    log = EventLog(stream)
+    bus = Bus(log)
+
+    def talk() -> None:
+        for _ in range(2000):
+            bus.output("t", "x" * 50)
+
+    threads = [threading.Thread(target=talk) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log.flush()
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 8000
+    assert all(json.loads(line)["text"] == "x" * 50 for line in lines)
+
+
+def test_memory_is_flat(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as stream:
+        log = EventLog(stream)
+        tracemalloc.start()
+        for number in range(40_000):
+            log(Output(time=5.0, step="s", tool="t", text=f"{number} and more"))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 2_000_000
+
+
+def test_damage_is_told_and_the_rest_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b'{"event": "output", "text": "good"}\n\n\xff\xfe\n[1]\n{"event": "note", "te')
+    told = list(read_events(path))
+    assert [event["event"] for event in told] == ["output", "note", "note", "note"]
+    assert "line 5" in told[-1]["text"]

@@ -1,0 +1,195 @@
+"""Records are read with all their faults told, and what is worked out from them is right."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from buildstep import report
+from buildstep.cli import reports as cli
+from buildstep.errors import SpecError, UsageError
+from buildstep.report.model import Step, critical_path, find_events, find_records, load, verify
+from buildstep.report.words import delta, plural, seconds_text
+from tests.unit import reportdata
+
+
+def test_record_is_read(tmp_path: Path) -> None:
+    record = load(reportdata.write(tmp_path / "hello.buildrecord.json", reportdata.record()))
+    assert record.title == "hello 1.4.2"
+    assert record.base == "mmdebstrap:bookworm"
+    assert record.source == "hello/m.json"
+    assert record.started.isoformat() == "2026-11-21T07:56:48.048000+00:00"
+    assert [step.name for step in record.steps][:3] == ["import", "clone", "packages"]
+    assert record.audit is not None
+    assert record.audit[0].severity == "high"
+    assert record.size == 65_207_296
+    assert not record.reproducible
+    assert [note.text for note in record.problems] == ["the clock of the mirror is 4 s behind"]
+
+
+def test_optional_parts_may_be_absent(tmp_path: Path) -> None:
+    value = {
+        key: reportdata.record()[key]
+        for key in ("format", "build_id", "name", "version", "started", "seconds", "ok")
+    }
+    path = reportdata.write(tmp_path / "bare.json", value)
+    record = load(path)
+    assert record.steps == ()
+    assert record.audit is None
+    for name in report.REPORTS:
+        report.render(name, [path], None, io.BytesIO())
+
+
+def test_every_fault_is_told_with_its_place(tmp_path: Path) -> None:
+    value = reportdata.record(seconds="long", ok=1)
+    value["steps"][2]["state"] = "gone"
+    value["artifacts"][0]["size"] = "big"
+    value["audit"]["findings"][1] = "a word"
+    value["files_added"][0] = ["/x"]
+    del value["name"]
+    with pytest.raises(SpecError) as caught:
+        load(reportdata.write(tmp_path / "bad.json", value))
+    places = {fault.where for fault in caught.value.faults}
+    assert places >= {
+        "$.name",
+        "$.seconds",
+        "$.ok",
+        "$.steps[2].state",
+        "$.artifacts[0].size",
+        "$.audit.findings[1]",
+        "$.files_added[0]",
+    }
+
+
+@pytest.mark.parametrize(
+    ("version", "hint"), [(2, "upgrade this one"), (0, "build again"), ("1", "build again")]
+)
+def test_other_format_versions_are_refused(tmp_path: Path, version: object, hint: str) -> None:
+    with pytest.raises(UsageError, match="this buildstep reads 1") as caught:
+        load(reportdata.write(tmp_path / "other.json", reportdata.record(format=version)))
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"name": "x"}', "\xff"])
+def test_what_is_no_record_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "not.json"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(UsageError, match="not a build record"):
+        load(path)
+    with pytest.raises(UsageError, match="cannot read"):
+        load(tmp_path / "absent.json")
+
+
+def test_a_log_without_record_is_enough(tmp_path: Path) -> None:
+    value = reportdata.failed()
+    path = reportdata.write_events(tmp_path / "hello-1.4.2.events.jsonl", 40, value)
+    record = load(path)
+    assert not record.ok
+    assert record.exit_code == 12
+    assert record.error is not None
+    assert "apt-get exited" in record.error.message
+    assert [step.state for step in record.steps] == ["reuse", "run", "failed"]
+    assert find_events(path) == path
+
+
+def test_a_killed_build_fails_in_its_last_step(tmp_path: Path) -> None:
+    path = reportdata.write_events(tmp_path / "hello.events.jsonl", 400)
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b'"step": "packages", "tool"') + 5000])
+    record = load(path)
+    assert record.error is not None
+    assert "ends before the build does" in record.error.message
+    assert [step.state for step in record.steps][-1] == "failed"
+    assert any("cut off" in note.text for note in record.notes)
+
+
+def test_event_logs_and_records_are_found(tmp_path: Path) -> None:
+    first = reportdata.write(tmp_path / "hello-1.buildrecord.json", reportdata.record())
+    second = reportdata.write(tmp_path / "hello-2.buildrecord.json", reportdata.record())
+    log = reportdata.write_events(tmp_path / "hello-1.events.jsonl", 4)
+    assert find_records([tmp_path]) == [first, second]
+    assert find_events(first) == log
+    assert find_events(second) is None
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="holds no build record"):
+        find_records([tmp_path / "empty"])
+
+
+def test_critical_path_of_steps_in_a_row_is_all_that_took_time(tmp_path: Path) -> None:
+    record = load(reportdata.write(tmp_path / "r.json", reportdata.record()))
+    names = [step.name for step in critical_path(record.steps)]
+    assert names == ["clone", "packages", "sync", "clean", "snapshot", "emit", "destroy"]
+
+
+def test_critical_path_takes_the_slow_side() -> None:
+    steps = [
+        Step(name="fetch", state="run", started=10, seconds=2),
+        Step(name="slow", state="run", started=12, seconds=8),
+        Step(name="fast", state="run", started=12, seconds=3),
+        Step(name="after fast", state="run", started=15, seconds=1),
+        Step(name="emit", state="run", started=20, seconds=1),
+    ]
+    assert [step.name for step in critical_path(steps)] == ["fetch", "slow", "emit"]
+    assert critical_path([]) == ()
+
+
+def test_artifacts_are_verified_where_they_are(tmp_path: Path) -> None:
+    value = reportdata.record()
+    data = b"an image"
+    value["artifacts"][0] |= {"size": len(data), "sha256": reportdata.digest(data)}
+    record = load(reportdata.write(tmp_path / "r.json", value))
+    assert verify(record, record.artifacts[0]).good is None
+    image = tmp_path / "hello-1.4.2.oci.tar"
+    image.write_bytes(data)
+    assert verify(record, record.artifacts[0]).good is True
+    image.write_bytes(b"an imagE")
+    assert verify(record, record.artifacts[0]).good is False
+    image.write_bytes(b"cut")
+    assert "3 bytes; 8 were written" in verify(record, record.artifacts[0]).text
+
+
+def test_words() -> None:
+    told = [seconds_text(value) for value in (0, 0.0013, 0.9999, 8.15, 59.97, 245, 3725)]
+    assert told == ["0 s", "1 ms", "1.0 s", "8.2 s", "1 min 00 s", "4 min 05 s", "1 h 02 min"]
+    assert (plural(1, "path"), plural(1200, "path")) == ("1 path", "1,200 paths")
+    assert [delta(*pair) for pair in ((110, 100), (90, 100), (100, 100), (1, 0))] == [
+        "+10.0 %",
+        "\N{MINUS SIGN}10.0 %",
+        "±0 %",
+        "",
+    ]
+
+
+def test_command_writes_each_format(tmp_path: Path) -> None:
+    assert tuple(report.REPORTS) == cli.FORMATS
+    record = reportdata.write(tmp_path / "hello.buildrecord.json", reportdata.record())
+    reportdata.write_events(tmp_path / "hello.events.jsonl", 10)
+    for ending, start in (
+        (".html", "<!doctype"),
+        (".xml", "<?xml"),
+        (".sarif", "{"),
+        (".md", "## "),
+        (".svg", "<svg"),
+    ):
+        out = tmp_path / f"report{ending}"
+        done = CliRunner().invoke(cli.command, [str(record), "-o", str(out)], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        assert out.read_text().startswith(start)
+    done = CliRunner().invoke(cli.command, [str(record), "-f", "markdown"], catch_exceptions=False)
+    assert done.output.startswith("## ")
+    with pytest.raises(UsageError, match="one record"):
+        CliRunner().invoke(
+            cli.command, [str(record), str(record), "--events", str(record)], catch_exceptions=False
+        )
+
+
+def test_a_report_that_fails_leaves_no_file(tmp_path: Path) -> None:
+    record = reportdata.write(tmp_path / "hello.buildrecord.json", {"format": 1})
+    with pytest.raises(UsageError):
+        CliRunner().invoke(
+            cli.command, [str(record), "-o", str(tmp_path / "out.html")], catch_exceptions=False
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["hello.buildrecord.json"]
