@@ -34,7 +34,7 @@ def one(record: Mapping[str, Any]) -> list[str]:
 
 
 def two(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two builds: inputs first, then what they led to."""
+    """What differs between two builds: inputs first, then what they led to and cost."""
     rows = []
     for name, get in (
         ("option", _options),
@@ -43,7 +43,7 @@ def two(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         ("tool", lambda record: record["tools"]),
         ("package", _packages),
     ):
-        rows += [f"{name} {text}" for text in difference(get(old), get(new))]
+        rows += [_with_origin(f"{name} {text}", new) for text in difference(get(old), get(new))]
     rows += [f"proto {path}: {why}" for path, why in new["inputs"]["proto"].get("changed", ())]
     if old["tree_digest"] == new["tree_digest"]:
         rows.append("the trees are the same")
@@ -51,11 +51,29 @@ def two(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         was, now = (_artifact(record, name) for record in (old, new))
         same = "the same bytes" if was["sha256"] == now["sha256"] else f"{was['size']} -> {now['size']} bytes"
         rows.append(f"{name}: {same}")
-    return rows or ["nothing differs"]
+    before = {step["name"]: step for step in old["steps"]}
+    for step in new["steps"]:
+        was = before.get(step["name"], step)
+        if was["state"] != step["state"]:
+            cost = f"{was['state']} {was['seconds']:.1f} s -> {step['state']} {step['seconds']:.1f} s"
+            rows.append(f"step {step['name']}: {cost}: {step['reason']}")
+    rows.append(f"seconds: {old['seconds']:.1f} -> {new['seconds']:.1f}")
+    return rows
 
 
 def _options(record: Mapping[str, Any]) -> dict[str, Any]:
-    return _without(record["inputs"]["spec"], "manifest", "origin_of", "source")
+    options = _without(record["inputs"]["spec"], "manifest", "origin_of", "source")
+    # Of the owner's rules the first that matches counts: their order is part of what they say.
+    options["owner"] = [f"{pattern}={owner}" for pattern, owner in options.get("owner", {}).items()]
+    return options
+
+
+def _with_origin(row: str, record: Mapping[str, Any]) -> str:
+    """The row of an option that a flag or a variable gave says so."""
+    name = row.removeprefix("option ").partition(":")[0].partition(".")[0]
+    origin = record["inputs"]["spec"].get("origin_of", {}).get(name, "")
+    told = row.startswith("option ") and origin in ("flag", "environment")
+    return f"{row} ({origin})" if told else row
 
 
 def _without(value: Mapping[str, Any], *names: str) -> dict[str, Any]:

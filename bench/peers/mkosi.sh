@@ -7,7 +7,9 @@ set -eu
 state=$1 suite=$2 packages=$3 proto=$4 out=$5
 mkdir -p "$state/cache" "$state/work"
 cd "$state"
-rm -f "$out" "$out.manifest" # --force would remove the incremental cache as well
+rm -f "$out" "$out.manifest"
 mkosi --distribution debian --release "$suite" --format tar --package "$packages" --extra-tree "$proto" \
     --compress-output zstd --incremental --nspawn-keep-unit --cache "$state/cache" \
     --workspace-dir "$state/work" --output "$out" build
+# mkosi 14 makes its cache anew while there is none for a build script, even where no script is asked for.
+[ -e "$out.cache-pre-dev" ] || mkdir "$out.cache-pre-dev"

@@ -134,6 +134,7 @@ def command(
     from buildstep.cli import session
 
     flags = _flags(options) | {"proto": proto_dir, "dir": dir_, "cache": False if no_cache else None}
+    manifest = sys.stdin.read() if manifest_arg == "-" else ""
     spec = specs.load(
         manifest_arg=manifest_arg,
         flags=flags,
@@ -142,10 +143,11 @@ def command(
         choices=choices(),
         defines=defines,
         git=lambda: git_facts(Path.cwd()),
-        stdin=sys.stdin.read() if manifest_arg == "-" else "",
+        stdin=manifest,
     )
-    if (spec.packages or spec.upgrade_first) and os.geteuid() != 0 and not dry_run:
-        session.enter_user_namespace(sys.argv[1:])
+    if (spec.packages or spec.upgrade_first or spec.pkg_audit) and os.geteuid() != 0 and not dry_run:
+        # What was read from standard input is gone: the command that starts again gets the text itself.
+        session.enter_user_namespace([manifest if word == "-" else word for word in sys.argv[1:]])
     debug = bool(ctx.obj and ctx.obj.get("debug"))
 
     def job() -> int:

@@ -12,9 +12,24 @@ from buildstep.interfaces import Backend
 from buildstep.mounts import in_user_namespace
 from buildstep.pooldir import MARK
 
+
+def _btrfs(location: str) -> Backend:
+    from buildstep.datasets.btrfs import BtrfsBackend
+
+    return BtrfsBackend(location)
+
+
+def _zfs(location: str) -> Backend:
+    from buildstep.datasets.zfs import ZfsBackend
+
+    return ZfsBackend(location)
+
+
 BACKENDS: dict[str, Callable[[str], Backend]] = {
     "overlay": overlay.OverlayBackend,
     "dir": directory.DirectoryBackend,
+    "btrfs": _btrfs,
+    "zfs": _zfs,
 }
 
 SYSTEM_LOCATION = "/var/lib/buildstep"

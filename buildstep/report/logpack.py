@@ -58,7 +58,7 @@ def pack(events: Path, out: IO[bytes]) -> Index:
     """Write every event of a log into `out` as data blocks; the index comes when all are written."""
     index = Index()
     numbers = {"": 0}
-    tools: dict[Any, str] = {}
+    tools: dict[str, str] = {}
     chunk: list[str] = []
     size = 0
     for mark, event in _rows(read_events(events)):
@@ -71,9 +71,10 @@ def pack(events: Path, out: IO[bytes]) -> Index:
             numbers[step] = len(index.steps)
             index.steps.append(step)
             index.first.append(index.rows)
-        tool = tools.get(event.get("tool"))
+        named = str(event.get("tool") or "")
+        tool = tools.get(named)
         if tool is None:
-            tool = tools[event.get("tool")] = str(event.get("tool") or "").translate(_FLAT)
+            tool = tools[named] = named.translate(_FLAT)
         millis = max(0, round((time - index.begin) * 1000)) if time else 0
         for line in _text(event).split("\n"):
             row = f"{millis}\t{mark}\t{numbers[step]}\t{tool}\t{line}"

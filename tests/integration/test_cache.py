@@ -7,15 +7,19 @@ import random
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from buildstep import layers
+from buildstep import compare, compress, layers, pipeline, protoscan
+from buildstep import spec as specs
+from buildstep.cli.build import choices
+from buildstep.events import Bus
 from tests.integration import pools
 from tests.integration.conftest import demand
-from tests.integration.yard import Outcome, Yard, tiny_base, unpacked
+from tests.integration.yard import EPOCH, Yard, tiny_base, unpacked
 
 pytestmark = pytest.mark.usefixtures("capable")
 
@@ -112,5 +116,296 @@ def test_every_way_gives_the_same_bytes(
         cut = len(warm.record["layers"])
         assert cut > 2 if 0 < target < 100_000 else cut <= 2
         assert unpacked(warm.out / "hello-1.0.0.oci.tar", tmp_path / "unpacked") == first.tree
+
+    private(job)
+
+
+# -- every change has its name -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change between two builds. told: what the plan says of it; why: what `buildstep why` does (the
+    same, unless given); harmless: the outputs of the build before still stand."""
+
+    act: Callable[[Yard], dict[str, Any] | None]
+    told: str
+    why: str = ""
+    harmless: bool = False
+
+
+def _write(name: str, text: str) -> Callable[[Yard], None]:
+    return lambda yard: void((yard.proto / name).write_text(text))
+
+
+def void(_value: object) -> None:
+    return None
+
+
+def _same_size(yard: Yard) -> None:
+    (yard.proto / "etc/a").write_text("A\n")
+
+
+def _set_back(yard: Yard) -> None:
+    path = yard.proto / "etc/a"
+    info = path.stat()
+    path.write_text("@\n")
+    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+def _relink(yard: Yard) -> None:
+    (yard.proto / "etc/link").unlink()
+    (yard.proto / "etc/link").symlink_to("b")
+
+
+def _to_directory(yard: Yard) -> None:
+    (yard.proto / "etc/gone").unlink()
+    (yard.proto / "etc/gone").mkdir()
+
+
+def _replaced(yard: Yard) -> None:
+    """Another inode with the same content, as an editor or a checkout leaves it."""
+    path = yard.proto / "etc/b"
+    path.with_name(".new").write_bytes(path.read_bytes())
+    path.with_name(".new").rename(path)
+
+
+def _options(**build: Any) -> Callable[[Yard], None]:
+    return lambda yard: void(yard.build.update(build))
+
+
+def _fields(**document: Any) -> Callable[[Yard], None]:
+    return lambda yard: void(yard.document.update(document))
+
+
+def _backwards(yard: Yard) -> None:
+    yard.build = dict(reversed(yard.build.items()))
+    yard.document = dict(reversed(yard.document.items()))
+
+
+CHANGES: dict[str, Change] = {
+    "content": Change(_write("etc/a", "longer\n"), "etc/a (content (2 -> 7 bytes))"),
+    "content of the same size": Change(_same_size, "etc/a (content (7 -> 2 bytes))"),
+    "content, its time set back": Change(_set_back, "etc/a (content (2 -> 2 bytes))"),
+    "mode": Change(lambda y: (y.proto / "etc/a").chmod(0o600), "etc/a (mode 0644 -> 0600)"),
+    "mode of a directory": Change(lambda y: (y.proto / "srv").chmod(0o750), "srv (mode 0755 -> 0750)"),
+    "attribute": Change(lambda y: os.setxattr(y.proto / "etc/a", "user.x", b"1"), "etc/a (attribute user.x)"),
+    "link target": Change(_relink, "etc/link (target a -> b)"),
+    "rename": Change(
+        lambda y: void((y.proto / "etc/old").rename(y.proto / "etc/new")), "etc/new (renamed from etc/old)"
+    ),
+    "renamed directory": Change(
+        lambda y: void((y.proto / "srv/dir").rename(y.proto / "srv/moved")), "srv/moved (renamed from srv/dir)"
+    ),
+    "hard link added": Change(
+        lambda y: os.link(y.proto / "etc/a", y.proto / "etc/twin"), "etc/twin (added, a hard link to etc/a)"
+    ),
+    "hard link removed": Change(lambda y: (y.proto / "etc/twin").unlink(), "etc/twin (removed)"),
+    "file to directory": Change(_to_directory, "etc/gone (type f -> d)"),
+    "new empty directory": Change(lambda y: (y.proto / "srv/empty").mkdir(), "srv/empty (added)"),
+    "new file": Change(_write("srv/more.o", "x"), "srv/more.o (added)"),
+    "removed file": Change(lambda y: (y.proto / "etc/b").unlink(), "etc/b (removed)"),
+    "file back": Change(_write("etc/b", "b\n"), "etc/b (added)"),
+    "exclude": Change(_options(exclude=["*.o"]), "option.exclude: *.o added", "option exclude: *.o added"),
+    "owner rules": Change(
+        _options(owner={"etc/**": "1:2", "srv/**": "3:4", "*": "root:root"}), "option.owner: etc/**=1:2 added",
+        "option owner: etc/**=1:2 added",
+    ),
+    "order of owner rules": Change(
+        _options(owner={"srv/**": "3:4", "etc/**": "1:2", "*": "root:root"}), "option.owner: order changed",
+        "option owner: order changed",
+    ),
+    "owner kept": Change(_options(owner="keep"), "option.owner: *=keep added", "option owner: *=keep added"),
+    "owner, where it counts": Change(
+        lambda y: os.chown(y.proto / "etc/a", 7, 8), "etc/a (owner 0:0 -> 7:8)"
+    ),
+    "compression": Change(
+        _options(compression="zstd"), "option.compression: None -> zstd", "option compression: zstd added"
+    ),
+    "format": Change(_options(formats=["oci"]), "option.formats: tar removed", "option formats: tar removed"),
+    "description": Change(
+        _fields(description="new"), "option.manifest.description: new added", "manifest description: new added"
+    ),
+    "OCI configuration": Change(
+        _options(oci={"user": "www"}), "option.oci.user: www added", "option oci.user: www added"
+    ),
+    "cleaner": Change(
+        _options(clean=["-tmp"]), "option.clean: ['-tmp']", "option clean: ['-tmp'] added"
+    ),
+    "environment": Change(
+        lambda _: {"epoch": EPOCH + 5}, f"option.source_date_epoch: {EPOCH} -> {EPOCH + 5} (environment)",
+        f"option source_date_epoch: {EPOCH} -> {EPOCH + 5} (environment)",
+    ),
+    "environment back": Change(
+        lambda _: {"epoch": EPOCH}, f"option.source_date_epoch: {EPOCH + 5} -> {EPOCH} (environment)",
+        f"option source_date_epoch: {EPOCH + 5} -> {EPOCH} (environment)",
+    ),
+    "motd": Change(
+        _options(motd=True, source_repo="here"), "option.motd: False -> True", "option motd: False -> True"
+    ),
+    "touched": Change(
+        lambda y: os.utime(y.proto / "etc/a", ns=(0, (EPOCH + 9999) * 10**9)), "etc/a (time", harmless=True
+    ),
+    "mode there and back": Change(
+        lambda y: ((y.proto / "etc/a").chmod(0), (y.proto / "etc/a").chmod(0o600))[1],
+        "etc/a (touched, the same otherwise)", harmless=True,
+    ),
+    "another inode": Change(_replaced, "etc/b (time", harmless=True),
+    "order of keys": Change(_backwards, "nothing changed since", harmless=True),
+    "limits of time": Change(_options(timeouts={"idle": 5}), "nothing changed since", harmless=True),
+    "age of answers": Change(_options(index_max_age=5), "nothing changed since", harmless=True),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Yard:
+    """A yard whose builds follow one another through the table of changes."""
+    top = tmp_path_factory.mktemp("changes")
+    made = yard(top, tiny_base(top / "base.tar"), "warm")
+    for folder in ("etc", "srv/dir"):
+        (made.proto / folder).mkdir(parents=True)
+    for name in ("a", "b", "old", "gone"):
+        (made.proto / "etc" / name).write_text(f"{name[:1]}\n")
+    (made.proto / "etc/link").symlink_to("a")
+    (made.proto / "srv/dir/file").write_text("in it\n")
+    for path in made.proto.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() else 0o644)
+    return made
+
+
+def test_each_change_is_named_and_harmless_ones_hit(shared: Yard, private: Private) -> None:
+    def job() -> list[str]:
+        wrong = []
+        settle()
+        epoch: int | None = EPOCH
+        shared.run(epoch=epoch)
+        for name, change in CHANGES.items():
+            before = shared.record
+            settle()
+            flags = change.act(shared) or {}
+            epoch = flags.get("epoch", epoch)
+            settle()
+            told = "\n".join(reason for _, reason in shared.plan(epoch=epoch).values())
+            if change.told not in told:
+                wrong.append(f"{name}: the plan does not tell {change.told!r}:\n{told}")
+            done = shared.run(epoch=epoch)
+            reused = done.steps.get("emit", ("failed", ""))[0] == "reuse"
+            if reused != change.harmless or done.error:
+                wrong.append(f"{name}: reused is {reused} {done.error}\n{told}")
+            if change.harmless:
+                if "s saved" not in done.steps["emit"][1] or shared.record != before:
+                    wrong.append(f"{name}: {done.steps['emit']}")
+                continue
+            why = "\n".join(compare.two(before, shared.record))
+            wanted = change.why or "proto " + change.told.replace(" (", ": ", 1).removesuffix(")")
+            if wanted not in why:
+                wrong.append(f"{name}: why does not tell {wanted!r}:\n{why}")
+            again = shared.run(epoch=epoch)
+            if {state for state, _ in again.steps.values()} != {"reuse"}:
+                wrong.append(f"{name}: the build after it is {again.steps}")
+        return wrong
+
+    assert "\n\n".join(private(job)) == ""
+    assert len(CHANGES) >= 25
+
+
+def test_another_base_and_another_tool_are_named(
+    tmp_path: Path, base: Path, private: Private, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = compress.codec
+
+    def job() -> None:
+        warm = yard(tmp_path, base, "warm")
+        (warm.proto / "file").write_text("x")
+        settle()
+        warm.run()
+        first = warm.record
+        warm.base = tiny_base(tmp_path / "other.tar", salt="other")
+        assert "tar:other.tar is not in the store" in "\n".join(
+            reason.replace(f"{tmp_path}/", "") for _, reason in warm.plan().values()
+        )
+        warm.run()
+        why = "\n".join(compare.two(first, warm.record))
+        assert f"base image tree_digest: {first['inputs']['image']['tree_digest'][:12]} -> " in why
+        warm.base = base
+        # Both are in the store now: what differs is told before anything is done.
+        assert "base image.tree: " in warm.plan()["emit"][1]
+        assert warm.run().steps["emit"][0] == "run"
+        before = warm.record
+        monkeypatch.setattr(compress, "codec", lambda name: replace(real(name), ident="another 1"))
+        assert "tool.oci: " in warm.plan()["emit"][1]
+        assert "-> another 1" in warm.plan()["emit"][1]
+        done = warm.run()
+        assert done.steps["emit"][0] == "run"
+        assert "tool codec gzip: " in "\n".join(compare.two(before, warm.record))
+
+    private(job)
+
+
+def test_a_comment_in_a_template_changes_nothing(tmp_path: Path, base: Path, private: Private) -> None:
+    def job() -> None:
+        warm = yard(tmp_path, base, "warm")
+        (warm.proto / "file").write_text("x")
+        settle()
+        template = tmp_path / "m.json.j2"
+        text = '{"name": "hello", "version": "{{ v }}", "build": {"image": "tar:base.tar"}}'
+
+        def load() -> specs.BuildSpec:
+            return specs.load(
+                manifest_arg=os.fspath(template), flags={"proto": "proto", "output_dir": "warm-out"},
+                environ={"SOURCE_DATE_EPOCH": "5"}, cwd=tmp_path, choices=choices(), defines={"v": "1"},
+            )  # fmt: skip
+
+        states = []
+        for comment in ("", "{# said #}\n"):
+            template.write_text(comment + text)
+            store, cache = warm.open(Bus(), {})
+            plan = pipeline.plan(load(), store, cache)
+            pipeline.execute(plan, store=store, cache=cache, bus=Bus(), environ={})
+            states.append(plan.standing is not None)
+        assert states == [False, True]
+
+    private(job)
+
+
+def test_the_same_content_elsewhere_is_compressed_once(
+    tmp_path: Path, base: Path, private: Private, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another checkout: every file is new to the index, and no layer is made again."""
+    monkeypatch.setattr(layers, "LAYER_TARGET", 100_000)
+
+    def job() -> None:
+        warm = yard(tmp_path, base, "warm", formats=("oci",))
+        rng = random.Random(3)
+        for number in range(300):
+            (warm.proto / f"d{number % 7}").mkdir(exist_ok=True)
+            (warm.proto / f"d{number % 7}/f{number}").write_bytes(rng.randbytes(4000))
+        first = warm.run()
+        assert first.counts["layers_made"] > 5
+        shutil.copytree(warm.proto, tmp_path / "elsewhere", symlinks=True)
+        warm.proto = tmp_path / "elsewhere"
+        monkeypatch.setattr(protoscan, "FEW_FILES", 10)  # as if there were many
+        second = warm.run()
+        assert second.same == first.same
+        assert second.counts.get("layers_made", 0) == 0
+        assert second.counts["layers_reused"] == first.counts["layers_made"] - 1  # without the base's
+        assert second.counts["bytes_compressed"] < 20_000
+
+    private(job)
+
+
+def test_what_is_excluded_is_told_as_that(tmp_path: Path, base: Path, private: Private) -> None:
+    def job() -> None:
+        warm = yard(tmp_path, base, "warm")
+        (warm.proto / "d").mkdir()
+        for name in ("a.o", "d/b", "c"):
+            (warm.proto / name).write_text("x")
+        settle()
+        warm.run()
+        warm.build["exclude"] = ["*.o", "d/"]
+        text = warm.plan()["sync"][1]
+        assert "a.o (excluded)" in text
+        assert "d (excluded)" in text
 
     private(job)

@@ -68,7 +68,9 @@ class Outcome:
         return (dict(self.files), self.tree, self.error.partition(":")[0])
 
     def reasons(self, *, planned: bool = False) -> str:
-        return "\n".join(f"{state} {reason}" for state, reason in (self.plan if planned else self.steps).values())
+        return "\n".join(
+            f"{state} {reason}" for state, reason in (self.plan if planned else self.steps).values()
+        )
 
 
 @dataclass(kw_only=True)
@@ -177,5 +179,3 @@ def forget_outputs(pool: str) -> None:
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-

@@ -20,7 +20,7 @@ BASE = """
 MODEL = """
     filelist interfaces rules manifestfields manifest template specfields specdoc spec layerkey pooldir journal
     tarfmt tarread compress decompress zstream native readpass proxies loans leftovers outputs ociconfig record
-    config protoscan compare makestate agents eventlog resolution
+    config protoscan compare makestate agents eventlog resolution buildlog platform
 """
 """L1 may import L0 and itself, without a circle."""
 
@@ -31,7 +31,7 @@ DRIVERS = """
 """L2 may import L0 and L1, never each other; CHANNELS has the ways between them that are meant."""
 
 FLOWS = """
-    artifacts remote imagerecord imagefile images imagegc cache layers pruning steps shipping keys pipeline components/* publish pull services/* report/*
+    artifacts remote imagerecord imagefile images imagegc cache layers pruning steps shipping keys pipeline doctor/* components/* publish pull services/* report/*
 """
 """L3 may import all below it and what is listed before it here."""
 
