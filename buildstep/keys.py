@@ -74,7 +74,7 @@ def answer_key(asked: Mapping[str, Any]) -> str:
 def decisive(spec: BuildSpec, image: ImageRecord, proto: str, answer: Answer | None) -> dict[str, Any]:
     """Everything that decides a build's outputs and where they go: equal inputs make equal outputs."""
     options = {name: value for name, value in spec.to_json().items() if name not in NOT_DECISIVE}
-    options["owner"] = _owner(spec)
+    options |= {"owner": _owner(spec), "clean": list(spec.cleaners(cleaners.DEFAULT))}
     return {
         "buildstep": __version__,
         "option": options,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import threading
 import time
@@ -100,7 +101,12 @@ class PlainView:
     def _watch(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._beat, daemon=True)
-            self._thread.start()
+            # A signal that raises inside of start() would leave Python with a thread it half knows.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            try:
+                self._thread.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _beat(self) -> None:
         while not self._stop.wait(self._heartbeat / 4):

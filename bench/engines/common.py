@@ -26,7 +26,7 @@ def version(*argv: str) -> str:
     if shutil.which(argv[0]) is None:
         return "not installed"
     done = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=6000
+        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=600
     )
     lines = (done.stdout or done.stderr).strip().splitlines() or ["unknown"]
     number = re.search(r"\bv?(\d+(\.\d+)+)\b", lines[0])

@@ -16,7 +16,7 @@ from buildstep import datasets, namespaces, process
 from buildstep.cache import LayerCache
 from buildstep.cli import report
 from buildstep.errors import BuildstepError, DatasetError, Interrupted, ToolMissing
-from buildstep.events import Bus
+from buildstep.events import Bus, Subscriber
 from buildstep.images import ImageStore
 from buildstep.interfaces import Backend
 from buildstep.journal import heal
@@ -52,7 +52,7 @@ def open_session(
     """
     config = configs.load(os.environ, Path.cwd(), pool=pool, sources=sources)
     environ = config.environ(os.environ)
-    bus = bus or Bus(view_for(sys.stderr, verbose=verbose, quiet=quiet))
+    bus = bus or Bus(_view(environ, verbose=verbose, quiet=quiet))
     backend = datasets.open_pool(config.pool or datasets.detect(environ))
     if healing:
         for left in heal(backend):
@@ -68,6 +68,16 @@ def open_session(
         config=config,
         limits=Limits.of(backend.state, max_bytes=config.max_bytes, max_inodes=config.max_inodes),
     )
+
+
+def _view(environ: Mapping[str, str], *, verbose: int, quiet: bool) -> Subscriber:
+    """The view for this agent: folds where its CI has them, else timed lines or a live terminal."""
+    from buildstep.report.annotations import CIView, detect
+
+    ci = detect(environ)
+    if ci in ("github", "gitlab") and not quiet:
+        return CIView(ci, sys.stderr)
+    return view_for(sys.stderr, verbose=verbose, quiet=quiet)
 
 
 @contextmanager
