@@ -6,7 +6,9 @@ change writes another variant of a chunk, and undoing it writes variant 0 again.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import math
 import os
 import random
 import shutil
@@ -41,17 +43,22 @@ class Item:
             yield offset, min(CHUNK, start + length - offset)
 
 
+@functools.cache
+def _text(seed: int) -> bytes:
+    """Words, the first ones often and the last ones seldom, as those of a language are."""
+    rng = random.Random(seed)
+    letters = "etaoinshrdlucmfw"
+    words = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(2000)]
+    often = [1 / rank for rank in range(1, len(words) + 1)]
+    return " ".join(rng.choices(words, weights=often, k=_TEXT_SIZE // 5)).encode()[:_TEXT_SIZE]
+
+
 class Content:
     """Half of every 64 KiB is text, which compresses, and half is noise, which does not."""
 
     def __init__(self, seed: int = SEED) -> None:
         self._seed = seed
-        rng = random.Random(seed)
-        letters = "etaoinshrdlucmfw"
-        words = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(2000)]
-        often = [1 / rank for rank in range(1, len(words) + 1)]  # as words of a language are
-        text = " ".join(rng.choices(words, weights=often, k=_TEXT_SIZE // 5)).encode()
-        self._text = text[:_TEXT_SIZE]
+        self._text = _text(seed)
 
     def chunk(self, path: str, offset: int, length: int, variant: int = 0) -> bytes:
         name = f"{self._seed}/{path}/{offset}/{variant}".encode()
@@ -69,7 +76,7 @@ def many_files(count: int, *, mean: int = 6100, seed: int = SEED) -> list[Item]:
     """Files in folders of fifty, twenty folders to a branch; log-normal sizes; a link per folder."""
     rng = random.Random(seed)
     sigma = 1.5
-    mu = _ln(mean) - sigma * sigma / 2
+    mu = math.log(mean) - sigma * sigma / 2
     items = []
     for index in range(count):
         folder = f"branch{index // 1000:03d}/folder{index // 50 % 20:02d}"
@@ -79,12 +86,6 @@ def many_files(count: int, *, mean: int = 6100, seed: int = SEED) -> list[Item]:
         if index % 50 == 0:
             items.append(Item(f"{folder}/latest", target=f"file{index:06d}.dat"))
     return items
-
-
-def _ln(value: float) -> float:
-    import math
-
-    return math.log(value)
 
 
 @dataclass(slots=True)

@@ -127,15 +127,17 @@ class LayerCache:
         return loads(data)
 
     def miss(self, slot: str, inputs: Mapping[str, Any]) -> str:
-        """Why there is no layer for these inputs: what differs from the latest one of this slot."""
-        latest = [record for record in self.records() if record.slot == slot]
-        if not latest:
+        """Why there is no layer for these inputs: what differs from the nearest one, of this slot if any."""
+        records = self.records()
+        told = [
+            (_differences(record.inputs, inputs), record)
+            for record in ([record for record in records if record.slot == slot] or records)
+        ]
+        if not told:
             return "built for the first time"
-        last = latest[-1]
-        shared = {name: last.inputs[name] for name in last.inputs if name in inputs or name not in LATER}
-        told = difference(shared, inputs)
-        more = f"; and {len(told) - 5} more" if len(told) > 5 else ""
-        why = "; ".join(told[:5]) + more or "the repository has to be asked, or the layer was pruned"
+        found, last = min(reversed(told), key=lambda item: len(item[0]))
+        more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+        why = "; ".join(found[:5]) + more or "the repository has to be asked, or the layer was pruned"
         return f"{why}; {last.seconds:.1f} s last time"
 
     def records(self) -> list[LayerRecord]:
@@ -256,6 +258,11 @@ class LayerCache:
             ]
             return f"its tree was changed: {len(paths)} paths, such as /{paths[0] if paths else ''}"
         return ""
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    shared = {name: old[name] for name in old if name in new or name not in LATER}
+    return difference(shared, new)
 
 
 LATER = ("versions", "index")

@@ -63,7 +63,7 @@ _HTTP = record(
         "response": _SECONDS,
         "idle": _SECONDS,
         "backoff": _SECONDS,
-        "min_rate": integer(0),
+        "min_rate": integer(1),
         "attempts": integer(1, 20),
     }
 )

@@ -26,7 +26,7 @@ CLONE_NEWIPC = 0x08000000
 CLONE_NEWPID = 0x20000000
 
 _MS_REC = 0x4000
-_MS_PRIVATE = 0x40000
+_MS_SLAVE = 0x80000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 0x2, 0x4, 0x8
 _PR_SET_PDEATHSIG = 1
 
@@ -100,7 +100,9 @@ def _become_first_process(
         if select.select([alive], [], [], 0)[0]:
             os._exit(128 + signal.SIGKILL)
         try:
-            mount("none", "/", None, _MS_REC | _MS_PRIVATE)
+            # Slaves, not private: what we mount stays here, and what the host unmounts goes here as well,
+            # so that a long build does not keep a file system busy that it has nothing to do with.
+            mount("none", "/", None, _MS_REC | _MS_SLAVE)
             mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
         except SandboxError as error:
             os.write(refused, f"{error.message}\n{error.hint}".encode()[:4096])

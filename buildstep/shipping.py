@@ -151,8 +151,10 @@ def ship(
     files = tuple(file_json(artifact) for artifact in artifacts)
     record = _record(shipment, recorder, files, uuid=uuid, digest=digest)
     outputs.write(record_path, json.dumps(record, indent=2).encode() + b"\n")
-    if shipment.installed is not None and shipment.installed.audit is not None:
-        outputs.write(stem.with_name(stem.name + ".pkgaudit"), shipment.installed.audit[0].encode())
+    if spec.pkg_audit:
+        audit = shipment.installed.audit if shipment.installed else None
+        text = audit[0] if audit else "the image has no audit tool\n"
+        outputs.write(stem.with_name(stem.name + ".pkgaudit"), text.encode())
     outputs.write(manifest_path, manifest.dumps(final).encode())
     for path in _earlier(record_path):
         outputs.retire(path)

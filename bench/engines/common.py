@@ -28,7 +28,9 @@ def version(*argv: str) -> str:
     done = subprocess.run(
         argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=600
     )
-    lines = (done.stdout or done.stderr).strip().splitlines() or ["unknown"]
+    lines = (done.stdout or done.stderr).strip().splitlines()
+    if done.returncode != 0 or not lines:
+        return "unknown"
     number = re.search(r"\bv?(\d+(\.\d+)+)\b", lines[0])
     return number[1] if number else lines[0].strip()
 

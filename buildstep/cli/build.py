@@ -108,6 +108,7 @@ def _defines(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
 )
 @click.option("-v", "--verbose", count=True, help="Show the tools' output; twice: debug notes.")
 @click.option("-q", "--quiet", is_flag=True, help="Only errors and the result.")
+@click.option("--as-buildimage", is_flag=True, hidden=True)
 @click.version_option(__version__, prog_name="buildstep")
 @click.pass_context
 def command(
@@ -119,6 +120,7 @@ def command(
     no_cache: bool,
     dry_run: bool,
     as_json: bool,
+    as_buildimage: bool,
     log_json: str | None,
     defines: dict[str, str],
     verbose: int,
@@ -134,6 +136,10 @@ def command(
     from buildstep.cli import session
 
     flags = _flags(options) | {"proto": proto_dir, "dir": dir_, "cache": False if no_cache else None}
+    if as_buildimage:
+        # That tool always writes a zfs stream, and always into /tmp; scripts made for it look there.
+        flags["formats"] = flags["formats"] or ["zfs"]
+        flags["output_dir"] = flags["output_dir"] or "/tmp"
     manifest = sys.stdin.read() if manifest_arg == "-" else ""
     spec = specs.load(
         manifest_arg=manifest_arg,

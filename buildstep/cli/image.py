@@ -182,7 +182,7 @@ def show(ref: str, remote: bool, pool: str | None, sources: tuple[str, ...], _as
             label, manifest = store.remote.manifest(ref)
             click.echo(json.dumps({**manifest, "source": label}, indent=2))
         else:
-            click.echo(json.dumps(_json_of(store.get(ref), whole=True), indent=2))
+            click.echo(json.dumps(_json_of(store.get(_locator(ref)), whole=True), indent=2))
         return 0
 
     return enclosed(job)
@@ -199,7 +199,7 @@ def verify(refs: tuple[str, ...], pool: str | None, as_json: bool) -> int:
 
     def job() -> int:
         store = open_session(pool, quiet=True).store
-        records = [store.get(ref) for ref in refs] or store.records()
+        records = [store.get(_locator(ref)) for ref in refs] or store.records()
         rows = []
         for record in records:
             problem = ""
@@ -228,7 +228,7 @@ def delete(refs: tuple[str, ...], pool: str | None, as_json: bool) -> int:
     def job() -> int:
         store = open_session(pool, quiet=True).store
         gone = []
-        for record in [store.get(ref) for ref in refs]:
+        for record in [store.get(_locator(ref)) for ref in refs]:
             store.delete(record)
             gone.append(record.uuid)
             if not as_json:

@@ -72,11 +72,11 @@ def open_session(
 
 def _view(environ: Mapping[str, str], *, verbose: int, quiet: bool) -> Subscriber:
     """The view for this agent: folds where its CI has them, else timed lines or a live terminal."""
-    from buildstep.report.annotations import CIView, detect
+    if not quiet and ("GITHUB_ACTIONS" in environ or "GITLAB_CI" in environ):
+        from buildstep.report.annotations import CIView, detect
 
-    ci = detect(environ)
-    if ci in ("github", "gitlab") and not quiet:
-        return CIView(ci, sys.stderr)
+        if ci := detect(environ):
+            return CIView(ci, sys.stderr)
     return view_for(sys.stderr, verbose=verbose, quiet=quiet)
 
 

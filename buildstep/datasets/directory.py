@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,12 @@ class DirectoryBackend:
             raise DatasetError(error.message, detail=error.detail, hint="is the pool full?") from error
         mark = folder / "complete"
         mark.touch()
+        # Files are stamped with a clock of coarse ticks: past the tick of the last one copied, a ctime
+        # tells for sure what was changed later.
+        first = mark.stat().st_ctime_ns
+        while mark.stat().st_ctime_ns == first:
+            time.sleep(0.001)
+            mark.touch()
         return DirectoryDataset(ident, folder / "tree", mark.stat().st_ctime_ns, self.privileged)
 
     def snapshot(self, dataset: Dataset, kind: Kind, ident: str) -> None:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
+import json
 import os
 import random
 import shutil
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from buildstep import compare, compress, layers, pipeline, protoscan
+from buildstep import artifacts, compare, compress, layers, pipeline, protoscan, pruning
 from buildstep import spec as specs
 from buildstep.cli.build import choices
 from buildstep.events import Bus
+from buildstep.journal import heal
 from tests.integration import pools
 from tests.integration.conftest import demand
-from tests.integration.yard import EPOCH, Yard, tiny_base, unpacked
+from tests.integration.yard import EPOCH, Yard, forget_outputs, tiny_base, unpacked
 
 pytestmark = pytest.mark.usefixtures("capable")
 
@@ -410,5 +416,225 @@ def test_what_is_excluded_is_told_as_that(tmp_path: Path, base: Path, private: P
         text = warm.plan()["sync"][1]
         assert "a.o (excluded)" in text
         assert "d (excluded)" in text
+
+    private(job)
+
+
+# -- what it costs ------------------------------------------------------------------------------------------
+
+
+def many(proto: Path, count: int = 300, size: int = 4000) -> None:
+    """A tree that is cut into several layers when a layer is to hold 100 kB."""
+    rng = random.Random(3)
+    for number in range(count):
+        (proto / f"d{number % 7}").mkdir(exist_ok=True)
+        (proto / f"d{number % 7}/f{number}").write_bytes(rng.randbytes(size))
+
+
+def test_work_is_proportional_to_the_change(
+    tmp_path: Path, base: Path, private: Private, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "LAYER_TARGET", 100_000)
+
+    def job() -> None:
+        warm = yard(tmp_path, base, "warm", formats=("oci",))
+        many(warm.proto)
+        settle()
+        cold = warm.run()
+        parts = cold.counts["layers_made"] - 1  # one is the base's
+        assert cold.counts["files_read"] == 300 + 5  # and the base's files
+        assert cold.counts["bytes_hashed"] == 0  # hashed while they are written
+        # Nothing changed: nothing is read, compressed, or started.
+        same = warm.run()
+        assert {name: count for name, count in same.counts.items() if count} == {}
+        # So it is after the outputs are gone, but for what is not kept: the directories' layer.
+        forget_outputs(warm.pool)
+        anew = warm.run()
+        assert anew.same == cold.same
+        assert anew.counts["layers_reused"] == parts
+        assert (
+            anew.counts.get("layers_made", 0) == anew.counts["files_read"] == anew.counts["bytes_hashed"] == 0
+        )
+        assert anew.counts["started"] == 0
+        # One file: it is hashed, and its layer is made, alone.
+        (warm.proto / "d3/f10").write_bytes(b"new")
+        settle()
+        one = warm.run()
+        assert one.counts["bytes_hashed"] == 3
+        assert (one.counts["layers_made"], one.counts["layers_reused"]) == (1, parts - 1)
+        assert one.counts["files_read"] < 300 / parts * 4
+        assert one.counts["started"] == 0
+        # Only touched, where times do not count: it is hashed, and the outputs stand.
+        os.utime(warm.proto / "d3/f10")
+        settle()
+        touched = warm.run()
+        assert touched.counts["bytes_hashed"] == 3
+        assert touched.counts.get("files_read", 0) == touched.counts.get("bytes_compressed", 0) == 0
+        # And it is known from now on.
+        assert {name: count for name, count in warm.run().counts.items() if count} == {}
+        # A directory renamed: of the files in it, none is read to know what it is.
+        (warm.proto / "d5").rename(warm.proto / "e5")
+        moved = warm.run()
+        assert moved.counts["layers_reused"] > 0
+        assert moved.counts["files_read"] <= 300
+
+    private(job)
+
+
+# -- what does not stay ---------------------------------------------------------------------------------------
+
+
+def test_limits_keep_what_was_of_use_last(
+    tmp_path: Path, base: Path, private: Private, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "LAYER_TARGET", 100_000)
+
+    def job() -> None:
+        warm = yard(tmp_path, base, "warm", formats=("oci",))
+        many(warm.proto)
+        warm.run()
+        _, cache = warm.open(Bus(), {})
+        early = {item.name for item in pruning.items(cache) if item.kind == "blob"}
+        for path in (tmp_path / "warm-pool/state/blobs").glob("*.json"):
+            os.utime(path, (1, 1))  # as if long ago
+        for folder in warm.proto.iterdir():
+            for path in folder.iterdir():
+                path.write_bytes(path.read_bytes()[::-1])
+        warm.run()
+        late = {item.name for item in pruning.items(cache) if item.kind == "blob"} - early
+        total = sum(item.size for item in pruning.items(cache))
+        limit = total * 2 // 3
+        gone = pruning.prune(cache, pruning.Limits(bytes=limit))
+        there = {item.name for item in pruning.items(cache) if item.kind == "blob"}
+        assert sum(item.size for item in pruning.items(cache)) <= limit
+        assert late <= there
+        assert {item.name for item in gone if item.kind == "blob"} == early - there
+        assert pruning.prune(cache, pruning.Limits(bytes=limit)) == []
+        # As few files as wanted; what a build holds stays.
+        (held,) = [
+            path for path in (tmp_path / "warm-pool/state/blobs").glob("*") if path.name in sorted(there)[:1]
+        ]
+        with held.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH)
+            pruning.prune(cache, pruning.Limits(inodes=1))
+            assert held.exists()
+        assert sum(item.inodes for item in pruning.items(cache)) <= 2
+        pruning.prune(cache)
+        assert pruning.items(cache) == []
+        assert not warm.run().error
+        assert pruning.verify(cache) == []
+        # By age.
+        assert pruning.prune(cache, pruning.Limits(keep_seconds=3600)) == []
+        assert pruning.prune(cache, pruning.Limits(keep_seconds=0)) != []
+
+    private(job)
+
+
+def test_damage_is_found_told_and_mended(
+    tmp_path: Path, base: Path, private: Private, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "LAYER_TARGET", 100_000)
+
+    def job() -> None:
+        warm = yard(tmp_path, base, "warm", formats=("oci",))
+        many(warm.proto)
+        first = warm.run()
+        state = tmp_path / "warm-pool/state"
+        _, cache = warm.open(Bus(), {})
+
+        def hurt(path: Path) -> None:
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 1
+            path.write_bytes(data)
+
+        blobs = sorted(path for path in (state / "blobs").iterdir() if not path.suffix)
+        hurt(blobs[0])
+        (told,) = pruning.verify(cache)
+        assert (told["kind"], told["key"], told["problem"]) == ("blob", blobs[0].name, "damaged")
+        assert pruning.verify(cache) == []
+        # Without asking: what was touched is looked at before it is used.
+        hurt(blobs[1])
+        os.truncate(blobs[2], 10)
+        forget_outputs(warm.pool)
+        done = warm.run()
+        assert done.same == first.same
+        assert sum("it is made again" in note for note in done.notes) == 2
+        # What rots without a trace is found when it is shipped; that build fails, and the next is right.
+        hurt(blobs[3])
+        record = blobs[3].with_name(blobs[3].name + ".json")
+        value = json.loads(record.read_bytes())
+        record.write_text(json.dumps({**value, "stamp": artifacts.stamp(blobs[3])[1:]}))
+        forget_outputs(warm.pool)
+        failed = warm.run()
+        assert failed.error.startswith("EmitError")
+        assert "damaged" in failed.error
+        assert warm.run().same == first.same
+        # Records that are torn are as good as none.
+        for folder in ("blobs", "artifacts"):
+            for path in (state / folder).glob("*.json"):
+                path.write_bytes(path.read_bytes()[:20])
+        for path in (state / "index").glob("*.idx"):
+            hurt(path)
+        assert warm.run().same == first.same
+        hurt(warm.out / "hello-1.0.0.oci.tar")
+        assert warm.run().same == first.same
+
+    private(job)
+
+
+@contextlib.contextmanager
+def loop(folder: Path, size: int) -> Iterator[Path]:
+    """A small ext4 of its own, in the mount namespace of the test's job."""
+    disk = folder / "disk.img"
+    with disk.open("wb") as stream:
+        stream.truncate(size)
+    where = folder / "disk"
+    where.mkdir()
+    for argv in (["mkfs.ext4", "-q", "-m", "0", str(disk)], ["mount", "-o", "loop", str(disk), str(where)]):
+        subprocess.run(argv, check=True, capture_output=True)
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", str(where)], check=True)
+
+
+def test_a_pool_that_fills_up_at_any_moment(
+    tmp_path: Path, base: Path, private: Private, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever could not be written: the next build is right, and nothing that is damaged is kept."""
+    demand("mkfs.ext4")
+    monkeypatch.setattr(layers, "LAYER_TARGET", 100_000)
+
+    def job() -> None:
+        warm = yard(tmp_path, base, "warm", formats=("oci",))
+        many(warm.proto)
+        expected = warm.run().same
+        failed = 0
+        with loop(tmp_path, 24 << 20) as disk:
+            small = yard(tmp_path, base, "small", formats=("oci",))
+            small.pool = f"overlay:{disk}/pool"
+            small.run()
+            ballast = disk / "ballast"
+            for free in (0, 4, 8, 40, 120, 300, 700, 1100, 1300, 1500, 2000):
+                _, cache = small.open(Bus(), {})
+                pruning.prune(cache)
+                with ballast.open("wb", buffering=0) as stream:
+                    with contextlib.suppress(OSError):
+                        while True:
+                            stream.write(bytes(1 << 12))
+                    stream.truncate(max(0, os.fstat(stream.fileno()).st_size - free * 1024))
+                try:
+                    done = small.run()
+                    failed += bool(done.error)
+                    assert done.error or done.same == expected
+                except OSError as error:
+                    assert error.errno == errno.ENOSPC
+                    failed += 1
+                ballast.unlink()
+                store, cache = small.open(Bus(), {})
+                heal(store.backend)
+                assert pruning.verify(cache) == [], f"{free} KiB free"
+                assert small.run().same == expected, f"{free} KiB free"
+        assert 3 < failed < 11
 
     private(job)
