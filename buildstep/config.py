@@ -78,7 +78,7 @@ RULE: Final = record(
             keys=text(r"[A-Za-z0-9][A-Za-z0-9._-]*", say="a name without a colon"),
         ),
         "cache": record(
-            {"images_days": _DAYS, "layers_days": _DAYS, "max_bytes": integer(0), "max_inodes": integer(0)}
+            {"images_days": _DAYS, "max_bytes": integer(0), "max_inodes": integer(0)}
         ),
         "http": _HTTP,
     }
@@ -90,7 +90,6 @@ ENVIRONMENT: Final = {
     "BUILDSTEP_SOURCES": ("sources",),
     "BUILDSTEP_INSECURE_REGISTRIES": ("insecure_registries",),
     "BUILDSTEP_IMAGES_DAYS": ("cache", "images_days"),
-    "BUILDSTEP_LAYERS_DAYS": ("cache", "layers_days"),
     "BUILDSTEP_CACHE_MAX_BYTES": ("cache", "max_bytes"),
     "BUILDSTEP_CACHE_MAX_INODES": ("cache", "max_inodes"),
     "BUILDSTEP_HTTP": ("http",),
@@ -136,7 +135,6 @@ class Config:
     insecure_registries: tuple[str, ...] = ()
     targets: Mapping[str, TargetConfig] = field(default_factory=dict)
     images_days: int = 30
-    layers_days: int = 0
     max_bytes: int | None = None
     max_inodes: int | None = None
     http: Mapping[str, float] = field(default_factory=dict)

@@ -39,7 +39,7 @@ from buildstep.imagerecord import FileHashes, ImageRecord, fingerprint_of, uuid_
 from buildstep.interfaces import Backend, Dataset, Identity, Kind, Source, SourceContext, SourceImage
 from buildstep.journal import Journal
 from buildstep.mounts import in_user_namespace
-from buildstep.remote import Remote, forget, read_manifest
+from buildstep.remote import Remote, read_manifest
 from buildstep.sources import parse, zfsfile
 from buildstep.sources.filekind import kind_of_start
 from buildstep.sources.imgapi import Arriving, Fetched, Resolved
@@ -294,20 +294,14 @@ class ImageStore:
                 arriving.prove()
             except HttpError:
                 return False
-            forget(arriving.target)  # it is what its source has: it would be refused again
             raise
         return True
 
     def _install_fetched(self, fetched: Fetched, journal: Journal) -> None:
         file, manifest = fetched.file, fetched.manifest
-        try:
-            kind = usable_kind(self.backend, file.path, manifest)
-            put = put_file(self.backend, file.path, manifest, kind, inputs_of(fetched), environ=self._environ)
-            self._install(put, journal, key=_key_of(manifest["uuid"]), locked=True)
-        except ImageError as error:
-            if not error.retryable:
-                forget(file.path)  # it is what its source has: it would be refused again
-            raise
+        kind = usable_kind(self.backend, file.path, manifest)
+        put = put_file(self.backend, file.path, manifest, kind, inputs_of(fetched), environ=self._environ)
+        self._install(put, journal, key=_key_of(manifest["uuid"]), locked=True)
 
     def import_file(self, path: Path, manifest_path: Path, journal: Journal) -> tuple[ImageRecord, bool]:
         """An image from a file and the manifest that proves it, under the manifest's uuid."""

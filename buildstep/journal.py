@@ -80,8 +80,12 @@ def open_journal(state: Path, what: str) -> Iterator[Journal]:
         yield journal
         path.unlink(missing_ok=True)
     except BaseException:
-        # What the error left undone stays written down for `heal`; if nothing is, the journal goes.
-        if not any(_is_there(kind, name) for kind, name in _acquired(path) if kind != "dataset"):
+        # A signal can come between an act and the taking down of its undo. Working datasets that are left
+        # stay for `heal`, which finds them without a journal.
+        files = [item for item in _acquired(path) if item[0] != "dataset"]
+        for kind, name in files:
+            _remove_file(state, ident, kind, name)
+        if not any(_is_there(kind, name) for kind, name in files):
             path.unlink(missing_ok=True)
         raise
     finally:
@@ -249,15 +253,23 @@ def _acquired(path: Path) -> list[tuple[str, str]]:
 
 
 def _remove(backend: Backend, build: str, kind: str, name: str) -> Left | None:
+    if kind != "dataset":
+        return _remove_file(backend.state, build, kind, name)
     try:
-        if kind == "dataset":
-            if not backend.exists(Kind.BUILD, name):
-                return None
-            backend.destroy(Kind.BUILD, name)
-        elif kind == "outputs":
+        if not backend.exists(Kind.BUILD, name):
+            return None
+        backend.destroy(Kind.BUILD, name)
+    except (BuildstepError, OSError) as error:
+        return Left(build, kind, name, False, str(error))
+    return Left(build, kind, name, True)
+
+
+def _remove_file(state: Path, build: str, kind: str, name: str) -> Left | None:
+    try:
+        if kind == "outputs":
             return _remove_outputs(build, Path(name))
-        elif kind == "folder":
-            inside = Path(os.path.normpath(name)).is_relative_to(backend.state)
+        if kind == "folder":
+            inside = Path(os.path.normpath(name)).is_relative_to(state)
             if not inside or not os.path.lexists(name):
                 return None
             remove_tree(name)

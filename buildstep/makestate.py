@@ -119,7 +119,9 @@ def finish(state: Path) -> list[str]:
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise StoreError("the build told of no files that are there", detail=str(error)) from error
     noted = read_json(begun)
-    made = sorted({*_made(state), *paths})
+    stem = result["manifest"].removesuffix(".imgmanifest")
+    beside = [stem + ending for ending in (".events.jsonl", ".pkgaudit") if os.path.exists(stem + ending)]
+    made = sorted({*_made(state), *paths, *beside})
     write_json(state / "made.json", made, durable=False)
     with atomic_write(state / "values", durable=False) as stream:
         stream.write(noted.pop("values").encode(errors="surrogateescape"))

@@ -134,7 +134,11 @@ def _leave(signum: int, _frame: object) -> None:
 def _attend(child: int, mask: set[int | signal.Signals]) -> int:
     """Pass signals on to the child until it ends."""
 
+    passed = False
+
     def pass_on(signum: int, _frame: object) -> None:
+        nonlocal passed
+        passed = True
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signum)
 
@@ -146,7 +150,8 @@ def _attend(child: int, mask: set[int | signal.Signals]) -> int:
                 _, status = os.waitpid(child, 0)
                 break
     finally:
+        # Once the build was told to stop, its status is ours: a later signal must not end us in between.
         for signum, handler in before.items():
-            signal.signal(signum, handler)
+            signal.signal(signum, signal.SIG_IGN if passed else handler)
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code

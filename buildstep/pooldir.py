@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from buildstep.errors import DatasetError
-from buildstep.fsutil import fsync_dir, read_json, remove_tree, write_json
+from buildstep.fsutil import fsync_dir, read_json, remove_tree, take_lock, write_json
 from buildstep.interfaces import Kind
 
 MARK = "buildstep-pool.json"
@@ -57,7 +57,7 @@ class PoolDir:
             owners = found.get("owners", self._owners)
         except FileNotFoundError:
             with contextlib.suppress(FileNotFoundError):
-                if any(name not in _EARLY for name in os.listdir(self.path)):
+                if any(name not in _EARLY and not _is_half_mark(name) for name in os.listdir(self.path)):
                     raise DatasetError(
                         f"{self.path} holds files that are not ours",
                         hint="give an empty directory, or a pool made by buildstep, to --pool",
@@ -93,6 +93,9 @@ class PoolDir:
             self.state.mkdir(mode=0o755, exist_ok=True)
             mark = {"format": FORMAT, "scheme": self._scheme, "owners": self._owners}
             write_json(self.path / MARK, mark)
+            for path in self.path.iterdir():
+                if _is_half_mark(path.name):
+                    _remove_unless_locked(path)
 
     def folder(self, kind: Kind, ident: str) -> Path:
         """Where a dataset is, whether it exists or not. Raises DatasetError for a name that is no name."""
@@ -142,3 +145,15 @@ class PoolDir:
         except FileNotFoundError:
             return
         remove_tree(aside)
+
+
+def _is_half_mark(name: str) -> bool:
+    """Whether this is a mark that a build was writing when it died, or is writing now."""
+    return name.startswith(f".{MARK}.") and name.endswith(".part")
+
+
+def _remove_unless_locked(path: Path) -> None:
+    with contextlib.suppress(BlockingIOError):
+        fd = take_lock(path, wait=False)
+        path.unlink(missing_ok=True)
+        os.close(fd)

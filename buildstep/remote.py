@@ -177,17 +177,34 @@ class Remote:
             name = f"{image.manifest.get('name')}@{image.manifest.get('version')}"
             self._bus.note(f"fetching {name} {image.uuid} ({size_text(size)}) from {image.repository.label}")
 
-        def ready(fetched: Fetched) -> None:
-            install(fetched)
-            forget(fetched.file.path)
+        useless: list[Path] = []
+
+        @contextlib.contextmanager
+        def judging(target: Path) -> Iterator[None]:
+            try:
+                yield
+            except ImageError as error:
+                if not error.retryable:  # it is what its source has, and would be refused again
+                    useless.append(target)
+                raise
 
         def begun(arriving: Arriving) -> bool:
-            done = follow(arriving)
+            with judging(arriving.target):
+                done = follow(arriving)
             if done:
                 forget(arriving.target)
             return done
 
-        fetch_files(images, self.repositories, folder, bus=self._bus, on_begin=begun, on_ready=ready)
+        def ready(fetched: Fetched) -> None:
+            with judging(fetched.file.path):
+                install(fetched)
+            forget(fetched.file.path)
+
+        try:
+            fetch_files(images, self.repositories, folder, bus=self._bus, on_begin=begun, on_ready=ready)
+        finally:
+            for target in useless:  # now that nobody writes to it any more
+                forget(target)
 
 
 def check_ref(ref: str) -> None:
@@ -201,11 +218,11 @@ def check_ref(ref: str) -> None:
 
 
 def forget(path: Path) -> None:
-    """Remove a downloaded file that is installed now, and its lock."""
+    """Remove a downloaded file, or what there is of it, that nobody needs any more, and its lock."""
     guard = path.with_name(f".{path.name}.lock")
     with lock(guard):
-        path.unlink(missing_ok=True)
-        guard.unlink(missing_ok=True)
+        for name in (path, path.with_name(f"{path.name}.partial"), guard):
+            name.unlink(missing_ok=True)
 
 
 def sweep(folder: Path, *, older_than: float, now: float) -> list[Path]:

@@ -100,6 +100,25 @@ def test_an_error_that_undid_everything_leaves_no_journal(pool: DirectoryBackend
     assert files(pool._dir.path) == []
 
 
+def test_an_error_before_the_undo_was_taken_down_leaves_no_file(
+    pool: DirectoryBackend, tmp_path: Path
+) -> None:
+    """A signal can come between the making of a file and whatever would remove it."""
+
+    def fail() -> None:
+        with open_journal(pool.state, "x") as opened:
+            opened.outputs(tmp_path / "hello-1")
+            (tmp_path / ".hello-1.events.jsonl.1.2.part").touch()
+            (opened.folder(pool.state / "work" / opened.ident) / "x").touch()
+            opened.file(tmp_path / ".x.part").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert files(pool._dir.path) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["pool"]
+
+
 KILLED = {
     "dataset": """
 data = backend.create(journal.dataset(journal.ident + "-1"))
@@ -255,6 +274,22 @@ def test_a_file_that_cannot_be_removed_is_told_and_tried_again(
         assert {(left.removed, left.problem) for left in heal(pool)} == {(False, "it is busy")}
     assert all(left.removed for left in heal(pool))
     assert pool.idents(Kind.BUILD) == []
+
+
+def test_a_pool_whose_making_was_killed_is_made_by_the_next_build(tmp_path: Path) -> None:
+    top = tmp_path / "new"
+    (top / "state/journal").mkdir(parents=True)
+    (top / "image").mkdir()
+    half = top / ".buildstep-pool.json.1.23.part"
+    half.write_text("half a mark")
+    backend = DirectoryBackend(os.fspath(top))
+    backend.create("one")
+    assert (top / "buildstep-pool.json").exists()
+    assert not half.exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/.part").touch()
+    with pytest.raises(DatasetError, match="not ours"):
+        DirectoryBackend(os.fspath(tmp_path / "other"))
 
 
 def test_a_journal_is_a_resource_of_its_build(pool: DirectoryBackend) -> None:
