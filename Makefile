@@ -4,7 +4,7 @@
 PYTHON_BIN := .venv/bin/python
 SAMPLE     := fixtures/sample
 
-.PHONY: image check check-unit check-integration check-zfs lint format bench bench-quick clean deps dev help
+.PHONY: image check check-unit check-integration check-zfs lint format docs bench bench-quick clean deps dev help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -29,7 +29,7 @@ check-integration: deps dev ## real tools and file systems, as root
 	$(PYTHON_BIN) -m pytest -q tests/integration
 
 check-zfs: deps dev ## the ZFS backend on a real pool, in a small guest
-	$(PYTHON_BIN) tests/guest/guest.py run -- sh -c 'cd /src && python3 -m pytest -q -p no:cacheprovider tests/integration/test_backends.py tests/integration/zfs'
+	$(PYTHON_BIN) tests/guest/guest.py run --timeout 2400 -- sh -c 'cd /src && python3 -m pytest -q -p no:cacheprovider tests/integration/test_backends.py tests/integration/zfs -k zfs'
 
 lint: dev ## ruff and mypy
 	.venv/bin/ruff check .
@@ -39,6 +39,9 @@ lint: dev ## ruff and mypy
 format: dev ## let ruff write
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
+
+docs: dev ## make man pages, the command reference and the tables of the docs anew
+	$(PYTHON_BIN) -m buildstep.cli.docs
 
 bench: deps dev ## measure, beside other tools (under 15 minutes)
 	$(PYTHON_BIN) -m bench

@@ -77,9 +77,7 @@ RULE: Final = record(
             _TARGET | _TARGET["properties"]["target"] | {"type": ["string", "object"]},
             keys=text(r"[A-Za-z0-9][A-Za-z0-9._-]*", say="a name without a colon"),
         ),
-        "cache": record(
-            {"images_days": _DAYS, "max_bytes": integer(0), "max_inodes": integer(0)}
-        ),
+        "cache": record({"images_days": _DAYS, "max_bytes": integer(0), "max_inodes": integer(0)}),
         "http": _HTTP,
     }
 )
@@ -125,7 +123,7 @@ class TargetConfig:
 class Config:
     """The checked settings. places: for each one that was given, where.
 
-    images_days, layers_days: what was not used for so long may go when it is asked to (`gc`, `prune`).
+    images_days: which images `gc` may remove: those that nobody asked for so long.
     max_bytes, max_inodes: of what a pool keeps to be quick; 0: no limit, None: the default one.
     http: limits of `clients.HttpOptions` by name.
     """

@@ -151,12 +151,14 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InstallOptions:
-    """What an installer is told. cache: a directory on the agent that outlives the build."""
+    """What an installer is told. cache: a directory on the agent that outlives the build; hurry: there is
+    an answer from before, so do not wait long for a server."""
 
     cache: Path
     recommends: bool = False
     mirror: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
+    hurry: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -733,10 +733,12 @@ def _ask(build: _Build, packaging: steps.Packaging, asked: Mapping[str, Any]) ->
     """What the packages resolve to now. Where the repository cannot be reached: what they did last time."""
     state, name = build.backend.state, keys.answer_key(asked)
     known = resolution.find(state, name)
+    if known and build.cache.find(keys.package_layer(asked, _base(build), known)[0]) is None:
+        known = None
     try:
-        index = packaging.refresh()
+        index = packaging.refresh(hurry=known is not None)
     except BuildstepError as error:
-        if known is None or build.cache.find(keys.package_layer(asked, _base(build), known)[0]) is None:
+        if known is None:
             raise
         hours = (time.time() - known.asked) / 3600
         build.bus.note(

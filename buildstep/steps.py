@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from buildstep import cleaners, installers, sandbox
@@ -149,12 +149,15 @@ class Packaging:
     options: InstallOptions
     prepared: contextlib.ExitStack
 
-    def refresh(self) -> str:
-        """Fetch the repository's index, if anything will be taken from it; its digest."""
+    def refresh(self, *, hurry: bool = False) -> str:
+        """Fetch the repository's index, if anything will be taken from it; its digest.
+
+        hurry: what it said before will do if it cannot be reached at once.
+        """
         spec = self.context.spec
         if not spec.packages and not spec.upgrade_first:
             return ""
-        self.installer.refresh(self.inside, self.options)
+        self.installer.refresh(self.inside, replace(self.options, hurry=hurry))
         return self.installer.index(self.inside, self.options)
 
     def resolve(self) -> Resolution:

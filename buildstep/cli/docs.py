@@ -234,6 +234,26 @@ def _agent_variables() -> str:
     return _table(("variable", "in buildstep.toml"), rows)
 
 
+def _settings() -> str:
+    from buildstep.config import RULE
+    from buildstep.rules import words
+
+    def rows(rule: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
+        for name, inner in rule.get("properties", {}).items():
+            at = f"{path}{name}"
+            below = inner.get("items", inner)
+            if isinstance(inner.get("additionalProperties"), dict):
+                below, at = inner["additionalProperties"], f"{at}.NAME"
+            if "properties" not in below:
+                yield f"`{at}`", words(inner)
+                continue
+            if "$comment" in below:  # text will do as well
+                yield f"`{at}`", f"{below['$comment']}; or a table"
+            yield from rows(below, f"{at}{'[]' if 'items' in inner else ''}.")
+
+    return _table(("setting", "value"), rows(RULE, ""))
+
+
 def _installers() -> str:
     from buildstep.installers import INSTALLERS
 
@@ -278,6 +298,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "cleaners": _cleaners,
     "variables": _variables,
     "agent variables": _agent_variables,
+    "settings": _settings,
     "pools": _pools,
     "installers": _installers,
     "formats": _formats,

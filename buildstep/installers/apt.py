@@ -110,7 +110,8 @@ class Apt:
     def refresh(self, sandbox: Sandbox, options: InstallOptions) -> None:
         hint = "is the image's package source reachable from this agent? A mirror can be named"
         with failures("apt-get update", (), hint=hint):
-            self._apt(sandbox, options, ["update"], network=True)
+            hurry = ["-oAcquire::Retries=0", "-oAcquire::http::Timeout=15"] if options.hurry else []
+            self._apt(sandbox, options, [*hurry, "update"], network=True)
 
     def index(self, sandbox: Sandbox, options: InstallOptions) -> str:
         """Of the lists: a Release file tells the digests of the lists that belong to it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import tarfile
@@ -10,16 +11,18 @@ from typing import IO, Literal, cast
 
 from buildstep.decompress import Decompressed
 from buildstep.errors import ImageError
-from buildstep.zstream import BEGIN_SIZE, read_begin
+from buildstep.zstream import read_begin
 
 FileKind = Literal["tar", "oci", "zfs", "btrfs"]
 
 _BTRFS = b"btrfs-stream\0"
 _BLOCK = 512
+_HEAD = 32 * _BLOCK
+"""Bytes of content, unpacked, by which a kind is told: a few headers of an archive."""
 _COMPRESSED = (b"\x1f\x8b", b"\xfd7zXZ\x00", b"BZh", b"\x28\xb5\x2f\xfd")
 
 _OCI_NAME = re.compile(
-    r"(\./)?(blobs(/sha256(/[0-9a-f]{64})?)?|index\.json|oci-layout|manifest\.json|repositories"
+    r"\.|(\./)?(blobs(/sha256(/[0-9a-f]{64})?)?|index\.json|oci-layout|manifest\.json|repositories"
     r"|[0-9a-f]{64}(\.json|\.tar|/(layer\.tar|json|VERSION))?)/?"
 )
 """Names in the archives of containers; a root file system has another one soon."""
@@ -36,8 +39,7 @@ def kind_of(path: Path) -> FileKind:
             start = file.read(8)
             file.seek(0)
             with Decompressed(file) as stream:
-                head = stream.read(BEGIN_SIZE)
-                head += stream.read(max(0, _BLOCK - len(head)))
+                head = stream.read(_HEAD)
     except OSError as error:
         raise ImageError(f"cannot read the image {path}: {error.strerror}") from error
     kind = _kind_of_head(head)
@@ -49,7 +51,7 @@ def kind_of(path: Path) -> FileKind:
     if kind != "tar":
         return kind
     if start.startswith(_COMPRESSED):
-        if _has_container_name(head):
+        if _is_container_like(head):
             raise ImageError(
                 f"{path.name} is a compressed OCI archive",
                 hint="an OCI archive is a plain tar; uncompress it",
@@ -62,11 +64,11 @@ def kind_of_start(start: bytes) -> FileKind | None:
     """The kind of a file by its first bytes alone, compressed or not; None where they do not tell it."""
     try:
         with Decompressed(cast(IO[bytes], io.BytesIO(start))) as stream:
-            head = stream.read(_BLOCK)
+            head = stream.read(_HEAD)
     except ImageError:  # more is needed
         return None
     kind = _kind_of_head(head)
-    return None if kind == "tar" and _has_container_name(head) else kind
+    return None if kind == "tar" and _is_container_like(head) else kind
 
 
 def _kind_of_head(head: bytes) -> FileKind | None:
@@ -77,8 +79,16 @@ def _kind_of_head(head: bytes) -> FileKind | None:
     return "tar" if _is_tar(head) else None
 
 
-def _has_container_name(head: bytes) -> bool:
-    return _OCI_NAME.fullmatch(head[:100].rstrip(b"\0").decode(errors="replace")) is not None
+def _is_container_like(head: bytes) -> bool:
+    """Whether the first names of an archive, cut off somewhere, could all be those of a container's."""
+    names = []
+    with contextlib.suppress(tarfile.TarError), tarfile.open(fileobj=io.BytesIO(head), mode="r:") as archive:
+        for member in archive:
+            if member.name not in (".", "./"):
+                names.append(member.name)
+            if len(names) == 2:
+                break
+    return bool(names) and all(_OCI_NAME.fullmatch(name) for name in names)
 
 
 def _is_zfs(head: bytes) -> bool:

@@ -105,12 +105,14 @@ def test_every_way_gives_the_same_bytes(
             "dir": (yard(tmp_path, base, "dir", "dir"), {}),
         }
         pools.fill(warm.proto)
+        cut = 0
         for step in range(6):
             if step:
                 shuffle(rng, warm.proto, step)
             if rng.random() < 0.5:
                 settle()
             first = warm.run()
+            cut = max(cut, 0 if first.error else len(warm.record["layers"]))
             again = warm.run()
             assert again.same == first.same, f"step {step}: {again.error}"
             for name, (other, flags) in others.items():
@@ -120,8 +122,7 @@ def test_every_way_gives_the_same_bytes(
             return
         fresh = yard(tmp_path, base, "fresh").run()
         assert fresh.same == first.same
-        cut = len(warm.record["layers"])
-        assert cut > 2 if 0 < target < 100_000 else cut <= 2
+        assert cut > 2 if target else cut <= 2
         assert unpacked(warm.out / "hello-1.0.0.oci.tar", tmp_path / "unpacked") == first.tree
 
     private(job)
@@ -175,6 +176,11 @@ def _replaced(yard: Yard) -> None:
     path = yard.proto / "etc/b"
     path.with_name(".new").write_bytes(path.read_bytes())
     path.with_name(".new").rename(path)
+
+
+def _there_and_back(yard: Yard) -> None:
+    (yard.proto / "etc/a").chmod(0)
+    (yard.proto / "etc/a").chmod(0o600)
 
 
 def _options(**build: Any) -> Callable[[Yard], None]:
@@ -254,7 +260,7 @@ CHANGES: dict[str, Change] = {
         lambda y: os.utime(y.proto / "etc/a", ns=(0, (EPOCH + 9999) * 10**9)), "etc/a (time", harmless=True
     ),
     "mode there and back": Change(
-        lambda y: ((y.proto / "etc/a").chmod(0), (y.proto / "etc/a").chmod(0o600))[1],
+        _there_and_back,
         "etc/a (touched, the same otherwise)", harmless=True,
     ),
     "another inode": Change(_replaced, "etc/b (time", harmless=True),

@@ -1,0 +1,127 @@
+"""buildstep.toml and the environment: which place wins, and every fault with its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buildstep.config import DEFAULT_REPOSITORIES, Config, SourceConfig, load
+from buildstep.errors import SpecError
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> dict[str, Path]:
+    found = {name: tmp_path / name for name in ("project", "user", "system")}
+    (found["user"] / "buildstep").mkdir(parents=True)
+    for name in ("project/deep/er", "system"):
+        (tmp_path / name).mkdir(parents=True)
+    return found
+
+
+def read(
+    places: dict[str, Path], *, cwd: str = "deep/er", flags: dict[str, Any] | None = None, **env: str
+) -> Config:
+    environ = {"XDG_CONFIG_HOME": str(places["user"]), **env}
+    system = places["system"] / "buildstep.toml"
+    return load(environ, places["project"] / cwd, system=system, **(flags or {}))
+
+
+def test_nothing_at_all(places: dict[str, Path]) -> None:
+    found = read(places)
+    assert [source.url for source in found.sources] == list(DEFAULT_REPOSITORIES)
+    assert (found.pool, found.places) == (None, {})
+
+
+def test_the_order_of_places(places: dict[str, Path]) -> None:
+    files = {
+        "project": places["project"] / "buildstep.toml",
+        "user": places["user"] / "buildstep/buildstep.toml",
+        "system": places["system"] / "buildstep.toml",
+    }
+    for name, path in files.items():
+        path.write_text(f'pool = "dir:/{name}"\n')
+    env: dict[str, Any] = {"BUILDSTEP_POOL": "dir:/environment"}
+    assert read(places, flags={"pool": "dir:/flag"}, **env).pool == "dir:/flag"
+    for name, path in files.items():
+        found = read(places, **env)
+        assert (found.pool, found.places["pool"]) == (f"dir:/{name}", str(path))
+        path.unlink()
+    assert read(places, **env).pool == "dir:/environment"
+    assert read(places, BUILDSTEP_POOL="").pool is None
+
+
+def test_lists_are_taken_whole_and_tables_merged(places: dict[str, Path]) -> None:
+    (places["project"] / "buildstep.toml").write_text(
+        'sources = ["dir:images", {url = "https://a.example", channel = "dev", insecure = true, label = "A"}]\n'
+        '[publish]\nrelease = "docker://h.example/n"\n[http]\nidle = 3\n'
+    )
+    (places["user"] / "buildstep/buildstep.toml").write_text(
+        'sources = ["https://mine.example"]\ninsecure_registries = ["r:5000"]\n'
+        '[publish.release]\ntarget = "dir:/x"\n[publish.mine]\ntarget = "s3://b"\nendpoint = "http://s3"\n'
+        "[http]\nidle = 9\nconnect = 4.5\n[cache]\nimages_days = 3\n"
+    )
+    found = read(places, BUILDSTEP_HTTP="attempts=2, idle=1")
+    assert found.sources == (
+        SourceConfig(url=f"dir:{places['project']}/images"),
+        SourceConfig(url="https://a.example", channel="dev", insecure=True, label="A"),
+    )
+    assert found.targets["release"].target == "docker://h.example/n"
+    assert found.targets["mine"].endpoint == "http://s3"
+    assert found.http == {"idle": 3, "connect": 4.5, "attempts": 2}
+    assert found.images_days == 3
+    assert found.environ({"X": "1"}) == {"X": "1", "BUILDSTEP_INSECURE_REGISTRIES": "r:5000"}
+
+
+def test_variables(places: dict[str, Path]) -> None:
+    found = read(
+        places, BUILDSTEP_SOURCES="https://a.example?channel=dev, dir:rel s3://b/p", BUILDSTEP_IMAGES_DAYS="7"
+    )
+    assert [s.url for s in found.sources] == [
+        "https://a.example?channel=dev", f"dir:{places['project']}/deep/er/rel", "s3://b/p",
+    ]  # fmt: skip
+    assert found.images_days == 7
+    assert read(places, BUILDSTEP_SOURCES="none").sources == ()
+    assert read(places, flags={"sources": ["dir:/x"]}, BUILDSTEP_SOURCES="none").sources[0].url == "dir:/x"
+
+
+def test_every_fault_of_every_place(places: dict[str, Path]) -> None:
+    project, user = places["project"] / "buildstep.toml", places["user"] / "buildstep/buildstep.toml"
+    project.write_text(
+        'pool = 7\nsource = []\nsources = [{url = "https://u:secret@h.example"}, {ur = "x"}, "ftp://x"]\n'
+        '[publish.a]\ntarget = "docker://h/n"\nrepalce = true\n[http]\nmin_rate = 0\n'
+    )
+    user.write_text("pool = [\n")
+    with pytest.raises(SpecError) as caught:
+        read(places, BUILDSTEP_HTTP="idle=soon", BUILDSTEP_IMAGES_DAYS="-1", BUILDSTEP_SOURCES="gopher://x")
+    places_ = [fault.where for fault in caught.value.faults]
+    assert sorted(places_) == sorted(
+        [
+            *(
+                f"{project}: {path}"
+                for path in (
+                    "$.pool",
+                    "$.source",
+                    "$.sources[0].url",
+                    "$.sources[1].url",
+                    "$.sources[1].ur",
+                    "$.sources[2]",
+                    "$.publish.a.repalce",
+                    "$.http.min_rate",
+                )
+            ),
+            str(user),
+            "BUILDSTEP_HTTP: $.http.idle",
+            "BUILDSTEP_IMAGES_DAYS: $.cache.images_days",
+            "BUILDSTEP_SOURCES: $.sources[0]",
+        ]
+    )
+    assert 'did you mean "sources"?' in caught.value.detail
+    assert 'did you mean "replace"?' in caught.value.detail
+
+
+def test_a_file_that_anybody_may_have_put_there(places: dict[str, Path]) -> None:
+    (places["project"] / "buildstep.toml").write_text('pool = "dir:/evil"\n')
+    places["project"].chmod(0o1777)
+    assert read(places).pool is None
