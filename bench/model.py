@@ -21,6 +21,7 @@ class Case:
     dropped: the page cache is dropped before each run. package: each run installs one package more than
     the warm state has, another one each time. fresh: the output folder is emptied before each run, as a
     clean workspace does. skip: engine to the reason why it sits this case out.
+    long: engines that take too long for the time that is promised. once: enough for anyone.
     """
 
     name: str
@@ -31,6 +32,8 @@ class Case:
     change: Change | None = None
     package: bool = False
     fresh: bool = False
+    once: bool = False
+    long: tuple[str, ...] = ()
     skip: Mapping[str, str] = field(default_factory=dict)
 
 

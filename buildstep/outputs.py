@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import hashlib
 import os
 import time
@@ -149,17 +148,3 @@ class Outputs:
         for old, _ in aside:
             with contextlib.suppress(OSError):
                 old.unlink()
-
-
-def sweep(stem: Path) -> list[Path]:
-    """Remove what dead builds left beside `stem` (a final path without extension); returns the paths.
-
-    For the holder of the lock for that name; files of a process that lives are let be all the same.
-    """
-    removed = []
-    for path in sorted(stem.parent.glob(f".{glob.escape(stem.name)}.*.part")):
-        pid = path.name.split(".")[-3]
-        if pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
-            path.unlink(missing_ok=True)
-            removed.append(path)
-    return removed

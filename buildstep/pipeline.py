@@ -326,8 +326,12 @@ class _Build:
         failed = self.dataset is not None and self.dataset.ident == name
         if failed and self.spec.keep_on_failure and self.dataset is not None:
             keep(self.backend, name)
-            where = self.dataset.path.parent
-            self.bus.note(f"the clone is kept: {where} (`buildstep heal --kept` removes it)", level="warning")
+            where = self.dataset.path
+            text = f"the clone is kept: {where}"
+            if getattr(self.dataset, "upper", None) is not None:
+                # The mount goes with the build; what was changed is on disk.
+                text = f"the clone is kept: {where.parent} (what changed is in its upper/)"
+            self.bus.note(f"{text}; `buildstep heal --kept` removes it", level="warning")
             return
         with _tell_only(self.bus, f"dropping the clone {name}"):
             self.backend.destroy(Kind.BUILD, name)

@@ -27,7 +27,7 @@ from buildstep.errors import EmitError, SpecError
 from buildstep.events import Bus, Event, Note
 from buildstep.filelist import Changes, Entry, FileList, diff, tree_digest
 from buildstep.interfaces import Artifact, Blob, EmitJob
-from buildstep.outputs import Outputs, create, seal, sweep, temporary_name
+from buildstep.outputs import Outputs, create, seal, temporary_name
 from tests.unit import trees
 
 
@@ -579,17 +579,6 @@ def test_two_builds_into_one_directory_do_not_mix(root: Path, tmp_path: Path) ->
         thread.join()
     assert len({artifact.sha256 for artifact in done}) == 2
     assert len(os.listdir(tmp_path / "bits")) == 2
-
-
-def test_what_dead_builds_left_is_swept(tmp_path: Path) -> None:
-    dead = tmp_path / ".x-1.oci.tar.999999999.5.part"
-    alive = temporary_name(tmp_path / "x-1.oci.tar")
-    other = tmp_path / ".y-1.oci.tar.999999999.5.part"
-    for path in (dead, alive, other):
-        path.touch()
-    assert sweep(tmp_path / "x-1") == [dead]
-    assert alive.exists()
-    assert other.exists()
 
 
 def test_seal_tells_what_is_on_the_disk(tmp_path: Path) -> None:
