@@ -286,9 +286,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="buildstep-bench-", dir="/var/tmp") as folder:
         found = measure(options.mib << 20, options.runs, Path(folder))
     for name, case in found["cases"].items():
-        print(
-            f"{name:40} {case['median']:8.2f} s  cpu {case['cpu']:6.2f} s  {case['mib_per_second']:6} MiB/s  {case['seconds']}"
-        )
+        speed = f"{case['mib_per_second']:6} MiB/s"
+        print(f"{name:40} {case['median']:8.2f} s  cpu {case['cpu']:6.2f} s  {speed}  {case['seconds']}")
     if options.out:
         options.out.write_text(json.dumps(found, indent=1) + "\n")
     return 0

@@ -28,7 +28,8 @@ class Decompressed:
 
     ratio: how many times larger than its compressed form the content may be once it is larger than
     `floor` bytes; 0 for no limit. Reads raise ImageError for damage and for what exceeds the limit.
-    Use it as a context manager; `stream` stays the caller's.
+    Use it as a context manager; `stream` stays the caller's. One that may block for long can have a
+    method `interrupt`, that makes its `read` in another thread end.
     """
 
     def __init__(self, stream: IO[bytes], *, ratio: int = 0, floor: int = 1 << 30) -> None:
@@ -55,6 +56,11 @@ class Decompressed:
         trace: TracebackType | None,
     ) -> None:
         self._stop.set()
+        if error is not None and not isinstance(error, ImageError):
+            # Whoever gives us up, by a signal perhaps, does not wait for what may never come.
+            interrupt = getattr(self._stream, "interrupt", None)
+            if interrupt is not None:
+                interrupt()
         while self._thread.is_alive():
             # The thread may be waiting for room.
             while not self._queue.empty():

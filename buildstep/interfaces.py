@@ -152,13 +152,16 @@ class Finding:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InstallOptions:
     """What an installer is told. cache: a directory on the agent that outlives the build; hurry: there is
-    an answer from before, so do not wait long for a server."""
+    an answer from before, so do not wait long for a server; max_age: for how many seconds an index that was
+    fetched is good enough.
+    """
 
     cache: Path
     recommends: bool = False
     mirror: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
     hurry: bool = False
+    max_age: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,8 +189,8 @@ class Installer(Protocol):
         """What the other methods need around them: caches shown, services kept from starting."""
         ...
 
-    def refresh(self, sandbox: Sandbox, options: InstallOptions) -> None:
-        """Fetch the repository's index."""
+    def refresh(self, sandbox: Sandbox, options: InstallOptions) -> float:
+        """Fetch the repository's index, if it is not young enough; when it was, in seconds since 1970."""
         ...
 
     def index(self, sandbox: Sandbox, options: InstallOptions) -> str:
@@ -201,6 +204,11 @@ class Installer(Protocol):
         self, sandbox: Sandbox, packages: Sequence[str], options: InstallOptions, *, upgrade: bool
     ) -> Resolution:
         """What an install (after an upgrade, if `upgrade`) would bring; changes nothing."""
+        ...
+
+    def beyond(self, root: Root, added: Sequence[Package], changed: Sequence[str]) -> str:
+        """The first changed path that is neither a file of the added packages nor one of the package
+        manager's own books; empty if there is none. Paths start with a slash."""
         ...
 
     def upgrade(self, sandbox: Sandbox, options: InstallOptions) -> None: ...

@@ -36,7 +36,7 @@ def question(
     options = spec.installer_options
     inputs: dict[str, Any] = {
         "base image": image.tree_digest,
-        "packages": list(spec.packages),
+        "packages": list(dict.fromkeys(spec.packages)),
         "upgrade_first": spec.upgrade_first,
         "pkg_audit": spec.pkg_audit,
         "installer": spec.installer,

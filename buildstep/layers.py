@@ -108,13 +108,20 @@ class BlobStore:
     ) -> Blob:
         """The layer of a key that is known beforehand (what it leads from and to): found, or made now."""
         base = key.startswith("base ")
-        key = f"{key} {FORMAT} {self._codec.ident} {epoch}"
+        key = self._full(key, epoch)
         with lock(self._locks / f"blob-{_name(key)[:32]}.lock"):
             found = None if self._fresh and not base else self.find(key, comment)
             if found is not None:
                 return found
             self._bus.note(f"compressing {comment}")
             return self._make(key, root, changes, tree, epoch=epoch, comment=comment)
+
+    def stored(self, key: str, *, epoch: int | None, comment: str) -> Blob | None:
+        """Like `known`, for who would rather not know what is in it unless it has to be made."""
+        return None if self._fresh else self.find(self._full(key, epoch), comment)
+
+    def _full(self, key: str, epoch: int | None) -> str:
+        return f"{key} {FORMAT} {self._codec.ident} {epoch}"
 
     def by_content(
         self, root: Path, changes: Changes, tree: FileList, *, epoch: int | None, comment: str

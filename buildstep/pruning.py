@@ -145,9 +145,12 @@ def prune(cache: LayerCache, limits: Limits | None = None) -> list[Item]:
     """
     found = items(cache)
     size, inodes = sum(item.size for item in found), sum(item.inodes for item in found)
-    now, removed = time.time(), []
-    # A layer that another one stands on goes after that one, which is younger: a second round gets it.
-    for _round in range(2):
+    now = time.time()
+    removed: list[Item] = []
+    # A layer that another one stands on goes after that one: it is tried again as long as something went.
+    went = -1
+    while went < len(removed):
+        went = len(removed)
         for item in [item for item in found if item not in removed]:
             if item.used and limits is not None:
                 over = (limits.bytes and size > limits.bytes) or (limits.inodes and inodes > limits.inodes)

@@ -33,8 +33,8 @@ class Answer:
     asked: float
 
     @classmethod
-    def of(cls, index: str, resolution: Resolution) -> Answer:
-        return cls(index=index, versions=resolution.versions, exact=resolution.exact, asked=time.time())
+    def of(cls, index: str, resolution: Resolution, *, asked: float) -> Answer:
+        return cls(index=index, versions=resolution.versions, exact=resolution.exact, asked=asked)
 
     def fresh(self, max_age: float) -> bool:
         """Whether the repository need not be asked again. What has no index cannot be asked."""

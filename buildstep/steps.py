@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -149,16 +150,18 @@ class Packaging:
     options: InstallOptions
     prepared: contextlib.ExitStack
 
-    def refresh(self, *, hurry: bool = False) -> str:
-        """Fetch the repository's index, if anything will be taken from it; its digest.
+    def refresh(self, *, hurry: bool = False, max_age: float = 0.0) -> tuple[str, float]:
+        """Fetch the repository's index, if anything will be taken from it; its digest, and when it was
+        fetched.
 
-        hurry: what it said before will do if it cannot be reached at once.
+        hurry: what it said before will do if it cannot be reached at once. max_age: see InstallOptions.
         """
         spec = self.context.spec
         if not spec.packages and not spec.upgrade_first:
-            return ""
-        self.installer.refresh(self.inside, replace(self.options, hurry=hurry))
-        return self.installer.index(self.inside, self.options)
+            return "", time.time()
+        options = replace(self.options, hurry=hurry, max_age=max_age)
+        fetched = self.installer.refresh(self.inside, options)
+        return self.installer.index(self.inside, self.options), fetched
 
     def resolve(self) -> Resolution:
         """What an install would bring."""

@@ -165,6 +165,8 @@ class Http:
     def stop(self) -> None:
         """Make calls of other threads end soon, with an error that is not worth a retry."""
         self.stopped.set()
+        if self._transport is not None:
+            self._transport.interrupt()
 
     def close(self) -> None:
         if self._transport is not None:

@@ -129,6 +129,10 @@ class Follower:
         if self._sha256.hexdigest() != done.sha256:
             raise HttpError(f"{done.path.name} changed while it was read", retryable=True)
 
+    def interrupt(self) -> None:
+        """Make a `read` in another thread, and all later ones, fail instead of waiting for more."""
+        self._progress.fail(HttpError("stopped, as something else failed"))
+
     def close(self) -> None:
         if self._file is not None:
             self._file.close()

@@ -12,9 +12,10 @@ import socket
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, ClassVar, Self
 
 import requests
 import urllib3
@@ -64,8 +65,33 @@ class Watchdog:
                 return
 
 
+class _Sockets:
+    """The sockets of a session, for another thread to end what waits for them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._live: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+    def add(self, sock: socket.socket | None) -> None:
+        if sock is not None:
+            with self._lock:
+                self._live.add(sock)
+
+    def shut_down(self) -> None:
+        with self._lock:
+            for sock in self._live:
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
 class _Watched(HTTPConnection):
     """A connection whose answer must be whole in time, and that sees an answer which comes early."""
+
+    sockets: ClassVar[_Sockets]
+
+    def connect(self) -> None:
+        super().connect()
+        self.sockets.add(self.sock)
 
     def getresponse(self) -> urllib3.response.HTTPResponse:  # type: ignore[override] # as urllib3 has it
         sock = self.sock
@@ -108,25 +134,28 @@ class _WatchedTLS(_Watched, HTTPSConnection):
     pass
 
 
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Watched
-
-
-class _TLSPool(HTTPSConnectionPool):
-    ConnectionCls = _WatchedTLS
-
-
-_POOLS = {"http": _Pool, "https": _TLSPool}
+def _pools(sockets: _Sockets) -> dict[str, type[HTTPConnectionPool]]:
+    """Classes of pools whose connections are watched, and known to their session."""
+    plain = type("Watched", (_Watched,), {"sockets": sockets})
+    secure = type("WatchedTLS", (_WatchedTLS,), {"sockets": sockets})
+    return {
+        "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
+        "https": type("TLSPool", (HTTPSConnectionPool,), {"ConnectionCls": secure}),
+    }
 
 
 class _Adapter(HTTPAdapter):
+    def __init__(self, pools: dict[str, type[HTTPConnectionPool]], **kwargs: Any) -> None:
+        self._pools = pools
+        super().__init__(**kwargs)
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _POOLS
+        self.poolmanager.pool_classes_by_scheme = self._pools
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(*args, **kwargs)
-        manager.pool_classes_by_scheme = _POOLS
+        manager.pool_classes_by_scheme = self._pools
         return manager
 
 
@@ -222,12 +251,17 @@ class Transport:
         # Else requests would read netrc files and the process's environment behind our back.
         self._session.trust_env = False
         self._session.max_redirects = _MAX_REDIRECTS
-        adapter = _Adapter(max_retries=0, pool_connections=8, pool_maxsize=8)
+        self._sockets = _Sockets()
+        adapter = _Adapter(_pools(self._sockets), max_retries=0, pool_connections=8, pool_maxsize=8)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
 
     def close(self) -> None:
         self._session.close()
+
+    def interrupt(self) -> None:
+        """End the calls of other threads, which fail then."""
+        self._sockets.shut_down()
 
     @contextlib.contextmanager
     def open(

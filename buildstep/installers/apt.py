@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
@@ -25,6 +26,15 @@ _POLICY = b"""#!/bin/sh
 # Put here by buildstep while packages are installed: no service starts in an image.
 exit 101
 """
+
+_INFO = "/var/lib/dpkg/info"
+_BOOKS = frozenset(
+    (
+        "/", "/var/lib/dpkg/status", "/var/lib/dpkg/available", "/var/lib/dpkg/triggers/File",
+        "/var/lib/dpkg/triggers/Unincorp", "/var/lib/apt/extended_states", "/etc/ld.so.cache",
+    )
+)  # fmt: skip
+"""What dpkg, apt and ldconfig write down of what is installed, whatever it is."""
 
 _NAME = r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](:[a-z0-9-]+)?(=[A-Za-z0-9.+:~-]+|/[A-Za-z0-9.+~-]+)?"
 
@@ -109,11 +119,20 @@ class Apt:
             stack.callback(_forget, sandbox.root)
             yield
 
-    def refresh(self, sandbox: Sandbox, options: InstallOptions) -> None:
+    def refresh(self, sandbox: Sandbox, options: InstallOptions) -> float:
+        digest = Sources.of(sandbox.root).through(options.mirror).digest()[:32]
+        mark = options.cache / "lists" / f"{digest}.fetched"
+        with contextlib.suppress(OSError):
+            fetched = mark.stat().st_mtime
+            lists = any(name.endswith("Packages") for name in os.listdir(options.cache / "lists" / digest))
+            if lists and 0 <= time.time() - fetched < options.max_age:
+                return fetched
         hint = "is the image's package source reachable from this agent? A mirror can be named"
         with failures("apt-get update", (), hint=hint):
             hurry = ["-oAcquire::Retries=0", "-oAcquire::http::Timeout=15"] if options.hurry else []
             self._apt(sandbox, options, [*hurry, "update"], network=True)
+        mark.touch()
+        return mark.stat().st_mtime
 
     def index(self, sandbox: Sandbox, options: InstallOptions) -> str:
         """Of the lists: a Release file tells the digests of the lists that belong to it."""
@@ -145,6 +164,22 @@ class Apt:
             elif match := re.match(r"(?:Remv|Purg) (\S+)", row):
                 found[match[1]] = ""
         return Resolution(versions=found, exact=True)
+
+    def beyond(self, root: Root, added: Sequence[Package], changed: Sequence[str]) -> str:
+        """Files that scripts made or changed belong to no package. Lists still say /bin for /usr/bin."""
+        own: set[str] = set()
+        for package in added:
+            for name in (package.name, f"{package.name}:{package.arch}"):
+                if root.exists(f"{_INFO}/{name}.list"):
+                    own.update(
+                        root.read(f"{_INFO}/{name}.list").decode(errors="surrogateescape").splitlines()
+                    )
+        books = tuple(f"{_INFO}/{package.name}{mark}" for package in added for mark in (".", ":"))
+        for path in changed:
+            moved = path.removeprefix("/usr")
+            if path not in own and moved not in own and path not in _BOOKS and not path.startswith(books):
+                return path
+        return ""
 
     def upgrade(self, sandbox: Sandbox, options: InstallOptions) -> None:
         with failures("the upgrade", (), *_CULPRITS):

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
@@ -69,12 +70,13 @@ class Pkgsrc:
         with sandbox.share(cache, _PKGIN_CACHE):
             yield
 
-    def refresh(self, sandbox: Sandbox, options: InstallOptions) -> None:
+    def refresh(self, sandbox: Sandbox, options: InstallOptions) -> float:
         """`pkgin update`. A root with pkg_add alone has no index to refresh."""
         prefix = self._prefix(sandbox)
         if sandbox.root.is_program(f"{prefix}/bin/pkgin"):
             with failures("pkgin update", (), hint="is the repository reachable from this agent?"):
                 self._run(sandbox, options, [f"{prefix}/bin/pkgin", "update"], network=True)
+        return time.time()
 
     def index(self, sandbox: Sandbox, options: InstallOptions) -> str:
         """Of what `pkgin avail` lists; without pkgin there is no index to look at."""
@@ -99,6 +101,10 @@ class Pkgsrc:
             return ""
         with failures("pkgin avail", ()):
             return self._run(sandbox, options, [pkgin, "avail"])
+
+    def beyond(self, root: Root, added: Sequence[Package], changed: Sequence[str]) -> str:
+        """No manual promises which files a package's scripts may touch: nothing is known to be its own."""
+        return changed[0] if changed else ""
 
     def upgrade(self, sandbox: Sandbox, options: InstallOptions) -> None:
         prefix = self._prefix(sandbox)

@@ -144,6 +144,9 @@ class _Layer:
     def read(self, size: int = -1, /) -> bytes:
         return self._follower.read(size)
 
+    def interrupt(self) -> None:
+        self._follower.interrupt()
+
     def prove(self) -> None:
         # First to the end: the download waits for nobody, but its result only comes when it is done.
         self._follower.prove(self._job.result())

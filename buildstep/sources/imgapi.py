@@ -76,6 +76,9 @@ class Arriving:
         self._follower.prove(fetched.file)
         return fetched
 
+    def interrupt(self) -> None:
+        self._follower.interrupt()
+
     def close(self) -> None:
         self._follower.close()
 

@@ -470,6 +470,28 @@ def test_killed_while_it_downloads(agent: Agent, ranges: bool) -> None:
         assert agent.left() == []
 
 
+@pytest.mark.parametrize("kind", ["stall", "silent"])
+def test_stopped_while_it_waits(agent: Agent, kind: str) -> None:
+    """A CI server that aborts a job does not wait until a server's time is up."""
+    with ImgapiServer(ranges=True) as server:
+        uuid = server.add(tarball({"big": os.urandom(3 << 20)}))["uuid"]
+        agent.environ |= {"BUILDSTEP_SOURCES": server.url, "BUILDSTEP_HTTP": "idle=30,response=30,min_rate=1"}
+        server.fail(kind, path="/file")
+        child = agent.start("image", "import", uuid)
+        if kind == "stall":
+            wait_for(lambda: any(agent.pool.glob("build/*-import*/tree/big")), child)
+        else:
+            wait_for(lambda: any(path.endswith("/file") for _, path, _ in server.log), child)
+        begin = time.monotonic()
+        child.send_signal(signal.SIGTERM)
+        _, err = child.communicate(timeout=LIMIT)
+        assert time.monotonic() - begin < 5
+        assert (child.returncode, "stopped by SIGTERM" in err) == (143, True), err
+        assert agent.left() == []
+        agent.run("image", "import", uuid)
+        assert len(server.ranges_asked) == (kind == "stall")
+
+
 def wait_for(what: Callable[[], bool], child: subprocess.Popen[str], seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not what():

@@ -20,7 +20,7 @@ import pytest
 
 from buildstep import compare, process, resolution
 from tests.integration.conftest import debian_root, demand
-from tests.integration.yard import Outcome, Yard, forget_outputs
+from tests.integration.yard import Outcome, Yard, forget_outputs, unpacked
 
 Private = Callable[[Callable[[], Any]], Any]
 
@@ -60,7 +60,9 @@ class Repository:
         self._packages: dict[str, str] = {}
         folder.mkdir()
 
-    def put(self, name: str, version: str, *, depends: str = "", recommends: str = "") -> None:
+    def put(
+        self, name: str, version: str, *, depends: str = "", recommends: str = "", postinst: str = ""
+    ) -> None:
         """Add a package, or replace it by another version."""
         tree = self.folder.parent / f"{name}-tree"
         shutil.rmtree(tree, ignore_errors=True)
@@ -74,6 +76,9 @@ class Repository:
         ]  # fmt: skip
         control = "\n".join(lines) + "\n"
         (tree / "DEBIAN/control").write_text(control)
+        if postinst:
+            (tree / "DEBIAN/postinst").write_text(postinst)
+            (tree / "DEBIAN/postinst").chmod(0o755)
         deb = self.folder / f"{name}_{version}_all.deb"
         process.query(
             ["dpkg-deb", "-Znone", "--build", "--root-owner-group", os.fspath(tree), os.fspath(deb)]
@@ -315,9 +320,7 @@ def test_a_layer_that_was_tampered_with_is_not_used(
                 assert build(place).steps["packages"][0] == "run", suffix
                 assert build(place).steps["packages"][0] == "reuse", suffix
 
-    shutil.rmtree(place.out.parent / "pool/layer", ignore_errors=True)
-    shutil.rmtree(place.out.parent / "pool/state/layers", ignore_errors=True)
-    (place.out.parent / "pool/layer").mkdir(exist_ok=True)
+    clear_layers(place)
     private(job)
 
 
@@ -327,3 +330,121 @@ def test_an_answer_that_turns_out_wrong_keeps_no_layer() -> None:
     assert resolution.contradiction(answer, {"a": "2"}) == "a 1 was expected, 2 was installed"
     assert resolution.contradiction(answer, {"a": "1", "b": "3"}) == "b removed was expected, 3 was installed"
     assert resolution.contradiction(answer, {}) == "a 1 was expected, nothing was installed"
+
+
+# -- a layer from a smaller one ---------------------------------------------------------------------------
+
+
+def test_one_package_more_is_all_that_is_installed(
+    place: Yard, repository: Repository, private: Private, tmp_path: Path
+) -> None:
+    """Without a promise of the same bytes everywhere: on the layer that is there, with the same result."""
+
+    def job() -> None:
+        repository.put("delta", "1.0", depends="epsilon")
+        repository.put("epsilon", "1.0")
+        with repository.served():
+            build(place, epoch=None)
+            repository.asked.clear()
+            place.build["packages"] = ["alpha", "delta"]
+            grown = build(place, epoch=None)
+            state, reason = grown.steps["packages"]
+            assert state == "run"
+            assert "packages: delta added" in reason
+            assert "; on layer " in reason
+            # The index is young enough, and what was there is not fetched again.
+            assert sorted(path for path, _ in repository.asked) == [
+                "/./delta_1.0_all.deb",
+                "/./epsilon_1.0_all.deb",
+            ]
+            record = place.record
+            comments = [layer["comment"] for layer in record["layers"]]
+            assert comments[1:] == ["packages: alpha", "packages: delta"]
+            assert {"alpha": "1.0", "beta": "1.0", "delta": "1.0", "epsilon": "1.0"}.items() <= versions(
+                place
+            ).items()
+            # It is found again, and gives the same layers.
+            again = build(place, epoch=None)
+            assert again.steps["packages"][0] == "reuse"
+            assert place.record["layers"] == record["layers"]
+            # The tree is the one of an install from the base.
+            digest = again.tree
+            same = build_same(place, epoch=None, cache=False)
+            assert same.tree == digest
+            assert place.record["packages"] == record["packages"]
+            # One more on top of that; and one that needs less is made from what it shares.
+            repository.put("zeta", "1.0")
+            place.build["packages"] = ["alpha", "delta", "zeta"]
+            assert "; on layer " in build(place, epoch=None, index_max_age=0).steps["packages"][1]
+            assert len(place.record["layers"]) == 4
+            assert unpacked(place.out / "hello-1.0.0.oci.tar", tmp_path / "u") == place.record["tree_digest"]
+
+    clear_layers(place)
+    private(job)
+
+
+def test_what_could_differ_is_installed_anew(place: Yard, repository: Repository, private: Private) -> None:
+    def job() -> None:
+        repository.put("delta", "1.0")
+        repository.put("maker", "1.0", postinst="#!/bin/sh\nuseradd --system made\n")
+        with repository.served():
+            build(place, epoch=None)
+            plain = dict(place.build)
+            # A script that changes what other packages have: the order could show.
+            place.build["packages"] = ["alpha", "maker"]
+            done = build(place, epoch=None)
+            assert "; on layer " not in done.steps["packages"][1]
+            assert any(
+                "not made from the layer" in note and "was changed by a script" in note for note in done.notes
+            )
+            assert done.tree == build_same(place, epoch=None, cache=False).tree
+            # A promise of the same bytes everywhere.
+            place.build = plain | {"packages": ["alpha", "delta"]}
+            assert "; on layer " not in build(place).steps["packages"][1]
+            # Another version of what is there.
+            repository.put("beta", "1.1")
+            place.build["packages"] = ["alpha", "beta", "delta"]
+            done = build(place, epoch=None, index_max_age=0)
+            assert "; on layer " not in done.steps["packages"][1]
+            assert versions(place)["beta"] == "1.1"
+
+    clear_layers(place)
+    private(job)
+
+
+def test_an_index_that_is_too_old_is_fetched_again(
+    place: Yard, repository: Repository, private: Private
+) -> None:
+    """What it names has gone from the repository since."""
+
+    def job() -> None:
+        repository.put("delta", "1.0")
+        with repository.served():
+            build(place)
+            repository.put("delta", "1.1")
+            (repository.folder / "delta_1.0_all.deb").unlink()
+            for path in (place.out.parent / "pool/state/packages/apt/lists").glob("*.fetched"):
+                os.utime(path, (time.time() - 60, time.time() - 60))
+            place.build["packages"] = ["delta"]
+            done = build(place)
+            assert any("the repository is asked again" in note for note in done.notes)
+            assert versions(place)["delta"] == "1.1"
+            assert build(place).steps["packages"][0] == "reuse"
+
+    private(job)
+
+
+def build_same(place: Yard, **more: Any) -> Outcome:
+    """A build of the same proto directory as the last."""
+    done = place.run(**more)
+    assert not done.error, done.error
+    return done
+
+
+def clear_layers(place: Yard) -> None:
+    """No layer of another test is nearer than those of this one."""
+    top = place.out.parent / "pool"
+    for folder in ("layer", "state/layers"):
+        shutil.rmtree(top / folder, ignore_errors=True)
+    if top.exists():
+        (top / "layer").mkdir()

@@ -1,0 +1,389 @@
+"""The layer with the packages: from the cache, or made now and kept."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from buildstep import (
+    growth,
+    keys,
+    protoscan,
+    resolution,
+    steps,
+)
+from buildstep.cache import LayerRecord
+from buildstep.errors import BuildstepError, InstallError
+from buildstep.filelist import Changes, FileList, hash_entries, spread_digests, tree_digest
+from buildstep.images import ImageRecord
+from buildstep.interfaces import Finding, Kind, Package
+from buildstep.journal import Journal
+from buildstep.planning import TITLES, layer_text
+from buildstep.resolution import Answer
+from buildstep.underway import Build, clone_step, sync_step
+
+
+def package_layer(build: Build, journal: Journal, stack: contextlib.ExitStack, image: ImageRecord) -> None:
+    """The layer with the packages (and, proto-first, the proto directory under them), from the cache or
+    made now, and a clone on top of it."""
+    spec, cache, proto = build.spec, build.cache, build.plan.proto
+    if not spec.cache:
+        _make_layer(build, journal, stack, image, None)
+        return
+    if spec.order == "proto-first":
+        protoscan.read_all(proto)
+    asked = keys.question(spec, image, proto, build.environ)
+    with cache.making(keys.answer_key(asked)):
+        answer = resolution.find(build.backend.state, keys.answer_key(asked))
+        if answer is not None and answer.fresh(spec.index_max_age):
+            build.answer = answer
+            if _reuse_layer(build, journal, stack, image, keys.package_layer(asked, image, answer)[0]):
+                return
+        _make_layer(build, journal, stack, image, asked)
+
+
+def _make_layer(
+    build: Build,
+    journal: Journal,
+    stack: contextlib.ExitStack,
+    image: ImageRecord,
+    asked: Mapping[str, Any] | None,
+    *,
+    max_age: float | None = None,
+    growing: bool = True,
+) -> None:
+    """Install the packages and keep the layer; or, where the repository says that what we have is what
+    it would be, use that. asked: what the layer is for; None: it is not to be kept. max_age: of the
+    repository's index, if not the spec's; growing: whether a smaller layer may be the start."""
+    spec, cache = build.spec, build.cache
+    begin = time.monotonic()
+    clone_step(build, journal, stack, Kind.IMAGE, image.uuid)
+    first = build.tree.ident
+    if spec.order == "proto-first":
+        sync_step(build, image)
+    base, key, small, failed = build.below, "", None, None
+    with build.recorder.step("packages", TITLES["packages"]) as step:
+        with steps.packaging(build.context, build.root(image)) as packaging:
+            if asked is None:
+                packaging.refresh()
+                why = "--no-cache"
+            else:
+                build.answer, old = _ask(build, packaging, asked, max_age)
+                key, inputs = keys.package_layer(asked, image, build.answer)
+                found = cache.find(key)
+                why = "" if found else cache.miss(keys.slot(spec), inputs)
+                if why and growing and growth.may_grow(spec, build.answer):
+                    small = growth.nearest(cache, inputs)
+            if why and small is None:
+                try:
+                    build.installed = packaging.install()
+                except InstallError as error:
+                    if asked is None or not old:
+                        raise
+                    failed = error
+        if why and small is None and failed is None:
+            steps.clean(build.context, build.root(image), build.tree, build.plan.proto)
+            shot = steps.snapshot(build.context, build.tree, build.origin, base, image)
+            _hash(build, shot)
+            step.key, step.reason = key, _made_text(build, why)
+            build.below = shot.entries
+            if build.blobs is not None:
+                _package_blob(build, image, build.tree.path, base)
+            if asked is not None and _as_told(build, asked):
+                _keep_layer(build, journal, stack, image, shot, inputs, key, time.monotonic() - begin)
+            return
+        step.state, step.key = "reuse", key
+        step.reason = layer_text(found) if found else ""
+    build.backend.destroy(Kind.BUILD, first)
+    build.dataset = None
+    if failed is not None:
+        # What an index of a while ago names may be gone from the repository by now.
+        build.bus.note(f"{failed.message}; the repository is asked again")
+        build.recorder.steps.pop()
+        _make_layer(build, journal, stack, image, asked, max_age=0.0)
+    elif small is not None:
+        build.recorder.steps.pop()
+        if not _grow(build, journal, stack, image, small, inputs, key, why, begin):
+            _make_layer(build, journal, stack, image, asked, growing=False)
+    elif not _reuse_layer(build, journal, stack, image, key, told=True):
+        # It was damaged, and is gone now.
+        build.recorder.steps.pop()
+        _make_layer(build, journal, stack, image, asked)
+
+
+def _made_text(build: Build, why: str) -> str:
+    assert build.installed is not None
+    return f"{len(build.installed.packages)} packages in the image; {why}"
+
+
+def _hash(build: Build, shot: steps.Snapshot) -> None:
+    build.bus.count("bytes_hashed", hash_entries(build.tree.path, shot.entries.values()))
+    spread_digests(shot.entries)
+
+
+def _grow(
+    build: Build,
+    journal: Journal,
+    stack: contextlib.ExitStack,
+    image: ImageRecord,
+    small: LayerRecord,
+    inputs: Mapping[str, Any],
+    key: str,
+    why: str,
+    begin: float,
+) -> bool:
+    """Install what a smaller layer lacks. False, and nothing is left of it, where that is not the same as
+    an install from the base; see `growth`."""
+    assert build.answer is not None
+    stack.enter_context(build.cache.using(small.key))
+    taken = build.cache.take(small.key, lambda text: build.bus.note(text, level="warning"))
+    if taken is None:
+        return False
+    record, entries = taken
+    build.clone(journal, stack, Kind.LAYER, record.key)
+    clone, problem, shot = build.tree.ident, "", None
+    root = build.root(image)
+    with build.recorder.step("packages", TITLES["packages"]) as step:
+        step.key = key
+        try:
+            with steps.packaging(build.context, root) as packaging:
+                installed = packaging.install()
+        except InstallError as error:
+            problem = error.message
+        else:
+            problem = growth.surprise(record, build.answer, installed.packages)
+        if not problem:
+            steps.clean(build.context, root, build.tree, build.plan.proto)
+            shot = steps.snapshot(build.context, build.tree, entries, entries, image)
+            inside = build.inside(image)
+            changed = [
+                inside(os.fsdecode(path))
+                for path in (*(entry.path for entry in shot.changes.entries), *shot.changes.removed)
+            ]
+            new = growth.added(record, installed.packages)
+            beyond = packaging.installer.beyond(root, new, changed)
+            problem = f"{beyond} was changed by a script" if beyond else ""
+        step.reason = problem
+        if shot is not None and not problem:
+            build.installed = installed
+            _hash(build, shot)
+            build.below = shot.entries
+            step.reason = (
+                f"{_made_text(build, why)}; on layer {record.key[:12]}: {record.seconds:.1f} s saved"
+            )
+            if build.blobs is not None:
+                _package_blobs(build, image, record)
+                _blob_between(build, build.tree.path, record.tree_digest, shot.changes, small=record)
+            seconds = time.monotonic() - begin + record.seconds
+            _keep_layer(build, journal, stack, image, shot, inputs, key, seconds, on=record.key)
+            return True
+    build.bus.note(f"not made from the layer {record.key[:12]}: {problem}")
+    build.recorder.steps.pop()
+    build.backend.destroy(Kind.BUILD, clone)
+    build.dataset = None
+    return False
+
+
+def _ask(
+    build: Build, packaging: steps.Packaging, asked: Mapping[str, Any], max_age: float | None
+) -> tuple[Answer, bool]:
+    """What the packages resolve to now, and whether an index from before says so. Where the repository
+    cannot be reached: what they did last time."""
+    begin = time.time()
+    state, name = build.backend.state, keys.answer_key(asked)
+    known = resolution.find(state, name)
+    if known and build.cache.find(keys.package_layer(asked, _base(build), known)[0]) is None:
+        known = None
+    try:
+        index, fetched = packaging.refresh(
+            hurry=known is not None, max_age=build.spec.index_max_age if max_age is None else max_age
+        )
+    except BuildstepError as error:
+        if known is None:
+            raise
+        hours = (time.time() - known.asked) / 3600
+        build.bus.note(
+            f"the repository cannot be reached; its answer of {hours:.1f} h ago is used ({error.message})",
+            level="warning",
+        )
+        return known, False
+    if known is not None and known.index == index and index:
+        build.bus.note("the repository's index is what it was")
+        answer = replace(known, asked=fetched)
+    else:
+        answer = Answer.of(index, packaging.resolve(), asked=fetched)
+        if not index and build.spec.packages:
+            build.bus.note(f"{packaging.installer.name} has no index here: the layer is known by names only")
+    resolution.save(state, name, answer)
+    return answer, fetched < begin - 2
+
+
+def _base(build: Build) -> ImageRecord:
+    assert build.image is not None
+    return build.image
+
+
+def _as_told(build: Build, asked: Mapping[str, Any]) -> bool:
+    """Whether what was installed is what the layer's key says. Else the layer is not kept."""
+    assert build.answer is not None
+    assert build.installed is not None
+    if not build.answer.exact:
+        return True
+    installed: dict[str, str] = {}
+    for row in build.installed.packages:
+        installed |= {row.name: row.version, f"{row.name}:{row.arch}": row.version}
+    problem = resolution.contradiction(build.answer, installed)
+    if problem:
+        resolution.forget(build.backend.state, keys.answer_key(asked))
+        build.answer = None
+        build.bus.note(f"the layer with the packages is not kept: {problem}", level="warning")
+    return not problem
+
+
+def _keep_layer(
+    build: Build,
+    journal: Journal,
+    stack: contextlib.ExitStack,
+    image: ImageRecord,
+    shot: steps.Snapshot,
+    inputs: Mapping[str, Any],
+    key: str,
+    seconds: float,
+    *,
+    on: str = "",
+) -> None:
+    """Make the tree as it is now a layer, and go on in a clone of it. on: the layer it was made from."""
+    stack.enter_context(build.cache.using(key))
+    # One that is there and was not found is of a build that died, or of an earlier boot.
+    build.cache.make_room(key)
+    build.backend.snapshot(build.tree, Kind.LAYER, key)
+    held = shot.changes.entries if build.backend.cheap_clone else tuple(shot.entries.values())
+    record = LayerRecord(
+        key=key,
+        slot=keys.slot(build.spec),
+        below=image.tree_digest,
+        inputs=inputs,
+        tree_digest=tree_digest(shot.entries),
+        seconds=seconds,
+        created=time.time(),
+        size=sum(entry.size for entry in held if not entry.first),
+        inodes=len(held),
+        result={"installed": asdict(build.installed) if build.installed else None, "on": on},
+    )
+    build.cache.save(record, shot.entries)
+    build.bus.count("layers_kept")
+    build.origin = shot.entries
+    build.clone(journal, stack, Kind.LAYER, key)
+
+
+def _reuse_layer(
+    build: Build,
+    journal: Journal,
+    stack: contextlib.ExitStack,
+    image: ImageRecord,
+    key: str,
+    *,
+    told: bool = False,
+) -> bool:
+    """Go on from a cached layer, if there is a good one. told: whether the step is recorded already."""
+    stack.enter_context(build.cache.using(key))
+    taken = build.cache.take(key, lambda text: build.bus.note(text, level="warning"))
+    if taken is None:
+        return False
+    found, entries = taken
+    build.installed = _installed_from(found.result)
+    build.origin = build.below = entries
+    if told:
+        build.clone(journal, stack, Kind.LAYER, key)
+    else:
+        clone_step(build, journal, stack, Kind.LAYER, key)
+        reason = layer_text(found)
+        if build.spec.order == "proto-first":
+            build.recorder.skip("sync", reason, state="reuse", key=key)
+        build.recorder.skip("packages", reason, state="reuse", key=key)
+    if build.blobs is not None:
+        _package_blobs(build, image, found)
+    return True
+
+
+def _package_blobs(build: Build, image: ImageRecord, record: LayerRecord) -> None:
+    """The compressed layers that lead from the base to this layer: one for each that it was made from."""
+    assert build.blobs is not None
+    below = growth.below_of(build.cache, record)
+    if below is None:
+        key, at = f"packages {image.tree_digest} {record.tree_digest}", None
+    else:
+        _package_blobs(build, image, below)
+        key, at = f"packages {below.tree_digest} {record.tree_digest}", below
+    comment = _comment(record, at)
+    stored = build.blobs.stored(key, epoch=build.spec.source_date_epoch, comment=comment)
+    if stored is not None:
+        build.layers.append(stored)
+        return
+    lower = build.store.entries(image) if at is None else build.cache.entries(at)
+    entries = build.cache.entries(record)
+    changes = steps.difference(lower, entries)
+    if changes.entries or changes.removed:
+        with build.backend.tree(Kind.LAYER, record.key) as root:
+            build.layers.append(
+                build.blobs.known(
+                    key, root, changes, entries, epoch=build.spec.source_date_epoch, comment=comment
+                )
+            )
+
+
+def _comment(record: LayerRecord, below: LayerRecord | None) -> str:
+    there = set(below.inputs["packages"]) if below else set()
+    names = [name for name in record.inputs["packages"] if name not in there]
+    return f"packages: {', '.join(names) or 'upgrade'}"
+
+
+def _blob_between(build: Build, root: Path, lower: str, changes: Changes, *, small: LayerRecord) -> None:
+    """The compressed layer of what was added to a smaller one, whose tree has the digest `lower`."""
+    assert build.blobs is not None
+    there = set(small.inputs["packages"])
+    names = [name for name in build.spec.packages if name not in there]
+    build.layers.append(
+        build.blobs.known(
+            f"packages {lower} {tree_digest(build.below)}",
+            root,
+            changes,
+            build.below,
+            epoch=build.spec.source_date_epoch,
+            comment=f"packages: {', '.join(names)}",
+        )
+    )
+
+
+def _package_blob(build: Build, image: ImageRecord, root: Path, base: FileList) -> None:
+    assert build.blobs is not None
+    changes = steps.difference(base, build.below)
+    if not changes.entries and not changes.removed:
+        return
+    build.layers.append(
+        build.blobs.known(
+            f"packages {image.tree_digest} {tree_digest(build.below)}",
+            root,
+            changes,
+            build.below,
+            epoch=build.spec.source_date_epoch,
+            comment=f"packages: {', '.join(build.spec.packages) or 'upgrade'}",
+        )
+    )
+
+
+def _installed_from(result: Mapping[str, Any]) -> steps.Installed | None:
+    value = result.get("installed")
+    if not value:
+        return None
+    audit = value.get("audit")
+    return steps.Installed(
+        installer=value["installer"],
+        packages=tuple(Package(**row) for row in value["packages"]),
+        audit=None if audit is None else (audit[0], tuple(Finding(**row) for row in audit[1])),
+    )
