@@ -23,10 +23,16 @@ _OF_THE_SET = ("packages", "versions")
 """Inputs that may differ: the smaller layer has some of them."""
 
 
+PROVEN = False
+"""Whether layers are grown at all. Not yet: the tree of a grown layer has been seen to differ from the one
+of an install from the base, and until that cannot be, the slower way is the right one."""
+
+
 def may_grow(spec: BuildSpec, answer: Answer) -> bool:
     """Whether a layer of this build may be made from a smaller one at all."""
     return (
-        spec.source_date_epoch is None
+        PROVEN
+        and spec.source_date_epoch is None
         and spec.order == "packages-first"
         and not spec.upgrade_first
         and not spec.pkg_audit

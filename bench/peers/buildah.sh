@@ -8,20 +8,24 @@ verb=$1 tool=$2 store=$3
 shift 3
 mkdir -p "$store/tmp"
 export TMPDIR="$store/tmp"
-set_tool() { command "$tool" --root "$store/root" --runroot "$store/run" --storage-driver overlay "$@"; }
+# We are in a mount namespace of our own: what they keep outside their store stays in here too.
+for folder in /dev/shm /run/libpod /var/lib/containers; do
+    [ ! -d "$folder" ] || mount -t tmpfs tmpfs "$folder"
+done
+run_tool() { command "$tool" --root "$store/root" --runroot "$store/run" --storage-driver overlay "$@"; }
 
 case $verb in
     base)
-        work=$(set_tool from scratch)
-        set_tool add --quiet "$work" "$1" /
-        set_tool commit --quiet "$work" localhost/bench-base
-        set_tool rm "$work"
+        work=$(run_tool from scratch)
+        run_tool add --quiet "$work" "$1" /
+        run_tool commit --quiet "$work" localhost/bench-base
+        run_tool rm "$work"
         ;;
     build)
         context=$1 file=$2 out=$3
         set -- build --layers --quiet --network host --isolation chroot --tag bench --file "$file" "$context"
-        set_tool "$@"
+        run_tool "$@"
         rm -f "$out"
-        set_tool push --quiet bench "oci-archive:$out"
+        run_tool push --quiet bench "oci-archive:$out"
         ;;
 esac

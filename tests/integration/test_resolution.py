@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from buildstep import compare, process, resolution
+from buildstep import compare, growth, process, resolution
 from tests.integration.conftest import debian_root, demand
 from tests.integration.yard import Outcome, Yard, forget_outputs, unpacked
 
@@ -335,6 +335,7 @@ def test_an_answer_that_turns_out_wrong_keeps_no_layer() -> None:
 # -- a layer from a smaller one ---------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(not growth.PROVEN, reason="growing layers is off: a grown tree is not proven equal")
 def test_one_package_more_is_all_that_is_installed(
     place: Yard, repository: Repository, private: Private, tmp_path: Path
 ) -> None:
