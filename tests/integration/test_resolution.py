@@ -395,9 +395,11 @@ def test_what_could_differ_is_installed_anew(place: Yard, repository: Repository
             place.build["packages"] = ["alpha", "maker"]
             done = build(place, epoch=None)
             assert "; on layer " not in done.steps["packages"][1]
-            assert any(
-                "not made from the layer" in note and "was changed by a script" in note for note in done.notes
-            )
+            if growth.PROVEN:
+                assert any(
+                    "not made from the layer" in note and "was changed by a script" in note
+                    for note in done.notes
+                )
             assert done.tree == build_same(place, epoch=None, cache=False).tree
             # A promise of the same bytes everywhere.
             place.build = plain | {"packages": ["alpha", "delta"]}
