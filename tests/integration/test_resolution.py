@@ -384,6 +384,7 @@ def test_one_package_more_is_all_that_is_installed(
     private(job)
 
 
+@pytest.mark.skipif(not growth.PROVEN, reason="growing layers is off: a grown tree is not proven equal")
 def test_what_could_differ_is_installed_anew(place: Yard, repository: Repository, private: Private) -> None:
     def job() -> None:
         repository.put("delta", "1.0")
