@@ -20,6 +20,7 @@ import hashlib
 import marshal
 import os
 import secrets
+import sys
 import time
 import zlib
 from collections.abc import Iterable, Sequence
@@ -129,8 +130,7 @@ class BlobStore:
         """The layer of exactly these entries. Those that are not hashed yet are read while it is made,
         or before, where there has been a layer that looked the same."""
         entries = with_parents(changes, tree)
-        shape = self._shape(entries, changes, epoch)
-        if not self._fresh and not _hashed(entries) and shape.exists():
+        if not self._fresh and not _hashed(entries) and self._shape(entries, changes, epoch).exists():
             self._bus.count("bytes_hashed", hash_entries(root, entries))
         if not _hashed(entries):
             # The key is only known when the content has been read: one read makes both.
@@ -146,7 +146,7 @@ class BlobStore:
                 return found
             blob = self._make(key, root, changes, tree, epoch=epoch, comment=comment)
         with contextlib.suppress(OSError):
-            shape.touch()
+            self._shape(entries, changes, epoch).touch()
         return blob
 
     def _digest(self, entries: Iterable[Entry], changes: Changes, epoch: int | None) -> str:
@@ -154,7 +154,12 @@ class BlobStore:
         state = hashlib.sha256(f"content {FORMAT} {self._codec.ident}\n".encode())
         for path in changes.removed:
             state.update(b"gone %s\0" % path)
-        state.update(b"".join(b"%d %s" % (_second(entry, epoch), line(entry)) for entry in entries))
+        limit = sys.maxsize if epoch is None else epoch
+        rows = [
+            b"%d %s" % (min(entry.mtime // 1_000_000_000, limit), entry.text or line(entry))
+            for entry in entries
+        ]
+        state.update(b"".join(rows))
         return state.hexdigest()
 
     def _shape(self, entries: Iterable[Entry], changes: Changes, epoch: int | None) -> Path:
@@ -237,31 +242,38 @@ def segments(changes: Changes) -> list[Changes]:
     paths are cut in nearly the same places whatever changed elsewhere. Hard links stay with their first.
     Directories come last, alone, because their times move with whatever happens in them.
     """
-    total = sum(_weight(entry) for entry in changes.entries)
+    # What has no content of its own costs what a file costs beside it.
+    weights = [
+        entry.size + _PER_FILE if entry.kind == "f" and not entry.first else _PER_FILE
+        for entry in changes.entries
+    ]
+    total = sum(weights)
     if total < 2 * LAYER_TARGET:
         return [changes]
     # Powers of two: growing a little does not move every cut.
     target = LAYER_TARGET
     while total > 24 * target:
         target *= 2
+    linked = {entry.first for entry in changes.entries if entry.first}
     parts: list[list[Entry]] = [[]]
     where: dict[bytes, list[Entry]] = {}
-    size = 0
-    for entry in changes.entries:
+    size, part = 0, parts[0]
+    for entry, weight in zip(changes.entries, weights, strict=True):
         if entry.kind == "d":
             continue
         if entry.first and entry.first in where:
             where[entry.first].append(entry)
             continue
-        weight = _weight(entry)
         if size and (
             size + weight > 3 * target
             or (size > target // 4 and zlib.crc32(entry.path) < weight * 0xFFFFFFFF // target)
         ):
-            parts.append([])
+            part = []
+            parts.append(part)
             size = 0
-        parts[-1].append(entry)
-        where[entry.path] = parts[-1]
+        part.append(entry)
+        if entry.path in linked:
+            where[entry.path] = part
         size += weight
     removed: Sequence[tuple[bytes, ...]] = [changes.removed, *([()] * (len(parts) - 1))]
     files = [Changes(tuple(part), gone) for part, gone in zip(parts, removed, strict=True)]
@@ -271,7 +283,3 @@ def segments(changes: Changes) -> list[Changes]:
 def timeless(tree: FileList) -> FileList:
     """The directories of a tree without their times, for layers that repeat them above their files."""
     return {path: replace(entry, mtime=0) for path, entry in tree.items() if entry.kind == "d"}
-
-
-def _weight(entry: Entry) -> int:
-    return entry.size + _PER_FILE if entry.kind == "f" and not entry.first else _PER_FILE

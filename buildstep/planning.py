@@ -101,7 +101,7 @@ def plan(
     coming = store.foresee(spec.image) if image is None else ""
     exclude = excluder(spec.exclude)
     index = StatIndex(state, spec.proto) if spec.cache and exclude is not None else None
-    proto = scan_proto(spec.proto, exclude=exclude, index=index)
+    proto = scan_proto(spec.proto, exclude=exclude if spec.exclude else None, index=index)
     wants = steps.wants_packages(spec)
     last_content = spec.order == "packages-first" or not wants
     direct = last_content and exclude is not None and not plain and not set(spec.formats) & set(STREAMS)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import marshal
+import operator
 import os
 import re
 import stat
@@ -171,6 +172,7 @@ class ProtoScan:
     doubt: str = ""
     read: int = 0
     exclude: Exclude | None = None
+    told: tuple[int, list[tuple[str, str]]] | None = None
     _entries: FileList | None = None
 
     @property
@@ -402,29 +404,32 @@ def digest(scan: ProtoScan, *, owners: bool, epoch: int | None) -> str:
     limit = None if epoch is None else epoch * 1_000_000_000
     hashes: dict[bytes, str] = {}
     entries = scan.entries if any(row[3] is None for row in scan.rows) else {}
-    state = hashlib.sha256()
-    for path, _, info, old in sorted(scan.rows, key=lambda row: row[0]):
+    rows = []
+    for path, _, info, old in sorted(scan.rows, key=_path):
         if old is not None:
-            kind, _, _, _, sha256, target, rdev, xattrs = old[4:]
+            kind, sha256, target, rdev, xattrs = old[4], old[8], old[9], old[10], old[11]
         else:
             entry = entries[path]
             kind, sha256, target, rdev, xattrs = (
                 entry.kind, entry.sha256, entry.target, entry.rdev, entry.xattrs,
             )  # fmt: skip
-        first = leaders[scan.inodes[path]] if path in scan.inodes else path
-        if first != path:
-            sha256 = sha256 or hashes.get(first, "")
-        elif path in scan.inodes:
-            hashes[path] = sha256
+        first = b""
+        if path in scan.inodes:
+            first = leaders[scan.inodes[path]]
+            sha256 = hashes.setdefault(first, sha256)
         assert sha256 or kind != "f", path
-        mtime = info.st_mtime_ns if limit is None else min(info.st_mtime_ns, limit)
-        mode = 0o777 if kind == "l" else stat.S_IMODE(info.st_mode)
+        mtime = info.st_mtime_ns
+        if limit is not None and mtime > limit:
+            mtime = limit
         owner = (info.st_uid, info.st_gid) if owners else None
-        row = (path, kind, mode, owner, sha256, target, rdev, xattrs, first, mtime)
-        state.update(marshal.dumps(row, 2))  # version 2: equal values, equal bytes
+        mode = 0 if kind == "l" else info.st_mode
+        rows.append((path, kind, mode, owner, sha256, target, rdev, xattrs, first, mtime))
+    state = hashlib.sha256(marshal.dumps(rows, 2))  # version 2: equal values, equal bytes
     scan.noted[name] = state.hexdigest()
     return str(scan.noted[name])
 
+
+_path = operator.itemgetter(0)
 
 _TOLD = 200
 """How many changed paths are told."""
@@ -440,6 +445,12 @@ def explain(scan: ProtoScan) -> list[tuple[str, str]]:
         return [("", scan.doubt)]
     if not scan.changed:
         return []
+    if scan.told is None or scan.told[0] != scan.unread:
+        scan.told = (scan.unread, _explained(scan))
+    return scan.told[1]
+
+
+def _explained(scan: ProtoScan) -> list[tuple[str, str]]:
     known, entries = scan.known.paths, scan.entries
     rows = {row[0]: row for row in scan.rows}
     came = {path: info for path, _, info, old in scan.rows if old is None and path not in known}

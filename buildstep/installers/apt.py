@@ -31,10 +31,11 @@ _INFO = "/var/lib/dpkg/info"
 _BOOKS = frozenset(
     (
         "/", "/var/lib/dpkg/status", "/var/lib/dpkg/available", "/var/lib/dpkg/triggers/File",
-        "/var/lib/dpkg/triggers/Unincorp", "/var/lib/apt/extended_states", "/etc/ld.so.cache",
+        "/var/lib/dpkg/triggers/Unincorp", "/etc/ld.so.cache",
     )
 )  # fmt: skip
-"""What dpkg, apt and ldconfig write down of what is installed, whatever it is."""
+"""What dpkg and ldconfig write down of what is installed, in the same order whenever it was. Not apt's list
+of what was installed for something else: that is in the order in which it came."""
 
 _NAME = r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](:[a-z0-9-]+)?(=[A-Za-z0-9.+:~-]+|/[A-Za-z0-9.+~-]+)?"
 
