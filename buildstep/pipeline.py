@@ -25,6 +25,7 @@ from buildstep.cache import LayerCache
 from buildstep.emitters import oci
 from buildstep.errors import BuildstepError, EmitError, Interrupted
 from buildstep.events import BuildStarted, Bus
+from buildstep.excludes import excluder
 from buildstep.filelist import FileList, spread_digests
 from buildstep.images import ImageRecord, ImageStore
 from buildstep.interfaces import Kind
@@ -33,7 +34,8 @@ from buildstep.layers import BlobStore, segments, timeless
 from buildstep.native import NativeJob, NativeStreams
 from buildstep.outputs import Outputs
 from buildstep.planning import STREAMS, TITLES, Plan, PlannedStep, plan
-from buildstep.protoscan import StatIndex, excluder, explain
+from buildstep.protoscan import StatIndex
+from buildstep.protowhy import explain
 from buildstep.shipping import BuildResult, Shipment
 from buildstep.underway import Build, clone_step, sync_step, tell_only
 

@@ -19,8 +19,10 @@ from buildstep import (
 from buildstep.cache import LayerCache, LayerRecord
 from buildstep.errors import Fault, SpecError
 from buildstep.events import State
+from buildstep.excludes import excluder
 from buildstep.images import ImageRecord, ImageStore
-from buildstep.protoscan import ProtoScan, StatIndex, excluder, explain, scan_proto
+from buildstep.protoscan import ProtoScan, StatIndex, scan_proto
+from buildstep.protowhy import explain
 from buildstep.resolution import Answer
 from buildstep.spec import BuildSpec
 

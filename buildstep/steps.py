@@ -104,7 +104,7 @@ def _below_folder(entries: FileList, folder: bytes) -> FileList:
 def clean(context: Context, root: Root, dataset: Dataset, proto: ProtoScan) -> list[Cleaned]:
     """Run the cleaners; what the proto directory brought stays."""
     kept = frozenset(
-        "/" + os.fsdecode(row[0]) for row in proto.rows if row[0].partition(b"/")[0] in _CLEANED_TOPS
+        "/" + os.fsdecode(path) for path in proto.paths if path.partition(b"/")[0] in _CLEANED_TOPS
     )
     return cleaners.clean(
         context.spec.cleaners(cleaners.DEFAULT),
@@ -287,7 +287,7 @@ def snapshot(
     rule = None
     if not context.backend.privileged:
         root = image_root(dataset, image)
-        copied = {} if proto is None else syncing.brought_by(spec.proto, root, (row[0] for row in proto.rows))
+        copied = {} if proto is None else syncing.brought_by(spec.proto, root, proto.paths)
         rule = syncing.recorded(syncing.owner_rule(spec.owner, root), below, copied)
     entries = dataset.scan(origin, owner=rule)
     if laid:

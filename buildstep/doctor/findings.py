@@ -11,9 +11,10 @@ from typing import Any, Literal
 from buildstep.config import Config
 from buildstep.doctor.forecast import Forecast
 from buildstep.errors import BuildstepError, ExitCode
+from buildstep.excludes import excluder
 from buildstep.images import ImageRecord
 from buildstep.interfaces import Backend
-from buildstep.protoscan import ProtoScan, excluder, scan_proto
+from buildstep.protoscan import ProtoScan, scan_proto
 from buildstep.spec import BuildSpec
 from buildstep.steps import wants_packages
 

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from buildstep import pipeline, shipping, steps
+from buildstep.excludes import excluder
 from buildstep.images import ImageRecord
 from buildstep.interfaces import Backend
-from buildstep.protoscan import ProtoScan, excluder
+from buildstep.protoscan import ProtoScan
 from buildstep.spec import BuildSpec
 
 _MIB = 1 << 20

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from buildstep import protoscan
-from buildstep.protoscan import ProtoScan, StatIndex, digest, excluder, explain, read_few, scan_proto
+from buildstep.excludes import excluder
+from buildstep.protoscan import ProtoScan, StatIndex, digest, read_few, scan_proto
+from buildstep.protowhy import explain
 
 # -- exclude patterns ---------------------------------------------------------------------------------------
 
@@ -456,5 +458,5 @@ def test_patterns_mean_what_rsync_means(tmp_path: Path, monkeypatch: pytest.Monk
             pytest.skip("rsync is not installed")
         rows = done.stdout.splitlines()
         theirs = {row.rstrip("/") for row in rows if row != "./" and not row.startswith("created directory")}
-        ours = {os.fsdecode(row[0]) for row in scan_proto(top, exclude=rule).rows}
+        ours = set(map(os.fsdecode, scan_proto(top, exclude=rule).paths))
         assert ours == theirs, patterns

@@ -1,0 +1,111 @@
+"""What lstat says of every path of a tree, as one line of bytes each: quick to make, and to compare.
+
+A line is `inode size mtime ctime mode uid gid links kind<TAB>path`: times in seconds with ten decimals, the
+mode in octal, kind one of f d l c b p s, and the path relative to the top, which has no line. That is what
+`-printf` of GNU find can write; for a large tree find is three times as fast as we are, and in a process of
+its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from buildstep import process
+from buildstep.errors import BuildstepError
+
+_FORMAT = "%i %s %T@ %C@ %m %U %G %n %y\\t%P\\0"
+
+_KINDS = {
+    stat.S_IFREG: b"f", stat.S_IFDIR: b"d", stat.S_IFLNK: b"l", stat.S_IFCHR: b"c", stat.S_IFBLK: b"b",
+    stat.S_IFIFO: b"p", stat.S_IFSOCK: b"s",
+}  # fmt: skip
+
+
+class Seen(NamedTuple):
+    """A line, read. size in bytes, mtime and ctime in nanoseconds, mode: the permissions alone."""
+
+    inode: int
+    size: int
+    mtime: int
+    ctime: int
+    mode: int
+    uid: int
+    gid: int
+    links: int
+    kind: str
+
+    @property
+    def linked(self) -> bool:
+        """Whether it has other names beside this one."""
+        return self.links > 1 and self.kind != "d"
+
+
+def parse(line: bytes) -> Seen:
+    """The fields of a line, all but the path."""
+    inode, size, mtime, ctime, mode, uid, gid, links, kind = line.partition(b"\t")[0].split(b" ")
+    return Seen(
+        int(inode), int(size), _nanoseconds(mtime), _nanoseconds(ctime), int(mode, 8), int(uid), int(gid),
+        int(links), kind.decode(),
+    )  # fmt: skip
+
+
+def _nanoseconds(text: bytes) -> int:
+    # Before 1970 the seconds are rounded down and the decimals still count up.
+    seconds, _, decimals = text.partition(b".")
+    return int(seconds) * 1_000_000_000 + int(decimals[:9])
+
+
+def path_of(line: bytes) -> bytes:
+    """The path of a line."""
+    return line.partition(b"\t")[2]
+
+
+@contextlib.contextmanager
+def listing(top: bytes, *, large: bool) -> Iterator[Callable[[], list[bytes]]]:
+    """The lines of a tree, parents before what they hold, by calling what is yielded.
+
+    large: let find do it, from now on, beside whatever happens until the call. Where find cannot do it, or
+    meets a problem, we do it. The call raises OSError for what cannot be looked at.
+    """
+    with open(os.memfd_create("listing"), "w+b") as out, contextlib.ExitStack() as stack:
+        child = None
+        if large:
+            argv = ["find", os.fsdecode(os.path.abspath(top)), "-mindepth", "1", "-printf", _FORMAT]
+            with contextlib.suppress(BuildstepError, OSError):
+                child = stack.enter_context(process.spawn(argv, ok=range(-64, 256), stdout=out))
+
+        def lines() -> list[bytes]:
+            if child is None or child.wait() != 0:
+                return list(walk(top))
+            out.seek(0)
+            return out.read().split(b"\0")[:-1]
+
+        yield lines
+
+
+def walk(top: bytes) -> Iterator[bytes]:
+    """The lines of a tree, by ourselves."""
+    stack = [b""]
+    while stack:
+        directory = stack.pop()
+        prefix = directory + b"/" if directory else b""
+        with os.scandir(top + b"/" + directory if directory else top) as found:
+            for item in found:
+                info = item.stat(follow_symlinks=False)
+                path = prefix + item.name
+                if stat.S_ISDIR(info.st_mode):
+                    stack.append(path)
+                yield b"%d %d %d.%09d0 %d.%09d0 %o %d %d %d %b\t%b" % (
+                    info.st_ino, info.st_size, *divmod(info.st_mtime_ns, 1_000_000_000),
+                    *divmod(info.st_ctime_ns, 1_000_000_000), stat.S_IMODE(info.st_mode), info.st_uid,
+                    info.st_gid, info.st_nlink, _KINDS[stat.S_IFMT(info.st_mode)], path,
+                )  # fmt: skip
+
+
+def kind(line: bytes) -> str:
+    """The kind in a line."""
+    return chr(line[line.index(b"\t") - 1])

@@ -1,0 +1,79 @@
+"""What lstat says of a tree, in lines: ours and those of GNU find are the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from buildstep import process, statlines
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    """Names and times that are easily got wrong."""
+    top = tmp_path / "-top"
+    (top / "new\nline").mkdir(parents=True)
+    raw = os.fsencode(top)
+    for name in (b"tab\tx", b"inv\xff", b"new\nline/a b", b"100%s", b"\\n"):
+        Path(os.fsdecode(raw + b"/" + name)).write_bytes(name)
+    os.link(top / "100%s", top / "linked")
+    os.mkfifo(top / "fifo")
+    os.symlink("nowhere", top / "link")
+    for name, when in (("100%s", -1_750_000_000), ("tab\tx", 500_000_000), ("inv\udcff", 1)):
+        os.utime(top / name, ns=(when, when))
+    (top / "\\n").chmod(0o4711)
+    return top
+
+
+def lines(top: Path, *, large: bool) -> list[bytes]:
+    with statlines.listing(os.fsencode(top), large=large) as found:
+        return found()
+
+
+def test_find_says_what_we_say(odd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("find") is None:
+        pytest.skip("find is not installed")
+    help_text = subprocess.run(["find", "--version"], capture_output=True, text=True, check=False).stdout
+    if "GNU" not in help_text:
+        pytest.skip("find is not GNU find")
+    ours = lines(odd, large=False)
+    monkeypatch.setattr(statlines, "walk", lambda _top: pytest.fail("find did not do it"))
+    assert sorted(lines(odd, large=True)) == sorted(ours)
+
+
+def test_a_line_tells_what_lstat_tells(odd: Path) -> None:
+    found = {statlines.path_of(line): line for line in lines(odd, large=False)}
+    assert len(found) == len(list(odd.rglob("*")))
+    for path, line in found.items():
+        info, seen = os.lstat(os.fsencode(odd) + b"/" + path), statlines.parse(line)
+        assert (seen.inode, seen.size, seen.uid, seen.gid) == (
+            info.st_ino, info.st_size, info.st_uid, info.st_gid
+        )  # fmt: skip
+        assert (seen.mtime, seen.ctime, seen.links) == (info.st_mtime_ns, info.st_ctime_ns, info.st_nlink)
+        assert seen.mode == info.st_mode & 0o7777
+        assert statlines.kind(line) == seen.kind
+    assert statlines.parse(found[b"100%s"]).linked
+    assert not statlines.parse(found[b"new\nline"]).linked
+
+
+@pytest.mark.parametrize("script", ["exit 1", "kill -9 $$", "echo busybox does not know -printf >&2; exit 1"])
+def test_a_find_that_fails_is_done_without(
+    odd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    tool = tmp_path / "bin/find"
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    assert process.find("find") == str(tool)
+    assert lines(odd, large=True) == lines(odd, large=False)
+
+
+def test_a_top_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    for large in (False, True):
+        with pytest.raises(FileNotFoundError):
+            lines(tmp_path / "nothing", large=large)
