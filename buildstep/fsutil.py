@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from buildstep import platform
 from buildstep.errors import DatasetError, SandboxError
 
 CHUNK = 1 << 20
@@ -286,6 +287,10 @@ class Root:
 
     def open(self, path: str, flags: int = os.O_RDONLY, mode: int = 0o644) -> int:
         """A descriptor of a path inside; links are followed inside the root. Raises OSError."""
+        if not platform.HERE.openat2:
+            from buildstep.rootwalk import open_inside
+
+            return open_inside(self.path, path, flags, mode)
         fd = os.open(self.path, os.O_PATH | os.O_DIRECTORY)
         try:
             how = _OpenHow(
@@ -309,6 +314,10 @@ class Root:
 
     def real(self, path: str) -> str | None:
         """Where a path inside really is, as a path from the root without links; None if it is not."""
+        if not platform.HERE.openat2:
+            from buildstep.rootwalk import real_inside
+
+            return real_inside(self.path, path)
         try:
             fd = self.open(path, os.O_PATH)
         except OSError as error:
@@ -320,12 +329,16 @@ class Root:
         finally:
             os.close(fd)
         top = os.path.realpath(self.path)
-        return "/" + os.path.relpath(found, top).removeprefix(".").lstrip("/")
+        inside = os.path.relpath(found, top)
+        return "/" if inside == "." else f"/{inside}"
 
     def exists(self, path: str) -> bool:
         return self.real(path) is not None
 
     def is_dir(self, path: str) -> bool:
+        if not platform.HERE.openat2:
+            found = self._stat(path)
+            return found is not None and stat.S_ISDIR(found.st_mode)
         try:
             os.close(self.open(path, os.O_PATH | os.O_DIRECTORY))
         except OSError:
@@ -334,15 +347,25 @@ class Root:
 
     def is_program(self, path: str) -> bool:
         """Whether this is a regular file that somebody may execute."""
+        found = self._stat(path)
+        mode = 0 if found is None else found.st_mode
+        return stat.S_ISREG(mode) and bool(mode & 0o111)
+
+    def _stat(self, path: str) -> os.stat_result | None:
+        """What is at a path, links followed; None if nothing can be reached there."""
+        if not platform.HERE.openat2:
+            from buildstep.rootwalk import stat_inside
+
+            found = stat_inside(self.path, path)
+            return None if found is None else found[1]
         try:
             fd = self.open(path, os.O_PATH)
         except OSError:
-            return False
+            return None
         try:
-            mode = os.fstat(fd).st_mode
+            return os.fstat(fd)
         finally:
             os.close(fd)
-        return stat.S_ISREG(mode) and bool(mode & 0o111)
 
     def read(self, path: str) -> bytes:
         """A whole file. A device or a pipe planted under the name is refused, never waited for."""

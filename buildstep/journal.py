@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from buildstep import mounts
 from buildstep.errors import BuildstepError
 from buildstep.fsutil import remove_tree, take_lock
 from buildstep.interfaces import Backend, Kind
@@ -55,6 +56,10 @@ class Journal:
         self._write({"acquire": "file", "path": os.fspath(path.absolute())})
         return path
 
+    def mount(self, target: Path) -> None:
+        """Note a mount that would outlive us: only where a build has no mount namespace."""
+        self._write({"acquire": "mount", "path": os.fspath(target.absolute())})
+
     def outputs(self, stem: Path) -> None:
         """Note that half-written outputs of this name (`bits/hello/hello-1.0.0`) may come to be."""
         self._write({"acquire": "outputs", "path": os.fspath(stem.absolute())})
@@ -77,7 +82,8 @@ def open_journal(state: Path, what: str) -> Iterator[Journal]:
         journal._write(
             {"format": 1, "id": ident, "what": what, "pid": os.getpid(), "time": time.time(), **_owner()}
         )
-        yield journal
+        with mounts.noted(journal.mount):
+            yield journal
         path.unlink(missing_ok=True)
     except BaseException:
         # A signal can come between an act and the taking down of its undo. Working datasets that are left
@@ -137,6 +143,8 @@ def leftovers(backend: Backend) -> list[tuple[str, str, str]]:
 
 
 def _is_there(kind: str, name: str) -> bool:
+    if kind == "mount":
+        return os.path.realpath(name) in mounts.mount_points(name)
     return bool(half_written(Path(name))) if kind == "outputs" else os.path.lexists(name)
 
 
@@ -268,6 +276,8 @@ def _remove_file(state: Path, build: str, kind: str, name: str) -> Left | None:
     try:
         if kind == "outputs":
             return _remove_outputs(build, Path(name))
+        if kind == "mount":
+            return _unmount(state, build, name)
         if kind == "folder":
             inside = Path(os.path.normpath(name)).is_relative_to(state)
             if not inside or not os.path.lexists(name):
@@ -283,6 +293,19 @@ def _remove_file(state: Path, build: str, kind: str, name: str) -> Left | None:
     except (BuildstepError, OSError) as error:
         return Left(build, kind, name, False, str(error))
     return Left(build, kind, name, True)
+
+
+def _unmount(state: Path, build: str, name: str) -> Left | None:
+    """Undo a mount of a dead build; one outside of this pool's places was never ours to make."""
+    where = Path(os.path.normpath(name))
+    ours = any(where.is_relative_to(top) for top in (state / "mnt", state.parent / "build"))
+    if not ours or not _is_there("mount", name):
+        return None
+    mounts.unmount(where)
+    if where.parent == state / "mnt":
+        with contextlib.suppress(OSError):
+            where.rmdir()
+    return Left(build, "mount", name, True)
 
 
 def _remove_outputs(build: str, stem: Path) -> Left | None:

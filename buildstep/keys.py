@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from buildstep import __version__, cleaners, compress, protoscan, resolution, shipping
 from buildstep.images import ImageRecord
 from buildstep.layerkey import layer_key
+from buildstep.platform import min_platform
 from buildstep.protoscan import ProtoScan
 from buildstep.resolution import Answer
 from buildstep.spec import BuildSpec
@@ -82,6 +84,8 @@ def decisive(spec: BuildSpec, image: ImageRecord, proto: str, answer: Answer | N
         "proto directory": proto,
         "package": dict(answer.inputs()) if answer is not None else {},
         "tool": {name: compress.codec(shipping.codec_of(spec, name)).ident for name in spec.formats},
+        # Nothing on Linux; a SmartOS agent's own libraries decide where its images can run.
+        **{f"platform {key}": stamp for key, stamp in min_platform(os.uname()).items()},
     }
 
 

@@ -8,9 +8,10 @@ import errno
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from buildstep import platform
 from buildstep.errors import SandboxError
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -19,12 +20,48 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1, 0x2, 0x4, 0x8
 MS_REMOUNT, MS_BIND, MS_REC = 0x20, 0x1000, 0x4000
 _MNT_DETACH = 0x2
 
+LASTING = "zfsutil"
+"""The option that mounts a dataset at its own mountpoint, where it is meant to stay."""
+
+_notes: list[Callable[[Path], None]] = []
+
 _TRIES = 5
 _PAUSE = 0.1
 
 
+@contextlib.contextmanager
+def noted(note: Callable[[Path], None]) -> Iterator[None]:
+    """For the length of a block, tell each mount's target before it is made.
+
+    Does nothing where mounts die with the build's namespace: there is nothing to undo after a crash.
+    """
+    if platform.HERE.namespaces:
+        yield
+        return
+    _notes.append(note)
+    try:
+        yield
+    finally:
+        _notes.pop()
+
+
+def are_noted() -> bool:
+    """Whether a mount made now would be known after a crash, or goes by itself."""
+    return platform.HERE.namespaces or bool(_notes)
+
+
 def mount(source: str, target: Path | str, fstype: str | None, flags: int = 0, data: str = "") -> None:
-    """mount(2). Raises SandboxError with the kernel's word, the target and the options."""
+    """mount(2). Raises SandboxError with the kernel's word, the target and the options.
+
+    Where mounts outlive their build it is noted first, and made by a command (`platform`).
+    """
+    if platform.HERE.mount_commands:
+        lasting = data == LASTING
+        if not lasting and _notes:
+            _notes[-1](Path(target))
+        where = os.fspath(target)
+        platform.mount(source, where, fstype, read_only=bool(flags & MS_RDONLY), lasting=lasting)
+        return
     done = _libc.mount(
         os.fsencode(source),
         os.fsencode(target),
@@ -43,6 +80,9 @@ def mount(source: str, target: Path | str, fstype: str | None, flags: int = 0, d
 
 def unmount(target: Path | str) -> None:
     """Unmount: plainly, again while busy, and at last lazily; never raises for 'not mounted'."""
+    if platform.HERE.mount_commands:
+        platform.unmount(os.fspath(target))
+        return
     path = os.fsencode(target)
     for attempt in range(_TRIES):
         if _libc.umount2(path, 0) == 0:
@@ -73,6 +113,10 @@ def mounted(
 @contextlib.contextmanager
 def bind(source: Path | str, target: Path | str, *, read_only: bool = False) -> Iterator[None]:
     """Show a file or directory at a second place. The second call is what makes it read-only."""
+    if platform.HERE.mount_commands:
+        with mounted(os.fspath(source), target, None, MS_RDONLY if read_only else 0):
+            yield
+        return
     mount(os.fspath(source), target, None, MS_BIND)
     try:
         if read_only:
@@ -121,6 +165,9 @@ def mount_points(below: Path | str = "/") -> list[str]:
     """Mount points at or below a path as this process sees them, deepest last mounted first."""
     top = os.path.realpath(below).rstrip("/")
     found: list[str] = []
+    if platform.HERE.mount_commands:
+        points = [point for _, point in platform.mount_table()]
+        return [point for point in points if point == top or point.startswith(top + "/")][::-1]
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
         for row in table:
             point = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), row.split(" ")[4])

@@ -1,121 +1,160 @@
-"""What differs between the systems a build runs on. Linux needs none of this; illumos has no namespaces.
+"""What differs between the systems a build runs on: all that is of illumos alone, and what Linux has there.
 
-Loopback mounts, the zone's name and delegated dataset, the platform's stamp, and the flags of tools
-that are spelled otherwise there. Nothing else in the package asks which system it is on.
+The rest of the package asks `HERE` and never which system it is on. illumos has no namespaces, so mounts
+are written down before they are made (`mounts.noted`); it mounts by commands, has its own table of mounts,
+another `zfs` and another `rsync`, and lacks some calls of Python's that Linux has.
 """
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from buildstep import process
 from buildstep.errors import CommandFailed, DatasetError, SandboxError
-from buildstep.fsutil import Root
-
-_STAMP = re.compile(r"20[12][0-9](0[1-9]|1[0-2])([0-2][0-9]|3[01])T[0-2][0-9][0-5][0-9][0-5][0-9]Z")
 
 SDC_VERSION = "7.0"
 """The key under which `min_platform` holds a stamp, where sysinfo tells no other."""
 
+MNTTAB = Path("/etc/mnttab")
+"""The table of mounts on illumos: source, mount point, type, options and time, parted by tabs."""
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+_STAMP = re.compile(r"20[12][0-9](0[1-9]|1[0-2])([0-2][0-9]|3[01])T[0-2][0-9][0-5][0-9][0-5][0-9]Z")
+
+
 class Platform:
-    """name: as sys.platform has it. namespaces: a build can have mounts that die with it.
+    """Linux, and what another system has to tell apart. A class and no record: it is loaded by every build.
 
-    loopbacks: directories of the agent that a zone's image lacks and its programs need. rsync, tar:
-    the program and the flags that keep owners, links, ACLs and attributes.
+    namespaces: a build has mounts of its own that die with it; else each is noted before it is made.
+    mount_commands: mounts are made and listed by commands and a table, not by mount(2) and /proc.
+    openat2: the kernel resolves paths inside a root; else they are walked. loopbacks: directories of the
+    agent that programs in an image need. tools: programs that a build with packages needs.
+    rsync: the flags that keep links, times, holes and, where it can, ACLs and attributes.
+    copy: copies one directory to a new one. zfs_library: whether libzfs_core has a binding; else the
+    command does all. zfs_no_mount, zfs_props: flag and properties of datasets that are made here.
     """
 
-    name: str
-    namespaces: bool
-    loopbacks: tuple[str, ...]
-    rsync: tuple[str, ...]
-    tar: tuple[str, ...]
+    name = "linux"
+    namespaces = True
+    mount_commands = False
+    openat2 = True
+    loopbacks: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ("unshare", "mount", "setpriv", "chroot", "sh")
+    rsync: tuple[str, ...] = (
+        "-rlptD", "--hard-links", "--sparse", "--numeric-ids", "--xattrs", "--acls",
+    )  # fmt: skip
+    zfs_library = True
+    zfs_no_mount: tuple[str, ...] = ("-u",)
+    # Properties come from the parent and not from the origin: without this, ACLs would be lost.
+    zfs_props: Mapping[str, str | int] = {"acltype": 1}
+
+    def copy(self, source: Path, target: Path) -> list[str]:
+        return ["cp", "-a", "--reflink=auto", "--sparse=auto", "--", os.fspath(source), os.fspath(target)]
+
+    def pool(self) -> str | None:
+        """The URI of the pool that this agent was given by its administrator, if that is how it is done."""
+        return None
 
 
-LINUX = Platform(
-    name="linux",
-    namespaces=True,
-    loopbacks=(),
-    rsync=("rsync", "-aHAX", "--numeric-ids"),
-    tar=("tar", "--numeric-owner", "--xattrs", "--acls"),
-)
+class Illumos(Platform):
+    """A SmartOS zone, as Triton's build agents are."""
 
-ILLUMOS = Platform(
-    name="sunos5",
-    namespaces=False,
+    name = "sunos5"
+    namespaces = False
+    mount_commands = True
+    openat2 = False
     # In the order of the original; /proc for programs that look at themselves, /dev for their terminals.
-    loopbacks=("/dev", "/lib", "/proc", "/sbin", "/usr"),
-    # Its rsync is built without -X; the tar that knows ACLs and attributes is the system's own.
-    rsync=("rsync", "-aHA", "--numeric-ids"),
-    tar=("/usr/bin/tar", "p@E"),
-)
+    loopbacks = ("/dev", "/lib", "/proc", "/sbin", "/usr")
+    tools = ("mount", "umount", "chroot", "ctrun", "zfs", "zonename")
+    # It has no extended attributes of Linux's kind, and rsync knows nothing of the ACLs that ZFS has there.
+    rsync = ("-rlptD", "--hard-links", "--sparse", "--numeric-ids")
+    zfs_library = False
+    # `zfs create` and `zfs rename` have no -u; what we make has a legacy mountpoint and is not mounted.
+    zfs_no_mount = ()
+    zfs_props: Mapping[str, str | int] = {}
+
+    def copy(self, source: Path, target: Path) -> list[str]:
+        return ["rsync", "-a", *self.rsync[1:], "--", f"{os.fspath(source)}/", f"{os.fspath(target)}/"]
+
+    def pool(self) -> str | None:
+        return f"zfs:{delegated_dataset()}"
 
 
-def here() -> Platform:
-    """The platform that we run on; anything that is not illumos is taken for Linux."""
-    return ILLUMOS if sys.platform == "sunos5" else LINUX
+LINUX, ILLUMOS = Platform(), Illumos()
+
+HERE: Platform = ILLUMOS if sys.platform == "sunos5" else LINUX
+"""The platform that we run on; anything that is not illumos is taken for Linux."""
 
 
-# -- mounts on illumos --------------------------------------------------------------------------------
+# -- mounts by command ----------------------------------------------------------------------------------
 
 
-def lofs_argv(source: str, target: Path) -> list[str]:
-    """The command that shows a directory read-only at a second place."""
-    return ["mount", "-F", "lofs", "-r", source, os.fspath(target)]
+def mount_argv(source: str, target: str, fstype: str | None, *, read_only: bool, lasting: bool) -> list[str]:
+    """The command for a mount on illumos. fstype: None for a directory shown at a second place.
 
-
-@contextlib.contextmanager
-def loopback_mounts(
-    root: Root, directories: Sequence[str], *, note: Callable[[Path], None] = lambda _: None
-) -> Iterator[None]:
-    """The agent's own directories, read-only, in a zone's root, for the length of a block.
-
-    Made one by one, and undone in reverse as far as they were made. note: told of each target before
-    it is mounted, to write it down: without namespaces nothing else would know of it after a crash.
-    A target that a link leads out of the root is refused. Directories made for it are removed again.
+    lasting: a dataset that has its own mountpoint, which `mount` leaves to `zfs`.
     """
-    with contextlib.ExitStack() as stack:
-        for source in directories:
-            if made := root.make_dirs(source):
-                stack.callback(root.remove, made[0])
-            target = root.host_path(source)
-            if target is None:
-                raise SandboxError(f"{source} in the image cannot be mounted on: it leads nowhere")
-            note(target)
-            _run(lofs_argv(source, target), f"mounting {source}")
-            stack.callback(unmount, target)
-        yield
-
-
-def unmount(target: Path) -> None:
-    """Plainly, then by force: a mount that stays keeps the dataset busy."""
-    try:
-        process.query(["umount", os.fspath(target)])
-    except CommandFailed:
-        _run(["umount", "-f", os.fspath(target)], f"unmounting {target}")
-
-
-def mount_dataset(name: str, target: Path, *, read_only: bool = False) -> None:
-    """Mount a dataset whose mountpoint is legacy."""
+    if lasting:
+        return ["zfs", "mount", source]
     flags = ["-r"] if read_only else []
-    _run(["mount", "-F", "zfs", *flags, name, os.fspath(target)], f"mounting {name}")
+    return ["mount", "-F", fstype or "lofs", *flags, source, target]
 
 
-def _run(argv: Sequence[str], what: str) -> None:
+def mount(source: str, target: str, fstype: str | None, *, read_only: bool, lasting: bool = False) -> None:
+    """Mount by command. Raises SandboxError with the command's own words."""
+    argv = mount_argv(source, target, fstype, read_only=read_only, lasting=lasting)
     try:
-        process.query(argv, what=what)
+        process.query(argv, what=f"mounting {source} on {target}")
     except CommandFailed as error:
         raise SandboxError(error.message, detail=error.detail) from error
 
 
-# -- what this host is --------------------------------------------------------------------------------
+def unmount(target: str) -> None:
+    """Plainly, then by force: a mount that stays keeps the dataset busy. Nothing is done when there is none.
+
+    Raises SandboxError with the command's own words.
+    """
+    target = os.path.realpath(target)
+    if not any(point == target for _, point in mount_table()):
+        return
+    try:
+        process.query(["umount", target])
+    except CommandFailed:
+        try:
+            process.query(["umount", "-f", target], what=f"unmounting {target}")
+        except CommandFailed as error:
+            raise SandboxError(error.message, detail=error.detail) from error
+
+
+def mount_table() -> list[tuple[str, str]]:
+    """Source and mount point of every mount on illumos, the first mounted first."""
+    found = []
+    for row in MNTTAB.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        fields = row.split("\t")
+        if len(fields) >= 2:
+            found.append((fields[0], fields[1]))
+    return found
+
+
+# -- commands in an image -------------------------------------------------------------------------------
+
+
+def enter_argv(root: str, argv: Sequence[str]) -> list[str]:
+    """A command in an image's root, on illumos.
+
+    In a process contract of its own, which is what there is in place of a PID namespace: when the command
+    ends, or `ctrun` is killed, the kernel kills whatever it left running.
+    """
+    # By its path: the command's own PATH is the image's.
+    return ["ctrun", "-l", "child", "-o", "noorphan", process.which("chroot"), root, *argv]
+
+
+# -- what this host is ----------------------------------------------------------------------------------
 
 
 def zone_name() -> str:
@@ -129,9 +168,15 @@ def zone_name() -> str:
     return name
 
 
-def delegated_dataset(zone: str) -> str:
-    """Where a zone's administrator gives it a dataset."""
-    return f"zones/{zone}/data"
+def delegated_dataset() -> str:
+    """The dataset that a zone's administrator gave it. Raises DatasetError where there is none."""
+    name = f"zones/{zone_name()}/data"
+    if process.query(["zfs", "list", "-H", "-o", "name", name], ok=(0, 1)).status:
+        raise DatasetError(
+            f"this zone has no delegated dataset {name}",
+            hint="let an administrator give it one, or choose another pool with --pool",
+        )
+    return name
 
 
 def platform_stamp(version: str) -> str | None:
@@ -144,3 +189,43 @@ def min_platform(uname: os.uname_result, sdc_version: str = SDC_VERSION) -> Mapp
     """What an image needs that was built with this host's own libraries; nothing elsewhere."""
     stamp = platform_stamp(uname.version) if uname.sysname == "SunOS" else None
     return {sdc_version: stamp} if stamp else {}
+
+
+# -- what Python has on Linux only ----------------------------------------------------------------------
+
+
+def complete(module: Any = os) -> None:
+    """Give Python's `os` what it has on Linux only: no file has extended attributes and none can be set, the
+    kernel copies nothing by itself, and a file without a name is one in the temporary folder."""
+
+    def listxattr(*_: object, **_more: object) -> list[str]:
+        return []
+
+    def refuse(*_: object, **_more: object) -> NoReturn:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    def missing(*_: object, **_more: object) -> NoReturn:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    def memfd_create(name: str, _flags: int = 0) -> int:
+        import tempfile
+
+        fd, path = tempfile.mkstemp(prefix=f"buildstep-{name}-")
+        os.unlink(path)
+        return fd
+
+    calls = {
+        "listxattr": listxattr,
+        "getxattr": refuse,
+        "setxattr": refuse,
+        "removexattr": refuse,
+        "copy_file_range": missing,
+        "memfd_create": memfd_create,
+    }
+    for name, call in calls.items():
+        if not hasattr(module, name):
+            setattr(module, name, call)
+
+
+if HERE is ILLUMOS:
+    complete()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from buildstep import manifest as imgmanifest
-from buildstep import process
+from buildstep import platform, process
 from buildstep.clients import Http, HttpError, HttpOptions
 from buildstep.clients.download import Downloaded, Progress
 from buildstep.clients.imgapi import is_uuid
@@ -20,9 +21,6 @@ from buildstep.events import Bus
 from buildstep.fsutil import lock
 from buildstep.log import size_text
 from buildstep.sources.imgapi import Arriving, Fetched, Resolved, fetch_files, resolve
-
-_SDC_VERSION = "7.0"
-"""What a host that does not tell is taken for."""
 
 
 class Labelled:
@@ -247,16 +245,19 @@ def sweep(folder: Path, *, older_than: float, now: float) -> list[Path]:
 
 
 def host_platform() -> tuple[str, str] | None:
-    """This host's SDC version and platform stamp, as `sysinfo` tells them; None where it is no such host."""
+    """This host's SDC version and platform stamp, as `sysinfo` tells them; None where it is no such host.
+
+    A zone may have no `sysinfo`: there `uname` tells the stamp.
+    """
     if process.find("sysinfo") is None:
-        return None
+        return next(iter(platform.min_platform(os.uname()).items()), None)
     try:
         told = json.loads(process.query(["sysinfo"], timeout=60).stdout)
     except (CommandFailed, ValueError):
         return None
     if not isinstance(told, dict) or not isinstance(told.get("Live Image"), str):
         return None
-    return str(told.get("SDC Version") or _SDC_VERSION), told["Live Image"]
+    return str(told.get("SDC Version") or platform.SDC_VERSION), told["Live Image"]
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from buildstep import loans, process
+from buildstep import loans, platform, process
 from buildstep.errors import CommandFailed, SandboxError
 from buildstep.events import Bus
 from buildstep.fsutil import Root
@@ -168,6 +168,8 @@ class ChrootSandbox:
         """The command as it is started on the agent: what enters the namespaces and the root."""
         if not argv or not argv[0]:
             raise SandboxError("no command was given to run in the image")
+        if not platform.HERE.namespaces:
+            return platform.enter_argv(os.fspath(self._root.path), argv)
         # A script of the image can have put a link there when the last command ended.
         loans.mount_point(self._root, "/proc")
         hint = "install util-linux and coreutils on the agent"
@@ -277,12 +279,10 @@ def enter(
     )
     stack = contextlib.ExitStack()
     try:
-        # All are looked at before the first mount, so that a planted link costs nothing.
-        points = {path: sandbox.claim(stack, path) for path in ("/dev", "/proc", "/tmp", "/run")}
-        stack.enter_context(tmpfs(points["/dev"], mode=0o755, flags=MS_NOSUID | MS_NOEXEC))
-        _fill_dev(stack, points["/dev"])
-        stack.enter_context(tmpfs(points["/tmp"], mode=0o1777))
-        stack.enter_context(tmpfs(points["/run"], mode=0o755))
+        if platform.HERE.namespaces:
+            _private_mounts(stack, sandbox)
+        else:
+            _loopbacks(stack, sandbox)
         if resolver:
             try:
                 content = resolver_file.read_bytes()
@@ -295,6 +295,22 @@ def enter(
         _close(stack, lambda error: bus.note(f"while clearing up: {error}", level="error"))
         raise
     stack.close()
+
+
+def _private_mounts(stack: contextlib.ExitStack, sandbox: ChrootSandbox) -> None:
+    # All are looked at before the first mount, so that a planted link costs nothing.
+    points = {path: sandbox.claim(stack, path) for path in ("/dev", "/proc", "/tmp", "/run")}
+    stack.enter_context(tmpfs(points["/dev"], mode=0o755, flags=MS_NOSUID | MS_NOEXEC))
+    _fill_dev(stack, points["/dev"])
+    stack.enter_context(tmpfs(points["/tmp"], mode=0o1777))
+    stack.enter_context(tmpfs(points["/run"], mode=0o755))
+
+
+def _loopbacks(stack: contextlib.ExitStack, sandbox: ChrootSandbox) -> None:
+    """The agent's own directories, read-only, which a zone's image lacks and its programs need."""
+    points = {path: sandbox.claim(stack, path) for path in platform.HERE.loopbacks}
+    for source, point in points.items():
+        stack.enter_context(bind(Path(source), point, read_only=True))
 
 
 def _close(stack: contextlib.ExitStack, report: Callable[[Exception], None]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from buildstep import __version__, compress, emitters, manifest, steps
+from buildstep.errors import ImageError
 from buildstep.events import ArtifactWritten, Bus
 from buildstep.filelist import Changes, hash_entries, spread_digests, tree_digest
 from buildstep.fsutil import read_json
@@ -21,6 +22,7 @@ from buildstep.images import ImageRecord, uuid_of
 from buildstep.interfaces import Artifact, Blob, EmitJob
 from buildstep.native import NativeJob
 from buildstep.outputs import Outputs
+from buildstep.platform import min_platform
 from buildstep.record import FORMAT, Recorder
 from buildstep.spec import BuildSpec
 
@@ -114,7 +116,18 @@ def final_manifest(
     file: Mapping[str, Any] | None,
     incremental: bool = False,
 ) -> dict[str, Any]:
-    """The emitted manifest; without `file` it is only checked, before any work is done."""
+    """The emitted manifest; without `file` it is only checked, before any work is done.
+
+    Raises SpecError, and ImageError for a base that this host is too old or too new for.
+    """
+    here = min_platform(os.uname())
+    for version, stamp in here.items():
+        if faults := manifest.check_platform(image.manifest, version, stamp):
+            raise ImageError(
+                f"the base image {image.label} is not for this machine",
+                detail="\n".join(f"  {fault}" for fault in faults),
+                hint="take an older base image, or build on an agent with another platform",
+            )
     known = {key: image.manifest[key] for key in ("type", "os") if key in image.manifest}
     return manifest.assemble(
         user={"type": "other", "os": "other", **known, **spec.manifest},
@@ -123,6 +136,7 @@ def final_manifest(
         published_at=moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
         file=file,
         incremental=incremental,
+        min_platform=here,
     )
 
 

@@ -171,20 +171,20 @@ class Packaging:
         return self.installer.resolve(self.inside, spec.packages, self.options, upgrade=spec.upgrade_first)
 
     def install(self) -> Installed:
-        """Upgrade, install, audit and list."""
+        """Upgrade, install, list and audit."""
         spec, installer, inside, options = self.context.spec, self.installer, self.inside, self.options
         audit = None
         if spec.upgrade_first:
             installer.upgrade(inside, options)
         if spec.packages:
             installer.install(inside, spec.packages, options)
+        found = tuple(installer.installed(inside))
         if spec.pkg_audit:
             audit = installer.audit(inside, options)
             if audit is None:
                 self.context.bus.note(f"{installer.name}: the image has no audit tool", level="warning")
         self.prepared.close()
         installer.clean(inside)
-        found = tuple(installer.installed(inside))
         told = None if audit is None else (audit[0], tuple(audit[1]))
         return Installed(installer=installer.name, packages=found, audit=told)
 

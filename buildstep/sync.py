@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildstep import process
+from buildstep import platform, process
 from buildstep.errors import BuildstepError, Fault, SpecError
 from buildstep.events import Bus
 from buildstep.filelist import Entry, FileList, Owner, link_groups, plain_mode
@@ -178,7 +178,7 @@ def sync(
             for other in plan
             if other.source != part.source and _below(other.source, part.source)
         ]
-        argv = ["rsync", "-rlptD", "--hard-links", "--sparse", "--numeric-ids", "--xattrs", "--acls"]
+        argv = ["rsync", *platform.HERE.rsync]
         # Size and time alone do not tell whether a file of the base is the proto's.
         argv.append("--ignore-times")
         if privileged:

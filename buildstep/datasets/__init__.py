@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from buildstep import platform
 from buildstep.datasets import directory, overlay
 from buildstep.errors import Fault, SpecError
 from buildstep.interfaces import Backend
@@ -61,7 +62,10 @@ def default_location(environ: Mapping[str, str]) -> Path:
 
 
 def detect(environ: Mapping[str, str]) -> str:
-    """The URI of the best pool that this agent can have: overlay, else dir. Changes nothing."""
+    """The URI of the best pool that this agent can have: a dataset that an illumos zone was given; elsewhere
+    overlay, else dir. Changes nothing. Raises DatasetError in a zone that was given none."""
+    if (given := platform.HERE.pool()) is not None:
+        return given
     location = default_location(environ)
     if os.geteuid() != 0:
         return f"dir:{location}/dir"

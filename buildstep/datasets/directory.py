@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from buildstep import process
+from buildstep import platform, process
 from buildstep.errors import CommandFailed, DatasetError
 from buildstep.filelist import Entry, FileList, scan, scan_changed
 from buildstep.fsutil import clone_file
@@ -69,15 +69,7 @@ class DirectoryBackend:
         folder = self._dir.make(ident)
         try:
             process.query(
-                [
-                    "cp",
-                    "-a",
-                    "--reflink=auto",
-                    "--sparse=auto",
-                    "--",
-                    os.fspath(source),
-                    os.fspath(folder / "tree"),
-                ],
+                platform.HERE.copy(source, folder / "tree"),
                 timeout=3600,
                 what=f"copying {kind} {origin}",
             )

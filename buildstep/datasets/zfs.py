@@ -22,13 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from buildstep import process
+from buildstep import platform, process
 from buildstep.datasets.holders import holders, mounts_of
-from buildstep.datasets.zfslib import AlreadyThere, Busy, InUse, Props, Zfs
+from buildstep.datasets.zfslib import AlreadyThere, Busy, InUse, Props, open_zfs
 from buildstep.errors import CommandFailed, DatasetError, SandboxError
 from buildstep.filelist import Entry, FileList, scan, scan_changed
 from buildstep.interfaces import Dataset, Kind
-from buildstep.mounts import MS_RDONLY, mount, unmount
+from buildstep.journal import open_journal
+from buildstep.mounts import LASTING, MS_RDONLY, are_noted, mount, mount_points, unmount
 
 FORMAT = "1"
 STATE = "buildstep"
@@ -78,7 +79,7 @@ class ZfsBackend:
                 f"{location!r} is not the name of a ZFS dataset", hint="such as zfs:zones/agent/data"
             )
         self.dataset = location
-        self._zfs = Zfs()
+        self._zfs = open_zfs()
         self.state = self._open_state()
         self._mounts = self.state / "mnt"
         self._mounts.mkdir(exist_ok=True)
@@ -119,7 +120,7 @@ class ZfsBackend:
             raise DatasetError(f"{name} has the mountpoint {where}", hint=f"zfs inherit mountpoint {name}")
         if _source_at(os.path.realpath(where)) != name:
             # The property says where, so `zfsutil`: the kernel mounts no other dataset by hand.
-            self._mount(name, Path(where), data="zfsutil")
+            self._mount(name, Path(where), data=LASTING)
         return Path(where)
 
     def _mount(self, name: str, where: Path, *, read_only: bool = False, data: str = "") -> None:
@@ -173,8 +174,7 @@ class ZfsBackend:
             "mountpoint": "legacy",
             "atime": 0,
             "sync": 2,
-            # Properties come from the parent and not from the origin: without this, ACLs would be lost.
-            "acltype": 1,
+            **platform.HERE.zfs_props,
             "imgadm:ignore": "true",
             MARK: ident,
             OWNER: f"uid={os.getuid()} pid={os.getpid()}",
@@ -240,13 +240,16 @@ class ZfsBackend:
         name = self._final(kind, ident)
         # A directory of its own: to remove a mount point is to unmount it in every other namespace, too.
         view = self._mounts / f"view-{ident}-{secrets.token_hex(4)}"
-        self._mount(name, view, read_only=True)
-        try:
-            yield view
-        finally:
-            unmount(view)
-            with contextlib.suppress(OSError):
-                view.rmdir()
+        with contextlib.ExitStack() as stack:
+            if not are_noted():  # outside of a build, where nothing else would know of it after a crash
+                stack.enter_context(open_journal(self.state, f"a view of {kind} {ident}"))
+            self._mount(name, view, read_only=True)
+            try:
+                yield view
+            finally:
+                unmount(view)
+                with contextlib.suppress(OSError):
+                    view.rmdir()
 
     # -- destroying ----------------------------------------------------------------------------------
 
@@ -299,7 +302,9 @@ class ZfsBackend:
 
     def _unmount(self, name: str) -> None:
         for point in mounts_of([name, f"{name}@{FINAL}"]):
-            unmount(point)
+            # What a build without a namespace has mounted inside goes first; else there is nothing inside.
+            for inner in mount_points(point) if platform.HERE.mount_commands else [point]:
+                unmount(inner)
 
     def _drop_mount_point(self, ident: str) -> None:
         """Remove the places where a dataset was mounted that is no more."""
@@ -358,19 +363,11 @@ class ZfsBackend:
 def _source_at(point: str) -> str:
     """The source of what is mounted at a path, topmost; empty if nothing is."""
     top = ""
+    if platform.HERE.mount_commands:
+        return next((source for source, where in platform.mount_table()[::-1] if where == point), top)
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
         for row in table:
             fields, _, rest = row.partition(" - ")
             if fields.split(" ")[4] == point:
                 top = rest.split(" ")[1]
     return top
-
-
-def delegated(environ_zone: str = "") -> str | None:
-    """The dataset that this agent was given: zones/<zone>/data, where a zone's administrator has it."""
-    with contextlib.suppress(OSError, CommandFailed, DatasetError):
-        zone = environ_zone or os.uname().nodename
-        zfs = Zfs()
-        name = f"zones/{zone}/data"
-        return name if zfs.exists(name) else None
-    return None

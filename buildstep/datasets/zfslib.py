@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from buildstep import process
+from buildstep import platform, process
 from buildstep.errors import CommandFailed, DatasetError, ToolMissing
 
 Props = Mapping[str, str | int]
@@ -99,7 +99,7 @@ class Zfs:
         if self.complete:
             self._call(f"create {name}", self._lib.lzc_create, name.encode(), props=_encoded(props))
         else:
-            self._command(["zfs", "create", "-u", *_options(props), name])
+            self._command(["zfs", "create", *platform.HERE.zfs_no_mount, *_options(props), name])
 
     def clone(self, name: str, origin: str, props: Props) -> None:
         self._call(f"clone {origin}", self._lib.lzc_clone, name.encode(), origin.encode(), _encoded(props))
@@ -114,7 +114,7 @@ class Zfs:
         if self.complete:
             self._call(f"rename {name} to {new}", self._lib.lzc_rename, name.encode(), new.encode())
         else:
-            self._command(["zfs", "rename", "-u", name, new])
+            self._command(["zfs", "rename", *platform.HERE.zfs_no_mount, name, new])
 
     def set(self, name: str, props: Props) -> None:
         words = [option for option in _options(props) if option != "-o"]
@@ -208,6 +208,41 @@ class Zfs:
                 kind = BadStream
             text = ", ".join(dict.fromkeys(map(_text, inner)))
             raise kind(f"cannot {what}: {text}", hint=_hint(error.errno), retryable=kind is Busy) from error
+
+
+class ZfsCommand(Zfs):
+    """The same calls by the command alone, for a system whose libzfs_core has no binding for Python."""
+
+    def __init__(self) -> None:
+        self.complete = False
+        process.which("zfs", hint="the system's own, in /usr/sbin")
+
+    def exists(self, name: str) -> bool:
+        asked = process.query(["zfs", "list", "-H", "-o", "name", name], ok=(0, 1), what="zfs list")
+        return asked.status == 0
+
+    def holds(self, snapshot: str) -> list[str]:
+        try:
+            rows = self._command(["zfs", "holds", "-H", snapshot]).splitlines()
+        except DatasetError:
+            return []
+        return [row.split("\t")[1] for row in rows]
+
+    def clone(self, name: str, origin: str, props: Props) -> None:
+        self._command(["zfs", "clone", *_options(props), origin, name])
+
+    def send(self, snapshot: str, origin: str | None, fd: int) -> None:
+        argv = ["zfs", "send", *([] if origin is None else ["-i", origin]), snapshot]
+        try:
+            with process.spawn(argv, stdout=fd, what=f"send {snapshot}"):
+                pass
+        except CommandFailed as error:
+            raise DatasetError(error.message, detail=error.detail) from error
+
+
+def open_zfs() -> Zfs:
+    """The way to ZFS that this platform has. Raises ToolMissing."""
+    return Zfs() if platform.HERE.zfs_library else ZfsCommand()
 
 
 def _text(error: Any) -> str:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 from buildstep import compress, process, shipping
+from buildstep import platform as platforms
 from buildstep.doctor import attempts
 from buildstep.doctor.findings import Examination
 from buildstep.doctor.forecast import takes_directly
@@ -45,7 +46,7 @@ def tools(seen: Examination) -> None:
         known = spec is not None and seen.image is not None
         _tool(seen, "mmdebstrap", needed=spec is not None and not known, why="makes Debian base images")
     if seen.packages:
-        for name in ("unshare", "mount", "setpriv", "chroot", "sh"):
+        for name in platforms.HERE.tools:
             _tool(
                 seen,
                 name,
@@ -53,7 +54,7 @@ def tools(seen: Examination) -> None:
                 why="enters the image for its package manager",
                 told=name == "unshare",
             )
-        if process.find("ip") is None:
+        if platforms.HERE.namespaces and process.find("ip") is None:
             what = "is not installed; package scripts then cannot talk to themselves over the network"
             seen.warn("tools", "ip", what, "apt-get install iproute2")
     _codecs(seen)
@@ -91,7 +92,10 @@ def _version(name: str) -> str:
 
 def _rsync_lacks() -> list[str]:
     said = process.query(["rsync", "--version"], ok=range(256), timeout=10.0).stdout
-    return [name for name in ("ACLs", "xattrs") if re.search(rf"\bno {name}\b", said)]
+    asked = [("ACLs", "--acls"), ("xattrs", "--xattrs")]
+    return [
+        name for name, flag in asked if flag in platforms.HERE.rsync and re.search(rf"\bno {name}\b", said)
+    ]
 
 
 def _codecs(seen: Examination) -> None:

@@ -27,12 +27,12 @@ def opened(seen: Examination) -> None:
         if found.level == "error"
     ):
         return  # a build ends before it opens a pool
-    if seen.pool is None:
-        seen.pool = _detected(seen)
     try:
+        if seen.pool is None:
+            seen.pool = _detected(seen)
         seen.backend = backend = datasets.open_pool(seen.pool)
     except BuildstepError as error:
-        seen.error("pool", seen.pool, error)
+        seen.error("pool", seen.pool or "the default", error)
         return
     where = backend.uri
     folder = forecasts.existing(backend.state)

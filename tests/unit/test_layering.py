@@ -13,14 +13,14 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "buildstep"
 
 BASE = """
-    __init__ errors events log process fsutil mounts namespaces
+    __init__ errors events log process platform rootwalk fsutil mounts namespaces
 """
 """L0 may import what is listed before it."""
 
 MODEL = """
     filelist interfaces rules manifestfields manifest template specfields specdoc spec layerkey pooldir journal
     tarfmt tarread compress decompress zstream native readpass proxies loans leftovers outputs ociconfig record
-    config excludes statlines protoscan protowhy compare makestate agents eventlog resolution buildlog platform
+    config excludes statlines protoscan protowhy compare makestate agents eventlog resolution buildlog
 """
 """L1 may import L0 and itself, without a circle."""
 

@@ -1,104 +1,259 @@
-"""illumos as far as it can be seen from here: the commands, their order, and what is undone when one fails."""
+"""illumos piece by piece: its commands, its table of mounts, what is undone when one fails, and what it is.
+
+A whole build is in tests/integration/test_illumos.py. The tools here only record.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from buildstep import platform
+from buildstep import datasets, journal, mounts, platform, process, sandbox
+from buildstep.datasets import zfslib
+from buildstep.datasets.directory import DirectoryBackend
 from buildstep.errors import DatasetError, SandboxError
+from buildstep.events import Bus
 from buildstep.fsutil import Root
+from buildstep.interfaces import Kind
+
+FOLDERS = ("dev", "lib", "proc", "sbin", "usr")
 
 FAKE = """#!/bin/sh
 echo "${0##*/} $*" >>"$LOG"
-case "${0##*/} $*" in "$FAIL"*) echo "no such thing" >&2; exit 33;; esac
-[ "${0##*/}" = zonename ] && echo "$ZONE"
+case "${0##*/} $*" in "$FAIL"*) echo "no such thing" >&2; exit 1;; esac
+for last; do :; done
+case ${0##*/} in
+  mount) printf 'source\\t%s\\tlofs\\tro\\t0\\n' "$last" >>"$TABLE" ;;
+  umount) grep -v "	$last	" "$TABLE" >"$TABLE.new"; mv "$TABLE.new" "$TABLE" ;;
+  zonename) echo "$ZONE" ;;
+esac
 exit 0
 """
 
 
 @pytest.fixture
-def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """mount, umount and zonename that only write down how they were called."""
-    folder = tmp_path / "tools"
-    folder.mkdir()
-    log = tmp_path / "log"
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """illumos with mount, umount, zonename and zfs that write down how they were called."""
+    (tmp_path / "tools").mkdir()
+    table, log = tmp_path / "mnttab", tmp_path / "log"
+    table.touch()
     log.touch()
-    for name in ("mount", "umount", "zonename"):
-        (folder / name).write_text(
-            FAKE.replace("$LOG", str(log)).replace("$FAIL", "none").replace("$ZONE", "agent-1")
-        )
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    monkeypatch.setattr(platform, "HERE", platform.ILLUMOS)
+    monkeypatch.setattr(platform, "MNTTAB", table)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'tools'}:/usr/bin:/bin")
+    failing(log, "none")
     return log
 
 
-def failing(tools: Path, command: str) -> None:
-    for name in ("mount", "umount"):
-        path = tools.parent / "tools" / name
-        path.write_text(FAKE.replace("$LOG", str(tools)).replace("$FAIL", command))
+def failing(log: Path, command: str, zone: str = "agent-1") -> None:
+    """Tools of which one refuses: the call that starts so."""
+    text = FAKE.replace("$LOG", str(log)).replace("$TABLE", str(log.parent / "mnttab"))
+    for name in ("mount", "umount", "zonename", "zfs"):
+        path = log.parent / "tools" / name
+        path.write_text(text.replace("$FAIL", command).replace("$ZONE", zone))
+        path.chmod(0o755)
 
 
-def test_loopbacks_in_order_and_back(tools: Path, tmp_path: Path) -> None:
+def called(log: Path) -> list[str]:
+    return log.read_text().splitlines()
+
+
+# -- mounts -----------------------------------------------------------------------------------------------
+
+
+def test_loopbacks_in_order_and_back(log: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "usr").mkdir(parents=True)
     noted: list[Path] = []
-    with platform.loopback_mounts(Root(root), platform.ILLUMOS.loopbacks, note=noted.append):
-        assert sorted(os.listdir(root)) == ["dev", "lib", "proc", "sbin", "usr"]
-    assert tools.read_text().splitlines() == [
-        *(f"mount -F lofs -r /{name} {root}/{name}" for name in ("dev", "lib", "proc", "sbin", "usr")),
-        *(f"umount {root}/{name}" for name in ("usr", "sbin", "proc", "lib", "dev")),
+    with (
+        mounts.noted(noted.append),
+        sandbox.enter(root, bus=Bus(), environ={}, resolver=False) as inside,
+    ):
+        assert sorted(os.listdir(root)) == list(FOLDERS)
+        argv = inside.wrapped(["/opt/local/sbin/pkg_add", "x"], network=True)
+    assert called(log) == [
+        *(f"mount -F lofs -r /{name} {root}/{name}" for name in FOLDERS),
+        *(f"umount {root}/{name}" for name in reversed(FOLDERS)),
     ]
-    assert noted == [root / name for name in ("dev", "lib", "proc", "sbin", "usr")]
+    assert noted == [root / name for name in FOLDERS]
     assert os.listdir(root) == ["usr"]  # what was there before stays, what was made for the mounts goes
+    chroot = process.which("chroot")
+    assert argv == [
+        "ctrun", "-l", "child", "-o", "noorphan", chroot, str(root), "/opt/local/sbin/pkg_add", "x",
+    ]  # fmt: skip
 
 
-def test_one_that_fails_undoes_the_others(tools: Path, tmp_path: Path) -> None:
+def test_one_that_fails_undoes_the_others(log: Path, tmp_path: Path) -> None:
     """The original leaves four mounts behind, and the clone busy (D4)."""
     root = tmp_path / "root"
     root.mkdir()
-    failing(tools, "mount -F lofs -r /proc")
-    mounts = platform.loopback_mounts(Root(root), platform.ILLUMOS.loopbacks)
-    with pytest.raises(SandboxError, match="mounting /proc") as caught, mounts:
+    failing(log, "mount -F lofs -r /proc")
+    entering = sandbox.enter(root, bus=Bus(), environ={}, resolver=False)
+    with pytest.raises(SandboxError, match="mounting /proc") as caught, entering:
         pytest.fail("the block must not be entered")
     assert "no such thing" in caught.value.detail
-    assert tools.read_text().splitlines()[3:] == [f"umount {root}/lib", f"umount {root}/dev"]
+    assert called(log)[3:] == [f"umount {root}/lib", f"umount {root}/dev"]
     assert os.listdir(root) == []
 
 
-def test_link_in_the_image_leads_nowhere_else(tools: Path, tmp_path: Path) -> None:
+def test_link_in_the_image_leads_nowhere_else(log: Path, tmp_path: Path) -> None:
     """D16: a link planted in the base image must not choose where the agent mounts."""
     root = tmp_path / "root"
-    (root / "system").mkdir(parents=True)
-    (root / "usr").symlink_to("/system")
-    with platform.loopback_mounts(Root(root), ["/usr"]):
-        pass
-    assert tools.read_text().splitlines()[0] == f"mount -F lofs -r /usr {root}/system"
+    root.mkdir()
+    (root / "usr").symlink_to("/etc")
+    entering = sandbox.enter(root, bus=Bus(), environ={}, resolver=False)
+    with pytest.raises(SandboxError, match="/usr in the image cannot be mounted on"), entering:
+        pytest.fail("the block must not be entered")
+    assert called(log) == []  # all are looked at before the first mount
 
 
-def test_busy_mount_is_forced(tools: Path) -> None:
-    failing(tools, "umount /x")
-    platform.unmount(Path("/x"))
-    assert tools.read_text().splitlines() == ["umount /x", "umount -f /x"]
+def test_busy_mount_is_forced(log: Path, tmp_path: Path) -> None:
+    (tmp_path / "mnttab").write_text("a\t/x y\tlofs\tro\t0\n")
+    failing(log, "umount /x y")
+    mounts.unmount("/x y")
+    assert called(log) == ["umount /x y", "umount -f /x y"]
+    assert mounts.mount_points("/") == []
 
 
-def test_dataset(tools: Path) -> None:
-    platform.mount_dataset("zones/a/data/x", Path("/m"))
-    platform.mount_dataset("zones/a/data/x@final", Path("/m"), read_only=True)
-    assert tools.read_text().splitlines() == [
-        "mount -F zfs zones/a/data/x /m",
-        "mount -F zfs -r zones/a/data/x@final /m",
+def test_what_is_not_mounted_is_left_alone(log: Path) -> None:
+    mounts.unmount("/nowhere")
+    assert called(log) == []
+
+
+def test_kinds_of_mounts(log: Path, tmp_path: Path) -> None:
+    noted: list[Path] = []
+    with mounts.noted(noted.append):
+        mounts.mount("zones/a/x", "/m", "zfs")
+        mounts.mount("zones/a/x@final", "/n", "zfs", mounts.MS_RDONLY)
+        mounts.mount("zones/a/state", "/s", "zfs", data=mounts.LASTING)
+        with mounts.bind(tmp_path, "/b"):
+            pass
+    assert called(log) == [
+        "mount -F zfs zones/a/x /m",
+        "mount -F zfs -r zones/a/x@final /n",
+        "zfs mount zones/a/state",
+        f"mount -F lofs {tmp_path} /b",
+        "umount /b",
     ]
+    assert noted == [Path("/m"), Path("/n"), Path("/b")]  # what is to stay is nothing to undo
 
 
-def test_zone(tools: Path) -> None:
-    assert platform.delegated_dataset(platform.zone_name()) == "zones/agent-1/data"
-    path = tools.parent / "tools/zonename"
-    path.write_text(path.read_text().replace("agent-1", "global"))
+def test_table_of_mounts(log: Path, tmp_path: Path) -> None:
+    rows = ["zones/a\t/a\tzfs\trw\t1", "/usr\t/a/b c/usr\tlofs\tro\t2", "swap\t/ab\ttmpfs\trw\t3"]
+    (tmp_path / "mnttab").write_text("\n".join(rows) + "\n")
+    assert mounts.mount_points("/a") == ["/a/b c/usr", "/a"]
+    assert platform.mount_table()[2] == ("swap", "/ab")
+
+
+def test_on_linux_no_mount_is_noted() -> None:
+    noted: list[Path] = []
+    with mounts.noted(noted.append):
+        assert mounts.are_noted()
+        assert mounts._notes == []
+
+
+# -- the journal --------------------------------------------------------------------------------------------
+
+
+def test_heal_undoes_the_mounts_of_the_dead(log: Path, tmp_path: Path) -> None:
+    pool = DirectoryBackend(str(tmp_path / "pool"))
+    tree = pool.create("x").path
+    ours, others = tree / "usr", tmp_path / "elsewhere"
+    (tmp_path / "pool/state/journal").mkdir(parents=True)
+    (tmp_path / "pool/state/journal/dead.jsonl").write_text(
+        "".join(json.dumps({"acquire": "mount", "path": str(path)}) + "\n" for path in (others, tree, ours))
+    )
+    (tmp_path / "mnttab").write_text(f"a\t{others}\tlofs\t\t0\nb\t{tree}\tzfs\t\t0\nc\t{ours}\tlofs\t\t0\n")
+    left = journal.leftovers(pool)
+    assert ("dead", "mount", str(ours)) in left
+    healed = journal.heal(pool)
+    assert [(row.kind, row.name, row.removed) for row in healed if row.kind == "mount"] == [
+        ("mount", str(ours), True), ("mount", str(tree), True),
+    ]  # fmt: skip
+    assert called(log) == [f"umount {ours}", f"umount {tree}"]  # what is outside of the pool was not ours
+    assert journal.heal(pool) == []
+
+
+def test_a_mount_that_cannot_be_undone_stays_in_the_journal(log: Path, tmp_path: Path) -> None:
+    pool = DirectoryBackend(str(tmp_path / "pool"))
+    tree = pool.create("x").path
+    folder = tmp_path / "pool/state/journal"
+    folder.mkdir(parents=True)
+    (folder / "dead.jsonl").write_text(json.dumps({"acquire": "mount", "path": str(tree)}) + "\n")
+    (tmp_path / "mnttab").write_text(f"b\t{tree}\tzfs\t\t0\n")
+    failing(log, "umount")
+    told = [row for row in journal.heal(pool) if row.kind == "mount"]
+    assert [(row.removed, "unmounting" in row.problem) for row in told] == [(False, True)]
+    assert [path.name for path in folder.iterdir()] == ["dead.jsonl"]
+
+
+def test_a_build_writes_its_mounts_down_before_it_makes_them(log: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    target = state / "mnt/x"
+    failing(log, "mount")
+    with journal.open_journal(state, "a test") as opened:
+        with pytest.raises(SandboxError):
+            mounts.mount("zones/a/x", target, "zfs")
+        rows = [json.loads(row) for row in opened.path.read_text().splitlines()]
+        assert rows[1:] == [{"acquire": "mount", "path": str(target)}]
+
+
+# -- datasets -------------------------------------------------------------------------------------------------
+
+
+def test_zone(log: Path) -> None:
+    assert datasets.detect({}) == "zfs:zones/agent-1/data"
+    assert called(log) == ["zonename ", "zfs list -H -o name zones/agent-1/data"]
+    failing(log, "zfs list")
+    with pytest.raises(DatasetError, match="zones/agent-1/data") as caught:
+        datasets.detect({})
+    assert "--pool" in caught.value.hint
+    failing(log, "none", zone="global")
     with pytest.raises(DatasetError, match="global zone"):
-        platform.zone_name()
+        datasets.detect({})
+
+
+def test_zfs_by_command_alone(log: Path) -> None:
+    zfs = zfslib.open_zfs()
+    assert isinstance(zfs, zfslib.ZfsCommand)
+    zfs.create("z/a", {"mountpoint": "legacy", "atime": 0})
+    zfs.clone("z/b", "z/a@final", {"sync": 2})
+    zfs.snapshot("z/b@final")
+    zfs.rename("z/b", "z/c")
+    with open(os.devnull, "wb") as nothing:
+        zfs.send("z/c@final", "z/a@final", nothing.fileno())
+    assert called(log) == [
+        "zfs create -o mountpoint=legacy -o atime=off z/a",  # illumos has no -u
+        "zfs clone -o sync=disabled z/a@final z/b",
+        "zfs snapshot z/b@final",
+        "zfs rename z/b z/c",
+        "zfs send -i z/a@final z/c@final",
+    ]
+    failing(log, "zfs")
+    with pytest.raises(DatasetError, match="no such thing"):
+        zfs.clone("z/b", "z/a@final", {})
+    assert not zfs.holds("z/a@final")
+    with open(os.devnull, "wb") as nothing, pytest.raises(DatasetError):
+        zfs.send("z/c@final", None, nothing.fileno())
+
+
+def test_copies_without_gnu_cp(log: Path, tmp_path: Path) -> None:
+    pool = DirectoryBackend(str(tmp_path / "pool"))
+    made = pool.create("one")
+    (made.path / "sub").mkdir()
+    (made.path / "sub/file").write_text("content")
+    os.link(made.path / "sub/file", made.path / "same")
+    pool.snapshot(made, Kind.LAYER, "kept")
+    copy = pool.clone(Kind.LAYER, "kept", "two").path
+    assert (copy / "sub/file").read_text() == "content"
+    assert (copy / "same").stat().st_nlink == 2
+
+
+# -- what this host is ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -122,4 +277,50 @@ def test_stamp(version: str, stamp: str | None) -> None:
 def test_linux_has_no_stamp() -> None:
     uname = os.uname_result(("Linux", "host", "6.1", "joyent_20210826T002459Z", "x86_64"))
     assert platform.min_platform(uname) == {}
-    assert platform.here() is platform.LINUX
+    assert platform.HERE is platform.LINUX
+
+
+def test_linux_calls_what_it_called_before() -> None:
+    here = platform.LINUX
+    assert (*here.rsync,) == (
+        "-rlptD", "--hard-links", "--sparse", "--numeric-ids", "--xattrs", "--acls",
+    )  # fmt: skip
+    assert here.copy(Path("/a"), Path("/b")) == [
+        "cp",
+        "-a",
+        "--reflink=auto",
+        "--sparse=auto",
+        "--",
+        "/a",
+        "/b",
+    ]
+    assert (here.namespaces, here.openat2, here.mount_commands, here.pool()) == (True, True, False, None)
+
+
+def test_calls_that_python_has_on_linux_only(tmp_path: Path) -> None:
+    module = SimpleNamespace(getxattr=len)
+    platform.complete(module)
+    assert module.getxattr is len  # what is there stays
+    assert module.listxattr(b"/x", follow_symlinks=False) == []
+    with pytest.raises(OSError, match="not supported"):
+        module.setxattr(b"/x", b"user.a", b"b")
+    with pytest.raises(OSError, match="not implemented"):
+        module.copy_file_range(0, 1, 2)
+    fd = module.memfd_create("listing")
+    with os.fdopen(fd, "w+b") as file:
+        file.write(b"content")
+        file.seek(0)
+        assert file.read() == b"content"
+        assert os.fstat(fd).st_nlink == 0
+
+
+def test_root_does_without_openat2(log: Path, tmp_path: Path) -> None:
+    (tmp_path / "r/sub").mkdir(parents=True)
+    (tmp_path / "r/.hidden").write_text("x")
+    (tmp_path / "r/out").symlink_to("/../../sub")
+    root = Root(tmp_path / "r")
+    assert (root.real("/out"), root.real("/.hidden"), root.real("/"), root.real("/no")) == (
+        "/sub", "/.hidden", "/", None,
+    )  # fmt: skip
+    assert root.is_dir("/out")
+    assert not root.is_program("/.hidden")
