@@ -20,7 +20,7 @@ from typing import Any
 from buildstep.fsutil import read_json, write_json
 from buildstep.layerkey import difference
 
-FORMAT = 2
+FORMAT = 3
 
 
 def stamp(path: Path) -> list[int]:

@@ -304,6 +304,8 @@ class Blob:
     diff_id: str
     media_type: str
     comment: str = ""
+    new: bool = field(default=False, compare=False)
+    """Whether this process wrote it, and so knows its digest of what it wrote."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,9 +5,12 @@ one or two layers around it are made again, and a registry is sent only those.
 
     state/blobs/NAME         a compressed layer; NAME is the digest of its key
     state/blobs/NAME.json    its digests, what it cost, and what lstat said of it; written last
+    state/blobs/NAME.parts   the parts it is made of, for the next one to take from
     state/blobs/NAME.shape   empty: there has been a layer of these names, sizes and modes
+    state/blobs/NAME.last    the layers that the last build of the same outputs had, a name a line
 
-A layer whose file was touched since it was written is hashed again before it is used; whatever happens to
+A layer whose file was touched since it was written, or that was written before the machine was started last
+(it is not forced onto the disk), is hashed again before it is used; whatever happens to
 it later, an archive is only shipped when the layers in it have their digests. While a build uses a layer
 its file is locked (shared), so that nobody prunes it.
 """
@@ -19,26 +22,30 @@ import fcntl
 import hashlib
 import marshal
 import os
+import re
 import secrets
-import sys
 import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
 
+from buildstep import layerparts
 from buildstep.artifacts import stamp
 from buildstep.compress import Codec
 from buildstep.emitters.oci import write_layer
 from buildstep.events import Bus
-from buildstep.filelist import Changes, Entry, FileList, hash_entries, line
-from buildstep.fsutil import lock, read_json, sha256_file, write_json
+from buildstep.filelist import Changes, Entry, FileList, hash_entries
+from buildstep.fsutil import atomic_write, lock, read_json, sha256_file, write_json
 from buildstep.interfaces import Blob
 from buildstep.journal import Journal
+from buildstep.layerparts import OldParts, PartLost, told
+from buildstep.parts import Stream
+from buildstep.pooldir import boot_id
 from buildstep.readpass import with_parents
 
-FORMAT = 2
+FORMAT = 3
 """Of what decides the bytes of a layer besides its entries and the codec."""
 
 LAYER_TARGET = 48 << 20
@@ -52,7 +59,10 @@ class BlobStore:
     """The compressed layers of a pool, for one build. fresh: nothing that was there before is used,
     except for the base image's, which is part of the image store."""
 
-    def __init__(self, state: Path, codec: Codec, *, bus: Bus, journal: Journal, fresh: bool = False) -> None:
+    def __init__(
+        self, state: Path, codec: Codec, *, slot: str, bus: Bus, journal: Journal, fresh: bool = False
+    ) -> None:
+        """slot: what the outputs are called; their last build's layers are the likeliest to be like these."""
         self._folder = state / "blobs"
         self._locks = state / "locks"
         self._codec = codec
@@ -60,6 +70,9 @@ class BlobStore:
         self._journal = journal
         self._fresh = fresh
         self._held = contextlib.ExitStack()
+        self._slot = self._folder / f"{_name(slot)}.last"
+        self._used: list[str] = []
+        self._old: OldParts | None = None
         self.saved = 0.0
         self._folder.mkdir(parents=True, exist_ok=True)
 
@@ -69,23 +82,45 @@ class BlobStore:
     def __exit__(self, *_error: object) -> None:
         self._held.close()
 
+    def remember(self) -> None:
+        """Note which layers this build had, once it is done."""
+        with atomic_write(self._slot, durable=False) as stream:
+            stream.write("\n".join(self._used).encode())
+
+    @property
+    def _parts(self) -> OldParts:
+        """What may be taken from the layers of the last build."""
+        if self._old is None:
+            names: list[str] = []
+            with contextlib.suppress(OSError):
+                names = [] if self._fresh else self._slot.read_text().split()
+            paths = [self._folder / name for name in names if re.fullmatch("[0-9a-f]{64}", name)]
+            self._old = OldParts([(path, _parts_of(path)) for path in paths], self._codec)
+            self._held.callback(self._old.close)
+        return self._old
+
     def find(self, key: str, comment: str) -> Blob | None:
         """The layer of this key, if it is there whole; it stays there until the store is closed."""
-        path = self._folder / _name(key)
+        return self.again(_name(key), comment)
+
+    def again(self, name: str, comment: str) -> Blob | None:
+        """The same for a layer whose file has this name."""
+        path = self._folder / name
         record = _record_of(path)
         try:
             found = read_json(record)
             if not self._hold(path):
                 return None
-            if found["stamp"] != stamp(path)[1:]:
+            if (found["stamp"], found["boot"]) != (stamp(path)[1:], boot_id()):
                 if problem := damage(path, found):
                     self._bus.note(
                         f"{comment}: the stored layer is {problem}; it is made again", level="warning"
                     )
                     return None
-                write_json(record, {**found, "stamp": stamp(path)[1:]}, durable=False)
+                write_json(record, {**found, "stamp": stamp(path)[1:], "boot": boot_id()}, durable=False)
             os.utime(record)
             self.saved += found["seconds"]
+            self._used.append(path.name)
             return Blob(
                 path=path, digest=found["digest"], size=found["size"], diff_id=found["diff_id"],
                 media_type=found["media_type"], comment=comment,
@@ -130,35 +165,53 @@ class BlobStore:
         """The layer of exactly these entries. Those that are not hashed yet are read while it is made,
         or before, where there has been a layer that looked the same."""
         entries = with_parents(changes, tree)
-        if not self._fresh and not _hashed(entries) and self._shape(entries, changes, epoch).exists():
+        whole = Changes(tuple(entries), changes.removed)
+        hashed = _hashed(entries)
+        if not self._fresh and not hashed and self._shape(entries, changes, epoch).exists():
             self._bus.count("bytes_hashed", hash_entries(root, entries))
-        if not _hashed(entries):
-            # The key is only known when the content has been read: one read makes both.
-            key = f"new {secrets.token_hex(16)}"
-            begin = time.monotonic()
-            blob = self._make(key, root, changes, tree, epoch=epoch, comment=comment, keep=False)
-            blob = self._keep(blob, self._digest(entries, changes, epoch), seconds=time.monotonic() - begin)
-        else:
-            key = self._digest(entries, changes, epoch)
-            found = None if self._fresh else self.find(key, comment)
-            if found is not None:
+            hashed = True
+        rows: list[bytes] = []
+        key = f"new {secrets.token_hex(16)}"  # it is only known when the content has been read
+        if hashed:
+            rows = [told(entry, epoch) for entry in entries]
+            key = self._digest(rows, changes)
+            if not self._fresh and (found := self.find(key, comment)) is not None:
                 self._bus.count("layers_reused")
                 return found
-            blob = self._make(key, root, changes, tree, epoch=epoch, comment=comment)
+        path = self._folder / _name(key)
+        self._journal.outputs(path)
+        begin = time.monotonic()
+        blob, stream = self._write(path, root, whole, rows, epoch=epoch, comment=comment)
+        if not hashed:
+            rows = [told(entry, epoch) for entry in entries]
+            key = self._digest(rows, changes)
+        blob = self._keep(blob, key, seconds=time.monotonic() - begin)
         with contextlib.suppress(OSError):
             self._shape(entries, changes, epoch).touch()
+            if not changes.removed:
+                layerparts.save(_parts_of(blob.path), layerparts.table(stream, entries, rows, blob.path))
         return blob
 
-    def _digest(self, entries: Iterable[Entry], changes: Changes, epoch: int | None) -> str:
+    def _write(
+        self, path: Path, root: Path, whole: Changes, rows: Sequence[bytes], *, epoch: int | None,
+        comment: str,
+    ) -> tuple[Blob, Stream]:  # fmt: skip
+        """A layer with the parts that are there, or, if they are not what they seemed, without."""
+        self._bus.count("layers_made")
+        for old in (self._parts if rows else None, None):
+            with contextlib.suppress(PartLost):
+                return write_layer(
+                    root, whole, path, codec=self._codec, epoch=epoch, bus=self._bus, comment=comment,
+                    durable=False, old=old, rows=rows,
+                )  # fmt: skip
+            self._bus.note(f"{comment}: a stored layer is damaged; nothing is taken from it", level="warning")
+        raise AssertionError("without old parts none can be lost")
+
+    def _digest(self, rows: Iterable[bytes], changes: Changes) -> str:
         """A digest over all that decides a layer's bytes."""
         state = hashlib.sha256(f"content {FORMAT} {self._codec.ident}\n".encode())
         for path in changes.removed:
             state.update(b"gone %s\0" % path)
-        limit = sys.maxsize if epoch is None else epoch
-        rows = [
-            b"%d %s" % (min(entry.mtime // 1_000_000_000, limit), entry.text or line(entry))
-            for entry in entries
-        ]
         state.update(b"".join(rows))
         return state.hexdigest()
 
@@ -177,17 +230,17 @@ class BlobStore:
         return self._folder / f"{hashlib.sha256(data).hexdigest()}.shape"
 
     def _make(
-        self, key: str, root: Path, changes: Changes, tree: FileList, *, epoch: int | None, comment: str,
-        keep: bool = True,
-    ) -> Blob:  # fmt: skip
+        self, key: str, root: Path, changes: Changes, tree: FileList, *, epoch: int | None, comment: str
+    ) -> Blob:
         path = self._folder / _name(key)
         self._journal.outputs(path)
         begin = time.monotonic()
-        blob = write_layer(
-            root, changes, path, codec=self._codec, epoch=epoch, bus=self._bus, tree=tree, comment=comment
-        )
+        blob, _ = write_layer(
+            root, changes, path, codec=self._codec, epoch=epoch, bus=self._bus, tree=tree, comment=comment,
+            durable=False,
+        )  # fmt: skip
         self._bus.count("layers_made")
-        return self._keep(blob, key, seconds=time.monotonic() - begin) if keep else blob
+        return self._keep(blob, key, seconds=time.monotonic() - begin)
 
     def _keep(self, blob: Blob, key: str, *, seconds: float) -> Blob:
         path = self._folder / _name(key)
@@ -196,8 +249,10 @@ class BlobStore:
         self._hold(path)
         record = {
             **asdict(blob), "path": os.fspath(path), "key": key, "seconds": seconds, "stamp": stamp(path)[1:],
+            "boot": boot_id(),
         }  # fmt: skip
         write_json(_record_of(path), record, durable=False)
+        self._used.append(path.name)
         return replace(blob, path=path)
 
     def drop_damaged(self, blobs: Iterable[Blob]) -> None:
@@ -205,12 +260,26 @@ class BlobStore:
         for blob in blobs:
             with contextlib.suppress(OSError):
                 if blob.path.parent == self._folder and sha256_file(blob.path) != blob.digest:
-                    _record_of(blob.path).unlink(missing_ok=True)
-                    blob.path.unlink(missing_ok=True)
+                    remove(blob.path)
 
 
 def _record_of(path: Path) -> Path:
     return path.with_name(path.name + ".json")
+
+
+def _parts_of(path: Path) -> Path:
+    return path.with_name(path.name + ".parts")
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """A stored layer's file after those that tell of it; not every one is there."""
+    return _record_of(path), _parts_of(path), path
+
+
+def remove(path: Path) -> None:
+    """Remove a stored layer, and what is written down of it first."""
+    for item in files_of(path):
+        item.unlink(missing_ok=True)
 
 
 def damage(path: Path, record: dict[str, Any]) -> str:
@@ -235,49 +304,61 @@ def _name(key: str) -> str:
 
 
 def segments(changes: Changes) -> list[Changes]:
-    """A layer cut into several where it is large: files, with what is removed in the first, and at last
-    the directories. One for all where it is not.
-
-    A cut comes before a path whose name's hash says so, in proportion to what was added since: the same
-    paths are cut in nearly the same places whatever changed elsewhere. Hard links stay with their first.
-    Directories come last, alone, because their times move with whatever happens in them.
+    """A layer cut into several where it is large: what is removed, files, and at last the directories. One
+    for all where it is not. Directories are alone because their times move with whatever happens in them.
     """
-    # What has no content of its own costs what a file costs beside it.
-    weights = [
-        entry.size + _PER_FILE if entry.kind == "f" and not entry.first else _PER_FILE
-        for entry in changes.entries
-    ]
-    total = sum(weights)
-    if total < 2 * LAYER_TARGET:
+    entries = changes.entries
+    leaders = {entry.first for entry in entries if entry.first}
+    places = {entry.path: number for number, entry in enumerate(entries) if entry.path in leaders}
+    parts = cut(
+        [entry.path for entry in entries],
+        [-1 if entry.kind == "d" else entry.size if not entry.first else 0 for entry in entries],
+        {number: places[entry.first] for number, entry in enumerate(entries) if entry.first in places},
+    )
+    if not parts:
         return [changes]
+    removed = [Changes((), changes.removed)] if changes.removed else []
+    files = [Changes(tuple(entries[number] for number in part), ()) for part in parts]
+    folders = tuple(entry for entry in entries if entry.kind == "d")
+    return [*removed, *files, Changes(folders, ())]
+
+
+def cut(paths: Sequence[bytes], sizes: Sequence[int], followers: Mapping[int, int]) -> list[list[int]]:
+    """The files of a large layer in groups, as places in `paths`; none where it is not large.
+
+    sizes: in bytes, -1 of a directory, which is in no group; followers: of later members of hard-link groups
+    the first, with whom they stay. A cut comes before a path whose name's hash says so, in proportion to
+    what was added since: the same paths are cut in nearly the same places whatever changed elsewhere.
+    """
+    total = sum(sizes) + len(sizes) * _PER_FILE
+    if total < 2 * LAYER_TARGET:
+        return []
     # Powers of two: growing a little does not move every cut.
     target = LAYER_TARGET
     while total > 24 * target:
         target *= 2
-    linked = {entry.first for entry in changes.entries if entry.first}
-    parts: list[list[Entry]] = [[]]
-    where: dict[bytes, list[Entry]] = {}
-    size, part = 0, parts[0]
-    for entry, weight in zip(changes.entries, weights, strict=True):
-        if entry.kind == "d":
+    scale, least, most = 0xFFFFFFFF / target, target // 4, 3 * target
+    part: list[int] = []
+    parts = [part]
+    leaders = set(followers.values())
+    where: dict[int, list[int]] = {}
+    have = 0
+    for number, size in enumerate(sizes):
+        if size < 0:
             continue
-        if entry.first and entry.first in where:
-            where[entry.first].append(entry)
+        if number in followers and followers[number] in where:
+            where[followers[number]].append(number)
             continue
-        if size and (
-            size + weight > 3 * target
-            or (size > target // 4 and zlib.crc32(entry.path) < weight * 0xFFFFFFFF // target)
-        ):
+        weight = size + _PER_FILE
+        if have and (have + weight > most or (have > least and zlib.crc32(paths[number]) < weight * scale)):
             part = []
             parts.append(part)
-            size = 0
-        part.append(entry)
-        if entry.path in linked:
-            where[entry.path] = part
-        size += weight
-    removed: Sequence[tuple[bytes, ...]] = [changes.removed, *([()] * (len(parts) - 1))]
-    files = [Changes(tuple(part), gone) for part, gone in zip(parts, removed, strict=True)]
-    return [*files, Changes(tuple(entry for entry in changes.entries if entry.kind == "d"), ())]
+            have = 0
+        part.append(number)
+        if number in leaders:
+            where[number] = part
+        have += weight
+    return parts
 
 
 def timeless(tree: FileList) -> FileList:

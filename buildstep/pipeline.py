@@ -156,6 +156,9 @@ def _run(build: Build, journal: Journal, log: BuildLog) -> BuildResult:
         shipment.proto["changed"] = explain(build.plan.proto)[:50]
         log.ship(outputs)
         result = shipping.ship(shipment, written, recorder, outputs, build.bus)
+        if build.blobs is not None and spec.cache:
+            with tell_only(build.bus, "noting the layers"):
+                build.blobs.remember()
     if spec.cache:
         _remember(build, image, result, journal)
     return result
@@ -174,7 +177,14 @@ def _import(build: Build, journal: Journal, stack: contextlib.ExitStack) -> Imag
         if "oci" in spec.formats:
             codec = compress.codec(shipping.codec_of(spec, "oci"))
             build.blobs = stack.enter_context(
-                BlobStore(build.backend.state, codec, bus=build.bus, journal=journal, fresh=not spec.cache)
+                BlobStore(
+                    build.backend.state,
+                    codec,
+                    slot=os.fspath(spec.output_dir / spec.basename),
+                    bus=build.bus,
+                    journal=journal,
+                    fresh=not spec.cache,
+                )
             )
             if len(build.below) > 1:
                 with build.backend.tree(Kind.IMAGE, image.uuid) as tree:
@@ -305,10 +315,11 @@ def _note_proto(build: Build) -> bool:
     if proto.unchanged:
         index.touch()
         return True
-    entries = proto.entries
-    if any(entry.kind == "f" and not entry.sha256 and not entry.first for entry in entries.values()):
+    fresh = proto.fresh_entries
+    if any(entry.kind == "f" and not entry.sha256 and not entry.first for entry in fresh.values()):
         return False
-    _spread(entries)
+    if any(entry.first for entry in fresh.values()):
+        _spread(proto.entries)
     keys.proto_digest(spec, proto)
     index.save(proto, proto.noted)
     return True

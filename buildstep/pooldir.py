@@ -157,3 +157,11 @@ def _remove_unless_locked(path: Path) -> None:
         fd = take_lock(path, wait=False)
         path.unlink(missing_ok=True)
         os.close(fd)
+
+
+def boot_id() -> str:
+    """What tells one start of the machine from another; empty where nothing does."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

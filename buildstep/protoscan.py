@@ -83,6 +83,7 @@ class ProtoScan:
     exclude: Exclude | None = None
     told: tuple[int, list[tuple[str, str]]] | None = None
     _entries: FileList | None = None
+    _fresh: FileList | None = None
     _inodes: dict[bytes, tuple[int, int]] | None = None
     _totals: tuple[int, int] | None = None
 
@@ -142,6 +143,7 @@ class ProtoScan:
         """
         if self._entries is None:
             prefix = self.top + b"/"
+            fresh = self.fresh_entries
             found = {
                 path: Entry(
                     path, kind, mode, uid, gid, size if kind == "f" else 0, sha256, target, rdev, xattrs, b"",
@@ -150,12 +152,23 @@ class ProtoScan:
                 for path, (_, _, kind, mode, uid, gid, size, mtime, sha256, target, rdev, xattrs)
                 in self.held.items()
             }  # fmt: skip
-            for path, line in self.fresh.items():
-                found[path] = _entry(path, prefix + path, statlines.parse(line))
+            found |= fresh
             if self.inodes:
                 link_groups(found, self.inodes)
             self._entries = found
         return self._entries
+
+    @property
+    def fresh_entries(self) -> FileList:
+        """Of `entries` those that the index does not have, or not as they are."""
+        if self._fresh is None:
+            prefix = self.top + b"/"
+            found = {p: _entry(p, prefix + p, statlines.parse(line)) for p, line in self.fresh.items()}
+            linked = {path: inode for path, inode in self.inodes.items() if path in found}
+            if linked:
+                link_groups(found, linked)
+            self._fresh = found
+        return self._fresh
 
 
 def _entry(path: bytes, full: bytes, seen: Seen) -> Entry:
@@ -225,7 +238,7 @@ class StatIndex:
         A few changes are added to the file's end; many, or the first time, write it anew.
         """
         limit = scan.begun - _GRAIN_NS
-        entries = scan.entries if scan.fresh else {}
+        entries = scan.fresh_entries
         fresh: dict[bytes, KnownEntry | None] = {}
         young = False
         for path, line in scan.fresh.items():
@@ -344,9 +357,9 @@ def read_few(scan: ProtoScan) -> bool:
         return True
     if scan.unread > FEW_FILES or scan.unread_size > FEW_BYTES:
         return False
-    entries = scan.entries
+    entries = scan.fresh_entries
     try:
-        scan.read += hash_entries(b"", [entries[path] for path in scan.fresh])
+        scan.read += hash_entries(b"", entries.values())
     except OSError:  # it went, or may not be read: the build will say so
         return False
     spread_digests(entries)
@@ -368,17 +381,43 @@ def digest(scan: ProtoScan, *, owners: bool, epoch: int | None) -> str:
     tells of it, None for no limit. Every file must have been read.
     """
     name = f"digest {owners} {epoch}"
-    if name in scan.noted:
-        return str(scan.noted[name])
+    if name not in scan.noted:
+        scan.noted[name] = _digest(scan, name, owners=owners, epoch=epoch)
+    return str(scan.noted[name][0])
+
+
+def known_digest(scan: ProtoScan, *, owners: bool, epoch: int | None) -> str:
+    """The same of what the index has; empty where nobody asked for it then."""
+    found = scan.known.noted.get(f"digest {owners} {epoch}")
+    return str(found[0]) if found else ""
+
+
+def _digest(scan: ProtoScan, name: str, *, owners: bool, epoch: int | None) -> tuple[str, dict[bytes, bytes]]:
+    """The digest, and those of the folders that it is made of: those where nothing changed are known."""
     leaders: dict[tuple[int, int], bytes] = {}
     for path in sorted(scan.inodes):
         leaders.setdefault(scan.inodes[path], path)
     limit = None if epoch is None else epoch * 1_000_000_000
+    entries, held, fresh = scan.fresh_entries, scan.held, scan.fresh
+    folders: dict[bytes, list[bytes]] = {}
+    done: dict[bytes, bytes] = {}
+    before = scan.known.noted.get(name)
+    excludes = scan.exclude.patterns if scan.exclude else ()
+    if before is not None and not scan.doubt and excludes == scan.known.excludes:
+        folders = {path.rpartition(b"/")[0]: [] for path in (*fresh, *scan.gone)}
+        done = {folder: value for folder, value in before[1].items() if folder not in folders}
+        for path in (*held, *fresh):
+            if (rows := folders.get(path.rpartition(b"/")[0])) is not None:
+                rows.append(path)
+    else:
+        for path in (*held, *fresh):
+            folders.setdefault(path.rpartition(b"/")[0], []).append(path)
     hashes: dict[bytes, str] = {}
-    entries = scan.entries if scan.fresh else {}
-    held, fresh = scan.held, scan.fresh
-    rows = []
-    for path in sorted([*held, *fresh]):
+    for path in sorted(scan.inodes):
+        first = leaders[scan.inodes[path]]
+        hashes.setdefault(first, entries[path].sha256 if path in entries else held[path][8])
+
+    def told(path: bytes) -> tuple[Any, ...]:
         old = held.get(path)
         if old is not None:
             _, _, kind, mode, uid, gid, _, mtime, sha256, target, rdev, xattrs = old
@@ -389,14 +428,17 @@ def digest(scan: ProtoScan, *, owners: bool, epoch: int | None) -> str:
         first = b""
         if path in scan.inodes:
             first = leaders[scan.inodes[path]]
-            sha256 = hashes.setdefault(first, sha256)
+            sha256 = hashes[first]
         assert sha256 or kind != "f", path
         if limit is not None and mtime > limit:
             mtime = limit
-        owner = (uid, gid) if owners else None
-        rows.append(
-            (path, kind, 0 if kind == "l" else mode, owner, sha256, target, rdev, xattrs, first, mtime)
-        )
-    state = hashlib.sha256(marshal.dumps(rows, 2))  # version 2: equal values, equal bytes
-    scan.noted[name] = state.hexdigest()
-    return str(scan.noted[name])
+        if kind == "l":
+            mode = 0
+        return path, kind, mode, (uid, gid) if owners else None, sha256, target, rdev, xattrs, first, mtime
+
+    for folder, paths in folders.items():
+        if paths:
+            # Version 2: equal values, equal bytes.
+            data = marshal.dumps([told(path) for path in sorted(paths)], 2)
+            done[folder] = hashlib.sha256(data).digest()
+    return hashlib.sha256(marshal.dumps(sorted(done.items()), 2)).hexdigest(), done

@@ -30,7 +30,7 @@ def explain(scan: ProtoScan) -> list[tuple[str, str]]:
 
 
 def _explained(scan: ProtoScan) -> list[tuple[str, str]]:
-    known, entries = scan.known.paths, scan.entries
+    known, entries = scan.known.paths, scan.fresh_entries
     now = {path: statlines.parse(line) for path, line in scan.fresh.items()}
     before = {path: was(known[path]) for path in [*scan.gone, *(path for path in now if path in known)]}
     came = {path: seen for path, seen in now.items() if path not in known}
@@ -77,7 +77,7 @@ def _explained(scan: ProtoScan) -> list[tuple[str, str]]:
 def _renamed(scan: ProtoScan, came: Mapping[bytes, Seen], went: Mapping[bytes, Seen]) -> dict[bytes, bytes]:
     """New path to old, by inode, kind, and for a file size and content as well."""
     before = {(old.inode, old.kind): path for path, old in went.items()}
-    entries = scan.entries
+    entries = scan.fresh_entries
     found = {}
     for path, seen in came.items():
         entry = entries[path]

@@ -88,7 +88,8 @@ def _blobs(state: Path) -> Iterator[Item]:
         if path.suffix:
             continue
         with contextlib.suppress(OSError):
-            size, used, about, seconds = path.stat().st_size, 0.0, "without a record", 0.0
+            files = [item.stat().st_size for item in layers.files_of(path) if item.exists()]
+            used, about, seconds = 0.0, "without a record", 0.0
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 record = path.with_name(path.name + ".json")
                 found = read_json(record)
@@ -96,10 +97,11 @@ def _blobs(state: Path) -> Iterator[Item]:
             # Between its name and its record it belongs to a build that is writing it.
             if used or time.time() - path.stat().st_mtime > _HOUR:
                 yield Item(
-                    kind="blob", name=path.name, about=about, size=size, inodes=2, used=used, seconds=seconds
-                )
+                    kind="blob", name=path.name, about=about, size=sum(files), inodes=len(files), used=used,
+                    seconds=seconds,
+                )  # fmt: skip
     for path in _files(state / "blobs"):
-        if path.suffix == ".shape":
+        if path.suffix in (".shape", ".last"):
             yield _file("shape", path, "")
 
 
@@ -198,8 +200,7 @@ def _remove_blob(path: Path) -> bool:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        path.with_name(path.name + ".json").unlink(missing_ok=True)
-        path.unlink()
+        layers.remove(path)
     return True
 
 
@@ -245,8 +246,7 @@ def verify(cache: LayerCache) -> list[dict[str, str]]:
             problem, about = f"its record cannot be read: {error}", ""
         if problem:
             with contextlib.suppress(OSError):
-                record.unlink(missing_ok=True)
-                path.unlink(missing_ok=True)
+                layers.remove(path)
             damaged.append({"kind": "blob", "key": path.name, "slot": about, "problem": problem})
     for kind, folder in (("answer", "resolved"), ("outputs", "artifacts")):
         for path in _files(state / folder):

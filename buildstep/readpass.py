@@ -20,7 +20,7 @@ from buildstep.tarfmt import Extents
 
 # A pipe or a terminal that took a file's name must not make us wait.
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-_SMALL = 64 << 10
+SMALL = 64 << 10
 """Files up to this size are read in one go and taken to have no holes."""
 _THREADED = 4 * CHUNK
 """From this size on a file is hashed in a thread, beside reading."""
@@ -61,7 +61,9 @@ def with_parents(changes: Changes, tree: FileList) -> list[Entry]:
 
 
 def read_pass(
-    root: Path | bytes, entries: Iterable[tuple[Entry, Sequence[Sink]]], bus: Bus
+    root: Path | bytes,
+    entries: Iterable[tuple[Entry, Sequence[Sink]]],
+    bus: Bus,
 ) -> dict[bytes, str]:
     """Give each entry, in order, to its sinks; returns the hex SHA-256 of every file read, by path.
 
@@ -109,7 +111,7 @@ class _Reader:
         try:
             fd = os.open(entry.source or self._root + entry.path, _FLAGS)
             try:
-                if size > _SMALL:
+                if size > SMALL:
                     self._read_large(fd, entry, sinks)
                     return
                 chunk = os.read(fd, size + 1)
@@ -246,6 +248,24 @@ _GRAIN = 64 << 10
 
 _WINDOW = 8 << 20
 """What is read ahead while a file is looked through for zeros."""
+
+
+def extents_of(root: bytes, entry: Entry) -> Extents | None:
+    """The data of a file, as its archive will have it: what `begin_sparse` is told, None for `begin`.
+
+    Raises EmitError when it cannot be read or is not the file that was listed.
+    """
+    try:
+        fd = os.open(entry.source or root + b"/" + entry.path, _FLAGS)
+        try:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode) or info.st_size != entry.size:
+                raise _changed(entry, "changed")
+            return _extents(fd, info)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise EmitError(f"cannot read {shown(entry.path)}: {error.strerror}") from error
 
 
 def _extents(fd: int, info: os.stat_result) -> Extents | None:

@@ -30,7 +30,7 @@ from buildstep.mounts import (
     overlay_options,
     unmount,
 )
-from buildstep.pooldir import PoolDir
+from buildstep.pooldir import PoolDir, boot_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class OverlayBackend:
             # The clone was mounted volatile, so its data may not be on disk yet. A layer is only good
             # for this boot until then: cheaper than a sync, and as safe.
             origin = read_json(folder / "origin.json")
-            write_json(folder / "origin.json", {**origin, "boot": _boot_id()})
+            write_json(folder / "origin.json", {**origin, "boot": boot_id()})
         self._dir.keep(dataset.ident, kind, ident)
 
     def exists(self, kind: Kind, ident: str) -> bool:
@@ -118,7 +118,7 @@ class OverlayBackend:
         if kind is Kind.BUILD or not folder.is_dir() or (folder / "tree").is_dir():
             return folder.is_dir()
         try:
-            return bool(read_json(folder / "origin.json")["boot"] == _boot_id())
+            return bool(read_json(folder / "origin.json")["boot"] == boot_id())
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
@@ -175,9 +175,6 @@ def _copy_top(lower: Path, upper: Path) -> None:
     upper.chmod(info.st_mode & 0o7777)
     os.utime(upper, ns=(info.st_atime_ns, info.st_mtime_ns))
 
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _sync(path: Path) -> None:

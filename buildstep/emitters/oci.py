@@ -7,19 +7,21 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from buildstep import ociconfig, readpass
-from buildstep.compress import Codec, PartWriter, Stream, codec
+from buildstep.compress import Codec, codec
 from buildstep.errors import EmitError
 from buildstep.events import Bus
 from buildstep.filelist import Changes, Entry, FileList
 from buildstep.fsutil import CHUNK, atomic_write, copy_range, write_all
 from buildstep.interfaces import Artifact, Blob, EmitJob, Sink
+from buildstep.layerparts import OldParts
 from buildstep.outputs import create, seal
+from buildstep.parts import PartWriter, Stream
 from buildstep.tarfmt import (
     BLOCK,
     END,
@@ -61,21 +63,29 @@ def write_layer(
     bus: Bus,
     tree: FileList | None = None,
     comment: str = "",
-) -> Blob:
+    durable: bool = True,
+    old: OldParts | None = None,
+    rows: Sequence[bytes] = (),
+) -> tuple[Blob, Stream]:
     """Write a layer as a file of its own, which appears complete or not at all.
 
     tree: what the layer leads to; needed for the parents of what changed unless `changes` is a whole
-    tree. epoch: as in `EmitJob`. Fills in the SHA-256 of the entries. Raises EmitError.
+    tree. epoch: as in `EmitJob`. durable: whether it is on the disk when this returns. old: parts to take
+    from, for entries that are all hashed; rows: those entries as `layerparts.told` has them. Fills in the
+    SHA-256 of the entries. Raises EmitError, and PartLost where `old` is not what it seemed.
     """
     kind = media_type(codec)
+    entries = readpass.with_parents(changes, tree or {})
     try:
         with (
-            atomic_write(path) as file,
+            atomic_write(path, durable=durable) as file,
             PartWriter(file.fileno(), codec, what=f"the layer {path.name}") as out,
         ):
             layer = _Layer(out, changes, epoch)
-            entries = readpass.with_parents(changes, tree or {})
-            digests = readpass.read_pass(root, ((entry, (layer,)) for entry in entries), bus)
+            work: Iterable[tuple[Entry, tuple[_Layer]]] = ((entry, (layer,)) for entry in entries)
+            if old and not changes.removed:
+                work = layer.taking(old, os.fsencode(root), entries, rows)
+            digests = readpass.read_pass(root, work, bus)
             stream = layer.close()
     except OSError as error:
         raise EmitError(f"cannot write the layer {path.name}: {error.strerror}") from error
@@ -83,14 +93,16 @@ def write_layer(
         if entry.first and entry.kind == "f" and not entry.sha256:
             entry.sha256 = digests[entry.first]
     bus.count("bytes_compressed", stream.compressed)
-    return Blob(
+    blob = Blob(
         path=path,
         digest=stream.sha256,
         size=stream.size,
         diff_id=stream.raw_sha256,
         media_type=kind,
         comment=comment,
+        new=True,
     )
+    return blob, stream
 
 
 class _Layer:
@@ -105,6 +117,25 @@ class _Layer:
         for path in sorted(changes.removed):
             self._gone.setdefault(path.rpartition(b"/")[0], []).append(path)
         self._started = False
+        self._epoch = epoch
+        self._ended = False
+
+    def taking(
+        self, old: OldParts, root: bytes, entries: Sequence[Entry], rows: Sequence[bytes]
+    ) -> Iterator[tuple[Entry, tuple[_Layer]]]:
+        """What has to be read of a layer: on the way there, parts that were made before are put in."""
+        for begin, end, fetch in old.groups(root, entries, rows, epoch=self._epoch):
+            if fetch is not None:
+                self._out.take(entries[begin].path, fetch)
+                self._ended = end == len(entries)
+                continue
+            self._out.begin(entries[begin].path)
+            for number in range(begin, end):
+                piece = old.piece(entries[number].path, rows[number])
+                if piece is None:
+                    yield entries[number], (self,)
+                else:
+                    self._out.write(piece)
 
     def begin(self, entry: Entry) -> None:
         self._before(entry)
@@ -146,7 +177,8 @@ class _Layer:
         # What is left has a parent that is not in the layer, for want of the tree.
         for directory in sorted(self._gone):
             self._whiteouts(directory)
-        self._tar.finish()
+        if not self._ended:
+            self._tar.finish()
         return self._out.close()
 
     def finish(self) -> Artifact:
@@ -248,7 +280,8 @@ class _Archive:
             ) from error
         write_all(self._fd, padding(blob.size))
         # Beside the read pass: what we ship is what the digest in the manifest says.
-        self._checks.append((blob, self._pool.submit(_digest, self._fd, begin, blob.size)))
+        if not blob.new:
+            self._checks.append((blob, self._pool.submit(_digest, self._fd, begin, blob.size)))
 
     def finish(self, stream: Stream) -> Artifact:
         job = self.job

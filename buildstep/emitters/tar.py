@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from buildstep.compress import Codec, PartWriter, codec
+from buildstep.compress import Codec, codec
 from buildstep.filelist import Entry
 from buildstep.interfaces import Artifact, EmitJob, Sink
 from buildstep.outputs import create, seal
+from buildstep.parts import PartWriter
 from buildstep.tarfmt import Extents, TarWriter
 
 _DEFAULT = "zstd"

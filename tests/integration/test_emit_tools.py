@@ -285,7 +285,7 @@ def two_layers(root: Path, tmp_path: Path, compression: str = "gzip") -> tuple[P
     os.chown(root / "private", 77, 78)
     (root / "private/keep").write_bytes(b"4")
     base = trees.scanned(root)
-    blob = oci.write_layer(
+    blob, _ = oci.write_layer(
         root,
         oci.whole(base),
         tmp_path / "base.blob",

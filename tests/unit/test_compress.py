@@ -22,10 +22,11 @@ from pathlib import Path
 
 import pytest
 
-from buildstep import compress
-from buildstep.compress import CODECS, PART_MAX, Codec, PartWriter, Stream, codec
+from buildstep.compress import CODECS, Codec, codec
 from buildstep.decompress import Decompressed
 from buildstep.errors import EmitError, ImageError, ToolMissing, UsageError
+from buildstep.layerparts import PartLost
+from buildstep.parts import Cuts, PartWriter, Stream
 
 
 @pytest.fixture
@@ -39,6 +40,8 @@ def content(fd: int) -> bytes:
     return os.pread(fd, os.fstat(fd).st_size, 0)
 
 
+PART_MAX = Cuts(codec("none")).most
+
 Files = list[tuple[bytes, int]]
 
 
@@ -47,10 +50,10 @@ def body(path: bytes, size: int) -> bytes:
     return (seed * (size // 32 + 1))[:size]
 
 
-def put(fd: int, files: Files, name: str = "none", reuse: compress.Reuse | None = None) -> Stream:
+def put(fd: int, files: Files, name: str = "none") -> Stream:
     os.lseek(fd, 0, os.SEEK_SET)
     os.ftruncate(fd, 0)
-    with PartWriter(fd, codec(name), reuse=reuse) as parts:
+    with PartWriter(fd, codec(name)) as parts:
         for path, size in files:
             parts.boundary(path, size)
             parts.write(hashlib.sha512(path).digest() * 8)
@@ -166,7 +169,7 @@ def test_parts_have_bounded_sizes(out: int) -> None:
     parts = put(out, files).parts
     assert max(part.raw_length for part in parts) <= PART_MAX + 512
     middle = [p for p in parts if p.path not in (b"m", b"n0", b"n8")][:-1]
-    assert all(p.raw_length >= 1 << 20 for p in middle if p.path.startswith(b"dir"))
+    assert all(p.raw_length >= codec("none").grain for p in middle if p.path.startswith(b"dir"))
 
 
 def test_a_large_file_has_parts_of_its_own_at_fixed_offsets(out: int) -> None:
@@ -185,24 +188,35 @@ def test_a_large_file_has_parts_of_its_own_at_fixed_offsets(out: int) -> None:
 
 
 def test_known_parts_are_taken_and_not_compressed_again(out: int) -> None:
+    chosen = codec("zstd")
     files = many(1000)
     first = put(out, files, "zstd")
     packed = content(out)
-    put(out, files)
-    raw = content(out)
-    known = {
-        raw[part.raw_offset : part.raw_offset + part.raw_length]: packed[
-            part.offset : part.offset + part.length
-        ]
-        for part in first.parts
-    }
-    again = put(out, files, "zstd", reuse=lambda _path, part: known.get(part))
+    known = [(part, packed[part.offset : part.offset + part.length]) for part in first.parts]
+    os.lseek(out, 0, os.SEEK_SET)
+    os.ftruncate(out, 0)
+    with PartWriter(out, chosen) as parts:
+        for part, data in known:
+            parts.take(part.path, lambda data=data: (chosen.expand(data), data))  # type: ignore[misc]
+        again = parts.close()
     assert content(out) == packed
     assert again.compressed == 0
     assert all(part.reused for part in again.parts)
     assert replace(again, parts=()) == replace(first, parts=())
-    files[500] = (files[500][0], files[500][1] + 1)
-    assert 0 < put(out, files, "zstd", lambda _, part: known.get(part)).compressed < 20 << 20
+
+
+def test_a_part_that_cannot_be_taken_fails_the_stream(out: int) -> None:
+    def lost() -> tuple[bytes, bytes]:
+        raise PartLost("gone")
+
+    def write() -> None:
+        with PartWriter(out, codec("none")) as parts:
+            parts.take(b"a", lost)
+            parts.close()
+
+    with pytest.raises(PartLost):
+        write()
+    _no_threads()
 
 
 def feed(fd: int, chosen: Codec, mebibytes: int, error: BaseException | None = None) -> None:

@@ -18,8 +18,8 @@ def odd(tmp_path: Path) -> Path:
     top = tmp_path / "-top"
     (top / "new\nline").mkdir(parents=True)
     raw = os.fsencode(top)
-    for name in (b"tab\tx", b"inv\xff", b"new\nline/a b", b"100%s", b"\\n"):
-        Path(os.fsdecode(raw + b"/" + name)).write_bytes(name)
+    for raw_name in (b"tab\tx", b"inv\xff", b"new\nline/a b", b"100%s", b"\\n"):
+        Path(os.fsdecode(raw + b"/" + raw_name)).write_bytes(raw_name)
     os.link(top / "100%s", top / "linked")
     os.mkfifo(top / "fifo")
     os.symlink("nowhere", top / "link")
