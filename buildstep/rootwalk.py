@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from pathlib import Path
 from typing import Self
 
@@ -40,6 +39,8 @@ class Place:
         links = 0
         while todo:
             name = todo.pop(0)
+            if name == ".":
+                continue  # what was before it has been opened, so it is a directory
             if name == "..":
                 if self._names:
                     self._names.pop()
@@ -90,7 +91,8 @@ class Place:
 
 
 def _parts(path: str) -> list[str]:
-    return [part for part in path.split("/") if part not in ("", ".")]
+    """The names in a path; a slash at its end asks for a directory, as a dot does."""
+    return [part for part in path.split("/") if part] + (["."] if path.endswith("/") else [])
 
 
 def _link(name: str, fd: int) -> str | None:
@@ -123,10 +125,7 @@ def stat_inside(root: Path, path: str) -> tuple[str, os.stat_result] | None:
     """The same, with what is there."""
     try:
         with Place(root, path) as place:
-            info = place.stat()
-            if path.endswith("/") and not stat.S_ISDIR(info.st_mode):
-                return None
-            return place.real, info
+            return place.real, place.stat()
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return None

@@ -15,7 +15,7 @@ from buildstep import platform
 from buildstep.fsutil import Root
 
 NAMES = st.sampled_from(["a", "b", "c", ".d"])
-PATHS = st.lists(st.one_of(NAMES, st.sampled_from(["..", "."])), max_size=5).map("/".join)
+PATHS = st.lists(st.one_of(NAMES, st.sampled_from(["..", ".", ""])), max_size=5).map("/".join)
 ENTRIES = st.lists(
     st.tuples(
         st.lists(NAMES, min_size=1, max_size=3).map("/".join),
