@@ -53,6 +53,10 @@ class Platform:
     # Properties come from the parent and not from the origin: without this, ACLs would be lost.
     zfs_props: Mapping[str, str | int] = {"acltype": 1}
 
+    def getting(self, package: str) -> str:
+        """How a program that is missing is got here."""
+        return f"apt-get install {package}"
+
     def copy(self, source: Path, target: Path) -> list[str]:
         return ["cp", "-a", "--reflink=auto", "--sparse=auto", "--", os.fspath(source), os.fspath(target)]
 
@@ -77,6 +81,9 @@ class Illumos(Platform):
     # `zfs create` and `zfs rename` have no -u; what we make has a legacy mountpoint and is not mounted.
     zfs_no_mount = ()
     zfs_props: Mapping[str, str | int] = {}
+
+    def getting(self, package: str) -> str:
+        return f"pkgin install {package}, if it is not part of the system"
 
     def copy(self, source: Path, target: Path) -> list[str]:
         return ["rsync", "-a", *self.rsync[1:], "--", f"{os.fspath(source)}/", f"{os.fspath(target)}/"]

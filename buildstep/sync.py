@@ -162,7 +162,7 @@ def sync(
     timeout: float = 3600.0,
 ) -> None:
     """Copy the proto directory in. Raises CommandFailed for any status of rsync but 0."""
-    process.which("rsync", hint="install it: apt-get install rsync")
+    process.which("rsync", hint=f"install it: {platform.HERE.getting('rsync')}")
     plan = parts(proto, root)
     tell_changed_modes(proto, root, plan, bus)
     top = root.path.stat()

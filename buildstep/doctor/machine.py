@@ -64,7 +64,9 @@ def _tool(seen: Examination, name: str, *, needed: bool, why: str, told: bool = 
     path = process.find(name)
     if path is None:
         what = f"is not installed; it {why}"
-        fix = f"apt-get install {_DEBIAN_PACKAGES.get(name, 'util-linux')}"
+        fix = platforms.HERE.getting(
+            _DEBIAN_PACKAGES.get(name, "util-linux") if platforms.HERE.namespaces else name
+        )
         if needed:
             seen.fail("tools", name, what, fix, ExitCode.TOOL_MISSING)
         else:

@@ -437,3 +437,22 @@ def test_a_zone_without_a_dataset(zone: Zone, private: Private, name: str, why: 
         assert any(why in row["what"] for row in told)
 
     private(job)
+
+
+def test_doctor_asks_for_what_a_zone_has(zone: Zone, private: Private) -> None:
+    def job() -> None:
+        argv = ("-i", zone.base(), "-m", manifest(), "-p", "nginx", "-f", "zfs", f"{zone.top}/stage/root")
+        done = zone.run("buildstep", "doctor", "--json", *argv)
+        assert "Traceback" not in done.stderr, done.stderr
+        told = json.loads(done.stdout)
+        assert told["able"], done.stdout
+        assert told["pool"] == f"zfs:{POOL}"
+        (zone.top / "tools/ctrun").unlink()
+        done = zone.run("buildstep", "doctor", "--json", *argv)
+        missing = {
+            row["where"]: row["fix"] for row in json.loads(done.stdout)["findings"] if row["level"] == "error"
+        }
+        assert missing == {"ctrun": "pkgin install ctrun, if it is not part of the system"}
+        assert not any(call.argv[:1] == ["clone"] for call in zone.calls())
+
+    private(job)
