@@ -139,13 +139,23 @@ def line(entry: Entry) -> bytes:
 
 def tree_digest(entries: FileList) -> str:
     """Hex SHA-256 over the canonical text. Every regular file must have been hashed."""
-    digest = hashlib.sha256(HEADER)
+    return digest_of(lines_of(entries))
+
+
+def lines_of(entries: FileList) -> list[bytes]:
+    """The canonical lines of a tree. Every regular file must have been hashed."""
+    found = []
     for path in sorted(entries):
         entry = entries[path]
         if entry.kind == "f" and not entry.sha256:
             raise AssertionError(f"{os.fsdecode(path)} has not been hashed")
-        digest.update(line(entry))
-    return digest.hexdigest()
+        found.append(entry.text or line(entry))
+    return found
+
+
+def digest_of(lines: Iterable[bytes]) -> str:
+    """The tree digest of a tree with these canonical lines, which are in order."""
+    return hashlib.sha256(HEADER + b"".join(lines)).hexdigest()
 
 
 def dumps(entries: FileList) -> bytes:
@@ -162,15 +172,16 @@ def loads(data: bytes) -> FileList:
     entries: FileList = {}
     try:
         for row in data[len(HEADER) :].splitlines():
-            entry = _parse(row)
+            entry = parse(row)
             entries[entry.path] = entry
     except (ValueError, KeyError) as error:
         raise StoreError(f"a damaged file list: {error}") from error
     return entries
 
 
-def _parse(row: bytes) -> Entry:
-    kind, mode, uid, gid, size, digest, target, xattrs, path, *rest = row.split(b"\t")
+def parse(row: bytes) -> Entry:
+    """The entry of a line, stored or canonical. Raises ValueError for what is none."""
+    kind, mode, uid, gid, size, digest, target, xattrs, path, *rest = row.rstrip(b"\n").split(b"\t")
     entry = Entry(
         path=b"" if path == b"." else _unescape(path),
         kind=kind.decode(),

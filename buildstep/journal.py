@@ -27,7 +27,7 @@ from buildstep.fsutil import remove_tree, take_lock
 from buildstep.interfaces import Backend, Kind
 
 SUFFIX = ".jsonl"
-_RECORDS = ("images", "layers", "blobs", "kept")
+_RECORDS = ("images", "layers", "blobs", "kept", "artifacts", "index", "resolved")
 """The folders of a pool's state that hold files written by `fsutil.atomic_write`."""
 TEMPORARY = re.compile(r"\..+\.part")
 """Names that our half-written output files have: what heal may remove outside a pool."""

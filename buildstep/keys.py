@@ -31,6 +31,11 @@ def proto_digest(spec: BuildSpec, proto: ProtoScan) -> str:
     return protoscan.digest(proto, owners="keep" in spec.owner.values(), epoch=spec.source_date_epoch)
 
 
+def known_proto_digest(spec: BuildSpec, proto: ProtoScan) -> str:
+    """The same of the proto directory as the last build saw it; empty where that is not known."""
+    return protoscan.known_digest(proto, owners="keep" in spec.owner.values(), epoch=spec.source_date_epoch)
+
+
 def question(
     spec: BuildSpec, image: ImageRecord, proto: ProtoScan, environ: Mapping[str, str]
 ) -> dict[str, Any]:

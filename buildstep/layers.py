@@ -128,6 +128,13 @@ class BlobStore:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
+    def reuse(self, name: str, comment: str) -> Blob | None:
+        """The same for one that would have to be made otherwise: it is counted."""
+        found = self.again(name, comment)
+        if found is not None:
+            self._bus.count("layers_reused")
+        return found
+
     def _hold(self, path: Path) -> bool:
         """Lock a layer's file for as long as the store is open. False: it is being removed."""
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -175,8 +182,7 @@ class BlobStore:
         if hashed:
             rows = [told(entry, epoch) for entry in entries]
             key = self._digest(rows, changes)
-            if not self._fresh and (found := self.find(key, comment)) is not None:
-                self._bus.count("layers_reused")
+            if not self._fresh and (found := self.reuse(_name(key), comment)) is not None:
                 return found
         path = self._folder / _name(key)
         self._journal.outputs(path)

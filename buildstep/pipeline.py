@@ -8,9 +8,12 @@ import sys
 import time
 import uuid as uuids
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from buildstep import (
+    amend,
     artifacts,
     compress,
     keys,
@@ -65,7 +68,7 @@ def execute(
             )
         )
         try:
-            result = _standing(build) or _run(build, journal, log)
+            result = _standing(build) or _amended(build, journal, log) or _run(build, journal, log)
         except BaseException as error:
             code = error.code if isinstance(error, BuildstepError) else 1
             build.recorder.finish(ok=False, exit_code=code, message=str(error))
@@ -102,7 +105,7 @@ def _standing(build: Build) -> BuildResult | None:
 
 def _run(build: Build, journal: Journal, log: BuildLog) -> BuildResult:
     """The steps, in order."""
-    spec, recorder = build.spec, build.recorder
+    spec = build.spec
     with contextlib.ExitStack() as stack:
         stack.push(_on_failure(build))
         image = build.image = _import(build, journal, stack)
@@ -118,49 +121,107 @@ def _run(build: Build, journal: Journal, log: BuildLog) -> BuildResult:
         entropy = _clean(build, image)
         _motd(build, image)
         shot = _snapshot(build, image)
-        outputs = stack.enter_context(Outputs())
-        with recorder.step("emit", TITLES["emit"]) as step:
-            if "oci" in spec.formats:
-                shot = _cut(build, shot)
-            shipment = Shipment(
-                spec=spec,
-                image=image,
-                shot=shot,
-                root=build.tree.path,
-                layers=tuple(build.layers),
-                installed=build.installed,
-                build_id=journal.ident,
-                pool=build.backend.uri,
-                proto={
-                    "path": os.fspath(spec.proto),
-                    "files": build.plan.proto.files,
-                    "bytes": build.plan.proto.size,
-                    "direct": build.plan.direct,
-                },
-                entropy=entropy,
-                native=_native(build, image),
-            )
-            try:
-                written = shipping.emit(shipment, recorder, outputs, build.bus)
-            except EmitError:
-                if build.blobs is not None:
-                    build.blobs.drop_damaged(build.layers)
-                raise
-            step.reason = ", ".join(artifact.path.name for artifact in written)
-            if build.blobs is not None and build.blobs.saved:
-                step.reason += f"; layers that were there: {build.blobs.saved:.1f} s saved"
-        with recorder.step("destroy", TITLES["destroy"]):
-            name = build.tree.ident
-            build.backend.destroy(Kind.BUILD, name)
-            build.dataset = None
-        shipment.proto["changed"] = explain(build.plan.proto)[:50]
-        log.ship(outputs)
-        result = shipping.ship(shipment, written, recorder, outputs, build.bus)
-        if build.blobs is not None and spec.cache:
-            with tell_only(build.bus, "noting the layers"):
-                build.blobs.remember()
+        cuts = "oci" in spec.formats
+        result = _deliver(
+            build, image, journal, log, stack, lambda: _cut(build, shot) if cuts else shot, entropy
+        )
+        tree = _kept_tree(build, image, journal, shot, entropy)
     if spec.cache:
-        _remember(build, image, result, journal)
+        _remember(build, image, result, journal, tree)
+    return result
+
+
+def _amended(build: Build, journal: Journal, log: BuildLog) -> BuildResult | None:
+    """The image made from the last one's tree, where only the content of files changed."""
+    plan_, recorder, spec = build.plan, build.recorder, build.spec
+    amendment, image = plan_.amendment, plan_.image
+    if amendment is None or image is None:
+        return None
+    with contextlib.ExitStack() as stack:
+        blobs = build.blobs = _blobs(build, stack, journal)
+        if not amendment.complete(blobs):
+            build.blobs = None
+            return None
+        build.image, build.answer = image, plan_.answer
+        build.installed = steps.Installed.from_json(amendment.tree.installed)
+        with recorder.step("import", TITLES["import"]) as step:
+            build.store.check(image)
+            stack.enter_context(build.store.using(image))
+            step.state, step.reason = "reuse", plan_.steps[0].reason
+            moment = shipping.moment_of(spec, recorder)
+            shipping.final_manifest(spec, image, uuid=str(uuids.UUID(int=0)), moment=moment, file=None)
+        for planned in plan_.steps[1:-2]:
+            recorder.skip(planned.name, planned.reason, state=planned.state)
+
+        def layered() -> steps.Snapshot:
+            build.layers = amendment.layers(blobs, epoch=spec.source_date_epoch)
+            return amendment.snapshot()
+
+        entropy = amendment.tree.entropy
+        result = _deliver(build, image, journal, log, stack, layered, entropy)
+        tree = replace(amendment.tree, proto=keys.proto_digest(spec, plan_.proto), build=journal.ident)
+    _remember(build, image, result, journal, tree)
+    return result
+
+
+def _deliver(
+    build: Build,
+    image: ImageRecord,
+    journal: Journal,
+    log: BuildLog,
+    stack: contextlib.ExitStack,
+    layered: Callable[[], steps.Snapshot],
+    entropy: tuple[str, ...],
+) -> BuildResult:
+    """The steps from the finished tree on. layered: makes the layers below the top one, and tells what there
+    is."""
+    spec, recorder = build.spec, build.recorder
+    outputs = stack.enter_context(Outputs())
+    with recorder.step("emit", TITLES["emit"]) as step:
+        shot = layered()
+        shipment = Shipment(
+            spec=spec,
+            image=image,
+            shot=shot,
+            root=build.tree.path if build.dataset else Path(),
+            layers=tuple(build.layers),
+            installed=build.installed,
+            build_id=journal.ident,
+            pool=build.backend.uri,
+            proto={
+                "path": os.fspath(spec.proto),
+                "files": build.plan.proto.files,
+                "bytes": build.plan.proto.size,
+                "direct": build.plan.direct,
+            },
+            entropy=entropy,
+            native=_native(build, image),
+        )
+        try:
+            # What is told of the tree is found out while the image's file is written and hashed.
+            with ThreadPoolExecutor(1, thread_name_prefix="facts") as beside:
+                if build.parts:
+                    shipment = replace(shipment, shot=replace(shot, facts=beside.submit(shot.facts).result))
+                written = shipping.emit(shipment, recorder, outputs, build.bus)
+        except EmitError:
+            if build.blobs is not None:
+                build.blobs.drop_damaged(build.layers)
+            raise
+        step.reason = ", ".join(artifact.path.name for artifact in written)
+        if build.blobs is not None and build.blobs.saved:
+            step.reason += f"; layers that were there: {build.blobs.saved:.1f} s saved"
+    if build.dataset is None:
+        recorder.skip("destroy", build.plan.steps[-1].reason, state="reuse")
+    else:
+        with recorder.step("destroy", TITLES["destroy"]):
+            build.backend.destroy(Kind.BUILD, build.dataset.ident)
+            build.dataset = None
+    shipment.proto["changed"] = explain(build.plan.proto)[:50]
+    log.ship(outputs)
+    result = shipping.ship(shipment, written, recorder, outputs, build.bus)
+    if build.blobs is not None and spec.cache:
+        with tell_only(build.bus, "noting the layers"):
+            build.blobs.remember()
     return result
 
 
@@ -175,17 +236,7 @@ def _import(build: Build, journal: Journal, stack: contextlib.ExitStack) -> Imag
         shipping.final_manifest(spec, image, uuid=str(uuids.UUID(int=0)), moment=moment, file=None)
         build.origin = build.below = build.store.entries(image)
         if "oci" in spec.formats:
-            codec = compress.codec(shipping.codec_of(spec, "oci"))
-            build.blobs = stack.enter_context(
-                BlobStore(
-                    build.backend.state,
-                    codec,
-                    slot=os.fspath(spec.output_dir / spec.basename),
-                    bus=build.bus,
-                    journal=journal,
-                    fresh=not spec.cache,
-                )
-            )
+            build.blobs = _blobs(build, stack, journal)
             if len(build.below) > 1:
                 with build.backend.tree(Kind.IMAGE, image.uuid) as tree:
                     build.layers.append(
@@ -199,6 +250,20 @@ def _import(build: Build, journal: Journal, stack: contextlib.ExitStack) -> Imag
                         )
                     )
     return image
+
+
+def _blobs(build: Build, stack: contextlib.ExitStack, journal: Journal) -> BlobStore:
+    spec = build.spec
+    return stack.enter_context(
+        BlobStore(
+            build.backend.state,
+            compress.codec(shipping.codec_of(spec, "oci")),
+            slot=os.fspath(spec.output_dir / spec.basename),
+            bus=build.bus,
+            journal=journal,
+            fresh=not spec.cache,
+        )
+    )
 
 
 def _on_failure(build: Build) -> Callable[..., bool]:
@@ -268,16 +333,41 @@ def _cut(build: Build, shot: steps.Snapshot) -> steps.Snapshot:
         return shot
     assert build.blobs is not None
     folders = timeless(shot.entries)
-    for number, part in enumerate(parts, 1):
-        comment = f"proto directory, part {number} of {len(parts)}"
+    count = sum(bool(part.entries) for part in parts)
+    number = 0
+    for part in parts:
+        number += bool(part.entries)
+        comment = amend.part_comment(number, count) if part.entries else "what is removed from the base"
         epoch = build.spec.source_date_epoch
-        build.layers.append(
-            build.blobs.by_content(build.tree.path, part, folders, epoch=epoch, comment=comment)
-        )
+        blob = build.blobs.by_content(build.tree.path, part, folders, epoch=epoch, comment=comment)
+        build.layers.append(blob)
+        build.parts.append((part, blob))
     reused = build.bus.counts.get("layers_reused", 0)
     build.bus.note(f"{len(parts)} layers, {reused} of them as they were")
     spread_digests(shot.entries)
-    return steps.Snapshot(entries=shot.entries, changes=shot.changes, emitted=top.entries)
+    return replace(shot, emitted=top.entries)
+
+
+def _kept_tree(
+    build: Build, image: ImageRecord, journal: Journal, shot: steps.Snapshot, entropy: tuple[str, ...]
+) -> amend.Tree | None:
+    """What the next build may go on from, if it may."""
+    parts = [(part, blob) for part, blob in build.parts if part.entries]
+    if not parts or not build.plan.direct or tuple(build.spec.formats) != ("oci",):
+        return None
+    return amend.tree_of(
+        build.spec,
+        image,
+        build.answer,
+        build.plan.proto,
+        build=journal.ident,
+        below=build.below,
+        shot=shot,
+        parts=parts,
+        lower=build.layers[: len(build.layers) - len(parts)],
+        installed=build.installed.to_json() if build.installed else None,
+        entropy=entropy,
+    )
 
 
 def _native(build: Build, image: ImageRecord) -> NativeJob | None:
@@ -288,7 +378,9 @@ def _native(build: Build, image: ImageRecord) -> NativeJob | None:
     return NativeJob(streams=backend, dataset=build.tree, origin=origin)
 
 
-def _remember(build: Build, image: ImageRecord, result: BuildResult, journal: Journal) -> None:
+def _remember(
+    build: Build, image: ImageRecord, result: BuildResult, journal: Journal, tree: amend.Tree | None
+) -> None:
     """Note what was read of the proto directory, and what was written: for the next build. A failure to
     note it costs that build time, not this one its result."""
     spec, proto = build.spec, build.plan.proto
@@ -302,6 +394,10 @@ def _remember(build: Build, image: ImageRecord, result: BuildResult, journal: Jo
         inputs = keys.decisive(spec, image, keys.proto_digest(spec, proto), build.answer)
         stem = spec.output_dir / spec.basename
         artifacts.save(build.backend.state, stem, inputs, result.paths, told)
+        if tree is None:
+            amend.forget(build.backend.state, spec)
+        else:
+            amend.save(build.backend.state, spec, tree)
 
 
 def _note_proto(build: Build) -> bool:

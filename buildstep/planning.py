@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from buildstep import (
+    amend,
     artifacts,
     cleaners,
     emitters,
@@ -57,9 +58,9 @@ class Plan:
     """A build decided on: nothing has been changed yet. image: None when it has to be imported first.
 
     proto: the proto directory as it was found; direct: whether its files go into the image without
-    being copied; layer_inputs: what the key of the layer with the packages is made of, None if there
-    is no such layer or the base is not there yet; standing: what an earlier build wrote that is still
-    there and would only be written again.
+    being copied; standing: what an earlier build wrote that is still there and would only be written
+    again; amendment: how to go on from the last build's tree; answer: what the packages resolve to, as far
+    as that is known beforehand.
     """
 
     spec: BuildSpec
@@ -69,6 +70,8 @@ class Plan:
     proto: ProtoScan
     direct: bool
     standing: Mapping[str, Any] | None = None
+    amendment: amend.Amendment | None = None
+    answer: Answer | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -112,7 +115,7 @@ def plan(
     def add(name: str, state: State, reason: str, key: str = "") -> None:
         planned.append(PlannedStep(name=name, state=state, reason=reason, key=key))
 
-    standing, missed, layer = None, [], None
+    standing, missed, layer, amendment = None, [], None, None
     if image is None:
         add("import", "run", coming)
     else:
@@ -126,6 +129,8 @@ def plan(
                 standing = artifacts.find(state, artifacts.key_of(inputs))
             if standing is None:
                 missed = _missed(artifacts.why_not(state, spec.output_dir / spec.basename, inputs), spec)
+                if direct and tuple(spec.formats) == ("oci",) and (layer is None or layer.fresh):
+                    amendment = amend.find(state, spec, image, answer, proto)
     if standing is not None:
         changed = [f"{path} ({why})" for path, why in explain(proto)]
         harmless = f", where it counts; {', '.join(changed[:3])}" if changed else ""
@@ -135,6 +140,8 @@ def plan(
                 add(name, "reuse", reason)
     else:
         _plan_work(spec, image, proto, layer, missed, add, direct=direct)
+        if amendment is not None:
+            planned = _amended(planned, amendment.reason)
     return Plan(
         spec=spec,
         pool=store.backend.uri,
@@ -143,7 +150,19 @@ def plan(
         proto=proto,
         direct=direct,
         standing=standing,
+        amendment=amendment,
+        answer=layer.answer if layer else None,
     )
+
+
+def _amended(planned: Sequence[PlannedStep], reason: str) -> list[PlannedStep]:
+    """The steps of a build that goes on from the last one's tree."""
+    return [
+        step
+        if step.name in ("import", "emit") or step.state == "skip"
+        else replace(step, state="reuse", reason=step.reason if step.name == "sync" else reason)
+        for step in planned
+    ]
 
 
 def _missed(why: list[str], spec: BuildSpec) -> list[str]:

@@ -240,16 +240,14 @@ class StatIndex:
         limit = scan.begun - _GRAIN_NS
         entries = scan.fresh_entries
         fresh: dict[bytes, KnownEntry | None] = {}
-        young = False
         for path, line in scan.fresh.items():
             entry, seen = entries[path], statlines.parse(line)
             if seen.ctime >= limit or (entry.kind == "f" and not entry.sha256):
-                young, line = True, _UNTRUSTED + line  # noqa: PLW2901
+                line = _UNTRUSTED + line  # noqa: PLW2901
             fresh[path] = (
                 line, seen.linked, entry.kind, seen.mode, seen.uid, seen.gid, seen.size, seen.mtime,
                 entry.sha256, entry.target, entry.rdev, entry.xattrs,
             )  # fmt: skip
-        note = {} if young else dict(noted)
         excludes = scan.exclude.patterns if scan.exclude else ()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with lock(self.path.with_suffix(".lock")):
@@ -257,10 +255,10 @@ class StatIndex:
             if not scan.doubt and few and self._unmoved(scan.known):
                 changes = {**fresh, **dict.fromkeys(scan.gone)}
                 with self.path.open("ab") as stream:
-                    stream.write(_frame((FORMAT, changes, note, scan.begun, excludes)))
+                    stream.write(_frame((FORMAT, changes, dict(noted), scan.begun, excludes)))
                 return
             with atomic_write(self.path, durable=False) as stream:
-                stream.write(_frame((FORMAT, {**scan.held, **fresh}, note, scan.begun, excludes)))
+                stream.write(_frame((FORMAT, {**scan.held, **fresh}, dict(noted), scan.begun, excludes)))
 
     def touch(self) -> None:
         """Note that the index was of use: what is not for long is pruned."""

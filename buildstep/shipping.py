@@ -16,7 +16,7 @@ from typing import Any
 from buildstep import __version__, compress, emitters, manifest, steps
 from buildstep.errors import ImageError
 from buildstep.events import ArtifactWritten, Bus
-from buildstep.filelist import Changes, hash_entries, spread_digests, tree_digest
+from buildstep.filelist import Changes, hash_entries, spread_digests
 from buildstep.fsutil import read_json
 from buildstep.images import ImageRecord, uuid_of
 from buildstep.interfaces import Artifact, Blob, EmitJob
@@ -145,7 +145,7 @@ def ship(
 ) -> BuildResult:
     """Write record and manifest, then give every file its name, the manifest last."""
     spec, image = shipment.spec, shipment.image
-    digest = tree_digest(shipment.shot.entries)
+    facts = shipment.shot.facts()
     moment = moment_of(spec, recorder)
     first = artifacts[0]
     # A build that repeats gives its image the same name for the same bytes; any other is a new image.
@@ -163,7 +163,7 @@ def ship(
     record_path = stem.with_name(stem.name + ".buildrecord.json")
     manifest_path = stem.with_name(stem.name + ".imgmanifest")
     files = tuple(file_json(artifact) for artifact in artifacts)
-    record = _record(shipment, recorder, files, uuid=uuid, digest=digest)
+    record = _record(shipment, recorder, files, uuid=uuid, facts=facts)
     outputs.write(record_path, json.dumps(record, indent=2).encode() + b"\n")
     if spec.pkg_audit:
         audit = shipment.installed.audit if shipment.installed else None
@@ -187,7 +187,7 @@ def ship(
         manifest=manifest_path,
         record=record_path,
         files=files,
-        tree_digest=digest,
+        tree_digest=facts.digest,
         seconds=time.time() - recorder.begin,
         recorder=recorder,
     )
@@ -217,7 +217,12 @@ def _file_entry(artifact: Artifact) -> dict[str, Any]:
 
 
 def _record(
-    shipment: Shipment, recorder: Recorder, files: tuple[Mapping[str, Any], ...], *, uuid: str, digest: str
+    shipment: Shipment,
+    recorder: Recorder,
+    files: tuple[Mapping[str, Any], ...],
+    *,
+    uuid: str,
+    facts: steps.Facts,
 ) -> dict[str, Any]:
     spec, image, installed = shipment.spec, shipment.image, shipment.installed
     audit = installed.audit if installed else None
@@ -254,8 +259,8 @@ def _record(
             for blob in shipment.layers
         ],
         "artifacts": [dict(file) for file in files],
-        "files_added": steps.largest_added(shipment.shot.changes),
-        "tree_digest": digest,
+        "files_added": facts.added,
+        "tree_digest": facts.digest,
         "tools": tool_versions(spec),
     }
 

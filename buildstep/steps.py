@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from buildstep import cleaners, installers, sandbox
 from buildstep import sync as syncing
@@ -18,9 +20,11 @@ from buildstep.filelist import (
     Entry,
     FileList,
     diff,
+    digest_of,
     drop_below,
     hash_entries,
     heal_groups,
+    lines_of,
     spread_digests,
 )
 from buildstep.fsutil import Root, lock
@@ -49,6 +53,22 @@ class Installed:
     installer: str
     packages: tuple[Package, ...]
     audit: tuple[str, tuple[Finding, ...]] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As a record of a layer or a tree keeps it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any] | None) -> Installed | None:
+        """What `to_json` gave, None for nothing."""
+        if not value:
+            return None
+        audit = value.get("audit")
+        return cls(
+            installer=value["installer"],
+            packages=tuple(Package(**row) for row in value["packages"]),
+            audit=None if audit is None else (audit[0], tuple(Finding(**row) for row in audit[1])),
+        )
 
 
 def image_root(dataset: Dataset, image: ImageRecord) -> Root:
@@ -262,12 +282,30 @@ def motd(context: Context, root: Root, image: ImageRecord) -> str:
 class Snapshot:
     """A finished tree: all its entries, and the changes against the layer below.
 
-    emitted: of the changes, what an emitter still has to write as the top layer; None for all of them.
+    facts: what is told of it, once all of it is hashed; emitted: of the changes, what an emitter still has to
+    write as the top layer; None for all of them.
     """
 
     entries: FileList
     changes: Changes
+    facts: Callable[[], Facts]
     emitted: tuple[Entry, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """Of a finished tree: its digest, the canonical lines behind that, and the largest of what was added."""
+
+    digest: str
+    lines: list[bytes]
+    added: list[tuple[str, int]]
+
+
+def facts_of(entries: FileList, changes: Changes) -> Facts:
+    """The facts of a tree, of which every file must have been hashed."""
+    lines = lines_of(entries)
+    files = ((entry.path, entry.size) for entry in changes.entries if entry.kind == "f" and not entry.first)
+    return Facts(digest=digest_of(lines), lines=lines, added=largest(files))
 
 
 def snapshot(
@@ -310,7 +348,7 @@ def snapshot(
     for path, old in below.items():
         if path in entries and path not in changed:
             entries[path] = old
-    return Snapshot(entries=entries, changes=changes)
+    return Snapshot(entries=entries, changes=changes, facts=cache(lambda: facts_of(entries, changes)))
 
 
 difference = diff
@@ -338,11 +376,11 @@ def free_space_faults(folder: Path, needed: int) -> list[str]:
     )
 
 
-def largest_added(changes: Changes, limit: int = 2000) -> list[tuple[str, int]]:
-    """What a layer adds, largest first, for reports."""
-    files = [entry for entry in changes.entries if entry.kind == "f" and not entry.first]
-    files.sort(key=lambda entry: (-entry.size, entry.path))
-    return [
-        ("/" + os.fsdecode(entry.path).encode(errors="replace").decode(), entry.size)
-        for entry in files[:limit]
-    ]
+def largest(files: Iterable[tuple[bytes, int]], limit: int = 2000) -> list[tuple[str, int]]:
+    """The largest of some files (path, bytes), largest first, for reports."""
+    rows = list(files)
+    if len(rows) > limit:
+        least = sorted(size for _, size in rows)[-limit]
+        rows = [row for row in rows if row[1] >= least]
+    rows.sort(key=lambda row: (-row[1], row[0]))
+    return [("/" + os.fsdecode(path).encode(errors="replace").decode(), size) for path, size in rows[:limit]]

@@ -13,7 +13,7 @@ from buildstep import (
 from buildstep.cache import LayerCache
 from buildstep.errors import BuildstepError
 from buildstep.events import Bus
-from buildstep.filelist import FileList
+from buildstep.filelist import Changes, FileList
 from buildstep.fsutil import Root
 from buildstep.images import ImageRecord, ImageStore
 from buildstep.interfaces import Backend, Blob, Dataset, Kind
@@ -43,6 +43,7 @@ class Build:
         self.answer: Answer | None = None
         self.blobs: BlobStore | None = None
         self.layers: list[Blob] = []
+        self.parts: list[tuple[Changes, Blob]] = []
         self.origin: FileList = {}
         self.below: FileList = {}
         self.laid: FileList = {}

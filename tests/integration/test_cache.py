@@ -128,6 +128,107 @@ def test_every_way_gives_the_same_bytes(
     private(job)
 
 
+def edit(rng: random.Random, proto: Path) -> None:
+    """Other content for a few files: in place, or as editors and checkouts do it."""
+    files = sorted(path for path in proto.rglob("*") if path.is_file() and not path.is_symlink())
+    for path in rng.sample(files, rng.choice([1, 2, 7])):
+        data = path.read_bytes() + rng.randbytes(rng.choice([0, 1, 3000])) if rng.random() < 0.8 else b""
+        if rng.random() < 0.5:
+            path.write_bytes(data)
+            continue
+        info, new = path.stat(), path.with_name(".new")
+        new.write_bytes(data)
+        new.chmod(info.st_mode & 0o7777)
+        os.chown(new, info.st_uid, info.st_gid)
+        for name in os.listxattr(path):
+            os.setxattr(new, name, os.getxattr(path, name))
+        new.rename(path)
+
+
+@pytest.mark.parametrize(
+    ("seed", "target", "grain"), [(1, 9_000, 1 << 10), (2, 30_000, 4 << 10), (3, 60_000, 0)]
+)
+def test_content_alone_is_put_into_the_last_tree(
+    tmp_path: Path,
+    base: Path,
+    private: Private,
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+    target: int,
+    grain: int,
+) -> None:
+    """Edits one after another, and now and then something else: always what a build without a cache makes.
+
+    grain: of the parts of layers, so that small ones are cut as large ones are.
+    """
+    monkeypatch.setattr(layers, "LAYER_TARGET", target)
+    gzip = compress.codec("gzip")
+    if grain:
+        monkeypatch.setitem(compress.CODECS, "gzip", lambda: replace(gzip, grain=grain))
+
+    def job() -> None:
+        rng = random.Random(seed)
+        warm = yard(tmp_path, base, "warm", formats=("oci",))
+        anew = yard(tmp_path, base, "anew", formats=("oci",))
+        pools.fill(warm.proto)
+        many(warm.proto)
+        amended = reused = 0
+        for step in range(14):
+            if step and rng.random() < 0.2:
+                shuffle(rng, warm.proto, step)
+            elif step:
+                edit(rng, warm.proto)
+            if rng.random() < 0.8:
+                settle()
+            first = warm.run()
+            assert first.same == anew.run(cache=False).same, f"step {step}: {first.error}"
+            amended += "changed since" in first.reasons() and first.counts.get("layers_made", 0) > 0
+            reused += first.counts.get("layers_reused", 0)
+            if first.error:
+                return
+        assert amended >= 4
+        assert reused or amended
+
+    private(job)
+
+
+@pytest.mark.parametrize("harm", ["tree", "layer", "parts", "part"])
+def test_what_a_build_goes_on_from_is_damaged(
+    tmp_path: Path, base: Path, private: Private, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    """The next build is right all the same."""
+    monkeypatch.setattr(layers, "LAYER_TARGET", 60_000)
+    gzip = compress.codec("gzip")
+    monkeypatch.setitem(compress.CODECS, "gzip", lambda: replace(gzip, grain=2 << 10))
+
+    def job() -> None:
+        rng = random.Random(harm)
+        warm = yard(tmp_path, base, "warm", formats=("oci",))
+        many(warm.proto)
+        settle()
+        assert not warm.run().error
+        state = tmp_path / "warm-pool/state"
+        for path in sorted((state / "blobs").iterdir()):
+            if harm == "layer" and not path.suffix:
+                path.unlink()
+            elif (harm == "parts" and path.suffix == ".parts") or (harm == "part" and not path.suffix):
+                data = bytearray(path.read_bytes())
+                for _ in range(3):
+                    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+                path.write_bytes(data)
+        if harm == "tree":
+            (tree,) = (state / "artifacts").glob("tree-*")
+            data = bytearray(tree.read_bytes())
+            data[rng.randrange(len(data))] ^= 1
+            tree.write_bytes(data)
+        edit(rng, warm.proto)
+        settle()
+        first = warm.run()
+        assert first.same == yard(tmp_path, base, "anew", formats=("oci",)).run().same
+
+    private(job)
+
+
 # -- every change has its name -----------------------------------------------------------------------------
 
 

@@ -31,7 +31,7 @@ DRIVERS = """
 """L2 may import L0 and L1, never each other; CHANNELS has the ways between them that are meant."""
 
 FLOWS = """
-    artifacts remote imagerecord imagefile images imagegc cache layers pruning steps shipping keys growth planning underway packagelayer pipeline doctor/* components/* publish pull services/* report/*
+    artifacts remote imagerecord imagefile images imagegc cache layers pruning steps shipping keys amend growth planning underway packagelayer pipeline doctor/* components/* publish pull services/* report/*
 """
 """L3 may import all below it and what is listed before it here."""
 
