@@ -110,6 +110,7 @@ def _small(state: Path) -> Iterator[Item]:
         ("index", "index", ".idx"),
         ("answer", "resolved", ".json"),
         ("outputs", "artifacts", ".json"),
+        ("tree", "artifacts", ".bin"),
     ):
         for path in _files(state / folder):
             if path.suffix == suffix:

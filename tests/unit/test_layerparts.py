@@ -1,0 +1,179 @@
+"""Layers made from the parts of older ones: the same bytes, less work, and nothing taken from what is damaged."""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from buildstep import filelist, layerparts
+from buildstep.compress import Codec, codec
+from buildstep.emitters import oci
+from buildstep.emitters.oci import OciEmitter
+from buildstep.events import Bus
+from buildstep.filelist import Entry
+from buildstep.interfaces import Blob
+from buildstep.layerparts import OldParts, PartLost, Row
+
+EPOCH = 1_700_000_000
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Files of all sizes around the limits, and entries whose headers are not of one block."""
+    rng = random.Random(1)
+    top = tmp_path / "root"
+    for number in range(300):
+        path = top / f"d{number % 9}" / f"f{number:03d}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(rng.randbytes(rng.choice([0, 1, 511, 512, 513, 3000])) * rng.choice([1, 3]))
+    (top / "d1/large").write_bytes(rng.randbytes(90_000))
+    (top / "d2/larger").write_bytes(rng.randbytes(70_000) * 3)
+    with (top / "d3/sparse").open("wb") as stream:
+        stream.write(rng.randbytes(100_000))
+        stream.seek(400_000)
+        stream.write(rng.randbytes(70_000))
+    (top / "d4" / ("n" * 180)).write_bytes(b"a long name" * 50)
+    (top / "d5" / ("é" * 90)).write_bytes(b"another")
+    os.symlink("x" * 150, top / "d6/link")
+    os.link(top / "d1/f001", top / "d7/twin")
+    os.mkfifo(top / "d8/fifo")
+    os.utime(top / "d1/f010", ns=(0, -5_000_000_000))
+    return top
+
+
+def tree(root: Path) -> filelist.FileList:
+    entries = filelist.scan(root)
+    filelist.hash_entries(root, entries.values())
+    filelist.spread_digests(entries)
+    return entries
+
+
+def write(
+    root: Path, path: Path, chosen: Codec, *, old: OldParts | None = None, bus: Bus | None = None
+) -> Blob:
+    """A layer of all of a tree, and the table of its parts beside it."""
+    entries = tree(root)
+    whole = oci.whole(entries)
+    rows = [layerparts.told(entry, EPOCH) for entry in whole.entries]
+    blob, stream = oci.write_layer(
+        root, whole, path, codec=chosen, epoch=EPOCH, bus=bus or Bus(), old=old, rows=rows
+    )
+    found = layerparts.table(stream, list(whole.entries), rows, path)
+    layerparts.save(path.with_suffix(".parts"), found)
+    return blob
+
+
+def change(rng: random.Random, root: Path, step: int) -> None:
+    files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
+    for path in rng.sample(files, 3):
+        act = rng.randrange(6)
+        if act == 0:
+            path.unlink()
+        elif act == 1:
+            path.rename(path.with_name(f"r{step}"))
+        elif act == 2:
+            (path.parent / f"new{step}").write_bytes(rng.randbytes(2000))
+        elif act == 3:
+            path.chmod(rng.choice([0o600, 0o755]))
+        else:
+            path.write_bytes(rng.randbytes(rng.choice([10, 4000, 100_000])))
+
+
+@pytest.mark.parametrize("name", OciEmitter.compressions)
+@pytest.mark.parametrize("grain", [1 << 10, 8 << 10, 64 << 10])
+def test_what_is_taken_from_old_parts_makes_the_same_layer(
+    root: Path, tmp_path: Path, name: str, grain: int
+) -> None:
+    chosen = replace(codec(name), grain=grain)
+    rng = random.Random(grain)
+    last = tmp_path / "layer0"
+    write(root, last, chosen)
+    taken = 0
+    for step in range(1, 6):
+        change(rng, root, step)
+        cold = write(root, tmp_path / "cold", chosen)
+        bus, path = Bus(), tmp_path / f"layer{step}"
+        old = OldParts([(last, last.with_suffix(".parts"))], chosen)
+        warm = write(root, path, chosen, old=old, bus=bus)
+        old.close()
+        assert path.read_bytes() == (tmp_path / "cold").read_bytes()
+        assert (warm.digest, warm.diff_id, warm.size) == (cold.digest, cold.diff_id, cold.size)
+        # The tables are the same as well, so that the next one finds as much.
+        assert layerparts.load(path.with_suffix(".parts")) == layerparts.load(tmp_path / "cold.parts")
+        taken += len(tree(root)) - bus.counts["files_read"]
+        last = path
+    assert taken > 500
+
+
+def test_what_did_not_change_is_neither_read_nor_compressed(root: Path, tmp_path: Path) -> None:
+    chosen = replace(codec("gzip"), grain=4 << 10)
+    first = tmp_path / "first"
+    write(root, first, chosen)
+    bus, old = Bus(), OldParts([(first, first.with_suffix(".parts"))], chosen)
+    write(root, tmp_path / "again", chosen, old=old, bus=bus)
+    old.close()
+    # Only what is larger than a part.
+    assert bus.counts["files_read"] == 3
+    # In the part of a file that changed, the others are taken out of the old part.
+    (root / "d0/f009").write_bytes(b"other")
+    bus, old = Bus(), OldParts([(first, first.with_suffix(".parts"))], chosen)
+    write(root, tmp_path / "changed", chosen, old=old, bus=bus)
+    old.close()
+    assert bus.counts["files_read"] == 4
+    assert bus.counts["bytes_compressed"] < 600_000
+
+
+def rows_of(path: Path) -> list[Row]:
+    return layerparts.load(path.with_suffix(".parts"))
+
+
+@pytest.mark.parametrize("harm", ["flipped", "cut off", "table", "length"])
+def test_a_damaged_part_is_not_taken(root: Path, tmp_path: Path, harm: str) -> None:
+    chosen = replace(codec("gzip"), grain=4 << 10)
+    first = tmp_path / "first"
+    cold = write(root, first, chosen)
+    rows, data = rows_of(first), bytearray(first.read_bytes())
+    middle = rows[len(rows) // 2]
+    if harm == "flipped":
+        data[middle.offset + middle.length // 2] ^= 1
+    elif harm == "cut off":
+        del data[middle.offset :]
+    elif harm == "table":
+        rows = [row._replace(offset=row.offset + 1) for row in rows]
+    else:
+        rows = [row._replace(raw=row.raw + 1) for row in rows]
+    first.write_bytes(data)
+    layerparts.save(first.with_suffix(".parts"), rows)
+    old = OldParts([(first, first.with_suffix(".parts"))], chosen)
+    with pytest.raises(PartLost):
+        write(root, tmp_path / "again", chosen, old=old)
+    old.close()
+    assert not list(tmp_path.glob(".*")), "nothing half-written is left"
+    # Where only some of it is used, the rest is read.
+    assert write(root, tmp_path / "anew", chosen).digest == cold.digest
+
+
+def test_tables_that_cannot_be_read_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "x.parts"
+    assert layerparts.load(path) == []
+    for junk in (b"", b"junk", b"\xff" * 100):
+        path.write_bytes(junk)
+        assert layerparts.load(path) == []
+    layerparts.save(path, [Row(b"a", b"0 x\n", True, 1, 2, 3, b"")])
+    assert len(layerparts.load(path)) == 1
+
+
+def test_a_line_tells_all_that_decides_an_entry() -> None:
+    one = Entry(b"a", "f", 0o644, 0, 0, 3, "00" * 32, mtime=EPOCH * 10**9)
+    same = replace(one, mtime=(EPOCH + 100) * 10**9 + 5)
+    assert layerparts.told(one, EPOCH) == layerparts.told(same, EPOCH)
+    assert layerparts.told(one, None) != layerparts.told(same, None)
+    for field, value in (
+        ("path", b"b"), ("mode", 0o600), ("uid", 1), ("gid", 1), ("sha256", "11" * 32),
+        ("xattrs", ((b"user.x", b"1"),)), ("first", b"c"), ("mtime", 0),
+    ):  # fmt: skip
+        assert layerparts.told(replace(one, **{field: value}), EPOCH) != layerparts.told(one, EPOCH)
