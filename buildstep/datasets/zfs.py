@@ -8,6 +8,9 @@
 Datasets have mountpoint=legacy and are mounted by mount(2) where a build runs: with a mount namespace of
 its own the agent never sees the mount, and the kernel drops it with the build. What is ours carries the
 user property buildstep:build; nothing else is destroyed.
+
+Whoever is not root is refused on Linux before anything is made: `zfs allow` gives every operation but
+mounting, and a build lays files into a mounted clone.
 """
 
 from __future__ import annotations
@@ -22,10 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from buildstep import platform, process
+from buildstep import platform
+from buildstep.datasets import zfsallow
 from buildstep.datasets.holders import holders, mounts_of
 from buildstep.datasets.zfslib import AlreadyThere, Busy, InUse, Props, open_zfs
-from buildstep.errors import CommandFailed, DatasetError, SandboxError
+from buildstep.errors import DatasetError, SandboxError, ToolMissing
 from buildstep.filelist import Entry, FileList, scan, scan_changed
 from buildstep.interfaces import Dataset, Kind
 from buildstep.journal import open_journal
@@ -44,11 +48,6 @@ _PREFIX = {Kind.IMAGE: "", Kind.LAYER: "layer-", Kind.BUILD: "build-"}
 
 _WAITS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Pauses, in seconds, before a busy dataset is tried again: namespaces go a moment after their processes."""
-
-_PERMISSIONS = (
-    "clone", "create", "destroy", "hold", "mount", "mountpoint", "readonly", "receive", "release", "rename",
-    "send", "snapshot", "userprop",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +101,7 @@ class ZfsBackend:
             )
         if found[self.dataset]["type"][0] != "filesystem":
             raise DatasetError(f"{self.dataset} is a volume, and a pool needs a file system")
+        self._refuse_without_privilege()
         if name not in found:
             with contextlib.suppress(AlreadyThere):  # another build was quicker
                 where = found[self.dataset]["mountpoint"][0]
@@ -128,21 +128,25 @@ class ZfsBackend:
             where.mkdir(parents=True, exist_ok=True)
             mount(name, where, "zfs", MS_RDONLY if read_only else 0, data)
         except (SandboxError, OSError) as error:
-            missing = "" if os.geteuid() == 0 else self._missing()
+            grant = "" if os.geteuid() == 0 else zfsallow.advice(self.dataset)
             raise DatasetError(
-                f"cannot mount {name}: {error}",
-                hint=missing or "is it mounted elsewhere with other options?",
+                f"cannot mount {name}: {error}", hint=grant or "is it mounted elsewhere with other options?"
             ) from error
 
-    def _missing(self) -> str:
-        """What somebody who is not root lacks here."""
-        try:
-            told = process.query(["zfs", "allow", self.dataset]).stdout
-        except CommandFailed:
-            told = ""
-        lacking = [word for word in _PERMISSIONS if not re.search(rf"\b{word}\b", told)]
-        grant = f"; zfs allow lacks {','.join(lacking)}" if lacking else ""
-        return f"on Linux only root may mount ZFS, whatever `zfs allow` says: run the build as root{grant}"
+    def _refuse_without_privilege(self) -> None:
+        """Raises ToolMissing with all that this user lacks, before anything has been made."""
+        if zfsallow.may_mount():
+            return
+        lines = ["  missing: the right to mount (CAP_SYS_ADMIN), which `zfs allow` cannot give on Linux"]
+        # Root of a user namespace is whoever made it, and the table of `zfs allow` has that user's name.
+        lacking = [] if os.geteuid() == 0 else zfsallow.missing(self.dataset)
+        if lacking:
+            lines.append(f"  missing: of `zfs allow` on {self.dataset}: {','.join(lacking)}")
+        raise ToolMissing(
+            f"this user cannot build in {self.uri}",
+            detail="\n".join(lines),
+            hint="run the build as root, or give a pool that needs no privilege: --pool dir:PATH",
+        )
 
     def _sweep_mount_points(self) -> None:
         """Remove the directories of builds that were killed after their dataset had got its final name."""

@@ -4,6 +4,9 @@ Python's binding comes in two states. The one that belongs to an installed OpenZ
 does all we ask. The one on PyPI, 0.2.3, was made for an older C library: its `lzc_create` crashes the
 process, its `lzc_receive` fails, it cannot rename or destroy, and what several snapshots failed of it cannot
 tell; for those calls the command is used.
+
+Bookmarks are left out: an incremental stream could be made from one, but nobody could receive it, as that
+needs the origin's snapshot itself, and clones keep that snapshot alive wherever we send from.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from buildstep import platform, process
+from buildstep.datasets import zfsallow
 from buildstep.errors import CommandFailed, DatasetError, ToolMissing
 
 Props = Mapping[str, str | int]
@@ -175,16 +179,14 @@ class Zfs:
             for word, chosen in (
                 ("busy", Busy),
                 ("being held", Busy),
-                ("being held", Busy),
                 ("already exists", AlreadyThere),
                 ("dependent clones", InUse),
             ):
                 if word in error.detail:
                     kind = chosen
             reason = lines[0] if lines else error.message
-            raise kind(
-                reason, detail=error.detail, hint=_hint(errno.EPERM if "permission" in reason else 0)
-            ) from error
+            code = errno.EPERM if "permission" in reason else 0
+            raise kind(reason, detail=error.detail, hint=_hint(code, argv[-1])) from error
 
     def _call(self, what: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         names = self._errors
@@ -207,7 +209,8 @@ class Zfs:
             ):
                 kind = BadStream
             text = ", ".join(dict.fromkeys(map(_text, inner)))
-            raise kind(f"cannot {what}: {text}", hint=_hint(error.errno), retryable=kind is Busy) from error
+            hint = _hint(error.errno, what.split(" ")[1])
+            raise kind(f"cannot {what}: {text}", hint=hint, retryable=kind is Busy) from error
 
 
 class ZfsCommand(Zfs):
@@ -253,9 +256,13 @@ def _text(error: Any) -> str:
     return str(message.decode() if isinstance(message, bytes) else message) or type(error).__name__
 
 
-def _hint(code: int | None) -> str:
+def _hint(code: int | None, name: str) -> str:
+    """name: of the dataset or snapshot that the call was about."""
     if code == errno.EPERM:
-        return "run as root, or let an administrator give this user `zfs allow` (see `buildstep doctor`)"
+        # Permissions are inherited, and the dataset itself may not be there yet.
+        parent = name.partition("@")[0].rpartition("/")[0]
+        grant = "" if os.geteuid() == 0 else zfsallow.advice(parent)
+        return f"run as root, or an administrator gives the permission: {grant}" if grant else "run as root"
     if code in (errno.ENOSPC, errno.EDQUOT):
         return "the pool is full or a quota is reached: `buildstep cache prune` frees space"
     return ""
