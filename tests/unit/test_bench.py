@@ -345,3 +345,17 @@ def test_peers_sit_out_what_is_left_at_the_deadline(tmp_path: Path) -> None:
 
 def test_reading_a_tree_passes_over_holes(tmp_path: Path) -> None:
     machine.read_all(small(tmp_path).root)
+
+
+def test_the_cost_of_clones_is_compared_from_smallest_to_largest(tmp_path: Path) -> None:
+    from bench import clone_cost
+
+    # The smallest pool there can be, for real: its clones are copies, so a larger base does cost more.
+    found = clone_cost.measure(f"dir:{tmp_path}/pool", [2, 1], 5)
+    assert [(row["mib"], row["files"]) for row in found["bases"]] == [(2, 32), (1, 16)]
+    assert found["runs"] == clone_cost.FEW
+    assert all(len(row["clone"]["seconds"]) == found["runs"] for row in found["bases"])
+    small, large = (row["clone"]["median"] for row in reversed(found["bases"]))
+    assert clone_cost.ratio(found) == large / small
+    assert not list((tmp_path / "pool/build").iterdir())
+    assert not list((tmp_path / "pool/image").iterdir())
