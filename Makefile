@@ -29,7 +29,7 @@ check-integration: deps dev ## real tools and file systems, as root
 	$(PYTHON_BIN) -m pytest -q tests/integration
 
 check-zfs: deps dev ## the ZFS backend on a real pool, in a small guest
-	$(PYTHON_BIN) tests/guest/guest.py run --timeout 2400 -- sh -c 'cd /src && python3 -m pytest -q -p no:cacheprovider tests/integration/test_backends.py tests/integration/zfs -k zfs'
+	$(PYTHON_BIN) tests/guest/guest.py run --timeout 3600 -- sh -c 'cd /src && python3 -m pytest -q -p no:cacheprovider tests/integration/test_backends.py tests/integration/test_native_defects.py tests/integration/zfs -k zfs'
 
 lint: dev ## ruff and mypy
 	.venv/bin/ruff check .

@@ -42,6 +42,8 @@ def kind_of(path: Path) -> FileKind:
                 head = stream.read(_HEAD)
     except OSError as error:
         raise ImageError(f"cannot read the image {path}: {error.strerror}") from error
+    except ImageError as error:
+        raise ImageError(f"{path} is damaged: {error.message}", hint="fetch it again") from error
     kind = _kind_of_head(head)
     if kind is None:
         raise ImageError(

@@ -102,7 +102,8 @@ def full(root: Path) -> FileList:
 def same(one: FileList, two: FileList) -> None:
     """Fail, naming the lines that differ."""
     rows = [{filelist.line(entry) for entry in entries.values()} for entries in (one, two)]
-    assert sorted(rows[0] - rows[1]) == sorted(rows[1] - rows[0]) == []
+    differing = [sorted(rows[0] - rows[1]), sorted(rows[1] - rows[0])]
+    assert differing == [[], []], differing
 
 
 def fill(root: Path) -> None:
