@@ -5,7 +5,8 @@ another owner, mode, link or attribute, the finished tree is the last one with o
 Nothing has to be cloned, laid in, cleaned and compared to know it; the layers around these files are made
 again, all else is there.
 
-    state/artifacts/tree-NAME.bin    the last tree of these outputs: a SHA-256, then marshal data (see Tree)
+    state/artifacts/tree-NAME.bin    the last tree of these outputs: the fields of Tree, each as marshal data
+                                     after its length (8 bytes, little endian), and a SHA-256 of all that
 
 Only large trees are kept, whose layer is cut into several, and that have the proto directory as it is; for
 all others this would gain nothing, or would not be true.
@@ -80,9 +81,14 @@ def _inputs(spec: BuildSpec, image: ImageRecord, answer: Answer | None) -> str:
 
 def save(state: Path, spec: BuildSpec, tree: Tree) -> None:
     """Note the tree of a build, once its outputs have their names."""
-    data = marshal.dumps([getattr(tree, item.name) for item in fields(tree)])
+    digest = hashlib.sha256()
     with atomic_write(_path(state, spec), durable=False) as stream:
-        stream.write(hashlib.sha256(data).digest() + data)
+        for item in fields(tree):  # one by one: together they are large
+            data = marshal.dumps(getattr(tree, item.name))
+            for piece in (len(data).to_bytes(8, "little"), data):
+                digest.update(piece)
+                stream.write(piece)
+        stream.write(digest.digest())
 
 
 def forget(state: Path, spec: BuildSpec) -> None:
@@ -95,13 +101,18 @@ def _load(state: Path, spec: BuildSpec, inputs: str, proto: str) -> Tree | None:
         data = memoryview(_path(state, spec).read_bytes())
     except OSError:
         return None
-    if hashlib.sha256(data[32:]).digest() != data[:32]:
+    if hashlib.sha256(data[:-32]).digest() != data[-32:]:
         return None
+    values: dict[str, Any] = {}
+    at = 0
     with contextlib.suppress(ValueError, EOFError, TypeError):
-        names = [item.name for item in fields(Tree)]
-        tree = Tree(**dict(zip(names, marshal.loads(data[32:]), strict=True)))  # noqa: S302 - ours, by its digest
-        if (tree.inputs, tree.proto) == (inputs, proto):
-            return tree
+        for item in fields(Tree):
+            end = at + 8 + int.from_bytes(data[at : at + 8], "little")
+            values[item.name] = marshal.loads(data[at + 8 : end])  # noqa: S302 - ours, by its digest
+            at = end
+            if values.get("inputs", inputs) != inputs or values.get("proto", proto) != proto:
+                return None
+        return Tree(**values)
     return None
 
 

@@ -155,7 +155,9 @@ def lines_of(entries: FileList) -> list[bytes]:
 
 def digest_of(lines: Iterable[bytes]) -> str:
     """The tree digest of a tree with these canonical lines, which are in order."""
-    return hashlib.sha256(HEADER + b"".join(lines)).hexdigest()
+    digest = hashlib.sha256(HEADER)
+    digest.update(b"".join(lines))
+    return digest.hexdigest()
 
 
 def dumps(entries: FileList) -> bytes:

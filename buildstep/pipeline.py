@@ -126,6 +126,10 @@ def _run(build: Build, journal: Journal, log: BuildLog) -> BuildResult:
             build, image, journal, log, stack, lambda: _cut(build, shot) if cuts else shot, entropy
         )
         tree = _kept_tree(build, image, journal, shot, entropy)
+        # What follows takes memory of its own.
+        build.laid, build.origin, build.below = {}, {}, {}
+        build.plan.proto.forget_entries()
+        del shot
     if spec.cache:
         _remember(build, image, result, journal, tree)
     return result

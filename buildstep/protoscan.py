@@ -158,6 +158,12 @@ class ProtoScan:
             self._entries = found
         return self._entries
 
+    def forget_entries(self) -> None:
+        """Let `entries` go, which are large; those of `fresh_entries` stay. Not where files have several
+        names: what `lay` made of their groups is needed."""
+        if not self.inodes:
+            self._entries = None
+
     @property
     def fresh_entries(self) -> FileList:
         """Of `entries` those that the index does not have, or not as they are."""
@@ -255,10 +261,11 @@ class StatIndex:
             if not scan.doubt and few and self._unmoved(scan.known):
                 changes = {**fresh, **dict.fromkeys(scan.gone)}
                 with self.path.open("ab") as stream:
-                    stream.write(_frame((FORMAT, changes, dict(noted), scan.begun, excludes)))
+                    stream.writelines(_frame((FORMAT, changes, dict(noted), scan.begun, excludes)))
                 return
             with atomic_write(self.path, durable=False) as stream:
-                stream.write(_frame((FORMAT, {**scan.held, **fresh}, dict(noted), scan.begun, excludes)))
+                whole = {**scan.held, **fresh}
+                stream.writelines(_frame((FORMAT, whole, dict(noted), scan.begun, excludes)))
 
     def touch(self) -> None:
         """Note that the index was of use: what is not for long is pruned."""
@@ -270,9 +277,9 @@ class StatIndex:
         return bool(known.paths) and self.size == known.end and known.end < 2 * known.whole
 
 
-def _frame(value: Any) -> bytes:
+def _frame(value: Any) -> tuple[bytes, bytes, bytes]:
     body = marshal.dumps(value)
-    return hashlib.sha256(body).digest() + len(body).to_bytes(8, "little") + body
+    return hashlib.sha256(body).digest(), len(body).to_bytes(8, "little"), body
 
 
 def _frames(data: memoryview) -> Iterator[tuple[int, int]]:
