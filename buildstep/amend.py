@@ -18,7 +18,7 @@ import contextlib
 import hashlib
 import marshal
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -149,11 +149,13 @@ class Amendment:
         """The name of the layer with just these files, if it is as it was."""
         return self.old.get(tuple(part), "") if self.changed.isdisjoint(part) else ""
 
-    def layers(self, blobs: BlobStore, *, epoch: int | None) -> list[Blob]:
-        """The layers below the top one: as they were, or made now. Raises EmitError; also where one that
-        should be there is not, see `complete`."""
+    def lower(self, blobs: BlobStore) -> list[Blob]:
+        """The layers below those of the proto directory. They must be `complete`. Raises EmitError."""
+        return [_there(blobs.again(name, comment)) for name, comment in self.tree.lower]
+
+    def layers(self, blobs: BlobStore, *, epoch: int | None) -> Iterator[Blob]:
+        """The layers between those and the top one, in order: as they were, or made now. Raises EmitError."""
         tree = self.tree
-        found = [blobs.again(name, comment) for name, comment in tree.lower]
         folders = {
             entry.path: entry
             for entry in (filelist.parse(row) for row in tree.lines if row.startswith(b"d\t"))
@@ -166,9 +168,8 @@ class Amendment:
             if blob is None:
                 changes = Changes(tuple(self.entry(place) for place in part), ())
                 blob = blobs.by_content(Path(), changes, folders, epoch=epoch, comment=comment)
-            found.append(blob)
             tree.names.append(blob.path.name)
-        return [_there(blob) for blob in found]
+            yield blob
 
     def entry(self, place: int) -> Entry:
         """An entry of the layer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -313,15 +313,17 @@ class EmitJob:
     """One image, ready to be written.
 
     tree: every entry, root: where their content is. changes: the top layer, against `layers`, which are
-    the finished ones below it, base first. epoch: latest mtime (s) allowed in the image, None for no
-    limit. stem: where to write, without extension (`bits/hello/hello-1.0.0`). config: the manifest's
-    `build.oci` object. level: None for the codec's own. native: for formats that send a dataset.
+    the finished ones below it, base first, and then `more`, which are made when they are asked for. epoch:
+    latest mtime (s) allowed in the image, None for no limit. stem: where to write, without extension
+    (`bits/hello/hello-1.0.0`). config: the manifest's `build.oci` object. level: None for the codec's own.
+    native: for formats that send a dataset.
     """
 
     tree: FileList
     root: Path
     changes: Changes
     layers: tuple[Blob, ...]
+    more: Iterable[Blob] = ()
     manifest: Mapping[str, Any]
     config: Mapping[str, Any]
     base_config: Mapping[str, Any]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,22 +42,59 @@ def create(path: Path) -> int:
 
 def seal(fd: int) -> Digests:
     """Make a file durable and read it back: what is told of it is what is really there."""
+    with Sealer(fd) as sealer:
+        return sealer.finish()
 
-    def digest(name: str) -> Callable[[], str]:
-        def run() -> str:
-            state, offset = hashlib.new(name), 0
-            while chunk := os.pread(fd, CHUNK, offset):
+
+class Sealer:
+    """The digests of a file that is still being written, beside the writing. Use it as a context manager,
+    which waits for its threads."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._final = 0
+        self._over = False
+        self._news = threading.Condition()
+        self._pool = ThreadPoolExecutor(3, thread_name_prefix="seal")
+        self._digests = [self._pool.submit(self._follow, name) for name in ("sha1", "sha256")]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._tell(self._final, over=True)
+        self._pool.shutdown()
+
+    def advance(self, final: int) -> None:
+        """The first `final` bytes will not change any more."""
+        self._tell(final, over=False)
+
+    def finish(self) -> Digests:
+        """The file is complete: make it durable, and wait for what it holds. Raises OSError."""
+        size = os.fstat(self._fd).st_size
+        synced = self._pool.submit(os.fsync, self._fd)
+        self._tell(size, over=True)
+        sha1, sha256 = (digest.result() for digest in self._digests)
+        synced.result()
+        return Digests(size, sha1, sha256)
+
+    def _tell(self, final: int, *, over: bool) -> None:
+        with self._news:
+            self._final, self._over = final, over
+            self._news.notify_all()
+
+    def _follow(self, name: str) -> str:
+        state, offset = hashlib.new(name), 0
+        while True:
+            with self._news:
+                while self._final <= offset and not self._over:
+                    self._news.wait()
+                final, over = self._final, self._over
+            while offset < final and (chunk := os.pread(self._fd, min(CHUNK, final - offset), offset)):
                 state.update(chunk)
                 offset += len(chunk)
-            return state.hexdigest()
-
-        return run
-
-    with ThreadPoolExecutor(3, thread_name_prefix="seal") as pool:
-        synced = pool.submit(os.fsync, fd)
-        sha1, sha256 = pool.submit(digest("sha1")), pool.submit(digest("sha256"))
-        synced.result()
-        return Digests(os.fstat(fd).st_size, sha1.result(), sha256.result())
+            if over:
+                return state.hexdigest()
 
 
 class Outputs:

@@ -7,9 +7,10 @@ import os
 import sys
 import time
 import uuid as uuids
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from buildstep import (
@@ -31,7 +32,7 @@ from buildstep.events import BuildStarted, Bus
 from buildstep.excludes import excluder
 from buildstep.filelist import FileList, spread_digests
 from buildstep.images import ImageRecord, ImageStore
-from buildstep.interfaces import Kind
+from buildstep.interfaces import Blob, Kind
 from buildstep.journal import Journal, open_journal
 from buildstep.layers import BlobStore, segments, timeless
 from buildstep.native import NativeJob, NativeStreams
@@ -121,10 +122,7 @@ def _run(build: Build, journal: Journal, log: BuildLog) -> BuildResult:
         entropy = _clean(build, image)
         _motd(build, image)
         shot = _snapshot(build, image)
-        cuts = "oci" in spec.formats
-        result = _deliver(
-            build, image, journal, log, stack, lambda: _cut(build, shot) if cuts else shot, entropy
-        )
+        result = _deliver(build, image, journal, log, stack, partial(_cut, build, shot), entropy)
         tree = _kept_tree(build, image, journal, shot, entropy)
         # What follows takes memory of its own.
         build.laid, build.origin, build.below = {}, {}, {}
@@ -157,9 +155,9 @@ def _amended(build: Build, journal: Journal, log: BuildLog) -> BuildResult | Non
         for planned in plan_.steps[1:-2]:
             recorder.skip(planned.name, planned.reason, state=planned.state)
 
-        def layered() -> steps.Snapshot:
-            build.layers = amendment.layers(blobs, epoch=spec.source_date_epoch)
-            return amendment.snapshot()
+        def layered() -> Layered:
+            build.layers = amendment.lower(blobs)
+            return amendment.snapshot(), amendment.layers(blobs, epoch=spec.source_date_epoch)
 
         entropy = amendment.tree.entropy
         result = _deliver(build, image, journal, log, stack, layered, entropy)
@@ -174,21 +172,21 @@ def _deliver(
     journal: Journal,
     log: BuildLog,
     stack: contextlib.ExitStack,
-    layered: Callable[[], steps.Snapshot],
+    layered: Callable[[], Layered],
     entropy: tuple[str, ...],
 ) -> BuildResult:
-    """The steps from the finished tree on. layered: makes the layers below the top one, and tells what there
-    is."""
+    """The steps from the finished tree on. layered: tells what there is, and makes the layers that are not
+    there yet below the top one."""
     spec, recorder = build.spec, build.recorder
     outputs = stack.enter_context(Outputs())
     with recorder.step("emit", TITLES["emit"]) as step:
-        shot = layered()
+        shot, coming = layered()
         shipment = Shipment(
             spec=spec,
             image=image,
             shot=shot,
             root=build.tree.path if build.dataset else Path(),
-            layers=tuple(build.layers),
+            layers=build.layers,
             installed=build.installed,
             build_id=journal.ident,
             pool=build.backend.uri,
@@ -201,16 +199,25 @@ def _deliver(
             entropy=entropy,
             native=_native(build, image),
         )
-        try:
-            # What is told of the tree is found out while the image's file is written and hashed.
-            with ThreadPoolExecutor(1, thread_name_prefix="facts") as beside:
-                if build.parts:
-                    shipment = replace(shipment, shot=replace(shot, facts=beside.submit(shot.facts).result))
-                written = shipping.emit(shipment, recorder, outputs, build.bus)
-        except EmitError:
-            if build.blobs is not None:
-                build.blobs.drop_damaged(build.layers)
-            raise
+        with ThreadPoolExecutor(1, thread_name_prefix="facts") as beside:
+            told: list[Future[steps.Facts]] = []
+
+            def more() -> Iterator[Blob]:
+                for blob in coming:
+                    build.layers.append(blob)
+                    yield blob
+                # What is told of the tree is found out while the image's file is written and hashed.
+                if shot.emitted is not None or build.dataset is None:
+                    told.append(beside.submit(shot.facts))
+
+            try:
+                written = shipping.emit(shipment, more(), recorder, outputs, build.bus)
+            except EmitError:
+                if build.blobs is not None:
+                    build.blobs.drop_damaged(build.layers)
+                raise
+            if told:
+                shipment = replace(shipment, shot=replace(shot, facts=told[0].result))
         step.reason = ", ".join(artifact.path.name for artifact in written)
         if build.blobs is not None and build.blobs.saved:
             step.reason += f"; layers that were there: {build.blobs.saved:.1f} s saved"
@@ -329,27 +336,34 @@ def _snapshot(build: Build, image: ImageRecord) -> steps.Snapshot:
     return shot
 
 
-def _cut(build: Build, shot: steps.Snapshot) -> steps.Snapshot:
-    """A large top layer becomes several, each found by its content or written now; only its directories
-    are left to be written as the top."""
-    *parts, top = segments(shot.changes)
+Layered = tuple[steps.Snapshot, Iterable[Blob]]
+"""A finished tree, and layers of it that are made when they are asked for."""
+
+
+def _cut(build: Build, shot: steps.Snapshot) -> Layered:
+    """A large top layer becomes several, each found by its content or written; only its directories are left
+    to be written as the top."""
+    *parts, top = segments(shot.changes) if "oci" in build.spec.formats else [shot.changes]
     if not parts:
-        return shot
+        return shot, ()
     assert build.blobs is not None
-    folders = timeless(shot.entries)
-    count = sum(bool(part.entries) for part in parts)
-    number = 0
-    for part in parts:
-        number += bool(part.entries)
-        comment = amend.part_comment(number, count) if part.entries else "what is removed from the base"
-        epoch = build.spec.source_date_epoch
-        blob = build.blobs.by_content(build.tree.path, part, folders, epoch=epoch, comment=comment)
-        build.layers.append(blob)
-        build.parts.append((part, blob))
-    reused = build.bus.counts.get("layers_reused", 0)
-    build.bus.note(f"{len(parts)} layers, {reused} of them as they were")
-    spread_digests(shot.entries)
-    return replace(shot, emitted=top.entries)
+    blobs, root, epoch = build.blobs, build.tree.path, build.spec.source_date_epoch
+
+    def layers() -> Iterator[Blob]:
+        folders = timeless(shot.entries)
+        count = sum(bool(part.entries) for part in parts)
+        number = 0
+        for part in parts:
+            number += bool(part.entries)
+            comment = amend.part_comment(number, count) if part.entries else "what is removed from the base"
+            blob = blobs.by_content(root, part, folders, epoch=epoch, comment=comment)
+            build.parts.append((part, blob))
+            yield blob
+        reused = build.bus.counts.get("layers_reused", 0)
+        build.bus.note(f"{len(parts)} layers, {reused} of them as they were")
+        spread_digests(shot.entries)
+
+    return replace(shot, emitted=top.entries), layers()
 
 
 def _kept_tree(

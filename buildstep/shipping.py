@@ -7,7 +7,7 @@ import os
 import platform
 import time
 import uuid as uuids
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,13 +61,14 @@ class BuildResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shipment:
-    """A finished tree and what is known of how it came to be. proto: the record's word on it."""
+    """A finished tree and what is known of how it came to be. proto: the record's word on it;
+    layers: those below the top one, complete when all is written."""
 
     spec: BuildSpec
     image: ImageRecord
     shot: steps.Snapshot
     root: Path
-    layers: tuple[Blob, ...]
+    layers: Sequence[Blob]
     installed: steps.Installed | None
     build_id: str
     pool: str
@@ -82,15 +83,18 @@ def moment_of(spec: BuildSpec, recorder: Recorder) -> datetime:
     return datetime.fromtimestamp(recorder.begin if epoch is None else epoch, UTC)
 
 
-def emit(shipment: Shipment, recorder: Recorder, outputs: Outputs, bus: Bus) -> list[Artifact]:
-    """Write every format under a temporary name; every file of the tree is hashed afterwards."""
+def emit(
+    shipment: Shipment, more: Iterable[Blob], recorder: Recorder, outputs: Outputs, bus: Bus
+) -> list[Artifact]:
+    """Write every format under a temporary name; every file of the tree is hashed afterwards. more: layers
+    between those of the shipment and the top one, made when they are asked for."""
     spec, shot = shipment.spec, shipment.shot
     job = EmitJob(
         tree=shot.entries,
         root=shipment.root,
         changes=shot.changes if shot.emitted is None else Changes(shot.emitted, ()),
-        layers=shipment.layers,
-        history=tuple(blob.comment for blob in shipment.layers),
+        layers=tuple(shipment.layers),
+        more=more,
         manifest=spec.manifest,
         config=asdict(spec.oci),
         base_config=shipment.image.config,

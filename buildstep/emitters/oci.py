@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -20,7 +22,7 @@ from buildstep.filelist import Changes, Entry, FileList
 from buildstep.fsutil import CHUNK, atomic_write, copy_range, write_all
 from buildstep.interfaces import Artifact, Blob, EmitJob, Sink
 from buildstep.layerparts import OldParts
-from buildstep.outputs import create, seal
+from buildstep.outputs import Sealer, create
 from buildstep.parts import PartWriter, Stream
 from buildstep.tarfmt import (
     BLOCK,
@@ -208,7 +210,7 @@ class OciEmitter:
                 contextlib.ExitStack() as stack,
             ):
                 stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-                archive = _Archive(job, path, fd, chosen, pool)
+                archive = _Archive(job, path, fd, chosen, pool, stack.enter_context(Sealer(fd)))
                 archive.begin_layers()
                 out = PartWriter(fd, chosen, what=path.name)
                 stack.enter_context(out)
@@ -240,12 +242,16 @@ class _Archive:
     the place for it is kept.
     """
 
-    def __init__(self, job: EmitJob, path: Path, fd: int, chosen: Codec, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, job: EmitJob, path: Path, fd: int, chosen: Codec, pool: ThreadPoolExecutor, sealer: Sealer
+    ) -> None:
         self.job = job
         self._path = path
         self._fd = fd
         self._codec = chosen
         self._pool = pool
+        self._sealer = sealer
+        self._layers: list[Blob] = []
         self._checks: list[tuple[Blob, Future[str]]] = []
         self._names: set[str] = set()
         self._top = 0
@@ -255,8 +261,10 @@ class _Archive:
         self._member("oci-layout", _json({"imageLayoutVersion": "1.0.0"}))
         for name in (b"blobs", b"blobs/sha256"):
             write_all(self._fd, header(Entry(name, "d", 0o755, 0, 0), epoch=0))
-        for blob in self.job.layers:
+        for blob in itertools.chain(self.job.layers, self.job.more):
+            self._layers.append(blob)
             self._copy(blob)
+            self._sealer.advance(os.lseek(self._fd, 0, os.SEEK_CUR))
         self._top = os.lseek(self._fd, 0, os.SEEK_CUR)
         os.lseek(self._fd, BLOCK, os.SEEK_CUR)
 
@@ -284,8 +292,9 @@ class _Archive:
             self._checks.append((blob, self._pool.submit(_digest, self._fd, begin, blob.size)))
 
     def finish(self, stream: Stream) -> Artifact:
-        job = self.job
-        layers = list(job.layers)
+        layers = list(self._layers)
+        comments = self.job.history or tuple(blob.comment for blob in layers)
+        job = replace(self.job, layers=tuple(layers), more=(), history=comments)
         if job.changes.entries or job.changes.removed or not layers:
             write_all(self._fd, padding(stream.size))
             os.pwrite(self._fd, big_size_header(_blob_name(stream.sha256), stream.size), self._top)
@@ -311,7 +320,7 @@ class _Archive:
         for blob, check in self._checks:
             if check.result() != blob.digest:
                 raise _damaged(blob)
-        digests = seal(self._fd)
+        digests = self._sealer.finish()
         return Artifact(
             path=self._path,
             format=OciEmitter.name,
