@@ -34,7 +34,7 @@ from buildstep.protoscan import ProtoScan
 from buildstep.resolution import Answer
 from buildstep.spec import BuildSpec
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(kw_only=True, slots=True)
@@ -47,7 +47,8 @@ class Tree:
     it is in the proto directory, if not there; folders: place in `lines` and mtime of each directory that is
     not in the layer; followers: see `layers.cut`; settled: places in the layer that must stay as they are,
     because the base has the path too; foreign: places whose content is not from the proto directory; parts:
-    the files of each stored layer, and names: what these are called; installed, entropy: for the record.
+    the files of each stored layer, and names: what these are called; installed, entropy, cleaned: for the
+    record.
     """
 
     inputs: str
@@ -68,6 +69,7 @@ class Tree:
     names: list[str]
     installed: dict[str, Any] | None
     entropy: tuple[str, ...]
+    cleaned: list[dict[str, Any]]
 
 
 def _path(state: Path, spec: BuildSpec) -> Path:
@@ -307,6 +309,7 @@ def tree_of(
     lower: Sequence[Blob],
     installed: Mapping[str, Any] | None,
     entropy: tuple[str, ...],
+    cleaned: list[dict[str, Any]],
 ) -> Tree | None:
     """What to keep of a whole build; None where the next one could not go on from it. parts: what each
     layer holds that the proto directory was cut into."""
@@ -341,4 +344,5 @@ def tree_of(
         names=[blob.path.name for _, blob in parts],
         installed=dict(installed) if installed else None,
         entropy=entropy,
+        cleaned=cleaned,
     )

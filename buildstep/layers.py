@@ -48,7 +48,7 @@ from buildstep.readpass import with_parents
 FORMAT = 3
 """Of what decides the bytes of a layer besides its entries and the codec."""
 
-LAYER_TARGET = 48 << 20
+LAYER_TARGET = 32 << 20
 """Bytes that one layer of a large tree holds on average; a tree of less than twice that is one layer."""
 
 _PER_FILE = 2048

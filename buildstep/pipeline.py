@@ -152,6 +152,7 @@ def _amended(build: Build, journal: Journal, log: BuildLog) -> BuildResult | Non
             step.state, step.reason = "reuse", plan_.steps[0].reason
             moment = shipping.moment_of(spec, recorder)
             shipping.final_manifest(spec, image, uuid=str(uuids.UUID(int=0)), moment=moment, file=None)
+        recorder.cleaned = amendment.tree.cleaned
         for planned in plan_.steps[1:-2]:
             recorder.skip(planned.name, planned.reason, state=planned.state)
 
@@ -385,6 +386,7 @@ def _kept_tree(
         lower=build.layers[: len(build.layers) - len(parts)],
         installed=build.installed.to_json() if build.installed else None,
         entropy=entropy,
+        cleaned=build.recorder.cleaned,
     )
 
 
