@@ -25,7 +25,7 @@ from buildstep.imagerecord import fingerprint_of
 from buildstep.interfaces import Backend, Kind
 from buildstep.layerkey import difference
 
-FORMAT = 2
+FORMAT = 3
 
 
 @runtime_checkable
@@ -43,7 +43,8 @@ class LayerRecord:
 
     slot: the image name and step it was made for, to compare a miss with. seconds: what making it took.
     size, inodes: what it holds. list_digest: SHA-256 of its list as stored. fingerprint: see
-    `images.fingerprint_of`, over its own files.
+    `images.fingerprint_of`, over its own files and those of `under`: the layers that it stands on, nearest
+    first.
     """
 
     key: str
@@ -58,6 +59,7 @@ class LayerRecord:
     list_digest: str = ""
     fingerprint: str = ""
     result: Mapping[str, Any] = field(default_factory=dict)
+    under: tuple[str, ...] = ()
 
 
 class LayerCache:
@@ -79,7 +81,7 @@ class LayerCache:
             value = read_json(self._path(key, "json"))
             if value.pop("format") != FORMAT or not self._path(key, "list").exists():
                 return None
-            record = LayerRecord(**value)
+            record = LayerRecord(**value | {"under": tuple(value.get("under", ()))})
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return record if self.backend.exists(Kind.LAYER, key) else None
@@ -105,7 +107,7 @@ class LayerCache:
 
     def _touched(self, record: LayerRecord) -> str:
         """What is wrong with a layer's tree; cheap when nothing touched it since it was made."""
-        now = self._fingerprint(record.key)
+        now = self._fingerprint(record)
         if now == record.fingerprint:
             return ""
         problem = self._problem(record)
@@ -113,10 +115,12 @@ class LayerCache:
             self._write(replace(record, fingerprint=now))
         return problem
 
-    def _fingerprint(self, key: str) -> str:
+    def _fingerprint(self, record: LayerRecord) -> str:
+        """Of all that was made from the base to get this layer: what lies under it can be touched as well."""
         if isinstance(self.backend, Stacked):
-            return fingerprint_of(self.backend.own(Kind.LAYER, key))
-        with self.backend.tree(Kind.LAYER, key) as tree:
+            own = self.backend.own
+            return " ".join(fingerprint_of(own(Kind.LAYER, key)) for key in (record.key, *record.under))
+        with self.backend.tree(Kind.LAYER, record.key) as tree:
             return fingerprint_of(tree)
 
     def entries(self, record: LayerRecord) -> FileList:
@@ -163,10 +167,19 @@ class LayerCache:
         finally:
             os.close(fd)
 
-    def make_room(self, key: str) -> None:
-        """Remove what has this key but is no layer: of a build that died, or of before a reboot."""
-        if key in self.backend.idents(Kind.LAYER) and self.find(key) is None:
+    def make_room(self, key: str) -> bool:
+        """Remove what has this key but is no layer: of a build that died, of before a reboot, or found
+        damaged while others stood on it. False where one of these is in use."""
+        if key not in self.backend.idents(Kind.LAYER) or self.find(key) is not None:
+            return True
+        # Those with the most below them first.
+        for record in sorted(self.records(), key=lambda record: -len(record.under)):
+            if key in record.under and not self.try_discard(record.key):
+                return False
+        with contextlib.suppress(BuildstepError):
             self.discard(key)
+            return True
+        return False
 
     def save(self, record: LayerRecord, entries: FileList) -> None:
         """Write down a layer whose dataset has just been made."""
@@ -180,7 +193,7 @@ class LayerCache:
             replace(
                 record,
                 list_digest=hashlib.sha256(data).hexdigest(),
-                fingerprint=self._fingerprint(record.key),
+                fingerprint=self._fingerprint(record),
             )
         )
 
@@ -207,6 +220,8 @@ class LayerCache:
 
     def try_discard(self, key: str) -> bool:
         """Remove a layer unless a build stands on it, or another layer."""
+        if any(key in record.under for record in self.records()):
+            return False
         try:
             fd = take_lock(self._locks / f"layer-use-{key}.lock", wait=False)
         except BlockingIOError:

@@ -1,17 +1,20 @@
 """A layer with packages made from a smaller one: only what is new is installed.
 
-What comes of it has the versions that an install from the base would have: the package manager is asked for
-those first, and a result that is not exactly that is thrown away. It is used only where it cannot be told
-from the other: when the scripts of the new packages changed nothing but their own files. A build with a
-SOURCE_DATE_EPOCH never takes this way: it promises the same bytes everywhere, also where no smaller layer is.
+It is only done where the result cannot be told from an install of all of them on the base: same tree, and
+with a SOURCE_DATE_EPOCH same bytes. So what is there was installed in the order in which it would be now; the
+versions are those of an install from the base; and the installer knows that neither the new packages nor
+those that are there could tell that they did not come together (`Installer.obstacle` before, `beyond` after).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from buildstep.cache import LayerCache, LayerRecord
+from buildstep.filelist import Changes, FileList
 from buildstep.interfaces import Package
 from buildstep.resolution import Answer
 from buildstep.spec import BuildSpec
@@ -23,25 +26,20 @@ _OF_THE_SET = ("packages", "versions")
 """Inputs that may differ: the smaller layer has some of them."""
 
 
-PROVEN = False
-"""Whether layers are grown at all. Not yet: the tree of a grown layer has been seen to differ from the one
-of an install from the base, and until that cannot be, the slower way is the right one."""
-
-
 def may_grow(spec: BuildSpec, answer: Answer) -> bool:
     """Whether a layer of this build may be made from a smaller one at all."""
     return (
-        PROVEN
-        and spec.source_date_epoch is None
-        and spec.order == "packages-first"
+        spec.order == "packages-first"
         and not spec.upgrade_first
         and not spec.pkg_audit
         and answer.exact
+        and bool(answer.order)
     )
 
 
-def nearest(cache: LayerCache, inputs: Mapping[str, Any]) -> LayerRecord | None:
-    """The layer that lacks least: made in the same way, all it has is wanted, in the same versions."""
+def nearest(cache: LayerCache, inputs: Mapping[str, Any], answer: Answer) -> tuple[LayerRecord | None, str]:
+    """The layer that lacks least: made in the same way, all it has is wanted, in the same versions and
+    installed in the same order. Where only the order is another: none, and what is not as it was."""
     wanted, versions = set(inputs["packages"]), inputs["versions"]
     found = [
         record
@@ -49,23 +47,38 @@ def nearest(cache: LayerCache, inputs: Mapping[str, Any]) -> LayerRecord | None:
         if set(record.inputs["packages"]) < wanted
         and record.inputs.get("versions", {}).items() <= versions.items()
         and all(record.inputs.get(name) == inputs[name] for name in inputs if name not in _OF_THE_SET)
-        and depth(cache, record) < DEEPEST
+        and len(record.under) + 1 < DEEPEST
     ]
-    return max(found, key=lambda record: (len(record.inputs["versions"]), record.created), default=None)
+    found.sort(key=lambda record: (len(record.inputs["versions"]), record.created), reverse=True)
+    told = ""
+    for record in found:
+        problem = reordered(record, answer)
+        if not problem:
+            return record, ""
+        told = told or problem
+    return None, told
 
 
-def depth(cache: LayerCache, record: LayerRecord) -> int:
-    """How many layers this one stands on, with itself."""
-    count = 1
-    while (below := below_of(cache, record)) is not None and count <= DEEPEST:
-        record, count = below, count + 1
-    return count
+def reordered(record: LayerRecord, answer: Answer) -> str:
+    """What of a layer would be installed at another point now; empty if all is as it was. The order can
+    show: whoever creates a user first has the lower number."""
+    before = list(record.result.get("order", ()))
+    if not before:
+        return "the order of what is there is not known"
+    names = {row.rpartition(" ")[2] for row in before}
+    now = [row for row in answer.order if row.rpartition(" ")[2] in names]
+    if len(now) != len(before):
+        return "what is there would be installed in other steps"
+    for old, new in zip(before, now, strict=True):
+        if old != new:
+            return f"{new.rpartition(' ')[2]} would be installed before {old.rpartition(' ')[2]}"
+    return ""
 
 
-def below_of(cache: LayerCache, record: LayerRecord) -> LayerRecord | None:
-    """The smaller layer that one was made from; None for one that was made from the base."""
-    key = record.result.get("on")
-    return cache.find(str(key)) if key else None
+def lacking(record: LayerRecord, answer: Answer) -> dict[str, str]:
+    """The packages that a layer lacks, with their versions."""
+    there = record.inputs["versions"]
+    return {name: version for name, version in answer.versions.items() if name not in there}
 
 
 def surprise(record: LayerRecord, answer: Answer, installed: Sequence[Package]) -> str:
@@ -86,3 +99,18 @@ def added(record: LayerRecord, installed: Sequence[Package]) -> list[Package]:
     """The packages that were not there before."""
     before = {(row["name"], row["arch"]) for row in record.result["installed"]["packages"]}
     return [row for row in installed if (row.name, row.arch) not in before]
+
+
+def touch_folders(entries: FileList, changes: Changes, base: FileList, now: int) -> None:
+    """Give folders that packages made the time at which something was put into them (ns), as they have it
+    when all packages come together; a folder of the base keeps the base's."""
+    for path in {entry.path.rpartition(b"/")[0] for entry in changes.entries}:
+        folder, old = entries[path], base.get(path)
+        if folder.mtime < now and (old is None or not old.same_metadata(folder)):
+            entries[path] = replace(folder, mtime=now)
+
+
+def names(changes: Changes) -> list[str]:
+    """Every path of a layer, with a slash before it."""
+    found = [*(entry.path for entry in changes.entries), *changes.removed]
+    return ["/" + os.fsdecode(path) for path in found]

@@ -153,7 +153,7 @@ class Finding:
 class InstallOptions:
     """What an installer is told. cache: a directory on the agent that outlives the build; hurry: there is
     an answer from before, so do not wait long for a server; max_age: for how many seconds an index that was
-    fetched is good enough.
+    fetched is good enough; fetched: all that an install needs was downloaded.
     """
 
     cache: Path
@@ -162,6 +162,7 @@ class InstallOptions:
     env: Mapping[str, str] = field(default_factory=dict)
     hurry: bool = False
     max_age: float = 0.0
+    fetched: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,10 +170,12 @@ class Resolution:
     """What would be installed, by package: its version, or "" for one that would be removed.
 
     exact: whether everything that would change is there; else only what was asked for is, if that.
+    order: the acts of an install as they would follow one another, each with its package (`Inst make`).
     """
 
     versions: Mapping[str, str]
     exact: bool
+    order: tuple[str, ...] = ()
 
 
 class Installer(Protocol):
@@ -206,9 +209,27 @@ class Installer(Protocol):
         """What an install (after an upgrade, if `upgrade`) would bring; changes nothing."""
         ...
 
+    def fetch(
+        self,
+        sandbox: Sandbox,
+        packages: Sequence[str],
+        options: InstallOptions,
+        versions: Mapping[str, str] | None,
+    ) -> None:
+        """Download what an install of these packages needs. versions: what it would bring, if known: where
+        all of it is there, nothing is asked for."""
+        ...
+
+    def obstacle(
+        self, sandbox: Sandbox, added: Mapping[str, str], base: FileList, options: InstallOptions
+    ) -> str:
+        """Why packages that were fetched (version by name) cannot be installed after those in the root with
+        the same result as all of them at once; empty if they can. base: the root before any of them."""
+        ...
+
     def beyond(self, root: Root, added: Sequence[Package], changed: Sequence[str]) -> str:
-        """The first changed path that is neither a file of the added packages nor one of the package
-        manager's own books; empty if there is none. Paths start with a slash."""
+        """What changed besides the files of the added packages and the package manager's own books; empty
+        if nothing did. Paths start with a slash."""
         ...
 
     def upgrade(self, sandbox: Sandbox, options: InstallOptions) -> None: ...

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from buildstep import (
 )
 from buildstep.cache import LayerRecord
 from buildstep.errors import BuildstepError, InstallError
-from buildstep.filelist import Changes, FileList, hash_entries, spread_digests, tree_digest
+from buildstep.filelist import FileList, hash_entries, spread_digests, tree_digest
+from buildstep.fsutil import Root
 from buildstep.images import ImageRecord
 from buildstep.interfaces import Finding, Kind, Package
 from buildstep.journal import Journal
@@ -55,18 +55,18 @@ def _make_layer(
     asked: Mapping[str, Any] | None,
     *,
     max_age: float | None = None,
-    growing: bool = True,
+    anew: str = "",
 ) -> None:
     """Install the packages and keep the layer; or, where the repository says that what we have is what
     it would be, use that. asked: what the layer is for; None: it is not to be kept. max_age: of the
-    repository's index, if not the spec's; growing: whether a smaller layer may be the start."""
+    repository's index, if not the spec's; anew: why no smaller layer can be the start."""
     spec, cache = build.spec, build.cache
     begin = time.monotonic()
     clone_step(build, journal, stack, Kind.IMAGE, image.uuid)
     first = build.tree.ident
     if spec.order == "proto-first":
         sync_step(build, image)
-    base, key, small, failed = build.below, "", None, None
+    base, key, small, failed, why = build.below, "", None, None, ""
     with build.recorder.step("packages", TITLES["packages"]) as step:
         with steps.packaging(build.context, build.root(image)) as packaging:
             if asked is None:
@@ -76,12 +76,11 @@ def _make_layer(
                 build.answer, old = _ask(build, packaging, asked, max_age)
                 key, inputs = keys.package_layer(asked, image, build.answer)
                 found = cache.find(key)
-                why = "" if found else cache.miss(keys.slot(spec), inputs)
-                if why and growing and growth.may_grow(spec, build.answer):
-                    small = growth.nearest(cache, inputs)
+                if found is None:
+                    why, small = _missing(build, build.answer, inputs, anew)
             if why and small is None:
                 try:
-                    build.installed = packaging.install()
+                    build.installed = packaging.install(_versions(build))
                 except InstallError as error:
                     if asked is None or not old:
                         raise
@@ -108,12 +107,27 @@ def _make_layer(
         _make_layer(build, journal, stack, image, asked, max_age=0.0)
     elif small is not None:
         build.recorder.steps.pop()
-        if not _grow(build, journal, stack, image, small, inputs, key, why, begin):
-            _make_layer(build, journal, stack, image, asked, growing=False)
+        if problem := _grow(build, journal, stack, image, small, inputs, key, why, begin, base):
+            _make_layer(build, journal, stack, image, asked, anew=problem)
     elif not _reuse_layer(build, journal, stack, image, key, told=True):
         # It was damaged, and is gone now.
         build.recorder.steps.pop()
         _make_layer(build, journal, stack, image, asked)
+
+
+def _missing(
+    build: Build, answer: Answer, inputs: Mapping[str, Any], anew: str
+) -> tuple[str, LayerRecord | None]:
+    """Why there is no layer of these inputs, and the smaller one to start from. anew: why that cannot be."""
+    why, small = build.cache.miss(keys.slot(build.spec), inputs), None
+    if not anew and growth.may_grow(build.spec, answer):
+        small, anew = growth.nearest(build.cache, inputs, answer)
+    return f"{why}; all of them again: {anew}" if anew else why, small
+
+
+def _versions(build: Build) -> Mapping[str, str] | None:
+    """What an install brings, if that is known."""
+    return build.answer.versions if build.answer is not None and build.answer.exact else None
 
 
 def _made_text(build: Build, why: str) -> str:
@@ -136,40 +150,33 @@ def _grow(
     key: str,
     why: str,
     begin: float,
-) -> bool:
-    """Install what a smaller layer lacks. False, and nothing is left of it, where that is not the same as
-    an install from the base; see `growth`."""
+    base: FileList,
+) -> str:
+    """Install what a smaller layer lacks. Where that is not the same as an install from the base, nothing is
+    left of it, and why is returned; see `growth`. base: what is in the base image."""
     assert build.answer is not None
     stack.enter_context(build.cache.using(small.key))
     taken = build.cache.take(small.key, lambda text: build.bus.note(text, level="warning"))
     if taken is None:
-        return False
+        return "a layer with most of them was damaged"
     record, entries = taken
     build.clone(journal, stack, Kind.LAYER, record.key)
-    clone, problem, shot = build.tree.ident, "", None
-    root = build.root(image)
+    clone, root, shot = build.tree.ident, build.root(image), None
     with build.recorder.step("packages", TITLES["packages"]) as step:
         step.key = key
         try:
-            with steps.packaging(build.context, root) as packaging:
-                installed = packaging.install()
+            installed, problem = _install_lacking(build, root, record, base)
         except InstallError as error:
             problem = error.message
-        else:
-            problem = growth.surprise(record, build.answer, installed.packages)
         if not problem:
+            assert installed is not None
             steps.clean(build.context, root, build.tree, build.plan.proto)
             shot = steps.snapshot(build.context, build.tree, entries, entries, image)
-            inside = build.inside(image)
-            changed = [
-                inside(os.fsdecode(path))
-                for path in (*(entry.path for entry in shot.changes.entries), *shot.changes.removed)
-            ]
+            installer = steps.choose_installer(build.spec, root, build.bus.note)
             new = growth.added(record, installed.packages)
-            beyond = packaging.installer.beyond(root, new, changed)
-            problem = f"{beyond} was changed by a script" if beyond else ""
-        step.reason = problem
+            problem = installer.beyond(root, new, growth.names(shot.changes))
         if shot is not None and not problem:
+            growth.touch_folders(shot.entries, shot.changes, base, time.time_ns())
             build.installed = installed
             _hash(build, shot)
             build.below = shot.entries
@@ -177,16 +184,35 @@ def _grow(
                 f"{_made_text(build, why)}; on layer {record.key[:12]}: {record.seconds:.1f} s saved"
             )
             if build.blobs is not None:
-                _package_blobs(build, image, record)
-                _blob_between(build, build.tree.path, record.tree_digest, shot.changes, small=record)
+                _package_blob(build, image, build.tree.path, base)
+            build.origin = entries
             seconds = time.monotonic() - begin + record.seconds
-            _keep_layer(build, journal, stack, image, shot, inputs, key, seconds, on=record.key)
-            return True
+            _keep_layer(build, journal, stack, image, shot, inputs, key, seconds, small=record)
+            return ""
+        step.reason = problem
     build.bus.note(f"not made from the layer {record.key[:12]}: {problem}")
     build.recorder.steps.pop()
     build.backend.destroy(Kind.BUILD, clone)
     build.dataset = None
-    return False
+    return problem
+
+
+def _install_lacking(
+    build: Build, root: Root, record: LayerRecord, base: FileList
+) -> tuple[steps.Installed | None, str]:
+    """Install in a clone of the layer what it lacks; or tell why not, which may be found out either before
+    or after."""
+    assert build.answer is not None
+    if root.path != build.tree.path:
+        return None, "the image is a zone's"
+    lacking = growth.lacking(record, build.answer)
+    with steps.packaging(build.context, root) as packaging:
+        packaging.fetch(lacking)
+        problem = packaging.obstacle(lacking, base)
+        if problem:
+            return None, problem
+        installed = packaging.install(lacking)
+    return installed, growth.surprise(record, build.answer, installed.packages)
 
 
 def _ask(
@@ -255,13 +281,16 @@ def _keep_layer(
     key: str,
     seconds: float,
     *,
-    on: str = "",
+    small: LayerRecord | None = None,
 ) -> None:
-    """Make the tree as it is now a layer, and go on in a clone of it. on: the layer it was made from."""
+    """Make the tree as it is now a layer, and go on in a clone of it. small: the layer it was made from."""
     stack.enter_context(build.cache.using(key))
     # One that is there and was not found is of a build that died, or of an earlier boot.
-    build.cache.make_room(key)
+    if not build.cache.make_room(key):
+        build.bus.note("the layer with the packages is not kept: an older one of its name is in use")
+        return
     build.backend.snapshot(build.tree, Kind.LAYER, key)
+    order = list(build.answer.order) if build.answer is not None else []
     held = shot.changes.entries if build.backend.cheap_clone else tuple(shot.entries.values())
     record = LayerRecord(
         key=key,
@@ -273,7 +302,8 @@ def _keep_layer(
         created=time.time(),
         size=sum(entry.size for entry in held if not entry.first),
         inodes=len(held),
-        result={"installed": asdict(build.installed) if build.installed else None, "on": on},
+        result={"installed": asdict(build.installed) if build.installed else None, "order": order},
+        under=() if small is None else (small.key, *small.under),
     )
     build.cache.save(record, shot.entries)
     build.bus.count("layers_kept")
@@ -307,27 +337,22 @@ def _reuse_layer(
             build.recorder.skip("sync", reason, state="reuse", key=key)
         build.recorder.skip("packages", reason, state="reuse", key=key)
     if build.blobs is not None:
-        _package_blobs(build, image, found)
+        _reused_blob(build, image, found)
     return True
 
 
-def _package_blobs(build: Build, image: ImageRecord, record: LayerRecord) -> None:
-    """The compressed layers that lead from the base to this layer: one for each that it was made from."""
+def _reused_blob(build: Build, image: ImageRecord, record: LayerRecord) -> None:
+    """The compressed layer that leads from the base to this one. Whatever that one was made from, it is one,
+    as it is where all packages were installed at once."""
     assert build.blobs is not None
-    below = growth.below_of(build.cache, record)
-    if below is None:
-        key, at = f"packages {image.tree_digest} {record.tree_digest}", None
-    else:
-        _package_blobs(build, image, below)
-        key, at = f"packages {below.tree_digest} {record.tree_digest}", below
-    comment = _comment(record, at)
+    key = f"packages {image.tree_digest} {record.tree_digest}"
+    comment = _comment(record.inputs["packages"])
     stored = build.blobs.stored(key, epoch=build.spec.source_date_epoch, comment=comment)
     if stored is not None:
         build.layers.append(stored)
         return
-    lower = build.store.entries(image) if at is None else build.cache.entries(at)
     entries = build.cache.entries(record)
-    changes = steps.difference(lower, entries)
+    changes = steps.difference(build.store.entries(image), entries)
     if changes.entries or changes.removed:
         with build.backend.tree(Kind.LAYER, record.key) as root:
             build.layers.append(
@@ -337,27 +362,8 @@ def _package_blobs(build: Build, image: ImageRecord, record: LayerRecord) -> Non
             )
 
 
-def _comment(record: LayerRecord, below: LayerRecord | None) -> str:
-    there = set(below.inputs["packages"]) if below else set()
-    names = [name for name in record.inputs["packages"] if name not in there]
-    return f"packages: {', '.join(names) or 'upgrade'}"
-
-
-def _blob_between(build: Build, root: Path, lower: str, changes: Changes, *, small: LayerRecord) -> None:
-    """The compressed layer of what was added to a smaller one, whose tree has the digest `lower`."""
-    assert build.blobs is not None
-    there = set(small.inputs["packages"])
-    names = [name for name in build.spec.packages if name not in there]
-    build.layers.append(
-        build.blobs.known(
-            f"packages {lower} {tree_digest(build.below)}",
-            root,
-            changes,
-            build.below,
-            epoch=build.spec.source_date_epoch,
-            comment=f"packages: {', '.join(names)}",
-        )
-    )
+def _comment(packages: Sequence[str]) -> str:
+    return f"packages: {', '.join(packages) or 'upgrade'}"
 
 
 def _package_blob(build: Build, image: ImageRecord, root: Path, base: FileList) -> None:
@@ -372,7 +378,7 @@ def _package_blob(build: Build, image: ImageRecord, root: Path, base: FileList) 
             changes,
             build.below,
             epoch=build.spec.source_date_epoch,
-            comment=f"packages: {', '.join(build.spec.packages) or 'upgrade'}",
+            comment=_comment(build.spec.packages),
         )
     )
 

@@ -20,21 +20,29 @@ from typing import Any
 from buildstep.fsutil import read_json, write_json
 from buildstep.interfaces import Resolution
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """A resolution, and when the repository last said so. index: a digest of what it says of itself."""
+    """A resolution, and when the repository last said so. index: a digest of what it says of itself.
+    versions, exact, order: see `interfaces.Resolution`."""
 
     index: str
     versions: Mapping[str, str]
     exact: bool
     asked: float
+    order: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, index: str, resolution: Resolution, *, asked: float) -> Answer:
-        return cls(index=index, versions=resolution.versions, exact=resolution.exact, asked=asked)
+        return cls(
+            index=index,
+            versions=resolution.versions,
+            exact=resolution.exact,
+            asked=asked,
+            order=resolution.order,
+        )
 
     def fresh(self, max_age: float) -> bool:
         """Whether the repository need not be asked again. What has no index cannot be asked."""
@@ -58,7 +66,7 @@ def find(state: Path, key: str) -> Answer | None:
         value = read_json(state / "resolved" / f"{key}.json")
         if value.pop("format") != FORMAT:
             return None
-        return Answer(**value)
+        return Answer(**value | {"order": tuple(value.get("order", ()))})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

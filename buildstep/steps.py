@@ -190,14 +190,24 @@ class Packaging:
             return Resolution(versions={}, exact=True)
         return self.installer.resolve(self.inside, spec.packages, self.options, upgrade=spec.upgrade_first)
 
-    def install(self) -> Installed:
-        """Upgrade, install, list and audit."""
+    def fetch(self, versions: Mapping[str, str] | None = None) -> None:
+        """Download what the packages need; versions: see `Installer.fetch`."""
+        if self.context.spec.packages:
+            self.installer.fetch(self.inside, self.context.spec.packages, self.options, versions)
+
+    def obstacle(self, added: Mapping[str, str], base: FileList) -> str:
+        """See `Installer.obstacle`."""
+        return self.installer.obstacle(self.inside, added, base, self.options)
+
+    def install(self, versions: Mapping[str, str] | None = None) -> Installed:
+        """Upgrade, install, list and audit. versions: what the install brings, if that is known."""
         spec, installer, inside, options = self.context.spec, self.installer, self.inside, self.options
         audit = None
         if spec.upgrade_first:
             installer.upgrade(inside, options)
         if spec.packages:
-            installer.install(inside, spec.packages, options)
+            self.fetch(None if spec.upgrade_first else versions)
+            installer.install(inside, spec.packages, replace(options, fetched=True))
         found = tuple(installer.installed(inside))
         if spec.pkg_audit:
             audit = installer.audit(inside, options)

@@ -10,9 +10,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
+from buildstep.errors import CommandFailed
+from buildstep.filelist import FileList
 from buildstep.fsutil import Root
+from buildstep.installers import aptgrowth
 from buildstep.installers.aptsources import Sources, agent_mirror
 from buildstep.installers.common import cache_lock, checked, failures
+from buildstep.installers.debfile import downloads, file_stem
 from buildstep.interfaces import Finding, InstallOptions, Package, Resolution, Sandbox
 
 __all__ = ["Apt", "agent_mirror"]
@@ -26,16 +30,6 @@ _POLICY = b"""#!/bin/sh
 # Put here by buildstep while packages are installed: no service starts in an image.
 exit 101
 """
-
-_INFO = "/var/lib/dpkg/info"
-_BOOKS = frozenset(
-    (
-        "/", "/var/lib/dpkg/status", "/var/lib/dpkg/available", "/var/lib/dpkg/triggers/File",
-        "/var/lib/dpkg/triggers/Unincorp", "/etc/ld.so.cache",
-    )
-)  # fmt: skip
-"""What dpkg and ldconfig write down of what is installed, in the same order whenever it was. Not apt's list
-of what was installed for something else: that is in the order in which it came."""
 
 _NAME = r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](:[a-z0-9-]+)?(=[A-Za-z0-9.+:~-]+|/[A-Za-z0-9.+~-]+)?"
 
@@ -157,42 +151,62 @@ class Apt:
         words = ["--simulate", recommends, "dist-upgrade" if upgrade else "install", "--", *names]
         with failures("resolving packages", names, *_CULPRITS):
             text = self._apt(sandbox, options, words, network=False)
-        found = {}
+        found, order = {}, []
         for row in text.splitlines():
             # Inst NAME [OLD] (NEW ORIGIN [ARCH]) ... or Remv NAME [OLD] ...
             if match := re.match(r"Inst (\S+) (?:\[[^\]]*\] )?\((\S+)", row):
                 found[match[1]] = match[2]
             elif match := re.match(r"(?:Remv|Purg) (\S+)", row):
                 found[match[1]] = ""
-        return Resolution(versions=found, exact=True)
+            if match := re.match(r"(?:Inst|Conf|Remv|Purg) \S+", row):
+                order.append(match[0])
+        return Resolution(versions=found, exact=True, order=tuple(order))
+
+    def obstacle(
+        self, sandbox: Sandbox, added: Mapping[str, str], base: FileList, options: InstallOptions
+    ) -> str:
+        return aptgrowth.obstacle(sandbox.root, base, options.cache / "archives", added)
 
     def beyond(self, root: Root, added: Sequence[Package], changed: Sequence[str]) -> str:
-        """Files that scripts made or changed belong to no package. Lists still say /bin for /usr/bin."""
-        own: set[str] = set()
-        for package in added:
-            for name in (package.name, f"{package.name}:{package.arch}"):
-                if root.exists(f"{_INFO}/{name}.list"):
-                    own.update(
-                        root.read(f"{_INFO}/{name}.list").decode(errors="surrogateescape").splitlines()
-                    )
-        books = tuple(f"{_INFO}/{package.name}{mark}" for package in added for mark in (".", ":"))
-        for path in changed:
-            moved = path.removeprefix("/usr")
-            if path not in own and moved not in own and path not in _BOOKS and not path.startswith(books):
-                return path
-        return ""
+        return aptgrowth.beyond(root, added, changed)
 
     def upgrade(self, sandbox: Sandbox, options: InstallOptions) -> None:
         with failures("the upgrade", (), *_CULPRITS):
-            self._fetch_then_do(sandbox, options, ["dist-upgrade"])
+            self._fetch(sandbox, options, ["dist-upgrade"])
+            self._apt(sandbox, options, ["dist-upgrade"], network=False)
+        aptgrowth.settle(sandbox.root)
+
+    def fetch(
+        self,
+        sandbox: Sandbox,
+        packages: Sequence[str],
+        options: InstallOptions,
+        versions: Mapping[str, str] | None,
+    ) -> None:
+        names = checked(packages, _NAME, "apt")
+        there = downloads(options.cache / "archives") if versions else {}
+        if versions and all(file_stem(*item) in there for item in versions.items() if item[1]):
+            return
+        with failures("downloading packages", names, *_CULPRITS):
+            self._fetch(sandbox, options, _install(names, options))
 
     def install(self, sandbox: Sandbox, packages: Sequence[str], options: InstallOptions) -> None:
         names = checked(packages, _NAME, "apt")
         if not names:
             return
-        recommends = "--install-recommends" if options.recommends else "--no-install-recommends"
+        words = _install(names, options)
         with failures("installing packages", names, *_CULPRITS):
-            self._fetch_then_do(sandbox, options, [recommends, "install", "--", *names])
+            if not options.fetched:
+                self._fetch(sandbox, options, words)
+            try:
+                self._apt(sandbox, options, words, network=False)
+            except CommandFailed as error:
+                # A file that is there and not what it should be: apt says so before it starts.
+                if not options.fetched or "E: Failed to fetch" not in error.detail:
+                    raise
+                self._fetch(sandbox, options, words)
+                self._apt(sandbox, options, words, network=False)
+        aptgrowth.settle(sandbox.root)
 
     def installed(self, sandbox: Sandbox) -> list[Package]:
         fields = ("db:Status-Status", "Package", "Version", "Architecture", "source:Package")
@@ -239,17 +253,21 @@ class Apt:
 
     # -- how apt is called ------------------------------------------------------------------------------
 
-    def _fetch_then_do(self, sandbox: Sandbox, options: InstallOptions, words: Sequence[str]) -> None:
-        """Download with the network, then install without: no package script ever has it."""
+    def _fetch(self, sandbox: Sandbox, options: InstallOptions, words: Sequence[str]) -> None:
+        """Download with the network; what installs runs without: no package script ever has it. (That is
+        not told to apt as --no-download: with it apt does not find packages of file: sources.)"""
         self._apt(sandbox, options, ["--download-only", *words], network=True)
-        # Not --no-download: with it apt does not find packages of file: sources.
-        self._apt(sandbox, options, words, network=False)
 
     def _apt(self, sandbox: Sandbox, options: InstallOptions, words: Sequence[str], *, network: bool) -> str:
         argv = ["apt-get", f"--config-file={_CONFIG}", "--quiet", "--yes", *words]
         # apt does not wait for another apt in the same cache; it fails. So ours wait for one another.
         with cache_lock(options.cache):
             return sandbox.run(argv, network=network, env=_env(options), what="apt-get")
+
+
+def _install(names: Sequence[str], options: InstallOptions) -> list[str]:
+    recommends = "--install-recommends" if options.recommends else "--no-install-recommends"
+    return [recommends, "install", "--", *names]
 
 
 def _env(options: InstallOptions) -> Mapping[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -92,9 +93,15 @@ def agent_mirror(environ: Mapping[str, str]) -> str:
     """The Debian mirror that the agent's own apt is set to; empty where there is none."""
     if process.find("apt-get") is None:
         return ""
+    return _mirror_of_apt(tuple(sorted(process.base_env(environ).items())))
+
+
+@functools.cache
+def _mirror_of_apt(env: tuple[tuple[str, str], ...]) -> str:
+    """Asked once: a build may enter more than one root."""
     query = ["apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)", "Created-By: Packages"]
     try:
-        listed = process.query(query, env=process.base_env(environ), what="the agent's apt").stdout
+        listed = process.query(query, env=dict(env), what="the agent's apt").stdout
     except BuildstepError:  # an agent whose apt is broken is an agent without a mirror
         return ""
     for row in listed.splitlines():

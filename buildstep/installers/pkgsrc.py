@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from buildstep.errors import InstallError
+from buildstep.filelist import FileList
 from buildstep.fsutil import Root
 from buildstep.installers.common import cache_lock, checked, failures
 from buildstep.interfaces import Finding, InstallOptions, Package, Resolution, Sandbox
@@ -102,9 +103,23 @@ class Pkgsrc:
         with failures("pkgin avail", ()):
             return self._run(sandbox, options, [pkgin, "avail"])
 
+    def obstacle(
+        self, sandbox: Sandbox, added: Mapping[str, str], base: FileList, options: InstallOptions
+    ) -> str:
+        """No manual promises which files a package's scripts may touch."""
+        return "what pkgsrc's scripts do is not known"
+
     def beyond(self, root: Root, added: Sequence[Package], changed: Sequence[str]) -> str:
-        """No manual promises which files a package's scripts may touch: nothing is known to be its own."""
-        return changed[0] if changed else ""
+        return f"{changed[0]} was changed" if changed else ""
+
+    def fetch(
+        self,
+        sandbox: Sandbox,
+        packages: Sequence[str],
+        options: InstallOptions,
+        versions: Mapping[str, str] | None,
+    ) -> None:
+        """pkg_add downloads while it installs."""
 
     def upgrade(self, sandbox: Sandbox, options: InstallOptions) -> None:
         prefix = self._prefix(sandbox)

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import gzip
-import hashlib
 import os
-import shutil
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from buildstep import compare, growth, process, resolution
-from tests.integration.conftest import debian_root, demand
+from buildstep import compare, resolution
+from tests.integration.conftest import demand
+from tests.integration.repository import Repository, clear_layers, make_place, make_repository
 from tests.integration.yard import Outcome, Yard, forget_outputs, unpacked
 
 Private = Callable[[Callable[[], Any]], Any]
@@ -29,109 +22,15 @@ Private = Callable[[Callable[[], Any]], Any]
 def place(tmp_path_factory: pytest.TempPathFactory) -> Yard:
     """A pool, and a Debian base whose only source is a repository on a port of this machine."""
     demand("root", "namespaces", "overlay", "mmdebstrap", "mirror", "dpkg-deb", "rsync")
-    top = tmp_path_factory.mktemp("place")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    sources = top / "etc/apt/sources.list"
-    sources.parent.mkdir(parents=True)
-    sources.write_text(f"deb [trusted=yes] http://127.0.0.1:{port}/ ./\n")
-    base = top / "base.tar"
-    kept_out = ("./etc/apt/sources.list", "./etc/apt/sources.list.d/*")
-    whole = ["tar", "-cf", os.fspath(base), *(f"--exclude={path}" for path in kept_out)]
-    process.run([*whole, "-C", os.fspath(debian_root()), "."])
-    process.run(["tar", "-rf", os.fspath(base), "-C", os.fspath(top), "./etc/apt/sources.list"])
-    made = Yard(
-        pool=f"overlay:{top / 'pool'}", out=top / "out", proto=top / "proto", base=base, formats=("oci",),
-    )  # fmt: skip
-    made.proto.mkdir()
-    (made.proto / "file").write_text("0\n")
-    (top / "port").write_text(str(port))
-    return made
-
-
-class Repository:
-    """A flat repository of packages made by dpkg-deb, served as long as a block lasts. asked: requests."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        self.folder = folder
-        self.port = port
-        self.asked: list[tuple[str, int]] = []
-        self._packages: dict[str, str] = {}
-        folder.mkdir()
-
-    def put(
-        self, name: str, version: str, *, depends: str = "", recommends: str = "", postinst: str = ""
-    ) -> None:
-        """Add a package, or replace it by another version."""
-        tree = self.folder.parent / f"{name}-tree"
-        shutil.rmtree(tree, ignore_errors=True)
-        (tree / "DEBIAN").mkdir(parents=True)
-        (tree / "usr/share/made").mkdir(parents=True)
-        (tree / "usr/share/made" / name).write_text(f"{version}\n")
-        lines = [
-            f"Package: {name}", f"Version: {version}", "Architecture: all", "Maintainer: A <a@example.com>",
-            *([f"Depends: {depends}"] if depends else []),
-            *([f"Recommends: {recommends}"] if recommends else []), f"Description: {name}",
-        ]  # fmt: skip
-        control = "\n".join(lines) + "\n"
-        (tree / "DEBIAN/control").write_text(control)
-        if postinst:
-            (tree / "DEBIAN/postinst").write_text(postinst)
-            (tree / "DEBIAN/postinst").chmod(0o755)
-        deb = self.folder / f"{name}_{version}_all.deb"
-        process.query(
-            ["dpkg-deb", "-Znone", "--build", "--root-owner-group", os.fspath(tree), os.fspath(deb)]
-        )
-        data = deb.read_bytes()
-        digest = hashlib.sha256(data).hexdigest()
-        self._packages[name] = f"{control}Filename: ./{deb.name}\nSize: {len(data)}\nSHA256: {digest}\n\n"
-        self.publish()
-
-    def publish(self) -> None:
-        """Write the index: Packages, and a Release with its digests."""
-        packages = "".join(self._packages[name] for name in sorted(self._packages)).encode()
-        files = {"Packages": packages, "Packages.gz": gzip.compress(packages, mtime=0)}
-        sums = []
-        for name, data in files.items():
-            (self.folder / name).write_bytes(data)
-            sums.append(f" {hashlib.sha256(data).hexdigest()} {len(data)} {name}\n")
-        date = time.strftime("%a, %d %b %Y %H:%M:%S UTC", time.gmtime())
-        (self.folder / "Release").write_text(f"Date: {date}\nSuite: made\nSHA256:\n{''.join(sums)}")
-
-    @contextlib.contextmanager
-    def served(self) -> Iterator[None]:
-        asked = self.asked
-
-        class Handler(SimpleHTTPRequestHandler):
-            def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-                asked.append((self.path, int(code)))
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-                """Not on the test's output."""
-
-        ThreadingHTTPServer.allow_reuse_address = True
-        server = ThreadingHTTPServer(
-            ("127.0.0.1", self.port), partial(Handler, directory=os.fspath(self.folder))
-        )
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
+    return make_place(tmp_path_factory.mktemp("place"))
 
 
 @pytest.fixture
 def repository(place: Yard, tmp_path: Path) -> Repository:
     """A repository with alpha, which needs beta; and builds that know nothing of any before."""
-    made = Repository(tmp_path / "repository", int((place.out.parent / "port").read_text()))
+    made = make_repository(place, tmp_path / "repository")
     made.put("beta", "1.0")
     made.put("alpha", "1.0", depends="beta")
-    for folder in ("resolved", "artifacts", "packages"):
-        shutil.rmtree(place.out.parent / "pool/state" / folder, ignore_errors=True)
     place.build = {"packages": ["alpha"], "order": "packages-first"}
     return made
 
@@ -230,7 +129,7 @@ def test_without_the_repository_the_last_answer_is_used(
         done = build(place, index_max_age=0, network=False)
         assert done.steps["packages"][0] == "reuse"
         place.build["packages"] = ["alpha", "beta"]
-        failed = place.run()
+        failed = place.run(index_max_age=0)
         assert failed.error.startswith("InstallError: apt-get update failed")
 
     private(job)
@@ -298,7 +197,7 @@ def test_a_layer_that_was_tampered_with_is_not_used(
     def job() -> None:
         with repository.served():
             first = build(place)
-            (upper,) = (place.out.parent / "pool/layer").glob("*/upper/usr/share/made/alpha")
+            (upper,) = (place.out.parent / "pool/layer").glob("*/upper/usr/share/alpha/made")
             good = upper.read_bytes()
             info = upper.stat()
             # Touched, and the same: proved by its content, and used.
@@ -311,7 +210,7 @@ def test_a_layer_that_was_tampered_with_is_not_used(
             assert healed.steps["packages"][0] == "run"
             assert any("is damaged and was removed" in note for note in healed.notes)
             assert first.steps["packages"][0] == "run"
-            (upper,) = (place.out.parent / "pool/layer").glob("*/upper/usr/share/made/alpha")
+            (upper,) = (place.out.parent / "pool/layer").glob("*/upper/usr/share/alpha/made")
             assert upper.read_bytes() == good
             # So is its file list, and its record.
             for suffix, damage in (("list", b"\n"), ("json", b"{")):
@@ -335,19 +234,18 @@ def test_an_answer_that_turns_out_wrong_keeps_no_layer() -> None:
 # -- a layer from a smaller one ---------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not growth.PROVEN, reason="growing layers is off: a grown tree is not proven equal")
 def test_one_package_more_is_all_that_is_installed(
     place: Yard, repository: Repository, private: Private, tmp_path: Path
 ) -> None:
-    """Without a promise of the same bytes everywhere: on the layer that is there, with the same result."""
+    """On the layer that is there, with the result of an install from the base."""
 
     def job() -> None:
         repository.put("delta", "1.0")
         with repository.served():
-            build(place, epoch=None)
+            build(place)
             repository.asked.clear()
             place.build["packages"] = ["alpha", "delta"]
-            grown = build(place, epoch=None)
+            grown = build(place)
             state, reason = grown.steps["packages"]
             assert state == "run"
             assert "packages: delta added" in reason
@@ -355,54 +253,50 @@ def test_one_package_more_is_all_that_is_installed(
             # The index is young enough, and what was there is not fetched again.
             assert [path for path, _ in repository.asked] == ["/./delta_1.0_all.deb"]
             record = place.record
-            comments = [layer["comment"] for layer in record["layers"]]
-            assert comments[1:] == ["packages: alpha", "packages: delta"]
+            # Nothing in the image tells that it was made in two steps.
+            assert [layer["comment"] for layer in record["layers"]][1:] == ["packages: alpha, delta"]
             assert {"alpha": "1.0", "beta": "1.0", "delta": "1.0"}.items() <= versions(place).items()
             # It is found again, and gives the same layers.
-            again = build(place, epoch=None)
+            again = build(place)
             assert again.steps["packages"][0] == "reuse"
-            assert place.record["layers"] == record["layers"]
-            # The tree is the one of an install from the base.
-            digest = again.tree
-            same = build_same(place, epoch=None, cache=False)
-            assert same.tree == digest
+            assert place.record["layers"][1:2] == record["layers"][1:2]
+            # The image is the one of an install from the base, byte for byte.
+            same = build_same(place, cache=False)
+            assert same.same == again.same
             assert place.record["packages"] == record["packages"]
-            # One more on top of that; and one that needs less is made from what it shares.
+            # Where the times of a build are its own, the tree is the same.
+            place.build["packages"] = ["alpha"]
+            build(place, epoch=None)
+            place.build["packages"] = ["alpha", "delta"]
+            own = build(place, epoch=None)
+            assert "; on layer " in own.steps["packages"][1]
+            assert own.tree == build_same(place, epoch=None, cache=False).tree
+            # One more on top of that.
             repository.put("zeta", "1.0")
             place.build["packages"] = ["alpha", "delta", "zeta"]
-            assert "; on layer " in build(place, epoch=None, index_max_age=0).steps["packages"][1]
-            assert len(place.record["layers"]) == 4
+            assert "; on layer " in build(place, index_max_age=0).steps["packages"][1]
             assert unpacked(place.out / "hello-1.0.0.oci.tar", tmp_path / "u") == place.record["tree_digest"]
 
     clear_layers(place)
     private(job)
 
 
-@pytest.mark.skipif(not growth.PROVEN, reason="growing layers is off: a grown tree is not proven equal")
 def test_what_could_differ_is_installed_anew(place: Yard, repository: Repository, private: Private) -> None:
     def job() -> None:
-        repository.put("delta", "1.0")
         repository.put("maker", "1.0", postinst="#!/bin/sh\nuseradd --system made\n")
         with repository.served():
-            build(place, epoch=None)
-            plain = dict(place.build)
-            # A script that changes what other packages have: the order could show.
+            build(place)
+            # A script: when it runs could show.
             place.build["packages"] = ["alpha", "maker"]
-            done = build(place, epoch=None)
+            done = build(place)
             assert "; on layer " not in done.steps["packages"][1]
-            if growth.PROVEN:
-                assert any(
-                    "not made from the layer" in note and "was changed by a script" in note
-                    for note in done.notes
-                )
-            assert done.tree == build_same(place, epoch=None, cache=False).tree
-            # A promise of the same bytes everywhere.
-            place.build = plain | {"packages": ["alpha", "delta"]}
-            assert "; on layer " not in build(place).steps["packages"][1]
+            assert "all of them again: maker has a script (postinst)" in done.steps["packages"][1]
+            assert any("not made from the layer" in note for note in done.notes)
+            assert done.same == build_same(place, cache=False).same
             # Another version of what is there.
             repository.put("beta", "1.1")
-            place.build["packages"] = ["alpha", "beta", "delta"]
-            done = build(place, epoch=None, index_max_age=0)
+            place.build["packages"] = ["alpha", "beta"]
+            done = build(place, index_max_age=0)
             assert "; on layer " not in done.steps["packages"][1]
             assert versions(place)["beta"] == "1.1"
 
@@ -437,12 +331,3 @@ def build_same(place: Yard, **more: Any) -> Outcome:
     done = place.run(**more)
     assert not done.error, done.error
     return done
-
-
-def clear_layers(place: Yard) -> None:
-    """No layer of another test is nearer than those of this one."""
-    top = place.out.parent / "pool"
-    for folder in ("layer", "state/layers"):
-        shutil.rmtree(top / folder, ignore_errors=True)
-    if top.exists():
-        (top / "layer").mkdir()

@@ -1,0 +1,243 @@
+"""Whether Debian packages may be installed after all others, with the result of one install of them all.
+
+They may where nothing that ran before can tell that they were missing, and nothing that runs now can tell
+that it comes late: no scripts and no questions; new files only, in places that nobody looks through; no name
+that a script of the others, or a program that those run, looks for; the same directories, nobody's owner ids
+but the fixed ones. What is not known to be so is an obstacle: then everything is installed again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from buildstep.filelist import FileList
+from buildstep.fsutil import Root
+from buildstep.installers.aptscripts import INFO, Seeker
+from buildstep.installers.debfile import Deb, downloads, file_stem
+from buildstep.interfaces import Package
+
+_DPKG = "/var/lib/dpkg"
+_BOOKS = frozenset(("/", f"{_DPKG}/status", "/var/lib/apt/extended_states", "/etc/ld.so.cache"))
+"""What dpkg, apt (see `settle`) and ldconfig write of what is installed: the same whatever came first."""
+
+_FIXED_IDS = 100
+"""Below it Debian's base-passwd gives user and group ids; from it on they go to whoever asks first."""
+
+_COMMANDS = frozenset(("/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/games"))
+_HOLDERS = re.compile(
+    r"/(etc|opt|usr/share|usr/libexec|(usr/)?lib|(usr/)?lib/[a-z0-9_]+-linux-[a-z0-9]+|var/lib)"
+)
+"""Directories of everybody, where each package has a file or folder of its own name."""
+_LIBRARIES = re.compile(r"/(usr/)?lib(/[a-z0-9_]+-linux-[a-z0-9]+)?/lib(?!nss_)[^/]+\.(so|a)(\.[0-9.]+)?")
+_FREE = (
+    "/usr/share/doc/", "/usr/share/man/", "/usr/share/info/", "/usr/share/locale/", "/usr/share/lintian/",
+    "/usr/share/bug/", "/usr/share/bash-completion/completions/", "/usr/share/zsh/vendor-completions/",
+    "/usr/share/fish/", "/usr/share/metainfo/", "/usr/share/pixmaps/", "/usr/share/applications/",
+    "/usr/share/pkgconfig/", "/usr/share/aclocal/", "/usr/share/doc-base/",
+    "/usr/share/menu/", "/usr/include/",
+)  # fmt: skip
+"""What is only for people and compilers. Whom a trigger tells of files there is asked apart from this."""
+
+_HARMLESS_WATCHERS = frozenset(("libc-bin", "man-db"))
+"""Their index is made of what is there (man-db's is removed by a cleaner, else it is found changed)."""
+
+
+def obstacle(root: Root, base: FileList, archives: Path, added: Mapping[str, str]) -> str:
+    """Why these packages (version by name), which lie in `archives`, cannot come after what is installed
+    in the root; empty if they can. base: what the root was before anything was installed.
+
+    Raises InstallError for an archive that cannot be read.
+    """
+    there = downloads(archives)
+    paths = {name: there.get(file_stem(name, version)) for name, version in sorted(added.items())}
+    debs = [Deb.read(name, path) for name, path in paths.items() if path is not None]
+    if len(debs) < len(added):
+        return f"{next(name for name in paths if paths[name] is None)} is not among the downloads"
+    return _settings(root, base) or _deeds(root, debs) or _sights(root, base, debs)
+
+
+def _deeds(root: Root, debs: Sequence[Deb]) -> str:
+    """What these packages do besides unpacking, and who could do with one of them instead of another."""
+    brought = {info.name.rpartition("/")[2] for deb in debs for info in deb.files}
+    status = root.read(f"{_DPKG}/status").decode(errors="replace")
+
+    def absent(name: str) -> bool:
+        return name not in brought and not any(root.exists(f"{folder}/{name}") for folder in _COMMANDS)
+
+    return next((problem for deb in debs if (problem := deb.acts(absent) or _alternative(deb, status))), "")
+
+
+def _sights(root: Root, base: FileList, debs: Sequence[Deb]) -> str:
+    """Who could have seen that the files of these packages were not there."""
+    seeker = Seeker(root)
+    if seeker.everything:
+        return f"{seeker.everything} looks at all that is there"
+    for deb in debs:
+        if who := seeker.who(deb.name):
+            return f"{who} looks for {deb.name}"
+    places, watched = _Places(root, base), _watched(root)
+    for deb in debs:
+        for info in deb.files:
+            where = "/" + info.name.removeprefix("./").strip("/")
+            if where in ("/", "/."):
+                continue
+            problem = places.problem(where, info) or _watcher(places.real(where), watched)
+            if not problem and (name := places.name_to_seek(where, info.isdir())):
+                problem = _seen(seeker, name)
+            if problem:
+                return f"{deb.name}: {problem}"
+    return ""
+
+
+def beyond(root: Root, added: Sequence[Package], changed: Sequence[str]) -> str:
+    """What an install of these packages changed besides their own files; empty if nothing."""
+    own: set[str] = set()
+    for package in added:
+        for name in (package.name, f"{package.name}:{package.arch}"):
+            if root.exists(f"{INFO}/{name}.list"):
+                own.update(root.read(f"{INFO}/{name}.list").decode(errors="surrogateescape").splitlines())
+    books = tuple(f"{INFO}/{package.name}{mark}" for package in added for mark in (".", ":"))
+    for path in changed:
+        # Lists still say /bin for /usr/bin.
+        known = path in own or path.removeprefix("/usr") in own or path in _BOOKS or path.startswith(books)
+        if not known:
+            return f"{path} was changed by a script or a trigger"
+        found = root.lstat(path)
+        if found is not None and max(found.st_uid, found.st_gid) >= _FIXED_IDS:
+            return f"the owner of {path} has an id that was given out"
+    return ""
+
+
+def settle(root: Root) -> None:
+    """Put apt's list of what was installed for something else in order: apt appends what comes last."""
+    path = "/var/lib/apt/extended_states"
+    found = root.lstat(path)
+    if found is None or not stat.S_ISREG(found.st_mode):
+        return
+    text = root.read(path)
+    parts = [part.strip(b"\n") for part in text.split(b"\n\n")]
+    # One that says only that a package is wanted for itself says what its absence says.
+    kept = sorted({part for part in parts if part and not re.search(rb"(?m)^Auto-Installed: 0$", part)})
+    settled = b"".join(part + b"\n\n" for part in kept)
+    if settled != text:
+        root.write(path, settled, mode=stat.S_IMODE(found.st_mode))
+
+
+# -- what is installed --------------------------------------------------------------------------------------
+
+
+def _settings(root: Root, base: FileList) -> str:
+    """Settings that packages brought for dpkg and apt: the first to be installed were without them."""
+    for folder in ("/etc/dpkg/dpkg.cfg.d", "/etc/apt/apt.conf.d", "/etc/apt/preferences.d"):
+        where = root.host_path(folder)
+        for name in sorted(os.listdir(where)) if where is not None and where.is_dir() else []:
+            if os.fsencode(f"{folder[1:]}/{name}") not in base:
+                return f"{folder}/{name} came with a package, and changes how others are installed"
+    return ""
+
+
+def _seen(seeker: Seeker, name: str) -> str:
+    if name.endswith("/"):
+        return f"scripts may look through {name}"
+    who = seeker.who(name)
+    return f"{who} looks for {name}" if who else ""
+
+
+def _alternative(deb: Deb, status: str) -> str:
+    """Whether something installed could do with this one instead of another: it might be set up earlier."""
+    names = {deb.name, *re.findall(r"[a-z0-9][a-z0-9+.-]+(?= *(?:,|\(|$))", deb.field("Provides"))}
+    for line in re.findall(r"^(?:Pre-)?Depends:.*", status, re.MULTILINE):
+        if named := names.intersection(re.findall(r"[a-z0-9][a-z0-9+.-]+", line)):
+            return f"something installed can have {min(named)} for another package"
+    return ""
+
+
+def _watched(root: Root) -> list[tuple[str, str]]:
+    """Paths whose changes set off a trigger, and of which package."""
+    if not root.exists(f"{_DPKG}/triggers/File"):
+        return []
+    rows = root.read(f"{_DPKG}/triggers/File").decode(errors="replace").split("\n")
+    found = [(words[0], words[1].partition("/")[0]) for row in rows if len(words := row.split()) > 1]
+    return [(path, package) for path, package in found if package not in _HARMLESS_WATCHERS]
+
+
+def _watcher(path: str, watched: Sequence[tuple[str, str]]) -> str:
+    for top, package in watched:
+        for form in (path, path.removeprefix("/usr")):
+            if form == top or form.startswith(top.rstrip("/") + "/"):
+                return f"{path} sets off a trigger of {package}"
+    return ""
+
+
+class _Places:
+    """Where files may go."""
+
+    def __init__(self, root: Root, base: FileList) -> None:
+        self._root = root
+        self._base = base
+        self._reals: dict[str, str] = {}
+        self._new: dict[str, tuple[int, int, int]] = {}
+        self._special = {
+            line
+            for name in ("diversions", "statoverride")
+            if root.exists(f"{_DPKG}/{name}")
+            for row in root.read(f"{_DPKG}/{name}").decode(errors="replace").splitlines()
+            for line in (row, row.rpartition(" ")[2])
+        }
+
+    def real(self, path: str) -> str:
+        """The same path with no link in its directory."""
+        folder, _, name = path.rpartition("/")
+        return f"{self._real_folder(folder)}/{name}"
+
+    def _real_folder(self, folder: str) -> str:
+        if not folder:
+            return ""
+        if folder not in self._reals:
+            real = self._root.real(folder)
+            if real is None:
+                above, _, name = folder.rpartition("/")
+                real = f"{self._real_folder(above)}/{name}"
+            self._reals[folder] = "" if real == "/" else real
+        return self._reals[folder]
+
+    def problem(self, path: str, info: tarfile.TarInfo) -> str:
+        """What is wrong with this path where it would go."""
+        if path in self._special:
+            return f"{path} is diverted, or has other permissions by order"
+        if max(info.uid, info.gid) >= _FIXED_IDS:
+            return f"the owner of {path} has an id that is given out"
+        real = self.real(path)
+        there = self._root.lstat(real)
+        owner = (info.mode & 0o7777, info.uid, info.gid)
+        if not info.isdir():
+            return f"{path} is there already" if there is not None or real in self._new else ""
+        if there is None:
+            return "" if self._new.setdefault(real, owner) == owner else f"{path} has two sets of permissions"
+        if os.fsencode(real[1:]) in self._base:
+            return ""  # it was there before any package: dpkg leaves it as it is
+        same = (
+            stat.S_ISDIR(there.st_mode) and (stat.S_IMODE(there.st_mode), there.st_uid, there.st_gid) == owner
+        )
+        return "" if same else f"{path} is there with other permissions"
+
+    def name_to_seek(self, path: str, is_dir: bool) -> str:
+        """The name that a script might look for, where that is all that could find this path; "" where
+        nothing does. A path in a place that scripts might look through names that place."""
+        real = self.real(path)
+        folder, _, name = real.rpartition("/")
+        if folder in self._new or real.startswith(_FREE) or (is_dir and real not in self._new):
+            return ""
+        if is_dir and f"{real}/".startswith(_FREE):
+            return ""
+        if _LIBRARIES.fullmatch(real):
+            return ""
+        if (folder in _COMMANDS and not is_dir) or _HOLDERS.fullmatch(folder):
+            return name
+        # Hooks, plug-ins, settings in a folder that is there: whoever owns it may have read all of it.
+        return f"{folder}/"

@@ -1,0 +1,131 @@
+"""A Debian package file, read without dpkg: its control files, and what it unpacks."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+from buildstep.decompress import Decompressed
+from buildstep.errors import ImageError, InstallError
+
+_HARMLESS_TRIGGERS = frozenset(("ldconfig",))
+"""What ldconfig makes is made of what is there, whenever it runs."""
+
+_IDLE = re.compile(
+    r"\s*(#.*|set -[eu]+|exit 0|:|true"
+    r'|dpkg-maintscript-helper (rm|mv)_conffile [\w/.+:~ -]+ -- "\$@")?\s*'
+)
+"""Lines of a script that do nothing where the package was not installed before."""
+_IF_THERE = re.compile(
+    r'(?m)^if \[ "\$1" = "configure" \] && '
+    r'\[ -x "`(?:command -v|which) ([a-z0-9-]+)(?: 2> ?/dev/null)?`" \]; then\n\s+\1\nfi$'
+)
+"""What is only done where some command is installed, as debhelper used to write it."""
+
+
+def file_stem(name: str, version: str) -> str:
+    """How apt names the file of a package, but for the architecture."""
+    quoted = "".join(f"%{ord(char):02x}" if char in "_:%" else char for char in version)
+    return f"{name}_{quoted}"
+
+
+def downloads(folder: Path) -> dict[str, Path]:
+    """The package files in apt's cache by their stem, where there is one of it only."""
+    found: dict[str, Path] = {}
+    twice = set()
+    for path in folder.glob("*.deb"):
+        stem = path.name.rpartition("_")[0]
+        if found.setdefault(stem, path) != path:
+            twice.add(stem)
+    return {stem: path for stem, path in found.items() if stem not in twice}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deb:
+    """A package file. control: its control files by name; files: what it unpacks, without content."""
+
+    name: str
+    control: Mapping[str, str]
+    files: Sequence[tarfile.TarInfo]
+
+    @classmethod
+    def read(cls, name: str, path: Path) -> Deb:
+        """The file at `path`. Raises InstallError for one that cannot be read."""
+        try:
+            with path.open("rb") as stream:
+                control, files = _content(stream)
+        except (OSError, ValueError, EOFError, tarfile.TarError, ImageError) as error:
+            raise InstallError(f"{path.name} cannot be read: {error}") from error
+        return cls(name=name, control=control, files=files)
+
+    def acts(self, absent: Callable[[str], bool]) -> str:
+        """What this package does when it is installed, besides unpacking its files. absent: whether there
+        is no command of a name, and will be none."""
+        for script in ("preinst", "postinst"):
+            text = _IF_THERE.sub(
+                lambda found: "" if absent(found[1]) else found[0], self.control.get(script, "")
+            )
+            lines = text.replace("\\\n", " ").splitlines()
+            if any(not _IDLE.fullmatch(re.sub(r"\s+", " ", line)) for line in lines):
+                return f"{self.name} has a script ({script})"
+        if "config" in self.control or "templates" in self.control:
+            return f"{self.name} asks questions (debconf)"
+        for line in self.control.get("triggers", "").splitlines():
+            words = line.partition("#")[0].split()
+            if words and words[0].startswith("interest"):
+                return f"{self.name} waits for a trigger ({' '.join(words[1:])})"
+            if len(words) > 1 and words[1] not in _HARMLESS_TRIGGERS:
+                return f"{self.name} sets off a trigger ({words[1]})"
+        return ""
+
+    def field(self, name: str) -> str:
+        found = re.search(rf"^{name}:(.*(?:\n[ \t].*)*)", self.control["control"], re.MULTILINE)
+        return found[1] if found else ""
+
+
+def _content(stream: IO[bytes]) -> tuple[dict[str, str], list[tarfile.TarInfo]]:
+    control: dict[str, str] = {}
+    files: list[tarfile.TarInfo] = []
+    for member, part in _members(stream):
+        if not member.startswith(("control.tar", "data.tar")):
+            continue
+        # Of these streams only `read` is used.
+        with (
+            Decompressed(cast(IO[bytes], part)) as plain,
+            tarfile.open(fileobj=cast(IO[bytes], plain), mode="r|") as tar,
+        ):
+            for info in tar:
+                if member.startswith("data.tar"):
+                    files.append(info)
+                elif info.isreg() and (content := tar.extractfile(info)) is not None:
+                    control[info.name.removeprefix("./")] = content.read().decode(errors="replace")
+    if "control" not in control:
+        raise ValueError("there is no control file in it")
+    return control, files
+
+
+class _Part:
+    """A stretch of a file, as a stream."""
+
+    def __init__(self, stream: IO[bytes], size: int) -> None:
+        self._stream = stream
+        self._left = size
+
+    def read(self, count: int = -1) -> bytes:
+        data = self._stream.read(self._left if count < 0 else min(count, self._left))
+        self._left -= len(data)
+        return data
+
+
+def _members(stream: IO[bytes]) -> Iterator[tuple[str, _Part]]:
+    """The members of an ar archive; each is good until the next is asked for."""
+    if stream.read(8) != b"!<arch>\n":
+        raise ValueError("it is no ar archive")
+    while len(head := stream.read(60)) == 60:
+        size, at = int(head[48:58]), stream.tell()
+        yield head[:16].decode("ascii").rstrip(" /"), _Part(stream, size)
+        stream.seek(at + size + size % 2)
