@@ -1,0 +1,341 @@
+"""Builds that go on from what earlier ones left, whatever came between: always what a build without it makes."""
+
+from __future__ import annotations
+
+import os
+import random
+import tarfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buildstep import compress, layers, pipeline, pruning, steps
+from buildstep.errors import BuildstepError
+from buildstep.events import Bus
+from buildstep.fsutil import Root
+from buildstep.images import ImageRecord
+from buildstep.interfaces import Dataset
+from tests.integration import pools
+from tests.integration.conftest import demand
+from tests.integration.yard import EPOCH, Outcome, Yard, environment, tiny_base
+
+pytestmark = pytest.mark.usefixtures("capable", "small")
+
+Private = Callable[[Callable[[], Any]], Any]
+
+
+@pytest.fixture
+def capable() -> None:
+    demand("root", "namespaces", "overlay", "rsync")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small trees are cut as large ones are, into layers and these into parts."""
+    monkeypatch.setattr(layers, "LAYER_TARGET", 60_000)
+    gzip = compress.codec("gzip")
+    monkeypatch.setitem(compress.CODECS, "gzip", lambda: replace(gzip, grain=2 << 10))
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return tiny_base(tmp_path / "base.tar")
+
+
+def settle() -> None:
+    """Let files grow older than the clock's grain."""
+    time.sleep(0.03)
+
+
+def yard(top: Path, base: Path, name: str = "warm", *, out: str = "", **build: Any) -> Yard:
+    (top / "proto").mkdir(exist_ok=True)
+    return Yard(
+        pool=f"overlay:{top / name}-pool", out=top / f"{out or name}-out", proto=top / "proto", base=base,
+        formats=("oci",), build=build,
+    )  # fmt: skip
+
+
+def cold(top: Path, base: Path, **build: Any) -> Outcome:
+    """What a build makes that uses nothing."""
+    return yard(top, base, "anew", **build).run(cache=False)
+
+
+def many(proto: Path, count: int = 120, size: int = 2000) -> None:
+    rng = random.Random(3)
+    for number in range(count):
+        path = proto / f"d{number % 7}/f{number:03}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(rng.randbytes(size))
+
+
+def odd(proto: Path) -> None:
+    """What is easily got wrong."""
+    pools.fill(proto)
+    (proto / "d1" / ("n" * 150)).write_bytes(b"a long name" * 300)
+    (proto / os.fsdecode(b"d2/\xff\xfe")).write_bytes(b"no UTF-8" * 300)
+    with (proto / "d3/sparse").open("wb") as stream:
+        stream.write(b"x" * 70_000)
+        stream.seek(300_000)
+        stream.write(b"x" * 70_000)
+    os.utime(proto / "d4/f004", ns=(0, -5_250_000_000))
+    (proto / "d5/none").touch()
+    (proto / "usr/bin").mkdir(parents=True)
+    (proto / "usr/bin/behind").write_bytes(b"the base has a link here" * 90)
+    (proto / "bin/before").write_bytes(b"of another folder" * 90)
+
+
+def plain_files(proto: Path) -> list[Path]:
+    found = sorted(path for path in proto.rglob("*") if path.is_file() and not path.is_symlink())
+    return [path for path in found if path.stat().st_nlink == 1]
+
+
+MANIFESTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "plain": ({}, {}),
+    "owners": ({"owner": {"d1/**": "keep", "d2/*": "5:6", "*": "0:0"}}, {}),
+    "fewer": ({"exclude": ["*3", "/d6/"], "motd": True, "source_repo": "r", "compression": "zstd"}, {}),
+    "earlier": ({"compression": "none"}, {"epoch": EPOCH - 3}),
+    "two": ({"formats": ["tar", "oci"]}, {}),
+    "no cache": ({}, {"cache": False}),
+}
+TOLD = ("files_added", "packages", "entropy", "layers", "audit", "tree_digest", "uuid")
+"""What a record has of the image; how the build went is another matter."""
+
+
+def test_manifests_take_turns_on_one_directory(tmp_path: Path, base: Path, private: Private) -> None:
+    """One pool and one index for all of them; the records are as complete as a whole build's."""
+
+    def job() -> None:
+        rng = random.Random(2)
+        proto = yard(tmp_path, base).proto
+        many(proto)
+        odd(proto)
+        amended = 0
+        turns = ["plain", "plain", *MANIFESTS, "plain", "fewer", "fewer"]
+        for step, name in enumerate(turns):
+            for path in rng.sample(plain_files(proto), 2 if step else 0):
+                sizes = [0, 100, 15_872, 16_384, 65_535, 65_536, 65_537]
+                path.write_bytes(rng.randbytes(rng.choice(sizes)))
+            if step % 3 == 1:
+                os.utime(proto / "d2", (EPOCH - step, EPOCH - step))
+            settle()
+            build, flags = MANIFESTS[name]
+            warm = yard(tmp_path, base, out=name, **build)
+            done = warm.run(**flags)
+            anew = yard(tmp_path, base, "anew", **build)
+            assert done.same == anew.run(**{**flags, "cache": False}).same, (step, name, done.error)
+            assert not done.error
+            amended += "changed since" in done.reasons()
+            one, two = warm.record, anew.record
+            assert {key: one[key] for key in TOLD} == {key: two[key] for key in TOLD}
+            assert one.keys() == two.keys()
+            for key in ("files", "bytes", "direct"):
+                assert one["inputs"]["proto"][key] == two["inputs"]["proto"][key]
+            if "changed since" in done.reasons():
+                assert len(one["inputs"]["proto"]["changed"]) >= 2
+        assert amended >= 2
+
+    private(job)
+
+
+@pytest.mark.parametrize(
+    ("harm", "fails"),
+    [
+        ("content", True), ("size", True), ("gone", True), ("link", True), ("pruned", False),
+        ("mode", False), ("index", False), ("tree", False),
+    ],
+)  # fmt: skip
+def test_between_the_plan_and_the_build(
+    tmp_path: Path, base: Path, private: Private, *, harm: str, fails: bool
+) -> None:
+    """A file that is not what was planned with is not shipped, and the next builds are right."""
+
+    def job() -> None:
+        warm = yard(tmp_path, base)
+        many(warm.proto)
+        settle()
+        warm.run()
+        file, state = warm.proto / "d1/f001", tmp_path / "warm-pool/state"
+        file.write_bytes(b"a" * 2000)
+        settle()
+        environ, bus = environment(EPOCH), Bus()
+        store, cache = warm.open(bus, environ)
+        plan = pipeline.plan(warm.spec(environ), store, cache, environ=environ)
+        assert plan.amendment is not None
+        if harm in ("content", "size"):
+            file.write_bytes(b"b" * (2000 if harm == "content" else 70_000))
+        elif harm in ("gone", "link"):
+            file.rename(warm.proto / "d1/other")
+            if harm == "link":
+                file.symlink_to("other")
+        elif harm == "mode":
+            file.chmod(0o600)
+        elif harm == "pruned":
+            pruning.prune(cache)
+        else:
+            for path in state.glob("index/*.idx" if harm == "index" else "artifacts/tree-*"):
+                path.unlink()
+        shipped = (warm.out / "hello-1.0.0.oci.tar").read_bytes()
+        try:
+            pipeline.execute(plan, store=store, cache=cache, bus=bus, environ=environ)
+            failed = False
+        except BuildstepError:
+            failed = True
+            assert (warm.out / "hello-1.0.0.oci.tar").read_bytes() == shipped
+        assert failed == fails
+        for text in (b"", b"again"):
+            if text:
+                file.unlink(missing_ok=True)
+                file.write_bytes(text)
+            settle()
+            assert warm.run().same == cold(tmp_path, base).same
+        assert pruning.verify(cache) == []
+
+    private(job)
+
+
+def test_notes_that_are_lost_or_from_another_time(tmp_path: Path, base: Path, private: Private) -> None:
+    """Indexes, trees, outputs' notes and tables of parts that went, or came back from before."""
+
+    def job() -> None:
+        rng = random.Random(1)
+        warm = yard(tmp_path, base)
+        many(warm.proto)
+        settle()
+        warm.run()
+        state = tmp_path / "warm-pool/state"
+        kinds = ("index/*.idx", "artifacts/tree-*", "artifacts/*.json", "blobs/*.last", "blobs/*.parts")
+        old = {path: path.read_bytes() for kind in kinds for path in state.glob(kind)}
+        for step in range(12):
+            file = warm.proto / f"d{step % 7}/f{step:03}"
+            file.write_bytes(rng.randbytes(rng.choice([10, 2000, 16_000, 70_000])))
+            if step % 4 == 3:
+                (warm.proto / f"d{step % 7}/f{step + 7:03}").unlink()
+                os.utime(file, ns=(0, -1_500_000_001))
+            if step % 5:
+                settle()
+            paths = list(state.glob(kinds[step % len(kinds)]))
+            for path in paths:
+                if step % 2:
+                    path.unlink()
+                elif path in old:
+                    path.write_bytes(old[path])
+            done = warm.run()
+            assert not done.error
+            assert done.same == cold(tmp_path, base).same, f"step {step}"
+
+    private(job)
+
+
+def test_what_the_base_has_as_well(tmp_path: Path, base: Path, private: Private) -> None:
+    """Files that become what the base has, and another again; a tree that is cut, is not, and is again."""
+
+    def job() -> None:
+        warm = yard(tmp_path, base)
+        many(warm.proto)
+        for name in ("etc", "opt", "bin"):
+            (warm.proto / name).mkdir()
+        (warm.proto / "opt/stays").write_bytes(b"x")
+        os.link(warm.proto / "opt/stays", warm.proto / "opt/linked")
+        for name, text in (
+            ("etc/conf", "other\n"), ("etc/conf", "of the base\n"), ("etc/conf", "third\n"),
+            ("bin/tool", "newer\n"), ("opt/stays", "through another name\n"), ("d1/f001", "x" * 70_000),
+            ("d1/f001", ""),
+        ):  # fmt: skip
+            (warm.proto / name).write_text(text)
+            settle()
+            done = warm.run()
+            assert not done.error
+            assert done.same == cold(tmp_path, base).same, (name, text)
+        for size in (0, 50):
+            for number in range(120):
+                (warm.proto / f"d{number % 7}/f{number:03}").write_bytes(b"z" * number * size)
+            for text in ("a", "b"):
+                (warm.proto / "d1/f001").write_text(text)
+                settle()
+                assert warm.run().same == cold(tmp_path, base).same
+
+    private(job)
+
+
+def test_a_root_in_a_folder_of_the_tree(
+    tmp_path: Path, private: Private, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A zone's image: the proto's own root/ is not the zone's."""
+    zone = tmp_path / "zone.tar"
+    with tarfile.open(zone, "w") as tar:
+        for name in (".", "root", "root/etc", "root/usr", "root/usr/bin", "config", "root/bin"):
+            member = tarfile.TarInfo(name)
+            member.type, member.mode, member.mtime = tarfile.DIRTYPE, 0o755, EPOCH
+            if name == "root/bin":
+                member.type, member.linkname = tarfile.SYMTYPE, "usr/bin"
+            tar.addfile(member)
+
+    def image_root(dataset: Dataset, _image: ImageRecord) -> Root:
+        return Root(dataset.path / "root")
+
+    monkeypatch.setattr(steps, "image_root", image_root)
+
+    def job() -> None:
+        warm = yard(tmp_path, zone)
+        many(warm.proto)
+        for name in ("root", "bin", "root/d1"):
+            (warm.proto / name).mkdir()
+            (warm.proto / name / "f001").write_text(name)
+        settle()
+        warm.run()
+        for name in ("bin/f001", "root/d1/f001", "d1/f001"):
+            (warm.proto / name).write_text(f"new {name}")
+            settle()
+            done = warm.run()
+            assert done.same == cold(tmp_path, zone).same
+            assert "changed since" in done.reasons()
+
+    private(job)
+
+
+def test_builds_beside_each_other(tmp_path: Path, base: Path, private: Private) -> None:
+    """Two of one name and one of another, on one directory and in one pool."""
+
+    def job() -> None:
+        proto = yard(tmp_path, base).proto
+        many(proto)
+        rng = random.Random(1)
+        for _step in range(3):
+            for path in rng.sample(plain_files(proto), 3):
+                path.write_bytes(rng.randbytes(2000))
+            settle()
+            children = []
+            for out in ("a", "b", "a"):
+                child = os.fork()
+                if not child:
+                    os._exit(bool(yard(tmp_path, base, out=out).run().error))
+                children.append(child)
+            assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+            expected = cold(tmp_path, base).same
+            for out in ("a", "b"):
+                assert yard(tmp_path, base, out=out).run().same == expected
+        _, cache = yard(tmp_path, base).open(Bus(), {})
+        assert pruning.verify(cache) == []
+
+    private(job)
+
+
+def test_nothing_stays_open(tmp_path: Path, base: Path, private: Private) -> None:
+    def job() -> None:
+        warm = yard(tmp_path, base)
+        many(warm.proto)
+        settle()
+        warm.run()
+        warm.run()
+        there = len(os.listdir("/proc/self/fd"))
+        for number in range(3):
+            (warm.proto / "d1/f001").write_bytes(b"x" * number)
+            settle()
+            assert "changed since" in warm.run().reasons()
+        assert len(os.listdir("/proc/self/fd")) == there
+
+    private(job)
