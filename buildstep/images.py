@@ -366,7 +366,10 @@ class ImageStore:
                 if same is not None:
                     self.backend.destroy(Kind.BUILD, ident)
                     return same
-                self.backend.snapshot(dataset, Kind.IMAGE, uuid)
+                if self.backend.exists(Kind.IMAGE, uuid):
+                    self.backend.destroy(Kind.BUILD, ident)
+                else:
+                    self.backend.snapshot(dataset, Kind.IMAGE, uuid)
                 record = ImageRecord(
                     uuid=uuid,
                     key=key,
@@ -404,12 +407,16 @@ class ImageStore:
         return record
 
     def _same_image(self, uuid: str, digest: str, key: str) -> ImageRecord | None:
-        """An image of this uuid that is here already, and is the same. Raises ImageError for another one."""
+        """An image of this uuid that is here already, and is the same. Raises ImageError for another one.
+
+        A tree that has lost its record stays if it is the same: layers may stand on it. Else it goes.
+        """
         if not self.backend.exists(Kind.IMAGE, uuid):
             return None
         there = self._load(self.folder / f"{uuid}.json")
         if there is None:
-            self.backend.destroy(Kind.IMAGE, uuid)  # an import that died before its record
+            if self._digest_of(uuid) != digest:
+                self.backend.destroy(Kind.IMAGE, uuid)
             return None
         if there.tree_digest != digest:
             raise ImageError(
@@ -420,6 +427,16 @@ class ImageStore:
         there = replace(there, aliases=tuple(dict.fromkeys((*there.aliases, key))))
         write_json(self.folder / f"{uuid}.json", there.to_json())
         return there
+
+    def _digest_of(self, uuid: str) -> str:
+        """Of an image's tree as it is now; empty where its disk cannot hold all that makes the digest."""
+        if not self.backend.privileged or in_user_namespace():
+            return ""
+        with self.backend.tree(Kind.IMAGE, uuid) as tree:
+            entries = scan(tree)
+            hash_entries(tree, entries.values())
+        spread_digests(entries)
+        return tree_digest(entries)
 
     # -- checking -------------------------------------------------------------------------------------
 

@@ -85,3 +85,6 @@ def test_what_it_refuses_is_told_as_the_library_tells_it(pool: ZfsBackend) -> No
         zfs.send(f"{name}/{OTHER}@final", None, 1)
     assert not zfs.exists(f"{name}/none")
     zfs.destroy(f"{name}/none")
+    # What is still mounted could not be destroyed with the pool.
+    pool.destroy(Kind.BUILD, "b1")
+    pool.destroy(Kind.IMAGE, IMAGE)
