@@ -34,7 +34,7 @@ from buildstep.protoscan import ProtoScan
 from buildstep.resolution import Answer
 from buildstep.spec import BuildSpec
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(kw_only=True, slots=True)
@@ -47,8 +47,8 @@ class Tree:
     it is in the proto directory, if not there; folders: place in `lines` and mtime of each directory that is
     not in the layer; followers: see `layers.cut`; settled: places in the layer that must stay as they are,
     because the base has the path too; foreign: places whose content is not from the proto directory; parts:
-    the files of each stored layer, and names: what these are called; installed, entropy, cleaned: for the
-    record.
+    the files of each stored layer, and names: what these are called; installed, entropy, cleaned, warnings:
+    for the record.
     """
 
     inputs: str
@@ -70,6 +70,7 @@ class Tree:
     installed: dict[str, Any] | None
     entropy: tuple[str, ...]
     cleaned: list[dict[str, Any]]
+    warnings: list[str]
 
 
 def _path(state: Path, spec: BuildSpec) -> Path:
@@ -310,6 +311,7 @@ def tree_of(
     installed: Mapping[str, Any] | None,
     entropy: tuple[str, ...],
     cleaned: list[dict[str, Any]],
+    warnings: list[str],
 ) -> Tree | None:
     """What to keep of a whole build; None where the next one could not go on from it. parts: what each
     layer holds that the proto directory was cut into."""
@@ -345,4 +347,5 @@ def tree_of(
         installed=dict(installed) if installed else None,
         entropy=entropy,
         cleaned=cleaned,
+        warnings=warnings,
     )

@@ -16,7 +16,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -184,6 +184,11 @@ def loads(data: bytes) -> FileList:
 def parse(row: bytes) -> Entry:
     """The entry of a line, stored or canonical. Raises ValueError for what is none."""
     kind, mode, uid, gid, size, digest, target, xattrs, path, *rest = row.rstrip(b"\n").split(b"\t")
+    if kind in (b"f", b"d") and target == xattrs == b"-" and b"\\" not in path:  # nearly every one
+        return Entry(
+            path if path != b"." else b"", kind.decode(), int(mode, 8), int(uid), int(gid), int(size),
+            "" if digest == b"-" else digest.decode(), mtime=int(rest[0]) if rest else 0,
+        )  # fmt: skip
     entry = Entry(
         path=b"" if path == b"." else _unescape(path),
         kind=kind.decode(),
@@ -369,14 +374,21 @@ def drop_below(entries: FileList, directory: bytes) -> None:
         del entries[path]
 
 
-def heal_groups(entries: FileList) -> None:
-    """Hard-link groups of the base whose first member changed or went: the next member leads."""
+def heal_groups(entries: FileList, laid: Container[bytes] = ()) -> None:
+    """Hard-link groups of the base whose first member changed or went: the next member leads.
+
+    laid: paths that came from elsewhere, and so are of no group of the base, whatever they hold.
+    """
     followers: dict[bytes, list[bytes]] = {}
     for path, entry in entries.items():
         if entry.first:
             followers.setdefault(entry.first, []).append(path)
     for leader, members in followers.items():
-        head = entries.get(leader)
+        head = None if leader in laid else entries.get(leader)
+        if leader in laid:
+            members = [path for path in members if path not in laid]  # noqa: PLW2901
+            if not members:
+                continue
         if head is not None and head.kind == entries[members[0]].kind and not head.first:
             member = entries[members[0]]
             if head.sha256 == member.sha256 and head.size == member.size:

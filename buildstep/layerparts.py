@@ -2,9 +2,9 @@
 
 A part (see `parts`) of a layer is decided by the entries in it. Where the same entries stand together again
 its compressed form is copied; where some of them changed, the others come out of the old part, not out of a
-hundred files. An old part is only used when it has its digest.
+hundred files. An old layer is only used when it has its digest.
 
-    NAME.parts    of the layer NAME: marshal data, a row for each part (see Row)
+    NAME.parts    of the layer NAME: a SHA-256, then marshal data, a row for each part (see Row)
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import marshal
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,15 +25,15 @@ from buildstep.errors import EmitError
 from buildstep.filelist import Entry, line
 from buildstep.fsutil import atomic_write
 from buildstep.parts import Cuts, Fetch, Stream
-from buildstep.tarfmt import BLOCK, content_size, header
+from buildstep.tarfmt import BLOCK, END, MAX_ID, WHITEOUT, content_size, header, padding
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Row(NamedTuple):
     """A part of whole entries. path: the first one's; lines: of all of them, as `told` has them; last:
     whether the layer's end is in it; raw: its length uncompressed; offset, length: where it is in the layer's
-    file; check: the SHA-256 of these bytes."""
+    file."""
 
     path: bytes
     lines: bytes
@@ -40,7 +41,6 @@ class Row(NamedTuple):
     raw: int
     offset: int
     length: int
-    check: bytes
 
 
 class PartLost(EmitError):
@@ -58,111 +58,141 @@ def told(entry: Entry, epoch: int | None) -> bytes:
 # -- what was written -----------------------------------------------------------------------------------
 
 
-def table(stream: Stream, entries: Sequence[Entry], rows: Sequence[bytes], layer: Path) -> list[Row]:
+def table(stream: Stream, entries: Sequence[Entry], rows: Sequence[bytes]) -> list[Row]:
     """The parts of a layer that was just written. rows: of its entries, as `told` has them."""
     places = {entry.path: number for number, entry in enumerate(entries)}
     parts = stream.parts
     begins = [places.get(part.path, -1) for part in parts] + [len(entries)]
+    # Where the layer's end did not fit, neither of the last two parts is of whole entries.
+    count = len(parts) - 2 if len(parts) > 1 and parts[-1].raw_length <= len(END) else len(parts)
     found = []
-    with layer.open("rb", buffering=0) as file:
-        for number, part in enumerate(parts):
-            begin, end, last = begins[number], begins[number + 1], number + 1 == len(parts)
-            # A large file has several parts, and none of them is of whole entries.
-            several = number > 0 and parts[number - 1].path == part.path
-            if several or not 0 <= begin < end:
-                continue
-            check = hashlib.sha256(os.pread(file.fileno(), part.length, part.offset)).digest()
+    for number, part in enumerate(parts[:count]):
+        begin, end, last = begins[number], begins[number + 1], number + 1 == len(parts)
+        # A large file has several parts, and none of them is of whole entries.
+        several = number > 0 and parts[number - 1].path == part.path
+        if not several and 0 <= begin < end:
             lines = b"".join(rows[begin:end])
-            found.append(Row(part.path, lines, last, part.raw_length, part.offset, part.length, check))
+            found.append(Row(part.path, lines, last, part.raw_length, part.offset, part.length))
     return found
 
 
 def save(path: Path, found: Sequence[Row]) -> None:
     """Write down the parts of a layer."""
+    data = marshal.dumps((FORMAT, [tuple(row) for row in found]))
     with atomic_write(path, durable=False) as stream:
-        stream.write(marshal.dumps((FORMAT, [tuple(row) for row in found])))
+        stream.writelines((hashlib.sha256(data).digest(), data))
 
 
 def load(path: Path) -> list[Row]:
     """The parts of a layer; none where they cannot be read."""
     with contextlib.suppress(OSError, ValueError, EOFError, TypeError):
-        version, rows = marshal.loads(path.read_bytes())  # noqa: S302 - ours; what it says is checked in use
-        if version == FORMAT:
-            return [Row(*row) for row in rows]
+        data = memoryview(path.read_bytes())
+        if hashlib.sha256(data[32:]).digest() == data[:32]:
+            version, rows = marshal.loads(data[32:])  # noqa: S302 - ours, by its digest
+            if version == FORMAT:
+                return [Row(*row) for row in rows]
     return []
 
 
 # -- what is there to take ------------------------------------------------------------------------------
 
 
+class _Layer:
+    """An old layer's file. What is read of it is what was written, or PartLost."""
+
+    def __init__(self, path: Path, digest: str) -> None:
+        self.fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._digest = digest
+        self._sound: bool | None = None
+        self._lock = threading.Lock()
+
+    def read(self, offset: int, length: int) -> bytes:
+        with self._lock:
+            if self._sound is None:
+                with open(self.fd, "rb", buffering=0, closefd=False) as stream:
+                    self._sound = hashlib.file_digest(stream, "sha256").hexdigest() == self._digest
+        if not self._sound:
+            raise PartLost("a stored layer is damaged")
+        return os.pread(self.fd, length, offset)
+
+
 class OldParts:
     """The parts of some layers."""
 
-    def __init__(self, layers: Iterable[tuple[Path, Path]], codec: Codec) -> None:
-        """layers: files, each with that of its parts."""
+    def __init__(self, layers: Iterable[tuple[Path, Path, str]], codec: Codec) -> None:
+        """layers: files, each with that of its parts and its digest (hex SHA-256)."""
         self._codec = codec
-        self._files: list[int] = []
-        self._by_lines: dict[tuple[bytes, bool], tuple[int, Row]] = {}
-        ordered: list[tuple[bytes, int, Row]] = []
-        for path, parts in layers:
+        self._files: list[_Layer] = []
+        self._by_lines: dict[tuple[bytes, bool], tuple[_Layer, Row]] = {}
+        self._rows: list[tuple[_Layer, Row]] = []
+        for path, parts, digest in layers:
             with contextlib.suppress(OSError):
-                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-                self._files.append(fd)
+                layer = _Layer(path, digest)
+                self._files.append(layer)
                 for row in load(parts):
-                    self._by_lines[row.lines, row.last] = (fd, row)
-                    ordered.append((row.path, fd, row))
-        ordered.sort()
-        self._paths = [path for path, _, _ in ordered]
-        self._rows = [(fd, row) for _, fd, row in ordered]
-        self._open = -1
-        self._pieces: Mapping[bytes, memoryview] = {}
+                    self._by_lines[row.lines, row.last] = (layer, row)
+                    self._rows.append((layer, row))
+        self._rows.sort(key=lambda item: item[1].path)
+        self._paths = [row.path for _, row in self._rows]
+        self.read: list[int] = []
+        """Sizes of the files that were read to make parts."""
 
     def close(self) -> None:
         """Close the layers' files."""
         while self._files:
-            os.close(self._files.pop())
+            os.close(self._files.pop().fd)
 
     def __bool__(self) -> bool:
         return bool(self._rows)
 
     def groups(
         self, root: bytes, entries: Sequence[Entry], rows: Sequence[bytes], *, epoch: int | None
-    ) -> Iterator[tuple[int, int, Fetch | None]]:
+    ) -> Iterator[tuple[int, int, int, Fetch | None]]:
         """The entries of a layer, hashed and in order, cut as a PartWriter cuts them: where a part begins and
-        ends, and what gives it if it is there.
+        ends, about how long it is, and what gives it. That is None for one with a file that is not small.
 
-        Raises EmitError, naming the file, where one cannot be looked at.
+        Raises EmitError, naming the file, where one cannot be looked at; so does what gives a part.
         """
         cuts = Cuts(self._codec)
         most, before = cuts.most, cuts.before
         begin = have = 0
-        large = False
+        large = False  # something in the group is
         for number, entry in enumerate(entries):
             if entry.kind == "s":
                 continue
             size = _size(root, entry, epoch)
-            if begin < number and (large or size > most or before(entry.path, size, have)):
-                yield self._group(rows, begin, number, large=large)
-                begin, have = number, 0
-            large = size > most
+            if begin < number and (have > most or size > most or before(entry.path, size, have)):
+                yield begin, number, have, self._given(root, entries, rows, begin, number, epoch, large=large)
+                begin, have, large = number, 0, False
+            large = large or size > most or entry.size > readpass.SMALL
             have += size + -size % BLOCK
         if begin < len(entries):
-            yield self._group(rows, begin, len(entries), large=large)
+            end = len(entries)
+            large = large or have + len(END) >= cuts.limit  # the end may get a part of its own
+            yield begin, end, have, self._given(root, entries, rows, begin, end, epoch, large=large)
 
-    def _group(
-        self, rows: Sequence[bytes], begin: int, end: int, *, large: bool
-    ) -> tuple[int, int, Fetch | None]:
-        lines = b"".join(rows[begin:end])
-        known = None if large else self._by_lines.get((lines, end == len(rows)))
-        if known is None:
-            return begin, end, None
-        fd, row = known
-        return begin, end, lambda: self._fetch(fd, row)
+    def _given(
+        self,
+        root: bytes,
+        entries: Sequence[Entry],
+        rows: Sequence[bytes],
+        begin: int,
+        end: int,
+        epoch: int | None,
+        *,
+        large: bool,
+    ) -> Fetch | None:
+        last = end == len(rows)
+        known = self._by_lines.get((b"".join(rows[begin:end]), last))
+        if known is not None:
+            layer, row = known
+            return lambda: self._fetch(layer, row)
+        if large:
+            return None
+        return lambda: (self._assembled(root, entries[begin:end], rows[begin:end], epoch, last=last), None)
 
-    def _fetch(self, fd: int, row: Row) -> tuple[bytes, bytes]:
-        packed = os.pread(fd, row.length, row.offset)
-        if hashlib.sha256(packed).digest() != row.check:
-            raise PartLost("a part of a stored layer is damaged")
+    def _fetch(self, layer: _Layer, row: Row) -> tuple[bytes, bytes]:
+        packed = layer.read(row.offset, row.length)
         try:
             raw = self._codec.expand(packed)
         except Exception as error:  # each library has its own
@@ -171,17 +201,48 @@ class OldParts:
             raise PartLost("a part of a stored layer is not as long as it was")
         return raw, packed
 
-    def piece(self, path: bytes, row: bytes) -> memoryview | None:
-        """An entry as it is in a layer, with header and padding, if an old part has the very same."""
-        number = bisect.bisect_right(self._paths, path) - 1
-        if number < 0:
-            return None
-        if self._open != number:
-            self._open, self._pieces = number, {}
+    def _assembled(
+        self, root: bytes, entries: Sequence[Entry], rows: Sequence[bytes], epoch: int | None, *, last: bool
+    ) -> bytes:
+        """A part of small entries: those that an old part has just so come from there."""
+        found: list[bytes | memoryview] = []
+        opened = -1
+        there: Mapping[bytes, memoryview] = {}
+        for entry, row in zip(entries, rows, strict=True):
+            number = bisect.bisect_right(self._paths, entry.path) - 1
+            if number != opened:
+                opened, there = number, self._pieces(number)
+            piece = there.get(row)
+            if piece is not None:
+                found.append(piece)
+            elif entry.kind != "s":
+                refuse_removal(entry)
+                found.append(header(entry, epoch=epoch))
+                if entry.kind == "f" and not entry.first:
+                    found += (readpass.content_of(root, entry), padding(entry.size))
+                    self.read.append(entry.size)
+        if last:
+            found.append(END)
+        return b"".join(found)
+
+    def _pieces(self, number: int) -> Mapping[bytes, memoryview]:
+        """The entries in an old part; none where it is lost, and their files have to be read."""
+        if number >= 0:
             with contextlib.suppress(PartLost):
                 raw, _ = self._fetch(*self._rows[number])
-                self._pieces = _apart(raw, self._rows[number][1].lines)
-        return self._pieces.get(row)
+                return _apart(raw, self._rows[number][1].lines)
+        return {}
+
+
+def refuse_removal(entry: Entry) -> None:
+    """Raise EmitError for a name that means in a layer that something is removed."""
+    path = entry.path
+    if b".wh." in path and path.rpartition(b"/")[2].startswith(WHITEOUT):
+        raise EmitError(
+            f"{readpass.shown(path)} cannot be part of an OCI image",
+            detail="a name that begins with .wh. means there that a file is removed",
+            hint="rename it, or exclude it with build.exclude",
+        )
 
 
 def _apart(raw: bytes, lines: bytes) -> dict[bytes, memoryview]:
@@ -190,6 +251,8 @@ def _apart(raw: bytes, lines: bytes) -> dict[bytes, memoryview]:
     found = {}
     begin = 0
     for row in lines.splitlines(keepends=True):
+        if row.partition(b" ")[2].startswith(b"s\t"):
+            continue  # a socket has no place in a layer
         at = begin
         while True:
             # Size and type have their places in a header (POSIX.1-2017, ustar); no size is too large for it
@@ -200,7 +263,7 @@ def _apart(raw: bytes, lines: bytes) -> dict[bytes, memoryview]:
                 break
         found[row] = view[begin:at]
         begin = at
-    return found
+    return found if len(raw) - begin in (0, len(END)) else {}
 
 
 _PAX = ord("x")
@@ -212,6 +275,6 @@ def _size(root: bytes, entry: Entry, epoch: int | None) -> int:
         if entry.size > readpass.SMALL:
             extents = readpass.extents_of(root, entry)
             return len(header(entry, epoch=epoch, extents=extents)) + content_size(entry, extents)
-        if not entry.xattrs and len(entry.path) <= 100:
-            return BLOCK + entry.size
+        if not entry.xattrs and len(entry.path) <= 100 and (entry.uid | entry.gid) <= MAX_ID:
+            return BLOCK + entry.size  # as nearly every one
     return len(header(entry, epoch=epoch)) + content_size(entry)

@@ -95,7 +95,8 @@ class BlobStore:
             with contextlib.suppress(OSError):
                 names = [] if self._fresh else self._slot.read_text().split()
             paths = [self._folder / name for name in names if re.fullmatch("[0-9a-f]{64}", name)]
-            self._old = OldParts([(path, _parts_of(path)) for path in paths], self._codec)
+            found = [(path, _parts_of(path), _digest_of(path)) for path in paths]
+            self._old = OldParts(found, self._codec)
             self._held.callback(self._old.close)
         return self._old
 
@@ -195,7 +196,7 @@ class BlobStore:
         with contextlib.suppress(OSError):
             self._shape(entries, changes, epoch).touch()
             if not changes.removed:
-                layerparts.save(_parts_of(blob.path), layerparts.table(stream, entries, rows, blob.path))
+                layerparts.save(_parts_of(blob.path), layerparts.table(stream, entries, rows))
         return blob
 
     def _write(
@@ -275,6 +276,14 @@ def _record_of(path: Path) -> Path:
 
 def _parts_of(path: Path) -> Path:
     return path.with_name(path.name + ".parts")
+
+
+def _digest_of(path: Path) -> str:
+    """The digest of a stored layer as it was written down; empty where it was not."""
+    try:
+        return str(read_json(_record_of(path))["digest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def files_of(path: Path) -> tuple[Path, ...]:

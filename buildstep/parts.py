@@ -22,20 +22,23 @@ _SLACK = 512
 """How much longer a part of small entries may get by the last one's padding."""
 _MEMORY = 192 << 20
 """Bytes that all compressors of one stream may take for themselves, besides the parts."""
+_BATCH = 1 << 20
+"""Bytes that are worth a thread's while: small parts are handed on together."""
 _BACKLOG = 8 << 20
-"""Bytes that may wait to be compressed or written, besides the parts that are in work."""
+"""Bytes that may wait to be compressed or written, besides those that are in work."""
 
 
 class Cuts:
     """Where parts begin: at entries that their paths choose, whatever came before.
 
-    least: what a part has before it may end, in bytes; most: what it has at most, but for padding; an entry
-    that is larger gets parts of its own, cut at multiples of that.
+    least: what a part has before it may end, in bytes; most: what it has at most, but for padding, and limit:
+    with it; an entry that is larger gets parts of its own, cut at multiples of `most`.
     """
 
     def __init__(self, codec: Codec) -> None:
         self.least = codec.grain
         self.most = 8 * codec.grain
+        self.limit = self.most + _SLACK
         # An entry begins a part with a chance in proportion to its size, after one and a half grains on
         # average.
         self._spread = (1 << 32) / (1.5 * codec.grain)
@@ -73,9 +76,14 @@ class Stream:
         return sum(part.raw_length for part in self.parts if not part.reused)
 
 
-Fetch = Callable[[], tuple[bytes, bytes]]
-"""Gives a part that was made before: its uncompressed bytes, and what the codec would make of them. It is
-called in a worker thread, and may raise."""
+_Job = tuple[bytes, "list[bytes | memoryview] | Fetch"]
+"""The entry that a part begins with, and its bytes or what gives them."""
+_Done = tuple[bytes, bytes, list[tuple[bytes, int, int, bool]]]
+"""Parts in a row: their bytes, compressed, and of each its path, both lengths and whether it was taken."""
+
+Fetch = Callable[[], tuple[bytes, bytes | None]]
+"""Gives a whole part: its uncompressed bytes, and what the codec would make of them where that is known. It
+is called in a worker thread, and may raise."""
 
 
 class PartWriter:
@@ -102,19 +110,21 @@ class PartWriter:
         self._chunks: list[bytes | memoryview] = []
         self._size = 0
         self._cuts = Cuts(codec)
-        self._limit = self._cuts.most + _SLACK
+        self._limit = self._cuts.limit
         self._large = False
         self._path = b""
         self._first_path = b""
+        self._parts_begun = False
         self._error: BaseException | None = None
         self._parts: list[Part] = []
         self._raw_hash = hashlib.sha256()
         self._hash = hashlib.sha256()
         count = min(workers or os.cpu_count() or 1, max(1, _MEMORY // max(codec.memory, 1)))
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="compress")
-        self._queue: queue.Queue[tuple[Future[tuple[bytes, bytes, bool]], bytes] | None] = queue.Queue(
-            count + 1 + _BACKLOG // self._cuts.most
-        )
+        self._batch: list[_Job] = []
+        self._batch_size = 0
+        largest = max(_BATCH, self._cuts.most)
+        self._queue: queue.Queue[Future[_Done] | None] = queue.Queue(count + 1 + _BACKLOG // largest)
         self._writer = threading.Thread(target=self._write_parts, name="write", daemon=True)
         self._writer.start()
 
@@ -170,25 +180,22 @@ class PartWriter:
         self._cut()
         self._path = self._first_path = path
 
-    def take(self, path: bytes, fetch: Fetch) -> None:
-        """A whole part that was made before; `path` is the entry it begins with."""
+    def take(self, path: bytes, size: int, fetch: Fetch) -> None:
+        """A whole part: the entry it begins with, its uncompressed length (about), and what gives it."""
         self._large = False
         self._cut()
-        self._submit(path, lambda: (*fetch(), True))
+        self._hand_on((path, fetch), size)
 
     def close(self) -> Stream:
         """Write what is left. The stream is complete when this returns, though not yet on the disk."""
         self._cut()
+        # An empty input still needs one member to be a valid stream.
+        if self._batch or not self._parts_begun:
+            self._submit(self._batch or [(b"", [])])
         self._queue.put(None)
         self._writer.join()
         self._pool.shutdown()
         self._check()
-        # An empty input still needs one member to be a valid stream.
-        if not self._parts:
-            try:
-                self._append(b"", b"", self._codec.compress(b""), reused=False)
-            except OSError as error:
-                raise self._failure(error) from error
         last = self._parts[-1]
         return Stream(
             raw_sha256=self._raw_hash.hexdigest(),
@@ -199,21 +206,30 @@ class PartWriter:
         )
 
     def _cut(self) -> None:
-        self._limit = self._cuts.most if self._large else self._cuts.most + _SLACK
+        self._limit = self._cuts.most if self._large else self._cuts.limit
         self._check()
         if not self._size:
             return
-        chunks, path = self._chunks, self._first_path
+        chunks, size = self._chunks, self._size
         self._chunks, self._size = [], 0
-        self._submit(path, lambda: self._pack(chunks))
+        self._hand_on((self._first_path, chunks), size)
 
-    def _submit(self, path: bytes, job: Callable[[], tuple[bytes, bytes, bool]]) -> None:
+    def _hand_on(self, job: _Job, size: int) -> None:
+        self._batch.append(job)
+        self._batch_size += size
+        if self._batch_size >= _BATCH:
+            batch = self._batch
+            self._batch, self._batch_size = [], 0
+            self._submit(batch)
+
+    def _submit(self, batch: list[_Job]) -> None:
+        self._parts_begun = True
         try:
-            future = self._pool.submit(job)
+            future = self._pool.submit(self._work, batch)
         except RuntimeError as error:
             raise EmitError(f"{self._what} is closed") from error
         # Blocks while the threads are behind; the writer takes from the queue even after a failure.
-        self._queue.put((future, path))
+        self._queue.put(future)
 
     def _check(self) -> None:
         if self._error is not None:
@@ -242,39 +258,41 @@ class PartWriter:
 
     # -- in threads
 
-    def _pack(self, chunks: list[bytes | memoryview]) -> tuple[bytes, bytes, bool]:
-        raw = b"".join(chunks)
-        chunks.clear()
-        return raw, self._codec.compress(raw), False
+    def _work(self, batch: list[_Job]) -> _Done:
+        raws, packs, told = [], [], []
+        for path, job in batch:
+            if callable(job):
+                raw, packed = job()
+            else:
+                raw, packed = b"".join(job), None
+                job.clear()
+            reused = packed is not None
+            if packed is None:
+                packed = self._codec.compress(raw)
+            raws.append(raw)
+            packs.append(packed)
+            told.append((path, len(raw), len(packed), reused))
+        # Together: a thread that has much to do at a time waits seldom for its turn.
+        return b"".join(raws), b"".join(packs), told
 
     def _write_parts(self) -> None:
         while (item := self._queue.get()) is not None:
             if self._error is not None:
-                item[0].cancel()
+                item.cancel()
                 continue
             try:
-                self._write_part(*item)
+                self._append(*item.result())
             except BaseException as error:  # noqa: BLE001  (raised again in the caller's thread)
                 self._error = error
             del item  # else this part's bytes live until the next one comes
 
-    def _write_part(self, future: Future[tuple[bytes, bytes, bool]], path: bytes) -> None:
-        raw, packed, reused = future.result()
-        self._append(path, raw, packed, reused=reused)
-
-    def _append(self, path: bytes, raw: bytes, packed: bytes, *, reused: bool) -> None:
+    def _append(self, raw: bytes, packed: bytes, told: list[tuple[bytes, int, int, bool]]) -> None:
         self._raw_hash.update(raw)
         if self._codec.name != "none":
             self._hash.update(packed)
         write_all(self._out, packed)
         last = self._parts[-1] if self._parts else Part(b"", 0, 0, 0, 0, reused=False)
-        self._parts.append(
-            Part(
-                path,
-                last.raw_offset + last.raw_length,
-                len(raw),
-                last.offset + last.length,
-                len(packed),
-                reused,
-            )
-        )
+        for path, raw_length, length, reused in told:
+            raw_offset, offset = last.raw_offset + last.raw_length, last.offset + last.length
+            last = Part(path, raw_offset, raw_length, offset, length, reused)
+            self._parts.append(last)

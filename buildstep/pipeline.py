@@ -30,7 +30,7 @@ from buildstep.emitters import oci
 from buildstep.errors import BuildstepError, EmitError, Interrupted
 from buildstep.events import BuildStarted, Bus
 from buildstep.excludes import excluder
-from buildstep.filelist import FileList, spread_digests
+from buildstep.filelist import FileList, hash_entries, spread_digests
 from buildstep.images import ImageRecord, ImageStore
 from buildstep.interfaces import Blob, Kind
 from buildstep.journal import Journal, open_journal
@@ -153,6 +153,8 @@ def _amended(build: Build, journal: Journal, log: BuildLog) -> BuildResult | Non
             moment = shipping.moment_of(spec, recorder)
             shipping.final_manifest(spec, image, uuid=str(uuids.UUID(int=0)), moment=moment, file=None)
         recorder.cleaned = amendment.tree.cleaned
+        for text in amendment.tree.warnings:
+            build.bus.note(text, level="warning")
         for planned in plan_.steps[1:-2]:
             recorder.skip(planned.name, planned.reason, state=planned.state)
 
@@ -317,7 +319,8 @@ def _motd(build: Build, image: ImageRecord) -> None:
         return
     with build.recorder.step("motd", TITLES["motd"]) as step:
         step.reason = steps.motd(build.context, build.root(image), image)
-        build.laid.pop(b"etc/motd", None)
+        inside = os.path.relpath(build.root(image).path, build.tree.path)
+        build.laid.pop(os.fsencode(os.path.normpath(f"{inside}/etc/motd")), None)
 
 
 def _snapshot(build: Build, image: ImageRecord) -> steps.Snapshot:
@@ -374,6 +377,11 @@ def _kept_tree(
     parts = [(part, blob) for part, blob in build.parts if part.entries]
     if not parts or not build.plan.direct or tuple(build.spec.formats) != ("oci",):
         return None
+    # Files that something else covers in the image have not been read so far.
+    proto = build.plan.proto
+    build.bus.count("bytes_hashed", hash_entries(b"", proto.fresh_entries.values()))
+    if proto.inodes:
+        _spread(proto.entries)
     return amend.tree_of(
         build.spec,
         image,
@@ -387,6 +395,7 @@ def _kept_tree(
         installed=build.installed.to_json() if build.installed else None,
         entropy=entropy,
         cleaned=build.recorder.cleaned,
+        warnings=[note["text"] for note in build.recorder.notes if note["level"] == "warning"],
     )
 
 

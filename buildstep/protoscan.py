@@ -49,7 +49,8 @@ def was(old: KnownEntry) -> tuple[Seen, bool]:
 @dataclass(frozen=True, slots=True)
 class Known:
     """What an index holds. noted: what a build wrote beside it; begun: when the walk began that it is of,
-    in ns; excludes: the patterns of that walk; end, whole: bytes of its good frames, and of the first."""
+    in ns; excludes: the patterns of that walk; end, whole: bytes of its good frames, and of the first; stamp:
+    the file itself, see `StatIndex.stamp`."""
 
     paths: Mapping[bytes, KnownEntry] = field(default_factory=dict)
     noted: Mapping[str, Any] = field(default_factory=dict)
@@ -57,6 +58,7 @@ class Known:
     excludes: tuple[str, ...] = ()
     end: int = 0
     whole: int = 0
+    stamp: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -204,10 +206,16 @@ class StatIndex:
     @property
     def size(self) -> int:
         """Bytes of the file; 0 where there is none."""
+        return self.stamp[0] if self.stamp else 0
+
+    @property
+    def stamp(self) -> tuple[int, ...]:
+        """What changes when somebody writes the file; its size first. Empty where there is none."""
         try:
-            return self.path.stat().st_size
+            info = self.path.stat()
         except OSError:
-            return 0
+            return ()
+        return info.st_size, info.st_ino, info.st_mtime_ns
 
     def load(self) -> Known:
         """What is known of each path; empty when there is no index, or none that can be read."""
@@ -215,6 +223,7 @@ class StatIndex:
         noted: dict[str, Any] = {}
         excludes: tuple[str, ...] = ()
         begun = good = whole = 0
+        stamp = self.stamp
         try:
             data = self.path.read_bytes()
         except OSError:
@@ -236,7 +245,7 @@ class StatIndex:
             else:
                 paths, whole = found, end
             good, begun = end, max(begun, began)
-        return Known(paths, noted, begun, tuple(excludes), good, whole)
+        return Known(paths, noted, begun, tuple(excludes), good, whole, stamp)
 
     def save(self, scan: ProtoScan, noted: Mapping[str, Any]) -> None:
         """Write down what has been read, and a note beside it.
@@ -274,7 +283,8 @@ class StatIndex:
 
     def _unmoved(self, known: Known) -> bool:
         """Whether the file is still the one that the scan was made with, whole, and not of many pieces."""
-        return bool(known.paths) and self.size == known.end and known.end < 2 * known.whole
+        same = self.stamp == known.stamp and self.size == known.end
+        return bool(known.paths) and same and known.end < 2 * known.whole
 
 
 def _frame(value: Any) -> tuple[bytes, bytes, bytes]:

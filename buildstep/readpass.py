@@ -133,12 +133,7 @@ class _Reader:
     def _known(self, entry: Entry, digest: str) -> None:
         if not entry.sha256:
             entry.sha256 = digest
-        elif entry.sha256 != digest:
-            raise EmitError(
-                f"{shown(entry.path)} does not have the content that was recorded for it",
-                detail=f"recorded sha256 {entry.sha256}, read {digest}",
-                hint="something wrote to it outside of the build; build again with --no-cache",
-            )
+        _compare(entry, digest)
         self._digests[entry.path] = digest
 
     def _read_large(self, fd: int, entry: Entry, sinks: Sequence[Sink]) -> None:
@@ -248,6 +243,31 @@ _GRAIN = 64 << 10
 
 _WINDOW = 8 << 20
 """What is read ahead while a file is looked through for zeros."""
+
+
+def content_of(root: bytes, entry: Entry) -> bytes:
+    """What a small file holds, whose digest is known. Raises EmitError like `read_pass`."""
+    try:
+        fd = os.open(entry.source or root + b"/" + entry.path, _FLAGS)
+        try:
+            content = os.read(fd, entry.size + 1)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise EmitError(f"cannot read {shown(entry.path)}: {error.strerror}") from error
+    if len(content) != entry.size:
+        raise _changed(entry, "changed its size")
+    _compare(entry, hashlib.sha256(content).hexdigest())
+    return content
+
+
+def _compare(entry: Entry, digest: str) -> None:
+    if entry.sha256 != digest:
+        raise EmitError(
+            f"{shown(entry.path)} does not have the content that was recorded for it",
+            detail=f"recorded sha256 {entry.sha256}, read {digest}",
+            hint="something wrote to it outside of the build; build again with --no-cache",
+        )
 
 
 def extents_of(root: bytes, entry: Entry) -> Extents | None:

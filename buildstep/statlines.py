@@ -74,7 +74,7 @@ def listing(top: bytes, *, large: bool) -> Iterator[Callable[[], list[bytes]]]:
     with open(os.memfd_create("listing"), "w+b") as out, contextlib.ExitStack() as stack:
         child = None
         if large:
-            argv = ["find", os.fsdecode(os.path.abspath(top)), "-mindepth", "1", "-printf", _FORMAT]
+            argv = ["find", os.fsdecode(os.path.realpath(top)), "-mindepth", "1", "-printf", _FORMAT]
             with contextlib.suppress(BuildstepError, OSError):
                 child = stack.enter_context(process.spawn(argv, ok=range(-64, 256), stdout=out))
 

@@ -344,7 +344,7 @@ def snapshot(
             if there is not None and there.kind == "d" and entry.kind != "d":
                 drop_below(entries, path)
             entries[path] = entry
-        heal_groups(entries)
+        heal_groups(entries, laid)
     undecided = []
     for path, entry in entries.items():
         unread = entry.kind == "f" and not entry.sha256 and not entry.first

@@ -25,7 +25,8 @@ OPAQUE = b".wh..wh..opq"
 Extents = Sequence[tuple[int, int]]
 """The (offset, length) pieces of a sparse file that hold data, in order; offsets in whole blocks."""
 
-_MAX_ID = 0o7777777
+MAX_ID = 0o7777777
+"""The largest owner that fits into a header of one block."""
 _MAX_SIZE = 0o77777777777
 _TYPES = {"f": b"0", "l": b"2", "c": b"3", "b": b"4", "d": b"5", "p": b"6"}
 _MAGIC = b"ustar\x0000" + bytes(64)
@@ -256,8 +257,8 @@ def header(
         and not entry.xattrs
         and not entry.first
         and extents is None
-        and entry.uid <= _MAX_ID
-        and entry.gid <= _MAX_ID
+        and entry.uid <= MAX_ID
+        and entry.gid <= MAX_ID
         and size <= _MAX_SIZE
     ):
         owner = _owner(entry.mode, entry.uid, entry.gid)
@@ -294,8 +295,8 @@ def _full_header(
     records += [
         (key, b"%d" % value)
         for key, value, limit in (
-            (b"uid", entry.uid, _MAX_ID),
-            (b"gid", entry.gid, _MAX_ID),
+            (b"uid", entry.uid, MAX_ID),
+            (b"gid", entry.gid, MAX_ID),
             (b"size", size, _MAX_SIZE),
         )
         if value > limit
@@ -309,8 +310,8 @@ def _full_header(
         device = b"%07o\0%07o\0" % entry.rdev
     owner = _owner(
         entry.mode,
-        entry.uid if entry.uid <= _MAX_ID else 0,
-        entry.gid if entry.gid <= _MAX_ID else 0,
+        entry.uid if entry.uid <= MAX_ID else 0,
+        entry.gid if entry.gid <= MAX_ID else 0,
     )
     typeflag = b"1" if entry.first else _TYPES[entry.kind]
     size = size if size <= _MAX_SIZE else 0

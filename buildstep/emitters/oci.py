@@ -21,13 +21,12 @@ from buildstep.events import Bus
 from buildstep.filelist import Changes, Entry, FileList
 from buildstep.fsutil import CHUNK, atomic_write, copy_range, write_all
 from buildstep.interfaces import Artifact, Blob, EmitJob, Sink
-from buildstep.layerparts import OldParts
+from buildstep.layerparts import OldParts, refuse_removal
 from buildstep.outputs import Sealer, create
 from buildstep.parts import PartWriter, Stream
 from buildstep.tarfmt import (
     BLOCK,
     END,
-    WHITEOUT,
     Extents,
     TarWriter,
     big_size_header,
@@ -89,6 +88,10 @@ def write_layer(
                 work = layer.taking(old, os.fsencode(root), entries, rows)
             digests = readpass.read_pass(root, work, bus)
             stream = layer.close()
+            if old:
+                bus.count("files_read", len(old.read))
+                bus.count("bytes_read", sum(old.read))
+                old.read.clear()
     except OSError as error:
         raise EmitError(f"cannot write the layer {path.name}: {error.strerror}") from error
     for entry in changes.entries:
@@ -126,18 +129,14 @@ class _Layer:
         self, old: OldParts, root: bytes, entries: Sequence[Entry], rows: Sequence[bytes]
     ) -> Iterator[tuple[Entry, tuple[_Layer]]]:
         """What has to be read of a layer: on the way there, parts that were made before are put in."""
-        for begin, end, fetch in old.groups(root, entries, rows, epoch=self._epoch):
+        for begin, end, size, fetch in old.groups(root, entries, rows, epoch=self._epoch):
             if fetch is not None:
-                self._out.take(entries[begin].path, fetch)
+                self._out.take(entries[begin].path, size, fetch)
                 self._ended = end == len(entries)
-                continue
-            self._out.begin(entries[begin].path)
-            for number in range(begin, end):
-                piece = old.piece(entries[number].path, rows[number])
-                if piece is None:
-                    yield entries[number], (self,)
-                else:
-                    self._out.write(piece)
+            else:
+                self._out.begin(entries[begin].path)
+                for entry in entries[begin:end]:
+                    yield entry, (self,)
 
     def begin(self, entry: Entry) -> None:
         self._before(entry)
@@ -161,13 +160,7 @@ class _Layer:
             # Only without a tree is the top not part of a layer; what it lost is told before all else.
             if entry.path:
                 self._whiteouts(b"")
-        path = entry.path
-        if b".wh." in path and path.rpartition(b"/")[2].startswith(WHITEOUT):
-            raise EmitError(
-                f"{readpass.shown(path)} cannot be part of an OCI image",
-                detail="a name that begins with .wh. means there that a file is removed",
-                hint="rename it, or exclude it with build.exclude",
-            )
+        refuse_removal(entry)
 
     def _whiteouts(self, directory: bytes) -> None:
         for path in self._gone.pop(directory, ()):

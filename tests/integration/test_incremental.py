@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 import tarfile
 import time
 from collections.abc import Callable
@@ -13,12 +14,16 @@ from typing import Any
 
 import pytest
 
-from buildstep import compress, layers, pipeline, pruning, steps
+from buildstep import compress, filelist, layerparts, layers, pipeline, protoscan, pruning, steps
+from buildstep.compress import Codec
+from buildstep.emitters import oci
 from buildstep.errors import BuildstepError
 from buildstep.events import Bus
-from buildstep.fsutil import Root
+from buildstep.fsutil import Root, sha256_file
 from buildstep.images import ImageRecord
-from buildstep.interfaces import Dataset
+from buildstep.interfaces import Blob, Dataset
+from buildstep.layerparts import OldParts
+from buildstep.protoscan import ProtoScan, StatIndex, digest, scan_proto
 from tests.integration import pools
 from tests.integration.conftest import demand
 from tests.integration.yard import EPOCH, Outcome, Yard, environment, tiny_base
@@ -337,5 +342,204 @@ def test_nothing_stays_open(tmp_path: Path, base: Path, private: Private) -> Non
             settle()
             assert "changed since" in warm.run().reasons()
         assert len(os.listdir("/proc/self/fd")) == there
+
+    private(job)
+
+
+# -- what went wrong once ----------------------------------------------------------------------------------
+
+
+def test_a_proto_directory_given_by_a_link(tmp_path: Path, base: Path, private: Private) -> None:
+    """The first build of it, where find makes the lines, is not empty."""
+
+    def job() -> None:
+        warm = yard(tmp_path, base)
+        many(warm.proto, 5)
+        expected = cold(tmp_path, base)
+        (tmp_path / "link").symlink_to("proto")
+        warm.proto = tmp_path / "link"
+        assert warm.run().same == expected.same
+
+    private(job)
+
+
+def test_what_an_overlaid_file_of_the_base_was_linked_to(
+    tmp_path: Path, base: Path, private: Private
+) -> None:
+    """The proto has one name of a group of the base, with the same content and another mode."""
+
+    def job() -> None:
+        warm = yard(tmp_path, base)
+        many(warm.proto)
+        (warm.proto / "bin").mkdir()
+        (warm.proto / "bin/tool").write_text("other")
+        settle()
+        warm.run()
+        (warm.proto / "bin/tool").write_text("tool of the base")
+        (warm.proto / "bin/tool").chmod(0o700)
+        settle()
+        assert warm.run().same == cold(tmp_path, base).same
+
+    private(job)
+
+
+def test_two_builds_that_note_what_they_saw(tmp_path: Path) -> None:
+    """The index was written anew in between, to the same length."""
+    proto = tmp_path / "proto"
+    proto.mkdir()
+
+    def write(begin: int, end: int, text: str) -> None:
+        for number in range(begin, end):
+            (proto / f"f{number:02}").write_text(text)
+        settle()
+
+    index = StatIndex(tmp_path / "state", proto)
+
+    def note(scan: ProtoScan) -> None:
+        protoscan.read_all(scan)
+        digest(scan, owners=False, epoch=EPOCH)
+        index.save(scan, scan.noted)
+
+    write(0, 40, "one")
+    for text in ("one", "aaa", "bbb"):
+        write(10, 20, text)
+        note(scan_proto(proto, index=index))
+    write(0, 1, "two")
+    early = scan_proto(proto, index=index)
+    write(10, 20, "ccc")
+    note(scan_proto(proto, index=index))
+    note(early)
+    settle()
+    found, anew = scan_proto(proto, index=index), scan_proto(proto)
+    for scan in (found, anew):
+        protoscan.read_all(scan)
+    assert digest(found, owners=False, epoch=EPOCH) == digest(anew, owners=False, epoch=EPOCH)
+
+
+def layer(root: Path, path: Path, chosen: Codec, *, old: OldParts | None = None) -> Blob:
+    entries = filelist.scan(root)
+    filelist.hash_entries(root, entries.values())
+    filelist.spread_digests(entries)
+    whole = oci.whole(entries)
+    rows = [layerparts.told(entry, EPOCH) for entry in whole.entries]
+    blob, stream = oci.write_layer(
+        root, whole, path, codec=chosen, epoch=EPOCH, bus=Bus(), old=old, rows=rows
+    )
+    found = layerparts.table(stream, list(whole.entries), rows)
+    layerparts.save(path.with_suffix(".parts"), found)
+    return blob
+
+
+def again(tmp_path: Path, root: Path, change: Callable[[], object]) -> Path:
+    """A layer from the parts of the one before a change; it is the one made without them."""
+    chosen = replace(compress.codec("gzip"), grain=1 << 10)
+    first = tmp_path / "first"
+    layer(root, first, chosen)
+    change()
+    old = OldParts([(first, first.with_suffix(".parts"), sha256_file(first))], chosen)
+    warm, anew = tmp_path / "warm", layer(root, tmp_path / "anew", chosen)
+    try:
+        assert layer(root, warm, chosen, old=old).digest == anew.digest
+    finally:
+        old.close()
+    return warm
+
+
+@pytest.mark.parametrize("change", ["before", "after", "grown"])
+def test_an_end_that_is_in_two_parts(tmp_path: Path, change: str) -> None:
+    """The last part of whole entries has no place for all of the archive's end."""
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "c").write_bytes(random.Random(1).randbytes(7168))
+    name = {"before": "b", "after": "d", "grown": "c"}[change]
+    warm = again(tmp_path, root, lambda: (root / name).write_bytes(bytes(9000)))
+    with tarfile.open(warm) as tar:
+        assert "c" in tar.getnames()
+
+
+@pytest.mark.parametrize(("name", "size"), [("b", 7424), ("z", 6912)])
+def test_a_large_file_in_one_part(tmp_path: Path, name: str, size: int) -> None:
+    """Its header is of several blocks, and only with it is it larger than a part."""
+    root = tmp_path / "root"
+    root.mkdir()
+    for other in "ac":
+        (root / other).write_bytes(bytes(500))
+    (root / name).write_bytes(random.Random(1).randbytes(size))
+    os.setxattr(root / name, "user.x", b"y")
+    again(tmp_path, root, lambda: (root / "c").write_bytes(bytes(700)))
+
+
+def test_owners_that_need_a_longer_header(tmp_path: Path, base: Path, private: Private) -> None:
+    def job() -> None:
+        warm = yard(tmp_path, base, owner="keep")
+        many(warm.proto)
+        for path in warm.proto.rglob("f*"):
+            os.chown(path, 3_000_000, 3_000_000)
+        for number in range(4):
+            (warm.proto / f"d{number}/f{number:03}").write_bytes(b"other" * 50)
+            settle()
+            assert warm.run().same == cold(tmp_path, base, owner="keep").same
+
+    private(job)
+
+
+def test_sockets_among_the_entries_of_a_part(tmp_path: Path, base: Path, private: Private) -> None:
+    def job() -> None:
+        warm = yard(tmp_path, base)
+        many(warm.proto)
+        for number in range(35):
+            with socket.socket(socket.AF_UNIX) as made:
+                made.bind(os.fspath(warm.proto / f"d{number % 7}/f{number:03}s"))
+        for number in range(4):
+            (warm.proto / f"d{number}/f{number:03}").write_bytes(b"other" * 50)
+            settle()
+            assert warm.run().same == cold(tmp_path, base).same
+
+    private(job)
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("over", ["motd", "two"])
+def test_files_that_come_to_be_covered(
+    tmp_path: Path, base: Path, private: Private, monkeypatch: pytest.MonkeyPatch, *, over: str, cache: bool
+) -> None:
+    """By the message of the day, or by another path that goes to the same place."""
+    monkeypatch.setattr(protoscan, "FEW_FILES", 3)
+
+    def job() -> None:
+        build: dict[str, Any] = {"motd": True, "source_repo": "here"} if over == "motd" else {}
+        warm = yard(tmp_path, base, **build)
+        many(warm.proto)
+        for name in ("etc/motd",) if over == "motd" else ("bin/x", "usr/bin/x"):
+            (warm.proto / name).parent.mkdir(parents=True)
+            (warm.proto / name).write_text(name)
+        assert not warm.run(cache=cache).error
+
+    private(job)
+
+
+def test_a_message_of_the_day_in_a_zone(
+    tmp_path: Path, private: Private, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zone = tmp_path / "zone.tar"
+    with tarfile.open(zone, "w") as tar:
+        for name in (".", "root", "root/etc", "config"):
+            member = tarfile.TarInfo(name)
+            member.type, member.mode, member.mtime = tarfile.DIRTYPE, 0o755, EPOCH
+            tar.addfile(member)
+
+    def image_root(dataset: Dataset, _image: ImageRecord) -> Root:
+        return Root(dataset.path / "root")
+
+    monkeypatch.setattr(steps, "image_root", image_root)
+
+    def job() -> None:
+        warm = yard(tmp_path, zone, motd=True, source_repo="here")
+        (warm.proto / "etc").mkdir()
+        (warm.proto / "etc/motd").write_text("of the proto")
+        direct = warm.run()
+        assert (
+            direct.same == yard(tmp_path, zone, "plain", motd=True, source_repo="here").run(plain=True).same
+        )
 
     private(job)

@@ -197,7 +197,7 @@ def test_known_parts_are_taken_and_not_compressed_again(out: int) -> None:
     os.ftruncate(out, 0)
     with PartWriter(out, chosen) as parts:
         for part, data in known:
-            parts.take(part.path, lambda data=data: (chosen.expand(data), data))  # type: ignore[misc]
+            parts.take(part.path, part.raw_length, lambda data=data: (chosen.expand(data), data))  # type: ignore[misc]
         again = parts.close()
     assert content(out) == packed
     assert again.compressed == 0
@@ -211,7 +211,7 @@ def test_a_part_that_cannot_be_taken_fails_the_stream(out: int) -> None:
 
     def write() -> None:
         with PartWriter(out, codec("none")) as parts:
-            parts.take(b"a", lost)
+            parts.take(b"a", 1, lost)
             parts.close()
 
     with pytest.raises(PartLost):

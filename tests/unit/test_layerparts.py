@@ -16,6 +16,7 @@ from buildstep.emitters import oci
 from buildstep.emitters.oci import OciEmitter
 from buildstep.events import Bus
 from buildstep.filelist import Entry
+from buildstep.fsutil import sha256_file
 from buildstep.interfaces import Blob
 from buildstep.layerparts import OldParts, PartLost, Row
 
@@ -63,9 +64,13 @@ def write(
     blob, stream = oci.write_layer(
         root, whole, path, codec=chosen, epoch=EPOCH, bus=bus or Bus(), old=old, rows=rows
     )
-    found = layerparts.table(stream, list(whole.entries), rows, path)
+    found = layerparts.table(stream, list(whole.entries), rows)
     layerparts.save(path.with_suffix(".parts"), found)
     return blob
+
+
+def old_parts(layer: Path, chosen: Codec, digest: str = "") -> OldParts:
+    return OldParts([(layer, layer.with_suffix(".parts"), digest or sha256_file(layer))], chosen)
 
 
 def change(rng: random.Random, root: Path, step: int) -> None:
@@ -98,7 +103,7 @@ def test_what_is_taken_from_old_parts_makes_the_same_layer(
         change(rng, root, step)
         cold = write(root, tmp_path / "cold", chosen)
         bus, path = Bus(), tmp_path / f"layer{step}"
-        old = OldParts([(last, last.with_suffix(".parts"))], chosen)
+        old = old_parts(last, chosen)
         warm = write(root, path, chosen, old=old, bus=bus)
         old.close()
         assert path.read_bytes() == (tmp_path / "cold").read_bytes()
@@ -114,14 +119,14 @@ def test_what_did_not_change_is_neither_read_nor_compressed(root: Path, tmp_path
     chosen = replace(codec("gzip"), grain=4 << 10)
     first = tmp_path / "first"
     write(root, first, chosen)
-    bus, old = Bus(), OldParts([(first, first.with_suffix(".parts"))], chosen)
+    bus, old = Bus(), old_parts(first, chosen)
     write(root, tmp_path / "again", chosen, old=old, bus=bus)
     old.close()
     # Only what is larger than a part.
     assert bus.counts["files_read"] == 3
     # In the part of a file that changed, the others are taken out of the old part.
     (root / "d0/f009").write_bytes(b"other")
-    bus, old = Bus(), OldParts([(first, first.with_suffix(".parts"))], chosen)
+    bus, old = Bus(), old_parts(first, chosen)
     write(root, tmp_path / "changed", chosen, old=old, bus=bus)
     old.close()
     assert bus.counts["files_read"] == 4
@@ -149,7 +154,7 @@ def test_a_damaged_part_is_not_taken(root: Path, tmp_path: Path, harm: str) -> N
         rows = [row._replace(raw=row.raw + 1) for row in rows]
     first.write_bytes(data)
     layerparts.save(first.with_suffix(".parts"), rows)
-    old = OldParts([(first, first.with_suffix(".parts"))], chosen)
+    old = old_parts(first, chosen, cold.digest)
     with pytest.raises(PartLost):
         write(root, tmp_path / "again", chosen, old=old)
     old.close()
@@ -164,7 +169,7 @@ def test_tables_that_cannot_be_read_are_none(tmp_path: Path) -> None:
     for junk in (b"", b"junk", b"\xff" * 100):
         path.write_bytes(junk)
         assert layerparts.load(path) == []
-    layerparts.save(path, [Row(b"a", b"0 x\n", True, 1, 2, 3, b"")])
+    layerparts.save(path, [Row(b"a", b"0 x\n", True, 1, 2, 3)])
     assert len(layerparts.load(path)) == 1
 
 
