@@ -228,7 +228,7 @@ def packaging(context: Context, root: Root) -> Iterator[Packaging]:
     cache.mkdir(parents=True, exist_ok=True)
     mirror = spec.installer_options.mirror or context.environ.get("BUILDSTEP_APT_MIRROR", "")
     if not mirror and installer.name == apt.Apt.name:
-        mirror = apt.agent_mirror(context.environ)
+        mirror = apt.agent_mirror(context.environ, cache)
     options = InstallOptions(
         cache=cache,
         recommends=spec.installer_options.recommends,

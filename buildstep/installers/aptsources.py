@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import hashlib
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from buildstep import process
 from buildstep.errors import BuildstepError, InstallError
-from buildstep.fsutil import Root
+from buildstep.fsutil import Root, read_json, write_json
 
 LIST = "/etc/apt/sources.list"
 PARTS = "/etc/apt/sources.list.d"
@@ -89,19 +90,41 @@ def _through(uri: str, mirror: str) -> str:
     return f"{mirror}{end}"
 
 
-def agent_mirror(environ: Mapping[str, str]) -> str:
-    """The Debian mirror that the agent's own apt is set to; empty where there is none."""
+def agent_mirror(environ: Mapping[str, str], notes: Path | None = None) -> str:
+    """The Debian mirror that the agent's own apt is set to; empty where there is none. notes: a directory
+    where the answer is kept for as long as nobody touches what apt reads."""
     if process.find("apt-get") is None:
         return ""
-    return _mirror_of_apt(tuple(sorted(process.base_env(environ).items())))
+    env = process.base_env(environ)
+    path, seen = notes and notes / "mirror.json", _touched(env)
+    if path is not None:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            known = read_json(path)
+            if known["seen"] == seen:
+                return str(known["mirror"])
+    found = _mirror_of_apt(env)
+    if path is not None:
+        write_json(path, {"seen": seen, "mirror": found}, durable=False)
+    return found
 
 
-@functools.cache
-def _mirror_of_apt(env: tuple[tuple[str, str], ...]) -> str:
-    """Asked once: a build may enter more than one root."""
+def _touched(env: Mapping[str, str]) -> str:
+    """A digest of what tells that apt would answer as it did: its settings, and when its lists last changed."""
+    found = sorted(f"{name}={value}" for name, value in env.items())
+    tops = ("/etc/apt", "/etc/apt/apt.conf.d", "/etc/apt/sources.list.d", "/var/lib/apt/lists")
+    for top in tops:
+        with contextlib.suppress(OSError), os.scandir(top) as listing:
+            for item in listing if top.startswith("/etc") else ():
+                info = item.stat()
+                found.append(f"{item.path} {info.st_ino} {info.st_size} {info.st_ctime_ns}")
+            found.append(f"{top} {Path(top).stat().st_ctime_ns}")
+    return hashlib.sha256("\n".join(sorted(found)).encode(errors="surrogateescape")).hexdigest()
+
+
+def _mirror_of_apt(env: Mapping[str, str]) -> str:
     query = ["apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)", "Created-By: Packages"]
     try:
-        listed = process.query(query, env=dict(env), what="the agent's apt").stdout
+        listed = process.query(query, env=env, what="the agent's apt").stdout
     except BuildstepError:  # an agent whose apt is broken is an agent without a mirror
         return ""
     for row in listed.splitlines():
