@@ -23,7 +23,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from buildstep import artifacts, filelist, keys, protoscan, statlines, steps
+from buildstep import artifacts, filelist, keys, protoscan, steps
 from buildstep.errors import EmitError
 from buildstep.filelist import Changes, Entry, FileList, line
 from buildstep.fsutil import atomic_write
@@ -240,11 +240,11 @@ def _contents(proto: ProtoScan) -> list[Entry] | None:
     if proto.exclude is not None and proto.exclude.patterns != proto.known.excludes:
         return None
     entries = proto.fresh_entries
-    for path, now_line in proto.fresh.items():
+    for path, now in proto.fresh.items():
         old = proto.known.paths.get(path)
         if old is None:
             return None
-        (before, _), now, entry = protoscan.was(old), statlines.parse(now_line), entries[path]
+        (before, _), entry = protoscan.was(old), entries[path]
         same = (before.kind, before.mode, before.uid, before.gid) == (now.kind, now.mode, now.uid, now.gid)
         linked = before.linked or now.linked
         if not same or linked or old[9:] != (entry.target, entry.rdev, entry.xattrs):

@@ -375,7 +375,7 @@ def _kept_tree(
 ) -> amend.Tree | None:
     """What the next build may go on from, if it may."""
     parts = [(part, blob) for part, blob in build.parts if part.entries]
-    if not parts or not build.plan.direct or tuple(build.spec.formats) != ("oci",):
+    if not (parts and build.spec.cache and build.plan.direct) or tuple(build.spec.formats) != ("oci",):
         return None
     # Files that something else covers in the image have not been read so far.
     proto = build.plan.proto

@@ -65,17 +65,18 @@ class Known:
 class ProtoScan:
     """A proto directory as it is.
 
-    top: where it is; known: what the index has, and held: what of that is still so; fresh: the lines of all
-    else, by path; gone: known paths that are not there; unread: how many files have to be read; unread_size:
-    their bytes; noted: what the last build wrote beside the index, if nothing changed since; begun: when the
-    walk began, in ns; doubt: why the index was not trusted; read: bytes that were read on its behalf.
+    top: where it is; known: what the index has, and held: what of that is still so; fresh: what is said of
+    all else, by path; gone: known paths that are not there; unread: how many files have to be read, and
+    unread_size: their bytes; noted: what the last build wrote beside the index, if nothing changed since;
+    begun: when the walk began, in ns; doubt: why the index was not trusted; read: bytes that were read on its
+    behalf.
     """
 
     top: bytes
     begun: int
     known: Known
     held: Mapping[bytes, KnownEntry]
-    fresh: dict[bytes, bytes]
+    fresh: dict[bytes, Seen]
     gone: tuple[bytes, ...] = ()
     unread: int = 0
     unread_size: int = 0
@@ -108,8 +109,7 @@ class ProtoScan:
     def _total(self) -> tuple[int, int]:
         if self._totals is None:
             sizes = [old[6] for old in self.held.values() if old[2] == "f"]
-            seen = [statlines.parse(line) for line in self.fresh.values()]
-            sizes += [it.size for it in seen if it.kind == "f"]
+            sizes += [seen.size for seen in self.fresh.values() if seen.kind == "f"]
             self._totals = len(sizes), sum(sizes)
         return self._totals
 
@@ -128,7 +128,7 @@ class ProtoScan:
         """(device, inode) of every path that has others beside it. Made on first use."""
         if self._inodes is None:
             linked = [path for path, old in self.held.items() if old[1]]
-            linked += [path for path, line in self.fresh.items() if statlines.parse(line).linked]
+            linked += [path for path, seen in self.fresh.items() if seen.links > 1 and seen.linked]
             found = {}
             for path in linked:
                 info = os.lstat(self.top + b"/" + path)
@@ -171,7 +171,7 @@ class ProtoScan:
         """Of `entries` those that the index does not have, or not as they are."""
         if self._fresh is None:
             prefix = self.top + b"/"
-            found = {p: _entry(p, prefix + p, statlines.parse(line)) for p, line in self.fresh.items()}
+            found = {path: _entry(path, prefix + path, seen) for path, seen in self.fresh.items()}
             linked = {path: inode for path, inode in self.inodes.items() if path in found}
             if linked:
                 link_groups(found, linked)
@@ -255,10 +255,10 @@ class StatIndex:
         limit = scan.begun - _GRAIN_NS
         entries = scan.fresh_entries
         fresh: dict[bytes, KnownEntry | None] = {}
-        for path, line in scan.fresh.items():
-            entry, seen = entries[path], statlines.parse(line)
+        for path, seen in scan.fresh.items():
+            entry, line = entries[path], seen.line
             if seen.ctime >= limit or (entry.kind == "f" and not entry.sha256):
-                line = _UNTRUSTED + line  # noqa: PLW2901
+                line = _UNTRUSTED + line
             fresh[path] = (
                 line, seen.linked, entry.kind, seen.mode, seen.uid, seen.gid, seen.size, seen.mtime,
                 entry.sha256, entry.target, entry.rdev, entry.xattrs,
@@ -324,14 +324,14 @@ def scan_proto(proto: Path, *, exclude: Exclude | None = None, index: StatIndex 
     if exclude is not None:
         same = exclude.patterns == known.excludes
         lines = _included(lines, exclude, trusted if same else ())
-    fresh = {statlines.path_of(line): line for line in lines if line not in trusted}
+    fresh = {statlines.path_of(line): statlines.parse(line) for line in lines if line not in trusted}
     gone: tuple[bytes, ...] = ()
     if fresh or len(lines) != len(held):
         seen = set(lines)
         held = {path: old for path, old in held.items() if old[0] in seen}
         gone = tuple(path for path in known.paths if path not in held and path not in fresh)
     scan = ProtoScan(top, begun, known, held, fresh, gone, doubt=doubt, exclude=exclude)
-    sizes = [int(line.split(b" ", 2)[1]) for line in fresh.values() if statlines.kind(line) == "f"]
+    sizes = [seen.size for seen in fresh.values() if seen.kind == "f"]
     scan.unread, scan.unread_size = len(sizes), sum(sizes)
     if scan.unchanged:
         scan.noted = dict(known.noted)
@@ -437,7 +437,7 @@ def _digest(scan: ProtoScan, name: str, *, owners: bool, epoch: int | None) -> t
         if old is not None:
             _, _, kind, mode, uid, gid, _, mtime, sha256, target, rdev, xattrs = old
         else:
-            entry, seen = entries[path], statlines.parse(fresh[path])
+            entry, seen = entries[path], fresh[path]
             kind, mode, uid, gid, mtime = seen.kind, seen.mode, seen.uid, seen.gid, seen.mtime
             sha256, target, rdev, xattrs = entry.sha256, entry.target, entry.rdev, entry.xattrs
         first = b""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from buildstep import statlines
 from buildstep.filelist import Entry
 from buildstep.protoscan import KnownEntry, ProtoScan, was
 from buildstep.statlines import Seen
@@ -31,7 +30,7 @@ def explain(scan: ProtoScan) -> list[tuple[str, str]]:
 
 def _explained(scan: ProtoScan) -> list[tuple[str, str]]:
     known, entries = scan.known.paths, scan.fresh_entries
-    now = {path: statlines.parse(line) for path, line in scan.fresh.items()}
+    now = scan.fresh
     before = {path: was(known[path]) for path in [*scan.gone, *(path for path in now if path in known)]}
     came = {path: seen for path, seen in now.items() if path not in known}
     went = {path: before[path][0] for path in scan.gone}

@@ -26,7 +26,7 @@ _KINDS = {
 
 
 class Seen(NamedTuple):
-    """A line, read. size in bytes, mtime and ctime in nanoseconds, mode: the permissions alone."""
+    """A line, read. size in bytes, mtime and ctime in nanoseconds, mode: the permissions; line: itself."""
 
     inode: int
     size: int
@@ -37,6 +37,7 @@ class Seen(NamedTuple):
     gid: int
     links: int
     kind: str
+    line: bytes
 
     @property
     def linked(self) -> bool:
@@ -49,11 +50,13 @@ def parse(line: bytes) -> Seen:
     inode, size, mtime, ctime, mode, uid, gid, links, kind = line.partition(b"\t")[0].split(b" ")
     return Seen(
         int(inode), int(size), _nanoseconds(mtime), _nanoseconds(ctime), int(mode, 8), int(uid), int(gid),
-        int(links), kind.decode(),
+        int(links), kind.decode(), line,
     )  # fmt: skip
 
 
 def _nanoseconds(text: bytes) -> int:
+    if not text.startswith(b"-"):
+        return int(text[:-1].replace(b".", b""))  # ten decimals
     # Before 1970 the seconds are rounded down and the decimals still count up.
     seconds, _, decimals = text.partition(b".")
     return int(seconds) * 1_000_000_000 + int(decimals[:9])
