@@ -109,7 +109,7 @@ def agent_mirror(environ: Mapping[str, str], notes: Path | None = None) -> str:
 
 
 def _touched(env: Mapping[str, str]) -> str:
-    """A digest of what tells that apt would answer as it did: its settings, and when its lists last changed."""
+    """What tells that apt would answer as it did: its settings, and when its lists last changed."""
     found = sorted(f"{name}={value}" for name, value in env.items())
     tops = ("/etc/apt", "/etc/apt/apt.conf.d", "/etc/apt/sources.list.d", "/var/lib/apt/lists")
     for top in tops:

@@ -1,0 +1,102 @@
+"""When a layer with packages may be made from a smaller one: what is decided without a package manager."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from buildstep import growth
+from buildstep.cache import LayerRecord
+from buildstep.filelist import Changes, Entry
+from buildstep.fsutil import Root
+from buildstep.installers import aptgrowth
+from buildstep.installers.debfile import Deb, downloads, file_stem
+from buildstep.resolution import Answer
+
+
+def layer(order: list[str], **versions: str) -> LayerRecord:
+    return cast(
+        LayerRecord, SimpleNamespace(result={"order": order}, inputs={"versions": versions, "packages": []})
+    )
+
+
+def answer(order: list[str], **versions: str) -> Answer:
+    return Answer(index="i", versions=versions, exact=True, asked=0.0, order=tuple(order))
+
+
+@pytest.mark.parametrize(
+    ("now", "problem"),
+    [
+        (["Inst a", "Inst x", "Inst b", "Conf x", "Conf a", "Conf b"], ""),
+        (["Inst b", "Inst a", "Inst x", "Conf a", "Conf b", "Conf x"], "b would be installed before a"),
+        (["Inst a", "Inst b", "Conf a", "Inst x"], "what is there would be installed in other steps"),
+    ],
+)
+def test_the_order_of_what_is_there_must_stay(now: list[str], problem: str) -> None:
+    assert growth.reordered(layer(["Inst a", "Inst b", "Conf a", "Conf b"]), answer(now)) == problem
+
+
+def test_a_layer_of_unknown_order_is_no_start() -> None:
+    assert growth.reordered(layer([]), answer(["Inst a"])) == "the order of what is there is not known"
+    assert growth.lacking(layer([], a="1"), answer([], a="1", b="2")) == {"b": "2"}
+
+
+def test_a_folder_of_a_package_has_the_time_of_what_came_into_it() -> None:
+    def folder(path: bytes) -> Entry:
+        return Entry(path=path, kind="d", mode=0o755, uid=0, gid=0, mtime=5)
+
+    base = {path: folder(path) for path in (b"", b"usr")}
+    tree = {path: folder(path) for path in (b"", b"usr", b"usr/made", b"usr/other")}
+    new = [Entry(path=path, kind="f", mode=0o644, uid=0, gid=0) for path in (b"usr/made/x", b"usr/y")]
+    growth.touch_folders(tree, Changes(tuple(new), ()), base, 9)
+    assert {path: entry.mtime for path, entry in tree.items()} == {
+        b"": 5, b"usr": 5, b"usr/made": 9, b"usr/other": 5,
+    }  # fmt: skip
+
+
+def test_apts_list_has_one_form(tmp_path: Path) -> None:
+    file = tmp_path / "var/lib/apt/extended_states"
+    file.parent.mkdir(parents=True)
+    rows = [f"Package: {name}\nArchitecture: all\nAuto-Installed: {auto}\n" for name, auto in
+            (("b", 1), ("c", 0), ("a", 1), ("b", 1))]  # fmt: skip
+    file.write_text("\n".join(rows))
+    aptgrowth.settle(Root(tmp_path))
+    assert file.read_text() == f"{rows[2]}\n{rows[0]}\n"
+    aptgrowth.settle(Root(tmp_path))
+    assert file.read_text() == f"{rows[2]}\n{rows[0]}\n"
+
+
+def test_the_names_of_downloads(tmp_path: Path) -> None:
+    for name in ("a_1%3a2_all.deb", "b_1_amd64.deb", "b_1_i386.deb"):
+        (tmp_path / name).touch()
+    assert downloads(tmp_path) == {"a_1%3a2": tmp_path / "a_1%3a2_all.deb"}
+    assert file_stem("a", "1:2") == "a_1%3a2"
+
+
+SCRIPTS: dict[str, tuple[str, str]] = {
+    "nothing": ("#!/bin/sh\nset -e\n\n# a comment\nexit 0\n", ""),
+    "of an upgrade": (
+        '#!/bin/sh\nset -e\ndpkg-maintscript-helper rm_conffile \\\n  /etc/a 1.0~ -- "$@"\n', "",
+    ),
+    "if a command is there, and it is not": (
+        '#!/bin/sh\nif [ "$1" = "configure" ] && [ -x "`command -v gone`" ]; then\n\tgone\nfi\n', "",
+    ),
+    "if a command is there, and it is": (
+        '#!/bin/sh\nif [ "$1" = "configure" ] && [ -x "`command -v there`" ]; then\n\tthere\nfi\n',
+        "a has a script (postinst)",
+    ),
+    "more behind it": (
+        '#!/bin/sh\ndpkg-maintscript-helper rm_conffile /etc/a 1.0~ -- "$@"; touch /b\n', "a has a script (postinst)",
+    ),
+    "a command": ("#!/bin/sh\ntouch /b\n", "a has a script (postinst)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_that_do_nothing(name: str) -> None:
+    text, problem = SCRIPTS[name]
+    control: dict[str, Any] = {"control": "Package: a\n", "postinst": text}
+    assert Deb(name="a", control=control, files=()).acts(lambda command: command == "gone") == problem
