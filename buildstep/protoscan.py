@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import marshal
 import os
 import time
@@ -24,7 +25,7 @@ from buildstep.filelist import Entry, FileList, hash_entries, link_groups, read_
 from buildstep.fsutil import atomic_write, lock
 from buildstep.statlines import Seen
 
-FORMAT = 3
+FORMAT = 4
 
 _GRAIN_NS = 20_000_000
 """No kernel clock that stamps files is coarser than this."""
@@ -231,19 +232,21 @@ class StatIndex:
         view = memoryview(data)
         for at, end in _frames(view):
             try:
-                version, found, noted, began, excludes = marshal.loads(view[at:end])  # noqa: S302 - ours, by its digest
+                frame = marshal.loads(view[at:end])  # noqa: S302 - ours, by its digest
+                version, first, found, noted, began, excludes = frame
             except (ValueError, EOFError, TypeError):
                 return Known()
             if version != FORMAT:
                 return Known()
-            if good:
+            if first:
+                paths.update(found)
+                whole = end
+            else:
                 for path, value in found.items():
                     if value is None:
                         paths.pop(path, None)
                     else:
                         paths[path] = value
-            else:
-                paths, whole = found, end
             good, begun = end, max(begun, began)
         return Known(paths, noted, begun, tuple(excludes), good, whole, stamp)
 
@@ -252,29 +255,21 @@ class StatIndex:
 
         A few changes are added to the file's end; many, or the first time, write it anew.
         """
-        limit = scan.begun - _GRAIN_NS
-        entries = scan.fresh_entries
-        fresh: dict[bytes, KnownEntry | None] = {}
-        for path, seen in scan.fresh.items():
-            entry, line = entries[path], seen.line
-            if seen.ctime >= limit or (entry.kind == "f" and not entry.sha256):
-                line = _UNTRUSTED + line
-            fresh[path] = (
-                line, seen.linked, entry.kind, seen.mode, seen.uid, seen.gid, seen.size, seen.mtime,
-                entry.sha256, entry.target, entry.rdev, entry.xattrs,
-            )  # fmt: skip
-        excludes = scan.exclude.patterns if scan.exclude else ()
+        tail = (scan.begun, scan.exclude.patterns if scan.exclude else ())
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with lock(self.path.with_suffix(".lock")):
-            few = len(fresh) + len(scan.gone) < len(scan.held) // 10
+            few = len(scan.fresh) + len(scan.gone) < len(scan.held) // 10
             if not scan.doubt and few and self._unmoved(scan.known):
-                changes = {**fresh, **dict.fromkeys(scan.gone)}
+                changes = {**dict(_read(scan)), **dict.fromkeys(scan.gone)}
                 with self.path.open("ab") as stream:
-                    stream.writelines(_frame((FORMAT, changes, dict(noted), scan.begun, excludes)))
+                    stream.writelines(_frame((FORMAT, False, changes, dict(noted), *tail)))
                 return
             with atomic_write(self.path, durable=False) as stream:
-                whole = {**scan.held, **fresh}
-                stream.writelines(_frame((FORMAT, whole, dict(noted), scan.begun, excludes)))
+                # In pieces, which need less memory; what is noted is of all of them.
+                rest = itertools.chain(scan.held.items(), _read(scan))
+                while piece := dict(itertools.islice(rest, _PIECE)):
+                    stream.writelines(_frame((FORMAT, True, piece, {}, *tail)))
+                stream.writelines(_frame((FORMAT, True, {}, dict(noted), *tail)))
 
     def touch(self) -> None:
         """Note that the index was of use: what is not for long is pruned."""
@@ -285,6 +280,24 @@ class StatIndex:
         """Whether the file is still the one that the scan was made with, whole, and not of many pieces."""
         same = self.stamp == known.stamp and self.size == known.end
         return bool(known.paths) and same and known.end < 2 * known.whole
+
+
+_PIECE = 10_000
+"""Paths in a frame."""
+
+
+def _read(scan: ProtoScan) -> Iterator[tuple[bytes, KnownEntry]]:
+    """What is to be written of the paths that were not known."""
+    limit = scan.begun - _GRAIN_NS
+    entries = scan.fresh_entries
+    for path, seen in scan.fresh.items():
+        entry, line = entries[path], seen.line
+        if seen.ctime >= limit or (entry.kind == "f" and not entry.sha256):
+            line = _UNTRUSTED + line
+        yield path, (
+            line, seen.linked, entry.kind, seen.mode, seen.uid, seen.gid, seen.size, seen.mtime,
+            entry.sha256, entry.target, entry.rdev, entry.xattrs,
+        )  # fmt: skip
 
 
 def _frame(value: Any) -> tuple[bytes, bytes, bytes]:
