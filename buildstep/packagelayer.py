@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from buildstep.errors import BuildstepError, InstallError
 from buildstep.filelist import FileList, hash_entries, spread_digests, tree_digest
 from buildstep.fsutil import Root
 from buildstep.images import ImageRecord
-from buildstep.interfaces import Finding, Kind, Package
+from buildstep.interfaces import Kind
 from buildstep.journal import Journal
 from buildstep.planning import TITLES, layer_text
 from buildstep.resolution import Answer
@@ -302,7 +302,7 @@ def _keep_layer(
         created=time.time(),
         size=sum(entry.size for entry in held if not entry.first),
         inodes=len(held),
-        result={"installed": asdict(build.installed) if build.installed else None, "order": order},
+        result={"installed": build.installed.to_json() if build.installed else None, "order": order},
         under=() if small is None else (small.key, *small.under),
     )
     build.cache.save(record, shot.entries)
@@ -326,7 +326,7 @@ def _reuse_layer(
     if taken is None:
         return False
     found, entries = taken
-    build.installed = _installed_from(found.result)
+    build.installed = steps.Installed.from_json(found.result.get("installed"))
     build.origin = build.below = entries
     if told:
         build.clone(journal, stack, Kind.LAYER, key)
@@ -380,16 +380,4 @@ def _package_blob(build: Build, image: ImageRecord, root: Path, base: FileList) 
             epoch=build.spec.source_date_epoch,
             comment=_comment(build.spec.packages),
         )
-    )
-
-
-def _installed_from(result: Mapping[str, Any]) -> steps.Installed | None:
-    value = result.get("installed")
-    if not value:
-        return None
-    audit = value.get("audit")
-    return steps.Installed(
-        installer=value["installer"],
-        packages=tuple(Package(**row) for row in value["packages"]),
-        audit=None if audit is None else (audit[0], tuple(Finding(**row) for row in audit[1])),
     )
