@@ -176,7 +176,6 @@ def _copy_top(lower: Path, upper: Path) -> None:
     os.utime(upper, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
-
 def _sync(path: Path) -> None:
     """syncfs(2): everything of this file system to disk."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
