@@ -83,9 +83,11 @@ def _inputs(spec: BuildSpec, image: ImageRecord, answer: Answer | None) -> str:
 
 
 def save(state: Path, spec: BuildSpec, tree: Tree) -> None:
-    """Note the tree of a build, once its outputs have their names."""
+    """Keep the tree of a build, for the next one."""
     digest = hashlib.sha256()
-    with atomic_write(_path(state, spec), durable=False) as stream:
+    path = _path(state, spec)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path, durable=False) as stream:
         for item in fields(tree):  # one by one: together they are large
             data = marshal.dumps(getattr(tree, item.name))
             for piece in (len(data).to_bytes(8, "little"), data):

@@ -122,14 +122,14 @@ def _run(build: Build, journal: Journal, log: BuildLog) -> BuildResult:
         entropy = _clean(build, image)
         _motd(build, image)
         shot = _snapshot(build, image)
-        result = _deliver(build, image, journal, log, stack, partial(_cut, build, shot), entropy)
-        tree = _kept_tree(build, image, journal, shot, entropy)
+        keep = partial(_kept_tree, build, image, journal, shot, entropy)
+        result = _deliver(build, image, journal, log, stack, partial(_cut, build, shot), keep, entropy)
         # What follows takes memory of its own.
         build.laid, build.origin, build.below = {}, {}, {}
         build.plan.proto.forget_entries()
-        del shot
+        del shot, keep
     if spec.cache:
-        _remember(build, image, result, journal, tree)
+        _remember(build, image, result, journal)
     return result
 
 
@@ -162,10 +162,11 @@ def _amended(build: Build, journal: Journal, log: BuildLog) -> BuildResult | Non
             build.layers = amendment.lower(blobs)
             return amendment.snapshot(), amendment.layers(blobs, epoch=spec.source_date_epoch)
 
-        entropy = amendment.tree.entropy
-        result = _deliver(build, image, journal, log, stack, layered, entropy)
-        tree = replace(amendment.tree, proto=keys.proto_digest(spec, plan_.proto), build=journal.ident)
-    _remember(build, image, result, journal, tree)
+        def keep() -> amend.Tree:
+            return replace(amendment.tree, proto=keys.proto_digest(spec, plan_.proto), build=journal.ident)
+
+        result = _deliver(build, image, journal, log, stack, layered, keep, amendment.tree.entropy)
+    _remember(build, image, result, journal)
     return result
 
 
@@ -176,10 +177,11 @@ def _deliver(
     log: BuildLog,
     stack: contextlib.ExitStack,
     layered: Callable[[], Layered],
+    keep: Callable[[], amend.Tree | None],
     entropy: tuple[str, ...],
 ) -> BuildResult:
     """The steps from the finished tree on. layered: tells what there is, and makes the layers that are not
-    there yet below the top one."""
+    there yet below the top one; keep: then tells what the next build may go on from."""
     spec, recorder = build.spec, build.recorder
     outputs = stack.enter_context(Outputs())
     with recorder.step("emit", TITLES["emit"]) as step:
@@ -204,14 +206,18 @@ def _deliver(
         )
         with ThreadPoolExecutor(1, thread_name_prefix="facts") as beside:
             told: list[Future[steps.Facts]] = []
+            kept: list[Future[None]] = []
 
             def more() -> Iterator[Blob]:
                 for blob in coming:
                     build.layers.append(blob)
                     yield blob
-                # What is told of the tree is found out while the image's file is written and hashed.
+                # What is told of the tree is found out, and kept, while the image's file is written and
+                # hashed. Kept too early does no harm: it is only used with an index that fits it.
                 if shot.emitted is not None or build.dataset is None:
                     told.append(beside.submit(shot.facts))
+                if spec.cache:
+                    kept.append(beside.submit(_keep, build, keep))
 
             try:
                 written = shipping.emit(shipment, more(), recorder, outputs, build.bus)
@@ -221,6 +227,8 @@ def _deliver(
                 raise
             if told:
                 shipment = replace(shipment, shot=replace(shot, facts=told[0].result))
+            for future in kept:
+                future.result()
         step.reason = ", ".join(artifact.path.name for artifact in written)
         if build.blobs is not None and build.blobs.saved:
             step.reason += f"; layers that were there: {build.blobs.saved:.1f} s saved"
@@ -407,9 +415,16 @@ def _native(build: Build, image: ImageRecord) -> NativeJob | None:
     return NativeJob(streams=backend, dataset=build.tree, origin=origin)
 
 
-def _remember(
-    build: Build, image: ImageRecord, result: BuildResult, journal: Journal, tree: amend.Tree | None
-) -> None:
+def _keep(build: Build, keep: Callable[[], amend.Tree | None]) -> None:
+    with tell_only(build.bus, "keeping the tree"):
+        tree = keep()
+        if tree is None:
+            amend.forget(build.backend.state, build.spec)
+        else:
+            amend.save(build.backend.state, build.spec, tree)
+
+
+def _remember(build: Build, image: ImageRecord, result: BuildResult, journal: Journal) -> None:
     """Note what was read of the proto directory, and what was written: for the next build. A failure to
     note it costs that build time, not this one its result."""
     spec, proto = build.spec, build.plan.proto
@@ -423,10 +438,6 @@ def _remember(
         inputs = keys.decisive(spec, image, keys.proto_digest(spec, proto), build.answer)
         stem = spec.output_dir / spec.basename
         artifacts.save(build.backend.state, stem, inputs, result.paths, told)
-        if tree is None:
-            amend.forget(build.backend.state, spec)
-        else:
-            amend.save(build.backend.state, spec, tree)
 
 
 def _note_proto(build: Build) -> bool:
