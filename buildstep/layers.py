@@ -350,7 +350,7 @@ def cut(paths: Sequence[bytes], sizes: Sequence[int], followers: Mapping[int, in
         return []
     # Powers of two: growing a little does not move every cut.
     target = LAYER_TARGET
-    while total > 24 * target:
+    while total > 40 * target:
         target *= 2
     scale, least, most = 0xFFFFFFFF / target, target // 4, 3 * target
     part: list[int] = []

@@ -254,10 +254,16 @@ class _Archive:
         self._member("oci-layout", _json({"imageLayoutVersion": "1.0.0"}))
         for name in (b"blobs", b"blobs/sha256"):
             write_all(self._fd, header(Entry(name, "d", 0o755, 0, 0), epoch=0))
-        for blob in itertools.chain(self.job.layers, self.job.more):
-            self._layers.append(blob)
-            self._copy(blob)
-            self._sealer.advance(os.lseek(self._fd, 0, os.SEEK_CUR))
+        # One layer is copied while the next one is made.
+        with ThreadPoolExecutor(1, thread_name_prefix="copy") as copier:
+            copies: list[Future[None]] = []
+            for blob in itertools.chain(self.job.layers, self.job.more):
+                self._layers.append(blob)
+                copies.append(copier.submit(self._copy, blob))
+                while copies and copies[0].done():
+                    copies.pop(0).result()
+            for copy in copies:
+                copy.result()
         self._top = os.lseek(self._fd, 0, os.SEEK_CUR)
         os.lseek(self._fd, BLOCK, os.SEEK_CUR)
 
@@ -283,6 +289,7 @@ class _Archive:
         # Beside the read pass: what we ship is what the digest in the manifest says.
         if not blob.new:
             self._checks.append((blob, self._pool.submit(_digest, self._fd, begin, blob.size)))
+        self._sealer.advance(os.lseek(self._fd, 0, os.SEEK_CUR))
 
     def finish(self, stream: Stream) -> Artifact:
         layers = list(self._layers)

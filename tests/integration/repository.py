@@ -50,6 +50,7 @@ class Repository:
         self.port = port
         self.asked: list[tuple[str, int]] = []
         self._packages: dict[str, str] = {}
+        self._published = int(time.time()) - 3600
         folder.mkdir()
 
     def put(
@@ -105,8 +106,12 @@ class Repository:
         for name, data in files.items():
             (self.folder / name).write_bytes(data)
             sums.append(f" {hashlib.sha256(data).hexdigest()} {len(data)} {name}\n")
-        date = time.strftime("%a, %d %b %Y %H:%M:%S UTC", time.gmtime())
+        # A server tells an index from another by the second: each is two younger than the last.
+        self._published += 2
+        date = time.strftime("%a, %d %b %Y %H:%M:%S UTC", time.gmtime(self._published))
         (self.folder / "Release").write_text(f"Date: {date}\nSuite: made\nSHA256:\n{''.join(sums)}")
+        for name in (*files, "Release"):
+            os.utime(self.folder / name, (self._published, self._published))
 
     @contextlib.contextmanager
     def served(self) -> Iterator[None]:
