@@ -71,7 +71,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         drop=options.drop_caches,
         only=frozenset(options.only),
         engines=frozenset(options.engines.split(",")) if options.engines else frozenset(),
-        deadline=float("inf") if options.thorough else 95.0 if options.quick else 780.0,
+        deadline=float("inf") if options.thorough else 95.0 if options.quick else 660.0,
     )
     found: dict[str, Any] = {
         "format": results.FORMAT,

@@ -26,7 +26,7 @@ class Settings:
     drop: bool = False
     only: frozenset[str] = frozenset()
     engines: frozenset[str] = frozenset()
-    deadline: float = 780.0
+    deadline: float = 660.0
     begin: float = field(default_factory=time.monotonic)
 
     def wants(self, workload: Workload, case: Case) -> bool:

@@ -149,7 +149,7 @@ class OldParts:
         self, root: bytes, entries: Sequence[Entry], rows: Sequence[bytes], *, epoch: int | None
     ) -> Iterator[tuple[int, int, int, Fetch | None]]:
         """The entries of a layer, hashed and in order, cut as a PartWriter cuts them: where a part begins and
-        ends, about how long it is, and what gives it. That is None for one with a file that is not small.
+        ends, about how long it is, and what gives it. That is None for one that may be cut into more.
 
         Raises EmitError, naming the file, where one cannot be looked at; so does what gives a part.
         """
@@ -164,7 +164,7 @@ class OldParts:
             if begin < number and (have > most or size > most or before(entry.path, size, have)):
                 yield begin, number, have, self._given(root, entries, rows, begin, number, epoch, large=large)
                 begin, have, large = number, 0, False
-            large = large or size > most or entry.size > readpass.SMALL
+            large = large or size > most
             have += size + -size % BLOCK
         if begin < len(entries):
             end = len(entries)
@@ -217,13 +217,22 @@ class OldParts:
                 found.append(piece)
             elif entry.kind != "s":
                 refuse_removal(entry)
-                found.append(header(entry, epoch=epoch))
                 if entry.kind == "f" and not entry.first:
-                    found += (readpass.content_of(root, entry), padding(entry.size))
-                    self.read.append(entry.size)
+                    found += self._file(root, entry, epoch)
+                else:
+                    found.append(header(entry, epoch=epoch))
         if last:
             found.append(END)
         return b"".join(found)
+
+    def _file(self, root: bytes, entry: Entry, epoch: int | None) -> tuple[bytes, bytes, bytes]:
+        """A file that an old part does not have: header, content and padding."""
+        extents = readpass.extents_of(root, entry) if entry.size > readpass.SMALL else None
+        content = readpass.content_of(root, entry)
+        self.read.append(entry.size)
+        if extents is not None:
+            content = b"".join(content[offset : offset + length] for offset, length in extents)
+        return header(entry, epoch=epoch, extents=extents), content, padding(len(content))
 
     def _pieces(self, number: int) -> Mapping[bytes, memoryview]:
         """The entries in an old part; none where it is lost, and their files have to be read."""

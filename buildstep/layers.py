@@ -181,6 +181,7 @@ class BlobStore:
         rows: list[bytes] = []
         key = f"new {secrets.token_hex(16)}"  # it is only known when the content has been read
         if hashed:
+            _tell_followers(entries)
             rows = [told(entry, epoch) for entry in entries]
             key = self._digest(rows, changes)
             if not self._fresh and (found := self.reuse(_name(key), comment)) is not None:
@@ -308,6 +309,15 @@ def _second(entry: Entry, epoch: int | None) -> int:
     """The time of an entry as a layer has it."""
     second = entry.mtime // 1_000_000_000
     return second if epoch is None else min(second, epoch)
+
+
+def _tell_followers(entries: Sequence[Entry]) -> None:
+    """Give the later members of hard-link groups the digest of the first, as reading the first would."""
+    untold = [entry for entry in entries if entry.first and entry.kind == "f" and not entry.sha256]
+    if untold:
+        digests = {entry.path: entry.sha256 for entry in entries}
+        for entry in untold:
+            entry.sha256, entry.text = digests[entry.first], b""
 
 
 def _hashed(entries: Iterable[Entry]) -> bool:

@@ -246,7 +246,7 @@ _WINDOW = 8 << 20
 
 
 def content_of(root: bytes, entry: Entry) -> bytes:
-    """What a small file holds, whose digest is known. Raises EmitError like `read_pass`."""
+    """What a file holds that fits into memory and whose digest is known. Raises EmitError."""
     try:
         fd = os.open(entry.source or root + b"/" + entry.path, _FLAGS)
         try:
