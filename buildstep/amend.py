@@ -5,8 +5,8 @@ another owner, mode, link or attribute, the finished tree is the last one with o
 Nothing has to be cloned, laid in, cleaned and compared to know it; the layers around these files are made
 again, all else is there.
 
-    state/artifacts/tree-NAME.bin    the last tree of these outputs: the fields of Tree, each as marshal data
-                                     after its length (8 bytes, little endian), and a SHA-256 of all that
+    state/artifacts/tree-NAME.bin    the last tree of these outputs: a frame (see `frames`) for each field of
+                                     Tree, in order
 
 Only large trees are kept, whose layer is cut into several, and that have the proto directory as it is; for
 all others this would gain nothing, or would not be true.
@@ -14,16 +14,14 @@ all others this would gain nothing, or would not be true.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import marshal
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from buildstep import artifacts, filelist, keys, protoscan, steps
+from buildstep import artifacts, filelist, frames, keys, protoscan, steps
 from buildstep.errors import EmitError
 from buildstep.filelist import Changes, Entry, FileList, line
 from buildstep.fsutil import atomic_write
@@ -34,7 +32,7 @@ from buildstep.protoscan import ProtoScan
 from buildstep.resolution import Answer
 from buildstep.spec import BuildSpec
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(kw_only=True, slots=True)
@@ -84,16 +82,11 @@ def _inputs(spec: BuildSpec, image: ImageRecord, answer: Answer | None) -> str:
 
 def save(state: Path, spec: BuildSpec, tree: Tree) -> None:
     """Keep the tree of a build, for the next one."""
-    digest = hashlib.sha256()
     path = _path(state, spec)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, durable=False) as stream:
         for item in fields(tree):  # one by one: together they are large
-            data = marshal.dumps(getattr(tree, item.name))
-            for piece in (len(data).to_bytes(8, "little"), data):
-                digest.update(piece)
-                stream.write(piece)
-        stream.write(digest.digest())
+            frames.write(stream, getattr(tree, item.name))
 
 
 def forget(state: Path, spec: BuildSpec) -> None:
@@ -103,22 +96,16 @@ def forget(state: Path, spec: BuildSpec) -> None:
 
 def _load(state: Path, spec: BuildSpec, inputs: str, proto: str) -> Tree | None:
     try:
-        data = memoryview(_path(state, spec).read_bytes())
+        data = _path(state, spec).read_bytes()
     except OSError:
         return None
-    if hashlib.sha256(data[:-32]).digest() != data[-32:]:
-        return None
+    names = [item.name for item in fields(Tree)]
     values: dict[str, Any] = {}
-    at = 0
-    with contextlib.suppress(ValueError, EOFError, TypeError):
-        for item in fields(Tree):
-            end = at + 8 + int.from_bytes(data[at : at + 8], "little")
-            values[item.name] = marshal.loads(data[at + 8 : end])  # noqa: S302 - ours, by its digest
-            at = end
-            if values.get("inputs", inputs) != inputs or values.get("proto", proto) != proto:
-                return None
-        return Tree(**values)
-    return None
+    for name, (value, _) in zip(names, frames.read(data), strict=False):
+        values[name] = value
+        if values.get("inputs", inputs) != inputs or values.get("proto", proto) != proto:
+            return None
+    return Tree(**values) if len(values) == len(names) else None
 
 
 # -- what is to be done -----------------------------------------------------------------------------------

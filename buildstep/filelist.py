@@ -27,7 +27,7 @@ HEADER = b"buildstep-filelist 1\n"
 _LINKED = b"\\="
 """Between what a link or a device is and the first path of its hard-link group; no escape looks like it."""
 
-_KINDS = {
+KINDS = {
     stat.S_IFREG: "f",
     stat.S_IFDIR: "d",
     stat.S_IFLNK: "l",
@@ -36,7 +36,7 @@ _KINDS = {
     stat.S_IFIFO: "p",
     stat.S_IFSOCK: "s",
 }
-TYPE_BITS = {kind: bits for bits, kind in _KINDS.items()}
+TYPE_BITS = {kind: bits for bits, kind in KINDS.items()}
 
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
@@ -240,23 +240,23 @@ def read_xattrs(path: bytes) -> Xattrs:
 
 def entry_of(path: bytes, full: bytes, info: os.stat_result) -> Entry:
     """The entry of something on disk, its content unread. path: in the tree; full: on the agent."""
-    kind = _KINDS[stat.S_IFMT(info.st_mode)]
-    entry = Entry(
-        path=path,
-        kind=kind,
-        mode=stat.S_IMODE(info.st_mode),
-        uid=info.st_uid,
-        gid=info.st_gid,
-        mtime=info.st_mtime_ns,
-        xattrs=read_xattrs(full),
-    )
+    kind, mode = KINDS[stat.S_IFMT(info.st_mode)], stat.S_IMODE(info.st_mode)
+    return seen_entry(path, full, kind, mode, info.st_uid, info.st_gid, info.st_size, info.st_mtime_ns)
+
+
+def seen_entry(
+    path: bytes, full: bytes, kind: str, mode: int, uid: int, gid: int, size: int, mtime: int
+) -> Entry:
+    """The same for who has of lstat's answer only what is in an entry: its link or device is asked for."""
+    entry = Entry(path, kind, mode, uid, gid, mtime=mtime, xattrs=read_xattrs(full))
     if kind == "f":
-        entry.size = info.st_size
+        entry.size = size
     elif kind == "l":
         entry.target = os.readlink(full)
         entry.mode = 0o777
     elif kind in "cb":
-        entry.rdev = (os.major(info.st_rdev), os.minor(info.st_rdev))
+        rdev = os.lstat(full).st_rdev
+        entry.rdev = (os.major(rdev), os.minor(rdev))
     return entry
 
 
@@ -319,7 +319,7 @@ def scan_changed(
     for path, full, info in walk(os.fsencode(root)):
         old = base.get(path)
         unchanged = old is not None and info.st_ctime_ns < since
-        if old is not None and unchanged and _KINDS[stat.S_IFMT(info.st_mode)] == old.kind:
+        if old is not None and unchanged and KINDS[stat.S_IFMT(info.st_mode)] == old.kind:
             found[path] = replace(old)
         else:
             entry = entry_of(path, full, info)

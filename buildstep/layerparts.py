@@ -4,7 +4,7 @@ A part (see `parts`) of a layer is decided by the entries in it. Where the same 
 its compressed form is copied; where some of them changed, the others come out of the old part, not out of a
 hundred files. An old layer is only used when it has its digest.
 
-    NAME.parts    of the layer NAME: a SHA-256, then marshal data, a row for each part (see Row)
+    NAME.parts    of the layer NAME: a frame (see `frames`) with a row for each part (see Row)
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from __future__ import annotations
 import bisect
 import contextlib
 import hashlib
-import marshal
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from buildstep import readpass
+from buildstep import frames, readpass
 from buildstep.compress import Codec
 from buildstep.errors import EmitError
 from buildstep.filelist import Entry, line
@@ -27,7 +26,7 @@ from buildstep.fsutil import atomic_write
 from buildstep.parts import Cuts, Fetch, Stream
 from buildstep.tarfmt import BLOCK, END, MAX_ID, WHITEOUT, content_size, header, padding
 
-FORMAT = 2
+FORMAT = 3
 
 
 class Row(NamedTuple):
@@ -78,19 +77,15 @@ def table(stream: Stream, entries: Sequence[Entry], rows: Sequence[bytes]) -> li
 
 def save(path: Path, found: Sequence[Row]) -> None:
     """Write down the parts of a layer."""
-    data = marshal.dumps((FORMAT, [tuple(row) for row in found]))
     with atomic_write(path, durable=False) as stream:
-        stream.writelines((hashlib.sha256(data).digest(), data))
+        frames.write(stream, (FORMAT, [tuple(row) for row in found]))
 
 
 def load(path: Path) -> list[Row]:
     """The parts of a layer; none where they cannot be read."""
-    with contextlib.suppress(OSError, ValueError, EOFError, TypeError):
-        data = memoryview(path.read_bytes())
-        if hashlib.sha256(data[32:]).digest() == data[:32]:
-            version, rows = marshal.loads(data[32:])  # noqa: S302 - ours, by its digest
-            if version == FORMAT:
-                return [Row(*row) for row in rows]
+    with contextlib.suppress(OSError):
+        for (version, rows), _ in frames.read(path.read_bytes()):
+            return [Row(*row) for row in rows] if version == FORMAT else []
     return []
 
 

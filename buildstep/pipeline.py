@@ -150,8 +150,7 @@ def _amended(build: Build, journal: Journal, log: BuildLog) -> BuildResult | Non
             build.store.check(image)
             stack.enter_context(build.store.using(image))
             step.state, step.reason = "reuse", plan_.steps[0].reason
-            moment = shipping.moment_of(spec, recorder)
-            shipping.final_manifest(spec, image, uuid=str(uuids.UUID(int=0)), moment=moment, file=None)
+            _check_manifest(build, image)
         recorder.cleaned = amendment.tree.cleaned
         for text in amendment.tree.warnings:
             build.bus.note(text, level="warning")
@@ -253,9 +252,7 @@ def _import(build: Build, journal: Journal, stack: contextlib.ExitStack) -> Imag
         image, present = build.store.ensure(spec.image, journal)
         step.state = "reuse" if present else "run"
         step.reason = f"{image.label} is {image.uuid}"
-        # What the base brings into the manifest is checked now, not after all the work.
-        moment = shipping.moment_of(spec, recorder)
-        shipping.final_manifest(spec, image, uuid=str(uuids.UUID(int=0)), moment=moment, file=None)
+        _check_manifest(build, image)
         build.origin = build.below = build.store.entries(image)
         if "oci" in spec.formats:
             build.blobs = _blobs(build, stack, journal)
@@ -272,6 +269,12 @@ def _import(build: Build, journal: Journal, stack: contextlib.ExitStack) -> Imag
                         )
                     )
     return image
+
+
+def _check_manifest(build: Build, image: ImageRecord) -> None:
+    """What the base brings into the manifest is checked first, not after all the work."""
+    moment = shipping.moment_of(build.spec, build.recorder)
+    shipping.final_manifest(build.spec, image, uuid=str(uuids.UUID(int=0)), moment=moment, file=None)
 
 
 def _blobs(build: Build, stack: contextlib.ExitStack, journal: Journal) -> BlobStore:

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from buildstep import statlines
+from buildstep import frames, statlines
 from buildstep.excludes import Exclude
-from buildstep.filelist import Entry, FileList, hash_entries, link_groups, read_xattrs, spread_digests
+from buildstep.filelist import Entry, FileList, hash_entries, link_groups, seen_entry, spread_digests
 from buildstep.fsutil import atomic_write, lock
 from buildstep.statlines import Seen
 
@@ -172,29 +172,17 @@ class ProtoScan:
         """Of `entries` those that the index does not have, or not as they are."""
         if self._fresh is None:
             prefix = self.top + b"/"
-            found = {path: _entry(path, prefix + path, seen) for path, seen in self.fresh.items()}
+            found = {
+                path: seen_entry(path, prefix + path, it.kind, it.mode, it.uid, it.gid, it.size, it.mtime)
+                for path, it in self.fresh.items()
+            }
+            for path, entry in found.items():
+                entry.source = prefix + path
             linked = {path: inode for path, inode in self.inodes.items() if path in found}
             if linked:
                 link_groups(found, linked)
             self._fresh = found
         return self._fresh
-
-
-def _entry(path: bytes, full: bytes, seen: Seen) -> Entry:
-    """What a line says as an entry, its content unread."""
-    entry = Entry(path, seen.kind, seen.mode, seen.uid, seen.gid)
-    entry.mtime = seen.mtime
-    entry.source = full
-    entry.xattrs = read_xattrs(full)
-    if seen.kind == "f":
-        entry.size = seen.size
-    elif seen.kind == "l":
-        entry.target = os.readlink(full)
-        entry.mode = 0o777
-    elif seen.kind in "cb":
-        rdev = os.lstat(full).st_rdev
-        entry.rdev = (os.major(rdev), os.minor(rdev))
-    return entry
 
 
 class StatIndex:
@@ -229,15 +217,10 @@ class StatIndex:
             data = self.path.read_bytes()
         except OSError:
             return Known()
-        view = memoryview(data)
-        for at, end in _frames(view):
-            try:
-                frame = marshal.loads(view[at:end])  # noqa: S302 - ours, by its digest
-                version, first, found, noted, began, excludes = frame
-            except (ValueError, EOFError, TypeError):
-                return Known()
+        for (version, *frame), end in frames.read(data):
             if version != FORMAT:
                 return Known()
+            first, found, noted, began, excludes = frame
             if first:
                 paths.update(found)
                 whole = end
@@ -262,14 +245,14 @@ class StatIndex:
             if not scan.doubt and few and self._unmoved(scan.known):
                 changes = {**dict(_read(scan)), **dict.fromkeys(scan.gone)}
                 with self.path.open("ab") as stream:
-                    stream.writelines(_frame((FORMAT, False, changes, dict(noted), *tail)))
+                    frames.write(stream, (FORMAT, False, changes, dict(noted), *tail))
                 return
             with atomic_write(self.path, durable=False) as stream:
                 # In pieces, which need less memory; what is noted is of all of them.
                 rest = itertools.chain(scan.held.items(), _read(scan))
                 while piece := dict(itertools.islice(rest, _PIECE)):
-                    stream.writelines(_frame((FORMAT, True, piece, {}, *tail)))
-                stream.writelines(_frame((FORMAT, True, {}, dict(noted), *tail)))
+                    frames.write(stream, (FORMAT, True, piece, {}, *tail))
+                frames.write(stream, (FORMAT, True, {}, dict(noted), *tail))
 
     def touch(self) -> None:
         """Note that the index was of use: what is not for long is pruned."""
@@ -298,22 +281,6 @@ def _read(scan: ProtoScan) -> Iterator[tuple[bytes, KnownEntry]]:
             line, seen.linked, entry.kind, seen.mode, seen.uid, seen.gid, seen.size, seen.mtime,
             entry.sha256, entry.target, entry.rdev, entry.xattrs,
         )  # fmt: skip
-
-
-def _frame(value: Any) -> tuple[bytes, bytes, bytes]:
-    body = marshal.dumps(value)
-    return hashlib.sha256(body).digest(), len(body).to_bytes(8, "little"), body
-
-
-def _frames(data: memoryview) -> Iterator[tuple[int, int]]:
-    """The (begin, end) of each whole frame; what follows a torn one is not read."""
-    at = 0
-    while at + 40 <= len(data):
-        end = at + 40 + int.from_bytes(data[at + 32 : at + 40], "little")
-        if end > len(data) or hashlib.sha256(data[at + 40 : end]).digest() != data[at : at + 32]:
-            return
-        yield at + 40, end
-        at = end
 
 
 _LARGE = 1 << 20

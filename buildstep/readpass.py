@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -100,29 +101,20 @@ def _changed(entry: Entry, how: str) -> EmitError:
 
 class _Reader:
     def __init__(self, root: bytes) -> None:
-        self._root = root + b"/"
+        self._root = root
         self._digests: dict[bytes, str] = {}
         self._late: list[tuple[Entry, ContentHash]] = []
         self.files = 0
         self.bytes = 0
 
     def read(self, entry: Entry, sinks: Sequence[Sink]) -> None:
-        size = entry.size
-        try:
-            fd = os.open(entry.source or self._root + entry.path, _FLAGS)
-            try:
-                if size > SMALL:
-                    self._read_large(fd, entry, sinks)
-                    return
-                chunk = os.read(fd, size + 1)
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise EmitError(f"cannot read {shown(entry.path)}: {error.strerror}") from error
-        if len(chunk) != size:
-            raise _changed(entry, "changed its size")
+        if entry.size > SMALL:
+            with _opened(self._root, entry) as fd:
+                self._read_large(fd, entry, sinks)
+            return
+        chunk = _whole(self._root, entry)
         self.files += 1
-        self.bytes += size
+        self.bytes += entry.size
         self._known(entry, hashlib.sha256(chunk).hexdigest())
         for sink in sinks:
             sink.begin(entry)
@@ -247,6 +239,26 @@ _WINDOW = 8 << 20
 
 def content_of(root: bytes, entry: Entry) -> bytes:
     """What a file holds that fits into memory and whose digest is known. Raises EmitError."""
+    content = _whole(root, entry)
+    _compare(entry, hashlib.sha256(content).hexdigest())
+    return content
+
+
+@contextlib.contextmanager
+def _opened(root: bytes, entry: Entry) -> Iterator[int]:
+    """A file's descriptor; whatever goes wrong with it names the file."""
+    try:
+        fd = os.open(entry.source or root + b"/" + entry.path, _FLAGS)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise EmitError(f"cannot read {shown(entry.path)}: {error.strerror}") from error
+
+
+def _whole(root: bytes, entry: Entry) -> bytes:
+    # By hand what `_opened` does: this is called for each of a hundred thousand files.
     try:
         fd = os.open(entry.source or root + b"/" + entry.path, _FLAGS)
         try:
@@ -257,7 +269,6 @@ def content_of(root: bytes, entry: Entry) -> bytes:
         raise EmitError(f"cannot read {shown(entry.path)}: {error.strerror}") from error
     if len(content) != entry.size:
         raise _changed(entry, "changed its size")
-    _compare(entry, hashlib.sha256(content).hexdigest())
     return content
 
 
@@ -275,17 +286,11 @@ def extents_of(root: bytes, entry: Entry) -> Extents | None:
 
     Raises EmitError when it cannot be read or is not the file that was listed.
     """
-    try:
-        fd = os.open(entry.source or root + b"/" + entry.path, _FLAGS)
-        try:
-            info = os.fstat(fd)
-            if not stat.S_ISREG(info.st_mode) or info.st_size != entry.size:
-                raise _changed(entry, "changed")
-            return _extents(fd, info)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise EmitError(f"cannot read {shown(entry.path)}: {error.strerror}") from error
+    with _opened(root, entry) as fd:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode) or info.st_size != entry.size:
+            raise _changed(entry, "changed")
+        return _extents(fd, info)
 
 
 def _extents(fd: int, info: os.stat_result) -> Extents | None:

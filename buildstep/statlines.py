@@ -9,20 +9,16 @@ its own.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import stat
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from buildstep import process
+from buildstep import filelist, process
 from buildstep.errors import BuildstepError
 
 _FORMAT = "%i %s %T@ %C@ %m %U %G %n %y\\t%P\\0"
-
-_KINDS = {
-    stat.S_IFREG: b"f", stat.S_IFDIR: b"d", stat.S_IFLNK: b"l", stat.S_IFCHR: b"c", stat.S_IFBLK: b"b",
-    stat.S_IFIFO: b"p", stat.S_IFSOCK: b"s",
-}  # fmt: skip
 
 
 class Seen(NamedTuple):
@@ -92,21 +88,12 @@ def listing(top: bytes, *, large: bool) -> Iterator[Callable[[], list[bytes]]]:
 
 def walk(top: bytes) -> Iterator[bytes]:
     """The lines of a tree, by ourselves."""
-    stack = [b""]
-    while stack:
-        directory = stack.pop()
-        prefix = directory + b"/" if directory else b""
-        with os.scandir(top + b"/" + directory if directory else top) as found:
-            for item in found:
-                info = item.stat(follow_symlinks=False)
-                path = prefix + item.name
-                if stat.S_ISDIR(info.st_mode):
-                    stack.append(path)
-                yield b"%d %d %d.%09d0 %d.%09d0 %o %d %d %d %b\t%b" % (
-                    info.st_ino, info.st_size, *divmod(info.st_mtime_ns, 1_000_000_000),
-                    *divmod(info.st_ctime_ns, 1_000_000_000), stat.S_IMODE(info.st_mode), info.st_uid,
-                    info.st_gid, info.st_nlink, _KINDS[stat.S_IFMT(info.st_mode)], path,
-                )  # fmt: skip
+    for path, _, info in itertools.islice(filelist.walk(top), 1, None):
+        yield b"%d %d %d.%09d0 %d.%09d0 %o %d %d %d %b\t%b" % (
+            info.st_ino, info.st_size, *divmod(info.st_mtime_ns, 1_000_000_000),
+            *divmod(info.st_ctime_ns, 1_000_000_000), stat.S_IMODE(info.st_mode), info.st_uid,
+            info.st_gid, info.st_nlink, filelist.KINDS[stat.S_IFMT(info.st_mode)].encode(), path,
+        )  # fmt: skip
 
 
 def kind(line: bytes) -> str:

@@ -20,7 +20,7 @@ BASE = """
 MODEL = """
     filelist interfaces rules manifestfields manifest template specfields specdoc spec layerkey pooldir journal
     tarfmt tarread compress parts layerparts decompress zstream native readpass proxies loans leftovers outputs ociconfig record
-    config excludes statlines protoscan protowhy compare makestate agents eventlog resolution buildlog
+    config excludes frames statlines protoscan protowhy compare makestate agents eventlog resolution buildlog
 """
 """L1 may import L0 and itself, without a circle."""
 

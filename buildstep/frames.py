@@ -1,0 +1,36 @@
+"""Values kept on disk that are quick to read: marshal data in frames, each with its digest before it.
+
+A frame is the SHA-256 of its data, their length (8 bytes, little endian), and the data. Only what we wrote
+ourselves is read this way; a frame that is torn or has another digest ends what is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import marshal
+from collections.abc import Iterator
+from typing import IO, Any
+
+_HEAD = 40
+
+
+def write(stream: IO[bytes], value: Any) -> None:
+    """Add a frame. The value is made of what marshal knows."""
+    body = marshal.dumps(value)
+    stream.writelines((hashlib.sha256(body).digest(), len(body).to_bytes(8, "little"), body))
+
+
+def read(data: bytes) -> Iterator[tuple[Any, int]]:
+    """The value of each whole frame, and where it ends."""
+    view = memoryview(data)
+    at = 0
+    while at + _HEAD <= len(view):
+        begin, end = at + _HEAD, at + _HEAD + int.from_bytes(view[at + 32 : at + _HEAD], "little")
+        if end > len(view) or hashlib.sha256(view[begin:end]).digest() != view[at : at + 32]:
+            return
+        try:
+            value = marshal.loads(view[begin:end])  # noqa: S302 - ours, by its digest
+        except (ValueError, EOFError, TypeError):  # of another Python
+            return
+        yield value, end
+        at = end
