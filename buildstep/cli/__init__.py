@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.Abort:
         return 130
     except BuildstepError as error:
-        report(error, debug=debug)
+        print_error(error, debug=debug)
         return error.code
     except BrokenPipeError:
         # Whoever read our output has gone: nothing more to say, and no traceback for it.
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ExitCode.BUG
 
 
-def report(error: BuildstepError, *, debug: bool = False) -> None:
+def print_error(error: BuildstepError, *, debug: bool = False) -> None:
     """An error for a person: what happened, the detail, what to do next."""
     if debug:
         traceback.print_exception(error)

@@ -14,7 +14,7 @@ from pathlib import Path
 from buildstep import config as configs
 from buildstep import datasets, namespaces, process
 from buildstep.cache import LayerCache
-from buildstep.cli import report
+from buildstep.cli import print_error
 from buildstep.errors import BuildstepError, DatasetError, Interrupted, ToolMissing
 from buildstep.events import Bus, Subscriber
 from buildstep.images import ImageStore
@@ -107,14 +107,14 @@ def guarded(job: Callable[[], int], *, debug: bool) -> int:
         with signals():
             return job()
     except BuildstepError as error:
-        report(error, debug=debug)
+        print_error(error, debug=debug)
         return error.code
     except OSError as error:
         if error.errno not in _OF_THE_MACHINE:
             raise
         where = f"{error.filename}: " if error.filename else ""
         failure = DatasetError(f"{where}{error.strerror}", hint="is there space and permission to write?")
-        report(failure.with_traceback(error.__traceback__), debug=debug)
+        print_error(failure.with_traceback(error.__traceback__), debug=debug)
         return failure.code
 
 
