@@ -18,10 +18,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from buildstep import process, report
+from buildstep import report
 from buildstep.eventlog import EventLog
 from buildstep.events import BuildStarted, Bus, Output
 from buildstep.log import JsonView
+from buildstep.system import process
 
 LINE = "Preparing to unpack .../02714-libnginx-mod-http-echo_1.4-1_amd64.deb ... and so on and on"
 

@@ -21,16 +21,17 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from buildstep import artifacts, filelist, frames, keys, protoscan, steps
+from buildstep import artifacts, filelist, keys, protoscan, steps
 from buildstep.errors import EmitError
 from buildstep.filelist import Changes, Entry, FileList, line
-from buildstep.fsutil import atomic_write
 from buildstep.images import ImageRecord
 from buildstep.interfaces import Blob
 from buildstep.layers import BlobStore, cut
 from buildstep.protoscan import ProtoScan
 from buildstep.resolution import Answer
 from buildstep.spec import BuildSpec
+from buildstep.system import framed
+from buildstep.system.files import atomic_write
 
 FORMAT = 4
 
@@ -86,7 +87,7 @@ def save(state: Path, spec: BuildSpec, tree: Tree) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, durable=False) as stream:
         for item in fields(tree):  # one by one: together they are large
-            frames.write(stream, getattr(tree, item.name))
+            framed.write(stream, getattr(tree, item.name))
 
 
 def forget(state: Path, spec: BuildSpec) -> None:
@@ -101,7 +102,7 @@ def _load(state: Path, spec: BuildSpec, inputs: str, proto: str) -> Tree | None:
         return None
     names = [item.name for item in fields(Tree)]
     values: dict[str, Any] = {}
-    for name, (value, _) in zip(names, frames.read(data), strict=False):
+    for name, (value, _) in zip(names, framed.read(data), strict=False):
         values[name] = value
         if values.get("inputs", inputs) != inputs or values.get("proto", proto) != proto:
             return None

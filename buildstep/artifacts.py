@@ -17,8 +17,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from buildstep.fsutil import read_json, write_json
 from buildstep.layerkey import difference
+from buildstep.system.files import read_json, write_json
 
 FORMAT = 3
 

@@ -15,10 +15,10 @@ from typing import Any, Self
 from buildstep.errors import BuildstepError
 from buildstep.eventlog import SUFFIX, EventLog
 from buildstep.events import Bus
-from buildstep.fsutil import write_json
-from buildstep.outputs import Outputs, create, temporary_name
 from buildstep.record import FORMAT, Recorder
 from buildstep.spec import BuildSpec
+from buildstep.system.files import write_json
+from buildstep.system.output_set import Outputs, create, temporary_name
 
 KEPT = 20
 """How many logs of failed builds a pool keeps."""

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from buildstep.errors import UsageError
 from buildstep.events import Bus, Cleaned
-from buildstep.fsutil import Root, remove_tree
 from buildstep.leftovers import Agent, fitting, matches, prove
-from buildstep.mounts import mount_points
+from buildstep.system.mounts import mount_points
+from buildstep.system.remove import remove_tree
+from buildstep.system.root import Root
 
 SHOWN = 20
 """How many of the removed paths an event names."""

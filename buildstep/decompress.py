@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import IO, Any, Protocol, Self, cast
 
 from buildstep.errors import BuildstepError, ImageError, ToolMissing
-from buildstep.fsutil import CHUNK
+from buildstep.system.files import CHUNK
 
 _INPUT = 256 << 10
 _AHEAD = 8

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from buildstep.errors import StoreError
-from buildstep.fsutil import CHUNK
+from buildstep.system.files import CHUNK
 
 HEADER = b"buildstep-filelist 1\n"
 _LINKED = b"\\="

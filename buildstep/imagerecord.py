@@ -13,8 +13,9 @@ from typing import Any
 
 from buildstep.errors import ImageError
 from buildstep.filelist import walk
-from buildstep.fsutil import read_json, sha256_file, write_json
 from buildstep.interfaces import Package
+from buildstep.system.digest import sha256_file
+from buildstep.system.files import read_json, write_json
 
 FORMAT = 1
 

@@ -11,7 +11,7 @@ from typing import IO, Any, ClassVar, Literal, Protocol
 
 from buildstep.events import Bus
 from buildstep.filelist import Changes, Entry, FileList
-from buildstep.fsutil import Root
+from buildstep.system.root import Root
 
 # -- datasets ------------------------------------------------------------------------------------------
 

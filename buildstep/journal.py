@@ -21,10 +21,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildstep import mounts
 from buildstep.errors import BuildstepError
-from buildstep.fsutil import remove_tree, take_lock
 from buildstep.interfaces import Backend, Kind
+from buildstep.system import mounts
+from buildstep.system.locks import take_lock
+from buildstep.system.remove import remove_tree
 
 SUFFIX = ".jsonl"
 _RECORDS = ("images", "layers", "blobs", "kept", "artifacts", "index", "resolved")

@@ -9,10 +9,10 @@ from typing import Any
 from buildstep import __version__, cleaners, compress, protoscan, resolution, shipping
 from buildstep.images import ImageRecord
 from buildstep.layerkey import layer_key
-from buildstep.platform import min_platform
 from buildstep.protoscan import ProtoScan
 from buildstep.resolution import Answer
 from buildstep.spec import BuildSpec
+from buildstep.system.host import min_platform
 
 NOT_DECISIVE = (
     "keep_on_failure", "shell_on_failure", "timeouts", "origin_of", "source", "pool", "cache",

@@ -18,12 +18,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from buildstep import frames, readpass
+from buildstep import readpass
 from buildstep.compress import Codec
 from buildstep.errors import EmitError
 from buildstep.filelist import Entry, line
-from buildstep.fsutil import atomic_write
 from buildstep.parts import Cuts, Fetch, Stream
+from buildstep.system import framed
+from buildstep.system.files import atomic_write
 from buildstep.tarfmt import BLOCK, END, MAX_ID, WHITEOUT, content_size, header, padding
 
 FORMAT = 3
@@ -78,13 +79,13 @@ def table(stream: Stream, entries: Sequence[Entry], rows: Sequence[bytes]) -> li
 def save(path: Path, found: Sequence[Row]) -> None:
     """Write down the parts of a layer."""
     with atomic_write(path, durable=False) as stream:
-        frames.write(stream, (FORMAT, [tuple(row) for row in found]))
+        framed.write(stream, (FORMAT, [tuple(row) for row in found]))
 
 
 def load(path: Path) -> list[Row]:
     """The parts of a layer; none where they cannot be read."""
     with contextlib.suppress(OSError):
-        for (version, rows), _ in frames.read(path.read_bytes()):
+        for (version, rows), _ in framed.read(path.read_bytes()):
             return [Row(*row) for row in rows] if version == FORMAT else []
     return []
 

@@ -37,13 +37,15 @@ from buildstep.compress import Codec
 from buildstep.emitters.oci import write_layer
 from buildstep.events import Bus
 from buildstep.filelist import Changes, Entry, FileList, hash_entries
-from buildstep.fsutil import atomic_write, lock, read_json, sha256_file, write_json
 from buildstep.interfaces import Blob
 from buildstep.journal import Journal
 from buildstep.layerparts import OldParts, PartLost, told
 from buildstep.parts import Stream
 from buildstep.pooldir import boot_id
 from buildstep.readpass import with_parents
+from buildstep.system.digest import sha256_file
+from buildstep.system.files import atomic_write, read_json, write_json
+from buildstep.system.locks import lock
 
 FORMAT = 3
 """Of what decides the bytes of a layer besides its entries and the codec."""

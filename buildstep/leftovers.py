@@ -13,9 +13,9 @@ from pathlib import Path
 
 from buildstep.errors import SandboxError
 from buildstep.events import Bus
-from buildstep.fsutil import Root
 from buildstep.loans import SAVED_SUFFIX
-from buildstep.mounts import mount_points
+from buildstep.system.mounts import mount_points
+from buildstep.system.root import Root
 
 _SECRET_NAME = re.compile(
     r"TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY|(^|_)AUTH($|_)", re.IGNORECASE

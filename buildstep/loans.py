@@ -16,7 +16,8 @@ from pathlib import Path
 
 from buildstep.errors import SandboxError
 from buildstep.events import Bus
-from buildstep.fsutil import Root, write_all
+from buildstep.system.files import write_all
+from buildstep.system.root import Root
 
 SAVED_SUFFIX = ".buildstep-saved"
 """What a lent file's original is called for the length of the loan, after a dot and its own name."""

@@ -17,7 +17,9 @@ from typing import Any
 
 from buildstep import __version__
 from buildstep.errors import Fault, PublishError, SpecError, StoreError
-from buildstep.fsutil import atomic_write, read_json, remove_tree, sha256_file, write_json
+from buildstep.system.digest import sha256_file
+from buildstep.system.files import atomic_write, read_json, write_json
+from buildstep.system.remove import remove_tree
 
 FORMAT = 1
 

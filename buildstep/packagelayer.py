@@ -9,22 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from buildstep import (
-    growth,
-    keys,
-    protoscan,
-    resolution,
-    steps,
-)
+from buildstep import growth, keys, protoscan, resolution, steps
 from buildstep.cache import LayerRecord
 from buildstep.errors import BuildstepError, InstallError
 from buildstep.filelist import FileList, hash_entries, spread_digests, tree_digest
-from buildstep.fsutil import Root
 from buildstep.images import ImageRecord
 from buildstep.interfaces import Kind
 from buildstep.journal import Journal
 from buildstep.planning import TITLES, layer_text
 from buildstep.resolution import Answer
+from buildstep.system.root import Root
 from buildstep.underway import Build, clone_step, sync_step
 
 

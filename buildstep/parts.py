@@ -16,7 +16,7 @@ from typing import Self
 
 from buildstep.compress import Codec
 from buildstep.errors import EmitError
-from buildstep.fsutil import write_all
+from buildstep.system.files import write_all
 
 _SLACK = 512
 """How much longer a part of small entries may get by the last one's padding."""

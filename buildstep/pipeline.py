@@ -13,17 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from buildstep import (
-    amend,
-    artifacts,
-    compress,
-    keys,
-    leftovers,
-    packagelayer,
-    sandbox,
-    shipping,
-    steps,
-)
+from buildstep import amend, artifacts, compress, keys, leftovers, packagelayer, sandbox, shipping, steps
 from buildstep.buildlog import BuildLog, failed_record
 from buildstep.cache import LayerCache
 from buildstep.emitters import oci
@@ -36,11 +26,11 @@ from buildstep.interfaces import Blob, Kind
 from buildstep.journal import Journal, open_journal
 from buildstep.layers import BlobStore, segments, timeless
 from buildstep.native import NativeJob, NativeStreams
-from buildstep.outputs import Outputs
 from buildstep.planning import STREAMS, TITLES, Plan, PlannedStep, plan
 from buildstep.protoscan import StatIndex
 from buildstep.protowhy import explain
 from buildstep.shipping import BuildResult, Shipment
+from buildstep.system.output_set import Outputs
 from buildstep.underway import Build, clone_step, sync_step, tell_only
 
 __all__ = ["STREAMS", "Plan", "PlannedStep", "execute", "plan"]

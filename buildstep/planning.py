@@ -7,16 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from buildstep import (
-    amend,
-    artifacts,
-    cleaners,
-    emitters,
-    keys,
-    protoscan,
-    resolution,
-    steps,
-)
+from buildstep import amend, artifacts, cleaners, emitters, keys, protoscan, resolution, steps
 from buildstep.cache import LayerCache, LayerRecord
 from buildstep.errors import Fault, SpecError
 from buildstep.events import State

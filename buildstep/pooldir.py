@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from buildstep.errors import DatasetError
-from buildstep.fsutil import fsync_dir, read_json, remove_tree, take_lock, write_json
 from buildstep.interfaces import Kind
+from buildstep.system.files import fsync_dir, read_json, write_json
+from buildstep.system.locks import take_lock
+from buildstep.system.remove import remove_tree
 
 MARK = "buildstep-pool.json"
 FORMAT = 1

@@ -19,11 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from buildstep import frames, statlines
+from buildstep import statlines
 from buildstep.excludes import Exclude
 from buildstep.filelist import Entry, FileList, hash_entries, link_groups, seen_entry, spread_digests
-from buildstep.fsutil import atomic_write, lock
 from buildstep.statlines import Seen
+from buildstep.system import framed
+from buildstep.system.files import atomic_write
+from buildstep.system.locks import lock
 
 FORMAT = 4
 
@@ -217,7 +219,7 @@ class StatIndex:
             data = self.path.read_bytes()
         except OSError:
             return Known()
-        for (version, *frame), end in frames.read(data):
+        for (version, *frame), end in framed.read(data):
             if version != FORMAT:
                 return Known()
             first, found, noted, began, excludes = frame
@@ -245,14 +247,14 @@ class StatIndex:
             if not scan.doubt and few and self._unmoved(scan.known):
                 changes = {**dict(_read(scan)), **dict.fromkeys(scan.gone)}
                 with self.path.open("ab") as stream:
-                    frames.write(stream, (FORMAT, False, changes, dict(noted), *tail))
+                    framed.write(stream, (FORMAT, False, changes, dict(noted), *tail))
                 return
             with atomic_write(self.path, durable=False) as stream:
                 # In pieces, which need less memory; what is noted is of all of them.
                 rest = itertools.chain(scan.held.items(), _read(scan))
                 while piece := dict(itertools.islice(rest, _PIECE)):
-                    frames.write(stream, (FORMAT, True, piece, {}, *tail))
-                frames.write(stream, (FORMAT, True, {}, dict(noted), *tail))
+                    framed.write(stream, (FORMAT, True, piece, {}, *tail))
+                framed.write(stream, (FORMAT, True, {}, dict(noted), *tail))
 
     def touch(self) -> None:
         """Note that the index was of use: what is not for long is pruned."""

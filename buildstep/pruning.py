@@ -18,8 +18,9 @@ from typing import Any
 
 from buildstep import layers
 from buildstep.cache import LayerCache
-from buildstep.fsutil import lock, read_json, take_lock
 from buildstep.interfaces import Kind
+from buildstep.system.files import read_json
+from buildstep.system.locks import lock, take_lock
 
 DEFAULT_BYTES = 20 << 30
 DEFAULT_INODES = 1_000_000

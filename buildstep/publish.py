@@ -16,10 +16,11 @@ from buildstep.clients import translated
 from buildstep.config import TargetConfig
 from buildstep.errors import ImageError, PublishError, SpecError, UsageError
 from buildstep.events import Bus
-from buildstep.fsutil import atomic_write, lock, read_json
 from buildstep.journal import output_lock
 from buildstep.publishers import Bundle, Published, PublishOptions
 from buildstep.publishers import publish as hand_on
+from buildstep.system.files import atomic_write, read_json
+from buildstep.system.locks import lock
 
 RECORD = ".buildrecord.json"
 MANIFEST = ".imgmanifest"

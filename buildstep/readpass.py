@@ -15,8 +15,8 @@ from typing import Protocol, runtime_checkable
 from buildstep.errors import EmitError
 from buildstep.events import Bus
 from buildstep.filelist import Changes, Entry, FileList
-from buildstep.fsutil import CHUNK, data_extents
 from buildstep.interfaces import Sink
+from buildstep.system.files import CHUNK, data_extents
 from buildstep.tarfmt import Extents
 
 # A pipe or a terminal that took a file's name must not make us wait.

@@ -9,16 +9,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from buildstep.events import (
-    BuildFinished,
-    Bus,
-    Cleaned,
-    Event,
-    Note,
-    State,
-    StepFinished,
-    StepStarted,
-)
+from buildstep.events import BuildFinished, Bus, Cleaned, Event, Note, State, StepFinished, StepStarted
 
 FORMAT = 1
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from buildstep import manifest as imgmanifest
-from buildstep import platform, process
 from buildstep.clients import Http, HttpError, HttpOptions
 from buildstep.clients.download import Downloaded, Progress
 from buildstep.clients.imgapi import is_uuid
@@ -18,9 +17,10 @@ from buildstep.clients.repositories import Repository, open_repository
 from buildstep.config import SourceConfig
 from buildstep.errors import CommandFailed, Fault, ImageError, SpecError
 from buildstep.events import Bus
-from buildstep.fsutil import lock
 from buildstep.log import size_text
 from buildstep.sources.imgapi import Arriving, Fetched, Resolved, fetch_files, resolve
+from buildstep.system import host, process
+from buildstep.system.locks import lock
 
 
 class Labelled:
@@ -250,14 +250,14 @@ def host_platform() -> tuple[str, str] | None:
     A zone may have no `sysinfo`: there `uname` tells the stamp.
     """
     if process.find("sysinfo") is None:
-        return next(iter(platform.min_platform(os.uname()).items()), None)
+        return next(iter(host.min_platform(os.uname()).items()), None)
     try:
         told = json.loads(process.query(["sysinfo"], timeout=60).stdout)
     except (CommandFailed, ValueError):
         return None
     if not isinstance(told, dict) or not isinstance(told.get("Live Image"), str):
         return None
-    return str(told.get("SDC Version") or platform.SDC_VERSION), told["Live Image"]
+    return str(told.get("SDC Version") or host.SDC_VERSION), told["Live Image"]
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from buildstep.fsutil import read_json, write_json
 from buildstep.interfaces import Resolution
+from buildstep.system.files import read_json, write_json
 
 FORMAT = 2
 

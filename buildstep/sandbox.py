@@ -16,12 +16,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from buildstep import loans, platform, process
+from buildstep import loans
 from buildstep.errors import CommandFailed, SandboxError
 from buildstep.events import Bus
-from buildstep.fsutil import Root
-from buildstep.mounts import MS_NOEXEC, MS_NOSUID, bind, mounted, tmpfs
 from buildstep.proxies import Proxies, Resolve, proxies_from, resolve_host
+from buildstep.system import host, process
+from buildstep.system.mounts import MS_NOEXEC, MS_NOSUID, bind, mounted, tmpfs
+from buildstep.system.root import Root
 
 RESOLVER = Path("/etc/resolv.conf")
 
@@ -168,8 +169,8 @@ class ChrootSandbox:
         """The command as it is started on the agent: what enters the namespaces and the root."""
         if not argv or not argv[0]:
             raise SandboxError("no command was given to run in the image")
-        if not platform.HERE.namespaces:
-            return platform.enter_argv(os.fspath(self._root.path), argv)
+        if not host.HERE.namespaces:
+            return host.enter_argv(os.fspath(self._root.path), argv)
         # A script of the image can have put a link there when the last command ended.
         loans.mount_point(self._root, "/proc")
         hint = "install util-linux and coreutils on the agent"
@@ -279,7 +280,7 @@ def enter(
     )
     stack = contextlib.ExitStack()
     try:
-        if platform.HERE.namespaces:
+        if host.HERE.namespaces:
             _private_mounts(stack, sandbox)
         else:
             _loopbacks(stack, sandbox)
@@ -308,7 +309,7 @@ def _private_mounts(stack: contextlib.ExitStack, sandbox: ChrootSandbox) -> None
 
 def _loopbacks(stack: contextlib.ExitStack, sandbox: ChrootSandbox) -> None:
     """The agent's own directories, read-only, which a zone's image lacks and its programs need."""
-    points = {path: sandbox.claim(stack, path) for path in platform.HERE.loopbacks}
+    points = {path: sandbox.claim(stack, path) for path in host.HERE.loopbacks}
     for source, point in points.items():
         stack.enter_context(bind(Path(source), point, read_only=True))
 

@@ -17,14 +17,14 @@ from buildstep import __version__, compress, emitters, manifest, steps
 from buildstep.errors import ImageError
 from buildstep.events import ArtifactWritten, Bus
 from buildstep.filelist import Changes, hash_entries, spread_digests
-from buildstep.fsutil import read_json
 from buildstep.images import ImageRecord, uuid_of
 from buildstep.interfaces import Artifact, Blob, EmitJob
 from buildstep.native import NativeJob
-from buildstep.outputs import Outputs
-from buildstep.platform import min_platform
 from buildstep.record import FORMAT, Recorder
 from buildstep.spec import BuildSpec
+from buildstep.system.files import read_json
+from buildstep.system.host import min_platform
+from buildstep.system.output_set import Outputs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

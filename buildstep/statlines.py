@@ -15,8 +15,9 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from buildstep import filelist, process
+from buildstep import filelist
 from buildstep.errors import BuildstepError
+from buildstep.system import process
 
 _FORMAT = "%i %s %T@ %C@ %m %U %G %n %y\\t%P\\0"
 

@@ -27,13 +27,14 @@ from buildstep.filelist import (
     lines_of,
     spread_digests,
 )
-from buildstep.fsutil import Root, lock
 from buildstep.images import ImageRecord
 from buildstep.installers import apt
 from buildstep.interfaces import Backend, Dataset, Finding, Installer, InstallOptions, Package, Resolution
 from buildstep.journal import Journal, output_lock
 from buildstep.protoscan import ProtoScan
 from buildstep.spec import BuildSpec
+from buildstep.system.locks import lock
+from buildstep.system.root import Root
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

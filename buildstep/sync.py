@@ -15,11 +15,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildstep import platform, process
 from buildstep.errors import BuildstepError, Fault, SpecError
 from buildstep.events import Bus
 from buildstep.filelist import Entry, FileList, Owner, link_groups, plain_mode
-from buildstep.fsutil import Root
+from buildstep.system import host, process
+from buildstep.system.root import Root
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ def sync(
     timeout: float = 3600.0,
 ) -> None:
     """Copy the proto directory in. Raises CommandFailed for any status of rsync but 0."""
-    process.which("rsync", hint=f"install it: {platform.HERE.getting('rsync')}")
+    process.which("rsync", hint=f"install it: {host.HERE.getting('rsync')}")
     plan = parts(proto, root)
     tell_changed_modes(proto, root, plan, bus)
     top = root.path.stat()
@@ -178,7 +178,7 @@ def sync(
             for other in plan
             if other.source != part.source and _below(other.source, part.source)
         ]
-        argv = ["rsync", *platform.HERE.rsync]
+        argv = ["rsync", *host.HERE.rsync]
         # Size and time alone do not tell whether a file of the base is the proto's.
         argv.append("--ignore-times")
         if privileged:

@@ -7,14 +7,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from buildstep import (
-    steps,
-)
+from buildstep import steps
 from buildstep.cache import LayerCache
 from buildstep.errors import BuildstepError
 from buildstep.events import Bus
 from buildstep.filelist import Changes, FileList
-from buildstep.fsutil import Root
 from buildstep.images import ImageRecord, ImageStore
 from buildstep.interfaces import Backend, Blob, Dataset, Kind
 from buildstep.journal import Journal, keep
@@ -22,6 +19,7 @@ from buildstep.layers import BlobStore
 from buildstep.planning import TITLES, Plan, proto_text
 from buildstep.record import Recorder
 from buildstep.resolution import Answer
+from buildstep.system.root import Root
 
 
 class Build:

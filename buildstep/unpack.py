@@ -22,9 +22,10 @@ from buildstep.decompress import Decompressed
 from buildstep.errors import ImageError
 from buildstep.events import Bus
 from buildstep.filelist import TYPE_BITS, Entry, FileList, link_groups, plain_mode
-from buildstep.fsutil import CHUNK, remove_tree, write_all
-from buildstep.mounts import in_user_namespace
 from buildstep.readpass import ContentHash, shown
+from buildstep.system.files import CHUNK, write_all
+from buildstep.system.mounts import in_user_namespace
+from buildstep.system.remove import remove_tree
 from buildstep.tarfmt import OPAQUE, WHITEOUT
 from buildstep.tarread import Member, MemberFault, members, parse, raw
 

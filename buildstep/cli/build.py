@@ -189,7 +189,7 @@ def choices() -> Any:
 
 def git_facts(folder: Path) -> dict[str, object]:
     """What git says of the checkout that a folder is in, for templates."""
-    from buildstep import process
+    from buildstep.system import process
 
     def ask(*words: str) -> str:
         return process.query(["git", "-C", os.fspath(folder), *words], ok=range(256)).stdout.strip()

@@ -45,9 +45,10 @@ def command(records: tuple[Path, ...], format_name: str | None, output: Path, ev
     Several records make a trend of size and time. For a build that failed before it had a record, give
     its *.events.jsonl.
     """
-    from buildstep import fsutil, report
+    from buildstep import report
     from buildstep.errors import UsageError
     from buildstep.report.model import find_records
+    from buildstep.system import files
 
     chosen = format_name or _ENDINGS.get(output.suffix.lower(), "html")
     found = find_records(records)
@@ -57,7 +58,7 @@ def command(records: tuple[Path, ...], format_name: str | None, output: Path, ev
         )
     logs = None if events is None else [events]
     if str(output) != "-":
-        with fsutil.atomic_write(output, durable=False) as stream:
+        with files.atomic_write(output, durable=False) as stream:
             report.render(chosen, found, logs, stream)
         return
     if chosen == "html" and sys.stdout.isatty():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildstep import config as configs
-from buildstep import datasets, namespaces, process
+from buildstep import datasets
 from buildstep.cache import LayerCache
 from buildstep.cli import print_error
 from buildstep.errors import BuildstepError, DatasetError, Interrupted, ToolMissing
@@ -22,6 +22,7 @@ from buildstep.interfaces import Backend
 from buildstep.journal import heal
 from buildstep.log import view_for
 from buildstep.pruning import Limits
+from buildstep.system import namespaces, process
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from buildstep.clients import Http, HttpError, Sign, safe_url
-from buildstep.fsutil import CHUNK, fsync_dir, lock
+from buildstep.system.files import CHUNK, fsync_dir
+from buildstep.system.locks import lock
 
 _PROGRESS = 1 << 20
 """A resumed attempt that brought this much does not count against the bound on attempts."""

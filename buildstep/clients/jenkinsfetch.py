@@ -13,8 +13,8 @@ from typing import Any
 
 from buildstep.clients.jenkins import Build, Server
 from buildstep.errors import CIError, EmitError
-from buildstep.fsutil import write_all
-from buildstep.outputs import Outputs, create, temporary_name
+from buildstep.system.files import write_all
+from buildstep.system.output_set import Outputs, create, temporary_name
 
 _MANIFEST, _RECORD = ".imgmanifest", ".buildrecord.json"
 

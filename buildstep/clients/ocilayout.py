@@ -27,7 +27,7 @@ from buildstep.clients.ocispec import (
     parse_manifest,
 )
 from buildstep.errors import ImageError
-from buildstep.fsutil import CHUNK
+from buildstep.system.files import CHUNK
 
 
 class ProvedReader(io.RawIOBase):

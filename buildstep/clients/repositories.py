@@ -20,7 +20,8 @@ from buildstep.clients.imgapi import ImgapiClient, expected_file, is_uuid
 from buildstep.clients.s3 import S3Client
 from buildstep.errors import UsageError
 from buildstep.events import Bus
-from buildstep.fsutil import fsync_dir, lock
+from buildstep.system.files import fsync_dir
+from buildstep.system.locks import lock
 
 MAX_MANIFEST = 4 << 20
 

@@ -18,7 +18,7 @@ from buildstep.clients import USER_AGENT, Http, HttpError, clean_text, safe_url
 from buildstep.clients.download import Downloaded, Expected, download
 from buildstep.errors import ToolMissing, UsageError
 from buildstep.events import Bus
-from buildstep.fsutil import sha256_file
+from buildstep.system.digest import sha256_file
 
 SHA256 = "sha256"
 """The name of our metadata field: stores differ in the digests they compute, but all keep metadata."""

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from buildstep import process
 from buildstep.errors import CommandFailed, DatasetError
 from buildstep.filelist import Entry, FileList, scan, scan_changed
 from buildstep.interfaces import Dataset, Kind
-from buildstep.mounts import mount_points, unmount
 from buildstep.pooldir import PoolDir
+from buildstep.system import process
+from buildstep.system.mounts import mount_points, unmount
 
 _MAGIC = 0x9123683E  # linux/magic.h
 _SUBVOLUME_INODE = 256

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from buildstep import platform, process
 from buildstep.errors import CommandFailed, DatasetError
 from buildstep.filelist import Entry, FileList, scan, scan_changed
-from buildstep.fsutil import clone_file
 from buildstep.interfaces import Dataset, Kind
-from buildstep.mounts import in_user_namespace, mount_points, unmount
 from buildstep.pooldir import PoolDir
+from buildstep.system import host, process
+from buildstep.system.files import clone_file
+from buildstep.system.mounts import in_user_namespace, mount_points, unmount
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class DirectoryBackend:
         folder = self._dir.make(ident)
         try:
             process.query(
-                platform.HERE.copy(source, folder / "tree"),
+                host.HERE.copy(source, folder / "tree"),
                 timeout=3600,
                 what=f"copying {kind} {origin}",
             )

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from buildstep import platform
+from buildstep.system import host
 
 _LIMIT = 10
 """Processes that an error names."""
@@ -34,8 +34,8 @@ def holders(sources: Sequence[str]) -> list[str]:
 
 def mounts_of(sources: Sequence[str]) -> list[str]:
     """Where our own mount namespace has these sources mounted, the last mounted first."""
-    if platform.HERE.mount_commands:
-        return [point for source, point in platform.mount_table() if source in sources][::-1]
+    if host.HERE.mount_commands:
+        return [point for source, point in host.mount_table() if source in sources][::-1]
     return list(_mounts(Path("/proc/self"), sources).values())[::-1]
 
 

@@ -18,9 +18,10 @@ from typing import ClassVar
 
 from buildstep.errors import DatasetError, SandboxError
 from buildstep.filelist import Entry, FileList, scan, scan_overlay
-from buildstep.fsutil import read_json, remove_tree, write_json
 from buildstep.interfaces import Dataset, Kind
-from buildstep.mounts import (
+from buildstep.pooldir import PoolDir, boot_id
+from buildstep.system.files import read_json, write_json
+from buildstep.system.mounts import (
     MS_RDONLY,
     bind,
     in_user_namespace,
@@ -30,7 +31,7 @@ from buildstep.mounts import (
     overlay_options,
     unmount,
 )
-from buildstep.pooldir import PoolDir, boot_id
+from buildstep.system.remove import remove_tree
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from buildstep import platform
 from buildstep.datasets import zfsallow
 from buildstep.datasets.holders import holders, mounts_of
 from buildstep.datasets.zfslib import AlreadyThere, Busy, InUse, Props, open_zfs
@@ -33,7 +32,8 @@ from buildstep.errors import DatasetError, SandboxError, ToolMissing
 from buildstep.filelist import Entry, FileList, scan, scan_changed
 from buildstep.interfaces import Dataset, Kind
 from buildstep.journal import open_journal
-from buildstep.mounts import LASTING, MS_RDONLY, are_noted, mount, mount_points, unmount
+from buildstep.system import host
+from buildstep.system.mounts import LASTING, MS_RDONLY, are_noted, mount, mount_points, unmount
 
 FORMAT = "1"
 STATE = "buildstep"
@@ -178,7 +178,7 @@ class ZfsBackend:
             "mountpoint": "legacy",
             "atime": 0,
             "sync": 2,
-            **platform.HERE.zfs_props,
+            **host.HERE.zfs_props,
             "imgadm:ignore": "true",
             MARK: ident,
             OWNER: f"uid={os.getuid()} pid={os.getpid()}",
@@ -307,7 +307,7 @@ class ZfsBackend:
     def _unmount(self, name: str) -> None:
         for point in mounts_of([name, f"{name}@{FINAL}"]):
             # What a build without a namespace has mounted inside goes first; else there is nothing inside.
-            for inner in mount_points(point) if platform.HERE.mount_commands else [point]:
+            for inner in mount_points(point) if host.HERE.mount_commands else [point]:
                 unmount(inner)
 
     def _drop_mount_point(self, ident: str) -> None:
@@ -367,8 +367,8 @@ class ZfsBackend:
 def _source_at(point: str) -> str:
     """The source of what is mounted at a path, topmost; empty if nothing is."""
     top = ""
-    if platform.HERE.mount_commands:
-        return next((source for source, where in platform.mount_table()[::-1] if where == point), top)
+    if host.HERE.mount_commands:
+        return next((source for source, where in host.mount_table()[::-1] if where == point), top)
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
         for row in table:
             fields, _, rest = row.partition(" - ")

@@ -9,9 +9,9 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from buildstep import platform, process
 from buildstep.errors import CommandFailed
-from buildstep.mounts import in_user_namespace
+from buildstep.system import host, process
+from buildstep.system.mounts import in_user_namespace
 
 NEEDED = (
     "acltype", "atime", "clone", "create", "destroy", "mount", "mountpoint", "readonly", "receive", "rename",
@@ -25,7 +25,7 @@ _TITLE = re.compile(r"-+ Permissions on (\S+) -+")
 
 def may_mount() -> bool:
     """Whether this process may mount ZFS. On Linux no `zfs allow` decides that, but a capability."""
-    if platform.HERE.mount_commands:
+    if host.HERE.mount_commands:
         return True  # there `mount` is delegated like the rest, and the kernel has the last word
     if in_user_namespace():
         return False
@@ -38,7 +38,7 @@ def may_mount() -> bool:
 
 def missing(dataset: str) -> list[str]:
     """The permissions that this user lacks on a dataset; all that are needed if nobody can tell."""
-    needed = [word for word in NEEDED if word != "acltype" or word in platform.HERE.zfs_props]
+    needed = [word for word in NEEDED if word != "acltype" or word in host.HERE.zfs_props]
     try:
         told = process.query(["zfs", "allow", dataset], what="zfs allow").stdout
     except CommandFailed:

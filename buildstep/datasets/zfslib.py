@@ -18,9 +18,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from buildstep import platform, process
 from buildstep.datasets import zfsallow
 from buildstep.errors import CommandFailed, DatasetError, ToolMissing
+from buildstep.system import host, process
 
 Props = Mapping[str, str | int]
 """Properties as the C library takes them: text, and numbers also for yes/no and lists of choices."""
@@ -103,7 +103,7 @@ class Zfs:
         if self.complete:
             self._call(f"create {name}", self._lib.lzc_create, name.encode(), props=_encoded(props))
         else:
-            self._command(["zfs", "create", *platform.HERE.zfs_no_mount, *_options(props), name])
+            self._command(["zfs", "create", *host.HERE.zfs_no_mount, *_options(props), name])
 
     def clone(self, name: str, origin: str, props: Props) -> None:
         self._call(f"clone {origin}", self._lib.lzc_clone, name.encode(), origin.encode(), _encoded(props))
@@ -118,7 +118,7 @@ class Zfs:
         if self.complete:
             self._call(f"rename {name} to {new}", self._lib.lzc_rename, name.encode(), new.encode())
         else:
-            self._command(["zfs", "rename", *platform.HERE.zfs_no_mount, name, new])
+            self._command(["zfs", "rename", *host.HERE.zfs_no_mount, name, new])
 
     def set(self, name: str, props: Props) -> None:
         words = [option for option in _options(props) if option != "-o"]
@@ -245,7 +245,7 @@ class ZfsCommand(Zfs):
 
 def open_zfs() -> Zfs:
     """The way to ZFS that this platform has. Raises ToolMissing."""
-    return Zfs() if platform.HERE.zfs_library else ZfsCommand()
+    return Zfs() if host.HERE.zfs_library else ZfsCommand()
 
 
 def _text(error: Any) -> str:

@@ -9,9 +9,9 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from buildstep import namespaces, process
 from buildstep.errors import CommandFailed, SandboxError
-from buildstep.mounts import MS_NOEXEC, MS_NOSUID, bind, mounted, overlay_options, tmpfs
+from buildstep.system import namespaces, process
+from buildstep.system.mounts import MS_NOEXEC, MS_NOSUID, bind, mounted, overlay_options, tmpfs
 
 _SCRATCH = Path("/tmp")
 """Covered by a file system of ours while something is tried; only we see that."""

@@ -14,13 +14,14 @@ from buildstep.doctor.findings import Examination
 from buildstep.doctor.reach import SECONDS, mirror_of, reach
 from buildstep.errors import BuildstepError, ExitCode, Fault, ImageError, SandboxError, SpecError
 from buildstep.events import Bus
-from buildstep.fsutil import Root, read_json
 from buildstep.images import ImageRecord
 from buildstep.interfaces import Backend, Kind
 from buildstep.log import size_text
 from buildstep.remote import Remote
 from buildstep.sources.mmdebstrap import Mmdebstrap
 from buildstep.spec import BuildSpec
+from buildstep.system.files import read_json
+from buildstep.system.root import Root
 
 _SKEW = 300.0
 """Seconds that the clock may differ from a server's: package indexes and certificates bear about this."""

@@ -7,13 +7,14 @@ import re
 import sys
 from collections.abc import Callable
 
-from buildstep import compress, process, shipping
-from buildstep import platform as platforms
+from buildstep import compress, shipping
 from buildstep.doctor import attempts
 from buildstep.doctor.findings import Examination
 from buildstep.doctor.forecast import takes_directly
 from buildstep.errors import BuildstepError, ExitCode, SandboxError, ToolMissing
-from buildstep.mounts import in_user_namespace
+from buildstep.system import host as platforms
+from buildstep.system import process
+from buildstep.system.mounts import in_user_namespace
 
 
 def privileges(seen: Examination) -> None:

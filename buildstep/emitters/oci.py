@@ -19,21 +19,12 @@ from buildstep.compress import Codec, codec
 from buildstep.errors import EmitError
 from buildstep.events import Bus
 from buildstep.filelist import Changes, Entry, FileList
-from buildstep.fsutil import CHUNK, atomic_write, copy_range, write_all
 from buildstep.interfaces import Artifact, Blob, EmitJob, Sink
 from buildstep.layerparts import OldParts, refuse_removal
-from buildstep.outputs import Sealer, create
 from buildstep.parts import PartWriter, Stream
-from buildstep.tarfmt import (
-    BLOCK,
-    END,
-    Extents,
-    TarWriter,
-    big_size_header,
-    header,
-    padding,
-    whiteout,
-)
+from buildstep.system.files import CHUNK, atomic_write, copy_range, write_all
+from buildstep.system.output_set import Sealer, create
+from buildstep.tarfmt import BLOCK, END, Extents, TarWriter, big_size_header, header, padding, whiteout
 
 _DEFAULT = "gzip"
 _LAYER = "application/vnd.oci.image.layer.v1.tar"

@@ -11,8 +11,8 @@ from typing import ClassVar, Literal
 from buildstep.compress import Codec, codec
 from buildstep.filelist import Entry
 from buildstep.interfaces import Artifact, EmitJob, Sink
-from buildstep.outputs import create, seal
 from buildstep.parts import PartWriter
+from buildstep.system.output_set import create, seal
 from buildstep.tarfmt import Extents, TarWriter
 
 _DEFAULT = "zstd"

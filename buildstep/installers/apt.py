@@ -12,12 +12,12 @@ from typing import ClassVar
 
 from buildstep.errors import CommandFailed
 from buildstep.filelist import FileList
-from buildstep.fsutil import Root
 from buildstep.installers import aptgrowth
 from buildstep.installers.aptsources import Sources, agent_mirror
 from buildstep.installers.common import cache_lock, checked, failures
 from buildstep.installers.debfile import downloads, file_stem
 from buildstep.interfaces import Finding, InstallOptions, Package, Resolution, Sandbox
+from buildstep.system.root import Root
 
 __all__ = ["Apt", "agent_mirror"]
 

@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from buildstep.filelist import FileList
-from buildstep.fsutil import Root
 from buildstep.installers.aptscripts import INFO, Seeker
 from buildstep.installers.debfile import Deb, downloads, file_stem
 from buildstep.interfaces import Package
+from buildstep.system.root import Root
 
 _DPKG = "/var/lib/dpkg"
 _BOOKS = frozenset(("/", f"{_DPKG}/status", "/var/lib/apt/extended_states", "/etc/ld.so.cache"))

@@ -12,7 +12,7 @@ import re
 import stat
 from collections.abc import Iterator, Sequence
 
-from buildstep.fsutil import Root
+from buildstep.system.root import Root
 
 INFO = "/var/lib/dpkg/info"
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from buildstep import process
 from buildstep.errors import BuildstepError, InstallError
-from buildstep.fsutil import Root, read_json, write_json
+from buildstep.system import process
+from buildstep.system.files import read_json, write_json
+from buildstep.system.root import Root
 
 LIST = "/etc/apt/sources.list"
 PARTS = "/etc/apt/sources.list.d"

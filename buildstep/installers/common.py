@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from buildstep.errors import CommandFailed, InstallError
-from buildstep.fsutil import lock
+from buildstep.system.locks import lock
 
 
 def checked(packages: Sequence[str], pattern: str, tool: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from buildstep import manifest as imgmanifest
 from buildstep.errors import PublishError, SpecError
 from buildstep.events import Bus
-from buildstep.fsutil import CHUNK
+from buildstep.system.files import CHUNK
 
 FORMAT = 1
 """Of the documents that a name stands for."""

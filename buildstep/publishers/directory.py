@@ -19,8 +19,10 @@ from typing import Any, ClassVar
 from buildstep.clients.repositories import path_of
 from buildstep.errors import PublishError
 from buildstep.events import Bus
-from buildstep.fsutil import CHUNK, atomic_write, fsync_dir, lock, remove_tree
 from buildstep.publishers.bundle import Bundle, Content, Published, PublishOptions
+from buildstep.system.files import CHUNK, atomic_write, fsync_dir
+from buildstep.system.locks import lock
+from buildstep.system.remove import remove_tree
 
 _ASIDE = ".new-"
 

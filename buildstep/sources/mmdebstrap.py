@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import parse_qsl
 
-from buildstep import process
 from buildstep.errors import CommandFailed, ImageError
 from buildstep.interfaces import Identity, Package, SourceContext, SourceImage
+from buildstep.system import process
 
 DEFAULTS = {"variant": "minbase", "include": "", "components": "main"}
 

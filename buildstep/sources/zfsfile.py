@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 from buildstep import manifest as imgmanifest
 from buildstep.decompress import Decompressed
 from buildstep.errors import DatasetError, ImageError, SpecError
-from buildstep.fsutil import CHUNK, write_all
 from buildstep.interfaces import Backend, Dataset, Identity, Kind, SourceContext, SourceImage
 from buildstep.native import NativeStreams, consuming
+from buildstep.system.files import CHUNK, write_all
 from buildstep.zstream import BEGIN_SIZE, Begin, read_begin
 
 _ENDING = re.compile(r"\.(zfs|zvol)(\.(gz|bz2|xz|zst))?$")

@@ -43,10 +43,10 @@ def main() -> None:
         if hasattr(os, name):
             delattr(os, name)
     sys.addaudithook(lack)
-    from buildstep import platform
+    from buildstep.system import host
 
-    assert platform.HERE is platform.ILLUMOS
-    platform.MNTTAB = top / "mnttab"
+    assert host.HERE is host.ILLUMOS
+    host.MNTTAB = top / "mnttab"
     sys.argv = [module, *words[words.index("-m") + 2 :]]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from buildstep import process
+from buildstep.system import process
 
 FLAGS = (
     "--headless",

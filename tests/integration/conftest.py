@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 import pytest
 
-from buildstep import fsutil, mounts, namespaces, process
+from buildstep.system import files, locks, mounts, namespaces, process
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ def _report(job: Callable[[], object], write: int) -> int:
 
 
 def _send(write: int, message: tuple[bool, object]) -> None:
-    fsutil.write_all(write, pickle.dumps(message))
+    files.write_all(write, pickle.dumps(message))
     os.close(write)
 
 
@@ -189,7 +189,7 @@ class Clones:
 def debian_root() -> Path:
     """A minimal Debian root, made by mmdebstrap once a week."""
     base = cache_dir() / f"{SUITE}-minbase"
-    with fsutil.lock(cache_dir() / f"{SUITE}-minbase.lock"):
+    with locks.lock(cache_dir() / f"{SUITE}-minbase.lock"):
         if base.is_dir() and time.time() - base.stat().st_mtime < _WEEK:
             return base
         making = base.with_suffix(".making")

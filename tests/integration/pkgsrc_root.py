@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildstep import process
+from buildstep.system import process
 
 FIXTURES = Path(__file__).parents[2] / "fixtures/pkgsrc"
 

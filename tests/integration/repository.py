@@ -15,7 +15,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from buildstep import process
+from buildstep.system import process
 from tests.integration.conftest import debian_root
 from tests.integration.yard import Yard
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from buildstep import cleaners, installers, mounts, process, sandbox
+from buildstep import cleaners, installers, sandbox
 from buildstep.errors import InstallError
 from buildstep.events import Bus, Event, Output
-from buildstep.fsutil import Root
 from buildstep.installers.apt import agent_mirror
 from buildstep.interfaces import Installer, InstallOptions
+from buildstep.system import mounts, process
+from buildstep.system.root import Root
 
 Private = Callable[[Callable[[], Any]], Any]
 

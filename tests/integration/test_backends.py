@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from buildstep import namespaces
 from buildstep.datasets.directory import DirectoryBackend
 from buildstep.errors import DatasetError
 from buildstep.filelist import tree_digest
-from buildstep.fsutil import lock
 from buildstep.interfaces import Backend, Kind
 from buildstep.journal import heal, leftovers, open_journal
-from buildstep.mounts import mount_points
+from buildstep.system import namespaces
+from buildstep.system.locks import lock
+from buildstep.system.mounts import mount_points
 from tests.integration.pools import (
     IMAGE,
     KEY,

@@ -16,7 +16,7 @@ from buildstep.errors import DatasetError, EmitError
 from buildstep.filelist import diff, tree_digest
 from buildstep.interfaces import Artifact, Dataset, Kind
 from buildstep.native import NativeJob
-from buildstep.outputs import Outputs
+from buildstep.system.output_set import Outputs
 from tests.integration.pools import IMAGE, OTHER, change, command, fill, full, location
 from tests.unit import trees
 

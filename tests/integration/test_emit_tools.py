@@ -17,13 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from buildstep import emitters, filelist, outputs
+from buildstep import emitters, filelist
 from buildstep.compress import codec
 from buildstep.emitters import oci
 from buildstep.errors import EmitError, ImageError
 from buildstep.events import Bus
 from buildstep.filelist import Changes, FileList, diff, tree_digest
 from buildstep.interfaces import Artifact, EmitJob
+from buildstep.system import output_set
 from buildstep.unpack import apply_layer, unpack
 from tests.unit import trees
 
@@ -112,7 +113,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def write(job: EmitJob, *formats: str) -> list[Artifact]:
-    with outputs.Outputs() as files:
+    with output_set.Outputs() as files:
         artifacts = emitters.emit(job, formats, files)
         files.commit()
     return artifacts

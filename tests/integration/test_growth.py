@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from buildstep import process
+from buildstep.system import process
 from tests.integration.conftest import debian_root, demand
 from tests.integration.repository import clear_layers, make_place, make_repository
 from tests.integration.yard import Outcome, Yard, unpacked

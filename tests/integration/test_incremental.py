@@ -19,11 +19,12 @@ from buildstep.compress import Codec
 from buildstep.emitters import oci
 from buildstep.errors import BuildstepError
 from buildstep.events import Bus
-from buildstep.fsutil import Root, sha256_file
 from buildstep.images import ImageRecord
 from buildstep.interfaces import Blob, Dataset
 from buildstep.layerparts import OldParts
 from buildstep.protoscan import ProtoScan, StatIndex, digest, scan_proto
+from buildstep.system.digest import sha256_file
+from buildstep.system.root import Root
 from tests.integration import pools
 from tests.integration.conftest import demand
 from tests.integration.yard import EPOCH, Outcome, Yard, environment, tiny_base

@@ -13,8 +13,8 @@ import pytest
 from buildstep import installers, sandbox
 from buildstep.errors import CommandFailed, InstallError
 from buildstep.events import Bus
-from buildstep.fsutil import Root
 from buildstep.interfaces import InstallOptions, Sandbox
+from buildstep.system.root import Root
 from tests.integration import pkgsrc_root
 
 Private = Callable[[Callable[[], Any]], Any]

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from buildstep import cleaners, mounts, process, sandbox
+from buildstep import cleaners, sandbox
 from buildstep.errors import CommandFailed, SandboxError
 from buildstep.events import Bus, Event, Note, Output
-from buildstep.fsutil import Root
+from buildstep.system import mounts, process
+from buildstep.system.root import Root
 
 Private = Callable[[Callable[[], Any]], Any]
 
@@ -43,7 +44,7 @@ RESOLVER = b"nameserver 192.0.2.53\n"
 def root(tmp_path: Path, require: Any) -> Path:
     """A root whose userland is one static busybox."""
     require("busybox")
-    from buildstep.process import which
+    from buildstep.system.process import which
 
     top = tmp_path / "root"
     (top / "bin").mkdir(parents=True)

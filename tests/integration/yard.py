@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from buildstep import datasets, filelist, pipeline, process
+from buildstep import datasets, filelist, pipeline
 from buildstep import spec as specs
 from buildstep.cache import LayerCache
 from buildstep.cli.build import choices
@@ -21,6 +21,7 @@ from buildstep.errors import BuildstepError
 from buildstep.events import Bus, Event, Note
 from buildstep.filelist import tree_digest
 from buildstep.images import ImageStore
+from buildstep.system import process
 
 EPOCH = 1_700_000_000
 

@@ -83,7 +83,7 @@ def answers(url: str, *statuses: int) -> bool:
 
 def start_registry(folder: Path, *, htpasswd: Path | None = None) -> Iterator[Registry]:
     """Debian's docker-registry with a configuration of ours."""
-    from buildstep.process import find
+    from buildstep.system.process import find
 
     program = find("docker-registry")
     if program is None:

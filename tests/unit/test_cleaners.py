@@ -9,8 +9,8 @@ import pytest
 from buildstep import cleaners, leftovers
 from buildstep.errors import SandboxError, UsageError
 from buildstep.events import Bus, Cleaned, Event, Note
-from buildstep.fsutil import Root
 from buildstep.leftovers import Agent
+from buildstep.system.root import Root
 
 
 def put(root: Path, path: str, text: str = "x") -> Path:

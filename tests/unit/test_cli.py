@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from buildstep import __version__, cli, namespaces
+from buildstep import __version__, cli
 from buildstep.cli import session
+from buildstep.system import namespaces
 
 REPOSITORY = Path(__file__).parents[2]
 

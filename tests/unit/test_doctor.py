@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from buildstep import cli, process
+from buildstep import cli
 from buildstep.doctor import attempts, base, forecast, machine, pool, reach
 from buildstep.doctor.findings import Examination
 from buildstep.errors import ExitCode, SandboxError
+from buildstep.system import process
 
 Doctor = Callable[..., tuple[int, dict[str, Any]]]
 

@@ -27,7 +27,7 @@ from buildstep.errors import EmitError, SpecError
 from buildstep.events import Bus, Event, Note
 from buildstep.filelist import Changes, Entry, FileList, diff, tree_digest
 from buildstep.interfaces import Artifact, Blob, EmitJob
-from buildstep.outputs import Outputs, create, seal, temporary_name
+from buildstep.system.output_set import Outputs, create, seal, temporary_name
 from tests.unit import trees
 
 

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from buildstep import fsutil
 from buildstep.errors import SandboxError
-from buildstep.fsutil import Root, atomic_write, lock, remove_tree, take_lock
+from buildstep.system import files as system_files
+from buildstep.system.files import atomic_write
+from buildstep.system.locks import lock, take_lock
+from buildstep.system.remove import remove_tree
+from buildstep.system.root import Root
 
 SECRET = b"the agent's own"
 
@@ -142,7 +145,7 @@ def test_a_failed_write_leaves_the_old_file_alone(root: Root, monkeypatch: pytes
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(fsutil, "write_all", full)
+    monkeypatch.setattr(system_files, "write_all", full)
     with pytest.raises(OSError, match="full"):
         root.write("/a/b/file", b"new")
     assert sorted(path.name for path in (root.path / "a/b").iterdir()) == ["file", "relative"]
@@ -271,8 +274,8 @@ def test_a_link_under_the_name_is_replaced_not_followed(tmp_path: Path, agent: P
 
 
 def test_json_round_trips_and_ends_a_line(tmp_path: Path) -> None:
-    fsutil.write_json(tmp_path / "x.json", {"b": [1, "é"]})
-    assert fsutil.read_json(tmp_path / "x.json") == {"b": [1, "é"]}
+    system_files.write_json(tmp_path / "x.json", {"b": [1, "é"]})
+    assert system_files.read_json(tmp_path / "x.json") == {"b": [1, "é"]}
     assert (tmp_path / "x.json").read_bytes().endswith(b"}\n")
 
 
@@ -323,7 +326,7 @@ def test_holes_are_found(tmp_path: Path) -> None:
         stream.write(b"x" * 4096)
         stream.truncate(3 << 20)
     with path.open("rb") as stream:
-        found = fsutil.data_extents(stream.fileno(), 3 << 20)
+        found = system_files.data_extents(stream.fileno(), 3 << 20)
     assert found == [(1 << 20, 4096)]
 
 
@@ -331,7 +334,7 @@ def test_copy_range_copies_or_says_so(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"0123456789")
     with (tmp_path / "a").open("rb") as source, (tmp_path / "b").open("wb") as target:
         source.seek(2)
-        fsutil.copy_range(source.fileno(), target.fileno(), 3)
+        system_files.copy_range(source.fileno(), target.fileno(), 3)
         with pytest.raises(OSError, match="ended before"):
-            fsutil.copy_range(source.fileno(), target.fileno(), 100)
+            system_files.copy_range(source.fileno(), target.fileno(), 100)
     assert (tmp_path / "b").read_bytes() == b"23456789"

@@ -11,10 +11,10 @@ import pytest
 from buildstep import growth
 from buildstep.cache import LayerRecord
 from buildstep.filelist import Changes, Entry
-from buildstep.fsutil import Root
 from buildstep.installers import aptgrowth
 from buildstep.installers.debfile import Deb, downloads, file_stem
 from buildstep.resolution import Answer
+from buildstep.system.root import Root
 
 
 def layer(order: list[str], **versions: str) -> LayerRecord:

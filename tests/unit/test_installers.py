@@ -11,11 +11,11 @@ import pytest
 
 from buildstep import installers
 from buildstep.errors import CommandFailed, InstallError, UsageError
-from buildstep.fsutil import Root
 from buildstep.installers.apt import Apt
 from buildstep.installers.aptsources import Sources
 from buildstep.installers.pkgsrc import Pkgsrc
 from buildstep.interfaces import InstallOptions, Sandbox
+from buildstep.system.root import Root
 
 
 class Recorder:

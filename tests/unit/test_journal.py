@@ -14,9 +14,10 @@ import pytest
 from buildstep import journal
 from buildstep.datasets.directory import DirectoryBackend
 from buildstep.errors import DatasetError
-from buildstep.fsutil import atomic_write, take_lock
 from buildstep.interfaces import Kind
 from buildstep.journal import Journal, heal, leftovers, open_journal
+from buildstep.system.files import atomic_write
+from buildstep.system.locks import take_lock
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from buildstep.emitters import oci
 from buildstep.emitters.oci import OciEmitter
 from buildstep.events import Bus
 from buildstep.filelist import Entry
-from buildstep.fsutil import sha256_file
 from buildstep.interfaces import Blob
 from buildstep.layerparts import OldParts, PartLost, Row
+from buildstep.system.digest import sha256_file
 
 EPOCH = 1_700_000_000
 

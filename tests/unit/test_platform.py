@@ -12,13 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from buildstep import datasets, journal, mounts, platform, process, sandbox
+from buildstep import datasets, journal, sandbox
 from buildstep.datasets import zfslib
 from buildstep.datasets.directory import DirectoryBackend
 from buildstep.errors import DatasetError, SandboxError
 from buildstep.events import Bus
-from buildstep.fsutil import Root
 from buildstep.interfaces import Kind
+from buildstep.system import host, mounts, process
+from buildstep.system.root import Root
 
 FOLDERS = ("dev", "lib", "proc", "sbin", "usr")
 
@@ -42,8 +43,8 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     table, log = tmp_path / "mnttab", tmp_path / "log"
     table.touch()
     log.touch()
-    monkeypatch.setattr(platform, "HERE", platform.ILLUMOS)
-    monkeypatch.setattr(platform, "MNTTAB", table)
+    monkeypatch.setattr(host, "HERE", host.ILLUMOS)
+    monkeypatch.setattr(host, "MNTTAB", table)
     monkeypatch.setenv("PATH", f"{tmp_path / 'tools'}:/usr/bin:/bin")
     failing(log, "none")
     return log
@@ -146,7 +147,7 @@ def test_table_of_mounts(log: Path, tmp_path: Path) -> None:
     rows = ["zones/a\t/a\tzfs\trw\t1", "/usr\t/a/b c/usr\tlofs\tro\t2", "swap\t/ab\ttmpfs\trw\t3"]
     (tmp_path / "mnttab").write_text("\n".join(rows) + "\n")
     assert mounts.mount_points("/a") == ["/a/b c/usr", "/a"]
-    assert platform.mount_table()[2] == ("swap", "/ab")
+    assert host.mount_table()[2] == ("swap", "/ab")
 
 
 def test_on_linux_no_mount_is_noted() -> None:
@@ -268,20 +269,20 @@ def test_copies_without_gnu_cp(log: Path, tmp_path: Path) -> None:
     ],
 )
 def test_stamp(version: str, stamp: str | None) -> None:
-    assert platform.platform_stamp(version) == stamp
+    assert host.platform_stamp(version) == stamp
     uname = os.uname_result(("SunOS", "host", "5.11", version, "i86pc"))
-    assert platform.min_platform(uname) == ({"7.0": stamp} if stamp else {})
-    assert platform.min_platform(uname, "8.1") == ({"8.1": stamp} if stamp else {})
+    assert host.min_platform(uname) == ({"7.0": stamp} if stamp else {})
+    assert host.min_platform(uname, "8.1") == ({"8.1": stamp} if stamp else {})
 
 
 def test_linux_has_no_stamp() -> None:
     uname = os.uname_result(("Linux", "host", "6.1", "joyent_20210826T002459Z", "x86_64"))
-    assert platform.min_platform(uname) == {}
-    assert platform.HERE is platform.LINUX
+    assert host.min_platform(uname) == {}
+    assert host.HERE is host.LINUX
 
 
 def test_linux_calls_what_it_called_before() -> None:
-    here = platform.LINUX
+    here = host.LINUX
     assert (*here.rsync,) == (
         "-rlptD", "--hard-links", "--sparse", "--numeric-ids", "--xattrs", "--acls",
     )  # fmt: skip
@@ -299,7 +300,7 @@ def test_linux_calls_what_it_called_before() -> None:
 
 def test_calls_that_python_has_on_linux_only(tmp_path: Path) -> None:
     module = SimpleNamespace(getxattr=len)
-    platform.complete(module)
+    host.complete(module)
     assert module.getxattr is len  # what is there stays
     assert module.listxattr(b"/x", follow_symlinks=False) == []
     with pytest.raises(OSError, match="not supported"):

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from buildstep import process
 from buildstep.errors import CommandFailed, ToolMissing
+from buildstep.system import process
 
 
 def alive(pid: int) -> bool:

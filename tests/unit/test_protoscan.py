@@ -103,7 +103,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def truth(proto: Path) -> dict[str, str]:
-    from buildstep.fsutil import sha256_file
+    from buildstep.system.digest import sha256_file
 
     return {
         os.path.relpath(path, proto): sha256_file(path)

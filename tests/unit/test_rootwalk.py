@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from buildstep import platform
-from buildstep.fsutil import Root
+from buildstep.system import host
+from buildstep.system.root import Root
 
 NAMES = st.sampled_from(["a", "b", "c", ".d"])
 PATHS = st.lists(st.one_of(NAMES, st.sampled_from(["..", ".", ""])), max_size=5).map("/".join)
@@ -82,13 +82,13 @@ def test_the_same_as_openat2(
         root = Root(top)
         by_kernel = answers(root, f"/{path}")
         with monkeypatch.context() as patch:
-            patch.setattr(platform, "HERE", platform.ILLUMOS)
+            patch.setattr(host, "HERE", host.ILLUMOS)
             by_hand = answers(root, f"/{path}")
     assert by_hand == by_kernel
 
 
 def test_never_above_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "HERE", platform.ILLUMOS)
+    monkeypatch.setattr(host, "HERE", host.ILLUMOS)
     (tmp_path / "outside").write_text("secret")
     top = tmp_path / "top"
     top.mkdir()
@@ -106,7 +106,7 @@ def test_never_above_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_new_files_are_made_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "HERE", platform.ILLUMOS)
+    monkeypatch.setattr(host, "HERE", host.ILLUMOS)
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/planted").symlink_to("/etc/target")
     root = Root(tmp_path)
@@ -121,7 +121,7 @@ def test_new_files_are_made_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "HERE", platform.ILLUMOS)
+    monkeypatch.setattr(host, "HERE", host.ILLUMOS)
     (tmp_path / "a/b").mkdir(parents=True)
     (tmp_path / "a/back").symlink_to("/a/b/../b/none")
     root = Root(tmp_path)

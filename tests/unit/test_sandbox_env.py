@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from buildstep.errors import SandboxError
-from buildstep.fsutil import Root
 from buildstep.proxies import hide_password, proxies_from
 from buildstep.sandbox import command_env
+from buildstep.system.root import Root
 
 
 def refused(host: str) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from buildstep import process, statlines
+from buildstep import statlines
+from buildstep.system import process
 
 
 @pytest.fixture

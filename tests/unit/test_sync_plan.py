@@ -11,8 +11,8 @@ import pytest
 
 from buildstep.errors import SpecError
 from buildstep.filelist import Entry
-from buildstep.fsutil import Root
 from buildstep.sync import OwnerRule, Part, owner_rule, parts, recorded, rules_below
+from buildstep.system.root import Root
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from buildstep.events import Event, StepFinished, StepStarted
 from buildstep.filelist import tree_digest
 from buildstep.interfaces import Kind
 from buildstep.journal import heal
-from buildstep.mounts import mount_points
+from buildstep.system.mounts import mount_points
 from tests.integration.nativelab import NativeLab, built_by, by_other_tools, manifest_of
 from tests.integration.pools import DELEGATED, IN_GUEST, command, fill, full, same
 from tests.integration.support import Done, write_base

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from buildstep import platform
 from buildstep.datasets.zfs import ZfsBackend
 from buildstep.datasets.zfslib import AlreadyThere, Busy, InUse, ZfsCommand
 from buildstep.errors import DatasetError
 from buildstep.filelist import tree_digest
 from buildstep.interfaces import Kind
+from buildstep.system import host
 from buildstep.zstream import BEGIN_SIZE, read_begin
 from tests.integration.pools import IMAGE, IN_GUEST, KEY, OTHER, change, command, fill, full, location
 
@@ -26,8 +26,8 @@ pytestmark = pytest.mark.skipif(not IN_GUEST, reason="runs in the ZFS guest")
 
 @pytest.fixture
 def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ZfsBackend]:
-    monkeypatch.setattr(platform.Platform, "zfs_library", False)
-    monkeypatch.setattr(platform.Platform, "zfs_no_mount", ())
+    monkeypatch.setattr(host.Platform, "zfs_library", False)
+    monkeypatch.setattr(host.Platform, "zfs_no_mount", ())
     with location("zfs", tmp_path) as name:
         backend = ZfsBackend(name)
         assert isinstance(backend._zfs, ZfsCommand)

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from buildstep import namespaces
 from buildstep.datasets import zfs as driver
 from buildstep.datasets.zfs import ZfsBackend
 from buildstep.datasets.zfslib import Zfs
 from buildstep.interfaces import Kind
 from buildstep.journal import heal, open_journal
 from buildstep.native import consuming, producing
+from buildstep.system import namespaces
 from tests.integration.pools import IMAGE, IN_GUEST, KEY, OTHER, command, fill, location
 
 pytestmark = pytest.mark.skipif(not IN_GUEST, reason="runs in the ZFS guest")

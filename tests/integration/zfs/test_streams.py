@@ -21,9 +21,9 @@ from buildstep.errors import DatasetError, EmitError, ImageError
 from buildstep.filelist import diff, tree_digest
 from buildstep.images import uuid_of
 from buildstep.interfaces import Artifact, Dataset, Kind
-from buildstep.mounts import mount_points
 from buildstep.native import NativeJob
 from buildstep.sources import zfsfile
+from buildstep.system.mounts import mount_points
 from tests.integration.pools import IN_GUEST, change, command, fill, full
 from tests.unit import trees
 

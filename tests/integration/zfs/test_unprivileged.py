@@ -17,8 +17,8 @@ from buildstep.datasets import zfsallow
 from buildstep.datasets.zfs import ZfsBackend
 from buildstep.datasets.zfslib import Props, Zfs
 from buildstep.errors import BuildstepError, ToolMissing
-from buildstep.mounts import mount
 from buildstep.native import consuming, producing
+from buildstep.system.mounts import mount
 from tests.integration.pools import DELEGATED, IN_GUEST, command
 from tests.integration.support import REPOSITORY
 

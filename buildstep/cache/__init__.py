@@ -20,10 +20,11 @@ from typing import Any, Protocol, runtime_checkable
 
 from buildstep.errors import BuildstepError, StoreError
 from buildstep.filelist import FileList, dumps, hash_entries, loads, scan, spread_digests, tree_digest
-from buildstep.fsutil import atomic_write, lock, read_json, take_lock, write_json
 from buildstep.imagerecord import fingerprint_of
 from buildstep.interfaces import Backend, Kind
 from buildstep.layerkey import difference
+from buildstep.system.files import atomic_write, read_json, write_json
+from buildstep.system.locks import lock, take_lock
 
 FORMAT = 3
 

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from buildstep import platform
 from buildstep.errors import SandboxError
+from buildstep.system import host
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -35,7 +35,7 @@ def noted(note: Callable[[Path], None]) -> Iterator[None]:
 
     Does nothing where mounts die with the build's namespace: there is nothing to undo after a crash.
     """
-    if platform.HERE.namespaces:
+    if host.HERE.namespaces:
         yield
         return
     _notes.append(note)
@@ -47,7 +47,7 @@ def noted(note: Callable[[Path], None]) -> Iterator[None]:
 
 def are_noted() -> bool:
     """Whether a mount made now would be known after a crash, or goes by itself."""
-    return platform.HERE.namespaces or bool(_notes)
+    return host.HERE.namespaces or bool(_notes)
 
 
 def mount(source: str, target: Path | str, fstype: str | None, flags: int = 0, data: str = "") -> None:
@@ -55,12 +55,12 @@ def mount(source: str, target: Path | str, fstype: str | None, flags: int = 0, d
 
     Where mounts outlive their build it is noted first, and made by a command (`platform`).
     """
-    if platform.HERE.mount_commands:
+    if host.HERE.mount_commands:
         lasting = data == LASTING
         if not lasting and _notes:
             _notes[-1](Path(target))
         where = os.fspath(target)
-        platform.mount(source, where, fstype, read_only=bool(flags & MS_RDONLY), lasting=lasting)
+        host.mount(source, where, fstype, read_only=bool(flags & MS_RDONLY), lasting=lasting)
         return
     done = _libc.mount(
         os.fsencode(source),
@@ -80,8 +80,8 @@ def mount(source: str, target: Path | str, fstype: str | None, flags: int = 0, d
 
 def unmount(target: Path | str) -> None:
     """Unmount: plainly, again while busy, and at last lazily; never raises for 'not mounted'."""
-    if platform.HERE.mount_commands:
-        platform.unmount(os.fspath(target))
+    if host.HERE.mount_commands:
+        host.unmount(os.fspath(target))
         return
     path = os.fsencode(target)
     for attempt in range(_TRIES):
@@ -113,7 +113,7 @@ def mounted(
 @contextlib.contextmanager
 def bind(source: Path | str, target: Path | str, *, read_only: bool = False) -> Iterator[None]:
     """Show a file or directory at a second place. The second call is what makes it read-only."""
-    if platform.HERE.mount_commands:
+    if host.HERE.mount_commands:
         with mounted(os.fspath(source), target, None, MS_RDONLY if read_only else 0):
             yield
         return
@@ -165,8 +165,8 @@ def mount_points(below: Path | str = "/") -> list[str]:
     """Mount points at or below a path as this process sees them, deepest last mounted first."""
     top = os.path.realpath(below).rstrip("/")
     found: list[str] = []
-    if platform.HERE.mount_commands:
-        points = [point for _, point in platform.mount_table()]
+    if host.HERE.mount_commands:
+        points = [point for _, point in host.mount_table()]
         return [point for point in points if point == top or point.startswith(top + "/")][::-1]
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
         for row in table:

@@ -18,7 +18,7 @@ from buildstep.errors import EmitError, Fault, SpecError
 from buildstep.events import Bus
 from buildstep.filelist import Entry, spread_digests
 from buildstep.interfaces import Artifact, EmitJob, Emitter, Sink
-from buildstep.outputs import Outputs, temporary_name
+from buildstep.system.output_set import Outputs, temporary_name
 
 EMITTERS: dict[str, Emitter] = {
     OciEmitter.name: OciEmitter(),

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 
 from buildstep.errors import SandboxError
-from buildstep.mounts import mount
+from buildstep.system.mounts import mount
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

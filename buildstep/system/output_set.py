@@ -8,22 +8,13 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from buildstep.errors import EmitError
-from buildstep.fsutil import CHUNK, fsync_dir, write_all
-
-
-@dataclass(frozen=True, slots=True)
-class Digests:
-    """What a file on disk holds: its size in bytes and hex digests."""
-
-    size: int
-    sha1: str
-    sha256: str
+from buildstep.system.digest import Digests
+from buildstep.system.files import CHUNK, fsync_dir, write_all
 
 
 def temporary_name(final: Path) -> Path:

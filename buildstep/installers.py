@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from importlib import metadata
 
 from buildstep.errors import UsageError
-from buildstep.fsutil import Root
 from buildstep.installers.apt import Apt
 from buildstep.installers.pkgsrc import Pkgsrc
 from buildstep.interfaces import Installer
+from buildstep.system.root import Root
 
 GROUP = "buildstep.installers"
 """The entry-point group by which another package adds an installer: NAME = module:Class."""

@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from buildstep import platform
 from buildstep.datasets import directory, overlay
 from buildstep.errors import Fault, SpecError
 from buildstep.interfaces import Backend
-from buildstep.mounts import in_user_namespace
 from buildstep.pooldir import MARK
+from buildstep.system import host
+from buildstep.system.mounts import in_user_namespace
 
 
 def _btrfs(location: str) -> Backend:
@@ -64,7 +64,7 @@ def default_location(environ: Mapping[str, str]) -> Path:
 def detect(environ: Mapping[str, str]) -> str:
     """The URI of the best pool that this agent can have: a dataset that an illumos zone was given; elsewhere
     overlay, else dir. Changes nothing. Raises DatasetError in a zone that was given none."""
-    if (given := platform.HERE.pool()) is not None:
+    if (given := host.HERE.pool()) is not None:
         return given
     location = default_location(environ)
     if os.geteuid() != 0:

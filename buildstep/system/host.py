@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from buildstep import process
 from buildstep.errors import CommandFailed, DatasetError, SandboxError
+from buildstep.system import process
 
 SDC_VERSION = "7.0"
 """The key under which `min_platform` holds a stamp, where sysinfo tells no other."""

@@ -25,7 +25,6 @@ from buildstep.config import Config
 from buildstep.errors import DatasetError, ImageError
 from buildstep.events import Bus
 from buildstep.filelist import FileList, dumps, hash_entries, loads, scan, spread_digests, tree_digest
-from buildstep.fsutil import atomic_write, read_json, remove_tree, take_lock, write_json
 from buildstep.imagefile import (
     Put,
     inputs_of,
@@ -38,11 +37,14 @@ from buildstep.imagefile import (
 from buildstep.imagerecord import FileHashes, ImageRecord, fingerprint_of, uuid_of
 from buildstep.interfaces import Backend, Dataset, Identity, Kind, Source, SourceContext, SourceImage
 from buildstep.journal import Journal
-from buildstep.mounts import in_user_namespace
 from buildstep.remote import Remote, read_manifest
 from buildstep.sources import parse, zfsfile
 from buildstep.sources.filekind import kind_of_start
 from buildstep.sources.imgapi import Arriving, Fetched, Resolved
+from buildstep.system.files import atomic_write, read_json, write_json
+from buildstep.system.locks import take_lock
+from buildstep.system.mounts import in_user_namespace
+from buildstep.system.remove import remove_tree
 from buildstep.unpack import apply_layer, unpack
 
 __all__ = ["ImageRecord", "ImageStore", "fingerprint_of", "uuid_of"]

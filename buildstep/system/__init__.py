@@ -1,0 +1,1 @@
+"""The machine: processes, files, locks, mounts. No word of images."""

@@ -1,0 +1,120 @@
+"""File system acts that must not go wrong: atomic writes, locks, safe removal, access inside a root."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from buildstep.system.locks import _new_locked
+
+CHUNK = 1 << 20
+"""Bytes read at a time when a whole file is hashed or copied."""
+
+_FICLONE = 0x40049409  # linux/fs.h
+
+
+# -- writing ----------------------------------------------------------------------------------------
+
+
+def fsync_dir(path: Path | str) -> None:
+    """Make a rename or creation in this directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path, *, mode: int = 0o644, durable: bool = True) -> Iterator[IO[bytes]]:
+    """A file that appears under its name only when the block has ended well, fsynced and complete.
+
+    Until then it has a name of its own and is locked: one that can be locked was left by a dead process.
+    """
+    temporary, fd = _new_locked(path, mode)
+    try:
+        with os.fdopen(fd, "w+b") as stream:
+            yield stream
+            stream.flush()
+            if durable:
+                os.fsync(stream.fileno())
+        temporary.replace(path)
+        if durable:
+            fsync_dir(path.parent)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+
+
+def write_json(path: Path, value: object, *, durable: bool = True) -> None:
+    """Write one JSON document atomically, two-space indented."""
+    with atomic_write(path, durable=durable) as stream:
+        stream.write(json.dumps(value, indent=2).encode() + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON document in this file. Raises FileNotFoundError, or ValueError for bad content."""
+    return json.loads(path.read_bytes())
+
+
+# -- copying ----------------------------------------------------------------------------------------
+
+
+def clone_file(source: int, target: int) -> bool:
+    """Share the blocks of one open file with another (reflink). False where it cannot be done."""
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.EPERM):
+            return False
+        raise
+    return True
+
+
+def copy_range(source: int, target: int, count: int) -> None:
+    """Copy `count` bytes between two open files at their offsets, inside the kernel where it can."""
+    while count:
+        try:
+            done = os.copy_file_range(source, target, min(count, 1 << 30))
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            chunk = os.read(source, min(count, CHUNK))
+            write_all(target, chunk)
+            done = len(chunk)
+        if not done:
+            raise OSError(errno.EIO, "the file ended before it was copied")
+        count -= done
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """Write every byte; a short write is not an end."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def data_extents(fd: int, size: int) -> list[tuple[int, int]]:
+    """The (offset, length) pieces of a file that hold data; holes are what lies between."""
+    extents: list[tuple[int, int]] = []
+    offset = 0
+    while offset < size:
+        try:
+            begin = os.lseek(fd, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                break
+            raise
+        if begin >= size:
+            break
+        end = min(os.lseek(fd, begin, os.SEEK_HOLE), size)
+        extents.append((begin, end - begin))
+        offset = end
+    return extents
