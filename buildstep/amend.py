@@ -21,17 +21,20 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from buildstep import artifacts, filelist, keys, protoscan, steps
+from buildstep import artifacts, keys, steps
 from buildstep.errors import EmitError
-from buildstep.filelist import Changes, Entry, FileList, line
 from buildstep.images import ImageRecord
 from buildstep.interfaces import Blob
 from buildstep.layers import BlobStore, cut
-from buildstep.protoscan import ProtoScan
 from buildstep.resolution import Answer
 from buildstep.spec import BuildSpec
 from buildstep.system import framed
 from buildstep.system.files import atomic_write
+from buildstep.tree import entry as tree_entry
+from buildstep.tree import stat_index
+from buildstep.tree.diff import Changes
+from buildstep.tree.entry import Entry, FileList, line
+from buildstep.tree.proto import ProtoScan
 
 FORMAT = 4
 
@@ -151,7 +154,7 @@ class Amendment:
         tree = self.tree
         folders = {
             entry.path: entry
-            for entry in (filelist.parse(row) for row in tree.lines if row.startswith(b"d\t"))
+            for entry in (tree_entry.parse(row) for row in tree.lines if row.startswith(b"d\t"))
         }
         tree.names = []
         for number, part in enumerate(tree.parts, 1):
@@ -167,7 +170,7 @@ class Amendment:
     def entry(self, place: int) -> Entry:
         """An entry of the layer."""
         tree = self.tree
-        entry = filelist.parse(tree.lines[tree.at[place]])
+        entry = tree_entry.parse(tree.lines[tree.at[place]])
         entry.text = tree.lines[tree.at[place]]
         entry.mtime = tree.times[place]
         entry.source = self.top + b"/" + tree.sources.get(place, entry.path)
@@ -179,7 +182,7 @@ class Amendment:
         folders = [self.entry(place) for place, size in enumerate(tree.sizes) if size < 0]
         entries: FileList = {entry.path: entry for entry in folders}
         for number, mtime in tree.folders:
-            entry = filelist.parse(tree.lines[number])
+            entry = tree_entry.parse(tree.lines[number])
             entry.mtime = mtime
             entries[entry.path] = entry
         changes = Changes(tuple(folders), ())
@@ -191,7 +194,7 @@ class Amendment:
         )
 
         def facts() -> steps.Facts:
-            digest = filelist.digest_of(tree.lines)
+            digest = tree_entry.digest_of(tree.lines)
             return steps.Facts(digest=digest, lines=tree.lines, added=steps.largest(files))
 
         return steps.Snapshot(entries=entries, changes=changes, facts=facts)
@@ -234,7 +237,7 @@ def _contents(proto: ProtoScan) -> list[Entry] | None:
         old = proto.known.paths.get(path)
         if old is None:
             return None
-        (before, _), entry = protoscan.was(old), entries[path]
+        (before, _), entry = stat_index.was(old), entries[path]
         same = (before.kind, before.mode, before.uid, before.gid) == (now.kind, now.mode, now.uid, now.gid)
         linked = before.linked or now.linked
         if not same or linked or old[9:] != (entry.target, entry.rdev, entry.xattrs):
@@ -257,7 +260,7 @@ def _amended(tree: Tree, changed: Sequence[Entry], proto: ProtoScan) -> Amendmen
             return None
         if entry.kind != "d" and (place in tree.settled or place in tree.foreign):
             return None
-        new = filelist.parse(tree.lines[tree.at[place]])
+        new = tree_entry.parse(tree.lines[tree.at[place]])
         if new.kind != entry.kind or new.first:
             return None
         tree.times[place] = entry.mtime

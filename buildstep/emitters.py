@@ -16,9 +16,10 @@ from buildstep.emitters.tar import TarEmitter
 from buildstep.emitters.zfs import ZfsEmitter
 from buildstep.errors import EmitError, Fault, SpecError
 from buildstep.events import Bus
-from buildstep.filelist import Entry, spread_digests
 from buildstep.interfaces import Artifact, EmitJob, Emitter, Sink
 from buildstep.system.output_set import Outputs, temporary_name
+from buildstep.tree.entry import Entry
+from buildstep.tree.hashing import spread_digests
 
 EMITTERS: dict[str, Emitter] = {
     OciEmitter.name: OciEmitter(),

@@ -14,10 +14,11 @@ from dataclasses import replace
 from typing import Any
 
 from buildstep.cache import LayerCache, LayerRecord
-from buildstep.filelist import Changes, FileList
 from buildstep.interfaces import Package
 from buildstep.resolution import Answer
 from buildstep.spec import BuildSpec
+from buildstep.tree.diff import Changes
+from buildstep.tree.entry import FileList
 
 DEEPEST = 6
 """How many layers may stand on one another before one is made anew from the base."""

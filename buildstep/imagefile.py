@@ -10,13 +10,13 @@ from typing import IO, Any, cast
 
 from buildstep.clients.download import Expected
 from buildstep.errors import ImageError
-from buildstep.filelist import FileList
 from buildstep.interfaces import Backend, Dataset, SourceContext, SourceImage
 from buildstep.native import NativeStreams
 from buildstep.sources import zfsfile
 from buildstep.sources.filekind import FileKind, kind_of
 from buildstep.sources.imgapi import Arriving, Fetched
 from buildstep.sources.oci import Oci
+from buildstep.tree.entry import FileList
 
 Put = Callable[[str, SourceContext], tuple[Dataset, SourceImage]]
 """Makes a working dataset of this name that holds an image's tree."""

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from buildstep.errors import ImageError
-from buildstep.filelist import walk
 from buildstep.interfaces import Package
 from buildstep.system.digest import sha256_file
 from buildstep.system.files import read_json, write_json
+from buildstep.tree.scan import walk
 
 FORMAT = 1
 

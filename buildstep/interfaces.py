@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import IO, Any, ClassVar, Literal, Protocol
 
 from buildstep.events import Bus
-from buildstep.filelist import Changes, Entry, FileList
 from buildstep.system.root import Root
+from buildstep.tree.diff import Changes
+from buildstep.tree.entry import Entry, FileList
 
 # -- datasets ------------------------------------------------------------------------------------------
 

@@ -6,13 +6,14 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from buildstep import __version__, cleaners, compress, protoscan, resolution, shipping
+from buildstep import __version__, cleaners, compress, resolution, shipping
 from buildstep.images import ImageRecord
 from buildstep.layerkey import layer_key
-from buildstep.protoscan import ProtoScan
 from buildstep.resolution import Answer
 from buildstep.spec import BuildSpec
 from buildstep.system.host import min_platform
+from buildstep.tree import proto as tree_proto
+from buildstep.tree.proto import ProtoScan
 
 NOT_DECISIVE = (
     "keep_on_failure", "shell_on_failure", "timeouts", "origin_of", "source", "pool", "cache",
@@ -28,12 +29,12 @@ def slot(spec: BuildSpec) -> str:
 
 def proto_digest(spec: BuildSpec, proto: ProtoScan) -> str:
     """A digest over the proto directory as this build sees it. Every file must have been read."""
-    return protoscan.digest(proto, owners="keep" in spec.owner.values(), epoch=spec.source_date_epoch)
+    return tree_proto.digest(proto, owners="keep" in spec.owner.values(), epoch=spec.source_date_epoch)
 
 
 def known_proto_digest(spec: BuildSpec, proto: ProtoScan) -> str:
     """The same of the proto directory as the last build saw it; empty where that is not known."""
-    return protoscan.known_digest(proto, owners="keep" in spec.owner.values(), epoch=spec.source_date_epoch)
+    return tree_proto.known_digest(proto, owners="keep" in spec.owner.values(), epoch=spec.source_date_epoch)
 
 
 def question(

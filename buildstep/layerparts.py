@@ -21,11 +21,11 @@ from typing import NamedTuple
 from buildstep import readpass
 from buildstep.compress import Codec
 from buildstep.errors import EmitError
-from buildstep.filelist import Entry, line
 from buildstep.parts import Cuts, Fetch, Stream
 from buildstep.system import framed
 from buildstep.system.files import atomic_write
 from buildstep.tarfmt import BLOCK, END, MAX_ID, WHITEOUT, content_size, header, padding
+from buildstep.tree.entry import Entry, line
 
 FORMAT = 3
 

@@ -36,7 +36,6 @@ from buildstep.artifacts import stamp
 from buildstep.compress import Codec
 from buildstep.emitters.oci import write_layer
 from buildstep.events import Bus
-from buildstep.filelist import Changes, Entry, FileList, hash_entries
 from buildstep.interfaces import Blob
 from buildstep.journal import Journal
 from buildstep.layerparts import OldParts, PartLost, told
@@ -46,6 +45,9 @@ from buildstep.readpass import with_parents
 from buildstep.system.digest import sha256_file
 from buildstep.system.files import atomic_write, read_json, write_json
 from buildstep.system.locks import lock
+from buildstep.tree.diff import Changes
+from buildstep.tree.entry import Entry, FileList
+from buildstep.tree.hashing import hash_entries
 
 FORMAT = 3
 """Of what decides the bytes of a layer besides its entries and the codec."""

@@ -9,16 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from buildstep import growth, keys, protoscan, resolution, steps
+from buildstep import growth, keys, resolution, steps
 from buildstep.cache import LayerRecord
 from buildstep.errors import BuildstepError, InstallError
-from buildstep.filelist import FileList, hash_entries, spread_digests, tree_digest
 from buildstep.images import ImageRecord
 from buildstep.interfaces import Kind
 from buildstep.journal import Journal
 from buildstep.planning import TITLES, layer_text
 from buildstep.resolution import Answer
 from buildstep.system.root import Root
+from buildstep.tree import proto as tree_proto
+from buildstep.tree.entry import FileList, tree_digest
+from buildstep.tree.hashing import hash_entries, spread_digests
 from buildstep.underway import Build, clone_step, sync_step
 
 
@@ -30,7 +32,7 @@ def package_layer(build: Build, journal: Journal, stack: contextlib.ExitStack, i
         _make_layer(build, journal, stack, image, None)
         return
     if spec.order == "proto-first":
-        protoscan.read_all(proto)
+        tree_proto.read_all(proto)
     asked = keys.question(spec, image, proto, build.environ)
     with cache.making(keys.answer_key(asked)):
         answer = resolution.find(build.backend.state, keys.answer_key(asked))

@@ -19,18 +19,19 @@ from buildstep.cache import LayerCache
 from buildstep.emitters import oci
 from buildstep.errors import BuildstepError, EmitError, Interrupted
 from buildstep.events import BuildStarted, Bus
-from buildstep.excludes import excluder
-from buildstep.filelist import FileList, hash_entries, spread_digests
 from buildstep.images import ImageRecord, ImageStore
 from buildstep.interfaces import Blob, Kind
 from buildstep.journal import Journal, open_journal
 from buildstep.layers import BlobStore, segments, timeless
 from buildstep.native import NativeJob, NativeStreams
 from buildstep.planning import STREAMS, TITLES, Plan, PlannedStep, plan
-from buildstep.protoscan import StatIndex
-from buildstep.protowhy import explain
 from buildstep.shipping import BuildResult, Shipment
 from buildstep.system.output_set import Outputs
+from buildstep.tree.entry import FileList
+from buildstep.tree.exclude import excluder
+from buildstep.tree.hashing import hash_entries, spread_digests
+from buildstep.tree.proto_changes import explain
+from buildstep.tree.stat_index import StatIndex
 from buildstep.underway import Build, clone_step, sync_step, tell_only
 
 __all__ = ["STREAMS", "Plan", "PlannedStep", "execute", "plan"]

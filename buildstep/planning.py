@@ -7,16 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from buildstep import amend, artifacts, cleaners, emitters, keys, protoscan, resolution, steps
+from buildstep import amend, artifacts, cleaners, emitters, keys, resolution, steps
 from buildstep.cache import LayerCache, LayerRecord
 from buildstep.errors import Fault, SpecError
 from buildstep.events import State
-from buildstep.excludes import excluder
 from buildstep.images import ImageRecord, ImageStore
-from buildstep.protoscan import ProtoScan, StatIndex, scan_proto
-from buildstep.protowhy import explain
 from buildstep.resolution import Answer
 from buildstep.spec import BuildSpec
+from buildstep.tree import proto as tree_proto
+from buildstep.tree.exclude import excluder
+from buildstep.tree.proto import ProtoScan, scan_proto
+from buildstep.tree.proto_changes import explain
+from buildstep.tree.stat_index import StatIndex
 
 TITLES = {
     "import": "import the base image",
@@ -114,7 +116,7 @@ def plan(
         if spec.cache and wants:
             layer = _plan_layer(spec, image, cache, proto, environ or {})
         answer = layer.answer if layer else None
-        if index is not None and (proto.unchanged or protoscan.read_few(proto)) and wants == bool(answer):
+        if index is not None and (proto.unchanged or tree_proto.read_few(proto)) and wants == bool(answer):
             inputs = keys.decisive(spec, image, keys.proto_digest(spec, proto), answer)
             if layer is None or layer.fresh:
                 standing = artifacts.find(state, artifacts.key_of(inputs))
@@ -186,7 +188,7 @@ def _plan_layer(
     spec: BuildSpec, image: ImageRecord, cache: LayerCache, proto: ProtoScan, environ: Mapping[str, str]
 ) -> _LayerPlan:
     if spec.order == "proto-first":
-        protoscan.read_all(proto)
+        tree_proto.read_all(proto)
     asked = keys.question(spec, image, proto, environ)
     answer = resolution.find(cache.backend.state, keys.answer_key(asked))
     if answer is None:

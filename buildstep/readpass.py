@@ -14,10 +14,11 @@ from typing import Protocol, runtime_checkable
 
 from buildstep.errors import EmitError
 from buildstep.events import Bus
-from buildstep.filelist import Changes, Entry, FileList
 from buildstep.interfaces import Sink
 from buildstep.system.files import CHUNK, data_extents
 from buildstep.tarfmt import Extents
+from buildstep.tree.diff import Changes
+from buildstep.tree.entry import Entry, FileList
 
 # A pipe or a terminal that took a file's name must not make us wait.
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY

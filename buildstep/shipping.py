@@ -16,7 +16,6 @@ from typing import Any
 from buildstep import __version__, compress, emitters, manifest, steps
 from buildstep.errors import ImageError
 from buildstep.events import ArtifactWritten, Bus
-from buildstep.filelist import Changes, hash_entries, spread_digests
 from buildstep.images import ImageRecord, uuid_of
 from buildstep.interfaces import Artifact, Blob, EmitJob
 from buildstep.native import NativeJob
@@ -25,6 +24,8 @@ from buildstep.spec import BuildSpec
 from buildstep.system.files import read_json
 from buildstep.system.host import min_platform
 from buildstep.system.output_set import Outputs
+from buildstep.tree.diff import Changes
+from buildstep.tree.hashing import hash_entries, spread_digests
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

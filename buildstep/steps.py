@@ -15,26 +15,18 @@ from buildstep import cleaners, installers, sandbox
 from buildstep import sync as syncing
 from buildstep.errors import InstallError
 from buildstep.events import Bus, Cleaned
-from buildstep.filelist import (
-    Changes,
-    Entry,
-    FileList,
-    diff,
-    digest_of,
-    drop_below,
-    hash_entries,
-    heal_groups,
-    lines_of,
-    spread_digests,
-)
 from buildstep.images import ImageRecord
 from buildstep.installers import apt
 from buildstep.interfaces import Backend, Dataset, Finding, Installer, InstallOptions, Package, Resolution
 from buildstep.journal import Journal, output_lock
-from buildstep.protoscan import ProtoScan
 from buildstep.spec import BuildSpec
 from buildstep.system.locks import lock
 from buildstep.system.root import Root
+from buildstep.tree.diff import Changes, diff
+from buildstep.tree.entry import Entry, FileList, digest_of, lines_of
+from buildstep.tree.hashing import hash_entries, spread_digests
+from buildstep.tree.proto import ProtoScan
+from buildstep.tree.scan import drop_below, heal_groups
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from buildstep.errors import BuildstepError, Fault, SpecError
 from buildstep.events import Bus
-from buildstep.filelist import Entry, FileList, Owner, link_groups, plain_mode
 from buildstep.system import host, process
 from buildstep.system.root import Root
+from buildstep.tree.entry import Entry, FileList
+from buildstep.tree.scan import Owner, link_groups, plain_mode
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Protocol
 
-from buildstep.filelist import Entry, Xattrs
+from buildstep.tree.entry import Entry, Xattrs
 
 BLOCK = 512
 END = bytes(2 * BLOCK)

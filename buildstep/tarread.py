@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, cast
 
-from buildstep import filelist
 from buildstep.decompress import Decompressed
 from buildstep.errors import ImageError
-from buildstep.filelist import Entry
 from buildstep.tarfmt import Extents, acl_from_text, acl_mode, xattr_name
+from buildstep.tree import entry as tree_entry
+from buildstep.tree import scan
+from buildstep.tree.entry import Entry
 
 _KINDS = {
     tarfile.REGTYPE: "f",
@@ -206,7 +207,7 @@ def _mtime(info: tarfile.TarInfo) -> int:
     return min(max(value, -(2**62)), 2**62)
 
 
-def _xattrs(headers: Mapping[str, str]) -> filelist.Xattrs:
+def _xattrs(headers: Mapping[str, str]) -> tree_entry.Xattrs:
     """The attributes that belong to an image, sorted, from the keywords of star, GNU tar and bsdtar."""
     found: dict[bytes, bytes] = {}
     try:
@@ -226,4 +227,4 @@ def _xattrs(headers: Mapping[str, str]) -> filelist.Xattrs:
     for name in found:
         if not name or b"\0" in name or len(name) > _MAX_NAME:
             raise MemberFault(f"an attribute called {os.fsdecode(name)!r}")
-    return tuple((name, found[name]) for name in sorted(found) if not filelist.SKIPPED_XATTRS.match(name))
+    return tuple((name, found[name]) for name in sorted(found) if not scan.SKIPPED_XATTRS.match(name))

@@ -11,7 +11,6 @@ from buildstep import steps
 from buildstep.cache import LayerCache
 from buildstep.errors import BuildstepError
 from buildstep.events import Bus
-from buildstep.filelist import Changes, FileList
 from buildstep.images import ImageRecord, ImageStore
 from buildstep.interfaces import Backend, Blob, Dataset, Kind
 from buildstep.journal import Journal, keep
@@ -20,6 +19,8 @@ from buildstep.planning import TITLES, Plan, proto_text
 from buildstep.record import Recorder
 from buildstep.resolution import Answer
 from buildstep.system.root import Root
+from buildstep.tree.diff import Changes
+from buildstep.tree.entry import FileList
 
 
 class Build:

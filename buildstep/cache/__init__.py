@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from buildstep.errors import BuildstepError, StoreError
-from buildstep.filelist import FileList, dumps, hash_entries, loads, scan, spread_digests, tree_digest
 from buildstep.imagerecord import fingerprint_of
 from buildstep.interfaces import Backend, Kind
 from buildstep.layerkey import difference
 from buildstep.system.files import atomic_write, read_json, write_json
 from buildstep.system.locks import lock, take_lock
+from buildstep.tree.entry import FileList, dumps, loads, tree_digest
+from buildstep.tree.hashing import hash_entries, spread_digests
+from buildstep.tree.scan import scan
 
 FORMAT = 3
 

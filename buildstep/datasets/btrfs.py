@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from buildstep.errors import CommandFailed, DatasetError
-from buildstep.filelist import Entry, FileList, scan, scan_changed
 from buildstep.interfaces import Dataset, Kind
 from buildstep.pooldir import PoolDir
 from buildstep.system import process
 from buildstep.system.mounts import mount_points, unmount
+from buildstep.tree.entry import Entry, FileList
+from buildstep.tree.scan import scan, scan_changed
 
 _MAGIC = 0x9123683E  # linux/magic.h
 _SUBVOLUME_INODE = 256

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from buildstep.errors import CommandFailed, DatasetError
-from buildstep.filelist import Entry, FileList, scan, scan_changed
 from buildstep.interfaces import Dataset, Kind
 from buildstep.pooldir import PoolDir
 from buildstep.system import host, process
 from buildstep.system.files import clone_file
 from buildstep.system.mounts import in_user_namespace, mount_points, unmount
+from buildstep.tree.entry import Entry, FileList
+from buildstep.tree.scan import scan, scan_changed
 
 
 @dataclass(frozen=True, slots=True)

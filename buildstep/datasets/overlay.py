@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from buildstep.errors import DatasetError, SandboxError
-from buildstep.filelist import Entry, FileList, scan, scan_overlay
 from buildstep.interfaces import Dataset, Kind
 from buildstep.pooldir import PoolDir, boot_id
 from buildstep.system.files import read_json, write_json
@@ -32,6 +31,8 @@ from buildstep.system.mounts import (
     unmount,
 )
 from buildstep.system.remove import remove_tree
+from buildstep.tree.entry import Entry, FileList
+from buildstep.tree.scan import scan, scan_overlay
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,11 +29,12 @@ from buildstep.datasets import zfsallow
 from buildstep.datasets.holders import holders, mounts_of
 from buildstep.datasets.zfslib import AlreadyThere, Busy, InUse, Props, open_zfs
 from buildstep.errors import DatasetError, SandboxError, ToolMissing
-from buildstep.filelist import Entry, FileList, scan, scan_changed
 from buildstep.interfaces import Dataset, Kind
 from buildstep.journal import open_journal
 from buildstep.system import host
 from buildstep.system.mounts import LASTING, MS_RDONLY, are_noted, mount, mount_points, unmount
+from buildstep.tree.entry import Entry, FileList
+from buildstep.tree.scan import scan, scan_changed
 
 FORMAT = "1"
 STATE = "buildstep"

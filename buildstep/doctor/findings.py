@@ -11,12 +11,12 @@ from typing import Any, Literal
 from buildstep.config import Config
 from buildstep.doctor.forecast import Forecast
 from buildstep.errors import BuildstepError, ExitCode
-from buildstep.excludes import excluder
 from buildstep.images import ImageRecord
 from buildstep.interfaces import Backend
-from buildstep.protoscan import ProtoScan, scan_proto
 from buildstep.spec import BuildSpec
 from buildstep.steps import wants_packages
+from buildstep.tree.exclude import excluder
+from buildstep.tree.proto import ProtoScan, scan_proto
 
 Level = Literal["ok", "warning", "error"]
 

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from buildstep import pipeline, shipping, steps
-from buildstep.excludes import excluder
 from buildstep.images import ImageRecord
 from buildstep.interfaces import Backend
-from buildstep.protoscan import ProtoScan
 from buildstep.spec import BuildSpec
+from buildstep.tree.exclude import excluder
+from buildstep.tree.proto import ProtoScan
 
 _MIB = 1 << 20
 

@@ -18,13 +18,14 @@ from buildstep import ociconfig, readpass
 from buildstep.compress import Codec, codec
 from buildstep.errors import EmitError
 from buildstep.events import Bus
-from buildstep.filelist import Changes, Entry, FileList
 from buildstep.interfaces import Artifact, Blob, EmitJob, Sink
 from buildstep.layerparts import OldParts, refuse_removal
 from buildstep.parts import PartWriter, Stream
 from buildstep.system.files import CHUNK, atomic_write, copy_range, write_all
 from buildstep.system.output_set import Sealer, create
 from buildstep.tarfmt import BLOCK, END, Extents, TarWriter, big_size_header, header, padding, whiteout
+from buildstep.tree.diff import Changes
+from buildstep.tree.entry import Entry, FileList
 
 _DEFAULT = "gzip"
 _LAYER = "application/vnd.oci.image.layer.v1.tar"

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from buildstep.compress import Codec, codec
-from buildstep.filelist import Entry
 from buildstep.interfaces import Artifact, EmitJob, Sink
 from buildstep.parts import PartWriter
 from buildstep.system.output_set import create, seal
 from buildstep.tarfmt import Extents, TarWriter
+from buildstep.tree.entry import Entry
 
 _DEFAULT = "zstd"
 

@@ -24,7 +24,6 @@ from buildstep.clients.imgapi import expected_file
 from buildstep.config import Config
 from buildstep.errors import DatasetError, ImageError
 from buildstep.events import Bus
-from buildstep.filelist import FileList, dumps, hash_entries, loads, scan, spread_digests, tree_digest
 from buildstep.imagefile import (
     Put,
     inputs_of,
@@ -45,6 +44,9 @@ from buildstep.system.files import atomic_write, read_json, write_json
 from buildstep.system.locks import take_lock
 from buildstep.system.mounts import in_user_namespace
 from buildstep.system.remove import remove_tree
+from buildstep.tree.entry import FileList, dumps, loads, tree_digest
+from buildstep.tree.hashing import hash_entries, spread_digests
+from buildstep.tree.scan import scan
 from buildstep.unpack import apply_layer, unpack
 
 __all__ = ["ImageRecord", "ImageStore", "fingerprint_of", "uuid_of"]

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from buildstep.errors import CommandFailed
-from buildstep.filelist import FileList
 from buildstep.installers import aptgrowth
 from buildstep.installers.aptsources import Sources, agent_mirror
 from buildstep.installers.common import cache_lock, checked, failures
 from buildstep.installers.debfile import downloads, file_stem
 from buildstep.interfaces import Finding, InstallOptions, Package, Resolution, Sandbox
 from buildstep.system.root import Root
+from buildstep.tree.entry import FileList
 
 __all__ = ["Apt", "agent_mirror"]
 

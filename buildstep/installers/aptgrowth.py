@@ -15,11 +15,11 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from buildstep.filelist import FileList
 from buildstep.installers.aptscripts import INFO, Seeker
 from buildstep.installers.debfile import Deb, downloads, file_stem
 from buildstep.interfaces import Package
 from buildstep.system.root import Root
+from buildstep.tree.entry import FileList
 
 _DPKG = "/var/lib/dpkg"
 _BOOKS = frozenset(("/", f"{_DPKG}/status", "/var/lib/apt/extended_states", "/etc/ld.so.cache"))

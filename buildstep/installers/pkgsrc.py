@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from buildstep.errors import InstallError
-from buildstep.filelist import FileList
 from buildstep.installers.common import cache_lock, checked, failures
 from buildstep.interfaces import Finding, InstallOptions, Package, Resolution, Sandbox
 from buildstep.system.mounts import mount_points
 from buildstep.system.process import SAFE_PATH
 from buildstep.system.root import Root
+from buildstep.tree.entry import FileList
 
 PREFIXES = ("/opt/local", "/usr/pkg")
 """SmartOS and illumos; NetBSD and the others."""

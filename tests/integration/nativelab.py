@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from buildstep import datasets
-from buildstep.filelist import FileList
 from buildstep.interfaces import Backend, Kind
 from buildstep.manifest import validate
+from buildstep.tree.entry import FileList
 from tests.integration.pools import command, full
 from tests.integration.support import REPOSITORY, Done, Lab, sha1
 

@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from buildstep import filelist
 from buildstep.datasets.btrfs import BtrfsBackend
 from buildstep.datasets.directory import DirectoryBackend
 from buildstep.datasets.overlay import OverlayBackend
 from buildstep.datasets.zfs import ZfsBackend
-from buildstep.filelist import FileList
 from buildstep.images import uuid_of
 from buildstep.interfaces import Backend
+from buildstep.tree import entry as tree_entry
+from buildstep.tree import hashing, scan
+from buildstep.tree.entry import FileList
 
 IN_GUEST = bool(os.environ.get("BUILDSTEP_GUEST"))
 DELEGATED = "zones/agent/data"
@@ -89,19 +90,19 @@ def location(kind: str, folder: Path) -> Iterator[str]:
 
 def hashed(entries: FileList, root: Path) -> FileList:
     """A scanned list with every digest filled in."""
-    filelist.hash_entries(root, entries.values())
-    filelist.spread_digests(entries)
+    hashing.hash_entries(root, entries.values())
+    hashing.spread_digests(entries)
     return entries
 
 
 def full(root: Path) -> FileList:
     """All of a tree, read anew."""
-    return hashed(filelist.scan(root), root)
+    return hashed(scan.scan(root), root)
 
 
 def same(one: FileList, two: FileList) -> None:
     """Fail, naming the lines that differ."""
-    rows = [{filelist.line(entry) for entry in entries.values()} for entries in (one, two)]
+    rows = [{tree_entry.line(entry) for entry in entries.values()} for entries in (one, two)]
     differing = [sorted(rows[0] - rows[1]), sorted(rows[1] - rows[0])]
     assert differing == [[], []], differing
 

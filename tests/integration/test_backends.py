@@ -15,12 +15,12 @@ import pytest
 
 from buildstep.datasets.directory import DirectoryBackend
 from buildstep.errors import DatasetError
-from buildstep.filelist import tree_digest
 from buildstep.interfaces import Backend, Kind
 from buildstep.journal import heal, leftovers, open_journal
 from buildstep.system import namespaces
 from buildstep.system.locks import lock
 from buildstep.system.mounts import mount_points
+from buildstep.tree.entry import tree_digest
 from tests.integration.pools import (
     IMAGE,
     KEY,

@@ -13,10 +13,11 @@ import pytest
 from buildstep import emitters
 from buildstep.datasets.btrfs import BtrfsBackend
 from buildstep.errors import DatasetError, EmitError
-from buildstep.filelist import diff, tree_digest
 from buildstep.interfaces import Artifact, Dataset, Kind
 from buildstep.native import NativeJob
 from buildstep.system.output_set import Outputs
+from buildstep.tree.diff import diff
+from buildstep.tree.entry import tree_digest
 from tests.integration.pools import IMAGE, OTHER, change, command, fill, full, location
 from tests.unit import trees
 

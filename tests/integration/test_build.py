@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
-from buildstep import filelist
-from buildstep.filelist import tree_digest
 from buildstep.manifest import validate
+from buildstep.tree import entry
+from buildstep.tree.entry import tree_digest
 from tests.integration.conftest import demand
 from tests.integration.support import (
     EPOCH,
@@ -310,9 +310,9 @@ def test_everything_survives_in_every_format_pool_and_way(lab: Lab) -> None:
         check_furniture(lab.proto, root)
 
 
-def differing(one: filelist.FileList, other: Path) -> object:
+def differing(one: entry.FileList, other: Path) -> object:
     two = trees.scanned(other)
-    return {filelist.line(e) for e in one.values()} ^ {filelist.line(e) for e in two.values()}
+    return {entry.line(e) for e in one.values()} ^ {entry.line(e) for e in two.values()}
 
 
 def check_furniture(proto: Path, root: Path) -> None:

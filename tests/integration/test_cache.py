@@ -18,11 +18,12 @@ from typing import Any
 
 import pytest
 
-from buildstep import artifacts, compare, compress, layers, pipeline, protoscan, pruning
+from buildstep import artifacts, compare, compress, layers, pipeline, pruning
 from buildstep import spec as specs
 from buildstep.cli.build import choices
 from buildstep.events import Bus
 from buildstep.journal import heal
+from buildstep.tree import proto as tree_proto
 from tests.integration import pools
 from tests.integration.conftest import demand
 from tests.integration.support import Lab, write_base
@@ -502,7 +503,7 @@ def test_the_same_content_elsewhere_is_compressed_once(
         assert first.counts["layers_made"] > 5
         shutil.copytree(warm.proto, tmp_path / "elsewhere", symlinks=True)
         warm.proto = tmp_path / "elsewhere"
-        monkeypatch.setattr(protoscan, "FEW_FILES", 10)  # as if there were many
+        monkeypatch.setattr(tree_proto, "FEW_FILES", 10)  # as if there were many
         second = warm.run()
         assert second.same == first.same
         assert second.counts.get("layers_made", 0) == 0

@@ -17,14 +17,17 @@ from pathlib import Path
 
 import pytest
 
-from buildstep import emitters, filelist
+from buildstep import emitters
 from buildstep.compress import codec
 from buildstep.emitters import oci
 from buildstep.errors import EmitError, ImageError
 from buildstep.events import Bus
-from buildstep.filelist import Changes, FileList, diff, tree_digest
 from buildstep.interfaces import Artifact, EmitJob
 from buildstep.system import output_set
+from buildstep.tree import entry as tree_entry
+from buildstep.tree import scan
+from buildstep.tree.diff import Changes, diff
+from buildstep.tree.entry import FileList, tree_digest
 from buildstep.unpack import apply_layer, unpack
 from tests.unit import trees
 
@@ -132,7 +135,7 @@ def same(root: Path, other: Path, *, without: tuple[bytes, ...] = ()) -> None:
         for path, entry in entries.items():
             entry.xattrs = tuple((k, v) for k, v in entry.xattrs if not k.startswith(without or (b"\0",)))
             assert path or entry.kind == "d"
-        lists.append([filelist.line(entry) for entry in entries.values()])
+        lists.append([tree_entry.line(entry) for entry in entries.values()])
     assert set(lists[0]) ^ set(lists[1]) == set()
 
 
@@ -206,8 +209,8 @@ def test_archives_of_other_tools(root: Path, tmp_path: Path, argv: list[str]) ->
     lost = (b"user.", b"security.", b"trusted.", b"system.") if plain else ()
     same(root, into, without=lost)
     # Line by line, so that a difference says what it is.
-    lines = {filelist.line(entry) for entry in trees.scanned(into).values()}
-    assert {filelist.line(entry) for entry in found.values()} ^ lines == set()
+    lines = {tree_entry.line(entry) for entry in trees.scanned(into).values()}
+    assert {tree_entry.line(entry) for entry in found.values()} ^ lines == set()
     assert blocks(into / "sparse") < 1 << 20
 
 
@@ -453,7 +456,7 @@ def test_a_dense_file_over_8_gib_has_a_header_that_tar_reads(tmp_path: Path) -> 
     # The header alone: 8 GiB of content would only prove that writing works.
     require("tar")
     from buildstep import tarfmt
-    from buildstep.filelist import Entry
+    from buildstep.tree.entry import Entry
 
     path = tmp_path / "x.tar"
     big = 9 << 30
@@ -478,7 +481,7 @@ def test_the_cost_of_many_files(tmp_path: Path) -> None:
             (top / f"d{number // 1000}").mkdir(parents=True)
         (top / f"d{number // 1000}/f{number}").write_bytes(data)
     bus = Bus()
-    tree = filelist.scan(top)
+    tree = scan.scan(top)
     job = trees.job(top, tmp_path / "x-1", tree=tree, bus=bus)
     begin = time.monotonic()
     write(job, "oci")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from buildstep import compress, filelist, layerparts, layers, pipeline, protoscan, pruning, steps
+from buildstep import compress, layerparts, layers, pipeline, pruning, steps
 from buildstep.compress import Codec
 from buildstep.emitters import oci
 from buildstep.errors import BuildstepError
@@ -22,9 +22,13 @@ from buildstep.events import Bus
 from buildstep.images import ImageRecord
 from buildstep.interfaces import Blob, Dataset
 from buildstep.layerparts import OldParts
-from buildstep.protoscan import ProtoScan, StatIndex, digest, scan_proto
 from buildstep.system.digest import sha256_file
 from buildstep.system.root import Root
+from buildstep.tree import hashing
+from buildstep.tree import proto as tree_proto
+from buildstep.tree import scan as tree_scan
+from buildstep.tree.proto import ProtoScan, digest, scan_proto
+from buildstep.tree.stat_index import StatIndex
 from tests.integration import pools
 from tests.integration.conftest import demand
 from tests.integration.yard import EPOCH, Outcome, Yard, environment, tiny_base
@@ -397,7 +401,7 @@ def test_two_builds_that_note_what_they_saw(tmp_path: Path) -> None:
     index = StatIndex(tmp_path / "state", proto)
 
     def note(scan: ProtoScan) -> None:
-        protoscan.read_all(scan)
+        tree_proto.read_all(scan)
         digest(scan, owners=False, epoch=EPOCH)
         index.save(scan, scan.noted)
 
@@ -413,14 +417,14 @@ def test_two_builds_that_note_what_they_saw(tmp_path: Path) -> None:
     settle()
     found, anew = scan_proto(proto, index=index), scan_proto(proto)
     for scan in (found, anew):
-        protoscan.read_all(scan)
+        tree_proto.read_all(scan)
     assert digest(found, owners=False, epoch=EPOCH) == digest(anew, owners=False, epoch=EPOCH)
 
 
 def layer(root: Path, path: Path, chosen: Codec, *, old: OldParts | None = None) -> Blob:
-    entries = filelist.scan(root)
-    filelist.hash_entries(root, entries.values())
-    filelist.spread_digests(entries)
+    entries = tree_scan.scan(root)
+    hashing.hash_entries(root, entries.values())
+    hashing.spread_digests(entries)
     whole = oci.whole(entries)
     rows = [layerparts.told(entry, EPOCH) for entry in whole.entries]
     blob, stream = oci.write_layer(
@@ -505,7 +509,7 @@ def test_files_that_come_to_be_covered(
     tmp_path: Path, base: Path, private: Private, monkeypatch: pytest.MonkeyPatch, *, over: str, cache: bool
 ) -> None:
     """By the message of the day, or by another path that goes to the same place."""
-    monkeypatch.setattr(protoscan, "FEW_FILES", 3)
+    monkeypatch.setattr(tree_proto, "FEW_FILES", 3)
 
     def job() -> None:
         build: dict[str, Any] = {"motd": True, "source_repo": "here"} if over == "motd" else {}

@@ -45,9 +45,10 @@ import pytest
 
 from buildstep import compress
 from buildstep.emitters import EMITTERS, stream
-from buildstep.filelist import diff, tree_digest
 from buildstep.interfaces import Kind
 from buildstep.native import NativeJob, NativeStreams
+from buildstep.tree.diff import diff
+from buildstep.tree.entry import tree_digest
 from tests.integration.nativelab import NativeLab, manifest_of
 from tests.integration.pools import IN_GUEST, command, full, location
 from tests.integration.support import end, step, wait_for, write_base

@@ -13,11 +13,11 @@ import pytest
 
 from buildstep.clients import HttpOptions
 from buildstep.errors import ExitCode, ImageError, PublishError
-from buildstep.filelist import tree_digest
 from buildstep.interfaces import SourceImage
 from buildstep.publishers import Bundle, Published, PublishOptions, publish
 from buildstep.sources.docker import Docker
 from buildstep.sources.oci import Oci
+from buildstep.tree.entry import tree_digest
 from tests.servers.fixtures import LIMITS, Notes, Registry, bus, locked_registry, registry
 from tests.servers.layouts import context, layer, make_layout, pack
 from tests.unit.test_clients_imgapi import UUID

@@ -13,15 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from buildstep import datasets, filelist, pipeline
+from buildstep import datasets, pipeline
 from buildstep import spec as specs
 from buildstep.cache import LayerCache
 from buildstep.cli.build import choices
 from buildstep.errors import BuildstepError
 from buildstep.events import Bus, Event, Note
-from buildstep.filelist import tree_digest
 from buildstep.images import ImageStore
 from buildstep.system import process
+from buildstep.tree import hashing, scan
+from buildstep.tree.entry import tree_digest
 
 EPOCH = 1_700_000_000
 
@@ -164,9 +165,9 @@ def unpacked(archive: Path, into: Path) -> str:
 
 
 def digest_of(root: Path) -> str:
-    entries = filelist.scan(root)
-    filelist.hash_entries(root, entries.values())
-    filelist.spread_digests(entries)
+    entries = scan.scan(root)
+    hashing.hash_entries(root, entries.values())
+    hashing.spread_digests(entries)
     return tree_digest(entries)
 
 

@@ -13,8 +13,8 @@ from typing import IO, Any
 
 from buildstep.clients.ocispec import OCI_INDEX, OCI_MANIFEST, REF_NAME
 from buildstep.events import Bus
-from buildstep.filelist import FileList
 from buildstep.interfaces import SourceContext
+from buildstep.tree.entry import FileList
 from buildstep.unpack import apply_layer, unpack
 
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"

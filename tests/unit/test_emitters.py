@@ -19,15 +19,17 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from buildstep import emitters, filelist, unpack
+from buildstep import emitters, unpack
 from buildstep.compress import codec
 from buildstep.decompress import Decompressed
 from buildstep.emitters import oci
 from buildstep.errors import EmitError, SpecError
 from buildstep.events import Bus, Event, Note
-from buildstep.filelist import Changes, Entry, FileList, diff, tree_digest
 from buildstep.interfaces import Artifact, Blob, EmitJob
 from buildstep.system.output_set import Outputs, create, seal, temporary_name
+from buildstep.tree import scan
+from buildstep.tree.diff import Changes, diff
+from buildstep.tree.entry import Entry, FileList, tree_digest
 from tests.unit import trees
 
 
@@ -188,19 +190,19 @@ def test_a_file_that_is_not_what_was_listed_is_named(root: Path, tmp_path: Path)
             write(trees.job(root, out / "x-1", tree=tree), "oci", "tar")
         assert os.listdir(out) == []
 
-    tree = filelist.scan(root)
+    tree = scan.scan(root)
     tree[b"etc/motd"].sha256 = "0" * 64
     fails("etc/motd does not have the content", tree)
-    tree = filelist.scan(root)
+    tree = scan.scan(root)
     tree[b"usr/bin/tool"].sha256 = "0" * 64
     fails("usr/bin/tool does not have the content", tree)
     for path in (b"etc/motd", b"usr/bin/tool", b"sparse", b"empty"):
         for change in (-1, 1):
-            tree = filelist.scan(root)
+            tree = scan.scan(root)
             tree[path].size += change
             if tree[path].size >= 0:
                 fails(f"{path.decode()} changed its size", tree)
-    tree = filelist.scan(root)
+    tree = scan.scan(root)
     (root / "etc/motd").unlink()
     fails("cannot read etc/motd: No such file", tree)
     (root / "etc/motd").symlink_to("/etc/passwd")
@@ -228,7 +230,7 @@ def test_a_large_file_that_changes_while_it_is_read(
 
 
 def test_sockets_are_left_out_with_a_note(root: Path, tmp_path: Path) -> None:
-    tree = filelist.scan(root)
+    tree = scan.scan(root)
     tree[b"run.sock"] = Entry(b"run.sock", "s", 0o755, 0, 0)
     heard: list[Event] = []
     (artifact,) = write(trees.job(root, tmp_path / "x-1", tree=tree, bus=Bus(heard.append)), "oci")
@@ -309,7 +311,7 @@ def test_formats_of_other_packages(root: Path, tmp_path: Path, monkeypatch: pyte
 
 
 def blob(root: Path, path: Path, tree: FileList | None = None) -> tuple[Blob, FileList]:
-    entries = tree or filelist.scan(root)
+    entries = tree or scan.scan(root)
     made, _ = oci.write_layer(
         root, oci.whole(entries), path, codec=codec("gzip"), epoch=trees.EPOCH, bus=Bus()
     )

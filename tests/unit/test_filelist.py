@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from buildstep import filelist
 from buildstep.errors import StoreError
-from buildstep.filelist import Changes, Entry, FileList, diff, dumps, line, loads, tree_digest
+from buildstep.tree import entry as tree_entry
+from buildstep.tree import hashing, scan
+from buildstep.tree.diff import Changes, diff
+from buildstep.tree.entry import Entry, FileList, dumps, line, loads, tree_digest
 from tests.unit import trees
 
 ZERO = "0" * 64
@@ -45,7 +47,7 @@ def apply(base: FileList, changes: Changes) -> FileList:
 def relead(entries: FileList) -> None:
     """Give the hard-link groups that lost their first member another one."""
     numbers = {p: (0, hash(e.first or p)) for p, e in entries.items() if e.kind != "d"}
-    filelist.link_groups(entries, numbers)
+    scan.link_groups(entries, numbers)
 
 
 # The text.
@@ -60,7 +62,7 @@ def test_the_stored_form_round_trips(made: tuple[FileList, dict[bytes, bytes]]) 
 @given(trees.entries())
 def test_the_canonical_form_is_read_without_times(made: tuple[FileList, dict[bytes, bytes]]) -> None:
     entries, _ = made
-    text = filelist.HEADER + b"".join(plain(entries))
+    text = tree_entry.HEADER + b"".join(plain(entries))
     assert loads(text) == {path: replace(entry, mtime=0) for path, entry in entries.items()}
     assert text.isascii()
     assert text.count(b"\n") == len(entries) + 1, "no name can break a line"
@@ -135,10 +137,10 @@ def test_an_unhashed_file_has_no_digest() -> None:
     [
         b"",
         b"buildstep-filelist 2\n",
-        filelist.HEADER + b"f\t0644\n",
-        filelist.HEADER + b"x\t0644\t0\t0\t0\t-\t-\t-\ta\n",
-        filelist.HEADER + b"f\t0999\t0\t0\t0\t-\t-\t-\ta\n",
-        filelist.HEADER + b"f\t0644\t0\t0\t0\t-\t-\tuser.a=zz\ta\n",
+        tree_entry.HEADER + b"f\t0644\n",
+        tree_entry.HEADER + b"x\t0644\t0\t0\t0\t-\t-\t-\ta\n",
+        tree_entry.HEADER + b"f\t0999\t0\t0\t0\t-\t-\t-\ta\n",
+        tree_entry.HEADER + b"f\t0644\t0\t0\t0\t-\t-\tuser.a=zz\ta\n",
     ],
 )
 def test_a_damaged_list_is_refused(data: bytes) -> None:
@@ -265,7 +267,7 @@ def test_a_link_under_a_files_name_is_never_hashed(tmp_path: Path) -> None:
     root.mkdir()
     (root / "a").symlink_to(tmp_path / "secret")
     with pytest.raises(OSError, match="symbolic links"):
-        filelist.hash_entries(root, [Entry(b"a", "f", 0o644, 0, 0)])
+        hashing.hash_entries(root, [Entry(b"a", "f", 0o644, 0, 0)])
 
 
 def test_only_what_changed_after_the_copy_is_read_anew(tmp_path: Path) -> None:
@@ -277,7 +279,7 @@ def test_only_what_changed_after_the_copy_is_read_anew(tmp_path: Path) -> None:
     (tmp_path / "gone").unlink()
     while (tmp_path / "clock").write_text("x") and (tmp_path / "clock").stat().st_ctime_ns < since:
         (tmp_path / "clock").unlink()
-    found = filelist.scan_changed(tmp_path, base, since=since)
+    found = scan.scan_changed(tmp_path, base, since=since)
     assert sorted(found) == [b"", b"clock", b"old"]
     assert found[b"old"].uid == 12345
     assert found[b"clock"].sha256 == ""
@@ -287,5 +289,5 @@ def test_an_equal_ctime_counts_as_changed(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("x")
     base = trees.scanned(tmp_path)
     base[b"a"].uid = 12345
-    found = filelist.scan_changed(tmp_path, base, since=(tmp_path / "a").stat().st_ctime_ns)
+    found = scan.scan_changed(tmp_path, base, since=(tmp_path / "a").stat().st_ctime_ns)
     assert found[b"a"].uid == os.getuid()

@@ -10,11 +10,12 @@ import pytest
 
 from buildstep import growth
 from buildstep.cache import LayerRecord
-from buildstep.filelist import Changes, Entry
 from buildstep.installers import aptgrowth
 from buildstep.installers.debfile import Deb, downloads, file_stem
 from buildstep.resolution import Answer
 from buildstep.system.root import Root
+from buildstep.tree.diff import Changes
+from buildstep.tree.entry import Entry
 
 
 def layer(order: list[str], **versions: str) -> LayerRecord:

@@ -10,15 +10,17 @@ from typing import Any
 
 import pytest
 
-from buildstep import filelist, layerparts
+from buildstep import layerparts
 from buildstep.compress import Codec, codec
 from buildstep.emitters import oci
 from buildstep.emitters.oci import OciEmitter
 from buildstep.events import Bus
-from buildstep.filelist import Entry
 from buildstep.interfaces import Blob
 from buildstep.layerparts import OldParts, PartLost, Row
 from buildstep.system.digest import sha256_file
+from buildstep.tree import entry as tree_entry
+from buildstep.tree import hashing, scan
+from buildstep.tree.entry import Entry
 
 EPOCH = 1_700_000_000
 
@@ -47,10 +49,10 @@ def root(tmp_path: Path) -> Path:
     return top
 
 
-def tree(root: Path) -> filelist.FileList:
-    entries = filelist.scan(root)
-    filelist.hash_entries(root, entries.values())
-    filelist.spread_digests(entries)
+def tree(root: Path) -> tree_entry.FileList:
+    entries = scan.scan(root)
+    hashing.hash_entries(root, entries.values())
+    hashing.spread_digests(entries)
     return entries
 
 

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from buildstep import protoscan
-from buildstep.excludes import excluder
-from buildstep.protoscan import ProtoScan, StatIndex, digest, read_few, scan_proto
-from buildstep.protowhy import explain
+from buildstep.tree import proto as tree_proto
+from buildstep.tree import stat_index
+from buildstep.tree.exclude import excluder
+from buildstep.tree.proto import ProtoScan, digest, read_few, scan_proto
+from buildstep.tree.proto_changes import explain
+from buildstep.tree.stat_index import StatIndex
 
 # -- exclude patterns ---------------------------------------------------------------------------------------
 
@@ -80,7 +82,7 @@ class Bench:
         if wait:
             time.sleep(0.03)
         scan = self.scan()
-        protoscan.read_all(scan)
+        tree_proto.read_all(scan)
         digest(scan, owners=True, epoch=None)
         self.index.save(scan, scan.noted)
         return scan
@@ -93,7 +95,7 @@ class Bench:
     def content(self) -> dict[str, str]:
         """What the index and the reads of one more build say of every file, against the truth."""
         scan = self.scan()
-        protoscan.read_all(scan)
+        tree_proto.read_all(scan)
         return {os.fsdecode(path): entry.sha256 for path, entry in scan.entries.items() if entry.kind == "f"}
 
 
@@ -234,7 +236,7 @@ def test_a_clock_that_is_set_back(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     bench.write("a", "one")
     bench.build()
     real = time.time_ns
-    monkeypatch.setattr("buildstep.protoscan.time.time_ns", lambda: real() - 3_600_000_000_000)
+    monkeypatch.setattr("buildstep.tree.stat_index.time.time_ns", lambda: real() - 3_600_000_000_000)
     scan = bench.scan()
     assert scan.unread == 1
     assert explain(scan) == [("", "the clock was set back since the last build")]
@@ -242,7 +244,7 @@ def test_a_clock_that_is_set_back(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     bench.build()
     assert bench.scan().unread == 1
     assert bench.content() == truth(bench.proto)
-    monkeypatch.setattr("buildstep.protoscan.time.time_ns", real)
+    monkeypatch.setattr("buildstep.tree.stat_index.time.time_ns", real)
     bench.build()
     assert bench.scan().unchanged
 
@@ -250,9 +252,9 @@ def test_a_clock_that_is_set_back(bench: Bench, monkeypatch: pytest.MonkeyPatch)
 def test_a_clock_that_jumps_ahead(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.write("a", "one")
     real = time.time_ns
-    monkeypatch.setattr("buildstep.protoscan.time.time_ns", lambda: real() + 3_600_000_000_000)
+    monkeypatch.setattr("buildstep.tree.stat_index.time.time_ns", lambda: real() + 3_600_000_000_000)
     bench.build()
-    monkeypatch.setattr("buildstep.protoscan.time.time_ns", real)
+    monkeypatch.setattr("buildstep.tree.stat_index.time.time_ns", real)
     bench.write("a", "two")
     assert bench.content() == truth(bench.proto)
 
@@ -283,7 +285,7 @@ def test_changes_are_named(bench: Bench) -> None:
 def test_what_is_large_is_left_for_the_build_to_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     path = bench.write("a", "one")
     bench.build()
-    monkeypatch.setattr(protoscan, "FEW_BYTES", 2)
+    monkeypatch.setattr(tree_proto, "FEW_BYTES", 2)
     os.utime(path)
     scan = bench.scan()
     assert not read_few(scan)
@@ -296,7 +298,7 @@ def test_a_digest_is_of_what_counts(bench: Bench) -> None:
 
     def now(*, owners: bool, epoch: int | None) -> str:
         scan = scan_proto(bench.proto)
-        protoscan.read_all(scan)
+        tree_proto.read_all(scan)
         return digest(scan, owners=owners, epoch=epoch)
 
     os.utime(bench.proto, ns=(0, 0))
@@ -376,7 +378,7 @@ def test_a_flipped_bit_is_noticed(bench: Bench) -> None:
 
 def test_an_index_of_another_version_is_none(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(bench)
-    monkeypatch.setattr(protoscan, "FORMAT", protoscan.FORMAT + 1)
+    monkeypatch.setattr(stat_index, "FORMAT", stat_index.FORMAT + 1)
     assert bench.scan().unread == 60
 
 
@@ -413,7 +415,7 @@ def test_random_changes_are_all_seen(tmp_path: Path) -> None:
         bench.build()
         scan = bench.scan()
         fresh = scan_proto(bench.proto)
-        protoscan.read_all(fresh)
+        tree_proto.read_all(fresh)
         assert digest(scan, owners=True, epoch=None) == digest(fresh, owners=True, epoch=None)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from buildstep import statlines
 from buildstep.system import process
+from buildstep.tree import stat_lines
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def odd(tmp_path: Path) -> Path:
 
 
 def lines(top: Path, *, large: bool) -> list[bytes]:
-    with statlines.listing(os.fsencode(top), large=large) as found:
+    with stat_lines.listing(os.fsencode(top), large=large) as found:
         return found()
 
 
@@ -42,23 +42,23 @@ def test_find_says_what_we_say(odd: Path, monkeypatch: pytest.MonkeyPatch) -> No
     if "GNU" not in help_text:
         pytest.skip("find is not GNU find")
     ours = lines(odd, large=False)
-    monkeypatch.setattr(statlines, "walk", lambda _top: pytest.fail("find did not do it"))
+    monkeypatch.setattr(stat_lines, "walk", lambda _top: pytest.fail("find did not do it"))
     assert sorted(lines(odd, large=True)) == sorted(ours)
 
 
 def test_a_line_tells_what_lstat_tells(odd: Path) -> None:
-    found = {statlines.path_of(line): line for line in lines(odd, large=False)}
+    found = {stat_lines.path_of(line): line for line in lines(odd, large=False)}
     assert len(found) == len(list(odd.rglob("*")))
     for path, line in found.items():
-        info, seen = os.lstat(os.fsencode(odd) + b"/" + path), statlines.parse(line)
+        info, seen = os.lstat(os.fsencode(odd) + b"/" + path), stat_lines.parse(line)
         assert (seen.inode, seen.size, seen.uid, seen.gid) == (
             info.st_ino, info.st_size, info.st_uid, info.st_gid
         )  # fmt: skip
         assert (seen.mtime, seen.ctime, seen.links) == (info.st_mtime_ns, info.st_ctime_ns, info.st_nlink)
         assert seen.mode == info.st_mode & 0o7777
-        assert statlines.kind(line) == seen.kind
-    assert statlines.parse(found[b"100%s"]).linked
-    assert not statlines.parse(found[b"new\nline"]).linked
+        assert stat_lines.kind(line) == seen.kind
+    assert stat_lines.parse(found[b"100%s"]).linked
+    assert not stat_lines.parse(found[b"new\nline"]).linked
 
 
 @pytest.mark.parametrize("script", ["exit 1", "kill -9 $$", "echo busybox does not know -printf >&2; exit 1"])

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from buildstep.errors import SpecError
-from buildstep.filelist import Entry
 from buildstep.sync import OwnerRule, Part, owner_rule, parts, recorded, rules_below
 from buildstep.system.root import Root
+from buildstep.tree.entry import Entry
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from buildstep import tarfmt, unpack
-from buildstep.filelist import Entry, FileList, tree_digest
+from buildstep.tree.entry import Entry, FileList, tree_digest
 from tests.unit import trees
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from buildstep import filelist
 from buildstep.compress import codec
 from buildstep.errors import ImageError
-from buildstep.filelist import FileList, tree_digest
+from buildstep.tree import entry as tree_entry
+from buildstep.tree.entry import FileList, tree_digest
 from buildstep.unpack import Limits, apply_layer, unpack
 from tests.unit import trees
 
@@ -142,7 +142,7 @@ def test_sparse_files_get_their_holes_back(into: Path, tmp_path: Path) -> None:
 
 def _sparse_tar() -> bytes:
     from buildstep import tarfmt
-    from buildstep.filelist import Entry
+    from buildstep.tree.entry import Entry
 
     entry = Entry(b"disk", "f", 0o644, 0, 0, size=8 << 20)
     head = tarfmt.header(entry, epoch=0, extents=[(4096, 4096)])
@@ -315,9 +315,9 @@ def lower(into: Path) -> FileList:
 
 
 def lay(data: bytes, into: Path, lower: FileList) -> FileList:
-    before = {path: filelist.line(entry) for path, entry in lower.items()}
+    before = {path: tree_entry.line(entry) for path, entry in lower.items()}
     found = apply_layer(io.BytesIO(data), into, lower, privileged=False)
-    assert {path: filelist.line(entry) for path, entry in lower.items()} == before
+    assert {path: tree_entry.line(entry) for path, entry in lower.items()} == before
     scanned = trees.scanned(into)
     assert list(found) == sorted(scanned)
     assert {p: e.sha256 for p, e in found.items()} == {p: e.sha256 for p, e in scanned.items()}

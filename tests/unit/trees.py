@@ -11,19 +11,21 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from buildstep import filelist
 from buildstep.events import Bus
-from buildstep.filelist import Changes, Entry, FileList
 from buildstep.interfaces import Blob, EmitJob
+from buildstep.tree import entry as tree_entry
+from buildstep.tree import hashing, scan
+from buildstep.tree.diff import Changes
+from buildstep.tree.entry import Entry, FileList
 
 EPOCH = 1_700_000_000
 
 
 def scanned(root: Path) -> FileList:
     """A directory's entries, all hashed."""
-    entries = filelist.scan(root)
-    filelist.hash_entries(root, entries.values())
-    filelist.spread_digests(entries)
+    entries = scan.scan(root)
+    hashing.hash_entries(root, entries.values())
+    hashing.spread_digests(entries)
     return entries
 
 
@@ -42,7 +44,7 @@ def job(
     epoch: int | None = EPOCH,
     history: tuple[str, ...] = (),
 ) -> EmitJob:
-    entries = filelist.scan(root) if tree is None else tree
+    entries = scan.scan(root) if tree is None else tree
     return EmitJob(
         tree=entries,
         root=root,
@@ -95,7 +97,7 @@ def entries(draw: st.DrawFn) -> tuple[FileList, dict[bytes, bytes]]:
             if not leaders:
                 continue
             leader = draw(st.sampled_from(leaders))
-            twin = filelist.loads(filelist.dumps({leader: found[leader]}))[leader]
+            twin = tree_entry.loads(tree_entry.dumps({leader: found[leader]}))[leader]
             twin.path, twin.first = path, leader
             found[path] = twin
             continue
@@ -121,7 +123,7 @@ def entries(draw: st.DrawFn) -> tuple[FileList, dict[bytes, bytes]]:
             entry.rdev = (draw(st.integers(1, 4095)), draw(st.integers(0, 2**20 - 1)))
         found[path] = entry
     numbers = {path: (0, hash(e.first or path)) for path, e in found.items() if e.kind != "d"}
-    filelist.link_groups(found, numbers)
+    scan.link_groups(found, numbers)
     for path, entry in found.items():
         if entry.first and entry.kind == "f" and path in content:
             content[entry.first] = content.pop(path)

@@ -27,10 +27,10 @@ from buildstep import cli
 from buildstep.cli import session
 from buildstep.datasets.zfs import ZfsBackend
 from buildstep.events import Event, StepFinished, StepStarted
-from buildstep.filelist import tree_digest
 from buildstep.interfaces import Kind
 from buildstep.journal import heal
 from buildstep.system.mounts import mount_points
+from buildstep.tree.entry import tree_digest
 from tests.integration.nativelab import NativeLab, built_by, by_other_tools, manifest_of
 from tests.integration.pools import DELEGATED, IN_GUEST, command, fill, full, same
 from tests.integration.support import Done, write_base

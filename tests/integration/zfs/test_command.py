@@ -15,9 +15,9 @@ import pytest
 from buildstep.datasets.zfs import ZfsBackend
 from buildstep.datasets.zfslib import AlreadyThere, Busy, InUse, ZfsCommand
 from buildstep.errors import DatasetError
-from buildstep.filelist import tree_digest
 from buildstep.interfaces import Kind
 from buildstep.system import host
+from buildstep.tree.entry import tree_digest
 from buildstep.zstream import BEGIN_SIZE, read_begin
 from tests.integration.pools import IMAGE, IN_GUEST, KEY, OTHER, change, command, fill, full, location
 

@@ -16,11 +16,11 @@ from buildstep.datasets.directory import DirectoryBackend
 from buildstep.datasets.zfs import ZfsBackend
 from buildstep.errors import ImageError
 from buildstep.events import Bus
-from buildstep.filelist import tree_digest
 from buildstep.imagegc import collect
 from buildstep.images import ImageStore, uuid_of
 from buildstep.interfaces import Backend, Kind
 from buildstep.journal import open_journal
+from buildstep.tree.entry import tree_digest
 from tests.integration.pools import IN_GUEST, change, command, fill, full
 
 pytestmark = pytest.mark.skipif(not IN_GUEST, reason="runs in the ZFS guest")

@@ -18,12 +18,13 @@ from buildstep.datasets.directory import DirectoryBackend
 from buildstep.datasets.zfs import ZfsBackend
 from buildstep.emitters.zfs import ZfsEmitter
 from buildstep.errors import DatasetError, EmitError, ImageError
-from buildstep.filelist import diff, tree_digest
 from buildstep.images import uuid_of
 from buildstep.interfaces import Artifact, Dataset, Kind
 from buildstep.native import NativeJob
 from buildstep.sources import zfsfile
 from buildstep.system.mounts import mount_points
+from buildstep.tree.diff import diff
+from buildstep.tree.entry import tree_digest
 from tests.integration.pools import IN_GUEST, change, command, fill, full
 from tests.unit import trees
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from buildstep.filelist import Entry
-from buildstep.protoscan import KnownEntry, ProtoScan, was
-from buildstep.statlines import Seen
+from buildstep.tree.entry import Entry
+from buildstep.tree.proto import ProtoScan
+from buildstep.tree.stat_index import KnownEntry, was
+from buildstep.tree.stat_lines import Seen
 
 _TOLD = 200
 """How many changed paths are told."""

@@ -15,9 +15,9 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from buildstep import filelist
 from buildstep.errors import BuildstepError
 from buildstep.system import process
+from buildstep.tree import entry, scan
 
 _FORMAT = "%i %s %T@ %C@ %m %U %G %n %y\\t%P\\0"
 
@@ -89,11 +89,11 @@ def listing(top: bytes, *, large: bool) -> Iterator[Callable[[], list[bytes]]]:
 
 def walk(top: bytes) -> Iterator[bytes]:
     """The lines of a tree, by ourselves."""
-    for path, _, info in itertools.islice(filelist.walk(top), 1, None):
+    for path, _, info in itertools.islice(scan.walk(top), 1, None):
         yield b"%d %d %d.%09d0 %d.%09d0 %o %d %d %d %b\t%b" % (
             info.st_ino, info.st_size, *divmod(info.st_mtime_ns, 1_000_000_000),
             *divmod(info.st_ctime_ns, 1_000_000_000), stat.S_IMODE(info.st_mode), info.st_uid,
-            info.st_gid, info.st_nlink, filelist.KINDS[stat.S_IFMT(info.st_mode)].encode(), path,
+            info.st_gid, info.st_nlink, entry.KINDS[stat.S_IFMT(info.st_mode)].encode(), path,
         )  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""What a directory tree is: its entries, its digest, what changed."""

@@ -1,0 +1,46 @@
+"""Compare two file lists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from buildstep.tree.entry import Entry, FileList
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """A layer: what to lay on a base to get a tree. Both sorted by path; `removed` is topmost only."""
+
+    entries: tuple[Entry, ...]
+    removed: tuple[bytes, ...]
+
+
+def diff(base: FileList, tree: FileList) -> Changes:
+    """What differs, times aside. Files of `tree` that equal the base in metadata must be hashed.
+
+    A hard-link group is written whole when any member of it changed, so that a layer stands alone.
+    """
+    changed = {path for path, entry in tree.items() if not _equal(base.get(path), entry)}
+    groups: dict[bytes, list[bytes]] = {}
+    for path, entry in tree.items():
+        if entry.first:
+            groups.setdefault(entry.first, []).append(path)
+    for leader, members in groups.items():
+        if changed.intersection([leader, *members]):
+            changed.update([leader, *members])
+    gone = sorted(path for path in base if path not in tree)
+    removed: list[bytes] = []
+    for path in gone:
+        parent = path.rpartition(b"/")[0]
+        # A file that took a directory's place removes what was below it; so does a removed parent.
+        over = tree.get(parent)
+        if (over is None and parent in base) or (over is not None and over.kind != "d"):
+            continue
+        removed.append(path)
+    return Changes(tuple(tree[path] for path in sorted(changed)), tuple(removed))
+
+
+def _equal(old: Entry | None, new: Entry) -> bool:
+    if old is None or not old.same_metadata(new):
+        return False
+    return new.kind != "f" or old.sha256 == new.sha256

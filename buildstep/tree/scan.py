@@ -1,0 +1,200 @@
+"""Read a directory tree into a file list."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from buildstep.tree.entry import KINDS, Entry, FileList, Xattrs
+
+SKIPPED_XATTRS = re.compile(
+    rb"(trusted|user)\.overlay\.|security\.(selinux|ima|evm|apparmor|SMACK)|system\.nfs4_acl"
+    rb"|trusted\.SGI_"
+)
+"""Labels that the agent's kernel or overlay adds; they are not part of an image."""
+
+
+# -- scanning -------------------------------------------------------------------------------------------
+
+
+def read_xattrs(path: bytes) -> Xattrs:
+    """The extended attributes that belong to an image, sorted by name. A link's own, never its target's."""
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in (errno.ENOTSUP, errno.EPERM):
+            return ()
+        raise
+    if not names:
+        return ()
+    found = []
+    for name in sorted(map(os.fsencode, names)):
+        if not SKIPPED_XATTRS.match(name):
+            found.append((name, os.getxattr(path, name, follow_symlinks=False)))
+    return tuple(found)
+
+
+def entry_of(path: bytes, full: bytes, info: os.stat_result) -> Entry:
+    """The entry of something on disk, its content unread. path: in the tree; full: on the agent."""
+    kind, mode = KINDS[stat.S_IFMT(info.st_mode)], stat.S_IMODE(info.st_mode)
+    return seen_entry(path, full, kind, mode, info.st_uid, info.st_gid, info.st_size, info.st_mtime_ns)
+
+
+def seen_entry(
+    path: bytes, full: bytes, kind: str, mode: int, uid: int, gid: int, size: int, mtime: int
+) -> Entry:
+    """The same for who has of lstat's answer only what is in an entry: its link or device is asked for."""
+    entry = Entry(path, kind, mode, uid, gid, mtime=mtime, xattrs=read_xattrs(full))
+    if kind == "f":
+        entry.size = size
+    elif kind == "l":
+        entry.target = os.readlink(full)
+        entry.mode = 0o777
+    elif kind in "cb":
+        rdev = os.lstat(full).st_rdev
+        entry.rdev = (os.major(rdev), os.minor(rdev))
+    return entry
+
+
+def walk(top: bytes) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
+    """Every path below (and with) `top`: (path in the tree, path on the agent, lstat). Links not followed."""
+    yield b"", top, os.lstat(top)
+    stack = [b""]
+    while stack:
+        directory = stack.pop()
+        with os.scandir(top + b"/" + directory if directory else top) as listing:
+            for item in listing:
+                path = directory + b"/" + item.name if directory else item.name
+                info = item.stat(follow_symlinks=False)
+                yield path, item.path, info
+                if stat.S_ISDIR(info.st_mode):
+                    stack.append(path)
+
+
+def scan(root: Path | bytes) -> FileList:
+    """All of a tree, unhashed, hard-link groups resolved."""
+    found: FileList = {}
+    inodes: dict[bytes, tuple[int, int]] = {}
+    for path, full, info in walk(os.fsencode(root)):
+        found[path] = entry_of(path, full, info)
+        if info.st_nlink > 1 and found[path].kind != "d":
+            inodes[path] = (info.st_dev, info.st_ino)
+    link_groups(found, inodes)
+    return found
+
+
+def link_groups(entries: FileList, inodes: Mapping[bytes, tuple[int, int]]) -> None:
+    """Set `first` of every later member of a hard-link group; members are known by their inode."""
+    first: dict[tuple[int, int], bytes] = {}
+    for path in sorted(inodes):
+        leader = first.setdefault(inodes[path], path)
+        entries[path].first = b"" if leader == path else leader
+        entries[path].text = b""
+
+
+Owner = Callable[[Entry], tuple[int, int]]
+
+
+def plain_mode(entry: Entry) -> int:
+    """The mode that an entry has on the disk of a user who cannot have what is not theirs."""
+    return (entry.mode & 0o777) | (0o700 if entry.kind == "d" else 0o600)
+
+
+def scan_changed(
+    root: Path | bytes, base: FileList, *, since: int, owner: Owner | None = None, devices: bool = True
+) -> FileList:
+    """A tree that began as a copy of `base`: entries whose inode changed after `since` are read anew.
+
+    since: a ctime (ns) taken when the copy was complete; ctimes cannot be set back, and an equal one
+    counts as changed. owner: what to record for changed entries where the real owner cannot be set; it
+    may set an entry's mode and attributes right as well. devices: False where device nodes could not be
+    made, so that their absence means nothing.
+    """
+    found: FileList = {}
+    inodes: dict[bytes, tuple[int, int]] = {}
+    for path, full, info in walk(os.fsencode(root)):
+        old = base.get(path)
+        unchanged = old is not None and info.st_ctime_ns < since
+        if old is not None and unchanged and KINDS[stat.S_IFMT(info.st_mode)] == old.kind:
+            found[path] = replace(old)
+        else:
+            entry = entry_of(path, full, info)
+            if owner is not None:
+                entry.uid, entry.gid = owner(entry)
+            found[path] = entry
+        if info.st_nlink > 1 and found[path].kind != "d":
+            inodes[path] = (info.st_dev, info.st_ino)
+    if not devices:
+        for path, old in base.items():
+            if old.kind in "cb" and path not in found and path.rpartition(b"/")[0] in found:
+                found[path] = replace(old)
+    link_groups(found, inodes)
+    return found
+
+
+_OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
+
+
+def scan_overlay(upper: Path, base: FileList) -> FileList:
+    """What a tree is when `upper`, an overlay's upper directory, lies on `base`."""
+    found: FileList = dict(base)
+    inodes: dict[bytes, tuple[int, int]] = {}
+    for path, full, info in sorted(walk(os.fsencode(upper)), key=lambda item: item[0]):
+        old = found.get(path)
+        whiteout = stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
+        directory = stat.S_ISDIR(info.st_mode)
+        if old is not None and old.kind == "d" and (not directory or _is_opaque(full)):
+            drop_below(found, path)
+        if whiteout:
+            found.pop(path, None)
+            continue
+        found[path] = entry_of(path, full, info)
+        if info.st_nlink > 1 and not directory:
+            inodes[path] = (info.st_dev, info.st_ino)
+    link_groups(found, inodes)
+    heal_groups(found)
+    return found
+
+
+def _is_opaque(full: bytes) -> bool:
+    for name in _OPAQUE:
+        with contextlib.suppress(OSError):
+            if os.getxattr(full, name, follow_symlinks=False) == b"y":
+                return True
+    return False
+
+
+def drop_below(entries: FileList, directory: bytes) -> None:
+    prefix = directory + b"/" if directory else b""
+    for path in [p for p in entries if p.startswith(prefix) and p != directory]:
+        del entries[path]
+
+
+def heal_groups(entries: FileList, laid: Container[bytes] = ()) -> None:
+    """Hard-link groups of the base whose first member changed or went: the next member leads.
+
+    laid: paths that came from elsewhere, and so are of no group of the base, whatever they hold.
+    """
+    followers: dict[bytes, list[bytes]] = {}
+    for path, entry in entries.items():
+        if entry.first:
+            followers.setdefault(entry.first, []).append(path)
+    for leader, members in followers.items():
+        head = None if leader in laid else entries.get(leader)
+        if leader in laid:
+            members = [path for path in members if path not in laid]  # noqa: PLW2901
+            if not members:
+                continue
+        if head is not None and head.kind == entries[members[0]].kind and not head.first:
+            member = entries[members[0]]
+            if head.sha256 == member.sha256 and head.size == member.size:
+                continue
+        members.sort()
+        for path in members:
+            entries[path] = replace(entries[path], first=b"" if path == members[0] else members[0])
