@@ -9,13 +9,13 @@ from dataclasses import replace
 from typing import cast
 
 from buildstep import readpass
-from buildstep.compress import codec
 from buildstep.emitters.btrfs import BtrfsEmitter
 from buildstep.emitters.oci import OciEmitter
 from buildstep.emitters.tar import TarEmitter
 from buildstep.emitters.zfs import ZfsEmitter
 from buildstep.errors import EmitError, Fault, SpecError
 from buildstep.events import Bus
+from buildstep.formats.codecs import codec
 from buildstep.interfaces import Artifact, EmitJob, Emitter, Sink
 from buildstep.system.output_set import Outputs, temporary_name
 from buildstep.tree.entry import Entry

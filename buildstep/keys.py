@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from buildstep import __version__, cleaners, compress, resolution, shipping
+from buildstep import __version__, cleaners, resolution, shipping
+from buildstep.formats import codecs
 from buildstep.images import ImageRecord
 from buildstep.layerkey import layer_key
 from buildstep.resolution import Answer
@@ -89,7 +90,7 @@ def decisive(spec: BuildSpec, image: ImageRecord, proto: str, answer: Answer | N
         "base image": {"uuid": image.uuid, "tree": image.tree_digest},
         "proto directory": proto,
         "package": dict(answer.inputs()) if answer is not None else {},
-        "tool": {name: compress.codec(shipping.codec_of(spec, name)).ident for name in spec.formats},
+        "tool": {name: codecs.codec(shipping.codec_of(spec, name)).ident for name in spec.formats},
         # Nothing on Linux; a SmartOS agent's own libraries decide where its images can run.
         **{f"platform {key}": stamp for key, stamp in min_platform(os.uname()).items()},
     }

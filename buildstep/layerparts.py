@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from buildstep import readpass
-from buildstep.compress import Codec
 from buildstep.errors import EmitError
-from buildstep.parts import Cuts, Fetch, Stream
+from buildstep.formats.chunked import Cuts, Fetch, Stream
+from buildstep.formats.codecs import Codec
+from buildstep.formats.tar_writer import BLOCK, END, MAX_ID, WHITEOUT, content_size, header, padding
 from buildstep.system import framed
 from buildstep.system.files import atomic_write
-from buildstep.tarfmt import BLOCK, END, MAX_ID, WHITEOUT, content_size, header, padding
 from buildstep.tree.entry import Entry, line
 
 FORMAT = 3

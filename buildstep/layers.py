@@ -33,13 +33,13 @@ from typing import Any, Self
 
 from buildstep import layerparts
 from buildstep.artifacts import stamp
-from buildstep.compress import Codec
 from buildstep.emitters.oci import write_layer
 from buildstep.events import Bus
+from buildstep.formats.chunked import Stream
+from buildstep.formats.codecs import Codec
 from buildstep.interfaces import Blob
 from buildstep.journal import Journal
 from buildstep.layerparts import OldParts, PartLost, told
-from buildstep.parts import Stream
 from buildstep.pooldir import boot_id
 from buildstep.readpass import with_parents
 from buildstep.system.digest import sha256_file

@@ -13,12 +13,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from buildstep import amend, artifacts, compress, keys, leftovers, packagelayer, sandbox, shipping, steps
+from buildstep import amend, artifacts, keys, leftovers, packagelayer, sandbox, shipping, steps
 from buildstep.buildlog import BuildLog, failed_record
 from buildstep.cache import LayerCache
 from buildstep.emitters import oci
 from buildstep.errors import BuildstepError, EmitError, Interrupted
 from buildstep.events import BuildStarted, Bus
+from buildstep.formats import codecs
 from buildstep.images import ImageRecord, ImageStore
 from buildstep.interfaces import Blob, Kind
 from buildstep.journal import Journal, open_journal
@@ -273,7 +274,7 @@ def _blobs(build: Build, stack: contextlib.ExitStack, journal: Journal) -> BlobS
     return stack.enter_context(
         BlobStore(
             build.backend.state,
-            compress.codec(shipping.codec_of(spec, "oci")),
+            codecs.codec(shipping.codec_of(spec, "oci")),
             slot=os.fspath(spec.output_dir / spec.basename),
             bus=build.bus,
             journal=journal,

@@ -15,8 +15,7 @@ from typing import Protocol, runtime_checkable
 from buildstep.errors import EmitError
 from buildstep.events import Bus
 from buildstep.interfaces import Sink
-from buildstep.system.files import CHUNK, data_extents
-from buildstep.tarfmt import Extents
+from buildstep.system.files import CHUNK, Extents, data_extents
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import Entry, FileList
 

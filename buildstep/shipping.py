@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from buildstep import __version__, compress, emitters, manifest, steps
+from buildstep import __version__, emitters, manifest, steps
 from buildstep.errors import ImageError
 from buildstep.events import ArtifactWritten, Bus
+from buildstep.formats import codecs
 from buildstep.images import ImageRecord, uuid_of
 from buildstep.interfaces import Artifact, Blob, EmitJob
 from buildstep.native import NativeJob
@@ -274,7 +275,7 @@ def tool_versions(spec: BuildSpec) -> dict[str, str]:
     """What made the image, by name: ourselves, Python, the kernel, and the codec libraries."""
     found = {"buildstep": __version__, "python": platform.python_version(), "kernel": platform.release()}
     for name in sorted({codec_of(spec, wanted) for wanted in spec.formats}):
-        found[f"codec {name}"] = compress.codec(name).ident
+        found[f"codec {name}"] = codecs.codec(name).ident
     return found
 
 

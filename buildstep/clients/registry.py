@@ -16,7 +16,8 @@ from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit, urlunsp
 from buildstep.clients import Answer, Http, HttpError, Slice, clean_text, safe_url
 from buildstep.clients.credentials import HUB, HUB_HOST, Credentials
 from buildstep.clients.download import Downloaded, Expected, Progress, download
-from buildstep.clients.ocispec import (
+from buildstep.errors import UsageError
+from buildstep.formats.oci.spec import (
     INDEXES,
     MANIFESTS,
     MAX_DOCUMENT,
@@ -28,7 +29,6 @@ from buildstep.clients.ocispec import (
     parse_index,
     parse_manifest,
 )
-from buildstep.errors import UsageError
 
 _REPOSITORY = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")

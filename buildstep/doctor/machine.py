@@ -7,11 +7,12 @@ import re
 import sys
 from collections.abc import Callable
 
-from buildstep import compress, shipping
+from buildstep import shipping
 from buildstep.doctor import attempts
 from buildstep.doctor.findings import Examination
 from buildstep.doctor.forecast import takes_directly
 from buildstep.errors import BuildstepError, ExitCode, SandboxError, ToolMissing
+from buildstep.formats import codecs
 from buildstep.system import host as platforms
 from buildstep.system import process
 from buildstep.system.mounts import in_user_namespace
@@ -107,7 +108,7 @@ def _codecs(seen: Examination) -> None:
     )
     for name in sorted(names):
         try:
-            ident = compress.codec(name).ident
+            ident = codecs.codec(name).ident
         except ToolMissing as error:
             if seen.spec is not None:
                 seen.error("tools", f"codec {name}", error)

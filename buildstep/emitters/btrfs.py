@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import ClassVar
 
-from buildstep.compress import codec
 from buildstep.emitters.stream import open_stream
+from buildstep.formats.codecs import codec
 from buildstep.interfaces import EmitJob, Sink
 
 

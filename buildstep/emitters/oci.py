@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from buildstep import ociconfig, readpass
-from buildstep.compress import Codec, codec
 from buildstep.errors import EmitError
 from buildstep.events import Bus
+from buildstep.formats.chunked import PartWriter, Stream
+from buildstep.formats.codecs import Codec, codec
+from buildstep.formats.tar_writer import BLOCK, END, TarWriter, big_size_header, header, padding, whiteout
 from buildstep.interfaces import Artifact, Blob, EmitJob, Sink
 from buildstep.layerparts import OldParts, refuse_removal
-from buildstep.parts import PartWriter, Stream
-from buildstep.system.files import CHUNK, atomic_write, copy_range, write_all
+from buildstep.system.files import CHUNK, Extents, atomic_write, copy_range, write_all
 from buildstep.system.output_set import Sealer, create
-from buildstep.tarfmt import BLOCK, END, Extents, TarWriter, big_size_header, header, padding, whiteout
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import Entry, FileList
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from buildstep.compress import Codec, codec
+from buildstep.formats.chunked import PartWriter
+from buildstep.formats.codecs import Codec, codec
+from buildstep.formats.tar_writer import TarWriter
 from buildstep.interfaces import Artifact, EmitJob, Sink
-from buildstep.parts import PartWriter
+from buildstep.system.files import Extents
 from buildstep.system.output_set import create, seal
-from buildstep.tarfmt import Extents, TarWriter
 from buildstep.tree.entry import Entry
 
 _DEFAULT = "zstd"

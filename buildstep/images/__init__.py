@@ -24,6 +24,7 @@ from buildstep.clients.imgapi import expected_file
 from buildstep.config import Config
 from buildstep.errors import DatasetError, ImageError
 from buildstep.events import Bus
+from buildstep.formats.unpack import apply_layer, unpack
 from buildstep.imagefile import (
     Put,
     inputs_of,
@@ -47,7 +48,6 @@ from buildstep.system.remove import remove_tree
 from buildstep.tree.entry import FileList, dumps, loads, tree_digest
 from buildstep.tree.hashing import hash_entries, spread_digests
 from buildstep.tree.scan import scan
-from buildstep.unpack import apply_layer, unpack
 
 __all__ = ["ImageRecord", "ImageStore", "fingerprint_of", "uuid_of"]
 

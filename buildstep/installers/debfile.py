@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from buildstep.decompress import Decompressed
 from buildstep.errors import ImageError, InstallError
+from buildstep.formats.decompress import Decompressed
 
 _HARMLESS_TRIGGERS = frozenset(("ldconfig",))
 """What ldconfig makes is made of what is there, whenever it runs."""

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from buildstep.clients import Http, HttpOptions, translated
 from buildstep.clients.credentials import credentials_for
-from buildstep.clients.ocilayout import Layout, open_layout
-from buildstep.clients.ocispec import INDEXES, Descriptor, media_type, parse_index, parse_manifest
 from buildstep.clients.registry import Reference, RegistryClient
 from buildstep.errors import ImageError, PublishError
 from buildstep.events import Bus
+from buildstep.formats.oci.layout import Layout, open_layout
+from buildstep.formats.oci.spec import INDEXES, Descriptor, media_type, parse_index, parse_manifest
 from buildstep.publishers.bundle import Bundle, Published, PublishOptions
 
 _EXTENSION = ".oci.tar"

@@ -15,10 +15,10 @@ from typing import ClassVar, Self
 from buildstep.clients import Http, HttpOptions, translated
 from buildstep.clients.credentials import credentials_for
 from buildstep.clients.download import Downloaded, Follower, Progress
-from buildstep.clients.ocispec import Descriptor, OciImage, Platform, apply_layers, describe, document
 from buildstep.clients.registry import Reference, RegistryClient
 from buildstep.errors import ImageError
 from buildstep.events import Bus
+from buildstep.formats.oci.spec import Descriptor, OciImage, Platform, apply_layers, describe, document
 from buildstep.interfaces import Identity, SourceContext, SourceImage
 
 PARALLEL = 5

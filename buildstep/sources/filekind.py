@@ -9,9 +9,9 @@ import tarfile
 from pathlib import Path
 from typing import IO, Literal, cast
 
-from buildstep.decompress import Decompressed
 from buildstep.errors import ImageError
-from buildstep.zstream import read_begin
+from buildstep.formats.decompress import Decompressed
+from buildstep.formats.zfs_stream import read_begin
 
 FileKind = Literal["tar", "oci", "zfs", "btrfs"]
 

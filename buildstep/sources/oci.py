@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from buildstep.clients.ocilayout import Layout, open_layout
-from buildstep.clients.ocispec import Platform, apply_layers, describe, document
 from buildstep.errors import ImageError
+from buildstep.formats.oci.layout import Layout, open_layout
+from buildstep.formats.oci.spec import Platform, apply_layers, describe, document
 from buildstep.interfaces import Identity, SourceContext, SourceImage
 
 

@@ -7,7 +7,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -118,3 +118,7 @@ def data_extents(fd: int, size: int) -> list[tuple[int, int]]:
         extents.append((begin, end - begin))
         offset = end
     return extents
+
+
+Extents = Sequence[tuple[int, int]]
+"""The (offset, length) pieces of a sparse file that hold data, in order; offsets in whole blocks."""

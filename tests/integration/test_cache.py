@@ -18,10 +18,11 @@ from typing import Any
 
 import pytest
 
-from buildstep import artifacts, compare, compress, layers, pipeline, pruning
+from buildstep import artifacts, compare, layers, pipeline, pruning
 from buildstep import spec as specs
 from buildstep.cli.build import choices
 from buildstep.events import Bus
+from buildstep.formats import codecs
 from buildstep.journal import heal
 from buildstep.tree import proto as tree_proto
 from tests.integration import pools
@@ -163,9 +164,9 @@ def test_content_alone_is_put_into_the_last_tree(
     grain: of the parts of layers, so that small ones are cut as large ones are.
     """
     monkeypatch.setattr(layers, "LAYER_TARGET", target)
-    gzip = compress.codec("gzip")
+    gzip = codecs.codec("gzip")
     if grain:
-        monkeypatch.setitem(compress.CODECS, "gzip", lambda: replace(gzip, grain=grain))
+        monkeypatch.setitem(codecs.CODECS, "gzip", lambda: replace(gzip, grain=grain))
 
     def job() -> None:
         rng = random.Random(seed)
@@ -199,8 +200,8 @@ def test_what_a_build_goes_on_from_is_damaged(
 ) -> None:
     """The next build is right all the same."""
     monkeypatch.setattr(layers, "LAYER_TARGET", 60_000)
-    gzip = compress.codec("gzip")
-    monkeypatch.setitem(compress.CODECS, "gzip", lambda: replace(gzip, grain=2 << 10))
+    gzip = codecs.codec("gzip")
+    monkeypatch.setitem(codecs.CODECS, "gzip", lambda: replace(gzip, grain=2 << 10))
 
     def job() -> None:
         rng = random.Random(harm)
@@ -429,7 +430,7 @@ def test_each_change_is_named_and_harmless_ones_hit(shared: Yard, private: Priva
 def test_another_base_and_another_tool_are_named(
     tmp_path: Path, base: Path, private: Private, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = compress.codec
+    real = codecs.codec
 
     def job() -> None:
         warm = yard(tmp_path, base, "warm")
@@ -449,7 +450,7 @@ def test_another_base_and_another_tool_are_named(
         assert "base image.tree: " in warm.plan()["emit"][1]
         assert warm.run().steps["emit"][0] == "run"
         before = warm.record
-        monkeypatch.setattr(compress, "codec", lambda name: replace(real(name), ident="another 1"))
+        monkeypatch.setattr(codecs, "codec", lambda name: replace(real(name), ident="another 1"))
         assert "tool.oci: " in warm.plan()["emit"][1]
         assert "-> another 1" in warm.plan()["emit"][1]
         done = warm.run()

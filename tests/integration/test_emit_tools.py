@@ -18,17 +18,17 @@ from pathlib import Path
 import pytest
 
 from buildstep import emitters
-from buildstep.compress import codec
 from buildstep.emitters import oci
 from buildstep.errors import EmitError, ImageError
 from buildstep.events import Bus
+from buildstep.formats.codecs import codec
+from buildstep.formats.unpack import apply_layer, unpack
 from buildstep.interfaces import Artifact, EmitJob
 from buildstep.system import output_set
 from buildstep.tree import entry as tree_entry
 from buildstep.tree import scan
 from buildstep.tree.diff import Changes, diff
 from buildstep.tree.entry import FileList, tree_digest
-from buildstep.unpack import apply_layer, unpack
 from tests.unit import trees
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners, devices, mounts")
@@ -455,17 +455,17 @@ def test_a_file_of_5_gib(tmp_path: Path) -> None:
 def test_a_dense_file_over_8_gib_has_a_header_that_tar_reads(tmp_path: Path) -> None:
     # The header alone: 8 GiB of content would only prove that writing works.
     require("tar")
-    from buildstep import tarfmt
+    from buildstep.formats import tar_writer
     from buildstep.tree.entry import Entry
 
     path = tmp_path / "x.tar"
     big = 9 << 30
     with path.open("wb") as file:
-        file.write(tarfmt.header(Entry(b"pax", "f", 0o644, 0, 0, size=big), epoch=0))
+        file.write(tar_writer.header(Entry(b"pax", "f", 0o644, 0, 0, size=big), epoch=0))
         file.seek(big, io.SEEK_CUR)
-        file.write(tarfmt.big_size_header(b"base256", big))
+        file.write(tar_writer.big_size_header(b"base256", big))
         file.seek(big, io.SEEK_CUR)
-        file.write(tarfmt.END)
+        file.write(tar_writer.END)
     told = run("tar", "-tvf", path)
     assert told.count(str(big)) == 2
     require("bsdtar")

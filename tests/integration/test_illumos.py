@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from buildstep.zstream import BEGIN_SIZE, read_begin
+from buildstep.formats.zfs_stream import BEGIN_SIZE, read_begin
 from tests.illumos.launcher import VERSION
 from tests.illumos.zone import BASE, REPOSITORY, Call, Zone, clean_tmp
 from tests.integration.conftest import demand, enclosed

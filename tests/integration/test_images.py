@@ -433,7 +433,7 @@ def test_a_hostile_archive_is_refused_and_listed(
 
 def test_a_bomb_is_refused(agent: Agent, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "buildstep.decompress.Decompressed.__init__.__kwdefaults__", {"ratio": 0, "floor": 1 << 20}
+        "buildstep.formats.decompress.Decompressed.__init__.__kwdefaults__", {"ratio": 0, "floor": 1 << 20}
     )
     (agent.top / "bomb.tgz").write_bytes(tarball({"zeros": bytes(8 << 20)}))
     status, _, err = call("image", "import", "bomb.tgz")

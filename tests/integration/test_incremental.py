@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from buildstep import compress, layerparts, layers, pipeline, pruning, steps
-from buildstep.compress import Codec
+from buildstep import layerparts, layers, pipeline, pruning, steps
 from buildstep.emitters import oci
 from buildstep.errors import BuildstepError
 from buildstep.events import Bus
+from buildstep.formats import codecs
+from buildstep.formats.codecs import Codec
 from buildstep.images import ImageRecord
 from buildstep.interfaces import Blob, Dataset
 from buildstep.layerparts import OldParts
@@ -47,8 +48,8 @@ def capable() -> None:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small trees are cut as large ones are, into layers and these into parts."""
     monkeypatch.setattr(layers, "LAYER_TARGET", 60_000)
-    gzip = compress.codec("gzip")
-    monkeypatch.setitem(compress.CODECS, "gzip", lambda: replace(gzip, grain=2 << 10))
+    gzip = codecs.codec("gzip")
+    monkeypatch.setitem(codecs.CODECS, "gzip", lambda: replace(gzip, grain=2 << 10))
 
 
 @pytest.fixture
@@ -437,7 +438,7 @@ def layer(root: Path, path: Path, chosen: Codec, *, old: OldParts | None = None)
 
 def again(tmp_path: Path, root: Path, change: Callable[[], object]) -> Path:
     """A layer from the parts of the one before a change; it is the one made without them."""
-    chosen = replace(compress.codec("gzip"), grain=1 << 10)
+    chosen = replace(codecs.codec("gzip"), grain=1 << 10)
     first = tmp_path / "first"
     layer(root, first, chosen)
     change()

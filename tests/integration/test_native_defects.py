@@ -43,8 +43,8 @@ from pathlib import Path
 
 import pytest
 
-from buildstep import compress
 from buildstep.emitters import EMITTERS, stream
+from buildstep.formats import codecs
 from buildstep.interfaces import Kind
 from buildstep.native import NativeJob, NativeStreams
 from buildstep.tree.diff import diff
@@ -100,7 +100,7 @@ def test_d24_all_cores_and_the_same_bytes(
     dataset = backend.create("d24")
     (dataset.path / "large").write_bytes(os.urandom(16 << 20) + b"text " * (4 << 20))
     tree = full(dataset.path)
-    chosen = compress.codec("gzip")
+    chosen = codecs.codec("gzip")
     digests, used = set(), {}
     try:
         for cores in (1, 2, 4):

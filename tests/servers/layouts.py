@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from buildstep.clients.ocispec import OCI_INDEX, OCI_MANIFEST, REF_NAME
 from buildstep.events import Bus
+from buildstep.formats.oci.spec import OCI_INDEX, OCI_MANIFEST, REF_NAME
+from buildstep.formats.unpack import apply_layer, unpack
 from buildstep.interfaces import SourceContext
 from buildstep.tree.entry import FileList
-from buildstep.unpack import apply_layer, unpack
 
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 

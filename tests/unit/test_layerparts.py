@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from buildstep import layerparts
-from buildstep.compress import Codec, codec
 from buildstep.emitters import oci
 from buildstep.emitters.oci import OciEmitter
 from buildstep.events import Bus
+from buildstep.formats.codecs import Codec, codec
 from buildstep.interfaces import Blob
 from buildstep.layerparts import OldParts, PartLost, Row
 from buildstep.system.digest import sha256_file

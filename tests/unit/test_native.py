@@ -8,8 +8,8 @@ import struct
 import pytest
 
 from buildstep.errors import DatasetError, ImageError
+from buildstep.formats.zfs_stream import BEGIN_SIZE, read_begin
 from buildstep.native import PIPE_SIZE, consuming, producing
-from buildstep.zstream import BEGIN_SIZE, read_begin
 
 
 def header(order: str = "<", kind: int = 0, version: int = 17, magic: int = 0x2F5BACBAC) -> bytes:

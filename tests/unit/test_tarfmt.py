@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from buildstep import tarfmt, unpack
+from buildstep.formats import acl, tar_writer, unpack
+from buildstep.system import files
 from buildstep.tree.entry import Entry, FileList, tree_digest
 from tests.unit import trees
 
@@ -37,7 +38,7 @@ def archive(
     tree: FileList, content: dict[bytes, bytes], *, acl_text: bool = False, epoch: int | None = None
 ) -> bytes:
     out = Sponge()
-    tar = tarfmt.TarWriter(out, epoch=epoch, acl_text=acl_text)
+    tar = tar_writer.TarWriter(out, epoch=epoch, acl_text=acl_text)
     for path in sorted(tree):
         entry = tree[path]
         tar.begin(entry)
@@ -53,10 +54,10 @@ def read(data: bytes) -> list[tarfile.TarInfo]:
         return tar.getmembers()
 
 
-def one(entry: Entry, extents: tarfmt.Extents | None = None) -> tarfile.TarInfo:
-    head = tarfmt.header(entry, epoch=None, extents=extents)
-    body = bytes(tarfmt.content_size(entry, extents))
-    (member,) = read(head + body + tarfmt.padding(len(body)) + tarfmt.END)
+def one(entry: Entry, extents: files.Extents | None = None) -> tarfile.TarInfo:
+    head = tar_writer.header(entry, epoch=None, extents=extents)
+    body = bytes(tar_writer.content_size(entry, extents))
+    (member,) = read(head + body + tar_writer.padding(len(body)) + tar_writer.END)
     return member
 
 
@@ -64,7 +65,7 @@ PLAIN = Entry(b"dir/file", "f", 0o644, 0, 0, size=3, mtime=1_600_000_000 * 10**9
 
 
 def test_a_plain_entry_is_one_block_and_has_no_names_or_fractions() -> None:
-    head = tarfmt.header(PLAIN, epoch=None)
+    head = tar_writer.header(PLAIN, epoch=None)
     assert len(head) == 512
     member = one(PLAIN)
     assert (member.name, member.size, member.mode, member.mtime) == (
@@ -81,7 +82,7 @@ def test_a_plain_entry_is_one_block_and_has_no_names_or_fractions() -> None:
     [(2_000_000_000, 1_700_000_000, 1_700_000_000), (5, 10, 5), (-7, None, 0), (9, 0, 0)],
 )
 def test_times_are_clamped(mtime: int, epoch: int | None, want: int) -> None:
-    head = tarfmt.header(replace(PLAIN, mtime=mtime * 10**9), epoch=epoch)
+    head = tar_writer.header(replace(PLAIN, mtime=mtime * 10**9), epoch=epoch)
     assert int(head[136:147], 8) == want
 
 
@@ -120,18 +121,18 @@ def test_owners_survive(ident: int) -> None:
 
 @pytest.mark.parametrize("size", [2**33 - 1, 2**33, 2**40])
 def test_sizes_from_8_gib_on(size: int) -> None:
-    head = tarfmt.header(replace(PLAIN, size=size), epoch=None)
+    head = tar_writer.header(replace(PLAIN, size=size), epoch=None)
     info = tarfile.TarFile(fileobj=io.BytesIO(head)).next()
     assert info is not None
     assert info.size == size
-    block = tarfmt.big_size_header(b"blobs/x", size)
+    block = tar_writer.big_size_header(b"blobs/x", size)
     assert len(block) == 512
     assert tarfile.TarInfo.frombuf(block, "utf-8", "strict").size == size
 
 
 @pytest.mark.parametrize("length", [*range(80, 104), 990, 991, 992, 993, 994, 995, 9990, 9991, 9992])
 def test_pax_records_count_their_own_length(length: int) -> None:
-    record = tarfmt.pax_record(b"path", b"v" * length)
+    record = tar_writer.pax_record(b"path", b"v" * length)
     assert int(record.split(b" ")[0]) == len(record)
 
 
@@ -143,7 +144,7 @@ def test_xattr_names_and_values_survive() -> None:
         (b"user.plain%41", b"x"),
     )
     for name, _ in pairs:
-        assert tarfmt.xattr_name(tarfmt.xattr_key(name)[len(b"SCHILY.xattr.") :]) == name
+        assert tar_writer.xattr_name(tar_writer.xattr_key(name)[len(b"SCHILY.xattr.") :]) == name
     member = one(replace(PLAIN, xattrs=pairs))
     assert member.pax_headers["SCHILY.xattr.user.a%3Db"] == "\n=\0"
 
@@ -163,22 +164,22 @@ ACL = struct.pack("<I", 2) + b"".join(
 
 
 def test_acls_become_text_and_come_back() -> None:
-    text = tarfmt.acl_to_text(ACL)
+    text = acl.acl_to_text(ACL)
     assert text == (
         b"user::rw-,user:1000:r--:1000,user:70000:rwx:70000,group::r-x,group:33:--x:33,mask::rwx,other::---"
     )
-    assert tarfmt.acl_from_text(text) == ACL
-    assert tarfmt.acl_from_text(b"user::rw-\nuser:lisa:r--:1000 # c\ngroup::r--\nmask::r--\nother::---")
+    assert acl.acl_from_text(text) == ACL
+    assert acl.acl_from_text(b"user::rw-\nuser:lisa:r--:1000 # c\ngroup::r--\nmask::r--\nother::---")
     for junk in (b"", b"\x01\0\0\0", ACL[:-1], ACL[:4] + b"\xff" * 8):
-        assert tarfmt.acl_to_text(junk) is None
+        assert acl.acl_to_text(junk) is None
     for wrong in (b"user", b"nobody::rwx", b"user:lisa:rwx"):
         with pytest.raises(ValueError):
-            tarfmt.acl_from_text(wrong)
+            acl.acl_from_text(wrong)
 
 
 def test_a_broken_acl_is_kept_as_it_is() -> None:
     entry = replace(PLAIN, size=0, xattrs=((b"system.posix_acl_access", b"junk"),))
-    head = tarfmt.header(entry, epoch=None, acl_text=True)
+    head = tar_writer.header(entry, epoch=None, acl_text=True)
     assert b"SCHILY.xattr.system.posix_acl_access=junk\n" in head
 
 
@@ -204,7 +205,7 @@ def test_sparse_files(extents: list[tuple[int, int]], size: int) -> None:
 
 def test_the_writer_tells_where_entries_begin_and_how_long_they_are() -> None:
     out = Sponge()
-    tar = tarfmt.TarWriter(out, epoch=None)
+    tar = tar_writer.TarWriter(out, epoch=None)
     entry = replace(PLAIN, size=1000, path=b"p" * 300)
     tar.begin(entry)
     tar.data(0, bytes(1000))
@@ -214,15 +215,15 @@ def test_the_writer_tells_where_entries_begin_and_how_long_they_are() -> None:
 
 
 def test_missing_content_is_our_bug() -> None:
-    tar = tarfmt.TarWriter(Sponge(), epoch=None)
+    tar = tar_writer.TarWriter(Sponge(), epoch=None)
     tar.begin(PLAIN)
     with pytest.raises(AssertionError, match="missing"):
         tar.end(PLAIN)
 
 
 def test_whiteouts() -> None:
-    assert tarfmt.whiteout(b"a/b").path == b"a/.wh.b"
-    assert tarfmt.whiteout(b"b").path == b".wh.b"
+    assert tar_writer.whiteout(b"a/b").path == b"a/.wh.b"
+    assert tar_writer.whiteout(b"b").path == b".wh.b"
 
 
 @settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=150)
@@ -252,6 +253,6 @@ def test_a_plain_header_costs_little() -> None:
     ]
     begin = time.process_time()
     for entry in entries:
-        tarfmt.header(entry, epoch=1_700_000_000)
+        tar_writer.header(entry, epoch=1_700_000_000)
     # 2 us each when measured; the bound only catches a header that went down the slow way.
     assert (time.process_time() - begin) / len(entries) < 30e-6

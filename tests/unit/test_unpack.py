@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.compress import codec
 from buildstep.errors import ImageError
+from buildstep.formats.codecs import codec
+from buildstep.formats.unpack import Limits, apply_layer, unpack
 from buildstep.tree import entry as tree_entry
 from buildstep.tree.entry import FileList, tree_digest
-from buildstep.unpack import Limits, apply_layer, unpack
 from tests.unit import trees
 
 
@@ -141,13 +141,13 @@ def test_sparse_files_get_their_holes_back(into: Path, tmp_path: Path) -> None:
 
 
 def _sparse_tar() -> bytes:
-    from buildstep import tarfmt
+    from buildstep.formats import tar_writer
     from buildstep.tree.entry import Entry
 
     entry = Entry(b"disk", "f", 0o644, 0, 0, size=8 << 20)
-    head = tarfmt.header(entry, epoch=0, extents=[(4096, 4096)])
+    head = tar_writer.header(entry, epoch=0, extents=[(4096, 4096)])
     twin = Entry(b"twin", "f", 0o644, 0, 0, first=b"disk")
-    return head + b"x" * 4096 + tarfmt.header(twin, epoch=0) + tarfmt.END
+    return head + b"x" * 4096 + tar_writer.header(twin, epoch=0) + tar_writer.END
 
 
 def test_missing_parents_are_made(into: Path) -> None:

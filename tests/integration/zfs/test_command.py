@@ -15,10 +15,10 @@ import pytest
 from buildstep.datasets.zfs import ZfsBackend
 from buildstep.datasets.zfslib import AlreadyThere, Busy, InUse, ZfsCommand
 from buildstep.errors import DatasetError
+from buildstep.formats.zfs_stream import BEGIN_SIZE, read_begin
 from buildstep.interfaces import Kind
 from buildstep.system import host
 from buildstep.tree.entry import tree_digest
-from buildstep.zstream import BEGIN_SIZE, read_begin
 from tests.integration.pools import IMAGE, IN_GUEST, KEY, OTHER, change, command, fill, full, location
 
 pytestmark = pytest.mark.skipif(not IN_GUEST, reason="runs in the ZFS guest")

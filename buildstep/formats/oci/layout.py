@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from buildstep.clients import Slice
-from buildstep.clients.ocispec import (
+from buildstep.errors import ImageError
+from buildstep.formats.oci.spec import (
     INDEXES,
     MAX_DOCUMENT,
     REF_NAME,
@@ -26,7 +27,6 @@ from buildstep.clients.ocispec import (
     parse_index,
     parse_manifest,
 )
-from buildstep.errors import ImageError
 from buildstep.system.files import CHUNK
 
 

@@ -11,9 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, cast
 
-from buildstep.decompress import Decompressed
 from buildstep.errors import ImageError
-from buildstep.tarfmt import Extents, acl_from_text, acl_mode, xattr_name
+from buildstep.formats.acl import acl_from_text, acl_mode
+from buildstep.formats.decompress import Decompressed
+from buildstep.formats.tar_writer import xattr_name
+from buildstep.system.files import Extents
 from buildstep.tree import entry as tree_entry
 from buildstep.tree import scan
 from buildstep.tree.entry import Entry

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from buildstep.compress import Codec
 from buildstep.errors import EmitError
+from buildstep.formats.codecs import Codec
 from buildstep.system.files import write_all
 
 _SLACK = 512

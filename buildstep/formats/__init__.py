@@ -1,0 +1,1 @@
+"""Bytes in and out: archives, compression, image layouts. No policy."""

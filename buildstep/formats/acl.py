@@ -1,0 +1,69 @@
+"""POSIX ACLs as text and as extended attributes."""
+
+from __future__ import annotations
+
+import struct
+
+# -- access control lists -------------------------------------------------------------------------------
+
+# acl(5) and linux/posix_acl_xattr.h: a version, then (tag, permissions, id) of each entry, little endian.
+_ACL_VERSION = struct.pack("<I", 2)
+_ACL_ENTRY = struct.Struct("<HHI")
+_ACL_NO_ID = 0xFFFFFFFF
+_ACL_TAGS = {
+    0x01: b"user",
+    0x02: b"user",
+    0x04: b"group",
+    0x08: b"group",
+    0x10: b"mask",
+    0x20: b"other",
+}
+_ACL_NAMED = {0x02: b"user", 0x08: b"group"}
+
+
+def acl_to_text(value: bytes) -> bytes | None:
+    """The text of a posix_acl extended attribute, ids as numbers; None when it is not one.
+
+    A named entry ends with its id once more, as star has it: libarchive looks names up otherwise, and
+    GNU tar leaves the fourth field out.
+    """
+    if value[:4] != _ACL_VERSION or (len(value) - 4) % _ACL_ENTRY.size:
+        return None
+    rows = []
+    for tag, bits, ident in _ACL_ENTRY.iter_unpack(value[4:]):
+        if tag not in _ACL_TAGS or bits > 7 or (tag in _ACL_NAMED) == (ident == _ACL_NO_ID):
+            return None
+        letters = bytes(letter if bits & bit else 0x2D for letter, bit in zip(b"rwx", (4, 2, 1), strict=True))
+        if tag in _ACL_NAMED:
+            rows.append(b"%b:%d:%b:%d" % (_ACL_TAGS[tag], ident, letters, ident))
+        else:
+            rows.append(b"%b::%b" % (_ACL_TAGS[tag], letters))
+    return b",".join(rows)
+
+
+def acl_mode(value: bytes) -> int | None:
+    """The nine permission bits that a file with this access ACL has; None when it is not an ACL."""
+    if acl_to_text(value) is None:
+        return None
+    bits: dict[int, int] = {tag: perm for tag, perm, _ in _ACL_ENTRY.iter_unpack(value[4:])}
+    # With a mask the group bits of the mode are the mask (acl(5), "correspondence").
+    return bits.get(0x01, 0) << 6 | bits.get(0x10, bits.get(0x04, 0)) << 3 | bits.get(0x20, 0)
+
+
+def acl_from_text(text: bytes) -> bytes:
+    """The extended attribute's value for SCHILY.acl text with numeric ids. Raises ValueError."""
+    found = []
+    for row in text.replace(b"\n", b",").split(b","):
+        fields = [field.strip() for field in row.partition(b"#")[0].split(b":")]
+        if fields == [b""]:
+            continue
+        if len(fields) not in (3, 4) or fields[0] not in (b"user", b"group", b"mask", b"other"):
+            raise ValueError(f"the ACL entry {row!r} is not understood")
+        kind, who, letters = fields[:3]
+        named = bool(who) and kind in (b"user", b"group")
+        # With a fourth field `who` may be a name that means nothing here.
+        ident = int(fields[3] if len(fields) == 4 else who) if named else _ACL_NO_ID
+        tag = min(t for t, k in _ACL_TAGS.items() if k == kind and (t in _ACL_NAMED) == named)
+        bits = sum(bit for letter, bit in ((b"r", 4), (b"w", 2), (b"x", 1)) if letter in letters)
+        found.append((tag, ident, _ACL_ENTRY.pack(tag, bits, ident)))
+    return _ACL_VERSION + b"".join(packed for _, _, packed in sorted(found))
