@@ -27,7 +27,7 @@ from buildstep.images import ImageRecord
 from buildstep.interfaces import Blob
 from buildstep.layers import BlobStore, cut
 from buildstep.resolution import Answer
-from buildstep.spec import BuildSpec
+from buildstep.spec.load import BuildSpec
 from buildstep.system import framed
 from buildstep.system.files import atomic_write
 from buildstep.tree import entry as tree_entry

@@ -16,7 +16,7 @@ from buildstep.errors import BuildstepError
 from buildstep.eventlog import SUFFIX, EventLog
 from buildstep.events import Bus
 from buildstep.record import FORMAT, Recorder
-from buildstep.spec import BuildSpec
+from buildstep.spec.load import BuildSpec
 from buildstep.system.files import write_json
 from buildstep.system.output_set import Outputs, create, temporary_name
 

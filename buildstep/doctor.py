@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from buildstep.config import Config
 from buildstep.doctor import base, machine, pool
 from buildstep.doctor.findings import Examination, Finding, Level
 from buildstep.errors import BuildstepError, ExitCode
-from buildstep.spec import BuildSpec
+from buildstep.spec.config import Config
+from buildstep.spec.load import BuildSpec
 
 __all__ = ["CHECKS", "Examination", "Finding", "Level", "examine"]
 

@@ -16,7 +16,7 @@ from typing import Any
 from buildstep.cache import LayerCache, LayerRecord
 from buildstep.interfaces import Package
 from buildstep.resolution import Answer
-from buildstep.spec import BuildSpec
+from buildstep.spec.load import BuildSpec
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import FileList
 

@@ -11,7 +11,7 @@ from buildstep.formats import codecs
 from buildstep.images import ImageRecord
 from buildstep.layerkey import layer_key
 from buildstep.resolution import Answer
-from buildstep.spec import BuildSpec
+from buildstep.spec.load import BuildSpec
 from buildstep.system.host import min_platform
 from buildstep.tree import proto as tree_proto
 from buildstep.tree.proto import ProtoScan

@@ -13,7 +13,7 @@ from buildstep.errors import Fault, SpecError
 from buildstep.events import State
 from buildstep.images import ImageRecord, ImageStore
 from buildstep.resolution import Answer
-from buildstep.spec import BuildSpec
+from buildstep.spec.load import BuildSpec
 from buildstep.tree import proto as tree_proto
 from buildstep.tree.exclude import excluder
 from buildstep.tree.proto import ProtoScan, scan_proto

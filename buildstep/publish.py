@@ -13,12 +13,12 @@ from typing import Any
 
 from buildstep import artifacts
 from buildstep.clients import translated
-from buildstep.config import TargetConfig
 from buildstep.errors import ImageError, PublishError, SpecError, UsageError
 from buildstep.events import Bus
 from buildstep.journal import output_lock
 from buildstep.publishers import Bundle, Published, PublishOptions
 from buildstep.publishers import publish as hand_on
+from buildstep.spec.config import TargetConfig
 from buildstep.system.files import atomic_write, read_json
 from buildstep.system.locks import lock
 

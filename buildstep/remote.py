@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from buildstep import manifest as imgmanifest
 from buildstep.clients import Http, HttpError, HttpOptions
 from buildstep.clients.download import Downloaded, Progress
 from buildstep.clients.imgapi import is_uuid
 from buildstep.clients.repositories import Repository, open_repository
-from buildstep.config import SourceConfig
 from buildstep.errors import CommandFailed, Fault, ImageError, SpecError
 from buildstep.events import Bus
 from buildstep.log import size_text
 from buildstep.sources.imgapi import Arriving, Fetched, Resolved, fetch_files, resolve
+from buildstep.spec import imgmanifest
+from buildstep.spec.config import SourceConfig
 from buildstep.system import host, process
 from buildstep.system.locks import lock
 

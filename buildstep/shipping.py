@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from buildstep import __version__, emitters, manifest, steps
+from buildstep import __version__, emitters, steps
 from buildstep.errors import ImageError
 from buildstep.events import ArtifactWritten, Bus
 from buildstep.formats import codecs
@@ -21,7 +21,8 @@ from buildstep.images import ImageRecord, uuid_of
 from buildstep.interfaces import Artifact, Blob, EmitJob
 from buildstep.native import NativeJob
 from buildstep.record import FORMAT, Recorder
-from buildstep.spec import BuildSpec
+from buildstep.spec import imgmanifest
+from buildstep.spec.load import BuildSpec
 from buildstep.system.files import read_json
 from buildstep.system.host import min_platform
 from buildstep.system.output_set import Outputs
@@ -128,14 +129,14 @@ def final_manifest(
     """
     here = min_platform(os.uname())
     for version, stamp in here.items():
-        if faults := manifest.check_platform(image.manifest, version, stamp):
+        if faults := imgmanifest.check_platform(image.manifest, version, stamp):
             raise ImageError(
                 f"the base image {image.label} is not for this machine",
                 detail="\n".join(f"  {fault}" for fault in faults),
                 hint="take an older base image, or build on an agent with another platform",
             )
     known = {key: image.manifest[key] for key in ("type", "os") if key in image.manifest}
-    return manifest.assemble(
+    return imgmanifest.assemble(
         user={"type": "other", "os": "other", **known, **spec.manifest},
         origin=image.manifest,
         uuid=uuid,
@@ -175,7 +176,7 @@ def ship(
         audit = shipment.installed.audit if shipment.installed else None
         text = audit[0] if audit else "the image has no audit tool\n"
         outputs.write(stem.with_name(stem.name + ".pkgaudit"), text.encode())
-    outputs.write(manifest_path, manifest.dumps(final).encode())
+    outputs.write(manifest_path, imgmanifest.dumps(final).encode())
     for path in _earlier(record_path):
         outputs.retire(path)
     outputs.commit()

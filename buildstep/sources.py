@@ -10,7 +10,7 @@ from typing import Any, cast
 from buildstep.errors import Fault, SpecError
 from buildstep.events import Bus
 from buildstep.interfaces import Source
-from buildstep.rules import near
+from buildstep.spec.schema import near
 
 GROUP = "buildstep.sources"
 

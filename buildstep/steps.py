@@ -19,7 +19,7 @@ from buildstep.images import ImageRecord
 from buildstep.installers import apt
 from buildstep.interfaces import Backend, Dataset, Finding, Installer, InstallOptions, Package, Resolution
 from buildstep.journal import Journal, output_lock
-from buildstep.spec import BuildSpec
+from buildstep.spec.load import BuildSpec
 from buildstep.system.locks import lock
 from buildstep.system.root import Root
 from buildstep.tree.diff import Changes, diff

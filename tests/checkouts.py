@@ -84,7 +84,7 @@ def fake_build(argv: list[str], log: str) -> int:
     import os
     from datetime import UTC, datetime
 
-    from buildstep import template
+    from buildstep.spec import template
 
     def option(name: str, default: str) -> str:
         return argv[argv.index(name) + 1] if name in argv else default

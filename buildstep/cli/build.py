@@ -132,8 +132,8 @@ def command(
     The result is PREFIX-VERSION with an extension per format, its .imgmanifest and its .buildrecord.json
     in the output directory; their paths are printed.
     """
-    from buildstep import spec as specs
     from buildstep.cli import session
+    from buildstep.spec import load as specs
 
     flags = _flags(options) | {"proto": proto_dir, "dir": dir_, "cache": False if no_cache else None}
     if as_buildimage:
@@ -178,7 +178,7 @@ def _flags(options: Mapping[str, Any]) -> dict[str, object]:
 def choices() -> Any:
     """What is plugged in, for the spec to check names against."""
     from buildstep import cleaners, emitters, installers
-    from buildstep.spec import Choices
+    from buildstep.spec.load import Choices
 
     return Choices(
         installers=tuple(installers.INSTALLERS),
@@ -253,7 +253,7 @@ def _short(path: Path) -> str:
 
 
 def _show_plan(decided: Any, spec: Any, *, as_json: bool, verbose: int) -> None:
-    from buildstep import spec as specs
+    from buildstep.spec import load as specs
 
     if as_json:
         click.echo(json.dumps(decided.to_json(), indent=2))

@@ -218,7 +218,7 @@ def _cleaners() -> str:
 
 
 def _variables() -> str:
-    from buildstep.specfields import SETTINGS
+    from buildstep.spec.fields import SETTINGS
 
     rows = (
         (f"`{it.env}`", f"`build.{name}`" if it.in_file else "", f"`{it.flag}`" if it.flag else "", it.about)
@@ -228,15 +228,15 @@ def _variables() -> str:
 
 
 def _agent_variables() -> str:
-    from buildstep.config import ENVIRONMENT
+    from buildstep.spec.config import ENVIRONMENT
 
     rows = ((f"`{name}`", f"`{'.'.join(path)}`") for name, path in ENVIRONMENT.items())
     return _table(("variable", "in buildstep.toml"), rows)
 
 
 def _settings() -> str:
-    from buildstep.config import RULE
-    from buildstep.rules import words
+    from buildstep.spec.config import RULE
+    from buildstep.spec.schema import words
 
     def rows(rule: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
         for name, inner in rule.get("properties", {}).items():

@@ -15,7 +15,7 @@ from buildstep.errors import BuildstepError, SpecError
 
 if TYPE_CHECKING:
     from buildstep.doctor import Examination, Finding
-    from buildstep.spec import BuildSpec
+    from buildstep.spec.load import BuildSpec
 
 _AGENT = '{"name": "agent", "version": "0", "build": {"image": "scratch"}}'
 """The m.json of an agent that is looked at without one."""
@@ -48,8 +48,8 @@ def command(
     room, what dead builds left, the base image, its package manager, the output directory, the network
     to the sources, and the clock. Without -m: what any build needs.
     """
-    from buildstep import config as configs
     from buildstep import doctor
+    from buildstep.spec import config as configs
 
     flags = build._flags(options) | {"proto": proto_dir, "dir": dir_}
     spec, proto, before = _spec(manifest_arg, flags, defines)
@@ -83,8 +83,8 @@ def _spec(
     manifest_arg: str | None, flags: dict[str, object], defines: dict[str, str]
 ) -> tuple[BuildSpec | None, Path | None, list[Finding]]:
     """The spec, its proto directory if that is known and there, and what is wrong with them."""
-    from buildstep import spec as specs
     from buildstep.doctor import Finding
+    from buildstep.spec import load as specs
 
     text = sys.stdin.read() if manifest_arg == "-" else ""
 

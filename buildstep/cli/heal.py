@@ -16,9 +16,10 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(pool: str | None, kept: bool, dry_run: bool, as_json: bool) -> int:
     """Remove what dead builds left: datasets, half-written files. Live builds are not touched."""
-    from buildstep import config, datasets, journal
+    from buildstep import datasets, journal
     from buildstep.cli.session import enclosed
     from buildstep.errors import ExitCode
+    from buildstep.spec import config
 
     def job() -> int:
         environ = dict(os.environ)

@@ -88,7 +88,7 @@ def _locator(ref: str) -> str:
 
 def _filters(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     from buildstep.clients.imgapi import FILTERS
-    from buildstep.rules import near
+    from buildstep.spec.schema import near
 
     found = {}
     for value in values:

@@ -216,11 +216,11 @@ def _text(name: str) -> str:
 def _document(name: str) -> dict[str, Any]:
     from datetime import UTC, datetime
 
-    from buildstep import rules, template
     from buildstep.cli.build import git_facts
     from buildstep.errors import Fault, SpecError
+    from buildstep.spec import schema, template
 
-    text = rules.read_file(name)
+    text = schema.read_file(name)
     if name.endswith(".j2"):
         text = template.render(
             text,
@@ -230,7 +230,7 @@ def _document(name: str) -> dict[str, Any]:
             environ=os.environ,
             defines={},
         )
-    found = rules.parse(text, name)
+    found = schema.parse(text, name)
     if not isinstance(found, dict):
         raise SpecError(name, [Fault(where="$", message="is not an object")])
     return found

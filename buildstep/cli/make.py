@@ -28,9 +28,9 @@ def stamp() -> None:
     """Print <branch>-<time>-g<commit>[-dirty] of the checkout we are in."""
     from datetime import UTC, datetime
 
-    from buildstep import template
     from buildstep.cli.build import git_facts
     from buildstep.errors import UsageError
+    from buildstep.spec import template
 
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
     moment = datetime.fromtimestamp(int(epoch), UTC) if epoch.isdigit() else datetime.now(UTC)
@@ -104,10 +104,11 @@ def name(manifest: Path) -> None:
     """Print the image's name in a manifest."""
     from datetime import UTC, datetime
 
-    from buildstep import makestate, rules, template
+    from buildstep import makestate
     from buildstep.cli.build import git_facts
+    from buildstep.spec import schema, template
 
-    text = rules.read_file(os.fspath(manifest))
+    text = schema.read_file(os.fspath(manifest))
     if manifest.suffix == ".j2":
         text = template.render(
             text,

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildstep import config as configs
 from buildstep import datasets
 from buildstep.cache import LayerCache
 from buildstep.cli import print_error
@@ -22,6 +21,7 @@ from buildstep.interfaces import Backend
 from buildstep.journal import heal
 from buildstep.log import view_for
 from buildstep.pruning import Limits
+from buildstep.spec import config as configs
 from buildstep.system import namespaces, process
 
 

@@ -19,7 +19,7 @@ from buildstep.interfaces import Backend, Kind
 from buildstep.log import size_text
 from buildstep.remote import Remote
 from buildstep.sources.mmdebstrap import Mmdebstrap
-from buildstep.spec import BuildSpec
+from buildstep.spec.load import BuildSpec
 from buildstep.system.files import read_json
 from buildstep.system.root import Root
 

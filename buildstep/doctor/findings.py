@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from buildstep.config import Config
 from buildstep.doctor.forecast import Forecast
 from buildstep.errors import BuildstepError, ExitCode
 from buildstep.images import ImageRecord
 from buildstep.interfaces import Backend
-from buildstep.spec import BuildSpec
+from buildstep.spec.config import Config
+from buildstep.spec.load import BuildSpec
 from buildstep.steps import wants_packages
 from buildstep.tree.exclude import excluder
 from buildstep.tree.proto import ProtoScan, scan_proto

@@ -10,7 +10,7 @@ from pathlib import Path
 from buildstep import pipeline, shipping, steps
 from buildstep.images import ImageRecord
 from buildstep.interfaces import Backend
-from buildstep.spec import BuildSpec
+from buildstep.spec.load import BuildSpec
 from buildstep.tree.exclude import excluder
 from buildstep.tree.proto import ProtoScan
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from buildstep.clients import Http, HttpError, HttpOptions, safe_url
 from buildstep.installers.aptsources import agent_mirror
-from buildstep.spec import BuildSpec
+from buildstep.spec.load import BuildSpec
 
 SECONDS = 3.0
 """How long a server may take to answer. One that takes longer is no help to a build either."""

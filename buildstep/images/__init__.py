@@ -21,7 +21,6 @@ from typing import Any
 
 from buildstep.clients import HttpError, translated
 from buildstep.clients.imgapi import expected_file
-from buildstep.config import Config
 from buildstep.errors import DatasetError, ImageError
 from buildstep.events import Bus
 from buildstep.formats.unpack import apply_layer, unpack
@@ -41,6 +40,7 @@ from buildstep.remote import Remote, read_manifest
 from buildstep.sources import parse, zfsfile
 from buildstep.sources.filekind import kind_of_start
 from buildstep.sources.imgapi import Arriving, Fetched, Resolved
+from buildstep.spec.config import Config
 from buildstep.system.files import atomic_write, read_json, write_json
 from buildstep.system.locks import take_lock
 from buildstep.system.mounts import in_user_namespace

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
-from buildstep import manifest as imgmanifest
 from buildstep.errors import PublishError, SpecError
 from buildstep.events import Bus
+from buildstep.spec import imgmanifest
 from buildstep.system.files import CHUNK
 
 FORMAT = 1

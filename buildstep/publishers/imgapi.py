@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from buildstep import manifest as imgmanifest
 from buildstep.clients import Http, HttpError, HttpOptions, translated
 from buildstep.clients.imgapi import Account, ImgapiClient
 from buildstep.clients.sshkeys import agent_signer, file_signer
 from buildstep.errors import PublishError
 from buildstep.events import Bus
 from buildstep.publishers.bundle import Bundle, Published, PublishOptions
+from buildstep.spec import imgmanifest
 
 # Set or replaced by servers: they say nothing on whether two images are the same.
 _SERVERS_OWN = frozenset(

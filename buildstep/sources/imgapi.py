@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from buildstep import manifest as imgmanifest
 from buildstep.clients import Http, HttpError
 from buildstep.clients.download import Downloaded, Follower, Progress
 from buildstep.clients.imgapi import expected_file, is_uuid
 from buildstep.clients.repositories import Repository
 from buildstep.errors import BuildstepError, ImageError, SpecError
 from buildstep.events import Bus
+from buildstep.spec import imgmanifest
 
 PARALLEL = 5
 _MAX_ORIGINS = 100  # as servers have it

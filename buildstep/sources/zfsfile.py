@@ -14,12 +14,12 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, ClassVar
 
-from buildstep import manifest as imgmanifest
 from buildstep.errors import DatasetError, ImageError, SpecError
 from buildstep.formats.decompress import Decompressed
 from buildstep.formats.zfs_stream import BEGIN_SIZE, Begin, read_begin
 from buildstep.interfaces import Backend, Dataset, Identity, Kind, SourceContext, SourceImage
 from buildstep.native import NativeStreams, consuming
+from buildstep.spec import imgmanifest
 from buildstep.system.files import CHUNK, write_all
 
 _ENDING = re.compile(r"\.(zfs|zvol)(\.(gz|bz2|xz|zst))?$")

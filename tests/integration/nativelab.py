@@ -11,7 +11,7 @@ from typing import Any
 
 from buildstep import datasets
 from buildstep.interfaces import Backend, Kind
-from buildstep.manifest import validate
+from buildstep.spec.imgmanifest import validate
 from buildstep.tree.entry import FileList
 from tests.integration.pools import command, full
 from tests.integration.support import REPOSITORY, Done, Lab, sha1

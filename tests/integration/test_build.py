@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from buildstep.manifest import validate
+from buildstep.spec.imgmanifest import validate
 from buildstep.tree import entry
 from buildstep.tree.entry import tree_digest
 from tests.integration.conftest import demand

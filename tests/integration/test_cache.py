@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 
 from buildstep import artifacts, compare, layers, pipeline, pruning
-from buildstep import spec as specs
 from buildstep.cli.build import choices
 from buildstep.events import Bus
 from buildstep.formats import codecs
 from buildstep.journal import heal
+from buildstep.spec import load as specs
 from buildstep.tree import proto as tree_proto
 from tests.integration import pools
 from tests.integration.conftest import demand

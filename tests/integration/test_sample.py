@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from buildstep import manifest
+from buildstep.spec import imgmanifest
 from tests.integration.conftest import cache_dir, demand
 
 TOP = Path(__file__).resolve().parents[2]
@@ -42,8 +42,8 @@ def test_the_json_object_tells_what_is_on_disk(image: dict[str, Any]) -> None:
     content = Path(file["path"]).read_bytes()
     assert (len(content), file["format"], file["compression"]) == (file["size"], "oci", "none")
     assert hashlib.sha256(content).hexdigest() == file["sha256"]
-    written = manifest.read(image["manifest"])
-    assert manifest.validate(written, limits="emit") == []
+    written = imgmanifest.read(image["manifest"])
+    assert imgmanifest.validate(written, limits="emit") == []
     assert written["uuid"] == image["uuid"]
     assert written["files"] == [
         {"size": file["size"], "compression": "none", "sha1": hashlib.sha1(content).hexdigest()}

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from buildstep import datasets, pipeline
-from buildstep import spec as specs
 from buildstep.cache import LayerCache
 from buildstep.cli.build import choices
 from buildstep.errors import BuildstepError
 from buildstep.events import Bus, Event, Note
 from buildstep.images import ImageStore
+from buildstep.spec import load as specs
 from buildstep.system import process
 from buildstep.tree import hashing, scan
 from buildstep.tree.entry import tree_digest

@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from buildstep import manifest as imgmanifest
+from buildstep.spec import imgmanifest
 
 HOLD = 20.0
 """The longest that a fault keeps a connection open: no test can hang for longer."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from buildstep.config import DEFAULT_REPOSITORIES, Config, SourceConfig, load
 from buildstep.errors import SpecError
+from buildstep.spec.config import DEFAULT_REPOSITORIES, Config, SourceConfig, load
 
 
 @pytest.fixture

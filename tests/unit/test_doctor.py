@@ -248,9 +248,9 @@ def test_namespaces_that_the_kernel_refuses_end_the_build_before_its_pool(
 @pytest.fixture
 def examination(tmp_path: Path) -> Callable[..., Examination]:
     """An examination of a scratch build of `tmp_path/proto`."""
-    from buildstep import spec as specs
     from buildstep.cli.build import choices
-    from buildstep.config import Config
+    from buildstep.spec import load as specs
+    from buildstep.spec.config import Config
 
     def make(*, pool: str | None = None, text: str = "", **build: object) -> Examination:
         (tmp_path / "proto").mkdir(exist_ok=True)

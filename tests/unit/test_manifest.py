@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildstep import manifest
 from buildstep.errors import SpecError
-from buildstep.manifestfields import FIELDS, Limits
+from buildstep.spec import imgmanifest
+from buildstep.spec.imgmanifest_fields import FIELDS, Limits
 
 UUID = "01b2c898-945f-11e1-a523-af1afbe22822"
 OTHER = "7c0a5f4e-0c1d-4b0c-8f5a-2d7ad3f0a6b1"
@@ -36,8 +36,8 @@ def stored(**more: Any) -> dict[str, Any]:
     return record | more
 
 
-def wheres(value: object, *, limits: Limits = "emit", mode: manifest.Mode = "minimal") -> list[str]:
-    return [fault.where for fault in manifest.validate(value, limits=limits, mode=mode)]
+def wheres(value: object, *, limits: Limits = "emit", mode: imgmanifest.Mode = "minimal") -> list[str]:
+    return [fault.where for fault in imgmanifest.validate(value, limits=limits, mode=mode)]
 
 
 @pytest.mark.parametrize("limits", ["emit", "accept"])
@@ -69,10 +69,10 @@ def test_a_good_manifest_has_no_faults(limits: Limits) -> None:
         tags={"smartdc_service": True, "nested": {"deep": [None, 1.5]}},
         inherited_directories=["/opt"],
     )
-    assert manifest.validate(full, limits=limits) == []
+    assert imgmanifest.validate(full, limits=limits) == []
     zvol = minimal(type="zvol", nic_driver="virtio", disk_driver="virtio", cpu_type="host", image_size=10240)
-    assert manifest.validate(zvol, limits=limits) == []
-    assert manifest.validate(stored(), limits=limits, mode="dc") == []
+    assert imgmanifest.validate(zvol, limits=limits) == []
+    assert imgmanifest.validate(stored(), limits=limits, mode="dc") == []
 
 
 # (change, where the fault is); refused by both limits.
@@ -200,7 +200,7 @@ def test_two_files_and_digests_where_they_belong() -> None:
 
 
 def test_all_faults_are_reported_together_and_near_misses_named() -> None:
-    faults = manifest.validate({"nmae": "x", "uuid": 1, "version": ""}, limits="emit")
+    faults = imgmanifest.validate({"nmae": "x", "uuid": 1, "version": ""}, limits="emit")
     found = {fault.where: str(fault) for fault in faults}
     assert found.keys() == {"$.nmae", "$.uuid", "$.version", "$.v", "$.name", "$.type", "$.os"}
     assert 'did you mean "name"?' in found["$.nmae"]
@@ -224,16 +224,16 @@ def test_modes_ask_for_their_fields() -> None:
 def test_no_json_value_crashes(value: object) -> None:
     for mode in ("minimal", "dc", "public", "private"):
         for limits in ("emit", "accept"):
-            manifest.validate(value, mode=mode, limits=limits)
-    manifest.validate_user(value)
+            imgmanifest.validate(value, mode=mode, limits=limits)
+    imgmanifest.validate_user(value)
 
 
 @given(st.sampled_from([field.name for field in FIELDS]), JSON)
 def test_d38_no_value_of_any_field_crashes(name: str, value: object) -> None:
     for limits in ("emit", "accept"):
-        faults = manifest.validate(minimal() | {name: value}, limits=limits)
+        faults = imgmanifest.validate(minimal() | {name: value}, limits=limits)
         assert all(fault.where.startswith(f"$.{name}") for fault in faults if name not in ("type", "state"))
-    manifest.validate_user({"name": "a", "version": "1"} | {name: value})
+    imgmanifest.validate_user({"name": "a", "version": "1"} | {name: value})
 
 
 @given(st.fixed_dictionaries({"uuid": st.just(UUID), "creator_uuid": JSON}) | JSON, JSON, JSON)
@@ -241,7 +241,7 @@ def test_upgrading_anything_gives_a_manifest_or_a_known_error(old: Any, files: o
     if isinstance(old, dict):
         old |= {"files": files, "published_at": date, "image_size": date}
     try:
-        assert isinstance(manifest.upgrade(old), dict)
+        assert isinstance(imgmanifest.upgrade(old), dict)
     except SpecError:
         assert not isinstance(old, dict) or not {"v", "creator_uuid"} & old.keys()
 
@@ -273,7 +273,7 @@ def test_v1_becomes_v2() -> None:
         "image_size": "10240",
         "files": [{"path": "a/base.zfs.bz2", "url": "x", "sha1": "a" * 40, "size": 3}],
     }
-    assert manifest.upgrade(old) == {
+    assert imgmanifest.upgrade(old) == {
         "v": 2,
         "uuid": UUID,
         "name": "smartos",
@@ -289,16 +289,16 @@ def test_v1_becomes_v2() -> None:
         "image_size": 10240,
         "files": [{"compression": "bzip2", "sha1": "a" * 40, "size": 3}],
     }
-    assert manifest.validate(manifest.upgrade(old), limits="emit") == []
-    shared = manifest.upgrade({"creator_uuid": OTHER, "files": [{"url": "x.gz"}, {"url": "x"}]})
+    assert imgmanifest.validate(imgmanifest.upgrade(old), limits="emit") == []
+    shared = imgmanifest.upgrade({"creator_uuid": OTHER, "files": [{"url": "x.gz"}, {"url": "x"}]})
     assert shared["public"] is True
     assert [entry["compression"] for entry in shared["files"]] == ["gzip", "none"]
 
 
 def test_what_is_no_v1_is_left_alone_or_refused() -> None:
-    assert manifest.upgrade({"v": 3, "creator_uuid": OTHER}) == {"v": 3, "creator_uuid": OTHER}
+    assert imgmanifest.upgrade({"v": 3, "creator_uuid": OTHER}) == {"v": 3, "creator_uuid": OTHER}
     with pytest.raises(SpecError, match="1 fault") as caught:
-        manifest.upgrade({"uuid": UUID})
+        imgmanifest.upgrade({"uuid": UUID})
     assert caught.value.faults[0].where == "$.v"
 
 
@@ -315,7 +315,7 @@ def test_what_is_no_v1_is_left_alone_or_refused() -> None:
     ],
 )
 def test_state_is_computed(record: dict[str, Any], state: str) -> None:
-    assert manifest.state_of(record) == state
+    assert imgmanifest.state_of(record) == state
 
 
 @pytest.mark.parametrize(
@@ -335,21 +335,21 @@ def test_state_is_computed(record: dict[str, Any], state: str) -> None:
 def test_platform_is_checked(end: str, sdc_version: str, live_image: str, allowed: bool) -> None:
     stamp = "20140601T000000Z"
     image = minimal(requirements={f"{end}_platform": {"7.0": stamp}})
-    faults = manifest.check_platform(image, sdc_version, live_image)
+    faults = imgmanifest.check_platform(image, sdc_version, live_image)
     assert [fault.where for fault in faults] == ([] if allowed else [f"$.requirements.{end}_platform"])
 
 
 def test_of_several_platforms_the_outermost_counts() -> None:
     stamps = {"7.0": "20140601T000000Z", "7.2": "20160601T000000Z"}
     image = minimal(requirements={"min_platform": stamps, "max_platform": stamps})
-    assert manifest.check_platform(image, "7.1", "20150101T000000Z") == []
-    lower = manifest.check_platform(image, "6.5", "20150101T000000Z")
-    higher = manifest.check_platform(image, "7.3", "20150101T000000Z")
+    assert imgmanifest.check_platform(image, "7.1", "20150101T000000Z") == []
+    lower = imgmanifest.check_platform(image, "6.5", "20150101T000000Z")
+    higher = imgmanifest.check_platform(image, "7.3", "20150101T000000Z")
     assert ["7.0" in lower[0].message, "7.2" in higher[0].message] == [True, True]
 
 
 def test_an_image_without_requirements_runs_anywhere() -> None:
-    assert manifest.check_platform(minimal(), "6.5", "20120101T000000Z") == []
+    assert imgmanifest.check_platform(minimal(), "6.5", "20120101T000000Z") == []
 
 
 BASE = minimal(
@@ -375,7 +375,7 @@ def test_d14_requirements_of_the_base_are_not_lost() -> None:
         "version": "1",
         "requirements": {"networks": [{"name": "net1", "description": "ours"}], "min_ram": 512},
     }
-    got = manifest.inherit(user, BASE)
+    got = imgmanifest.inherit(user, BASE)
     assert got["requirements"] == {
         "networks": [{"name": "net0", "description": "public"}, {"name": "net1", "description": "ours"}],
         "brand": "joyent-minimal",
@@ -390,7 +390,7 @@ def test_d14_requirements_of_the_base_are_not_lost() -> None:
 
 
 def test_only_what_is_inheritable_is_inherited() -> None:
-    got = manifest.inherit({"name": "a", "version": "1", "users": []}, BASE)
+    got = imgmanifest.inherit({"name": "a", "version": "1", "users": []}, BASE)
     assert got == {
         "name": "a",
         "version": "1",
@@ -403,15 +403,15 @@ def test_only_what_is_inheritable_is_inherited() -> None:
 
 
 def test_what_does_not_fit_the_users_choice_is_not_inherited() -> None:
-    assert "inherited_directories" not in manifest.inherit({"type": "other"}, BASE)
+    assert "inherited_directories" not in imgmanifest.inherit({"type": "other"}, BASE)
     zvol = minimal(type="zvol", nic_driver="virtio", requirements={"brand": "bhyve", "bootrom": "uefi"})
-    assert manifest.inherit({}, zvol)["nic_driver"] == "virtio"
-    got = manifest.inherit({"type": "other", "requirements": {"brand": "kvm"}}, zvol)
+    assert imgmanifest.inherit({}, zvol)["nic_driver"] == "virtio"
+    got = imgmanifest.inherit({"type": "other", "requirements": {"brand": "kvm"}}, zvol)
     assert got == {"type": "other", "os": "smartos", "requirements": {"brand": "kvm"}}
 
 
 def test_assembled_manifest_is_whole_and_in_order() -> None:
-    got = manifest.assemble(
+    got = imgmanifest.assemble(
         user={"version": "2", "name": "a", "tags": {"b": 1, "a": {"d": 1, "c": 2}}},
         origin=BASE,
         uuid=UUID,
@@ -425,14 +425,14 @@ def test_assembled_manifest_is_whole_and_in_order() -> None:
     ]
     assert list(got["files"][0]) == ["size", "compression", "sha1", "dataset_guid"]
     assert got["origin"] == OTHER
-    assert got["owner"] == manifest.NIL_UUID
+    assert got["owner"] == imgmanifest.NIL_UUID
     assert json.dumps(got["tags"]) == '{"a": {"c": 2, "d": 1}, "b": 1}'
-    assert manifest.validate(got, limits="emit") == []
+    assert imgmanifest.validate(got, limits="emit") == []
 
 
 def test_the_users_uuid_owner_and_date_win() -> None:
     user = {"name": "a", "version": "1", "uuid": OTHER, "owner": UUID, "published_at": "2020-01-01T00:00:00Z"}
-    got = manifest.assemble(user=user, origin=minimal(), uuid=UUID, published_at="2024-01-01T00:00:00Z")
+    got = imgmanifest.assemble(user=user, origin=minimal(), uuid=UUID, published_at="2024-01-01T00:00:00Z")
     assert {name: got[name] for name in user} == user
     assert "origin" not in got, "a full image has none, even if it was built from a base"
     assert "files" not in got
@@ -445,14 +445,14 @@ def test_d14_min_platform_is_set_only_when_given_and_never_over_the_users() -> N
     mine = {"7.0": "20200101T000000Z"}
 
     def emitted(user: dict[str, Any], given: dict[str, str] | None) -> Any:
-        made = manifest.assemble(user=user, min_platform=given, **common)
+        made = imgmanifest.assemble(user=user, min_platform=given, **common)
         assert made["requirements"]["networks"] == BASE["requirements"]["networks"]
         return made["requirements"]["min_platform"]
 
     assert emitted(user, None) == BASE["requirements"]["min_platform"]
     assert emitted(user, host) == host
     assert emitted(user | {"requirements": {"min_platform": mine}}, host) == mine
-    bare = manifest.assemble(
+    bare = imgmanifest.assemble(
         user=user, origin=minimal(), uuid=UUID, published_at="2024-01-01T00:00:00Z", min_platform=None
     )
     assert "requirements" not in bare
@@ -460,7 +460,7 @@ def test_d14_min_platform_is_set_only_when_given_and_never_over_the_users() -> N
 
 def test_assemble_refuses_what_the_base_cannot_complete() -> None:
     with pytest.raises(SpecError) as caught:
-        manifest.assemble(
+        imgmanifest.assemble(
             user={"name": "a", "version": "1"}, origin=None, uuid=UUID, published_at="2024-01-01T00:00:00Z"
         )
     assert [fault.where for fault in caught.value.faults] == ["$.type", "$.os"]
@@ -472,31 +472,31 @@ def test_assemble_refuses_what_the_base_cannot_complete() -> None:
 def test_a_user_cannot_set_what_others_set(name: str) -> None:
     good: dict[str, Any] = {"files": [FILE], "origin": OTHER, "state": "active", "channels": [], "urn": "a"}
     user = {"name": "a", "version": "1", name: good.get(name, True)}
-    faults = manifest.validate_user(user)
+    faults = imgmanifest.validate_user(user)
     assert [fault.where for fault in faults] == [f"$.{name}"]
     assert "is set by" in faults[0].message
 
 
 def test_a_user_part_waits_for_what_is_inherited() -> None:
     user = {"name": "a", "version": "1", "nic_driver": "virtio", "requirements": {"bootrom": "uefi"}}
-    assert manifest.validate_user(user) == []
-    assert [fault.where for fault in manifest.validate_user(user | {"type": "other"})] == ["$.nic_driver"]
-    assert [fault.where for fault in manifest.validate_user({})] == ["$.name", "$.version"]
+    assert imgmanifest.validate_user(user) == []
+    assert [fault.where for fault in imgmanifest.validate_user(user | {"type": "other"})] == ["$.nic_driver"]
+    assert [fault.where for fault in imgmanifest.validate_user({})] == ["$.name", "$.version"]
 
 
 def test_written_and_read_again(tmp_path: Path) -> None:
     data = minimal(description="\u00fc", files=[{"sha1": "a" * 40, "size": 1, "compression": "none"}])
     shuffled = dict(reversed(data.items()))
-    assert manifest.dumps(data) == manifest.dumps(shuffled)
-    assert manifest.dumps(data).startswith('{\n  "v": 2,\n  "uuid": ')
-    assert manifest.dumps(data).endswith("}\n")
+    assert imgmanifest.dumps(data) == imgmanifest.dumps(shuffled)
+    assert imgmanifest.dumps(data).startswith('{\n  "v": 2,\n  "uuid": ')
+    assert imgmanifest.dumps(data).endswith("}\n")
     path = tmp_path / "a.imgmanifest"
-    path.write_text(manifest.dumps(data), encoding="utf-8")
-    assert manifest.read(path) == data
+    path.write_text(imgmanifest.dumps(data), encoding="utf-8")
+    assert imgmanifest.read(path) == data
 
 
 def test_half_a_character_can_still_be_written() -> None:
-    shown = manifest.dumps({"description": "\ud800"})
+    shown = imgmanifest.dumps({"description": "\ud800"})
     assert json.loads(shown.encode("utf-8")) == {"description": "\ud800"}
 
 
@@ -522,12 +522,12 @@ def test_d27_a_broken_file_is_a_known_error(content: bytes, tmp_path: Path) -> N
     path = tmp_path / "a.imgmanifest"
     path.write_bytes(content)
     with pytest.raises(SpecError):
-        manifest.read(path)
+        imgmanifest.read(path)
 
 
 def test_a_missing_file_is_a_known_error(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="1 fault") as caught:
-        manifest.read(tmp_path / "none")
+        imgmanifest.read(tmp_path / "none")
     assert "No such file" in caught.value.detail
 
 
@@ -536,4 +536,4 @@ def test_the_table_is_complete() -> None:
     assert (
         *("type", "os", "requirements", "users", "generate_passwords", "billing_tags", "traits"),
         *("inherited_directories", "nic_driver", "disk_driver", "cpu_type", "image_size"),
-    ) == manifest.INHERITABLE
+    ) == imgmanifest.INHERITABLE

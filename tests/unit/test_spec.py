@@ -16,9 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from buildstep import rules, template
 from buildstep.errors import SpecError
-from buildstep.spec import (
+from buildstep.spec import schema, template
+from buildstep.spec.fields import SETTINGS
+from buildstep.spec.load import (
     BuildSpec,
     Choices,
     InstallerOptions,
@@ -30,7 +31,6 @@ from buildstep.spec import (
     reference_markdown,
     summary,
 )
-from buildstep.specfields import SETTINGS
 
 ROOT = Path(__file__).parents[2]
 CHOICES = Choices(
@@ -485,7 +485,7 @@ def test_a_spec_round_trips(name: str, build: Load) -> None:
     flags = {name: GIVEN[name][0], "source_repo": "r"} if name else {}
     spec = build(GOOD | {"tags": {"a": [1, {"b": None}]}}, flags=flags)
     data = json.loads(json.dumps(spec.to_json()))
-    assert (data["format"], data["format_version"]) == ("buildstep.spec", 1)
+    assert (data["format"], data["format_version"]) == ("buildstep.spec.load", 1)
     again = BuildSpec.from_json(data)
     assert again == spec
     assert list(again.owner) == list(spec.owner)
@@ -548,7 +548,7 @@ FULL: dict[str, Any] = {
 
 
 def structural(document: object) -> bool:
-    return rules.check(document, SCHEMA, "$") == []
+    return schema.check(document, SCHEMA, "$") == []
 
 
 def test_the_schema_is_a_schema_that_says_what_everything_is() -> None:
@@ -560,7 +560,7 @@ def test_the_schema_is_a_schema_that_says_what_everything_is() -> None:
     assert properties["formats"]["default"] == ["oci"]
     for part in properties.values():
         if "default" in part:
-            assert rules.check(part["default"], part, "$") == [], "a default is a possible value"
+            assert schema.check(part["default"], part, "$") == [], "a default is a possible value"
 
 
 def test_the_full_document_is_good_for_both() -> None:

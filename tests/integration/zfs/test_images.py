@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from buildstep.config import Config, SourceConfig
 from buildstep.datasets.directory import DirectoryBackend
 from buildstep.datasets.zfs import ZfsBackend
 from buildstep.errors import ImageError
@@ -20,6 +19,7 @@ from buildstep.imagegc import collect
 from buildstep.images import ImageStore, uuid_of
 from buildstep.interfaces import Backend, Kind
 from buildstep.journal import open_journal
+from buildstep.spec.config import Config, SourceConfig
 from buildstep.tree.entry import tree_digest
 from tests.integration.pools import IN_GUEST, change, command, fill, full
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from buildstep import manifest as imgmanifest
 from buildstep.datasets.directory import DirectoryBackend
 from buildstep.datasets.zfs import ZfsBackend
 from buildstep.emitters.zfs import ZfsEmitter
@@ -22,6 +21,7 @@ from buildstep.images import uuid_of
 from buildstep.interfaces import Artifact, Dataset, Kind
 from buildstep.native import NativeJob
 from buildstep.sources import zfsfile
+from buildstep.spec import imgmanifest
 from buildstep.system.mounts import mount_points
 from buildstep.tree.diff import diff
 from buildstep.tree.entry import tree_digest

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from buildstep.rules import BOOLEAN, Rule, array, choice, integer, mapping, record, text
+from buildstep.spec.schema import BOOLEAN, Rule, array, choice, integer, mapping, record, text
 
 Limits = Literal["emit", "accept"]
 Who = Literal["author", "buildstep", "server"]

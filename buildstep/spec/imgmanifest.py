@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from buildstep import rules
 from buildstep.errors import Fault, SpecError
-from buildstep.manifestfields import FIELDS, Limits, V
-from buildstep.rules import at
+from buildstep.spec import schema
+from buildstep.spec.imgmanifest_fields import FIELDS, Limits, V
+from buildstep.spec.schema import at
 
 Mode = Literal["minimal", "dc", "public", "private"]
 Manifest = Mapping[str, Any]
@@ -43,7 +43,7 @@ def validate(manifest: object, *, mode: Mode = "minimal", limits: Limits) -> lis
     record). limits: `emit` holds it to the IMGAPI guide, `accept` to what validators let pass.
     """
     if not isinstance(manifest, dict):
-        return rules.check(manifest, {"type": "object"}, "$")
+        return schema.check(manifest, {"type": "object"}, "$")
     faults, sound = _check_fields(manifest, limits)
     missing = [name for name in _required(manifest, mode) if name not in manifest]
     faults += [Fault(where=f"$.{name}", message="is required") for name in missing]
@@ -62,7 +62,7 @@ def validate_user(manifest: object, *, beside: Sequence[str] = ()) -> list[Fault
     by an unknown name.
     """
     if not isinstance(manifest, dict):
-        return rules.check(manifest, {"type": "object"}, "$")
+        return schema.check(manifest, {"type": "object"}, "$")
     faults, sound = _check_fields(manifest, "emit", beside)
     missing = [name for name in ("name", "version") if name not in manifest]
     faults += [Fault(where=f"$.{name}", message="is required") for name in missing]
@@ -83,9 +83,9 @@ def _check_fields(
     for name, value in manifest.items():
         where = at("$", name)
         if name not in _BY_NAME:
-            hint = rules.near(name, (*_BY_NAME, *beside))
+            hint = schema.near(name, (*_BY_NAME, *beside))
             faults.append(Fault(where=where, message="is not a field of an image manifest", hint=hint))
-        elif found := rules.check(value, _BY_NAME[name].rule(limits), where):
+        elif found := schema.check(value, _BY_NAME[name].rule(limits), where):
             faults += found
         else:
             sound[name] = value
@@ -132,7 +132,7 @@ def _requirement_faults(requirements: Manifest) -> Iterator[Fault]:
 
 
 def _tags_faults(tags: Manifest) -> Iterator[Fault]:
-    if rules.too_deep(tags):
+    if schema.too_deep(tags):
         yield Fault(where="$.tags", message="is nested too deeply")
         return
     size = len(json.dumps(tags, ensure_ascii=False, separators=(",", ":")))
@@ -235,7 +235,7 @@ def upgrade(manifest: object) -> dict[str, Any]:
     Errors: SpecError when it is neither, or not an object.
     """
     if not isinstance(manifest, dict):
-        raise SpecError("image manifest", rules.check(manifest, {"type": "object"}, "$"))
+        raise SpecError("image manifest", schema.check(manifest, {"type": "object"}, "$"))
     if "v" in manifest:
         return dict(manifest)
     if "creator_uuid" not in manifest:
@@ -362,7 +362,7 @@ def _order_file(entry: object) -> object:
 
 def dumps(manifest: Manifest) -> str:
     """A manifest as text: `ordered`, indented by two, with a line end."""
-    return rules.render(ordered(manifest))
+    return schema.render(ordered(manifest))
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -371,7 +371,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     Errors: SpecError with every fault, also when it cannot be read.
     """
     source = os.fspath(path)
-    manifest = upgrade(rules.parse(rules.read_file(source), source))
+    manifest = upgrade(schema.parse(schema.read_file(source), source))
     if faults := validate(manifest, limits="accept"):
         raise SpecError(source, faults)
     return manifest

@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from buildstep import manifest, rules
-from buildstep.manifestfields import FIELDS, Field
-from buildstep.rules import Rule
-from buildstep.specfields import SETTINGS, BuildSpec, Choices, to_data
+from buildstep.spec import imgmanifest, schema
+from buildstep.spec.fields import SETTINGS, BuildSpec, Choices, to_data
+from buildstep.spec.imgmanifest_fields import FIELDS, Field
+from buildstep.spec.schema import Rule
 
 SCHEMA_KEY: Final[Rule] = {"type": "string", "description": "For editors; ignored."}
 
@@ -21,12 +21,12 @@ def json_schema(choices: Choices) -> dict[str, Any]:
     Whatever it refuses, `load` refuses. `load` also judges what a schema cannot say: how fields
     depend on each other, the calendar, and whether the proto directory is there.
     """
-    fields = {field.name: {**field.emit, "description": field.about} for field in manifest.AUTHOR_FIELDS}
+    fields = {field.name: {**field.emit, "description": field.about} for field in imgmanifest.AUTHOR_FIELDS}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "m.json",
         "description": "An image manifest (imgmanifest v2) and how to build the image.",
-        **rules.record(
+        **schema.record(
             {"$schema": SCHEMA_KEY, **fields, "build": build_rule(choices)},
             required=("name", "version"),
         ),
@@ -41,7 +41,7 @@ def build_rule(choices: Choices) -> Rule:
             properties[name] = {**setting.rule_for(choices), "description": setting.about}
             if (default := _default(name)) is not None:
                 properties[name] = {**properties[name], "default": default}
-    return {**rules.record(properties), "description": "How to build the image; not part of it."}
+    return {**schema.record(properties), "description": "How to build the image; not part of it."}
 
 
 def _default(name: str) -> object:
@@ -118,7 +118,7 @@ def _reference(choices: Choices) -> Iterator[str]:
                 f"`{setting.flag}`" if setting.flag else "",
                 f"`{setting.env}`",
                 setting.about,
-                rules.words(setting.rule_for(choices)),
+                schema.words(setting.rule_for(choices)),
                 "required" if setting.required else default,
             )
         )
@@ -127,13 +127,15 @@ def _reference(choices: Choices) -> Iterator[str]:
         if properties := setting.rule.get("properties"):
             yield f"\n### build.{name}\n"
             yield from _table(
-                ("key", "value"), ((f"`{key}`", rules.words(rule)) for key, rule in properties.items())
+                ("key", "value"), ((f"`{key}`", schema.words(rule)) for key, rule in properties.items())
             )
     yield _MANIFEST
-    yield from _table(("field", "meaning", "value", ""), (_row(field) for field in manifest.AUTHOR_FIELDS))
+    yield from _table(("field", "meaning", "value", ""), (_row(field) for field in imgmanifest.AUTHOR_FIELDS))
     properties = next(field for field in FIELDS if field.name == "requirements").emit["properties"]
     yield "\n### requirements\n"
-    yield from _table(("key", "value"), ((f"`{key}`", rules.words(rule)) for key, rule in properties.items()))
+    yield from _table(
+        ("key", "value"), ((f"`{key}`", schema.words(rule)) for key, rule in properties.items())
+    )
     yield _SET
     others = [field for field in FIELDS if field.who != "author"]
     yield from _table(
@@ -144,7 +146,7 @@ def _reference(choices: Choices) -> Iterator[str]:
 
 
 def _row(field: Field) -> tuple[str, ...]:
-    return (f"`{field.name}`", field.about, rules.words(field.emit), "inherited" if field.inherited else "")
+    return (f"`{field.name}`", field.about, schema.words(field.emit), "inherited" if field.inherited else "")
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_type_hints
 
 from buildstep.errors import Fault, SpecError
-from buildstep.rules import BOOLEAN, Rule, array, check, choice, integer, mapping, record, text
+from buildstep.spec.schema import BOOLEAN, Rule, array, check, choice, integer, mapping, record, text
 
 Origin = Literal["flag", "file", "environment", "default"]
 
-FORMAT: Final = "buildstep.spec"
+FORMAT: Final = "buildstep.spec.load"
 FORMAT_VERSION: Final = 1
 
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from buildstep import rules
 from buildstep.errors import Fault, SpecError
-from buildstep.rules import BOOLEAN, Rule, array, integer, mapping, record, text
+from buildstep.spec import schema
+from buildstep.spec.schema import BOOLEAN, Rule, array, integer, mapping, record, text
 
 FILE: Final = "buildstep.toml"
 SYSTEM: Final = Path("/etc/buildstep") / FILE
@@ -164,7 +164,7 @@ def load(
     layers += _from_environment(environ, cwd)
     good: list[tuple[str, Mapping[str, Any]]] = []
     for place, values in layers:
-        found = rules.check(values, RULE, "$")
+        found = schema.check(values, RULE, "$")
         faults += [_placed(fault, place) for fault in found]
         if not found:
             good.append((place, values))

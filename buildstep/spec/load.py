@@ -1,0 +1,282 @@
+"""From flags, an m.json and the environment to one checked, frozen BuildSpec.
+
+`load` is where all input enters: it changes nothing, and a spec that it returns has no fault that
+could be known before the build.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from buildstep.errors import Fault, SpecError
+from buildstep.spec import imgmanifest, schema, template
+from buildstep.spec.fields import (
+    PREFIX,
+    SETTINGS,
+    BuildSpec,
+    Choices,
+    InstallerOptions,
+    OciConfig,
+    Origin,
+    Setting,
+    Timeouts,
+    from_data,
+    to_data,
+)
+from buildstep.spec.reference import SCHEMA_KEY, build_rule, json_schema, reference_markdown
+from buildstep.spec.schema import at
+
+__all__ = [
+    "BuildSpec",
+    "Choices",
+    "InstallerOptions",
+    "OciConfig",
+    "Origin",
+    "Timeouts",
+    "check_document",
+    "json_schema",
+    "load",
+    "reference_markdown",
+    "summary",
+]
+
+_BOOLEANS: Final = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
+_MAX_BASENAME: Final = 200  # of the 255 bytes of a file name, the rest for the longest extension
+
+
+class _Given(NamedTuple):
+    """What a setting was given as, and where."""
+
+    value: Any
+    where: str
+    origin: Origin
+
+
+def load(
+    *,
+    manifest_arg: str | None,
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    cwd: Path,
+    choices: Choices,
+    defines: Mapping[str, str],
+    git: Callable[[], Mapping[str, object]] | None = None,
+    stdin: str = "",
+    now: datetime | None = None,
+) -> BuildSpec:
+    """The checked spec of a build. Flags win over the file, it over the environment.
+
+    manifest_arg: a path, JSON text that starts with a brace, or `-` for the text in stdin; a path
+    that ends in .j2 is rendered first. flags: by name of setting, and `dir` beside `proto`, as both
+    name the same; None is not given. An empty variable is not given either. git: branch, commit,
+    short, dirty, tag, asked only by a template that uses them. now: the time for a stamp, unless
+    SOURCE_DATE_EPOCH is set. Relative paths are relative to cwd, wherever they were given.
+    Errors: SpecError with every fault found, and whatever git raises.
+    """
+    assert flags.keys() <= SETTINGS.keys() | {"dir"}, flags.keys()
+    if not manifest_arg:
+        fault = Fault(where="--manifest", message="is required", hint="give -m FILE or -m JSON")
+        raise SpecError("command line", [fault])
+    source, content = _content(manifest_arg, cwd, stdin)
+    if source.endswith(".j2"):
+        moment = _moment(environ, now)
+        content = template.render(
+            content, source=source, git=git, moment=moment, environ=environ, defines=defines
+        )
+    document = schema.parse(content, source)
+    faults = check_document(document, choices)
+    if not isinstance(document, dict) or not isinstance(document.get("build", {}), dict):
+        raise SpecError(source, faults)
+    user = _user_part(document)
+    given: dict[str, _Given] = {}
+    for name, setting in SETTINGS.items():
+        found = _find(name, setting, flags=flags, build=document.get("build", {}), environ=environ)
+        if found is None:
+            faults += [_required(name, setting)] if setting.required else []
+            continue
+        wrong = schema.check(found.value, setting.rule_for(choices), found.where)
+        if not wrong:
+            given[name] = found
+        elif found.origin != "file":  # the file has been checked as a whole
+            faults += wrong
+    faults += _relations(given, flags, cwd)
+    faults += _file_name_faults(user, given)
+    if faults:
+        raise SpecError(source, faults)
+    return _spec(user, given, source, cwd)
+
+
+def check_document(document: object, choices: Choices) -> list[Fault]:
+    """Every fault of an m.json by itself, as data: the manifest's part and `build`; never raises."""
+    if not isinstance(document, dict):
+        return schema.check(document, {"type": "object"}, "$")
+    faults = imgmanifest.validate_user(_user_part(document), beside=("build",))
+    for name, rule in {"$schema": SCHEMA_KEY, "build": build_rule(choices)}.items():
+        if name in document:
+            faults += schema.check(document[name], rule, at("$", name))
+    return [_with_place(fault) for fault in faults]
+
+
+def _user_part(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name not in ("$schema", "build")}
+
+
+def _with_place(fault: Fault) -> Fault:
+    """A setting that stands beside `build` instead of in it is told where it belongs."""
+    name = fault.where.removeprefix("$.")
+    if name not in SETTINGS or not SETTINGS[name].in_file:
+        return fault
+    return dataclasses.replace(fault, hint=f"it belongs to $.build.{name}")
+
+
+def summary(spec: BuildSpec) -> list[tuple[str, str, Origin]]:
+    """Each setting, its value as text, and where it came from; for showing before a build."""
+    values = {name: to_data(getattr(spec, name)) for name in SETTINGS}
+    return [
+        (name, value if isinstance(value, str) else json.dumps(value), spec.origin_of[name])
+        for name, value in values.items()
+    ]
+
+
+# Getting at the input.
+
+
+def _content(manifest_arg: str, cwd: Path, stdin: str) -> tuple[str, str]:
+    if manifest_arg.lstrip().startswith("{"):
+        return "inline manifest", manifest_arg
+    if manifest_arg == "-":
+        return "standard input", stdin
+    return manifest_arg, schema.read_file(os.fspath(cwd / manifest_arg))
+
+
+def _moment(environ: Mapping[str, str], now: datetime | None) -> datetime:
+    setting = SETTINGS["source_date_epoch"]
+    epoch = _from_text(environ.get(setting.env, ""), setting)
+    if isinstance(epoch, int) and not schema.check(epoch, setting.rule, ""):
+        return datetime.fromtimestamp(epoch, UTC)
+    return now or datetime.now(UTC)  # a bad epoch becomes a fault together with the others
+
+
+def _find(
+    name: str,
+    setting: Setting,
+    *,
+    flags: Mapping[str, object],
+    build: Mapping[str, object],
+    environ: Mapping[str, str],
+) -> _Given | None:
+    """What a setting was given as, in the place that wins."""
+    flag, where = flags.get(name), setting.option or name
+    if name == "proto":
+        flag, where = (flags.get("dir"), "--dir") if flag is None else (flag, "PROTO")
+    if flag not in (None, (), []):
+        return _Given(_from_text(flag, setting), where, "flag")
+    if setting.in_file and name in build:
+        return _Given(build[name], f"$.build.{name}", "file")
+    if environ.get(setting.env):
+        return _Given(_from_text(environ[setting.env], setting), setting.env, "environment")
+    return None
+
+
+def _from_text(value: object, setting: Setting) -> object:
+    """What a flag's or a variable's text stands for, by the kind of its setting.
+
+    Text that stands for nothing is returned as it is: the rule then says what it should be.
+    """
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, list | tuple):
+        parts = [_split(part) if setting.commas and isinstance(part, str) else [part] for part in value]
+        return [part for group in parts for part in group]
+    return _parse(value, setting) if isinstance(value, str) else value
+
+
+def _parse(value: str, setting: Setting) -> object:
+    match setting.kind, value[:1]:
+        case ("array", "[") | ("object", "{"):
+            with contextlib.suppress(SpecError):
+                return schema.parse(value, "")
+        case "array", _:
+            return _split(value) if setting.commas else [value]
+        case "boolean", _:
+            return _BOOLEANS.get(value.lower(), value)
+        case "integer", _ if re.fullmatch("-?[0-9]{1,18}", value):
+            return int(value)
+    return value
+
+
+def _split(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",")]
+
+
+# Judging it.
+
+
+def _required(name: str, setting: Setting) -> Fault:
+    hint = f"or $.build.{name}, or {setting.env}"
+    return Fault(where=setting.option or name, message="is required", hint=hint)
+
+
+def _relations(given: Mapping[str, _Given], flags: Mapping[str, object], cwd: Path) -> Iterator[Fault]:
+    """Faults between settings, and of those that name something on this machine."""
+    if proto := given.get("proto"):
+        path = cwd / proto.value
+        if not os.path.isdir(path):
+            message = "is not a directory" if os.path.exists(path) else "does not exist"
+            yield Fault(where=proto.where, message=f"{path} {message}")
+        other = flags.get("dir")
+        if proto.origin == "flag" and other is not None and cwd / str(other) != path:
+            message = f"the proto directory is given twice: {proto.value} and {other}"
+            yield Fault(where=proto.where, message=message)
+    if output := given.get("output_dir"):
+        path = cwd / output.value
+        if os.path.exists(path) and not os.path.isdir(path):
+            yield Fault(where=output.where, message=f"{path} is not a directory")
+    if (motd := given.get("motd")) and motd.value and "source_repo" not in given:
+        hint = "give -S, $.build.source_repo or BUILDSTEP_SOURCE_REPO"
+        yield Fault(where=motd.where, message="needs a source repository to name", hint=hint)
+    if clean := given.get("clean"):
+        dropped = [name for name in clean.value if name.startswith("-")]
+        if dropped and len(dropped) < len(clean.value):
+            message = "names cleaners to run and cleaners to leave out; it can only be one of them"
+            yield Fault(where=clean.where, message=message)
+
+
+def _file_name_faults(user: Mapping[str, Any], given: Mapping[str, _Given]) -> Iterator[Fault]:
+    """What a manifest allows in a name or version, but no file name does."""
+    name, version = user.get("name"), user.get("version")
+    if isinstance(version, str) and "/" in version:
+        yield Fault(where="$.version", message='is part of file names and cannot hold a "/"')
+    prefix = given["image_prefix"].value if "image_prefix" in given else name
+    if not isinstance(prefix, str) or not isinstance(version, str):
+        return
+    if "image_prefix" not in given and schema.check(prefix, PREFIX, ""):
+        hint = "give another with -P or $.build.image_prefix"
+        yield Fault(where="$.name", message="cannot be the start of a file name", hint=hint)
+    if len(f"{prefix}-{version}".encode(errors="replace")) > _MAX_BASENAME:
+        message = f"{prefix[:20]}...-{version[:20]}... is too long for a file name"
+        yield Fault(where="$.version", message=message, hint=f"{_MAX_BASENAME} bytes are possible")
+
+
+def _spec(user: Mapping[str, Any], given: Mapping[str, _Given], source: str, cwd: Path) -> BuildSpec:
+    name, version = user["name"], user["version"]
+    values = {key: from_data(key, found.value) for key, found in given.items()}
+    values.setdefault("image_prefix", name)
+    # A name may hold slashes and dots, and must not lead out of bits.
+    folder = values["image_prefix"] if schema.check(name, PREFIX, "") else name
+    values.setdefault("output_dir", Path("bits", folder))
+    for key in ("proto", "output_dir"):
+        values[key] = Path(os.path.abspath(cwd / values[key]))
+    origins: dict[str, Origin] = {key: given[key].origin if key in given else "default" for key in SETTINGS}
+    return BuildSpec(name=name, version=version, source=source, manifest=user, origin_of=origins, **values)
