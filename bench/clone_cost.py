@@ -55,10 +55,10 @@ def fill(root: Path, mib: int) -> int:
 
 def measure(uri: str, sizes: Sequence[int], runs: int) -> dict[str, Any]:
     """Clone and destroy in a pool at `uri`, by turns for each size (MiB)."""
-    from buildstep import datasets
-    from buildstep.interfaces import Kind
+    from buildstep import pool
+    from buildstep.pool.interface import Kind
 
-    backend = datasets.open_pool(uri)
+    backend = pool.open_pool(uri)
     runs = runs if backend.cheap_clone else min(runs, FEW)
     images, files = {}, {}
     for mib in sizes:

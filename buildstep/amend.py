@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from buildstep import artifacts, keys, steps
+from buildstep.emit.interface import Blob
 from buildstep.errors import EmitError
 from buildstep.images import ImageRecord
-from buildstep.interfaces import Blob
 from buildstep.layers import BlobStore, cut
 from buildstep.resolution import Answer
 from buildstep.spec.load import BuildSpec

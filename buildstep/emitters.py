@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import cast
 
 from buildstep import readpass
+from buildstep.emit.interface import Artifact, EmitJob, Emitter, Sink
 from buildstep.emitters.btrfs import BtrfsEmitter
 from buildstep.emitters.oci import OciEmitter
 from buildstep.emitters.tar import TarEmitter
@@ -16,7 +17,6 @@ from buildstep.emitters.zfs import ZfsEmitter
 from buildstep.errors import EmitError, Fault, SpecError
 from buildstep.events import Bus
 from buildstep.formats.codecs import codec
-from buildstep.interfaces import Artifact, EmitJob, Emitter, Sink
 from buildstep.system.output_set import Outputs, temporary_name
 from buildstep.tree.entry import Entry
 from buildstep.tree.hashing import spread_digests

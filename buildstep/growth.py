@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 from buildstep.cache import LayerCache, LayerRecord
-from buildstep.interfaces import Package
 from buildstep.resolution import Answer
+from buildstep.rootfs.interface import Package
 from buildstep.spec.load import BuildSpec
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import FileList

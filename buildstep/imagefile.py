@@ -10,8 +10,9 @@ from typing import IO, Any, cast
 
 from buildstep.clients.download import Expected
 from buildstep.errors import ImageError
-from buildstep.interfaces import Backend, Dataset, SourceContext, SourceImage
-from buildstep.native import NativeStreams
+from buildstep.images.interface import SourceContext, SourceImage
+from buildstep.pool.interface import Backend, Dataset
+from buildstep.pool.streams import NativeStreams
 from buildstep.sources import zfsfile
 from buildstep.sources.filekind import FileKind, kind_of
 from buildstep.sources.imgapi import Arriving, Fetched

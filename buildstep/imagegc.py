@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from buildstep.errors import DatasetError, ImageError
 from buildstep.imagerecord import ImageRecord
 from buildstep.images import ImageStore
-from buildstep.interfaces import Kind
+from buildstep.pool.interface import Kind
 from buildstep.remote import sweep
 
 _DOWNLOADS_KEPT = 7 * 86400.0

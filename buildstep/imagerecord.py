@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from buildstep.errors import ImageError
-from buildstep.interfaces import Package
+from buildstep.rootfs.interface import Package
 from buildstep.system.digest import sha256_file
 from buildstep.system.files import read_json, write_json
 from buildstep.tree.scan import walk

@@ -9,7 +9,7 @@ from importlib import metadata
 from buildstep.errors import UsageError
 from buildstep.installers.apt import Apt
 from buildstep.installers.pkgsrc import Pkgsrc
-from buildstep.interfaces import Installer
+from buildstep.rootfs.interface import Installer
 from buildstep.system.root import Root
 
 GROUP = "buildstep.installers"

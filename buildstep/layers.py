@@ -33,17 +33,17 @@ from typing import Any, Self
 
 from buildstep import layerparts
 from buildstep.artifacts import stamp
+from buildstep.emit.interface import Blob
 from buildstep.emitters.oci import write_layer
 from buildstep.events import Bus
 from buildstep.formats.chunked import Stream
 from buildstep.formats.codecs import Codec
-from buildstep.interfaces import Blob
-from buildstep.journal import Journal
 from buildstep.layerparts import OldParts, PartLost, told
-from buildstep.pooldir import boot_id
+from buildstep.pool.journal import Journal
 from buildstep.readpass import with_parents
 from buildstep.system.digest import sha256_file
 from buildstep.system.files import atomic_write, read_json, write_json
+from buildstep.system.host import boot_id
 from buildstep.system.locks import lock
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import Entry, FileList

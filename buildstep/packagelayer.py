@@ -13,9 +13,9 @@ from buildstep import growth, keys, resolution, steps
 from buildstep.cache import LayerRecord
 from buildstep.errors import BuildstepError, InstallError
 from buildstep.images import ImageRecord
-from buildstep.interfaces import Kind
-from buildstep.journal import Journal
 from buildstep.planning import TITLES, layer_text
+from buildstep.pool.interface import Kind
+from buildstep.pool.journal import Journal
 from buildstep.resolution import Answer
 from buildstep.system.root import Root
 from buildstep.tree import proto as tree_proto

@@ -16,16 +16,17 @@ from pathlib import Path
 from buildstep import amend, artifacts, keys, leftovers, packagelayer, sandbox, shipping, steps
 from buildstep.buildlog import BuildLog, failed_record
 from buildstep.cache import LayerCache
+from buildstep.emit.interface import Blob
 from buildstep.emitters import oci
 from buildstep.errors import BuildstepError, EmitError, Interrupted
 from buildstep.events import BuildStarted, Bus
 from buildstep.formats import codecs
 from buildstep.images import ImageRecord, ImageStore
-from buildstep.interfaces import Blob, Kind
-from buildstep.journal import Journal, open_journal
 from buildstep.layers import BlobStore, segments, timeless
-from buildstep.native import NativeJob, NativeStreams
 from buildstep.planning import STREAMS, TITLES, Plan, PlannedStep, plan
+from buildstep.pool.interface import Kind
+from buildstep.pool.journal import Journal, open_journal
+from buildstep.pool.streams import NativeJob, NativeStreams
 from buildstep.shipping import BuildResult, Shipment
 from buildstep.system.output_set import Outputs
 from buildstep.tree.entry import FileList

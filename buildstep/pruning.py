@@ -18,7 +18,7 @@ from typing import Any
 
 from buildstep import layers
 from buildstep.cache import LayerCache
-from buildstep.interfaces import Kind
+from buildstep.pool.interface import Kind
 from buildstep.system.files import read_json
 from buildstep.system.locks import lock, take_lock
 

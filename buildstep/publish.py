@@ -15,7 +15,7 @@ from buildstep import artifacts
 from buildstep.clients import translated
 from buildstep.errors import ImageError, PublishError, SpecError, UsageError
 from buildstep.events import Bus
-from buildstep.journal import output_lock
+from buildstep.pool.stale import output_lock
 from buildstep.publishers import Bundle, Published, PublishOptions
 from buildstep.publishers import publish as hand_on
 from buildstep.spec.config import TargetConfig

@@ -12,9 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from buildstep.emit.interface import Sink
 from buildstep.errors import EmitError
 from buildstep.events import Bus
-from buildstep.interfaces import Sink
 from buildstep.system.files import CHUNK, Extents, data_extents
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import Entry, FileList

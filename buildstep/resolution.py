@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from buildstep.interfaces import Resolution
+from buildstep.rootfs.interface import Resolution
 from buildstep.system.files import read_json, write_json
 
 FORMAT = 2

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from buildstep import __version__, emitters, steps
+from buildstep.emit.interface import Artifact, Blob, EmitJob
 from buildstep.errors import ImageError
 from buildstep.events import ArtifactWritten, Bus
 from buildstep.formats import codecs
 from buildstep.images import ImageRecord, uuid_of
-from buildstep.interfaces import Artifact, Blob, EmitJob
-from buildstep.native import NativeJob
+from buildstep.pool.streams import NativeJob
 from buildstep.record import FORMAT, Recorder
 from buildstep.spec import imgmanifest
 from buildstep.spec.load import BuildSpec

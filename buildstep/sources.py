@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from buildstep.errors import Fault, SpecError
 from buildstep.events import Bus
-from buildstep.interfaces import Source
+from buildstep.images.interface import Source
 from buildstep.spec.schema import near
 
 GROUP = "buildstep.sources"

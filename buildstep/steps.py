@@ -17,8 +17,10 @@ from buildstep.errors import InstallError
 from buildstep.events import Bus, Cleaned
 from buildstep.images import ImageRecord
 from buildstep.installers import apt
-from buildstep.interfaces import Backend, Dataset, Finding, Installer, InstallOptions, Package, Resolution
-from buildstep.journal import Journal, output_lock
+from buildstep.pool.interface import Backend, Dataset
+from buildstep.pool.journal import Journal
+from buildstep.pool.stale import output_lock
+from buildstep.rootfs.interface import Finding, Installer, InstallOptions, Package, Resolution
 from buildstep.spec.load import BuildSpec
 from buildstep.system.locks import lock
 from buildstep.system.root import Root

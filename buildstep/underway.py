@@ -9,13 +9,14 @@ from pathlib import Path
 
 from buildstep import steps
 from buildstep.cache import LayerCache
+from buildstep.emit.interface import Blob
 from buildstep.errors import BuildstepError
 from buildstep.events import Bus
 from buildstep.images import ImageRecord, ImageStore
-from buildstep.interfaces import Backend, Blob, Dataset, Kind
-from buildstep.journal import Journal, keep
 from buildstep.layers import BlobStore
 from buildstep.planning import TITLES, Plan, proto_text
+from buildstep.pool.interface import Backend, Dataset, Kind
+from buildstep.pool.journal import Journal, keep
 from buildstep.record import Recorder
 from buildstep.resolution import Answer
 from buildstep.system.root import Root

@@ -20,8 +20,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from buildstep.errors import BuildstepError, StoreError
 from buildstep.imagerecord import fingerprint_of
-from buildstep.interfaces import Backend, Kind
 from buildstep.layerkey import difference
+from buildstep.pool.interface import Backend, Kind
 from buildstep.system.files import atomic_write, read_json, write_json
 from buildstep.system.locks import lock, take_lock
 from buildstep.tree.entry import FileList, dumps, loads, tree_digest

@@ -263,7 +263,7 @@ def _installers() -> str:
 
 
 def _pools() -> str:
-    from buildstep.datasets import BACKENDS
+    from buildstep.pool import BACKENDS
 
     rows = ((f"`{name}:`", (it.__doc__ or "").strip().partition("\n")[0]) for name, it in BACKENDS.items())
     return _table(("pool", ""), rows)

@@ -16,21 +16,22 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(pool: str | None, kept: bool, dry_run: bool, as_json: bool) -> int:
     """Remove what dead builds left: datasets, half-written files. Live builds are not touched."""
-    from buildstep import datasets, journal
+    from buildstep import pool as pool_module
     from buildstep.cli.session import enclosed
     from buildstep.errors import ExitCode
+    from buildstep.pool import heal
     from buildstep.spec import config
 
     def job() -> int:
         environ = dict(os.environ)
         chosen = config.load(environ, Path.cwd(), pool=pool).pool
-        backend = datasets.open_pool(chosen or datasets.detect(environ))
+        backend = pool_module.open_pool(chosen or pool_module.detect(environ))
         if dry_run:
             found = [
-                {"build": b, "kind": k, "name": n, "removed": False} for b, k, n in journal.leftovers(backend)
+                {"build": b, "kind": k, "name": n, "removed": False} for b, k, n in heal.leftovers(backend)
             ]
         else:
-            done = journal.heal(backend) + (journal.drop_kept(backend) if kept else [])
+            done = heal.heal(backend) + (heal.drop_kept(backend) if kept else [])
             found = [
                 {
                     "build": left.build,

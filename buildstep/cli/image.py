@@ -56,7 +56,7 @@ def import_(
     tar:FILE, zfs:FILE[,MANIFEST], mmdebstrap:SUITE, scratch. What a FILE holds is told by its content.
     """
     from buildstep.cli.session import enclosed, open_session
-    from buildstep.journal import open_journal
+    from buildstep.pool.journal import open_journal
 
     def job() -> int:
         wanted = ref if manifest else _locator(ref)

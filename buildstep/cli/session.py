@@ -11,15 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildstep import datasets
+from buildstep import pool as pool_module
 from buildstep.cache import LayerCache
 from buildstep.cli import print_error
 from buildstep.errors import BuildstepError, DatasetError, Interrupted, ToolMissing
 from buildstep.events import Bus, Subscriber
 from buildstep.images import ImageStore
-from buildstep.interfaces import Backend
-from buildstep.journal import heal
 from buildstep.log import view_for
+from buildstep.pool.heal import heal
+from buildstep.pool.interface import Backend
 from buildstep.pruning import Limits
 from buildstep.spec import config as configs
 from buildstep.system import namespaces, process
@@ -54,7 +54,7 @@ def open_session(
     config = configs.load(os.environ, Path.cwd(), pool=pool, sources=sources)
     environ = config.environ(os.environ)
     bus = bus or Bus(_view(environ, verbose=verbose, quiet=quiet))
-    backend = datasets.open_pool(config.pool or datasets.detect(environ))
+    backend = pool_module.open_pool(config.pool or pool_module.detect(environ))
     if healing:
         for left in heal(backend):
             text = f"a build that died ({left.build}) left {left.kind} {left.name}"

@@ -15,8 +15,8 @@ from buildstep.doctor.reach import SECONDS, mirror_of, reach
 from buildstep.errors import BuildstepError, ExitCode, Fault, ImageError, SandboxError, SpecError
 from buildstep.events import Bus
 from buildstep.images import ImageRecord
-from buildstep.interfaces import Backend, Kind
 from buildstep.log import size_text
+from buildstep.pool.interface import Backend, Kind
 from buildstep.remote import Remote
 from buildstep.sources.mmdebstrap import Mmdebstrap
 from buildstep.spec.load import BuildSpec

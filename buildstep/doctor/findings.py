@@ -11,7 +11,7 @@ from typing import Any, Literal
 from buildstep.doctor.forecast import Forecast
 from buildstep.errors import BuildstepError, ExitCode
 from buildstep.images import ImageRecord
-from buildstep.interfaces import Backend
+from buildstep.pool.interface import Backend
 from buildstep.spec.config import Config
 from buildstep.spec.load import BuildSpec
 from buildstep.steps import wants_packages

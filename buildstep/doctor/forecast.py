@@ -9,7 +9,7 @@ from pathlib import Path
 
 from buildstep import pipeline, shipping, steps
 from buildstep.images import ImageRecord
-from buildstep.interfaces import Backend
+from buildstep.pool.interface import Backend
 from buildstep.spec.load import BuildSpec
 from buildstep.tree.exclude import excluder
 from buildstep.tree.proto import ProtoScan

@@ -7,13 +7,14 @@ import os
 import sys
 from pathlib import Path
 
-from buildstep import datasets, journal, pipeline
+from buildstep import pipeline, pool
 from buildstep.doctor import attempts
 from buildstep.doctor import forecast as forecasts
 from buildstep.doctor.findings import Examination
 from buildstep.errors import BuildstepError, ExitCode, SandboxError
-from buildstep.interfaces import Backend
 from buildstep.log import size_text
+from buildstep.pool import heal, journal
+from buildstep.pool.interface import Backend
 
 _SHOWN = 5
 """How many of a kind are told one by one."""
@@ -30,7 +31,7 @@ def opened(seen: Examination) -> None:
     try:
         if seen.pool is None:
             seen.pool = _detected(seen)
-        seen.backend = backend = datasets.open_pool(seen.pool)
+        seen.backend = backend = pool.open_pool(seen.pool)
     except BuildstepError as error:
         seen.error("pool", seen.pool or "the default", error)
         return
@@ -53,11 +54,11 @@ def opened(seen: Examination) -> None:
 
 def _detected(seen: Examination) -> str:
     """The pool that a build would choose. Folders that asking makes are taken away again."""
-    location = datasets.default_location(seen.environ)
+    location = pool.default_location(seen.environ)
     there = forecasts.existing(location)
 
     def ask() -> str:
-        return datasets.detect(seen.environ)
+        return pool.detect(seen.environ)
 
     try:
         try:
@@ -82,7 +83,7 @@ def _overlay_works(seen: Examination, backend: Backend, *, new: bool) -> bool:
     folder = forecasts.existing(backend.state)
     try:
         attempts.apart(attempts.overlay)
-        if new and not attempts.apart(lambda: "yes" if datasets.overlay.works_on(folder) else ""):
+        if new and not attempts.apart(lambda: "yes" if pool.overlay.works_on(folder) else ""):
             raise SandboxError(f"the file system of {folder} cannot hold the upper directory of an overlay")
     except SandboxError as error:
         path = backend.uri.partition(":")[2]
@@ -96,7 +97,7 @@ def leftovers(seen: Examination) -> None:
     backend = seen.backend
     if backend is None or not backend.state.is_dir():
         return
-    left = journal.leftovers(backend)
+    left = heal.leftovers(backend)
     for build, kind, name in left[:_SHOWN]:
         what = f"{kind} {name} was left by the dead build {build}"
         seen.warn("leftovers", backend.uri, what, "the next build removes it, or `buildstep heal`")

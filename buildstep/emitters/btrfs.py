@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import ClassVar
 
+from buildstep.emit.interface import EmitJob, Sink
 from buildstep.emitters.stream import open_stream
 from buildstep.formats.codecs import codec
-from buildstep.interfaces import EmitJob, Sink
 
 
 class BtrfsEmitter:

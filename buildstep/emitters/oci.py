@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from buildstep import ociconfig, readpass
+from buildstep.emit.interface import Artifact, Blob, EmitJob, Sink
 from buildstep.errors import EmitError
 from buildstep.events import Bus
 from buildstep.formats.chunked import PartWriter, Stream
 from buildstep.formats.codecs import Codec, codec
 from buildstep.formats.tar_writer import BLOCK, END, TarWriter, big_size_header, header, padding, whiteout
-from buildstep.interfaces import Artifact, Blob, EmitJob, Sink
 from buildstep.layerparts import OldParts, refuse_removal
 from buildstep.system.files import CHUNK, Extents, atomic_write, copy_range, write_all
 from buildstep.system.output_set import Sealer, create

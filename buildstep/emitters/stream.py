@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from buildstep.emit.interface import Artifact, EmitJob, Sink
 from buildstep.errors import EmitError
 from buildstep.formats.chunked import PartWriter, Stream
 from buildstep.formats.codecs import Codec, codec
 from buildstep.formats.zfs_stream import BEGIN_SIZE, read_begin
-from buildstep.interfaces import Artifact, EmitJob, Sink
-from buildstep.native import NativeJob, NativeStreams, producing
+from buildstep.pool.streams import NativeJob, NativeStreams, producing
 from buildstep.system.files import CHUNK
 from buildstep.system.output_set import create, seal
 from buildstep.tree.entry import Entry

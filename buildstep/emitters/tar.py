@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from buildstep.emit.interface import Artifact, EmitJob, Sink
 from buildstep.formats.chunked import PartWriter
 from buildstep.formats.codecs import Codec, codec
 from buildstep.formats.tar_writer import TarWriter
-from buildstep.interfaces import Artifact, EmitJob, Sink
 from buildstep.system.files import Extents
 from buildstep.system.output_set import create, seal
 from buildstep.tree.entry import Entry

@@ -34,8 +34,9 @@ from buildstep.imagefile import (
     usable_kind,
 )
 from buildstep.imagerecord import FileHashes, ImageRecord, fingerprint_of, uuid_of
-from buildstep.interfaces import Backend, Dataset, Identity, Kind, Source, SourceContext, SourceImage
-from buildstep.journal import Journal
+from buildstep.images.interface import Identity, Source, SourceContext, SourceImage
+from buildstep.pool.interface import Backend, Dataset, Kind
+from buildstep.pool.journal import Journal
 from buildstep.remote import Remote, read_manifest
 from buildstep.sources import parse, zfsfile
 from buildstep.sources.filekind import kind_of_start

@@ -15,7 +15,7 @@ from buildstep.installers import aptgrowth
 from buildstep.installers.aptsources import Sources, agent_mirror
 from buildstep.installers.common import cache_lock, checked, failures
 from buildstep.installers.debfile import downloads, file_stem
-from buildstep.interfaces import Finding, InstallOptions, Package, Resolution, Sandbox
+from buildstep.rootfs.interface import Finding, InstallOptions, Package, Resolution, Sandbox
 from buildstep.system.root import Root
 from buildstep.tree.entry import FileList
 

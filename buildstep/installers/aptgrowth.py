@@ -17,7 +17,7 @@ from pathlib import Path
 
 from buildstep.installers.aptscripts import INFO, Seeker
 from buildstep.installers.debfile import Deb, downloads, file_stem
-from buildstep.interfaces import Package
+from buildstep.rootfs.interface import Package
 from buildstep.system.root import Root
 from buildstep.tree.entry import FileList
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from buildstep.errors import InstallError
 from buildstep.installers.common import cache_lock, checked, failures
-from buildstep.interfaces import Finding, InstallOptions, Package, Resolution, Sandbox
+from buildstep.rootfs.interface import Finding, InstallOptions, Package, Resolution, Sandbox
 from buildstep.system.mounts import mount_points
 from buildstep.system.process import SAFE_PATH
 from buildstep.system.root import Root

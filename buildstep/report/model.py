@@ -15,7 +15,7 @@ from typing import Any
 from buildstep.errors import UsageError
 from buildstep.eventlog import SUFFIX as EVENTS_SUFFIX
 from buildstep.eventlog import read_events
-from buildstep.interfaces import Finding, Package
+from buildstep.rootfs.interface import Finding, Package
 
 RECORD_SUFFIX = ".buildrecord.json"
 

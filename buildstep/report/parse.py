@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from buildstep.errors import Fault, SpecError, UsageError
 from buildstep.eventlog import read_events
-from buildstep.interfaces import Finding, Package
 from buildstep.record import FORMAT
 from buildstep.report.model import Cleaner, Failure, Layer, Output, Record, Remark, Step, moment
+from buildstep.rootfs.interface import Finding, Package
 
 T = TypeVar("T")
 

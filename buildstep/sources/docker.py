@@ -19,7 +19,7 @@ from buildstep.clients.registry import Reference, RegistryClient
 from buildstep.errors import ImageError
 from buildstep.events import Bus
 from buildstep.formats.oci.spec import Descriptor, OciImage, Platform, apply_layers, describe, document
-from buildstep.interfaces import Identity, SourceContext, SourceImage
+from buildstep.images.interface import Identity, SourceContext, SourceImage
 
 PARALLEL = 5
 

@@ -11,7 +11,8 @@ from typing import ClassVar
 from urllib.parse import parse_qsl
 
 from buildstep.errors import CommandFailed, ImageError
-from buildstep.interfaces import Identity, Package, SourceContext, SourceImage
+from buildstep.images.interface import Identity, SourceContext, SourceImage
+from buildstep.rootfs.interface import Package
 from buildstep.system import process
 
 DEFAULTS = {"variant": "minbase", "include": "", "components": "main"}

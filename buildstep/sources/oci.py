@@ -11,7 +11,7 @@ from typing import ClassVar
 from buildstep.errors import ImageError
 from buildstep.formats.oci.layout import Layout, open_layout
 from buildstep.formats.oci.spec import Platform, apply_layers, describe, document
-from buildstep.interfaces import Identity, SourceContext, SourceImage
+from buildstep.images.interface import Identity, SourceContext, SourceImage
 
 
 class Oci:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
-from buildstep.interfaces import Identity, SourceContext, SourceImage
+from buildstep.images.interface import Identity, SourceContext, SourceImage
 
 
 class Scratch:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from buildstep.errors import ImageError
-from buildstep.interfaces import Identity, SourceContext, SourceImage
+from buildstep.images.interface import Identity, SourceContext, SourceImage
 
 
 class Tar:

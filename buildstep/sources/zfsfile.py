@@ -17,8 +17,9 @@ from typing import Any, ClassVar
 from buildstep.errors import DatasetError, ImageError, SpecError
 from buildstep.formats.decompress import Decompressed
 from buildstep.formats.zfs_stream import BEGIN_SIZE, Begin, read_begin
-from buildstep.interfaces import Backend, Dataset, Identity, Kind, SourceContext, SourceImage
-from buildstep.native import NativeStreams, consuming
+from buildstep.images.interface import Identity, SourceContext, SourceImage
+from buildstep.pool.interface import Backend, Dataset, Kind
+from buildstep.pool.streams import NativeStreams, consuming
 from buildstep.spec import imgmanifest
 from buildstep.system.files import CHUNK, write_all
 

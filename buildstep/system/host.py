@@ -237,3 +237,11 @@ def complete(module: Any = os) -> None:
 
 if HERE is ILLUMOS:
     complete()
+
+
+def boot_id() -> str:
+    """What tells one start of the machine from another; empty where nothing does."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from buildstep import datasets
-from buildstep.interfaces import Backend, Kind
+from buildstep import pool
+from buildstep.pool.interface import Backend, Kind
 from buildstep.spec.imgmanifest import validate
 from buildstep.tree.entry import FileList
 from tests.integration.pools import command, full
@@ -29,7 +29,7 @@ class NativeLab(Lab):
 
     @property
     def backend(self) -> Backend:
-        return datasets.open_pool(self.uri)
+        return pool.open_pool(self.uri)
 
     def leftovers(self) -> list[str]:
         backend = self.backend

@@ -17,7 +17,7 @@ from buildstep import cleaners, installers, sandbox
 from buildstep.errors import InstallError
 from buildstep.events import Bus, Event, Output
 from buildstep.installers.apt import agent_mirror
-from buildstep.interfaces import Installer, InstallOptions
+from buildstep.rootfs.interface import Installer, InstallOptions
 from buildstep.system import mounts, process
 from buildstep.system.root import Root
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.datasets.directory import DirectoryBackend
 from buildstep.errors import DatasetError
-from buildstep.interfaces import Backend, Kind
-from buildstep.journal import heal, leftovers, open_journal
+from buildstep.pool.directory import DirectoryBackend
+from buildstep.pool.heal import heal, leftovers
+from buildstep.pool.interface import Backend, Kind
+from buildstep.pool.journal import open_journal
 from buildstep.system import namespaces
 from buildstep.system.locks import lock
 from buildstep.system.mounts import mount_points

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from buildstep import emitters
-from buildstep.datasets.btrfs import BtrfsBackend
+from buildstep.emit.interface import Artifact
 from buildstep.errors import DatasetError, EmitError
-from buildstep.interfaces import Artifact, Dataset, Kind
-from buildstep.native import NativeJob
+from buildstep.pool.btrfs import BtrfsBackend
+from buildstep.pool.interface import Dataset, Kind
+from buildstep.pool.streams import NativeJob
 from buildstep.system.output_set import Outputs
 from buildstep.tree.diff import diff
 from buildstep.tree.entry import tree_digest

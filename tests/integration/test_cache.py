@@ -22,7 +22,7 @@ from buildstep import artifacts, compare, layers, pipeline, pruning
 from buildstep.cli.build import choices
 from buildstep.events import Bus
 from buildstep.formats import codecs
-from buildstep.journal import heal
+from buildstep.pool.heal import heal
 from buildstep.spec import load as specs
 from buildstep.tree import proto as tree_proto
 from tests.integration import pools

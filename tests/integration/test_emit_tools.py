@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 
 from buildstep import emitters
+from buildstep.emit.interface import Artifact, EmitJob
 from buildstep.emitters import oci
 from buildstep.errors import EmitError, ImageError
 from buildstep.events import Bus
 from buildstep.formats.codecs import codec
 from buildstep.formats.unpack import apply_layer, unpack
-from buildstep.interfaces import Artifact, EmitJob
 from buildstep.system import output_set
 from buildstep.tree import entry as tree_entry
 from buildstep.tree import scan

@@ -15,14 +15,15 @@ from typing import Any
 import pytest
 
 from buildstep import layerparts, layers, pipeline, pruning, steps
+from buildstep.emit.interface import Blob
 from buildstep.emitters import oci
 from buildstep.errors import BuildstepError
 from buildstep.events import Bus
 from buildstep.formats import codecs
 from buildstep.formats.codecs import Codec
 from buildstep.images import ImageRecord
-from buildstep.interfaces import Blob, Dataset
 from buildstep.layerparts import OldParts
+from buildstep.pool.interface import Dataset
 from buildstep.system.digest import sha256_file
 from buildstep.system.root import Root
 from buildstep.tree import hashing

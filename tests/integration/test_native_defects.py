@@ -45,8 +45,8 @@ import pytest
 
 from buildstep.emitters import EMITTERS, stream
 from buildstep.formats import codecs
-from buildstep.interfaces import Kind
-from buildstep.native import NativeJob, NativeStreams
+from buildstep.pool.interface import Kind
+from buildstep.pool.streams import NativeJob, NativeStreams
 from buildstep.tree.diff import diff
 from buildstep.tree.entry import tree_digest
 from tests.integration.nativelab import NativeLab, manifest_of

@@ -13,7 +13,7 @@ import pytest
 from buildstep import installers, sandbox
 from buildstep.errors import CommandFailed, InstallError
 from buildstep.events import Bus
-from buildstep.interfaces import InstallOptions, Sandbox
+from buildstep.rootfs.interface import InstallOptions, Sandbox
 from buildstep.system.root import Root
 from tests.integration import pkgsrc_root
 

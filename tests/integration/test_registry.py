@@ -13,7 +13,7 @@ import pytest
 
 from buildstep.clients import HttpOptions
 from buildstep.errors import ExitCode, ImageError, PublishError
-from buildstep.interfaces import SourceImage
+from buildstep.images.interface import SourceImage
 from buildstep.publishers import Bundle, Published, PublishOptions, publish
 from buildstep.sources.docker import Docker
 from buildstep.sources.oci import Oci

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from buildstep import datasets, pipeline
+from buildstep import pipeline
+from buildstep import pool as pool_module
 from buildstep.cache import LayerCache
 from buildstep.cli.build import choices
 from buildstep.errors import BuildstepError
@@ -99,7 +100,7 @@ class Yard:
         )  # fmt: skip
 
     def open(self, bus: Bus, environ: Mapping[str, str]) -> tuple[ImageStore, LayerCache]:
-        backend = datasets.open_pool(self.pool)
+        backend = pool_module.open_pool(self.pool)
         return ImageStore(backend, bus=bus, environ=environ), LayerCache(backend)
 
     def plan(self, *, epoch: int | None = EPOCH, **flags: object) -> dict[str, tuple[str, str]]:
@@ -173,7 +174,7 @@ def digest_of(root: Path) -> str:
 
 def forget_outputs(pool: str) -> None:
     """Make the next build write its outputs again, by everything else that is cached."""
-    state = datasets.open_pool(pool).state
+    state = pool_module.open_pool(pool).state
     for path in (state / "artifacts").glob("*.json"):
         if not path.name.startswith("last-"):
             path.unlink()

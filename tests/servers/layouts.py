@@ -14,7 +14,7 @@ from typing import IO, Any
 from buildstep.events import Bus
 from buildstep.formats.oci.spec import OCI_INDEX, OCI_MANIFEST, REF_NAME
 from buildstep.formats.unpack import apply_layer, unpack
-from buildstep.interfaces import SourceContext
+from buildstep.images.interface import SourceContext
 from buildstep.tree.entry import FileList
 
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"

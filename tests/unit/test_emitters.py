@@ -20,13 +20,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from buildstep import emitters
+from buildstep.emit.interface import Artifact, Blob, EmitJob
 from buildstep.emitters import oci
 from buildstep.errors import EmitError, SpecError
 from buildstep.events import Bus, Event, Note
 from buildstep.formats import unpack
 from buildstep.formats.codecs import codec
 from buildstep.formats.decompress import Decompressed
-from buildstep.interfaces import Artifact, Blob, EmitJob
 from buildstep.system.output_set import Outputs, create, seal, temporary_name
 from buildstep.tree import scan
 from buildstep.tree.diff import Changes, diff

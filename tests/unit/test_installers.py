@@ -14,7 +14,7 @@ from buildstep.errors import CommandFailed, InstallError, UsageError
 from buildstep.installers.apt import Apt
 from buildstep.installers.aptsources import Sources
 from buildstep.installers.pkgsrc import Pkgsrc
-from buildstep.interfaces import InstallOptions, Sandbox
+from buildstep.rootfs.interface import InstallOptions, Sandbox
 from buildstep.system.root import Root
 
 

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from buildstep import journal
-from buildstep.datasets.directory import DirectoryBackend
 from buildstep.errors import DatasetError
-from buildstep.interfaces import Kind
-from buildstep.journal import Journal, heal, leftovers, open_journal
+from buildstep.pool import heal as pool_heal
+from buildstep.pool import journal, stale
+from buildstep.pool.directory import DirectoryBackend
+from buildstep.pool.heal import heal, leftovers
+from buildstep.pool.interface import Kind
+from buildstep.pool.journal import Journal, open_journal
 from buildstep.system.files import atomic_write
 from buildstep.system.locks import take_lock
 
@@ -176,7 +178,7 @@ def live(pool: DirectoryBackend, tmp_path: Path) -> Iterator[Callable[[], list[s
         (data.path / "file").touch()
         (opened.folder(pool.state / "work" / opened.ident) / "x").touch()
         opened.outputs(out / "hello-1")
-        lock = take_lock(journal.output_lock(out / "hello-1"))
+        lock = take_lock(stale.output_lock(out / "hello-1"))
         (out / ".hello-1.oci.tar.1.1.part").touch()
         (pool.state / "blobs").mkdir()
         opened.outputs(pool.state / "blobs" / "name")
@@ -256,7 +258,7 @@ def test_what_was_kept_stays_until_it_is_asked_for(pool: DirectoryBackend) -> No
     assert heal(pool) == []
     assert pool.idents(Kind.BUILD) == [f"{ident}-1"]
     assert leftovers(pool) == []
-    (left,) = journal.drop_kept(pool)
+    (left,) = pool_heal.drop_kept(pool)
     assert left.removed
     assert pool.idents(Kind.BUILD) == []
     assert journal.kept(pool) == set()

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from buildstep import layerparts
+from buildstep.emit.interface import Blob
 from buildstep.emitters import oci
 from buildstep.emitters.oci import OciEmitter
 from buildstep.events import Bus
 from buildstep.formats.codecs import Codec, codec
-from buildstep.interfaces import Blob
 from buildstep.layerparts import OldParts, PartLost, Row
 from buildstep.system.digest import sha256_file
 from buildstep.tree import entry as tree_entry

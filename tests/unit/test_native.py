@@ -9,7 +9,7 @@ import pytest
 
 from buildstep.errors import DatasetError, ImageError
 from buildstep.formats.zfs_stream import BEGIN_SIZE, read_begin
-from buildstep.native import PIPE_SIZE, consuming, producing
+from buildstep.pool.streams import PIPE_SIZE, consuming, producing
 
 
 def header(order: str = "<", kind: int = 0, version: int = 17, magic: int = 0x2F5BACBAC) -> bytes:

@@ -12,12 +12,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from buildstep import datasets, journal, sandbox
-from buildstep.datasets import zfslib
-from buildstep.datasets.directory import DirectoryBackend
+from buildstep import pool as pool_module
+from buildstep import sandbox
 from buildstep.errors import DatasetError, SandboxError
 from buildstep.events import Bus
-from buildstep.interfaces import Kind
+from buildstep.pool import heal, journal, zfs_library
+from buildstep.pool.directory import DirectoryBackend
+from buildstep.pool.interface import Kind
 from buildstep.system import host, mounts, process
 from buildstep.system.root import Root
 
@@ -169,14 +170,14 @@ def test_heal_undoes_the_mounts_of_the_dead(log: Path, tmp_path: Path) -> None:
         "".join(json.dumps({"acquire": "mount", "path": str(path)}) + "\n" for path in (others, tree, ours))
     )
     (tmp_path / "mnttab").write_text(f"a\t{others}\tlofs\t\t0\nb\t{tree}\tzfs\t\t0\nc\t{ours}\tlofs\t\t0\n")
-    left = journal.leftovers(pool)
+    left = heal.leftovers(pool)
     assert ("dead", "mount", str(ours)) in left
-    healed = journal.heal(pool)
+    healed = heal.heal(pool)
     assert [(row.kind, row.name, row.removed) for row in healed if row.kind == "mount"] == [
         ("mount", str(ours), True), ("mount", str(tree), True),
     ]  # fmt: skip
     assert called(log) == [f"umount {ours}", f"umount {tree}"]  # what is outside of the pool was not ours
-    assert journal.heal(pool) == []
+    assert heal.heal(pool) == []
 
 
 def test_a_mount_that_cannot_be_undone_stays_in_the_journal(log: Path, tmp_path: Path) -> None:
@@ -187,7 +188,7 @@ def test_a_mount_that_cannot_be_undone_stays_in_the_journal(log: Path, tmp_path:
     (folder / "dead.jsonl").write_text(json.dumps({"acquire": "mount", "path": str(tree)}) + "\n")
     (tmp_path / "mnttab").write_text(f"b\t{tree}\tzfs\t\t0\n")
     failing(log, "umount")
-    told = [row for row in journal.heal(pool) if row.kind == "mount"]
+    told = [row for row in heal.heal(pool) if row.kind == "mount"]
     assert [(row.removed, "unmounting" in row.problem) for row in told] == [(False, True)]
     assert [path.name for path in folder.iterdir()] == ["dead.jsonl"]
 
@@ -207,20 +208,20 @@ def test_a_build_writes_its_mounts_down_before_it_makes_them(log: Path, tmp_path
 
 
 def test_zone(log: Path) -> None:
-    assert datasets.detect({}) == "zfs:zones/agent-1/data"
+    assert pool_module.detect({}) == "zfs:zones/agent-1/data"
     assert called(log) == ["zonename ", "zfs list -H -o name zones/agent-1/data"]
     failing(log, "zfs list")
     with pytest.raises(DatasetError, match="zones/agent-1/data") as caught:
-        datasets.detect({})
+        pool_module.detect({})
     assert "--pool" in caught.value.hint
     failing(log, "none", zone="global")
     with pytest.raises(DatasetError, match="global zone"):
-        datasets.detect({})
+        pool_module.detect({})
 
 
 def test_zfs_by_command_alone(log: Path) -> None:
-    zfs = zfslib.open_zfs()
-    assert isinstance(zfs, zfslib.ZfsCommand)
+    zfs = zfs_library.open_zfs()
+    assert isinstance(zfs, zfs_library.ZfsCommand)
     zfs.create("z/a", {"mountpoint": "legacy", "atime": 0})
     zfs.clone("z/b", "z/a@final", {"sync": 2})
     zfs.snapshot("z/b@final")

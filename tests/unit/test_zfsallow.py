@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from buildstep.datasets import zfsallow
+from buildstep.pool import zfs_permissions
 
 DATASET = "zones/agent/data"
 TOLD = """\
@@ -46,9 +46,9 @@ Local+Descendent permissions:
     ],
 )
 def test_what_a_user_has(users: list[str], groups: list[str], expected: set[str]) -> None:
-    assert zfsallow.granted(TOLD, DATASET, users=users, groups=groups) == expected
+    assert zfs_permissions.granted(TOLD, DATASET, users=users, groups=groups) == expected
 
 
 @pytest.mark.parametrize("told", ["", "\n", "something else entirely\n\tuser\n"])
 def test_nothing_is_had_where_nothing_is_told(told: str) -> None:
-    assert zfsallow.granted(told, DATASET, users=["ann"], groups=[]) == set()
+    assert zfs_permissions.granted(told, DATASET, users=["ann"], groups=[]) == set()

@@ -11,8 +11,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from buildstep.emit.interface import Blob, EmitJob
 from buildstep.events import Bus
-from buildstep.interfaces import Blob, EmitJob
 from buildstep.tree import entry as tree_entry
 from buildstep.tree import hashing, scan
 from buildstep.tree.diff import Changes

@@ -25,10 +25,10 @@ import zstandard
 
 from buildstep import cli
 from buildstep.cli import session
-from buildstep.datasets.zfs import ZfsBackend
 from buildstep.events import Event, StepFinished, StepStarted
-from buildstep.interfaces import Kind
-from buildstep.journal import heal
+from buildstep.pool.heal import heal
+from buildstep.pool.interface import Kind
+from buildstep.pool.zfs import ZfsBackend
 from buildstep.system.mounts import mount_points
 from buildstep.tree.entry import tree_digest
 from tests.integration.nativelab import NativeLab, built_by, by_other_tools, manifest_of

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from buildstep.datasets import zfs as driver
-from buildstep.datasets.zfs import ZfsBackend
-from buildstep.datasets.zfslib import Busy
 from buildstep.errors import DatasetError, ToolMissing
-from buildstep.interfaces import Kind
+from buildstep.pool import zfs as driver
+from buildstep.pool.interface import Kind
+from buildstep.pool.zfs import ZfsBackend
+from buildstep.pool.zfs_library import Busy
 from tests.integration.pools import IMAGE, IN_GUEST, OTHER, command, fill, location
 
 pytestmark = pytest.mark.skipif(not IN_GUEST, reason="runs in the ZFS guest")

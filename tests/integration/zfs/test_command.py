@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.datasets.zfs import ZfsBackend
-from buildstep.datasets.zfslib import AlreadyThere, Busy, InUse, ZfsCommand
 from buildstep.errors import DatasetError
 from buildstep.formats.zfs_stream import BEGIN_SIZE, read_begin
-from buildstep.interfaces import Kind
+from buildstep.pool.interface import Kind
+from buildstep.pool.zfs import ZfsBackend
+from buildstep.pool.zfs_library import AlreadyThere, Busy, InUse, ZfsCommand
 from buildstep.system import host
 from buildstep.tree.entry import tree_digest
 from tests.integration.pools import IMAGE, IN_GUEST, KEY, OTHER, change, command, fill, full, location

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from buildstep.datasets.directory import DirectoryBackend
-from buildstep.datasets.zfs import ZfsBackend
 from buildstep.errors import ImageError
 from buildstep.events import Bus
 from buildstep.imagegc import collect
 from buildstep.images import ImageStore, uuid_of
-from buildstep.interfaces import Backend, Kind
-from buildstep.journal import open_journal
+from buildstep.pool.directory import DirectoryBackend
+from buildstep.pool.interface import Backend, Kind
+from buildstep.pool.journal import open_journal
+from buildstep.pool.zfs import ZfsBackend
 from buildstep.spec.config import Config, SourceConfig
 from buildstep.tree.entry import tree_digest
 from tests.integration.pools import IN_GUEST, change, command, fill, full

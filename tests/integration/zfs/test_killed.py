@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from buildstep.datasets import zfs as driver
-from buildstep.datasets.zfs import ZfsBackend
-from buildstep.datasets.zfslib import Zfs
-from buildstep.interfaces import Kind
-from buildstep.journal import heal, open_journal
-from buildstep.native import consuming, producing
+from buildstep.pool import zfs as driver
+from buildstep.pool.heal import heal
+from buildstep.pool.interface import Kind
+from buildstep.pool.journal import open_journal
+from buildstep.pool.streams import consuming, producing
+from buildstep.pool.zfs import ZfsBackend
+from buildstep.pool.zfs_library import Zfs
 from buildstep.system import namespaces
 from tests.integration.pools import IMAGE, IN_GUEST, KEY, OTHER, command, fill, location
 

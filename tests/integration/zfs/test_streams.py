@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from buildstep.datasets.directory import DirectoryBackend
-from buildstep.datasets.zfs import ZfsBackend
+from buildstep.emit.interface import Artifact
 from buildstep.emitters.zfs import ZfsEmitter
 from buildstep.errors import DatasetError, EmitError, ImageError
 from buildstep.images import uuid_of
-from buildstep.interfaces import Artifact, Dataset, Kind
-from buildstep.native import NativeJob
+from buildstep.pool.directory import DirectoryBackend
+from buildstep.pool.interface import Dataset, Kind
+from buildstep.pool.streams import NativeJob
+from buildstep.pool.zfs import ZfsBackend
 from buildstep.sources import zfsfile
 from buildstep.spec import imgmanifest
 from buildstep.system.mounts import mount_points

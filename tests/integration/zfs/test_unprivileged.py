@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from buildstep.datasets import zfsallow
-from buildstep.datasets.zfs import ZfsBackend
-from buildstep.datasets.zfslib import Props, Zfs
 from buildstep.errors import BuildstepError, ToolMissing
-from buildstep.native import consuming, producing
+from buildstep.pool import zfs_permissions
+from buildstep.pool.streams import consuming, producing
+from buildstep.pool.zfs import ZfsBackend
+from buildstep.pool.zfs_library import Props, Zfs
 from buildstep.system.mounts import mount
 from tests.integration.pools import DELEGATED, IN_GUEST, command
 from tests.integration.support import REPOSITORY
@@ -121,8 +121,8 @@ def every_call() -> list[tuple[str, str]]:
 
 
 def test_every_operation_but_mounting_can_be_delegated(pool: str) -> None:
-    command("zfs", "allow", "nobody", ",".join(zfsallow.NEEDED), pool)
-    assert as_nobody(lambda: zfsallow.missing(pool)) == []
+    command("zfs", "allow", "nobody", ",".join(zfs_permissions.NEEDED), pool)
+    assert as_nobody(lambda: zfs_permissions.missing(pool)) == []
     assert as_nobody(every_call) == []
     assert command("zfs", "list", "-H", "-r", "-o", "name", pool).split() == [pool]
 
@@ -138,16 +138,16 @@ def test_every_operation_but_mounting_can_be_delegated(pool: str) -> None:
         return ""
 
     assert "not permitted" in as_nobody(mounts)
-    assert not as_nobody(zfsallow.may_mount)
-    assert zfsallow.may_mount()
+    assert not as_nobody(zfs_permissions.may_mount)
+    assert zfs_permissions.may_mount()
 
 
-@pytest.mark.parametrize("permission", zfsallow.NEEDED)
+@pytest.mark.parametrize("permission", zfs_permissions.NEEDED)
 def test_what_is_missing_is_named(pool: str, permission: str) -> None:
     """Each permission is needed by some call, and the error names it and how to get it."""
-    rest = [word for word in zfsallow.NEEDED if word != permission]
+    rest = [word for word in zfs_permissions.NEEDED if word != permission]
     command("zfs", "allow", "nobody", ",".join(rest), pool)
-    assert as_nobody(lambda: zfsallow.missing(pool)) == [permission]
+    assert as_nobody(lambda: zfs_permissions.missing(pool)) == [permission]
     refused = as_nobody(every_call)
     call, hint = refused[0]
     assert call == REFUSED[permission]
@@ -167,18 +167,20 @@ def test_what_is_missing_is_named(pool: str, permission: str) -> None:
     ],
 )
 def test_however_it_is_given(pool: str, grants: list[list[str]], complete: bool) -> None:
-    everything = ",".join(zfsallow.NEEDED)
+    everything = ",".join(zfs_permissions.NEEDED)
     for words in grants:
         command("zfs", "allow", *(word.replace("ALL", everything) for word in words), pool)
-    assert as_nobody(lambda: zfsallow.missing(pool)) == ([] if complete else list(zfsallow.NEEDED))
+    assert as_nobody(lambda: zfs_permissions.missing(pool)) == (
+        [] if complete else list(zfs_permissions.NEEDED)
+    )
 
 
 def test_what_a_parent_gives_counts_but_not_what_it_keeps_to_itself(pool: str) -> None:
-    command("zfs", "allow", "-l", "nobody", ",".join(zfsallow.NEEDED), DELEGATED)
+    command("zfs", "allow", "-l", "nobody", ",".join(zfs_permissions.NEEDED), DELEGATED)
     try:
-        assert as_nobody(lambda: zfsallow.missing(pool)) == list(zfsallow.NEEDED)
-        command("zfs", "allow", "nobody", ",".join(zfsallow.NEEDED), DELEGATED)
-        assert as_nobody(lambda: zfsallow.missing(pool)) == []
+        assert as_nobody(lambda: zfs_permissions.missing(pool)) == list(zfs_permissions.NEEDED)
+        command("zfs", "allow", "nobody", ",".join(zfs_permissions.NEEDED), DELEGATED)
+        assert as_nobody(lambda: zfs_permissions.missing(pool)) == []
     finally:
         command("zfs", "unallow", "nobody", DELEGATED)
 
@@ -200,11 +202,11 @@ def test_a_pool_is_refused_before_anything_is_made(pool: str) -> None:
     code, detail, hint = as_nobody(opened)
     assert code == 5
     assert "CAP_SYS_ADMIN" in detail
-    assert f"of `zfs allow` on {pool}: {','.join(zfsallow.NEEDED)}" in detail
+    assert f"of `zfs allow` on {pool}: {','.join(zfs_permissions.NEEDED)}" in detail
     assert "as root" in hint
-    command("zfs", "allow", "nobody", ",".join(zfsallow.NEEDED[1:]), pool)
-    assert f"on {pool}: {zfsallow.NEEDED[0]}" in as_nobody(opened)[1]
-    command("zfs", "allow", "nobody", ",".join(zfsallow.NEEDED), pool)
+    command("zfs", "allow", "nobody", ",".join(zfs_permissions.NEEDED[1:]), pool)
+    assert f"on {pool}: {zfs_permissions.NEEDED[0]}" in as_nobody(opened)[1]
+    command("zfs", "allow", "nobody", ",".join(zfs_permissions.NEEDED), pool)
     assert "of `zfs allow`" not in as_nobody(opened)[1]
     assert listing() == before
 
@@ -229,7 +231,7 @@ def built_by_nobody(pool: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_build_ends_with_the_documented_status(pool: str) -> None:
-    command("zfs", "allow", "nobody", ",".join(zfsallow.NEEDED), pool)
+    command("zfs", "allow", "nobody", ",".join(zfs_permissions.NEEDED), pool)
     done = built_by_nobody(pool)
     assert done.returncode == 5, done.stderr
     assert "this user cannot build in" in done.stderr

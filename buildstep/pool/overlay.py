@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from buildstep.errors import DatasetError, SandboxError
-from buildstep.interfaces import Dataset, Kind
-from buildstep.pooldir import PoolDir, boot_id
+from buildstep.pool.interface import Dataset, Kind
+from buildstep.pool.layout import PoolDir
 from buildstep.system.files import read_json, write_json
+from buildstep.system.host import boot_id
 from buildstep.system.mounts import (
     MS_RDONLY,
     bind,

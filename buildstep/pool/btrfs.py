@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from buildstep.errors import CommandFailed, DatasetError
-from buildstep.interfaces import Dataset, Kind
-from buildstep.pooldir import PoolDir
+from buildstep.pool.interface import Dataset, Kind
+from buildstep.pool.layout import PoolDir
 from buildstep.system import process
 from buildstep.system.mounts import mount_points, unmount
 from buildstep.tree.entry import Entry, FileList

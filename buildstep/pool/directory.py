@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from buildstep.errors import CommandFailed, DatasetError
-from buildstep.interfaces import Dataset, Kind
-from buildstep.pooldir import PoolDir
+from buildstep.pool.interface import Dataset, Kind
+from buildstep.pool.layout import PoolDir
 from buildstep.system import host, process
 from buildstep.system.files import clone_file
 from buildstep.system.mounts import in_user_namespace, mount_points, unmount

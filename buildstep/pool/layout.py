@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from buildstep.errors import DatasetError
-from buildstep.interfaces import Kind
+from buildstep.pool.interface import Kind
 from buildstep.system.files import fsync_dir, read_json, write_json
 from buildstep.system.locks import take_lock
 from buildstep.system.remove import remove_tree
@@ -159,11 +159,3 @@ def _remove_unless_locked(path: Path) -> None:
         fd = take_lock(path, wait=False)
         path.unlink(missing_ok=True)
         os.close(fd)
-
-
-def boot_id() -> str:
-    """What tells one start of the machine from another; empty where nothing does."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""

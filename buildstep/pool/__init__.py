@@ -6,22 +6,22 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from buildstep.datasets import directory, overlay
 from buildstep.errors import Fault, SpecError
-from buildstep.interfaces import Backend
-from buildstep.pooldir import MARK
+from buildstep.pool import directory, overlay
+from buildstep.pool.interface import Backend
+from buildstep.pool.layout import MARK
 from buildstep.system import host
 from buildstep.system.mounts import in_user_namespace
 
 
 def _btrfs(location: str) -> Backend:
-    from buildstep.datasets.btrfs import BtrfsBackend
+    from buildstep.pool.btrfs import BtrfsBackend
 
     return BtrfsBackend(location)
 
 
 def _zfs(location: str) -> Backend:
-    from buildstep.datasets.zfs import ZfsBackend
+    from buildstep.pool.zfs import ZfsBackend
 
     return ZfsBackend(location)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
-from buildstep.interfaces import Dataset, Kind
+from buildstep.pool.interface import Dataset, Kind
 
 PIPE_SIZE = 1 << 20
 

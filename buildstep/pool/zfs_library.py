@@ -18,8 +18,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from buildstep.datasets import zfsallow
 from buildstep.errors import CommandFailed, DatasetError, ToolMissing
+from buildstep.pool import zfs_permissions
 from buildstep.system import host, process
 
 Props = Mapping[str, str | int]
@@ -261,7 +261,7 @@ def _hint(code: int | None, name: str) -> str:
     if code == errno.EPERM:
         # Permissions are inherited, and the dataset itself may not be there yet.
         parent = name.partition("@")[0].rpartition("/")[0]
-        grant = "" if os.geteuid() == 0 else zfsallow.advice(parent)
+        grant = "" if os.geteuid() == 0 else zfs_permissions.advice(parent)
         return f"run as root, or an administrator gives the permission: {grant}" if grant else "run as root"
     if code in (errno.ENOSPC, errno.EDQUOT):
         return "the pool is full or a quota is reached: `buildstep cache prune` frees space"

@@ -25,12 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from buildstep.datasets import zfsallow
-from buildstep.datasets.holders import holders, mounts_of
-from buildstep.datasets.zfslib import AlreadyThere, Busy, InUse, Props, open_zfs
 from buildstep.errors import DatasetError, SandboxError, ToolMissing
-from buildstep.interfaces import Dataset, Kind
-from buildstep.journal import open_journal
+from buildstep.pool import zfs_permissions
+from buildstep.pool.interface import Dataset, Kind
+from buildstep.pool.journal import open_journal
+from buildstep.pool.zfs_holders import holders, mounts_of
+from buildstep.pool.zfs_library import AlreadyThere, Busy, InUse, Props, open_zfs
 from buildstep.system import host
 from buildstep.system.mounts import LASTING, MS_RDONLY, are_noted, mount, mount_points, unmount
 from buildstep.tree.entry import Entry, FileList
@@ -129,18 +129,18 @@ class ZfsBackend:
             where.mkdir(parents=True, exist_ok=True)
             mount(name, where, "zfs", MS_RDONLY if read_only else 0, data)
         except (SandboxError, OSError) as error:
-            grant = "" if os.geteuid() == 0 else zfsallow.advice(self.dataset)
+            grant = "" if os.geteuid() == 0 else zfs_permissions.advice(self.dataset)
             raise DatasetError(
                 f"cannot mount {name}: {error}", hint=grant or "is it mounted elsewhere with other options?"
             ) from error
 
     def _refuse_without_privilege(self) -> None:
         """Raises ToolMissing with all that this user lacks, before anything has been made."""
-        if zfsallow.may_mount():
+        if zfs_permissions.may_mount():
             return
         lines = ["  missing: the right to mount (CAP_SYS_ADMIN), which `zfs allow` cannot give on Linux"]
         # Root of a user namespace is whoever made it, and the table of `zfs allow` has that user's name.
-        lacking = [] if os.geteuid() == 0 else zfsallow.missing(self.dataset)
+        lacking = [] if os.geteuid() == 0 else zfs_permissions.missing(self.dataset)
         if lacking:
             lines.append(f"  missing: of `zfs allow` on {self.dataset}: {','.join(lacking)}")
         raise ToolMissing(

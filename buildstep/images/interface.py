@@ -1,0 +1,74 @@
+"""The contract of base image sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, ClassVar, Protocol
+
+from buildstep.events import Bus
+from buildstep.rootfs.interface import Package
+from buildstep.tree.entry import FileList
+
+# -- image sources -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Identity:
+    """What an image reference means before anything is fetched.
+
+    key: the same for the same content (such as `tar:sha256:...`), what the store looks up.
+    """
+
+    key: str
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceImage:
+    """What a source put into a dataset. manifest: what it knows (may lack name, version, uuid)."""
+
+    manifest: Mapping[str, Any]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    packages: tuple[Package, ...] = ()
+    entries: FileList | None = None
+    """The true entries, where the agent could not set owners or make nodes."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """An OCI image configuration that came with it."""
+
+
+class Source(Protocol):
+    """Where base images come from. One file per scheme."""
+
+    scheme: ClassVar[str]
+
+    def identify(self, locator: str, hasher: Callable[[Path], str]) -> Identity:
+        """Cheap and without change. hasher: SHA-256 of a file, remembered between builds.
+
+        Raises ImageError when there is no such image.
+        """
+        ...
+
+    def fetch(self, locator: str, into: Path, context: SourceContext) -> SourceImage:
+        """Write the image's tree into an empty directory."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceContext:
+    """What a source may use. privileged: owners can be set.
+
+    cache: a directory for this import alone. downloads: one that outlives a failed import of the same
+    image, for files that are proved before they are used. unpack: extract a tar stream, compressed or
+    not, into a directory, safely; returns its true entries. apply_layer: lay a layer, whiteouts included,
+    over a directory that holds the entries given; returns those of the result.
+    """
+
+    cache: Path
+    downloads: Path
+    privileged: bool
+    bus: Bus
+    environ: Mapping[str, str]
+    unpack: Callable[[IO[bytes], Path], FileList]
+    apply_layer: Callable[[IO[bytes], Path, FileList], FileList]

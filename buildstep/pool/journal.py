@@ -1,0 +1,123 @@
+"""The write-ahead journal of a build, and `heal`, which removes what a dead build left.
+
+    state/journal/BUILD-ID.jsonl    a head (who), then a line before each thing that is acquired
+
+The file is locked (flock) for as long as the build lives: the kernel drops the lock with the process, so
+a journal that can be locked belongs to nobody any more, whatever its pid has become since.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from buildstep.pool.interface import Backend
+from buildstep.pool.stale import TEMPORARY, _is_there, _remove_file
+from buildstep.system import mounts
+from buildstep.system.locks import take_lock
+
+SUFFIX = ".jsonl"
+
+
+class Journal:
+    """What one build has acquired, written down before it is acquired."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self.ident = path.name.removesuffix(SUFFIX)
+        self._fd = fd
+
+    def _write(self, record: dict[str, object]) -> None:
+        os.write(self._fd, json.dumps(record).encode() + b"\n")
+
+    def dataset(self, ident: str) -> str:
+        """Note a working dataset; its name must start with the build's id."""
+        assert ident.startswith(self.ident)
+        self._write({"acquire": "dataset", "ident": ident})
+        return ident
+
+    def file(self, path: Path) -> Path:
+        """Note a temporary file."""
+        assert TEMPORARY.fullmatch(path.name), path
+        self._write({"acquire": "file", "path": os.fspath(path.absolute())})
+        return path
+
+    def mount(self, target: Path) -> None:
+        """Note a mount that would outlive us: only where a build has no mount namespace."""
+        self._write({"acquire": "mount", "path": os.fspath(target.absolute())})
+
+    def outputs(self, stem: Path) -> None:
+        """Note that half-written outputs of this name (`bits/hello/hello-1.0.0`) may come to be."""
+        self._write({"acquire": "outputs", "path": os.fspath(stem.absolute())})
+
+    def folder(self, path: Path) -> Path:
+        """Make a folder of the pool's state for the length of the build."""
+        self._write({"acquire": "folder", "path": os.fspath(path.absolute())})
+        path.mkdir(parents=True)
+        return path
+
+
+@contextlib.contextmanager
+def open_journal(state: Path, what: str) -> Iterator[Journal]:
+    """A journal for the length of a build; it goes when the build has undone everything itself."""
+    ident = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
+    path = state / "journal" / f"{ident}{SUFFIX}"
+    fd = take_lock(path)
+    try:
+        journal = Journal(path, fd)
+        journal._write(
+            {"format": 1, "id": ident, "what": what, "pid": os.getpid(), "time": time.time(), **_owner()}
+        )
+        with mounts.noted(journal.mount):
+            yield journal
+        path.unlink(missing_ok=True)
+    except BaseException:
+        # A signal can come between an act and the taking down of its undo. Working datasets that are left
+        # stay for `heal`, which finds them without a journal.
+        files = [item for item in _acquired(path) if item[0] != "dataset"]
+        for kind, name in files:
+            _remove_file(state, ident, kind, name)
+        if not any(_is_there(kind, name) for kind, name in files):
+            path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(fd)
+
+
+def _owner() -> dict[str, object]:
+    """Who we are, for a person who reads the journal; liveness is decided by the lock alone."""
+    owner: dict[str, object] = {"uid": os.getuid()}
+    with contextlib.suppress(OSError):
+        owner["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        owner["started"] = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return owner
+
+
+def keep(backend: Backend, ident: str) -> None:
+    """Mark a failed build's dataset as kept for a person to look at; `heal` passes it by."""
+    folder = backend.state / "kept"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ident).touch()
+
+
+def kept(backend: Backend) -> set[str]:
+    """The datasets that were kept on purpose."""
+    try:
+        return set(os.listdir(backend.state / "kept"))
+    except FileNotFoundError:
+        return set()
+
+
+def _acquired(path: Path) -> list[tuple[str, str]]:
+    found = []
+    for row in path.read_bytes().splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a torn last line was never acted on
+            record = json.loads(row)
+            kind = record["acquire"]
+            found.append((kind, record["ident"] if kind == "dataset" else record["path"]))
+    return found[::-1]

@@ -1,0 +1,127 @@
+"""Remove one thing that a dead build left: a mount, a folder, half-written outputs."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from buildstep.errors import BuildstepError
+from buildstep.system import mounts
+from buildstep.system.locks import take_lock
+from buildstep.system.remove import remove_tree
+
+TEMPORARY = re.compile(r"\..+\.part")
+"""Names that our half-written output files have: what heal may remove outside a pool."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """One thing that a dead build left. removed: False when it could not be; problem tells why."""
+
+    build: str
+    kind: str
+    name: str
+    removed: bool
+    problem: str = ""
+
+
+def _is_there(kind: str, name: str) -> bool:
+    if kind == "mount":
+        return os.path.realpath(name) in mounts.mount_points(name)
+    return bool(half_written(Path(name))) if kind == "outputs" else os.path.lexists(name)
+
+
+def half_written(stem: Path) -> list[Path]:
+    """The half-written outputs of this name, of whichever build."""
+    return sorted(
+        path for path in stem.parent.glob(f".{glob.escape(stem.name)}.*") if TEMPORARY.fullmatch(path.name)
+    )
+
+
+def output_lock(stem: Path) -> Path:
+    """The file whose lock a build holds while it writes outputs of this name."""
+    return stem.with_name(f".{stem.name}.lock")
+
+
+def _sweep(path: Path) -> Left | None:
+    """Remove a half-written file of `fsutil.atomic_write` unless its writer lives and has it locked."""
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return None
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    except (BlockingIOError, FileNotFoundError):
+        return None
+    except OSError as error:
+        return Left("", "file", os.fspath(path), False, str(error))
+    finally:
+        os.close(fd)
+    return Left("", "file", os.fspath(path), True)
+
+
+def _remove_file(state: Path, build: str, kind: str, name: str) -> Left | None:
+    try:
+        if kind == "outputs":
+            return _remove_outputs(build, Path(name))
+        if kind == "mount":
+            return _unmount(state, build, name)
+        if kind == "folder":
+            inside = Path(os.path.normpath(name)).is_relative_to(state)
+            if not inside or not os.path.lexists(name):
+                return None
+            remove_tree(name)
+        else:
+            path = Path(name)
+            if not TEMPORARY.fullmatch(path.name) or not os.path.lexists(path):
+                return None
+            if not stat.S_ISREG(os.lstat(path).st_mode):
+                return Left(build, kind, name, False, "not a regular file")
+            path.unlink()
+    except (BuildstepError, OSError) as error:
+        return Left(build, kind, name, False, str(error))
+    return Left(build, kind, name, True)
+
+
+def _unmount(state: Path, build: str, name: str) -> Left | None:
+    """Undo a mount of a dead build; one outside of this pool's places was never ours to make."""
+    where = Path(os.path.normpath(name))
+    ours = any(where.is_relative_to(top) for top in (state / "mnt", state.parent / "build"))
+    if not ours or not _is_there("mount", name):
+        return None
+    mounts.unmount(where)
+    if where.parent == state / "mnt":
+        with contextlib.suppress(OSError):
+            where.rmdir()
+    return Left(build, "mount", name, True)
+
+
+def _remove_outputs(build: str, stem: Path) -> Left | None:
+    """Half-written files of a dead build; a live one that writes the same name holds its lock."""
+    found = half_written(stem)
+    lock_path = output_lock(stem)
+    if not found and not lock_path.exists():
+        return None
+    try:
+        fd = take_lock(lock_path, wait=False)
+    except BlockingIOError:
+        return None
+    try:
+        # A layer in the pool is not written under that lock; its file itself is locked.
+        done = [left for path in found if (left := _sweep(path)) is not None]
+        lock_path.unlink(missing_ok=True)
+    finally:
+        os.close(fd)
+    if not done:
+        return None
+    problem = "; ".join(left.problem for left in done if not left.removed)
+    return Left(build, "outputs", os.fspath(stem), not problem, problem)
