@@ -6,11 +6,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from buildstep import __version__, cleaners, resolution, shipping
+from buildstep import __version__, resolution, shipping
 from buildstep.formats import codecs
 from buildstep.images import ImageRecord
 from buildstep.layerkey import layer_key
 from buildstep.resolution import Answer
+from buildstep.rootfs import cleaners
 from buildstep.spec.load import BuildSpec
 from buildstep.system.host import min_platform
 from buildstep.tree import proto as tree_proto

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from buildstep import amend, artifacts, keys, leftovers, packagelayer, sandbox, shipping, steps
+from buildstep import amend, artifacts, keys, packagelayer, shipping, steps
 from buildstep.buildlog import BuildLog, failed_record
 from buildstep.cache import LayerCache
 from buildstep.emit.interface import Blob
@@ -27,6 +27,8 @@ from buildstep.planning import STREAMS, TITLES, Plan, PlannedStep, plan
 from buildstep.pool.interface import Kind
 from buildstep.pool.journal import Journal, open_journal
 from buildstep.pool.streams import NativeJob, NativeStreams
+from buildstep.rootfs import entropy as rootfs_entropy
+from buildstep.rootfs import sandbox
 from buildstep.shipping import BuildResult, Shipment
 from buildstep.system.output_set import Outputs
 from buildstep.tree.entry import FileList
@@ -314,7 +316,7 @@ def _clean(build: Build, image: ImageRecord) -> tuple[str, ...]:
         removed = steps.clean(build.context, root, build.tree, build.plan.proto)
         paths, size = sum(item.paths for item in removed), sum(item.bytes for item in removed)
         step.reason = f"{paths} paths, {size} bytes removed"
-        return tuple(f"{path}: {why}" for path, why in leftovers.entropy(root))
+        return tuple(f"{path}: {why}" for path, why in rootfs_entropy.entropy(root))
 
 
 def _motd(build: Build, image: ImageRecord) -> None:

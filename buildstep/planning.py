@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from buildstep import amend, artifacts, cleaners, emitters, keys, resolution, steps
+from buildstep import amend, artifacts, emitters, keys, resolution, steps
 from buildstep.cache import LayerCache, LayerRecord
 from buildstep.errors import Fault, SpecError
 from buildstep.events import State
 from buildstep.images import ImageRecord, ImageStore
 from buildstep.resolution import Answer
+from buildstep.rootfs import cleaners
 from buildstep.spec.load import BuildSpec
 from buildstep.tree import proto as tree_proto
 from buildstep.tree.exclude import excluder

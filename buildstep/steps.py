@@ -11,15 +11,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from buildstep import cleaners, installers, sandbox
-from buildstep import sync as syncing
 from buildstep.errors import InstallError
 from buildstep.events import Bus, Cleaned
 from buildstep.images import ImageRecord
-from buildstep.installers import apt
 from buildstep.pool.interface import Backend, Dataset
 from buildstep.pool.journal import Journal
 from buildstep.pool.stale import output_lock
+from buildstep.rootfs import cleaners, installers, owners, placement, sandbox
+from buildstep.rootfs import copy_proto as syncing
+from buildstep.rootfs.installers import apt
 from buildstep.rootfs.interface import Finding, Installer, InstallOptions, Package, Resolution
 from buildstep.spec.load import BuildSpec
 from buildstep.system.locks import lock
@@ -79,7 +79,7 @@ def sync(context: Context, root: Root) -> None:
     syncing.sync(
         spec.proto,
         root,
-        rule=syncing.owner_rule(spec.owner, root),
+        rule=owners.owner_rule(spec.owner, root),
         exclude=spec.exclude,
         privileged=context.backend.privileged,
         bus=context.bus,
@@ -95,13 +95,13 @@ def lay_direct(
     None where only rsync can tell what comes of it, or that nothing can.
     """
     spec = context.spec
-    plan = syncing.parts(spec.proto, root)
+    plan = placement.parts(spec.proto, root)
     syncing.tell_changed_modes(spec.proto, root, plan, context.bus)
-    laid = syncing.lay(proto.entries, plan, syncing.owner_rule(spec.owner, root))
+    laid = placement.lay(proto.entries, plan, owners.owner_rule(spec.owner, root))
     inside = os.path.relpath(root.path, dataset.path)
     if inside != ".":
         laid = _below_folder(laid, os.fsencode(inside))
-    return None if syncing.conflicts(laid, below) else laid
+    return None if placement.conflicts(laid, below) else laid
 
 
 def _below_folder(entries: FileList, folder: bytes) -> FileList:
@@ -331,7 +331,7 @@ def snapshot(
     if not context.backend.privileged:
         root = image_root(dataset, image)
         copied = {} if proto is None else syncing.brought_by(spec.proto, root, proto.paths)
-        rule = syncing.recorded(syncing.owner_rule(spec.owner, root), below, copied)
+        rule = owners.recorded(owners.owner_rule(spec.owner, root), below, copied)
     entries = dataset.scan(origin, owner=rule)
     if laid:
         for path, entry in laid.items():

@@ -177,7 +177,8 @@ def _flags(options: Mapping[str, Any]) -> dict[str, object]:
 
 def choices() -> Any:
     """What is plugged in, for the spec to check names against."""
-    from buildstep import cleaners, emitters, installers
+    from buildstep import emitters
+    from buildstep.rootfs import cleaners, installers
     from buildstep.spec.load import Choices
 
     return Choices(

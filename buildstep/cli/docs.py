@@ -211,7 +211,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _cleaners() -> str:
-    from buildstep.cleaners import CLEANERS
+    from buildstep.rootfs.cleaners import CLEANERS
 
     rows = ((f"`{it.name}`", it.description, "yes" if it.default else "no") for it in CLEANERS.values())
     return _table(("cleaner", "what it removes", "by default"), rows)
@@ -255,7 +255,7 @@ def _settings() -> str:
 
 
 def _installers() -> str:
-    from buildstep.installers import INSTALLERS
+    from buildstep.rootfs.installers import INSTALLERS
 
     return _table(
         ("installer", "module"), ((f"`{name}`", f"`{it.__module__}`") for name, it in INSTALLERS.items())

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from buildstep import installers, proxies, sources
+from buildstep import sources
 from buildstep.doctor.findings import Examination
 from buildstep.doctor.reach import SECONDS, mirror_of, reach
 from buildstep.errors import BuildstepError, ExitCode, Fault, ImageError, SandboxError, SpecError
@@ -18,6 +18,7 @@ from buildstep.images import ImageRecord
 from buildstep.log import size_text
 from buildstep.pool.interface import Backend, Kind
 from buildstep.remote import Remote
+from buildstep.rootfs import installers, proxies
 from buildstep.sources.mmdebstrap import Mmdebstrap
 from buildstep.spec.load import BuildSpec
 from buildstep.system.files import read_json

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from buildstep.clients import Http, HttpError, HttpOptions, safe_url
-from buildstep.installers.aptsources import agent_mirror
+from buildstep.rootfs.installers.apt_sources import agent_mirror
 from buildstep.spec.load import BuildSpec
 
 SECONDS = 3.0

@@ -120,7 +120,7 @@ def capability(name: str) -> str:
 
 
 def _try_mirror() -> str:
-    from buildstep.installers.apt import agent_mirror
+    from buildstep.rootfs.installers.apt import agent_mirror
 
     if not agent_mirror(os.environ):
         return "the machine's apt has no Debian mirror"

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from buildstep import cleaners, installers, sandbox
 from buildstep.errors import InstallError
 from buildstep.events import Bus, Event, Output
-from buildstep.installers.apt import agent_mirror
+from buildstep.rootfs import cleaners, installers, sandbox
+from buildstep.rootfs.installers.apt import agent_mirror
 from buildstep.rootfs.interface import Installer, InstallOptions
 from buildstep.system import mounts, process
 from buildstep.system.root import Root

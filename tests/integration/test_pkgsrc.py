@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from buildstep import installers, sandbox
 from buildstep.errors import CommandFailed, InstallError
 from buildstep.events import Bus
+from buildstep.rootfs import installers, sandbox
 from buildstep.rootfs.interface import InstallOptions, Sandbox
 from buildstep.system.root import Root
 from tests.integration import pkgsrc_root

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from buildstep import cleaners, sandbox
 from buildstep.errors import CommandFailed, SandboxError
 from buildstep.events import Bus, Event, Note, Output
+from buildstep.rootfs import cleaners, sandbox
 from buildstep.system import mounts, process
 from buildstep.system.root import Root
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from buildstep import cleaners, leftovers
 from buildstep.errors import SandboxError, UsageError
 from buildstep.events import Bus, Cleaned, Event, Note
-from buildstep.leftovers import Agent
+from buildstep.rootfs import cleaners, entropy
+from buildstep.rootfs.leak_check import Agent
 from buildstep.system.root import Root
 
 
@@ -220,7 +220,7 @@ def test_known_sources_of_entropy_are_named(tmp_path: Path) -> None:
     put(tmp_path, "/etc/ssh/ssh_host_rsa_key")
     put(tmp_path, "/etc/ssl/private/ssl-cert-snakeoil.key")
     put(tmp_path, "/etc/machine-id", "")
-    assert [path for path, _ in leftovers.entropy(Root(tmp_path))] == [
+    assert [path for path, _ in entropy.entropy(Root(tmp_path))] == [
         "/etc/ssh/ssh_host_rsa_key",
         "/etc/ssl/private/ssl-cert-snakeoil.key",
     ]

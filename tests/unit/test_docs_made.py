@@ -129,8 +129,8 @@ def test_every_variable_that_the_code_reads_is_documented() -> None:
 
 
 def test_every_row_of_a_table_has_its_words() -> None:
-    from buildstep.installers import INSTALLERS
     from buildstep.pool import BACKENDS
+    from buildstep.rootfs.installers import INSTALLERS
 
     for name in BACKENDS:
         assert f"`{name}`" in text_of("reference/pools.md"), name

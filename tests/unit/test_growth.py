@@ -10,9 +10,9 @@ import pytest
 
 from buildstep import growth
 from buildstep.cache import LayerRecord
-from buildstep.installers import aptgrowth
-from buildstep.installers.debfile import Deb, downloads, file_stem
 from buildstep.resolution import Answer
+from buildstep.rootfs.installers import apt_incremental
+from buildstep.rootfs.installers.deb_file import Deb, downloads, file_stem
 from buildstep.system.root import Root
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import Entry
@@ -64,9 +64,9 @@ def test_apts_list_has_one_form(tmp_path: Path) -> None:
     rows = [f"Package: {name}\nArchitecture: all\nAuto-Installed: {auto}\n" for name, auto in
             (("b", 1), ("c", 0), ("a", 1), ("b", 1))]  # fmt: skip
     file.write_text("\n".join(rows))
-    aptgrowth.settle(Root(tmp_path))
+    apt_incremental.settle(Root(tmp_path))
     assert file.read_text() == f"{rows[2]}\n{rows[0]}\n"
-    aptgrowth.settle(Root(tmp_path))
+    apt_incremental.settle(Root(tmp_path))
     assert file.read_text() == f"{rows[2]}\n{rows[0]}\n"
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from buildstep import installers
 from buildstep.errors import CommandFailed, InstallError, UsageError
-from buildstep.installers.apt import Apt
-from buildstep.installers.aptsources import Sources
-from buildstep.installers.pkgsrc import Pkgsrc
+from buildstep.rootfs import installers
+from buildstep.rootfs.installers.apt import Apt
+from buildstep.rootfs.installers.apt_sources import Sources
+from buildstep.rootfs.installers.pkgsrc import Pkgsrc
 from buildstep.rootfs.interface import InstallOptions, Sandbox
 from buildstep.system.root import Root
 
@@ -354,7 +354,7 @@ def test_an_unknown_installer_is_refused_with_the_near_miss() -> None:
 def test_a_broken_plugin_is_named_and_the_rest_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     points = [
         metadata.EntryPoint("broken", "no.such.module:X", installers.GROUP),
-        metadata.EntryPoint("good", "buildstep.installers.apt:Apt", installers.GROUP),
+        metadata.EntryPoint("good", "buildstep.rootfs.installers.apt:Apt", installers.GROUP),
     ]
     monkeypatch.setattr(metadata, "entry_points", lambda group: points)
     notes: list[str] = []

@@ -13,12 +13,12 @@ from types import SimpleNamespace
 import pytest
 
 from buildstep import pool as pool_module
-from buildstep import sandbox
 from buildstep.errors import DatasetError, SandboxError
 from buildstep.events import Bus
 from buildstep.pool import heal, journal, zfs_library
 from buildstep.pool.directory import DirectoryBackend
 from buildstep.pool.interface import Kind
+from buildstep.rootfs import sandbox
 from buildstep.system import host, mounts, process
 from buildstep.system.root import Root
 

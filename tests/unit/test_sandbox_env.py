@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from buildstep.errors import SandboxError
-from buildstep.proxies import hide_password, proxies_from
-from buildstep.sandbox import command_env
+from buildstep.rootfs.proxies import hide_password, proxies_from
+from buildstep.rootfs.sandbox import command_env
 from buildstep.system.root import Root
 
 

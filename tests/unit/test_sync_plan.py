@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from buildstep.errors import SpecError
-from buildstep.sync import OwnerRule, Part, owner_rule, parts, recorded, rules_below
+from buildstep.rootfs.copy_proto import rules_below
+from buildstep.rootfs.owners import OwnerRule, owner_rule, recorded
+from buildstep.rootfs.placement import Part, parts
 from buildstep.system.root import Root
 from buildstep.tree.entry import Entry
 

@@ -16,10 +16,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from buildstep import loans
 from buildstep.errors import CommandFailed, SandboxError
 from buildstep.events import Bus
-from buildstep.proxies import Proxies, Resolve, proxies_from, resolve_host
+from buildstep.rootfs import temporary_files
+from buildstep.rootfs.proxies import Proxies, Resolve, proxies_from, resolve_host
 from buildstep.system import host, process
 from buildstep.system.mounts import MS_NOEXEC, MS_NOSUID, bind, mounted, tmpfs
 from buildstep.system.root import Root
@@ -172,7 +172,7 @@ class ChrootSandbox:
         if not host.HERE.namespaces:
             return host.enter_argv(os.fspath(self._root.path), argv)
         # A script of the image can have put a link there when the last command ended.
-        loans.mount_point(self._root, "/proc")
+        temporary_files.mount_point(self._root, "/proc")
         hint = "install util-linux and coreutils on the agent"
         ip = None if network else process.find("ip")
         init = _INIT % {
@@ -239,13 +239,13 @@ class ChrootSandbox:
     @contextlib.contextmanager
     def lend(self, target: str, content: bytes, *, mode: int = 0o644) -> Iterator[None]:
         """Put a file at a path inside for the length of a block; what was there comes back."""
-        with loans.lent(self._root, target, content, mode=mode, bus=self._bus) as made:
+        with temporary_files.lent(self._root, target, content, mode=mode, bus=self._bus) as made:
             self.made += made
             yield
 
     def claim(self, stack: contextlib.ExitStack, path: str) -> Path:
         """A directory of the root to mount on, as a path of the agent with no link in it."""
-        return loans.claim(stack, self._root, path, self.made)
+        return temporary_files.claim(stack, self._root, path, self.made)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from buildstep.errors import InstallError
-from buildstep.installers.common import cache_lock, checked, failures
+from buildstep.rootfs.installers.common import cache_lock, checked, failures
 from buildstep.rootfs.interface import Finding, InstallOptions, Package, Resolution, Sandbox
 from buildstep.system.mounts import mount_points
 from buildstep.system.process import SAFE_PATH

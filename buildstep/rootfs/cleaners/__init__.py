@@ -15,7 +15,8 @@ from pathlib import Path
 
 from buildstep.errors import UsageError
 from buildstep.events import Bus, Cleaned
-from buildstep.leftovers import Agent, fitting, matches, prove
+from buildstep.rootfs.glob import fitting, matches
+from buildstep.rootfs.leak_check import Agent, prove
 from buildstep.system.mounts import mount_points
 from buildstep.system.remove import remove_tree
 from buildstep.system.root import Root

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from importlib import metadata
 
 from buildstep.errors import UsageError
-from buildstep.installers.apt import Apt
-from buildstep.installers.pkgsrc import Pkgsrc
+from buildstep.rootfs.installers.apt import Apt
+from buildstep.rootfs.installers.pkgsrc import Pkgsrc
 from buildstep.rootfs.interface import Installer
 from buildstep.system.root import Root
 
-GROUP = "buildstep.installers"
+GROUP = "buildstep.rootfs.installers"
 """The entry-point group by which another package adds an installer: NAME = module:Class."""
 
 INSTALLERS: Mapping[str, type[Installer]] = {"apt": Apt, "pkgsrc": Pkgsrc}

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from buildstep.errors import CommandFailed
-from buildstep.installers import aptgrowth
-from buildstep.installers.aptsources import Sources, agent_mirror
-from buildstep.installers.common import cache_lock, checked, failures
-from buildstep.installers.debfile import downloads, file_stem
+from buildstep.rootfs.installers import apt_incremental
+from buildstep.rootfs.installers.apt_sources import Sources, agent_mirror
+from buildstep.rootfs.installers.common import cache_lock, checked, failures
+from buildstep.rootfs.installers.deb_file import downloads, file_stem
 from buildstep.rootfs.interface import Finding, InstallOptions, Package, Resolution, Sandbox
 from buildstep.system.root import Root
 from buildstep.tree.entry import FileList
@@ -165,16 +165,16 @@ class Apt:
     def obstacle(
         self, sandbox: Sandbox, added: Mapping[str, str], base: FileList, options: InstallOptions
     ) -> str:
-        return aptgrowth.obstacle(sandbox.root, base, options.cache / "archives", added)
+        return apt_incremental.obstacle(sandbox.root, base, options.cache / "archives", added)
 
     def beyond(self, root: Root, added: Sequence[Package], changed: Sequence[str]) -> str:
-        return aptgrowth.beyond(root, added, changed)
+        return apt_incremental.beyond(root, added, changed)
 
     def upgrade(self, sandbox: Sandbox, options: InstallOptions) -> None:
         with failures("the upgrade", (), *_CULPRITS):
             self._fetch(sandbox, options, ["dist-upgrade"])
             self._apt(sandbox, options, ["dist-upgrade"], network=False)
-        aptgrowth.settle(sandbox.root)
+        apt_incremental.settle(sandbox.root)
 
     def fetch(
         self,
@@ -206,7 +206,7 @@ class Apt:
                     raise
                 self._fetch(sandbox, options, words)
                 self._apt(sandbox, options, words, network=False)
-        aptgrowth.settle(sandbox.root)
+        apt_incremental.settle(sandbox.root)
 
     def installed(self, sandbox: Sandbox) -> list[Package]:
         fields = ("db:Status-Status", "Package", "Version", "Architecture", "source:Package")

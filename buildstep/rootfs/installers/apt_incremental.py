@@ -15,8 +15,8 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from buildstep.installers.aptscripts import INFO, Seeker
-from buildstep.installers.debfile import Deb, downloads, file_stem
+from buildstep.rootfs.installers.apt_script_scan import INFO, Seeker
+from buildstep.rootfs.installers.deb_file import Deb, downloads, file_stem
 from buildstep.rootfs.interface import Package
 from buildstep.system.root import Root
 from buildstep.tree.entry import FileList

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from buildstep.errors import SandboxError
 from buildstep.events import Bus
-from buildstep.loans import SAVED_SUFFIX
+from buildstep.rootfs.entropy import entropy
+from buildstep.rootfs.glob import fitting
+from buildstep.rootfs.temporary_files import SAVED_SUFFIX
 from buildstep.system.mounts import mount_points
 from buildstep.system.root import Root
 
@@ -153,70 +155,3 @@ def _small_walk(
                 yield from _small_walk(root, (path,))
             else:
                 yield path
-
-
-# -- what keeps two builds from giving the same bytes --------------------------------------------------------
-
-ENTROPY: Mapping[str, str] = {
-    "/etc/ssh/ssh_host_*_key": "a key made at install time (the cleaner ssh-host-keys removes it)",
-    "/etc/ssl/private/ssl-cert-snakeoil.key": "a key made at install time by ssl-cert",
-    "/etc/ssl/certs/ssl-cert-snakeoil.pem": "a certificate made at install time by ssl-cert",
-    "/etc/ssl/certs/java/cacerts": "a Java key store, which dates its entries",
-    "/etc/bind/rndc.key": "a key made at install time by bind9",
-    "/etc/hostid": "a random host id",
-    "/etc/iscsi/initiatorname.iscsi": "a random initiator name",
-    "/etc/nvme/hostnqn": "a random host name of NVMe",
-    "/etc/nvme/hostid": "a random host id of NVMe",
-    "/etc/unbound/unbound_server.key": "a key made at install time by unbound",
-    "/etc/dropbear/dropbear_*_host_key": "a key made at install time (dropbear)",
-    "/etc/machine-id": "a random machine id (the cleaner machine-id empties it)",
-    "/var/lib/dbus/machine-id": "a random machine id (the cleaner machine-id removes it)",
-    "/var/lib/systemd/random-seed": "a random seed (the cleaner random-seed removes it)",
-    "/var/lib/NetworkManager/secret_key": "a key made at install time by NetworkManager",
-    "/var/lib/postgresql/*/*/global/pg_control": "a database cluster with an id of its own",
-    "/var/lib/mysql/auto.cnf": "a database with an id of its own",
-    "/var/lib/mysql/ibdata1": "a database made at install time",
-    "/var/cache/man/index.db": "an index whose order is not fixed (the cleaner man-cache removes it)",
-    "/var/cache/ldconfig/aux-cache": "inode numbers and times (the cleaner ldconfig-cache removes it)",
-    "/var/cache/fontconfig/*": "a cache keyed by times",
-}
-"""Files that are known to differ from build to build, by pattern, and why."""
-
-
-def entropy(root: Root) -> list[tuple[str, str]]:
-    """The files in the root that are known to differ from build to build, and why."""
-    found = []
-    for pattern, why in ENTROPY.items():
-        for path in matches(root, pattern):
-            status = root.lstat(path)
-            if status is not None and stat.S_ISREG(status.st_mode) and status.st_size:
-                found.append((path, why))
-    return found
-
-
-# -- looking into a root -------------------------------------------------------------------------------------
-
-
-def matches(root: Root, pattern: str, mounted: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Paths in the root that a pattern with `*` in any component fits; only the last may be a link."""
-    *folders, last = pattern.strip("/").split("/")
-    heads = [""]
-    for folder in folders:
-        heads = [path for head in heads for path in fitting(root, head, folder) if path not in mounted]
-    for head in heads:
-        yield from (path for path in fitting(root, head, last) if path not in mounted)
-
-
-def fitting(root: Root, head: str, pattern: str) -> list[str]:
-    """Entries of a directory that fit; none where the directory's path has a link in it."""
-    if root.real(head or "/") != (head or "/") or not root.is_dir(head or "/"):
-        return []
-    if not any(char in pattern for char in "*?["):
-        path = f"{head}/{pattern}"
-        return [path] if root.lstat(path) is not None else []
-    fd = root.open(head or "/", os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        names = os.listdir(fd)
-    finally:
-        os.close(fd)
-    return [f"{head}/{name}" for name in sorted(names) if fnmatchcase(name, pattern)]

@@ -1,0 +1,1 @@
+"""Work inside an image's root."""

@@ -1,0 +1,144 @@
+"""Who owns the files of a proto directory in the image."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from buildstep.errors import BuildstepError, Fault, SpecError
+from buildstep.system.root import Root
+from buildstep.tree.entry import Entry, FileList
+from buildstep.tree.scan import Owner, plain_mode
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerRule:
+    """Who owns what comes from the proto directory: patterns to (uid, gid), the first match wins.
+
+    None instead of numbers keeps the proto's own owner.
+    """
+
+    rules: tuple[tuple[str, tuple[int, int] | None], ...]
+
+    def of(self, path: str) -> tuple[int, int] | None:
+        for pattern, ids in self.rules:
+            plain = pattern.strip("/")
+            if fnmatch.fnmatchcase(path, plain) or path.startswith(plain.removesuffix("/**") + "/"):
+                return ids
+        return (0, 0)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether one owner is right for everything."""
+        return len(self.rules) == 1 and self.rules[0][0] == "*"
+
+
+def recorded(rule: OwnerRule, base: FileList, brought: Mapping[bytes, bytes]) -> Owner:
+    """What to record for entries of a tree whose owners could not be set when it was made.
+
+    base: the tree that it began as. brought: paths that came from the proto directory, each with its path
+    there. What the base had keeps its owner, and the mode and attributes that could not be set.
+    """
+
+    def owner(entry: Entry) -> tuple[int, int]:
+        if entry.path in brought:
+            ids = rule.of(os.fsdecode(brought[entry.path]))
+            return (entry.uid, entry.gid) if ids is None else ids
+        old = base.get(entry.path)
+        if old is None or old.kind != entry.kind:
+            return (0, 0)
+        if entry.mode == plain_mode(old):
+            entry.mode = old.mode
+        there = tuple(pair for pair in entry.xattrs if pair[0].startswith(b"user."))
+        kept = tuple(pair for pair in old.xattrs if not pair[0].startswith(b"user."))
+        entry.xattrs = tuple(sorted(there + kept))
+        return old.uid, old.gid
+
+    return owner
+
+
+def owner_rule(owner: Mapping[str, str], root: Root) -> OwnerRule:
+    """Resolve names with the image's own passwd and group. Raises SpecError naming every unknown one."""
+    faults: list[Fault] = []
+    rules = [
+        (pattern, _ids(value, root, f"$.build.owner[{pattern!r}]", faults))
+        for pattern, value in owner.items()
+    ]
+    if faults:
+        raise SpecError("owner", faults)
+    return OwnerRule(tuple(rules))
+
+
+def _ids(owner: str, root: Root, where: str, faults: list[Fault]) -> tuple[int, int] | None:
+    if owner == "keep":
+        return None
+    user, _, group = owner.partition(":")
+    group = group or user
+    uid = _lookup(user, root, "/etc/passwd")
+    gid = _lookup(group, root, "/etc/group")
+    for name, found, what in ((user, uid, "user"), (group, gid, "group")):
+        if found is None:
+            hint = "use a number, or order packages-first if a package adds it"
+            faults.append(Fault(where=where, message=f"the image has no {what} {name!r}", hint=hint))
+    return (uid or 0, gid or 0)
+
+
+def _lookup(name: str, root: Root, table: str) -> int | None:
+    if re.fullmatch(r"[0-9]+", name):
+        return int(name)
+    if name == "root":
+        return 0
+    try:
+        text = root.read(table).decode(errors="replace")
+    except (OSError, BuildstepError):
+        return None
+    for row in text.splitlines():
+        fields = row.split(":")
+        if len(fields) > 2 and fields[0] == name and fields[2].isdigit():
+            return int(fields[2])
+    return None
+
+
+def _groups(proto: Path, copied: Mapping[str, str]) -> list[list[str]]:
+    """The hard-link groups of the proto directory as paths in it, each sorted by its paths in the root."""
+    found: dict[tuple[int, int], list[str]] = {}
+    for path in sorted(copied, key=lambda path: os.fsencode(copied[path])):
+        info = os.lstat(proto / path)
+        if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
+            found.setdefault((info.st_dev, info.st_ino), []).append(path)
+    return [group for group in found.values() if len(group) > 1]
+
+
+def _apply_owners(proto: Path, root: Root, copied: Mapping[str, str], rule: OwnerRule) -> None:
+    # A hard-link group has one owner: its first member decides.
+    decided = {path: group[0] for group in _groups(proto, copied) for path in group[1:]}
+    for path, there in copied.items():
+        ids = rule.of(path)
+        if ids is None or path in decided:
+            continue
+        info = root.lstat(there)
+        if info is None or (info.st_uid, info.st_gid) == ids:
+            continue
+        with root.parent(there) as (fd, last):
+            _chown(last, fd, ids, info)
+
+
+def _chown(name: str, fd: int, ids: tuple[int, int], info: os.stat_result) -> None:
+    """lchown, and back what the kernel takes away with it: set-id bits and capabilities."""
+    path = f"/proc/self/fd/{fd}/{name}"
+    caps = None
+    if stat.S_ISREG(info.st_mode):
+        try:
+            caps = os.getxattr(path, "security.capability", follow_symlinks=False)
+        except OSError:
+            caps = None
+    os.chown(name, *ids, dir_fd=fd, follow_symlinks=False)
+    if stat.S_ISREG(info.st_mode):
+        os.chmod(name, stat.S_IMODE(info.st_mode), dir_fd=fd)
+        if caps is not None:
+            os.setxattr(path, "security.capability", caps, follow_symlinks=False)
