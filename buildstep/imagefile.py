@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-from buildstep.clients.download import Expected
 from buildstep.errors import ImageError
 from buildstep.images.interface import SourceContext, SourceImage
+from buildstep.net.download import Expected
 from buildstep.pool.interface import Backend, Dataset
 from buildstep.pool.streams import NativeStreams
 from buildstep.sources import zfsfile

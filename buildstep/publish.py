@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from buildstep import artifacts
-from buildstep.clients import translated
 from buildstep.errors import ImageError, PublishError, SpecError, UsageError
 from buildstep.events import Bus
+from buildstep.net.http import translated
 from buildstep.pool.stale import output_lock
 from buildstep.publishers import Bundle, Published, PublishOptions
 from buildstep.publishers import publish as hand_on

@@ -49,7 +49,7 @@ def _oci(environ: Mapping[str, str], _: object) -> Source:
 
 
 def _docker(environ: Mapping[str, str], limits: Mapping[str, Any]) -> Source:
-    from buildstep.clients import HttpOptions
+    from buildstep.net.errors import HttpOptions
     from buildstep.sources.docker import Docker
 
     return Docker(environ, options=HttpOptions.of(environ, **limits))

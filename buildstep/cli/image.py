@@ -87,7 +87,7 @@ def _locator(ref: str) -> str:
 
 
 def _filters(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    from buildstep.clients.imgapi import FILTERS
+    from buildstep.net.imgapi import FILTERS
     from buildstep.spec.schema import near
 
     found = {}

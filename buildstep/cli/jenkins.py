@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from buildstep.clients.jenkins import Build, Server
+    from buildstep.net.jenkins import Build, Server
 
 _EXITS = (
     "Exit codes: 0 the build succeeded, 3 it was not built, 4 it failed or is unstable, 143 it was aborted, "
@@ -31,9 +31,9 @@ def command(ctx: click.Context, url: str | None, user: str | None, token_file: P
 
 
 def _server(ctx: click.Context) -> Server:
-    from buildstep.clients import jenkins
     from buildstep.events import Bus
     from buildstep.log import view_for
+    from buildstep.net import jenkins
 
     url, user, token_file = ctx.obj["login"]
     found = jenkins.login(os.environ, url=url, user=user, token_file=token_file)
@@ -63,7 +63,7 @@ def agents(
     """Which agents can build this, and why the others cannot. Exit code 3 when none can."""
     import dataclasses
 
-    from buildstep.agents import judge, needs_of
+    from buildstep.net.jenkins_agents import judge, needs_of
 
     needs = needs_of(
         _document(manifest) if manifest else {},
@@ -156,7 +156,7 @@ def fetch(
     as_json: bool,
 ) -> int:
     """Download a build's image files (of the last build): all that are right, or none."""
-    from buildstep.clients.jenkinsfetch import fetch as fetch_files
+    from buildstep.net.jenkins_fetch import fetch as fetch_files
 
     with _signals():
         server = _server(ctx)
@@ -179,14 +179,14 @@ def _signals() -> Any:
 
 
 def _build(server: Server, job: str, number: int | None) -> Build:
-    from buildstep.clients.jenkins import Build
+    from buildstep.net.jenkins import Build
 
     return server.latest(job) if number is None else Build(job=job, number=number)
 
 
 def _status(result: str) -> int:
-    from buildstep.clients.jenkins import RESULTS
     from buildstep.errors import ExitCode
+    from buildstep.net.jenkins import RESULTS
 
     return int(RESULTS.get(result, ExitCode.CI))
 

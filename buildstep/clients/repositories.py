@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from buildstep.clients import Http, HttpError, HttpOptions
-from buildstep.clients.download import Downloaded, Expected, Progress, verify_file
-from buildstep.clients.imgapi import ImgapiClient, expected_file, is_uuid
-from buildstep.clients.s3 import S3Client
 from buildstep.errors import UsageError
 from buildstep.events import Bus
+from buildstep.net.download import Downloaded, Expected, Progress, verify_file
+from buildstep.net.errors import HttpError, HttpOptions
+from buildstep.net.http import Http
+from buildstep.net.imgapi import ImgapiClient, expected_file, is_uuid
+from buildstep.net.s3 import S3Client
 from buildstep.system.files import fsync_dir
 from buildstep.system.locks import lock
 

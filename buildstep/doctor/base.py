@@ -182,7 +182,7 @@ def _base_network(seen: Examination, spec: BuildSpec) -> str:
         _ask(seen, url, ok=range(200, 300), code=ExitCode.IMAGE, hint=hint)
         return url
     if scheme == "docker":
-        from buildstep.clients.registry import Reference, is_loopback
+        from buildstep.net.registry import Reference, is_loopback
 
         host = Reference.parse(locator).host
         listed = seen.environ.get("BUILDSTEP_INSECURE_REGISTRIES", "").split(",")

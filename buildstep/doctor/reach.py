@@ -9,7 +9,8 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from buildstep.clients import Http, HttpError, HttpOptions, safe_url
+from buildstep.net.errors import HttpError, HttpOptions, safe_url
+from buildstep.net.http import Http
 from buildstep.rootfs.installers.apt_sources import agent_mirror
 from buildstep.spec.load import BuildSpec
 

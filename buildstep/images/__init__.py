@@ -19,8 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from buildstep.clients import HttpError, translated
-from buildstep.clients.imgapi import expected_file
 from buildstep.errors import DatasetError, ImageError
 from buildstep.events import Bus
 from buildstep.formats.unpack import apply_layer, unpack
@@ -35,6 +33,9 @@ from buildstep.imagefile import (
 )
 from buildstep.imagerecord import FileHashes, ImageRecord, fingerprint_of, uuid_of
 from buildstep.images.interface import Identity, Source, SourceContext, SourceImage
+from buildstep.net.errors import HttpError
+from buildstep.net.http import translated
+from buildstep.net.imgapi import expected_file
 from buildstep.pool.interface import Backend, Dataset, Kind
 from buildstep.pool.journal import Journal
 from buildstep.remote import Remote, read_manifest
@@ -131,7 +132,7 @@ class ImageStore:
         return found
 
     def _last_known(self, ref: str) -> ImageRecord | None:
-        from buildstep.clients.registry import Reference
+        from buildstep.net.registry import Reference
 
         label = str(Reference.parse(ref))
         return next((record for record in reversed(self.records()) if record.label == label), None)

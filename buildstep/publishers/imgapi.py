@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from buildstep.clients import Http, HttpError, HttpOptions, translated
-from buildstep.clients.imgapi import Account, ImgapiClient
-from buildstep.clients.sshkeys import agent_signer, file_signer
 from buildstep.errors import PublishError
 from buildstep.events import Bus
+from buildstep.net.errors import HttpError, HttpOptions
+from buildstep.net.http import Http, translated
+from buildstep.net.imgapi import Account, ImgapiClient
+from buildstep.net.ssh_keys import agent_signer, file_signer
 from buildstep.publishers.bundle import Bundle, Published, PublishOptions
 from buildstep.spec import imgmanifest
 

@@ -11,11 +11,12 @@ import hashlib
 from pathlib import Path
 from typing import ClassVar
 
-from buildstep.clients import Http, HttpOptions, translated
 from buildstep.clients.repositories import path_of
-from buildstep.clients.s3 import S3Client, Taken
 from buildstep.errors import PublishError
 from buildstep.events import Bus
+from buildstep.net.errors import HttpOptions
+from buildstep.net.http import Http, translated
+from buildstep.net.s3 import S3Client, Taken
 from buildstep.publishers.bundle import Bundle, Published, PublishOptions
 
 

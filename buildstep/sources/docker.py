@@ -12,14 +12,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar, Self
 
-from buildstep.clients import Http, HttpOptions, translated
-from buildstep.clients.credentials import credentials_for
-from buildstep.clients.download import Downloaded, Follower, Progress
-from buildstep.clients.registry import Reference, RegistryClient
 from buildstep.errors import ImageError
 from buildstep.events import Bus
 from buildstep.formats.oci.spec import Descriptor, OciImage, Platform, apply_layers, describe, document
 from buildstep.images.interface import Identity, SourceContext, SourceImage
+from buildstep.net.credentials import credentials_for
+from buildstep.net.download import Downloaded, Follower, Progress
+from buildstep.net.errors import HttpOptions
+from buildstep.net.http import Http, translated
+from buildstep.net.registry import Reference, RegistryClient
 
 PARALLEL = 5
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from buildstep.clients import Http, HttpError
-from buildstep.clients.download import Downloaded, Follower, Progress
-from buildstep.clients.imgapi import expected_file, is_uuid
 from buildstep.clients.repositories import Repository
 from buildstep.errors import BuildstepError, ImageError, SpecError
 from buildstep.events import Bus
+from buildstep.net.download import Downloaded, Follower, Progress
+from buildstep.net.errors import HttpError
+from buildstep.net.http import Http
+from buildstep.net.imgapi import expected_file, is_uuid
 from buildstep.spec import imgmanifest
 
 PARALLEL = 5

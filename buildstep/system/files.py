@@ -8,8 +8,9 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from buildstep.system.locks import _new_locked
 
@@ -122,3 +123,16 @@ def data_extents(fd: int, size: int) -> list[tuple[int, int]]:
 
 Extents = Sequence[tuple[int, int]]
 """The (offset, length) pieces of a sparse file that hold data, in order; offsets in whole blocks."""
+
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slice:
+    """A part of a file, such as one member of an archive."""
+
+    path: Path
+    offset: int
+    size: int

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.clients import HttpOptions
 from buildstep.errors import ExitCode, ImageError, PublishError
 from buildstep.images.interface import SourceImage
+from buildstep.net.errors import HttpOptions
 from buildstep.publishers import Bundle, Published, PublishOptions, publish
 from buildstep.sources.docker import Docker
 from buildstep.sources.oci import Oci

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.clients import Http, HttpOptions
 from buildstep.clients.repositories import BucketRepository
-from buildstep.clients.s3 import S3Client, S3Error, Taken, parse_s3
 from buildstep.errors import ExitCode, ImageError, PublishError, UsageError
+from buildstep.net.errors import HttpOptions
+from buildstep.net.http import Http
+from buildstep.net.s3 import S3Client, S3Error, Taken, parse_s3
 from buildstep.publishers import Bundle, Published, PublishOptions, publish
 from buildstep.sources.imgapi import fetch_files, resolve
 from tests.servers.fixtures import Notes, S3Store, bus, rclone, weed
@@ -60,8 +61,8 @@ def test_objects(store: S3Store, bus: Notes, tmp_path: Path) -> None:
 
 
 def test_in_parts(store: S3Store, bus: Notes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("buildstep.clients.s3.MULTIPART_FROM", 6 << 20)
-    monkeypatch.setattr("buildstep.clients.s3._PART", 5 << 20)
+    monkeypatch.setattr("buildstep.net.http.s3.MULTIPART_FROM", 6 << 20)
+    monkeypatch.setattr("buildstep.net.http.s3._PART", 5 << 20)
     path = tmp_path / "big"
     path.write_bytes(os.urandom((11 << 20) + 777))
     s3 = client(store, "parts", bus)

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.clients import Http, HttpOptions
 from buildstep.events import Bus, Event, Note
+from buildstep.net.errors import HttpOptions
+from buildstep.net.http import Http
 from tests.servers.imgapi import ImgapiServer
 from tests.servers.processes import free_port, running
 

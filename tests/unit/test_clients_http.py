@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.clients import Http, HttpError, HttpOptions, Slice, clean_text, safe_url, translated
-from buildstep.clients.download import Downloaded, Expected, Follower, Progress, download
 from buildstep.errors import ExitCode, ImageError
+from buildstep.net.download import Downloaded, Expected, Follower, Progress, download
+from buildstep.net.errors import HttpError, HttpOptions, clean_text, safe_url
+from buildstep.net.http import Http, translated
+from buildstep.system.files import Slice
 from tests.servers.fixtures import FAST, Notes, bus, http, imgapi_server
 from tests.servers.imgapi import ImgapiServer
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from buildstep.clients import Http, HttpError
-from buildstep.clients.imgapi import Account, ImgapiClient, expected_file
-from buildstep.clients.sshkeys import agent_signer, file_signer, fingerprints
 from buildstep.errors import ExitCode, PublishError, SigningError
+from buildstep.net.errors import HttpError
+from buildstep.net.http import Http
+from buildstep.net.imgapi import Account, ImgapiClient, expected_file
+from buildstep.net.ssh_keys import agent_signer, file_signer, fingerprints
 from buildstep.publishers import Bundle, Published, PublishOptions, publish
 from tests.servers.fixtures import LIMITS, Notes, bus, http, imgapi_server
 from tests.servers.imgapi import ImgapiServer
@@ -57,7 +58,7 @@ class TestReading:
     def test_pages_with_an_inclusive_marker(
         self, http: Http, imgapi_server: ImgapiServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("buildstep.clients.imgapi.PAGE", 7)
+        monkeypatch.setattr("buildstep.net.imgapi.PAGE", 7)
         imgapi_server.page = 7
         names = [imgapi_server.add()["name"] for _ in range(20)]
         client = ImgapiClient(imgapi_server.url, http=http)
@@ -67,7 +68,7 @@ class TestReading:
     def test_a_list_of_whole_pages_ends(
         self, http: Http, imgapi_server: ImgapiServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("buildstep.clients.imgapi.PAGE", 7)
+        monkeypatch.setattr("buildstep.net.imgapi.PAGE", 7)
         imgapi_server.page = 7
         for _ in range(7):
             imgapi_server.add()

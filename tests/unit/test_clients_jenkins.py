@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from buildstep.agents import Agent, Needs, judge, needs_of
 from buildstep.cli import jenkins as cli
-from buildstep.clients.jenkins import Build, Login, Server, login
-from buildstep.clients.jenkinsfetch import fetch
 from buildstep.errors import CIError, UsageError
 from buildstep.events import Bus, Event, Note
+from buildstep.net.jenkins import Build, Login, Server, login
+from buildstep.net.jenkins_agents import Agent, Needs, judge, needs_of
+from buildstep.net.jenkins_fetch import fetch
 from tests.servers.jenkins import FakeJenkins, Job, Run, node, serving
 
 TOKEN = "11aa22bb"

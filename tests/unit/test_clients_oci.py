@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.clients.credentials import credentials_for
-from buildstep.clients.registry import Reference, is_loopback
 from buildstep.errors import ImageError, UsageError
 from buildstep.formats.oci.layout import open_layout
 from buildstep.formats.oci.spec import Platform
+from buildstep.net.credentials import credentials_for
+from buildstep.net.registry import Reference, is_loopback
 from buildstep.sources.oci import Oci
 from tests.servers.fixtures import Notes, bus
 from tests.servers.layouts import context, layer, make_layout, pack

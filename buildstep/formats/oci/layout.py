@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-from buildstep.clients import Slice
 from buildstep.errors import ImageError
 from buildstep.formats.oci.spec import (
     INDEXES,
@@ -27,7 +26,7 @@ from buildstep.formats.oci.spec import (
     parse_index,
     parse_manifest,
 )
-from buildstep.system.files import CHUNK
+from buildstep.system.files import CHUNK, Slice
 
 
 class ProvedReader(io.RawIOBase):

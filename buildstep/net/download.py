@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from buildstep.clients import Http, HttpError, Sign, safe_url
+from buildstep.net.errors import HttpError, Sign, safe_url
+from buildstep.net.http import Http
 from buildstep.system.files import CHUNK, fsync_dir
 from buildstep.system.locks import lock
 

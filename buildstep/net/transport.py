@@ -24,7 +24,8 @@ from requests.utils import should_bypass_proxies
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from buildstep.clients import HttpError, HttpOptions, Slice, clean_text, safe_url
+from buildstep.net.errors import HttpError, HttpOptions, clean_text, safe_url
+from buildstep.system.files import Slice
 
 CHUNK = 1 << 18
 _ERROR_BODY_SECONDS = 3.0

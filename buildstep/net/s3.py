@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from buildstep.clients import USER_AGENT, Http, HttpError, clean_text, safe_url
-from buildstep.clients.download import Downloaded, Expected, download
 from buildstep.errors import ToolMissing, UsageError
 from buildstep.events import Bus
+from buildstep.net.download import Downloaded, Expected, download
+from buildstep.net.errors import USER_AGENT, HttpError, clean_text, safe_url
+from buildstep.net.http import Http
 from buildstep.system.digest import sha256_file
 
 SHA256 = "sha256"

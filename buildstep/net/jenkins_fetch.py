@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from buildstep.clients.jenkins import Build, Server
 from buildstep.errors import CIError, EmitError
+from buildstep.net.jenkins import Build, Server
 from buildstep.system.files import write_all
 from buildstep.system.output_set import Outputs, create, temporary_name
 

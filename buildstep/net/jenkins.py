@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from buildstep.agents import Agent, environment_of
 from buildstep.errors import CIError, ExitCode, UsageError
 from buildstep.events import Bus
+from buildstep.net.jenkins_agents import Agent, environment_of
 
 T = TypeVar("T")
 CHUNK: Final = 1 << 18

@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit, urlunsplit
 
-from buildstep.clients import Answer, Http, HttpError, Slice, clean_text, safe_url
-from buildstep.clients.credentials import HUB, HUB_HOST, Credentials
-from buildstep.clients.download import Downloaded, Expected, Progress, download
 from buildstep.errors import UsageError
 from buildstep.formats.oci.spec import (
     INDEXES,
@@ -29,6 +26,11 @@ from buildstep.formats.oci.spec import (
     parse_index,
     parse_manifest,
 )
+from buildstep.net.credentials import HUB, HUB_HOST, Credentials
+from buildstep.net.download import Downloaded, Expected, Progress, download
+from buildstep.net.errors import Answer, HttpError, clean_text, safe_url
+from buildstep.net.http import Http
+from buildstep.system.files import Slice
 
 _REPOSITORY = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
