@@ -31,16 +31,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
 
-from buildstep import layerparts
 from buildstep.artifacts import stamp
+from buildstep.emit import chunk_reuse
+from buildstep.emit.chunk_reuse import OldParts, PartLost, told
 from buildstep.emit.interface import Blob
-from buildstep.emitters.oci import write_layer
+from buildstep.emit.layer import write_layer
+from buildstep.emit.read_pass import with_parents
 from buildstep.events import Bus
 from buildstep.formats.chunked import Stream
 from buildstep.formats.codecs import Codec
-from buildstep.layerparts import OldParts, PartLost, told
 from buildstep.pool.journal import Journal
-from buildstep.readpass import with_parents
 from buildstep.system.digest import sha256_file
 from buildstep.system.files import atomic_write, read_json, write_json
 from buildstep.system.host import boot_id
@@ -201,7 +201,7 @@ class BlobStore:
         with contextlib.suppress(OSError):
             self._shape(entries, changes, epoch).touch()
             if not changes.removed:
-                layerparts.save(_parts_of(blob.path), layerparts.table(stream, entries, rows))
+                chunk_reuse.save(_parts_of(blob.path), chunk_reuse.table(stream, entries, rows))
         return blob
 
     def _write(

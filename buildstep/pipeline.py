@@ -16,8 +16,8 @@ from pathlib import Path
 from buildstep import amend, artifacts, keys, packagelayer, shipping, steps
 from buildstep.buildlog import BuildLog, failed_record
 from buildstep.cache import LayerCache
+from buildstep.emit import oci
 from buildstep.emit.interface import Blob
-from buildstep.emitters import oci
 from buildstep.errors import BuildstepError, EmitError, Interrupted
 from buildstep.events import BuildStarted, Bus
 from buildstep.formats import codecs

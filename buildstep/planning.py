@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from buildstep import amend, artifacts, emitters, keys, resolution, steps
+from buildstep import amend, artifacts, emit, keys, resolution, steps
 from buildstep.cache import LayerCache, LayerRecord
 from buildstep.errors import Fault, SpecError
 from buildstep.events import State
@@ -94,7 +94,7 @@ def plan(
     environ: the agent's environment, as `execute` will be given it.
     """
     _check_places(spec, store)
-    emitters.resolve(spec.formats, spec.compression)
+    emit.resolve(spec.formats, spec.compression)
     state = store.backend.state
     image = store.find(spec.image)
     coming = store.foresee(spec.image) if image is None else ""

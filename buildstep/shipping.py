@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from buildstep import __version__, emitters, steps
+from buildstep import __version__, steps
+from buildstep import emit as emit_module
 from buildstep.emit.interface import Artifact, Blob, EmitJob
 from buildstep.errors import ImageError
 from buildstep.events import ArtifactWritten, Bus
@@ -108,7 +109,7 @@ def emit(
         bus=bus,
         native=shipment.native,
     )
-    artifacts = emitters.emit(job, spec.formats, outputs)
+    artifacts = emit_module.emit(job, spec.formats, outputs)
     bus.count("bytes_hashed", hash_entries(shipment.root, shot.entries.values()))
     spread_digests(shot.entries)
     return artifacts
@@ -282,5 +283,5 @@ def tool_versions(spec: BuildSpec) -> dict[str, str]:
 
 def codec_of(spec: BuildSpec, name: str) -> str:
     """The codec that a format is compressed with."""
-    emitter = emitters.EMITTERS.get(name)
+    emitter = emit_module.EMITTERS.get(name)
     return spec.compression or (emitter.compressions[0] if emitter and emitter.compressions else "none")

@@ -177,13 +177,13 @@ def _flags(options: Mapping[str, Any]) -> dict[str, object]:
 
 def choices() -> Any:
     """What is plugged in, for the spec to check names against."""
-    from buildstep import emitters
+    from buildstep import emit
     from buildstep.rootfs import cleaners, installers
     from buildstep.spec.load import Choices
 
     return Choices(
         installers=tuple(installers.INSTALLERS),
-        formats=tuple(emitters.EMITTERS),
+        formats=tuple(emit.EMITTERS),
         cleaners=tuple(cleaners.CLEANERS),
     )
 

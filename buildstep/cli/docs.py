@@ -270,7 +270,7 @@ def _pools() -> str:
 
 
 def _formats() -> str:
-    from buildstep.emitters import EMITTERS
+    from buildstep.emit import EMITTERS
 
     rows = (
         (f"`{name}`", f"`{it.extension(None)}`", ", ".join(f"`{word}`" for word in it.compressions))

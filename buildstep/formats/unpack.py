@@ -23,11 +23,12 @@ from buildstep.events import Bus
 from buildstep.formats.decompress import Decompressed
 from buildstep.formats.tar_reader import Member, MemberFault, members, parse, raw
 from buildstep.formats.tar_writer import OPAQUE, WHITEOUT
-from buildstep.readpass import ContentHash, shown
 from buildstep.system.files import CHUNK, write_all
 from buildstep.system.mounts import in_user_namespace
 from buildstep.system.remove import remove_tree
+from buildstep.system.text import shown
 from buildstep.tree.entry import TYPE_BITS, Entry, FileList
+from buildstep.tree.hashing import ContentHash
 from buildstep.tree.scan import link_groups, plain_mode
 
 _ACCESS_ACL = "system.posix_acl_access"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from buildstep.system.files import CHUNK
@@ -40,3 +42,59 @@ def spread_digests(entries: FileList) -> None:
     for entry in entries.values():
         if entry.first and entry.kind == "f":
             entry.sha256 = entries[entry.first].sha256
+
+
+_AHEAD = 4
+"""Chunks that may wait to be hashed."""
+
+_ZEROS = bytes(CHUNK)
+
+
+class ContentHash:
+    """SHA-256 of a file that comes in pieces, in a thread of its own when that pays."""
+
+    def __init__(self, *, threaded: bool) -> None:
+        self._state = hashlib.sha256()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="hash") if threaded else None
+        self._waiting: deque[Future[None]] = deque()
+        self._cancelled = False
+        self._holes = False
+
+    @property
+    def behind(self) -> bool:
+        """Whether holes are still being hashed, so that `finish` had better be called later."""
+        return self._holes
+
+    def update(self, chunk: bytes) -> None:
+        if self._pool is None:
+            self._state.update(chunk)
+            return
+        self._waiting.append(self._pool.submit(self._state.update, chunk))
+        if len(self._waiting) > _AHEAD:
+            self._waiting.popleft().result()
+
+    def zeros(self, count: int) -> None:
+        if not count:
+            return
+        if self._pool is None:
+            self._zeros(count)
+        else:
+            self._holes = True
+            self._waiting.append(self._pool.submit(self._zeros, count))
+
+    def _zeros(self, count: int) -> None:
+        while count > 0 and not self._cancelled:
+            self._state.update(_ZEROS[:count] if count < CHUNK else _ZEROS)
+            count -= CHUNK
+
+    def finish(self) -> str:
+        if self._pool is not None:
+            for future in self._waiting:
+                future.result()
+            self._pool.shutdown()
+        return self._state.hexdigest()
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)

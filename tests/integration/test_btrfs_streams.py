@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from buildstep import emitters
+from buildstep import emit as emit_module
 from buildstep.emit.interface import Artifact
 from buildstep.errors import DatasetError, EmitError
 from buildstep.pool.btrfs import BtrfsBackend
@@ -60,7 +60,7 @@ def emit(
     job = trees.job(dataset.path, stem, tree=entries, changes=diff(base, entries))
     native = NativeJob(streams=pool, dataset=dataset, origin=origin)
     with Outputs() as outputs:
-        written = emitters.emit(replace(job, native=native), formats, outputs)
+        written = emit_module.emit(replace(job, native=native), formats, outputs)
         outputs.commit()
     return written
 
@@ -112,7 +112,7 @@ def test_chain_on_a_received_base(
 
 def test_only_in_a_btrfs_pool(tmp_path: Path) -> None:
     with Outputs() as outputs, pytest.raises(EmitError, match="only be made in a btrfs pool"):
-        emitters.emit(trees.job(tmp_path, tmp_path / "x"), ["btrfs"], outputs)
+        emit_module.emit(trees.job(tmp_path, tmp_path / "x"), ["btrfs"], outputs)
     assert os.listdir(tmp_path) == []
 
 

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from buildstep import emitters
+from buildstep import emit
+from buildstep.emit import layer as emit_layer
+from buildstep.emit import oci
 from buildstep.emit.interface import Artifact, EmitJob
-from buildstep.emitters import oci
 from buildstep.errors import EmitError, ImageError
 from buildstep.events import Bus
 from buildstep.formats.codecs import codec
@@ -117,7 +118,7 @@ def root(tmp_path: Path) -> Path:
 
 def write(job: EmitJob, *formats: str) -> list[Artifact]:
     with output_set.Outputs() as files:
-        artifacts = emitters.emit(job, formats, files)
+        artifacts = emit.emit(job, formats, files)
         files.commit()
     return artifacts
 
@@ -243,7 +244,7 @@ def test_a_default_acl_of_a_lower_layer_does_not_reach_what_is_made_in_it(root: 
     found: FileList = {}
     for changes in (oci.whole(base), diff(base, tree)):
         path = tmp_path / "blob"
-        oci.write_layer(root, changes, path, codec=codec("zstd"), epoch=None, bus=Bus(), tree=tree)
+        emit_layer.write_layer(root, changes, path, codec=codec("zstd"), epoch=None, bus=Bus(), tree=tree)
         with path.open("rb") as stream:
             found = apply_layer(stream, into, found, privileged=True)
     assert tree_digest(found) == tree_digest(tree)
@@ -289,7 +290,7 @@ def two_layers(root: Path, tmp_path: Path, compression: str = "gzip") -> tuple[P
     os.chown(root / "private", 77, 78)
     (root / "private/keep").write_bytes(b"4")
     base = trees.scanned(root)
-    blob, _ = oci.write_layer(
+    blob, _ = emit_layer.write_layer(
         root,
         oci.whole(base),
         tmp_path / "base.blob",

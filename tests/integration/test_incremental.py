@@ -14,15 +14,16 @@ from typing import Any
 
 import pytest
 
-from buildstep import layerparts, layers, pipeline, pruning, steps
+from buildstep import layers, pipeline, pruning, steps
+from buildstep.emit import chunk_reuse, oci
+from buildstep.emit import layer as emit_layer
+from buildstep.emit.chunk_reuse import OldParts
 from buildstep.emit.interface import Blob
-from buildstep.emitters import oci
 from buildstep.errors import BuildstepError
 from buildstep.events import Bus
 from buildstep.formats import codecs
 from buildstep.formats.codecs import Codec
 from buildstep.images import ImageRecord
-from buildstep.layerparts import OldParts
 from buildstep.pool.interface import Dataset
 from buildstep.system.digest import sha256_file
 from buildstep.system.root import Root
@@ -428,12 +429,12 @@ def layer(root: Path, path: Path, chosen: Codec, *, old: OldParts | None = None)
     hashing.hash_entries(root, entries.values())
     hashing.spread_digests(entries)
     whole = oci.whole(entries)
-    rows = [layerparts.told(entry, EPOCH) for entry in whole.entries]
-    blob, stream = oci.write_layer(
+    rows = [chunk_reuse.told(entry, EPOCH) for entry in whole.entries]
+    blob, stream = emit_layer.write_layer(
         root, whole, path, codec=chosen, epoch=EPOCH, bus=Bus(), old=old, rows=rows
     )
-    found = layerparts.table(stream, list(whole.entries), rows)
-    layerparts.save(path.with_suffix(".parts"), found)
+    found = chunk_reuse.table(stream, list(whole.entries), rows)
+    chunk_reuse.save(path.with_suffix(".parts"), found)
     return blob
 
 

@@ -43,7 +43,7 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.emitters import EMITTERS, stream
+from buildstep.emit import EMITTERS, stream
 from buildstep.formats import codecs
 from buildstep.pool.interface import Kind
 from buildstep.pool.streams import NativeJob, NativeStreams

@@ -22,11 +22,11 @@ from pathlib import Path
 
 import pytest
 
+from buildstep.emit.chunk_reuse import PartLost
 from buildstep.errors import EmitError, ImageError, ToolMissing, UsageError
 from buildstep.formats.chunked import Cuts, PartWriter, Stream
 from buildstep.formats.codecs import CODECS, Codec, codec
 from buildstep.formats.decompress import Decompressed
-from buildstep.layerparts import PartLost
 
 
 @pytest.fixture

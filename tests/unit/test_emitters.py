@@ -19,9 +19,10 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from buildstep import emitters
+from buildstep import emit
+from buildstep.emit import layer as emit_layer
+from buildstep.emit import oci
 from buildstep.emit.interface import Artifact, Blob, EmitJob
-from buildstep.emitters import oci
 from buildstep.errors import EmitError, SpecError
 from buildstep.events import Bus, Event, Note
 from buildstep.formats import unpack
@@ -55,7 +56,7 @@ def root(tmp_path: Path) -> Path:
 
 def write(job: EmitJob, *formats: str) -> list[Artifact]:
     with Outputs() as outputs:
-        artifacts = emitters.emit(job, formats, outputs)
+        artifacts = emit.emit(job, formats, outputs)
         outputs.commit()
     return artifacts
 
@@ -313,7 +314,7 @@ def test_formats_of_other_packages(root: Path, tmp_path: Path, monkeypatch: pyte
 
 def blob(root: Path, path: Path, tree: FileList | None = None) -> tuple[Blob, FileList]:
     entries = tree or scan.scan(root)
-    made, _ = oci.write_layer(
+    made, _ = emit_layer.write_layer(
         root, oci.whole(entries), path, codec=codec("gzip"), epoch=trees.EPOCH, bus=Bus()
     )
     return made, entries

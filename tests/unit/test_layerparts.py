@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from buildstep import layerparts
+from buildstep.emit import chunk_reuse, oci
+from buildstep.emit import layer as emit_layer
+from buildstep.emit.chunk_reuse import OldParts, PartLost, Row
 from buildstep.emit.interface import Blob
-from buildstep.emitters import oci
-from buildstep.emitters.oci import OciEmitter
+from buildstep.emit.oci import OciEmitter
 from buildstep.events import Bus
 from buildstep.formats.codecs import Codec, codec
-from buildstep.layerparts import OldParts, PartLost, Row
 from buildstep.system.digest import sha256_file
 from buildstep.tree import entry as tree_entry
 from buildstep.tree import hashing, scan
@@ -62,12 +62,12 @@ def write(
     """A layer of all of a tree, and the table of its parts beside it."""
     entries = tree(root)
     whole = oci.whole(entries)
-    rows = [layerparts.told(entry, EPOCH) for entry in whole.entries]
-    blob, stream = oci.write_layer(
+    rows = [chunk_reuse.told(entry, EPOCH) for entry in whole.entries]
+    blob, stream = emit_layer.write_layer(
         root, whole, path, codec=chosen, epoch=EPOCH, bus=bus or Bus(), old=old, rows=rows
     )
-    found = layerparts.table(stream, list(whole.entries), rows)
-    layerparts.save(path.with_suffix(".parts"), found)
+    found = chunk_reuse.table(stream, list(whole.entries), rows)
+    chunk_reuse.save(path.with_suffix(".parts"), found)
     return blob
 
 
@@ -111,7 +111,7 @@ def test_what_is_taken_from_old_parts_makes_the_same_layer(
         assert path.read_bytes() == (tmp_path / "cold").read_bytes()
         assert (warm.digest, warm.diff_id, warm.size) == (cold.digest, cold.diff_id, cold.size)
         # The tables are the same as well, so that the next one finds as much.
-        assert layerparts.load(path.with_suffix(".parts")) == layerparts.load(tmp_path / "cold.parts")
+        assert chunk_reuse.load(path.with_suffix(".parts")) == chunk_reuse.load(tmp_path / "cold.parts")
         taken += len(tree(root)) - bus.counts["files_read"]
         last = path
     assert taken > 500
@@ -136,7 +136,7 @@ def test_what_did_not_change_is_neither_read_nor_compressed(root: Path, tmp_path
 
 
 def rows_of(path: Path) -> list[Row]:
-    return layerparts.load(path.with_suffix(".parts"))
+    return chunk_reuse.load(path.with_suffix(".parts"))
 
 
 @pytest.mark.parametrize("harm", ["flipped", "cut off", "table", "length"])
@@ -155,7 +155,7 @@ def test_a_damaged_part_is_not_taken(root: Path, tmp_path: Path, harm: str) -> N
     else:
         rows = [row._replace(raw=row.raw + 1) for row in rows]
     first.write_bytes(data)
-    layerparts.save(first.with_suffix(".parts"), rows)
+    chunk_reuse.save(first.with_suffix(".parts"), rows)
     old = old_parts(first, chosen, cold.digest)
     with pytest.raises(PartLost):
         write(root, tmp_path / "again", chosen, old=old)
@@ -167,22 +167,22 @@ def test_a_damaged_part_is_not_taken(root: Path, tmp_path: Path, harm: str) -> N
 
 def test_tables_that_cannot_be_read_are_none(tmp_path: Path) -> None:
     path = tmp_path / "x.parts"
-    assert layerparts.load(path) == []
+    assert chunk_reuse.load(path) == []
     for junk in (b"", b"junk", b"\xff" * 100):
         path.write_bytes(junk)
-        assert layerparts.load(path) == []
-    layerparts.save(path, [Row(b"a", b"0 x\n", True, 1, 2, 3)])
-    assert len(layerparts.load(path)) == 1
+        assert chunk_reuse.load(path) == []
+    chunk_reuse.save(path, [Row(b"a", b"0 x\n", True, 1, 2, 3)])
+    assert len(chunk_reuse.load(path)) == 1
 
 
 def test_a_line_tells_all_that_decides_an_entry() -> None:
     one = Entry(b"a", "f", 0o644, 0, 0, 3, "00" * 32, mtime=EPOCH * 10**9)
     same = replace(one, mtime=(EPOCH + 100) * 10**9 + 5)
-    assert layerparts.told(one, EPOCH) == layerparts.told(same, EPOCH)
-    assert layerparts.told(one, None) != layerparts.told(same, None)
+    assert chunk_reuse.told(one, EPOCH) == chunk_reuse.told(same, EPOCH)
+    assert chunk_reuse.told(one, None) != chunk_reuse.told(same, None)
     others: list[dict[str, Any]] = [
         {"path": b"b"}, {"mode": 0o600}, {"uid": 1}, {"gid": 1}, {"sha256": "11" * 32}, {"first": b"c"},
         {"xattrs": ((b"user.x", b"1"),)}, {"mtime": 0},
     ]  # fmt: skip
     for other in others:
-        assert layerparts.told(replace(one, **other), EPOCH) != layerparts.told(one, EPOCH)
+        assert chunk_reuse.told(replace(one, **other), EPOCH) != chunk_reuse.told(one, EPOCH)

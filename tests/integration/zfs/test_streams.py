@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from buildstep.emit.interface import Artifact
-from buildstep.emitters.zfs import ZfsEmitter
+from buildstep.emit.zfs import ZfsEmitter
 from buildstep.errors import DatasetError, EmitError, ImageError
 from buildstep.images import uuid_of
 from buildstep.pool.directory import DirectoryBackend

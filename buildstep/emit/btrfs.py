@@ -1,4 +1,4 @@
-"""`.zfs.gz`: the ZFS stream of the image, against its base's @final snapshot or whole."""
+"""`.btrfs.zst`: the btrfs stream of the image, against its base image or whole."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import ClassVar
 
 from buildstep.emit.interface import EmitJob, Sink
-from buildstep.emitters.stream import open_stream
+from buildstep.emit.stream import open_stream
 from buildstep.formats.codecs import codec
 
 
-class ZfsEmitter:
-    """What `imgadm install` and `zfs receive` take."""
+class BtrfsEmitter:
+    """What `btrfs receive` takes."""
 
-    name: ClassVar[str] = "zfs"
-    compressions: ClassVar[tuple[str, ...]] = ("gzip", "none", "bzip2", "xz", "zstd")
+    name: ClassVar[str] = "btrfs"
+    compressions: ClassVar[tuple[str, ...]] = ("zstd", "none", "gzip", "bzip2", "xz")
 
     def extension(self, compression: str | None) -> str:
-        return ".zfs" + codec(compression or self.compressions[0]).extension
+        return ".btrfs" + codec(compression or self.compressions[0]).extension
 
     def open(self, job: EmitJob, path: Path) -> AbstractContextManager[Sink]:
         """See `Emitter`."""

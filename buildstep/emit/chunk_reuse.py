@@ -18,12 +18,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from buildstep import readpass
+from buildstep.emit import read_pass
 from buildstep.errors import EmitError
 from buildstep.formats.chunked import Cuts, Fetch, Stream
 from buildstep.formats.codecs import Codec
 from buildstep.formats.tar_writer import BLOCK, END, MAX_ID, WHITEOUT, content_size, header, padding
-from buildstep.system import framed
+from buildstep.system import framed, text
 from buildstep.system.files import atomic_write
 from buildstep.tree.entry import Entry, line
 
@@ -223,8 +223,8 @@ class OldParts:
 
     def _file(self, root: bytes, entry: Entry, epoch: int | None) -> tuple[bytes, bytes, bytes]:
         """A file that an old part does not have: header, content and padding."""
-        extents = readpass.extents_of(root, entry) if entry.size > readpass.SMALL else None
-        content = readpass.content_of(root, entry)
+        extents = read_pass.extents_of(root, entry) if entry.size > read_pass.SMALL else None
+        content = read_pass.content_of(root, entry)
         self.read.append(entry.size)
         if extents is not None:
             content = b"".join(content[offset : offset + length] for offset, length in extents)
@@ -244,7 +244,7 @@ def refuse_removal(entry: Entry) -> None:
     path = entry.path
     if b".wh." in path and path.rpartition(b"/")[2].startswith(WHITEOUT):
         raise EmitError(
-            f"{readpass.shown(path)} cannot be part of an OCI image",
+            f"{text.shown(path)} cannot be part of an OCI image",
             detail="a name that begins with .wh. means there that a file is removed",
             hint="rename it, or exclude it with build.exclude",
         )
@@ -277,8 +277,8 @@ _PAX = ord("x")
 def _size(root: bytes, entry: Entry, epoch: int | None) -> int:
     """Bytes of an entry in a layer, padding after its content apart."""
     if entry.kind == "f" and not entry.first:
-        if entry.size > readpass.SMALL:
-            extents = readpass.extents_of(root, entry)
+        if entry.size > read_pass.SMALL:
+            extents = read_pass.extents_of(root, entry)
             return len(header(entry, epoch=epoch, extents=extents)) + content_size(entry, extents)
         if not entry.xattrs and len(entry.path) <= 100 and (entry.uid | entry.gid) <= MAX_ID:
             return BLOCK + entry.size  # as nearly every one

@@ -6,9 +6,7 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -16,8 +14,10 @@ from buildstep.emit.interface import Sink
 from buildstep.errors import EmitError
 from buildstep.events import Bus
 from buildstep.system.files import CHUNK, Extents, data_extents
+from buildstep.system.text import shown
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import Entry, FileList
+from buildstep.tree.hashing import _ZEROS, ContentHash
 
 # A pipe or a terminal that took a file's name must not make us wait.
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -25,10 +25,6 @@ SMALL = 64 << 10
 """Files up to this size are read in one go and taken to have no holes."""
 _THREADED = 4 * CHUNK
 """From this size on a file is hashed in a thread, beside reading."""
-_AHEAD = 4
-"""Chunks that may wait to be hashed."""
-
-_ZEROS = bytes(CHUNK)
 
 
 @runtime_checkable
@@ -36,11 +32,6 @@ class SparseSink(Protocol):
     """A sink that must know a file's holes before its data; called in place of `begin`."""
 
     def begin_sparse(self, entry: Entry, extents: Extents) -> None: ...
-
-
-def shown(path: bytes) -> str:
-    """A path in a tree for a message."""
-    return path.decode(errors="backslashreplace") or "/"
 
 
 def with_parents(changes: Changes, tree: FileList) -> list[Entry]:
@@ -178,56 +169,6 @@ class _Reader:
     def abandon(self) -> None:
         for _, hasher in self._late:
             hasher.cancel()
-
-
-class ContentHash:
-    """SHA-256 of a file that comes in pieces, in a thread of its own when that pays."""
-
-    def __init__(self, *, threaded: bool) -> None:
-        self._state = hashlib.sha256()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="hash") if threaded else None
-        self._waiting: deque[Future[None]] = deque()
-        self._cancelled = False
-        self._holes = False
-
-    @property
-    def behind(self) -> bool:
-        """Whether holes are still being hashed, so that `finish` had better be called later."""
-        return self._holes
-
-    def update(self, chunk: bytes) -> None:
-        if self._pool is None:
-            self._state.update(chunk)
-            return
-        self._waiting.append(self._pool.submit(self._state.update, chunk))
-        if len(self._waiting) > _AHEAD:
-            self._waiting.popleft().result()
-
-    def zeros(self, count: int) -> None:
-        if not count:
-            return
-        if self._pool is None:
-            self._zeros(count)
-        else:
-            self._holes = True
-            self._waiting.append(self._pool.submit(self._zeros, count))
-
-    def _zeros(self, count: int) -> None:
-        while count > 0 and not self._cancelled:
-            self._state.update(_ZEROS[:count] if count < CHUNK else _ZEROS)
-            count -= CHUNK
-
-    def finish(self) -> str:
-        if self._pool is not None:
-            for future in self._waiting:
-                future.result()
-            self._pool.shutdown()
-        return self._state.hexdigest()
-
-    def cancel(self) -> None:
-        self._cancelled = True
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
 
 
 _GRAIN = 64 << 10

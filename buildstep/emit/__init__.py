@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import cast
 
-from buildstep import readpass
+from buildstep.emit import read_pass
+from buildstep.emit.btrfs import BtrfsEmitter
 from buildstep.emit.interface import Artifact, EmitJob, Emitter, Sink
-from buildstep.emitters.btrfs import BtrfsEmitter
-from buildstep.emitters.oci import OciEmitter
-from buildstep.emitters.tar import TarEmitter
-from buildstep.emitters.zfs import ZfsEmitter
+from buildstep.emit.oci import OciEmitter
+from buildstep.emit.tar import TarEmitter
+from buildstep.emit.zfs import ZfsEmitter
 from buildstep.errors import EmitError, Fault, SpecError
 from buildstep.events import Bus
 from buildstep.formats.codecs import codec
@@ -28,7 +28,7 @@ EMITTERS: dict[str, Emitter] = {
     BtrfsEmitter.name: BtrfsEmitter(),
 }
 
-GROUP = "buildstep.emitters"
+GROUP = "buildstep.emit"
 
 
 def available(bus: Bus | None = None) -> dict[str, Emitter]:
@@ -99,7 +99,7 @@ def emit(job: EmitJob, formats: Sequence[str], outputs: Outputs) -> list[Artifac
             for name, emitter in chosen.items():
                 temporary = temporary_name(finals[name])
                 sinks[name] = stack.enter_context(emitter.open(job, temporary))
-            digests = readpass.read_pass(job.root, _plan(job, list(sinks.values())), job.bus)
+            digests = read_pass.read_pass(job.root, _plan(job, list(sinks.values())), job.bus)
             _fill(job, digests)
             artifacts += [sink.finish() for sink in sinks.values()]
     except OSError as error:
@@ -112,7 +112,7 @@ def emit(job: EmitJob, formats: Sequence[str], outputs: Outputs) -> list[Artifac
 def _plan(job: EmitJob, sinks: Sequence[Sink]) -> Iterator[tuple[Entry, Sequence[Sink]]]:
     """Each entry to read, sorted by path, and the sinks that take it."""
     whole = [sink for sink in sinks if sink.scope == "tree"]
-    layer = readpass.with_parents(job.changes, job.tree)
+    layer = read_pass.with_parents(job.changes, job.tree)
     if not whole:
         for entry in layer:
             yield entry, sinks
