@@ -21,12 +21,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from buildstep import artifacts, keys, steps
+from buildstep import keys, steps
+from buildstep.cache import outputs
+from buildstep.cache.blobs import BlobStore
+from buildstep.cache.resolutions import Answer
 from buildstep.emit.interface import Blob
+from buildstep.emit.split_layer import cut
 from buildstep.errors import EmitError
 from buildstep.images import ImageRecord
-from buildstep.layers import BlobStore, cut
-from buildstep.resolution import Answer
 from buildstep.spec.load import BuildSpec
 from buildstep.system import framed
 from buildstep.system.files import atomic_write
@@ -81,7 +83,7 @@ def _path(state: Path, spec: BuildSpec) -> Path:
 
 
 def _inputs(spec: BuildSpec, image: ImageRecord, answer: Answer | None) -> str:
-    return artifacts.key_of({**keys.decisive(spec, image, "", answer), "amend": FORMAT})
+    return outputs.key_of({**keys.decisive(spec, image, "", answer), "amend": FORMAT})
 
 
 def save(state: Path, spec: BuildSpec, tree: Tree) -> None:

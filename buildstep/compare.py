@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from buildstep.errors import Fault, SpecError
-from buildstep.layerkey import difference
 from buildstep.system.files import read_json
+from buildstep.system.text import difference
 
 
 def load(path: Path) -> dict[str, Any]:

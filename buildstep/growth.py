@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from buildstep.cache import LayerCache, LayerRecord
-from buildstep.resolution import Answer
+from buildstep.cache.layers import LayerCache, LayerRecord
+from buildstep.cache.resolutions import Answer
 from buildstep.rootfs.interface import Package
 from buildstep.spec.load import BuildSpec
 from buildstep.tree.diff import Changes

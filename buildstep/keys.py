@@ -6,11 +6,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from buildstep import __version__, resolution, shipping
+from buildstep import __version__, shipping
+from buildstep.cache import resolutions
+from buildstep.cache.key import layer_key
+from buildstep.cache.resolutions import Answer
 from buildstep.formats import codecs
 from buildstep.images import ImageRecord
-from buildstep.layerkey import layer_key
-from buildstep.resolution import Answer
 from buildstep.rootfs import cleaners
 from buildstep.spec.load import BuildSpec
 from buildstep.system.host import min_platform
@@ -78,7 +79,7 @@ def package_layer(asked: Mapping[str, Any], image: ImageRecord, answer: Answer) 
 
 def answer_key(asked: Mapping[str, Any]) -> str:
     """The name under which the repository's answer to this is kept."""
-    return resolution.key_of(asked)
+    return resolutions.key_of(asked)
 
 
 def decisive(spec: BuildSpec, image: ImageRecord, proto: str, answer: Answer | None) -> dict[str, Any]:

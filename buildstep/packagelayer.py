@@ -9,14 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from buildstep import growth, keys, resolution, steps
-from buildstep.cache import LayerRecord
+from buildstep import growth, keys, steps
+from buildstep.cache import resolutions
+from buildstep.cache.layers import LayerRecord
+from buildstep.cache.resolutions import Answer
 from buildstep.errors import BuildstepError, InstallError
 from buildstep.images import ImageRecord
 from buildstep.planning import TITLES, layer_text
 from buildstep.pool.interface import Kind
 from buildstep.pool.journal import Journal
-from buildstep.resolution import Answer
 from buildstep.system.root import Root
 from buildstep.tree import proto as tree_proto
 from buildstep.tree.entry import FileList, tree_digest
@@ -35,7 +36,7 @@ def package_layer(build: Build, journal: Journal, stack: contextlib.ExitStack, i
         tree_proto.read_all(proto)
     asked = keys.question(spec, image, proto, build.environ)
     with cache.making(keys.answer_key(asked)):
-        answer = resolution.find(build.backend.state, keys.answer_key(asked))
+        answer = resolutions.find(build.backend.state, keys.answer_key(asked))
         if answer is not None and answer.fresh(spec.index_max_age):
             build.answer = answer
             if _reuse_layer(build, journal, stack, image, keys.package_layer(asked, image, answer)[0]):
@@ -218,7 +219,7 @@ def _ask(
     cannot be reached: what they did last time."""
     begin = time.time()
     state, name = build.backend.state, keys.answer_key(asked)
-    known = resolution.find(state, name)
+    known = resolutions.find(state, name)
     if known and build.cache.find(keys.package_layer(asked, _base(build), known)[0]) is None:
         known = None
     try:
@@ -241,7 +242,7 @@ def _ask(
         answer = Answer.of(index, packaging.resolve(), asked=fetched)
         if not index and build.spec.packages:
             build.bus.note(f"{packaging.installer.name} has no index here: the layer is known by names only")
-    resolution.save(state, name, answer)
+    resolutions.save(state, name, answer)
     return answer, fetched < begin - 2
 
 
@@ -259,9 +260,9 @@ def _as_told(build: Build, asked: Mapping[str, Any]) -> bool:
     installed: dict[str, str] = {}
     for row in build.installed.packages:
         installed |= {row.name: row.version, f"{row.name}:{row.arch}": row.version}
-    problem = resolution.contradiction(build.answer, installed)
+    problem = resolutions.contradiction(build.answer, installed)
     if problem:
-        resolution.forget(build.backend.state, keys.answer_key(asked))
+        resolutions.forget(build.backend.state, keys.answer_key(asked))
         build.answer = None
         build.bus.note(f"the layer with the packages is not kept: {problem}", level="warning")
     return not problem

@@ -13,16 +13,18 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from buildstep import amend, artifacts, keys, packagelayer, shipping, steps
+from buildstep import amend, keys, packagelayer, shipping, steps
 from buildstep.buildlog import BuildLog, failed_record
-from buildstep.cache import LayerCache
+from buildstep.cache import outputs as cache_outputs
+from buildstep.cache.blobs import BlobStore
+from buildstep.cache.layers import LayerCache
 from buildstep.emit import oci
 from buildstep.emit.interface import Blob
+from buildstep.emit.split_layer import segments, timeless
 from buildstep.errors import BuildstepError, EmitError, Interrupted
 from buildstep.events import BuildStarted, Bus
 from buildstep.formats import codecs
 from buildstep.images import ImageRecord, ImageStore
-from buildstep.layers import BlobStore, segments, timeless
 from buildstep.planning import STREAMS, TITLES, Plan, PlannedStep, plan
 from buildstep.pool.interface import Kind
 from buildstep.pool.journal import Journal, open_journal
@@ -87,7 +89,7 @@ def _standing(build: Build) -> BuildResult | None:
     for planned in plan_.steps[1:]:
         recorder.skip(planned.name, planned.reason, state="reuse")
     told = plan_.standing
-    artifacts.touch(build.backend.state, str(told["key"]))
+    cache_outputs.touch(build.backend.state, str(told["key"]))
     return BuildResult(
         uuid=told["uuid"],
         manifest=Path(told["manifest"]),
@@ -435,7 +437,7 @@ def _remember(build: Build, image: ImageRecord, result: BuildResult, journal: Jo
             return
         inputs = keys.decisive(spec, image, keys.proto_digest(spec, proto), build.answer)
         stem = spec.output_dir / spec.basename
-        artifacts.save(build.backend.state, stem, inputs, result.paths, told)
+        cache_outputs.save(build.backend.state, stem, inputs, result.paths, told)
 
 
 def _note_proto(build: Build) -> bool:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from buildstep import amend, artifacts, emit, keys, resolution, steps
-from buildstep.cache import LayerCache, LayerRecord
+from buildstep import amend, emit, keys, steps
+from buildstep.cache import outputs, resolutions
+from buildstep.cache.layers import LayerCache, LayerRecord
+from buildstep.cache.resolutions import Answer
 from buildstep.errors import Fault, SpecError
 from buildstep.events import State
 from buildstep.images import ImageRecord, ImageStore
-from buildstep.resolution import Answer
 from buildstep.rootfs import cleaners
 from buildstep.spec.load import BuildSpec
 from buildstep.tree import proto as tree_proto
@@ -120,9 +121,9 @@ def plan(
         if index is not None and (proto.unchanged or tree_proto.read_few(proto)) and wants == bool(answer):
             inputs = keys.decisive(spec, image, keys.proto_digest(spec, proto), answer)
             if layer is None or layer.fresh:
-                standing = artifacts.find(state, artifacts.key_of(inputs))
+                standing = outputs.find(state, outputs.key_of(inputs))
             if standing is None:
-                missed = _missed(artifacts.why_not(state, spec.output_dir / spec.basename, inputs), spec)
+                missed = _missed(outputs.why_not(state, spec.output_dir / spec.basename, inputs), spec)
                 if direct and tuple(spec.formats) == ("oci",) and (layer is None or layer.fresh):
                     amendment = amend.find(state, spec, image, answer, proto)
     if standing is not None:
@@ -191,7 +192,7 @@ def _plan_layer(
     if spec.order == "proto-first":
         tree_proto.read_all(proto)
     asked = keys.question(spec, image, proto, environ)
-    answer = resolution.find(cache.backend.state, keys.answer_key(asked))
+    answer = resolutions.find(cache.backend.state, keys.answer_key(asked))
     if answer is None:
         why = cache.miss(keys.slot(spec), asked)
         return _LayerPlan(key="", answer=None, fresh=False, found=None, why=why)

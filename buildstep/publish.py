@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from buildstep import artifacts
+from buildstep.cache import outputs
 from buildstep.errors import ImageError, PublishError, SpecError, UsageError
 from buildstep.events import Bus
 from buildstep.net.http import translated
@@ -19,6 +19,7 @@ from buildstep.pool.stale import output_lock
 from buildstep.publishers import Bundle, Published, PublishOptions
 from buildstep.publishers import publish as hand_on
 from buildstep.spec.config import TargetConfig
+from buildstep.system import files as system_files
 from buildstep.system.files import atomic_write, read_json
 from buildstep.system.locks import lock
 
@@ -169,10 +170,10 @@ def _note_in_record(path: Path, entry: Mapping[str, Any], state: Path) -> None:
             rows = record.setdefault("published", [])
             if not any(_same(row, entry) for row in rows):
                 rows.append(_flat(entry))
-                before = artifacts.stamp(path)
+                before = system_files.stamp(path)
                 with atomic_write(path) as stream:
                     stream.write(_text(record))
-                artifacts.restamp(state, path, before)
+                outputs.restamp(state, path, before)
         finally:
             guard.unlink(missing_ok=True)
 

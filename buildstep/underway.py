@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from buildstep import steps
-from buildstep.cache import LayerCache
+from buildstep.cache.blobs import BlobStore
+from buildstep.cache.layers import LayerCache
+from buildstep.cache.resolutions import Answer
 from buildstep.emit.interface import Blob
 from buildstep.errors import BuildstepError
 from buildstep.events import Bus
 from buildstep.images import ImageRecord, ImageStore
-from buildstep.layers import BlobStore
 from buildstep.planning import TITLES, Plan, proto_text
 from buildstep.pool.interface import Backend, Dataset, Kind
 from buildstep.pool.journal import Journal, keep
 from buildstep.record import Recorder
-from buildstep.resolution import Answer
 from buildstep.system.root import Root
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import FileList

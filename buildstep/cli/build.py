@@ -234,9 +234,9 @@ def _build(
         decided, store=opened.store, cache=opened.cache, bus=opened.bus, environ=opened.environ
     )
     if any(opened.bus.counts.get(name) for name in ("layers_made", "layers_kept")):
-        from buildstep import pruning
+        from buildstep.cache import prune
 
-        pruning.keep_within(opened.cache, opened.limits)
+        prune.keep_within(opened.cache, opened.limits)
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=2))
     else:

@@ -70,13 +70,13 @@ def list_(pool: str | None, as_json: bool) -> int:
 @_JSON
 def size(pool: str | None, as_json: bool) -> int:
     """Tell how much is kept, by kind, and how much may be."""
-    from buildstep import pruning
+    from buildstep.cache import prune as cache_prune
     from buildstep.cli.session import enclosed, open_session
 
     def job() -> int:
         session = open_session(pool, quiet=True, healing=False)
         kinds: dict[str, dict[str, int]] = {}
-        for item in pruning.items(session.cache):
+        for item in cache_prune.items(session.cache):
             row = kinds.setdefault(item.kind, {"count": 0, "bytes": 0, "inodes": 0})
             row["count"] += 1
             row["bytes"] += item.size
@@ -102,19 +102,19 @@ def size(pool: str | None, as_json: bool) -> int:
 @_JSON
 def verify(pool: str | None, as_json: bool) -> int:
     """Read all that is kept and compare it with its records; what is wrong is removed and named."""
-    from buildstep import pruning
+    from buildstep.cache import prune as cache_prune
     from buildstep.cli.session import enclosed, open_session
     from buildstep.errors import ExitCode
 
     def job() -> int:
         session = open_session(pool, quiet=True)
-        bad: list[dict[str, str]] = pruning.verify(session.cache)
+        bad: list[dict[str, str]] = cache_prune.verify(session.cache)
         if as_json:
             click.echo(json.dumps({"damaged": bad}, indent=2))
         else:
             for item in bad:
                 click.echo(f"{item['kind']} {item['key'][:12]} {item['slot']}: {item['problem']}; removed")
-            good = [item for item in pruning.items(session.cache) if item.used]
+            good = [item for item in cache_prune.items(session.cache) if item.used]
             click.echo(f"{len(good)} things are good, {len(bad)} were damaged")
         return ExitCode.DATASET if bad else ExitCode.OK
 
@@ -137,18 +137,18 @@ def prune(
     What a build uses at the moment stays. Every build keeps the limits by itself: those of the
     configuration (BUILDSTEP_CACHE_MAX_BYTES, BUILDSTEP_CACHE_MAX_INODES).
     """
-    from buildstep import pruning
+    from buildstep.cache import prune as cache_prune
     from buildstep.cli.session import enclosed, open_session
 
     def job() -> int:
         limits = None
         if older_than is not None or max_bytes is not None or max_inodes is not None:
-            limits = pruning.Limits(
+            limits = cache_prune.Limits(
                 bytes=max_bytes or 0,
                 inodes=max_inodes or 0,
                 keep_seconds=None if older_than is None else older_than * 86400,
             )
-        removed = pruning.prune(open_session(pool, quiet=True).cache, limits)
+        removed = cache_prune.prune(open_session(pool, quiet=True).cache, limits)
         freed = sum(item.size for item in removed)
         if as_json:
             layers = [item.name for item in removed if item.kind == "layer"]

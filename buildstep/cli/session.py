@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildstep import pool as pool_module
-from buildstep.cache import LayerCache
+from buildstep.cache.layers import LayerCache
+from buildstep.cache.prune import Limits
 from buildstep.cli import print_error
 from buildstep.errors import BuildstepError, DatasetError, Interrupted, ToolMissing
 from buildstep.events import Bus, Subscriber
@@ -20,7 +21,6 @@ from buildstep.images import ImageStore
 from buildstep.log import view_for
 from buildstep.pool.heal import heal
 from buildstep.pool.interface import Backend
-from buildstep.pruning import Limits
 from buildstep.spec import config as configs
 from buildstep.system import namespaces, process
 

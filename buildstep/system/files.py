@@ -136,3 +136,9 @@ class Slice:
     path: Path
     offset: int
     size: int
+
+
+def stamp(path: Path) -> list[int]:
+    """What changes when a file is replaced or written to."""
+    info = os.stat(path, follow_symlinks=False)
+    return [info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns]

@@ -2,7 +2,50 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
 
 def shown(path: bytes) -> str:
     """A path in a tree for a message."""
     return path.decode(errors="backslashreplace") or "/"
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between the inputs of two layers, one short sentence each."""
+    found = []
+    for name in sorted({*old, *new}):
+        if name not in old:
+            found.append(f"{name}: {_shown(new[name])} added")
+            continue
+        if name not in new:
+            found.append(f"{name}: {_shown(old[name])} removed")
+            continue
+        was, now = old[name], new[name]
+        if _text(was) == _text(now):
+            continue
+        if isinstance(was, list | tuple) and isinstance(now, list | tuple):
+            before, after = Counter(map(_text, was)), Counter(map(_text, now))
+            found += [f"{name}: {json.loads(item)} added" for item in (after - before).elements()]
+            found += [f"{name}: {json.loads(item)} removed" for item in (before - after).elements()]
+            if before == after:
+                found.append(f"{name}: order changed")
+        elif isinstance(was, Mapping) and isinstance(now, Mapping):
+            found += [f"{name}.{line}" for line in difference(was, now)]
+        else:
+            found.append(f"{name}: {_shown(was)} -> {_shown(now)}")
+    return found
+
+
+def _shown(value: object) -> str:
+    """A value in a sentence: of a digest the beginning is enough to see that it is another."""
+    text = str(value)
+    is_digest = isinstance(value, str) and len(text) in (40, 64) and not set(text) - set("0123456789abcdef")
+    return text[:12] if is_digest else text
+
+
+def _text(value: object) -> str:
+    """A value as the key sees it: 1 and true are not the same."""
+    return json.dumps(value, sort_keys=True)

@@ -18,12 +18,15 @@ from typing import Any
 
 import pytest
 
-from buildstep import artifacts, compare, layers, pipeline, pruning
+from buildstep import compare, pipeline
+from buildstep.cache import prune
 from buildstep.cli.build import choices
+from buildstep.emit import split_layer
 from buildstep.events import Bus
 from buildstep.formats import codecs
 from buildstep.pool.heal import heal
 from buildstep.spec import load as specs
+from buildstep.system import files as system_files
 from buildstep.tree import proto as tree_proto
 from tests.integration import pools
 from tests.integration.conftest import demand
@@ -96,7 +99,7 @@ def test_every_way_gives_the_same_bytes(
     """
     demand("umoci")
     if target:
-        monkeypatch.setattr(layers, "LAYER_TARGET", target)
+        monkeypatch.setattr(split_layer, "LAYER_TARGET", target)
 
     def job() -> None:
         rng = random.Random(seed)
@@ -163,7 +166,7 @@ def test_content_alone_is_put_into_the_last_tree(
 
     grain: of the parts of layers, so that small ones are cut as large ones are.
     """
-    monkeypatch.setattr(layers, "LAYER_TARGET", target)
+    monkeypatch.setattr(split_layer, "LAYER_TARGET", target)
     gzip = codecs.codec("gzip")
     if grain:
         monkeypatch.setitem(codecs.CODECS, "gzip", lambda: replace(gzip, grain=grain))
@@ -199,7 +202,7 @@ def test_what_a_build_goes_on_from_is_damaged(
     tmp_path: Path, base: Path, private: Private, monkeypatch: pytest.MonkeyPatch, harm: str
 ) -> None:
     """The next build is right all the same."""
-    monkeypatch.setattr(layers, "LAYER_TARGET", 60_000)
+    monkeypatch.setattr(split_layer, "LAYER_TARGET", 60_000)
     gzip = codecs.codec("gzip")
     monkeypatch.setitem(codecs.CODECS, "gzip", lambda: replace(gzip, grain=2 << 10))
 
@@ -492,7 +495,7 @@ def test_the_same_content_elsewhere_is_compressed_once(
     tmp_path: Path, base: Path, private: Private, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another checkout: every file is new to the index, and no layer is made again."""
-    monkeypatch.setattr(layers, "LAYER_TARGET", 100_000)
+    monkeypatch.setattr(split_layer, "LAYER_TARGET", 100_000)
 
     def job() -> None:
         warm = yard(tmp_path, base, "warm", formats=("oci",))
@@ -544,7 +547,7 @@ def many(proto: Path, count: int = 300, size: int = 4000) -> None:
 def test_work_is_proportional_to_the_change(
     tmp_path: Path, base: Path, private: Private, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layers, "LAYER_TARGET", 100_000)
+    monkeypatch.setattr(split_layer, "LAYER_TARGET", 100_000)
 
     def job() -> None:
         warm = yard(tmp_path, base, "warm", formats=("oci",))
@@ -597,45 +600,45 @@ def test_work_is_proportional_to_the_change(
 def test_limits_keep_what_was_of_use_last(
     tmp_path: Path, base: Path, private: Private, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layers, "LAYER_TARGET", 100_000)
+    monkeypatch.setattr(split_layer, "LAYER_TARGET", 100_000)
 
     def job() -> None:
         warm = yard(tmp_path, base, "warm", formats=("oci",))
         many(warm.proto)
         warm.run()
         _, cache = warm.open(Bus(), {})
-        early = {item.name for item in pruning.items(cache) if item.kind == "blob"}
+        early = {item.name for item in prune.items(cache) if item.kind == "blob"}
         for path in (tmp_path / "warm-pool/state/blobs").glob("*.json"):
             os.utime(path, (1, 1))  # as if long ago
         for folder in warm.proto.iterdir():
             for path in folder.iterdir():
                 path.write_bytes(path.read_bytes()[::-1])
         warm.run()
-        late = {item.name for item in pruning.items(cache) if item.kind == "blob"} - early
-        total = sum(item.size for item in pruning.items(cache))
+        late = {item.name for item in prune.items(cache) if item.kind == "blob"} - early
+        total = sum(item.size for item in prune.items(cache))
         limit = total * 2 // 3
-        gone = pruning.prune(cache, pruning.Limits(bytes=limit))
-        there = {item.name for item in pruning.items(cache) if item.kind == "blob"}
-        assert sum(item.size for item in pruning.items(cache)) <= limit
+        gone = prune.prune(cache, prune.Limits(bytes=limit))
+        there = {item.name for item in prune.items(cache) if item.kind == "blob"}
+        assert sum(item.size for item in prune.items(cache)) <= limit
         assert late <= there
         assert {item.name for item in gone if item.kind == "blob"} == early - there
-        assert pruning.prune(cache, pruning.Limits(bytes=limit)) == []
+        assert prune.prune(cache, prune.Limits(bytes=limit)) == []
         # As few files as wanted; what a build holds stays.
         (held,) = [
             path for path in (tmp_path / "warm-pool/state/blobs").glob("*") if path.name in sorted(there)[:1]
         ]
         with held.open("rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_SH)
-            pruning.prune(cache, pruning.Limits(inodes=1))
+            prune.prune(cache, prune.Limits(inodes=1))
             assert held.exists()
-        assert sum(item.inodes for item in pruning.items(cache)) <= 3
-        pruning.prune(cache)
-        assert pruning.items(cache) == []
+        assert sum(item.inodes for item in prune.items(cache)) <= 3
+        prune.prune(cache)
+        assert prune.items(cache) == []
         assert not warm.run().error
-        assert pruning.verify(cache) == []
+        assert prune.verify(cache) == []
         # By age.
-        assert pruning.prune(cache, pruning.Limits(keep_seconds=3600)) == []
-        assert pruning.prune(cache, pruning.Limits(keep_seconds=0)) != []
+        assert prune.prune(cache, prune.Limits(keep_seconds=3600)) == []
+        assert prune.prune(cache, prune.Limits(keep_seconds=0)) != []
 
     private(job)
 
@@ -643,7 +646,7 @@ def test_limits_keep_what_was_of_use_last(
 def test_damage_is_found_told_and_mended(
     tmp_path: Path, base: Path, private: Private, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layers, "LAYER_TARGET", 100_000)
+    monkeypatch.setattr(split_layer, "LAYER_TARGET", 100_000)
 
     def job() -> None:
         warm = yard(tmp_path, base, "warm", formats=("oci",))
@@ -659,9 +662,9 @@ def test_damage_is_found_told_and_mended(
 
         blobs = sorted(path for path in (state / "blobs").iterdir() if not path.suffix)
         hurt(blobs[0])
-        (told,) = pruning.verify(cache)
+        (told,) = prune.verify(cache)
         assert (told["kind"], told["key"], told["problem"]) == ("blob", blobs[0].name, "damaged")
-        assert pruning.verify(cache) == []
+        assert prune.verify(cache) == []
         # Without asking: what was touched is looked at before it is used.
         hurt(blobs[1])
         os.truncate(blobs[2], 10)
@@ -673,7 +676,7 @@ def test_damage_is_found_told_and_mended(
         hurt(blobs[3])
         record = blobs[3].with_name(blobs[3].name + ".json")
         value = json.loads(record.read_bytes())
-        record.write_text(json.dumps({**value, "stamp": artifacts.stamp(blobs[3])[1:]}))
+        record.write_text(json.dumps({**value, "stamp": system_files.stamp(blobs[3])[1:]}))
         forget_outputs(warm.pool)
         failed = warm.run()
         assert failed.error.startswith("EmitError")
@@ -713,7 +716,7 @@ def test_a_pool_that_fills_up_at_any_moment(
 ) -> None:
     """Whatever could not be written: the next build is right, and nothing that is damaged is kept."""
     demand("mkfs.ext4")
-    monkeypatch.setattr(layers, "LAYER_TARGET", 100_000)
+    monkeypatch.setattr(split_layer, "LAYER_TARGET", 100_000)
 
     def job() -> None:
         warm = yard(tmp_path, base, "warm", formats=("oci",))
@@ -727,7 +730,7 @@ def test_a_pool_that_fills_up_at_any_moment(
             ballast = disk / "ballast"
             for free in (0, 4, 8, 40, 120, 300, 700, 1100, 1300, 1500, 2000):
                 _, cache = small.open(Bus(), {})
-                pruning.prune(cache)
+                prune.prune(cache)
                 with ballast.open("wb", buffering=0) as stream:
                     with contextlib.suppress(OSError):
                         while True:
@@ -744,7 +747,7 @@ def test_a_pool_that_fills_up_at_any_moment(
                 ballast.unlink()
                 store, cache = small.open(Bus(), {})
                 heal(store.backend)
-                assert pruning.verify(cache) == [], f"{free} KiB free"
+                assert prune.verify(cache) == [], f"{free} KiB free"
                 assert small.run().same == expected, f"{free} KiB free"
         assert 3 < failed < 11
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from buildstep import layers, pipeline, pruning, steps
-from buildstep.emit import chunk_reuse, oci
+from buildstep import pipeline, steps
+from buildstep.cache import prune
+from buildstep.emit import chunk_reuse, oci, split_layer
 from buildstep.emit import layer as emit_layer
 from buildstep.emit.chunk_reuse import OldParts
 from buildstep.emit.interface import Blob
@@ -49,7 +50,7 @@ def capable() -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small trees are cut as large ones are, into layers and these into parts."""
-    monkeypatch.setattr(layers, "LAYER_TARGET", 60_000)
+    monkeypatch.setattr(split_layer, "LAYER_TARGET", 60_000)
     gzip = codecs.codec("gzip")
     monkeypatch.setitem(codecs.CODECS, "gzip", lambda: replace(gzip, grain=2 << 10))
 
@@ -187,7 +188,7 @@ def test_between_the_plan_and_the_build(
         elif harm == "mode":
             file.chmod(0o600)
         elif harm == "pruned":
-            pruning.prune(cache)
+            prune.prune(cache)
         else:
             for path in state.glob("index/*.idx" if harm == "index" else "artifacts/tree-*"):
                 path.unlink()
@@ -205,7 +206,7 @@ def test_between_the_plan_and_the_build(
                 file.write_bytes(text)
             settle()
             assert warm.run().same == cold(tmp_path, base).same
-        assert pruning.verify(cache) == []
+        assert prune.verify(cache) == []
 
     private(job)
 
@@ -332,7 +333,7 @@ def test_builds_beside_each_other(tmp_path: Path, base: Path, private: Private) 
             for out in ("a", "b"):
                 assert yard(tmp_path, base, out=out).run().same == expected
         _, cache = yard(tmp_path, base).open(Bus(), {})
-        assert pruning.verify(cache) == []
+        assert prune.verify(cache) == []
 
     private(job)
 

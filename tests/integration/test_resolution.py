@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from buildstep import compare, resolution
+from buildstep import compare
+from buildstep.cache import resolutions
 from tests.integration.conftest import demand
 from tests.integration.repository import Repository, clear_layers, make_place, make_repository
 from tests.integration.yard import Outcome, Yard, forget_outputs, unpacked
@@ -224,11 +225,13 @@ def test_a_layer_that_was_tampered_with_is_not_used(
 
 
 def test_an_answer_that_turns_out_wrong_keeps_no_layer() -> None:
-    answer = resolution.Answer(index="i", versions={"a": "1", "b": ""}, exact=True, asked=0.0)
-    assert resolution.contradiction(answer, {"a": "1"}) == ""
-    assert resolution.contradiction(answer, {"a": "2"}) == "a 1 was expected, 2 was installed"
-    assert resolution.contradiction(answer, {"a": "1", "b": "3"}) == "b removed was expected, 3 was installed"
-    assert resolution.contradiction(answer, {}) == "a 1 was expected, nothing was installed"
+    answer = resolutions.Answer(index="i", versions={"a": "1", "b": ""}, exact=True, asked=0.0)
+    assert resolutions.contradiction(answer, {"a": "1"}) == ""
+    assert resolutions.contradiction(answer, {"a": "2"}) == "a 1 was expected, 2 was installed"
+    assert (
+        resolutions.contradiction(answer, {"a": "1", "b": "3"}) == "b removed was expected, 3 was installed"
+    )
+    assert resolutions.contradiction(answer, {}) == "a 1 was expected, nothing was installed"
 
 
 # -- a layer from a smaller one ---------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any
 
 from buildstep import pipeline
 from buildstep import pool as pool_module
-from buildstep.cache import LayerCache
+from buildstep.cache.layers import LayerCache
 from buildstep.cli.build import choices
 from buildstep.errors import BuildstepError
 from buildstep.events import Bus, Event, Note

@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 
 from buildstep import growth
-from buildstep.cache import LayerRecord
-from buildstep.resolution import Answer
+from buildstep.cache.layers import LayerRecord
+from buildstep.cache.resolutions import Answer
 from buildstep.rootfs.installers import apt_incremental
 from buildstep.rootfs.installers.deb_file import Deb, downloads, file_stem
 from buildstep.system.root import Root

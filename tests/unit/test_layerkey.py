@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildstep.layerkey import difference, layer_key
+from buildstep.cache.key import layer_key
+from buildstep.system.text import difference
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),

@@ -17,16 +17,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from buildstep.layerkey import difference
-from buildstep.system.files import read_json, write_json
+from buildstep.system.files import read_json, stamp, write_json
+from buildstep.system.text import difference
 
 FORMAT = 3
-
-
-def stamp(path: Path) -> list[int]:
-    """What changes when a file is replaced or written to."""
-    info = os.stat(path, follow_symlinks=False)
-    return [info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns]
 
 
 def key_of(inputs: Mapping[str, Any]) -> str:

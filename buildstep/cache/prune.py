@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from buildstep import layers
-from buildstep.cache import LayerCache
+from buildstep.cache import blobs
+from buildstep.cache.layers import LayerCache
 from buildstep.pool.interface import Kind
 from buildstep.system.files import read_json
 from buildstep.system.locks import lock, take_lock
@@ -89,7 +89,7 @@ def _blobs(state: Path) -> Iterator[Item]:
         if path.suffix:
             continue
         with contextlib.suppress(OSError):
-            files = [item.stat().st_size for item in layers.files_of(path) if item.exists()]
+            files = [item.stat().st_size for item in blobs.files_of(path) if item.exists()]
             used, about, seconds = 0.0, "without a record", 0.0
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 record = path.with_name(path.name + ".json")
@@ -202,7 +202,7 @@ def _remove_blob(path: Path) -> bool:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        layers.remove(path)
+        blobs.remove(path)
     return True
 
 
@@ -241,14 +241,14 @@ def verify(cache: LayerCache) -> list[dict[str, str]]:
             continue
         try:
             found = read_json(record)
-            problem, about = layers.damage(path, found), found["comment"]
+            problem, about = blobs.damage(path, found), found["comment"]
         except FileNotFoundError:
             continue  # pruned meanwhile
         except (OSError, ValueError, KeyError, TypeError) as error:
             problem, about = f"its record cannot be read: {error}", ""
         if problem:
             with contextlib.suppress(OSError):
-                layers.remove(path)
+                blobs.remove(path)
             damaged.append({"kind": "blob", "key": path.name, "slot": about, "problem": problem})
     for kind, folder in (("answer", "resolved"), ("outputs", "artifacts")):
         for path in _files(state / folder):

@@ -1,0 +1,287 @@
+"""The layer cache of a pool: what a step made, found again by its key.
+
+state/layers/KEY.json   the record, written last: a layer without one is never used
+state/layers/KEY.list   the file list of the tree up to this layer
+state/layers/KEY.used   its time is when the layer was last of use
+
+A layer is only used when its list is the one that was written, and nothing touched its tree since it was
+made; a tree that was touched is hashed again, and removed with its layer when it is not what it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from buildstep.errors import BuildstepError, StoreError
+from buildstep.imagerecord import fingerprint_of
+from buildstep.pool.interface import Backend, Kind
+from buildstep.system.files import atomic_write, read_json, write_json
+from buildstep.system.locks import lock, take_lock
+from buildstep.system.text import difference
+from buildstep.tree.entry import FileList, dumps, loads, tree_digest
+from buildstep.tree.hashing import hash_entries, spread_digests
+from buildstep.tree.scan import scan
+
+FORMAT = 3
+
+
+@runtime_checkable
+class Stacked(Protocol):
+    """What a backend has besides `Backend` when a dataset's own files lie apart from its origin's."""
+
+    def own(self, kind: Kind, ident: str) -> Path:
+        """The directory with what is this dataset's alone. Raises DatasetError."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerRecord:
+    """A cached layer. inputs: what its key was made of; result: what the step told besides the tree.
+
+    slot: the image name and step it was made for, to compare a miss with. seconds: what making it took.
+    size, inodes: what it holds. list_digest: SHA-256 of its list as stored. fingerprint: see
+    `images.fingerprint_of`, over its own files and those of `under`: the layers that it stands on, nearest
+    first.
+    """
+
+    key: str
+    slot: str
+    below: str
+    inputs: Mapping[str, Any]
+    tree_digest: str
+    seconds: float
+    created: float
+    size: int = 0
+    inodes: int = 0
+    list_digest: str = ""
+    fingerprint: str = ""
+    result: Mapping[str, Any] = field(default_factory=dict)
+    under: tuple[str, ...] = ()
+
+
+class LayerCache:
+    """Layers in a pool's datasets, with records in its state directory."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self._folder = backend.state / "layers"
+        self._locks = backend.state / "locks"
+
+    def _path(self, key: str, suffix: str) -> Path:
+        return self._folder / f"{key}.{suffix}"
+
+    # -- looking up -------------------------------------------------------------------------------
+
+    def find(self, key: str) -> LayerRecord | None:
+        """The layer of this key when record, list and dataset are all there. `take` proves it as well."""
+        try:
+            value = read_json(self._path(key, "json"))
+            if value.pop("format") != FORMAT or not self._path(key, "list").exists():
+                return None
+            record = LayerRecord(**value | {"under": tuple(value.get("under", ()))})
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return record if self.backend.exists(Kind.LAYER, key) else None
+
+    def take(self, key: str, note: Callable[[str], None]) -> tuple[LayerRecord, FileList] | None:
+        """The layer of this key, proved, and its file list. One that is damaged is told and removed."""
+        record = self.find(key)
+        if record is None:
+            return None
+        try:
+            problem = self._touched(record)
+            entries = self.entries(record)
+        except (BuildstepError, OSError) as error:
+            problem, entries = str(error), {}
+        if problem:
+            note(f"the layer {key[:12]} is damaged and was removed: {problem}")
+            with contextlib.suppress(BuildstepError):
+                self.discard(key)
+            return None
+        with contextlib.suppress(OSError):
+            self.touch(key)
+        return record, entries
+
+    def _touched(self, record: LayerRecord) -> str:
+        """What is wrong with a layer's tree; cheap when nothing touched it since it was made."""
+        now = self._fingerprint(record)
+        if now == record.fingerprint:
+            return ""
+        problem = self._problem(record)
+        if not problem:
+            self._write(replace(record, fingerprint=now))
+        return problem
+
+    def _fingerprint(self, record: LayerRecord) -> str:
+        """Of all that was made from the base to get this layer: what lies under it can be touched as well."""
+        if isinstance(self.backend, Stacked):
+            own = self.backend.own
+            return " ".join(fingerprint_of(own(Kind.LAYER, key)) for key in (record.key, *record.under))
+        with self.backend.tree(Kind.LAYER, record.key) as tree:
+            return fingerprint_of(tree)
+
+    def entries(self, record: LayerRecord) -> FileList:
+        """The file list up to this layer. Raises StoreError when it is not what was written."""
+        data = self._path(record.key, "list").read_bytes()
+        if hashlib.sha256(data).hexdigest() != record.list_digest:
+            raise StoreError("its file list was changed")
+        return loads(data)
+
+    def miss(self, slot: str, inputs: Mapping[str, Any]) -> str:
+        """Why there is no layer for these inputs: what differs from the nearest one, of this slot if any."""
+        records = self.records()
+        told = [
+            (_differences(record.inputs, inputs), record)
+            for record in ([record for record in records if record.slot == slot] or records)
+        ]
+        if not told:
+            return "built for the first time"
+        found, last = min(reversed(told), key=lambda item: len(item[0]))
+        more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+        why = "; ".join(found[:5]) + more or "the repository has to be asked, or the layer was pruned"
+        return f"{why}; {last.seconds:.1f} s last time"
+
+    def records(self) -> list[LayerRecord]:
+        """Every usable layer, oldest first."""
+        keys = [path.stem for path in self._folder.glob("*.json") if not path.name.startswith(".")]
+        found = [record for record in map(self.find, keys) if record is not None]
+        return sorted(found, key=lambda record: record.created)
+
+    # -- making -------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def making(self, key: str) -> Iterator[None]:
+        """Held while a layer is made, so that two builds that need the same one make it once."""
+        with lock(self._locks / f"layer-{key}.lock"):
+            yield
+
+    @contextlib.contextmanager
+    def using(self, key: str) -> Iterator[None]:
+        """Held while a build stands on a layer, so that it is not pruned meanwhile."""
+        fd = take_lock(self._locks / f"layer-use-{key}.lock", shared=True)
+        try:
+            yield
+        finally:
+            os.close(fd)
+
+    def make_room(self, key: str) -> bool:
+        """Remove what has this key but is no layer: of a build that died, of before a reboot, or found
+        damaged while others stood on it. False where one of these is in use."""
+        if key not in self.backend.idents(Kind.LAYER) or self.find(key) is not None:
+            return True
+        # Those with the most below them first.
+        for record in sorted(self.records(), key=lambda record: -len(record.under)):
+            if key in record.under and not self.try_discard(record.key):
+                return False
+        with contextlib.suppress(BuildstepError):
+            self.discard(key)
+            return True
+        return False
+
+    def save(self, record: LayerRecord, entries: FileList) -> None:
+        """Write down a layer whose dataset has just been made."""
+        assert tree_digest(entries) == record.tree_digest
+        self._folder.mkdir(parents=True, exist_ok=True)
+        data = dumps(entries)
+        with atomic_write(self._path(record.key, "list")) as stream:
+            stream.write(data)
+        self._path(record.key, "used").touch()
+        self._write(
+            replace(
+                record,
+                list_digest=hashlib.sha256(data).hexdigest(),
+                fingerprint=self._fingerprint(record),
+            )
+        )
+
+    def _write(self, record: LayerRecord) -> None:
+        write_json(self._path(record.key, "json"), {"format": FORMAT, **asdict(record)})
+
+    # -- keeping and removing -------------------------------------------------------------------------
+
+    def touch(self, key: str) -> None:
+        """Note that a layer was of use."""
+        self._path(key, "used").touch()
+
+    def last_used(self, key: str) -> float:
+        try:
+            return self._path(key, "used").stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def discard(self, key: str) -> None:
+        """Forget a layer and remove its dataset; the record goes first."""
+        for suffix in ("json", "list", "used"):
+            self._path(key, suffix).unlink(missing_ok=True)
+        self.backend.destroy(Kind.LAYER, key)
+
+    def try_discard(self, key: str) -> bool:
+        """Remove a layer unless a build stands on it, or another layer."""
+        if any(key in record.under for record in self.records()):
+            return False
+        try:
+            fd = take_lock(self._locks / f"layer-use-{key}.lock", wait=False)
+        except BlockingIOError:
+            return False
+        try:
+            # What another layer stands on goes after that one, in a later round.
+            with contextlib.suppress(BuildstepError):
+                self.discard(key)
+                return True
+            return False
+        finally:
+            os.close(fd)
+
+    def void(self) -> list[str]:
+        """Datasets of layers that can never be used: without a record, or of before a reboot."""
+        known = {record.key for record in self.records()}
+        return [key for key in self.backend.idents(Kind.LAYER) if key not in known]
+
+    def verify(self) -> list[dict[str, str]]:
+        """Read every layer's tree and compare with its record; damaged ones are removed and returned."""
+        damaged = []
+        for record in self.records():
+            problem = self._problem(record)
+            if problem:
+                with contextlib.suppress(BuildstepError):
+                    self.discard(record.key)
+                damaged.append({"kind": "layer", "key": record.key, "slot": record.slot, "problem": problem})
+        return damaged
+
+    def _problem(self, record: LayerRecord) -> str:
+        try:
+            known = self.entries(record)
+            with self.backend.tree(Kind.LAYER, record.key) as tree:
+                real = scan(tree)
+                hash_entries(tree, real.values())
+            spread_digests(real)
+        except (BuildstepError, OSError) as error:
+            return f"cannot be read: {error}"
+        if tree_digest(known) != record.tree_digest:
+            return "its file list was changed"
+        if tree_digest(real) != record.tree_digest:
+            paths = [
+                os.fsdecode(path)
+                for path in sorted({*known, *real})
+                if path not in known
+                or path not in real
+                or not known[path].same_metadata(real[path])
+                or known[path].sha256 != real[path].sha256
+            ]
+            return f"its tree was changed: {len(paths)} paths, such as /{paths[0] if paths else ''}"
+        return ""
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    shared = {name: old[name] for name in old if name in new or name not in LATER}
+    return difference(shared, new)
+
+
+LATER = ("versions", "index")
+"""Inputs of a layer that are only known once the repository has been asked."""
