@@ -28,7 +28,7 @@ from buildstep.cache.resolutions import Answer
 from buildstep.emit.interface import Blob
 from buildstep.emit.split_layer import cut
 from buildstep.errors import EmitError
-from buildstep.images import ImageRecord
+from buildstep.images.store import ImageRecord
 from buildstep.spec.load import BuildSpec
 from buildstep.system import framed
 from buildstep.system.files import atomic_write

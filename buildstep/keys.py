@@ -11,7 +11,7 @@ from buildstep.cache import resolutions
 from buildstep.cache.key import layer_key
 from buildstep.cache.resolutions import Answer
 from buildstep.formats import codecs
-from buildstep.images import ImageRecord
+from buildstep.images.store import ImageRecord
 from buildstep.rootfs import cleaners
 from buildstep.spec.load import BuildSpec
 from buildstep.system.host import min_platform

@@ -14,7 +14,7 @@ from buildstep.cache import resolutions
 from buildstep.cache.layers import LayerRecord
 from buildstep.cache.resolutions import Answer
 from buildstep.errors import BuildstepError, InstallError
-from buildstep.images import ImageRecord
+from buildstep.images.store import ImageRecord
 from buildstep.planning import TITLES, layer_text
 from buildstep.pool.interface import Kind
 from buildstep.pool.journal import Journal

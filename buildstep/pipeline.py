@@ -24,7 +24,7 @@ from buildstep.emit.split_layer import segments, timeless
 from buildstep.errors import BuildstepError, EmitError, Interrupted
 from buildstep.events import BuildStarted, Bus
 from buildstep.formats import codecs
-from buildstep.images import ImageRecord, ImageStore
+from buildstep.images.store import ImageRecord, ImageStore
 from buildstep.planning import STREAMS, TITLES, Plan, PlannedStep, plan
 from buildstep.pool.interface import Kind
 from buildstep.pool.journal import Journal, open_journal

@@ -13,7 +13,7 @@ from buildstep.cache.layers import LayerCache, LayerRecord
 from buildstep.cache.resolutions import Answer
 from buildstep.errors import Fault, SpecError
 from buildstep.events import State
-from buildstep.images import ImageRecord, ImageStore
+from buildstep.images.store import ImageRecord, ImageStore
 from buildstep.rootfs import cleaners
 from buildstep.spec.load import BuildSpec
 from buildstep.tree import proto as tree_proto

@@ -19,7 +19,7 @@ from buildstep.emit.interface import Artifact, Blob, EmitJob
 from buildstep.errors import ImageError
 from buildstep.events import ArtifactWritten, Bus
 from buildstep.formats import codecs
-from buildstep.images import ImageRecord, uuid_of
+from buildstep.images.store import ImageRecord, uuid_of
 from buildstep.pool.streams import NativeJob
 from buildstep.record import FORMAT, Recorder
 from buildstep.spec import imgmanifest

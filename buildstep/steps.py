@@ -13,7 +13,7 @@ from typing import Any
 
 from buildstep.errors import InstallError
 from buildstep.events import Bus, Cleaned
-from buildstep.images import ImageRecord
+from buildstep.images.store import ImageRecord
 from buildstep.pool.interface import Backend, Dataset
 from buildstep.pool.journal import Journal
 from buildstep.pool.stale import output_lock

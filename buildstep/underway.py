@@ -14,7 +14,7 @@ from buildstep.cache.resolutions import Answer
 from buildstep.emit.interface import Blob
 from buildstep.errors import BuildstepError
 from buildstep.events import Bus
-from buildstep.images import ImageRecord, ImageStore
+from buildstep.images.store import ImageRecord, ImageStore
 from buildstep.planning import TITLES, Plan, proto_text
 from buildstep.pool.interface import Backend, Dataset, Kind
 from buildstep.pool.journal import Journal, keep

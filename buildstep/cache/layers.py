@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from buildstep.errors import BuildstepError, StoreError
-from buildstep.imagerecord import fingerprint_of
 from buildstep.pool.interface import Backend, Kind
 from buildstep.system.files import atomic_write, read_json, write_json
 from buildstep.system.locks import lock, take_lock
 from buildstep.system.text import difference
 from buildstep.tree.entry import FileList, dumps, loads, tree_digest
 from buildstep.tree.hashing import hash_entries, spread_digests
-from buildstep.tree.scan import scan
+from buildstep.tree.scan import fingerprint_of, scan
 
 FORMAT = 3
 

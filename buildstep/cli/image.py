@@ -81,7 +81,7 @@ def _locator(ref: str) -> str:
     """A file or layout without a scheme gets the one of its content."""
     if not Path(ref).exists():
         return ref
-    from buildstep.sources.filekind import kind_of
+    from buildstep.images.file_kind import kind_of
 
     return f"{kind_of(Path(ref))}:{ref}"
 
@@ -138,7 +138,7 @@ def list_(
         return 0
 
     def here() -> int:
-        from buildstep.clients.repositories import filtered
+        from buildstep.images.repositories import filtered
         from buildstep.log import size_text
 
         records = {
@@ -257,7 +257,7 @@ def gc(unused: float | None, dry_run: bool, pool: str | None, as_json: bool) -> 
     from buildstep.cli.session import enclosed, open_session
 
     def job() -> int:
-        from buildstep.imagegc import collect
+        from buildstep.images.gc import collect
 
         session = open_session(pool, quiet=True, healing=not dry_run)
         days = session.config.images_days if unused is None else unused

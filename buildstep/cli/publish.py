@@ -39,7 +39,7 @@ def command(
 
     def job() -> int:
         from buildstep.cli.session import open_session
-        from buildstep.publish import bundle_of, options_for, publish, target_named
+        from buildstep.images.publish import bundle_of, options_for, publish, target_named
 
         session = open_session(pool, verbose=verbose, healing=False)
         chosen = [target_named(text, session.config.targets) for text in wanted]

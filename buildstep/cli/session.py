@@ -17,7 +17,7 @@ from buildstep.cache.prune import Limits
 from buildstep.cli import print_error
 from buildstep.errors import BuildstepError, DatasetError, Interrupted, ToolMissing
 from buildstep.events import Bus, Subscriber
-from buildstep.images import ImageStore
+from buildstep.images.store import ImageStore
 from buildstep.log import view_for
 from buildstep.pool.heal import heal
 from buildstep.pool.interface import Backend

@@ -9,17 +9,17 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from buildstep import sources
 from buildstep.doctor.findings import Examination
 from buildstep.doctor.reach import SECONDS, mirror_of, reach
 from buildstep.errors import BuildstepError, ExitCode, Fault, ImageError, SandboxError, SpecError
 from buildstep.events import Bus
-from buildstep.images import ImageRecord
+from buildstep.images import sources
+from buildstep.images.remote import Remote
+from buildstep.images.sources.mmdebstrap import Mmdebstrap
+from buildstep.images.store import ImageRecord
 from buildstep.log import size_text
 from buildstep.pool.interface import Backend, Kind
-from buildstep.remote import Remote
 from buildstep.rootfs import installers, proxies
-from buildstep.sources.mmdebstrap import Mmdebstrap
 from buildstep.spec.load import BuildSpec
 from buildstep.system.files import read_json
 from buildstep.system.root import Root
@@ -91,7 +91,7 @@ def image(seen: Examination) -> None:
 
 def _known_scheme(ref: str, scheme: str) -> None:
     """Raises SpecError, as a build does, for a scheme that nobody has."""
-    others = [point.name for point in metadata.entry_points(group="buildstep.sources")]
+    others = [point.name for point in metadata.entry_points(group="buildstep.images.sources")]
     known = [*sources.SOURCES, *others]
     if scheme not in known:
         near = difflib.get_close_matches(scheme, known, 1)

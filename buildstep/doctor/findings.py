@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from buildstep.doctor.forecast import Forecast
 from buildstep.errors import BuildstepError, ExitCode
-from buildstep.images import ImageRecord
+from buildstep.images.store import ImageRecord
 from buildstep.pool.interface import Backend
 from buildstep.spec.config import Config
 from buildstep.spec.load import BuildSpec

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from buildstep import pipeline, shipping, steps
-from buildstep.images import ImageRecord
+from buildstep.images.store import ImageRecord
 from buildstep.pool.interface import Backend
 from buildstep.spec.load import BuildSpec
 from buildstep.tree.exclude import excluder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -375,3 +376,12 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     if faults := validate(manifest, limits="accept"):
         raise SpecError(source, faults)
     return manifest
+
+
+def uuid_of(text: str) -> str:
+    """A uuid that says nothing but is the same for the same text (the form of a version 4 one)."""
+    raw = bytearray(hashlib.sha256(text.encode()).digest()[:16])
+    raw[6] = raw[6] & 0x0F | 0x40
+    raw[8] = raw[8] & 0x3F | 0x80
+    digits = raw.hex()
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))

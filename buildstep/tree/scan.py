@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import stat
@@ -198,3 +199,12 @@ def heal_groups(entries: FileList, laid: Container[bytes] = ()) -> None:
         members.sort()
         for path in members:
             entries[path] = replace(entries[path], first=b"" if path == members[0] else members[0])
+
+
+def fingerprint_of(tree: Path) -> str:
+    """A digest that changes when anything in a tree is touched: ctimes cannot be set back."""
+    rows = [
+        b"%s\0%d %d %d %d" % (path, info.st_mode, info.st_size, info.st_ctime_ns, info.st_ino)
+        for path, _, info in walk(os.fsencode(tree))
+    ]
+    return hashlib.sha256(b"\n".join(sorted(rows))).hexdigest()

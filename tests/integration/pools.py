@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.images import uuid_of
+from buildstep.images.store import uuid_of
 from buildstep.pool.btrfs import BtrfsBackend
 from buildstep.pool.directory import DirectoryBackend
 from buildstep.pool.interface import Backend

@@ -24,7 +24,7 @@ from buildstep.errors import BuildstepError
 from buildstep.events import Bus
 from buildstep.formats import codecs
 from buildstep.formats.codecs import Codec
-from buildstep.images import ImageRecord
+from buildstep.images.store import ImageRecord
 from buildstep.pool.interface import Dataset
 from buildstep.system.digest import sha256_file
 from buildstep.system.root import Root

@@ -13,10 +13,10 @@ import pytest
 
 from buildstep.errors import ExitCode, ImageError, PublishError
 from buildstep.images.interface import SourceImage
+from buildstep.images.publishers import Bundle, Published, PublishOptions, publish
+from buildstep.images.sources.docker import Docker
+from buildstep.images.sources.oci import Oci
 from buildstep.net.errors import HttpOptions
-from buildstep.publishers import Bundle, Published, PublishOptions, publish
-from buildstep.sources.docker import Docker
-from buildstep.sources.oci import Oci
 from buildstep.tree.entry import tree_digest
 from tests.servers.fixtures import LIMITS, Notes, Registry, bus, locked_registry, registry
 from tests.servers.layouts import context, layer, make_layout, pack

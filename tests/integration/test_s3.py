@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.clients.repositories import BucketRepository
 from buildstep.errors import ExitCode, ImageError, PublishError, UsageError
+from buildstep.images.publishers import Bundle, Published, PublishOptions, publish
+from buildstep.images.repositories import BucketRepository
+from buildstep.images.resolve import fetch_files, resolve
 from buildstep.net.errors import HttpOptions
 from buildstep.net.http import Http
 from buildstep.net.s3 import S3Client, S3Error, Taken, parse_s3
-from buildstep.publishers import Bundle, Published, PublishOptions, publish
-from buildstep.sources.imgapi import fetch_files, resolve
 from tests.servers.fixtures import Notes, S3Store, bus, rclone, weed
 from tests.unit.test_clients_imgapi import UUID, make_bundle
 

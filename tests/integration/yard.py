@@ -19,7 +19,7 @@ from buildstep.cache.layers import LayerCache
 from buildstep.cli.build import choices
 from buildstep.errors import BuildstepError
 from buildstep.events import Bus, Event, Note
-from buildstep.images import ImageStore
+from buildstep.images.store import ImageStore
 from buildstep.spec import load as specs
 from buildstep.system import process
 from buildstep.tree import hashing, scan

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from buildstep.errors import ExitCode, PublishError, SigningError
+from buildstep.images.publishers import Bundle, Published, PublishOptions, publish
 from buildstep.net.errors import HttpError
 from buildstep.net.http import Http
 from buildstep.net.imgapi import Account, ImgapiClient, expected_file
 from buildstep.net.ssh_keys import agent_signer, file_signer, fingerprints
-from buildstep.publishers import Bundle, Published, PublishOptions, publish
 from tests.servers.fixtures import LIMITS, Notes, bus, http, imgapi_server
 from tests.servers.imgapi import ImgapiServer
 

@@ -13,9 +13,9 @@ import pytest
 from buildstep.errors import ImageError, UsageError
 from buildstep.formats.oci.layout import open_layout
 from buildstep.formats.oci.spec import Platform
+from buildstep.images.sources.oci import Oci
 from buildstep.net.credentials import credentials_for
 from buildstep.net.registry import Reference, is_loopback
-from buildstep.sources.oci import Oci
 from tests.servers.fixtures import Notes, bus
 from tests.servers.layouts import context, layer, make_layout, pack
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from buildstep.clients.repositories import Repository, open_repository, path_of
 from buildstep.errors import ExitCode, ImageError, PublishError, UsageError
-from buildstep.publishers import Bundle, Published, PublishOptions, publish
-from buildstep.sources.imgapi import Fetched, fetch_files, resolve
+from buildstep.images.publishers import Bundle, Published, PublishOptions, publish
+from buildstep.images.repositories import Repository, open_repository, path_of
+from buildstep.images.resolve import Fetched, fetch_files, resolve
 from tests.servers.fixtures import FAST, Notes, bus, imgapi_server
 from tests.servers.imgapi import ImgapiServer
 from tests.unit.test_clients_imgapi import UUID, make_bundle

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from buildstep.errors import ImageError
-from buildstep.sources.filekind import kind_of, kind_of_start
+from buildstep.images.file_kind import kind_of, kind_of_start
 from tests.servers.layouts import layer, make_layout, pack
 
 

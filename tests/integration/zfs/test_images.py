@@ -13,8 +13,8 @@ import pytest
 
 from buildstep.errors import ImageError
 from buildstep.events import Bus
-from buildstep.imagegc import collect
-from buildstep.images import ImageStore, uuid_of
+from buildstep.images.gc import collect
+from buildstep.images.store import ImageStore, uuid_of
 from buildstep.pool.directory import DirectoryBackend
 from buildstep.pool.interface import Backend, Kind
 from buildstep.pool.journal import open_journal

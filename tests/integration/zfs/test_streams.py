@@ -16,12 +16,12 @@ import pytest
 from buildstep.emit.interface import Artifact
 from buildstep.emit.zfs import ZfsEmitter
 from buildstep.errors import DatasetError, EmitError, ImageError
-from buildstep.images import uuid_of
+from buildstep.images.sources import zfs_file
+from buildstep.images.store import uuid_of
 from buildstep.pool.directory import DirectoryBackend
 from buildstep.pool.interface import Dataset, Kind
 from buildstep.pool.streams import NativeJob
 from buildstep.pool.zfs import ZfsBackend
-from buildstep.sources import zfsfile
 from buildstep.spec import imgmanifest
 from buildstep.system.mounts import mount_points
 from buildstep.tree.diff import diff
@@ -143,7 +143,7 @@ def listing() -> str:
 
 def install(backend: ZfsBackend, file: File, uuid: str) -> str:
     """Receive a file as an image and tell its tree digest."""
-    source = zfsfile.ZfsFile()
+    source = zfs_file.ZfsFile()
     dataset, fetched = source.receive(str(file.path), backend, f"import-{uuid}")
     assert fetched.manifest["uuid"] == uuid
     digest = tree_digest(full(dataset.path))
@@ -234,7 +234,7 @@ def refuse(backend: ZfsBackend, file: File, match: str, **entry: Any) -> None:
     before = listing()
     told: Mapping[str, Any] = {**file.manifest, "files": [{**file.manifest["files"][0], **entry}]}
     with pytest.raises(ImageError, match=match):
-        zfsfile.receive_image(backend, "import-x", file.path, told)
+        zfs_file.receive_image(backend, "import-x", file.path, told)
     assert listing() == before
     assert not backend.exists(Kind.BUILD, "import-x")
 
@@ -320,7 +320,7 @@ def test_package_of_several_snapshots(
 def test_other_pools_cannot(base: File, tmp_path: Path) -> None:
     backend = DirectoryBackend(str(tmp_path / "pool"))
     with pytest.raises(ImageError, match="only a zfs pool"):
-        zfsfile.ZfsFile().receive(str(base.path), backend, "import-x")
+        zfs_file.ZfsFile().receive(str(base.path), backend, "import-x")
     job = trees.job(tmp_path, tmp_path / "x")
     with (
         pytest.raises(EmitError, match="only be made in a zfs pool"),
@@ -344,10 +344,10 @@ def test_full_disk_ends_the_stream(pools: tuple[ZfsBackend, ZfsBackend], built: 
 
 
 def test_manifest_is_found_beside(base: File, tmp_path: Path) -> None:
-    path, found = zfsfile.split(str(base.path))
+    path, found = zfs_file.split(str(base.path))
     assert found == base.path.parent / f"{BASE}.imgmanifest"
-    assert zfsfile.split(f"{base.path},{found}") == (path, found)
+    assert zfs_file.split(f"{base.path},{found}") == (path, found)
     lonely = tmp_path / "lonely.zfs.gz"
     lonely.touch()
     with pytest.raises(ImageError, match="no manifest beside"):
-        zfsfile.split(str(lonely))
+        zfs_file.split(str(lonely))

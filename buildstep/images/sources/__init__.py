@@ -12,45 +12,45 @@ from buildstep.events import Bus
 from buildstep.images.interface import Source
 from buildstep.spec.schema import near
 
-GROUP = "buildstep.sources"
+GROUP = "buildstep.images.sources"
 
 Maker = Callable[[Mapping[str, str], Mapping[str, Any]], Source]
 """Makes a source, given the environment and the limits of its HTTP calls; what it needs it imports then."""
 
 
 def _scratch(*_: object) -> Source:
-    from buildstep.sources.scratch import Scratch
+    from buildstep.images.sources.scratch import Scratch
 
     return Scratch()
 
 
 def _tar(*_: object) -> Source:
-    from buildstep.sources.tar import Tar
+    from buildstep.images.sources.tar import Tar
 
     return Tar()
 
 
 def _mmdebstrap(*_: object) -> Source:
-    from buildstep.sources.mmdebstrap import Mmdebstrap
+    from buildstep.images.sources.mmdebstrap import Mmdebstrap
 
     return Mmdebstrap()
 
 
 def _zfs(*_: object) -> Source:
-    from buildstep.sources.zfsfile import ZfsFile
+    from buildstep.images.sources.zfs_file import ZfsFile
 
     return ZfsFile()
 
 
 def _oci(environ: Mapping[str, str], _: object) -> Source:
-    from buildstep.sources.oci import Oci
+    from buildstep.images.sources.oci import Oci
 
     return Oci(environ)
 
 
 def _docker(environ: Mapping[str, str], limits: Mapping[str, Any]) -> Source:
+    from buildstep.images.sources.docker import Docker
     from buildstep.net.errors import HttpOptions
-    from buildstep.sources.docker import Docker
 
     return Docker(environ, options=HttpOptions.of(environ, **limits))
 

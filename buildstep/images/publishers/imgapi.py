@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 from buildstep.errors import PublishError
 from buildstep.events import Bus
+from buildstep.images.publishers.bundle import Bundle, Published, PublishOptions
 from buildstep.net.errors import HttpError, HttpOptions
 from buildstep.net.http import Http, translated
 from buildstep.net.imgapi import Account, ImgapiClient
 from buildstep.net.ssh_keys import agent_signer, file_signer
-from buildstep.publishers.bundle import Bundle, Published, PublishOptions
 from buildstep.spec import imgmanifest
 
 # Set or replaced by servers: they say nothing on whether two images are the same.

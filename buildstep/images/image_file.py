@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from buildstep.errors import ImageError
+from buildstep.images.file_kind import FileKind, kind_of
 from buildstep.images.interface import SourceContext, SourceImage
+from buildstep.images.resolve import Arriving, Fetched
+from buildstep.images.sources import zfs_file
+from buildstep.images.sources.oci import Oci
 from buildstep.net.download import Expected
 from buildstep.pool.interface import Backend, Dataset
 from buildstep.pool.streams import NativeStreams
-from buildstep.sources import zfsfile
-from buildstep.sources.filekind import FileKind, kind_of
-from buildstep.sources.imgapi import Arriving, Fetched
-from buildstep.sources.oci import Oci
 from buildstep.tree.entry import FileList
 
 Put = Callable[[str, SourceContext], tuple[Dataset, SourceImage]]
@@ -38,7 +38,7 @@ def usable_kind(backend: Backend, path: Path, manifest: Mapping[str, Any]) -> Fi
 def refuse_unusable(backend: Backend, kind: FileKind, path: Path, manifest: Mapping[str, Any]) -> None:
     """Raises ImageError for what this pool can do nothing with."""
     if kind == "zfs" and not receives_zfs(backend):
-        raise zfsfile.refused(path)
+        raise zfs_file.refused(path)
     if kind == "btrfs":
         raise ImageError(
             f"{path.name} is a btrfs stream, which cannot be imported", hint="publish the image as oci or tar"
@@ -64,7 +64,7 @@ def put_file(
 
     def put(ident: str, context: SourceContext) -> tuple[Dataset, SourceImage]:
         if kind == "zfs":  # proves the file itself
-            dataset = zfsfile.receive_image(backend, ident, path, manifest)
+            dataset = zfs_file.receive_image(backend, ident, path, manifest)
             return dataset, SourceImage(manifest=manifest, inputs=inputs)
         dataset = backend.create(ident)
         with path.open("rb") as file:

@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from buildstep.clients.repositories import path_of
 from buildstep.errors import PublishError
 from buildstep.events import Bus
-from buildstep.publishers.bundle import Bundle, Content, Published, PublishOptions
+from buildstep.images.publishers.bundle import Bundle, Content, Published, PublishOptions
+from buildstep.images.repositories import path_of
 from buildstep.system.files import CHUNK, atomic_write, fsync_dir
 from buildstep.system.locks import lock
 from buildstep.system.remove import remove_tree

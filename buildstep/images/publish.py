@@ -14,10 +14,10 @@ from typing import Any
 from buildstep.cache import outputs
 from buildstep.errors import ImageError, PublishError, SpecError, UsageError
 from buildstep.events import Bus
+from buildstep.images.publishers import Bundle, Published, PublishOptions
+from buildstep.images.publishers import publish as hand_on
 from buildstep.net.http import translated
 from buildstep.pool.stale import output_lock
-from buildstep.publishers import Bundle, Published, PublishOptions
-from buildstep.publishers import publish as hand_on
 from buildstep.spec.config import TargetConfig
 from buildstep.system import files as system_files
 from buildstep.system.files import atomic_write, read_json

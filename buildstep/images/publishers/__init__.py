@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from buildstep.errors import UsageError
 from buildstep.events import Bus
-from buildstep.publishers.bundle import Bundle, Published, Publisher, PublishOptions
-from buildstep.publishers.directory import DirectoryPublisher
-from buildstep.publishers.imgapi import ImgapiPublisher
-from buildstep.publishers.registry import RegistryPublisher
-from buildstep.publishers.s3 import S3Publisher
+from buildstep.images.publishers.bundle import Bundle, Published, Publisher, PublishOptions
+from buildstep.images.publishers.directory import DirectoryPublisher
+from buildstep.images.publishers.imgapi import ImgapiPublisher
+from buildstep.images.publishers.registry import RegistryPublisher
+from buildstep.images.publishers.s3 import S3Publisher
 
 __all__ = ["PUBLISHERS", "Bundle", "PublishOptions", "Published", "Publisher", "publish", "publisher"]
 
-GROUP = "buildstep.publishers"
+GROUP = "buildstep.images.publishers"
 
 PUBLISHERS: dict[str, Publisher] = {
     "dir": DirectoryPublisher(),

@@ -9,11 +9,11 @@ from buildstep.errors import ImageError, PublishError
 from buildstep.events import Bus
 from buildstep.formats.oci.layout import Layout, open_layout
 from buildstep.formats.oci.spec import INDEXES, Descriptor, media_type, parse_index, parse_manifest
+from buildstep.images.publishers.bundle import Bundle, Published, PublishOptions
 from buildstep.net.credentials import credentials_for
 from buildstep.net.errors import HttpOptions
 from buildstep.net.http import Http, translated
 from buildstep.net.registry import Reference, RegistryClient
-from buildstep.publishers.bundle import Bundle, Published, PublishOptions
 
 _EXTENSION = ".oci.tar"
 _MAX_DEPTH = 4

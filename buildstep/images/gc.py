@@ -7,10 +7,10 @@ import time
 from dataclasses import dataclass
 
 from buildstep.errors import DatasetError, ImageError
-from buildstep.imagerecord import ImageRecord
-from buildstep.images import ImageStore
+from buildstep.images.record import ImageRecord
+from buildstep.images.remote import sweep
+from buildstep.images.store import ImageStore
 from buildstep.pool.interface import Kind
-from buildstep.remote import sweep
 
 _DOWNLOADS_KEPT = 7 * 86400.0
 """Seconds that half a download waits for somebody who takes it up again."""

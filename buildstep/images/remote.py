@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from buildstep.clients.repositories import Repository, open_repository
 from buildstep.errors import CommandFailed, Fault, ImageError, SpecError
 from buildstep.events import Bus
+from buildstep.images.repositories import Repository, open_repository
+from buildstep.images.resolve import Arriving, Fetched, Resolved, fetch_files, resolve
 from buildstep.log import size_text
 from buildstep.net.download import Downloaded, Progress
 from buildstep.net.errors import HttpError, HttpOptions
 from buildstep.net.http import Http
 from buildstep.net.imgapi import is_uuid
-from buildstep.sources.imgapi import Arriving, Fetched, Resolved, fetch_files, resolve
 from buildstep.spec import imgmanifest
 from buildstep.spec.config import SourceConfig
 from buildstep.system import host, process

@@ -11,13 +11,13 @@ import hashlib
 from pathlib import Path
 from typing import ClassVar
 
-from buildstep.clients.repositories import path_of
 from buildstep.errors import PublishError
 from buildstep.events import Bus
+from buildstep.images.publishers.bundle import Bundle, Published, PublishOptions
+from buildstep.images.repositories import path_of
 from buildstep.net.errors import HttpOptions
 from buildstep.net.http import Http, translated
 from buildstep.net.s3 import S3Client, Taken
-from buildstep.publishers.bundle import Bundle, Published, PublishOptions
 
 
 class S3Publisher:

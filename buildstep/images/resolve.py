@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from buildstep.clients.repositories import Repository
 from buildstep.errors import BuildstepError, ImageError, SpecError
 from buildstep.events import Bus
+from buildstep.images.repositories import Repository
 from buildstep.net.download import Downloaded, Follower, Progress
 from buildstep.net.errors import HttpError
 from buildstep.net.http import Http
