@@ -19,9 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from buildstep import report
-from buildstep.eventlog import EventLog
 from buildstep.events import BuildStarted, Bus, Output
-from buildstep.log import JsonView
+from buildstep.report.console import JsonView
+from buildstep.report.event_log import EventLog
 from buildstep.system import process
 
 LINE = "Preparing to unpack .../02714-libnginx-mod-http-echo_1.4-1_amd64.deb ... and so on and on"

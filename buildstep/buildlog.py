@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from buildstep.errors import BuildstepError
-from buildstep.eventlog import SUFFIX, EventLog
 from buildstep.events import Bus
-from buildstep.record import FORMAT, Recorder
+from buildstep.report.event_log import SUFFIX, EventLog
+from buildstep.report.recorder import FORMAT, Recorder
 from buildstep.spec.load import BuildSpec
 from buildstep.system.files import write_json
 from buildstep.system.output_set import Outputs, create, temporary_name

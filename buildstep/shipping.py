@@ -21,7 +21,7 @@ from buildstep.events import ArtifactWritten, Bus
 from buildstep.formats import codecs
 from buildstep.images.store import ImageRecord, uuid_of
 from buildstep.pool.streams import NativeJob
-from buildstep.record import FORMAT, Recorder
+from buildstep.report.recorder import FORMAT, Recorder
 from buildstep.spec import imgmanifest
 from buildstep.spec.load import BuildSpec
 from buildstep.system.files import read_json

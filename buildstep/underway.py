@@ -18,7 +18,7 @@ from buildstep.images.store import ImageRecord, ImageStore
 from buildstep.planning import TITLES, Plan, proto_text
 from buildstep.pool.interface import Backend, Dataset, Kind
 from buildstep.pool.journal import Journal, keep
-from buildstep.record import Recorder
+from buildstep.report.recorder import Recorder
 from buildstep.system.root import Root
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import FileList

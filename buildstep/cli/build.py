@@ -214,7 +214,7 @@ def _build(
 
     from buildstep import pipeline
     from buildstep.cli import session
-    from buildstep.log import JsonView
+    from buildstep.report.console import JsonView
 
     # Lists of a hundred thousand paths hold no cycles; looking for some takes a third of the time.
     gc.disable()

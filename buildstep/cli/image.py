@@ -139,7 +139,7 @@ def list_(
 
     def here() -> int:
         from buildstep.images.repositories import filtered
-        from buildstep.log import size_text
+        from buildstep.system.text import size_text
 
         records = {
             record.uuid: record for record in open_session(pool, quiet=True, healing=False).store.records()
@@ -159,7 +159,7 @@ def list_(
 
 
 def _file_size(manifest: Mapping[str, Any]) -> str:
-    from buildstep.log import size_text
+    from buildstep.system.text import size_text
 
     files = manifest.get("files")
     size = files[0].get("size") if isinstance(files, list) and files and isinstance(files[0], dict) else None

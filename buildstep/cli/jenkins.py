@@ -32,8 +32,8 @@ def command(ctx: click.Context, url: str | None, user: str | None, token_file: P
 
 def _server(ctx: click.Context) -> Server:
     from buildstep.events import Bus
-    from buildstep.log import view_for
     from buildstep.net import jenkins
+    from buildstep.report.console import view_for
 
     url, user, token_file = ctx.obj["login"]
     found = jenkins.login(os.environ, url=url, user=user, token_file=token_file)

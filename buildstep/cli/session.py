@@ -18,9 +18,9 @@ from buildstep.cli import print_error
 from buildstep.errors import BuildstepError, DatasetError, Interrupted, ToolMissing
 from buildstep.events import Bus, Subscriber
 from buildstep.images.store import ImageStore
-from buildstep.log import view_for
 from buildstep.pool.heal import heal
 from buildstep.pool.interface import Backend
+from buildstep.report.console import view_for
 from buildstep.spec import config as configs
 from buildstep.system import namespaces, process
 
@@ -74,7 +74,7 @@ def open_session(
 def _view(environ: Mapping[str, str], *, verbose: int, quiet: bool) -> Subscriber:
     """The view for this agent: folds where its CI has them, else timed lines or a live terminal."""
     if not quiet and ("GITHUB_ACTIONS" in environ or "GITLAB_CI" in environ):
-        from buildstep.report.annotations import CIView, detect
+        from buildstep.report.ci_log import CIView, detect
 
         if ci := detect(environ):
             return CIView(ci, sys.stderr)

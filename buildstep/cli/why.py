@@ -13,7 +13,7 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(records: tuple[str, ...], as_json: bool) -> int:
     """Tell what a build reused, what not, and why; with two build records, what differs between them."""
-    from buildstep import compare
+    from buildstep.report import compare
 
     if len(records) > 2:
         raise click.UsageError("one build record, or two to compare")

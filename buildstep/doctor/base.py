@@ -17,12 +17,12 @@ from buildstep.images import sources
 from buildstep.images.remote import Remote
 from buildstep.images.sources.mmdebstrap import Mmdebstrap
 from buildstep.images.store import ImageRecord
-from buildstep.log import size_text
 from buildstep.pool.interface import Backend, Kind
 from buildstep.rootfs import installers, proxies
 from buildstep.spec.load import BuildSpec
 from buildstep.system.files import read_json
 from buildstep.system.root import Root
+from buildstep.system.text import size_text
 
 _SKEW = 300.0
 """Seconds that the clock may differ from a server's: package indexes and certificates bear about this."""

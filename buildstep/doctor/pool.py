@@ -12,9 +12,9 @@ from buildstep.doctor import attempts
 from buildstep.doctor import forecast as forecasts
 from buildstep.doctor.findings import Examination
 from buildstep.errors import BuildstepError, ExitCode, SandboxError
-from buildstep.log import size_text
 from buildstep.pool import heal, journal
 from buildstep.pool.interface import Backend
+from buildstep.system.text import size_text
 
 _SHOWN = 5
 """How many of a kind are told one by one."""

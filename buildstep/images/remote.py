@@ -13,7 +13,6 @@ from buildstep.errors import CommandFailed, Fault, ImageError, SpecError
 from buildstep.events import Bus
 from buildstep.images.repositories import Repository, open_repository
 from buildstep.images.resolve import Arriving, Fetched, Resolved, fetch_files, resolve
-from buildstep.log import size_text
 from buildstep.net.download import Downloaded, Progress
 from buildstep.net.errors import HttpError, HttpOptions
 from buildstep.net.http import Http
@@ -22,6 +21,7 @@ from buildstep.spec import imgmanifest
 from buildstep.spec.config import SourceConfig
 from buildstep.system import host, process
 from buildstep.system.locks import lock
+from buildstep.system.text import size_text
 
 
 class Labelled:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO
 from xml.sax.saxutils import escape, quoteattr
 
-from buildstep.report.model import Record
+from buildstep.report.record import Record
 from buildstep.report.words import outcome
 
 _NARROW, _WIDE = frozenset("ijltfrI.,:;'|!()[] -"), frozenset("mwMWGOQ@%")

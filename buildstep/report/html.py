@@ -10,10 +10,10 @@ from importlib import resources
 from pathlib import Path
 from typing import IO, Any
 
-from buildstep.log import size_text
-from buildstep.report import logpack
-from buildstep.report.model import Record, critical_path
+from buildstep.report import log_pack
+from buildstep.report.record import Record, critical_path
 from buildstep.report.words import STATES, delta, outcome, plural, seconds_text
+from buildstep.system.text import size_text
 
 _SCRIPTS = ("page.js", "charts.js", "log.js")
 _LOG, _INDEX = "<!--log-->", "<!--index-->"
@@ -49,7 +49,7 @@ def render(records: Sequence[Record], events: Sequence[Path | None], out: IO[byt
     head, rest = page.split(_LOG)
     out.write(head.encode(errors="replace"))
     log = events[-1]
-    index = logpack.pack(log, out) if log is not None else logpack.Index()
+    index = log_pack.pack(log, out) if log is not None else log_pack.Index()
     before, after = rest.split(_INDEX)
     block = str(_data_block(index.to_json()))
     out.write(f"{before}{block}{after}".encode(errors="replace"))

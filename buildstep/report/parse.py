@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from buildstep.errors import Fault, SpecError, UsageError
-from buildstep.eventlog import read_events
-from buildstep.record import FORMAT
-from buildstep.report.model import Cleaner, Failure, Layer, Output, Record, Remark, Step, moment
+from buildstep.report.event_log import read_events
+from buildstep.report.record import Cleaner, Failure, Layer, Output, Record, Remark, Step, moment
+from buildstep.report.recorder import FORMAT
 from buildstep.rootfs.interface import Finding, Package
 
 T = TypeVar("T")

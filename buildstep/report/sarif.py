@@ -10,8 +10,8 @@ from typing import IO, Any
 from urllib.parse import quote
 
 from buildstep import __version__
-from buildstep.report.findings import Issue, issues
-from buildstep.report.model import Record
+from buildstep.report.issues import Issue, issues
+from buildstep.report.record import Record
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from buildstep.report.findings import Issue, issues
-from buildstep.report.model import Record
+from buildstep.report.issues import Issue, issues
+from buildstep.report.record import Record
 
 _SEVERITIES = {"error": "ERROR", "warning": "NORMAL", "note": "LOW"}
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from buildstep.log import size_text
-from buildstep.report.model import Record
+from buildstep.report.record import Record
+from buildstep.system.text import size_text
 
 STATES = {"run": "ran", "reuse": "reused", "skip": "skipped", "failed": "failed"}
 

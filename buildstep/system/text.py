@@ -49,3 +49,17 @@ def _shown(value: object) -> str:
 def _text(value: object) -> str:
     """A value as the key sees it: 1 and true are not the same."""
     return json.dumps(value, sort_keys=True)
+
+
+def size_text(count: float) -> str:
+    """A number of bytes for a person."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def _printable(text: str) -> str:
+    """Control characters out: a tool's output must not drive the reader's terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text.replace("\t", "    "))

@@ -18,13 +18,14 @@ from typing import Any
 
 import pytest
 
-from buildstep import compare, pipeline
+from buildstep import pipeline
 from buildstep.cache import prune
 from buildstep.cli.build import choices
 from buildstep.emit import split_layer
 from buildstep.events import Bus
 from buildstep.formats import codecs
 from buildstep.pool.heal import heal
+from buildstep.report import compare
 from buildstep.spec import load as specs
 from buildstep.system import files as system_files
 from buildstep.tree import proto as tree_proto

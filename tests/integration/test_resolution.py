@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from buildstep import compare
 from buildstep.cache import resolutions
+from buildstep.report import compare
 from tests.integration.conftest import demand
 from tests.integration.repository import Repository, clear_layers, make_place, make_repository
 from tests.integration.yard import Outcome, Yard, forget_outputs, unpacked

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from buildstep.eventlog import EventLog
 from buildstep.events import (
     ArtifactWritten,
     BuildFinished,
@@ -21,6 +20,7 @@ from buildstep.events import (
     StepFinished,
     StepStarted,
 )
+from buildstep.report.event_log import EventLog
 
 BEGIN = 1_795_247_808.0
 NASTY = (

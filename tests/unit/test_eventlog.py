@@ -12,8 +12,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildstep.eventlog import EventLog, read_events
 from buildstep.events import Bus, Output, StepFinished
+from buildstep.report.event_log import EventLog, read_events
 from tests.unit import reportdata
 
 

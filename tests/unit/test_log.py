@@ -23,8 +23,9 @@ from buildstep.events import (
     StepFinished,
     StepStarted,
 )
-from buildstep.log import JsonView, PlainView, describe, size_text, view_for
-from buildstep.record import Recorder
+from buildstep.report.console import JsonView, PlainView, describe, view_for
+from buildstep.report.recorder import Recorder
+from buildstep.system.text import size_text
 
 
 def step(name: str = "packages") -> StepStarted:

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from buildstep.events import BuildFinished, Event, Note, Output, StepFinished, StepStarted
-from buildstep.report.annotations import CI, CIView, GitLab, detect
+from buildstep.report.ci_log import CI, CIView, GitLab, detect
 from tests.unit import reportdata
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from buildstep import report
-from buildstep.report import logpack
+from buildstep.report import log_pack
 from tests.unit import reportdata
 
 
@@ -144,7 +144,7 @@ def test_odd_events_are_shown_and_not_fatal(tmp_path: Path) -> None:
     ]
     path.write_text("\n".join(json.dumps(row) for row in odd) + '\n{"event": "outp')
     out = io.BytesIO()
-    index = logpack.pack(path, out)
+    index = log_pack.pack(path, out)
     chunk = re.search(rb'class="log-chunk">(.*?)</script>', out.getvalue())
     assert chunk is not None
     rows = gzip.decompress(base64.b64decode(chunk[1])).decode().split("\n")

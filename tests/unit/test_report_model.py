@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from buildstep import report
 from buildstep.cli import reports as cli
 from buildstep.errors import SpecError, UsageError
-from buildstep.report.model import Step, critical_path, find_events, find_records, load, verify
+from buildstep.report.record import Step, critical_path, find_events, find_records, load, verify
 from buildstep.report.words import delta, plural, seconds_text
 from tests.unit import reportdata
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from buildstep.eventlog import read_events
-from buildstep.log import size_text
+from buildstep.report.event_log import read_events
 from buildstep.report.words import STATES, seconds_text
+from buildstep.system.text import size_text
 
 ROWS = 4096
 """Rows in a chunk: what the page unpacks to show any one of them."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from buildstep.report.model import Record
+from buildstep.report.record import Record
 
 Level = Literal["error", "warning", "note"]
 

@@ -21,20 +21,12 @@ from buildstep.events import (
     StepFinished,
     StepStarted,
 )
+from buildstep.system.text import _printable, size_text
 
 HEARTBEAT = 30.0
 """Seconds of silence after which a plain log says that the build is still alive."""
 
 _MARKS = {"run": "done", "reuse": "reused", "skip": "skipped", "failed": "FAILED"}
-
-
-def size_text(count: float) -> str:
-    """A number of bytes for a person."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError
 
 
 def describe(event: Event, *, verbose: int) -> str | None:
@@ -113,11 +105,6 @@ class PlainView:
             if time.monotonic() - self._spoke >= self._heartbeat:
                 last = f"; last line: {self._last}" if self._last else ""
                 self._say(f"    still in step {self._step}{last}")
-
-
-def _printable(text: str) -> str:
-    """Control characters out: a tool's output must not drive the reader's terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text.replace("\t", "    "))
 
 
 class TerminalView:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from buildstep.errors import UsageError
-from buildstep.eventlog import SUFFIX as EVENTS_SUFFIX
-from buildstep.eventlog import read_events
+from buildstep.report.event_log import SUFFIX as EVENTS_SUFFIX
+from buildstep.report.event_log import read_events
 from buildstep.rootfs.interface import Finding, Package
 
 RECORD_SUFFIX = ".buildrecord.json"

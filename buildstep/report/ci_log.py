@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal, Protocol, TextIO, assert_never
 
 from buildstep.events import BuildFinished, Event, Level, Note, Output, StepFinished, StepStarted
-from buildstep.log import describe
+from buildstep.report.console import describe
 
 CI = Literal["github", "gitlab", "jenkins"]
 
