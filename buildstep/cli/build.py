@@ -212,7 +212,7 @@ def _build(
 ) -> int:
     import gc
 
-    from buildstep import pipeline
+    from buildstep.build import execute
     from buildstep.cli import session
     from buildstep.report.console import JsonView
 
@@ -226,11 +226,11 @@ def _build(
         click.get_current_context().call_on_close(stream.close)
         opened.bus.subscribe(JsonView(stream))
     plain = bool(os.environ.get("BUILDSTEP_PLAIN"))
-    decided = pipeline.plan(spec, opened.store, opened.cache, plain=plain, environ=opened.environ)
+    decided = execute.plan(spec, opened.store, opened.cache, plain=plain, environ=opened.environ)
     if dry_run:
         _show_plan(decided, spec, as_json=as_json, verbose=verbose)
         return 0
-    result = pipeline.execute(
+    result = execute.execute(
         decided, store=opened.store, cache=opened.cache, bus=opened.bus, environ=opened.environ
     )
     if any(opened.bus.counts.get(name) for name in ("layers_made", "layers_kept")):

@@ -14,7 +14,7 @@ from buildstep.cli import build
 from buildstep.errors import BuildstepError, SpecError
 
 if TYPE_CHECKING:
-    from buildstep.doctor import Examination, Finding
+    from buildstep.build.doctor import Examination, Finding
     from buildstep.spec.load import BuildSpec
 
 _AGENT = '{"name": "agent", "version": "0", "build": {"image": "scratch"}}'
@@ -48,7 +48,7 @@ def command(
     room, what dead builds left, the base image, its package manager, the output directory, the network
     to the sources, and the clock. Without -m: what any build needs.
     """
-    from buildstep import doctor
+    from buildstep.build import doctor
     from buildstep.spec import config as configs
 
     flags = build._flags(options) | {"proto": proto_dir, "dir": dir_}
@@ -83,7 +83,7 @@ def _spec(
     manifest_arg: str | None, flags: dict[str, object], defines: dict[str, str]
 ) -> tuple[BuildSpec | None, Path | None, list[Finding]]:
     """The spec, its proto directory if that is known and there, and what is wrong with them."""
-    from buildstep.doctor import Finding
+    from buildstep.build.doctor import Finding
     from buildstep.spec import load as specs
 
     text = sys.stdin.read() if manifest_arg == "-" else ""
@@ -146,7 +146,7 @@ def _about_proto(where: str, message: str) -> bool:
 
 
 def _faults(error: SpecError) -> list[Finding]:
-    from buildstep.doctor import Finding
+    from buildstep.build.doctor import Finding
 
     return [
         Finding(
@@ -163,8 +163,8 @@ def _faults(error: SpecError) -> list[Finding]:
 
 def _become_root_of_a_namespace() -> None:
     """See things as the build will: an ordinary user installs packages in a user namespace."""
+    from buildstep.build.doctor import attempts
     from buildstep.cli import session
-    from buildstep.doctor import attempts
 
     if os.geteuid() != 0 and not attempts.user_namespace_lacks():
         session.enter_user_namespace(sys.argv[1:])

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from buildstep import pipeline
+from buildstep.build import execute
 from buildstep.cache import prune
 from buildstep.cli.build import choices
 from buildstep.emit import split_layer
@@ -484,8 +484,8 @@ def test_a_comment_in_a_template_changes_nothing(tmp_path: Path, base: Path, pri
         for comment in ("", "{# said #}\n"):
             template.write_text(comment + text)
             store, cache = warm.open(Bus(), {})
-            plan = pipeline.plan(load(), store, cache)
-            pipeline.execute(plan, store=store, cache=cache, bus=Bus(), environ={})
+            plan = execute.plan(load(), store, cache)
+            execute.execute(plan, store=store, cache=cache, bus=Bus(), environ={})
             states.append(plan.standing is not None)
         assert states == [False, True]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from buildstep import pipeline, steps
+from buildstep.build import execute, steps
 from buildstep.cache import prune
 from buildstep.emit import chunk_reuse, oci, split_layer
 from buildstep.emit import layer as emit_layer
@@ -177,7 +177,7 @@ def test_between_the_plan_and_the_build(
         settle()
         environ, bus = environment(EPOCH), Bus()
         store, cache = warm.open(bus, environ)
-        plan = pipeline.plan(warm.spec(environ), store, cache, environ=environ)
+        plan = execute.plan(warm.spec(environ), store, cache, environ=environ)
         assert plan.amendment is not None
         if harm in ("content", "size"):
             file.write_bytes(b"b" * (2000 if harm == "content" else 70_000))
@@ -194,7 +194,7 @@ def test_between_the_plan_and_the_build(
                 path.unlink()
         shipped = (warm.out / "hello-1.0.0.oci.tar").read_bytes()
         try:
-            pipeline.execute(plan, store=store, cache=cache, bus=bus, environ=environ)
+            execute.execute(plan, store=store, cache=cache, bus=bus, environ=environ)
             failed = False
         except BuildstepError:
             failed = True

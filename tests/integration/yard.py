@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from buildstep import pipeline
 from buildstep import pool as pool_module
+from buildstep.build import execute
 from buildstep.cache.layers import LayerCache
 from buildstep.cli.build import choices
 from buildstep.errors import BuildstepError
@@ -106,7 +106,7 @@ class Yard:
     def plan(self, *, epoch: int | None = EPOCH, **flags: object) -> dict[str, tuple[str, str]]:
         environ = environment(epoch)
         store, cache = self.open(Bus(), environ)
-        planned = pipeline.plan(self.spec(environ, **flags), store, cache, environ=environ)
+        planned = execute.plan(self.spec(environ, **flags), store, cache, environ=environ)
         return {step.name: (step.state, step.reason) for step in planned.steps}
 
     def run(
@@ -121,9 +121,9 @@ class Yard:
         started = process.started
         planned: dict[str, tuple[str, str]] = {}
         try:
-            plan = pipeline.plan(self.spec(environ, **flags), store, cache, plain=plain, environ=environ)
+            plan = execute.plan(self.spec(environ, **flags), store, cache, plain=plain, environ=environ)
             planned = {step.name: (step.state, step.reason) for step in plan.steps}
-            result = pipeline.execute(plan, store=store, cache=cache, bus=bus, environ=environ)
+            result = execute.execute(plan, store=store, cache=cache, bus=bus, environ=environ)
         except BuildstepError as error:
             return Outcome(
                 files={}, tree="", counts=bus.counts, steps={}, plan=planned, notes=_notes(events),

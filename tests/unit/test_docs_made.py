@@ -141,10 +141,10 @@ def test_every_row_of_a_table_has_its_words() -> None:
 def test_every_key_of_a_build_record_is_documented() -> None:
     import inspect
 
-    from buildstep import shipping
+    from buildstep.build import deliver
     from buildstep.report import recorder
 
-    source = inspect.getsource(shipping._record) + inspect.getsource(recorder.Recorder.to_json)
+    source = inspect.getsource(deliver._record) + inspect.getsource(recorder.Recorder.to_json)
     page = text_of("reference/build-record.md")
     keys = set(re.findall(r'^        (?:    )?"([a-z_]+)":', source, re.MULTILINE))
     assert len(keys) > 15

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from buildstep import cli
-from buildstep.doctor import attempts, base, forecast, machine, pool, reach
-from buildstep.doctor.findings import Examination
+from buildstep.build.doctor import attempts, base_image, forecast, machine, network, pool
+from buildstep.build.doctor.findings import Examination
 from buildstep.errors import ExitCode, SandboxError
 from buildstep.system import process
 
@@ -200,7 +200,7 @@ def test_only_the_tools_of_this_build_are_needed(
     real = process.find
     monkeypatch.setattr(process, "find", lambda tool, **kw: None if tool == missing else real(tool, **kw))
     monkeypatch.setattr(attempts, "user_namespace_lacks", list)
-    monkeypatch.setattr(base, "reach", lambda url, *_, **__: reach.Answered(url=url, shown=url))
+    monkeypatch.setattr(base_image, "reach", lambda url, *_, **__: network.Answered(url=url, shown=url))
     code, told = doctor("-m", manifest(**build), "--pool", f"dir:{tmp_path}/pool", "proto")
     assert code == status, told
     if status:
@@ -423,16 +423,16 @@ def test_a_mirror_that_does_not_answer_keeps_a_new_base_from_being_made(
 
 def test_an_answer_tells_how_far_the_clock_is_off(examination: Callable[..., Examination]) -> None:
     with serve_status(200, "Thu, 01 Jan 2026 00:00:00 GMT") as url:
-        answer = reach.reach(url, {}, ok=range(200, 300))
+        answer = network.reach(url, {}, ok=range(200, 300))
     assert answer.problem == ""
     assert answer.skew == pytest.approx(time.time() - 1767225600, abs=5)
     seen = examination()
     seen.skews.append(3600.0)
-    base.clock(seen)
+    base_image.clock(seen)
     assert seen.findings[-1].level == "warning"
     assert "3600 s ahead of" in seen.findings[-1].what
     with serve_status(404) as url:
-        assert "404" in reach.reach(url, {}, ok=range(200, 300)).problem
+        assert "404" in network.reach(url, {}, ok=range(200, 300)).problem
 
 
 def test_a_clock_from_before_this_program(
@@ -440,11 +440,11 @@ def test_a_clock_from_before_this_program(
 ) -> None:
     seen = examination()
     monkeypatch.setattr(time, "time", lambda: 86400.0)
-    base.clock(seen)
+    base_image.clock(seen)
     assert seen.exit_code == ExitCode.TOOL_MISSING
     assert "1970-01-02" in seen.findings[-1].what
 
 
 def test_a_mirror_of_files(tmp_path: Path) -> None:
-    assert reach.reach(f"file://{tmp_path}", {}, ok=range(1)).problem == ""
-    assert reach.reach(f"file://{tmp_path}/none", {}, ok=range(1)).problem == "is not there"
+    assert network.reach(f"file://{tmp_path}", {}, ok=range(1)).problem == ""
+    assert network.reach(f"file://{tmp_path}/none", {}, ok=range(1)).problem == "is not there"

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from buildstep import growth
+from buildstep.build import extend_layer
 from buildstep.cache.layers import LayerRecord
 from buildstep.cache.resolutions import Answer
 from buildstep.rootfs.installers import apt_incremental
@@ -37,12 +37,12 @@ def answer(order: list[str], **versions: str) -> Answer:
     ],
 )
 def test_the_order_of_what_is_there_must_stay(now: list[str], problem: str) -> None:
-    assert growth.reordered(layer(["Inst a", "Inst b", "Conf a", "Conf b"]), answer(now)) == problem
+    assert extend_layer.reordered(layer(["Inst a", "Inst b", "Conf a", "Conf b"]), answer(now)) == problem
 
 
 def test_a_layer_of_unknown_order_is_no_start() -> None:
-    assert growth.reordered(layer([]), answer(["Inst a"])) == "the order of what is there is not known"
-    assert growth.lacking(layer([], a="1"), answer([], a="1", b="2")) == {"b": "2"}
+    assert extend_layer.reordered(layer([]), answer(["Inst a"])) == "the order of what is there is not known"
+    assert extend_layer.lacking(layer([], a="1"), answer([], a="1", b="2")) == {"b": "2"}
 
 
 def test_a_folder_of_a_package_has_the_time_of_what_came_into_it() -> None:
@@ -52,7 +52,7 @@ def test_a_folder_of_a_package_has_the_time_of_what_came_into_it() -> None:
     base = {path: folder(path) for path in (b"", b"usr")}
     tree = {path: folder(path) for path in (b"", b"usr", b"usr/made", b"usr/other")}
     new = [Entry(path=path, kind="f", mode=0o644, uid=0, gid=0) for path in (b"usr/made/x", b"usr/y")]
-    growth.touch_folders(tree, Changes(tuple(new), ()), base, 9)
+    extend_layer.touch_folders(tree, Changes(tuple(new), ()), base, 9)
     assert {path: entry.mtime for path, entry in tree.items()} == {
         b"": 5, b"usr": 5, b"usr/made": 9, b"usr/other": 5,
     }  # fmt: skip

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from buildstep import amend, emit, keys, steps
+from buildstep import emit
+from buildstep.build import cache_inputs, content_update, steps
 from buildstep.cache import outputs, resolutions
 from buildstep.cache.layers import LayerCache, LayerRecord
 from buildstep.cache.resolutions import Answer
@@ -65,7 +66,7 @@ class Plan:
     proto: ProtoScan
     direct: bool
     standing: Mapping[str, Any] | None = None
-    amendment: amend.Amendment | None = None
+    amendment: content_update.Amendment | None = None
     answer: Answer | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -119,13 +120,13 @@ def plan(
             layer = _plan_layer(spec, image, cache, proto, environ or {})
         answer = layer.answer if layer else None
         if index is not None and (proto.unchanged or tree_proto.read_few(proto)) and wants == bool(answer):
-            inputs = keys.decisive(spec, image, keys.proto_digest(spec, proto), answer)
+            inputs = cache_inputs.decisive(spec, image, cache_inputs.proto_digest(spec, proto), answer)
             if layer is None or layer.fresh:
                 standing = outputs.find(state, outputs.key_of(inputs))
             if standing is None:
                 missed = _missed(outputs.why_not(state, spec.output_dir / spec.basename, inputs), spec)
                 if direct and tuple(spec.formats) == ("oci",) and (layer is None or layer.fresh):
-                    amendment = amend.find(state, spec, image, answer, proto)
+                    amendment = content_update.find(state, spec, image, answer, proto)
     if standing is not None:
         changed = [f"{path} ({why})" for path, why in explain(proto)]
         harmless = f", where it counts; {', '.join(changed[:3])}" if changed else ""
@@ -191,19 +192,19 @@ def _plan_layer(
 ) -> _LayerPlan:
     if spec.order == "proto-first":
         tree_proto.read_all(proto)
-    asked = keys.question(spec, image, proto, environ)
-    answer = resolutions.find(cache.backend.state, keys.answer_key(asked))
+    asked = cache_inputs.question(spec, image, proto, environ)
+    answer = resolutions.find(cache.backend.state, cache_inputs.answer_key(asked))
     if answer is None:
-        why = cache.miss(keys.slot(spec), asked)
+        why = cache.miss(cache_inputs.slot(spec), asked)
         return _LayerPlan(key="", answer=None, fresh=False, found=None, why=why)
-    key, inputs = keys.package_layer(asked, image, answer)
+    key, inputs = cache_inputs.package_layer(asked, image, answer)
     found = cache.find(key)
     return _LayerPlan(
         key=key,
         answer=answer,
         fresh=answer.fresh(spec.index_max_age),
         found=found,
-        why="" if found else cache.miss(keys.slot(spec), inputs),
+        why="" if found else cache.miss(cache_inputs.slot(spec), inputs),
     )
 
 

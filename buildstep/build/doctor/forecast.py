@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from buildstep import pipeline, shipping, steps
+from buildstep.build import deliver, execute, steps
 from buildstep.images.store import ImageRecord
 from buildstep.pool.interface import Backend
 from buildstep.spec.load import BuildSpec
@@ -106,9 +106,9 @@ def forecast(
 def _output(spec: BuildSpec, base: int, certain: int, packages: int, proto: int) -> Need:
     least = likely = 0
     for name in spec.formats:
-        plain = shipping.codec_of(spec, name) == "none"
+        plain = deliver.codec_of(spec, name) == "none"
         # A stream of a dataset stands on its base image, unless it was asked to stand alone.
-        below = 0 if name in pipeline.STREAMS and not spec.full else 1
+        below = 0 if name in execute.STREAMS and not spec.full else 1
         least += int((below * certain + proto) * (1.0 if plain else _PACKED_WELL))
         likely += int((below * base + packages + proto) * (1.0 if plain else _PACKED))
     return Need(least=least, likely=likely, inodes=4 + len(spec.formats))
@@ -117,7 +117,7 @@ def _output(spec: BuildSpec, base: int, certain: int, packages: int, proto: int)
 def takes_directly(spec: BuildSpec) -> bool:
     """Whether the proto directory goes into the image without being copied into the clone."""
     last = spec.order == "packages-first" or not steps.wants_packages(spec)
-    return last and excluder(spec.exclude) is not None and not set(spec.formats) & set(pipeline.STREAMS)
+    return last and excluder(spec.exclude) is not None and not set(spec.formats) & set(execute.STREAMS)
 
 
 def _base_guess(ref: str, download: int) -> tuple[int, int]:

@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from buildstep import __version__, steps
+from buildstep import __version__
 from buildstep import emit as emit_module
+from buildstep.build import steps
 from buildstep.emit.interface import Artifact, Blob, EmitJob
 from buildstep.errors import ImageError
 from buildstep.events import ArtifactWritten, Bus

@@ -7,10 +7,10 @@ import re
 import sys
 from collections.abc import Callable
 
-from buildstep import shipping
-from buildstep.doctor import attempts
-from buildstep.doctor.findings import Examination
-from buildstep.doctor.forecast import takes_directly
+from buildstep.build import deliver
+from buildstep.build.doctor import attempts
+from buildstep.build.doctor.findings import Examination
+from buildstep.build.doctor.forecast import takes_directly
 from buildstep.errors import BuildstepError, ExitCode, SandboxError, ToolMissing
 from buildstep.formats import codecs
 from buildstep.system import host as platforms
@@ -104,7 +104,7 @@ def _rsync_lacks() -> list[str]:
 
 def _codecs(seen: Examination) -> None:
     names = (
-        {shipping.codec_of(seen.spec, name) for name in seen.spec.formats} if seen.spec else {"gzip", "zstd"}
+        {deliver.codec_of(seen.spec, name) for name in seen.spec.formats} if seen.spec else {"gzip", "zstd"}
     )
     for name in sorted(names):
         try:

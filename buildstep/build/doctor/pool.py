@@ -7,10 +7,11 @@ import os
 import sys
 from pathlib import Path
 
-from buildstep import pipeline, pool
-from buildstep.doctor import attempts
-from buildstep.doctor import forecast as forecasts
-from buildstep.doctor.findings import Examination
+from buildstep import pool
+from buildstep.build import execute
+from buildstep.build.doctor import attempts
+from buildstep.build.doctor import forecast as forecasts
+from buildstep.build.doctor.findings import Examination
 from buildstep.errors import BuildstepError, ExitCode, SandboxError
 from buildstep.pool import heal, journal
 from buildstep.pool.interface import Backend
@@ -46,7 +47,7 @@ def opened(seen: Examination) -> None:
         return
     cheap = "clones cost nothing" if backend.cheap_clone else "every build copies its base image"
     seen.ok("pool", where, f"{cheap}{new}")
-    lacks = sorted(set(seen.spec.formats) & set(pipeline.STREAMS) - {backend.scheme}) if seen.spec else []
+    lacks = sorted(set(seen.spec.formats) & set(execute.STREAMS) - {backend.scheme}) if seen.spec else []
     for name in lacks:
         what = f"cannot send the format {name}, which only a {name} pool can"
         seen.fail("pool", where, what, f"--pool {name}:PLACE, or another format", ExitCode.DATASET)

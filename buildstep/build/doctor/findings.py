@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from buildstep.doctor.forecast import Forecast
+from buildstep.build.doctor.forecast import Forecast
+from buildstep.build.steps import wants_packages
 from buildstep.errors import BuildstepError, ExitCode
 from buildstep.images.store import ImageRecord
 from buildstep.pool.interface import Backend
 from buildstep.spec.config import Config
 from buildstep.spec.load import BuildSpec
-from buildstep.steps import wants_packages
 from buildstep.tree.exclude import excluder
 from buildstep.tree.proto import ProtoScan, scan_proto
 

@@ -13,8 +13,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from buildstep import amend, keys, packagelayer, shipping, steps
-from buildstep.buildlog import BuildLog, failed_record
+from buildstep.build import cache_inputs, content_update, deliver, package_layer, steps
+from buildstep.build.context import Build, clone_step, sync_step, tell_only
+from buildstep.build.deliver import BuildResult, Shipment
+from buildstep.build.log_file import BuildLog, failed_record
+from buildstep.build.plan import STREAMS, TITLES, Plan, PlannedStep, plan
 from buildstep.cache import outputs as cache_outputs
 from buildstep.cache.blobs import BlobStore
 from buildstep.cache.layers import LayerCache
@@ -25,20 +28,17 @@ from buildstep.errors import BuildstepError, EmitError, Interrupted
 from buildstep.events import BuildStarted, Bus
 from buildstep.formats import codecs
 from buildstep.images.store import ImageRecord, ImageStore
-from buildstep.planning import STREAMS, TITLES, Plan, PlannedStep, plan
 from buildstep.pool.interface import Kind
 from buildstep.pool.journal import Journal, open_journal
 from buildstep.pool.streams import NativeJob, NativeStreams
 from buildstep.rootfs import entropy as rootfs_entropy
 from buildstep.rootfs import sandbox
-from buildstep.shipping import BuildResult, Shipment
 from buildstep.system.output_set import Outputs
 from buildstep.tree.entry import FileList
 from buildstep.tree.exclude import excluder
 from buildstep.tree.hashing import hash_entries, spread_digests
 from buildstep.tree.proto_changes import explain
 from buildstep.tree.stat_index import StatIndex
-from buildstep.underway import Build, clone_step, sync_step, tell_only
 
 __all__ = ["STREAMS", "Plan", "PlannedStep", "execute", "plan"]
 
@@ -109,7 +109,7 @@ def _run(build: Build, journal: Journal, log: BuildLog) -> BuildResult:
         image = build.image = _import(build, journal, stack)
         stack.enter_context(build.store.using(image))
         if steps.wants_packages(spec):
-            packagelayer.package_layer(build, journal, stack, image)
+            package_layer.package_layer(build, journal, stack, image)
         else:
             clone_step(build, journal, stack, Kind.IMAGE, image.uuid)
         if spec.order == "packages-first" or not steps.wants_packages(spec):
@@ -158,8 +158,10 @@ def _amended(build: Build, journal: Journal, log: BuildLog) -> BuildResult | Non
             build.layers = amendment.lower(blobs)
             return amendment.snapshot(), amendment.layers(blobs, epoch=spec.source_date_epoch)
 
-        def keep() -> amend.Tree:
-            return replace(amendment.tree, proto=keys.proto_digest(spec, plan_.proto), build=journal.ident)
+        def keep() -> content_update.Tree:
+            return replace(
+                amendment.tree, proto=cache_inputs.proto_digest(spec, plan_.proto), build=journal.ident
+            )
 
         result = _deliver(build, image, journal, log, stack, layered, keep, amendment.tree.entropy)
     _remember(build, image, result, journal)
@@ -173,7 +175,7 @@ def _deliver(
     log: BuildLog,
     stack: contextlib.ExitStack,
     layered: Callable[[], Layered],
-    keep: Callable[[], amend.Tree | None],
+    keep: Callable[[], content_update.Tree | None],
     entropy: tuple[str, ...],
 ) -> BuildResult:
     """The steps from the finished tree on. layered: tells what there is, and makes the layers that are not
@@ -216,7 +218,7 @@ def _deliver(
                     kept.append(beside.submit(_keep, build, keep))
 
             try:
-                written = shipping.emit(shipment, more(), recorder, outputs, build.bus)
+                written = deliver.emit(shipment, more(), recorder, outputs, build.bus)
             except EmitError:
                 if build.blobs is not None:
                     build.blobs.drop_damaged(build.layers)
@@ -236,7 +238,7 @@ def _deliver(
             build.dataset = None
     shipment.proto["changed"] = explain(build.plan.proto)[:50]
     log.ship(outputs)
-    result = shipping.ship(shipment, written, recorder, outputs, build.bus)
+    result = deliver.ship(shipment, written, recorder, outputs, build.bus)
     if build.blobs is not None and spec.cache:
         with tell_only(build.bus, "noting the layers"):
             build.blobs.remember()
@@ -270,8 +272,8 @@ def _import(build: Build, journal: Journal, stack: contextlib.ExitStack) -> Imag
 
 def _check_manifest(build: Build, image: ImageRecord) -> None:
     """What the base brings into the manifest is checked first, not after all the work."""
-    moment = shipping.moment_of(build.spec, build.recorder)
-    shipping.final_manifest(build.spec, image, uuid=str(uuids.UUID(int=0)), moment=moment, file=None)
+    moment = deliver.moment_of(build.spec, build.recorder)
+    deliver.final_manifest(build.spec, image, uuid=str(uuids.UUID(int=0)), moment=moment, file=None)
 
 
 def _blobs(build: Build, stack: contextlib.ExitStack, journal: Journal) -> BlobStore:
@@ -279,7 +281,7 @@ def _blobs(build: Build, stack: contextlib.ExitStack, journal: Journal) -> BlobS
     return stack.enter_context(
         BlobStore(
             build.backend.state,
-            codecs.codec(shipping.codec_of(spec, "oci")),
+            codecs.codec(deliver.codec_of(spec, "oci")),
             slot=os.fspath(spec.output_dir / spec.basename),
             bus=build.bus,
             journal=journal,
@@ -367,7 +369,11 @@ def _cut(build: Build, shot: steps.Snapshot) -> Layered:
         number = 0
         for part in parts:
             number += bool(part.entries)
-            comment = amend.part_comment(number, count) if part.entries else "what is removed from the base"
+            comment = (
+                content_update.part_comment(number, count)
+                if part.entries
+                else "what is removed from the base"
+            )
             blob = blobs.by_content(root, part, folders, epoch=epoch, comment=comment)
             build.parts.append((part, blob))
             yield blob
@@ -380,7 +386,7 @@ def _cut(build: Build, shot: steps.Snapshot) -> Layered:
 
 def _kept_tree(
     build: Build, image: ImageRecord, journal: Journal, shot: steps.Snapshot, entropy: tuple[str, ...]
-) -> amend.Tree | None:
+) -> content_update.Tree | None:
     """What the next build may go on from, if it may."""
     parts = [(part, blob) for part, blob in build.parts if part.entries]
     if not (parts and build.spec.cache and build.plan.direct) or tuple(build.spec.formats) != ("oci",):
@@ -390,7 +396,7 @@ def _kept_tree(
     build.bus.count("bytes_hashed", hash_entries(b"", proto.fresh_entries.values()))
     if proto.inodes:
         _spread(proto.entries)
-    return amend.tree_of(
+    return content_update.tree_of(
         build.spec,
         image,
         build.answer,
@@ -415,13 +421,13 @@ def _native(build: Build, image: ImageRecord) -> NativeJob | None:
     return NativeJob(streams=backend, dataset=build.tree, origin=origin)
 
 
-def _keep(build: Build, keep: Callable[[], amend.Tree | None]) -> None:
+def _keep(build: Build, keep: Callable[[], content_update.Tree | None]) -> None:
     with tell_only(build.bus, "keeping the tree"):
         tree = keep()
         if tree is None:
-            amend.forget(build.backend.state, build.spec)
+            content_update.forget(build.backend.state, build.spec)
         else:
-            amend.save(build.backend.state, build.spec, tree)
+            content_update.save(build.backend.state, build.spec, tree)
 
 
 def _remember(build: Build, image: ImageRecord, result: BuildResult, journal: Journal) -> None:
@@ -435,7 +441,7 @@ def _remember(build: Build, image: ImageRecord, result: BuildResult, journal: Jo
         del told["steps"], told["seconds"]
         if steps.wants_packages(spec) and build.answer is None:
             return
-        inputs = keys.decisive(spec, image, keys.proto_digest(spec, proto), build.answer)
+        inputs = cache_inputs.decisive(spec, image, cache_inputs.proto_digest(spec, proto), build.answer)
         stem = spec.output_dir / spec.basename
         cache_outputs.save(build.backend.state, stem, inputs, result.paths, told)
 
@@ -456,7 +462,7 @@ def _note_proto(build: Build) -> bool:
         return False
     if any(entry.first for entry in fresh.values()):
         _spread(proto.entries)
-    keys.proto_digest(spec, proto)
+    cache_inputs.proto_digest(spec, proto)
     index.save(proto, proto.noted)
     return True
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from buildstep.doctor import base, machine, pool
-from buildstep.doctor.findings import Examination, Finding, Level
+from buildstep.build.doctor import base_image, machine, pool
+from buildstep.build.doctor.findings import Examination, Finding, Level
 from buildstep.errors import BuildstepError, ExitCode
 from buildstep.spec.config import Config
 from buildstep.spec.load import BuildSpec
@@ -22,12 +22,12 @@ CHECKS: Mapping[str, Callable[[Examination], None]] = {
     "kernel": machine.kernel,
     "pool": pool.opened,
     "leftovers": pool.leftovers,
-    "image": base.image,
+    "image": base_image.image,
     "tools": machine.tools,
-    "installer": base.installer,
+    "installer": base_image.installer,
     "space": pool.space,
-    "network": base.network,
-    "clock": base.clock,
+    "network": base_image.network,
+    "clock": base_image.clock,
 }
 """By the area that they are about."""
 

@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from buildstep import steps
+from buildstep.build import steps
+from buildstep.build.plan import TITLES, Plan, proto_text
 from buildstep.cache.blobs import BlobStore
 from buildstep.cache.layers import LayerCache
 from buildstep.cache.resolutions import Answer
@@ -15,7 +16,6 @@ from buildstep.emit.interface import Blob
 from buildstep.errors import BuildstepError
 from buildstep.events import Bus
 from buildstep.images.store import ImageRecord, ImageStore
-from buildstep.planning import TITLES, Plan, proto_text
 from buildstep.pool.interface import Backend, Dataset, Kind
 from buildstep.pool.journal import Journal, keep
 from buildstep.report.recorder import Recorder

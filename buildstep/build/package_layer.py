@@ -9,20 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from buildstep import growth, keys, steps
+from buildstep.build import cache_inputs, extend_layer, steps
+from buildstep.build.context import Build, clone_step, sync_step
+from buildstep.build.plan import TITLES, layer_text
 from buildstep.cache import resolutions
 from buildstep.cache.layers import LayerRecord
 from buildstep.cache.resolutions import Answer
 from buildstep.errors import BuildstepError, InstallError
 from buildstep.images.store import ImageRecord
-from buildstep.planning import TITLES, layer_text
 from buildstep.pool.interface import Kind
 from buildstep.pool.journal import Journal
 from buildstep.system.root import Root
 from buildstep.tree import proto as tree_proto
 from buildstep.tree.entry import FileList, tree_digest
 from buildstep.tree.hashing import hash_entries, spread_digests
-from buildstep.underway import Build, clone_step, sync_step
 
 
 def package_layer(build: Build, journal: Journal, stack: contextlib.ExitStack, image: ImageRecord) -> None:
@@ -34,12 +34,14 @@ def package_layer(build: Build, journal: Journal, stack: contextlib.ExitStack, i
         return
     if spec.order == "proto-first":
         tree_proto.read_all(proto)
-    asked = keys.question(spec, image, proto, build.environ)
-    with cache.making(keys.answer_key(asked)):
-        answer = resolutions.find(build.backend.state, keys.answer_key(asked))
+    asked = cache_inputs.question(spec, image, proto, build.environ)
+    with cache.making(cache_inputs.answer_key(asked)):
+        answer = resolutions.find(build.backend.state, cache_inputs.answer_key(asked))
         if answer is not None and answer.fresh(spec.index_max_age):
             build.answer = answer
-            if _reuse_layer(build, journal, stack, image, keys.package_layer(asked, image, answer)[0]):
+            if _reuse_layer(
+                build, journal, stack, image, cache_inputs.package_layer(asked, image, answer)[0]
+            ):
                 return
         _make_layer(build, journal, stack, image, asked)
 
@@ -71,7 +73,7 @@ def _make_layer(
                 why = "--no-cache"
             else:
                 build.answer, old = _ask(build, packaging, asked, max_age)
-                key, inputs = keys.package_layer(asked, image, build.answer)
+                key, inputs = cache_inputs.package_layer(asked, image, build.answer)
                 found = cache.find(key)
                 if found is None:
                     why, small = _missing(build, build.answer, inputs, anew)
@@ -116,9 +118,9 @@ def _missing(
     build: Build, answer: Answer, inputs: Mapping[str, Any], anew: str
 ) -> tuple[str, LayerRecord | None]:
     """Why there is no layer of these inputs, and the smaller one to start from. anew: why that cannot be."""
-    why, small = build.cache.miss(keys.slot(build.spec), inputs), None
-    if not anew and growth.may_grow(build.spec, answer):
-        small, anew = growth.nearest(build.cache, inputs, answer)
+    why, small = build.cache.miss(cache_inputs.slot(build.spec), inputs), None
+    if not anew and extend_layer.may_grow(build.spec, answer):
+        small, anew = extend_layer.nearest(build.cache, inputs, answer)
     return f"{why}; all of them again: {anew}" if anew else why, small
 
 
@@ -170,10 +172,10 @@ def _grow(
             steps.clean(build.context, root, build.tree, build.plan.proto)
             shot = steps.snapshot(build.context, build.tree, entries, entries, image)
             installer = steps.choose_installer(build.spec, root, build.bus.note)
-            new = growth.added(record, installed.packages)
-            problem = installer.beyond(root, new, growth.names(shot.changes))
+            new = extend_layer.added(record, installed.packages)
+            problem = installer.beyond(root, new, extend_layer.names(shot.changes))
         if shot is not None and not problem:
-            growth.touch_folders(shot.entries, shot.changes, base, time.time_ns())
+            extend_layer.touch_folders(shot.entries, shot.changes, base, time.time_ns())
             build.installed = installed
             _hash(build, shot)
             build.below = shot.entries
@@ -202,14 +204,14 @@ def _install_lacking(
     assert build.answer is not None
     if root.path != build.tree.path:
         return None, "the image is a zone's"
-    lacking = growth.lacking(record, build.answer)
+    lacking = extend_layer.lacking(record, build.answer)
     with steps.packaging(build.context, root) as packaging:
         packaging.fetch(lacking)
         problem = packaging.obstacle(lacking, base)
         if problem:
             return None, problem
         installed = packaging.install(lacking)
-    return installed, growth.surprise(record, build.answer, installed.packages)
+    return installed, extend_layer.surprise(record, build.answer, installed.packages)
 
 
 def _ask(
@@ -218,9 +220,9 @@ def _ask(
     """What the packages resolve to now, and whether an index from before says so. Where the repository
     cannot be reached: what they did last time."""
     begin = time.time()
-    state, name = build.backend.state, keys.answer_key(asked)
+    state, name = build.backend.state, cache_inputs.answer_key(asked)
     known = resolutions.find(state, name)
-    if known and build.cache.find(keys.package_layer(asked, _base(build), known)[0]) is None:
+    if known and build.cache.find(cache_inputs.package_layer(asked, _base(build), known)[0]) is None:
         known = None
     try:
         index, fetched = packaging.refresh(
@@ -262,7 +264,7 @@ def _as_told(build: Build, asked: Mapping[str, Any]) -> bool:
         installed |= {row.name: row.version, f"{row.name}:{row.arch}": row.version}
     problem = resolutions.contradiction(build.answer, installed)
     if problem:
-        resolutions.forget(build.backend.state, keys.answer_key(asked))
+        resolutions.forget(build.backend.state, cache_inputs.answer_key(asked))
         build.answer = None
         build.bus.note(f"the layer with the packages is not kept: {problem}", level="warning")
     return not problem
@@ -291,7 +293,7 @@ def _keep_layer(
     held = shot.changes.entries if build.backend.cheap_clone else tuple(shot.entries.values())
     record = LayerRecord(
         key=key,
-        slot=keys.slot(build.spec),
+        slot=cache_inputs.slot(build.spec),
         below=image.tree_digest,
         inputs=inputs,
         tree_digest=tree_digest(shot.entries),

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from buildstep.doctor.findings import Examination
-from buildstep.doctor.reach import SECONDS, mirror_of, reach
+from buildstep.build.doctor.findings import Examination
+from buildstep.build.doctor.network import SECONDS, mirror_of, reach
 from buildstep.errors import BuildstepError, ExitCode, Fault, ImageError, SandboxError, SpecError
 from buildstep.events import Bus
 from buildstep.images import sources

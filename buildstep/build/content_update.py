@@ -21,7 +21,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from buildstep import keys, steps
+from buildstep.build import cache_inputs, steps
 from buildstep.cache import outputs
 from buildstep.cache.blobs import BlobStore
 from buildstep.cache.resolutions import Answer
@@ -83,7 +83,7 @@ def _path(state: Path, spec: BuildSpec) -> Path:
 
 
 def _inputs(spec: BuildSpec, image: ImageRecord, answer: Answer | None) -> str:
-    return outputs.key_of({**keys.decisive(spec, image, "", answer), "amend": FORMAT})
+    return outputs.key_of({**cache_inputs.decisive(spec, image, "", answer), "amend": FORMAT})
 
 
 def save(state: Path, spec: BuildSpec, tree: Tree) -> None:
@@ -221,7 +221,7 @@ def find(
     changed = _contents(proto)
     if changed is None:
         return None
-    known = keys.known_proto_digest(spec, proto)
+    known = cache_inputs.known_proto_digest(spec, proto)
     tree = _load(state, spec, _inputs(spec, image, answer), known) if known else None
     if tree is None:
         return None
@@ -316,7 +316,7 @@ def tree_of(
     places = {entry.path: place for place, entry in enumerate(entries)}
     return Tree(
         inputs=_inputs(spec, image, answer),
-        proto=keys.proto_digest(spec, proto),
+        proto=cache_inputs.proto_digest(spec, proto),
         build=build,
         lower=[(blob.path.name, blob.comment) for blob in lower],
         lines=shot.facts().lines,
