@@ -21,7 +21,7 @@ COMMANDS = {
     "make": ("buildstep.cli.make", ""),
     "why": ("buildstep.cli.why", "What was reused, what was not, and why."),
     "doctor": ("buildstep.cli.doctor", "Can this agent build this m.json? Why not?"),
-    "report": ("buildstep.cli.reports", "A build record as a page, JUnit, SARIF, markdown or a badge."),
+    "report": ("buildstep.cli.report", "A build record as a page, JUnit, SARIF, markdown or a badge."),
     "heal": ("buildstep.cli.heal", "Remove what dead builds left."),
     "schema": ("buildstep.cli.schema", "Print the JSON schema of m.json."),
     "completion": ("buildstep.cli.completion", "Print the shell's completion script."),

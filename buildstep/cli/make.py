@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from buildstep.makestate import Watched
+    from buildstep.cli.make_state import Watched
 
 
 @click.group("make", hidden=True)
@@ -47,9 +47,9 @@ def stamp() -> None:
 @_GIT
 def stale(state: Path, proto: Path, files: tuple[Path, ...], git: bool) -> None:
     """Print why the image has to be built, or nothing."""
-    from buildstep import makestate
+    from buildstep.cli import make_state
 
-    why = makestate.why_stale(state, _watched(proto, files, git))
+    why = make_state.why_stale(state, _watched(proto, files, git))
     if why:
         click.echo(why)
 
@@ -61,9 +61,9 @@ def stale(state: Path, proto: Path, files: tuple[Path, ...], git: bool) -> None:
 @_GIT
 def begin(state: Path, proto: Path, files: tuple[Path, ...], git: bool) -> None:
     """Note what a build starts from."""
-    from buildstep import makestate
+    from buildstep.cli import make_state
 
-    if not makestate.begin(state, _watched(proto, files, git)):
+    if not make_state.begin(state, _watched(proto, files, git)):
         click.echo("image: nothing has changed", err=True)
 
 
@@ -71,9 +71,9 @@ def begin(state: Path, proto: Path, files: tuple[Path, ...], git: bool) -> None:
 @_STATE
 def finish(state: Path) -> None:
     """Take the build's result, and print the paths of its files."""
-    from buildstep import makestate
+    from buildstep.cli import make_state
 
-    for path in makestate.finish(state):
+    for path in make_state.finish(state):
         click.echo(path)
 
 
@@ -82,9 +82,9 @@ def finish(state: Path) -> None:
 @click.option("--allow-dirty", is_flag=True)
 def publishable(state: Path, allow_dirty: bool) -> None:
     """Print the path of the manifest that may be published."""
-    from buildstep import makestate
+    from buildstep.cli import make_state
 
-    click.echo(makestate.publishable(state, allow_dirty=allow_dirty))
+    click.echo(make_state.publishable(state, allow_dirty=allow_dirty))
 
 
 @command.command()
@@ -92,9 +92,9 @@ def publishable(state: Path, allow_dirty: bool) -> None:
 @click.option("--output", required=True, type=click.Path(path_type=Path))
 def clean(state: Path, output: Path) -> None:
     """Remove what the component's builds made."""
-    from buildstep import makestate
+    from buildstep.cli import make_state
 
-    for path in makestate.clean(state, output):
+    for path in make_state.clean(state, output):
         click.echo(f"removed {path}")
 
 
@@ -104,7 +104,7 @@ def name(manifest: Path) -> None:
     """Print the image's name in a manifest."""
     from datetime import UTC, datetime
 
-    from buildstep import makestate
+    from buildstep.cli import make_state
     from buildstep.cli.build import git_facts
     from buildstep.spec import schema, template
 
@@ -118,11 +118,11 @@ def name(manifest: Path) -> None:
             environ=os.environ,
             defines={},
         )
-    click.echo(makestate.manifest_name(manifest, text))
+    click.echo(make_state.manifest_name(manifest, text))
 
 
 def _watched(proto: Path, files: tuple[Path, ...], git: bool) -> Watched:
-    from buildstep.makestate import Watched
+    from buildstep.cli.make_state import Watched
 
     identity = ""
     if git:

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from buildstep import report
-from buildstep.cli import reports as cli
+from buildstep.cli import report as cli
 from buildstep.errors import SpecError, UsageError
 from buildstep.report.record import Step, critical_path, find_events, find_records, load, verify
 from buildstep.report.words import delta, plural, seconds_text
