@@ -93,7 +93,7 @@ def load(path: Path) -> list[Row]:
 # -- what is there to take ------------------------------------------------------------------------------
 
 
-class _Layer:
+class LayerWriter:
     """An old layer's file. What is read of it is what was written, or PartLost."""
 
     def __init__(self, path: Path, digest: str) -> None:
@@ -118,12 +118,12 @@ class OldParts:
     def __init__(self, layers: Iterable[tuple[Path, Path, str]], codec: Codec) -> None:
         """layers: files, each with that of its parts and its digest (hex SHA-256)."""
         self._codec = codec
-        self._files: list[_Layer] = []
-        self._by_lines: dict[tuple[bytes, bool], tuple[_Layer, Row]] = {}
-        self._rows: list[tuple[_Layer, Row]] = []
+        self._files: list[LayerWriter] = []
+        self._by_lines: dict[tuple[bytes, bool], tuple[LayerWriter, Row]] = {}
+        self._rows: list[tuple[LayerWriter, Row]] = []
         for path, parts, digest in layers:
             with contextlib.suppress(OSError):
-                layer = _Layer(path, digest)
+                layer = LayerWriter(path, digest)
                 self._files.append(layer)
                 for row in load(parts):
                     self._by_lines[row.lines, row.last] = (layer, row)
@@ -187,7 +187,7 @@ class OldParts:
             return None
         return lambda: (self._assembled(root, entries[begin:end], rows[begin:end], epoch, last=last), None)
 
-    def _fetch(self, layer: _Layer, row: Row) -> tuple[bytes, bytes]:
+    def _fetch(self, layer: LayerWriter, row: Row) -> tuple[bytes, bytes]:
         packed = layer.read(row.offset, row.length)
         try:
             raw = self._codec.expand(packed)

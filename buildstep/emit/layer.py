@@ -57,8 +57,8 @@ def write_layer(
             atomic_write(path, durable=durable) as file,
             PartWriter(file.fileno(), codec, what=f"the layer {path.name}") as out,
         ):
-            layer = _Layer(out, changes, epoch)
-            work: Iterable[tuple[Entry, tuple[_Layer]]] = ((entry, (layer,)) for entry in entries)
+            layer = LayerWriter(out, changes, epoch)
+            work: Iterable[tuple[Entry, tuple[LayerWriter]]] = ((entry, (layer,)) for entry in entries)
             if old and not changes.removed:
                 work = layer.taking(old, os.fsencode(root), entries, rows)
             digests = read_pass.read_pass(root, work, bus)
@@ -85,7 +85,7 @@ def write_layer(
     return blob, stream
 
 
-class _Layer:
+class LayerWriter:
     """One layer's tar. A directory's whiteouts come right after it and before what it holds."""
 
     scope: Literal["tree", "layer"] = "layer"
@@ -102,7 +102,7 @@ class _Layer:
 
     def taking(
         self, old: OldParts, root: bytes, entries: Sequence[Entry], rows: Sequence[bytes]
-    ) -> Iterator[tuple[Entry, tuple[_Layer]]]:
+    ) -> Iterator[tuple[Entry, tuple[LayerWriter]]]:
         """What has to be read of a layer: on the way there, parts that were made before are put in."""
         for begin, end, size, fetch in old.groups(root, entries, rows, epoch=self._epoch):
             if fetch is not None:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from buildstep.emit import oci_config
 from buildstep.emit.interface import Artifact, Blob, EmitJob, Sink
-from buildstep.emit.layer import _Layer, media_type
+from buildstep.emit.layer import LayerWriter, media_type
 from buildstep.errors import EmitError
 from buildstep.formats.chunked import PartWriter, Stream
 from buildstep.formats.codecs import Codec, codec
@@ -72,7 +72,7 @@ class OciEmitter:
             os.close(fd)
 
 
-class _OciSink(_Layer):
+class _OciSink(LayerWriter):
     """The top layer of an archive, then the rest of the archive."""
 
     def __init__(self, archive: _Archive, out: PartWriter) -> None:

@@ -17,7 +17,7 @@ from buildstep.system.files import CHUNK, Extents, data_extents
 from buildstep.system.text import shown
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import Entry, FileList
-from buildstep.tree.hashing import _ZEROS, ContentHash
+from buildstep.tree.hashing import ZEROS, ContentHash
 
 # A pipe or a terminal that took a file's name must not make us wait.
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -252,7 +252,7 @@ def _extents(fd: int, info: os.stat_result) -> Extents | None:
                 os.posix_fadvise(fd, at, _WINDOW, os.POSIX_FADV_WILLNEED)
             step = min(_GRAIN, size - at)
             # Most grains have something in their first byte, and that is all that is looked at.
-            if os.pread(fd, 1, at) != b"\0" or os.pread(fd, step, at) != _ZEROS[:step]:
+            if os.pread(fd, 1, at) != b"\0" or os.pread(fd, step, at) != ZEROS[:step]:
                 begin, have = found.pop() if found and sum(found[-1]) == at else (at, 0)
                 found.append((begin, have + step))
             at = done = at + step

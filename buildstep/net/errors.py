@@ -20,7 +20,7 @@ USER_AGENT = f"buildstep/{__version__}"
 
 MAX_ANSWER = 64 << 20
 """Bytes of an answer that is kept in memory; a file is streamed instead."""
-_MAX_RETRY_AFTER = 30.0
+MAX_RETRY_AFTER = 30.0
 
 Sign = Callable[[], Mapping[str, str]]
 """Makes the headers that prove who we are; called for each attempt, as some carry the time."""

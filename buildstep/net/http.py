@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from buildstep.net.transport import Reply, Transport
 
 from buildstep.net.errors import (
-    _MAX_RETRY_AFTER,
     MAX_ANSWER,
+    MAX_RETRY_AFTER,
     Answer,
     HttpError,
     HttpOptions,
@@ -170,7 +170,7 @@ class Http:
         seconds *= random.uniform(0.8, 1.2)  # noqa: S311 - so that many agents do not come back at once
         asked = error.answer.headers.get("retry-after", "") if error.answer else ""
         if asked.isascii() and asked.isdigit():
-            seconds = min(max(seconds, float(asked)), _MAX_RETRY_AFTER)
+            seconds = min(max(seconds, float(asked)), MAX_RETRY_AFTER)
         if self.bus is not None:
             self.bus.note(f"{error.message}; trying again in {seconds:.1f} s", level="warning")
         if self.stopped.wait(seconds):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from buildstep.errors import BuildstepError
 from buildstep.pool.interface import Backend, Kind
-from buildstep.pool.journal import SUFFIX, _acquired, kept
-from buildstep.pool.stale import TEMPORARY, Left, _is_there, _remove_file, _sweep
+from buildstep.pool.journal import SUFFIX, acquired_items, kept
+from buildstep.pool.stale import TEMPORARY, Left, is_there, remove_file, sweep_temporary
 from buildstep.system.locks import take_lock
 
 _RECORDS = ("images", "layers", "blobs", "kept", "artifacts", "index", "resolved")
@@ -26,7 +26,7 @@ def leftovers(backend: Backend) -> list[tuple[str, str, str]]:
             live.add(path.name.removesuffix(SUFFIX))
             continue
         try:
-            found += [(path.name.removesuffix(SUFFIX), kind, name) for kind, name in _acquired(path)]
+            found += [(path.name.removesuffix(SUFFIX), kind, name) for kind, name in acquired_items(path)]
         finally:
             os.close(fd)
     known = {name for _, kind, name in found if kind == "dataset"}
@@ -35,7 +35,7 @@ def leftovers(backend: Backend) -> list[tuple[str, str, str]]:
         if not any(ident.startswith(build) for build in live):
             found.append((ident, "dataset", ident))
     return [
-        item for item in found if (item[2] in there if item[1] == "dataset" else _is_there(item[1], item[2]))
+        item for item in found if (item[2] in there if item[1] == "dataset" else is_there(item[1], item[2]))
     ]
 
 
@@ -67,7 +67,7 @@ def heal(backend: Backend) -> list[Left]:
             live.add(build)
             continue
         try:
-            acquired = [item for item in _acquired(path) if item[1] not in spared]
+            acquired = [item for item in acquired_items(path) if item[1] not in spared]
             done = [_remove(backend, build, kind, name) for kind, name in acquired]
             report += [left for left in done if left is not None]
             if all(left is None or left.removed for left in done):
@@ -79,7 +79,9 @@ def heal(backend: Backend) -> list[Left]:
             left = _remove(backend, ident, "dataset", ident)
             if left is not None:
                 report.append(left)
-    return report + [left for path in _half_records(backend.state) if (left := _sweep(path)) is not None]
+    return report + [
+        left for path in _half_records(backend.state) if (left := sweep_temporary(path)) is not None
+    ]
 
 
 def _half_records(state: Path) -> list[Path]:
@@ -96,7 +98,7 @@ def _journals(state: Path) -> list[Path]:
 
 def _remove(backend: Backend, build: str, kind: str, name: str) -> Left | None:
     if kind != "dataset":
-        return _remove_file(backend.state, build, kind, name)
+        return remove_file(backend.state, build, kind, name)
     try:
         if not backend.exists(Kind.BUILD, name):
             return None

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from buildstep.pool.interface import Backend
-from buildstep.pool.stale import TEMPORARY, _is_there, _remove_file
+from buildstep.pool.stale import TEMPORARY, is_there, remove_file
 from buildstep.system import mounts
 from buildstep.system.locks import take_lock
 
@@ -79,10 +79,10 @@ def open_journal(state: Path, what: str) -> Iterator[Journal]:
     except BaseException:
         # A signal can come between an act and the taking down of its undo. Working datasets that are left
         # stay for `heal`, which finds them without a journal.
-        files = [item for item in _acquired(path) if item[0] != "dataset"]
+        files = [item for item in acquired_items(path) if item[0] != "dataset"]
         for kind, name in files:
-            _remove_file(state, ident, kind, name)
-        if not any(_is_there(kind, name) for kind, name in files):
+            remove_file(state, ident, kind, name)
+        if not any(is_there(kind, name) for kind, name in files):
             path.unlink(missing_ok=True)
         raise
     finally:
@@ -113,7 +113,7 @@ def kept(backend: Backend) -> set[str]:
         return set()
 
 
-def _acquired(path: Path) -> list[tuple[str, str]]:
+def acquired_items(path: Path) -> list[tuple[str, str]]:
     found = []
     for row in path.read_bytes().splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError):  # a torn last line was never acted on

@@ -31,7 +31,7 @@ class Left:
     problem: str = ""
 
 
-def _is_there(kind: str, name: str) -> bool:
+def is_there(kind: str, name: str) -> bool:
     if kind == "mount":
         return os.path.realpath(name) in mounts.mount_points(name)
     return bool(half_written(Path(name))) if kind == "outputs" else os.path.lexists(name)
@@ -49,7 +49,7 @@ def output_lock(stem: Path) -> Path:
     return stem.with_name(f".{stem.name}.lock")
 
 
-def _sweep(path: Path) -> Left | None:
+def sweep_temporary(path: Path) -> Left | None:
     """Remove a half-written file of `fsutil.atomic_write` unless its writer lives and has it locked."""
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
@@ -69,7 +69,7 @@ def _sweep(path: Path) -> Left | None:
     return Left("", "file", os.fspath(path), True)
 
 
-def _remove_file(state: Path, build: str, kind: str, name: str) -> Left | None:
+def remove_file(state: Path, build: str, kind: str, name: str) -> Left | None:
     try:
         if kind == "outputs":
             return _remove_outputs(build, Path(name))
@@ -96,7 +96,7 @@ def _unmount(state: Path, build: str, name: str) -> Left | None:
     """Undo a mount of a dead build; one outside of this pool's places was never ours to make."""
     where = Path(os.path.normpath(name))
     ours = any(where.is_relative_to(top) for top in (state / "mnt", state.parent / "build"))
-    if not ours or not _is_there("mount", name):
+    if not ours or not is_there("mount", name):
         return None
     mounts.unmount(where)
     if where.parent == state / "mnt":
@@ -117,7 +117,7 @@ def _remove_outputs(build: str, stem: Path) -> Left | None:
         return None
     try:
         # A layer in the pool is not written under that lock; its file itself is locked.
-        done = [left for path in found if (left := _sweep(path)) is not None]
+        done = [left for path in found if (left := sweep_temporary(path)) is not None]
         lock_path.unlink(missing_ok=True)
     finally:
         os.close(fd)

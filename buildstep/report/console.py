@@ -21,7 +21,7 @@ from buildstep.events import (
     StepFinished,
     StepStarted,
 )
-from buildstep.system.text import _printable, size_text
+from buildstep.system.text import printable, size_text
 
 HEARTBEAT = 30.0
 """Seconds of silence after which a plain log says that the build is still alive."""
@@ -88,7 +88,7 @@ class PlainView:
     def _say(self, text: str) -> None:
         with self._lock:
             self._spoke = time.monotonic()
-            print(f"[{self._spoke - self._begin:9.3f}] {_printable(text)}", file=self._stream, flush=True)
+            print(f"[{self._spoke - self._begin:9.3f}] {printable(text)}", file=self._stream, flush=True)
 
     def _watch(self) -> None:
         if self._thread is None:
@@ -128,14 +128,14 @@ class TerminalView:
             self._title = event.title
             return
         if isinstance(event, Output) and self._status is not None and not self._verbose:
-            line = _printable(event.text)[: max(20, self._console.width - len(self._title) - 8)]
+            line = printable(event.text)[: max(20, self._console.width - len(self._title) - 8)]
             self._status.update(Text.assemble(self._title, "  ", (line, "dim")))
             return
         if isinstance(event, BuildFinished | StepFinished):
             self._end()
         text = describe(event, verbose=self._verbose)
         if text is not None:
-            self._console.print(Text(_printable(text), style=self._style(event)))
+            self._console.print(Text(printable(text), style=self._style(event)))
 
     def _end(self) -> None:
         if self._status is not None:

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from buildstep.events import Bus
-from buildstep.rootfs.owners import OwnerRule, _apply_owners, _groups
-from buildstep.rootfs.placement import Part, _below, part_of, parts, target_of
+from buildstep.rootfs.owners import OwnerRule, apply_owners, hard_link_groups
+from buildstep.rootfs.placement import Part, is_below, part_of, parts, target_of
 from buildstep.system import host, process
 from buildstep.system.root import Root
 
@@ -53,7 +53,7 @@ def sync(
         inner = [
             other.source
             for other in plan
-            if other.source != part.source and _below(other.source, part.source)
+            if other.source != part.source and is_below(other.source, part.source)
         ]
         argv = ["rsync", *host.HERE.rsync]
         # Size and time alone do not tell whether a file of the base is the proto's.
@@ -86,7 +86,7 @@ def sync(
     if len(plan) > 1:
         _link_across(proto, root, copied)
     if privileged and not rule.uniform:
-        _apply_owners(proto, root, copied, rule)
+        apply_owners(proto, root, copied, rule)
     # The proto's own directory is not part of it: a private work folder must not make / private.
     root.path.chmod(stat.S_IMODE(top.st_mode))
     if privileged:
@@ -188,7 +188,7 @@ def _laid(listing: str, part: Part) -> dict[str, str]:
 
 def _link_across(proto: Path, root: Root, copied: Mapping[str, str]) -> None:
     """Put hard-link groups together again whose members were laid by different runs of rsync."""
-    for first, *others in _groups(proto, copied):
+    for first, *others in hard_link_groups(proto, copied):
         with root.parent(copied[first]) as (source, name):
             leader = os.stat(name, dir_fd=source, follow_symlinks=False)
             for path in others:

@@ -104,7 +104,7 @@ def _lookup(name: str, root: Root, table: str) -> int | None:
     return None
 
 
-def _groups(proto: Path, copied: Mapping[str, str]) -> list[list[str]]:
+def hard_link_groups(proto: Path, copied: Mapping[str, str]) -> list[list[str]]:
     """The hard-link groups of the proto directory as paths in it, each sorted by its paths in the root."""
     found: dict[tuple[int, int], list[str]] = {}
     for path in sorted(copied, key=lambda path: os.fsencode(copied[path])):
@@ -114,9 +114,9 @@ def _groups(proto: Path, copied: Mapping[str, str]) -> list[list[str]]:
     return [group for group in found.values() if len(group) > 1]
 
 
-def _apply_owners(proto: Path, root: Root, copied: Mapping[str, str], rule: OwnerRule) -> None:
+def apply_owners(proto: Path, root: Root, copied: Mapping[str, str], rule: OwnerRule) -> None:
     # A hard-link group has one owner: its first member decides.
-    decided = {path: group[0] for group in _groups(proto, copied) for path in group[1:]}
+    decided = {path: group[0] for group in hard_link_groups(proto, copied) for path in group[1:]}
     for path, there in copied.items():
         ids = rule.of(path)
         if ids is None or path in decided:

@@ -115,5 +115,5 @@ def conflicts(entries: FileList, base: FileList) -> list[bytes]:
     return [path for path in clashing if any(other.startswith(path + b"/") for other in base)]
 
 
-def _below(path: str, top: str) -> bool:
+def is_below(path: str, top: str) -> bool:
     return not top or path.startswith(top + "/")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from buildstep.system.locks import _new_locked
+from buildstep.system.locks import new_locked_file
 
 CHUNK = 1 << 20
 """Bytes read at a time when a whole file is hashed or copied."""
@@ -38,7 +38,7 @@ def atomic_write(path: Path, *, mode: int = 0o644, durable: bool = True) -> Iter
 
     Until then it has a name of its own and is locked: one that can be locked was left by a dead process.
     """
-    temporary, fd = _new_locked(path, mode)
+    temporary, fd = new_locked_file(path, mode)
     try:
         with os.fdopen(fd, "w+b") as stream:
             yield stream

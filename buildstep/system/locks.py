@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def _new_locked(path: Path, mode: int) -> tuple[Path, int]:
+def new_locked_file(path: Path, mode: int) -> tuple[Path, int]:
     while True:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.part")
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)

@@ -28,7 +28,7 @@ def remove_tree(path: Path | str) -> None:
         return
     parent = os.lstat(os.path.dirname(os.path.abspath(path)))
     if top.st_dev != parent.st_dev:
-        raise _mounted(path)
+        raise mounted_inside(path)
     with contextlib.suppress(FileNotFoundError):  # gone meanwhile: somebody removes the same tree
         fd = _open_dir(path, None)
         try:
@@ -52,7 +52,7 @@ def remove_children(fd: int, path: str, device: int) -> None:
             try:
                 # The descriptor's own device: a mount that appeared since the listing is seen as well.
                 if os.fstat(child).st_dev != device:
-                    raise _mounted(f"{path}/{entry.name}")
+                    raise mounted_inside(f"{path}/{entry.name}")
                 remove_children(child, f"{path}/{entry.name}", device)
             finally:
                 os.close(child)
@@ -77,7 +77,7 @@ def _remove_name(act: Callable[..., None], name: str, dir_fd: int) -> None:
         act(name, dir_fd=dir_fd)
 
 
-def _mounted(path: str) -> DatasetError:
+def mounted_inside(path: str) -> DatasetError:
     return DatasetError(
         f"{path} is a mount point, and was not removed",
         hint="unmount it; nothing below a mount is deleted by a build",

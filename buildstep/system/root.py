@@ -13,7 +13,7 @@ from pathlib import Path
 from buildstep.errors import SandboxError
 from buildstep.system import host
 from buildstep.system.files import write_all
-from buildstep.system.remove import _mounted, remove_children
+from buildstep.system.remove import mounted_inside, remove_children
 
 _SYS_OPENAT2 = 437  # the same number on every Linux architecture
 _RESOLVE_NO_MAGICLINKS = 0x02
@@ -201,7 +201,7 @@ class Root:
         try:
             device = os.fstat(child).st_dev
             if device != os.fstat(fd).st_dev:
-                raise _mounted(path)
+                raise mounted_inside(path)
             remove_children(child, path, device)
         finally:
             os.close(child)

@@ -60,6 +60,6 @@ def size_text(count: float) -> str:
     raise AssertionError
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Control characters out: a tool's output must not drive the reader's terminal."""
     return "".join(c if c.isprintable() else "?" for c in text.replace("\t", "    "))

@@ -47,7 +47,7 @@ def spread_digests(entries: FileList) -> None:
 _AHEAD = 4
 """Chunks that may wait to be hashed."""
 
-_ZEROS = bytes(CHUNK)
+ZEROS = bytes(CHUNK)
 
 
 class ContentHash:
@@ -84,7 +84,7 @@ class ContentHash:
 
     def _zeros(self, count: int) -> None:
         while count > 0 and not self._cancelled:
-            self._state.update(_ZEROS[:count] if count < CHUNK else _ZEROS)
+            self._state.update(ZEROS[:count] if count < CHUNK else ZEROS)
             count -= CHUNK
 
     def finish(self) -> str:

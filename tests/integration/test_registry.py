@@ -20,7 +20,7 @@ from buildstep.net.errors import HttpOptions
 from buildstep.tree.entry import tree_digest
 from tests.servers.fixtures import LIMITS, Notes, Registry, bus, locked_registry, registry
 from tests.servers.layouts import context, layer, make_layout, pack
-from tests.unit.test_clients_imgapi import UUID
+from tests.unit.net.test_imgapi import UUID
 
 __all__ = ["bus", "locked_registry", "registry"]
 

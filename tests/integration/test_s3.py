@@ -17,7 +17,7 @@ from buildstep.net.errors import HttpOptions
 from buildstep.net.http import Http
 from buildstep.net.s3 import S3Client, S3Error, Taken, parse_s3
 from tests.servers.fixtures import Notes, S3Store, bus, rclone, weed
-from tests.unit.test_clients_imgapi import UUID, make_bundle
+from tests.unit.net.test_imgapi import UUID, make_bundle
 
 __all__ = ["bus", "rclone", "weed"]
 

@@ -34,8 +34,8 @@ def die(pool: DirectoryBackend, what: str) -> str:
     code = f"""
 import os, signal, sys
 from pathlib import Path
-from buildstep.datasets.directory import DirectoryBackend
-from buildstep.journal import open_journal
+from buildstep.pool.directory import DirectoryBackend
+from buildstep.pool.journal import open_journal
 backend = DirectoryBackend({os.fspath(pool._dir.path)!r})
 with open_journal(backend.state, "test") as journal:
     print(journal.ident, flush=True)

@@ -348,6 +348,6 @@ def test_reading_in_all_sizes_gives_the_same() -> None:
 
 
 def test_importing_loads_no_codec_library() -> None:
-    code = "import sys, buildstep.compress, buildstep.decompress; print([m for m in ('isal', 'zstandard') if m in sys.modules])"
+    code = "import sys, buildstep.formats.codecs, buildstep.formats.decompress; print([m for m in ('isal', 'zstandard') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -15,7 +15,7 @@ from buildstep import __version__, cli
 from buildstep.cli import session
 from buildstep.system import namespaces
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -15,7 +15,7 @@ from buildstep.images.repositories import Repository, open_repository, path_of
 from buildstep.images.resolve import Fetched, fetch_files, resolve
 from tests.servers.fixtures import FAST, Notes, bus, imgapi_server
 from tests.servers.imgapi import ImgapiServer
-from tests.unit.test_clients_imgapi import UUID, make_bundle
+from tests.unit.net.test_imgapi import UUID, make_bundle
 
 __all__ = ["bus", "imgapi_server"]
 

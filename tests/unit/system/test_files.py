@@ -145,7 +145,7 @@ def test_a_failed_write_leaves_the_old_file_alone(root: Root, monkeypatch: pytes
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(system_files, "write_all", full)
+    monkeypatch.setattr("buildstep.system.root.write_all", full)
     with pytest.raises(OSError, match="full"):
         root.write("/a/b/file", b"new")
     assert sorted(path.name for path in (root.path / "a/b").iterdir()) == ["file", "relative"]
