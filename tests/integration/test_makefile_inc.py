@@ -1,4 +1,4 @@
-"""Makefile.inc with real make and a bin/build that writes down its calls: D39 to D42 by number, and more."""
+"""Makefile.inc with real make and a bin/build that writes down its calls (docs/explanation/defects.md for the numbers)."""
 
 from __future__ import annotations
 

@@ -1,29 +1,6 @@
-"""imgadm's defects that concern making images, by number, on pools that make streams; manifests of every format.
+"""Defects of the predecessor's image library (docs/explanation/defects.md) that concern making images.
 
-btrfs runs here on a loop file, zfs in the guest. Of D24 to D38, with the other places that test them:
-
-| defect | what is tested | elsewhere |
-| --- | --- | --- |
-| D24 | all cores, and the same bytes for the same stream | test_build, test_compress, zfs/test_streams |
-| D25 | a full disk fails the build; what is on disk is what was hashed | test_build, test_emitters, zfs/test_streams |
-| D26 | no name before all files are complete | test_kill, test_emitters, zfs/test_build |
-| D27 | the record comes last; a damaged one is no image | test_build, test_manifest |
-| D28 | an image on disk is proved before it is used | test_build, zfs/test_streams |
-| D33 | an environment that will not do is an error with a hint | test_doctor_agent, zfs/test_unprivileged |
-| D34 | no name reaches a shell | |
-| D35 | a full stream needs no other image | zfs/test_build |
-| D36 | `dataset_guid` is written, and compared before receiving | zfs/test_streams, zfs/test_build |
-| D37 | busy datasets are tried again, and who holds them is told | zfs/test_busy |
-| D38 | no value of any field crashes the rules | test_manifest |
-
-Those that concern fetching, and no image that is made here:
-
-| defect | where it is tested |
-| --- | --- |
-| D29 no retry, no idle timeout, no resume | test_images, test_clients_http |
-| D30 downloads go on when a sibling has failed | test_images |
-| D31 `insecure` is inverted | test_clients_http |
-| D32 an inactive origin crashes | test_clients_repositories |
+They run on pools that make streams: btrfs on a loop file here, zfs in the guest. Manifests of every format as well.
 """
 
 from __future__ import annotations
