@@ -19,8 +19,10 @@ from buildstep.pool.journal import Journal
 from buildstep.pool.stale import output_lock
 from buildstep.rootfs import cleaners, installers, owners, placement, sandbox
 from buildstep.rootfs import copy_proto as syncing
+from buildstep.rootfs.cleaners.interface import CleanOptions
 from buildstep.rootfs.installers import apt
 from buildstep.rootfs.interface import Finding, Installer, InstallOptions, Package, Resolution
+from buildstep.rootfs.leak_check import Agent
 from buildstep.spec.load import BuildSpec
 from buildstep.system.locks import lock
 from buildstep.system.root import Root
@@ -121,14 +123,12 @@ def clean(context: Context, root: Root, dataset: Dataset, proto: ProtoScan) -> l
     kept = frozenset(
         "/" + os.fsdecode(path) for path in proto.paths if path.partition(b"/")[0] in _CLEANED_TOPS
     )
-    return cleaners.clean(
-        context.spec.cleaners(cleaners.DEFAULT),
-        root,
-        bus=context.bus,
-        environ=context.environ,
+    options = CleanOptions(
+        agent=Agent.of(context.environ),
         zone=dataset.path if root.path != dataset.path else None,
         keep=kept,
     )
+    return cleaners.clean(context.spec.cleaners(cleaners.DEFAULT), root, options, context.bus)
 
 
 _CLEANED_TOPS = (b"var", b"etc", b"tmp", b"root", b"run", b"home", b"dev", b"lib", b"usr", b"srv")

@@ -80,7 +80,7 @@ def prove(
     """
     faults = [
         *_mounts(root),
-        *(f"{path} is the agent's own" for path in _agent_files(root, agent) if path not in keep),
+        *(f"{path} is the agent's own" for path in agent_files(root, agent) if path not in keep),
         *_ours(root, changed),
         *_secrets(root, agent, changed if changed is not None else list(_small_walk(root)), keep),
     ]
@@ -101,7 +101,7 @@ def _mounts(root: Root) -> Iterator[str]:
             yield f"{point[len(top) :]} is still mounted"
 
 
-def _agent_files(root: Root, agent: Agent) -> Iterator[str]:
+def agent_files(root: Root, agent: Agent) -> Iterator[str]:
     for path, text in agent.files().items():
         found = root.lstat(path)
         if found is not None and stat.S_ISREG(found.st_mode) and root.read(path).strip() == text:

@@ -16,8 +16,10 @@ import pytest
 from buildstep.errors import InstallError
 from buildstep.events import Bus, Event, Output
 from buildstep.rootfs import cleaners, installers, sandbox
+from buildstep.rootfs.cleaners.interface import CleanOptions
 from buildstep.rootfs.installers.apt import agent_mirror
 from buildstep.rootfs.interface import Installer, InstallOptions
+from buildstep.rootfs.leak_check import Agent
 from buildstep.system import mounts, process
 from buildstep.system.root import Root
 
@@ -153,7 +155,7 @@ def test_a_real_package_from_the_mirror(debian: Any, private: Private, tmp_path:
                         if file.is_file() and not file.is_symlink() and file.stat().st_size < 100_000:
                             assert TOKEN.encode() not in file.read_bytes()
                             assert path != "etc" or file.read_bytes() != resolver, file
-                cleaners.clean(cleaners.DEFAULT, Root(root), bus=Bus(), environ=ENVIRON)
+                cleaners.clean(cleaners.DEFAULT, Root(root), CleanOptions(agent=Agent.of(ENVIRON)), Bus())
         return seconds[0], seconds[1]
 
     private(job)

@@ -15,6 +15,8 @@ import pytest
 from buildstep.errors import CommandFailed, SandboxError
 from buildstep.events import Bus, Event, Note, Output
 from buildstep.rootfs import cleaners, sandbox
+from buildstep.rootfs.cleaners.interface import CleanOptions
+from buildstep.rootfs.leak_check import Agent
 from buildstep.system import mounts, process
 from buildstep.system.root import Root
 
@@ -413,7 +415,7 @@ def test_cleaners_do_not_enter_a_mount_and_the_proof_names_it(root: Path, privat
     def job() -> None:
         with mounts.bind(outside, root / "tmp/a/mounted"):
             with pytest.raises(SandboxError, match="/tmp/a/mounted is still mounted"):
-                cleaners.clean(["tmp"], Root(root), bus=Bus(), environ={})
+                cleaners.clean(["tmp"], Root(root), CleanOptions(agent=Agent.of({})), Bus())
             assert mounts.mount_points(root) == [os.fspath(root / "tmp/a/mounted")]
 
     private(job)

@@ -97,7 +97,6 @@ MANY_PARAMETERS: dict[str, str] = {
     "net/http:request": "to be split",
     "net/imgapi:_call": "to be split",
     "net/registry:_call": "to be split",
-    "rootfs/cleaners/__init__:clean": "to be split",
     "rootfs/copy_proto:sync": "to be split",
     "rootfs/sandbox:enter": "to be split",
     "spec/load:load": "to be split",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from buildstep.errors import SandboxError, UsageError
 from buildstep.events import Bus, Cleaned, Event, Note
 from buildstep.rootfs import cleaners, entropy
+from buildstep.rootfs.cleaners.interface import CleanOptions
 from buildstep.rootfs.leak_check import Agent
 from buildstep.system.root import Root
 
@@ -21,7 +23,18 @@ def put(root: Path, path: str, text: str = "x") -> Path:
 
 
 def run(root: Path, *names: str, **options: object) -> list[Cleaned]:
-    return cleaners.clean(names, Root(root), bus=Bus(), environ={}, **options)  # type: ignore[arg-type]
+    return clean(names, root, Bus(), {}, **options)
+
+
+def clean(
+    names: Sequence[str],
+    root: Path,
+    bus: Bus,
+    environ: Mapping[str, str] = {},
+    **options: object,
+) -> list[Cleaned]:
+    given = CleanOptions(agent=Agent.of(environ or {}), **options)  # type: ignore[arg-type]
+    return cleaners.clean(names, Root(root), given, bus)
 
 
 @pytest.fixture(autouse=True)
@@ -197,7 +210,7 @@ def test_the_proof_names_what_stayed(tmp_path: Path, path: str, text: str) -> No
         "LONGNAME": "nothing-secret",
     }
     with pytest.raises(SandboxError) as caught:
-        cleaners.clean([], Root(tmp_path), bus=Bus(), environ=environ)
+        clean([], tmp_path, Bus(), environ)
     assert path in str(caught.value)
     assert "s3cr3t" not in str(caught.value) + caught.value.detail
 
@@ -211,9 +224,9 @@ def test_the_proof_passes_a_clean_root_and_what_the_proto_says(tmp_path: Path) -
 def test_a_changed_file_anywhere_is_searched(tmp_path: Path) -> None:
     put(tmp_path, "/srv/app.conf", "s3cr3t-value-1")
     environ = {"API_TOKEN": "s3cr3t-value-1"}
-    cleaners.clean([], Root(tmp_path), bus=Bus(), environ=environ)
+    clean([], tmp_path, Bus(), environ)
     with pytest.raises(SandboxError, match=r"/srv/app.conf has the agent's API_TOKEN"):
-        cleaners.clean([], Root(tmp_path), bus=Bus(), environ=environ, changed=["/srv/app.conf"])
+        clean([], tmp_path, Bus(), environ, changed=["/srv/app.conf"])
 
 
 def test_known_sources_of_entropy_are_named(tmp_path: Path) -> None:
@@ -225,11 +238,11 @@ def test_known_sources_of_entropy_are_named(tmp_path: Path) -> None:
         "/etc/ssl/private/ssl-cert-snakeoil.key",
     ]
     events: list[Event] = []
-    cleaners.clean([], Root(tmp_path), bus=Bus(events.append), environ={})
+    clean([], tmp_path, Bus(events.append))
     assert any(isinstance(event, Note) and "ssh_host_rsa_key" in event.text for event in events)
 
 
 def test_every_report_is_an_event(tmp_path: Path) -> None:
     events: list[Event] = []
-    cleaners.clean(["tmp", "logs"], Root(tmp_path), bus=Bus(events.append), environ={})
+    clean(["tmp", "logs"], tmp_path, Bus(events.append))
     assert [event.cleaner for event in events if isinstance(event, Cleaned)] == ["logs", "tmp"]

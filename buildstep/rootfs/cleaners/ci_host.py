@@ -1,0 +1,12 @@
+"""The cleaner of files that some tools copy from the CI host into a base image."""
+
+from __future__ import annotations
+
+from buildstep.rootfs.cleaners.interface import Cleaning
+from buildstep.rootfs.leak_check import agent_files
+
+
+def clean(work: Cleaning) -> None:
+    """Remove a resolver file or host name that is the CI host's own."""
+    for path in agent_files(work.root, work.options.agent):
+        work.remove(path)
