@@ -41,7 +41,7 @@ format: dev ## let ruff write
 	.venv/bin/ruff check --fix .
 
 docs: dev ## make man pages, the command reference and the tables of the docs anew
-	$(PYTHON_BIN) -m buildstep.cli.docs
+	$(PYTHON_BIN) -m scripts.make_docs
 
 bench: deps dev ## measure, beside other tools (under 15 minutes)
 	$(PYTHON_BIN) -m bench

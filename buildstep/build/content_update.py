@@ -32,6 +32,7 @@ from buildstep.images.store import ImageRecord
 from buildstep.spec.load import BuildSpec
 from buildstep.system import framed
 from buildstep.system.files import atomic_write
+from buildstep.system.text import plural
 from buildstep.tree import entry as tree_entry
 from buildstep.tree import stat_index
 from buildstep.tree.diff import Changes
@@ -133,7 +134,7 @@ class Amendment:
         """Why most of the work is left out."""
         if not self.files:
             return f"nothing changed since {self.tree.build}, where it counts"
-        what = "the content of one file" if self.files == 1 else f"the content of {self.files} files"
+        what = f"the content of {plural(self.files, 'file')}"
         return f"only {what} changed since {self.tree.build}"
 
     def complete(self, blobs: BlobStore) -> bool:

@@ -20,6 +20,7 @@ from buildstep.pool.interface import Backend, Dataset, Kind
 from buildstep.pool.journal import Journal, keep
 from buildstep.report.recorder import Recorder
 from buildstep.system.root import Root
+from buildstep.system.text import plural
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import FileList
 
@@ -117,5 +118,5 @@ def sync_step(build: Build, image: ImageRecord) -> None:
             if laid is not None:
                 build.laid = laid
                 return
-            step.reason = f"{build.spec.proto.name}/, {build.plan.proto.files} files, copied in"
+            step.reason = f"{build.spec.proto.name}/, {plural(build.plan.proto.files, 'file')}, copied"
         steps.sync(build.context, root)

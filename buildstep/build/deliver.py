@@ -20,10 +20,11 @@ from buildstep.emit.interface import Artifact, Blob, EmitJob
 from buildstep.errors import ImageError
 from buildstep.events import ArtifactWritten, Bus
 from buildstep.formats import codecs
-from buildstep.images.store import ImageRecord, uuid_of
+from buildstep.images.store import ImageRecord
 from buildstep.pool.streams import NativeJob
 from buildstep.report.recorder import FORMAT, Recorder
 from buildstep.spec import imgmanifest
+from buildstep.spec.imgmanifest import uuid_of
 from buildstep.spec.load import BuildSpec
 from buildstep.system.files import read_json
 from buildstep.system.host import min_platform

@@ -17,6 +17,7 @@ from buildstep.events import State
 from buildstep.images.store import ImageRecord, ImageStore
 from buildstep.rootfs import cleaners
 from buildstep.spec.load import BuildSpec
+from buildstep.system.text import plural
 from buildstep.tree import proto as tree_proto
 from buildstep.tree.exclude import excluder
 from buildstep.tree.proto import ProtoScan, scan_proto
@@ -269,8 +270,8 @@ def _age(answer: Answer, *, fresh: bool) -> str:
 
 
 def proto_text(spec: BuildSpec, proto: ProtoScan, *, direct: bool) -> str:
-    how = "taken as it is" if direct else "copied in"
-    text = f"{spec.proto.name}/, {proto.files} files, {how}"
+    how = "read in place" if direct else "copied"
+    text = f"{spec.proto.name}/, {plural(proto.files, 'file')}, {how}"
     if proto.unchanged:
         return f"{text}; unchanged"
     if proto.changed:
@@ -278,7 +279,7 @@ def proto_text(spec: BuildSpec, proto: ProtoScan, *, direct: bool) -> str:
         shown = ", ".join(f"{path} ({why})" for path, why in told[:3])
         more = f" and {len(told) - 3} more" if len(told) > 3 else ""
         return f"{text}; {proto.unread} to read: {shown}{more}"
-    return f"{text}; all to read"
+    return f"{text}; no index yet: all are read"
 
 
 def layer_text(found: LayerRecord) -> str:

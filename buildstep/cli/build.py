@@ -134,6 +134,7 @@ def command(
     """
     from buildstep.cli import session
     from buildstep.spec import load as specs
+    from buildstep.spec import template
 
     flags = _flags(options) | {"proto": proto_dir, "dir": dir_, "cache": False if no_cache else None}
     if as_buildimage:
@@ -148,7 +149,7 @@ def command(
         cwd=Path.cwd(),
         choices=choices(),
         defines=defines,
-        git=lambda: git_facts(Path.cwd()),
+        git=lambda: template.git_facts(Path.cwd()),
         stdin=manifest,
     )
     if (spec.packages or spec.upgrade_first or spec.pkg_audit) and os.geteuid() != 0 and not dry_run:
@@ -186,25 +187,6 @@ def choices() -> Any:
         formats=tuple(emit.EMITTERS),
         cleaners=tuple(cleaners.CLEANERS),
     )
-
-
-def git_facts(folder: Path) -> dict[str, object]:
-    """What git says of the checkout that a folder is in, for templates."""
-    from buildstep.system import process
-
-    def ask(*words: str) -> str:
-        return process.query(["git", "-C", os.fspath(folder), *words], ok=range(256)).stdout.strip()
-
-    commit = ask("rev-parse", "HEAD")
-    branch = os.environ.get("BRANCH_NAME") or os.environ.get("GIT_BRANCH", "").removeprefix("origin/")
-    return {
-        "commit": commit,
-        "short": ask("rev-parse", "--short", "HEAD"),
-        # A CI server checks out a commit, not a branch, and tells the branch in its environment.
-        "branch": branch or ask("symbolic-ref", "--quiet", "--short", "HEAD") or "detached",
-        "dirty": bool(ask("status", "--porcelain", "--untracked-files=no")),
-        "tag": ask("describe", "--tags", "--exact-match"),
-    }
 
 
 def _build(
@@ -260,8 +242,9 @@ def _show_plan(decided: Any, spec: Any, *, as_json: bool, verbose: int) -> None:
         click.echo(json.dumps(decided.to_json(), indent=2))
         return
     for name, value, origin in specs.summary(spec):
-        if origin != "default" or verbose:
-            click.secho(f"  {name:18} {value}  ({origin})", dim=origin == "default")
-    click.echo(f"  {'pool':18} {decided.pool}")
+        if origin != "default" or verbose or name == "pool":
+            # The pool that is used, also where none was named.
+            shown = decided.pool if name == "pool" else value
+            click.secho(f"  {name:18} {shown}  ({origin})", dim=origin == "default")
     for step in decided.steps:
         click.echo(f"{step.state:6} {step.name:9} {step.reason}")

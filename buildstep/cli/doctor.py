@@ -85,6 +85,7 @@ def _spec(
     """The spec, its proto directory if that is known and there, and what is wrong with them."""
     from buildstep.build.doctor import Finding
     from buildstep.spec import load as specs
+    from buildstep.spec import template
 
     text = sys.stdin.read() if manifest_arg == "-" else ""
 
@@ -96,7 +97,7 @@ def _spec(
             cwd=Path.cwd(),
             choices=build.choices(),
             defines=defines,
-            git=lambda: build.git_facts(Path.cwd()),
+            git=lambda: template.git_facts(Path.cwd()),
             stdin=text,
         )
 

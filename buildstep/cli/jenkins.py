@@ -216,7 +216,6 @@ def _text(name: str) -> str:
 def _document(name: str) -> dict[str, Any]:
     from datetime import UTC, datetime
 
-    from buildstep.cli.build import git_facts
     from buildstep.errors import Fault, SpecError
     from buildstep.spec import schema, template
 
@@ -225,7 +224,7 @@ def _document(name: str) -> dict[str, Any]:
         text = template.render(
             text,
             source=name,
-            git=lambda: git_facts(Path.cwd()),
+            git=lambda: template.git_facts(Path.cwd()),
             moment=datetime.now(UTC),
             environ=os.environ,
             defines={},

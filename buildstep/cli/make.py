@@ -28,13 +28,12 @@ def stamp() -> None:
     """Print <branch>-<time>-g<commit>[-dirty] of the checkout we are in."""
     from datetime import UTC, datetime
 
-    from buildstep.cli.build import git_facts
     from buildstep.errors import UsageError
     from buildstep.spec import template
 
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
     moment = datetime.fromtimestamp(int(epoch), UTC) if epoch.isdigit() else datetime.now(UTC)
-    facts = git_facts(Path.cwd())
+    facts = template.git_facts(Path.cwd())
     if not facts["commit"]:
         raise UsageError("there is no commit to make a STAMP of", hint="commit first, or set VERSION")
     click.echo(template.stamp(facts, moment))
@@ -105,7 +104,6 @@ def name(manifest: Path) -> None:
     from datetime import UTC, datetime
 
     from buildstep.cli import make_state
-    from buildstep.cli.build import git_facts
     from buildstep.spec import schema, template
 
     text = schema.read_file(os.fspath(manifest))
@@ -113,7 +111,7 @@ def name(manifest: Path) -> None:
         text = template.render(
             text,
             source=os.fspath(manifest),
-            git=lambda: git_facts(Path.cwd()),
+            git=lambda: template.git_facts(Path.cwd()),
             moment=datetime.now(UTC),
             environ=os.environ,
             defines={},
@@ -126,9 +124,9 @@ def _watched(proto: Path, files: tuple[Path, ...], git: bool) -> Watched:
 
     identity = ""
     if git:
-        from buildstep.cli.build import git_facts
+        from buildstep.spec import template
 
-        facts = git_facts(Path.cwd())
+        facts = template.git_facts(Path.cwd())
         dirt = " with changes" if facts["dirty"] else ""
         identity = f"{facts['branch']} at {facts['short']}{dirt}"
     return Watched(proto=proto, files=files, git=identity)

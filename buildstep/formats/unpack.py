@@ -26,7 +26,7 @@ from buildstep.formats.tar_writer import OPAQUE, WHITEOUT
 from buildstep.system.files import CHUNK, write_all
 from buildstep.system.mounts import in_user_namespace
 from buildstep.system.remove import remove_tree
-from buildstep.system.text import shown
+from buildstep.system.text import plural, shown
 from buildstep.tree.entry import TYPE_BITS, Entry, FileList
 from buildstep.tree.hashing import ContentHash
 from buildstep.tree.scan import link_groups, plain_mode
@@ -161,7 +161,7 @@ class _Extraction:
     def _refusal(self) -> ImageError:
         rest = self._fault_count - len(self._faults)
         lines = [*self._faults, *([f"  and {rest} more"] if rest else [])]
-        count = "1 fault" if self._fault_count == 1 else f"{self._fault_count} faults"
+        count = plural(self._fault_count, "fault")
         return ImageError(
             f"the archive is refused: {count}",
             detail="\n".join(lines),

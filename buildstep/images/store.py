@@ -53,8 +53,7 @@ from buildstep.tree.entry import FileList, dumps, loads, tree_digest
 from buildstep.tree.hashing import hash_entries, spread_digests
 from buildstep.tree.scan import fingerprint_of, scan
 
-__all__ = ["ImageRecord", "ImageStore", "fingerprint_of", "uuid_of"]
-
+__all__ = ["ImageRecord", "ImageStore"]
 _PEEK = 256 << 10
 """Bytes of a file, compressed, by which its kind is told while it still comes."""
 

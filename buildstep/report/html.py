@@ -12,8 +12,8 @@ from typing import IO, Any
 
 from buildstep.report import log_pack
 from buildstep.report.record import Record, critical_path
-from buildstep.report.words import STATES, delta, outcome, plural, seconds_text
-from buildstep.system.text import size_text
+from buildstep.report.words import STATES, delta, outcome, seconds_text
+from buildstep.system.text import plural, size_text
 
 _SCRIPTS = ("page.js", "charts.js", "log.js")
 _LOG, _INDEX = "<!--log-->", "<!--index-->"

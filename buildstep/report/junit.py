@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from buildstep.report.record import Output, Record, Step, step_tail, verify
-from buildstep.report.words import plural
-from buildstep.system.text import size_text
+from buildstep.system.text import plural, size_text
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import IO
 
 from buildstep.report.record import Record, critical_path, step_tail
-from buildstep.report.words import STATES, delta, outcome, plural, seconds_text
-from buildstep.system.text import size_text
+from buildstep.report.words import STATES, delta, outcome, seconds_text
+from buildstep.system.text import plural, size_text
 
 _MARKS = {"run": "✅", "reuse": "♻️", "skip": "\N{WHITE CIRCLE}", "failed": "❌"}
 _MOST = 50

@@ -22,10 +22,6 @@ def seconds_text(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
 def outcome(record: Record) -> str:
     """How the build ended, in a few words."""
     if not record.ok:

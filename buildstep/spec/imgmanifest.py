@@ -19,7 +19,6 @@ Manifest = Mapping[str, Any]
 
 NIL_UUID: Final = "00000000-0000-0000-0000-000000000000"
 INHERITABLE: Final = tuple(field.name for field in FIELDS if field.inherited)
-AUTHOR_FIELDS: Final = tuple(field for field in FIELDS if field.who == "author")
 
 _BY_NAME = {field.name: field for field in FIELDS}
 _MINIMAL = ("v", "uuid", "name", "version", "type", "os")

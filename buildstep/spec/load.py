@@ -31,7 +31,7 @@ from buildstep.spec.fields import (
     from_data,
     to_data,
 )
-from buildstep.spec.reference import SCHEMA_KEY, build_rule, json_schema, reference_markdown
+from buildstep.spec.json_schema import SCHEMA_KEY, build_rule, json_schema
 from buildstep.spec.schema import at
 
 __all__ = [
@@ -44,7 +44,6 @@ __all__ = [
     "check_document",
     "json_schema",
     "load",
-    "reference_markdown",
     "summary",
 ]
 

@@ -10,7 +10,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ def _faults(value: object, rule: Rule, where: str) -> Iterator[Fault]:
     types = [types] if isinstance(types, str) else types
     if types and not any(is_type(value, name) for name in types):
         actual = _NAMES.get(type(value), type(value).__name__)
-        yield Fault(where=where, message=f"must be {_either(types)}, not {actual}")
+        yield Fault(where=where, message=f"must be {type_names(types)}, not {actual}")
         return
     if "enum" in rule and not any(_same(value, option) for option in rule["enum"]):
         yield _not_an_option(value, rule["enum"], where)
@@ -205,50 +205,16 @@ def _object_faults(value: Mapping[str, object], rule: Rule, where: str) -> Itera
             yield from _faults(item, others, at(where, name))
 
 
-# Explaining.
-
-
-def words(rule: Rule) -> str:
-    """A rule as a phrase for the reference."""
-    if "enum" in rule:
-        return _listed(rule["enum"], quote="`")
-    types = rule.get("type", ())
-    # What a pattern asks for says already that it is a string.
-    parts = [rule["$comment"]] if rule.get("$comment") else []
-    if not parts or types != "string":
-        parts.insert(0, _either([types] if isinstance(types, str) else types) or "anything")
-    parts += [phrase(rule[key]) for key, phrase in _PHRASES.items() if key in rule]
-    if properties := rule.get("properties"):
-        others = "" if rule.get("additionalProperties") is False else ", and others"
-        parts.append("keys " + ", ".join(f"`{name}`" for name in properties) + others)
-    return "; ".join(part for part in parts if part)
-
-
-_PHRASES: Mapping[str, Callable[[Any], str]] = {
-    "maxLength": lambda n: f"at most {n} characters",
-    "minimum": lambda n: f"at least {n}",
-    "maximum": lambda n: f"at most {n}",
-    "items": lambda rule: f"each {words(rule)}",
-    "minItems": lambda n: f"at least {n}",
-    "maxItems": lambda n: f"at most {n}",
-    "propertyNames": lambda rule: f"keys: {words(rule)}",
-    "additionalProperties": lambda rule: f"values: {words(rule)}" if rule else "",
-}
-
-
-def _either(types: Collection[str]) -> str:
+def type_names(types: Collection[str]) -> str:
+    """Return types of JSON Schema as a phrase: a string or an object."""
     return " or ".join(
         f"an {name}" if name[0] in "aeio" else f"a {name}" if name != "null" else name for name in types
     )
 
 
-def _listed(options: Sequence[object], *, quote: str = "") -> str:
-    shown = [f"{quote}{_plain(option)}{quote}" for option in options]
+def _listed(options: Sequence[object]) -> str:
+    shown = [option if isinstance(option, str) else json.dumps(option) for option in options]
     return shown[0] if len(shown) == 1 else "one of " + ", ".join(shown)
-
-
-def _plain(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _shown(value: object) -> str:

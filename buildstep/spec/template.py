@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 
 from buildstep.errors import Fault, SpecError
 
 GitFacts = Mapping[str, object]
+
+
+def git_facts(folder: Path) -> dict[str, object]:
+    """Return what git knows of the checkout that a directory is in, for templates.
+
+    Errors: ToolMissing where there is no git. Where there is no repository, all texts are empty.
+    """
+    from buildstep.system import process
+
+    def ask(*words: str) -> str:
+        return process.query(["git", "-C", os.fspath(folder), *words], ok=range(256)).stdout.strip()
+
+    commit = ask("rev-parse", "HEAD")
+    branch = os.environ.get("BRANCH_NAME") or os.environ.get("GIT_BRANCH", "").removeprefix("origin/")
+    return {
+        "commit": commit,
+        "short": ask("rev-parse", "--short", "HEAD"),
+        # A CI server checks out a commit, not a branch, and tells the branch in its environment.
+        "branch": branch or ask("symbolic-ref", "--quiet", "--short", "HEAD") or "detached",
+        "dirty": bool(ask("status", "--porcelain", "--untracked-files=no")),
+        "tag": ask("describe", "--tags", "--exact-match"),
+    }
 
 
 def stamp(git: GitFacts, moment: datetime) -> str:

@@ -51,6 +51,11 @@ def _text(value: object) -> str:
     return json.dumps(value, sort_keys=True)
 
 
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: 1 file, 2 files, 1,200 files."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def size_text(count: float) -> str:
     """A number of bytes for a person."""
     for unit in ("B", "KiB", "MiB", "GiB"):

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.images.store import uuid_of
 from buildstep.pool.btrfs import BtrfsBackend
 from buildstep.pool.directory import DirectoryBackend
 from buildstep.pool.interface import Backend
 from buildstep.pool.overlay import OverlayBackend
 from buildstep.pool.zfs import ZfsBackend
+from buildstep.spec.imgmanifest import uuid_of
 from buildstep.tree import entry as tree_entry
 from buildstep.tree import hashing, scan
 from buildstep.tree.entry import FileList

@@ -46,7 +46,7 @@ STEPS: tuple[tuple[str, str, str, float, str], ...] = (
     (
         "sync",
         "run",
-        "proto/, 214 files, taken as it is; 3 to read: srv/www/index.html (size) and 2 more",
+        "proto/, 214 files, read in place; 3 to read: srv/www/index.html (size) and 2 more",
         0.412,
         "",
     ),

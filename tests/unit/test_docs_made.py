@@ -13,7 +13,7 @@ import click
 import pytest
 
 from buildstep import cli
-from buildstep.cli import docs
+from scripts import command_pages, make_docs
 
 TOP = Path(__file__).parents[2]
 PAGES = [TOP / "README.md", TOP / "CONTRIBUTING.md", *sorted((TOP / "docs").rglob("*.md"))]
@@ -26,7 +26,7 @@ def text_of(name: str) -> str:
 
 def test_what_is_made_from_the_code_is_up_to_date() -> None:
     # In a process of its own: what other tests have imported and changed must not show in the pages.
-    ask = "import sys; from buildstep.cli import docs; sys.exit(' '.join(docs.stale()) or 0)"
+    ask = "import sys; from scripts import make_docs; sys.exit(' '.join(make_docs.stale()) or 0)"
     done = subprocess.run([sys.executable, "-c", ask], cwd=TOP, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, ""), f"run `make docs`: {done.stderr}"
 
@@ -34,7 +34,7 @@ def test_what_is_made_from_the_code_is_up_to_date() -> None:
 def test_every_command_and_option_is_in_the_reference_and_in_a_man_page() -> None:
     reference = text_of("reference/commands.md")
     man = "\n".join(page.read_text() for page in MAN).replace("\\-", "-")
-    for command, context in docs.commands():
+    for command, context in command_pages.commands():
         assert f"## {context.command_path}\n" in reference
         for param in command.params:
             for option in param.opts if isinstance(param, click.Option) and not param.hidden else []:
@@ -72,16 +72,16 @@ def test_man_pages_are_clean_roff(page: Path) -> None:
 
 
 def test_text_that_roff_would_take_for_a_request() -> None:
-    assert docs._roff(".x\n'y -a \\b") == "\\&.x\n\\&'y \\-a \\eb"
+    assert command_pages.roff(".x\n'y -a \\b") == "\\&.x\n\\&'y \\-a \\eb"
 
 
 def test_a_table_in_a_page_is_made_anew_and_the_rest_kept() -> None:
     page = "# A\n\n<!-- table: formats -->\nold\n<!-- end -->\n\nkept\n"
-    made = docs.filled(page)
+    made = make_docs.filled(page)
     assert "`oci`" in made
     assert "old" not in made
     assert made.endswith("<!-- end -->\n\nkept\n")
-    assert docs.filled(made) == made
+    assert make_docs.filled(made) == made
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -136,6 +136,28 @@ def test_every_row_of_a_table_has_its_words() -> None:
         assert f"`{name}`" in text_of("reference/pools.md"), name
     for name in INSTALLERS:
         assert f"## {name}\n" in text_of("reference/installers.md"), name
+
+
+def test_no_row_of_a_table_is_without_its_meaning() -> None:
+    for name, render in make_docs.TABLES.items():
+        _head, _line, *rows = render().splitlines()
+        assert rows, name
+        if name != "variables":  # not every setting has a key in m.json and a flag
+            assert [row for row in rows if re.search(r"\|  \|$", row) and name != "events"] == []
+
+
+def test_the_reference_of_m_json_names_what_there_is() -> None:
+    from buildstep.emit import EMITTERS
+    from buildstep.rootfs.cleaners import CLEANERS
+    from buildstep.rootfs.installers import INSTALLERS
+
+    rows = [row.split(" | ") for row in text_of("reference/m.json.md").splitlines() if row.startswith("| `")]
+    values = {row[0].removeprefix("| "): row[4] for row in rows if len(row) == 6}
+    every = ["auto", *INSTALLERS]
+    assert values["`installer`"] == "one of " + ", ".join(f"`{name}`" for name in every)
+    every = [*CLEANERS, *(f"-{name}" for name in CLEANERS)]
+    assert values["`clean`"].endswith("one of " + ", ".join(f"`{name}`" for name in every))
+    assert "one of " + ", ".join(f"`{name}`" for name in EMITTERS) in values["`formats`"]
 
 
 def test_every_key_of_a_build_record_is_documented() -> None:

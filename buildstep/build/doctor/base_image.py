@@ -22,7 +22,7 @@ from buildstep.rootfs import installers, proxies
 from buildstep.spec.load import BuildSpec
 from buildstep.system.files import read_json
 from buildstep.system.root import Root
-from buildstep.system.text import size_text
+from buildstep.system.text import plural, size_text
 
 _SKEW = 300.0
 """Seconds that the clock may differ from a server's: package indexes and certificates bear about this."""
@@ -75,7 +75,11 @@ def image(seen: Examination) -> None:
         seen.image = record_of(seen.backend, ref)
     if seen.image is not None:
         size = size_text(seen.image.size)
-        seen.ok("image", ref, f"is in the store as {seen.image.uuid}, {size} in {seen.image.files} files")
+        seen.ok(
+            "image",
+            ref,
+            f"is in the store as {seen.image.uuid}, {size} in {plural(seen.image.files, 'file')}",
+        )
     elif scheme == "scratch":
         seen.ok("image", ref, "is an empty tree")
     elif colon and scheme in _FILES:

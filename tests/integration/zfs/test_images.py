@@ -14,12 +14,13 @@ import pytest
 from buildstep.errors import ImageError
 from buildstep.events import Bus
 from buildstep.images.gc import collect
-from buildstep.images.store import ImageStore, uuid_of
+from buildstep.images.store import ImageStore
 from buildstep.pool.directory import DirectoryBackend
 from buildstep.pool.interface import Backend, Kind
 from buildstep.pool.journal import open_journal
 from buildstep.pool.zfs import ZfsBackend
 from buildstep.spec.config import Config, SourceConfig
+from buildstep.spec.imgmanifest import uuid_of
 from buildstep.tree.entry import tree_digest
 from tests.integration.pools import IN_GUEST, change, command, fill, full
 

@@ -17,12 +17,12 @@ from buildstep.emit.interface import Artifact
 from buildstep.emit.zfs import ZfsEmitter
 from buildstep.errors import DatasetError, EmitError, ImageError
 from buildstep.images.sources import zfs_file
-from buildstep.images.store import uuid_of
 from buildstep.pool.directory import DirectoryBackend
 from buildstep.pool.interface import Dataset, Kind
 from buildstep.pool.streams import NativeJob
 from buildstep.pool.zfs import ZfsBackend
 from buildstep.spec import imgmanifest
+from buildstep.spec.imgmanifest import uuid_of
 from buildstep.system.mounts import mount_points
 from buildstep.tree.diff import diff
 from buildstep.tree.entry import tree_digest

@@ -204,7 +204,24 @@ def test_a_dry_run_changes_nothing(run: Run, manifest: Callable[..., str], tmp_p
     assert status == 0, err
     for name in ("import", "clone", "sync", "packages", "clean", "snapshot", "emit", "destroy"):
         assert any(line.split()[1:2] == [name] for line in out.splitlines()), name
+    names = [line.split()[0] for line in out.splitlines() if line.startswith("  ")]
+    assert sorted(names) == ["image", "pool", "proto"], "each setting once"
+    assert f"  pool               dir:{tmp_path}/pool  (environment)\n" in out
     assert snapshot(tmp_path) == before
+
+
+def test_a_dry_run_counts_files_and_names_the_pool_it_found(
+    run: Run, manifest: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = manifest()
+    monkeypatch.delenv("BUILDSTEP_POOL")
+    for count, text in ((0, "0 files"), (1, "1 file"), (2, "2 files")):
+        if count:
+            (tmp_path / f"work/proto/{count}").touch()
+        status, out, _ = run("build", "-m", path, "--dry-run", "proto")
+        assert status == 0
+        assert f" proto/, {text}, read in place;" in out
+    assert [line.split()[2] for line in out.splitlines() if line.startswith("  pool ")] == ["(default)"]
 
 
 def test_a_dry_run_in_a_pool_that_is_used_changes_nothing(

@@ -12,7 +12,8 @@ from buildstep import report
 from buildstep.cli import report as cli
 from buildstep.errors import SpecError, UsageError
 from buildstep.report.record import Step, critical_path, find_events, find_records, load, verify
-from buildstep.report.words import delta, plural, seconds_text
+from buildstep.report.words import delta, seconds_text
+from buildstep.system.text import plural
 from tests.unit import reportdata
 
 

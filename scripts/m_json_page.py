@@ -1,65 +1,26 @@
-"""What the tables of the manifest and of the settings say, as a schema and as a reference."""
+"""Render the reference of m.json from the tables of manifest fields and of settings."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Iterator
 
-from buildstep.spec import imgmanifest, schema
-from buildstep.spec.fields import SETTINGS, BuildSpec, Choices, to_data
+from buildstep.spec.fields import SETTINGS, Choices
 from buildstep.spec.imgmanifest_fields import FIELDS, Field
-from buildstep.spec.schema import Rule
-
-SCHEMA_KEY: Final[Rule] = {"type": "string", "description": "For editors; ignored."}
-
-
-def json_schema(choices: Choices) -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of an m.json, for editors and other checkers.
-
-    Whatever it refuses, `load` refuses. `load` also judges what a schema cannot say: how fields
-    depend on each other, the calendar, and whether the proto directory is there.
-    """
-    fields = {field.name: {**field.emit, "description": field.about} for field in imgmanifest.AUTHOR_FIELDS}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "m.json",
-        "description": "An image manifest (imgmanifest v2) and how to build the image.",
-        **schema.record(
-            {"$schema": SCHEMA_KEY, **fields, "build": build_rule(choices)},
-            required=("name", "version"),
-        ),
-    }
+from buildstep.spec.json_schema import default_of
+from scripts.markdown import table
+from scripts.rule_words import words
 
 
-def build_rule(choices: Choices) -> Rule:
-    """The rule of the `build` key."""
-    properties: dict[str, Rule] = {}
-    for name, setting in SETTINGS.items():
-        if setting.in_file:
-            properties[name] = {**setting.rule_for(choices), "description": setting.about}
-            if (default := _default(name)) is not None:
-                properties[name] = {**properties[name], "default": default}
-    return {**schema.record(properties), "description": "How to build the image; not part of it."}
-
-
-def _default(name: str) -> object:
-    field = BuildSpec.__dataclass_fields__[name]
-    if field.default_factory is not dataclasses.MISSING:
-        return to_data(field.default_factory())
-    return None if field.default is dataclasses.MISSING else to_data(field.default)
-
-
-def reference_markdown(choices: Choices) -> str:
-    """The reference of m.json."""
+def page(choices: Choices) -> str:
+    """Return docs/reference/m.json.md. choices: the names of all installers, formats and cleaners."""
     return "\n".join(_reference(choices)) + "\n"
 
 
 _INTRODUCTION = """\
 # m.json
 
-<!-- Made by buildstep.spec.reference_markdown; a test tells when it is out of date. -->
+<!-- Made by scripts/make_docs.py (`make docs`); a test fails when it is out of date. -->
 
 An m.json describes an image and how to build it: an image manifest (imgmanifest v2) and one key of our own,
 `build`, which does not become part of the image's manifest. `name` and `version` have to be there.
@@ -111,34 +72,30 @@ def _reference(choices: Choices) -> Iterator[str]:
     yield _INTRODUCTION + _BUILD
     rows = []
     for name, setting in SETTINGS.items():
-        default = "" if _default(name) is None else f"`{json.dumps(_default(name))}`"
+        default = "" if default_of(name) is None else f"`{json.dumps(default_of(name))}`"
         rows.append(
             (
                 f"`{name}`" if setting.in_file else f"({name})",
                 f"`{setting.flag}`" if setting.flag else "",
                 f"`{setting.env}`",
                 setting.about,
-                schema.words(setting.rule_for(choices)),
+                words(setting.rule_for(choices)),
                 "required" if setting.required else default,
             )
         )
-    yield from _table(("key", "flag", "variable", "meaning", "value", "default"), rows)
+    yield table(("key", "flag", "variable", "meaning", "value", "default"), rows)
     for name, setting in SETTINGS.items():
         if properties := setting.rule.get("properties"):
             yield f"\n### build.{name}\n"
-            yield from _table(
-                ("key", "value"), ((f"`{key}`", schema.words(rule)) for key, rule in properties.items())
-            )
+            yield table(("key", "value"), ((f"`{key}`", words(rule)) for key, rule in properties.items()))
     yield _MANIFEST
-    yield from _table(("field", "meaning", "value", ""), (_row(field) for field in imgmanifest.AUTHOR_FIELDS))
+    yield table(("field", "meaning", "value", ""), (_row(field) for field in FIELDS if field.who == "author"))
     properties = next(field for field in FIELDS if field.name == "requirements").emit["properties"]
     yield "\n### requirements\n"
-    yield from _table(
-        ("key", "value"), ((f"`{key}`", schema.words(rule)) for key, rule in properties.items())
-    )
+    yield table(("key", "value"), ((f"`{key}`", words(rule)) for key, rule in properties.items()))
     yield _SET
     others = [field for field in FIELDS if field.who != "author"]
-    yield from _table(
+    yield table(
         ("field", "meaning", "set by"), ((f"`{field.name}`", field.about, field.who) for field in others)
     )
     yield _ORDER
@@ -146,9 +103,4 @@ def _reference(choices: Choices) -> Iterator[str]:
 
 
 def _row(field: Field) -> tuple[str, ...]:
-    return (f"`{field.name}`", field.about, schema.words(field.emit), "inherited" if field.inherited else "")
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    for row in (head, ("---",) * len(head), *rows):
-        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+    return (f"`{field.name}`", field.about, words(field.emit), "inherited" if field.inherited else "")

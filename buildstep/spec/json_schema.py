@@ -1,0 +1,50 @@
+"""The JSON Schema of m.json, made from the tables of manifest fields and of settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Final
+
+from buildstep.spec import schema
+from buildstep.spec.fields import SETTINGS, BuildSpec, Choices, to_data
+from buildstep.spec.imgmanifest_fields import FIELDS
+from buildstep.spec.schema import Rule
+
+SCHEMA_KEY: Final[Rule] = {"type": "string", "description": "For editors; ignored."}
+
+
+def json_schema(choices: Choices) -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of an m.json, for editors and other checkers.
+
+    Whatever it refuses, `load` refuses. `load` also checks what a schema cannot say: how fields
+    depend on each other, the calendar, and whether the proto directory exists.
+    """
+    fields = {it.name: {**it.emit, "description": it.about} for it in FIELDS if it.who == "author"}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "m.json",
+        "description": "An image manifest (imgmanifest v2) and how to build the image.",
+        **schema.record(
+            {"$schema": SCHEMA_KEY, **fields, "build": build_rule(choices)},
+            required=("name", "version"),
+        ),
+    }
+
+
+def build_rule(choices: Choices) -> Rule:
+    """Return the rule for the value of the `build` key."""
+    properties: dict[str, Rule] = {}
+    for name, setting in SETTINGS.items():
+        if setting.in_file:
+            properties[name] = {**setting.rule_for(choices), "description": setting.about}
+            if (default := default_of(name)) is not None:
+                properties[name] = {**properties[name], "default": default}
+    return {**schema.record(properties), "description": "How to build the image; not part of it."}
+
+
+def default_of(name: str) -> object:
+    """Return the default of a setting as JSON; None where it has none."""
+    field = BuildSpec.__dataclass_fields__[name]
+    if field.default_factory is not dataclasses.MISSING:
+        return to_data(field.default_factory())
+    return None if field.default is dataclasses.MISSING else to_data(field.default)

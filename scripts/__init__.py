@@ -1,0 +1,1 @@
+"""Tools for developers of buildstep; they are not installed with it."""

@@ -1,0 +1,185 @@
+"""Write the pages and tables of docs/ that are made from the code.
+
+`python -m scripts.make_docs` writes them (`make docs`). In a page written by hand, only the text between
+`<!-- table: NAME -->` and `<!-- end -->` is replaced. `stale` names the files that are out of date.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from buildstep.cli.build import choices
+from scripts import command_pages, m_json_page
+from scripts.markdown import table
+from scripts.rule_words import words
+
+TOP = Path(__file__).parents[1]
+
+
+# -- tables in pages -----------------------------------------------------------------------------------------
+
+
+def _cleaners() -> str:
+    from buildstep.rootfs.cleaners import CLEANERS
+
+    rows = ((f"`{it.name}`", it.description, "yes" if it.default else "no") for it in CLEANERS.values())
+    return table(("cleaner", "what it removes", "by default"), rows)
+
+
+def _variables() -> str:
+    from buildstep.spec.fields import SETTINGS
+
+    rows = (
+        (f"`{it.env}`", f"`build.{name}`" if it.in_file else "", f"`{it.flag}`" if it.flag else "", it.about)
+        for name, it in SETTINGS.items()
+    )
+    return table(("variable", "in m.json", "flag", "meaning"), rows)
+
+
+def _agent_variables() -> str:
+    from buildstep.spec.config import ENVIRONMENT
+
+    rows = ((f"`{name}`", f"`{'.'.join(path)}`") for name, path in ENVIRONMENT.items())
+    return table(("variable", "in buildstep.toml"), rows)
+
+
+def _settings() -> str:
+    from buildstep.spec.config import RULE
+
+    def rows(rule: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
+        for name, inner in rule.get("properties", {}).items():
+            at = f"{path}{name}"
+            below = inner.get("items", inner)
+            if isinstance(inner.get("additionalProperties"), dict):
+                below, at = inner["additionalProperties"], f"{at}.NAME"
+            if "properties" not in below:
+                yield f"`{at}`", words(inner)
+                continue
+            if "$comment" in below:  # text will do as well
+                yield f"`{at}`", f"{below['$comment']}; or a table"
+            yield from rows(below, f"{at}{'[]' if 'items' in inner else ''}.")
+
+    return table(("setting", "value"), rows(RULE, ""))
+
+
+def _installers() -> str:
+    from buildstep.rootfs.installers import INSTALLERS
+
+    return table(
+        ("installer", "module"), ((f"`{name}`", f"`{it.__module__}`") for name, it in INSTALLERS.items())
+    )
+
+
+def _pools() -> str:
+    from buildstep import pool
+
+    modules = [
+        importlib.import_module(f"{pool.__name__}.{it.name}") for it in pkgutil.iter_modules(pool.__path__)
+    ]
+    kinds = {
+        kind.scheme: kind for module in modules for kind in vars(module).values() if hasattr(kind, "scheme")
+    }
+    rows = ((f"`{name}:`", _first_line(kinds[name])) for name in pool.BACKENDS)
+    return table(("pool", "what a clone costs"), rows)
+
+
+def _first_line(kind: type) -> str:
+    assert kind.__doc__, kind
+    return kind.__doc__.strip().partition("\n")[0]
+
+
+def _formats() -> str:
+    from buildstep.emit import EMITTERS
+
+    rows = (
+        (f"`{name}`", f"`{it.extension(None)}`", ", ".join(f"`{word}`" for word in it.compressions))
+        for name, it in EMITTERS.items()
+    )
+    return table(("format", "extension", "compressions, the default first"), rows)
+
+
+def _events() -> str:
+    import dataclasses
+
+    from buildstep import events
+
+    common = {item.name for item in dataclasses.fields(events.Event)}
+    rows = []
+    # A class with slots is made twice; the one that counts comes last.
+    kinds = {kind.kind: kind for kind in events.Event.__subclasses__()}
+    for _, kind in sorted(kinds.items()):
+        own = [item.name for item in dataclasses.fields(kind) if item.name not in common]
+        rows.append((f"`{kind.kind}`", ", ".join(f"`{name}`" for name in own)))
+    return table(("`event`", "fields beside `time` and `step`"), rows)
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "cleaners": _cleaners,
+    "variables": _variables,
+    "agent variables": _agent_variables,
+    "settings": _settings,
+    "pools": _pools,
+    "installers": _installers,
+    "formats": _formats,
+    "events": _events,
+}
+
+_MARKED = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def filled(text: str) -> str:
+    """Return a page with its tables as the code has them now."""
+    return _MARKED.sub(lambda match: f"{match[1]}\n{TABLES[match[2]]()}\n\n{match[3]}", text)
+
+
+# -- all of it -----------------------------------------------------------------------------------------------
+
+
+def wanted(top: Path) -> dict[Path, str]:
+    """Return the right text of each file that has something made from the code."""
+    docs = top / "docs"
+    found = {docs / "man" / name: text for name, text in command_pages.man_pages().items()}
+    found[docs / "reference/commands.md"] = command_pages.reference()
+    found[docs / "reference/m.json.md"] = m_json_page.page(choices())
+    for page in sorted(docs.rglob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        if _MARKED.search(text):
+            found[page] = filled(text)
+    return found
+
+
+def stale(top: Path = TOP) -> list[str]:
+    """Return the files, relative to the checkout, that are out of date."""
+    right = wanted(top)
+    wrong = [
+        path for path, text in right.items() if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+    wrong += [path for path in (top / "docs/man").glob("*.1") if path not in right]
+    return sorted(str(path.relative_to(top)) for path in wrong)
+
+
+def main() -> int:
+    """Write all of them, and print the names of those that changed."""
+    changed = stale()
+    right = wanted(TOP)
+    for name in changed:
+        path = TOP / name
+        if path in right:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(right[path], encoding="utf-8")
+        else:
+            path.unlink()
+        click.echo(name)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
