@@ -22,7 +22,7 @@ from buildstep.pool.heal import heal
 from buildstep.pool.interface import Backend
 from buildstep.report.console import view_for
 from buildstep.spec import config as configs
-from buildstep.system import namespaces, process
+from buildstep.system import namespaces, process, userns
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,63 +134,24 @@ def enclosed(job: Callable[[], int], *, debug: bool = False) -> int:
 
 
 def enter_user_namespace(argv: list[str]) -> None:
-    """Start this command again as root of a user namespace. Raises ToolMissing saying all that it lacks.
-
-    Package scripts need many user ids. An ordinary user has them when /etc/subuid and /etc/subgid give a
-    range and newuidmap is there to hand it out.
-    """
-    missing = []
-    if not sys.platform.startswith("linux"):
-        missing.append("Linux")
-    for tool, package in (("newuidmap", "uidmap"), ("newgidmap", "uidmap"), ("unshare", "util-linux")):
-        if process.find(tool) is None:
-            missing.append(f"the program {tool} (Debian: apt-get install {package})")
-    user = _user_name()
-    for table in ("/etc/subuid", "/etc/subgid"):
-        if not _has_range(Path(table), user):
-            ranges = "--add-subuids 100000-165535 --add-subgids 100000-165535"
-            missing.append(f"a range for {user} in {table} (as root: usermod {ranges} {user})")
+    """Start this command again as root of a user namespace. Raises ToolMissing saying all that it lacks."""
+    missing = (
+        [] if sys.platform.startswith("linux") else [("this is not Linux", "build on Linux, or as root")]
+    )
+    missing += userns.missing()
     if _max_user_namespaces() == 0:
-        missing.append("user namespaces (sysctl user.max_user_namespaces is 0)")
+        missing.append(("user namespaces are forbidden", "as root: sysctl user.max_user_namespaces=10000"))
     if missing:
         raise ToolMissing(
             "packages are installed as root, or in a user namespace, and this user can have none",
-            detail="\n".join(f"  missing: {item}" for item in missing),
+            detail="\n".join(f"  missing: {what} ({remedy})" for what, remedy in missing),
             hint="run as root, or add what is missing; without packages this build needs neither",
         )
     sys.stdout.flush()
     sys.stderr.flush()
-    program = process.which("unshare")
-    command = [
-        program,
-        "--user",
-        "--map-auto",
-        "--map-root-user",
-        "--",
-        sys.executable,
-        "-P",
-        "-m",
-        "buildstep",
-        *argv,
-    ]
+    command = userns.enter_argv(sys.executable, "-P", "-m", "buildstep", *argv)
+    program = process.which(command[0])
     os.execv(program, command)  # noqa: S606 - this process becomes it: nothing is left to watch
-
-
-def _user_name() -> str:
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
-
-
-def _has_range(table: Path, user: str) -> bool:
-    try:
-        rows = table.read_text().splitlines()
-    except OSError:
-        return False
-    return any(row.split(":")[0] in (user, str(os.getuid())) for row in rows)
 
 
 def _max_user_namespaces() -> int:

@@ -24,9 +24,9 @@ from buildstep.formats.decompress import Decompressed
 from buildstep.formats.tar_reader import Member, MemberFault, members, parse, raw
 from buildstep.formats.tar_writer import OPAQUE, WHITEOUT
 from buildstep.system.files import CHUNK, write_all
-from buildstep.system.mounts import in_user_namespace
 from buildstep.system.remove import remove_tree
 from buildstep.system.text import plural, shown
+from buildstep.system.userns import in_user_namespace
 from buildstep.tree.entry import TYPE_BITS, Entry, FileList
 from buildstep.tree.hashing import ContentHash
 from buildstep.tree.scan import link_groups, plain_mode

@@ -47,8 +47,8 @@ from buildstep.spec.config import Config
 from buildstep.spec.imgmanifest import uuid_of
 from buildstep.system.files import atomic_write, read_json, write_json
 from buildstep.system.locks import take_lock
-from buildstep.system.mounts import in_user_namespace
 from buildstep.system.remove import remove_tree
+from buildstep.system.userns import in_user_namespace
 from buildstep.tree.entry import FileList, dumps, loads, tree_digest
 from buildstep.tree.hashing import hash_entries, spread_digests
 from buildstep.tree.scan import fingerprint_of, scan

@@ -11,7 +11,7 @@ from buildstep.pool import directory, overlay
 from buildstep.pool.interface import Backend
 from buildstep.pool.layout import MARK
 from buildstep.system import host
-from buildstep.system.mounts import in_user_namespace
+from buildstep.system.userns import in_user_namespace
 
 
 def _btrfs(location: str) -> Backend:

@@ -21,7 +21,8 @@ from buildstep.errors import CommandFailed, DatasetError
 from buildstep.pool.interface import Dataset, Kind
 from buildstep.pool.layout import PoolDir
 from buildstep.system import process
-from buildstep.system.mounts import mount_points, unmount
+from buildstep.system.mount_table import mount_points
+from buildstep.system.mounts import unmount
 from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.scan import scan, scan_changed
 

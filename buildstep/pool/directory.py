@@ -15,7 +15,9 @@ from buildstep.pool.interface import Dataset, Kind
 from buildstep.pool.layout import PoolDir
 from buildstep.system import host, process
 from buildstep.system.files import clone_file
-from buildstep.system.mounts import in_user_namespace, mount_points, unmount
+from buildstep.system.mount_table import mount_points
+from buildstep.system.mounts import unmount
+from buildstep.system.userns import in_user_namespace
 from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.scan import scan, scan_changed
 

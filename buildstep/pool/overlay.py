@@ -21,17 +21,10 @@ from buildstep.pool.interface import Dataset, Kind
 from buildstep.pool.layout import PoolDir
 from buildstep.system.files import read_json, write_json
 from buildstep.system.host import boot_id
-from buildstep.system.mounts import (
-    MS_RDONLY,
-    bind,
-    in_user_namespace,
-    mount,
-    mount_points,
-    mounted,
-    overlay_options,
-    unmount,
-)
+from buildstep.system.mount_table import mount_points
+from buildstep.system.mounts import MS_RDONLY, bind, mount, mounted, overlay_options, unmount
 from buildstep.system.remove import remove_tree
+from buildstep.system.userns import in_user_namespace
 from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.scan import scan, scan_overlay
 

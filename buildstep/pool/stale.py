@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildstep.errors import BuildstepError
-from buildstep.system import mounts
+from buildstep.system import mount_table, mounts
 from buildstep.system.locks import take_lock
 from buildstep.system.remove import remove_tree
 
@@ -33,7 +33,7 @@ class Left:
 
 def is_there(kind: str, name: str) -> bool:
     if kind == "mount":
-        return os.path.realpath(name) in mounts.mount_points(name)
+        return os.path.realpath(name) in mount_table.mount_points(name)
     return bool(half_written(Path(name))) if kind == "outputs" else os.path.lexists(name)
 
 

@@ -32,7 +32,8 @@ from buildstep.pool.journal import open_journal
 from buildstep.pool.zfs_holders import holders, mounts_of
 from buildstep.pool.zfs_library import AlreadyThere, Busy, InUse, Props, open_zfs
 from buildstep.system import host
-from buildstep.system.mounts import LASTING, MS_RDONLY, are_noted, mount, mount_points, unmount
+from buildstep.system.mount_table import mount_points, source_at
+from buildstep.system.mounts import LASTING, MS_RDONLY, are_noted, mount, unmount
 from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.scan import scan, scan_changed
 
@@ -119,7 +120,7 @@ class ZfsBackend:
         where = found[name]["mountpoint"][0]
         if not where.startswith("/"):
             raise DatasetError(f"{name} has the mountpoint {where}", hint=f"zfs inherit mountpoint {name}")
-        if _source_at(os.path.realpath(where)) != name:
+        if source_at(os.path.realpath(where)) != name:
             # The property says where, so `zfsutil`: the kernel mounts no other dataset by hand.
             self._mount(name, Path(where), data=LASTING)
         return Path(where)
@@ -363,16 +364,3 @@ class ZfsBackend:
     def guid(self, kind: Kind, ident: str) -> str:
         final = self._final(kind, ident)
         return self._zfs.get([final], "guid")[final]["guid"][0]
-
-
-def _source_at(point: str) -> str:
-    """The source of what is mounted at a path, topmost; empty if nothing is."""
-    top = ""
-    if host.HERE.mount_commands:
-        return next((source for source, where in host.mount_table()[::-1] if where == point), top)
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        for row in table:
-            fields, _, rest = row.partition(" - ")
-            if fields.split(" ")[4] == point:
-                top = rest.split(" ")[1]
-    return top

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from buildstep.errors import CommandFailed
 from buildstep.system import host, process
-from buildstep.system.mounts import in_user_namespace
+from buildstep.system.userns import in_user_namespace
 
 NEEDED = (
     "acltype", "atime", "clone", "create", "destroy", "mount", "mountpoint", "readonly", "receive", "rename",

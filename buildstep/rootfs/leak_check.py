@@ -16,7 +16,7 @@ from buildstep.events import Bus
 from buildstep.rootfs.entropy import entropy
 from buildstep.rootfs.glob import fitting
 from buildstep.rootfs.temporary_files import SAVED_SUFFIX
-from buildstep.system.mounts import mount_points
+from buildstep.system.mount_table import mount_points
 from buildstep.system.root import Root
 
 _SECRET_NAME = re.compile(

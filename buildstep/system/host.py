@@ -21,9 +21,6 @@ from buildstep.system import process
 SDC_VERSION = "7.0"
 """The key under which `min_platform` holds a stamp, where sysinfo tells no other."""
 
-MNTTAB = Path("/etc/mnttab")
-"""The table of mounts on illumos: source, mount point, type, options and time, parted by tabs."""
-
 # Not compiled here: every build loads this file, and Linux never asks.
 _STAMP = r"20[12][0-9](0[1-9]|1[0-2])([0-2][0-9]|3[01])T[0-2][0-9][0-5][0-9][0-5][0-9]Z"
 
@@ -123,13 +120,10 @@ def mount(source: str, target: str, fstype: str | None, *, read_only: bool, last
 
 
 def unmount(target: str) -> None:
-    """Plainly, then by force: a mount that stays keeps the dataset busy. Nothing is done when there is none.
+    """Unmount by command: plainly, then by force, as a mount that stays keeps the dataset busy.
 
-    Raises SandboxError with the command's own words.
+    Raises SandboxError with the command's output.
     """
-    target = os.path.realpath(target)
-    if not any(point == target for _, point in mount_table()):
-        return
     try:
         process.query(["umount", target])
     except CommandFailed:
@@ -137,16 +131,6 @@ def unmount(target: str) -> None:
             process.query(["umount", "-f", target], what=f"unmounting {target}")
         except CommandFailed as error:
             raise SandboxError(error.message, detail=error.detail) from error
-
-
-def mount_table() -> list[tuple[str, str]]:
-    """Source and mount point of every mount on illumos, the first mounted first."""
-    found = []
-    for row in MNTTAB.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        fields = row.split("\t")
-        if len(fields) >= 2:
-            found.append((fields[0], fields[1]))
-    return found
 
 
 # -- commands in an image -------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from buildstep.errors import SandboxError
 from buildstep.system import host
+from buildstep.system.mount_table import mount_points
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -81,7 +82,9 @@ def mount(source: str, target: Path | str, fstype: str | None, flags: int = 0, d
 def unmount(target: Path | str) -> None:
     """Unmount: plainly, again while busy, and at last lazily; never raises for 'not mounted'."""
     if host.HERE.mount_commands:
-        host.unmount(os.fspath(target))
+        where = os.path.realpath(target)
+        if where in mount_points(where):
+            host.unmount(where)
         return
     path = os.fsencode(target)
     for attempt in range(_TRIES):
@@ -151,26 +154,3 @@ def overlay_options(
 
 def _escape(path: Path, special: str = ":,") -> str:
     return re.sub(f"([\\\\{special}])", r"\\\1", os.fspath(path))
-
-
-def in_user_namespace() -> bool:
-    """Whether our root is not the machine's: a user namespace maps some of its ids to ours."""
-    try:
-        return Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]
-    except OSError:
-        return False
-
-
-def mount_points(below: Path | str = "/") -> list[str]:
-    """Mount points at or below a path as this process sees them, deepest last mounted first."""
-    top = os.path.realpath(below).rstrip("/")
-    found: list[str] = []
-    if host.HERE.mount_commands:
-        points = [point for _, point in host.mount_table()]
-        return [point for point in points if point == top or point.startswith(top + "/")][::-1]
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        for row in table:
-            point = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), row.split(" ")[4])
-            if point == top or point.startswith(top + "/"):
-                found.append(point)
-    return found[::-1]

@@ -43,10 +43,10 @@ def main() -> None:
         if hasattr(os, name):
             delattr(os, name)
     sys.addaudithook(lack)
-    from buildstep.system import host
+    from buildstep.system import host, mount_table
 
     assert host.HERE is host.ILLUMOS
-    host.MNTTAB = top / "mnttab"
+    mount_table.MNTTAB = top / "mnttab"
     sys.argv = [module, *words[words.index("-m") + 2 :]]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -20,7 +20,7 @@ from buildstep.rootfs.cleaners.interface import CleanOptions
 from buildstep.rootfs.installers.apt import agent_mirror
 from buildstep.rootfs.interface import Installer, InstallOptions
 from buildstep.rootfs.leak_check import Agent
-from buildstep.system import mounts, process
+from buildstep.system import mount_table, mounts, process
 from buildstep.system.root import Root
 
 Private = Callable[[Callable[[], Any]], Any]
@@ -142,7 +142,7 @@ def test_a_real_package_from_the_mirror(debian: Any, private: Private, tmp_path:
                 assert packages["dpkg"].arch
                 assert os.readlink(root / "etc/resolv.conf") == "../run/systemd/resolve/stub-resolv.conf"
                 assert (root / "etc/apt/sources.list").read_bytes() == sources
-                assert mounts.mount_points(root) == [os.fspath(root)]
+                assert mount_table.mount_points(root) == [os.fspath(root)]
                 added = {path for path in files(root) - before if "hello" not in path}
                 assert added <= {
                     "usr/share/info", "usr/share/doc", "usr/share/locale", "var/log/apt/eipp.log.xz",
@@ -238,7 +238,7 @@ def test_a_failing_package_is_named(
                     installer.install(inside, packages, options)
             assert says in caught.value.detail
             assert caught.value.code == 12
-            assert mounts.mount_points(root) == [os.fspath(root / "srv/repository"), os.fspath(root)]
+            assert mount_table.mount_points(root) == [os.fspath(root / "srv/repository"), os.fspath(root)]
             assert not (root / "usr/sbin/policy-rc.d").exists()
 
     private(job)

@@ -20,7 +20,7 @@ from buildstep.pool.interface import Backend, Kind
 from buildstep.pool.journal import open_journal
 from buildstep.system import namespaces
 from buildstep.system.locks import lock
-from buildstep.system.mounts import mount_points
+from buildstep.system.mount_table import mount_points
 from buildstep.tree.entry import tree_digest
 from tests.integration.pools import (
     IMAGE,

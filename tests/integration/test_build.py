@@ -660,7 +660,7 @@ def test_d03_a_file_that_goes_while_it_is_copied_fails_the_build(lab: Lab) -> No
 
 FAIL_MOUNT = """
 import ctypes, os, sys
-from buildstep import mounts
+from buildstep.system import mounts
 real, count = mounts._libc, [0]
 class Fake:
     def mount(self, *words):

@@ -17,7 +17,7 @@ from buildstep.events import Bus, Event, Note, Output
 from buildstep.rootfs import cleaners, sandbox
 from buildstep.rootfs.cleaners.interface import CleanOptions
 from buildstep.rootfs.leak_check import Agent
-from buildstep.system import mounts, process
+from buildstep.system import mount_table, mounts, process
 from buildstep.system.root import Root
 
 Private = Callable[[Callable[[], Any]], Any]
@@ -92,8 +92,8 @@ def test_everything_is_undone(root: Path, private: Private) -> None:
         with enter(root) as inside:
             shown = inside.run(["cat", "/etc/resolv.conf"])
             inside.run(["touch", "/tmp/a", "/run/b"])
-            during = mounts.mount_points(root)
-        return during, mounts.mount_points(root), shown
+            during = mount_table.mount_points(root)
+        return during, mount_table.mount_points(root), shown
 
     during, after, shown = private(job)
     assert sorted(os.path.relpath(path, root) for path in during) == ["dev", "dev/pts", "run", "tmp"]
@@ -235,8 +235,8 @@ def test_d16_a_planted_link_is_refused(root: Path, private: Private, point: str,
     def job() -> None:
         with pytest.raises(SandboxError, match=f"/{point} in the image cannot be mounted on"), enter(root):
             pass
-        assert mounts.mount_points(root) == []
-        assert mounts.mount_points(outside) == []
+        assert mount_table.mount_points(root) == []
+        assert mount_table.mount_points(outside) == []
 
     private(job)
     assert list(outside.iterdir()) == []
@@ -290,7 +290,7 @@ def test_d4_a_failing_mount_unwinds_the_others(
         mounts.mount = mount
         with pytest.raises(SandboxError, match=f"number {failing}"), enter(root):
             pass
-        assert mounts.mount_points(root) == []
+        assert mount_table.mount_points(root) == []
 
     private(job)
     assert listing(root) == before
@@ -416,7 +416,7 @@ def test_cleaners_do_not_enter_a_mount_and_the_proof_names_it(root: Path, privat
         with mounts.bind(outside, root / "tmp/a/mounted"):
             with pytest.raises(SandboxError, match="/tmp/a/mounted is still mounted"):
                 cleaners.clean(["tmp"], Root(root), CleanOptions(agent=Agent.of({})), Bus())
-            assert mounts.mount_points(root) == [os.fspath(root / "tmp/a/mounted")]
+            assert mount_table.mount_points(root) == [os.fspath(root / "tmp/a/mounted")]
 
     private(job)
     assert (outside / "precious").exists()
@@ -436,7 +436,7 @@ def test_a_shell_opens_on_the_terminal(root: Path, private: Private) -> None:
 
     assert private(job) == 5
     assert (root / "shell-was-here").exists()
-    assert mounts.mount_points(root) == []
+    assert mount_table.mount_points(root) == []
 
 
 IN_USER_NAMESPACE = """

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from buildstep.errors import CommandFailed, SandboxError
-from buildstep.system import namespaces, process
+from buildstep.system import namespaces, process, userns
 from buildstep.system.mounts import MS_NOEXEC, MS_NOSUID, bind, mounted, overlay_options, tmpfs
 
 _SCRATCH = Path("/tmp")
@@ -117,34 +117,12 @@ def command_chain() -> str:
 
 def user_namespace_lacks() -> list[tuple[str, str]]:
     """What keeps this user from being root of a user namespace with many ids, and what to do about it."""
-    import pwd
-
-    try:
-        user = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        user = str(os.getuid())
-    found = []
-    for tool, package in (("newuidmap", "uidmap"), ("newgidmap", "uidmap"), ("unshare", "util-linux")):
-        if process.find(tool) is None:
-            found.append((f"the program {tool} is not installed", f"apt-get install {package}"))
-    for table, option in (("/etc/subuid", "--add-subuids"), ("/etc/subgid", "--add-subgids")):
-        if not _has_range(Path(table), user):
-            found.append(
-                (f"{table} has no range for {user}", f"as root: usermod {option} 100000-165535 {user}")
-            )
+    found = userns.missing()
     if not found:
         try:
-            process.query(["unshare", "--user", "--map-auto", "--map-root-user", "--", "true"], timeout=20.0)
+            process.query(userns.enter_argv("true"), timeout=20.0)
         except CommandFailed as error:
             said = error.detail.partition("\ncommand: ")[0].strip() or error.message
             allow = "let users have user namespaces (sysctl user.max_user_namespaces, AppArmor, seccomp)"
             found.append((f"the kernel refused a user namespace: {said}", allow))
     return found
-
-
-def _has_range(table: Path, user: str) -> bool:
-    try:
-        rows = table.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return False
-    return any(row.split(":")[0] in (user, str(os.getuid())) for row in rows)

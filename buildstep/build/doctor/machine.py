@@ -15,7 +15,7 @@ from buildstep.errors import BuildstepError, ExitCode, SandboxError, ToolMissing
 from buildstep.formats import codecs
 from buildstep.system import host as platforms
 from buildstep.system import process
-from buildstep.system.mounts import in_user_namespace
+from buildstep.system.userns import in_user_namespace
 
 
 def privileges(seen: Examination) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from buildstep.events import Cleaned
 from buildstep.rootfs.glob import fitting, matches
 from buildstep.rootfs.leak_check import Agent
-from buildstep.system.mounts import mount_points
+from buildstep.system.mount_table import mount_points
 from buildstep.system.root import Root
 
 SHOWN = 20

@@ -13,7 +13,7 @@ from typing import ClassVar
 from buildstep.errors import InstallError
 from buildstep.rootfs.installers.common import cache_lock, checked, failures
 from buildstep.rootfs.interface import Finding, InstallOptions, Package, Resolution, Sandbox
-from buildstep.system.mounts import mount_points
+from buildstep.system.mount_table import mount_points
 from buildstep.system.process import SAFE_PATH
 from buildstep.system.root import Root
 from buildstep.tree.entry import FileList

@@ -29,7 +29,7 @@ from buildstep.events import Event, StepFinished, StepStarted
 from buildstep.pool.heal import heal
 from buildstep.pool.interface import Kind
 from buildstep.pool.zfs import ZfsBackend
-from buildstep.system.mounts import mount_points
+from buildstep.system.mount_table import mount_points
 from buildstep.tree.entry import tree_digest
 from tests.integration.nativelab import NativeLab, built_by, by_other_tools, manifest_of
 from tests.integration.pools import DELEGATED, IN_GUEST, command, fill, full, same

@@ -23,7 +23,7 @@ from buildstep.pool.streams import NativeJob
 from buildstep.pool.zfs import ZfsBackend
 from buildstep.spec import imgmanifest
 from buildstep.spec.imgmanifest import uuid_of
-from buildstep.system.mounts import mount_points
+from buildstep.system.mount_table import mount_points
 from buildstep.tree.diff import diff
 from buildstep.tree.entry import tree_digest
 from tests.integration.pools import IN_GUEST, change, command, fill, full

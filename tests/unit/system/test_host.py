@@ -19,7 +19,7 @@ from buildstep.pool import heal, journal, zfs_library
 from buildstep.pool.directory import DirectoryBackend
 from buildstep.pool.interface import Kind
 from buildstep.rootfs import sandbox
-from buildstep.system import host, mounts, process
+from buildstep.system import host, mount_table, mounts, process
 from buildstep.system.root import Root
 
 FOLDERS = ("dev", "lib", "proc", "sbin", "usr")
@@ -45,7 +45,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     table.touch()
     log.touch()
     monkeypatch.setattr(host, "HERE", host.ILLUMOS)
-    monkeypatch.setattr(host, "MNTTAB", table)
+    monkeypatch.setattr(mount_table, "MNTTAB", table)
     monkeypatch.setenv("PATH", f"{tmp_path / 'tools'}:/usr/bin:/bin")
     failing(log, "none")
     return log
@@ -118,7 +118,7 @@ def test_busy_mount_is_forced(log: Path, tmp_path: Path) -> None:
     failing(log, "umount /x y")
     mounts.unmount("/x y")
     assert called(log) == ["umount /x y", "umount -f /x y"]
-    assert mounts.mount_points("/") == []
+    assert mount_table.mount_points("/") == []
 
 
 def test_what_is_not_mounted_is_left_alone(log: Path) -> None:
@@ -147,8 +147,8 @@ def test_kinds_of_mounts(log: Path, tmp_path: Path) -> None:
 def test_table_of_mounts(log: Path, tmp_path: Path) -> None:
     rows = ["zones/a\t/a\tzfs\trw\t1", "/usr\t/a/b c/usr\tlofs\tro\t2", "swap\t/ab\ttmpfs\trw\t3"]
     (tmp_path / "mnttab").write_text("\n".join(rows) + "\n")
-    assert mounts.mount_points("/a") == ["/a/b c/usr", "/a"]
-    assert host.mount_table()[2] == ("swap", "/ab")
+    assert mount_table.mount_points("/a") == ["/a/b c/usr", "/a"]
+    assert mount_table.mounts()[2] == ("swap", "/ab")
 
 
 def test_on_linux_no_mount_is_noted() -> None:
