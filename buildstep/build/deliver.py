@@ -8,7 +8,7 @@ import platform
 import time
 import uuid as uuids
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,17 @@ from buildstep import __version__
 from buildstep import emit as emit_module
 from buildstep.build import steps
 from buildstep.emit.interface import Artifact, Blob, EmitJob
-from buildstep.errors import ImageError
+from buildstep.errors import ImageError, UsageError
 from buildstep.events import ArtifactWritten, Bus
 from buildstep.formats import codecs
 from buildstep.images.store import ImageRecord
 from buildstep.pool.streams import NativeJob
-from buildstep.report.recorder import FORMAT, Recorder
+from buildstep.report.parse import load
+from buildstep.report.record import RECORD_SUFFIX, Audit, BuildRecord, ImageFile, Layer
+from buildstep.report.recorder import Recorder
 from buildstep.spec import imgmanifest
 from buildstep.spec.imgmanifest import uuid_of
 from buildstep.spec.load import BuildSpec
-from buildstep.system.files import read_json
 from buildstep.system.host import min_platform
 from buildstep.system.output_set import Outputs
 from buildstep.tree.diff import Changes
@@ -170,11 +171,11 @@ def ship(
         spec, image, uuid=uuid, moment=moment, file=_file_entry(first), incremental=incremental
     )
     stem = spec.output_dir / spec.basename
-    record_path = stem.with_name(stem.name + ".buildrecord.json")
+    record_path = stem.with_name(stem.name + RECORD_SUFFIX)
     manifest_path = stem.with_name(stem.name + ".imgmanifest")
     files = tuple(file_json(artifact) for artifact in artifacts)
     record = _record(shipment, recorder, files, uuid=uuid, facts=facts)
-    outputs.write(record_path, json.dumps(record, indent=2).encode() + b"\n")
+    outputs.write(record_path, json.dumps(record.to_json(), indent=2).encode() + b"\n")
     if spec.pkg_audit:
         audit = shipment.installed.audit if shipment.installed else None
         text = audit[0] if audit else "the image has no audit tool\n"
@@ -206,10 +207,10 @@ def ship(
 def _earlier(record: Path) -> list[Path]:
     """The files that the last build of this name left beside its record: all of them are its image's."""
     try:
-        names = [Path(str(row["path"])).name for row in read_json(record)["artifacts"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        names = [file.name for file in load(record).artifacts]
+    except UsageError:
         return []
-    stem = record.name.removesuffix(".buildrecord.json")
+    stem = record.name.removesuffix(RECORD_SUFFIX)
     paths = [record.with_name(name) for name in (*names, f"{stem}.pkgaudit") if name.startswith(f"{stem}.")]
     return [path for path in paths if path.is_file() or path.is_symlink()]
 
@@ -233,46 +234,35 @@ def _record(
     *,
     uuid: str,
     facts: steps.Facts,
-) -> dict[str, Any]:
-    spec, image, installed = shipment.spec, shipment.image, shipment.installed
+) -> BuildRecord:
+    image, installed = shipment.image, shipment.installed
     audit = installed.audit if installed else None
-    return {
-        "format": FORMAT,
-        "build_id": shipment.build_id,
-        "name": spec.name,
-        "version": spec.version,
-        "uuid": uuid,
-        "ok": True,
-        "exit_code": 0,
-        "error": None,
-        "inputs": {
-            "image": {
-                "uuid": image.uuid,
-                "key": image.key,
-                "label": image.label,
-                "name": image.name,
-                "version": image.version,
-                "tree_digest": image.tree_digest,
-                **dict(image.inputs),
-            },
-            "proto": dict(shipment.proto),
-            "manifest": dict(spec.manifest),
-            "spec": spec.to_json(),
-            "pool": shipment.pool,
-        },
-        **recorder.to_json(),
-        "packages": [asdict(package) for package in installed.packages] if installed else [],
-        "audit": {"text": audit[0], "findings": [asdict(row) for row in audit[1]]} if audit else None,
-        "entropy": list(shipment.entropy),
-        "layers": [
-            {"digest": blob.digest, "diff_id": blob.diff_id, "size": blob.size, "comment": blob.comment}
-            for blob in shipment.layers
-        ],
-        "artifacts": [dict(file) for file in files],
-        "files_added": facts.added,
-        "tree_digest": facts.digest,
-        "tools": tool_versions(spec),
+    record = recorder.record(shipment.spec, shipment.build_id)
+    base = {
+        "uuid": image.uuid,
+        "key": image.key,
+        "label": image.label,
+        "name": image.name,
+        "version": image.version,
+        "tree_digest": image.tree_digest,
+        **image.inputs,
     }
+    return replace(
+        record,
+        uuid=uuid,
+        inputs={**record.inputs, "image": base, "proto": shipment.proto, "pool": shipment.pool},
+        packages=installed.packages if installed else (),
+        audit=Audit(text=audit[0], findings=audit[1]) if audit else None,
+        entropy=shipment.entropy,
+        layers=tuple(
+            Layer(digest=blob.digest, diff_id=blob.diff_id, size=blob.size, comment=blob.comment)
+            for blob in shipment.layers
+        ),
+        artifacts=tuple(ImageFile(**file) for file in files),
+        files_added=tuple(facts.added),
+        tree_digest=facts.digest,
+        tools=tool_versions(shipment.spec),
+    )
 
 
 def tool_versions(spec: BuildSpec) -> dict[str, str]:

@@ -9,14 +9,14 @@ import time
 import uuid as uuids
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 from buildstep.build import cache_inputs, content_update, deliver, package_layer, steps
 from buildstep.build.context import Build, clone_step, sync_step, tell_only
 from buildstep.build.deliver import BuildResult, Shipment
-from buildstep.build.log_file import BuildLog, failed_record
+from buildstep.build.log_file import BuildLog
 from buildstep.build.plan import STREAMS, TITLES, Plan, PlannedStep, plan
 from buildstep.cache import outputs as cache_outputs
 from buildstep.cache.blobs import BlobStore
@@ -31,6 +31,7 @@ from buildstep.images.store import ImageRecord, ImageStore
 from buildstep.pool.interface import Kind
 from buildstep.pool.journal import Journal, open_journal
 from buildstep.pool.streams import NativeJob, NativeStreams
+from buildstep.report.record import Cleaner
 from buildstep.rootfs import entropy as rootfs_entropy
 from buildstep.rootfs import sandbox
 from buildstep.system.output_set import Outputs
@@ -71,7 +72,7 @@ def execute(
             code = error.code if isinstance(error, BuildstepError) else 1
             build.recorder.finish(ok=False, exit_code=code, message=str(error))
             with tell_only(bus, "keeping the log"):
-                log.keep_failed(failed_record(build.recorder, spec, journal.ident, error, code))
+                log.keep_failed(build.recorder.failed_record(spec, journal.ident, error, code))
             raise
         build.recorder.finish(ok=True, exit_code=0)
     return result
@@ -148,7 +149,7 @@ def _amended(build: Build, journal: Journal, log: BuildLog) -> BuildResult | Non
             stack.enter_context(build.store.using(image))
             step.state, step.reason = "reuse", plan_.steps[0].reason
             _check_manifest(build, image)
-        recorder.cleaned = amendment.tree.cleaned
+        recorder.cleaned = [Cleaner(**row) for row in amendment.tree.cleaned]
         for text in amendment.tree.warnings:
             build.bus.note(text, level="warning")
         for planned in plan_.steps[1:-2]:
@@ -408,8 +409,8 @@ def _kept_tree(
         lower=build.layers[: len(build.layers) - len(parts)],
         installed=build.installed.to_json() if build.installed else None,
         entropy=entropy,
-        cleaned=build.recorder.cleaned,
-        warnings=[note["text"] for note in build.recorder.notes if note["level"] == "warning"],
+        cleaned=[asdict(row) for row in build.recorder.cleaned],
+        warnings=[note.text for note in build.recorder.notes if note.level == "warning"],
     )
 
 

@@ -10,13 +10,11 @@ import os
 import shutil
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from buildstep.errors import BuildstepError
 from buildstep.events import Bus
 from buildstep.report.event_log import SUFFIX, EventLog
-from buildstep.report.recorder import FORMAT, Recorder
-from buildstep.spec.load import BuildSpec
+from buildstep.report.record import RECORD_SUFFIX, BuildRecord
 from buildstep.system.files import write_json
 from buildstep.system.output_set import Outputs, create, temporary_name
 
@@ -56,43 +54,14 @@ class BuildLog:
         outputs.add(self._path, self._final)
         self._shipped = True
 
-    def keep_failed(self, record: dict[str, Any]) -> None:
+    def keep_failed(self, record: BuildRecord) -> None:
         """Copy the log into the pool, with the record of the failure, and say where."""
         self._log.flush()
         self._folder.mkdir(parents=True, exist_ok=True)
         place = self._folder / (self._build_id + SUFFIX)
         if self._path.exists():
             shutil.copyfile(self._path, place)
-        write_json(place.with_name(self._build_id + ".buildrecord.json"), record, durable=False)
+        write_json(place.with_name(self._build_id + RECORD_SUFFIX), record.to_json(), durable=False)
         for old in sorted(self._folder.iterdir(), reverse=True)[2 * KEPT :]:
             old.unlink(missing_ok=True)
         self._bus.note(f"the log of this build: {place}")
-
-
-def failed_record(
-    recorder: Recorder, spec: BuildSpec, build_id: str, error: BaseException, code: int
-) -> dict[str, Any]:
-    """The build record of a build that failed."""
-    told = {"message": str(error) or type(error).__name__, "detail": "", "hint": ""}
-    if isinstance(error, BuildstepError):
-        told |= {"detail": error.detail, "hint": error.hint}
-    return {
-        "format": FORMAT,
-        "build_id": build_id,
-        "name": spec.name,
-        "version": spec.version,
-        "uuid": None,
-        "ok": False,
-        "exit_code": code,
-        "error": told,
-        "inputs": {"image": {}, "proto": {}, "manifest": dict(spec.manifest), "spec": spec.to_json()},
-        **recorder.to_json(),
-        "packages": [],
-        "audit": None,
-        "entropy": [],
-        "layers": [],
-        "artifacts": [],
-        "files_added": [],
-        "tree_digest": None,
-        "tools": {},
-    }

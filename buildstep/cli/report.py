@@ -47,7 +47,7 @@ def command(records: tuple[Path, ...], format_name: str | None, output: Path, ev
     """
     from buildstep import report
     from buildstep.errors import UsageError
-    from buildstep.report.record import find_records
+    from buildstep.report.parse import find_records
     from buildstep.system import files
 
     chosen = format_name or _ENDINGS.get(output.suffix.lower(), "html")

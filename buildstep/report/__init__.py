@@ -8,9 +8,10 @@ from typing import IO
 
 from buildstep.errors import UsageError
 from buildstep.report import badge, html, junit, markdown, sarif, warnings_ng
-from buildstep.report.record import Record, find_events, load
+from buildstep.report.parse import find_events, load
+from buildstep.report.record import BuildRecord
 
-Renderer = Callable[[Sequence[Record], Sequence[Path | None], IO[bytes]], None]
+Renderer = Callable[[Sequence[BuildRecord], Sequence[Path | None], IO[bytes]], None]
 """Writes a report of builds, oldest first, each with its event log if there is one."""
 
 REPORTS: dict[str, Renderer] = {

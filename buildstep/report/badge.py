@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO
 from xml.sax.saxutils import escape, quoteattr
 
-from buildstep.report.record import Record
+from buildstep.report.record import BuildRecord
 from buildstep.report.words import outcome
 
 _NARROW, _WIDE = frozenset("ijltfrI.,:;'|!()[] -"), frozenset("mwMWGOQ@%")
@@ -16,7 +16,7 @@ _NARROW, _WIDE = frozenset("ijltfrI.,:;'|!()[] -"), frozenset("mwMWGOQ@%")
 _GOOD, _BAD = "#1a7f37", "#c9252d"
 
 
-def render(records: Sequence[Record], _events: Sequence[Path | None], out: IO[bytes]) -> None:
+def render(records: Sequence[BuildRecord], _events: Sequence[Path | None], out: IO[bytes]) -> None:
     """Write the badge of the latest build."""
     record = records[-1]
     label, value = record.name, f"{record.version} · {outcome(record)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import deque
 from collections.abc import Iterator
 from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
@@ -103,3 +104,13 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
                     "level": "warning",
                     "text": f"line {number} of the event log is cut off or damaged",
                 }
+
+
+def step_tail(events: Path | None, step: str, lines: int = 40) -> list[str]:
+    """Return the last lines that tools printed in a step; nothing if there is no log."""
+    tail: deque[str] = deque(maxlen=lines)
+    if events is not None:
+        for event in read_events(events):
+            if event["event"] == "output" and event.get("step") == step:
+                tail.append(str(event.get("text", "")))
+    return list(tail)

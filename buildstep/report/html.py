@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from buildstep.report import log_pack
-from buildstep.report.record import Record, critical_path
+from buildstep.report.record import BuildRecord, critical_path
 from buildstep.report.words import STATES, delta, outcome, seconds_text
 from buildstep.system.text import plural, size_text
 
@@ -19,7 +19,7 @@ _SCRIPTS = ("page.js", "charts.js", "log.js")
 _LOG, _INDEX = "<!--log-->", "<!--index-->"
 
 
-def render(records: Sequence[Record], events: Sequence[Path | None], out: IO[bytes]) -> None:
+def render(records: Sequence[BuildRecord], events: Sequence[Path | None], out: IO[bytes]) -> None:
     """Write the page of the latest build, with the trend of all of them."""
     # A tool's output and a package's name are the agent's only in name: jinja2 escapes all of them.
     import jinja2
@@ -85,7 +85,7 @@ def _compact(value: object, **_options: Any) -> str:
 # -- what the template is given ---------------------------------------------------------------------------
 
 
-def _context(records: Sequence[Record]) -> dict[str, Any]:
+def _context(records: Sequence[BuildRecord]) -> dict[str, Any]:
     record = records[-1]
     before = records[-2] if len(records) > 1 else None
     path = critical_path(record.steps)
@@ -109,7 +109,7 @@ def _context(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _tiles(record: Record, before: Record | None) -> list[dict[str, str]]:
+def _tiles(record: BuildRecord, before: BuildRecord | None) -> list[dict[str, str]]:
     """The numbers to see first. With an earlier build, how far they moved; more is marked, not judged."""
     reused = sum(step.state == "reuse" for step in record.steps)
     tiles: list[dict[str, str]] = []
@@ -127,7 +127,7 @@ def _tiles(record: Record, before: Record | None) -> list[dict[str, str]]:
     if record.steps:
         add("Reused", f"{reused} of {len(record.steps)}", "steps found in the cache")
     if record.packages:
-        findings = "" if record.audit is None else f"{plural(len(record.audit), 'audit finding')}"
+        findings = "" if record.audit is None else f"{plural(len(record.findings), 'audit finding')}"
         add("Packages", f"{len(record.packages):,}", findings or "in the image")
     if record.files_added:
         add("Largest file", size_text(record.files_added[0][1]), record.files_added[0][0].rpartition("/")[2])
@@ -137,7 +137,7 @@ def _tiles(record: Record, before: Record | None) -> list[dict[str, str]]:
     return tiles
 
 
-def _timeline(record: Record) -> dict[str, Any]:
+def _timeline(record: BuildRecord) -> dict[str, Any]:
     """Where each step's bar stands, in per cent of the build's time."""
     critical = {id(step) for step in critical_path(record.steps)}
     begin = min((step.started for step in record.steps if step.started), default=0.0)
@@ -184,7 +184,7 @@ def _tick(seconds: float) -> str:
     )
 
 
-def _package_changes(record: Record, before: Record | None) -> list[dict[str, str]]:
+def _package_changes(record: BuildRecord, before: BuildRecord | None) -> list[dict[str, str]]:
     """Packages that differ from the build before this one."""
     if before is None or not before.packages or not record.packages:
         return []
@@ -199,7 +199,7 @@ def _package_changes(record: Record, before: Record | None) -> list[dict[str, st
     return rows
 
 
-def _facts(record: Record) -> list[tuple[str, str, bool]]:
+def _facts(record: BuildRecord) -> list[tuple[str, str, bool]]:
     """What went in: a name, a value, and whether it is worth a copy button."""
     image, proto = record.input("image"), record.input("proto")
     rows = [
@@ -225,7 +225,7 @@ def _proto(proto: Mapping[str, Any]) -> str:
     return plural(files, "file") + (f", {size_text(size)}" if isinstance(size, int) else "")
 
 
-def _data(records: Sequence[Record]) -> dict[str, Any]:
+def _data(records: Sequence[BuildRecord]) -> dict[str, Any]:
     """What the page's charts are drawn from."""
     return {
         "ok": records[-1].ok,

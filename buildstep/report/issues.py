@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from buildstep.report.record import Record
+from buildstep.report.record import BuildRecord
 
 Level = Literal["error", "warning", "note"]
 
@@ -49,7 +49,7 @@ class Issue:
         return hashlib.sha256(told.encode(errors="replace")).hexdigest()[:32]
 
 
-def issues(record: Record) -> Iterator[Issue]:
+def issues(record: BuildRecord) -> Iterator[Issue]:
     """Everything in a record that a list of issues should hold, gravest kind first."""
     failed = [step for step in record.steps if step.state == "failed"]
     for step in failed:
@@ -72,7 +72,7 @@ def issues(record: Record) -> Iterator[Issue]:
             text=record.error.message or "the build failed",
             category="build",
         )
-    for finding in record.audit or ():
+    for finding in record.findings:
         known = _CVE.search(f"{finding.problem} {finding.url}")
         ranked = _SEVERITIES.get(finding.severity.lower())
         yield Issue(

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from buildstep.report.record import Output, Record, Step, step_tail, verify
+from buildstep.report.event_log import step_tail
+from buildstep.report.record import BuildRecord, ImageFile, Step, verify
 from buildstep.system.text import plural, size_text
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def render(records: Sequence[Record], events: Sequence[Path | None], out: IO[bytes]) -> None:
+def render(records: Sequence[BuildRecord], events: Sequence[Path | None], out: IO[bytes]) -> None:
     """Write a testsuites document."""
     top = ET.Element("testsuites", name="buildstep")
     for record, log in zip(records, events, strict=True):
@@ -27,7 +28,7 @@ def render(records: Sequence[Record], events: Sequence[Path | None], out: IO[byt
     out.write(b"\n")
 
 
-def _suite(record: Record, log: Path | None) -> ET.Element:
+def _suite(record: BuildRecord, log: Path | None) -> ET.Element:
     suite = ET.Element(
         "testsuite",
         name=_xml(record.title),
@@ -61,7 +62,7 @@ def _suite(record: Record, log: Path | None) -> ET.Element:
     return suite
 
 
-def _step(record: Record, step: Step, log: Path | None) -> ET.Element:
+def _step(record: BuildRecord, step: Step, log: Path | None) -> ET.Element:
     case = _case(record, "step", step.name, step.seconds)
     if step.state == "skip":
         ET.SubElement(case, "skipped", message=_xml(step.reason))
@@ -77,16 +78,16 @@ def _step(record: Record, step: Step, log: Path | None) -> ET.Element:
     return case
 
 
-def _checks(record: Record) -> list[ET.Element]:
+def _checks(record: BuildRecord) -> list[ET.Element]:
     cases: list[ET.Element] = []
     if record.audit is not None:
         case = _case(record, "check", "audit")
         lines = [
             f"{row.package} {row.version}: {row.problem}{f' ({row.url})' if row.url else ''}"
-            for row in record.audit
+            for row in record.findings
         ]
         if lines:
-            packages = len({row.package for row in record.audit})
+            packages = len({row.package for row in record.findings})
             message = f"{plural(len(lines), 'finding')} in {plural(packages, 'package')}"
             _verdict(case, "failure", message, "audit", "\n".join(lines))
         cases.append(case)
@@ -104,7 +105,7 @@ def _checks(record: Record) -> list[ET.Element]:
     return cases
 
 
-def _entropy(record: Record) -> ET.Element:
+def _entropy(record: BuildRecord) -> ET.Element:
     """A failure only where the build was asked to be reproducible: nobody else needs it."""
     case = _case(record, "check", "entropy")
     text = "\n".join(record.entropy)
@@ -116,7 +117,7 @@ def _entropy(record: Record) -> ET.Element:
     return case
 
 
-def _artifact(record: Record, artifact: Output) -> ET.Element:
+def _artifact(record: BuildRecord, artifact: ImageFile) -> ET.Element:
     case = _case(record, "artifact", artifact.name)
     verdict = verify(record, artifact)
     if verdict.good is None:
@@ -128,7 +129,7 @@ def _artifact(record: Record, artifact: Output) -> ET.Element:
     return case
 
 
-def _why(record: Record, reason: str) -> tuple[str, str]:
+def _why(record: BuildRecord, reason: str) -> tuple[str, str]:
     """A failure's one line and its whole text."""
     error = record.error
     if error is None:
@@ -138,7 +139,7 @@ def _why(record: Record, reason: str) -> tuple[str, str]:
     return message, "\n".join(part for part in (message, error.detail, hint) if part)
 
 
-def _case(record: Record, group: str, name: str, seconds: float = 0.0) -> ET.Element:
+def _case(record: BuildRecord, group: str, name: str, seconds: float = 0.0) -> ET.Element:
     # The version stays out of the class name: a CI compares cases between builds by it.
     return ET.Element(
         "testcase", classname=_xml(f"{record.name}.{group}"), name=_xml(name), time=f"{seconds:.3f}"

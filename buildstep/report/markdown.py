@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from buildstep.report.record import Record, critical_path, step_tail
+from buildstep.report.event_log import step_tail
+from buildstep.report.record import BuildRecord, critical_path
 from buildstep.report.words import STATES, delta, outcome, seconds_text
 from buildstep.system.text import plural, size_text
 
@@ -16,7 +17,7 @@ _MOST = 50
 """Rows of a list: job pages cut long summaries off, and this one should be read."""
 
 
-def render(records: Sequence[Record], events: Sequence[Path | None], out: IO[bytes]) -> None:
+def render(records: Sequence[BuildRecord], events: Sequence[Path | None], out: IO[bytes]) -> None:
     """Write the summary of the latest build, and the trend when there are several."""
     record = records[-1]
     before = records[-2] if len(records) > 1 else None
@@ -36,7 +37,7 @@ def render(records: Sequence[Record], events: Sequence[Path | None], out: IO[byt
     out.write("\n".join(lines).encode(errors="replace"))
 
 
-def _head(record: Record, before: Record | None) -> Iterator[str]:
+def _head(record: BuildRecord, before: BuildRecord | None) -> Iterator[str]:
     yield f"## {'✅' if record.ok else '❌'} {_text(record.title)}: {outcome(record)}"
     yield ""
     facts = [f"on **{_text(record.base)}**"] if record.base else []
@@ -53,7 +54,7 @@ def _head(record: Record, before: Record | None) -> Iterator[str]:
     yield " · ".join(facts)
 
 
-def _error(record: Record, log: Path | None) -> Iterator[str]:
+def _error(record: BuildRecord, log: Path | None) -> Iterator[str]:
     if record.ok:
         return
     if record.error is not None:
@@ -67,7 +68,7 @@ def _error(record: Record, log: Path | None) -> Iterator[str]:
         yield from _fenced(tail)
 
 
-def _artifacts(record: Record) -> Iterator[str]:
+def _artifacts(record: BuildRecord) -> Iterator[str]:
     if record.artifacts:
         yield from _table(
             ("artifact", "format", "size", "sha256"),
@@ -79,21 +80,21 @@ def _artifacts(record: Record) -> Iterator[str]:
         )
 
 
-def _problems(record: Record) -> Iterator[str]:
+def _problems(record: BuildRecord) -> Iterator[str]:
     for note in record.problems[:_MOST]:
         yield f"- {'❌' if note.level == 'error' else '⚠️'} {_text(note.text)}"
-    if record.audit:
-        yield f"\n**Audit: {plural(len(record.audit), 'finding')}**\n"
+    if record.findings:
+        yield f"\n**Audit: {plural(len(record.findings), 'finding')}**\n"
         rows = (
             (_code(row.package), _text(row.version), _text(row.severity), _text(row.problem), _link(row.url))
-            for row in record.audit[:_MOST]
+            for row in record.findings[:_MOST]
         )
         yield from _table(("package", "version", "severity", "problem", "more"), rows)
-        if len(record.audit) > _MOST:
-            yield f"\n… and {len(record.audit) - _MOST} more"
+        if len(record.findings) > _MOST:
+            yield f"\n… and {len(record.findings) - _MOST} more"
 
 
-def _steps(record: Record) -> Iterator[str]:
+def _steps(record: BuildRecord) -> Iterator[str]:
     if not record.steps:
         return
     slow = max(critical_path(record.steps), key=lambda step: step.seconds, default=None)
@@ -111,7 +112,7 @@ def _steps(record: Record) -> Iterator[str]:
     yield from _folded("Steps", _table(("step", "", "time", "why"), rows, right=(2,)))
 
 
-def _contents(record: Record) -> Iterator[str]:
+def _contents(record: BuildRecord) -> Iterator[str]:
     removed = [row for row in record.cleaned if row.paths]
     if removed:
         total = sum(row.bytes for row in removed)
@@ -123,7 +124,7 @@ def _contents(record: Record) -> Iterator[str]:
         yield from _folded("Largest files added", _table(("file", "size"), files, right=(1,)))
 
 
-def _trend(records: Sequence[Record]) -> Iterator[str]:
+def _trend(records: Sequence[BuildRecord]) -> Iterator[str]:
     if len(records) < 2:
         return
     rows = (

@@ -1,213 +1,181 @@
-"""From JSON to a checked record: every fault of a file is told at once, with its place."""
+"""Read build records: from the JSON that a build wrote, or from its event log."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+import json
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from buildstep.errors import Fault, SpecError, UsageError
+from buildstep.report.event_log import SUFFIX as EVENTS_SUFFIX
 from buildstep.report.event_log import read_events
-from buildstep.report.record import Cleaner, Failure, Layer, Output, Record, Remark, Step, moment
-from buildstep.report.recorder import FORMAT
-from buildstep.rootfs.interface import Finding, Package
+from buildstep.report.record import FORMAT, RECORD_SUFFIX, BuildRecord
 
-T = TypeVar("T")
-
-_KINDS: dict[type, str] = {str: "a string", bool: "true or false", int: "a whole number", float: "a number"}
-
-
-class _Reader:
-    """Takes values out of JSON objects; what is not of the right type is noted, and a default taken."""
-
-    def __init__(self) -> None:
-        self.faults: list[Fault] = []
-
-    def get(self, source: Mapping[str, Any], key: str, default: T, where: str, *, needed: bool = False) -> T:
-        value = source.get(key)
-        if value is None:
-            if needed:
-                self.fault(f"{where}.{key}", "is missing")
-            return default
-        kind = type(default)
-        # In JSON 3 is a good value for a time, and in Python True is an int.
-        good = isinstance(value, int | float) if kind is float else isinstance(value, kind)
-        if not good or (isinstance(value, bool) and kind is not bool):
-            self.fault(f"{where}.{key}", f"must be {_KINDS.get(kind, 'an object')}")
-            return default
-        return kind(value) if kind is float else value  # type: ignore[call-arg]
-
-    def rows(
-        self, source: Mapping[str, Any], key: str, make: Callable[[Any, str], T | None]
-    ) -> tuple[T, ...]:
-        value = source.get(key)
-        if value is None:
-            return ()
-        if not isinstance(value, list):
-            self.fault(f"$.{key}", "must be a list")
-            return ()
-        made = (make(row, f"$.{key}[{index}]") for index, row in enumerate(value))
-        return tuple(row for row in made if row is not None)
-
-    def object(self, row: Any, where: str) -> Mapping[str, Any]:
-        if isinstance(row, Mapping):
-            return row
-        self.fault(where, "must be an object")
-        return {}
-
-    def text(self, row: Any, where: str) -> str | None:
-        if isinstance(row, str):
-            return row
-        self.fault(where, "must be a string")
-        return None
-
-    def fault(self, where: str, message: str) -> None:
-        self.faults.append(Fault(where=where, message=message))
+_SCALARS: Mapping[object, str] = {
+    str: "a string",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+}
+_hints = functools.cache(get_type_hints)
 
 
-def from_json(value: Any, path: Path) -> Record:
-    """A record from a JSON document. Raises UsageError for another format version, SpecError for faults."""
+# -- finding and reading files ------------------------------------------------------------------------------
+
+
+def find_events(record: Path) -> Path | None:
+    """Return the event log that belongs to a record, or None."""
+    if record.name.endswith(EVENTS_SUFFIX):
+        return record
+    stem = record.name.removesuffix(RECORD_SUFFIX).removesuffix(".json")
+    path = record.with_name(stem + EVENTS_SUFFIX)
+    return path if path.is_file() else None
+
+
+def find_records(paths: Iterable[Path]) -> list[Path]:
+    """Return these files, with those that a directory holds in place of the directory."""
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = sorted(path.glob(f"*{RECORD_SUFFIX}"))
+        if not inside:
+            raise UsageError(f"{path} holds no build record", hint=f"a record is named *{RECORD_SUFFIX}")
+        found.extend(inside)
+    return found
+
+
+def load(path: Path) -> BuildRecord:
+    """Read a build record, or work one out from an event log (of a build that failed, perhaps).
+
+    Raises UsageError when the file cannot be read, is no record or has another format version, and
+    SpecError with every wrong value of a record.
+    """
+    try:
+        if path.name.endswith(EVENTS_SUFFIX):
+            return from_events(path)
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise _not_a_record(path, f": {error}") from error
+    return from_json(value, path)
+
+
+def from_json(value: Any, path: Path) -> BuildRecord:
+    """Return the record that a JSON document holds. Raises UsageError and SpecError as `load` does."""
     if not isinstance(value, Mapping) or "format" not in value or "build_id" not in value:
-        raise UsageError(
-            f"{path} is not a build record", hint="give the *.buildrecord.json that a build wrote"
-        )
+        raise _not_a_record(path)
     version = value["format"]
     if version != FORMAT:
         newer = isinstance(version, int) and version > FORMAT
         hint = "a newer buildstep wrote it: upgrade this one" if newer else "build again to get a new record"
         raise UsageError(f"{path} has record format {version!r}; this buildstep reads {FORMAT}", hint=hint)
+    return _checked(value, path)
+
+
+def _not_a_record(path: Path, why: str = "") -> UsageError:
+    return UsageError(
+        f"{path} is not a build record{why}", hint=f"give the *{RECORD_SUFFIX} that a build wrote"
+    )
+
+
+# -- from JSON to dataclasses -------------------------------------------------------------------------------
+
+
+def _checked(value: Mapping[str, Any], path: Path) -> BuildRecord:
     reader = _Reader()
-    record = _record(reader, value, path)
+    record: BuildRecord = reader.make(BuildRecord, value, "$", path=path)
     if reader.faults:
         raise SpecError(str(path), reader.faults)
     return record
 
 
-def _record(reader: _Reader, value: Mapping[str, Any], path: Path) -> Record:
-    def get(key: str, default: T, *, needed: bool = False) -> T:
-        return reader.get(value, key, default, "$", needed=needed)
+class _Reader:
+    """Makes dataclasses from JSON objects by the types of their fields, and collects what is wrong.
 
-    def package(row: Any, where: str) -> Package:
-        row = reader.object(row, where)
-        texts = {key: reader.get(row, key, "", where) for key in ("version", "arch", "source", "license")}
-        return Package(name=reader.get(row, "name", "", where, needed=True), **texts)
+    Keys that no field has are ignored: a newer version may have added them. A wrong value becomes None;
+    whoever has faults throws away what was made.
+    """
 
-    def layer(row: Any, where: str) -> Layer:
-        row = reader.object(row, where)
-        texts = {key: reader.get(row, key, "", where) for key in ("digest", "diff_id", "comment")}
-        return Layer(size=reader.get(row, "size", 0, where), **texts)
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
 
-    def remark(row: Any, where: str) -> Remark:
-        row = reader.object(row, where)
-        texts = {key: reader.get(row, key, "", where) for key in ("text", "step")}
-        return Remark(level=reader.get(row, "level", "info", where), **texts)
+    def make(self, kind: Any, value: Any, where: str, **given: Any) -> Any:
+        """Return a dataclass of a JSON object. given: fields that do not come from the object."""
+        if not isinstance(value, Mapping):
+            return self._fault(where, "must be an object")
+        hints = _hints(kind)
+        for field in fields(kind):
+            item = value.get(field.name)
+            if field.name in given:
+                continue
+            if item is not None:
+                given[field.name] = self._value(hints[field.name], item, f"{where}.{field.name}")
+            elif field.default is MISSING and field.default_factory is MISSING:
+                given[field.name] = self._fault(f"{where}.{field.name}", "is missing")
+        return kind(**given)
 
-    nothing: dict[str, Any] = {}
-    inputs, counts, tools = get("inputs", nothing), get("counts", nothing), get("tools", nothing)
-    error, audit = value.get("error"), value.get("audit")
-    if error is not None:
-        error = reader.object(error, "$.error")
-    findings: tuple[Finding, ...] | None = None
-    if audit is not None:
-        audit = reader.object(audit, "$.audit")
-        findings = reader.rows(audit, "findings", lambda row, where: _finding(reader, row, where))
-    return Record(
-        path=path,
-        build_id=get("build_id", "", needed=True),
-        name=get("name", "", needed=True),
-        version=get("version", "", needed=True),
-        uuid=get("uuid", ""),
-        started=_time(reader, get("started", "", needed=True)),
-        seconds=get("seconds", 0.0, needed=True),
-        ok=get("ok", False, needed=True),
-        exit_code=get("exit_code", 0),
-        error=None if error is None else _failure(reader, error),
-        inputs=inputs,
-        steps=reader.rows(value, "steps", lambda row, where: _step(reader, row, where)),
-        packages=reader.rows(value, "packages", package),
-        audit=findings,
-        audit_text=reader.get(audit, "text", "", "$.audit") if audit else "",
-        cleaned=reader.rows(value, "cleaned", lambda row, where: _cleaner(reader, row, where)),
-        entropy=reader.rows(value, "entropy", reader.text),
-        layers=reader.rows(value, "layers", layer),
-        artifacts=reader.rows(value, "artifacts", lambda row, where: _output(reader, row, where)),
-        files_added=reader.rows(value, "files_added", lambda row, where: _added(reader, row, where)),
-        tree_digest=get("tree_digest", ""),
-        counts={key: row for key, row in counts.items() if isinstance(row, int)},
-        notes=reader.rows(value, "notes", remark),
-        tools={key: str(row) for key, row in tools.items()},
-    )
+    def _value(self, kind: Any, value: Any, where: str) -> Any:
+        arguments = get_args(kind)
+        match get_origin(kind):
+            case types.UnionType:  # of something and None, which never comes here
+                return self._value(arguments[0], value, where)
+            case origin if origin is tuple:
+                return self._tuple(arguments, value, where)
+            case origin if origin is Literal:
+                if value in arguments:
+                    return value
+                return self._fault(where, f"must be {', '.join(arguments[:-1])} or {arguments[-1]}")
+            case origin if origin is not None:
+                if not isinstance(value, Mapping):
+                    return self._fault(where, "must be an object")
+                return {key: self._value(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+        if kind is datetime:
+            return self._time(value, where)
+        if is_dataclass(kind):
+            return self.make(kind, value, where)
+        if kind is Any:
+            return value
+        # In JSON 3 is a good value for a time, and in Python True is an int.
+        good = isinstance(value, int | float) if kind is float else isinstance(value, kind)
+        if not good or (isinstance(value, bool) and kind is not bool):
+            return self._fault(where, f"must be {_SCALARS[kind]}")
+        return kind(value)
 
+    def _tuple(self, kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+        if not isinstance(value, list):
+            return self._fault(where, "must be a list")
+        if kinds[-1] is ...:
+            kinds = kinds[:1] * len(value)
+        elif len(value) != len(kinds):
+            return self._fault(where, f"must have {len(kinds)} entries")
+        pairs = enumerate(zip(kinds, value, strict=True))
+        return tuple(self._value(kind, item, f"{where}[{index}]") for index, (kind, item) in pairs)
 
-def _time(reader: _Reader, text: str) -> datetime:
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        if text:
-            reader.fault("$.started", "must be a time such as 2026-01-31T12:00:00Z")
-        return moment(0)
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    def _time(self, value: Any, where: str) -> Any:
+        try:
+            found = datetime.fromisoformat(value)
+        except (TypeError, ValueError):
+            return self._fault(where, "must be a time such as 2026-01-31T12:00:00Z")
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
-
-def _failure(reader: _Reader, row: Mapping[str, Any]) -> Failure:
-    texts = {key: reader.get(row, key, "", "$.error") for key in ("message", "detail", "hint")}
-    return Failure(**texts)
-
-
-def _step(reader: _Reader, row: Any, where: str) -> Step:
-    row = reader.object(row, where)
-    state = reader.get(row, "state", "run", where)
-    if state not in ("run", "reuse", "skip", "failed"):
-        reader.fault(f"{where}.state", "must be run, reuse, skip or failed")
-    return Step(
-        name=reader.get(row, "name", "", where, needed=True),
-        state=state,
-        reason=reader.get(row, "reason", "", where),
-        seconds=max(0.0, reader.get(row, "seconds", 0.0, where)),
-        started=reader.get(row, "started", 0.0, where),
-        key=reader.get(row, "key", "", where),
-    )
+    def _fault(self, where: str, message: str) -> Any:
+        self.faults.append(Fault(where=where, message=message))
+        return None
 
 
-def _finding(reader: _Reader, row: Any, where: str) -> Finding:
-    where = where.replace("$.", "$.audit.", 1)
-    row = reader.object(row, where)
-    texts = {key: reader.get(row, key, "", where) for key in ("version", "problem", "url", "severity")}
-    return Finding(package=reader.get(row, "package", "", where, needed=True), **texts)
+# -- from events --------------------------------------------------------------------------------------------
 
 
-def _output(reader: _Reader, row: Any, where: str) -> Output:
-    row = reader.object(row, where)
-    texts = {key: reader.get(row, key, "", where) for key in ("format", "sha1", "sha256", "compression")}
-    path = reader.get(row, "path", "", where, needed=True)
-    return Output(path=path, size=reader.get(row, "size", 0, where), **texts)
-
-
-def _cleaner(reader: _Reader, row: Any, where: str) -> Cleaner:
-    row = reader.object(row, where)
-    names = row.get("names")
-    return Cleaner(
-        cleaner=reader.get(row, "cleaner", "", where, needed=True),
-        paths=reader.get(row, "paths", 0, where),
-        bytes=reader.get(row, "bytes", 0, where),
-        names=tuple(str(name) for name in names) if isinstance(names, list) else (),
-    )
-
-
-def _added(reader: _Reader, row: Any, where: str) -> tuple[str, int] | None:
-    if isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) and isinstance(row[1], int):
-        return row[0], row[1]
-    reader.fault(where, "must be a path and a size")
-    return None
-
-
-# -- a record from events ---------------------------------------------------------------------------------
-
-
-def from_events(path: Path) -> Record:
-    """What an event log says of its build: for builds that failed or were killed and left no record."""
-    reader = _Reader()
+def from_events(path: Path) -> BuildRecord:
+    """Return what an event log says of its build, for a build that failed or was killed without a record."""
     begun: dict[str, Any] = {}
     ended: dict[str, Any] = {}
     steps: dict[str, dict[str, Any]] = {}
@@ -215,17 +183,17 @@ def from_events(path: Path) -> Record:
     counts: dict[str, int] = {}
     last = 0.0
     for event in read_events(path):
-        time = reader.get(event, "time", 0.0, "$")
+        time = _number(event.get("time"))
         last = max(last, time)
+        name = str(event.get("step"))
         match event["event"]:
             case "build.started":
                 begun = event
             case "step.started":
-                steps[str(event.get("step"))] = {"name": str(event.get("step")), "started": time}
+                steps[name] = {"name": name, "started": time}
             case "step.finished":
-                step = steps.setdefault(str(event.get("step")), {"name": str(event.get("step"))})
+                step = steps.setdefault(name, {"name": name, "started": time})
                 step |= {key: event[key] for key in ("state", "seconds", "reason") if key in event}
-                step.setdefault("started", time)
             case "cleaned":
                 rows["cleaned"].append(event)
             case "artifact":
@@ -233,7 +201,7 @@ def from_events(path: Path) -> Record:
             case "note" if event.get("level") != "debug":
                 rows["notes"].append(event)
             case "counted":
-                counts[str(event.get("name"))] = int(event.get("amount", 0))
+                counts[str(event.get("name"))] = event.get("amount", 0)
             case "build.finished":
                 ended = event
     if not begun:
@@ -243,10 +211,11 @@ def from_events(path: Path) -> Record:
         step.setdefault("state", "failed")
         step.setdefault("seconds", max(0.0, last - step["started"]))
     message = str(ended.get("message") or "") if ended else "the event log ends before the build does"
+    begin = _number(begun.get("time"))
     value = {
         **{key: begun.get(key) for key in ("build_id", "name", "version")},
-        "started": moment(float(begun.get("time", 0.0))).isoformat(),
-        "seconds": ended.get("seconds", last - float(begun.get("time", 0.0))),
+        "started": datetime.fromtimestamp(begin, UTC).isoformat(),
+        "seconds": ended.get("seconds", last - begin),
         "ok": ended.get("ok", False),
         "exit_code": ended.get("exit_code", 1),
         "error": None if ended.get("ok") else {"message": message or "the build failed"},
@@ -255,7 +224,8 @@ def from_events(path: Path) -> Record:
         "counts": counts,
         **rows,
     }
-    record = _record(reader, value, path)
-    if reader.faults:
-        raise SpecError(str(path), reader.faults)
-    return record
+    return _checked(value, path)
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0

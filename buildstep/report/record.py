@@ -1,31 +1,34 @@
-"""A build record as reports see it: read, checked, and what can be worked out from it."""
+"""The build record: what a build writes about itself, and what every reader of it is given.
+
+`docs/reference/build-record.md` describes the JSON; the fields here stand in its order and under its names.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from buildstep.errors import UsageError
-from buildstep.report.event_log import SUFFIX as EVENTS_SUFFIX
-from buildstep.report.event_log import read_events
+from buildstep.events import Level, State
 from buildstep.rootfs.interface import Finding, Package
+
+FORMAT = 1
+"""The version of the JSON. Keys may be added to it; a key that changes its meaning needs another number."""
 
 RECORD_SUFFIX = ".buildrecord.json"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Step:
-    """A step as it went. started: seconds since the epoch, 0 when it is not known."""
+    """One step of a build. started: seconds since the epoch, 0 if unknown; key: of the layer it made or
+    reused. It can be changed while the step runs."""
 
     name: str
-    state: str
+    state: State = "run"
     reason: str = ""
     seconds: float = 0.0
     started: float = 0.0
@@ -37,15 +40,53 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Output:
-    """An image file that the build wrote."""
+class Cleaner:
+    """What a cleaner removed: how many paths, their bytes, and the names of the first of them."""
+
+    cleaner: str
+    paths: int = 0
+    bytes: int = 0
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Remark:
+    """A note of the build."""
+
+    level: Level = "info"
+    text: str = ""
+    step: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Audit:
+    """What the audit of the packages printed, and the vulnerabilities it named."""
+
+    text: str = ""
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layer:
+    """A layer of the image, base first."""
+
+    digest: str = ""
+    diff_id: str = ""
+    size: int = 0
+    comment: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageFile:
+    """An image file that the build wrote. extra: what its format adds, such as `incremental`."""
 
     path: str
-    format: str
-    size: int
+    format: str = ""
+    size: int = 0
     sha1: str = ""
     sha256: str = ""
     compression: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -53,75 +94,61 @@ class Output:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cleaner:
-    """What a cleaner removed; names holds the first of its paths."""
-
-    cleaner: str
-    paths: int
-    bytes: int
-    names: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Remark:
-    """A note of the build, of level info, warning or error."""
-
-    level: str
-    text: str
-    step: str = ""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Layer:
-    """A layer of the image, base first."""
-
-    digest: str
-    size: int
-    diff_id: str = ""
-    comment: str = ""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
     """Why a build failed."""
 
-    message: str
+    message: str = ""
     detail: str = ""
     hint: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """A build. path: the file it was read from. audit: None when none was asked for."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildRecord:
+    """One build. uuid, tree_digest: empty if it made no image; audit: None if none was asked for;
+    files_added: the largest of them, path and bytes; path: the file that the record was read from."""
 
-    path: Path
     build_id: str
     name: str
     version: str
-    uuid: str
+    uuid: str = ""
+    ok: bool
+    exit_code: int = 0
+    error: Failure | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
     started: datetime
     seconds: float
-    ok: bool
-    exit_code: int
-    error: Failure | None
-    inputs: Mapping[str, Any]
-    steps: tuple[Step, ...]
-    packages: tuple[Package, ...] = ()
-    audit: tuple[Finding, ...] | None = None
-    audit_text: str = ""
+    steps: tuple[Step, ...] = ()
     cleaned: tuple[Cleaner, ...] = ()
+    notes: tuple[Remark, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    packages: tuple[Package, ...] = ()
+    audit: Audit | None = None
     entropy: tuple[str, ...] = ()
     layers: tuple[Layer, ...] = ()
-    artifacts: tuple[Output, ...] = ()
+    artifacts: tuple[ImageFile, ...] = ()
     files_added: tuple[tuple[str, int], ...] = ()
     tree_digest: str = ""
-    counts: Mapping[str, int] = field(default_factory=dict)
-    notes: tuple[Remark, ...] = ()
     tools: Mapping[str, str] = field(default_factory=dict)
+    path: Path = field(default=Path(), compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that stands in the file; `parse.from_json` reads it."""
+        value = {"format": FORMAT, **asdict(self)}
+        del value["path"]
+        started = self.started.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return value | {
+            "uuid": self.uuid or None,
+            "started": started,
+            "tree_digest": self.tree_digest or None,
+        }
 
     @property
     def title(self) -> str:
         return f"{self.name} {self.version}"
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        return self.audit.findings if self.audit else ()
 
     @property
     def size(self) -> int:
@@ -184,7 +211,7 @@ class Verdict:
     text: str
 
 
-def verify(record: Record, artifact: Output) -> Verdict:
+def verify(record: BuildRecord, artifact: ImageFile) -> Verdict:
     """Compare an image file with its record. It may have moved together with the record."""
     for path in (record.path.parent / artifact.name, Path(artifact.path)):
         with contextlib.suppress(OSError):
@@ -197,61 +224,3 @@ def verify(record: Record, artifact: Output) -> Verdict:
                 return Verdict(False, f"{path.name} has sha256 {digest}; {artifact.sha256} was written")
             return Verdict(True, f"{path.name}: {size} bytes, sha256 {digest}")
     return Verdict(None, f"{artifact.name} is not on this machine")
-
-
-def step_tail(events: Path | None, step: str, lines: int = 40) -> list[str]:
-    """The last lines that tools printed in a step."""
-    tail: deque[str] = deque(maxlen=lines)
-    if events is not None:
-        for event in read_events(events):
-            if event["event"] == "output" and event.get("step") == step:
-                tail.append(str(event.get("text", "")))
-    return list(tail)
-
-
-# -- finding and reading ------------------------------------------------------------------------------------
-
-
-def find_events(record: Path) -> Path | None:
-    """The event log that belongs to a record, or None."""
-    if record.name.endswith(EVENTS_SUFFIX):
-        return record
-    stem = record.name.removesuffix(RECORD_SUFFIX).removesuffix(".json")
-    path = record.with_name(stem + EVENTS_SUFFIX)
-    return path if path.is_file() else None
-
-
-def find_records(paths: Iterable[Path]) -> list[Path]:
-    """The records that are meant: files as they are, for a directory those in it."""
-    found: list[Path] = []
-    for path in paths:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = sorted(path.glob(f"*{RECORD_SUFFIX}"))
-        if not inside:
-            raise UsageError(f"{path} holds no build record", hint=f"a record is named *{RECORD_SUFFIX}")
-        found.extend(inside)
-    return found
-
-
-def load(path: Path) -> Record:
-    """Read a build record, or what an event log (of a build that failed, perhaps) says of its build."""
-    from buildstep.report import parse
-
-    try:
-        if path.name.endswith(EVENTS_SUFFIX):
-            return parse.from_events(path)
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UsageError(
-            f"{path} is not a build record: {error}", hint=f"give the *{RECORD_SUFFIX} that a build wrote"
-        ) from error
-    return parse.from_json(value, path)
-
-
-def moment(seconds: float) -> datetime:
-    """Seconds since the epoch as a time in UTC."""
-    return datetime.fromtimestamp(seconds, UTC)

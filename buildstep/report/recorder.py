@@ -1,29 +1,17 @@
-"""The build record: what went in, what was done, what came out; and the recorder that collects it."""
+"""The recorder: times a build's steps, emits their events, and makes the build record of what it saw."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
 
+from buildstep.errors import BuildstepError
 from buildstep.events import BuildFinished, Bus, Cleaned, Event, Note, State, StepFinished, StepStarted
-
-FORMAT = 1
-
-
-@dataclass(slots=True)
-class StepResult:
-    """One step as it went. started: seconds since the epoch; key: of the layer it made or reused."""
-
-    name: str
-    state: State = "run"
-    reason: str = ""
-    seconds: float = 0.0
-    started: float = 0.0
-    key: str = ""
+from buildstep.report.record import BuildRecord, Cleaner, Failure, Remark, Step
+from buildstep.spec.load import BuildSpec
 
 
 @dataclass(slots=True)
@@ -32,9 +20,9 @@ class Recorder:
 
     bus: Bus
     total: int = 0
-    steps: list[StepResult] = field(default_factory=list)
-    cleaned: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    cleaned: list[Cleaner] = field(default_factory=list)
+    notes: list[Remark] = field(default_factory=list)
     begin: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
@@ -43,20 +31,15 @@ class Recorder:
     def _note(self, event: Event) -> None:
         if isinstance(event, Cleaned):
             self.cleaned.append(
-                {
-                    "cleaner": event.cleaner,
-                    "paths": event.paths,
-                    "bytes": event.bytes,
-                    "names": list(event.names),
-                }
+                Cleaner(cleaner=event.cleaner, paths=event.paths, bytes=event.bytes, names=event.names)
             )
         elif isinstance(event, Note) and event.level != "debug":
-            self.notes.append({"level": event.level, "text": event.text, "step": event.step})
+            self.notes.append(Remark(level=event.level, text=event.text, step=event.step))
 
     @contextlib.contextmanager
-    def step(self, name: str, title: str) -> Iterator[StepResult]:
-        """A step for the length of a block; the block may set state, reason and key of what it yields."""
-        result = StepResult(name, started=time.time())
+    def step(self, name: str, title: str) -> Iterator[Step]:
+        """Run a block as a step; the block may set state, reason and key of what it is given."""
+        result = Step(name=name, started=time.time())
         self.steps.append(result)
         outer, self.bus.current = self.bus.current, name
         self.bus.emit(StepStarted(step=name, index=len(self.steps), total=self.total, title=title))
@@ -75,27 +58,40 @@ class Recorder:
             self.bus.current = outer
 
     def skip(self, name: str, reason: str, *, state: State = "skip", key: str = "") -> None:
-        """A step that had nothing to do, or whose result was found in the cache."""
-        self.steps.append(StepResult(name, state=state, reason=reason, started=time.time(), key=key))
+        """Record a step that had nothing to do, or whose result was found in the cache."""
+        self.steps.append(Step(name=name, state=state, reason=reason, started=time.time(), key=key))
         self.bus.emit(StepFinished(step=name, state=state, seconds=0.0, reason=reason))
 
     def finish(self, *, ok: bool, exit_code: int, message: str = "") -> None:
+        """Emit the counted costs and the end of the build."""
         self.bus.emit_counts()
         seconds = time.time() - self.begin
         self.bus.emit(BuildFinished(ok=ok, exit_code=exit_code, seconds=seconds, message=message))
 
-    def to_json(self) -> dict[str, Any]:
-        """The parts of the record that this recorder knows."""
-        return {
-            "started": datetime.fromtimestamp(self.begin, UTC)
-            .isoformat(timespec="milliseconds")
-            .replace("+00:00", "Z"),
-            "seconds": round(time.time() - self.begin, 3),
-            "steps": [
-                {**asdict(step), "seconds": round(step.seconds, 4), "started": round(step.started, 3)}
+    def record(self, spec: BuildSpec, build_id: str) -> BuildRecord:
+        """Return the record of a good build so far; whoever knows what came out of it adds that."""
+        return BuildRecord(
+            build_id=build_id,
+            name=spec.name,
+            version=spec.version,
+            ok=True,
+            inputs={"image": {}, "proto": {}, "manifest": dict(spec.manifest), "spec": spec.to_json()},
+            started=datetime.fromtimestamp(self.begin, UTC),
+            seconds=round(time.time() - self.begin, 3),
+            steps=tuple(
+                replace(step, seconds=round(step.seconds, 4), started=round(step.started, 3))
                 for step in self.steps
-            ],
-            "cleaned": self.cleaned,
-            "notes": self.notes,
-            "counts": dict(sorted(self.bus.counts.items())),
-        }
+            ),
+            cleaned=tuple(self.cleaned),
+            notes=tuple(self.notes),
+            counts=dict(sorted(self.bus.counts.items())),
+        )
+
+    def failed_record(
+        self, spec: BuildSpec, build_id: str, error: BaseException, exit_code: int
+    ) -> BuildRecord:
+        """Return the record of a build that ended with this error."""
+        failure = Failure(message=str(error) or type(error).__name__)
+        if isinstance(error, BuildstepError):
+            failure = replace(failure, detail=error.detail, hint=error.hint)
+        return replace(self.record(spec, build_id), ok=False, exit_code=exit_code, error=failure)

@@ -11,18 +11,18 @@ from urllib.parse import quote
 
 from buildstep import __version__
 from buildstep.report.issues import Issue, issues
-from buildstep.report.record import Record
+from buildstep.report.record import BuildRecord
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
-def render(records: Sequence[Record], _events: Sequence[Path | None], out: IO[bytes]) -> None:
+def render(records: Sequence[BuildRecord], _events: Sequence[Path | None], out: IO[bytes]) -> None:
     """Write a SARIF log."""
     log = {"$schema": SCHEMA, "version": "2.1.0", "runs": [_run(record) for record in records]}
     out.write(json.dumps(log, indent=2).encode() + b"\n")
 
 
-def _run(record: Record) -> dict[str, Any]:
+def _run(record: BuildRecord) -> dict[str, Any]:
     found = list(issues(record))
     rules: dict[str, Issue] = {}
     for issue in found:
@@ -76,7 +76,7 @@ def _rule(issue: Issue) -> dict[str, Any]:
     return rule
 
 
-def _result(record: Record, issue: Issue, index: int) -> dict[str, Any]:
+def _result(record: BuildRecord, issue: Issue, index: int) -> dict[str, Any]:
     location: dict[str, Any] = {
         # Code scanning shows no result without a file: the manifest is what asked for what was found.
         "physicalLocation": {

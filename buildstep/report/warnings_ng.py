@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from buildstep.report.issues import Issue, issues
-from buildstep.report.record import Record
+from buildstep.report.record import BuildRecord
 
 _SEVERITIES = {"error": "ERROR", "warning": "NORMAL", "note": "LOW"}
 
 
-def render(records: Sequence[Record], _events: Sequence[Path | None], out: IO[bytes]) -> None:
+def render(records: Sequence[BuildRecord], _events: Sequence[Path | None], out: IO[bytes]) -> None:
     """Write a report with the issues of all builds."""
     rows = [_row(record, issue) for record in records for issue in issues(record)]
     report = {
@@ -24,7 +24,7 @@ def render(records: Sequence[Record], _events: Sequence[Path | None], out: IO[by
     out.write(json.dumps(report, indent=2).encode() + b"\n")
 
 
-def _row(record: Record, issue: Issue) -> dict[str, Any]:
+def _row(record: BuildRecord, issue: Issue) -> dict[str, Any]:
     severity = _SEVERITIES[issue.level]
     if issue.category == "audit" and issue.score is not None and issue.score < 9:
         # ERROR is the plugin's word for what stops a build.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from buildstep.report.record import Record
+from buildstep.report.record import BuildRecord
 from buildstep.system.text import size_text
 
 STATES = {"run": "ran", "reuse": "reused", "skip": "skipped", "failed": "failed"}
@@ -22,7 +22,7 @@ def seconds_text(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def outcome(record: Record) -> str:
+def outcome(record: BuildRecord) -> str:
     """How the build ended, in a few words."""
     if not record.ok:
         return f"failed after {seconds_text(record.seconds)}"

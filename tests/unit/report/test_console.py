@@ -200,4 +200,4 @@ def test_steps_are_numbered_in_order_with_the_skipped_ones() -> None:
         result.reason = "because"
     started = [(event.step, event.index, event.total) for event in seen if isinstance(event, StepStarted)]
     assert started == [("one", 1, 3), ("three", 3, 3)]
-    assert [row["state"] for row in recorder.to_json()["steps"]] == ["run", "skip", "run"]
+    assert [step.state for step in recorder.steps] == ["run", "skip", "run"]

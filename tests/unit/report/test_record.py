@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from buildstep import report
 from buildstep.cli import report as cli
 from buildstep.errors import SpecError, UsageError
-from buildstep.report.record import Step, critical_path, find_events, find_records, load, verify
+from buildstep.report.parse import find_events, find_records, load
+from buildstep.report.record import Step, critical_path, verify
 from buildstep.report.words import delta, seconds_text
 from buildstep.system.text import plural
 from tests.unit import reportdata
@@ -25,7 +26,7 @@ def test_record_is_read(tmp_path: Path) -> None:
     assert record.started.isoformat() == "2026-11-21T07:56:48.048000+00:00"
     assert [step.name for step in record.steps][:3] == ["import", "clone", "packages"]
     assert record.audit is not None
-    assert record.audit[0].severity == "high"
+    assert record.findings[0].severity == "high"
     assert record.size == 65_207_296
     assert not record.reproducible
     assert [note.text for note in record.problems] == ["the clock of the mirror is 4 s behind"]
