@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -79,19 +77,13 @@ def _installers() -> str:
 
 
 def _pools() -> str:
-    from buildstep import pool
+    from buildstep.pool import BACKENDS
 
-    modules = [
-        importlib.import_module(f"{pool.__name__}.{it.name}") for it in pkgutil.iter_modules(pool.__path__)
-    ]
-    kinds = {
-        kind.scheme: kind for module in modules for kind in vars(module).values() if hasattr(kind, "scheme")
-    }
-    rows = ((f"`{name}:`", _first_line(kinds[name])) for name in pool.BACKENDS)
+    rows = ((f"`{name}:`", _first_line(kind)) for name, kind in BACKENDS.items())
     return table(("pool", "what a clone costs"), rows)
 
 
-def _first_line(kind: type) -> str:
+def _first_line(kind: object) -> str:
     assert kind.__doc__, kind
     return kind.__doc__.strip().partition("\n")[0]
 
@@ -100,7 +92,7 @@ def _formats() -> str:
     from buildstep.emit import EMITTERS
 
     rows = (
-        (f"`{name}`", f"`{it.extension(None)}`", ", ".join(f"`{word}`" for word in it.compressions))
+        (f"`{name}`", f"`{it().extension(None)}`", ", ".join(f"`{word}`" for word in it.compressions))
         for name, it in EMITTERS.items()
     )
     return table(("format", "extension", "compressions, the default first"), rows)

@@ -3,74 +3,53 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import cast
+from functools import partial
 
 from buildstep.emit import read_pass
-from buildstep.emit.btrfs import BtrfsEmitter
 from buildstep.emit.interface import Artifact, EmitJob, Emitter, Sink
-from buildstep.emit.oci import OciEmitter
-from buildstep.emit.tar import TarEmitter
-from buildstep.emit.zfs import ZfsEmitter
 from buildstep.errors import EmitError, Fault, SpecError
 from buildstep.events import Bus
 from buildstep.formats.codecs import codec
 from buildstep.system.output_set import Outputs, temporary_name
+from buildstep.system.registry import Registry, importing
 from buildstep.tree.entry import Entry
 from buildstep.tree.hashing import spread_digests
 
-EMITTERS: dict[str, Emitter] = {
-    OciEmitter.name: OciEmitter(),
-    TarEmitter.name: TarEmitter(),
-    ZfsEmitter.name: ZfsEmitter(),
-    BtrfsEmitter.name: BtrfsEmitter(),
-}
-
-GROUP = "buildstep.emit"
-
-
-def available(bus: Bus | None = None) -> dict[str, Emitter]:
-    """Our formats and those of installed packages; one that fails to load is named and left out."""
-    from importlib import metadata  # 20 ms, only for formats that are not ours
-
-    found = dict(EMITTERS)
-    for point in metadata.entry_points(group=GROUP):
-        if point.name in found:
-            continue
-        try:
-            found[point.name] = cast(Emitter, point.load()())
-        except Exception as error:  # noqa: BLE001  (whatever a stranger's module does)
-            if bus is not None:
-                bus.note(
-                    f"the format {point.name!r} of {point.value} does not load: {error!r}",
-                    level="warning",
-                )
-    return found
+EMITTERS: Registry[type[Emitter]] = Registry(
+    "emitters",
+    "format",
+    {
+        "oci": importing("buildstep.emit.oci:OciEmitter"),
+        "tar": importing("buildstep.emit.tar:TarEmitter"),
+        "zfs": importing("buildstep.emit.zfs:ZfsEmitter"),
+        "btrfs": importing("buildstep.emit.btrfs:BtrfsEmitter"),
+    },
+)
 
 
 def resolve(formats: Sequence[str], compression: str | None, bus: Bus | None = None) -> dict[str, Emitter]:
     """The emitters of these formats, by name. Raises SpecError with every fault, ToolMissing."""
-    table = EMITTERS if all(name in EMITTERS for name in formats) else available(bus)
+    note = partial((bus or Bus()).note, level="warning")
     chosen: dict[str, Emitter] = {}
     faults = []
     for index, name in enumerate(formats):
-        emitter = table.get(name)
-        if emitter is None:
-            near = difflib.get_close_matches(name, table, 1)
-            hint = f"did you mean {near[0]}?" if near else "one of " + ", ".join(sorted(table))
-            faults.append(Fault(where=f"format[{index}]", message=f"no format {name!r}", hint=hint))
-        elif compression is not None and compression not in emitter.compressions:
+        kind = EMITTERS.find(name, note)
+        if kind is None:
+            faults.append(
+                Fault(where=f"format[{index}]", message=f"no format {name!r}", hint=EMITTERS.hint(name))
+            )
+        elif compression is not None and compression not in kind.compressions:
             faults.append(
                 Fault(
                     where="compression",
                     message=f"{name} cannot be compressed with {compression!r}",
-                    hint="one of " + ", ".join(emitter.compressions),
+                    hint="one of " + ", ".join(kind.compressions),
                 )
             )
         else:
-            chosen[name] = emitter
+            chosen[name] = kind()
     if faults:
         raise SpecError("output formats", faults)
     for emitter in chosen.values():

@@ -7,50 +7,44 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from buildstep.errors import Fault, SpecError
-from buildstep.pool import directory, overlay
+from buildstep.pool import overlay
 from buildstep.pool.interface import Backend
 from buildstep.pool.layout import MARK
 from buildstep.system import host
+from buildstep.system.registry import Registry, importing
 from buildstep.system.userns import in_user_namespace
 
-
-def _btrfs(location: str) -> Backend:
-    from buildstep.pool.btrfs import BtrfsBackend
-
-    return BtrfsBackend(location)
-
-
-def _zfs(location: str) -> Backend:
-    from buildstep.pool.zfs import ZfsBackend
-
-    return ZfsBackend(location)
-
-
-BACKENDS: dict[str, Callable[[str], Backend]] = {
-    "overlay": overlay.OverlayBackend,
-    "dir": directory.DirectoryBackend,
-    "btrfs": _btrfs,
-    "zfs": _zfs,
-}
+BACKENDS: Registry[Callable[[str], Backend]] = Registry(
+    "backends",
+    "pool",
+    {
+        "overlay": importing("buildstep.pool.overlay:OverlayBackend"),
+        "dir": importing("buildstep.pool.directory:DirectoryBackend"),
+        "btrfs": importing("buildstep.pool.btrfs:BtrfsBackend"),
+        "zfs": importing("buildstep.pool.zfs:ZfsBackend"),
+    },
+)
+"""By the scheme of a pool's URI; called with the rest of it."""
 
 SYSTEM_LOCATION = "/var/lib/buildstep"
 
 
 def open_pool(uri: str) -> Backend:
-    """The pool of a URI such as overlay:/var/lib/buildstep. Raises SpecError or DatasetError."""
-    scheme, colon, location = uri.partition(":")
-    if not colon or not location or scheme not in BACKENDS:
+    """Return the pool of a URI such as overlay:/var/lib/buildstep. Raises SpecError or DatasetError."""
+    scheme, _, location = uri.partition(":")
+    backend = BACKENDS.find(scheme) if location else None
+    if backend is None:
         raise SpecError(
             "pool",
             [
                 Fault(
                     where="--pool",
                     message=f"{uri!r} is not SCHEME:LOCATION",
-                    hint=f"schemes: {', '.join(BACKENDS)}",
+                    hint=BACKENDS.hint(scheme),
                 )
             ],
         )
-    return BACKENDS[scheme](location)
+    return backend(location)
 
 
 def default_location(environ: Mapping[str, str]) -> Path:

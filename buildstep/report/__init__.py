@@ -7,21 +7,25 @@ from pathlib import Path
 from typing import IO
 
 from buildstep.errors import UsageError
-from buildstep.report import badge, html, junit, markdown, sarif, warnings_ng
 from buildstep.report.parse import find_events, load
 from buildstep.report.record import BuildRecord
+from buildstep.system.registry import Registry, importing
 
 Renderer = Callable[[Sequence[BuildRecord], Sequence[Path | None], IO[bytes]], None]
 """Writes a report of builds, oldest first, each with its event log if there is one."""
 
-REPORTS: dict[str, Renderer] = {
-    "html": html.render,
-    "junit": junit.render,
-    "sarif": sarif.render,
-    "warnings-ng": warnings_ng.render,
-    "markdown": markdown.render,
-    "badge": badge.render,
-}
+REPORTS: Registry[Renderer] = Registry(
+    "reports",
+    "report format",
+    {
+        "html": importing("buildstep.report.html:render"),
+        "junit": importing("buildstep.report.junit:render"),
+        "sarif": importing("buildstep.report.sarif:render"),
+        "warnings-ng": importing("buildstep.report.warnings_ng:render"),
+        "markdown": importing("buildstep.report.markdown:render"),
+        "badge": importing("buildstep.report.badge:render"),
+    },
+)
 
 
 def render(
@@ -35,12 +39,13 @@ def render(
     events_paths: the event log of each record; None looks for them beside the records. Several records
     make a trend, whatever order they are given in.
     """
-    if format_name not in REPORTS:
-        raise UsageError(f"there is no report format {format_name}", hint=f"one of {', '.join(REPORTS)}")
+    renderer = REPORTS.find(format_name)
+    if renderer is None:
+        raise UsageError(f"there is no report format {format_name}", hint=REPORTS.hint(format_name))
     if not records:
         raise UsageError("a report needs at least one build record")
     logs = [find_events(path) for path in records] if events_paths is None else list(events_paths)
     assert len(logs) == len(records), "an event log, or None, for each record"
     loaded = [(load(path), log) for path, log in zip(records, logs, strict=True)]
     loaded.sort(key=lambda pair: (pair[0].started, pair[0].build_id))
-    REPORTS[format_name]([record for record, _ in loaded], [log for _, log in loaded], out)
+    renderer([record for record, _ in loaded], [log for _, log in loaded], out)

@@ -93,7 +93,7 @@ def test_d24_all_cores_and_the_same_bytes(
             path = tmp_path / str(cores)
             job = trees.job(dataset.path, path, tree=tree, changes=diff({}, tree), compression="gzip")
             native = NativeJob(streams=backend, dataset=dataset, origin=None)
-            with EMITTERS[lab.scheme].open(replace(job, native=native), path) as sink:
+            with EMITTERS[lab.scheme]().open(replace(job, native=native), path) as sink:
                 artifact = sink.finish()
             used[cores] = len(threads)
             digests.add(artifact.sha256)

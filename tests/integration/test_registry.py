@@ -16,7 +16,6 @@ from buildstep.images.interface import SourceImage
 from buildstep.images.publishers import Bundle, Published, PublishOptions, publish
 from buildstep.images.sources.docker import Docker
 from buildstep.images.sources.oci import Oci
-from buildstep.net.errors import HttpOptions
 from buildstep.tree.entry import tree_digest
 from tests.servers.fixtures import LIMITS, Notes, Registry, bus, locked_registry, registry
 from tests.servers.layouts import context, layer, make_layout, pack
@@ -62,7 +61,7 @@ def push(made: Bundle, target: str, bus: Notes, **environ: str) -> Published:
 
 
 def pull(locator: str, folder: Path, bus: Notes, **environ: str) -> tuple[SourceImage, Path]:
-    source = Docker({**AMD, **environ}, options=HttpOptions(attempts=2, backoff=0.05, response=5, idle=5))
+    source = Docker({**AMD, **environ}, {"attempts": 2, "backoff": 0.05, "response": 5, "idle": 5})
     into = folder / "tree"
     into.mkdir(parents=True)
     source.identify(locator, no_hash)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import time
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 
 from buildstep.build.doctor.findings import Examination
 from buildstep.build.doctor.network import SECONDS, mirror_of, reach
-from buildstep.errors import BuildstepError, ExitCode, Fault, ImageError, SandboxError, SpecError
+from buildstep.errors import BuildstepError, ExitCode, ImageError, SandboxError
 from buildstep.events import Bus
 from buildstep.images import sources
 from buildstep.images.remote import Remote
@@ -69,8 +67,8 @@ def image(seen: Examination) -> None:
         return
     ref = spec.image
     scheme, colon, locator = ref.partition(":")
-    if colon:
-        _known_scheme(ref, scheme)
+    if colon and scheme not in sources.SOURCES.names():
+        raise sources.unknown_scheme(ref)  # as a build does
     if seen.backend is not None:
         seen.image = record_of(seen.backend, ref)
     if seen.image is not None:
@@ -91,17 +89,6 @@ def image(seen: Examination) -> None:
     elif scheme == "mmdebstrap":
         Mmdebstrap().identify(locator, str)
         seen.ok("image", ref, "is made by the first build")
-
-
-def _known_scheme(ref: str, scheme: str) -> None:
-    """Raises SpecError, as a build does, for a scheme that nobody has."""
-    others = [point.name for point in metadata.entry_points(group="buildstep.images.sources")]
-    known = [*sources.SOURCES, *others]
-    if scheme not in known:
-        near = difflib.get_close_matches(scheme, known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"schemes: {', '.join(known)}"
-        fault = Fault(where="$.build.image", message=f"no source for {ref!r}", hint=hint)
-        raise SpecError("image", [fault])
 
 
 def _local(seen: Examination, ref: str, name: str, *, tagged: bool) -> None:

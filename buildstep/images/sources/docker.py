@@ -10,7 +10,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import ClassVar, Self
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
 
 from buildstep.errors import ImageError
 from buildstep.events import Bus
@@ -33,10 +34,10 @@ class Docker:
     scheme: ClassVar[str] = "docker"
 
     def __init__(
-        self, environ: Mapping[str, str] = os.environ, *, options: HttpOptions | None = None
+        self, environ: Mapping[str, str] = os.environ, limits: Mapping[str, Any] = MappingProxyType({})
     ) -> None:
         self._environ = environ
-        self._options = options
+        self._options = HttpOptions.of(environ, **limits)
         self._digests: dict[str, str] = {}
         """What each locator was found to mean, so that `fetch` gets what `identify` told of."""
 
@@ -44,8 +45,7 @@ class Docker:
     def _client(self, locator: str, bus: Bus | None) -> Iterator[RegistryClient]:
         ref = Reference.parse(locator)
         insecure = ref.host in self._environ.get("BUILDSTEP_INSECURE_REGISTRIES", "").split(",")
-        options = self._options or HttpOptions.of(self._environ)
-        with translated(ImageError), Http(environ=self._environ, options=options, bus=bus) as http:
+        with translated(ImageError), Http(environ=self._environ, options=self._options, bus=bus) as http:
             yield RegistryClient(
                 ref,
                 http=http,

@@ -15,11 +15,11 @@ from buildstep.images.interface import Identity, SourceContext, SourceImage
 
 
 class Oci:
-    """environ: BUILDSTEP_PLATFORM may name another platform than the agent's."""
+    """environ: BUILDSTEP_PLATFORM may name another platform than the machine's. It makes no HTTP calls."""
 
     scheme: ClassVar[str] = "oci"
 
-    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, environ: Mapping[str, str] = os.environ, *_limits: object) -> None:
         self._environ = environ
 
     def _platform(self) -> Platform:

@@ -353,8 +353,8 @@ def test_an_unknown_installer_is_refused_with_the_near_miss() -> None:
 
 def test_a_broken_plugin_is_named_and_the_rest_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     points = [
-        metadata.EntryPoint("broken", "no.such.module:X", installers.GROUP),
-        metadata.EntryPoint("good", "buildstep.rootfs.installers.apt:Apt", installers.GROUP),
+        metadata.EntryPoint("broken", "no.such.module:X", "buildstep.installers"),
+        metadata.EntryPoint("good", "buildstep.rootfs.installers.apt:Apt", "buildstep.installers"),
     ]
     monkeypatch.setattr(metadata, "entry_points", lambda group: points)
     notes: list[str] = []
