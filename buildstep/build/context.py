@@ -19,6 +19,7 @@ from buildstep.images.store import ImageRecord, ImageStore
 from buildstep.pool.interface import Backend, Dataset, Kind
 from buildstep.pool.journal import Journal, keep
 from buildstep.report.recorder import Recorder
+from buildstep.rootfs.packaging import Installed
 from buildstep.system.root import Root
 from buildstep.system.text import plural
 from buildstep.tree.diff import Changes
@@ -40,7 +41,7 @@ class Build:
         self.environ = environ
         self.recorder = Recorder(bus, total=len(plan_.steps))
         self.context = steps.Context(spec=self.spec, backend=self.backend, bus=bus, environ=environ)
-        self.installed: steps.Installed | None = None
+        self.installed: Installed | None = None
         self.answer: Answer | None = None
         self.blobs: BlobStore | None = None
         self.layers: list[Blob] = []

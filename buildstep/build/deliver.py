@@ -25,6 +25,7 @@ from buildstep.pool.streams import NativeJob
 from buildstep.report.parse import load
 from buildstep.report.record import RECORD_SUFFIX, Audit, BuildRecord, ImageFile, Layer
 from buildstep.report.recorder import Recorder
+from buildstep.rootfs.packaging import Installed
 from buildstep.spec import imgmanifest
 from buildstep.spec.imgmanifest import uuid_of
 from buildstep.spec.load import BuildSpec
@@ -76,7 +77,7 @@ class Shipment:
     shot: steps.Snapshot
     root: Path
     layers: Sequence[Blob]
-    installed: steps.Installed | None
+    installed: Installed | None
     build_id: str
     pool: str
     proto: dict[str, Any]

@@ -34,6 +34,7 @@ from buildstep.pool.streams import NativeJob, NativeStreams
 from buildstep.report.record import Cleaner
 from buildstep.rootfs import entropy as rootfs_entropy
 from buildstep.rootfs import sandbox
+from buildstep.rootfs.packaging import Installed, list_installed
 from buildstep.system.output_set import Outputs
 from buildstep.tree.entry import FileList
 from buildstep.tree.exclude import excluder
@@ -143,7 +144,7 @@ def _amended(build: Build, journal: Journal, log: BuildLog) -> BuildResult | Non
             build.blobs = None
             return None
         build.image, build.answer = image, plan_.answer
-        build.installed = steps.Installed.from_json(amendment.tree.installed)
+        build.installed = Installed.from_json(amendment.tree.installed)
         with recorder.step("import", TITLES["import"]) as step:
             build.store.check(image)
             stack.enter_context(build.store.using(image))
@@ -309,7 +310,14 @@ def _on_failure(build: Build) -> Callable[..., bool]:
 
 
 def _list_packages(build: Build, image: ImageRecord) -> None:
-    build.installed = steps.listed(build.context, build.root(image), image)
+    build.installed = list_installed(
+        build.spec,
+        build.root(image),
+        known=image.packages,
+        privileged=build.backend.privileged,
+        bus=build.bus,
+        environ=build.environ,
+    )
     count = len(build.installed.packages) if build.installed else 0
     known = f"; {build.installed.installer} has {count} in the image" if build.installed else ""
     build.recorder.skip("packages", f"no packages are asked for{known}")

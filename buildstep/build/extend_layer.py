@@ -3,7 +3,8 @@
 It is only done where the result cannot be told from an install of all of them on the base: same tree, and
 with a SOURCE_DATE_EPOCH same bytes. So what is there was installed in the order in which it would be now; the
 versions are those of an install from the base; and the installer knows that neither the new packages nor
-those that are there could tell that they did not come together (`Installer.obstacle` before, `beyond` after).
+those that are there could tell that they did not come together (`Installer.blocker` before,
+`unexpected_changes` after).
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from buildstep.errors import BuildstepError, InstallError
 from buildstep.images.store import ImageRecord
 from buildstep.pool.interface import Kind
 from buildstep.pool.journal import Journal
+from buildstep.rootfs.packaging import Installed, Packaging, choose_installer, prepare_packaging
 from buildstep.system.root import Root
 from buildstep.tree import proto as tree_proto
 from buildstep.tree.entry import FileList, tree_digest
@@ -67,7 +68,7 @@ def _make_layer(
         sync_step(build, image)
     base, key, small, failed, why = build.below, "", None, None, ""
     with build.recorder.step("packages", TITLES["packages"]) as step:
-        with steps.packaging(build.context, build.root(image)) as packaging:
+        with _packaging(build, build.root(image)) as packaging:
             if asked is None:
                 packaging.refresh()
                 why = "--no-cache"
@@ -112,6 +113,11 @@ def _make_layer(
         # It was damaged, and is gone now.
         build.recorder.steps.pop()
         _make_layer(build, journal, stack, image, asked)
+
+
+def _packaging(build: Build, root: Root) -> contextlib.AbstractContextManager[Packaging]:
+    state = build.backend.state
+    return prepare_packaging(build.spec, root, state=state, bus=build.bus, environ=build.environ)
 
 
 def _missing(
@@ -171,9 +177,9 @@ def _grow(
             assert installed is not None
             steps.clean(build.context, root, build.tree, build.plan.proto)
             shot = steps.snapshot(build.context, build.tree, entries, entries, image)
-            installer = steps.choose_installer(build.spec, root, build.bus.note)
+            installer = choose_installer(build.spec, root, build.bus.note)
             new = extend_layer.added(record, installed.packages)
-            problem = installer.beyond(root, new, extend_layer.names(shot.changes))
+            problem = installer.unexpected_changes(root, new, extend_layer.names(shot.changes))
         if shot is not None and not problem:
             extend_layer.touch_folders(shot.entries, shot.changes, base, time.time_ns())
             build.installed = installed
@@ -198,16 +204,16 @@ def _grow(
 
 def _install_lacking(
     build: Build, root: Root, record: LayerRecord, base: FileList
-) -> tuple[steps.Installed | None, str]:
+) -> tuple[Installed | None, str]:
     """Install in a clone of the layer what it lacks; or tell why not, which may be found out either before
     or after."""
     assert build.answer is not None
     if root.path != build.tree.path:
         return None, "the image is a zone's"
     lacking = extend_layer.lacking(record, build.answer)
-    with steps.packaging(build.context, root) as packaging:
+    with _packaging(build, root) as packaging:
         packaging.fetch(lacking)
-        problem = packaging.obstacle(lacking, base)
+        problem = packaging.blocker(lacking, base)
         if problem:
             return None, problem
         installed = packaging.install(lacking)
@@ -215,7 +221,7 @@ def _install_lacking(
 
 
 def _ask(
-    build: Build, packaging: steps.Packaging, asked: Mapping[str, Any], max_age: float | None
+    build: Build, packaging: Packaging, asked: Mapping[str, Any], max_age: float | None
 ) -> tuple[Answer, bool]:
     """What the packages resolve to now, and whether an index from before says so. Where the repository
     cannot be reached: what they did last time."""
@@ -325,7 +331,7 @@ def _reuse_layer(
     if taken is None:
         return False
     found, entries = taken
-    build.installed = steps.Installed.from_json(found.result.get("installed"))
+    build.installed = Installed.from_json(found.result.get("installed"))
     build.origin = build.below = entries
     if told:
         build.clone(journal, stack, Kind.LAYER, key)

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from buildstep.errors import InstallError
 from buildstep.events import Bus, Cleaned
 from buildstep.images.store import ImageRecord
 from buildstep.pool.interface import Backend, Dataset
 from buildstep.pool.journal import Journal
 from buildstep.pool.stale import output_lock
-from buildstep.rootfs import cleaners, installers, owners, placement, sandbox
+from buildstep.rootfs import cleaners, owners, placement
 from buildstep.rootfs import copy_proto as syncing
 from buildstep.rootfs.cleaners.interface import CleanOptions
-from buildstep.rootfs.installers import apt
-from buildstep.rootfs.interface import Finding, Installer, InstallOptions, Package, Resolution
 from buildstep.rootfs.leak_check import Agent
 from buildstep.spec.load import BuildSpec
 from buildstep.system.locks import lock
@@ -41,31 +36,6 @@ class Context:
     backend: Backend
     bus: Bus
     environ: Mapping[str, str]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Installed:
-    """What the packages step found out. audit: the tool's text and findings, None if there was no tool."""
-
-    installer: str
-    packages: tuple[Package, ...]
-    audit: tuple[str, tuple[Finding, ...]] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """As a record of a layer or a tree keeps it."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any] | None) -> Installed | None:
-        """What `to_json` gave, None for nothing."""
-        if not value:
-            return None
-        audit = value.get("audit")
-        return cls(
-            installer=value["installer"],
-            packages=tuple(Package(**row) for row in value["packages"]),
-            audit=None if audit is None else (audit[0], tuple(Finding(**row) for row in audit[1])),
-        )
 
 
 def image_root(dataset: Dataset, image: ImageRecord) -> Root:
@@ -135,134 +105,8 @@ _CLEANED_TOPS = (b"var", b"etc", b"tmp", b"root", b"run", b"home", b"dev", b"lib
 """Where cleaners look: only paths there need to be told apart."""
 
 
-def choose_installer(spec: BuildSpec, root: Root, note: Callable[[str], None]) -> Installer:
-    """The installer that the spec names, or the one that is in the root. Raises InstallError."""
-    if spec.installer != "auto":
-        return installers.get(spec.installer)
-    found = installers.detect(root, note=note)
-    if found is None:
-        raise InstallError(
-            "the base image has no package manager that we know",
-            hint=f"name one with --installer ({', '.join(installers.INSTALLERS)}), or ask for no packages",
-        )
-    return found
-
-
 def wants_packages(spec: BuildSpec) -> bool:
     return bool(spec.packages or spec.upgrade_first or spec.pkg_audit)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Packaging:
-    """A root entered with its package manager ready: first it is asked, then it installs.
-
-    prepared: what the installer needs around it; closed before its last words.
-    """
-
-    context: Context
-    installer: Installer
-    inside: sandbox.ChrootSandbox
-    options: InstallOptions
-    prepared: contextlib.ExitStack
-
-    def refresh(self, *, hurry: bool = False, max_age: float = 0.0) -> tuple[str, float]:
-        """Fetch the repository's index, if anything will be taken from it; its digest, and when it was
-        fetched.
-
-        hurry: what it said before will do if it cannot be reached at once. max_age: see InstallOptions.
-        """
-        spec = self.context.spec
-        if not spec.packages and not spec.upgrade_first:
-            return "", time.time()
-        options = replace(self.options, hurry=hurry, max_age=max_age)
-        fetched = self.installer.refresh(self.inside, options)
-        return self.installer.index(self.inside, self.options), fetched
-
-    def resolve(self) -> Resolution:
-        """What an install would bring."""
-        spec = self.context.spec
-        if not spec.packages and not spec.upgrade_first:
-            return Resolution(versions={}, exact=True)
-        return self.installer.resolve(self.inside, spec.packages, self.options, upgrade=spec.upgrade_first)
-
-    def fetch(self, versions: Mapping[str, str] | None = None) -> None:
-        """Download what the packages need; versions: see `Installer.fetch`."""
-        if self.context.spec.packages:
-            self.installer.fetch(self.inside, self.context.spec.packages, self.options, versions)
-
-    def obstacle(self, added: Mapping[str, str], base: FileList) -> str:
-        """See `Installer.obstacle`."""
-        return self.installer.obstacle(self.inside, added, base, self.options)
-
-    def install(self, versions: Mapping[str, str] | None = None) -> Installed:
-        """Upgrade, install, list and audit. versions: what the install brings, if that is known."""
-        spec, installer, inside, options = self.context.spec, self.installer, self.inside, self.options
-        audit = None
-        if spec.upgrade_first:
-            installer.upgrade(inside, options)
-        if spec.packages:
-            self.fetch(None if spec.upgrade_first else versions)
-            installer.install(inside, spec.packages, replace(options, fetched=True))
-        found = tuple(installer.installed(inside))
-        if spec.pkg_audit:
-            audit = installer.audit(inside, options)
-            if audit is None:
-                self.context.bus.note(f"{installer.name}: the image has no audit tool", level="warning")
-        self.prepared.close()
-        installer.clean(inside)
-        told = None if audit is None else (audit[0], tuple(audit[1]))
-        return Installed(installer=installer.name, packages=found, audit=told)
-
-
-@contextlib.contextmanager
-def packaging(context: Context, root: Root) -> Iterator[Packaging]:
-    """Enter the root to install packages."""
-    spec = context.spec
-    installer = choose_installer(spec, root, context.bus.note)
-    cache = context.backend.state / "packages" / installer.name
-    cache.mkdir(parents=True, exist_ok=True)
-    mirror = spec.installer_options.mirror or context.environ.get("BUILDSTEP_APT_MIRROR", "")
-    if not mirror and installer.name == apt.Apt.name:
-        mirror = apt.agent_mirror(context.environ, cache)
-    options = InstallOptions(
-        cache=cache,
-        recommends=spec.installer_options.recommends,
-        mirror=mirror,
-        env=dict(spec.installer_options.env),
-    )
-    with entered(context, root) as inside, contextlib.ExitStack() as prepared:
-        prepared.enter_context(installer.prepare(inside, options))
-        yield Packaging(
-            context=context, installer=installer, inside=inside, options=options, prepared=prepared
-        )
-
-
-def listed(context: Context, root: Root, image: ImageRecord) -> Installed | None:
-    """What is installed when nothing was asked for: as the image's record has it, else asked in the root."""
-    installer = installers.detect(root, note=context.bus.note)
-    if installer is None:
-        return None
-    if image.packages:
-        return Installed(installer=installer.name, packages=image.packages)
-    if not context.backend.privileged:
-        return None
-    with entered(context, root) as inside:
-        return Installed(installer=installer.name, packages=tuple(installer.installed(inside)))
-
-
-@contextlib.contextmanager
-def entered(context: Context, root: Root) -> Iterator[sandbox.ChrootSandbox]:
-    """The root as a sandbox, with the agent's resolver lent to it."""
-    spec = context.spec
-    with sandbox.enter(
-        root.path,
-        bus=context.bus,
-        environ=context.environ,
-        network=spec.network,
-        timeout=spec.timeouts.command,
-        idle_timeout=spec.timeouts.idle,
-    ) as inside:
-        yield inside
 
 
 def motd(context: Context, root: Root, image: ImageRecord) -> str:

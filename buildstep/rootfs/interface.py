@@ -137,14 +137,14 @@ class Installer(Protocol):
         all of it is there, nothing is asked for."""
         ...
 
-    def obstacle(
+    def blocker(
         self, sandbox: Sandbox, added: Mapping[str, str], base: FileList, options: InstallOptions
     ) -> str:
         """Why packages that were fetched (version by name) cannot be installed after those in the root with
         the same result as all of them at once; empty if they can. base: the root before any of them."""
         ...
 
-    def beyond(self, root: Root, added: Sequence[Package], changed: Sequence[str]) -> str:
+    def unexpected_changes(self, root: Root, added: Sequence[Package], changed: Sequence[str]) -> str:
         """What changed besides the files of the added packages and the package manager's own books; empty
         if nothing did. Paths start with a slash."""
         ...

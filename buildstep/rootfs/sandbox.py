@@ -14,12 +14,13 @@ import signal
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from buildstep.errors import CommandFailed, SandboxError
 from buildstep.events import Bus
 from buildstep.rootfs import temporary_files
-from buildstep.rootfs.proxies import Proxies, Resolve, proxies_from, resolve_host
+from buildstep.rootfs.proxies import Proxies, proxies_from
 from buildstep.system import host, process
 from buildstep.system.mounts import MS_NOEXEC, MS_NOSUID, bind, mounted, tmpfs
 from buildstep.system.root import Root
@@ -89,28 +90,29 @@ def command_env(root: Root, environ: Mapping[str, str]) -> dict[str, str]:
     return env
 
 
-class ChrootSandbox:
-    """What `enter` yields; meets interfaces.Sandbox. made: the mount points that the image lacked."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SandboxOptions:
+    """How a root is entered.
 
-    def __init__(
-        self,
-        root: Root,
-        *,
-        bus: Bus,
-        environ: Mapping[str, str],
-        timeout: float | None = None,
-        idle_timeout: float | None = None,
-        network: bool = True,
-        resolve: Resolve = resolve_host,
-    ) -> None:
-        self._network = network
+    network: False keeps commands that ask for the network from it as well; timeout, idle_timeout: seconds,
+    per command; resolver_file: the resolver file of the CI host that commands see (None: the image's own).
+    """
+
+    network: bool = True
+    timeout: float | None = None
+    idle_timeout: float | None = None
+    resolver_file: Path | None = RESOLVER
+
+
+class ChrootSandbox:
+    """What `enter` yields; an interface.Sandbox. made: the mount points that the image lacked."""
+
+    def __init__(self, root: Root, bus: Bus, environ: Mapping[str, str], options: SandboxOptions) -> None:
         self.made: list[str] = []
         self._root = root
         self._bus = bus
         self._environ = environ
-        self._resolve = resolve
-        self._timeout = timeout
-        self._idle_timeout = idle_timeout
+        self._options = options
         self._env = command_env(root, environ)
         self._proxies: Proxies | None = None
 
@@ -130,7 +132,7 @@ class ChrootSandbox:
         what: str = "",
     ) -> str:
         """Run a command in the root and return its standard output; see interfaces.Sandbox.run."""
-        network = network and self._network
+        network = network and self._options.network
         proxies = self._network_proxies() if network else Proxies()
         full = {**self._env, **proxies.env, **(env or {})}
         tool = Path(argv[0]).name
@@ -142,8 +144,8 @@ class ChrootSandbox:
                 cwd="/",
                 ok=ok,
                 line=lambda text: self._bus.output(tool, proxies.mask(text)),
-                timeout=self._timeout,
-                idle_timeout=self._idle_timeout,
+                timeout=self._options.timeout,
+                idle_timeout=self._options.idle_timeout,
                 what=what or tool,
             )
         except CommandFailed as error:
@@ -193,7 +195,7 @@ class ChrootSandbox:
     def _network_proxies(self) -> Proxies:
         """The agent's proxies, looked up by the first command that needs them."""
         if self._proxies is None:
-            self._proxies = proxies_from(self._environ, resolve=self._resolve)
+            self._proxies = proxies_from(self._environ)
             for note in self._proxies.notes:
                 self._bus.note(note)
         return self._proxies
@@ -254,39 +256,25 @@ def enter(
     *,
     bus: Bus,
     environ: Mapping[str, str],
-    resolver: bool = True,
-    resolver_file: Path = RESOLVER,
-    timeout: float | None = None,
-    idle_timeout: float | None = None,
-    network: bool = True,
-    resolve: Resolve = resolve_host,
+    options: SandboxOptions = SandboxOptions(),
 ) -> Iterator[ChrootSandbox]:
     """Enter an image's root for the length of a block; everything done to it is undone at the end.
 
-    environ: the agent's environment; of it commands get the proxies (those with network) and the build's
-    date. network: False keeps it from commands that ask for it as well. resolver: whether the agent's
-    resolver file is lent. timeout, idle_timeout: seconds, per command.
+    environ: the CI host's environment; of it commands get the proxies (those with network) and the build's
+    date. Raises SandboxError.
     """
     if not root_dir.is_dir() or root_dir.is_symlink():
         raise SandboxError(f"{root_dir} cannot be entered: it is not a directory")
-    sandbox = ChrootSandbox(
-        Root(root_dir),
-        bus=bus,
-        environ=environ,
-        timeout=timeout,
-        idle_timeout=idle_timeout,
-        network=network,
-        resolve=resolve,
-    )
+    sandbox = ChrootSandbox(Root(root_dir), bus, environ, options)
     stack = contextlib.ExitStack()
     try:
         if host.HERE.namespaces:
             _private_mounts(stack, sandbox)
         else:
             _loopbacks(stack, sandbox)
-        if resolver:
+        if options.resolver_file is not None:
             try:
-                content = resolver_file.read_bytes()
+                content = options.resolver_file.read_bytes()
             except OSError as error:
                 bus.note(f"no resolver is lent to the image: {error}", level="warning")
             else:
@@ -351,10 +339,3 @@ def _fill_dev(stack: contextlib.ExitStack, dev: Path) -> None:
 def _last(lines: Sequence[str], prefix: str) -> int:
     """The index of the last line that starts with a prefix, else the number of lines."""
     return max((n for n, text in enumerate(lines) if text.startswith(prefix)), default=len(lines))
-
-
-def shell(root_dir: Path, *, bus: Bus | None = None, environ: Mapping[str, str] | None = None) -> int:
-    """Enter a root and open /bin/sh in it on this terminal, as after a failed build; returns its status."""
-    agent = os.environ if environ is None else environ
-    with enter(root_dir, bus=bus or Bus(), environ=agent) as inside:
-        return inside.shell()

@@ -20,6 +20,7 @@ from buildstep.rootfs.cleaners.interface import CleanOptions
 from buildstep.rootfs.installers.apt import agent_mirror
 from buildstep.rootfs.interface import Installer, InstallOptions
 from buildstep.rootfs.leak_check import Agent
+from buildstep.rootfs.sandbox import SandboxOptions
 from buildstep.system import mount_table, mounts, process
 from buildstep.system.root import Root
 
@@ -128,7 +129,9 @@ def test_a_real_package_from_the_mirror(debian: Any, private: Private, tmp_path:
                 sources = (root / "etc/apt/sources.list").read_bytes()
                 before = files(root)
                 installer = apt(root)
-                with sandbox.enter(root, bus=Bus(), environ=ENVIRON, timeout=300) as inside:
+                with sandbox.enter(
+                    root, bus=Bus(), environ=ENVIRON, options=SandboxOptions(timeout=300)
+                ) as inside:
                     with installer.prepare(inside, options):
                         begin = time.monotonic()
                         installer.refresh(inside, options)
@@ -179,7 +182,9 @@ def test_what_package_scripts_see_and_leave(
             resolver = (root / "etc/resolv.conf").stat()
             installer = apt(root)
             with (
-                sandbox.enter(root, bus=Bus(), environ=ENVIRON, timeout=120) as inside,
+                sandbox.enter(
+                    root, bus=Bus(), environ=ENVIRON, options=SandboxOptions(timeout=120)
+                ) as inside,
                 installer.prepare(inside, options),
             ):
                 installer.refresh(inside, options)
@@ -230,7 +235,7 @@ def test_a_failing_package_is_named(
         with debian.clone() as root, local(root, repository):
             installer = apt(root)
             with (
-                sandbox.enter(root, bus=Bus(), environ={}, timeout=120) as inside,
+                sandbox.enter(root, bus=Bus(), environ={}, options=SandboxOptions(timeout=120)) as inside,
                 installer.prepare(inside, options),
             ):
                 installer.refresh(inside, options)
@@ -252,7 +257,7 @@ def test_an_unreachable_source_fails_the_refresh(debian: Any, private: Private, 
             (root / "etc/apt/sources.list").write_text("deb http://127.0.0.1:9/debian bookworm main\n")
             installer = apt(root)
             with (
-                sandbox.enter(root, bus=Bus(), environ={}, timeout=120) as inside,
+                sandbox.enter(root, bus=Bus(), environ={}, options=SandboxOptions(timeout=120)) as inside,
                 installer.prepare(inside, options),
                 pytest.raises(InstallError, match="apt-get update failed"),
             ):
@@ -273,7 +278,7 @@ def test_two_builds_share_one_cache_at_once(
             with debian.clone(name) as root, local(root, repository):
                 installer = apt(root)
                 with (
-                    sandbox.enter(root, bus=Bus(), environ={}, timeout=120) as inside,
+                    sandbox.enter(root, bus=Bus(), environ={}, options=SandboxOptions(timeout=120)) as inside,
                     installer.prepare(inside, options),
                 ):
                     installer.refresh(inside, options)

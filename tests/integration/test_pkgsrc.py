@@ -14,6 +14,7 @@ from buildstep.errors import CommandFailed, InstallError
 from buildstep.events import Bus
 from buildstep.rootfs import installers, sandbox
 from buildstep.rootfs.interface import InstallOptions, Sandbox
+from buildstep.rootfs.sandbox import SandboxOptions
 from buildstep.system.root import Root
 from tests.integration import pkgsrc_root
 
@@ -54,7 +55,7 @@ def entered(
     options.cache.mkdir(exist_ok=True)
     environ = {"AGENT_TOKEN": TOKEN}
     with (
-        sandbox.enter(root, bus=Bus(), environ=environ, timeout=120) as inside,
+        sandbox.enter(root, bus=Bus(), environ=environ, options=SandboxOptions(timeout=120)) as inside,
         inside.share(repository.path, pkgsrc_root.SHOWN),
         installer.prepare(inside, options),
     ):

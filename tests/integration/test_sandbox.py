@@ -75,13 +75,9 @@ def listing(top: Path) -> dict[str, tuple[int, int, int]]:
 
 
 def enter(root: Path, **options: Any) -> Any:
-    settings: dict[str, Any] = {
-        "bus": Bus(),
-        "environ": {},
-        "resolver_file": root.parent / "agent-resolver",
-        "timeout": 60,
-    }
-    return sandbox.enter(root, **settings | options)
+    bus, environ = options.pop("bus", None) or Bus(), options.pop("environ", {})
+    given: dict[str, Any] = {"resolver_file": root.parent / "agent-resolver", "timeout": 60} | options
+    return sandbox.enter(root, bus=bus, environ=environ, options=sandbox.SandboxOptions(**given))
 
 
 def test_everything_is_undone(root: Path, private: Private) -> None:
@@ -328,7 +324,7 @@ def test_a_lent_file_goes_and_the_original_comes_back(root: Path, private: Priva
     before = listing(root)
 
     def job() -> str:
-        with enter(root, resolver=False) as inside:
+        with enter(root, resolver_file=None) as inside:
             with inside.lend("/usr/sbin/policy-rc.d", b"#!/bin/sh\nexit 101\n", mode=0o755):
                 with pytest.raises(CommandFailed) as caught:
                     inside.run(["/usr/sbin/policy-rc.d"])
@@ -432,7 +428,8 @@ def test_a_shell_opens_on_the_terminal(root: Path, private: Private) -> None:
         os.write(write, b"touch /shell-was-here; exit 5\n")
         os.close(write)
         os.dup2(read, 0)
-        return sandbox.shell(root, environ={})
+        with sandbox.enter(root, bus=Bus(), environ={}) as inside:
+            return inside.shell()
 
     assert private(job) == 5
     assert (root / "shell-was-here").exists()
@@ -442,7 +439,8 @@ def test_a_shell_opens_on_the_terminal(root: Path, private: Private) -> None:
 IN_USER_NAMESPACE = """
 import sys
 from pathlib import Path
-from buildstep import namespaces, sandbox
+from buildstep.rootfs import sandbox
+from buildstep.system import namespaces
 from buildstep.events import Bus
 
 def job():

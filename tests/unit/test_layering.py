@@ -98,7 +98,6 @@ MANY_PARAMETERS: dict[str, str] = {
     "net/imgapi:_call": "to be split",
     "net/registry:_call": "to be split",
     "rootfs/copy_proto:sync": "to be split",
-    "rootfs/sandbox:enter": "to be split",
     "spec/load:load": "to be split",
     "system/process:run": "to be split",
     "tree/scan:seen_entry": "to be split",

@@ -162,13 +162,13 @@ class Apt:
                 order.append(match[0])
         return Resolution(versions=found, exact=True, order=tuple(order))
 
-    def obstacle(
+    def blocker(
         self, sandbox: Sandbox, added: Mapping[str, str], base: FileList, options: InstallOptions
     ) -> str:
-        return apt_incremental.obstacle(sandbox.root, base, options.cache / "archives", added)
+        return apt_incremental.blocker(sandbox.root, base, options.cache / "archives", added)
 
-    def beyond(self, root: Root, added: Sequence[Package], changed: Sequence[str]) -> str:
-        return apt_incremental.beyond(root, added, changed)
+    def unexpected_changes(self, root: Root, added: Sequence[Package], changed: Sequence[str]) -> str:
+        return apt_incremental.unexpected_changes(root, added, changed)
 
     def upgrade(self, sandbox: Sandbox, options: InstallOptions) -> None:
         with failures("the upgrade", (), *_CULPRITS):

@@ -3,7 +3,7 @@
 They may where nothing that ran before can tell that they were missing, and nothing that runs now can tell
 that it comes late: no scripts and no questions; new files only, in places that nobody looks through; no name
 that a script of the others, or a program that those run, looks for; the same directories, nobody's owner ids
-but the fixed ones. What is not known to be so is an obstacle: then everything is installed again.
+but the fixed ones. What is not known to be so is a blocker: then everything is installed again.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _HARMLESS_WATCHERS = frozenset(("libc-bin", "man-db"))
 """Their index is made of what is there (man-db's is removed by a cleaner, else it is found changed)."""
 
 
-def obstacle(root: Root, base: FileList, archives: Path, added: Mapping[str, str]) -> str:
+def blocker(root: Root, base: FileList, archives: Path, added: Mapping[str, str]) -> str:
     """Why these packages (version by name), which lie in `archives`, cannot come after what is installed
     in the root; empty if they can. base: what the root was before anything was installed.
 
@@ -94,7 +94,7 @@ def _sights(root: Root, base: FileList, debs: Sequence[Deb]) -> str:
     return ""
 
 
-def beyond(root: Root, added: Sequence[Package], changed: Sequence[str]) -> str:
+def unexpected_changes(root: Root, added: Sequence[Package], changed: Sequence[str]) -> str:
     """What an install of these packages changed besides their own files; empty if nothing."""
     own: set[str] = set()
     for package in added:

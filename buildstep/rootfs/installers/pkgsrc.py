@@ -103,13 +103,13 @@ class Pkgsrc:
         with failures("pkgin avail", ()):
             return self._run(sandbox, options, [pkgin, "avail"])
 
-    def obstacle(
+    def blocker(
         self, sandbox: Sandbox, added: Mapping[str, str], base: FileList, options: InstallOptions
     ) -> str:
         """No manual promises which files a package's scripts may touch."""
         return "what pkgsrc's scripts do is not known"
 
-    def beyond(self, root: Root, added: Sequence[Package], changed: Sequence[str]) -> str:
+    def unexpected_changes(self, root: Root, added: Sequence[Package], changed: Sequence[str]) -> str:
         return f"{changed[0]} was changed" if changed else ""
 
     def fetch(

@@ -19,6 +19,7 @@ from buildstep.pool import heal, journal, zfs_library
 from buildstep.pool.directory import DirectoryBackend
 from buildstep.pool.interface import Kind
 from buildstep.rootfs import sandbox
+from buildstep.rootfs.sandbox import SandboxOptions
 from buildstep.system import host, mount_table, mounts, process
 from buildstep.system.root import Root
 
@@ -73,7 +74,7 @@ def test_loopbacks_in_order_and_back(log: Path, tmp_path: Path) -> None:
     noted: list[Path] = []
     with (
         mounts.noted(noted.append),
-        sandbox.enter(root, bus=Bus(), environ={}, resolver=False) as inside,
+        sandbox.enter(root, bus=Bus(), environ={}, options=SandboxOptions(resolver_file=None)) as inside,
     ):
         assert sorted(os.listdir(root)) == list(FOLDERS)
         argv = inside.wrapped(["/opt/local/sbin/pkg_add", "x"], network=True)
@@ -94,7 +95,7 @@ def test_one_that_fails_undoes_the_others(log: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     failing(log, "mount -F lofs -r /proc")
-    entering = sandbox.enter(root, bus=Bus(), environ={}, resolver=False)
+    entering = sandbox.enter(root, bus=Bus(), environ={}, options=SandboxOptions(resolver_file=None))
     with pytest.raises(SandboxError, match="mounting /proc") as caught, entering:
         pytest.fail("the block must not be entered")
     assert "no such thing" in caught.value.detail
@@ -107,7 +108,7 @@ def test_link_in_the_image_leads_nowhere_else(log: Path, tmp_path: Path) -> None
     root = tmp_path / "root"
     root.mkdir()
     (root / "usr").symlink_to("/etc")
-    entering = sandbox.enter(root, bus=Bus(), environ={}, resolver=False)
+    entering = sandbox.enter(root, bus=Bus(), environ={}, options=SandboxOptions(resolver_file=None))
     with pytest.raises(SandboxError, match="/usr in the image cannot be mounted on"), entering:
         pytest.fail("the block must not be entered")
     assert called(log) == []  # all are looked at before the first mount

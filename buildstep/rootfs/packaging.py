@@ -1,0 +1,180 @@
+"""Packages of a build: the image's package manager, entered and ready to be asked and to install."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from buildstep.errors import InstallError
+from buildstep.events import Bus
+from buildstep.rootfs import installers, sandbox
+from buildstep.rootfs.installers import apt
+from buildstep.rootfs.interface import Finding, Installer, InstallOptions, Package, Resolution
+from buildstep.spec.load import BuildSpec
+from buildstep.system.root import Root
+from buildstep.tree.entry import FileList
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Installed:
+    """What the packages step found out. audit: the tool's text and findings, None if there was no tool."""
+
+    installer: str
+    packages: tuple[Package, ...]
+    audit: tuple[str, tuple[Finding, ...]] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this as the record of a layer or a tree has it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any] | None) -> Installed | None:
+        """Read what `to_json` returned; None for nothing."""
+        if not value:
+            return None
+        audit = value.get("audit")
+        return cls(
+            installer=value["installer"],
+            packages=tuple(Package(**row) for row in value["packages"]),
+            audit=None if audit is None else (audit[0], tuple(Finding(**row) for row in audit[1])),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Packaging:
+    """A root that was entered, with its package manager ready.
+
+    prepared: what the installer needs around it; closed before its clean-up.
+    """
+
+    spec: BuildSpec
+    bus: Bus
+    installer: Installer
+    inside: sandbox.ChrootSandbox
+    options: InstallOptions
+    prepared: contextlib.ExitStack
+
+    def refresh(self, *, hurry: bool = False, max_age: float = 0.0) -> tuple[str, float]:
+        """Fetch the repository's index if packages will be taken from it.
+
+        hurry, max_age: see InstallOptions. Returns the index's digest, and when it was fetched (seconds since
+        1970).
+        """
+        if not self.spec.packages and not self.spec.upgrade_first:
+            return "", time.time()
+        options = replace(self.options, hurry=hurry, max_age=max_age)
+        fetched = self.installer.refresh(self.inside, options)
+        return self.installer.index(self.inside, self.options), fetched
+
+    def resolve(self) -> Resolution:
+        """Return what an install would bring."""
+        spec = self.spec
+        if not spec.packages and not spec.upgrade_first:
+            return Resolution(versions={}, exact=True)
+        return self.installer.resolve(self.inside, spec.packages, self.options, upgrade=spec.upgrade_first)
+
+    def fetch(self, versions: Mapping[str, str] | None = None) -> None:
+        """Download what the packages need; versions: see `Installer.fetch`."""
+        if self.spec.packages:
+            self.installer.fetch(self.inside, self.spec.packages, self.options, versions)
+
+    def blocker(self, added: Mapping[str, str], base: FileList) -> str:
+        """Return why packages cannot be added to those in the root; see `Installer.blocker`."""
+        return self.installer.blocker(self.inside, added, base, self.options)
+
+    def install(self, versions: Mapping[str, str] | None = None) -> Installed:
+        """Upgrade, install, list and audit. versions: what the install brings, if that is known."""
+        spec, installer, inside, options = self.spec, self.installer, self.inside, self.options
+        audit = None
+        if spec.upgrade_first:
+            installer.upgrade(inside, options)
+        if spec.packages:
+            self.fetch(None if spec.upgrade_first else versions)
+            installer.install(inside, spec.packages, replace(options, fetched=True))
+        found = tuple(installer.installed(inside))
+        if spec.pkg_audit:
+            report = installer.audit(inside, options)
+            if report is None:
+                self.bus.note(f"{installer.name}: the image has no audit tool", level="warning")
+            else:
+                audit = (report[0], tuple(report[1]))
+        self.prepared.close()
+        installer.clean(inside)
+        return Installed(installer=installer.name, packages=found, audit=audit)
+
+
+@contextlib.contextmanager
+def prepare_packaging(
+    spec: BuildSpec, root: Root, *, state: Path, bus: Bus, environ: Mapping[str, str]
+) -> Iterator[Packaging]:
+    """Enter a root to install packages in it.
+
+    state: the pool's directory for caches; environ: the CI host's environment. Raises InstallError where the
+    root has no package manager.
+    """
+    installer = choose_installer(spec, root, bus.note)
+    cache = state / "packages" / installer.name
+    cache.mkdir(parents=True, exist_ok=True)
+    mirror = spec.installer_options.mirror or environ.get("BUILDSTEP_APT_MIRROR", "")
+    if not mirror and installer.name == apt.Apt.name:
+        mirror = apt.agent_mirror(environ, cache)
+    options = InstallOptions(
+        cache=cache,
+        recommends=spec.installer_options.recommends,
+        mirror=mirror,
+        env=dict(spec.installer_options.env),
+    )
+    with enter(spec, root, bus, environ) as inside, contextlib.ExitStack() as prepared:
+        prepared.enter_context(installer.prepare(inside, options))
+        yield Packaging(
+            spec=spec, bus=bus, installer=installer, inside=inside, options=options, prepared=prepared
+        )
+
+
+def enter(
+    spec: BuildSpec, root: Root, bus: Bus, environ: Mapping[str, str]
+) -> contextlib.AbstractContextManager[sandbox.ChrootSandbox]:
+    """Enter a root with the network and the time limits that the spec gives."""
+    options = sandbox.SandboxOptions(
+        network=spec.network, timeout=spec.timeouts.command, idle_timeout=spec.timeouts.idle
+    )
+    return sandbox.enter(root.path, bus=bus, environ=environ, options=options)
+
+
+def list_installed(
+    spec: BuildSpec,
+    root: Root,
+    *,
+    known: tuple[Package, ...],
+    privileged: bool,
+    bus: Bus,
+    environ: Mapping[str, str],
+) -> Installed | None:
+    """Return what is installed in a root. known: the packages that the image's record has, if it has any.
+
+    Returns None where there is no package manager, or nothing is known and the root cannot be entered.
+    """
+    installer = installers.detect(root, note=bus.note)
+    if installer is not None and known:
+        return Installed(installer=installer.name, packages=known)
+    if installer is None or not privileged:
+        return None
+    with enter(spec, root, bus, environ) as inside:
+        return Installed(installer=installer.name, packages=tuple(installer.installed(inside)))
+
+
+def choose_installer(spec: BuildSpec, root: Root, note: Callable[[str], None]) -> Installer:
+    """Return the installer that the spec names, or the one that is in the root. Raises InstallError."""
+    if spec.installer != "auto":
+        return installers.get(spec.installer)
+    found = installers.detect(root, note=note)
+    if found is None:
+        raise InstallError(
+            "the base image has no package manager that we know",
+            hint=f"name one with --installer ({', '.join(installers.INSTALLERS)}), or ask for no packages",
+        )
+    return found
