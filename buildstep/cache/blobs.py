@@ -18,7 +18,6 @@ its file is locked (shared), so that nobody prunes it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import marshal
 import os
@@ -42,7 +41,7 @@ from buildstep.pool.journal import Journal
 from buildstep.system.digest import sha256_file
 from buildstep.system.files import atomic_write, read_json, stamp, write_json
 from buildstep.system.host import boot_id
-from buildstep.system.locks import lock
+from buildstep.system.locks import lock, try_lock
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.hashing import hash_entries
@@ -134,14 +133,7 @@ class BlobStore:
 
     def _hold(self, path: Path) -> bool:
         """Lock a layer's file for as long as the store is open. False: it is being removed."""
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        self._held.callback(os.close, fd)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        here, there = os.fstat(fd), os.stat(path, follow_symlinks=False)
-        return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+        return self._held.enter_context(try_lock(path, shared=True, create=False))
 
     def known(
         self, key: str, root: Path, changes: Changes, tree: FileList, *, epoch: int | None, comment: str

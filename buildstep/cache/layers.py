@@ -21,7 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 from buildstep.errors import BuildstepError, StoreError
 from buildstep.pool.interface import Backend, Kind
 from buildstep.system.files import atomic_write, read_json, write_json
-from buildstep.system.locks import lock, take_lock
+from buildstep.system.locks import lock, try_lock
 from buildstep.system.text import difference
 from buildstep.tree.entry import FileList, dumps, loads, tree_digest
 from buildstep.tree.hashing import hash_entries, spread_digests
@@ -163,11 +163,8 @@ class LayerCache:
     @contextlib.contextmanager
     def using(self, key: str) -> Iterator[None]:
         """Held while a build stands on a layer, so that it is not pruned meanwhile."""
-        fd = take_lock(self._locks / f"layer-use-{key}.lock", shared=True)
-        try:
+        with lock(self._locks / f"layer-use-{key}.lock", shared=True):
             yield
-        finally:
-            os.close(fd)
 
     def make_room(self, key: str) -> bool:
         """Remove what has this key but is no layer: of a build that died, of before a reboot, or found
@@ -224,18 +221,13 @@ class LayerCache:
         """Remove a layer unless a build stands on it, or another layer."""
         if any(key in record.under for record in self.records()):
             return False
-        try:
-            fd = take_lock(self._locks / f"layer-use-{key}.lock", wait=False)
-        except BlockingIOError:
-            return False
-        try:
+        with try_lock(self._locks / f"layer-use-{key}.lock") as unused:
             # What another layer stands on goes after that one, in a later round.
             with contextlib.suppress(BuildstepError):
-                self.discard(key)
-                return True
+                if unused:
+                    self.discard(key)
+                    return True
             return False
-        finally:
-            os.close(fd)
 
     def void(self) -> list[str]:
         """Datasets of layers that can never be used: without a record, or of before a reboot."""

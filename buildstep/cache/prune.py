@@ -8,7 +8,6 @@ made again: a build that misses something takes longer, and gives the same image
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from buildstep.cache import blobs
 from buildstep.cache.layers import LayerCache
 from buildstep.pool.interface import Kind
 from buildstep.system.files import read_json
-from buildstep.system.locks import lock, take_lock
+from buildstep.system.locks import try_lock
 
 DEFAULT_BYTES = 20 << 30
 DEFAULT_INODES = 1_000_000
@@ -170,11 +169,8 @@ def prune(cache: LayerCache, limits: Limits | None = None) -> list[Item]:
 
 def keep_within(cache: LayerCache, limits: Limits) -> list[Item]:
     """After a build that kept something: `prune`, unless another build is at it."""
-    try:
-        with lock(cache.backend.state / "locks" / "prune.lock", wait=False):
-            return prune(cache, limits)
-    except BlockingIOError:
-        return []
+    with try_lock(cache.backend.state / "locks" / "prune.lock") as free:
+        return prune(cache, limits) if free else []
 
 
 def _remove(cache: LayerCache, item: Item) -> bool:
@@ -197,22 +193,17 @@ def _remove(cache: LayerCache, item: Item) -> bool:
 
 def _remove_blob(path: Path) -> bool:
     """Remove a compressed layer unless a build holds it."""
-    with path.open("rb") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        blobs.remove(path)
-    return True
+    with try_lock(path, create=False) as unused:
+        if unused:
+            blobs.remove(path)
+        return unused
 
 
 def _with_lock(path: Path, act: Callable[[], None]) -> bool:
-    try:
-        with lock(path, wait=False):
+    with try_lock(path) as free:
+        if free:
             act()
-            return True
-    except BlockingIOError:
-        return False
+        return free
 
 
 def _sweep_locks(folder: Path) -> None:
@@ -221,11 +212,9 @@ def _sweep_locks(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime < _DAY or path.name == "prune.lock":
                 continue
-            fd = take_lock(path, wait=False)
-            try:
-                path.unlink()
-            finally:
-                os.close(fd)
+            with try_lock(path, create=False) as free:
+                if free:
+                    path.unlink()
 
 
 # -- proving ----------------------------------------------------------------------------------------------

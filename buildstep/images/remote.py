@@ -20,7 +20,7 @@ from buildstep.net.imgapi import is_uuid
 from buildstep.spec import imgmanifest
 from buildstep.spec.config import SourceConfig
 from buildstep.system import host, process
-from buildstep.system.locks import lock
+from buildstep.system.locks import lock, try_lock
 from buildstep.system.text import size_text
 
 
@@ -232,7 +232,9 @@ def sweep(folder: Path, *, older_than: float, now: float) -> list[Path]:
             continue
         name = path.name.removesuffix(".partial")
         guard = path.with_name(f".{name}.lock")
-        with contextlib.suppress(FileNotFoundError, BlockingIOError), lock(guard, wait=False):
+        with contextlib.suppress(FileNotFoundError), try_lock(guard) as free:
+            if not free:
+                continue
             if now - path.stat().st_mtime >= older_than:
                 path.unlink()
                 removed.append(path)

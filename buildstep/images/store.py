@@ -46,7 +46,7 @@ from buildstep.pool.journal import Journal
 from buildstep.spec.config import Config
 from buildstep.spec.imgmanifest import uuid_of
 from buildstep.system.files import atomic_write, read_json, write_json
-from buildstep.system.locks import take_lock
+from buildstep.system.locks import lock, try_lock
 from buildstep.system.remove import remove_tree
 from buildstep.system.userns import in_user_namespace
 from buildstep.tree.entry import FileList, dumps, loads, tree_digest
@@ -184,11 +184,8 @@ class ImageStore:
     @contextlib.contextmanager
     def using(self, record: ImageRecord) -> Iterator[None]:
         """Held while a build stands on an image, so that it is not deleted meanwhile."""
-        fd = take_lock(self._use_lock(record), shared=True)
-        try:
+        with lock(self._use_lock(record), shared=True):
             yield
-        finally:
-            os.close(fd)
 
     def _use_lock(self, record: ImageRecord) -> Path:
         return self.backend.state / "locks" / f"image-use-{record.uuid}.lock"
@@ -227,15 +224,13 @@ class ImageStore:
     def _lock(self, key: str) -> Iterator[None]:
         name = hashlib.sha256(key.encode()).hexdigest()[:32]
         path = self.backend.state / "locks" / f"image-{name}.lock"
-        try:
-            fd = take_lock(path, wait=False)
-        except BlockingIOError:
-            self._bus.note("waiting for another import of the same image")
-            fd = take_lock(path)
-        try:
+        with try_lock(path) as free:
+            if free:
+                yield
+                return
+        self._bus.note("waiting for another import of the same image")
+        with lock(path):
             yield
-        finally:
-            os.close(fd)
 
     def _fetch(self, ref: str, identity: Identity, journal: Journal) -> ImageRecord:
         parsed = self._parse(ref)
@@ -505,17 +500,15 @@ class ImageStore:
             raise ImageError(
                 f"image {record.uuid} is the origin of {', '.join(children)}", hint="delete those first"
             )
-        try:
-            used = take_lock(self._use_lock(record), wait=False)
-        except BlockingIOError as error:
-            raise ImageError(
-                f"image {record.uuid} is in use by a build", hint="wait until it has ended", retryable=True
-            ) from error
-        try:
+        with try_lock(self._use_lock(record)) as unused:
+            if not unused:
+                raise ImageError(
+                    f"image {record.uuid} is in use by a build",
+                    hint="wait until it has ended",
+                    retryable=True,
+                )
             with self.locked(record.uuid):
                 self.remove(record.uuid)
-        finally:
-            os.close(used)
 
     def remove(self, uuid: str) -> None:
         """Remove an image whose uuid is locked, and its record."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from buildstep.errors import BuildstepError
 from buildstep.pool.interface import Backend, Kind
 from buildstep.pool.journal import SUFFIX, acquired_items, kept
 from buildstep.pool.stale import TEMPORARY, Left, is_there, remove_file, sweep_temporary
-from buildstep.system.locks import take_lock
+from buildstep.system.locks import try_lock
 
 _RECORDS = ("images", "layers", "blobs", "kept", "artifacts", "index", "resolved")
 """The folders of a pool's state that hold files written by `fsutil.atomic_write`."""
@@ -20,15 +19,12 @@ def leftovers(backend: Backend) -> list[tuple[str, str, str]]:
     found = []
     live = set()
     for path in _journals(backend.state):
-        try:
-            fd = take_lock(path, wait=False)
-        except BlockingIOError:
-            live.add(path.name.removesuffix(SUFFIX))
-            continue
-        try:
-            found += [(path.name.removesuffix(SUFFIX), kind, name) for kind, name in acquired_items(path)]
-        finally:
-            os.close(fd)
+        build = path.name.removesuffix(SUFFIX)
+        with try_lock(path, create=False) as dead:
+            if dead:
+                found += [(build, kind, name) for kind, name in acquired_items(path)]
+            else:
+                live.add(build)
     known = {name for _, kind, name in found if kind == "dataset"}
     there = set(backend.idents(Kind.BUILD)) - kept(backend)
     for ident in sorted(there - known):
@@ -61,19 +57,15 @@ def heal(backend: Backend) -> list[Left]:
     live: set[str] = set()
     for path in _journals(backend.state):
         build = path.name.removesuffix(SUFFIX)
-        try:
-            fd = take_lock(path, wait=False)
-        except BlockingIOError:
-            live.add(build)
-            continue
-        try:
+        with try_lock(path, create=False) as dead:
+            if not dead:
+                live.add(build)
+                continue
             acquired = [item for item in acquired_items(path) if item[1] not in spared]
             done = [_remove(backend, build, kind, name) for kind, name in acquired]
             report += [left for left in done if left is not None]
             if all(left is None or left.removed for left in done):
                 path.unlink(missing_ok=True)
-        finally:
-            os.close(fd)
     for ident in orphans:
         if not any(ident.startswith(build) for build in live):
             left = _remove(backend, ident, "dataset", ident)

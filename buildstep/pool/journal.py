@@ -19,6 +19,7 @@ from pathlib import Path
 from buildstep.pool.interface import Backend
 from buildstep.pool.stale import TEMPORARY, is_there, remove_file
 from buildstep.system import mounts
+from buildstep.system.host import boot_id
 from buildstep.system.locks import take_lock
 
 SUFFIX = ".jsonl"
@@ -92,8 +93,9 @@ def open_journal(state: Path, what: str) -> Iterator[Journal]:
 def _owner() -> dict[str, object]:
     """Who we are, for a person who reads the journal; liveness is decided by the lock alone."""
     owner: dict[str, object] = {"uid": os.getuid()}
+    if boot := boot_id():
+        owner["boot"] = boot
     with contextlib.suppress(OSError):
-        owner["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         owner["started"] = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     return owner
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from buildstep.errors import DatasetError
 from buildstep.pool.interface import Kind
 from buildstep.system.files import fsync_dir, read_json, write_json
-from buildstep.system.locks import take_lock
+from buildstep.system.locks import try_lock
 from buildstep.system.remove import remove_tree
 
 MARK = "buildstep-pool.json"
@@ -155,7 +155,6 @@ def _is_half_mark(name: str) -> bool:
 
 
 def _remove_unless_locked(path: Path) -> None:
-    with contextlib.suppress(BlockingIOError):
-        fd = take_lock(path, wait=False)
-        path.unlink(missing_ok=True)
-        os.close(fd)
+    with try_lock(path, create=False) as abandoned:
+        if abandoned:
+            path.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import glob
 import os
 import re
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from buildstep.errors import BuildstepError
 from buildstep.system import mount_table, mounts
-from buildstep.system.locks import take_lock
+from buildstep.system.locks import try_lock
 from buildstep.system.remove import remove_tree
 
 TEMPORARY = re.compile(r"\..+\.part")
@@ -50,23 +49,21 @@ def output_lock(stem: Path) -> Path:
 
 
 def sweep_temporary(path: Path) -> Left | None:
-    """Remove a half-written file of `fsutil.atomic_write` unless its writer lives and has it locked."""
+    """Remove a half-written file of `files.atomic_write` unless its writer lives and has it locked."""
+    problem = ""
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
             return None
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with try_lock(path, create=False) as abandoned:
+            if not abandoned:
+                return None
+            try:
+                path.unlink()
+            except PermissionError as error:
+                problem = str(error)
     except OSError:
         return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
-    except (BlockingIOError, FileNotFoundError):
-        return None
-    except OSError as error:
-        return Left("", "file", os.fspath(path), False, str(error))
-    finally:
-        os.close(fd)
-    return Left("", "file", os.fspath(path), True)
+    return Left("", "file", os.fspath(path), not problem, problem)
 
 
 def remove_file(state: Path, build: str, kind: str, name: str) -> Left | None:
@@ -111,16 +108,12 @@ def _remove_outputs(build: str, stem: Path) -> Left | None:
     lock_path = output_lock(stem)
     if not found and not lock_path.exists():
         return None
-    try:
-        fd = take_lock(lock_path, wait=False)
-    except BlockingIOError:
-        return None
-    try:
+    with try_lock(lock_path) as free:
+        if not free:
+            return None
         # A layer in the pool is not written under that lock; its file itself is locked.
         done = [left for path in found if (left := sweep_temporary(path)) is not None]
         lock_path.unlink(missing_ok=True)
-    finally:
-        os.close(fd)
     if not done:
         return None
     problem = "; ".join(left.problem for left in done if not left.removed)

@@ -1,4 +1,4 @@
-"""Kernel locks on files."""
+"""Kernel locks on files (flock): released with the process, whatever happens to it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 
 def new_locked_file(path: Path, mode: int) -> tuple[Path, int]:
+    """Make a locked file with a temporary name beside `path`; returns that name and the descriptor."""
     while True:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.part")
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
@@ -26,33 +27,65 @@ def new_locked_file(path: Path, mode: int) -> tuple[Path, int]:
         os.close(fd)
 
 
-# -- locks ------------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
-def lock(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[int]:
-    """A kernel lock on a file, released with the process whatever happens to it. Yields the descriptor.
-
-    Raises BlockingIOError when it is held and `wait` is false.
-    """
-    fd = take_lock(path, shared=shared, wait=wait)
+def lock(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold a lock on a file for the length of a block; waits for it. The file is made if it is not there."""
+    fd = take_lock(path, shared=shared)
     try:
-        yield fd
+        yield
     finally:
         os.close(fd)
 
 
-def take_lock(path: Path, *, shared: bool = False, wait: bool = True) -> int:
-    """Take a lock and return its descriptor; closing it releases the lock."""
-    flags = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+@contextlib.contextmanager
+def try_lock(path: Path, *, shared: bool = False, create: bool = True) -> Iterator[bool]:
+    """Hold a lock on a file for the length of a block if nobody else holds it; yields whether it is ours.
+
+    create: make the file if it is not there; else a missing file yields False. Raises OSError for a file
+    that cannot be opened.
+    """
+    fd = _take(path, _flags(shared) | fcntl.LOCK_NB, create=create)
+    try:
+        yield fd is not None
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def take_lock(path: Path, *, shared: bool = False) -> int:
+    """Wait for a lock on a file and return its descriptor, open to read and write.
+
+    Closing it releases the lock; the kernel does so with the process, however that ends.
+    """
+    fd = _take(path, _flags(shared), create=True)
+    assert fd is not None
+    return fd
+
+
+def _flags(shared: bool) -> int:
+    return fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+
+
+def _take(path: Path, flags: int, *, create: bool) -> int | None:
+    """Return the descriptor of a locked file. None if another holds it, or it is missing and not created."""
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        if create:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        access = os.O_RDWR | os.O_CREAT if create else os.O_RDONLY | os.O_NONBLOCK
+        try:
+            fd = os.open(path, access | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        except FileNotFoundError:
+            if create:
+                raise
+            return None
         try:
             fcntl.flock(fd, flags)
             # Whoever held it may have removed the file while we waited: then this lock guards nothing.
             if _same_file(fd, path):
                 return fd
+        except BlockingIOError:
+            os.close(fd)
+            return None
         except BaseException:
             os.close(fd)
             raise

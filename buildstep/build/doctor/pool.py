@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
-from pathlib import Path
 
 from buildstep import pool
 from buildstep.build import execute
@@ -15,6 +13,7 @@ from buildstep.build.doctor.findings import Examination
 from buildstep.errors import BuildstepError, ExitCode, SandboxError
 from buildstep.pool import heal, journal
 from buildstep.pool.interface import Backend
+from buildstep.system.locks import try_lock
 from buildstep.system.text import size_text
 
 _SHOWN = 5
@@ -111,20 +110,11 @@ def leftovers(seen: Examination) -> None:
     if not left and not kept:
         seen.ok("leftovers", backend.uri, "none")
     for path in sorted((backend.state / "packages").glob("*/lock")):
-        if _is_held(path):
+        with try_lock(path, shared=True, create=False) as free:
+            busy = not free
+        if busy:
             what = "another build's package manager is at work; the next one waits for it"
             seen.warn("leftovers", f"package cache {path.parent.name}", what, "wait for that build to end")
-
-
-def _is_held(path: Path) -> bool:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
 
 
 def space(seen: Examination) -> None:
