@@ -18,7 +18,7 @@ from buildstep.spec.schema import BOOLEAN, Rule, array, check, choice, integer, 
 
 Origin = Literal["flag", "file", "environment", "default"]
 
-FORMAT: Final = "buildstep.spec.load"
+FORMAT: Final = "buildstep.spec"
 FORMAT_VERSION: Final = 1
 
 

@@ -481,7 +481,7 @@ def test_a_spec_round_trips(name: str, build: Load) -> None:
     flags = {name: GIVEN[name][0], "source_repo": "r"} if name else {}
     spec = build(GOOD | {"tags": {"a": [1, {"b": None}]}}, flags=flags)
     data = json.loads(json.dumps(spec.to_json()))
-    assert (data["format"], data["format_version"]) == ("buildstep.spec.load", 1)
+    assert (data["format"], data["format_version"]) == ("buildstep.spec", 1)
     again = BuildSpec.from_json(data)
     assert again == spec
     assert list(again.owner) == list(spec.owner)
