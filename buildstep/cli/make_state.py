@@ -17,6 +17,7 @@ from typing import Any
 
 from buildstep import __version__
 from buildstep.errors import Fault, PublishError, SpecError, StoreError
+from buildstep.report.record import RECORD_SUFFIX
 from buildstep.system.digest import sha256_file
 from buildstep.system.files import atomic_write, read_json, write_json
 from buildstep.system.remove import remove_tree
@@ -47,7 +48,7 @@ def why_stale(state: Path, watched: Watched) -> str:
         return f"the checkout has changed ({stamp['git'] or 'unknown'} -> {watched.git})"
     for name, size in stamp["outputs"].items():
         # A build record grows when its image is published; that is no reason to build again.
-        grows = name.endswith(".buildrecord.json")
+        grows = name.endswith(RECORD_SUFFIX)
         if not os.path.isfile(name) or (os.path.getsize(name) != size and not grows):
             return f"{name} is not as it was written"
     for path in watched.files:

@@ -18,12 +18,13 @@ from buildstep.images.publishers import Bundle, Published, PublishOptions
 from buildstep.images.publishers import publish as hand_on
 from buildstep.net.http import translated
 from buildstep.pool.stale import output_lock
+from buildstep.report.parse import load
+from buildstep.report.record import RECORD_SUFFIX, BuildRecord
 from buildstep.spec.config import TargetConfig
 from buildstep.system import files as system_files
-from buildstep.system.files import atomic_write, read_json
+from buildstep.system.files import read_json, write_json
 from buildstep.system.locks import lock
 
-RECORD = ".buildrecord.json"
 MANIFEST = ".imgmanifest"
 _IMAGES = (".oci.tar", ".tar", ".zfs", ".zvol", ".btrfs")
 _COMPRESSED = ("", ".gz", ".bz2", ".xz", ".zst")
@@ -37,20 +38,15 @@ def bundle_of(path: Path) -> Iterator[Bundle]:
     """
     manifest = _manifest_at(path)
     stem = manifest.name.removesuffix(MANIFEST)
-    record_path = manifest.with_name(stem + RECORD)
-    record = _read_record(record_path) if record_path.exists() else None
-    files = _image_files(manifest.parent, stem) if record is None else _recorded_files(record_path, record)
+    record_path = manifest.with_name(stem + RECORD_SUFFIX)
+    record = _record_at(record_path) if record_path.exists() else None
+    files = _image_files(manifest.parent, stem) if record is None else _recorded_files(record)
     if not files:
         raise PublishError(
             f"there is no image file beside {manifest}", hint="publish where the build wrote it"
         )
     with contextlib.ExitStack() as stack:
-        published = record_path if record is not None else None
-        if record is not None and "published" in record:
-            # Where an image went is no part of it: what is published is what the build wrote.
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="buildstep-publish-")))
-            published = folder / record_path.name
-            published.write_bytes(_without_published(record))
+        published = None if record is None else _as_built(record_path, stack)
         bundle = Bundle(manifest=manifest, artifacts=tuple(files), record=published)
         if record is not None:
             _compare(bundle, record)
@@ -64,7 +60,7 @@ def _manifest_at(path: Path) -> Path:
             names = ", ".join(item.name for item in found[:5]) or f"no *{MANIFEST}"
             raise PublishError(f"{path} does not hold one image", hint=f"it has {names}; name one")
         return found[0]
-    for ending in (RECORD, MANIFEST, *(kind + end for kind in _IMAGES for end in _COMPRESSED)):
+    for ending in (RECORD_SUFFIX, MANIFEST, *(kind + end for kind in _IMAGES for end in _COMPRESSED)):
         if path.name.endswith(ending):
             manifest = path.with_name(path.name.removesuffix(ending) + MANIFEST)
             if manifest.is_file():
@@ -75,14 +71,23 @@ def _manifest_at(path: Path) -> Path:
     )
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def _record_at(path: Path) -> BuildRecord:
     try:
-        record = read_json(path)
-    except (OSError, ValueError) as error:
-        raise PublishError(f"cannot read the build record {path}: {error}") from error
-    if not isinstance(record, dict) or not isinstance(record.get("artifacts"), list):
-        raise PublishError(f"{path} is not a build record")
-    return record
+        return load(path)
+    except UsageError as error:
+        raise PublishError(error.message, detail=error.detail, hint=error.hint) from error
+
+
+def _as_built(path: Path, stack: contextlib.ExitStack) -> Path:
+    """Return the record as the build wrote it, without the places where its image was published."""
+    record = read_json(path)
+    if "published" not in record:
+        return path
+    del record["published"]
+    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="buildstep-publish-"))
+    copy = Path(directory) / path.name
+    write_json(copy, record, durable=False)
+    return copy
 
 
 def _image_files(folder: Path, stem: str) -> list[Path]:
@@ -90,37 +95,28 @@ def _image_files(folder: Path, stem: str) -> list[Path]:
     return [folder / name for name in names if (folder / name).is_file()]
 
 
-def _recorded_files(path: Path, record: Mapping[str, Any]) -> list[Path]:
-    """The image files of a record: beside it, wherever the build wrote them first."""
+def _recorded_files(record: BuildRecord) -> list[Path]:
+    """Return the image files of a record: beside it, wherever the build wrote them first."""
     found = []
-    for row in record["artifacts"]:
-        file = path.with_name(Path(str(row.get("path", ""))).name)
+    for row in record.artifacts:
+        file = record.path.with_name(row.name)
         if not file.is_file():
-            raise PublishError(f"{path.name} tells of {file.name}, which is not beside it")
+            raise PublishError(f"{record.path.name} names {file.name}, which is not beside it")
         found.append(file)
     return found
 
 
-def _compare(bundle: Bundle, record: Mapping[str, Any]) -> None:
-    told = {Path(str(row.get("path"))).name: row.get("sha256") for row in record["artifacts"]}
+def _compare(bundle: Bundle, record: BuildRecord) -> None:
+    recorded = {row.name: row.sha256 for row in record.artifacts}
     for content in bundle.contents:
-        if told[content.path.name] != content.sha256:
+        if recorded[content.path.name] != content.sha256:
             raise PublishError(
                 f"{content.path.name} is not what its build record says",
-                detail=f"sha256 {content.sha256}, not {told[content.path.name]}",
+                detail=f"sha256 {content.sha256}, not {recorded[content.path.name]}",
                 hint="was it changed, or copied only in part? build again",
             )
-    if record.get("uuid") != bundle.uuid:
+    if record.uuid != bundle.uuid:
         raise PublishError(f"the manifest and the build record of {bundle.name} are of two builds")
-
-
-def _without_published(record: Mapping[str, Any]) -> bytes:
-    """The record's text as the build wrote it."""
-    return _text({key: value for key, value in record.items() if key != "published"})
-
-
-def _text(record: Mapping[str, Any]) -> bytes:
-    return json.dumps(record, indent=2).encode() + b"\n"
 
 
 # -- publishing -------------------------------------------------------------------------------------------
@@ -146,7 +142,7 @@ def publish(
         except (ImageError, SpecError) as error:
             raise PublishError(error.message, detail=error.detail, hint=error.hint) from error
     entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **done.to_json()}
-    record = bundle.manifest.with_name(bundle.manifest.name.removesuffix(MANIFEST) + RECORD)
+    record = bundle.manifest.with_name(bundle.manifest.name.removesuffix(MANIFEST) + RECORD_SUFFIX)
     try:
         _note_in_state(state, {"name": bundle.name, "version": bundle.version, **_flat(entry)})
         if record.exists():
@@ -163,7 +159,7 @@ def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _note_in_record(path: Path, entry: Mapping[str, Any], state: Path) -> None:
-    guard = output_lock(path.with_name(path.name.removesuffix(RECORD)))
+    guard = output_lock(path.with_name(path.name.removesuffix(RECORD_SUFFIX)))
     with lock(guard):
         try:
             record = read_json(path)
@@ -171,8 +167,7 @@ def _note_in_record(path: Path, entry: Mapping[str, Any], state: Path) -> None:
             if not any(_same(row, entry) for row in rows):
                 rows.append(_flat(entry))
                 before = system_files.stamp(path)
-                with atomic_write(path) as stream:
-                    stream.write(_text(record))
+                write_json(path, record)
                 outputs.restamp(state, path, before)
         finally:
             guard.unlink(missing_ok=True)

@@ -13,10 +13,11 @@ from typing import Any
 
 from buildstep.errors import CIError, EmitError
 from buildstep.net.jenkins import Build, Server
+from buildstep.report.record import RECORD_SUFFIX
 from buildstep.system.files import write_all
 from buildstep.system.output_set import Outputs, create, temporary_name
 
-_MANIFEST, _RECORD = ".imgmanifest", ".buildrecord.json"
+_MANIFEST = ".imgmanifest"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +54,7 @@ def fetch(
     if state.get("result") not in ("SUCCESS", "UNSTABLE") and not any_result:
         raise CIError(f"{label} ended as {state.get('result')}", hint="--any-result takes what there is")
     chosen = _choose(state.get("artifacts") or (), label)
-    vouchers = {name for name in chosen if name.endswith((_MANIFEST, _RECORD))}
+    vouchers = {name for name in chosen if name.endswith((_MANIFEST, RECORD_SUFFIX))}
     if not vouchers:
         raise CIError(f"{label} archived no image manifest", hint="archive bits/**, as buildImage does")
     taken = {
@@ -85,9 +86,8 @@ def _choose(artifacts: Sequence[Mapping[str, Any]], label: str) -> dict[str, str
         if name in chosen:
             raise CIError(f"{label} has two artifacts called {name}", detail=f"{chosen[name]}\n{path}")
         chosen[name] = path
-    return dict(
-        sorted(chosen.items(), key=lambda it: (it[0].endswith(_MANIFEST), it[0].endswith(_RECORD), it[0]))
-    )
+    names = sorted(chosen, key=lambda name: (name.endswith(_MANIFEST), name.endswith(RECORD_SUFFIX), name))
+    return {name: chosen[name] for name in names}
 
 
 def _download(
@@ -165,7 +165,7 @@ def _check(
 def _claims(voucher: str, document: Any, found: Mapping[str, object]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The files that a manifest or a record speaks of, with what it says of each."""
     try:
-        if voucher.endswith(_RECORD):
+        if voucher.endswith(RECORD_SUFFIX):
             for item in document["artifacts"]:
                 name = str(item["path"]).rpartition("/")[2]
                 yield name, {key: item[key] for key in ("size", "sha1", "sha256") if key in item}
@@ -183,6 +183,6 @@ def _claims(voucher: str, document: Any, found: Mapping[str, object]) -> Iterato
 
 
 def _is_image(name: str) -> bool:
-    return not name.endswith((_MANIFEST, _RECORD)) and name.endswith(
+    return not name.endswith((_MANIFEST, RECORD_SUFFIX)) and name.endswith(
         (".oci.tar", ".zfs.gz", ".zfs", ".tar", ".tar.gz", ".tar.zst", ".btrfs.zst", ".btrfs", ".zfs.zst")
     )
