@@ -6,8 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from buildstep import __version__
-from buildstep.build import deliver
+from buildstep import __version__, emit
 from buildstep.cache import resolutions
 from buildstep.cache.key import layer_key
 from buildstep.cache.resolutions import Answer
@@ -93,7 +92,7 @@ def decisive(spec: BuildSpec, image: ImageRecord, proto: str, answer: Answer | N
         "base image": {"uuid": image.uuid, "tree": image.tree_digest},
         "proto directory": proto,
         "package": dict(answer.inputs()) if answer is not None else {},
-        "tool": {name: codecs.codec(deliver.codec_of(spec, name)).ident for name in spec.formats},
+        "tool": {name: codecs.codec(emit.codec_of(spec, name)).ident for name in spec.formats},
         # Nothing on Linux; a SmartOS agent's own libraries decide where its images can run.
         **{f"platform {key}": stamp for key, stamp in min_platform(os.uname()).items()},
     }

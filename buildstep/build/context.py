@@ -1,123 +1,150 @@
-"""A build under way: what it works on and what it has made so far, for the steps that share it."""
+"""What a build is given, and what it has made so far."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from buildstep.build import steps
-from buildstep.build.plan import TITLES, Plan, proto_text
+from buildstep.build.finished_tree import Snapshot
+from buildstep.build.log_file import BuildLog
+from buildstep.build.plan import Plan, PlannedStep
 from buildstep.cache.blobs import BlobStore
 from buildstep.cache.layers import LayerCache
 from buildstep.cache.resolutions import Answer
-from buildstep.emit.interface import Blob
+from buildstep.emit.interface import Artifact, Blob
 from buildstep.errors import BuildstepError
 from buildstep.events import Bus
 from buildstep.images.store import ImageRecord, ImageStore
-from buildstep.pool.interface import Backend, Dataset, Kind
-from buildstep.pool.journal import Journal, keep
+from buildstep.pool.interface import Backend, Dataset
+from buildstep.pool.journal import Journal
 from buildstep.report.recorder import Recorder
 from buildstep.rootfs.packaging import Installed
+from buildstep.spec.load import BuildSpec
+from buildstep.system.output_set import Outputs
 from buildstep.system.root import Root
-from buildstep.system.text import plural
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import FileList
 
 
-class Build:
-    """One build under way: what it works on, and the layers below that."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildContext:
+    """What a build is given. stack: undoes what the build acquires; outputs: the files it commits."""
 
-    def __init__(
-        self, plan_: Plan, store: ImageStore, cache: LayerCache, bus: Bus, environ: Mapping[str, str]
-    ) -> None:
-        self.plan = plan_
-        self.spec = plan_.spec
-        self.store = store
-        self.cache = cache
-        self.backend: Backend = store.backend
-        self.bus = bus
-        self.environ = environ
-        self.recorder = Recorder(bus, total=len(plan_.steps))
-        self.context = steps.Context(spec=self.spec, backend=self.backend, bus=bus, environ=environ)
-        self.installed: Installed | None = None
-        self.answer: Answer | None = None
-        self.blobs: BlobStore | None = None
-        self.layers: list[Blob] = []
-        self.parts: list[tuple[Changes, Blob]] = []
-        self.origin: FileList = {}
-        self.below: FileList = {}
-        self.laid: FileList = {}
-        self.dataset: Dataset | None = None
-        self.clones = 0
-        self.image: ImageRecord | None = None
+    plan: Plan
+    store: ImageStore
+    cache: LayerCache
+    bus: Bus
+    environ: Mapping[str, str]
+    journal: Journal
+    log: BuildLog
+    recorder: Recorder
+    outputs: Outputs
+    stack: contextlib.ExitStack
 
-    # Working datasets. Each has its journal line before it exists and its undo right after.
+    @property
+    def spec(self) -> BuildSpec:
+        return self.plan.spec
 
-    def clone(self, journal: Journal, stack: contextlib.ExitStack, kind: Kind, ident: str) -> None:
+    @property
+    def backend(self) -> Backend:
+        return self.store.backend
+
+    @property
+    def stem(self) -> Path:
+        """The path of every output, without its extension."""
+        return self.spec.output_dir / self.spec.basename
+
+
+@dataclass(kw_only=True, slots=True)
+class BuildState:
+    """What a build has made so far. Each step sets what it is named for, and reads what earlier ones set.
+
+    import: image, blobs, and the first of layers. clone: dataset; origin is what it was cloned from, below
+    the finished tree under the layer being made. sync: overlay, the proto entries that are read in place.
+    packages: resolution, installed, and a layer. clean: entropy. snapshot: snapshot. emit: artifacts, and
+    chunks, the layers that the proto directory was cut into. settled: later steps that need not run any more.
+    """
+
+    image_record: ImageRecord | None = None
+    blobs: BlobStore | None = None
+    layers: list[Blob] = field(default_factory=list)
+    clone: Dataset | None = None
+    clones: int = 0
+    origin: FileList = field(default_factory=dict)
+    below: FileList = field(default_factory=dict)
+    overlay: FileList = field(default_factory=dict)
+    resolution: Answer | None = None
+    installed: Installed | None = None
+    settled: dict[str, PlannedStep] = field(default_factory=dict)
+    making: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    entropy: tuple[str, ...] = ()
+    finished: Snapshot | None = None
+    chunks: list[tuple[Changes, Blob]] = field(default_factory=list)
+    artifacts: list[Artifact] = field(default_factory=list)
+
+    @property
+    def image(self) -> ImageRecord:
+        """The base image."""
+        assert self.image_record is not None, "the base is there after the step import"
+        return self.image_record
+
+    @property
+    def dataset(self) -> Dataset:
+        """The clone that the build works in."""
+        assert self.clone is not None, "there is a clone between the steps clone and destroy"
+        return self.clone
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The finished tree."""
+        assert self.finished is not None, "the tree is read by the step snapshot"
+        return self.finished
+
+    @property
+    def root(self) -> Root:
+        """The file system of the image."""
+        return image_root(self.dataset, self.image)
+
+    @property
+    def root_prefix(self) -> str:
+        """The path of the root in the dataset; empty where it is all of the dataset."""
+        prefix = os.path.relpath(self.root.path, self.dataset.path)
+        return "" if prefix == "." else prefix
+
+    def cloned(self, dataset: Dataset) -> None:
+        """Go on in a new clone."""
+        self.clone = dataset
         self.clones += 1
-        name = journal.dataset(f"{journal.ident}-{self.clones}")
-        stack.callback(self._drop, name)
-        self.dataset = self.backend.clone(kind, ident, name)
 
-    def _drop(self, name: str) -> None:
-        """Undo of a clone. A failure here never hides the error that brought us here."""
-        failed = self.dataset is not None and self.dataset.ident == name
-        if failed and self.spec.keep_on_failure and self.dataset is not None:
-            keep(self.backend, name)
-            where = self.dataset.path
-            text = f"the clone is kept: {where}"
-            if getattr(self.dataset, "upper", None) is not None:
-                # The mount goes with the build; what was changed is on disk.
-                text = f"the clone is kept: {where.parent} (what changed is in its upper/)"
-            self.bus.note(f"{text}; `buildstep heal --kept` removes it", level="warning")
-            return
-        with tell_only(self.bus, f"dropping the clone {name}"):
-            self.backend.destroy(Kind.BUILD, name)
-            self.dataset = None if failed else self.dataset
+    def dropped(self) -> None:
+        """There is no clone any more."""
+        self.clone = None
 
-    @property
-    def tree(self) -> Dataset:
-        assert self.dataset is not None, "there is a clone between the steps clone and destroy"
-        return self.dataset
+    def on_layer(self, entries: FileList, installed: Installed | None) -> None:
+        """The clone is one of a layer with the packages."""
+        self.origin = self.below = entries
+        self.installed = installed
 
-    @property
-    def shell_root(self) -> Path:
-        """Where a shell after a failure opens."""
-        return self.tree.path if self.image is None else self.root(self.image).path
-
-    def root(self, image: ImageRecord) -> Root:
-        return steps.image_root(self.tree, image)
-
-    def inside(self, image: ImageRecord) -> Callable[[str], str]:
-        """From a path in the tree to the path in the image's root."""
-        prefix = os.path.relpath(self.root(image).path, self.tree.path)
-        return lambda path: "/" + (path if prefix == "." else os.path.relpath(path, prefix))
+    def forget_trees(self) -> None:
+        """Free the memory that only the steps needed."""
+        self.overlay, self.origin, self.below = {}, {}, {}
+        self.finished = None
+        self.chunks = []
 
 
 @contextlib.contextmanager
-def tell_only(bus: Bus, what: str) -> Iterator[None]:
+def report_failure(bus: Bus, what: str) -> Iterator[None]:
+    """Turn a failure of something that the build can do without into a note."""
     try:
         yield
     except (BuildstepError, OSError) as error:
         bus.note(f"{what} failed: {error}", level="error")
 
 
-def clone_step(build: Build, journal: Journal, stack: contextlib.ExitStack, kind: Kind, ident: str) -> None:
-    with build.recorder.step("clone", TITLES["clone"]) as step:
-        build.clone(journal, stack, kind, ident)
-        step.reason = f"{kind} {ident}"
-
-
-def sync_step(build: Build, image: ImageRecord) -> None:
-    with build.recorder.step("sync", TITLES["sync"]) as step:
-        root = build.root(image)
-        step.reason = proto_text(build.spec, build.plan.proto, direct=build.plan.direct)
-        if build.plan.direct:
-            laid = steps.lay_direct(build.context, root, build.tree, build.plan.proto, build.below)
-            if laid is not None:
-                build.laid = laid
-                return
-            step.reason = f"{build.spec.proto.name}/, {plural(build.plan.proto.files, 'file')}, copied"
-        steps.sync(build.context, root)
+def image_root(dataset: Dataset, image: ImageRecord) -> Root:
+    """Return the file system of an image: a zone image keeps it in root/, beside the zone's own files."""
+    zone = image.manifest.get("type") == "zone-dataset" and (dataset.path / "root").is_dir()
+    return Root(dataset.path / "root" if zone else dataset.path)

@@ -28,7 +28,7 @@ _OF_THE_SET = ("packages", "versions")
 """Inputs that may differ: the smaller layer has some of them."""
 
 
-def may_grow(spec: BuildSpec, answer: Answer) -> bool:
+def may_extend(spec: BuildSpec, answer: Answer) -> bool:
     """Whether a layer of this build may be made from a smaller one at all."""
     return (
         spec.order == "packages-first"
@@ -83,7 +83,7 @@ def lacking(record: LayerRecord, answer: Answer) -> dict[str, str]:
     return {name: version for name, version in answer.versions.items() if name not in there}
 
 
-def surprise(record: LayerRecord, answer: Answer, installed: Sequence[Package]) -> str:
+def mismatch(record: LayerRecord, answer: Answer, installed: Sequence[Package]) -> str:
     """What is installed that should not be, or not; empty if it is exactly what an install on the base
     would have given."""
     before = {(row["name"], row["arch"]): row["version"] for row in record.result["installed"]["packages"]}
@@ -112,7 +112,7 @@ def touch_folders(entries: FileList, changes: Changes, base: FileList, now: int)
             entries[path] = replace(folder, mtime=now)
 
 
-def names(changes: Changes) -> list[str]:
+def paths(changes: Changes) -> list[str]:
     """Every path of a layer, with a slash before it."""
     found = [*(entry.path for entry in changes.entries), *changes.removed]
     return ["/" + os.fsdecode(path) for path in found]

@@ -1,388 +1,355 @@
-"""The layer with the packages: from the cache, or made now and kept."""
+"""The layer with the packages: found in the cache, extended from a smaller one, or made on the base."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from buildstep.build import cache_inputs, extend_layer, steps
-from buildstep.build.context import Build, clone_step, sync_step
-from buildstep.build.plan import TITLES, layer_text
+from buildstep.build import cache_inputs, extend_layer, package_resolution
+from buildstep.build.clones import clean, copy_proto_dir, drop_clone, make_clone, read_clone
+from buildstep.build.context import BuildContext, BuildState
+from buildstep.build.finished_tree import Snapshot
+from buildstep.build.plan import PlannedStep, layer_text
 from buildstep.cache import resolutions
 from buildstep.cache.layers import LayerRecord
 from buildstep.cache.resolutions import Answer
-from buildstep.errors import BuildstepError, InstallError
-from buildstep.images.store import ImageRecord
+from buildstep.errors import InstallError
 from buildstep.pool.interface import Kind
-from buildstep.pool.journal import Journal
-from buildstep.rootfs.packaging import Installed, Packaging, choose_installer, prepare_packaging
-from buildstep.system.root import Root
-from buildstep.tree import proto as tree_proto
+from buildstep.rootfs.packaging import Installed, Packaging, prepare_packaging
+from buildstep.tree import proto as proto_dir
+from buildstep.tree.diff import diff
 from buildstep.tree.entry import FileList, tree_digest
 from buildstep.tree.hashing import hash_entries, spread_digests
 
 
-def package_layer(build: Build, journal: Journal, stack: contextlib.ExitStack, image: ImageRecord) -> None:
-    """The layer with the packages (and, proto-first, the proto directory under them), from the cache or
-    made now, and a clone on top of it."""
-    spec, cache, proto = build.spec, build.cache, build.plan.proto
-    if not spec.cache:
-        _make_layer(build, journal, stack, image, None)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """The layer was in the cache."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Extended:
+    """The layer was made from a smaller one, by installing what that lacks."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """The layer was made by installing all packages on the base image."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Retry:
+    """The attempt came to nothing, and another one may not. no_extend: why no smaller layer will do then;
+    max_age: of the repository's index then, in seconds."""
+
+    reason: str
+    no_extend: str = ""
+    max_age: float | None = None
+
+
+Outcome = Found | Extended | Made
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """The layer that is wanted. inputs: all that decides it, key: the digest of these; missing: why it is not
+    in the cache."""
+
+    key: str
+    inputs: Mapping[str, Any]
+    missing: str
+
+
+class CachedLayer(NamedTuple):
+    """A verified layer of the cache, and the list of its tree."""
+
+    record: LayerRecord
+    entries: FileList
+
+
+# -- from the cache -----------------------------------------------------------------------------------------
+
+
+def find_valid(context: BuildContext, state: BuildState) -> CachedLayer | None:
+    """Return the cached layer, if it is known without a query to the repository.
+
+    Without one the build is the only one that makes it from here on, until `obtain` has.
+    """
+    spec = context.spec
+    if not spec.wants_packages or not spec.cache:
+        return None
+    if spec.order == "proto-first":
+        proto_dir.read_all(context.plan.proto)
+    question = package_resolution.question(context, state)
+    name = cache_inputs.answer_key(question)
+    state.making = context.stack.enter_context(contextlib.ExitStack())
+    state.making.enter_context(context.cache.making(name))
+    resolution = resolutions.find(context.backend.state, name)
+    if resolution is None or not resolution.fresh(spec.index_max_age):
+        return None
+    state.resolution = resolution
+    layer = _take(context, cache_inputs.package_layer(question, state.image, resolution)[0])
+    if layer is not None:
+        state.making.close()
+    return layer
+
+
+def settle(context: BuildContext, state: BuildState, record: LayerRecord) -> None:
+    """Record that the steps which made this layer need not run."""
+    names = ["sync", "packages"] if context.spec.order == "proto-first" else ["packages"]
+    for name in names:
+        state.settled[name] = PlannedStep(name=name, state="reuse", reason=layer_text(record), key=record.key)
+
+
+def go_on(context: BuildContext, state: BuildState, layer: CachedLayer) -> None:
+    """Go on in a clone of a cached layer, with the compressed layer that leads from the base to it."""
+    record = layer.record
+    installed = Installed.from_json(record.result.get("installed"))
+    make_clone(context, state, Kind.LAYER, record.key)
+    state.on_layer(layer.entries, installed)
+    if state.blobs is None:
         return
-    if spec.order == "proto-first":
-        tree_proto.read_all(proto)
-    asked = cache_inputs.question(spec, image, proto, build.environ)
-    with cache.making(cache_inputs.answer_key(asked)):
-        answer = resolutions.find(build.backend.state, cache_inputs.answer_key(asked))
-        if answer is not None and answer.fresh(spec.index_max_age):
-            build.answer = answer
-            if _reuse_layer(
-                build, journal, stack, image, cache_inputs.package_layer(asked, image, answer)[0]
-            ):
-                return
-        _make_layer(build, journal, stack, image, asked)
+    # Whatever this layer was made from, it is one, as it is where all packages were installed at once.
+    key = f"packages {state.image.tree_digest} {record.tree_digest}"
+    comment = _comment(record.inputs["packages"])
+    stored = state.blobs.stored(key, epoch=context.spec.source_date_epoch, comment=comment)
+    if stored is not None:
+        state.layers.append(stored)
+        return
+    with context.backend.tree(Kind.LAYER, record.key) as root:
+        _add_blob(context, state, root, context.store.entries(state.image), comment)
 
 
-def _make_layer(
-    build: Build,
-    journal: Journal,
-    stack: contextlib.ExitStack,
-    image: ImageRecord,
-    asked: Mapping[str, Any] | None,
-    *,
-    max_age: float | None = None,
-    anew: str = "",
-) -> None:
-    """Install the packages and keep the layer; or, where the repository says that what we have is what
-    it would be, use that. asked: what the layer is for; None: it is not to be kept. max_age: of the
-    repository's index, if not the spec's; anew: why no smaller layer can be the start."""
-    spec, cache = build.spec, build.cache
+def _take(context: BuildContext, key: str) -> CachedLayer | None:
+    """Lock a layer for the length of the build; None where there is none, or a damaged one."""
+    context.stack.enter_context(context.cache.using(key))
+    taken = context.cache.take(key, lambda text: context.bus.note(text, level="warning"))
+    return None if taken is None else CachedLayer(*taken)
+
+
+# -- made now -----------------------------------------------------------------------------------------------
+
+
+def obtain(context: BuildContext, state: BuildState) -> Outcome:
+    """Go on in a clone of the layer, building it if it is missing. The clone is one of the base image now,
+    with the proto directory in it where that comes first."""
+    outcome = _attempt(context, state, Retry(reason=""))
+    while isinstance(outcome, Retry):
+        if outcome.reason:
+            context.bus.note(outcome.reason)
+        if state.clone is not None:
+            drop_clone(context, state)
+        make_clone(context, state, Kind.IMAGE, state.image.uuid)
+        state.origin = state.below = context.store.entries(state.image)
+        if context.spec.order == "proto-first":
+            copy_proto_dir(context, state)
+        outcome = _attempt(context, state, outcome)
+    state.making.close()
+    return outcome
+
+
+def _attempt(context: BuildContext, state: BuildState, last: Retry) -> Outcome | Retry:
+    """Try once. last: what the attempt before found out."""
     begin = time.monotonic()
-    clone_step(build, journal, stack, Kind.IMAGE, image.uuid)
-    first = build.tree.ident
-    if spec.order == "proto-first":
-        sync_step(build, image)
-    base, key, small, failed, why = build.below, "", None, None, ""
-    with build.recorder.step("packages", TITLES["packages"]) as step:
-        with _packaging(build, build.root(image)) as packaging:
-            if asked is None:
-                packaging.refresh()
-                why = "--no-cache"
-            else:
-                build.answer, old = _ask(build, packaging, asked, max_age)
-                key, inputs = cache_inputs.package_layer(asked, image, build.answer)
-                found = cache.find(key)
-                if found is None:
-                    why, small = _missing(build, build.answer, inputs, anew)
-            if why and small is None:
-                try:
-                    build.installed = packaging.install(_versions(build))
-                except InstallError as error:
-                    if asked is None or not old:
-                        raise
-                    failed = error
-        if why and small is None and failed is None:
-            steps.clean(build.context, build.root(image), build.tree, build.plan.proto)
-            shot = steps.snapshot(build.context, build.tree, build.origin, base, image)
-            _hash(build, shot)
-            step.key, step.reason = key, _made_text(build, why)
-            build.below = shot.entries
-            if build.blobs is not None:
-                _package_blob(build, image, build.tree.path, base)
-            if asked is not None and _as_told(build, asked):
-                _keep_layer(build, journal, stack, image, shot, inputs, key, time.monotonic() - begin)
-            return
-        step.state, step.key = "reuse", key
-        step.reason = layer_text(found) if found else ""
-    build.backend.destroy(Kind.BUILD, first)
-    build.dataset = None
-    if failed is not None:
-        # What an index of a while ago names may be gone from the repository by now.
-        build.bus.note(f"{failed.message}; the repository is asked again")
-        build.recorder.steps.pop()
-        _make_layer(build, journal, stack, image, asked, max_age=0.0)
-    elif small is not None:
-        build.recorder.steps.pop()
-        if problem := _grow(build, journal, stack, image, small, inputs, key, why, begin, base):
-            _make_layer(build, journal, stack, image, asked, anew=problem)
-    elif not _reuse_layer(build, journal, stack, image, key, told=True):
-        # It was damaged, and is gone now.
-        build.recorder.steps.pop()
-        _make_layer(build, journal, stack, image, asked)
+    if not context.spec.cache:
+        with _packaging(context, state) as packages:
+            packages.refresh()
+            state.installed = packages.install(None)
+        return _made(context, state, Target(key="", inputs={}, missing="--no-cache"), begin)
+    question = package_resolution.question(context, state)
+    with _packaging(context, state) as packages:
+        state.resolution, old_index = package_resolution.resolve(
+            context, state, packages, question, last.max_age
+        )
+        key, inputs = cache_inputs.package_layer(question, state.image, state.resolution)
+        record, smaller, missing = context.cache.find(key), None, ""
+        if record is None:
+            missing, smaller = _missing(context, state.resolution, inputs, last.no_extend)
+        if record is None and smaller is None:
+            try:
+                exact = state.resolution.exact
+                state.installed = packages.install(state.resolution.versions if exact else None)
+            except InstallError as error:
+                if not old_index:
+                    raise
+                # What an index of a while ago names may be gone from the repository by now.
+                return Retry(reason=f"{error.message}; the repository is queried again", max_age=0.0)
+    target = Target(key=key, inputs=inputs, missing=missing)
+    if record is not None:
+        return _reuse(context, state, record)
+    if smaller is not None:
+        return _extend(context, state, smaller, target, begin)
+    return _made(context, state, target, begin)
 
 
-def _packaging(build: Build, root: Root) -> contextlib.AbstractContextManager[Packaging]:
-    state = build.backend.state
-    return prepare_packaging(build.spec, root, state=state, bus=build.bus, environ=build.environ)
+def _packaging(context: BuildContext, state: BuildState) -> contextlib.AbstractContextManager[Packaging]:
+    return prepare_packaging(
+        context.spec, state.root, state=context.backend.state, bus=context.bus, environ=context.environ
+    )
+
+
+def _reuse(context: BuildContext, state: BuildState, record: LayerRecord) -> Outcome | Retry:
+    """Go on from the layer that the repository's index turned out to mean."""
+    drop_clone(context, state)
+    layer = _take(context, record.key)
+    if layer is None:
+        return Retry(reason=f"the cached layer {record.key[:12]} was damaged, and is made again")
+    go_on(context, state, layer)
+    return Found(key=record.key, reason=layer_text(record))
 
 
 def _missing(
-    build: Build, answer: Answer, inputs: Mapping[str, Any], anew: str
+    context: BuildContext, resolution: Answer, inputs: Mapping[str, Any], no_extend: str
 ) -> tuple[str, LayerRecord | None]:
-    """Why there is no layer of these inputs, and the smaller one to start from. anew: why that cannot be."""
-    why, small = build.cache.miss(cache_inputs.slot(build.spec), inputs), None
-    if not anew and extend_layer.may_grow(build.spec, answer):
-        small, anew = extend_layer.nearest(build.cache, inputs, answer)
-    return f"{why}; all of them again: {anew}" if anew else why, small
+    """Return why there is no layer of these inputs, and the smaller one to start from."""
+    missing, smaller = context.cache.miss(cache_inputs.slot(context.spec), inputs), None
+    if not no_extend and extend_layer.may_extend(context.spec, resolution):
+        smaller, no_extend = extend_layer.nearest(context.cache, inputs, resolution)
+    return f"{missing}; all packages are installed again: {no_extend}" if no_extend else missing, smaller
 
 
-def _versions(build: Build) -> Mapping[str, str] | None:
-    """What an install brings, if that is known."""
-    return build.answer.versions if build.answer is not None and build.answer.exact else None
+def _made(context: BuildContext, state: BuildState, target: Target, begin: float) -> Made:
+    """Keep the tree as it is after an install on the base."""
+    clean(context, state)
+    base = state.below
+    finished = read_clone(context, state, base)
+    _set_below(context, state, finished)
+    if state.blobs is not None:
+        _add_blob(context, state, state.dataset.path, base, _comment(context.spec.packages))
+    if target.key and package_resolution.is_as_resolved(context, state):
+        _keep(context, state, finished, target, seconds=time.monotonic() - begin)
+    return Made(key=target.key, reason=_made_text(state, target.missing))
 
 
-def _made_text(build: Build, why: str) -> str:
-    assert build.installed is not None
-    return f"{len(build.installed.packages)} packages in the image; {why}"
-
-
-def _hash(build: Build, shot: steps.Snapshot) -> None:
-    build.bus.count("bytes_hashed", hash_entries(build.tree.path, shot.entries.values()))
-    spread_digests(shot.entries)
-
-
-def _grow(
-    build: Build,
-    journal: Journal,
-    stack: contextlib.ExitStack,
-    image: ImageRecord,
-    small: LayerRecord,
-    inputs: Mapping[str, Any],
-    key: str,
-    why: str,
-    begin: float,
-    base: FileList,
-) -> str:
-    """Install what a smaller layer lacks. Where that is not the same as an install from the base, nothing is
-    left of it, and why is returned; see `growth`. base: what is in the base image."""
-    assert build.answer is not None
-    stack.enter_context(build.cache.using(small.key))
-    taken = build.cache.take(small.key, lambda text: build.bus.note(text, level="warning"))
-    if taken is None:
-        return "a layer with most of them was damaged"
-    record, entries = taken
-    build.clone(journal, stack, Kind.LAYER, record.key)
-    clone, root, shot = build.tree.ident, build.root(image), None
-    with build.recorder.step("packages", TITLES["packages"]) as step:
-        step.key = key
-        try:
-            installed, problem = _install_lacking(build, root, record, base)
-        except InstallError as error:
-            problem = error.message
-        if not problem:
-            assert installed is not None
-            steps.clean(build.context, root, build.tree, build.plan.proto)
-            shot = steps.snapshot(build.context, build.tree, entries, entries, image)
-            installer = choose_installer(build.spec, root, build.bus.note)
-            new = extend_layer.added(record, installed.packages)
-            problem = installer.unexpected_changes(root, new, extend_layer.names(shot.changes))
-        if shot is not None and not problem:
-            extend_layer.touch_folders(shot.entries, shot.changes, base, time.time_ns())
-            build.installed = installed
-            _hash(build, shot)
-            build.below = shot.entries
-            step.reason = (
-                f"{_made_text(build, why)}; on layer {record.key[:12]}: {record.seconds:.1f} s saved"
-            )
-            if build.blobs is not None:
-                _package_blob(build, image, build.tree.path, base)
-            build.origin = entries
-            seconds = time.monotonic() - begin + record.seconds
-            _keep_layer(build, journal, stack, image, shot, inputs, key, seconds, small=record)
-            return ""
-        step.reason = problem
-    build.bus.note(f"not made from the layer {record.key[:12]}: {problem}")
-    build.recorder.steps.pop()
-    build.backend.destroy(Kind.BUILD, clone)
-    build.dataset = None
-    return problem
+def _extend(
+    context: BuildContext, state: BuildState, smaller: LayerRecord, target: Target, begin: float
+) -> Outcome | Retry:
+    """Install what a smaller layer lacks; another attempt where that is not the same as an install of all
+    packages on the base (see `extend_layer`)."""
+    base = state.below
+    drop_clone(context, state)
+    layer = _take(context, smaller.key)
+    if layer is None:
+        return Retry(reason="", no_extend="a layer with most of them was damaged")
+    record, entries = layer
+    make_clone(context, state, Kind.LAYER, record.key)
+    state.origin = entries
+    problem, finished = _install_lacking(context, state, record, base)
+    if problem or finished is None:
+        text = f"not extended from the layer {record.key[:12]}: {problem}"
+        return Retry(reason=text, no_extend=problem)
+    extend_layer.touch_folders(finished.entries, finished.changes, base, time.time_ns())
+    _set_below(context, state, finished)
+    if state.blobs is not None:
+        _add_blob(context, state, state.dataset.path, base, _comment(context.spec.packages))
+    state.origin = entries
+    seconds = time.monotonic() - begin + record.seconds
+    _keep(context, state, finished, target, seconds=seconds, smaller=record)
+    saved = f"extended layer {record.key[:12]} (saved {record.seconds:.1f} s)"
+    return Extended(key=target.key, reason=f"{_made_text(state, target.missing)}; {saved}")
 
 
 def _install_lacking(
-    build: Build, root: Root, record: LayerRecord, base: FileList
-) -> tuple[Installed | None, str]:
-    """Install in a clone of the layer what it lacks; or tell why not, which may be found out either before
-    or after."""
-    assert build.answer is not None
-    if root.path != build.tree.path:
-        return None, "the image is a zone's"
-    lacking = extend_layer.lacking(record, build.answer)
-    with _packaging(build, root) as packaging:
-        packaging.fetch(lacking)
-        problem = packaging.blocker(lacking, base)
-        if problem:
-            return None, problem
-        installed = packaging.install(lacking)
-    return installed, extend_layer.surprise(record, build.answer, installed.packages)
-
-
-def _ask(
-    build: Build, packaging: Packaging, asked: Mapping[str, Any], max_age: float | None
-) -> tuple[Answer, bool]:
-    """What the packages resolve to now, and whether an index from before says so. Where the repository
-    cannot be reached: what they did last time."""
-    begin = time.time()
-    state, name = build.backend.state, cache_inputs.answer_key(asked)
-    known = resolutions.find(state, name)
-    if known and build.cache.find(cache_inputs.package_layer(asked, _base(build), known)[0]) is None:
-        known = None
+    context: BuildContext, state: BuildState, record: LayerRecord, base: FileList
+) -> tuple[str, Snapshot | None]:
+    """Install in a clone of the layer what it lacks. Returns why that will not do, before or after."""
+    resolution = state.resolution
+    assert resolution is not None
+    if state.root_prefix:
+        return "the image is a zone's", None
+    lacking = extend_layer.lacking(record, resolution)
     try:
-        index, fetched = packaging.refresh(
-            hurry=known is not None, max_age=build.spec.index_max_age if max_age is None else max_age
-        )
-    except BuildstepError as error:
-        if known is None:
-            raise
-        hours = (time.time() - known.asked) / 3600
-        build.bus.note(
-            f"the repository cannot be reached; its answer of {hours:.1f} h ago is used ({error.message})",
-            level="warning",
-        )
-        return known, False
-    if known is not None and known.index == index and index:
-        build.bus.note("the repository's index is what it was")
-        answer = replace(known, asked=fetched)
-    else:
-        answer = Answer.of(index, packaging.resolve(), asked=fetched)
-        if not index and build.spec.packages:
-            build.bus.note(f"{packaging.installer.name} has no index here: the layer is known by names only")
-    resolutions.save(state, name, answer)
-    return answer, fetched < begin - 2
+        with _packaging(context, state) as packages:
+            packages.fetch(lacking)
+            if problem := packages.blocker(lacking, base):
+                return problem, None
+            installed = packages.install(lacking)
+    except InstallError as error:
+        return error.message, None
+    if problem := extend_layer.mismatch(record, resolution, installed.packages):
+        return problem, None
+    clean(context, state)
+    finished = read_clone(context, state, state.origin)
+    new = extend_layer.added(record, installed.packages)
+    paths = extend_layer.paths(finished.changes)
+    if problem := packages.installer.unexpected_changes(state.root, new, paths):
+        return problem, None
+    state.installed = installed
+    return "", finished
 
 
-def _base(build: Build) -> ImageRecord:
-    assert build.image is not None
-    return build.image
-
-
-def _as_told(build: Build, asked: Mapping[str, Any]) -> bool:
-    """Whether what was installed is what the layer's key says. Else the layer is not kept."""
-    assert build.answer is not None
-    assert build.installed is not None
-    if not build.answer.exact:
-        return True
-    installed: dict[str, str] = {}
-    for row in build.installed.packages:
-        installed |= {row.name: row.version, f"{row.name}:{row.arch}": row.version}
-    problem = resolutions.contradiction(build.answer, installed)
-    if problem:
-        resolutions.forget(build.backend.state, cache_inputs.answer_key(asked))
-        build.answer = None
-        build.bus.note(f"the layer with the packages is not kept: {problem}", level="warning")
-    return not problem
-
-
-def _keep_layer(
-    build: Build,
-    journal: Journal,
-    stack: contextlib.ExitStack,
-    image: ImageRecord,
-    shot: steps.Snapshot,
-    inputs: Mapping[str, Any],
-    key: str,
-    seconds: float,
+def _keep(
+    context: BuildContext,
+    state: BuildState,
+    finished: Snapshot,
+    target: Target,
     *,
-    small: LayerRecord | None = None,
+    seconds: float,
+    smaller: LayerRecord | None = None,
 ) -> None:
-    """Make the tree as it is now a layer, and go on in a clone of it. small: the layer it was made from."""
-    stack.enter_context(build.cache.using(key))
+    """Make the tree as it is now a layer, and go on in a clone of it. smaller: the layer it was made from."""
+    key, cache = target.key, context.cache
+    context.stack.enter_context(cache.using(key))
     # One that is there and was not found is of a build that died, or of an earlier boot.
-    if not build.cache.make_room(key):
-        build.bus.note("the layer with the packages is not kept: an older one of its name is in use")
+    if not cache.make_room(key):
+        context.bus.note("the layer with the packages is not kept: an older one of its name is in use")
         return
-    build.backend.snapshot(build.tree, Kind.LAYER, key)
-    order = list(build.answer.order) if build.answer is not None else []
-    held = shot.changes.entries if build.backend.cheap_clone else tuple(shot.entries.values())
+    context.backend.snapshot(state.dataset, Kind.LAYER, key)
+    order = list(state.resolution.order) if state.resolution is not None else []
+    kept = finished.changes.entries if context.backend.cheap_clone else tuple(finished.entries.values())
     record = LayerRecord(
         key=key,
-        slot=cache_inputs.slot(build.spec),
-        below=image.tree_digest,
-        inputs=inputs,
-        tree_digest=tree_digest(shot.entries),
+        slot=cache_inputs.slot(context.spec),
+        below=state.image.tree_digest,
+        inputs=target.inputs,
+        tree_digest=tree_digest(finished.entries),
         seconds=seconds,
         created=time.time(),
-        size=sum(entry.size for entry in held if not entry.first),
-        inodes=len(held),
-        result={"installed": build.installed.to_json() if build.installed else None, "order": order},
-        under=() if small is None else (small.key, *small.under),
+        size=sum(entry.size for entry in kept if not entry.first),
+        inodes=len(kept),
+        result={"installed": state.installed.to_json() if state.installed else None, "order": order},
+        under=() if smaller is None else (smaller.key, *smaller.under),
     )
-    build.cache.save(record, shot.entries)
-    build.bus.count("layers_kept")
-    build.origin = shot.entries
-    build.clone(journal, stack, Kind.LAYER, key)
+    cache.save(record, finished.entries)
+    context.bus.count("layers_kept")
+    state.origin = finished.entries
+    make_clone(context, state, Kind.LAYER, key)
 
 
-def _reuse_layer(
-    build: Build,
-    journal: Journal,
-    stack: contextlib.ExitStack,
-    image: ImageRecord,
-    key: str,
-    *,
-    told: bool = False,
-) -> bool:
-    """Go on from a cached layer, if there is a good one. told: whether the step is recorded already."""
-    stack.enter_context(build.cache.using(key))
-    taken = build.cache.take(key, lambda text: build.bus.note(text, level="warning"))
-    if taken is None:
-        return False
-    found, entries = taken
-    build.installed = Installed.from_json(found.result.get("installed"))
-    build.origin = build.below = entries
-    if told:
-        build.clone(journal, stack, Kind.LAYER, key)
-    else:
-        clone_step(build, journal, stack, Kind.LAYER, key)
-        reason = layer_text(found)
-        if build.spec.order == "proto-first":
-            build.recorder.skip("sync", reason, state="reuse", key=key)
-        build.recorder.skip("packages", reason, state="reuse", key=key)
-    if build.blobs is not None:
-        _reused_blob(build, image, found)
-    return True
+def _set_below(context: BuildContext, state: BuildState, finished: Snapshot) -> None:
+    """The tree with the packages is the layer below what follows. Every file of it is hashed."""
+    context.bus.count("bytes_hashed", hash_entries(state.dataset.path, finished.entries.values()))
+    spread_digests(finished.entries)
+    state.below = finished.entries
 
 
-def _reused_blob(build: Build, image: ImageRecord, record: LayerRecord) -> None:
-    """The compressed layer that leads from the base to this one. Whatever that one was made from, it is one,
-    as it is where all packages were installed at once."""
-    assert build.blobs is not None
-    key = f"packages {image.tree_digest} {record.tree_digest}"
-    comment = _comment(record.inputs["packages"])
-    stored = build.blobs.stored(key, epoch=build.spec.source_date_epoch, comment=comment)
-    if stored is not None:
-        build.layers.append(stored)
+def _add_blob(context: BuildContext, state: BuildState, root: Path, base: FileList, comment: str) -> None:
+    """Add the compressed layer from the base to the tree with the packages, if they differ."""
+    changes = diff(base, state.below)
+    if state.blobs is None or not (changes.entries or changes.removed):
         return
-    entries = build.cache.entries(record)
-    changes = steps.difference(build.store.entries(image), entries)
-    if changes.entries or changes.removed:
-        with build.backend.tree(Kind.LAYER, record.key) as root:
-            build.layers.append(
-                build.blobs.known(
-                    key, root, changes, entries, epoch=build.spec.source_date_epoch, comment=comment
-                )
-            )
+    key = f"packages {state.image.tree_digest} {tree_digest(state.below)}"
+    epoch = context.spec.source_date_epoch
+    state.layers.append(state.blobs.known(key, root, changes, state.below, epoch=epoch, comment=comment))
+
+
+def _made_text(state: BuildState, missing: str) -> str:
+    assert state.installed is not None
+    return f"{len(state.installed.packages)} packages in the image; {missing}"
 
 
 def _comment(packages: Sequence[str]) -> str:
     return f"packages: {', '.join(packages) or 'upgrade'}"
-
-
-def _package_blob(build: Build, image: ImageRecord, root: Path, base: FileList) -> None:
-    assert build.blobs is not None
-    changes = steps.difference(base, build.below)
-    if not changes.entries and not changes.removed:
-        return
-    build.layers.append(
-        build.blobs.known(
-            f"packages {image.tree_digest} {tree_digest(build.below)}",
-            root,
-            changes,
-            build.below,
-            epoch=build.spec.source_date_epoch,
-            comment=_comment(build.spec.packages),
-        )
-    )

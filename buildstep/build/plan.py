@@ -1,48 +1,43 @@
-"""What a build will do, and why: decided before anything is changed."""
+"""Decide what a build will do, and why, before anything is changed."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from buildstep import emit
-from buildstep.build import cache_inputs, content_update, steps
+from buildstep.build import cache_inputs, content_update
+from buildstep.build.content_update import ContentUpdate
+from buildstep.build.steps import in_order
+from buildstep.build.steps.interface import Route
 from buildstep.cache import outputs, resolutions
 from buildstep.cache.layers import LayerCache, LayerRecord
 from buildstep.cache.resolutions import Answer
 from buildstep.errors import Fault, SpecError
 from buildstep.events import State
 from buildstep.images.store import ImageRecord, ImageStore
-from buildstep.rootfs import cleaners
 from buildstep.spec.load import BuildSpec
 from buildstep.system.text import plural
-from buildstep.tree import proto as tree_proto
+from buildstep.tree import proto as proto_dir
 from buildstep.tree.exclude import excluder
 from buildstep.tree.proto import ProtoScan, scan_proto
 from buildstep.tree.proto_changes import explain
 from buildstep.tree.stat_index import StatIndex
 
-TITLES = {
-    "import": "import the base image",
-    "clone": "clone it",
-    "sync": "lay in the proto directory",
-    "packages": "install packages",
-    "clean": "clean",
-    "motd": "write the message of the day",
-    "snapshot": "read the finished tree",
-    "emit": "write the image",
-    "destroy": "drop the clone",
-}
 
-STREAMS = ("zfs", "btrfs")
-"""Formats that send a dataset, and so need the proto directory inside it."""
+class Planned(NamedTuple):
+    """What a step will do, and why. key: of the layer it makes or reuses."""
+
+    state: State
+    reason: str
+    key: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedStep:
-    """What a step will do, and why. key: of the layer it makes or reuses."""
+    """A step of the plan, by its name in the STEPS table."""
 
     name: str
     state: State
@@ -51,26 +46,71 @@ class PlannedStep:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """A build decided on: nothing has been changed yet. image: None when it has to be imported first.
+class LayerPlan:
+    """What is known of the package layer. record: the cached layer, if there is one; missing: why there is
+    none; resolution: the versions that the packages resolve to, if known; fresh: whether the repository need
+    not be queried again."""
 
-    proto: the proto directory as it was found; direct: whether its files go into the image without
-    being copied; standing: what an earlier build wrote that is still there and would only be written
-    again; amendment: how to go on from the last build's tree; answer: what the packages resolve to, as far
-    as that is known beforehand.
+    key: str = ""
+    resolution: Answer | None = None
+    fresh: bool = False
+    record: LayerRecord | None = None
+    missing: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanFacts:
+    """What a plan is made from; every step says from these what it will do.
+
+    image: None when it must be imported first, and incoming then says from where; in_place: whether the proto
+    directory's files are read where they are, without a copy in the clone; layer: None without packages or
+    cache; missed: why no earlier outputs are valid.
+    """
+
+    spec: BuildSpec
+    image: ImageRecord | None
+    incoming: str
+    proto: ProtoScan
+    in_place: bool
+    layer: LayerPlan | None = None
+    missed: tuple[str, ...] = ()
+
+    @property
+    def resolution(self) -> Answer | None:
+        """What the packages resolve to, if that is known."""
+        return self.layer.resolution if self.layer else None
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is known what the packages resolve to now, if there are any."""
+        if self.layer is None:
+            return not self.spec.wants_packages
+        return self.layer.fresh
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A build decided on: nothing has been changed yet.
+
+    image: None when it must be imported first; outputs: the outputs of an earlier build that are still valid;
+    update: how to go on from the last build's tree; full_steps: the steps of the full route, which a content
+    update falls back to when something it needs is gone.
     """
 
     spec: BuildSpec
     pool: str
-    image: ImageRecord | None
+    route: Route
     steps: tuple[PlannedStep, ...]
+    full_steps: tuple[PlannedStep, ...]
+    image: ImageRecord | None
     proto: ProtoScan
-    direct: bool
-    standing: Mapping[str, Any] | None = None
-    amendment: content_update.Amendment | None = None
-    answer: Answer | None = None
+    in_place: bool
+    outputs: Mapping[str, Any] | None = None
+    update: ContentUpdate | None = None
+    resolution: Answer | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """The object that --dry-run --json prints."""
         return {
             "name": self.spec.name,
             "version": self.spec.version,
@@ -79,8 +119,9 @@ class Plan:
             "steps": [asdict(step) for step in self.steps],
         }
 
-
-# -- plan -----------------------------------------------------------------------------------------------
+    def full(self) -> Plan:
+        """The same build by the full route."""
+        return replace(self, route=Route.FULL, steps=self.full_steps, update=None, outputs=None)
 
 
 def plan(
@@ -91,126 +132,151 @@ def plan(
     plain: bool = False,
     environ: Mapping[str, str] | None = None,
 ) -> Plan:
-    """Decide what each step will do. Reads the store, the cache and the proto directory; changes nothing.
+    """Return the route of a build and its steps. Reads the store, the cache and the proto directory.
 
-    plain: never take files straight from the proto directory (the result is the same, byte for byte).
-    environ: the agent's environment, as `execute` will be given it.
+    plain: copy the proto directory in any case (the result is the same, byte for byte).
+    environ: the CI host's environment, as `execute` will be given it.
+    Raises SpecError for places that lie inside each other, ImageError for a base that cannot be found.
     """
     _check_places(spec, store)
     emit.resolve(spec.formats, spec.compression)
     state = store.backend.state
     image = store.find(spec.image)
-    coming = store.foresee(spec.image) if image is None else ""
     exclude = excluder(spec.exclude)
     index = StatIndex(state, spec.proto) if spec.cache and exclude is not None else None
-    proto = scan_proto(spec.proto, exclude=exclude if spec.exclude else None, index=index)
-    wants = steps.wants_packages(spec)
-    last_content = spec.order == "packages-first" or not wants
-    direct = last_content and exclude is not None and not plain and not set(spec.formats) & set(STREAMS)
-    planned: list[PlannedStep] = []
-
-    def add(name: str, state: State, reason: str, key: str = "") -> None:
-        planned.append(PlannedStep(name=name, state=state, reason=reason, key=key))
-
-    standing, missed, layer, amendment = None, [], None, None
-    if image is None:
-        add("import", "run", coming)
-    else:
-        add("import", "reuse", f"{image.label} is in the store as {image.uuid}")
-        if spec.cache and wants:
-            layer = _plan_layer(spec, image, cache, proto, environ or {})
-        answer = layer.answer if layer else None
-        if index is not None and (proto.unchanged or tree_proto.read_few(proto)) and wants == bool(answer):
-            inputs = cache_inputs.decisive(spec, image, cache_inputs.proto_digest(spec, proto), answer)
-            if layer is None or layer.fresh:
-                standing = outputs.find(state, outputs.key_of(inputs))
-            if standing is None:
-                missed = _missed(outputs.why_not(state, spec.output_dir / spec.basename, inputs), spec)
-                if direct and tuple(spec.formats) == ("oci",) and (layer is None or layer.fresh):
-                    amendment = content_update.find(state, spec, image, answer, proto)
-    if standing is not None:
-        changed = [f"{path} ({why})" for path, why in explain(proto)]
-        harmless = f", where it counts; {', '.join(changed[:3])}" if changed else ""
-        reason = f"nothing changed since {standing['build_id']}: {standing['cost']:.1f} s saved{harmless}"
-        for name in TITLES:
-            if name != "import":
-                add(name, "reuse", reason)
-    else:
-        _plan_work(spec, image, proto, layer, missed, add, direct=direct)
-        if amendment is not None:
-            planned = _amended(planned, amendment.reason)
+    facts = PlanFacts(
+        spec=spec,
+        image=image,
+        incoming=store.foresee(spec.image) if image is None else "",
+        proto=scan_proto(spec.proto, exclude=exclude if spec.exclude else None, index=index),
+        in_place=not plain and takes_in_place(spec),
+    )
+    if image is not None and spec.cache and spec.wants_packages:
+        facts = replace(facts, layer=_plan_layer(facts, image, cache, environ or {}))
+    chosen = _choose_route(facts, store) if index is not None and _is_read(facts.proto) else _Choice()
+    facts = replace(facts, missed=chosen.missed)
+    full_steps = tuple(
+        PlannedStep(name=step.name, **step.load().plan(facts)._asdict()) for step in in_order(spec)
+    )
     return Plan(
         spec=spec,
         pool=store.backend.uri,
+        route=chosen.route,
+        steps=_steps_of_route(chosen, full_steps, facts.proto),
+        full_steps=full_steps,
         image=image,
-        steps=tuple(planned),
-        proto=proto,
-        direct=direct,
-        standing=standing,
-        amendment=amendment,
-        answer=layer.answer if layer else None,
+        proto=facts.proto,
+        in_place=facts.in_place,
+        outputs=chosen.outputs,
+        update=chosen.update,
+        resolution=facts.resolution,
     )
 
 
-def _amended(planned: Sequence[PlannedStep], reason: str) -> list[PlannedStep]:
-    """The steps of a build that goes on from the last one's tree."""
-    return [
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Choice:
+    """The route, with what it goes on from; missed: why no earlier outputs are valid."""
+
+    route: Route = Route.FULL
+    outputs: Mapping[str, Any] | None = None
+    update: ContentUpdate | None = None
+    missed: tuple[str, ...] = ()
+
+
+def _choose_route(facts: PlanFacts, store: ImageStore) -> _Choice:
+    """Choose the shortest route that gives the same outputs. Every file's content must be known."""
+    spec, image, resolution, folder = facts.spec, facts.image, facts.resolution, store.backend.state
+    if image is None or spec.wants_packages != (resolution is not None):
+        return _Choice()
+    proto = cache_inputs.proto_digest(spec, facts.proto)
+    inputs = cache_inputs.decisive(spec, image, proto, resolution)
+    valid = outputs.find(folder, outputs.key_of(inputs)) if facts.settled else None
+    if valid is not None:
+        return _Choice(route=Route.UP_TO_DATE, outputs=valid)
+    missed = tuple(_missed(outputs.why_not(folder, spec.output_dir / spec.basename, inputs), spec))
+    if facts.in_place and tuple(spec.formats) == ("oci",) and facts.settled:
+        update = content_update.find(folder, spec, image, resolution, facts.proto)
+        if update is not None:
+            return _Choice(route=Route.CONTENT_UPDATE, update=update, missed=missed)
+    return _Choice(missed=missed)
+
+
+def takes_in_place(spec: BuildSpec) -> bool:
+    """Whether the proto directory's files are read where they are, without a copy in the clone.
+
+    Not where packages are installed over them, where only rsync can tell what is excluded, and not for a
+    format that sends a dataset.
+    """
+    last = spec.order == "packages-first" or not spec.wants_packages
+    return last and excluder(spec.exclude) is not None and not emit.sends_dataset(spec.formats)
+
+
+def _is_read(proto: ProtoScan) -> bool:
+    """Whether the content of all files is known; a few changed ones are read for that."""
+    return proto.unchanged or proto_dir.read_few(proto)
+
+
+def _steps_of_route(
+    chosen: _Choice, full: tuple[PlannedStep, ...], proto: ProtoScan
+) -> tuple[PlannedStep, ...]:
+    """The steps as this route takes them."""
+    if chosen.outputs is not None:
+        ignored = [f"{path} ({why})" for path, why in explain(proto)][:3]
+        also = f"; ignored changes: {', '.join(ignored)}" if ignored else ""
+        build, cost = chosen.outputs["build_id"], chosen.outputs["cost"]
+        reason = f"up to date with build {build} (saved {cost:.1f} s){also}"
+        return (full[0], *(replace(step, state="reuse", reason=reason, key="") for step in full[1:]))
+    if chosen.update is None:
+        return full
+    reason = chosen.update.reason
+    return tuple(
         step
         if step.name in ("import", "emit") or step.state == "skip"
         else replace(step, state="reuse", reason=step.reason if step.name == "sync" else reason)
-        for step in planned
-    ]
+        for step in full
+    )
 
 
-def _missed(why: list[str], spec: BuildSpec) -> list[str]:
-    """Why the outputs do not stand: of the proto directory, the sync step tells; and who set an option."""
-    told = []
+def _missed(why: Sequence[str], spec: BuildSpec) -> list[str]:
+    """Why no outputs are valid. The sync step has the details of the proto directory; of an option, who set
+    it is named."""
+    found = []
     for text in why:
         name = text.removeprefix("option.").partition(":")[0].partition(".")[0]
         origin = spec.origin_of.get(name, "default")
         if text.startswith("proto directory:"):
-            told.append("the proto directory changed")
+            found.append("the proto directory changed")
         elif text.startswith("option.") and origin in ("environment", "flag"):
-            told.append(f"{text} ({origin})")
+            found.append(f"{text} ({origin})")
         else:
-            told.append(text)
-    return told
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _LayerPlan:
-    """What is known of the layer with the packages. found: whether there is one; why: if not, why not."""
-
-    key: str
-    answer: Answer | None
-    fresh: bool
-    found: LayerRecord | None
-    why: str
+            found.append(text)
+    return found
 
 
 def _plan_layer(
-    spec: BuildSpec, image: ImageRecord, cache: LayerCache, proto: ProtoScan, environ: Mapping[str, str]
-) -> _LayerPlan:
+    facts: PlanFacts, image: ImageRecord, cache: LayerCache, environ: Mapping[str, str]
+) -> LayerPlan:
+    """Look up what the packages resolved to last time, and the layer with them."""
+    spec = facts.spec
     if spec.order == "proto-first":
-        tree_proto.read_all(proto)
-    asked = cache_inputs.question(spec, image, proto, environ)
-    answer = resolutions.find(cache.backend.state, cache_inputs.answer_key(asked))
-    if answer is None:
-        why = cache.miss(cache_inputs.slot(spec), asked)
-        return _LayerPlan(key="", answer=None, fresh=False, found=None, why=why)
-    key, inputs = cache_inputs.package_layer(asked, image, answer)
-    found = cache.find(key)
-    return _LayerPlan(
+        proto_dir.read_all(facts.proto)
+    question = cache_inputs.question(spec, image, facts.proto, environ)
+    resolution = resolutions.find(cache.backend.state, cache_inputs.answer_key(question))
+    if resolution is None:
+        return LayerPlan(missing=cache.miss(cache_inputs.slot(spec), question))
+    key, inputs = cache_inputs.package_layer(question, image, resolution)
+    record = cache.find(key)
+    return LayerPlan(
         key=key,
-        answer=answer,
-        fresh=answer.fresh(spec.index_max_age),
-        found=found,
-        why="" if found else cache.miss(cache_inputs.slot(spec), inputs),
+        resolution=resolution,
+        fresh=resolution.fresh(spec.index_max_age),
+        record=record,
+        missing="" if record else cache.miss(cache_inputs.slot(spec), inputs),
     )
 
 
 def _check_places(spec: BuildSpec, store: ImageStore) -> None:
-    """What a build writes must not be part of what it reads."""
+    """Refuse to write inside what the build reads."""
     proto = spec.proto.resolve()
     faults = [
         Fault(where=where, message=f"{path} is inside the proto directory {spec.proto}", hint=hint)
@@ -224,63 +290,29 @@ def _check_places(spec: BuildSpec, store: ImageStore) -> None:
         raise SpecError("places", faults)
 
 
-def _plan_work(
-    spec: BuildSpec,
-    image: ImageRecord | None,
-    proto: ProtoScan,
-    layer: _LayerPlan | None,
-    missed: list[str],
-    add: Callable[..., None],
-    *,
-    direct: bool,
-) -> None:
-    add("clone", "run", "every build works in a clone of its own")
-    laying = proto_text(spec, proto, direct=direct)
-    if not steps.wants_packages(spec):
-        add("sync", "run", laying)
-        add("packages", "skip", "no packages are asked for")
-    else:
-        found, key = (layer.found, layer.key) if layer else (None, "")
-        if layer is None:
-            packages = ("run", "new base" if image is None else "--no-cache")
-        elif found is None or layer.answer is None:
-            packages = ("run", layer.why)
-        else:
-            packages = ("reuse", layer_text(found) + _age(layer.answer, fresh=layer.fresh))
-        if spec.order == "packages-first":
-            add("packages", *packages, key)
-            add("sync", "run", laying)
-        else:
-            cost = "; packages are installed again whenever the proto directory changes"
-            add("sync", packages[0], packages[1] if found else laying + cost)
-            add("packages", *packages, key)
-    add("clean", "run", ", ".join(spec.cleaners(cleaners.DEFAULT)))
-    add("motd", *(("run", "/etc/motd") if spec.motd else ("skip", "not asked for")))
-    add("snapshot", "run", "what the image holds, and what differs from the base")
-    add("emit", "run", "; ".join([", ".join(spec.formats), *missed[:10]]))
-    add("destroy", "run", "nothing is left behind")
-
-
-def _age(answer: Answer, *, fresh: bool) -> str:
-    if not answer.index:
-        return "; known by the packages' names only"
-    minutes = (time.time() - answer.asked) / 60
-    asked = f"; the repository was asked {minutes:.0f} min ago"
-    return asked if fresh else f"{asked}, and is asked again first"
-
-
-def proto_text(spec: BuildSpec, proto: ProtoScan, *, direct: bool) -> str:
-    how = "read in place" if direct else "copied"
+def proto_text(spec: BuildSpec, proto: ProtoScan, *, in_place: bool) -> str:
+    """Describe the proto directory: how much there is, how it is taken, and what changed."""
+    how = "read in place" if in_place else "copied"
     text = f"{spec.proto.name}/, {plural(proto.files, 'file')}, {how}"
     if proto.unchanged:
         return f"{text}; unchanged"
     if proto.changed:
-        told = explain(proto)
-        shown = ", ".join(f"{path} ({why})" for path, why in told[:3])
-        more = f" and {len(told) - 3} more" if len(told) > 3 else ""
+        changes = explain(proto)
+        shown = ", ".join(f"{path} ({why})" for path, why in changes[:3])
+        more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
         return f"{text}; {proto.unread} to read: {shown}{more}"
     return f"{text}; no index yet: all are read"
 
 
-def layer_text(found: LayerRecord) -> str:
-    return f"layer {found.key[:12]}: {found.seconds:.1f} s saved"
+def layer_text(record: LayerRecord) -> str:
+    """Describe a cached layer that is reused."""
+    return f"reused cached layer {record.key[:12]} (saved {record.seconds:.1f} s)"
+
+
+def age_text(resolution: Answer, *, fresh: bool) -> str:
+    """Describe how old the repository's index is that a resolution is from."""
+    if not resolution.index:
+        return "; known by the packages' names only"
+    minutes = (time.time() - resolution.asked) / 60
+    text = f"; the repository was queried {minutes:.0f} min ago"
+    return text if fresh else f"{text}, and is queried again first"

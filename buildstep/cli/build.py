@@ -194,7 +194,8 @@ def _build(
 ) -> int:
     import gc
 
-    from buildstep.build import execute
+    from buildstep.build.execute import execute
+    from buildstep.build.plan import plan
     from buildstep.cli import session
     from buildstep.report.console import JsonView
 
@@ -208,13 +209,11 @@ def _build(
         click.get_current_context().call_on_close(stream.close)
         opened.bus.subscribe(JsonView(stream))
     plain = bool(os.environ.get("BUILDSTEP_PLAIN"))
-    decided = execute.plan(spec, opened.store, opened.cache, plain=plain, environ=opened.environ)
+    decided = plan(spec, opened.store, opened.cache, plain=plain, environ=opened.environ)
     if dry_run:
         _show_plan(decided, spec, as_json=as_json, verbose=verbose)
         return 0
-    result = execute.execute(
-        decided, store=opened.store, cache=opened.cache, bus=opened.bus, environ=opened.environ
-    )
+    result = execute(decided, store=opened.store, cache=opened.cache, bus=opened.bus, environ=opened.environ)
     if any(opened.bus.counts.get(name) for name in ("layers_made", "layers_kept")):
         from buildstep.cache import prune
 

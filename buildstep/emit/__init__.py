@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import platform
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
+from buildstep import __version__
 from buildstep.emit import read_pass
 from buildstep.emit.interface import Artifact, EmitJob, Emitter, Sink
 from buildstep.errors import EmitError, Fault, SpecError
 from buildstep.events import Bus
 from buildstep.formats.codecs import codec
+from buildstep.spec.load import BuildSpec
 from buildstep.system.output_set import Outputs, temporary_name
 from buildstep.system.registry import Registry, importing
 from buildstep.tree.entry import Entry
@@ -110,3 +113,22 @@ def _fill(job: EmitJob, digests: dict[bytes, str]) -> None:
         if not entry.sha256:
             entry.sha256 = digest
     spread_digests(job.tree)
+
+
+def codec_of(spec: BuildSpec, name: str) -> str:
+    """Return the codec that a format is compressed with."""
+    emitter = EMITTERS.get(name)
+    return spec.compression or (emitter.compressions[0] if emitter and emitter.compressions else "none")
+
+
+def tool_versions(spec: BuildSpec) -> dict[str, str]:
+    """Return what makes the image, by name: ourselves, Python, the kernel, and the codec libraries."""
+    found = {"buildstep": __version__, "python": platform.python_version(), "kernel": platform.release()}
+    for name in sorted({codec_of(spec, wanted) for wanted in spec.formats}):
+        found[f"codec {name}"] = codec(name).ident
+    return found
+
+
+def sends_dataset(formats: Iterable[str]) -> bool:
+    """Return whether one of these formats sends a dataset, and so needs the proto directory inside it."""
+    return not set(formats).isdisjoint(("zfs", "btrfs"))

@@ -38,6 +38,10 @@ class BtrfsDataset:
     path: Path
     since: int
 
+    @property
+    def kept_at(self) -> str:
+        return os.fspath(self.path)
+
     def scan(self, base: FileList, *, owner: Callable[[Entry], tuple[int, int]] | None) -> FileList:
         del owner  # a btrfs pool is only ever used by root
         return scan_changed(self.path, base, since=self.since) if self.since else scan(self.path)

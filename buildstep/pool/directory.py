@@ -31,6 +31,10 @@ class DirectoryDataset:
     since: int
     privileged: bool
 
+    @property
+    def kept_at(self) -> str:
+        return os.fspath(self.path)
+
     def scan(self, base: FileList, *, owner: Callable[[Entry], tuple[int, int]] | None) -> FileList:
         if not self.since:
             return scan(self.path)

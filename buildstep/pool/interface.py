@@ -33,6 +33,11 @@ class Dataset(Protocol):
     @property
     def path(self) -> Path: ...
 
+    @property
+    def kept_at(self) -> str:
+        """Where a person finds its content after the build, if it is kept."""
+        ...
+
     def scan(self, base: FileList, *, owner: Callable[[Entry], tuple[int, int]] | None) -> FileList:
         """The tree as it is now; `base` is the list of what it was cloned from. Changed files unhashed."""
         ...

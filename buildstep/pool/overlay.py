@@ -37,6 +37,13 @@ class OverlayDataset:
     path: Path
     upper: Path | None
 
+    @property
+    def kept_at(self) -> str:
+        # The mount goes with the build; what was changed is on disk.
+        if self.upper is None:
+            return os.fspath(self.path)
+        return f"{self.path.parent} (what changed is in its upper/)"
+
     def scan(self, base: FileList, *, owner: Callable[[Entry], tuple[int, int]] | None) -> FileList:
         del owner  # an overlay is only ever used where owners can be set
         return scan(self.path) if self.upper is None else scan_overlay(self.upper, base)

@@ -61,6 +61,10 @@ class ZfsDataset:
     name: str
     since: int
 
+    @property
+    def kept_at(self) -> str:
+        return os.fspath(self.path)
+
     def scan(self, base: FileList, *, owner: Callable[[Entry], tuple[int, int]] | None) -> FileList:
         del owner  # whoever can mount ZFS can set owners
         return scan_changed(self.path, base, since=self.since) if self.since else scan(self.path)

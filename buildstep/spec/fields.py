@@ -316,6 +316,11 @@ class BuildSpec:
     ] = True
 
     @property
+    def wants_packages(self) -> bool:
+        """Whether the package manager is needed at all."""
+        return bool(self.packages or self.upgrade_first or self.pkg_audit)
+
+    @property
     def basename(self) -> str:
         """What the names of all output files start with."""
         return f"{self.image_prefix}-{self.version}"

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from buildstep.build import execute, steps
+from buildstep.build import context
+from buildstep.build.execute import execute
+from buildstep.build.plan import plan as plan_build
 from buildstep.cache import prune
 from buildstep.emit import chunk_reuse, oci, split_layer
 from buildstep.emit import layer as emit_layer
@@ -177,8 +179,8 @@ def test_between_the_plan_and_the_build(
         settle()
         environ, bus = environment(EPOCH), Bus()
         store, cache = warm.open(bus, environ)
-        plan = execute.plan(warm.spec(environ), store, cache, environ=environ)
-        assert plan.amendment is not None
+        plan = plan_build(warm.spec(environ), store, cache, environ=environ)
+        assert plan.update is not None
         if harm in ("content", "size"):
             file.write_bytes(b"b" * (2000 if harm == "content" else 70_000))
         elif harm in ("gone", "link"):
@@ -194,7 +196,7 @@ def test_between_the_plan_and_the_build(
                 path.unlink()
         shipped = (warm.out / "hello-1.0.0.oci.tar").read_bytes()
         try:
-            execute.execute(plan, store=store, cache=cache, bus=bus, environ=environ)
+            execute(plan, store=store, cache=cache, bus=bus, environ=environ)
             failed = False
         except BuildstepError:
             failed = True
@@ -291,7 +293,7 @@ def test_a_root_in_a_folder_of_the_tree(
     def image_root(dataset: Dataset, _image: ImageRecord) -> Root:
         return Root(dataset.path / "root")
 
-    monkeypatch.setattr(steps, "image_root", image_root)
+    monkeypatch.setattr(context, "image_root", image_root)
 
     def job() -> None:
         warm = yard(tmp_path, zone)
@@ -540,7 +542,7 @@ def test_a_message_of_the_day_in_a_zone(
     def image_root(dataset: Dataset, _image: ImageRecord) -> Root:
         return Root(dataset.path / "root")
 
-    monkeypatch.setattr(steps, "image_root", image_root)
+    monkeypatch.setattr(context, "image_root", image_root)
 
     def job() -> None:
         warm = yard(tmp_path, zone, motd=True, source_repo="here")

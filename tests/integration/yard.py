@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from buildstep import pool as pool_module
-from buildstep.build import execute
+from buildstep.build.execute import execute
+from buildstep.build.plan import plan as plan_build
 from buildstep.cache.layers import LayerCache
 from buildstep.cli.build import choices
 from buildstep.errors import BuildstepError
@@ -106,7 +107,7 @@ class Yard:
     def plan(self, *, epoch: int | None = EPOCH, **flags: object) -> dict[str, tuple[str, str]]:
         environ = environment(epoch)
         store, cache = self.open(Bus(), environ)
-        planned = execute.plan(self.spec(environ, **flags), store, cache, environ=environ)
+        planned = plan_build(self.spec(environ, **flags), store, cache, environ=environ)
         return {step.name: (step.state, step.reason) for step in planned.steps}
 
     def run(
@@ -121,9 +122,9 @@ class Yard:
         started = process.started
         planned: dict[str, tuple[str, str]] = {}
         try:
-            plan = execute.plan(self.spec(environ, **flags), store, cache, plain=plain, environ=environ)
+            plan = plan_build(self.spec(environ, **flags), store, cache, plain=plain, environ=environ)
             planned = {step.name: (step.state, step.reason) for step in plan.steps}
-            result = execute.execute(plan, store=store, cache=cache, bus=bus, environ=environ)
+            result = execute(plan, store=store, cache=cache, bus=bus, environ=environ)
         except BuildstepError as error:
             return Outcome(
                 files={}, tree="", counts=bus.counts, steps={}, plan=planned, notes=_notes(events),

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from buildstep.build.doctor.forecast import Forecast
-from buildstep.build.steps import wants_packages
 from buildstep.errors import BuildstepError, ExitCode
 from buildstep.images.store import ImageRecord
 from buildstep.pool.interface import Backend
@@ -81,7 +80,7 @@ class Examination:
 
     @property
     def packages(self) -> bool:
-        return self.spec is not None and wants_packages(self.spec)
+        return self.spec is not None and self.spec.wants_packages
 
     @property
     def exit_code(self) -> int:

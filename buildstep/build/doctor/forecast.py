@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from buildstep.build import deliver, execute, steps
+from buildstep import emit
+from buildstep.build.plan import takes_in_place
 from buildstep.images.store import ImageRecord
 from buildstep.pool.interface import Backend
 from buildstep.spec.load import BuildSpec
-from buildstep.tree.exclude import excluder
 from buildstep.tree.proto import ProtoScan
 
 _MIB = 1 << 20
@@ -78,7 +78,7 @@ def forecast(
     certain = base if image is not None else base // 2
     count = len(spec.packages) + (1 if spec.upgrade_first else 0)
     packages, package_files = count * _PACKAGE[0], count * _PACKAGE[1]
-    copied = not takes_directly(spec)
+    copied = not takes_in_place(spec)
     clone = backend is not None and not backend.cheap_clone
     imported = image is None
     blob = "oci" in spec.formats
@@ -106,18 +106,12 @@ def forecast(
 def _output(spec: BuildSpec, base: int, certain: int, packages: int, proto: int) -> Need:
     least = likely = 0
     for name in spec.formats:
-        plain = deliver.codec_of(spec, name) == "none"
+        plain = emit.codec_of(spec, name) == "none"
         # A stream of a dataset stands on its base image, unless it was asked to stand alone.
-        below = 0 if name in execute.STREAMS and not spec.full else 1
+        below = 0 if emit.sends_dataset([name]) and not spec.full else 1
         least += int((below * certain + proto) * (1.0 if plain else _PACKED_WELL))
         likely += int((below * base + packages + proto) * (1.0 if plain else _PACKED))
     return Need(least=least, likely=likely, inodes=4 + len(spec.formats))
-
-
-def takes_directly(spec: BuildSpec) -> bool:
-    """Whether the proto directory goes into the image without being copied into the clone."""
-    last = spec.order == "packages-first" or not steps.wants_packages(spec)
-    return last and excluder(spec.exclude) is not None and not set(spec.formats) & set(execute.STREAMS)
 
 
 def _base_guess(ref: str, download: int) -> tuple[int, int]:

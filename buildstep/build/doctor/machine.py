@@ -7,10 +7,10 @@ import re
 import sys
 from collections.abc import Callable
 
-from buildstep.build import deliver
+from buildstep import emit
 from buildstep.build.doctor import attempts
 from buildstep.build.doctor.findings import Examination
-from buildstep.build.doctor.forecast import takes_directly
+from buildstep.build.plan import takes_in_place
 from buildstep.errors import BuildstepError, ExitCode, SandboxError, ToolMissing
 from buildstep.formats import codecs
 from buildstep.system import host as platforms
@@ -42,7 +42,7 @@ def tools(seen: Examination) -> None:
     """Programs and codecs that this build needs, and their versions."""
     seen.ok("tools", "python", f"{platform.python_version()} at {sys.executable}")
     spec = seen.spec
-    surely = spec is not None and not takes_directly(spec)
+    surely = spec is not None and not takes_in_place(spec)
     _tool(seen, "rsync", needed=surely, why="lays the proto directory on the root")
     if spec is None or spec.image.startswith("mmdebstrap:"):
         known = spec is not None and seen.image is not None
@@ -103,9 +103,7 @@ def _rsync_lacks() -> list[str]:
 
 
 def _codecs(seen: Examination) -> None:
-    names = (
-        {deliver.codec_of(seen.spec, name) for name in seen.spec.formats} if seen.spec else {"gzip", "zstd"}
-    )
+    names = {emit.codec_of(seen.spec, name) for name in seen.spec.formats} if seen.spec else {"gzip", "zstd"}
     for name in sorted(names):
         try:
             ident = codecs.codec(name).ident

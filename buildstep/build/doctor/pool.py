@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from buildstep import pool
-from buildstep.build import execute
+from buildstep import emit, pool
 from buildstep.build.doctor import attempts
 from buildstep.build.doctor import forecast as forecasts
 from buildstep.build.doctor.findings import Examination
@@ -46,7 +45,8 @@ def opened(seen: Examination) -> None:
         return
     cheap = "clones cost nothing" if backend.cheap_clone else "every build copies its base image"
     seen.ok("pool", where, f"{cheap}{new}")
-    lacks = sorted(set(seen.spec.formats) & set(execute.STREAMS) - {backend.scheme}) if seen.spec else []
+    formats = sorted(seen.spec.formats) if seen.spec else []
+    lacks = [name for name in formats if emit.sends_dataset([name]) and name != backend.scheme]
     for name in lacks:
         what = f"cannot send the format {name}, which only a {name} pool can"
         seen.fail("pool", where, what, f"--pool {name}:PLACE, or another format", ExitCode.DATASET)

@@ -1,0 +1,120 @@
+"""The clones of a build: each has its journal line before it exists, and its undo right after."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+
+from buildstep.build.context import BuildContext, BuildState, report_failure
+from buildstep.build.finished_tree import Snapshot, read_tree
+from buildstep.errors import Interrupted
+from buildstep.events import Cleaned
+from buildstep.pool.interface import Kind
+from buildstep.pool.journal import keep
+from buildstep.rootfs import cleaners, copy_proto, owners, sandbox
+from buildstep.rootfs.cleaners.interface import CleanOptions
+from buildstep.rootfs.leak_check import Agent
+from buildstep.tree.entry import FileList
+from buildstep.tree.proto import ProtoScan
+
+
+def make_clone(context: BuildContext, state: BuildState, kind: Kind, ident: str) -> None:
+    """Clone an image or a layer, and go on in the clone. Raises DatasetError."""
+    name = context.journal.dataset(f"{context.journal.ident}-{state.clones + 1}")
+    context.stack.callback(partial(_undo, context, state, name))
+    state.cloned(context.backend.clone(kind, ident, name))
+
+
+def drop_clone(context: BuildContext, state: BuildState) -> None:
+    """Destroy the clone. Raises DatasetError."""
+    context.backend.destroy(Kind.BUILD, state.dataset.ident)
+    state.dropped()
+
+
+def _undo(context: BuildContext, state: BuildState, name: str) -> None:
+    """Drop a clone at the end. A failure here never hides the error that brought us here."""
+    failed = state.clone is not None and state.clone.ident == name
+    if failed and context.spec.keep_on_failure:
+        keep(context.backend, name)
+        text = f"the clone is kept: {state.dataset.kept_at}; `buildstep heal --kept` removes it"
+        context.bus.note(text, level="warning")
+        return
+    with report_failure(context.bus, f"dropping the clone {name}"):
+        context.backend.destroy(Kind.BUILD, name)
+        if failed:
+            state.dropped()
+
+
+def shell_on_failure(context: BuildContext, state: BuildState) -> Callable[..., bool]:
+    """Return an exit callback that opens a shell in the clone of a failed build, where that is asked for."""
+
+    def exit_(kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> bool:
+        if kind is None or isinstance(error, Interrupted) or state.clone is None:
+            return False
+        if context.spec.shell_on_failure and sys.stdin.isatty():
+            context.bus.note(
+                f"failed: {error}; a shell in the clone follows, leave it to go on", level="error"
+            )
+            with (
+                report_failure(context.bus, "the shell"),
+                sandbox.enter(state.root.path, bus=context.bus, environ=context.environ) as inside,
+            ):
+                inside.shell()
+        return False
+
+    return exit_
+
+
+# -- what is done in a clone by more than one step ----------------------------------------------------------
+
+_CLEANED_TOPS = (b"var", b"etc", b"tmp", b"root", b"run", b"home", b"dev", b"lib", b"usr", b"srv")
+"""Where cleaners look: only paths of the proto directory there need to be told apart."""
+
+
+def copy_proto_dir(context: BuildContext, state: BuildState) -> None:
+    """Copy the proto directory into the image's root."""
+    spec = context.spec
+    copy_proto.sync(
+        spec.proto,
+        state.root,
+        rule=owners.owner_rule(spec.owner, state.root),
+        exclude=spec.exclude,
+        privileged=context.backend.privileged,
+        bus=context.bus,
+        timeout=spec.timeouts.command,
+    )
+
+
+def clean(context: BuildContext, state: BuildState) -> list[Cleaned]:
+    """Run the cleaners; what the proto directory brought stays."""
+    kept = frozenset(
+        "/" + os.fsdecode(path)
+        for path in context.plan.proto.paths
+        if path.partition(b"/")[0] in _CLEANED_TOPS
+    )
+    options = CleanOptions(
+        agent=Agent.of(context.environ),
+        zone=state.dataset.path if state.root_prefix else None,
+        keep=kept,
+    )
+    return cleaners.clean(context.spec.cleaners(cleaners.DEFAULT), state.root, options, context.bus)
+
+
+def read_clone(
+    context: BuildContext,
+    state: BuildState,
+    below: FileList,
+    *,
+    overlay: FileList | None = None,
+    copied: ProtoScan | None = None,
+) -> Snapshot:
+    """Read the clone as it is now. below: the layer under the one being made; copied: the proto directory,
+    where its files were copied in."""
+    owner = None
+    if not context.backend.privileged:
+        spec, root = context.spec, state.root
+        brought = {} if copied is None else copy_proto.brought_by(spec.proto, root, copied.paths)
+        owner = owners.recorded(owners.owner_rule(spec.owner, root), below, brought)
+    return read_tree(state.dataset, state.origin, below, bus=context.bus, overlay=overlay, owner=owner)

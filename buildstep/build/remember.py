@@ -1,0 +1,134 @@
+"""Keep what the next build can use: what was read of the proto directory, the outputs, the finished tree.
+
+A failure to keep it costs the next build time, and this one nothing: it is a note.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+from buildstep.build import cache_inputs, content_update
+from buildstep.build.context import BuildContext, BuildState, report_failure
+from buildstep.cache import kept_tree, outputs
+from buildstep.cache.kept_tree import Tree
+from buildstep.emit.interface import Blob
+from buildstep.tree.diff import Changes
+from buildstep.tree.entry import FileList
+from buildstep.tree.exclude import excluder
+from buildstep.tree.hashing import hash_entries, spread_digests
+from buildstep.tree.stat_index import StatIndex
+
+if TYPE_CHECKING:
+    from buildstep.build.deliver import BuildResult
+
+
+def remember(context: BuildContext, state: BuildState, result: BuildResult) -> None:
+    """Keep the index of the proto directory, and which outputs were written from what."""
+    spec, proto = context.spec, context.plan.proto
+    with report_failure(context.bus, "keeping what was read"):
+        if not note_proto(context) or (spec.wants_packages and state.resolution is None):
+            return
+        facts = {**result.to_json(), "build_id": context.journal.ident, "cost": result.seconds}
+        del facts["steps"], facts["seconds"]
+        inputs = cache_inputs.decisive(
+            spec, state.image, cache_inputs.proto_digest(spec, proto), state.resolution
+        )
+        outputs.save(context.backend.state, context.stem, inputs, result.paths, facts)
+
+
+def note_proto(context: BuildContext) -> bool:
+    """Keep what is known of the proto directory now. Returns False where nothing can be kept."""
+    spec, proto = context.spec, context.plan.proto
+    context.bus.count("bytes_hashed", proto.read)
+    proto.read = 0
+    if not spec.cache or excluder(spec.exclude) is None:
+        return False
+    index = StatIndex(context.backend.state, spec.proto)
+    if proto.unchanged:
+        index.touch()
+        return True
+    fresh = proto.fresh_entries
+    if any(entry.kind == "f" and not entry.sha256 and not entry.first for entry in fresh.values()):
+        return False
+    if any(entry.first for entry in fresh.values()):
+        _spread_digests(proto.entries)
+    cache_inputs.proto_digest(spec, proto)
+    index.save(proto, proto.noted)
+    return True
+
+
+def keep_tree(context: BuildContext, state: BuildState) -> None:
+    """Keep the finished tree for a content update by the next build, or note that there can be none."""
+    with report_failure(context.bus, "keeping the tree"):
+        tree = _tree_to_keep(context, state)
+        if tree is None:
+            kept_tree.forget(context.backend.state, context.stem)
+        else:
+            kept_tree.save(context.backend.state, context.stem, tree)
+
+
+def _tree_to_keep(context: BuildContext, state: BuildState) -> Tree | None:
+    spec, proto, update = context.spec, context.plan.proto, context.plan.update
+    if update is not None:
+        digest = cache_inputs.proto_digest(spec, proto)
+        return replace(update.tree, proto=digest, build=context.journal.ident)
+    parts = [(part, blob) for part, blob in state.chunks if part.entries]
+    if not (parts and spec.cache and context.plan.in_place) or tuple(spec.formats) != ("oci",):
+        return None
+    # Files that something else covers in the image have not been read so far.
+    context.bus.count("bytes_hashed", hash_entries(b"", proto.fresh_entries.values()))
+    if proto.inodes:
+        _spread_digests(proto.entries)
+    return _tree_of(context, state, parts)
+
+
+def _tree_of(context: BuildContext, state: BuildState, parts: Sequence[tuple[Changes, Blob]]) -> Tree:
+    """The tree of a full build. parts: what each layer holds that the proto directory was cut into."""
+    spec, proto, finished = context.spec, context.plan.proto, state.snapshot
+    copied = {id(entry): path for path, entry in proto.entries.items()}
+    entries = finished.changes.entries
+    numbers = {path: number for number, path in enumerate(sorted(finished.entries))}
+    places = {entry.path: place for place, entry in enumerate(entries)}
+    lower = state.layers[: len(state.layers) - len(parts)]
+    notes = context.recorder.notes
+    return Tree(
+        inputs=content_update.inputs_key(spec, state.image, state.resolution),
+        proto=cache_inputs.proto_digest(spec, proto),
+        build=context.journal.ident,
+        lower=[(blob.path.name, blob.comment) for blob in lower],
+        lines=finished.facts().lines,
+        paths=[entry.path for entry in entries],
+        at=[numbers[entry.path] for entry in entries],
+        sizes=[-1 if entry.kind == "d" else 0 if entry.first else entry.size for entry in entries],
+        times=[entry.mtime for entry in entries],
+        sources={
+            place: copied[id(entry)]
+            for place, entry in enumerate(entries)
+            if copied.get(id(entry), entry.path) != entry.path
+        },
+        folders=[
+            (numbers[path], entry.mtime)
+            for path, entry in finished.entries.items()
+            if entry.kind == "d" and path not in places
+        ],
+        hard_links={place: places[entry.first] for place, entry in enumerate(entries) if entry.first},
+        in_base={
+            place for place, entry in enumerate(entries) if entry.path in state.below and entry.kind != "d"
+        },
+        external={
+            place for place, entry in enumerate(entries) if entry.kind != "d" and id(entry) not in copied
+        },
+        layers=[[places[entry.path] for entry in part.entries] for part, _ in parts],
+        blobs=[blob.path.name for _, blob in parts],
+        installed=state.installed.to_json() if state.installed else None,
+        entropy=state.entropy,
+        cleaned=[asdict(row) for row in context.recorder.cleaned],
+        warnings=[note.text for note in notes if note.level == "warning"],
+    )
+
+
+def _spread_digests(entries: FileList) -> None:
+    """`spread_digests` for entries that may have been given other paths since."""
+    spread_digests({entry.path: entry for entry in entries.values()})

@@ -1,0 +1,27 @@
+"""Clone the base image, or the cached layer with the packages."""
+
+from __future__ import annotations
+
+from buildstep.build import package_layer
+from buildstep.build.clones import make_clone
+from buildstep.build.context import BuildContext, BuildState
+from buildstep.build.plan import PlanFacts, Planned
+from buildstep.pool.interface import Kind
+from buildstep.report.record import Step
+
+
+def plan(_facts: PlanFacts) -> Planned:
+    """A clone is always made."""
+    return Planned("run", "every build works in a clone of its own")
+
+
+def run(context: BuildContext, state: BuildState, result: Step) -> None:
+    """Sets dataset. With a valid package layer it settles the steps that made that layer."""
+    layer = package_layer.find_valid(context, state)
+    if layer is not None:
+        package_layer.go_on(context, state, layer)
+        package_layer.settle(context, state, layer.record)
+        result.reason = f"{Kind.LAYER} {layer.record.key}"
+    else:
+        make_clone(context, state, Kind.IMAGE, state.image.uuid)
+        result.reason = f"{Kind.IMAGE} {state.image.uuid}"

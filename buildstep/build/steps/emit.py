@@ -1,0 +1,135 @@
+"""Write the image in every format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from buildstep import emit
+from buildstep.build.content_update import part_comment
+from buildstep.build.context import BuildContext, BuildState
+from buildstep.build.finished_tree import Snapshot, TreeFacts
+from buildstep.build.manifest import timestamp
+from buildstep.build.plan import PlanFacts, Planned
+from buildstep.build.remember import keep_tree
+from buildstep.emit.interface import Blob, EmitJob
+from buildstep.emit.split_layer import segments, timeless
+from buildstep.errors import EmitError
+from buildstep.pool.streams import NativeJob, NativeStreams
+from buildstep.report.record import Step
+from buildstep.tree.diff import Changes
+from buildstep.tree.hashing import hash_entries, spread_digests
+
+
+def plan(facts: PlanFacts) -> Planned:
+    """Return the formats, and why earlier outputs are not valid."""
+    return Planned("run", "; ".join([", ".join(facts.spec.formats), *facts.missed[:10]]))
+
+
+def run(context: BuildContext, state: BuildState, result: Step) -> None:
+    """Sets artifacts; adds layers and chunks."""
+    coming = _update_layers(context, state) if context.plan.update else _split_top_layer(context, state)
+    with ThreadPoolExecutor(1, thread_name_prefix="facts") as beside:
+        facts: list[Future[TreeFacts]] = []
+        kept: list[Future[None]] = []
+
+        def layers() -> Iterator[Blob]:
+            for blob in coming:
+                state.layers.append(blob)
+                yield blob
+            # The facts of the tree are found, and kept, while the image's file is written and hashed. Kept
+            # too early does no harm: the tree is only used with an index that fits it.
+            if state.snapshot.emitted is not None or state.clone is None:
+                facts.append(beside.submit(state.snapshot.facts))
+            if context.spec.cache:
+                kept.append(beside.submit(keep_tree, context, state))
+
+        try:
+            _emit(context, state, layers())
+        except EmitError:
+            if state.blobs is not None:
+                state.blobs.drop_damaged(state.layers)
+            raise
+        if facts:
+            state.finished = replace(state.snapshot, facts=facts[0].result)
+        for future in kept:
+            future.result()
+    result.reason = ", ".join(artifact.path.name for artifact in state.artifacts)
+    if state.blobs is not None and state.blobs.saved:
+        result.reason += f"; reused compressed layers (saved {state.blobs.saved:.1f} s)"
+
+
+def _emit(context: BuildContext, state: BuildState, layers: Iterable[Blob]) -> None:
+    """Write every format under a temporary name; every file of the tree is hashed afterwards.
+
+    layers: those above the ones of the state and below the top one, made when they are asked for.
+    """
+    spec, snapshot = context.spec, state.snapshot
+    root = state.dataset.path if state.clone is not None else Path()
+    job = EmitJob(
+        tree=snapshot.entries,
+        root=root,
+        changes=snapshot.changes if snapshot.emitted is None else Changes(snapshot.emitted, ()),
+        layers=tuple(state.layers),
+        more=layers,
+        manifest=spec.manifest,
+        config=asdict(spec.oci),
+        base_config=state.image.config,
+        compression=spec.compression,
+        epoch=spec.source_date_epoch,
+        created=timestamp(spec, context.recorder),
+        stem=context.stem,
+        bus=context.bus,
+        native=_native_job(context, state),
+    )
+    state.artifacts = emit.emit(job, spec.formats, context.outputs)
+    context.bus.count("bytes_hashed", hash_entries(root, snapshot.entries.values()))
+    spread_digests(snapshot.entries)
+
+
+def _native_job(context: BuildContext, state: BuildState) -> NativeJob | None:
+    backend = context.backend
+    if not emit.sends_dataset(context.spec.formats) or not isinstance(backend, NativeStreams):
+        return None
+    origin = None if context.spec.full else state.image.uuid
+    return NativeJob(streams=backend, dataset=state.dataset, origin=origin)
+
+
+def _update_layers(context: BuildContext, state: BuildState) -> Iterable[Blob]:
+    """The layers of a content update: those below the proto directory's are set, the others returned."""
+    update, blobs = context.plan.update, state.blobs
+    assert update is not None
+    assert blobs is not None
+    state.layers = update.lower(blobs)
+    state.finished = update.snapshot()
+    return update.layers(blobs, epoch=context.spec.source_date_epoch)
+
+
+def _split_top_layer(context: BuildContext, state: BuildState) -> Iterable[Blob]:
+    """Cut a large top layer into several, each found by its content or written; only its directories are left
+    to be written as the top."""
+    snapshot: Snapshot = state.snapshot
+    *parts, top = segments(snapshot.changes) if "oci" in context.spec.formats else [snapshot.changes]
+    if not parts:
+        return ()
+    state.finished = replace(snapshot, emitted=top.entries)
+    return _part_layers(context, state, parts)
+
+
+def _part_layers(context: BuildContext, state: BuildState, parts: list[Changes]) -> Iterator[Blob]:
+    blobs, root = state.blobs, state.dataset.path
+    assert blobs is not None
+    folders = timeless(state.snapshot.entries)
+    count = sum(bool(part.entries) for part in parts)
+    number = 0
+    for part in parts:
+        number += bool(part.entries)
+        comment = part_comment(number, count) if part.entries else "what is removed from the base"
+        blob = blobs.by_content(root, part, folders, epoch=context.spec.source_date_epoch, comment=comment)
+        state.chunks.append((part, blob))
+        yield blob
+    reused = context.bus.counts.get("layers_reused", 0)
+    context.bus.note(f"{len(parts)} layers, {reused} of them reused")
+    spread_digests(state.snapshot.entries)

@@ -1,0 +1,87 @@
+"""Find the base image in the store, or import it."""
+
+from __future__ import annotations
+
+import os
+
+from buildstep import emit
+from buildstep.build.context import BuildContext, BuildState
+from buildstep.build.manifest import check_manifest
+from buildstep.build.plan import PlanFacts, Planned
+from buildstep.build.remember import note_proto
+from buildstep.build.steps.interface import Route
+from buildstep.cache.blobs import BlobStore
+from buildstep.emit import oci
+from buildstep.formats import codecs
+from buildstep.pool.interface import Kind
+from buildstep.report.record import Cleaner, Step
+from buildstep.rootfs.packaging import Installed
+
+
+def plan(facts: PlanFacts) -> Planned:
+    """Return whether the base is in the store."""
+    if facts.image is None:
+        return Planned("run", facts.incoming)
+    return Planned("reuse", f"{facts.image.label} is in the store as {facts.image.uuid}")
+
+
+def run(context: BuildContext, state: BuildState, result: Step) -> None:
+    """Sets image, and for a new image the blobs, the base layer, and what lies below."""
+    plan_, store = context.plan, context.store
+    if plan_.route is Route.FULL:
+        image, present = store.ensure(context.spec.image, context.journal)
+        result.state = "reuse" if present else "run"
+        result.reason = f"{image.label} is {image.uuid}"
+    else:
+        assert plan_.image is not None, "only a build whose base is in the store is incremental"
+        image = plan_.image
+        store.check(image)
+        result.state, result.reason = "reuse", plan_.steps[0].reason
+    state.image_record = image
+    if plan_.route is Route.UP_TO_DATE:
+        note_proto(context)
+        return
+    context.stack.enter_context(store.using(image))
+    check_manifest(context.spec, image, context.recorder)
+    if plan_.update is not None:
+        state.resolution = plan_.resolution
+        state.installed = Installed.from_json(plan_.update.tree.installed)
+        context.recorder.cleaned = [Cleaner(**row) for row in plan_.update.tree.cleaned]
+        for text in plan_.update.tree.warnings:
+            context.bus.note(text, level="warning")
+        return
+    state.origin = state.below = store.entries(image)
+    if "oci" in context.spec.formats:
+        state.blobs = state.blobs or open_blobs(context)
+        _add_base_layer(context, state, state.blobs)
+
+
+def open_blobs(context: BuildContext) -> BlobStore:
+    """Open the store of compressed layers for the length of the build."""
+    spec = context.spec
+    blobs = BlobStore(
+        context.backend.state,
+        codecs.codec(emit.codec_of(spec, "oci")),
+        slot=os.fspath(context.stem),
+        bus=context.bus,
+        journal=context.journal,
+        fresh=not spec.cache,
+    )
+    return context.stack.enter_context(blobs)
+
+
+def _add_base_layer(context: BuildContext, state: BuildState, blobs: BlobStore) -> None:
+    """The base image is the lowest layer, unless it is empty."""
+    image = state.image
+    if len(state.below) <= 1:
+        return
+    with context.backend.tree(Kind.IMAGE, image.uuid) as tree:
+        blob = blobs.known(
+            f"base {image.tree_digest}",
+            tree,
+            oci.whole(state.below),
+            state.below,
+            epoch=None,
+            comment=f"base image {image.name} {image.version}",
+        )
+    state.layers.append(blob)

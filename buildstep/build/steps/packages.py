@@ -1,0 +1,51 @@
+"""Install packages, or reuse the layer that has them."""
+
+from __future__ import annotations
+
+from buildstep.build import package_layer
+from buildstep.build.context import BuildContext, BuildState
+from buildstep.build.package_layer import Extended, Found, Made
+from buildstep.build.plan import PlanFacts, Planned, PlannedStep, age_text, layer_text
+from buildstep.report.record import Step
+from buildstep.rootfs import packaging
+
+
+def plan(facts: PlanFacts) -> Planned:
+    """Return whether the layer with the packages is in the cache, or why not."""
+    layer = facts.layer
+    if not facts.spec.wants_packages:
+        return Planned("skip", "no packages are asked for")
+    if layer is None:
+        return Planned("run", "new base" if facts.image is None else "--no-cache")
+    if layer.record is None or layer.resolution is None:
+        return Planned("run", layer.missing, layer.key)
+    text = layer_text(layer.record) + age_text(layer.resolution, fresh=layer.fresh)
+    return Planned("reuse", text, layer.key)
+
+
+def run(context: BuildContext, state: BuildState, result: Step) -> None:
+    """Sets installed, below and origin; adds the layer."""
+    outcome = package_layer.obtain(context, state)
+    result.key, result.reason = outcome.key, outcome.reason
+    match outcome:
+        case Found():
+            result.state = "reuse"
+        case Made() | Extended():
+            result.state = "run"
+
+
+def list_installed(context: BuildContext, state: BuildState) -> None:
+    """Set what is installed in an image that gets no packages, for the record; this step is settled then."""
+    reason = "no packages are asked for"
+    state.installed = packaging.list_installed(
+        context.spec,
+        state.root,
+        known=state.image.packages,
+        privileged=context.backend.privileged,
+        bus=context.bus,
+        environ=context.environ,
+    )
+    if state.installed is not None:
+        count = len(state.installed.packages)
+        reason += f"; {state.installed.installer} has {count} in the image"
+    state.settled["packages"] = PlannedStep(name="packages", state="skip", reason=reason)
