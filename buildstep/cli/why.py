@@ -13,11 +13,11 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(records: tuple[str, ...], as_json: bool) -> int:
     """Tell what a build reused, what not, and why; with two build records, what differs between them."""
-    from buildstep.report import compare
+    from buildstep.report import compare, parse
 
     if len(records) > 2:
         raise click.UsageError("one build record, or two to compare")
-    loaded = [compare.load(Path(path)) for path in records]
-    rows = compare.one(loaded[0]) if len(loaded) == 1 else compare.two(*loaded)
+    loaded = [parse.load(Path(path)) for path in records]
+    rows = compare.explain(loaded[0]) if len(loaded) == 1 else compare.differences(*loaded)
     click.echo(json.dumps({"why": rows}, indent=2) if as_json else "\n".join(rows))
     return 0

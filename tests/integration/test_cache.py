@@ -26,14 +26,13 @@ from buildstep.emit import split_layer
 from buildstep.events import Bus
 from buildstep.formats import codecs
 from buildstep.pool.heal import heal
-from buildstep.report import compare
 from buildstep.spec import load as specs
 from buildstep.system import files as system_files
 from buildstep.tree import proto as tree_proto
 from tests.integration import pools
 from tests.integration.conftest import demand
 from tests.integration.support import Lab, write_base
-from tests.integration.yard import EPOCH, Yard, forget_outputs, tiny_base, unpacked
+from tests.integration.yard import EPOCH, Yard, differences, forget_outputs, tiny_base, unpacked
 
 pytestmark = pytest.mark.usefixtures("capable")
 
@@ -418,7 +417,7 @@ def test_each_change_is_named_and_harmless_ones_hit(shared: Yard, private: Priva
                 if "s saved" not in done.steps["emit"][1] or shared.record != before:
                     wrong.append(f"{name}: {done.steps['emit']}")
                 continue
-            why = "\n".join(compare.two(before, shared.record))
+            why = differences(before, shared.record)
             wanted = change.why or "proto " + change.told.replace(" (", ": ", 1).removesuffix(")")
             if wanted not in why:
                 wrong.append(f"{name}: why does not tell {wanted!r}:\n{why}")
@@ -448,7 +447,7 @@ def test_another_base_and_another_tool_are_named(
             reason.replace(f"{tmp_path}/", "") for _, reason in warm.plan().values()
         )
         warm.run()
-        why = "\n".join(compare.two(first, warm.record))
+        why = differences(first, warm.record)
         assert f"base image tree_digest: {first['inputs']['image']['tree_digest'][:12]} -> " in why
         warm.base = base
         # Both are in the store now: what differs is told before anything is done.
@@ -460,7 +459,7 @@ def test_another_base_and_another_tool_are_named(
         assert "-> another 1" in warm.plan()["emit"][1]
         done = warm.run()
         assert done.steps["emit"][0] == "run"
-        assert "tool codec gzip: " in "\n".join(compare.two(before, warm.record))
+        assert "tool codec gzip: " in differences(before, warm.record)
 
     private(job)
 

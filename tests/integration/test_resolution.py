@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from buildstep.cache import resolutions
-from buildstep.report import compare
 from tests.integration.conftest import demand
 from tests.integration.repository import Repository, clear_layers, make_place, make_repository
-from tests.integration.yard import Outcome, Yard, forget_outputs, unpacked
+from tests.integration.yard import Outcome, Yard, differences, forget_outputs, unpacked
 
 Private = Callable[[Callable[[], Any]], Any]
 
@@ -90,7 +89,7 @@ def test_an_answer_is_used_and_asked_for_again(place: Yard, repository: Reposito
             assert "versions.beta: 1.0 -> 1.1" in fifth.steps["packages"][1]
             assert "s last time" in fifth.steps["packages"][1]
             assert versions(place)["beta"] == "1.1"
-            assert "package beta:all: 1.0 -> 1.1" in "\n".join(compare.two(before, place.record))
+            assert "package beta:all: 1.0 -> 1.1" in differences(before, place.record)
             # And back: that layer is still there.
             repository.put("beta", "1.0")
             assert build(place, **asking).steps["packages"][0] == "reuse"

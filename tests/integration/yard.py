@@ -21,6 +21,8 @@ from buildstep.cli.build import choices
 from buildstep.errors import BuildstepError
 from buildstep.events import Bus, Event, Note
 from buildstep.images.store import ImageStore
+from buildstep.report import compare
+from buildstep.report.parse import from_json
 from buildstep.spec import load as specs
 from buildstep.system import process
 from buildstep.tree import hashing, scan
@@ -143,6 +145,11 @@ class Yard:
     def record(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.out / "hello-1.0.0.buildrecord.json").read_bytes())
         return found
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """What `buildstep why` prints of two build records."""
+    return "\n".join(compare.differences(from_json(old, Path("old")), from_json(new, Path("new"))))
 
 
 def _notes(events: Sequence[Event]) -> list[str]:
