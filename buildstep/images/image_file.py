@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,9 +13,9 @@ from buildstep.images.interface import SourceContext, SourceImage
 from buildstep.images.resolve import Arriving, Fetched
 from buildstep.images.sources import zfs_file
 from buildstep.images.sources.oci import Oci
-from buildstep.net.download import Expected
 from buildstep.pool.interface import Backend, Dataset
 from buildstep.pool.streams import NativeStreams
+from buildstep.system.digest import Digests, Expected, HashingReader
 from buildstep.tree.entry import FileList
 
 Put = Callable[[str, SourceContext], tuple[Dataset, SourceImage]]
@@ -68,7 +67,7 @@ def put_file(
             return dataset, SourceImage(manifest=manifest, inputs=inputs)
         dataset = backend.create(ident)
         with path.open("rb") as file:
-            proof = _Proof(file)
+            proof = HashingReader(file)
             if kind == "tar":
                 entries: FileList | None = context.unpack(cast(IO[bytes], proof), dataset.path)
                 config: Mapping[str, Any] = {}
@@ -76,7 +75,7 @@ def put_file(
                 image = Oci(environ).fetch(os.fspath(path), dataset.path, context)
                 entries, config = image.entries, image.config
             if expected is not None:
-                proof.compare(path, expected)
+                _compare(path, proof.finish(), expected)
         return dataset, SourceImage(manifest=manifest, inputs=inputs, entries=entries, config=config)
 
     return put
@@ -99,34 +98,9 @@ def inputs_of(fetched: Fetched) -> dict[str, str]:
     return {"source": fetched.source, "sha1": fetched.file.sha1, "sha256": fetched.file.sha256}
 
 
-class _Proof:
-    """A file as a stream that is hashed while it is read, so that it need not be read twice."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._sha1, self._sha256, self._size = hashlib.sha1(usedforsecurity=False), hashlib.sha256(), 0
-
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._file.read(size)
-        self._sha1.update(data)
-        self._sha256.update(data)
-        self._size += len(data)
-        return data
-
-    def compare(self, path: Path, expected: Expected) -> None:
-        """Read what is left. Raises ImageError when the whole is not what it has to be."""
-        while self.read(1 << 20):
-            pass
-        wrong = [
-            f"{name} {real}, not {wanted}"
-            for name, real, wanted in (
-                ("size", self._size, expected.size),
-                ("sha1", self._sha1.hexdigest(), expected.sha1),
-                ("sha256", self._sha256.hexdigest(), expected.sha256),
-            )
-            if wanted and real != wanted
-        ]
-        if wrong:
-            raise ImageError(
-                f"{path} is not the file of its manifest", detail="\n".join(wrong), hint="fetch it again"
-            )
+def _compare(path: Path, real: Digests, expected: Expected) -> None:
+    """Raise ImageError when a file is not what its manifest says."""
+    if wrong := expected.mismatches(real):
+        raise ImageError(
+            f"{path} is not the file of its manifest", detail="\n".join(wrong), hint="fetch it again"
+        )

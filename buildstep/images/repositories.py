@@ -10,17 +10,19 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
 from buildstep.errors import UsageError
 from buildstep.events import Bus
-from buildstep.net.download import Downloaded, Expected, Progress, verify_file
+from buildstep.net.download import Downloaded, Progress, verify_file
 from buildstep.net.errors import HttpError, HttpOptions
 from buildstep.net.http import Http
 from buildstep.net.imgapi import ImgapiClient, expected_file, is_uuid
 from buildstep.net.s3 import S3Client
+from buildstep.system.digest import Expected
 from buildstep.system.files import fsync_dir
 from buildstep.system.locks import lock
 
@@ -211,7 +213,7 @@ def _copy(source: Path, target: Path, expected: Expected, label: str) -> Downloa
             raise HttpError(f"{label}: the file of image {source.parent.name} is not what its manifest says")
         partial.replace(target)
         fsync_dir(target.parent)
-        return Downloaded(path=target, size=done.size, sha1=done.sha1, sha256=done.sha256, fetched=done.size)
+        return replace(done, path=target, fetched=done.size)
 
 
 def open_repository(

@@ -15,12 +15,13 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from buildstep.net.errors import HttpError, Sign, safe_url
 from buildstep.net.http import Http
+from buildstep.system.digest import Digester, Expected, digests_of
 from buildstep.system.files import CHUNK, fsync_dir
 from buildstep.system.locks import lock
 
@@ -28,19 +29,6 @@ _PROGRESS = 1 << 20
 """A resumed attempt that brought this much does not count against the bound on attempts."""
 
 _MOST_ATTEMPTS = 20
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Expected:
-    """What is known of a file before it is here. Digests in hex; None or empty for not known."""
-
-    size: int | None = None
-    sha1: str = ""
-    sha256: str = ""
-
-    @property
-    def provable(self) -> bool:
-        return bool(self.sha1 or self.sha256)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,27 +129,14 @@ class Follower:
 
 
 def verify_file(path: Path, expected: Expected) -> Downloaded | None:
-    """The file's digests if it is as expected, else None."""
+    """Return the file with its digests if it is as expected, else None."""
     try:
-        size = path.stat().st_size
-        if expected.size is not None and size != expected.size:
+        if expected.size is not None and path.stat().st_size != expected.size:
             return None
-        done = _hash(path)
+        real = digests_of(path)
     except OSError:
         return None
-    if (expected.sha1 and done.sha1 != expected.sha1) or (expected.sha256 and done.sha256 != expected.sha256):
-        return None
-    return done
-
-
-def _hash(path: Path) -> Downloaded:
-    sha1, sha256, size = hashlib.sha1(usedforsecurity=False), hashlib.sha256(), 0
-    with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK):
-            sha1.update(chunk)
-            sha256.update(chunk)
-            size += len(chunk)
-    return Downloaded(path=path, size=size, sha1=sha1.hexdigest(), sha256=sha256.hexdigest())
+    return None if expected.mismatches(real) else Downloaded(path=path, **asdict(real))
 
 
 def download(
@@ -282,14 +257,12 @@ class _Job:
             )
 
     def _attempt(self) -> Downloaded:
-        sums = self._sums()
+        digester = self._digester()
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(self.partial, flags, 0o644), "r+b") as file:
-            have = 0
             while chunk := file.read(CHUNK):
-                for digest in sums:
-                    digest.update(chunk)
-                have += len(chunk)
+                digester.update(chunk)
+            have = digester.size
             complete = self.expected.size is not None and have == self.expected.size
             if self.expected.size is not None and have > self.expected.size:
                 have = 0
@@ -300,7 +273,7 @@ class _Job:
                         self.resumed = False
                         file.seek(0)
                         file.truncate()
-                        sums = self._sums()
+                        digester = self._digester()
                     have = start
                     self._tell(have)
                     for piece in pieces:
@@ -308,8 +281,7 @@ class _Job:
                         if self.expected.size is not None and have > self.expected.size:
                             raise self._wrong(f"is longer than the {self.expected.size} bytes it should have")
                         file.write(piece)
-                        for digest in sums:
-                            digest.update(piece)
+                        digester.update(piece)
                         self.fetched += len(piece)
                         if self.received is not None:
                             self.received(len(piece))
@@ -319,35 +291,28 @@ class _Job:
             file.flush()
             if self.durable:
                 os.fsync(file.fileno())
-        sha1, sha256 = sums[0].hexdigest(), sums[1].hexdigest()
-        self._compare(have, sha1, sha256, *(base64.b64encode(md5.digest()).decode() for md5 in sums[2:]))
+        self._compare(digester)
         self.partial.replace(self.target)
         if self.durable:
             fsync_dir(self.target.parent)
-        return Downloaded(
-            path=self.target,
-            size=have,
-            sha1=sha1,
-            sha256=sha256,
-            fetched=self.fetched,
-        )
+        return Downloaded(path=self.target, **asdict(digester.result()), fetched=self.fetched)
 
-    def _sums(self) -> list[Any]:
+    def _digester(self) -> Digester:
         """SHA-1 and SHA-256; MD5, which servers tell, only where nothing better is known."""
-        known = [hashlib.sha1(usedforsecurity=False), hashlib.sha256()]
-        return known if self.expected.provable else [*known, hashlib.md5(usedforsecurity=False)]
+        return Digester() if self.expected.provable else Digester("sha1", "sha256", "md5")
 
     def _tell(self, have: int) -> None:
         if self.progress is not None:
             self.progress.at(self.partial, have)
 
-    def _compare(self, size: int, sha1: str, sha256: str, md5: str = "") -> None:
-        expected = self.expected
-        if expected.size is not None and size != expected.size:
-            raise self._wrong(f"has {size} bytes, not {expected.size}", retryable=size < expected.size)
-        for name, real, wanted in (("sha1", sha1, expected.sha1), ("sha256", sha256, expected.sha256)):
-            if wanted and real != wanted:
-                raise self._wrong(f"has the {name} {real}, not {wanted}")
+    def _compare(self, digester: Digester) -> None:
+        """Raise HttpError when the whole file is not what it has to be."""
+        size, wanted = digester.size, self.expected.size
+        if wanted is not None and size != wanted:
+            raise self._wrong(f"has {size} bytes, not {wanted}", retryable=size < wanted)
+        for mismatch in self.expected.mismatches(digester.result()):
+            raise self._wrong(f"has the {mismatch}")
+        md5 = base64.b64encode(digester.digest("md5")).decode()
         if md5 and not self.resumed and self.md5 and md5 != self.md5:
             raise self._wrong(f"has the MD5 {md5}, not {self.md5} as its server says")
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
-from buildstep.net.download import Downloaded, Expected, Progress, download
+from buildstep.net.download import Downloaded, Progress, download
 from buildstep.net.errors import Answer, HttpError, clean_text, safe_url
 from buildstep.net.http import Http
 from buildstep.net.ssh_keys import Signer, http_signature
+from buildstep.system.digest import Expected
 
 PAGE = 1000
 _MAX_PAGES = 1000

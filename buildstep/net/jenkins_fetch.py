@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from buildstep.errors import CIError, EmitError
 from buildstep.net.jenkins import Build, Server
 from buildstep.report.record import RECORD_SUFFIX
+from buildstep.system.digest import Digester
 from buildstep.system.files import write_all
 from buildstep.system.output_set import Outputs, create, temporary_name
 
@@ -96,21 +96,17 @@ def _download(
     temporary = temporary_name(final)
     fd = create(temporary)
     outputs.add(temporary, final)
-    sums: list[Any] = []
-    size = 0
+    digester = Digester()
 
     def begin() -> Callable[[bytes], object]:
-        nonlocal size
+        nonlocal digester
         os.ftruncate(fd, 0)
         os.lseek(fd, 0, os.SEEK_SET)
-        size, sums[:] = 0, [hashlib.sha1(), hashlib.sha256()]
+        digester = Digester()
 
         def take(piece: bytes) -> None:
-            nonlocal size
             write_all(fd, piece)
-            size += len(piece)
-            for each in sums:
-                each.update(piece)
+            digester.update(piece)
 
         return take
 
@@ -119,8 +115,7 @@ def _download(
         os.fsync(fd)
     finally:
         os.close(fd)
-    sha1, sha256 = (each.hexdigest() for each in sums)
-    return temporary, Fetched(path=os.fspath(final), size=size, sha1=sha1, sha256=sha256)
+    return temporary, Fetched(path=os.fspath(final), **asdict(digester.result()))
 
 
 def _document(path: Path) -> Any:
@@ -154,12 +149,7 @@ def _check(
         raise CIError(
             "what the server gave is not what the build made", detail="\n".join(f"  {it}" for it in wrong)
         )
-    return [
-        Fetched(
-            path=got.path, size=got.size, sha1=got.sha1, sha256=got.sha256, checked_by=tuple(vouched[name])
-        )
-        for name, (_, got) in found.items()
-    ]
+    return [replace(got, checked_by=tuple(vouched[name])) for name, (_, got) in found.items()]
 
 
 def _claims(voucher: str, document: Any, found: Mapping[str, object]) -> Iterator[tuple[str, dict[str, Any]]]:

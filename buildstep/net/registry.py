@@ -27,9 +27,10 @@ from buildstep.formats.oci.spec import (
     parse_manifest,
 )
 from buildstep.net.credentials import HUB, HUB_HOST, Credentials
-from buildstep.net.download import Downloaded, Expected, Progress, download
+from buildstep.net.download import Downloaded, Progress, download
 from buildstep.net.errors import Answer, HttpError, clean_text, safe_url
 from buildstep.net.http import Http
+from buildstep.system.digest import Expected
 from buildstep.system.files import Slice
 
 _REPOSITORY = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")

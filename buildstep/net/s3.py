@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 
 from buildstep.errors import ToolMissing, UsageError
 from buildstep.events import Bus
-from buildstep.net.download import Downloaded, Expected, download
+from buildstep.net.download import Downloaded, download
 from buildstep.net.errors import USER_AGENT, HttpError, clean_text, safe_url
 from buildstep.net.http import Http
-from buildstep.system.digest import sha256_file
+from buildstep.system.digest import Expected, sha256_file
 
 SHA256 = "sha256"
 """The name of our metadata field: stores differ in the digests they compute, but all keep metadata."""

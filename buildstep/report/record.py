@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from typing import Any
 
 from buildstep.events import Level, State
 from buildstep.rootfs.interface import Finding, Package
+from buildstep.system.digest import sha256_file
 
 FORMAT = 1
 """The version of the JSON. Keys may be added to it; a key that changes its meaning needs another number."""
@@ -218,8 +218,7 @@ def verify(record: BuildRecord, artifact: ImageFile) -> Verdict:
             size = path.stat().st_size
             if size != artifact.size:
                 return Verdict(False, f"{path.name} has {size} bytes; {artifact.size} were written")
-            with path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = sha256_file(path)
             if digest != artifact.sha256:
                 return Verdict(False, f"{path.name} has sha256 {digest}; {artifact.sha256} was written")
             return Verdict(True, f"{path.name}: {size} bytes, sha256 {digest}")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import os
 import stat
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from buildstep.errors import ImageError
 from buildstep.formats.oci.spec import (
@@ -26,31 +25,20 @@ from buildstep.formats.oci.spec import (
     parse_index,
     parse_manifest,
 )
-from buildstep.system.files import CHUNK, Slice
+from buildstep.system.digest import HashingReader
+from buildstep.system.files import Slice
 
 
-class ProvedReader(io.RawIOBase):
-    """A stream whose bytes are proved at its end: `prove` reads what is left and compares."""
+class ProvedReader(HashingReader):
+    """A stream whose bytes are verified at its end: `prove` reads what is left and compares."""
 
     def __init__(self, stream: IO[bytes], entry: Descriptor) -> None:
-        super().__init__()
-        self._stream, self._entry = stream, entry
-        self._sha256, self._size = hashlib.sha256(), 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._stream.read(len(buffer))
-        self._sha256.update(data)
-        self._size += len(data)
-        buffer[: len(data)] = data
-        return len(data)
+        super().__init__(stream, "sha256")
+        self._entry = entry
 
     def prove(self) -> None:
-        while self.read(CHUNK):
-            pass
-        if self._size != self._entry.size or self._sha256.hexdigest() != self._entry.hex:
+        real = self.finish()
+        if real.size != self._entry.size or real.sha256 != self._entry.hex:
             raise ImageError(f"{self._entry.digest} is damaged: its content has another digest or size")
 
 

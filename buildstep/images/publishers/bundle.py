@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -13,7 +12,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from buildstep.errors import PublishError, SpecError
 from buildstep.events import Bus
 from buildstep.spec import imgmanifest
-from buildstep.system.files import CHUNK
+from buildstep.system.digest import digests_of
 
 FORMAT = 1
 """Of the documents that a name stands for."""
@@ -31,16 +30,10 @@ class Content:
     @classmethod
     def of(cls, path: Path) -> Content:
         """Read a file. Raises PublishError when it cannot be read."""
-        sha1, sha256, size = hashlib.sha1(usedforsecurity=False), hashlib.sha256(), 0
         try:
-            with path.open("rb") as stream:
-                while chunk := stream.read(CHUNK):
-                    sha1.update(chunk)
-                    sha256.update(chunk)
-                    size += len(chunk)
+            return cls(path=path, **asdict(digests_of(path)))
         except OSError as error:
             raise PublishError(f"cannot read {path}: {error.strerror}") from error
-        return cls(path=path, size=size, sha1=sha1.hexdigest(), sha256=sha256.hexdigest())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from buildstep.errors import ExitCode, ImageError
-from buildstep.net.download import Downloaded, Expected, Follower, Progress, download
+from buildstep.net.download import Downloaded, Follower, Progress, download
 from buildstep.net.errors import HttpError, HttpOptions, clean_text, safe_url
 from buildstep.net.http import Http, translated
+from buildstep.system.digest import Expected
 from buildstep.system.files import Slice
 from tests.servers.fixtures import FAST, Notes, bus, http, imgapi_server
 from tests.servers.imgapi import ImgapiServer
