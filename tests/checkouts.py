@@ -96,7 +96,7 @@ def fake_build(argv: list[str], log: str) -> int:
         text = template.render(
             text,
             source=source,
-            git=None,
+            git=dict,
             moment=datetime.now(UTC),
             environ=os.environ,
             defines={pair[0]: pair[1] for pair in given},

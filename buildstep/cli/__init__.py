@@ -66,10 +66,9 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "au
 @click.group(cls=LazyGroup, context_settings=SETTINGS, invoke_without_command=False)
 @click.version_option(__version__, prog_name="buildstep")
 @click.option("--debug", is_flag=True, help="Show the traceback of any error.")
-@click.pass_context
-def root(ctx: click.Context, debug: bool) -> None:
+def root(debug: bool) -> None:
     """Turn a base image and a proto directory into an installable image, inside the CI agent."""
-    ctx.obj = {"debug": debug}
+    del debug  # `debugging` and `main` look for it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,8 +101,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ExitCode.BUG
 
 
-def print_error(error: BuildstepError, *, debug: bool = False) -> None:
-    """An error for a person: what happened, the detail, what to do next."""
+def debugging() -> bool:
+    """Return whether the command that runs is to show the traceback of any error."""
+    context = click.get_current_context(silent=True)
+    flag = context is not None and context.find_root().params.get("debug")
+    return bool(flag or os.environ.get("BUILDSTEP_DEBUG"))
+
+
+def print_error(error: BuildstepError, *, debug: bool) -> None:
+    """Print an error for a person: what happened, the detail, what to do next."""
     if debug:
         traceback.print_exception(error)
     click.secho("buildstep: ", fg="red", bold=True, nl=False, err=True)

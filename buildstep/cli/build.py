@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from buildstep import __version__
+from buildstep.cli.options import pairs, print_json, short_path, show
+
+if TYPE_CHECKING:
+    from buildstep.build.plan import Plan
+    from buildstep.spec.document import Document
+    from buildstep.spec.fields import BuildSpec, Choices
 
 
-def _defines(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    found = {}
-    for value in values:
-        key, equals, text = value.partition("=")
-        if not key or not equals:
-            raise click.BadParameter(f"{value!r} is not key=value")
-        found[key] = text
-    return found
+def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool | None:
+    """Return the setting `cache` that --no-cache stands for."""
+    return False if value else None
 
 
 @click.command(
     "build",
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 2 usage, 4 a command failed, 5 a tool is missing, 10 dataset, 11 image, "
     "12 install, 13 sandbox, 14 emit, 128+N signal N.",
 )
-@click.argument("proto_dir", metavar="[PROTO]", required=False)
+@click.argument("proto", metavar="[PROTO]", required=False)
 @click.option(
     "-m",
     "--manifest",
@@ -38,7 +37,7 @@ def _defines(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
     metavar="FILE|JSON",
     help="m.json, a template m.json.j2, JSON text, or - for standard input.",
 )
-@click.option("-d", "--dir", "dir_", metavar="DIR", help="The proto directory (same as PROTO).")
+@click.option("-d", "--dir", "dir", metavar="DIR", help="The proto directory (same as PROTO).")
 @click.option(
     "-i",
     "--image",
@@ -90,7 +89,13 @@ def _defines(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
 @click.option("--clean", multiple=True, metavar="NAME", help="Cleaners to run, or -NAME to leave one out.")
 @click.option("--full", is_flag=True, default=None, help="A zfs image that does not need its base.")
 @click.option("--network/--no-network", default=None, help="Whether package steps may use the network.")
-@click.option("--no-cache", is_flag=True, help="Build everything anew, trust nothing from earlier builds.")
+@click.option(
+    "--no-cache",
+    "cache",
+    is_flag=True,
+    callback=_no_cache,
+    help="Build everything anew, trust nothing from earlier builds.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be done and why; change nothing.")
 @click.option(
     "--keep-on-failure", is_flag=True, default=None, help="Leave the clone of a failed build, and say where."
@@ -104,83 +109,52 @@ def _defines(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
     help="Write every event to a file, a JSON object a line.",
 )
 @click.option(
-    "-D", "defines", multiple=True, callback=_defines, metavar="KEY=VALUE", help="A value for templates."
+    "-D", "defines", multiple=True, callback=pairs, metavar="KEY=VALUE", help="A value for templates."
 )
 @click.option("-v", "--verbose", count=True, help="Show the tools' output; twice: debug notes.")
 @click.option("-q", "--quiet", is_flag=True, help="Only errors and the result.")
 @click.option("--as-buildimage", is_flag=True, hidden=True)
 @click.version_option(__version__, prog_name="buildstep")
-@click.pass_context
-def command(
-    ctx: click.Context,
-    /,
-    proto_dir: str | None,
-    manifest_arg: str | None,
-    dir_: str | None,
-    no_cache: bool,
-    dry_run: bool,
-    as_json: bool,
-    as_buildimage: bool,
-    log_json: str | None,
-    defines: dict[str, str],
-    verbose: int,
-    quiet: bool,
-    **options: Any,
-) -> int:
-    """Build an image: the base image, the PROTO directory laid over it, packages installed, cleaned.
+def command(manifest_arg: str | None, defines: dict[str, str], as_buildimage: bool, **options: Any) -> int:
+    """Build an image: the base image, the PROTO directory copied over it, packages installed, cleaned.
 
     The result is PREFIX-VERSION with an extension per format, its .imgmanifest and its .buildrecord.json
     in the output directory; their paths are printed.
     """
     from buildstep.cli import session
-    from buildstep.spec import load as specs
-    from buildstep.spec import template
 
-    flags = _flags(options) | {"proto": proto_dir, "dir": dir_, "cache": False if no_cache else None}
+    run = {name: options.pop(name) for name in ("dry_run", "as_json", "log_json", "verbose", "quiet")}
     if as_buildimage:
         # That tool always writes a zfs stream, and always into /tmp; scripts made for it look there.
-        flags["formats"] = flags["formats"] or ["zfs"]
-        flags["output_dir"] = flags["output_dir"] or "/tmp"
-    manifest = sys.stdin.read() if manifest_arg == "-" else ""
-    spec = specs.load(
-        manifest_arg=manifest_arg,
-        flags=flags,
-        environ=os.environ,
-        cwd=Path.cwd(),
-        choices=choices(),
-        defines=defines,
-        git=lambda: template.git_facts(Path.cwd()),
-        stdin=manifest,
-    )
-    if (spec.packages or spec.upgrade_first or spec.pkg_audit) and os.geteuid() != 0 and not dry_run:
+        options["formats"] = options["formats"] or ["zfs"]
+        options["output_dir"] = options["output_dir"] or "/tmp"
+    text = sys.stdin.read() if manifest_arg == "-" else ""
+    spec = load_spec(read_here(manifest_arg, defines, text), options)
+    if (spec.packages or spec.upgrade_first or spec.pkg_audit) and os.geteuid() != 0 and not run["dry_run"]:
         # What was read from standard input is gone: the command that starts again gets the text itself.
-        session.enter_user_namespace([manifest if word == "-" else word for word in sys.argv[1:]])
-    debug = bool(ctx.obj and ctx.obj.get("debug"))
-
-    def job() -> int:
-        return _build(spec, dry_run=dry_run, as_json=as_json, log_json=log_json, verbose=verbose, quiet=quiet)
-
-    return session.enclosed(job, debug=debug)
+        session.enter_user_namespace([text if word == "-" else word for word in sys.argv[1:]])
+    return session.enclosed(lambda: _build(spec, **run))
 
 
-def _flags(options: Mapping[str, Any]) -> dict[str, object]:
-    """click's values as the spec takes them: lists of comma lists become lists, what is not given None."""
-    flags: dict[str, object] = {}
-    for name, value in options.items():
-        if isinstance(value, tuple):
-            split = name in ("packages", "formats", "clean")
-            words = [word for item in value for word in (item.split(",") if split else [item])]
-            flags[name] = words if value else None
-        else:
-            flags[name] = value
-    return flags
+def read_here(manifest_arg: str | None, defines: Mapping[str, str], stdin: str = "") -> Document:
+    """Return the m.json of a command line, read in the current directory. stdin: for the argument `-`."""
+    from buildstep.spec.document import read_document
+
+    return read_document(manifest_arg, cwd=Path.cwd(), environ=os.environ, defines=defines, stdin=stdin)
 
 
-def choices() -> Any:
-    """What is plugged in, for the spec to check names against."""
+def load_spec(document: Document, flags: Mapping[str, object]) -> BuildSpec:
+    """Return the checked spec of an m.json and the flags of a command line. Raises SpecError."""
+    from buildstep.spec import load as specs
+
+    return specs.load(document, flags=flags, environ=os.environ, cwd=Path.cwd(), choices=choices())
+
+
+def choices() -> Choices:
+    """Return the names of installers, formats and cleaners, for the spec to check names against."""
     from buildstep import emit
     from buildstep.rootfs import cleaners, installers
-    from buildstep.spec.load import Choices
+    from buildstep.spec.fields import Choices
 
     return Choices(
         installers=tuple(installers.INSTALLERS),
@@ -190,7 +164,7 @@ def choices() -> Any:
 
 
 def _build(
-    spec: Any, *, dry_run: bool, as_json: bool, log_json: str | None, verbose: int, quiet: bool
+    spec: BuildSpec, *, dry_run: bool, as_json: bool, log_json: str | None, verbose: int, quiet: bool
 ) -> int:
     import gc
 
@@ -211,35 +185,23 @@ def _build(
     plain = bool(os.environ.get("BUILDSTEP_PLAIN"))
     decided = plan(spec, opened.store, opened.cache, plain=plain, environ=opened.environ)
     if dry_run:
-        _show_plan(decided, spec, as_json=as_json, verbose=verbose)
+        if as_json:
+            print_json(decided.to_json())
+        else:
+            _show_plan(decided, spec, verbose=verbose)
         return 0
     result = execute(decided, store=opened.store, cache=opened.cache, bus=opened.bus, environ=opened.environ)
     if any(opened.bus.counts.get(name) for name in ("layers_made", "layers_kept")):
         from buildstep.cache import prune
 
         prune.keep_within(opened.cache, opened.limits)
-    if as_json:
-        click.echo(json.dumps(result.to_json(), indent=2))
-    else:
-        for path in result.paths:
-            click.echo(_short(path))
+    show(result.to_json(), map(short_path, result.paths), as_json=as_json)
     return 0
 
 
-def _short(path: Path) -> str:
-    """A path as the user would type it from here."""
-    try:
-        return os.fspath(path.relative_to(Path.cwd()))
-    except ValueError:
-        return os.fspath(path)
-
-
-def _show_plan(decided: Any, spec: Any, *, as_json: bool, verbose: int) -> None:
+def _show_plan(decided: Plan, spec: BuildSpec, *, verbose: int) -> None:
     from buildstep.spec import load as specs
 
-    if as_json:
-        click.echo(json.dumps(decided.to_json(), indent=2))
-        return
     for name, value, origin in specs.summary(spec):
         if origin != "default" or verbose or name == "pool":
             # The pool that is used, also where none was named.

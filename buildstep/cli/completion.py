@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 
-@click.command("completion", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> int:
     """Print a script that completes commands and options in SHELL.

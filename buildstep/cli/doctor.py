@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from buildstep.cli import build
-from buildstep.errors import BuildstepError, SpecError
+from buildstep.cli.options import JSON, print_json
+from buildstep.errors import BuildstepError, Fault, SpecError
+from buildstep.system.text import plural
 
 if TYPE_CHECKING:
     from buildstep.build.doctor import Examination, Finding
-    from buildstep.spec.load import BuildSpec
+    from buildstep.spec.fields import BuildSpec
 
 _AGENT = '{"name": "agent", "version": "0", "build": {"image": "scratch"}}'
 """The m.json of an agent that is looked at without one."""
@@ -25,22 +28,14 @@ _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 
 @click.command(
     "doctor",
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 it can, perhaps with warnings; else that of the first error, which is the one that "
     "the build would end with: 2 usage, 5 a tool or privilege is missing, 10 dataset, 11 image, 12 install, "
     "13 sandbox, 14 emit.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+@JSON
 @click.option("-q", "--quiet", is_flag=True, help="Only what is wrong.")
 def command(
-    *,
-    proto_dir: str | None,
-    manifest_arg: str | None,
-    dir_: str | None,
-    defines: dict[str, str],
-    as_json: bool,
-    quiet: bool,
-    **options: Any,
+    manifest_arg: str | None, defines: dict[str, str], as_json: bool, quiet: bool, **flags: object
 ) -> int:
     """Tell whether this agent can build an m.json, and if not, why and what to do; changes nothing.
 
@@ -51,13 +46,12 @@ def command(
     from buildstep.build import doctor
     from buildstep.spec import config as configs
 
-    flags = build._flags(options) | {"proto": proto_dir, "dir": dir_}
     spec, proto, before = _spec(manifest_arg, flags, defines)
     config = configs.Config()
     try:
         config = configs.load(os.environ, Path.cwd(), pool=str(flags["pool"] or "") or None)
     except SpecError as error:
-        before += _faults(error)
+        before += _findings(error, "configuration")
     if spec is not None and (spec.packages or spec.upgrade_first) and manifest_arg != "-":
         _become_root_of_a_namespace()
     seen = doctor.examine(
@@ -72,7 +66,7 @@ def command(
 
 
 _SHARED = (
-    "proto_dir", "manifest_arg", "dir_", "image", "packages", "upgrade_first", "formats", "compression",
+    "proto", "manifest_arg", "dir", "image", "packages", "upgrade_first", "formats", "compression",
     "installer", "order", "exclude", "output_dir", "network", "pool", "defines",
 )  # fmt: skip
 command.params[:0] = [param for param in build.command.params if param.name in _SHARED]
@@ -80,85 +74,56 @@ command.params[:0] = [param for param in build.command.params if param.name in _
 
 
 def _spec(
-    manifest_arg: str | None, flags: dict[str, object], defines: dict[str, str]
+    manifest_arg: str | None, flags: Mapping[str, object], defines: Mapping[str, str]
 ) -> tuple[BuildSpec | None, Path | None, list[Finding]]:
-    """The spec, its proto directory if that is known and there, and what is wrong with them."""
-    from buildstep.build.doctor import Finding
-    from buildstep.spec import load as specs
-    from buildstep.spec import template
-
-    text = sys.stdin.read() if manifest_arg == "-" else ""
-
-    def load(**more: object) -> BuildSpec:
-        return specs.load(
-            manifest_arg=manifest_arg or _AGENT,
-            flags=flags | more,
-            environ=os.environ,
-            cwd=Path.cwd(),
-            choices=build.choices(),
-            defines=defines,
-            git=lambda: template.git_facts(Path.cwd()),
-            stdin=text,
-        )
-
-    where = manifest_arg or "command line"
+    """Return the spec, its proto directory if that is known and there, and what is wrong with them."""
     found: list[Finding] = []
     try:
+        text = sys.stdin.read() if manifest_arg == "-" else ""
+        document = build.read_here(manifest_arg or _AGENT, defines, text)
         try:
-            spec = load()
+            spec = build.load_spec(document, flags)
         except SpecError as error:
-            # A proto directory that nobody named, or that is yet to be made, keeps nobody from asking.
-            others = [fault for fault in error.faults if not _about_proto(fault.where, fault.message)]
-            missing = [fault for fault in error.faults if fault not in others]
+            # A proto directory that is not named, or not made yet, is no reason to refuse the question.
+            missing = [fault for fault in error.faults if _about_proto(fault)]
             if not missing:
                 raise
             if manifest_arg:
-                named = next((it for it in missing if it.message != "is required"), None)
-                found.append(
-                    Finding(
-                        level="warning" if named else "ok",
-                        area="manifest",
-                        where="proto directory",
-                        what=named.message if named else "not named: the forecast does without it",
-                        fix="make it before the build" if named else "",
-                    )
-                )
-            return load(proto=os.fspath(Path.cwd()), dir=None), None, found
-    except SpecError as error:
-        return None, None, [*found, *_faults(error)]
+                found.append(_no_proto(missing))
+            return build.load_spec(document, {**flags, "proto": os.getcwd(), "dir": None}), None, found
     except BuildstepError as error:
-        found.append(
-            Finding(
-                level="error",
-                area="manifest",
-                where=where,
-                what=error.message,
-                fix=error.hint,
-                code=error.code,
-            )
-        )
-        return None, None, found
+        return None, None, found + _findings(error, manifest_arg or "command line")
     return spec, spec.proto, found
 
 
-def _about_proto(where: str, message: str) -> bool:
+def _about_proto(fault: Fault) -> bool:
     places = ("PROTO", "--dir", "$.build.proto", "BUILDSTEP_PROTO")
-    return where in places and (message == "is required" or message.endswith("does not exist"))
+    return fault.where in places and fault.message.endswith(("is required", "does not exist"))
 
 
-def _faults(error: SpecError) -> list[Finding]:
+def _no_proto(missing: Sequence[Fault]) -> Finding:
+    """Return the finding for a proto directory that is not named, or that does not exist."""
     from buildstep.build.doctor import Finding
 
+    where = "proto directory"
+    for fault in missing:
+        if fault.message != "is required":
+            fix = "make it before the build"
+            return Finding(level="warning", area="manifest", where=where, what=fault.message, fix=fix)
+    what = "not named: the forecast does without it"
+    return Finding(level="ok", area="manifest", where=where, what=what)
+
+
+def _findings(error: BuildstepError, where: str) -> list[Finding]:
+    """Return the findings for an error: one for each fault of an input."""
+    from buildstep.build.doctor import Finding
+
+    faults = [Fault(where=where, message=error.message, hint=error.hint)]
+    if isinstance(error, SpecError):
+        faults = [replace(fault, where=f"{error.source}: {fault.where}") for fault in error.faults]
     return [
-        Finding(
-            level="error",
-            area="manifest",
-            where=f"{error.source}: {fault.where}",
-            what=fault.message,
-            fix=fault.hint,
-            code=error.code,
-        )
-        for fault in error.faults
+        Finding(level="error", area="manifest", where=it.where, what=it.message, fix=it.hint, code=error.code)
+        for it in faults
     ]
 
 
@@ -173,7 +138,7 @@ def _become_root_of_a_namespace() -> None:
 
 def _show(seen: Examination, *, as_json: bool, quiet: bool) -> None:
     if as_json:
-        click.echo(json.dumps(seen.to_json(), indent=2))
+        print_json(seen.to_json())
         return
     for found in seen.findings:
         if quiet and found.level == "ok":
@@ -186,14 +151,10 @@ def _show(seen: Examination, *, as_json: bool, quiet: bool) -> None:
     warnings = sum(found.level == "warning" for found in seen.findings)
     what = f"{seen.spec.name} {seen.spec.version}" if seen.spec else "images"
     can = (
-        f"this agent cannot build {what}: {_count(errors, 'error')}"
+        f"this agent cannot build {what}: {plural(errors, 'error')}"
         if errors
         else f"this agent can build {what}"
     )
     if warnings:
-        can += f", {_count(warnings, 'warning')}"
+        can += f", {plural(warnings, 'warning')}"
     click.echo(can)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"

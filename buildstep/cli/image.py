@@ -1,19 +1,21 @@
-"""`buildstep image`: base images, in a pool and in repositories; and handing built ones on."""
+"""`buildstep image`: base images, in a pool and in repositories; and publishing built ones."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from buildstep.cli.options import JSON, print_json, show, with_session
 from buildstep.cli.publish import command as publish
 
-_POOL = click.option("--pool", metavar="URI", help="The pool (default: the one that builds use).")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+if TYPE_CHECKING:
+    from buildstep.cli.session import Session
+
 _SOURCE = click.option(
     "--source",
     "sources",
@@ -23,9 +25,9 @@ _SOURCE = click.option(
 )
 
 
-@click.group("image", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group("image")
 def command() -> None:
-    """Base images: import, list, show, verify, delete, gc; publish hands a built one on."""
+    """Base images: import, list, show, verify, delete, gc; publish a built one."""
 
 
 command.add_command(publish)
@@ -41,40 +43,27 @@ def _json_of(record: Any, *, whole: bool) -> dict[str, Any]:
 @command.command("import")
 @click.argument("ref", metavar="REF|FILE")
 @click.option(
-    "--manifest", metavar="FILE", help="The imgmanifest of FILE: proves it, and gives it its uuid and name."
+    "--manifest", metavar="FILE", help="The imgmanifest of FILE: verifies it, and gives it its uuid and name."
 )
-@_POOL
+@with_session()
 @_SOURCE
-@_JSON
+@JSON
 @click.option("-v", "--verbose", count=True, help="Show the tools' output.")
-def import_(
-    ref: str, manifest: str | None, pool: str | None, sources: tuple[str, ...], as_json: bool, verbose: int
-) -> int:
+def import_(session: Session, ref: str, manifest: str | None, as_json: bool) -> None:
     """Bring an image into the store; nothing is done when it is there, verified.
 
     REF: a uuid or name@version of a repository, or a locator: docker://HOST/NAME[:TAG], oci:PATH[:TAG],
-    tar:FILE, zfs:FILE[,MANIFEST], mmdebstrap:SUITE, scratch. What a FILE holds is told by its content.
+    tar:FILE, zfs:FILE[,MANIFEST], mmdebstrap:SUITE, scratch. The format of a FILE is found from its content.
     """
-    from buildstep.cli.session import enclosed, open_session
     from buildstep.pool.journal import open_journal
 
-    def job() -> int:
-        wanted = ref if manifest else _locator(ref)
-        session = open_session(pool, verbose=verbose, sources=sources)
-        with open_journal(session.backend.state, f"import {ref}") as journal:
-            if manifest:
-                record, present = session.store.import_file(Path(ref), Path(manifest), journal)
-            else:
-                record, present = session.store.ensure(wanted, journal)
-        if as_json:
-            click.echo(json.dumps({**_json_of(record, whole=False), "present": present}, indent=2))
+    with open_journal(session.backend.state, f"import {ref}") as journal:
+        if manifest:
+            record, present = session.store.import_file(Path(ref), Path(manifest), journal)
         else:
-            click.echo(
-                f"{record.uuid}  {record.name}@{record.version}  {'was there' if present else 'imported'}"
-            )
-        return 0
-
-    return enclosed(job)
+            record, present = session.store.ensure(_locator(ref), journal)
+    line = f"{record.uuid}  {record.name}@{record.version}  {'was there' if present else 'imported'}"
+    show({**_json_of(record, whole=False), "present": present}, [line], as_json=as_json)
 
 
 def _locator(ref: str) -> str:
@@ -105,57 +94,49 @@ def _filters(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
 @click.option("--remote", is_flag=True, help="List what the configured repositories have.")
 @click.option("--channel", metavar="C", default="", help="Of a server with channels; * for all of them.")
 @click.option("--limit", metavar="N", type=click.IntRange(1), help="Show no more than so many.")
-@_POOL
+@with_session(healing=False)
 @_SOURCE
-@_JSON
+@JSON
 def list_(
-    filters: dict[str, str], remote: bool, channel: str, limit: int | None, pool: str | None,
-    sources: tuple[str, ...], as_json: bool,
-) -> int:  # fmt: skip
+    session: Session, filters: dict[str, str], remote: bool, channel: str, limit: int | None, as_json: bool
+) -> None:
     """List the images in the store, or in repositories.
 
     Filters are IMGAPI's, and all of them must fit: name, version, os, type, state, owner, public, tag.KEY...;
     a value that begins with ~ is a part of what is looked for, one with ! is what it must not be.
     """
-    from itertools import islice
+    from buildstep.images.repositories import filtered
+    from buildstep.system.text import size_text
 
-    from buildstep.cli.session import enclosed, guarded, open_session
-
+    rows: list[dict[str, Any]]
     channel = filters.pop("channel", channel)
-
-    def there() -> int:
-        session = open_session(pool, quiet=False, healing=False, sources=sources)
+    if remote:
         found = session.store.remote.images(channel=channel, filters=filters)
         rows = [{**manifest, "source": label} for label, manifest in islice(found, limit)]
-        if as_json:
-            click.echo(json.dumps({"images": rows}, indent=2))
-            return 0
-        for row in rows:
-            name = f"{row.get('name')}@{row.get('version')}"
-            day = str(row.get("published_at", ""))[:10]
-            size = _file_size(row)
-            click.echo(f"{row.get('uuid')}  {name:40} {size:>10}  {day:10}  {row.get('os')}  {row['source']}")
-        return 0
-
-    def here() -> int:
-        from buildstep.images.repositories import filtered
-        from buildstep.system.text import size_text
-
-        records = {
-            record.uuid: record for record in open_session(pool, quiet=True, healing=False).store.records()
-        }
+        lines = [
+            _line(
+                row.get("uuid"), f"{row.get('name')}@{row.get('version')}", _file_size(row),
+                str(row.get("published_at", ""))[:10], f"{row.get('os')}  {row['source']}",
+            )
+            for row in rows
+        ]  # fmt: skip
+    else:
+        records = {record.uuid: record for record in session.store.records()}
         manifests = iter([dict(record.manifest) for record in records.values()])
         kept = [records[row["uuid"]] for row in islice(filtered(manifests, filters), limit)]
-        if as_json:
-            click.echo(json.dumps({"images": [_json_of(record, whole=False) for record in kept]}, indent=2))
-            return 0
-        for record in kept:
-            day = time.strftime("%Y-%m-%d", time.gmtime(record.imported))
-            name = f"{record.name}@{record.version}"
-            click.echo(f"{record.uuid}  {name:40} {size_text(record.size):>10}  {day}  {record.label}")
-        return 0
+        rows = [_json_of(record, whole=False) for record in kept]
+        lines = [
+            _line(
+                it.uuid, f"{it.name}@{it.version}", size_text(it.size),
+                time.strftime("%Y-%m-%d", time.gmtime(it.imported)), it.label,
+            )
+            for it in kept
+        ]  # fmt: skip
+    show({"images": rows}, lines, as_json=as_json)
 
-    return guarded(there, debug=False) if remote else enclosed(here)
+
+def _line(uuid: object, name: str, size: str, day: str, rest: str) -> str:
+    return f"{uuid}  {name:40} {size:>10}  {day:10}  {rest}"
 
 
 def _file_size(manifest: Mapping[str, Any]) -> str:
@@ -169,75 +150,56 @@ def _file_size(manifest: Mapping[str, Any]) -> str:
 @command.command("show")
 @click.argument("ref")
 @click.option("--remote", is_flag=True, help="Show the manifest that a repository has.")
-@_POOL
+@with_session(quiet=True, healing=False)
 @_SOURCE
 @click.option("--json", "_as_json", is_flag=True, help="As it is anyway: one JSON object.")
-def show(ref: str, remote: bool, pool: str | None, sources: tuple[str, ...], _as_json: bool) -> int:
+def show_(session: Session, ref: str, remote: bool, _as_json: bool) -> None:
     """Print everything the store knows of an image, as JSON."""
-    from buildstep.cli.session import enclosed, open_session
-
-    def job() -> int:
-        store = open_session(pool, quiet=True, healing=False, sources=sources).store
-        if remote:
-            label, manifest = store.remote.manifest(ref)
-            click.echo(json.dumps({**manifest, "source": label}, indent=2))
-        else:
-            click.echo(json.dumps(_json_of(store.get(_locator(ref)), whole=True), indent=2))
-        return 0
-
-    return enclosed(job)
+    if remote:
+        label, manifest = session.store.remote.manifest(ref)
+        print_json({**manifest, "source": label})
+    else:
+        print_json(_json_of(session.store.get(_locator(ref)), whole=True))
 
 
 @command.command("verify")
 @click.argument("refs", nargs=-1)
-@_POOL
-@_JSON
-def verify(refs: tuple[str, ...], pool: str | None, as_json: bool) -> int:
+@with_session(quiet=True)
+@JSON
+def verify(session: Session, refs: tuple[str, ...], as_json: bool) -> int:
     """Read images (all of them, if none is named) and compare every file with what was imported."""
-    from buildstep.cli.session import enclosed, open_session
     from buildstep.errors import ExitCode, ImageError
 
-    def job() -> int:
-        store = open_session(pool, quiet=True).store
-        records = [store.get(_locator(ref)) for ref in refs] or store.records()
-        rows = []
-        for record in records:
-            problem = ""
-            try:
-                store.verify(record)
-            except ImageError as error:
-                problem = f"{error.message}: {error.detail}"
-            rows.append({"uuid": record.uuid, "ok": not problem, "problem": problem})
-            if not as_json:
-                click.echo(f"{record.uuid}  {record.name}@{record.version}  {problem or 'good'}")
-        if as_json:
-            click.echo(json.dumps({"images": rows}, indent=2))
-        return ExitCode.OK if all(row["ok"] for row in rows) else ExitCode.IMAGE
-
-    return enclosed(job)
+    store = session.store
+    rows = []
+    for record in [store.get(_locator(ref)) for ref in refs] or store.records():
+        problem = ""
+        try:
+            store.verify(record)
+        except ImageError as error:
+            problem = f"{error.message}: {error.detail}"
+        rows.append({"uuid": record.uuid, "ok": not problem, "problem": problem})
+        if not as_json:
+            click.echo(f"{record.uuid}  {record.name}@{record.version}  {problem or 'OK'}")
+    if as_json:
+        print_json({"images": rows})
+    return ExitCode.OK if all(row["ok"] for row in rows) else ExitCode.IMAGE
 
 
 @command.command("delete")
 @click.argument("refs", nargs=-1, required=True)
-@_POOL
-@_JSON
-def delete(refs: tuple[str, ...], pool: str | None, as_json: bool) -> int:
-    """Remove images from the store; one that images, layers or builds stand on is refused."""
-    from buildstep.cli.session import enclosed, open_session
-
-    def job() -> int:
-        store = open_session(pool, quiet=True).store
-        gone = []
-        for record in [store.get(_locator(ref)) for ref in refs]:
-            store.delete(record)
-            gone.append(record.uuid)
-            if not as_json:
-                click.echo(f"{record.uuid} deleted")
-        if as_json:
-            click.echo(json.dumps({"deleted": gone}, indent=2))
-        return 0
-
-    return enclosed(job)
+@with_session(quiet=True)
+@JSON
+def delete(session: Session, refs: tuple[str, ...], as_json: bool) -> None:
+    """Remove images from the store; one that images, layers or builds depend on is refused."""
+    gone = []
+    for record in [session.store.get(_locator(ref)) for ref in refs]:
+        session.store.delete(record)
+        gone.append(record.uuid)
+        if not as_json:
+            click.echo(f"{record.uuid} deleted")
+    if as_json:
+        print_json({"deleted": gone})
 
 
 @command.command("gc")
@@ -248,26 +210,19 @@ def delete(refs: tuple[str, ...], pool: str | None, as_json: bool) -> int:
     help="Remove what was not used for so long (default: cache.images_days, 30).",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be removed.")
-@_POOL
-@_JSON
-def gc(unused: float | None, dry_run: bool, pool: str | None, as_json: bool) -> int:
-    """Remove images that no build asked for lately. What a kept image stands on is kept."""
+@with_session(quiet=True)
+@JSON
+def gc(session: Session, unused: float | None, dry_run: bool, as_json: bool) -> None:
+    """Remove images that no build asked for lately. An image that a kept one depends on is kept."""
     from dataclasses import asdict
 
-    from buildstep.cli.session import enclosed, open_session
+    from buildstep.images.gc import collect
 
-    def job() -> int:
-        from buildstep.images.gc import collect
-
-        session = open_session(pool, quiet=True, healing=not dry_run)
-        days = session.config.images_days if unused is None else unused
-        rows = collect(session.store, unused_seconds=days * 86400, dry_run=dry_run)
-        if as_json:
-            click.echo(json.dumps({"images": [asdict(row) for row in rows]}, indent=2))
-            return 0
-        for row in rows:
-            word = ("would go" if dry_run else "removed") if row.removed else "kept"
-            click.echo(f"{word:8}  {row.uuid or '-':36}  {row.name:40}  {row.reason}")
-        return 0
-
-    return enclosed(job)
+    days = session.config.images_days if unused is None else unused
+    rows = collect(session.store, unused_seconds=days * 86400, dry_run=dry_run)
+    gone = "would go" if dry_run else "removed"
+    lines = [
+        f"{gone if row.removed else 'kept':8}  {row.uuid or '-':36}  {row.name:40}  {row.reason}"
+        for row in rows
+    ]
+    show({"images": [asdict(row) for row in rows]}, lines, as_json=as_json)

@@ -7,9 +7,11 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+
+from buildstep.cli.options import JSON, pairs, show
 
 if TYPE_CHECKING:
     from buildstep.net.jenkins import Build, Server
@@ -27,90 +29,87 @@ _EXITS = (
 @click.pass_context
 def command(ctx: click.Context, url: str | None, user: str | None, token_file: Path | None) -> None:
     """Work with a Jenkins server."""
-    ctx.obj = {**(ctx.obj or {}), "login": (url or "", user or "", token_file)}
+    ctx.obj = Login(url or "", user or "", token_file)
 
 
-def _server(ctx: click.Context) -> Server:
+class Login(NamedTuple):
+    """What the options say of the server; the environment gives what they leave out."""
+
+    url: str
+    user: str
+    token_file: Path | None
+
+
+def _server() -> Server:
     from buildstep.events import Bus
     from buildstep.net import jenkins
     from buildstep.report.console import view_for
 
-    url, user, token_file = ctx.obj["login"]
-    found = jenkins.login(os.environ, url=url, user=user, token_file=token_file)
+    login: Login = click.get_current_context().obj
+    found = jenkins.login(os.environ, **login._asdict())
     return jenkins.Server(found, bus=Bus(view_for(sys.stderr, verbose=0, quiet=False)))
+
+
+_JOB = click.argument("job")
+_NUMBER = click.argument("number", required=False, type=int)
 
 
 @command.command()
 @click.option("--for", "manifest", metavar="FILE", help="The m.json (or .j2) that is to be built.")
-@click.option("--image", metavar="REF", help="The base image, where the m.json does not say it.")
-@click.option("--arch", metavar="ARCH", help="As amd64 or arm64.")
-@click.option("--pkgsrc", metavar="RELEASE", help="As 2021Q4; else as a base@21.4.0 says.")
-@click.option("--pool", metavar="URI", help="A backend (zfs) or a pool (zfs:zones/build/data).")
+@click.option("--image", default="", metavar="REF", help="The base image, where the m.json does not say it.")
+@click.option("--arch", default="", metavar="ARCH", help="As amd64 or arm64.")
+@click.option("--pkgsrc", default="", metavar="RELEASE", help="As 2021Q4; else as a base@21.4.0 says.")
+@click.option("--pool", default="", metavar="URI", help="A backend (zfs) or a pool (zfs:zones/build/data).")
 @click.option("--label", "labels", multiple=True, help="A label that it must have; repeat for more.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.pass_context
-def agents(
-    ctx: click.Context,
-    /,
-    manifest: str | None,
-    image: str | None,
-    arch: str | None,
-    pkgsrc: str | None,
-    pool: str | None,
-    labels: tuple[str, ...],
-    as_json: bool,
-) -> int:
-    """Which agents can build this, and why the others cannot. Exit code 3 when none can."""
+@JSON
+def agents(manifest: str | None, labels: tuple[str, ...], as_json: bool, **wanted: str) -> int:
+    """Show which Jenkins nodes can build this, and why the others cannot. Exit code 3 when none can."""
     import dataclasses
 
     from buildstep.net.jenkins_agents import judge, needs_of
 
-    needs = needs_of(
-        _document(manifest) if manifest else {},
-        image=image or "",
-        pool=pool or "",
-        pkgsrc=pkgsrc or "",
-        arch=arch or "",
-    )
-    needs = dataclasses.replace(needs, labels=labels)
-    verdicts = judge(_server(ctx).agents(), needs)
-    if as_json:
-        shown = {"needs": dataclasses.asdict(needs), "agents": [it.to_json() for it in verdicts]}
-        click.echo(json.dumps(shown, indent=2))
-    else:
-        for verdict in verdicts:
-            idle = f"{verdict.agent.idle} of {verdict.agent.executors} executors idle"
-            click.echo(f"{'yes' if verdict.able else 'no':4} {verdict.agent.name}  ({idle})")
-            for reason in verdict.reasons:
-                click.echo(f"     {reason}")
+    needs = dataclasses.replace(needs_of(_document(manifest) if manifest else {}, **wanted), labels=labels)
+    verdicts = judge(_server().agents(), needs)
+    lines = []
+    for verdict in verdicts:
+        idle = f"{verdict.agent.idle} of {verdict.agent.executors} executors idle"
+        lines.append(f"{'yes' if verdict.able else 'no':4} {verdict.agent.name}  ({idle})")
+        lines += [f"     {reason}" for reason in verdict.reasons]
+    facts = {"needs": dataclasses.asdict(needs), "agents": [it.to_json() for it in verdicts]}
+    show(facts, lines, as_json=as_json)
     return 0 if any(verdict.able for verdict in verdicts) else 3
 
 
 @command.command(epilog=_EXITS)
-@click.argument("job")
-@click.option("-p", "--parameter", "parameters", multiple=True, metavar="KEY=VALUE", help="Repeat for more.")
-@click.option("--parameter-file", multiple=True, metavar="KEY=FILE", help="A value from a file: for secrets.")
+@_JOB
+@click.option(
+    "-p",
+    "--parameter",
+    "parameters",
+    multiple=True,
+    callback=pairs,
+    metavar="KEY=VALUE",
+    help="Repeat for more.",
+)
+@click.option(
+    "--parameter-file", "files", multiple=True, callback=pairs, metavar="KEY=FILE",
+    help="A value from a file: for secrets.",
+)  # fmt: skip
 @click.option("--queue-timeout", type=float, default=3600.0, show_default=True, help="Seconds in the queue.")
 @click.option("--watch", "follow", is_flag=True, help="Then follow it to its end.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: job, number, url, result.")
-@click.pass_context
 def trigger(
-    ctx: click.Context,
-    /,
     job: str,
-    parameters: tuple[str, ...],
-    parameter_file: tuple[str, ...],
+    parameters: dict[str, str],
+    files: dict[str, str],
     queue_timeout: float,
     follow: bool,
     as_json: bool,
 ) -> int:
     """Start a build of JOB (team/app/main) and wait until it has left the queue."""
-    given = dict(_pair(item) for item in parameters)
-    for item in parameter_file:
-        key, name = _pair(item)
-        given[key] = _text(name)
+    given = parameters | {key: _text(name) for key, name in files.items()}
     with _signals():
-        server = _server(ctx)
+        server = _server()
         build = server.trigger(job, given, timeout=queue_timeout)
         if not as_json:
             click.echo(build.url or f"{job} {build.number}")
@@ -123,14 +122,13 @@ def trigger(
 
 
 @command.command(epilog=_EXITS)
-@click.argument("job")
-@click.argument("number", required=False, type=int)
+@_JOB
+@_NUMBER
 @click.option("--timeout", type=float, default=0.0, help="Seconds; 0 waits for ever.")
-@click.pass_context
-def watch(ctx: click.Context, /, job: str, number: int | None, timeout: float) -> int:
+def watch(job: str, number: int | None, timeout: float) -> int:
     """Show the log of a build (the last one) as it grows; the exit code is its result."""
     with _signals():
-        server = _server(ctx)
+        server = _server()
         build = _build(server, job, number)
         result = server.watch(build, _to(sys.stdout), timeout=timeout)
     click.echo(f"{job} {build.number}: {result}", err=True)
@@ -138,38 +136,25 @@ def watch(ctx: click.Context, /, job: str, number: int | None, timeout: float) -
 
 
 @command.command()
-@click.argument("job")
-@click.argument("number", required=False, type=int)
+@_JOB
+@_NUMBER
 @click.option("-o", "--output-dir", type=click.Path(path_type=Path), default=Path(), help="Default: here.")
 @click.option("--artifact", "patterns", multiple=True, metavar="PATTERN", help="Only these, as */*.oci.tar.")
 @click.option("--any-result", is_flag=True, help="Also of a build that failed.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.pass_context
+@JSON
 def fetch(
-    ctx: click.Context,
-    /,
-    job: str,
-    number: int | None,
-    output_dir: Path,
-    patterns: tuple[str, ...],
-    any_result: bool,
-    as_json: bool,
-) -> int:
+    job: str, number: int | None, output_dir: Path, patterns: tuple[str, ...], any_result: bool, as_json: bool
+) -> None:
     """Download a build's image files (of the last build): all that are right, or none."""
     from buildstep.net.jenkins_fetch import fetch as fetch_files
 
     with _signals():
-        server = _server(ctx)
+        server = _server()
         build = _build(server, job, number)
         output_dir.mkdir(parents=True, exist_ok=True)
         files = fetch_files(server, build, output_dir, patterns=patterns, any_result=any_result)
-    if as_json:
-        shown = {"job": job, "number": build.number, "files": [file.to_json() for file in files]}
-        click.echo(json.dumps(shown, indent=2))
-    else:
-        for file in files:
-            click.echo(file.path)
-    return 0
+    facts = {"job": job, "number": build.number, "files": [file.to_json() for file in files]}
+    show(facts, (file.path for file in files), as_json=as_json)
 
 
 def _signals() -> Any:
@@ -199,13 +184,6 @@ def _to(stream: Any) -> Callable[[str], None]:
     return write
 
 
-def _pair(item: str) -> tuple[str, str]:
-    key, equals, value = item.partition("=")
-    if not key or not equals:
-        raise click.BadParameter(f"{item!r} is not KEY=VALUE")
-    return key, value
-
-
 def _text(name: str) -> str:
     try:
         return Path(name).read_text(encoding="utf-8").removesuffix("\n")
@@ -214,22 +192,10 @@ def _text(name: str) -> str:
 
 
 def _document(name: str) -> dict[str, Any]:
-    from datetime import UTC, datetime
-
+    from buildstep.cli.build import read_here
     from buildstep.errors import Fault, SpecError
-    from buildstep.spec import schema, template
 
-    text = schema.read_file(name)
-    if name.endswith(".j2"):
-        text = template.render(
-            text,
-            source=name,
-            git=lambda: template.git_facts(Path.cwd()),
-            moment=datetime.now(UTC),
-            environ=os.environ,
-            defines={},
-        )
-    found = schema.parse(text, name)
+    found = read_here(name, {}).value
     if not isinstance(found, dict):
         raise SpecError(name, [Fault(where="$", message="is not an object")])
     return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,55 +16,65 @@ if TYPE_CHECKING:
 
 @click.group("make", hidden=True)
 def command() -> None:
-    """What Makefile.inc asks."""
+    """Answer what Makefile.inc asks."""
 
 
 _STATE = click.option("--state", required=True, type=click.Path(path_type=Path))
-_PROTO = click.option("--proto", required=True, type=click.Path(path_type=Path))
-_FILES = click.option("--file", "files", multiple=True, type=click.Path(path_type=Path))
-_GIT = click.option("--git", is_flag=True)
+
+
+def _watched(job: Callable[[Path, Watched], None]) -> Callable[..., None]:
+    """Give a command --state, --proto, --file and --git, and call it with the state and a Watched."""
+
+    @_STATE
+    @click.option("--proto", required=True, type=click.Path(path_type=Path))
+    @click.option("--file", "files", multiple=True, type=click.Path(path_type=Path))
+    @click.option("--git", is_flag=True)
+    @functools.wraps(job)
+    def run(state: Path, proto: Path, files: tuple[Path, ...], git: bool) -> None:
+        from buildstep.cli.make_state import Watched
+        from buildstep.spec import template
+
+        identity = ""
+        if git:
+            facts = template.git_facts(Path.cwd())
+            dirt = " with changes" if facts["dirty"] else ""
+            identity = f"{facts['branch']} at {facts['short']}{dirt}"
+        job(state, Watched(proto=proto, files=files, git=identity))
+
+    return run
 
 
 @command.command()
 def stamp() -> None:
     """Print <branch>-<time>-g<commit>[-dirty] of the checkout we are in."""
-    from datetime import UTC, datetime
-
     from buildstep.errors import UsageError
     from buildstep.spec import template
+    from buildstep.spec.document import build_time
 
-    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    moment = datetime.fromtimestamp(int(epoch), UTC) if epoch.isdigit() else datetime.now(UTC)
     facts = template.git_facts(Path.cwd())
     if not facts["commit"]:
         raise UsageError("there is no commit to make a STAMP of", hint="commit first, or set VERSION")
-    click.echo(template.stamp(facts, moment))
+    click.echo(template.stamp(facts, build_time(os.environ)))
 
 
 @command.command()
-@_STATE
-@_PROTO
-@_FILES
-@_GIT
-def stale(state: Path, proto: Path, files: tuple[Path, ...], git: bool) -> None:
+@_watched
+def stale(state: Path, watched: Watched) -> None:
     """Print why the image has to be built, or nothing."""
     from buildstep.cli import make_state
 
-    why = make_state.why_stale(state, _watched(proto, files, git))
+    why = make_state.why_stale(state, watched)
     if why:
         click.echo(why)
 
 
 @command.command()
-@_STATE
-@_PROTO
-@_FILES
-@_GIT
-def begin(state: Path, proto: Path, files: tuple[Path, ...], git: bool) -> None:
+@_watched
+def begin(state: Path, watched: Watched) -> None:
     """Note what a build starts from."""
     from buildstep.cli import make_state
 
-    if not make_state.begin(state, _watched(proto, files, git)):
+    if not make_state.begin(state, watched):
         click.echo("image: nothing has changed", err=True)
 
 
@@ -98,35 +110,10 @@ def clean(state: Path, output: Path) -> None:
 
 
 @command.command()
-@click.option("--manifest", required=True, type=click.Path(path_type=Path))
-def name(manifest: Path) -> None:
+@click.option("--manifest", required=True)
+def name(manifest: str) -> None:
     """Print the image's name in a manifest."""
-    from datetime import UTC, datetime
-
     from buildstep.cli import make_state
-    from buildstep.spec import schema, template
+    from buildstep.cli.build import read_here
 
-    text = schema.read_file(os.fspath(manifest))
-    if manifest.suffix == ".j2":
-        text = template.render(
-            text,
-            source=os.fspath(manifest),
-            git=lambda: template.git_facts(Path.cwd()),
-            moment=datetime.now(UTC),
-            environ=os.environ,
-            defines={},
-        )
-    click.echo(make_state.manifest_name(manifest, text))
-
-
-def _watched(proto: Path, files: tuple[Path, ...], git: bool) -> Watched:
-    from buildstep.cli.make_state import Watched
-
-    identity = ""
-    if git:
-        from buildstep.spec import template
-
-        facts = template.git_facts(Path.cwd())
-        dirt = " with changes" if facts["dirty"] else ""
-        identity = f"{facts['branch']} at {facts['short']}{dirt}"
-    return Watched(proto=proto, files=files, git=identity)
+    click.echo(make_state.manifest_name(read_here(manifest, {})))

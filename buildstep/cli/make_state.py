@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from buildstep import __version__
+from buildstep.cli.options import short_path
 from buildstep.errors import Fault, PublishError, SpecError, StoreError
 from buildstep.report.record import RECORD_SUFFIX
+from buildstep.spec.document import Document
 from buildstep.system.digest import sha256_file
 from buildstep.system.files import atomic_write, read_json, write_json
 from buildstep.system.remove import remove_tree
@@ -129,7 +131,7 @@ def finish(state: Path) -> list[str]:
     with atomic_write(state / "values", durable=False) as stream:
         stream.write(noted.pop("values").encode(errors="surrogateescape"))
     (state / "result.part").replace(state / "result.json")
-    short = [_short(path) for path in paths]
+    short = [short_path(path) for path in paths]
     # Last: what stands before it is complete when this is there.
     write_json(
         stamp, {**noted, "outputs": sizes, "paths": short, "manifest": result["manifest"]}, durable=False
@@ -166,7 +168,7 @@ def clean(state: Path, output: Path) -> list[str]:
             continue
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
-            removed.append(_short(name))
+            removed.append(short_path(name))
         with contextlib.suppress(OSError):
             os.rmdir(os.path.dirname(name))
     remove_tree(state)
@@ -176,16 +178,12 @@ def clean(state: Path, output: Path) -> list[str]:
     return removed
 
 
-def manifest_name(path: Path, text: str) -> str:
-    """The image's name in a manifest's text. Errors: SpecError where it has none."""
-    try:
-        name: Any = json.loads(text)["name"]
-    except (ValueError, LookupError, TypeError):
-        name = None
+def manifest_name(document: Document) -> str:
+    """Return the image's name in a manifest. Errors: SpecError where it has none."""
+    name = document.value.get("name") if isinstance(document.value, dict) else None
     if not isinstance(name, str) or not re.fullmatch(r"[^/.\x00-\x1f-][^/\x00-\x1f]*", name):
-        raise SpecError(
-            os.fspath(path), [Fault(where="$.name", message="names no output directory", hint="set NAME")]
-        )
+        fault = Fault(where="$.name", message="names no output directory", hint="set NAME")
+        raise SpecError(document.source, [fault])
     return name
 
 
@@ -209,9 +207,3 @@ def _read(path: Path) -> str | None:
         return path.read_text(errors="surrogateescape")
     except FileNotFoundError:
         return None
-
-
-def _short(path: str) -> str:
-    """A path as the user would type it from here."""
-    here = os.path.join(os.getcwd(), "")
-    return path.removeprefix(here)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from buildstep.cli.options import JSON, print_json, with_session
 
-@click.command("publish", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+if TYPE_CHECKING:
+    from buildstep.cli.session import Session
+
+
+@click.command("publish")
 @click.argument("path", metavar="MANIFEST|RECORD|DIR")
 @click.argument("targets", nargs=-1, metavar="[TARGET]...")
 @click.option(
@@ -21,42 +25,37 @@ import click
 @click.option("--key", metavar="FILE|agent[:FINGERPRINT]", help="The RSA key that signs (default: agent).")
 @click.option("--endpoint", metavar="URL", help="Of an S3 store that is not Amazon's.")
 @click.option("--insecure", is_flag=True, help="Do not check certificates; plain http to a registry.")
-@click.option("--pool", metavar="URI", help="The pool that remembers it (default: the one that builds use).")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("-v", "--verbose", count=True, help="Tell more.")
+# Nothing is mounted and no command is run: no namespaces are needed.
+@with_session(healing=False, enclosed=False)
+@JSON
+@click.option("-v", "--verbose", count=True, help="Show more.")
 def command(
-    path: str, targets: tuple[str, ...], more: tuple[str, ...], pool: str | None, as_json: bool, verbose: int,
+    session: Session,
+    path: str,
+    targets: tuple[str, ...],
+    more: tuple[str, ...],
+    as_json: bool,
     **flags: Any,
-) -> int:  # fmt: skip
-    """Hand a built image on. Content goes first and its name last; doing it again changes nothing.
+) -> None:
+    """Publish a built image. Content goes first and its name last; doing it again changes nothing.
 
     TARGET: docker://HOST/NAME[:TAG], s3://BUCKET[/PREFIX], dir:PATH, an IMGAPI server's address, or a name
     that buildstep.toml gives to one.
     """
+    from buildstep.images.publish import bundle_of, options_for, publish, target_named
+
     wanted = [*targets, *more]
     if not wanted:
         raise click.UsageError("where to? Give a TARGET, such as docker://HOST/NAME or dir:PATH.")
-
-    def job() -> int:
-        from buildstep.cli.session import open_session
-        from buildstep.images.publish import bundle_of, options_for, publish, target_named
-
-        session = open_session(pool, verbose=verbose, healing=False)
-        chosen = [target_named(text, session.config.targets) for text in wanted]
-        rows = []
-        with bundle_of(Path(path)) as bundle:
-            for target in chosen:
-                options = options_for(target, environ=session.environ, http=session.config.http, **flags)
-                done = publish(bundle, target, options=options, state=session.backend.state, bus=session.bus)
-                rows.append(done.to_json())
-                if not as_json:
-                    word = "published" if done.state == "published" else "was there already"
-                    click.echo(f"{done.uuid}  {done.name}  {done.target}  {word}")
-        if as_json:
-            click.echo(json.dumps({"published": rows}, indent=2))
-        return 0
-
-    from buildstep.cli.session import guarded
-
-    # Nothing is mounted and no command is run: no namespaces are needed.
-    return guarded(job, debug=False)
+    chosen = [target_named(text, session.config.targets) for text in wanted]
+    rows = []
+    with bundle_of(Path(path)) as bundle:
+        for target in chosen:
+            options = options_for(target, environ=session.environ, http=session.config.http, **flags)
+            done = publish(bundle, target, options=options, state=session.backend.state, bus=session.bus)
+            rows.append(done.to_json())
+            if not as_json:
+                word = "published" if done.state == "published" else "was there already"
+                click.echo(f"{done.uuid}  {done.name}  {done.target}  {word}")
+    if as_json:
+        print_json({"published": rows})

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
+from buildstep.cli.options import print_json
 
-@click.command("schema", context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.command("schema")
 def command() -> int:
     """Print the JSON schema of m.json, for editors and linters."""
     from buildstep.cli.build import choices
-    from buildstep.spec import load
+    from buildstep.spec.json_schema import json_schema
 
-    click.echo(json.dumps(load.json_schema(choices()), indent=2))
+    print_json(json_schema(choices()))
     return 0

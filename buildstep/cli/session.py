@@ -14,7 +14,7 @@ from pathlib import Path
 from buildstep import pool as pool_module
 from buildstep.cache.layers import LayerCache
 from buildstep.cache.prune import Limits
-from buildstep.cli import print_error
+from buildstep.cli import debugging, print_error
 from buildstep.errors import BuildstepError, DatasetError, Interrupted, ToolMissing
 from buildstep.events import Bus, Subscriber
 from buildstep.images.store import ImageStore
@@ -102,20 +102,20 @@ def signals() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-def guarded(job: Callable[[], int], *, debug: bool) -> int:
+def guarded(job: Callable[[], int]) -> int:
     """Run a job with signals as errors and errors as exit codes: what runs inside the namespaces."""
     try:
         with signals():
             return job()
     except BuildstepError as error:
-        print_error(error, debug=debug)
+        print_error(error, debug=debugging())
         return error.code
     except OSError as error:
         if error.errno not in _OF_THE_MACHINE:
             raise
         where = f"{error.filename}: " if error.filename else ""
         failure = DatasetError(f"{where}{error.strerror}", hint="is there space and permission to write?")
-        print_error(failure.with_traceback(error.__traceback__), debug=debug)
+        print_error(failure.with_traceback(error.__traceback__), debug=debugging())
         return failure.code
 
 
@@ -126,11 +126,11 @@ _OF_THE_MACHINE = (
 """What the agent lacks is not our bug, wherever it is noticed."""
 
 
-def enclosed(job: Callable[[], int], *, debug: bool = False) -> int:
+def enclosed(job: Callable[[], int]) -> int:
     """Run a job in namespaces of its own where that can be, and as it is where it cannot."""
     if namespaces.supported():
-        return namespaces.enclose(lambda: guarded(job, debug=debug))
-    return guarded(job, debug=debug)
+        return namespaces.enclose(lambda: guarded(job))
+    return guarded(job)
 
 
 def enter_user_namespace(argv: list[str]) -> None:

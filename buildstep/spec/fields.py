@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_type_hints
 
-from buildstep.errors import Fault, SpecError
-from buildstep.spec.schema import BOOLEAN, Rule, array, check, choice, integer, mapping, record, text
+from buildstep.spec.document import LAST_SECOND
+from buildstep.spec.schema import BOOLEAN, Rule, array, choice, integer, mapping, record, text
 
 Origin = Literal["flag", "file", "environment", "default"]
 
@@ -292,7 +292,7 @@ class BuildSpec:
     source_date_epoch: Annotated[
         int | None,
         Setting(
-            integer(0, 253402300799),
+            integer(0, LAST_SECOND),
             "The time of the build, in seconds since 1970, for builds that repeat bit by bit.",
             env="SOURCE_DATE_EPOCH",
             in_file=False,
@@ -335,35 +335,12 @@ class BuildSpec:
         return self.clean
 
     def to_json(self) -> dict[str, object]:
-        """The spec as data, with a format version; `from_json` gives an equal one.
+        """Return the spec as JSON data, with a format version.
 
         The order of keys in `owner` has a meaning, so they must not be sorted.
         """
         fields = {item.name: to_data(getattr(self, item.name)) for item in dataclasses.fields(self)}
         return {"format": FORMAT, "format_version": FORMAT_VERSION, **fields}
-
-    @classmethod
-    def from_json(cls, data: object) -> BuildSpec:
-        """A spec that `to_json` wrote. Errors: SpecError when it is none, or of another format."""
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise SpecError("build spec", [Fault(where="$.format", message=f"is not {FORMAT}")])
-        if data.get("format_version") != FORMAT_VERSION:
-            fault = Fault(where="$.format_version", message=f"is not {FORMAT_VERSION}")
-            raise SpecError("build spec", [fault])
-        values = {name: value for name, value in data.items() if name not in ("format", "format_version")}
-        if faults := check(values, _spec_rule(), "$"):
-            raise SpecError("build spec", faults)
-        return cls(**{name: from_data(name, value) for name, value in values.items()})
-
-
-def _spec_rule() -> Rule:
-    """The rule of what `to_json` writes. It cannot know what was plugged in."""
-    own: dict[str, Rule] = {name: {"type": "string"} for name in ("name", "version", "source")}
-    own |= {name: {"type": "object"} for name in ("manifest", "origin_of")}
-    for name, setting in SETTINGS.items():
-        optional = BuildSpec.__dataclass_fields__[name].default is None
-        own[name] = setting.rule | ({"type": [setting.kind, "null"]} if optional else {})
-    return record(own, required=tuple(own))
 
 
 def _settings() -> dict[str, Setting]:

@@ -1,7 +1,6 @@
-"""From flags, an m.json and the environment to one checked, frozen BuildSpec.
+"""Make one checked, frozen BuildSpec of flags, an m.json and the environment.
 
-`load` is where all input enters: it changes nothing, and a spec that it returns has no fault that
-could be known before the build.
+`load` changes nothing, and a spec that it returns has no fault that could be known before the build.
 """
 
 from __future__ import annotations
@@ -11,41 +10,27 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from buildstep.errors import Fault, SpecError
-from buildstep.spec import imgmanifest, schema, template
+from buildstep.spec import imgmanifest, schema
+from buildstep.spec.document import Document
 from buildstep.spec.fields import (
     PREFIX,
     SETTINGS,
     BuildSpec,
     Choices,
-    InstallerOptions,
-    OciConfig,
     Origin,
     Setting,
-    Timeouts,
     from_data,
     to_data,
 )
-from buildstep.spec.json_schema import SCHEMA_KEY, build_rule, json_schema
+from buildstep.spec.json_schema import SCHEMA_KEY, build_rule
 from buildstep.spec.schema import at
 
-__all__ = [
-    "BuildSpec",
-    "Choices",
-    "InstallerOptions",
-    "OciConfig",
-    "Origin",
-    "Timeouts",
-    "check_document",
-    "json_schema",
-    "load",
-    "summary",
-]
+__all__ = ["BuildSpec", "check_document", "load", "summary"]
 
 _BOOLEANS: Final = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
@@ -63,44 +48,28 @@ class _Given(NamedTuple):
 
 
 def load(
+    document: Document,
     *,
-    manifest_arg: str | None,
     flags: Mapping[str, object],
     environ: Mapping[str, str],
     cwd: Path,
     choices: Choices,
-    defines: Mapping[str, str],
-    git: Callable[[], Mapping[str, object]] | None = None,
-    stdin: str = "",
-    now: datetime | None = None,
 ) -> BuildSpec:
-    """The checked spec of a build. Flags win over the file, it over the environment.
+    """Return the checked spec of a build. Flags win over the document, it over the environment.
 
-    manifest_arg: a path, JSON text that starts with a brace, or `-` for the text in stdin; a path
-    that ends in .j2 is rendered first. flags: by name of setting, and `dir` beside `proto`, as both
-    name the same; None is not given. An empty variable is not given either. git: branch, commit,
-    short, dirty, tag, asked only by a template that uses them. now: the time for a stamp, unless
-    SOURCE_DATE_EPOCH is set. Relative paths are relative to cwd, wherever they were given.
-    Errors: SpecError with every fault found, and whatever git raises.
+    flags: by name of setting, and `dir` beside `proto`, as both mean the same; None is not given, nor is
+    an empty variable. Relative paths are relative to cwd, wherever they were given.
+    Errors: SpecError with every fault found.
     """
     assert flags.keys() <= SETTINGS.keys() | {"dir"}, flags.keys()
-    if not manifest_arg:
-        fault = Fault(where="--manifest", message="is required", hint="give -m FILE or -m JSON")
-        raise SpecError("command line", [fault])
-    source, content = _content(manifest_arg, cwd, stdin)
-    if source.endswith(".j2"):
-        moment = _moment(environ, now)
-        content = template.render(
-            content, source=source, git=git, moment=moment, environ=environ, defines=defines
-        )
-    document = schema.parse(content, source)
-    faults = check_document(document, choices)
-    if not isinstance(document, dict) or not isinstance(document.get("build", {}), dict):
+    source, value = document
+    faults = check_document(value, choices)
+    if not isinstance(value, dict) or not isinstance(value.get("build", {}), dict):
         raise SpecError(source, faults)
-    user = _user_part(document)
+    user, build = _user_part(value), value.get("build", {})
     given: dict[str, _Given] = {}
     for name, setting in SETTINGS.items():
-        found = _find(name, setting, flags=flags, build=document.get("build", {}), environ=environ)
+        found = _find(name, setting, flags=flags, build=build, environ=environ)
         if found is None:
             faults += [_required(name, setting)] if setting.required else []
             continue
@@ -149,22 +118,6 @@ def summary(spec: BuildSpec) -> list[tuple[str, str, Origin]]:
 
 
 # Getting at the input.
-
-
-def _content(manifest_arg: str, cwd: Path, stdin: str) -> tuple[str, str]:
-    if manifest_arg.lstrip().startswith("{"):
-        return "inline manifest", manifest_arg
-    if manifest_arg == "-":
-        return "standard input", stdin
-    return manifest_arg, schema.read_file(os.fspath(cwd / manifest_arg))
-
-
-def _moment(environ: Mapping[str, str], now: datetime | None) -> datetime:
-    setting = SETTINGS["source_date_epoch"]
-    epoch = _from_text(environ.get(setting.env, ""), setting)
-    if isinstance(epoch, int) and not schema.check(epoch, setting.rule, ""):
-        return datetime.fromtimestamp(epoch, UTC)
-    return now or datetime.now(UTC)  # a bad epoch becomes a fault together with the others
 
 
 def _find(

@@ -36,7 +36,7 @@ def git_facts(folder: Path) -> dict[str, object]:
 
 
 def stamp(git: GitFacts, moment: datetime) -> str:
-    """`<branch>-<YYYYMMDDTHHMMSSZ>-g<short>[-dirty]`, as the Triton build tools write it.
+    """Return `<branch>-<YYYYMMDDTHHMMSSZ>-g<short>[-dirty]`, as the Triton build tools write it.
 
     A branch may be called feature/x, but this becomes a version and that a file name, so whatever
     a version cannot hold becomes a dash.
@@ -50,15 +50,15 @@ def render(
     template: str,
     *,
     source: str,
-    git: Callable[[], GitFacts] | None,
+    git: Callable[[], GitFacts],
     moment: datetime,
     environ: Mapping[str, str],
     defines: Mapping[str, str],
 ) -> str:
-    """A template's text, given `stamp`, `git`, `env` and the defines; a define wins over the rest.
+    """Return a template's text, given `stamp`, `git`, `env` and the defines; a define wins over the rest.
 
-    git: asked only if the template uses `git` or `stamp`; None where there is no repository.
-    Errors: SpecError for bad syntax (with its line) and for every name that is not given.
+    git: called only if the template uses `git` or `stamp`.
+    Errors: SpecError for bad syntax (with its line) and for a name that is not given; whatever git raises.
     """
     # Jinja2 costs more to import than most commands take.
     from jinja2 import (
@@ -75,8 +75,7 @@ def render(
     given: dict[str, object] = {"env": dict(environ), **defines}
     try:
         used = meta.find_undeclared_variables(jinja.parse(template))
-        wanted = (used & {"git", "stamp"}) - given.keys()
-        if wanted and git is not None:
+        if (used & {"git", "stamp"}) - given.keys():
             facts = git()
             given = {"git": facts, "stamp": stamp(facts, moment)} | given
         return jinja.from_string(template).render(given)

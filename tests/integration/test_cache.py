@@ -27,6 +27,7 @@ from buildstep.events import Bus
 from buildstep.formats import codecs
 from buildstep.pool.heal import heal
 from buildstep.spec import load as specs
+from buildstep.spec.document import read_document
 from buildstep.system import files as system_files
 from buildstep.tree import proto as tree_proto
 from tests.integration import pools
@@ -475,10 +476,10 @@ def test_a_comment_in_a_template_changes_nothing(tmp_path: Path, base: Path, pri
         )
 
         def load() -> specs.BuildSpec:
-            return specs.load(
-                manifest_arg=os.fspath(template), flags={"proto": "proto", "output_dir": "warm-out"},
-                environ={"SOURCE_DATE_EPOCH": "5"}, cwd=tmp_path, choices=choices(), defines={"v": "1"},
-            )  # fmt: skip
+            environ = {"SOURCE_DATE_EPOCH": "5"}
+            document = read_document(os.fspath(template), cwd=tmp_path, environ=environ, defines={"v": "1"})
+            flags = {"proto": "proto", "output_dir": "warm-out"}
+            return specs.load(document, flags=flags, environ=environ, cwd=tmp_path, choices=choices())
 
         states = []
         for comment in ("", "{# said #}\n"):

@@ -119,7 +119,7 @@ Call = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def call(agent: Agent, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
     """A command in this process, without namespaces: (status, stdout, stderr)."""
-    monkeypatch.setattr(session, "enclosed", lambda job, debug=False: session.guarded(job, debug=debug))
+    monkeypatch.setattr(session, "enclosed", session.guarded)
     monkeypatch.chdir(agent.top)
 
     def run(*argv: str) -> tuple[int, str, str]:

@@ -24,6 +24,7 @@ from buildstep.images.store import ImageStore
 from buildstep.report import compare
 from buildstep.report.parse import from_json
 from buildstep.spec import load as specs
+from buildstep.spec.document import Document
 from buildstep.system import process
 from buildstep.tree import hashing, scan
 from buildstep.tree.entry import tree_digest
@@ -98,8 +99,8 @@ class Yard:
         }  # fmt: skip
         given: dict[str, object] = {"proto": os.fspath(self.proto), "output_dir": os.fspath(self.out)}
         return specs.load(
-            manifest_arg=json.dumps(document), flags=given | flags, environ=environ, cwd=self.out.parent,
-            choices=choices(), defines={},
+            Document("inline manifest", document), flags=given | flags, environ=environ, cwd=self.out.parent,
+            choices=choices(),
         )  # fmt: skip
 
     def open(self, bus: Bus, environ: Mapping[str, str]) -> tuple[ImageStore, LayerCache]:

@@ -74,15 +74,12 @@ LONG_FILES: dict[str, str] = {
     "formats/unpack": "to be split",
     "images/store": "to be split",
     "net/jenkins": "to be split",
-    "spec/fields": "to be split",
 }
 LONG_FUNCTIONS: dict[str, str] = {
     "rootfs/copy_proto:sync": "to be split",
     "system/process:run": "to be split",
 }
 MANY_PARAMETERS: dict[str, str] = {
-    "cli/build:command": "to be split",
-    "cli/jenkins:agents": "to be split",
     "emit/layer:write_layer": "to be split",
     "formats/tar_writer:_ustar": "to be split",
     "net/download:download": "to be split",
@@ -90,7 +87,6 @@ MANY_PARAMETERS: dict[str, str] = {
     "net/imgapi:_call": "to be split",
     "net/registry:_call": "to be split",
     "rootfs/copy_proto:sync": "to be split",
-    "spec/load:load": "to be split",
     "system/process:run": "to be split",
     "tree/scan:seen_entry": "to be split",
 }

@@ -251,13 +251,12 @@ def examination(tmp_path: Path) -> Callable[..., Examination]:
     from buildstep.cli.build import choices
     from buildstep.spec import load as specs
     from buildstep.spec.config import Config
+    from buildstep.spec.document import read_document
 
     def make(*, pool: str | None = None, text: str = "", **build: object) -> Examination:
         (tmp_path / "proto").mkdir(exist_ok=True)
-        spec = specs.load(
-            manifest_arg=text or manifest(**build), flags={"proto": "proto"}, environ={}, cwd=tmp_path,
-            choices=choices(), defines={},
-        )  # fmt: skip
+        document = read_document(text or manifest(**build), cwd=tmp_path, environ={})
+        spec = specs.load(document, flags={"proto": "proto"}, environ={}, cwd=tmp_path, choices=choices())
         return Examination(
             spec=spec, proto=tmp_path / "proto", config=Config(), pool=pool, environ=dict(os.environ)
         )

@@ -1,0 +1,72 @@
+"""What several commands share: options, a pool opened for them, results printed."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable, Iterable
+
+import click
+
+POOL = click.option("--pool", metavar="URI", help="The pool (default: the one that builds use).")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+def with_session(
+    *, quiet: bool = False, healing: bool = True, enclosed: bool = True
+) -> Callable[[Callable[..., int | None]], Callable[..., int]]:
+    """Give a command the option --pool, and call it with a Session of that pool before its own options.
+
+    The options `sources` and `verbose`, where a command has them, are for the session. quiet: show errors
+    only. healing: first remove what dead builds left, unless the command has --dry-run. enclosed: run it in
+    namespaces of its own. The command returns its exit code; None is 0.
+    """
+
+    def decorate(job: Callable[..., int | None]) -> Callable[..., int]:
+        @functools.wraps(job)
+        def run(pool: str | None, sources: tuple[str, ...] = (), verbose: int = 0, **options: object) -> int:
+            from buildstep.cli import session
+
+            def inside() -> int:
+                heals = healing and not options.get("dry_run")
+                opened = session.open_session(
+                    pool, verbose=verbose, quiet=quiet, healing=heals, sources=sources
+                )
+                return job(opened, **options) or 0
+
+            return session.enclosed(inside) if enclosed else session.guarded(inside)
+
+        return POOL(run)
+
+    return decorate
+
+
+def pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """Return the values of a repeated KEY=VALUE option by key: a callback for click."""
+    found = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not key or not equals:
+            raise click.BadParameter(f"{value!r} is not KEY=VALUE")
+        found[key] = text
+    return found
+
+
+def print_json(data: object) -> None:
+    """Print one JSON object on standard output."""
+    click.echo(json.dumps(data, indent=2))
+
+
+def show(data: object, lines: Iterable[str], *, as_json: bool) -> None:
+    """Print data as one JSON object, or else lines for a person."""
+    if as_json:
+        print_json(data)
+        return
+    for line in lines:
+        click.echo(line)
+
+
+def short_path(path: str | os.PathLike[str]) -> str:
+    """Return a path as the user would type it here: relative where it is below the current directory."""
+    return os.fspath(path).removeprefix(os.path.join(os.getcwd(), ""))

@@ -1,0 +1,69 @@
+"""Read an m.json: a file, text or standard input; a template is rendered first."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from buildstep.errors import Fault, SpecError
+from buildstep.spec import schema, template
+
+LAST_SECOND: Final = 253402300799
+"""The last second of the year 9999, in seconds since 1970; datetime knows no later one."""
+
+
+class Document(NamedTuple):
+    """JSON that was read. source: where it came from, for messages."""
+
+    source: str
+    value: object
+
+
+def read_document(
+    argument: str | None,
+    *,
+    cwd: Path,
+    environ: Mapping[str, str],
+    defines: Mapping[str, str] | None = None,
+    stdin: str = "",
+    git: Callable[[Path], template.GitFacts] = template.git_facts,
+    now: datetime | None = None,
+) -> Document:
+    """Return the m.json that an argument names, not checked yet.
+
+    argument: a path relative to cwd, JSON text that starts with a brace, or `-` for the text in stdin. A
+    path that ends in .j2 is a template; defines: its values from the command line. git: called with cwd
+    only when the template needs it. now: the time of its stamp where SOURCE_DATE_EPOCH is not set.
+    Errors: SpecError when there is no argument, or it cannot be read, rendered or parsed.
+    """
+    if not argument:
+        fault = Fault(where="--manifest", message="is required", hint="give -m FILE or -m JSON")
+        raise SpecError("command line", [fault])
+    if argument.lstrip().startswith("{"):
+        source, text = "inline manifest", argument
+    elif argument == "-":
+        source, text = "standard input", stdin
+    else:
+        source, text = argument, schema.read_file(os.fspath(cwd / argument))
+    if source.endswith(".j2"):
+        text = template.render(
+            text,
+            source=source,
+            git=lambda: git(cwd),
+            moment=build_time(environ, now),
+            environ=environ,
+            defines=defines or {},
+        )
+    return Document(source, schema.parse(text, source))
+
+
+def build_time(environ: Mapping[str, str], now: datetime | None = None) -> datetime:
+    """Return the time that SOURCE_DATE_EPOCH gives, else now. `load` reports a value that is not valid."""
+    epoch = environ.get("SOURCE_DATE_EPOCH", "")
+    if re.fullmatch("[0-9]{1,12}", epoch) and int(epoch) <= LAST_SECOND:
+        return datetime.fromtimestamp(int(epoch), UTC)
+    return now or datetime.now(UTC)
