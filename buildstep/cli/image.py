@@ -55,13 +55,15 @@ def import_(session: Session, ref: str, manifest: str | None, as_json: bool) -> 
     REF: a uuid or name@version of a repository, or a locator: docker://HOST/NAME[:TAG], oci:PATH[:TAG],
     tar:FILE, zfs:FILE[,MANIFEST], mmdebstrap:SUITE, scratch. The format of a FILE is found from its content.
     """
+    from buildstep.images.importing import Importer
     from buildstep.pool.journal import open_journal
 
     with open_journal(session.backend.state, f"import {ref}") as journal:
+        importer = Importer(session.store, journal)
         if manifest:
-            record, present = session.store.import_file(Path(ref), Path(manifest), journal)
+            record, present = importer.import_file(Path(ref), Path(manifest))
         else:
-            record, present = session.store.ensure(_locator(ref), journal)
+            record, present = importer.ensure(_locator(ref))
     line = f"{record.uuid}  {record.name}@{record.version}  {'was there' if present else 'imported'}"
     show({**_json_of(record, whole=False), "present": present}, [line], as_json=as_json)
 

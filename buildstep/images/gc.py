@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from buildstep.errors import DatasetError, ImageError
 from buildstep.images.record import ImageRecord
 from buildstep.images.remote import sweep
-from buildstep.images.store import ImageStore
+from buildstep.images.store import ImageStore, key_of
 from buildstep.pool.interface import Kind
 
 _DOWNLOADS_KEPT = 7 * 86400.0
@@ -67,12 +67,12 @@ def _sweep(store: ImageStore, now: float) -> list[Removal]:
     there = set(store.backend.idents(Kind.IMAGE))
     recorded = {path.stem for path in store.folder.glob("*.json")}
     for uuid in sorted(there - recorded):
-        with contextlib.suppress(DatasetError, ImageError), store.locked(uuid):
+        with contextlib.suppress(DatasetError, ImageError), store.locked(key_of(uuid)):
             if not (store.folder / f"{uuid}.json").exists():
                 store.remove(uuid)
                 found.append(Removal(uuid, "", True, "an import that died before its record"))
     for uuid in sorted(recorded - there):
-        with store.locked(uuid):
+        with store.locked(key_of(uuid)):
             if not store.backend.exists(Kind.IMAGE, uuid):
                 store.remove(uuid)
     return found

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from buildstep.errors import CommandFailed, Fault, ImageError, SpecError
+from buildstep.errors import CommandFailed, Fault, ImageError
 from buildstep.events import Bus
 from buildstep.images.repositories import Repository, open_repository
 from buildstep.images.resolve import Arriving, Fetched, Resolved, fetch_files, resolve
@@ -261,11 +261,3 @@ def host_platform() -> tuple[str, str] | None:
     if not isinstance(told, dict) or not isinstance(told.get("Live Image"), str):
         return None
     return str(told.get("SDC Version") or host.SDC_VERSION), told["Live Image"]
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest in a file, as v2. Raises ImageError, as it is the image that cannot be had."""
-    try:
-        return imgmanifest.read(path)
-    except SpecError as error:
-        raise ImageError(f"the manifest {path} is not valid", detail=error.detail) from error

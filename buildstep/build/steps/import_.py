@@ -13,6 +13,7 @@ from buildstep.build.steps.interface import Route
 from buildstep.cache.blobs import BlobStore
 from buildstep.emit import oci
 from buildstep.formats import codecs
+from buildstep.images.importing import Importer
 from buildstep.pool.interface import Kind
 from buildstep.report.record import Cleaner, Step
 from buildstep.rootfs.packaging import Installed
@@ -29,7 +30,7 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
     """Sets image, and for a new image the blobs, the base layer, and what lies below."""
     plan_, store = context.plan, context.store
     if plan_.route is Route.FULL:
-        image, present = store.ensure(context.spec.image, context.journal)
+        image, present = Importer(store, context.journal).ensure(context.spec.image)
         result.state = "reuse" if present else "run"
         result.reason = f"{image.label} is {image.uuid}"
     else:

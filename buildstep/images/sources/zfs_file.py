@@ -18,6 +18,8 @@ from buildstep.errors import DatasetError, ImageError, SpecError
 from buildstep.formats.decompress import Decompressed
 from buildstep.formats.zfs_stream import BEGIN_SIZE, Begin, read_begin
 from buildstep.images.interface import Identity, SourceContext, SourceImage
+from buildstep.net.http import translated
+from buildstep.net.imgapi import expected_file
 from buildstep.pool.interface import Backend, Dataset, Kind
 from buildstep.pool.streams import NativeStreams, consuming
 from buildstep.spec import imgmanifest
@@ -67,15 +69,19 @@ def split(locator: str) -> tuple[Path, Path]:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Raises ImageError for one that does not prove its file."""
+    """Return the manifest of an image file, as v2. Raises ImageError for one that cannot verify its file."""
     try:
-        told = imgmanifest.read(path)
+        manifest = imgmanifest.read(path)
     except SpecError as error:
         raise ImageError(f"the manifest {path} is not valid", detail=error.detail) from error
-    files = told.get("files") or [{}]
-    if not files[0].get("size") or not re.fullmatch(r"[0-9a-f]{40}", str(files[0].get("sha1", ""))):
-        raise ImageError(f"the manifest {path} tells no size and sha1 of its file")
-    return told
+    with translated(ImageError):
+        expected_file(manifest)
+    return manifest
+
+
+def can_receive(backend: Backend) -> bool:
+    """Say whether a pool receives ZFS streams as they are."""
+    return isinstance(backend, NativeStreams) and backend.stream_format == "zfs"
 
 
 def refused(path: Path) -> ImageError:
@@ -91,8 +97,9 @@ def receive_image(backend: Backend, ident: str, path: Path, manifest: Mapping[st
     Raises ImageError: wrong pool, size or digest, a stream of something else, an origin that is not
     here or is not the one that the stream was made from.
     """
-    if not isinstance(backend, NativeStreams) or backend.stream_format != "zfs":
+    if not can_receive(backend):
         raise refused(path)
+    assert isinstance(backend, NativeStreams)
     if manifest.get("type") in ("zvol", "docker"):
         raise ImageError(f"image {manifest['uuid']} is of type {manifest['type']}, which has no file system")
     origin = manifest.get("origin")

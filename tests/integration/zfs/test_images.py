@@ -14,6 +14,7 @@ import pytest
 from buildstep.errors import ImageError
 from buildstep.events import Bus
 from buildstep.images.gc import collect
+from buildstep.images.importing import Importer
 from buildstep.images.store import ImageStore
 from buildstep.pool.directory import DirectoryBackend
 from buildstep.pool.interface import Backend, Kind
@@ -99,9 +100,9 @@ def test_with_what_it_stands_on(
     store, digests = store_on(second, site[0]), site[1]
     assert "with 1 that it stands on" in store.foresee("top@1")
     with open_journal(second.state, "import") as journal:
-        record, present = store.ensure("top@1", journal)
+        record, present = Importer(store, journal).ensure("top@1")
         assert (record.uuid, record.origin, present) == (TOP, BASE, False)
-        assert store.ensure(TOP, journal)[1]
+        assert Importer(store, journal).ensure(TOP)[1]
     assert {row.uuid: row.tree_digest for row in store.records()} == digests
     for row in store.records():
         store.verify(row)
@@ -119,13 +120,13 @@ def test_from_a_file_with_its_manifest(
     second, folder = pools[1], site[0] / "images" / TOP
     store = store_on(second, site[0])
     with open_journal(second.state, "import") as journal:
-        record, _ = store.import_file(folder / "file", folder / "manifest.json", journal)
+        record, _ = Importer(store, journal).import_file(folder / "file", folder / "manifest.json")
         assert record.tree_digest == site[1][TOP]
         assert store.get(BASE).tree_digest == site[1][BASE], "its origin came from the repository"
         locator = f"zfs:{folder / 'file'},{folder / 'manifest.json'}"
-        same, _ = store.ensure(locator, journal)
+        same, _ = Importer(store, journal).ensure(locator)
         assert same.uuid == record.uuid
-        assert store.ensure(locator, journal) == (same, True), "the same image by another name"
+        assert Importer(store, journal).ensure(locator) == (same, True), "the same image by another name"
 
 
 def test_a_bad_stream_leaves_nothing(
@@ -143,7 +144,7 @@ def test_a_bad_stream_leaves_nothing(
         (folder / "manifest.json").write_text(json.dumps({**manifest, "files": [entry]}))
         store = store_on(second, site[0])
         with open_journal(second.state, "import") as journal, pytest.raises(ImageError):
-            store.ensure(BASE, journal)
+            Importer(store, journal).ensure(BASE)
         assert names(SECOND) == set()
         assert list((second.state / "downloads").rglob("*.file*")) == []
 
@@ -152,4 +153,4 @@ def test_another_pool_says_what_it_would_need(site: tuple[Path, dict[str, str]],
     backend = DirectoryBackend(str(tmp_path / "pool"))
     store = store_on(backend, site[0])
     with open_journal(backend.state, "import") as journal, pytest.raises(ImageError, match="only a zfs pool"):
-        store.ensure("base@1", journal)
+        Importer(store, journal).ensure("base@1")

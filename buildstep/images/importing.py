@@ -1,0 +1,293 @@
+"""Import base images into a store: from a source, from repositories, or from a file and its manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any, cast
+
+from buildstep.errors import ImageError
+from buildstep.formats.unpack import apply_layer, unpack
+from buildstep.images.file_kind import FileKind, kind_of, kind_of_start
+from buildstep.images.interface import Identity, SourceContext, SourceImage
+from buildstep.images.record import ImageRecord
+from buildstep.images.resolve import Arriving, Fetched
+from buildstep.images.sources import zfs_file
+from buildstep.images.sources.oci import Oci
+from buildstep.images.store import ImageStore, key_of
+from buildstep.net.errors import HttpError
+from buildstep.net.http import translated
+from buildstep.net.imgapi import expected_file
+from buildstep.pool.interface import Backend, Dataset, Kind
+from buildstep.pool.journal import Journal
+from buildstep.spec.imgmanifest import uuid_of
+from buildstep.system.digest import HashingReader
+from buildstep.system.remove import remove_tree
+from buildstep.tree.entry import tree_digest
+from buildstep.tree.hashing import hash_entries, spread_digests
+from buildstep.tree.scan import scan
+
+Put = Callable[[str, SourceContext], tuple[Dataset, SourceImage]]
+"""Makes a working dataset of this name that holds an image's tree."""
+
+_PEEK = 256 << 10
+"""Bytes of a file, compressed, by which its kind is detected while it is still being downloaded."""
+
+
+class Importer:
+    """Imports of one command. What is already in the store is verified instead: a tree that was touched is
+    hashed again, and refused if it differs. Every method raises ImageError."""
+
+    def __init__(self, store: ImageStore, journal: Journal) -> None:
+        self._store, self._journal = store, journal
+        self._backend = store.backend
+        self._count = 0
+
+    def ensure(self, ref: str) -> tuple[ImageRecord, bool]:
+        """Return the image of a reference, imported if missing, and whether it was there."""
+        store = self._store
+        identity = store.identify(ref)
+        if identity is None:
+            found = store.find(ref)
+            return self._fetch_chain(ref) if found is None else (store.check(found), True)
+        with store.locked(identity.key):
+            found = store.find(ref)
+            if found is not None:
+                return store.check(found), True
+            return self._from_source(ref, identity), False
+
+    def import_file(self, path: Path, manifest_path: Path) -> tuple[ImageRecord, bool]:
+        """Return the image of a file, under its manifest's uuid, and whether it was there."""
+        manifest = zfs_file.read_manifest(manifest_path)
+        uuid = str(manifest["uuid"])
+        with self._store.locked(key_of(uuid)):
+            found = self._store.find(uuid)
+            if found is not None:
+                return self._store.check(found), True
+            expected = expected_file(manifest)
+            put = self._put_file(path, manifest, {"file": os.fspath(path.absolute()), "sha1": expected.sha1})
+            return self._install(put, key=key_of(uuid), label=path.name), False
+
+    # -- where images come from ---------------------------------------------------------------------
+
+    def _from_source(self, ref: str, identity: Identity) -> ImageRecord:
+        parsed = self._store.source(ref)
+        assert parsed is not None
+        source, locator = parsed
+        if isinstance(source, zfs_file.ZfsFile):
+            path, manifest = zfs_file.split(locator)
+            self._ensure_origin(path, zfs_file.read_manifest(manifest))
+
+        def put(ident: str, context: SourceContext) -> tuple[Dataset, SourceImage]:
+            if isinstance(source, zfs_file.ZfsFile):
+                return source.receive(locator, self._backend, ident)
+            dataset = self._backend.create(ident)
+            return dataset, source.fetch(locator, dataset.path, context)
+
+        return self._install(put, key=identity.key, label=identity.label)
+
+    def _ensure_origin(self, path: Path, manifest: Mapping[str, Any]) -> None:
+        if not zfs_file.can_receive(self._backend):
+            raise zfs_file.refused(path)
+        if origin := manifest.get("origin"):
+            self.ensure(str(origin))
+
+    def _fetch_chain(self, ref: str) -> tuple[ImageRecord, bool]:
+        """Fetch an image and the origins it is based on from the repositories."""
+        store = self._store
+        chain = store.resolve(ref)
+        top = chain[-1].uuid
+        with contextlib.ExitStack() as locks:
+            # The image first, then up its ancestry: whoever wants two of these takes them in one order.
+            for image in reversed(chain):
+                locks.enter_context(store.locked(key_of(image.uuid)))
+            found = store.find(top)
+            if found is not None:  # another process was faster
+                return store.check(found), True
+            missing = [image for image in chain if not store.has(image.uuid)]
+            downloads = self._backend.state / "downloads"
+            with translated(ImageError):
+                store.remote.fetch(missing, downloads, follow=self._from_download, install=self._from_fetched)
+        return store.get(top), False
+
+    def _from_download(self, arriving: Arriving) -> bool:
+        """Unpack an archive while it is downloaded; False when its file has to be complete first.
+
+        It becomes an image only when its file is complete and verified.
+        """
+        manifest = arriving.manifest
+        try:
+            kind = kind_of_start(arriving.peek(_PEEK))
+        except HttpError:
+            return False
+        if kind is not None:
+            _refuse_unusable(self._backend, kind, arriving.target, manifest)
+        if kind != "tar":
+            return False
+
+        def put(ident: str, context: SourceContext) -> tuple[Dataset, SourceImage]:
+            dataset = self._backend.create(ident)
+            entries = context.unpack(cast(IO[bytes], arriving), dataset.path)
+            fetched = arriving.prove()
+            return dataset, SourceImage(manifest=manifest, inputs=_inputs_of(fetched), entries=entries)
+
+        try:
+            self._install(put, key=key_of(manifest["uuid"]))
+        except HttpError:  # another repository may have it, or what we read was not right in the end
+            return False
+        except ImageError:
+            try:
+                arriving.prove()
+            except HttpError:
+                return False
+            raise
+        return True
+
+    def _from_fetched(self, fetched: Fetched) -> None:
+        manifest = fetched.manifest
+        put = self._put_file(fetched.file.path, manifest, _inputs_of(fetched), verified=True)
+        self._install(put, key=key_of(manifest["uuid"]))
+
+    def _put_file(
+        self, path: Path, manifest: Mapping[str, Any], inputs: Mapping[str, str], *, verified: bool = False
+    ) -> Put:
+        """Return how an image file becomes a dataset. verified: whether its digests were checked already."""
+        kind = kind_of(path)
+        _refuse_unusable(self._backend, kind, path, manifest)
+        if kind == "zfs" and not verified:
+            self._ensure_origin(path, manifest)
+
+        def put(ident: str, context: SourceContext) -> tuple[Dataset, SourceImage]:
+            if kind == "zfs":  # verifies the file itself
+                dataset = zfs_file.receive_image(self._backend, ident, path, manifest)
+                return dataset, SourceImage(manifest=manifest, inputs=inputs)
+            dataset = self._backend.create(ident)
+            with path.open("rb") as file:
+                reader = HashingReader(file)
+                if kind == "tar":
+                    entries = context.unpack(cast(IO[bytes], reader), dataset.path)
+                    image = SourceImage(manifest=manifest, inputs=inputs, entries=entries)
+                else:
+                    found = Oci(context.environ).fetch(os.fspath(path), dataset.path, context)
+                    image = replace(found, manifest=manifest, inputs=inputs)
+                wrong = [] if verified else expected_file(manifest).mismatches(reader.finish())
+            if wrong:
+                raise ImageError(
+                    f"{path} is not the file of its manifest", detail="\n".join(wrong), hint="fetch it again"
+                )
+            return dataset, image
+
+        return put
+
+    # -- making the image ---------------------------------------------------------------------------
+
+    def _context(self, ident: str, downloads: Path) -> SourceContext:
+        privileged, bus = self._backend.privileged, self._store.bus
+        downloads.mkdir(parents=True, exist_ok=True)
+        return SourceContext(
+            cache=self._journal.folder(self._backend.state / "work" / ident),
+            downloads=downloads,
+            privileged=privileged,
+            bus=bus,
+            environ=self._store.environ,
+            unpack=lambda stream, into: unpack(stream, into, privileged=privileged, bus=bus),
+            apply_layer=lambda stream, into, below: apply_layer(
+                stream, into, below, privileged=privileged, bus=bus
+            ),
+        )
+
+    def _install(self, put: Put, *, key: str, label: str = "") -> ImageRecord:
+        """Make an image of what `put` puts into a dataset. The key is locked.
+
+        label: what it is called in messages; by default the repository that it came from.
+        """
+        self._count += 1
+        ident = self._journal.dataset(f"{self._journal.ident}-import{self._count}")
+        downloads = self._backend.state / "downloads" / hashlib.sha256(key.encode()).hexdigest()[:32]
+        try:
+            dataset, fetched = put(ident, self._context(ident, downloads))
+            return self._record(dataset, fetched, key, label)
+        except BaseException:
+            self._backend.destroy(Kind.BUILD, ident)
+            raise
+        finally:
+            remove_tree(self._backend.state / "work" / ident)
+            with contextlib.suppress(OSError):  # what may be resumed keeps its directory
+                downloads.rmdir()
+
+    def _record(self, dataset: Dataset, fetched: SourceImage, key: str, label: str) -> ImageRecord:
+        """Give a dataset its final name and its record, unless the same image is there already."""
+        backend = self._backend
+        entries = scan(dataset.path) if fetched.entries is None else fetched.entries
+        hash_entries(dataset.path, entries.values())
+        spread_digests(entries)
+        digest = tree_digest(entries)
+        uuid = str(fetched.manifest.get("uuid") or uuid_of(f"{key}\n{digest}"))
+        with contextlib.nullcontext() if key == key_of(uuid) else self._store.locked(key_of(uuid)):
+            same = self._same_image(uuid, digest, key)
+            if same is not None or backend.exists(Kind.IMAGE, uuid):
+                backend.destroy(Kind.BUILD, dataset.ident)
+            else:
+                backend.snapshot(dataset, Kind.IMAGE, uuid)
+            if same is not None:
+                return same
+            record = ImageRecord(
+                uuid=uuid,
+                key=key,
+                label=label or str(fetched.inputs.get("source", "")),
+                tree_digest=digest,
+                fingerprint="",
+                manifest={**fetched.manifest, "uuid": uuid},
+                inputs=dict(fetched.inputs),
+                packages=fetched.packages,
+                config=dict(fetched.config),
+                imported=time.time(),
+                files=len(entries),
+                size=sum(entry.size for entry in entries.values() if entry.kind == "f" and not entry.first),
+                origin=str(fetched.manifest.get("origin") or "") if zfs_file.can_receive(backend) else "",
+            )
+            return self._store.add(record, entries)
+
+    def _same_image(self, uuid: str, digest: str, key: str) -> ImageRecord | None:
+        """Return the image of this uuid if it is there with this content. Raises ImageError for another one.
+
+        A tree that has lost its record stays if it is the same: layers may be based on it. Else it goes.
+        """
+        if not self._backend.exists(Kind.IMAGE, uuid):
+            return None
+        there = self._store.load(uuid)
+        if there is None:
+            if not self._store.has_digest(uuid, digest):
+                self._backend.destroy(Kind.IMAGE, uuid)
+            return None
+        if there.tree_digest != digest:
+            raise ImageError(
+                f"another image of the uuid {uuid} is in the store, from {there.label}",
+                hint=f"`buildstep image delete {uuid}` removes that one",
+            )
+        return self._store.add_alias(there, key)
+
+
+def _refuse_unusable(backend: Backend, kind: FileKind, path: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise ImageError for a file that this pool cannot import."""
+    if kind == "zfs" and not zfs_file.can_receive(backend):
+        raise zfs_file.refused(path)
+    if kind == "btrfs":
+        raise ImageError(
+            f"{path.name} is a btrfs stream, which cannot be imported", hint="publish the image as oci or tar"
+        )
+    if kind == "tar" and manifest.get("type") == "docker" and manifest.get("origin"):
+        raise ImageError(
+            f"image {manifest['uuid']} is one layer of a Docker image",
+            hint="import the whole of it from its registry: docker://HOST/NAME",
+        )
+
+
+def _inputs_of(fetched: Fetched) -> dict[str, str]:
+    """Return where a file came from and its digests, for the image's record."""
+    return {"source": fetched.source, "sha1": fetched.file.sha1, "sha256": fetched.file.sha256}
