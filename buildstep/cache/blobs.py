@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from buildstep.emit import chunk_reuse
-from buildstep.emit.chunk_reuse import OldParts, PartLost, told
+from buildstep.emit.chunk_reuse import ChunkLost, LayerFromChunks, ReusableChunks, layer_line
 from buildstep.emit.interface import Blob
 from buildstep.emit.layer import write_layer
 from buildstep.emit.read_pass import with_parents
@@ -67,7 +67,7 @@ class BlobStore:
         self._held = contextlib.ExitStack()
         self._slot = self._folder / f"{_name(slot)}.last"
         self._used: list[str] = []
-        self._old: OldParts | None = None
+        self._old: ReusableChunks | None = None
         self.saved = 0.0
         self._folder.mkdir(parents=True, exist_ok=True)
 
@@ -83,7 +83,7 @@ class BlobStore:
             stream.write("\n".join(self._used).encode())
 
     @property
-    def _parts(self) -> OldParts:
+    def _chunks(self) -> ReusableChunks:
         """What may be taken from the layers of the last build."""
         if self._old is None:
             names: list[str] = []
@@ -91,7 +91,7 @@ class BlobStore:
                 names = [] if self._fresh else self._slot.read_text().split()
             paths = [self._folder / name for name in names if re.fullmatch("[0-9a-f]{64}", name)]
             found = [(path, _parts_of(path), _digest_of(path)) for path in paths]
-            self._old = OldParts(found, self._codec)
+            self._old = ReusableChunks(found, self._codec)
             self._held.callback(self._old.close)
         return self._old
 
@@ -170,18 +170,18 @@ class BlobStore:
         key = f"new {secrets.token_hex(16)}"  # it is only known when the content has been read
         if hashed:
             _tell_followers(entries)
-            rows = [told(entry, epoch) for entry in entries]
+            rows = [layer_line(entry, epoch) for entry in entries]
             key = self._digest(rows, changes)
             if not self._fresh and (found := self.reuse(_name(key), comment)) is not None:
                 return found
         path = self._folder / _name(key)
         self._journal.outputs(path)
         begin = time.monotonic()
-        blob, stream = self._write(path, root, whole, rows, epoch=epoch, comment=comment)
+        blob, stream = self._write(path, root, whole, rows, epoch=epoch)
         if not hashed:
-            rows = [told(entry, epoch) for entry in entries]
+            rows = [layer_line(entry, epoch) for entry in entries]
             key = self._digest(rows, changes)
-        blob = self._keep(blob, key, seconds=time.monotonic() - begin)
+        blob = self._keep(replace(blob, comment=comment), key, seconds=time.monotonic() - begin)
         with contextlib.suppress(OSError):
             self._shape(entries, changes, epoch).touch()
             if not changes.removed:
@@ -189,19 +189,18 @@ class BlobStore:
         return blob
 
     def _write(
-        self, path: Path, root: Path, whole: Changes, rows: Sequence[bytes], *, epoch: int | None,
-        comment: str,
-    ) -> tuple[Blob, Stream]:  # fmt: skip
-        """A layer with the parts that are there, or, if they are not what they seemed, without."""
+        self, path: Path, root: Path, layer: Changes, lines: Sequence[bytes], *, epoch: int | None
+    ) -> tuple[Blob, Stream]:
+        """Write a layer, from old chunks where its lines are known; without them if one is damaged."""
         self._bus.count("layers_made")
-        for old in (self._parts if rows else None, None):
-            with contextlib.suppress(PartLost):
+        if lines and not layer.removed and self._chunks:
+            reuse = LayerFromChunks(self._chunks, root, layer.entries, lines, epoch=epoch)
+            with contextlib.suppress(ChunkLost):
                 return write_layer(
-                    root, whole, path, codec=self._codec, epoch=epoch, bus=self._bus, comment=comment,
-                    durable=False, old=old, rows=rows,
-                )  # fmt: skip
-            self._bus.note(f"{comment}: a stored layer is damaged; nothing is taken from it", level="warning")
-        raise AssertionError("without old parts none can be lost")
+                    root, layer, path, codec=self._codec, epoch=epoch, bus=self._bus, reuse=reuse
+                )
+            self._bus.note("a stored layer is damaged; nothing of it is reused", level="warning")
+        return write_layer(root, layer, path, codec=self._codec, epoch=epoch, bus=self._bus)
 
     def _digest(self, rows: Iterable[bytes], changes: Changes) -> str:
         """A digest over all that decides a layer's bytes."""
@@ -231,12 +230,9 @@ class BlobStore:
         path = self._folder / _name(key)
         self._journal.outputs(path)
         begin = time.monotonic()
-        blob, _ = write_layer(
-            root, changes, path, codec=self._codec, epoch=epoch, bus=self._bus, tree=tree, comment=comment,
-            durable=False,
-        )  # fmt: skip
-        self._bus.count("layers_made")
-        return self._keep(blob, key, seconds=time.monotonic() - begin)
+        layer = Changes(tuple(with_parents(changes, tree)), changes.removed)
+        blob, _ = self._write(path, root, layer, (), epoch=epoch)
+        return self._keep(replace(blob, comment=comment), key, seconds=time.monotonic() - begin)
 
     def _keep(self, blob: Blob, key: str, *, seconds: float) -> Blob:
         path = self._folder / _name(key)

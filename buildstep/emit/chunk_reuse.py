@@ -1,10 +1,10 @@
-"""Parts of layers that were made before, found again: by what is in them, and for what is still in them.
+"""Make a layer from the chunks of earlier layers, so that little has to be read and compressed.
 
-A part (see `parts`) of a layer is decided by the entries in it. Where the same entries stand together again
-its compressed form is copied; where some of them changed, the others come out of the old part, not out of a
-hundred files. An old layer is only used when it has its digest.
+A chunk (see `formats.chunked`) of a layer depends only on the entries in it. Where the same entries come
+together again its compressed bytes are copied; where some of them changed, the others are copied out of the
+old chunk instead of being read from their files. A stored layer is only used after its digest was checked.
 
-    NAME.parts    of the layer NAME: a frame (see `frames`) with a row for each part (see Row)
+    NAME.parts    of the layer NAME: a framed record (see `system.framed`) of a row for each chunk
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from buildstep.emit import read_pass
 from buildstep.errors import EmitError
-from buildstep.formats.chunked import Cuts, Fetch, Stream
+from buildstep.formats.chunked import ChunkBoundaries, Fetch, Stream
 from buildstep.formats.codecs import Codec
 from buildstep.formats.tar_writer import BLOCK, END, MAX_ID, WHITEOUT, content_size, header, padding
 from buildstep.system import framed, text
@@ -29,11 +29,15 @@ from buildstep.tree.entry import Entry, line
 
 FORMAT = 3
 
+_PAX = ord("x")
+
 
 class Row(NamedTuple):
-    """A part of whole entries. path: the first one's; lines: of all of them, as `told` has them; last:
-    whether the layer's end is in it; raw: its length uncompressed; offset, length: where it is in the layer's
-    file."""
+    """A chunk of complete entries in a stored layer.
+
+    path: of the first entry; lines: of all of them, each as `layer_line` returns it; last: whether the end of
+    the archive is in it; raw: its length uncompressed; offset, length: where it is in the layer's file.
+    """
 
     path: bytes
     lines: bytes
@@ -43,58 +47,70 @@ class Row(NamedTuple):
     length: int
 
 
-class PartLost(EmitError):
-    """A part of an old layer is not what was written down of it."""
+class Group(NamedTuple):
+    """Entries begin:end of a layer, which go into one chunk; into more where fetch is None and they are read.
+
+    size: about the chunk's uncompressed length; fetch: returns the chunk; may raise ChunkLost, EmitError.
+    """
+
+    begin: int
+    end: int
+    size: int
+    fetch: Fetch | None
 
 
-def told(entry: Entry, epoch: int | None) -> bytes:
-    """All of an entry that decides its bytes in a layer, as one line."""
+class ChunkLost(EmitError):
+    """A chunk of a stored layer is not what its record says."""
+
+
+def layer_line(entry: Entry, epoch: int | None) -> bytes:
+    """Return all that decides an entry's bytes in a layer, as one line."""
     second = entry.mtime // 1_000_000_000
     if epoch is not None and second > epoch:
         second = epoch
     return b"%d %b" % (second, entry.text or line(entry))
 
 
-# -- what was written -----------------------------------------------------------------------------------
+# -- the record of a layer's chunks ----------------------------------------------------------------------
 
 
-def table(stream: Stream, entries: Sequence[Entry], rows: Sequence[bytes]) -> list[Row]:
-    """The parts of a layer that was just written. rows: of its entries, as `told` has them."""
+def table(stream: Stream, entries: Sequence[Entry], lines: Sequence[bytes]) -> list[Row]:
+    """Return the reusable chunks of a layer that was just written. lines: of its entries (`layer_line`)."""
     places = {entry.path: number for number, entry in enumerate(entries)}
-    parts = stream.parts
-    begins = [places.get(part.path, -1) for part in parts] + [len(entries)]
-    # Where the layer's end did not fit, neither of the last two parts is of whole entries.
-    count = len(parts) - 2 if len(parts) > 1 and parts[-1].raw_length <= len(END) else len(parts)
+    chunks = stream.chunks
+    begins = [places.get(chunk.path, -1) for chunk in chunks] + [len(entries)]
+    # Where the archive's end did not fit, neither of the last two chunks is of complete entries.
+    count = len(chunks) - 2 if len(chunks) > 1 and chunks[-1].raw_length <= len(END) else len(chunks)
     found = []
-    for number, part in enumerate(parts[:count]):
-        begin, end, last = begins[number], begins[number + 1], number + 1 == len(parts)
-        # A large file has several parts, and none of them is of whole entries.
-        several = number > 0 and parts[number - 1].path == part.path
+    for number, chunk in enumerate(chunks[:count]):
+        begin, end, last = begins[number], begins[number + 1], number + 1 == len(chunks)
+        # A large file has several chunks, and none of them is of complete entries.
+        several = number > 0 and chunks[number - 1].path == chunk.path
         if not several and 0 <= begin < end:
-            lines = b"".join(rows[begin:end])
-            found.append(Row(part.path, lines, last, part.raw_length, part.offset, part.length))
+            text_of_all = b"".join(lines[begin:end])
+            found.append(Row(chunk.path, text_of_all, last, chunk.raw_length, chunk.offset, chunk.length))
     return found
 
 
-def save(path: Path, found: Sequence[Row]) -> None:
-    """Write down the parts of a layer."""
+def save(path: Path, rows: Sequence[Row]) -> None:
+    """Write the record of a layer's chunks."""
     with atomic_write(path, durable=False) as stream:
-        framed.write(stream, (FORMAT, [tuple(row) for row in found]))
+        framed.write(stream, (FORMAT, [tuple(row) for row in rows]))
 
 
 def load(path: Path) -> list[Row]:
-    """The parts of a layer; none where they cannot be read."""
+    """Return the chunks of a stored layer; none where the record is missing, damaged or of another format."""
     with contextlib.suppress(OSError):
         for (version, rows), _ in framed.read(path.read_bytes()):
             return [Row(*row) for row in rows] if version == FORMAT else []
     return []
 
 
-# -- what is there to take ------------------------------------------------------------------------------
+# -- reuse ------------------------------------------------------------------------------------------------
 
 
-class LayerWriter:
-    """An old layer's file. What is read of it is what was written, or PartLost."""
+class _StoredLayer:
+    """A stored layer's file, checked as a whole before anything is read of it."""
 
     def __init__(self, path: Path, digest: str) -> None:
         self.fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -108,138 +124,165 @@ class LayerWriter:
                 with open(self.fd, "rb", buffering=0, closefd=False) as stream:
                     self._sound = hashlib.file_digest(stream, "sha256").hexdigest() == self._digest
         if not self._sound:
-            raise PartLost("a stored layer is damaged")
+            raise ChunkLost("a stored layer is damaged")
         return os.pread(self.fd, length, offset)
 
 
-class OldParts:
-    """The parts of some layers."""
+class _StoredChunk(NamedTuple):
+    layer: _StoredLayer
+    row: Row
+
+
+class ReusableChunks:
+    """The chunks of some stored layers. `close` it."""
 
     def __init__(self, layers: Iterable[tuple[Path, Path, str]], codec: Codec) -> None:
-        """layers: files, each with that of its parts and its digest (hex SHA-256)."""
-        self._codec = codec
-        self._files: list[LayerWriter] = []
-        self._by_lines: dict[tuple[bytes, bool], tuple[LayerWriter, Row]] = {}
-        self._rows: list[tuple[LayerWriter, Row]] = []
-        for path, parts, digest in layers:
+        """layers: of each its file, the record of its chunks, and its digest (hex SHA-256)."""
+        self.codec = codec
+        self._layers: list[_StoredLayer] = []
+        self._by_lines: dict[tuple[bytes, bool], _StoredChunk] = {}
+        self._chunks: list[_StoredChunk] = []
+        for path, record, digest in layers:
             with contextlib.suppress(OSError):
-                layer = LayerWriter(path, digest)
-                self._files.append(layer)
-                for row in load(parts):
-                    self._by_lines[row.lines, row.last] = (layer, row)
-                    self._rows.append((layer, row))
-        self._rows.sort(key=lambda item: item[1].path)
-        self._paths = [row.path for _, row in self._rows]
-        self.read: list[int] = []
-        """Sizes of the files that were read to make parts."""
+                layer = _StoredLayer(path, digest)
+                self._layers.append(layer)
+                for row in load(record):
+                    chunk = self._by_lines[row.lines, row.last] = _StoredChunk(layer, row)
+                    self._chunks.append(chunk)
+        self._chunks.sort(key=lambda chunk: chunk.row.path)
+        self._paths = [chunk.row.path for chunk in self._chunks]
 
     def close(self) -> None:
         """Close the layers' files."""
-        while self._files:
-            os.close(self._files.pop().fd)
+        while self._layers:
+            os.close(self._layers.pop().fd)
 
     def __bool__(self) -> bool:
-        return bool(self._rows)
+        return bool(self._chunks)
 
-    def groups(
-        self, root: bytes, entries: Sequence[Entry], rows: Sequence[bytes], *, epoch: int | None
-    ) -> Iterator[tuple[int, int, int, Fetch | None]]:
-        """The entries of a layer, hashed and in order, cut as a PartWriter cuts them: where a part begins and
-        ends, about how long it is, and what gives it. That is None for one that may be cut into more.
+    def exactly(self, lines: bytes, *, last: bool) -> Fetch | None:
+        """Return what fetches the chunk of exactly these entries; None if there is none."""
+        chunk = self._by_lines.get((lines, last))
+        return None if chunk is None else lambda: self._fetch(chunk)
 
-        Raises EmitError, naming the file, where one cannot be looked at; so does what gives a part.
+    def near(self, path: bytes) -> int:
+        """Return the number of the chunk that an entry of this path would be in; -1 if there is none."""
+        return bisect.bisect_right(self._paths, path) - 1
+
+    def pieces(self, number: int) -> Mapping[bytes, memoryview]:
+        """Return the bytes of each entry in a chunk, by its line; none where the chunk is lost."""
+        if number >= 0:
+            with contextlib.suppress(ChunkLost):
+                chunk = self._chunks[number]
+                return _split(self._fetch(chunk)[0], chunk.row.lines)
+        return {}
+
+    def _fetch(self, chunk: _StoredChunk) -> tuple[bytes, bytes]:
+        packed = chunk.layer.read(chunk.row.offset, chunk.row.length)
+        try:
+            raw = self.codec.expand(packed)
+        except Exception as error:  # each library has its own
+            raise ChunkLost(f"a chunk of a stored layer cannot be read: {error}") from error
+        if len(raw) != chunk.row.raw:
+            raise ChunkLost("a chunk of a stored layer has another length than recorded")
+        return raw, packed
+
+
+class LayerFromChunks:
+    """A layer that is to be written, and the chunks that it can have from earlier ones.
+
+    entries: all of the layer, in order and hashed; lines: of each, as `layer_line` returns it.
+    """
+
+    def __init__(
+        self,
+        chunks: ReusableChunks,
+        root: Path,
+        entries: Sequence[Entry],
+        lines: Sequence[bytes],
+        *,
+        epoch: int | None,
+    ) -> None:
+        self.entries = entries
+        self.read: list[int] = []
+        """Sizes of the files that were read, in any thread, to make chunks."""
+        self._chunks = chunks
+        self._root = os.fsencode(root)
+        self._lines = lines
+        self._epoch = epoch
+
+    def groups(self) -> Iterator[Group]:
+        """Yield the entries in groups, cut as a ChunkWriter cuts them.
+
+        Raises EmitError, naming the file, where one cannot be read; so does what fetches a chunk.
         """
-        cuts = Cuts(self._codec)
-        most, before = cuts.most, cuts.before
+        boundaries = ChunkBoundaries(self._chunks.codec)
+        most, before = boundaries.most, boundaries.before
         begin = have = 0
-        large = False  # something in the group is
-        for number, entry in enumerate(entries):
+        large = False  # an entry of the group may need chunks of its own
+        for number, entry in enumerate(self.entries):
             if entry.kind == "s":
                 continue
-            size = _size(root, entry, epoch)
+            size = self._size(entry)
             if begin < number and (have > most or size > most or before(entry.path, size, have)):
-                yield begin, number, have, self._given(root, entries, rows, begin, number, epoch, large=large)
+                yield Group(begin, number, have, self._source(begin, number, large=large))
                 begin, have, large = number, 0, False
             large = large or size > most
             have += size + -size % BLOCK
-        if begin < len(entries):
-            end = len(entries)
-            large = large or have + len(END) >= cuts.limit  # the end may get a part of its own
-            yield begin, end, have, self._given(root, entries, rows, begin, end, epoch, large=large)
+        end = len(self.entries)
+        if begin < end:
+            large = large or have + len(END) >= boundaries.limit  # the end may get a chunk of its own
+            yield Group(begin, end, have, self._source(begin, end, large=large))
 
-    def _given(
-        self,
-        root: bytes,
-        entries: Sequence[Entry],
-        rows: Sequence[bytes],
-        begin: int,
-        end: int,
-        epoch: int | None,
-        *,
-        large: bool,
-    ) -> Fetch | None:
-        last = end == len(rows)
-        known = self._by_lines.get((b"".join(rows[begin:end]), last))
-        if known is not None:
-            layer, row = known
-            return lambda: self._fetch(layer, row)
-        if large:
-            return None
-        return lambda: (self._assembled(root, entries[begin:end], rows[begin:end], epoch, last=last), None)
+    def _size(self, entry: Entry) -> int:
+        """Return the bytes of an entry in a layer, without the padding after its content."""
+        if entry.kind == "f" and not entry.first:
+            if entry.size > read_pass.SMALL:
+                extents = read_pass.extents_of(self._root, entry)
+                return len(header(entry, epoch=self._epoch, extents=extents)) + content_size(entry, extents)
+            if not entry.xattrs and len(entry.path) <= 100 and (entry.uid | entry.gid) <= MAX_ID:
+                return BLOCK + entry.size  # as nearly every one
+        return len(header(entry, epoch=self._epoch)) + content_size(entry)
 
-    def _fetch(self, layer: LayerWriter, row: Row) -> tuple[bytes, bytes]:
-        packed = layer.read(row.offset, row.length)
-        try:
-            raw = self._codec.expand(packed)
-        except Exception as error:  # each library has its own
-            raise PartLost(f"a part of a stored layer cannot be read: {error}") from error
-        if len(raw) != row.raw:
-            raise PartLost("a part of a stored layer is not as long as it was")
-        return raw, packed
+    def _source(self, begin: int, end: int, *, large: bool) -> Fetch | None:
+        same = self._chunks.exactly(b"".join(self._lines[begin:end]), last=end == len(self._lines))
+        if same is not None or large:
+            return same
+        return lambda: (self._assemble(begin, end), None)
 
-    def _assembled(
-        self, root: bytes, entries: Sequence[Entry], rows: Sequence[bytes], epoch: int | None, *, last: bool
-    ) -> bytes:
-        """A part of small entries: those that an old part has just so come from there."""
+    def _assemble(self, begin: int, end: int) -> bytes:
+        """Make a chunk of small entries: those that an old chunk has unchanged are copied from there."""
         found: list[bytes | memoryview] = []
         opened = -1
-        there: Mapping[bytes, memoryview] = {}
-        for entry, row in zip(entries, rows, strict=True):
-            number = bisect.bisect_right(self._paths, entry.path) - 1
+        pieces: Mapping[bytes, memoryview] = {}
+        for entry, row in zip(self.entries[begin:end], self._lines[begin:end], strict=True):
+            number = self._chunks.near(entry.path)
             if number != opened:
-                opened, there = number, self._pieces(number)
-            piece = there.get(row)
+                opened, pieces = number, self._chunks.pieces(number)
+            piece = pieces.get(row)
             if piece is not None:
                 found.append(piece)
             elif entry.kind != "s":
-                refuse_removal(entry)
+                refuse_whiteout(entry)
                 if entry.kind == "f" and not entry.first:
-                    found += self._file(root, entry, epoch)
+                    found += self._file(entry)
                 else:
-                    found.append(header(entry, epoch=epoch))
-        if last:
+                    found.append(header(entry, epoch=self._epoch))
+        if end == len(self._lines):
             found.append(END)
         return b"".join(found)
 
-    def _file(self, root: bytes, entry: Entry, epoch: int | None) -> tuple[bytes, bytes, bytes]:
-        """A file that an old part does not have: header, content and padding."""
-        extents = read_pass.extents_of(root, entry) if entry.size > read_pass.SMALL else None
-        content = read_pass.content_of(root, entry)
+    def _file(self, entry: Entry) -> tuple[bytes, bytes, bytes]:
+        """Return header, content and padding of a file that no old chunk has."""
+        extents = read_pass.extents_of(self._root, entry) if entry.size > read_pass.SMALL else None
+        content = read_pass.content_of(self._root, entry)
         self.read.append(entry.size)
         if extents is not None:
             content = b"".join(content[offset : offset + length] for offset, length in extents)
-        return header(entry, epoch=epoch, extents=extents), content, padding(len(content))
-
-    def _pieces(self, number: int) -> Mapping[bytes, memoryview]:
-        """The entries in an old part; none where it is lost, and their files have to be read."""
-        if number >= 0:
-            with contextlib.suppress(PartLost):
-                raw, _ = self._fetch(*self._rows[number])
-                return _apart(raw, self._rows[number][1].lines)
-        return {}
+        return header(entry, epoch=self._epoch, extents=extents), content, padding(len(content))
 
 
-def refuse_removal(entry: Entry) -> None:
+def refuse_whiteout(entry: Entry) -> None:
     """Raise EmitError for a name that means in a layer that something is removed."""
     path = entry.path
     if b".wh." in path and path.rpartition(b"/")[2].startswith(WHITEOUT):
@@ -250,8 +293,8 @@ def refuse_removal(entry: Entry) -> None:
         )
 
 
-def _apart(raw: bytes, lines: bytes) -> dict[bytes, memoryview]:
-    """The entries of a part, by their lines."""
+def _split(raw: bytes, lines: bytes) -> dict[bytes, memoryview]:
+    """Return the bytes of each entry of a chunk, by its line; none if they do not fit the lines."""
     view = memoryview(raw)
     found = {}
     begin = 0
@@ -261,7 +304,7 @@ def _apart(raw: bytes, lines: bytes) -> dict[bytes, memoryview]:
         at = begin
         while True:
             # Size and type have their places in a header (POSIX.1-2017, ustar); no size is too large for it
-            # in a part, and pax records come before the header that they are for.
+            # in a chunk, and pax records come before the header that they are for.
             kind, size = raw[at + 156], int(raw[at + 124 : at + 135] or b"0", 8)
             at += BLOCK + size + -size % BLOCK
             if kind != _PAX:
@@ -269,17 +312,3 @@ def _apart(raw: bytes, lines: bytes) -> dict[bytes, memoryview]:
         found[row] = view[begin:at]
         begin = at
     return found if len(raw) - begin in (0, len(END)) else {}
-
-
-_PAX = ord("x")
-
-
-def _size(root: bytes, entry: Entry, epoch: int | None) -> int:
-    """Bytes of an entry in a layer, padding after its content apart."""
-    if entry.kind == "f" and not entry.first:
-        if entry.size > read_pass.SMALL:
-            extents = read_pass.extents_of(root, entry)
-            return len(header(entry, epoch=epoch, extents=extents)) + content_size(entry, extents)
-        if not entry.xattrs and len(entry.path) <= 100 and (entry.uid | entry.gid) <= MAX_ID:
-            return BLOCK + entry.size  # as nearly every one
-    return len(header(entry, epoch=epoch)) + content_size(entry)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from buildstep.events import Bus
+from buildstep.formats.codecs import Compression
+from buildstep.formats.oci.spec import Descriptor
+from buildstep.system.digest import Digests
+from buildstep.system.output_set import create
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import Entry, FileList
-
-# -- emitters --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,17 +30,21 @@ class Blob:
     media_type: str
     comment: str = ""
     new: bool = field(default=False, compare=False)
-    """Whether this process wrote it, and so knows its digest of what it wrote."""
+    """Whether this process wrote it, so that its digest need not be checked again."""
+
+    @property
+    def descriptor(self) -> Descriptor:
+        return Descriptor(media_type=self.media_type, digest=f"sha256:{self.digest}", size=self.size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmitJob:
     """One image, ready to be written.
 
-    tree: every entry, root: where their content is. changes: the top layer, against `layers`, which are
-    the finished ones below it, base first, and then `more`, which are made when they are asked for. epoch:
-    latest mtime (s) allowed in the image, None for no limit. stem: where to write, without extension
-    (`bits/hello/hello-1.0.0`). config: the manifest's `build.oci` object. level: None for the codec's own.
+    tree: every entry; root: where their content is. changes: the top layer. layers: the finished ones below
+    it, base first; more: further ones between those and the top, each made when it is asked for. config: the
+    manifest's `build.oci` object. compression: None for each format's default. epoch: latest mtime (s) in
+    the image, None for no limit. stem: where to write, without extension (`bits/hello/hello-1.0.0`).
     native: for formats that send a dataset.
     """
 
@@ -53,25 +61,34 @@ class EmitJob:
     created: str
     stem: Path
     bus: Bus
-    history: tuple[str, ...] = ()
     native: Any = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Artifact:
-    """A written image file. compression: as imgmanifest names it for the file as a whole."""
+    """A written image file. compression: of the file as a whole; extra: more for the build record."""
 
     path: Path
     format: str
     size: int
     sha1: str
     sha256: str
-    compression: Literal["gzip", "bzip2", "xz", "zstd", "none"]
+    compression: Compression
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, path: Path, form: str, digests: Digests, compression: Compression, extra: Mapping[str, Any]
+    ) -> Artifact:
+        """Make the artifact of a finished file."""
+        return cls(
+            path=path, format=form, size=digests.size, sha1=digests.sha1, sha256=digests.sha256,
+            compression=compression, extra=extra,
+        )  # fmt: skip
 
 
 class Sink(Protocol):
-    """Takes a tree's entries, in order, during the one read pass over it."""
+    """Takes a tree's entries, in order, during the one read pass over it. scope: which of them it wants."""
 
     scope: Literal["tree", "layer"]
 
@@ -86,7 +103,7 @@ class Sink(Protocol):
     def end(self, entry: Entry) -> None: ...
 
     def finish(self) -> Artifact:
-        """Close and make durable, still under a temporary name; the caller renames."""
+        """Close the file and make it durable under its temporary name; the caller renames it."""
         ...
 
 
@@ -94,11 +111,26 @@ class Emitter(Protocol):
     """An output format. One file each."""
 
     name: ClassVar[str]
-    compressions: ClassVar[tuple[str, ...]]
+    compressions: ClassVar[tuple[Compression, ...]]
     """What -c may ask of it, the default first."""
+    sends_dataset: ClassVar[bool]
+    """Whether the image is the dataset's own stream: then the proto directory has to be copied into it."""
 
     def extension(self, compression: str | None) -> str: ...
 
     def open(self, job: EmitJob, path: Path) -> AbstractContextManager[Sink]:
-        """A sink that writes to `path`; leaving the block by an exception removes it."""
+        """Return a sink that writes to `path`; leaving the block by an exception removes the file."""
         ...
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[int]:
+    """Create an image file and yield its descriptor; leaving the block by an exception removes the file."""
+    fd = create(path)
+    try:
+        yield fd
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(fd)

@@ -1,116 +1,101 @@
-"""Write one OCI layer."""
+"""Write one OCI layer (image-spec 1.1, layer.md)."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
 from buildstep.emit import read_pass
-from buildstep.emit.chunk_reuse import OldParts, refuse_removal
+from buildstep.emit.chunk_reuse import LayerFromChunks, refuse_whiteout
 from buildstep.emit.interface import Artifact, Blob
 from buildstep.errors import EmitError
 from buildstep.events import Bus
-from buildstep.formats.chunked import PartWriter, Stream
+from buildstep.formats.chunked import ChunkWriter, Stream
 from buildstep.formats.codecs import Codec
+from buildstep.formats.oci.spec import OCI_LAYER
 from buildstep.formats.tar_writer import TarWriter, whiteout
 from buildstep.system.files import Extents, atomic_write
 from buildstep.tree.diff import Changes
-from buildstep.tree.entry import Entry, FileList
-
-_LAYER = "application/vnd.oci.image.layer.v1.tar"
+from buildstep.tree.entry import Entry
 
 
-def media_type(layer_codec: Codec) -> str:
-    """A layer's media type. Raises EmitError for a compression that OCI does not know."""
-    if layer_codec.media_suffix is None:
-        raise EmitError(f"an OCI layer cannot be compressed with {layer_codec.name}")
-    return _LAYER + layer_codec.media_suffix
+def layer_blob(path: Path, stream: Stream, codec: Codec, *, comment: str = "", new: bool = False) -> Blob:
+    """Describe a layer that was written. Raises EmitError for a compression that OCI does not have."""
+    if codec.media_suffix is None:
+        raise EmitError(f"an OCI layer cannot be compressed with {codec.name}")
+    return Blob(
+        path=path, digest=stream.sha256, size=stream.size, diff_id=stream.raw_sha256,
+        media_type=OCI_LAYER + codec.media_suffix, comment=comment, new=new,
+    )  # fmt: skip
 
 
 def write_layer(
-    root: Path | bytes,
+    root: Path,
     changes: Changes,
     path: Path,
     *,
     codec: Codec,
     epoch: int | None,
     bus: Bus,
-    tree: FileList | None = None,
-    comment: str = "",
-    durable: bool = True,
-    old: OldParts | None = None,
-    rows: Sequence[bytes] = (),
+    reuse: LayerFromChunks | None = None,
 ) -> tuple[Blob, Stream]:
-    """Write a layer as a file of its own, which appears complete or not at all.
+    """Write a layer as a file of its own, which appears complete or not at all, but is not forced to the disk.
 
-    tree: what the layer leads to; needed for the parents of what changed unless `changes` is a whole
-    tree. epoch: as in `EmitJob`. durable: whether it is on the disk when this returns. old: parts to take
-    from, for entries that are all hashed; rows: those entries as `layerparts.told` has them. Fills in the
-    SHA-256 of the entries. Raises EmitError, and PartLost where `old` is not what it seemed.
+    changes: the layer's entries, sorted, the parents of each among them (`read_pass.with_parents`), and what
+    is removed. epoch: as in `EmitJob`. reuse: the same entries, to be made from old chunks where possible.
+    Fills in the SHA-256 of the entries. Raises EmitError, and ChunkLost where a stored layer is damaged.
     """
-    kind = media_type(codec)
-    entries = read_pass.with_parents(changes, tree or {})
     try:
         with (
-            atomic_write(path, durable=durable) as file,
-            PartWriter(file.fileno(), codec, what=f"the layer {path.name}") as out,
+            atomic_write(path, durable=False) as file,
+            ChunkWriter(file.fileno(), codec, what=f"the layer {path.name}") as out,
         ):
             layer = LayerWriter(out, changes, epoch)
-            work: Iterable[tuple[Entry, tuple[LayerWriter]]] = ((entry, (layer,)) for entry in entries)
-            if old and not changes.removed:
-                work = layer.taking(old, os.fsencode(root), entries, rows)
+            work: Iterable[tuple[Entry, tuple[LayerWriter]]] = (
+                (entry, (layer,)) for entry in changes.entries
+            )
+            if reuse is not None:
+                work = layer.from_chunks(reuse)
             digests = read_pass.read_pass(root, work, bus)
             stream = layer.close()
-            if old:
-                bus.count("files_read", len(old.read))
-                bus.count("bytes_read", sum(old.read))
-                old.read.clear()
+            if reuse is not None:
+                bus.count("files_read", len(reuse.read))
+                bus.count("bytes_read", sum(reuse.read))
+            blob = layer_blob(path, stream, codec, new=True)
     except OSError as error:
         raise EmitError(f"cannot write the layer {path.name}: {error.strerror}") from error
     for entry in changes.entries:
         if entry.first and entry.kind == "f" and not entry.sha256:
             entry.sha256 = digests[entry.first]
     bus.count("bytes_compressed", stream.compressed)
-    blob = Blob(
-        path=path,
-        digest=stream.sha256,
-        size=stream.size,
-        diff_id=stream.raw_sha256,
-        media_type=kind,
-        comment=comment,
-        new=True,
-    )
     return blob, stream
 
 
 class LayerWriter:
-    """One layer's tar. A directory's whiteouts come right after it and before what it holds."""
+    """The tar of one layer. A directory's whiteouts come right after it, before what it holds."""
 
     scope: Literal["tree", "layer"] = "layer"
 
-    def __init__(self, out: PartWriter, changes: Changes, epoch: int | None) -> None:
+    def __init__(self, out: ChunkWriter, changes: Changes, epoch: int | None) -> None:
         self._out = out
         self._tar = TarWriter(out, epoch=epoch)
-        self._gone: dict[bytes, list[bytes]] = {}
+        self._removed: dict[bytes, list[bytes]] = {}
         for path in sorted(changes.removed):
-            self._gone.setdefault(path.rpartition(b"/")[0], []).append(path)
+            self._removed.setdefault(path.rpartition(b"/")[0], []).append(path)
         self._started = False
-        self._epoch = epoch
         self._ended = False
 
-    def taking(
-        self, old: OldParts, root: bytes, entries: Sequence[Entry], rows: Sequence[bytes]
-    ) -> Iterator[tuple[Entry, tuple[LayerWriter]]]:
-        """What has to be read of a layer: on the way there, parts that were made before are put in."""
-        for begin, end, size, fetch in old.groups(root, entries, rows, epoch=self._epoch):
-            if fetch is not None:
-                self._out.take(entries[begin].path, size, fetch)
-                self._ended = end == len(entries)
+    def from_chunks(self, reuse: LayerFromChunks) -> Iterator[tuple[Entry, tuple[LayerWriter]]]:
+        """Yield the entries to read; chunks that need no reading are written on the way."""
+        entries = reuse.entries
+        for group in reuse.groups():
+            if group.fetch is not None:
+                self._out.take(entries[group.begin].path, group.size, group.fetch)
+                self._ended = group.end == len(entries)
             else:
-                self._out.begin(entries[begin].path)
-                for entry in entries[begin:end]:
+                self._out.begin(entries[group.begin].path)
+                for entry in entries[group.begin : group.end]:
                     yield entry, (self,)
 
     def begin(self, entry: Entry) -> None:
@@ -126,26 +111,27 @@ class LayerWriter:
 
     def end(self, entry: Entry) -> None:
         self._tar.end(entry)
-        if self._gone and entry.kind == "d":
+        if self._removed and entry.kind == "d":
             self._whiteouts(entry.path)
 
     def _before(self, entry: Entry) -> None:
         if not self._started:
             self._started = True
-            # Only without a tree is the top not part of a layer; what it lost is told before all else.
+            # Only without a tree is the top not part of a layer; its whiteouts then come first.
             if entry.path:
                 self._whiteouts(b"")
-        refuse_removal(entry)
+        refuse_whiteout(entry)
 
     def _whiteouts(self, directory: bytes) -> None:
-        for path in self._gone.pop(directory, ()):
+        for path in self._removed.pop(directory, ()):
             entry = whiteout(path)
             self._tar.begin(entry)
             self._tar.end(entry)
 
     def close(self) -> Stream:
+        """Write what ends the layer."""
         # What is left has a parent that is not in the layer, for want of the tree.
-        for directory in sorted(self._gone):
+        for directory in sorted(self._removed):
             self._whiteouts(directory)
         if not self._ended:
             self._tar.finish()

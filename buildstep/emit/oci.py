@@ -1,4 +1,4 @@
-"""An OCI image archive (image-spec 1.1: image-layout, manifest, config, layer), in one tar file."""
+"""Write an OCI image archive (image-spec 1.1: image-layout, manifest, config, layer): one tar file."""
 
 from __future__ import annotations
 
@@ -15,36 +15,32 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from buildstep.emit import oci_config
-from buildstep.emit.interface import Artifact, Blob, EmitJob, Sink
-from buildstep.emit.layer import LayerWriter, media_type
+from buildstep.emit.interface import Artifact, Blob, EmitJob, Sink, new_file
+from buildstep.emit.layer import LayerWriter, layer_blob
 from buildstep.errors import EmitError
-from buildstep.formats.chunked import PartWriter, Stream
-from buildstep.formats.codecs import Codec, codec
+from buildstep.formats.chunked import ChunkWriter, Stream
+from buildstep.formats.codecs import Codec, Compression, codec
+from buildstep.formats.oci.spec import OCI_CONFIG, OCI_MANIFEST, Descriptor
 from buildstep.formats.tar_writer import BLOCK, END, big_size_header, header, padding
 from buildstep.system.files import CHUNK, copy_range, write_all
-from buildstep.system.output_set import Sealer, create
+from buildstep.system.output_set import Sealer
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import Entry, FileList
 
-_DEFAULT = "gzip"
-
-
-# -- layers ---------------------------------------------------------------------------------------------
+_DEFAULT: Compression = "gzip"
 
 
 def whole(entries: FileList) -> Changes:
-    """A tree as a layer on nothing."""
+    """Return a tree as a layer on nothing."""
     return Changes(tuple(entries[path] for path in sorted(entries)), ())
-
-
-# -- the archive ----------------------------------------------------------------------------------------
 
 
 class OciEmitter:
     """`.oci.tar`, read by skopeo, umoci, buildah, podman and docker (oci-archive:)."""
 
     name: ClassVar[str] = "oci"
-    compressions: ClassVar[tuple[str, ...]] = (_DEFAULT, "zstd", "none")
+    compressions: ClassVar[tuple[Compression, ...]] = (_DEFAULT, "zstd", "none")
+    sends_dataset: ClassVar[bool] = False
 
     def extension(self, compression: str | None) -> str:
         return ".oci.tar"
@@ -53,29 +49,21 @@ class OciEmitter:
     def open(self, job: EmitJob, path: Path) -> Iterator[Sink]:
         """See `Emitter`."""
         chosen = codec(job.compression or _DEFAULT)
-        fd = create(path)
-        try:
-            with (
-                ThreadPoolExecutor(1, thread_name_prefix="verify") as pool,
-                contextlib.ExitStack() as stack,
-            ):
-                stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-                archive = _Archive(job, path, fd, chosen, pool, stack.enter_context(Sealer(fd)))
-                archive.begin_layers()
-                out = PartWriter(fd, chosen, what=path.name)
-                stack.enter_context(out)
-                yield _OciSink(archive, out)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(fd)
+        with (
+            new_file(path) as fd,
+            ThreadPoolExecutor(1, thread_name_prefix="verify") as pool,
+            contextlib.ExitStack() as stack,
+        ):
+            stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+            archive = _Archive(job, path, fd, chosen, pool, stack.enter_context(Sealer(fd)))
+            archive.begin_layers()
+            yield _OciSink(archive, stack.enter_context(ChunkWriter(fd, chosen, what=path.name)))
 
 
 class _OciSink(LayerWriter):
     """The top layer of an archive, then the rest of the archive."""
 
-    def __init__(self, archive: _Archive, out: PartWriter) -> None:
+    def __init__(self, archive: _Archive, out: ChunkWriter) -> None:
         super().__init__(out, archive.job.changes, archive.job.epoch)
         self._archive = archive
 
@@ -86,11 +74,8 @@ class _OciSink(LayerWriter):
 
 
 class _Archive:
-    """The file around the layers: its members are written in order, the top layer's header last.
-
-    The top layer's name is its digest, so its header can only be written when the layer is complete;
-    the place for it is kept.
-    """
+    """The archive around the layers. Its members are written in order, but for the top layer's header: that
+    has the layer's digest as its name, so a block is left free for it until the layer is complete."""
 
     def __init__(
         self, job: EmitJob, path: Path, fd: int, chosen: Codec, pool: ThreadPoolExecutor, sealer: Sealer
@@ -107,7 +92,7 @@ class _Archive:
         self._top = 0
 
     def begin_layers(self) -> None:
-        """Write all up to the place where the top layer's content begins."""
+        """Write everything up to where the top layer's content begins."""
         self._member("oci-layout", _json({"imageLayoutVersion": "1.0.0"}))
         for name in (b"blobs", b"blobs/sha256"):
             write_all(self._fd, header(Entry(name, "d", 0o755, 0, 0), epoch=0))
@@ -143,61 +128,44 @@ class _Archive:
                 retryable=full,
             ) from error
         write_all(self._fd, padding(blob.size))
-        # Beside the read pass: what we ship is what the digest in the manifest says.
+        # Beside the read pass: what is written must be what the digest in the manifest says.
         if not blob.new:
             self._checks.append((blob, self._pool.submit(_digest, self._fd, begin, blob.size)))
         self._sealer.advance(os.lseek(self._fd, 0, os.SEEK_CUR))
 
     def finish(self, stream: Stream) -> Artifact:
-        layers = list(self._layers)
-        comments = self.job.history or tuple(blob.comment for blob in layers)
-        job = replace(self.job, layers=tuple(layers), more=(), history=comments)
+        """Complete the archive, once the top layer's content is written."""
+        job, layers = replace(self.job, layers=tuple(self._layers), more=()), list(self._layers)
+        comment = "; ".join(layer.comment for layer in layers)
         if job.changes.entries or job.changes.removed or not layers:
             write_all(self._fd, padding(stream.size))
             os.pwrite(self._fd, big_size_header(_blob_name(stream.sha256), stream.size), self._top)
-            layers.append(
-                Blob(
-                    path=self._path,
-                    digest=stream.sha256,
-                    size=stream.size,
-                    diff_id=stream.raw_sha256,
-                    media_type=media_type(self._codec),
-                    comment="; ".join(job.history),
-                )
-            )
+            layers.append(layer_blob(self._path, stream, self._codec, comment=comment))
         else:
             os.lseek(self._fd, self._top, os.SEEK_SET)
             os.ftruncate(self._fd, self._top)
-        config = _json(oci_config.image_config(job, layers))
-        config_digest = self._blob(config)
-        manifest = _json(oci_config.image_manifest(job, layers, config_digest, len(config)))
-        manifest_digest = self._blob(manifest)
-        self._member("index.json", _json(oci_config.image_index(job, manifest_digest, len(manifest))))
+        config = self._document(OCI_CONFIG, oci_config.image_config(job, layers))
+        manifest = self._document(OCI_MANIFEST, oci_config.image_manifest(job, layers, config))
+        self._member("index.json", _json(oci_config.image_index(job, manifest)))
         write_all(self._fd, END)
         for blob, check in self._checks:
             if check.result() != blob.digest:
                 raise _damaged(blob)
-        digests = self._sealer.finish()
-        return Artifact(
-            path=self._path,
-            format=OciEmitter.name,
-            size=digests.size,
-            sha1=digests.sha1,
-            sha256=digests.sha256,
-            compression="none",
-            extra={
-                "codec": self._codec.ident,
-                "digest": f"sha256:{manifest_digest}",
-                "config": f"sha256:{config_digest}",
-                "layers": [f"sha256:{layer.digest}" for layer in layers],
-                "diff_ids": [f"sha256:{layer.diff_id}" for layer in layers],
-            },
-        )
+        extra = {
+            "codec": self._codec.ident,
+            "digest": manifest.digest,
+            "config": config.digest,
+            "layers": [f"sha256:{layer.digest}" for layer in layers],
+            "diff_ids": [f"sha256:{layer.diff_id}" for layer in layers],
+        }
+        return Artifact.of(self._path, OciEmitter.name, self._sealer.finish(), "none", extra)
 
-    def _blob(self, content: bytes) -> str:
+    def _document(self, media_type: str, value: Mapping[str, Any]) -> Descriptor:
+        """Write a JSON document as a blob."""
+        content = _json(value)
         digest = hashlib.sha256(content).hexdigest()
         self._member(os.fsdecode(_blob_name(digest)), content)
-        return digest
+        return Descriptor(media_type=media_type, digest=f"sha256:{digest}", size=len(content))
 
     def _member(self, name: str, content: bytes) -> None:
         head = big_size_header(name.encode(), len(content))

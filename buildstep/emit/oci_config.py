@@ -2,127 +2,101 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from buildstep.emit.interface import Blob, EmitJob
+from buildstep.formats.oci.spec import (
+    ANNOTATION,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    REF_NAME,
+    Descriptor,
+    OciPlatform,
+)
 
-_CONFIG = "application/vnd.oci.image.config.v1+json"
-_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-_INDEX = "application/vnd.oci.image.index.v1+json"
-_NOTE = "org.opencontainers.image."
-
-# What uname -m says, as Go names it (GOARCH and variant), which is what OCI wants.
-_ARCHITECTURES = {
-    "x86_64": ("amd64", ""),
-    "i86pc": ("amd64", ""),
-    "i386": ("386", ""),
-    "i686": ("386", ""),
-    "aarch64": ("arm64", ""),
-    "armv7l": ("arm", "v7"),
-    "armv6l": ("arm", "v6"),
-}
 _SYSTEMS = {"smartos": "illumos", "bsd": "freebsd", "other": "linux"}
 
 
 def image_config(job: EmitJob, layers: Sequence[Blob]) -> dict[str, Any]:
-    """The image configuration: the base's, with the manifest's `build.oci` laid over it."""
+    """Return the image configuration: the base's, with the manifest's `build.oci` laid over it."""
     base = job.base_config
-    arch, variant = _architecture(job)
-    config: dict[str, Any] = {
+    inherited = {key: base[key] for key in ("author", "os.version", "os.features") if base.get(key)}
+    return {
         "created": job.created,
-        "architecture": arch,
-        "os": _os(job),
+        **_platform(job).to_json(),
         "config": _process(job.config, base.get("config") or {}),
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer.diff_id}" for layer in layers]},
         "history": _history(job, layers),
+        **inherited,
     }
-    if variant:
-        config["variant"] = variant
-    for key in ("author", "os.version", "os.features"):
-        if base.get(key):
-            config[key] = base[key]
-    return config
 
 
-def image_manifest(job: EmitJob, layers: Sequence[Blob], config: str, size: int) -> dict[str, Any]:
-    """The image manifest. config, size: hex SHA-256 and bytes of the configuration."""
+def image_manifest(job: EmitJob, layers: Sequence[Blob], config: Descriptor) -> dict[str, Any]:
+    """Return the image manifest. config: of the configuration, which is a blob already."""
     return {
         "schemaVersion": 2,
-        "mediaType": _MANIFEST,
-        "config": _descriptor(_CONFIG, config, size),
-        "layers": [_descriptor(layer.media_type, layer.digest, layer.size) for layer in layers],
+        "mediaType": OCI_MANIFEST,
+        "config": config.to_json(),
+        "layers": [layer.descriptor.to_json() for layer in layers],
         "annotations": _annotations(job),
     }
 
 
-def image_index(job: EmitJob, manifest: str, size: int) -> dict[str, Any]:
-    """The archive's index: one image, its reference name the manifest's version."""
-    descriptor = _descriptor(_MANIFEST, manifest, size)
-    arch, variant = _architecture(job)
-    descriptor["platform"] = {"architecture": arch, "os": _os(job)}
-    if variant:
-        descriptor["platform"]["variant"] = variant
-    descriptor["annotations"] = {_NOTE + "ref.name": str(job.manifest.get("version", "latest"))}
+def image_index(job: EmitJob, manifest: Descriptor) -> dict[str, Any]:
+    """Return the archive's index: one image, its reference name the manifest's version."""
+    name = str(job.manifest.get("version", "latest"))
+    entry = replace(manifest, platform=_platform(job).to_json(), annotations={REF_NAME: name})
     return {
         "schemaVersion": 2,
-        "mediaType": _INDEX,
-        "manifests": [descriptor],
+        "mediaType": OCI_INDEX,
+        "manifests": [entry.to_json()],
         "annotations": _annotations(job),
     }
-
-
-def _descriptor(media_type: str, digest: str, size: int) -> dict[str, Any]:
-    return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": size}
 
 
 def _annotations(job: EmitJob) -> dict[str, str]:
-    found = {_NOTE + "created": job.created}
+    found = {ANNOTATION + "created": job.created}
     for key, field in (("title", "name"), ("version", "version"), ("description", "description")):
         if job.manifest.get(field):
-            found[_NOTE + key] = str(job.manifest[field])
+            found[ANNOTATION + key] = str(job.manifest[field])
     return found
 
 
-def _architecture(job: EmitJob) -> tuple[str, str]:
+def _platform(job: EmitJob) -> OciPlatform:
+    """Return what the image runs on: as the manifest says, else as its base does, else as this host is."""
+    os = str(job.manifest.get("os") or "other")
+    base = job.base_config
+    os = str(base["os"]) if os == "other" and base.get("os") else _SYSTEMS.get(os, os)
     if job.config.get("architecture"):
         name, _, variant = str(job.config["architecture"]).partition("/")
-        return name, variant
-    if job.base_config.get("architecture"):
-        return str(job.base_config["architecture"]), str(job.base_config.get("variant") or "")
-    machine = platform.machine()
-    return _ARCHITECTURES.get(machine, (machine, ""))
-
-
-def _os(job: EmitJob) -> str:
-    name = str(job.manifest.get("os") or "other")
-    if name == "other" and job.base_config.get("os"):
-        return str(job.base_config["os"])
-    return _SYSTEMS.get(name, name)
+        return OciPlatform(os=os, architecture=name, variant=variant)
+    if base.get("architecture"):
+        variant = str(base.get("variant") or "")
+        return OciPlatform(os=os, architecture=str(base["architecture"]), variant=variant)
+    return replace(OciPlatform.here(), os=os)
 
 
 def _history(job: EmitJob, layers: Sequence[Blob]) -> list[dict[str, Any]]:
-    """One record per layer: the base's own for as many as it tells of, ours for the rest."""
-    told: list[dict[str, Any]] = [dict(row) for row in job.base_config.get("history") or ()]
-    count = sum(not row.get("empty_layer") for row in told)
+    """Return a record for each layer: the base's own for as many as it has, ours for the rest."""
+    rows: list[dict[str, Any]] = [dict(row) for row in job.base_config.get("history") or ()]
+    count = sum(not row.get("empty_layer") for row in rows)
     if count > len(job.layers):
         # A base that was flattened: its history does not fit its layers any more.
-        told, count = [], 0
-    for layer in layers[count:]:
-        told.append({"created": job.created, "created_by": "buildstep"})
-        if layer.comment:
-            told[-1]["comment"] = layer.comment
-    if len(layers) == len(job.layers) and job.history:
-        row = {"created": job.created, "created_by": "buildstep", "empty_layer": True}
-        told.append(row | {"comment": "; ".join(job.history)})
-    return told
+        rows, count = [], 0
+    ours = {"created": job.created, "created_by": "buildstep"}
+    rows += [ours | ({"comment": layer.comment} if layer.comment else {}) for layer in layers[count:]]
+    if len(layers) == len(job.layers):  # no top layer
+        rows.append(ours | {"empty_layer": True, "comment": "; ".join(layer.comment for layer in layers)})
+    return rows
 
 
 # -- what runs ------------------------------------------------------------------------------------------
 
 
 def _process(ours: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `config` object: what the base's says, changed by the manifest's `build.oci`."""
     config = dict(base)
     if ours.get("entrypoint") is not None:
         config["Entrypoint"] = _argv(ours["entrypoint"])
@@ -152,7 +126,7 @@ def _argv(value: object) -> list[str]:
 
 
 def _environment(base: Iterable[str], ours: object) -> list[str]:
-    """`NAME=value` lines, the base's in their order, a changed value in its place."""
+    """Return `NAME=value` lines: the base's in their order, a changed value in its place."""
     rows = dict(row.partition("=")[::2] for row in base)
     if isinstance(ours, Mapping):
         rows.update({str(key): str(value) for key, value in ours.items()})

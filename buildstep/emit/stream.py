@@ -1,4 +1,4 @@
-"""What the formats of native streams share: a thread takes the stream from the pool and compresses it."""
+"""What the formats of native streams share: a thread reads the stream from the pool and compresses it."""
 
 from __future__ import annotations
 
@@ -7,46 +7,45 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from buildstep.emit.interface import Artifact, EmitJob, Sink
+from buildstep.emit.interface import Artifact, EmitJob, Sink, new_file
 from buildstep.errors import EmitError
-from buildstep.formats.chunked import PartWriter, Stream
-from buildstep.formats.codecs import Codec, codec
+from buildstep.formats.chunked import ChunkWriter, Stream
+from buildstep.formats.codecs import Codec, Compression, codec
 from buildstep.formats.zfs_stream import BEGIN_SIZE, read_begin
-from buildstep.pool.streams import NativeJob, NativeStreams, producing
+from buildstep.pool.streams import NativeJob, producing
 from buildstep.system.files import CHUNK
-from buildstep.system.output_set import create, seal
+from buildstep.system.output_set import seal
 from buildstep.tree.entry import Entry
 
 
-@contextlib.contextmanager
-def open_stream(job: EmitJob, path: Path, *, form: str, default: str) -> Iterator[Sink]:
-    """A sink for the format `form`, whose file has all of the stream when it is finished.
+class StreamEmitter:
+    """A format whose file is the dataset's stream, as the pool sends it.
 
-    The stream does not come from the read pass: it is taken beside it, and the sink asks for no more of
-    the tree than what a build reads in any case.
+    The stream is taken beside the read pass; the sink asks for no more of the tree than a build reads anyway.
     """
-    native = job.native
-    streams = native.streams if isinstance(native, NativeJob) else None
-    if (
-        not isinstance(native, NativeJob)
-        or not isinstance(streams, NativeStreams)
-        or streams.stream_format != form
-    ):
-        raise EmitError(
-            f"a {form} image can only be made in a {form} pool",
-            hint=f"give --pool {form}:{'DATASET' if form == 'zfs' else 'PATH'}, or another --format",
-        )
-    fd = create(path)
-    try:
-        with _StreamSink(job, native, path, fd, codec(job.compression or default)) as sink:
+
+    name: ClassVar[str]
+    compressions: ClassVar[tuple[Compression, ...]]
+    sends_dataset: ClassVar[bool] = True
+
+    def extension(self, compression: str | None) -> str:
+        return f".{self.name}" + codec(compression or self.compressions[0]).extension
+
+    @contextlib.contextmanager
+    def open(self, job: EmitJob, path: Path) -> Iterator[Sink]:
+        """See `Emitter`. Raises EmitError in a pool of another kind."""
+        native = job.native
+        if not isinstance(native, NativeJob) or native.streams.stream_format != self.name:
+            raise EmitError(
+                f"a {self.name} image can only be made in a {self.name} pool",
+                hint=f"give --pool {self.name}:{'DATASET' if self.name == 'zfs' else 'PATH'},"
+                " or another --format",
+            )
+        chosen = codec(job.compression or self.compressions[0])
+        with new_file(path) as fd, _StreamSink(job, native, path, fd, chosen) as sink:
             yield sink
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(fd)
 
 
 class _StreamSink:
@@ -74,7 +73,7 @@ class _StreamSink:
         self._stop = True
         self._thread.join()
 
-    # The read pass has nothing to tell us: the pool knows what is in the dataset.
+    # The entries of the read pass are not needed: the pool knows what is in the dataset.
 
     def begin(self, entry: Entry) -> None:
         pass
@@ -89,7 +88,7 @@ class _StreamSink:
         native = self._native
         try:
             with (
-                PartWriter(self._fd, self._codec, what=self._what) as out,
+                ChunkWriter(self._fd, self._codec, what=self._what) as out,
                 producing(lambda fd: native.streams.send(native.dataset, fd, origin=native.origin)) as (
                     read,
                     flow,
@@ -113,25 +112,17 @@ class _StreamSink:
         stream = self._stream
         assert stream is not None
         self._bus.count("bytes_compressed", stream.compressed)
-        digests = seal(self._fd)
-        return Artifact(
-            path=self._path,
-            format=self._form,
-            size=digests.size,
-            sha1=digests.sha1,
-            sha256=digests.sha256,
-            compression=self._codec.name,
-            extra={"codec": self._codec.ident, "raw_size": stream.raw_size, **self._told()},
-        )
+        extra = {"codec": self._codec.ident, "raw_size": stream.raw_size, **self._metadata()}
+        return Artifact.of(self._path, self._form, seal(self._fd), self._codec.name, extra)
 
-    def _told(self) -> Mapping[str, Any]:
-        """What a consumer must know to receive it."""
-        native = self._native
-        told: dict[str, Any] = {"incremental": native.origin is not None}
-        if native.origin is not None:
-            told["origin"] = native.origin
+    def _metadata(self) -> Mapping[str, Any]:
+        """Return what a consumer must know to receive the stream."""
+        origin = self._native.origin
+        found: dict[str, Any] = {"incremental": origin is not None}
+        if origin is not None:
+            found["origin"] = origin
         if self._form == "zfs":
             begin = read_begin(self._begin)
-            assert bool(begin.from_guid) == told["incremental"]
-            told["dataset_guid"] = str(begin.guid)
-        return told
+            assert bool(begin.from_guid) == found["incremental"]
+            found["dataset_guid"] = str(begin.guid)
+        return found

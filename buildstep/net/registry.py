@@ -20,7 +20,7 @@ from buildstep.formats.oci.spec import (
     MAX_DOCUMENT,
     Descriptor,
     OciImage,
-    Platform,
+    OciPlatform,
     choose,
     media_type,
     parse_index,
@@ -142,7 +142,7 @@ class RegistryClient:
         kind = answer.headers.get("content-type", "").partition(";")[0]
         return Descriptor(media_type=kind, digest=digest, size=int(length))
 
-    def image(self, wanted: str, platform: Platform) -> OciImage:
+    def image(self, wanted: str, platform: OciPlatform) -> OciImage:
         """The image of a tag or digest: through an index to the platform's own."""
         for _ in range(_MAX_DEPTH):
             entry, data = self._manifest(wanted)

@@ -21,6 +21,7 @@ from buildstep import emit
 from buildstep.emit import layer as emit_layer
 from buildstep.emit import oci
 from buildstep.emit.interface import Artifact, EmitJob
+from buildstep.emit.read_pass import with_parents
 from buildstep.errors import EmitError, ImageError
 from buildstep.events import Bus
 from buildstep.formats.codecs import codec
@@ -244,7 +245,8 @@ def test_a_default_acl_of_a_lower_layer_does_not_reach_what_is_made_in_it(root: 
     found: FileList = {}
     for changes in (oci.whole(base), diff(base, tree)):
         path = tmp_path / "blob"
-        emit_layer.write_layer(root, changes, path, codec=codec("zstd"), epoch=None, bus=Bus(), tree=tree)
+        layer = Changes(tuple(with_parents(changes, tree)), changes.removed)
+        emit_layer.write_layer(root, layer, path, codec=codec("zstd"), epoch=None, bus=Bus())
         with path.open("rb") as stream:
             found = apply_layer(stream, into, found, privileged=True)
     assert tree_digest(found) == tree_digest(tree)

@@ -20,7 +20,7 @@ from buildstep.build.plan import plan as plan_build
 from buildstep.cache import prune
 from buildstep.emit import chunk_reuse, oci, split_layer
 from buildstep.emit import layer as emit_layer
-from buildstep.emit.chunk_reuse import OldParts
+from buildstep.emit.chunk_reuse import LayerFromChunks, ReusableChunks
 from buildstep.emit.interface import Blob
 from buildstep.errors import BuildstepError
 from buildstep.events import Bus
@@ -427,14 +427,15 @@ def test_two_builds_that_note_what_they_saw(tmp_path: Path) -> None:
     assert digest(found, owners=False, epoch=EPOCH) == digest(anew, owners=False, epoch=EPOCH)
 
 
-def layer(root: Path, path: Path, chosen: Codec, *, old: OldParts | None = None) -> Blob:
+def layer(root: Path, path: Path, chosen: Codec, *, old: ReusableChunks | None = None) -> Blob:
     entries = tree_scan.scan(root)
     hashing.hash_entries(root, entries.values())
     hashing.spread_digests(entries)
     whole = oci.whole(entries)
-    rows = [chunk_reuse.told(entry, EPOCH) for entry in whole.entries]
+    rows = [chunk_reuse.layer_line(entry, EPOCH) for entry in whole.entries]
+    reuse = LayerFromChunks(old, root, whole.entries, rows, epoch=EPOCH) if old else None
     blob, stream = emit_layer.write_layer(
-        root, whole, path, codec=chosen, epoch=EPOCH, bus=Bus(), old=old, rows=rows
+        root, whole, path, codec=chosen, epoch=EPOCH, bus=Bus(), reuse=reuse
     )
     found = chunk_reuse.table(stream, list(whole.entries), rows)
     chunk_reuse.save(path.with_suffix(".parts"), found)
@@ -447,7 +448,7 @@ def again(tmp_path: Path, root: Path, change: Callable[[], object]) -> Path:
     first = tmp_path / "first"
     layer(root, first, chosen)
     change()
-    old = OldParts([(first, first.with_suffix(".parts"), sha256_file(first))], chosen)
+    old = ReusableChunks([(first, first.with_suffix(".parts"), sha256_file(first))], chosen)
     warm, anew = tmp_path / "warm", layer(root, tmp_path / "anew", chosen)
     try:
         assert layer(root, warm, chosen, old=old).digest == anew.digest

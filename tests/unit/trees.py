@@ -42,7 +42,6 @@ def job(
     base_config: Mapping[str, Any] | None = None,
     bus: Bus | None = None,
     epoch: int | None = EPOCH,
-    history: tuple[str, ...] = (),
 ) -> EmitJob:
     entries = scan.scan(root) if tree is None else tree
     return EmitJob(
@@ -58,7 +57,6 @@ def job(
         created="2023-11-14T22:13:20Z",
         stem=stem,
         bus=bus or Bus(),
-        history=history,
     )
 
 

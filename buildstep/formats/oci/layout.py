@@ -9,7 +9,7 @@ import stat
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 from buildstep.errors import ImageError
 from buildstep.formats.oci.spec import (
@@ -18,7 +18,7 @@ from buildstep.formats.oci.spec import (
     REF_NAME,
     Descriptor,
     OciImage,
-    Platform,
+    OciPlatform,
     choose,
     document,
     media_type,
@@ -29,14 +29,21 @@ from buildstep.system.digest import HashingReader
 from buildstep.system.files import Slice
 
 
-class ProvedReader(HashingReader):
-    """A stream whose bytes are verified at its end: `prove` reads what is left and compares."""
+class VerifyingReader(HashingReader):
+    """A blob, read from where an open file stands, and hashed on the way."""
 
     def __init__(self, stream: IO[bytes], entry: Descriptor) -> None:
         super().__init__(stream, "sha256")
         self._entry = entry
+        self._left = entry.size
 
-    def prove(self) -> None:
+    def read(self, size: int = -1, /) -> bytes:
+        data = super().read(self._left if size < 0 else min(size, self._left))
+        self._left -= len(data)
+        return data
+
+    def verify(self) -> None:
+        """Read the rest. Raises ImageError where the blob is not what its descriptor says."""
         real = self.finish()
         if real.size != self._entry.size or real.sha256 != self._entry.hex:
             raise ImageError(f"{self._entry.digest} is damaged: its content has another digest or size")
@@ -49,11 +56,11 @@ class Layout:
         self.label, self._where, self._members = label, where, members
 
     def slice(self, name: str) -> Slice:
-        """Where a file of the layout is. Raises ImageError."""
+        """Return where a file of the layout is. Raises ImageError."""
         if self._members is not None:
             found = self._members.get(name)
             if found is None:
-                raise ImageError(f"{self.label} has no {name}", hint="is it an OCI archive, and whole?")
+                raise ImageError(f"{self.label} has no {name}", hint="is it an OCI archive, and complete?")
             return found
         path = self._where / name
         try:
@@ -71,7 +78,7 @@ class Layout:
         return found
 
     def read(self, entry: Descriptor) -> bytes:
-        """A small blob, proved."""
+        """Return a small blob, verified. Raises ImageError."""
         data = self._small(self.blob(entry), entry.digest)
         if hashlib.sha256(data).hexdigest() != entry.hex:
             raise ImageError(f"{self.label}: {entry.digest} is damaged: its content has another digest")
@@ -85,20 +92,20 @@ class Layout:
             return stream.read(where.size)
 
     @contextlib.contextmanager
-    def open(self, entry: Descriptor) -> Iterator[ProvedReader]:
-        """A blob as a stream; the caller calls its `prove` before the content counts."""
+    def open(self, entry: Descriptor) -> Iterator[VerifyingReader]:
+        """Open a blob as a stream; the caller calls its `verify` before using the content for good."""
         where = self.blob(entry)
         with where.path.open("rb") as stream:
             stream.seek(where.offset)
-            yield ProvedReader(cast("IO[bytes]", _Part(stream, where.size)), entry)
+            yield VerifyingReader(stream, entry)
 
     def tags(self) -> dict[str, Descriptor]:
-        """The names in the layout's index; images without one are under their digest."""
+        """Return the images of the layout's index by name; those without a name are under their digest."""
         entries = parse_index(self._small(self.slice("index.json"), "index.json"), f"{self.label} index.json")
         return {entry.annotations.get(REF_NAME, entry.digest): entry for entry in entries}
 
     def find(self, tag: str) -> Descriptor:
-        """The image, or index of images, of a tag; without one, the only image. Raises ImageError."""
+        """Return the image, or index, of a tag; without a tag, the only image. Raises ImageError."""
         tags = self.tags()
         if tag:
             for name, entry in tags.items():
@@ -110,8 +117,8 @@ class Layout:
         problem = f"has no image {tag!r}" if tag else "has several images, and none was named"
         raise ImageError(f"{self.label} {problem}", hint=f"it has {names}")
 
-    def image(self, entry: Descriptor, wanted: Platform) -> OciImage:
-        """The image of a descriptor: through an index, or several of them, to the platform's own."""
+    def image(self, entry: Descriptor, wanted: OciPlatform) -> OciImage:
+        """Follow a descriptor, through indexes, to the image for a platform. Raises ImageError."""
         for _ in range(4):
             data = self.read(entry)
             kind = media_type(data, entry.media_type)
@@ -121,20 +128,8 @@ class Layout:
         raise ImageError(f"{self.label}: its indexes are nested too deeply")
 
 
-class _Part:
-    """So many bytes from where an open file is."""
-
-    def __init__(self, stream: IO[bytes], size: int) -> None:
-        self._stream, self._left = stream, size
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(self._left if size < 0 else min(size, self._left))
-        self._left -= len(data)
-        return data
-
-
 def open_layout(path: Path, label: str) -> Layout:
-    """The layout in a directory or archive. Raises ImageError."""
+    """Open a layout in a directory or archive. Raises ImageError."""
     try:
         layout = Layout(label, path, None if path.is_dir() else _members(path, label))
     except OSError as error:
@@ -146,7 +141,7 @@ def open_layout(path: Path, label: str) -> Layout:
 
 
 def _members(path: Path, label: str) -> dict[str, Slice]:
-    """Where each regular file of an archive is. Nothing is extracted, so no name in it can do harm."""
+    """Return where each regular file of an archive is. Nothing is extracted, so no name in it can do harm."""
     found: dict[str, Slice] = {}
     try:
         with tarfile.open(path, "r:") as archive:

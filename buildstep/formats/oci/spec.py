@@ -1,10 +1,13 @@
-"""The OCI image formats, as registries and layouts share them: descriptors, platforms, reading a layout."""
+"""The OCI image formats (image-spec 1.1): media types, platforms, descriptors and the documents that hold them.
+
+The only place for OCI media types and architecture names; registries, layouts and the emitter share it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import platform as host
+import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -17,12 +20,17 @@ from buildstep.tree.entry import FileList
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+"""An uncompressed layer; a codec's suffix is added (`+gzip`)."""
 DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 INDEXES = frozenset({OCI_INDEX, DOCKER_INDEX})
 MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 
-REF_NAME = "org.opencontainers.image.ref.name"
+ANNOTATION = "org.opencontainers.image."
+"""What the names of the standard annotations begin with."""
+REF_NAME = ANNOTATION + "ref.name"
 MAX_DOCUMENT = 4 << 20
 """Bytes of a manifest, an index or a configuration; registries allow no more."""
 
@@ -35,43 +43,49 @@ _MACHINES = {
     "x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm/v7", "armv6l": "arm/v6",
     "i686": "386", "i386": "386", "i86pc": "amd64",
 }  # fmt: skip
+"""What `uname -m` says, as OCI names it: GOARCH, and a variant behind a slash."""
 
 ApplyLayer = Callable[[IO[bytes], Path, FileList], FileList]
 """Applies a layer's tar stream, compressed or not, to the tree in a directory, whiteouts included.
 
-It is given the true entries of the layers below, and returns those with the layer applied.
+Takes the true entries of the layers below and returns those of the result.
 """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Platform:
-    """What an image runs on, as the formats name it."""
+class OciPlatform:
+    """The operating system and processor that an image runs on, in OCI's words."""
 
     os: str
     architecture: str
     variant: str = ""
 
     @classmethod
-    def parse(cls, text: str) -> Platform:
-        """`linux/arm64/v8`. Raises ImageError."""
+    def parse(cls, text: str) -> OciPlatform:
+        """Read a platform such as `linux/arm64/v8`. Raises ImageError."""
         parts = text.split("/")
         if len(parts) not in (2, 3) or not all(re.fullmatch(r"[a-z0-9_.-]+", part) for part in parts):
             raise ImageError(f"{text!r} is not a platform", hint="such as linux/amd64 or linux/arm/v7")
         return cls(os=parts[0], architecture=parts[1], variant=parts[2] if len(parts) == 3 else "")
 
     @classmethod
-    def here(cls) -> Platform:
-        """The agent's own."""
-        machine = host.machine().lower()
+    def here(cls) -> OciPlatform:
+        """Return this host's platform; images for containers are Linux ones wherever they are made."""
+        machine = platform.machine().lower()
         return cls.parse(f"linux/{_MACHINES.get(machine, machine)}")
 
     def __str__(self) -> str:
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
 
+    def to_json(self) -> dict[str, str]:
+        """Return the platform's fields as configurations and indexes have them."""
+        found = {"architecture": self.architecture, "os": self.os}
+        return found | {"variant": self.variant} if self.variant else found
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Descriptor:
-    """A piece of content by its digest (`sha256:...`)."""
+    """A reference to content (image-spec descriptor.md). digest: `sha256:...`; platform: of an index entry."""
 
     media_type: str
     digest: str
@@ -83,10 +97,16 @@ class Descriptor:
     def hex(self) -> str:
         return self.digest.removeprefix("sha256:")
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the descriptor as it stands in a document; fields without a value are left out."""
+        found: dict[str, Any] = {"mediaType": self.media_type, "digest": self.digest, "size": self.size}
+        optional = {"platform": self.platform, "annotations": self.annotations}
+        return found | {name: dict(value) for name, value in optional.items() if value}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OciImage:
-    """One platform's image: its manifest as it is, and what that names."""
+    """One platform's image. document: the manifest's bytes as they were stored; the rest is read from them."""
 
     manifest: Descriptor
     document: bytes
@@ -96,7 +116,7 @@ class OciImage:
 
 
 def descriptor(value: object, where: str) -> Descriptor:
-    """A descriptor out of a document. Raises ImageError for one that cannot be trusted."""
+    """Check one descriptor of a document. Raises ImageError, with `where`, for a bad type, digest or size."""
     if isinstance(value, dict):
         kind, digest, size = value.get("mediaType", ""), value.get("digest"), value.get("size")
         if (
@@ -125,7 +145,7 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def document(data: bytes, where: str) -> dict[str, Any]:
-    """A JSON object. Raises ImageError."""
+    """Parse a JSON object. Raises ImageError, naming `where`, for anything else."""
     try:
         value = json.loads(data)
     except ValueError as error:
@@ -135,18 +155,20 @@ def document(data: bytes, where: str) -> dict[str, Any]:
     return value
 
 
-def choose(entries: Sequence[Descriptor], wanted: Platform, where: str) -> Descriptor:
-    """The entry of an index for a platform. Raises ImageError that names what there is."""
+def choose(entries: Sequence[Descriptor], wanted: OciPlatform, where: str) -> Descriptor:
+    """Return the entry of an index for a platform. Raises ImageError that lists the platforms there are.
+
+    An entry of the same variant is preferred; without a variant, v8 is arm64's default.
+    """
     fits = []
     for entry in entries:
-        there = entry.platform
-        if not there or entry.annotations.get("vnd.docker.reference.type"):  # an attestation, not an image
+        found = entry.platform
+        if not found or entry.annotations.get("vnd.docker.reference.type"):  # an attestation, not an image
             continue
-        if (there.get("os"), there.get("architecture")) == (wanted.os, wanted.architecture):
-            variant = str(there.get("variant", ""))
+        if (found.get("os"), found.get("architecture")) == (wanted.os, wanted.architecture):
+            variant = str(found.get("variant", ""))
             exact = variant == wanted.variant
-            default = not wanted.variant and variant in ("v8", "")
-            if exact or default or not variant:
+            if exact or not variant or (not wanted.variant and variant == "v8"):
                 fits.append((not exact, entry))
     if fits:
         return min(fits, key=lambda pair: pair[0])[1]
@@ -158,12 +180,12 @@ def choose(entries: Sequence[Descriptor], wanted: Platform, where: str) -> Descr
         if e.platform
     )
     raise ImageError(
-        f"{where} has no image for {wanted}", hint=f"it has {names or 'none that tells its platform'}"
+        f"{where} has no image for {wanted}", hint=f"it has {names or 'none that names its platform'}"
     )
 
 
 def parse_index(data: bytes, where: str) -> list[Descriptor]:
-    """The entries of an index or manifest list. Raises ImageError."""
+    """Return the entries of an index or manifest list. Raises ImageError."""
     rows = document(data, where).get("manifests")
     if not isinstance(rows, list):
         raise ImageError(f"{where} is not an index of images")
@@ -171,7 +193,7 @@ def parse_index(data: bytes, where: str) -> list[Descriptor]:
 
 
 def parse_manifest(data: bytes, entry: Descriptor, where: str) -> OciImage:
-    """An image's manifest. Raises ImageError, also for what is no root file system."""
+    """Parse an image's manifest. Raises ImageError, also for an artifact that is not a root file system."""
     value = document(data, where)
     kind = value.get("mediaType", entry.media_type)
     if value.get("schemaVersion") != 2 or kind not in MANIFESTS:
@@ -195,29 +217,29 @@ def parse_manifest(data: bytes, entry: Descriptor, where: str) -> OciImage:
     )
 
 
-def media_type(data: bytes, told: str) -> str:
-    """What kind of document this is: as it says itself, else as its server does, else by its form."""
+def media_type(data: bytes, reported: str) -> str:
+    """Return a document's media type: its own word, else the reported one if known, else by its fields."""
     with contextlib.suppress(ImageError):
         value = document(data, "")
         if isinstance(value.get("mediaType"), str):
             return str(value["mediaType"])
-        if told not in INDEXES | MANIFESTS:
+        if reported not in INDEXES | MANIFESTS:
             return OCI_INDEX if "manifests" in value else OCI_MANIFEST
-    return told
+    return reported
 
 
 class LayerStream(Protocol):
-    """A layer's bytes, which count only once they are proved."""
+    """A layer's bytes. They must not be used for good before `verify` has compared their digest."""
 
     def read(self, size: int = -1, /) -> bytes: ...
 
-    def prove(self) -> None: ...
+    def verify(self) -> None: ...
 
 
 def describe(image: OciImage, config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What an OCI image tells for an image manifest."""
+    """Return the fields of an image manifest (imgmanifest) that an OCI image's labels and annotations give."""
     annotations = {**_mapping(_mapping(config.get("config")).get("Labels")), **image.annotations}
-    version = annotations.get("org.opencontainers.image.version") or image.manifest.hex[:12]
+    version = annotations.get(ANNOTATION + "version") or image.manifest.hex[:12]
     system = str(config.get("os", "linux"))
     manifest: dict[str, Any] = {
         "name": name,
@@ -225,7 +247,7 @@ def describe(image: OciImage, config: Mapping[str, Any], name: str) -> dict[str,
         "os": system if system in ("linux", "windows", "illumos") else "other",
         "type": "other",
     }
-    text = annotations.get("org.opencontainers.image.description")
+    text = annotations.get(ANNOTATION + "description")
     if isinstance(text, str) and text:
         manifest["description"] = text[:512]
     return manifest
@@ -234,11 +256,11 @@ def describe(image: OciImage, config: Mapping[str, Any], name: str) -> dict[str,
 def apply_layers(
     layers: Sequence[AbstractContextManager[LayerStream]], into: Path, apply: ApplyLayer
 ) -> FileList:
-    """Apply layers, lowest first, each proved before the next is begun. Returns the true entries."""
+    """Apply layers, lowest first, each verified before the next one begins. Returns the true entries."""
     into.chmod(0o755)
     entries: FileList = {}
     for layer in layers:
         with layer as stream:
             entries = apply(cast("IO[bytes]", stream), into, entries)
-            stream.prove()
+            stream.verify()
     return entries

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 
 from buildstep.errors import ImageError
 from buildstep.events import Bus
-from buildstep.formats.oci.spec import Descriptor, OciImage, Platform, apply_layers, describe, document
+from buildstep.formats.oci.spec import Descriptor, OciImage, OciPlatform, apply_layers, describe, document
 from buildstep.images.interface import Identity, SourceContext, SourceImage
 from buildstep.net.credentials import credentials_for
 from buildstep.net.download import Downloaded, Follower, Progress
@@ -53,9 +53,9 @@ class Docker:
                 plain=True if insecure else None,
             )
 
-    def _platform(self) -> Platform:
+    def _platform(self) -> OciPlatform:
         named = self._environ.get("BUILDSTEP_PLATFORM", "")
-        return Platform.parse(named) if named else Platform.here()
+        return OciPlatform.parse(named) if named else OciPlatform.here()
 
     def identify(self, locator: str, hasher: Callable[[Path], str]) -> Identity:
         del hasher
@@ -141,6 +141,6 @@ class _Layer:
     def interrupt(self) -> None:
         self._follower.interrupt()
 
-    def prove(self) -> None:
+    def verify(self) -> None:
         # First to the end: the download waits for nobody, but its result only comes when it is done.
         self._follower.prove(self._job.result())

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from buildstep.errors import ImageError
 from buildstep.formats.oci.layout import Layout, open_layout
-from buildstep.formats.oci.spec import Platform, apply_layers, describe, document
+from buildstep.formats.oci.spec import OciPlatform, apply_layers, describe, document
 from buildstep.images.interface import Identity, SourceContext, SourceImage
 
 
@@ -22,9 +22,9 @@ class Oci:
     def __init__(self, environ: Mapping[str, str] = os.environ, *_limits: object) -> None:
         self._environ = environ
 
-    def _platform(self) -> Platform:
+    def _platform(self) -> OciPlatform:
         named = self._environ.get("BUILDSTEP_PLATFORM", "")
-        return Platform.parse(named) if named else Platform.here()
+        return OciPlatform.parse(named) if named else OciPlatform.here()
 
     def identify(self, locator: str, hasher: Callable[[Path], str]) -> Identity:
         del hasher  # a layout names its content by digest

@@ -12,7 +12,7 @@ import pytest
 
 from buildstep.emit import chunk_reuse, oci
 from buildstep.emit import layer as emit_layer
-from buildstep.emit.chunk_reuse import OldParts, PartLost, Row
+from buildstep.emit.chunk_reuse import ChunkLost, LayerFromChunks, ReusableChunks, Row
 from buildstep.emit.interface import Blob
 from buildstep.emit.oci import OciEmitter
 from buildstep.events import Bus
@@ -57,22 +57,23 @@ def tree(root: Path) -> tree_entry.FileList:
 
 
 def write(
-    root: Path, path: Path, chosen: Codec, *, old: OldParts | None = None, bus: Bus | None = None
+    root: Path, path: Path, chosen: Codec, *, old: ReusableChunks | None = None, bus: Bus | None = None
 ) -> Blob:
     """A layer of all of a tree, and the table of its parts beside it."""
     entries = tree(root)
     whole = oci.whole(entries)
-    rows = [chunk_reuse.told(entry, EPOCH) for entry in whole.entries]
+    rows = [chunk_reuse.layer_line(entry, EPOCH) for entry in whole.entries]
+    reuse = LayerFromChunks(old, root, whole.entries, rows, epoch=EPOCH) if old else None
     blob, stream = emit_layer.write_layer(
-        root, whole, path, codec=chosen, epoch=EPOCH, bus=bus or Bus(), old=old, rows=rows
+        root, whole, path, codec=chosen, epoch=EPOCH, bus=bus or Bus(), reuse=reuse
     )
     found = chunk_reuse.table(stream, list(whole.entries), rows)
     chunk_reuse.save(path.with_suffix(".parts"), found)
     return blob
 
 
-def old_parts(layer: Path, chosen: Codec, digest: str = "") -> OldParts:
-    return OldParts([(layer, layer.with_suffix(".parts"), digest or sha256_file(layer))], chosen)
+def old_parts(layer: Path, chosen: Codec, digest: str = "") -> ReusableChunks:
+    return ReusableChunks([(layer, layer.with_suffix(".parts"), digest or sha256_file(layer))], chosen)
 
 
 def change(rng: random.Random, root: Path, step: int) -> None:
@@ -157,7 +158,7 @@ def test_a_damaged_part_is_not_taken(root: Path, tmp_path: Path, harm: str) -> N
     first.write_bytes(data)
     chunk_reuse.save(first.with_suffix(".parts"), rows)
     old = old_parts(first, chosen, cold.digest)
-    with pytest.raises(PartLost):
+    with pytest.raises(ChunkLost):
         write(root, tmp_path / "again", chosen, old=old)
     old.close()
     assert not list(tmp_path.glob(".*")), "nothing half-written is left"
@@ -178,11 +179,11 @@ def test_tables_that_cannot_be_read_are_none(tmp_path: Path) -> None:
 def test_a_line_tells_all_that_decides_an_entry() -> None:
     one = Entry(b"a", "f", 0o644, 0, 0, 3, "00" * 32, mtime=EPOCH * 10**9)
     same = replace(one, mtime=(EPOCH + 100) * 10**9 + 5)
-    assert chunk_reuse.told(one, EPOCH) == chunk_reuse.told(same, EPOCH)
-    assert chunk_reuse.told(one, None) != chunk_reuse.told(same, None)
+    assert chunk_reuse.layer_line(one, EPOCH) == chunk_reuse.layer_line(same, EPOCH)
+    assert chunk_reuse.layer_line(one, None) != chunk_reuse.layer_line(same, None)
     others: list[dict[str, Any]] = [
         {"path": b"b"}, {"mode": 0o600}, {"uid": 1}, {"gid": 1}, {"sha256": "11" * 32}, {"first": b"c"},
         {"xattrs": ((b"user.x", b"1"),)}, {"mtime": 0},
     ]  # fmt: skip
     for other in others:
-        assert chunk_reuse.told(replace(one, **other), EPOCH) != chunk_reuse.told(one, EPOCH)
+        assert chunk_reuse.layer_line(replace(one, **other), EPOCH) != chunk_reuse.layer_line(one, EPOCH)

@@ -337,8 +337,7 @@ def test_layers_whiteouts_and_parents(root: Path, tmp_path: Path) -> None:
         tmp_path / "x-1",
         tree=tree,
         changes=changes,
-        layers=(lower,),
-        history=("sync proto", "clean"),
+        layers=(replace(lower, comment="sync proto; clean"),),
     )
     (artifact,) = write(job, "oci")
     image = Image(artifact.path)
@@ -359,7 +358,7 @@ def test_layers_whiteouts_and_parents(root: Path, tmp_path: Path) -> None:
         "var",
         "var/.wh.empty",
     ]
-    assert [row.get("comment") for row in image.config["history"]] == [None, "sync proto; clean"]
+    assert [row.get("comment") for row in image.config["history"]] == ["sync proto; clean"] * 2
     # Laid over one another they give the tree.
     into = tmp_path / "into"
     into.mkdir()

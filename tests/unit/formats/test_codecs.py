@@ -22,9 +22,9 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.emit.chunk_reuse import PartLost
+from buildstep.emit.chunk_reuse import ChunkLost
 from buildstep.errors import EmitError, ImageError, ToolMissing, UsageError
-from buildstep.formats.chunked import Cuts, PartWriter, Stream
+from buildstep.formats.chunked import ChunkBoundaries, ChunkWriter, Stream
 from buildstep.formats.codecs import CODECS, Codec, codec
 from buildstep.formats.decompress import Decompressed
 
@@ -40,7 +40,7 @@ def content(fd: int) -> bytes:
     return os.pread(fd, os.fstat(fd).st_size, 0)
 
 
-PART_MAX = Cuts(codec("none")).most
+PART_MAX = ChunkBoundaries(codec("none")).most
 
 Files = list[tuple[bytes, int]]
 
@@ -53,7 +53,7 @@ def body(path: bytes, size: int) -> bytes:
 def put(fd: int, files: Files, name: str = "none") -> Stream:
     os.lseek(fd, 0, os.SEEK_SET)
     os.ftruncate(fd, 0)
-    with PartWriter(fd, codec(name)) as parts:
+    with ChunkWriter(fd, codec(name)) as parts:
         for path, size in files:
             parts.boundary(path, size)
             parts.write(hashlib.sha512(path).digest() * 8)
@@ -71,7 +71,7 @@ def many(count: int = 3000, mean: int = 12_000, seed: int = 1) -> Files:
 
 def pieces(fd: int, stream: Stream) -> list[bytes]:
     data = content(fd)
-    return [data[part.offset : part.offset + part.length] for part in stream.parts]
+    return [data[part.offset : part.offset + part.length] for part in stream.chunks]
 
 
 @pytest.mark.parametrize("name", CODECS)
@@ -81,7 +81,7 @@ def test_every_codec_gives_one_stream_that_its_standard_reader_takes(name: str, 
     raw = content(out)
     stream = put(out, files, name)
     packed = content(out)
-    assert len(stream.parts) > 2
+    assert len(stream.chunks) > 2
     assert (stream.raw_sha256, stream.raw_size) == (hashlib.sha256(raw).hexdigest(), len(raw))
     assert (stream.sha256, stream.size) == (hashlib.sha256(packed).hexdigest(), len(packed))
     assert raw_stream.raw_sha256 == stream.raw_sha256
@@ -90,7 +90,7 @@ def test_every_codec_gives_one_stream_that_its_standard_reader_takes(name: str, 
         assert readers[name](packed) == raw
     with Decompressed(io.BytesIO(packed)) as source:
         assert source.read(len(raw) + 1) == raw
-    for part in stream.parts:  # each one stands alone
+    for part in stream.chunks:  # each one stands alone
         piece = packed[part.offset : part.offset + part.length]
         with Decompressed(io.BytesIO(piece)) as source:
             assert (
@@ -102,7 +102,7 @@ def test_every_codec_gives_one_stream_that_its_standard_reader_takes(name: str, 
 
 @pytest.mark.parametrize("name", CODECS)
 def test_an_empty_stream_is_valid(name: str, out: int) -> None:
-    with PartWriter(out, codec(name)) as parts:
+    with ChunkWriter(out, codec(name)) as parts:
         stream = parts.close()
     assert stream.raw_size == 0
     assert stream.sha256 == hashlib.sha256(content(out)).hexdigest()
@@ -150,7 +150,7 @@ def test_one_more_file_changes_few_parts(out: int, where: int) -> None:
     files.insert(where, (files[where][0] + b"-new", 5000))
     after = put(out, files)
     assert sum(piece not in old for piece in pieces(out, after)) <= 3
-    assert len(after.parts) - len(before.parts) <= 1
+    assert len(after.chunks) - len(before.chunks) <= 1
 
 
 def test_a_changed_file_and_a_removed_file_change_few_parts(out: int) -> None:
@@ -166,7 +166,7 @@ def test_a_changed_file_and_a_removed_file_change_few_parts(out: int) -> None:
 
 def test_parts_have_bounded_sizes(out: int) -> None:
     files = [*many(500), (b"m", PART_MAX + 5), *((b"n%d" % i, 3 << 20) for i in range(9))]
-    parts = put(out, files).parts
+    parts = put(out, files).chunks
     assert max(part.raw_length for part in parts) <= PART_MAX + 512
     middle = [p for p in parts if p.path not in (b"m", b"n0", b"n8")][:-1]
     assert all(p.raw_length >= codec("none").grain for p in middle if p.path.startswith(b"dir"))
@@ -177,14 +177,14 @@ def test_a_large_file_has_parts_of_its_own_at_fixed_offsets(out: int) -> None:
     lead = [(b"a%d" % i, 50_000) for i in range(3)]
     files: Files = [*lead, (b"big", size), (b"c", 10)]
     stream = put(out, files)
-    big = [part for part in stream.parts if part.path == b"big"]
+    big = [part for part in stream.chunks if part.path == b"big"]
     assert [part.raw_length for part in big] == [512 + PART_MAX, PART_MAX, PART_MAX, 1024]
     old = set(pieces(out, stream))
     files.insert(1, (b"a0-new", 7777))
     again = put(out, files)
-    assert [p.path for p, piece in zip(again.parts, pieces(out, again), strict=True) if piece not in old] == [
-        b"a0"
-    ]
+    assert [
+        p.path for p, piece in zip(again.chunks, pieces(out, again), strict=True) if piece not in old
+    ] == [b"a0"]
 
 
 def test_known_parts_are_taken_and_not_compressed_again(out: int) -> None:
@@ -192,35 +192,35 @@ def test_known_parts_are_taken_and_not_compressed_again(out: int) -> None:
     files = many(1000)
     first = put(out, files, "zstd")
     packed = content(out)
-    known = [(part, packed[part.offset : part.offset + part.length]) for part in first.parts]
+    known = [(part, packed[part.offset : part.offset + part.length]) for part in first.chunks]
     os.lseek(out, 0, os.SEEK_SET)
     os.ftruncate(out, 0)
-    with PartWriter(out, chosen) as parts:
+    with ChunkWriter(out, chosen) as parts:
         for part, data in known:
             parts.take(part.path, part.raw_length, lambda data=data: (chosen.expand(data), data))  # type: ignore[misc]
         again = parts.close()
     assert content(out) == packed
     assert again.compressed == 0
-    assert all(part.reused for part in again.parts)
-    assert replace(again, parts=()) == replace(first, parts=())
+    assert all(part.reused for part in again.chunks)
+    assert replace(again, chunks=()) == replace(first, chunks=())
 
 
 def test_a_part_that_cannot_be_taken_fails_the_stream(out: int) -> None:
     def lost() -> tuple[bytes, bytes]:
-        raise PartLost("gone")
+        raise ChunkLost("gone")
 
     def write() -> None:
-        with PartWriter(out, codec("none")) as parts:
+        with ChunkWriter(out, codec("none")) as parts:
             parts.take(b"a", 1, lost)
             parts.close()
 
-    with pytest.raises(PartLost):
+    with pytest.raises(ChunkLost):
         write()
     _no_threads()
 
 
 def feed(fd: int, chosen: Codec, mebibytes: int, error: BaseException | None = None) -> None:
-    with PartWriter(fd, chosen, what="hello.tar") as parts:
+    with ChunkWriter(fd, chosen, what="hello.tar") as parts:
         for _ in range(mebibytes):
             parts.write(os.urandom(1 << 20))
         if error:
@@ -270,7 +270,7 @@ def test_memory_does_not_grow_with_the_stream() -> None:
     chunk = bytes(1 << 20)
     tracemalloc.start()
     try:
-        with PartWriter(fd, codec("gzip"), workers=2) as parts:
+        with ChunkWriter(fd, codec("gzip"), workers=2) as parts:
             for _ in range(600):
                 parts.write(chunk)
             parts.close()

@@ -12,7 +12,7 @@ import pytest
 
 from buildstep.errors import ImageError, UsageError
 from buildstep.formats.oci.layout import open_layout
-from buildstep.formats.oci.spec import Platform
+from buildstep.formats.oci.spec import OciPlatform
 from buildstep.images.sources.oci import Oci
 from buildstep.net.credentials import credentials_for
 from buildstep.net.registry import Reference, is_loopback
@@ -57,7 +57,7 @@ class TestLayouts:
         with pytest.raises(ImageError, match="no image for linux/s390x") as caught:
             Oci({"BUILDSTEP_PLATFORM": "linux/s390x"}).identify(f"{tmp_path}/i", no_hash)
         assert "linux/arm64/v8, linux/amd64" in caught.value.hint
-        assert Platform.here().os == "linux"
+        assert OciPlatform.here().os == "linux"
 
     def test_damage_is_found(self, tmp_path: Path, bus: Notes) -> None:
         make_layout(tmp_path / "i", [self.LOWER])
