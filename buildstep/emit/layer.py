@@ -40,7 +40,7 @@ def write_layer(
     bus: Bus,
     reuse: LayerFromChunks | None = None,
 ) -> tuple[Blob, Stream]:
-    """Write a layer as a file of its own, which appears complete or not at all, but is not forced to the disk.
+    """Write a layer as a file of its own, which appears complete or not at all; it is not forced to the disk.
 
     changes: the layer's entries, sorted, the parents of each among them (`read_pass.with_parents`), and what
     is removed. epoch: as in `EmitJob`. reuse: the same entries, to be made from old chunks where possible.
@@ -52,11 +52,8 @@ def write_layer(
             ChunkWriter(file.fileno(), codec, what=f"the layer {path.name}") as out,
         ):
             layer = LayerWriter(out, changes, epoch)
-            work: Iterable[tuple[Entry, tuple[LayerWriter]]] = (
-                (entry, (layer,)) for entry in changes.entries
-            )
-            if reuse is not None:
-                work = layer.from_chunks(reuse)
+            work: Iterable[tuple[Entry, tuple[LayerWriter]]]
+            work = layer.from_chunks(reuse) if reuse else ((entry, (layer,)) for entry in changes.entries)
             digests = read_pass.read_pass(root, work, bus)
             stream = layer.close()
             if reuse is not None:

@@ -1,6 +1,6 @@
 """Write a compressed stream in independent chunks, on all cores.
 
-A chunk is a member or frame that stands alone (RFC 1952, gzip: "a file consists of a series of members"). Chunks
+A chunk is a member or frame that stands alone (RFC 1952 and RFC 8878: a file is a series of them). Chunks
 begin at entries that their paths choose, so that nearly the same tree gives nearly the same chunks.
 """
 
@@ -114,7 +114,7 @@ class _Batch(NamedTuple):
 class ChunkWriter:
     """Write a compressed stream to `out`, a descriptor, from its present offset on.
 
-    Few chunks are in memory at a time. Use it as a context manager: leaving by an exception stops the threads.
+    Few chunks are in memory at a time. Use it as a context manager: an exception stops the threads.
     Raises EmitError, naming `what`, for whatever fails here or in a thread.
     """
 

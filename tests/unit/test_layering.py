@@ -79,7 +79,6 @@ LONG_FUNCTIONS: dict[str, str] = {
     "system/process:run": "to be split",
 }
 MANY_PARAMETERS: dict[str, str] = {
-    "emit/layer:write_layer": "to be split",
     "formats/tar_writer:_ustar": "to be split",
     "net/download:download": "to be split",
     "net/http:request": "to be split",

@@ -1,4 +1,4 @@
-"""The OCI image formats (image-spec 1.1): media types, platforms, descriptors and the documents that hold them.
+"""The OCI image formats (image-spec 1.1): media types, platforms, descriptors, and documents of these.
 
 The only place for OCI media types and architecture names; registries, layouts and the emitter share it.
 """
@@ -85,7 +85,7 @@ class OciPlatform:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Descriptor:
-    """A reference to content (image-spec descriptor.md). digest: `sha256:...`; platform: of an index entry."""
+    """A reference to content (image-spec descriptor.md). digest: `sha256:...`; platform: in an index."""
 
     media_type: str
     digest: str
@@ -106,7 +106,7 @@ class Descriptor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OciImage:
-    """One platform's image. document: the manifest's bytes as they were stored; the rest is read from them."""
+    """One platform's image. document: the manifest's bytes as stored, from which the rest was read."""
 
     manifest: Descriptor
     document: bytes
@@ -237,7 +237,7 @@ class LayerStream(Protocol):
 
 
 def describe(image: OciImage, config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the fields of an image manifest (imgmanifest) that an OCI image's labels and annotations give."""
+    """Return the imgmanifest fields that an OCI image's labels and annotations give."""
     annotations = {**_mapping(_mapping(config.get("config")).get("Labels")), **image.annotations}
     version = annotations.get(ANNOTATION + "version") or image.manifest.hex[:12]
     system = str(config.get("os", "linux"))
