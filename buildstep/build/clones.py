@@ -76,15 +76,13 @@ _CLEANED_TOPS = (b"var", b"etc", b"tmp", b"root", b"run", b"home", b"dev", b"lib
 def copy_proto_dir(context: BuildContext, state: BuildState) -> None:
     """Copy the proto directory into the image's root."""
     spec = context.spec
-    copy_proto.sync(
-        spec.proto,
-        state.root,
+    options = copy_proto.CopyOptions(
         rule=owners.owner_rule(spec.owner, state.root),
         exclude=spec.exclude,
         privileged=context.backend.privileged,
-        bus=context.bus,
         timeout=spec.timeouts.command,
     )
+    copy_proto.copy(spec.proto, state.root, options, context.bus)
 
 
 def clean(context: BuildContext, state: BuildState) -> list[Cleaned]:
@@ -115,6 +113,6 @@ def read_clone(
     owner = None
     if not context.backend.privileged:
         spec, root = context.spec, state.root
-        brought = {} if copied is None else copy_proto.brought_by(spec.proto, root, copied.paths)
+        brought = {} if copied is None else copy_proto.source_of(spec.proto, root, copied.paths)
         owner = owners.recorded(owners.owner_rule(spec.owner, root), below, brought)
     return read_tree(state.dataset, state.origin, below, bus=context.bus, overlay=overlay, owner=owner)

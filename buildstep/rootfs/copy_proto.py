@@ -1,8 +1,8 @@
-"""Lay a proto directory on an image's root with rsync, inside the root whatever links either holds.
+"""Copy a proto directory into an image's root with rsync, and never out of it, whatever links there are.
 
-rsync never follows a link below the directory it is told to write to. Where the base has a link to a
-directory and the proto has a directory of that name (a merged /usr has several), the proto's content
-belongs behind the link: that part is copied by a run of its own to where the link leads inside the root.
+rsync never follows a link below the directory that it writes to. Where the base has a link to a directory and
+the proto has a directory of that name (a merged /usr has several), the proto's files belong behind the link:
+a run of its own copies them to where the link leads inside the root (a placement).
 """
 
 from __future__ import annotations
@@ -12,93 +12,102 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from buildstep.events import Bus
 from buildstep.rootfs.owners import OwnerRule, apply_owners, hard_link_groups
-from buildstep.rootfs.placement import Part, is_below, part_of, parts, target_of
+from buildstep.rootfs.placement import Placement, find_placements, placement_of
 from buildstep.system import host, process
 from buildstep.system.root import Root
 
 
-def brought_by(proto: Path, root: Root, paths: Iterable[bytes]) -> dict[bytes, bytes]:
-    """Where paths of the proto directory have gone, by where they are in the root."""
-    plan = parts(proto, root)
-    return {target_of(path, part_of(path, plan)): path for path in paths}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CopyOptions:
+    """How a proto directory is copied.
+
+    rule: who owns the copies; exclude: rsync's patterns; privileged: whether owners can be set; timeout:
+    seconds for one run of rsync.
+    """
+
+    rule: OwnerRule
+    exclude: Sequence[str] = ()
+    privileged: bool
+    timeout: float = 3600.0
 
 
-def sync(
-    proto: Path,
-    root: Root,
-    *,
-    rule: OwnerRule,
-    exclude: Sequence[str],
-    privileged: bool,
-    bus: Bus,
-    verbose: bool = False,
-    timeout: float = 3600.0,
-) -> None:
-    """Copy the proto directory in. Raises CommandFailed for any status of rsync but 0."""
+def source_of(proto: Path, root: Root, paths: Iterable[bytes]) -> dict[bytes, bytes]:
+    """Return the paths of the proto directory by the place in the root where they were copied to."""
+    placements = find_placements(proto, root)
+    found = {}
+    for path in paths:
+        name = os.fsdecode(path)
+        found[os.fsencode(placement_of(name, placements).place(name))] = path
+    return found
+
+
+def copy(proto: Path, root: Root, options: CopyOptions, bus: Bus) -> None:
+    """Copy the proto directory into a root. Raises CommandFailed for any status of rsync but 0."""
     process.which("rsync", hint=f"install it: {host.HERE.getting('rsync')}")
-    plan = parts(proto, root)
-    tell_changed_modes(proto, root, plan, bus)
+    placements = find_placements(proto, root)
+    report_changed_modes(proto, root, placements, bus)
     top = root.path.stat()
-    # rsync tells what it has laid where: what is excluded is not ours to link or to give an owner.
-    listing = len(plan) > 1 or (privileged and not rule.uniform)
+    owners_differ = options.privileged and not options.rule.uniform
+    # rsync lists what it copied, as excluded files are not ours to link or to give an owner.
+    listing = len(placements) > 1 or owners_differ
     copied: dict[str, str] = {}
-    for part in plan:
-        rules = rules_below(exclude, part.source)
-        if rules is None:
+    for placement in placements:
+        flags = _flags(placement, placements, options)
+        if flags is None:
             continue
-        inner = [
-            other.source
-            for other in plan
-            if other.source != part.source and is_below(other.source, part.source)
-        ]
-        argv = ["rsync", *host.HERE.rsync]
-        # Size and time alone do not tell whether a file of the base is the proto's.
-        argv.append("--ignore-times")
-        if privileged:
-            argv += ["--owner", "--group"]
-            ids = rule.rules[0][1]
-            if rule.uniform and ids is not None:
-                argv.append(f"--chown={ids[0]}:{ids[1]}")
-        if verbose and not listing:
-            argv.append("--verbose")
-        argv += [f"--exclude=/{_literal(path.removeprefix(part.source).lstrip('/'))}" for path in inner]
-        argv += [f"--exclude={pattern}" for pattern in rules]
         if listing:
-            argv += ["--itemize-changes", "--itemize-changes", "--out-format=%n"]
-        target = root.host_path("/" + part.target)
+            flags += ["--itemize-changes", "--itemize-changes", "--out-format=%n"]
+        target = root.host_path("/" + placement.target)
         assert target is not None
-        argv += ["--", f"{os.fspath(proto / part.source)}/", f"{os.fspath(target)}/"]
         done = process.run(
-            argv,
+            ["rsync", *flags, "--", f"{proto / placement.source}/", f"{target}/"],
             line=None if listing else lambda text: bus.output("rsync", text),
-            timeout=timeout,
+            timeout=options.timeout,
             what="copying the proto directory",
-            hint=_HINTS.get("any", ""),
+            hint="rsync's messages above name the file; no image was released",
         )
         if listing:
-            copied |= _laid(done.stdout, part)
-    # Of two that went to one path the later one is there.
+            copied |= _listed(done.stdout, placement)
+    # Where two paths were copied to one place, the later one is there.
     copied = {source: target for target, source in {to: path for path, to in copied.items()}.items()}
-    if len(plan) > 1:
+    if len(placements) > 1:
         _link_across(proto, root, copied)
-    if privileged and not rule.uniform:
-        apply_owners(proto, root, copied, rule)
-    # The proto's own directory is not part of it: a private work folder must not make / private.
+    if owners_differ:
+        apply_owners(proto, root, copied, options.rule)
+    # The proto's own directory is not part of it: a private work directory must not make / private.
     root.path.chmod(stat.S_IMODE(top.st_mode))
-    if privileged:
+    if options.privileged:
         os.chown(root.path, top.st_uid, top.st_gid)
     os.utime(root.path, ns=(top.st_atime_ns, top.st_mtime_ns))
 
 
-def rules_below(patterns: Sequence[str], source: str) -> list[str] | None:
-    """rsync's exclude rules as they read from a folder of the tree they were written for.
+def _flags(placement: Placement, placements: Sequence[Placement], options: CopyOptions) -> list[str] | None:
+    """Return rsync's options for one placement; None if its directory is excluded."""
+    rules = rules_below(options.exclude, placement.source)
+    if rules is None:
+        return None
+    # Size and time alone do not tell whether a file of the base is the proto's.
+    flags = [*host.HERE.rsync, "--ignore-times"]
+    if options.privileged:
+        flags += ["--owner", "--group"]
+        ids = options.rule.rules[0][1]
+        if options.rule.uniform and ids is not None:
+            flags.append(f"--chown={ids[0]}:{ids[1]}")
+    inner = [other.source for other in placements if other != placement and placement.covers(other.source)]
+    flags += [f"--exclude=/{_literal(path.removeprefix(placement.source).lstrip('/'))}" for path in inner]
+    return flags + [f"--exclude={pattern}" for pattern in rules]
 
-    None: the folder itself is excluded. A rule that rsync compares with a whole path would otherwise
-    never match in a run that begins further down.
+
+def rules_below(patterns: Sequence[str], source: str) -> list[str] | None:
+    """Rewrite rsync's exclude rules for a run that begins in a directory (`source`) of the proto directory.
+
+    A rule that rsync compares with a whole path would never match in such a run. Returns None if the
+    directory itself is excluded.
     """
     if not source:
         return list(patterns)
@@ -123,7 +132,7 @@ def rules_below(patterns: Sequence[str], source: str) -> list[str] | None:
 
 
 def _rule(pattern: str) -> tuple[str, list[str]]:
-    """A rule's sign and the components of its pattern, which begins with `**` where it may match anywhere."""
+    """Return a rule's sign and the components of its pattern; `**` is the first if it may match anywhere."""
     sign = pattern[:2] if pattern[:2] in ("+ ", "- ") else ""
     text = pattern.removeprefix(sign)
     words = text.strip("/").split("/")
@@ -131,9 +140,9 @@ def _rule(pattern: str) -> tuple[str, list[str]]:
 
 
 def _rests(words: Sequence[str], steps: Sequence[str], *, eaten: bool = False) -> Iterator[Sequence[str]]:
-    """What may be left of a pattern when a folder's components are matched; nothing: it is the folder's.
+    """Yield what can be left of a pattern after a directory's components matched; empty: nothing is.
 
-    eaten: whether the `**` that stands first has matched a component already.
+    eaten: whether the `**` at its start has matched a component already.
     """
     if list(words) == ["***"]:
         yield ()
@@ -150,21 +159,18 @@ def _rests(words: Sequence[str], steps: Sequence[str], *, eaten: bool = False) -
         yield from _rests(words[1:], steps[1:])
 
 
-_HINTS = {"any": "rsync's messages above name the file; nothing was shipped"}
-
-
 def _literal(path: str) -> str:
     return re.sub(r"([\\*?\[\]])", r"\\\1", path) if re.search(r"[*?\[]", path) else path
 
 
-def tell_changed_modes(proto: Path, root: Root, plan: Sequence[Part], bus: Bus) -> None:
-    """A checkout has mode 755 everywhere; laid on /tmp that is a surprise worth a line."""
-    for part in plan:
+def report_changed_modes(proto: Path, root: Root, placements: Sequence[Placement], bus: Bus) -> None:
+    """Warn where the proto directory changes the mode of /tmp and such: in a checkout all modes are 755."""
+    for placement in placements:
         for name in ("tmp", "var/tmp", "root"):
-            source = proto / part.source / name
+            source = proto / placement.source / name
             if source.is_symlink() or not source.is_dir():
                 continue
-            there = root.lstat(f"{part.target}/{name}")
+            there = root.lstat(f"{placement.target}/{name}")
             mode = stat.S_IMODE(source.stat().st_mode)
             if there is not None and stat.S_ISDIR(there.st_mode) and stat.S_IMODE(there.st_mode) != mode:
                 old = stat.S_IMODE(there.st_mode)
@@ -174,20 +180,21 @@ def tell_changed_modes(proto: Path, root: Root, plan: Sequence[Part], bus: Bus) 
                 )
 
 
-def _laid(listing: str, part: Part) -> dict[str, str]:
-    """Path in the proto directory to path in the root, of all that a run of rsync told with `%n`."""
+def _listed(listing: str, placement: Placement) -> dict[str, str]:
+    """Return where each path of the proto directory was copied to, from what rsync listed with `%n`."""
     found = {}
     for row in listing.splitlines():
         # rsync writes what is no character as \#ooo.
         raw = re.sub(rb"\\#([0-7]{3})", lambda m: bytes([int(m[1], 8)]), os.fsencode(row))
         name = os.fsdecode(raw).rstrip("/")
         if name not in ("", "."):
-            found[f"{part.source}/{name}".lstrip("/")] = f"{part.target}/{name}".lstrip("/")
+            source = f"{placement.source}/{name}".lstrip("/")
+            found[source] = placement.place(source)
     return found
 
 
 def _link_across(proto: Path, root: Root, copied: Mapping[str, str]) -> None:
-    """Put hard-link groups together again whose members were laid by different runs of rsync."""
+    """Join hard-link groups again whose members were copied by different runs of rsync."""
     for first, *others in hard_link_groups(proto, copied):
         with root.parent(copied[first]) as (source, name):
             leader = os.stat(name, dir_fd=source, follow_symlinks=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import os
 import re
@@ -26,6 +27,7 @@ class OwnerRule:
     rules: tuple[tuple[str, tuple[int, int] | None], ...]
 
     def of(self, path: str) -> tuple[int, int] | None:
+        """Return the (uid, gid) for a path of the proto directory, None for its own."""
         for pattern, ids in self.rules:
             plain = pattern.strip("/")
             if fnmatch.fnmatchcase(path, plain) or path.startswith(plain.removesuffix("/**") + "/"):
@@ -34,14 +36,14 @@ class OwnerRule:
 
     @property
     def uniform(self) -> bool:
-        """Whether one owner is right for everything."""
+        """Return whether one owner is right for everything."""
         return len(self.rules) == 1 and self.rules[0][0] == "*"
 
 
 def recorded(rule: OwnerRule, base: FileList, brought: Mapping[bytes, bytes]) -> Owner:
-    """What to record for entries of a tree whose owners could not be set when it was made.
+    """Return the function that gives the owner to record for an entry, where owners could not be set.
 
-    base: the tree that it began as. brought: paths that came from the proto directory, each with its path
+    base: the tree before the build; brought: paths that came from the proto directory, each with its path
     there. What the base had keeps its owner, and the mode and attributes that could not be set.
     """
 
@@ -105,7 +107,10 @@ def _lookup(name: str, root: Root, table: str) -> int | None:
 
 
 def hard_link_groups(proto: Path, copied: Mapping[str, str]) -> list[list[str]]:
-    """The hard-link groups of the proto directory as paths in it, each sorted by its paths in the root."""
+    """Return the hard-link groups of a proto directory as paths in it, sorted by where they were copied to.
+
+    copied: where each path was copied to.
+    """
     found: dict[tuple[int, int], list[str]] = {}
     for path in sorted(copied, key=lambda path: os.fsencode(copied[path])):
         info = os.lstat(proto / path)
@@ -115,6 +120,7 @@ def hard_link_groups(proto: Path, copied: Mapping[str, str]) -> list[list[str]]:
 
 
 def apply_owners(proto: Path, root: Root, copied: Mapping[str, str], rule: OwnerRule) -> None:
+    """Give copied files the owners of the rule. copied: where each path of the proto was copied to."""
     # A hard-link group has one owner: its first member decides.
     decided = {path: group[0] for group in hard_link_groups(proto, copied) for path in group[1:]}
     for path, there in copied.items():
@@ -129,14 +135,12 @@ def apply_owners(proto: Path, root: Root, copied: Mapping[str, str], rule: Owner
 
 
 def _chown(name: str, fd: int, ids: tuple[int, int], info: os.stat_result) -> None:
-    """lchown, and back what the kernel takes away with it: set-id bits and capabilities."""
+    """Call lchown, and restore what the kernel takes away with it: set-id bits and capabilities."""
     path = f"/proc/self/fd/{fd}/{name}"
     caps = None
     if stat.S_ISREG(info.st_mode):
-        try:
+        with contextlib.suppress(OSError):
             caps = os.getxattr(path, "security.capability", follow_symlinks=False)
-        except OSError:
-            caps = None
     os.chown(name, *ids, dir_fd=fd, follow_symlinks=False)
     if stat.S_ISREG(info.st_mode):
         os.chmod(name, stat.S_IMODE(info.st_mode), dir_fd=fd)

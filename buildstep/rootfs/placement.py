@@ -15,21 +15,29 @@ from buildstep.tree.scan import link_groups
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A piece of the proto directory and where it goes: paths without a leading slash, "" for the top."""
+class Placement:
+    """A directory of the proto directory and where it goes: paths without a leading slash, "" for the top."""
 
     source: str
     target: str
 
+    def covers(self, path: str) -> bool:
+        """Return whether a path of the proto directory is this directory or below it."""
+        return not self.source or f"{path}/".startswith(f"{self.source}/")
 
-def parts(proto: Path, root: Root) -> list[Part]:
-    """How the proto directory is laid on this root, the top first."""
-    found = [Part("", "")]
-    _find_parts(proto, root, "", "", found)
+    def place(self, path: str) -> str:
+        """Return where a path that this placement covers goes in the root."""
+        return f"{self.target}/{path.removeprefix(self.source).lstrip('/')}".strip("/")
+
+
+def find_placements(proto: Path, root: Root) -> list[Placement]:
+    """Return where the directories of a proto directory go: the top, then those behind a link of the root."""
+    found = [Placement("", "")]
+    _find_below(proto, root, "", "", found)
     return found
 
 
-def _find_parts(proto: Path, root: Root, source: str, target: str, found: list[Part]) -> None:
+def _find_below(proto: Path, root: Root, source: str, target: str, found: list[Placement]) -> None:
     with os.scandir(proto / source) as listing:
         folders = sorted(item.name for item in listing if item.is_dir(follow_symlinks=False))
     for name in folders:
@@ -42,33 +50,22 @@ def _find_parts(proto: Path, root: Root, source: str, target: str, found: list[P
             if real is None or not root.is_dir(real):
                 continue  # rsync puts the proto's directory in place of a link that leads nowhere
             there = real.lstrip("/")
-            found.append(Part(below, there))
+            found.append(Placement(below, there))
         elif not stat.S_ISDIR(info.st_mode):
             continue
-        _find_parts(proto, root, below, there, found)
+        _find_below(proto, root, below, there, found)
 
 
-def part_of(path: bytes, plan: Sequence[Part]) -> Part:
-    """The part that lays a path of the proto directory. plan: as `parts` gives it."""
-    fitting = [part for part in plan if path == (top := os.fsencode(part.source)) or _below_bytes(path, top)]
-    return max(fitting, key=lambda part: len(part.source))
+def placement_of(path: str, placements: Sequence[Placement]) -> Placement:
+    """Return the placement that decides where a path goes: the innermost, the last that covers it."""
+    return next(found for found in reversed(placements) if found.covers(path))
 
 
-def target_of(path: bytes, part: Part) -> bytes:
-    """Where a path of the proto directory goes."""
-    rest = path[len(os.fsencode(part.source)) :].lstrip(b"/")
-    return b"/".join(piece for piece in (os.fsencode(part.target), rest) if piece)
+def overlay(entries: FileList, placements: Sequence[Placement], rule: OwnerRule) -> FileList:
+    """Return the proto directory's entries with the paths and owners that they get in the image.
 
-
-def _below_bytes(path: bytes, top: bytes) -> bool:
-    return not top or path.startswith(top + b"/")
-
-
-def lay(entries: FileList, plan: Sequence[Part], rule: OwnerRule) -> FileList:
-    """The proto directory's entries as they will be in the image: their paths and owners.
-
-    The same as what `sync` leaves in a tree, without copying anything. Directories that the base has
-    behind a link (all parts but the first) keep what the proto says of them.
+    The result is what `copy_proto.copy` leaves in a tree, without copying anything. Directories that the base
+    has behind a link (all placements but the first) keep what the proto says of them. Changes the entries.
     """
     single = rule.rules[0][1] if rule.uniform else None
     for path, entry in entries.items():
@@ -76,44 +73,42 @@ def lay(entries: FileList, plan: Sequence[Part], rule: OwnerRule) -> FileList:
         if ids is not None:
             entry.uid, entry.gid = ids
         entry.text = b""
-    found = _mapped(entries, plan) if len(plan) > 1 else dict(entries)
+    found = _placed(entries, placements) if len(placements) > 1 else dict(entries)
     for entry in found.values():
         if entry.first:  # a hard-link group has one owner: its first member decides
             entry.uid, entry.gid = found[entry.first].uid, found[entry.first].gid
     return found
 
 
-def _mapped(entries: FileList, plan: Sequence[Part]) -> FileList:
-    """Entries by where they go. Of two that go to one path the later part's wins, as it is laid last."""
+def _placed(entries: FileList, placements: Sequence[Placement]) -> FileList:
+    """Return entries by where they go. Of two that go to one path, that of the later placement wins."""
     groups: dict[bytes, tuple[int, int]] = {}
     for entry in entries.values():
         if entry.first:
             groups[entry.path] = groups.setdefault(entry.first, (0, len(groups)))
-    order = {part: number for number, part in enumerate(plan)}
+    rows: dict[Placement, list[str]] = {placement: [] for placement in placements}
+    for path in map(os.fsdecode, entries):
+        rows[placement_of(path, placements)].append(path)
     found: FileList = {}
     inodes: dict[bytes, tuple[int, int]] = {}
-    for path, part in sorted(
-        ((path, part_of(path, plan)) for path in entries), key=lambda row: order[row[1]]
-    ):
-        entry = entries[path]
-        entry.path = target_of(path, part)
-        found[entry.path] = entry
-        inodes.pop(entry.path, None)
-        if path in groups:
-            inodes[entry.path] = groups[path]
+    for placement, paths in rows.items():
+        for name in paths:
+            source = os.fsencode(name)
+            entry = entries[source]
+            entry.path = os.fsencode(placement.place(name))
+            found[entry.path] = entry
+            inodes.pop(entry.path, None)
+            if source in groups:
+                inodes[entry.path] = groups[source]
     link_groups(found, inodes)
     return found
 
 
 def conflicts(entries: FileList, base: FileList) -> list[bytes]:
-    """Paths where the proto has something else than the base's non-empty directory: rsync refuses those."""
+    """Return paths where the base has a directory with content and the proto has none: rsync refuses them."""
     clashing = [
         path
         for path, entry in entries.items()
         if entry.kind != "d" and path in base and base[path].kind == "d"
     ]
     return [path for path in clashing if any(other.startswith(path + b"/") for other in base)]
-
-
-def is_below(path: str, top: str) -> bool:
-    return not top or path.startswith(top + "/")

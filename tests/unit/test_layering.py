@@ -75,7 +75,6 @@ LONG_FILES: dict[str, str] = {
     "net/jenkins": "to be split",
 }
 LONG_FUNCTIONS: dict[str, str] = {
-    "rootfs/copy_proto:sync": "to be split",
     "system/process:run": "to be split",
 }
 MANY_PARAMETERS: dict[str, str] = {
@@ -84,7 +83,6 @@ MANY_PARAMETERS: dict[str, str] = {
     "net/http:request": "to be split",
     "net/imgapi:_call": "to be split",
     "net/registry:_call": "to be split",
-    "rootfs/copy_proto:sync": "to be split",
     "system/process:run": "to be split",
     "tree/scan:seen_entry": "to be split",
 }

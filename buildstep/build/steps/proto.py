@@ -39,9 +39,9 @@ def overlay(context: BuildContext, state: BuildState) -> bool:
     Returns False where only rsync can find out what comes of it, or that nothing can.
     """
     spec, root = context.spec, state.root
-    plan = placement.parts(spec.proto, root)
-    copy_proto.tell_changed_modes(spec.proto, root, plan, context.bus)
-    entries = placement.lay(context.plan.proto.entries, plan, owners.owner_rule(spec.owner, root))
+    placements = placement.find_placements(spec.proto, root)
+    copy_proto.report_changed_modes(spec.proto, root, placements, context.bus)
+    entries = placement.overlay(context.plan.proto.entries, placements, owners.owner_rule(spec.owner, root))
     if state.root_prefix:
         entries = _below_folder(entries, os.fsencode(state.root_prefix))
     if placement.conflicts(entries, state.below):
