@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 from buildstep.errors import UsageError
-from buildstep.report.parse import find_events, load
+from buildstep.report.parse import load
 from buildstep.report.record import BuildRecord
 from buildstep.system.registry import Registry, importing
 
-Renderer = Callable[[Sequence[BuildRecord], Sequence[Path | None], IO[bytes]], None]
-"""Writes a report of builds, oldest first, each with its event log if there is one."""
+Renderer = Callable[[Sequence[BuildRecord], IO[bytes]], None]
+"""Writes a report of builds, oldest first."""
 
 REPORTS: Registry[Renderer] = Registry(
     "reports",
@@ -44,8 +45,7 @@ def render(
         raise UsageError(f"there is no report format {format_name}", hint=REPORTS.hint(format_name))
     if not records:
         raise UsageError("a report needs at least one build record")
-    logs = [find_events(path) for path in records] if events_paths is None else list(events_paths)
-    assert len(logs) == len(records), "an event log, or None, for each record"
-    loaded = [(load(path), log) for path, log in zip(records, logs, strict=True)]
-    loaded.sort(key=lambda pair: (pair[0].started, pair[0].build_id))
-    renderer([record for record, _ in loaded], [log for _, log in loaded], out)
+    loaded = [load(path) for path in records]
+    if events_paths is not None:
+        loaded = [replace(record, events=log) for record, log in zip(loaded, events_paths, strict=True)]
+    renderer(sorted(loaded, key=lambda record: (record.started, record.build_id)), out)

@@ -4,59 +4,42 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
-from pathlib import Path
+from dataclasses import asdict
 from typing import IO, Any
 
 from buildstep.report import log_pack
 from buildstep.report.record import BuildRecord, critical_path
-from buildstep.report.words import STATES, delta, outcome, seconds_text
+from buildstep.report.rendering import asset, environment
+from buildstep.report.words import delta, outcome, seconds_text
 from buildstep.system.text import plural, size_text
 
 _SCRIPTS = ("page.js", "charts.js", "log.js")
-_LOG, _INDEX = "<!--log-->", "<!--index-->"
 
 
-def render(records: Sequence[BuildRecord], events: Sequence[Path | None], out: IO[bytes]) -> None:
+def render(records: Sequence[BuildRecord], out: IO[bytes]) -> None:
     """Write the page of the latest build, with the trend of all of them."""
-    # A tool's output and a package's name are the agent's only in name: jinja2 escapes all of them.
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_asset),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    css, script = asset("report.css"), "".join(asset(name) for name in _SCRIPTS)
+    events = records[-1].events
+    # Whatever a tool printed or a package is called may be hostile: jinja2 escapes all of it.
+    pieces = (
+        environment()
+        .get_template("report.html.j2")
+        .generate(
+            css=Markup(css),  # noqa: S704 - ours, and a style element is not parsed for markup
+            script=Markup(script),  # noqa: S704
+            csp=_policy(css, script),
+            data=_data(records),
+            has_log=events is not None,
+            # The log may be far larger than the page: the template calls this where the log belongs.
+            pack_log=lambda: asdict(log_pack.pack(events, out) if events else log_pack.Index()),
+            **_context(records),
+        )
     )
-    environment.filters.update(
-        size=size_text, took=seconds_text, short=_short, safe_url=_safe_url, pretty=_pretty, grouped=_grouped
-    )
-    environment.globals["count_of"] = plural
-    css, script = _asset("report.css"), "".join(_asset(name) for name in _SCRIPTS)
-    page = environment.get_template("report.html.j2").render(
-        css=Markup(css),  # noqa: S704 - ours, and a style element is not parsed for markup
-        script=Markup(script),  # noqa: S704
-        csp=_policy(css, script),
-        data=_data_block(_data(records)),
-        has_log=events[-1] is not None,
-        **_context(records),
-    )
-    # The log may be far larger than the rest: it goes straight into the file between two parts of the page.
-    head, rest = page.split(_LOG)
-    out.write(head.encode(errors="replace"))
-    log = events[-1]
-    index = log_pack.pack(log, out) if log is not None else log_pack.Index()
-    before, after = rest.split(_INDEX)
-    block = str(_data_block(index.to_json()))
-    out.write(f"{before}{block}{after}".encode(errors="replace"))
-
-
-def _asset(name: str) -> str:
-    return (resources.files("buildstep.report") / "templates" / name).read_text(encoding="utf-8")
+    for piece in pieces:
+        out.write(piece.encode(errors="replace"))
 
 
 def _policy(css: str, script: str) -> str:
@@ -69,17 +52,6 @@ def _policy(css: str, script: str) -> str:
 
 def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _data_block(value: object) -> Any:
-    """JSON that can stand in a script element: no < in it, so nothing in it can end the element."""
-    from jinja2.utils import htmlsafe_json_dumps
-
-    return htmlsafe_json_dumps(value, dumps=_compact)
-
-
-def _compact(value: object, **_options: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
 
 
 # -- what the template is given ---------------------------------------------------------------------------
@@ -98,10 +70,9 @@ def _context(records: Sequence[BuildRecord]) -> dict[str, Any]:
         "critical": path,
         "critical_seconds": sum(step.seconds for step in path),
         "longest": max(path, key=lambda step: step.seconds, default=None),
-        "reused": [step for step in record.steps if step.state == "reuse"],
+        "reused": record.reused,
         "again": [step for step in record.steps if step.state in ("run", "failed")],
         "skipped": [step for step in record.steps if step.state == "skip"],
-        "states": STATES,
         "changes": _package_changes(record, before),
         "removed": [row for row in record.cleaned if row.paths],
         "largest_layer": max((layer.size for layer in record.layers), default=0),
@@ -111,7 +82,6 @@ def _context(records: Sequence[BuildRecord]) -> dict[str, Any]:
 
 def _tiles(record: BuildRecord, before: BuildRecord | None) -> list[dict[str, str]]:
     """The numbers to see first. With an earlier build, how far they moved; more is marked, not judged."""
-    reused = sum(step.state == "reuse" for step in record.steps)
     tiles: list[dict[str, str]] = []
 
     def add(label: str, value: str, note: str = "", change: str = "") -> None:
@@ -125,7 +95,7 @@ def _tiles(record: BuildRecord, before: BuildRecord | None) -> list[dict[str, st
     change = delta(record.seconds, before.seconds) if before else ""
     add("Time", seconds_text(record.seconds), plural(len(record.steps), "step"), change)
     if record.steps:
-        add("Reused", f"{reused} of {len(record.steps)}", "steps found in the cache")
+        add("Reused", f"{len(record.reused)} of {len(record.steps)}", "steps found in the cache")
     if record.packages:
         findings = "" if record.audit is None else f"{plural(len(record.findings), 'audit finding')}"
         add("Packages", f"{len(record.packages):,}", findings or "in the image")
@@ -245,24 +215,3 @@ def _data(records: Sequence[BuildRecord]) -> dict[str, Any]:
         if len(records) > 1
         else [],
     }
-
-
-# -- filters ------------------------------------------------------------------------------------------------
-
-
-def _short(digest: str) -> str:
-    name, colon, rest = digest.rpartition(":")
-    return f"{name}{colon}{rest[:12]}"
-
-
-def _safe_url(url: str) -> str:
-    """A link that an audit named, if it is one: no javascript: and the like."""
-    return url if url.startswith(("https://", "http://")) else ""
-
-
-def _pretty(value: object) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
-
-
-def _grouped(number: int) -> str:
-    return f"{number:,}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from buildstep.report.record import BuildRecord
+from buildstep.report.words import safe_url
 
 Level = Literal["error", "warning", "note"]
 
@@ -82,7 +83,7 @@ def issues(record: BuildRecord) -> Iterator[Issue]:
             text=f"{finding.package} {finding.version}: {finding.problem}",
             category="audit",
             subject=finding.package,
-            url=finding.url if finding.url.startswith(("https://", "http://")) else "",
+            url=safe_url(finding.url),
             score=ranked[1] if ranked else None,
         )
     for note in record.problems:

@@ -41,18 +41,6 @@ class Index:
     problems: list[int] = field(default_factory=list)
     levels: dict[str, int] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "begin": self.begin,
-            "rows": self.rows,
-            "bytes": self.bytes,
-            "chunks": self.chunks,
-            "steps": self.steps,
-            "first": self.first,
-            "problems": self.problems,
-            "levels": self.levels,
-        }
-
 
 def pack(events: Path, out: IO[bytes]) -> Index:
     """Write every event of a log into `out` as data blocks; the index comes when all are written."""

@@ -91,7 +91,7 @@ def _not_a_record(path: Path, why: str = "") -> UsageError:
 
 def _checked(value: Mapping[str, Any], path: Path) -> BuildRecord:
     reader = _Reader()
-    record: BuildRecord = reader.make(BuildRecord, value, "$", path=path)
+    record: BuildRecord = reader.make(BuildRecord, value, "$", path=path, events=find_events(path))
     if reader.faults:
         raise SpecError(str(path), reader.faults)
     return record

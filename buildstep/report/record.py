@@ -105,7 +105,8 @@ class Failure:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildRecord:
     """One build. uuid, tree_digest: empty if it made no image; audit: None if none was asked for;
-    files_added: the largest of them, path and bytes; path: the file that the record was read from."""
+    files_added: the largest of them, path and bytes. path: the file that the record was read from; events:
+    the event log that belongs to it, if there is one; neither is in the JSON."""
 
     build_id: str
     name: str
@@ -130,11 +131,12 @@ class BuildRecord:
     tree_digest: str = ""
     tools: Mapping[str, str] = field(default_factory=dict)
     path: Path = field(default=Path(), compare=False)
+    events: Path | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that stands in the file; `parse.from_json` reads it."""
         value = {"format": FORMAT, **asdict(self)}
-        del value["path"]
+        del value["path"], value["events"]
         started = self.started.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return value | {
             "uuid": self.uuid or None,
@@ -170,6 +172,10 @@ class BuildRecord:
     def reproducible(self) -> bool:
         """Whether the build was asked to give the same bytes each time."""
         return self.input("spec").get("source_date_epoch") is not None
+
+    @property
+    def reused(self) -> tuple[Step, ...]:
+        return tuple(step for step in self.steps if step.state == "reuse")
 
     @property
     def problems(self) -> tuple[Remark, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
 
@@ -16,7 +15,7 @@ from buildstep.report.record import BuildRecord
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
-def render(records: Sequence[BuildRecord], _events: Sequence[Path | None], out: IO[bytes]) -> None:
+def render(records: Sequence[BuildRecord], out: IO[bytes]) -> None:
     """Write a SARIF log."""
     log = {"$schema": SCHEMA, "version": "2.1.0", "runs": [_run(record) for record in records]}
     out.write(json.dumps(log, indent=2).encode() + b"\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import IO, Any
 
 from buildstep.report.issues import Issue, issues
@@ -13,7 +12,7 @@ from buildstep.report.record import BuildRecord
 _SEVERITIES = {"error": "ERROR", "warning": "NORMAL", "note": "LOW"}
 
 
-def render(records: Sequence[BuildRecord], _events: Sequence[Path | None], out: IO[bytes]) -> None:
+def render(records: Sequence[BuildRecord], out: IO[bytes]) -> None:
     """Write a report with the issues of all builds."""
     rows = [_row(record, issue) for record in records for issue in issues(record)]
     report = {

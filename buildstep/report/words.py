@@ -9,7 +9,7 @@ STATES = {"run": "ran", "reuse": "reused", "skip": "skipped", "failed": "failed"
 
 
 def seconds_text(seconds: float) -> str:
-    """A length of time for a person: 7 ms, 3.2 s, 4 min 05 s, 1 h 02 min."""
+    """Return a length of time for a person: 7 ms, 3.2 s, 4 min 05 s, 1 h 02 min."""
     if seconds < 0.0005:
         return "0 s"
     if seconds < 0.9995:
@@ -22,8 +22,13 @@ def seconds_text(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def safe_url(url: str) -> str:
+    """Return a link that an audit named if it is one to the web; empty for `javascript:` and the like."""
+    return url if url.startswith(("https://", "http://")) else ""
+
+
 def outcome(record: BuildRecord) -> str:
-    """How the build ended, in a few words."""
+    """Say in a few words how the build ended."""
     if not record.ok:
         return f"failed after {seconds_text(record.seconds)}"
     took = seconds_text(record.seconds)
@@ -31,7 +36,7 @@ def outcome(record: BuildRecord) -> str:
 
 
 def delta(now: float, before: float) -> str:
-    """A change in per cent, signed; empty where there is nothing to compare with."""
+    """Return a change in per cent with its sign; empty if there is nothing to compare with."""
     if before <= 0 or now <= 0:
         return ""
     change = (now - before) / before * 100

@@ -1,0 +1,39 @@
+"""The templates of reports, and the one environment that renders them."""
+
+from __future__ import annotations
+
+import functools
+import json
+from importlib import resources
+from typing import Any
+
+from buildstep.report.words import STATES, safe_url, seconds_text
+from buildstep.system.text import plural, size_text
+
+
+def asset(name: str) -> str:
+    """Return the text of a file in `templates/`."""
+    return (resources.files("buildstep.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def environment() -> Any:
+    """Return a jinja2 environment with our filters; text in HTML and SVG is escaped."""
+    import jinja2
+
+    made = jinja2.Environment(
+        loader=jinja2.FunctionLoader(asset),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=jinja2.select_autoescape(("html.j2", "svg.j2")),
+    )
+    made.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    made.filters.update(
+        size=size_text,
+        took=seconds_text,
+        grouped="{:,}".format,
+        safe_url=safe_url,
+        pretty=functools.partial(json.dumps, indent=2, ensure_ascii=False),
+    )
+    made.globals.update(count_of=plural, states=STATES)
+    return made
