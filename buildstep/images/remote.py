@@ -13,45 +13,12 @@ from buildstep.errors import CommandFailed, Fault, ImageError
 from buildstep.events import Bus
 from buildstep.images.repositories import Repository, open_repository
 from buildstep.images.resolve import Arriving, Fetched, Resolved, fetch_files, resolve
-from buildstep.net.download import Downloaded, Progress
 from buildstep.net.errors import HttpError, HttpOptions
-from buildstep.net.http import Http
-from buildstep.net.imgapi import is_uuid
 from buildstep.spec import imgmanifest
 from buildstep.spec.config import SourceConfig
 from buildstep.system import host, process
 from buildstep.system.locks import lock, try_lock
 from buildstep.system.text import size_text
-
-
-class Labelled:
-    """A repository under a name that its user gave it."""
-
-    def __init__(self, inner: Repository, label: str) -> None:
-        self._inner, self._label = inner, label
-
-    @property
-    def label(self) -> str:
-        return self._label
-
-    @property
-    def http(self) -> Http | None:
-        found = getattr(self._inner, "http", None)
-        return found if isinstance(found, Http) else None
-
-    def get(self, uuid: str) -> dict[str, Any] | None:
-        return self._inner.get(uuid)
-
-    def find(self, name: str, version: str) -> dict[str, Any] | None:
-        return self._inner.find(name, version)
-
-    def images(self, **filters: str) -> Iterator[dict[str, Any]]:
-        return self._inner.images(**filters)
-
-    def fetch_file(
-        self, manifest: Mapping[str, Any], target: Path, *, sha256: str = "", progress: Progress | None = None
-    ) -> Downloaded:
-        return self._inner.fetch_file(manifest, target, sha256=sha256, progress=progress)
 
 
 class Remote:
@@ -76,21 +43,20 @@ class Remote:
         return self._opened
 
     def _open(self, source: SourceConfig, channel: str) -> Repository:
-        environ = self._environ
-        if source.endpoint:
-            environ = {**environ, "AWS_ENDPOINT_URL_S3": source.endpoint}
-        uri = source.url
-        if channel and uri.startswith(("http:", "https:")):
-            uri = f"{uri.partition('?')[0]}?channel={channel}"
-        options = HttpOptions.of(environ, insecure=source.insecure, **self._http)
-        found = open_repository(uri, environ=environ, bus=self._bus, options=options)
-        return Labelled(found, source.label) if source.label else found
+        return open_repository(
+            source.url,
+            environ=self._environ,
+            bus=self._bus,
+            options=HttpOptions.of(self._environ, insecure=source.insecure, **self._http),
+            channel=channel,
+            endpoint=source.endpoint,
+            label=source.label,
+        )
 
     def close(self) -> None:
         for repository in self._opened or []:
-            http = getattr(repository, "http", None)
-            if isinstance(http, Http):
-                http.close()
+            if repository.http is not None:
+                repository.http.close()
         self._opened = None
 
     # -- looking ---------------------------------------------------------------------------------------
@@ -100,12 +66,6 @@ class Remote:
 
         Raises ImageError: nonsense, not found, not active, or not for this machine's platform.
         """
-        check_ref(ref)
-        if not self.sources:
-            raise ImageError(
-                f"the image {ref} is not in the store, and there is no source to look for it in",
-                hint="`buildstep image list` shows what is in the store; sources stand in buildstep.toml",
-            )
         chain = resolve(ref, self.repositories, bus=self._bus, have=have)
         faults = [fault for image in chain for fault in self._platform_faults(image)]
         if faults:
@@ -204,16 +164,6 @@ class Remote:
         finally:
             for target in useless:  # now that nobody writes to it any more
                 forget(target)
-
-
-def check_ref(ref: str) -> None:
-    """Raises ImageError for what is neither a uuid nor name@version."""
-    name, at, version = ref.rpartition("@")
-    if not is_uuid(ref) and not (name and at and version):
-        raise ImageError(
-            f"{ref!r} is neither a uuid nor name@version, nor a file",
-            hint="`buildstep image list` shows what is in the store, with --remote what sources have",
-        )
 
 
 def forget(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where images are had by uuid or by name@version: IMGAPI servers, directories and buckets, all alike.
+"""Repositories, which have images by uuid or name@version: IMGAPI servers, directories and buckets.
 
 A directory or bucket is laid out as our publishers do it: `images/UUID/manifest.json` and
 `images/UUID/file`, and `NAME/VERSION/index.json`, which has the uuid.
@@ -30,32 +30,47 @@ MAX_MANIFEST = 4 << 20
 
 
 class Repository(Protocol):
-    """Images somewhere else. Every method raises HttpError when it cannot be told what is there."""
+    """Images somewhere else. Every method raises HttpError when it cannot find out what is there."""
 
     @property
-    def label(self) -> str: ...
+    def label(self) -> str:
+        """Its name in messages: the user's own for it, else its address."""
+        ...
+
+    @property
+    def http(self) -> Http | None:
+        """The session of its calls, for who has to stop or close them."""
+        ...
 
     def get(self, uuid: str) -> dict[str, Any] | None:
-        """The manifest of a uuid; None when there is no such image."""
+        """Return the manifest of a uuid, or None when there is no such image."""
         ...
 
     def find(self, name: str, version: str) -> dict[str, Any] | None:
-        """The manifest of the newest active image of that name and version, or None."""
+        """Return the manifest of the newest active image of that name and version, or None."""
         ...
 
     def images(self, **filters: str) -> Iterator[dict[str, Any]]:
-        """The manifests of the active images; filters as IMGAPI has them."""
+        """Yield the manifests of the active images; filters as IMGAPI has them."""
         ...
 
     def fetch_file(
-        self, manifest: Mapping[str, Any], target: Path, *, sha256: str = "", progress: Progress | None = None
+        self, manifest: Mapping[str, Any], target: Path, *, progress: Progress | None = None
     ) -> Downloaded:
-        """Bring an image's file here, proved. progress: told how far it is, and of the end."""
+        """Download an image's file and verify it. progress: gets how far it is, and the end."""
         ...
 
 
-class Imgapi(ImgapiClient):
+class ImgapiRepository(ImgapiClient):
     """An IMGAPI server as a repository."""
+
+    def __init__(self, url: str, *, http: Http, channel: str = "", label: str = "") -> None:
+        super().__init__(url, http=http, channel=channel)
+        self._label = label
+
+    @property
+    def label(self) -> str:
+        return self._label or super().label
 
     def find(self, name: str, version: str) -> dict[str, Any] | None:
         found = [
@@ -66,97 +81,90 @@ class Imgapi(ImgapiClient):
         return max(found, key=lambda row: str(row.get("published_at", "")), default=None)
 
 
-class DirectoryRepository:
+class _Published:
+    """What our publishers wrote, to a directory or a bucket: the same names in both."""
+
+    label: str
+
+    def _read(self, name: str) -> bytes | None:
+        raise NotImplementedError
+
+    def _document(self, name: str) -> dict[str, Any] | None:
+        data = self._read(name)
+        if data is None:
+            return None
+        try:
+            value = json.loads(data)
+        except ValueError as error:
+            raise HttpError(f"{self.label}/{name} is not JSON") from error
+        return value if isinstance(value, dict) else None
+
+    def get(self, uuid: str) -> dict[str, Any] | None:
+        manifest = self._document(f"images/{uuid}/manifest.json") if is_uuid(uuid) else None
+        # A manifest as a build wrote it has no state; being where it is makes the image active.
+        return manifest if manifest is None or "state" in manifest else {**manifest, "state": "active"}
+
+    def find(self, name: str, version: str) -> dict[str, Any] | None:
+        index = self._document(f"{path_of(name)}/{path_of(version)}/index.json")
+        return self.get(str(index.get("uuid", ""))) if index else None
+
+
+class DirectoryRepository(_Published):
     """A directory laid out for static serving."""
 
-    def __init__(self, path: Path) -> None:
+    http = None
+
+    def __init__(self, path: Path, label: str = "") -> None:
         self._path = path
+        self.label = label or f"dir:{path}"
 
-    @property
-    def label(self) -> str:
-        return f"dir:{self._path}"
-
-    def _read(self, path: Path) -> dict[str, Any] | None:
+    def _read(self, name: str) -> bytes | None:
         try:
-            with path.open("rb") as stream:
-                value = json.loads(stream.read(MAX_MANIFEST))
+            with (self._path / name).open("rb") as stream:
+                return stream.read(MAX_MANIFEST)
         except (FileNotFoundError, NotADirectoryError) as error:
             if not self._path.is_dir():
                 raise HttpError(f"there is no directory {self._path}") from error
             return None
-        except (OSError, ValueError) as error:
-            raise HttpError(
-                f"{self.label}: cannot read {path.name} of {path.parent.name}: {error}"
-            ) from error
-        return value if isinstance(value, dict) else None
-
-    def get(self, uuid: str) -> dict[str, Any] | None:
-        return _active(self._read(self._path / "images" / uuid / "manifest.json")) if is_uuid(uuid) else None
-
-    def find(self, name: str, version: str) -> dict[str, Any] | None:
-        index = self._read(self._path / path_of(name) / path_of(version) / "index.json")
-        return self.get(str(index.get("uuid", ""))) if index else None
+        except OSError as error:
+            raise HttpError(f"{self.label}: cannot read {name}: {error}") from error
 
     def images(self, **filters: str) -> Iterator[dict[str, Any]]:
-        index = self._read(self._path / "images" / "index.json") or {}
-        rows = index.get("images", [])
+        rows = (self._document("images/index.json") or {}).get("images", [])
         yield from filtered((row for row in rows if isinstance(row, dict)), filters)
 
     def fetch_file(
-        self, manifest: Mapping[str, Any], target: Path, *, sha256: str = "", progress: Progress | None = None
+        self, manifest: Mapping[str, Any], target: Path, *, progress: Progress | None = None
     ) -> Downloaded:
         source = self._path / "images" / str(manifest["uuid"]) / "file"
-        return _told(_copy(source, target, expected_file(manifest, sha256), self.label), progress)
+        return _finished(_copy(source, target, expected_file(manifest), self.label), progress)
 
 
-class BucketRepository:
+class BucketRepository(_Published):
     """The same layout in an S3 bucket."""
 
-    def __init__(self, client: S3Client) -> None:
+    def __init__(self, client: S3Client, label: str = "") -> None:
         self._client = client
         self.http = client.http
+        self.label = label or client.uri
 
-    @property
-    def label(self) -> str:
-        return self._client.uri
-
-    def _read(self, key: str) -> dict[str, Any] | None:
-        found = self._client.get(key, limit=MAX_MANIFEST)
-        if found is None:
-            return None
-        try:
-            value = json.loads(found[0])
-        except ValueError as error:
-            raise HttpError(f"{self.label}/{key} is not JSON") from error
-        return value if isinstance(value, dict) else None
-
-    def get(self, uuid: str) -> dict[str, Any] | None:
-        return _active(self._read(f"images/{uuid}/manifest.json")) if is_uuid(uuid) else None
-
-    def find(self, name: str, version: str) -> dict[str, Any] | None:
-        index = self._read(f"{path_of(name)}/{path_of(version)}/index.json")
-        return self.get(str(index.get("uuid", ""))) if index else None
+    def _read(self, name: str) -> bytes | None:
+        found = self._client.get(name, limit=MAX_MANIFEST)
+        return found[0] if found is not None else None
 
     def images(self, **filters: str) -> Iterator[dict[str, Any]]:
         keys = (info.key for info in self._client.list("images/") if info.key.endswith("/manifest.json"))
-        yield from filtered((row for row in map(self._read, keys) if row), filters)
+        yield from filtered((row for row in map(self._document, keys) if row), filters)
 
     def fetch_file(
-        self, manifest: Mapping[str, Any], target: Path, *, sha256: str = "", progress: Progress | None = None
+        self, manifest: Mapping[str, Any], target: Path, *, progress: Progress | None = None
     ) -> Downloaded:
-        expected = expected_file(manifest, sha256)
-        return _told(
-            self._client.download(f"images/{manifest['uuid']}/file", target, expected=expected), progress
-        )
-
-
-def _active(manifest: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A manifest as a build wrote it has no state; being where it is makes the image active."""
-    return manifest if manifest is None or "state" in manifest else {**manifest, "state": "active"}
+        name = f"images/{manifest['uuid']}/file"
+        return _finished(self._client.download(name, target, expected=expected_file(manifest)), progress)
 
 
 def path_of(text: str) -> str:
-    """A name or version as one part of a path, told apart from every other one and from ours."""
+    """Return a name or version as one part of a path, different from every other one and from ours."""
     quoted = quote(text, safe="+ ")
     if quoted.startswith(".") or quoted == "images":
         return f"%{ord(quoted[0]):02X}{quoted[1:]}"
@@ -164,7 +172,7 @@ def path_of(text: str) -> str:
 
 
 def filtered(rows: Iterator[dict[str, Any]], filters: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Those that pass IMGAPI's filters: equal, `~part` of a text, `!not`, and tags. Raises HttpError."""
+    """Yield those that pass IMGAPI's filters: equal, `~part` of a text, `!not`, and tags."""
     for row in rows:
         if all(_passes(row, name, wanted) for name, wanted in filters.items()):
             yield row
@@ -186,15 +194,15 @@ def _passes(row: Mapping[str, Any], name: str, wanted: str) -> bool:
     return wanted == text
 
 
-def _told(done: Downloaded, progress: Progress | None) -> Downloaded:
-    """Tell of a file that has come as a whole."""
+def _finished(done: Downloaded, progress: Progress | None) -> Downloaded:
+    """Report a file that came as a whole."""
     if progress is not None:
         progress.finish(done.path, done.size)
     return done
 
 
 def _copy(source: Path, target: Path, expected: Expected, label: str) -> Downloaded:
-    """A local file, taken as carefully as one that comes over the network."""
+    """Copy a local file as carefully as one that comes over the network."""
     with lock(target.with_name(f".{target.name}.lock")):
         there = verify_file(target, expected) if target.exists() else None
         if there is not None:
@@ -221,22 +229,22 @@ def open_repository(
     *,
     environ: Mapping[str, str],
     bus: Bus,
-    insecure: bool = False,
-    options: HttpOptions | None = None,
+    options: HttpOptions,
+    channel: str = "",
+    endpoint: str = "",
+    label: str = "",
 ) -> Repository:
-    """The repository of `http(s)://HOST[/PREFIX][?channel=C]`, `dir:PATH` or `s3://BUCKET[/PREFIX]`.
+    """Return the repository of `http(s)://HOST[/PREFIX][?channel=C]`, `dir:PATH` or `s3://BUCKET[/PREFIX]`.
 
-    Raises UsageError. Nothing is asked of it yet, so that a dead one harms only what it alone has.
+    channel: instead of the URL's. endpoint: of an S3 store. label: its name in messages. Raises UsageError.
+    No call is made yet, so that a dead one harms only what it alone has.
     """
     scheme, _, rest = uri.partition(":")
-    limits = options or HttpOptions.of(environ, insecure=insecure)
-    http = Http(environ=environ, options=limits, bus=bus)
-    if scheme in ("http", "https"):
-        return Imgapi(uri, http=http)
-    if scheme == "imgapi":
-        return Imgapi(rest, http=http)
+    http = Http(environ=environ, options=options, bus=bus)
+    if scheme in ("http", "https", "imgapi"):
+        return ImgapiRepository(rest if scheme == "imgapi" else uri, http=http, channel=channel, label=label)
     if scheme == "dir":
-        return DirectoryRepository(Path(rest))
+        return DirectoryRepository(Path(rest), label)
     if scheme == "s3":
-        return BucketRepository(S3Client(uri, environ=environ, bus=bus, http=http))
+        return BucketRepository(S3Client(uri, environ=environ, bus=bus, endpoint=endpoint, http=http), label)
     raise UsageError(f"{uri!r} is no source of images", hint="https://HOST, dir:PATH or s3://BUCKET[/PREFIX]")

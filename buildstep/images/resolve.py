@@ -17,7 +17,6 @@ from buildstep.events import Bus
 from buildstep.images.repositories import Repository
 from buildstep.net.download import Downloaded, Follower, Progress
 from buildstep.net.errors import HttpError
-from buildstep.net.http import Http
 from buildstep.net.imgapi import expected_file, is_uuid
 from buildstep.spec import imgmanifest
 
@@ -96,8 +95,13 @@ def resolve(
     have: whether an image is here already; neither it nor what it stands on is asked for.
     Raises ImageError: not found, not active, or no repository that answers.
     """
-    order = list(repositories)
-    top = _search(ref, order, bus)
+    check_ref(ref)
+    if not repositories:
+        raise ImageError(
+            f"the image {ref} is not in the store, and there is no source to look for it in",
+            hint="`buildstep image list` shows what is in the store; sources are named in buildstep.toml",
+        )
+    top = _search(ref, repositories, bus)
     state = imgmanifest.state_of(top.manifest)
     if state != "active":
         raise ImageError(
@@ -113,15 +117,21 @@ def resolve(
         # Origins need not be active: they may have been withdrawn from sale since. Where the image is,
         # its origin most likely is.
         near = chain[0].repository
-        chain.insert(0, _search(origin, [near, *(r for r in order if r is not near)], bus))
+        chain.insert(0, _search(origin, [near, *(r for r in repositories if r is not near)], bus))
     return chain
 
 
-def _search(ref: str, repositories: Sequence[Repository], bus: Bus) -> Resolved:
-    if not repositories:
+def check_ref(ref: str) -> None:
+    """Raise ImageError for what is neither a uuid nor name@version."""
+    name, _, version = ref.rpartition("@")
+    if not is_uuid(ref) and not (name and version):
         raise ImageError(
-            f"there is no repository to look for {ref} in", hint="configure one, such as https://HOST"
+            f"{ref!r} is neither a uuid nor name@version, nor a file",
+            hint="`buildstep image list` shows what is in the store, with --remote what sources have",
         )
+
+
+def _search(ref: str, repositories: Sequence[Repository], bus: Bus) -> Resolved:
     problems: list[BuildstepError] = []
     inactive: Resolved | None = None
     for repository in repositories:
@@ -154,9 +164,7 @@ def _ask(ref: str, repository: Repository) -> dict[str, Any] | None:
     if is_uuid(ref):
         found = repository.get(ref)
     else:
-        name, at, version = ref.rpartition("@")
-        if not (name and at and version):
-            raise ImageError(f"{ref!r} is neither a uuid nor name@version")
+        name, _, version = ref.rpartition("@")
         found = repository.find(name, version)
     if found is None:
         return None
@@ -212,9 +220,8 @@ def fetch_files(
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         for repository in {id(r): r for r in [*repositories, *(i.repository for i in images)]}.values():
-            http = getattr(repository, "http", None)
-            if isinstance(http, Http):
-                http.stop()
+            if repository.http is not None:
+                repository.http.stop()
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
