@@ -1,4 +1,4 @@
-"""Hand a built image on: find everything that belongs to it, publish it, and write down where it went."""
+"""Publish a built image: find everything that belongs to it, publish it, and record where it went."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from buildstep.cache import outputs
 from buildstep.errors import ImageError, PublishError, SpecError, UsageError
 from buildstep.events import Bus
 from buildstep.images.publishers import Bundle, Published, PublishOptions
-from buildstep.images.publishers import publish as hand_on
+from buildstep.images.publishers import publish as publish_bundle
 from buildstep.net.http import translated
 from buildstep.pool.stale import output_lock
 from buildstep.report.parse import load
@@ -138,7 +138,7 @@ def publish(
     """Publish to one target and write it down: in the build's record, and in the pool's state."""
     with translated(PublishError):
         try:
-            done = hand_on(bundle, target.target, options=options, bus=bus)
+            done = publish_bundle(bundle, target.target, options=options, bus=bus)
         except (ImageError, SpecError) as error:
             raise PublishError(error.message, detail=error.detail, hint=error.hint) from error
     entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **done.to_json()}

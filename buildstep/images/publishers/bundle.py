@@ -1,9 +1,10 @@
-"""What is published, and what publishing says of it: the values that every publisher shares."""
+"""The image to publish, the options, and the result: the values that every publisher shares."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from buildstep.errors import PublishError, SpecError
 from buildstep.events import Bus
+from buildstep.net.errors import HttpOptions
+from buildstep.net.http import Http, translated
 from buildstep.spec import imgmanifest
 from buildstep.system.digest import digests_of
 
@@ -124,12 +127,12 @@ class Bundle:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishOptions:
-    """What a publisher is told beside the target. A publisher takes what concerns it.
+    """Settings for publishers beside the target; each uses those that concern it.
 
     environ: credentials and proxies are looked for there, and nowhere else. insecure: no certificate
     checks (registry: plain http as well). user, key: who signs (IMGAPI); key: a file's path, or `agent`,
     or `agent:FINGERPRINT`. endpoint: of an S3 store. replace: a registry's tag may
-    be moved to the new image. limits: of `clients.HttpOptions`.
+    be moved to the new image. limits: of `HttpOptions`.
     """
 
     environ: Mapping[str, str] = field(default_factory=dict)
@@ -141,12 +144,19 @@ class PublishOptions:
     replace: bool = False
     limits: Mapping[str, Any] = field(default_factory=dict)
 
+    @contextlib.contextmanager
+    def session(self, bus: Bus) -> Iterator[Http]:
+        """Open an HTTP session for the length of a block; a call that fails raises PublishError."""
+        limits = HttpOptions.of(self.environ, insecure=self.insecure, **self.limits)
+        with translated(PublishError), Http(environ=self.environ, options=limits, bus=bus) as http:
+            yield http
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
-    """What is where now. name: the one to ask for it by. state: whether this call was needed.
+    """An image that is published. name: the one to ask for it by. state: whether this call was needed.
 
-    objects: what it consists of there, name to digest (`sha256:...`, or `sha1:...` where only that is told).
+    objects: its parts there, name to digest (`sha256:...`, or `sha1:...` where only that is known).
     """
 
     target: str
@@ -156,17 +166,25 @@ class Published:
     objects: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "target": self.target,
-            "name": self.name,
-            "state": self.state,
-            "uuid": self.uuid,
-            "objects": dict(self.objects),
-        }
+        return asdict(self)
+
+
+def is_published(there: bytes | None, ours: bytes, what: str, where: str) -> bool:
+    """Say whether a document is published; `there` is what was found under its name.
+
+    Raises PublishError when that is something else.
+    """
+    if there is not None and there != ours:
+        raise PublishError(
+            f"{what} is published already, with other content",
+            detail=f"see {where}",
+            hint="what is published never changes: publish another version, or remove that one first",
+        )
+    return there is not None
 
 
 class Publisher(Protocol):
-    """Hands an image on. Content goes first and its name last, so nothing half-published is ever found.
+    """Publishes an image. Content goes first and its name last, so nothing half-published is ever found.
 
     Publishing the same again is no error and changes nothing; other content under the same name is
     refused. Raises PublishError.

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from buildstep.errors import PublishError
 from buildstep.events import Bus
-from buildstep.images.publishers.bundle import Bundle, Content, Published, PublishOptions
+from buildstep.images.publishers.bundle import Bundle, Content, Published, PublishOptions, is_published
 from buildstep.images.repositories import path_of
 from buildstep.system.files import CHUNK, atomic_write, fsync_dir
 from buildstep.system.locks import lock
@@ -55,8 +55,8 @@ def _publish(bundle: Bundle, top: Path) -> Published:
     places = {content.path.name: content.path.name for content in (image, *extras)}
     index = bundle.index(places)
     # Both names are looked at before anything is written: a refusal leaves the directory as it was.
-    has_uuid = _same_or_none(by_uuid / "manifest.json", bundle.manifest_bytes(), f"the uuid {bundle.uuid}")
-    has_name = _same_or_none(by_name / "index.json", index, f"{bundle.name}@{bundle.version}")
+    has_uuid = _is_published(by_uuid / "manifest.json", bundle.manifest_bytes(), f"the uuid {bundle.uuid}")
+    has_name = _is_published(by_name / "index.json", index, f"{bundle.name}@{bundle.version}")
     for folder in (images, by_name.parent):
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
@@ -88,19 +88,9 @@ def _publish(bundle: Bundle, top: Path) -> Published:
     )
 
 
-def _same_or_none(path: Path, ours: bytes, what: str) -> bool:
-    """Whether this is published; False when nothing is. Raises PublishError when something else is."""
-    try:
-        there = path.read_bytes()
-    except FileNotFoundError:
-        return False
-    if there != ours:
-        raise PublishError(
-            f"{what} is published already, with other content",
-            detail=f"see {path}",
-            hint="what is published never changes: publish another version, or remove that one first",
-        )
-    return True
+def _is_published(path: Path, ours: bytes, what: str) -> bool:
+    there = path.read_bytes() if path.exists() else None
+    return is_published(there, ours, what, str(path))
 
 
 def _sweep(folder: Path) -> None:

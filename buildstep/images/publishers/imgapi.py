@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 from buildstep.errors import PublishError
 from buildstep.events import Bus
 from buildstep.images.publishers.bundle import Bundle, Published, PublishOptions
-from buildstep.net.errors import HttpError, HttpOptions
-from buildstep.net.http import Http, translated
+from buildstep.net.errors import HttpError
 from buildstep.net.imgapi import Account, ImgapiClient
 from buildstep.net.ssh_keys import agent_signer, file_signer
 from buildstep.spec import imgmanifest
@@ -32,8 +31,7 @@ class ImgapiPublisher:
 
     def publish(self, bundle: Bundle, target: str, *, options: PublishOptions, bus: Bus) -> Published:
         url = target.removeprefix("imgapi:").removeprefix("imgapi+")
-        limits = HttpOptions.of(options.environ, insecure=options.insecure, **options.limits)
-        with translated(PublishError), Http(environ=options.environ, options=limits, bus=bus) as http:
+        with options.session(bus) as http:
             client = ImgapiClient(url, http=http, channel=options.channel, account=_account(options))
             client.ping()
             return _Publication(client, bundle, bus).run()

@@ -11,8 +11,6 @@ from buildstep.formats.oci.layout import Layout, open_layout
 from buildstep.formats.oci.spec import INDEXES, Descriptor, media_type, parse_index, parse_manifest
 from buildstep.images.publishers.bundle import Bundle, Published, PublishOptions
 from buildstep.net.credentials import credentials_for
-from buildstep.net.errors import HttpOptions
-from buildstep.net.http import Http, translated
 from buildstep.net.registry import Reference, RegistryClient
 
 _EXTENSION = ".oci.tar"
@@ -33,11 +31,10 @@ class RegistryPublisher:
         ref = Reference.parse(target, default_tag=_tag(bundle.version))
         if ref.digest:
             raise PublishError(f"{ref} names a digest, which is the registry's to tell", hint="give a tag")
-        limits = HttpOptions.of(options.environ, insecure=options.insecure, **options.limits)
         listed = options.environ.get("BUILDSTEP_INSECURE_REGISTRIES", "").split(",")
         plain = True if options.insecure or ref.host in listed else None
         credentials = credentials_for(ref.host, options.environ)
-        with translated(PublishError), Http(environ=options.environ, options=limits, bus=bus) as http:
+        with options.session(bus) as http:
             client = RegistryClient(ref, http=http, credentials=credentials, plain=plain)
             try:
                 layout = open_layout(path, path.name)

@@ -11,12 +11,9 @@ import hashlib
 from pathlib import Path
 from typing import ClassVar
 
-from buildstep.errors import PublishError
 from buildstep.events import Bus
-from buildstep.images.publishers.bundle import Bundle, Published, PublishOptions
+from buildstep.images.publishers.bundle import Bundle, Published, PublishOptions, is_published
 from buildstep.images.repositories import path_of
-from buildstep.net.errors import HttpOptions
-from buildstep.net.http import Http, translated
 from buildstep.net.s3 import S3Client, Taken
 
 
@@ -26,8 +23,7 @@ class S3Publisher:
     scheme: ClassVar[str] = "s3"
 
     def publish(self, bundle: Bundle, target: str, *, options: PublishOptions, bus: Bus) -> Published:
-        limits = HttpOptions.of(options.environ, insecure=options.insecure, **options.limits)
-        with translated(PublishError), Http(environ=options.environ, options=limits, bus=bus) as http:
+        with options.session(bus) as http:
             client = S3Client(target, environ=options.environ, bus=bus, endpoint=options.endpoint, http=http)
             return _publish(bundle, client)
 
@@ -44,7 +40,7 @@ def _publish(bundle: Bundle, client: S3Client) -> Published:
         (f"{folder}/index.json", index, f"{bundle.name}@{bundle.version}"),
     ]
     # Looked at before anything is written: a refusal leaves the bucket as it was.
-    taken = [_same_or_none(client, key, data, what) for key, data, what in names]
+    taken = [_is_published(client, key, data, what) for key, data, what in names]
     changed = _put(client, file, image.path, image.sha256)
     for content in extras:
         changed |= _put(client, places[content.path.name], content.path, content.sha256)
@@ -55,7 +51,7 @@ def _publish(bundle: Bundle, client: S3Client) -> Published:
             client.put(key, data, content_type="application/json", if_absent=True)
         except Taken:
             # Somebody was faster; it is no fault if that was the same image.
-            if not _same_or_none(client, key, data, what):
+            if not _is_published(client, key, data, what):
                 raise
         changed = True
     return Published(
@@ -79,14 +75,6 @@ def _put(client: S3Client, key: str, path: Path, sha256: str) -> bool:
     return True
 
 
-def _same_or_none(client: S3Client, key: str, ours: bytes, what: str) -> bool:
+def _is_published(client: S3Client, key: str, ours: bytes, what: str) -> bool:
     there = client.get(key)
-    if there is None:
-        return False
-    if there[0] != ours:
-        raise PublishError(
-            f"{what} is published already at {client.uri}, with other content",
-            detail=f"see {key}",
-            hint="what is published never changes: publish another version, or remove that one first",
-        )
-    return True
+    return is_published(there[0] if there else None, ours, what, f"{client.uri}/{key}")

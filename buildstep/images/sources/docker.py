@@ -15,8 +15,9 @@ from typing import Any, ClassVar, Self
 
 from buildstep.errors import ImageError
 from buildstep.events import Bus
-from buildstep.formats.oci.spec import Descriptor, OciImage, OciPlatform, apply_layers, describe, document
+from buildstep.formats.oci.spec import Descriptor, OciImage, apply_layers, describe, document
 from buildstep.images.interface import Identity, SourceContext, SourceImage
+from buildstep.images.sources.oci import platform_of
 from buildstep.net.credentials import credentials_for
 from buildstep.net.download import Downloaded, Follower, Progress
 from buildstep.net.errors import HttpOptions
@@ -53,10 +54,6 @@ class Docker:
                 plain=True if insecure else None,
             )
 
-    def _platform(self) -> OciPlatform:
-        named = self._environ.get("BUILDSTEP_PLATFORM", "")
-        return OciPlatform.parse(named) if named else OciPlatform.here()
-
     def identify(self, locator: str, hasher: Callable[[Path], str]) -> Identity:
         del hasher
         ref = Reference.parse(locator)
@@ -68,12 +65,12 @@ class Docker:
                 raise ImageError(f"there is no image {ref}", hint="is the tag right? are credentials needed?")
             digest = found.digest
         self._digests[locator] = digest
-        return Identity(key=f"docker:{digest}:{self._platform()}", label=str(ref))
+        return Identity(key=f"docker:{digest}:{platform_of(self._environ)}", label=str(ref))
 
     def fetch(self, locator: str, into: Path, context: SourceContext) -> SourceImage:
         ref = Reference.parse(locator)
         with self._client(locator, context.bus) as client:
-            image = client.image(self._digests.get(locator, ref.wanted), self._platform())
+            image = client.image(self._digests.get(locator, ref.wanted), platform_of(self._environ))
             config = document(client.read(image.config), f"{ref} config")
             with _Pull(client, image, context.downloads) as pull:
                 entries = apply_layers(

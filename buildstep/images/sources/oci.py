@@ -22,19 +22,15 @@ class Oci:
     def __init__(self, environ: Mapping[str, str] = os.environ, *_limits: object) -> None:
         self._environ = environ
 
-    def _platform(self) -> OciPlatform:
-        named = self._environ.get("BUILDSTEP_PLATFORM", "")
-        return OciPlatform.parse(named) if named else OciPlatform.here()
-
     def identify(self, locator: str, hasher: Callable[[Path], str]) -> Identity:
         del hasher  # a layout names its content by digest
         layout, tag = _open(locator)
-        image = layout.image(layout.find(tag), self._platform())
+        image = layout.image(layout.find(tag), platform_of(self._environ))
         return Identity(key=f"oci:{image.manifest.digest}", label=f"oci:{Path(locator).name}")
 
     def fetch(self, locator: str, into: Path, context: SourceContext) -> SourceImage:
         layout, tag = _open(locator)
-        image = layout.image(layout.find(tag), self._platform())
+        image = layout.image(layout.find(tag), platform_of(self._environ))
         config = document(layout.read(image.config), f"{layout.label} config")
         entries = apply_layers([layout.open(layer) for layer in image.layers], into, context.apply_layer)
         name = re.sub(r"(\.oci)?\.tar$", "", Path(_path_and_tag(locator)[0]).name) or "base"
@@ -47,6 +43,12 @@ class Oci:
             entries=entries,
             config=config,
         )
+
+
+def platform_of(environ: Mapping[str, str]) -> OciPlatform:
+    """Return the platform whose image is wanted where there are several."""
+    named = environ.get("BUILDSTEP_PLATFORM", "")
+    return OciPlatform.parse(named) if named else OciPlatform.here()
 
 
 def _path_and_tag(locator: str) -> tuple[str, str]:
