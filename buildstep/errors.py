@@ -81,12 +81,6 @@ class SpecError(UsageError):
         self.faults = tuple(faults)
 
 
-class NothingToDo(BuildstepError):
-    """The request selects nothing."""
-
-    exit_code = ExitCode.NOTHING_TO_DO
-
-
 class CommandFailed(BuildstepError):
     """A command ended with a status that means failure."""
 
@@ -136,12 +130,6 @@ class EmitError(BuildstepError):
     """Writing an image, its manifest or its record."""
 
     exit_code = ExitCode.EMIT
-
-
-class GraphError(BuildstepError):
-    """A component graph."""
-
-    exit_code = ExitCode.GRAPH
 
 
 class StoreError(BuildstepError):

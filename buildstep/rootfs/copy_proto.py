@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from buildstep.errors import CommandFailed
 from buildstep.events import Bus
 from buildstep.rootfs.owners import OwnerRule, apply_owners, hard_link_groups
 from buildstep.rootfs.placement import Placement, find_placements, placement_of
@@ -64,13 +65,16 @@ def copy(proto: Path, root: Root, options: CopyOptions, bus: Bus) -> None:
             flags += ["--itemize-changes", "--itemize-changes", "--out-format=%n"]
         target = root.host_path("/" + placement.target)
         assert target is not None
-        done = process.run(
-            ["rsync", *flags, "--", f"{proto / placement.source}/", f"{target}/"],
-            line=None if listing else lambda text: bus.output("rsync", text),
-            timeout=options.timeout,
-            what="copying the proto directory",
-            hint="rsync's messages above name the file; no image was released",
-        )
+        try:
+            done = process.run(
+                ["rsync", *flags, "--", f"{proto / placement.source}/", f"{target}/"],
+                line=None if listing else lambda text: bus.output("rsync", text),
+                limits=process.Limits(options.timeout),
+                what="copying the proto directory",
+            )
+        except CommandFailed as error:
+            error.hint = "rsync's messages above name the file; no image was released"
+            raise
         if listing:
             copied |= _listed(done.stdout, placement)
     # Where two paths were copied to one place, the later one is there.

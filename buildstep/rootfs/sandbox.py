@@ -136,7 +136,7 @@ class ChrootSandbox:
         proxies = self._network_proxies() if network else Proxies()
         full = {**self._env, **proxies.env, **(env or {})}
         tool = Path(argv[0]).name
-        self._bus.note(proxies.mask(f"in the image: {process.paste(argv)}"), level="debug")
+        self._bus.note(proxies.mask(f"in the image: {shlex.join(argv)}"), level="debug")
         try:
             result = process.run(
                 self.wrapped(argv, network=network),
@@ -144,8 +144,7 @@ class ChrootSandbox:
                 cwd="/",
                 ok=ok,
                 line=lambda text: self._bus.output(tool, proxies.mask(text)),
-                timeout=self._options.timeout,
-                idle_timeout=self._options.idle_timeout,
+                limits=process.Limits(self._options.timeout, self._options.idle_timeout),
                 what=what or tool,
             )
         except CommandFailed as error:
@@ -219,7 +218,7 @@ class ChrootSandbox:
         if error.status == _NO_SUCH_PROGRAM and not self._has_program(argv[0]):
             hint = f"the image has no program {argv[0]}"
         prefix, sep, _ = error.message.rpartition(": ")
-        detail = "\n".join([*output, f"command in the image: {process.paste(argv)}"])
+        detail = "\n".join([*output, f"command in the image: {shlex.join(argv)}"])
         return CommandFailed(argv, error.status, detail=detail, hint=hint, what=prefix if sep else "")
 
     def _has_program(self, name: str) -> bool:

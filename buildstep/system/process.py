@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from buildstep.errors import CommandFailed, ToolMissing
 
@@ -70,20 +70,50 @@ def find(tool: str, *, path: str | None = None) -> str | None:
 class Result:
     """How a command ended: its status and what it printed."""
 
-    argv: tuple[str, ...]
     status: int
     stdout: str
     stderr: str
-    seconds: float
 
 
-def _as_bytes(text: str) -> str:
-    return os.fsencode(text).decode(_BYTES)
+class Limits(NamedTuple):
+    """How long a command may take, in seconds: in all, and without a line of output. None: no limit."""
+
+    total: float | None = None
+    idle: float | None = None
 
 
-def paste(argv: Sequence[str]) -> str:
-    """The command as one line for a shell."""
-    return shlex.join(argv)
+def _prepare(argv: Sequence[str], env: Mapping[str, str] | None) -> tuple[str, dict[str, str]]:
+    """Return program and environment of a child that is about to be started, and count it."""
+    global started  # noqa: PLW0603 - a counter for the whole process
+    program = which(argv[0])
+    started += 1
+    return program, dict(base_env(os.environ) if env is None else env)
+
+
+def _failure(argv: Sequence[str], status: int, output: str, what: str) -> CommandFailed:
+    detail = f"{output}\ncommand: {shlex.join(argv)}"
+    return CommandFailed(argv, status, detail=detail, what=what)
+
+
+class _Output:
+    """What a command prints: its lines, the last of both streams, and when the last one came."""
+
+    def __init__(self, line: Line | None) -> None:
+        self.out: list[str] = []
+        self.err: list[str] = []
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.heard = time.monotonic()
+        self._line = line
+        self._lock = threading.Lock()  # `sh` reads each stream in a thread of its own
+
+    def take(self, raw: str, stream: list[str]) -> None:
+        text = raw.rstrip("\n").encode(_BYTES).decode(errors="replace")
+        with self._lock:
+            self.heard = time.monotonic()
+            stream.append(text)
+            self.tail.append(text)
+            if self._line is not None:
+                self._line(text)
 
 
 def run(
@@ -91,53 +121,60 @@ def run(
     *,
     env: Mapping[str, str] | None = None,
     cwd: Path | str | None = None,
-    input_text: str | None = None,
     line: Line | None = None,
     ok: Sequence[int] = (0,),
-    timeout: float | None = None,
-    idle_timeout: float | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - it cannot be changed
     what: str = "",
-    hint: str = "",
 ) -> Result:
     """Run one command to its end.
 
     env: the whole environment of the child (default: `base_env` of ours). line: called with every line
-    of output as it comes. ok: statuses that are not a failure. timeout: seconds in all; idle_timeout:
-    seconds without a line of output. Raises CommandFailed with the tail of the output, ToolMissing if
-    there is no such program. Whatever ends this call, the child and its process group are gone.
+    of output as it comes. ok: statuses that are not a failure. Raises CommandFailed with the tail of the
+    output, ToolMissing if there is no such program. Whatever ends this call, the child and its process
+    group are gone.
     """
     import sh
 
-    global started  # noqa: PLW0603 - a counter for the whole process
-    program = which(argv[0])
-    tail: deque[str] = deque(maxlen=TAIL_LINES)
-    heard = [time.monotonic()]
-    captured: dict[str, list[str]] = {"out": [], "err": []}
-    lock = threading.Lock()
-
-    def receive(stream: str) -> Callable[[str], None]:
-        def on_line(raw: str) -> None:
-            text = raw.rstrip("\n").encode(_BYTES).decode(errors="replace")
-            with lock:
-                heard[0] = time.monotonic()
-                captured[stream].append(text)
-                tail.append(text)
-                if line is not None:
-                    line(text)
-
-        return on_line
-
+    output = _Output(line)
     begin = time.monotonic()
-    started += 1
+    child = _start(argv, env, cwd, output)
+    expired = ""
+    try:
+        while not expired and child.is_alive():
+            expired = _expired(limits, begin, output)
+            time.sleep(0.02)  # short naps, so that a signal's exception is raised here at once
+        if expired:
+            _end_group(child.pid, child.is_alive)
+    except BaseException:
+        _end_group(child.pid, child.is_alive)
+        raise
+    # What it left running in its group must neither go on nor hold its output open.
+    _signal_group(child.pid, signal.SIGKILL)
+    with contextlib.suppress(sh.SignalException, sh.ErrorReturnCode):
+        child.wait()
+    status = int(child.exit_code)
+    if expired or status not in ok:
+        label = f"{what or Path(argv[0]).name} {expired}".strip()
+        raise _failure(argv, status, "\n".join(output.tail), label)
+    return Result(status, "\n".join(output.out), "\n".join(output.err))
+
+
+def _start(
+    argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | str | None, output: _Output
+) -> Any:
+    """Start a command by the `sh` package and return its handle."""
+    import sh
+
+    program, environment = _prepare(argv, env)
     # Without it sh gives the child a pipe that nobody ever writes to or closes.
     with open(os.devnull, "rb") as nothing:
-        child = sh.Command(_as_bytes(program))(
+        return sh.Command(_as_bytes(program))(
             *map(_as_bytes, argv[1:]),
-            _env=dict(env if env is not None else base_env(os.environ)),
+            _env=environment,
             _cwd=None if cwd is None else os.fspath(cwd),
-            _in=nothing if input_text is None else _as_bytes(input_text),
-            _out=receive("out"),
-            _err=receive("err"),
+            _in=nothing,
+            _out=lambda raw: output.take(raw, output.out),
+            _err=lambda raw: output.take(raw, output.err),
             _tty_out=False,
             _new_session=True,
             _bg=True,
@@ -148,33 +185,20 @@ def run(
             _ok_code=list(range(256)),
             _encoding=_BYTES,
         )
-    expired = ""
-    try:
-        while child.is_alive():
-            now = time.monotonic()
-            if timeout is not None and now - begin > timeout:
-                expired = f"did not end within {timeout:g} s"
-            elif idle_timeout is not None and now - heard[0] > idle_timeout:
-                expired = f"printed nothing for {idle_timeout:g} s"
-            if expired:
-                _end_group(child.pid, child.is_alive)
-                break
-            time.sleep(0.02)  # short naps, so that a signal's exception is raised here at once
-    except BaseException:
-        _end_group(child.pid, child.is_alive)
-        raise
-    # What it left running in its group must neither go on nor hold its output open.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
-    with contextlib.suppress(sh.SignalException, sh.ErrorReturnCode):
-        child.wait()
-    status = int(child.exit_code)
-    stdout, stderr = "\n".join(captured["out"]), "\n".join(captured["err"])
-    if expired or status not in ok:
-        detail = "\n".join([*tail, f"command: {paste(argv)}"])
-        label = what or Path(argv[0]).name
-        raise CommandFailed(argv, status, detail=detail, hint=hint, what=f"{label} {expired}".strip())
-    return Result(tuple(argv), status, stdout, stderr, time.monotonic() - begin)
+
+
+def _as_bytes(text: str) -> str:
+    return os.fsencode(text).decode(_BYTES)
+
+
+def _expired(limits: Limits, begin: float, output: _Output) -> str:
+    """Return which limit a command has reached, in words; empty for none."""
+    now = time.monotonic()
+    if limits.total is not None and now - begin > limits.total:
+        return f"did not end within {limits.total:g} s"
+    if limits.idle is not None and now - output.heard > limits.idle:
+        return f"printed nothing for {limits.idle:g} s"
+    return ""
 
 
 def query(
@@ -185,15 +209,12 @@ def query(
     timeout: float = 60.0,
     what: str = "",
 ) -> Result:
-    """Ask a short question of a tool: like `run`, without lines as they come, and quicker."""
-    global started  # noqa: PLW0603
-    program = which(argv[0])
-    started += 1
-    begin = time.monotonic()
+    """Run a command that is over at once: like `run`, without lines as they come, and quicker."""
+    program, environment = _prepare(argv, env)
     try:
         done = subprocess.run(
             [program, *argv[1:]],
-            env=dict(env if env is not None else base_env(os.environ)),
+            env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout,
@@ -201,26 +222,28 @@ def query(
         )
     except subprocess.TimeoutExpired as error:
         raise CommandFailed(
-            argv, -signal.SIGKILL, what=f"{what or argv[0]} did not answer within {timeout:g} s"
+            argv, -signal.SIGKILL, what=f"{what or argv[0]} did not end within {timeout:g} s"
         ) from error
     stdout, stderr = (raw.decode(errors="replace") for raw in (done.stdout, done.stderr))
     if done.returncode not in ok:
-        detail = f"{(stderr or stdout).rstrip()}\ncommand: {paste(argv)}"
-        raise CommandFailed(argv, done.returncode, detail=detail, what=what)
-    return Result(tuple(argv), done.returncode, stdout, stderr, time.monotonic() - begin)
+        raise _failure(argv, done.returncode, (stderr or stdout).rstrip(), what)
+    return Result(done.returncode, stdout, stderr)
+
+
+def _signal_group(pid: int, signum: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signum)
 
 
 def _end_group(pid: int, alive: Callable[[], bool]) -> None:
     """Interrupt, terminate, then kill a child and its whole process group."""
     for signum, grace in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, _GRACE)):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signum)
+        _signal_group(pid, signum)
         end = time.monotonic() + grace
         while time.monotonic() < end:
             if not alive():
                 # The leader is gone; whatever it started has no reason to stay.
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(pid, signal.SIGKILL)
+                _signal_group(pid, signal.SIGKILL)
                 return
             time.sleep(0.01)
 
@@ -239,13 +262,11 @@ def spawn(
     popen: stdin, stdout, pass_fds, cwd for `subprocess.Popen`. stderr is kept (its tail goes into the
     CommandFailed raised for a bad status). When the block raises, the child is ended first.
     """
-    global started  # noqa: PLW0603
-    program = which(argv[0])
-    started += 1
+    program, environment = _prepare(argv, env)
     tail: deque[bytes] = deque(maxlen=TAIL_LINES)
     child = subprocess.Popen(
         [program, *argv[1:]],
-        env=dict(env if env is not None else base_env(os.environ)),
+        env=environment,
         stderr=subprocess.PIPE,
         start_new_session=True,
         **popen,
@@ -271,5 +292,5 @@ def spawn(
         reader.join(_GRACE)
         stderr.close()
     if child.returncode not in ok:
-        text = b"".join(tail).decode(errors="replace").rstrip()
-        raise CommandFailed(argv, child.returncode, detail=f"{text}\ncommand: {paste(argv)}", what=what)
+        output = b"".join(tail).decode(errors="replace").rstrip()
+        raise _failure(argv, child.returncode, output, what)

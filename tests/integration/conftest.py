@@ -205,7 +205,7 @@ def debian_root() -> Path:
                 SUITE,
                 os.fspath(making),
             ],
-            timeout=600,
+            limits=process.Limits(600),
         )
         os.utime(making)
         making.rename(base)

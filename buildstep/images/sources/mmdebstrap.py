@@ -17,6 +17,8 @@ from buildstep.system import process
 
 DEFAULTS = {"variant": "minbase", "include": "", "components": "main"}
 
+_HINT = "is the Debian mirror reachable? BUILDSTEP_APT_MIRROR names another"
+
 
 class Mmdebstrap:
     scheme: ClassVar[str] = "mmdebstrap"
@@ -55,17 +57,15 @@ class Mmdebstrap:
                 command,
                 env=env,
                 line=lambda text: context.bus.output("mmdebstrap", text),
-                timeout=3600,
-                idle_timeout=900,
+                limits=process.Limits(total=3600, idle=900),
                 what=f"mmdebstrap {suite}",
-                hint="is the Debian mirror reachable? BUILDSTEP_APT_MIRROR names another",
             )
             entries = None
             if not context.privileged:
                 with archive.open("rb") as stream:
                     entries = context.unpack(stream, into)
         except CommandFailed as error:
-            raise ImageError(error.message, detail=error.detail, hint=error.hint, retryable=True) from error
+            raise ImageError(error.message, detail=error.detail, hint=_HINT, retryable=True) from error
         finally:
             archive.unlink(missing_ok=True)
         return SourceImage(

@@ -209,7 +209,7 @@ def test_only_the_tools_of_this_build_are_needed(
 
 def test_an_rsync_without_xattrs_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     said = "rsync  version 3.2.7  protocol version 31\n    64-bit files, no ACLs, xattrs, hardlinks"
-    monkeypatch.setattr(process, "query", lambda *_, **__: process.Result((), 0, said, "", 0.0))
+    monkeypatch.setattr(process, "query", lambda *_, **__: process.Result(0, said, ""))
     assert machine._version("rsync") == "3.2.7"
     assert machine._rsync_lacks() == ["ACLs"]
 
