@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from buildstep.spec.fields import SETTINGS, Choices
 from buildstep.spec.imgmanifest_fields import FIELDS, Field
 from buildstep.spec.json_schema import default_of
+from buildstep.spec.settings import SETTINGS, Choices
 from scripts.markdown import table
 from scripts.rule_words import words
 

@@ -33,7 +33,7 @@ def _cleaners() -> str:
 
 
 def _variables() -> str:
-    from buildstep.spec.fields import SETTINGS
+    from buildstep.spec.settings import SETTINGS
 
     rows = (
         (f"`{it.env}`", f"`build.{name}`" if it.in_file else "", f"`{it.flag}`" if it.flag else "", it.about)

@@ -16,7 +16,8 @@ from buildstep.cli.options import pairs, print_json, short_path, show
 if TYPE_CHECKING:
     from buildstep.build.plan import Plan
     from buildstep.spec.document import Document
-    from buildstep.spec.fields import BuildSpec, Choices
+    from buildstep.spec.fields import BuildSpec
+    from buildstep.spec.settings import Choices
 
 
 def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool | None:
@@ -130,7 +131,7 @@ def command(manifest_arg: str | None, defines: dict[str, str], as_buildimage: bo
         options["output_dir"] = options["output_dir"] or "/tmp"
     text = sys.stdin.read() if manifest_arg == "-" else ""
     spec = load_spec(read_here(manifest_arg, defines, text), options)
-    if (spec.packages or spec.upgrade_first or spec.pkg_audit) and os.geteuid() != 0 and not run["dry_run"]:
+    if spec.wants_packages and os.geteuid() != 0 and not run["dry_run"]:
         # What was read from standard input is gone: the command that starts again gets the text itself.
         session.enter_user_namespace([text if word == "-" else word for word in sys.argv[1:]])
     return session.enclosed(lambda: _build(spec, **run))
@@ -154,7 +155,7 @@ def choices() -> Choices:
     """Return the names of installers, formats and cleaners, for the spec to check names against."""
     from buildstep import emit
     from buildstep.rootfs import cleaners, installers
-    from buildstep.spec.fields import Choices
+    from buildstep.spec.settings import Choices
 
     return Choices(
         installers=tuple(installers.INSTALLERS),

@@ -6,9 +6,10 @@ import dataclasses
 from typing import Any, Final
 
 from buildstep.spec import schema
-from buildstep.spec.fields import SETTINGS, BuildSpec, Choices, to_data
+from buildstep.spec.fields import BuildSpec, to_data
 from buildstep.spec.imgmanifest_fields import FIELDS
 from buildstep.spec.schema import Rule
+from buildstep.spec.settings import SETTINGS, Choices
 
 SCHEMA_KEY: Final[Rule] = {"type": "string", "description": "For editors; ignored."}
 

@@ -17,18 +17,10 @@ from typing import Any, Final, NamedTuple
 from buildstep.errors import Fault, SpecError
 from buildstep.spec import imgmanifest, schema
 from buildstep.spec.document import Document
-from buildstep.spec.fields import (
-    PREFIX,
-    SETTINGS,
-    BuildSpec,
-    Choices,
-    Origin,
-    Setting,
-    from_data,
-    to_data,
-)
+from buildstep.spec.fields import BuildSpec, Origin, from_data, to_data
 from buildstep.spec.json_schema import SCHEMA_KEY, build_rule
 from buildstep.spec.schema import at
+from buildstep.spec.settings import PREFIX, SETTINGS, Choices, Setting
 
 __all__ = ["BuildSpec", "check_document", "load", "summary"]
 

@@ -19,9 +19,7 @@ from buildstep.errors import SpecError
 from buildstep.spec import schema, template
 from buildstep.spec.document import read_document
 from buildstep.spec.fields import (
-    SETTINGS,
     BuildSpec,
-    Choices,
     InstallerOptions,
     OciConfig,
     Timeouts,
@@ -29,6 +27,7 @@ from buildstep.spec.fields import (
 )
 from buildstep.spec.json_schema import json_schema
 from buildstep.spec.load import check_document, load, summary
+from buildstep.spec.settings import SETTINGS, Choices
 
 CHOICES = Choices(
     installers=("apt", "apk", "pkgsrc"),

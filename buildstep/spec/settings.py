@@ -1,0 +1,219 @@
+"""The table of all settings of a build: each one's rule, flag, variable and meaning.
+
+A setting is a field of `BuildSpec` with the same name, which has its type and its default. Loading, the JSON
+Schema of the `build` key and the reference are made from this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Final
+
+from buildstep.spec.document import LAST_SECOND
+from buildstep.spec.schema import BOOLEAN, Rule, array, choice, integer, mapping, record, text
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choices:
+    """The names of what is plugged in. The caller knows them; this room does not."""
+
+    installers: tuple[str, ...]
+    formats: tuple[str, ...]
+    cleaners: tuple[str, ...]
+    compressions: tuple[str, ...] = ("gzip", "zstd", "xz", "bzip2", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How one field of BuildSpec may be given.
+
+    names: the options, where they depend on what is plugged in; for a list, of its entries. variable: in the
+    environment, where it is not BUILDSTEP_ and the name. commas: whether they separate a list given as text.
+    """
+
+    name: str
+    rule: Rule
+    about: str
+    _: KW_ONLY
+    names: Callable[[Choices], Sequence[str]] | None = None
+    flag: str = ""
+    variable: str = ""
+    in_file: bool = True
+    commas: bool = True
+    required: bool = False
+
+    @property
+    def env(self) -> str:
+        """The name of its variable in the environment."""
+        return self.variable or f"BUILDSTEP_{self.name.upper()}"
+
+    @property
+    def option(self) -> str:
+        """The flag's long name, for messages."""
+        return next((word for word in self.flag.split("/") if word.startswith("--")), "")
+
+    @property
+    def kind(self) -> str:
+        """The JSON type that text given for this setting stands for."""
+        types = self.rule["type"]
+        return types if isinstance(types, str) else str(types[-1])
+
+    def rule_for(self, choices: Choices) -> Rule:
+        """Return the rule, given what is plugged in."""
+        if self.names is None:
+            return self.rule
+        options = choice(self.names(choices))
+        return self.rule | ({"items": options} if self.kind == "array" else options)
+
+
+# Control characters must not get into an argv, a path or a log.
+_PLAIN = r"\x00-\x1f\x7f"
+_HALVES = r"\ud800-\udfff"  # surrogates: no file name can hold them
+_WORD = text(rf"[^{_PLAIN}-][^{_PLAIN}]*", say="one line that does not start with a dash")
+_LINE = text(rf"[^{_PLAIN}]*", say="one line")
+_NO_NUL = text(r"[^\x00]*", say="free of NUL", least=0)
+_ABSOLUTE = text(rf"/[^{_PLAIN}]*", say="an absolute path")
+_ENV = mapping(_NO_NUL, keys=text(r"[A-Za-z_][A-Za-z0-9_]*", say="the name of a variable"))
+_PACKAGE = text(
+    r"[A-Za-z0-9_.+:=~/][A-Za-z0-9_.+:=~/-]*",
+    say="a package: A-Z a-z 0-9 - _ . + : = ~ / and no dash in front",
+)
+PREFIX = text(
+    rf"[^/.{_PLAIN}{_HALVES}-][^/{_PLAIN}{_HALVES}]*",
+    say="a file name that does not start with a dot or a dash",
+)
+_WHO = "[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_OWNER = text(f"keep|{_WHO}:{_WHO}", say='"keep" or USER:GROUP, names or numbers')
+_PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6([0-4][0-9]{3}|5([0-4][0-9]{2}|5([0-2][0-9]|3[0-5]))))"
+_SECONDS = integer(1, 7 * 24 * 3600)
+_OCI = record(
+    {
+        "entrypoint": array(_NO_NUL),
+        "cmd": array(_NO_NUL),
+        "env": _ENV,
+        "user": text(f"{_WHO}(:{_WHO})?", say="USER or USER:GROUP"),
+        "workdir": _ABSOLUTE,
+        "expose": array(text(f"{_PORT}(/(tcp|udp|sctp))?", say="a port such as 80 or 53/udp")),
+        "volumes": array(_ABSOLUTE),
+        "labels": mapping(_NO_NUL, keys=_LINE),
+        "stop_signal": text("SIG[A-Z0-9+-]+|[1-9][0-9]?", say="a signal such as SIGTERM"),
+        "architecture": text("[a-z0-9]+", say="an architecture such as amd64"),
+    }
+)
+
+_TABLE: Final = (
+    Setting(
+        "image",
+        _WORD,
+        "The base image: a uuid, name@version, or a locator such as mmdebstrap:bookworm.",
+        flag="-i/--image",
+        required=True,
+    ),
+    Setting(
+        "proto",
+        _LINE,
+        "The proto directory, copied over the base image; also the one positional argument.",
+        flag="-d/--dir",
+        required=True,
+    ),
+    Setting("packages", array(_PACKAGE), "Packages to install.", flag="-p/--packages"),
+    Setting(
+        "installer",
+        text(),
+        "What installs them; auto looks at the base image.",
+        names=lambda choices: ("auto", *choices.installers),
+        flag="--installer",
+    ),
+    Setting(
+        "installer_options",
+        record({"recommends": BOOLEAN, "mirror": _WORD, "env": _ENV}),
+        "recommends: also what packages recommend (false); mirror: fetch from there; env: variables"
+        " for the package manager.",
+    ),
+    Setting(
+        "order",
+        text() | choice(["proto-first", "packages-first"]),
+        "What goes in first. Packages first: they are reused when only the proto directory changed.",
+        flag="--order",
+    ),
+    Setting(
+        "owner",
+        mapping(_OWNER, keys=_LINE, least=1) | _OWNER | {"type": ["string", "object"]},
+        "Who owns the files of the proto directory: one rule, or an object of globs, of which the"
+        ' first that matches counts and "*" comes last. keep: the numbers they have on the agent.',
+        flag="--owner",
+    ),
+    Setting(
+        "exclude", array(_LINE), "Patterns of rsync, for what stays out.", flag="--exclude", commas=False
+    ),
+    Setting(
+        "clean",
+        array(text(), unique=True),
+        "The cleaners to run; or, all with a dash in front, those of the default set not to run.",
+        names=lambda choices: (*choices.cleaners, *(f"-{name}" for name in choices.cleaners)),
+        flag="--clean",
+    ),
+    Setting(
+        "formats",
+        array(text(), unique=True, least=1),
+        "The formats to write.",
+        names=lambda choices: choices.formats,
+        flag="-f/--format",
+    ),
+    Setting(
+        "compression",
+        text(),
+        "How they are compressed; each format has its own default.",
+        names=lambda choices: choices.compressions,
+        flag="-c/--compression",
+    ),
+    Setting("motd", BOOLEAN, "Write etc/motd; needs source_repo.", flag="-M/--motd"),
+    Setting("source_repo", _WORD, "Where the source is, for the motd.", flag="-S/--source-repo"),
+    Setting("upgrade_first", BOOLEAN, "Upgrade the base image's packages first.", flag="-u/--upgrade-first"),
+    Setting("pkg_audit", BOOLEAN, "Report known vulnerabilities of packages.", flag="-a/--pkg-audit"),
+    Setting(
+        "image_prefix",
+        PREFIX,
+        "Files are named PREFIX-VERSION and an extension; default: the name.",
+        flag="-P/--image-prefix",
+    ),
+    Setting("output_dir", _LINE, "Where the files go; default: bits/NAME.", flag="-o/--output-dir"),
+    Setting(
+        "pool",
+        text(rf"[a-z][a-z0-9]*:[^{_PLAIN}]+", say="BACKEND:PLACE, such as dir:/var/tmp/pool"),
+        "Where datasets live; default: the best this agent has.",
+        flag="--pool",
+    ),
+    Setting("cache", BOOLEAN, "Reuse layers of earlier builds.", flag="--cache/--no-cache"),
+    Setting("keep_on_failure", BOOLEAN, "Leave the clone of a failed build.", flag="--keep-on-failure"),
+    Setting("shell_on_failure", BOOLEAN, "Open a shell in it.", flag="--shell-on-failure"),
+    Setting("full", BOOLEAN, "Write a zfs image that does not need its base image.", flag="--full"),
+    Setting(
+        "timeouts",
+        record({"command": _SECONDS, "idle": _SECONDS}),
+        "In seconds. command: for one command in all (3600); idle: for its silence (900).",
+    ),
+    Setting("oci", _OCI, "Configuration of an OCI image; what is not given stays as in the base image."),
+    Setting(
+        "source_date_epoch",
+        integer(0, LAST_SECOND),
+        "The time of the build, in seconds since 1970, for builds that repeat bit by bit.",
+        variable="SOURCE_DATE_EPOCH",
+        in_file=False,
+    ),
+    Setting(
+        "index_max_age",
+        integer(0, 366 * 24 * 3600),
+        "For how many seconds the repository's answer to what packages resolve to is good; 0: ask"
+        " every time.",
+    ),
+    Setting(
+        "network",
+        BOOLEAN,
+        "Whether the steps that install packages may use the network.",
+        flag="--network/--no-network",
+    ),
+)
+
+SETTINGS: Final[Mapping[str, Setting]] = {setting.name: setting for setting in _TABLE}
