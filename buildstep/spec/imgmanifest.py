@@ -7,22 +7,21 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final
+from uuid import UUID
 
 from buildstep.errors import Fault, SpecError
 from buildstep.spec import schema
 from buildstep.spec.imgmanifest_fields import FIELDS, Limits, V
 from buildstep.spec.schema import at
 
-Mode = Literal["minimal", "dc", "public", "private"]
 Manifest = Mapping[str, Any]
 
 NIL_UUID: Final = "00000000-0000-0000-0000-000000000000"
 INHERITABLE: Final = tuple(field.name for field in FIELDS if field.inherited)
 
 _BY_NAME = {field.name: field for field in FIELDS}
-_MINIMAL = ("v", "uuid", "name", "version", "type", "os")
-_SERVER = (*_MINIMAL, "owner", "disabled", "activated", "public", "state")
+_REQUIRED = ("v", "uuid", "name", "version", "type", "os")
 _ZVOL = ("nic_driver", "disk_driver", "cpu_type", "image_size")
 _FILE_ORDER = ("size", "compression", "sha1")  # as imgadm writes it
 _MAX_TAGS = 102400
@@ -36,48 +35,43 @@ _DROPPED_BY_V2 = (
 # Validation.
 
 
-def validate(manifest: object, *, mode: Mode = "minimal", limits: Limits) -> list[Fault]:
-    """Every fault of a manifest under the rules of imgmanifest v2; never raises.
+def validate(manifest: object, *, limits: Limits) -> list[Fault]:
+    """Return every fault of a manifest under the rules of imgmanifest v2; never raises.
 
-    mode: which fields must be there (minimal: what imgadm wants; the others: a repository's own
-    record). limits: `emit` holds it to the IMGAPI guide, `accept` to what validators let pass.
+    The fields that imgadm wants must be there. limits: `emit` holds it to the IMGAPI guide, `accept` to
+    what validators let pass.
     """
     if not isinstance(manifest, dict):
         return schema.check(manifest, {"type": "object"}, "$")
-    faults, sound = _check_fields(manifest, limits)
-    missing = [name for name in _required(manifest, mode) if name not in manifest]
-    faults += [Fault(where=f"$.{name}", message="is required") for name in missing]
-    faults += _relations(sound)
-    faults += _whole_faults(sound, mode)
-    if limits == "emit":
-        faults += _emit_faults(sound, mode)
-    return faults
+    faults, sound = _check_fields(manifest, limits, _REQUIRED)
+    requirements = sound.get("requirements", {})
+    if "bootrom" in requirements and "brand" not in requirements:
+        faults.append(Fault(where="$.requirements.bootrom", message='needs the brand "bhyve"'))
+    return faults + list(_relations(sound)) + (list(_emit_faults(sound)) if limits == "emit" else [])
 
 
 def validate_user(manifest: object, *, beside: Sequence[str] = ()) -> list[Fault]:
-    """Every fault of the part of a manifest that an author writes; never raises.
+    """Return every fault of the part of a manifest that an author writes; never raises.
 
-    Only name and version must be there: the rest is inherited or set by the build. What depends on
-    a field that is still to be inherited waits for `assemble`. beside: what else may have been meant
-    by an unknown name.
+    Only name and version must be there: the rest is inherited or set by the build. What depends on a field
+    that is still to be inherited is checked by `assemble`. beside: other names that an unknown one is
+    compared with for a suggestion.
     """
     if not isinstance(manifest, dict):
         return schema.check(manifest, {"type": "object"}, "$")
-    faults, sound = _check_fields(manifest, "emit", beside)
-    missing = [name for name in ("name", "version") if name not in manifest]
-    faults += [Fault(where=f"$.{name}", message="is required") for name in missing]
+    faults, sound = _check_fields(manifest, "emit", ("name", "version"), beside)
     for field in FIELDS:
         if field.name in manifest and field.who != "author":
             setter = "the build" if field.who == "buildstep" else "the image repository"
             faults.append(Fault(where=f"$.{field.name}", message=f"is set by {setter}"))
             sound.pop(field.name, None)
-    return faults + list(_relations(sound)) + list(_emit_faults(sound, "minimal"))
+    return faults + list(_relations(sound)) + list(_emit_faults(sound))
 
 
 def _check_fields(
-    manifest: Manifest, limits: Limits, beside: Sequence[str] = ()
+    manifest: Manifest, limits: Limits, required: Sequence[str], beside: Sequence[str] = ()
 ) -> tuple[list[Fault], dict[str, Any]]:
-    """The faults of each field by itself, and the fields that have none."""
+    """Return the faults of single fields and of missing ones, and the fields that have none."""
     faults: list[Fault] = []
     sound: dict[str, Any] = {}
     for name, value in manifest.items():
@@ -89,21 +83,13 @@ def _check_fields(
             faults += found
         else:
             sound[name] = value
-    return faults, sound
-
-
-def _required(manifest: Manifest, mode: Mode) -> Iterator[str]:
-    yield from _MINIMAL if mode == "minimal" else _SERVER
-    if mode != "minimal":
-        if _is_true(manifest.get("activated")):
-            yield from ("published_at", "files")
-        if manifest.get("type") == "zvol":
-            yield from _ZVOL
+    missing = [name for name in required if name not in manifest]
+    return faults + [Fault(where=f"$.{name}", message="is required") for name in missing], sound
 
 
 def _relations(sound: Manifest) -> Iterator[Fault]:
-    """Faults between fields that are right by themselves; what is not there is not held against
-    the rest, as it may still be inherited."""
+    """Yield faults between fields that have none by themselves. A missing field is no fault here: it may
+    still be inherited."""
     kind = sound.get("type")
     if kind not in (None, "zvol"):
         for name in _ZVOL:
@@ -140,24 +126,13 @@ def _tags_faults(tags: Manifest) -> Iterator[Fault]:
         yield Fault(where="$.tags", message=f"is {size} characters as JSON, {_MAX_TAGS} are allowed")
 
 
-def _whole_faults(sound: Manifest, mode: Mode) -> Iterator[Fault]:
-    """What a part of a manifest cannot be judged by."""
-    if mode == "public" and "public" in sound and not _is_true(sound["public"]):
-        yield Fault(where="$.public", message="must be true in a public repository")
-    if mode == "private" and _is_true(sound.get("public")):
-        yield Fault(where="$.public", message="must be false in a private repository")
-    requirements = sound.get("requirements", {})
-    if "bootrom" in requirements and "brand" not in requirements:
-        yield Fault(where="$.requirements.bootrom", message='needs the brand "bhyve"')
-
-
-def _emit_faults(sound: Manifest, mode: Mode) -> Iterator[Fault]:
-    """What validators let pass and we do not write."""
+def _emit_faults(sound: Manifest) -> Iterator[Fault]:
+    """Yield faults that validators let pass, and that we do not write."""
     if "origin" in sound and sound["origin"] == sound.get("uuid"):
         yield Fault(where="$.origin", message="is the image itself")
     if "urn" in sound:
         yield Fault(where="$.urn", message="is dead since v2")
-    if mode == "minimal" and "channels" in sound:
+    if "channels" in sound:
         yield Fault(where="$.channels", message="is set by a repository; imgadm fails on it")
     if "published_at" in sound:
         yield from _date_faults(sound["published_at"][:10], "%Y-%m-%d", "$.published_at")
@@ -171,9 +146,9 @@ def _emit_faults(sound: Manifest, mode: Mode) -> Iterator[Fault]:
 
 
 def _date_faults(day: str, form: str, where: str) -> Iterator[Fault]:
-    # The pattern knows that no month has 32 days; only the calendar knows that February has no 30.
+    # The pattern refuses the 32nd of a month; only the calendar refuses the 30th of February.
     try:
-        datetime.strptime(day, form)  # noqa: DTZ007  # a day, asked for its existence only
+        datetime.strptime(day, form)  # noqa: DTZ007  # only whether the day exists
     except ValueError:
         yield Fault(where=where, message=f"{day} is not a day of the calendar")
 
@@ -186,7 +161,7 @@ def _is_true(value: object) -> bool:
 
 
 def state_of(manifest: Manifest) -> str:
-    """The state of an image: computed as repositories do, or as given where they have told it."""
+    """Return the state of an image: as its repository gives it, else computed as repositories do."""
     if manifest.get("state") in ("creating", "failed") or (
         "state" in manifest and "activated" not in manifest
     ):
@@ -197,7 +172,7 @@ def state_of(manifest: Manifest) -> str:
 
 
 def check_platform(manifest: Manifest, sdc_version: str, live_image: str) -> list[Fault]:
-    """Why a host may not run an image; nothing if it may (imgmanifest `requirements`).
+    """Return why a host may not run an image; nothing if it may (imgmanifest `requirements`).
 
     sdc_version, live_image: what the host's sysinfo calls "SDC Version" and "Live Image". All
     comparisons are by plain string order, as on the hosts.
@@ -230,7 +205,7 @@ def _platform_fault(end: str, needed: str, actual: str) -> Fault:
 
 
 def upgrade(manifest: object) -> dict[str, Any]:
-    """A manifest as v2: v1 (no `v`, but `creator_uuid`) is translated, others are returned as is.
+    """Return a manifest as v2: v1 (no `v`, but `creator_uuid`) is translated, others are copied.
 
     Errors: SpecError when it is neither, or not an object.
     """
@@ -267,11 +242,11 @@ def _upgrade_file(entry: object) -> object:
 
 
 def inherit(user: Manifest, origin: Manifest) -> dict[str, Any]:
-    """The user's manifest with what it leaves open taken from its base image's.
+    """Return the user's manifest, with missing fields taken from its base image's.
 
-    imgadm replaces `requirements` as a whole, and giving one loses the base's networks and brand;
-    here the two are merged, key by key and networks by name, and the user's win. Empty lists are
-    not inherited, nor what makes no sense for the type or brand that the user chose.
+    imgadm replaces `requirements` as a whole, so that a user who gives one key loses the base's networks and
+    brand. Here the two are merged, key by key and networks by name, and the user's win. Empty lists are not
+    inherited, nor what does not fit the type or brand that the user chose.
     """
     new = dict(user)
     kind = user.get("type", origin.get("type"))
@@ -307,13 +282,13 @@ def assemble(
     incremental: bool = False,
     min_platform: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The manifest of an image, valid by imgmanifest v2 within the limits of the IMGAPI guide.
+    """Return the manifest of an image, valid by imgmanifest v2 within the limits of the IMGAPI guide.
 
     user: what the author wrote; a uuid or published_at in it wins. origin: the base image's
     manifest; named as the origin only if the image is incremental. file: size, compression, sha1
     and, if known, dataset_guid. min_platform: for an image bound to its host's platform, wins over
     the base's but not over the user's.
-    Errors: SpecError. A call without `file` before the build shows those that the base brings in.
+    Errors: SpecError. A call without `file`, before the build, finds faults that the base brings in.
     """
     new = inherit(user, origin or {})
     new = {"uuid": uuid, "owner": NIL_UUID, "published_at": published_at} | new | {"v": V}
@@ -334,15 +309,21 @@ def assemble(
 
 
 def ordered(manifest: Manifest) -> dict[str, Any]:
-    """The same manifest in the order we write: fields as in the reference, file entries with size,
-    compression, sha1 first as imgadm has them, and every other object by key. Equal manifests are
-    thereby equal bytes.
+    """Return the same manifest in the order we write, so that equal manifests are equal bytes.
+
+    Fields come as in the reference, entries of `files` start with size, compression and sha1 as imgadm
+    writes them, and every other object is sorted by key.
     """
     names = [name for name in _BY_NAME if name in manifest]
     names += sorted(name for name in manifest if name not in _BY_NAME)
     new = {name: _sorted(manifest[name]) for name in names}
     if isinstance(new.get("files"), list):
-        new["files"] = [_order_file(entry) for entry in new["files"]]
+        new["files"] = [
+            {name: entry[name] for name in _FILE_ORDER if name in entry} | entry
+            if isinstance(entry, dict)
+            else entry
+            for entry in new["files"]
+        ]
     return new
 
 
@@ -354,19 +335,13 @@ def _sorted(value: object) -> Any:
     return value
 
 
-def _order_file(entry: object) -> object:
-    if not isinstance(entry, dict):
-        return entry
-    return {name: entry[name] for name in _FILE_ORDER if name in entry} | entry
-
-
 def dumps(manifest: Manifest) -> str:
-    """A manifest as text: `ordered`, indented by two, with a line end."""
+    """Return a manifest as text: `ordered`, indented by two, with a line end."""
     return schema.render(ordered(manifest))
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The manifest in a file, as v2, checked to the limits of what validators accept.
+    """Return the manifest in a file, as v2, checked to the limits of what validators accept.
 
     Errors: SpecError with every fault, also when it cannot be read.
     """
@@ -378,9 +353,5 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def uuid_of(text: str) -> str:
-    """A uuid that says nothing but is the same for the same text (the form of a version 4 one)."""
-    raw = bytearray(hashlib.sha256(text.encode()).digest()[:16])
-    raw[6] = raw[6] & 0x0F | 0x40
-    raw[8] = raw[8] & 0x3F | 0x80
-    digits = raw.hex()
-    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+    """Return a uuid made from a text, always the same one (in the form of version 4)."""
+    return str(UUID(bytes=hashlib.sha256(text.encode()).digest()[:16], version=4))

@@ -36,8 +36,8 @@ def stored(**more: Any) -> dict[str, Any]:
     return record | more
 
 
-def wheres(value: object, *, limits: Limits = "emit", mode: imgmanifest.Mode = "minimal") -> list[str]:
-    return [fault.where for fault in imgmanifest.validate(value, limits=limits, mode=mode)]
+def wheres(value: object, *, limits: Limits = "emit") -> list[str]:
+    return [fault.where for fault in imgmanifest.validate(value, limits=limits)]
 
 
 @pytest.mark.parametrize("limits", ["emit", "accept"])
@@ -72,7 +72,7 @@ def test_a_good_manifest_has_no_faults(limits: Limits) -> None:
     assert imgmanifest.validate(full, limits=limits) == []
     zvol = minimal(type="zvol", nic_driver="virtio", disk_driver="virtio", cpu_type="host", image_size=10240)
     assert imgmanifest.validate(zvol, limits=limits) == []
-    assert imgmanifest.validate(stored(), limits=limits, mode="dc") == []
+    assert imgmanifest.validate(stored(), limits=limits) == []
 
 
 # (change, where the fault is); refused by both limits.
@@ -207,24 +207,21 @@ def test_all_faults_are_reported_together_and_near_misses_named() -> None:
     assert "must be a string, not integer" in found["$.uuid"]
 
 
-def test_modes_ask_for_their_fields() -> None:
-    missing = ["$.owner", "$.disabled", "$.activated", "$.public", "$.state"]
-    assert wheres(minimal(), mode="dc") == missing
-    assert wheres(stored(activated="true"), limits="accept", mode="dc") == ["$.published_at", "$.files"]
-    zvol = ["$.nic_driver", "$.disk_driver", "$.cpu_type", "$.image_size"]
-    assert wheres(stored(type="zvol"), mode="private") == zvol
+def test_a_repositorys_own_record_is_accepted() -> None:
+    assert wheres(stored(activated="true", public="true"), limits="accept") == []
     assert wheres(minimal(type="zvol")) == []
-    assert wheres(stored(public=False), mode="public") == ["$.public"]
-    assert wheres(stored(public=True), mode="public") == []
-    assert wheres(stored(public="true"), limits="accept", mode="private") == ["$.public"]
-    assert wheres(stored(channels=["dev"]), mode="dc") == []
+    assert wheres(stored(channels=["dev"]), limits="accept") == []
+    assert wheres({}, limits="accept") == ["$.v", "$.uuid", "$.name", "$.version", "$.type", "$.os"]
+
+
+def test_a_uuid_of_a_text_is_always_the_same() -> None:
+    assert imgmanifest.uuid_of("base") == "cae66217-2fd4-40bb-8cd7-10a769079c05"
 
 
 @given(JSON)
 def test_no_json_value_crashes(value: object) -> None:
-    for mode in ("minimal", "dc", "public", "private"):
-        for limits in ("emit", "accept"):
-            imgmanifest.validate(value, mode=mode, limits=limits)
+    for limits in ("emit", "accept"):
+        imgmanifest.validate(value, limits=limits)
     imgmanifest.validate_user(value)
 
 
