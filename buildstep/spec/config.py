@@ -1,6 +1,6 @@
-"""Settings of an agent, a user and a project: `buildstep.toml` and the environment, checked together.
+"""Settings of a machine, a user and a project: `buildstep.toml` and the environment, checked together.
 
-What a flag says wins over the project's file, that over the user's, that over the system's, that over the
+A flag wins over the project's file, that over the user's, that over the system's, that over the
 environment, that over the defaults. Lists are taken whole from the first place that has them; tables
 (`publish`, `cache`, `http`) are merged key by key.
 """
@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from buildstep.errors import Fault, SpecError
 from buildstep.spec import schema
@@ -97,7 +97,7 @@ ENVIRONMENT: Final = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceConfig:
-    """Where images are had by uuid or name@version. endpoint: of an S3 store."""
+    """Where images are available from, by uuid or name@version. endpoint: of an S3 store."""
 
     url: str
     channel: str = ""
@@ -108,7 +108,7 @@ class SourceConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TargetConfig:
-    """Where images are handed on to, by a name of the configuration."""
+    """Where images are published to, by a name of the configuration."""
 
     target: str
     channel: str = ""
@@ -121,11 +121,10 @@ class TargetConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    """The checked settings. places: for each one that was given, where.
+    """The checked settings.
 
-    images_days: which images `gc` may remove: those that nobody asked for so long.
-    max_bytes, max_inodes: of what a pool keeps to be quick; 0: no limit, None: the default one.
-    http: limits of `clients.HttpOptions` by name.
+    images_days: `gc` removes images that no build asked for in so many days. max_bytes, max_inodes: of a
+    pool's caches; 0: no limit, None: the default one. http: fields of `net.http.HttpOptions` by name.
     """
 
     pool: str | None = None
@@ -136,10 +135,9 @@ class Config:
     max_bytes: int | None = None
     max_inodes: int | None = None
     http: Mapping[str, float] = field(default_factory=dict)
-    places: Mapping[str, str] = field(default_factory=dict)
 
     def environ(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """The environment as drivers see it, with what the files say in it."""
+        """Return the environment for the network clients, with the setting of the files in it."""
         return {**environ, "BUILDSTEP_INSECURE_REGISTRIES": ",".join(self.insecure_registries)}
 
 
@@ -151,38 +149,40 @@ def load(
     sources: Sequence[str] = (),
     system: Path = SYSTEM,
 ) -> Config:
-    """The settings that hold here. pool, sources: what flags say.
+    """Return the settings that apply in a directory. pool, sources: from flags.
 
     Raises SpecError with every fault of every place.
     """
     faults: list[Fault] = []
-    layers: list[tuple[str, dict[str, Any]]] = [("--pool", {"pool": pool})] if pool else []
+    places = [_Place("--pool", cwd, {"pool": pool})] if pool else []
     if sources:
-        layers.append(("--source", {"sources": [_absolute(uri, cwd) for uri in sources]}))
+        places.append(_Place("--source", cwd, {"sources": list(sources)}))
     for path in _files(environ, cwd, system):
-        layers.append((os.fspath(path), _read(path, faults)))
-    layers += _from_environment(environ, cwd)
-    good: list[tuple[str, Mapping[str, Any]]] = []
-    for place, values in layers:
-        found = schema.check(values, RULE, "$")
-        faults += [_placed(fault, place) for fault in found]
-        if not found:
-            good.append((place, values))
+        places.append(_Place(os.fspath(path), path.parent, _read(path, faults)))
+    for name, keys in ENVIRONMENT.items():
+        if environ.get(name):
+            places.append(_Place(name, cwd, _from_variable(environ[name], keys)))
+    for place in places:
+        found = schema.check(place.values, RULE, "$")
+        faults += [replace(fault, where=f"{place.name}: {fault.where}") for fault in found]
     if faults:
         raise SpecError("configuration", faults)
-    return _merged(good)
+    return _merged(places)
 
 
-def _placed(fault: Fault, place: str) -> Fault:
-    """The fault with its file, flag or variable in front."""
-    return Fault(where=f"{place}: {fault.where}", message=fault.message, hint=fault.hint)
+class _Place(NamedTuple):
+    """Settings of one flag, file or variable. directory: what paths in them are relative to."""
+
+    name: str
+    directory: Path
+    values: dict[str, Any]
 
 
 # -- files ----------------------------------------------------------------------------------------------
 
 
 def _files(environ: Mapping[str, str], cwd: Path, system: Path) -> Iterator[Path]:
-    """The files that there are, the one that wins first."""
+    """Yield the files that exist, the one that wins first."""
     home = environ.get("XDG_CONFIG_HOME") or (f"{environ['HOME']}/.config" if environ.get("HOME") else "")
     project = _project_file(cwd)
     if project is not None:
@@ -194,10 +194,10 @@ def _files(environ: Mapping[str, str], cwd: Path, system: Path) -> Iterator[Path
 
 
 def _project_file(cwd: Path) -> Path | None:
-    """The nearest one, here or further up; none out of a folder where everybody may put one."""
-    for folder in (cwd, *cwd.parents):
-        path = folder / FILE
-        if path.is_file() and not folder.stat().st_mode & stat.S_IWOTH:
+    """Return the nearest one, here or further up; none from a directory that everybody may write to."""
+    for directory in (cwd, *cwd.parents):
+        path = directory / FILE
+        if path.is_file() and not directory.stat().st_mode & stat.S_IWOTH:
             return path
     return None
 
@@ -206,95 +206,74 @@ def _read(path: Path, faults: list[Fault]) -> dict[str, Any]:
     import tomllib
 
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         faults.append(Fault(where=os.fspath(path), message=error.strerror or str(error)))
-        return {}
-    except ValueError as error:  # tomllib's, which tells line and column, or what is not UTF-8
+    except ValueError as error:  # tomllib gives line and column; or the file is not UTF-8
         faults.append(Fault(where=os.fspath(path), message=f"is not TOML: {error}"))
-        return {}
-    if isinstance(rows := values.get("sources"), list):
-        values["sources"] = [
-            {**row, "url": _absolute(row["url"], path.parent)}
-            if isinstance(row, dict) and isinstance(row.get("url"), str)
-            else _absolute(row, path.parent)
-            for row in rows
-        ]
-    return values
-
-
-def _absolute(uri: Any, folder: Path) -> Any:
-    """A directory is named relative to what names it."""
-    if isinstance(uri, str) and uri.startswith("dir:") and uri != "dir:":
-        return f"dir:{os.path.abspath(folder / uri.removeprefix('dir:'))}"
-    return uri
+    return {}
 
 
 # -- environment ------------------------------------------------------------------------------------------
 
 
-def _from_environment(environ: Mapping[str, str], cwd: Path) -> list[tuple[str, dict[str, Any]]]:
-    """What variables say, each as a place of its own. An empty one says nothing."""
-    found = []
-    for name, path in ENVIRONMENT.items():
-        if not environ.get(name):
-            continue
-        value = _value(environ[name], path, cwd)
-        for key in reversed(path):
-            value = {key: value}
-        found.append((name, value))
-    return found
+def _from_variable(text: str, keys: tuple[str, ...]) -> dict[str, Any]:
+    """Return the settings that a variable's text stands for."""
+    words = text.replace(",", " ").split()
+    match keys:
+        case ("sources",):
+            return {"sources": [] if words == ["none"] else words}
+        case ("insecure_registries",):
+            return {"insecure_registries": words}
+        case ("http",):
+            return {
+                "http": {key: _number(number) for key, _, number in (word.partition("=") for word in words)}
+            }
+        case ("cache", key):
+            return {"cache": {key: _number(text)}}
+    return {keys[0]: text}
 
 
-def _value(said: str, path: tuple[str, ...], cwd: Path) -> Any:
-    words = said.replace(",", " ").split()
-    match path[0]:
-        case "sources":
-            return [] if words == ["none"] else [_absolute(word, cwd) for word in words]
-        case "insecure_registries":
-            return words
-        case "http":
-            return {key: _number(number) for key, _, number in (word.partition("=") for word in words)}
-        case "cache":
-            return _number(said)
-    return said
-
-
-def _number(said: str) -> Any:
-    """The number that a text stands for, else the text itself, which the rule then refuses."""
+def _number(given: str) -> Any:
+    """Return the number that a text stands for, else the text, which the rule then refuses."""
     try:
-        value = float(said)
+        value = float(given)
     except ValueError:
-        return said
+        return given
     return int(value) if value.is_integer() else value
 
 
 # -- together ---------------------------------------------------------------------------------------------
 
 
-def _merged(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Config:
+def _merged(places: Sequence[_Place]) -> Config:
+    """Return the settings of all places, of which the first wins."""
     values: dict[str, Any] = {"publish": {}, "cache": {}, "http": {}}
-    places: dict[str, str] = {}
-    for place, given in layers:
-        for key, value in given.items():
+    for place in places:
+        for key, value in place.values.items():
             if key in ("publish", "cache", "http"):
-                for name, item in value.items():
-                    if name not in values[key]:
-                        values[key][name] = item
-                        places[f"{key}.{name}"] = place
-            elif key not in values:
-                values[key] = value
-                places[key] = place
-    rows = values.get("sources", DEFAULT_REPOSITORIES)
+                values[key] = value | values[key]
+            elif key == "sources":
+                values.setdefault(key, tuple(_source(row, place.directory) for row in value))
+            else:
+                values.setdefault(key, value)
     return Config(
         pool=values.get("pool"),
-        sources=tuple(SourceConfig(**({"url": row} if isinstance(row, str) else row)) for row in rows),
+        sources=values.get("sources", tuple(SourceConfig(url=url) for url in DEFAULT_REPOSITORIES)),
         insecure_registries=tuple(values.get("insecure_registries", ())),
         targets={
             name: TargetConfig(**({"target": item} if isinstance(item, str) else item))
             for name, item in values["publish"].items()
         },
         http=values["http"],
-        places=places,
         **values["cache"],
     )
+
+
+def _source(row: str | Mapping[str, Any], directory: Path) -> SourceConfig:
+    """Return a source; the path of a directory becomes absolute."""
+    source = SourceConfig(url=row) if isinstance(row, str) else SourceConfig(**row)
+    if source.url.startswith("dir:"):
+        path = os.path.abspath(directory / source.url.removeprefix("dir:"))
+        return replace(source, url=f"dir:{path}")
+    return source
