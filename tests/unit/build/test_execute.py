@@ -1,0 +1,118 @@
+"""execute(): the routes, what a failure in each step leaves, and that the outputs appear together."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from buildstep.build.steps import STEPS, in_order
+from buildstep.build.steps.interface import Route
+from buildstep.errors import EmitError
+from tests.unit.build.workshop import Workshop, make_workshop
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    return make_workshop(tmp_path, monkeypatch)
+
+
+def outputs(workshop: Workshop) -> set[str]:
+    return set(os.listdir(workshop.out)) if workshop.out.exists() else set()
+
+
+WHOLE = {
+    "hello-1.0.0.oci.tar", "hello-1.0.0.imgmanifest", "hello-1.0.0.buildrecord.json", "hello-1.0.0.events.jsonl",
+}  # fmt: skip
+
+
+def test_every_step_has_a_file_that_plans_and_runs() -> None:
+    for step in STEPS:
+        module = step.load()
+        assert callable(module.plan)
+        assert callable(module.run)
+        assert Route.FULL in step.routes
+    assert len({step.name for step in STEPS}) == len(STEPS)
+
+
+def test_the_order_of_a_build_is_a_permutation_of_the_table(workshop: Workshop) -> None:
+    for order in ("proto-first", "packages-first"):
+        names = [step.name for step in in_order(workshop.spec(["a"], order=order))]
+        assert sorted(names) == sorted(step.name for step in STEPS)
+
+
+def test_a_full_build_then_an_up_to_date_one(workshop: Workshop) -> None:
+    first = workshop.build()
+    assert outputs(workshop) == WHOLE
+    assert list(workshop.steps()) == [step.name for step in STEPS]
+    again = workshop.build()
+    assert (again.uuid, again.tree_digest, again.files) == (first.uuid, first.tree_digest, first.files)
+    assert {state for state, _ in workshop.steps().values()} == {"reuse"}
+    assert outputs(workshop) == WHOLE
+
+
+def test_steps_are_the_same_in_events_record_and_result(workshop: Workshop) -> None:
+    result = workshop.build(["a", "b"], order="packages-first")
+    names = list(workshop.steps())
+    assert names == [step["name"] for step in workshop.record()["steps"]]
+    assert names == [step.name for step in result.recorder.steps]
+    assert names == [step.name for step in in_order(workshop.spec(["a"], order="packages-first"))]
+    total = sum(step["seconds"] for step in workshop.record()["steps"])
+    assert total <= workshop.record()["seconds"] + 0.05
+
+
+@pytest.mark.parametrize("step", [step.name for step in STEPS])
+def test_a_failure_in_a_step_leaves_nothing(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    row = next(row for row in STEPS if row.name == step)
+    module = row.load()
+    real = module.run
+
+    def fails(*args: object) -> None:
+        real(*args)  # type: ignore[arg-type]
+        raise EmitError("made to fail")
+
+    monkeypatch.setattr(module, "run", fails)
+    with pytest.raises(EmitError, match="made to fail"):
+        workshop.build(
+            ["a"], order="packages-first", source_repo="x", **({"motd": True} if step == "motd" else {})
+        )
+    assert outputs(workshop) == set()
+    assert os.listdir(workshop.top / "pool/build") == []
+    assert os.listdir(workshop.top / "pool/state/journal") == []
+    assert workshop.steps()[step][0] == "failed"
+    monkeypatch.undo()
+
+
+def test_an_earlier_image_stays_when_a_build_fails(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workshop.build()
+    before = {name: (workshop.out / name).read_bytes() for name in WHOLE}
+    (workshop.proto / "srv/page").write_text("other")
+    module = next(row for row in STEPS if row.name == "destroy").load()
+
+    def fails(*_args: object) -> None:
+        raise EmitError("made to fail")
+
+    monkeypatch.setattr(module, "run", fails)
+    with pytest.raises(EmitError):
+        workshop.build()
+    assert {name: (workshop.out / name).read_bytes() for name in outputs(workshop)} == before
+
+
+def test_a_failed_build_keeps_its_log_in_the_pool(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = next(row for row in STEPS if row.name == "clean").load()
+
+    def fails(*_args: object) -> None:
+        raise EmitError("made to fail", hint="a hint")
+
+    monkeypatch.setattr(module, "run", fails)
+    with pytest.raises(EmitError):
+        workshop.build()
+    kept = sorted(path.name.partition(".")[2] for path in (workshop.top / "pool/state/logs").iterdir())
+    assert kept == ["buildrecord.json", "events.jsonl"]

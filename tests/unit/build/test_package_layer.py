@@ -1,0 +1,216 @@
+"""The package layer: found, extended or made, each step recorded once, and never a wrong one kept."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from buildstep.errors import InstallError
+from tests.unit.build.workshop import Workshop, make_workshop
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    return make_workshop(tmp_path, monkeypatch)
+
+
+def age(workshop: Workshop) -> None:
+    """Make what the repository said last too old to be used without a query."""
+    for path in (workshop.top / "pool").rglob("*.json"):
+        text = path.read_text()
+        if '"asked"' in text:
+            import json
+
+            value = json.loads(text)
+            value["asked"] = value.get("asked", 0) - 1e6
+            path.write_text(json.dumps(value))
+
+
+def packages(workshop: Workshop) -> tuple[str, str]:
+    steps = workshop.steps()
+    recorded = [step["name"] for step in workshop.record()["steps"]]
+    assert recorded == list(steps), "record and events have the same steps, each once"
+    return steps["packages"]
+
+
+def test_a_layer_is_made_kept_and_found_again(workshop: Workshop) -> None:
+    first = workshop.build(["a"], order="packages-first")
+    assert packages(workshop)[0] == "run"
+    assert workshop.repository.installs == [("a",)]
+    (workshop.proto / "srv/page").write_text("changed")
+    second = workshop.build(["a"], order="packages-first")
+    state, reason = packages(workshop)
+    assert (state, workshop.repository.installs) == ("reuse", [("a",)])
+    assert reason.startswith("reused cached layer")
+    assert workshop.steps()["clone"][1].startswith("layer ")
+    assert first.tree_digest != second.tree_digest
+
+
+def test_a_found_layer_gives_the_same_tree_as_a_made_one(workshop: Workshop) -> None:
+    made = workshop.build(["a", "b"], order="packages-first", cache=False)
+    workshop.build(["a", "b"], order="packages-first")
+    found = workshop.build(["a", "b"], order="packages-first", description="another")
+    assert packages(workshop)[0] == "reuse"
+    assert made.tree_digest == found.tree_digest
+
+
+def test_an_old_resolution_is_checked_by_a_query_and_the_layer_found(workshop: Workshop) -> None:
+    workshop.build(["a"], order="packages-first")
+    age(workshop)
+    workshop.build(["a"], order="packages-first")
+    state, reason = packages(workshop)
+    assert (state, workshop.repository.installs) == ("reuse", [("a",)])
+    assert len(workshop.repository.refreshed) == 2
+    assert workshop.steps()["clone"][1].startswith("image "), "the base was cloned to query in it"
+    assert reason.startswith("reused cached layer")
+
+
+def test_a_new_version_makes_a_new_layer_and_says_which(workshop: Workshop) -> None:
+    workshop.build(["a"], order="packages-first")
+    age(workshop)
+    workshop.repository.versions["a"], workshop.repository.index = "2", "index 2"
+    workshop.build(["a"], order="packages-first")
+    state, reason = packages(workshop)
+    assert (state, workshop.repository.installs) == ("run", [("a",), ("a",)])
+    assert "a" in reason
+    assert "1 -> 2" in reason
+
+
+def test_one_package_more_extends_the_layer(workshop: Workshop) -> None:
+    workshop.build(["a"], order="packages-first")
+    extended = workshop.build(["a", "b"], order="packages-first")
+    assert workshop.repository.installs == [("a",), ("b",)]
+    state, reason = packages(workshop)
+    assert state == "run"
+    assert "extended layer" in reason
+    whole = workshop.build(["a", "b"], order="packages-first", cache=False)
+    assert extended.tree_digest == whole.tree_digest
+
+
+@pytest.mark.parametrize("field", ["blocker", "unexpected"])
+def test_where_extending_will_not_do_all_are_installed_and_the_reason_is_named(
+    workshop: Workshop, field: str
+) -> None:
+    workshop.build(["a"], order="packages-first")
+    setattr(workshop.repository, field, "b has a trigger")
+    workshop.build(["a", "b"], order="packages-first")
+    assert workshop.repository.installs[-1] == ("a", "b")
+    state, reason = packages(workshop)
+    assert state == "run"
+    assert "b has a trigger" in reason
+    assert "extended layer" not in reason
+
+
+def test_a_failed_extension_leaves_nothing_and_all_are_installed(workshop: Workshop) -> None:
+    workshop.build(["a"], order="packages-first")
+    workshop.repository.failures = ["b breaks"]
+    result = workshop.build(["a", "b"], order="packages-first")
+    assert workshop.repository.installs[-1] == ("a", "b")
+    assert "b breaks" in packages(workshop)[1]
+    whole = workshop.build(["a", "b"], order="packages-first", cache=False)
+    assert result.tree_digest == whole.tree_digest
+
+
+def test_something_unasked_for_in_an_extension_is_not_kept(workshop: Workshop) -> None:
+    workshop.build(["a"], order="packages-first")
+    workshop.repository.surplus = ("c",)
+    workshop.build(["a", "b"], order="packages-first")
+    assert "c 1" in packages(workshop)[1]
+    assert workshop.repository.installs[-1] == ("a", "b")
+
+
+def test_a_failed_install_from_an_old_index_is_tried_once_more_with_a_new_one(workshop: Workshop) -> None:
+    workshop.repository.failures = ["404 for a"]
+    workshop.build(["a"], order="packages-first")
+    assert workshop.repository.refreshed == [3600, 0.0]
+    assert "404 for a; the repository is queried again" in workshop.notes()
+    assert packages(workshop)[0] == "run"
+
+
+def test_a_failed_install_from_a_new_index_fails(workshop: Workshop) -> None:
+    workshop.repository.fetched = time.time() + 60
+    workshop.repository.failures = ["a is broken"]
+    with pytest.raises(InstallError, match="a is broken"):
+        workshop.build(["a"], order="packages-first")
+    assert workshop.steps()["packages"][0] == "failed"
+    assert list((workshop.top / "pool/build").iterdir()) == []
+    assert list(workshop.out.iterdir()) == []
+
+
+def test_without_the_repository_the_last_resolution_is_used(workshop: Workshop) -> None:
+    workshop.build(["a"], order="packages-first")
+    age(workshop)
+    workshop.repository.down = True
+    workshop.build(["a"], order="packages-first")
+    assert packages(workshop)[0] == "reuse"
+    assert "the repository cannot be reached" in workshop.notes()
+
+
+def test_without_repository_and_layer_the_build_fails(workshop: Workshop) -> None:
+    workshop.repository.down = True
+    with pytest.raises(InstallError, match="no route"):
+        workshop.build(["a"], order="packages-first")
+
+
+def test_a_layer_with_other_content_than_resolved_is_not_kept(workshop: Workshop) -> None:
+    workshop.repository.surplus = ("a",)
+    resolved = dict(workshop.repository.versions)
+    workshop.repository.versions = dict.fromkeys(resolved, "1")
+
+    def lie() -> None:
+        workshop.repository.versions["a"] = "9"
+
+    install = workshop.repository.installs
+    workshop.repository.installs = _OnAppend(lie)
+    workshop.build(["a"], order="packages-first")
+    assert install == []
+    assert "is not kept" in workshop.notes()
+    workshop.build(["a"], order="packages-first", description="another")
+    assert packages(workshop)[0] == "run"
+
+
+class _OnAppend(list[tuple[str, ...]]):
+    """A list that tells of each append."""
+
+    def __init__(self, act: object) -> None:
+        super().__init__()
+        self.act = act
+
+    def append(self, row: tuple[str, ...]) -> None:
+        super().append(row)
+        assert callable(self.act)
+        self.act()
+
+
+def test_proto_first_copies_before_packages_and_reuses_only_with_the_same_proto(workshop: Workshop) -> None:
+    workshop.build(["a"])
+    assert list(workshop.steps())[:4] == ["import", "clone", "sync", "packages"]
+    workshop.build(["a"], description="another")
+    assert (workshop.steps()["sync"][0], packages(workshop)[0]) == ("reuse", "reuse")
+    (workshop.proto / "srv/page").write_text("other content")
+    workshop.build(["a"])
+    assert (workshop.steps()["sync"][0], packages(workshop)[0]) == ("run", "run")
+    assert len(workshop.repository.installs) == 2
+
+
+def test_without_cache_nothing_is_kept_or_used(workshop: Workshop) -> None:
+    for _ in range(2):
+        workshop.build(["a"], order="packages-first", cache=False)
+        state, reason = packages(workshop)
+        assert state == "run"
+        assert reason.endswith("--no-cache")
+    assert not list((workshop.top / "pool").glob("**/layer/*"))
+
+
+def test_a_damaged_layer_is_made_again(workshop: Workshop) -> None:
+    first = workshop.build(["a"], order="packages-first")
+    lists = list((workshop.top / "pool/state/layers").glob("*.list"))
+    assert lists
+    for path in lists:
+        path.write_bytes(b"damaged")
+    again = workshop.build(["a"], order="packages-first", description="another")
+    assert packages(workshop)[0] == "run"
+    assert len(workshop.repository.installs) == 2
+    assert first.tree_digest == again.tree_digest
