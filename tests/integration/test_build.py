@@ -54,7 +54,7 @@ def lab(base: Path, tmp_path: Path) -> Lab:
     return Lab(top=tmp_path, base=base)
 
 
-@pytest.fixture(params=["taken as it is", "copied"])
+@pytest.fixture(params=["read in place", "copied"])
 def laid(request: pytest.FixtureRequest, lab: Lab) -> Lab:
     """Both ways of laying in the proto directory."""
     if request.param == "copied":
@@ -486,7 +486,7 @@ def trap(lab: Lab) -> Lab:
     return lab
 
 
-@pytest.mark.parametrize("env", [{}, PLAIN], ids=["taken as it is", "copied"])
+@pytest.mark.parametrize("env", [{}, PLAIN], ids=["read in place", "copied"])
 def test_d16_no_link_of_the_base_leads_out(trap: Lab, env: dict[str, str]) -> None:
     for name in ("a/planted", "b/planted", "c/planted", "opt/d", "var/cache/planted", "etc/machine-id"):
         (trap.proto / name).parent.mkdir(parents=True, exist_ok=True)

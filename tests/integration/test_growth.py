@@ -55,7 +55,7 @@ REAL: Mapping[str, tuple[list[str], list[str], str]] = {
     "an index of manual pages is there": (["man-db"], ["tree"], ""),
     "a user": (["pigz"], ["tcpdump"], "tcpdump has a script (preinst)"),
     "an alternative": (["pigz"], ["nano"], "nano has a script (postinst)"),
-    "another order": (["nginx-light", "openssh-client"], ["python3-minimal"], "all of them again"),
+    "another order": (["nginx-light", "openssh-client"], ["python3-minimal"], "all packages are installed again"),
     "questions": (["pigz"], ["ca-certificates"], "has a script (postinst)"),
     "a command that scripts look for": (["pigz"], ["systemd-standalone-tmpfiles"], "looks for systemd-tmpfiles"),
 }  # fmt: skip
@@ -72,9 +72,9 @@ def test_grown_and_cold_are_the_same(debian_yard: Yard, private: Private, tmp_pa
         assert state == "run"
         if why:
             assert why in reason
-            assert "; on layer " not in reason
+            assert "; extended layer " not in reason
         else:
-            assert "; on layer " in reason, reason
+            assert "; extended layer " in reason, reason
         assert grown.tree == cold.tree
         assert grown.files == cold.files
         assert unpacked(debian_yard.out / "hello-1.0.0.oci.tar", tmp_path) == grown.tree
@@ -165,7 +165,7 @@ def test_what_could_show_is_told(place: Yard, private: Private, tmp_path: Path, 
         with repository.served():
             grown, cold = both_ways(place, small, ["second"])
         reason = grown.steps["packages"][1]
-        assert ("; on layer " in reason) is (not why), reason
+        assert ("; extended layer " in reason) is (not why), reason
         assert why in reason
         assert grown.same == cold.same
 
@@ -182,7 +182,7 @@ def test_a_layer_under_another_is_looked_at_too(place: Yard, private: Private, t
         repository.put("second", "1.0")
         with repository.served():
             grown, cold = both_ways(place, ["first"], ["second"])
-            assert "; on layer " in grown.steps["packages"][1]
+            assert "; extended layer " in grown.steps["packages"][1]
             (file,) = (place.out.parent / "pool/layer").glob("*/upper/usr/share/first/made")
             file.write_bytes(b"1.1\n")
             (place.proto / "file").write_text("1\n")

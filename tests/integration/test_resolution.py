@@ -62,16 +62,16 @@ def test_an_answer_is_used_and_asked_for_again(place: Yard, repository: Reposito
             repository.asked.clear()
             second = build(place)
             assert second.steps["packages"][0] == "reuse"
-            assert " s saved" in second.steps["packages"][1]
+            assert "(saved " in second.steps["packages"][1]
             assert repository.asked == []
             assert second.counts["started"] == 0
             # Stale, and the index is what it was: one conditional request or two.
             asking = {"index_max_age": 0}
-            assert "is asked again first" in place.plan(**asking)["packages"][1]
+            assert "is queried again first" in place.plan(**asking)["packages"][1]
             assert repository.asked == []
             third = build(place, **asking)
             assert third.steps["packages"][0] == "reuse"
-            assert "the repository's index is what it was" in third.notes
+            assert "the repository's index is unchanged" in third.notes
             assert (304 in {code for _, code in repository.asked}) is True
             assert not any(path.endswith((".deb", "Packages", "Packages.gz")) for path, _ in repository.asked)
             # Another index that gives the same packages: the same layer.
@@ -251,7 +251,7 @@ def test_one_package_more_is_all_that_is_installed(
             state, reason = grown.steps["packages"]
             assert state == "run"
             assert "packages: delta added" in reason
-            assert "; on layer " in reason
+            assert "; extended layer " in reason
             # The index is young enough, and what was there is not fetched again.
             assert [path for path, _ in repository.asked] == ["/./delta_1.0_all.deb"]
             record = place.record
@@ -271,12 +271,12 @@ def test_one_package_more_is_all_that_is_installed(
             build(place, epoch=None)
             place.build["packages"] = ["alpha", "delta"]
             own = build(place, epoch=None)
-            assert "; on layer " in own.steps["packages"][1]
+            assert "; extended layer " in own.steps["packages"][1]
             assert own.tree == build_same(place, epoch=None, cache=False).tree
             # One more on top of that.
             repository.put("zeta", "1.0")
             place.build["packages"] = ["alpha", "delta", "zeta"]
-            assert "; on layer " in build(place, index_max_age=0).steps["packages"][1]
+            assert "; extended layer " in build(place, index_max_age=0).steps["packages"][1]
             assert unpacked(place.out / "hello-1.0.0.oci.tar", tmp_path / "u") == place.record["tree_digest"]
 
     clear_layers(place)
@@ -291,15 +291,15 @@ def test_what_could_differ_is_installed_anew(place: Yard, repository: Repository
             # A script: when it runs could show.
             place.build["packages"] = ["alpha", "maker"]
             done = build(place)
-            assert "; on layer " not in done.steps["packages"][1]
-            assert "all of them again: maker has a script (postinst)" in done.steps["packages"][1]
-            assert any("not made from the layer" in note for note in done.notes)
+            assert "; extended layer " not in done.steps["packages"][1]
+            assert "all packages are installed again: maker has a script (postinst)" in done.steps["packages"][1]
+            assert any("not extended from the layer" in note for note in done.notes)
             assert done.same == build_same(place, cache=False).same
             # Another version of what is there.
             repository.put("beta", "1.1")
             place.build["packages"] = ["alpha", "beta"]
             done = build(place, index_max_age=0)
-            assert "; on layer " not in done.steps["packages"][1]
+            assert "; extended layer " not in done.steps["packages"][1]
             assert versions(place)["beta"] == "1.1"
 
     clear_layers(place)
@@ -321,7 +321,7 @@ def test_an_index_that_is_too_old_is_fetched_again(
                 os.utime(path, (time.time() - 60, time.time() - 60))
             place.build["packages"] = ["delta"]
             done = build(place)
-            assert any("the repository is asked again" in note for note in done.notes)
+            assert any("the repository is queried again" in note for note in done.notes)
             assert versions(place)["delta"] == "1.1"
             assert build(place).steps["packages"][0] == "reuse"
 

@@ -142,7 +142,7 @@ def furnish(top: Path) -> None:
         os.fsync(stream.fileno())
 
 
-@pytest.mark.parametrize("way", ["taken as it is", "copied"])
+@pytest.mark.parametrize("way", ["read in place", "copied"])
 def test_an_ordinary_users_image_is_roots_image(lab: UserLab, way: str) -> None:
     """The same inputs give the same bytes, whoever builds: owners come from the rule and the base."""
     furnish(lab.proto)
