@@ -271,7 +271,7 @@ def test_proto_first_with_its_layer_needs_no_copy(desk: Desk) -> None:
     [({}, True), ({"exclude": ["*.o"]}, True), ({"formats": ["btrfs"]}, False), ({"formats": ["oci", "zfs"]}, False)],
 )  # fmt: skip
 def test_which_builds_read_the_proto_directory_in_place(
-    desk: Desk, options: dict[str, object], in_place: bool
+    desk: Desk, options: dict[str, Any], in_place: bool
 ) -> None:
     assert desk.plan(desk.spec(**options)).in_place is in_place
     assert desk.plan(desk.spec(**options), plain=True).in_place is False

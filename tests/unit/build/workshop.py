@@ -146,7 +146,7 @@ class Workshop:
     def open(self) -> tuple[ImageStore, LayerCache, Bus]:
         self.events.clear()
         bus = Bus(self.events.append)
-        backend = DirectoryBackend(self.top / "pool")
+        backend = DirectoryBackend(os.fspath(self.top / "pool"))
         return ImageStore(backend, bus=bus, environ=ENVIRON), LayerCache(backend), bus
 
     def plan(self, packages: Sequence[str] = (), **build: object) -> Plan:
