@@ -292,7 +292,9 @@ def test_what_could_differ_is_installed_anew(place: Yard, repository: Repository
             place.build["packages"] = ["alpha", "maker"]
             done = build(place)
             assert "; extended layer " not in done.steps["packages"][1]
-            assert "all packages are installed again: maker has a script (postinst)" in done.steps["packages"][1]
+            assert (
+                "all packages are installed again: maker has a script (postinst)" in done.steps["packages"][1]
+            )
             assert any("not extended from the layer" in note for note in done.notes)
             assert done.same == build_same(place, cache=False).same
             # Another version of what is there.

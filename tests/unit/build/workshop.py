@@ -135,12 +135,11 @@ class Workshop:
             "build": {"image": "scratch", "packages": list(packages), **build},
         }
         return specs.load(
-            manifest_arg=json.dumps(document),
+            specs.Document("inline manifest", document),
             flags={"proto": os.fspath(self.proto), "output_dir": os.fspath(self.out), **flags},
             environ=ENVIRON,
             cwd=self.top,
             choices=choices(),
-            defines={},
         )
 
     def open(self) -> tuple[ImageStore, LayerCache, Bus]:
