@@ -27,6 +27,7 @@ from buildstep.pool.directory import DirectoryBackend
 from buildstep.rootfs.interface import Package, Resolution
 from buildstep.rootfs.packaging import Installed
 from buildstep.spec import load as specs
+from buildstep.spec.document import Document
 from buildstep.system.root import Root
 
 ENVIRON = {"PATH": os.environ["PATH"], "HOME": "/nowhere", "SOURCE_DATE_EPOCH": "1700000000"}
@@ -135,7 +136,7 @@ class Workshop:
             "build": {"image": "scratch", "packages": list(packages), **build},
         }
         return specs.load(
-            specs.Document("inline manifest", document),
+            Document("inline manifest", document),
             flags={"proto": os.fspath(self.proto), "output_dir": os.fspath(self.out), **flags},
             environ=ENVIRON,
             cwd=self.top,
