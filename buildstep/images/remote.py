@@ -13,7 +13,8 @@ from buildstep.errors import CommandFailed, Fault, ImageError
 from buildstep.events import Bus
 from buildstep.images.repositories import Repository, open_repository
 from buildstep.images.resolve import Arriving, Fetched, Resolved, fetch_files, resolve
-from buildstep.net.errors import HttpError, HttpOptions
+from buildstep.net.errors import HttpError
+from buildstep.net.request import HttpOptions
 from buildstep.spec import imgmanifest
 from buildstep.spec.config import SourceConfig
 from buildstep.system import host, process

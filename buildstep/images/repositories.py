@@ -18,9 +18,10 @@ from urllib.parse import quote
 from buildstep.errors import UsageError
 from buildstep.events import Bus
 from buildstep.net.download import Downloaded, Progress, verify_file
-from buildstep.net.errors import HttpError, HttpOptions
+from buildstep.net.errors import HttpError
 from buildstep.net.http import Http
 from buildstep.net.imgapi import ImgapiClient, expected_file, is_uuid
+from buildstep.net.request import HttpOptions
 from buildstep.net.s3 import S3Client
 from buildstep.system.digest import Expected
 from buildstep.system.files import fsync_dir
@@ -149,8 +150,7 @@ class BucketRepository(_Published):
         self.label = label or client.uri
 
     def _read(self, name: str) -> bytes | None:
-        found = self._client.get(name, limit=MAX_MANIFEST)
-        return found[0] if found is not None else None
+        return self._client.get(name, limit=MAX_MANIFEST)
 
     def images(self, **filters: str) -> Iterator[dict[str, Any]]:
         keys = (info.key for info in self._client.list("images/") if info.key.endswith("/manifest.json"))

@@ -73,7 +73,7 @@ class Arriving:
     def prove(self) -> Fetched:
         """Wait for the end; raises HttpError when other bytes were read than those that are right."""
         fetched = self._job.result()
-        self._follower.prove(fetched.file)
+        self._follower.verify(fetched.file)
         return fetched
 
     def interrupt(self) -> None:

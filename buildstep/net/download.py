@@ -1,39 +1,39 @@
 """Download a file so that it can be trusted: resumed where that is possible, every byte verified.
 
 While it comes it is TARGET.partial; only a file whose size and digests are right is renamed to TARGET.
-A partial file is kept for the next run when the digest of the whole is known beforehand, as then a
-wrong piece in it cannot pass; without one there would be nothing to tell whether the pieces fit.
+A partial file is kept for the next run: the digest of the complete file, which must be known beforehand,
+shows whether the pieces fit.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
 import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from buildstep.net.errors import HttpError, Sign, safe_url
+from buildstep.net.errors import HttpError, safe_url
 from buildstep.net.http import Http
+from buildstep.net.request import HttpRequest
 from buildstep.system.digest import Digester, Expected, digests_of
 from buildstep.system.files import CHUNK, fsync_dir
 from buildstep.system.locks import lock
 
 _PROGRESS = 1 << 20
-"""A resumed attempt that brought this much does not count against the bound on attempts."""
+"""A resumed attempt that brought this many bytes does not count against the limit of attempts."""
 
-_MOST_ATTEMPTS = 20
+_MAX_ATTEMPTS = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Downloaded:
-    """A file that is here and proved. fetched: bytes that came over the network for it, in this call."""
+    """A file that is here and verified. fetched: bytes that came over the network for it, in this call."""
 
     path: Path
     size: int
@@ -43,7 +43,7 @@ class Downloaded:
 
 
 class Progress:
-    """How far a download is, for a reader that does not wait for its end (`follow`)."""
+    """How far a download is, for a reader that does not wait for its end (`Follower`)."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -52,25 +52,29 @@ class Progress:
         self._finished = False
         self._error: BaseException | None = None
 
-    def at(self, path: Path, available: int) -> None:
+    def at(self, path: Path, available: int, *, finished: bool = False) -> None:
+        """Report the file as it is now, and how many of its bytes can be read."""
         with self._changed:
-            self._path, self._available = path, available
+            self._path, self._available, self._finished = path, available, finished
             self._changed.notify_all()
 
     def finish(self, path: Path, size: int) -> None:
-        with self._changed:
-            self._path, self._available, self._finished = path, size, True
-            self._changed.notify_all()
+        """Report the complete file."""
+        self.at(path, size, finished=True)
 
     def fail(self, error: BaseException) -> None:
+        """Report that the download failed."""
         with self._changed:
             self._error = error
             self._changed.notify_all()
 
-    def wait(self, beyond: int) -> tuple[Path, int, bool]:
-        """Until there is more than so many bytes, or all. Raises what the download failed with."""
+    def wait(self, position: int) -> tuple[Path, int, bool]:
+        """Wait until there are bytes after a position, or the file is complete.
+
+        Returns the file, its bytes so far and whether it is complete. Raises the download's error.
+        """
         with self._changed:
-            while self._error is None and not self._finished and self._available <= beyond:
+            while self._error is None and not self._finished and self._available <= position:
                 self._changed.wait()
             if self._error is not None:
                 raise self._error
@@ -79,7 +83,7 @@ class Progress:
 
 
 class Follower:
-    """A file that is still being downloaded, as a stream. Its bytes are proved only by `prove`."""
+    """A file that is still being downloaded, as a stream. Its bytes are verified only by `verify`."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -91,7 +95,7 @@ class Follower:
         return True
 
     def read(self, size: int = -1) -> bytes:
-        """Up to so many bytes, as soon as there are any; empty at the end."""
+        """Return up to so many bytes, as soon as there are any; empty at the end."""
         if size < 0:
             return b"".join(iter(lambda: self.read(CHUNK), b""))
         while True:
@@ -106,13 +110,13 @@ class Follower:
                 data = os.pread(self._file.fileno(), count, self._position)
             if data or finished:
                 break
-            time.sleep(0.05)  # begun anew at this moment
+            time.sleep(0.05)  # the download starts again at this moment
         self._position += len(data)
         self._sha256.update(data)
         return data
 
-    def prove(self, done: Downloaded) -> None:
-        """Read what is left, and compare all that was read with what was verified."""
+    def verify(self, done: Downloaded) -> None:
+        """Read what is left, and compare all that was read with the verified file. Raises HttpError."""
         while self.read(CHUNK):
             pass
         # A restarted download may have had wrong bytes when we read them, and right ones in the end.
@@ -121,7 +125,7 @@ class Follower:
 
     def interrupt(self) -> None:
         """Make a `read` in another thread, and all later ones, fail instead of waiting for more."""
-        self._progress.fail(HttpError("stopped, as something else failed"))
+        self._progress.fail(HttpError("stopped, because something else failed"))
 
     def close(self) -> None:
         if self._file is not None:
@@ -131,7 +135,7 @@ class Follower:
 def verify_file(path: Path, expected: Expected) -> Downloaded | None:
     """Return the file with its digests if it is as expected, else None."""
     try:
-        if expected.size is not None and path.stat().st_size != expected.size:
+        if path.stat().st_size != expected.size:
             return None
         real = digests_of(path)
     except OSError:
@@ -141,78 +145,52 @@ def verify_file(path: Path, expected: Expected) -> Downloaded | None:
 
 def download(
     http: Http,
-    url: str,
+    request: HttpRequest,
     target: Path,
     *,
     expected: Expected,
-    headers: Mapping[str, str] | None = None,
-    sign: Sign | None = None,
-    params: Mapping[str, str] | None = None,
     progress: Progress | None = None,
-    received: Callable[[int], None] | None = None,
     durable: bool = True,
 ) -> Downloaded:
-    """Bring a file here and prove it. Raises HttpError; then nothing is under the target's name.
+    """Download the file of a request and verify it. Raises HttpError; then there is no target.
 
     A file that is there already and is as expected is not fetched again. Of several processes that want
-    the same target one downloads, and the others wait for it. received: told the bytes of each piece.
-    durable: false for a file that is only used to make something else, and proved anew by the next run.
+    the same target one downloads, and the others wait for it. progress: told of every step.
+    durable: false for a file that is only used to make something else, and verified again by the next run.
     """
-    job = _Job(
-        http=http,
-        url=url,
-        target=target,
-        expected=expected,
-        headers=dict(headers or {}),
-        sign=sign,
-        params=params,
-        progress=progress,
-        received=received,
-        durable=durable,
-    )
+    progress = progress or Progress()
     try:
         with lock(target.with_name(f".{target.name}.lock")):
-            done = job.run()
-            if progress is not None:
-                progress.finish(done.path, done.size)
+            done = _Job(http, request, target, expected, progress, durable).run()
+            progress.finish(done.path, done.size)
             return done
     except BaseException as error:
-        if progress is not None:
-            progress.fail(error)
+        progress.fail(error)
         raise
 
 
-@dataclass(kw_only=True)
+@dataclass
 class _Job:
-    """One download. The file under work is opened anew by each attempt."""
+    """One download. Each attempt opens the partial file anew."""
 
     http: Http
-    url: str
+    request: HttpRequest
     target: Path
     expected: Expected
-    headers: dict[str, str]
-    sign: Sign | None
-    params: Mapping[str, str] | None
-    progress: Progress | None
-    received: Callable[[int], None] | None
+    progress: Progress
     durable: bool
     fetched: int = 0
     resumed: bool = False
     can_resume: bool = False
-    md5: str = ""
 
     @property
     def partial(self) -> Path:
         return self.target.with_name(f"{self.target.name}.partial")
 
     def run(self) -> Downloaded:
-        if self.expected.provable and self.target.exists():
-            there = verify_file(self.target, self.expected)
-            if there is not None:
-                return there
+        if self.target.exists() and (there := verify_file(self.target, self.expected)):
+            return there
         self.target.unlink(missing_ok=True)
-        if not self.expected.provable:
-            self.partial.unlink(missing_ok=True)
         self._check_space()
         attempt = total = 0
         while True:
@@ -221,33 +199,24 @@ class _Job:
             try:
                 return self._attempt()
             except HttpError as error:
+                temporary = error.retryable
                 if self.http.stopped.is_set():
-                    self._forget()
-                    raise
-                wrong_pieces = self.resumed and not error.retryable and error.status in (0, 206, 416)
-                if wrong_pieces:
-                    # What an earlier run left was no good, or the server's idea of a range: from the start.
+                    temporary = False
+                elif self.resumed and not error.retryable and error.status in (0, 206, 416):
+                    # What an earlier run left was wrong, or the server's idea of a range: from the start.
                     self.partial.unlink(missing_ok=True)
-                elif not error.retryable:
-                    self._forget()
-                    raise
+                    temporary = True
                 if self.can_resume and self.fetched - before >= _PROGRESS:
                     attempt = 0
-                if attempt >= self.http.options.attempts or total >= _MOST_ATTEMPTS:
-                    self._forget()
+                if not temporary or attempt >= self.http.options.attempts or total >= _MAX_ATTEMPTS:
+                    if not self.can_resume:  # then the next run cannot use the pieces
+                        self.partial.unlink(missing_ok=True)
                     raise
                 self.http.pause(attempt + 1, error)
 
-    def _forget(self) -> None:
-        """Remove what the next run cannot use."""
-        if not (self.can_resume and self.expected.provable):
-            self.partial.unlink(missing_ok=True)
-
     def _check_space(self) -> None:
-        if self.expected.size is None:
-            return
-        room = os.statvfs(self.target.parent)
-        free = room.f_bavail * room.f_frsize
+        space = os.statvfs(self.target.parent)
+        free = space.f_bavail * space.f_frsize
         there = self.partial.stat().st_size if self.partial.exists() else 0
         if self.expected.size - there > free:
             raise HttpError(
@@ -257,100 +226,66 @@ class _Job:
             )
 
     def _attempt(self) -> Downloaded:
-        digester = self._digester()
+        size, digester = self.expected.size, Digester()
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(self.partial, flags, 0o644), "r+b") as file:
             while chunk := file.read(CHUNK):
                 digester.update(chunk)
             have = digester.size
-            complete = self.expected.size is not None and have == self.expected.size
-            if self.expected.size is not None and have > self.expected.size:
-                have = 0
-            self.resumed = have > 0
-            if not complete:
-                with self._pieces(have) as (start, pieces):
+            self.resumed = 0 < have <= size
+            if have != size:
+                with self._open(have if self.resumed else 0) as (start, chunks):
                     if start == 0:
                         self.resumed = False
                         file.seek(0)
                         file.truncate()
-                        digester = self._digester()
-                    have = start
-                    self._tell(have)
-                    for piece in pieces:
-                        have += len(piece)
-                        if self.expected.size is not None and have > self.expected.size:
-                            raise self._wrong(f"is longer than the {self.expected.size} bytes it should have")
-                        file.write(piece)
-                        digester.update(piece)
-                        self.fetched += len(piece)
-                        if self.received is not None:
-                            self.received(len(piece))
-                        if self.progress is not None:
-                            file.flush()
-                            self._tell(have)
-            file.flush()
+                        digester = Digester()
+                    self.progress.at(self.partial, start)
+                    for chunk in chunks:
+                        digester.update(chunk)
+                        if digester.size > size:
+                            raise self._wrong(f"is longer than the {size} bytes it should have")
+                        file.write(chunk)
+                        file.flush()
+                        self.fetched += len(chunk)
+                        self.progress.at(self.partial, digester.size)
             if self.durable:
                 os.fsync(file.fileno())
-        self._compare(digester)
+        real = digester.result()
+        for mismatch in self.expected.mismatches(real):
+            raise self._wrong(f"has the {mismatch}", retryable=real.size < size)
         self.partial.replace(self.target)
         if self.durable:
             fsync_dir(self.target.parent)
-        return Downloaded(path=self.target, **asdict(digester.result()), fetched=self.fetched)
-
-    def _digester(self) -> Digester:
-        """SHA-1 and SHA-256; MD5, which servers tell, only where nothing better is known."""
-        return Digester() if self.expected.provable else Digester("sha1", "sha256", "md5")
-
-    def _tell(self, have: int) -> None:
-        if self.progress is not None:
-            self.progress.at(self.partial, have)
-
-    def _compare(self, digester: Digester) -> None:
-        """Raise HttpError when the whole file is not what it has to be."""
-        size, wanted = digester.size, self.expected.size
-        if wanted is not None and size != wanted:
-            raise self._wrong(f"has {size} bytes, not {wanted}", retryable=size < wanted)
-        for mismatch in self.expected.mismatches(digester.result()):
-            raise self._wrong(f"has the {mismatch}")
-        md5 = base64.b64encode(digester.digest("md5")).decode()
-        if md5 and not self.resumed and self.md5 and md5 != self.md5:
-            raise self._wrong(f"has the MD5 {md5}, not {self.md5} as its server says")
+        return Downloaded(path=self.target, **asdict(real), fetched=self.fetched)
 
     def _wrong(self, how: str, *, retryable: bool = False) -> HttpError:
         return HttpError(
-            f"{self.target.name} from {safe_url(self.url)} {how}",
-            hint="it was not kept; is there a cache or proxy on the way that damages it?",
+            f"{self.target.name} from {safe_url(self.request.url)} {how}",
+            hint="it was not kept; does a cache or proxy on the way damage it?",
             retryable=retryable,
         )
 
     @contextlib.contextmanager
-    def _pieces(self, have: int) -> Iterator[tuple[int, Iterator[bytes]]]:
-        """The body from where it starts: at `have` if the server resumes, else at 0."""
-        head = dict(self.headers) | dict(self.sign() if self.sign else {})
-        ok = {200}
+    def _open(self, have: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """Yield the position where the body starts, and the body: `have` if the server resumes, else 0."""
+        request, size = self.request, self.expected.size
         if have:
-            head["Range"] = f"bytes={have}-"
-            ok = {200, 206}
-        with self.http.stream("GET", self.url, headers=head, params=self.params, ok=ok) as reply:
-            size = self.expected.size
-            length = reply.headers.get("content-length", "")
+            headers = {**request.headers, "Range": f"bytes={have}-"}
+            request = replace(request, headers=headers, ok=frozenset({200, 206}))
+        with self.http.stream(request) as stream:
+            content_range = stream.headers.get("content-range", "")
+            length = stream.headers.get("content-length", "")
             start = 0
             # Some servers send the range that was asked for, and say so, but with a 200.
-            if reply.status == 206 or (have and "content-range" in reply.headers):
-                found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", reply.headers.get("content-range", ""))
-                if (
-                    found is None
-                    or int(found[1]) != have
-                    or (size is not None and found[3] not in ("*", str(size)))
-                ):
-                    raise HttpError(
-                        f"{safe_url(self.url)} answered another range than was asked for", status=206
-                    )
+            if stream.status == 206 or (have and content_range):
+                if not re.fullmatch(rf"bytes {have}-\d+/({size}|\*)", content_range):
+                    message = f"{safe_url(request.url)} sent another range than the requested one"
+                    raise HttpError(message, status=206)
                 start = have
                 self.can_resume = True
-            elif size is not None and length.isdigit() and int(length) != size:
+            elif length.isdigit() and int(length) != size:
                 raise self._wrong(f"would have {length} bytes, not {size}")
             else:
-                self.can_resume = reply.headers.get("accept-ranges", "").lower() == "bytes"
-            self.md5 = reply.headers.get("content-md5", "")
-            yield start, reply.chunks()
+                self.can_resume = stream.headers.get("accept-ranges", "").lower() == "bytes"
+            yield start, stream.chunks()

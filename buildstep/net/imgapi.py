@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
+import json
 import re
 import time
 import uuid as uuids
-from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
 from buildstep.net.download import Downloaded, Progress, download
-from buildstep.net.errors import Answer, HttpError, clean_text, safe_url
+from buildstep.net.errors import HttpError, clean_text, safe_url
 from buildstep.net.http import Http
+from buildstep.net.request import HttpRequest, HttpResponse
 from buildstep.net.ssh_keys import Signer, http_signature
 from buildstep.system.digest import Expected
 
@@ -41,7 +44,7 @@ _HINTS = {
     "NotImageOwner": "the image belongs to somebody else",
     "OriginDoesNotExist": "publish the image's origin to this server first",
     "OriginIsNotActive": "activate the image's origin on this server first",
-    "ImageHasDependentImages": "delete the images that stand on it first",
+    "ImageHasDependentImages": "delete the images that depend on it first",
     "ImageUuidAlreadyExists": "an image of this uuid is there already",
     "OperatorOnly": "the call is for operators",
     "UnauthorizedError": "give the user's name and an RSA key that the server knows",
@@ -82,26 +85,26 @@ class ImgapiClient:
     # -- reading ------------------------------------------------------------------------------------
 
     def ping(self) -> dict[str, Any]:
-        """Raises HttpError when whatever answers there is no IMGAPI."""
-        said = self._call("GET", "/ping", channel=False).json()
-        if not isinstance(said, dict) or said.get("imgapi") is not True:
+        """Return the server's description of itself. Raises HttpError if it is no IMGAPI."""
+        found = self._send(replace(self._request("GET", "/ping"), params={})).json()
+        if not isinstance(found, dict) or found.get("imgapi") is not True:
             raise HttpError(f"{self.label} is not an IMGAPI", hint="is the address right, with its path?")
-        return said
+        return found
 
     def images(self, **filters: str) -> Iterator[dict[str, Any]]:
-        """The images of the server that pass the filters, fetched in pages as they are wanted."""
+        """Yield the images of the server that pass the filters, fetched in pages on demand."""
         unknown = [name for name in filters if name not in FILTERS and not name.startswith("tag.")]
-        if unknown:  # a server would ignore them, and answer with more than was asked for
+        if unknown:  # a server would ignore them, and return more than was asked for
             raise HttpError(
                 f"images cannot be filtered by {', '.join(unknown)}",
                 hint=f"filters: {', '.join(FILTERS)}, tag.KEY",
             )
         marker = ""
         for _ in range(_MAX_PAGES):
-            params = dict(filters) | {"limit": str(PAGE)} | ({"marker": marker} if marker else {})
-            page = self._call("GET", "/images", params=params).json()
+            params = {**filters, "limit": str(PAGE)} | ({"marker": marker} if marker else {})
+            page = self._send(self._request("GET", "/images", params)).json()
             if not isinstance(page, list) or not all(isinstance(row, dict) for row in page):
-                raise HttpError(f"{self.label} did not answer with a list of images")
+                raise HttpError(f"{self.label} did not send a list of images")
             # The marker is inclusive: what the last page ended with begins this one.
             rows = page[1:] if marker and page and page[0].get("uuid") == marker else page
             yield from rows
@@ -114,173 +117,125 @@ class ImgapiClient:
         raise HttpError(f"{self.label} lists images without an end")
 
     def get(self, uuid: str) -> dict[str, Any] | None:
-        """The manifest of an image, active or not; None where the server (or its channel) has none."""
+        """Return the manifest of an image, active or not; None if the server (or its channel) has none."""
         try:
-            found = self._call("GET", f"/images/{quote(uuid, safe='')}").json()
+            found = self._send(self._request("GET", f"/images/{quote(uuid, safe='')}")).json()
         except HttpError as error:
             if error.status == 404 and error.server_code in ("ResourceNotFound", "ImageNotFound", ""):
                 return None
             raise
         if not isinstance(found, dict) or found.get("uuid") != uuid:
-            raise HttpError(f"{self.label} answered with another image than {uuid}")
+            raise HttpError(f"{self.label} sent another image than {uuid}")
         return found
 
     def fetch_file(
-        self, manifest: Mapping[str, Any], target: Path, *, sha256: str = "", progress: Progress | None = None
+        self, manifest: Mapping[str, Any], target: Path, *, progress: Progress | None = None
     ) -> Downloaded:
-        """Download an image's file, verified against its manifest (and a sha256 known from elsewhere)."""
-        uuid = str(manifest["uuid"])
-        return download(
-            self.http,
-            f"{self.base}/images/{uuid}/file",
-            target,
-            expected=expected_file(manifest, sha256),
-            params=self._params({}),
-            headers=self._head(),
-            sign=self._sign if self.account else None,
-            progress=progress,
-            durable=False,
-        )
-
-    def channels(self) -> list[dict[str, Any]]:
-        """The server's channels; none when it does not use them."""
-        try:
-            found = self._call("GET", "/channels", channel=False).json()
-        except HttpError as error:
-            if error.status == 404:
-                return []
-            raise
-        return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+        """Download an image's file, verified against its manifest."""
+        request = self._request("GET", f"/images/{manifest['uuid']}/file")
+        expected = expected_file(manifest)
+        return download(self.http, request, target, expected=expected, progress=progress, durable=False)
 
     # -- writing -----------------------------------------------------------------------------------
 
     def import_image(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """Make the image known to the server, unactivated.
+        """Make the image known to the server, unactivated, and return its manifest there.
 
-        Not repeated: after a lost reply it is for the caller to ask what is there.
+        Not repeated: after a lost response it is for the caller to look what is there.
         """
-        return self._object(self._act(manifest["uuid"], "import", value=dict(manifest)))
+        request = self._request("POST", f"/images/{manifest['uuid']}", {"action": "import"})
+        return self._change(request, "application/json", json.dumps(manifest).encode())
 
     def add_file(
         self, uuid: str, path: Path, *, compression: str, sha1: str, dataset_guid: str = ""
     ) -> dict[str, Any]:
-        """Upload the image's file; until the image is active this may be repeated. Returns its manifest."""
+        """Upload the image's file and return its manifest; may be repeated until the image is active."""
         params = {"compression": compression, "sha1": sha1}
         if dataset_guid:
             params["dataset_guid"] = dataset_guid
-        answer = self._call(
-            "PUT",
-            f"/images/{uuid}/file",
-            params=params,
-            data=path,
-            headers={"Content-Type": "application/octet-stream"},
-            idempotent=True,
-        )
-        return self._object(answer)
+        request = self._request("PUT", f"/images/{uuid}/file", params)
+        return self._change(replace(request, idempotent=True), "application/octet-stream", path)
 
     def activate(self, uuid: str) -> dict[str, Any]:
-        """Make the image visible and final. Not repeated either."""
-        return self._object(self._act(uuid, "activate"))
+        """Make the image visible and final, and return its manifest. Not repeated either."""
+        return self._change(self._request("POST", f"/images/{uuid}", {"action": "activate"}))
 
     def delete(self, uuid: str) -> None:
         """Remove an image (from this channel); one that is not there is no error."""
         try:
-            self._call("DELETE", f"/images/{uuid}", idempotent=True)
+            self._send(replace(self._request("DELETE", f"/images/{uuid}"), idempotent=True))
         except HttpError as error:
             if error.status != 404:
                 raise
 
-    def channel_add(self, uuid: str, channel: str) -> dict[str, Any]:
-        """Put an image of this client's channel into another one as well."""
-        return self._object(self._act(uuid, "channel-add", value={"channel": channel}))
-
     # -- calls -----------------------------------------------------------------------------------
 
-    def _act(self, uuid: str, action: str, *, value: object = None) -> Answer:
-        return self._call("POST", f"/images/{uuid}", params={"action": action}, value=value)
-
-    def _object(self, answer: Answer) -> dict[str, Any]:
-        found = answer.json() if answer.body else {}
-        if not isinstance(found, dict):
-            raise HttpError(f"{self.label} did not answer with an image")
-        return found
-
-    def _params(self, params: Mapping[str, str], *, channel: bool = True) -> dict[str, str]:
-        extra = {"channel": self.channel} if channel and self.channel and "channel" not in params else {}
-        return dict(params) | extra
-
-    def _head(self) -> dict[str, str]:
-        # The request's id must be a uuid: servers were seen to die of any other.
-        return {"Accept": "application/json", "Accept-Version": "~2", "x-request-id": str(uuids.uuid4())}
+    def _request(self, method: str, path: str, params: Mapping[str, str] | None = None) -> HttpRequest:
+        """Return a signed request for a path below the server, in the client's channel."""
+        channel = {"channel": self.channel} if self.channel else {}
+        return HttpRequest(
+            method,
+            self.base + path,
+            # The request's id must be a uuid: servers were seen to die of any other.
+            headers={
+                "Accept": "application/json",
+                "Accept-Version": "~2",
+                "x-request-id": str(uuids.uuid4()),
+            },
+            sign=self._sign if self.account else None,
+            params=channel | dict(params or {}),
+            ok=_OK,
+        )
 
     def _sign(self) -> dict[str, str]:
         assert self.account is not None
         return http_signature(self.account.user, self.account.signer)
 
-    def _call(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str] | None = None,
-        channel: bool = True,
-        value: object = None,
-        data: bytes | Path | None = None,
-        headers: Mapping[str, str] | None = None,
-        ok: Container[int] = _OK,
-        idempotent: bool | None = None,
-    ) -> Answer:
-        try:
-            return self.http.request(
-                method,
-                self.base + path,
-                headers=self._head() | dict(headers or {}),
-                sign=self._sign if self.account else None,
-                params=self._params(params or {}, channel=channel),
-                value=value,
-                data=data,
-                ok=ok,
-                idempotent=idempotent,
-            )
-        except HttpError as error:
-            if error.answer is None:
-                raise
-            raise self._explained(error, error.answer) from error
+    def _change(
+        self, request: HttpRequest, content_type: str = "", data: bytes | Path | None = None
+    ) -> dict[str, Any]:
+        """Send a request with a body, and return the manifest that the server sends back."""
+        headers = {**request.headers, "Content-Type": content_type} if content_type else request.headers
+        response = self._send(replace(request, headers=headers, data=data))
+        found = response.json() if response.body else {}
+        if not isinstance(found, dict):
+            raise HttpError(f"{self.label} did not send an image")
+        return found
 
-    def _explained(self, error: HttpError, answer: Answer) -> HttpError:
-        """The server's own code and words, and what they mean for the caller."""
-        said: Any = None
+    def _send(self, request: HttpRequest) -> HttpResponse:
         try:
-            said = answer.json()
-        except HttpError:
+            return self.http.send(request)
+        except HttpError as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: HttpError) -> HttpError:
+        """Return the error with the server's own code and words, and what they mean for the caller."""
+        found: Any = None
+        with contextlib.suppress(HttpError):
+            found = error.response.json() if error.response is not None else None
+        if not isinstance(found, dict) or not isinstance(found.get("code"), str):
             return error
-        if not isinstance(said, dict) or not isinstance(said.get("code"), str):
-            return error
-        code = said["code"]
-        rows = said.get("errors")
+        code, rows = found["code"], found.get("errors")
         lines = [
             clean_text(": ".join(str(row[key]) for key in ("field", "code", "message") if row.get(key)))
             for row in (rows if isinstance(rows, list) else [])
             if isinstance(row, dict)
         ]
         hint = _HINTS.get(code, error.hint)
-        if answer.status == 401 and self.account is not None:
-            hint = _skew(answer) or hint
-        return HttpError(
-            f"{self.label}: {code}: {clean_text(str(said.get('message', '')), 300)}",
-            status=answer.status,
+        if error.status == 401 and self.account is not None and error.response is not None:
+            hint = _clock_hint(error.response) or hint
+        return error.explained(
+            message=f"{self.label}: {code}: {clean_text(str(found.get('message', '')), 300)}",
             server_code=code,
-            answer=answer,
             detail="\n".join(lines),
             hint=hint,
-            retryable=error.retryable,
         )
 
 
-def _skew(answer: Answer) -> str:
-    """What to tell when it is our clock that made a signature invalid."""
+def _clock_hint(response: HttpResponse) -> str:
+    """Return the hint that our clock is wrong, which makes a signature invalid; empty if it is right."""
     try:
-        theirs = email.utils.parsedate_to_datetime(answer.headers.get("date", "")).timestamp()
+        theirs = email.utils.parsedate_to_datetime(response.headers.get("date", "")).timestamp()
     except (TypeError, ValueError):
         return ""
     off = time.time() - theirs
@@ -291,11 +246,12 @@ def _skew(answer: Answer) -> str:
 
 
 def is_uuid(text: str) -> bool:
+    """Return whether a text is a uuid in lower case."""
     return _UUID.fullmatch(text) is not None
 
 
-def expected_file(manifest: Mapping[str, Any], sha256: str = "") -> Expected:
-    """What a manifest says of its file. Raises HttpError when that is not enough to prove it."""
+def expected_file(manifest: Mapping[str, Any]) -> Expected:
+    """Return what a manifest says of its file. Raises HttpError if that is not enough to verify it."""
     files = manifest.get("files")
     entry = files[0] if isinstance(files, list) and files and isinstance(files[0], dict) else None
     if entry is None:
@@ -303,7 +259,5 @@ def expected_file(manifest: Mapping[str, Any], sha256: str = "") -> Expected:
     size, sha1 = entry.get("size"), str(entry.get("sha1", "")).lower()
     if not isinstance(size, int) or size <= 0 or not re.fullmatch(r"[0-9a-f]{40}", sha1):
         raise HttpError(f"the manifest of image {manifest.get('uuid')} has no size and sha1 of its file")
-    digest = str(entry.get("digest", ""))
-    if not sha256 and re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
-        sha256 = digest.removeprefix("sha256:")
-    return Expected(size=size, sha1=sha1, sha256=sha256)
+    digest = re.fullmatch(r"sha256:([0-9a-f]{64})", str(entry.get("digest", "")))
+    return Expected(size=size, sha1=sha1, sha256=digest[1] if digest else "")

@@ -8,7 +8,7 @@ import ipaddress
 import re
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit, urlunsplit
@@ -28,8 +28,9 @@ from buildstep.formats.oci.spec import (
 )
 from buildstep.net.credentials import HUB, HUB_HOST, Credentials
 from buildstep.net.download import Downloaded, Progress, download
-from buildstep.net.errors import Answer, HttpError, clean_text, safe_url
+from buildstep.net.errors import HttpError, clean_text, safe_url
 from buildstep.net.http import Http
+from buildstep.net.request import HttpRequest, HttpResponse
 from buildstep.system.digest import Expected
 from buildstep.system.files import Slice
 
@@ -38,11 +39,12 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _ACCEPT = ", ".join(sorted(INDEXES | MANIFESTS))
 _MAX_DEPTH = 4
+_PUSH = "pull,push"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reference:
-    """An image in a registry. One of tag and digest is set, or both; a digest wins."""
+    """An image in a registry. Tag or digest is set, or both; the digest wins."""
 
     host: str
     repository: str
@@ -51,7 +53,7 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str, *, default_tag: str = "latest") -> Reference:
-        """`docker://HOST[:PORT]/NAME[:TAG|@DIGEST]`; the prefix may be left out, and HOST for the public hub.
+        """Parse `docker://HOST[:PORT]/NAME[:TAG|@DIGEST]`, the prefix is optional, no HOST is the public hub.
 
         Raises UsageError.
         """
@@ -90,7 +92,7 @@ class Reference:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a registry is on this machine, where plain http harms nobody."""
+    """Return whether a registry is on this machine, where plain http is safe."""
     name = urlsplit(f"//{host}").hostname or ""
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(name).is_loopback
@@ -128,22 +130,21 @@ class RegistryClient:
     # -- pulling ------------------------------------------------------------------------------------
 
     def resolve(self, wanted: str) -> Descriptor | None:
-        """What a tag or digest stands for now; None when there is no such thing."""
+        """Return what a tag or digest stands for now; None if there is no such thing."""
         try:
-            answer = self._call("HEAD", f"/manifests/{wanted}", headers={"Accept": _ACCEPT})
+            response = self._call(self._manifest_request("HEAD", wanted))
         except HttpError as error:
             if error.status == 404:
                 return None
             raise
-        digest = answer.headers.get("docker-content-digest", "")
-        length = answer.headers.get("content-length", "")
+        digest = response.headers.get("docker-content-digest", "")
+        length = response.headers.get("content-length", "")
         if not _DIGEST.fullmatch(digest) or not length.isdigit():
-            return self._manifest(wanted)[0]  # a registry need not tell in answer to a HEAD
-        kind = answer.headers.get("content-type", "").partition(";")[0]
-        return Descriptor(media_type=kind, digest=digest, size=int(length))
+            return self._manifest(wanted)[0]  # a registry need not give them for a HEAD
+        return Descriptor(media_type=_content_type(response), digest=digest, size=int(length))
 
     def image(self, wanted: str, platform: OciPlatform) -> OciImage:
-        """The image of a tag or digest: through an index to the platform's own."""
+        """Return the image of a tag or digest: through an index to the platform's own."""
         for _ in range(_MAX_DEPTH):
             entry, data = self._manifest(wanted)
             if entry.media_type not in INDEXES:
@@ -153,117 +154,97 @@ class RegistryClient:
 
     def _manifest(self, wanted: str) -> tuple[Descriptor, bytes]:
         try:
-            answer = self._call(
-                "GET", f"/manifests/{wanted}", headers={"Accept": _ACCEPT}, limit=MAX_DOCUMENT
-            )
+            response = self._call(self._manifest_request("GET", wanted))
         except HttpError as error:
             if error.status == 404:
                 raise HttpError(
-                    f"{self.label} has no image {wanted}", status=404, answer=error.answer
+                    f"{self.label} has no image {wanted}", status=404, response=error.response
                 ) from error
             raise
-        digest = "sha256:" + hashlib.sha256(answer.body).hexdigest()
-        for claimed in (wanted, answer.headers.get("docker-content-digest", digest)):
+        digest = _sha256(response.body)
+        for claimed in (wanted, response.headers.get("docker-content-digest", digest)):
             if claimed.startswith("sha256:") and claimed != digest:
-                raise HttpError(f"{self.label} answered with {digest} when asked for {claimed}")
-        kind = media_type(answer.body, answer.headers.get("content-type", "").partition(";")[0])
-        return Descriptor(media_type=kind, digest=digest, size=len(answer.body)), answer.body
+                raise HttpError(f"{self.label} sent {digest} instead of {claimed}")
+        kind = media_type(response.body, _content_type(response))
+        return Descriptor(media_type=kind, digest=digest, size=len(response.body)), response.body
+
+    def _manifest_request(self, method: str, wanted: str) -> HttpRequest:
+        url = f"{self._base}/manifests/{wanted}"
+        return HttpRequest(method, url, headers={"Accept": _ACCEPT}, limit=MAX_DOCUMENT)
 
     def read(self, entry: Descriptor) -> bytes:
-        """A small blob, proved by its digest."""
+        """Return a small blob, verified by its digest."""
         if entry.size > MAX_DOCUMENT:
             raise HttpError(f"{self.label}: {entry.digest} is too large for a document: {entry.size} bytes")
-        body = self._call("GET", f"/blobs/{entry.digest}", limit=MAX_DOCUMENT).body
-        if len(body) != entry.size or hashlib.sha256(body).hexdigest() != entry.hex:
+        body = self._call(HttpRequest("GET", self._blob_url(entry.digest), limit=MAX_DOCUMENT)).body
+        if len(body) != entry.size or _sha256(body) != entry.digest:
             raise HttpError(f"{self.label}: {entry.digest} came with another digest or size")
         return body
 
     def fetch(self, entry: Descriptor, target: Path, *, progress: Progress | None = None) -> Downloaded:
-        """Download a blob, resumed where that is possible, proved by its digest."""
-        url = f"{self._base}/blobs/{entry.digest}"
+        """Download a blob, resumed where that is possible, verified by its digest."""
+        request = HttpRequest("GET", self._blob_url(entry.digest), sign=self._headers)
         expected = Expected(size=entry.size, sha256=entry.hex)
         self.authorize("pull")
-
-        def sign() -> dict[str, str]:
-            return self._headers()
-
         try:
-            return download(
-                self.http, url, target, expected=expected, sign=sign, progress=progress, durable=False
-            )
+            return download(self.http, request, target, expected=expected, progress=progress, durable=False)
         except HttpError as error:
-            # The token may have run out since. A reader behind us has been told of the failure already.
-            if error.status != 401 or error.answer is None or progress is not None:
+            # The token may have expired. A reader behind us has been told of the failure already.
+            if error.status != 401 or error.response is None or progress is not None:
                 raise
-            self._prove_identity(error.answer, "pull")
-            return download(self.http, url, target, expected=expected, sign=sign, durable=False)
+            self._authenticate(error.response, "pull")
+            return download(self.http, request, target, expected=expected, durable=False)
 
-    def tags(self) -> list[str]:
-        """The repository's tags (one page); none when there is no such repository."""
-        try:
-            found = self._call("GET", "/tags/list").json().get("tags")
-        except HttpError as error:
-            if error.status == 404:
-                return []
-            raise
-        return sorted(str(tag) for tag in found or [])
+    def _blob_url(self, digest: str) -> str:
+        return f"{self._base}/blobs/{digest}"
 
     # -- pushing ------------------------------------------------------------------------------------
 
-    def has_blob(self, digest: str) -> bool:
-        try:
-            self._call("HEAD", f"/blobs/{digest}", scope="pull,push")
-        except HttpError as error:
-            if error.status == 404:
-                return False
-            raise
-        return True
-
     def push_blob(self, entry: Descriptor, data: bytes | Slice) -> bool:
-        """Upload a blob unless it is there; False when it was. The registry checks its digest."""
-        if self.has_blob(entry.digest):
+        """Upload a blob and return True; False if it was there. The registry checks its digest."""
+        try:
+            self._call(HttpRequest("HEAD", self._blob_url(entry.digest)), _PUSH)
             return False
+        except HttpError as error:
+            if error.status != 404:
+                raise
 
         def once() -> None:
             # Each attempt has an upload of its own: what became of a broken one is not known.
-            begun = self._call(
-                "POST", "/blobs/uploads/", ok={202}, scope="pull,push", data=b"", idempotent=False
-            )
+            begun = self._call(HttpRequest("POST", f"{self._base}/blobs/uploads/", ok={202}, data=b""), _PUSH)
             location = urljoin(begun.url, begun.headers.get("location", ""))
             parts = urlsplit(location)
             query = urlencode([*parse_qsl(parts.query, keep_blank_values=True), ("digest", entry.digest)])
+            upload = HttpRequest(
+                "PUT",
+                urlunsplit(parts._replace(query=query)),
+                headers={"Content-Type": "application/octet-stream"},
+                ok={201, 204},
+                data=data,
+            )
             try:
-                self._call(
-                    "PUT",
-                    urlunsplit(parts._replace(query=query)),
-                    ok={201, 204},
-                    scope="pull,push",
-                    data=data,
-                    headers={"Content-Type": "application/octet-stream"},
-                    idempotent=False,
-                )
+                self._call(upload, _PUSH)
             except HttpError:
                 with contextlib.suppress(HttpError):
-                    self._call("DELETE", location, ok={202, 204}, scope="pull,push", idempotent=False)
+                    self._call(HttpRequest("DELETE", location, ok={202, 204}), _PUSH)
                 raise
 
         self.http.retrying(once)
         return True
 
     def push_manifest(self, name: str, kind: str, data: bytes) -> None:
-        """Put a manifest under a digest or tag, and see that it is there."""
-        digest = "sha256:" + hashlib.sha256(data).hexdigest()
-        self._call(
+        """Store a manifest under a digest or tag, and check that it is there."""
+        request = HttpRequest(
             "PUT",
-            f"/manifests/{quote(name, safe=':')}",
-            ok={200, 201, 202},
-            scope="pull,push",
-            data=data,
+            f"{self._base}/manifests/{quote(name, safe=':')}",
             headers={"Content-Type": kind},
+            ok={200, 201, 202},
+            data=data,
             idempotent=True,
         )
+        self._call(request, _PUSH)
         there = self.resolve(name)
-        if there is None or there.digest != digest:
+        if there is None or there.digest != _sha256(data):
             raise HttpError(
                 f"{self.label} accepted {name} but has {there.digest if there else 'nothing'} there"
             )
@@ -271,79 +252,54 @@ class RegistryClient:
     # -- calls --------------------------------------------------------------------------------------
 
     def authorize(self, scope: str) -> None:
-        """Get what later calls need to be let in, by asking once."""
+        """Get the credentials that later calls need, by one call without any."""
         with self._lock:
             if self._authorization:
                 return
             try:
-                self.http.request("GET", f"{self._root}/v2/", ok={200})
+                self.http.send(HttpRequest("GET", f"{self._root}/v2/"))
             except HttpError as error:
-                if error.status != 401 or error.answer is None:
+                if error.status != 401 or error.response is None:
                     raise
-                self._challenge(error.answer, scope)
+                self._challenge(error.response, scope)
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": self._authorization} if self._authorization else {}
 
-    def _call(
-        self,
-        method: str,
-        path: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        ok: set[int] | frozenset[int] = frozenset({200}),
-        scope: str = "pull",
-        data: bytes | Slice | None = None,
-        idempotent: bool | None = None,
-        limit: int = MAX_DOCUMENT,
-    ) -> Answer:
-        """A call to the repository; asked who we are, we say so and ask again."""
-        url = path if path.startswith("http") else self._base + path
+    def _call(self, request: HttpRequest, scope: str = "pull") -> HttpResponse:
+        """Make a call; after a 401, authenticate and make it again."""
         # An upload may be sent elsewhere by the registry; our password is for the registry alone.
-        ours = urlsplit(url).netloc == urlsplit(self._root).netloc
-
-        def once() -> Answer:
-            return self.http.request(
-                method,
-                url,
-                headers=headers,
-                sign=self._headers if ours else None,
-                ok=ok,
-                data=data,
-                idempotent=idempotent,
-                limit=limit,
-            )
-
+        ours = urlsplit(request.url).netloc == urlsplit(self._root).netloc
+        if ours:
+            request = replace(request, sign=self._headers)
         try:
-            return once()
+            return self.http.send(request)
         except HttpError as error:
-            if error.answer is None:
-                raise
-            if error.status != 401 or not ours:
-                raise self._explained(error, error.answer) from error
-            self._prove_identity(error.answer, scope)
+            if error.status != 401 or error.response is None or not ours:
+                raise self._explained(error) from error
+            self._authenticate(error.response, scope)
         try:
-            return once()
+            return self.http.send(request)
         except HttpError as error:
-            raise self._explained(error, error.answer) from error
+            raise self._explained(error) from error
 
-    def _prove_identity(self, answer: Answer, scope: str) -> None:
+    def _authenticate(self, response: HttpResponse, scope: str) -> None:
         with self._lock:
-            self._challenge(answer, scope)
+            self._challenge(response, scope)
 
-    def _challenge(self, answer: Answer, scope: str) -> None:
-        """Answer a 401: with the password, or with a token that is had for it."""
-        kind, _, rest = answer.headers.get("www-authenticate", "").partition(" ")
+    def _challenge(self, response: HttpResponse, scope: str) -> None:
+        """Answer a 401: with the password, or with a token that the password gets."""
+        kind, _, rest = response.headers.get("www-authenticate", "").partition(" ")
         fields = dict(re.findall(r'(\w+)="([^"]*)"', rest))
         if kind.lower() == "basic":
             header = self._credentials.header() if self._credentials else ""
             if not header or header == self._authorization:
-                raise self._refused(answer)
+                raise self._refused(response)
             self._authorization = header
         elif kind.lower() == "bearer" and fields.get("realm"):
             self._authorization = "Bearer " + self._token(fields, scope)
         else:
-            raise self._refused(answer)
+            raise self._refused(response)
 
     def _token(self, fields: Mapping[str, str], scope: str) -> str:
         realm = fields["realm"]
@@ -355,45 +311,50 @@ class RegistryClient:
             params["service"] = fields["service"]
         head = {"Authorization": self._credentials.header()} if self._credentials else {}
         try:
-            said = self.http.request("GET", realm, headers=head, params=params).json()
+            found = self.http.send(HttpRequest("GET", realm, headers=head, params=params)).json()
         except HttpError as error:
-            if error.status in (401, 403) and error.answer is not None:
-                raise self._refused(error.answer) from error
+            if error.status in (401, 403) and error.response is not None:
+                raise self._refused(error.response) from error
             raise
-        token = said.get("token") or said.get("access_token") if isinstance(said, dict) else None
+        token = found.get("token") or found.get("access_token") if isinstance(found, dict) else None
         if not isinstance(token, str) or not re.fullmatch(r"[\x21-\x7e]+", token):
             raise HttpError(f"{safe_url(realm)} gave no token")
         return token
 
-    def _refused(self, answer: Answer) -> HttpError:
+    def _refused(self, response: HttpResponse) -> HttpError:
         if self._credentials is None:
             hint = f"log in: docker login {self.ref.host}, or BUILDSTEP_REGISTRY_USER and _PASSWORD"
         else:
             hint = f"the credentials of {self._credentials.user} are not accepted, or not for this repository"
-        return HttpError(f"{self.label}: unauthorized", status=401, answer=answer, hint=hint)
+        return HttpError(f"{self.label}: unauthorized", status=401, response=response, hint=hint)
 
-    def _explained(self, error: HttpError, answer: Answer | None) -> HttpError:
-        """With the registry's own codes and words."""
-        said: Any = None
-        if answer is not None and answer.body:
-            with contextlib.suppress(HttpError):
-                said = answer.json()
-        rows = said.get("errors") if isinstance(said, dict) else None
+    def _explained(self, error: HttpError) -> HttpError:
+        """Return the error with the registry's own codes and words."""
+        response = error.response
+        if response is None:
+            return error
+        if response.status == 401:
+            return self._refused(response)
+        found: Any = None
+        with contextlib.suppress(HttpError):
+            found = response.json()
+        rows = found.get("errors") if isinstance(found, dict) else None
         lines = [
             clean_text(f"{row.get('code', '')}: {row.get('message', '')}")
             for row in (rows if isinstance(rows, list) else [])
             if isinstance(row, dict)
         ]
-        if answer is not None and answer.status == 401:
-            return self._refused(answer)
         if not lines:
             return error
-        return HttpError(
-            error.message,
-            status=error.status,
-            server_code=lines[0].partition(":")[0],
-            answer=answer,
-            detail="\n".join(lines),
-            hint=error.hint,
-            retryable=error.retryable,
+        code = lines[0].partition(":")[0]
+        return error.explained(
+            message=error.message, server_code=code, detail="\n".join(lines), hint=error.hint
         )
+
+
+def _content_type(response: HttpResponse) -> str:
+    return response.headers.get("content-type", "").partition(";")[0]
+
+
+def _sha256(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()

@@ -9,7 +9,7 @@ import base64
 import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 from buildstep.errors import ToolMissing, UsageError
 from buildstep.events import Bus
 from buildstep.net.download import Downloaded, download
-from buildstep.net.errors import USER_AGENT, HttpError, clean_text, safe_url
+from buildstep.net.errors import HttpError, clean_text, safe_url
 from buildstep.net.http import Http
+from buildstep.net.request import MAX_RESPONSE, USER_AGENT, HttpRequest
 from buildstep.system.digest import Expected, sha256_file
 
 SHA256 = "sha256"
@@ -33,9 +34,9 @@ _TAKEN = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "
 _MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
 _HINTS = {
     "NoSuchBucket": "create the bucket first, or check its name",
-    "AccessDenied": "these credentials may not do this",
-    "Forbidden": "these credentials may not do this",
-    "403": "these credentials may not do this, or are wrong",
+    "AccessDenied": "these credentials do not permit this call",
+    "Forbidden": "these credentials do not permit this call",
+    "403": "these credentials do not permit this call, or are wrong",
     "InvalidAccessKeyId": "the access key is not known to this store",
     "SignatureDoesNotMatch": "the secret key is wrong",
     "RequestTimeTooSkewed": "this machine's clock is wrong",
@@ -47,22 +48,20 @@ class S3Error(HttpError):
 
 
 class Taken(S3Error):
-    """The name has an object already, or another one than was expected."""
+    """The name has an object already."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectInfo:
-    """An object of a store. key: without the client's prefix. sha256: our metadata's; empty in listings."""
+    """An object of a store. key: without the client's prefix. sha256: of our metadata; not in listings."""
 
     key: str
     size: int
-    etag: str
     sha256: str = ""
-    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def parse_s3(uri: str) -> tuple[str, str]:
-    """Bucket and prefix of `s3://BUCKET[/PREFIX]`. Raises UsageError."""
+    """Return bucket and prefix of `s3://BUCKET[/PREFIX]`. Raises UsageError."""
     parts = urlsplit(uri)
     prefix = parts.path.strip("/")
     if parts.scheme != "s3" or not parts.netloc or parts.query or ".." in prefix.split("/"):
@@ -71,7 +70,7 @@ def parse_s3(uri: str) -> tuple[str, str]:
 
 
 class S3Client:
-    """The objects of a bucket under a prefix. Raises S3Error, and Taken where a condition is not met.
+    """The objects of a bucket under a prefix. Raises S3Error.
 
     endpoint: another store than Amazon's; else AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL. Credentials are
     taken from `environ` where it has them, else found as boto3 does.
@@ -89,7 +88,7 @@ class S3Client:
         self.http = http or Http(environ=environ, bus=bus)
         self._made: Any = None
         self._conditional: bool | None = None
-        """Whether the store heeds conditions on writes; None until that was seen."""
+        """Whether the store obeys conditions on writes; None while that is not known."""
 
     @property
     def _boto(self) -> Any:
@@ -168,26 +167,17 @@ class S3Client:
     # -- reading -------------------------------------------------------------------------------------
 
     def head(self, key: str) -> ObjectInfo | None:
-        """What is known of an object; None when there is none."""
+        """Return what is known of an object; None if there is none."""
         try:
             with self._calling(f"look at {key} in"):
-                found = self._boto.head_object(Bucket=self.bucket, Key=self._key(key))
+                return _info(key, self._boto.head_object(Bucket=self.bucket, Key=self._key(key)))
         except S3Error as error:
             if error.server_code in _MISSING:
                 return None
             raise
-        # Some stores give the names of metadata back in capitals.
-        metadata = {name.lower(): value for name, value in found.get("Metadata", {}).items()}
-        return ObjectInfo(
-            key=key,
-            size=int(found["ContentLength"]),
-            etag=str(found.get("ETag", "")),
-            sha256=metadata.get(SHA256, ""),
-            metadata=metadata,
-        )
 
-    def get(self, key: str, *, limit: int = 64 << 20) -> tuple[bytes, str] | None:
-        """A small object's bytes and its ETag; None when there is none. Proved where its sha256 is known."""
+    def get(self, key: str, *, limit: int = MAX_RESPONSE) -> bytes | None:
+        """Return a small object's bytes, verified if its sha256 is known; None if there is no object."""
         try:
             with self._calling(f"get {key} from"):
                 found = self._boto.get_object(Bucket=self.bucket, Key=self._key(key))
@@ -197,28 +187,23 @@ class S3Client:
             if error.server_code in _MISSING:
                 return None
             raise
-        if len(data) > limit or len(data) != found["ContentLength"]:
-            raise S3Error(f"{self.uri}/{key} came with {len(data)} of {found['ContentLength']} bytes")
-        known = {name.lower(): value for name, value in found.get("Metadata", {}).items()}.get(SHA256)
-        if known and hashlib.sha256(data).hexdigest() != known:
-            raise S3Error(f"{self.uri}/{key} is damaged: its sha256 is not {known}")
-        return data, str(found.get("ETag", ""))
+        info = _info(key, found)
+        if len(data) > limit or len(data) != info.size:
+            raise S3Error(f"{self.uri}/{key} came with {len(data)} of {info.size} bytes")
+        if info.sha256 and hashlib.sha256(data).hexdigest() != info.sha256:
+            raise S3Error(f"{self.uri}/{key} is damaged: its sha256 is not {info.sha256}")
+        return data
 
-    def download(self, key: str, target: Path, *, expected: Expected | None = None) -> Downloaded:
-        """Bring an object here, resumed where possible, proved by `expected` or by its own sha256."""
-        if expected is None:
-            info = self.head(key)
-            if info is None:
-                raise S3Error(f"{self.uri} has no {key}", status=404, server_code="NoSuchKey")
-            expected = Expected(size=info.size, sha256=info.sha256)
+    def download(self, key: str, target: Path, *, expected: Expected) -> Downloaded:
+        """Download an object, resumed where that is possible, and verify it."""
         with self._calling(f"get {key} from"):
             link = self._boto.generate_presigned_url(
                 "get_object", Params={"Bucket": self.bucket, "Key": self._key(key)}, ExpiresIn=_LINK_SECONDS
             )
-        return download(self.http, link, target, expected=expected)
+        return download(self.http, HttpRequest("GET", link), target, expected=expected)
 
     def list(self, under: str = "") -> Iterator[ObjectInfo]:
-        """The objects whose keys begin so, in order of their keys."""
+        """Yield the objects whose keys begin so, in order of their keys."""
         base = f"{self.prefix}/" if self.prefix else ""
         with self._calling("list"):
             pages = self._boto.get_paginator("list_objects_v2").paginate(
@@ -226,11 +211,7 @@ class S3Client:
             )
             for page in pages:
                 for row in page.get("Contents", []):
-                    yield ObjectInfo(
-                        key=str(row["Key"]).removeprefix(base),
-                        size=int(row["Size"]),
-                        etag=str(row.get("ETag", "")),
-                    )
+                    yield ObjectInfo(key=str(row["Key"]).removeprefix(base), size=int(row["Size"]))
 
     # -- writing ---------------------------------------------------------------------------------------
 
@@ -242,86 +223,69 @@ class S3Client:
         sha256: str = "",
         content_type: str = "application/octet-stream",
         if_absent: bool = False,
-        if_match: str = "",
     ) -> ObjectInfo:
-        """Store an object, with its sha256, and see that it is there whole.
+        """Store an object, with its sha256, and check that it is there complete.
 
-        if_absent: raises Taken when the name has an object. if_match: raises Taken unless the object
-        there has this ETag. A store that knows no conditions is asked before, and that is said.
+        if_absent: raise Taken if the name has an object. The client also looks before it writes, as some
+        stores ignore conditions on writes; then it warns.
         """
         if isinstance(data, Path):
             size, sha256 = data.stat().st_size, sha256 or sha256_file(data)
         else:
             size, sha256 = len(data), sha256 or hashlib.sha256(data).hexdigest()
-        if if_absent or if_match:
-            self._check_before(key, if_match)
-        condition = {"IfNoneMatch": "*"} if if_absent else {"IfMatch": if_match} if if_match else {}
+        if if_absent and self.head(key) is not None:
+            raise Taken(f"{self.uri}/{key} is there already", server_code="PreconditionFailed")
         common = {
             "Bucket": self.bucket,
             "Key": self._key(key),
             "ContentType": content_type,
             "Metadata": {SHA256: sha256},
         }
+        wanted = ObjectInfo(key=key, size=size, sha256=sha256)
         try:
-            self._send(key, data, size, sha256, common, condition)
+            self._send(data, wanted, common, if_absent=if_absent)
         except Taken:
-            # Our own write whose reply was lost, and was repeated, is taken by ourselves.
-            there = self.head(key) if if_absent else None
-            if there is None or (there.sha256, there.size) != (sha256, size):
+            # Our own write may have been repeated after a lost response, and found itself.
+            if not if_absent or self.head(key) != wanted:
                 raise
         if if_absent and self._conditional is None and isinstance(data, bytes):
-            self._find_out(key, data, sha256, common)
-        there = self.head(key)
-        if there is None or there.size != size or there.sha256 != sha256:
+            self._conditional = self._obeys_conditions(data, wanted, common)
+        if self.head(key) != wanted:
             raise S3Error(f"{self.uri}/{key} is not there as it was sent", retryable=True)
-        return there
-
-    def _check_before(self, key: str, if_match: str) -> None:
-        there = self.head(key)
-        if if_match and (there is None or there.etag != if_match):
-            raise Taken(
-                f"{self.uri}/{key} was changed meanwhile", server_code="PreconditionFailed", retryable=True
-            )
-        if not if_match and there is not None:
-            raise Taken(f"{self.uri}/{key} is there already", server_code="PreconditionFailed")
+        return wanted
 
     def _send(
-        self,
-        key: str,
-        data: bytes | Path,
-        size: int,
-        sha256: str,
-        common: Mapping[str, Any],
-        condition: Mapping[str, str],
+        self, data: bytes | Path, info: ObjectInfo, common: Mapping[str, Any], *, if_absent: bool
     ) -> None:
-        if isinstance(data, Path) and size > MULTIPART_FROM:
-            self._send_parts(key, data, size, common, condition)
+        condition = {"IfNoneMatch": "*"} if if_absent else {}
+        if isinstance(data, Path) and info.size > MULTIPART_FROM:
+            self._send_parts(data, info, common, condition)
             return
-        proof = base64.b64encode(bytes.fromhex(sha256)).decode()
+        checksum = base64.b64encode(bytes.fromhex(info.sha256)).decode()
         with contextlib.ExitStack() as stack:
             body = stack.enter_context(data.open("rb")) if isinstance(data, Path) else data
-            stack.enter_context(self._calling(f"put {key} into"))
-            self._boto.put_object(Body=body, ContentLength=size, ChecksumSHA256=proof, **common, **condition)
+            stack.enter_context(self._calling(f"put {info.key} into"))
+            self._boto.put_object(
+                Body=body, ContentLength=info.size, ChecksumSHA256=checksum, **common, **condition
+            )
 
     def _send_parts(
-        self, key: str, path: Path, size: int, common: Mapping[str, Any], condition: Mapping[str, str]
+        self, path: Path, info: ObjectInfo, common: Mapping[str, Any], condition: Mapping[str, str]
     ) -> None:
-        """Upload in parts, which nobody sees before the last call."""
-        part_size = max(_PART, -(-size // _MAX_PARTS))
+        """Upload in parts, which nobody sees before the last call.
+
+        boto3's own upload knows no conditions, and an interrupt in it can wait for ever.
+        """
+        part_size = max(_PART, -(-info.size // _MAX_PARTS))
         where = {"Bucket": common["Bucket"], "Key": common["Key"]}
-        with self._calling(f"put {key} into"):
+        with self._calling(f"put {info.key} into"), path.open("rb") as stream:
             upload = self._boto.create_multipart_upload(**common)["UploadId"]
             try:
-                parts = []
-                with path.open("rb") as stream:
-                    for number in range(1, _MAX_PARTS + 1):
-                        piece = stream.read(part_size)
-                        if not piece:
-                            break
-                        etag = self._boto.upload_part(
-                            **where, UploadId=upload, PartNumber=number, Body=piece
-                        )["ETag"]
-                        parts.append({"PartNumber": number, "ETag": etag})
+                parts: list[dict[str, Any]] = []
+                while piece := stream.read(part_size):
+                    number = len(parts) + 1
+                    part = self._boto.upload_part(**where, UploadId=upload, PartNumber=number, Body=piece)
+                    parts.append({"PartNumber": number, "ETag": part["ETag"]})
                 self._boto.complete_multipart_upload(
                     **where, UploadId=upload, MultipartUpload={"Parts": parts}, **condition
                 )
@@ -330,26 +294,26 @@ class S3Client:
                     self._boto.abort_multipart_upload(**where, UploadId=upload)
                 raise
 
-    def _find_out(self, key: str, data: bytes, sha256: str, common: Mapping[str, Any]) -> None:
-        """Whether the store heeds conditions: the write just made is made again, and has to be refused."""
+    def _obeys_conditions(self, data: bytes, info: ObjectInfo, common: Mapping[str, Any]) -> bool:
+        """Repeat the write just made, which a store that obeys conditions refuses."""
         try:
-            self._send(key, data, len(data), sha256, common, {"IfNoneMatch": "*"})
+            self._send(data, info, common, if_absent=True)
         except Taken:
-            self._conditional = True
-            return
-        self._conditional = False
+            return True
         self._bus.note(
             f"{self.uri} ignores conditions on writes: two writers of one name at the same moment would not "
             "notice each other",
             level="warning",
         )
-
-    @property
-    def conditional(self) -> bool | None:
-        """Whether the store heeds conditions on writes; None while that is not known."""
-        return self._conditional
+        return False
 
     def delete(self, key: str) -> None:
-        """Remove an object; nothing is done when it is not there."""
+        """Remove an object; one that is not there is no error."""
         with self._calling(f"delete {key} from"):
             self._boto.delete_object(Bucket=self.bucket, Key=self._key(key))
+
+
+def _info(key: str, found: Mapping[str, Any]) -> ObjectInfo:
+    # Some stores give the names of metadata back in capitals.
+    metadata = {name.lower(): value for name, value in found.get("Metadata", {}).items()}
+    return ObjectInfo(key=key, size=int(found["ContentLength"]), sha256=metadata.get(SHA256, ""))

@@ -1,4 +1,4 @@
-"""What makes the calls of a session: `requests`, with limits that it does not have by itself.
+"""Make the calls of a session with `requests`, and with time limits that it does not have by itself.
 
 A socket's time-out starts anew with every byte. So each phase that reads has a watchdog as well: a
 thread that shuts the socket down when the phase as a whole takes too long.
@@ -24,7 +24,8 @@ from requests.utils import should_bypass_proxies
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from buildstep.net.errors import HttpError, HttpOptions, clean_text, safe_url
+from buildstep.net.errors import HttpError, clean_text, safe_url
+from buildstep.net.request import USER_AGENT, HttpOptions, HttpRequest
 from buildstep.system.files import Slice
 
 CHUNK = 1 << 18
@@ -32,8 +33,16 @@ _ERROR_BODY_SECONDS = 3.0
 _MAX_REDIRECTS = 10
 
 
-class Watchdog:
-    """Shuts a socket down when it was not fed for this long. A context manager; one thread."""
+def _shut_down(sock: socket.socket | None) -> None:
+    """End what waits for a socket, in any thread."""
+    if sock is not None:
+        with contextlib.suppress(OSError):
+            # The plain socket's method: that of a TLS one would forget its state under a reader.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+class _Watchdog:
+    """Shut a socket down when it was not fed for so many seconds. A context manager with a thread."""
 
     def __init__(self, sock: socket.socket | None, seconds: float) -> None:
         self.expired = False
@@ -59,34 +68,29 @@ class Watchdog:
         while not self._done.wait(max(0.0, self._deadline - time.monotonic())):
             if time.monotonic() >= self._deadline:
                 self.expired = True
-                if self._sock is not None:
-                    with contextlib.suppress(OSError):
-                        # The plain socket's method: that of a TLS one would forget its state under a reader.
-                        socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+                _shut_down(self._sock)
                 return
 
 
 class _Sockets:
-    """The sockets of a session, for another thread to end what waits for them."""
+    """The sockets of a session, which another thread can shut down."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._live: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
-    def add(self, sock: socket.socket | None) -> None:
-        if sock is not None:
-            with self._lock:
-                self._live.add(sock)
+    def add(self, sock: socket.socket) -> None:
+        with self._lock:
+            self._live.add(sock)
 
     def shut_down(self) -> None:
         with self._lock:
             for sock in self._live:
-                with contextlib.suppress(OSError):
-                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                _shut_down(sock)
 
 
 class _Watched(HTTPConnection):
-    """A connection whose answer must be whole in time, and that sees an answer which comes early."""
+    """A connection whose response must have its whole head in time, and that notices an early response."""
 
     sockets: ClassVar[_Sockets]
 
@@ -96,59 +100,46 @@ class _Watched(HTTPConnection):
 
     def getresponse(self) -> urllib3.response.HTTPResponse:  # type: ignore[override] # as urllib3 has it
         sock = self.sock
-        limit = self.timeout if isinstance(self.timeout, int | float) else None
-        if limit is None:
-            response = super().getresponse()
-        else:
-            with Watchdog(sock, float(limit)) as dog:
-                try:
-                    response = super().getresponse()
-                except Exception as error:
-                    if dog.expired:
-                        raise TimeoutError("the answer did not come in time") from error
-                    raise
-            if dog.expired:  # a head cut short looks like one that has ended
-                response.close()
-                raise TimeoutError("the answer did not come in time")
+        assert isinstance(self.timeout, int | float)  # every call has a limit
+        with _Watchdog(sock, self.timeout) as dog:
+            try:
+                response = super().getresponse()
+            except Exception as error:
+                if dog.expired:
+                    raise TimeoutError("no response in time") from error
+                raise
+        if dog.expired:  # a head cut short looks like one that has ended
+            response.close()
+            raise TimeoutError("no response in time")
         response.buildstep_socket = sock  # type: ignore[attr-defined] # the connection may give it up
         return response
 
     def send(self, data: Any) -> None:
-        # A server may refuse an upload at once. What it says is the answer; to go on sending would
+        # A server may refuse an upload at once. Its response is what counts; to go on sending would
         # only turn it into a broken pipe. (A TLS socket is readable for other reasons as well.)
-        if self._body_begun and self.sock is not None and not isinstance(self.sock, ssl.SSLSocket):
+        if self.sock is not None and not isinstance(self.sock, ssl.SSLSocket):
             poll = select.poll()
             poll.register(self.sock, select.POLLIN)
             if poll.poll(0):
-                raise BrokenPipeError("the server has answered already")
+                raise BrokenPipeError("the server has responded already")
         super().send(data)
-
-    _body_begun = False
-
-    def endheaders(self, *args: Any, **kwargs: Any) -> None:
-        self._body_begun = False
-        super().endheaders(*args, **kwargs)
-        self._body_begun = True
 
 
 class _WatchedTLS(_Watched, HTTPSConnection):
     pass
 
 
-def _pools(sockets: _Sockets) -> dict[str, type[HTTPConnectionPool]]:
-    """Classes of pools whose connections are watched, and known to their session."""
-    plain = type("Watched", (_Watched,), {"sockets": sockets})
-    secure = type("WatchedTLS", (_WatchedTLS,), {"sockets": sockets})
-    return {
-        "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
-        "https": type("TLSPool", (HTTPSConnectionPool,), {"ConnectionCls": secure}),
-    }
-
-
 class _Adapter(HTTPAdapter):
-    def __init__(self, pools: dict[str, type[HTTPConnectionPool]], **kwargs: Any) -> None:
-        self._pools = pools
-        super().__init__(**kwargs)
+    """Make connections that are watched, and known to their session."""
+
+    def __init__(self, sockets: _Sockets) -> None:
+        plain = type("Watched", (_Watched,), {"sockets": sockets})
+        secure = type("WatchedTLS", (_WatchedTLS,), {"sockets": sockets})
+        self._pools = {
+            "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
+            "https": type("TLSPool", (HTTPSConnectionPool,), {"ConnectionCls": secure}),
+        }
+        super().__init__(max_retries=0, pool_connections=8, pool_maxsize=8)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
@@ -160,8 +151,8 @@ class _Adapter(HTTPAdapter):
         return manager
 
 
-class SliceReader:
-    """A part of an open file, read as if it were a file of its own."""
+class _SliceReader:
+    """A part of an open file, read like a file of its own."""
 
     def __init__(self, file: IO[bytes], offset: int, size: int) -> None:
         self._file, self._left, self._size = file, size, size
@@ -176,8 +167,8 @@ class SliceReader:
         return data
 
 
-class Reply:
-    """An answer whose body is still to be read."""
+class HttpStream:
+    """A response whose body is still to be read."""
 
     def __init__(
         self, response: requests.Response, method: str, options: HttpOptions, stopped: threading.Event
@@ -193,26 +184,28 @@ class Reply:
         self.headers: dict[str, str] = {name.lower(): value for name, value in response.headers.items()}
 
     def chunks(self, *, decode: bool = False, idle: float | None = None) -> Iterator[bytes]:
-        """The body as it comes. Raises HttpError when it stops, drips, or ends too early."""
+        """Yield the body as it comes. Raises HttpError if it stops, is too slow, or ends too early.
+
+        decode: undo a Content-Encoding. idle: another limit for silence, in seconds.
+        """
         idle = self._options.idle if idle is None else idle
         if self._socket is not None:
             with contextlib.suppress(OSError):
                 self._socket.settimeout(idle)
         limit = idle + CHUNK / self._options.min_rate
-        raw = self._response.raw
         got = 0
-        with Watchdog(self._socket, limit) as dog:
+        with _Watchdog(self._socket, limit) as dog:
             while True:
                 problem: Exception | None = None
                 chunk = b""
                 try:
-                    chunk = raw.read(CHUNK, decode_content=decode)
+                    chunk = self._response.raw.read(CHUNK, decode_content=decode)
                 except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                     problem = error
                 if dog.expired:
                     raise self._broken(f"fewer than {CHUNK} bytes came within {limit:.3g} s")
                 if self._stopped.is_set():
-                    raise HttpError("stopped, as something else failed")
+                    raise HttpError("stopped, because something else failed")
                 if problem is not None:
                     raise self._broken(_reason(problem, idle)) from None
                 if not chunk:
@@ -226,19 +219,18 @@ class Reply:
             raise self._broken(f"it ended after {got} of {length} bytes")
 
     def read(self, limit: int, *, patient: bool = True) -> bytes:
-        """The whole body, decoded. Not patient: a failure's text is not worth a long wait."""
+        """Return the whole body, decoded. patient: false for an error's text, not worth a long wait."""
         body = bytearray()
         idle = self._options.idle if patient else min(self._options.idle, _ERROR_BODY_SECONDS)
         for chunk in self.chunks(decode=True, idle=idle):
             body += chunk
             if len(body) > limit:
-                raise HttpError(
-                    f"{safe_url(self.url)} answered with more than {limit} bytes", status=self.status
-                )
+                message = f"the response of {safe_url(self.url)} has more than {limit} bytes"
+                raise HttpError(message, status=self.status)
         return bytes(body)
 
     def _broken(self, why: str) -> HttpError:
-        return HttpError(f"{self.method} {safe_url(self.url)}: the answer broke off: {why}", retryable=True)
+        return HttpError(f"{self.method} {safe_url(self.url)}: the response broke off: {why}", retryable=True)
 
 
 class Transport:
@@ -252,8 +244,10 @@ class Transport:
         # Else requests would read netrc files and the process's environment behind our back.
         self._session.trust_env = False
         self._session.max_redirects = _MAX_REDIRECTS
+        # requests takes a file of authorities in the same place as the switch.
+        self._session.verify = (options.ca_bundle or True) if options.verify else False
         self._sockets = _Sockets()
-        adapter = _Adapter(_pools(self._sockets), max_retries=0, pool_connections=8, pool_maxsize=8)
+        adapter = _Adapter(self._sockets)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
 
@@ -265,45 +259,36 @@ class Transport:
         self._sockets.shut_down()
 
     @contextlib.contextmanager
-    def open(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: Mapping[str, str],
-        params: Mapping[str, str] | None = None,
-        data: bytes | Path | Slice | None = None,
-        redirects: bool = True,
-    ) -> Iterator[Reply]:
-        """Make one call, to the end of the answer's head. Raises HttpError where none came."""
-        options = self._options
+    def open(self, request: HttpRequest) -> Iterator[HttpStream]:
+        """Make one call, to the end of the response's head. Raises HttpError if there is no response."""
+        options, data = self._options, request.data
         # Compressed on the way, a body could be neither resumed nor compared by its length.
-        sent = {"User-Agent": options.user_agent, "Accept-Encoding": "identity", **headers}
+        headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **request.headers}
+        if request.sign is not None:
+            headers |= request.sign()
         with contextlib.ExitStack() as stack:
             body: Any = data
             if isinstance(data, Path):
                 body = stack.enter_context(data.open("rb"))
             elif isinstance(data, Slice):
-                body = SliceReader(stack.enter_context(data.path.open("rb")), data.offset, data.size)
+                body = _SliceReader(stack.enter_context(data.path.open("rb")), data.offset, data.size)
             try:
                 response = self._session.request(
-                    method,
-                    url,
-                    headers=sent,
-                    params=dict(params) if params else None,
+                    request.method,
+                    request.url,
+                    headers=headers,
+                    params=dict(request.params or {}),
                     data=body,
                     timeout=(options.connect, options.response),
-                    # requests takes a file of authorities in the same place as the switch.
-                    verify=(options.ca_bundle or True) if options.verify else False,
-                    proxies=self._proxies(url),
-                    allow_redirects=redirects and method in ("GET", "HEAD"),
+                    proxies=self._proxies(request.url),
+                    allow_redirects=request.method in ("GET", "HEAD"),
                     stream=True,
                 )
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 # Not chained: their texts contain whole URLs.
-                raise _translate(error, method, url, options) from None
+                raise _translate(error, request, options) from None
             with contextlib.closing(response):
-                yield Reply(response, method, options, self._stopped)
+                yield HttpStream(response, request.method, options, self._stopped)
 
     def _proxies(self, url: str) -> dict[str, str]:
         environ = self._environ
@@ -312,28 +297,19 @@ class Transport:
             return {}
         found = {}
         for scheme in ("http", "https"):
-            names = [f"{scheme}_proxy", f"{scheme.upper()}_PROXY", "all_proxy", "ALL_PROXY"]
-            if "REQUEST_METHOD" in environ:  # a CGI program's HTTP_PROXY is a header of its caller
-                names.remove("HTTP_PROXY") if scheme == "http" else None
-            proxy = next((environ[name] for name in names if environ.get(name)), "")
-            if proxy:
+            names = (f"{scheme}_proxy", f"{scheme.upper()}_PROXY", "all_proxy", "ALL_PROXY")
+            if proxy := next((environ[name] for name in names if environ.get(name)), ""):
                 found[scheme] = proxy
         return found
 
 
 def _root_cause(error: BaseException) -> BaseException:
-    """The innermost failure: those around it repeat the whole URL."""
-    seen: set[int] = set()
-    while id(error) not in seen:
-        seen.add(id(error))
-        inner = getattr(error, "reason", None)
-        if not isinstance(inner, BaseException):
-            inner = next((a for a in error.args if isinstance(a, BaseException)), None)
-        inner = inner or error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-        if inner is None:
-            break
-        error = inner
-    return error
+    """Return the innermost failure: those around it repeat the whole URL."""
+    inner = getattr(error, "reason", None)
+    if not isinstance(inner, BaseException):
+        inner = next((arg for arg in error.args if isinstance(arg, BaseException)), None)
+    inner = inner or error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return error if inner is None else _root_cause(inner)
 
 
 def _reason(error: Exception, idle: float) -> str:
@@ -345,22 +321,23 @@ def _reason(error: Exception, idle: float) -> str:
     return clean_text(str(root), 120) or type(root).__name__
 
 
-def _translate(error: Exception, method: str, url: str, options: HttpOptions) -> HttpError:
+def _translate(error: Exception, request: HttpRequest, options: HttpOptions) -> HttpError:
+    """Return the error for a call without a response, with a message that holds no secret."""
     root = _root_cause(error)
-    why, hint, retryable = clean_text(type(error).__name__), "check the address", False
+    why, hint, retryable = type(error).__name__, "check the address", False
     if isinstance(error, requests.ConnectTimeout):
         why, hint, retryable = f"no connection within {options.connect:g} s", "", True
     elif isinstance(error, requests.Timeout | TimeoutError):
-        why, hint, retryable = f"no answer within {options.response:g} s", "", True
+        why, hint, retryable = f"no response within {options.response:g} s", "", True
     elif isinstance(error, requests.exceptions.SSLError) or isinstance(root, ssl.SSLError):
         why = f"the connection is not secure: {clean_text(str(root), 200)}"
-        hint = "SSL_CERT_FILE names a file of authorities to trust; a server can be marked insecure"
+        hint = "SSL_CERT_FILE names a file of certificate authorities; a server can be marked insecure"
     elif isinstance(error, requests.exceptions.ProxyError):
         why, hint, retryable = f"the proxy failed: {_reason(error, 0)}", "", True
     elif isinstance(root, socket.gaierror):
         why, retryable = "the host's name is not known", root.errno == socket.EAI_AGAIN
     elif isinstance(error, requests.exceptions.TooManyRedirects):
         why, hint = f"redirected more than {_MAX_REDIRECTS} times", ""
-    elif not isinstance(error, ValueError):  # requests' class for an address that is none is one
+    elif not isinstance(error, ValueError):  # which requests' class for an invalid address is
         why, hint, retryable = _reason(error, options.response), "", True
-    return HttpError(f"{method} {safe_url(url)}: {why}", hint=hint, retryable=retryable)
+    return HttpError(f"{request.method} {safe_url(request.url)}: {why}", hint=hint, retryable=retryable)

@@ -27,16 +27,14 @@ class Digests:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Expected:
-    """What is known of a file before it is here. Digests in hex; None or empty for not known."""
+    """What is known of a file before it is here. Digests in hex, empty if not known; one of them is."""
 
-    size: int | None = None
+    size: int
     sha1: str = ""
     sha256: str = ""
 
-    @property
-    def provable(self) -> bool:
-        """Whether the content can be verified."""
-        return bool(self.sha1 or self.sha256)
+    def __post_init__(self) -> None:
+        assert self.sha1 or self.sha256, "without a digest a file cannot be verified"
 
     def mismatches(self, real: Digests) -> list[str]:
         """Return what a file has that it should not have, such as "size 5, not 6"; empty if it is right."""
@@ -45,7 +43,7 @@ class Expected:
             ("sha1", real.sha1, self.sha1),
             ("sha256", real.sha256, self.sha256),
         )
-        return [f"{name} {got}, not {wanted}" for name, got, wanted in rows if wanted not in (None, "", got)]
+        return [f"{name} {got}, not {wanted}" for name, got, wanted in rows if wanted not in ("", got)]
 
 
 class Digester:

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from buildstep.events import Bus, Event, Note
-from buildstep.net.errors import HttpOptions
 from buildstep.net.http import Http
+from buildstep.net.request import HttpOptions
 from tests.servers.imgapi import ImgapiServer
 from tests.servers.processes import free_port, running
 

@@ -77,10 +77,6 @@ LONG_FILES: dict[str, str] = {
 LONG_FUNCTIONS: dict[str, str] = {}
 MANY_PARAMETERS: dict[str, str] = {
     "formats/tar_writer:_ustar": "to be split",
-    "net/download:download": "to be split",
-    "net/http:request": "to be split",
-    "net/imgapi:_call": "to be split",
-    "net/registry:_call": "to be split",
     "tree/scan:seen_entry": "to be split",
 }
 """What is over a limit, and the reason."""

@@ -9,8 +9,9 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from buildstep.net.errors import HttpError, HttpOptions, safe_url
+from buildstep.net.errors import HttpError, safe_url
 from buildstep.net.http import Http
+from buildstep.net.request import HttpOptions, HttpRequest
 from buildstep.rootfs.installers.apt_sources import agent_mirror
 from buildstep.spec.load import BuildSpec
 
@@ -39,7 +40,7 @@ def reach(url: str, environ: Mapping[str, str], *, ok: Sequence[int], seconds: f
     begin = time.monotonic()
     try:
         with Http(environ=environ, options=options) as http:
-            answer = http.request("HEAD", url, ok=ok)
+            answer = http.send(HttpRequest("HEAD", url, ok=ok))
     except HttpError as error:
         return Answered(url=url, shown=shown, problem=error.message.removeprefix(f"HEAD {shown}: "))
     skew = None

@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from buildstep.errors import PublishError, SpecError
 from buildstep.events import Bus
-from buildstep.net.errors import HttpOptions
 from buildstep.net.http import Http, translated
+from buildstep.net.request import HttpOptions
 from buildstep.spec import imgmanifest
 from buildstep.system.digest import digests_of
 

@@ -77,4 +77,4 @@ def _put(client: S3Client, key: str, path: Path, sha256: str) -> bool:
 
 def _is_published(client: S3Client, key: str, ours: bytes, what: str) -> bool:
     there = client.get(key)
-    return is_published(there[0] if there else None, ours, what, f"{client.uri}/{key}")
+    return is_published(there, ours, what, f"{client.uri}/{key}")

@@ -20,9 +20,9 @@ from buildstep.images.interface import Identity, SourceContext, SourceImage
 from buildstep.images.sources.oci import platform_of
 from buildstep.net.credentials import credentials_for
 from buildstep.net.download import Downloaded, Follower, Progress
-from buildstep.net.errors import HttpOptions
 from buildstep.net.http import Http, translated
 from buildstep.net.registry import Reference, RegistryClient
+from buildstep.net.request import HttpOptions
 
 PARALLEL = 5
 
@@ -140,4 +140,4 @@ class _Layer:
 
     def verify(self) -> None:
         # First to the end: the download waits for nobody, but its result only comes when it is done.
-        self._follower.prove(self._job.result())
+        self._follower.verify(self._job.result())

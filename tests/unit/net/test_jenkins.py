@@ -411,7 +411,7 @@ def run(*argv: str) -> tuple[int, str, str]:
     done = CliRunner().invoke(cli.command, list(argv), standalone_mode=False)
     if done.exception is not None:
         raise done.exception
-    return done.return_value, done.stdout, done.stderr
+    return done.return_value or 0, done.stdout, done.stderr
 
 
 def test_agents_command(jenkins: FakeJenkins, environment: Path) -> None:
