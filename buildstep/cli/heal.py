@@ -25,19 +25,13 @@ def command(session: Session, kept: bool, dry_run: bool, as_json: bool) -> int:
     backend = session.backend
     found: list[dict[str, Any]]
     if dry_run:
-        found = [{"build": b, "kind": k, "name": n, "removed": False} for b, k, n in heal.leftovers(backend)]
+        found = [{**item._asdict(), "removed": False} for item in heal.find_stale(backend)]
     else:
         done = heal.heal(backend) + (heal.drop_kept(backend) if kept else [])
-        found = [
-            {
-                "build": left.build,
-                "kind": left.kind,
-                "name": left.name,
-                "removed": left.removed,
-                **({"problem": left.problem} if left.problem else {}),
-            }
-            for left in done
-        ]
+        found = [item._asdict() for item in done]
+        for row in found:
+            if not row["problem"]:
+                del row["problem"]
     lines = [f"{it['kind']} {it['name']} of build {it['build']}: {_outcome(it)}" for it in found]
     show({"pool": backend.uri, "left": found}, lines or ["nothing was left by dead builds"], as_json=as_json)
     failed = not dry_run and any(not item["removed"] for item in found)

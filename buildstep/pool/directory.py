@@ -14,7 +14,6 @@ from buildstep.errors import CommandFailed, DatasetError
 from buildstep.pool.interface import Dataset, Kind
 from buildstep.pool.layout import PoolDir
 from buildstep.system import host, process
-from buildstep.system.files import clone_file
 from buildstep.system.mount_table import mount_points
 from buildstep.system.mounts import unmount
 from buildstep.system.userns import in_user_namespace
@@ -112,17 +111,3 @@ class DirectoryBackend:
             for point in mount_points(self._dir.folder(kind, ident)):
                 unmount(point)
         self._dir.remove(kind, ident)
-
-
-def shares_blocks(path: Path) -> bool:
-    """Whether the file system at `path` can reflink: found by doing it."""
-    first, second = path / f".probe-{os.getpid()}-a", path / f".probe-{os.getpid()}-b"
-    try:
-        first.write_bytes(b"x" * 4096)
-        with first.open("rb") as source, second.open("wb") as target:
-            return clone_file(source.fileno(), target.fileno())
-    except OSError:
-        return False
-    finally:
-        first.unlink(missing_ok=True)
-        second.unlink(missing_ok=True)

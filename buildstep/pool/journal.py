@@ -1,4 +1,4 @@
-"""The write-ahead journal of a build, and `heal`, which removes what a dead build left.
+"""The write-ahead journal of a build, by which `heal` finds what a dead build left.
 
     state/journal/BUILD-ID.jsonl    a head (who), then a line before each thing that is acquired
 
@@ -16,8 +16,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from buildstep.pool import stale
 from buildstep.pool.interface import Backend
-from buildstep.pool.stale import TEMPORARY, is_there, remove_file
+from buildstep.pool.stale import Stale
 from buildstep.system import mounts
 from buildstep.system.host import boot_id
 from buildstep.system.locks import take_lock
@@ -36,36 +37,36 @@ class Journal:
     def _write(self, record: dict[str, object]) -> None:
         os.write(self._fd, json.dumps(record).encode() + b"\n")
 
+    def _write_path(self, kind: str, path: Path) -> None:
+        self._write({"acquire": kind, "path": os.fspath(path.absolute())})
+
     def dataset(self, ident: str) -> str:
         """Note a working dataset; its name must start with the build's id."""
         assert ident.startswith(self.ident)
         self._write({"acquire": "dataset", "ident": ident})
         return ident
 
-    def file(self, path: Path) -> Path:
-        """Note a temporary file."""
-        assert TEMPORARY.fullmatch(path.name), path
-        self._write({"acquire": "file", "path": os.fspath(path.absolute())})
-        return path
-
     def mount(self, target: Path) -> None:
         """Note a mount that would outlive us: only where a build has no mount namespace."""
-        self._write({"acquire": "mount", "path": os.fspath(target.absolute())})
+        self._write_path("mount", target)
 
     def outputs(self, stem: Path) -> None:
         """Note that half-written outputs of this name (`bits/hello/hello-1.0.0`) may come to be."""
-        self._write({"acquire": "outputs", "path": os.fspath(stem.absolute())})
+        self._write_path("outputs", stem)
 
     def folder(self, path: Path) -> Path:
-        """Make a folder of the pool's state for the length of the build."""
-        self._write({"acquire": "folder", "path": os.fspath(path.absolute())})
+        """Make a directory of the pool's state for the length of the build."""
+        self._write_path("folder", path)
         path.mkdir(parents=True)
         return path
 
 
 @contextlib.contextmanager
 def open_journal(state: Path, what: str) -> Iterator[Journal]:
-    """A journal for the length of a build; it goes when the build has undone everything itself."""
+    """Keep a journal for the length of a build. what: the command, for a person who reads it.
+
+    It is removed when the build has undone everything itself.
+    """
     ident = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
     path = state / "journal" / f"{ident}{SUFFIX}"
     fd = take_lock(path)
@@ -78,12 +79,12 @@ def open_journal(state: Path, what: str) -> Iterator[Journal]:
             yield journal
         path.unlink(missing_ok=True)
     except BaseException:
-        # A signal can come between an act and the taking down of its undo. Working datasets that are left
+        # A signal can come between an act and the registering of its undo. Working datasets that are left
         # stay for `heal`, which finds them without a journal.
-        files = [item for item in acquired_items(path) if item[0] != "dataset"]
-        for kind, name in files:
-            remove_file(state, ident, kind, name)
-        if not any(is_there(kind, name) for kind, name in files):
+        items = acquired(path)
+        for item in items:
+            stale.remove(state, item)
+        if not any(stale.exists(item) for item in items):
             path.unlink(missing_ok=True)
         raise
     finally:
@@ -108,18 +109,20 @@ def keep(backend: Backend, ident: str) -> None:
 
 
 def kept(backend: Backend) -> set[str]:
-    """The datasets that were kept on purpose."""
+    """Return the datasets that were kept on purpose."""
     try:
         return set(os.listdir(backend.state / "kept"))
     except FileNotFoundError:
         return set()
 
 
-def acquired_items(path: Path) -> list[tuple[str, str]]:
+def acquired(path: Path) -> list[Stale]:
+    """Return what a journal tells of, the last first."""
+    build = path.name.removesuffix(SUFFIX)
     found = []
     for row in path.read_bytes().splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError):  # a torn last line was never acted on
             record = json.loads(row)
             kind = record["acquire"]
-            found.append((kind, record["ident"] if kind == "dataset" else record["path"]))
+            found.append(Stale(build, kind, record["ident"] if kind == "dataset" else record["path"]))
     return found[::-1]

@@ -1,4 +1,7 @@
-"""Remove one thing that a dead build left: a mount, a folder, half-written outputs."""
+"""What a dead build can leave beside its datasets: mounts, directories, half-written outputs.
+
+`journal` notes these things before they are acquired; `heal` finds those of dead builds and removes them.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ import glob
 import os
 import re
 import stat
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from buildstep.errors import BuildstepError
 from buildstep.system import mount_table, mounts
@@ -16,12 +19,19 @@ from buildstep.system.locks import try_lock
 from buildstep.system.remove import remove_tree
 
 TEMPORARY = re.compile(r"\..+\.part")
-"""Names that our half-written output files have: what heal may remove outside a pool."""
+"""Names that our half-written output files have: all that is removed outside a pool."""
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
-    """One thing that a dead build left. removed: False when it could not be; problem tells why."""
+class Stale(NamedTuple):
+    """One thing of a build. kind: dataset, mount, folder or outputs; name: its ident or path."""
+
+    build: str
+    kind: str
+    name: str
+
+
+class Healed(NamedTuple):
+    """A stale thing that was removed; if that failed, the problem."""
 
     build: str
     kind: str
@@ -30,25 +40,89 @@ class Left:
     problem: str = ""
 
 
-def is_there(kind: str, name: str) -> bool:
-    if kind == "mount":
-        return os.path.realpath(name) in mount_table.mount_points(name)
-    return bool(half_written(Path(name))) if kind == "outputs" else os.path.lexists(name)
+def exists(item: Stale) -> bool:
+    """Say whether something other than a dataset is there."""
+    match item.kind:
+        case "mount":
+            return os.path.realpath(item.name) in mount_table.mount_points(item.name)
+        case "outputs":
+            return bool(_half_written(Path(item.name)))
+        case "folder":
+            return os.path.lexists(item.name)
+        case _:
+            return False
 
 
-def half_written(stem: Path) -> list[Path]:
-    """The half-written outputs of this name, of whichever build."""
+def remove(state: Path, item: Stale) -> Healed | None:
+    """Remove something other than a dataset; None if there is nothing of ours. Never raises.
+
+    state: the pool's, outside of which a journal is not trusted with directories and mounts.
+    """
+    try:
+        match item.kind:
+            case "outputs":
+                return _remove_outputs(item)
+            case "mount":
+                removed = _unmount(state, item)
+            case "folder":
+                removed = _remove_folder(state, item)
+            case _:
+                return None
+    except (BuildstepError, OSError) as error:
+        return Healed(*item, False, str(error))
+    return Healed(*item, True) if removed else None
+
+
+def _remove_folder(state: Path, item: Stale) -> bool:
+    if not Path(os.path.normpath(item.name)).is_relative_to(state) or not exists(item):
+        return False
+    remove_tree(item.name)
+    return True
+
+
+def _unmount(state: Path, item: Stale) -> bool:
+    """Undo a mount; one outside of this pool's places was never ours to make."""
+    where = Path(os.path.normpath(item.name))
+    ours = any(where.is_relative_to(top) for top in (state / "mnt", state.parent / "build"))
+    if not ours or not exists(item):
+        return False
+    mounts.unmount(where)
+    if where.parent == state / "mnt":
+        with contextlib.suppress(OSError):
+            where.rmdir()
+    return True
+
+
+def _remove_outputs(item: Stale) -> Healed | None:
+    """Remove half-written files; a live build that writes outputs of the same name holds their lock."""
+    stem = Path(item.name)
+    lock_path = output_lock(stem)
+    found = _half_written(stem)
+    if not found and not lock_path.exists():
+        return None
+    with try_lock(lock_path) as free:
+        if not free:
+            return None
+        # A layer in the pool is not written under that lock; its file itself is locked.
+        done = [healed for path in found if (healed := sweep_temporary(path)) is not None]
+        lock_path.unlink(missing_ok=True)
+    problem = "; ".join(healed.problem for healed in done if not healed.removed)
+    return Healed(*item, not problem, problem) if done else None
+
+
+def _half_written(stem: Path) -> list[Path]:
+    """Return the half-written outputs of this name, of whichever build."""
     return sorted(
         path for path in stem.parent.glob(f".{glob.escape(stem.name)}.*") if TEMPORARY.fullmatch(path.name)
     )
 
 
 def output_lock(stem: Path) -> Path:
-    """The file whose lock a build holds while it writes outputs of this name."""
+    """Return the file whose lock a build holds while it writes outputs of this name."""
     return stem.with_name(f".{stem.name}.lock")
 
 
-def sweep_temporary(path: Path) -> Left | None:
+def sweep_temporary(path: Path) -> Healed | None:
     """Remove a half-written file of `files.atomic_write` unless its writer lives and has it locked."""
     problem = ""
     try:
@@ -63,58 +137,4 @@ def sweep_temporary(path: Path) -> Left | None:
                 problem = str(error)
     except OSError:
         return None
-    return Left("", "file", os.fspath(path), not problem, problem)
-
-
-def remove_file(state: Path, build: str, kind: str, name: str) -> Left | None:
-    try:
-        if kind == "outputs":
-            return _remove_outputs(build, Path(name))
-        if kind == "mount":
-            return _unmount(state, build, name)
-        if kind == "folder":
-            inside = Path(os.path.normpath(name)).is_relative_to(state)
-            if not inside or not os.path.lexists(name):
-                return None
-            remove_tree(name)
-        else:
-            path = Path(name)
-            if not TEMPORARY.fullmatch(path.name) or not os.path.lexists(path):
-                return None
-            if not stat.S_ISREG(os.lstat(path).st_mode):
-                return Left(build, kind, name, False, "not a regular file")
-            path.unlink()
-    except (BuildstepError, OSError) as error:
-        return Left(build, kind, name, False, str(error))
-    return Left(build, kind, name, True)
-
-
-def _unmount(state: Path, build: str, name: str) -> Left | None:
-    """Undo a mount of a dead build; one outside of this pool's places was never ours to make."""
-    where = Path(os.path.normpath(name))
-    ours = any(where.is_relative_to(top) for top in (state / "mnt", state.parent / "build"))
-    if not ours or not is_there("mount", name):
-        return None
-    mounts.unmount(where)
-    if where.parent == state / "mnt":
-        with contextlib.suppress(OSError):
-            where.rmdir()
-    return Left(build, "mount", name, True)
-
-
-def _remove_outputs(build: str, stem: Path) -> Left | None:
-    """Half-written files of a dead build; a live one that writes the same name holds its lock."""
-    found = half_written(stem)
-    lock_path = output_lock(stem)
-    if not found and not lock_path.exists():
-        return None
-    with try_lock(lock_path) as free:
-        if not free:
-            return None
-        # A layer in the pool is not written under that lock; its file itself is locked.
-        done = [left for path in found if (left := sweep_temporary(path)) is not None]
-        lock_path.unlink(missing_ok=True)
-    if not done:
-        return None
-    problem = "; ".join(left.problem for left in done if not left.removed)
-    return Left(build, "outputs", os.fspath(stem), not problem, problem)
+    return Healed("", "file", os.fspath(path), not problem, problem)

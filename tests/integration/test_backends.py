@@ -15,7 +15,7 @@ import pytest
 
 from buildstep.errors import DatasetError
 from buildstep.pool.directory import DirectoryBackend
-from buildstep.pool.heal import heal, leftovers
+from buildstep.pool.heal import find_stale, heal
 from buildstep.pool.interface import Backend, Kind
 from buildstep.pool.journal import open_journal
 from buildstep.system import namespaces
@@ -298,10 +298,10 @@ def test_killed_build_is_healed(
             assert mount_points(pool.state.parent) == host
         builds = pool.idents(Kind.BUILD)
         assert len(builds) == 2
-        assert leftovers(pool) == []
+        assert find_stale(pool) == []
         assert heal(pool) == []
         end(dead)
-        assert len(leftovers(pool)) == 1
+        assert len(find_stale(pool)) == 1
         report = heal(pool)
         assert [left.removed for left in report] == [True]
         rest = pool.idents(Kind.BUILD)

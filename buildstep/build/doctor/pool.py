@@ -97,7 +97,7 @@ def leftovers(seen: Examination) -> None:
     backend = seen.backend
     if backend is None or not backend.state.is_dir():
         return
-    left = heal.leftovers(backend)
+    left = heal.find_stale(backend)
     for build, kind, name in left[:_SHOWN]:
         what = f"{kind} {name} was left by the dead build {build}"
         seen.warn("leftovers", backend.uri, what, "the next build removes it, or `buildstep heal`")

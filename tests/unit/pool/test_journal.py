@@ -15,7 +15,7 @@ from buildstep.errors import DatasetError
 from buildstep.pool import heal as pool_heal
 from buildstep.pool import journal, stale
 from buildstep.pool.directory import DirectoryBackend
-from buildstep.pool.heal import heal, leftovers
+from buildstep.pool.heal import find_stale, heal
 from buildstep.pool.interface import Kind
 from buildstep.pool.journal import Journal, open_journal
 from buildstep.system.files import atomic_write
@@ -73,22 +73,19 @@ def test_a_build_that_ends_well_leaves_no_journal(pool: DirectoryBackend) -> Non
 def test_what_is_acquired_is_written_down_first(pool: DirectoryBackend, tmp_path: Path) -> None:
     with open_journal(pool.state, "x") as opened:
         name = opened.dataset(f"{opened.ident}-1")
-        opened.file(tmp_path / ".x.part")
+        opened.mount(tmp_path / "mnt")
         opened.outputs(tmp_path / "hello-1")
         rows = [json.loads(row) for row in opened.path.read_text().splitlines()[1:]]
     assert rows == [
         {"acquire": "dataset", "ident": name},
-        {"acquire": "file", "path": os.fspath(tmp_path / ".x.part")},
+        {"acquire": "mount", "path": os.fspath(tmp_path / "mnt")},
         {"acquire": "outputs", "path": os.fspath(tmp_path / "hello-1")},
     ]
 
 
-def test_only_names_that_are_ours_are_taken_down(pool: DirectoryBackend, tmp_path: Path) -> None:
-    with open_journal(pool.state, "x") as opened:
-        with pytest.raises(AssertionError):
-            opened.dataset("somebody-elses")
-        with pytest.raises(AssertionError):
-            opened.file(tmp_path / "precious")
+def test_only_names_that_are_ours_are_written_down(pool: DirectoryBackend) -> None:
+    with open_journal(pool.state, "x") as opened, pytest.raises(AssertionError):
+        opened.dataset("somebody-elses")
 
 
 def test_an_error_that_undid_everything_leaves_no_journal(pool: DirectoryBackend) -> None:
@@ -113,7 +110,9 @@ def test_an_error_before_the_undo_was_taken_down_leaves_no_file(
             opened.outputs(tmp_path / "hello-1")
             (tmp_path / ".hello-1.events.jsonl.1.2.part").touch()
             (opened.folder(pool.state / "work" / opened.ident) / "x").touch()
-            opened.file(tmp_path / ".x.part").touch()
+            opened.outputs(pool.state / "blobs" / "name")
+            (pool.state / "blobs").mkdir()
+            (pool.state / "blobs" / ".name.1.2.part").touch()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -129,7 +128,6 @@ data = backend.create(journal.dataset(journal.ident + "-1"))
 """,
     "noted and not made": 'journal.dataset(journal.ident + "-1")',
     "folder": '(journal.folder(backend.state / "work" / journal.ident) / "x").write_text("x")',
-    "file": 'journal.file(Path("{out}/.x.part")).write_text("x")',
     "outputs": """
 journal.outputs(Path("{out}/hello-1"))
 Path("{out}/.hello-1.oci.tar.1.2.part").write_text("x")
@@ -162,10 +160,10 @@ def test_what_a_killed_build_left_is_removed(pool: DirectoryBackend, tmp_path: P
 def test_leftovers_tells_and_changes_nothing(pool: DirectoryBackend) -> None:
     ident = die(pool, KILLED["dataset"].strip())
     before = files(pool._dir.path)
-    assert leftovers(pool) == [(ident, "dataset", f"{ident}-1")]
+    assert find_stale(pool) == [(ident, "dataset", f"{ident}-1")]
     assert files(pool._dir.path) == before
     heal(pool)
-    assert leftovers(pool) == []
+    assert find_stale(pool) == []
 
 
 @pytest.fixture
@@ -237,6 +235,8 @@ def test_a_journal_cannot_make_heal_remove_what_is_not_ours(pool: DirectoryBacke
         {"acquire": "file", "path": os.fspath(tmp_path / ".folder.part")},
         {"acquire": "dataset", "ident": "../image/base"},
         {"acquire": "outputs", "path": os.fspath(precious / "fi")},
+        {"acquire": "outputs", "path": os.fspath(tmp_path / "link")},
+        {"acquire": "outputs", "path": os.fspath(tmp_path / "folder")},
         {"acquire": "unheard-of", "path": os.fspath(precious)},
         {"acquire": "file"},
         ["no object"],
@@ -257,7 +257,7 @@ def test_what_was_kept_stays_until_it_is_asked_for(pool: DirectoryBackend) -> No
     journal.keep(pool, f"{ident}-1")
     assert heal(pool) == []
     assert pool.idents(Kind.BUILD) == [f"{ident}-1"]
-    assert leftovers(pool) == []
+    assert find_stale(pool) == []
     (left,) = pool_heal.drop_kept(pool)
     assert left.removed
     assert pool.idents(Kind.BUILD) == []

@@ -171,7 +171,7 @@ def test_heal_undoes_the_mounts_of_the_dead(log: Path, tmp_path: Path) -> None:
         "".join(json.dumps({"acquire": "mount", "path": str(path)}) + "\n" for path in (others, tree, ours))
     )
     (tmp_path / "mnttab").write_text(f"a\t{others}\tlofs\t\t0\nb\t{tree}\tzfs\t\t0\nc\t{ours}\tlofs\t\t0\n")
-    left = heal.leftovers(pool)
+    left = heal.find_stale(pool)
     assert ("dead", "mount", str(ours)) in left
     healed = heal.heal(pool)
     assert [(row.kind, row.name, row.removed) for row in healed if row.kind == "mount"] == [
