@@ -1,8 +1,8 @@
 """The fields of an image manifest (imgmanifest v2), in one table.
 
 FIELDS says for every field who sets it, what the IMGAPI guide allows (`emit`: what we write) and
-what the validators in use let through (`accept`: what we read). Validation, key order, the
-published schema and the reference are all derived from it.
+what the validators in use let pass (`accept`: what we read). Validation, key order, the
+published schema and the reference are all made from it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Field:
     inherited: bool = field(default=False, kw_only=True)
 
     def rule(self, limits: Limits) -> Rule:
-        """The rule under these limits."""
+        """Return the rule under these limits."""
         return self.emit if limits == "emit" or self.accept is None else self.accept
 
 
@@ -81,7 +81,7 @@ _STAMP = text(
 _STAMP_LOOSE = text(
     rf"{_PLATFORMS}[^\n]{{4}}T[^\n]{{6}}Z", say="a platform stamp YYYYMMDDTHHMMSSZ of 2012 or later"
 )
-# A host without a version once yielded the key "undefined": an image nobody could install.
+# A tool on a host without a version once wrote the key "undefined": nobody could install that image.
 _SDC_VERSION = text(r"[0-9]+(\.[0-9]+)*", say="an SDC version such as 7.0")
 
 
@@ -155,13 +155,7 @@ FIELDS: Final = (
         who="server",
         about="Whether it can be installed; kept inside the repository.",
     ),
-    Field(
-        "disabled",
-        BOOLEAN,
-        _LENIENT_BOOLEAN,
-        who="server",
-        about="Whether it is withdrawn from use.",
-    ),
+    Field("disabled", BOOLEAN, _LENIENT_BOOLEAN, who="server", about="Whether it is withdrawn from use."),
     Field("public", BOOLEAN, _LENIENT_BOOLEAN, about="Whether all accounts may use it."),
     Field(
         "published_at",
@@ -169,13 +163,7 @@ FIELDS: Final = (
         _PUBLISHED_LOOSE,
         about="When it was published, UTC; the start of the build unless given.",
     ),
-    Field(
-        "type",
-        choice(_TYPES),
-        choice([*_TYPES, "null"]),
-        inherited=True,
-        about="What the file holds.",
-    ),
+    Field("type", choice(_TYPES), choice([*_TYPES, "null"]), inherited=True, about="What the file holds."),
     Field("os", choice(_OSES), choice([*_OSES, "null"]), inherited=True, about="Operating system."),
     Field("origin", _UUID, who="buildstep", about="The image an incremental one was taken from."),
     Field(
@@ -185,12 +173,7 @@ FIELDS: Final = (
         who="buildstep",
         about="The image file.",
     ),
-    Field(
-        "description",
-        text(most=512, least=0),
-        text(most=10240, least=0),
-        about="A sentence about it.",
-    ),
+    Field("description", text(most=512, least=0), text(most=10240, least=0), about="A sentence about it."),
     Field("homepage", _url(128), _url(1024), about="Where to read more."),
     Field("eula", _url(128), _url(1024), about="Licence terms."),
     Field("icon", BOOLEAN, _LENIENT_BOOLEAN, who="server", about="Whether it has an icon."),

@@ -61,14 +61,16 @@ def load(
     user, build = _user_part(value), value.get("build", {})
     given: dict[str, _Given] = {}
     for name, setting in SETTINGS.items():
-        found = _find(name, setting, flags=flags, build=build, environ=environ)
+        found = _find(setting, flags=flags, build=build, environ=environ)
         if found is None:
-            faults += [_required(name, setting)] if setting.required else []
+            if setting.required:
+                hint = f"or $.build.{name}, or {setting.env}"
+                faults.append(Fault(where=setting.option, message="is required", hint=hint))
             continue
         wrong = schema.check(found.value, setting.rule_for(choices), found.where)
         if not wrong:
             given[name] = found
-        elif found.origin != "file":  # the file has been checked as a whole
+        elif found.origin != "file":  # check_document has checked those of the file
             faults += wrong
     faults += _relations(given, flags, cwd)
     faults += _file_name_faults(user, given)
@@ -78,7 +80,7 @@ def load(
 
 
 def check_document(document: object, choices: Choices) -> list[Fault]:
-    """Every fault of an m.json by itself, as data: the manifest's part and `build`; never raises."""
+    """Return every fault of an m.json by itself, of the manifest's part and of `build`; never raises."""
     if not isinstance(document, dict):
         return schema.check(document, {"type": "object"}, "$")
     faults = imgmanifest.validate_user(_user_part(document), beside=("build",))
@@ -93,7 +95,7 @@ def _user_part(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_place(fault: Fault) -> Fault:
-    """A setting that stands beside `build` instead of in it is told where it belongs."""
+    """Add where a setting belongs that stands beside `build` instead of in it."""
     name = fault.where.removeprefix("$.")
     if name not in SETTINGS or not SETTINGS[name].in_file:
         return fault
@@ -101,7 +103,7 @@ def _with_place(fault: Fault) -> Fault:
 
 
 def summary(spec: BuildSpec) -> list[tuple[str, str, Origin]]:
-    """Each setting, its value as text, and where it came from; for showing before a build."""
+    """Return each setting's name, its value as text, and where it came from."""
     values = {name: to_data(getattr(spec, name)) for name in SETTINGS}
     return [
         (name, value if isinstance(value, str) else json.dumps(value), spec.origin_of[name])
@@ -109,18 +111,14 @@ def summary(spec: BuildSpec) -> list[tuple[str, str, Origin]]:
     ]
 
 
-# Getting at the input.
+# Finding what was given.
 
 
 def _find(
-    name: str,
-    setting: Setting,
-    *,
-    flags: Mapping[str, object],
-    build: Mapping[str, object],
-    environ: Mapping[str, str],
+    setting: Setting, *, flags: Mapping[str, object], build: Mapping[str, object], environ: Mapping[str, str]
 ) -> _Given | None:
-    """What a setting was given as, in the place that wins."""
+    """Return what a setting was given as, in the place that wins."""
+    name = setting.name
     flag, where = flags.get(name), setting.option or name
     if name == "proto":
         flag, where = (flags.get("dir"), "--dir") if flag is None else (flag, "PROTO")
@@ -134,15 +132,14 @@ def _find(
 
 
 def _from_text(value: object, setting: Setting) -> object:
-    """What a flag's or a variable's text stands for, by the kind of its setting.
+    """Return the value that a flag or a variable stands for, by the kind of its setting.
 
-    Text that stands for nothing is returned as it is: the rule then says what it should be.
+    Text that is no such value is returned unchanged: the rule then says what it should be.
     """
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, list | tuple):
-        parts = [_split(part) if setting.commas and isinstance(part, str) else [part] for part in value]
-        return [part for group in parts for part in group]
+        return [word for part in value for word in (_split(part) if setting.commas else [part])]
     return _parse(value, setting) if isinstance(value, str) else value
 
 
@@ -164,16 +161,11 @@ def _split(value: str) -> list[str]:
     return [part.strip() for part in value.split(",")]
 
 
-# Judging it.
-
-
-def _required(name: str, setting: Setting) -> Fault:
-    hint = f"or $.build.{name}, or {setting.env}"
-    return Fault(where=setting.option or name, message="is required", hint=hint)
+# Checking it.
 
 
 def _relations(given: Mapping[str, _Given], flags: Mapping[str, object], cwd: Path) -> Iterator[Fault]:
-    """Faults between settings, and of those that name something on this machine."""
+    """Yield faults between settings, and of settings that name something on this machine."""
     if proto := given.get("proto"):
         path = cwd / proto.value
         if not os.path.isdir(path):
@@ -198,7 +190,7 @@ def _relations(given: Mapping[str, _Given], flags: Mapping[str, object], cwd: Pa
 
 
 def _file_name_faults(user: Mapping[str, Any], given: Mapping[str, _Given]) -> Iterator[Fault]:
-    """What a manifest allows in a name or version, but no file name does."""
+    """Yield faults of a name or version that a manifest allows, but a file name does not."""
     name, version = user.get("name"), user.get("version")
     if isinstance(version, str) and "/" in version:
         yield Fault(where="$.version", message='is part of file names and cannot hold a "/"')
@@ -217,7 +209,7 @@ def _spec(user: Mapping[str, Any], given: Mapping[str, _Given], source: str, cwd
     name, version = user["name"], user["version"]
     values = {key: from_data(key, found.value) for key, found in given.items()}
     values.setdefault("image_prefix", name)
-    # A name may hold slashes and dots, and must not lead out of bits.
+    # A name may hold slashes and dots, and must not lead out of bits/.
     folder = values["image_prefix"] if schema.check(name, PREFIX, "") else name
     values.setdefault("output_dir", Path("bits", folder))
     for key in ("proto", "output_dir"):

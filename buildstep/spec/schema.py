@@ -35,7 +35,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def text(pattern: str = "", *, say: str = "", most: int | None = None, least: int = 1) -> Rule:
-    """A string. pattern: what all of it must match; say: the same in words."""
+    """Return the rule of a string. pattern: what all of it must match; say: the same in words."""
     rule: dict[str, Any] = {"type": "string"}
     if least:
         rule["minLength"] = least
@@ -48,18 +48,18 @@ def text(pattern: str = "", *, say: str = "", most: int | None = None, least: in
 
 
 def choice(names: Iterable[object]) -> Rule:
-    """One of these values."""
+    """Return the rule of one of these values."""
     return {"enum": list(names)}
 
 
 def integer(least: int | None = None, most: int | None = None) -> Rule:
-    """A whole number in this range; 2.0 is one, as in JSON Schema."""
+    """Return the rule of a whole number in a range; 2.0 is one, as in JSON Schema."""
     limits = {"minimum": least, "maximum": most}
     return {"type": "integer"} | {key: value for key, value in limits.items() if value is not None}
 
 
 def array(items: Rule, *, most: int | None = None, least: int = 0, unique: bool = False) -> Rule:
-    """A list whose entries all keep one rule."""
+    """Return the rule of a list whose entries all keep one rule."""
     rule: dict[str, Any] = {"type": "array", "items": items}
     if least:
         rule["minItems"] = least
@@ -71,7 +71,7 @@ def array(items: Rule, *, most: int | None = None, least: int = 0, unique: bool 
 
 
 def mapping(values: Rule, *, keys: Rule | None = None, least: int = 0) -> Rule:
-    """An object with free keys."""
+    """Return the rule of an object with free keys."""
     rule: dict[str, Any] = {"type": "object", "additionalProperties": values}
     if keys is not None:
         rule["propertyNames"] = keys
@@ -81,7 +81,7 @@ def mapping(values: Rule, *, keys: Rule | None = None, least: int = 0) -> Rule:
 
 
 def record(properties: Mapping[str, Rule], *, required: Sequence[str] = (), extra: bool = False) -> Rule:
-    """An object with known keys."""
+    """Return the rule of an object with known keys."""
     rule: dict[str, Any] = {"type": "object", "properties": dict(properties)}
     if required:
         rule["required"] = list(required)
@@ -98,25 +98,25 @@ ANYTHING: Rule = {}
 
 
 def check(value: object, rule: Rule, where: str) -> list[Fault]:
-    """Every fault of a JSON value under a rule, each with its path; never raises."""
+    """Return every fault of a JSON value under a rule, each with its path; never raises."""
     return list(_faults(value, rule, where))
 
 
 def at(where: str, key: str | int) -> str:
-    """The JSON path one step further down."""
+    """Return the JSON path one step further down."""
     if isinstance(key, int):
         return f"{where}[{key}]"
     return f"{where}.{key}" if _IDENTIFIER.fullmatch(key) else f"{where}[{json.dumps(key)}]"
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """A hint that names the likeliest intended word, or nothing."""
+    """Return a hint with the known word that is most like this one, or an empty text."""
     found = difflib.get_close_matches(word, list(known), n=1)
     return f'did you mean "{found[0]}"?' if found else ""
 
 
 def is_type(value: object, name: str) -> bool:
-    """Whether a value is of a JSON Schema type."""
+    """Return whether a value is of a JSON Schema type."""
     actual = _NAMES.get(type(value), "")
     if name == "integer":
         return actual == "integer" or (isinstance(value, float) and value.is_integer())
@@ -183,7 +183,7 @@ def _array_faults(value: Sequence[object], rule: Rule, where: str) -> Iterator[F
         if "items" in rule:
             yield from _faults(item, rule["items"], at(where, index))
         if rule.get("uniqueItems") and any(_same(item, before) for before in value[:index]):
-            yield Fault(where=at(where, index), message=f"{_shown(item)} is there twice")
+            yield Fault(where=at(where, index), message=f"{_shown(item)} is given twice")
 
 
 def _object_faults(value: Mapping[str, object], rule: Rule, where: str) -> Iterator[Fault]:
@@ -226,7 +226,7 @@ def _shown(value: object) -> str:
 
 
 def parse(source_text: str, source: str) -> object:
-    """JSON text as data. Errors: SpecError, also for NaN, deep nesting and a key given twice."""
+    """Return JSON text as data. Errors: SpecError, also for NaN, deep nesting and a key given twice."""
     try:
         data: object = json.loads(
             source_text, object_pairs_hook=_once, parse_float=_finite, parse_constant=_finite
@@ -246,7 +246,7 @@ def _once(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {json.dumps(twice)} is there twice")
+        raise ValueError(f"the key {json.dumps(twice)} is given twice")
     return found
 
 
@@ -258,7 +258,7 @@ def _finite(number: str) -> float:
 
 
 def too_deep(data: object, limit: int = 64) -> bool:
-    """Whether data is nested beyond what can be read, checked and written without care."""
+    """Return whether data is nested so deeply that recursion over it could fail."""
     level = [data]
     for _ in range(limit):
         level = [child for value in level for child in _children(value)]
@@ -272,14 +272,14 @@ def _children(value: object) -> Iterable[object]:
 
 
 def render(data: object) -> str:
-    """JSON text: indented by two, a line end at the end, readable outside ASCII."""
+    """Return JSON text: indented by two, with a line end, other characters than ASCII as they are."""
     shown = json.dumps(data, indent=2, ensure_ascii=False)
     # A lone surrogate has no UTF-8 form; escaped, it stays JSON.
     return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", shown) + "\n"
 
 
 def read_file(path: str) -> str:
-    """The text of a file. Errors: SpecError when it cannot be read or is not UTF-8."""
+    """Return the text of a file. Errors: SpecError when it cannot be read or is not UTF-8."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
