@@ -7,17 +7,7 @@ from pathlib import Path
 
 import click
 
-# The names of buildstep.report.REPORTS; spelled out so that --help loads none of it. A test compares them.
-FORMATS = ("html", "junit", "sarif", "warnings-ng", "markdown", "badge")
-
-_ENDINGS = {
-    ".html": "html",
-    ".xml": "junit",
-    ".sarif": "sarif",
-    ".json": "warnings-ng",
-    ".md": "markdown",
-    ".svg": "badge",
-}
+from buildstep.report import REPORTS
 
 
 @click.command("report")
@@ -28,7 +18,8 @@ _ENDINGS = {
     "-f",
     "--format",
     "format_name",
-    type=click.Choice(FORMATS),
+    metavar=f"[{'|'.join(REPORTS)}]",
+    shell_complete=lambda _context, _param, begun: [name for name in REPORTS if name.startswith(begun)],
     help="Default: by the ending of FILE, else html.",
 )
 @click.option(
@@ -50,7 +41,7 @@ def command(records: tuple[Path, ...], format_name: str | None, output: Path, ev
     from buildstep.report.parse import find_records
     from buildstep.system import files
 
-    chosen = format_name or _ENDINGS.get(output.suffix.lower(), "html")
+    chosen = format_name or report.format_of(output)
     found = find_records(records)
     if events is not None and len(found) != 1:
         raise UsageError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import IO
 
+from buildstep.report.interface import Report
 from buildstep.report.record import BuildRecord
 from buildstep.report.rendering import environment
 from buildstep.report.words import outcome
@@ -37,3 +38,6 @@ def render(records: Sequence[BuildRecord], out: IO[bytes]) -> None:
 def _width(text: str) -> int:
     """Return about how wide a text is at 11 px in Verdana; textLength makes the browser keep to it."""
     return round(sum(4.3 if c in _NARROW else 10.2 if c in _WIDE else 7.1 for c in text))
+
+
+REPORT = Report(".svg", render)

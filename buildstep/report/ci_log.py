@@ -1,4 +1,4 @@
-"""A build's live log in the words of the CI it runs in: folded steps, errors that show on the job's page."""
+"""A build's live log in the syntax of its CI: steps are folded, errors show on the job's page."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Literal, Protocol, TextIO, assert_never
+from typing import Literal, Protocol, TextIO
 
 from buildstep.events import BuildFinished, Event, Level, Note, Output, StepFinished, StepStarted
 from buildstep.report.console import describe
+from buildstep.system.text import printable
 
 CI = Literal["github", "gitlab", "jenkins"]
 
@@ -19,7 +20,7 @@ TAIL = 20
 
 
 def detect(environ: Mapping[str, str]) -> CI | None:
-    """The CI that this process runs in, by the variables that CI documents."""
+    """Return the CI that this process runs in, by the variables that each CI documents."""
     if environ.get("GITHUB_ACTIONS") == "true":
         return "github"
     if environ.get("GITLAB_CI"):
@@ -30,14 +31,14 @@ def detect(environ: Mapping[str, str]) -> CI | None:
 
 
 class Dialect(Protocol):
-    """How a CI wants folds and annotations. One class each; a method returns the lines to print."""
+    """The syntax of a CI for folds and annotations, one class each; a method returns the lines to print."""
 
     def open(self, name: str, title: str) -> list[str]: ...
 
     def close(self, name: str) -> list[str]: ...
 
     def mark(self, level: Level, title: str, text: str) -> list[str]:
-        """An error or a warning."""
+        """Annotate the job with an error or a warning."""
         ...
 
 
@@ -80,8 +81,8 @@ class GitLab:
         return [f"\x1b[0Ksection_end:{self._clock():.0f}:{_section(name)}\r\x1b[0K"]
 
     def mark(self, level: Level, title: str, text: str) -> list[str]:
-        lines = text.splitlines() or [""]
-        return [f"{self._COLOURS.get(level, '')}{level.upper()}: {title}: {lines[0]}\x1b[0m", *lines[1:]]
+        first, *more = text.splitlines() or [""]
+        return [f"{self._COLOURS.get(level, '')}{level.upper()}: {title}: {first}\x1b[0m", *more]
 
 
 class Jenkins:
@@ -94,32 +95,24 @@ class Jenkins:
         return [f"[buildstep] <<< {name}"]
 
     def mark(self, level: Level, title: str, text: str) -> list[str]:
-        lines = text.splitlines() or [""]
-        return [f"[{level.upper()}] {title}: {lines[0]}", *lines[1:]]
+        first, *more = text.splitlines() or [""]
+        return [f"[{level.upper()}] {title}: {first}", *more]
 
 
-def dialect(ci: CI) -> Dialect:
-    match ci:
-        case "github":
-            return GitHub()
-        case "gitlab":
-            return GitLab()
-        case "jenkins":
-            return Jenkins()
-        case _:
-            assert_never(ci)
+DIALECTS: Mapping[CI, Callable[[], Dialect]] = {"github": GitHub, "gitlab": GitLab, "jenkins": Jenkins}
 
 
 class CIView:
-    """A subscriber that writes the log of a build for a CI.
+    """Write the log of a build for a CI; a subscriber of the bus.
 
-    All of a step is in its fold, tools' output too: folded it costs no room, and whoever opens it wants
-    it all. What has to be seen stands outside: how each step ended, and a failed step's last lines.
+    Everything about a step is inside its fold, tools' output too: folded it takes no room, and whoever
+    opens it wants it all. Outside is what has to be seen: how each step ended, and a failed step's last
+    lines.
     """
 
-    def __init__(self, ci: CI, stream: TextIO | None = None, *, words: Dialect | None = None) -> None:
+    def __init__(self, ci: CI, stream: TextIO | None = None, *, dialect: Dialect | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._words = words or dialect(ci)
+        self._dialect = dialect or DIALECTS[ci]()
         self._open: list[str] = []
         self._tail: deque[str] = deque(maxlen=TAIL)
         self._failed = ""
@@ -138,26 +131,22 @@ class CIView:
             case BuildFinished():
                 self._finish(event)
             case _:
-                text = describe(event, verbose=1)
-                if text is not None:
-                    self._print(text)
+                self._describe(event)
 
     def _fold(self, event: StepStarted) -> None:
         # GitHub and GitLab draw one level of folds well: a step inside a step ends the outer's.
         if self._open:
-            self._emit(self._words.close(self._open[-1]))
+            self._emit(self._dialect.close(self._open[-1]))
         self._open.append(event.step)
         self._tail.clear()
-        self._emit(self._words.open(event.step, _printable(f"{event.index}/{event.total} {event.title}")))
+        self._emit(self._dialect.open(event.step, printable(f"{event.index}/{event.total} {event.title}")))
 
     def _unfold(self, event: StepFinished) -> None:
         if self._open and self._open[-1] == event.step:
-            self._emit(self._words.close(self._open.pop()))
+            self._emit(self._dialect.close(self._open.pop()))
             if self._open:
-                self._emit(self._words.open(self._open[-1], f"{_printable(self._open[-1])}, continued"))
-        text = describe(event, verbose=1)
-        if text is not None:
-            self._print(text)
+                self._emit(self._dialect.open(self._open[-1], f"{printable(self._open[-1])}, continued"))
+        self._describe(event)
         if event.state == "failed":
             for line in self._tail:
                 self._print(f"    | {line}")
@@ -167,33 +156,31 @@ class CIView:
 
     def _finish(self, event: BuildFinished) -> None:
         while self._open:
-            self._emit(self._words.close(self._open.pop()))
+            self._emit(self._dialect.close(self._open.pop()))
         if not event.ok and not self._failed:
             self._mark("error", "build failed", event.message or f"exit status {event.exit_code}")
-        self._print(describe(event, verbose=1) or "")
+        self._describe(event)
 
     def _mark(self, level: Level, title: str, text: str) -> None:
-        clean = "\n".join(_printable(line) for line in text.splitlines())
-        self._emit(self._words.mark(level, _printable(title), clean))
+        clean = "\n".join(printable(line) for line in text.splitlines())
+        self._emit(self._dialect.mark(level, printable(title), clean))
+
+    def _describe(self, event: Event) -> None:
+        text = describe(event, verbose=1)
+        if text is not None:
+            self._print(text)
 
     def _print(self, text: str) -> None:
-        self._emit([_printable(text)])
+        self._emit([printable(text)])
 
     def _emit(self, lines: list[str]) -> None:
-        # One write: lines of two threads do not end up inside each other's commands.
+        # A single write, so that lines of two threads do not end up inside each other's commands.
         self._stream.write("\n".join(lines) + "\n")
         self._stream.flush()
 
 
-def _printable(text: str) -> str:
-    """Control characters out, so that a tool cannot end a fold or begin a section."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else "?" for c in text.replace("\t", "    "))
-
-
 def _data(text: str) -> str:
-    """A workflow command's text: it ends with the line."""
+    """Return the text of a workflow command, which ends with the line."""
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
@@ -202,5 +189,5 @@ def _property(text: str) -> str:
 
 
 def _section(name: str) -> str:
-    """A section's name: letters, digits and _.- only."""
+    """Return the name of a section: letters, digits and _.- only."""
     return "buildstep_" + "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "_" for c in name)

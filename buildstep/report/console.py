@@ -1,4 +1,4 @@
-"""What a person or a CI log sees of a build: views of the event stream, all of them on stderr."""
+"""Live views of a build for a person, a plain log or a program: each is a subscriber of the bus."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from buildstep.events import (
 from buildstep.system.text import printable, size_text
 
 HEARTBEAT = 30.0
-"""Seconds of silence after which a plain log says that the build is still alive."""
+"""Seconds without a line after which a plain log says that the build is still running."""
 
 _MARKS = {"run": "done", "reuse": "reused", "skip": "skipped", "failed": "FAILED"}
 
 
 def describe(event: Event, *, verbose: int) -> str | None:
-    """One line for an event, or None when it is not for this verbosity."""
+    """Return the line that describes an event, or None if this verbosity does not show it."""
     match event:
         case BuildStarted():
             return f"building {event.name} {event.version} on {event.image} (build {event.build_id})"
@@ -59,7 +59,7 @@ def describe(event: Event, *, verbose: int) -> str | None:
 
 
 class PlainView:
-    """Timed lines, one per event, and a heartbeat while a step is silent. For CI logs and pipes."""
+    """Write a timed line for each event, and a heartbeat while a step is silent; for logs and pipes."""
 
     def __init__(
         self, stream: TextIO | None = None, *, verbose: int = 0, heartbeat: float = HEARTBEAT
@@ -108,7 +108,7 @@ class PlainView:
 
 
 class TerminalView:
-    """Colours and a live line with what the current step is doing, by rich."""
+    """Write coloured lines, and a live one with the last output of the current step, by rich."""
 
     def __init__(self, *, verbose: int = 0) -> None:
         from rich.console import Console
@@ -147,12 +147,10 @@ class TerminalView:
             if event.state == "failed":
                 self._failed = True
                 return "bold red"
-            # While a failed build unwinds, later steps step back so that the failing one stands out.
-            return (
-                "dim"
-                if self._failed or event.state == "skip"
-                else ("cyan" if event.state == "reuse" else "green")
-            )
+            # While a failed build cleans up, later steps are dimmed so that the failed one stands out.
+            if self._failed or event.state == "skip":
+                return "dim"
+            return "cyan" if event.state == "reuse" else "green"
         if isinstance(event, Note):
             return {"warning": "yellow", "error": "bold red"}.get(event.level, "")
         if isinstance(event, BuildFinished):
@@ -161,7 +159,7 @@ class TerminalView:
 
 
 class JsonView:
-    """One JSON object per event and line."""
+    """Write each event as one line of JSON."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -171,7 +169,7 @@ class JsonView:
 
 
 def view_for(stream: TextIO, *, verbose: int, quiet: bool) -> Callable[[Event], None]:
-    """The right view for this terminal, pipe or CI agent."""
+    """Return the view that suits a stream: colours on a terminal, timed lines elsewhere."""
     if quiet:
         return lambda _event: None
     if stream.isatty() and stream is sys.stderr:

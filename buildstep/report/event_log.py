@@ -1,4 +1,4 @@
-"""The event log: every event of a build as one JSON line, written cheaply, read back as a stream."""
+"""The event log: each event of a build as one line of JSON, written cheaply and read as a stream."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any
 
 from buildstep.events import Event, Note, Output, StepFinished
 
@@ -17,14 +16,14 @@ SUFFIX = ".events.jsonl"
 
 _BUFFER = 1 << 18
 _PERIOD = 1.0
-"""Seconds after which an event goes to disk even if the buffer has room: someone may be following."""
+"""Seconds after which an event goes to disk even if the buffer has room: someone may be reading along."""
 
 
 class EventLog:
-    """A subscriber that appends each event to a binary file.
+    """Append each event to a binary file; a subscriber of the bus.
 
-    Memory stays flat whatever the length of the log. A disk that is full must not fail a build which
-    would else succeed: the first error ends the writing and is kept in `problem`, for the caller to tell.
+    Memory stays flat however long the log gets. A full disk must not fail a build that would else succeed:
+    the first error ends the writing and is kept in `problem`, for the caller to report.
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -32,7 +31,6 @@ class EventLog:
         self._lines: list[str] = []
         self._waiting = 0
         self._written = 0.0
-        self._middles: dict[tuple[str, str], str] = {}
         # Lines of a command come from the threads that read its two streams.
         self._lock = threading.Lock()
         self.problem: OSError | None = None
@@ -40,13 +38,10 @@ class EventLog:
     def __call__(self, event: Event) -> None:
         if isinstance(event, Output):
             # Nearly every event is a line of output: made by hand it costs a tenth of asdict and dumps.
-            key = (event.step, event.tool)
-            middle = self._middles.get(key)
-            if middle is None:
-                middle = f', "step": {quoted(event.step)}, "tool": {quoted(event.tool)}, "text": '
-                self._middles[key] = middle
+            step, tool, text = quoted(event.step), quoted(event.tool), quoted(event.text)
+            where = f'"time": {event.time!r}, "step": {step}, "tool": {tool}'
+            line = f'{{"event": "output", {where}, "text": {text}}}\n'
             now = False
-            line = f'{{"event": "output", "time": {event.time!r}{middle}{quoted(event.text)}}}\n'
         else:
             line = json.dumps(event.to_json()) + "\n"
             now = isinstance(event, StepFinished) or (isinstance(event, Note) and event.level == "error")
@@ -69,22 +64,14 @@ class EventLog:
             self.problem = error
 
     def flush(self) -> None:
-        """Hand over what is still in memory."""
+        """Write what is still in memory."""
         with self._lock:
             if self._lines and self.problem is None:
                 self._write(self._written)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.flush()
-
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
-    """The events of a log, one at a time. A line that is no event becomes a note that says so.
+    """Yield the events of a log. A line that is no event becomes a note that says so.
 
     A build that was killed leaves half a line at the end: what came before it is still worth reading.
     """

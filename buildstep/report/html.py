@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import IO, Any
 
 from buildstep.report import log_pack
+from buildstep.report.interface import Report
 from buildstep.report.record import BuildRecord, critical_path
 from buildstep.report.rendering import asset, environment
 from buildstep.report.words import delta, outcome, seconds_text
@@ -215,3 +216,6 @@ def _data(records: Sequence[BuildRecord]) -> dict[str, Any]:
         if len(records) > 1
         else [],
     }
+
+
+REPORT = Report(".html", render)

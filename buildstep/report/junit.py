@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import IO, Literal
 
 from buildstep.report.event_log import step_tail
+from buildstep.report.interface import Report
 from buildstep.report.record import BuildRecord, ImageFile, Step, verify
 from buildstep.system.text import plural, size_text
 
@@ -167,3 +168,6 @@ def _artifact(record: BuildRecord, file: ImageFile) -> Case:
     if verdict.good is None:
         return replace(case, result="skipped", message=verdict.text)
     return case if verdict.good else replace(case, result="failure", message=verdict.text, text=verdict.text)
+
+
+REPORT = Report(".xml", render)

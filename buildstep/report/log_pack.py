@@ -1,11 +1,10 @@
-"""The event log packed for a page: compressed chunks, and an index, made in one pass with flat memory."""
+"""Pack an event log for a page: compressed chunks and an index, in one pass and with little memory."""
 
 from __future__ import annotations
 
 import base64
 import json
 import zlib
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -15,20 +14,25 @@ from buildstep.report.words import STATES, seconds_text
 from buildstep.system.text import size_text
 
 ROWS = 4096
-"""Rows in a chunk: what the page unpacks to show any one of them."""
+"""Rows in a chunk, which is what the page unpacks to show any one of them."""
 
 CHUNK_BYTES = 1 << 20
-"""A chunk of very long lines is closed earlier."""
+"""Bytes after which a chunk of long lines is closed earlier."""
 
 _PROBLEMS = 500
 _LEVELS = {"debug": "d", "info": "i", "warning": "w", "error": "e"}
+_MARKS = {
+    "output": "o", "step.started": "s", "step.finished": "f", "build.started": "b", "build.finished": "b",
+    "counted": "d",
+}  # fmt: skip
+"""Letters that `log.js` knows: of levels of notes, and of other events."""
 
 
 @dataclass(slots=True)
 class Index:
-    """What the page knows of the log without unpacking it.
+    """What the page knows of the log before it unpacks a chunk.
 
-    chunks: the number of rows of each. steps: names; a row tells its step by the place in this list.
+    chunks: the number of rows of each. steps: names; a row holds the place of its step in this list.
     first: the first row of each step. problems: rows with warnings and errors, as many as fit.
     """
 
@@ -43,13 +47,14 @@ class Index:
 
 
 def pack(events: Path, out: IO[bytes]) -> Index:
-    """Write every event of a log into `out` as data blocks; the index comes when all are written."""
+    """Write every event of a log into `out` as data blocks, and return their index."""
     index = Index()
     numbers = {"": 0}
     tools: dict[str, str] = {}
     chunk: list[str] = []
     size = 0
-    for mark, event in _rows(read_events(events)):
+    for event in read_events(events):
+        mark = _mark(event)
         time = event.get("time")
         time = float(time) if isinstance(time, int | float) else 0.0
         if not index.begin:
@@ -95,30 +100,17 @@ def _close(chunk: list[str], index: Index, out: IO[bytes]) -> None:
 _FLAT = str.maketrans("\t\n", "  ")
 
 
-def _rows(events: Iterable[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each event with the letter that tells the page what it is."""
-    for event in events:
-        match event["event"]:
-            case "output":
-                yield "o", event
-            case "note":
-                yield _LEVELS.get(str(event.get("level")), "i"), event
-            case "step.started":
-                yield "s", event
-            case "step.finished":
-                yield ("e" if event.get("state") == "failed" else "f"), event
-            case "build.finished":
-                yield ("b" if event.get("ok") else "e"), event
-            case "build.started":
-                yield "b", event
-            case "counted":
-                yield "d", event
-            case _:
-                yield "i", event
+def _mark(event: dict[str, Any]) -> str:
+    """Return the letter that tells the page what kind of event this is."""
+    kind = event["event"]
+    if kind == "note":
+        return _LEVELS.get(str(event.get("level")), "i")
+    failed = event.get("state") == "failed" or (kind == "build.finished" and not event.get("ok"))
+    return "e" if failed else _MARKS.get(kind, "i")
 
 
 def _text(event: dict[str, Any]) -> str:
-    """An event as a line. Fields may be missing: the log may be of another version of us."""
+    """Return an event as a line. Fields may be missing if another version wrote the log."""
     get = event.get
     match event["event"]:
         case "output" | "note":

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO
 
 from buildstep.report.event_log import step_tail
+from buildstep.report.interface import Report
 from buildstep.report.record import BuildRecord, critical_path
 from buildstep.report.rendering import environment
 from buildstep.report.words import delta, outcome
@@ -90,3 +91,6 @@ def _code(text: str) -> str:
 def _link(url: str) -> str:
     good = re.fullmatch(r"https?://[^\s<>|()]+", url)
     return f"[link]({url})" if good else _text(url)
+
+
+REPORT = Report(".md", render)

@@ -9,6 +9,7 @@ from typing import IO, Any
 from urllib.parse import quote
 
 from buildstep import __version__
+from buildstep.report.interface import Report
 from buildstep.report.issues import Issue, issues
 from buildstep.report.record import BuildRecord
 
@@ -98,3 +99,6 @@ def _result(record: BuildRecord, issue: Issue, index: int) -> dict[str, Any]:
 
 def _uri(path: str) -> str:
     return f"file://{quote(path)}" if path.startswith("/") else quote(path)
+
+
+REPORT = Report(".sarif", render)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import IO, Any
 
+from buildstep.report.interface import Report
 from buildstep.report.issues import Issue, issues
 from buildstep.report.record import BuildRecord
 
@@ -43,3 +44,6 @@ def _row(record: BuildRecord, issue: Issue) -> dict[str, Any]:
     if issue.url:
         row["description"] = issue.url
     return row
+
+
+REPORT = Report(".json", render)

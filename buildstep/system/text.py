@@ -66,5 +66,7 @@ def size_text(count: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Control characters out: a tool's output must not drive the reader's terminal."""
+    """Return text without control characters: a tool's output must not drive the reader's terminal."""
+    if text.isprintable():  # nearly every line is, and this takes a tenth of the time
+        return text
     return "".join(c if c.isprintable() else "?" for c in text.replace("\t", "    "))

@@ -239,9 +239,11 @@ def _line(number: int, package: str) -> str:
 
 
 def write_events(path: Path, lines: int, value: dict[str, Any] | None = None) -> Path:
-    with path.open("wb") as stream, EventLog(stream) as log:
+    with path.open("wb") as stream:
+        log = EventLog(stream)
         for event in events(lines, value):
             log(event)
+        log.flush()
     return path
 
 

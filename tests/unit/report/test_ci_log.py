@@ -28,7 +28,7 @@ def test_detect(environ: dict[str, str], ci: CI | None) -> None:
 
 def seen(ci: CI, *events: Event) -> str:
     stream = io.StringIO()
-    view = CIView(ci, stream, words=GitLab(lambda: 1_700_000_000) if ci == "gitlab" else None)
+    view = CIView(ci, stream, dialect=GitLab(lambda: 1_700_000_000) if ci == "gitlab" else None)
     for event in events:
         view(event)
     return stream.getvalue()

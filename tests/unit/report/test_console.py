@@ -10,12 +10,10 @@ import time
 
 import pytest
 
-from buildstep.errors import BuildstepError
 from buildstep.events import (
     ArtifactWritten,
     BuildFinished,
     BuildStarted,
-    Bus,
     Cleaned,
     Event,
     Note,
@@ -24,7 +22,6 @@ from buildstep.events import (
     StepStarted,
 )
 from buildstep.report.console import JsonView, PlainView, describe, view_for
-from buildstep.report.recorder import Recorder
 from buildstep.system.text import size_text
 
 
@@ -168,36 +165,3 @@ def test_quiet_is_quiet() -> None:
 )
 def test_sizes_are_for_people(count: int, text: str) -> None:
     assert size_text(count) == text
-
-
-# The recorder that makes the events of steps.
-
-
-def test_a_failed_step_is_recorded_as_such() -> None:
-    seen: list[Event] = []
-    recorder = Recorder(Bus(seen.append))
-
-    def fail() -> None:
-        with recorder.step("sync", "laying"):
-            raise BuildstepError("no")
-
-    with pytest.raises(BuildstepError):
-        fail()
-    assert [(s.name, s.state, s.reason) for s in recorder.steps] == [("sync", "failed", "no")]
-    finished = seen[-1]
-    assert isinstance(finished, StepFinished)
-    assert finished.state == "failed"
-    assert recorder.bus.current == ""
-
-
-def test_steps_are_numbered_in_order_with_the_skipped_ones() -> None:
-    seen: list[Event] = []
-    recorder = Recorder(Bus(seen.append), total=3)
-    with recorder.step("one", "One"):
-        pass
-    recorder.skip("two", "not asked for")
-    with recorder.step("three", "Three") as result:
-        result.reason = "because"
-    started = [(event.step, event.index, event.total) for event in seen if isinstance(event, StepStarted)]
-    assert started == [("one", 1, 3), ("three", 3, 3)]
-    assert [step.state for step in recorder.steps] == ["run", "skip", "run"]

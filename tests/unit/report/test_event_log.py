@@ -20,9 +20,10 @@ from tests.unit import reportdata
 def test_lines_are_what_the_events_say() -> None:
     stream = io.BytesIO()
     told = list(reportdata.events(50))
-    with EventLog(stream) as log:
-        for event in told:
-            log(event)
+    log = EventLog(stream)
+    for event in told:
+        log(event)
+    log.flush()
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert lines == [json.loads(json.dumps(event.to_json())) for event in told]
 
@@ -31,8 +32,9 @@ def test_lines_are_what_the_events_say() -> None:
 def test_any_output_comes_back(step: str, tool: str, text: str, time: float) -> None:
     stream = io.BytesIO()
     event = Output(time=time, step=step, tool=tool, text=text)
-    with EventLog(stream) as log:
-        log(event)
+    log = EventLog(stream)
+    log(event)
+    log.flush()
     [line] = stream.getvalue().splitlines()
     assert json.loads(line) == event.to_json()
 
