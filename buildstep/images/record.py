@@ -45,8 +45,13 @@ class ImageRecord:
         return {"format": FORMAT, **asdict(self)}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> ImageRecord:
-        """Raises ImageError for a record of another format, TypeError or KeyError for a damaged one."""
+    def from_json(cls, value: Any) -> ImageRecord:
+        """Return the record that `to_json` wrote.
+
+        Raises ImageError for one of another format, TypeError or KeyError for a damaged one.
+        """
+        if not isinstance(value, dict):
+            raise TypeError("it is no JSON object")
         if value.get("format") != FORMAT:
             raise ImageError(f"image record of format {value.get('format')!r}; this version reads {FORMAT}")
         fields = {key: value[key] for key in value if key != "format"}

@@ -1,0 +1,158 @@
+"""The contract of base-image sources: every row of SOURCES is held to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buildstep.errors import ImageError, SpecError
+from buildstep.events import Bus, Event, Note
+from buildstep.images.interface import Identity, Source
+from buildstep.images.sources import SOURCES, parse
+from buildstep.system.digest import sha256_file
+from tests.unit.images.test_store import archive, manifest_of
+
+DEAD = "127.0.0.1:1"
+BRIEF = {"connect": 1, "response": 1, "attempts": 1}
+
+
+def _tar(folder: Path, content: str) -> str:
+    return archive(folder / "base.tar", name=content).partition(":")[2]
+
+
+def _zfs(folder: Path, content: str) -> str:
+    file = folder / "base.zfs"
+    file.write_bytes(content.encode())
+    return f"{file},{manifest_of(file)}"
+
+
+def _oci(folder: Path, content: str) -> str:
+    """A layout with an image of one small layer."""
+    top = folder / "layout"
+    (top / "blobs/sha256").mkdir(parents=True, exist_ok=True)
+
+    def blob(data: bytes, kind: str) -> dict[str, Any]:
+        digest = hashlib.sha256(data).hexdigest()
+        (top / "blobs/sha256" / digest).write_bytes(data)
+        return {
+            "mediaType": f"application/vnd.oci.image.{kind}",
+            "digest": f"sha256:{digest}",
+            "size": len(data),
+        }
+
+    layer = blob(Path(_tar(folder, content)).read_bytes(), "layer.v1.tar")
+    diffs = {"type": "layers", "diff_ids": [layer["digest"]]}
+    config = {"architecture": "amd64", "os": "linux", "rootfs": diffs}
+    manifest = {
+        "schemaVersion": 2,
+        "config": blob(json.dumps(config).encode(), "config.v1+json"),
+        "layers": [layer],
+    }
+    index = {"schemaVersion": 2, "manifests": [blob(json.dumps(manifest).encode(), "manifest.v1+json")]}
+    (top / "index.json").write_text(json.dumps(index))
+    (top / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    return str(top)
+
+
+HERE: dict[str, Callable[[Path, str], str]] = {
+    "scratch": lambda _folder, _content: "",
+    "tar": _tar,
+    "oci": _oci,
+    "docker": lambda _folder, content: f"//{DEAD}/base@sha256:{content.encode().hex():0>64}",
+    "zfs": _zfs,
+    "mmdebstrap": lambda _folder, content: f"bookworm?include={content}",
+}
+"""A locator of something that is there, by scheme; its content is that of the text."""
+
+MISSING = {
+    "tar": "/missing/base.tar",
+    "oci": "/missing/base.oci.tar",
+    "docker": f"//{DEAD}/missing:1",
+    "zfs": "/missing/base.zfs",
+    "mmdebstrap": "bookworm?vairant=x",
+}
+"""A locator of something that is not there; an empty tree always is."""
+
+
+def source(scheme: str, environ: dict[str, str] | None = None) -> Source:
+    found = parse(f"{scheme}:", environ=environ or {"BUILDSTEP_PLATFORM": "linux/amd64"}, limits=BRIEF)
+    assert found is not None
+    return found[0]
+
+
+def test_every_row_has_its_examples() -> None:
+    assert set(HERE) == set(SOURCES)
+    assert set(MISSING) == set(SOURCES) - {"scratch"}
+
+
+@pytest.mark.parametrize("scheme", SOURCES)
+class TestEverySource:
+    def identity(self, scheme: str, folder: Path, content: str) -> Identity:
+        folder.mkdir(exist_ok=True)
+        return source(scheme).identify(HERE[scheme](folder, content), sha256_file)
+
+    def test_is_named_by_its_row(self, scheme: str) -> None:
+        assert source(scheme).scheme == scheme
+
+    def test_the_same_input_has_the_same_identity(self, scheme: str, tmp_path: Path) -> None:
+        first = self.identity(scheme, tmp_path, "one")
+        assert self.identity(scheme, tmp_path, "one") == first
+        assert first.key.startswith(scheme)
+        assert first.label.partition(":")[0] in (scheme, DEAD.partition(":")[0])
+
+    def test_other_content_has_another_identity(self, scheme: str, tmp_path: Path) -> None:
+        first, second = (self.identity(scheme, tmp_path, content) for content in ("one", "two"))
+        assert (first.key == second.key) == (scheme == "scratch")
+
+    def test_the_place_of_a_file_does_not_matter(self, scheme: str, tmp_path: Path) -> None:
+        first, second = (self.identity(scheme, tmp_path / name, "one") for name in ("a", "b"))
+        assert first.key == second.key
+
+    def test_identifying_changes_nothing(self, scheme: str, tmp_path: Path) -> None:
+        locator = HERE[scheme](tmp_path, "one")
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        source(scheme).identify(locator, sha256_file)
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("scheme", MISSING)
+def test_what_is_missing_is_an_image_error_that_names_it(scheme: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        source(scheme).identify(MISSING[scheme], sha256_file)
+    named = {"docker": DEAD, "mmdebstrap": "mmdebstrap:bookworm"}.get(scheme, "base")
+    assert named in caught.value.message
+
+
+def test_a_reference_without_a_scheme_is_for_the_store() -> None:
+    assert parse("base@1") is None
+    assert parse("aaaaaaaa-0000-4000-8000-000000000001") is None
+
+
+def test_an_unknown_scheme_gets_a_hint() -> None:
+    with pytest.raises(SpecError) as caught:
+        parse("dokcer://x/y")
+    assert "did you mean docker?" in caught.value.detail
+    with pytest.raises(SpecError) as caught:
+        parse("qqq:x")
+    assert "scratch, tar, oci, docker, zfs, mmdebstrap" in caught.value.detail
+
+
+def test_a_source_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    points = [
+        metadata.EntryPoint("broken", "no.such.module:X", "buildstep.sources"),
+        metadata.EntryPoint("plain", "buildstep.images.sources.oci:Oci", "buildstep.sources"),
+    ]
+    monkeypatch.setattr(metadata, "entry_points", lambda group: points)
+    heard: list[Event] = []
+    found = parse("plain:x", bus=Bus(heard.append))
+    assert found is not None
+    assert (found[0].scheme, found[1]) == ("oci", "x")
+    (note,) = [event.text for event in heard if isinstance(event, Note)]
+    assert "'broken'" in note

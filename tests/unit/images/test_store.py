@@ -1,0 +1,288 @@
+"""The image store on a `dir:` pool: finding, checking and deleting images, and importing them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from buildstep.errors import ImageError, SpecError
+from buildstep.events import Bus, Event, Note
+from buildstep.images.importing import Importer
+from buildstep.images.record import ImageRecord
+from buildstep.images.store import ImageStore, key_of
+from buildstep.pool.directory import DirectoryBackend
+from buildstep.pool.interface import Kind
+from buildstep.pool.journal import Journal, open_journal
+
+UUID = "aaaaaaaa-0000-4000-8000-000000000001"
+
+
+@pytest.fixture
+def heard() -> list[Event]:
+    return []
+
+
+@pytest.fixture
+def store(tmp_path: Path, heard: list[Event]) -> ImageStore:
+    backend = DirectoryBackend(os.fspath(tmp_path / "pool"))
+    return ImageStore(backend, bus=Bus(heard.append), environ={})
+
+
+@pytest.fixture
+def journal(store: ImageStore) -> Iterator[Journal]:
+    with open_journal(store.backend.state, "test") as opened:
+        yield opened
+
+
+def archive(path: Path, **files: str) -> str:
+    """Write a tar archive of these files, all with the same owner and time; returns its locator."""
+    with tarfile.open(path, "w") as tar:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.uid, member.gid = len(text), os.geteuid(), os.getegid()
+            tar.addfile(member, io.BytesIO(text.encode()))
+    return f"tar:{path}"
+
+
+def notes(heard: list[Event]) -> list[str]:
+    return [event.text for event in heard if isinstance(event, Note)]
+
+
+@pytest.fixture
+def image(store: ImageStore, journal: Journal, tmp_path: Path) -> ImageRecord:
+    record, present = Importer(store, journal).ensure(archive(tmp_path / "base.tar", name="base", other="x"))
+    assert not present
+    return record
+
+
+def test_an_image_is_imported_once(
+    store: ImageStore, journal: Journal, image: ImageRecord, tmp_path: Path
+) -> None:
+    assert Importer(store, journal).ensure(f"tar:{tmp_path / 'base.tar'}") == (image, True)
+    assert store.records() == [image]
+    assert (image.name, image.version, image.files) == ("base", "0", 3)
+    with store.backend.tree(Kind.IMAGE, image.uuid) as tree:
+        assert (tree / "name").read_text() == "base"
+    assert sorted(store.entries(image)) == [b"", b"name", b"other"]
+    assert store.backend.idents(Kind.BUILD) == []
+
+
+def test_find_by_locator_uuid_and_name(store: ImageStore, image: ImageRecord, tmp_path: Path) -> None:
+    for ref in (f"tar:{tmp_path / 'base.tar'}", image.uuid, "base@0"):
+        assert store.find(ref) == image
+        assert store.get(ref) == image
+
+
+def test_the_newest_of_one_name_is_found(store: ImageStore, journal: Journal, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    old, _ = Importer(store, journal).ensure(archive(tmp_path / "base.tar", name="old"))
+    new, _ = Importer(store, journal).ensure(archive(tmp_path / "new" / "base.tar", name="new"))
+    assert old.uuid != new.uuid
+    assert store.find("base@0") == new
+    assert store.records() == [old, new]
+
+
+def test_an_image_that_is_missing(store: ImageStore, image: ImageRecord, tmp_path: Path) -> None:
+    assert store.find(UUID) is None
+    assert store.find("base@1") is None
+    assert store.find(archive(tmp_path / "b.tar", name="base", other="y")) is None
+    with pytest.raises(ImageError, match="is not in the store"):
+        store.get("base@1")
+    with pytest.raises(ImageError, match=r"missing\.tar"):
+        store.find(f"tar:{tmp_path / 'missing.tar'}")
+    with pytest.raises(SpecError) as caught:
+        store.find("tra:x")
+    assert "did you mean tar?" in caught.value.detail
+    with pytest.raises(ImageError, match="no source to look for it in"):
+        store.foresee("base@1")
+    with pytest.raises(ImageError, match="neither a uuid nor name@version"):
+        store.foresee("nonsense")
+    assert "is not in the store" in store.foresee("scratch:")
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"format": 99}', '{"format": 1, "uuid": "x"}', "[]", "7"])
+def test_a_damaged_record_is_named_and_left_out(
+    store: ImageStore, image: ImageRecord, heard: list[Event], text: str
+) -> None:
+    (store.folder / f"{UUID}.json").write_text(text)
+    assert store.records() == [image]
+    assert store.find(image.uuid) == image
+    assert f"the image record {UUID}.json cannot be read" in notes(heard)[0]
+
+
+def test_a_record_without_its_tree_is_no_image(store: ImageStore, image: ImageRecord) -> None:
+    store.backend.destroy(Kind.IMAGE, image.uuid)
+    assert store.records() == []
+    assert store.find(image.uuid) is None
+
+
+def test_a_tree_that_was_touched_is_verified_once(
+    store: ImageStore, image: ImageRecord, heard: list[Event]
+) -> None:
+    with store.backend.tree(Kind.IMAGE, image.uuid) as tree:
+        times = (tree / "name").stat()
+        os.utime(tree / "name", ns=(times.st_atime_ns, times.st_mtime_ns))
+    checked = store.check(image)
+    assert len(notes(heard)) == 1
+    assert "was touched" in notes(heard)[0]
+    assert replace(checked, fingerprint=image.fingerprint) == image
+    assert checked == store.get(image.uuid)
+    assert store.check(checked) == checked
+    assert len(notes(heard)) == 1
+
+
+def test_a_tree_that_was_changed_is_refused(store: ImageStore, journal: Journal, image: ImageRecord) -> None:
+    with store.backend.tree(Kind.IMAGE, image.uuid) as tree:
+        (tree / "name").write_text("rot!")
+        (tree / "more").write_text("")
+    for act in (store.check, store.verify, lambda record: Importer(store, journal).ensure(record.uuid)):
+        with pytest.raises(ImageError, match="is not what was imported") as caught:
+            act(image)
+        assert "/more" in caught.value.detail
+        assert "/name" in caught.value.detail
+        assert "/other" not in caught.value.detail
+
+
+def test_verify_finds_a_damaged_file_list(store: ImageStore, image: ImageRecord) -> None:
+    store.verify(image)
+    with pytest.raises(ImageError, match="is not what was imported"):
+        store.verify(replace(image, tree_digest="0" * 64))
+
+
+def test_check_says_when_an_image_was_used(store: ImageStore, image: ImageRecord) -> None:
+    assert store.last_used(image) == image.imported
+    store.check(image)
+    os.utime(store.folder / f"{image.uuid}.used", (image.imported + 5, image.imported + 5))
+    assert store.last_used(image) == pytest.approx(image.imported + 5)
+
+
+def test_delete(store: ImageStore, journal: Journal, image: ImageRecord, tmp_path: Path) -> None:
+    store.delete(image)
+    assert store.records() == []
+    assert store.backend.idents(Kind.IMAGE) == []
+    assert list(store.folder.iterdir()) == []
+    again, present = Importer(store, journal).ensure(f"tar:{tmp_path / 'base.tar'}")
+    assert (again.uuid, again.tree_digest, present) == (image.uuid, image.tree_digest, False)
+
+
+def test_an_image_in_use_is_not_deleted(store: ImageStore, image: ImageRecord) -> None:
+    with store.using(image), pytest.raises(ImageError, match="in use by a build") as caught:
+        store.delete(image)
+    assert caught.value.retryable
+    assert store.find(image.uuid) == image
+
+
+def test_an_origin_is_not_deleted(store: ImageStore, image: ImageRecord) -> None:
+    dataset = store.backend.create("x")
+    store.backend.snapshot(dataset, Kind.IMAGE, UUID)
+    child = store.add(replace(image, uuid=UUID, origin=image.uuid), store.entries(image))
+    with pytest.raises(ImageError, match=f"is the origin of {UUID}"):
+        store.delete(image)
+    store.delete(child)
+    store.delete(image)
+
+
+def test_an_image_that_is_imported_elsewhere_is_waited_for(store: ImageStore, heard: list[Event]) -> None:
+    order: list[str] = []
+
+    def second() -> None:
+        with store.locked(key_of(UUID)):
+            order.append("second")
+
+    with store.locked(key_of(UUID)), store.locked("another key"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        deadline = time.monotonic() + 10
+        while not notes(heard) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+    assert notes(heard) == ["waiting for another import of the same image"]
+
+
+def test_a_failed_import_leaves_nothing(store: ImageStore, journal: Journal, tmp_path: Path) -> None:
+    path = tmp_path / "bad.tar"
+    archive(path, name="x" * 5000)
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(ImageError):
+        Importer(store, journal).ensure(f"tar:{path}")
+    assert store.records() == []
+    assert [store.backend.idents(kind) for kind in Kind] == [[], [], []]
+    assert list((store.backend.state / "work").iterdir()) == []
+    assert list((store.backend.state / "downloads").iterdir()) == []
+
+
+def test_the_same_tree_from_another_file_is_another_image(
+    store: ImageStore, journal: Journal, image: ImageRecord, tmp_path: Path
+) -> None:
+    path = tmp_path / "copy.tar"
+    path.write_bytes((tmp_path / "base.tar").read_bytes())
+    assert Importer(store, journal).ensure(f"tar:{path}") == (image, True), "the content is what counts"
+
+
+def manifest_of(path: Path, uuid: str = UUID, **fields: object) -> Path:
+    data = path.read_bytes()
+    file = {"size": len(data), "sha1": hashlib.sha1(data).hexdigest(), "compression": "none"}
+    value = {"v": 2, "uuid": uuid, "name": "filed", "version": "3", "type": "other", "os": "linux"}
+    target = path.with_name(f"{path.name}.imgmanifest")
+    target.write_text(json.dumps({**value, "files": [file], **fields}))
+    return target
+
+
+def test_a_file_with_its_manifest(store: ImageStore, journal: Journal, tmp_path: Path) -> None:
+    archive(tmp_path / "base.tar", name="base")
+    manifest = manifest_of(tmp_path / "base.tar")
+    record, present = Importer(store, journal).import_file(tmp_path / "base.tar", manifest)
+    assert (record.uuid, record.name, record.version, present) == (UUID, "filed", "3", False)
+    assert Importer(store, journal).import_file(tmp_path / "base.tar", manifest) == (record, True)
+    store.verify(record)
+
+
+def test_a_file_that_is_not_the_one_of_its_manifest(
+    store: ImageStore, journal: Journal, tmp_path: Path
+) -> None:
+    archive(tmp_path / "base.tar", name="base")
+    manifest = manifest_of(tmp_path / "base.tar")
+    archive(tmp_path / "base.tar", name="bose")
+    with pytest.raises(ImageError, match="is not the file of its manifest") as caught:
+        Importer(store, journal).import_file(tmp_path / "base.tar", manifest)
+    assert "sha1" in caught.value.detail
+    assert store.records() == []
+    bare = manifest_of(tmp_path / "base.tar", files=[{"compression": "none"}])
+    with pytest.raises(ImageError):
+        Importer(store, journal).import_file(tmp_path / "base.tar", bare)
+
+
+def test_another_image_of_the_same_uuid_is_refused(
+    store: ImageStore, journal: Journal, tmp_path: Path
+) -> None:
+    archive(tmp_path / "a.tar", name="one")
+    Importer(store, journal).import_file(tmp_path / "a.tar", manifest_of(tmp_path / "a.tar"))
+    record = store.get(UUID)
+    (store.folder / f"{UUID}.json").write_text(
+        json.dumps({**record.to_json(), "tree_digest": "0" * 64, "uuid": UUID})
+    )
+    importer = Importer(store, journal)
+    other = replace(record, key="tar:sha256:1")
+    with pytest.raises(ImageError, match="another image of the uuid"):
+        importer._same_image(UUID, other.tree_digest, other.key)
+
+
+def test_a_tree_that_lost_its_record_is_imported_again(
+    store: ImageStore, journal: Journal, image: ImageRecord, tmp_path: Path
+) -> None:
+    (store.folder / f"{image.uuid}.json").unlink()
+    again, present = Importer(store, journal).ensure(f"tar:{tmp_path / 'base.tar'}")
+    assert (again.uuid, again.tree_digest, present) == (image.uuid, image.tree_digest, False)
+    assert store.backend.idents(Kind.BUILD) == []
