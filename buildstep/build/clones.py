@@ -15,7 +15,7 @@ from buildstep.pool.interface import Kind
 from buildstep.pool.journal import keep
 from buildstep.rootfs import cleaners, copy_proto, owners, sandbox
 from buildstep.rootfs.cleaners.interface import CleanOptions
-from buildstep.rootfs.leak_check import Agent
+from buildstep.rootfs.leak_check import CiHost
 from buildstep.tree.entry import FileList
 from buildstep.tree.proto import ProtoScan
 
@@ -93,7 +93,7 @@ def clean(context: BuildContext, state: BuildState) -> list[Cleaned]:
         if path.partition(b"/")[0] in _CLEANED_TOPS
     )
     options = CleanOptions(
-        agent=Agent.of(context.environ),
+        ci_host=CiHost.of(context.environ),
         zone=state.dataset.path if state.root_prefix else None,
         keep=kept,
     )

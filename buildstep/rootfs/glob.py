@@ -1,18 +1,20 @@
-"""Glob patterns inside a root."""
+"""Paths inside a root: glob patterns, and walks that follow no link."""
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from buildstep.system.root import Root
 
-# -- looking into a root -------------------------------------------------------------------------------------
-
 
 def matches(root: Root, pattern: str, mounted: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Paths in the root that a pattern with `*` in any component fits; only the last may be a link."""
+    """Yield the paths that match a pattern with `*` in any component; only the last may be a link.
+
+    mounted: paths that are left out with all below them, here and in `walk`.
+    """
     *folders, last = pattern.strip("/").split("/")
     heads = [""]
     for folder in folders:
@@ -21,8 +23,20 @@ def matches(root: Root, pattern: str, mounted: frozenset[str] = frozenset()) -> 
         yield from (path for path in fitting(root, head, last) if path not in mounted)
 
 
+def walk(root: Root, top: str, mounted: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Yield all paths below a directory that are not directories themselves."""
+    for path in fitting(root, top, "*"):
+        found = root.lstat(path)
+        if found is None or path in mounted:
+            continue
+        if stat.S_ISDIR(found.st_mode):
+            yield from walk(root, path, mounted)
+        else:
+            yield path
+
+
 def fitting(root: Root, head: str, pattern: str) -> list[str]:
-    """Entries of a directory that fit; none where the directory's path has a link in it."""
+    """Return the entries of a directory that match; none where the directory's path has a link in it."""
     if root.real(head or "/") != (head or "/") or not root.is_dir(head or "/"):
         return []
     if not any(char in pattern for char in "*?["):

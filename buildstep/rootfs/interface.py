@@ -36,10 +36,12 @@ class Sandbox(Protocol):
         ...
 
     def share(self, source: Path, target: str) -> AbstractContextManager[None]:
-        """Show a directory of the agent, writable, at a path inside, for the length of a block."""
+        """Show a directory of the CI host, writable, at a path inside, for the length of a block."""
         ...
 
-    def lend(self, target: str, content: bytes, *, mode: int = 0o644) -> AbstractContextManager[None]:
+    def temporary_file(
+        self, target: str, content: bytes, *, mode: int = 0o644
+    ) -> AbstractContextManager[None]:
         """Put a file at a path inside for the length of a block; what was there comes back."""
         ...
 

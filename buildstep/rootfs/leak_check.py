@@ -1,4 +1,4 @@
-"""What a build must not leave in an image: traces of the agent, and bytes that differ from build to build."""
+"""The check that a build leaves no trace of the CI host, and nothing of its own, in an image."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from pathlib import Path
 from buildstep.errors import SandboxError
 from buildstep.events import Bus
 from buildstep.rootfs.entropy import entropy
-from buildstep.rootfs.glob import fitting
+from buildstep.rootfs.glob import fitting, walk
 from buildstep.rootfs.temporary_files import SAVED_SUFFIX
 from buildstep.system.mount_table import mount_points
 from buildstep.system.root import Root
+from buildstep.system.text import plural
 
 _SECRET_NAME = re.compile(
     r"TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY|(^|_)AUTH($|_)", re.IGNORECASE
@@ -32,18 +33,18 @@ _COMMON_NAMES = {"localhost", "debian", "ubuntu", "alpine", "builder", "host", "
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Agent:
-    """What the agent has that no image may have. values: secrets by the variable they came from."""
+class CiHost:
+    """What the CI host has that no image may have. values: secrets by the variable they came from."""
 
     resolver: bytes = b""
     host_name: str = ""
     values: Mapping[str, bytes] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, environ: Mapping[str, str], *, resolver_file: Path = Path("/etc/resolv.conf")) -> Agent:
-        """This agent. Its host name is read from its files: inside a build `uname` answers with ours."""
+    def of(cls, environ: Mapping[str, str]) -> CiHost:
+        """Return this host. Its name is read from its files: inside a build `uname` gives the build's."""
         try:
-            resolver = resolver_file.read_bytes().strip()
+            resolver = Path("/etc/resolv.conf").read_bytes().strip()
         except OSError:
             resolver = b""
         try:
@@ -59,34 +60,34 @@ class Agent:
         host_name = "" if name.partition(".")[0].lower() in _COMMON_NAMES else name
         return cls(resolver=resolver, host_name=host_name, values=values)
 
-    def files(self) -> dict[str, bytes]:
-        """Files of an image and the content by which they would be the agent's."""
-        found = {"/etc/resolv.conf": self.resolver}
-        found |= {path: self.host_name.encode() for path in ("/etc/hostname", "/etc/mailname")}
-        return {path: text for path, text in found.items() if text}
 
-
-def prove(
+def check_leaks(
     root: Root,
-    agent: Agent,
+    ci_host: CiHost,
     *,
     bus: Bus,
     keep: frozenset[str] = frozenset(),
     changed: Sequence[str] | None = None,
 ) -> None:
-    """Raise SandboxError naming everything of the agent, or of ours, that is still in the image.
+    """Raise SandboxError naming everything of the CI host, or of the build, that is still in the image.
 
-    keep: what the proto directory brought: it may say what it likes, and is searched for secrets only.
+    keep: paths from the proto directory: they may say what they like, and are searched for secrets only.
+    changed: paths that the build added or changed, to search (None: where a leak is likeliest). Also notes
+    the files that differ from build to build.
     """
+    if changed is None:
+        searched = [path for top in ("/etc", "/root", "/var/lib/cloud", "/home") for path in walk(root, top)]
+    else:
+        searched = list(changed)
     faults = [
-        *_mounts(root),
-        *(f"{path} is the agent's own" for path in agent_files(root, agent) if path not in keep),
-        *_ours(root, changed),
-        *_secrets(root, agent, changed if changed is not None else list(_small_walk(root)), keep),
+        *(f"{path} is still mounted" for path in mounted_paths(root)),
+        *(f"{path} is the CI host's own" for path in host_files(root, ci_host) if path not in keep),
+        *(f"{path} was put there by this build" for path in _build_files(root, changed)),
+        *_secrets(root, ci_host, searched, keep),
     ]
     if faults:
         raise SandboxError(
-            f"{len(faults)} trace{'s' if len(faults) > 1 else ''} of the agent in the image: {faults[0]}",
+            f"{plural(len(faults), 'trace')} of the CI host in the image: {faults[0]}",
             detail="\n".join(f"  {fault}" for fault in faults),
             hint="take it out of the base image or the proto directory, or run the cleaner that removes it",
         )
@@ -94,64 +95,53 @@ def prove(
         bus.note(f"{path} differs from build to build: {why}")
 
 
-def _mounts(root: Root) -> Iterator[str]:
+def mounted_paths(root: Root) -> list[str]:
+    """Return the paths in a root that are mount points, but for the root itself."""
     top = os.path.realpath(root.path)
-    for point in mount_points(top):
-        if point != top:
-            yield f"{point[len(top) :]} is still mounted"
+    return [point[len(top) :] for point in mount_points(top) if point != top]
 
 
-def agent_files(root: Root, agent: Agent) -> Iterator[str]:
-    for path, text in agent.files().items():
-        found = root.lstat(path)
-        if found is not None and stat.S_ISREG(found.st_mode) and root.read(path).strip() == text:
+def host_files(root: Root, ci_host: CiHost) -> Iterator[str]:
+    """Yield files of the image whose content is the CI host's own."""
+    name = ci_host.host_name.encode()
+    for path, text in (
+        ("/etc/resolv.conf", ci_host.resolver), ("/etc/hostname", name), ("/etc/mailname", name)
+    ):  # fmt: skip
+        if text and _is_file(root, path) and root.read(path).strip() == text:
             yield path
 
 
-def _ours(root: Root, changed: Sequence[str] | None) -> Iterator[str]:
-    """Files under names that only we give."""
+def _is_file(root: Root, path: str) -> bool:
+    found = root.lstat(path)
+    return found is not None and stat.S_ISREG(found.st_mode)
+
+
+def _build_files(root: Root, changed: Sequence[str] | None) -> Iterator[str]:
+    """Yield files that only a build makes, by their names and, for policy-rc.d, its content."""
     places = ("/etc", "/usr/sbin", "/run", "/tmp")
-    paths = changed if changed is not None else [p for head in places for p in fitting(root, head, "*")]
+    paths = changed if changed is not None else [path for top in places for path in fitting(root, top, "*")]
     for path in paths:
         name = path.rpartition("/")[2]
         if name.endswith(SAVED_SUFFIX) or fnmatchcase(name, ".*.buildstep-*") or name == "buildstep-apt":
-            yield f"{path} was put there by this build"
-    policy = root.lstat("/usr/sbin/policy-rc.d")
-    if (
-        policy is not None
-        and stat.S_ISREG(policy.st_mode)
-        and b"buildstep" in root.read("/usr/sbin/policy-rc.d")
-    ):
-        yield "/usr/sbin/policy-rc.d was put there by this build"
+            yield path
+    policy = "/usr/sbin/policy-rc.d"
+    if _is_file(root, policy) and b"buildstep" in root.read(policy):
+        yield policy
 
 
-def _secrets(root: Root, agent: Agent, paths: Iterable[str], keep: frozenset[str]) -> Iterator[str]:
-    """Files that hold the value of one of the agent's secret variables; the value itself is not shown."""
-    if not agent.values:
+def _secrets(root: Root, ci_host: CiHost, paths: Iterable[str], keep: frozenset[str]) -> Iterator[str]:
+    """Yield a sentence for each file with the value of a secret variable; the value itself is not shown."""
+    if not ci_host.values:
         return
-    wanted = re.compile(
-        b"|".join(re.escape(value) for value in sorted(agent.values.values(), key=len, reverse=True))
-    )
-    names = {value: key for key, value in agent.values.items()}
+    longest_first = sorted(ci_host.values.values(), key=len, reverse=True)
+    wanted = re.compile(b"|".join(re.escape(value) for value in longest_first))
+    names = {value: key for key, value in ci_host.values.items()}
     for path in paths:
         found = root.lstat(path)
         if found is None or not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST_SEARCHED:
             continue
         for match in wanted.finditer(root.read(path)):
             if path in keep and _PROXY_NAME.search(names[match[0]]) and b"@" not in match[0]:
-                continue  # that a service has the same proxy is no secret of the agent
-            yield f"{path} has the agent's {names[match[0]]} in it"
+                continue  # that a service has the same proxy is no secret of the CI host
+            yield f"{path} has the CI host's {names[match[0]]} in it"
             break
-
-
-def _small_walk(
-    root: Root, tops: Sequence[str] = ("/etc", "/root", "/var/lib/cloud", "/home")
-) -> Iterator[str]:
-    """Files where a leaked value is likeliest."""
-    for top in tops:
-        for path in fitting(root, top, "*"):
-            found = root.lstat(path)
-            if found is not None and stat.S_ISDIR(found.st_mode):
-                yield from _small_walk(root, (path,))
-            else:
-                yield path

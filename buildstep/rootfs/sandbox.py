@@ -1,8 +1,8 @@
-"""An image's root, entered: private mounts, a built environment, and commands that leave nothing behind.
+"""A sandbox around an image's root: private mounts, a built environment, and commands that leave nothing.
 
-The mounts made here are those of the build's own mount namespace (`namespaces.enclose`), so the agent
-never sees them. Every command gets a PID namespace below that one, and a network of its own unless it
-asks for the agent's: when the command returns, whatever it started is dead.
+The mounts made here are those of the build's own mount namespace (`namespaces.enclose`), so the CI host never
+sees them. Every command gets a PID namespace below that one, and a network of its own unless it asks for the
+host's: when the command returns, whatever it started is dead.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _INIT_MARK = "buildstep-sandbox:"
 
 # Process 1 of every command. A shell, not the command itself, because process 1 has to collect the
 # processes that daemons leave to it: a script that waits for such a process to go would wait for ever.
-# The parts of /proc that change the kernel are the agent's as well, and are shown read-only.
+# The parts of /proc that change the kernel are the host's as well, and are shown read-only.
 _INIT = """\
 root=$1; shift
 fail() { echo "%(mark)s $*" >&2; exit %(failed)d; }
@@ -73,7 +73,7 @@ _NO_SUCH_PROGRAM = 127
 
 
 def command_env(root: Root, environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of every command in an image; of the agent's it has the build's date only."""
+    """Return the environment of every command in an image; of the CI host's it has the build's date only."""
     has_utf8 = any(root.exists(f"/usr/lib/locale/{name}") for name in ("C.utf8", "C.UTF-8"))
     env = {
         "PATH": process.SAFE_PATH,
@@ -131,7 +131,7 @@ class ChrootSandbox:
         ok: Sequence[int] = (0,),
         what: str = "",
     ) -> str:
-        """Run a command in the root and return its standard output; see interfaces.Sandbox.run."""
+        """Run a command in the root and return its standard output; see interface.Sandbox.run."""
         network = network and self._options.network
         proxies = self._network_proxies() if network else Proxies()
         full = {**self._env, **proxies.env, **(env or {})}
@@ -167,14 +167,14 @@ class ChrootSandbox:
             signal.signal(signal.SIGINT, before)
 
     def wrapped(self, argv: Sequence[str], *, network: bool, stdin: str = "</dev/null") -> list[str]:
-        """The command as it is started on the agent: what enters the namespaces and the root."""
+        """Return the command line on the CI host, which enters the namespaces and the root first."""
         if not argv or not argv[0]:
             raise SandboxError("no command was given to run in the image")
         if not host.HERE.namespaces:
             return host.enter_argv(os.fspath(self._root.path), argv)
         # A script of the image can have put a link there when the last command ended.
         temporary_files.mount_point(self._root, "/proc")
-        hint = "install util-linux and coreutils on the agent"
+        hint = "install util-linux and coreutils on the CI host"
         ip = None if network else process.find("ip")
         init = _INIT % {
             "mark": _INIT_MARK,
@@ -192,7 +192,7 @@ class ChrootSandbox:
         ]  # fmt: skip
 
     def _network_proxies(self) -> Proxies:
-        """The agent's proxies, looked up by the first command that needs them."""
+        """Return the CI host's proxies, looked up by the first command that needs them."""
         if self._proxies is None:
             self._proxies = proxies_from(self._environ)
             for note in self._proxies.notes:
@@ -202,9 +202,9 @@ class ChrootSandbox:
     def _explained(
         self, error: CommandFailed, argv: Sequence[str], proxies: Proxies
     ) -> CommandFailed | SandboxError:
-        """The failure in terms of the image's command, not of what wraps it."""
+        """Return the error in terms of the command in the image, not of what wraps it."""
         lines = proxies.mask(error.detail).splitlines()
-        # The last one is the agent's command line, with the whole of _INIT in it.
+        # The last one is the host's command line, with the whole of _INIT in it.
         output = [text for text in lines[: _last(lines, "command: ")] if not text.startswith(_INIT_MARK)]
         if error.status == _INIT_FAILED:
             faults = [text for text in lines if text.startswith(_INIT_MARK)]
@@ -212,7 +212,7 @@ class ChrootSandbox:
                 return SandboxError(
                     f"{self._root.path}: {faults[0].removeprefix(_INIT_MARK).strip()}",
                     detail="\n".join(output),
-                    hint="`buildstep doctor` tells what this agent lacks",
+                    hint="`buildstep doctor` tells what this CI host lacks",
                 )
         hint = error.hint
         if error.status == _NO_SUCH_PROGRAM and not self._has_program(argv[0]):
@@ -230,7 +230,7 @@ class ChrootSandbox:
 
     @contextlib.contextmanager
     def share(self, source: Path, target: str) -> Iterator[None]:
-        """Show a directory of the agent, writable, at a path inside, for the length of a block."""
+        """Show a directory of the CI host, writable, at a path inside; see interface.Sandbox.share."""
         if not source.is_dir():
             raise SandboxError(f"{source} cannot be shown in the image: it is not a directory")
         with contextlib.ExitStack() as stack:
@@ -238,14 +238,14 @@ class ChrootSandbox:
             yield
 
     @contextlib.contextmanager
-    def lend(self, target: str, content: bytes, *, mode: int = 0o644) -> Iterator[None]:
-        """Put a file at a path inside for the length of a block; what was there comes back."""
-        with temporary_files.lent(self._root, target, content, mode=mode, bus=self._bus) as made:
+    def temporary_file(self, target: str, content: bytes, *, mode: int = 0o644) -> Iterator[None]:
+        """Put a file at a path inside; see interface.Sandbox.temporary_file."""
+        with temporary_files.temporary_file(self._root, target, content, mode=mode, bus=self._bus) as made:
             self.made += made
             yield
 
     def claim(self, stack: contextlib.ExitStack, path: str) -> Path:
-        """A directory of the root to mount on, as a path of the agent with no link in it."""
+        """Return a directory of the root to mount on, as a path of the CI host with no link in it."""
         return temporary_files.claim(stack, self._root, path, self.made)
 
 
@@ -275,9 +275,9 @@ def enter(
             try:
                 content = options.resolver_file.read_bytes()
             except OSError as error:
-                bus.note(f"no resolver is lent to the image: {error}", level="warning")
+                bus.note(f"commands in the image have no resolver: {error}", level="warning")
             else:
-                stack.enter_context(sandbox.lend("/etc/resolv.conf", content))
+                stack.enter_context(sandbox.temporary_file("/etc/resolv.conf", content))
         yield sandbox
     except BaseException:
         _close(stack, lambda error: bus.note(f"while clearing up: {error}", level="error"))
@@ -295,14 +295,14 @@ def _private_mounts(stack: contextlib.ExitStack, sandbox: ChrootSandbox) -> None
 
 
 def _loopbacks(stack: contextlib.ExitStack, sandbox: ChrootSandbox) -> None:
-    """The agent's own directories, read-only, which a zone's image lacks and its programs need."""
+    """Mount the host's own directories, read-only, which a zone's image lacks and its programs need."""
     points = {path: sandbox.claim(stack, path) for path in host.HERE.loopbacks}
     for source, point in points.items():
         stack.enter_context(bind(Path(source), point, read_only=True))
 
 
 def _close(stack: contextlib.ExitStack, report: Callable[[Exception], None]) -> None:
-    """Undo everything while a first error is on its way: a second one is told, and does not hide it."""
+    """Undo everything while a first error is on its way: a second one is noted, and does not hide it."""
     try:
         stack.close()
     except Exception as error:  # noqa: BLE001 - the first error is what counts
@@ -310,7 +310,7 @@ def _close(stack: contextlib.ExitStack, report: Callable[[Exception], None]) -> 
 
 
 def _fill_dev(stack: contextlib.ExitStack, dev: Path) -> None:
-    """Device nodes of our own; where the kernel makes none (a user namespace) the agent's, one by one."""
+    """Make device nodes; where the kernel refuses (a user namespace), bind the host's, one by one."""
     for name, (major, minor) in _NODES.items():
         node = dev / name
         try:

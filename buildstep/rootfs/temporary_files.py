@@ -1,4 +1,4 @@
-"""Changes to an image's root that undo themselves: lent files, mount points that were not there.
+"""Changes to an image's root that undo themselves: temporary files, and directories to mount on.
 
 Nothing here follows a link that the image planted: parents are resolved inside the root, and what is
 put in place is created anew, never written through.
@@ -20,14 +20,14 @@ from buildstep.system.files import write_all
 from buildstep.system.root import Root
 
 SAVED_SUFFIX = ".buildstep-saved"
-"""What a lent file's original is called for the length of the loan, after a dot and its own name."""
+"""What follows a dot and the name of a file that is set aside while a temporary one has its place."""
 
 
 # -- directories to mount on -----------------------------------------------------------------------------
 
 
 def mount_point(root: Root, path: str) -> Path:
-    """The agent's path of a real directory inside; a link under the last name is refused (D16)."""
+    """Return the host's path of a directory in the root. Raises SandboxError, also for a link (D16)."""
     found = root.lstat(path)
     real = root.real(path)
     if found is None or real is None:
@@ -43,17 +43,15 @@ def mount_point(root: Root, path: str) -> Path:
 
 
 def claim(stack: ExitStack, root: Root, path: str, made: list[str]) -> Path:
-    """A directory to mount on, made if it is missing; the stack removes what was made, while empty."""
+    """Return a directory to mount on, making it if missing; the stack removes what was made, while empty."""
     make_dirs(stack, root, path, made)
     return mount_point(root, path)
 
 
 def make_dirs(stack: ExitStack, root: Root, path: str, made: list[str]) -> None:
-    """Make the missing directories of a path and add them to `made`; they go again with the stack."""
+    """Make the missing directories of a path and add them to `made`; the stack removes them."""
     at = ""
-    for part in path.strip("/").split("/"):
-        if not part:
-            continue
+    for part in filter(None, path.split("/")):
         at = f"{at}/{part}"
         if root.is_dir(at):
             continue
@@ -91,27 +89,27 @@ def _remove_made(root: Root, path: str, before: int, after: int) -> None:
 
 
 @contextlib.contextmanager
-def lent(root: Root, target: str, content: bytes, *, mode: int, bus: Bus) -> Iterator[list[str]]:
+def temporary_file(root: Root, target: str, content: bytes, *, mode: int, bus: Bus) -> Iterator[list[str]]:
     """Put a file at a path inside for the length of a block; what was there comes back.
 
-    What was there waits beside it under a name of ours and comes back by rename: the same inode, or the
-    same link. If the image's own commands changed or removed ours meanwhile, theirs is kept and the
-    saved one dropped. Yields the directories that had to be made.
+    What was there waits beside it under a name of ours and comes back by rename: the same inode, or the same
+    link. If a command in the image changed or removed our file meanwhile, that stays and the saved one is
+    dropped. Yields the directories that had to be made. Raises SandboxError.
     """
     made: list[str] = []
     with ExitStack() as stack:
         make_dirs(stack, root, target.rstrip("/").rpartition("/")[0], made)
-        # The directory stays open: the loan is undone where it was made, wherever its path leads then.
+        # The directory stays open: the file is removed where it was put, wherever its path leads then.
         fd, name = stack.enter_context(root.parent(target))
-        loan = _Loan(fd, name, target, content, bus)
-        loan.set_aside()
-        stack.callback(loan.put_back)
-        loan.put(mode)
+        override = _Override(fd, name, target, content, bus)
+        override.set_aside()
+        stack.callback(override.restore)
+        override.put(mode)
         yield made
 
 
-class _Loan:
-    """One lent file, by the open directory that holds it."""
+class _Override:
+    """One temporary file, by the open directory that holds it."""
 
     def __init__(self, fd: int, name: str, target: str, content: bytes, bus: Bus) -> None:
         self._fd = fd
@@ -122,10 +120,11 @@ class _Loan:
         self._bus = bus
         self._had = False
         self._is_put = False
-        self._before = os.fstat(fd)
+        self._before = os.fstat(fd).st_mtime_ns
         self._after = 0
 
     def set_aside(self) -> None:
+        """Rename what is there. Raises SandboxError for a directory, or where something is set aside already."""
         found = self._lstat(self._name)
         if found is not None and stat.S_ISDIR(found.st_mode):
             raise SandboxError(
@@ -134,7 +133,7 @@ class _Loan:
             )
         if self._lstat(self._saved) is not None:
             raise SandboxError(
-                f"{self._target} in the image is lent already, or a dead build left {self._saved}",
+                f"{self._target} in the image is replaced already, or a dead build left {self._saved}",
                 hint="start again from a fresh clone",
             )
         if found is not None:
@@ -142,7 +141,7 @@ class _Loan:
             self._had = True
 
     def put(self, mode: int) -> None:
-        """Create ours: never through a link, never over another file."""
+        """Create our file: never through a link, never over another file."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         out = os.open(self._name, flags, mode, dir_fd=self._fd)
         try:
@@ -153,7 +152,8 @@ class _Loan:
         self._is_put = True
         self._after = os.fstat(self._fd).st_mtime_ns
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
+        """Put back what was there, if our file is still as it was put."""
         now = os.fstat(self._fd)
         if not self._is_put or self._is_ours():
             if self._had:
@@ -165,12 +165,10 @@ class _Loan:
                 os.unlink(self._saved, dir_fd=self._fd)
             self._bus.note(f"{self._target} was replaced by a command in the image; that stays")
         if now.st_mtime_ns == self._after:
-            # Nobody else wrote to the directory: its time comes back too, so that it does not count as
-            # changed.
-            os.utime(self._fd, ns=(now.st_atime_ns, self._before.st_mtime_ns))
+            # Nobody else wrote to the directory: its time comes back too, so that it counts as unchanged.
+            os.utime(self._fd, ns=(now.st_atime_ns, self._before))
 
     def _is_ours(self) -> bool:
-        """Whether the lent file is still there as it was put."""
         found = self._lstat(self._name)
         if found is None or not stat.S_ISREG(found.st_mode) or found.st_size != len(self._content):
             return False

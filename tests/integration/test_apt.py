@@ -19,7 +19,7 @@ from buildstep.rootfs import cleaners, installers, sandbox
 from buildstep.rootfs.cleaners.interface import CleanOptions
 from buildstep.rootfs.installers.apt import agent_mirror
 from buildstep.rootfs.interface import Installer, InstallOptions
-from buildstep.rootfs.leak_check import Agent
+from buildstep.rootfs.leak_check import CiHost
 from buildstep.rootfs.sandbox import SandboxOptions
 from buildstep.system import mount_table, mounts, process
 from buildstep.system.root import Root
@@ -158,7 +158,7 @@ def test_a_real_package_from_the_mirror(debian: Any, private: Private, tmp_path:
                         if file.is_file() and not file.is_symlink() and file.stat().st_size < 100_000:
                             assert TOKEN.encode() not in file.read_bytes()
                             assert path != "etc" or file.read_bytes() != resolver, file
-                cleaners.clean(cleaners.DEFAULT, Root(root), CleanOptions(agent=Agent.of(ENVIRON)), Bus())
+                cleaners.clean(cleaners.DEFAULT, Root(root), CleanOptions(ci_host=CiHost.of(ENVIRON)), Bus())
         return seconds[0], seconds[1]
 
     private(job)

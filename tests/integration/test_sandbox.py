@@ -16,7 +16,7 @@ from buildstep.errors import CommandFailed, SandboxError
 from buildstep.events import Bus, Event, Note, Output
 from buildstep.rootfs import cleaners, sandbox
 from buildstep.rootfs.cleaners.interface import CleanOptions
-from buildstep.rootfs.leak_check import Agent
+from buildstep.rootfs.leak_check import CiHost
 from buildstep.system import mount_table, mounts, process
 from buildstep.system.root import Root
 
@@ -325,11 +325,11 @@ def test_a_lent_file_goes_and_the_original_comes_back(root: Path, private: Priva
 
     def job() -> str:
         with enter(root, resolver_file=None) as inside:
-            with inside.lend("/usr/sbin/policy-rc.d", b"#!/bin/sh\nexit 101\n", mode=0o755):
+            with inside.temporary_file("/usr/sbin/policy-rc.d", b"#!/bin/sh\nexit 101\n", mode=0o755):
                 with pytest.raises(CommandFailed) as caught:
                     inside.run(["/usr/sbin/policy-rc.d"])
                 assert caught.value.status == 101
-            with inside.lend("/opt/made/for/this", b"x"):
+            with inside.temporary_file("/opt/made/for/this", b"x"):
                 assert inside.run(["cat", "/opt/made/for/this"]) == "x"
             return str(inside.run(["cat", "/usr/sbin/policy-rc.d"]))
 
@@ -369,10 +369,15 @@ def test_what_a_package_puts_in_place_of_a_lent_file_stays(
 def test_a_file_cannot_be_lent_twice_or_over_a_directory(root: Path, private: Private) -> None:
     def job() -> None:
         with enter(root) as inside:
-            again = pytest.raises(SandboxError, match="is lent already")
-            with inside.lend("/etc/x", b"1"), inside.lend("/etc/x", b"2"), again, inside.lend("/etc/x", b"3"):
+            again = pytest.raises(SandboxError, match="is replaced already")
+            with (
+                inside.temporary_file("/etc/x", b"1"),
+                inside.temporary_file("/etc/x", b"2"),
+                again,
+                inside.temporary_file("/etc/x", b"3"),
+            ):
                 pass
-            with pytest.raises(SandboxError, match="is a directory"), inside.lend("/bin", b""):
+            with pytest.raises(SandboxError, match="is a directory"), inside.temporary_file("/bin", b""):
                 pass
 
     private(job)
@@ -411,7 +416,7 @@ def test_cleaners_do_not_enter_a_mount_and_the_proof_names_it(root: Path, privat
     def job() -> None:
         with mounts.bind(outside, root / "tmp/a/mounted"):
             with pytest.raises(SandboxError, match="/tmp/a/mounted is still mounted"):
-                cleaners.clean(["tmp"], Root(root), CleanOptions(agent=Agent.of({})), Bus())
+                cleaners.clean(["tmp"], Root(root), CleanOptions(ci_host=CiHost.of({})), Bus())
             assert mount_table.mount_points(root) == [os.fspath(root / "tmp/a/mounted")]
 
     private(job)

@@ -17,7 +17,7 @@ from buildstep.rootfs.cleaners import (
     zone,
 )
 from buildstep.rootfs.cleaners.interface import Cleaner, Cleaning, CleanOptions
-from buildstep.rootfs.leak_check import prove
+from buildstep.rootfs.leak_check import check_leaks
 from buildstep.system.root import Root
 
 CLEANERS: Mapping[str, Cleaner] = {
@@ -71,5 +71,5 @@ def clean(names: Sequence[str], root: Root, options: CleanOptions, bus: Bus) -> 
         if name in names:
             done.append(work.run(cleaner))
             bus.emit(done[-1])
-    prove(root, options.agent, bus=bus, keep=options.keep, changed=options.changed)
+    check_leaks(root, options.ci_host, bus=bus, keep=options.keep, changed=options.changed)
     return done

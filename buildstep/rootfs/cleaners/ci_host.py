@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from buildstep.rootfs.cleaners.interface import Cleaning
-from buildstep.rootfs.leak_check import agent_files
+from buildstep.rootfs.leak_check import host_files
 
 
 def clean(work: Cleaning) -> None:
     """Remove a resolver file or host name that is the CI host's own."""
-    for path in agent_files(work.root, work.options.agent):
+    for path in host_files(work.root, work.options.ci_host):
         work.remove(path)

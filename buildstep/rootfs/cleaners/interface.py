@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildstep.events import Cleaned
-from buildstep.rootfs.glob import fitting, matches
-from buildstep.rootfs.leak_check import Agent
-from buildstep.system.mount_table import mount_points
+from buildstep.rootfs.glob import fitting, matches, walk
+from buildstep.rootfs.leak_check import CiHost, mounted_paths
 from buildstep.system.root import Root
 
 SHOWN = 20
@@ -23,12 +22,12 @@ SHOWN = 20
 class CleanOptions:
     """What cleaners know about a build.
 
-    agent: what the CI host has that no image may have; zone: the directory around `root/` in a zone image;
+    ci_host: what the CI host has that no image may have; zone: the directory around `root/` in a zone image;
     made: directories that the build made to mount on; keep: paths from the proto directory, which stay;
     changed: paths that the build added or changed, to search for secrets (None: /etc and a few others).
     """
 
-    agent: Agent
+    ci_host: CiHost
     zone: Path | None = None
     made: Sequence[str] = ()
     keep: frozenset[str] = frozenset()
@@ -44,8 +43,7 @@ class Cleaning:
     def __init__(self, root: Root, options: CleanOptions) -> None:
         self.root = root
         self.options = options
-        top = os.path.realpath(root.path)
-        self.mounted = frozenset(point[len(top) :] for point in mount_points(top) if point != top)
+        self.mounted = frozenset(mounted_paths(root))
         self._protected = sorted(options.keep | self.mounted)
         self._paths = self._bytes = 0
         self._names: list[str] = []
@@ -94,14 +92,7 @@ class Cleaning:
 
     def walk(self, top: str) -> Iterator[str]:
         """Yield all paths below a directory that are not directories themselves."""
-        for path in fitting(self.root, top, "*"):
-            found = self.root.lstat(path)
-            if found is None or path in self.mounted:
-                continue
-            if stat.S_ISDIR(found.st_mode):
-                yield from self.walk(path)
-            else:
-                yield path
+        return walk(self.root, top, self.mounted)
 
 
 @dataclass(frozen=True, slots=True)

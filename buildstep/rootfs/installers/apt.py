@@ -106,11 +106,11 @@ class Apt:
             if used != sources:
                 for path, text in used.files.items():
                     where = path.removeprefix("/etc/apt/")
-                    stack.enter_context(sandbox.lend(f"{_OURS}/{where}", text.encode()))
+                    stack.enter_context(sandbox.temporary_file(f"{_OURS}/{where}", text.encode()))
                 settings += f'Dir::Etc::sourcelist "{_OURS}/sources.list";\n'
                 settings += f'Dir::Etc::sourceparts "{_OURS}/sources.list.d";\n'
-            stack.enter_context(sandbox.lend(_CONFIG, settings.encode()))
-            stack.enter_context(sandbox.lend("/usr/sbin/policy-rc.d", _POLICY, mode=0o755))
+            stack.enter_context(sandbox.temporary_file(_CONFIG, settings.encode()))
+            stack.enter_context(sandbox.temporary_file("/usr/sbin/policy-rc.d", _POLICY, mode=0o755))
             stack.callback(_forget, sandbox.root)
             yield
 

@@ -11,7 +11,7 @@ from buildstep.errors import SandboxError, UsageError
 from buildstep.events import Bus, Cleaned, Event, Note
 from buildstep.rootfs import cleaners, entropy
 from buildstep.rootfs.cleaners.interface import CleanOptions
-from buildstep.rootfs.leak_check import Agent
+from buildstep.rootfs.leak_check import CiHost
 from buildstep.system.root import Root
 
 
@@ -33,22 +33,22 @@ def clean(
     environ: Mapping[str, str] = {},
     **options: object,
 ) -> list[Cleaned]:
-    given = CleanOptions(agent=Agent.of(environ or {}), **options)  # type: ignore[arg-type]
+    given = CleanOptions(ci_host=CiHost.of(environ or {}), **options)  # type: ignore[arg-type]
     return cleaners.clean(names, Root(root), given, bus)
 
 
 @pytest.fixture(autouse=True)
-def agent(monkeypatch: pytest.MonkeyPatch) -> Agent:
-    """An agent whose facts are known."""
-    found = Agent(resolver=b"nameserver 192.0.2.53", host_name="agent-17")
+def ci_host(monkeypatch: pytest.MonkeyPatch) -> CiHost:
+    """A CI host whose facts are known."""
+    found = CiHost(resolver=b"nameserver 192.0.2.53", host_name="agent-17")
 
-    original = Agent.of
+    original = CiHost.of
 
-    def of(environ: dict[str, str]) -> Agent:
+    def of(environ: dict[str, str]) -> CiHost:
         real = original(environ)
-        return Agent(resolver=found.resolver, host_name=found.host_name, values=real.values)
+        return CiHost(resolver=found.resolver, host_name=found.host_name, values=real.values)
 
-    monkeypatch.setattr(Agent, "of", of)
+    monkeypatch.setattr(CiHost, "of", of)
     return found
 
 
@@ -225,7 +225,7 @@ def test_a_changed_file_anywhere_is_searched(tmp_path: Path) -> None:
     put(tmp_path, "/srv/app.conf", "s3cr3t-value-1")
     environ = {"API_TOKEN": "s3cr3t-value-1"}
     clean([], tmp_path, Bus(), environ)
-    with pytest.raises(SandboxError, match=r"/srv/app.conf has the agent's API_TOKEN"):
+    with pytest.raises(SandboxError, match=r"/srv/app.conf has the CI host's API_TOKEN"):
         clean([], tmp_path, Bus(), environ, changed=["/srv/app.conf"])
 
 

@@ -60,8 +60,8 @@ class Recorder:
         self.log.append(f"unshare {target}")
 
     @contextlib.contextmanager
-    def lend(self, target: str, content: bytes, *, mode: int = 0o644) -> Iterator[None]:
-        self.log.append(f"lend {target} {mode:o}")
+    def temporary_file(self, target: str, content: bytes, *, mode: int = 0o644) -> Iterator[None]:
+        self.log.append(f"put {target} {mode:o}")
         self.root.make_dirs(target.rpartition("/")[0])
         self.root.write(target, content, mode=mode)
         yield
@@ -135,7 +135,7 @@ def test_apt_runs_these_commands_in_this_order(debian: Path, options: InstallOpt
     ):
         assert wanted in settings
     assert sandbox.log[:2] == ["share /run/buildstep-apt/archives", "share /run/buildstep-apt/lists"]
-    assert "lend /usr/sbin/policy-rc.d 755" in sandbox.log
+    assert "put /usr/sbin/policy-rc.d 755" in sandbox.log
     assert sorted(path.name for path in debian.rglob("*") if path.is_file()) == [
         "apt-get",
         "dpkg",
