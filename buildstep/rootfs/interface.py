@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from buildstep.system.root import Root
 from buildstep.tree.entry import FileList
-
-# -- sandbox and installers -----------------------------------------------------------------------------
 
 
 class Sandbox(Protocol):
@@ -68,20 +66,28 @@ class Finding:
     severity: str = ""
 
 
+class Audit(NamedTuple):
+    """What an audit tool said, as its text and as findings."""
+
+    text: str
+    findings: tuple[Finding, ...]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class InstallOptions:
-    """What an installer is told. cache: a directory on the agent that outlives the build; hurry: there is
-    an answer from before, so do not wait long for a server; max_age: for how many seconds an index that was
-    fetched is good enough; fetched: all that an install needs was downloaded.
+class InstallJob:
+    """What an installer works on.
+
+    sandbox: the root; cache: a directory on the CI host that outlives the build; packages: what to install;
+    recommends: whether recommended packages are installed as well; mirror: a URL to fetch from instead, empty
+    for none; env: variables for the package manager.
     """
 
+    sandbox: Sandbox
     cache: Path
+    packages: Sequence[str] = ()
     recommends: bool = False
     mirror: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
-    hurry: bool = False
-    max_age: float = 0.0
-    fetched: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,63 +110,61 @@ class Installer(Protocol):
 
     @classmethod
     def detect(cls, root: Root) -> bool:
-        """Whether this package manager is in the root."""
+        """Return whether this package manager is in the root."""
         ...
 
-    def prepare(self, sandbox: Sandbox, options: InstallOptions) -> AbstractContextManager[None]:
-        """What the other methods need around them: caches shown, services kept from starting."""
+    def prepare(self, job: InstallJob) -> AbstractContextManager[None]:
+        """Set up what the other methods need: show caches, keep services from starting. Undone at the end."""
         ...
 
-    def refresh(self, sandbox: Sandbox, options: InstallOptions) -> float:
-        """Fetch the repository's index, if it is not young enough; when it was, in seconds since 1970."""
-        ...
+    def refresh(self, job: InstallJob, *, hurry: bool = False, max_age: float = 0.0) -> float:
+        """Fetch the repository's index, and return when it was fetched, in seconds since 1970.
 
-    def index(self, sandbox: Sandbox, options: InstallOptions) -> str:
-        """A digest of the index as it was last fetched: equal, and nothing has another version.
-
-        Empty where there is none to be had.
+        hurry: an older resolution can be used, so do not wait long for a server; max_age: for how many
+        seconds an index that was fetched before is good enough.
         """
         ...
 
-    def resolve(
-        self, sandbox: Sandbox, packages: Sequence[str], options: InstallOptions, *, upgrade: bool
-    ) -> Resolution:
-        """What an install (after an upgrade, if `upgrade`) would bring; changes nothing."""
+    def index(self, job: InstallJob) -> str:
+        """Return a digest of the index as last fetched: while it is equal, no package has another version.
+
+        Empty where there is no index.
+        """
         ...
 
-    def fetch(
-        self,
-        sandbox: Sandbox,
-        packages: Sequence[str],
-        options: InstallOptions,
-        versions: Mapping[str, str] | None,
-    ) -> None:
-        """Download what an install of these packages needs. versions: what it would bring, if known: where
-        all of it is there, nothing is asked for."""
+    def resolve(self, job: InstallJob, *, upgrade: bool) -> Resolution:
+        """Return what an install (after an upgrade, if `upgrade`) would bring. Changes nothing."""
         ...
 
-    def blocker(
-        self, sandbox: Sandbox, added: Mapping[str, str], base: FileList, options: InstallOptions
-    ) -> str:
-        """Why packages that were fetched (version by name) cannot be installed after those in the root with
-        the same result as all of them at once; empty if they can. base: the root before any of them."""
+    def fetch(self, job: InstallJob, versions: Mapping[str, str] | None) -> None:
+        """Download what an install needs. versions: what it would bring, if known: where all of that was
+        downloaded before, no server is queried."""
+        ...
+
+    def blocker(self, job: InstallJob, added: Mapping[str, str], base: FileList) -> str:
+        """Return why fetched packages (version by name) cannot be installed after those in the root with the
+        same result as all of them at once; empty if they can. base: the root before any of them."""
         ...
 
     def unexpected_changes(self, root: Root, added: Sequence[Package], changed: Sequence[str]) -> str:
-        """What changed besides the files of the added packages and the package manager's own books; empty
-        if nothing did. Paths start with a slash."""
+        """Return what changed besides the files of the added packages and the package database; empty if
+        nothing did. changed: all changed paths, which start with a slash."""
         ...
 
-    def upgrade(self, sandbox: Sandbox, options: InstallOptions) -> None: ...
+    def upgrade(self, job: InstallJob) -> None:
+        """Upgrade all packages in the root."""
+        ...
 
-    def install(self, sandbox: Sandbox, packages: Sequence[str], options: InstallOptions) -> None: ...
+    def install(self, job: InstallJob, versions: Mapping[str, str] | None = None) -> None:
+        """Fetch and install the packages. versions: see `fetch`."""
+        ...
 
     def installed(self, sandbox: Sandbox) -> list[Package]:
-        """What is installed, sorted by name."""
+        """Return what is installed, sorted by name."""
         ...
 
-    def audit(self, sandbox: Sandbox, options: InstallOptions) -> tuple[str, list[Finding]] | None:
-        """The audit tool's text and its findings; None when the image has no such tool."""
+    def audit(self, job: InstallJob) -> Audit | None:
+        """Run the audit tool; None when the image has no such tool."""
         ...
 
     def clean(self, sandbox: Sandbox) -> None:

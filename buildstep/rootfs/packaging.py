@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,18 @@ from buildstep.errors import InstallError
 from buildstep.events import Bus
 from buildstep.rootfs import installers, sandbox
 from buildstep.rootfs.installers import apt
-from buildstep.rootfs.interface import Finding, Installer, InstallOptions, Package, Resolution
+from buildstep.rootfs.interface import Audit, Finding, Installer, InstallJob, Package, Resolution
 from buildstep.spec.load import BuildSpec
 from buildstep.system.root import Root
-from buildstep.tree.entry import FileList
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Installed:
-    """What the packages step found out. audit: the tool's text and findings, None if there was no tool."""
+    """What the packages step found out. audit: None if there was no audit."""
 
     installer: str
     packages: tuple[Package, ...]
-    audit: tuple[str, tuple[Finding, ...]] | None = None
+    audit: Audit | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return this as the record of a layer or a tree has it."""
@@ -40,7 +39,7 @@ class Installed:
         return cls(
             installer=value["installer"],
             packages=tuple(Package(**row) for row in value["packages"]),
-            audit=None if audit is None else (audit[0], tuple(Finding(**row) for row in audit[1])),
+            audit=None if audit is None else Audit(audit[0], tuple(Finding(**row) for row in audit[1])),
         )
 
 
@@ -54,56 +53,38 @@ class Packaging:
     spec: BuildSpec
     bus: Bus
     installer: Installer
-    inside: sandbox.ChrootSandbox
-    options: InstallOptions
+    job: InstallJob
     prepared: contextlib.ExitStack
 
     def refresh(self, *, hurry: bool = False, max_age: float = 0.0) -> tuple[str, float]:
-        """Fetch the repository's index if packages will be taken from it.
+        """Fetch the repository's index if packages will be taken from it; see `Installer.refresh`.
 
-        hurry, max_age: see InstallOptions. Returns the index's digest, and when it was fetched (seconds since
-        1970).
+        Returns the index's digest, and when it was fetched (seconds since 1970).
         """
         if not self.spec.packages and not self.spec.upgrade_first:
             return "", time.time()
-        options = replace(self.options, hurry=hurry, max_age=max_age)
-        fetched = self.installer.refresh(self.inside, options)
-        return self.installer.index(self.inside, self.options), fetched
+        fetched = self.installer.refresh(self.job, hurry=hurry, max_age=max_age)
+        return self.installer.index(self.job), fetched
 
     def resolve(self) -> Resolution:
         """Return what an install would bring."""
-        spec = self.spec
-        if not spec.packages and not spec.upgrade_first:
+        if not self.spec.packages and not self.spec.upgrade_first:
             return Resolution(versions={}, exact=True)
-        return self.installer.resolve(self.inside, spec.packages, self.options, upgrade=spec.upgrade_first)
-
-    def fetch(self, versions: Mapping[str, str] | None = None) -> None:
-        """Download what the packages need; versions: see `Installer.fetch`."""
-        if self.spec.packages:
-            self.installer.fetch(self.inside, self.spec.packages, self.options, versions)
-
-    def blocker(self, added: Mapping[str, str], base: FileList) -> str:
-        """Return why packages cannot be added to those in the root; see `Installer.blocker`."""
-        return self.installer.blocker(self.inside, added, base, self.options)
+        return self.installer.resolve(self.job, upgrade=self.spec.upgrade_first)
 
     def install(self, versions: Mapping[str, str] | None = None) -> Installed:
         """Upgrade, install, list and audit. versions: what the install brings, if that is known."""
-        spec, installer, inside, options = self.spec, self.installer, self.inside, self.options
-        audit = None
+        spec, installer, job = self.spec, self.installer, self.job
         if spec.upgrade_first:
-            installer.upgrade(inside, options)
+            installer.upgrade(job)
         if spec.packages:
-            self.fetch(None if spec.upgrade_first else versions)
-            installer.install(inside, spec.packages, replace(options, fetched=True))
-        found = tuple(installer.installed(inside))
-        if spec.pkg_audit:
-            report = installer.audit(inside, options)
-            if report is None:
-                self.bus.note(f"{installer.name}: the image has no audit tool", level="warning")
-            else:
-                audit = (report[0], tuple(report[1]))
+            installer.install(job, None if spec.upgrade_first else versions)
+        found = tuple(installer.installed(job.sandbox))
+        audit = installer.audit(job) if spec.pkg_audit else None
+        if spec.pkg_audit and audit is None:
+            self.bus.note(f"{installer.name}: the image has no audit tool", level="warning")
         self.prepared.close()
-        installer.clean(inside)
+        installer.clean(job.sandbox)
         return Installed(installer=installer.name, packages=found, audit=audit)
 
 
@@ -122,17 +103,17 @@ def prepare_packaging(
     mirror = spec.installer_options.mirror or environ.get("BUILDSTEP_APT_MIRROR", "")
     if not mirror and installer.name == apt.Apt.name:
         mirror = apt.agent_mirror(environ, cache)
-    options = InstallOptions(
-        cache=cache,
-        recommends=spec.installer_options.recommends,
-        mirror=mirror,
-        env=dict(spec.installer_options.env),
-    )
     with enter(spec, root, bus, environ) as inside, contextlib.ExitStack() as prepared:
-        prepared.enter_context(installer.prepare(inside, options))
-        yield Packaging(
-            spec=spec, bus=bus, installer=installer, inside=inside, options=options, prepared=prepared
+        job = InstallJob(
+            sandbox=inside,
+            cache=cache,
+            packages=spec.packages,
+            recommends=spec.installer_options.recommends,
+            mirror=mirror,
+            env=spec.installer_options.env,
         )
+        prepared.enter_context(installer.prepare(job))
+        yield Packaging(spec=spec, bus=bus, installer=installer, job=job, prepared=prepared)
 
 
 def enter(

@@ -124,7 +124,7 @@ class _Override:
         self._after = 0
 
     def set_aside(self) -> None:
-        """Rename what is there. Raises SandboxError for a directory, or where something is set aside already."""
+        """Rename what is there. Raises SandboxError for a directory, or if something is set aside already."""
         found = self._lstat(self._name)
         if found is not None and stat.S_ISDIR(found.st_mode):
             raise SandboxError(

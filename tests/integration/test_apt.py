@@ -8,6 +8,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from buildstep.events import Bus, Event, Output
 from buildstep.rootfs import cleaners, installers, sandbox
 from buildstep.rootfs.cleaners.interface import CleanOptions
 from buildstep.rootfs.installers.apt import agent_mirror
-from buildstep.rootfs.interface import Installer, InstallOptions
+from buildstep.rootfs.interface import Installer, InstallJob
 from buildstep.rootfs.leak_check import CiHost
 from buildstep.rootfs.sandbox import SandboxOptions
 from buildstep.system import mount_table, mounts, process
@@ -118,7 +119,7 @@ def files(root: Path) -> set[str]:
 def test_a_real_package_from_the_mirror(debian: Any, private: Private, tmp_path: Path) -> None:
     """Two builds with one cache: the image holds the package and nothing of the way it came."""
     resolver = Path("/etc/resolv.conf").read_bytes()
-    options = InstallOptions(cache=tmp_path / "cache", mirror=agent_mirror(os.environ))
+    task = partial(InstallJob, cache=tmp_path / "cache", mirror=agent_mirror(os.environ))
 
     def job() -> tuple[float, float]:
         seconds = []
@@ -132,10 +133,10 @@ def test_a_real_package_from_the_mirror(debian: Any, private: Private, tmp_path:
                 with sandbox.enter(
                     root, bus=Bus(), environ=ENVIRON, options=SandboxOptions(timeout=300)
                 ) as inside:
-                    with installer.prepare(inside, options):
+                    with installer.prepare(task(sandbox=inside)):
                         begin = time.monotonic()
-                        installer.refresh(inside, options)
-                        installer.install(inside, ["hello"], options)
+                        installer.refresh(task(sandbox=inside))
+                        installer.install(task(sandbox=inside, packages=["hello"]))
                         seconds.append(time.monotonic() - begin)
                     installer.clean(inside)
                     assert inside.run(["hello"]) == "Hello, world!"
@@ -170,7 +171,7 @@ def test_a_real_package_from_the_mirror(debian: Any, private: Private, tmp_path:
 def test_what_package_scripts_see_and_leave(
     debian: Any, private: Private, repository: Path, tmp_path: Path
 ) -> None:
-    options = InstallOptions(cache=tmp_path / "cache")
+    task = partial(InstallJob, cache=tmp_path / "cache")
 
     def job() -> None:
         with debian.clone() as root, local(root, repository):
@@ -185,10 +186,10 @@ def test_what_package_scripts_see_and_leave(
                 sandbox.enter(
                     root, bus=Bus(), environ=ENVIRON, options=SandboxOptions(timeout=120)
                 ) as inside,
-                installer.prepare(inside, options),
+                installer.prepare(task(sandbox=inside)),
             ):
-                installer.refresh(inside, options)
-                installer.install(inside, ["probe"], options)
+                installer.refresh(task(sandbox=inside))
+                installer.install(task(sandbox=inside, packages=["probe"]))
             env = (root / "probe.env").read_bytes().decode()
             assert TOKEN not in env
             assert "/home/agent" not in env
@@ -229,18 +230,18 @@ def test_a_failing_package_is_named(
     culprit: str,
     says: str,
 ) -> None:
-    options = InstallOptions(cache=tmp_path / "cache")
+    task = partial(InstallJob, cache=tmp_path / "cache")
 
     def job() -> None:
         with debian.clone() as root, local(root, repository):
             installer = apt(root)
             with (
                 sandbox.enter(root, bus=Bus(), environ={}, options=SandboxOptions(timeout=120)) as inside,
-                installer.prepare(inside, options),
+                installer.prepare(task(sandbox=inside)),
             ):
-                installer.refresh(inside, options)
+                installer.refresh(task(sandbox=inside))
                 with pytest.raises(InstallError, match=f"failed for {culprit}: ") as caught:
-                    installer.install(inside, packages, options)
+                    installer.install(task(sandbox=inside, packages=packages))
             assert says in caught.value.detail
             assert caught.value.code == 12
             assert mount_table.mount_points(root) == [os.fspath(root / "srv/repository"), os.fspath(root)]
@@ -250,7 +251,7 @@ def test_a_failing_package_is_named(
 
 
 def test_an_unreachable_source_fails_the_refresh(debian: Any, private: Private, tmp_path: Path) -> None:
-    options = InstallOptions(cache=tmp_path / "cache")
+    task = partial(InstallJob, cache=tmp_path / "cache")
 
     def job() -> None:
         with debian.clone() as root:
@@ -258,10 +259,10 @@ def test_an_unreachable_source_fails_the_refresh(debian: Any, private: Private, 
             installer = apt(root)
             with (
                 sandbox.enter(root, bus=Bus(), environ={}, options=SandboxOptions(timeout=120)) as inside,
-                installer.prepare(inside, options),
+                installer.prepare(task(sandbox=inside)),
                 pytest.raises(InstallError, match="apt-get update failed"),
             ):
-                installer.refresh(inside, options)
+                installer.refresh(task(sandbox=inside))
 
     private(job)
 
@@ -270,7 +271,7 @@ def test_two_builds_share_one_cache_at_once(
     debian: Any, private: Private, repository: Path, tmp_path: Path
 ) -> None:
     """Two processes install through one cache; one waits for the other, neither fails."""
-    options = InstallOptions(cache=tmp_path / "cache")
+    task = partial(InstallJob, cache=tmp_path / "cache")
     children = []
     for name in ("one", "two"):
 
@@ -279,10 +280,10 @@ def test_two_builds_share_one_cache_at_once(
                 installer = apt(root)
                 with (
                     sandbox.enter(root, bus=Bus(), environ={}, options=SandboxOptions(timeout=120)) as inside,
-                    installer.prepare(inside, options),
+                    installer.prepare(task(sandbox=inside)),
                 ):
-                    installer.refresh(inside, options)
-                    installer.install(inside, ["probe"], options)
+                    installer.refresh(task(sandbox=inside))
+                    installer.install(task(sandbox=inside, packages=["probe"]))
                 assert (root / "probe.env").exists()
 
         child = os.fork()
@@ -298,7 +299,7 @@ def test_two_builds_share_one_cache_at_once(
 
 
 def test_every_line_is_an_event(debian: Any, private: Private, repository: Path, tmp_path: Path) -> None:
-    options = InstallOptions(cache=tmp_path / "cache")
+    task = partial(InstallJob, cache=tmp_path / "cache")
 
     def job() -> list[Event]:
         events: list[Event] = []
@@ -306,11 +307,11 @@ def test_every_line_is_an_event(debian: Any, private: Private, repository: Path,
             installer = apt(root)
             with (
                 sandbox.enter(root, bus=Bus(events.append), environ={}) as inside,
-                installer.prepare(inside, options),
+                installer.prepare(task(sandbox=inside)),
             ):
-                installer.refresh(inside, options)
-                installer.upgrade(inside, options)
-                installer.install(inside, ["probe"], options)
+                installer.refresh(task(sandbox=inside))
+                installer.upgrade(task(sandbox=inside))
+                installer.install(task(sandbox=inside, packages=["probe"]))
         return events
 
     events = private(job)

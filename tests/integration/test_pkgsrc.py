@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from buildstep.errors import CommandFailed, InstallError
 from buildstep.events import Bus
 from buildstep.rootfs import installers, sandbox
-from buildstep.rootfs.interface import InstallOptions, Sandbox
+from buildstep.rootfs.interface import InstallJob, Sandbox
 from buildstep.rootfs.sandbox import SandboxOptions
 from buildstep.system.root import Root
 from tests.integration import pkgsrc_root
@@ -41,33 +42,33 @@ def root(require: Any, tmp_path: Path, prefix: str) -> Path:
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> InstallOptions:
-    return InstallOptions(cache=tmp_path / "cache")
+def task(tmp_path: Path) -> partial[InstallJob]:
+    return partial(InstallJob, cache=tmp_path / "cache")
 
 
 @contextlib.contextmanager
 def entered(
-    root: Path, repository: pkgsrc_root.Repository, options: InstallOptions
+    root: Path, repository: pkgsrc_root.Repository, task: partial[InstallJob]
 ) -> Iterator[tuple[Any, Sandbox]]:
     installer = installers.detect(Root(root))
     assert installer is not None
     assert installer.name == "pkgsrc"
-    options.cache.mkdir(exist_ok=True)
+    task.keywords["cache"].mkdir(exist_ok=True)
     environ = {"AGENT_TOKEN": TOKEN}
     with (
         sandbox.enter(root, bus=Bus(), environ=environ, options=SandboxOptions(timeout=120)) as inside,
         inside.share(repository.path, pkgsrc_root.SHOWN),
-        installer.prepare(inside, options),
+        installer.prepare(task(sandbox=inside)),
     ):
         yield installer, inside
 
 
 def test_packages_with_what_they_need(
-    root: Path, repository: pkgsrc_root.Repository, options: InstallOptions, private: Private, prefix: str
+    root: Path, repository: pkgsrc_root.Repository, task: partial[InstallJob], private: Private, prefix: str
 ) -> None:
     def job() -> list[tuple[str, str]]:
-        with entered(root, repository, options) as (installer, inside):
-            installer.install(inside, ["nginx"], options)
+        with entered(root, repository, task) as (installer, inside):
+            installer.install(task(sandbox=inside, packages=["nginx"]))
             assert inside.run([f"{prefix}/bin/nginx"]) == "nginx-1.26.2"
             assert inside.run([f"{prefix}/sbin/pkg_info", "-L", "zlib"]) == f"{prefix}/lib/libz.so"
             assert inside.run([f"{prefix}/sbin/pkg_info", "-R", "zlib"]) == "nginx-1.26.2"
@@ -78,17 +79,17 @@ def test_packages_with_what_they_need(
 
 
 def test_an_upgrade_goes_through_the_cache_and_is_cleaned(
-    root: Path, repository: pkgsrc_root.Repository, options: InstallOptions, private: Private, prefix: str
+    root: Path, repository: pkgsrc_root.Repository, task: partial[InstallJob], private: Private, prefix: str
 ) -> None:
     named_like_a_package = root / "nginx"  # D6: the original's rm took it
     named_like_a_package.mkdir()
 
     def job() -> list[str]:
-        with entered(root, repository, options) as (installer, inside):
-            installer.install(inside, ["nginx-1.24.0"], options)
+        with entered(root, repository, task) as (installer, inside):
+            installer.install(task(sandbox=inside, packages=["nginx-1.24.0"]))
             assert inside.run([f"{prefix}/bin/nginx"]) == "nginx-1.24.0"
-            installer.refresh(inside, options)
-            installer.upgrade(inside, options)
+            installer.refresh(task(sandbox=inside))
+            installer.upgrade(task(sandbox=inside))
             installer.clean(inside)
         installer.clean(inside)
         with sandbox.enter(root, bus=Bus(), environ={}) as inside:
@@ -96,18 +97,18 @@ def test_an_upgrade_goes_through_the_cache_and_is_cleaned(
 
     assert private(job) == ["nginx-1.26.2", "pcre2-10.44nb1", "zlib-1.3.1"]
     assert named_like_a_package.is_dir()
-    assert [file.name for file in options.cache.glob("pkgin/*/*.tgz")] == ["nginx-1.26.2.tgz"]
+    assert [file.name for file in task.keywords["cache"].glob("pkgin/*/*.tgz")] == ["nginx-1.26.2.tgz"]
     assert list((root / "var/db").iterdir()) == [] or list((root / "var/db/pkgin").iterdir()) == []
 
 
 def test_the_audit_lists_findings_and_leaves_no_list(
-    root: Path, repository: pkgsrc_root.Repository, options: InstallOptions, private: Private
+    root: Path, repository: pkgsrc_root.Repository, task: partial[InstallJob], private: Private
 ) -> None:
     def job() -> Any:
-        with entered(root, repository, options) as (installer, inside):
-            before = installer.audit(inside, options)
-            installer.install(inside, ["zlib"], options)
-            after = installer.audit(inside, options)
+        with entered(root, repository, task) as (installer, inside):
+            before = installer.audit(task(sandbox=inside))
+            installer.install(task(sandbox=inside, packages=["zlib"]))
+            after = installer.audit(task(sandbox=inside))
             installer.clean(inside)
         return before, after
 
@@ -132,16 +133,16 @@ def test_the_audit_lists_findings_and_leaves_no_list(
 def test_a_failing_package_is_named(
     root: Path,
     repository: pkgsrc_root.Repository,
-    options: InstallOptions,
+    task: partial[InstallJob],
     private: Private,
     packages: list[str],
     culprit: str,
     says: str,
 ) -> None:
     def job() -> None:
-        with entered(root, repository, options) as (installer, inside):
+        with entered(root, repository, task) as (installer, inside):
             with pytest.raises(InstallError) as caught:
-                installer.install(inside, packages, options)
+                installer.install(task(sandbox=inside, packages=packages))
             assert f"failed for {culprit}: " in caught.value.message, caught.value.message
             assert says in caught.value.detail
 
@@ -149,11 +150,11 @@ def test_a_failing_package_is_named(
 
 
 def test_d18_scripts_see_no_token_and_daemons_die(
-    root: Path, repository: pkgsrc_root.Repository, options: InstallOptions, private: Private
+    root: Path, repository: pkgsrc_root.Repository, task: partial[InstallJob], private: Private
 ) -> None:
     def job() -> list[bytes]:
-        with entered(root, repository, options) as (installer, inside):
-            installer.install(inside, ["daemon"], options)
+        with entered(root, repository, task) as (installer, inside):
+            installer.install(task(sandbox=inside, packages=["daemon"]))
         return [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in os.listdir("/proc") if pid.isdigit()]
 
     running = private(job)

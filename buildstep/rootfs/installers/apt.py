@@ -15,7 +15,7 @@ from buildstep.rootfs.installers import apt_incremental
 from buildstep.rootfs.installers.apt_sources import Sources, agent_mirror
 from buildstep.rootfs.installers.common import cache_lock, checked, failures
 from buildstep.rootfs.installers.deb_file import downloads, file_stem
-from buildstep.rootfs.interface import Finding, InstallOptions, Package, Resolution, Sandbox
+from buildstep.rootfs.interface import Audit, Finding, InstallJob, Package, Resolution, Sandbox
 from buildstep.system.root import Root
 from buildstep.tree.entry import FileList
 
@@ -79,7 +79,7 @@ _CULPRITS = (
 
 
 class Apt:
-    """interfaces.Installer for Debian and what derives from it."""
+    """An interface.Installer for Debian and what derives from it."""
 
     name: ClassVar[str] = "apt"
 
@@ -88,15 +88,16 @@ class Apt:
         return root.is_program("/usr/bin/apt-get") and root.is_program("/usr/bin/dpkg-query")
 
     @contextlib.contextmanager
-    def prepare(self, sandbox: Sandbox, options: InstallOptions) -> Iterator[None]:
-        """Show the shared cache, lend our settings, and keep services from being started."""
+    def prepare(self, job: InstallJob) -> Iterator[None]:
+        """Show the shared cache and our settings, and keep services from being started."""
+        sandbox = job.sandbox
         sources = Sources.of(sandbox.root)
-        used = sources.through(options.mirror)
+        used = sources.through(job.mirror)
         shown = {
-            "archives": options.cache / "archives",
-            "lists": options.cache / "lists" / used.digest()[:32],
+            "archives": job.cache / "archives",
+            "lists": job.cache / "lists" / used.digest(),
             # What apt made of these lists: half of the time of an install of one package.
-            "parsed": options.cache / "parsed" / used.digest()[:32],
+            "parsed": job.cache / "parsed" / used.digest(),
         }
         settings = _SETTINGS
         with contextlib.ExitStack() as stack:
@@ -111,27 +112,28 @@ class Apt:
                 settings += f'Dir::Etc::sourceparts "{_OURS}/sources.list.d";\n'
             stack.enter_context(sandbox.temporary_file(_CONFIG, settings.encode()))
             stack.enter_context(sandbox.temporary_file("/usr/sbin/policy-rc.d", _POLICY, mode=0o755))
-            stack.callback(_forget, sandbox.root)
+            stack.callback(sandbox.root.remove, f"{_OURS}/pkgcache.bin")
             yield
 
-    def refresh(self, sandbox: Sandbox, options: InstallOptions) -> float:
-        digest = Sources.of(sandbox.root).through(options.mirror).digest()[:32]
-        mark = options.cache / "lists" / f"{digest}.fetched"
+    def refresh(self, job: InstallJob, *, hurry: bool = False, max_age: float = 0.0) -> float:
+        digest = Sources.of(job.sandbox.root).through(job.mirror).digest()
+        mark = job.cache / "lists" / f"{digest}.fetched"
         with contextlib.suppress(OSError):
             fetched = mark.stat().st_mtime
-            lists = any(name.endswith("Packages") for name in os.listdir(options.cache / "lists" / digest))
-            if lists and 0 <= time.time() - fetched < options.max_age:
+            lists = any(name.endswith("Packages") for name in os.listdir(job.cache / "lists" / digest))
+            if lists and 0 <= time.time() - fetched < max_age:
                 return fetched
-        hint = "is the image's package source reachable from this agent? A mirror can be named"
+        hint = "is the image's package source reachable from this CI host? A mirror can be named"
         with failures("apt-get update", (), hint=hint):
-            hurry = ["-oAcquire::Retries=0", "-oAcquire::http::Timeout=15"] if options.hurry else []
-            self._apt(sandbox, options, [*hurry, "update"], network=True)
+            waits = ["-oAcquire::Retries=0", "-oAcquire::http::Timeout=15"] if hurry else []
+            _apt(job, [*waits, "update"], network=True)
         mark.touch()
         return mark.stat().st_mtime
 
-    def index(self, sandbox: Sandbox, options: InstallOptions) -> str:
-        """Of the lists: a Release file tells the digests of the lists that belong to it."""
-        lists = sandbox.root.host_path(f"{_OURS}/lists")
+    def index(self, job: InstallJob) -> str:
+        """Return the digest of the lists: a Release file has the digests of the lists that belong to it."""
+        root = job.sandbox.root
+        lists = root.host_path(f"{_OURS}/lists")
         names = sorted(os.listdir(lists)) if lists is not None else []
         signed = [name for name in names if name.endswith(("_InRelease", "_Release"))]
         stems = tuple(name.removesuffix("_InRelease").removesuffix("_Release") + "_" for name in signed)
@@ -139,18 +141,14 @@ class Apt:
         for name in names:
             if name in ("lock", "partial", "auxfiles") or (name not in signed and name.startswith(stems)):
                 continue
-            digest = hashlib.sha256(sandbox.root.read(f"{_OURS}/lists/{name}")).hexdigest()
+            digest = hashlib.sha256(root.read(f"{_OURS}/lists/{name}")).hexdigest()
             state.update(f"{name} {digest}\n".encode())
         return state.hexdigest()
 
-    def resolve(
-        self, sandbox: Sandbox, packages: Sequence[str], options: InstallOptions, *, upgrade: bool
-    ) -> Resolution:
-        names = checked(packages, _NAME, "apt")
-        recommends = "--install-recommends" if options.recommends else "--no-install-recommends"
-        words = ["--simulate", recommends, "dist-upgrade" if upgrade else "install", "--", *names]
-        with failures("resolving packages", names, *_CULPRITS):
-            text = self._apt(sandbox, options, words, network=False)
+    def resolve(self, job: InstallJob, *, upgrade: bool) -> Resolution:
+        words = ["--simulate", *_install(job, "dist-upgrade" if upgrade else "install")]
+        with failures("resolving packages", job.packages, *_CULPRITS):
+            text = _apt(job, words, network=False)
         found, order = {}, []
         for row in text.splitlines():
             # Inst NAME [OLD] (NEW ORIGIN [ARCH]) ... or Remv NAME [OLD] ...
@@ -162,51 +160,39 @@ class Apt:
                 order.append(match[0])
         return Resolution(versions=found, exact=True, order=tuple(order))
 
-    def blocker(
-        self, sandbox: Sandbox, added: Mapping[str, str], base: FileList, options: InstallOptions
-    ) -> str:
-        return apt_incremental.blocker(sandbox.root, base, options.cache / "archives", added)
+    def blocker(self, job: InstallJob, added: Mapping[str, str], base: FileList) -> str:
+        return apt_incremental.blocker(job.sandbox.root, base, job.cache / "archives", added)
 
     def unexpected_changes(self, root: Root, added: Sequence[Package], changed: Sequence[str]) -> str:
         return apt_incremental.unexpected_changes(root, added, changed)
 
-    def upgrade(self, sandbox: Sandbox, options: InstallOptions) -> None:
+    def upgrade(self, job: InstallJob) -> None:
         with failures("the upgrade", (), *_CULPRITS):
-            self._fetch(sandbox, options, ["dist-upgrade"])
-            self._apt(sandbox, options, ["dist-upgrade"], network=False)
-        apt_incremental.settle(sandbox.root)
+            _download(job, ["dist-upgrade"])
+            _apt(job, ["dist-upgrade"], network=False)
+        apt_incremental.sort_extended_states(job.sandbox.root)
 
-    def fetch(
-        self,
-        sandbox: Sandbox,
-        packages: Sequence[str],
-        options: InstallOptions,
-        versions: Mapping[str, str] | None,
-    ) -> None:
-        names = checked(packages, _NAME, "apt")
-        there = downloads(options.cache / "archives") if versions else {}
+    def fetch(self, job: InstallJob, versions: Mapping[str, str] | None) -> None:
+        words = _install(job)
+        there = downloads(job.cache / "archives") if versions else {}
         if versions and all(file_stem(*item) in there for item in versions.items() if item[1]):
             return
-        with failures("downloading packages", names, *_CULPRITS):
-            self._fetch(sandbox, options, _install(names, options))
+        with failures("downloading packages", job.packages, *_CULPRITS):
+            _download(job, words)
 
-    def install(self, sandbox: Sandbox, packages: Sequence[str], options: InstallOptions) -> None:
-        names = checked(packages, _NAME, "apt")
-        if not names:
-            return
-        words = _install(names, options)
-        with failures("installing packages", names, *_CULPRITS):
-            if not options.fetched:
-                self._fetch(sandbox, options, words)
+    def install(self, job: InstallJob, versions: Mapping[str, str] | None = None) -> None:
+        self.fetch(job, versions)
+        words = _install(job)
+        with failures("installing packages", job.packages, *_CULPRITS):
             try:
-                self._apt(sandbox, options, words, network=False)
+                _apt(job, words, network=False)
             except CommandFailed as error:
-                # A file that is there and not what it should be: apt says so before it starts.
-                if not options.fetched or "E: Failed to fetch" not in error.detail:
+                # A downloaded file that is damaged: apt says so before it starts.
+                if "E: Failed to fetch" not in error.detail:
                     raise
-                self._fetch(sandbox, options, words)
-                self._apt(sandbox, options, words, network=False)
-        apt_incremental.settle(sandbox.root)
+                _download(job, words)
+                _apt(job, words, network=False)
+        apt_incremental.sort_extended_states(job.sandbox.root)
 
     def installed(self, sandbox: Sandbox) -> list[Package]:
         fields = ("db:Status-Status", "Package", "Version", "Architecture", "source:Package")
@@ -220,15 +206,16 @@ class Apt:
                 found.append(Package(name=name, version=version, arch=arch, source=source))
         return sorted(found, key=lambda package: (package.name, package.arch))
 
-    def audit(self, sandbox: Sandbox, options: InstallOptions) -> tuple[str, list[Finding]] | None:
-        """What debsecan says, in images that have it."""
+    def audit(self, job: InstallJob) -> Audit | None:
+        """Run debsecan, in images that have it."""
+        sandbox = job.sandbox
         if not sandbox.root.is_program("/usr/bin/debsecan"):
             return None
         argv = ["debsecan", "--format", "summary"]
         if suite := _codename(sandbox.root):
             argv += ["--suite", suite]
         with failures("the audit", (), hint="debsecan fetches its list from security-tracker.debian.org"):
-            text = sandbox.run(argv, network=True, env=_env(options), what="debsecan")
+            text = sandbox.run(argv, network=True, env={**_ENV, **job.env}, what="debsecan")
         versions = {package.name: package.version for package in self.installed(sandbox)}
         findings = []
         for row in text.splitlines():
@@ -244,42 +231,35 @@ class Apt:
                         severity=urgency[1] if urgency else "",
                     )
                 )
-        return text, findings
+        return Audit(text, tuple(findings))
 
     def clean(self, sandbox: Sandbox) -> None:
         """Empty the cache that the image has of its own; the shared one is never in its place."""
         with failures("apt-get clean", ()):
             sandbox.run(["apt-get", "clean"], env=_ENV, what="apt-get clean")
 
-    # -- how apt is called ------------------------------------------------------------------------------
 
-    def _fetch(self, sandbox: Sandbox, options: InstallOptions, words: Sequence[str]) -> None:
-        """Download with the network; what installs runs without: no package script ever has it. (That is
-        not told to apt as --no-download: with it apt does not find packages of file: sources.)"""
-        self._apt(sandbox, options, ["--download-only", *words], network=True)
-
-    def _apt(self, sandbox: Sandbox, options: InstallOptions, words: Sequence[str], *, network: bool) -> str:
-        argv = ["apt-get", f"--config-file={_CONFIG}", "--quiet", "--yes", *words]
-        # apt does not wait for another apt in the same cache; it fails. So ours wait for one another.
-        with cache_lock(options.cache):
-            return sandbox.run(argv, network=network, env=_env(options), what="apt-get")
+def _download(job: InstallJob, words: Sequence[str]) -> None:
+    """Download with the network; what installs runs without: no package script ever has it. (apt does not
+    get --no-download for that: with it apt does not find packages of file: sources.)"""
+    _apt(job, ["--download-only", *words], network=True)
 
 
-def _install(names: Sequence[str], options: InstallOptions) -> list[str]:
-    recommends = "--install-recommends" if options.recommends else "--no-install-recommends"
-    return [recommends, "install", "--", *names]
+def _apt(job: InstallJob, words: Sequence[str], *, network: bool) -> str:
+    argv = ["apt-get", f"--config-file={_CONFIG}", "--quiet", "--yes", *words]
+    # apt does not wait for another apt in the same cache; it fails. So ours wait for one another.
+    with cache_lock(job.cache):
+        return job.sandbox.run(argv, network=network, env={**_ENV, **job.env}, what="apt-get")
 
 
-def _env(options: InstallOptions) -> Mapping[str, str]:
-    return {**_ENV, **options.env}
-
-
-def _forget(root: Root) -> None:
-    root.remove(f"{_OURS}/pkgcache.bin")
+def _install(job: InstallJob, act: str = "install") -> list[str]:
+    """Return apt's arguments for the packages. Raises InstallError for what is no package name."""
+    recommends = "--install-recommends" if job.recommends else "--no-install-recommends"
+    return [recommends, act, "--", *checked(job.packages, _NAME, "apt")]
 
 
 def _codename(root: Root) -> str:
-    """The release's name, as /etc/os-release has it."""
+    """Return the release's name, as /etc/os-release has it."""
     if not root.exists("/etc/os-release"):
         return ""
     found = re.search(

@@ -22,8 +22,8 @@ from buildstep.system.root import Root
 from buildstep.tree.entry import FileList
 
 _DPKG = "/var/lib/dpkg"
-_BOOKS = frozenset(("/", f"{_DPKG}/status", "/var/lib/apt/extended_states", "/etc/ld.so.cache"))
-"""What dpkg, apt (see `settle`) and ldconfig write of what is installed: the same whatever came first."""
+_DATABASES = frozenset(("/", f"{_DPKG}/status", "/var/lib/apt/extended_states", "/etc/ld.so.cache"))
+"""Package databases of dpkg, apt (see `sort_extended_states`) and ldconfig: the same whatever came first."""
 
 _FIXED_IDS = 100
 """Below it Debian's base-passwd gives user and group ids; from it on they go to whoever asks first."""
@@ -101,10 +101,15 @@ def unexpected_changes(root: Root, added: Sequence[Package], changed: Sequence[s
         for name in (package.name, f"{package.name}:{package.arch}"):
             if root.exists(f"{INFO}/{name}.list"):
                 own.update(root.read(f"{INFO}/{name}.list").decode(errors="surrogateescape").splitlines())
-    books = tuple(f"{INFO}/{package.name}{mark}" for package in added for mark in (".", ":"))
+    own_database = tuple(f"{INFO}/{package.name}{mark}" for package in added for mark in (".", ":"))
     for path in changed:
         # Lists still say /bin for /usr/bin.
-        known = path in own or path.removeprefix("/usr") in own or path in _BOOKS or path.startswith(books)
+        known = (
+            path in own
+            or path.removeprefix("/usr") in own
+            or path in _DATABASES
+            or path.startswith(own_database)
+        )
         if not known:
             return f"{path} was changed by a script or a trigger"
         found = root.lstat(path)
@@ -113,7 +118,7 @@ def unexpected_changes(root: Root, added: Sequence[Package], changed: Sequence[s
     return ""
 
 
-def settle(root: Root) -> None:
+def sort_extended_states(root: Root) -> None:
     """Put apt's list of what was installed for something else in order: apt appends what comes last."""
     path = "/var/lib/apt/extended_states"
     found = root.lstat(path)

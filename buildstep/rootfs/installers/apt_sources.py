@@ -60,7 +60,7 @@ class Sources:
         state = hashlib.sha256()
         for path, text in sorted(self.files.items()):
             state.update(f"{path}\0{text}\0".encode())
-        return state.hexdigest()
+        return state.hexdigest()[:32]
 
 
 def _rewritten(path: str, text: str, mirror: str) -> str:

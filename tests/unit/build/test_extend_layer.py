@@ -64,9 +64,9 @@ def test_apts_list_has_one_form(tmp_path: Path) -> None:
     rows = [f"Package: {name}\nArchitecture: all\nAuto-Installed: {auto}\n" for name, auto in
             (("b", 1), ("c", 0), ("a", 1), ("b", 1))]  # fmt: skip
     file.write_text("\n".join(rows))
-    apt_incremental.settle(Root(tmp_path))
+    apt_incremental.sort_extended_states(Root(tmp_path))
     assert file.read_text() == f"{rows[2]}\n{rows[0]}\n"
-    apt_incremental.settle(Root(tmp_path))
+    apt_incremental.sort_extended_states(Root(tmp_path))
     assert file.read_text() == f"{rows[2]}\n{rows[0]}\n"
 
 

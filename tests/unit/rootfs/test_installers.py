@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from buildstep.rootfs import installers
 from buildstep.rootfs.installers.apt import Apt
 from buildstep.rootfs.installers.apt_sources import Sources
 from buildstep.rootfs.installers.pkgsrc import Pkgsrc
-from buildstep.rootfs.interface import InstallOptions, Sandbox
+from buildstep.rootfs.interface import InstallJob, Sandbox
 from buildstep.system.root import Root
 
 
@@ -76,8 +77,8 @@ def program(root: Path, path: str) -> None:
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> InstallOptions:
-    return InstallOptions(cache=tmp_path / "cache", env={"EXTRA": "1"})
+def task(tmp_path: Path) -> partial[InstallJob]:
+    return partial(InstallJob, cache=tmp_path / "cache", env={"EXTRA": "1"})
 
 
 @pytest.fixture
@@ -105,14 +106,14 @@ def illumos(tmp_path: Path, prefix: str) -> Path:
 APT = ["apt-get", "--config-file=/run/buildstep-apt/apt.conf", "--quiet", "--yes"]
 
 
-def test_apt_runs_these_commands_in_this_order(debian: Path, options: InstallOptions) -> None:
+def test_apt_runs_these_commands_in_this_order(debian: Path, task: partial[InstallJob]) -> None:
     sandbox = Recorder(debian)
     apt = Apt()
-    with apt.prepare(sandbox, options):
+    with apt.prepare(task(sandbox=sandbox)):
         settings = (debian / "run/buildstep-apt/apt.conf").read_text()
-        apt.refresh(sandbox, options)
-        apt.upgrade(sandbox, options)
-        apt.install(sandbox, ["hello", "g++"], options)
+        apt.refresh(task(sandbox=sandbox))
+        apt.upgrade(task(sandbox=sandbox))
+        apt.install(task(sandbox=sandbox, packages=["hello", "g++"]))
     apt.clean(sandbox)
     assert sandbox.calls == [
         [*APT, "update"],
@@ -145,7 +146,7 @@ def test_apt_runs_these_commands_in_this_order(debian: Path, options: InstallOpt
 
 def test_apt_takes_recommends_when_told_to(debian: Path, tmp_path: Path) -> None:
     sandbox = Recorder(debian)
-    Apt().install(sandbox, ["hello"], InstallOptions(cache=tmp_path / "c", recommends=True))
+    Apt().install(InstallJob(sandbox=sandbox, cache=tmp_path / "c", packages=["hello"], recommends=True))
     assert "--install-recommends" in sandbox.calls[0]
 
 
@@ -170,29 +171,29 @@ def test_apt_lists_what_is_installed(debian: Path) -> None:
     ],
 )
 def test_apt_names_the_package_that_failed(
-    debian: Path, options: InstallOptions, output: str, culprit: str
+    debian: Path, task: partial[InstallJob], output: str, culprit: str
 ) -> None:
     sandbox = Recorder(debian, {"install": CommandFailed(["apt-get"], 100, detail=output)})
     with pytest.raises(InstallError, match=f"failed for {culprit}: ") as caught:
-        Apt().install(sandbox, ["asked"], options)
+        Apt().install(task(sandbox=sandbox, packages=["asked"]))
     assert output in caught.value.detail
 
 
 @pytest.mark.parametrize("name", ["-y", "--option", "removed-", "a b", "", "../x", "Upper", "x;y"])
-def test_apt_refuses_what_is_no_name(debian: Path, options: InstallOptions, name: str) -> None:
+def test_apt_refuses_what_is_no_name(debian: Path, task: partial[InstallJob], name: str) -> None:
     sandbox = Recorder(debian)
     with pytest.raises(InstallError):
-        Apt().install(sandbox, [name], options)
+        Apt().install(task(sandbox=sandbox, packages=[name]))
     assert sandbox.calls == []
 
 
-def test_apt_audits_with_debsecan_where_it_is(debian: Path, options: InstallOptions) -> None:
-    assert Apt().audit(Recorder(debian), options) is None
+def test_apt_audits_with_debsecan_where_it_is(debian: Path, task: partial[InstallJob]) -> None:
+    assert Apt().audit(task(sandbox=Recorder(debian))) is None
     program(debian, "/usr/bin/debsecan")
     (debian / "etc/os-release").write_text("ID=debian\nVERSION_CODENAME=bookworm\n")
     text = "CVE-2021-33560 libgcrypt20 (fixed, remotely exploitable, high urgency)\nCVE-2005-2541 tar"
     sandbox = Recorder(debian, {"debsecan": text, "dpkg-query": "installed\ttar\t1.34\tamd64\ttar"})
-    audit = Apt().audit(sandbox, options)
+    audit = Apt().audit(task(sandbox=sandbox))
     assert audit is not None
     assert audit[0] == text
     assert [(item.package, item.version, item.problem, item.severity) for item in audit[1]] == [
@@ -236,7 +237,8 @@ def test_the_mirror_is_in_lent_files_only(debian: Path, tmp_path: Path) -> None:
     original = "deb http://deb.debian.org/debian bookworm main\n"
     (debian / "etc/apt/sources.list").write_text(original)
     sandbox = Recorder(debian)
-    with Apt().prepare(sandbox, InstallOptions(cache=tmp_path / "c", mirror="http://mirror.example/debian")):
+    mirror = "http://mirror.example/debian"
+    with Apt().prepare(InstallJob(sandbox=sandbox, cache=tmp_path / "c", mirror=mirror)):
         assert (debian / "etc/apt/sources.list").read_text() == original
         assert "mirror.example" in (debian / "run/buildstep-apt/sources.list").read_text()
         assert "Dir::Etc::sourcelist" in (debian / "run/buildstep-apt/apt.conf").read_text()
@@ -246,7 +248,7 @@ def test_the_mirror_is_in_lent_files_only(debian: Path, tmp_path: Path) -> None:
 
 
 def test_pkgsrc_runs_the_originals_commands_in_its_order(
-    illumos: Path, prefix: str, options: InstallOptions
+    illumos: Path, prefix: str, task: partial[InstallJob]
 ) -> None:
     database = illumos / "var/db/pkgin/pkgin.db"
     database.parent.mkdir(parents=True)
@@ -262,12 +264,12 @@ def test_pkgsrc_runs_the_originals_commands_in_its_order(
         },
     )
     pkgsrc = Pkgsrc()
-    with pkgsrc.prepare(sandbox, options):
-        pkgsrc.refresh(sandbox, options)
-        pkgsrc.upgrade(sandbox, options)
-        pkgsrc.install(sandbox, ["nginx", "foo-[0-9]*"], options)
+    with pkgsrc.prepare(task(sandbox=sandbox)):
+        pkgsrc.refresh(task(sandbox=sandbox))
+        pkgsrc.upgrade(task(sandbox=sandbox))
+        pkgsrc.install(task(sandbox=sandbox, packages=["nginx", "foo-[0-9]*"]))
         listed = pkgsrc.installed(sandbox)
-        audit = pkgsrc.audit(sandbox, options)
+        audit = pkgsrc.audit(task(sandbox=sandbox))
     pkgsrc.clean(sandbox)
     assert sandbox.calls == [
         [f"{prefix}/bin/pkgin", "update"],
@@ -293,32 +295,32 @@ def test_pkgsrc_runs_the_originals_commands_in_its_order(
     assert named_like_a_package.exists()
 
 
-def test_pkgsrc_names_the_package_that_failed(illumos: Path, options: InstallOptions) -> None:
+def test_pkgsrc_names_the_package_that_failed(illumos: Path, task: partial[InstallJob]) -> None:
     text = "pkg_add: no pkg found for 'nonesuch', sorry.\npkg_add: 1 package addition failed"
     sandbox = Recorder(illumos, {"pkg_add": CommandFailed(["pkg_add"], 1, detail=text)})
     with pytest.raises(InstallError, match="failed for nonesuch: "):
-        Pkgsrc().install(sandbox, ["good", "nonesuch"], options)
+        Pkgsrc().install(task(sandbox=sandbox, packages=["good", "nonesuch"]))
 
 
-def test_pkgsrc_refuses_options_as_names(illumos: Path, options: InstallOptions) -> None:
+def test_pkgsrc_refuses_options_as_names(illumos: Path, task: partial[InstallJob]) -> None:
     with pytest.raises(InstallError):
-        Pkgsrc().install(Recorder(illumos), ["-f"], options)
+        Pkgsrc().install(task(sandbox=Recorder(illumos), packages=["-f"]))
 
 
-def test_a_failing_audit_is_no_finding(illumos: Path, options: InstallOptions) -> None:
+def test_a_failing_audit_is_no_finding(illumos: Path, task: partial[InstallJob]) -> None:
     sandbox = Recorder(illumos, {"pkg_admin audit": CommandFailed(["pkg_admin"], 2, detail="no list")})
     with pytest.raises(InstallError, match="the audit failed"):
-        Pkgsrc().audit(sandbox, options)
+        Pkgsrc().audit(task(sandbox=sandbox))
 
 
-def test_pkgin_is_needed_for_an_upgrade_only(tmp_path: Path, options: InstallOptions) -> None:
+def test_pkgin_is_needed_for_an_upgrade_only(tmp_path: Path, task: partial[InstallJob]) -> None:
     program(tmp_path, "/opt/local/sbin/pkg_add")
     sandbox = Recorder(tmp_path)
-    with Pkgsrc().prepare(sandbox, options):
-        Pkgsrc().refresh(sandbox, options)
+    with Pkgsrc().prepare(task(sandbox=sandbox)):
+        Pkgsrc().refresh(task(sandbox=sandbox))
     assert sandbox.calls == []
     with pytest.raises(InstallError, match="pkgin"):
-        Pkgsrc().upgrade(sandbox, options)
+        Pkgsrc().upgrade(task(sandbox=sandbox))
 
 
 # -- the table -----------------------------------------------------------------------------------------------
