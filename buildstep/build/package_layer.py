@@ -273,8 +273,8 @@ def _install_lacking(
     lacking = extend_layer.lacking(record, resolution)
     try:
         with _packaging(context, state) as packages:
-            packages.installer.fetch(packages.job, lacking)
-            if problem := packages.installer.blocker(packages.job, lacking, base):
+            packages.fetch(lacking)
+            if problem := packages.blocker(lacking, base):
                 return problem, None
             installed = packages.install(lacking)
     except InstallError as error:

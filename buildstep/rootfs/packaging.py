@@ -16,6 +16,7 @@ from buildstep.rootfs.installers import apt
 from buildstep.rootfs.interface import Audit, Finding, Installer, InstallJob, Package, Resolution
 from buildstep.spec.load import BuildSpec
 from buildstep.system.root import Root
+from buildstep.tree.entry import FileList
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +72,14 @@ class Packaging:
         if not self.spec.packages and not self.spec.upgrade_first:
             return Resolution(versions={}, exact=True)
         return self.installer.resolve(self.job, upgrade=self.spec.upgrade_first)
+
+    def fetch(self, versions: Mapping[str, str]) -> None:
+        """Download what an install of these versions needs."""
+        self.installer.fetch(self.job, versions)
+
+    def blocker(self, added: Mapping[str, str], base: FileList) -> str:
+        """Return why fetched packages cannot be added to those in the root; see `Installer.blocker`."""
+        return self.installer.blocker(self.job, added, base)
 
     def install(self, versions: Mapping[str, str] | None = None) -> Installed:
         """Upgrade, install, list and audit. versions: what the install brings, if that is known."""

@@ -113,7 +113,7 @@ def test_the_audit_lists_findings_and_leaves_no_list(
         return before, after
 
     before, after = private(job)
-    assert before == ("", [])
+    assert before == ("", ())
     text, findings = after
     assert "Package zlib-1.3.1 has a denial-of-service vulnerability" in text
     assert [(item.package, item.version, item.problem) for item in findings] == [
