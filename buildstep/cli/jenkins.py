@@ -14,7 +14,7 @@ import click
 from buildstep.cli.options import JSON, pairs, show
 
 if TYPE_CHECKING:
-    from buildstep.net.jenkins import Build, Server
+    from buildstep.net.jenkins import JenkinsBuild, JenkinsServer
 
 _EXITS = (
     "Exit codes: 0 the build succeeded, 3 it was not built, 4 it failed or is unstable, 143 it was aborted, "
@@ -40,14 +40,14 @@ class Login(NamedTuple):
     token_file: Path | None
 
 
-def _server() -> Server:
+def _server() -> JenkinsServer:
     from buildstep.events import Bus
     from buildstep.net import jenkins
     from buildstep.report.console import view_for
 
     login: Login = click.get_current_context().obj
     found = jenkins.login(os.environ, **login._asdict())
-    return jenkins.Server(found, bus=Bus(view_for(sys.stderr, verbose=0, quiet=False)))
+    return jenkins.JenkinsServer(found, bus=Bus(view_for(sys.stderr, verbose=0, quiet=False)))
 
 
 _JOB = click.argument("job")
@@ -66,14 +66,14 @@ def agents(manifest: str | None, labels: tuple[str, ...], as_json: bool, **wante
     """Show which Jenkins nodes can build this, and why the others cannot. Exit code 3 when none can."""
     import dataclasses
 
-    from buildstep.net.jenkins_agents import judge, needs_of
+    from buildstep.net.jenkins_agents import judge, list_nodes, needs_of
 
     needs = dataclasses.replace(needs_of(_document(manifest) if manifest else {}, **wanted), labels=labels)
-    verdicts = judge(_server().agents(), needs)
+    verdicts = judge(list_nodes(_server()), needs)
     lines = []
     for verdict in verdicts:
-        idle = f"{verdict.agent.idle} of {verdict.agent.executors} executors idle"
-        lines.append(f"{'yes' if verdict.able else 'no':4} {verdict.agent.name}  ({idle})")
+        idle = f"{verdict.node.idle} of {verdict.node.executors} executors idle"
+        lines.append(f"{'yes' if verdict.able else 'no':4} {verdict.node.name}  ({idle})")
         lines += [f"     {reason}" for reason in verdict.reasons]
     facts = {"needs": dataclasses.asdict(needs), "agents": [it.to_json() for it in verdicts]}
     show(facts, lines, as_json=as_json)
@@ -163,10 +163,10 @@ def _signals() -> Any:
     return signals()
 
 
-def _build(server: Server, job: str, number: int | None) -> Build:
-    from buildstep.net.jenkins import Build
+def _build(server: JenkinsServer, job: str, number: int | None) -> JenkinsBuild:
+    from buildstep.net.jenkins import JenkinsBuild
 
-    return server.latest(job) if number is None else Build(job=job, number=number)
+    return server.latest(job) if number is None else JenkinsBuild(job=job, number=number)
 
 
 def _status(result: str) -> int:

@@ -1,4 +1,4 @@
-"""Who we are to a registry: from the environment, or from what `docker login` wrote."""
+"""User and password for a registry: from the environment, or from what `docker login` wrote."""
 
 from __future__ import annotations
 
@@ -27,17 +27,14 @@ class Credentials:
 
 
 def credentials_for(host: str, environ: Mapping[str, str]) -> Credentials | None:
-    """Who we are to a registry: BUILDSTEP_REGISTRY_USER and _PASSWORD, else what `docker login` wrote.
+    """Return BUILDSTEP_REGISTRY_USER and _PASSWORD, else what `docker login` wrote; None without either.
 
-    The password of the environment is for BUILDSTEP_REGISTRY_HOST where that is set, else for any host.
-    Raises UsageError for a file that cannot be understood.
+    The password of the environment is for BUILDSTEP_REGISTRY_HOST if that is set, else for any host.
+    Raises UsageError for a file that cannot be read as credentials. Its format: docker's config.json.
     """
-    user, password = (
-        environ.get("BUILDSTEP_REGISTRY_USER", ""),
-        environ.get("BUILDSTEP_REGISTRY_PASSWORD", ""),
-    )
+    user = environ.get("BUILDSTEP_REGISTRY_USER", "")
     if user and environ.get("BUILDSTEP_REGISTRY_HOST", host) == host:
-        return Credentials(user=user, password=password)
+        return Credentials(user=user, password=environ.get("BUILDSTEP_REGISTRY_PASSWORD", ""))
     home, runtime = environ.get("HOME", ""), environ.get("XDG_RUNTIME_DIR", "")
     docker = environ.get("DOCKER_CONFIG") or (f"{home}/.docker" if home else "")
     files = [

@@ -110,8 +110,7 @@ class Http:
 
     def pause(self, attempt: int, error: HttpError) -> None:
         """Wait before the next attempt: twice as long each time, or as long as the server wants."""
-        seconds = self.options.backoff * 2 ** (attempt - 1)
-        seconds *= random.uniform(0.8, 1.2)  # noqa: S311 - so that many hosts do not come back at once
+        seconds = backoff_seconds(self.options.backoff, attempt)
         wanted = error.response.headers.get("retry-after", "") if error.response else ""
         if wanted.isascii() and wanted.isdigit():
             seconds = min(max(seconds, float(wanted)), _MAX_RETRY_AFTER)
@@ -119,6 +118,12 @@ class Http:
             self.bus.note(f"{error.message}; trying again in {seconds:.1f} s", level="warning")
         if self.stopped.wait(seconds):
             raise HttpError("stopped, because something else failed") from error
+
+
+def backoff_seconds(first: float, attempt: int) -> float:
+    """Return the pause after a failed attempt: twice as long each time, and never just the same."""
+    # So that many hosts do not come back at once.
+    return first * 2.0 ** (attempt - 1) * random.uniform(0.8, 1.2)  # noqa: S311
 
 
 def _response(stream: HttpStream, body: bytes) -> HttpResponse:

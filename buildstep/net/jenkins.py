@@ -1,4 +1,4 @@
-"""A Jenkins server: its agents, a build triggered and waited for, its log as it grows.
+"""A Jenkins server: start a build, wait for it, read its log while it grows, fetch its artifacts.
 
 The only importer of `jenkins` (python-jenkins), which knows Jenkins's addresses, folders and crumbs. What it
 leaves out is here: retries with back-off, errors with a status, secrets in a body and not in an address,
@@ -11,7 +11,6 @@ import codecs
 import contextlib
 import importlib
 import os
-import random
 import re
 import tempfile
 import time
@@ -19,11 +18,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit
 
 from buildstep.errors import CIError, ExitCode, UsageError
 from buildstep.events import Bus
-from buildstep.net.jenkins_agents import Agent, environment_of
+from buildstep.net.errors import clean_text, safe_url
+from buildstep.net.http import backoff_seconds
+from buildstep.net.request import HttpOptions
 
 T = TypeVar("T")
 CHUNK: Final = 1 << 18
@@ -37,25 +38,28 @@ RESULTS: Final[Mapping[str, int]] = {
 }
 """Exit status of `watch` by a build's result: as if the build had run here, and SIGTERM had aborted it."""
 
-_WORTH_RETRYING: Final = frozenset({0, 408, 425, 429, 500, 502, 503, 504})
-_NODES: Final = (
-    "?tree=computer[displayName,description,offline,offlineCauseReason,temporarilyOffline,"
-    "numExecutors,executors[idle],assignedLabels[name],monitorData[*]]"
-)
+_TEMPORARY: Final = frozenset({0, 408, 425, 429, 500, 502, 503, 504})
+_HINTS: Final = {
+    401: "check JENKINS_USER and the API token",
+    403: "this user has no permission for that, or the server wants a crumb",
+    404: "check the job's name, folders and all; a job that this user may not see is not found either",
+}
+_TIMEOUTS: Final = (10.0, 60.0)
+"""To connect, and for each silence of a response; in seconds."""
 _LOCAL: Final = ("localhost", "127.0.0.1", "::1")
 
 
 class ServerError(CIError):
-    """A call that failed. status: the answer's, 0 where none came."""
+    """A call that failed. status: of the response, 0 if none came."""
 
     def __init__(self, message: str, *, status: int, hint: str = "", detail: str = "") -> None:
-        super().__init__(message, detail=detail, hint=hint, retryable=status in _WORTH_RETRYING)
+        super().__init__(message, detail=detail, hint=hint, retryable=status in _TEMPORARY)
         self.status = status
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Login:
-    """Where the server is and who we are there. token: an API token, never shown."""
+    """Address of the server, and the user. token: an API token, never shown."""
 
     url: str
     user: str = ""
@@ -67,7 +71,7 @@ class Login:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Build:
+class JenkinsBuild:
     """A build of a job. job: its full name, folders and all, as in team/app/main."""
 
     job: str
@@ -78,7 +82,7 @@ class Build:
 def login(
     environ: Mapping[str, str], *, url: str = "", user: str = "", token_file: Path | None = None
 ) -> Login:
-    """Who we are, from flags and JENKINS_URL, JENKINS_USER, JENKINS_TOKEN_FILE or JENKINS_TOKEN.
+    """Return the login of flags and JENKINS_URL, JENKINS_USER, JENKINS_TOKEN_FILE or JENKINS_TOKEN.
 
     There is no flag for the token itself: everybody on a machine can read the arguments of a process.
     """
@@ -87,7 +91,9 @@ def login(
         raise UsageError("no Jenkins server is given", hint="use --url or set JENKINS_URL")
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"{_safe(url)!r} is not the address of a server", hint="as https://ci.example.org/")
+        raise UsageError(
+            f"{safe_url(url)!r} is not the address of a server", hint="as https://ci.example.org/"
+        )
     if parts.username or parts.password:
         raise UsageError("the server's address holds a password", hint="use --user and JENKINS_TOKEN_FILE")
     user = user or environ.get("JENKINS_USER", environ.get("JENKINS_USER_ID", ""))
@@ -106,20 +112,20 @@ def login(
             "an API token is not sent over http, where everybody on the way can read it",
             hint=f"use https://{parts.netloc}",
         )
-    bundle = environ.get("REQUESTS_CA_BUNDLE", environ.get("SSL_CERT_FILE", ""))
-    return Login(url=url, user=user, token=token, ca_bundle=bundle)
+    return Login(url=url, user=user, token=token, ca_bundle=HttpOptions.of(environ).ca_bundle)
 
 
-class Server:
-    """Calls to one Jenkins server. attempts, backoff: of calls that may be repeated; times in seconds."""
+class JenkinsServer:
+    """Calls to one Jenkins server.
+
+    attempts: how often a call that may be repeated is made. backoff: the first pause between two, in seconds.
+    """
 
     def __init__(
         self,
         login: Login,
         *,
         bus: Bus | None = None,
-        connect: float = 10.0,
-        idle: float = 60.0,
         attempts: int = 5,
         backoff: float = 0.5,
     ) -> None:
@@ -130,7 +136,7 @@ class Server:
         # python-jenkins logs the headers of the first variable, and by the second trusts anybody.
         with _without("JENKINS_API_EXTRA_HEADERS", "PYTHONHTTPSVERIFY"):
             self._api = _library().Jenkins(
-                login.url, login.user or None, login.token or None, timeout=(connect, idle)
+                login.url, login.user or None, login.token or None, timeout=_TIMEOUTS
             )
         session = self._api._session
         session.verify = login.ca_bundle or True
@@ -138,10 +144,11 @@ class Server:
     # -- calls -------------------------------------------------------------------------------------------
 
     def call(self, what: str, act: Callable[[], T], *, repeat: bool = True) -> T:
-        """Make a call, again after a growing pause where it failed with something that could pass.
+        """Make a call and return its result; repeat it after a pause if its failure may be temporary.
 
-        A refused crumb is asked for anew, once: that answer says that nothing was done. repeat: whether
-        a call may be made again when we do not know if it was.
+        what: names the call in errors. repeat: whether the call may be made again although the first one may
+        have had its effect. A refused crumb is replaced once: that response says that nothing was done.
+        Raises ServerError, and CIError for a response that is not JSON or a certificate that is not trusted.
         """
         attempt, fresh_crumb = 1, False
         while True:
@@ -153,7 +160,7 @@ class Server:
                     continue
                 if not (repeat and error.retryable) or attempt >= self.attempts:
                     raise
-                pause = self.backoff * 2 ** (attempt - 1) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+                pause = backoff_seconds(self.backoff, attempt)
                 self.bus.note(f"{error.message}; trying again in {pause:.1f} s", level="warning")
                 time.sleep(pause)
                 attempt += 1
@@ -164,99 +171,71 @@ class Server:
         try:
             return act()
         except _library().JenkinsException as error:
-            # python-jenkins puts the status into a sentence; the answer itself is the exception's context.
-            answer = getattr(error.__context__, "response", None)
-            raise self._error(what, 0 if answer is None else answer.status_code, answer, error) from error
+            # python-jenkins puts the status into a sentence; the response is with the exception's context.
+            response = getattr(error.__context__, "response", None)
+            raise self._error(what, error, response) from error
         except requests.HTTPError as error:
-            raise self._error(what, error.response.status_code, error.response, error) from error
+            raise self._error(what, error, error.response) from error
         except requests.JSONDecodeError as error:
             hint = "is this the right address, and no log-in page of a proxy?"
-            raise CIError(f"{what}: the answer is not JSON", hint=hint) from error
+            raise CIError(f"{what}: the response is not JSON", hint=hint) from error
         except (requests.RequestException, OSError) as error:
             if isinstance(error, requests.exceptions.SSLError):
                 hint = "set REQUESTS_CA_BUNDLE to the file of your certificate authority"
                 raise CIError(f"{what}: the server's certificate is not trusted", hint=hint) from error
-            raise self._error(what, 0, None, error) from error
+            raise self._error(what, error, None) from error
 
-    def _error(self, what: str, status: int, answer: Any, cause: Exception) -> ServerError:
-        hints = {
-            401: "check JENKINS_USER and the API token",
-            403: "this user may not do this, or the server wants a crumb",
-            404: "check the job's name, folders and all; one that may not be seen is not found either",
-        }
-        if answer is None:
-            detail = self._clean(str(cause))
-            return ServerError(
-                f"{what}: no answer from {_safe(self.login.url)}", status=status, detail=detail
-            )
-        detail = "" if status == 401 else self._clean(_visible(answer.text[:4000]))
-        return ServerError(
-            f"{what}: {status} {answer.reason}", status=status, hint=hints.get(status, ""), detail=detail
-        )
+    def _error(self, what: str, cause: Exception, response: Any) -> ServerError:
+        if response is None:
+            message = f"{what}: no response from {safe_url(self.login.url)}"
+            return ServerError(message, status=0, detail=self._clean(str(cause)))
+        status: int = response.status_code
+        detail = "" if status == 401 else self._clean(_visible(response.text[:4000]))
+        message = f"{what}: {status} {response.reason}"
+        return ServerError(message, status=status, hint=_HINTS.get(status, ""), detail=detail)
 
     def _clean(self, text: str) -> str:
-        """What a server says, without our token, should it come back."""
-        text = re.sub(r"//[^/@\s]+@", "//", text)
-        return text.replace(self.login.token, "***") if self.login.token else text
+        """Return a server's text as it may be shown, without our token."""
+        return clean_text(text.replace(self.login.token, "***") if self.login.token else text)
 
     def get(self, what: str, path: str) -> Any:
-        """The JSON at a path below the server."""
+        """Return the JSON at a path below the server."""
         return self.call(what, lambda: self._json(path))
 
     def _json(self, path: str) -> Any:
-        with self._open("GET", path) as answer:
-            return answer.json()
+        with self._open("GET", path) as response:
+            return response.json()
 
     @contextlib.contextmanager
     def _open(self, method: str, path: str, **more: Any) -> Iterator[Any]:
-        """One attempt at a call whose body is read piece by piece."""
+        """Make one attempt at a call whose body is then read piece by piece."""
         import requests
 
         request = requests.Request(method, self._api.server + path, **more)
         # Only what changes something needs a crumb.
-        with self._api.jenkins_request(request, add_crumb=method != "GET", stream=True) as answer:
-            yield answer
+        with self._api.jenkins_request(request, add_crumb=method != "GET", stream=True) as response:
+            yield response
 
-    # -- agents ------------------------------------------------------------------------------------------
-
-    def agents(self) -> list[Agent]:
-        """All agents, with their environment where this user may read their configuration."""
-        found = self.get("the list of agents", f"computer/api/json{_NODES}")
-        return [self._agent(node) for node in found.get("computer", ())]
-
-    def _agent(self, node: Mapping[str, Any]) -> Agent:
-        name = str(node.get("displayName", ""))
-        offline = ""
-        if node.get("offline") or node.get("temporarilyOffline"):
-            offline = str(node.get("offlineCauseReason") or "no reason is given").strip().splitlines()[0]
-        monitors = node.get("monitorData") or {}
-        return Agent(
-            name=name,
-            labels=tuple(str(label["name"]) for label in node.get("assignedLabels") or ()),
-            description=str(node.get("description") or ""),
-            monitor=str(monitors.get("hudson.node_monitors.ArchitectureMonitor") or ""),
-            environment=self._environment(name),
-            offline=offline,
-            executors=int(node.get("numExecutors") or 0),
-            idle=0 if offline else sum(bool(it.get("idle")) for it in node.get("executors") or ()),
-        )
-
-    def _environment(self, name: str) -> dict[str, str]:
+    def node_config(self, name: str) -> str:
+        """Return the config.xml of a node; empty if this user may not read it."""
         path = "(built-in)" if name in ("Built-In Node", "master") else name
         try:
-            text = self.call(f"the configuration of {name}", lambda: self._api.get_node_config(path))
+            text: str = self.call(f"the configuration of {name}", lambda: self._api.get_node_config(path))
         except ServerError as error:
             if error.status in (401, 403, 404, 405):
-                return {}  # most users may not, and need not
+                return ""  # most users may not, and need not
             raise
-        return environment_of(text)
+        return text
 
     # -- builds ------------------------------------------------------------------------------------------
 
     def trigger(
         self, job: str, parameters: Mapping[str, str], *, timeout: float = 3600.0, poll: float = 2.0
-    ) -> Build:
-        """Start a build and wait until it has left the queue. Should the wait end early, it is cancelled."""
+    ) -> JenkinsBuild:
+        """Start a build and return it when it has left the queue; cancel it if the wait ends early.
+
+        timeout, poll: seconds in the queue, and between two looks at it.
+        """
         import requests
 
         what = f"triggering {job}"
@@ -264,8 +243,8 @@ class Server:
 
         def post(name: str) -> Mapping[str, str]:
             # In the body: addresses end up in the access logs of every proxy.
-            with self._open("POST", address + name, data=dict(parameters)) as answer:
-                headers: Mapping[str, str] = answer.headers
+            with self._open("POST", address + name, data=dict(parameters)) as response:
+                headers: Mapping[str, str] = response.headers
                 return headers
 
         # By itself, as this may be repeated, and a trigger may not.
@@ -285,7 +264,7 @@ class Server:
             )
         return self._queued(job, int(found[1]), timeout=timeout, poll=poll)
 
-    def _queued(self, job: str, item: int, *, timeout: float, poll: float) -> Build:
+    def _queued(self, job: str, item: int, *, timeout: float, poll: float) -> JenkinsBuild:
         deadline, why = time.monotonic() + timeout, ""
         try:
             while True:
@@ -293,7 +272,7 @@ class Server:
                 if state.get("cancelled"):
                     raise CIError(f"{job}: somebody cancelled the build in the queue (item {item})")
                 if started := state.get("executable"):
-                    return Build(job=job, number=int(started["number"]), url=str(started.get("url", "")))
+                    return _build(job, started)
                 if (now := str(state.get("why") or "")) and now != why:
                     why = now
                     self.bus.note(f"{job} waits in the queue: {self._clean(why)}")
@@ -305,22 +284,22 @@ class Server:
                 self.call(f"cancelling queue item {item}", lambda: self._api.cancel_queue(item))
             raise
 
-    def info(self, build: Build) -> Any:
-        """What the server knows of a build: result, building, artifacts, url."""
+    def info(self, build: JenkinsBuild) -> Any:
+        """Return what the server knows of a build: result, building, artifacts, url."""
         path = f"{self._path(build)}/api/json?tree=result,building,url,artifacts[relativePath,fileName]"
         return self.get(f"{build.job} {build.number}", path)
 
-    def latest(self, job: str) -> Build:
-        """A job's last build."""
+    def latest(self, job: str) -> JenkinsBuild:
+        """Return a job's last build. Raises CIError if there is none."""
         found = self.get(job, f"{self._job_path(job)}/api/json?tree=lastBuild[number,url]").get("lastBuild")
         if not found:
             raise CIError(f"{job} has not been built yet")
-        return Build(job=job, number=int(found["number"]), url=str(found.get("url", "")))
+        return _build(job, found)
 
     def watch(
-        self, build: Build, write: Callable[[str], None], *, timeout: float = 0.0, poll: float = 1.0
+        self, build: JenkinsBuild, write: Callable[[str], None], *, timeout: float = 0.0, poll: float = 1.0
     ) -> str:
-        """Write a build's log as it grows, to its end; the result, such as SUCCESS. timeout 0: none."""
+        """Write a build's log while it grows; return its result, such as SUCCESS. timeout: 0 for none."""
         deadline = time.monotonic() + timeout if timeout else float("inf")
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         start, pause = 0, poll
@@ -342,8 +321,8 @@ class Server:
                 raise CIError(f"{build.job} {build.number} did not end within {timeout:g} s", hint=build.url)
             time.sleep(pause)
 
-    def _log(self, build: Build, start: int, write: Callable[[bytes], None]) -> tuple[int, bool]:
-        """The log from an offset: where it ends now, and whether more may come.
+    def _log(self, build: JenkinsBuild, start: int, write: Callable[[bytes], None]) -> tuple[int, bool]:
+        """Write the log from an offset; return where it ends now, and whether more may come.
 
         Offsets count bytes of the raw log, and what we get is shorter, so a piece that was cut off cannot be
         resumed: it is written only when it is whole, and waits on disk when it is large.
@@ -352,13 +331,13 @@ class Server:
         def once() -> tuple[int, bool]:
             kept.seek(0)
             kept.truncate()
-            with self._open("GET", f"{self._path(build)}/logText/progressiveText?start={start}") as answer:
-                size = answer.headers.get("X-Text-Size", "")
+            with self._open("GET", f"{self._path(build)}/logText/progressiveText?start={start}") as response:
+                size = response.headers.get("X-Text-Size", "")
                 if not size.isdigit():
-                    raise ServerError(f"the log of {build.job}: the answer is no log", status=0)
-                for piece in answer.iter_content(CHUNK):
+                    raise ServerError(f"the log of {build.job}: the response is no log", status=0)
+                for piece in response.iter_content(CHUNK):
                     kept.write(piece)
-                return int(size), answer.headers.get("X-More-Data", "") == "true"
+                return int(size), response.headers.get("X-More-Data", "") == "true"
 
         with tempfile.SpooledTemporaryFile(max_size=4 * CHUNK) as kept:
             end, more = self.call(f"the log of {build.job} {build.number}", once)
@@ -367,14 +346,16 @@ class Server:
                 write(piece)
         return end, more
 
-    def download(self, build: Build, relative: str, begin: Callable[[], Callable[[bytes], object]]) -> None:
-        """An artifact's bytes. begin: called for each attempt, gives what takes the bytes from the start."""
+    def download(
+        self, build: JenkinsBuild, relative: str, begin: Callable[[], Callable[[bytes], object]]
+    ) -> None:
+        """Download an artifact. begin: called for each attempt; returns what takes the bytes."""
         path = f"{self._path(build)}/artifact/{quote(relative)}"
 
         def once() -> None:
             take = begin()
-            with self._open("GET", path, headers={"Accept-Encoding": "identity"}) as answer:
-                for piece in answer.iter_content(CHUNK):
+            with self._open("GET", path, headers={"Accept-Encoding": "identity"}) as response:
+                for piece in response.iter_content(CHUNK):
                     take(piece)
 
         self.call(f"the artifact {relative}", once)
@@ -382,25 +363,23 @@ class Server:
     def _job_path(self, job: str) -> str:
         return "/".join(f"job/{quote(part, safe='')}" for part in job.strip("/").split("/"))
 
-    def _path(self, build: Build) -> str:
+    def _path(self, build: JenkinsBuild) -> str:
         return f"{self._job_path(build.job)}/{build.number}"
 
 
+def _build(job: str, found: Mapping[str, Any]) -> JenkinsBuild:
+    return JenkinsBuild(job=job, number=int(found["number"]), url=str(found.get("url", "")))
+
+
 def _library() -> Any:
-    """python-jenkins, by name: a checker would take the checkout's folder jenkins/ for it."""
+    """Import python-jenkins by name: a checker would take the checkout's directory jenkins/ for it."""
     return importlib.import_module("jenkins")
 
 
 def _visible(text: str) -> str:
-    """What a person would read of a page."""
+    """Return what a person would read of an HTML page."""
     text = re.sub(r"(?s)<(script|style)\b.*?</\1>|<[^>]*>", " ", text)
     return " ".join(text.split())[:400]
-
-
-def _safe(url: str) -> str:
-    """An address without user, password and query."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 @contextlib.contextmanager

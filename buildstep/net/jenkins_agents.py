@@ -1,9 +1,9 @@
-"""Which CI agents can build an image, and why the others cannot: pure functions over what a server tells.
+"""Which Jenkins nodes can build an image, and why the others cannot.
 
-An agent says what it is in up to four places, the first that says something wins:
+A node says what it is in up to four places, the first that says something wins:
 1. labels: `arch-arm64`, `os-sunos`, `pkgsrc-2021Q4`, `pool-zfs`;
 2. a line of its description: `buildstep: arch=amd64 pkgsrc=2021Q4 pool=zfs:zones/build/data`;
-3. the environment in its configuration, where we may read that: BUILDSTEP_ARCH, _OS, _PKGSRC, _POOL;
+3. the environment in its configuration, if we may read that: BUILDSTEP_ARCH, _OS, _PKGSRC, _POOL;
 4. what the server itself found out: its architecture monitor says `Linux (amd64)`.
 """
 
@@ -12,7 +12,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from buildstep.net.jenkins import JenkinsServer
 
 _ARCHITECTURES: Final = {
     "x86_64": "amd64",
@@ -23,6 +26,10 @@ _ARCHITECTURES: Final = {
     "aarch64": "arm64",
 }
 _SYSTEMS: Final = {"smartos": "sunos", "illumos": "sunos", "solaris": "sunos"}
+_TREE: Final = (
+    "?tree=computer[displayName,description,offline,offlineCauseReason,temporarilyOffline,"
+    "numExecutors,executors[idle],assignedLabels[name],monitorData[*]]"
+)
 _FACTS: Final = ("arch", "os", "pkgsrc", "pool")
 
 _PKGSRC_IMAGE = re.compile(r"(?:base|minimal|pkgbuild|pkgsrc)[\w-]*@(\d\d)\.([1-4])\.\d+")
@@ -30,7 +37,7 @@ _PKGSRC_IMAGE = re.compile(r"(?:base|minimal|pkgbuild|pkgsrc)[\w-]*@(\d\d)\.([1-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Needs:
-    """What a build asks of an agent; an empty value asks nothing.
+    """What a build needs of a node; an empty value is no requirement.
 
     pkgsrc: a release such as 2021Q4. pool: a backend (zfs), or a whole pool (zfs:zones/build/data).
     """
@@ -43,8 +50,8 @@ class Needs:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Agent:
-    """An agent as its server describes it. environment: empty where it may not be read."""
+class JenkinsNode:
+    """A node as its server describes it. environment: empty if this user may not read it."""
 
     name: str
     labels: tuple[str, ...] = ()
@@ -57,12 +64,12 @@ class Agent:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What it says of itself, by arch, os, pkgsrc and pool; what it does not say is not there."""
-        said = _described(self.description)
+        """What the node says of itself, by arch, os, pkgsrc and pool; without what it does not say."""
+        given = _described(self.description)
         found: dict[str, str] = {}
         for name in _FACTS:
             label = next((it[len(name) + 1 :] for it in self.labels if it.startswith(f"{name}-")), "")
-            value = label or said.get(name, "") or self.environment.get(f"BUILDSTEP_{name.upper()}", "")
+            value = label or given.get(name, "") or self.environment.get(f"BUILDSTEP_{name.upper()}", "")
             if value or (value := _monitored(self.monitor).get(name, "")):
                 found[name] = _plain(name, value)
         return found
@@ -70,9 +77,9 @@ class Agent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """Whether an agent can do a build. reasons: all of those why not."""
+    """Whether a node can do a build. reasons: why not, all of them."""
 
-    agent: Agent
+    node: JenkinsNode
     reasons: tuple[str, ...]
 
     @property
@@ -81,22 +88,46 @@ class Verdict:
 
     def to_json(self) -> dict[str, object]:
         return {
-            "name": self.agent.name,
+            "name": self.node.name,
             "able": self.able,
             "reasons": list(self.reasons),
-            "idle_executors": self.agent.idle,
-            "executors": self.agent.executors,
-            "labels": list(self.agent.labels),
-            **self.agent.facts,
+            "idle_executors": self.node.idle,
+            "executors": self.node.executors,
+            "labels": list(self.node.labels),
+            **self.node.facts,
         }
+
+
+def list_nodes(server: JenkinsServer) -> list[JenkinsNode]:
+    """Return all nodes of a server, with their environment if this user may read their configuration."""
+    found = server.get("the list of nodes", f"computer/api/json{_TREE}")
+    return [_node(row, server) for row in found.get("computer", ())]
+
+
+def _node(row: Mapping[str, Any], server: JenkinsServer) -> JenkinsNode:
+    name = str(row.get("displayName", ""))
+    offline = ""
+    if row.get("offline") or row.get("temporarilyOffline"):
+        offline = str(row.get("offlineCauseReason") or "no reason is given").strip().splitlines()[0]
+    monitors = row.get("monitorData") or {}
+    return JenkinsNode(
+        name=name,
+        labels=tuple(str(label["name"]) for label in row.get("assignedLabels") or ()),
+        description=str(row.get("description") or ""),
+        monitor=str(monitors.get("hudson.node_monitors.ArchitectureMonitor") or ""),
+        environment=_environment_of(server.node_config(name)),
+        offline=offline,
+        executors=int(row.get("numExecutors") or 0),
+        idle=0 if offline else sum(bool(it.get("idle")) for it in row.get("executors") or ()),
+    )
 
 
 def needs_of(
     document: Mapping[str, Any], *, image: str = "", pool: str = "", pkgsrc: str = "", arch: str = ""
 ) -> Needs:
-    """What an m.json asks of an agent; the keywords win over what it says.
+    """Return what an m.json needs of a node; the keywords win over what it says.
 
-    The packages of a pkgsrc image are installed with parts of the agent's own system, so agent and
+    The packages of a pkgsrc image are installed with parts of the node's own system, so node and
     image must be of one release. It is read from a base image such as base-64-lts@21.4.0.
     """
     build = document.get("build")
@@ -107,31 +138,31 @@ def needs_of(
     if not release and (found := _PKGSRC_IMAGE.match(base)):
         release = f"20{found[1]}Q{found[2]}"
     oci = build.get("oci")
-    told = oci.get("architecture", "") if isinstance(oci, Mapping) else ""
+    arch_of_image = oci.get("architecture", "") if isinstance(oci, Mapping) else ""
     if not pool and "zfs" in build.get("formats", ()):
         pool = "zfs"
     return Needs(
         os=_plain("os", system) if system in ("linux", "smartos", "illumos") else "",
-        arch=_plain("arch", arch or str(told)),
+        arch=_plain("arch", arch or str(arch_of_image)),
         pkgsrc=release,
         pool=pool or str(build.get("pool", "")),
     )
 
 
-def judge(agents: Sequence[Agent], needs: Needs) -> list[Verdict]:
-    """A verdict on each agent: those that can build first, the idle ones of them before the busy."""
-    verdicts = [Verdict(agent=agent, reasons=tuple(_reasons(agent, needs))) for agent in agents]
-    return sorted(verdicts, key=lambda it: (not it.able, -it.agent.idle, it.agent.name))
+def judge(nodes: Sequence[JenkinsNode], needs: Needs) -> list[Verdict]:
+    """Return a verdict on each node: first those that can build, idle ones before busy ones."""
+    verdicts = [Verdict(node=node, reasons=tuple(_reasons(node, needs))) for node in nodes]
+    return sorted(verdicts, key=lambda it: (not it.able, -it.node.idle, it.node.name))
 
 
-def _reasons(agent: Agent, needs: Needs) -> list[str]:
+def _reasons(node: JenkinsNode, needs: Needs) -> list[str]:
     reasons = []
-    if agent.offline:
-        reasons.append(f"is offline: {agent.offline}")
-    if not agent.executors:
+    if node.offline:
+        reasons.append(f"is offline: {node.offline}")
+    if not node.executors:
         reasons.append("has no executors")
-    reasons += [f"does not have the label {label}" for label in needs.labels if label not in agent.labels]
-    facts = agent.facts
+    reasons += [f"does not have the label {label}" for label in needs.labels if label not in node.labels]
+    facts = node.facts
     titles = {
         "os": "operating system",
         "arch": "architecture",
@@ -164,13 +195,13 @@ def _described(description: str) -> dict[str, str]:
 
 
 def _monitored(monitor: str) -> dict[str, str]:
-    """`Linux (amd64)`, as the server's architecture monitor puts it."""
+    """Read `Linux (amd64)`, as the server's architecture monitor writes it."""
     found = re.fullmatch(r"\s*([^()]+?)\s*\(([^()]+)\)\s*", monitor)
     return {"os": found[1], "arch": found[2]} if found else {}
 
 
 def _plain(name: str, value: str) -> str:
-    """One spelling for what has several."""
+    """Return the one spelling that we use of several."""
     if name == "arch":
         return _ARCHITECTURES.get(value.lower(), value.lower())
     if name == "os":
@@ -178,8 +209,8 @@ def _plain(name: str, value: str) -> str:
     return value
 
 
-def environment_of(config: str) -> dict[str, str]:
-    """The BUILDSTEP_ variables in an agent's config.xml; nothing where it has none or cannot be read."""
+def _environment_of(config: str) -> dict[str, str]:
+    """Return the BUILDSTEP_ variables in a node's config.xml; empty if it has none or cannot be read."""
     from xml.etree import ElementTree as ET
 
     # Jenkins says XML 1.1, which this parser refuses; in what it writes there is no difference.

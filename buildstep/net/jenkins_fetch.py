@@ -1,4 +1,4 @@
-"""Image files from a Jenkins build: downloaded aside, checked against what vouches for them, then named."""
+"""Image files of a Jenkins build: downloaded aside, verified by their manifests and records, then renamed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from buildstep.errors import CIError, EmitError
-from buildstep.net.jenkins import Build, Server
+from buildstep.net.jenkins import JenkinsBuild, JenkinsServer
 from buildstep.report.record import RECORD_SUFFIX
 from buildstep.system.digest import Digester
 from buildstep.system.files import write_all
@@ -21,8 +21,8 @@ _MANIFEST = ".imgmanifest"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Fetched:
-    """A file that was fetched. checked_by: the files whose digests it was compared with."""
+class FetchedFile:
+    """A file that was fetched. checked_by: the names of the files whose digests it was compared with."""
 
     path: str
     size: int
@@ -35,17 +35,18 @@ class Fetched:
 
 
 def fetch(
-    server: Server,
-    build: Build,
+    server: JenkinsServer,
+    build: JenkinsBuild,
     dest: Path,
     *,
     patterns: Sequence[str] = (),
     any_result: bool = False,
-) -> list[Fetched]:
+) -> list[FetchedFile]:
     """Download a build's image files into a directory, all of them or none.
 
-    An image file must be vouched for by a manifest or a build record among the artifacts. patterns: of the
-    paths of artifacts to take; a manifest or record then vouches for what is taken. Raises CIError.
+    A manifest or a build record among the artifacts must have the digests of each image file. patterns: of
+    the paths of artifacts to take; manifests and records are always taken. any_result: take the files of a
+    build that failed, too. Raises CIError.
     """
     state = server.info(build)
     label = f"{build.job} {build.number}"
@@ -54,19 +55,19 @@ def fetch(
     if state.get("result") not in ("SUCCESS", "UNSTABLE") and not any_result:
         raise CIError(f"{label} ended as {state.get('result')}", hint="--any-result takes what there is")
     chosen = _choose(state.get("artifacts") or (), label)
-    vouchers = {name for name in chosen if name.endswith((_MANIFEST, RECORD_SUFFIX))}
-    if not vouchers:
+    sources = {name for name in chosen if name.endswith((_MANIFEST, RECORD_SUFFIX))}
+    if not sources:
         raise CIError(f"{label} archived no image manifest", hint="archive bits/**, as buildImage does")
     taken = {
         name: path
         for name, path in chosen.items()
-        if name in vouchers or not patterns or any(fnmatch.fnmatchcase(path, it) for it in patterns)
+        if name in sources or not patterns or any(fnmatch.fnmatchcase(path, it) for it in patterns)
     }
     if not os.path.isdir(dest):
         raise CIError(f"{dest} is not a directory")
     with Outputs() as outputs:
         found = {name: _download(server, build, path, dest / name, outputs) for name, path in taken.items()}
-        checked = _check(found, {name: _document(found[name][0]) for name in sorted(vouchers)}, patterns)
+        checked = _check(found, {name: _document(found[name][0]) for name in sorted(sources)}, patterns)
         # A manifest gets its name last: where one stands, its image is complete.
         try:
             outputs.commit()
@@ -76,13 +77,16 @@ def fetch(
 
 
 def _choose(artifacts: Sequence[Mapping[str, Any]], label: str) -> dict[str, str]:
-    """Artifacts by the name that each will have here, manifests last. Names come from another machine."""
+    """Return the path of each artifact by the name of its file here, manifests last.
+
+    Raises CIError for a name that is not safe, as names come from another machine, and for one that is taken.
+    """
     chosen: dict[str, str] = {}
     for item in artifacts:
         path = str(item.get("relativePath", ""))
         name = path.rpartition("/")[2]
         if not name or name in (".", "..") or not name.isprintable() or ".." in path.split("/"):
-            raise CIError(f"{label} has an artifact with the name {path!r}, which is not taken")
+            raise CIError(f"{label} has an artifact with the name {path!r}, which is not safe")
         if name in chosen:
             raise CIError(f"{label} has two artifacts called {name}", detail=f"{chosen[name]}\n{path}")
         chosen[name] = path
@@ -91,8 +95,8 @@ def _choose(artifacts: Sequence[Mapping[str, Any]], label: str) -> dict[str, str
 
 
 def _download(
-    server: Server, build: Build, relative: str, final: Path, outputs: Outputs
-) -> tuple[Path, Fetched]:
+    server: JenkinsServer, build: JenkinsBuild, relative: str, final: Path, outputs: Outputs
+) -> tuple[Path, FetchedFile]:
     temporary = temporary_name(final)
     fd = create(temporary)
     outputs.add(temporary, final)
@@ -115,7 +119,7 @@ def _download(
         os.fsync(fd)
     finally:
         os.close(fd)
-    return temporary, Fetched(path=os.fspath(final), **asdict(digester.result()))
+    return temporary, FetchedFile(path=os.fspath(final), **asdict(digester.result()))
 
 
 def _document(path: Path) -> Any:
@@ -126,36 +130,42 @@ def _document(path: Path) -> Any:
 
 
 def _check(
-    found: Mapping[str, tuple[Path, Fetched]], documents: Mapping[str, Any], patterns: Sequence[str]
-) -> list[Fetched]:
-    """Every file with what vouches for it. Raises CIError with all that is wrong."""
-    vouched: dict[str, list[str]] = {name: [] for name in found}
+    found: Mapping[str, tuple[Path, FetchedFile]], documents: Mapping[str, Any], patterns: Sequence[str]
+) -> list[FetchedFile]:
+    """Return every file with the names of its checksum sources. Raises CIError with all that is wrong."""
+    checked_by: dict[str, list[str]] = {name: [] for name in found}
     wrong: list[str] = []
-    for voucher, document in documents.items():
-        entries = list(_claims(voucher, document, found))
+    for source, document in documents.items():
+        entries = list(_claims(source, document, found))
         if not entries:
-            wrong.append(f"{voucher} names no image file that is there")
+            wrong.append(f"{source} names no image file that is there")
         for name, claim in entries:
             if name not in found:
                 if not patterns:
-                    wrong.append(f"{name}, named by {voucher}, is not among the artifacts")
+                    wrong.append(f"{name}, named by {source}, is not among the artifacts")
                 continue
             have = asdict(found[name][1])
             differing = [f"{key} {have[key]}, not {claim[key]}" for key in claim if claim[key] != have[key]]
-            wrong += [f"{name} is not what {voucher} describes: {'; '.join(differing)}"] if differing else []
-            vouched[name].append(voucher)
-    wrong += [f"nothing vouches for {name}" for name, by in vouched.items() if not by and _is_image(name)]
+            wrong += [f"{name} is not what {source} describes: {'; '.join(differing)}"] if differing else []
+            checked_by[name].append(source)
+    wrong += [
+        f"no manifest or record has the digests of {name}"
+        for name, by in checked_by.items()
+        if not by and _is_image(name)
+    ]
     if wrong:
         raise CIError(
             "what the server gave is not what the build made", detail="\n".join(f"  {it}" for it in wrong)
         )
-    return [replace(got, checked_by=tuple(vouched[name])) for name, (_, got) in found.items()]
+    return [replace(got, checked_by=tuple(checked_by[name])) for name, (_, got) in found.items()]
 
 
-def _claims(voucher: str, document: Any, found: Mapping[str, object]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The files that a manifest or a record speaks of, with what it says of each."""
+def _claims(
+    source: str, document: Any, found: Mapping[str, tuple[Path, FetchedFile]]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the files that a manifest or a record names, with size and digests as it has them."""
     try:
-        if voucher.endswith(RECORD_SUFFIX):
+        if source.endswith(RECORD_SUFFIX):
             for item in document["artifacts"]:
                 name = str(item["path"]).rpartition("/")[2]
                 yield name, {key: item[key] for key in ("size", "sha1", "sha256") if key in item}
@@ -165,9 +175,9 @@ def _claims(voucher: str, document: Any, found: Mapping[str, object]) -> Iterato
     except (LookupError, TypeError):
         return
     # A manifest does not name its file: it is the one beside it with its name that has this digest.
-    stem = voucher.removesuffix(_MANIFEST) + "."
+    stem = source.removesuffix(_MANIFEST) + "."
     beside = [name for name in found if name.startswith(stem) and _is_image(name)]
-    fitting = [name for name in beside if getattr(found[name][1], "sha1", "") == claim["sha1"]]  # type: ignore[index]
+    fitting = [name for name in beside if found[name][1].sha1 == claim["sha1"]]
     for name in fitting or beside[:1]:
         yield name, claim
 

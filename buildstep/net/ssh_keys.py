@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import socket
 import struct
 from collections.abc import Callable, Mapping
@@ -28,7 +27,7 @@ Signer = Callable[[bytes], bytes]
 
 
 def http_signature(user: str, signer: Signer, *, now: Callable[[], str] | None = None) -> dict[str, str]:
-    """The headers of a call made as this user: the date, signed (HTTP-Signature, rsa-sha256)."""
+    """Return the headers of a call made as this user: the date, signed (HTTP-Signature, rsa-sha256)."""
     date = now() if now else formatdate(usegmt=True)
     signature = base64.b64encode(signer(f"date: {date}".encode())).decode()
     value = f'Signature keyId="{user}",algorithm="rsa-sha256",signature="{signature}"'
@@ -36,7 +35,10 @@ def http_signature(user: str, signer: Signer, *, now: Callable[[], str] | None =
 
 
 def file_signer(path: Path) -> Signer:
-    """Sign with the private key in a file, in OpenSSH's or PEM form, without a passphrase."""
+    """Return a signer with the private key of a file, in OpenSSH or PEM format, without a passphrase.
+
+    Raises SigningError, and ToolMissing without the package cryptography.
+    """
     try:
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives import hashes, serialization
@@ -54,12 +56,9 @@ def file_signer(path: Path) -> Signer:
     load = serialization.load_ssh_private_key if openssh else serialization.load_pem_private_key
     try:
         key = load(data, password=None)
-    except TypeError as error:  # cryptography's way to say that a passphrase is missing
-        raise SigningError(
-            f"the ssh key {path} has a passphrase", hint="load it into an ssh-agent: ssh-add"
-        ) from error
-    except (ValueError, UnsupportedAlgorithm) as error:
-        if "password" in str(error).lower():
+    except (TypeError, ValueError, UnsupportedAlgorithm) as error:
+        # A TypeError is cryptography's way to say that a passphrase is missing.
+        if isinstance(error, TypeError) or "password" in str(error).lower():
             raise SigningError(
                 f"the ssh key {path} has a passphrase", hint="load it into an ssh-agent: ssh-add"
             ) from error
@@ -73,9 +72,10 @@ def file_signer(path: Path) -> Signer:
 
 
 def agent_signer(environ: Mapping[str, str], *, fingerprint: str = "") -> Signer:
-    """Sign by the ssh-agent that SSH_AUTH_SOCK names.
+    """Return a signer that uses the ssh-agent of SSH_AUTH_SOCK.
 
-    fingerprint: which of its RSA keys, as `SHA256:...` or in MD5; the first one by default.
+    fingerprint: which of its RSA keys, as `SHA256:...` or in MD5; by default the first one.
+    Raises SigningError.
     """
     address = environ.get("SSH_AUTH_SOCK", "")
     if not address:
@@ -86,7 +86,7 @@ def agent_signer(environ: Mapping[str, str], *, fingerprint: str = "") -> Signer
 
     def sign(data: bytes) -> bytes:
         request = bytes([_SIGN_REQUEST]) + _string(blob) + _string(data) + struct.pack(">I", _RSA_SHA2_256)
-        kind, body = _ask(address, request)
+        kind, body = _query(address, request)
         if kind != _SIGN_RESPONSE:
             raise SigningError("the ssh-agent refused to sign", hint="is the key locked, or to be confirmed?")
         inner, _ = _take(body)
@@ -102,18 +102,17 @@ def agent_signer(environ: Mapping[str, str], *, fingerprint: str = "") -> Signer
 
 
 def fingerprints(blob: bytes) -> tuple[str, str]:
-    """A public key's SHA-256 and MD5 fingerprints, as ssh-keygen -l prints them."""
+    """Return a public key's SHA-256 and MD5 fingerprints, as ssh-keygen -l prints them."""
     sha = base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
     md5 = hashlib.md5(blob, usedforsecurity=False).hexdigest()
     return f"SHA256:{sha}", ":".join(md5[i : i + 2] for i in range(0, 32, 2))
 
 
 def _find_key(address: str, fingerprint: str) -> bytes:
-    kind, body = _ask(address, bytes([_REQUEST_IDENTITIES]))
+    kind, body = _query(address, bytes([_REQUEST_IDENTITIES]))
     if kind != _IDENTITIES_ANSWER or len(body) < 4:
-        raise SigningError("the ssh-agent does not tell its keys")
-    (count,) = struct.unpack(">I", body[:4])
-    rest = body[4:]
+        raise SigningError("the ssh-agent does not list its keys")
+    count, rest = int.from_bytes(body[:4]), body[4:]
     wanted = fingerprint.removeprefix("MD5:")
     for _ in range(min(count, 1000)):
         blob, rest = _take(rest)
@@ -126,7 +125,7 @@ def _find_key(address: str, fingerprint: str) -> bytes:
     )
 
 
-def _ask(address: str, request: bytes) -> tuple[int, bytes]:
+def _query(address: str, request: bytes) -> tuple[int, bytes]:
     try:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(_AGENT_SECONDS)
@@ -134,14 +133,14 @@ def _ask(address: str, request: bytes) -> tuple[int, bytes]:
             sock.sendall(_string(request))
             (length,) = struct.unpack(">I", _receive(sock, 4))
             if not 0 < length <= _MAX_MESSAGE:
-                raise SigningError("the ssh-agent answered with nonsense")
-            answer = _receive(sock, length)
+                raise SigningError("the ssh-agent sent an invalid response")
+            response = _receive(sock, length)
     except OSError as error:
         raise SigningError(
             f"cannot talk to the ssh-agent: {error.strerror or error}",
             hint="is it still running? (SSH_AUTH_SOCK)",
         ) from error
-    return answer[0], answer[1:]
+    return response[0], response[1:]
 
 
 def _receive(sock: socket.socket, count: int) -> bytes:
@@ -159,17 +158,8 @@ def _string(data: bytes) -> bytes:
 
 
 def _take(data: bytes) -> tuple[bytes, bytes]:
-    """The first string of a message, and the rest."""
-    if len(data) < 4:
-        raise SigningError("the ssh-agent's answer is cut short")
-    (length,) = struct.unpack(">I", data[:4])
-    if len(data) < 4 + length:
-        raise SigningError("the ssh-agent's answer is cut short")
-    return data[4 : 4 + length], data[4 + length :]
-
-
-def default_key(environ: Mapping[str, str]) -> Path | None:
-    """The user's ordinary RSA key, if there is one."""
-    home = environ.get("HOME", "")
-    path = Path(home, ".ssh", "id_rsa") if home else None
-    return path if path is not None and os.access(path, os.R_OK) else None
+    """Return the first string of a message, and the rest."""
+    end = 4 + int.from_bytes(data[:4])
+    if len(data) < end:
+        raise SigningError("the response of the ssh-agent is cut short")
+    return data[4:end], data[end:]

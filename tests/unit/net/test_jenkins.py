@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from buildstep.cli import jenkins as cli
 from buildstep.errors import CIError, UsageError
 from buildstep.events import Bus, Event, Note
-from buildstep.net.jenkins import Build, Login, Server, login
-from buildstep.net.jenkins_agents import Agent, Needs, judge, needs_of
+from buildstep.net.jenkins import JenkinsBuild, JenkinsServer, Login, login
+from buildstep.net.jenkins_agents import JenkinsNode, Needs, judge, list_nodes, needs_of
 from buildstep.net.jenkins_fetch import fetch
 from tests.servers.jenkins import FakeJenkins, Job, Run, node, serving
 
@@ -35,13 +35,13 @@ def jenkins() -> Iterator[FakeJenkins]:
         yield server
 
 
-def client(jenkins: FakeJenkins, notes: list[str] | None = None, **options: float) -> Server:
+def client(jenkins: FakeJenkins, notes: list[str] | None = None, **options: float) -> JenkinsServer:
     def note(event: Event) -> None:
         if notes is not None and isinstance(event, Note):
             notes.append(event.text)
 
     who = Login(url=jenkins.url, user=jenkins.user, token=TOKEN)
-    return Server(who, bus=Bus(note), backoff=0.001, **options)  # type: ignore[arg-type]
+    return JenkinsServer(who, bus=Bus(note), backoff=0.001, **options)  # type: ignore[arg-type]
 
 
 # -- who we are ----------------------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ def test_certificates_are_checked_whatever_the_environment_says(
     monkeypatch.setenv("PYTHONHTTPSVERIFY", "0")
     monkeypatch.setenv("JENKINS_API_EXTRA_HEADERS", "X-Secret: s3cr3t")
     with caplog.at_level(logging.DEBUG):
-        server = Server(Login(url="https://ci/", user="a", token="t"))
+        server = JenkinsServer(Login(url="https://ci/", user="a", token="t"))
     assert server._api._session.verify is True
     assert "s3cr3t" not in caplog.text
 
@@ -119,10 +119,10 @@ def test_https_with_an_authority_of_ones_own_and_without(tmp_path: Path) -> None
     with serving(FakeJenkins(token=TOKEN), tls=context) as server:
         environ = {"JENKINS_URL": server.url, "JENKINS_USER": "ann", "JENKINS_TOKEN": TOKEN}
         with pytest.raises(CIError, match="not trusted") as caught:
-            Server(login(environ), backoff=0.001).agents()
+            list_nodes(JenkinsServer(login(environ), backoff=0.001))
         assert "REQUESTS_CA_BUNDLE" in caught.value.hint
         assert server.calls == []
-        assert Server(login({**environ, "REQUESTS_CA_BUNDLE": str(path)})).agents() == []
+        assert list_nodes(JenkinsServer(login({**environ, "REQUESTS_CA_BUNDLE": str(path)}))) == []
 
 
 # -- agents --------------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def test_agents_say_what_they_are_in_four_places(jenkins: FakeJenkins) -> None:
         node("gone", offline=True, offlineCauseReason="Disconnected by ann\nmore", monitorData=None),
     ]
     jenkins.configs["zfs1"] = CONFIG
-    facts = {agent.name: agent.facts for agent in client(jenkins).agents()}
+    facts = {node.name: node.facts for node in list_nodes(client(jenkins))}
     assert facts == {
         "linux1": {"arch": "amd64", "os": "linux", "pool": "overlay"},
         "arm1": {"arch": "arm64", "pkgsrc": "2021Q4"},
@@ -153,12 +153,12 @@ def test_d43_an_agent_of_another_pkgsrc_release_or_architecture_is_told_why_not(
     document = {"os": "smartos", "build": {"image": "base-64-lts@21.4.0", "formats": ["zfs"]}}
     needs = needs_of(document, arch="x86_64")
     assert needs == Needs(os="sunos", arch="amd64", pkgsrc="2021Q4", pool="zfs")
-    good = Agent(
+    good = JenkinsNode(
         name="good", labels=("os-smartos", "arch-amd64", "pkgsrc-2021Q4", "pool-zfs:zones/a"), idle=1
     )
-    old = Agent(name="old", labels=("os-sunos", "pkgsrc-2018Q4", "pool-zfs"), monitor="SunOS (amd64)")
-    linux = Agent(name="linux", monitor="Linux (aarch64)", offline="by ann")
-    verdicts = {it.agent.name: it.reasons for it in judge([linux, old, good], needs)}
+    old = JenkinsNode(name="old", labels=("os-sunos", "pkgsrc-2018Q4", "pool-zfs"), monitor="SunOS (amd64)")
+    linux = JenkinsNode(name="linux", monitor="Linux (aarch64)", offline="by ann")
+    verdicts = {it.node.name: it.reasons for it in judge([linux, old, good], needs)}
     assert next(iter(verdicts)) == "good"
     assert verdicts["good"] == ()
     assert verdicts["old"] == ("its pkgsrc release is 2018Q4, and 2021Q4 is needed",)
@@ -173,7 +173,7 @@ def test_d43_an_agent_of_another_pkgsrc_release_or_architecture_is_told_why_not(
 
 def test_pools_fit_by_backend_where_one_side_names_no_more() -> None:
     def able(want: str, have: str) -> bool:
-        return judge([Agent(name="a", labels=(f"pool-{have}",))], Needs(pool=want))[0].able
+        return judge([JenkinsNode(name="a", labels=(f"pool-{have}",))], Needs(pool=want))[0].able
 
     assert able("zfs", "zfs:zones/a")
     assert able("zfs:zones/a", "zfs")
@@ -221,7 +221,7 @@ def test_a_server_without_crumbs(jenkins: FakeJenkins) -> None:
 def test_a_trigger_that_may_have_worked_is_not_repeated(jenkins: FakeJenkins) -> None:
     jenkins.jobs["app"] = Job()
     jenkins.faults = [("/job/app/build", "drop")]
-    with pytest.raises(CIError, match="no answer") as caught:
+    with pytest.raises(CIError, match="no response") as caught:
         client(jenkins).trigger("app", {}, poll=0.001)
     assert "queued all the same" in caught.value.hint
     assert jenkins.counts["POST /job/app/build"] == 1
@@ -265,7 +265,7 @@ def test_a_disabled_job_and_one_that_is_not_there(jenkins: FakeJenkins) -> None:
 def test_a_wrong_token_is_an_error_at_once_and_does_not_come_back_in_it(jenkins: FakeJenkins) -> None:
     jenkins.token = "other"
     with pytest.raises(CIError, match="401") as caught:
-        client(jenkins).agents()
+        list_nodes(client(jenkins))
     assert "API token" in caught.value.hint
     assert TOKEN not in f"{caught.value}{caught.value.detail}{caught.value.hint}"
     assert len(jenkins.calls) == 1
@@ -275,13 +275,13 @@ def test_a_log_in_page_is_not_taken_for_an_answer(jenkins: FakeJenkins) -> None:
     jenkins.faults = [("/computer", "html")]
     jenkins.want_crumb = False
     with pytest.raises(CIError, match="not JSON"):
-        client(jenkins).agents()
+        list_nodes(client(jenkins))
 
 
 def test_the_servers_words_are_told_without_our_token(jenkins: FakeJenkins) -> None:
     jenkins.faults = [("/computer", "500")] * 9
     with pytest.raises(CIError, match="500") as caught:
-        client(jenkins, attempts=2).agents()
+        list_nodes(client(jenkins, attempts=2))
     assert "Oops" in caught.value.detail
     assert TOKEN not in caught.value.detail
 
@@ -292,7 +292,7 @@ def test_the_servers_words_are_told_without_our_token(jenkins: FakeJenkins) -> N
 def watch(jenkins: FakeJenkins, run: Run, notes: list[str] | None = None) -> tuple[str, str]:
     jenkins.jobs["a/b"] = Job(runs={7: run})
     written: list[str] = []
-    result = client(jenkins, notes).watch(Build(job="a/b", number=7), written.append, poll=0.001)
+    result = client(jenkins, notes).watch(JenkinsBuild(job="a/b", number=7), written.append, poll=0.001)
     return "".join(written), result
 
 
@@ -313,7 +313,7 @@ def test_watch_a_log_that_shrinks(jenkins: FakeJenkins) -> None:
 def test_watch_gives_up_in_time(jenkins: FakeJenkins) -> None:
     jenkins.jobs["a"] = Job(runs={1: Run(1, log=[b"x"] * 10_000)})
     with pytest.raises(CIError, match="did not end within"):
-        client(jenkins).watch(Build(job="a", number=1), lambda _: None, timeout=0.05, poll=0.001)
+        client(jenkins).watch(JenkinsBuild(job="a", number=1), lambda _: None, timeout=0.05, poll=0.001)
 
 
 # -- fetch ---------------------------------------------------------------------------------------------------
@@ -335,9 +335,9 @@ def artifacts(image: bytes = IMAGE, *, served: bytes | None = None) -> dict[str,
     }
 
 
-def built(jenkins: FakeJenkins, files: dict[str, bytes], result: str | None = "SUCCESS") -> Build:
+def built(jenkins: FakeJenkins, files: dict[str, bytes], result: str | None = "SUCCESS") -> JenkinsBuild:
     jenkins.jobs["app"] = Job(runs={3: Run(3, log=[], result=result, artifacts=files)})
-    return Build(job="app", number=3)
+    return JenkinsBuild(job="app", number=3)
 
 
 def test_fetch_checks_files_against_manifest_and_record(jenkins: FakeJenkins, tmp_path: Path) -> None:
