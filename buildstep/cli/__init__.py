@@ -1,4 +1,4 @@
-"""The root of the command line: a table of commands loaded on use, and errors turned into exit codes."""
+"""The root of the command line: a table of commands, imported on use, and exit codes for errors."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ COMMANDS = {
     "build": ("buildstep.cli.build", "Build an image from a manifest and a proto directory."),
     "image": ("buildstep.cli.image", "Base images: import, list, show, verify, delete, gc, publish."),
     "cache": ("buildstep.cli.cache", "The layer cache: list, size, verify, prune."),
-    "jenkins": ("buildstep.cli.jenkins", "Jenkins: agents that can build this, trigger, watch, fetch."),
+    "jenkins": ("buildstep.cli.jenkins", "Jenkins: nodes that can build this, trigger, watch, fetch."),
     "make": ("buildstep.cli.make", ""),
     "why": ("buildstep.cli.why", "What was reused, what was not, and why."),
-    "doctor": ("buildstep.cli.doctor", "Can this agent build this m.json? Why not?"),
+    "doctor": ("buildstep.cli.doctor", "Can this machine build this m.json? Why not?"),
     "report": ("buildstep.cli.report", "A build record as a page, JUnit, SARIF, markdown or a badge."),
     "heal": ("buildstep.cli.heal", "Remove what dead builds left."),
     "schema": ("buildstep.cli.schema", "Print the JSON schema of m.json."),
@@ -67,7 +67,7 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "au
 @click.version_option(__version__, prog_name="buildstep")
 @click.option("--debug", is_flag=True, help="Show the traceback of any error.")
 def root(debug: bool) -> None:
-    """Turn a base image and a proto directory into an installable image, inside the CI agent."""
+    """Turn a base image and a proto directory into an installable image, on the CI host."""
     del debug  # `debugging` and `main` look for it
 
 
@@ -90,12 +90,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_error(error, debug=debug)
         return error.code
     except BrokenPipeError:
-        # Whoever read our output has gone: nothing more to say, and no traceback for it.
+        # The reader of our output has gone: this is no error to report.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + 13
     except KeyboardInterrupt:
         return 130
-    except Exception:  # noqa: BLE001 - the last line of defence: a bug shows its traceback
+    except Exception:  # noqa: BLE001 - nothing is left to catch it: a bug shows its traceback
         traceback.print_exc()
         click.echo("buildstep: this is a bug in buildstep; please report it with the lines above", err=True)
         return ExitCode.BUG

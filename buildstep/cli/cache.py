@@ -1,4 +1,4 @@
-"""`buildstep cache`: what a pool keeps to be quick, and getting rid of it."""
+"""`buildstep cache`: show, check and remove what a pool caches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> in
 
 @click.group("cache")
 def command() -> None:
-    """What a pool keeps to be quick: list, size, verify, prune."""
+    """The caches of a pool: list, size, verify, prune."""
 
 
 @command.command("list")
@@ -61,7 +61,7 @@ def list_(session: Session, as_json: bool) -> None:
 @with_session(quiet=True, healing=False)
 @JSON
 def size(session: Session, as_json: bool) -> None:
-    """Show how much is kept, by kind, and how much may be."""
+    """Show how much is cached, by kind, and the limits."""
     from buildstep.cache import prune as cache_prune
 
     kinds: dict[str, dict[str, int]] = {}
@@ -85,7 +85,7 @@ def size(session: Session, as_json: bool) -> None:
 @with_session(quiet=True)
 @JSON
 def verify(session: Session, as_json: bool) -> int:
-    """Read all that is kept and compare it with its records; what is damaged is removed and named."""
+    """Read all that is cached and compare it with its records; what is damaged is removed and named."""
     from buildstep.cache import prune as cache_prune
     from buildstep.errors import ExitCode
 
@@ -101,7 +101,7 @@ def verify(session: Session, as_json: bool) -> int:
 @command.command("prune")
 @with_session(quiet=True)
 @JSON
-@click.option("--older-than", metavar="DAYS", type=float, help="What was of no use for so long.")
+@click.option("--older-than", metavar="DAYS", type=float, help="What was not used for so long.")
 @click.option("--max-bytes", metavar="SIZE", callback=_size, help="Keep no more than this, such as 10G.")
 @click.option(
     "--max-inodes", metavar="COUNT", type=click.IntRange(min=0), help="Keep no more files than this."
@@ -113,10 +113,10 @@ def prune(
     max_bytes: int | None,
     max_inodes: int | None,
 ) -> None:
-    """Remove what is kept, what was of use longest ago first; without an option, all of it.
+    """Remove cached items, those not used for longest first; without an option, all of them.
 
-    What a build uses at the moment stays. Every build keeps the limits by itself: those of the
-    configuration (BUILDSTEP_CACHE_MAX_BYTES, BUILDSTEP_CACHE_MAX_INODES).
+    What a build uses at the moment stays. Every build keeps the limits of the configuration by itself
+    (BUILDSTEP_CACHE_MAX_BYTES, BUILDSTEP_CACHE_MAX_INODES).
     """
     from buildstep.cache import prune as cache_prune
 

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from buildstep.build.doctor import Examination, Finding
     from buildstep.spec.fields import BuildSpec
 
-_AGENT = '{"name": "agent", "version": "0", "build": {"image": "scratch"}}'
-"""The m.json of an agent that is looked at without one."""
+_AGENT = '{"name": "any", "version": "0", "build": {"image": "scratch"}}'
+"""The m.json where none is given: a build that needs nothing."""
 
 _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 
 
 @click.command(
     "doctor",
-    epilog="Exit codes: 0 it can, perhaps with warnings; else that of the first error, which is the one that "
-    "the build would end with: 2 usage, 5 a tool or privilege is missing, 10 dataset, 11 image, 12 install, "
+    epilog="Exit codes: 0 it can, perhaps with warnings; else that of the first error, with which the build "
+    "would end: 2 usage, 5 a tool or privilege is missing, 10 dataset, 11 image, 12 install, "
     "13 sandbox, 14 emit.",
 )
 @JSON
@@ -37,7 +37,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 def command(
     manifest_arg: str | None, defines: dict[str, str], as_json: bool, quiet: bool, **flags: object
 ) -> int:
-    """Tell whether this agent can build an m.json, and if not, why and what to do; changes nothing.
+    """Check whether this machine can build an m.json, and if not, why and what to do; changes nothing.
 
     Looked at: privileges, tools and their versions, what the kernel allows (by trying), the pool and its
     room, what dead builds left, the base image, its package manager, the output directory, the network
@@ -128,7 +128,7 @@ def _findings(error: BuildstepError, where: str) -> list[Finding]:
 
 
 def _become_root_of_a_namespace() -> None:
-    """See things as the build will: an ordinary user installs packages in a user namespace."""
+    """Start again in a user namespace, where an ordinary user's build would install packages."""
     from buildstep.build.doctor import attempts
     from buildstep.cli import session
 
@@ -151,9 +151,9 @@ def _show(seen: Examination, *, as_json: bool, quiet: bool) -> None:
     warnings = sum(found.level == "warning" for found in seen.findings)
     what = f"{seen.spec.name} {seen.spec.version}" if seen.spec else "images"
     can = (
-        f"this agent cannot build {what}: {plural(errors, 'error')}"
+        f"this machine cannot build {what}: {plural(errors, 'error')}"
         if errors
-        else f"this agent can build {what}"
+        else f"this machine can build {what}"
     )
     if warnings:
         can += f", {plural(warnings, 'warning')}"

@@ -1,4 +1,4 @@
-"""`buildstep jenkins`: which agents can build this, start a build there, follow it, fetch what it made."""
+"""`buildstep jenkins`: which nodes can build this, start a build there, follow it, fetch what it made."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def watch(job: str, number: int | None, timeout: float) -> int:
 def fetch(
     job: str, number: int | None, output_dir: Path, patterns: tuple[str, ...], any_result: bool, as_json: bool
 ) -> None:
-    """Download a build's image files (of the last build): all that are right, or none."""
+    """Download a build's image files (of the last build): all of them verified, or none."""
     from buildstep.net.jenkins_fetch import fetch as fetch_files
 
     with _signals():

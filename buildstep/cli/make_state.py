@@ -1,4 +1,4 @@
-"""What `make image` remembers of its last build, and whether anything has changed since.
+"""Record the last build of `make image`, and find what has changed since.
 
 make compares times of files, and cannot name one with a blank in it. So Makefile.inc asks here: the proto
 directory by the change times that no tool can set back, the manifest by content, the commit by name.
@@ -37,7 +37,7 @@ class Watched:
 
 
 def why_stale(state: Path, watched: Watched) -> str:
-    """Why the image has to be built; empty when nothing has changed since the last build."""
+    """Return why the image has to be built; empty when nothing has changed since the last build."""
     try:
         stamp = read_json(state / "image-stamp.json")
     except FileNotFoundError:
@@ -61,7 +61,7 @@ def why_stale(state: Path, watched: Watched) -> str:
 
 
 def _newer(tree: Path, since: int) -> str:
-    """The first path below a directory whose inode changed after a moment; empty if there is none.
+    """Return the first path below a directory whose inode changed after a moment; empty if there is none.
 
     A removed or renamed entry is seen as a change of the directory that it was in.
     """
@@ -83,7 +83,7 @@ def _newer(tree: Path, since: int) -> str:
 
 
 def begin(state: Path, watched: Watched) -> str:
-    """Note what a build starts from, before it reads anything; the reason for it, empty if there is none."""
+    """Record what a build starts from, before it reads anything; return why it is needed, or ""."""
     (state / "begun").unlink(missing_ok=True)
     why = why_stale(state, watched)
     values = os.environ.get("COMPONENT_VALUES", "")
@@ -109,9 +109,9 @@ def begin(state: Path, watched: Watched) -> str:
 
 
 def finish(state: Path) -> list[str]:
-    """Take the finished build's result for the last build; the paths of its files.
+    """Record the finished build as the last one, and return the paths of its files.
 
-    Without a build begun nothing had to be built, and only make's own comparison is satisfied.
+    Where no build was begun, nothing had to be built: only the time of the stamp is set, for make.
     """
     begun, stamp = state / "begun", state / "image-stamp.json"
     if not begun.exists():
@@ -122,7 +122,7 @@ def finish(state: Path) -> list[str]:
         paths = [file["path"] for file in result["files"]] + [result["manifest"], result["record"]]
         sizes = {path: os.path.getsize(path) for path in paths}
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise StoreError("the build told of no files that are there", detail=str(error)) from error
+        raise StoreError("the build reported no files that exist", detail=str(error)) from error
     noted = read_json(begun)
     stem = result["manifest"].removesuffix(".imgmanifest")
     beside = [stem + ending for ending in (".events.jsonl", ".pkgaudit") if os.path.exists(stem + ending)]
@@ -141,7 +141,7 @@ def finish(state: Path) -> list[str]:
 
 
 def publishable(state: Path, *, allow_dirty: bool) -> str:
-    """The manifest of the last build, which may be published. Errors: PublishError when it may not."""
+    """Return the path of the last build's manifest. Errors: PublishError when it must not be published."""
     stamp = _read_stamp(state)
     path = Path(stamp["manifest"])
     try:
@@ -159,7 +159,7 @@ def publishable(state: Path, *, allow_dirty: bool) -> str:
 
 
 def clean(state: Path, output: Path) -> list[str]:
-    """Remove what this component's builds made, and nothing else; the paths that were there."""
+    """Remove what this component's builds made, and nothing else; return the paths that were removed."""
     removed = []
     top = os.path.realpath(output)
     for name in _made(state):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections.abc import Callable, Iterable
 
@@ -55,6 +54,8 @@ def pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...])
 
 def print_json(data: object) -> None:
     """Print one JSON object on standard output."""
+    import json  # only for those who ask for it: --help is quick
+
     click.echo(json.dumps(data, indent=2))
 
 

@@ -27,7 +27,7 @@ from buildstep.system import namespaces, process, userns
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Session:
-    """An opened pool and what stands on it."""
+    """An opened pool, and what works with it."""
 
     backend: Backend
     bus: Bus
@@ -44,7 +44,6 @@ def open_session(
     verbose: int = 0,
     quiet: bool = False,
     healing: bool = True,
-    bus: Bus | None = None,
     sources: Sequence[str] = (),
 ) -> Session:
     """Open the pool (a URI, or None for the configured one or else the best there is) and heal it.
@@ -53,7 +52,7 @@ def open_session(
     """
     config = configs.load(os.environ, Path.cwd(), pool=pool, sources=sources)
     environ = config.environ(os.environ)
-    bus = bus or Bus(_view(environ, verbose=verbose, quiet=quiet))
+    bus = Bus(_view(environ, verbose=verbose, quiet=quiet))
     backend = pool_module.open_pool(config.pool or pool_module.detect(environ))
     if healing:
         for left in heal(backend):
@@ -72,7 +71,7 @@ def open_session(
 
 
 def _view(environ: Mapping[str, str], *, verbose: int, quiet: bool) -> Subscriber:
-    """The view for this agent: folds where its CI has them, else timed lines or a live terminal."""
+    """Return the view for this machine: folds where its CI has them, else timed lines or a live terminal."""
     if not quiet and ("GITHUB_ACTIONS" in environ or "GITLAB_CI" in environ):
         from buildstep.report.ci_log import CIView, detect
 
@@ -83,7 +82,7 @@ def _view(environ: Mapping[str, str], *, verbose: int, quiet: bool) -> Subscribe
 
 @contextmanager
 def signals() -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP raise Interrupted, once: a second one does not break the unwinding."""
+    """Turn the first SIGINT, SIGTERM or SIGHUP into Interrupted; a later one must not break the clean-up."""
     stopping = False
 
     def stop(signum: int, _frame: object) -> None:
@@ -103,7 +102,7 @@ def signals() -> Iterator[None]:
 
 
 def guarded(job: Callable[[], int]) -> int:
-    """Run a job with signals as errors and errors as exit codes: what runs inside the namespaces."""
+    """Run a job with signals as errors, and return its exit code or that of its error."""
     try:
         with signals():
             return job()
@@ -123,11 +122,11 @@ _OF_THE_MACHINE = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE,
     errno.ENOMEM,
 )  # fmt: skip
-"""What the agent lacks is not our bug, wherever it is noticed."""
+"""What the machine lacks is not our bug, wherever it is noticed."""
 
 
 def enclosed(job: Callable[[], int]) -> int:
-    """Run a job in namespaces of its own where that can be, and as it is where it cannot."""
+    """Run a job as `guarded` does, in namespaces of its own where this machine allows it."""
     if namespaces.supported():
         return namespaces.enclose(lambda: guarded(job))
     return guarded(job)

@@ -129,10 +129,10 @@ def test_a_person_reads_a_line_for_each_and_a_verdict(
 ) -> None:
     assert cli.main(["doctor", "-m", manifest(), "--pool", f"dir:{tmp_path}/pool", "proto"]) == 0
     out = capfd.readouterr().out
-    assert out.splitlines()[-1].startswith("this agent can build hello 1.0.0")
+    assert out.splitlines()[-1].startswith("this machine can build hello 1.0.0")
     assert cli.main(["doctor", "-q", "-m", manifest(image="tar:none.tar"), "proto"]) == ExitCode.IMAGE
     out = capfd.readouterr().out
-    assert out.splitlines()[-1].startswith("this agent cannot build hello 1.0.0: 1 error")
+    assert out.splitlines()[-1].startswith("this machine cannot build hello 1.0.0: 1 error")
     assert not [row for row in out.splitlines() if row.startswith("ok ")]
 
 

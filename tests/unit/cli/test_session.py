@@ -1,0 +1,63 @@
+"""Errors and signals of a job become exit codes and texts."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+
+import pytest
+
+from buildstep.cli import session
+from buildstep.errors import ImageError
+
+
+def fail(error: BaseException) -> int:
+    def job() -> int:
+        raise error
+
+    return session.guarded(job)
+
+
+def test_an_error_of_ours_is_its_text_and_its_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert session.guarded(lambda: 3) == 3
+    assert fail(ImageError("no such image", detail="tar:x", hint="look")) == 11
+    assert capsys.readouterr().err == "buildstep: no such image\ntar:x\nhint: look\n"
+
+
+def test_a_traceback_is_shown_when_asked_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUILDSTEP_DEBUG", "1")
+    assert fail(ImageError("no such image")) == 11
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_what_the_machine_lacks_is_no_bug(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fail(OSError(number, os.strerror(number), "/pool/x")) == 10
+    assert f"/pool/x: {os.strerror(number)}" in capsys.readouterr().err
+
+
+def test_another_os_error_is_a_bug() -> None:
+    with pytest.raises(OSError, match="Is a directory"):
+        fail(OSError(errno.EISDIR, "Is a directory"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_the_job_once(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
+    cleaned = []
+
+    def job() -> int:
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            os.kill(os.getpid(), number)  # a second one does not break the clean-up
+            cleaned.append(True)
+        return 0
+
+    before = signal.getsignal(number)
+    assert session.guarded(job) == 128 + number
+    assert cleaned == [True]
+    assert number.name in capsys.readouterr().err
+    assert signal.getsignal(number) == before
