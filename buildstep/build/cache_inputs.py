@@ -15,8 +15,7 @@ from buildstep.images.store import ImageRecord
 from buildstep.rootfs import cleaners
 from buildstep.spec.load import BuildSpec
 from buildstep.system.host import min_platform
-from buildstep.tree import proto as tree_proto
-from buildstep.tree.proto import ProtoScan
+from buildstep.tree.proto import ProtoDir
 
 NOT_DECISIVE = (
     "keep_on_failure", "shell_on_failure", "timeouts", "origin_of", "source", "pool", "cache",
@@ -30,18 +29,18 @@ def slot(spec: BuildSpec) -> str:
     return f"{spec.name}/packages"
 
 
-def proto_digest(spec: BuildSpec, proto: ProtoScan) -> str:
+def proto_digest(spec: BuildSpec, proto: ProtoDir) -> str:
     """A digest over the proto directory as this build sees it. Every file must have been read."""
-    return tree_proto.digest(proto, owners="keep" in spec.owner.values(), epoch=spec.source_date_epoch)
+    return proto.digest(owners="keep" in spec.owner.values(), epoch=spec.source_date_epoch)
 
 
-def known_proto_digest(spec: BuildSpec, proto: ProtoScan) -> str:
+def known_proto_digest(spec: BuildSpec, proto: ProtoDir) -> str:
     """The same of the proto directory as the last build saw it; empty where that is not known."""
-    return tree_proto.known_digest(proto, owners="keep" in spec.owner.values(), epoch=spec.source_date_epoch)
+    return proto.known_digest(owners="keep" in spec.owner.values(), epoch=spec.source_date_epoch)
 
 
 def question(
-    spec: BuildSpec, image: ImageRecord, proto: ProtoScan, environ: Mapping[str, str]
+    spec: BuildSpec, image: ImageRecord, proto: ProtoDir, environ: Mapping[str, str]
 ) -> dict[str, Any]:
     """All that decides which packages are installed, but for what the repository has."""
     options = spec.installer_options

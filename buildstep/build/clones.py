@@ -17,7 +17,7 @@ from buildstep.rootfs import cleaners, copy_proto, owners, sandbox
 from buildstep.rootfs.cleaners.interface import CleanOptions
 from buildstep.rootfs.leak_check import CiHost
 from buildstep.tree.entry import FileList
-from buildstep.tree.proto import ProtoScan
+from buildstep.tree.proto import ProtoDir
 
 
 def make_clone(context: BuildContext, state: BuildState, kind: Kind, ident: str) -> None:
@@ -106,7 +106,7 @@ def read_clone(
     below: FileList,
     *,
     overlay: FileList | None = None,
-    copied: ProtoScan | None = None,
+    copied: ProtoDir | None = None,
 ) -> Snapshot:
     """Read the clone as it is now. below: the layer under the one being made; copied: the proto directory,
     where its files were copied in."""

@@ -30,7 +30,7 @@ from buildstep.system.text import plural
 from buildstep.tree import stat_index
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import Entry, FileList, digest_of, line, parse
-from buildstep.tree.proto import ProtoScan
+from buildstep.tree.proto import ProtoDir
 
 
 def inputs_key(spec: BuildSpec, image: ImageRecord, resolution: Answer | None) -> str:
@@ -130,7 +130,7 @@ class ContentUpdate:
 
 
 def find(
-    state: Path, spec: BuildSpec, image: ImageRecord, resolution: Answer | None, proto: ProtoScan
+    state: Path, spec: BuildSpec, image: ImageRecord, resolution: Answer | None, proto: ProtoDir
 ) -> ContentUpdate | None:
     """Return how to make this image from the last one; None where it takes a full build. Every changed file
     must have been read (`read_few`)."""
@@ -144,7 +144,7 @@ def find(
     return None if tree is None else update_tree(tree, changed, proto.top)
 
 
-def _changed_contents(proto: ProtoScan) -> list[Entry] | None:
+def _changed_contents(proto: ProtoDir) -> list[Entry] | None:
     """The entries that are not as they were, if that is only content and time."""
     if proto.gone or proto.doubt or not proto.known.paths or proto.unread:
         return None
@@ -155,10 +155,15 @@ def _changed_contents(proto: ProtoScan) -> list[Entry] | None:
         old = proto.known.paths.get(path)
         if old is None:
             return None
-        (before, _), entry = stat_index.was(old), entries[path]
+        known, entry = stat_index.known_entry(old), entries[path]
+        before, _ = known.before()
         same = (before.kind, before.mode, before.uid, before.gid) == (now.kind, now.mode, now.uid, now.gid)
         linked = before.linked or now.linked
-        if not same or linked or old[9:] != (entry.target, entry.rdev, entry.xattrs):
+        if (
+            not same
+            or linked
+            or (known.target, known.rdev, known.xattrs) != (entry.target, entry.rdev, entry.xattrs)
+        ):
             return None
     return list(entries.values())
 

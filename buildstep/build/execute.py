@@ -112,7 +112,7 @@ def _result(context: BuildContext, state: BuildState) -> BuildResult:
     result = deliver(context, state)
     # What follows takes memory of its own.
     state.forget_trees()
-    context.plan.proto.forget_entries()
+    context.plan.proto.drop_entries()
     return result
 
 

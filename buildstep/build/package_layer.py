@@ -20,7 +20,6 @@ from buildstep.cache.resolutions import Answer
 from buildstep.errors import InstallError
 from buildstep.pool.interface import Kind
 from buildstep.rootfs.packaging import Installed, Packaging, prepare_packaging
-from buildstep.tree import proto as proto_dir
 from buildstep.tree.diff import diff
 from buildstep.tree.entry import FileList, tree_digest
 from buildstep.tree.hashing import hash_entries, spread_digests
@@ -92,7 +91,7 @@ def find_valid(context: BuildContext, state: BuildState) -> CachedLayer | None:
     if not spec.wants_packages or not spec.cache:
         return None
     if spec.order == "proto-first":
-        proto_dir.read_all(context.plan.proto)
+        context.plan.proto.read_all()
     question = package_resolution.question(context, state)
     name = cache_inputs.answer_key(question)
     state.making = context.stack.enter_context(contextlib.ExitStack())

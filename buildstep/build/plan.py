@@ -20,9 +20,8 @@ from buildstep.events import State
 from buildstep.images.store import ImageRecord, ImageStore
 from buildstep.spec.load import BuildSpec
 from buildstep.system.text import plural
-from buildstep.tree import proto as proto_dir
 from buildstep.tree.exclude import excluder
-from buildstep.tree.proto import ProtoScan, scan_proto
+from buildstep.tree.proto import ProtoDir, scan_proto
 from buildstep.tree.proto_changes import explain
 from buildstep.tree.stat_index import StatIndex
 
@@ -70,7 +69,7 @@ class PlanFacts:
     spec: BuildSpec
     image: ImageRecord | None
     incoming: str
-    proto: ProtoScan
+    proto: ProtoDir
     in_place: bool
     layer: LayerPlan | None = None
     missed: tuple[str, ...] = ()
@@ -103,7 +102,7 @@ class Plan:
     steps: tuple[PlannedStep, ...]
     full_steps: tuple[PlannedStep, ...]
     image: ImageRecord | None
-    proto: ProtoScan
+    proto: ProtoDir
     in_place: bool
     outputs: Mapping[str, Any] | None = None
     update: ContentUpdate | None = None
@@ -211,13 +210,13 @@ def takes_in_place(spec: BuildSpec) -> bool:
     return last and excluder(spec.exclude) is not None and not emit.sends_dataset(spec.formats)
 
 
-def _is_read(proto: ProtoScan) -> bool:
+def _is_read(proto: ProtoDir) -> bool:
     """Whether the content of all files is known; a few changed ones are read for that."""
-    return proto.unchanged or proto_dir.read_few(proto)
+    return proto.unchanged or proto.read_few()
 
 
 def _steps_of_route(
-    chosen: _Choice, full: tuple[PlannedStep, ...], proto: ProtoScan
+    chosen: _Choice, full: tuple[PlannedStep, ...], proto: ProtoDir
 ) -> tuple[PlannedStep, ...]:
     """The steps as this route takes them."""
     if chosen.outputs is not None:
@@ -259,7 +258,7 @@ def _plan_layer(
     """Look up what the packages resolved to last time, and the layer with them."""
     spec = facts.spec
     if spec.order == "proto-first":
-        proto_dir.read_all(facts.proto)
+        facts.proto.read_all()
     question = cache_inputs.question(spec, image, facts.proto, environ)
     resolution = resolutions.find(cache.backend.state, cache_inputs.answer_key(question))
     if resolution is None:
@@ -290,7 +289,7 @@ def _check_places(spec: BuildSpec, store: ImageStore) -> None:
         raise SpecError("places", faults)
 
 
-def proto_text(spec: BuildSpec, proto: ProtoScan, *, in_place: bool) -> str:
+def proto_text(spec: BuildSpec, proto: ProtoDir, *, in_place: bool) -> str:
     """Describe the proto directory: how much there is, how it is taken, and what changed."""
     how = "read in place" if in_place else "copied"
     text = f"{spec.proto.name}/, {plural(proto.files, 'file')}, {how}"

@@ -41,8 +41,8 @@ def remember(context: BuildContext, state: BuildState, result: BuildResult) -> N
 def note_proto(context: BuildContext) -> bool:
     """Keep what is known of the proto directory now. Returns False where nothing can be kept."""
     spec, proto = context.spec, context.plan.proto
-    context.bus.count("bytes_hashed", proto.read)
-    proto.read = 0
+    context.bus.count("bytes_hashed", proto.bytes_read)
+    proto.bytes_read = 0
     if not spec.cache or excluder(spec.exclude) is None:
         return False
     index = StatIndex(context.backend.state, spec.proto)
@@ -55,7 +55,7 @@ def note_proto(context: BuildContext) -> bool:
     if any(entry.first for entry in fresh.values()):
         _spread_digests(proto.entries)
     cache_inputs.proto_digest(spec, proto)
-    index.save(proto, proto.noted)
+    proto.save(index)
     return True
 
 

@@ -6,37 +6,40 @@ import os
 from collections.abc import Mapping
 
 from buildstep.tree.entry import Entry
-from buildstep.tree.proto import ProtoScan
-from buildstep.tree.stat_index import KnownEntry, was
+from buildstep.tree.proto import ProtoDir
+from buildstep.tree.stat_index import KnownEntry, known_entry
 from buildstep.tree.stat_lines import Seen
 
 _TOLD = 200
 """How many changed paths are told."""
 
 
-def explain(scan: ProtoScan) -> list[tuple[str, str]]:
+def explain(proto: ProtoDir) -> list[tuple[str, str]]:
     """The changed paths and exactly what differs from what the index knew, as far as it has been read.
 
     A path that went and one of the same inode and content that came are a rename; what is in a renamed
     directory went with it. A directory is not told for the time that a change in it gave it.
     """
-    if scan.doubt:
-        return [("", scan.doubt)]
-    if not scan.changed:
+    if proto.doubt:
+        return [("", proto.doubt)]
+    if not proto.changed:
         return []
-    if scan.told is None or scan.told[0] != scan.unread:
-        scan.told = (scan.unread, _explained(scan))
-    return scan.told[1]
+    if proto.explained is None or proto.explained[0] != proto.unread:
+        proto.explained = (proto.unread, _explained(proto))
+    return proto.explained[1]
 
 
-def _explained(scan: ProtoScan) -> list[tuple[str, str]]:
-    known, entries = scan.known.paths, scan.fresh_entries
-    now = scan.fresh
-    before = {path: was(known[path]) for path in [*scan.gone, *(path for path in now if path in known)]}
+def _explained(proto: ProtoDir) -> list[tuple[str, str]]:
+    known, entries = proto.known.paths, proto.fresh_entries
+    now = proto.fresh
+    before = {
+        path: known_entry(known[path]).before()
+        for path in [*proto.gone, *(path for path in now if path in known)]
+    }
     came = {path: seen for path, seen in now.items() if path not in known}
-    went = {path: before[path][0] for path in scan.gone}
+    went = {path: before[path][0] for path in proto.gone}
     told: dict[bytes, str] = {}
-    renamed = _renamed(scan, came, went)
+    renamed = _renamed(proto, came, went)
     for new, old_path in renamed.items():
         parent, old_parent = new.rpartition(b"/")[0], old_path.rpartition(b"/")[0]
         same_name = new.rpartition(b"/")[2] == old_path.rpartition(b"/")[2]
@@ -44,18 +47,18 @@ def _explained(scan: ProtoScan) -> list[tuple[str, str]]:
             told[new] = f"renamed from {os.fsdecode(old_path)}"
     moved = set(renamed.values())
     for path in went.keys() - moved:
-        told[path] = "excluded" if scan.exclude and _excluded(scan, path, went[path]) else "removed"
+        told[path] = "excluded" if proto.exclude and _excluded(proto, path, went[path]) else "removed"
     links = _by_inode({path: seen.inode for path, seen in came.items() if path not in renamed})
     unlinked = _by_inode({path: went[path].inode for path in went.keys() - moved})
     for path, seen in now.items():
         if path in renamed:
             continue
         if path not in known:
-            others = [other for other in _mates(scan, path) if other in known or other < path]
+            others = [other for other in _mates(proto, path) if other in known or other < path]
             told[path] = f"added, a hard link to {os.fsdecode(others[0])}" if others else "added"
             continue
         old, trusted = before[path]
-        if text := _differs(old, known[path], seen, entries[path]):
+        if text := _differs(old, known_entry(known[path]), seen, entries[path]):
             told[path] = text
         elif seen.inode in links or (seen.inode in unlinked and old.kind == "f"):
             way, other = ("added", links) if seen.inode in links else ("removed", unlinked)
@@ -74,17 +77,17 @@ def _explained(scan: ProtoScan) -> list[tuple[str, str]]:
     return [(os.fsdecode(path), kept[path]) for path in order[:_TOLD]]
 
 
-def _renamed(scan: ProtoScan, came: Mapping[bytes, Seen], went: Mapping[bytes, Seen]) -> dict[bytes, bytes]:
+def _renamed(proto: ProtoDir, came: Mapping[bytes, Seen], went: Mapping[bytes, Seen]) -> dict[bytes, bytes]:
     """New path to old, by inode, kind, and for a file size and content as well."""
     before = {(old.inode, old.kind): path for path, old in went.items()}
-    entries = scan.fresh_entries
+    entries = proto.fresh_entries
     found = {}
     for path, seen in came.items():
         entry = entries[path]
         old_path = before.get((seen.inode, seen.kind))
-        if old_path is None or path in scan.inodes:
+        if old_path is None or path in proto.inodes:
             continue
-        sha256 = scan.known.paths[old_path][8]
+        sha256 = known_entry(proto.known.paths[old_path]).sha256
         same = went[old_path].size == seen.size and (not entry.sha256 or entry.sha256 == sha256)
         if entry.kind == "f" and not same:
             continue
@@ -92,29 +95,28 @@ def _renamed(scan: ProtoScan, came: Mapping[bytes, Seen], went: Mapping[bytes, S
     return found
 
 
-def _excluded(scan: ProtoScan, path: bytes, old: Seen) -> bool:
+def _excluded(proto: ProtoDir, path: bytes, old: Seen) -> bool:
     """Whether a path is excluded now, itself or by a directory above it."""
-    assert scan.exclude is not None
+    assert proto.exclude is not None
     parts = path.split(b"/")
     above = (b"/".join(parts[:depth]) for depth in range(1, len(parts)))
-    return scan.exclude(path, old.kind == "d") or any(scan.exclude(folder, True) for folder in above)
+    return proto.exclude(path, old.kind == "d") or any(proto.exclude(folder, True) for folder in above)
 
 
 def _by_inode(paths: Mapping[bytes, int]) -> dict[int, bytes]:
     return {inode: path for path, inode in sorted(paths.items(), reverse=True)}
 
 
-def _mates(scan: ProtoScan, path: bytes) -> list[bytes]:
+def _mates(proto: ProtoDir, path: bytes) -> list[bytes]:
     """The other names of a hard link, in order."""
-    if path not in scan.inodes:
+    if path not in proto.inodes:
         return []
-    inode = scan.inodes[path]
-    return sorted(other for other, of in scan.inodes.items() if of == inode and other != path)
+    inode = proto.inodes[path]
+    return sorted(other for other, of in proto.inodes.items() if of == inode and other != path)
 
 
 def _differs(before: Seen, known: KnownEntry, now: Seen, entry: Entry) -> str:
     """One short sentence for what is not as it was, times aside."""
-    sha256, target, rdev, xattrs = known[8:]
     if before.kind != now.kind:
         return f"type {before.kind} -> {now.kind}"
     found = []
@@ -122,14 +124,14 @@ def _differs(before: Seen, known: KnownEntry, now: Seen, entry: Entry) -> str:
         found.append(f"mode {before.mode:04o} -> {now.mode:04o}")
     if (before.uid, before.gid) != (now.uid, now.gid):
         found.append(f"owner {before.uid}:{before.gid} -> {now.uid}:{now.gid}")
-    if target != entry.target:
-        found.append(f"target {os.fsdecode(target)} -> {os.fsdecode(entry.target)}")
-    if rdev != entry.rdev:
-        found.append(f"device {rdev[0]}:{rdev[1]} -> {entry.rdev[0]}:{entry.rdev[1]}")
-    if xattrs != entry.xattrs:
-        names = {key for key, _ in {*xattrs} ^ {*entry.xattrs}}
+    if known.target != entry.target:
+        found.append(f"target {os.fsdecode(known.target)} -> {os.fsdecode(entry.target)}")
+    if known.rdev != entry.rdev:
+        found.append(f"device {known.rdev[0]}:{known.rdev[1]} -> {entry.rdev[0]}:{entry.rdev[1]}")
+    if known.xattrs != entry.xattrs:
+        names = {key for key, _ in {*known.xattrs} ^ {*entry.xattrs}}
         found.append(f"attribute {', '.join(sorted(map(os.fsdecode, names)))}")
-    if now.kind == "f" and entry.sha256 and sha256 != entry.sha256:
+    if now.kind == "f" and entry.sha256 and known.sha256 != entry.sha256:
         found.append(f"content ({before.size} -> {now.size} bytes)")
     elif now.kind == "f" and before.size != now.size:
         found.append(f"size {before.size} -> {now.size}")

@@ -42,22 +42,22 @@ def read_xattrs(path: bytes) -> Xattrs:
 
 
 def entry_of(path: bytes, full: bytes, info: os.stat_result) -> Entry:
-    """The entry of something on disk, its content unread. path: in the tree; full: on the agent."""
+    """Return the entry of something on disk, its content unread. path: in the tree; full: on the CI host."""
     kind, mode = KINDS[stat.S_IFMT(info.st_mode)], stat.S_IMODE(info.st_mode)
-    return seen_entry(path, full, kind, mode, info.st_uid, info.st_gid, info.st_size, info.st_mtime_ns)
+    entry = Entry(path, kind, mode, info.st_uid, info.st_gid, info.st_size, mtime=info.st_mtime_ns)
+    return complete(entry, full)
 
 
-def seen_entry(
-    path: bytes, full: bytes, kind: str, mode: int, uid: int, gid: int, size: int, mtime: int
-) -> Entry:
-    """The same for who has of lstat's answer only what is in an entry: its link or device is asked for."""
-    entry = Entry(path, kind, mode, uid, gid, mtime=mtime, xattrs=read_xattrs(full))
-    if kind == "f":
-        entry.size = size
-    elif kind == "l":
+def complete(entry: Entry, full: bytes) -> Entry:
+    """Add to an entry what lstat alone does not tell, and return it. full: its path on the CI host."""
+    entry.xattrs = read_xattrs(full)
+    if entry.kind == "f":
+        return entry
+    entry.size = 0
+    if entry.kind == "l":
         entry.target = os.readlink(full)
         entry.mode = 0o777
-    elif kind in "cb":
+    elif entry.kind in "cb":
         rdev = os.lstat(full).st_rdev
         entry.rdev = (os.major(rdev), os.minor(rdev))
     return entry

@@ -1,9 +1,9 @@
-"""What a proto directory holds, read once: a stat index makes an unchanged file cost one lstat.
+"""The stat index of a proto directory: thanks to it, an unchanged file costs one lstat and no read.
 
-The index of a proto directory keeps, for each path, all that lstat said (see `statlines`) when its content
-was last read. While that is the same, inode and ctime with it, so are content, links and attributes: any
-change of them moves the ctime, which nobody can set. An entry whose ctime is not clearly older than the
-moment the index was begun is not trusted: it could change again within the same tick of the clock.
+The index keeps, for each path, all that lstat said (see `stat_lines`) when its content was last read. While
+lstat says the same, inode and ctime with it, content, links and attributes are the same too: any change of
+them moves the ctime, which nobody can set. An entry whose ctime is not clearly older than the start of the
+walk is not trusted: it could change again within the same tick of the clock.
 """
 
 from __future__ import annotations
@@ -12,55 +12,104 @@ import contextlib
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from buildstep.system import framed
 from buildstep.system.files import atomic_write
 from buildstep.system.locks import lock
 from buildstep.tree import stat_lines
+from buildstep.tree.entry import Entry, Xattrs
 from buildstep.tree.stat_lines import Seen
-
-if TYPE_CHECKING:
-    from buildstep.tree.proto import ProtoScan
 
 FORMAT = 4
 
 _GRAIN_NS = 20_000_000
 """No kernel clock that stamps files is coarser than this."""
 
-# -- the index ---------------------------------------------------------------------------------------------
+Row = tuple[Any, ...]
+"""A `KnownEntry` as marshal reads it. An index has one for each path, and naming the fields of all would
+slow every build: `known_entry` names those of the few that are looked at."""
 
-KnownEntry = tuple[Any, ...]
-"""The line, whether it has other names; then kind, mode, uid, gid, size, mtime, sha256, target, device,
-xattrs."""
+
+class KnownEntry(NamedTuple):
+    """What an index has of a path. line: what lstat said, see `stat_lines`; linked: it has other names."""
+
+    line: bytes
+    linked: bool
+    kind: str
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime: int
+    sha256: str
+    target: bytes
+    rdev: tuple[int, int]
+    xattrs: Xattrs
+
+    def before(self) -> tuple[Seen, bool]:
+        """Return what lstat said, and whether that was to be trusted."""
+        young = self.line.startswith(_UNTRUSTED)
+        return stat_lines.parse(self.line[1:] if young else self.line), not young
+
+
+known_entry: Callable[[Row], KnownEntry] = KnownEntry._make
+line_of: Callable[[Row], bytes] = itemgetter(0)
+is_linked: Callable[[Row], bool] = itemgetter(1)
+kind_and_size: Callable[[Row], tuple[str, int]] = itemgetter(2, 6)
+"""The fields that are needed of every path."""
 
 _UNTRUSTED = b"?"
-"""Before the line of an entry that was too young: nothing has such a line, it only tells what there was."""
+"""Before the line of an entry that was too young. No real line begins so: such an entry is never valid."""
 
 
-def was(old: KnownEntry) -> tuple[Seen, bool]:
-    """What lstat said of a known entry, and whether that was to be trusted."""
-    line = old[0]
-    young = line.startswith(_UNTRUSTED)
-    return stat_lines.parse(line[1:] if young else line), not young
+def row_of(entry: Entry, seen: Seen, *, started: int) -> Row:
+    """Return what an index keeps of a path that was read. started: when the walk began, in ns."""
+    line = seen.line
+    if seen.ctime >= started - _GRAIN_NS or (entry.kind == "f" and not entry.sha256):
+        line = _UNTRUSTED + line
+    return (
+        line, seen.linked, entry.kind, seen.mode, seen.uid, seen.gid, seen.size, seen.mtime,
+        entry.sha256, entry.target, entry.rdev, entry.xattrs,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What an index holds. noted: what a build wrote beside it; begun: when the walk began that it is of,
-    in ns; excludes: the patterns of that walk; end, whole: bytes of its good frames, and of the first; stamp:
-    the file itself, see `StatIndex.stamp`."""
+    """What an index holds. notes: what a build wrote beside it; started: when the walk began that it is of,
+    in ns; excludes: the patterns of that walk; end: bytes of its complete records; first_end: bytes of those
+    that were written at once, before changes were added; stamp: the file itself, see `StatIndex.stamp`."""
 
-    paths: Mapping[bytes, KnownEntry] = field(default_factory=dict)
-    noted: Mapping[str, Any] = field(default_factory=dict)
-    begun: int = 0
+    paths: Mapping[bytes, Row] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    started: int = 0
     excludes: tuple[str, ...] = ()
     end: int = 0
-    whole: int = 0
+    first_end: int = 0
     stamp: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Walked:
+    """What a walk found that an index is to keep.
+
+    known: the index that it was compared with, None if that was not trusted; valid: what still holds of it;
+    gone: its paths that are not there any more; fresh: the rest, `fresh_count` rows; started: when the walk
+    began, in ns; excludes: its patterns; notes: what to write beside them.
+    """
+
+    known: Known | None
+    valid: Mapping[bytes, Row]
+    gone: Collection[bytes]
+    fresh: Iterator[tuple[bytes, Row]]
+    fresh_count: int
+    started: int
+    excludes: tuple[str, ...]
+    notes: Mapping[str, Any]
 
 
 class StatIndex:
@@ -85,77 +134,63 @@ class StatIndex:
         return info.st_size, info.st_ino, info.st_mtime_ns
 
     def load(self) -> Known:
-        """What is known of each path; empty when there is no index, or none that can be read."""
-        paths: dict[bytes, KnownEntry] = {}
-        noted: dict[str, Any] = {}
+        """Return what is known of each path; nothing when there is no index, or none that can be read."""
+        paths: dict[bytes, Row] = {}
+        notes: dict[str, Any] = {}
         excludes: tuple[str, ...] = ()
-        begun = good = whole = 0
+        started = end = first_end = 0
         stamp = self.stamp
         try:
             data = self.path.read_bytes()
         except OSError:
             return Known()
-        for (version, *frame), end in framed.read(data):
+        for (version, *record), end in framed.read(data):
             if version != FORMAT:
                 return Known()
-            first, found, noted, began, excludes = frame
+            first, found, notes, began, excludes = record
             if first:
                 paths.update(found)
-                whole = end
+                first_end = end
             else:
                 for path, value in found.items():
                     if value is None:
                         paths.pop(path, None)
                     else:
                         paths[path] = value
-            good, begun = end, max(begun, began)
-        return Known(paths, noted, begun, tuple(excludes), good, whole, stamp)
+            started = max(started, began)
+        return Known(paths, notes, started, tuple(excludes), end, first_end, stamp)
 
-    def save(self, scan: ProtoScan, noted: Mapping[str, Any]) -> None:
-        """Write down what has been read, and a note beside it.
+    def save(self, walked: Walked) -> None:
+        """Write down what was read, and the notes beside it.
 
         A few changes are added to the file's end; many, or the first time, write it anew.
         """
-        tail = (scan.begun, scan.exclude.patterns if scan.exclude else ())
+        tail = (walked.started, walked.excludes)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with lock(self.path.with_suffix(".lock")):
-            few = len(scan.fresh) + len(scan.gone) < len(scan.held) // 10
-            if not scan.doubt and few and self._unmoved(scan.known):
-                changes = {**dict(_read(scan)), **dict.fromkeys(scan.gone)}
+            few = walked.fresh_count + len(walked.gone) < len(walked.valid) // 10
+            if walked.known is not None and few and self._can_be_added_to(walked.known):
+                changes = {**dict(walked.fresh), **dict.fromkeys(walked.gone)}
                 with self.path.open("ab") as stream:
-                    framed.write(stream, (FORMAT, False, changes, dict(noted), *tail))
+                    framed.write(stream, (FORMAT, False, changes, dict(walked.notes), *tail))
                 return
             with atomic_write(self.path, durable=False) as stream:
-                # In pieces, which need less memory; what is noted is of all of them.
-                rest = itertools.chain(scan.held.items(), _read(scan))
+                # In pieces, which need less memory; the notes are of all of them.
+                rest = itertools.chain(walked.valid.items(), walked.fresh)
                 while piece := dict(itertools.islice(rest, _PIECE)):
                     framed.write(stream, (FORMAT, True, piece, {}, *tail))
-                framed.write(stream, (FORMAT, True, {}, dict(noted), *tail))
+                framed.write(stream, (FORMAT, True, {}, dict(walked.notes), *tail))
 
     def touch(self) -> None:
         """Note that the index was of use: what is not for long is pruned."""
         with contextlib.suppress(OSError):
             os.utime(self.path)
 
-    def _unmoved(self, known: Known) -> bool:
-        """Whether the file is still the one that the scan was made with, whole, and not of many pieces."""
+    def _can_be_added_to(self, known: Known) -> bool:
+        """Whether this is still the file that the walk was compared with, complete, and of few pieces."""
         same = self.stamp == known.stamp and self.size == known.end
-        return bool(known.paths) and same and known.end < 2 * known.whole
+        return bool(known.paths) and same and known.end < 2 * known.first_end
 
 
 _PIECE = 10_000
-"""Paths in a frame."""
-
-
-def _read(scan: ProtoScan) -> Iterator[tuple[bytes, KnownEntry]]:
-    """What is to be written of the paths that were not known."""
-    limit = scan.begun - _GRAIN_NS
-    entries = scan.fresh_entries
-    for path, seen in scan.fresh.items():
-        entry, line = entries[path], seen.line
-        if seen.ctime >= limit or (entry.kind == "f" and not entry.sha256):
-            line = _UNTRUSTED + line
-        yield path, (
-            line, seen.linked, entry.kind, seen.mode, seen.uid, seen.gid, seen.size, seen.mtime,
-            entry.sha256, entry.target, entry.rdev, entry.xattrs,
-        )  # fmt: skip
+"""Paths in a record."""

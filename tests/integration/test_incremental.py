@@ -33,7 +33,7 @@ from buildstep.system.root import Root
 from buildstep.tree import hashing
 from buildstep.tree import proto as tree_proto
 from buildstep.tree import scan as tree_scan
-from buildstep.tree.proto import ProtoScan, digest, scan_proto
+from buildstep.tree.proto import ProtoDir, scan_proto
 from buildstep.tree.stat_index import StatIndex
 from tests.integration import pools
 from tests.integration.conftest import demand
@@ -406,10 +406,10 @@ def test_two_builds_that_note_what_they_saw(tmp_path: Path) -> None:
 
     index = StatIndex(tmp_path / "state", proto)
 
-    def note(scan: ProtoScan) -> None:
-        tree_proto.read_all(scan)
-        digest(scan, owners=False, epoch=EPOCH)
-        index.save(scan, scan.noted)
+    def note(scan: ProtoDir) -> None:
+        scan.read_all()
+        scan.digest(owners=False, epoch=EPOCH)
+        scan.save(index)
 
     write(0, 40, "one")
     for text in ("one", "aaa", "bbb"):
@@ -423,8 +423,8 @@ def test_two_builds_that_note_what_they_saw(tmp_path: Path) -> None:
     settle()
     found, anew = scan_proto(proto, index=index), scan_proto(proto)
     for scan in (found, anew):
-        tree_proto.read_all(scan)
-    assert digest(found, owners=False, epoch=EPOCH) == digest(anew, owners=False, epoch=EPOCH)
+        scan.read_all()
+    assert found.digest(owners=False, epoch=EPOCH) == anew.digest(owners=False, epoch=EPOCH)
 
 
 def layer(root: Path, path: Path, chosen: Codec, *, old: ReusableChunks | None = None) -> Blob:

@@ -15,7 +15,7 @@ from buildstep.pool.interface import Backend
 from buildstep.spec.config import Config
 from buildstep.spec.load import BuildSpec
 from buildstep.tree.exclude import excluder
-from buildstep.tree.proto import ProtoScan, scan_proto
+from buildstep.tree.proto import ProtoDir, scan_proto
 
 Level = Literal["ok", "warning", "error"]
 
@@ -65,10 +65,10 @@ class Examination:
     download: int = 0
     forecast: Forecast | None = None
     skews: list[float] = field(default_factory=list)
-    _scan: ProtoScan | None = None
+    _scan: ProtoDir | None = None
 
     @property
-    def scan(self) -> ProtoScan | None:
+    def scan(self) -> ProtoDir | None:
         """The proto directory as it is, walked once."""
         if self._scan is None and self.proto is not None and self.spec is not None:
             self._scan = scan_proto(self.proto, exclude=excluder(self.spec.exclude), index=None)

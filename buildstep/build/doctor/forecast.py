@@ -12,7 +12,7 @@ from buildstep.build.plan import takes_in_place
 from buildstep.images.store import ImageRecord
 from buildstep.pool.interface import Backend
 from buildstep.spec.load import BuildSpec
-from buildstep.tree.proto import ProtoScan
+from buildstep.tree.proto import ProtoDir
 
 _MIB = 1 << 20
 
@@ -65,7 +65,7 @@ def forecast(
     *,
     backend: Backend | None,
     image: ImageRecord | None,
-    proto: ProtoScan | None,
+    proto: ProtoDir | None,
     download: int = 0,
 ) -> Forecast:
     """What this build needs.

@@ -14,7 +14,7 @@ import pytest
 from buildstep.tree import proto as tree_proto
 from buildstep.tree import stat_index
 from buildstep.tree.exclude import excluder
-from buildstep.tree.proto import ProtoScan, digest, read_few, scan_proto
+from buildstep.tree.proto import ProtoDir, scan_proto
 from buildstep.tree.proto_changes import explain
 from buildstep.tree.stat_index import StatIndex
 
@@ -74,28 +74,28 @@ class Bench:
         path.write_text(text)
         return path
 
-    def scan(self) -> ProtoScan:
+    def scan(self) -> ProtoDir:
         return scan_proto(self.proto, index=self.index)
 
-    def build(self, *, wait: bool = True) -> ProtoScan:
+    def build(self, *, wait: bool = True) -> ProtoDir:
         """Scan, read what is not known, and note it, as a build does."""
         if wait:
             time.sleep(0.03)
         scan = self.scan()
-        tree_proto.read_all(scan)
-        digest(scan, owners=True, epoch=None)
-        self.index.save(scan, scan.noted)
+        scan.read_all()
+        scan.digest(owners=True, epoch=None)
+        scan.save(self.index)
         return scan
 
     def told(self) -> dict[str, str]:
         scan = self.scan()
-        read_few(scan)
+        scan.read_few()
         return dict(explain(scan))
 
     def content(self) -> dict[str, str]:
         """What the index and the reads of one more build say of every file, against the truth."""
         scan = self.scan()
-        tree_proto.read_all(scan)
+        scan.read_all()
         return {os.fsdecode(path): entry.sha256 for path, entry in scan.entries.items() if entry.kind == "f"}
 
 
@@ -117,14 +117,14 @@ def truth(proto: Path) -> dict[str, str]:
 def test_what_did_not_change_is_not_read(bench: Bench) -> None:
     bench.write("a/b", "1")
     first = bench.build()
-    assert (first.unchanged, first.files, first.read) == (False, 1, 1)
+    assert (first.unchanged, first.files, first.bytes_read) == (False, 1, 1)
     second = bench.scan()
     assert second.unchanged
     assert second.unread == 0
-    assert read_few(second)
-    assert second.read == 0
+    assert second.read_few()
+    assert second.bytes_read == 0
     assert second.entries[b"a/b"].sha256
-    assert digest(second, owners=True, epoch=None) == digest(first, owners=True, epoch=None)
+    assert second.digest(owners=True, epoch=None) == first.digest(owners=True, epoch=None)
 
 
 def test_without_an_index_everything_is_read(bench: Bench) -> None:
@@ -142,7 +142,7 @@ def test_a_young_file_is_read_again(bench: Bench) -> None:
     bench.build(wait=False)
     scan = bench.scan()
     assert scan.unread == 1
-    assert not scan.noted
+    assert not scan.notes
     bench.build()
     assert bench.scan().unchanged
 
@@ -224,12 +224,12 @@ def test_a_hard_link_is_not_two_files(bench: Bench) -> None:
     path = bench.write("a", "one")
     bench.write("b", "one")
     bench.build()
-    before = digest(bench.scan(), owners=True, epoch=0)
+    before = bench.scan().digest(owners=True, epoch=0)
     (bench.proto / "b").unlink()
     os.link(path, bench.proto / "b")
     scan = bench.scan()
-    read_few(scan)
-    assert digest(scan, owners=True, epoch=0) != before
+    scan.read_few()
+    assert scan.digest(owners=True, epoch=0) != before
 
 
 def test_a_clock_that_is_set_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +288,7 @@ def test_what_is_large_is_left_for_the_build_to_read(bench: Bench, monkeypatch: 
     monkeypatch.setattr(tree_proto, "FEW_BYTES", 2)
     os.utime(path)
     scan = bench.scan()
-    assert not read_few(scan)
+    assert not scan.read_few()
     assert dict(explain(scan)) == {"a": "touched; its content has to be read"}
 
 
@@ -298,8 +298,8 @@ def test_a_digest_is_of_what_counts(bench: Bench) -> None:
 
     def now(*, owners: bool, epoch: int | None) -> str:
         scan = scan_proto(bench.proto)
-        tree_proto.read_all(scan)
-        return digest(scan, owners=owners, epoch=epoch)
+        scan.read_all()
+        return scan.digest(owners=owners, epoch=epoch)
 
     os.utime(bench.proto, ns=(0, 0))
     before = {
@@ -415,8 +415,8 @@ def test_random_changes_are_all_seen(tmp_path: Path) -> None:
         bench.build()
         scan = bench.scan()
         fresh = scan_proto(bench.proto)
-        tree_proto.read_all(fresh)
-        assert digest(scan, owners=True, epoch=None) == digest(fresh, owners=True, epoch=None)
+        fresh.read_all()
+        assert scan.digest(owners=True, epoch=None) == fresh.digest(owners=True, epoch=None)
 
 
 # -- beside rsync -------------------------------------------------------------------------------------------------
