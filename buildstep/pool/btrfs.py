@@ -8,18 +8,17 @@ build/ID/tree      a working dataset; beside it `complete`, whose ctime tells wh
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from buildstep.errors import CommandFailed, DatasetError
 from buildstep.pool.interface import Dataset, Kind
-from buildstep.pool.layout import PoolDir
+from buildstep.pool.layout import DirectoryPool
 from buildstep.system import process
 from buildstep.system.mount_table import mount_points
 from buildstep.system.mounts import unmount
@@ -47,7 +46,7 @@ class BtrfsDataset:
         return scan_changed(self.path, base, since=self.since) if self.since else scan(self.path)
 
 
-class BtrfsBackend:
+class BtrfsBackend(DirectoryPool):
     """Clones cost one snapshot, whatever the size of the base."""
 
     scheme: ClassVar[str] = "btrfs"
@@ -64,27 +63,19 @@ class BtrfsBackend:
                 f"{path} is not on btrfs", hint=f"use --pool overlay:{path}, or a directory on a btrfs"
             )
         process.which("btrfs", hint="install btrfs-progs")
-        self._dir = PoolDir(path, self.scheme)
-
-    @property
-    def uri(self) -> str:
-        return f"{self.scheme}:{self._dir.path}"
-
-    @property
-    def state(self) -> Path:
-        return self._dir.state
+        super().__init__(path)
 
     # -- Backend -------------------------------------------------------------------------------------
 
     def create(self, ident: str) -> Dataset:
-        folder = self._dir.make(ident)
+        folder = self.make_folder(ident)
         _btrfs("subvolume", "create", os.fspath(folder / "tree"))
         (folder / "tree").chmod(0o755)
         return BtrfsDataset(ident, folder / "tree", 0)
 
     def clone(self, kind: Kind, origin: str, ident: str) -> Dataset:
-        source = self._tree(kind, origin)
-        folder = self._dir.make(ident)
+        source = self.tree_of(kind, origin)
+        folder = self.make_folder(ident)
         _btrfs("subvolume", "snapshot", os.fspath(source), os.fspath(folder / "tree"))
         mark = folder / "complete"
         mark.touch()
@@ -96,24 +87,14 @@ class BtrfsBackend:
         if not _is_read_only(dataset.path):
             _btrfs("property", "set", "-t", "subvol", os.fspath(dataset.path), "ro", "true")
         (dataset.path.parent / "complete").unlink(missing_ok=True)
-        self._dir.keep(dataset.ident, kind, ident)
-
-    def exists(self, kind: Kind, ident: str) -> bool:
-        return self._dir.exists(kind, ident)
-
-    def idents(self, kind: Kind) -> list[str]:
-        return self._dir.idents(kind)
-
-    @contextlib.contextmanager
-    def tree(self, kind: Kind, ident: str) -> Iterator[Path]:
-        yield self._tree(kind, ident)
+        self.keep(dataset.ident, kind, ident)
 
     def destroy(self, kind: Kind, ident: str) -> None:
-        folder = self._dir.folder(kind, ident)
+        folder = self.folder(kind, ident)
         for point in mount_points(folder):
             unmount(point)
         if kind is not Kind.BUILD:
-            aside = self._dir.folder(Kind.BUILD, f"removing-{kind}-{ident}")
+            aside = self.folder(Kind.BUILD, f"removing-{kind}-{ident}")
             try:
                 folder.rename(aside)
             except FileNotFoundError:
@@ -121,19 +102,14 @@ class BtrfsBackend:
             folder = aside
         for name in ("final", "tree"):
             _delete(folder / name)
-        self._dir.remove(Kind.BUILD, folder.name)
-
-    def _tree(self, kind: Kind, ident: str) -> Path:
-        if not self.exists(kind, ident):
-            raise DatasetError(f"there is no {kind} {ident} in {self.uri}")
-        return self._dir.folder(kind, ident) / "tree"
+        self.remove(Kind.BUILD, folder.name)
 
     # -- NativeStreams -------------------------------------------------------------------------------
 
     def receive(self, ident: str, fd: int, *, origin: str | None) -> Dataset:
         if origin is not None:
-            self._tree(Kind.IMAGE, origin)  # btrfs finds the parent by its uuid, in the whole file system
-        folder = self._dir.make(ident)
+            self.tree_of(Kind.IMAGE, origin)  # btrfs finds the parent by its uuid, in the whole file system
+        folder = self.make_folder(ident)
         try:
             with process.spawn(
                 ["btrfs", "receive", "-q", "-e", os.fspath(folder)], stdin=fd, what="btrfs receive"
@@ -146,7 +122,7 @@ class BtrfsBackend:
         except (DatasetError, CommandFailed) as error:
             for name in os.listdir(folder):
                 _delete(folder / name)
-            self._dir.remove(Kind.BUILD, ident)
+            self.remove(Kind.BUILD, ident)
             if isinstance(error, CommandFailed):
                 raise DatasetError("cannot receive the btrfs stream", detail=error.detail) from error
             raise
@@ -156,7 +132,7 @@ class BtrfsBackend:
         final = dataset.path.parent / "final"
         if not final.exists():
             _btrfs("subvolume", "snapshot", "-r", os.fspath(dataset.path), os.fspath(final))
-        parent = [] if origin is None else ["-p", os.fspath(self._tree(Kind.IMAGE, origin))]
+        parent = [] if origin is None else ["-p", os.fspath(self.tree_of(Kind.IMAGE, origin))]
         try:
             with process.spawn(
                 ["btrfs", "send", "-q", *parent, os.fspath(final)], stdout=fd, what="btrfs send"
@@ -166,7 +142,7 @@ class BtrfsBackend:
             raise DatasetError(error.message, detail=error.detail) from error
 
     def guid(self, kind: Kind, ident: str) -> str:
-        told = _btrfs("subvolume", "show", os.fspath(self._tree(kind, ident)))
+        told = _btrfs("subvolume", "show", os.fspath(self.tree_of(kind, ident)))
         found = dict(re.findall(r"^\s*(UUID|Received UUID):\s*(\S+)$", told, re.MULTILINE))
         received = found.get("Received UUID", "-")
         return str(found["UUID"] if received == "-" else received)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from buildstep.errors import CommandFailed, DatasetError
 from buildstep.pool.interface import Dataset, Kind
-from buildstep.pool.layout import PoolDir
+from buildstep.pool.layout import DirectoryPool
 from buildstep.system import host, process
 from buildstep.system.mount_table import mount_points
 from buildstep.system.mounts import unmount
@@ -42,37 +41,24 @@ class DirectoryDataset:
         return scan_changed(self.path, base, since=self.since, owner=keep, devices=nodes)
 
 
-class DirectoryBackend:
+class DirectoryBackend(DirectoryPool):
     """Works anywhere. A clone costs a copy, or on a file system with reflinks the metadata of one."""
 
     scheme: ClassVar[str] = "dir"
+    cheap_clone = False
 
     def __init__(self, location: str) -> None:
-        self._dir = PoolDir(Path(location).absolute(), self.scheme)
+        super().__init__(Path(location).absolute())
         self.privileged = os.geteuid() == 0
 
-    @property
-    def uri(self) -> str:
-        return f"{self.scheme}:{self._dir.path}"
-
-    @property
-    def state(self) -> Path:
-        return self._dir.state
-
-    @property
-    def cheap_clone(self) -> bool:
-        return False
-
     def create(self, ident: str) -> Dataset:
-        folder = self._dir.make(ident)
+        folder = self.make_folder(ident)
         (folder / "tree").mkdir(mode=0o755)
         return DirectoryDataset(ident, folder / "tree", 0, self.privileged)
 
     def clone(self, kind: Kind, origin: str, ident: str) -> Dataset:
-        if not self.exists(kind, origin):
-            raise DatasetError(f"there is no {kind} {origin} in {self.uri}")
-        source = self._dir.folder(kind, origin) / "tree"
-        folder = self._dir.make(ident)
+        source = self.tree_of(kind, origin)
+        folder = self.make_folder(ident)
         try:
             process.query(
                 host.HERE.copy(source, folder / "tree"),
@@ -92,22 +78,10 @@ class DirectoryBackend:
         return DirectoryDataset(ident, folder / "tree", mark.stat().st_ctime_ns, self.privileged)
 
     def snapshot(self, dataset: Dataset, kind: Kind, ident: str) -> None:
-        self._dir.keep(dataset.ident, kind, ident)
-
-    def exists(self, kind: Kind, ident: str) -> bool:
-        return self._dir.exists(kind, ident)
-
-    def idents(self, kind: Kind) -> list[str]:
-        return self._dir.idents(kind)
-
-    @contextlib.contextmanager
-    def tree(self, kind: Kind, ident: str) -> Iterator[Path]:
-        if not self.exists(kind, ident):
-            raise DatasetError(f"there is no {kind} {ident} in {self.uri}")
-        yield self._dir.folder(kind, ident) / "tree"
+        self.keep(dataset.ident, kind, ident)
 
     def destroy(self, kind: Kind, ident: str) -> None:
         if self.privileged:
-            for point in mount_points(self._dir.folder(kind, ident)):
+            for point in mount_points(self.folder(kind, ident)):
                 unmount(point)
-        self._dir.remove(kind, ident)
+        self.remove(kind, ident)

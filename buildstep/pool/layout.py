@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 from buildstep.errors import DatasetError
 from buildstep.pool.interface import Kind
@@ -28,17 +29,25 @@ _EARLY = frozenset(("lost+found", "state", *Kind))
 _IDENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
-class PoolDir:
-    """A marked directory, made with the first dataset. One that holds something else is refused."""
+class DirectoryPool:
+    """A marked directory, made with the first dataset. One that holds something else is refused.
 
-    def __init__(self, path: Path, scheme: str) -> None:
+    It has the part of a `Backend` that does not depend on how trees are cloned.
+    """
+
+    scheme: ClassVar[str]
+
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.state = path / "state"
-        self._scheme = scheme
         # Root, here or of a user namespace, sets the owners of what it makes; anybody else records them.
         self._owners = "real" if os.geteuid() == 0 else "recorded"
         with self._usable():
             self._check()
+
+    @property
+    def uri(self) -> str:
+        return f"{self.scheme}:{self.path}"
 
     @contextlib.contextmanager
     def _usable(self) -> Iterator[None]:
@@ -46,12 +55,12 @@ class PoolDir:
             yield
         except OSError as error:
             raise DatasetError(
-                f"cannot use the pool {self._scheme}:{self.path}: {error.strerror}",
+                f"cannot use the pool {self.uri}: {error.strerror}",
                 hint="choose another with --pool or BUILDSTEP_POOL",
             ) from error
 
     def _check(self) -> bool:
-        """Whether the pool is there. Raises DatasetError for one that is not ours to use."""
+        """Say whether the pool is there. Raises DatasetError for one that is not ours to use."""
         mark = self.path / MARK
         try:
             found = read_json(mark)
@@ -69,10 +78,10 @@ class PoolDir:
             raise DatasetError(
                 f"{mark} is damaged: {error}", hint="was it edited? remove the pool"
             ) from error
-        if there != (FORMAT, self._scheme):
+        if there != (FORMAT, self.scheme):
             raise DatasetError(
                 f"{self.path} is a pool of {there[1]}, format {there[0]},"
-                f" not of {self._scheme}, format {FORMAT}",
+                f" not of {self.scheme}, format {FORMAT}",
                 hint=f"use --pool {there[1]}:{self.path}, or another directory",
             )
         if owners != self._owners:
@@ -84,7 +93,7 @@ class PoolDir:
             )
         return True
 
-    def create(self) -> None:
+    def make_pool(self) -> None:
         """Make the pool, if it is not there yet. Two builds may do so at once."""
         with self._usable():
             if self._check():
@@ -93,22 +102,22 @@ class PoolDir:
             for kind in Kind:
                 (self.path / kind).mkdir(mode=0o755, exist_ok=True)
             self.state.mkdir(mode=0o755, exist_ok=True)
-            mark = {"format": FORMAT, "scheme": self._scheme, "owners": self._owners}
+            mark = {"format": FORMAT, "scheme": self.scheme, "owners": self._owners}
             write_json(self.path / MARK, mark)
             for path in self.path.iterdir():
                 if _is_half_mark(path.name):
                     _remove_unless_locked(path)
 
     def folder(self, kind: Kind, ident: str) -> Path:
-        """Where a dataset is, whether it exists or not. Raises DatasetError for a name that is no name."""
+        """Return where a dataset is or would be. Raises DatasetError for a name that is not allowed."""
         if not _IDENT.fullmatch(ident):
             raise DatasetError(f"{ident!r} is not a dataset name")
         return self.path / kind / ident
 
-    def make(self, ident: str) -> Path:
-        """The folder of a new working dataset."""
+    def make_folder(self, ident: str) -> Path:
+        """Make the directory of a new working dataset, and the pool if it is missing."""
         folder = self.folder(Kind.BUILD, ident)
-        self.create()
+        self.make_pool()
         try:
             folder.mkdir(mode=0o755)
         except OSError as error:
@@ -124,6 +133,16 @@ class PoolDir:
             raise DatasetError(f"cannot keep {ident} as {kind} {final}: {error.strerror}") from error
         fsync_dir(target.parent)
 
+    def tree_of(self, kind: Kind, ident: str) -> Path:
+        """Return the tree of a dataset. Raises DatasetError if there is no such dataset."""
+        if not self.exists(kind, ident):
+            raise DatasetError(f"there is no {kind} {ident} in {self.uri}")
+        return self.folder(kind, ident) / "tree"
+
+    @contextlib.contextmanager
+    def tree(self, kind: Kind, ident: str) -> Iterator[Path]:
+        yield self.tree_of(kind, ident)
+
     def exists(self, kind: Kind, ident: str) -> bool:
         return self.folder(kind, ident).is_dir()
 
@@ -136,7 +155,7 @@ class PoolDir:
         return sorted(name for name in names if _IDENT.fullmatch(name))
 
     def remove(self, kind: Kind, ident: str) -> None:
-        """Remove a dataset's folder: first out of sight, so that a half-removed one is never found."""
+        """Remove a dataset's directory: renamed first, so that a half-removed one is never found."""
         folder = self.folder(kind, ident)
         if kind is Kind.BUILD:
             remove_tree(folder)

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from buildstep.errors import DatasetError, SandboxError
 from buildstep.pool.interface import Dataset, Kind
-from buildstep.pool.layout import PoolDir
+from buildstep.pool.layout import DirectoryPool
 from buildstep.system.files import read_json, write_json
 from buildstep.system.host import boot_id
 from buildstep.system.mount_table import mount_points
@@ -49,7 +49,7 @@ class OverlayDataset:
         return scan(self.path) if self.upper is None else scan_overlay(self.upper, base)
 
 
-class OverlayBackend:
+class OverlayBackend(DirectoryPool):
     """Clones cost two directories and one mount, whatever the size of the base."""
 
     scheme: ClassVar[str] = "overlay"
@@ -60,24 +60,16 @@ class OverlayBackend:
         # In a user namespace the kernel lets nobody mark a directory opaque with trusted.* attributes.
         if os.geteuid() != 0 or in_user_namespace():
             raise DatasetError("an overlay pool needs root", hint=f"use --pool dir:{location} without root")
-        self._dir = PoolDir(Path(location).absolute(), self.scheme)
-
-    @property
-    def uri(self) -> str:
-        return f"{self.scheme}:{self._dir.path}"
-
-    @property
-    def state(self) -> Path:
-        return self._dir.state
+        super().__init__(Path(location).absolute())
 
     def create(self, ident: str) -> Dataset:
-        folder = self._dir.make(ident)
+        folder = self.make_folder(ident)
         (folder / "tree").mkdir(mode=0o755)
         return OverlayDataset(ident, folder / "tree", None)
 
     def clone(self, kind: Kind, origin: str, ident: str) -> Dataset:
         lower = self._lower(kind, origin)
-        folder = self._dir.make(ident)
+        folder = self.make_folder(ident)
         for name in ("upper", "work", "tree"):
             (folder / name).mkdir(mode=0o755)
         _copy_top(lower[0], folder / "upper")
@@ -95,7 +87,7 @@ class OverlayBackend:
         while True:
             if not self.exists(kind, ident):
                 raise DatasetError(f"there is no {kind} {ident} in {self.uri}")
-            folder = self._dir.folder(kind, ident)
+            folder = self.folder(kind, ident)
             if (folder / "tree").is_dir():
                 return [*lower, folder / "tree"]
             lower.append(folder / "upper")
@@ -103,7 +95,7 @@ class OverlayBackend:
 
     def snapshot(self, dataset: Dataset, kind: Kind, ident: str) -> None:
         assert isinstance(dataset, OverlayDataset)
-        folder = self._dir.folder(Kind.BUILD, dataset.ident)
+        folder = self.folder(Kind.BUILD, dataset.ident)
         if dataset.upper is None:
             _sync(dataset.path)
         else:
@@ -114,19 +106,16 @@ class OverlayBackend:
             # for this boot until then: cheaper than a sync, and as safe.
             origin = read_json(folder / "origin.json")
             write_json(folder / "origin.json", {**origin, "boot": boot_id()})
-        self._dir.keep(dataset.ident, kind, ident)
+        self.keep(dataset.ident, kind, ident)
 
     def exists(self, kind: Kind, ident: str) -> bool:
-        folder = self._dir.folder(kind, ident)
+        folder = self.folder(kind, ident)
         if kind is Kind.BUILD or not folder.is_dir() or (folder / "tree").is_dir():
             return folder.is_dir()
         try:
             return bool(read_json(folder / "origin.json")["boot"] == boot_id())
         except (OSError, ValueError, KeyError, TypeError):
             return False
-
-    def idents(self, kind: Kind) -> list[str]:
-        return self._dir.idents(kind)
 
     @contextlib.contextmanager
     def tree(self, kind: Kind, ident: str) -> Iterator[Path]:
@@ -135,7 +124,7 @@ class OverlayBackend:
             yield lower[0]
             return
         # The directory stays: other builds, in mount namespaces of their own, use it at the same time.
-        view = self._dir.folder(kind, ident) / "view"
+        view = self.folder(kind, ident) / "view"
         view.mkdir(mode=0o755, exist_ok=True)
         with mounted("overlay", view, "overlay", MS_RDONLY, overlay_options(lower)):
             yield view
@@ -145,19 +134,19 @@ class OverlayBackend:
         return self._lower(kind, ident)[0]
 
     def destroy(self, kind: Kind, ident: str) -> None:
-        folder = self._dir.folder(kind, ident)
+        folder = self.folder(kind, ident)
         if kind is not Kind.BUILD:
             self._refuse_if_used(kind, ident)
         for point in mount_points(folder):
             unmount(point)
-        self._dir.remove(kind, ident)
+        self.remove(kind, ident)
 
     def _refuse_if_used(self, kind: Kind, ident: str) -> None:
         users = []
         for other in Kind:
             for name in self.idents(other):
                 with contextlib.suppress(OSError, ValueError, KeyError, TypeError, DatasetError):
-                    if _origin(self._dir.folder(other, name)) == (kind, ident):
+                    if _origin(self.folder(other, name)) == (kind, ident):
                         users.append(f"{other} {name}")
         if users:
             raise DatasetError(

@@ -36,7 +36,7 @@ import os, signal, sys
 from pathlib import Path
 from buildstep.pool.directory import DirectoryBackend
 from buildstep.pool.journal import open_journal
-backend = DirectoryBackend({os.fspath(pool._dir.path)!r})
+backend = DirectoryBackend({os.fspath(pool.path)!r})
 with open_journal(backend.state, "test") as journal:
     print(journal.ident, flush=True)
 {"".join(f"    {row}{chr(10)}" for row in what.splitlines())}
@@ -67,7 +67,7 @@ def test_a_build_that_ends_well_leaves_no_journal(pool: DirectoryBackend) -> Non
         assert {"boot", "started", "uid", "time", "format"} <= set(head)
         with try_lock(path, create=False) as ours:
             assert not ours
-    assert files(pool._dir.path) == []
+    assert files(pool.path) == []
 
 
 def test_what_is_acquired_is_written_down_first(pool: DirectoryBackend, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_an_error_that_undid_everything_leaves_no_journal(pool: DirectoryBackend
 
     with pytest.raises(DatasetError):
         fail()
-    assert files(pool._dir.path) == []
+    assert files(pool.path) == []
 
 
 def test_an_error_before_the_undo_was_taken_down_leaves_no_file(
@@ -117,7 +117,7 @@ def test_an_error_before_the_undo_was_taken_down_leaves_no_file(
 
     with pytest.raises(KeyboardInterrupt):
         fail()
-    assert files(pool._dir.path) == []
+    assert files(pool.path) == []
     assert [path.name for path in tmp_path.iterdir()] == ["pool"]
 
 
@@ -151,7 +151,7 @@ def test_what_a_killed_build_left_is_removed(pool: DirectoryBackend, tmp_path: P
     (out / "hello-1.oci.tar").write_text("an earlier build's")
     die(pool, what.strip().format(out=out))
     assert all(left.removed for left in heal(pool))
-    assert files(pool._dir.path) == []
+    assert files(pool.path) == []
     assert pool.idents(Kind.BUILD) == []
     assert [path.name for path in out.iterdir()] == ["hello-1.oci.tar"]
     assert heal(pool) == []
@@ -159,9 +159,9 @@ def test_what_a_killed_build_left_is_removed(pool: DirectoryBackend, tmp_path: P
 
 def test_leftovers_tells_and_changes_nothing(pool: DirectoryBackend) -> None:
     ident = die(pool, KILLED["dataset"].strip())
-    before = files(pool._dir.path)
+    before = files(pool.path)
     assert find_stale(pool) == [(ident, "dataset", f"{ident}-1")]
-    assert files(pool._dir.path) == before
+    assert files(pool.path) == before
     heal(pool)
     assert find_stale(pool) == []
 
@@ -183,7 +183,7 @@ def live(pool: DirectoryBackend, tmp_path: Path) -> Iterator[Callable[[], list[s
         with atomic_write(pool.state / "blobs" / "name"):
 
             def look() -> list[str]:
-                return files(pool._dir.path) + sorted(path.name for path in out.iterdir())
+                return files(pool.path) + sorted(path.name for path in out.iterdir())
 
             yield look
         os.close(lock)
@@ -300,4 +300,4 @@ def test_a_journal_is_a_resource_of_its_build(pool: DirectoryBackend) -> None:
         assert isinstance(one, Journal)
         assert one.ident != two.ident
         assert heal(pool) == []
-    assert files(pool._dir.path) == []
+    assert files(pool.path) == []
