@@ -1,9 +1,9 @@
-"""libzfs_core, and the zfs command for what it lacks; every failure is one of our errors.
+"""The calls to ZFS that a pool needs, by libzfs_core or by the zfs command; failures are DatasetErrors.
 
 Python's binding comes in two states. The one that belongs to an installed OpenZFS (Debian: python3-pyzfs)
-does all we ask. The one on PyPI, 0.2.3, was made for an older C library: its `lzc_create` crashes the
-process, its `lzc_receive` fails, it cannot rename or destroy, and what several snapshots failed of it cannot
-tell; for those calls the command is used.
+has all that is needed. The one on PyPI, 0.2.3, was made for an older C library: its `lzc_create` crashes
+the process, its `lzc_receive` fails, and it cannot rename or destroy. It is not used, nor is any on a
+system that has none; then the command does it all.
 
 Bookmarks are left out: an incremental stream could be made from one, but nobody could receive it, as that
 needs the origin's snapshot itself, and clones keep that snapshot alive wherever we send from.
@@ -37,11 +37,11 @@ HINT = "install the binding of this system's ZFS (Debian: zfsutils-linux and pyt
 
 
 class Busy(DatasetError):
-    """A dataset that somebody holds at the moment."""
+    """A dataset that a process holds at the moment."""
 
 
 class InUse(DatasetError):
-    """A snapshot that clones stand on."""
+    """A snapshot that clones are based on."""
 
 
 class AlreadyThere(DatasetError):
@@ -52,8 +52,12 @@ class BadStream(DatasetError):
     """A stream that cannot be received."""
 
 
+_KINDS = {"dependent clones": InUse, "already exists": AlreadyThere, "being held": Busy, "busy": Busy}
+"""By what the command says."""
+
+
 class Zfs:
-    """The calls that a pool needs. Names are datasets or snapshots, as text."""
+    """The calls by the library. Names are datasets or snapshots, as text."""
 
     def __init__(self) -> None:
         try:
@@ -77,7 +81,7 @@ class Zfs:
         return bool(self._lib.lzc_exists(name.encode()))
 
     def get(self, names: Sequence[str], *props: str) -> dict[str, dict[str, tuple[str, str]]]:
-        """Value and source of properties, by dataset; a dataset that is not there is left out."""
+        """Return value and source of properties, by dataset; one that is not there is left out."""
         argv = ["zfs", "get", "-H", "-p", "-o", "name,property,value,source", ",".join(props), *names]
         found: dict[str, dict[str, tuple[str, str]]] = {}
         for row in process.query(argv, ok=(0, 1), what="zfs get").stdout.splitlines():
@@ -86,7 +90,7 @@ class Zfs:
         return found
 
     def below(self, name: str, *props: str) -> list[list[str]]:
-        """Rows of (name, props...) of the children of a dataset and their snapshots."""
+        """Return rows of (name, props...) of the children of a dataset and their snapshots."""
         argv = ["zfs", "list", "-H", "-p", "-r", "-d", "2", "-t", "filesystem,volume,snapshot"]
         rows = self._command([*argv, "-o", ",".join(["name", *props]), name])
         return [row.split("\t") for row in rows.splitlines()]
@@ -100,73 +104,42 @@ class Zfs:
     # -- changing ------------------------------------------------------------------------------------
 
     def create(self, name: str, props: Props) -> None:
-        if self.complete:
-            self._call(f"create {name}", self._lib.lzc_create, name.encode(), props=_encoded(props))
-        else:
-            self._command(["zfs", "create", *host.HERE.zfs_no_mount, *_options(props), name])
+        self._call(f"create {name}", self._lib.lzc_create, name.encode(), props=_encoded(props))
 
     def clone(self, name: str, origin: str, props: Props) -> None:
         self._call(f"clone {origin}", self._lib.lzc_clone, name.encode(), origin.encode(), _encoded(props))
 
     def snapshot(self, name: str) -> None:
-        if self.complete:
-            self._call(f"snapshot {name}", self._lib.lzc_snapshot, [name.encode()])
-        else:
-            self._command(["zfs", "snapshot", name])
+        self._call(f"snapshot {name}", self._lib.lzc_snapshot, [name.encode()])
 
     def rename(self, name: str, new: str) -> None:
-        if self.complete:
-            self._call(f"rename {name} to {new}", self._lib.lzc_rename, name.encode(), new.encode())
-        else:
-            self._command(["zfs", "rename", *host.HERE.zfs_no_mount, name, new])
+        self._call(f"rename {name} to {new}", self._lib.lzc_rename, name.encode(), new.encode())
 
     def set(self, name: str, props: Props) -> None:
         words = [option for option in _options(props) if option != "-o"]
         self._command(["zfs", "set", *words, name])
 
     def destroy_snapshot(self, name: str) -> None:
-        """Nothing is done when it is not there."""
-        if self.complete:
-            self._call(f"destroy {name}", self._lib.lzc_destroy_snaps, [name.encode()], False)
-        elif self.exists(name):
-            self._command(["zfs", "destroy", name])
+        """Destroy a snapshot; nothing is done when it is not there."""
+        self._call(f"destroy {name}", self._lib.lzc_destroy_snaps, [name.encode()], False)
 
     def destroy(self, name: str) -> None:
-        """A dataset without children or snapshots; nothing is done when it is not there."""
-        if self.complete:
-            try:
-                self._call(f"destroy {name}", self._lib.lzc_destroy, name.encode())
-            except DatasetError:
-                if self.exists(name):
-                    raise
-        elif self.exists(name):
-            self._command(["zfs", "destroy", name])
+        """Destroy a dataset without children or snapshots; nothing is done when it is not there."""
+        try:
+            self._call(f"destroy {name}", self._lib.lzc_destroy, name.encode())
+        except DatasetError:
+            if self.exists(name):
+                raise
 
     def send(self, snapshot: str, origin: str | None, fd: int) -> None:
         source = None if origin is None else origin.encode()
         self._call(f"send {snapshot}", self._lib.lzc_send, snapshot.encode(), source, fd)
 
     def receive(self, snapshot: str, fd: int, *, origin: str | None, props: Props) -> None:
-        """From a pipe. A failed receive leaves nothing: the kernel itself takes back what it wrote."""
-        if self.complete:
-            base = None if origin is None else origin.encode()
-            self._call(
-                f"receive {snapshot}",
-                self._lib.lzc_receive,
-                snapshot.encode(),
-                fd,
-                origin=base,
-                props=_encoded(props),
-            )
-            return
-        options = [] if origin is None else ["-o", f"origin={origin}"]
-        argv = ["zfs", "receive", "-u", *options, *_options(props), snapshot]
-        try:
-            with process.spawn(argv, stdin=fd, what=f"receive {snapshot}"):
-                pass
-        except CommandFailed as error:
-            reason = error.detail.splitlines()[0] if error.detail else error.message
-            raise BadStream(reason, detail=error.detail) from error
+        """Receive from a pipe. One that fails leaves nothing: the kernel itself takes back what it wrote."""
+        base = None if origin is None else origin.encode()
+        name, call = snapshot.encode(), self._lib.lzc_receive
+        self._call(f"receive {snapshot}", call, name, fd, origin=base, props=_encoded(props))
 
     # -- running -------------------------------------------------------------------------------------
 
@@ -175,15 +148,7 @@ class Zfs:
             return process.query(argv, timeout=600).stdout
         except CommandFailed as error:
             lines = error.detail.splitlines()
-            kind = DatasetError
-            for word, chosen in (
-                ("busy", Busy),
-                ("being held", Busy),
-                ("already exists", AlreadyThere),
-                ("dependent clones", InUse),
-            ):
-                if word in error.detail:
-                    kind = chosen
+            kind = next((kind for text, kind in _KINDS.items() if text in error.detail), DatasetError)
             reason = lines[0] if lines else error.message
             code = errno.EPERM if "permission" in reason else 0
             raise kind(reason, detail=error.detail, hint=_hint(code, argv[-1])) from error
@@ -214,10 +179,9 @@ class Zfs:
 
 
 class ZfsCommand(Zfs):
-    """The same calls by the command alone, for a system whose libzfs_core has no binding for Python."""
+    """The same calls by the command alone, for a system without a binding that can do them all."""
 
     def __init__(self) -> None:
-        self.complete = False
         process.which("zfs", hint="the system's own, in /usr/sbin")
 
     def exists(self, name: str) -> bool:
@@ -231,8 +195,24 @@ class ZfsCommand(Zfs):
             return []
         return [row.split("\t")[1] for row in rows]
 
+    def create(self, name: str, props: Props) -> None:
+        self._command(["zfs", "create", *host.HERE.zfs_no_mount, *_options(props), name])
+
     def clone(self, name: str, origin: str, props: Props) -> None:
         self._command(["zfs", "clone", *_options(props), origin, name])
+
+    def snapshot(self, name: str) -> None:
+        self._command(["zfs", "snapshot", name])
+
+    def rename(self, name: str, new: str) -> None:
+        self._command(["zfs", "rename", *host.HERE.zfs_no_mount, name, new])
+
+    def destroy_snapshot(self, name: str) -> None:
+        self.destroy(name)
+
+    def destroy(self, name: str) -> None:
+        if self.exists(name):
+            self._command(["zfs", "destroy", name])
 
     def send(self, snapshot: str, origin: str | None, fd: int) -> None:
         argv = ["zfs", "send", *([] if origin is None else ["-i", origin]), snapshot]
@@ -242,10 +222,23 @@ class ZfsCommand(Zfs):
         except CommandFailed as error:
             raise DatasetError(error.message, detail=error.detail) from error
 
+    def receive(self, snapshot: str, fd: int, *, origin: str | None, props: Props) -> None:
+        options = [] if origin is None else ["-o", f"origin={origin}"]
+        argv = ["zfs", "receive", "-u", *options, *_options(props), snapshot]
+        try:
+            with process.spawn(argv, stdin=fd, what=f"receive {snapshot}"):
+                pass
+        except CommandFailed as error:
+            reason = error.detail.splitlines()[0] if error.detail else error.message
+            raise BadStream(reason, detail=error.detail) from error
+
 
 def open_zfs() -> Zfs:
-    """The way to ZFS that this platform has. Raises ToolMissing."""
-    return Zfs() if host.HERE.zfs_library else ZfsCommand()
+    """Return the way to ZFS that this system has. Raises ToolMissing."""
+    if not host.HERE.zfs_library:
+        return ZfsCommand()
+    library = Zfs()
+    return library if library.complete else ZfsCommand()
 
 
 def _text(error: Any) -> str:
