@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from buildstep.rootfs.glob import matches
 from buildstep.system.root import Root
 
-# -- what keeps two builds from giving the same bytes --------------------------------------------------------
-
 ENTROPY: Mapping[str, str] = {
     "/etc/ssh/ssh_host_*_key": "a key made at install time (the cleaner ssh-host-keys removes it)",
     "/etc/ssl/private/ssl-cert-snakeoil.key": "a key made at install time by ssl-cert",
@@ -37,7 +35,7 @@ ENTROPY: Mapping[str, str] = {
 
 
 def entropy(root: Root) -> list[tuple[str, str]]:
-    """The files in the root that are known to differ from build to build, and why."""
+    """Return the files in the root that are known to differ from build to build, and why."""
     found = []
     for pattern, why in ENTROPY.items():
         for path in matches(root, pattern):

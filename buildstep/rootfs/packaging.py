@@ -111,7 +111,7 @@ def prepare_packaging(
     cache.mkdir(parents=True, exist_ok=True)
     mirror = spec.installer_options.mirror or environ.get("BUILDSTEP_APT_MIRROR", "")
     if not mirror and installer.name == apt.Apt.name:
-        mirror = apt.agent_mirror(environ, cache)
+        mirror = apt.host_mirror(environ, cache)
     with enter(spec, root, bus, environ) as inside, contextlib.ExitStack() as prepared:
         job = InstallJob(
             sandbox=inside,

@@ -1,4 +1,4 @@
-"""The agent's proxy variables, made to work inside an image and kept out of logs."""
+"""The CI host's proxy variables, made to work inside an image and kept out of logs."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Proxies:
     notes: tuple[str, ...] = ()
 
     def mask(self, text: str) -> str:
-        """The text without the proxies' passwords."""
+        """Return the text without the proxies' passwords."""
         for secret in self.secrets:
             text = text.replace(secret, HIDDEN)
         return text
 
 
 def resolve_host(host: str) -> str:
-    """The first address that the agent's resolver gives for a host name. Raises OSError."""
+    """Return the first address that the CI host's resolver gives for a host name. Raises OSError."""
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     # A link-local address with a zone means nothing without the zone's name, which a URL cannot carry.
     addresses = [str(entry[4][0]) for entry in found if "%" not in str(entry[4][0])]
@@ -44,7 +44,7 @@ def resolve_host(host: str) -> str:
 
 
 def proxies_from(environ: Mapping[str, str], *, resolve: Resolve = resolve_host) -> Proxies:
-    """The agent's proxy settings as commands in an image can use them.
+    """Return the CI host's proxy settings as commands in an image can use them. Raises SandboxError.
 
     The image has its own resolver and hosts file, which need not know the proxy, so its name is
     replaced by its address. A proxy spoken to over TLS keeps its name, which its certificate carries.
@@ -72,12 +72,12 @@ def proxies_from(environ: Mapping[str, str], *, resolve: Resolve = resolve_host)
 
 
 def hide_password(url: str) -> str:
-    """A proxy URL fit for a message. Works on what is no URL as well."""
+    """Return a proxy URL without its password, for a message. Works on what is no URL as well."""
     return re.sub(r"(//|^)([^/@]*)@", rf"\1{HIDDEN}@", url)
 
 
 def _split(name: str, value: str) -> SplitResult:
-    """The parts of a proxy setting, whose scheme may be left out."""
+    """Split a proxy setting, whose scheme may be left out. Raises SandboxError."""
     try:
         parts = urlsplit(value if "://" in value else f"http://{value}")
         host = parts.hostname
@@ -96,7 +96,7 @@ def _split(name: str, value: str) -> SplitResult:
 
 
 def _with_address(name: str, value: str, resolve: Resolve) -> tuple[str, str]:
-    """The setting with its host as an address, and a note where that was not done."""
+    """Return the setting with its host as an address, and a note where that was not done."""
     parts = _split(name, value)
     host = parts.hostname
     assert host
@@ -131,7 +131,7 @@ _TOO_SHORT = 4
 
 
 def _passwords(value: str) -> set[str]:
-    """The texts that must not be shown: user and password together, and the password alone."""
+    """Return the texts that must not be shown: user and password together, and the password alone."""
     user, at, _ = urlsplit(value if "://" in value else f"http://{value}").netloc.rpartition("@")
     password = user.partition(":")[2]
     if not at or not password:

@@ -120,9 +120,9 @@ def capability(name: str) -> str:
 
 
 def _try_mirror() -> str:
-    from buildstep.rootfs.installers.apt import agent_mirror
+    from buildstep.rootfs.installers.apt import host_mirror
 
-    if not agent_mirror(os.environ):
+    if not host_mirror(os.environ):
         return "the machine's apt has no Debian mirror"
     return ""
 

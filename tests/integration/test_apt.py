@@ -18,7 +18,7 @@ from buildstep.errors import InstallError
 from buildstep.events import Bus, Event, Output
 from buildstep.rootfs import cleaners, installers, sandbox
 from buildstep.rootfs.cleaners.interface import CleanOptions
-from buildstep.rootfs.installers.apt import agent_mirror
+from buildstep.rootfs.installers.apt import host_mirror
 from buildstep.rootfs.interface import Installer, InstallJob
 from buildstep.rootfs.leak_check import CiHost
 from buildstep.rootfs.sandbox import SandboxOptions
@@ -119,7 +119,7 @@ def files(root: Path) -> set[str]:
 def test_a_real_package_from_the_mirror(debian: Any, private: Private, tmp_path: Path) -> None:
     """Two builds with one cache: the image holds the package and nothing of the way it came."""
     resolver = Path("/etc/resolv.conf").read_bytes()
-    task = partial(InstallJob, cache=tmp_path / "cache", mirror=agent_mirror(os.environ))
+    task = partial(InstallJob, cache=tmp_path / "cache", mirror=host_mirror(os.environ))
 
     def job() -> tuple[float, float]:
         seconds = []
@@ -320,4 +320,4 @@ def test_every_line_is_an_event(debian: Any, private: Private, repository: Path,
 
 def test_the_agents_mirror_is_found(require: Any) -> None:
     require("mirror")
-    assert agent_mirror(os.environ).startswith("http")
+    assert host_mirror(os.environ).startswith("http")

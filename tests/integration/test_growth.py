@@ -114,7 +114,7 @@ MADE: Mapping[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"postinst": "#!/bin/sh\ndpkg -s second >/dev/null 2>&1 || true\n"}, {},
         "the postinst of first looks for second",
     ),
-    "a script looks at everything": ({"postinst": GLOBS}, {}, "the postinst of first looks at all that is there"),
+    "a script looks at everything": ({"postinst": GLOBS}, {}, "the postinst of first looks through all files"),
     "a folder of another": (
         {"postinst": READS, "files": {"usr/share/first/d/1": "1"}}, {"files": {"usr/share/first/d/2": "2"}},
         "scripts may look through /usr/share/first/d/",

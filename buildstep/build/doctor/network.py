@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from buildstep.net.errors import HttpError, safe_url
 from buildstep.net.http import Http
 from buildstep.net.request import HttpOptions, HttpRequest
-from buildstep.rootfs.installers.apt_sources import agent_mirror
+from buildstep.rootfs.installers.apt_sources import host_mirror
 from buildstep.spec.load import BuildSpec
 
 SECONDS = 3.0
@@ -54,4 +54,4 @@ def reach(url: str, environ: Mapping[str, str], *, ok: Sequence[int], seconds: f
 
 def mirror_of(spec: BuildSpec, environ: Mapping[str, str]) -> str:
     """The Debian mirror that packages of this build come through; empty for the image's own sources."""
-    return spec.installer_options.mirror or environ.get("BUILDSTEP_APT_MIRROR", "") or agent_mirror(environ)
+    return spec.installer_options.mirror or environ.get("BUILDSTEP_APT_MIRROR", "") or host_mirror(environ)

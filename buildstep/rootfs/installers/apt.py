@@ -12,14 +12,14 @@ from typing import ClassVar
 
 from buildstep.errors import CommandFailed
 from buildstep.rootfs.installers import apt_incremental
-from buildstep.rootfs.installers.apt_sources import Sources, agent_mirror
+from buildstep.rootfs.installers.apt_sources import Sources, host_mirror
 from buildstep.rootfs.installers.common import cache_lock, checked, failures
 from buildstep.rootfs.installers.deb_file import downloads, file_stem
 from buildstep.rootfs.interface import Audit, Finding, InstallJob, Package, Resolution, Sandbox
 from buildstep.system.root import Root
 from buildstep.tree.entry import FileList
 
-__all__ = ["Apt", "agent_mirror"]
+__all__ = ["Apt", "host_mirror"]
 
 _OURS = "/run/buildstep-apt"
 """Settings, lists and downloads are shown to apt on the sandbox's /run: none of it gets into the image,

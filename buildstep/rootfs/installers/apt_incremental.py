@@ -1,9 +1,9 @@
-"""Whether Debian packages may be installed after all others, with the result of one install of them all.
+"""The check whether Debian packages can be added to others with the result of one install of them all.
 
-They may where nothing that ran before can tell that they were missing, and nothing that runs now can tell
+They can if nothing that ran before could notice that they were missing, and nothing that runs now can notice
 that it comes late: no scripts and no questions; new files only, in places that nobody looks through; no name
-that a script of the others, or a program that those run, looks for; the same directories, nobody's owner ids
-but the fixed ones. What is not known to be so is a blocker: then everything is installed again.
+that a script of the others, or a program that those run, looks for; the same directories, and no owner ids
+but the fixed ones. All else is a blocker: then everything is installed again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from buildstep.rootfs.installers.apt_script_scan import INFO, Seeker
+from buildstep.rootfs.installers.apt_script_scan import INFO, ScriptScan
 from buildstep.rootfs.installers.deb_file import Deb, downloads, file_stem
 from buildstep.rootfs.interface import Package
 from buildstep.system.root import Root
@@ -32,7 +32,7 @@ _COMMANDS = frozenset(("/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/games"))
 _HOLDERS = re.compile(
     r"/(etc|opt|usr/share|usr/libexec|(usr/)?lib|(usr/)?lib/[a-z0-9_]+-linux-[a-z0-9]+|var/lib)"
 )
-"""Directories of everybody, where each package has a file or folder of its own name."""
+"""Shared directories, where each package has a file or directory of its own name."""
 _LIBRARIES = re.compile(r"/(usr/)?lib(/[a-z0-9_]+-linux-[a-z0-9]+)?/lib(?!nss_)[^/]+\.(so|a)(\.[0-9.]+)?")
 _FREE = (
     "/usr/share/doc/", "/usr/share/man/", "/usr/share/info/", "/usr/share/locale/", "/usr/share/lintian/",
@@ -41,15 +41,16 @@ _FREE = (
     "/usr/share/pkgconfig/", "/usr/share/aclocal/", "/usr/share/doc-base/",
     "/usr/share/menu/", "/usr/include/",
 )  # fmt: skip
-"""What is only for people and compilers. Whom a trigger tells of files there is asked apart from this."""
+"""What is only for people and compilers. Triggers on files there are checked apart from this."""
 
 _HARMLESS_WATCHERS = frozenset(("libc-bin", "man-db"))
 """Their index is made of what is there (man-db's is removed by a cleaner, else it is found changed)."""
 
 
 def blocker(root: Root, base: FileList, archives: Path, added: Mapping[str, str]) -> str:
-    """Why these packages (version by name), which lie in `archives`, cannot come after what is installed
-    in the root; empty if they can. base: what the root was before anything was installed.
+    """Return why these packages (version by name) cannot be added to those in the root; empty if they can.
+
+    archives: the directory of downloads; base: the root before any package was installed.
 
     Raises InstallError for an archive that cannot be read.
     """
@@ -58,11 +59,11 @@ def blocker(root: Root, base: FileList, archives: Path, added: Mapping[str, str]
     debs = [Deb.read(name, path) for name, path in paths.items() if path is not None]
     if len(debs) < len(added):
         return f"{next(name for name in paths if paths[name] is None)} is not among the downloads"
-    return _settings(root, base) or _deeds(root, debs) or _sights(root, base, debs)
+    return _settings(root, base) or _action_blocker(root, debs) or _visibility_blocker(root, base, debs)
 
 
-def _deeds(root: Root, debs: Sequence[Deb]) -> str:
-    """What these packages do besides unpacking, and who could do with one of them instead of another."""
+def _action_blocker(root: Root, debs: Sequence[Deb]) -> str:
+    """Return what these packages do besides unpacking, or what could use one of them instead of another."""
     brought = {info.name.rpartition("/")[2] for deb in debs for info in deb.files}
     status = root.read(f"{_DPKG}/status").decode(errors="replace")
 
@@ -72,13 +73,13 @@ def _deeds(root: Root, debs: Sequence[Deb]) -> str:
     return next((problem for deb in debs if (problem := deb.acts(absent) or _alternative(deb, status))), "")
 
 
-def _sights(root: Root, base: FileList, debs: Sequence[Deb]) -> str:
-    """Who could have seen that the files of these packages were not there."""
-    seeker = Seeker(root)
-    if seeker.everything:
-        return f"{seeker.everything} looks at all that is there"
+def _visibility_blocker(root: Root, base: FileList, debs: Sequence[Deb]) -> str:
+    """Return who could have noticed that the files of these packages were not there."""
+    scan = ScriptScan(root)
+    if scan.looks_at_all:
+        return f"{scan.looks_at_all} looks through all files"
     for deb in debs:
-        if who := seeker.who(deb.name):
+        if who := scan.searcher(deb.name):
             return f"{who} looks for {deb.name}"
     places, watched = _Places(root, base), _watched(root)
     for deb in debs:
@@ -87,15 +88,15 @@ def _sights(root: Root, base: FileList, debs: Sequence[Deb]) -> str:
             if where in ("/", "/."):
                 continue
             problem = places.problem(where, info) or _watcher(places.real(where), watched)
-            if not problem and (name := places.name_to_seek(where, info.isdir())):
-                problem = _seen(seeker, name)
+            if not problem and (name := places.name_to_search(where, info.isdir())):
+                problem = _searched(scan, name)
             if problem:
                 return f"{deb.name}: {problem}"
     return ""
 
 
 def unexpected_changes(root: Root, added: Sequence[Package], changed: Sequence[str]) -> str:
-    """What an install of these packages changed besides their own files; empty if nothing."""
+    """Return what an install of these packages changed besides their own files; empty if nothing."""
     own: set[str] = set()
     for package in added:
         for name in (package.name, f"{package.name}:{package.arch}"):
@@ -119,7 +120,7 @@ def unexpected_changes(root: Root, added: Sequence[Package], changed: Sequence[s
 
 
 def sort_extended_states(root: Root) -> None:
-    """Put apt's list of what was installed for something else in order: apt appends what comes last."""
+    """Sort apt's list of automatically installed packages: apt appends what was installed last."""
     path = "/var/lib/apt/extended_states"
     found = root.lstat(path)
     if found is None or not stat.S_ISREG(found.st_mode):
@@ -137,7 +138,7 @@ def sort_extended_states(root: Root) -> None:
 
 
 def _settings(root: Root, base: FileList) -> str:
-    """Settings that packages brought for dpkg and apt: the first to be installed were without them."""
+    """Return a setting for dpkg or apt that a package brought: those installed before it were without it."""
     for folder in ("/etc/dpkg/dpkg.cfg.d", "/etc/apt/apt.conf.d", "/etc/apt/preferences.d"):
         where = root.host_path(folder)
         for name in sorted(os.listdir(where)) if where is not None and where.is_dir() else []:
@@ -146,15 +147,15 @@ def _settings(root: Root, base: FileList) -> str:
     return ""
 
 
-def _seen(seeker: Seeker, name: str) -> str:
+def _searched(scan: ScriptScan, name: str) -> str:
     if name.endswith("/"):
         return f"scripts may look through {name}"
-    who = seeker.who(name)
+    who = scan.searcher(name)
     return f"{who} looks for {name}" if who else ""
 
 
 def _alternative(deb: Deb, status: str) -> str:
-    """Whether something installed could do with this one instead of another: it might be set up earlier."""
+    """Return whether an installed package could use this one for another: it might be set up earlier."""
     names = {deb.name, *re.findall(r"[a-z0-9][a-z0-9+.-]+(?= *(?:,|\(|$))", deb.field("Provides"))}
     for line in re.findall(r"^(?:Pre-)?Depends:.*", status, re.MULTILINE):
         if named := names.intersection(re.findall(r"[a-z0-9][a-z0-9+.-]+", line)):
@@ -163,7 +164,7 @@ def _alternative(deb: Deb, status: str) -> str:
 
 
 def _watched(root: Root) -> list[tuple[str, str]]:
-    """Paths whose changes set off a trigger, and of which package."""
+    """Return the paths whose changes set off a trigger, and the package of the trigger."""
     if not root.exists(f"{_DPKG}/triggers/File"):
         return []
     rows = root.read(f"{_DPKG}/triggers/File").decode(errors="replace").split("\n")
@@ -180,7 +181,7 @@ def _watcher(path: str, watched: Sequence[tuple[str, str]]) -> str:
 
 
 class _Places:
-    """Where files may go."""
+    """The places where new packages put files, and what is there."""
 
     def __init__(self, root: Root, base: FileList) -> None:
         self._root = root
@@ -196,7 +197,7 @@ class _Places:
         }
 
     def real(self, path: str) -> str:
-        """The same path with no link in its directory."""
+        """Return the same path with no link in its directory."""
         folder, _, name = path.rpartition("/")
         return f"{self._real_folder(folder)}/{name}"
 
@@ -212,7 +213,7 @@ class _Places:
         return self._reals[folder]
 
     def problem(self, path: str, info: tarfile.TarInfo) -> str:
-        """What is wrong with this path where it would go."""
+        """Return what is wrong with a path of a package; empty for nothing."""
         if path in self._special:
             return f"{path} is diverted, or has other permissions by order"
         if max(info.uid, info.gid) >= _FIXED_IDS:
@@ -231,9 +232,11 @@ class _Places:
         )
         return "" if same else f"{path} is there with other permissions"
 
-    def name_to_seek(self, path: str, is_dir: bool) -> str:
-        """The name that a script might look for, where that is all that could find this path; "" where
-        nothing does. A path in a place that scripts might look through names that place."""
+    def name_to_search(self, path: str, is_dir: bool) -> str:
+        """Return the name by which alone a script could find this path; "" where no script does.
+
+        For a path in a directory that scripts might look through, that is the directory.
+        """
         real = self.real(path)
         folder, _, name = real.rpartition("/")
         if folder in self._new or real.startswith(_FREE) or (is_dir and real not in self._new):

@@ -1,8 +1,7 @@
-"""What the scripts of installed Debian packages look for: a command or file that they do not look for may
-come later without a difference.
+"""What the scripts of installed Debian packages look for: any other command or file can be added later.
 
-Read, not run: a name counts wherever it might be meant. Perl modules that are named only while a program runs
-are not seen; those are debconf's ways to ask a person, and here nobody is asked.
+Scripts are read, not run: a name counts wherever it might be meant. Perl modules that are named only while a
+program runs are not seen; those are debconf's ways to ask a person, and here nobody is asked.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from buildstep.system.root import Root
 
@@ -30,21 +29,22 @@ _PERL = re.compile(rb"(?m)^\s*(?:use|require)\s+([A-Z]\w*(?:::\w+)*)")
 _PYTHON = re.compile(rb"(?m)^\s*(?:from|import)\s+(\w+)")
 _COMMENT = re.compile(rb"(?m)^\s*#.*$")
 _SAID = re.compile(
-    rb"(?m)^\s*(?:echo|printf)\s(?:[^`$(|;&<>\n]|\$\w)*$"  # what is told to a person
+    rb"(?m)^\s*(?:echo|printf)\s(?:[^`$(|;&<>\n]|\$\w)*$"  # what is printed for a person
     rb"|^\s*\w+=|\$\{?\w+"  # what a variable is called
 )
 _ALL = re.compile(
     rb"(?:/s?bin|/usr/(?:s?bin|games|share|lib|libexec)|/etc|/usr)/\*(?:[\s/;\"')]|$)|\bfind\s+/(?:etc|usr|)\s"
 )
-"""A script that goes through a place where everybody has files."""
+"""A script that looks through a place where every package has files."""
 _LARGEST = 1 << 20
 """No script is larger."""
 
 
-class Seeker:
-    """What the scripts of all installed packages look for, and the programs that these call.
+class ScriptScan:
+    """A scan of what the scripts of all installed packages look for, and the programs that these call.
 
-    everything: whose script looks through a place where everybody has files; empty if none does."""
+    looks_at_all: whose script looks through a place where every package has files; empty if none does.
+    """
 
     def __init__(self, root: Root) -> None:
         self._root = root
@@ -55,7 +55,7 @@ class Seeker:
             for name in _names(root, folder):
                 self._commands[os.fsencode(name)] = f"{folder}/{name}"
         self._seen: set[str] = set()
-        self.everything = ""
+        self.looks_at_all = ""
         queue: list[str] = []
         for name in _names(root, INFO):
             if name.endswith((".preinst", ".postinst", ".config")):
@@ -64,26 +64,26 @@ class Seeker:
                 package, _, kind = name.rpartition(".")
                 self._take(_WORD.findall(text), f"the {kind} of {package}")
                 if _ALL.search(text):
-                    self.everything = f"the {kind} of {package}"
+                    self.looks_at_all = f"the {kind} of {package}"
                 queue += self._called(text)
         while queue:
             queue += self._follow(queue.pop())
 
-    def who(self, name: str) -> str:
-        """Who looks for a package, a command, a file or a folder of this name; empty if nobody does."""
+    def searcher(self, name: str) -> str:
+        """Return who looks for a package, command, file or directory of this name; empty if nobody does."""
         word = os.fsencode(name)
         if word in self._named:
             return self._named[word]
         # Programs call their helpers by whole paths.
         marks = (b"bin/" + word + b"\0", b"share/" + word + b"\0", b"etc/" + word + b"\0")
-        return next((who for who, data in self._programs if any(mark in data for mark in marks)), "")
+        return next((program for program, data in self._programs if any(mark in data for mark in marks)), "")
 
     def _take(self, words: Sequence[bytes], who: str) -> None:
         for word in words:
             self._named.setdefault(word, who)
 
     def _called(self, text: bytes) -> list[str]:
-        """Files that a script may run or read in."""
+        """Return the files that a script may run or read in."""
         found = [self._commands[word] for word in {*_WORD.findall(text)} & self._commands.keys()]
         found += [os.fsdecode(path) for path in _SOURCED.findall(text)]
         for raw in set(_PATH.findall(text)):
@@ -111,17 +111,10 @@ class Seeker:
         if len(data) > _LARGEST:
             return []
         text = _COMMENT.sub(b"", data)
-        self._take(_LOOKED.findall(text), real)
-        return self._called_by_tool(text)
-
-    def _called_by_tool(self, text: bytes) -> list[str]:
-        looked = b" ".join(_LOOKED.findall(text))
-        return self._called(b"\n".join((looked, *_PATH.findall(text), *self._read_in(text))))
-
-    def _read_in(self, text: bytes) -> Iterator[bytes]:
-        for pattern in (_SOURCED, _PERL, _PYTHON):
-            for match in pattern.finditer(text):
-                yield match[0].strip()
+        names = _LOOKED.findall(text)
+        self._take(names, real)
+        included = [match[0].strip() for kind in (_SOURCED, _PERL, _PYTHON) for match in kind.finditer(text)]
+        return self._called(b"\n".join((b" ".join(names), *_PATH.findall(text), *included)))
 
 
 def _names(root: Root, folder: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Where an image's apt fetches from, and the same through the agent's mirror, for one build only."""
+"""Where an image's apt fetches from, and the same through the CI host's mirror, for one build only."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Sources:
 
     @classmethod
     def of(cls, root: Root) -> Sources:
-        """What is in the root; links are followed inside it."""
+        """Read the sources files of a root; links are followed inside it."""
         paths = [LIST] if root.exists(LIST) else []
         folder = root.host_path(PARTS)
         if folder is not None and folder.is_dir():
@@ -43,7 +43,7 @@ class Sources:
         return cls(files={path: root.read(path).decode(errors="replace") for path in paths})
 
     def through(self, mirror: str) -> Sources:
-        """The same sources with Debian's hosts replaced by a mirror; keys and options stay as they are."""
+        """Return the same sources with Debian's hosts replaced by a mirror. Raises InstallError."""
         if not mirror:
             return self
         if urlsplit(mirror).scheme not in ("http", "https", "file") or re.search(r"\s", mirror):
@@ -56,7 +56,7 @@ class Sources:
         )
 
     def digest(self) -> str:
-        """A name for the package lists that these sources give."""
+        """Return a name for the package lists that these sources give."""
         state = hashlib.sha256()
         for path, text in sorted(self.files.items()):
             state.update(f"{path}\0{text}\0".encode())
@@ -91,9 +91,11 @@ def _through(uri: str, mirror: str) -> str:
     return f"{mirror}{end}"
 
 
-def agent_mirror(environ: Mapping[str, str], notes: Path | None = None) -> str:
-    """The Debian mirror that the agent's own apt is set to; empty where there is none. notes: a directory
-    where the answer is kept for as long as nobody touches what apt reads."""
+def host_mirror(environ: Mapping[str, str], notes: Path | None = None) -> str:
+    """Return the Debian mirror that the CI host's own apt is set to; empty where there is none.
+
+    notes: a directory where the result is kept for as long as nothing changes that apt reads.
+    """
     if process.find("apt-get") is None:
         return ""
     env = process.base_env(environ)
@@ -110,7 +112,7 @@ def agent_mirror(environ: Mapping[str, str], notes: Path | None = None) -> str:
 
 
 def _touched(env: Mapping[str, str]) -> str:
-    """What tells that apt would answer as it did: its settings, and when its lists last changed."""
+    """Return a digest of what the result depends on: apt's settings, and when its lists last changed."""
     found = sorted(f"{name}={value}" for name, value in env.items())
     tops = ("/etc/apt", "/etc/apt/apt.conf.d", "/etc/apt/sources.list.d", "/var/lib/apt/lists")
     for top in tops:
@@ -125,8 +127,8 @@ def _touched(env: Mapping[str, str]) -> str:
 def _mirror_of_apt(env: Mapping[str, str]) -> str:
     query = ["apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)", "Created-By: Packages"]
     try:
-        listed = process.query(query, env=env, what="the agent's apt").stdout
-    except BuildstepError:  # an agent whose apt is broken is an agent without a mirror
+        listed = process.query(query, env=env, what="the CI host's apt").stdout
+    except BuildstepError:  # a host whose apt is broken has no mirror
         return ""
     for row in listed.splitlines():
         match row.split("|"):

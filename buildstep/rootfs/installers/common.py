@@ -12,7 +12,7 @@ from buildstep.system.locks import lock
 
 
 def checked(packages: Sequence[str], pattern: str, tool: str) -> list[str]:
-    """The packages, none of which the tool could take for an option or for something to remove."""
+    """Return the packages. Raises InstallError for what is no package name: it might be an option."""
     bad = [name for name in packages if not re.fullmatch(pattern, name)]
     if bad:
         raise InstallError(
@@ -24,14 +24,14 @@ def checked(packages: Sequence[str], pattern: str, tool: str) -> list[str]:
 
 @contextlib.contextmanager
 def cache_lock(cache: Path) -> Iterator[None]:
-    """Hold a package cache while a tool works in it; another build's turn ends when its tool does."""
+    """Lock a package cache while a tool works in it; other builds wait until the tool ends."""
     with lock(cache / "lock"):
         yield
 
 
 @contextlib.contextmanager
 def failures(act: str, packages: Iterable[str], *patterns: str, hint: str = "") -> Iterator[None]:
-    """A failed command becomes an InstallError that names the packages at fault.
+    """Turn a failed command into an InstallError that names the packages at fault.
 
     patterns: regular expressions over the tool's output whose first group is a package. Where none
     matches, the packages that were asked for are named.

@@ -28,13 +28,13 @@ _IF_THERE = re.compile(
 
 
 def file_stem(name: str, version: str) -> str:
-    """How apt names the file of a package, but for the architecture."""
+    """Return how apt names the file of a package, but for the architecture."""
     quoted = "".join(f"%{ord(char):02x}" if char in "_:%" else char for char in version)
     return f"{name}_{quoted}"
 
 
 def downloads(folder: Path) -> dict[str, Path]:
-    """The package files in apt's cache by their stem, where there is one of it only."""
+    """Return the package files in apt's cache by their stem, if there is only one of it."""
     found: dict[str, Path] = {}
     twice = set()
     for path in folder.glob("*.deb"):
@@ -54,7 +54,7 @@ class Deb:
 
     @classmethod
     def read(cls, name: str, path: Path) -> Deb:
-        """The file at `path`. Raises InstallError for one that cannot be read."""
+        """Read the file at `path`. Raises InstallError for one that cannot be read."""
         try:
             with path.open("rb") as stream:
                 control, files = _content(stream)
@@ -63,8 +63,10 @@ class Deb:
         return cls(name=name, control=control, files=files)
 
     def acts(self, absent: Callable[[str], bool]) -> str:
-        """What this package does when it is installed, besides unpacking its files. absent: whether there
-        is no command of a name, and will be none."""
+        """Return what this package does when it is installed, besides unpacking its files; empty for nothing.
+
+        absent: whether there is no command of a name, and will be none.
+        """
         for script in ("preinst", "postinst"):
             text = _IF_THERE.sub(
                 lambda found: "" if absent(found[1]) else found[0], self.control.get(script, "")
@@ -83,6 +85,7 @@ class Deb:
         return ""
 
     def field(self, name: str) -> str:
+        """Return a field of the control file, empty if it has none."""
         found = re.search(rf"^{name}:(.*(?:\n[ \t].*)*)", self.control["control"], re.MULTILINE)
         return found[1] if found else ""
 
@@ -122,7 +125,7 @@ class _Part:
 
 
 def _members(stream: IO[bytes]) -> Iterator[tuple[str, _Part]]:
-    """The members of an ar archive; each is good until the next is asked for."""
+    """Yield the members of an ar archive; each can be read until the next is taken."""
     if stream.read(8) != b"!<arch>\n":
         raise ValueError("it is no ar archive")
     while len(head := stream.read(60)) == 60:
