@@ -1,8 +1,7 @@
-"""OCI layouts, references, credentials and platforms: what needs no registry."""
+"""OCI layouts and platforms: what needs no registry."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import tarfile
@@ -10,12 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.errors import ImageError, UsageError
+from buildstep.errors import ImageError
 from buildstep.formats.oci.layout import open_layout
 from buildstep.formats.oci.spec import OciPlatform
 from buildstep.images.sources.oci import Oci
-from buildstep.net.credentials import credentials_for
-from buildstep.net.registry import Reference, is_loopback
 from tests.servers.fixtures import Notes, bus
 from tests.servers.layouts import context, layer, make_layout, pack
 
@@ -117,56 +114,3 @@ class TestLayouts:
         (tmp_path / "i/index.json").write_text(json.dumps(index))
         with pytest.raises(ImageError):
             AMD.identify(f"{tmp_path}/i", no_hash)
-
-
-class TestReferences:
-    @pytest.mark.parametrize(
-        ("text", "host", "repository", "wanted"),
-        [
-            ("docker://127.0.0.1:5000/ns/img:v1", "127.0.0.1:5000", "ns/img", "v1"),
-            ("//registry.example.com/img", "registry.example.com", "img", "latest"),
-            ("docker://debian:12", "docker.io", "library/debian", "12"),
-            ("docker://grafana/grafana", "docker.io", "grafana/grafana", "latest"),
-            (f"docker://localhost/x@{D}", "localhost", "x", D),
-            (f"docker://h:1/x:t@{D}", "h:1", "x", D),
-            ("docker://[::1]:5000/x", "[::1]:5000", "x", "latest"),
-        ],
-    )
-    def test_good(self, text: str, host: str, repository: str, wanted: str) -> None:
-        ref = Reference.parse(text)
-        assert (ref.host, ref.repository, ref.wanted) == (host, repository, wanted)
-        assert Reference.parse(str(ref)) == ref
-
-    @pytest.mark.parametrize(
-        "text", ["docker://h.x/UPPER", "docker://h.x/", "docker://h.x/a:b c", "docker://h.x/a@sha256:1", "docker://",
-                 "docker://h.x/../b", "docker://u:p@h.x/a", "docker://h.x/a:"]
-    )  # fmt: skip
-    def test_bad(self, text: str) -> None:
-        with pytest.raises(UsageError):
-            Reference.parse(text)
-
-    def test_where_http_will_do(self) -> None:
-        assert all(map(is_loopback, ("127.0.0.1:5000", "localhost", "[::1]:80", "x.localhost:1")))
-        assert not any(map(is_loopback, ("10.0.0.1", "example.com:5000", "localhost.example.com")))
-
-
-class TestCredentials:
-    def test_of_the_environment(self) -> None:
-        environ = {"BUILDSTEP_REGISTRY_USER": "u", "BUILDSTEP_REGISTRY_PASSWORD": "secret"}
-        found = credentials_for("h", environ)
-        assert found is not None
-        assert found.password == "secret"
-        assert "secret" not in repr(found)
-        assert credentials_for("h", {**environ, "BUILDSTEP_REGISTRY_HOST": "other"}) is None
-
-    def test_of_docker_login(self, tmp_path: Path) -> None:
-        auth = base64.b64encode(b"ci:a:b").decode()
-        (tmp_path / "config.json").write_text(json.dumps({"auths": {"h:1": {"auth": auth}}}))
-        environ = {"DOCKER_CONFIG": str(tmp_path)}
-        found = credentials_for("h:1", environ)
-        assert found is not None
-        assert (found.user, found.password) == ("ci", "a:b")
-        assert credentials_for("h:2", environ) is None
-        (tmp_path / "config.json").write_text("not json")
-        with pytest.raises(UsageError):
-            credentials_for("h:1", environ)

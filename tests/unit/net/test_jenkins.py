@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from buildstep.cli import jenkins as cli
 from buildstep.errors import CIError, UsageError
 from buildstep.events import Bus, Event, Note
 from buildstep.net.jenkins import JenkinsBuild, JenkinsServer, Login, login
-from buildstep.net.jenkins_agents import JenkinsNode, Needs, judge, list_nodes, needs_of
-from buildstep.net.jenkins_fetch import fetch
-from tests.servers.jenkins import FakeJenkins, Job, Run, node, serving
+from buildstep.net.jenkins_agents import list_nodes
+from tests.servers.jenkins import FakeJenkins, Job, Run, serving
 
 TOKEN = "11aa22bb"
-CONFIG = """<?xml version='1.1' encoding='UTF-8'?>
-<slave><name>zfs1</name><nodeProperties><hudson.slaves.EnvironmentVariablesNodeProperty>
-<envVars serialization="custom"><unserializable-parents/><tree-map><default>
-<comparator class="java.lang.String$CaseInsensitiveComparator"/></default><int>2</int>
-<string>BUILDSTEP_POOL</string><string>zfs:zones/one/data</string><string>SECRET</string><string>x</string>
-</tree-map></envVars></hudson.slaves.EnvironmentVariablesNodeProperty></nodeProperties></slave>"""
 
 
 @pytest.fixture
@@ -123,63 +112,6 @@ def test_https_with_an_authority_of_ones_own_and_without(tmp_path: Path) -> None
         assert "REQUESTS_CA_BUNDLE" in caught.value.hint
         assert server.calls == []
         assert list_nodes(JenkinsServer(login({**environ, "REQUESTS_CA_BUNDLE": str(path)}))) == []
-
-
-# -- agents --------------------------------------------------------------------------------------------------
-
-
-def test_agents_say_what_they_are_in_four_places(jenkins: FakeJenkins) -> None:
-    jenkins.nodes = [
-        node("linux1", labels=("pool-overlay",)),
-        node("arm1", description="our arm box\nbuildstep: arch=aarch64 pkgsrc=2021Q4", monitorData={}),
-        node(
-            "zfs1",
-            labels=("pkgsrc-2022Q4",),
-            monitorData={"hudson.node_monitors.ArchitectureMonitor": "SunOS (amd64)"},
-        ),
-        node("gone", offline=True, offlineCauseReason="Disconnected by ann\nmore", monitorData=None),
-    ]
-    jenkins.configs["zfs1"] = CONFIG
-    facts = {node.name: node.facts for node in list_nodes(client(jenkins))}
-    assert facts == {
-        "linux1": {"arch": "amd64", "os": "linux", "pool": "overlay"},
-        "arm1": {"arch": "arm64", "pkgsrc": "2021Q4"},
-        "zfs1": {"arch": "amd64", "os": "sunos", "pkgsrc": "2022Q4", "pool": "zfs:zones/one/data"},
-        "gone": {},
-    }
-
-
-def test_d43_an_agent_of_another_pkgsrc_release_or_architecture_is_told_why_not() -> None:
-    document = {"os": "smartos", "build": {"image": "base-64-lts@21.4.0", "formats": ["zfs"]}}
-    needs = needs_of(document, arch="x86_64")
-    assert needs == Needs(os="sunos", arch="amd64", pkgsrc="2021Q4", pool="zfs")
-    good = JenkinsNode(
-        name="good", labels=("os-smartos", "arch-amd64", "pkgsrc-2021Q4", "pool-zfs:zones/a"), idle=1
-    )
-    old = JenkinsNode(name="old", labels=("os-sunos", "pkgsrc-2018Q4", "pool-zfs"), monitor="SunOS (amd64)")
-    linux = JenkinsNode(name="linux", monitor="Linux (aarch64)", offline="by ann")
-    verdicts = {it.node.name: it.reasons for it in judge([linux, old, good], needs)}
-    assert next(iter(verdicts)) == "good"
-    assert verdicts["good"] == ()
-    assert verdicts["old"] == ("its pkgsrc release is 2018Q4, and 2021Q4 is needed",)
-    assert verdicts["linux"] == (
-        "is offline: by ann",
-        "its operating system is linux, and sunos is needed",
-        "its architecture is arm64, and amd64 is needed",
-        "does not say its pkgsrc release, and 2021Q4 is needed (label pkgsrc-2021Q4)",
-        "does not say its pool, and zfs is needed (label pool-zfs)",
-    )
-
-
-def test_pools_fit_by_backend_where_one_side_names_no_more() -> None:
-    def able(want: str, have: str) -> bool:
-        return judge([JenkinsNode(name="a", labels=(f"pool-{have}",))], Needs(pool=want))[0].able
-
-    assert able("zfs", "zfs:zones/a")
-    assert able("zfs:zones/a", "zfs")
-    assert able("zfs:zones/a", "zfs:zones/a")
-    assert not able("zfs:zones/a", "zfs:zones/b")
-    assert not able("zfs", "btrfs")
 
 
 # -- trigger -------------------------------------------------------------------------------------------------
@@ -314,142 +246,3 @@ def test_watch_gives_up_in_time(jenkins: FakeJenkins) -> None:
     jenkins.jobs["a"] = Job(runs={1: Run(1, log=[b"x"] * 10_000)})
     with pytest.raises(CIError, match="did not end within"):
         client(jenkins).watch(JenkinsBuild(job="a", number=1), lambda _: None, timeout=0.05, poll=0.001)
-
-
-# -- fetch ---------------------------------------------------------------------------------------------------
-
-IMAGE = bytes(range(256)) * 5000
-
-
-def artifacts(image: bytes = IMAGE, *, served: bytes | None = None) -> dict[str, bytes]:
-    """What a build of ours archives, in folders as Jenkins keeps them."""
-    sums = {"size": len(image), "sha1": hashlib.sha1(image).hexdigest()}
-    manifest = {"name": "hello", "version": "1.0", "files": [{**sums, "compression": "none"}]}
-    sha256 = hashlib.sha256(image).hexdigest()
-    record = {"artifacts": [{"path": "/agent/bits/hello-1.0.oci.tar", **sums, "sha256": sha256}]}
-    return {
-        "bits/hello/hello-1.0.imgmanifest": json.dumps(manifest).encode(),
-        "bits/hello/hello-1.0.oci.tar": image if served is None else served,
-        "bits/hello/hello-1.0.buildrecord.json": json.dumps(record).encode(),
-        "report/index.html": b"<html>",
-    }
-
-
-def built(jenkins: FakeJenkins, files: dict[str, bytes], result: str | None = "SUCCESS") -> JenkinsBuild:
-    jenkins.jobs["app"] = Job(runs={3: Run(3, log=[], result=result, artifacts=files)})
-    return JenkinsBuild(job="app", number=3)
-
-
-def test_fetch_checks_files_against_manifest_and_record(jenkins: FakeJenkins, tmp_path: Path) -> None:
-    build = built(jenkins, artifacts())
-    jenkins.faults = [("oci.tar", "cut"), ("oci.tar", "drop"), ("oci.tar", "502")]
-    files = {Path(file.path).name: file for file in fetch(client(jenkins), build, tmp_path)}
-    assert files["hello-1.0.oci.tar"].checked_by == ("hello-1.0.buildrecord.json", "hello-1.0.imgmanifest")
-    assert (tmp_path / "hello-1.0.oci.tar").read_bytes() == IMAGE
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(files)
-
-
-def test_fetch_takes_what_a_pattern_names_and_what_vouches_for_it(
-    jenkins: FakeJenkins, tmp_path: Path
-) -> None:
-    files = fetch(client(jenkins), built(jenkins, artifacts()), tmp_path, patterns=["*/*.oci.tar"])
-    assert "index.html" not in {Path(file.path).name for file in files}
-    assert len(files) == 3
-
-
-@pytest.mark.parametrize(
-    "case", ["bytes", "short", "missing", "unvouched", "no manifest", "not json", "two", "path"]
-)
-def test_fetch_leaves_nothing_of_what_is_wrong(jenkins: FakeJenkins, tmp_path: Path, case: str) -> None:
-    files = artifacts()
-    image = "bits/hello/hello-1.0.oci.tar"
-    match case:
-        case "bytes":
-            files[image] = IMAGE[:-1] + b"X"
-        case "short":
-            files[image] = IMAGE[:-1]
-        case "missing":
-            del files[image]
-        case "unvouched":
-            files["bits/other-1.0.tar.zst"] = b"?"
-        case "no manifest":
-            files = {image: IMAGE}
-        case "not json":
-            files["bits/hello/hello-1.0.imgmanifest"] = b"<html>"
-        case "two":
-            files["bits/again/hello-1.0.oci.tar"] = IMAGE
-        case "path":
-            files["bits/../../etc/x.tar"] = b"?"
-    (tmp_path / "hello-1.0.oci.tar").write_bytes(b"old")
-    with pytest.raises(CIError):
-        fetch(client(jenkins), built(jenkins, files), tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["hello-1.0.oci.tar"]
-    assert (tmp_path / "hello-1.0.oci.tar").read_bytes() == b"old"
-
-
-def test_fetch_of_a_build_that_failed_has_to_be_asked_for(jenkins: FakeJenkins, tmp_path: Path) -> None:
-    build = built(jenkins, artifacts(), result="FAILURE")
-    with pytest.raises(CIError, match="ended as FAILURE"):
-        fetch(client(jenkins), build, tmp_path)
-    assert fetch(client(jenkins), build, tmp_path, any_result=True)
-
-
-# -- the commands --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def environment(jenkins: FakeJenkins, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    (tmp_path / "token").write_text(TOKEN)
-    monkeypatch.setenv("JENKINS_URL", jenkins.url)
-    monkeypatch.setenv("JENKINS_USER", jenkins.user)
-    monkeypatch.setenv("JENKINS_TOKEN_FILE", str(tmp_path / "token"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def run(*argv: str) -> tuple[int, str, str]:
-    done = CliRunner().invoke(cli.command, list(argv), standalone_mode=False)
-    if done.exception is not None:
-        raise done.exception
-    return done.return_value or 0, done.stdout, done.stderr
-
-
-def test_agents_command(jenkins: FakeJenkins, environment: Path) -> None:
-    (environment / "m.json").write_text(
-        json.dumps({"os": "linux", "build": {"image": "scratch", "pool": "overlay:/x"}})
-    )
-    jenkins.nodes = [node("one", labels=("pool-overlay",)), node("two", labels=("pool-dir",))]
-    status, out, _ = run("agents", "--for", "m.json", "--json")
-    shown = json.loads(out)
-    assert (status, [it["able"] for it in shown["agents"]]) == (0, [True, False])
-    status, out, _ = run("agents", "--for", "m.json", "--arch", "arm64")
-    assert status == 3
-    assert "no   one" in out
-    assert "architecture is amd64, and arm64 is needed" in out
-
-
-@pytest.mark.parametrize(
-    ("result", "status"),
-    [("SUCCESS", 0), ("UNSTABLE", 4), ("FAILURE", 4), ("NOT_BUILT", 3), ("ABORTED", 143)],
-)
-def test_watch_commands_exit_code_is_the_result(
-    jenkins: FakeJenkins, environment: Path, result: str, status: int
-) -> None:
-    jenkins.jobs["app"] = Job(runs={1: Run(1, log=[b"one\n"], result=result)})
-    code, out, err = run("watch", "app")
-    assert (code, out) == (status, "one\n")
-    assert f"app 1: {result}" in err
-
-
-def test_trigger_and_fetch_commands(jenkins: FakeJenkins, environment: Path) -> None:
-    (environment / "secret").write_text("s3cr3t\n")
-    jenkins.jobs["app"] = Job(
-        parametrized=True, queue_waits=0, next_run=Run(1, log=[b"x\n"], artifacts=artifacts())
-    )
-    code, out, _ = run("trigger", "app", "-p", "A=1=2", "--parameter-file", "S=secret", "--watch", "--json")
-    assert (code, json.loads(out)["result"]) == (0, "SUCCESS")
-    assert jenkins.jobs["app"].runs[1].parameters == {"A": ["1=2"], "S": ["s3cr3t"]}
-    code, out, _ = run("fetch", "app", "-o", "got", "--json")
-    assert code == 0
-    assert len(json.loads(out)["files"]) == 4
-    assert (environment / "got/hello-1.0.imgmanifest").is_file()
