@@ -9,7 +9,7 @@ from typing import Any
 from buildstep import __version__, emit
 from buildstep.cache import resolutions
 from buildstep.cache.key import layer_key
-from buildstep.cache.resolutions import Answer
+from buildstep.cache.resolutions import KeptResolution
 from buildstep.formats import codecs
 from buildstep.images.store import ImageRecord
 from buildstep.rootfs import cleaners
@@ -68,7 +68,9 @@ def question(
     return inputs
 
 
-def package_layer(asked: Mapping[str, Any], image: ImageRecord, answer: Answer) -> tuple[str, dict[str, Any]]:
+def package_layer(
+    asked: Mapping[str, Any], image: ImageRecord, answer: KeptResolution
+) -> tuple[str, dict[str, Any]]:
     """The key of the layer with the packages on this base, and what it is made of."""
     inputs = {**asked, **answer.inputs()}
     # Where packages come from decides nothing once it is known which they are.
@@ -81,7 +83,9 @@ def answer_key(asked: Mapping[str, Any]) -> str:
     return resolutions.key_of(asked)
 
 
-def decisive(spec: BuildSpec, image: ImageRecord, proto: str, answer: Answer | None) -> dict[str, Any]:
+def decisive(
+    spec: BuildSpec, image: ImageRecord, proto: str, answer: KeptResolution | None
+) -> dict[str, Any]:
     """Everything that decides a build's outputs and where they go: equal inputs make equal outputs."""
     options = {name: value for name, value in spec.to_json().items() if name not in NOT_DECISIVE}
     options |= {"owner": _owner(spec), "clean": list(spec.cleaners(cleaners.DEFAULT))}

@@ -20,7 +20,7 @@ from buildstep.build.finished_tree import Snapshot, TreeFacts, largest
 from buildstep.cache import kept_tree, outputs
 from buildstep.cache.blobs import BlobStore
 from buildstep.cache.kept_tree import Tree
-from buildstep.cache.resolutions import Answer
+from buildstep.cache.resolutions import KeptResolution
 from buildstep.emit.interface import Blob
 from buildstep.emit.split_layer import cut
 from buildstep.errors import EmitError
@@ -33,7 +33,7 @@ from buildstep.tree.entry import Entry, FileList, digest_of, line, parse
 from buildstep.tree.proto import ProtoDir
 
 
-def inputs_key(spec: BuildSpec, image: ImageRecord, resolution: Answer | None) -> str:
+def inputs_key(spec: BuildSpec, image: ImageRecord, resolution: KeptResolution | None) -> str:
     """Return a digest of all that decides a tree, the proto directory apart."""
     return outputs.key_of(
         {**cache_inputs.decisive(spec, image, "", resolution), "kept tree": kept_tree.FORMAT}
@@ -70,7 +70,7 @@ class ContentUpdate:
         """Return whether every layer is there that does not have to be made, and lock those."""
         names = [name for name, _ in self.tree.lower]
         names += [name for places in self.tree.layers if (name := self._reusable(places))]
-        return all(blobs.again(name, "") for name in names)
+        return all(blobs.find(name, "") for name in names)
 
     def _reusable(self, places: Sequence[int]) -> str:
         """The name of the layer with just these files, if none of them changed."""
@@ -78,12 +78,12 @@ class ContentUpdate:
 
     def lower(self, blobs: BlobStore) -> list[Blob]:
         """Return the layers below those of the proto directory. Raises EmitError when one is gone."""
-        found = [blobs.again(name, comment) for name, comment in self.tree.lower]
+        found = [blobs.find(name, comment) for name, comment in self.tree.lower]
         if None in found:
             raise EmitError("a stored layer that was there a moment ago is gone", retryable=True)
         return [blob for blob in found if blob is not None]
 
-    def layers(self, blobs: BlobStore, *, epoch: int | None) -> Iterator[Blob]:
+    def layers(self, blobs: BlobStore) -> Iterator[Blob]:
         """Yield the layers between those and the top one, in order: reused, or made now. Raises EmitError."""
         tree = self.tree
         rows = (parse(row) for row in tree.lines if row.startswith(b"d\t"))
@@ -95,7 +95,7 @@ class ContentUpdate:
             blob = blobs.reuse(name, comment) if name else None
             if blob is None:
                 changes = Changes(tuple(self._entry(place) for place in places), ())
-                blob = blobs.by_content(Path(), changes, folders, epoch=epoch, comment=comment)
+                blob = blobs.for_content(Path(), changes, folders, comment=comment)
             tree.blobs.append(blob.path.name)
             yield blob
 
@@ -130,7 +130,7 @@ class ContentUpdate:
 
 
 def find(
-    state: Path, spec: BuildSpec, image: ImageRecord, resolution: Answer | None, proto: ProtoDir
+    state: Path, spec: BuildSpec, image: ImageRecord, resolution: KeptResolution | None, proto: ProtoDir
 ) -> ContentUpdate | None:
     """Return how to make this image from the last one; None where it takes a full build. Every changed file
     must have been read (`read_few`)."""

@@ -13,7 +13,7 @@ from buildstep.build.log_file import BuildLog
 from buildstep.build.plan import Plan, PlannedStep
 from buildstep.cache.blobs import BlobStore
 from buildstep.cache.layers import LayerCache
-from buildstep.cache.resolutions import Answer
+from buildstep.cache.resolutions import KeptResolution
 from buildstep.emit.interface import Artifact, Blob
 from buildstep.errors import BuildstepError
 from buildstep.events import Bus
@@ -76,7 +76,7 @@ class BuildState:
     origin: FileList = field(default_factory=dict)
     below: FileList = field(default_factory=dict)
     overlay: FileList = field(default_factory=dict)
-    resolution: Answer | None = None
+    resolution: KeptResolution | None = None
     installed: Installed | None = None
     settled: dict[str, PlannedStep] = field(default_factory=dict)
     making: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from buildstep.cache.layers import LayerCache, LayerRecord
-from buildstep.cache.resolutions import Answer
+from buildstep.cache.resolutions import KeptResolution
 from buildstep.rootfs.interface import Package
 from buildstep.spec.load import BuildSpec
 from buildstep.tree.diff import Changes
@@ -28,7 +28,7 @@ _OF_THE_SET = ("packages", "versions")
 """Inputs that may differ: the smaller layer has some of them."""
 
 
-def may_extend(spec: BuildSpec, answer: Answer) -> bool:
+def may_extend(spec: BuildSpec, answer: KeptResolution) -> bool:
     """Whether a layer of this build may be made from a smaller one at all."""
     return (
         spec.order == "packages-first"
@@ -39,7 +39,9 @@ def may_extend(spec: BuildSpec, answer: Answer) -> bool:
     )
 
 
-def nearest(cache: LayerCache, inputs: Mapping[str, Any], answer: Answer) -> tuple[LayerRecord | None, str]:
+def nearest(
+    cache: LayerCache, inputs: Mapping[str, Any], answer: KeptResolution
+) -> tuple[LayerRecord | None, str]:
     """The layer that lacks least: made in the same way, all it has is wanted, in the same versions and
     installed in the same order. Where only the order is another: none, and what is not as it was."""
     wanted, versions = set(inputs["packages"]), inputs["versions"]
@@ -61,7 +63,7 @@ def nearest(cache: LayerCache, inputs: Mapping[str, Any], answer: Answer) -> tup
     return None, told
 
 
-def reordered(record: LayerRecord, answer: Answer) -> str:
+def reordered(record: LayerRecord, answer: KeptResolution) -> str:
     """What of a layer would be installed at another point now; empty if all is as it was. The order can
     show: whoever creates a user first has the lower number."""
     before = list(record.result.get("order", ()))
@@ -77,13 +79,13 @@ def reordered(record: LayerRecord, answer: Answer) -> str:
     return ""
 
 
-def lacking(record: LayerRecord, answer: Answer) -> dict[str, str]:
+def lacking(record: LayerRecord, answer: KeptResolution) -> dict[str, str]:
     """The packages that a layer lacks, with their versions."""
     there = record.inputs["versions"]
     return {name: version for name, version in answer.versions.items() if name not in there}
 
 
-def mismatch(record: LayerRecord, answer: Answer, installed: Sequence[Package]) -> str:
+def mismatch(record: LayerRecord, answer: KeptResolution, installed: Sequence[Package]) -> str:
     """What is installed that should not be, or not; empty if it is exactly what an install on the base
     would have given."""
     before = {(row["name"], row["arch"]): row["version"] for row in record.result["installed"]["packages"]}

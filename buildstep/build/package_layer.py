@@ -16,7 +16,7 @@ from buildstep.build.finished_tree import Snapshot
 from buildstep.build.plan import PlannedStep, layer_text
 from buildstep.cache import resolutions
 from buildstep.cache.layers import LayerRecord
-from buildstep.cache.resolutions import Answer
+from buildstep.cache.resolutions import KeptResolution
 from buildstep.errors import InstallError
 from buildstep.pool.interface import Kind
 from buildstep.rootfs.packaging import Installed, Packaging, prepare_packaging
@@ -124,12 +124,12 @@ def go_on(context: BuildContext, state: BuildState, layer: CachedLayer) -> None:
     # Whatever this layer was made from, it is one, as it is where all packages were installed at once.
     key = f"packages {state.image.tree_digest} {record.tree_digest}"
     comment = _comment(record.inputs["packages"])
-    stored = state.blobs.stored(key, epoch=context.spec.source_date_epoch, comment=comment)
+    stored = state.blobs.find_key(key, comment)
     if stored is not None:
         state.layers.append(stored)
         return
     with context.backend.tree(Kind.LAYER, record.key) as root:
-        _add_blob(context, state, root, context.store.entries(state.image), comment)
+        _add_blob(state, root, context.store.entries(state.image), comment)
 
 
 def _take(context: BuildContext, key: str) -> CachedLayer | None:
@@ -211,7 +211,7 @@ def _reuse(context: BuildContext, state: BuildState, record: LayerRecord) -> Out
 
 
 def _missing(
-    context: BuildContext, resolution: Answer, inputs: Mapping[str, Any], no_extend: str
+    context: BuildContext, resolution: KeptResolution, inputs: Mapping[str, Any], no_extend: str
 ) -> tuple[str, LayerRecord | None]:
     """Return why there is no layer of these inputs, and the smaller one to start from."""
     missing, smaller = context.cache.miss(cache_inputs.slot(context.spec), inputs), None
@@ -227,7 +227,7 @@ def _made(context: BuildContext, state: BuildState, target: Target, begin: float
     finished = read_clone(context, state, base)
     _set_below(context, state, finished)
     if state.blobs is not None:
-        _add_blob(context, state, state.dataset.path, base, _comment(context.spec.packages))
+        _add_blob(state, state.dataset.path, base, _comment(context.spec.packages))
     if target.key and package_resolution.is_as_resolved(context, state):
         _keep(context, state, finished, target, seconds=time.monotonic() - begin)
     return Made(key=target.key, reason=_made_text(state, target.missing))
@@ -253,7 +253,7 @@ def _extend(
     extend_layer.touch_folders(finished.entries, finished.changes, base, time.time_ns())
     _set_below(context, state, finished)
     if state.blobs is not None:
-        _add_blob(context, state, state.dataset.path, base, _comment(context.spec.packages))
+        _add_blob(state, state.dataset.path, base, _comment(context.spec.packages))
     state.origin = entries
     seconds = time.monotonic() - begin + record.seconds
     _keep(context, state, finished, target, seconds=seconds, smaller=record)
@@ -335,14 +335,13 @@ def _set_below(context: BuildContext, state: BuildState, finished: Snapshot) -> 
     state.below = finished.entries
 
 
-def _add_blob(context: BuildContext, state: BuildState, root: Path, base: FileList, comment: str) -> None:
+def _add_blob(state: BuildState, root: Path, base: FileList, comment: str) -> None:
     """Add the compressed layer from the base to the tree with the packages, if they differ."""
     changes = diff(base, state.below)
     if state.blobs is None or not (changes.entries or changes.removed):
         return
     key = f"packages {state.image.tree_digest} {tree_digest(state.below)}"
-    epoch = context.spec.source_date_epoch
-    state.layers.append(state.blobs.known(key, root, changes, state.below, epoch=epoch, comment=comment))
+    state.layers.append(state.blobs.for_key(key, root, changes, state.below, comment=comment))
 
 
 def _made_text(state: BuildState, missing: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from buildstep.build import cache_inputs
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.cache import resolutions
-from buildstep.cache.resolutions import Answer
+from buildstep.cache.resolutions import KeptResolution
 from buildstep.errors import BuildstepError
 from buildstep.rootfs.packaging import Packaging
 
@@ -26,7 +26,7 @@ def resolve(
     packages: Packaging,
     asked: Mapping[str, Any],
     max_age: float | None,
-) -> tuple[Answer, bool]:
+) -> tuple[KeptResolution, bool]:
     """Return what the packages resolve to now, and whether an index from before says so. Where the repository
     cannot be reached: what they did last time."""
     begin = time.time()
@@ -51,7 +51,7 @@ def resolve(
         context.bus.note("the repository's index is unchanged")
         resolution = replace(known, asked=fetched)
     else:
-        resolution = Answer.of(index, packages.resolve(), asked=fetched)
+        resolution = KeptResolution.of(index, packages.resolve(), asked=fetched)
         if not index and context.spec.packages:
             context.bus.note(f"{packages.installer.name} has no index here: the layer is known by names only")
     resolutions.save(folder, name, resolution)

@@ -14,7 +14,7 @@ from buildstep.build.steps import in_order
 from buildstep.build.steps.interface import Route
 from buildstep.cache import outputs, resolutions
 from buildstep.cache.layers import LayerCache, LayerRecord
-from buildstep.cache.resolutions import Answer
+from buildstep.cache.resolutions import KeptResolution
 from buildstep.errors import Fault, SpecError
 from buildstep.events import State
 from buildstep.images.store import ImageRecord, ImageStore
@@ -51,7 +51,7 @@ class LayerPlan:
     not be queried again."""
 
     key: str = ""
-    resolution: Answer | None = None
+    resolution: KeptResolution | None = None
     fresh: bool = False
     record: LayerRecord | None = None
     missing: str = ""
@@ -75,7 +75,7 @@ class PlanFacts:
     missed: tuple[str, ...] = ()
 
     @property
-    def resolution(self) -> Answer | None:
+    def resolution(self) -> KeptResolution | None:
         """What the packages resolve to, if that is known."""
         return self.layer.resolution if self.layer else None
 
@@ -106,7 +106,7 @@ class Plan:
     in_place: bool
     outputs: Mapping[str, Any] | None = None
     update: ContentUpdate | None = None
-    resolution: Answer | None = None
+    resolution: KeptResolution | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The object that --dry-run --json prints."""
@@ -308,7 +308,7 @@ def layer_text(record: LayerRecord) -> str:
     return f"reused cached layer {record.key[:12]} (saved {record.seconds:.1f} s)"
 
 
-def age_text(resolution: Answer, *, fresh: bool) -> str:
+def age_text(resolution: KeptResolution, *, fresh: bool) -> str:
     """Describe how old the repository's index is that a resolution is from."""
     if not resolution.index:
         return "; known by the packages' names only"

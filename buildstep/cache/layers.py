@@ -1,11 +1,11 @@
-"""The layer cache of a pool: what a step made, found again by its key.
+"""The layer cache of a pool: the tree that a step made, found again by its key.
 
 state/layers/KEY.json   the record, written last: a layer without one is never used
 state/layers/KEY.list   the file list of the tree up to this layer
-state/layers/KEY.used   its time is when the layer was last of use
+state/layers/KEY.used   its time is when the layer was last used
 
 A layer is only used when its list is the one that was written, and nothing touched its tree since it was
-made; a tree that was touched is hashed again, and removed with its layer when it is not what it was.
+made. A tree that was touched is hashed again; if it differs, the layer is removed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from buildstep.cache import records
 from buildstep.errors import BuildstepError, StoreError
 from buildstep.pool.interface import Backend, Kind
-from buildstep.system.files import atomic_write, read_json, write_json
+from buildstep.system.files import atomic_write, write_json
 from buildstep.system.locks import lock, try_lock
 from buildstep.system.text import difference
+from buildstep.tree.diff import diff
 from buildstep.tree.entry import FileList, dumps, loads, tree_digest
 from buildstep.tree.hashing import hash_entries, spread_digests
 from buildstep.tree.scan import fingerprint_of, scan
@@ -35,18 +37,18 @@ class Stacked(Protocol):
     """What a backend has besides `Backend` when a dataset's own files lie apart from its origin's."""
 
     def own(self, kind: Kind, ident: str) -> Path:
-        """The directory with what is this dataset's alone. Raises DatasetError."""
+        """Return the directory with only this dataset's own files. Raises DatasetError."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerRecord:
-    """A cached layer. inputs: what its key was made of; result: what the step told besides the tree.
+    """A cached layer. inputs: what its key was made of; result: what the step reported besides the tree.
 
-    slot: the image name and step it was made for, to compare a miss with. seconds: what making it took.
-    size, inodes: what it holds. list_digest: SHA-256 of its list as stored. fingerprint: see
-    `images.fingerprint_of`, over its own files and those of `under`: the layers that it stands on, nearest
-    first.
+    slot: the image name and step it was made for, which a miss is compared with. seconds: the time to make
+    it. size, inodes: what it holds. list_digest: SHA-256 of its list as stored. under: the layers that it is
+    based on, nearest first. fingerprint: see `tree.scan.fingerprint_of`, over its own files and those of
+    `under`.
     """
 
     key: str
@@ -78,18 +80,17 @@ class LayerCache:
     # -- looking up -------------------------------------------------------------------------------
 
     def find(self, key: str) -> LayerRecord | None:
-        """The layer of this key when record, list and dataset are all there. `take` proves it as well."""
-        try:
-            value = read_json(self._path(key, "json"))
-            if value.pop("format") != FORMAT or not self._path(key, "list").exists():
-                return None
-            record = LayerRecord(**value | {"under": tuple(value.get("under", ()))})
-        except (OSError, ValueError, KeyError, TypeError):
+        """Return the layer of this key if record, list and dataset are there. `take` verifies it as well."""
+        record = records.find(LayerRecord, self._path(key, "json"), FORMAT)
+        if record is None or not self._path(key, "list").exists():
             return None
         return record if self.backend.exists(Kind.LAYER, key) else None
 
     def take(self, key: str, note: Callable[[str], None]) -> tuple[LayerRecord, FileList] | None:
-        """The layer of this key, proved, and its file list. One that is damaged is told and removed."""
+        """Return the layer of this key, verified, and its file list; None if there is none.
+
+        One that is damaged is reported to `note` and removed.
+        """
         record = self.find(key)
         if record is None:
             return None
@@ -108,7 +109,7 @@ class LayerCache:
         return record, entries
 
     def _touched(self, record: LayerRecord) -> str:
-        """What is wrong with a layer's tree; cheap when nothing touched it since it was made."""
+        """Return what is wrong with a layer's tree; cheap if nothing touched it since it was made."""
         now = self._fingerprint(record)
         if now == record.fingerprint:
             return ""
@@ -118,7 +119,7 @@ class LayerCache:
         return problem
 
     def _fingerprint(self, record: LayerRecord) -> str:
-        """Of all that was made from the base to get this layer: what lies under it can be touched as well."""
+        """Return the fingerprint of the layer and of those under it, which can be touched as well."""
         if isinstance(self.backend, Stacked):
             own = self.backend.own
             return " ".join(fingerprint_of(own(Kind.LAYER, key)) for key in (record.key, *record.under))
@@ -126,28 +127,31 @@ class LayerCache:
             return fingerprint_of(tree)
 
     def entries(self, record: LayerRecord) -> FileList:
-        """The file list up to this layer. Raises StoreError when it is not what was written."""
+        """Return the file list up to this layer. Raises StoreError if it is not what was written."""
         data = self._path(record.key, "list").read_bytes()
         if hashlib.sha256(data).hexdigest() != record.list_digest:
             raise StoreError("its file list was changed")
         return loads(data)
 
     def miss(self, slot: str, inputs: Mapping[str, Any]) -> str:
-        """Why there is no layer for these inputs: what differs from the nearest one, of this slot if any."""
-        records = self.records()
-        told = [
+        """Return why there is no layer of these inputs: what differs from the nearest layer, and its cost.
+
+        Layers of the same slot are preferred, and of equally near ones the newest.
+        """
+        known = self.records()
+        compared = [
             (_differences(record.inputs, inputs), record)
-            for record in ([record for record in records if record.slot == slot] or records)
+            for record in ([record for record in known if record.slot == slot] or known)
         ]
-        if not told:
+        if not compared:
             return "built for the first time"
-        found, last = min(reversed(told), key=lambda item: len(item[0]))
+        found, last = min(reversed(compared), key=lambda item: len(item[0]))
         more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
-        why = "; ".join(found[:5]) + more or "the repository has to be asked, or the layer was pruned"
+        why = "; ".join(found[:5]) + more or "the repository must be queried, or the layer was pruned"
         return f"{why}; {last.seconds:.1f} s last time"
 
     def records(self) -> list[LayerRecord]:
-        """Every usable layer, oldest first."""
+        """Return every usable layer, oldest first."""
         keys = [path.stem for path in self._folder.glob("*.json") if not path.name.startswith(".")]
         found = [record for record in map(self.find, keys) if record is not None]
         return sorted(found, key=lambda record: record.created)
@@ -156,19 +160,19 @@ class LayerCache:
 
     @contextlib.contextmanager
     def making(self, key: str) -> Iterator[None]:
-        """Held while a layer is made, so that two builds that need the same one make it once."""
+        """Hold a lock while a layer is made, so that two builds that need the same one make it once."""
         with lock(self._locks / f"layer-{key}.lock"):
             yield
 
     @contextlib.contextmanager
     def using(self, key: str) -> Iterator[None]:
-        """Held while a build stands on a layer, so that it is not pruned meanwhile."""
+        """Hold a lock while a build uses a layer, so that it is not pruned meanwhile."""
         with lock(self._locks / f"layer-use-{key}.lock", shared=True):
             yield
 
     def make_room(self, key: str) -> bool:
-        """Remove what has this key but is no layer: of a build that died, of before a reboot, or found
-        damaged while others stood on it. False where one of these is in use."""
+        """Remove a dataset of this key that is no layer: of a build that died, of before a reboot, or found
+        damaged while others were based on it. Returns False where one of these is in use."""
         if key not in self.backend.idents(Kind.LAYER) or self.find(key) is not None:
             return True
         # Those with the most below them first.
@@ -181,7 +185,7 @@ class LayerCache:
         return False
 
     def save(self, record: LayerRecord, entries: FileList) -> None:
-        """Write down a layer whose dataset has just been made."""
+        """Write the record of a layer whose dataset has just been made."""
         assert tree_digest(entries) == record.tree_digest
         self._folder.mkdir(parents=True, exist_ok=True)
         data = dumps(entries)
@@ -202,10 +206,11 @@ class LayerCache:
     # -- keeping and removing -------------------------------------------------------------------------
 
     def touch(self, key: str) -> None:
-        """Note that a layer was of use."""
+        """Note that a layer was used."""
         self._path(key, "used").touch()
 
     def last_used(self, key: str) -> float:
+        """Return when a layer was last used (seconds since 1970); 0 if that is not known."""
         try:
             return self._path(key, "used").stat().st_mtime
         except OSError:
@@ -218,24 +223,18 @@ class LayerCache:
         self.backend.destroy(Kind.LAYER, key)
 
     def try_discard(self, key: str) -> bool:
-        """Remove a layer unless a build stands on it, or another layer."""
+        """Remove a layer unless a build uses it, or another is based on it. Returns whether it is gone."""
         if any(key in record.under for record in self.records()):
             return False
         with try_lock(self._locks / f"layer-use-{key}.lock") as unused:
-            # What another layer stands on goes after that one, in a later round.
             with contextlib.suppress(BuildstepError):
                 if unused:
                     self.discard(key)
                     return True
             return False
 
-    def void(self) -> list[str]:
-        """Datasets of layers that can never be used: without a record, or of before a reboot."""
-        known = {record.key for record in self.records()}
-        return [key for key in self.backend.idents(Kind.LAYER) if key not in known]
-
     def verify(self) -> list[dict[str, str]]:
-        """Read every layer's tree and compare with its record; damaged ones are removed and returned."""
+        """Compare every layer's tree with its record; remove the damaged ones and return them."""
         damaged = []
         for record in self.records():
             problem = self._problem(record)
@@ -257,15 +256,9 @@ class LayerCache:
         if tree_digest(known) != record.tree_digest:
             return "its file list was changed"
         if tree_digest(real) != record.tree_digest:
-            paths = [
-                os.fsdecode(path)
-                for path in sorted({*known, *real})
-                if path not in known
-                or path not in real
-                or not known[path].same_metadata(real[path])
-                or known[path].sha256 != real[path].sha256
-            ]
-            return f"its tree was changed: {len(paths)} paths, such as /{paths[0] if paths else ''}"
+            changes = diff(known, real)
+            paths = sorted([*(entry.path for entry in changes.entries), *changes.removed])
+            return f"its tree was changed: {len(paths)} paths, such as /{os.fsdecode(paths[0])}"
         return ""
 
 
@@ -275,4 +268,4 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 LATER = ("versions", "index")
-"""Inputs of a layer that are only known once the repository has been asked."""
+"""Inputs of a layer that are only known once the repository has been queried."""

@@ -1,10 +1,10 @@
-"""What was written where: outputs of an earlier build that the same build would only write again.
+"""Keep a note of the outputs of each build, so that the same build need not write them again.
 
-    state/artifacts/KEY.json        the files of one build, each with its lstat, and what the build told
-    state/artifacts/last-NAME.json  what decided the last build of these outputs, to tell why one differs
+    state/artifacts/KEY.json        the files of one build, each with its lstat, and what the build reported
+    state/artifacts/last-NAME.json  the inputs of the last build of these outputs, to say what differs
 
-The key is made of everything that decides the bytes of the outputs; a file that was touched since, or is
-gone, makes the whole entry void.
+The key is a digest of everything that decides the bytes of the outputs. An entry is void once one of its
+files was touched or is gone.
 """
 
 from __future__ import annotations
@@ -14,78 +14,90 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from buildstep.system.files import read_json, stamp, write_json
+from buildstep.cache import records
+from buildstep.system.files import stamp, write_json
 from buildstep.system.text import difference
 
 FORMAT = 3
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """files: the stamp of each by its path; told: what the build reported."""
+
+    files: Mapping[str, list[int]]
+    told: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.files, dict) or not isinstance(self.told, dict):
+            raise TypeError("files and told are objects")
+
+    def save(self, path: Path) -> None:
+        write_json(path, {"format": FORMAT, **asdict(self)}, durable=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Last:
+    inputs: Mapping[str, Any]
+
+
 def key_of(inputs: Mapping[str, Any]) -> str:
-    """The key of outputs that these inputs decide."""
+    """Return the key of the outputs that these inputs decide."""
     text = json.dumps([FORMAT, inputs], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
+def _path(state: Path, key: str) -> Path:
+    return state / "artifacts" / f"{key}.json"
+
+
 def _last(state: Path, stem: Path) -> Path:
-    name = hashlib.sha256(os.fsencode(stem)).hexdigest()[:32]
-    return state / "artifacts" / f"last-{name}.json"
+    return _path(state, f"last-{hashlib.sha256(os.fsencode(stem)).hexdigest()[:32]}")
 
 
 def why_not(state: Path, stem: Path, inputs: Mapping[str, Any]) -> list[str]:
-    """What differs from the last build of these outputs, one sentence each."""
-    try:
-        last = read_json(_last(state, stem))
-        found = difference(last["inputs"], inputs)
-    except (OSError, ValueError, KeyError, TypeError):
+    """Return why no earlier outputs are valid: what differs from the last build of them, a sentence each."""
+    last = records.find(_Last, _last(state, stem), FORMAT)
+    if last is None or not isinstance(last.inputs, dict):
         return ["the first build of these outputs"]
-    return found or ["the outputs of the last build were touched, or are gone"]
+    return difference(last.inputs, inputs) or ["the outputs of the last build were changed or removed"]
 
 
 def save(
-    state: Path, stem: Path, inputs: Mapping[str, Any], files: Iterable[Path], told: Mapping[str, Any]
+    state: Path, stem: Path, inputs: Mapping[str, Any], files: Iterable[Path], facts: Mapping[str, Any]
 ) -> None:
-    """Note the outputs of a build, once they have their names."""
-    key = key_of(inputs)
-    folder = state / "artifacts"
-    folder.mkdir(parents=True, exist_ok=True)
-    stamps = {os.fspath(path): stamp(path) for path in files}
-    write_json(folder / f"{key}.json", {"format": FORMAT, "files": stamps, "told": dict(told)}, durable=False)
+    """Keep a note of a build's outputs, once they have their names. facts: what `find` returns of it."""
+    path = _path(state, key_of(inputs))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _Entry({os.fspath(file): stamp(file) for file in files}, dict(facts)).save(path)
     write_json(_last(state, stem), {"format": FORMAT, "inputs": dict(inputs)}, durable=False)
 
 
 def find(state: Path, key: str) -> Mapping[str, Any] | None:
-    """What the build of this key told, if every one of its outputs is still there untouched."""
+    """Return what the build of this key reported, and its key; None unless all its outputs are untouched."""
+    found = records.find(_Entry, _path(state, key), FORMAT)
     try:
-        found = read_json(state / "artifacts" / f"{key}.json")
-        if found["format"] != FORMAT:
+        if found is None or any(stamp(Path(name)) != there for name, there in found.files.items()):
             return None
-        for name, there in found["files"].items():
-            if stamp(Path(name)) != there:
-                return None
-        told: Mapping[str, Any] = {**found["told"], "key": key}
-    except (OSError, ValueError, KeyError, TypeError):
+    except OSError:
         return None
-    return told
+    return {**found.told, "key": key}
 
 
 def touch(state: Path, key: str) -> None:
-    """Note that an entry was of use: what is not for long is pruned."""
+    """Note that an entry was used: what is not used for long is pruned."""
     with contextlib.suppress(OSError):
-        os.utime(state / "artifacts" / f"{key}.json")
+        os.utime(_path(state, key))
 
 
 def restamp(state: Path, path: Path, before: list[int]) -> None:
-    """Take an output that we wrote to ourselves, such as a record, for untouched. before: its old stamp."""
+    """Keep an entry valid although we changed one of its files, such as a record. before: its old stamp."""
     name = os.fspath(path.absolute())
-    for entry in (state / "artifacts").glob("*.json"):
-        try:
-            found = read_json(entry)
-            if found["format"] != FORMAT or found["files"].get(name) != before:
-                continue
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue
-        found["files"][name] = stamp(path)
-        write_json(entry, found, durable=False)
+    for place in (state / "artifacts").glob("*.json"):
+        entry = records.find(_Entry, place, FORMAT)
+        if entry is not None and entry.files.get(name) == before:
+            replace(entry, files={**entry.files, name: stamp(path)}).save(place)

@@ -1,10 +1,10 @@
-"""What packages resolve to: versions as the repository had them when it was last asked.
+"""Keep what packages resolve to: the versions that the repository had when it was last queried.
 
-state/resolved/KEY.json   one answer; KEY is made of the base, the packages and how they are installed
+state/resolved/KEY.json   one resolution; KEY is made of the base, the packages and how they are installed
 
-With it a build knows the layer that it needs without starting the package manager. An answer is good for
-a while (`index_max_age`); after that the repository's index is fetched again, which costs little where it
-has not changed, and only another index makes the package manager resolve again.
+With it a build knows the layer that it needs without starting the package manager. A resolution is valid for
+a while (`index_max_age`). After that the repository's index is fetched again, which costs little where it has
+not changed, and the package manager resolves again only if the index is another one.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from buildstep.cache import records
 from buildstep.rootfs.interface import Resolution
-from buildstep.system.files import read_json, write_json
+from buildstep.system.files import write_json
 
 FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """A resolution, and when the repository last said so. index: a digest of what it says of itself.
-    versions, exact, order: see `interfaces.Resolution`."""
+class KeptResolution:
+    """A resolution, and when the repository was last queried for it (asked). index: digest of its index.
+
+    versions, exact, order: see `rootfs.interface.Resolution`.
+    """
 
     index: str
     versions: Mapping[str, str]
@@ -35,57 +38,55 @@ class Answer:
     order: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, index: str, resolution: Resolution, *, asked: float) -> Answer:
+    def of(cls, index: str, resolution: Resolution, *, asked: float) -> KeptResolution:
         return cls(
-            index=index,
-            versions=resolution.versions,
-            exact=resolution.exact,
-            asked=asked,
+            index=index, versions=resolution.versions, exact=resolution.exact, asked=asked,
             order=resolution.order,
-        )
+        )  # fmt: skip
 
     def fresh(self, max_age: float) -> bool:
-        """Whether the repository need not be asked again. What has no index cannot be asked."""
+        """Tell whether the repository need not be queried again. One without an index cannot be queried."""
         return not self.index or 0 <= time.time() - self.asked < max_age
 
     def inputs(self) -> dict[str, Any]:
-        """What the answer adds to a layer's key: with versions of all packages known, just these."""
+        """Return what this adds to a layer's key: the versions, and the index where they are not exact."""
         found: dict[str, Any] = {"versions": dict(self.versions)}
         return found if self.exact else found | {"index": self.index}
 
 
 def key_of(question: Mapping[str, Any]) -> str:
-    """The name of an answer to this question."""
+    """Return the name under which the resolution of these inputs is kept."""
     text = json.dumps([FORMAT, question], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
-def find(state: Path, key: str) -> Answer | None:
-    """What is known; None if the question was never asked."""
-    try:
-        value = read_json(state / "resolved" / f"{key}.json")
-        if value.pop("format") != FORMAT:
-            return None
-        return Answer(**value | {"order": tuple(value.get("order", ()))})
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _path(state: Path, key: str) -> Path:
+    return state / "resolved" / f"{key}.json"
 
 
-def save(state: Path, key: str, answer: Answer) -> None:
-    """Note an answer."""
-    (state / "resolved").mkdir(parents=True, exist_ok=True)
-    write_json(state / "resolved" / f"{key}.json", {"format": FORMAT, **asdict(answer)}, durable=False)
+def find(state: Path, key: str) -> KeptResolution | None:
+    """Return the resolution of this key; None if there is none, or its record is damaged."""
+    return records.find(KeptResolution, _path(state, key), FORMAT)
+
+
+def save(state: Path, key: str, resolution: KeptResolution) -> None:
+    """Keep a resolution."""
+    path = _path(state, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"format": FORMAT, **asdict(resolution)}, durable=False)
 
 
 def forget(state: Path, key: str) -> None:
-    """Drop an answer that turned out wrong."""
-    (state / "resolved" / f"{key}.json").unlink(missing_ok=True)
+    """Drop a resolution that turned out wrong."""
+    _path(state, key).unlink(missing_ok=True)
 
 
-def contradiction(answer: Answer, installed: Mapping[str, str]) -> str:
-    """What was installed in another way than the answer told; empty if nothing. installed: by name, and
-    by name:architecture."""
-    for name, version in sorted(answer.versions.items()):
+def contradiction(resolution: KeptResolution, installed: Mapping[str, str]) -> str:
+    """Return the first package that was installed in another version than resolved; empty if there is none.
+
+    installed: versions by name, and by name:architecture.
+    """
+    for name, version in sorted(resolution.versions.items()):
         there = installed.get(name, "")
         if there != version:
             return f"{name} {version or 'removed'} was expected, {there or 'nothing'} was installed"

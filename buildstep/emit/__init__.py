@@ -33,7 +33,10 @@ EMITTERS: Registry[type[Emitter]] = Registry(
 
 
 def resolve(formats: Sequence[str], compression: str | None, bus: Bus | None = None) -> dict[str, Emitter]:
-    """The emitters of these formats, by name. Raises SpecError with every fault, ToolMissing."""
+    """Return the emitters of these formats, by name.
+
+    Raises SpecError with every error, and ToolMissing where a codec's library is not there.
+    """
     note = partial((bus or Bus()).note, level="warning")
     chosen: dict[str, Emitter] = {}
     faults = []
@@ -44,13 +47,9 @@ def resolve(formats: Sequence[str], compression: str | None, bus: Bus | None = N
                 Fault(where=f"format[{index}]", message=f"no format {name!r}", hint=EMITTERS.hint(name))
             )
         elif compression is not None and compression not in kind.compressions:
-            faults.append(
-                Fault(
-                    where="compression",
-                    message=f"{name} cannot be compressed with {compression!r}",
-                    hint="one of " + ", ".join(kind.compressions),
-                )
-            )
+            message = f"{name} cannot be compressed with {compression!r}"
+            hint = "one of " + ", ".join(kind.compressions)
+            faults.append(Fault(where="compression", message=message, hint=hint))
         else:
             chosen[name] = kind()
     if faults:
@@ -69,7 +68,6 @@ def emit(job: EmitJob, formats: Sequence[str], outputs: Outputs) -> list[Artifac
     compression, ToolMissing; nothing that this call wrote is left then.
     """
     chosen = resolve(formats, job.compression, job.bus)
-    artifacts: list[Artifact] = []
     finals = {
         name: job.stem.with_name(job.stem.name + emitter.extension(job.compression))
         for name, emitter in chosen.items()
@@ -77,13 +75,12 @@ def emit(job: EmitJob, formats: Sequence[str], outputs: Outputs) -> list[Artifac
     try:
         job.stem.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
-            sinks: dict[str, Sink] = {}
-            for name, emitter in chosen.items():
-                temporary = temporary_name(finals[name])
-                sinks[name] = stack.enter_context(emitter.open(job, temporary))
-            digests = read_pass.read_pass(job.root, _plan(job, list(sinks.values())), job.bus)
-            _fill(job, digests)
-            artifacts += [sink.finish() for sink in sinks.values()]
+            sinks = [
+                stack.enter_context(emitter.open(job, temporary_name(finals[name])))
+                for name, emitter in chosen.items()
+            ]
+            _fill(job, read_pass.read_pass(job.root, _plan(job, sinks), job.bus))
+            artifacts = [sink.finish() for sink in sinks]
     except OSError as error:
         raise EmitError(f"cannot write {job.stem.name}: {error.strerror}") from error
     for artifact in artifacts:
@@ -92,7 +89,7 @@ def emit(job: EmitJob, formats: Sequence[str], outputs: Outputs) -> list[Artifac
 
 
 def _plan(job: EmitJob, sinks: Sequence[Sink]) -> Iterator[tuple[Entry, Sequence[Sink]]]:
-    """Each entry to read, sorted by path, and the sinks that take it."""
+    """Yield each entry to read, sorted by path, and the sinks that take it."""
     whole = [sink for sink in sinks if sink.scope == "tree"]
     layer = read_pass.with_parents(job.changes, job.tree)
     if not whole:
@@ -130,5 +127,5 @@ def tool_versions(spec: BuildSpec) -> dict[str, str]:
 
 
 def sends_dataset(formats: Iterable[str]) -> bool:
-    """Return whether one of these formats sends a dataset, and so needs the proto directory inside it."""
-    return not set(formats).isdisjoint(("zfs", "btrfs"))
+    """Tell whether one of these formats sends a dataset, and so needs the proto directory inside it."""
+    return any(getattr(EMITTERS.find(name), "sends_dataset", False) for name in formats)

@@ -24,15 +24,9 @@ from buildstep.formats.oci.spec import OCI_CONFIG, OCI_MANIFEST, Descriptor
 from buildstep.formats.tar_writer import BLOCK, END, big_size_header, header, padding
 from buildstep.system.files import CHUNK, copy_range, write_all
 from buildstep.system.output_set import Sealer
-from buildstep.tree.diff import Changes
-from buildstep.tree.entry import Entry, FileList
+from buildstep.tree.entry import Entry
 
 _DEFAULT: Compression = "gzip"
-
-
-def whole(entries: FileList) -> Changes:
-    """Return a tree as a layer on nothing."""
-    return Changes(tuple(entries[path] for path in sorted(entries)), ())
 
 
 class OciEmitter:

@@ -19,7 +19,6 @@ import pytest
 
 from buildstep import emit
 from buildstep.emit import layer as emit_layer
-from buildstep.emit import oci
 from buildstep.emit.interface import Artifact, EmitJob
 from buildstep.emit.read_pass import with_parents
 from buildstep.errors import EmitError, ImageError
@@ -243,7 +242,7 @@ def test_a_default_acl_of_a_lower_layer_does_not_reach_what_is_made_in_it(root: 
     into = tmp_path / "into"
     into.mkdir()
     found: FileList = {}
-    for changes in (oci.whole(base), diff(base, tree)):
+    for changes in (diff({}, base), diff(base, tree)):
         path = tmp_path / "blob"
         layer = Changes(tuple(with_parents(changes, tree)), changes.removed)
         emit_layer.write_layer(root, layer, path, codec=codec("zstd"), epoch=None, bus=Bus())
@@ -294,7 +293,7 @@ def two_layers(root: Path, tmp_path: Path, compression: str = "gzip") -> tuple[P
     base = trees.scanned(root)
     blob, _ = emit_layer.write_layer(
         root,
-        oci.whole(base),
+        diff({}, base),
         tmp_path / "base.blob",
         codec=codec(compression),
         epoch=trees.EPOCH,

@@ -18,7 +18,7 @@ from buildstep.build import context
 from buildstep.build.execute import execute
 from buildstep.build.plan import plan as plan_build
 from buildstep.cache import prune
-from buildstep.emit import chunk_reuse, oci, split_layer
+from buildstep.emit import chunk_reuse, split_layer
 from buildstep.emit import layer as emit_layer
 from buildstep.emit.chunk_reuse import LayerFromChunks, ReusableChunks
 from buildstep.emit.interface import Blob
@@ -33,6 +33,7 @@ from buildstep.system.root import Root
 from buildstep.tree import hashing
 from buildstep.tree import proto as tree_proto
 from buildstep.tree import scan as tree_scan
+from buildstep.tree.diff import diff
 from buildstep.tree.proto import ProtoDir, scan_proto
 from buildstep.tree.stat_index import StatIndex
 from tests.integration import pools
@@ -431,7 +432,7 @@ def layer(root: Path, path: Path, chosen: Codec, *, old: ReusableChunks | None =
     entries = tree_scan.scan(root)
     hashing.hash_entries(root, entries.values())
     hashing.spread_digests(entries)
-    whole = oci.whole(entries)
+    whole = diff({}, entries)
     rows = [chunk_reuse.layer_line(entry, EPOCH) for entry in whole.entries]
     reuse = LayerFromChunks(old, root, whole.entries, rows, epoch=EPOCH) if old else None
     blob, stream = emit_layer.write_layer(

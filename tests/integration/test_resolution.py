@@ -224,7 +224,7 @@ def test_a_layer_that_was_tampered_with_is_not_used(
 
 
 def test_an_answer_that_turns_out_wrong_keeps_no_layer() -> None:
-    answer = resolutions.Answer(index="i", versions={"a": "1", "b": ""}, exact=True, asked=0.0)
+    answer = resolutions.KeptResolution(index="i", versions={"a": "1", "b": ""}, exact=True, asked=0.0)
     assert resolutions.contradiction(answer, {"a": "1"}) == ""
     assert resolutions.contradiction(answer, {"a": "2"}) == "a 1 was expected, 2 was installed"
     assert (

@@ -104,7 +104,7 @@ def _update_layers(context: BuildContext, state: BuildState) -> Iterable[Blob]:
     assert blobs is not None
     state.layers = update.lower(blobs)
     state.finished = update.snapshot()
-    return update.layers(blobs, epoch=context.spec.source_date_epoch)
+    return update.layers(blobs)
 
 
 def _split_top_layer(context: BuildContext, state: BuildState) -> Iterable[Blob]:
@@ -127,7 +127,7 @@ def _part_layers(context: BuildContext, state: BuildState, parts: list[Changes])
     for part in parts:
         number += bool(part.entries)
         comment = part_comment(number, count) if part.entries else "what is removed from the base"
-        blob = blobs.by_content(root, part, folders, epoch=context.spec.source_date_epoch, comment=comment)
+        blob = blobs.for_content(root, part, folders, comment=comment)
         state.chunks.append((part, blob))
         yield blob
     reused = context.bus.counts.get("layers_reused", 0)

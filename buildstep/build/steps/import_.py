@@ -11,7 +11,6 @@ from buildstep.build.plan import PlanFacts, Planned
 from buildstep.build.remember import note_proto
 from buildstep.build.steps.interface import Route
 from buildstep.cache.blobs import BlobStore
-from buildstep.emit import oci
 from buildstep.formats import codecs
 from buildstep.images.importing import Importer
 from buildstep.pool.interface import Kind
@@ -64,6 +63,7 @@ def open_blobs(context: BuildContext) -> BlobStore:
         context.backend.state,
         codecs.codec(emit.codec_of(spec, "oci")),
         slot=os.fspath(context.stem),
+        epoch=spec.source_date_epoch,
         bus=context.bus,
         journal=context.journal,
         fresh=not spec.cache,
@@ -77,12 +77,6 @@ def _add_base_layer(context: BuildContext, state: BuildState, blobs: BlobStore) 
     if len(state.below) <= 1:
         return
     with context.backend.tree(Kind.IMAGE, image.uuid) as tree:
-        blob = blobs.known(
-            f"base {image.tree_digest}",
-            tree,
-            oci.whole(state.below),
-            state.below,
-            epoch=None,
-            comment=f"base image {image.name} {image.version}",
-        )
+        comment = f"base image {image.name} {image.version}"
+        blob = blobs.for_base(f"base {image.tree_digest}", tree, state.below, comment=comment)
     state.layers.append(blob)

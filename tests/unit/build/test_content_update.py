@@ -62,17 +62,14 @@ class Blobs:
         self.made: list[list[bytes]] = []
         self.reused: list[str] = []
 
-    def again(self, name: str, comment: str) -> Blob | None:
+    def find(self, name: str, comment: str) -> Blob | None:
         return self._blob(name, comment) if name in self.names else None
 
     def reuse(self, name: str, comment: str) -> Blob | None:
         self.reused.append(name)
-        return self.again(name, comment)
+        return self.find(name, comment)
 
-    def by_content(
-        self, _root: Path, changes: Any, _folders: Any, *, epoch: int | None, comment: str
-    ) -> Blob:
-        del epoch
+    def for_content(self, _root: Path, changes: Any, _folders: Any, *, comment: str) -> Blob:
         self.made.append([row.path for row in changes.entries])
         return self._blob(f"made{len(self.made)}", comment)
 
@@ -88,7 +85,7 @@ def test_one_changed_file_makes_its_layer_again_and_no_other(entries: list[Entry
     assert len(tree.layers) > 3
     blobs = Blobs("base", *tree.blobs)
     assert found.complete(cast(BlobStore, blobs))
-    made = list(found.layers(cast(BlobStore, blobs), epoch=None))
+    made = list(found.layers(cast(BlobStore, blobs)))
     assert len(blobs.made) == 1
     assert b"srv/010" in blobs.made[0]
     assert len(blobs.reused) == len(tree.layers) - 1 == len(made) - 1
@@ -111,7 +108,7 @@ def test_the_last_tree_stays_as_it_was(entries: list[Entry]) -> None:
     before = copy.deepcopy(asdict(tree))
     found = update(tree, entry("srv/010", digest="1"), entry("srv/020", digest="2"))
     assert found is not None
-    list(found.layers(cast(BlobStore, Blobs("base")), epoch=None))
+    list(found.layers(cast(BlobStore, Blobs("base"))))
     assert asdict(tree) == before
 
 

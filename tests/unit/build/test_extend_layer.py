@@ -10,7 +10,7 @@ import pytest
 
 from buildstep.build import extend_layer
 from buildstep.cache.layers import LayerRecord
-from buildstep.cache.resolutions import Answer
+from buildstep.cache.resolutions import KeptResolution
 from buildstep.rootfs.installers import apt_incremental
 from buildstep.rootfs.installers.deb_file import Deb, downloads, file_stem
 from buildstep.system.root import Root
@@ -24,8 +24,8 @@ def layer(order: list[str], **versions: str) -> LayerRecord:
     )
 
 
-def answer(order: list[str], **versions: str) -> Answer:
-    return Answer(index="i", versions=versions, exact=True, asked=0.0, order=tuple(order))
+def answer(order: list[str], **versions: str) -> KeptResolution:
+    return KeptResolution(index="i", versions=versions, exact=True, asked=0.0, order=tuple(order))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from buildstep.build.plan import Plan, plan
 from buildstep.build.steps.interface import Route
 from buildstep.cache import outputs, resolutions
 from buildstep.cache.layers import LayerCache, LayerRecord
-from buildstep.cache.resolutions import Answer
+from buildstep.cache.resolutions import KeptResolution
 from buildstep.errors import SpecError
 from buildstep.images.record import ImageRecord
 from buildstep.images.store import ImageStore
@@ -80,7 +80,7 @@ class Desk:
             spec, cast(ImageStore, self.store), cast(LayerCache, self.cache), plain=plain, environ=ENVIRON
         )
 
-    def keep_outputs(self, spec: BuildSpec, resolution: Answer | None = None) -> Path:
+    def keep_outputs(self, spec: BuildSpec, resolution: KeptResolution | None = None) -> Path:
         """Do as a build does at its end; the file that it wrote."""
         proto = self.plan(spec).proto
         digest = cache_inputs.proto_digest(spec, proto)
@@ -91,13 +91,15 @@ class Desk:
         outputs.save(self.store.backend.state, spec.output_dir / spec.basename, inputs, [written], facts)
         return written
 
-    def keep_resolution(self, spec: BuildSpec, *, asked: float, versions: Mapping[str, str]) -> Answer:
-        resolution = Answer(index="i", versions=versions, exact=True, asked=asked, order=())
+    def keep_resolution(
+        self, spec: BuildSpec, *, asked: float, versions: Mapping[str, str]
+    ) -> KeptResolution:
+        resolution = KeptResolution(index="i", versions=versions, exact=True, asked=asked, order=())
         question = cache_inputs.question(spec, IMAGE, self.plan(spec).proto, ENVIRON)
         resolutions.save(self.store.backend.state, cache_inputs.answer_key(question), resolution)
         return resolution
 
-    def keep_layer(self, spec: BuildSpec, resolution: Answer) -> str:
+    def keep_layer(self, spec: BuildSpec, resolution: KeptResolution) -> str:
         question = cache_inputs.question(spec, IMAGE, self.plan(spec).proto, ENVIRON)
         key, inputs = cache_inputs.package_layer(question, IMAGE, resolution)
         self.cache.layers[key] = LayerRecord(
@@ -169,7 +171,7 @@ def test_outputs_that_were_touched_are_written_again(desk: Desk) -> None:
     written.write_text("other")
     found = desk.plan(spec)
     assert found.route is Route.FULL
-    assert "the outputs of the last build were touched, or are gone" in reasons(found)["emit"][1]
+    assert "the outputs of the last build were changed or removed" in reasons(found)["emit"][1]
 
 
 def test_a_changed_file_is_the_reason(desk: Desk) -> None:

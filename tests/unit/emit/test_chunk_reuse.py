@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from buildstep.emit import chunk_reuse, oci
+from buildstep.emit import chunk_reuse
 from buildstep.emit import layer as emit_layer
 from buildstep.emit.chunk_reuse import ChunkLost, LayerFromChunks, ReusableChunks, Row
 from buildstep.emit.interface import Blob
@@ -20,6 +20,7 @@ from buildstep.formats.codecs import Codec, codec
 from buildstep.system.digest import sha256_file
 from buildstep.tree import entry as tree_entry
 from buildstep.tree import hashing, scan
+from buildstep.tree.diff import diff
 from buildstep.tree.entry import Entry
 
 EPOCH = 1_700_000_000
@@ -61,7 +62,7 @@ def write(
 ) -> Blob:
     """A layer of all of a tree, and the table of its parts beside it."""
     entries = tree(root)
-    whole = oci.whole(entries)
+    whole = diff({}, entries)
     rows = [chunk_reuse.layer_line(entry, EPOCH) for entry in whole.entries]
     reuse = LayerFromChunks(old, root, whole.entries, rows, epoch=EPOCH) if old else None
     blob, stream = emit_layer.write_layer(

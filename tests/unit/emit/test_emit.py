@@ -21,7 +21,6 @@ from hypothesis import HealthCheck, given, settings
 
 from buildstep import emit
 from buildstep.emit import layer as emit_layer
-from buildstep.emit import oci
 from buildstep.emit.interface import Artifact, Blob, EmitJob
 from buildstep.errors import EmitError, SpecError
 from buildstep.events import Bus, Event, Note
@@ -315,7 +314,7 @@ def test_formats_of_other_packages(root: Path, tmp_path: Path, monkeypatch: pyte
 def blob(root: Path, path: Path, tree: FileList | None = None) -> tuple[Blob, FileList]:
     entries = tree or scan.scan(root)
     made, _ = emit_layer.write_layer(
-        root, oci.whole(entries), path, codec=codec("gzip"), epoch=trees.EPOCH, bus=Bus()
+        root, diff({}, entries), path, codec=codec("gzip"), epoch=trees.EPOCH, bus=Bus()
     )
     return made, entries
 

@@ -1,0 +1,214 @@
+"""Stored compressed layers: found by key and by content, verified when touched, kept while in use."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buildstep.cache import blobs
+from buildstep.cache.blobs import BlobStore
+from buildstep.emit.interface import Blob
+from buildstep.events import Bus, Event, Note
+from buildstep.formats.codecs import codec
+from buildstep.pool.journal import open_journal
+from buildstep.system.digest import sha256_file
+from buildstep.tree import scan
+from buildstep.tree.diff import Changes, diff
+from tests.unit import trees
+
+
+class Pool:
+    """A pool's state directory, and stores in it, one for each build."""
+
+    def __init__(self, top: Path) -> None:
+        self.state = top / "state"
+        self.root = top / "root"
+        (self.root / "etc").mkdir(parents=True)
+        for number in range(40):
+            (self.root / f"etc/file{number:02d}").write_bytes(b"%d " % number * 900)
+        (self.root / "etc/twin").hardlink_to(self.root / "etc/file07")
+        self.stack = ExitStack()
+        self.events: list[Event] = []
+        self.bus = Bus(self.events.append)
+
+    def open(self, **options: Any) -> BlobStore:
+        """A build's store; the one before is closed."""
+        self.stack.close()
+        self.bus = Bus(self.events.append)
+        journal = self.stack.enter_context(open_journal(self.state, "test"))
+        values: dict[str, Any] = {"slot": "/out/hello", "epoch": trees.EPOCH, "bus": self.bus} | options
+        return self.stack.enter_context(BlobStore(self.state, codec("gzip"), journal=journal, **values))
+
+    def content(self, store: BlobStore, *, hashed: bool = True) -> Blob:
+        tree = trees.scanned(self.root) if hashed else scan.scan(self.root)
+        return store.for_content(self.root, diff({}, tree), tree, comment="proto")
+
+    def key(self, store: BlobStore, key: str = "packages x") -> Blob:
+        tree = trees.scanned(self.root)
+        return store.for_key(key, self.root, diff({}, tree), tree, comment="packages")
+
+    @property
+    def notes(self) -> list[str]:
+        return [event.text for event in self.events if isinstance(event, Note)]
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Iterator[Pool]:
+    made = Pool(tmp_path)
+    yield made
+    made.stack.close()
+
+
+def test_a_layer_of_a_key_is_made_once(pool: Pool) -> None:
+    first = pool.key(pool.open())
+    assert sha256_file(first.path) == first.digest
+    assert pool.bus.counts["layers_made"] == 1
+    store = pool.open()
+    again = pool.key(store)
+    assert (again.path, again.digest, again.diff_id) == (first.path, first.digest, first.diff_id)
+    assert "layers_made" not in pool.bus.counts
+    assert store.find_key("packages x", "packages") == again
+    assert store.saved > 0
+    assert pool.key(store, "packages y").path != first.path
+
+
+def test_codec_and_epoch_are_part_of_the_key(pool: Pool) -> None:
+    first = pool.key(pool.open())
+    assert pool.open(epoch=None).find_key("packages x", "") is None
+    assert pool.key(pool.open(epoch=None)).path != first.path
+
+
+def test_a_base_layer_is_used_by_a_fresh_build_as_well(pool: Pool) -> None:
+    tree = trees.scanned(pool.root)
+    first = pool.open().for_base("base x", pool.root, tree, comment="base")
+    pool.key(pool.open())
+    store = pool.open(fresh=True)
+    assert store.for_base("base x", pool.root, tree, comment="base").path == first.path
+    assert "layers_made" not in pool.bus.counts
+    assert store.find_key("packages x", "") is None
+    pool.key(store)
+    assert pool.bus.counts["layers_made"] == 1
+
+
+def test_a_layer_of_content_is_found_whatever_it_came_from(pool: Pool) -> None:
+    first = pool.content(pool.open(), hashed=False)
+    again = pool.content(pool.open())
+    assert (again.path, again.digest) == (first.path, first.digest)
+    assert pool.bus.counts["layers_reused"] == 1
+    (pool.root / "etc/file03").write_bytes(b"other")
+    other = pool.content(pool.open())
+    assert other.digest != first.digest
+    (pool.root / "etc/file03").write_bytes(b"3 " * 900)
+    assert pool.content(pool.open()).path == first.path
+
+
+def test_what_looks_like_a_stored_layer_is_hashed_first(pool: Pool) -> None:
+    first = pool.content(pool.open(), hashed=False)
+    store = pool.open()
+    assert pool.content(store, hashed=False).path == first.path
+    assert pool.bus.counts["bytes_hashed"] > 0
+    assert "layers_made" not in pool.bus.counts
+
+
+def test_a_changed_layer_is_made_from_the_chunks_of_the_last_build(pool: Pool) -> None:
+    store = pool.open()
+    pool.content(store)
+    store.remember()
+    (pool.root / "etc/new").write_bytes(b"new")
+    warm = pool.content(pool.open())
+    assert pool.bus.counts["files_read"] == 1
+    cold = pool.content(pool.open(fresh=True))
+    assert pool.bus.counts["files_read"] > 20
+    assert warm.digest == cold.digest
+
+
+def test_chunks_of_a_damaged_layer_are_not_used(pool: Pool) -> None:
+    store = pool.open()
+    first = pool.content(store)
+    store.remember()
+    data = bytearray(first.path.read_bytes())
+    data[len(data) // 2] ^= 1
+    first.path.write_bytes(data)
+    (pool.root / "etc/new").write_bytes(b"new")
+    warm = pool.content(pool.open())
+    assert pool.content(pool.open(fresh=True)).digest == warm.digest
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"), [("flip", "is damaged"), ("cut", "is cut short"), ("grow", "is too long")]
+)
+def test_a_touched_layer_is_verified_and_made_again(pool: Pool, harm: str, told: str) -> None:
+    first = pool.key(pool.open())
+    data = bytearray(first.path.read_bytes())
+    if harm == "flip":
+        data[50] ^= 1
+    elif harm == "cut":
+        del data[50:]
+    else:
+        data += b"x"
+    pool.stack.close()
+    first.path.write_bytes(data)
+    assert pool.key(pool.open()).digest == first.digest
+    assert any(told in note and "it is made again" in note for note in pool.notes)
+    assert sha256_file(first.path) == first.digest
+
+
+def test_a_layer_that_is_only_touched_or_of_another_boot_stays(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = pool.key(pool.open())
+    os.utime(first.path, (5, 5))
+    pool.key(pool.open())
+    monkeypatch.setattr(blobs, "boot_id", lambda: "another boot")
+    store = pool.open()
+    pool.key(store)
+    assert "layers_made" not in pool.bus.counts
+    record = json.loads(blobs.record_path(first.path).read_bytes())
+    assert record["boot"] == "another boot"
+    assert blobs.BlobRecord.read(first.path).damage(first.path) == ""
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"digest": "x"}'])
+def test_a_layer_without_a_good_record_is_made_again(pool: Pool, text: str | None) -> None:
+    first = pool.key(pool.open())
+    record = blobs.record_path(first.path)
+    record.unlink() if text is None else record.write_text(text)
+    assert pool.key(pool.open()).digest == first.digest
+    assert pool.bus.counts["layers_made"] == 1
+
+
+def test_a_layer_that_is_being_removed_is_not_used(pool: Pool) -> None:
+    first = pool.key(pool.open())
+    pool.stack.close()
+    first.path.unlink()
+    assert pool.open().find(first.path.name, "") is None
+
+
+def test_fields_that_are_not_known_are_ignored(pool: Pool) -> None:
+    first = pool.key(pool.open())
+    record = blobs.record_path(first.path)
+    record.write_text(json.dumps(json.loads(record.read_bytes()) | {"path": "/x", "new": True}))
+    assert pool.open().find(first.path.name, "c") is not None
+
+
+def test_layers_with_another_digest_are_dropped(pool: Pool) -> None:
+    store = pool.open()
+    good, bad = pool.key(store), pool.key(store, "packages y")
+    bad.path.write_bytes(b"other")
+    store.drop_damaged([good, bad])
+    assert good.path.exists()
+    assert not any(path.exists() for path in blobs.files_of(bad.path))
+
+
+def test_removals_are_part_of_the_content(pool: Pool) -> None:
+    tree = trees.scanned(pool.root)
+    store = pool.open()
+    plain = store.for_content(pool.root, diff({}, tree), tree, comment="")
+    removing = Changes(diff({}, tree).entries, (b"etc/gone",))
+    assert store.for_content(pool.root, removing, tree, comment="").digest != plain.digest

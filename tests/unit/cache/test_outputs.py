@@ -1,0 +1,108 @@
+"""Notes of outputs: valid only while every file is untouched, and a reason when they are not."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buildstep.cache import outputs
+from buildstep.system.files import stamp
+
+INPUTS: dict[str, Any] = {"version": "1.0.0", "formats": ["oci"]}
+STEM = Path("/out/hello-1.0.0")
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / name for name in ("hello.oci.tar", "hello.buildrecord.json")]
+    for path in paths:
+        path.write_bytes(b"content")
+    return paths
+
+
+def save(state: Path, files: list[Path]) -> str:
+    outputs.save(state, STEM, INPUTS, files, {"uuid": "u", "files": [1]})
+    return outputs.key_of(INPUTS)
+
+
+def test_untouched_outputs_are_found(state: Path, files: list[Path]) -> None:
+    key = save(state, files)
+    assert outputs.find(state, key) == {"uuid": "u", "files": [1], "key": key}
+    path = state / "artifacts" / f"{key}.json"
+    os.utime(path, (1, 1))
+    outputs.touch(state, key)
+    assert path.stat().st_mtime > 1
+    outputs.touch(state, "missing")
+
+
+def test_other_inputs_have_another_key() -> None:
+    assert outputs.key_of(INPUTS) == outputs.key_of(dict(reversed(INPUTS.items())))
+    assert outputs.key_of(INPUTS) != outputs.key_of(INPUTS | {"version": "1.0.1"})
+
+
+@pytest.mark.parametrize("harm", ["touched", "replaced", "removed"])
+def test_outputs_that_were_touched_are_void(state: Path, files: list[Path], harm: str) -> None:
+    key = save(state, files)
+    if harm == "touched":
+        os.utime(files[1], ns=(1, 1))
+    elif harm == "replaced":
+        (files[0].with_suffix(".new")).write_bytes(b"content")
+        files[0].with_suffix(".new").rename(files[0])
+    else:
+        files[0].unlink()
+    assert outputs.find(state, key) is None
+    assert outputs.why_not(state, STEM, INPUTS) == ["the outputs of the last build were changed or removed"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": 1}', '{"format": 3}', '{"format": 3, "files": 1}',
+                                  '{"format": 3, "files": [], "told": {}}'])  # fmt: skip
+def test_damaged_notes_are_none(state: Path, files: list[Path], text: str) -> None:
+    key = save(state, files)
+    for path in (state / "artifacts").iterdir():
+        path.write_text(text)
+    assert outputs.find(state, key) is None
+    assert outputs.why_not(state, STEM, INPUTS) == ["the first build of these outputs"]
+    outputs.restamp(state, files[0], stamp(files[0]))  # and others can still be looked through
+
+
+def test_why_outputs_are_made_again(state: Path, files: list[Path]) -> None:
+    assert outputs.why_not(state, STEM, INPUTS) == ["the first build of these outputs"]
+    save(state, files)
+    assert outputs.why_not(state, STEM, INPUTS | {"version": "2"}) == ["version: 1.0.0 -> 2"]
+    assert outputs.why_not(state, STEM, {"version": "1.0.0", "formats": ["oci", "tar"]}) == [
+        "formats: tar added"
+    ]
+    assert outputs.why_not(state, STEM.with_name("other"), INPUTS) == ["the first build of these outputs"]
+
+
+def test_an_output_that_we_changed_stays_valid(state: Path, files: list[Path]) -> None:
+    key = save(state, files)
+    record = files[1]
+    before = stamp(record)
+    record.write_bytes(b"content and more")
+    outputs.restamp(state, record, before)
+    assert outputs.find(state, key) is not None
+    # Somebody else's change is none of ours.
+    before = stamp(record)
+    record.write_bytes(b"somebody else")
+    touched = stamp(record)
+    record.write_bytes(b"then we")
+    outputs.restamp(state, record, touched)
+    assert before != touched
+    assert outputs.find(state, key) is None
+
+
+def test_a_note_is_one_document_with_a_format(state: Path, files: list[Path]) -> None:
+    key = save(state, files)
+    value = json.loads((state / "artifacts" / f"{key}.json").read_bytes())
+    assert value["format"] == outputs.FORMAT
+    assert value["files"] == {os.fspath(path): stamp(path) for path in files}
