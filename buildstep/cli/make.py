@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group("make", hidden=True)
 def command() -> None:
-    """Answer what Makefile.inc asks."""
+    """KeptResolution what Makefile.inc asks."""
 
 
 _STATE = click.option("--state", required=True, type=click.Path(path_type=Path))

@@ -1,4 +1,4 @@
-"""The one read pass over a tree: each file is opened and read once, hashed, and handed to every sink."""
+"""Read each file of a tree once, hash it, and give it to every sink."""
 
 from __future__ import annotations
 
@@ -17,28 +17,34 @@ from buildstep.system.files import CHUNK, Extents, data_extents
 from buildstep.system.text import shown
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import Entry, FileList
-from buildstep.tree.hashing import ZEROS, ContentHash
+from buildstep.tree.hashing import ContentHash
 
 # A pipe or a terminal that took a file's name must not make us wait.
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 SMALL = 64 << 10
-"""Files up to this size are read in one go and taken to have no holes."""
+"""Files up to this size are read in one go, as if they had no holes."""
 _THREADED = 4 * CHUNK
 """From this size on a file is hashed in a thread, beside reading."""
+_GRAIN = 64 << 10
+"""Holes are whole pieces of this size. A multiple of a tar block."""
+_ZEROS = bytes(_GRAIN)
+_WINDOW = 8 << 20
+"""Bytes that are read ahead while a file is searched for zeros."""
 
 
 @runtime_checkable
 class SparseSink(Protocol):
-    """A sink that must know a file's holes before its data; called in place of `begin`."""
+    """A sink that must know a file's holes before its data."""
 
-    def begin_sparse(self, entry: Entry, extents: Extents) -> None: ...
+    def begin_sparse(self, entry: Entry, extents: Extents) -> None:
+        """Begin a file with holes; called instead of `begin`."""
 
 
 def with_parents(changes: Changes, tree: FileList) -> list[Entry]:
-    """The entries of a layer, sorted, and the directories above each change that did not change.
+    """Return the entries of a layer, sorted, and the unchanged directories above each change.
 
-    Tools that unpack each layer into a directory of its own take a missing parent's owner and mode
-    from nowhere, so a layer that has anything has them all, the top too.
+    Tools that unpack each layer into a directory of its own do not know a missing parent's owner and mode,
+    so a layer has all parents of what is in it, the top too.
     """
     entries = {entry.path: entry for entry in changes.entries}
     for path in [*entries, *changes.removed]:
@@ -59,9 +65,8 @@ def read_pass(
 ) -> dict[bytes, str]:
     """Give each entry, in order, to its sinks; returns the hex SHA-256 of every file read, by path.
 
-    Sockets have no place in an image and are noted. Raises EmitError, naming the file, when one cannot
-    be read, is not the file that was listed, changes while it is read, or does not have the SHA-256
-    that its entry tells.
+    Sockets are left out, with a note. Raises EmitError, naming the file, when one cannot be read, is not the
+    file that was listed, changes while it is read, or does not have the SHA-256 of its entry.
     """
     reader = _Reader(os.fsencode(root))
     try:
@@ -155,15 +160,15 @@ class _Reader:
             sink.end(entry)
         # Hashing gigabytes of zeros goes on beside the files that follow.
         if not hasher.behind:
-            self._settle()
+            self._finish_last()
 
-    def _settle(self) -> None:
+    def _finish_last(self) -> None:
         entry, hasher = self._late.pop()
         self._known(entry, hasher.finish())
 
     def finish(self) -> dict[bytes, str]:
         while self._late:
-            self._settle()
+            self._finish_last()
         return self._digests
 
     def abandon(self) -> None:
@@ -171,15 +176,8 @@ class _Reader:
             hasher.cancel()
 
 
-_GRAIN = 64 << 10
-"""Holes are told in whole pieces of this size. A multiple of a tar block."""
-
-_WINDOW = 8 << 20
-"""What is read ahead while a file is looked through for zeros."""
-
-
 def content_of(root: bytes, entry: Entry) -> bytes:
-    """What a file holds that fits into memory and whose digest is known. Raises EmitError."""
+    """Return a small file's content, whose digest is known. Raises EmitError."""
     content = _whole(root, entry)
     _compare(entry, hashlib.sha256(content).hexdigest())
     return content
@@ -187,7 +185,7 @@ def content_of(root: bytes, entry: Entry) -> bytes:
 
 @contextlib.contextmanager
 def _opened(root: bytes, entry: Entry) -> Iterator[int]:
-    """A file's descriptor; whatever goes wrong with it names the file."""
+    """Open a file; every error with it, in the block too, names the file."""
     try:
         fd = os.open(entry.source or root + b"/" + entry.path, _FLAGS)
         try:
@@ -199,7 +197,7 @@ def _opened(root: bytes, entry: Entry) -> Iterator[int]:
 
 
 def _whole(root: bytes, entry: Entry) -> bytes:
-    # By hand what `_opened` does: this is called for each of a hundred thousand files.
+    # Repeats what `_opened` does: this is called for each of a hundred thousand files.
     try:
         fd = os.open(entry.source or root + b"/" + entry.path, _FLAGS)
         try:
@@ -223,7 +221,7 @@ def _compare(entry: Entry, digest: str) -> None:
 
 
 def extents_of(root: bytes, entry: Entry) -> Extents | None:
-    """The data of a file, as its archive will have it: what `begin_sparse` is told, None for `begin`.
+    """Return the data of a file as its archive will have it: for `begin_sparse`; None without holes.
 
     Raises EmitError when it cannot be read or is not the file that was listed.
     """
@@ -235,10 +233,10 @@ def extents_of(root: bytes, entry: Entry) -> Extents | None:
 
 
 def _extents(fd: int, info: os.stat_result) -> Extents | None:
-    """The data of a file with holes, in whole grains; None for a file without.
+    """Return the data of a file with holes, in whole grains; None for a file without.
 
-    A grain of zeros is a hole, whether the file system stores it or not: else the same content would give
-    other bytes after it was copied, or on another file system.
+    A grain of zeros is a hole, whether the file system stores it or not: otherwise the same content would
+    give other bytes after it was copied, or on another file system.
     """
     size = info.st_size
     stored = data_extents(fd, size) if info.st_blocks * 512 < size else [(0, size)]
@@ -252,7 +250,7 @@ def _extents(fd: int, info: os.stat_result) -> Extents | None:
                 os.posix_fadvise(fd, at, _WINDOW, os.POSIX_FADV_WILLNEED)
             step = min(_GRAIN, size - at)
             # Most grains have something in their first byte, and that is all that is looked at.
-            if os.pread(fd, 1, at) != b"\0" or os.pread(fd, step, at) != ZEROS[:step]:
+            if os.pread(fd, 1, at) != b"\0" or os.pread(fd, step, at) != _ZEROS[:step]:
                 begin, have = found.pop() if found and sum(found[-1]) == at else (at, 0)
                 found.append((begin, have + step))
             at = done = at + step

@@ -1,10 +1,8 @@
-"""POSIX ACLs as text and as extended attributes."""
+"""Convert POSIX ACLs between text and extended attributes (acl(5), linux/posix_acl_xattr.h)."""
 
 from __future__ import annotations
 
 import struct
-
-# -- access control lists -------------------------------------------------------------------------------
 
 # acl(5) and linux/posix_acl_xattr.h: a version, then (tag, permissions, id) of each entry, little endian.
 _ACL_VERSION = struct.pack("<I", 2)
@@ -22,10 +20,10 @@ _ACL_NAMED = {0x02: b"user", 0x08: b"group"}
 
 
 def acl_to_text(value: bytes) -> bytes | None:
-    """The text of a posix_acl extended attribute, ids as numbers; None when it is not one.
+    """Return the text of a posix_acl extended attribute, ids as numbers; None when it is not one.
 
-    A named entry ends with its id once more, as star has it: libarchive looks names up otherwise, and
-    GNU tar leaves the fourth field out.
+    A named entry ends with its id once more, as star writes it: otherwise libarchive looks the name up. GNU
+    tar leaves the fourth field out.
     """
     if value[:4] != _ACL_VERSION or (len(value) - 4) % _ACL_ENTRY.size:
         return None
@@ -42,7 +40,7 @@ def acl_to_text(value: bytes) -> bytes | None:
 
 
 def acl_mode(value: bytes) -> int | None:
-    """The nine permission bits that a file with this access ACL has; None when it is not an ACL."""
+    """Return the nine permission bits of a file with this access ACL; None when it is not an ACL."""
     if acl_to_text(value) is None:
         return None
     bits: dict[int, int] = {tag: perm for tag, perm, _ in _ACL_ENTRY.iter_unpack(value[4:])}
@@ -51,7 +49,7 @@ def acl_mode(value: bytes) -> int | None:
 
 
 def acl_from_text(text: bytes) -> bytes:
-    """The extended attribute's value for SCHILY.acl text with numeric ids. Raises ValueError."""
+    """Return the extended attribute's value for SCHILY.acl text with numeric ids. Raises ValueError."""
     found = []
     for row in text.replace(b"\n", b",").split(b","):
         fields = [field.strip() for field in row.partition(b"#")[0].split(b":")]
@@ -61,7 +59,7 @@ def acl_from_text(text: bytes) -> bytes:
             raise ValueError(f"the ACL entry {row!r} is not understood")
         kind, who, letters = fields[:3]
         named = bool(who) and kind in (b"user", b"group")
-        # With a fourth field `who` may be a name that means nothing here.
+        # With a fourth field `who` may be a name that is not known here.
         ident = int(fields[3] if len(fields) == 4 else who) if named else _ACL_NO_ID
         tag = min(t for t, k in _ACL_TAGS.items() if k == kind and (t in _ACL_NAMED) == named)
         bits = sum(bit for letter, bit in ((b"r", 4), (b"w", 2), (b"x", 1)) if letter in letters)

@@ -1,4 +1,4 @@
-"""Codecs: each compresses bytes to a member or frame that stands alone, and gives them back."""
+"""Codecs: each compresses bytes to a member or frame that stands alone, and expands it again."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ Compression = Literal["gzip", "bzip2", "xz", "zstd", "none"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Codec:
-    """A compression. name: as -c and imgmanifest call it; media_suffix: for an OCI layer's media type,
-    None where OCI has none; extension: of a file; ident: library, version and level, for records and
-    cache keys, since another version may give other bytes; memory: bytes that one compressor takes; grain:
-    bytes that are worth a member of their own.
+    """A compression.
+
+    name: as -c and imgmanifest call it; media_suffix: of an OCI layer's media type, None where OCI has none;
+    extension: of a file; ident: library, version and level, for records and cache keys, since another version
+    may give other bytes; memory: bytes that one compressor takes; grain: bytes that are worth a member of
+    their own.
     """
 
     name: Compression
@@ -32,9 +34,9 @@ class Codec:
     memory: int
     grain: int
     compress: Callable[[bytes], bytes]
-    """One independent member or frame that holds all of its argument, without name or time."""
+    """Returns one independent member or frame that holds all of its argument, without name or time."""
     expand: Callable[[bytes], bytes]
-    """What one such member holds. Whatever its library raises, for anything else."""
+    """Returns the content of one such member. Raises whatever its library raises for anything else."""
 
 
 def _gzip() -> Codec:
@@ -78,10 +80,10 @@ _SAMPLE = 8 << 10
 
 
 def _is_dense(part: bytes, squeeze: Callable[[bytes], bytes]) -> bool:
-    """Whether compressing gains next to nothing: told by three samples, so the same for the same bytes.
+    """Tell whether compressing gains next to nothing, by three samples, so the same for the same bytes.
 
-    Pictures, archives and keys are most of what is large in an image; trying to shrink them again costs
-    ten times what storing them does.
+    Much of what is large in an image is compressed already; compressing it again costs ten times what storing
+    it does.
     """
     if len(part) < 8 * _SAMPLE:
         return False
@@ -91,7 +93,7 @@ def _is_dense(part: bytes, squeeze: Callable[[bytes], bytes]) -> bool:
 
 
 def _stored(part: bytes, crc: int) -> bytes:
-    """A gzip member (RFC 1952) whose data is stored as it is (RFC 1951, block type 0)."""
+    """Return a gzip member (RFC 1952) whose data is stored as it is (RFC 1951, block type 0)."""
     view = memoryview(part)
     pieces: list[bytes | memoryview] = [b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"]
     for at in range(0, len(part), 0xFFFF):
@@ -134,7 +136,7 @@ def _xz() -> Codec:
         name="xz",
         media_suffix=None,
         extension=".xz",
-        # The standard library does not tell its liblzma's version; Python's stands for the bundle.
+        # The standard library does not say which liblzma it has; Python's version is the nearest.
         ident=f"lzma python {platform.python_version()} preset 6",
         memory=94 << 20,
         grain=1 << 20,
@@ -179,7 +181,7 @@ CODECS: dict[str, Callable[[], Codec]] = {
 
 
 def codec(name: str) -> Codec:
-    """The codec of this name. Raises UsageError for an unknown one, ToolMissing without its library."""
+    """Return a codec by name. Raises UsageError for an unknown one, ToolMissing without its library."""
     if name not in CODECS:
         raise UsageError(f"no compression is called {name!r}", hint="one of " + ", ".join(CODECS))
     return CODECS[name]()

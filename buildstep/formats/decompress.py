@@ -1,4 +1,4 @@
-"""A compressed file as a forward-only stream, told apart by its first bytes, unpacked in a thread."""
+"""Read a compressed file as a forward-only stream; its first bytes say how it is compressed."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _ZSTD_WINDOW = 128 << 20
 
 
 class Decompressed:
-    """The content of `stream`, whatever of gzip, xz, zstd, bzip2 or nothing it is compressed with.
+    """The content of `stream`, compressed with gzip, xz, zstd, bzip2 or not at all; a thread expands it.
 
-    ratio: how many times larger than its compressed form the content may be once it is larger than
-    `floor` bytes; 0 for no limit. Reads raise ImageError for damage and for what exceeds the limit.
-    Use it as a context manager; `stream` stays the caller's. One that may block for long can have a
-    method `interrupt`, that makes its `read` in another thread end.
+    ratio: how many times larger than its compressed form the content may be once it is larger than `floor`
+    bytes; 0 for no limit. Reads raise ImageError for damage and for what exceeds the limit. Use it as a
+    context manager; the caller closes `stream`. One that may block for long can have a method `interrupt`
+    that ends its `read` in another thread.
     """
 
     def __init__(self, stream: IO[bytes], *, ratio: int = 0, floor: int = 1 << 30) -> None:
@@ -57,7 +57,7 @@ class Decompressed:
     ) -> None:
         self._stop.set()
         if error is not None and not isinstance(error, ImageError):
-            # Whoever gives us up, by a signal perhaps, does not wait for what may never come.
+            # After another error, such as a signal, nobody waits for data that may never come.
             interrupt = getattr(self._stream, "interrupt", None)
             if interrupt is not None:
                 interrupt()
@@ -73,7 +73,7 @@ class Decompressed:
         return self._position
 
     def seek(self, position: int) -> int:
-        """Skip forward. Raises ImageError for a way back, which only a damaged archive asks for."""
+        """Skip forward. Raises ImageError for a way back, which only a damaged archive needs."""
         if position < self._position:
             raise ImageError("the archive is damaged: an entry ends before it begins")
         while self._position < position:
@@ -82,7 +82,7 @@ class Decompressed:
         return self._position
 
     def read(self, count: int) -> bytes:
-        """The next `count` bytes, fewer only at the end."""
+        """Return the next `count` bytes, fewer only at the end."""
         if count <= len(self._chunk):
             taken = bytes(self._chunk[:count])
             self._chunk = self._chunk[count:]
@@ -100,7 +100,7 @@ class Decompressed:
         return b"".join(pieces)
 
     def drain(self) -> None:
-        """Read to the end: only then have the stream's checksums been checked."""
+        """Read to the end: only then are the stream's checksums checked."""
         while self.read(CHUNK):
             pass
 
@@ -168,7 +168,7 @@ class Decompressed:
 
 
 class _Joined:
-    """The bytes looked at already, then the rest."""
+    """A stream of the bytes that were looked at already, then the rest."""
 
     def __init__(self, head: bytes, rest: Callable[[int], bytes]) -> None:
         self._head = head
@@ -195,7 +195,7 @@ class _Decoder(Protocol):
 
 
 def _members(source: _Joined, make: Callable[[], _Decoder]) -> Iterator[bytes]:
-    """The content of one or more members, in bounded pieces whatever the ratio."""
+    """Yield the content of one or more members, in bounded pieces whatever the ratio."""
     decoder = make()
     while True:
         data = b""
@@ -233,6 +233,6 @@ def _zstd(source: _Joined) -> Iterator[bytes]:
             hint="pip install buildstep[fast]",
         ) from error
     decoder = library.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
-    # It does not tell a frame that was cut off; the end mark of the tar inside does.
+    # It does not notice a frame that was cut off; the end mark of the tar inside does.
     reader = decoder.stream_reader(source, read_size=_INPUT, read_across_frames=True)
     return iter(lambda: reader.read(CHUNK), b"")

@@ -1,4 +1,4 @@
-"""Tar members as entries: names, times and attributes exactly, odd ones told, nothing written yet."""
+"""Read tar members as entries: exact names, times and attributes. Unsafe members are refused."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _EXTENSIONS = (
     tarfile.GNUTYPE_LONGLINK,
 )
 _MAX_EXTENSION = 16 << 20
-"""Bytes of pax records that one member may have; tarfile takes them into memory."""
+"""Bytes of pax records that one member may have; tarfile reads them into memory."""
 
 _MAX_NAME = 255
 _MAX_PATH = 4095
@@ -48,16 +48,16 @@ _ACLS = {
     "SCHILY.acl.default": b"system.posix_acl_default",
 }
 _PLAIN_ACL = 4 + 3 * 8
-"""Bytes of an ACL that says no more than the mode; the kernel does not keep one."""
+"""Bytes of an ACL that says no more than the mode, which the kernel does not keep."""
 
 
 class MemberFault(Exception):
-    """A member that must not be extracted; the text says why."""
+    """Raised for a member that must not be extracted; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member. link: the path that a hard link names, else None. extents: where content goes."""
+    """One member. link: the target of a hard link, else None. extents: where the content belongs."""
 
     entry: Entry
     link: bytes | None
@@ -65,10 +65,10 @@ class Member:
 
 
 def members(source: Decompressed, *, end_mark: bool = True) -> Iterator[tarfile.TarInfo]:
-    """The raw members of a tar. The content of each may be read from `source` before the next.
+    """Yield the members of a tar. The content of each may be read from `source` before the next.
 
-    end_mark: whether an archive must have one, as proof that it is complete. Raises ImageError for
-    what is not a tar, is damaged or cut short.
+    end_mark: whether the archive must have one, to show that it is complete. Raises ImageError for what is
+    not a tar, is damaged or cut short.
     """
     try:
         archive = tarfile.TarFile(
@@ -81,7 +81,7 @@ def members(source: Decompressed, *, end_mark: bool = True) -> Iterator[tarfile.
             archive.members.clear()  # type: ignore[attr-defined]  # it would keep every one
             yield info
     except (tarfile.ReadError, ValueError, IndexError, OverflowError) as error:
-        # All but the first are what tarfile does with numbers that are none.
+        # All but the first come from numbers in a header that are none.
         raise ImageError(f"the archive is damaged: {error}") from error
     # tarfile reads a block past its offset when it finds the mark, and none at the end of the data.
     if end_mark and source.tell() <= archive.offset:
@@ -93,7 +93,7 @@ def members(source: Decompressed, *, end_mark: bool = True) -> Iterator[tarfile.
 
 
 class _Info(tarfile.TarInfo):
-    """tarfile takes a damaged header in the middle for the end; for us it is an error."""
+    """Raises ImageError for a damaged header in the middle, which tarfile takes for the end."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Info:
@@ -109,12 +109,12 @@ class _Info(tarfile.TarInfo):
 
 
 def raw(text: str) -> bytes:
-    """A name's bytes as they are in the archive."""
+    """Return a name's bytes as they are in the archive."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def clean_path(name: bytes) -> bytes:
-    """A member's name as a path in a tree, without `./` and such. Raises MemberFault."""
+    """Return a member's name as a path in a tree, without `./` and such. Raises MemberFault."""
     if name.startswith(b"/"):
         raise MemberFault("an absolute name")
     parts = [part for part in name.split(b"/") if part not in (b"", b".")]
@@ -129,7 +129,7 @@ def clean_path(name: bytes) -> bytes:
 
 
 def parse(info: tarfile.TarInfo) -> Member:
-    """A member as an entry, its content unread. Raises MemberFault."""
+    """Return a member as an entry, its content unread. Raises MemberFault."""
     path = clean_path(raw(info.name))
     if info.type == tarfile.LNKTYPE:
         try:
@@ -152,7 +152,7 @@ def parse(info: tarfile.TarInfo) -> Member:
         mtime=_mtime(info),
         xattrs=_xattrs(info.pax_headers),
     )
-    _obey_acl(entry)
+    _apply_acl(entry)
     extents: Extents = ()
     if kind == "f":
         entry.size = info.size
@@ -171,7 +171,7 @@ def parse(info: tarfile.TarInfo) -> Member:
     return Member(entry, None, extents)
 
 
-def _obey_acl(entry: Entry) -> None:
+def _apply_acl(entry: Entry) -> None:
     for name, value in entry.xattrs:
         if name == b"system.posix_acl_access" and (bits := acl_mode(value)) is not None:
             # Some tools write the owning group's own permissions; the file will have the mask's.
@@ -193,7 +193,7 @@ def _extents(info: tarfile.TarInfo) -> Extents:
 
 
 def _mtime(info: tarfile.TarInfo) -> int:
-    """Nanoseconds; exactly, where tarfile's float is not."""
+    """Return the exact time in nanoseconds; tarfile's float is not exact."""
     text = info.pax_headers.get("mtime")
     if text is None:
         return int(info.mtime) * 1_000_000_000
@@ -210,7 +210,7 @@ def _mtime(info: tarfile.TarInfo) -> int:
 
 
 def _xattrs(headers: Mapping[str, str]) -> tree_entry.Xattrs:
-    """The attributes that belong to an image, sorted, from the keywords of star, GNU tar and bsdtar."""
+    """Return the attributes that belong to an image, sorted, from keywords of star, GNU tar and bsdtar."""
     found: dict[bytes, bytes] = {}
     try:
         for key, value in headers.items():

@@ -1,4 +1,4 @@
-"""A tar writer: ustar headers where they suffice, pax records where they do not.
+"""Write tar archives: ustar headers where they suffice, pax records where they do not.
 
 Format: POSIX.1-2017 pax and ustar; GNU tar's manual for GNU.sparse 1.0; star's SCHILY.xattr and SCHILY.acl
 keywords. There are no user and group names and no times in pax records, so that the same tree always
@@ -18,13 +18,13 @@ from buildstep.tree.entry import Entry, Xattrs
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
-"""What ends an archive."""
+"""The blocks that end an archive."""
 
 WHITEOUT = b".wh."
 OPAQUE = b".wh..wh..opq"
 
 MAX_ID = 0o7777777
-"""The largest owner that fits into a header of one block."""
+"""The largest user or group id that fits into a ustar header."""
 _MAX_SIZE = 0o77777777777
 _TYPES = {"f": b"0", "l": b"2", "c": b"3", "b": b"4", "d": b"5", "p": b"6"}
 _MAGIC = b"ustar\x0000" + bytes(64)
@@ -36,7 +36,7 @@ _ACLS = {
 
 
 def padding(size: int) -> bytes:
-    """The zero bytes that follow content of this size."""
+    """Return the zero bytes that follow content of this size."""
     return bytes(-size % BLOCK)
 
 
@@ -48,30 +48,22 @@ def _owner(mode: int, uid: int, gid: int) -> bytes:
     return b"%07o\0%07o\0%07o\0" % (mode, uid, gid)
 
 
-@lru_cache(maxsize=16)
-def _plain_tail(typeflag: bytes) -> tuple[bytes, int]:
-    """All after the checksum of an entry without link, device and prefix, and the sum of its bytes."""
-    tail = typeflag + bytes(100) + _MAGIC + _NO_DEVICE + bytes(155 + 12)
+def _tail(
+    typeflag: bytes, *, link: bytes = b"", device: bytes = _NO_DEVICE, prefix: bytes = b""
+) -> tuple[bytes, int]:
+    """Return everything behind a header's checksum, and the sum of its bytes."""
+    tail = typeflag + link.ljust(100, b"\0") + _MAGIC + device + prefix.ljust(155, b"\0") + bytes(12)
     return tail, sum(tail)
 
 
-def _ustar(
-    name: bytes,
-    owner: bytes,
-    size: int,
-    mtime: int,
-    typeflag: bytes,
-    *,
-    link: bytes = b"",
-    device: bytes = _NO_DEVICE,
-    prefix: bytes = b"",
-) -> bytes:
+_plain_tail = lru_cache(maxsize=16)(_tail)
+"""For entries without link, device and prefix, which nearly all are."""
+
+
+def _ustar(name: bytes, owner: bytes, size: int, mtime: int, tail_and_sum: tuple[bytes, int]) -> bytes:
+    """Return a header block. tail_and_sum: see `_tail`."""
+    tail, total = tail_and_sum
     head = b"%b%b%011o\0%011o\0" % (name.ljust(100, b"\0"), owner, size, mtime)
-    if link or prefix or device is not _NO_DEVICE:
-        tail = typeflag + link.ljust(100, b"\0") + _MAGIC + device + prefix.ljust(155, b"\0") + bytes(12)
-        total = sum(tail)
-    else:
-        tail, total = _plain_tail(typeflag)
     # The checksum is the sum of all bytes, its own field taken as spaces. Adler-32's low half is that
     # sum plus one, modulo 65521, which 148 bytes cannot reach; it is many times faster than sum().
     total += (zlib.adler32(head) & 0xFFFF) + 255
@@ -79,7 +71,7 @@ def _ustar(
 
 
 def _split(name: bytes) -> tuple[bytes, bytes] | None:
-    """(prefix, name) as ustar can hold them, or None when it cannot."""
+    """Return (prefix, name) as ustar can hold them, or None when it cannot."""
     if len(name) <= 100:
         return b"", name
     if len(name) > 256:
@@ -92,26 +84,26 @@ def _split(name: bytes) -> tuple[bytes, bytes] | None:
 
 
 def big_size_header(name: bytes, size: int) -> bytes:
-    """A regular file's header (0644, root, time 0) in one block whatever the size.
+    """Return a regular file's header (0644, root, time 0) in one block, whatever the size.
 
-    From 8 GiB on the size is a GNU base-256 number, for a header that has its place before its size is
-    known and cannot grow by a pax record.
+    From 8 GiB on the size is a GNU base-256 number: the header's place is left free before its size is known,
+    so there is no room for a pax record.
     """
     assert len(name) <= 100
     owner = _owner(0o644, 0, 0)
     if size <= _MAX_SIZE:
-        return _ustar(name, owner, size, 0, b"0")
+        return _ustar(name, owner, size, 0, _plain_tail(b"0"))
     number = b"\x80" + size.to_bytes(11, "big")
     head = name.ljust(100, b"\0") + owner + number + b"%011o\0" % 0
-    tail, _ = _plain_tail(b"0")
-    return b"%b%06o\0 %b" % (head, sum(head) + sum(tail) + 256, tail)
+    tail, total = _plain_tail(b"0")
+    return b"%b%06o\0 %b" % (head, sum(head) + total + 256, tail)
 
 
 # -- pax ------------------------------------------------------------------------------------------------
 
 
 def pax_record(key: bytes, value: bytes) -> bytes:
-    """`length key=value\\n`, where the length counts its own digits."""
+    """Return `length key=value\\n`, where the length counts its own digits."""
     rest = len(key) + len(value) + 3
     length = rest + len(str(rest))
     if len(str(length)) != len(str(rest)):
@@ -121,19 +113,19 @@ def pax_record(key: bytes, value: bytes) -> bytes:
 
 def _pax_header(records: Sequence[tuple[bytes, bytes]]) -> bytes:
     body = b"".join(pax_record(key, value) for key, value in records)
-    head = _ustar(b"././@PaxHeader", _owner(0o644, 0, 0), len(body), 0, b"x")
+    head = _ustar(b"././@PaxHeader", _owner(0o644, 0, 0), len(body), 0, _plain_tail(b"x"))
     return head + body + padding(len(body))
 
 
 def xattr_key(name: bytes) -> bytes:
-    """The pax keyword of an extended attribute; `=` and `%` in a name are written as GNU tar does."""
+    """Return the pax keyword of an extended attribute; `=` and `%` in a name are written as GNU tar does."""
     if b"=" in name or b"%25" in name or b"%3D" in name:
         name = name.replace(b"%", b"%25").replace(b"=", b"%3D")
     return b"SCHILY.xattr." + name
 
 
 def xattr_name(key: bytes) -> bytes:
-    """The extended attribute's name in a SCHILY.xattr keyword's last part."""
+    """Return the extended attribute's name from the last part of a SCHILY.xattr keyword."""
     return key.replace(b"%3D", b"=").replace(b"%25", b"%")
 
 
@@ -153,7 +145,7 @@ def _xattr_records(xattrs: Xattrs, *, acl_text: bool) -> list[tuple[bytes, bytes
 
 
 def content_size(entry: Entry, extents: Extents | None = None) -> int:
-    """Bytes of content that follow an entry's header, padding apart; a sparse map is in the header."""
+    """Return the bytes of content after an entry's header, without padding; a sparse map is in the header."""
     if entry.kind != "f" or entry.first:
         return 0
     return entry.size if extents is None else sum(length for _, length in extents)
@@ -164,7 +156,7 @@ def _sparse_map(extents: Extents, size: int) -> bytes:
     assert all(offset % BLOCK == 0 for offset, _ in rows)
     assert all(length % BLOCK == 0 for _, length in rows[:-1])
     if not rows or sum(rows[-1]) < size:
-        rows.append((size, 0))  # how GNU tar tells of a hole at the end
+        rows.append((size, 0))  # how GNU tar marks a hole at the end
     text = b"%d\n" % len(rows) + b"".join(b"%d\n%d\n" % row for row in rows)
     return text + padding(len(text))
 
@@ -172,10 +164,11 @@ def _sparse_map(extents: Extents, size: int) -> bytes:
 def header(
     entry: Entry, *, epoch: int | None, extents: Extents | None = None, acl_text: bool = False
 ) -> bytes:
-    """All that comes before an entry's content. epoch: the latest mtime (s) to write, None for no limit.
+    """Return everything that comes before an entry's content. Sockets have no place in a tar.
 
-    extents: given for a sparse file only. acl_text: write ACLs as SCHILY.acl text, which GNU tar and
-    bsdtar restore, not as extended attributes, which OCI tools restore. Sockets have no place in a tar.
+    epoch: the latest mtime (s) to write, None for no limit. extents: of a sparse file only. acl_text: write
+    ACLs as SCHILY.acl text, which GNU tar and bsdtar restore, instead of as extended attributes, which OCI
+    tools restore.
     """
     kind = entry.kind
     mtime = entry.mtime // 1_000_000_000
@@ -195,7 +188,7 @@ def header(
         and size <= _MAX_SIZE
     ):
         owner = _owner(entry.mode, entry.uid, entry.gid)
-        return _ustar(name, owner, size, mtime, b"0" if kind == "f" else b"5")
+        return _ustar(name, owner, size, mtime, _plain_tail(b"0" if kind == "f" else b"5"))
     return _full_header(entry, name, size, mtime, extents, acl_text=acl_text)
 
 
@@ -215,7 +208,7 @@ def _full_header(
             (b"GNU.sparse.realsize", b"%d" % entry.size),
         ]
         size = len(body) + content_size(entry, extents)
-        # A reader that knows nothing of sparse files must not take map and data for the file.
+        # A reader that does not know sparse files must not take map and data for the file.
         split = (b"", (b"GNUSparseFile.0/" + name.rpartition(b"/")[2])[:100])
     else:
         split = _split(name)
@@ -248,7 +241,8 @@ def _full_header(
     )
     typeflag = b"1" if entry.first else _TYPES[entry.kind]
     size = size if size <= _MAX_SIZE else 0
-    block = _ustar(split[1], owner, size, mtime, typeflag, link=link, device=device, prefix=split[0])
+    tail = _tail(typeflag, link=link, device=device, prefix=split[0])
+    block = _ustar(split[1], owner, size, mtime, tail)
     return (_pax_header(records) if records else b"") + block + body
 
 
@@ -261,7 +255,7 @@ def _is_utf8(value: bytes) -> bool:
 
 
 def whiteout(path: bytes) -> Entry:
-    """The entry that removes `path` of a lower layer (OCI image-spec, layer.md)."""
+    """Return the entry that removes `path` of a lower layer (OCI image-spec, layer.md)."""
     parent, slash, name = path.rpartition(b"/")
     return Entry(path=parent + slash + WHITEOUT + name, kind="f", mode=0o644, uid=0, gid=0)
 
@@ -270,7 +264,7 @@ def whiteout(path: bytes) -> Entry:
 
 
 class Out(Protocol):
-    """Where the archive goes: told where each entry begins, then given its bytes."""
+    """Where the archive goes: `boundary` announces each entry, then come its bytes."""
 
     def boundary(self, path: bytes, size: int, header: int = 512) -> None: ...
 
@@ -278,7 +272,7 @@ class Out(Protocol):
 
 
 class TarWriter:
-    """Writes entries, in the order given, and pads and ends the archive. Shaped like a Sink."""
+    """Writes entries in the order given, and the padding and the end of the archive. Shaped like a Sink."""
 
     def __init__(self, out: Out, *, epoch: int | None, acl_text: bool = False) -> None:
         self._out = out
@@ -293,7 +287,7 @@ class TarWriter:
         self._start(entry, head, content_size(entry))
 
     def begin_sparse(self, entry: Entry, extents: Extents) -> None:
-        """The same for a file with holes; what must follow is what `extents` tell of."""
+        """Write the header of a file with holes; only the bytes of `extents` must follow by `data`."""
         head = header(entry, epoch=self._epoch, extents=extents, acl_text=self._acl_text)
         self._start(entry, head, content_size(entry, extents))
 
@@ -308,11 +302,11 @@ class TarWriter:
         self._out.write(chunk)
 
     def end(self, entry: Entry) -> None:
-        """The entry is complete."""
+        """Complete the entry."""
         assert not self._left, f"{entry.path!r}: {self._left} bytes of content are missing"
         if self._pad:
             self._out.write(self._pad)
 
     def finish(self) -> None:
-        """Write what ends an archive."""
+        """Write the end of the archive."""
         self._out.write(END)

@@ -1,14 +1,13 @@
 """Checked extraction of a tar archive, compressed or not, into a private directory.
 
-An archive is somebody else's word: nothing of it is written outside the directory, through a link that
-it made itself, or beyond the limits, and every refusal is told in one error. The caller discards the
-directory after an error. A member that comes twice replaces what came before, as in tar; a directory
-that comes twice keeps its content and takes the later metadata.
+An archive is not trusted: nothing of it is written outside the directory, through a link that it made itself,
+or beyond the limits, and one error lists every refusal. The caller discards the directory after an error. A
+member that comes twice replaces what came before, as in tar; a directory that comes twice keeps its content
+and takes the later metadata.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import os
@@ -23,22 +22,16 @@ from buildstep.events import Bus
 from buildstep.formats.decompress import Decompressed
 from buildstep.formats.tar_reader import Member, MemberFault, members, parse, raw
 from buildstep.formats.tar_writer import OPAQUE, WHITEOUT
-from buildstep.system.files import CHUNK, write_all
+from buildstep.formats.tree_writer import TreeWriter
 from buildstep.system.remove import remove_tree
 from buildstep.system.text import plural, shown
-from buildstep.system.userns import in_user_namespace
-from buildstep.tree.entry import TYPE_BITS, Entry, FileList
-from buildstep.tree.hashing import ContentHash
-from buildstep.tree.scan import link_groups, plain_mode
-
-_ACCESS_ACL = "system.posix_acl_access"
-_DEFAULT_ACL = "system.posix_acl_default"
-_THREADED = 4 * CHUNK
+from buildstep.tree.entry import Entry, FileList
+from buildstep.tree.scan import link_groups
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What an archive may ask for. size: bytes of all files as they read, holes with them.
+    """What an archive may hold. size: bytes of all files, holes included.
 
     ratio: content to compressed size, once the content is over 1 GiB; 0 for no limit.
     """
@@ -63,9 +56,9 @@ def unpack(
 ) -> FileList:
     """Extract an archive into an empty directory; returns the true entries, hashed.
 
-    privileged: owners, device nodes and all attributes are set. Otherwise they are only told in the
-    result: files get u+rw, directories u+rwx, and devices are left out. Raises ImageError, with every
-    refusal, and ToolMissing for zstd without its library.
+    privileged: owners, device nodes and all attributes are set. Otherwise only the result has them: files
+    get u+rw, directories u+rwx, and devices are left out. Raises ImageError, with every refusal, and
+    ToolMissing for zstd without its library.
     """
     job = _Extraction(into, {}, privileged=privileged, limits=limits, bus=bus, layer=False)
     return job.run(stream)
@@ -80,11 +73,11 @@ def apply_layer(
     limits: Limits = _LIMITS,
     bus: Bus | None = None,
 ) -> FileList:
-    """Lay an OCI layer over a directory that holds `entries`; returns the entries of the result.
+    """Apply an OCI layer to a directory that holds `entries`; returns the entries of the result.
 
-    Whiteouts and opaque directories remove what lower layers had, wherever in the layer they stand
-    (OCI image-spec, layer.md). Otherwise as `unpack`, but for the end mark, which some tools that write
-    layers leave out: the caller compares the layer's digest.
+    Whiteouts and opaque directories remove what lower layers had, wherever in the layer they are (OCI
+    image-spec, layer.md). Otherwise like `unpack`, except that the end mark may be missing, as some tools
+    leave it out: the caller compares the layer's digest.
     """
     job = _Extraction(into, dict(entries), privileged=privileged, limits=limits, bus=bus, layer=True)
     return job.run(stream)
@@ -101,13 +94,10 @@ class _Extraction:
         bus: Bus | None,
         layer: bool,
     ) -> None:
-        self._top = os.fsencode(into)
         self._found = {path: replace(entry) for path, entry in found.items()}
         self._found.setdefault(b"", Entry(b"", "d", 0o755, 0, 0))
-        self._privileged = privileged
-        self._nodes = privileged and not in_user_namespace()
+        self._writer = TreeWriter(into, self._found, privileged=privileged, bus=bus)
         self._limits = limits
-        self._bus = bus
         self._layer = layer
         self._new: set[bytes] = set()
         self._touched: set[bytes] = {b""}
@@ -118,8 +108,6 @@ class _Extraction:
         self._members = 0
         self._devices = 0
         self._size = 0
-        self._late: list[tuple[Entry, ContentHash]] = []
-        self._unkept: set[bytes] = set()
         for path, entry in self._found.items():
             if entry.first:
                 number = self._links.setdefault(entry.first, next(self._count))
@@ -145,8 +133,7 @@ class _Extraction:
             else:
                 raise
         finally:
-            for _, content in self._late:
-                content.cancel()
+            self._writer.cancel_hashes()
         if self._fault_count:
             raise self._refusal()
         return {path: self._found[path] for path in sorted(self._found)}
@@ -183,7 +170,7 @@ class _Extraction:
     # -- one member
 
     def _take(self, info: tarfile.TarInfo, source: Decompressed) -> bool:
-        """Check a member and write it. False when there is no use in reading on."""
+        """Check a member and write it. Returns False when it is useless to read on."""
         try:
             member = parse(info)
             if why := self._over_limit(member):
@@ -201,20 +188,28 @@ class _Extraction:
         if old is not None and not (old.kind == entry.kind == "d"):
             self._drop(entry.path)
         if not self._fault_count:
-            if member.link is not None:
-                self._make_link(entry, member.link)
-            elif entry.kind == "f":
-                self._make_file(entry, member, source)
-            elif entry.kind == "d":
-                self._make_dir(entry, exists=old is not None and old.kind == "d")
-            else:
-                self._make_other(entry)
+            self._write(entry, member, source, exists=old is not None and old.kind == "d")
         self._found[entry.path] = entry
         self._new.add(entry.path)
         return True
 
+    def _write(self, entry: Entry, member: Member, source: Decompressed, *, exists: bool) -> None:
+        if member.link is not None:
+            self._writer.link(entry, member.link)
+            self._links[entry.path] = self._links.setdefault(member.link, next(self._count))
+        elif entry.kind == "f":
+            self._writer.file(entry, member.extents, source)
+        elif entry.kind == "d":
+            self._make_dir(entry, exists=exists)
+        else:
+            self._writer.other(entry)
+
+    def _make_dir(self, entry: Entry, *, exists: bool) -> None:
+        self._writer.directory(entry, exists=exists)
+        self._touched.add(entry.path)
+
     def _admit(self, member: Member) -> Entry | None:
-        """The entry to write, its parents made; None when there is nothing to do."""
+        """Return the entry to write, its parents made; None when there is nothing to do."""
         entry = member.entry
         if not entry.path and entry.kind != "d":
             raise MemberFault("the top of the tree is not a directory")
@@ -245,11 +240,8 @@ class _Extraction:
             raise MemberFault(f"written below {shown(parent)}, which is not a directory")
         self._touched.add(parent)
 
-    def _full(self, path: bytes) -> bytes:
-        return self._top + b"/" + path if path else self._top
-
     def _drop(self, path: bytes) -> None:
-        """Forget and remove what an earlier member, or a lower layer, left under a path."""
+        """Remove what an earlier member, or a lower layer, left at a path."""
         self._links.pop(path, None)
         if self._found.pop(path).kind == "d":
             prefix = path + b"/"
@@ -257,123 +249,18 @@ class _Extraction:
                 del self._found[below]
                 self._links.pop(below, None)
         if not self._fault_count:
-            remove_tree(os.fsdecode(self._full(path)))
-
-    # -- making
-
-    def _make_link(self, entry: Entry, leader: bytes) -> None:
-        if entry.kind not in "cb" or self._nodes:
-            os.link(self._full(leader), self._full(entry.path), follow_symlinks=False)
-        number = self._links.setdefault(leader, next(self._count))
-        self._links[entry.path] = number
-
-    def _make_file(self, entry: Entry, member: Member, source: Decompressed) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(self._full(entry.path), flags, 0o600)
-        try:
-            content = ContentHash(threaded=entry.size >= _THREADED)
-            self._late.append((entry, content))
-            position = 0
-            for offset, length in member.extents:
-                content.zeros(offset - position)
-                if offset != position:
-                    os.lseek(fd, offset, os.SEEK_SET)
-                position = offset + length
-                while length:
-                    chunk = source.read(min(length, CHUNK))
-                    if not chunk:
-                        raise ImageError(f"the archive ends inside of {shown(entry.path)}")
-                    content.update(chunk)
-                    write_all(fd, chunk)
-                    length -= len(chunk)  # noqa: PLW2901
-            if position < entry.size:
-                content.zeros(entry.size - position)
-                os.ftruncate(fd, entry.size)
-            if not content.behind:
-                self._late.pop()
-                entry.sha256 = content.finish()
-            self._settle(entry, fd)
-        finally:
-            os.close(fd)
-
-    def _make_dir(self, entry: Entry, *, exists: bool) -> None:
-        # Owner, mode, attributes and time come last: a default ACL would pass to what is made inside.
-        if not exists:
-            os.mkdir(self._full(entry.path), 0o700)
-            self._forget_acl(entry, self._full(entry.path))
-        elif not self._privileged:
-            os.chmod(self._full(entry.path), 0o700)
-        self._touched.add(entry.path)
-
-    def _make_other(self, entry: Entry) -> None:
-        full = self._full(entry.path)
-        if entry.kind == "l":
-            os.symlink(entry.target, full)
-        elif entry.kind == "p":
-            os.mkfifo(full, 0o600)
-        elif self._nodes:
-            os.mknod(full, TYPE_BITS[entry.kind] | 0o600, os.makedev(*entry.rdev))
-        else:
-            return
-        self._settle(entry, full)
-
-    def _settle(self, entry: Entry, target: int | bytes) -> None:
-        """Owner, then mode, then attributes: a change of owner drops setuid and capabilities."""
-        link = entry.kind == "l"
-        follow = isinstance(target, int)
-        if not link:
-            self._forget_acl(entry, target)
-        if self._privileged:
-            os.chown(target, entry.uid, entry.gid, follow_symlinks=follow)
-        if not link:
-            os.chmod(target, self._mode(entry))
-        for name, value in entry.xattrs:
-            if self._privileged or name.startswith(b"user."):
-                self._set_xattr(target, name, value, follow=follow)
-        os.utime(target, ns=(entry.mtime, entry.mtime), follow_symlinks=follow)
-
-    def _mode(self, entry: Entry) -> int:
-        if self._privileged:
-            return entry.mode
-        # No setuid for the agent's own user; what is true is in the entries.
-        return plain_mode(entry)
-
-    def _set_xattr(self, target: int | bytes, name: bytes, value: bytes, *, follow: bool) -> None:
-        try:
-            os.setxattr(target, name, value, follow_symlinks=follow)
-        except OSError as error:
-            if error.errno not in (errno.ENOTSUP, errno.EPERM, errno.EACCES):
-                raise
-            space = name.partition(b".")[0]
-            if self._bus is not None and space not in self._unkept:
-                self._bus.note(
-                    f"the agent's file system does not keep {os.fsdecode(space)}.* attributes;"
-                    " the image does",
-                    level="warning",
-                )
-            self._unkept.add(space)
-
-    def _forget_acl(self, entry: Entry, target: int | bytes) -> None:
-        """Take off what a directory of a lower layer passes on to all that is made in it."""
-        parent = self._found.get(entry.path.rpartition(b"/")[0])
-        if parent is None or not entry.path:
-            return
-        if any(name == _DEFAULT_ACL.encode() for name, _ in parent.xattrs):
-            for name in (_ACCESS_ACL, _DEFAULT_ACL):
-                with contextlib.suppress(OSError):
-                    os.removexattr(target, name)
+            remove_tree(os.fsdecode(self._writer.full(path)))
 
     def _finish(self) -> None:
+        """Finish the directories, innermost first, then the hashes and the hard-link groups."""
         for path in sorted(self._touched, reverse=True):
             entry = self._found.get(path)
             if entry is None or entry.kind != "d":
                 continue
-            full = self._full(path)
+            full = self._writer.full(path)
             if stat.S_ISDIR(os.lstat(full).st_mode):
-                self._settle(entry, full)
-        while self._late:
-            entry, content = self._late.pop()
-            entry.sha256 = content.finish()
+                self._writer.finish(entry, full)
+        self._writer.finish_hashes()
         link_groups(self._found, {path: (0, number) for path, number in self._links.items()})
         digests = {self._links[p]: e.sha256 for p in self._links if (e := self._found[p]).sha256}
         for path, number in self._links.items():
@@ -383,7 +270,7 @@ class _Extraction:
     # -- whiteouts
 
     def _whiteout(self, entry: Entry) -> bool:
-        """Whether this member removes something; then it is done."""
+        """Do what a member that removes something says. Returns False for any other member."""
         parent, slash, name = entry.path.rpartition(b"/")
         if not name.startswith(WHITEOUT):
             return False
@@ -398,7 +285,7 @@ class _Extraction:
         return True
 
     def _check_way(self, parent: bytes) -> None:
-        """A whiteout must not remove anything through a link either."""
+        """Refuse a whiteout that would remove something through a link."""
         while parent:
             known = self._found.get(parent)
             if known is not None and known.kind == "l":
@@ -406,7 +293,7 @@ class _Extraction:
             parent = parent.rpartition(b"/")[0]
 
     def _remove_lower(self, path: bytes, *, below: bool) -> None:
-        """Remove what lower layers have at, or only below, a path; never what this layer brought."""
+        """Remove what lower layers have at, or only below, a path, but nothing that this layer brought."""
         prefix = path + b"/" if path else b""
         doomed = [p for p in self._found if p.startswith(prefix) and p != path]
         if not below and path in self._found:

@@ -1,4 +1,4 @@
-"""What the first record of a ZFS stream tells: which snapshot it holds, and on which one it stands."""
+"""Read the first record of a ZFS stream: which snapshot it holds, and which one it is based on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COMPOUND = 2  # DMU_COMPOUNDSTREAM: several streams in one, as `zfs send -R` an
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Begin:
-    """guid: of the snapshot in the stream; from_guid: of its incremental source, 0 for a full stream."""
+    """The BEGIN record. guid: of the snapshot; from_guid: of its incremental source, 0 for a full stream."""
 
     guid: int
     from_guid: int
@@ -25,7 +25,7 @@ class Begin:
 
 
 def read_begin(data: bytes) -> Begin:
-    """Read the first record, given at least BEGIN_SIZE bytes. Raises ImageError for what is no stream."""
+    """Parse the first record, given at least BEGIN_SIZE bytes. Raises ImageError for what is no stream."""
     if len(data) < BEGIN_SIZE:
         raise ImageError(f"not a ZFS stream: it ends after {len(data)} bytes")
     for order in "<>":  # a stream has the byte order of the machine that sent it
