@@ -1,0 +1,137 @@
+"""A small m.json, and a row of values for each setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from buildstep.errors import SpecError
+from buildstep.spec.fields import (
+    BuildSpec,
+    InstallerOptions,
+    OciConfig,
+    Timeouts,
+)
+from buildstep.spec.settings import Choices
+
+CHOICES = Choices(
+    installers=("apt", "apk", "pkgsrc"),
+    formats=("oci", "tar", "zfs", "btrfs"),
+    cleaners=("package-cache", "logs", "tmp"),
+)
+GOOD: dict[str, Any] = {"name": "hello", "version": "1.0.0", "build": {"image": "scratch", "proto": "proto"}}
+
+Load = Callable[..., BuildSpec]
+
+
+def with_build(**more: Any) -> dict[str, Any]:
+    return GOOD | {"build": GOOD["build"] | more}
+
+
+def faults(call: Load, document: object = GOOD, **more: Any) -> dict[str, str]:
+    """The faults of a load that has to fail: place to text."""
+    with pytest.raises(SpecError) as caught:
+        call(document, **more)
+    found = {fault.where: str(fault) for fault in caught.value.faults}
+    assert len(found) == len(caught.value.faults), "a place is told once"
+    return found
+
+
+# One row per setting: flag, file, variable, and what each becomes.
+GIVEN: dict[str, tuple[Any, Any, str, Any, Any, Any]] = {
+    "image": ("a@1", "b@2", "c@3", "a@1", "b@2", "c@3"),
+    "packages": ("a,b", ["c"], "d, e", ("a", "b"), ("c",), ("d", "e")),
+    "installer": ("apt", "apk", "pkgsrc", "apt", "apk", "pkgsrc"),
+    "installer_options": (
+        {"recommends": True},
+        {"env": {"A": "b"}},
+        '{"mirror": "http://m"}',
+        InstallerOptions(recommends=True),
+        InstallerOptions(env={"A": "b"}),
+        InstallerOptions(mirror="http://m"),
+    ),
+    "order": (
+        "packages-first",
+        "packages-first",
+        "packages-first",
+        "packages-first",
+        "packages-first",
+        "packages-first",
+    ),
+    "owner": (
+        "keep",
+        {"*": "0:0", "srv/**": "www:www"},
+        '{"a": "1:1"}',
+        {"*": "keep"},
+        {"srv/**": "www:www", "*": "0:0"},
+        {"a": "1:1", "*": "root:root"},
+    ),
+    "exclude": (("a,b", "c"), ["- d"], "{e,f}", ("a,b", "c"), ("- d",), ("{e,f}",)),
+    "clean": (("logs,tmp",), ["-logs"], "tmp", ("logs", "tmp"), ("-logs",), ("tmp",)),
+    "formats": (("oci", "tar"), ["zfs"], '["btrfs"]', ("oci", "tar"), ("zfs",), ("btrfs",)),
+    "compression": ("gzip", "zstd", "xz", "gzip", "zstd", "xz"),
+    "motd": (True, True, "yes", True, True, True),
+    "source_repo": ("u1", "u2", "u3", "u1", "u2", "u3"),
+    "upgrade_first": (True, True, "on", True, True, True),
+    "pkg_audit": (True, True, "TRUE", True, True, True),
+    "image_prefix": ("x", "y", "z-zfs", "x", "y", "z-zfs"),
+    "pool": ("zfs:a/b", "dir:/p", "overlay:/q", "zfs:a/b", "dir:/p", "overlay:/q"),
+    "cache": (False, False, "0", False, False, False),
+    "keep_on_failure": (True, True, "1", True, True, True),
+    "shell_on_failure": (True, True, "1", True, True, True),
+    "full": (True, True, "1", True, True, True),
+    "timeouts": (
+        {"idle": 1},
+        {"command": 5.0},
+        '{"command": 2}',
+        Timeouts(idle=1),
+        Timeouts(command=5),
+        Timeouts(command=2),
+    ),
+    "oci": (
+        {"cmd": ["a"]},
+        {"expose": ["80/tcp"], "user": "0:0", "labels": {"a.b": ""}},
+        '{"entrypoint": []}',
+        OciConfig(cmd=("a",)),
+        OciConfig(expose=("80/tcp",), user="0:0", labels={"a.b": ""}),
+        OciConfig(entrypoint=()),
+    ),
+    "index_max_age": (60, 120, "180", 60, 120, 180),
+    "network": (False, False, "off", False, False, False),
+}
+
+BAD_SETTINGS: list[tuple[str, Any, str]] = [
+    ("image", "", ""),
+    ("image", "a\nb", ""),
+    ("installer", "yum", ""),
+    ("installer_options", {"recomends": True}, ".recomends"),
+    ("installer_options", {"recommends": "yes"}, ".recommends"),
+    ("installer_options", {"env": {"1A": ""}}, '.env["1A"]'),
+    ("installer_options", {"env": {"A": 1}}, ".env.A"),
+    ("order", "random", ""),
+    ("owner", "root", ""),
+    ("owner", {}, ""),
+    ("owner", {"a": "root"}, ".a"),
+    ("owner", ["root:root"], ""),
+    ("exclude", [""], "[0]"),
+    ("clean", ["-lgos"], "[0]"),
+    ("formats", [], ""),
+    ("formats", ["oci", "oci"], "[1]"),
+    ("formats", ["ocl"], "[0]"),
+    ("compression", "lzma", ""),
+    ("compression", None, ""),
+    ("motd", 1, ""),
+    ("pool", "/var/lib", ""),
+    ("timeouts", {"command": 0}, ".command"),
+    ("timeouts", {"idle": 1.5}, ".idle"),
+    ("timeouts", {"idle": True}, ".idle"),
+    ("oci", {"entrypoint": "sh"}, ".entrypoint"),
+    ("oci", {"expose": ["65536"]}, ".expose[0]"),
+    ("oci", {"expose": [80]}, ".expose[0]"),
+    ("oci", {"workdir": "srv"}, ".workdir"),
+    ("oci", {"stop_signal": "TERM"}, ".stop_signal"),
+    ("oci", {"env": {"A=B": "c"}}, '.env["A=B"]'),
+    ("source_date_epoch", 1, ""),
+]
