@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from buildstep.errors import CommandFailed, Fault, ImageError
+from buildstep.errors import Fault, ImageError
 from buildstep.events import Bus
 from buildstep.images.repositories import Repository, open_repository
 from buildstep.images.resolve import Arriving, Fetched, Resolved, fetch_files, resolve
@@ -17,7 +15,7 @@ from buildstep.net.errors import HttpError
 from buildstep.net.request import HttpOptions
 from buildstep.spec import imgmanifest
 from buildstep.spec.config import SourceConfig
-from buildstep.system import host, process
+from buildstep.system import host
 from buildstep.system.locks import lock, try_lock
 from buildstep.system.text import size_text
 
@@ -79,7 +77,7 @@ class Remote:
         requirements = image.manifest.get("requirements", {})
         if not requirements.get("min_platform") and not requirements.get("max_platform"):
             return []
-        here = host_platform()
+        here = host.host_platform()
         if here is None:  # no host of such images: it only builds them
             return []
         found = imgmanifest.check_platform(image.manifest, *here)
@@ -196,19 +194,3 @@ def sweep(folder: Path, *, older_than: float, now: float) -> list[Path]:
             with contextlib.suppress(OSError):  # one that is used is not empty
                 path.rmdir()
     return removed
-
-
-def host_platform() -> tuple[str, str] | None:
-    """This host's SDC version and platform stamp, as `sysinfo` tells them; None where it is no such host.
-
-    A zone may have no `sysinfo`: there `uname` tells the stamp.
-    """
-    if process.find("sysinfo") is None:
-        return next(iter(host.min_platform(os.uname()).items()), None)
-    try:
-        told = json.loads(process.query(["sysinfo"], timeout=60).stdout)
-    except (CommandFailed, ValueError):
-        return None
-    if not isinstance(told, dict) or not isinstance(told.get("Live Image"), str):
-        return None
-    return str(told.get("SDC Version") or host.SDC_VERSION), told["Live Image"]

@@ -1,4 +1,4 @@
-"""File system acts that must not go wrong: atomic writes, locks, safe removal, access inside a root."""
+"""Files: atomic writes, JSON, copies that share blocks, holes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from buildstep.system.locks import new_locked_file
 
@@ -34,9 +34,10 @@ def fsync_dir(path: Path | str) -> None:
 
 @contextlib.contextmanager
 def atomic_write(path: Path, *, mode: int = 0o644, durable: bool = True) -> Iterator[IO[bytes]]:
-    """A file that appears under its name only when the block has ended well, fsynced and complete.
+    """Write a file that gets its name only when the block has ended well, complete and synced to disk.
 
-    Until then it has a name of its own and is locked: one that can be locked was left by a dead process.
+    Until then it has a temporary name and is locked: one that can be locked was left by a dead process.
+    durable: False leaves out the syncs, for what can be made again. Raises OSError.
     """
     temporary, fd = new_locked_file(path, mode)
     try:
@@ -61,7 +62,7 @@ def write_json(path: Path, value: object, *, durable: bool = True) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON document in this file. Raises FileNotFoundError, or ValueError for bad content."""
+    """Return the JSON document in this file. Raises FileNotFoundError, or ValueError for bad content."""
     return json.loads(path.read_bytes())
 
 
@@ -69,7 +70,7 @@ def read_json(path: Path) -> Any:
 
 
 def clone_file(source: int, target: int) -> bool:
-    """Share the blocks of one open file with another (reflink). False where it cannot be done."""
+    """Share the blocks of one open file with another (reflink). Returns False where it cannot be done."""
     try:
         fcntl.ioctl(target, _FICLONE, source)
     except OSError as error:
@@ -96,14 +97,14 @@ def copy_range(source: int, target: int, count: int) -> None:
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
-    """Write every byte; a short write is not an end."""
+    """Write every byte, however many calls it takes. Raises OSError."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
 
 
 def data_extents(fd: int, size: int) -> list[tuple[int, int]]:
-    """The (offset, length) pieces of a file that hold data; holes are what lies between."""
+    """Return the (offset, length) pieces of a file that hold data; holes are what lies between."""
     extents: list[tuple[int, int]] = []
     offset = 0
     while offset < size:
@@ -125,10 +126,6 @@ Extents = Sequence[tuple[int, int]]
 """The (offset, length) pieces of a sparse file that hold data, in order; offsets in whole blocks."""
 
 
-if TYPE_CHECKING:
-    pass
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slice:
     """A part of a file, such as one member of an archive."""
@@ -139,6 +136,6 @@ class Slice:
 
 
 def stamp(path: Path) -> list[int]:
-    """What changes when a file is replaced or written to."""
+    """Return what changes when a file is replaced or written to: device, inode, size, mtime, ctime."""
     info = os.stat(path, follow_symlinks=False)
     return [info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns]

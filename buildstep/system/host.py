@@ -1,13 +1,14 @@
-"""What differs between the systems a build runs on: all that is of illumos alone, and what Linux has there.
+"""What differs between the systems a build runs on: Linux, and illumos (SmartOS zones).
 
-The rest of the package asks `HERE` and never which system it is on. illumos has no namespaces, so mounts
-are written down before they are made (`mounts.noted`); it mounts by commands, has its own table of mounts,
-another `zfs` and another `rsync`, and lacks some calls of Python's that Linux has.
+The rest of the package asks `HERE` and never which system it is on. illumos has no namespaces, so mounts are
+written to the journal before they are made (`mounts.noted`); it mounts by commands, has another table of
+mounts, another `zfs` and another `rsync`, and lacks some calls of Python's that Linux has.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import sys
@@ -26,15 +27,14 @@ _STAMP = r"20[12][0-9](0[1-9]|1[0-2])([0-2][0-9]|3[01])T[0-2][0-9][0-5][0-9][0-5
 
 
 class Platform:
-    """Linux, and what another system has to tell apart. A class and no record: it is loaded by every build.
+    """Linux, and what another system has to change. No dataclass: every build loads it.
 
-    namespaces: a build has mounts of its own that die with it; else each is noted before it is made.
-    mount_commands: mounts are made and listed by commands and a table, not by mount(2) and /proc.
-    openat2: the kernel resolves paths inside a root; else they are walked. loopbacks: directories of the
-    agent that programs in an image need. tools: programs that a build with packages needs.
-    rsync: the flags that keep links, times, holes and, where it can, ACLs and attributes.
-    copy: copies one directory to a new one. zfs_library: whether libzfs_core has a binding; else the
-    command does all. zfs_no_mount, zfs_props: flag and properties of datasets that are made here.
+    namespaces: a build has mounts of its own that go with it; else each is noted before it is made.
+    mount_commands: mounts are made by commands, not by mount(2). openat2: the kernel resolves paths inside
+    a root; else they are walked. loopbacks: directories of the CI host that programs in an image need.
+    tools: programs that a build with packages needs. rsync: the flags that keep links, times, holes and,
+    where it can, ACLs and attributes. zfs_library: whether libzfs_core has a binding; else the command does
+    all. zfs_no_mount, zfs_props: flag and properties of datasets that are made here.
     """
 
     name = "linux"
@@ -52,19 +52,20 @@ class Platform:
     zfs_props: Mapping[str, str | int] = {"acltype": 1}
 
     def getting(self, package: str) -> str:
-        """How a program that is missing is got here."""
+        """Return how to install a program that is missing."""
         return f"apt-get install {package}"
 
     def copy(self, source: Path, target: Path) -> list[str]:
+        """Return the command that copies a directory to a new one."""
         return ["cp", "-a", "--reflink=auto", "--sparse=auto", "--", os.fspath(source), os.fspath(target)]
 
     def pool(self) -> str | None:
-        """The URI of the pool that this agent was given by its administrator, if that is how it is done."""
+        """Return the URI of the pool that an administrator gave this host; None where that is not the way."""
         return None
 
 
 class Illumos(Platform):
-    """A SmartOS zone, as Triton's build agents are."""
+    """A SmartOS zone, as the CI hosts of Triton are."""
 
     name = "sunos5"
     namespaces = False
@@ -87,32 +88,33 @@ class Illumos(Platform):
         return ["rsync", "-a", *self.rsync[1:], "--", f"{os.fspath(source)}/", f"{os.fspath(target)}/"]
 
     def pool(self) -> str | None:
-        return f"zfs:{delegated_dataset()}"
+        """The dataset that the zone's administrator gave it. Raises DatasetError where there is none."""
+        zone = process.query(["zonename"]).stdout.strip()
+        if zone == "global":
+            raise DatasetError(
+                "this is the global zone, which has no delegated dataset",
+                hint="build in a zone that was given one, or name a dataset with --pool zfs:DATASET",
+            )
+        name = f"zones/{zone}/data"
+        if process.query(["zfs", "list", "-H", "-o", "name", name], ok=(0, 1)).status:
+            raise DatasetError(
+                f"this zone has no delegated dataset {name}",
+                hint="let an administrator give it one, or choose another pool with --pool",
+            )
+        return f"zfs:{name}"
 
 
-LINUX, ILLUMOS = Platform(), Illumos()
-
-HERE: Platform = ILLUMOS if sys.platform == "sunos5" else LINUX
-"""The platform that we run on; anything that is not illumos is taken for Linux."""
-
-
-# -- mounts by command ----------------------------------------------------------------------------------
-
-
-def mount_argv(source: str, target: str, fstype: str | None, *, read_only: bool, lasting: bool) -> list[str]:
-    """The command for a mount on illumos. fstype: None for a directory shown at a second place.
-
-    lasting: a dataset that has its own mountpoint, which `mount` leaves to `zfs`.
-    """
-    if lasting:
-        return ["zfs", "mount", source]
-    flags = ["-r"] if read_only else []
-    return ["mount", "-F", fstype or "lofs", *flags, source, target]
+# -- what is done by commands on illumos ----------------------------------------------------------------
 
 
 def mount(source: str, target: str, fstype: str | None, *, read_only: bool, lasting: bool = False) -> None:
-    """Mount by command. Raises SandboxError with the command's own words."""
-    argv = mount_argv(source, target, fstype, read_only=read_only, lasting=lasting)
+    """Mount by command. Raises SandboxError with the command's output.
+
+    fstype: None for a directory shown at a second place. lasting: a dataset that has its own mountpoint,
+    which `mount` leaves to `zfs`.
+    """
+    flags = ["-r"] if read_only else []
+    argv = ["zfs", "mount", source] if lasting else ["mount", "-F", fstype or "lofs", *flags, source, target]
     try:
         process.query(argv, what=f"mounting {source} on {target}")
     except CommandFailed as error:
@@ -133,54 +135,59 @@ def unmount(target: str) -> None:
             raise SandboxError(error.message, detail=error.detail) from error
 
 
-# -- commands in an image -------------------------------------------------------------------------------
-
-
 def enter_argv(root: str, argv: Sequence[str]) -> list[str]:
-    """A command in an image's root, on illumos.
+    """Return the command line for a command in an image's root, on illumos.
 
-    In a process contract of its own, which is what there is in place of a PID namespace: when the command
-    ends, or `ctrun` is killed, the kernel kills whatever it left running.
+    It runs in a process contract of its own, which is what there is in place of a PID namespace: when the
+    command ends, or `ctrun` is killed, the kernel kills whatever it left running.
     """
     # By its path: the command's own PATH is the image's.
     return ["ctrun", "-l", "child", "-o", "noorphan", process.which("chroot"), root, *argv]
 
 
+LINUX, ILLUMOS = Platform(), Illumos()
+
+HERE: Platform = ILLUMOS if sys.platform == "sunos5" else LINUX
+"""The platform that we run on; anything that is not illumos is taken for Linux."""
+
+
 # -- what this host is ----------------------------------------------------------------------------------
 
 
-def zone_name() -> str:
-    """The zone that we are in. Raises DatasetError in the global one, where nothing is delegated."""
-    name = process.query(["zonename"]).stdout.strip()
-    if name == "global":
-        raise DatasetError(
-            "this is the global zone, which has no delegated dataset",
-            hint="build in a zone that was given one, or name a dataset with --pool zfs:DATASET",
-        )
-    return name
-
-
-def delegated_dataset() -> str:
-    """The dataset that a zone's administrator gave it. Raises DatasetError where there is none."""
-    name = f"zones/{zone_name()}/data"
-    if process.query(["zfs", "list", "-H", "-o", "name", name], ok=(0, 1)).status:
-        raise DatasetError(
-            f"this zone has no delegated dataset {name}",
-            hint="let an administrator give it one, or choose another pool with --pool",
-        )
-    return name
-
-
 def platform_stamp(version: str) -> str | None:
-    """The stamp in what `uname -v` tells (joyent_20210826T002459Z); None on any other system."""
+    """Return the stamp in the output of `uname -v` (joyent_20210826T002459Z); None on any other system."""
     stamp = version.partition("_")[2]
     return stamp if re.fullmatch(_STAMP, stamp) else None
 
 
 def min_platform(uname: os.uname_result, sdc_version: str = SDC_VERSION) -> Mapping[str, str]:
-    """What an image needs that was built with this host's own libraries; nothing elsewhere."""
+    """Return the `min_platform` of an image built with this host's own libraries; empty on other systems."""
     stamp = platform_stamp(uname.version) if uname.sysname == "SunOS" else None
     return {sdc_version: stamp} if stamp else {}
+
+
+def host_platform() -> tuple[str, str] | None:
+    """Return this host's SDC version and platform stamp, as `sysinfo` tells them; None if it is no such host.
+
+    A zone may have no `sysinfo`: there `uname` tells the stamp.
+    """
+    if process.find("sysinfo") is None:
+        return next(iter(min_platform(os.uname()).items()), None)
+    try:
+        facts = json.loads(process.query(["sysinfo"]).stdout)
+    except (CommandFailed, ValueError):
+        return None
+    if not isinstance(facts, dict) or not isinstance(facts.get("Live Image"), str):
+        return None
+    return str(facts.get("SDC Version") or SDC_VERSION), facts["Live Image"]
+
+
+def boot_id() -> str:
+    """Return what tells one start of the machine from another; empty where nothing does."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 # -- what Python has on Linux only ----------------------------------------------------------------------
@@ -221,11 +228,3 @@ def complete(module: Any = os) -> None:
 
 if HERE is ILLUMOS:
     complete()
-
-
-def boot_id() -> str:
-    """What tells one start of the machine from another; empty where nothing does."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 
 from buildstep.errors import SandboxError
-from buildstep.system.mounts import mount
+from buildstep.system.mounts import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_REC, mount
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -25,19 +25,17 @@ CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWPID = 0x20000000
 
-_MS_REC = 0x4000
 _MS_SLAVE = 0x80000
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 0x2, 0x4, 0x8
 _PR_SET_PDEATHSIG = 1
 
 HOST_NAME = "buildstep"
-"""What `hostname` answers inside a build: never the agent's name."""
+"""What `hostname` prints inside a build: never the name of the CI host."""
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 def supported() -> bool:
-    """Whether this process may make a build's namespaces: Linux, and root (here or of a user namespace)."""
+    """Return whether this process may make a build's namespaces: as root of Linux or of a user namespace."""
     return sys.platform == "linux" and os.geteuid() == 0
 
 
@@ -81,7 +79,7 @@ def _unshare(flags: int) -> None:
         code = ctypes.get_errno()
         raise SandboxError(
             f"the kernel refused new namespaces: {os.strerror(code)}",
-            hint="run as root, or where the agent is itself a container give it CAP_SYS_ADMIN",
+            hint="run as root, or where the CI host is itself a container give it CAP_SYS_ADMIN",
         )
 
 
@@ -102,8 +100,8 @@ def _become_first_process(
         try:
             # Slaves, not private: what we mount stays here, and what the host unmounts goes here as well,
             # so that a long build does not keep a file system busy that it has nothing to do with.
-            mount("none", "/", None, _MS_REC | _MS_SLAVE)
-            mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+            mount("none", "/", None, MS_REC | _MS_SLAVE)
+            mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
         except SandboxError as error:
             os.write(refused, f"{error.message}\n{error.hint}".encode()[:4096])
             os._exit(status)
