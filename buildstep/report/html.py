@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import IO, Any
 
@@ -12,8 +12,7 @@ from buildstep.report import log_pack
 from buildstep.report.interface import Report
 from buildstep.report.record import BuildRecord, critical_path
 from buildstep.report.rendering import asset, environment
-from buildstep.report.words import delta, outcome, seconds_text
-from buildstep.system.text import plural, size_text
+from buildstep.report.words import outcome
 
 _SCRIPTS = ("page.js", "charts.js", "log.js")
 
@@ -23,28 +22,30 @@ def render(records: Sequence[BuildRecord], out: IO[bytes]) -> None:
     from markupsafe import Markup
 
     css, script = asset("report.css"), "".join(asset(name) for name in _SCRIPTS)
-    events = records[-1].events
+    record, before = records[-1], records[-2] if len(records) > 1 else None
     # Whatever a tool printed or a package is called may be hostile: jinja2 escapes all of it.
-    pieces = (
-        environment()
-        .get_template("report.html.j2")
-        .generate(
-            css=Markup(css),  # noqa: S704 - ours, and a style element is not parsed for markup
-            script=Markup(script),  # noqa: S704
-            csp=_policy(css, script),
-            data=_data(records),
-            has_log=events is not None,
-            # The log may be far larger than the page: the template calls this where the log belongs.
-            pack_log=lambda: asdict(log_pack.pack(events, out) if events else log_pack.Index()),
-            **_context(records),
-        )
+    template = environment().get_template("report.html.j2")
+    pieces = template.generate(
+        css=Markup(css),  # noqa: S704 - ours, and a style element is not parsed for markup
+        script=Markup(script),  # noqa: S704
+        csp=_policy(css, script),
+        record=record,
+        records=records,
+        before=before,
+        outcome=outcome(record),
+        timeline=_timeline(record),
+        critical=critical_path(record.steps),
+        changes=_package_changes(record, before),
+        data=_data(records),
+        # The log may be far larger than the page: the template calls this where the log belongs.
+        pack_log=lambda: asdict(log_pack.pack(record.events, out) if record.events else log_pack.Index()),
     )
     for piece in pieces:
         out.write(piece.encode(errors="replace"))
 
 
 def _policy(css: str, script: str) -> str:
-    """What the page may do: run its own script, use its own style, and talk to nobody."""
+    """Return what the page may do: run its own script, use its own style, and load nothing."""
     return (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src-elem '{_hash(css)}'; "
         "style-src-attr 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -58,58 +59,8 @@ def _hash(text: str) -> str:
 # -- what the template is given ---------------------------------------------------------------------------
 
 
-def _context(records: Sequence[BuildRecord]) -> dict[str, Any]:
-    record = records[-1]
-    before = records[-2] if len(records) > 1 else None
-    path = critical_path(record.steps)
-    return {
-        "record": record,
-        "records": records,
-        "outcome": outcome(record),
-        "tiles": _tiles(record, before),
-        "timeline": _timeline(record),
-        "critical": path,
-        "critical_seconds": sum(step.seconds for step in path),
-        "longest": max(path, key=lambda step: step.seconds, default=None),
-        "reused": record.reused,
-        "again": [step for step in record.steps if step.state in ("run", "failed")],
-        "skipped": [step for step in record.steps if step.state == "skip"],
-        "changes": _package_changes(record, before),
-        "removed": [row for row in record.cleaned if row.paths],
-        "largest_layer": max((layer.size for layer in record.layers), default=0),
-        "facts": _facts(record),
-    }
-
-
-def _tiles(record: BuildRecord, before: BuildRecord | None) -> list[dict[str, str]]:
-    """The numbers to see first. With an earlier build, how far they moved; more is marked, not judged."""
-    tiles: list[dict[str, str]] = []
-
-    def add(label: str, value: str, note: str = "", change: str = "") -> None:
-        tiles.append({"label": label, "value": value, "note": note, "change": change})
-
-    if record.artifacts:
-        first = record.artifacts[0]
-        change = delta(record.size, before.size) if before else ""
-        more = f" and {len(record.artifacts) - 1} more" if len(record.artifacts) > 1 else ""
-        add("Image size", size_text(record.size), f"{first.format}, {first.compression}{more}", change)
-    change = delta(record.seconds, before.seconds) if before else ""
-    add("Time", seconds_text(record.seconds), plural(len(record.steps), "step"), change)
-    if record.steps:
-        add("Reused", f"{len(record.reused)} of {len(record.steps)}", "steps found in the cache")
-    if record.packages:
-        findings = "" if record.audit is None else f"{plural(len(record.findings), 'audit finding')}"
-        add("Packages", f"{len(record.packages):,}", findings or "in the image")
-    if record.files_added:
-        add("Largest file", size_text(record.files_added[0][1]), record.files_added[0][0].rpartition("/")[2])
-    cleaned = sum(row.bytes for row in record.cleaned)
-    if cleaned:
-        add("Cleaned", size_text(cleaned), plural(sum(row.paths for row in record.cleaned), "path"))
-    return tiles
-
-
 def _timeline(record: BuildRecord) -> dict[str, Any]:
-    """Where each step's bar stands, in per cent of the build's time."""
+    """Return where each step's bar is, in per cent of the build's time, and the marks of the axis."""
     critical = {id(step) for step in critical_path(record.steps)}
     begin = min((step.started for step in record.steps if step.started), default=0.0)
     total = max([record.seconds, *(step.ended - begin for step in record.steps), 1e-6])
@@ -131,7 +82,7 @@ def _timeline(record: BuildRecord) -> dict[str, Any]:
 
 
 def _ticks(total: float) -> list[dict[str, Any]]:
-    """Four or so round times along the axis."""
+    """Return about four round times along the axis."""
     scale = 10.0 ** (len(f"{total * 1000:.0f}") - 4)
     unit = next(
         (scale * step for step in (0.1, 0.2, 0.5, 1, 2, 5, 10) if total / (scale * step) <= 5), scale * 10
@@ -146,17 +97,13 @@ def _ticks(total: float) -> list[dict[str, Any]]:
 def _tick(seconds: float) -> str:
     if not seconds:
         return "0"
-    return (
-        f"{seconds / 60:g} min"
-        if seconds >= 60
-        else f"{seconds:.3g} s"
-        if seconds >= 1
-        else f"{seconds * 1000:.3g} ms"
-    )
+    if seconds >= 60:
+        return f"{seconds / 60:g} min"
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
 
 
 def _package_changes(record: BuildRecord, before: BuildRecord | None) -> list[dict[str, str]]:
-    """Packages that differ from the build before this one."""
+    """Return the packages that differ from the build before this one."""
     if before is None or not before.packages or not record.packages:
         return []
     old = {(row.name, row.arch): row.version for row in before.packages}
@@ -170,34 +117,8 @@ def _package_changes(record: BuildRecord, before: BuildRecord | None) -> list[di
     return rows
 
 
-def _facts(record: BuildRecord) -> list[tuple[str, str, bool]]:
-    """What went in: a name, a value, and whether it is worth a copy button."""
-    image, proto = record.input("image"), record.input("proto")
-    rows = [
-        ("base image", record.base, False),
-        ("base uuid", str(image.get("uuid") or ""), True),
-        ("base tree digest", str(image.get("tree_digest") or ""), True),
-        ("proto directory", str(proto.get("path") or ""), False),
-        ("proto files", _proto(proto), False),
-        ("manifest", record.source if record.inputs.get("spec") else "", False),
-        ("pool", str(record.inputs.get("pool") or ""), False),
-        ("image uuid", record.uuid, True),
-        ("tree digest", record.tree_digest, True),
-        ("build", record.build_id, True),
-    ]
-    rows += [(name, version, False) for name, version in record.tools.items()]
-    return [row for row in rows if row[1]]
-
-
-def _proto(proto: Mapping[str, Any]) -> str:
-    files, size = proto.get("files"), proto.get("bytes")
-    if not isinstance(files, int):
-        return ""
-    return plural(files, "file") + (f", {size_text(size)}" if isinstance(size, int) else "")
-
-
 def _data(records: Sequence[BuildRecord]) -> dict[str, Any]:
-    """What the page's charts are drawn from."""
+    """Return what the page's charts are drawn from."""
     return {
         "ok": records[-1].ok,
         "name": f"{records[-1].name}-{records[-1].version}",

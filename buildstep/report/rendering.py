@@ -7,7 +7,7 @@ import json
 from importlib import resources
 from typing import Any
 
-from buildstep.report.words import STATES, safe_url, seconds_text
+from buildstep.report.words import STATES, delta, safe_url, seconds_text
 from buildstep.system.text import plural, size_text
 
 
@@ -35,5 +35,5 @@ def environment() -> Any:
         safe_url=safe_url,
         pretty=functools.partial(json.dumps, indent=2, ensure_ascii=False),
     )
-    made.globals.update(count_of=plural, states=STATES)
+    made.globals.update(count_of=plural, delta=delta, states=STATES)
     return made
