@@ -43,14 +43,14 @@ class Dialect(Protocol):
 
 
 class GitHub:
-    """GitHub Actions (and what speaks its workflow commands: Gitea, Forgejo)."""
+    """GitHub Actions, and what knows its workflow commands: Gitea, Forgejo."""
 
     def __init__(self) -> None:
         self._token = ""
 
     def open(self, name: str, title: str) -> list[str]:
         # A tool may print what looks like a workflow command, by accident or not (`::add-path::`,
-        # `##[set-env]`): inside the fold the runner obeys nothing but our token.
+        # `##[set-env]`): inside the fold the runner obeys only our token.
         self._token = secrets.token_hex(16)
         return [f"::group::{_data(title)}", f"::stop-commands::{self._token}"]
 

@@ -1,4 +1,4 @@
-"""What a build found fault with, in one form for every format that lists issues."""
+"""Issues of a build: what went wrong or deserves a look, in one form for every format that lists them."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _SEVERITIES: dict[str, tuple[Level, float]] = {
     "low": ("note", 2.0),
     "negligible": ("note", 0.5),
 }
-"""An audit tool's word to a level, and to a score in the range GitHub files it under."""
+"""The severity that an audit tool names: our level, and a score in the range where GitHub sorts it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Issue:
-    """One thing to look at. rule: what kind of thing; score: 0 to 10 where the audit ranks it.
+    """One issue. rule: the kind of issue; score: 0 to 10 if the audit ranks it.
 
-    subject: the package, path or step it is about; it and rule tell an issue from another in the next
-    build, so neither holds a number that changes.
+    subject: the package, path or step it is about. rule and subject identify the issue in the next build, so
+    neither may hold a number that changes.
     """
 
     rule: str
@@ -46,12 +46,13 @@ class Issue:
 
     @property
     def fingerprint(self) -> str:
-        told = "\n".join((self.rule, self.subject, "" if self.subject else self.text))
-        return hashlib.sha256(told.encode(errors="replace")).hexdigest()[:32]
+        """A digest by which a CI finds the same issue in the next build."""
+        parts = "\n".join((self.rule, self.subject, "" if self.subject else self.text))
+        return hashlib.sha256(parts.encode(errors="replace")).hexdigest()[:32]
 
 
 def issues(record: BuildRecord) -> Iterator[Issue]:
-    """Everything in a record that a list of issues should hold, gravest kind first."""
+    """Yield the issues of a record, the most severe kind first."""
     failed = [step for step in record.steps if step.state == "failed"]
     for step in failed:
         text = step.reason or "the step failed"
@@ -90,7 +91,7 @@ def issues(record: BuildRecord) -> Iterator[Issue]:
         level: Level = "error" if note.level == "error" else "warning"
         yield Issue(
             rule=f"build-{note.level}",
-            title=f"The build told of {'an error' if level == 'error' else 'a warning'}",
+            title=f"{'An error' if level == 'error' else 'A warning'} of the build",
             level=level,
             text=f"{note.step}: {note.text}" if note.step else note.text,
             category="note",

@@ -98,17 +98,17 @@ def _checked(value: Mapping[str, Any], path: Path) -> BuildRecord:
 
 
 class _Reader:
-    """Makes dataclasses from JSON objects by the types of their fields, and collects what is wrong.
+    """Make dataclasses from JSON objects by the types of their fields, and collect every wrong value.
 
-    Keys that no field has are ignored: a newer version may have added them. A wrong value becomes None;
-    whoever has faults throws away what was made.
+    Keys without a field are ignored: a newer version may have added them. A wrong value becomes None, so what
+    was made is of no use if there are faults.
     """
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []
 
     def make(self, kind: Any, value: Any, where: str, **given: Any) -> Any:
-        """Return a dataclass of a JSON object. given: fields that do not come from the object."""
+        """Return a dataclass made from a JSON object. given: fields that are not in the object."""
         if not isinstance(value, Mapping):
             return self._fault(where, "must be an object")
         hints = _hints(kind)

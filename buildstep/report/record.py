@@ -1,6 +1,6 @@
-"""The build record: what a build writes about itself, and what every reader of it is given.
+"""The build record: what a build writes about itself, and what every reader gets.
 
-`docs/reference/build-record.md` describes the JSON; the fields here stand in its order and under its names.
+`docs/reference/build-record.md` describes the JSON; the fields here have its names and its order.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class BuildRecord:
     events: Path | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object that stands in the file; `parse.from_json` reads it."""
+        """Return the JSON object of the file; `parse.from_json` reads it."""
         value = {"format": FORMAT, **asdict(self)}
         del value["path"], value["events"]
         started = self.started.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -154,7 +154,7 @@ class BuildRecord:
 
     @property
     def size(self) -> int:
-        """Bytes of the first image file, which is the one that the manifest names."""
+        """Bytes of the first image file, the one that the manifest describes."""
         return self.artifacts[0].size if self.artifacts else 0
 
     @property
@@ -164,7 +164,7 @@ class BuildRecord:
 
     @property
     def source(self) -> str:
-        """The manifest's file as the build was given it, for tools that want a place to point at."""
+        """The manifest's file as it was given to the build, for tools that need a file to point at."""
         source = self.input("spec").get("source")
         return source if isinstance(source, str) and source and "{" not in source else "m.json"
 
@@ -190,7 +190,7 @@ class BuildRecord:
 
 
 def critical_path(steps: Sequence[Step]) -> tuple[Step, ...]:
-    """The chain of steps that decided how long the build took, first to last.
+    """Return the chain of steps that decided how long the build took, first to last.
 
     From the step that ended last, back to the one that ended last before it began, and so on. Where
     steps run one after another that is every step that took time; side by side, it is the slow side.
@@ -211,14 +211,14 @@ def critical_path(steps: Sequence[Step]) -> tuple[Step, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether an image file is still what the record says; good is None when it is not there to look at."""
+    """Whether an image file is still what the record says; good is None if the file is not on this machine."""
 
     good: bool | None
     text: str
 
 
 def verify(record: BuildRecord, artifact: ImageFile) -> Verdict:
-    """Compare an image file with its record. It may have moved together with the record."""
+    """Compare an image file with its record. The two may have been moved together."""
     for path in (record.path.parent / artifact.name, Path(artifact.path)):
         with contextlib.suppress(OSError):
             size = path.stat().st_size

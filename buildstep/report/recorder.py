@@ -1,4 +1,4 @@
-"""The recorder: times a build's steps, emits their events, and makes the build record of what it saw."""
+"""The recorder: times the steps of a build, emits their events, and makes the build record of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from buildstep.spec.load import BuildSpec
 
 @dataclass(slots=True)
 class Recorder:
-    """Times the steps, emits their events, and keeps what the record will hold."""
+    """Time the steps of a build, emit their events, and keep what the record will hold."""
 
     bus: Bus
     total: int = 0

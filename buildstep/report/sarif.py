@@ -38,7 +38,7 @@ def _run(record: BuildRecord) -> dict[str, Any]:
                 "rules": [_rule(issue) for issue in rules.values()],
             }
         },
-        # GitHub tells one image's runs from another's by the category before the last slash.
+        # GitHub separates the runs of images by the category, which is what precedes the last slash.
         "automationDetails": {"id": f"buildstep/{record.name}/{record.build_id}"},
         "invocations": [
             {
@@ -78,7 +78,7 @@ def _rule(issue: Issue) -> dict[str, Any]:
 
 def _result(record: BuildRecord, issue: Issue, index: int) -> dict[str, Any]:
     location: dict[str, Any] = {
-        # Code scanning shows no result without a file: the manifest is what asked for what was found.
+        # Code scanning shows no result without a file, and the manifest asked for what was found.
         "physicalLocation": {
             "artifactLocation": {"uri": _uri(record.source)},
             "region": {"startLine": 1},
