@@ -211,7 +211,7 @@ def critical_path(steps: Sequence[Step]) -> tuple[Step, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether an image file is still what the record says; good is None if the file is not on this machine."""
+    """Whether an image file is still what the record says; good is None if it is not on this machine."""
 
     good: bool | None
     text: str

@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from buildstep.report.parse import from_json, load
@@ -25,49 +25,51 @@ from buildstep.report.record import (
 from buildstep.rootfs.interface import Finding, Package
 from tests.unit import reportdata
 
+TEXT = st.text(max_size=6)
 NUMBERS = st.floats(0, 2e9)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=5,
+    st.none() | st.booleans() | st.integers() | TEXT,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(TEXT, inner, max_size=2),
+    max_leaves=3,
 )
 
 
 def rows(kind: type, **fields: st.SearchStrategy[object]) -> st.SearchStrategy[tuple[object, ...]]:
     """A few rows of one kind; the fields that are not named get any text."""
-    texts = {name: st.text() for name in kind.__dataclass_fields__ if name not in fields}  # type: ignore[attr-defined]
-    return st.lists(st.builds(kind, **texts, **fields), max_size=3).map(tuple)
+    texts = {name: TEXT for name in kind.__dataclass_fields__ if name not in fields}  # type: ignore[attr-defined]
+    return st.lists(st.builds(kind, **texts, **fields), max_size=2).map(tuple)
 
 
 RECORDS = st.builds(
     BuildRecord,
-    build_id=st.text(),
-    name=st.text(),
-    version=st.text(),
-    uuid=st.text(),
+    build_id=TEXT,
+    name=TEXT,
+    version=TEXT,
+    uuid=TEXT,
     ok=st.booleans(),
     exit_code=st.integers(0, 255),
-    error=st.none() | st.builds(Failure, message=st.text(), detail=st.text(), hint=st.text()),
-    inputs=st.dictionaries(st.text(), JSON),
+    error=st.none() | st.builds(Failure, message=TEXT, detail=TEXT, hint=TEXT),
+    inputs=st.dictionaries(TEXT, JSON, max_size=2),
     started=st.integers(0, 4_000_000_000_000).map(lambda ms: datetime.fromtimestamp(ms / 1000, UTC)).map(
         lambda when: when.replace(microsecond=when.microsecond // 1000 * 1000)
     ),
     seconds=NUMBERS,
     steps=rows(Step, state=st.sampled_from(["run", "reuse", "skip", "failed"]), seconds=NUMBERS, started=NUMBERS),
-    cleaned=rows(Cleaner, paths=st.integers(), bytes=st.integers(), names=st.lists(st.text()).map(tuple)),
+    cleaned=rows(Cleaner, paths=st.integers(), bytes=st.integers(), names=st.lists(TEXT, max_size=2).map(tuple)),
     notes=rows(Remark, level=st.sampled_from(["debug", "info", "warning", "error"])),
-    counts=st.dictionaries(st.text(), st.integers()),
+    counts=st.dictionaries(TEXT, st.integers(), max_size=2),
     packages=rows(Package),
-    audit=st.none() | st.builds(Audit, text=st.text(), findings=rows(Finding)),
-    entropy=st.lists(st.text()).map(tuple),
+    audit=st.none() | st.builds(Audit, text=TEXT, findings=rows(Finding)),
+    entropy=st.lists(TEXT, max_size=2).map(tuple),
     layers=rows(Layer, size=st.integers()),
-    artifacts=rows(ImageFile, size=st.integers(), extra=st.dictionaries(st.text(), JSON)),
-    files_added=st.lists(st.tuples(st.text(), st.integers())).map(tuple),
-    tree_digest=st.text(),
-    tools=st.dictionaries(st.text(), st.text()),
+    artifacts=rows(ImageFile, size=st.integers(), extra=st.dictionaries(TEXT, JSON, max_size=2)),
+    files_added=st.lists(st.tuples(TEXT, st.integers()), max_size=2).map(tuple),
+    tree_digest=TEXT,
+    tools=st.dictionaries(TEXT, TEXT, max_size=2),
 )  # fmt: skip
 
 
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(RECORDS)
 def test_a_record_comes_back_from_its_json(record: BuildRecord) -> None:
     text = json.dumps(record.to_json())
