@@ -105,10 +105,9 @@ class SandboxOptions:
 
 
 class ChrootSandbox:
-    """What `enter` yields; an interface.Sandbox. made: the mount points that the image lacked."""
+    """What `enter` yields; an interface.Sandbox."""
 
     def __init__(self, root: Root, bus: Bus, environ: Mapping[str, str], options: SandboxOptions) -> None:
-        self.made: list[str] = []
         self._root = root
         self._bus = bus
         self._environ = environ
@@ -234,19 +233,14 @@ class ChrootSandbox:
         if not source.is_dir():
             raise SandboxError(f"{source} cannot be shown in the image: it is not a directory")
         with contextlib.ExitStack() as stack:
-            stack.enter_context(bind(source, self.claim(stack, target)))
+            stack.enter_context(bind(source, temporary_files.claim(stack, self._root, target)))
             yield
 
-    @contextlib.contextmanager
-    def temporary_file(self, target: str, content: bytes, *, mode: int = 0o644) -> Iterator[None]:
+    def temporary_file(
+        self, target: str, content: bytes, *, mode: int = 0o644
+    ) -> contextlib.AbstractContextManager[None]:
         """Put a file at a path inside; see interface.Sandbox.temporary_file."""
-        with temporary_files.temporary_file(self._root, target, content, mode=mode, bus=self._bus) as made:
-            self.made += made
-            yield
-
-    def claim(self, stack: contextlib.ExitStack, path: str) -> Path:
-        """Return a directory of the root to mount on, as a path of the CI host with no link in it."""
-        return temporary_files.claim(stack, self._root, path, self.made)
+        return temporary_files.temporary_file(self._root, target, content, mode=mode, bus=self._bus)
 
 
 @contextlib.contextmanager
@@ -287,7 +281,9 @@ def enter(
 
 def _private_mounts(stack: contextlib.ExitStack, sandbox: ChrootSandbox) -> None:
     # All are looked at before the first mount, so that a planted link costs nothing.
-    points = {path: sandbox.claim(stack, path) for path in ("/dev", "/proc", "/tmp", "/run")}
+    points = {
+        path: temporary_files.claim(stack, sandbox.root, path) for path in ("/dev", "/proc", "/tmp", "/run")
+    }
     stack.enter_context(tmpfs(points["/dev"], mode=0o755, flags=MS_NOSUID | MS_NOEXEC))
     _fill_dev(stack, points["/dev"])
     stack.enter_context(tmpfs(points["/tmp"], mode=0o1777))
@@ -296,7 +292,7 @@ def _private_mounts(stack: contextlib.ExitStack, sandbox: ChrootSandbox) -> None
 
 def _loopbacks(stack: contextlib.ExitStack, sandbox: ChrootSandbox) -> None:
     """Mount the host's own directories, read-only, which a zone's image lacks and its programs need."""
-    points = {path: sandbox.claim(stack, path) for path in host.HERE.loopbacks}
+    points = {path: temporary_files.claim(stack, sandbox.root, path) for path in host.HERE.loopbacks}
     for source, point in points.items():
         stack.enter_context(bind(Path(source), point, read_only=True))
 
@@ -336,5 +332,5 @@ def _fill_dev(stack: contextlib.ExitStack, dev: Path) -> None:
 
 
 def _last(lines: Sequence[str], prefix: str) -> int:
-    """The index of the last line that starts with a prefix, else the number of lines."""
+    """Return the index of the last line that starts with a prefix, else the number of lines."""
     return max((n for n, text in enumerate(lines) if text.startswith(prefix)), default=len(lines))

@@ -42,14 +42,14 @@ def mount_point(root: Root, path: str) -> Path:
     return root.path / real.lstrip("/")
 
 
-def claim(stack: ExitStack, root: Root, path: str, made: list[str]) -> Path:
+def claim(stack: ExitStack, root: Root, path: str) -> Path:
     """Return a directory to mount on, making it if missing; the stack removes what was made, while empty."""
-    make_dirs(stack, root, path, made)
+    make_dirs(stack, root, path)
     return mount_point(root, path)
 
 
-def make_dirs(stack: ExitStack, root: Root, path: str, made: list[str]) -> None:
-    """Make the missing directories of a path and add them to `made`; the stack removes them."""
+def make_dirs(stack: ExitStack, root: Root, path: str) -> None:
+    """Make the missing directories of a path; the stack removes them, while empty. Raises SandboxError."""
     at = ""
     for part in filter(None, path.split("/")):
         at = f"{at}/{part}"
@@ -64,7 +64,6 @@ def make_dirs(stack: ExitStack, root: Root, path: str, made: list[str]) -> None:
         except OSError as error:
             mount_point(root, at)  # says more, where something else has the name
             raise SandboxError(f"cannot make {at} in the image: {error.strerror}") from error
-        made.append(at)
 
 
 def _remove_made(root: Root, path: str, before: int, after: int) -> None:
@@ -89,23 +88,22 @@ def _remove_made(root: Root, path: str, before: int, after: int) -> None:
 
 
 @contextlib.contextmanager
-def temporary_file(root: Root, target: str, content: bytes, *, mode: int, bus: Bus) -> Iterator[list[str]]:
+def temporary_file(root: Root, target: str, content: bytes, *, mode: int, bus: Bus) -> Iterator[None]:
     """Put a file at a path inside for the length of a block; what was there comes back.
 
     What was there waits beside it under a name of ours and comes back by rename: the same inode, or the same
     link. If a command in the image changed or removed our file meanwhile, that stays and the saved one is
-    dropped. Yields the directories that had to be made. Raises SandboxError.
+    dropped. Raises SandboxError.
     """
-    made: list[str] = []
     with ExitStack() as stack:
-        make_dirs(stack, root, target.rstrip("/").rpartition("/")[0], made)
+        make_dirs(stack, root, target.rstrip("/").rpartition("/")[0])
         # The directory stays open: the file is removed where it was put, wherever its path leads then.
         fd, name = stack.enter_context(root.parent(target))
         override = _Override(fd, name, target, content, bus)
         override.set_aside()
         stack.callback(override.restore)
         override.put(mode)
-        yield made
+        yield
 
 
 class _Override:
