@@ -186,7 +186,7 @@ def update_tree(last: Tree, changed: Sequence[Entry], top: bytes) -> ContentUpda
             if entry.kind == "d":
                 continue
             return None
-        if entry.kind != "d" and (place in tree.in_base or place in tree.external):
+        if entry.kind != "d" and place in tree.in_base:
             return None
         new = parse(tree.lines[tree.at[place]])
         if new.kind != entry.kind or new.first:

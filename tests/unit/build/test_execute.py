@@ -116,3 +116,11 @@ def test_a_failed_build_keeps_its_log_in_the_pool(
         workshop.build()
     kept = sorted(path.name.partition(".")[2] for path in (workshop.top / "pool/state/logs").iterdir())
     assert kept == ["buildrecord.json", "events.jsonl"]
+
+
+def test_a_step_that_is_not_asked_for_does_not_run(workshop: Workshop) -> None:
+    without = workshop.build(cache=False)
+    assert workshop.steps()["motd"] == ("skip", "not asked for")
+    with_motd = workshop.build(cache=False, motd=True, source_repo="here")
+    assert workshop.steps()["motd"][0] == "run"
+    assert without.tree_digest != with_motd.tree_digest
