@@ -124,3 +124,13 @@ def test_a_step_that_is_not_asked_for_does_not_run(workshop: Workshop) -> None:
     with_motd = workshop.build(cache=False, motd=True, source_repo="here")
     assert workshop.steps()["motd"][0] == "run"
     assert without.tree_digest != with_motd.tree_digest
+
+
+def test_files_that_were_not_read_are_not_kept_as_known(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("buildstep.tree.proto.FEW_FILES", 0)
+    workshop.build(plain=True)
+    assert "no index yet" in {step.name: step.reason for step in workshop.plan().steps}["sync"]
+    workshop.build()
+    assert "no index yet" not in {step.name: step.reason for step in workshop.plan().steps}["sync"]

@@ -153,9 +153,9 @@ class Workshop:
         store, cache, _ = self.open()
         return plan_build(self.spec(packages, **build), store, cache, environ=ENVIRON)
 
-    def build(self, packages: Sequence[str] = (), **build: object) -> BuildResult:
+    def build(self, packages: Sequence[str] = (), *, plain: bool = False, **build: object) -> BuildResult:
         store, cache, bus = self.open()
-        plan = plan_build(self.spec(packages, **build), store, cache, environ=ENVIRON)
+        plan = plan_build(self.spec(packages, **build), store, cache, plain=plain, environ=ENVIRON)
         return execute(plan, store=store, cache=cache, bus=bus, environ=ENVIRON)
 
     def steps(self) -> dict[str, tuple[str, str]]:
