@@ -26,27 +26,23 @@ from buildstep.tree.hashing import hash_entries, spread_digests
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
-    """The layer was in the cache."""
+class Outcome:
+    """How the layer was obtained. key: of the layer; reason: for the step."""
 
     key: str
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Extended:
-    """The layer was made from a smaller one, by installing what that lacks."""
-
-    key: str
-    reason: str
+class Found(Outcome):
+    """It was in the cache."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Made:
-    """The layer was made by installing all packages on the base image."""
+class Extended(Outcome):
+    """It was made from a smaller one, by installing what that lacks."""
 
-    key: str
-    reason: str
+
+class Made(Outcome):
+    """It was made by installing all packages on the base image."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,9 +53,6 @@ class Retry:
     reason: str
     no_extend: str = ""
     max_age: float | None = None
-
-
-Outcome = Found | Extended | Made
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from buildstep.build import package_layer
 from buildstep.build.context import BuildContext, BuildState
-from buildstep.build.package_layer import Extended, Found, Made
+from buildstep.build.package_layer import Found
 from buildstep.build.plan import PlanFacts, Planned, PlannedStep, age_text, layer_text
 from buildstep.report.record import Step
 from buildstep.rootfs import packaging
@@ -27,11 +27,7 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
     """Sets installed, below and origin; adds the layer."""
     outcome = package_layer.obtain(context, state)
     result.key, result.reason = outcome.key, outcome.reason
-    match outcome:
-        case Found():
-            result.state = "reuse"
-        case Made() | Extended():
-            result.state = "run"
+    result.state = "reuse" if isinstance(outcome, Found) else "run"
 
 
 def list_installed(context: BuildContext, state: BuildState) -> None:
