@@ -246,5 +246,5 @@ def open_repository(
     if scheme == "dir":
         return DirectoryRepository(Path(rest), label)
     if scheme == "s3":
-        return BucketRepository(S3Client(uri, environ=environ, bus=bus, endpoint=endpoint, http=http), label)
+        return BucketRepository(S3Client(uri, http=http, endpoint=endpoint), label)
     raise UsageError(f"{uri!r} is no source of images", hint="https://HOST, dir:PATH or s3://BUCKET[/PREFIX]")

@@ -119,7 +119,7 @@ class Follower:
         """Read what is left, and compare all that was read with the verified file. Raises HttpError."""
         while self.read(CHUNK):
             pass
-        # A restarted download may have had wrong bytes when we read them, and right ones in the end.
+        # A restarted download may have had wrong bytes when we read them, and right ones at the end.
         if self._sha256.hexdigest() != done.sha256:
             raise HttpError(f"{done.path.name} changed while it was read", retryable=True)
 
@@ -155,7 +155,7 @@ def download(
     """Download the file of a request and verify it. Raises HttpError; then there is no target.
 
     A file that is there already and is as expected is not fetched again. Of several processes that want
-    the same target one downloads, and the others wait for it. progress: told of every step.
+    the same target one downloads, and the others wait for it. progress: gets every step.
     durable: false for a file that is only used to make something else, and verified again by the next run.
     """
     progress = progress or Progress()
@@ -171,7 +171,7 @@ def download(
 
 @dataclass
 class _Job:
-    """One download. Each attempt opens the partial file anew."""
+    """One download. Each attempt opens the partial file again."""
 
     http: Http
     request: HttpRequest

@@ -1,7 +1,7 @@
 """One HTTP session for every client: time limits everywhere, bounded retries, and no secret in an error.
 
-Nothing here waits for ever. Connecting and the whole head of the response have their limits; a body
-has one for silence and one for each piece of it, so that a server that drips is given up as well.
+Nothing here waits for ever. There are limits for connecting, for the complete head of a response, for
+silence within a body and for each piece of it: a server that sends byte by byte is given up as well.
 `requests` is imported on first use: a plan or --help must not pay for it.
 """
 
@@ -52,7 +52,7 @@ class Http:
     ) -> None:
         self.environ = environ
         self.options = options or HttpOptions.of(environ)
-        self.bus = bus
+        self.bus = bus or Bus()
         self.stopped = threading.Event()
         self._transport: Transport | None = None
 
@@ -114,8 +114,7 @@ class Http:
         wanted = error.response.headers.get("retry-after", "") if error.response else ""
         if wanted.isascii() and wanted.isdigit():
             seconds = min(max(seconds, float(wanted)), _MAX_RETRY_AFTER)
-        if self.bus is not None:
-            self.bus.note(f"{error.message}; trying again in {seconds:.1f} s", level="warning")
+        self.bus.note(f"{error.message}; trying again in {seconds:.1f} s", level="warning")
         if self.stopped.wait(seconds):
             raise HttpError("stopped, because something else failed") from error
 

@@ -325,7 +325,7 @@ class JenkinsServer:
         """Write the log from an offset; return where it ends now, and whether more may come.
 
         Offsets count bytes of the raw log, and what we get is shorter, so a piece that was cut off cannot be
-        resumed: it is written only when it is whole, and waits on disk when it is large.
+        resumed: it is written only when it is complete, and waits on disk if it is large.
         """
 
         def once() -> tuple[int, bool]:

@@ -189,7 +189,7 @@ class RegistryClient:
         try:
             return download(self.http, request, target, expected=expected, progress=progress, durable=False)
         except HttpError as error:
-            # The token may have expired. A reader behind us has been told of the failure already.
+            # The token may have expired. With a progress, its reader knows of the failure already.
             if error.status != 401 or error.response is None or progress is not None:
                 raise
             self._authenticate(error.response, "pull")

@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from buildstep.errors import ToolMissing, UsageError
-from buildstep.events import Bus
 from buildstep.net.download import Downloaded, download
 from buildstep.net.errors import HttpError, clean_text, safe_url
 from buildstep.net.http import Http
@@ -72,20 +71,17 @@ def parse_s3(uri: str) -> tuple[str, str]:
 class S3Client:
     """The objects of a bucket under a prefix. Raises S3Error.
 
-    endpoint: another store than Amazon's; else AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL. Credentials are
-    taken from `environ` where it has them, else found as boto3 does.
+    http: gives the environment, the limits and the bus. endpoint: another store than Amazon's; by default
+    AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL. Credentials are those of the environment, else those that boto3
+    finds.
     """
 
-    def __init__(
-        self, uri: str, *, environ: Mapping[str, str], bus: Bus, endpoint: str = "", http: Http | None = None
-    ) -> None:
+    def __init__(self, uri: str, *, http: Http, endpoint: str = "") -> None:
         self.bucket, self.prefix = parse_s3(uri)
         self.uri = f"s3://{self.bucket}" + (f"/{self.prefix}" if self.prefix else "")
-        self._environ, self._bus = environ, bus
-        self._endpoint = (
-            endpoint or environ.get("AWS_ENDPOINT_URL_S3", "") or environ.get("AWS_ENDPOINT_URL", "")
-        )
-        self.http = http or Http(environ=environ, bus=bus)
+        self.http = http
+        names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+        self._endpoint = endpoint or next(filter(None, map(http.environ.get, names)), "")
         self._made: Any = None
         self._conditional: bool | None = None
         """Whether the store obeys conditions on writes; None while that is not known."""
@@ -104,7 +100,7 @@ class S3Client:
             raise ToolMissing(
                 "S3 needs the Python package boto3", hint="pip install 'buildstep[s3]'"
             ) from error
-        environ, limits = self._environ, self.http.options
+        environ, limits = self.http.environ, self.http.options
         session = boto3.session.Session(
             aws_access_key_id=environ.get("AWS_ACCESS_KEY_ID"),
             aws_secret_access_key=environ.get("AWS_SECRET_ACCESS_KEY"),
@@ -124,7 +120,7 @@ class S3Client:
                 connect_timeout=limits.connect,
                 read_timeout=limits.response,
                 retries={"total_max_attempts": limits.attempts, "mode": "standard"},
-                # Some stores give a range the checksum of the whole; we have our own of everything.
+                # Some stores send the checksum of the complete object with a range; we verify by ourselves.
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
                 user_agent_extra=USER_AGENT,
@@ -300,7 +296,7 @@ class S3Client:
             self._send(data, info, common, if_absent=True)
         except Taken:
             return True
-        self._bus.note(
+        self.http.bus.note(
             f"{self.uri} ignores conditions on writes: two writers of one name at the same moment would not "
             "notice each other",
             level="warning",

@@ -90,7 +90,7 @@ class _Sockets:
 
 
 class _Watched(HTTPConnection):
-    """A connection whose response must have its whole head in time, and that notices an early response."""
+    """A connection with a time limit for the response's head; it notices an early response."""
 
     sockets: ClassVar[_Sockets]
 
@@ -241,7 +241,7 @@ class Transport:
         self._stopped = stopped
         self._options = options
         self._session = requests.Session()
-        # Else requests would read netrc files and the process's environment behind our back.
+        # Otherwise requests reads netrc files and the environment of this process.
         self._session.trust_env = False
         self._session.max_redirects = _MAX_REDIRECTS
         # requests takes a file of authorities in the same place as the switch.

@@ -28,9 +28,7 @@ OPTIONS = HttpOptions(connect=5, response=15, idle=10, attempts=3, backoff=0.05)
 def client(store: S3Store, prefix: str, bus: Notes, **environ: str) -> S3Client:
     merged = {**store.environ, **environ}
     http = Http(environ=merged, options=OPTIONS, bus=bus)
-    return S3Client(
-        f"s3://{store.bucket}/{prefix}", environ=merged, bus=bus, endpoint=store.endpoint, http=http
-    )
+    return S3Client(f"s3://{store.bucket}/{prefix}", http=http, endpoint=store.endpoint)
 
 
 @pytest.fixture(params=["weed", "rclone"])
@@ -101,7 +99,7 @@ def test_many_writers_of_one_name(weed: S3Store, bus: Notes) -> None:
 
 
 def test_errors(weed: S3Store, bus: Notes) -> None:
-    s3 = S3Client("s3://no-such-bucket", environ=weed.environ, bus=bus, endpoint=weed.endpoint)
+    s3 = S3Client("s3://no-such-bucket", http=Http(environ=weed.environ, bus=bus), endpoint=weed.endpoint)
     with pytest.raises(S3Error, match="NoSuchBucket") as caught:
         s3.put("x", b"x")
     assert caught.value.hint
@@ -111,9 +109,9 @@ def test_errors(weed: S3Store, bus: Notes) -> None:
     read_only = {"AWS_ACCESS_KEY_ID": "AKRO", "AWS_SECRET_ACCESS_KEY": "skreadonly"}
     with pytest.raises(S3Error, match="AccessDenied"):
         client(weed, "x", bus, **read_only).put("x", b"x")
-    http = Http(environ={}, options=HttpOptions(connect=1, response=1, attempts=1))
+    http = Http(environ=weed.environ, options=HttpOptions(connect=1, response=1, attempts=1))
     nobody = "http://127.0.0.1:1"
-    s3 = S3Client(f"s3://{weed.bucket}", environ=weed.environ, bus=bus, endpoint=nobody, http=http)
+    s3 = S3Client(f"s3://{weed.bucket}", http=http, endpoint=nobody)
     with pytest.raises(S3Error) as caught:
         s3.head("x")
     assert caught.value.retryable

@@ -24,7 +24,7 @@ class S3Publisher:
 
     def publish(self, bundle: Bundle, target: str, *, options: PublishOptions, bus: Bus) -> Published:
         with options.session(bus) as http:
-            client = S3Client(target, environ=options.environ, bus=bus, endpoint=options.endpoint, http=http)
+            client = S3Client(target, http=http, endpoint=options.endpoint)
             return _publish(bundle, client)
 
 
