@@ -135,7 +135,8 @@ class BlobStore:
     def find(self, name: str, comment: str) -> Blob | None:
         """Return the stored layer of this file name; it stays until the store is closed.
 
-        None if there is none, if it is being removed, or if it is damaged, which is noted.
+        None if there is none, if it is being removed, or if it is damaged. Damage is noted, unless the
+        comment is empty: then the caller only wants to know, and will look again.
         """
         path = self._folder / name
         try:
@@ -145,8 +146,9 @@ class BlobStore:
             seen = replace(record, stamp=_stamp(path), boot=boot_id())
             if seen != record:
                 if problem := record.damage(path):
-                    text = f"{comment}: the stored layer is {problem}; it is made again"
-                    self._bus.note(text, level="warning")
+                    if comment:
+                        text = f"{comment}: the stored layer is {problem}; it is made again"
+                        self._bus.note(text, level="warning")
                     return None
                 seen.save(path)
             os.utime(record_path(path))

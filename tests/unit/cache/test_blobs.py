@@ -154,6 +154,8 @@ def test_a_touched_layer_is_verified_and_made_again(pool: Pool, harm: str, told:
         data += b"x"
     pool.stack.close()
     first.path.write_bytes(data)
+    assert pool.open().find(first.path.name, "") is None
+    assert not any("it is made again" in note for note in pool.notes), "it was only looked for"
     assert pool.key(pool.open()).digest == first.digest
     assert any(told in note and "it is made again" in note for note in pool.notes)
     assert sha256_file(first.path) == first.digest
