@@ -1,4 +1,4 @@
-"""What an image file holds, told by its content and never by its name."""
+"""Detect what an image file holds from its content, never from its name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FileKind = Literal["tar", "oci", "zfs", "btrfs"]
 _BTRFS = b"btrfs-stream\0"
 _BLOCK = 512
 _HEAD = 32 * _BLOCK
-"""Bytes of content, unpacked, by which a kind is told: a few headers of an archive."""
+"""Bytes of content, unpacked, by which a kind is detected: a few headers of an archive."""
 _COMPRESSED = (b"\x1f\x8b", b"\xfd7zXZ\x00", b"BZh", b"\x28\xb5\x2f\xfd")
 
 _OCI_NAME = re.compile(
@@ -29,7 +29,7 @@ _OCI_NAME = re.compile(
 
 
 def kind_of(path: Path) -> FileKind:
-    """The kind of an image file, or of a layout's directory. Raises ImageError for none that we know."""
+    """Return the kind of an image file, or of a layout's directory. Raises ImageError for an unknown one."""
     if path.is_dir():
         if (path / "oci-layout").is_file():
             return "oci"
@@ -63,7 +63,7 @@ def kind_of(path: Path) -> FileKind:
 
 
 def kind_of_start(start: bytes) -> FileKind | None:
-    """The kind of a file by its first bytes alone, compressed or not; None where they do not tell it."""
+    """Return the kind of a file by its first bytes, compressed or not; None where they do not show it."""
     try:
         with Decompressed(cast(IO[bytes], io.BytesIO(start))) as stream:
             head = stream.read(_HEAD)
@@ -108,10 +108,10 @@ def _is_tar(head: bytes) -> bool:
     if not head.strip(b"\0"):
         return True
     try:
-        told = int(head[148:156].rstrip(b"\0 ").lstrip() or b"-", 8)
+        checksum = int(head[148:156].rstrip(b"\0 ").lstrip() or b"-", 8)
     except ValueError:
         return False
-    return told == sum(head[:148]) + sum(head[156:_BLOCK]) + 8 * 32
+    return checksum == sum(head[:148]) + sum(head[156:_BLOCK]) + 8 * 32
 
 
 def _is_container(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Images that nobody asks for any more, and what dead imports left: removed, and told why."""
+"""Remove images that nobody uses any more, and what dead imports left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from buildstep.images.store import ImageStore, key_of
 from buildstep.pool.interface import Kind
 
 _DOWNLOADS_KEPT = 7 * 86400.0
-"""Seconds that half a download waits for somebody who takes it up again."""
+"""Seconds that an incomplete download is kept to be resumed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class Removal:
 
 
 def collect(store: ImageStore, *, unused_seconds: float, dry_run: bool = False) -> list[Removal]:
-    """Remove images that nobody asked for so long; what stands on one keeps it, and so does a build.
+    """Remove images that were not used for so long, unless an image or a build is based on them.
 
-    What dead imports left goes as well: downloads that nobody took up again, trees without a record.
+    What dead imports left is removed as well: downloads that were not resumed, trees without a record.
     """
     now, kept, found = time.time(), set[str](), []
     for record in _children_first(store.records()):
@@ -38,7 +38,7 @@ def collect(store: ImageStore, *, unused_seconds: float, dry_run: bool = False) 
         if age < unused_seconds:
             reason, removed = f"used {age / 86400:.1f} days ago", False
         elif record.uuid in kept:
-            reason, removed = "an image that is kept stands on it", False
+            reason, removed = "an image that is kept is based on it", False
         else:
             removed, problem = _try_delete(store, record, dry_run=dry_run)
             reason = problem or reason
@@ -61,9 +61,9 @@ def _try_delete(store: ImageStore, record: ImageRecord, *, dry_run: bool) -> tup
 
 
 def _sweep(store: ImageStore, now: float) -> list[Removal]:
-    """What imports that died left, and records whose image is gone."""
+    """Remove what dead imports left, and records whose image is gone."""
     rows = sweep(store.backend.state / "downloads", older_than=_DOWNLOADS_KEPT, now=now)
-    found = [Removal("", path.name, True, "half a download that nobody took up again") for path in rows]
+    found = [Removal("", path.name, True, "an incomplete download that was not resumed") for path in rows]
     there = set(store.backend.idents(Kind.IMAGE))
     recorded = {path.stem for path in store.folder.glob("*.json")}
     for uuid in sorted(there - recorded):
@@ -79,7 +79,7 @@ def _sweep(store: ImageStore, now: float) -> list[Removal]:
 
 
 def _children_first(records: list[ImageRecord]) -> list[ImageRecord]:
-    """What stands on an image before it: an origin is always older, but clocks may differ."""
+    """Sort images that are based on another before it: an origin is always older, but clocks may differ."""
     known = {record.uuid: record for record in records}
 
     def depth(record: ImageRecord) -> int:

@@ -16,7 +16,7 @@ from buildstep.formats.unpack import apply_layer, unpack
 from buildstep.images.file_kind import FileKind, kind_of, kind_of_start
 from buildstep.images.interface import Identity, SourceContext, SourceImage
 from buildstep.images.record import ImageRecord
-from buildstep.images.resolve import Arriving, Fetched
+from buildstep.images.resolve import Fetched, Incoming
 from buildstep.images.sources import zfs_file
 from buildstep.images.sources.oci import Oci
 from buildstep.images.store import ImageStore, key_of
@@ -115,25 +115,25 @@ class Importer:
                 store.remote.fetch(missing, downloads, follow=self._from_download, install=self._from_fetched)
         return store.get(top), False
 
-    def _from_download(self, arriving: Arriving) -> bool:
+    def _from_download(self, incoming: Incoming) -> bool:
         """Unpack an archive while it is downloaded; False when its file has to be complete first.
 
         It becomes an image only when its file is complete and verified.
         """
-        manifest = arriving.manifest
+        manifest = incoming.manifest
         try:
-            kind = kind_of_start(arriving.peek(_PEEK))
+            kind = kind_of_start(incoming.peek(_PEEK))
         except HttpError:
             return False
         if kind is not None:
-            _refuse_unusable(self._backend, kind, arriving.target, manifest)
+            _refuse_unusable(self._backend, kind, incoming.target, manifest)
         if kind != "tar":
             return False
 
         def put(ident: str, context: SourceContext) -> tuple[Dataset, SourceImage]:
             dataset = self._backend.create(ident)
-            entries = context.unpack(cast(IO[bytes], arriving), dataset.path)
-            fetched = arriving.prove()
+            entries = context.unpack(cast(IO[bytes], incoming), dataset.path)
+            fetched = incoming.verify()
             return dataset, SourceImage(manifest=manifest, inputs=_inputs_of(fetched), entries=entries)
 
         try:
@@ -142,7 +142,7 @@ class Importer:
             return False
         except ImageError:
             try:
-                arriving.prove()
+                incoming.verify()
             except HttpError:
                 return False
             raise

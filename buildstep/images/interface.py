@@ -16,7 +16,7 @@ from buildstep.tree.entry import FileList
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Identity:
-    """What an image reference means before anything is fetched.
+    """What an image reference means, known before anything is fetched.
 
     key: the same for the same content (such as `tar:sha256:...`), what the store looks up.
     """
@@ -33,7 +33,7 @@ class SourceImage:
     inputs: Mapping[str, str] = field(default_factory=dict)
     packages: tuple[Package, ...] = ()
     entries: FileList | None = None
-    """The true entries, where the agent could not set owners or make nodes."""
+    """The true entries, where this machine could not set owners or make nodes."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """An OCI image configuration that came with it."""
 
@@ -60,7 +60,7 @@ class SourceContext:
     """What a source may use. privileged: owners can be set.
 
     cache: a directory for this import alone. downloads: one that outlives a failed import of the same
-    image, for files that are proved before they are used. unpack: extract a tar stream, compressed or
+    image, for files that are verified before they are used. unpack: extract a tar stream, compressed or
     not, into a directory, safely; returns its true entries. apply_layer: lay a layer, whiteouts included,
     over a directory that holds the entries given; returns those of the result.
     """

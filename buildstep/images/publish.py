@@ -175,8 +175,8 @@ def _note_in_record(path: Path, entry: Mapping[str, Any], state: Path) -> None:
 
 def _same(row: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
     """Whether this is written down already; a registry's address has the digest in it."""
-    told = _flat(entry)
-    return all(row.get(key) == told[key] for key in ("target", "address", "uuid"))
+    new = _flat(entry)
+    return all(row.get(key) == new[key] for key in ("target", "address", "uuid"))
 
 
 def _note_in_state(state: Path, row: Mapping[str, Any]) -> None:

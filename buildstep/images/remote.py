@@ -1,4 +1,4 @@
-"""Images that repositories have: looked for, judged, downloaded several at once, handed on one at a time."""
+"""The configured repositories: find images in them, download several at once, install one at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from buildstep.errors import Fault, ImageError
 from buildstep.events import Bus
 from buildstep.images.repositories import Repository, open_repository
-from buildstep.images.resolve import Arriving, Fetched, Resolved, fetch_files, resolve
+from buildstep.images.resolve import Fetched, Incoming, Resolved, all_failed, fetch_files, resolve
 from buildstep.net.errors import HttpError
 from buildstep.net.request import HttpOptions
 from buildstep.spec import imgmanifest
@@ -61,7 +61,7 @@ class Remote:
     # -- looking ---------------------------------------------------------------------------------------
 
     def resolve(self, ref: str, have: Callable[[str], bool]) -> list[Resolved]:
-        """What has to be brought here for a uuid or name@version, an origin before what stands on it.
+        """Return the images to fetch for a uuid or name@version, an origin before what is based on it.
 
         Raises ImageError: nonsense, not found, not active, or not for this machine's platform.
         """
@@ -84,7 +84,7 @@ class Remote:
         return [Fault(where=image.uuid, message=fault.message) for fault in found]
 
     def images(self, *, channel: str, filters: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(source, manifest) of every image that passes; an image that two sources have comes once.
+        """Yield (source, manifest) of every image that passes the filters, an image of two sources once.
 
         A source that does not answer is named and passed over. Raises ImageError when none answers.
         """
@@ -101,15 +101,10 @@ class Remote:
                 problems.append(error)
                 self._bus.note(f"{repository.label} is passed over: {error.message}", level="warning")
         if problems and len(problems) == len(self.sources):
-            raise ImageError(
-                "no source of images answered",
-                detail="\n".join(error.message for error in problems),
-                hint=problems[0].hint,
-                retryable=any(error.retryable for error in problems),
-            )
+            raise all_failed("no source of images answered", problems, hint=problems[0].hint)
 
     def manifest(self, ref: str) -> tuple[str, dict[str, Any]]:
-        """The source and the manifest of an image; nothing is downloaded. Raises ImageError."""
+        """Return the source and the manifest of an image; nothing is downloaded. Raises ImageError."""
         top = self.resolve(ref, lambda _: True)[-1]
         return top.repository.label, dict(top.manifest)
 
@@ -120,13 +115,13 @@ class Remote:
         images: Sequence[Resolved],
         folder: Path,
         *,
-        follow: Callable[[Arriving], bool],
+        follow: Callable[[Incoming], bool],
         install: Callable[[Fetched], None],
     ) -> None:
         """Download the images' files, and install them one at a time, in order.
 
-        follow: may install an image while its file still comes; False when that cannot be. install: is
-        called for those when the file is here. The file of an installed image is removed. Raises
+        follow: may install an image during its download; False when that is not possible. install: is
+        called for those when the file is complete. The file of an installed image is removed. Raises
         ImageError, and what `install` raises; files that are here or can be resumed stay for the next run.
         """
         folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +133,7 @@ class Remote:
         useless: list[Path] = []
 
         @contextlib.contextmanager
-        def judging(target: Path) -> Iterator[None]:
+        def noting_useless(target: Path) -> Iterator[None]:
             try:
                 yield
             except ImageError as error:
@@ -146,15 +141,15 @@ class Remote:
                     useless.append(target)
                 raise
 
-        def begun(arriving: Arriving) -> bool:
-            with judging(arriving.target):
-                done = follow(arriving)
+        def begun(incoming: Incoming) -> bool:
+            with noting_useless(incoming.target):
+                done = follow(incoming)
             if done:
-                forget(arriving.target)
+                forget(incoming.target)
             return done
 
         def ready(fetched: Fetched) -> None:
-            with judging(fetched.file.path):
+            with noting_useless(fetched.file.path):
                 install(fetched)
             forget(fetched.file.path)
 
@@ -166,7 +161,7 @@ class Remote:
 
 
 def forget(path: Path) -> None:
-    """Remove a downloaded file, or what there is of it, that nobody needs any more, and its lock."""
+    """Remove a downloaded file, complete or not, and its lock."""
     guard = path.with_name(f".{path.name}.lock")
     with lock(guard):
         for name in (path, path.with_name(f"{path.name}.partial"), guard):
@@ -174,7 +169,7 @@ def forget(path: Path) -> None:
 
 
 def sweep(folder: Path, *, older_than: float, now: float) -> list[Path]:
-    """Remove what broken imports left and nobody took up again for so long (seconds)."""
+    """Remove downloads of broken imports that were not resumed for so long (seconds); returns them."""
     removed = []
     for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
         if not path.is_file() or path.name.endswith(".lock"):

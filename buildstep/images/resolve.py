@@ -1,4 +1,4 @@
-"""Images by uuid or name@version, from repositories that are tried in order, with the origins they stand on.
+"""Find and fetch images by uuid or name@version, with their origins, from repositories in order.
 
 A repository that does not answer never fails what another one has.
 """
@@ -38,15 +38,15 @@ class Resolved:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fetched:
-    """An image whose file is here and proved. source: the label of the repository it came from."""
+    """An image whose file is here and verified. source: the label of the repository it came from."""
 
     manifest: Mapping[str, Any]
     file: Downloaded
     source: str
 
 
-class Arriving:
-    """An image whose file is on its way, as a stream. What was read counts only once it is proved."""
+class Incoming:
+    """An image whose file is being downloaded, as a stream. What was read counts once it is verified."""
 
     def __init__(
         self, manifest: Mapping[str, Any], target: Path, progress: Progress, job: Future[Fetched]
@@ -56,7 +56,7 @@ class Arriving:
         self._peeked = b""
 
     def peek(self, size: int) -> bytes:
-        """The first bytes of the file, which will be read again."""
+        """Return the first bytes of the file, which will be read again."""
         while len(self._peeked) < size and (more := self._follower.read(size - len(self._peeked))):
             self._peeked += more
         return self._peeked
@@ -70,8 +70,8 @@ class Arriving:
             return data
         return self._follower.read(size)
 
-    def prove(self) -> Fetched:
-        """Wait for the end; raises HttpError when other bytes were read than those that are right."""
+    def verify(self) -> Fetched:
+        """Wait for the end of the download. Raises HttpError if other bytes were read than the right ones."""
         fetched = self._job.result()
         self._follower.verify(fetched.file)
         return fetched
@@ -90,9 +90,9 @@ def resolve(
     bus: Bus,
     have: Callable[[str], bool] = lambda _: False,
 ) -> list[Resolved]:
-    """The images that a uuid or name@version needs, its deepest origin first, itself last.
+    """Return the images that a uuid or name@version needs, its deepest origin first, itself last.
 
-    have: whether an image is here already; neither it nor what it stands on is asked for.
+    have: whether an image is here already; neither it nor its origins are asked for.
     Raises ImageError: not found, not active, or no repository that answers.
     """
     check_ref(ref)
@@ -113,7 +113,7 @@ def resolve(
         if have(origin):
             break
         if origin in {row.uuid for row in chain} or len(chain) > _MAX_ORIGINS:
-            raise ImageError(f"image {ref} stands on itself: {origin} is among its own origins")
+            raise ImageError(f"image {ref} is based on itself: {origin} is among its own origins")
         # Origins need not be active: they may have been withdrawn from sale since. Where the image is,
         # its origin most likely is.
         near = chain[0].repository
@@ -151,11 +151,11 @@ def _search(ref: str, repositories: Sequence[Repository], bus: Bus) -> Resolved:
         return inactive
     asked = ", ".join(repository.label for repository in repositories)
     if problems:
-        raise ImageError(
-            f"image {ref} was not found; {len(problems)} of {len(repositories)} repositories did not answer",
-            detail="\n".join(error.message for error in problems),
+        count = f"{len(problems)} of {len(repositories)}"
+        raise all_failed(
+            f"image {ref} was not found; {count} repositories did not answer",
+            problems,
             hint="try again, or configure another repository",
-            retryable=any(error.retryable for error in problems),
         )
     raise ImageError(f"no repository has the image {ref}", hint=f"asked: {asked}")
 
@@ -169,7 +169,7 @@ def _ask(ref: str, repository: Repository) -> dict[str, Any] | None:
     if found is None:
         return None
     manifest = imgmanifest.upgrade(found)
-    # Servers tell more of an image than a manifest on disk may have.
+    # Servers say more of an image than a manifest on disk may have.
     checked = {key: value for key, value in manifest.items() if key != "channels"}
     if faults := imgmanifest.validate(checked, limits="accept"):
         raise SpecError(f"{repository.label}: manifest of {ref}", faults)
@@ -182,31 +182,31 @@ def fetch_files(
     folder: Path,
     *,
     bus: Bus,
-    on_begin: Callable[[Arriving], bool] | None = None,
-    on_ready: Callable[[Fetched], None] | None = None,
+    on_begin: Callable[[Incoming], bool] = lambda _: False,
+    on_ready: Callable[[Fetched], None] = lambda _: None,
 ) -> list[Fetched]:
     """Download the images' files into a folder, as `UUID.file`, several at once; results in their order.
 
     on_ready: called in this thread for each, in order, as soon as it and all before it are here, while
-    the rest still comes: installs are one at a time, an origin before what stands on it. on_begin: called
-    before, while the file may still come; when it returns True it did (and proved) all there was to do.
+    the rest is downloaded: installs are one at a time, an origin before what is based on it. on_begin:
+    called before, during the download; when it returns True it did (and verified) all there was to do.
     The first failure stops the others. Raises ImageError; what can be resumed stays for the next run.
     """
     pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="download")
     progress = [Progress() for _ in images]
     jobs = [
-        pool.submit(_fetch, image, repositories, folder, bus, told)
-        for image, told in zip(images, progress, strict=True)
+        pool.submit(_fetch, image, repositories, folder, bus, reported)
+        for image, reported in zip(images, progress, strict=True)
     ]
     done: list[Fetched] = []
     try:
-        for image, job, told in zip(images, jobs, progress, strict=True):
+        for image, job, reported in zip(images, jobs, progress, strict=True):
             target = folder / f"{image.uuid}.file"
-            with contextlib.closing(Arriving(image.manifest, target, told, job)) as arriving:
-                if on_begin is not None and on_begin(arriving):
+            with contextlib.closing(Incoming(image.manifest, target, reported, job)) as incoming:
+                if on_begin(incoming):
                     done.append(job.result())
                     continue
-            # Whichever fails first is told of at once, and not when it would be its turn.
+            # Whichever fails first is reported at once, and not when it would be its turn.
             pending = set(jobs[len(done) :])
             while not job.done():
                 finished, pending = wait(pending, timeout=1.0, return_when=FIRST_EXCEPTION)
@@ -215,8 +215,7 @@ def fetch_files(
                     failed.result()
             fetched = job.result()
             done.append(fetched)
-            if on_ready is not None:
-                on_ready(fetched)
+            on_ready(fetched)
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         for repository in {id(r): r for r in [*repositories, *(i.repository for i in images)]}.values():
@@ -231,7 +230,7 @@ def fetch_files(
 def _fetch(
     image: Resolved, repositories: Sequence[Repository], folder: Path, bus: Bus, progress: Progress
 ) -> Fetched:
-    """From where it was found; where that fails, from another repository that has the same file."""
+    """Download an image's file from where it was found, or else from one that has the same file."""
     target = folder / f"{image.uuid}.file"
     problems: list[BuildstepError] = []
     for repository in [image.repository, *(r for r in repositories if r is not image.repository)]:
@@ -240,7 +239,7 @@ def _fetch(
                 continue
             return Fetched(
                 manifest=image.manifest,
-                # A reader that follows is told of the first attempt only; it takes the file if that fails.
+                # A reader follows the first attempt only; it takes the complete file if that fails.
                 file=repository.fetch_file(
                     image.manifest, target, progress=progress if repository is image.repository else None
                 ),
@@ -253,10 +252,23 @@ def _fetch(
                 f"{repository.label} did not give the file of {image.uuid}: {error.message}", level="warning"
             )
     first = problems[0]
-    raise ImageError(
-        f"cannot download image {image.uuid}: {first.message}",
-        detail="\n".join(error.message for error in problems[1:]),
-        hint=first.hint,
+    raise all_failed(
+        f"cannot download image {image.uuid}: {first.message}", problems, listed=problems[1:], hint=first.hint
+    )
+
+
+def all_failed(
+    message: str,
+    problems: Sequence[BuildstepError],
+    *,
+    hint: str,
+    listed: Sequence[BuildstepError] | None = None,
+) -> ImageError:
+    """Return one error for the failures of several repositories. listed: those in detail, by default all."""
+    return ImageError(
+        message,
+        detail="\n".join(error.message for error in (problems if listed is None else listed)),
+        hint=hint,
         retryable=any(error.retryable for error in problems),
     )
 

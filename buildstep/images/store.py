@@ -82,7 +82,7 @@ class ImageStore:
         return parse(ref, environ=self.environ, limits=self.config.http, bus=self.bus)
 
     def identify(self, ref: str) -> Identity | None:
-        """Return what a locator means; None for a uuid or name@version, which only the store can tell."""
+        """Return what a locator means; None for a uuid or name@version, which only the store knows."""
         if ref in self._identities:
             return self._identities[ref]
         parsed = self.source(ref)
@@ -150,7 +150,7 @@ class ImageStore:
             return f"{ref} is not in the store"
         chain = self.resolve(ref)
         top, others = chain[-1], len(chain) - 1
-        below = f", with {others} that it stands on" if others else ""
+        below = f", with {others} that it is based on" if others else ""
         return f"{ref} is not in the store; {top.repository.label} has it as {top.uuid}{below}"
 
     def has(self, uuid: str) -> bool:
@@ -260,7 +260,7 @@ class ImageStore:
         )
 
     def has_digest(self, uuid: str, digest: str) -> bool:
-        """Say whether an image's tree has this digest now; False where the disk cannot tell."""
+        """Say whether an image's tree has this digest now; False where the disk cannot show it."""
         return self._tree_is_complete() and tree_digest(self._scan(uuid)) == digest
 
     def _tree_is_complete(self) -> bool:

@@ -56,8 +56,11 @@ def default_location(environ: Mapping[str, str]) -> Path:
 
 
 def detect(environ: Mapping[str, str]) -> str:
-    """The URI of the best pool that this agent can have: a dataset that an illumos zone was given; elsewhere
-    overlay, else dir. Changes nothing. Raises DatasetError in a zone that was given none."""
+    """Return the URI of the best pool that this machine can have; changes nothing.
+
+    In an illumos zone that is the dataset it was given; elsewhere overlay, else dir. Raises DatasetError in
+    a zone that was given none.
+    """
     if (given := host.HERE.pool()) is not None:
         return given
     location = default_location(environ)

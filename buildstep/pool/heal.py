@@ -52,7 +52,7 @@ def drop_kept(backend: Backend) -> list[Healed]:
 
 
 def _of_dead_builds(backend: Backend) -> Iterator[tuple[Path | None, list[Stale]]]:
-    """Yield each dead build's journal, locked, with what it tells of; at last datasets without a journal."""
+    """Yield each dead build's journal, locked, with what it lists; at last the datasets without a journal."""
     # Working datasets are listed before the journals are tried: one that is made meanwhile is not in
     # the list, and the journal of one that is in it existed, locked, before the dataset did.
     spared = kept(backend)

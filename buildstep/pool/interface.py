@@ -1,4 +1,4 @@
-"""The plug points as Protocols, and the values that pass between the drivers behind them."""
+"""The contract of pool backends and their datasets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Kind(StrEnum):
 class Dataset(Protocol):
     """A writable tree in a pool, for the length of an import or a build.
 
-    ident: its name in the pool (a build id). path: where its tree is on the agent, mounted.
+    ident: its name in the pool (a build id). path: where its tree is on this machine, mounted.
     """
 
     @property

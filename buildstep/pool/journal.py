@@ -117,7 +117,7 @@ def kept(backend: Backend) -> set[str]:
 
 
 def acquired(path: Path) -> list[Stale]:
-    """Return what a journal tells of, the last first."""
+    """Return what a journal lists, the last first."""
     build = path.name.removesuffix(SUFFIX)
     found = []
     for row in path.read_bytes().splitlines():

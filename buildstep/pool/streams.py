@@ -24,7 +24,7 @@ class NativeStreams(Protocol):
     def receive(self, ident: str, fd: int, *, origin: str | None) -> Dataset:
         """A working dataset from a stream, complete or not there at all; it cannot be written to.
 
-        origin: the image that an incremental stream stands on; None for a full stream. `snapshot`
+        origin: the image that an incremental stream is based on; None for a full stream. `snapshot`
         makes the dataset an image.
         """
         ...
@@ -43,7 +43,7 @@ class NativeStreams(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NativeJob:
-    """What an emitter of native streams is told. origin: the image to be incremental on, None for all."""
+    """What an emitter of native streams needs. origin: the image to be incremental on, None for all."""
 
     streams: NativeStreams
     dataset: Dataset

@@ -6,7 +6,7 @@
     DATASET/buildstep           records, locks, journals, caches
 
 Datasets have mountpoint=legacy and are mounted by mount(2) where a build runs: with a mount namespace of
-its own the agent never sees the mount, and the kernel drops it with the build. What is ours carries the
+its own the host never sees the mount, and the kernel drops it with the build. What is ours carries the
 user property buildstep:build; nothing else is destroyed.
 
 Whoever is not root is refused on Linux before anything is made: `zfs allow` gives every operation but
@@ -97,7 +97,7 @@ class ZfsBackend:
     # -- state ---------------------------------------------------------------------------------------
 
     def _open_state(self) -> Path:
-        """Make the state dataset if there is none, see that it is mounted, and tell where."""
+        """Return where the state dataset is mounted; it is made and mounted if missing."""
         name = f"{self.dataset}/{STATE}"
         found = self._zfs.get([self.dataset, name], "type", "mountpoint", MARK)
         if self.dataset not in found:

@@ -24,7 +24,7 @@ _TITLE = re.compile(r"-+ Permissions on (\S+) -+")
 
 
 def may_mount() -> bool:
-    """Whether this process may mount ZFS. On Linux no `zfs allow` decides that, but a capability."""
+    """Say whether this process may mount ZFS. On Linux no `zfs allow` decides that, but a capability."""
     if host.HERE.mount_commands:
         return True  # there `mount` is delegated like the rest, and the kernel has the last word
     if in_user_namespace():
@@ -37,23 +37,23 @@ def may_mount() -> bool:
 
 
 def missing(dataset: str) -> list[str]:
-    """The permissions that this user lacks on a dataset; all that are needed if nobody can tell."""
+    """Return the permissions that this user lacks on a dataset; all that are needed if that is unknown."""
     needed = [word for word in NEEDED if word != "acltype" or word in host.HERE.zfs_props]
     try:
-        told = process.query(["zfs", "allow", dataset], what="zfs allow").stdout
+        output = process.query(["zfs", "allow", dataset], what="zfs allow").stdout
     except CommandFailed:
         return needed
-    have = granted(told, dataset, users=_user(), groups=_groups())
+    have = granted(output, dataset, users=_user(), groups=_groups())
     return [word for word in needed if word not in have]
 
 
 def advice(dataset: str) -> str:
-    """The command that gives this user what it lacks; empty if nothing is lacking."""
+    """Return the command that gives this user what it lacks; empty if nothing is lacking."""
     lacking = missing(dataset)
     return f"zfs allow {_user()[0]} {','.join(lacking)} {dataset}" if lacking else ""
 
 
-def granted(told: str, dataset: str, *, users: Collection[str], groups: Collection[str]) -> set[str]:
+def granted(output: str, dataset: str, *, users: Collection[str], groups: Collection[str]) -> set[str]:
     """What the output of `zfs allow DATASET` gives to a user by these names, in groups of these names.
 
     What holds for the dataset alone counts as well, and so does what creating a dataset gives: the first is
@@ -62,7 +62,7 @@ def granted(told: str, dataset: str, *, users: Collection[str], groups: Collecti
     found: set[str] = set()
     sets: dict[str, str] = {}
     place = section = ""
-    for row in told.splitlines():
+    for row in output.splitlines():
         if title := _TITLE.match(row):
             place, section = title[1], ""
         elif not row.startswith("\t"):

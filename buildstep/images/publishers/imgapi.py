@@ -94,7 +94,7 @@ class _Publication:
             try:
                 self.client.import_image(self.bundle.meta)
             except HttpError as error:
-                # No answer, or one that tells of an earlier call whose answer was lost: ask what is there.
+                # No response, or one about an earlier call whose response was lost: ask what is there.
                 lost = error.status == 0 or error.retryable
                 if not lost and error.server_code != "ImageUuidAlreadyExists":
                     raise
@@ -140,7 +140,7 @@ class _Publication:
             )
 
     def _undo(self) -> None:
-        """Take back what this run made. Its failure is told beside the first one, never in its place."""
+        """Remove what this run made. A failure is a note beside the first error, never in its place."""
         if not self.ours:
             return
         try:

@@ -30,7 +30,7 @@ class RegistryPublisher:
             )
         ref = Reference.parse(target, default_tag=_tag(bundle.version))
         if ref.digest:
-            raise PublishError(f"{ref} names a digest, which is the registry's to tell", hint="give a tag")
+            raise PublishError(f"{ref} names a digest, which only the registry can give", hint="give a tag")
         listed = options.environ.get("BUILDSTEP_INSECURE_REGISTRIES", "").split(",")
         plain = True if options.insecure or ref.host in listed else None
         credentials = credentials_for(ref.host, options.environ)

@@ -50,7 +50,7 @@ def _publish(bundle: Bundle, client: S3Client) -> Published:
         try:
             client.put(key, data, content_type="application/json", if_absent=True)
         except Taken:
-            # Somebody was faster; it is no fault if that was the same image.
+            # Another process was faster; it is no error if that was the same image.
             if not _is_published(client, key, data, what):
                 raise
         changed = True
@@ -67,7 +67,7 @@ def _publish(bundle: Bundle, client: S3Client) -> Published:
 
 
 def _put(client: S3Client, key: str, path: Path, sha256: str) -> bool:
-    """Content: nobody looks for it before it has a name, so a leftover of a broken run is replaced."""
+    """Upload content unless it is there. It has no name yet, so what a broken run left is replaced."""
     there = client.head(key)
     if there is not None and there.sha256 == sha256 and there.size == path.stat().st_size:
         return False

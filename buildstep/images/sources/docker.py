@@ -28,7 +28,7 @@ PARALLEL = 5
 
 
 class Docker:
-    """environ: has credentials and proxies, BUILDSTEP_PLATFORM where it is not the agent's own, and
+    """environ: has credentials and proxies, BUILDSTEP_PLATFORM where it is not this machine's, and
     BUILDSTEP_INSECURE_REGISTRIES (HOST[:PORT],...), which are spoken to without TLS.
     """
 
@@ -40,7 +40,7 @@ class Docker:
         self._environ = environ
         self._options = HttpOptions.of(environ, **limits)
         self._digests: dict[str, str] = {}
-        """What each locator was found to mean, so that `fetch` gets what `identify` told of."""
+        """The digest of each locator, so that `fetch` gets the image that `identify` found."""
 
     @contextlib.contextmanager
     def _client(self, locator: str, bus: Bus | None) -> Iterator[RegistryClient]:

@@ -1,4 +1,4 @@
-"""tar:FILE. A root file system as a tar archive: plain, gzip, xz, bzip2 or zstd, told by its content."""
+"""tar:FILE. A root file system as a tar archive: plain, or gzip, xz, bzip2, zstd by its content."""
 
 from __future__ import annotations
 

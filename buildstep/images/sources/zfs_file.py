@@ -1,4 +1,4 @@
-"""zfs:FILE[,MANIFEST]. An image as a ZFS stream, compressed or not, and the manifest that proves it.
+"""zfs:FILE[,MANIFEST]. An image as a ZFS stream, compressed or not, and the manifest that verifies it.
 
 A stream is not unpacked into a directory but received by the pool, so `fetch` refuses; `receive_image`
 does the work, also for streams that came from an image repository.
@@ -37,24 +37,24 @@ class ZfsFile:
             digest = hasher(path)
         except OSError as error:
             raise ImageError(f"cannot read the image {path}: {error.strerror}") from error
-        told = read_manifest(manifest)
-        return Identity(key=f"zfs:{told['uuid']}:sha256:{digest}", label=f"zfs:{path.name}")
+        found = read_manifest(manifest)
+        return Identity(key=f"zfs:{found['uuid']}:sha256:{digest}", label=f"zfs:{path.name}")
 
     def fetch(self, locator: str, into: Path, context: SourceContext) -> SourceImage:
         del into, context
         raise refused(split(locator)[0])
 
     def receive(self, locator: str, backend: Backend, ident: str) -> tuple[Dataset, SourceImage]:
-        """The native way in: see `receive_image`."""
+        """Receive the image as a dataset: see `receive_image`."""
         path, manifest = split(locator)
-        told = read_manifest(manifest)
-        dataset = receive_image(backend, ident, path, told)
+        found = read_manifest(manifest)
+        dataset = receive_image(backend, ident, path, found)
         inputs = {"file": str(path.absolute()), "manifest": str(manifest.absolute())}
-        return dataset, SourceImage(manifest=told, inputs=inputs)
+        return dataset, SourceImage(manifest=found, inputs=inputs)
 
 
 def split(locator: str) -> tuple[Path, Path]:
-    """The image file and its manifest: named after a comma, or beside the file under imgadm's name."""
+    """Return the image file and its manifest: named after a comma, or beside it under imgadm's name."""
     file, comma, manifest = locator.rpartition(",")
     if comma and file and not Path(locator).exists():
         return Path(file), Path(manifest)
@@ -92,7 +92,7 @@ def refused(path: Path) -> ImageError:
 
 
 def receive_image(backend: Backend, ident: str, path: Path, manifest: Mapping[str, Any]) -> Dataset:
-    """Receive a stream as the working dataset `ident`: proved first, whole or not at all.
+    """Receive a stream as the working dataset `ident`: verified first, complete or not at all.
 
     Raises ImageError: wrong pool, size or digest, a stream of something else, an origin that is not
     here or is not the one that the stream was made from.
@@ -105,12 +105,12 @@ def receive_image(backend: Backend, ident: str, path: Path, manifest: Mapping[st
     origin = manifest.get("origin")
     if origin is not None and not backend.exists(Kind.IMAGE, origin):
         raise ImageError(
-            f"image {manifest['uuid']} stands on {origin}, which is not in {backend.uri}",
+            f"image {manifest['uuid']} is based on {origin}, which is not in {backend.uri}",
             hint="import that image first",
         )
     try:
         with path.open("rb") as file:
-            _prove(file, path, manifest["files"][0])
+            _verify(file, path, manifest["files"][0])
             with Decompressed(file) as stream:
                 head = stream.read(BEGIN_SIZE)
                 begin = read_begin(head)
@@ -120,22 +120,24 @@ def receive_image(backend: Backend, ident: str, path: Path, manifest: Mapping[st
         raise ImageError(f"cannot read the image {path}: {error.strerror}") from error
 
 
-def _prove(file: BufferedReader, path: Path, told: Mapping[str, Any]) -> None:
+def _verify(file: BufferedReader, path: Path, expected: Mapping[str, Any]) -> None:
     size = os.fstat(file.fileno()).st_size
-    if size != told["size"]:
-        raise ImageError(f"{path} has {size} bytes, its manifest says {told['size']}", hint="fetch it again")
+    if size != expected["size"]:
+        raise ImageError(
+            f"{path} has {size} bytes, its manifest says {expected['size']}", hint="fetch it again"
+        )
     sha1 = hashlib.file_digest(file, "sha1").hexdigest()
-    if sha1 != told["sha1"]:
+    if sha1 != expected["sha1"]:
         raise ImageError(
             f"{path} is not the file of its manifest",
-            detail=f"sha1 {sha1}, not {told['sha1']}",
+            detail=f"sha1 {sha1}, not {expected['sha1']}",
             hint="fetch it again",
         )
     file.seek(0)
 
 
 def _compare(begin: Begin, manifest: Mapping[str, Any], origin_guid: str | None) -> None:
-    """What would make the kernel refuse it half-way, or accept another image than was asked for."""
+    """Raise ImageError for what the kernel would refuse half-way, or accept as another image."""
     uuid = manifest["uuid"]
     guid = str(manifest["files"][0].get("dataset_guid", begin.guid))
     if guid != str(begin.guid):

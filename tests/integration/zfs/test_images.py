@@ -98,7 +98,7 @@ def test_with_what_it_stands_on(
 ) -> None:
     second = pools[1]
     store, digests = store_on(second, site[0]), site[1]
-    assert "with 1 that it stands on" in store.foresee("top@1")
+    assert "with 1 that it is based on" in store.foresee("top@1")
     with open_journal(second.state, "import") as journal:
         record, present = Importer(store, journal).ensure("top@1")
         assert (record.uuid, record.origin, present) == (TOP, BASE, False)

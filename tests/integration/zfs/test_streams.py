@@ -289,7 +289,7 @@ def test_damage_in_the_stream(second: ZfsBackend, base: File, tmp_path: Path, na
 
 
 def test_origin_is_not_there(second: ZfsBackend, built: File) -> None:
-    refuse(second, built, f"stands on {BASE}, which is not in")
+    refuse(second, built, f"is based on {BASE}, which is not in")
 
 
 def test_wrong_origin(second: ZfsBackend, built: File) -> None:

@@ -90,7 +90,7 @@ class TestResolve:
         first = imgapi_server.add()
         second = imgapi_server.add(origin=first["uuid"])
         imgapi_server.images[first["uuid"]].manifest["origin"] = second["uuid"]
-        with pytest.raises(ImageError, match="stands on itself"):
+        with pytest.raises(ImageError, match="is based on itself"):
             resolve(second["uuid"], opened(imgapi_server.url), bus=bus)
 
     def test_a_bad_manifest_is_passed_over(
