@@ -1,7 +1,7 @@
-"""Values kept on disk that are quick to read: marshal data in frames, each with its digest before it.
+"""Values on disk that are quick to read: framed records of marshal data, each with its digest before it.
 
-A frame is the SHA-256 of its data, their length (8 bytes, little endian), and the data. Only what we wrote
-ourselves is read this way; a frame that is torn or has another digest ends what is there.
+A record is the SHA-256 of its data, their length (8 bytes, little endian), and the data. Only what we wrote
+ourselves is read this way; a record that is cut short or has another digest ends the file.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ _HEAD = 40
 
 
 def write(stream: IO[bytes], value: Any) -> None:
-    """Add a frame. The value is made of what marshal knows."""
+    """Add a record. The value must be made of types that marshal knows."""
     body = marshal.dumps(value)
     stream.writelines((hashlib.sha256(body).digest(), len(body).to_bytes(8, "little"), body))
 
 
 def read(data: bytes) -> Iterator[tuple[Any, int]]:
-    """The value of each whole frame, and where it ends."""
+    """Yield the value of each complete record, and the offset where it ends."""
     view = memoryview(data)
     at = 0
     while at + _HEAD <= len(view):

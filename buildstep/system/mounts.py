@@ -32,7 +32,7 @@ _PAUSE = 0.1
 
 @contextlib.contextmanager
 def noted(note: Callable[[Path], None]) -> Iterator[None]:
-    """For the length of a block, tell each mount's target before it is made.
+    """For the length of a block, pass the target of each mount to `note` before it is made.
 
     Does nothing where mounts die with the build's namespace: there is nothing to undo after a crash.
     """
@@ -47,14 +47,14 @@ def noted(note: Callable[[Path], None]) -> Iterator[None]:
 
 
 def are_noted() -> bool:
-    """Whether a mount made now would be known after a crash, or goes by itself."""
+    """Return whether a mount made now is in the journal after a crash, or goes by itself."""
     return host.HERE.namespaces or bool(_notes)
 
 
 def mount(source: str, target: Path | str, fstype: str | None, flags: int = 0, data: str = "") -> None:
-    """mount(2). Raises SandboxError with the kernel's word, the target and the options.
+    """Mount by mount(2). Raises SandboxError with the kernel's message, the target and the options.
 
-    Where mounts outlive their build it is noted first, and made by a command (`platform`).
+    Where mounts outlive their build it is noted first, and made by a command (`host`).
     """
     if host.HERE.mount_commands:
         lasting = data == LASTING
@@ -80,7 +80,7 @@ def mount(source: str, target: Path | str, fstype: str | None, flags: int = 0, d
 
 
 def unmount(target: Path | str) -> None:
-    """Unmount: plainly, again while busy, and at last lazily; never raises for 'not mounted'."""
+    """Unmount: plainly, again while busy, and at last lazily. What is not mounted is no error."""
     if host.HERE.mount_commands:
         where = os.path.realpath(target)
         if where in mount_points(where):
@@ -105,7 +105,7 @@ def unmount(target: Path | str) -> None:
 def mounted(
     source: str, target: Path | str, fstype: str | None, flags: int = 0, data: str = ""
 ) -> Iterator[None]:
-    """A mount for the length of a block."""
+    """Mount for the length of a block."""
     mount(source, target, fstype, flags, data)
     try:
         yield
@@ -132,7 +132,7 @@ def bind(source: Path | str, target: Path | str, *, read_only: bool = False) -> 
 def tmpfs(
     target: Path | str, *, mode: int = 0o755, flags: int = MS_NOSUID, size: str = ""
 ) -> contextlib.AbstractContextManager[None]:
-    """An empty file system in memory; `size` as tmpfs takes it (default: half of the memory)."""
+    """Mount an empty file system in memory; `size` as tmpfs takes it (default: half of the memory)."""
     data = f"mode={mode:o}" + (f",size={size}" if size else "")
     return mounted("tmpfs", target, "tmpfs", flags, data)
 
@@ -140,9 +140,9 @@ def tmpfs(
 def overlay_options(
     lower: Sequence[Path], upper: Path | None = None, work: Path | None = None, *, volatile: bool = False
 ) -> str:
-    """Mount options of an overlay; `lower` lists the topmost first. Without `upper` it is read-only.
+    """Return mount options of an overlay. `lower` lists the topmost first; without `upper` it is read-only.
 
-    Redirects and metadata-only copies stay off: a saved upper directory must be whole in itself.
+    Redirects and metadata-only copies stay off: a saved upper directory must be complete in itself.
     """
     options = f"lowerdir={':'.join(_escape(path) for path in lower)}"
     if upper is not None and work is not None:

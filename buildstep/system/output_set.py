@@ -18,12 +18,12 @@ from buildstep.system.files import CHUNK, fsync_dir, write_all
 
 
 def temporary_name(final: Path) -> Path:
-    """A name beside the final one that no other build, and no other call of this one, gives out."""
+    """Return a name beside the final one that no other build, and no other call in this one, uses."""
     return final.with_name(f".{final.name}.{os.getpid()}.{time.monotonic_ns()}.part")
 
 
 def create(path: Path) -> int:
-    """A new file, open to read and write. A file or a link that is already there is an error."""
+    """Create a file and return its descriptor. Raises EmitError, also if the name is taken."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         return os.open(path, flags, 0o644)
@@ -32,14 +32,14 @@ def create(path: Path) -> int:
 
 
 def seal(fd: int) -> Digests:
-    """Make a file durable and read it back: what is told of it is what is really there."""
+    """Make a file durable and read it back: the digests are of what is really there."""
     with Sealer(fd) as sealer:
         return sealer.finish()
 
 
 class Sealer:
-    """The digests of a file that is still being written, beside the writing. Use it as a context manager,
-    which waits for its threads."""
+    """Computes the digests of a file while it is still being written. A context manager: it waits for its
+    threads."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd

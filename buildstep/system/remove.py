@@ -10,8 +10,6 @@ from pathlib import Path
 
 from buildstep.errors import DatasetError
 
-# -- removal ----------------------------------------------------------------------------------------
-
 
 def remove_tree(path: Path | str) -> None:
     """Remove a tree without following a link or crossing into another file system.
@@ -69,7 +67,7 @@ def _open_dir(name: str, dir_fd: int | None) -> int:
 
 
 def _remove_name(act: Callable[..., None], name: str, dir_fd: int) -> None:
-    """unlink or rmdir, in a directory of ours that its mode keeps us from writing to as well."""
+    """Call unlink or rmdir, also in a directory of ours whose mode forbids us to write."""
     try:
         act(name, dir_fd=dir_fd)
     except PermissionError:
@@ -78,6 +76,7 @@ def _remove_name(act: Callable[..., None], name: str, dir_fd: int) -> None:
 
 
 def mounted_inside(path: str) -> DatasetError:
+    """Return the error for a mount point in what is to be removed."""
     return DatasetError(
         f"{path} is a mount point, and was not removed",
         hint="unmount it; nothing below a mount is deleted by a build",

@@ -9,16 +9,16 @@ from buildstep.tree.entry import Entry, FileList
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """A layer: what to lay on a base to get a tree. Both sorted by path; `removed` is topmost only."""
+    """A layer: what to apply to a base to get a tree. Both sorted by path; `removed` is topmost only."""
 
     entries: tuple[Entry, ...]
     removed: tuple[bytes, ...]
 
 
 def diff(base: FileList, tree: FileList) -> Changes:
-    """What differs, times aside. Files of `tree` that equal the base in metadata must be hashed.
+    """Return what differs, times aside. Files of `tree` that equal the base in metadata must be hashed.
 
-    A hard-link group is written whole when any member of it changed, so that a layer stands alone.
+    A hard-link group is written as a whole when any member of it changed, so that a layer needs no other.
     """
     changed = {path for path, entry in tree.items() if not _equal(base.get(path), entry)}
     groups: dict[bytes, list[bytes]] = {}

@@ -12,11 +12,9 @@ from pathlib import Path
 from buildstep.system.files import CHUNK
 from buildstep.tree.entry import Entry, FileList
 
-# -- hashing and difference -------------------------------------------------------------------------------
-
 
 def open_content(root: bytes, entry: Entry) -> int:
-    """A descriptor of a regular file's content; a link under that name is refused."""
+    """Open a regular file's content and return the descriptor; a link under that name is refused."""
     path = entry.source or root + b"/" + entry.path
     return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 

@@ -10,15 +10,15 @@ from buildstep.tree.proto import ProtoDir
 from buildstep.tree.stat_index import KnownEntry, known_entry
 from buildstep.tree.stat_lines import Seen
 
-_TOLD = 200
-"""How many changed paths are told."""
+_MOST_SHOWN = 200
+"""How many changed paths are shown."""
 
 
 def explain(proto: ProtoDir) -> list[tuple[str, str]]:
-    """The changed paths and exactly what differs from what the index knew, as far as it has been read.
+    """Return the changed paths and what differs from the index, as far as files have been read.
 
     A path that went and one of the same inode and content that came are a rename; what is in a renamed
-    directory went with it. A directory is not told for the time that a change in it gave it.
+    directory went with it. A directory is left out when only its time changed, because of a change in it.
     """
     if proto.doubt:
         return [("", proto.doubt)]
@@ -74,7 +74,7 @@ def _explained(proto: ProtoDir) -> list[tuple[str, str]]:
     }
     # What matters first, so that a few lines tell it.
     order = sorted(kept, key=lambda path: (kept[path].startswith(("touched", "time")), path))
-    return [(os.fsdecode(path), kept[path]) for path in order[:_TOLD]]
+    return [(os.fsdecode(path), kept[path]) for path in order[:_MOST_SHOWN]]
 
 
 def _renamed(proto: ProtoDir, came: Mapping[bytes, Seen], went: Mapping[bytes, Seen]) -> dict[bytes, bytes]:

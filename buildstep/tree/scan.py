@@ -18,14 +18,11 @@ SKIPPED_XATTRS = re.compile(
     rb"(trusted|user)\.overlay\.|security\.(selinux|ima|evm|apparmor|SMACK)|system\.nfs4_acl"
     rb"|trusted\.SGI_"
 )
-"""Labels that the agent's kernel or overlay adds; they are not part of an image."""
-
-
-# -- scanning -------------------------------------------------------------------------------------------
+"""Labels that the CI host's kernel or overlay adds; they are not part of an image."""
 
 
 def read_xattrs(path: bytes) -> Xattrs:
-    """The extended attributes that belong to an image, sorted by name. A link's own, never its target's."""
+    """Return the extended attributes of an image, sorted by name; a link's own, not its target's."""
     try:
         names = os.listxattr(path, follow_symlinks=False)
     except OSError as error:
@@ -64,7 +61,7 @@ def complete(entry: Entry, full: bytes) -> Entry:
 
 
 def walk(top: bytes) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
-    """Every path below (and with) `top`: (path in the tree, path on the agent, lstat). Links not followed."""
+    """Yield (path in the tree, path on the CI host, lstat) of `top` and all below; follow no link."""
     yield b"", top, os.lstat(top)
     stack = [b""]
     while stack:
@@ -79,7 +76,7 @@ def walk(top: bytes) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
 
 
 def scan(root: Path | bytes) -> FileList:
-    """All of a tree, unhashed, hard-link groups resolved."""
+    """Return all of a tree, unhashed, with its hard-link groups. Raises OSError."""
     found: FileList = {}
     inodes: dict[bytes, tuple[int, int]] = {}
     for path, full, info in walk(os.fsencode(root)):
@@ -103,7 +100,7 @@ Owner = Callable[[Entry], tuple[int, int]]
 
 
 def plain_mode(entry: Entry) -> int:
-    """The mode that an entry has on the disk of a user who cannot have what is not theirs."""
+    """Return the mode that an entry has on disk for a user without root, who must be able to read it."""
     return (entry.mode & 0o777) | (0o700 if entry.kind == "d" else 0o600)
 
 
@@ -143,7 +140,7 @@ _OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
 
 
 def scan_overlay(upper: Path, base: FileList) -> FileList:
-    """What a tree is when `upper`, an overlay's upper directory, lies on `base`."""
+    """Return the tree that an overlay shows: its upper directory on `base`."""
     found: FileList = dict(base)
     inodes: dict[bytes, tuple[int, int]] = {}
     for path, full, info in sorted(walk(os.fsencode(upper)), key=lambda item: item[0]):
@@ -202,7 +199,7 @@ def heal_groups(entries: FileList, laid: Container[bytes] = ()) -> None:
 
 
 def fingerprint_of(tree: Path) -> str:
-    """A digest that changes when anything in a tree is touched: ctimes cannot be set back."""
+    """Return a digest that changes when anything in a tree is touched: ctimes cannot be set back."""
     rows = [
         b"%s\0%d %d %d %d" % (path, info.st_mode, info.st_size, info.st_ctime_ns, info.st_ino)
         for path, _, info in walk(os.fsencode(tree))

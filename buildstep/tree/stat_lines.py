@@ -23,7 +23,7 @@ _FORMAT = "%i %s %T@ %C@ %m %U %G %n %y\\t%P\\0"
 
 
 class Seen(NamedTuple):
-    """A line, read. size in bytes, mtime and ctime in nanoseconds, mode: the permissions; line: itself."""
+    """A parsed line. size in bytes, mtime and ctime in nanoseconds, mode: the permissions; line: itself."""
 
     inode: int
     size: int
@@ -43,7 +43,7 @@ class Seen(NamedTuple):
 
 
 def parse(line: bytes) -> Seen:
-    """The fields of a line, all but the path."""
+    """Return the fields of a line, all but the path."""
     inode, size, mtime, ctime, mode, uid, gid, links, kind = line.partition(b"\t")[0].split(b" ")
     return Seen(
         int(inode), int(size), _nanoseconds(mtime), _nanoseconds(ctime), int(mode, 8), int(uid), int(gid),
@@ -60,7 +60,7 @@ def _nanoseconds(text: bytes) -> int:
 
 
 def path_of(line: bytes) -> bytes:
-    """The path of a line."""
+    """Return the path in a line."""
     return line.partition(b"\t")[2]
 
 
@@ -88,7 +88,7 @@ def listing(top: bytes, *, large: bool) -> Iterator[Callable[[], list[bytes]]]:
 
 
 def walk(top: bytes) -> Iterator[bytes]:
-    """The lines of a tree, by ourselves."""
+    """Yield the lines of a tree, found without another program."""
     for path, _, info in itertools.islice(scan.walk(top), 1, None):
         yield b"%d %d %d.%09d0 %d.%09d0 %o %d %d %d %b\t%b" % (
             info.st_ino, info.st_size, *divmod(info.st_mtime_ns, 1_000_000_000),
@@ -98,5 +98,5 @@ def walk(top: bytes) -> Iterator[bytes]:
 
 
 def kind(line: bytes) -> str:
-    """The kind in a line."""
+    """Return the kind in a line."""
     return chr(line[line.index(b"\t") - 1])
