@@ -134,6 +134,7 @@ def command(folder: Path, text: str) -> Command:
     return Command(argv=(sys.executable, "-S", "-c", text), env=dict(os.environ), cwd=folder)
 
 
+@pytest.mark.commands
 def test_a_run_is_measured_with_its_memory(tmp_path: Path) -> None:
     run = run_once(command(tmp_path, "import time; x = b'x' * 90_000_000; time.sleep(0.4)"), limit=20)
     assert run.seconds > 0.4
@@ -141,17 +142,20 @@ def test_a_run_is_measured_with_its_memory(tmp_path: Path) -> None:
     assert 90e6 < run.anon_total < 200e6
 
 
+@pytest.mark.commands
 def test_a_small_process_is_not_given_its_parents_memory(tmp_path: Path) -> None:
     ballast = bytearray(os.urandom(1)) * 150_000_000
     assert run_once(command(tmp_path, "pass"), limit=20).rss_largest < 60e6
     del ballast
 
 
+@pytest.mark.commands
 def test_a_failing_command_says_why(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"(?s)status 3.*broken"):
         run_once(command(tmp_path, "import sys; print('broken'); sys.exit(3)"), limit=20)
 
 
+@pytest.mark.commands
 def test_a_command_past_its_limit_is_stopped(tmp_path: Path) -> None:
     with pytest.raises(TooSlow):
         run_once(command(tmp_path, "import time; time.sleep(60)"), limit=0.2)
@@ -302,6 +306,7 @@ def workload(tree: Tree, *cases: Case) -> Workload:
     )
 
 
+@pytest.mark.commands
 def test_each_run_sees_its_own_change_and_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,6 +329,7 @@ def test_each_run_sees_its_own_change_and_nothing_is_left(
     assert not any((tmp_path / "work").iterdir())
 
 
+@pytest.mark.commands
 def test_one_case_alone_gets_a_warm_state_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "settle", lambda *, drop=False: None)
     tree = Tree(tmp_path / "inputs" / "t", many_files(60, mean=100))
@@ -347,6 +353,7 @@ def test_reading_a_tree_passes_over_holes(tmp_path: Path) -> None:
     machine.read_all(small(tmp_path).root)
 
 
+@pytest.mark.commands
 def test_the_cost_of_clones_is_compared_from_smallest_to_largest(tmp_path: Path) -> None:
     from bench import clone_cost
 

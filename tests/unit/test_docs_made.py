@@ -24,6 +24,7 @@ def text_of(name: str) -> str:
     return (TOP / "docs" / name).read_text()
 
 
+@pytest.mark.commands
 def test_what_is_made_from_the_code_is_up_to_date() -> None:
     # In a process of its own: what other tests have imported and changed must not show in the pages.
     ask = "import sys; from scripts import make_docs; sys.exit(' '.join(make_docs.stale()) or 0)"
@@ -50,6 +51,7 @@ def test_hidden_commands_stay_hidden() -> None:
         assert f"## buildstep {name}\n" not in text_of("reference/commands.md")
 
 
+@pytest.mark.commands
 @pytest.mark.parametrize("page", MAN, ids=lambda page: page.name)
 def test_man_pages_are_clean_roff(page: Path) -> None:
     text = page.read_text()
@@ -84,6 +86,7 @@ def test_a_table_in_a_page_is_made_anew_and_the_rest_kept() -> None:
     assert make_docs.filled(made) == made
 
 
+@pytest.mark.commands
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_prints_a_script_for_each_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["completion", shell]) == 0
@@ -92,6 +95,7 @@ def test_completion_prints_a_script_for_each_shell(shell: str, capsys: pytest.Ca
     assert "buildstep" in out
 
 
+@pytest.mark.commands
 def test_completion_completes() -> None:
     def ask(words: str, index: int) -> list[str]:
         env = {

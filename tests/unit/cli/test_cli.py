@@ -60,6 +60,7 @@ def test_the_original_flags_are_there(run: Run) -> None:
         assert flag in out, flag
 
 
+@pytest.mark.commands
 def test_help_loads_no_driver_and_is_quick() -> None:
     code = (
         "import resource, sys; from buildstep import cli; cli.main(['build', '--help']);"
@@ -161,6 +162,7 @@ def test_an_image_that_is_not_there_is_told_before_any_work(
 # What it does not do.
 
 
+@pytest.mark.commands
 def test_a_dry_run_changes_nothing(run: Run, manifest: Callable[..., str], tmp_path: Path) -> None:
     path = manifest()
     before = snapshot(tmp_path)
@@ -188,6 +190,7 @@ def test_a_dry_run_counts_files_and_names_the_pool_it_found(
     assert [line.split()[2] for line in out.splitlines() if line.startswith("  pool ")] == ["(default)"]
 
 
+@pytest.mark.commands
 def test_a_dry_run_in_a_pool_that_is_used_changes_nothing(
     run: Run, manifest: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -203,6 +206,7 @@ def test_a_dry_run_in_a_pool_that_is_used_changes_nothing(
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.commands
 def test_results_go_to_stdout_and_all_else_to_stderr(run: Run, manifest: Callable[..., str]) -> None:
     status, out, err = run("build", "-m", manifest(), "-f", "tar", "-v", "proto")
     assert status == 0
@@ -217,6 +221,7 @@ def test_results_go_to_stdout_and_all_else_to_stderr(run: Run, manifest: Callabl
     assert json.loads(out)["files"][0]["format"] == "tar"
 
 
+@pytest.mark.commands
 def test_every_event_can_be_had_as_json(run: Run, manifest: Callable[..., str], tmp_path: Path) -> None:
     assert run("build", "-m", manifest(), "--log-json", "log.jsonl", "proto")[0] == 0
     rows = [json.loads(row) for row in (tmp_path / "work/log.jsonl").read_text().splitlines()]

@@ -347,6 +347,7 @@ def test_reading_in_all_sizes_gives_the_same() -> None:
     assert b"".join(got) == data
 
 
+@pytest.mark.commands
 def test_importing_loads_no_codec_library() -> None:
     code = "import sys, buildstep.formats.codecs, buildstep.formats.decompress; print([m for m in ('isal', 'zstandard') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -124,6 +124,7 @@ class TestTrust:
     def test_authorities_of_the_environment(self) -> None:
         assert HttpOptions.of({"SSL_CERT_FILE": "/ca.pem"}).ca_bundle == "/ca.pem"
 
+    @pytest.mark.commands
     def test_a_certificate_that_nobody_vouches_for(self, tmp_path: Path, imgapi_server: ImgapiServer) -> None:
         import shutil
         import subprocess

@@ -144,6 +144,7 @@ os.write(journal._fd, b'{{"acquire": "dataset", "ide')
 }
 
 
+@pytest.mark.commands
 @pytest.mark.parametrize("what", KILLED.values(), ids=KILLED)
 def test_what_a_killed_build_left_is_removed(pool: DirectoryBackend, tmp_path: Path, what: str) -> None:
     out = tmp_path / "out"
@@ -157,6 +158,7 @@ def test_what_a_killed_build_left_is_removed(pool: DirectoryBackend, tmp_path: P
     assert heal(pool) == []
 
 
+@pytest.mark.commands
 def test_leftovers_tells_and_changes_nothing(pool: DirectoryBackend) -> None:
     ident = die(pool, KILLED["dataset"].strip())
     before = files(pool.path)
@@ -197,6 +199,7 @@ def test_a_live_build_is_left_alone(pool: DirectoryBackend, live: Callable[[], l
     assert live() == before
 
 
+@pytest.mark.commands
 def test_a_dead_builds_things_go_beside_a_live_one_of_the_same_name(
     pool: DirectoryBackend, live: Callable[[], list[str]], tmp_path: Path
 ) -> None:
@@ -252,6 +255,7 @@ def test_a_journal_cannot_make_heal_remove_what_is_not_ours(pool: DirectoryBacke
     assert pool.idents(Kind.IMAGE) == ["base"]
 
 
+@pytest.mark.commands
 def test_what_was_kept_stays_until_it_is_asked_for(pool: DirectoryBackend) -> None:
     ident = die(pool, KILLED["dataset"].strip())
     journal.keep(pool, f"{ident}-1")
@@ -264,6 +268,7 @@ def test_what_was_kept_stays_until_it_is_asked_for(pool: DirectoryBackend) -> No
     assert journal.kept(pool) == set()
 
 
+@pytest.mark.commands
 def test_a_file_that_cannot_be_removed_is_told_and_tried_again(
     pool: DirectoryBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:

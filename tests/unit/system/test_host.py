@@ -68,6 +68,7 @@ def called(log: Path) -> list[str]:
 # -- mounts -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.commands
 def test_loopbacks_in_order_and_back(log: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / "usr").mkdir(parents=True)
@@ -90,6 +91,7 @@ def test_loopbacks_in_order_and_back(log: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.commands
 def test_one_that_fails_undoes_the_others(log: Path, tmp_path: Path) -> None:
     """The original leaves four mounts behind, and the clone busy (D4)."""
     root = tmp_path / "root"
@@ -114,6 +116,7 @@ def test_link_in_the_image_leads_nowhere_else(log: Path, tmp_path: Path) -> None
     assert called(log) == []  # all are looked at before the first mount
 
 
+@pytest.mark.commands
 def test_busy_mount_is_forced(log: Path, tmp_path: Path) -> None:
     (tmp_path / "mnttab").write_text("a\t/x y\tlofs\tro\t0\n")
     failing(log, "umount /x y")
@@ -127,6 +130,7 @@ def test_what_is_not_mounted_is_left_alone(log: Path) -> None:
     assert called(log) == []
 
 
+@pytest.mark.commands
 def test_kinds_of_mounts(log: Path, tmp_path: Path) -> None:
     noted: list[Path] = []
     with mounts.noted(noted.append):
@@ -162,6 +166,7 @@ def test_on_linux_no_mount_is_noted() -> None:
 # -- the journal --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.commands
 def test_heal_undoes_the_mounts_of_the_dead(log: Path, tmp_path: Path) -> None:
     pool = DirectoryBackend(str(tmp_path / "pool"))
     tree = pool.create("x").path
@@ -181,6 +186,7 @@ def test_heal_undoes_the_mounts_of_the_dead(log: Path, tmp_path: Path) -> None:
     assert heal.heal(pool) == []
 
 
+@pytest.mark.commands
 def test_a_mount_that_cannot_be_undone_stays_in_the_journal(log: Path, tmp_path: Path) -> None:
     pool = DirectoryBackend(str(tmp_path / "pool"))
     tree = pool.create("x").path
@@ -194,6 +200,7 @@ def test_a_mount_that_cannot_be_undone_stays_in_the_journal(log: Path, tmp_path:
     assert [path.name for path in folder.iterdir()] == ["dead.jsonl"]
 
 
+@pytest.mark.commands
 def test_a_build_writes_its_mounts_down_before_it_makes_them(log: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     target = state / "mnt/x"
@@ -208,6 +215,7 @@ def test_a_build_writes_its_mounts_down_before_it_makes_them(log: Path, tmp_path
 # -- datasets -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.commands
 def test_zone(log: Path) -> None:
     assert pool_module.detect({}) == "zfs:zones/agent-1/data"
     assert called(log) == ["zonename ", "zfs list -H -o name zones/agent-1/data"]
@@ -220,6 +228,7 @@ def test_zone(log: Path) -> None:
         pool_module.detect({})
 
 
+@pytest.mark.commands
 def test_zfs_by_command_alone(log: Path) -> None:
     zfs = zfs_library.open_zfs()
     assert isinstance(zfs, zfs_library.ZfsCommand)
@@ -244,6 +253,7 @@ def test_zfs_by_command_alone(log: Path) -> None:
         zfs.send("z/c@final", None, nothing.fileno())
 
 
+@pytest.mark.commands
 def test_copies_without_gnu_cp(log: Path, tmp_path: Path) -> None:
     pool = DirectoryBackend(str(tmp_path / "pool"))
     made = pool.create("one")

@@ -16,6 +16,8 @@ import pytest
 from buildstep.errors import CommandFailed, ToolMissing
 from buildstep.system import process
 
+pytestmark = pytest.mark.commands  # starting them is the subject
+
 
 def alive(pid: int) -> bool:
     """Whether a process runs; one that waits for its parent to ask does not."""

@@ -18,6 +18,8 @@ from buildstep.tree.proto import ProtoDir, scan_proto
 from buildstep.tree.proto_changes import explain
 from buildstep.tree.stat_index import StatIndex
 
+pytestmark = pytest.mark.commands  # find walks large trees; rsync is the measure of patterns
+
 # -- exclude patterns ---------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,8 @@ import pytest
 from buildstep.system import process
 from buildstep.tree import stat_lines
 
+pytestmark = pytest.mark.commands  # find, real and broken
+
 
 @pytest.fixture
 def odd(tmp_path: Path) -> Path:
