@@ -176,6 +176,7 @@ def test_a_dry_run_changes_nothing(run: Run, manifest: Callable[..., str], tmp_p
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.commands
 def test_a_dry_run_counts_files_and_names_the_pool_it_found(
     run: Run, manifest: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
