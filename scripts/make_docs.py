@@ -17,6 +17,7 @@ import click
 from buildstep.cli.build import choices
 from scripts import command_pages, m_json_page
 from scripts.markdown import table
+from scripts.room_tables import room_table
 from scripts.rule_words import words
 
 TOP = Path(__file__).parents[1]
@@ -124,12 +125,16 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "events": _events,
 }
 
+def _table(name: str) -> str:
+    return room_table(name.removeprefix("room ")) if name.startswith("room ") else TABLES[name]()
+
+
 _MARKED = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(text: str) -> str:
     """Return a page with its tables as the code has them now."""
-    return _MARKED.sub(lambda match: f"{match[1]}\n{TABLES[match[2]]()}\n\n{match[3]}", text)
+    return _MARKED.sub(lambda match: f"{match[1]}\n{_table(match[2])}\n\n{match[3]}", text)
 
 
 # -- all of it -----------------------------------------------------------------------------------------------

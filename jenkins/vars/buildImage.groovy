@@ -3,7 +3,7 @@
  *
  * Returns what `bin/build --json` prints, as a map: uuid, manifest, record, files, steps, tree_digest, seconds.
  * Sets env.BUILDSTEP_MANIFEST and env.BUILDSTEP_RECORD, for stages that publish or report.
- * docs/ci/jenkins.md tells every parameter; an unknown one is an error before anything runs.
+ * docs/how-to/jenkins.md tells every parameter; an unknown one is an error before anything runs.
  */
 import com.cloudbees.groovy.cps.NonCPS
 import groovy.transform.Field

@@ -13,7 +13,8 @@ import click
 import pytest
 
 from buildstep import cli
-from scripts import command_pages, make_docs
+from scripts import command_pages, make_docs, room_tables
+from tests.unit.test_layering import MODULES, ROOMS
 
 TOP = Path(__file__).parents[2]
 PAGES = [TOP / "README.md", TOP / "CONTRIBUTING.md", *sorted((TOP / "docs").rglob("*.md"))]
@@ -87,6 +88,23 @@ def test_a_table_in_a_page_is_made_anew_and_the_rest_kept() -> None:
 
 
 @pytest.mark.commands
+def test_every_module_is_named_by_its_room_in_reading_order() -> None:
+    page = text_of("explanation/how-it-works.md")
+    headings = re.findall(r"^### (\w+): ", page, re.MULTILINE)
+    assert headings == [room for room in reversed(ROOMS) if room != "__main__"]
+    for module in MODULES:
+        name = f"`buildstep/{module}.py`" if module == "__main__" else f"`{module}.py`"
+        assert name in page or module == "__init__", module
+
+
+def test_a_module_comes_before_those_it_uses() -> None:
+    order = [path.name for path in room_tables.modules("build") if path.parent.name == "build"]
+    assert order[0] == "__init__.py"
+    assert order.index("execute.py") < order.index("deliver.py") < order.index("context.py")
+    sentence = room_tables.first_sentence(TOP / "buildstep/build/steps/__init__.py")
+    assert sentence == "The steps of a build, in order."
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_prints_a_script_for_each_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["completion", shell]) == 0
@@ -121,7 +139,7 @@ def test_completion_completes() -> None:
 
 
 def test_every_variable_that_the_code_reads_is_documented() -> None:
-    page = text_of("reference/environment.md") + text_of("ci/jenkins.md")
+    page = text_of("reference/environment.md") + text_of("how-to/jenkins.md")
     found: set[str] = set()
     for path in [*(TOP / "buildstep").rglob("*.py"), *(TOP / "bin").iterdir()]:
         found |= set(re.findall(r"\bBUILDSTEP_[A-Z][A-Z_]+[A-Z]\b", path.read_text()))
