@@ -125,6 +125,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "events": _events,
 }
 
+
 def _table(name: str) -> str:
     return room_table(name.removeprefix("room ")) if name.startswith("room ") else TABLES[name]()
 

@@ -21,7 +21,7 @@ def modules(room: str) -> list[Path]:
     folder = TOP / "buildstep" / room
     files = sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
     names = {_dotted(path): path for path in files}
-    sorter: TopologicalSorter[Path] = TopologicalSorter({path: () for path in reversed(files)})
+    sorter: TopologicalSorter[Path] = TopologicalSorter(dict.fromkeys(reversed(files), ()))
     for path in files:
         if path.name != "__init__.py":  # the table of a seam names its rows
             sorter.add(path, *sorted({names[name] for name in _imported(path) if name in names} - {path}))

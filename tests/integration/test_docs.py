@@ -3,6 +3,9 @@
 The blocks of a page that are marked `sh` are run in one shell, in order; any other mark is not run. A page that
 needs more than a shell says so: `<!-- needs: root mmdebstrap mirror -->`. All pages share a pool, so that a costly
 base image is made once.
+
+A page about the code has blocks that are files, or rows for one: `<!-- write: PATH -->` or `<!-- insert: PATH below:
+TEXT -->` comes before them. They are applied to the copy first, so that the page's commands see them at work.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 LIMIT = 600
 
 _FENCE = re.compile(r"^ {0,3}```(\w*)[^\n]*\n(.*?)^ {0,3}```$", re.MULTILINE | re.DOTALL)
+_WRITE = re.compile(r"<!-- write: (\S+) -->\n+```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_INSERT = re.compile(r"<!-- insert: (\S+) below: (.+?) -->\n+```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NEEDS = re.compile(r"<!-- needs: ([a-z ]+) -->")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -39,6 +44,20 @@ def snippets(page: Path) -> list[tuple[int, str]]:
         for match in _FENCE.finditer(text)
         if match[1] == "sh"
     ]
+
+
+def apply_edits(page: Path, checkout: Path) -> None:
+    """Write the files and insert the rows that a page shows."""
+    text = page.read_text()
+    for name, content in _WRITE.findall(text):
+        assert not (checkout / name).exists(), f"{name} is there already"
+        (checkout / name).write_text(content)
+    for name, mark, rows in _INSERT.findall(text):
+        lines = (checkout / name).read_text().splitlines(keepends=True)
+        places = [number for number, line in enumerate(lines) if mark in line]
+        assert len(places) == 1, f"{mark!r} is in {len(places)} lines of {name}"
+        lines.insert(places[0] + 1, rows)
+        (checkout / name).write_text("".join(lines))
 
 
 RUN = [page for page in PAGES if snippets(page)]
@@ -77,6 +96,7 @@ def test_what_a_page_tells_to_type_works(
         pytest.skip("bin/build has not been set up here")
     if needs := _NEEDS.search(page.read_text()):
         require(*needs[1].split())
+    apply_edits(page, checkout)
     script = ["set -eu"]
     for number, text in snippets(page):
         script += [f"echo {shlex.quote(f'>>> {name_of(page)}:{number}')}", text]
@@ -101,6 +121,26 @@ def test_blocks_are_found_and_told_apart(tmp_path: Path) -> None:
     )
     assert snippets(page) == [(4, "echo one\n"), (16, "two\n")]
     assert RUN, "no page has anything to run"
+
+
+@pytest.mark.parametrize("what", ["cleaner", "report", "step"])
+def test_an_addition_is_one_new_file_and_one_table(what: str, checkout: Path) -> None:
+    page = REPOSITORY / f"docs/how-to/add-a-{what}.md"
+    text = page.read_text()
+    assert len(_WRITE.findall(text)) == 1
+    assert len({name for name, _, _ in _INSERT.findall(text)}) == 1
+    # What is added keeps to the rules that hold for the package.
+    apply_edits(page, checkout)
+    for argv in (
+        ["ruff", "check", "buildstep"],
+        ["ruff", "format", "--check", "buildstep"],
+        ["python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit/test_layering.py"],
+    ):
+        done = subprocess.run(
+            [REPOSITORY / ".venv/bin" / argv[0], *argv[1:]], cwd=checkout, capture_output=True, text=True,
+            check=False, env={**os.environ, "PYTHONPATH": os.fspath(checkout)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("page", [*PAGES, REPOSITORY / "CONTRIBUTING.md"], ids=name_of)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from buildstep.build import steps
 from tests.integration.conftest import demand
 from tests.integration.support import (
     Lab,
@@ -26,7 +27,7 @@ from tests.integration.support import (
     write_base,
 )
 
-STEPS = ("import", "clone", "sync", "packages", "clean", "motd", "snapshot", "emit", "destroy")
+STEPS = tuple(step.name for step in steps.STEPS)
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SIGNALS = (*HANDLED, signal.SIGKILL)
 
