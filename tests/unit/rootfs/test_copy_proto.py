@@ -43,6 +43,7 @@ EXCLUDES = [
 ]
 
 
+@pytest.mark.commands
 @pytest.mark.parametrize("exclude", EXCLUDES, ids=" ".join)
 def test_rules_mean_the_same_further_down(
     tmp_path: Path, proto: Callable[..., Path], exclude: list[str]
@@ -73,6 +74,7 @@ def test_the_source_of_what_went_behind_a_link(base: Root, proto: Callable[..., 
     assert source_of(top, base, [b"bin/x", b"etc/y"]) == {b"usr/bin/x": b"bin/x", b"etc/y": b"etc/y"}
 
 
+@pytest.mark.commands
 @pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
 def test_a_copy_goes_behind_links_and_keeps_the_roots_own_mode(
     base: Root, proto: Callable[..., Path]
