@@ -20,7 +20,7 @@ image: ## build the sample: a Debian system with a web server and one page
 	@bin/deps image
 	bin/build -m $(SAMPLE)/m.json -o bits/hello $(SAMPLE)/proto
 
-check: lint check-unit check-integration ## lint, types, unit and integration tests
+check: deps lint check-unit check-integration ## lint, types, unit and integration tests
 
 check-unit: dev ## quick tests: no root, no network
 	$(PYTHON_BIN) -m pytest -q tests/unit
@@ -31,10 +31,12 @@ check-integration: deps dev ## real tools and file systems, as root
 check-zfs: deps dev ## the ZFS backend on a real pool, in a small guest
 	$(PYTHON_BIN) tests/guest/guest.py run --timeout 3600 -- sh -c 'cd /src && python3 -m pytest -q -p no:cacheprovider tests/integration/test_backends.py tests/integration/test_native_defects.py tests/integration/zfs -k zfs'
 
-lint: dev ## ruff and mypy
+lint: dev ## ruff, mypy, codespell, shellcheck
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/codespell
+	shellcheck bin/build bin/deps bin/setup .ci/run bench/peers/*.sh tests/guest/*.sh tests/install/*.sh
 
 format: dev ## let ruff write
 	.venv/bin/ruff format .

@@ -1,4 +1,5 @@
 #!/busybox sh
+# shellcheck shell=dash
 # The guest's first program, from the initramfs: find the root, unpack the input drive, go on there.
 # Drives: vda root, vdb input (a tar), vdc results (a tar, written by init.sh).
 fail() { echo "guest: $*"; echo o >/proc/sysrq-trigger; /busybox sleep 60; }
