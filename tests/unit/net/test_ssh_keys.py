@@ -13,6 +13,8 @@ import pytest
 from buildstep.errors import SigningError
 from buildstep.net.ssh_keys import agent_signer, file_signer, fingerprints
 
+pytestmark = pytest.mark.commands  # ssh-keygen, ssh-agent and ssh-add make the keys
+
 
 @pytest.fixture(scope="module")
 def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
