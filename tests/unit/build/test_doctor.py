@@ -21,6 +21,8 @@ from buildstep.build.doctor.findings import Examination
 from buildstep.errors import ExitCode, SandboxError
 from buildstep.system import process
 
+pytestmark = pytest.mark.commands  # tools are asked for their versions
+
 Doctor = Callable[..., tuple[int, dict[str, Any]]]
 
 
