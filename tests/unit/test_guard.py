@@ -78,3 +78,10 @@ def test_a_fork_is_no_command() -> None:
     if not child:
         os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+@pytest.mark.commands("true")
+def test_a_mark_can_name_the_programs(unplanned: list[str]) -> None:
+    assert process.run(["true"]).status == 0
+    assert process.query(["true"]).status == 0
+    assert "unplanned" in refused(lambda: process.run(TRUE), unplanned)

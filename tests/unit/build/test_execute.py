@@ -12,6 +12,8 @@ from buildstep.build.steps.interface import Route
 from buildstep.errors import EmitError
 from tests.unit.build.workshop import Workshop, make_workshop
 
+pytestmark = pytest.mark.commands("find", "rsync")  # proto directories are really walked and copied
+
 
 @pytest.fixture
 def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:

@@ -10,6 +10,8 @@ import pytest
 from buildstep.errors import InstallError
 from tests.unit.build.workshop import Workshop, make_workshop
 
+pytestmark = pytest.mark.commands("find", "rsync")  # proto directories are really walked and copied
+
 
 @pytest.fixture
 def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
