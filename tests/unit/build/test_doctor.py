@@ -110,6 +110,7 @@ def test_an_agent_that_can_is_told_so(doctor: Doctor, tmp_path: Path) -> None:
 
 def test_every_problem_has_a_fix(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "find", lambda *_, **__: None)
+    monkeypatch.setenv("BUILDSTEP_APT_MIRROR", "http://127.0.0.1:9/debian")
     _, told = doctor(
         "-m", manifest(image="mmdebstrap:bookworm", packages=["a"]), "--pool", f"dir:{tmp_path}/p", "proto"
     )

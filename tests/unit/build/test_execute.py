@@ -12,7 +12,7 @@ from buildstep.build.steps.interface import Route
 from buildstep.errors import EmitError
 from tests.unit.build.workshop import Workshop, make_workshop
 
-pytestmark = pytest.mark.commands("find", "rsync")  # proto directories are really walked and copied
+pytestmark = pytest.mark.commands("cp", "find", "rsync")  # trees are really walked and copied
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from buildstep.errors import InstallError
 from tests.unit.build.workshop import Workshop, make_workshop
 
-pytestmark = pytest.mark.commands("find", "rsync")  # proto directories are really walked and copied
+pytestmark = pytest.mark.commands("cp", "find", "rsync")  # trees are really walked and copied
 
 
 @pytest.fixture

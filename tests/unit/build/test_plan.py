@@ -23,7 +23,7 @@ from buildstep.images.store import ImageStore
 from buildstep.spec.load import BuildSpec
 from tests.unit.build.workshop import ENVIRON, Repository, Workshop
 
-pytestmark = pytest.mark.commands("find", "rsync")  # proto directories are really walked and copied
+pytestmark = pytest.mark.commands("cp", "find", "rsync")  # trees are really walked and copied
 
 IMAGE = ImageRecord(
     uuid="11111111-2222-3333-4444-555555555555", key="k", label="base", tree_digest="t", fingerprint="f",
