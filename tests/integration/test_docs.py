@@ -54,7 +54,7 @@ def apply_edits(page: Path, checkout: Path) -> None:
         (checkout / name).write_text(content)
     for name, mark, rows in _INSERT.findall(text):
         lines = (checkout / name).read_text().splitlines(keepends=True)
-        places = [number for number, line in enumerate(lines) if mark in line]
+        places = [number for number, line in enumerate(lines) if line.strip().startswith(mark)]
         assert len(places) == 1, f"{mark!r} is in {len(places)} lines of {name}"
         lines.insert(places[0] + 1, rows)
         (checkout / name).write_text("".join(lines))
