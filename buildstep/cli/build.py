@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +13,14 @@ import click
 
 from buildstep import __version__
 from buildstep.cli.options import pairs, print_json, short_path, show
+from buildstep.errors import SpecError
 
 if TYPE_CHECKING:
     from buildstep.build.plan import Plan
     from buildstep.spec.document import Document
     from buildstep.spec.fields import BuildSpec
     from buildstep.spec.settings import Choices
+    from buildstep.system.registry import Registry
 
 
 def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool | None:
@@ -148,19 +151,28 @@ def load_spec(document: Document, flags: Mapping[str, object]) -> BuildSpec:
     """Return the checked spec of an m.json and the flags of a command line. Raises SpecError."""
     from buildstep.spec import load as specs
 
-    return specs.load(document, flags=flags, environ=os.environ, cwd=Path.cwd(), choices=choices())
+    load = partial(specs.load, document, flags=flags, environ=os.environ, cwd=Path.cwd())
+    try:
+        return load(choices=choices())
+    except SpecError:
+        # To know the rows of other packages costs as much as a small build: only where ours will not do.
+        return load(choices=choices(plugins=True))
 
 
-def choices() -> Choices:
-    """Return the names of installers, formats and cleaners, for the spec to check names against."""
+def choices(*, plugins: bool = False) -> Choices:
+    """Return the names of installers, formats and cleaners, for the spec to check names against. plugins:
+    also those of other packages."""
     from buildstep import emit
     from buildstep.rootfs import cleaners, installers
     from buildstep.spec.settings import Choices
 
+    def names(table: Registry[Any]) -> tuple[str, ...]:
+        return tuple(table.names() if plugins else table)
+
     return Choices(
-        installers=tuple(installers.INSTALLERS),
-        formats=tuple(emit.EMITTERS),
-        cleaners=tuple(cleaners.CLEANERS),
+        installers=names(installers.INSTALLERS),
+        formats=names(emit.EMITTERS),
+        cleaners=names(cleaners.CLEANERS),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -67,17 +66,6 @@ def read_json(path: Path) -> Any:
 
 
 # -- copying ----------------------------------------------------------------------------------------
-
-
-def clone_file(source: int, target: int) -> bool:
-    """Share the blocks of one open file with another (reflink). Returns False where it cannot be done."""
-    try:
-        fcntl.ioctl(target, _FICLONE, source)
-    except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.EPERM):
-            return False
-        raise
-    return True
 
 
 def copy_range(source: int, target: int, count: int) -> None:

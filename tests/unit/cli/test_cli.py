@@ -7,12 +7,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from buildstep import __version__, cli
 from buildstep.cli import session
+from buildstep.cli.build import load_spec
+from buildstep.errors import SpecError
+from buildstep.spec.document import Document
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -254,3 +258,20 @@ def test_a_bug_shows_its_traceback_and_ends_with_1(
     assert status == 1
     assert "boom" in err
     assert "Traceback" in err
+
+
+def test_a_format_of_another_package_can_be_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    point = metadata.EntryPoint("theirs", "buildstep.emit.tar:TarEmitter", "buildstep.emitters")
+    monkeypatch.setattr(
+        metadata, "entry_points", lambda group: [point] if group == "buildstep.emitters" else []
+    )
+    (tmp_path / "proto").mkdir()
+    document = Document("m.json", {**GOOD, "build": {"image": "scratch", "formats": ["theirs"]}})
+    spec = load_spec(document, {"proto": str(tmp_path / "proto")})
+    assert tuple(spec.formats) == ("theirs",)
+    wrong = Document("m.json", {**GOOD, "build": {"image": "scratch", "formats": ["their"]}})
+    with pytest.raises(SpecError) as caught:
+        load_spec(wrong, {"proto": str(tmp_path / "proto")})
+    assert "theirs" in str(caught.value.faults[0].hint)

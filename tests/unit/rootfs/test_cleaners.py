@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from buildstep.errors import SandboxError, UsageError
 from buildstep.events import Bus, Cleaned, Event
 from buildstep.rootfs import cleaners
-from buildstep.rootfs.cleaners.interface import CleanOptions
+from buildstep.rootfs.cleaners.interface import Cleaner, CleanOptions
 from buildstep.rootfs.leak_check import CiHost
 from buildstep.system.root import Root
 
@@ -58,6 +59,19 @@ def test_each_default_cleaner_has_a_name_and_a_description() -> None:
     for name, cleaner in cleaners.CLEANERS.items():
         assert name == cleaner.name
         assert cleaner.description
+
+
+def test_a_cleaner_of_another_package_runs_after_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    theirs = Cleaner("theirs", "what they know", lambda work: order.append("theirs"))
+    point = metadata.EntryPoint("theirs", "their_package:CLEANER", "buildstep.cleaners")
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [point])
+    monkeypatch.setattr(metadata.EntryPoint, "load", lambda _self: theirs)
+    done = cleaners.clean(["theirs", "tmp"], Root(tmp_path), CleanOptions(ci_host=CiHost()), Bus())
+    assert [row.cleaner for row in done] == ["tmp", "theirs"]
+    assert order == ["theirs"]
 
 
 @pytest.mark.parametrize(
