@@ -152,7 +152,8 @@ def plan(
     )
     if image is not None and spec.cache and spec.wants_packages:
         facts = replace(facts, layer=_plan_layer(facts, image, cache, environ or {}))
-    chosen = _choose_route(facts, store) if index is not None and _is_read(facts.proto) else _Choice()
+    incremental = image is not None and index is not None and _is_read(facts.proto)
+    chosen = _choose_route(facts, store) if incremental else _Choice()
     facts = replace(facts, missed=chosen.missed)
     full_steps = tuple(
         PlannedStep(name=step.name, **step.load().plan(facts)._asdict()) for step in in_order(spec)

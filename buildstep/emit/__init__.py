@@ -13,7 +13,7 @@ from buildstep.emit import read_pass
 from buildstep.emit.interface import Artifact, EmitJob, Emitter, Sink
 from buildstep.errors import EmitError, Fault, SpecError
 from buildstep.events import Bus
-from buildstep.formats.codecs import codec
+from buildstep.formats import codecs
 from buildstep.spec.load import BuildSpec
 from buildstep.system.output_set import Outputs, temporary_name
 from buildstep.system.registry import Registry, importing
@@ -56,7 +56,7 @@ def resolve(formats: Sequence[str], compression: str | None, bus: Bus | None = N
         raise SpecError("output formats", faults)
     for emitter in chosen.values():
         if wanted := compression or (emitter.compressions[0] if emitter.compressions else ""):
-            codec(wanted)
+            codecs.codec(wanted)
     return chosen
 
 
@@ -122,7 +122,7 @@ def tool_versions(spec: BuildSpec) -> dict[str, str]:
     """Return what makes the image, by name: ourselves, Python, the kernel, and the codec libraries."""
     found = {"buildstep": __version__, "python": platform.python_version(), "kernel": platform.release()}
     for name in sorted({codec_of(spec, wanted) for wanted in spec.formats}):
-        found[f"codec {name}"] = codec(name).ident
+        found[f"codec {name}"] = codecs.codec(name).ident
     return found
 
 

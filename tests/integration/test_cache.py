@@ -758,8 +758,8 @@ def test_a_pool_that_fills_up_at_any_moment(
 
 SMALL_LAYERS = """
 import sys
-from buildstep import layers
-layers.LAYER_TARGET = 100_000
+from buildstep.emit import split_layer
+split_layer.LAYER_TARGET = 100_000
 from buildstep.cli import main
 sys.exit(main())
 """

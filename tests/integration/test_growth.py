@@ -47,7 +47,7 @@ def debian_yard(tmp_path_factory: pytest.TempPathFactory) -> Yard:
 
 REAL: Mapping[str, tuple[list[str], list[str], str]] = {
     "no scripts": (["bash-completion", "pigz"], ["tree", "pv"], ""),
-    "no scripts, users there": (["openssh-client", "tcpdump"], ["tree", "zstd"], ""),
+    "no scripts, users there": (["openssh-client", "tcpdump"], ["tree", "pv"], ""),
     "libraries": (["openssh-client", "tcpdump"], ["libxml2-utils"], ""),
     "a script that does nothing": (["gawk"], ["bc", "dc"], ""),
     "what is there, asked for by name": (["curl"], ["libcurl4"], ""),

@@ -148,7 +148,9 @@ def test_a_first_build_takes_the_full_route_and_says_what_it_does(desk: Desk) ->
 
 def test_a_base_that_is_not_there_is_imported_first(desk: Desk) -> None:
     desk.store.image = None
-    told = reasons(desk.plan(desk.spec(("a",))))
+    found = desk.plan(desk.spec(("a",)))
+    assert found.proto.unread == 1, "its files are hashed while they are written"
+    told = reasons(found)
     assert told["import"] == ("run", "will be made from scratch")
     assert told["packages"] == ("run", "new base")
 
