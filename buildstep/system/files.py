@@ -6,12 +6,13 @@ import contextlib
 import errno
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from buildstep.system.locks import new_locked_file
+from buildstep.system.locks import create_locked
 
 CHUNK = 1 << 20
 """Bytes read at a time when a whole file is hashed or copied."""
@@ -38,20 +39,25 @@ def atomic_write(path: Path, *, mode: int = 0o644, durable: bool = True) -> Iter
     Until then it has a temporary name and is locked: one that can be locked was left by a dead process.
     durable: False leaves out the syncs, for what can be made again. Raises OSError.
     """
-    temporary, fd = new_locked_file(path, mode)
-    try:
-        with os.fdopen(fd, "w+b") as stream:
-            yield stream
-            stream.flush()
+    while True:
+        # The name is known before the file is there: a signal in between leaves nothing behind.
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.part")
+        try:
+            fd = create_locked(temporary, mode)
+            if fd is None:
+                continue
+            with os.fdopen(fd, "w+b") as stream:
+                yield stream
+                stream.flush()
+                if durable:
+                    os.fsync(stream.fileno())
+            temporary.replace(path)
             if durable:
-                os.fsync(stream.fileno())
-        temporary.replace(path)
-        if durable:
-            fsync_dir(path.parent)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
+                fsync_dir(path.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        return
 
 
 def write_json(path: Path, value: object, *, durable: bool = True) -> None:

@@ -5,26 +5,26 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 
-def new_locked_file(path: Path, mode: int) -> tuple[Path, int]:
-    """Make a locked file with a temporary name beside `path`; returns that name and the descriptor."""
-    while True:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.part")
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            # Whoever sweeps may have taken it for a dead one's in the moment before it was locked.
-            if _same_file(fd, temporary):
-                return temporary, fd
-        except BaseException:
-            os.close(fd)
-            temporary.unlink(missing_ok=True)
-            raise
+def create_locked(path: Path, mode: int) -> int | None:
+    """Create a file and lock it; return its descriptor.
+
+    Returns None if it was removed in the moment before it was locked: who removes what dead processes left
+    may have taken it for one of theirs.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if _same_file(fd, path):
+            return fd
+    except BaseException:
         os.close(fd)
+        raise
+    os.close(fd)
+    return None
 
 
 @contextlib.contextmanager
