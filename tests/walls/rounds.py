@@ -1,0 +1,26 @@
+"""How much of the suite of walls runs: all of it with BUILDSTEP_WALLS=1, a sample as part of the integration tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+FULL = os.environ.get("BUILDSTEP_WALLS") == "1"
+
+
+def rounds(full: int, sample: int) -> int:
+    """Return how many rounds a test runs: `full` under `make check-walls`, else `sample`."""
+    return full if FULL else sample
+
+
+def chosen(rows: Sequence[T], sample: int) -> list[T]:
+    """Return the rows to run: all under `make check-walls`, else `sample` of them, spread over the whole list.
+
+    The same ones each time, so that a failure is there again in the next run.
+    """
+    if FULL or sample >= len(rows):
+        return list(rows)
+    return [rows[index * len(rows) // sample] for index in range(sample)]
