@@ -73,6 +73,7 @@ def test_libzfs_core_does_what_a_build_needs(tmp_path: Path) -> None:
     [
         "buildstep",
         "click",
+        "deflate",
         "hypothesis",
         "isal",
         "jinja2",

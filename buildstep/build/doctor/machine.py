@@ -115,7 +115,10 @@ def _codecs(seen: Examination) -> None:
             continue
         if name == "gzip" and ident.startswith("zlib"):
             seen.warn(
-                "tools", "codec gzip", f"{ident}; isal is several times faster", "pip install buildstep[fast]"
+                "tools",
+                "codec gzip",
+                f"{ident}; libdeflate is several times faster",
+                "pip install buildstep[fast]",
             )
         else:
             seen.ok("tools", f"codec {name}", ident)
