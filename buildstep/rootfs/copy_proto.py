@@ -22,6 +22,9 @@ from buildstep.rootfs.placement import Placement, find_placements, placement_of
 from buildstep.system import host, process
 from buildstep.system.root import Root
 
+_LISTING = 1 << 30
+"""Bytes that rsync's list of what it copied may have: ten million paths."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CopyOptions:
@@ -69,7 +72,7 @@ def copy(proto: Path, root: Root, options: CopyOptions, bus: Bus) -> None:
             done = process.run(
                 ["rsync", *flags, "--", f"{proto / placement.source}/", f"{target}/"],
                 line=None if listing else lambda text: bus.output("rsync", text),
-                limits=process.Limits(options.timeout),
+                limits=process.Limits(options.timeout, answer=_LISTING if listing else 0),
                 what="copying the proto directory",
             )
         except CommandFailed as error:

@@ -50,6 +50,9 @@ _CAPABILITIES = (
 )  # fmt: skip
 """What package scripts need. Without sys_admin they can neither mount nor unmount."""
 
+_ANSWER = 16 << 20
+"""Bytes of standard output that a command in the image may answer with."""
+
 _INIT_FAILED = 125
 _INIT_MARK = "buildstep-sandbox:"
 
@@ -143,7 +146,7 @@ class ChrootSandbox:
                 cwd="/",
                 ok=ok,
                 line=lambda text: self._bus.output(tool, proxies.mask(text)),
-                limits=process.Limits(self._options.timeout, self._options.idle_timeout),
+                limits=process.Limits(self._options.timeout, self._options.idle_timeout, answer=_ANSWER),
                 what=what or tool,
             )
         except CommandFailed as error:

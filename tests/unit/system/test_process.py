@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from buildstep.errors import CommandFailed, ToolMissing
-from buildstep.system import process
+from buildstep.system import command_output, process
 
 pytestmark = pytest.mark.commands  # starting them is the subject
 
@@ -38,7 +38,9 @@ def ended(pid: int, within: float = 3.0) -> bool:
 
 def test_output_is_kept_apart_and_told_line_by_line() -> None:
     lines: list[str] = []
-    done = process.run(["sh", "-c", "echo one; echo two; echo err >&2"], line=lines.append)
+    done = process.run(
+        ["sh", "-c", "echo one; echo two; echo err >&2"], line=lines.append, limits=process.Limits(answer=100)
+    )
     assert (done.status, done.stdout, done.stderr) == (0, "one\ntwo", "err")
     assert sorted(lines) == ["err", "one", "two"]
 
@@ -50,7 +52,7 @@ def test_a_failure_has_the_last_lines_and_the_command_to_paste() -> None:
     assert error.status == 3
     assert error.message == "trying: sh exited with status 3"
     lines = error.detail.splitlines()
-    assert len(lines) == process.TAIL_LINES + 1
+    assert len(lines) == command_output.TAIL_LINES + 1
     assert {"100", "why"} <= set(lines)
     assert "1" not in lines
     assert lines[-1] == "command: sh -c 'seq 1 100; echo why >&2; exit 3'"
@@ -74,20 +76,21 @@ def test_a_missing_program_is_named_with_a_hint() -> None:
 
 
 def test_nothing_waits_for_an_input_that_never_comes() -> None:
-    assert process.run(["cat"], limits=process.Limits(5)).stdout == ""
+    assert process.run(["cat"], limits=process.Limits(5, answer=100)).stdout == ""
     assert process.query(["cat"], timeout=5).stdout == ""
 
 
 def test_arguments_and_output_need_not_be_text() -> None:
     odd = os.fsdecode(b"\xff\nh\xc3\xa9")
-    assert process.run(["printf", "%s", odd]).stdout == "\ufffd\nhé"
+    assert process.run(["printf", "%s", odd], limits=process.Limits(answer=100)).stdout == "\ufffd\nhé"
     lines: list[str] = []
     process.run(["printf", "%s", odd], line=lines.append)
     assert lines == ["\ufffd", "hé"]
     # The bytes themselves reach the child unchanged.
-    assert process.run(["sh", "-c", 'printf %s "$1" | od -An -tx1', "sh", odd]).stdout.split() == [
-        "ff", "0a", "68", "c3", "a9",
-    ]  # fmt: skip
+    done = process.run(
+        ["sh", "-c", 'printf %s "$1" | od -An -tx1', "sh", odd], limits=process.Limits(answer=100)
+    )
+    assert done.stdout.split() == ["ff", "0a", "68", "c3", "a9"]
 
 
 def test_a_command_is_never_a_shell_line(tmp_path: Path) -> None:
@@ -114,7 +117,8 @@ def test_a_command_that_takes_too_long_is_ended_with_its_children(
 
 def test_output_keeps_an_idle_command_alive() -> None:
     done = process.run(
-        ["sh", "-c", "for i in 1 2 3 4 5; do echo $i; sleep 0.2; done"], limits=process.Limits(idle=0.6)
+        ["sh", "-c", "for i in 1 2 3 4 5; do echo $i; sleep 0.2; done"],
+        limits=process.Limits(idle=0.6, answer=100),
     )
     assert done.stdout == "1\n2\n3\n4\n5"
 
@@ -129,7 +133,9 @@ def test_one_that_ignores_terminate_is_killed(monkeypatch: pytest.MonkeyPatch, t
 
 def test_what_a_command_leaves_running_is_ended_and_not_waited_for(tmp_path: Path) -> None:
     begin = time.monotonic()
-    done = process.run(["sh", "-c", f"sleep 60 & echo $! > {tmp_path}/pid; echo done"])
+    done = process.run(
+        ["sh", "-c", f"sleep 60 & echo $! > {tmp_path}/pid; echo done"], limits=process.Limits(answer=100)
+    )
     assert done.stdout == "done"
     assert time.monotonic() - begin < 5, "a child in the background held our end of the pipe"
     assert ended(int((tmp_path / "pid").read_text()))
@@ -181,11 +187,14 @@ def test_a_pipe_stage_is_checked_and_ended(tmp_path: Path) -> None:
 def test_the_agents_tokens_do_not_reach_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("GITHUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "JENKINS_API_TOKEN", "SSH_AUTH_SOCK", "LD_PRELOAD"):
         monkeypatch.setenv(name, "" if name == "LD_PRELOAD" else "the-token")
-    for ask in (process.run, process.query):
-        text = ask(["env"]).stdout
+    for text in (
+        process.run(["env"], limits=process.Limits(answer=10_000)).stdout,
+        process.query(["env"]).stdout,
+    ):
         assert "the-token" not in text
         assert "LD_PRELOAD" not in text
         names = {row.partition("=")[0] for row in text.splitlines()}
+        assert "PATH" in names
         assert names <= {*process._INHERITED, "PWD", "SHLVL", "_", "LC_ALL"}
     with process.spawn(["env"], stdout=-1) as child:
         assert child.stdout is not None
@@ -193,7 +202,7 @@ def test_the_agents_tokens_do_not_reach_a_child(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_given_environment_is_the_whole_of_it() -> None:
-    text = process.run(["/usr/bin/env"], env={"ONE": "1"}).stdout
+    text = process.run(["/usr/bin/env"], env={"ONE": "1"}, limits=process.Limits(answer=1000)).stdout
     assert [row for row in text.splitlines() if not row.startswith(("PWD=", "SHLVL=", "_="))] == ["ONE=1"]
 
 
@@ -208,7 +217,10 @@ def test_processes_are_counted() -> None:
 
 def test_a_child_has_no_terminal_and_a_session_of_its_own() -> None:
     code = "import os; print(os.isatty(0), os.isatty(1), os.getsid(0) == os.getpid())"
-    assert process.run([sys.executable, "-c", code]).stdout == "False False True"
+    assert (
+        process.run([sys.executable, "-c", code], limits=process.Limits(answer=100)).stdout
+        == "False False True"
+    )
 
 
 def test_many_at_once_keep_their_output_apart() -> None:
@@ -234,3 +246,111 @@ def test_nothing_is_left_open() -> None:
             process.run(["false"])
         process.query(["true"])
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+_FLOOD = """
+import resource, sys
+from buildstep.events import Bus
+from buildstep.report.event_log import EventLog
+from buildstep.system import process
+with open(sys.argv[1], "wb") as stream:
+    log = EventLog(stream)
+    bus = Bus(log)
+    process.run(["sh", "-c", sys.argv[2]], line=lambda text: bus.output("t", text))
+    log.flush()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, stream.name)
+"""
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "yes | head -c 90000000",
+        "head -c 90000000 /dev/zero",
+        "head -c 45000000 /dev/urandom | tee /dev/stderr",
+    ],
+    ids=["lines", "one-line", "binary-on-both"],
+)
+def test_ninety_megabytes_of_output_take_little_memory_and_disk(script: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    done = process.query([sys.executable, "-c", _FLOOD, os.fspath(log), script], timeout=120)
+    kilobytes = int(done.stdout.split()[0])
+    assert kilobytes < 120_000
+    assert log.stat().st_size < 100_000_000
+
+
+def test_output_is_limited() -> None:
+    begin = time.monotonic()
+    with pytest.raises(CommandFailed, match=r"sh printed more than 2\.0 MiB: sh was killed") as caught:
+        process.run(["sh", "-c", "echo first; yes"], limits=process.Limits(output=2 << 20))
+    assert time.monotonic() - begin < 5
+    assert caught.value.detail.startswith("y\ny\n")
+
+
+def test_an_answer_is_whole_or_none() -> None:
+    assert (
+        process.run(["sh", "-c", "seq 1 9 | tr -d '\\n'"], limits=process.Limits(answer=9)).stdout
+        == "123456789"
+    )
+    with pytest.raises(CommandFailed, match="sh answered with more than 8 B"):
+        process.run(["sh", "-c", "seq 1 9 | tr -d '\\n'; sleep 60"], limits=process.Limits(answer=8))
+
+
+def test_a_query_has_a_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "ANSWER", 1000)
+    with pytest.raises(CommandFailed, match="yes answered with more than 1000 B"):
+        process.query(["yes"], timeout=20)
+
+
+def test_a_query_that_takes_too_long_is_ended_with_its_children(tmp_path: Path) -> None:
+    script = f"sleep 60 & echo $! > {tmp_path}/pid; wait"
+    with pytest.raises(CommandFailed, match=r"sh did not end within 0\.3 s"):
+        process.query(["sh", "-c", script], timeout=0.3)
+    assert ended(int((tmp_path / "pid").read_text()))
+
+
+def test_a_stage_takes_its_children_with_it(tmp_path: Path) -> None:
+    with process.spawn(["sh", "-c", f"sleep 60 & echo $! > {tmp_path}/pid"]):
+        pass
+    assert ended(int((tmp_path / "pid").read_text()))
+
+
+def test_a_stage_that_does_not_end_is_ended(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    with (
+        pytest.raises(CommandFailed, match=r"sending did not end within 0\.2 s"),
+        process.spawn(["sleep", "60"], what="sending", timeout=0.2),
+    ):
+        pass
+    assert time.monotonic() - begin < 5
+
+
+def test_a_stage_may_flood_its_errors() -> None:
+    with (
+        pytest.raises(CommandFailed) as caught,
+        process.spawn(["sh", "-c", "head -c 3000000 /dev/zero >&2; echo >&2; echo why >&2; exit 1"]),
+    ):
+        pass
+    assert caught.value.detail.splitlines()[-2] == "why"
+    assert len(caught.value.detail) < 3000
+
+
+def test_a_process_that_left_the_group_holds_nobody_up(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    script = f"setsid sh -c 'echo $$ > {tmp_path}/pid; exec yes' & sleep 0.2; exit 3"
+    try:
+        with pytest.raises(CommandFailed, match="status 3"):
+            process.run(["sh", "-c", script])
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    assert time.monotonic() - begin < 5
+
+
+def test_an_error_of_who_is_told_a_line_ends_the_command(tmp_path: Path) -> None:
+    def refuse(_text: str) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        process.run(["sh", "-c", f"echo $$ > {tmp_path}/pid; echo x; exec sleep 60"], line=refuse)
+    assert ended(int((tmp_path / "pid").read_text()))

@@ -1,0 +1,102 @@
+"""What is told and kept of a command's output: every line of a short one, both ends of a long one."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from buildstep.system import command_output
+from buildstep.system.command_output import READ, Output
+
+
+def fed(data: bytes, *, piece: int = READ, keep: int = 0) -> tuple[list[str], Output]:
+    """The lines that are told of this standard output, and where they came from."""
+    lines: list[str] = []
+    output = Output(lines.append, keep=keep)
+    for start in range(0, len(data), piece):
+        output.stdout.take(data[start : start + piece])
+    output.close()
+    return lines, output
+
+
+@given(st.binary(max_size=300), st.integers(1, 40))
+def test_lines_do_not_depend_on_how_the_bytes_come(data: bytes, piece: int) -> None:
+    lines, output = fed(data, piece=piece, keep=1000)
+    expected = data.decode(errors="replace").split("\n")
+    if not expected[-1]:
+        expected.pop()
+    assert lines == expected
+    assert output.stdout.text == data.decode(errors="replace").removesuffix("\n")
+    assert output.bytes == len(data)
+
+
+def test_lines_of_two_streams_do_not_mix() -> None:
+    lines: list[str] = []
+    output = Output(lines.append)
+    output.stdout.take(b"one ")
+    output.stderr.take(b"two ")
+    output.stdout.take(b"out\n")
+    output.stderr.take(b"err")
+    output.close()
+    assert lines == ["one out", "two err"]
+    assert output.tail == "one out\ntwo err"
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\nafter"])
+def test_a_line_without_end_is_cut(end: bytes) -> None:
+    lines, output = fed(b"\0" * 3_000_000 + end)
+    assert lines[0] == "\0" * command_output.LINE_BYTES + " [2.8 MiB more in this line]"
+    assert lines[1:] == ([end[1:].decode()] if end[1:] else [])
+    assert len(output.tail) < 1100
+
+
+def test_a_long_output_is_told_to_its_head_and_from_its_end() -> None:
+    data = b"".join(b"%07d\n" % number for number in range(2_000_000))
+    lines, output = fed(data)
+    cut = next(number for number, text in enumerate(lines) if "left out here" in text)
+    assert lines[:cut] == [f"{number:07d}" for number in range(cut)]
+    last = lines[cut + 1 :]
+    assert last == [f"{number:07d}" for number in range(2_000_000 - len(last), 2_000_000)]
+    assert command_output.HEAD // 80 < cut < command_output.HEAD // 60
+    assert len(last) == command_output.END_LINES
+    missing = (2_000_000 - cut - len(last)) * 8
+    assert lines[cut] == f"[{missing / (1 << 20):.1f} MiB of this command's output are left out here]"
+    assert output.tail.splitlines()[-1] == "1999999"
+    assert output.bytes == len(data)
+
+
+def test_nothing_is_said_to_be_missing_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command_output, "HEAD", 1)
+    lines, _ = fed(b"one\ntwo\n" + b"x" * 100 + b"\nlast", piece=4)
+    assert lines == ["one", "two", "x" * 100, "last"]
+
+
+def test_memory_is_bounded_whatever_comes() -> None:
+    for piece in (b"\n" * READ, b"x" * READ, b"0123456\n" * (READ // 8), b"\xff\n" * (READ // 2)):
+        output = Output(lambda _: None, keep=1 << 20)
+        tracemalloc.start()
+        for _ in range(500):  # 32 MB
+            output.stdout.take(piece)
+            output.stderr.take(piece)
+        output.close()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 12 << 20, piece[:10]
+
+
+def test_what_is_more_than_was_to_be_kept_is_told() -> None:
+    _, output = fed(b"12345", keep=5)
+    assert (output.stdout.text, output.stdout.overflow) == ("12345", False)
+    _, output = fed(b"123456", keep=5)
+    assert (output.stdout.text, output.stdout.overflow) == ("", True)
+
+
+def test_the_end_of_a_text_for_an_error() -> None:
+    text = "\n".join(["first", *["x" * 5000] * 39, "last\n\n"])
+    lines = command_output.last_lines(text).split("\n")
+    assert len(lines) == command_output.TAIL_LINES
+    assert lines[-1] == "last"
+    assert lines[0] == "x" * command_output.TAIL_LINE + " [...]"
