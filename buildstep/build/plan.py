@@ -140,6 +140,8 @@ def plan(
     _check_places(spec, store)
     emit.resolve(spec.formats, spec.compression)
     state = store.backend.state
+    if not spec.cache:
+        store.hashes.fresh = True
     image = store.find(spec.image)
     exclude = excluder(spec.exclude)
     index = StatIndex(state, spec.proto) if spec.cache and exclude is not None else None

@@ -25,7 +25,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -40,7 +40,7 @@ from buildstep.formats.chunked import Stream
 from buildstep.formats.codecs import Codec
 from buildstep.pool.journal import Journal
 from buildstep.system.digest import sha256_file
-from buildstep.system.files import atomic_write, stamp, write_json
+from buildstep.system.files import atomic_write, stamp
 from buildstep.system.host import boot_id
 from buildstep.system.locks import lock, try_lock
 from buildstep.tree.diff import Changes, diff
@@ -49,6 +49,9 @@ from buildstep.tree.hashing import hash_entries
 
 FORMAT = 3
 """Of what decides the bytes of a layer besides its entries and the codec."""
+
+RECORD_FORMAT = 1
+"""Of the records."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,10 +75,10 @@ class BlobRecord:
     @classmethod
     def read(cls, path: Path) -> BlobRecord:
         """Return the record of a stored layer. Raises OSError, and ValueError for a damaged one."""
-        return records.read(cls, record_path(path))
+        return records.read(cls, record_path(path), RECORD_FORMAT)
 
     def save(self, path: Path) -> None:
-        write_json(record_path(path), asdict(self), durable=False)
+        records.save(record_path(path), self, RECORD_FORMAT)
 
     def damage(self, path: Path) -> str:
         """Read the layer and return what is wrong with it; empty if nothing is. Raises OSError."""
@@ -89,8 +92,7 @@ class BlobStore:
     """The compressed layers of a pool, for one build.
 
     slot: the name of the outputs; the layers of their last build are the likeliest to be alike. epoch: as in
-    `EmitJob`. fresh: use nothing that was there before but the base image's layers, which are part of the
-    image store.
+    `EmitJob`. fresh: use nothing that was there before.
     """
 
     def __init__(
@@ -186,7 +188,7 @@ class BlobStore:
             with contextlib.suppress(OSError):
                 names = [] if self._fresh else self._slot.read_text().split()
             paths = [self._folder / name for name in names if re.fullmatch("[0-9a-f]{64}", name)]
-            known = [(path, records.find(BlobRecord, record_path(path))) for path in paths]
+            known = [(path, records.find(BlobRecord, record_path(path), RECORD_FORMAT)) for path in paths]
             self._reusable = ReusableChunks(
                 [(path, _chunks_path(path), record.digest) for path, record in known if record], self._codec
             )
@@ -202,19 +204,17 @@ class BlobStore:
         tree: what it leads to, with the content in `root`. Raises EmitError.
         """
         layer = Changes(tuple(with_parents(changes, tree)), changes.removed)
-        return self._for_key(self._full(key), root, layer, comment, epoch=self._epoch, fresh=self._fresh)
+        return self._for_key(self._full(key), root, layer, comment, epoch=self._epoch)
 
     def for_base(self, key: str, root: Path, tree: FileList, *, comment: str) -> Blob:
         """Return the layer of a base image's whole tree like `for_key`. It keeps the base's times."""
         key = f"{key} {FORMAT} {self._codec.ident} None"
-        return self._for_key(key, root, diff({}, tree), comment, epoch=None, fresh=False)
+        return self._for_key(key, root, diff({}, tree), comment, epoch=None)
 
-    def _for_key(
-        self, key: str, root: Path, layer: Changes, comment: str, *, epoch: int | None, fresh: bool
-    ) -> Blob:
+    def _for_key(self, key: str, root: Path, layer: Changes, comment: str, *, epoch: int | None) -> Blob:
         path = self._folder / _name(key)
         with lock(self._locks / f"blob-{path.name[:32]}.lock"):
-            found = None if fresh else self.find(path.name, comment)
+            found = None if self._fresh else self.find(path.name, comment)
             if found is not None:
                 return found
             self._bus.note(f"compressing {comment}")

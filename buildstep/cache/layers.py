@@ -14,14 +14,14 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from buildstep.cache import records
 from buildstep.errors import BuildstepError, StoreError
 from buildstep.pool.interface import Backend, Kind
-from buildstep.system.files import atomic_write, write_json
+from buildstep.system.files import atomic_write
 from buildstep.system.locks import lock, try_lock
 from buildstep.system.text import difference
 from buildstep.tree.diff import diff
@@ -201,7 +201,7 @@ class LayerCache:
         )
 
     def _write(self, record: LayerRecord) -> None:
-        write_json(self._path(record.key, "json"), {"format": FORMAT, **asdict(record)})
+        records.save(self._path(record.key, "json"), record, FORMAT, durable=True)
 
     # -- keeping and removing -------------------------------------------------------------------------
 
@@ -232,6 +232,17 @@ class LayerCache:
                     self.discard(key)
                     return True
             return False
+
+    def discard_above(self, below: str) -> bool:
+        """Remove every layer on a base image of this tree digest, and those that have lost their record.
+
+        Returns whether all are gone: those that a build uses stay.
+        """
+        records = sorted(self.records(), key=lambda record: -len(record.under))  # the topmost first
+        lost = set(self.backend.idents(Kind.LAYER)) - {record.key for record in records}
+        keys = [*lost, *(record.key for record in records if record.below == below)]
+        gone = [self.try_discard(key) for key in keys]
+        return all(gone)
 
     def verify(self) -> list[dict[str, str]]:
         """Compare every layer's tree with its record; remove the damaged ones and return them."""

@@ -14,12 +14,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from buildstep.cache import records
-from buildstep.system.files import stamp, write_json
+from buildstep.system.files import stamp
 from buildstep.system.text import difference
 
 FORMAT = 3
@@ -37,7 +37,7 @@ class _Entry:
             raise TypeError("files and told are objects")
 
     def save(self, path: Path) -> None:
-        write_json(path, {"format": FORMAT, **asdict(self)}, durable=False)
+        records.save(path, self, FORMAT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def save(
     path = _path(state, key_of(inputs))
     path.parent.mkdir(parents=True, exist_ok=True)
     _Entry({os.fspath(file): stamp(file) for file in files}, dict(facts)).save(path)
-    write_json(_last(state, stem), {"format": FORMAT, "inputs": dict(inputs)}, durable=False)
+    records.save(_last(state, stem), _Last(dict(inputs)), FORMAT)
 
 
 def find(state: Path, key: str) -> Mapping[str, Any] | None:

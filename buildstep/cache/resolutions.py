@@ -13,13 +13,12 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from buildstep.cache import records
 from buildstep.rootfs.interface import Resolution
-from buildstep.system.files import write_json
 
 FORMAT = 2
 
@@ -73,7 +72,7 @@ def save(state: Path, key: str, resolution: KeptResolution) -> None:
     """Keep a resolution."""
     path = _path(state, key)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"format": FORMAT, **asdict(resolution)}, durable=False)
+    records.save(path, resolution, FORMAT)
 
 
 def forget(state: Path, key: str) -> None:

@@ -189,5 +189,5 @@ def _digest(fd: int, offset: int, size: int) -> str:
 def _damaged(blob: Blob) -> EmitError:
     return EmitError(
         f"the stored layer {blob.path} is damaged",
-        hint="remove it, or build with --no-cache; it is made again",
+        hint="build again: it is removed now, and made again then",
     )

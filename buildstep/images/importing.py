@@ -41,34 +41,42 @@ _PEEK = 256 << 10
 
 class Importer:
     """Imports of one command. What is already in the store is verified instead: a tree that was touched is
-    hashed again, and refused if it differs. Every method raises ImageError."""
+    hashed again, and imported again if it differs. Every method raises ImageError."""
 
     def __init__(self, store: ImageStore, journal: Journal) -> None:
         self._store, self._journal = store, journal
         self._backend = store.backend
         self._count = 0
 
-    def ensure(self, ref: str) -> tuple[ImageRecord, bool]:
-        """Return the image of a reference, imported if missing, and whether it was there."""
+    def ensure(self, ref: str, *, thorough: bool = False) -> tuple[ImageRecord, bool]:
+        """Return the image of a reference, imported if it is missing or damaged, and whether it was there.
+
+        thorough: read all of one that is there, also where nothing touched it.
+        """
         store = self._store
         identity = store.identify(ref)
         if identity is None:
-            found = store.find(ref)
-            return self._fetch_chain(ref) if found is None else (store.check(found), True)
+            found = self._there(ref, thorough=thorough)
+            return self._fetch_chain(ref) if found is None else (found, True)
         with store.locked(identity.key):
-            found = store.find(ref)
+            found = self._there(ref, thorough=thorough)
             if found is not None:
-                return store.check(found), True
+                return found, True
             return self._from_source(ref, identity), False
+
+    def _there(self, ref: str, *, thorough: bool = False) -> ImageRecord | None:
+        """Return the image of the store that a reference means, checked; None if it is missing or damaged."""
+        found = self._store.find(ref)
+        return None if found is None else self._store.sound(found, thorough=thorough)
 
     def import_file(self, path: Path, manifest_path: Path) -> tuple[ImageRecord, bool]:
         """Return the image of a file, under its manifest's uuid, and whether it was there."""
         manifest = zfs_file.read_manifest(manifest_path)
         uuid = str(manifest["uuid"])
         with self._store.locked(key_of(uuid)):
-            found = self._store.find(uuid)
+            found = self._there(uuid)
             if found is not None:
-                return self._store.check(found), True
+                return found, True
             expected = expected_file(manifest)
             put = self._put_file(path, manifest, {"file": os.fspath(path.absolute()), "sha1": expected.sha1})
             return self._install(put, key=key_of(uuid), label=path.name), False
@@ -106,9 +114,9 @@ class Importer:
             # The image first, then up its ancestry: whoever wants two of these takes them in one order.
             for image in reversed(chain):
                 locks.enter_context(store.locked(key_of(image.uuid)))
-            found = store.find(top)
+            found = self._there(top)
             if found is not None:  # another process was faster
-                return store.check(found), True
+                return found, True
             missing = [image for image in chain if not store.has(image.uuid)]
             downloads = self._backend.state / "downloads"
             with translated(ImageError):
@@ -256,14 +264,17 @@ class Importer:
     def _same_image(self, uuid: str, digest: str, key: str) -> ImageRecord | None:
         """Return the image of this uuid if it is there with this content. Raises ImageError for another one.
 
-        A tree that has lost its record stays if it is the same: layers may be based on it. Else it goes.
+        A tree that has lost its record or its list stays if it is the same: layers may be based on it. Else
+        it goes, and the layers on it.
         """
         if not self._backend.exists(Kind.IMAGE, uuid):
             return None
         there = self._store.load(uuid)
+        if there is not None and there.tree_digest == digest and self._store.sound(there) is None:
+            there = None
         if there is None:
             if not self._store.has_digest(uuid, digest):
-                self._backend.destroy(Kind.IMAGE, uuid)
+                self._store.make_room(uuid, digest)
             return None
         if there.tree_digest != digest:
             raise ImageError(

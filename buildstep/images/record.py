@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from buildstep.errors import ImageError
 from buildstep.rootfs.interface import Package
+from buildstep.system import sealed
+from buildstep.system.files import read_json
 
-FORMAT = 1
+FORMAT = 2
+
+_UNSEALED_FORMAT = 1
+"""The format before records had a `check`: such an image is verified in full, and its record rewritten."""
+
+
+class DamagedImage(ImageError):
+    """What is kept of an image is not what was imported. Importing it again heals it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageRecord:
-    """A base image in the store. fingerprint: digest over names, sizes, ctimes and inodes of its tree."""
+    """A base image in the store. fingerprint: digest over names, sizes, ctimes and inodes of its tree;
+    list_digest: SHA-256 of its file list as stored, empty in a record of before there was one."""
 
     uuid: str
     key: str
@@ -32,6 +43,7 @@ class ImageRecord:
     blobs: tuple[str, ...] = field(default=())
     aliases: tuple[str, ...] = field(default=())
     """Keys of other references that turned out to be the same image."""
+    list_digest: str = ""
 
     @property
     def name(self) -> str:
@@ -41,12 +53,28 @@ class ImageRecord:
     def version(self) -> str:
         return str(self.manifest.get("version", ""))
 
-    def to_json(self) -> dict[str, Any]:
-        return {"format": FORMAT, **asdict(self)}
+    def save(self, path: Path) -> None:
+        """Write the record. Raises OSError."""
+        sealed.write(path, {"format": FORMAT, **asdict(self)})
+
+    @classmethod
+    def read(cls, path: Path) -> ImageRecord:
+        """Return the record in a file.
+
+        Raises OSError, ImageError for one of another format, and ValueError, TypeError or KeyError for a
+        damaged one.
+        """
+        try:
+            return cls.from_json(sealed.read(path))
+        except sealed.Unsealed:
+            value = read_json(path)
+            if not isinstance(value, dict) or value.get("format") != _UNSEALED_FORMAT or "check" in value:
+                raise
+            return cls.from_json({**value, "format": FORMAT, "list_digest": ""})
 
     @classmethod
     def from_json(cls, value: Any) -> ImageRecord:
-        """Return the record that `to_json` wrote.
+        """Return the record of a JSON object that `save` wrote.
 
         Raises ImageError for one of another format, TypeError or KeyError for a damaged one.
         """

@@ -20,24 +20,25 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from buildstep.errors import DatasetError, ImageError
+from buildstep.cache.layers import LayerCache
+from buildstep.errors import DatasetError, ImageError, StoreError
 from buildstep.events import Bus
 from buildstep.images.file_hashes import FileHashes
 from buildstep.images.interface import Identity, Source
-from buildstep.images.record import ImageRecord
+from buildstep.images.record import DamagedImage, ImageRecord
 from buildstep.images.remote import Remote
 from buildstep.images.resolve import Resolved
 from buildstep.images.sources import parse
 from buildstep.pool.interface import Backend, Kind
 from buildstep.spec.config import Config
-from buildstep.system.files import atomic_write, read_json, write_json
+from buildstep.system.files import atomic_write
 from buildstep.system.locks import lock, try_lock
 from buildstep.system.userns import in_user_namespace
 from buildstep.tree.entry import FileList, dumps, loads, tree_digest
 from buildstep.tree.hashing import hash_entries, spread_digests
 from buildstep.tree.scan import fingerprint_of, scan
 
-__all__ = ["ImageRecord", "ImageStore"]
+__all__ = ["DamagedImage", "ImageRecord", "ImageStore"]
 
 
 class ImageStore:
@@ -51,7 +52,7 @@ class ImageStore:
         self.folder = backend.state / "images"
         self.remote = Remote(self.config.sources, environ=environ, http=self.config.http, bus=bus)
         """The repositories that the configuration names; none is opened before it is asked."""
-        self._hashes = FileHashes(backend.state / "filehash.json")
+        self.hashes = FileHashes(backend.state / "filehash.json")
         self._identities: dict[str, Identity] = {}
         self._chains: dict[str, list[Resolved]] = {}
 
@@ -70,11 +71,12 @@ class ImageStore:
         """Return the record of a uuid, None if there is none; a damaged one is named."""
         path = self.folder / f"{uuid}.json"
         try:
-            return ImageRecord.from_json(read_json(path))
+            return ImageRecord.read(path)
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, ImageError) as error:
-            self.bus.note(f"the image record {path.name} cannot be read ({error}); ignored", level="warning")
+        except (OSError, ValueError, KeyError, TypeError, ImageError) as error:
+            text = f"the image record {path} cannot be read ({error}); the image has to be imported again"
+            self.bus.note(text, level="warning")
             return None
 
     def source(self, ref: str) -> tuple[Source, str] | None:
@@ -90,10 +92,10 @@ class ImageStore:
             return None
         source, locator = parsed
         if source.scheme != "docker":
-            return source.identify(locator, self._hashes.sha256)
+            return source.identify(locator, self.hashes.sha256)
         # A tag may move: within one command it means one image, and the registry is asked once.
         try:
-            found = source.identify(locator, self._hashes.sha256)
+            found = source.identify(locator, self.hashes.sha256)
         except ImageError as error:
             here = self._last_known(ref) if error.retryable else None
             if here is None:
@@ -154,13 +156,43 @@ class ImageStore:
         return f"{ref} is not in the store; {top.repository.label} has it as {top.uuid}{below}"
 
     def has(self, uuid: str) -> bool:
-        """Say whether an image is here; one that is has been checked."""
+        """Say whether an image is here, and as it was imported."""
         found = self.find(uuid)
-        return found is not None and bool(self.check(found))
+        return found is not None and self.sound(found) is not None
 
     def entries(self, record: ImageRecord) -> FileList:
-        """Return the file list of an image, every file hashed."""
-        return loads((self.folder / f"{record.uuid}.list").read_bytes())
+        """Return the file list of an image, every file hashed.
+
+        A damaged list is made again from the image's tree. Raises DamagedImage where that does not have all
+        that was in it.
+        """
+        path = self._list_path(record.uuid)
+        data = self._list(record)
+        if data is not None:
+            return loads(data)
+        if self._tree_is_complete():
+            data = dumps(self._scan(record.uuid))
+            if _digest(data) == record.list_digest:
+                with atomic_write(path) as stream:
+                    stream.write(data)
+                self.bus.note(f"{path} was damaged; it was made again from the image's tree", level="warning")
+                return loads(data)
+        raise DamagedImage(
+            f"the file list of image {record.uuid} is damaged: {path}", hint=_remedy(record.uuid)
+        )
+
+    def _list_path(self, uuid: str) -> Path:
+        return self.folder / f"{uuid}.list"
+
+    def _list(self, record: ImageRecord) -> bytes | None:
+        """Return the stored file list; None if it is missing, or not what was written."""
+        try:
+            data = self._list_path(record.uuid).read_bytes()
+            if record.list_digest:
+                return data if _digest(data) == record.list_digest else None
+            return data if tree_digest(loads(data)) == record.tree_digest else None
+        except (OSError, StoreError, AssertionError):
+            return None
 
     def last_used(self, record: ImageRecord) -> float:
         """Return when an image was last asked for, in seconds since the epoch."""
@@ -198,10 +230,11 @@ class ImageStore:
     def add(self, record: ImageRecord, entries: FileList) -> ImageRecord:
         """Write the file list and, last, the record of an image whose dataset is there."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self.folder / f"{record.uuid}.list") as stream:
-            stream.write(dumps(entries))
+        data = dumps(entries)
+        with atomic_write(self._list_path(record.uuid)) as stream:
+            stream.write(data)
         with self.backend.tree(Kind.IMAGE, record.uuid) as tree:
-            record = replace(record, fingerprint=fingerprint_of(tree))
+            record = replace(record, fingerprint=fingerprint_of(tree), list_digest=_digest(data))
         return self._write(record)
 
     def add_alias(self, record: ImageRecord, key: str) -> ImageRecord:
@@ -210,30 +243,51 @@ class ImageStore:
         return self._write(replace(record, aliases=tuple(dict.fromkeys((*record.aliases, key)))))
 
     def _write(self, record: ImageRecord) -> ImageRecord:
-        write_json(self.folder / f"{record.uuid}.json", record.to_json())
+        record.save(self.folder / f"{record.uuid}.json")
         return record
 
     # -- checking -------------------------------------------------------------------------------------
 
-    def check(self, record: ImageRecord) -> ImageRecord:
+    def check(self, record: ImageRecord, *, thorough: bool = False) -> ImageRecord:
         """Return the record of an image that is as it was imported, and mark it as used.
 
-        Cheap when nothing touched the tree since it was last verified; a full `verify` otherwise.
+        Cheap when nothing touched the tree since it was last verified; a full `verify` otherwise, or where it
+        is to be thorough. Raises DamagedImage.
         """
         with self.backend.tree(Kind.IMAGE, record.uuid) as tree:
             now = fingerprint_of(tree)
         with contextlib.suppress(OSError):
             (self.folder / f"{record.uuid}.used").touch()
-        if now == record.fingerprint:
+        same = now == record.fingerprint
+        if same and record.list_digest and not thorough:
             return record
-        self.bus.note(
-            f"image {record.uuid} was touched since it was imported; hashing it again", level="warning"
-        )
+        if not same:
+            text = f"image {record.uuid} was touched since it was imported; hashing it again"
+            self.bus.note(text, level="warning")
         self.verify(record)
-        return self._write(replace(record, fingerprint=now))
+        if same and record.list_digest:
+            return record
+        data = self._list(record)
+        return self._write(replace(record, fingerprint=now, list_digest=_digest(data or b"")))
+
+    def sound(self, record: ImageRecord, *, thorough: bool = False) -> ImageRecord | None:
+        """Return what `check` does; None, with a note, for an image whose tree or list is damaged."""
+        try:
+            checked = self.check(record, thorough=thorough)
+            if self._list(checked) is None:
+                self.entries(checked)
+        except DamagedImage as error:
+            self.note_damage(error)
+            return None
+        return checked
+
+    def note_damage(self, error: DamagedImage) -> None:
+        """Tell that an image is imported again, and why."""
+        which = f" ({error.detail})" if error.detail else ""
+        self.bus.note(f"{error.message}{which}; it is imported again", level="warning")
 
     def verify(self, record: ImageRecord) -> None:
-        """Read every file of an image and compare with its record. Raises ImageError naming what differs."""
+        """Read all of an image and compare with its record. Raises DamagedImage naming what differs."""
         known, real = self.entries(record), self._scan(record.uuid)
         if not self._tree_is_complete():
             for path, entry in known.items():
@@ -253,10 +307,10 @@ class ImageStore:
             or (not known[path].same_metadata(real[path]) or known[path].sha256 != real[path].sha256)
         ]
         names = ", ".join("/" + os.fsdecode(path) for path in sorted(wrong)[:10])
-        raise ImageError(
+        raise DamagedImage(
             f"image {record.uuid} is not what was imported: {len(wrong)} paths differ",
             detail=names,
-            hint=f"remove it with `buildstep image delete {record.uuid}` and it will be imported again",
+            hint=_remedy(record.uuid),
         )
 
     def has_digest(self, uuid: str, digest: str) -> bool:
@@ -293,6 +347,20 @@ class ImageStore:
             with self.locked(key_of(record.uuid)):
                 self.remove(record.uuid)
 
+    def make_room(self, uuid: str, below: str) -> None:
+        """Remove a damaged image whose uuid is locked, and the layers on it: a good one takes its place.
+
+        below: the digest that its tree had. Raises ImageError while a build or an image is based on it.
+        """
+        with try_lock(self.backend.state / "locks" / f"image-use-{uuid}.lock") as unused:
+            if not unused or not LayerCache(self.backend).discard_above(below):
+                raise ImageError(
+                    f"image {uuid} is damaged, and in use by a build",
+                    hint="build again when that has ended: the image is imported again then",
+                    retryable=True,
+                )
+            self.remove(uuid)
+
     def remove(self, uuid: str) -> None:
         """Remove an image whose uuid is locked, and its record."""
         try:
@@ -305,6 +373,17 @@ class ImageStore:
             ) from error
         for suffix in ("json", "list", "used"):
             (self.folder / f"{uuid}.{suffix}").unlink(missing_ok=True)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _remedy(uuid: str) -> str:
+    return (
+        "the next build imports it again; where it cannot be fetched any more,"
+        f" `buildstep cache prune` and `buildstep image delete {uuid}` remove it"
+    )
 
 
 def key_of(uuid: str) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from buildstep.spec.imgmanifest import validate
+from buildstep.system import sealed
 from buildstep.tree import entry
 from buildstep.tree.entry import tree_digest
 from tests.integration.conftest import demand
@@ -878,12 +879,12 @@ def test_d13_what_only_the_format_knows_is_refused_too(lab: Lab) -> None:
 def test_d14_the_bases_requirements_are_kept(lab: Lab) -> None:
     lab.built()
     (path,) = (lab.pool / "state/images").glob("*.json")
-    record = json.loads(path.read_bytes())
+    record = sealed.read(path)
     record["manifest"]["requirements"] = {
         "networks": [{"name": "net0", "description": "public"}],
         "ssh_key": True,
     }
-    path.write_text(json.dumps(record))
+    sealed.write(path, record)
     manifest = json.loads(Path(lab.built("--no-cache")["manifest"]).read_bytes())
     assert manifest["requirements"]["ssh_key"] is True
     assert manifest["requirements"]["networks"] == [{"name": "net0", "description": "public"}]

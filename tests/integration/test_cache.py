@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import random
 import shutil
@@ -29,6 +28,7 @@ from buildstep.pool.heal import heal
 from buildstep.spec import load as specs
 from buildstep.spec.document import read_document
 from buildstep.system import files as system_files
+from buildstep.system import sealed
 from buildstep.tree import proto as tree_proto
 from tests.integration import pools
 from tests.integration.conftest import demand
@@ -677,8 +677,7 @@ def test_damage_is_found_told_and_mended(
         # What rots without a trace is found when it is shipped; that build fails, and the next is right.
         hurt(blobs[3])
         record = blobs[3].with_name(blobs[3].name + ".json")
-        value = json.loads(record.read_bytes())
-        record.write_text(json.dumps({**value, "stamp": system_files.stamp(blobs[3])[1:]}))
+        sealed.write(record, {**sealed.read(record), "stamp": system_files.stamp(blobs[3])[1:]})
         forget_outputs(warm.pool)
         failed = warm.run()
         assert failed.error.startswith("EmitError")

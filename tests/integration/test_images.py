@@ -22,6 +22,7 @@ import pytest
 
 from buildstep import cli
 from buildstep.cli import session
+from buildstep.system import sealed
 from tests.servers.fixtures import Registry, S3Store, imgapi_server, locked_registry, registry, weed
 from tests.servers.imgapi import ImgapiServer
 from tests.servers.processes import free_port
@@ -568,10 +569,8 @@ def test_gc_keeps_what_kept_images_stand_on(imgapi_server: ImgapiServer, agent: 
     assert call("image", "import", top)[0] == 0
     state = agent.pool / "state/images"
     # As on a pool of native streams, where one image is a part of the other.
-    record = json.loads((state / f"{top}.json").read_text())
-    (state / f"{top}.json").write_text(json.dumps({**record, "origin": base, "imported": time.time()}))
-    record = json.loads((state / f"{base}.json").read_text())
-    (state / f"{base}.json").write_text(json.dumps({**record, "imported": 1.0}))
+    for uuid, fields in ((top, {"origin": base, "imported": time.time()}), (base, {"imported": 1.0})):
+        sealed.write(state / f"{uuid}.json", {**sealed.read(state / f"{uuid}.json"), **fields})
     (state / f"{base}.used").unlink(missing_ok=True)
     assert call("image", "delete", base)[0] == 11
     rows = json.loads(call("image", "gc", "--json")[1])["images"]

@@ -18,7 +18,6 @@ from buildstep.images.store import ImageRecord
 from buildstep.pool.interface import Backend, Kind
 from buildstep.rootfs import installers, proxies
 from buildstep.spec.load import BuildSpec
-from buildstep.system.files import read_json
 from buildstep.system.root import Root
 from buildstep.system.text import plural, size_text
 
@@ -53,7 +52,7 @@ def record_of(backend: Backend, ref: str) -> ImageRecord | None:
 def _records(backend: Backend) -> Iterator[ImageRecord]:
     for path in sorted((backend.state / "images").glob("*.json")):
         try:
-            record = ImageRecord.from_json(read_json(path))
+            record = ImageRecord.read(path)
             if backend.exists(Kind.IMAGE, record.uuid):
                 yield record
         except (OSError, ValueError, KeyError, TypeError, BuildstepError):

@@ -11,8 +11,10 @@ from buildstep.build.plan import PlanFacts, Planned
 from buildstep.build.remember import note_proto
 from buildstep.build.steps.interface import Route
 from buildstep.cache.blobs import BlobStore
+from buildstep.errors import ImageError
 from buildstep.formats import codecs
 from buildstep.images.importing import Importer
+from buildstep.images.store import DamagedImage, ImageRecord
 from buildstep.pool.interface import Kind
 from buildstep.report.record import Cleaner, Step
 from buildstep.rootfs.packaging import Installed
@@ -28,14 +30,14 @@ def plan(facts: PlanFacts) -> Planned:
 def run(context: BuildContext, state: BuildState, result: Step) -> None:
     """Sets image, and for a new image the blobs, the base layer, and what lies below."""
     plan_, store = context.plan, context.store
+    importer = Importer(store, context.journal)
     if plan_.route is Route.FULL:
-        image, present = Importer(store, context.journal).ensure(context.spec.image)
+        image, present = importer.ensure(context.spec.image, thorough=not context.spec.cache)
         result.state = "reuse" if present else "run"
         result.reason = f"{image.label} is {image.uuid}"
     else:
         assert plan_.image is not None, "only a build whose base is in the store is incremental"
-        image = plan_.image
-        store.check(image)
+        image = _checked(importer, context, plan_.image)
         result.state, result.reason = "reuse", plan_.steps[0].reason
     state.image_record = image
     if plan_.route is Route.UP_TO_DATE:
@@ -54,6 +56,22 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
     if "oci" in context.spec.formats:
         state.blobs = state.blobs or open_blobs(context)
         _add_base_layer(context, state, state.blobs)
+
+
+def _checked(importer: Importer, context: BuildContext, image: ImageRecord) -> ImageRecord:
+    """Return the image that the plan goes on from, imported again if it was damaged. Raises ImageError."""
+    try:
+        return context.store.check(image)
+    except DamagedImage as error:
+        context.store.note_damage(error)
+    again, _ = importer.ensure(context.spec.image)
+    if (again.uuid, again.tree_digest) != (image.uuid, image.tree_digest):
+        raise ImageError(
+            f"image {image.uuid} was damaged, and its source has another one by now: {again.uuid}",
+            hint="build again: that one is the base then",
+            retryable=True,
+        )
+    return again
 
 
 def open_blobs(context: BuildContext) -> BlobStore:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from buildstep.errors import InstallError
+from buildstep.system import sealed
 from tests.unit.build.workshop import Workshop, make_workshop
 
 pytestmark = pytest.mark.commands("cp", "find", "rsync")  # trees are really walked and copied
@@ -21,13 +22,9 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
 def age(workshop: Workshop) -> None:
     """Make what the repository said last too old to be used without a query."""
     for path in (workshop.top / "pool").rglob("*.json"):
-        text = path.read_text()
-        if '"asked"' in text:
-            import json
-
-            value = json.loads(text)
-            value["asked"] = value.get("asked", 0) - 1e6
-            path.write_text(json.dumps(value))
+        if '"asked"' in path.read_text():
+            value = sealed.read(path)
+            sealed.write(path, value | {"asked": value["asked"] - 1e6})
 
 
 def packages(workshop: Workshop) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from buildstep.cache import outputs, resolutions
 from buildstep.cache.layers import LayerCache, LayerRecord
 from buildstep.cache.resolutions import KeptResolution
 from buildstep.errors import SpecError
+from buildstep.images.file_hashes import FileHashes
 from buildstep.images.record import ImageRecord
 from buildstep.images.store import ImageStore
 from buildstep.spec.load import BuildSpec
@@ -44,6 +45,7 @@ class Store:
 
     backend: Backend
     image: ImageRecord | None = IMAGE
+    hashes: FileHashes = field(default_factory=lambda: FileHashes(Path("nowhere")))
 
     def find(self, _ref: str) -> ImageRecord | None:
         return self.image

@@ -17,6 +17,7 @@ from buildstep.emit.interface import Blob
 from buildstep.events import Bus, Event, Note
 from buildstep.formats.codecs import codec
 from buildstep.pool.journal import open_journal
+from buildstep.system import sealed
 from buildstep.system.digest import sha256_file
 from buildstep.tree import scan
 from buildstep.tree.diff import Changes, diff
@@ -84,13 +85,14 @@ def test_codec_and_epoch_are_part_of_the_key(pool: Pool) -> None:
     assert pool.key(pool.open(epoch=None)).path != first.path
 
 
-def test_a_base_layer_is_used_by_a_fresh_build_as_well(pool: Pool) -> None:
+def test_a_fresh_build_uses_no_layer(pool: Pool) -> None:
     tree = trees.scanned(pool.root)
     first = pool.open().for_base("base x", pool.root, tree, comment="base")
     pool.key(pool.open())
     store = pool.open(fresh=True)
-    assert store.for_base("base x", pool.root, tree, comment="base").path == first.path
-    assert "layers_made" not in pool.bus.counts
+    again = store.for_base("base x", pool.root, tree, comment="base")
+    assert (again.path, again.digest, again.new) == (first.path, first.digest, True)
+    assert pool.bus.counts.pop("layers_made") == 1
     assert store.find_key("packages x", "") is None
     pool.key(store)
     assert pool.bus.counts["layers_made"] == 1
@@ -195,7 +197,7 @@ def test_a_layer_that_is_being_removed_is_not_used(pool: Pool) -> None:
 def test_fields_that_are_not_known_are_ignored(pool: Pool) -> None:
     first = pool.key(pool.open())
     record = blobs.record_path(first.path)
-    record.write_text(json.dumps(json.loads(record.read_bytes()) | {"path": "/x", "new": True}))
+    sealed.write(record, sealed.read(record) | {"path": "/x", "new": True})
     assert pool.open().find(first.path.name, "c") is not None
 
 

@@ -17,12 +17,15 @@ import pytest
 
 from buildstep.errors import ImageError, SpecError
 from buildstep.events import Bus, Event, Note
+from buildstep.images.file_hashes import FileHashes
 from buildstep.images.importing import Importer
-from buildstep.images.record import ImageRecord
+from buildstep.images.record import DamagedImage, ImageRecord
 from buildstep.images.store import ImageStore, key_of
 from buildstep.pool.directory import DirectoryBackend
 from buildstep.pool.interface import Kind
 from buildstep.pool.journal import Journal, open_journal
+from buildstep.system import sealed
+from buildstep.tree.scan import fingerprint_of
 
 UUID = "aaaaaaaa-0000-4000-8000-000000000001"
 
@@ -117,7 +120,7 @@ def test_a_damaged_record_is_named_and_left_out(
     (store.folder / f"{UUID}.json").write_text(text)
     assert store.records() == [image]
     assert store.find(image.uuid) == image
-    assert f"the image record {UUID}.json cannot be read" in notes(heard)[0]
+    assert f"{UUID}.json cannot be read" in notes(heard)[0]
 
 
 def test_a_record_without_its_tree_is_no_image(store: ImageStore, image: ImageRecord) -> None:
@@ -141,16 +144,136 @@ def test_a_tree_that_was_touched_is_verified_once(
     assert len(notes(heard)) == 1
 
 
-def test_a_tree_that_was_changed_is_refused(store: ImageStore, journal: Journal, image: ImageRecord) -> None:
+def test_a_tree_that_was_changed_is_refused(store: ImageStore, image: ImageRecord) -> None:
     with store.backend.tree(Kind.IMAGE, image.uuid) as tree:
         (tree / "name").write_text("rot!")
         (tree / "more").write_text("")
-    for act in (store.check, store.verify, lambda record: Importer(store, journal).ensure(record.uuid)):
-        with pytest.raises(ImageError, match="is not what was imported") as caught:
+    for act in (store.check, store.verify):
+        with pytest.raises(DamagedImage, match="is not what was imported") as caught:
             act(image)
         assert "/more" in caught.value.detail
         assert "/name" in caught.value.detail
         assert "/other" not in caught.value.detail
+
+
+def test_a_tree_that_was_changed_is_imported_again(
+    store: ImageStore, journal: Journal, image: ImageRecord, tmp_path: Path, heard: list[Event]
+) -> None:
+    with store.backend.tree(Kind.IMAGE, image.uuid) as tree:
+        (tree / "name").write_text("rot!")
+    again, present = Importer(store, journal).ensure(f"tar:{tmp_path / 'base.tar'}")
+    assert (again.uuid, again.tree_digest, present) == (image.uuid, image.tree_digest, False)
+    assert any("is not what was imported" in text for text in notes(heard))
+    with store.backend.tree(Kind.IMAGE, image.uuid) as tree:
+        assert (tree / "name").read_text() == "base"
+    assert store.backend.idents(Kind.BUILD) == []
+    store.verify(again)
+
+
+def test_a_damaged_image_that_a_build_uses_stays(
+    store: ImageStore, journal: Journal, image: ImageRecord, tmp_path: Path
+) -> None:
+    with store.backend.tree(Kind.IMAGE, image.uuid) as tree:
+        (tree / "name").write_text("rot!")
+    with store.using(image), pytest.raises(ImageError, match="in use by a build") as caught:
+        Importer(store, journal).ensure(f"tar:{tmp_path / 'base.tar'}")
+    assert caught.value.retryable
+    assert store.backend.idents(Kind.IMAGE) == [image.uuid]
+
+
+def test_a_damaged_image_that_cannot_be_had_again_stays(
+    store: ImageStore, journal: Journal, image: ImageRecord
+) -> None:
+    with store.backend.tree(Kind.IMAGE, image.uuid) as tree:
+        (tree / "name").write_text("rot!")
+    with pytest.raises(ImageError, match="no source to look for it in"):
+        Importer(store, journal).ensure(image.uuid)
+    assert store.records() == [image]
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_a_flipped_bit_of_a_record_is_noticed(
+    store: ImageStore, journal: Journal, image: ImageRecord, tmp_path: Path, place: float
+) -> None:
+    path = store.folder / f"{image.uuid}.json"
+    good = json.loads(path.read_bytes())
+    flip(path, int(path.stat().st_size * place))
+    assert store.records() == []
+    again, present = Importer(store, journal).ensure(f"tar:{tmp_path / 'base.tar'}")
+    assert (again.uuid, again.tree_digest, present) == (image.uuid, image.tree_digest, False)
+    assert json.loads(path.read_bytes()).keys() == good.keys()
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_damaged_list_is_made_again(
+    store: ImageStore, journal: Journal, image: ImageRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    heard: list[Event], damage: str, complete: bool,
+) -> None:  # fmt: skip
+    """From the tree where that has all that is in the list, else from the source."""
+    monkeypatch.setattr(ImageStore, "_tree_is_complete", lambda _: complete)
+    path = store.folder / f"{image.uuid}.list"
+    good = path.read_bytes()
+    if damage == "flip":
+        flip(path, -3)  # in a time, which the tree's digest does not know
+    elif damage == "cut":
+        path.write_bytes(good[:100])
+    else:
+        path.unlink()
+    if not complete:
+        with pytest.raises(DamagedImage, match="file list") as caught:
+            store.entries(image)
+        assert f"image delete {image.uuid}" in caught.value.hint
+    _, present = Importer(store, journal).ensure(f"tar:{tmp_path / 'base.tar'}")
+    assert present is complete
+    assert path.read_bytes() == good
+    assert any(os.fspath(path) in text for text in notes(heard))
+
+
+def test_an_image_of_before_records_had_a_digest_is_verified_once(
+    store: ImageStore, image: ImageRecord, heard: list[Event]
+) -> None:
+    path = store.folder / f"{image.uuid}.json"
+    old = json.loads(path.read_bytes()) | {"format": 1}
+    del old["check"], old["list_digest"]
+    path.write_text(json.dumps(old))
+    record = store.get(image.uuid)
+    assert record == replace(image, list_digest="")
+    assert store.check(record) == image
+    assert store.get(image.uuid) == image
+    assert notes(heard) == []
+    path.write_text(json.dumps(old | {"check": "0" * 64}))
+    assert store.load(image.uuid) is None
+
+
+def test_a_thorough_check_reads_what_nothing_touched(store: ImageStore, image: ImageRecord) -> None:
+    """As where a disk forgets: no time tells of it."""
+    with store.backend.tree(Kind.IMAGE, image.uuid) as tree:
+        (tree / "name").write_text("rot!")
+        touched = replace(image, fingerprint=fingerprint_of(tree))
+    assert store.check(touched) == touched
+    with pytest.raises(DamagedImage):
+        store.check(touched, thorough=True)
+
+
+def test_hashes_of_files_are_not_used_by_a_fresh_build(tmp_path: Path) -> None:
+    file, kept = tmp_path / "file", tmp_path / "kept"
+    file.write_text("1")
+    info = file.stat()
+    key = f"{info.st_dev}:{info.st_ino}:{info.st_size}:{info.st_mtime_ns}:{info.st_ctime_ns}"
+    sealed.write(kept, {key: "known"})
+    assert FileHashes(kept).sha256(file) == "known"
+    fresh = FileHashes(kept)
+    fresh.fresh = True
+    assert fresh.sha256(file) == hashlib.sha256(b"1").hexdigest()
+    flip(kept, 40)
+    assert FileHashes(kept).sha256(file) == hashlib.sha256(b"1").hexdigest()
 
 
 def test_verify_finds_a_damaged_file_list(store: ImageStore, image: ImageRecord) -> None:
@@ -270,9 +393,7 @@ def test_another_image_of_the_same_uuid_is_refused(
     archive(tmp_path / "a.tar", name="one")
     Importer(store, journal).import_file(tmp_path / "a.tar", manifest_of(tmp_path / "a.tar"))
     record = store.get(UUID)
-    (store.folder / f"{UUID}.json").write_text(
-        json.dumps({**record.to_json(), "tree_digest": "0" * 64, "uuid": UUID})
-    )
+    replace(record, tree_digest="0" * 64).save(store.folder / f"{UUID}.json")
     importer = Importer(store, journal)
     other = replace(record, key="tar:sha256:1")
     with pytest.raises(ImageError, match="another image of the uuid"):
