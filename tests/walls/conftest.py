@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
 from tests.integration.conftest import debian, private, require
+from tests.walls import scene
 from tests.walls.rounds import FULL
 
 __all__ = ["debian", "private", "require"]
@@ -10,3 +16,10 @@ __all__ = ["debian", "private", "require"]
 
 def pytest_report_header() -> list[str]:
     return [f"walls: {'all rounds' if FULL else 'a sample; make check-walls runs all rounds'}"]
+
+
+@pytest.fixture(scope="session")
+def hostile_base() -> Iterator[Path]:
+    """The smallest Debian, as a base whose packages come from a port of this machine."""
+    with scene.quick_folder() as folder:
+        yield scene.hostile_base(folder)
