@@ -17,6 +17,7 @@ class ExitCode(IntEnum):
     NOTHING_TO_DO = 3
     COMMAND_FAILED = 4
     TOOL_MISSING = 5
+    DISK = 6
     DATASET = 10
     IMAGE = 11
     INSTALL = 12
@@ -100,6 +101,12 @@ class ToolMissing(BuildstepError):
     """A program or library that this job needs is not there."""
 
     exit_code = ExitCode.TOOL_MISSING
+
+
+class DiskError(BuildstepError):
+    """A file system that is full, over its quota, read-only or failing, whichever step found it out."""
+
+    exit_code = ExitCode.DISK
 
 
 class DatasetError(BuildstepError):

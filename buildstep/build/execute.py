@@ -10,6 +10,7 @@ from pathlib import Path
 from buildstep.build.clones import shell_on_failure
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.deliver import BuildResult, deliver, earlier_result
+from buildstep.build.forecast import forecast
 from buildstep.build.log_file import BuildLog
 from buildstep.build.plan import Plan
 from buildstep.build.remember import remember
@@ -23,6 +24,7 @@ from buildstep.images.store import ImageStore
 from buildstep.pool.journal import Journal, open_journal
 from buildstep.pool.stale import output_lock
 from buildstep.report.recorder import Recorder
+from buildstep.system import space
 from buildstep.system.locks import lock
 from buildstep.system.output_set import Outputs
 
@@ -34,6 +36,7 @@ def execute(
     spec = plan.spec
     stem = spec.output_dir / spec.basename
     recorder = Recorder(bus, total=len(plan.steps))
+    space.watch(pool=store.backend.state, output_directory=spec.output_dir)
     with (
         open_journal(store.backend.state, f"build {spec.name} {spec.version}") as journal,
         _writing(stem, journal),
@@ -65,8 +68,9 @@ def execute(
                 state = BuildState()
                 context = _with_route(context, state)
                 stack.push(shell_on_failure(context, state))
-                _run_steps(context, state)
-                result = _result(context, state)
+                with _disk_explained(context, state):
+                    _run_steps(context, state)
+                    result = _result(context, state)
             if context.plan.route is not Route.UP_TO_DATE and spec.cache:
                 remember(context, state, result)
         except BaseException as error:
@@ -103,6 +107,28 @@ def _run_steps(context: BuildContext, state: BuildState) -> None:
             continue
         with context.recorder.step(row.name, row.title) as result:
             row.load().run(context, state, result)
+
+
+@contextlib.contextmanager
+def _disk_explained(context: BuildContext, state: BuildState) -> Iterator[None]:
+    """Turn what a full or failing disk led to into a DiskError, while what the build wrote is still there."""
+    try:
+        yield
+    except (BuildstepError, OSError) as error:
+        told = forecast(
+            context.spec,
+            backend=context.backend,
+            image=state.image_record or context.plan.image,
+            proto=context.plan.proto,
+        )
+        needs = {
+            "pool": space.Need(told.pool.likely, told.pool.inodes),
+            "output directory": space.Need(told.output.likely, told.output.inodes),
+        }
+        failure = space.explain(error, needs)
+        if failure is None or failure is error:
+            raise
+        raise failure from error
 
 
 def _result(context: BuildContext, state: BuildState) -> BuildResult:

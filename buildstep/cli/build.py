@@ -30,8 +30,8 @@ def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool
 
 @click.command(
     "build",
-    epilog="Exit codes: 0 done, 2 usage, 4 a command failed, 5 a tool is missing, 10 dataset, 11 image, "
-    "12 install, 13 sandbox, 14 emit, 128+N signal N.",
+    epilog="Exit codes: 0 done, 2 usage, 4 a command failed, 5 a tool is missing, 6 a disk is full or fails, "
+    "10 dataset, 11 image, 12 install, 13 sandbox, 14 emit, 128+N signal N.",
 )
 @click.argument("proto", metavar="[PROTO]", required=False)
 @click.option(

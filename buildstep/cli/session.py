@@ -22,7 +22,7 @@ from buildstep.pool.heal import heal
 from buildstep.pool.interface import Backend
 from buildstep.report.console import view_for
 from buildstep.spec import config as configs
-from buildstep.system import namespaces, process, userns
+from buildstep.system import namespaces, process, space, userns
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +54,7 @@ def open_session(
     environ = config.environ(os.environ)
     bus = Bus(_view(environ, verbose=verbose, quiet=quiet))
     backend = pool_module.open_pool(config.pool or pool_module.detect(environ))
+    space.watch(pool=backend.state, temporary_directory=Path(environ.get("TMPDIR") or "/tmp"))
     if healing:
         for left in heal(backend):
             text = f"a build that died ({left.build}) left {left.kind} {left.name}"
@@ -106,23 +107,29 @@ def guarded(job: Callable[[], int]) -> int:
     try:
         with signals():
             return job()
-    except BuildstepError as error:
-        print_error(error, debug=debugging())
-        return error.code
-    except OSError as error:
-        if error.errno not in _OF_THE_MACHINE:
+    except (BuildstepError, OSError) as error:
+        failure = space.explain(error) or _of_the_machine(error)
+        if failure is None:
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        failure = DatasetError(f"{where}{error.strerror}", hint="is there space and permission to write?")
         print_error(failure.with_traceback(error.__traceback__), debug=debugging())
         return failure.code
 
 
-_OF_THE_MACHINE = (
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE,
-    errno.ENOMEM,
-)  # fmt: skip
-"""What the machine lacks is not our bug, wherever it is noticed."""
+def _of_the_machine(error: BuildstepError | OSError) -> BuildstepError | None:
+    """Return the failure that an error is; None for a bug of ours. What the machine lacks is none."""
+    if isinstance(error, BuildstepError):
+        return error
+    hints = {
+        errno.EACCES: "is there permission to write?",
+        errno.EPERM: "is there permission to write?",
+        errno.EMFILE: "raise the limit of open files (ulimit -n)",
+        errno.ENFILE: "the machine has too many files open (sysctl fs.file-max)",
+        errno.ENOMEM: "the machine is out of memory",
+    }
+    if error.errno not in hints:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return DatasetError(f"{where}{error.strerror}", hint=hints[error.errno])
 
 
 def enclosed(job: Callable[[], int]) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from buildstep.system.locks import create_locked
+from buildstep.system.space import located
 
 CHUNK = 1 << 20
 """Bytes read at a time when a whole file is hashed or copied."""
@@ -54,8 +55,11 @@ def atomic_write(path: Path, *, mode: int = 0o644, durable: bool = True) -> Iter
             temporary.replace(path)
             if durable:
                 fsync_dir(path.parent)
-        except BaseException:
+        except BaseException as error:
+            failure = located(error, path) if isinstance(error, OSError) else error
             temporary.unlink(missing_ok=True)
+            if failure is not error:
+                raise failure from error
             raise
         return
 
@@ -93,8 +97,13 @@ def copy_range(source: int, target: int, count: int) -> None:
 def write_all(fd: int, data: bytes | memoryview) -> None:
     """Write every byte, however many calls it takes. Raises OSError."""
     view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+    try:
+        while view:
+            view = view[os.write(fd, view) :]
+    except OSError as error:
+        if (failure := located(error, fd)) is not error:
+            raise failure from error
+        raise
 
 
 def data_extents(fd: int, size: int) -> list[tuple[int, int]]:

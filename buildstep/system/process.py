@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from buildstep.errors import CommandFailed, ToolMissing
+from buildstep.system import space
 from buildstep.system.command_output import READ, Line, Output, Stream, last_lines
 from buildstep.system.text import size_text
 
@@ -109,7 +110,10 @@ def _prepare(argv: Sequence[str], env: Mapping[str, str] | None) -> tuple[str, d
 
 def _failure(argv: Sequence[str], status: int, output: str, what: str) -> CommandFailed:
     detail = f"{output}\ncommand: {shlex.join(argv)}"
-    return CommandFailed(argv, status, detail=detail, what=what)
+    failed = CommandFailed(argv, status, detail=detail, what=what)
+    # Now, as whoever clears up makes room again.
+    failed.__cause__ = space.of_tool(argv[0], status, output)
+    return failed
 
 
 def run(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from buildstep.build.doctor.forecast import Forecast
+from buildstep.build.forecast import Forecast
 from buildstep.errors import BuildstepError, ExitCode
 from buildstep.images.store import ImageRecord
 from buildstep.pool.interface import Backend

@@ -6,13 +6,14 @@ import os
 import sys
 
 from buildstep import emit, pool
+from buildstep.build import forecast as forecasts
 from buildstep.build.doctor import attempts
-from buildstep.build.doctor import forecast as forecasts
 from buildstep.build.doctor.findings import Examination
 from buildstep.errors import BuildstepError, ExitCode, SandboxError
 from buildstep.pool import heal, journal
 from buildstep.pool.interface import Backend
 from buildstep.system.locks import try_lock
+from buildstep.system.space import Room, existing
 from buildstep.system.text import size_text
 
 _SHOWN = 5
@@ -35,7 +36,7 @@ def opened(seen: Examination) -> None:
         seen.error("pool", seen.pool or "the default", error)
         return
     where = backend.uri
-    folder = forecasts.existing(backend.state)
+    folder = existing(backend.state)
     new = "" if backend.state.is_dir() else "; made by the first build"
     if not os.access(folder, os.W_OK | os.X_OK):
         fix = "give its owner, or another pool: --pool or BUILDSTEP_POOL"
@@ -55,7 +56,7 @@ def opened(seen: Examination) -> None:
 def _detected(seen: Examination) -> str:
     """The pool that a build would choose. Folders that asking makes are taken away again."""
     location = pool.default_location(seen.environ)
-    there = forecasts.existing(location)
+    there = existing(location)
 
     def ask() -> str:
         return pool.detect(seen.environ)
@@ -80,7 +81,7 @@ def _detected(seen: Examination) -> str:
 
 def _overlay_works(seen: Examination, backend: Backend, *, new: bool) -> bool:
     """Whether this kernel mounts overlays, and a new pool's file system takes their upper directories."""
-    folder = forecasts.existing(backend.state)
+    folder = existing(backend.state)
     try:
         attempts.apart(attempts.overlay)
         if new and not attempts.apart(lambda: "yes" if pool.overlay.works_on(folder) else ""):
@@ -125,7 +126,7 @@ def space(seen: Examination) -> None:
     told = seen.forecast = forecasts.forecast(
         spec, backend=backend, image=seen.image, proto=seen.scan, download=seen.download
     )
-    folder = forecasts.existing(spec.output_dir)
+    folder = existing(spec.output_dir)
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         what = f"{folder} cannot be written to"
         seen.fail("output", os.fspath(spec.output_dir), what, "give another with --output-dir", ExitCode.EMIT)
@@ -147,5 +148,5 @@ def space(seen: Examination) -> None:
             seen.ok(area, where, free)
 
 
-def _inodes(room: forecasts.Room, need: forecasts.Need) -> str:
+def _inodes(room: Room, need: forecasts.Need) -> str:
     return f"; {room.inodes} inodes free, about {need.inodes} needed"

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from buildstep import cli
-from buildstep.build.doctor import attempts, base_image, forecast, machine, network, pool
+from buildstep.build import forecast
+from buildstep.build.doctor import attempts, base_image, machine, network, pool
 from buildstep.build.doctor.findings import Examination
 from buildstep.errors import ExitCode, SandboxError
-from buildstep.system import process
+from buildstep.system import process, space
 
 pytestmark = pytest.mark.commands  # tools are asked for their versions
 
@@ -298,7 +299,7 @@ def test_too_little_room_is_an_error_and_scarce_room_a_warning(
     folder = tmp_path
 
     def with_room(free: int, inodes: int | None) -> Examination:
-        room = forecast.Room(folder=folder, free=free, inodes=inodes)
+        room = space.Room(folder=folder, free=free, inodes=inodes)
         monkeypatch.setattr(forecast, "together", lambda needs: [(room, needs[0][1] + needs[1][1])])
         seen.findings.clear()
         pool.space(seen)

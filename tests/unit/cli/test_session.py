@@ -33,10 +33,16 @@ def test_a_traceback_is_shown_when_asked_for(
     assert "Traceback" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
-def test_what_the_machine_lacks_is_no_bug(number: int, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fail(OSError(number, os.strerror(number), "/pool/x")) == 10
-    assert f"/pool/x: {os.strerror(number)}" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("number", "status"), [(errno.ENOSPC, 6), (errno.EROFS, 6), (errno.EACCES, 10), (errno.EMFILE, 10)]
+)
+def test_what_the_machine_lacks_is_no_bug(
+    number: int, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fail(OSError(number, os.strerror(number), "/pool/x")) == status
+    said = capsys.readouterr().err
+    assert f"/pool/x: {os.strerror(number)}" in said
+    assert "hint: " in said
 
 
 def test_another_os_error_is_a_bug() -> None:

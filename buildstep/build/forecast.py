@@ -12,6 +12,7 @@ from buildstep.build.plan import takes_in_place
 from buildstep.images.store import ImageRecord
 from buildstep.pool.interface import Backend
 from buildstep.spec.load import BuildSpec
+from buildstep.system.space import Room, existing
 from buildstep.tree.proto import ProtoDir
 
 _MIB = 1 << 20
@@ -143,31 +144,6 @@ def _size_of(path: Path) -> int:
 
 
 # -- file systems ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Room:
-    """What a file system has left. inodes: None where it has no fixed number of them."""
-
-    folder: Path
-    free: int
-    inodes: int | None
-
-    @classmethod
-    def at(cls, path: Path) -> Room:
-        """The room where `path` is, or will be."""
-        folder = existing(path)
-        info = os.statvfs(folder)
-        return cls(
-            folder=folder, free=info.f_bavail * info.f_frsize, inodes=info.f_favail if info.f_files else None
-        )
-
-
-def existing(path: Path) -> Path:
-    """The path itself if it is there, else the nearest directory above it that is."""
-    while not path.exists() and path.parent != path:
-        path = path.parent
-    return path
 
 
 def together(needs: Sequence[tuple[Path, Need]]) -> list[tuple[Room, Need]]:
