@@ -170,7 +170,7 @@ def test_every_error_of_a_disk_becomes_one_error(monkeypatch: pytest.MonkeyPatch
     error = wrapped(number)
     failure = space.explain(error)
     assert failure is not None
-    assert failure.exit_code == ExitCode.DISK == 6
+    assert failure.code == ExitCode.DISK
     assert not failure.retryable, "the network has nothing to do with it"
     assert failure.message.startswith("cannot write it: ")
     assert failure.message.count(os.strerror(number)) == 1
