@@ -110,10 +110,7 @@ def _prepare(argv: Sequence[str], env: Mapping[str, str] | None) -> tuple[str, d
 
 def _failure(argv: Sequence[str], status: int, output: str, what: str) -> CommandFailed:
     detail = f"{output}\ncommand: {shlex.join(argv)}"
-    failed = CommandFailed(argv, status, detail=detail, what=what)
-    # Now, as whoever clears up makes room again.
-    failed.__cause__ = space.of_tool(argv[0], status, output)
-    return failed
+    return space.caused(CommandFailed(argv, status, detail=detail, what=what), output)
 
 
 def run(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from buildstep.errors import BuildstepError, DiskError, Interrupted
+from buildstep.errors import BuildstepError, CommandFailed, DiskError, Interrupted
 from buildstep.system.text import printable, size_text
 
 # -- file systems ------------------------------------------------------------------------------------------
@@ -195,6 +195,15 @@ def of_tool(tool: str, status: int, output: str) -> DiskFailure | None:
     ):
         number = errno.ENOSPC
     return DiskFailure(number, None, places) if number else None
+
+
+def caused(error: CommandFailed, output: str) -> CommandFailed:
+    """Return the error of a tool, with the failure of a disk as its cause where that is so.
+
+    To be called at once: whoever clears up after the tool makes room again.
+    """
+    error.__cause__ = of_tool(error.argv[0], error.status, output)
+    return error
 
 
 # -- what to say about it ----------------------------------------------------------------------------------

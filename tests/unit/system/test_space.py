@@ -250,7 +250,7 @@ def test_the_place_of_a_path_is_found(tmp_path: Path) -> None:
 def test_a_package_managers_error_keeps_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
     places(monkeypatch, place("pool"))
     failed = CommandFailed(["apt-get"], 100, detail="E: You don't have enough free space in /x")
-    failed.__cause__ = space.of_tool("apt-get", 100, failed.detail)
+    space.caused(failed, failed.detail)
     error = InstallError("installing failed", detail=failed.detail, hint="is the mirror there?")
     error.__cause__ = failed
     failure = space.explain(error)
