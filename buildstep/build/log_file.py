@@ -17,6 +17,7 @@ from buildstep.report.event_log import SUFFIX, EventLog
 from buildstep.report.record import RECORD_SUFFIX, BuildRecord
 from buildstep.system.files import write_json
 from buildstep.system.output_set import Outputs, create, temporary_name
+from buildstep.system.private import private_dir
 
 KEPT = 20
 """How many logs of failed builds a pool keeps."""
@@ -57,7 +58,7 @@ class BuildLog:
     def keep_failed(self, record: BuildRecord) -> None:
         """Copy the log into the pool, with the record of the failure, and say where."""
         self._log.flush()
-        self._folder.mkdir(parents=True, exist_ok=True)
+        private_dir(self._folder)
         place = self._folder / (self._build_id + SUFFIX)
         if self._path.exists():
             shutil.copyfile(self._path, place)

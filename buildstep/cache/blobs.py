@@ -43,6 +43,7 @@ from buildstep.system.digest import sha256_file
 from buildstep.system.files import atomic_write, stamp
 from buildstep.system.host import boot_id
 from buildstep.system.locks import lock, try_lock
+from buildstep.system.private import private_dir, private_file
 from buildstep.tree.diff import Changes, diff
 from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.hashing import hash_entries
@@ -119,7 +120,7 @@ class BlobStore:
         self._reusable: ReusableChunks | None = None
         self.saved = 0.0
         """Seconds that the layers found had taken to make."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        private_dir(self._folder)
 
     def __enter__(self) -> Self:
         return self
@@ -254,7 +255,7 @@ class BlobStore:
         key = self._digest(lines, changes)
         blob = self._keep(replace(blob, comment=comment), key, self._folder / _name(key), begin)
         with contextlib.suppress(OSError):
-            shape.touch()
+            private_file(shape)
             if not changes.removed:
                 chunk_reuse.save(_chunks_path(blob.path), chunk_reuse.table(stream, entries, lines))
         return blob

@@ -16,6 +16,7 @@ from typing import Any
 
 from buildstep.system import framed
 from buildstep.system.files import atomic_write
+from buildstep.system.private import private_dir
 
 FORMAT = 4
 
@@ -67,7 +68,7 @@ def _path(state: Path, stem: Path) -> Path:
 def save(state: Path, stem: Path, tree: Tree) -> None:
     """Keep the tree of a build for the next one. stem: the path of its outputs without extension."""
     path = _path(state, stem)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_dir(path.parent)
     with atomic_write(path, durable=False) as stream:
         for item in fields(tree):  # one by one: together they are large
             framed.write(stream, getattr(tree, item.name))

@@ -23,6 +23,7 @@ from buildstep.errors import BuildstepError, StoreError
 from buildstep.pool.interface import Backend, Kind
 from buildstep.system.files import atomic_write
 from buildstep.system.locks import lock, try_lock
+from buildstep.system.private import private_dir, private_file
 from buildstep.system.text import difference
 from buildstep.tree.diff import diff
 from buildstep.tree.entry import FileList, dumps, loads, tree_digest
@@ -187,11 +188,11 @@ class LayerCache:
     def save(self, record: LayerRecord, entries: FileList) -> None:
         """Write the record of a layer whose dataset has just been made."""
         assert tree_digest(entries) == record.tree_digest
-        self._folder.mkdir(parents=True, exist_ok=True)
+        private_dir(self._folder)
         data = dumps(entries)
         with atomic_write(self._path(record.key, "list")) as stream:
             stream.write(data)
-        self._path(record.key, "used").touch()
+        private_file(self._path(record.key, "used"))
         self._write(
             replace(
                 record,
@@ -207,7 +208,7 @@ class LayerCache:
 
     def touch(self, key: str) -> None:
         """Note that a layer was used."""
-        self._path(key, "used").touch()
+        private_file(self._path(key, "used"))
 
     def last_used(self, key: str) -> float:
         """Return when a layer was last used (seconds since 1970); 0 if that is not known."""

@@ -20,6 +20,7 @@ from typing import Any
 
 from buildstep.cache import records
 from buildstep.system.files import stamp
+from buildstep.system.private import private_dir
 from buildstep.system.text import difference
 
 FORMAT = 3
@@ -72,7 +73,7 @@ def save(
 ) -> None:
     """Keep a note of a build's outputs, once they have their names. facts: what `find` returns of it."""
     path = _path(state, key_of(inputs))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_dir(path.parent)
     _Entry({os.fspath(file): stamp(file) for file in files}, dict(facts)).save(path)
     records.save(_last(state, stem), _Last(dict(inputs)), FORMAT)
 

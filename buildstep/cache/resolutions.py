@@ -19,6 +19,7 @@ from typing import Any
 
 from buildstep.cache import records
 from buildstep.rootfs.interface import Resolution
+from buildstep.system.private import private_dir
 
 FORMAT = 2
 
@@ -71,7 +72,7 @@ def find(state: Path, key: str) -> KeptResolution | None:
 def save(state: Path, key: str, resolution: KeptResolution) -> None:
     """Keep a resolution."""
     path = _path(state, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_dir(path.parent)
     records.save(path, resolution, FORMAT)
 
 

@@ -49,7 +49,7 @@ def command(records: tuple[Path, ...], format_name: str | None, output: Path, ev
         )
     logs = None if events is None else [events]
     if str(output) != "-":
-        with files.atomic_write(output, durable=False) as stream:
+        with files.atomic_write(output, mode=0o644, durable=False) as stream:
             report.render(chosen, found, logs, stream)
         return
     if chosen == "html" and sys.stdout.isatty():

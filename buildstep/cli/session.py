@@ -18,6 +18,7 @@ from buildstep.cli import debugging, print_error
 from buildstep.errors import BuildstepError, DatasetError, Interrupted, ToolMissing
 from buildstep.events import Bus, Subscriber
 from buildstep.images.store import ImageStore
+from buildstep.pool import privacy
 from buildstep.pool.heal import heal
 from buildstep.pool.interface import Backend
 from buildstep.report.console import view_for
@@ -56,6 +57,8 @@ def open_session(
     backend = pool_module.open_pool(config.pool or pool_module.detect(environ))
     space.watch(pool=backend.state, temporary_directory=Path(environ.get("TMPDIR") or "/tmp"))
     if healing:
+        if said := privacy.mend(backend):
+            bus.note(said, level="warning")
         for left in heal(backend):
             text = f"a build that died ({left.build}) left {left.kind} {left.name}"
             done = "removed" if left.removed else f"not removed: {left.problem}"

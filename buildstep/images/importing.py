@@ -27,6 +27,7 @@ from buildstep.pool.interface import Backend, Dataset, Kind
 from buildstep.pool.journal import Journal
 from buildstep.spec.imgmanifest import uuid_of
 from buildstep.system.digest import HashingReader
+from buildstep.system.private import private_dir
 from buildstep.system.remove import remove_tree
 from buildstep.tree.entry import tree_digest
 from buildstep.tree.hashing import hash_entries, spread_digests
@@ -196,7 +197,7 @@ class Importer:
 
     def _context(self, ident: str, downloads: Path) -> SourceContext:
         privileged, bus = self._backend.privileged, self._store.bus
-        downloads.mkdir(parents=True, exist_ok=True)
+        private_dir(downloads)
         return SourceContext(
             cache=self._journal.folder(self._backend.state / "work" / ident),
             downloads=downloads,

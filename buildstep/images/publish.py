@@ -24,6 +24,7 @@ from buildstep.spec.config import TargetConfig
 from buildstep.system import files as system_files
 from buildstep.system.files import read_json, write_json
 from buildstep.system.locks import lock
+from buildstep.system.private import private_dir
 
 MANIFEST = ".imgmanifest"
 _IMAGES = (".oci.tar", ".tar", ".zfs", ".zvol", ".btrfs")
@@ -86,7 +87,7 @@ def _as_built(path: Path, stack: contextlib.ExitStack) -> Path:
     del record["published"]
     directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="buildstep-publish-"))
     copy = Path(directory) / path.name
-    write_json(copy, record, durable=False)
+    write_json(copy, record, mode=0o644, durable=False)
     return copy
 
 
@@ -167,7 +168,7 @@ def _note_in_record(path: Path, entry: Mapping[str, Any], state: Path) -> None:
             if not any(_same(row, entry) for row in rows):
                 rows.append(_flat(entry))
                 before = system_files.stamp(path)
-                write_json(path, record)
+                write_json(path, record, mode=0o644)
                 outputs.restamp(state, path, before)
         finally:
             guard.unlink(missing_ok=True)
@@ -181,9 +182,9 @@ def _same(row: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
 
 def _note_in_state(state: Path, row: Mapping[str, Any]) -> None:
     """One line more in published.jsonl, whole or not at all."""
-    state.mkdir(parents=True, exist_ok=True)
+    private_dir(state)
     with lock(state / "locks" / "published.lock"):
-        fd = os.open(state / "published.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        fd = os.open(state / "published.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             os.write(fd, json.dumps(row).encode() + b"\n")
             os.fsync(fd)

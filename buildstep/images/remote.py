@@ -17,6 +17,7 @@ from buildstep.spec import imgmanifest
 from buildstep.spec.config import SourceConfig
 from buildstep.system import host
 from buildstep.system.locks import lock, try_lock
+from buildstep.system.private import private_dir
 from buildstep.system.text import size_text
 
 
@@ -124,7 +125,7 @@ class Remote:
         called for those when the file is complete. The file of an installed image is removed. Raises
         ImageError, and what `install` raises; files that are here or can be resumed stay for the next run.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        private_dir(folder)
         for image in images:
             size = sum(entry.get("size", 0) for entry in image.manifest.get("files", [])[:1])
             name = f"{image.manifest.get('name')}@{image.manifest.get('version')}"

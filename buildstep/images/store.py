@@ -33,6 +33,7 @@ from buildstep.pool.interface import Backend, Kind
 from buildstep.spec.config import Config
 from buildstep.system.files import atomic_write
 from buildstep.system.locks import lock, try_lock
+from buildstep.system.private import private_dir, private_file
 from buildstep.system.userns import in_user_namespace
 from buildstep.tree.entry import FileList, dumps, loads, tree_digest
 from buildstep.tree.hashing import hash_entries, spread_digests
@@ -229,7 +230,7 @@ class ImageStore:
 
     def add(self, record: ImageRecord, entries: FileList) -> ImageRecord:
         """Write the file list and, last, the record of an image whose dataset is there."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        private_dir(self.folder)
         data = dumps(entries)
         with atomic_write(self._list_path(record.uuid)) as stream:
             stream.write(data)
@@ -257,7 +258,7 @@ class ImageStore:
         with self.backend.tree(Kind.IMAGE, record.uuid) as tree:
             now = fingerprint_of(tree)
         with contextlib.suppress(OSError):
-            (self.folder / f"{record.uuid}.used").touch()
+            private_file(self.folder / f"{record.uuid}.used")
         same = now == record.fingerprint
         if same and record.list_digest and not thorough:
             return record

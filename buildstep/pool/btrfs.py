@@ -22,6 +22,7 @@ from buildstep.pool.layout import DirectoryPool
 from buildstep.system import process
 from buildstep.system.mount_table import mount_points
 from buildstep.system.mounts import unmount
+from buildstep.system.private import private_file
 from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.scan import scan, scan_changed
 
@@ -78,7 +79,7 @@ class BtrfsBackend(DirectoryPool):
         folder = self.make_folder(ident)
         _btrfs("subvolume", "snapshot", os.fspath(source), os.fspath(folder / "tree"))
         mark = folder / "complete"
-        mark.touch()
+        private_file(mark)
         return BtrfsDataset(ident, folder / "tree", mark.stat().st_ctime_ns)
 
     def snapshot(self, dataset: Dataset, kind: Kind, ident: str) -> None:

@@ -15,6 +15,7 @@ from buildstep.pool.layout import DirectoryPool
 from buildstep.system import host, process
 from buildstep.system.mount_table import mount_points
 from buildstep.system.mounts import unmount
+from buildstep.system.private import private_file
 from buildstep.system.userns import in_user_namespace
 from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.scan import scan, scan_changed
@@ -53,8 +54,7 @@ class DirectoryBackend(DirectoryPool):
 
     def create(self, ident: str) -> Dataset:
         folder = self.make_folder(ident)
-        (folder / "tree").mkdir(mode=0o755)
-        return DirectoryDataset(ident, folder / "tree", 0, self.privileged)
+        return DirectoryDataset(ident, self.make_tree(folder), 0, self.privileged)
 
     def clone(self, kind: Kind, origin: str, ident: str) -> Dataset:
         source = self.tree_of(kind, origin)
@@ -68,13 +68,13 @@ class DirectoryBackend(DirectoryPool):
         except CommandFailed as error:
             raise DatasetError(error.message, detail=error.detail, hint="is the pool full?") from error
         mark = folder / "complete"
-        mark.touch()
+        private_file(mark)
         # Files are stamped with a clock of coarse ticks: past the tick of the last one copied, a ctime
         # tells for sure what was changed later.
         first = mark.stat().st_ctime_ns
         while mark.stat().st_ctime_ns == first:
             time.sleep(0.001)
-            mark.touch()
+            private_file(mark)
         return DirectoryDataset(ident, folder / "tree", mark.stat().st_ctime_ns, self.privileged)
 
     def snapshot(self, dataset: Dataset, kind: Kind, ident: str) -> None:

@@ -62,6 +62,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def wall(self) -> Path:
+        """The directory above all of the pool's files and trees; nobody but its owner may enter it."""
+        ...
+
+    @property
     def cheap_clone(self) -> bool:
         """Whether a clone costs the same whatever the size of its origin."""
         ...

@@ -22,6 +22,7 @@ from buildstep.pool.stale import Stale
 from buildstep.system import mounts
 from buildstep.system.host import boot_id
 from buildstep.system.locks import take_lock
+from buildstep.system.private import private_dir, private_file
 
 SUFFIX = ".jsonl"
 
@@ -57,7 +58,8 @@ class Journal:
     def folder(self, path: Path) -> Path:
         """Make a directory of the pool's state for the length of the build."""
         self._write_path("folder", path)
-        path.mkdir(parents=True)
+        private_dir(path.parent)
+        path.mkdir(mode=0o700)
         return path
 
 
@@ -104,8 +106,8 @@ def _owner() -> dict[str, object]:
 def keep(backend: Backend, ident: str) -> None:
     """Mark a failed build's dataset as kept for a person to look at; `heal` passes it by."""
     folder = backend.state / "kept"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / ident).touch()
+    private_dir(folder)
+    private_file(folder / ident)
 
 
 def kept(backend: Backend) -> set[str]:

@@ -1,5 +1,7 @@
 """The directory layout that file-based pools share: mark, state, and one folder per dataset.
 
+Nobody but its owner may enter PATH (`privacy`).
+
 PATH/buildstep-pool.json      {"format": 1, "scheme": ...}: without it nothing here is ours
 PATH/state/                   records, locks, journals, caches
 PATH/{image,layer,build}/ID/  one dataset each
@@ -15,9 +17,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from buildstep.errors import DatasetError
+from buildstep.pool import privacy
 from buildstep.pool.interface import Kind
 from buildstep.system.files import fsync_dir, read_json, write_json
 from buildstep.system.locks import try_lock
+from buildstep.system.private import private_dir
 from buildstep.system.remove import remove_tree
 
 MARK = "buildstep-pool.json"
@@ -49,6 +53,10 @@ class DirectoryPool:
     def uri(self) -> str:
         return f"{self.scheme}:{self.path}"
 
+    @property
+    def wall(self) -> Path:
+        return self.path
+
     @contextlib.contextmanager
     def _usable(self) -> Iterator[None]:
         try:
@@ -61,6 +69,7 @@ class DirectoryPool:
 
     def _check(self) -> bool:
         """Say whether the pool is there. Raises DatasetError for one that is not ours to use."""
+        privacy.refuse_foreign(self.path, self.uri)
         mark = self.path / MARK
         try:
             found = read_json(mark)
@@ -98,10 +107,10 @@ class DirectoryPool:
         with self._usable():
             if self._check():
                 return
-            self.path.mkdir(parents=True, exist_ok=True)
-            for kind in Kind:
-                (self.path / kind).mkdir(mode=0o755, exist_ok=True)
-            self.state.mkdir(mode=0o755, exist_ok=True)
+            private_dir(self.path)
+            self.path.chmod(0o700)
+            for folder in (*(self.path / kind for kind in Kind), self.state):
+                private_dir(folder)
             mark = {"format": FORMAT, "scheme": self.scheme, "owners": self._owners}
             write_json(self.path / MARK, mark)
             for path in self.path.iterdir():
@@ -119,10 +128,17 @@ class DirectoryPool:
         folder = self.folder(Kind.BUILD, ident)
         self.make_pool()
         try:
-            folder.mkdir(mode=0o755)
+            folder.mkdir(mode=0o700)
         except OSError as error:
             raise DatasetError(f"cannot make the dataset {ident}: {error.strerror}") from error
         return folder
+
+    def make_tree(self, folder: Path) -> Path:
+        """Make the empty tree of a dataset, with the mode of a system's top, whatever the umask."""
+        tree = folder / "tree"
+        tree.mkdir(mode=0o755)
+        tree.chmod(0o755)
+        return tree
 
     def keep(self, ident: str, kind: Kind, final: str) -> None:
         """Rename a working dataset to its permanent name. An existing one of that name is an error."""

@@ -22,7 +22,16 @@ from buildstep.pool.layout import DirectoryPool
 from buildstep.system.files import read_json, write_json
 from buildstep.system.host import boot_id
 from buildstep.system.mount_table import mount_points
-from buildstep.system.mounts import MS_RDONLY, bind, mount, mounted, overlay_options, unmount
+from buildstep.system.mounts import (
+    MS_NODEV,
+    MS_NOSUID,
+    MS_RDONLY,
+    bind,
+    mount,
+    mounted,
+    overlay_options,
+    unmount,
+)
 from buildstep.system.remove import remove_tree
 from buildstep.system.userns import in_user_namespace
 from buildstep.tree.entry import Entry, FileList
@@ -64,19 +73,18 @@ class OverlayBackend(DirectoryPool):
 
     def create(self, ident: str) -> Dataset:
         folder = self.make_folder(ident)
-        (folder / "tree").mkdir(mode=0o755)
-        return OverlayDataset(ident, folder / "tree", None)
+        return OverlayDataset(ident, self.make_tree(folder), None)
 
     def clone(self, kind: Kind, origin: str, ident: str) -> Dataset:
         lower = self._lower(kind, origin)
         folder = self.make_folder(ident)
         for name in ("upper", "work", "tree"):
-            (folder / name).mkdir(mode=0o755)
+            (folder / name).mkdir(mode=0o700)
         _copy_top(lower[0], folder / "upper")
         write_json(folder / "origin.json", {"kind": kind, "ident": origin}, durable=False)
         options = overlay_options(lower, folder / "upper", folder / "work", volatile=True)
         try:
-            mount("overlay", folder / "tree", "overlay", 0, options)
+            mount("overlay", folder / "tree", "overlay", MS_NODEV | MS_NOSUID, options)
         except SandboxError as error:
             raise DatasetError(error.message, hint="use --pool dir:PATH where overlays cannot be") from error
         return OverlayDataset(ident, folder / "tree", folder / "upper")
@@ -125,8 +133,8 @@ class OverlayBackend(DirectoryPool):
             return
         # The directory stays: other builds, in mount namespaces of their own, use it at the same time.
         view = self.folder(kind, ident) / "view"
-        view.mkdir(mode=0o755, exist_ok=True)
-        with mounted("overlay", view, "overlay", MS_RDONLY, overlay_options(lower)):
+        view.mkdir(mode=0o700, exist_ok=True)
+        with mounted("overlay", view, "overlay", MS_RDONLY | MS_NODEV | MS_NOSUID, overlay_options(lower)):
             yield view
 
     def own(self, kind: Kind, ident: str) -> Path:

@@ -26,14 +26,15 @@ from pathlib import Path
 from typing import ClassVar
 
 from buildstep.errors import DatasetError, SandboxError, ToolMissing
-from buildstep.pool import zfs_permissions
+from buildstep.pool import privacy, zfs_permissions
 from buildstep.pool.interface import Dataset, Kind
 from buildstep.pool.journal import open_journal
 from buildstep.pool.zfs_holders import holders, mounts_of
 from buildstep.pool.zfs_library import AlreadyThere, Busy, InUse, Props, open_zfs
 from buildstep.system import host
 from buildstep.system.mount_table import mount_points, source_at
-from buildstep.system.mounts import LASTING, MS_RDONLY, are_noted, mount, unmount
+from buildstep.system.mounts import LASTING, MS_NODEV, MS_NOSUID, MS_RDONLY, are_noted, mount, unmount
+from buildstep.system.private import private_dir
 from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.scan import scan, scan_changed
 
@@ -87,12 +88,17 @@ class ZfsBackend:
         self._zfs = open_zfs()
         self.state = self._open_state()
         self._mounts = self.state / "mnt"
-        self._mounts.mkdir(exist_ok=True)
+        private_dir(self._mounts)
         self._sweep_mount_points()
 
     @property
     def uri(self) -> str:
         return f"{self.scheme}:{self.dataset}"
+
+    @property
+    def wall(self) -> Path:
+        # Trees are only ever mounted below the state, and so behind it.
+        return self.state
 
     # -- state ---------------------------------------------------------------------------------------
 
@@ -127,12 +133,13 @@ class ZfsBackend:
         if source_at(os.path.realpath(where)) != name:
             # The property says where, so `zfsutil`: the kernel mounts no other dataset by hand.
             self._mount(name, Path(where), data=LASTING)
+        privacy.refuse_foreign(Path(where), self.uri)
         return Path(where)
 
     def _mount(self, name: str, where: Path, *, read_only: bool = False, data: str = "") -> None:
         try:
-            where.mkdir(parents=True, exist_ok=True)
-            mount(name, where, "zfs", MS_RDONLY if read_only else 0, data)
+            private_dir(where)
+            mount(name, where, "zfs", MS_NODEV | MS_NOSUID | (MS_RDONLY if read_only else 0), data)
         except (SandboxError, OSError) as error:
             grant = "" if os.geteuid() == 0 else zfs_permissions.advice(self.dataset)
             raise DatasetError(

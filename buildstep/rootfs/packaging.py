@@ -15,6 +15,7 @@ from buildstep.rootfs import installers, sandbox
 from buildstep.rootfs.installers import apt
 from buildstep.rootfs.interface import Audit, Finding, Installer, InstallJob, Package, Resolution
 from buildstep.spec.load import BuildSpec
+from buildstep.system.private import private_dir
 from buildstep.system.root import Root
 from buildstep.tree.entry import FileList
 
@@ -108,7 +109,7 @@ def prepare_packaging(
     """
     installer = choose_installer(spec, root, bus.note)
     cache = state / "packages" / installer.name
-    cache.mkdir(parents=True, exist_ok=True)
+    private_dir(cache)
     mirror = spec.installer_options.mirror or environ.get("BUILDSTEP_APT_MIRROR", "")
     if not mirror and installer.name == apt.Apt.name:
         mirror = apt.host_mirror(environ, cache)

@@ -34,11 +34,12 @@ def fsync_dir(path: Path | str) -> None:
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path, *, mode: int = 0o644, durable: bool = True) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path, *, mode: int = 0o600, durable: bool = True) -> Iterator[IO[bytes]]:
     """Write a file that gets its name only when the block has ended well, complete and synced to disk.
 
     Until then it has a temporary name and is locked: one that can be locked was left by a dead process.
-    durable: False leaves out the syncs, for what can be made again. Raises OSError.
+    mode: less the umask; by default nobody else may read it. durable: False leaves out the syncs, for what
+    can be made again. Raises OSError.
     """
     while True:
         # The name is known before the file is there: a signal in between leaves nothing behind.
@@ -64,9 +65,9 @@ def atomic_write(path: Path, *, mode: int = 0o644, durable: bool = True) -> Iter
         return
 
 
-def write_json(path: Path, value: object, *, durable: bool = True) -> None:
-    """Write one JSON document atomically, two-space indented."""
-    with atomic_write(path, durable=durable) as stream:
+def write_json(path: Path, value: object, *, mode: int = 0o600, durable: bool = True) -> None:
+    """Write one JSON document atomically, two-space indented. mode: less the umask."""
+    with atomic_write(path, mode=mode, durable=durable) as stream:
         stream.write(json.dumps(value, indent=2).encode() + b"\n")
 
 

@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from buildstep.system.private import private_dir
+
 
 def create_locked(path: Path, mode: int) -> int | None:
     """Create a file and lock it; return its descriptor.
@@ -70,10 +72,10 @@ def _take(path: Path, flags: int, *, create: bool) -> int | None:
     """Return the descriptor of a locked file. None if another holds it, or it is missing and not created."""
     while True:
         if create:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            private_dir(path.parent)
         access = os.O_RDWR | os.O_CREAT if create else os.O_RDONLY | os.O_NONBLOCK
         try:
-            fd = os.open(path, access | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            fd = os.open(path, access | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:
             if create:
                 raise

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from buildstep.system import framed
 from buildstep.system.files import atomic_write
 from buildstep.system.locks import lock
+from buildstep.system.private import private_dir
 from buildstep.tree import stat_lines
 from buildstep.tree.entry import Entry, Xattrs
 from buildstep.tree.stat_lines import Seen
@@ -166,7 +167,7 @@ class StatIndex:
         A few changes are added to the file's end; many, or the first time, write it anew.
         """
         tail = (walked.started, walked.excludes)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        private_dir(self.path.parent)
         with lock(self.path.with_suffix(".lock")):
             few = walked.fresh_count + len(walked.gone) < len(walked.valid) // 10
             if walked.known is not None and few and self._can_be_added_to(walked.known):

@@ -10,7 +10,7 @@ from buildstep.build import forecast as forecasts
 from buildstep.build.doctor import attempts
 from buildstep.build.doctor.findings import Examination
 from buildstep.errors import BuildstepError, ExitCode, SandboxError
-from buildstep.pool import heal, journal
+from buildstep.pool import heal, journal, privacy
 from buildstep.pool.interface import Backend
 from buildstep.system.locks import try_lock
 from buildstep.system.space import Room, existing
@@ -46,6 +46,8 @@ def opened(seen: Examination) -> None:
         return
     cheap = "clones cost nothing" if backend.cheap_clone else "every build copies its base image"
     seen.ok("pool", where, f"{cheap}{new}")
+    if said := privacy.others_may(backend.wall):
+        seen.warn("pool", where, said, "the next build closes it")
     formats = sorted(seen.spec.formats) if seen.spec else []
     lacks = [name for name in formats if emit.sends_dataset([name]) and name != backend.scheme]
     for name in lacks:

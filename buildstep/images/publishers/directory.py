@@ -113,7 +113,7 @@ def _copy(content: Content, target: Path) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    with atomic_write(path) as stream:
+    with atomic_write(path, mode=0o644) as stream:
         stream.write(data)
 
 
