@@ -1,13 +1,14 @@
 """A sandbox around an image's root: private mounts, a built environment, and commands that leave nothing.
 
 The mounts made here are those of the build's own mount namespace (`namespaces.enclose`), so the CI host never
-sees them. Every command gets a PID namespace below that one, and a network of its own unless it asks for the
-host's: when the command returns, whatever it started is dead.
+sees them. Every command is started by `bubblewrap`: the host's tree is not there, nor are its devices and
+processes and, unless the command asks for it, its network. When it returns, whatever it started is dead.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shlex
 import signal
@@ -21,11 +22,13 @@ from buildstep.errors import CommandFailed, SandboxError
 from buildstep.events import Bus
 from buildstep.rootfs import temporary_files
 from buildstep.rootfs.proxies import Proxies, proxies_from
-from buildstep.system import host, process
+from buildstep.system import bubblewrap, host, process
 from buildstep.system.mounts import MS_NOEXEC, MS_NOSUID, bind, mounted, tmpfs
 from buildstep.system.root import Root
 
 RESOLVER = Path("/etc/resolv.conf")
+
+_NOT_STARTED = "bwrap: execvp "
 
 _NODES = {
     "null": (1, 3),
@@ -44,35 +47,12 @@ _DEV_LINKS = {
     "stderr": "/proc/self/fd/2",
 }
 
-_CAPABILITIES = (
-    "chown", "dac_override", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap", "setfcap",
-    "net_bind_service", "net_raw", "sys_chroot", "mknod", "audit_write",
-)  # fmt: skip
-"""What package scripts need. Without sys_admin they can neither mount nor unmount."""
-
 _ANSWER = 16 << 20
 """Bytes of standard output that a command in the image may answer with."""
 
-_INIT_FAILED = 125
-_INIT_MARK = "buildstep-sandbox:"
-
-# Process 1 of every command. A shell, not the command itself, because process 1 has to collect the
-# processes that daemons leave to it: a script that waits for such a process to go would wait for ever.
-# The parts of /proc that change the kernel are the host's as well, and are shown read-only.
-_INIT = """\
-root=$1; shift
-fail() { echo "%(mark)s $*" >&2; exit %(failed)d; }
-%(mount)s -t proc -o nosuid,nodev,noexec proc "$root/proc" || fail "cannot mount proc"
-for part in sys sysrq-trigger irq bus fs; do
-  [ ! -e "$root/proc/$part" ] || %(mount)s -o bind,ro "$root/proc/$part" "$root/proc/$part" \
-    || fail "cannot make /proc/$part read-only"
-done
-%(loopback)s
-%(setpriv)s --bounding-set=-all,+%(caps)s -- %(chroot)s "$root" "$@" </dev/null
-exit $?
-"""
-
 _NO_SUCH_PROGRAM = 127
+_NOT_RUNNABLE = 126
+"""What shells and chroot(1) say of a program that is not there, or that the kernel does not run."""
 
 
 def command_env(root: Root, environ: Mapping[str, str]) -> dict[str, str]:
@@ -139,18 +119,20 @@ class ChrootSandbox:
         full = {**self._env, **proxies.env, **(env or {})}
         tool = Path(argv[0]).name
         self._bus.note(proxies.mask(f"in the image: {shlex.join(argv)}"), level="debug")
-        try:
-            result = process.run(
-                self.wrapped(argv, network=network),
-                env=full,
-                cwd="/",
-                ok=ok,
-                line=lambda text: self._bus.output(tool, proxies.mask(text)),
-                limits=process.Limits(self._options.timeout, self._options.idle_timeout, answer=_ANSWER),
-                what=what or tool,
-            )
-        except CommandFailed as error:
-            raise self._explained(error, argv, proxies) from None
+        with bubblewrap.Watch() as watch:
+            try:
+                result = process.run(
+                    self.wrapped(argv, network=network, watch=watch),
+                    env=full,
+                    start=process.Start(stdin=self._nothing(), fds=(watch.fd,)),
+                    ok=ok,
+                    line=lambda text: self._bus.output(tool, proxies.mask(text)),
+                    limits=process.Limits(self._options.timeout, self._options.idle_timeout, answer=_ANSWER),
+                    what=what or tool,
+                )
+            except CommandFailed as error:
+                ran = not host.HERE.namespaces or watch.started()
+                raise self._explained(error, argv, proxies, ran=ran) from None
         return result.stdout
 
     def shell(self) -> int:
@@ -159,39 +141,36 @@ class ChrootSandbox:
         before = signal.signal(signal.SIGINT, lambda _signum, _frame: None)
         proxies = self._network_proxies()
         env = {**self._env, **proxies.env, "TERM": self._environ.get("TERM", "dumb")}
-        argv = self.wrapped(["/bin/sh", "-i"], network=True, stdin="<&0")
         sys.stdout.flush()
         sys.stderr.flush()
-        try:
-            # Not process.run: the terminal itself is handed over, there is no output to watch.
-            return os.spawnve(os.P_WAIT, process.which(argv[0]), argv, env)  # noqa: S606
-        finally:
-            signal.signal(signal.SIGINT, before)
+        with bubblewrap.Watch() as watch:
+            argv = self.wrapped(["/bin/sh", "-i"], network=True, watch=watch)
+            os.set_inheritable(watch.fd, True)
+            try:
+                # Not process.run: the terminal itself is handed over, there is no output to watch.
+                return os.spawnve(os.P_WAIT, process.which(argv[0]), argv, env)  # noqa: S606
+            finally:
+                signal.signal(signal.SIGINT, before)
 
-    def wrapped(self, argv: Sequence[str], *, network: bool, stdin: str = "</dev/null") -> list[str]:
-        """Return the command line on the CI host, which enters the namespaces and the root first."""
+    def wrapped(
+        self, argv: Sequence[str], *, network: bool, watch: bubblewrap.Watch | None = None
+    ) -> list[str]:
+        """Return the command line on the CI host, which enters the namespaces and the root first.
+
+        watch: what learns how it went; it has to be left when the command has ended.
+        """
         if not argv or not argv[0]:
             raise SandboxError("no command was given to run in the image")
         if not host.HERE.namespaces:
             return host.enter_argv(os.fspath(self._root.path), argv)
         # A script of the image can have put a link there when the last command ended.
         temporary_files.mount_point(self._root, "/proc")
-        hint = "install util-linux and coreutils on the CI host"
-        ip = None if network else process.find("ip")
-        init = _INIT % {
-            "mark": _INIT_MARK,
-            "failed": _INIT_FAILED,
-            "caps": ",+".join(_CAPABILITIES),
-            # Without a network, a daemon that a script tries out may still talk to itself.
-            "loopback": f"{shlex.quote(ip)} link set lo up 2>/dev/null" if ip else "",
-            **{tool: shlex.quote(process.which(tool, hint=hint)) for tool in ("mount", "setpriv", "chroot")},
-        }
-        return [
-            "unshare", "--pid", "--fork", "--kill-child=SIGKILL", "--mount",
-            *([] if network else ["--net"]),
-            "--", process.which("sh"), "-c", init.replace("</dev/null", stdin), "sh",
-            os.fspath(self._root.path), *argv,
-        ]  # fmt: skip
+        entrance = bubblewrap.Entrance(root=self._root.path, host_network=network, watch=watch)
+        return entrance.command(argv)
+
+    def _nothing(self) -> Path:
+        """Return what commands read: the /dev/null of their own, as root may set modes by a descriptor."""
+        return self._root.path / "dev/null" if host.HERE.namespaces else Path(os.devnull)
 
     def _network_proxies(self) -> Proxies:
         """Return the CI host's proxies, looked up by the first command that needs them."""
@@ -202,26 +181,32 @@ class ChrootSandbox:
         return self._proxies
 
     def _explained(
-        self, error: CommandFailed, argv: Sequence[str], proxies: Proxies
+        self, error: CommandFailed, argv: Sequence[str], proxies: Proxies, *, ran: bool
     ) -> CommandFailed | SandboxError:
-        """Return the error in terms of the command in the image, not of what wraps it."""
+        """Return the error in terms of the command in the image, not of what wraps it.
+
+        ran: whether the program in the image was started; if not, the last line tells why.
+        """
         lines = proxies.mask(error.detail).splitlines()
-        # The last one is the host's command line, with the whole of _INIT in it.
-        output = [text for text in lines[: _last(lines, "command: ")] if not text.startswith(_INIT_MARK)]
-        if error.status == _INIT_FAILED:
-            faults = [text for text in lines if text.startswith(_INIT_MARK)]
-            if faults:
+        # The last one is the command line on the host.
+        output = lines[: _last(lines, "command: ")]
+        status = error.status
+        if not ran and status > 0:
+            why = output.pop() if output else error.message
+            if not why.startswith(_NOT_STARTED):
                 return SandboxError(
-                    f"{self._root.path}: {faults[0].removeprefix(_INIT_MARK).strip()}",
+                    f"{self._root.path} cannot be entered: {why.partition(': ')[2] or why}",
                     detail="\n".join(output),
                     hint="`buildstep doctor` tells what this CI host lacks",
                 )
+            output.append(why.removeprefix(_NOT_STARTED))
+            status = _NO_SUCH_PROGRAM if why.endswith(os.strerror(errno.ENOENT)) else _NOT_RUNNABLE
         hint = error.hint
-        if error.status == _NO_SUCH_PROGRAM and not self._has_program(argv[0]):
+        if status == _NO_SUCH_PROGRAM and not self._has_program(argv[0]):
             hint = f"the image has no program {argv[0]}"
         prefix, sep, _ = error.message.rpartition(": ")
         detail = "\n".join([*output, f"command in the image: {shlex.join(argv)}"])
-        return CommandFailed(argv, error.status, detail=detail, hint=hint, what=prefix if sep else "")
+        return CommandFailed(argv, status, detail=detail, hint=hint, what=prefix if sep else "")
 
     def _has_program(self, name: str) -> bool:
         if "/" in name:
@@ -291,6 +276,10 @@ def _private_mounts(stack: contextlib.ExitStack, sandbox: ChrootSandbox) -> None
     _fill_dev(stack, points["/dev"])
     stack.enter_context(tmpfs(points["/tmp"], mode=0o1777))
     stack.enter_context(tmpfs(points["/run"], mode=0o755))
+    # Process 1 of a command is bwrap itself, so that /proc/1/exe is the host's file: root in the image could
+    # change its mode or owner there, were it not on a read-only mount.
+    program = bubblewrap.program()
+    stack.enter_context(bind(program, program, read_only=True))
 
 
 def _loopbacks(stack: contextlib.ExitStack, sandbox: ChrootSandbox) -> None:

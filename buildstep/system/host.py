@@ -42,7 +42,7 @@ class Platform:
     mount_commands = False
     openat2 = True
     loopbacks: tuple[str, ...] = ()
-    tools: tuple[str, ...] = ("unshare", "mount", "setpriv", "chroot", "sh")
+    tools: tuple[str, ...] = ("bwrap",)
     rsync: tuple[str, ...] = (
         "-rlptD", "--hard-links", "--sparse", "--numeric-ids", "--xattrs", "--acls",
     )  # fmt: skip

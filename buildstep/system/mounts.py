@@ -19,6 +19,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1, 0x2, 0x4, 0x8
 MS_REMOUNT, MS_BIND, MS_REC = 0x20, 0x1000, 0x4000
+_MS_NOATIME, _MS_NODIRATIME, _MS_RELATIME = 0x400, 0x800, 0x200000
+_ST_RELATIME = 0x1000
+"""The one flag that statvfs(3) has in another place than mount(2)."""
+
 _MNT_DETACH = 0x2
 
 LASTING = "zfsutil"
@@ -123,10 +127,17 @@ def bind(source: Path | str, target: Path | str, *, read_only: bool = False) -> 
     mount(os.fspath(source), target, None, MS_BIND)
     try:
         if read_only:
-            mount("none", target, None, MS_REMOUNT | MS_BIND | MS_RDONLY)
+            mount("none", target, None, MS_REMOUNT | MS_BIND | MS_RDONLY | _flags_of(target))
         yield
     finally:
         unmount(target)
+
+
+def _flags_of(target: Path | str) -> int:
+    """Return the flags of a mount that a remount has to name again: a user namespace may not drop them."""
+    found = os.statvfs(target).f_flag
+    kept = found & (MS_NOSUID | MS_NODEV | MS_NOEXEC | _MS_NOATIME | _MS_NODIRATIME)
+    return kept | (_MS_RELATIME if found & _ST_RELATIME else 0)
 
 
 def tmpfs(

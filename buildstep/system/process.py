@@ -19,12 +19,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from buildstep.errors import CommandFailed, ToolMissing
-from buildstep.system import space
+from buildstep.system import command_options, space
 from buildstep.system.command_output import READ, Line, Output, Stream, last_lines
 from buildstep.system.text import size_text
+
+Limits = command_options.Limits
+Start = command_options.Start
 
 ANSWER = 64 << 20
 """Bytes of output that a query may have: more than any tool lists of the largest pool."""
@@ -86,20 +89,6 @@ class Result:
     stderr: str
 
 
-class Limits(NamedTuple):
-    """What a command may take: seconds in all, seconds without any output, and bytes of output, of both
-    streams together. None: no limit.
-
-    answer: bytes of each stream that the result shall hold, for callers that read it; more is a failure. 0:
-    the result holds no output.
-    """
-
-    total: float | None = None
-    idle: float | None = None
-    output: int | None = None
-    answer: int = 0
-
-
 def _prepare(argv: Sequence[str], env: Mapping[str, str] | None) -> tuple[str, dict[str, str]]:
     """Return program and environment of a child that is about to be started, and count it."""
     global started  # noqa: PLW0603 - a counter for the whole process
@@ -117,7 +106,7 @@ def run(
     argv: Sequence[str],
     *,
     env: Mapping[str, str] | None = None,
-    cwd: Path | str | None = None,
+    start: Start = Start(),  # noqa: B008 - it cannot be changed
     line: Line | None = None,
     ok: Sequence[int] = (0,),
     limits: Limits = Limits(),  # noqa: B008 - it cannot be changed
@@ -136,7 +125,7 @@ def run(
 
     output = Output(line, keep=limits.answer)
     with contextlib.ExitStack() as pipes:
-        child, ends = _start(argv, env, cwd, pipes)
+        child, ends = _start(argv, env, start, pipes)
         try:
             expired = _follow(child.pid, child.is_alive, ends, output, limits)
         except BaseException:
@@ -153,7 +142,7 @@ def run(
 
 
 def _start(
-    argv: Sequence[str], env: Mapping[str, str] | None, cwd: Path | str | None, pipes: contextlib.ExitStack
+    argv: Sequence[str], env: Mapping[str, str] | None, start: Start, pipes: contextlib.ExitStack
 ) -> tuple[Any, tuple[int, int]]:
     """Start a command by the `sh` package; return its handle and our ends of its two pipes.
 
@@ -164,7 +153,9 @@ def _start(
     program, environment = _prepare(argv, env)
     with contextlib.ExitStack() as theirs:
         # Without it sh gives the child a pipe that nobody ever writes to or closes.
-        nothing = theirs.enter_context(open(os.devnull, "rb"))
+        stdin = theirs.enter_context(start.stdin.open("rb"))
+        for fd in start.fds:
+            os.set_inheritable(fd, True)  # sh closes all others, and leaves this to us
         ends = [os.pipe() for _ in range(2)]
         for ours, its in ends:
             pipes.callback(os.close, ours)
@@ -172,8 +163,8 @@ def _start(
         child = sh.Command(_as_bytes(program))(
             *map(_as_bytes, argv[1:]),
             _env=environment,
-            _cwd=None if cwd is None else os.fspath(cwd),
-            _in=nothing,
+            _in=stdin,
+            _pass_fds=set(start.fds),
             _out=ends[0][1],
             _err=ends[1][1],
             _tty_out=False,

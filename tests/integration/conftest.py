@@ -127,7 +127,17 @@ def _try_mirror() -> str:
     return ""
 
 
-CAPABILITIES = ("root", "namespaces", "overlay", "mmdebstrap", "mirror", "busybox", "dpkg-deb", "rsync")
+CAPABILITIES = (
+    "root",
+    "namespaces",
+    "overlay",
+    "mmdebstrap",
+    "mirror",
+    "busybox",
+    "bwrap",
+    "dpkg-deb",
+    "rsync",
+)
 
 
 class Require(Protocol):

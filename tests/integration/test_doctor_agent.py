@@ -112,7 +112,7 @@ def test_this_machine_can_build_the_sample_or_says_why_not(work: Path, require: 
 
 def test_tools_that_are_not_there(work: Path, require: Require) -> None:
     require("root", "namespaces", "mirror")
-    masked = [name for name in ("rsync", "mmdebstrap", "setpriv") if shutil.which(name)]
+    masked = [name for name in ("rsync", "mmdebstrap", "bwrap") if shutil.which(name)]
     if len(masked) < 3:
         pytest.skip("has not got the tools that this hides")
     # A path is not enough: the sbin and bin folders of the system are searched as well.
@@ -123,9 +123,9 @@ def test_tools_that_are_not_there(work: Path, require: Require) -> None:
     )  # fmt: skip
     assert status in (5, 13)
     missing = rows(told, "error", "tools")
-    assert [row["where"] for row in missing] == ["rsync", "mmdebstrap", "setpriv"]
+    assert [row["where"] for row in missing] == ["rsync", "mmdebstrap", "bwrap"]
     assert [row["fix"] for row in missing] == [
-        "apt-get install rsync", "apt-get install mmdebstrap", "apt-get install util-linux",
+        "apt-get install rsync", "apt-get install mmdebstrap", "apt-get install bubblewrap",
     ]  # fmt: skip
     # What can do without them is not stopped.
     status, told = run("-m", manifest(), "--pool", f"overlay:{work}/pool", "proto", cwd=work, before=hide)

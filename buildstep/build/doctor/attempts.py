@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from buildstep.errors import CommandFailed, SandboxError
-from buildstep.system import namespaces, process, userns
+from buildstep.system import bubblewrap, namespaces, process, userns
 from buildstep.system.mounts import MS_NOEXEC, MS_NOSUID, bind, mounted, overlay_options, tmpfs
 
 _SCRATCH = Path("/tmp")
@@ -102,10 +102,8 @@ def devices() -> str:
 
 def command_chain() -> str:
     """Start a program the way a package manager is started in an image."""
-    argv = ["unshare", "--pid", "--fork", "--kill-child=SIGKILL", "--mount", "--net", "--"]
-    script = 'mount -t proc proc /proc && exec setpriv --bounding-set=-all,+sys_chroot -- "$@"'
     try:
-        process.query([*argv, "sh", "-c", script, "sh", "chroot", "/", "true"], timeout=20.0)
+        process.query(bubblewrap.Entrance(root=Path("/")).command(["true"]), timeout=20.0)
     except CommandFailed as error:
         said = error.detail.partition("\ncommand: ")[0].strip()
         raise SandboxError(said or error.message) from error

@@ -35,7 +35,7 @@ def privileges(seen: Examination) -> None:
         seen.ok("privileges", "user namespace", "can be had")
 
 
-_DEBIAN_PACKAGES = {"rsync": "rsync", "mmdebstrap": "mmdebstrap", "cp": "coreutils", "chroot": "coreutils"}
+_DEBIAN_PACKAGES = {"rsync": "rsync", "mmdebstrap": "mmdebstrap", "cp": "coreutils", "bwrap": "bubblewrap"}
 
 
 def tools(seen: Examination) -> None:
@@ -49,20 +49,11 @@ def tools(seen: Examination) -> None:
         _tool(seen, "mmdebstrap", needed=spec is not None and not known, why="makes Debian base images")
     if seen.packages:
         for name in platforms.HERE.tools:
-            _tool(
-                seen,
-                name,
-                needed=True,
-                why="enters the image for its package manager",
-                told=name == "unshare",
-            )
-        if platforms.HERE.namespaces and process.find("ip") is None:
-            what = "is not installed; package scripts then cannot talk to themselves over the network"
-            seen.warn("tools", "ip", what, "apt-get install iproute2")
+            _tool(seen, name, needed=True, why="enters the image for its package manager")
     _codecs(seen)
 
 
-def _tool(seen: Examination, name: str, *, needed: bool, why: str, told: bool = True) -> None:
+def _tool(seen: Examination, name: str, *, needed: bool, why: str) -> None:
     path = process.find(name)
     if path is None:
         what = f"is not installed; it {why}"
@@ -74,8 +65,7 @@ def _tool(seen: Examination, name: str, *, needed: bool, why: str, told: bool = 
         else:
             seen.warn("tools", name, what, fix)
         return
-    if told:
-        seen.ok("tools", name, f"{_version(name)} at {path}".strip())
+    seen.ok("tools", name, f"{_version(name)} at {path}".strip())
     if name == "rsync" and (lacks := _rsync_lacks()):
         seen.warn(
             "tools",
@@ -145,7 +135,7 @@ def kernel(seen: Examination) -> None:
             ("commands in an image", attempts.command_chain, ExitCode.SANDBOX),
         ]
     for where, job, code in tries:
-        if where == "commands in an image" and process.find("unshare") is None:
+        if where == "commands in an image" and None in map(process.find, platforms.HERE.tools):
             continue  # told already
         try:
             value = attempts.apart(job)

@@ -1,0 +1,28 @@
+"""What a command is given, and what it may take: arguments of `process.run`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Start(NamedTuple):
+    """What a command reads, and descriptors that it inherits."""
+
+    stdin: Path = Path(os.devnull)
+    fds: tuple[int, ...] = ()
+
+
+class Limits(NamedTuple):
+    """What a command may take: seconds in all, seconds without any output, and bytes of output, of both
+    streams together. None: no limit.
+
+    answer: bytes of each stream that the result shall hold, for callers that read it; more is a failure. 0:
+    the result holds no output.
+    """
+
+    total: float | None = None
+    idle: float | None = None
+    output: int | None = None
+    answer: int = 0
