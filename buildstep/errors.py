@@ -83,18 +83,26 @@ class SpecError(UsageError):
 
 
 class CommandFailed(BuildstepError):
-    """A command ended with a status that means failure."""
+    """A command ended with a status that means failure, or was ended. limit: what it reached, if any."""
 
     exit_code = ExitCode.COMMAND_FAILED
 
     def __init__(
-        self, argv: Sequence[str], status: int, *, detail: str = "", hint: str = "", what: str = ""
+        self,
+        argv: Sequence[str],
+        status: int,
+        *,
+        detail: str = "",
+        hint: str = "",
+        what: str = "",
+        limit: str = "",
     ) -> None:
         ended = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
         prefix = f"{what}: " if what else ""
         super().__init__(f"{prefix}{argv[0]} {ended}", detail=detail, hint=hint)
         self.argv = tuple(argv)
         self.status = status
+        self.limit = limit
 
 
 class ToolMissing(BuildstepError):

@@ -18,7 +18,7 @@ from buildstep.system.host import min_platform
 from buildstep.tree.proto import ProtoDir
 
 NOT_DECISIVE = (
-    "keep_on_failure", "shell_on_failure", "timeouts", "origin_of", "source", "pool", "cache",
+    "keep_on_failure", "shell_on_failure", "timeouts", "limits", "origin_of", "source", "pool", "cache",
     "index_max_age",
 )  # fmt: skip
 """Fields of a spec that no output depends on."""

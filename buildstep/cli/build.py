@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from buildstep.errors import SpecError
 
 if TYPE_CHECKING:
     from buildstep.build.plan import Plan
+    from buildstep.spec.config import Config
     from buildstep.spec.document import Document
     from buildstep.spec.fields import BuildSpec
     from buildstep.spec.settings import Choices
@@ -195,6 +197,7 @@ def _build(
         stream = open(log_json, "w", encoding="utf-8")  # noqa: SIM115 - closed with the command
         click.get_current_context().call_on_close(stream.close)
         opened.bus.subscribe(JsonView(stream))
+    spec = _with_limits(spec, opened.config)
     plain = bool(os.environ.get("BUILDSTEP_PLAIN"))
     decided = plan(spec, opened.store, opened.cache, plain=plain, environ=opened.environ)
     if dry_run:
@@ -210,6 +213,13 @@ def _build(
         prune.keep_within(opened.cache, opened.limits)
     show(result.to_json(), map(short_path, result.paths), as_json=as_json)
     return 0
+
+
+def _with_limits(spec: BuildSpec, config: Config) -> BuildSpec:
+    """Return the spec with the limits that it leaves to the configuration: its files win over a variable."""
+    if spec.origin_of["limits"] == "environment":
+        return replace(spec, limits=config.limits.or_else(spec.limits))
+    return replace(spec, limits=spec.limits.or_else(config.limits))
 
 
 def _show_plan(decided: Plan, spec: BuildSpec, *, verbose: int) -> None:

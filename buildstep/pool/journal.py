@@ -19,7 +19,7 @@ from pathlib import Path
 from buildstep.pool import stale
 from buildstep.pool.interface import Backend
 from buildstep.pool.stale import Stale
-from buildstep.system import mounts
+from buildstep.system import cgroup, mounts
 from buildstep.system.host import boot_id
 from buildstep.system.locks import take_lock
 from buildstep.system.private import private_dir, private_file
@@ -51,6 +51,10 @@ class Journal:
         """Note a mount that would outlive us: only where a build has no mount namespace."""
         self._write_path("mount", target)
 
+    def cgroup(self, folder: Path) -> None:
+        """Note a control group that may come to be."""
+        self._write_path("cgroup", folder)
+
     def outputs(self, stem: Path) -> None:
         """Note that half-written outputs of this name (`bits/hello/hello-1.0.0`) may come to be."""
         self._write_path("outputs", stem)
@@ -77,7 +81,7 @@ def open_journal(state: Path, what: str) -> Iterator[Journal]:
         journal._write(
             {"format": 1, "id": ident, "what": what, "pid": os.getpid(), "time": time.time(), **_owner()}
         )
-        with mounts.noted(journal.mount):
+        with mounts.noted(journal.mount), cgroup.noted(journal.cgroup):
             yield journal
         path.unlink(missing_ok=True)
     except BaseException:

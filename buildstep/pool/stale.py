@@ -1,4 +1,4 @@
-"""What a dead build can leave beside its datasets: mounts, directories, half-written outputs.
+"""What a dead build can leave beside its datasets: mounts, control groups, directories, half-written outputs.
 
 `journal` notes these things before they are acquired; `heal` finds those of dead builds and removes them.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from buildstep.errors import BuildstepError
-from buildstep.system import mount_table, mounts
+from buildstep.system import cgroup, mount_table, mounts
 from buildstep.system.locks import try_lock
 from buildstep.system.remove import remove_tree
 
@@ -23,7 +23,7 @@ TEMPORARY = re.compile(r"\..+\.part")
 
 
 class Stale(NamedTuple):
-    """One thing of a build. kind: dataset, mount, folder or outputs; name: its ident or path."""
+    """One thing of a build. kind: dataset, mount, cgroup, folder or outputs; name: its ident or path."""
 
     build: str
     kind: str
@@ -45,6 +45,8 @@ def exists(item: Stale) -> bool:
     match item.kind:
         case "mount":
             return os.path.realpath(item.name) in mount_table.mount_points(item.name)
+        case "cgroup":
+            return cgroup.exists(Path(item.name))
         case "outputs":
             return bool(_half_written(Path(item.name)))
         case "folder":
@@ -64,6 +66,8 @@ def remove(state: Path, item: Stale) -> Healed | None:
                 return _remove_outputs(item)
             case "mount":
                 removed = _unmount(state, item)
+            case "cgroup":
+                removed = cgroup.remove(Path(item.name))
             case "folder":
                 removed = _remove_folder(state, item)
             case _:

@@ -33,7 +33,7 @@ def holders(sources: Sequence[str]) -> list[str]:
 
 def mounts_of(sources: Sequence[str], process: str = "self") -> list[str]:
     """Return where a process (by default this one) has these sources mounted, the last mounted first."""
-    return [point for source, point in mount_table.mounts(process) if source in sources][::-1]
+    return [mount.point for mount in mount_table.mounts(process) if mount.source in sources][::-1]
 
 
 def _uses(folder: Path, points: Sequence[str]) -> Iterator[str]:

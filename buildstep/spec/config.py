@@ -2,7 +2,7 @@
 
 A flag wins over the project's file, that over the user's, that over the system's, that over the
 environment, that over the defaults. Lists are taken whole from the first place that has them; tables
-(`publish`, `cache`, `http`) are merged key by key.
+(`publish`, `cache`, `http`, `limits`) are merged key by key.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Any, Final, NamedTuple
 
 from buildstep.errors import Fault, SpecError
 from buildstep.spec import schema
+from buildstep.spec.fields import Limits, from_data
 from buildstep.spec.schema import BOOLEAN, Rule, array, integer, mapping, record, text
+from buildstep.spec.settings import LIMITS
 
 FILE: Final = "buildstep.toml"
 SYSTEM: Final = Path("/etc/buildstep") / FILE
@@ -79,6 +81,7 @@ RULE: Final = record(
         ),
         "cache": record({"images_days": _DAYS, "max_bytes": integer(0), "max_inodes": integer(0)}),
         "http": _HTTP,
+        "limits": LIMITS,
     }
 )
 """What a buildstep.toml may hold."""
@@ -93,6 +96,9 @@ ENVIRONMENT: Final = {
     "BUILDSTEP_HTTP": ("http",),
 }
 """Variables, and the settings that they give."""
+
+_TABLES: Final = ("publish", "cache", "http", "limits")
+"""Settings that are merged key by key."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +130,8 @@ class Config:
     """The checked settings.
 
     images_days: `gc` removes images that no build asked for in so many days. max_bytes, max_inodes: of a
-    pool's caches; 0: no limit, None: the default one. http: fields of `net.http.HttpOptions` by name.
+    pool's caches; 0: no limit, None: the default one. http: fields of `net.http.HttpOptions` by name. limits:
+    of what a command in an image may take, for builds that do not give them.
     """
 
     pool: str | None = None
@@ -135,6 +142,7 @@ class Config:
     max_bytes: int | None = None
     max_inodes: int | None = None
     http: Mapping[str, float] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
 
     def environ(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Return the environment for the network clients, with the setting of the files in it."""
@@ -248,10 +256,10 @@ def _number(given: str) -> Any:
 
 def _merged(places: Sequence[_Place]) -> Config:
     """Return the settings of all places, of which the first wins."""
-    values: dict[str, Any] = {"publish": {}, "cache": {}, "http": {}}
+    values: dict[str, Any] = {name: {} for name in _TABLES}
     for place in places:
         for key, value in place.values.items():
-            if key in ("publish", "cache", "http"):
+            if key in _TABLES:
                 values[key] = value | values[key]
             elif key == "sources":
                 values.setdefault(key, tuple(_source(row, place.directory) for row in value))
@@ -266,6 +274,7 @@ def _merged(places: Sequence[_Place]) -> Config:
             for name, item in values["publish"].items()
         },
         http=values["http"],
+        limits=from_data("limits", values["limits"]),
         **values["cache"],
     )
 

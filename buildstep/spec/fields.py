@@ -33,6 +33,25 @@ class Timeouts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What a command in the image may take; 0: no limit, None: the default one.
+
+    pids: processes and threads at a time; memory, output: bytes; open_files: of one process.
+    """
+
+    pids: int | None = None
+    memory: int | None = None
+    output: int | None = None
+    open_files: int | None = None
+
+    def or_else(self, other: Limits) -> Limits:
+        """Return these, and of the other those that are not given here."""
+        names = [item.name for item in dataclasses.fields(self)]
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
+        return Limits(**{name: theirs if ours is None else ours for name, (ours, theirs) in pairs.items()})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class OciConfig:
     """What an OCI image's configuration says about running it; None: as in the base image."""
 
@@ -85,6 +104,7 @@ class BuildSpec:
     shell_on_failure: bool = False
     full: bool = False
     timeouts: Timeouts = Timeouts()
+    limits: Limits = Limits()
     oci: OciConfig = OciConfig()
     source_date_epoch: int | None = None
     index_max_age: int = 3600
@@ -121,6 +141,7 @@ class BuildSpec:
 _NESTED: Final[Mapping[str, type]] = {
     "installer_options": InstallerOptions,
     "timeouts": Timeouts,
+    "limits": Limits,
     "oci": OciConfig,
 }
 

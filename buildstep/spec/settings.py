@@ -87,6 +87,16 @@ _WHO = "[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _OWNER = text(f"keep|{_WHO}:{_WHO}", say='"keep" or USER:GROUP, names or numbers')
 _PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6([0-4][0-9]{3}|5([0-4][0-9]{2}|5([0-2][0-9]|3[0-5]))))"
 _SECONDS = integer(1, 7 * 24 * 3600)
+LIMITS: Final = record(
+    {
+        "pids": integer(0, 4_194_304),
+        "memory": integer(0, 2**62),
+        "output": integer(0, 2**62),
+        "open_files": integer(0, 1_048_576),
+    }
+)
+"""Of what a command in the image may take."""
+
 _OCI = record(
     {
         "entrypoint": array(_NO_NUL),
@@ -193,6 +203,13 @@ _TABLE: Final = (
         "timeouts",
         record({"command": _SECONDS, "idle": _SECONDS}),
         "In seconds. command: for one command in all (3600); idle: for its silence (900).",
+    ),
+    Setting(
+        "limits",
+        LIMITS,
+        "What a command in the image may take; 0: no limit. pids: processes and threads (8192); memory: bytes"
+        " (three quarters of what the build may use itself); output: bytes (104857600); open_files: of one"
+        " process (16384). `[limits]` in buildstep.toml gives those that are not given here.",
     ),
     Setting("oci", _OCI, "Configuration of an OCI image; what is not given stays as in the base image."),
     Setting(

@@ -99,7 +99,7 @@ class Stream:
 
     def __init__(self, output: Output, keep: int) -> None:
         self._output = output
-        self.keep = keep
+        self._keep = keep
         self._kept = bytearray()
         self._begun = bytearray()
         self._cut = 0
@@ -114,9 +114,9 @@ class Stream:
         """Take what was read from the pipe, at most READ bytes."""
         self._output.bytes += len(data)
         self._output.heard = time.monotonic()
-        if self.keep and not self.overflow:
+        if self._keep and not self.overflow:
             self._kept += data
-            if len(self._kept) > self.keep:
+            if len(self._kept) > self._keep:
                 self.overflow = True
                 self._kept.clear()
         whole, end, rest = data.rpartition(b"\n")

@@ -16,10 +16,17 @@ MNTTAB = Path("/etc/mnttab")
 
 
 class Mount(NamedTuple):
-    """One mount. source: what is mounted, as the kernel names it; point: where, an absolute path."""
+    """One mount. source: what is mounted, as the kernel names it; point: where, an absolute path.
+
+    root: the directory of the file system that is seen there; kind: of file system; options: the file
+    system's own. These three are empty on illumos.
+    """
 
     source: str
     point: str
+    root: str = ""
+    kind: str = ""
+    options: str = ""
 
 
 def mounts(process: str = "self") -> list[Mount]:
@@ -33,10 +40,12 @@ def mounts(process: str = "self") -> list[Mount]:
     for row in table.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]:
         if on_illumos:
             source, point, *_ = row.split("\t")
+            found.append(Mount(source, point))
         else:
             fields, _, rest = row.partition(" - ")
-            source, point = _unescape(rest.split(" ")[1]), _unescape(fields.split(" ")[4])
-        found.append(Mount(source, point))
+            root, point = map(_unescape, fields.split(" ")[3:5])
+            kind, source, options = map(_unescape, rest.split(" ")[:3])
+            found.append(Mount(source, point, root, kind, options))
     return found
 
 
@@ -50,6 +59,12 @@ def mount_points(below: Path | str = "/") -> list[str]:
 def source_at(point: str) -> str:
     """Return the source of the topmost mount at this path; empty if nothing is mounted there."""
     return next((mount.source for mount in reversed(mounts()) if mount.point == point), "")
+
+
+def kind_at(path: Path) -> str:
+    """Return the kind of file system that a path is on; empty if it is not known."""
+    found = [mount for mount in mounts() if path.is_relative_to(mount.point)]
+    return max(found, key=lambda mount: len(mount.point)).kind if found else ""
 
 
 def _unescape(text: str) -> str:

@@ -9,41 +9,30 @@ from __future__ import annotations
 
 import contextlib
 import os
-import selectors
 import shlex
 import shutil
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from buildstep.errors import CommandFailed, ToolMissing
-from buildstep.system import command_options, space
+from buildstep.system import space
+from buildstep.system.child import FIRST_NAP, GRACE, NAP, end_group, follow, signal_group
+from buildstep.system.command_options import Limits, Reached, Start
 from buildstep.system.command_output import READ, Line, Output, Stream, last_lines
-from buildstep.system.text import size_text
 
-Limits = command_options.Limits
-Start = command_options.Start
+__all__ = ["Limits", "Reached", "Result", "Start", "base_env", "find", "query", "run", "spawn", "which"]
 
 ANSWER = 64 << 20
 """Bytes of output that a query may have: more than any tool lists of the largest pool."""
 
 STAGE = 12 * 3600.0
 """Seconds after which a stage of a pipe that does not end is taken for stuck."""
-
-_GRACE = 2.0
-"""Seconds between SIGTERM and SIGKILL when a child has to go."""
-
-_NAP = 0.02
-_FIRST_NAP = 0.001
-"""Seconds between two looks at whether a child has ended; short, so that a signal is answered at once."""
-
-_PIPES_FULL = 32
-"""How often the pipes are read once the child is dead; twice is enough if nobody else writes into them."""
 
 SAFE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -97,9 +86,14 @@ def _prepare(argv: Sequence[str], env: Mapping[str, str] | None) -> tuple[str, d
     return program, dict(base_env(os.environ) if env is None else env)
 
 
-def _failure(argv: Sequence[str], status: int, output: str, what: str) -> CommandFailed:
+def _failure(
+    argv: Sequence[str], status: int, output: str, what: str, reached: Reached | None = None
+) -> CommandFailed:
     detail = f"{output}\ncommand: {shlex.join(argv)}"
-    return space.caused(CommandFailed(argv, status, detail=detail, what=what), output)
+    if reached is None:
+        return space.caused(CommandFailed(argv, status, detail=detail, what=what), output)
+    label = f"{what or Path(argv[0]).name} {reached.text}"
+    return CommandFailed(argv, status, detail=detail, what=label, limit=reached.limit)
 
 
 def run(
@@ -127,17 +121,16 @@ def run(
     with contextlib.ExitStack() as pipes:
         child, ends = _start(argv, env, start, pipes)
         try:
-            expired = _follow(child.pid, child.is_alive, ends, output, limits)
+            reached = follow(child.pid, child.is_alive, ends, output, limits)
         except BaseException:
-            _end_group(child.pid, child.is_alive)
+            end_group(child.pid, child.is_alive)
             raise
     with contextlib.suppress(sh.SignalException, sh.ErrorReturnCode):
         child.wait()
     output.close()
     status = int(child.exit_code)
-    if expired or status not in ok:
-        label = f"{what or Path(argv[0]).name} {expired}".strip()
-        raise _failure(argv, status, output.tail, label)
+    if reached or status not in ok:
+        raise _failure(argv, status, output.tail, what, reached)
     return Result(status, output.stdout.text, output.stderr.text)
 
 
@@ -184,65 +177,6 @@ def _as_bytes(text: str) -> str:
     return os.fsencode(text).decode(_BYTES)
 
 
-def _follow(
-    pid: int, alive: Callable[[], bool], ends: tuple[int, int], output: Output, limits: Limits
-) -> str:
-    """Read what a child prints until it is over and its process group is gone.
-
-    ends: our ends of its stdout and stderr. Returns which limit it reached, in words; empty for none.
-    """
-    begin = looked = time.monotonic()
-    nap = _FIRST_NAP
-    with selectors.DefaultSelector() as selector:
-        for end, stream in zip(ends, (output.stdout, output.stderr), strict=True):
-            selector.register(end, selectors.EVENT_READ, stream)
-        while True:
-            # Short naps: most children end soon, and one that closed its output goes on without it.
-            nap = min(_NAP, 2 * nap) if not _read(selector, nap) else _FIRST_NAP
-            now = time.monotonic()
-            if expired := _expired(limits, begin, now, output):
-                _end_group(pid, alive)
-                return expired
-            if nap == _FIRST_NAP and now - looked < _NAP and selector.get_map():
-                continue  # it prints all the time: no question to the kernel for each piece
-            looked = now
-            if not alive():
-                break
-        # What it left running in its group must neither go on nor hold its output open. What left the group
-        # may hold it, and go on: no more is read than was in the pipes.
-        _signal_group(pid, signal.SIGKILL)
-        for _ in range(_PIPES_FULL):
-            if not _read(selector, 0):
-                break
-    return _expired(limits._replace(total=None, idle=None), begin, begin, output)
-
-
-def _read(selector: selectors.BaseSelector, timeout: float) -> bool:
-    """Wait for output and hand it to its stream; return whether something came, if only a pipe's end."""
-    ready = selector.select(timeout)
-    for key, _ in ready:
-        data = os.read(key.fd, READ)
-        if data:
-            key.data.take(data)
-        else:
-            selector.unregister(key.fd)
-    return bool(ready)
-
-
-def _expired(limits: Limits, begin: float, now: float, output: Output) -> str:
-    """Return which limit a command has reached, in words; empty for none."""
-    if limits.output is not None and output.bytes > limits.output:
-        return f"printed more than {size_text(limits.output)}"
-    for stream in (output.stdout, output.stderr):
-        if stream.overflow:
-            return f"answered with more than {size_text(stream.keep)}"
-    if limits.total is not None and now - begin > limits.total:
-        return f"did not end within {limits.total:g} s"
-    if limits.idle is not None and now - output.heard > limits.idle:
-        return f"printed nothing for {limits.idle:g} s"
-    return ""
-
-
 def query(
     argv: Sequence[str],
     *,
@@ -256,7 +190,7 @@ def query(
     The result holds all of its output; more than ANSWER bytes of it are a failure.
     """
     program, environment = _prepare(argv, env)
-    output = Output(keep=ANSWER)
+    output, limits = Output(keep=ANSWER), Limits(timeout, answer=ANSWER)
     child = subprocess.Popen(
         [program, *argv[1:]],
         env=environment,
@@ -270,16 +204,16 @@ def query(
     with child.stdout as out, child.stderr as err:
         try:
             ends = (out.fileno(), err.fileno())
-            expired = _follow(child.pid, lambda: _runs(child), ends, output, Limits(timeout))
+            reached = follow(child.pid, lambda: _runs(child), ends, output, limits)
         except BaseException:
-            _end_group(child.pid, lambda: _runs(child))
+            end_group(child.pid, lambda: _runs(child))
             raise
         finally:
             _reap(child)
     output.close()
     status = child.returncode
-    if expired:
-        raise _failure(argv, status, output.tail, f"{what or argv[0]} {expired}")
+    if reached:
+        raise _failure(argv, status, output.tail, what, reached)
     if status not in ok:
         raise _failure(argv, status, last_lines(output.stderr.text or output.stdout.text), what)
     return Result(status, output.stdout.text, output.stderr.text)
@@ -295,27 +229,9 @@ def _runs(child: subprocess.Popen[bytes]) -> bool:
 def _reap(child: subprocess.Popen[bytes]) -> None:
     """Collect a child that has ended. One that even SIGKILL does not end hangs in the kernel: leave it."""
     with contextlib.suppress(subprocess.TimeoutExpired):
-        child.wait(_GRACE)
+        child.wait(GRACE)
     if child.returncode is None:
         child.returncode = -signal.SIGKILL
-
-
-def _signal_group(pid: int, signum: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signum)
-
-
-def _end_group(pid: int, alive: Callable[[], bool]) -> None:
-    """Interrupt, terminate, then kill a child and its whole process group."""
-    for signum, grace in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, _GRACE)):
-        _signal_group(pid, signum)
-        end = time.monotonic() + grace
-        while time.monotonic() < end:
-            if not alive():
-                # The leader is gone; whatever it started has no reason to stay.
-                _signal_group(pid, signal.SIGKILL)
-                return
-            time.sleep(0.01)
 
 
 @contextlib.contextmanager
@@ -346,41 +262,41 @@ def spawn(
     )
     reader = threading.Thread(target=_drain, args=(child.stderr, output.stderr), daemon=True)
     reader.start()
-    expired = False
+    ended = True
     try:
         yield child
         if child.stdin is not None and not child.stdin.closed:
             child.stdin.close()
-        expired = not _ends_within(child, timeout)
+        ended = _ends_within(child, timeout)
     except BaseException:
-        _end_group(child.pid, lambda: _runs(child))
+        end_group(child.pid, lambda: _runs(child))
         raise
     finally:
         for stream in (child.stdin, child.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
-        if expired:
-            _end_group(child.pid, lambda: _runs(child))
-        _signal_group(child.pid, signal.SIGKILL)
+        if not ended:
+            end_group(child.pid, lambda: _runs(child))
+        signal_group(child.pid, signal.SIGKILL)
         _reap(child)
-        reader.join(_GRACE)
+        reader.join(GRACE)
     output.close()
-    if expired:
-        label = f"{what or argv[0]} did not end within {timeout:g} s"
-        raise _failure(argv, child.returncode, output.tail, label)
+    if not ended:
+        reached = Reached("total", f"did not end within {timeout:g} s")
+        raise _failure(argv, child.returncode, output.tail, what, reached)
     if child.returncode not in ok:
         raise _failure(argv, child.returncode, output.tail, what)
 
 
 def _ends_within(child: subprocess.Popen[bytes], seconds: float) -> bool:
     end = time.monotonic() + seconds
-    nap = _FIRST_NAP
+    nap = FIRST_NAP
     while _runs(child):
         if time.monotonic() > end:
             return False
         time.sleep(nap)
-        nap = min(_NAP, 2 * nap)
+        nap = min(NAP, 2 * nap)
     return True
 
 

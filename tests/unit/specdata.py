@@ -11,6 +11,7 @@ from buildstep.errors import SpecError
 from buildstep.spec.fields import (
     BuildSpec,
     InstallerOptions,
+    Limits,
     OciConfig,
     Timeouts,
 )
@@ -90,6 +91,14 @@ GIVEN: dict[str, tuple[Any, Any, str, Any, Any, Any]] = {
         Timeouts(command=5),
         Timeouts(command=2),
     ),
+    "limits": (
+        {"pids": 50},
+        {"memory": 2.0, "output": 0},
+        '{"open_files": 9}',
+        Limits(pids=50),
+        Limits(memory=2, output=0),
+        Limits(open_files=9),
+    ),
     "oci": (
         {"cmd": ["a"]},
         {"expose": ["80/tcp"], "user": "0:0", "labels": {"a.b": ""}},
@@ -127,6 +136,10 @@ BAD_SETTINGS: list[tuple[str, Any, str]] = [
     ("timeouts", {"command": 0}, ".command"),
     ("timeouts", {"idle": 1.5}, ".idle"),
     ("timeouts", {"idle": True}, ".idle"),
+    ("limits", {"pids": -1}, ".pids"),
+    ("limits", {"memory": "1G"}, ".memory"),
+    ("limits", {"output": True}, ".output"),
+    ("limits", {"files": 1}, ".files"),
     ("oci", {"entrypoint": "sh"}, ".entrypoint"),
     ("oci", {"expose": ["65536"]}, ".expose[0]"),
     ("oci", {"expose": [80]}, ".expose[0]"),

@@ -20,6 +20,7 @@ __all__ = ["CHECKS", "Examination", "Finding", "Level", "examine"]
 CHECKS: Mapping[str, Callable[[Examination], None]] = {
     "privileges": machine.privileges,
     "kernel": machine.kernel,
+    "limits": machine.command_limits,
     "pool": pool.opened,
     "leftovers": pool.leftovers,
     "image": base_image.image,

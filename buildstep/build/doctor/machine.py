@@ -13,6 +13,8 @@ from buildstep.build.doctor.findings import Examination
 from buildstep.build.plan import takes_in_place
 from buildstep.errors import BuildstepError, ExitCode, SandboxError, ToolMissing
 from buildstep.formats import codecs
+from buildstep.rootfs import limits
+from buildstep.spec.fields import Limits
 from buildstep.system import host as platforms
 from buildstep.system import process
 from buildstep.system.userns import in_user_namespace
@@ -146,3 +148,12 @@ def kernel(seen: Examination) -> None:
                 return
         else:
             seen.ok("kernel", where, value or "as a build needs them")
+
+
+def command_limits(seen: Examination) -> None:
+    """What a command in the image may take, and how that is kept on this machine."""
+    if not platforms.HERE.namespaces or (seen.spec is not None and not seen.packages):
+        return
+    asked = seen.spec.limits if seen.spec is not None else Limits()
+    for name, how in limits.in_force(asked.or_else(seen.config.limits)):
+        seen.ok("limits", name, how)

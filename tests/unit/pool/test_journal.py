@@ -18,6 +18,7 @@ from buildstep.pool.directory import DirectoryBackend
 from buildstep.pool.heal import find_stale, heal
 from buildstep.pool.interface import Kind
 from buildstep.pool.journal import Journal, open_journal
+from buildstep.system import cgroup
 from buildstep.system.files import atomic_write
 from buildstep.system.locks import take_lock, try_lock
 
@@ -75,12 +76,16 @@ def test_what_is_acquired_is_written_down_first(pool: DirectoryBackend, tmp_path
         name = opened.dataset(f"{opened.ident}-1")
         opened.mount(tmp_path / "mnt")
         opened.outputs(tmp_path / "hello-1")
+        for note in cgroup._notes:
+            note(tmp_path / "group")
         rows = [json.loads(row) for row in opened.path.read_text().splitlines()[1:]]
     assert rows == [
         {"acquire": "dataset", "ident": name},
         {"acquire": "mount", "path": os.fspath(tmp_path / "mnt")},
         {"acquire": "outputs", "path": os.fspath(tmp_path / "hello-1")},
+        {"acquire": "cgroup", "path": os.fspath(tmp_path / "group")},
     ]
+    assert cgroup._notes == []
 
 
 def test_only_names_that_are_ours_are_written_down(pool: DirectoryBackend) -> None:
@@ -226,6 +231,10 @@ def test_a_journal_cannot_make_heal_remove_what_is_not_ours(pool: DirectoryBacke
     precious = tmp_path / "precious"
     (precious / "deep").mkdir(parents=True)
     (precious / "file").write_text("x")
+    # It looks like a control group with this process in it.
+    planted = tmp_path / "buildstep-0123456789abcdef"
+    planted.mkdir()
+    (planted / "cgroup.procs").write_text(f"{os.getpid()}\n")
     (tmp_path / ".link.part").symlink_to(precious / "file")
     (tmp_path / ".folder.part").mkdir()
     base = pool.create("base")
@@ -240,6 +249,7 @@ def test_a_journal_cannot_make_heal_remove_what_is_not_ours(pool: DirectoryBacke
         {"acquire": "outputs", "path": os.fspath(precious / "fi")},
         {"acquire": "outputs", "path": os.fspath(tmp_path / "link")},
         {"acquire": "outputs", "path": os.fspath(tmp_path / "folder")},
+        {"acquire": "cgroup", "path": os.fspath(planted)},
         {"acquire": "unheard-of", "path": os.fspath(precious)},
         {"acquire": "file"},
         ["no object"],
@@ -252,6 +262,7 @@ def test_a_journal_cannot_make_heal_remove_what_is_not_ours(pool: DirectoryBacke
     assert sorted(path.name for path in precious.iterdir()) == ["deep", "file"]
     assert (tmp_path / ".link.part").is_symlink()
     assert (tmp_path / ".folder.part").is_dir()
+    assert planted.is_dir()
     assert pool.idents(Kind.IMAGE) == ["base"]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from buildstep.errors import SpecError
 from buildstep.spec.config import DEFAULT_REPOSITORIES, Config, SourceConfig, load
+from buildstep.spec.fields import Limits
 
 
 @pytest.fixture
@@ -54,12 +55,12 @@ def test_the_order_of_places(places: dict[str, Path]) -> None:
 def test_lists_are_taken_whole_and_tables_merged(places: dict[str, Path]) -> None:
     (places["project"] / "buildstep.toml").write_text(
         'sources = ["dir:images", {url = "https://a.example", channel = "dev", insecure = true, label = "A"}]\n'
-        '[publish]\nrelease = "docker://h.example/n"\n[http]\nidle = 3\n'
+        '[publish]\nrelease = "docker://h.example/n"\n[http]\nidle = 3\n[limits]\npids = 50\n'
     )
     (places["user"] / "buildstep/buildstep.toml").write_text(
         'sources = ["https://mine.example"]\ninsecure_registries = ["r:5000"]\n'
         '[publish.release]\ntarget = "dir:/x"\n[publish.mine]\ntarget = "s3://b"\nendpoint = "http://s3"\n'
-        "[http]\nidle = 9\nconnect = 4.5\n[cache]\nimages_days = 3\n"
+        "[http]\nidle = 9\nconnect = 4.5\n[cache]\nimages_days = 3\n[limits]\npids = 7\noutput = 0\n"
     )
     found = read(places, BUILDSTEP_HTTP="attempts=2, idle=1")
     assert found.sources == (
@@ -70,6 +71,7 @@ def test_lists_are_taken_whole_and_tables_merged(places: dict[str, Path]) -> Non
     assert found.targets["mine"].endpoint == "http://s3"
     assert found.http == {"idle": 3, "connect": 4.5, "attempts": 2}
     assert found.images_days == 3
+    assert found.limits == Limits(pids=50, output=0)
     assert found.environ({"X": "1"}) == {"X": "1", "BUILDSTEP_INSECURE_REGISTRIES": "r:5000"}
 
 

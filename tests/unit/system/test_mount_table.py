@@ -31,9 +31,9 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("table")
 def test_escapes_are_undone_in_source_and_point() -> None:
     assert mount_table.mounts()[2:5] == [
-        mount_table.Mount("tank/my images", "/mnt/my images"),
-        mount_table.Mount("zones/back\\slash", "/mnt/my images"),
-        mount_table.Mount("", "/mnt/my images/in\tside"),
+        mount_table.Mount("tank/my images", "/mnt/my images", "/", "zfs", "rw,xattr"),
+        mount_table.Mount("zones/back\\slash", "/mnt/my images", "/", "zfs", "rw"),
+        mount_table.Mount("", "/mnt/my images/in\tside", "/", "tmpfs", "rw"),
     ]
 
 

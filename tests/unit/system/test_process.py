@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from buildstep.errors import CommandFailed, ToolMissing
-from buildstep.system import command_output, process
+from buildstep.system import child, command_output, process
 
 pytestmark = pytest.mark.commands  # starting them is the subject
 
@@ -124,7 +124,7 @@ def test_output_keeps_an_idle_command_alive() -> None:
 
 
 def test_one_that_ignores_terminate_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(process, "_GRACE", 0.2)
+    monkeypatch.setattr(child, "GRACE", 0.2)
     script = f"trap '' TERM; echo $$ > {tmp_path}/pid; while :; do sleep 0.05; done"
     with pytest.raises(CommandFailed):
         process.run(["sh", "-c", script], limits=process.Limits(0.3))
