@@ -84,6 +84,17 @@ def _pools() -> str:
     return table(("pool", "what a clone costs"), rows)
 
 
+def _kept() -> str:
+    from buildstep.build.kept import KEPT
+
+    rows = []
+    for it in KEPT:
+        where = ", ".join(f"`{path}`" for path in it.where)
+        rows.append((it.name, where, it.holds, it.checked, it.damaged, "yes" if it.verify else "no"))
+    head = ("kind", "where", "holds", "checked before use by", "when it is damaged", "by `cache verify`")
+    return table(head, rows)
+
+
 def _first_line(kind: object) -> str:
     assert kind.__doc__, kind
     return kind.__doc__.strip().partition("\n")[0]
@@ -120,6 +131,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "agent variables": _agent_variables,
     "settings": _settings,
     "pools": _pools,
+    "kept": _kept,
     "installers": _installers,
     "formats": _formats,
     "events": _events,

@@ -22,7 +22,7 @@ from buildstep.errors import BuildstepError
 from buildstep.events import BuildStarted, Bus
 from buildstep.images.store import ImageStore
 from buildstep.pool.journal import Journal, open_journal
-from buildstep.pool.stale import output_lock
+from buildstep.pool.stale import output_lock, sweep_outputs
 from buildstep.report.recorder import Recorder
 from buildstep.system import space
 from buildstep.system.locks import lock
@@ -148,6 +148,7 @@ def _writing(stem: Path, journal: Journal) -> Iterator[None]:
     stem.parent.mkdir(parents=True, exist_ok=True)
     path = output_lock(stem)
     with lock(path):
+        sweep_outputs(stem)  # what a dead build left whose journal was lost
         journal.outputs(stem)
         try:
             yield

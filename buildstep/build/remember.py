@@ -46,7 +46,7 @@ def note_proto(context: BuildContext) -> bool:
     if not spec.cache or excluder(spec.exclude) is None:
         return False
     index = StatIndex(context.backend.state, spec.proto)
-    if proto.unchanged:
+    if proto.unchanged and proto.known.complete:
         index.touch()
         return True
     fresh = proto.fresh_entries

@@ -338,6 +338,17 @@ def remove(path: Path) -> None:
         item.unlink(missing_ok=True)
 
 
+def try_remove(path: Path) -> bool:
+    """Remove a stored layer unless a build uses it. Returns whether it is gone."""
+    try:
+        with try_lock(path, create=False) as unused:
+            if unused:
+                remove(path)
+    except OSError:
+        return False
+    return not path.exists()
+
+
 def _stamp(path: Path) -> tuple[int, ...]:
     return tuple(stamp(path)[1:])
 

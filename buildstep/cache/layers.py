@@ -41,6 +41,10 @@ class Stacked(Protocol):
         """Return the directory with only this dataset's own files. Raises DatasetError."""
         ...
 
+    def damage(self, kind: Kind, ident: str) -> Path | None:
+        """Return the file that says what a dataset lies on, if it is damaged."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerRecord:
@@ -157,6 +161,10 @@ class LayerCache:
         found = [record for record in map(self.find, keys) if record is not None]
         return sorted(found, key=lambda record: record.created)
 
+    def use_lock(self, key: str) -> Path:
+        """Return the file that a build locks, shared, while it uses a layer."""
+        return self._locks / f"layer-use-{key}.lock"
+
     # -- making -------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -168,7 +176,7 @@ class LayerCache:
     @contextlib.contextmanager
     def using(self, key: str) -> Iterator[None]:
         """Hold a lock while a build uses a layer, so that it is not pruned meanwhile."""
-        with lock(self._locks / f"layer-use-{key}.lock", shared=True):
+        with lock(self.use_lock(key), shared=True):
             yield
 
     def make_room(self, key: str) -> bool:
@@ -227,7 +235,7 @@ class LayerCache:
         """Remove a layer unless a build uses it, or another is based on it. Returns whether it is gone."""
         if any(key in record.under for record in self.records()):
             return False
-        with try_lock(self._locks / f"layer-use-{key}.lock") as unused:
+        with try_lock(self.use_lock(key)) as unused:
             with contextlib.suppress(BuildstepError):
                 if unused:
                     self.discard(key)
@@ -245,16 +253,22 @@ class LayerCache:
         gone = [self.try_discard(key) for key in keys]
         return all(gone)
 
-    def verify(self) -> list[dict[str, str]]:
-        """Compare every layer's tree with its record; remove the damaged ones and return them."""
-        damaged = []
-        for record in self.records():
-            problem = self._problem(record)
-            if problem:
-                with contextlib.suppress(BuildstepError):
-                    self.discard(record.key)
-                damaged.append({"kind": "layer", "key": record.key, "slot": record.slot, "problem": problem})
-        return damaged
+    def problem(self, record: LayerRecord) -> tuple[Path, str]:
+        """Return which file of a layer is damaged and how; an empty text for a sound one, and for one that
+        cannot be used any more because the machine was started again."""
+        path = self._path(record.key, "list")
+        try:
+            self.entries(record)
+        except (BuildstepError, OSError) as error:
+            return path, str(error)
+        if isinstance(self.backend, Stacked) and (found := self.backend.damage(Kind.LAYER, record.key)):
+            return found, "it is not what was written"
+        if not self.backend.exists(Kind.LAYER, record.key):
+            return path, ""
+        if isinstance(self.backend, Stacked):
+            return self.backend.own(Kind.LAYER, record.key), self._problem(record)
+        with self.backend.tree(Kind.LAYER, record.key) as tree:
+            return tree, self._problem(record)
 
     def _problem(self, record: LayerRecord) -> str:
         try:

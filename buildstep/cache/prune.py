@@ -1,4 +1,4 @@
-"""List what a pool keeps to be quick, remove what was not used for longest, and verify the rest.
+"""List what a pool keeps to be quick, and remove what was not used for longest.
 
 Layers, compressed layers, indexes of proto directories, resolutions, notes of outputs, downloaded packages.
 Each goes by when it was last used, and none while a build uses it. All of it can be made again: a build that
@@ -18,7 +18,6 @@ from typing import Any
 from buildstep.cache import blobs
 from buildstep.cache.layers import LayerCache
 from buildstep.pool.interface import Kind
-from buildstep.system.files import read_json
 from buildstep.system.locks import try_lock
 
 DEFAULT_BYTES = 20 << 30
@@ -204,44 +203,3 @@ def _sweep_locks(folder: Path) -> None:
             with try_lock(path, create=False) as free:
                 if free:
                     path.unlink()
-
-
-# -- verifying -----------------------------------------------------------------------------------------------
-
-
-def verify(cache: LayerCache) -> list[dict[str, str]]:
-    """Read all that is kept and compare it with its digests; remove what is damaged and return it."""
-    damaged = cache.verify()
-    state = cache.backend.state
-    for path in _files(state / "blobs"):
-        if path.suffix or not blobs.record_path(path).exists():
-            continue
-        about = ""
-        try:
-            record = blobs.BlobRecord.read(path)
-            problem, about = record.damage(path), record.comment
-        except FileNotFoundError:
-            continue  # pruned meanwhile
-        except (OSError, ValueError) as error:
-            problem = f"its record cannot be read: {error}"
-        if problem:
-            with contextlib.suppress(OSError):
-                blobs.remove(path)
-            damaged.append({"kind": "blob", "key": path.name, "slot": about, "problem": problem})
-    for kind, folder in (("answer", "resolved"), ("outputs", "artifacts")):
-        for path in _files(state / folder):
-            if path.suffix == ".json" and (problem := _unreadable(path)):
-                with contextlib.suppress(OSError):
-                    path.unlink()
-                damaged.append({"kind": kind, "key": path.stem, "slot": "", "problem": problem})
-    return damaged
-
-
-def _unreadable(path: Path) -> str:
-    try:
-        known = isinstance(read_json(path), dict)
-    except FileNotFoundError:
-        return ""
-    except (OSError, ValueError) as error:
-        return f"cannot be read: {error}"
-    return "" if known else "is not a record"

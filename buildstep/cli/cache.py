@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from typing import TYPE_CHECKING, Any
@@ -84,13 +85,29 @@ def size(session: Session, as_json: bool) -> None:
 @command.command("verify")
 @with_session(quiet=True)
 @JSON
-def verify(session: Session, as_json: bool) -> int:
-    """Read all that is cached and compare it with its records; what is damaged is removed and named."""
+@click.option("--dry-run", is_flag=True, help="Only name what is damaged; change nothing.")
+def verify(session: Session, as_json: bool, dry_run: bool) -> int:
+    """Read all that the pool keeps and compare it with its digests, base images and the journal included.
+
+    What is damaged is named, with its file and what to do. What can be made again is removed, unless a build
+    uses it; a damaged base image stays, and is imported again by the next build. Exit code 10 if anything was
+    damaged.
+    """
+    from buildstep.build import kept
     from buildstep.cache import prune as cache_prune
     from buildstep.errors import ExitCode
 
-    bad: list[dict[str, str]] = cache_prune.verify(session.cache)
-    lines = [f"{it['kind']} {it['key'][:12]} {it['slot']}: {it['problem']}; removed" for it in bad]
+    bad: list[dict[str, Any]] = []
+    lines = []
+    for it, mended in kept.verify(session.backend, mend=not dry_run):
+        bad.append(
+            {
+                "kind": it.kind, "key": it.name, "slot": it.about, "problem": it.problem,
+                "file": os.fspath(it.file), "remedy": it.remedy, "removed": mended,
+            }
+        )  # fmt: skip
+        end = "removed, or made again" if mended else it.remedy
+        lines.append(f"{it.kind} {it.name[:12]} {it.about}: {it.problem}: {it.file}; {end}")
     if not as_json:
         good = sum(bool(item.used) for item in cache_prune.items(session.cache))
         lines.append(f"{plural(good, 'item')} OK, {len(bad)} damaged")

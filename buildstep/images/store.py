@@ -167,7 +167,7 @@ class ImageStore:
         A damaged list is made again from the image's tree. Raises DamagedImage where that does not have all
         that was in it.
         """
-        path = self._list_path(record.uuid)
+        path = self.list_path(record.uuid)
         data = self._list(record)
         if data is not None:
             return loads(data)
@@ -179,16 +179,21 @@ class ImageStore:
                 self.bus.note(f"{path} was damaged; it was made again from the image's tree", level="warning")
                 return loads(data)
         raise DamagedImage(
-            f"the file list of image {record.uuid} is damaged: {path}", hint=_remedy(record.uuid)
+            f"the file list of image {record.uuid} is damaged: {path}", hint=remedy(record.uuid)
         )
 
-    def _list_path(self, uuid: str) -> Path:
+    def list_path(self, uuid: str) -> Path:
+        """Return where the file list of an image is."""
         return self.folder / f"{uuid}.list"
+
+    def has_list(self, record: ImageRecord) -> bool:
+        """Say whether the stored file list of an image is what was written."""
+        return self._list(record) is not None
 
     def _list(self, record: ImageRecord) -> bytes | None:
         """Return the stored file list; None if it is missing, or not what was written."""
         try:
-            data = self._list_path(record.uuid).read_bytes()
+            data = self.list_path(record.uuid).read_bytes()
             if record.list_digest:
                 return data if _digest(data) == record.list_digest else None
             return data if tree_digest(loads(data)) == record.tree_digest else None
@@ -232,7 +237,7 @@ class ImageStore:
         """Write the file list and, last, the record of an image whose dataset is there."""
         private_dir(self.folder)
         data = dumps(entries)
-        with atomic_write(self._list_path(record.uuid)) as stream:
+        with atomic_write(self.list_path(record.uuid)) as stream:
             stream.write(data)
         with self.backend.tree(Kind.IMAGE, record.uuid) as tree:
             record = replace(record, fingerprint=fingerprint_of(tree), list_digest=_digest(data))
@@ -275,7 +280,7 @@ class ImageStore:
         """Return what `check` does; None, with a note, for an image whose tree or list is damaged."""
         try:
             checked = self.check(record, thorough=thorough)
-            if self._list(checked) is None:
+            if not self.has_list(checked):
                 self.entries(checked)
         except DamagedImage as error:
             self.note_damage(error)
@@ -311,7 +316,7 @@ class ImageStore:
         raise DamagedImage(
             f"image {record.uuid} is not what was imported: {len(wrong)} paths differ",
             detail=names,
-            hint=_remedy(record.uuid),
+            hint=remedy(record.uuid),
         )
 
     def has_digest(self, uuid: str, digest: str) -> bool:
@@ -380,7 +385,8 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _remedy(uuid: str) -> str:
+def remedy(uuid: str) -> str:
+    """Return what can be done about a damaged image."""
     return (
         "the next build imports it again; where it cannot be fetched any more,"
         f" `buildstep cache prune` and `buildstep image delete {uuid}` remove it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,11 +53,13 @@ def drop_kept(backend: Backend) -> list[Healed]:
 
 
 def _of_dead_builds(backend: Backend) -> Iterator[tuple[Path | None, list[Stale]]]:
-    """Yield each dead build's journal, locked, with what it lists; at last the datasets without a journal."""
+    """Yield each dead build's journal, locked, with what it lists; at last what has the name of a build whose
+    journal is gone or damaged: its datasets, and its directory of the pool's state."""
     # Working datasets are listed before the journals are tried: one that is made meanwhile is not in
     # the list, and the journal of one that is in it existed, locked, before the dataset did.
     spared = kept(backend)
     orphans = set(backend.idents(Kind.BUILD)) - spared
+    folders = _work_folders(backend.state)
     live: set[str] = set()
     for path in sorted((backend.state / "journal").glob(f"*{SUFFIX}")):
         with try_lock(path, create=False) as dead:
@@ -65,15 +68,25 @@ def _of_dead_builds(backend: Backend) -> Iterator[tuple[Path | None, list[Stale]
                 continue
             items = [item for item in acquired(path) if item.name not in spared]
             orphans -= {item.name for item in items if item.kind == "dataset"}
+            folders -= {item.name for item in items if item.kind == "folder"}
             yield path, items
     yield (
         None,
         [
-            Stale(ident, "dataset", ident)
-            for ident in sorted(orphans)
-            if not any(ident.startswith(build) for build in live)
+            Stale(os.path.basename(name), kind, name)
+            for kind, names in (("dataset", orphans), ("folder", folders))
+            for name in sorted(names)
+            if not any(os.path.basename(name).startswith(build) for build in live)
         ],
     )
+
+
+def _work_folders(state: Path) -> set[str]:
+    """Return the directories that builds work in."""
+    try:
+        return {os.fspath((state / "work" / name).absolute()) for name in os.listdir(state / "work")}
+    except FileNotFoundError:
+        return set()
 
 
 def _half_written_records(state: Path) -> list[Path]:

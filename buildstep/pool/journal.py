@@ -1,6 +1,7 @@
 """The write-ahead journal of a build, by which `heal` finds what a dead build left.
 
-    state/journal/BUILD-ID.jsonl    a head (who), then a line before each thing that is acquired
+    state/journal/BUILD-ID.jsonl    a head (who), then a line before each thing that is acquired; the last
+                                    member of each line is a digest of those before it
 
 The file is locked (flock) for as long as the build lives: the kernel drops the lock with the process, so
 a journal that can be locked belongs to nobody any more, whatever its pid has become since.
@@ -9,12 +10,14 @@ a journal that can be locked belongs to nobody any more, whatever its pid has be
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from buildstep.pool import stale
 from buildstep.pool.interface import Backend
@@ -36,7 +39,7 @@ class Journal:
         self._fd = fd
 
     def _write(self, record: dict[str, object]) -> None:
-        os.write(self._fd, json.dumps(record).encode() + b"\n")
+        os.write(self._fd, _line(record))
 
     def _write_path(self, kind: str, path: Path) -> None:
         self._write({"acquire": kind, "path": os.fspath(path.absolute())})
@@ -97,6 +100,41 @@ def open_journal(state: Path, what: str) -> Iterator[Journal]:
         os.close(fd)
 
 
+_BEFORE, _AFTER = b', "check": "', b'"}'
+
+
+def _line(record: dict[str, object]) -> bytes:
+    head = json.dumps(record).encode().removesuffix(b"}")
+    return head + _BEFORE + hashlib.sha256(head).hexdigest().encode() + _AFTER + b"\n"
+
+
+def record_of(line: bytes) -> dict[str, Any]:
+    """Return what a line says, without its end of line. Raises ValueError for one that is torn or damaged."""
+    head, before, check = line.rpartition(_BEFORE)
+    if before and check != hashlib.sha256(head).hexdigest().encode() + _AFTER:
+        raise ValueError("it is not what was written")
+    record: dict[str, Any] = json.loads(line)  # without a digest in the journals of older versions
+    if not isinstance(record, dict):
+        raise ValueError("it is no object")
+    record.pop("check", None)
+    return record
+
+
+def damaged_lines(lines: Sequence[bytes]) -> list[int]:
+    """Return the numbers, from 1, of the lines that are not what was written."""
+    sealed = any(_BEFORE in line for line in lines)
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record_of(line.removesuffix(b"\n"))
+            good = _BEFORE in line or not sealed
+        except ValueError:
+            good = False
+        if not good:
+            found.append(number)
+    return found
+
+
 def _owner() -> dict[str, object]:
     """Who we are, for a person who reads the journal; liveness is decided by the lock alone."""
     owner: dict[str, object] = {"uid": os.getuid()}
@@ -128,7 +166,7 @@ def acquired(path: Path) -> list[Stale]:
     found = []
     for row in path.read_bytes().splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError):  # a torn last line was never acted on
-            record = json.loads(row)
+            record = record_of(row)
             kind = record["acquire"]
             found.append(Stale(build, kind, record["ident"] if kind == "dataset" else record["path"]))
     return found[::-1]

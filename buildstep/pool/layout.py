@@ -14,12 +14,13 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from buildstep.errors import DatasetError
 from buildstep.pool import privacy
 from buildstep.pool.interface import Kind
-from buildstep.system.files import fsync_dir, read_json, write_json
+from buildstep.system import sealed
+from buildstep.system.files import fsync_dir, read_json
 from buildstep.system.locks import try_lock
 from buildstep.system.private import private_dir
 from buildstep.system.remove import remove_tree
@@ -44,6 +45,7 @@ class DirectoryPool:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.state = path / "state"
+        self.mark = path / MARK
         # Root, here or of a user namespace, sets the owners of what it makes; anybody else records them.
         self._owners = "real" if os.geteuid() == 0 else "recorded"
         with self._usable():
@@ -70,22 +72,23 @@ class DirectoryPool:
     def _check(self) -> bool:
         """Say whether the pool is there. Raises DatasetError for one that is not ours to use."""
         privacy.refuse_foreign(self.path, self.uri)
-        mark = self.path / MARK
         try:
-            found = read_json(mark)
+            found = _read_mark(self.mark)
             there = (found["format"], found["scheme"])
             owners = found.get("owners", self._owners)
         except FileNotFoundError:
-            with contextlib.suppress(FileNotFoundError):
-                if any(name not in _EARLY and not _is_half_mark(name) for name in os.listdir(self.path)):
-                    raise DatasetError(
-                        f"{self.path} holds files that are not ours",
-                        hint="give an empty directory, or a pool made by buildstep, to --pool",
-                    ) from None
+            if self._holds_more():
+                raise DatasetError(
+                    f"{self.path} holds files that are not ours",
+                    hint="give an empty directory, or a pool made by buildstep, to --pool",
+                ) from None
             return False
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError) as error:
+            if not self._holds_more():
+                return False  # it is written again, as one that was lost
             raise DatasetError(
-                f"{mark} is damaged: {error}", hint="was it edited? remove the pool"
+                f"{self.mark} is damaged: {error}",
+                hint="remove it, and what is not the pool's beside it; the next build writes it again",
             ) from error
         if there != (FORMAT, self.scheme):
             raise DatasetError(
@@ -111,11 +114,32 @@ class DirectoryPool:
             self.path.chmod(0o700)
             for folder in (*(self.path / kind for kind in Kind), self.state):
                 private_dir(folder)
-            mark = {"format": FORMAT, "scheme": self.scheme, "owners": self._owners}
-            write_json(self.path / MARK, mark)
+            self.write_mark()
             for path in self.path.iterdir():
                 if _is_half_mark(path.name):
                     _remove_unless_locked(path)
+
+    def write_mark(self) -> bool:
+        """Mark the directory as a pool."""
+        sealed.write(self.mark, {"format": FORMAT, "scheme": self.scheme, "owners": self._owners})
+        return True
+
+    def mark_problem(self) -> str:
+        """Return what is wrong with the mark; empty if nothing is, or if there is no pool yet."""
+        try:
+            _read_mark(self.mark)
+        except FileNotFoundError:
+            return "it is missing" if (self.path / Kind.IMAGE).is_dir() else ""
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def _holds_more(self) -> bool:
+        """Say whether the directory holds anything that is not a pool's."""
+        with contextlib.suppress(FileNotFoundError):
+            ours = {*_EARLY, MARK}
+            return any(name not in ours and not _is_half_mark(name) for name in os.listdir(self.path))
+        return False
 
     def folder(self, kind: Kind, ident: str) -> Path:
         """Return where a dataset is or would be. Raises DatasetError for a name that is not allowed."""
@@ -182,6 +206,19 @@ class DirectoryPool:
         except FileNotFoundError:
             return
         remove_tree(aside)
+
+
+def _read_mark(path: Path) -> dict[str, Any]:
+    """Return what a mark says. Raises FileNotFoundError, and ValueError for a damaged one."""
+    try:
+        return sealed.read(path)
+    except sealed.Unsealed:
+        found: Any = read_json(path)
+        # Older versions wrote marks without a digest.
+        known = isinstance(found, dict) and {"format", "scheme"} <= found.keys()
+        if not known or found.keys() - {"format", "scheme", "owners"}:
+            raise
+        return dict(found)
 
 
 def _is_half_mark(name: str) -> bool:

@@ -19,7 +19,7 @@ from typing import ClassVar
 from buildstep.errors import DatasetError, SandboxError
 from buildstep.pool.interface import Dataset, Kind
 from buildstep.pool.layout import DirectoryPool
-from buildstep.system.files import read_json, write_json
+from buildstep.system import sealed
 from buildstep.system.host import boot_id
 from buildstep.system.mount_table import mount_points
 from buildstep.system.mounts import (
@@ -81,7 +81,7 @@ class OverlayBackend(DirectoryPool):
         for name in ("upper", "work", "tree"):
             (folder / name).mkdir(mode=0o700)
         _copy_top(lower[0], folder / "upper")
-        write_json(folder / "origin.json", {"kind": kind, "ident": origin}, durable=False)
+        sealed.write(folder / _ORIGIN, {"kind": kind, "ident": origin}, durable=False)
         options = overlay_options(lower, folder / "upper", folder / "work", volatile=True)
         try:
             mount("overlay", folder / "tree", "overlay", MS_NODEV | MS_NOSUID, options)
@@ -112,8 +112,8 @@ class OverlayBackend(DirectoryPool):
             (folder / "tree").rmdir()
             # The clone was mounted volatile, so its data may not be on disk yet. A layer is only good
             # for this boot until then: cheaper than a sync, and as safe.
-            origin = read_json(folder / "origin.json")
-            write_json(folder / "origin.json", {**origin, "boot": boot_id()})
+            origin = sealed.read(folder / _ORIGIN)
+            sealed.write(folder / _ORIGIN, {**origin, "boot": boot_id()})
         self.keep(dataset.ident, kind, ident)
 
     def exists(self, kind: Kind, ident: str) -> bool:
@@ -121,7 +121,7 @@ class OverlayBackend(DirectoryPool):
         if kind is Kind.BUILD or not folder.is_dir() or (folder / "tree").is_dir():
             return folder.is_dir()
         try:
-            return bool(read_json(folder / "origin.json")["boot"] == boot_id())
+            return bool(sealed.read(folder / _ORIGIN)["boot"] == boot_id())
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
@@ -141,6 +141,16 @@ class OverlayBackend(DirectoryPool):
         """What is this dataset's alone: the upper directory of a layer, all of an image."""
         return self._lower(kind, ident)[0]
 
+    def damage(self, kind: Kind, ident: str) -> Path | None:
+        """The file that says what a dataset lies on, if it is damaged."""
+        folder = self.folder(kind, ident)
+        try:
+            if not (folder / "tree").is_dir():
+                _origin(folder)
+        except DatasetError:
+            return folder / _ORIGIN
+        return None
+
     def destroy(self, kind: Kind, ident: str) -> None:
         folder = self.folder(kind, ident)
         if kind is not Kind.BUILD:
@@ -153,7 +163,7 @@ class OverlayBackend(DirectoryPool):
         users = []
         for other in Kind:
             for name in self.idents(other):
-                with contextlib.suppress(OSError, ValueError, KeyError, TypeError, DatasetError):
+                with contextlib.suppress(DatasetError):
                     if _origin(self.folder(other, name)) == (kind, ident):
                         users.append(f"{other} {name}")
         if users:
@@ -163,9 +173,19 @@ class OverlayBackend(DirectoryPool):
             )
 
 
+_ORIGIN = "origin.json"
+
+
 def _origin(folder: Path) -> tuple[Kind, str]:
-    origin = read_json(folder / "origin.json")
-    return Kind(origin["kind"]), str(origin["ident"])
+    """Return what a dataset lies on. Raises DatasetError where that is not known."""
+    try:
+        origin = sealed.read(folder / _ORIGIN)
+        return Kind(origin["kind"]), str(origin["ident"])
+    except (OSError, ValueError, KeyError) as error:
+        raise DatasetError(
+            f"{folder / _ORIGIN} cannot be read: {error}",
+            hint="`buildstep cache verify` removes what is damaged",
+        ) from error
 
 
 def _copy_top(lower: Path, upper: Path) -> None:

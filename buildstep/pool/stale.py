@@ -114,6 +114,12 @@ def _remove_outputs(item: Stale) -> Healed | None:
     return Healed(*item, not problem, problem) if done else None
 
 
+def sweep_outputs(stem: Path) -> None:
+    """Remove half-written outputs of this name that no living process has locked. Their lock is ours."""
+    for path in _half_written(stem):
+        sweep_temporary(path)
+
+
 def _half_written(stem: Path) -> list[Path]:
     """Return the half-written outputs of this name, of whichever build."""
     return sorted(

@@ -93,6 +93,11 @@ class Known:
     first_end: int = 0
     stamp: tuple[int, ...] = ()
 
+    @property
+    def complete(self) -> bool:
+        """Whether all of the file could be read. What was lost of a damaged one has to be written again."""
+        return bool(self.stamp) and self.stamp[0] == self.end
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Walked:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from buildstep.build import kept
 from buildstep.build.execute import execute
 from buildstep.build.plan import plan as plan_build
 from buildstep.cache import prune
@@ -637,7 +638,7 @@ def test_limits_keep_what_was_of_use_last(
         prune.prune(cache)
         assert prune.items(cache) == []
         assert not warm.run().error
-        assert prune.verify(cache) == []
+        assert kept.verify(cache.backend, mend=True) == []
         # By age.
         assert prune.prune(cache, prune.Limits(keep_seconds=3600)) == []
         assert prune.prune(cache, prune.Limits(keep_seconds=0)) != []
@@ -664,9 +665,9 @@ def test_damage_is_found_told_and_mended(
 
         blobs = sorted(path for path in (state / "blobs").iterdir() if not path.suffix)
         hurt(blobs[0])
-        (told,) = prune.verify(cache)
-        assert (told["kind"], told["key"], told["problem"]) == ("blob", blobs[0].name, "damaged")
-        assert prune.verify(cache) == []
+        ((told, mended),) = kept.verify(cache.backend, mend=True)
+        assert (told.kind, told.name, told.problem, mended) == ("blob", blobs[0].name, "damaged", True)
+        assert kept.verify(cache.backend, mend=True) == []
         # Without asking: what was touched is looked at before it is used.
         hurt(blobs[1])
         os.truncate(blobs[2], 10)
@@ -748,7 +749,7 @@ def test_a_pool_that_fills_up_at_any_moment(
                 ballast.unlink()
                 store, cache = small.open(Bus(), {})
                 heal(store.backend)
-                assert prune.verify(cache) == [], f"{free} KiB free"
+                assert kept.verify(cache.backend, mend=True) == [], f"{free} KiB free"
                 assert small.run().same == expected, f"{free} KiB free"
         assert 3 < failed < 11
 
@@ -817,6 +818,20 @@ def test_the_command_tells_and_prunes(tmp_path: Path) -> None:
     assert size["bytes"] == sum(row["bytes"] for row in size["kinds"].values())
     assert (size["max_bytes"], size["max_inodes"]) == (123456, 1_000_000)
     assert lab.command("cache", "verify", *pool).json == {"damaged": []}
+    (answer,) = (lab.pool / "state/resolved").iterdir()
+    answer.write_text("{}")
+    for flags, removed in ((("--dry-run",), False), ((), True)):
+        done = lab.command("cache", "verify", *pool, *flags)
+        (row,) = done.json["damaged"]
+        assert (done.status, row["kind"], row["file"], row["removed"]) == (
+            10,
+            "answer",
+            os.fspath(answer),
+            removed,
+        )
+        assert row["remedy"]
+        assert answer.exists() is not removed
+    lab.built()
     assert lab.command("cache", "prune", *pool, "--older-than", "1").json["items"] == []
     assert lab.command("cache", "prune", *pool, "--max-bytes", "nonsense").status == 2
     # A build that adds to it keeps the limits by itself; what it stands on goes last.

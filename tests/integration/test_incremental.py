@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from buildstep.build import context
+from buildstep.build import context, kept
 from buildstep.build.execute import execute
 from buildstep.build.plan import plan as plan_build
 from buildstep.cache import prune
@@ -209,7 +209,7 @@ def test_between_the_plan_and_the_build(
                 file.write_bytes(text)
             settle()
             assert warm.run().same == cold(tmp_path, base).same
-        assert prune.verify(cache) == []
+        assert kept.verify(cache.backend, mend=True) == []
 
     private(job)
 
@@ -336,7 +336,7 @@ def test_builds_beside_each_other(tmp_path: Path, base: Path, private: Private) 
             for out in ("a", "b"):
                 assert yard(tmp_path, base, out=out).run().same == expected
         _, cache = yard(tmp_path, base).open(Bus(), {})
-        assert prune.verify(cache) == []
+        assert kept.verify(cache.backend, mend=True) == []
 
     private(job)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from buildstep.cache import verify
 from buildstep.cache.layers import FORMAT, LayerCache, LayerRecord
 from buildstep.errors import StoreError
 from buildstep.pool.directory import DirectoryBackend
@@ -173,12 +174,29 @@ def test_room_is_made_where_a_dataset_has_no_record(cache: LayerCache) -> None:
     assert cache.make_room(KEY), "nothing is there"
 
 
-def test_verify_removes_what_is_damaged_and_names_it(cache: LayerCache) -> None:
+def test_verify_names_what_is_damaged_and_removes_it_unless_it_is_used(cache: LayerCache) -> None:
     make(cache)
     make(cache, "c" * 40)
-    assert cache.verify() == []
+    assert list(verify.layers(cache.backend)) == []
     layer_file(cache).write_bytes(b"other")
-    (found,) = cache.verify()
-    assert (found["kind"], found["key"], found["slot"]) == ("layer", KEY, "hello packages")
-    assert "its tree was changed" in found["problem"]
+    (found,) = verify.layers(cache.backend)
+    assert (found.kind, found.name, found.about) == ("layer", KEY, "hello packages")
+    assert "its tree was changed" in found.problem
+    assert found.mend is not None
+    with cache.using(KEY):
+        assert not found.mend()
+    assert found.mend()
     assert [record.key for record in cache.records()] == ["c" * 40]
+
+
+@pytest.mark.parametrize("suffix", ["json", "list"])
+def test_verify_finds_a_damaged_record_and_list(cache: LayerCache, suffix: str) -> None:
+    make(cache)
+    path = record_path(cache).with_suffix(f".{suffix}")
+    path.write_bytes(path.read_bytes()[:-1])
+    (found,) = verify.layers(cache.backend)
+    assert found.file == path
+    assert found.mend is not None
+    assert found.mend()
+    assert list(verify.layers(cache.backend)) == []
+    assert cache.backend.idents(Kind.LAYER) == []

@@ -171,26 +171,3 @@ def test_default_limits(tmp_path: Path) -> None:
     assert limits.inodes == prune.DEFAULT_INODES
     assert Limits.of(tmp_path, max_bytes=5, max_inodes=0) == Limits(bytes=5, inodes=0)
     assert Limits.of(tmp_path / "missing", max_bytes=None, max_inodes=1).bytes == prune.DEFAULT_BYTES
-
-
-def test_verify_removes_what_is_damaged(cache: LayerCache) -> None:
-    good = put_blob(cache, "a" * 64, 10, 0)
-    bad = put_blob(cache, "b" * 64, 10, 0, digest="00" * 32)
-    torn = put_blob(cache, "c" * 64, 10, 0)
-    blobs.record_path(torn).write_text("{")
-    put(cache, "resolved/junk.json", 3, 0)
-    listed = put(cache, "artifacts/list.json", 0, 0)
-    listed.write_text("[]")
-    fine = put(cache, "artifacts/fine.json", 0, 0)
-    fine.write_text("{}")
-    found = {(row["kind"], row["key"]): row["problem"] for row in prune.verify(cache)}
-    assert found["blob", "b" * 64] == "damaged"
-    assert "its record cannot be read" in found["blob", "c" * 64]
-    assert "cannot be read" in found["answer", "junk"]
-    assert found["outputs", "list"] == "is not a record"
-    assert len(found) == 4
-    assert good.exists()
-    assert fine.exists()
-    assert not bad.exists()
-    assert not listed.exists()
-    assert prune.verify(cache) == []

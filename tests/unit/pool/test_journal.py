@@ -13,11 +13,11 @@ import pytest
 
 from buildstep.errors import DatasetError
 from buildstep.pool import heal as pool_heal
-from buildstep.pool import journal, stale
+from buildstep.pool import journal, stale, verify
 from buildstep.pool.directory import DirectoryBackend
 from buildstep.pool.heal import find_stale, heal
 from buildstep.pool.interface import Kind
-from buildstep.pool.journal import Journal, open_journal
+from buildstep.pool.journal import Journal, acquired, damaged_lines, open_journal, record_of
 from buildstep.system import cgroup
 from buildstep.system.files import atomic_write
 from buildstep.system.locks import take_lock, try_lock
@@ -78,7 +78,7 @@ def test_what_is_acquired_is_written_down_first(pool: DirectoryBackend, tmp_path
         opened.outputs(tmp_path / "hello-1")
         for note in cgroup._notes:
             note(tmp_path / "group")
-        rows = [json.loads(row) for row in opened.path.read_text().splitlines()[1:]]
+        rows = [record_of(row) for row in opened.path.read_bytes().splitlines()[1:]]
     assert rows == [
         {"acquire": "dataset", "ident": name},
         {"acquire": "mount", "path": os.fspath(tmp_path / "mnt")},
@@ -86,6 +86,34 @@ def test_what_is_acquired_is_written_down_first(pool: DirectoryBackend, tmp_path
         {"acquire": "cgroup", "path": os.fspath(tmp_path / "group")},
     ]
     assert cgroup._notes == []
+
+
+def test_a_damaged_line_is_passed_over_and_what_it_named_is_found_by_its_name(
+    pool: DirectoryBackend, tmp_path: Path
+) -> None:
+    with open_journal(pool.state, "x") as opened:
+        pool.create(opened.dataset(f"{opened.ident}-1"))
+        opened.folder(pool.state / "work" / opened.ident)
+        lines = opened.path.read_bytes()
+    path = pool.state / "journal/20260101T000000-dead.jsonl"
+    assert damaged_lines(lines.splitlines(keepends=True)) == []
+    path.write_bytes(lines)
+    names = {item.name for item in acquired(path)}
+    assert len(names) == 2
+    for at in range(len(lines)):
+        wrong = lines[:at] + bytes([lines[at] ^ 2]) + lines[at + 1 :]
+        path.write_bytes(wrong)
+        assert {item.name for item in acquired(path)} <= names
+        assert damaged_lines(wrong.splitlines(keepends=True)) != [], wrong
+    path.write_bytes(b"\0" * 40)
+    (row,) = verify.journals(pool)
+    assert (row.kind, row.file) == ("journal", path)
+    with open_journal(pool.state, "x") as live:
+        working = live.folder(pool.state / "work" / live.ident)
+        assert {(item.kind, item.removed) for item in heal(pool)} == {("dataset", True), ("folder", True)}
+        assert working.is_dir(), "of a build that is running"
+    assert pool.idents(Kind.BUILD) == []
+    assert not path.exists()
 
 
 def test_only_names_that_are_ours_are_written_down(pool: DirectoryBackend) -> None:

@@ -208,7 +208,7 @@ def test_a_build_writes_its_mounts_down_before_it_makes_them(log: Path, tmp_path
     with journal.open_journal(state, "a test") as opened:
         with pytest.raises(SandboxError):
             mounts.mount("zones/a/x", target, "zfs")
-        rows = [json.loads(row) for row in opened.path.read_text().splitlines()]
+        rows = [journal.record_of(row) for row in opened.path.read_bytes().splitlines()]
         assert rows[1:] == [{"acquire": "mount", "path": str(target)}]
 
 
