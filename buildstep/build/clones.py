@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from functools import partial
 
 from buildstep.build.context import BuildContext, BuildState, report_failure
@@ -24,6 +23,7 @@ def make_clone(context: BuildContext, state: BuildState, kind: Kind, ident: str)
     """Clone an image or a layer, and go on in the clone. Raises DatasetError."""
     name = context.journal.dataset(f"{context.journal.ident}-{state.clones + 1}")
     context.stack.callback(partial(_undo, context, state, name))
+    context.stack.push(partial(_shell_on_failure, context, state, name))  # before the clone is dropped
     state.cloned(context.backend.clone(kind, ident, name))
 
 
@@ -47,24 +47,25 @@ def _undo(context: BuildContext, state: BuildState, name: str) -> None:
             state.dropped()
 
 
-def shell_on_failure(context: BuildContext, state: BuildState) -> Callable[..., bool]:
-    """Return an exit callback that opens a shell in the clone of a failed build, where that is asked for."""
-
-    def exit_(kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> bool:
-        if kind is None or isinstance(error, Interrupted) or state.clone is None:
-            return False
-        if context.spec.shell_on_failure and sys.stdin.isatty():
-            context.bus.note(
-                f"failed: {error}; a shell in the clone follows, leave it to go on", level="error"
-            )
-            with (
-                report_failure(context.bus, "the shell"),
-                sandbox.enter(state.root.path, bus=context.bus, environ=context.environ) as inside,
-            ):
-                inside.shell()
+def _shell_on_failure(
+    context: BuildContext,
+    state: BuildState,
+    name: str,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    _trace: object,
+) -> bool:
+    """Open a shell in the clone of a failed build, where that is asked for and there is a terminal."""
+    if kind is None or isinstance(error, Interrupted) or state.clone is None or state.clone.ident != name:
         return False
-
-    return exit_
+    if context.spec.shell_on_failure and sys.stdin.isatty():
+        context.bus.note(f"failed: {error}; a shell in the clone follows, leave it to go on", level="error")
+        with (
+            report_failure(context.bus, "the shell"),
+            sandbox.enter(state.root.path, bus=context.bus, environ=context.environ) as inside,
+        ):
+            inside.shell()
+    return False
 
 
 # -- what is done in a clone by more than one step ----------------------------------------------------------

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from buildstep.build.clones import shell_on_failure
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.deliver import BuildResult, deliver, earlier_result
 from buildstep.build.forecast import forecast
@@ -67,7 +66,6 @@ def execute(
                 )
                 state = BuildState()
                 context = _with_route(context, state)
-                stack.push(shell_on_failure(context, state))
                 with _disk_explained(context, state):
                     _run_steps(context, state)
                     result = _result(context, state)

@@ -65,6 +65,7 @@ trap 'echo TRIED' EXIT
 
 _RUN = f"""#!/bin/sh
 mkdir -p /{OUT}
+exec 3>&1 # an attack may want to be heard by the build
 cd /usr/share/attack || exit 1
 for attack in *; do
   timeout --kill-after=1 {_SECONDS} ./"$attack" >/{OUT}/"$attack" 2>&1 </dev/null
@@ -88,10 +89,14 @@ class Attack:
 
     def text(self, words: Mapping[str, str]) -> str:
         """Return the whole script, its canaries named."""
-        made = (_SHELL if self.shell else _PERL) + self.script
-        for word, value in words.items():
-            made = made.replace(word, value)
-        return made
+        return filled((_SHELL if self.shell else _PERL) + self.script, words)
+
+
+def filled(text: str, words: Mapping[str, str]) -> str:
+    """Return a script with its canaries named."""
+    for word, value in words.items():
+        text = text.replace(word, value)
+    return text
 
 
 class Words(Protocol):

@@ -233,6 +233,10 @@ class Canaries:
             wrong.append(f"made {extra}")
         return wrong
 
+    def all_found(self) -> list[str]:
+        """Return the same of all attacks together, each with its name."""
+        return [f"{name}: {what}" for name in self.names for what in self.found(name)] + self.reached
+
 
 def _free_port() -> int:
     with socket.socket() as probe:

@@ -170,6 +170,7 @@ class Assault:
     canaries: Canaries
     done: Done
     printed: Mapping[str, str]
+    image: Image
 
     def wrong(self, name: str) -> list[str]:
         """Return what an attack got; nothing, if the walls hold."""
@@ -197,11 +198,13 @@ def assault(place: Scene, attacks: Sequence[Attack], *, name: str = "hostile") -
                 env={TOKEN: canaries.shared_secret, "AWS_SECRET_ACCESS_KEY": canaries.shared_secret},
                 pass_fds=descriptors,
             )
-    printed = {}
-    if done.status == 0:
-        for path, (_, data) in place.image(done).members(attack.OUT).items():
-            printed[path.rpartition("/")[2]] = data.decode(errors="replace")
-    return Assault(canaries=canaries, done=done, printed=printed)
+    assert done.status == 0, f"{done.stderr[-4000:]}\nand meanwhile: {canaries.all_found()}"
+    image = place.image(done)
+    printed = {
+        path.rpartition("/")[2]: data.decode(errors="replace")
+        for path, (_, data) in image.members(f"{attack.OUT}/").items()
+    }
+    return Assault(canaries=canaries, done=done, printed=printed, image=image)
 
 
 @contextlib.contextmanager
