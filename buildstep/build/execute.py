@@ -20,6 +20,7 @@ from buildstep.cache.layers import LayerCache
 from buildstep.errors import BuildstepError
 from buildstep.events import BuildStarted, Bus
 from buildstep.images.store import ImageStore
+from buildstep.pool.interface import Backend
 from buildstep.pool.journal import Journal, open_journal
 from buildstep.pool.stale import output_lock, sweep_outputs
 from buildstep.report.recorder import Recorder
@@ -32,6 +33,13 @@ def execute(
     plan: Plan, *, store: ImageStore, cache: LayerCache, bus: Bus, environ: Mapping[str, str]
 ) -> BuildResult:
     """Carry out a plan. On any failure nothing is committed and nothing is left; the error is raised."""
+    with _disk_explained(plan, store.backend):
+        return _execute(plan, store=store, cache=cache, bus=bus, environ=environ)
+
+
+def _execute(
+    plan: Plan, *, store: ImageStore, cache: LayerCache, bus: Bus, environ: Mapping[str, str]
+) -> BuildResult:
     spec = plan.spec
     stem = spec.output_dir / spec.basename
     recorder = Recorder(bus, total=len(plan.steps))
@@ -66,7 +74,7 @@ def execute(
                 )
                 state = BuildState()
                 context = _with_route(context, state)
-                with _disk_explained(context, state):
+                with _disk_explained(context.plan, context.backend, state):
                     _run_steps(context, state)
                     result = _result(context, state)
             if context.plan.route is not Route.UP_TO_DATE and spec.cache:
@@ -108,17 +116,13 @@ def _run_steps(context: BuildContext, state: BuildState) -> None:
 
 
 @contextlib.contextmanager
-def _disk_explained(context: BuildContext, state: BuildState) -> Iterator[None]:
+def _disk_explained(plan: Plan, backend: Backend, state: BuildState | None = None) -> Iterator[None]:
     """Turn what a full or failing disk led to into a DiskError, while what the build wrote is still there."""
     try:
         yield
     except (BuildstepError, OSError) as error:
-        told = forecast(
-            context.spec,
-            backend=context.backend,
-            image=state.image_record or context.plan.image,
-            proto=context.plan.proto,
-        )
+        image = state.image_record if state else None
+        told = forecast(plan.spec, backend=backend, image=image or plan.image, proto=plan.proto)
         needs = {
             "pool": space.Need(told.pool.likely, told.pool.inodes),
             "output directory": space.Need(told.output.likely, told.output.inodes),

@@ -80,7 +80,7 @@ def mount(source: str, target: Path | str, fstype: str | None, flags: int = 0, d
         raise SandboxError(
             f"cannot mount {fstype or source} on {os.fspath(target)}{options}: {os.strerror(code)}",
             hint="`buildstep doctor` tells what this agent lacks" if code == errno.EPERM else "",
-        )
+        ) from OSError(code, os.strerror(code), os.fspath(target))
 
 
 def unmount(target: Path | str) -> None:

@@ -1,0 +1,166 @@
+"""Builds on disks that are too small: pool, output directory or temporary directory, of growing sizes.
+
+Each is over about as soon as a good build, and is right, or says which file system is full; it leaves nothing,
+and the next build on the same disk, made larger, is right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from buildstep import pool as pool_module
+from buildstep.pool.heal import heal
+from buildstep.system import space
+from tests.integration.conftest import demand, enclosed
+from tests.integration.yard import Outcome, Yard, tiny_base
+from tests.walls.rounds import chosen
+
+COUNT = 20
+MORE_SECONDS = 10.0
+LARGE = "size=96m,nr_inodes=20000"
+FILES = 60
+BIG = 700_000
+"""The proto directory: so many files, and one of so many bytes that no codec makes smaller."""
+
+
+def sizes(least: int, most: int) -> list[int]:
+    """COUNT numbers from `least` to `most`, each larger than the one before by the same factor."""
+    return [round(least * (most / least) ** (number / (COUNT - 1))) for number in range(COUNT)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Small:
+    """A disk that is too small. role: what lies on it; option: of a tmpfs; plain: whether the proto directory is
+    copied."""
+
+    role: str
+    option: str
+    scheme: str = "overlay"
+    plain: bool = True
+
+
+def rows(role: str) -> list[Small]:
+    """The disks of a role: by bytes, by inodes, and some of other kinds of pools."""
+    by_size = {"pool": (40_000, 5_000_000), "output": (8_000, 2_000_000), "temporary": (4096, 400_000)}[role]
+    found = [
+        Small(role=role, option=f"size={size // 4096 * 4}k", plain=bool(number % 3))
+        for number, size in enumerate(sizes(*by_size))
+    ]
+    if role == "pool":
+        found[1::4] = [replace(row, scheme="dir") for row in found[1::4]]
+        found += [Small(role=role, option=f"nr_inodes={count}") for count in sizes(5, 260)]
+    elif role == "output":
+        found += [Small(role=role, option=f"nr_inodes={count}") for count in range(2, 8)]
+    return found
+
+
+@contextlib.contextmanager
+def tmpfs(folder: Path, option: str) -> Iterator[Path]:
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", option, "tmpfs", os.fspath(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", os.fspath(folder)], check=True)
+
+
+def make_inputs(top: Path) -> None:
+    tiny_base(top / "base.tar")
+    proto = top / "proto"
+    for number in range(FILES):
+        folder = proto / f"srv/{number % 7}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}").write_bytes(os.urandom(2000))
+    (proto / "srv/big").write_bytes(os.urandom(BIG))
+
+
+def yard_in(top: Path, small: Small, place: Path, disk: Path) -> Yard:
+    places = {role: disk if small.role == role else place / role for role in ("pool", "output", "temporary")}
+    places["temporary"].mkdir(exist_ok=True)
+    # Tools inherit it; a build in this process looks at it as the command does.
+    os.environ["TMPDIR"] = os.fspath(places["temporary"])
+    space.watch(temporary_directory=places["temporary"])
+    return Yard(
+        pool=f"{small.scheme}:{places['pool']}/p",
+        out=places["output"] / "out",
+        proto=top / "proto",
+        base=top / "base.tar",
+    )
+
+
+def attempt(yard: Yard, small: Small) -> tuple[Outcome | None, str]:
+    """Build as the command does: (what came out, what it says of a disk)."""
+    outcome = yard.run(plain=small.plain)
+    return (None, outcome.error) if outcome.error else (outcome, "")
+
+
+def left(yard: Yard) -> list[str]:
+    """What a failed build has no business to leave."""
+    pool = Path(yard.pool.partition(":")[2])
+    found = [*(pool / "build").glob("*"), *yard.out.glob("*"), *yard.out.glob(".*")]
+    found += [*(pool / "state/journal").glob("*"), *(pool / "state/work").glob("*")]
+    return [os.fspath(path) for path in [*found, *pool.rglob("*.part"), *pool.glob(".*")]]
+
+
+def outgrow(top: Path, small: Small, good: Mapping[str, str], limit: float) -> str:
+    """Build on a small disk, then on the same one made large. Returns how the first went."""
+    place = top / "place"
+    with tmpfs(place, LARGE), tmpfs(top / "disk", small.option) as disk:
+        yard = yard_in(top, small, place, disk)
+        begin = time.monotonic()
+        outcome, error = attempt(yard, small)
+        seconds = time.monotonic() - begin
+        assert seconds < limit, f"{small}: {seconds:.1f} s"
+        if outcome is not None:
+            assert outcome.files == good, f"{small}: another image"
+        else:
+            assert error.startswith("DiskError"), f"{small}: {error}"
+            assert "No space left on device" in error, f"{small}: {error}"
+            assert os.fspath(disk) in error, f"{small}: {error}"
+            assert " free" in error, f"{small}: {error}"
+            assert left(yard) == [], f"{small}: {error}"
+        subprocess.run(["mount", "-o", f"remount,{LARGE}", os.fspath(disk)], check=True)
+        assert heal(pool_module.open_pool(yard.pool)) == [], f"{small}: {error}"
+        again, problem = attempt(yard, small)
+        assert again is not None, f"{small}: {problem}"
+        assert again.files == good, f"{small}: another image at the second attempt, after {error or 'none'}"
+    return error
+
+
+@pytest.fixture(scope="module")
+def top(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    demand("root", "namespaces", "overlay", "rsync")
+    folder = tmp_path_factory.mktemp("disks")
+    make_inputs(folder)
+    return folder
+
+
+@pytest.mark.parametrize("role", ["pool", "output", "temporary"])
+def test_a_disk_that_is_too_small(top: Path, role: str) -> None:
+    def job() -> list[str]:
+        good = []
+        for scheme in ("overlay", "dir"):
+            with tmpfs(top / "place", LARGE), tmpfs(top / "disk", LARGE):
+                small = Small(role=role, option=LARGE, scheme=scheme)
+                begin = time.monotonic()
+                outcome, error = attempt(yard_in(top, small, top / "place", top / "disk"), small)
+                assert outcome is not None, error
+                good.append((outcome.files, time.monotonic() - begin))
+        assert good[0][0] == good[1][0]
+        limit = max(seconds for _, seconds in good) + MORE_SECONDS
+        return [outgrow(top, small, good[0][0], limit) for small in chosen(rows(role), 5)]
+
+    errors = enclosed(job)
+    if role == "temporary":
+        assert set(errors) == {""}, "a build of files needs no temporary directory"
+    else:
+        assert any(errors), "no disk was too small"
+        assert not all(errors), "no disk was large enough"
