@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from buildstep.build import forecast
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.deliver import BuildResult, deliver, earlier_result
-from buildstep.build.forecast import forecast
 from buildstep.build.log_file import BuildLog
 from buildstep.build.plan import Plan
 from buildstep.build.remember import remember
@@ -33,7 +33,12 @@ def execute(
     plan: Plan, *, store: ImageStore, cache: LayerCache, bus: Bus, environ: Mapping[str, str]
 ) -> BuildResult:
     """Carry out a plan. On any failure nothing is committed and nothing is left; the error is raised."""
+    space.watch(pool=store.backend.state, output_directory=plan.spec.output_dir)
     with _disk_explained(plan, store.backend):
+        if plan.route is Route.FULL:
+            forecast.check_room(
+                plan.spec, backend=store.backend, image=plan.image, proto=plan.proto, copied=plan.copies
+            )
         return _execute(plan, store=store, cache=cache, bus=bus, environ=environ)
 
 
@@ -43,7 +48,6 @@ def _execute(
     spec = plan.spec
     stem = spec.output_dir / spec.basename
     recorder = Recorder(bus, total=len(plan.steps))
-    space.watch(pool=store.backend.state, output_directory=spec.output_dir)
     with (
         open_journal(store.backend.state, f"build {spec.name} {spec.version}") as journal,
         _writing(stem, journal),
@@ -122,7 +126,7 @@ def _disk_explained(plan: Plan, backend: Backend, state: BuildState | None = Non
         yield
     except (BuildstepError, OSError) as error:
         image = state.image_record if state else None
-        told = forecast(plan.spec, backend=backend, image=image or plan.image, proto=plan.proto)
+        told = forecast.forecast(plan.spec, backend=backend, image=image or plan.image, proto=plan.proto)
         needs = {
             "pool": space.Need(told.pool.likely, told.pool.inodes),
             "output directory": space.Need(told.output.likely, told.output.inodes),

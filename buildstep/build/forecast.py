@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import re
+import stat
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from buildstep import emit
 from buildstep.build.plan import takes_in_place
 from buildstep.images.store import ImageRecord
-from buildstep.pool.interface import Backend
+from buildstep.pool.interface import Backend, Kind
 from buildstep.spec.load import BuildSpec
+from buildstep.system import space
+from buildstep.system.files import CHUNK, data_extents
 from buildstep.system.space import Room, existing
 from buildstep.tree.proto import ProtoDir
 
@@ -23,6 +28,8 @@ _DEBIAN = (156 * _MIB, 8700)
 _UNKNOWN = (400 * _MIB, 20000)
 _PACKAGE = (36 * _MIB, 1500)
 _FILE = 20 << 10  # bytes of an average file in a system
+
+_PAGE = 4096
 
 _PACKED = 0.5
 _PACKED_WELL = 0.2
@@ -154,3 +161,60 @@ def together(needs: Sequence[tuple[Path, Need]]) -> list[tuple[Room, Need]]:
         room, sum_ = found.get(device, (None, None))
         found[device] = (room or Room.at(path), need if sum_ is None else sum_ + need)
     return list(found.values())
+
+
+# -- before a build ----------------------------------------------------------------------------------------
+
+
+def check_room(
+    spec: BuildSpec, *, backend: Backend, image: ImageRecord | None, proto: ProtoDir, copied: bool
+) -> None:
+    """Raise DiskError where the pool certainly has no room for the full route of a build.
+
+    image: the base, if it is in the store; copied: whether the proto directory is copied. Told before
+    anything is touched; what only is likely to be too little is for the doctor to say.
+    """
+    room = Room.at(backend.state)
+    cloned = image.size if image is not None and not backend.cheap_clone else 0
+    imported = _import_least(spec.image) if image is None else 0
+    if max(imported, cloned, proto.size * copied) <= room.free or space.packs(room.folder):
+        return
+    contents = [imported]
+    if image is not None and cloned:
+        with backend.tree(Kind.IMAGE, image.uuid) as tree:
+            contents.append(_content(_walk(tree), enough=room.free))
+    if copied:
+        contents.append(_content((os.path.join(proto.top, path) for path in proto.paths), enough=room.free))
+    # Not their sum: the proto directory may replace what is in the base.
+    space.check(backend.state, max(contents), what=f"cannot build {spec.name} {spec.version}")
+
+
+def _import_least(ref: str) -> int:
+    """Return the bytes that the import of a base certainly takes."""
+    return _DEBIAN[0] // 2 if re.fullmatch(r"mmdebstrap:[a-z]+", ref) else 0
+
+
+def _walk(tree: Path) -> Iterator[bytes]:
+    for folder, _, names in os.walk(os.fsencode(tree)):
+        yield from (os.path.join(folder, name) for name in names)
+
+
+def _content(paths: Iterable[bytes], *, enough: int) -> int:
+    """Return the bytes that a copy of these files certainly takes: no holes, no runs of zeros, each inode
+    once. It stops as soon as the sum is more than `enough`."""
+    total, seen = 0, set()
+    for path in paths:
+        with contextlib.suppress(OSError):
+            info = os.lstat(path)
+            if not stat.S_ISREG(info.st_mode) or (info.st_dev, info.st_ino) in seen:
+                continue
+            seen.add((info.st_dev, info.st_ino))
+            with open(path, "rb") as stream:
+                for begin, length in data_extents(stream.fileno(), info.st_size):
+                    for offset in range(begin, begin + length, CHUNK):
+                        data = os.pread(stream.fileno(), min(CHUNK, begin + length - offset), offset)
+                        pages = (data[at : at + _PAGE] for at in range(0, len(data), _PAGE))
+                        total += sum(len(page) for page in pages if page.strip(b"\0"))
+                        if total > enough:
+                            return total
+    return total

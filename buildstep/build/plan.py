@@ -108,6 +108,11 @@ class Plan:
     update: ContentUpdate | None = None
     resolution: KeptResolution | None = None
 
+    @property
+    def copies(self) -> bool:
+        """Whether the full route copies the proto directory: not one read in place or in a cached layer."""
+        return not self.in_place and any(s.name == "sync" and s.state == "run" for s in self.full_steps)
+
     def to_json(self) -> dict[str, Any]:
         """The object that --dry-run --json prints."""
         return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import itertools
 import json
@@ -115,11 +114,8 @@ class _Archive:
                 begin = os.lseek(self._fd, 0, os.SEEK_CUR)
                 copy_range(source.fileno(), self._fd, blob.size)
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise EmitError(
-                f"cannot copy the layer {blob.path} into {self._path.name}: {error.strerror}",
-                hint="free some space, or write to another file system" if full else "",
-                retryable=full,
+                f"cannot copy the layer {blob.path} into {self._path.name}: {error.strerror}"
             ) from error
         write_all(self._fd, padding(blob.size))
         # Beside the read pass: what is written must be what the digest in the manifest says.

@@ -6,7 +6,6 @@ begin at entries that their paths choose, so that nearly the same tree gives nea
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import queue
@@ -251,13 +250,8 @@ class ChunkWriter:
             return
         if isinstance(error, EmitError):
             raise error
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = error.strerror if isinstance(error, OSError) else f"{error}" or repr(error)
-        raise EmitError(
-            f"cannot write {self._what}: {reason}",
-            hint="free some space, or write to another file system" if full else "",
-            retryable=full,
-        ) from error
+        raise EmitError(f"cannot write {self._what}: {reason}") from error
 
     def _stop(self, error: BaseException) -> None:
         if not self._writer.is_alive():

@@ -21,6 +21,7 @@ from typing import IO
 from buildstep.net.errors import HttpError, safe_url
 from buildstep.net.http import Http
 from buildstep.net.request import HttpRequest
+from buildstep.system import space
 from buildstep.system.digest import Digester, Expected, digests_of
 from buildstep.system.files import CHUNK, fsync_dir
 from buildstep.system.locks import lock
@@ -152,7 +153,8 @@ def download(
     progress: Progress | None = None,
     durable: bool = True,
 ) -> Downloaded:
-    """Download the file of a request and verify it. Raises HttpError; then there is no target.
+    """Download the file of a request and verify it. Raises HttpError, and DiskError where there is no room
+    for it; then there is no target.
 
     A file that is there already and is as expected is not fetched again. Of several processes that want
     the same target one downloads, and the others wait for it. progress: gets every step.
@@ -215,15 +217,8 @@ class _Job:
                 self.http.pause(attempt + 1, error)
 
     def _check_space(self) -> None:
-        space = os.statvfs(self.target.parent)
-        free = space.f_bavail * space.f_frsize
         there = self.partial.stat().st_size if self.partial.exists() else 0
-        if self.expected.size - there > free:
-            raise HttpError(
-                f"{self.target.name} has {self.expected.size} bytes, "
-                f"and {self.target.parent} has room for {free}",
-                hint="free some space, or keep the pool elsewhere (BUILDSTEP_POOL)",
-            )
+        space.check(self.target, self.expected.size - there, what=f"cannot download {self.target.name}")
 
     def _attempt(self) -> Downloaded:
         size, digester = self.expected.size, Digester()

@@ -162,7 +162,7 @@ def _btrfs(*words: str) -> str:
     try:
         return process.query(["btrfs", *words], timeout=600, what=f"btrfs {words[0]} {words[1]}").stdout
     except CommandFailed as error:
-        raise DatasetError(error.message, detail=error.detail, hint="is the pool full?") from error
+        raise DatasetError(error.message, detail=error.detail) from error
 
 
 def _is_subvolume(path: Path) -> bool:

@@ -66,7 +66,7 @@ class DirectoryBackend(DirectoryPool):
                 what=f"copying {kind} {origin}",
             )
         except CommandFailed as error:
-            raise DatasetError(error.message, detail=error.detail, hint="is the pool full?") from error
+            raise DatasetError(error.message, detail=error.detail) from error
         mark = folder / "complete"
         private_file(mark)
         # Files are stamped with a clock of coarse ticks: past the tick of the last one copied, a ctime

@@ -8,10 +8,12 @@ free and what is needed. Programs only print words: `of_tool` knows them.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import re
 import resource
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +67,18 @@ def existing(path: Path) -> Path:
     while not path.exists() and path.parent != path:
         path = path.parent
     return path
+
+
+_PACKING = (0x9123683E, 0x2FC12FC1, 0x58465342, 0xCA451A4E)  # statfs(2): btrfs, zfs, xfs, bcachefs
+
+
+def packs(folder: Path) -> bool:
+    """Return whether a copy may take less here than what it is one of: by shared blocks or compression."""
+    if not sys.platform.startswith("linux"):
+        return True
+    buffer = (ctypes.c_long * 64)()
+    done = ctypes.CDLL(None).statfs(os.fsencode(folder), buffer)
+    return bool(done != 0 or buffer[0] in _PACKING)
 
 
 class Need(NamedTuple):
@@ -206,6 +220,22 @@ def caused(error: CommandFailed, output: str) -> CommandFailed:
     return error
 
 
+def check(path: Path, size: int, *, what: str, inodes: int = 0) -> None:
+    """Raise DiskError where a file system certainly has no room for something that is about to be written.
+
+    path: where it will be; size, inodes: what it certainly takes; what: the act that is not begun.
+    """
+    room = Room.at(path)
+    if size <= room.free and (room.inodes is None or inodes <= room.inodes):
+        return
+    failure = DiskFailure(errno.ENOSPC, os.fspath(path), _places())
+    error = BuildstepError(what)
+    error.__cause__ = failure
+    told = explain(error, Need(size, inodes))
+    assert told is not None
+    raise told
+
+
 # -- what to say about it ----------------------------------------------------------------------------------
 
 
@@ -221,10 +251,10 @@ def cause_of(error: BaseException) -> OSError | None:
     return None
 
 
-def explain(error: BaseException, needs: Mapping[str, Need] | None = None) -> DiskError | None:
+def explain(error: BaseException, needs: Mapping[str, Need] | Need | None = None) -> DiskError | None:
     """Return the DiskError for an error that a disk led to; None if it was something else.
 
-    needs: what the job needs, by role (see `watch`). An error that is one already is returned itself.
+    needs: what the job needs, by role (see `watch`), or where it failed. One that is one already is returned.
     """
     if isinstance(error, DiskError):
         return error
@@ -242,7 +272,8 @@ def explain(error: BaseException, needs: Mapping[str, Need] | None = None) -> Di
     why = os.strerror(cause.errno)
     message = ": ".join(text for text in (said, "" if why in said else why) if text)
     if affected is not None:
-        message += f": {_state(affected, cause.errno, (needs or {}).get(affected.role), now=not known)}"
+        need = needs if isinstance(needs, Need) or needs is None else needs.get(affected.role)
+        message += f": {_state(affected, cause.errno, need, now=not known)}"
     lines = [f"file: {printable(path)}"] if path and path not in said else []
     lines += [f"{place.role} {place.room.folder}: {place.room}" for place in places]
     detail = error.detail if isinstance(error, BuildstepError) else ""

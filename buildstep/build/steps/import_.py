@@ -6,6 +6,7 @@ import os
 
 from buildstep import emit
 from buildstep.build.context import BuildContext, BuildState
+from buildstep.build.forecast import check_room
 from buildstep.build.manifest import check_manifest
 from buildstep.build.plan import PlanFacts, Planned
 from buildstep.build.remember import note_proto
@@ -44,6 +45,8 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
         note_proto(context)
         return
     context.stack.enter_context(store.using(image))
+    if plan_.image is None:  # now it is known how large it is
+        check_room(context.spec, backend=store.backend, image=image, proto=plan_.proto, copied=plan_.copies)
     check_manifest(context.spec, image, context.recorder)
     if plan_.update is not None:
         state.resolution = plan_.resolution

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from buildstep.errors import DiskError
 from buildstep.net.download import Downloaded, Follower, Progress, download
 from buildstep.net.errors import HttpError
 from buildstep.net.http import Http
@@ -123,7 +124,7 @@ class TestDownload:
         assert imgapi_server.calls("GET", "/file") == 1
 
     def test_no_room(self, http: Http, file_url: str, tmp_path: Path) -> None:
-        with pytest.raises(HttpError, match="has room for"):
+        with pytest.raises(DiskError, match=r"No space left on device: .* free, about .* are needed"):
             download(
                 http,
                 HttpRequest("GET", file_url),
