@@ -40,6 +40,11 @@ class Spec:
     name, version, image = "hello", "1.0.0", "scratch"
 
 
+@pytest.fixture(autouse=True)
+def nothing_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(space, "_watched", {})
+
+
 @pytest.fixture
 def top(tmp_path: Path) -> Path:
     for name, size in (("proto", 2 * MIB), ("base", 3 * MIB)):
