@@ -46,7 +46,7 @@ for my $process (glob('/proc/[0-9]* /proc/self /proc/thread-self /proc/*/task/*'
 for my $process (glob('/proc/[0-9]* /proc/self')) {
     for my $path (glob("$process/fd/*")) {
         my $target = readlink($path) // next;
-        won("a descriptor of the host: $target") if index($target, $dir) >= 0 || $target =~ m{/state/|/build/|\.sock};
+        won("a descriptor of the host: $target") if index($target, $dir) >= 0 || $target =~ m{^/.*/state/|secret|\.sock};
         grab("$path/../../../../../../../..") if -d $path;
         if ($target =~ m{secret}) { open(my $file, '<', $path); print <$file>; }
     }
