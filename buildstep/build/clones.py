@@ -12,7 +12,7 @@ from buildstep.errors import Interrupted
 from buildstep.events import Cleaned
 from buildstep.pool.interface import Kind
 from buildstep.pool.journal import keep
-from buildstep.rootfs import cleaners, copy_proto, owners, sandbox
+from buildstep.rootfs import cleaners, copy_proto, owners, packaging
 from buildstep.rootfs.cleaners.interface import CleanOptions
 from buildstep.rootfs.leak_check import CiHost
 from buildstep.tree.entry import FileList
@@ -62,7 +62,7 @@ def _shell_on_failure(
         context.bus.note(f"failed: {error}; a shell in the clone follows, leave it to go on", level="error")
         with (
             report_failure(context.bus, "the shell"),
-            sandbox.enter(state.root.path, bus=context.bus, environ=context.environ) as inside,
+            packaging.enter(context.spec, state.root, bus=context.bus, environ=context.environ) as inside,
         ):
             inside.shell()
     return False

@@ -25,7 +25,7 @@ _SPARE = 64
 """How many more processes than its limit a command is let have where the build counts them itself: it has to
 see the one too many. Processes of the build count as well."""
 
-CANNOT_ENTER = "cannot enter the control group"
+_REFUSED = "{ echo 'limits: the control group cannot be entered' >&2; exit 1; }"
 
 
 def effective(limits: Limits) -> Limits:
@@ -91,11 +91,8 @@ class Confinement:
                 return name
         return "open_files" if self._limits.open_files and "Too many open files" in said else ""
 
-    def argv(self, fail: str) -> list[str]:
-        """Return the words before a command that make it enter: a shell, which becomes the command.
-
-        fail: a shell command that gets one more word, what went wrong; it ends the shell.
-        """
+    def prefix(self) -> tuple[str, ...]:
+        """Return the words before a command that make it enter: a shell, which becomes the command."""
         limits, lines = self._limits, ["ulimit -c 0"]
         if limits.open_files:
             _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -109,10 +106,10 @@ class Confinement:
             # Not the address space (-v): many programs reserve far more of it than they ever use.
             lines.append(f"ulimit -d {max(1, limits.memory // 1024)}")
         lines += [
-            f"echo 0 2>/dev/null >{shlex.quote(os.fspath(path))} || {fail} {shlex.quote(CANNOT_ENTER)}"
+            f"echo 0 2>/dev/null >{shlex.quote(os.fspath(path))} || {_REFUSED}"
             for path in self._group.entrances
         ]
-        return ["/bin/sh", "-c", "\n".join([*lines, 'exec "$@"']), "sh"]
+        return "/bin/sh", "-c", "\n".join([*lines, 'exec "$@"']), "sh"
 
 
 @contextlib.contextmanager
@@ -124,8 +121,18 @@ def confine(limits: Limits) -> Iterator[Confinement]:
         yield Confinement(limits, group)
 
 
+_TIMEOUTS = {"total": "command", "idle": "idle"}
+
+
+def setting(name: str) -> str:
+    """Return the setting of a limit, by its name in `process.Limits` or in `fields.Limits`."""
+    return f"timeouts.{_TIMEOUTS[name]}" if name in _TIMEOUTS else f"limits.{name}"
+
+
 def remedy(name: str) -> str:
     """Return what to do about a limit that was reached."""
+    if name in _TIMEOUTS:
+        return f'more time: "timeouts": {{"{_TIMEOUTS[name]}": SECONDS}} in the build part of m.json'
     return (
         f'if the packages need more, raise the limit: "limits": {{"{name}": N}} in the build part of m.json,'
         f" or {name} = N under [limits] in buildstep.toml; 0 is no limit"

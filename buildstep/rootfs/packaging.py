@@ -129,9 +129,12 @@ def prepare_packaging(
 def enter(
     spec: BuildSpec, root: Root, bus: Bus, environ: Mapping[str, str]
 ) -> contextlib.AbstractContextManager[sandbox.ChrootSandbox]:
-    """Enter a root with the network and the time limits that the spec gives."""
+    """Enter a root with the network and the limits that the spec gives."""
     options = sandbox.SandboxOptions(
-        network=spec.network, timeout=spec.timeouts.command, idle_timeout=spec.timeouts.idle
+        network=spec.network,
+        timeout=spec.timeouts.command,
+        idle_timeout=spec.timeouts.idle,
+        limits=spec.limits,
     )
     return sandbox.enter(root.path, bus=bus, environ=environ, options=options)
 

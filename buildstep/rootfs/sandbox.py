@@ -15,13 +15,15 @@ import signal
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from buildstep.errors import CommandFailed, SandboxError
 from buildstep.events import Bus
-from buildstep.rootfs import temporary_files
+from buildstep.rootfs import limits, temporary_files
+from buildstep.rootfs.limits import Confinement
 from buildstep.rootfs.proxies import Proxies, proxies_from
+from buildstep.spec.fields import Limits
 from buildstep.system import bubblewrap, host, process
 from buildstep.system.mounts import MS_NOEXEC, MS_NOSUID, bind, mounted, tmpfs
 from buildstep.system.root import Root
@@ -78,13 +80,15 @@ class SandboxOptions:
     """How a root is entered.
 
     network: False keeps commands that ask for the network from it as well; timeout, idle_timeout: seconds,
-    per command; resolver_file: the resolver file of the CI host that commands see (None: the image's own).
+    per command; resolver_file: the resolver file of the CI host that commands see (None: the image's own);
+    limits: what each command may take.
     """
 
     network: bool = True
     timeout: float | None = None
     idle_timeout: float | None = None
     resolver_file: Path | None = RESOLVER
+    limits: Limits = field(default_factory=Limits)
 
 
 class ChrootSandbox:
@@ -97,6 +101,11 @@ class ChrootSandbox:
         self._options = options
         self._env = command_env(root, environ)
         self._proxies: Proxies | None = None
+        self._confinement: Confinement | None = None
+
+    def confine(self, confinement: Confinement) -> None:
+        """Keep every command from now on in these limits."""
+        self._confinement = confinement
 
     @property
     def root(self) -> Root:
@@ -127,13 +136,21 @@ class ChrootSandbox:
                     start=process.Start(stdin=self._nothing(), fds=(watch.fd,)),
                     ok=ok,
                     line=lambda text: self._bus.output(tool, proxies.mask(text)),
-                    limits=process.Limits(self._options.timeout, self._options.idle_timeout, answer=_ANSWER),
+                    limits=self._limits(),
                     what=what or tool,
                 )
             except CommandFailed as error:
                 ran = not host.HERE.namespaces or watch.started()
                 raise self._explained(error, argv, proxies, ran=ran) from None
         return result.stdout
+
+    def _limits(self) -> process.Limits:
+        """Return the limits of a command that starts now."""
+        times = process.Limits(self._options.timeout, self._options.idle_timeout, answer=_ANSWER)
+        if self._confinement is None:
+            return times
+        self._confinement.begin()
+        return times._replace(output=self._confinement.output, watch=self._confinement.reached)
 
     def shell(self) -> int:
         """Open /bin/sh in the root on this terminal, with the network; returns its exit status."""
@@ -165,7 +182,8 @@ class ChrootSandbox:
             return host.enter_argv(os.fspath(self._root.path), argv)
         # A script of the image can have put a link there when the last command ended.
         temporary_files.mount_point(self._root, "/proc")
-        entrance = bubblewrap.Entrance(root=self._root.path, host_network=network, watch=watch)
+        prefix = self._confinement.prefix() if self._confinement else ()
+        entrance = bubblewrap.Entrance(root=self._root.path, host_network=network, prefix=prefix, watch=watch)
         return entrance.command(argv)
 
     def _nothing(self) -> Path:
@@ -191,7 +209,7 @@ class ChrootSandbox:
         # The last one is the command line on the host.
         output = lines[: _last(lines, "command: ")]
         status = error.status
-        if not ran and status > 0:
+        if not ran and status > 0 and not error.limit:
             why = output.pop() if output else error.message
             if not why.startswith(_NOT_STARTED):
                 return SandboxError(
@@ -204,9 +222,13 @@ class ChrootSandbox:
         hint = error.hint
         if status == _NO_SUCH_PROGRAM and not self._has_program(argv[0]):
             hint = f"the image has no program {argv[0]}"
-        prefix, sep, _ = error.message.rpartition(": ")
+        what, _, _ = error.message.rpartition(": ")
+        if error.limit:
+            what, hint = f"{what} ({limits.setting(error.limit)})", limits.remedy(error.limit)
+        elif self._confinement and (name := self._confinement.suspected("\n".join(output))):
+            hint = f"it seems to have reached {limits.setting(name)}; {limits.remedy(name)}"
         detail = "\n".join([*output, f"command in the image: {shlex.join(argv)}"])
-        return CommandFailed(argv, status, detail=detail, hint=hint, what=prefix if sep else "")
+        return CommandFailed(argv, status, detail=detail, hint=hint, what=what, limit=error.limit)
 
     def _has_program(self, name: str) -> bool:
         if "/" in name:
@@ -250,6 +272,7 @@ def enter(
     stack = contextlib.ExitStack()
     try:
         if host.HERE.namespaces:
+            sandbox.confine(stack.enter_context(limits.confine(options.limits)))
             _private_mounts(stack, sandbox)
         else:
             _loopbacks(stack, sandbox)

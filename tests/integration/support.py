@@ -34,6 +34,15 @@ for name in "$@"; do
         daemon*) (cd /opt; exec sleep 600) & sleep 600 & touch /opt/local/hanging; echo hanging; sleep 600 ;;
         leave*) (cd /opt; exec sleep 600) >/dev/null 2>&1 & ;;
         env*) env > /opt/local/env ;;
+        bomb*) f() { f | f & }; f; sleep 600 ;;
+        hog*) dd if=/dev/zero of=/dev/null bs=524288000 count=1 || exit 1 ;;
+        sly*) dd if=/dev/zero of=/dev/null bs=524288000 count=1; sleep 1 ;;
+        tmpfs*) dd if=/dev/zero of=/tmp/full bs=1048576 count=512 || exit 1 ;;
+        flood*) echo first; while :; do echo flooding; done ;;
+        line*) dd if=/dev/zero bs=1048576 ;;
+        both*) dd if=/dev/zero bs=1048576 >&2 & dd if=/dev/zero bs=1048576 ;;
+        chatty*) dd if=/dev/zero bs=1048576 count=90; echo; echo end ;;
+        core*) ulimit -c; ulimit -n ;;
         fill*) dd if=/dev/zero of=/opt/local/full bs=1048576 count=4096 || exit 1 ;;
         mounts*) cat /proc/mounts > /opt/local/mounts; ls -l /dev > /opt/local/dev ;;
     esac

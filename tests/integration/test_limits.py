@@ -1,0 +1,210 @@
+"""Limits of what a package script may take: real fork bombs, hogs and floods, each in a tight limit of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buildstep.errors import CommandFailed
+from buildstep.events import Bus
+from buildstep.rootfs import sandbox
+from buildstep.rootfs.sandbox import SandboxOptions
+from buildstep.spec.fields import Limits
+from buildstep.system import cgroup
+from tests.integration.conftest import demand
+from tests.integration.support import Done, Lab, ours, write_base
+from tests.integration.test_unprivileged import place, sublab, user
+
+__all__ = ["place", "sublab", "user"]  # fixtures
+
+TIGHT: dict[str, Any] = {"pids": 50, "memory": 64 << 20, "output": 2 << 20, "open_files": 200}
+
+PATIENCE = 25
+"""Seconds for a build that has to fail; a good one takes one or two."""
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    demand("root", "namespaces", "busybox", "bwrap", "rsync")
+    return write_base(tmp_path_factory.mktemp("base") / "base.tar")
+
+
+@pytest.fixture
+def lab(base: Path, tmp_path: Path) -> Lab:
+    return Lab(top=tmp_path, base=base, scheme="dir")
+
+
+@pytest.fixture(autouse=True)
+def no_group_stays() -> Iterator[None]:
+    before = set(groups())
+    yield
+    assert set(groups()) - before == set()
+
+
+def groups() -> list[Path]:
+    """All control groups of builds."""
+    return list(Path("/sys/fs/cgroup").rglob("buildstep-*"))
+
+
+def needs_groups(*names: str) -> None:
+    if set(names) - cgroup.places().keys():
+        pytest.skip("no control group can be made here")
+
+
+def refused(lab: Lab, package: str, **limits: int) -> Done:
+    lab.manifest(build={"limits": {**TIGHT, **limits}})
+    begin = time.monotonic()
+    done = lab.refused(12, "-p", package)
+    assert time.monotonic() - begin < PATIENCE
+    assert ours(os.fspath(lab.top)) == []
+    return done
+
+
+BOMB = "reached the limit of 50 processes (limits.pids)"
+HOG = "used up the 64.0 MiB of memory it may use (limits.memory)"
+FLOOD = "printed more than 2.0 MiB (limits.output)"
+
+
+@pytest.mark.parametrize(
+    ("package", "text", "setting"),
+    [
+        ("bomb-1", BOMB, "pids"),
+        ("hog-1", HOG, "memory"),
+        ("sly-1", HOG, "memory"),
+        ("tmpfs-1", HOG, "memory"),
+        ("flood-1", FLOOD, "output"),
+        ("line-1", FLOOD, "output"),
+        ("both-1", FLOOD, "output"),
+    ],
+)
+def test_a_build_ends_with_the_limit_and_its_remedy(lab: Lab, package: str, text: str, setting: str) -> None:
+    needs_groups("pids", "memory")
+    done = refused(lab, package)
+    assert text in done.stderr
+    assert f'"limits": {{"{setting}": N}}' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("package", "text", "setting"),
+    [("bomb-1", BOMB, "pids"), ("hog-1", "limits.memory", "memory"), ("flood-1", FLOOD, "output")],
+)
+def test_a_build_without_root_ends_as_well(sublab: Any, package: str, text: str, setting: str) -> None:
+    done = refused(sublab, package)
+    assert text in done.stderr
+    assert f'"limits": {{"{setting}": N}}' in done.stderr
+
+
+def test_root_without_control_groups(lab: Lab, base: Path, private: Any, monkeypatch: Any) -> None:
+    """Root is not held by rlimits on processes: the build counts them."""
+    monkeypatch.setattr(cgroup, "places", dict)
+    root = lab.top / "root"
+    root.mkdir()
+    subprocess.run(["tar", "-xf", base, "-C", root], check=True)
+
+    def job() -> list[tuple[str, str]]:
+        told = []
+        with sandbox.enter(
+            root, bus=Bus(), environ={}, options=SandboxOptions(limits=Limits(**TIGHT))
+        ) as inside:
+            for package in ("bomb", "hog"):
+                try:
+                    inside.run(["/opt/local/sbin/pkg_add", package])
+                except CommandFailed as error:
+                    told.append((error.message, error.hint))
+        return told
+
+    [bomb, hog] = private(job)
+    assert BOMB in bomb[0]
+    assert "it seems to have reached limits.memory" in hog[1]
+
+
+def test_a_good_build_within_its_limits(lab: Lab) -> None:
+    lab.manifest(build={"limits": TIGHT})
+    lab.built("-p", "core-1")
+    events = [json.loads(row) for row in next(lab.out.glob("*.events.jsonl")).read_text().splitlines()]
+    assert [row["text"] for row in events if row["event"] == "output"] == ["0", "200"]
+
+
+def test_limits_of_the_configuration_and_of_a_variable(lab: Lab) -> None:
+    (lab.top / "buildstep.toml").write_text("[limits]\noutput = 1000\n")
+    done = lab.refused(12, "-p", "chatty-1")
+    assert "printed more than 1000 B (limits.output)" in done.stderr
+    # The file wins over the variable, m.json over both.
+    done = lab.refused(12, "-p", "chatty-1", env={"BUILDSTEP_LIMITS": '{"output": 2000}'})
+    assert "printed more than 1000 B (limits.output)" in done.stderr
+    lab.manifest(build={"limits": {"output": 3000}})
+    done = lab.refused(12, "-p", "chatty-1")
+    assert "printed more than 2.9 KiB (limits.output)" in done.stderr
+
+
+def test_ninety_megabytes_of_output_take_little_memory_and_disk(lab: Lab) -> None:
+    lab.manifest(build={"limits": {"output": 0}})
+    log = lab.top / "all.jsonl"
+    argv = lab.argv("--log-json", os.fspath(log), "-v", "-p", "chatty-1")
+    with (lab.top / "said").open("wb") as said:
+        child = subprocess.Popen(argv, env=lab.env(), cwd=lab.top, stdout=said, stderr=said)
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    assert child.returncode == 0, (lab.top / "said").read_text()[-2000:]
+    assert usage.ru_maxrss < 150_000  # of it and of the build itself, which it waited for
+    [events] = lab.out.glob("*.events.jsonl")
+    for path in (log, events, lab.top / "said"):
+        assert path.stat().st_size < 2_000_000, path
+    texts = [row["text"] for row in map(json.loads, events.open()) if row["event"] == "output"]
+    assert texts[-1] == "end"
+    assert "more in this line]" in max(texts, key=len)
+    report = lab.top / "report.html"
+    [record] = lab.out.glob("*.buildrecord.json")
+    assert lab.command("report", "-o", os.fspath(report), os.fspath(record)).status == 0
+    assert report.stat().st_size < 2_000_000
+
+
+def test_a_killed_build_leaves_a_group_that_heal_removes(lab: Lab) -> None:
+    needs_groups("pids", "memory")
+    before = set(groups())
+    child = subprocess.Popen(
+        lab.argv("-p", "hang-1"),
+        env=lab.env(),
+        cwd=lab.top,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        end = time.monotonic() + PATIENCE
+        while not list(lab.pool.glob("build/*/**/hanging")) and time.monotonic() < end:
+            time.sleep(0.05)
+        made = set(groups()) - before
+        assert len(made) == len({place.folder for place in cgroup.places().values()})
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    end = time.monotonic() + PATIENCE
+    while ours(os.fspath(lab.top)) and time.monotonic() < end:
+        time.sleep(0.05)
+    left = lab.heal()
+    assert {Path(item["name"]) for item in left if item["kind"] == "cgroup"} == made
+    assert all(item["removed"] for item in left)
+
+
+def test_the_devices_of_the_host_stay_closed(lab: Lab, base: Path, private: Any) -> None:
+    """By the device rule alone: here the node lies on a file system that is not nodev."""
+    needs_groups("devices")
+
+    def job() -> str:
+        with cgroup.group({}) as made:
+            enter = " && ".join(f"echo 0 > {path}" for path in made.entrances)
+            script = f"{enter} && mknod {lab.top}/node b 7 0 && cat {lab.top}/node; cat /dev/null; echo $?"
+            return subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False).stdout
+
+    assert private(job) == "0\n"
+    with contextlib.suppress(OSError):
+        (lab.top / "node").unlink()
