@@ -25,9 +25,13 @@ class Sandbox(Protocol):
         network: bool = False,
         env: Mapping[str, str] | None = None,
         ok: Sequence[int] = (0,),
+        answer: bool = True,
         what: str = "",
     ) -> str:
         """Run a command in the root and return its standard output. Every line is an event as well.
+
+        answer: False for one that may print a lot, and whose output nobody reads: nothing is returned. An
+        answer of more than 16 MiB is a failure.
 
         Raises CommandFailed. When it returns, no process that the command started is left.
         """

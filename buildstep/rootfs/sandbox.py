@@ -120,6 +120,7 @@ class ChrootSandbox:
         network: bool = False,
         env: Mapping[str, str] | None = None,
         ok: Sequence[int] = (0,),
+        answer: bool = True,
         what: str = "",
     ) -> str:
         """Run a command in the root and return its standard output; see interface.Sandbox.run."""
@@ -136,7 +137,7 @@ class ChrootSandbox:
                     start=process.Start(stdin=self._nothing(), fds=(watch.fd,)),
                     ok=ok,
                     line=lambda text: self._bus.output(tool, proxies.mask(text)),
-                    limits=self._limits(),
+                    limits=self._limits(_ANSWER if answer else 0),
                     what=what or tool,
                 )
             except CommandFailed as error:
@@ -144,9 +145,9 @@ class ChrootSandbox:
                 raise self._explained(error, argv, proxies, ran=ran) from None
         return result.stdout
 
-    def _limits(self) -> process.Limits:
+    def _limits(self, answer: int) -> process.Limits:
         """Return the limits of a command that starts now."""
-        times = process.Limits(self._options.timeout, self._options.idle_timeout, answer=_ANSWER)
+        times = process.Limits(self._options.timeout, self._options.idle_timeout, answer=answer)
         if self._confinement is None:
             return times
         self._confinement.begin()
@@ -223,7 +224,7 @@ class ChrootSandbox:
         if status == _NO_SUCH_PROGRAM and not self._has_program(argv[0]):
             hint = f"the image has no program {argv[0]}"
         what, _, _ = error.message.rpartition(": ")
-        if error.limit:
+        if error.limit and error.limit != "answer":
             what, hint = f"{what} ({limits.setting(error.limit)})", limits.remedy(error.limit)
         elif self._confinement and (name := self._confinement.suspected("\n".join(output))):
             hint = f"it seems to have reached {limits.setting(name)}; {limits.remedy(name)}"

@@ -111,13 +111,13 @@ class Pkgsrc:
                 hint="take a base image that has pkgin, or leave out --upgrade-first",
             )
         with failures("the upgrade", (), *_CULPRITS):
-            _run(job, [pkgin, "-y", "full-upgrade"], network=True)
+            _run(job, [pkgin, "-y", "full-upgrade"], network=True, answer=False)
 
     def install(self, job: InstallJob, versions: Mapping[str, str] | None = None) -> None:
         names = checked(job.packages, _NAME, "pkg_add")
         with failures("installing packages", names, *_CULPRITS):
             argv = [f"{_needed_prefix(job.sandbox)}/sbin/pkg_add", "-U", *names]
-            _run(job, argv, network=True)
+            _run(job, argv, network=True, answer=False)
 
     def installed(self, sandbox: Sandbox) -> list[Package]:
         prefix = _needed_prefix(sandbox)
@@ -198,7 +198,16 @@ def _path(prefix: str) -> str:
     return f"{prefix}/sbin:{prefix}/bin:{SAFE_PATH}"
 
 
-def _run(job: InstallJob, argv: Sequence[str], *, network: bool = False, ok: Sequence[int] = (0,)) -> str:
+def _run(
+    job: InstallJob,
+    argv: Sequence[str],
+    *,
+    network: bool = False,
+    ok: Sequence[int] = (0,),
+    answer: bool = True,
+) -> str:
     env = {"PATH": _path(_needed_prefix(job.sandbox)), **job.env}
     with cache_lock(job.cache):
-        return job.sandbox.run(argv, network=network, env=env, ok=ok, what=argv[0].rpartition("/")[2])
+        return job.sandbox.run(
+            argv, network=network, env=env, ok=ok, answer=answer, what=argv[0].rpartition("/")[2]
+        )

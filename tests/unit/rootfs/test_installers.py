@@ -41,17 +41,18 @@ class Recorder:
         network: bool = False,
         env: Mapping[str, str] | None = None,
         ok: Sequence[int] = (0,),
+        answer: bool = True,
         what: str = "",
     ) -> str:
         self.calls.append(list(argv))
         self.network.append(network)
         self.envs.append(env or {})
-        answer = next((text for key, text in self._answers.items() if key in " ".join(argv)), "")
-        if isinstance(answer, CommandFailed):
-            if answer.status in ok:
-                return answer.detail
-            raise answer
-        return answer
+        said = next((text for key, text in self._answers.items() if key in " ".join(argv)), "")
+        if isinstance(said, CommandFailed):
+            if said.status in ok:
+                return said.detail
+            raise said
+        return said if answer else ""
 
     @contextlib.contextmanager
     def share(self, source: Path, target: str) -> Iterator[None]:
