@@ -7,7 +7,8 @@ or two layers around it are made again, and only those are sent to a registry.
     state/blobs/NAME.json    its record (`BlobRecord`); written last
     state/blobs/NAME.parts   its chunks, for other layers to reuse (`emit.chunk_reuse`)
     state/blobs/NAME.shape   empty: there has been a layer of these names, sizes and modes
-    state/blobs/NAME.last    the layers that the last build of the same outputs had, a name a line
+    state/blobs/NAME.last    the names of the layers that the last build of the same outputs had: a framed
+                             record
 
 A layer is hashed again before it is used if its file was touched since it was written, or was written before
 the machine was started last (it is not forced to the disk). Whatever happens to it later, an archive only
@@ -21,7 +22,6 @@ import contextlib
 import hashlib
 import marshal
 import os
-import re
 import secrets
 import time
 from collections.abc import Iterable, Sequence
@@ -39,6 +39,7 @@ from buildstep.events import Bus
 from buildstep.formats.chunked import Stream
 from buildstep.formats.codecs import Codec
 from buildstep.pool.journal import Journal
+from buildstep.system import framed
 from buildstep.system.digest import sha256_file
 from buildstep.system.files import atomic_write, stamp
 from buildstep.system.host import boot_id
@@ -131,7 +132,7 @@ class BlobStore:
     def remember(self) -> None:
         """Note which layers this build had, once it is done."""
         with atomic_write(self._slot, durable=False) as stream:
-            stream.write("\n".join(self._used).encode())
+            framed.write(stream, self._used)
 
     # -- finding
 
@@ -187,8 +188,10 @@ class BlobStore:
         if self._reusable is None:
             names: list[str] = []
             with contextlib.suppress(OSError):
-                names = [] if self._fresh else self._slot.read_text().split()
-            paths = [self._folder / name for name in names if re.fullmatch("[0-9a-f]{64}", name)]
+                names = (
+                    [] if self._fresh else next((row for row, _ in framed.read(self._slot.read_bytes())), [])
+                )
+            paths = [self._folder / name for name in names]
             known = [(path, records.find(BlobRecord, record_path(path), RECORD_FORMAT)) for path in paths]
             self._reusable = ReusableChunks(
                 [(path, _chunks_path(path), record.digest) for path, record in known if record], self._codec
