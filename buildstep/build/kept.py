@@ -117,6 +117,24 @@ KEPT: tuple[Kept, ...] = (
         verify=cached.archive_digests,
     ),
     Kept(
+        name="lists",
+        where=("state/packages/apt/lists/KEY/TIME/*",),
+        holds="the package lists of a base image's apt, what apt made of them, what they say of files",
+        checked="size, inode, times and boot; the whole file by its digest where one of these is another; a"
+        " list by its Release file when it is fetched; not used with `--no-cache`",
+        damaged="removed, with a note, and fetched again",
+        verify=cached.package_lists,
+    ),
+    Kept(
+        name="package",
+        where=("state/packages/apt/debs/NAME.DIGEST",),
+        holds="a package file",
+        checked="the whole file by the digest that the package lists have, in every build that installs it;"
+        " not used with `--no-cache`",
+        damaged="removed, with a note, and fetched again",
+        verify=cached.package_files,
+    ),
+    Kept(
         name="journal",
         where=("state/journal/BUILD.jsonl",),
         holds="what a build has acquired",

@@ -19,7 +19,8 @@ from buildstep.cache.layers import LayerRecord
 from buildstep.cache.resolutions import KeptResolution
 from buildstep.errors import InstallError
 from buildstep.pool.interface import Kind
-from buildstep.rootfs.packaging import Installed, Packaging, prepare_packaging
+from buildstep.rootfs.interface import Installer
+from buildstep.rootfs.packaging import Host, Installed, Packaging, prepare_packaging
 from buildstep.tree.diff import diff
 from buildstep.tree.entry import FileList, tree_digest
 from buildstep.tree.hashing import hash_entries, spread_digests
@@ -58,11 +59,12 @@ class Retry:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
     """The layer that is wanted. inputs: all that decides it, key: the digest of these; missing: why it is not
-    in the cache."""
+    in the cache; begin: when this attempt began, on the monotonic clock."""
 
     key: str
     inputs: Mapping[str, Any]
     missing: str
+    begin: float
 
 
 class CachedLayer(NamedTuple):
@@ -160,7 +162,7 @@ def _attempt(context: BuildContext, state: BuildState, last: Retry) -> Outcome |
         with _packaging(context, state) as packages:
             packages.refresh()
             state.installed = packages.install(None)
-        return _made(context, state, Target(key="", inputs={}, missing="--no-cache"), begin)
+        return _made(context, state, Target(key="", inputs={}, missing="--no-cache", begin=begin))
     question = package_resolution.question(context, state)
     with _packaging(context, state) as packages:
         state.resolution, old_index = package_resolution.resolve(
@@ -170,27 +172,31 @@ def _attempt(context: BuildContext, state: BuildState, last: Retry) -> Outcome |
         record, smaller, missing = context.cache.find(key), None, ""
         if record is None:
             missing, smaller = _missing(context, state.resolution, inputs, last.no_extend)
-        if record is None and smaller is None:
+        if record is None:
             try:
-                exact = state.resolution.exact
-                state.installed = packages.install(state.resolution.versions if exact else None)
+                if smaller is not None:
+                    packages.fetch(extend_layer.lacking(smaller, state.resolution))
+                else:
+                    exact = state.resolution.exact
+                    state.installed = packages.install(state.resolution.versions if exact else None)
             except InstallError as error:
                 if not old_index:
                     raise
                 # What an index of a while ago names may be gone from the repository by now.
                 return Retry(reason=f"{error.message}; the repository is queried again", max_age=0.0)
-    target = Target(key=key, inputs=inputs, missing=missing)
+    target = Target(key=key, inputs=inputs, missing=missing, begin=begin)
     if record is not None:
         return _reuse(context, state, record)
     if smaller is not None:
-        return _extend(context, state, smaller, target, begin)
-    return _made(context, state, target, begin)
+        return _extend(context, state, smaller, target, packages.installer)
+    return _made(context, state, target)
 
 
-def _packaging(context: BuildContext, state: BuildState) -> contextlib.AbstractContextManager[Packaging]:
-    return prepare_packaging(
-        context.spec, state.root, state=context.backend.state, bus=context.bus, environ=context.environ
-    )
+def _packaging(
+    context: BuildContext, state: BuildState, installer: Installer | None = None
+) -> contextlib.AbstractContextManager[Packaging]:
+    on = Host(state=context.backend.state, bus=context.bus, environ=context.environ)
+    return prepare_packaging(context.spec, state.root, on, base=state.image.tree_digest, installer=installer)
 
 
 def _reuse(context: BuildContext, state: BuildState, record: LayerRecord) -> Outcome | Retry:
@@ -213,7 +219,7 @@ def _missing(
     return f"{missing}; all packages are installed again: {no_extend}" if no_extend else missing, smaller
 
 
-def _made(context: BuildContext, state: BuildState, target: Target, begin: float) -> Made:
+def _made(context: BuildContext, state: BuildState, target: Target) -> Made:
     """Keep the tree as it is after an install on the base."""
     clean(context, state)
     base = state.below
@@ -222,15 +228,15 @@ def _made(context: BuildContext, state: BuildState, target: Target, begin: float
     if state.blobs is not None:
         _add_blob(state, state.dataset.path, base, _comment(context.spec.packages))
     if target.key and package_resolution.is_as_resolved(context, state):
-        _keep(context, state, finished, target, seconds=time.monotonic() - begin)
+        _keep(context, state, finished, target, seconds=time.monotonic() - target.begin)
     return Made(key=target.key, reason=_made_text(state, target.missing))
 
 
 def _extend(
-    context: BuildContext, state: BuildState, smaller: LayerRecord, target: Target, begin: float
+    context: BuildContext, state: BuildState, smaller: LayerRecord, target: Target, installer: Installer
 ) -> Outcome | Retry:
     """Install what a smaller layer lacks; another attempt where that is not the same as an install of all
-    packages on the base (see `extend_layer`)."""
+    packages on the base (see `extend_layer`). installer: it has fetched them."""
     base = state.below
     drop_clone(context, state)
     layer = _take(context, smaller.key)
@@ -239,7 +245,7 @@ def _extend(
     record, entries = layer
     make_clone(context, state, Kind.LAYER, record.key)
     state.origin = entries
-    problem, finished = _install_lacking(context, state, record, base)
+    problem, finished = _install_lacking(context, state, record, base, installer)
     if problem or finished is None:
         text = f"not extended from the layer {record.key[:12]}: {problem}"
         return Retry(reason=text, no_extend=problem)
@@ -248,14 +254,14 @@ def _extend(
     if state.blobs is not None:
         _add_blob(state, state.dataset.path, base, _comment(context.spec.packages))
     state.origin = entries
-    seconds = time.monotonic() - begin + record.seconds
+    seconds = time.monotonic() - target.begin + record.seconds
     _keep(context, state, finished, target, seconds=seconds, smaller=record)
     saved = f"extended layer {record.key[:12]} (saved {record.seconds:.1f} s)"
     return Extended(key=target.key, reason=f"{_made_text(state, target.missing)}; {saved}")
 
 
 def _install_lacking(
-    context: BuildContext, state: BuildState, record: LayerRecord, base: FileList
+    context: BuildContext, state: BuildState, record: LayerRecord, base: FileList, installer: Installer
 ) -> tuple[str, Snapshot | None]:
     """Install in a clone of the layer what it lacks. Returns why that will not do, before or after."""
     resolution = state.resolution
@@ -264,8 +270,7 @@ def _install_lacking(
         return "the image is a zone's", None
     lacking = extend_layer.lacking(record, resolution)
     try:
-        with _packaging(context, state) as packages:
-            packages.fetch(lacking)
+        with _packaging(context, state, installer) as packages:
             if problem := packages.blocker(lacking, base):
                 return problem, None
             installed = packages.install(lacking)
@@ -277,7 +282,7 @@ def _install_lacking(
     finished = read_clone(context, state, state.origin)
     new = extend_layer.added(record, installed.packages)
     paths = extend_layer.paths(finished.changes)
-    if problem := packages.installer.unexpected_changes(state.root, new, paths):
+    if problem := installer.unexpected_changes(state.root, new, paths):
         return problem, None
     state.installed = installed
     return "", finished

@@ -1,6 +1,7 @@
 """List what a pool keeps to be quick, and remove what was not used for longest.
 
-Layers, compressed layers, indexes of proto directories, resolutions, notes of outputs, downloaded packages.
+Layers, compressed layers, indexes of proto directories, resolutions, notes of outputs, package lists and
+downloaded packages.
 Each goes by when it was last used, and none while a build uses it. All of it can be made again: a build that
 misses something takes longer, and gives the same image.
 """
@@ -18,7 +19,9 @@ from typing import Any
 from buildstep.cache import blobs
 from buildstep.cache.layers import LayerCache
 from buildstep.pool.interface import Kind
+from buildstep.rootfs.installers import apt_archives, apt_sweep
 from buildstep.system.locks import try_lock
+from buildstep.system.remove import remove_tree
 
 DEFAULT_BYTES = 20 << 30
 DEFAULT_INODES = 1_000_000
@@ -65,7 +68,7 @@ class Item:
 def items(cache: LayerCache) -> list[Item]:
     """Return everything that is kept, what was not used for longest first."""
     state = cache.backend.state
-    found = [*_layers(cache), *_blobs(state), *_small(state), *_downloads(state)]
+    found = [*_layers(cache), *_blobs(state), *_small(state), *_packages(state)]
     return sorted(found, key=lambda item: (item.used, item.kind, item.name))
 
 
@@ -118,12 +121,22 @@ def _small(state: Path) -> Iterator[Item]:
                 yield _file(kind, path, info, used=info.st_mtime)
 
 
-def _downloads(state: Path) -> Iterator[Item]:
-    for pattern in ("*/archives/*.deb", "*/pkgin/*/*"):
-        for path in (state / "packages").glob(pattern):
-            if path.is_file():
-                info = path.stat()
-                yield _file("download", path, info, about=path.name, used=max(info.st_atime, info.st_ctime))
+def _packages(state: Path) -> Iterator[Item]:
+    """What apt keeps; nothing of pkgsrc's is kept."""
+    cache = state / "packages/apt"
+    for path in apt_archives.kept_files(cache):
+        with contextlib.suppress(FileNotFoundError):
+            info = path.stat()
+            yield _file("package", path, info, about=path.name.rpartition(".")[0], used=info.st_mtime)
+    for folder in apt_sweep.kept_lists(cache):
+        used, sizes = 0.0, []
+        with contextlib.suppress(FileNotFoundError):
+            sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+            used = (folder / "record").stat().st_mtime
+        yield Item(
+            kind="lists", name=os.fspath(folder), about="package lists", size=sum(sizes), inodes=len(sizes),
+            used=used,
+        )  # fmt: skip
 
 
 def _file(kind: str, path: Path, info: os.stat_result, *, used: float, about: str = "") -> Item:
@@ -180,7 +193,7 @@ def _remove(cache: LayerCache, item: Item) -> bool:
     path, guard = Path(item.name), None
     if item.kind == "blob":
         path = guard = state / "blobs" / item.name
-    elif item.kind == "download":
+    elif item.kind in ("package", "lists"):
         guard = state / "packages" / path.relative_to(state / "packages").parts[0] / "lock"
     elif item.kind == "index":
         guard = path.with_suffix(".lock")
@@ -188,6 +201,8 @@ def _remove(cache: LayerCache, item: Item) -> bool:
         if guard is None or stack.enter_context(try_lock(guard, create=item.kind != "blob")):
             if item.kind == "blob":
                 blobs.remove(path)
+            elif item.kind == "lists":
+                remove_tree(path)
             else:
                 path.unlink()
             return True

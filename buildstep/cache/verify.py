@@ -17,6 +17,7 @@ from buildstep.cache.layers import FORMAT as LAYER_FORMAT
 from buildstep.cache.layers import LayerCache, LayerRecord
 from buildstep.pool.damage import Damage, unlink
 from buildstep.pool.interface import Backend, Kind
+from buildstep.rootfs.installers import apt_archives, apt_lists, apt_sweep
 from buildstep.system import framed, sealed
 from buildstep.system.locks import lock, try_lock
 
@@ -109,6 +110,24 @@ def trees(backend: Backend) -> Iterator[Damage]:
         data = _read(path)
         if data is not None and not (data and framed.sound(data)):
             yield _file("tree", path)
+
+
+def package_lists(backend: Backend) -> Iterator[Damage]:
+    """Compare apt's lists with the digests in their record, and that with its own."""
+    cache = backend.state / "packages/apt"
+    for folder in apt_sweep.kept_lists(cache):
+        if problem := apt_lists.damage(folder, whole=True, heal=False):
+            mend = partial(apt_sweep.discard, cache, folder)
+            yield Damage(kind="lists", name=folder.parent.name, problem=problem, file=folder, mend=mend)
+
+
+def package_files(backend: Backend) -> Iterator[Damage]:
+    """Compare each package file with the digest in its name."""
+    cache = backend.state / "packages/apt"
+    for path in apt_archives.kept_files(cache):
+        if problem := apt_archives.damage(path):
+            mend = partial(apt_sweep.discard, cache, path)
+            yield Damage(kind="package", name=path.name, problem=problem, file=path, mend=mend)
 
 
 def archive_digests(backend: Backend) -> Iterator[Damage]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Protocol
 
+from buildstep.events import Bus
 from buildstep.system.root import Root
 from buildstep.tree.entry import FileList
 
@@ -37,8 +38,12 @@ class Sandbox(Protocol):
         """
         ...
 
-    def share(self, source: Path, target: str) -> AbstractContextManager[None]:
-        """Show a directory of the CI host, writable, at a path inside, for the length of a block."""
+    def share(self, source: Path, target: str, *, writable: bool = False) -> AbstractContextManager[None]:
+        """Show a directory of the CI host at a path inside, for the length of a block.
+
+        writable: only for a directory that belongs to this build alone; what a command writes to it is
+        checked before anybody else uses it.
+        """
         ...
 
     def temporary_file(
@@ -84,6 +89,10 @@ class InstallJob:
     sandbox: the root; cache: a directory on the CI host that outlives the build; packages: what to install;
     recommends: whether recommended packages are installed as well; mirror: a URL to fetch from instead, empty
     for none; env: variables for the package manager.
+
+    base: names the root as it is before packages are installed; what was fetched for another is not used.
+    fresh: use nothing that an earlier build left in the cache, and leave nothing there; bus: takes notes and
+    counted costs.
     """
 
     sandbox: Sandbox
@@ -92,6 +101,9 @@ class InstallJob:
     recommends: bool = False
     mirror: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
+    base: str = ""
+    fresh: bool = False
+    bus: Bus = field(default_factory=Bus)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +120,11 @@ class Resolution:
 
 
 class Installer(Protocol):
-    """A package manager inside an image. Every method may raise InstallError."""
+    """A package manager inside an image; an object serves one build. Every method may raise InstallError.
+
+    Package scripts are not trusted. Whatever needs the network is done in the root of the base image, before
+    the first of them runs; and a command in the image never writes to what another image uses.
+    """
 
     name: ClassVar[str]
 
@@ -118,7 +134,11 @@ class Installer(Protocol):
         ...
 
     def prepare(self, job: InstallJob) -> AbstractContextManager[None]:
-        """Set up what the other methods need: show caches, keep services from starting. Undone at the end."""
+        """Set up what the other methods need: show caches, keep services from starting. Undone at the end.
+
+        It may be done twice: in the base image, where packages are fetched, and then in a clone of a layer,
+        where `blocker` and `install` use these.
+        """
         ...
 
     def refresh(self, job: InstallJob, *, hurry: bool = False, max_age: float = 0.0) -> float:
@@ -141,8 +161,8 @@ class Installer(Protocol):
         ...
 
     def fetch(self, job: InstallJob, versions: Mapping[str, str] | None) -> None:
-        """Download what an install needs. versions: what it would bring, if known: where all of that was
-        downloaded before, no server is queried."""
+        """Download and check what an install needs. versions: what it would bring, if known; only that is
+        fetched, and where all of it was downloaded before, no server is queried."""
         ...
 
     def blocker(self, job: InstallJob, added: Mapping[str, str], base: FileList) -> str:

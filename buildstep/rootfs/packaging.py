@@ -75,7 +75,7 @@ class Packaging:
         return self.installer.resolve(self.job, upgrade=self.spec.upgrade_first)
 
     def fetch(self, versions: Mapping[str, str]) -> None:
-        """Download what an install of these versions needs."""
+        """Download what an install of these versions needs, while the root is the base image's."""
         self.installer.fetch(self.job, versions)
 
     def blocker(self, added: Mapping[str, str], base: FileList) -> str:
@@ -98,17 +98,27 @@ class Packaging:
         return Installed(installer=installer.name, packages=found, audit=audit)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Host:
+    """What a CI host gives to packaging. state: the pool's directory for caches; environ: its environment."""
+
+    state: Path
+    bus: Bus
+    environ: Mapping[str, str]
+
+
 @contextlib.contextmanager
 def prepare_packaging(
-    spec: BuildSpec, root: Root, *, state: Path, bus: Bus, environ: Mapping[str, str]
+    spec: BuildSpec, root: Root, on: Host, *, base: str, installer: Installer | None = None
 ) -> Iterator[Packaging]:
     """Enter a root to install packages in it.
 
-    state: the pool's directory for caches; environ: the CI host's environment. Raises InstallError where the
-    root has no package manager.
+    base: names the base image, as `InstallJob.base` does; installer: the one that has fetched packages in the
+    base image, where this root is another one. Raises InstallError where the root has no package manager.
     """
-    installer = choose_installer(spec, root, bus.note)
-    cache = state / "packages" / installer.name
+    bus, environ = on.bus, on.environ
+    installer = installer or choose_installer(spec, root, bus.note)
+    cache = on.state / "packages" / installer.name
     private_dir(cache)
     mirror = spec.installer_options.mirror or environ.get("BUILDSTEP_APT_MIRROR", "")
     if not mirror and installer.name == apt.Apt.name:
@@ -121,6 +131,9 @@ def prepare_packaging(
             recommends=spec.installer_options.recommends,
             mirror=mirror,
             env=spec.installer_options.env,
+            base=base,
+            fresh=not spec.cache,
+            bus=bus,
         )
         prepared.enter_context(installer.prepare(job))
         yield Packaging(spec=spec, bus=bus, installer=installer, job=job, prepared=prepared)

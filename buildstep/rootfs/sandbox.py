@@ -239,12 +239,13 @@ class ChrootSandbox:
     # -- mounts and files --------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def share(self, source: Path, target: str) -> Iterator[None]:
-        """Show a directory of the CI host, writable, at a path inside; see interface.Sandbox.share."""
+    def share(self, source: Path, target: str, *, writable: bool = False) -> Iterator[None]:
+        """Show a directory of the CI host at a path inside; see interface.Sandbox.share."""
         if not source.is_dir():
             raise SandboxError(f"{source} cannot be shown in the image: it is not a directory")
         with contextlib.ExitStack() as stack:
-            stack.enter_context(bind(source, temporary_files.claim(stack, self._root, target)))
+            point = temporary_files.claim(stack, self._root, target)
+            stack.enter_context(bind(source, point, read_only=not writable))
             yield
 
     def temporary_file(

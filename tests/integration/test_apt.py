@@ -163,9 +163,9 @@ def test_a_real_package_from_the_mirror(debian: Any, private: Private, tmp_path:
         return seconds[0], seconds[1]
 
     private(job)
-    cached = [path.name for path in (tmp_path / "cache/archives").glob("hello_*.deb")]
-    assert len(cached) == 1
-    assert list((tmp_path / "cache/lists").glob("*/*_InRelease"))
+    (kept,) = (tmp_path / "cache/debs").glob("hello_*.deb.*")
+    assert kept.name.endswith(hashlib.sha256(kept.read_bytes()).hexdigest())
+    assert list((tmp_path / "cache/lists").glob("*/*/lists/*_InRelease"))
 
 
 def test_what_package_scripts_see_and_leave(

@@ -319,7 +319,7 @@ def test_an_index_that_is_too_old_is_fetched_again(
             build(place)
             repository.put("delta", "1.1")
             (repository.folder / "delta_1.0_all.deb").unlink()
-            for path in (place.out.parent / "pool/state/packages/apt/lists").glob("*.fetched"):
+            for path in (place.out.parent / "pool/state/packages/apt/lists").glob("*/*/fetched"):
                 os.utime(path, (time.time() - 60, time.time() - 60))
             place.build["packages"] = ["delta"]
             done = build(place)

@@ -3,85 +3,65 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar
 
-from buildstep.errors import CommandFailed
+from buildstep.errors import InstallError
 from buildstep.rootfs.installers import apt_incremental
-from buildstep.rootfs.installers.apt_sources import Sources, host_mirror
-from buildstep.rootfs.installers.common import cache_lock, checked, failures
-from buildstep.rootfs.installers.deb_file import downloads, file_stem
+from buildstep.rootfs.installers.apt_archives import (
+    Archive,
+    ArchiveStore,
+    copy_local,
+    known_archives,
+    parse_uris,
+    remember_archives,
+    with_stems,
+)
+from buildstep.rootfs.installers.apt_lists import (
+    EMPTY,
+    KeptLists,
+    ListMismatch,
+    ListStore,
+    copy_lists,
+    index_digest,
+    same_lists,
+)
+from buildstep.rootfs.installers.apt_settings import CONFIG, CULPRITS, ENV, HELPER, OURS, POLICY, SETTINGS
+from buildstep.rootfs.installers.apt_sources import Sources, host_mirror, lists_key
+from buildstep.rootfs.installers.apt_sweep import sweep
+from buildstep.rootfs.installers.common import checked, failures
+from buildstep.rootfs.installers.private_area import private_area
 from buildstep.rootfs.interface import Audit, Finding, InstallJob, Package, Resolution, Sandbox
+from buildstep.system.locks import lock
+from buildstep.system.remove import remove_tree
 from buildstep.system.root import Root
 from buildstep.tree.entry import FileList
 
 __all__ = ["Apt", "host_mirror"]
 
-_OURS = "/run/buildstep-apt"
-"""Settings, lists and downloads are shown to apt on the sandbox's /run: none of it gets into the image,
-and what a base image has in apt's own places (Docker's empty the cache after every run) does not matter."""
-_CONFIG = f"{_OURS}/apt.conf"
-
-_POLICY = b"""#!/bin/sh
-# Put here by buildstep while packages are installed: no service starts in an image.
-exit 101
-"""
-
 _NAME = r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](:[a-z0-9-]+)?(=[A-Za-z0-9.+:~-]+|/[A-Za-z0-9.+~-]+)?"
-
-_ENV = {
-    "DEBIAN_FRONTEND": "noninteractive",
-    "DEBCONF_NONINTERACTIVE_SEEN": "true",
-    "DEBIAN_PRIORITY": "critical",
-    "APT_LISTCHANGES_FRONTEND": "none",
-    "NEEDRESTART_MODE": "l",
-    "UCF_FORCE_CONFFOLD": "1",
-}
-
-# Read by `--config-file` after the image's own settings, so that it has the last word over them.
-_SETTINGS = f"""\
-APT::Sandbox::User "root";
-APT::Get::Assume-Yes "true";
-APT::Cmd::Pattern-Only "true";
-APT::Keep-Downloaded-Packages "true";
-APT::Update::Error-Mode "any";
-Acquire::Retries "3";
-Acquire::http::Timeout "60";
-Acquire::https::Timeout "60";
-Acquire::Languages "none";
-Dir::Cache::archives "{_OURS}/archives";
-Dir::State::lists "{_OURS}/lists";
-Dir::Cache::pkgcache "{_OURS}/pkgcache.bin";
-Dir::Cache::srcpkgcache "{_OURS}/parsed/srcpkgcache.bin";
-Dpkg::Use-Pty "0";
-DPkg::Options:: "--force-unsafe-io";
-DPkg::Options:: "--force-confdef";
-DPkg::Options:: "--force-confold";
-DPkg::Lock::Timeout "60";
-"""
-
-# Whose names a failing apt or dpkg prints, and how.
-_CULPRITS = (
-    r"^E: Unable to locate package (\S+)",
-    r"^E: Couldn't find any package by \S+ '([^']+)'",
-    r"^E: Package '([^']+)' has no installation candidate",
-    r"^E: Version '[^']*' for '([^']+)' was not found",
-    r"^E: Release '[^']*' for '([^']+)' was not found",
-    r"^dpkg: error processing (?:package|archive) (\S+)",
-    r"^Errors were encountered while processing:\n((?: \S+\n?)+)",
-    r"^ (\S+) : (?:Depends|Breaks|Conflicts|PreDepends):",
-    r"^E: Failed to fetch \S+/([^/_\s]+)_",
-)
 
 
 class Apt:
-    """An interface.Installer for Debian and what derives from it."""
+    """An interface.Installer for Debian and what derives from it.
+
+    One object serves one build. Lists are fetched and package files downloaded while the root is the clean
+    base image. Once scripts of packages have run nothing has the network any more. What apt is shown of a
+    cache is read-only; what it may write to is this build's own, and is checked before it is kept.
+    """
 
     name: ClassVar[str] = "apt"
+
+    def __init__(self) -> None:
+        self._area: Path | None = None
+        self._key = ""
+        self._kept: KeptLists | None = None
+        self._wanted: list[Archive] | None = None
+        self._clean = True
 
     @classmethod
     def detect(cls, root: Root) -> bool:
@@ -89,66 +69,84 @@ class Apt:
 
     @contextlib.contextmanager
     def prepare(self, job: InstallJob) -> Iterator[None]:
-        """Show the shared cache and our settings, and keep services from being started."""
+        """Make a private directory for this build, show our settings, and keep services from being started.
+
+        The second time the root is another one, in which scripts have run. What was fetched the first time is
+        used there.
+        """
         sandbox = job.sandbox
         sources = Sources.of(sandbox.root)
         used = sources.through(job.mirror)
-        shown = {
-            "archives": job.cache / "archives",
-            "lists": job.cache / "lists" / used.digest(),
-            # What apt made of these lists: half of the time of an install of one package.
-            "parsed": job.cache / "parsed" / used.digest(),
-        }
-        settings = _SETTINGS
+        self._clean = self._kept is None
+        if self._clean:
+            self._key = lists_key(job, used)
+        settings = SETTINGS
         with contextlib.ExitStack() as stack:
-            for name, folder in shown.items():
-                (folder / "partial").mkdir(parents=True, exist_ok=True)
-                stack.enter_context(sandbox.share(folder, f"{_OURS}/{name}"))
+            if not job.fresh:
+                stack.callback(sweep, job.cache)
+                stack.enter_context(lock(job.cache / "lock", shared=True))
+            if self._kept is not None and not self._kept.lists.is_dir():
+                raise InstallError("the package lists were removed from the cache meanwhile", retryable=True)
+            self._area = stack.enter_context(private_area(job.cache))
+            for name in ("downloads/partial", "shown/partial", "parsed", "scratch"):
+                (self._area / name).mkdir(parents=True)
             if used != sources:
                 for path, text in used.files.items():
                     where = path.removeprefix("/etc/apt/")
-                    stack.enter_context(sandbox.temporary_file(f"{_OURS}/{where}", text.encode()))
-                settings += f'Dir::Etc::sourcelist "{_OURS}/sources.list";\n'
-                settings += f'Dir::Etc::sourceparts "{_OURS}/sources.list.d";\n'
-            stack.enter_context(sandbox.temporary_file(_CONFIG, settings.encode()))
-            stack.enter_context(sandbox.temporary_file("/usr/sbin/policy-rc.d", _POLICY, mode=0o755))
-            stack.callback(sandbox.root.remove, f"{_OURS}/pkgcache.bin")
+                    stack.enter_context(sandbox.temporary_file(f"{OURS}/{where}", text.encode()))
+                settings += f'Dir::Etc::sourcelist "{OURS}/sources.list";\n'
+                settings += f'Dir::Etc::sourceparts "{OURS}/sources.list.d";\n'
+            stack.enter_context(sandbox.temporary_file(CONFIG, settings.encode()))
+            stack.enter_context(sandbox.temporary_file("/usr/sbin/policy-rc.d", POLICY, mode=0o755))
+            stack.callback(sandbox.root.remove, f"{OURS}/pkgcache.bin")
             yield
 
+    # -- lists
+
     def refresh(self, job: InstallJob, *, hurry: bool = False, max_age: float = 0.0) -> float:
-        digest = Sources.of(job.sandbox.root).through(job.mirror).digest()
-        mark = job.cache / "lists" / f"{digest}.fetched"
-        with contextlib.suppress(OSError):
-            fetched = mark.stat().st_mtime
-            lists = any(name.endswith("Packages") for name in os.listdir(job.cache / "lists" / digest))
-            if lists and 0 <= time.time() - fetched < max_age:
-                return fetched
+        """Fetch the lists as they are now, unless those that are kept are young enough."""
+        store = ListStore(self._place(job), self._key, job.bus)
+        with lock(store.folder / "lock"):
+            known = store.find()
+            if known is not None and known.usable and 0 <= time.time() - known.fetched < max_age:
+                self._kept = known
+                return known.fetched
+            try:
+                self._kept = self._update(job, store, known, hurry=hurry)
+            except ListMismatch as error:
+                job.bus.note(f"{error.message}; all lists are fetched again", level="warning")
+                self._kept = self._update(job, store, None, hurry=hurry)
+        return self._kept.fetched
+
+    def _update(
+        self, job: InstallJob, store: ListStore, known: KeptLists | None, *, hurry: bool
+    ) -> KeptLists:
+        """Run `apt-get update` on copies, and take over what it wrote if that is something else."""
+        private = self._work / "lists"
+        remove_tree(private)
+        (private / "partial").mkdir(parents=True)
+        if known is not None:
+            copy_lists(known, private)
         hint = "is the image's package source reachable from this CI host? A mirror can be named"
+        # apt's own form of the lists is made by the first question about packages, if there is one.
+        options = ["-opkgCacheFile::Generate=false"]
+        if hurry:
+            options += ["-oAcquire::Retries=0", "-oAcquire::http::Timeout=15"]
         with failures("apt-get update", (), hint=hint):
-            waits = ["-oAcquire::Retries=0", "-oAcquire::http::Timeout=15"] if hurry else []
-            _apt(job, [*waits, "update"], network=True)
-        mark.touch()
-        return mark.stat().st_mtime
+            self._apt(job, [*options, "update"], write={"lists": private}, network=True)
+        if known is not None and same_lists(private, known.lists):
+            known.touch()
+            return known
+        return store.keep(private, job.sandbox.root)
 
     def index(self, job: InstallJob) -> str:
         """Return the digest of the lists: a Release file has the digests of the lists that belong to it."""
-        root = job.sandbox.root
-        lists = root.host_path(f"{_OURS}/lists")
-        names = sorted(os.listdir(lists)) if lists is not None else []
-        signed = [name for name in names if name.endswith(("_InRelease", "_Release"))]
-        stems = tuple(name.removesuffix("_InRelease").removesuffix("_Release") + "_" for name in signed)
-        state = hashlib.sha256()
-        for name in names:
-            if name in ("lock", "partial", "auxfiles") or (name not in signed and name.startswith(stems)):
-                continue
-            digest = hashlib.sha256(root.read(f"{_OURS}/lists/{name}")).hexdigest()
-            state.update(f"{name} {digest}\n".encode())
-        return state.hexdigest()
+        return index_digest(self._lists().lists)
 
     def resolve(self, job: InstallJob, *, upgrade: bool) -> Resolution:
         words = ["--simulate", *_install(job, "dist-upgrade" if upgrade else "install")]
-        with failures("resolving packages", job.packages, *_CULPRITS):
-            text = _apt(job, words, network=False)
+        with failures("resolving packages", job.packages, *CULPRITS):
+            text = self._ask(job, words)
         found, order = {}, []
         for row in text.splitlines():
             # Inst NAME [OLD] (NEW ORIGIN [ARCH]) ... or Remv NAME [OLD] ...
@@ -160,39 +158,142 @@ class Apt:
                 order.append(match[0])
         return Resolution(versions=found, exact=True, order=tuple(order))
 
+    # -- package files
+
+    def fetch(self, job: InstallJob, versions: Mapping[str, str] | None) -> None:
+        self._fetch(job, "install", versions)
+
+    def _fetch(self, job: InstallJob, act: str, versions: Mapping[str, str] | None) -> None:
+        """Have every package file that is needed, hashed, in the directory that apt is shown."""
+        if self._wanted is None:
+            with failures("resolving packages", job.packages, *CULPRITS):
+                self._wanted = self._archives(job, act, versions)
+        store, missing = ArchiveStore(self._place(job), job.bus), self._missing(job)
+        for last in (False, True):
+            if missing:
+                self._download(job, act, missing)
+                missing = store.take_all(missing, self._work / "downloads", self._work / "shown", last=last)
+
+    def _archives(self, job: InstallJob, act: str, versions: Mapping[str, str] | None) -> list[Archive]:
+        """Return the package files that are needed, as the lists have them."""
+        notes = self._lists().folder / "archives"
+        if versions and (known := known_archives(notes, versions)) is not None:
+            return known
+        words = ["--print-uris", *_install(job, act)]
+        found = parse_uris(self._ask(job, ["-oAcquire::ForceHash=SHA256", *words]))
+        if not all(archive.digest for archive in found):
+            found = parse_uris(self._ask(job, ["-oAcquire::ForceHash=SHA512", *words]))
+        remember_archives(notes, found)
+        return with_stems(found, versions) if versions else found
+
+    def _missing(self, job: InstallJob) -> list[Archive]:
+        """Link kept package files into the directory that apt is shown; return those that are not there."""
+        store, shown = ArchiveStore(self._place(job), job.bus), self._work / "shown"
+        return [
+            archive
+            for archive in self._wanted or ()
+            if not (shown / archive.name).exists() and not store.show(archive, shown)
+        ]
+
+    def _download(self, job: InstallJob, act: str, missing: Sequence[Archive]) -> None:
+        """Download package files into a private directory, by the clean base image's own apt."""
+        root, folder = job.sandbox.root, self._work / "downloads"
+        if not self._clean:
+            names = ", ".join(archive.name for archive in missing)
+            raise InstallError(
+                f"{names} cannot be fetched any more: scripts of packages have run in the image",
+                hint="build again: package files are fetched before anything is installed",
+            )
+        words: list[str] = []
+        for archive in missing:
+            if not copy_local(archive, root, folder):
+                words += [archive.uri, f"{OURS}/archives/{archive.name}"]
+        if not words:
+            return
+        with failures("downloading packages", job.packages, *CULPRITS):
+            if root.is_program(HELPER):
+                words = ["download-file", *words]
+                self._apt(job, words, write={"archives": folder}, network=True, program=HELPER)
+            else:
+                words = ["--download-only", *_install(job, act)]
+                self._apt(job, words, write={"archives": folder}, network=True)
+
     def blocker(self, job: InstallJob, added: Mapping[str, str], base: FileList) -> str:
-        return apt_incremental.blocker(job.sandbox.root, base, job.cache / "archives", added)
+        if missing := self._missing(job):
+            return f"{missing[0].name} is not among the downloads"
+        return apt_incremental.blocker(job.sandbox.root, base, self._work / "shown", added)
 
     def unexpected_changes(self, root: Root, added: Sequence[Package], changed: Sequence[str]) -> str:
         return apt_incremental.unexpected_changes(root, added, changed)
 
-    def upgrade(self, job: InstallJob) -> None:
-        with failures("the upgrade", (), *_CULPRITS):
-            _download(job, ["dist-upgrade"])
-            _apt(job, ["dist-upgrade"], network=False)
-        apt_incremental.sort_extended_states(job.sandbox.root)
+    # -- what changes the root
 
-    def fetch(self, job: InstallJob, versions: Mapping[str, str] | None) -> None:
-        words = _install(job)
-        there = downloads(job.cache / "archives") if versions else {}
-        if versions and all(file_stem(*item) in there for item in versions.items() if item[1]):
-            return
-        with failures("downloading packages", job.packages, *_CULPRITS):
-            _download(job, words)
+    def upgrade(self, job: InstallJob) -> None:
+        """Upgrade all packages. What an install after it needs is fetched with the rest."""
+        self._fetch(job, "dist-upgrade", None)
+        with failures("the upgrade", (), *CULPRITS):
+            self._change(job, ["dist-upgrade"])
 
     def install(self, job: InstallJob, versions: Mapping[str, str] | None = None) -> None:
-        self.fetch(job, versions)
-        words = _install(job)
-        with failures("installing packages", job.packages, *_CULPRITS):
-            try:
-                _apt(job, words, network=False)
-            except CommandFailed as error:
-                # A downloaded file that is damaged: apt says so before it starts.
-                if "E: Failed to fetch" not in error.detail:
-                    raise
-                _download(job, words)
-                _apt(job, words, network=False)
+        self._fetch(job, "install", versions)
+        with failures("installing packages", job.packages, *CULPRITS):
+            self._change(job, _install(job))
+
+    def _change(self, job: InstallJob, words: Sequence[str]) -> None:
+        """Run an apt that runs scripts of packages: with no network, now or later."""
+        self._clean = False
+        self._apt(job, words)
         apt_incremental.sort_extended_states(job.sandbox.root)
+
+    # -- commands
+
+    @property
+    def _work(self) -> Path:
+        assert self._area is not None, "`prepare` comes first"
+        return self._area
+
+    def _place(self, job: InstallJob) -> Path:
+        """Return where things are kept: for this build only, if it shall use nothing of an earlier one."""
+        return self._work if job.fresh else job.cache
+
+    def _lists(self) -> KeptLists:
+        assert self._kept is not None, "`refresh` comes first"
+        return self._kept
+
+    def _ask(self, job: InstallJob, words: Sequence[str]) -> str:
+        """Run an apt that changes nothing. What it made of the lists is kept, if no script could touch it."""
+        text = self._apt(job, words)
+        if self._clean:
+            ListStore(self._place(job), self._key, job.bus).keep_parsed(self._lists(), self._work / "parsed")
+        return text
+
+    def _apt(
+        self,
+        job: InstallJob,
+        words: Sequence[str],
+        *,
+        write: Mapping[str, Path] = MappingProxyType({}),
+        network: bool = False,
+        program: str = "apt-get",
+    ) -> str:
+        """Run apt. write: directories of this build that are shown writable, in place of what is kept."""
+        area, kept = self._work, self._kept
+        shown = {"archives": area / "shown"}
+        if kept is not None:
+            shown |= {"lists": kept.lists} | ({"parsed": kept.parsed} if kept.has_parsed else {})
+        with contextlib.ExitStack() as stack:
+            for name, folder in {**shown, "parsed": shown.get("parsed", area / "parsed"), **write}.items():
+                writable = folder not in shown.values()
+                stack.enter_context(job.sandbox.share(folder, f"{OURS}/{name}", writable=writable))
+                # apt changes the modes of these, though it puts nothing there that anybody needs.
+                for empty in EMPTY if not writable else ():
+                    if (folder / empty).is_dir():
+                        target = f"{OURS}/{name}/{empty}"
+                        stack.enter_context(job.sandbox.share(area / "scratch", target, writable=True))
+            argv = [program, f"--config-file={CONFIG}", "--quiet", *words]
+            return job.sandbox.run(
+                argv, network=network, env={**ENV, **job.env}, what=program.rpartition("/")[2]
+            )
 
     def installed(self, sandbox: Sandbox) -> list[Package]:
         fields = ("db:Status-Status", "Package", "Version", "Architecture", "source:Package")
@@ -215,7 +316,7 @@ class Apt:
         if suite := _codename(sandbox.root):
             argv += ["--suite", suite]
         with failures("the audit", (), hint="debsecan fetches its list from security-tracker.debian.org"):
-            text = sandbox.run(argv, network=True, env={**_ENV, **job.env}, what="debsecan")
+            text = sandbox.run(argv, network=True, env={**ENV, **job.env}, what="debsecan")
         versions = {package.name: package.version for package in self.installed(sandbox)}
         findings = []
         for row in text.splitlines():
@@ -236,20 +337,7 @@ class Apt:
     def clean(self, sandbox: Sandbox) -> None:
         """Empty the cache that the image has of its own; the shared one is never in its place."""
         with failures("apt-get clean", ()):
-            sandbox.run(["apt-get", "clean"], env=_ENV, what="apt-get clean")
-
-
-def _download(job: InstallJob, words: Sequence[str]) -> None:
-    """Download with the network; what installs runs without: no package script ever has it. (apt does not
-    get --no-download for that: with it apt does not find packages of file: sources.)"""
-    _apt(job, ["--download-only", *words], network=True)
-
-
-def _apt(job: InstallJob, words: Sequence[str], *, network: bool) -> str:
-    argv = ["apt-get", f"--config-file={_CONFIG}", "--quiet", "--yes", *words]
-    # apt does not wait for another apt in the same cache; it fails. So ours wait for one another.
-    with cache_lock(job.cache):
-        return job.sandbox.run(argv, network=network, env={**_ENV, **job.env}, what="apt-get")
+            sandbox.run(["apt-get", "clean"], env=ENV, what="apt-get clean")
 
 
 def _install(job: InstallJob, act: str = "install") -> list[str]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from buildstep.errors import BuildstepError, InstallError
+from buildstep.errors import BuildstepError, InstallError, SandboxError
+from buildstep.rootfs.interface import InstallJob
 from buildstep.system import process
 from buildstep.system.files import read_json, write_json
 from buildstep.system.root import Root
@@ -61,6 +62,24 @@ class Sources:
         for path, text in sorted(self.files.items()):
             state.update(f"{path}\0{text}\0".encode())
         return state.hexdigest()[:32]
+
+
+def lists_key(job: InstallJob, sources: Sources) -> str:
+    """Return the name under which package lists are kept.
+
+    It is made of the base image, of all settings of its apt (its keys too, by which lists are believed), and
+    of the environment: lists that one image's apt fetched are read by the apt of no other kind of image.
+    """
+    root = job.sandbox.root
+    state = hashlib.sha256(f"{job.base}\0{sources.digest()}\0{sorted(job.env.items())}\0".encode())
+    top = root.host_path("/etc/apt")
+    for folder, _, names in sorted(os.walk(top)) if top is not None else ():
+        for name in sorted(names):
+            path = f"/etc/apt/{os.path.relpath(os.path.join(folder, name), top)}"
+            state.update(f"{path}\0".encode(errors="surrogateescape"))
+            with contextlib.suppress(OSError, SandboxError):
+                state.update(hashlib.sha256(root.read(path)).digest())
+    return state.hexdigest()
 
 
 def _rewritten(path: str, text: str, mirror: str) -> str:

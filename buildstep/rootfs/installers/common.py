@@ -1,14 +1,12 @@
-"""What every package manager's driver needs: checked names, a locked cache, errors that name the package."""
+"""What every package manager's driver needs: checked names, and errors that name the package."""
 
 from __future__ import annotations
 
 import contextlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 from buildstep.errors import CommandFailed, InstallError
-from buildstep.system.locks import lock
 
 
 def checked(packages: Sequence[str], pattern: str, tool: str) -> list[str]:
@@ -20,13 +18,6 @@ def checked(packages: Sequence[str], pattern: str, tool: str) -> list[str]:
             hint="write NAME, or NAME=VERSION where the package manager knows that form",
         )
     return list(packages)
-
-
-@contextlib.contextmanager
-def cache_lock(cache: Path) -> Iterator[None]:
-    """Lock a package cache while a tool works in it; other builds wait until the tool ends."""
-    with lock(cache / "lock"):
-        yield
 
 
 @contextlib.contextmanager

@@ -11,10 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from buildstep.errors import InstallError
-from buildstep.rootfs.installers.common import cache_lock, checked, failures
+from buildstep.rootfs.installers.common import checked, failures
+from buildstep.rootfs.installers.private_area import private_area, sweep_areas
 from buildstep.rootfs.interface import Audit, Finding, InstallJob, Package, Resolution, Sandbox
 from buildstep.system.mount_table import mount_points
 from buildstep.system.process import SAFE_PATH
+from buildstep.system.remove import remove_tree
 from buildstep.system.root import Root
 from buildstep.tree.entry import FileList
 
@@ -58,17 +60,14 @@ class Pkgsrc:
 
     @contextlib.contextmanager
     def prepare(self, job: InstallJob) -> Iterator[None]:
-        """Show pkgin a cache of its downloads that outlives the build."""
-        root = job.sandbox.root
+        """Show pkgin a directory of this build's for its downloads. They are not kept: a repository's summary
+        has no digests by which they could be checked, and scripts run while pkgin writes there."""
         if not _pkgin(job.sandbox):
             yield
             return
-        # Packages of one name and version differ between repositories: each has a directory of its own.
-        repositories = f"{_needed_prefix(job.sandbox)}/etc/pkgin/repositories.conf"
-        text = root.read(repositories) if root.exists(repositories) else b""
-        cache = job.cache / "pkgin" / hashlib.sha256(text).hexdigest()[:32]
-        cache.mkdir(parents=True, exist_ok=True)
-        with job.sandbox.share(cache, _PKGIN_CACHE):
+        sweep_areas(job.cache)
+        remove_tree(job.cache / "pkgin")  # downloads that were kept once
+        with private_area(job.cache) as cache, job.sandbox.share(cache, _PKGIN_CACHE, writable=True):
             yield
 
     def refresh(self, job: InstallJob, *, hurry: bool = False, max_age: float = 0.0) -> float:
@@ -152,8 +151,8 @@ class Pkgsrc:
         folder = root.host_path(_PKGIN)
         if root.real(_PKGIN) != _PKGIN or folder is None or not folder.is_dir():
             return  # not there, or a link: what it leads to is not ours to empty
-        # While `prepare` is in force the shared cache is there. The kernel's table is asked: a directory
-        # of the host bound from the same file system is not told apart by its device.
+        # While `prepare` is in force the directory of downloads is there. The kernel's table is asked: a
+        # directory of the host bound from the same file system is not told apart by its device.
         shown = mount_points(folder)
         for name in os.listdir(folder):
             if os.path.realpath(folder / name) not in shown:
@@ -207,7 +206,6 @@ def _run(
     answer: bool = True,
 ) -> str:
     env = {"PATH": _path(_needed_prefix(job.sandbox)), **job.env}
-    with cache_lock(job.cache):
-        return job.sandbox.run(
-            argv, network=network, env=env, ok=ok, answer=answer, what=argv[0].rpartition("/")[2]
-        )
+    return job.sandbox.run(
+        argv, network=network, env=env, ok=ok, answer=answer, what=argv[0].rpartition("/")[2]
+    )

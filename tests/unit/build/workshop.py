@@ -51,7 +51,9 @@ class Repository:
     down: bool = False
 
     @contextlib.contextmanager
-    def packaging(self, spec: specs.BuildSpec, root: Root, **_: object) -> Iterator[FakePackaging]:
+    def packaging(
+        self, spec: specs.BuildSpec, root: Root, *_args: object, **_: object
+    ) -> Iterator[FakePackaging]:
         """In place of `prepare_packaging`."""
         yield FakePackaging(self, spec, root)
 

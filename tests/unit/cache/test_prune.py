@@ -71,9 +71,8 @@ def all_kinds(cache: LayerCache) -> None:
     put(cache, "resolved/e.json", 30, 60)
     put(cache, "artifacts/f.json", 40, 50)
     put(cache, "artifacts/tree-g.bin", 50, 40)
-    deb = put(cache, "packages/p/archives/h.deb", 60, 30)
-    put(cache, "packages/p/pkgin/q/i.tgz", 70, 20)
-    os.utime(deb, (NOW - 5000, NOW - 5000))  # ctime counts as well: it was put there just now
+    put(cache, f"packages/apt/debs/h.deb.{'0' * 64}", 60, 30)
+    put(cache, f"packages/apt/lists/{'0' * 64}/00000000000000000001/record", 70, 20)
     put(cache, "index/.j.idx.part", 5, 0)
     put(cache, "resolved/other.txt", 5, 0)
 
@@ -81,7 +80,7 @@ def all_kinds(cache: LayerCache) -> None:
 def test_everything_kept_is_listed_oldest_use_first(cache: LayerCache) -> None:
     all_kinds(cache)
     found = prune.items(cache)
-    kinds = ["layer", "blob", "shape", "index", "answer", "outputs", "tree", "download", "download"]
+    kinds = ["layer", "blob", "shape", "index", "answer", "outputs", "tree", "package", "lists"]
     assert [item.kind for item in found] == kinds
     layer, blob = found[:2]
     assert (layer.about, layer.size, layer.inodes, layer.seconds) == ("hello packages", 100, 2, 1.0)
@@ -117,20 +116,22 @@ def test_what_a_build_uses_stays(cache: LayerCache) -> None:
     key = put_layer(cache, "a" * 40, 100)
     blob = put_blob(cache, "b" * 64, 10, 90)
     index = put(cache, "index/d.idx", 20, 70)
-    deb = put(cache, "packages/p/archives/h.deb", 60, 30)
+    deb = put(cache, "packages/apt/debs/h.deb.0", 60, 30)
+    lists = put(cache, f"packages/apt/lists/{'0' * 64}/00000000000000000001/record", 60, 30)
     state = cache.backend.state
     with (
         cache.using(key),
         blob.open("rb") as stream,
         lock(index.with_suffix(".lock")),
-        lock(state / "packages/p/lock"),
+        lock(state / "packages/apt/lock"),
     ):
         import fcntl
 
         fcntl.flock(stream, fcntl.LOCK_SH)
         assert prune.prune(cache) == []
-    assert {item.kind for item in prune.prune(cache)} == {"layer", "blob", "index", "download"}
+    assert {item.kind for item in prune.prune(cache)} == {"layer", "blob", "index", "package", "lists"}
     assert not deb.exists()
+    assert not lists.parent.exists()
 
 
 def test_a_layer_goes_after_those_that_are_based_on_it(cache: LayerCache) -> None:

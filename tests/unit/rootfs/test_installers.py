@@ -55,11 +55,10 @@ class Recorder:
         return said if answer else ""
 
     @contextlib.contextmanager
-    def share(self, source: Path, target: str) -> Iterator[None]:
+    def share(self, source: Path, target: str, *, writable: bool = False) -> Iterator[None]:
         assert source.is_dir()
-        self.log.append(f"share {target}")
+        self.log.append(f"{'lend' if writable else 'show'} {target}")
         yield
-        self.log.append(f"unshare {target}")
 
     @contextlib.contextmanager
     def temporary_file(self, target: str, content: bytes, *, mode: int = 0o644) -> Iterator[None]:
@@ -104,7 +103,7 @@ def illumos(tmp_path: Path, prefix: str) -> Path:
     return root
 
 
-APT = ["apt-get", "--config-file=/run/buildstep-apt/apt.conf", "--quiet", "--yes"]
+APT = ["apt-get", "--config-file=/run/buildstep-apt/apt.conf", "--quiet"]
 
 
 def test_apt_runs_these_commands_in_this_order(debian: Path, task: partial[InstallJob]) -> None:
@@ -112,20 +111,21 @@ def test_apt_runs_these_commands_in_this_order(debian: Path, task: partial[Insta
     apt = Apt()
     with apt.prepare(task(sandbox=sandbox)):
         settings = (debian / "run/buildstep-apt/apt.conf").read_text()
-        apt.refresh(task(sandbox=sandbox))
-        apt.upgrade(task(sandbox=sandbox))
-        apt.install(task(sandbox=sandbox, packages=["hello", "g++"]))
+        job = task(sandbox=sandbox, packages=["hello", "g++"])
+        apt.refresh(job)
+        apt.upgrade(job)
+        apt.install(job)
     apt.clean(sandbox)
+    words = ["--no-install-recommends", "dist-upgrade", "--", "hello", "g++"]
     assert sandbox.calls == [
-        [*APT, "update"],
-        [*APT, "--download-only", "dist-upgrade"],
+        [*APT, "-opkgCacheFile::Generate=false", "update"],
+        [*APT, "-oAcquire::ForceHash=SHA256", "--print-uris", *words],
         [*APT, "dist-upgrade"],
-        [*APT, "--download-only", "--no-install-recommends", "install", "--", "hello", "g++"],
         [*APT, "--no-install-recommends", "install", "--", "hello", "g++"],
         ["apt-get", "clean"],
     ]
     # Package scripts run in the steps that have no network.
-    assert sandbox.network == [True, True, False, True, False, False]
+    assert sandbox.network == [True, False, False, False, False]
     assert all(env["DEBIAN_FRONTEND"] == "noninteractive" for env in sandbox.envs)
     assert sandbox.envs[0]["EXTRA"] == "1"
     for wanted in (
@@ -136,7 +136,10 @@ def test_apt_runs_these_commands_in_this_order(debian: Path, task: partial[Insta
         "Retries",
     ):
         assert wanted in settings
-    assert sandbox.log[:2] == ["share /run/buildstep-apt/archives", "share /run/buildstep-apt/lists"]
+    # Only `update` may write to lists, and those are its own.
+    assert sandbox.log.count("lend /run/buildstep-apt/lists") == 1
+    assert sandbox.log.count("show /run/buildstep-apt/lists") == 3
+    assert "lend /run/buildstep-apt/archives" not in sandbox.log
     assert "put /usr/sbin/policy-rc.d 755" in sandbox.log
     assert sorted(path.name for path in debian.rglob("*") if path.is_file()) == [
         "apt-get",
@@ -145,10 +148,20 @@ def test_apt_runs_these_commands_in_this_order(debian: Path, task: partial[Insta
     ]
 
 
+@contextlib.contextmanager
+def ready(job: InstallJob) -> Iterator[Apt]:
+    """An apt that has its lists."""
+    apt = Apt()
+    with apt.prepare(job):
+        apt.refresh(job)
+        yield apt
+
+
 def test_apt_takes_recommends_when_told_to(debian: Path, tmp_path: Path) -> None:
     sandbox = Recorder(debian)
-    Apt().install(InstallJob(sandbox=sandbox, cache=tmp_path / "c", packages=["hello"], recommends=True))
-    assert "--install-recommends" in sandbox.calls[0]
+    with ready(InstallJob(sandbox=sandbox, cache=tmp_path / "c")) as apt:
+        apt.install(InstallJob(sandbox=sandbox, cache=tmp_path / "c", packages=["hello"], recommends=True))
+    assert all("--install-recommends" in call for call in sandbox.calls[1:])
 
 
 def test_apt_lists_what_is_installed(debian: Path) -> None:
@@ -175,17 +188,20 @@ def test_apt_names_the_package_that_failed(
     debian: Path, task: partial[InstallJob], output: str, culprit: str
 ) -> None:
     sandbox = Recorder(debian, {"install": CommandFailed(["apt-get"], 100, detail=output)})
-    with pytest.raises(InstallError, match=f"failed for {culprit}: ") as caught:
-        Apt().install(task(sandbox=sandbox, packages=["asked"]))
+    with (
+        ready(task(sandbox=sandbox)) as apt,
+        pytest.raises(InstallError, match=f"failed for {culprit}: ") as caught,
+    ):
+        apt.install(task(sandbox=sandbox, packages=["asked"]))
     assert output in caught.value.detail
 
 
 @pytest.mark.parametrize("name", ["-y", "--option", "removed-", "a b", "", "../x", "Upper", "x;y"])
 def test_apt_refuses_what_is_no_name(debian: Path, task: partial[InstallJob], name: str) -> None:
     sandbox = Recorder(debian)
-    with pytest.raises(InstallError):
-        Apt().install(task(sandbox=sandbox, packages=[name]))
-    assert sandbox.calls == []
+    with ready(task(sandbox=sandbox)) as apt, pytest.raises(InstallError, match="not a package name"):
+        apt.install(task(sandbox=sandbox, packages=[name]))
+    assert [call[-1] for call in sandbox.calls] == ["update"]
 
 
 def test_apt_audits_with_debsecan_where_it_is(debian: Path, task: partial[InstallJob]) -> None:
@@ -291,7 +307,8 @@ def test_pkgsrc_runs_the_originals_commands_in_its_order(
     ]
     assert sandbox.envs[2]["PATH"].startswith(f"{prefix}/sbin:{prefix}/bin:")
     assert sandbox.envs[2]["EXTRA"] == "1"
-    assert sandbox.log[0] == "share /var/db/pkgin/cache"
+    assert sandbox.log[0] == "lend /var/db/pkgin/cache"
+    assert not list((task.keywords["cache"] / "work").iterdir())
     assert not database.exists()
     assert named_like_a_package.exists()
 
