@@ -23,6 +23,9 @@ _RESOLVE_IN_ROOT = 0x10
 # -- inside a root ----------------------------------------------------------------------------------
 
 
+_TRIES = 1000
+
+
 class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
@@ -52,13 +55,17 @@ class Root:
                 mode if flags & os.O_CREAT else 0,
                 _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS,
             )
-            got = _libc.syscall(
-                ctypes.c_long(_SYS_OPENAT2),
-                ctypes.c_int(fd),
-                ctypes.c_char_p(os.fsencode(path.lstrip("/") or ".")),
-                ctypes.byref(how),
-                ctypes.c_size_t(ctypes.sizeof(how)),
-            )
+            for _ in range(_TRIES):
+                got = _libc.syscall(
+                    ctypes.c_long(_SYS_OPENAT2),
+                    ctypes.c_int(fd),
+                    ctypes.c_char_p(os.fsencode(path.lstrip("/") or ".")),
+                    ctypes.byref(how),
+                    ctypes.c_size_t(ctypes.sizeof(how)),
+                )
+                # EAGAIN: something was renamed or mounted somewhere while `..` was resolved.
+                if got >= 0 or ctypes.get_errno() != errno.EAGAIN:
+                    break
             if got < 0:
                 code = ctypes.get_errno()
                 raise OSError(code, os.strerror(code), path)
