@@ -262,7 +262,7 @@ class Apt:
 
     def _ask(self, job: InstallJob, words: Sequence[str]) -> str:
         """Run an apt that changes nothing. What it made of the lists is kept, if no script could touch it."""
-        text = self._apt(job, words)
+        text = self._apt(job, words, answer=True)
         if self._clean:
             ListStore(self._place(job), self._key, job.bus).keep_parsed(self._lists(), self._work / "parsed")
         return text
@@ -275,8 +275,10 @@ class Apt:
         write: Mapping[str, Path] = MappingProxyType({}),
         network: bool = False,
         program: str = "apt-get",
+        answer: bool = False,
     ) -> str:
-        """Run apt. write: directories of this build that are shown writable, in place of what is kept."""
+        """Run apt. write: directories of this build that are shown writable, in place of what is kept;
+        answer: whether what it prints is wanted."""
         area, kept = self._work, self._kept
         shown = {"archives": area / "shown"}
         if kept is not None:
@@ -292,7 +294,7 @@ class Apt:
                         stack.enter_context(job.sandbox.share(area / "scratch", target, writable=True))
             argv = [program, f"--config-file={CONFIG}", "--quiet", *words]
             return job.sandbox.run(
-                argv, network=network, env={**ENV, **job.env}, what=program.rpartition("/")[2]
+                argv, network=network, env={**ENV, **job.env}, answer=answer, what=program.rpartition("/")[2]
             )
 
     def installed(self, sandbox: Sandbox) -> list[Package]:
