@@ -12,7 +12,6 @@ import errno
 import os
 import shlex
 import signal
-import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,37 +19,23 @@ from pathlib import Path
 
 from buildstep.errors import CommandFailed, SandboxError
 from buildstep.events import Bus
-from buildstep.rootfs import limits, temporary_files
+from buildstep.rootfs import devices, limits, temporary_files
 from buildstep.rootfs.limits import Confinement
 from buildstep.rootfs.proxies import Proxies, proxies_from
 from buildstep.spec.fields import Limits
-from buildstep.system import bubblewrap, host, process
-from buildstep.system.mounts import MS_NOEXEC, MS_NOSUID, bind, mounted, tmpfs
+from buildstep.system import bubblewrap, host, process, seccomp
+from buildstep.system.mounts import bind, tmpfs
 from buildstep.system.root import Root
 
 RESOLVER = Path("/etc/resolv.conf")
 
 _NOT_STARTED = "bwrap: execvp "
 
-_NODES = {
-    "null": (1, 3),
-    "zero": (1, 5),
-    "full": (1, 7),
-    "random": (1, 8),
-    "urandom": (1, 9),
-    "tty": (5, 0),
-}
-
-_DEV_LINKS = {
-    "ptmx": "pts/ptmx",
-    "fd": "/proc/self/fd",
-    "stdin": "/proc/self/fd/0",
-    "stdout": "/proc/self/fd/1",
-    "stderr": "/proc/self/fd/2",
-}
-
 _ANSWER = 16 << 20
 """Bytes of standard output that a command in the image may answer with."""
+
+_told: list[str] = []
+"""Why there is no filter of system calls, once that is told."""
 
 _NO_SUCH_PROGRAM = 127
 _NOT_RUNNABLE = 126
@@ -129,20 +114,19 @@ class ChrootSandbox:
         full = {**self._env, **proxies.env, **(env or {})}
         tool = Path(argv[0]).name
         self._bus.note(proxies.mask(f"in the image: {shlex.join(argv)}"), level="debug")
-        with bubblewrap.Watch() as watch:
+        with self._entrance(network=network) as entrance:
             try:
                 result = process.run(
-                    self.wrapped(argv, network=network, watch=watch),
+                    self.wrapped(argv, entrance),
                     env=full,
-                    start=process.Start(stdin=self._nothing(), fds=(watch.fd,)),
+                    start=self._start(entrance),
                     ok=ok,
                     line=lambda text: self._bus.output(tool, proxies.mask(text)),
                     limits=self._limits(_ANSWER if answer else 0),
                     what=what or tool,
                 )
             except CommandFailed as error:
-                ran = not host.HERE.namespaces or watch.started()
-                raise self._explained(error, argv, proxies, ran=ran) from None
+                raise self._explained(error, argv, proxies, ran=_ran(entrance)) from None
         return result.stdout
 
     def _limits(self, answer: int) -> process.Limits:
@@ -161,35 +145,64 @@ class ChrootSandbox:
         env = {**self._env, **proxies.env, "TERM": self._environ.get("TERM", "dumb")}
         sys.stdout.flush()
         sys.stderr.flush()
-        with bubblewrap.Watch() as watch:
-            argv = self.wrapped(["/bin/sh", "-i"], network=True, watch=watch)
-            os.set_inheritable(watch.fd, True)
+        with self._entrance(network=True) as entrance:
+            argv = self.wrapped(["/bin/sh", "-i"], entrance)
+            for fd in () if entrance is None else entrance.fds:
+                os.set_inheritable(fd, True)
             try:
                 # Not process.run: the terminal itself is handed over, there is no output to watch.
                 return os.spawnve(os.P_WAIT, process.which(argv[0]), argv, env)  # noqa: S606
             finally:
                 signal.signal(signal.SIGINT, before)
 
-    def wrapped(
-        self, argv: Sequence[str], *, network: bool, watch: bubblewrap.Watch | None = None
-    ) -> list[str]:
-        """Return the command line on the CI host, which enters the namespaces and the root first.
+    def wrapped(self, argv: Sequence[str], entrance: bubblewrap.Entrance | None) -> list[str]:
+        """Return the command line on the CI host that runs a command in the root.
 
-        watch: what learns how it went; it has to be left when the command has ended.
+        entrance: the way in; None where the host has no namespaces.
         """
         if not argv or not argv[0]:
             raise SandboxError("no command was given to run in the image")
-        if not host.HERE.namespaces:
+        if entrance is None:
             return host.enter_argv(os.fspath(self._root.path), argv)
         # A script of the image can have put a link there when the last command ended.
         temporary_files.mount_point(self._root, "/proc")
-        prefix = self._confinement.prefix() if self._confinement else ()
-        entrance = bubblewrap.Entrance(root=self._root.path, host_network=network, prefix=prefix, watch=watch)
         return entrance.command(argv)
 
-    def _nothing(self) -> Path:
-        """Return what commands read: the /dev/null of their own, as root may set modes by a descriptor."""
-        return self._root.path / "dev/null" if host.HERE.namespaces else Path(os.devnull)
+    @contextlib.contextmanager
+    def _entrance(self, *, network: bool) -> Iterator[bubblewrap.Entrance | None]:
+        """The way in for one command; at the end all that it left running is dead."""
+        if not host.HERE.namespaces:
+            yield None
+            return
+        with bubblewrap.Watch() as watch, self._filter() as fd:
+            yield bubblewrap.Entrance(
+                root=self._root.path,
+                host_network=network,
+                prefix=self._confinement.prefix() if self._confinement else (),
+                seccomp=fd,
+                watch=watch,
+            )
+
+    @contextlib.contextmanager
+    def _filter(self) -> Iterator[int | None]:
+        """The filter of system calls, opened; None where none can be had, which is noted once."""
+        try:
+            program = seccomp.program()
+        except seccomp.Unavailable as error:
+            if not _told:
+                _told.append(str(error))
+                self._bus.note(f"system calls of the image are not filtered: {error}", level="warning")
+            yield None
+        else:
+            with seccomp.opened(program) as fd:
+                yield fd
+
+    def _start(self, entrance: bubblewrap.Entrance | None) -> process.Start:
+        """Return what a command starts with. It reads its own /dev/null, not the host's: root may change the
+        mode of a file by its descriptor."""
+        if entrance is None:
+            return process.Start()
+        return process.Start(stdin=self._root.path / "dev/null", fds=entrance.fds)
 
     def _network_proxies(self) -> Proxies:
         """Return the CI host's proxies, looked up by the first command that needs them."""
@@ -297,8 +310,7 @@ def _private_mounts(stack: contextlib.ExitStack, sandbox: ChrootSandbox) -> None
     points = {
         path: temporary_files.claim(stack, sandbox.root, path) for path in ("/dev", "/proc", "/tmp", "/run")
     }
-    stack.enter_context(tmpfs(points["/dev"], mode=0o755, flags=MS_NOSUID | MS_NOEXEC))
-    _fill_dev(stack, points["/dev"])
+    devices.mount(stack, points["/dev"])
     stack.enter_context(tmpfs(points["/tmp"], mode=0o1777))
     stack.enter_context(tmpfs(points["/run"], mode=0o755))
     # Process 1 of a command is bwrap itself, so that /proc/1/exe is the host's file: root in the image could
@@ -322,30 +334,9 @@ def _close(stack: contextlib.ExitStack, report: Callable[[Exception], None]) -> 
         report(error)
 
 
-def _fill_dev(stack: contextlib.ExitStack, dev: Path) -> None:
-    """Make device nodes; where the kernel refuses (a user namespace), bind the host's, one by one."""
-    for name, (major, minor) in _NODES.items():
-        node = dev / name
-        try:
-            os.mknod(node, 0o666 | stat.S_IFCHR, os.makedev(major, minor))
-        except PermissionError:
-            node.touch()
-            stack.enter_context(bind(Path("/dev") / name, node))
-        else:
-            node.chmod(0o666)  # whatever our umask
-    for name, to in _DEV_LINKS.items():
-        (dev / name).symlink_to(to)
-    shm = dev / "shm"
-    shm.mkdir()
-    shm.chmod(0o1777)
-    pts = dev / "pts"
-    pts.mkdir(mode=0o755)
-    options = "newinstance,ptmxmode=0666,mode=0620"
-    flags = MS_NOSUID | MS_NOEXEC
-    try:
-        stack.enter_context(mounted("devpts", pts, "devpts", flags, f"{options},gid=5"))
-    except SandboxError:  # group tty is not mapped in a user namespace
-        stack.enter_context(mounted("devpts", pts, "devpts", flags, options))
+def _ran(entrance: bubblewrap.Entrance | None) -> bool:
+    """Return whether the program in the image ran, as far as the way in tells."""
+    return entrance is None or entrance.watch is None or entrance.watch.started()
 
 
 def _last(lines: Sequence[str], prefix: str) -> int:

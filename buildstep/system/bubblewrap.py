@@ -46,13 +46,21 @@ class Entrance:
 
     root: a directory with its own /dev mounted and a /proc to mount on; host_network: whether the command is
     in the network namespace of whoever starts it, else it has one with nothing but a loopback; prefix: a
-    command line on the CI host that runs what follows it; watch: what learns how it went.
+    command line on the CI host that runs what follows it; seccomp: a descriptor of the filter of system calls
+    (`seccomp`); watch: what learns how it went.
     """
 
     root: Path
     host_network: bool = False
     prefix: tuple[str, ...] = ()
+    seccomp: int | None = None
     watch: Watch | None = None
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """The descriptors that bwrap has to inherit."""
+        watch = None if self.watch is None else self.watch.fd
+        return tuple(fd for fd in (self.seccomp, watch) if fd is not None)
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """Return the command line on the CI host. Raises ToolMissing."""
@@ -63,11 +71,14 @@ class Entrance:
             *([] if self.host_network else ["--unshare-net"]),
             "--die-with-parent",
             "--cap-drop", "ALL", *(word for name in CAPABILITIES for word in ("--cap-add", f"cap_{name}")),
-            # nosuid and nodev, with all that is mounted below; the second is not for its own /dev.
+            # nosuid and nodev, with all that is mounted below. The nodes in its own /dev can be opened: what
+            # is mounted there keeps the flags that it has.
             "--bind", os.fspath(self.root), "/",
             "--dev-bind", os.fspath(self.root / "dev"), "/dev",
-            "--proc", "/proc",
-            *(word for path in _kernel_files() for word in ("--ro-bind", path, path)),
+            # Root may write settings of the kernel there, and set the modes of files that the host shares.
+            "--proc", "/proc", "--remount-ro", "/proc",
+            *(word for path in _hidden() for word in ("--ro-bind", "/dev/null", path)),
+            *([] if self.seccomp is None else ["--seccomp", str(self.seccomp)]),
             *([] if self.watch is None else ["--json-status-fd", str(self.watch.fd)]),
             "--chdir", "/",
             "--", *argv,
@@ -134,16 +145,13 @@ def _end(pid: int) -> None:
 
 
 @functools.cache
-def _kernel_files() -> tuple[str, ...]:
-    """Return what of /proc changes the kernel: root may write there without a capability.
-
-    bwrap leaves /proc/sys writable for root, since the directory itself is not. Looked up, not listed: a
-    driver may add a file of its own.
-    """
-    found = []
+def _hidden() -> tuple[str, ...]:
+    """Return the files of /proc that tell root about the memory of the kernel and of others, and keys."""
+    found = ["/proc/keys", "/proc/key-users"]
     with os.scandir("/proc") as entries:
         for entry in entries:
-            mode = entry.stat(follow_symlinks=False).st_mode if not entry.name.isdigit() else 0
-            if stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and mode & 0o222):
-                found.append(entry.path)
-    return tuple(sorted(found))
+            if not entry.name.isdigit() and entry.is_file(follow_symlinks=False):
+                mode = entry.stat(follow_symlinks=False).st_mode
+                if not mode & stat.S_IROTH:
+                    found.append(entry.path)
+    return tuple(sorted(path for path in found if os.path.exists(path)))

@@ -1,8 +1,9 @@
 """Linux namespaces for a whole build, so that killing it ends its processes and its mounts.
 
-The build is run by a child that is process 1 of its own PID namespace and lives in its own mount, IPC
-and UTS namespaces. The parent stays outside, passes signals on and waits. Whoever kills either of the
-two, even with SIGKILL, makes the kernel end everything the build started and drop all it mounted.
+The build is run by a child that is process 1 of its own PID namespace, lives in its own mount, IPC and UTS
+namespaces and has a session keyring of its own. The parent stays outside, passes signals on and waits.
+Whoever kills either of the two, even with SIGKILL, makes the kernel end everything the build started and
+drop all it mounted.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Callable
 
 from buildstep.errors import SandboxError
+from buildstep.system import keyring
 from buildstep.system.mounts import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_REC, mount
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -106,6 +108,7 @@ def _become_first_process(
             os.write(refused, f"{error.message}\n{error.hint}".encode()[:4096])
             os._exit(status)
         os.close(refused)
+        keyring.leave_session()
         name = HOST_NAME.encode()
         _libc.sethostname(name, len(name))
         # The kernel drops signals that process 1 has no handler for. One that came since the fork, or

@@ -104,7 +104,7 @@ def test_this_machine_can_build_the_sample_or_says_why_not(work: Path, require: 
     )
     assert (status, rows(told, "error")) == (0, [])
     kernel = [row["where"] for row in rows(told, "ok", "kernel")]
-    assert kernel == ["namespaces", "devices", "commands in an image"]
+    assert kernel == ["namespaces", "devices", "commands in an image", "system calls"]
     assert rows(told, "ok", "network"), "the mirror was asked"
     # A new pool's file system is tried with a folder that comes and goes; nothing else happens.
     assert snapshot(work) == before

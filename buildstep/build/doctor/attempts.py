@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from buildstep.errors import CommandFailed, SandboxError
-from buildstep.system import bubblewrap, namespaces, process, userns
+from buildstep.system import bubblewrap, namespaces, process, seccomp, userns
 from buildstep.system.mounts import MS_NOEXEC, MS_NOSUID, bind, mounted, overlay_options, tmpfs
 
 _SCRATCH = Path("/tmp")
@@ -103,7 +103,13 @@ def devices() -> str:
 def command_chain() -> str:
     """Start a program the way a package manager is started in an image."""
     try:
-        process.query(bubblewrap.Entrance(root=Path("/")).command(["true"]), timeout=20.0)
+        with contextlib.ExitStack() as stack:
+            fd = None
+            with contextlib.suppress(seccomp.Unavailable):
+                fd = stack.enter_context(seccomp.opened(seccomp.program()))
+            entrance = bubblewrap.Entrance(root=Path("/"), seccomp=fd)
+            start, limits = process.Start(fds=entrance.fds), process.Limits(20.0)
+            process.run(entrance.command(["true"]), start=start, limits=limits)
     except CommandFailed as error:
         said = error.detail.partition("\ncommand: ")[0].strip()
         raise SandboxError(said or error.message) from error

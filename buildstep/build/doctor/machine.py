@@ -16,7 +16,7 @@ from buildstep.formats import codecs
 from buildstep.rootfs import limits
 from buildstep.spec.fields import Limits
 from buildstep.system import host as platforms
-from buildstep.system import process
+from buildstep.system import process, seccomp
 from buildstep.system.userns import in_user_namespace
 
 
@@ -148,6 +148,14 @@ def kernel(seen: Examination) -> None:
                 return
         else:
             seen.ok("kernel", where, value or "as a build needs them")
+    if seen.packages:
+        try:
+            seccomp.program()
+        except seccomp.Unavailable as error:
+            what = f"are not filtered: {error}; the other walls stand"
+            seen.warn("kernel", "system calls", what, "apt-get install libseccomp2")
+        else:
+            seen.ok("kernel", "system calls", "filtered, as container engines do")
 
 
 def command_limits(seen: Examination) -> None:

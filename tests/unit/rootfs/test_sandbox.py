@@ -38,7 +38,7 @@ def test_a_command_needs_a_name(tmp_path: Path) -> None:
     inside = ChrootSandbox(Root(tmp_path), Bus(), {}, SandboxOptions())
     for argv in ([], [""]):
         with pytest.raises(SandboxError, match="no command"):
-            inside.wrapped(argv, network=False)
+            inside.wrapped(argv, None)
 
 
 def test_what_is_no_directory_is_not_entered(tmp_path: Path) -> None:
