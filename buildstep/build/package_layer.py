@@ -21,6 +21,7 @@ from buildstep.errors import InstallError
 from buildstep.pool.interface import Kind
 from buildstep.rootfs.interface import Installer
 from buildstep.rootfs.packaging import Host, Installed, Packaging, prepare_packaging
+from buildstep.system import space
 from buildstep.tree.diff import diff
 from buildstep.tree.entry import FileList, tree_digest
 from buildstep.tree.hashing import hash_entries, spread_digests
@@ -180,7 +181,7 @@ def _attempt(context: BuildContext, state: BuildState, last: Retry) -> Outcome |
                     exact = state.resolution.exact
                     state.installed = packages.install(state.resolution.versions if exact else None)
             except InstallError as error:
-                if not old_index:
+                if not old_index or space.cause_of(error) is not None:
                     raise
                 # What an index of a while ago names may be gone from the repository by now.
                 return Retry(reason=f"{error.message}; the repository is queried again", max_age=0.0)
@@ -275,6 +276,8 @@ def _install_lacking(
                 return problem, None
             installed = packages.install(lacking)
     except InstallError as error:
+        if space.cause_of(error) is not None:  # an install of all packages needs even more
+            raise
         return error.message, None
     if problem := extend_layer.mismatch(record, resolution, installed.packages):
         return problem, None

@@ -13,6 +13,7 @@ from buildstep.cache import resolutions
 from buildstep.cache.resolutions import KeptResolution
 from buildstep.errors import BuildstepError
 from buildstep.rootfs.packaging import Packaging
+from buildstep.system import space
 
 
 def question(context: BuildContext, state: BuildState) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def resolve(
             hurry=known is not None, max_age=context.spec.index_max_age if max_age is None else max_age
         )
     except BuildstepError as error:
-        if known is None:
+        if known is None or space.cause_of(error) is not None:
             raise
         hours = (time.time() - known.asked) / 3600
         context.bus.note(

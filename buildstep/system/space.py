@@ -267,7 +267,7 @@ def explain(error: BaseException, needs: Mapping[str, Need] | Need | None = None
     known = isinstance(cause, DiskFailure)
     places = cause.places if isinstance(cause, DiskFailure) else _places()
     path = os.fsdecode(cause.filename) if cause.filename else ""
-    affected = _affected(path, places)
+    affected = _affected(path, cause.errno, places)
     said = error.message if isinstance(error, BuildstepError) else f"cannot use {path}" if path else ""
     why = os.strerror(cause.errno)
     message = ": ".join(text for text in (said, "" if why in said else why) if text)
@@ -280,12 +280,12 @@ def explain(error: BaseException, needs: Mapping[str, Need] | Need | None = None
     return DiskError(
         message,
         detail="\n".join([*lines, *([detail] if detail else [])]),
-        hint=_hint(cause.errno, affected, places),
+        hint=_hint(cause.errno, affected),
     )
 
 
-def _affected(path: str, places: Sequence[Place]) -> Place | None:
-    """Return the place that a failure is about: that of the path, else the one that is full."""
+def _affected(path: str, number: int, places: Sequence[Place]) -> Place | None:
+    """Return the place that a failure is about: that of the path, else the fullest or the read-only one."""
     if path and os.path.isabs(path):
         with contextlib.suppress(OSError):
             room = Room.at(Path(path))
@@ -294,8 +294,11 @@ def _affected(path: str, places: Sequence[Place]) -> Place | None:
             # Where several lie on one file system: the one that the path is in.
             mine.sort(key=lambda place: Path(path).is_relative_to(place.room.folder), reverse=True)
             return mine[0] if mine else Place("", room, device)
-    full = [place for place in places if place.room.full]
-    return full[0] if full else None
+    # Who cleared up may have made room again, but hardly more than elsewhere.
+    found = min(places, key=lambda place: 0 if place.room.full else place.room.free, default=None)
+    if number == errno.EROFS:
+        found = next((place for place in places if place.room.read_only), None)
+    return found
 
 
 def _state(place: Place, number: int, need: Need | None, *, now: bool) -> str:
@@ -314,7 +317,7 @@ def _state(place: Place, number: int, need: Need | None, *, now: bool) -> str:
     return f"{where} has {size_text(room.free)} free{' now' * now}{needed}"
 
 
-def _hint(number: int, place: Place | None, places: Sequence[Place]) -> str:
+def _hint(number: int, place: Place | None) -> str:
     match number:
         case errno.EROFS:
             return "mount it writable; if it became read-only by itself, the kernel's log (dmesg) says why"
@@ -325,9 +328,7 @@ def _hint(number: int, place: Place | None, places: Sequence[Place]) -> str:
             if limit != resource.RLIM_INFINITY:
                 return f"the limit of a file's size is {size_text(limit)} here: raise it (ulimit -f)"
             return "use a file system that holds larger files"
-    advice = [_HINTS.get(place.role, "make room there")] if place is not None else []
-    if place is None:
-        advice = [f"{one.role}: {_HINTS[one.role]}" for one in places if one.role in _HINTS]
+    advice = [_HINTS.get(place.role if place is not None else "", "make room on the disk")]
     if number == errno.EDQUOT:
         advice.insert(0, "raise the quota of this user")
-    return "; ".join(advice) or "make room on the disk"
+    return "; ".join(advice)

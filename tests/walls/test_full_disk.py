@@ -20,8 +20,9 @@ from buildstep import pool as pool_module
 from buildstep.pool.heal import heal
 from buildstep.system import space
 from tests.integration.conftest import demand, enclosed
+from tests.integration.repository import make_place, make_repository
 from tests.integration.yard import Outcome, Yard, tiny_base
-from tests.walls.rounds import chosen
+from tests.walls.rounds import FULL, chosen
 
 COUNT = 20
 MORE_SECONDS = 10.0
@@ -163,3 +164,68 @@ def test_a_disk_that_is_too_small(top: Path, role: str) -> None:
     else:
         assert any(errors), "no disk was too small"
         assert not all(errors), "no disk was large enough"
+
+
+# -- packages ------------------------------------------------------------------------------------------------
+
+ROOM = sizes(100_000, 40_000_000)
+"""Bytes that a pool with a Debian base has left when packages are to be installed."""
+
+FILLER = """\
+#!/bin/sh
+set -e
+head -c 3000000 /dev/urandom > /usr/share/filled
+"""
+
+
+@pytest.mark.skipif(not FULL, reason="make check-walls: a Debian base is imported")
+def test_packages_in_a_pool_that_is_too_small(tmp_path: Path) -> None:
+    demand("root", "namespaces", "overlay", "mmdebstrap", "mirror", "rsync")
+    place = make_place(tmp_path)
+    repository = make_repository(place, tmp_path / "repository")
+    content = os.urandom(1_500_000).hex()
+    repository.put("large", "1.0", files={"usr/share/large/file": content})
+    repository.put("filler", "1.0", depends="large", postinst=FILLER)
+
+    def job() -> list[str]:
+        with tmpfs(tmp_path / "disk", "size=2g") as disk:
+            yard = replace(place, pool=f"overlay:{disk}/pool")
+            assert not yard.run().error
+            begin = time.monotonic()
+            first = yard.run(packages=("filler",))
+            assert not first.error, first.error
+            limit = time.monotonic() - begin + MORE_SECONDS
+            return [fill(yard, disk, room, limit) for room in ROOM]
+
+    with repository.served():
+        errors = enclosed(job)
+    assert any(errors), "no pool was too small"
+    assert not all(errors), "no pool was large enough"
+
+
+def fill(yard: Yard, disk: Path, room: int, limit: float) -> str:
+    """Install packages in a pool with so much room, then in the same one made large."""
+    pool = disk / "pool"
+    for name in ("layer", "state/layers", "state/resolved", "state/artifacts", "state/packages"):
+        subprocess.run(["rm", "-rf", os.fspath(pool / name)], check=True)
+    (pool / "layer").mkdir(mode=0o700)
+    for path in yard.out.iterdir():
+        path.unlink()
+    used = int(subprocess.run(
+        ["df", "--output=used", "-B1", os.fspath(disk)], check=True, capture_output=True, text=True
+    ).stdout.split()[1])  # fmt: skip
+    subprocess.run(["mount", "-o", f"remount,size={used + room}", os.fspath(disk)], check=True)
+    begin = time.monotonic()
+    outcome = yard.run(packages=("filler",))
+    seconds = time.monotonic() - begin
+    assert seconds < limit, f"{room} bytes left: {seconds:.1f} s"
+    if outcome.error:
+        assert outcome.error.startswith("DiskError"), f"{room} bytes left: {outcome.error}"
+        assert f"{disk}/pool" in outcome.error, f"{room} bytes left: {outcome.error}"
+        assert left(yard) == [], f"{room} bytes left: {outcome.error}"
+    subprocess.run(["mount", "-o", "remount,size=2g", os.fspath(disk)], check=True)
+    assert heal(pool_module.open_pool(yard.pool)) == [], f"{room} bytes left: {outcome.error}"
+    if outcome.error:
+        again = yard.run(packages=("filler",))
+        assert not again.error, f"{room} bytes left: {again.error}, after {outcome.error}"
+    return outcome.error

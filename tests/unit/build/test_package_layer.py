@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from pathlib import Path
 
 import pytest
 
-from buildstep.errors import InstallError
+from buildstep.errors import DiskError, InstallError
 from buildstep.system import sealed
 from tests.unit.build.workshop import Workshop, make_workshop
 
@@ -150,6 +151,29 @@ def test_without_the_repository_the_last_resolution_is_used(workshop: Workshop) 
 def test_without_repository_and_layer_the_build_fails(workshop: Workshop) -> None:
     workshop.repository.down = True
     with pytest.raises(InstallError, match="no route"):
+        workshop.build(["a"], order="packages-first")
+
+
+@pytest.mark.parametrize("there", [(), ("a",)], ids=["from an old index", "an extension"])
+def test_an_install_that_a_full_disk_fails_is_not_tried_again(
+    workshop: Workshop, there: tuple[str, ...]
+) -> None:
+    if there:
+        workshop.build(there, order="packages-first")
+    installs = len(workshop.repository.installs)
+    workshop.repository.failures = ["a does not fit"]
+    workshop.repository.disk = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(DiskError, match="a does not fit"):
+        workshop.build(["a", "b"], order="packages-first")
+    assert len(workshop.repository.installs) == installs
+
+
+def test_an_index_that_does_not_fit_is_not_a_repository_out_of_reach(workshop: Workshop) -> None:
+    workshop.build(["a"], order="packages-first")
+    age(workshop)
+    workshop.repository.down = True
+    workshop.repository.disk = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(DiskError):
         workshop.build(["a"], order="packages-first")
 
 

@@ -36,7 +36,7 @@ ENVIRON = {"PATH": os.environ["PATH"], "HOME": "/nowhere", "SOURCE_DATE_EPOCH": 
 @dataclass
 class Repository:
     """What a made-up package manager would find. versions: by package; index: its state, which changes with
-    it; failures: messages of the next installs."""
+    it; failures: messages of the next installs; disk: what causes them, and a failed query."""
 
     versions: dict[str, str] = field(default_factory=dict)
     index: str = "index 1"
@@ -49,6 +49,7 @@ class Repository:
     refreshed: list[float] = field(default_factory=list)
     installs: list[tuple[str, ...]] = field(default_factory=list)
     down: bool = False
+    disk: OSError | None = None
 
     @contextlib.contextmanager
     def packaging(
@@ -75,7 +76,7 @@ class FakePackaging:
         del hurry
         self.repository.refreshed.append(max_age)
         if self.repository.down:
-            raise InstallError("no route to the repository")
+            raise InstallError("no route to the repository") from self.repository.disk
         return self.repository.index, self.repository.fetched if max_age else time.time()
 
     def resolve(self) -> Resolution:
@@ -96,7 +97,7 @@ class FakePackaging:
 
     def install(self, versions: Mapping[str, str] | None = None) -> Installed:
         if self.repository.failures:
-            raise InstallError(self.repository.failures.pop(0))
+            raise InstallError(self.repository.failures.pop(0)) from self.repository.disk
         names = tuple(versions if versions is not None else self.spec.packages)
         self.repository.installs.append(names)
         self.root.make_dirs("/usr")

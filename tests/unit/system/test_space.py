@@ -212,12 +212,16 @@ def test_inodes_are_told_where_they_are_out(monkeypatch: pytest.MonkeyPatch) -> 
     assert "cache prune" in failure.hint
 
 
-def test_all_places_are_advised_where_none_is_full_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    places(monkeypatch, place("pool"), place("temporary directory"))
+def test_the_fullest_place_is_named_where_none_is_full_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """dpkg removes the file that did not fit."""
+    places(monkeypatch, place("output directory", 80 * GIB), place("pool", 2 << 20))
     failure = space.explain(wrapped(errno.ENOSPC))
     assert failure is not None
-    assert "--pool" in failure.hint
-    assert "TMPDIR" in failure.hint
+    assert "/somewhere/pool (pool) has 2.0 MiB free now" in failure.message
+    places(monkeypatch)
+    failure = space.explain(wrapped(errno.ENOSPC))
+    assert failure is not None
+    assert failure.hint == "make room on the disk"
 
 
 def test_a_quota_is_told_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
