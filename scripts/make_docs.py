@@ -125,6 +125,25 @@ def _events() -> str:
     return table(("`event`", "fields beside `time` and `step`"), rows)
 
 
+def _walls() -> str:
+    from buildstep.build.doctor.walls import WALLS
+
+    return table(("wall", "a script cannot", "made by"), ((it.name, it.keeps, it.by) for it in WALLS))
+
+
+def _capabilities() -> str:
+    from buildstep.system.bubblewrap import CAPABILITIES
+
+    return table(("capability", "why"), ((f"`{name}`", why) for name, why in CAPABILITIES.items()))
+
+
+def _system_calls() -> str:
+    from buildstep.system.seccomp import REFUSED
+
+    rows = ((why, ", ".join(f"`{name}`" for name in names)) for why, names in REFUSED.items())
+    return table(("why", "calls"), rows)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "cleaners": _cleaners,
     "variables": _variables,
@@ -135,6 +154,9 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "installers": _installers,
     "formats": _formats,
     "events": _events,
+    "walls": _walls,
+    "capabilities": _capabilities,
+    "system calls": _system_calls,
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench import chart, machine, results, table
+from bench import chart, machine, results, table, walls_cost
 from bench.changes import one_directory, one_file, one_mebibyte, thousand_files
 from bench.engines import ENGINES
 from bench.engines.buildah import containerfile
@@ -366,3 +366,14 @@ def test_the_cost_of_clones_is_compared_from_smallest_to_largest(tmp_path: Path)
     assert clone_cost.ratio(found) == large / small
     assert not list((tmp_path / "pool/build").iterdir())
     assert not list((tmp_path / "pool/image").iterdir())
+
+
+def test_the_cost_of_walls_is_held_to_its_bars() -> None:
+    """Milliseconds for small builds, a share for the one of many files."""
+
+    def row(more: float, ratio: float) -> dict[str, Any]:
+        return {"more": more, "ratio": ratio}
+
+    assert walls_cost.failures({"tiny": row(0.039, 1.3), "files": row(2.0, 1.029)}) == []
+    wrong = walls_cost.failures({"tiny": row(0.041, 1.3), "files": row(0.1, 1.031)})
+    assert [line.partition(":")[0] for line in wrong] == ["tiny", "files"]

@@ -1,6 +1,6 @@
 """A base image and a proto directory are attackers too: what they hold leads the build to nothing of the host.
 
-Single archives and links are tried by tests/unit/formats/test_unpack.py and tests/integration/test_build.py (D16).
+Single archives and links are tried by tests/unit/formats/test_unpack.py and tests/integration/test_build.py.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from buildstep.build.doctor import base_image, machine, pool
+from buildstep.build.doctor import base_image, machine, pool, walls
 from buildstep.build.doctor.findings import Examination, Finding, Level
 from buildstep.errors import BuildstepError, ExitCode
 from buildstep.spec.config import Config
@@ -22,6 +22,7 @@ CHECKS: Mapping[str, Callable[[Examination], None]] = {
     "kernel": machine.kernel,
     "limits": machine.command_limits,
     "pool": pool.opened,
+    "walls": walls.in_force,
     "leftovers": pool.leftovers,
     "image": base_image.image,
     "tools": machine.tools,

@@ -102,18 +102,32 @@ def devices() -> str:
 
 def command_chain() -> str:
     """Start a program the way a package manager is started in an image."""
+    _run_inside(["true"])
+    return ""
+
+
+def seen_inside() -> str:
+    """Return what a command sees that is run so: status, mounts and interfaces, a form feed between them."""
+    paths = ("/proc/self/status", "/proc/self/mountinfo", "/proc/self/net/dev")
+    script = 'for path; do cat "$path"; printf "\\f"; done'
+    return _run_inside(["sh", "-c", script, "sh", *paths]).rstrip("\f")
+
+
+def _run_inside(argv: list[str]) -> str:
+    """Return what a program of this machine prints, run as one of an image's is. Raises SandboxError."""
+    limits = process.Limits(20.0, answer=1 << 20)
     try:
         with contextlib.ExitStack() as stack:
             fd = None
             with contextlib.suppress(seccomp.Unavailable):
                 fd = stack.enter_context(seccomp.opened(seccomp.program()))
             entrance = bubblewrap.Entrance(root=Path("/"), seccomp=fd)
-            start, limits = process.Start(fds=entrance.fds), process.Limits(20.0)
-            process.run(entrance.command(["true"]), start=start, limits=limits)
+            return process.run(
+                entrance.command(argv), start=process.Start(fds=entrance.fds), limits=limits
+            ).stdout
     except CommandFailed as error:
         said = error.detail.partition("\ncommand: ")[0].strip()
         raise SandboxError(said or error.message) from error
-    return ""
 
 
 # -- users without root ------------------------------------------------------------------------------------
