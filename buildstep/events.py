@@ -122,8 +122,16 @@ class Bus:
         self._subscribers.remove(subscriber)
 
     def emit(self, event: Event) -> None:
-        for subscriber in self._subscribers:
-            subscriber(event)
+        """Hand on an event. A view that cannot be written to any more is dropped, and the others told: a log
+        on a full disk ends no build. (That its reader is gone is for the command to see.)"""
+        for subscriber in tuple(self._subscribers):
+            try:
+                subscriber(event)
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                self._subscribers.remove(subscriber)
+                self.note(f"a log of this build ends here: {error.strerror}", level="warning")
 
     def note(self, text: str, *, level: Level = "info") -> None:
         """Tell the reader something about the current step."""

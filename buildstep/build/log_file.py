@@ -6,6 +6,7 @@ state/logs/BUILD-ID.events.jsonl     of one that failed, with BUILD-ID.buildreco
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -45,7 +46,10 @@ class BuildLog:
     ) -> None:
         self._bus.unsubscribe(self._log)
         self._log.flush()
-        self._stream.close()
+        with contextlib.suppress(OSError):  # it is what `problem` is about, and no error hides another
+            self._stream.close()
+        if self._log.problem is not None:
+            self._bus.note(f"the event log is incomplete: {self._log.problem.strerror}", level="warning")
         if not self._shipped:
             self._path.unlink(missing_ok=True)
 
@@ -60,9 +64,13 @@ class BuildLog:
         self._log.flush()
         private_dir(self._folder)
         place = self._folder / (self._build_id + SUFFIX)
-        if self._path.exists():
-            shutil.copyfile(self._path, place)
-        write_json(place.with_name(self._build_id + RECORD_SUFFIX), record.to_json(), durable=False)
+        try:
+            if self._path.exists():
+                shutil.copyfile(self._path, place)
+            write_json(place.with_name(self._build_id + RECORD_SUFFIX), record.to_json(), durable=False)
+        except OSError:
+            place.unlink(missing_ok=True)
+            raise
         for old in sorted(self._folder.iterdir(), reverse=True)[2 * KEPT :]:
             old.unlink(missing_ok=True)
         self._bus.note(f"the log of this build: {place}")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from buildstep.build import cache_inputs
-from buildstep.build.context import BuildContext, BuildState
+from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.cache import resolutions
 from buildstep.cache.resolutions import KeptResolution
 from buildstep.errors import BuildstepError
@@ -55,7 +55,8 @@ def resolve(
         resolution = KeptResolution.of(index, packages.resolve(), asked=fetched)
         if not index and context.spec.packages:
             context.bus.note(f"{packages.installer.name} has no index here: the layer is known by names only")
-    resolutions.save(folder, name, resolution)
+    with report_failure(context.bus, "keeping the resolution"):
+        resolutions.save(folder, name, resolution)
     return resolution, fetched < begin - 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -109,7 +110,13 @@ def debugging() -> bool:
 
 
 def print_error(error: BuildstepError, *, debug: bool) -> None:
-    """Print an error for a person: what happened, the detail, what to do next."""
+    """Print an error for a person: what happened, the detail, what to do next. Where that cannot be written,
+    the exit code still tells it."""
+    with contextlib.suppress(OSError):
+        _print_error(error, debug=debug)
+
+
+def _print_error(error: BuildstepError, *, debug: bool) -> None:
     if debug:
         traceback.print_exception(error)
     click.secho("buildstep: ", fg="red", bold=True, nl=False, err=True)

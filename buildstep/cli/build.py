@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -195,7 +196,7 @@ def _build(
     opened = session.open_session(pool, verbose=verbose, quiet=quiet or dry_run, healing=not dry_run)
     if log_json:
         stream = open(log_json, "w", encoding="utf-8")  # noqa: SIM115 - closed with the command
-        click.get_current_context().call_on_close(stream.close)
+        click.get_current_context().call_on_close(partial(_close, stream))
         opened.bus.subscribe(JsonView(stream))
     spec = _with_limits(spec, opened.config)
     plain = bool(os.environ.get("BUILDSTEP_PLAIN"))
@@ -208,11 +209,19 @@ def _build(
         return 0
     result = execute(decided, store=opened.store, cache=opened.cache, bus=opened.bus, environ=opened.environ)
     if any(opened.bus.counts.get(name) for name in ("layers_made", "layers_kept")):
+        from buildstep.build.context import report_failure
         from buildstep.cache import prune
 
-        prune.keep_within(opened.cache, opened.limits)
+        with report_failure(opened.bus, "pruning the cache"):
+            prune.keep_within(opened.cache, opened.limits)
     show(result.to_json(), map(short_path, result.paths), as_json=as_json)
     return 0
+
+
+def _close(stream: TextIO) -> None:
+    """Close a log. That it did not fit on its disk was told before."""
+    with contextlib.suppress(OSError):
+        stream.close()
 
 
 def _with_limits(spec: BuildSpec, config: Config) -> BuildSpec:

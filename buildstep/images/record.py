@@ -53,9 +53,13 @@ class ImageRecord:
     def version(self) -> str:
         return str(self.manifest.get("version", ""))
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON data."""
+        return {"format": FORMAT, **asdict(self)}
+
     def save(self, path: Path) -> None:
         """Write the record. Raises OSError."""
-        sealed.write(path, {"format": FORMAT, **asdict(self)})
+        sealed.write(path, self.to_json())
 
     @classmethod
     def read(cls, path: Path) -> ImageRecord:

@@ -23,6 +23,7 @@ from buildstep.pool import stale
 from buildstep.pool.interface import Backend
 from buildstep.pool.stale import Stale
 from buildstep.system import cgroup, mounts
+from buildstep.system.files import write_all
 from buildstep.system.host import boot_id
 from buildstep.system.locks import take_lock
 from buildstep.system.private import private_dir, private_file
@@ -39,7 +40,8 @@ class Journal:
         self._fd = fd
 
     def _write(self, record: dict[str, object]) -> None:
-        os.write(self._fd, _line(record))
+        # All of it: with half a line in the journal of a full disk nothing may be acquired.
+        write_all(self._fd, _line(record))
 
     def _write_path(self, kind: str, path: Path) -> None:
         self._write({"acquire": kind, "path": os.fspath(path.absolute())})

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from buildstep.errors import DatasetError
 from buildstep.pool.interface import Backend, Kind
+from buildstep.system import space
 from buildstep.system.private import OTHERS, private_file
 
 _DONE = ".private"
@@ -77,7 +78,12 @@ def mend(backend: Backend) -> str:
                     count += _close(path)
                 elif entry.is_file(follow_symlinks=False):
                     count += _close(path)
-    private_file(done)
+    try:
+        private_file(done)
+    except OSError as error:
+        if error.errno not in space.NUMBERS:
+            raise
+        # The disk is full, and this may be the command that makes room: it is all looked at again next time.
     if not count:
         return ""
     why = opened or "some of it could be read by others"

@@ -17,8 +17,15 @@ from pathlib import Path
 import pytest
 
 from buildstep import pool as pool_module
+from buildstep.cache import prune
+from buildstep.events import Bus
+from buildstep.images import gc
+from buildstep.pool import privacy
 from buildstep.pool.heal import heal
+from buildstep.pool.interface import Backend, Kind
+from buildstep.pool.journal import open_journal
 from buildstep.system import space
+from buildstep.system.space import Room
 from tests.integration.conftest import demand, enclosed
 from tests.integration.repository import make_place, make_repository
 from tests.integration.yard import Outcome, Yard, tiny_base
@@ -164,6 +171,71 @@ def test_a_disk_that_is_too_small(top: Path, role: str) -> None:
     else:
         assert any(errors), "no disk was too small"
         assert not all(errors), "no disk was large enough"
+
+
+# -- what makes room -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", ["size=3m", "size=64m,nr_inodes=300"], ids=["bytes", "inodes"])
+@pytest.mark.parametrize("scheme", ["overlay", "dir"] if FULL else ["overlay"])
+def test_room_can_be_made_on_a_full_disk(top: Path, scheme: str, option: str) -> None:
+    def job() -> None:
+        small = Small(role="pool", option=option, scheme=scheme)
+        with tmpfs(top / "place", LARGE), tmpfs(top / "disk", option) as disk:
+            yard = yard_in(top, small, top / "place", disk)
+            outcome, error = attempt(yard, replace(small, plain=False))
+            assert outcome is not None, error
+            backend = pool_module.open_pool(yard.pool)
+            die(backend)
+            fill_up(disk)
+            assert privacy.mend(backend) == ""
+            healed = heal(backend)
+            assert {item.kind for item in healed} == {"dataset", "folder"}
+            assert all(item.removed for item in healed), healed
+            assert heal(backend) == []
+            fill_up(disk)
+            store, cache = yard.open(Bus(), {})
+            assert prune.items(cache)
+            assert prune.prune(cache)
+            assert prune.items(cache) == []
+            fill_up(disk)
+            assert [row.removed for row in gc.collect(store, unused_seconds=0, dry_run=False)] == [True]
+            for path in disk.glob("fill*"):
+                path.unlink()
+            again, problem = attempt(yard, small)
+            assert again is not None, problem
+            assert again.files == outcome.files
+
+    enclosed(job)
+
+
+def die(backend: Backend) -> None:
+    """Leave what a build leaves that is killed in a clone."""
+    child = os.fork()
+    if child == 0:
+        opened = open_journal(backend.state, "a build that dies")
+        journal = opened.__enter__()
+        (image,) = backend.idents(Kind.IMAGE)
+        clone = backend.clone(Kind.IMAGE, image, journal.dataset(f"{journal.ident}-1"))
+        (clone.path / "new").write_bytes(bytes(100_000))
+        (clone.path / "etc/conf").unlink()
+        journal.folder(backend.state / "work/dead")
+        os._exit(9)
+    os.waitpid(child, 0)
+
+
+def fill_up(disk: Path) -> None:
+    """Leave no byte or no inode free, whichever is the less."""
+    for number in range(1000):
+        room = Room.at(disk)
+        if not room.free or room.inodes == 0:
+            return
+        with open(disk / f"fill{time.monotonic_ns()}-{number}", "wb", buffering=0) as stream:
+            if room.free < 8 << 20:
+                with contextlib.suppress(OSError):
+                    while stream.write(bytes(1 << 20)):
+                        pass
+    raise AssertionError(room)
 
 
 # -- packages ------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from buildstep import emit
-from buildstep.build.context import BuildContext, BuildState
+from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.forecast import check_room
 from buildstep.build.manifest import check_manifest
 from buildstep.build.plan import PlanFacts, Planned
@@ -42,7 +42,8 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
         result.state, result.reason = "reuse", plan_.steps[0].reason
     state.image_record = image
     if plan_.route is Route.UP_TO_DATE:
-        note_proto(context)
+        with report_failure(context.bus, "keeping what was read"):
+            note_proto(context)
         return
     context.stack.enter_context(store.using(image))
     if plan_.image is None:  # now it is known how large it is

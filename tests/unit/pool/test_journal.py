@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -345,3 +346,25 @@ def test_a_journal_is_a_resource_of_its_build(pool: DirectoryBackend) -> None:
         assert one.ident != two.ident
         assert heal(pool) == []
     assert files(pool.path) == []
+
+
+def test_half_a_line_on_a_full_disk_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk took a part of the line: what it is about must not be acquired."""
+    real, left = os.write, 5
+
+    def write(fd: int, data: bytes) -> int:
+        nonlocal left
+        if not left:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        done = real(fd, bytes(data)[:left])
+        left -= done
+        return done
+
+    def build() -> None:
+        with open_journal(tmp_path / "state", "build") as opened:
+            monkeypatch.setattr(os, "write", write)
+            opened.folder(tmp_path / "state/work/x")
+
+    with pytest.raises(OSError, match="No space left"):
+        build()
+    assert not (tmp_path / "state/work/x").exists()
