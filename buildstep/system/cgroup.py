@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from buildstep.system import host, mount_table
+from buildstep.system import device_filter, host, mount_table
 
 NAME: Final = re.compile("buildstep-[0-9a-f]{16}")
 """What our groups are called: nothing else is ever removed."""
@@ -55,12 +55,10 @@ FILES: Final[Mapping[tuple[int, str], Files]] = {
 }
 
 DEVICES: Final = (
-    # Device files can be made, as packages may hold them.
-    "c *:* m", "b *:* m",
-    "c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm",  # null zero full random urandom
-    "c 5:0 rwm", "c 5:2 rwm", "c 136:* rwm",  # tty ptmx pts
+    (1, 3), (1, 5), (1, 7), (1, 8), (1, 9),  # null zero full random urandom
+    (5, 0), (5, 2), (136, None),  # tty ptmx, and all of pts
 )  # fmt: skip
-"""The devices that may be opened, for version 1; version 2 has no file for that."""
+"""The character devices that may be opened, by major and minor. Any may be made: packages hold them."""
 
 
 class Place(NamedTuple):
@@ -99,6 +97,8 @@ def places() -> dict[str, Place]:
             found[name] = Place(2, top)
         elif place.version == 1 and os.access(place.folder, os.W_OK | os.X_OK):
             found[name] = place
+    if top is not None and "devices" not in found and device_filter.possible():
+        found["devices"] = Place(2, top)
     return found
 
 
@@ -233,8 +233,12 @@ def group(limits: Mapping[str, int], *, devices: bool = True) -> Iterator[Group]
 def _set(place: Place, controller: str, limits: Mapping[str, int]) -> None:
     """Write the limit of one controller. Raises OSError where the kernel refuses the one that counts."""
     if controller == "devices":
+        if place.version == 2:
+            device_filter.attach(place.folder, DEVICES)
+            return
         (place.folder / "devices.deny").write_text("a")
-        for rule in DEVICES:
+        opened = (f"c {major}:{'*' if minor is None else minor} rwm" for major, minor in DEVICES)
+        for rule in ("c *:* m", "b *:* m", *opened):
             with contextlib.suppress(OSError):  # what our own group may not open, it cannot grant
                 (place.folder / "devices.allow").write_text(rule)
         return

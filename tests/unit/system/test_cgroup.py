@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.system import cgroup, mount_table
+from buildstep.system import cgroup, device_filter, mount_table
 from buildstep.system.cgroup import Place
 
 Tree = Callable[[str, str], Path]
@@ -30,6 +30,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
         monkeypatch.setattr(mount_table, "PROC", tmp_path / "proc")
         monkeypatch.setattr(cgroup, "_SELF", tmp_path / "proc/self/cgroup")
         monkeypatch.setattr(cgroup, "_MEMINFO", tmp_path / "meminfo")
+        monkeypatch.setattr(device_filter, "possible", lambda: False)
         monkeypatch.setattr(cgroup, "_PATIENCE", 0.05)  # unlike a real group, one with files stays
         return top
 
