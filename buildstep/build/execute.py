@@ -16,6 +16,7 @@ from buildstep.build.remember import remember
 from buildstep.build.steps import STEPS
 from buildstep.build.steps.import_ import open_blobs
 from buildstep.build.steps.interface import Route
+from buildstep.cache import outputs
 from buildstep.cache.layers import LayerCache
 from buildstep.errors import BuildstepError
 from buildstep.events import BuildStarted, Bus
@@ -50,7 +51,7 @@ def _execute(
     recorder = Recorder(bus, total=len(plan.steps))
     with (
         open_journal(store.backend.state, f"build {spec.name} {spec.version}") as journal,
-        _writing(stem, journal),
+        _writing(stem, journal, bus),
         BuildLog(stem, store.backend.state, journal.ident, bus) as log,
     ):
         bus.emit(
@@ -94,14 +95,20 @@ def _execute(
 
 
 def _with_route(context: BuildContext, state: BuildState) -> BuildContext:
-    """Return the context with the route that is still possible: a content update needs every layer that it
-    does not make."""
-    if context.plan.update is None:
-        return context
-    state.blobs = open_blobs(context)
-    return (
-        context if context.plan.update.complete(state.blobs) else replace(context, plan=context.plan.full())
-    )
+    """Return the context with the route that is still possible, now that nobody else writes these outputs.
+
+    A content update needs every layer that it does not make; outputs may have been replaced by another build
+    of the same name since the plan was made.
+    """
+    plan = context.plan
+    if plan.outputs is not None:
+        possible = outputs.find(context.backend.state, str(plan.outputs["key"])) is not None
+    elif plan.update is not None:
+        state.blobs = open_blobs(context)
+        possible = plan.update.complete(state.blobs)
+    else:
+        possible = True
+    return context if possible else replace(context, plan=plan.full())
 
 
 def _run_steps(context: BuildContext, state: BuildState) -> None:
@@ -149,11 +156,11 @@ def _result(context: BuildContext, state: BuildState) -> BuildResult:
 
 
 @contextlib.contextmanager
-def _writing(stem: Path, journal: Journal) -> Iterator[None]:
+def _writing(stem: Path, journal: Journal, bus: Bus) -> Iterator[None]:
     """Let one build at a time write files of one name into a folder. The lock file is not left there."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     path = output_lock(stem)
-    with lock(path):
+    with lock(path, tell=bus.note):
         sweep_outputs(stem)  # what a dead build left whose journal was lost
         journal.outputs(stem)
         try:

@@ -91,7 +91,7 @@ def find_valid(context: BuildContext, state: BuildState) -> CachedLayer | None:
     question = package_resolution.question(context, state)
     name = cache_inputs.answer_key(question)
     state.making = context.stack.enter_context(contextlib.ExitStack())
-    state.making.enter_context(context.cache.making(name))
+    state.making.enter_context(context.cache.making(name, context.bus.note))
     resolution = resolutions.find(context.backend.state, name)
     if resolution is None or not resolution.fresh(spec.index_max_age):
         return None
@@ -129,10 +129,21 @@ def go_on(context: BuildContext, state: BuildState, layer: CachedLayer) -> None:
 
 
 def _take(context: BuildContext, key: str) -> CachedLayer | None:
-    """Lock a layer for the length of the build; None where there is none, or a damaged one."""
-    context.stack.enter_context(context.cache.using(key))
-    taken = context.cache.take(key, lambda text: context.bus.note(text, level="warning"))
-    return None if taken is None else CachedLayer(*taken)
+    """Lock a layer, and those it is based on, for the length of the build; None where there is none, or a
+    damaged one."""
+    cache = context.cache
+    with contextlib.ExitStack() as uses:
+        uses.enter_context(cache.using(key))
+        taken = cache.take(key, lambda text: context.bus.note(text, level="warning"))
+        if taken is None:
+            return None
+        for below in taken[0].under:
+            uses.enter_context(cache.using(below))
+        # As long as it had its record, none of those could go.
+        if cache.find(key) is None:
+            return None
+        context.stack.push(uses.pop_all())
+        return CachedLayer(*taken)
 
 
 # -- made now -----------------------------------------------------------------------------------------------
@@ -302,10 +313,12 @@ def _keep(
 ) -> None:
     """Make the tree as it is now a layer, and go on in a clone of it. smaller: the layer it was made from."""
     key, cache = target.key, context.cache
-    context.stack.enter_context(cache.using(key))
-    # One that is there and was not found is of a build that died, or of an earlier boot.
+    # One that is there and was not found is of a build that died, or damaged.
     if not cache.make_room(key):
         context.bus.note("the layer with the packages is not kept: an older one of its name is in use")
+        return
+    context.stack.enter_context(cache.using(key))
+    if cache.find(key) is not None:  # another build was faster
         return
     context.backend.snapshot(state.dataset, Kind.LAYER, key)
     order = list(state.resolution.order) if state.resolution is not None else []

@@ -12,8 +12,12 @@ or two layers around it are made again, and only those are sent to a registry.
 
 A layer is hashed again before it is used if its file was touched since it was written, or was written before
 the machine was started last (it is not forced to the disk). Whatever happens to it later, an archive only
-gets its name when the layers in it have their digests. While a build uses a layer its file is locked
-(shared), so that nobody prunes it.
+gets its name when the layers in it have their digests.
+
+While a build uses a layer its file is locked (shared), before it is looked at, so that nobody prunes it. A
+layer is written under a name of its own; it gets its name and its record, and is removed, while
+`locks/blob-names.lock` is held, so that nobody removes a new file in place of the old one. Whoever makes
+a layer that is known beforehand holds `locks/blob-NAME.lock` meanwhile, and takes it before any of these.
 """
 
 from __future__ import annotations
@@ -144,9 +148,9 @@ class BlobStore:
         """
         path = self._folder / name
         try:
-            record = BlobRecord.read(path)
             if not self._hold(path):
                 return None
+            record = BlobRecord.read(path)
             seen = replace(record, stamp=_stamp(path), boot=boot_id())
             if seen != record:
                 if problem := record.damage(path):
@@ -217,15 +221,16 @@ class BlobStore:
 
     def _for_key(self, key: str, root: Path, layer: Changes, comment: str, *, epoch: int | None) -> Blob:
         path = self._folder / _name(key)
-        with lock(self._locks / f"blob-{path.name[:32]}.lock"):
+        with lock(self._locks / f"blob-{path.name[:32]}.lock", tell=self._bus.note):
             found = None if self._fresh else self.find(path.name, comment)
             if found is not None:
                 return found
             self._bus.note(f"compressing {comment}")
-            self._journal.outputs(path)
             begin = time.monotonic()
             self._bus.count("layers_made")
-            blob, _ = write_layer(root, layer, path, codec=self._codec, epoch=epoch, bus=self._bus)
+            blob, _ = write_layer(
+                root, layer, self._new_path(), codec=self._codec, epoch=epoch, bus=self._bus
+            )
             return self._keep(replace(blob, comment=comment), key, path, begin)
 
     def for_content(self, root: Path, changes: Changes, tree: FileList, *, comment: str) -> Blob:
@@ -242,17 +247,14 @@ class BlobStore:
             self._bus.count("bytes_hashed", hash_entries(root, entries))
             hashed = True
         lines: list[bytes] = []
-        name = _name(f"new {secrets.token_hex(16)}")  # until the content has been read
         if hashed:
             _spread_to_links(entries)
             lines = [layer_line(entry, self._epoch) for entry in entries]
             name = _name(self._digest(lines, changes))
             if not self._fresh and (found := self.reuse(name, comment)) is not None:
                 return found
-        path = self._folder / name
-        self._journal.outputs(path)
         begin = time.monotonic()
-        blob, stream = self._write(path, root, layer, lines)
+        blob, stream = self._write(self._new_path(), root, layer, lines)
         if not hashed:
             lines = [layer_line(entry, self._epoch) for entry in entries]
         key = self._digest(lines, changes)
@@ -262,6 +264,12 @@ class BlobStore:
             if not changes.removed:
                 chunk_reuse.save(_chunks_path(blob.path), chunk_reuse.table(stream, entries, lines))
         return blob
+
+    def _new_path(self) -> Path:
+        """Return the name of a layer until it is complete, and its content known."""
+        path = self._folder / _name(f"new {secrets.token_hex(16)}")
+        self._journal.outputs(path)
+        return path
 
     def _write(self, path: Path, root: Path, layer: Changes, lines: Sequence[bytes]) -> tuple[Blob, Stream]:
         """Write a layer, from old chunks where its lines are known; without them if one is damaged."""
@@ -277,16 +285,20 @@ class BlobStore:
 
     def _keep(self, blob: Blob, key: str, path: Path, begin: float) -> Blob:
         """Give a layer that was just written its name and its record."""
-        if blob.path != path:
+        assert blob.path != path
+        self._hold(blob.path)  # the lock goes with the file
+        with lock(names_lock(self._folder)):
             blob.path.rename(path)
-        self._hold(path)
+            self._record(blob, key, path, begin)
+        self._used.append(path.name)
+        return replace(blob, path=path)
+
+    def _record(self, blob: Blob, key: str, path: Path, begin: float) -> None:
         BlobRecord(
             digest=blob.digest, size=blob.size, diff_id=blob.diff_id, media_type=blob.media_type,
             comment=blob.comment, key=key, seconds=time.monotonic() - begin, stamp=_stamp(path),
             boot=boot_id(),
         ).save(path)  # fmt: skip
-        self._used.append(path.name)
-        return replace(blob, path=path)
 
     def _digest(self, lines: Iterable[bytes], changes: Changes) -> str:
         """Return a digest of all that decides a layer's bytes."""
@@ -316,9 +328,9 @@ class BlobStore:
     def drop_damaged(self, blobs: Iterable[Blob]) -> None:
         """Remove those layers that do not have their digest, so that the next build makes them again."""
         for blob in blobs:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), lock(names_lock(self._folder)):
                 if blob.path.parent == self._folder and sha256_file(blob.path) != blob.digest:
-                    remove(blob.path)
+                    _remove(blob.path)
 
 
 def record_path(path: Path) -> Path:
@@ -335,21 +347,38 @@ def files_of(path: Path) -> tuple[Path, ...]:
     return record_path(path), _chunks_path(path), path
 
 
-def remove(path: Path) -> None:
-    """Remove a stored layer, its record first."""
-    for item in files_of(path):
-        item.unlink(missing_ok=True)
+def names_lock(folder: Path) -> Path:
+    """Return the lock file of the moment in which a layer in this folder gets its name or is removed."""
+    return folder.parent / "locks" / "blob-names.lock"
 
 
-def try_remove(path: Path) -> bool:
-    """Remove a stored layer unless a build uses it. Returns whether it is gone."""
+def try_remove(path: Path, *, unused_since: float | None = None) -> bool:
+    """Remove a stored layer unless a build uses it. Returns whether it is gone.
+
+    unused_since: not if it was used after that time (seconds since 1970).
+    """
     try:
-        with try_lock(path, create=False) as unused:
-            if unused:
-                remove(path)
+        with lock(names_lock(path.parent)), try_lock(path, create=False) as unused:
+            if unused and not _used_since(path, unused_since):
+                _remove(path)
     except OSError:
         return False
     return not path.exists()
+
+
+def _used_since(path: Path, since: float | None) -> bool:
+    if since is None:
+        return False
+    try:
+        return record_path(path).stat().st_mtime > since
+    except FileNotFoundError:
+        return False
+
+
+def _remove(path: Path) -> None:
+    """Remove a stored layer, its record first."""
+    for item in files_of(path):
+        item.unlink(missing_ok=True)
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

@@ -3,6 +3,8 @@
 state/layers/KEY.json   the record, written last: a layer without one is never used
 state/layers/KEY.list   the file list of the tree up to this layer
 state/layers/KEY.used   its time is when the layer was last used
+state/locks/layer-KEY.lock      held by the build that makes the layer
+state/locks/layer-use-KEY.lock  held, shared, by whoever uses the layer; exclusively while it is removed
 
 A layer is only used when its list is the one that was written, and nothing touched its tree since it was
 made. A tree that was touched is hashed again; if it differs, the layer is removed.
@@ -22,7 +24,7 @@ from buildstep.cache import records
 from buildstep.errors import BuildstepError, StoreError
 from buildstep.pool.interface import Backend, Kind
 from buildstep.system.files import atomic_write
-from buildstep.system.locks import lock, try_lock
+from buildstep.system.locks import Tell, lock, try_lock
 from buildstep.system.private import private_dir, private_file
 from buildstep.system.text import difference
 from buildstep.tree.diff import diff
@@ -94,7 +96,8 @@ class LayerCache:
     def take(self, key: str, note: Callable[[str], None]) -> tuple[LayerRecord, FileList] | None:
         """Return the layer of this key, verified, and its file list; None if there is none.
 
-        One that is damaged is reported to `note` and removed.
+        Lock it before (`using`). One that is damaged is reported to `note` and forgotten: no build takes it
+        any more, and the next that makes this layer removes it, if it is not used by then (`make_room`).
         """
         record = self.find(key)
         if record is None:
@@ -105,9 +108,8 @@ class LayerCache:
         except (BuildstepError, OSError) as error:
             problem, entries = str(error), {}
         if problem:
-            note(f"the layer {key[:12]} is damaged and was removed: {problem}")
-            with contextlib.suppress(BuildstepError):
-                self.discard(key)
+            note(f"the layer {key[:12]} is damaged and is not used: {problem}")
+            self._forget(key)
             return None
         with contextlib.suppress(OSError):
             self.touch(key)
@@ -168,14 +170,18 @@ class LayerCache:
     # -- making -------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def making(self, key: str) -> Iterator[None]:
-        """Hold a lock while a layer is made, so that two builds that need the same one make it once."""
-        with lock(self._locks / f"layer-{key}.lock"):
+    def making(self, key: str, tell: Tell | None = None) -> Iterator[None]:
+        """Hold a lock while a layer is made, so that two builds that need the same one make it once. tell: is
+        told of a wait for another build."""
+        with lock(self._locks / f"layer-{key}.lock", tell=tell):
             yield
 
     @contextlib.contextmanager
     def using(self, key: str) -> Iterator[None]:
-        """Hold a lock while a build uses a layer, so that it is not pruned meanwhile."""
+        """Hold a lock while a build uses a layer, so that it is not pruned meanwhile.
+
+        It may be gone by the time that it is locked: look for it then.
+        """
         with lock(self.use_lock(key), shared=True):
             yield
 
@@ -188,10 +194,7 @@ class LayerCache:
         for record in sorted(self.records(), key=lambda record: -len(record.under)):
             if key in record.under and not self.try_discard(record.key):
                 return False
-        with contextlib.suppress(BuildstepError):
-            self.discard(key)
-            return True
-        return False
+        return self.try_discard(key)
 
     def save(self, record: LayerRecord, entries: FileList) -> None:
         """Write the record of a layer whose dataset has just been made."""
@@ -225,21 +228,26 @@ class LayerCache:
         except OSError:
             return 0.0
 
-    def discard(self, key: str) -> None:
-        """Forget a layer and remove its dataset; the record goes first."""
+    def _forget(self, key: str) -> None:
+        """Remove a layer's record, so that nobody finds it any more."""
         for suffix in ("json", "list", "used"):
             self._path(key, suffix).unlink(missing_ok=True)
-        self.backend.destroy(Kind.LAYER, key)
 
-    def try_discard(self, key: str) -> bool:
-        """Remove a layer unless a build uses it, or another is based on it. Returns whether it is gone."""
-        if any(key in record.under for record in self.records()):
-            return False
+    def try_discard(self, key: str, *, unused_since: float | None = None) -> bool:
+        """Remove a layer unless a build uses it, or another is based on it. Returns whether it is gone.
+
+        unused_since: not if it was used after that time (seconds since 1970).
+        """
         with try_lock(self.use_lock(key)) as unused:
+            late = unused_since is not None and self.find(key) is not None
+            late = late and self.last_used(key) > (unused_since or 0)
+            # Whoever makes a layer on this one has it locked until the record says so.
+            if not unused or late or any(key in record.under for record in self.records()):
+                return False
             with contextlib.suppress(BuildstepError):
-                if unused:
-                    self.discard(key)
-                    return True
+                self._forget(key)
+                self.backend.destroy(Kind.LAYER, key)
+                return True
             return False
 
     def discard_above(self, below: str) -> bool:

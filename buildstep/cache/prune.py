@@ -4,6 +4,12 @@ Layers, compressed layers, indexes of proto directories, resolutions, notes of o
 downloaded packages.
 Each goes by when it was last used, and none while a build uses it. All of it can be made again: a build that
 misses something takes longer, and gives the same image.
+
+What a build uses for longer than it takes to read is locked (shared) before the build looks whether it is
+there and good: layers, compressed layers, base images. Whoever removes such a thing locks it exclusively,
+without waiting, and looks again whether it is unused and as it was. What is read at once (indexes,
+resolutions, notes of outputs, trees) is read as it is or not at all: a removal meanwhile is as good as one
+before. The order of the locks is in `docs/explanation/how-it-works.md`.
 """
 
 from __future__ import annotations
@@ -188,25 +194,31 @@ def keep_within(cache: LayerCache, limits: Limits) -> list[Item]:
 def _remove(cache: LayerCache, item: Item) -> bool:
     """Remove an item unless a build uses it. Returns whether it is gone."""
     if item.kind == "layer":
-        return cache.try_discard(item.name)
+        return cache.try_discard(item.name, unused_since=item.used)
     state = cache.backend.state
     path, guard = Path(item.name), None
     if item.kind == "blob":
-        path = guard = state / "blobs" / item.name
-    elif item.kind in ("package", "lists"):
+        return blobs.try_remove(state / "blobs" / item.name, unused_since=item.used)
+    if item.kind in ("package", "lists"):
         guard = state / "packages" / path.relative_to(state / "packages").parts[0] / "lock"
     elif item.kind == "index":
         guard = path.with_suffix(".lock")
     with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-        if guard is None or stack.enter_context(try_lock(guard, create=item.kind != "blob")):
-            if item.kind == "blob":
-                blobs.remove(path)
-            elif item.kind == "lists":
+        if guard is None or stack.enter_context(try_lock(guard)):
+            if _used_since(path, item):
+                return False
+            if item.kind == "lists":
                 remove_tree(path)
             else:
                 path.unlink()
             return True
     return False
+
+
+def _used_since(path: Path, item: Item) -> bool:
+    """Whether a file was used since it was found."""
+    marker = path / "record" if item.kind == "lists" else path
+    return marker.exists() and marker.stat().st_mtime > item.used
 
 
 def _sweep_locks(folder: Path) -> None:

@@ -40,7 +40,7 @@ def collect(store: ImageStore, *, unused_seconds: float, dry_run: bool = False) 
         elif record.uuid in kept:
             reason, removed = "an image that is kept is based on it", False
         else:
-            removed, problem = _try_delete(store, record, dry_run=dry_run)
+            removed, problem = _try_delete(store, record, now - unused_seconds, dry_run=dry_run)
             reason = problem or reason
         if not removed and record.origin:
             kept.add(record.origin)
@@ -50,11 +50,13 @@ def collect(store: ImageStore, *, unused_seconds: float, dry_run: bool = False) 
     return found
 
 
-def _try_delete(store: ImageStore, record: ImageRecord, *, dry_run: bool) -> tuple[bool, str]:
+def _try_delete(
+    store: ImageStore, record: ImageRecord, unused_since: float, *, dry_run: bool
+) -> tuple[bool, str]:
     if dry_run:
         return True, ""
     try:
-        store.delete(record)
+        store.delete(record, unused_since=unused_since)
     except (ImageError, DatasetError) as error:
         return False, error.message
     return True, ""
@@ -67,13 +69,14 @@ def _sweep(store: ImageStore, now: float) -> list[Removal]:
     there = set(store.backend.idents(Kind.IMAGE))
     recorded = {path.stem for path in store.folder.glob("*.json")}
     for uuid in sorted(there - recorded):
-        with contextlib.suppress(DatasetError, ImageError), store.locked(key_of(uuid)):
-            if not (store.folder / f"{uuid}.json").exists():
+        # One whose key is locked is being imported.
+        with contextlib.suppress(DatasetError, ImageError), store.locks.try_key(key_of(uuid)) as free:
+            if free and not (store.folder / f"{uuid}.json").exists():
                 store.remove(uuid)
                 found.append(Removal(uuid, "", True, "an import that died before its record"))
     for uuid in sorted(recorded - there):
-        with store.locked(key_of(uuid)):
-            if not store.backend.exists(Kind.IMAGE, uuid):
+        with store.locks.try_key(key_of(uuid)) as free:
+            if free and not store.backend.exists(Kind.IMAGE, uuid):
                 store.remove(uuid)
     return found
 

@@ -42,10 +42,14 @@ _PEEK = 256 << 10
 
 class Importer:
     """Imports of one command. What is already in the store is verified instead: a tree that was touched is
-    hashed again, and imported again if it differs. Every method raises ImageError."""
+    hashed again, and imported again if it differs. Every method raises ImageError.
 
-    def __init__(self, store: ImageStore, journal: Journal) -> None:
-        self._store, self._journal = store, journal
+    uses: keeps every image that is returned from being removed, as long as it is open. An image is locked so
+    before it is verified: what was verified is what is used.
+    """
+
+    def __init__(self, store: ImageStore, journal: Journal, uses: contextlib.ExitStack | None = None) -> None:
+        self._store, self._journal, self._uses = store, journal, uses
         self._backend = store.backend
         self._count = 0
 
@@ -57,25 +61,39 @@ class Importer:
         store = self._store
         identity = store.identify(ref)
         if identity is None:
-            found = self._there(ref, thorough=thorough)
+            found = self.there(ref, thorough=thorough)
             return self._fetch_chain(ref) if found is None else (found, True)
-        with store.locked(identity.key):
-            found = self._there(ref, thorough=thorough)
+        with store.locks.of_key(identity.key):
+            found = self.there(ref, thorough=thorough)
             if found is not None:
                 return found, True
             return self._from_source(ref, identity), False
 
-    def _there(self, ref: str, *, thorough: bool = False) -> ImageRecord | None:
-        """Return the image of the store that a reference means, checked; None if it is missing or damaged."""
+    def there(self, ref: str, *, thorough: bool = False, listed: bool = True) -> ImageRecord | None:
+        """Return the image of the store that a reference means, locked and then checked.
+
+        None if it is missing or damaged. listed: its list has to be good as well.
+        """
         found = self._store.find(ref)
-        return None if found is None else self._store.sound(found, thorough=thorough)
+        if found is None:
+            return None
+        with contextlib.ExitStack() as use:
+            use.enter_context(self._store.locks.using(found.uuid))
+            # Whoever had it locked before may have removed it.
+            here = self._store.load(found.uuid)
+            if here is None or not self._backend.exists(Kind.IMAGE, here.uuid):
+                return None
+            sound = self._store.sound(here, thorough=thorough, listed=listed)
+            if sound is not None and self._uses is not None:
+                self._uses.push(use.pop_all())
+            return sound
 
     def import_file(self, path: Path, manifest_path: Path) -> tuple[ImageRecord, bool]:
         """Return the image of a file, under its manifest's uuid, and whether it was there."""
         manifest = zfs_file.read_manifest(manifest_path)
         uuid = str(manifest["uuid"])
-        with self._store.locked(key_of(uuid)):
-            found = self._there(uuid)
+        with self._store.locks.of_key(key_of(uuid)):
+            found = self.there(uuid)
             if found is not None:
                 return found, True
             expected = expected_file(manifest)
@@ -114,8 +132,8 @@ class Importer:
         with contextlib.ExitStack() as locks:
             # The image first, then up its ancestry: whoever wants two of these takes them in one order.
             for image in reversed(chain):
-                locks.enter_context(store.locked(key_of(image.uuid)))
-            found = self._there(top)
+                locks.enter_context(store.locks.of_key(key_of(image.uuid)))
+            found = self.there(top)
             if found is not None:  # another process was faster
                 return found, True
             missing = [image for image in chain if not store.has(image.uuid)]
@@ -237,14 +255,14 @@ class Importer:
         spread_digests(entries)
         digest = tree_digest(entries)
         uuid = str(fetched.manifest.get("uuid") or uuid_of(f"{key}\n{digest}"))
-        with contextlib.nullcontext() if key == key_of(uuid) else self._store.locked(key_of(uuid)):
+        with contextlib.nullcontext() if key == key_of(uuid) else self._store.locks.of_key(key_of(uuid)):
             same = self._same_image(uuid, digest, key)
             if same is not None or backend.exists(Kind.IMAGE, uuid):
                 backend.destroy(Kind.BUILD, dataset.ident)
             else:
                 backend.snapshot(dataset, Kind.IMAGE, uuid)
             if same is not None:
-                return same
+                return self._used(same)
             record = ImageRecord(
                 uuid=uuid,
                 key=key,
@@ -260,7 +278,13 @@ class Importer:
                 size=sum(entry.size for entry in entries.values() if entry.kind == "f" and not entry.first),
                 origin=str(fetched.manifest.get("origin") or "") if zfs_file.can_receive(backend) else "",
             )
-            return self._store.add(record, entries)
+            return self._used(self._store.add(record, entries))
+
+    def _used(self, record: ImageRecord) -> ImageRecord:
+        """Lock an image whose uuid is locked for who wanted it, and return it."""
+        if self._uses is not None:
+            self._uses.enter_context(self._store.locks.using(record.uuid))
+        return record
 
     def _same_image(self, uuid: str, digest: str, key: str) -> ImageRecord | None:
         """Return the image of this uuid if it is there with this content. Raises ImageError for another one.

@@ -5,7 +5,6 @@ state/images/UUID.list      its file list, with the true owners and times
 state/images/UUID.used      touched whenever a build or an import asks for the image
 state/downloads/            files that are being downloaded; what can be resumed outlives the process
 state/blobs/DIGEST          its tree as a compressed layer, made when an OCI image first needs it
-state/locks/image-KEY.lock  held while the image of that key is imported or deleted
 
 `buildstep.images.importing` brings images in.
 """
@@ -16,7 +15,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from buildstep.errors import DatasetError, ImageError, StoreError
 from buildstep.events import Bus
 from buildstep.images.file_hashes import FileHashes
 from buildstep.images.interface import Identity, Source
+from buildstep.images.locks import ImageLocks
 from buildstep.images.record import DamagedImage, ImageRecord
 from buildstep.images.remote import Remote
 from buildstep.images.resolve import Resolved
@@ -32,7 +32,6 @@ from buildstep.images.sources import parse
 from buildstep.pool.interface import Backend, Kind
 from buildstep.spec.config import Config
 from buildstep.system.files import atomic_write
-from buildstep.system.locks import lock, try_lock
 from buildstep.system.private import private_dir, private_file
 from buildstep.system.userns import in_user_namespace
 from buildstep.tree.entry import FileList, dumps, loads, tree_digest
@@ -51,6 +50,7 @@ class ImageStore:
         self.backend, self.bus, self.environ = backend, bus, environ
         self.config = config or Config()
         self.folder = backend.state / "images"
+        self.locks = ImageLocks(backend.state, bus.note)
         self.remote = Remote(self.config.sources, environ=environ, http=self.config.http, bus=bus)
         """The repositories that the configuration names; none is opened before it is asked."""
         self.hashes = FileHashes(backend.state / "filehash.json")
@@ -207,30 +207,6 @@ class ImageStore:
         except OSError:
             return record.imported
 
-    # -- locks --------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def using(self, record: ImageRecord) -> Iterator[None]:
-        """Keep an image from being deleted for the length of a block."""
-        with lock(self._use_lock(record), shared=True):
-            yield
-
-    def _use_lock(self, record: ImageRecord) -> Path:
-        return self.backend.state / "locks" / f"image-use-{record.uuid}.lock"
-
-    @contextlib.contextmanager
-    def locked(self, key: str) -> Iterator[None]:
-        """Hold the lock of an image's key, which is imported or deleted in the block."""
-        name = hashlib.sha256(key.encode()).hexdigest()[:32]
-        path = self.backend.state / "locks" / f"image-{name}.lock"
-        with try_lock(path) as free:
-            if free:
-                yield
-                return
-        self.bus.note("waiting for another import of the same image")
-        with lock(path):
-            yield
-
     # -- adding -------------------------------------------------------------------------------------
 
     def add(self, record: ImageRecord, entries: FileList) -> ImageRecord:
@@ -276,11 +252,13 @@ class ImageStore:
         data = self._list(record)
         return self._write(replace(record, fingerprint=now, list_digest=_digest(data or b"")))
 
-    def sound(self, record: ImageRecord, *, thorough: bool = False) -> ImageRecord | None:
-        """Return what `check` does; None, with a note, for an image whose tree or list is damaged."""
+    def sound(
+        self, record: ImageRecord, *, thorough: bool = False, listed: bool = True
+    ) -> ImageRecord | None:
+        """Return what `check` does; None, with a note, for an image whose tree, or list, is damaged."""
         try:
             checked = self.check(record, thorough=thorough)
-            if not self.has_list(checked):
+            if listed and not self.has_list(checked):
                 self.entries(checked)
         except DamagedImage as error:
             self.note_damage(error)
@@ -336,21 +314,26 @@ class ImageStore:
 
     # -- removing ---------------------------------------------------------------------------------------
 
-    def delete(self, record: ImageRecord) -> None:
-        """Remove an image. Raises ImageError while an image, a layer or a build is based on it."""
-        children = [other.uuid for other in self.records() if other.origin == record.uuid]
-        if children:
-            raise ImageError(
-                f"image {record.uuid} is the origin of {', '.join(children)}", hint="delete those first"
-            )
-        with try_lock(self._use_lock(record)) as unused:
-            if not unused:
+    def delete(self, record: ImageRecord, *, unused_since: float | None = None) -> None:
+        """Remove an image. Raises ImageError while an image, a layer or a build is based on it.
+
+        unused_since: not if it was used after that time (seconds since the epoch).
+        """
+        with self.locks.of_key(key_of(record.uuid)):
+            children = [other.uuid for other in self.records() if other.origin == record.uuid]
+            if children:
                 raise ImageError(
-                    f"image {record.uuid} is in use by a build",
-                    hint="wait until it has ended",
-                    retryable=True,
+                    f"image {record.uuid} is the origin of {', '.join(children)}", hint="delete those first"
                 )
-            with self.locked(key_of(record.uuid)):
+            with self.locks.try_unused(record.uuid) as unused:
+                # Who used it until now has marked it before he let it go.
+                late = unused_since is not None and self.last_used(record) > unused_since
+                if not unused or late:
+                    raise ImageError(
+                        f"image {record.uuid} is in use by a build",
+                        hint="wait until it has ended",
+                        retryable=True,
+                    )
                 self.remove(record.uuid)
 
     def make_room(self, uuid: str, below: str) -> None:
@@ -358,7 +341,7 @@ class ImageStore:
 
         below: the digest that its tree had. Raises ImageError while a build or an image is based on it.
         """
-        with try_lock(self.backend.state / "locks" / f"image-use-{uuid}.lock") as unused:
+        with self.locks.try_unused(uuid) as unused:
             if not unused or not LayerCache(self.backend).discard_above(below):
                 raise ImageError(
                     f"image {uuid} is damaged, and in use by a build",

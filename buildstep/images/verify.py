@@ -27,10 +27,8 @@ def images(backend: Backend) -> Iterator[Damage]:
             text = f"its record cannot be read: {error}"
             yield Damage(kind="image", name=uuid, problem=text, file=path, remedy=remedy(uuid))
             continue
-        if not backend.exists(Kind.IMAGE, uuid):
-            continue
-        with store.using(record):
-            found = _damage(store, record)
+        with store.locks.using(record.uuid):
+            found = _damage(store, record) if backend.exists(Kind.IMAGE, uuid) else None
         if found is not None:
             yield found
 

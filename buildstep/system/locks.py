@@ -1,14 +1,26 @@
-"""Kernel locks on files (flock): released with the process, whatever happens to it."""
+"""Kernel locks on files (flock): released with the process, whatever happens to it.
+
+A lock file may be removed by whoever holds it exclusively. A process that waits for it meanwhile notices, by
+the inode, that it got a lock on a file that nobody sees any more, and takes a new one.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from buildstep.system.private import private_dir
+
+Tell = Callable[[str], None]
+"""Is given a sentence that says what is waited for, and who has it."""
+
+_PATIENCE = 1.0
+"""Seconds that we wait for a lock before we say so."""
+_PAUSE = 0.02
 
 
 def create_locked(path: Path, mode: int) -> int | None:
@@ -30,9 +42,12 @@ def create_locked(path: Path, mode: int) -> int | None:
 
 
 @contextlib.contextmanager
-def lock(path: Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold a lock on a file for the length of a block; waits for it. The file is made if it is not there."""
-    fd = take_lock(path, shared=shared)
+def lock(path: Path, *, shared: bool = False, tell: Tell | None = None) -> Iterator[None]:
+    """Hold a lock on a file for the length of a block; waits for it. The file is made if it is not there.
+
+    tell: is told of a wait that takes more than a moment, and which process has the lock.
+    """
+    fd = take_lock(path, shared=shared, tell=tell)
     try:
         yield
     finally:
@@ -54,14 +69,47 @@ def try_lock(path: Path, *, shared: bool = False, create: bool = True) -> Iterat
             os.close(fd)
 
 
-def take_lock(path: Path, *, shared: bool = False) -> int:
-    """Wait for a lock on a file and return its descriptor, open to read and write.
+def take_lock(path: Path, *, shared: bool = False, tell: Tell | None = None) -> int:
+    """Wait for a lock on a file and return its descriptor, open to read and write. tell: see `lock`.
 
     Closing it releases the lock; the kernel does so with the process, however that ends.
     """
+    if tell is not None:
+        until = time.monotonic() + _PATIENCE
+        while time.monotonic() < until:
+            fd = _take(path, _flags(shared) | fcntl.LOCK_NB, create=True)
+            if fd is not None:
+                return fd
+            time.sleep(_PAUSE)
+        tell(f"waiting for {_who(path)}, which has {path} locked")
     fd = _take(path, _flags(shared), create=True)
     assert fd is not None
     return fd
+
+
+def holders(path: Path) -> list[int]:
+    """Return the processes that have a lock on this file, as far as the kernel shows them to us."""
+    try:
+        info = os.stat(path, follow_symlinks=False)
+        rows = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return []
+    name = f"{os.major(info.st_dev):02x}:{os.minor(info.st_dev):02x}:{info.st_ino}"
+    # NUMBER: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE START END; who waits has `->` after the number.
+    found = [row.split() for row in rows]
+    return [int(row[4]) for row in found if len(row) > 5 and row[1] == "FLOCK" and row[5] == name]
+
+
+def _who(path: Path) -> str:
+    """Name the processes that hold a lock."""
+    found = []
+    for pid in holders(path):
+        words = b""
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        command = " ".join(os.fsdecode(words).replace("\n", " ").split("\0")).strip()
+        found.append(f"process {pid} ({command[:100]})" if command else f"process {pid}")
+    return " and ".join(found) or "another process"
 
 
 def _flags(shared: bool) -> int:

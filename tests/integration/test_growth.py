@@ -188,7 +188,7 @@ def test_a_layer_under_another_is_looked_at_too(place: Yard, private: Private, t
             (place.proto / "file").write_text("1\n")
             again = place.run()
             assert not again.error, again.error
-            assert any("is damaged and was removed" in note for note in again.notes)
+            assert any("is damaged and is not used" in note for note in again.notes)
             place.build["packages"] = ["first"]
             assert not place.run().error
             place.build["packages"] = ["first", "second"]

@@ -549,7 +549,7 @@ def test_an_image_in_use_stays(imgapi_server: ImgapiServer, agent: Agent, call: 
     agent.environ["BUILDSTEP_SOURCES"] = imgapi_server.url
     assert call("image", "import", uuid)[0] == 0
     store = session.open_session(f"dir:{agent.pool}", quiet=True).store
-    with store.using(store.get(uuid)):
+    with store.locks.using(store.get(uuid).uuid):
         status, _, err = call("image", "delete", uuid)
         assert (status, "in use by a build" in err) == (11, True)
         rows = json.loads(call("image", "gc", "--unused", "0", "--json")[1])["images"]

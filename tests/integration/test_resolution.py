@@ -208,7 +208,7 @@ def test_a_layer_that_was_tampered_with_is_not_used(
             os.utime(upper, ns=(info.st_atime_ns, info.st_mtime_ns))
             healed = build(place)
             assert healed.steps["packages"][0] == "run"
-            assert any("is damaged and was removed" in note for note in healed.notes)
+            assert any("is damaged and is not used" in note for note in healed.notes)
             assert first.steps["packages"][0] == "run"
             (upper,) = (place.out.parent / "pool/layer").glob("*/upper/usr/share/alpha/made")
             assert upper.read_bytes() == good

@@ -15,7 +15,7 @@ from buildstep.cache.blobs import BlobStore
 from buildstep.errors import ImageError
 from buildstep.formats import codecs
 from buildstep.images.importing import Importer
-from buildstep.images.store import DamagedImage, ImageRecord
+from buildstep.images.store import ImageRecord
 from buildstep.pool.interface import Kind
 from buildstep.report.record import Cleaner, Step
 from buildstep.rootfs.packaging import Installed
@@ -31,21 +31,20 @@ def plan(facts: PlanFacts) -> Planned:
 def run(context: BuildContext, state: BuildState, result: Step) -> None:
     """Sets image, and for a new image the blobs, the base layer, and what lies below."""
     plan_, store = context.plan, context.store
-    importer = Importer(store, context.journal)
+    importer = Importer(store, context.journal, context.stack)
     if plan_.route is Route.FULL:
         image, present = importer.ensure(context.spec.image, thorough=not context.spec.cache)
         result.state = "reuse" if present else "run"
         result.reason = f"{image.label} is {image.uuid}"
     else:
         assert plan_.image is not None, "only a build whose base is in the store is incremental"
-        image = _checked(importer, context, plan_.image)
+        image = _checked(importer, plan_.image, context.spec.image)
         result.state, result.reason = "reuse", plan_.steps[0].reason
     state.image_record = image
     if plan_.route is Route.UP_TO_DATE:
         with report_failure(context.bus, "keeping what was read"):
             note_proto(context)
         return
-    context.stack.enter_context(store.using(image))
     if plan_.image is None:  # now it is known how large it is
         check_room(context.spec, backend=store.backend, image=image, proto=plan_.proto, copied=plan_.copies)
     check_manifest(context.spec, image, context.recorder)
@@ -62,16 +61,18 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
         _add_base_layer(context, state, state.blobs)
 
 
-def _checked(importer: Importer, context: BuildContext, image: ImageRecord) -> ImageRecord:
-    """Return the image that the plan goes on from, imported again if it was damaged. Raises ImageError."""
-    try:
-        return context.store.check(image)
-    except DamagedImage as error:
-        context.store.note_damage(error)
-    again, _ = importer.ensure(context.spec.image)
+def _checked(importer: Importer, image: ImageRecord, ref: str) -> ImageRecord:
+    """Return the image that the plan goes on from, imported again if it was damaged or removed since.
+
+    Raises ImageError where its source has another one by now.
+    """
+    there = importer.there(image.uuid, listed=False)
+    if there is not None:
+        return there
+    again, _ = importer.ensure(ref)
     if (again.uuid, again.tree_digest) != (image.uuid, image.tree_digest):
         raise ImageError(
-            f"image {image.uuid} was damaged, and its source has another one by now: {again.uuid}",
+            f"image {image.uuid} is damaged or gone, and its source has another one by now: {again.uuid}",
             hint="build again: that one is the base then",
             retryable=True,
         )

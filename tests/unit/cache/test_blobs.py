@@ -19,6 +19,7 @@ from buildstep.formats.codecs import codec
 from buildstep.pool.journal import open_journal
 from buildstep.system import sealed
 from buildstep.system.digest import sha256_file
+from buildstep.system.locks import try_lock
 from buildstep.tree import scan
 from buildstep.tree.diff import Changes, diff
 from tests.unit import trees
@@ -216,3 +217,42 @@ def test_removals_are_part_of_the_content(pool: Pool) -> None:
     plain = store.for_content(pool.root, diff({}, tree), tree, comment="")
     removing = Changes(diff({}, tree).entries, (b"etc/gone",))
     assert store.for_content(pool.root, removing, tree, comment="").digest != plain.digest
+
+
+def test_a_layer_is_locked_before_it_is_looked_at(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = pool.key(pool.open())
+    store = pool.open()
+    real, tried = blobs.BlobRecord.read, []
+
+    def read(path: Path) -> blobs.BlobRecord:
+        tried.append(blobs.try_remove(path))
+        return real(path)
+
+    monkeypatch.setattr(blobs.BlobRecord, "read", read)
+    assert pool.key(store) == made
+    assert tried == [False]
+
+
+@pytest.mark.parametrize("make", ["key", "content"])
+def test_a_new_layer_is_locked_before_it_has_its_name(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, make: str
+) -> None:
+    """In place of one that is being removed as well: whoever removes it sees that it is another file."""
+    store = pool.open(fresh=True)
+    real, free = Path.rename, []
+
+    def rename(path: Path, target: Path) -> Path:
+        with try_lock(path, create=False) as unused:
+            free.append(unused)
+        with try_lock(blobs.names_lock(target.parent)) as unused:
+            free.append(unused)
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    made = getattr(pool, make)(store)
+    assert free == [False, False]
+    assert not blobs.try_remove(made.path), "a build uses it"
+    pool.stack.close()
+    assert not blobs.try_remove(made.path, unused_since=0.0), "it was used since it was looked at"
+    assert blobs.try_remove(made.path)
+    assert not made.path.exists()

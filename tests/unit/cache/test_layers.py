@@ -104,7 +104,9 @@ def test_a_changed_list_is_an_error_and_the_layer_goes(cache: LayerCache) -> Non
         cache.entries(record)
     heard, note = notes()
     assert cache.take(KEY, note) is None
-    assert "is damaged and was removed" in heard[0]
+    assert "is damaged and is not used" in heard[0]
+    assert cache.find(KEY) is None
+    assert cache.make_room(KEY)
     assert not cache.backend.exists(Kind.LAYER, KEY)
 
 

@@ -172,3 +172,49 @@ def test_default_limits(tmp_path: Path) -> None:
     assert limits.inodes == prune.DEFAULT_INODES
     assert Limits.of(tmp_path, max_bytes=5, max_inodes=0) == Limits(bytes=5, inodes=0)
     assert Limits.of(tmp_path / "missing", max_bytes=None, max_inodes=1).bytes == prune.DEFAULT_BYTES
+
+
+def test_what_was_used_since_it_was_found_stays(cache: LayerCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build comes between the list and the removal: it has been there, and is gone again."""
+    all_kinds(cache)
+    real = prune.items
+
+    def items(cache: LayerCache) -> list[prune.Item]:
+        found = real(cache)
+        for item in found:
+            path = Path(item.name)
+            match item.kind:
+                case "layer":
+                    cache.touch(item.name)
+                case "blob":
+                    os.utime(blobs.record_path(cache.backend.state / "blobs" / item.name))
+                case "lists":
+                    os.utime(path / "record")
+                case _:
+                    os.utime(path)
+        return found
+
+    monkeypatch.setattr(prune, "items", items)
+    assert prune.prune(cache) == []
+    monkeypatch.undo()
+    assert len(prune.prune(cache)) == 9
+
+
+def test_a_layer_that_was_made_since_it_was_found_stays(
+    cache: LayerCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its dataset had no record when the list was made: its build was about to write one."""
+    key = put_layer(cache, "a" * 40, 10)
+    record = cache.backend.state / "layers" / f"{key}.json"
+    data = record.read_bytes()
+    record.unlink()
+    real = prune.items
+
+    def items(cache: LayerCache) -> list[prune.Item]:
+        found = real(cache)
+        record.write_bytes(data)
+        return found
+
+    monkeypatch.setattr(prune, "items", items)
+    assert prune.prune(cache) == []
+    assert cache.find(key) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -18,6 +19,7 @@ import pytest
 from buildstep.errors import ImageError, SpecError
 from buildstep.events import Bus, Event, Note
 from buildstep.images.file_hashes import FileHashes
+from buildstep.images.gc import collect
 from buildstep.images.importing import Importer
 from buildstep.images.record import DamagedImage, ImageRecord
 from buildstep.images.store import ImageStore, key_of
@@ -175,7 +177,7 @@ def test_a_damaged_image_that_a_build_uses_stays(
 ) -> None:
     with store.backend.tree(Kind.IMAGE, image.uuid) as tree:
         (tree / "name").write_text("rot!")
-    with store.using(image), pytest.raises(ImageError, match="in use by a build") as caught:
+    with store.locks.using(image.uuid), pytest.raises(ImageError, match="in use by a build") as caught:
         Importer(store, journal).ensure(f"tar:{tmp_path / 'base.tar'}")
     assert caught.value.retryable
     assert store.backend.idents(Kind.IMAGE) == [image.uuid]
@@ -299,7 +301,7 @@ def test_delete(store: ImageStore, journal: Journal, image: ImageRecord, tmp_pat
 
 
 def test_an_image_in_use_is_not_deleted(store: ImageStore, image: ImageRecord) -> None:
-    with store.using(image), pytest.raises(ImageError, match="in use by a build") as caught:
+    with store.locks.using(image.uuid), pytest.raises(ImageError, match="in use by a build") as caught:
         store.delete(image)
     assert caught.value.retryable
     assert store.find(image.uuid) == image
@@ -319,10 +321,10 @@ def test_an_image_that_is_imported_elsewhere_is_waited_for(store: ImageStore, he
     order: list[str] = []
 
     def second() -> None:
-        with store.locked(key_of(UUID)):
+        with store.locks.of_key(key_of(UUID)):
             order.append("second")
 
-    with store.locked(key_of(UUID)), store.locked("another key"):
+    with store.locks.of_key(key_of(UUID)), store.locks.of_key("another key"):
         thread = threading.Thread(target=second)
         thread.start()
         deadline = time.monotonic() + 10
@@ -407,3 +409,58 @@ def test_a_tree_that_lost_its_record_is_imported_again(
     again, present = Importer(store, journal).ensure(f"tar:{tmp_path / 'base.tar'}")
     assert (again.uuid, again.tree_digest, present) == (image.uuid, image.tree_digest, False)
     assert store.backend.idents(Kind.BUILD) == []
+
+
+def test_an_image_is_locked_before_it_is_verified(
+    store: ImageStore, journal: Journal, image: ImageRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise it is removed in between, and the build finds out when it is too late."""
+    real, tried = ImageStore.sound, []
+
+    def sound(self: ImageStore, record: ImageRecord, **options: bool) -> ImageRecord | None:
+        tried.append([row.removed for row in collect(self, unused_seconds=0)])
+        return real(self, record, **options)
+
+    monkeypatch.setattr(ImageStore, "sound", sound)
+    with contextlib.ExitStack() as uses:
+        assert Importer(store, journal, uses).ensure(image.uuid) == (image, True)
+        assert tried == [[False]]
+        assert [row.removed for row in collect(store, unused_seconds=0)] == [False]
+    assert [row.removed for row in collect(store, unused_seconds=0)] == [True]
+
+
+def test_a_new_image_stays_as_long_as_who_wanted_it(
+    store: ImageStore, journal: Journal, tmp_path: Path
+) -> None:
+    ref = archive(tmp_path / "base.tar", name="base")
+    with contextlib.ExitStack() as uses:
+        record, _ = Importer(store, journal, uses).ensure(ref)
+        assert [row.removed for row in collect(store, unused_seconds=0)] == [False]
+        assert store.find(record.uuid) == record
+
+
+def test_an_image_that_went_while_it_was_waited_for_is_imported_again(
+    store: ImageStore, journal: Journal, image: ImageRecord, tmp_path: Path
+) -> None:
+    ref = f"tar:{tmp_path / 'base.tar'}"
+    with store.locks.of_key(key_of(image.uuid)), store.locks.try_unused(image.uuid) as unused:
+        assert unused
+        found: list[tuple[ImageRecord, bool]] = []
+        other = threading.Thread(target=lambda: found.append(Importer(store, journal).ensure(ref)))
+        other.start()
+        time.sleep(0.1)  # it waits for the lock by now; where it does not yet, the test is only weaker
+        store.remove(image.uuid)
+    other.join(10)
+    ((again, present),) = found
+    assert (again.uuid, present) == (image.uuid, False)
+    assert store.backend.exists(Kind.IMAGE, again.uuid)
+
+
+def test_an_image_that_was_used_since_it_was_looked_at_stays(store: ImageStore, image: ImageRecord) -> None:
+    before = time.time()
+    store.check(image)
+    used = store.last_used(image) + 1
+    os.utime(store.folder / f"{image.uuid}.used", (used, used))
+    with pytest.raises(ImageError, match="in use by a build"):
+        store.delete(image, unused_since=before)
+    store.delete(image)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from buildstep.system.locks import lock, take_lock, try_lock
+from buildstep.system import locks
+from buildstep.system.locks import holders, lock, take_lock, try_lock
 
 
 def is_free(path: Path, *, shared: bool = False) -> bool:
@@ -65,3 +67,33 @@ def test_a_file_of_another_is_locked_without_a_right_to_write(tmp_path: Path) ->
     with try_lock(path, shared=True, create=False) as ours:
         assert ours
         assert not is_free(path)
+
+
+def test_a_long_wait_is_told_and_who_has_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "_PATIENCE", 0.05)
+    path = tmp_path / "lock"
+    heard: list[str] = []
+    with lock(path, tell=heard.append):
+        assert heard == []
+    held = take_lock(path)
+
+    def tell(text: str) -> None:
+        heard.append(text)
+        os.close(held)
+
+    with lock(path, tell=tell):
+        pass
+    (text,) = heard
+    assert text.startswith("waiting for ")
+    assert text.endswith(f", which has {path} locked")
+    if sys.platform == "linux":
+        assert f"process {os.getpid()}" in text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says who has a lock")
+def test_who_has_a_lock(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert holders(path) == []
+    with lock(path):
+        assert holders(path) == [os.getpid()]
+    assert holders(path) == []
