@@ -14,7 +14,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from buildstep.errors import CommandFailed, SandboxError
@@ -23,13 +23,17 @@ from buildstep.rootfs import devices, limits, temporary_files
 from buildstep.rootfs.limits import Confinement
 from buildstep.rootfs.proxies import Proxies, proxies_from
 from buildstep.spec.fields import Limits
-from buildstep.system import bubblewrap, host, process, seccomp
+from buildstep.system import bubblewrap, host, process, seccomp, terminal
 from buildstep.system.mounts import bind, tmpfs
 from buildstep.system.root import Root
+from buildstep.system.terminal import Pty
 
 RESOLVER = Path("/etc/resolv.conf")
 
 _NOT_STARTED = "bwrap: execvp "
+
+# The first to open a terminal in a session without one gets it: this is what job control needs.
+_ON_TERMINAL = 'exec /bin/sh -i <>"$0" >&0 2>&0'
 
 _ANSWER = 16 << 20
 """Bytes of standard output that a command in the image may answer with."""
@@ -138,22 +142,27 @@ class ChrootSandbox:
         return times._replace(output=self._confinement.output, watch=self._confinement.reached)
 
     def shell(self) -> int:
-        """Open /bin/sh in the root on this terminal, with the network; returns its exit status."""
-        # A person's Ctrl-C is for the shell. A handler of ours, unlike SIG_IGN, is not inherited.
-        before = signal.signal(signal.SIGINT, lambda _signum, _frame: None)
+        """Open /bin/sh in the root, with the network, for the person at this terminal; return its status.
+
+        The terminal stays ours (`terminal`). What comes from a file or a pipe is read by the shell itself.
+        """
         proxies = self._network_proxies()
         env = {**self._env, **proxies.env, "TERM": self._environ.get("TERM", "dumb")}
         sys.stdout.flush()
         sys.stderr.flush()
-        with self._entrance(network=True) as entrance:
-            argv = self.wrapped(["/bin/sh", "-i"], entrance)
-            for fd in () if entrance is None else entrance.fds:
-                os.set_inheritable(fd, True)
-            try:
-                # Not process.run: the terminal itself is handed over, there is no output to watch.
+        with self._entrance(network=True) as entrance, contextlib.ExitStack() as stack:
+            # A person's Ctrl-C is for the shell. A handler of ours, unlike SIG_IGN, is not inherited.
+            before = signal.signal(signal.SIGINT, lambda _signum, _frame: None)
+            stack.callback(signal.signal, signal.SIGINT, before)
+            if entrance is None or not sys.stdin.isatty():
+                argv = self.wrapped(["/bin/sh", "-i"], entrance)
+                for fd in () if entrance is None else entrance.fds:
+                    os.set_inheritable(fd, True)
                 return os.spawnve(os.P_WAIT, process.which(argv[0]), argv, env)  # noqa: S606
-            finally:
-                signal.signal(signal.SIGINT, before)
+            pty = stack.enter_context(contextlib.closing(Pty(self._root.path / "dev/pts")))
+            command = ["/bin/sh", "-c", _ON_TERMINAL, f"/dev/pts/{pty.number}"]
+            argv = self.wrapped(command, replace(entrance, on_terminal=True))
+            return terminal.attend(pty, [process.which(argv[0]), *argv[1:]], env, entrance.fds)
 
     def wrapped(self, argv: Sequence[str], entrance: bubblewrap.Entrance | None) -> list[str]:
         """Return the command line on the CI host that runs a command in the root.

@@ -46,13 +46,15 @@ class Entrance:
 
     root: a directory with its own /dev mounted and a /proc to mount on; host_network: whether the command is
     in the network namespace of whoever starts it, else it has one with nothing but a loopback; prefix: a
-    command line on the CI host that runs what follows it; seccomp: a descriptor of the filter of system calls
-    (`seccomp`); watch: what learns how it went.
+    command line on the CI host that runs what follows it; on_terminal: whether the program leads its session,
+    so that it can have a terminal, which makes it process 1; seccomp: a descriptor of the filter of system
+    calls (`seccomp`); watch: what learns how it went.
     """
 
     root: Path
     host_network: bool = False
     prefix: tuple[str, ...] = ()
+    on_terminal: bool = False
     seccomp: int | None = None
     watch: Watch | None = None
 
@@ -69,7 +71,9 @@ class Entrance:
             program(),
             "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try",
             *([] if self.host_network else ["--unshare-net"]),
-            "--die-with-parent",
+            # A session of its own: what terminal the host has is not its terminal.
+            "--die-with-parent", "--new-session",
+            *(["--as-pid-1"] if self.on_terminal else []),
             "--cap-drop", "ALL", *(word for name in CAPABILITIES for word in ("--cap-add", f"cap_{name}")),
             # nosuid and nodev, with all that is mounted below. The nodes in its own /dev can be opened: what
             # is mounted there keeps the flags that it has.

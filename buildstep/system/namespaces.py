@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 
 from buildstep.errors import SandboxError
-from buildstep.system import keyring
+from buildstep.system import keyring, terminal
 from buildstep.system.mounts import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_REC, mount
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -66,7 +66,8 @@ def enclose(job: Callable[[], int]) -> int:
     os.close(alive_read)
     os.close(refused_write)
     try:
-        status = _attend(child, blocked)
+        with terminal.kept():
+            status = _attend(child, blocked)
         message, _, hint = os.read(refused_read, 4096).decode(errors="replace").partition("\n")
     finally:
         os.close(alive_write)
