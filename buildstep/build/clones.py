@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from functools import partial
 
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.finished_tree import Snapshot, read_tree
-from buildstep.errors import Interrupted
+from buildstep.errors import BuildstepError, Interrupted
 from buildstep.events import Cleaned
 from buildstep.pool.interface import Kind
 from buildstep.pool.journal import keep
@@ -28,9 +29,11 @@ def make_clone(context: BuildContext, state: BuildState, kind: Kind, ident: str)
 
 
 def drop_clone(context: BuildContext, state: BuildState) -> None:
-    """Destroy the clone. Raises DatasetError."""
-    context.backend.destroy(Kind.BUILD, state.dataset.ident)
+    """Destroy the clone. What cannot be removed is left to `heal`: the image is none the worse for it."""
+    name = state.dataset.ident
     state.dropped()
+    with contextlib.suppress(BuildstepError, OSError):  # `_undo` tries again, and tells
+        context.backend.destroy(Kind.BUILD, name)
 
 
 def _undo(context: BuildContext, state: BuildState, name: str) -> None:

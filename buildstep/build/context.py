@@ -20,6 +20,7 @@ from buildstep.events import Bus
 from buildstep.images.store import ImageRecord, ImageStore
 from buildstep.pool.interface import Backend, Dataset
 from buildstep.pool.journal import Journal
+from buildstep.pool.stale import said
 from buildstep.report.recorder import Recorder
 from buildstep.rootfs.packaging import Installed
 from buildstep.spec.load import BuildSpec
@@ -141,7 +142,7 @@ def report_failure(bus: Bus, what: str) -> Iterator[None]:
     try:
         yield
     except (BuildstepError, OSError) as error:
-        bus.note(f"{what} failed: {error}", level="error")
+        bus.note(f"{what} failed: {said(error)}", level="error")
 
 
 def image_root(dataset: Dataset, image: ImageRecord) -> Root:

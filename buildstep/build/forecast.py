@@ -140,11 +140,7 @@ def _base_guess(ref: str, download: int) -> tuple[int, int]:
 def _size_of(path: Path) -> int:
     try:
         if path.is_dir():
-            return sum(
-                os.lstat(os.path.join(folder, name)).st_size
-                for folder, _, names in os.walk(path)
-                for name in names
-            )
+            return sum(blob.lstat().st_size for blob in path.glob("blobs/*/*"))  # an OCI layout
         return path.stat().st_size
     except OSError:
         return 0

@@ -23,6 +23,7 @@ from buildstep.spec.document import Document
 from buildstep.system.digest import sha256_file
 from buildstep.system.files import atomic_write, read_json, write_json
 from buildstep.system.remove import remove_tree
+from buildstep.system.text import shown_path
 
 FORMAT = 1
 
@@ -73,12 +74,16 @@ def _newer(tree: Path, since: int) -> str:
         return os.fspath(tree)
     waiting = [os.fspath(tree)]
     while waiting:
-        with os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                if entry.stat(follow_symlinks=False).st_ctime_ns > since:
-                    return repr(entry.path)[1:-1]  # names may hold anything, and this is one line
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
+        folder = waiting.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.stat(follow_symlinks=False).st_ctime_ns > since:
+                        return shown_path(os.fsencode(entry.path))
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+        except OSError:  # the build will say what is wrong with it
+            return shown_path(os.fsencode(folder))
     return ""
 
 

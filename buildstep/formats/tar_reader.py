@@ -18,7 +18,7 @@ from buildstep.formats.tar_writer import xattr_name
 from buildstep.system.files import Extents
 from buildstep.tree import entry as tree_entry
 from buildstep.tree import scan
-from buildstep.tree.entry import Entry
+from buildstep.tree.entry import LONGEST, Entry
 
 _KINDS = {
     tarfile.REGTYPE: "f",
@@ -42,7 +42,7 @@ _MAX_EXTENSION = 16 << 20
 """Bytes of pax records that one member may have; tarfile reads them into memory."""
 
 _MAX_NAME = 255
-_MAX_PATH = 4095
+_MAX_TARGET = 4095
 _ACLS = {
     "SCHILY.acl.access": b"system.posix_acl_access",
     "SCHILY.acl.default": b"system.posix_acl_default",
@@ -123,8 +123,10 @@ def clean_path(name: bytes) -> bytes:
     if b"\0" in name:
         raise MemberFault("a name with a NUL byte")
     path = b"/".join(parts)
-    if len(path) > _MAX_PATH or any(len(part) > _MAX_NAME for part in parts):
+    if any(len(part) > _MAX_NAME for part in parts):
         raise MemberFault("a name that is too long for a file system")
+    if len(path) > LONGEST:
+        raise MemberFault(f"a path of {len(path)} bytes, and an image can have {LONGEST}")
     return path
 
 
@@ -159,7 +161,7 @@ def parse(info: tarfile.TarInfo) -> Member:
         extents = _extents(info)
     elif kind == "l":
         entry.target = raw(info.linkname)
-        if not entry.target or b"\0" in entry.target or len(entry.target) > _MAX_PATH:
+        if not entry.target or b"\0" in entry.target or len(entry.target) > _MAX_TARGET:
             raise MemberFault("a symbolic link to a name that cannot be")
     elif kind in "cb":
         entry.rdev = (info.devmajor, info.devminor)

@@ -24,7 +24,7 @@ from buildstep.formats.tar_reader import Member, MemberFault, members, parse, ra
 from buildstep.formats.tar_writer import OPAQUE, WHITEOUT
 from buildstep.formats.tree_writer import TreeWriter
 from buildstep.system.remove import remove_tree
-from buildstep.system.text import plural, shown
+from buildstep.system.text import plural, shown, shown_path
 from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.scan import link_groups
 
@@ -143,7 +143,7 @@ class _Extraction:
     def _fault(self, name: str, why: str) -> None:
         self._fault_count += 1
         if len(self._faults) < self._limits.faults_shown:
-            self._faults.append(f"  {shown(raw(name))}: {why}" if name else f"  {why}")
+            self._faults.append(f"  {shown_path(raw(name))}: {why}" if name else f"  {why}")
 
     def _refusal(self) -> ImageError:
         rest = self._fault_count - len(self._faults)
@@ -226,19 +226,22 @@ class _Extraction:
         return entry
 
     def _parents(self, parent: bytes) -> None:
-        known = self._found.get(parent)
-        if known is None:
-            self._parents(parent.rpartition(b"/")[0])
-            known = Entry(parent, "d", 0o755, 0, 0)
-            if not self._fault_count:
-                self._make_dir(known, exists=False)
-            self._found[parent] = known
-            self._new.add(parent)
-        elif known.kind == "l":
-            raise MemberFault(f"written through the symbolic link {shown(parent)}")
-        elif known.kind != "d":
-            raise MemberFault(f"written below {shown(parent)}, which is not a directory")
+        missing = []
+        while (known := self._found.get(parent)) is None:  # the top is always there
+            missing.append(parent)
+            parent = parent.rpartition(b"/")[0]
+        if known.kind == "l":
+            raise MemberFault(f"written through the symbolic link {shown_path(parent)}")
+        if known.kind != "d":
+            raise MemberFault(f"written below {shown_path(parent)}, which is not a directory")
         self._touched.add(parent)
+        for path in reversed(missing):
+            made = Entry(path, "d", 0o755, 0, 0)
+            if not self._fault_count:
+                self._make_dir(made, exists=False)
+            self._found[path] = made
+            self._new.add(path)
+            self._touched.add(path)
 
     def _drop(self, path: bytes) -> None:
         """Remove what an earlier member, or a lower layer, left at a path."""

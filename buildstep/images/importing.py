@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, cast
 
-from buildstep.errors import ImageError
+from buildstep.errors import EmitError, ImageError
 from buildstep.formats.unpack import apply_layer, unpack
 from buildstep.images.file_kind import FileKind, kind_of, kind_of_start
 from buildstep.images.interface import Identity, SourceContext, SourceImage
@@ -250,7 +250,12 @@ class Importer:
     def _record(self, dataset: Dataset, fetched: SourceImage, key: str, label: str) -> ImageRecord:
         """Give a dataset its final name and its record, unless the same image is there already."""
         backend = self._backend
-        entries = scan(dataset.path) if fetched.entries is None else fetched.entries
+        try:
+            entries = scan(dataset.path) if fetched.entries is None else fetched.entries
+        except EmitError as error:
+            raise ImageError(
+                f"the image cannot be used: {error.message}", hint="make it again without"
+            ) from error
         hash_entries(dataset.path, entries.values())
         spread_digests(entries)
         digest = tree_digest(entries)

@@ -18,11 +18,12 @@ from typing import ClassVar
 
 from buildstep.errors import CommandFailed, DatasetError
 from buildstep.pool.interface import Dataset, Kind
-from buildstep.pool.layout import DirectoryPool
+from buildstep.pool.layout import DirectoryPool, aside_name
 from buildstep.system import process
 from buildstep.system.mount_table import mount_points
 from buildstep.system.mounts import unmount
 from buildstep.system.private import private_file
+from buildstep.system.remove import remove_tree
 from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.scan import scan, scan_changed
 
@@ -95,7 +96,7 @@ class BtrfsBackend(DirectoryPool):
         for point in mount_points(folder):
             unmount(point)
         if kind is not Kind.BUILD:
-            aside = self.folder(Kind.BUILD, f"removing-{kind}-{ident}")
+            aside = self.folder(Kind.BUILD, aside_name(kind, ident))
             try:
                 folder.rename(aside)
             except FileNotFoundError:
@@ -178,27 +179,14 @@ def _is_read_only(path: Path) -> bool:
 
 
 def _delete(path: Path) -> None:
-    """Delete a subvolume and those that something made inside of it; nothing if there is none."""
+    """Delete a subvolume; nothing if there is none."""
     if not _is_subvolume(path):
         return
-    if _is_read_only(path):
-        _btrfs("property", "set", "-f", "-t", "subvol", os.fspath(path), "ro", "false")
-    for inner in _subvolumes_below(path):
-        _btrfs("subvolume", "delete", os.fspath(inner))
-    _btrfs("subvolume", "delete", os.fspath(path))
-
-
-def _subvolumes_below(path: Path) -> list[Path]:
-    """Nested subvolumes, innermost first."""
-    rows = re.findall(
-        r"^ID (\d+) gen \d+ top level \d+ path (.*)$",
-        _btrfs("subvolume", "list", "-o", os.fspath(path)),
-        re.MULTILINE,
-    )
-    found: list[Path] = []
-    for _, name in rows:
-        # Paths are told from the file system's top; ours is wherever it is mounted.
-        inner = path / name.partition(f"/{path.parent.name}/{path.name}/")[2]
-        if inner != path and _is_subvolume(inner):
-            found += [*_subvolumes_below(inner), inner]
-    return found
+    try:
+        if _is_read_only(path):
+            _btrfs("property", "set", "-f", "-t", "subvol", os.fspath(path), "ro", "false")
+        _btrfs("subvolume", "delete", os.fspath(path))
+    except DatasetError:
+        # Something in the image made subvolumes of its own in there, under names that only the kernel can be
+        # trusted to read.
+        remove_tree(path)

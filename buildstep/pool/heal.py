@@ -6,11 +6,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from buildstep.errors import BuildstepError
 from buildstep.pool import stale
 from buildstep.pool.interface import Backend, Kind
 from buildstep.pool.journal import SUFFIX, acquired, kept
-from buildstep.pool.stale import TEMPORARY, Healed, Stale
+from buildstep.pool.stale import TEMPORARY, Healed, Stale, said
 from buildstep.system.locks import try_lock
 
 _RECORDS = ("images", "layers", "blobs", "kept", "artifacts", "index", "resolved")
@@ -66,7 +65,11 @@ def _of_dead_builds(backend: Backend) -> Iterator[tuple[Path | None, list[Stale]
             if not dead:
                 live.add(path.name.removesuffix(SUFFIX))
                 continue
-            items = [item for item in acquired(path) if item.name not in spared]
+            try:
+                items = [item for item in acquired(path) if item.name not in spared]
+            except OSError:  # then its datasets are found without it
+                yield path, [Stale(path.name.removesuffix(SUFFIX), "journal", os.fspath(path))]
+                continue
             orphans -= {item.name for item in items if item.kind == "dataset"}
             folders -= {item.name for item in items if item.kind == "folder"}
             yield path, items
@@ -104,6 +107,6 @@ def _remove(backend: Backend, item: Stale) -> Healed | None:
         if not backend.exists(Kind.BUILD, item.name):
             return None
         backend.destroy(Kind.BUILD, item.name)
-    except (BuildstepError, OSError) as error:
-        return Healed(*item, False, str(error))
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with one thing, the others go, and builds go on
+        return Healed(*item, False, said(error))
     return Healed(*item, True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -200,7 +201,7 @@ class DirectoryPool:
         if kind is Kind.BUILD:
             remove_tree(folder)
             return
-        aside = self.path / Kind.BUILD / f"removing-{kind}-{ident}"
+        aside = self.path / Kind.BUILD / aside_name(kind, ident)
         try:
             folder.rename(aside)
         except FileNotFoundError:
@@ -219,6 +220,11 @@ def _read_mark(path: Path) -> dict[str, Any]:
         if not known or found.keys() - {"format", "scheme", "owners"}:
             raise
         return dict(found)
+
+
+def aside_name(kind: Kind, ident: str) -> str:
+    """Return the name of a dataset that is being removed; of one that cannot be, the name stays taken."""
+    return f"removing-{kind}-{ident[:80]}-{secrets.token_hex(4)}"
 
 
 def _is_half_mark(name: str) -> bool:

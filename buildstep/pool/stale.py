@@ -23,7 +23,8 @@ TEMPORARY = re.compile(r"\..+\.part")
 
 
 class Stale(NamedTuple):
-    """One thing of a build. kind: dataset, mount, cgroup, folder or outputs; name: its ident or path."""
+    """One thing of a build. kind: dataset, mount, cgroup, folder, outputs or, where it cannot be read, its
+    journal; name: its ident or path."""
 
     build: str
     kind: str
@@ -49,7 +50,7 @@ def exists(item: Stale) -> bool:
             return cgroup.exists(Path(item.name))
         case "outputs":
             return bool(_half_written(Path(item.name)))
-        case "folder":
+        case "folder" | "journal":
             return os.path.lexists(item.name)
         case _:
             return False
@@ -68,13 +69,22 @@ def remove(state: Path, item: Stale) -> Healed | None:
                 removed = _unmount(state, item)
             case "cgroup":
                 removed = cgroup.remove(Path(item.name))
-            case "folder":
+            case "folder" | "journal":
                 removed = _remove_folder(state, item)
             case _:
                 return None
-    except (BuildstepError, OSError) as error:
-        return Healed(*item, False, str(error))
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with one thing, the others go
+        return Healed(*item, False, said(error))
     return Healed(*item, True) if removed else None
+
+
+def said(error: Exception) -> str:
+    """Return why something could not be removed, and what to do, in one line."""
+    if isinstance(error, BuildstepError):
+        return f"{error.message} ({error.hint})" if error.hint else error.message
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    return f"{type(error).__name__}: {error}"
 
 
 def _remove_folder(state: Path, item: Stale) -> bool:

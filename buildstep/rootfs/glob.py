@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from buildstep.system.root import Root
+from buildstep.tree.entry import LONGEST, check_length
 
 
 def matches(root: Root, pattern: str, mounted: frozenset[str] = frozenset()) -> Iterator[str]:
@@ -24,13 +25,20 @@ def matches(root: Root, pattern: str, mounted: frozenset[str] = frozenset()) -> 
 
 
 def walk(root: Root, top: str, mounted: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Yield all paths below a directory that are not directories themselves."""
-    for path in fitting(root, top, "*"):
+    """Yield all paths below a directory that are not directories themselves. Raises PathTooLong."""
+    waiting = [iter(fitting(root, top, "*"))]
+    while waiting:
+        path = next(waiting[-1], None)
+        if path is None:
+            waiting.pop()
+            continue
+        if len(path) > LONGEST:
+            check_length(os.fsencode(path.strip("/")))
         found = root.lstat(path)
         if found is None or path in mounted:
             continue
         if stat.S_ISDIR(found.st_mode):
-            yield from walk(root, path, mounted)
+            waiting.append(iter(fitting(root, path, "*")))
         else:
             yield path
 

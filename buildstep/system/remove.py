@@ -1,78 +1,144 @@
-"""Removal that never crosses a mount and never follows a link."""
+"""Removal of trees that others made. What cannot be removed is left and named, and all else goes."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 from buildstep.errors import DatasetError
+from buildstep.system.descend import Descent, Level
+from buildstep.system.text import shown_path
+
+_TOLD = 10
+"""Of how many things that cannot be removed the error tells the path."""
+
+_AGAIN = 3
+"""How often a directory is emptied again that somebody fills meanwhile, or empties with us."""
+
+_SET_SUBVOLUME_FLAGS = 0x4008941A  # linux/btrfs.h
 
 
 def remove_tree(path: Path | str) -> None:
-    """Remove a tree without following a link or crossing into another file system.
+    """Remove a file or a tree without following a link or crossing into another file system.
 
-    Raises DatasetError when something is mounted inside: nothing below a mount is ever touched.
+    Nothing is done when there is none. Raises DatasetError that names what could not be removed, such as what
+    is below a mount; all else is gone then.
     """
-    path = os.fspath(path)
+    folder, name = os.path.split(os.path.abspath(path))
     try:
-        top = os.lstat(path)
-    except FileNotFoundError:
+        parent = os.open(folder, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
         return
-    if not stat.S_ISDIR(top.st_mode):
-        os.unlink(path)
-        return
-    parent = os.lstat(os.path.dirname(os.path.abspath(path)))
-    if top.st_dev != parent.st_dev:
-        raise mounted_inside(path)
-    with contextlib.suppress(FileNotFoundError):  # gone meanwhile: somebody removes the same tree
-        fd = _open_dir(path, None)
+    with _Removal(parent, folder) as removal:
+        removal.remove(name)
+        removal.check()
+
+
+def remove_children(fd: int, path: str) -> None:
+    """Empty the directory that `fd` has open; `path` is for messages. Raises as `remove_tree` does."""
+    with _Removal(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd), path) as removal:
+        removal.empty()
+        removal.check()
+
+
+class _Removal(Descent):
+    """problems: what cannot be removed, the first few; a level is stuck when something in it stays."""
+
+    def __init__(self, top: int, path: str) -> None:
+        super().__init__(top)
+        self._path = path.rstrip("/")
+        self._problems: list[tuple[str, OSError | None]] = []
+        self._count = 0
+
+    def remove(self, name: str) -> None:
+        """Remove one entry of the top directory, with all that is below it."""
+        top = self.levels[0]
         try:
-            remove_children(fd, path, top.st_dev)
-        finally:
-            os.close(fd)
-        os.rmdir(path)
+            info = os.stat(name, dir_fd=top.fd, follow_symlinks=False)
+            if not stat.S_ISDIR(info.st_mode):
+                os.unlink(name, dir_fd=top.fd)
+                return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self.cannot_enter(name, error)
+            return
+        top.left = [name]
+        self.walk()
 
+    def empty(self) -> None:
+        """Remove all that is in the top directory."""
+        self.arrive(self.levels[0])
+        self.walk()
 
-def remove_children(fd: int, path: str, device: int) -> None:
-    """Empty the directory that `fd` has open; `path` is for messages, `device` where we may work."""
-    with os.scandir(fd) as entries:
-        listing = list(entries)
-    for entry in listing:
-        # What is gone already was removed by somebody who removes the same tree.
-        with contextlib.suppress(FileNotFoundError):
-            if not entry.is_dir(follow_symlinks=False):
-                _remove_name(os.unlink, entry.name, fd)
+    def check(self) -> None:
+        """Raise DatasetError for what could not be removed."""
+        if not self._problems:
+            return
+        path, error = self._problems[0]
+        if self._count == 1 and error is None:
+            raise mounted_inside(path)
+        rest = self._count - len(self._problems)
+        lines = [f"  {where}: {_reason(problem)}" for where, problem in self._problems]
+        lines += [f"  and {rest} more"] if rest else []
+        more = f", and {self._count - 1} more" if self._count > 1 else ""
+        raise DatasetError(
+            f"cannot remove {path}: {_reason(error)}{more}",
+            detail="\n".join(lines) if self._count > 1 else "",
+            hint=_hint(error),
+        ) from error
+
+    def arrive(self, level: Level) -> None:
+        """Remove the files of a directory, and note the directories in it."""
+        if len(self.levels) > 1 and level.device != self.levels[-2].device:
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(level.fd, _SET_SUBVOLUME_FLAGS, bytes(8))  # a subvolume: read-only no more
+        try:
+            with os.scandir(level.fd) as entries:
+                listing = list(entries)
+        except OSError as error:
+            self._failed("", error)
+            return
+        for entry in listing:
+            if entry.is_dir(follow_symlinks=False):
+                level.left.append(entry.name)
                 continue
-            child = _open_dir(entry.name, fd)
             try:
-                # The descriptor's own device: a mount that appeared since the listing is seen as well.
-                if os.fstat(child).st_dev != device:
-                    raise mounted_inside(f"{path}/{entry.name}")
-                remove_children(child, f"{path}/{entry.name}", device)
-            finally:
-                os.close(child)
-            _remove_name(os.rmdir, entry.name, fd)
+                os.unlink(entry.name, dir_fd=level.fd)
+            except FileNotFoundError:  # somebody removes the same tree
+                pass
+            except OSError as error:
+                self._failed(entry.name, error)
 
+    def leave(self, level: Level, above: Level) -> None:
+        """Remove a directory that was emptied."""
+        if level.stuck:
+            above.stuck = True
+            return
+        try:
+            os.rmdir(level.name, dir_fd=above.fd)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno == errno.ENOTEMPTY and level.tries < _AGAIN:
+                self.enter(level.name, tries=level.tries + 1)
+            else:
+                self._failed(level.name, error)
 
-def _open_dir(name: str, dir_fd: int | None) -> int:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-    try:
-        return os.open(name, flags, dir_fd=dir_fd)
-    except PermissionError:
-        os.chmod(name, 0o700, dir_fd=dir_fd)
-        return os.open(name, flags, dir_fd=dir_fd)
+    def cannot_enter(self, name: str, error: OSError | None) -> None:
+        self._failed(name, error)
 
-
-def _remove_name(act: Callable[..., None], name: str, dir_fd: int) -> None:
-    """Call unlink or rmdir, also in a directory of ours whose mode forbids us to write."""
-    try:
-        act(name, dir_fd=dir_fd)
-    except PermissionError:
-        os.fchmod(dir_fd, 0o700)
-        act(name, dir_fd=dir_fd)
+    def _failed(self, name: str, error: OSError | None) -> None:
+        """Note an entry of the last level as one that stays. error: None for a mount point."""
+        self.levels[-1].stuck = True
+        self._count += 1
+        if len(self._problems) < _TOLD:
+            path = "/".join([self._path, *self.names(), *([name] if name else [])])
+            self._problems.append((shown_path(os.fsencode(path)), error))
 
 
 def mounted_inside(path: str) -> DatasetError:
@@ -81,3 +147,21 @@ def mounted_inside(path: str) -> DatasetError:
         f"{path} is a mount point, and was not removed",
         hint="unmount it; nothing below a mount is deleted by a build",
     )
+
+
+def _reason(error: OSError | None) -> str:
+    if error is None:
+        return "it is a mount point"
+    return error.strerror or str(error)
+
+
+def _hint(error: OSError | None) -> str:
+    match None if error is None else error.errno:
+        case None | errno.EBUSY:
+            return "something is mounted there, or uses it: unmount it, or end that process"
+        case errno.EPERM:
+            return "is it immutable (`lsattr -d`, then `chattr -i -a`), or somebody else's?"
+        case errno.EACCES:
+            return "it belongs to another user, who can remove it, or root"
+        case _:
+            return "remove it by hand, when the reason is gone"

@@ -206,10 +206,9 @@ class Root:
             return
         child = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
         try:
-            device = os.fstat(child).st_dev
-            if device != os.fstat(fd).st_dev:
+            if os.fstat(child).st_dev != os.fstat(fd).st_dev:
                 raise mounted_inside(path)
-            remove_children(child, path, device)
+            remove_children(child, path)
         finally:
             os.close(child)
         os.rmdir(name, dir_fd=fd)

@@ -13,6 +13,16 @@ def shown(path: bytes) -> str:
     return path.decode(errors="backslashreplace") or "/"
 
 
+_LONG = 200
+"""Characters of a path that a message has room for."""
+
+
+def shown_path(path: bytes) -> str:
+    """A path of any length for a message, on one line: of a long one the beginning and the end."""
+    text = printable(shown(path))
+    return text if len(text) <= _LONG else f"{text[: _LONG // 2]}...{text[-_LONG // 2 :]}"
+
+
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between the inputs of two layers, one short sentence each."""
     found = []

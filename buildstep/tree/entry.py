@@ -17,7 +17,8 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from buildstep.errors import StoreError
+from buildstep.errors import EmitError, StoreError
+from buildstep.system.text import shown_path
 
 HEADER = b"buildstep-filelist 1\n"
 _LINKED = b"\\="
@@ -35,6 +36,32 @@ KINDS = {
 TYPE_BITS = {kind: bits for bits, kind in KINDS.items()}
 
 Xattrs = tuple[tuple[bytes, bytes], ...]
+
+LONGEST = 3500
+"""Bytes that a path in an image may have. The kernel takes 4095 in one call, and the place where an image is
+unpacked or built has a path as well; a directory nested deeper serves nothing but to break tools."""
+
+
+LARGEST = 1 << 42
+"""Bytes that a file of an image may have, holes included: reading and hashing more takes hours."""
+
+
+class PathTooLong(EmitError):
+    """A path of a tree that no image can have."""
+
+
+def check_length(path: bytes, limit: int = LONGEST) -> None:
+    """Raise PathTooLong for a path in a tree of more than `limit` bytes."""
+    if len(path) > limit:
+        raise PathTooLong(
+            f"a path of {len(path)} bytes, and an image can have {limit}: {shown_path(path)}",
+            hint="remove it; did a package script make it? the option --keep-on-failure keeps the tree",
+        )
+
+
+def longest_below(top: bytes) -> int:
+    """Return the bytes that a path may have in a tree whose own path is `top`."""
+    return min(LONGEST, 4095 - len(top) - 1)
 
 
 @dataclass(slots=True)

@@ -12,7 +12,9 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from buildstep.tree.entry import KINDS, Entry, FileList, Xattrs
+from buildstep.errors import EmitError
+from buildstep.system.text import shown_path
+from buildstep.tree.entry import KINDS, LARGEST, Entry, FileList, Xattrs, check_length, longest_below
 
 SKIPPED_XATTRS = re.compile(
     rb"(trusted|user)\.overlay\.|security\.(selinux|ima|evm|apparmor|SMACK)|system\.nfs4_acl"
@@ -39,7 +41,15 @@ def read_xattrs(path: bytes) -> Xattrs:
 
 
 def entry_of(path: bytes, full: bytes, info: os.stat_result) -> Entry:
-    """Return the entry of something on disk, its content unread. path: in the tree; full: on the CI host."""
+    """Return the entry of something on disk, its content unread. path: in the tree; full: on the CI host.
+
+    Raises OSError, and EmitError for a file that is too large for an image.
+    """
+    if info.st_size > LARGEST and stat.S_ISREG(info.st_mode):
+        raise EmitError(
+            f"{shown_path(path)} has {info.st_size} bytes, and a file of an image can have {LARGEST}",
+            hint="its holes count as well; remove it, or find what made it",
+        )
     kind, mode = KINDS[stat.S_IFMT(info.st_mode)], stat.S_IMODE(info.st_mode)
     entry = Entry(path, kind, mode, info.st_uid, info.st_gid, info.st_size, mtime=info.st_mtime_ns)
     return complete(entry, full)
@@ -61,25 +71,48 @@ def complete(entry: Entry, full: bytes) -> Entry:
 
 
 def walk(top: bytes) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
-    """Yield (path in the tree, path on the CI host, lstat) of `top` and all below; follow no link."""
+    """Yield (path in the tree, path on the CI host, lstat) of `top` and all below; follow no link.
+
+    Raises OSError, and PathTooLong for a tree that no image can hold.
+    """
     yield b"", top, os.lstat(top)
     stack = [b""]
+    limit = longest_below(top)
     while stack:
         directory = stack.pop()
+        # A name has up to 255 bytes: far from the limit, nothing needs to be looked at.
+        near = len(directory) + 256 > limit
         with os.scandir(top + b"/" + directory if directory else top) as listing:
             for item in listing:
                 path = directory + b"/" + item.name if directory else item.name
+                if near:
+                    check_length(path, limit)
                 info = item.stat(follow_symlinks=False)
                 yield path, item.path, info
                 if stat.S_ISDIR(info.st_mode):
                     stack.append(path)
 
 
+def _refuse_other_device(path: bytes, info: os.stat_result) -> None:
+    """Raise EmitError for a mount, or a subvolume that something made, in a tree: no clone would have it.
+
+    Files of an overlay are on the device of the layer that they are from.
+    """
+    if stat.S_ISDIR(info.st_mode):
+        raise EmitError(
+            f"{shown_path(path)} is a file system or subvolume of its own, and cannot be part of an image",
+            hint="what made it, a package script? an image is one tree of plain directories",
+        )
+
+
 def scan(root: Path | bytes) -> FileList:
-    """Return all of a tree, unhashed, with its hard-link groups. Raises OSError."""
+    """Return all of a tree, unhashed, with its hard-link groups. Raises OSError, PathTooLong, EmitError."""
     found: FileList = {}
     inodes: dict[bytes, tuple[int, int]] = {}
+    device = os.lstat(root).st_dev
     for path, full, info in walk(os.fsencode(root)):
+        if info.st_dev != device:
+            _refuse_other_device(path, info)
         found[path] = entry_of(path, full, info)
         if info.st_nlink > 1 and found[path].kind != "d":
             inodes[path] = (info.st_dev, info.st_ino)
@@ -116,7 +149,10 @@ def scan_changed(
     """
     found: FileList = {}
     inodes: dict[bytes, tuple[int, int]] = {}
+    device = os.lstat(root).st_dev
     for path, full, info in walk(os.fsencode(root)):
+        if info.st_dev != device:
+            _refuse_other_device(path, info)
         old = base.get(path)
         unchanged = old is not None and info.st_ctime_ns < since
         if old is not None and unchanged and KINDS[stat.S_IFMT(info.st_mode)] == old.kind:

@@ -19,6 +19,8 @@ from buildstep.errors import BuildstepError
 from buildstep.system import process
 from buildstep.tree import entry, scan
 
+_DEEPEST = entry.LONGEST // 2 + 1
+"""Levels that are looked at: a path of one more than an image can have is too long."""
 _FORMAT = "%i %s %T@ %C@ %m %U %G %n %y\\t%P\\0"
 
 
@@ -74,7 +76,8 @@ def listing(top: bytes, *, large: bool) -> Iterator[Callable[[], list[bytes]]]:
     with open(os.memfd_create("listing"), "w+b") as out, contextlib.ExitStack() as stack:
         child = None
         if large:
-            argv = ["find", os.fsdecode(os.path.realpath(top)), "-mindepth", "1", "-printf", _FORMAT]
+            where = os.fsdecode(os.path.realpath(top))
+            argv = ["find", where, "-mindepth", "1", "-maxdepth", str(_DEEPEST), "-printf", _FORMAT]
             with contextlib.suppress(BuildstepError, OSError):
                 child = stack.enter_context(process.spawn(argv, ok=range(-64, 256), stdout=out))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from buildstep.emit.interface import Blob, EmitJob
 from buildstep.events import Bus
+from buildstep.system.remove import remove_tree
 from buildstep.tree import entry as tree_entry
 from buildstep.tree import hashing, scan
 from buildstep.tree.diff import Changes
@@ -147,3 +150,28 @@ def modes(root: Path) -> dict[str, int]:
         for top, dirs, files in os.walk(root)
         for name in [*dirs, *files]
     }
+
+
+def deep(top: Path, depth: int, *, files: bool = False, name: str = "d") -> None:
+    """A chain of directories, far deeper than a path can tell. files: each holds a file as well; name: of each."""
+    top.mkdir(parents=True)
+    fd = os.open(top, os.O_RDONLY)
+    for _ in range(depth):
+        if files:
+            os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+        os.mkdir(name, dir_fd=fd)
+        below = os.open(name, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+
+
+@contextlib.contextmanager
+def deep_place() -> Iterator[Path]:
+    """A directory for what is deep: in memory, as disks take their time, and removed, as pytest cannot."""
+    memory = Path("/dev/shm")
+    top = Path(tempfile.mkdtemp(prefix="buildstep-test-", dir=memory if os.access(memory, os.W_OK) else None))
+    try:
+        yield top
+    finally:
+        remove_tree(top)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import parse_qsl
 
-from buildstep.errors import CommandFailed, ImageError
+from buildstep.errors import CommandFailed, ImageError, ToolMissing
 from buildstep.images.interface import Identity, SourceContext, SourceImage
 from buildstep.rootfs.interface import Package
-from buildstep.system import process
+from buildstep.system import process, userns
 
 DEFAULTS = {"variant": "minbase", "include": "", "components": "main"}
 
@@ -46,12 +46,10 @@ class Mmdebstrap:
         env = process.base_env(os.environ, **extra) | {"TMPDIR": os.fspath(context.cache)}
         archive = context.cache / "base.tar"
         target = into if context.privileged else archive
-        form = (
-            ["--mode=root", "--format=directory"]
-            if context.privileged
-            else ["--mode=unshare", "--format=tar"]
-        )
-        command = [*argv, *form, suite, os.fspath(target), *([mirror] if mirror else [])]
+        command = [*argv, "--mode=root", f"--format={'directory' if context.privileged else 'tar'}"]
+        command += [suite, os.fspath(target), *([mirror] if mirror else [])]
+        if not context.privileged:
+            command = _as_root_of_a_namespace(command)
         try:
             process.run(
                 command,
@@ -84,6 +82,21 @@ class Mmdebstrap:
             packages=tuple(dpkg_packages(into / "var/lib/dpkg/status")),
             entries=entries,
         )
+
+
+def _as_root_of_a_namespace(command: list[str]) -> list[str]:
+    """Return a command line that lets an ordinary user make a root.
+
+    mmdebstrap's own way (--mode=unshare) maps the user to nobody, and nobody may enter a pool. Raises
+    ToolMissing, saying all that this user lacks.
+    """
+    if missing := userns.missing():
+        raise ToolMissing(
+            "mmdebstrap needs root, or a user namespace, and this user can have none",
+            detail="\n".join(f"  missing: {what} ({remedy})" for what, remedy in missing),
+            hint="add what is missing, run as root, or import a root that was made elsewhere: tar:FILE",
+        )
+    return userns.enter_argv("unshare", "--mount", "--pid", "--fork", "--kill-child", "--", *command)
 
 
 _PASSED = (

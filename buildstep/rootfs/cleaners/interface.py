@@ -12,6 +12,7 @@ from pathlib import Path
 from buildstep.events import Cleaned
 from buildstep.rootfs.glob import fitting, matches, walk
 from buildstep.rootfs.leak_check import CiHost, mounted_paths
+from buildstep.system.descend import Descent, Level
 from buildstep.system.root import Root
 
 SHOWN = 20
@@ -64,25 +65,28 @@ class Cleaning:
 
     def remove(self, path: str) -> None:
         """Remove a path and count it. What holds a mount, or came from the proto directory, stays."""
+        waiting = [path]
+        while waiting:
+            waiting += reversed(self._remove(waiting.pop()))
+
+    def _remove(self, path: str) -> list[str]:
+        """Remove a path; or, where something in it stays, return those in it, which are to go one by one."""
         at = bisect_left(self._protected, path)
         if at < len(self._protected) and self._protected[at] == path:
-            return
+            return []
         if any(path.startswith(point + "/") for point in self.mounted):
-            return
+            return []
         at = bisect_left(self._protected, path + "/")
         inside = at < len(self._protected) and self._protected[at].startswith(path + "/")
         found = self.root.lstat(path)
         if found is None:
-            return
+            return []
         if inside:
-            # Something in there stays: its neighbours go one by one.
-            if stat.S_ISDIR(found.st_mode):
-                for child in fitting(self.root, path, "*"):
-                    self.remove(child)
-            return
+            return fitting(self.root, path, "*") if stat.S_ISDIR(found.st_mode) else []
         paths, size = measure(self.root, path, found)
         self.root.remove(path)
         self.count(path, size, paths=paths)
+        return []
 
     def remove_matching(self, *patterns: str) -> None:
         """Remove all paths that match a pattern, in which any component can have a `*`."""
@@ -110,14 +114,25 @@ def measure(root: Root, path: str, found: os.stat_result) -> tuple[int, int]:
     """Return how many paths and bytes there are at a path and below it. found: its lstat."""
     if not stat.S_ISDIR(found.st_mode):
         return 1, found.st_size if stat.S_ISREG(found.st_mode) else 0
+    with _Measure(root.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)) as measured:
+        measured.arrive(measured.levels[0])
+        measured.walk()
+        return measured.paths, measured.size
+
+
+class _Measure(Descent):
+    """paths, size: how many, and their bytes, so far."""
+
     paths, size = 1, 0
-    fd = root.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        for _dir, folders, files, at in os.fwalk(".", dir_fd=fd, follow_symlinks=False):
-            paths += len(folders) + len(files)
-            for name in files:
-                entry = os.stat(name, dir_fd=at, follow_symlinks=False)
-                size += entry.st_size if stat.S_ISREG(entry.st_mode) else 0
-    finally:
-        os.close(fd)
-    return paths, size
+
+    def arrive(self, level: Level) -> None:
+        with os.scandir(level.fd) as entries:
+            for entry in entries:
+                self.paths += 1
+                if entry.is_dir(follow_symlinks=False):
+                    level.left.append(entry.name)
+                elif entry.is_file(follow_symlinks=False):
+                    self.size += entry.stat(follow_symlinks=False).st_size
+
+    def leave(self, level: Level, above: Level) -> None:
+        """Nothing is left to do."""
