@@ -13,6 +13,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from buildstep.system import process
 from tests.integration.conftest import demand, enclosed
 from tests.integration.support import write_base
 from tests.integration.yard import EPOCH, Yard, environment
-from tests.walls.rounds import chosen
+from tests.walls.rounds import chosen, rounds
 
 ROUNDS = 100
 
@@ -251,6 +252,39 @@ def hurt(pool: Path, kind: str, harm: str, dice: random.Random) -> Path:
     else:
         os.truncate(file, dice.randrange(len(data)))
     return file
+
+
+def test_what_is_verified_beside_builds_is_sound(healthy: Callable[[str], Healthy]) -> None:
+    """What a build writes or removes meanwhile is not taken for damage."""
+    healthy_pool = healthy("overlay")
+    yard = healthy_pool.yard
+    process.run(["rm", "-rf", os.fspath(pool_of(healthy_pool))])
+    process.run(["cp", "-a", os.fspath(healthy_pool.pool), os.fspath(pool_of(healthy_pool))])
+
+    def builds() -> list[str]:
+        wrong = []
+        for number in range(rounds(30, 4)):
+            edit(yard, ("first", "second")[number % 2])
+            expected = (healthy_pool.first, healthy_pool.second)[number % 2]
+            done = yard.run(cache=number % 4 != 3)
+            if done.same != expected:
+                wrong.append(done.error or "another image")
+        return wrong
+
+    def looks() -> list[str]:
+        store, _ = yard.open(Bus(), environment(EPOCH))
+        return [f"{row.kind} {row.file}: {row.problem}" for row, _ in kept.verify(store.backend, mend=True)]
+
+    found: list[str] = []
+    with ThreadPoolExecutor(1) as beside:
+        built = beside.submit(enclosed, builds)
+        looked = 0
+        while not built.done():
+            found += enclosed(looks)
+            looked += 1
+    assert built.result() == []
+    assert found == []
+    assert looked > 2
 
 
 def test_every_kind_of_kept_file_is_damaged(healthy: Callable[[str], Healthy]) -> None:
