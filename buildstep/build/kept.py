@@ -135,6 +135,14 @@ KEPT: tuple[Kept, ...] = (
         verify=cached.package_files,
     ),
     Kept(
+        name="mirror",
+        where=("state/packages/apt/mirror.json",),
+        holds="the mirror that the CI host's own apt is set to",
+        checked="its own digest, and what `lstat` says of what apt reads; not used with `--no-cache`",
+        damaged="as if it were missing: apt is asked",
+        verify=cached.mirror,
+    ),
+    Kept(
         name="journal",
         where=("state/journal/BUILD.jsonl",),
         holds="what a build has acquired",

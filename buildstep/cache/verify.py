@@ -119,6 +119,8 @@ def package_lists(backend: Backend) -> Iterator[Damage]:
         if problem := apt_lists.damage(folder, whole=True, heal=False):
             mend = partial(apt_sweep.discard, cache, folder)
             yield Damage(kind="lists", name=folder.parent.name, problem=problem, file=folder, mend=mend)
+        known = folder / apt_archives.KNOWN
+        yield from _sealed("lists", [known] if known.exists() else [])
 
 
 def package_files(backend: Backend) -> Iterator[Damage]:
@@ -128,6 +130,12 @@ def package_files(backend: Backend) -> Iterator[Damage]:
         if problem := apt_archives.damage(path):
             mend = partial(apt_sweep.discard, cache, path)
             yield Damage(kind="package", name=path.name, problem=problem, file=path, mend=mend)
+
+
+def mirror(backend: Backend) -> Iterator[Damage]:
+    """Compare what is remembered of the CI host's mirror with its digest."""
+    path = backend.state / "packages/apt/mirror.json"
+    yield from _sealed("mirror", [path] if path.exists() else [])
 
 
 def archive_digests(backend: Backend) -> Iterator[Damage]:

@@ -122,7 +122,7 @@ def prepare_packaging(
     private_dir(cache)
     mirror = spec.installer_options.mirror or environ.get("BUILDSTEP_APT_MIRROR", "")
     if not mirror and installer.name == apt.Apt.name:
-        mirror = apt.host_mirror(environ, cache)
+        mirror = apt.host_mirror(environ, cache if spec.cache else None)
     with enter(spec, root, bus, environ) as inside, contextlib.ExitStack() as prepared:
         job = InstallJob(
             sandbox=inside,

@@ -21,23 +21,17 @@ from typing import Any
 import pytest
 
 from buildstep.build import kept
-from buildstep.build.execute import execute
-from buildstep.build.plan import plan
 from buildstep.emit import split_layer
-from buildstep.errors import BuildstepError
 from buildstep.events import Bus
-from buildstep.pool.heal import heal
 from buildstep.pool.journal import open_journal
 from buildstep.system import process
 from tests.integration.conftest import demand, enclosed
 from tests.integration.support import write_base
 from tests.integration.yard import EPOCH, Yard, environment
+from tests.walls.damage import HARMS, SEED, build, hurt, unnoticed, wrong_outcome
 from tests.walls.rounds import chosen, rounds
 
 ROUNDS = 100
-
-SEED = int(os.environ.get("BUILDSTEP_WALLS_SEED", "0"))
-"""Another number damages other bytes of other files."""
 
 KINDS: dict[str, tuple[str, ...]] = {
     "pool": ("buildstep-pool.json",),
@@ -60,10 +54,9 @@ KINDS: dict[str, tuple[str, ...]] = {
     "digests": ("state/filehash.json",),
     "journal": ("state/journal/*.jsonl",),
 }
-"""Every kind of kept file, and where it is in a pool. Files of a package manager's cache have tests of their own."""
+"""Every kind of kept file, and where it is in a pool. Those of apt are in `test_corruption_apt`."""
 
 OF_OVERLAY = {"layer origin"}
-HARMS = ("flip", "cut", "remove")
 
 
 def rows() -> list[tuple[str, str, str, int]]:
@@ -178,11 +171,10 @@ def damaged_and_built(healthy: Healthy, kind: str, harm: str, dice: random.Rando
     edit(yard, "first")
     assert yard.run().same == healthy.first
     die(yard.pool, yard.out)
-    file = hurt(pool_of(healthy), kind, harm, dice)
+    file = hurt(pool_of(healthy), KINDS[kind], harm, dice)
     what = f"{harm} {file}: "
     # Only the time of a `.used` counts, and a file that is gone is no damage: it may never have been there.
-    problem = "" if harm == "remove" or file.suffix == ".used" else verified(yard, file)
-    if problem:
+    if harm != "remove" and file.suffix != ".used" and (problem := unnoticed(yard, file)):
         return what + problem
     way = dice.choice(("same", "edited", "outputs gone"))
     wanted = healthy.first
@@ -192,12 +184,8 @@ def damaged_and_built(healthy: Healthy, kind: str, harm: str, dice: random.Rando
     elif way == "outputs gone":
         (yard.out / "hello-1.0.0.oci.tar").unlink()
     done, error = build(yard)
-    if error is not None:
-        text = f"{error} {error.detail} {error.hint}"
-        if not error.hint or os.fspath(file) not in text:
-            return f"{what}{way}: the message names no file or no remedy: {text}"
-    elif done != wanted:
-        return f"{what}{way}: another image"
+    if problem := wrong_outcome(done, error, wanted, file):
+        return f"{what}{way}: {problem}"
     for text, expected in (("second", healthy.second), ("first", healthy.first)):
         edit(yard, text)
         done, error = build(yard)
@@ -207,51 +195,6 @@ def damaged_and_built(healthy: Healthy, kind: str, harm: str, dice: random.Rando
     left += [path.name for path in (pool_of(healthy) / "build").iterdir()]
     left += [path.name for path in (pool_of(healthy) / "state/work").iterdir()]
     return f"{what}{way}: left {left}" if left else ""
-
-
-def build(yard: Yard) -> tuple[tuple[object, ...], BuildstepError | None]:
-    """Heal and build as the command does; the image, and the error it ended with. Any other error is a bug."""
-    environ = environment(EPOCH)
-    try:
-        store, cache = yard.open(Bus(), environ)
-        heal(store.backend)
-        decided = plan(yard.spec(environ), store, cache, environ=environ)
-        result = execute(decided, store=store, cache=cache, bus=store.bus, environ=environ)
-    except BuildstepError as error:
-        return (), error
-    files = {str(row["format"]): str(row["sha256"]) for row in result.files}
-    return (files, result.tree_digest, ""), None
-
-
-def verified(yard: Yard, file: Path) -> str:
-    """Say so where `cache verify` does not name this file."""
-    store, _ = yard.open(Bus(), environment(EPOCH))
-    found = kept.verify(store.backend, mend=False)
-    if any(file.is_relative_to(row.file) for row, _ in found):
-        return ""
-    return f"`cache verify` did not find it, but {[(row.kind, row.problem) for row, _ in found]}"
-
-
-def hurt(pool: Path, kind: str, harm: str, dice: random.Random) -> Path:
-    """Damage one file of a kind."""
-    found = sorted(
-        path
-        for pattern in KINDS[kind]
-        for path in pool.glob(pattern)
-        if path.is_file() and not path.is_symlink()
-    )
-    file = dice.choice(found)
-    data = bytearray(file.read_bytes())
-    if harm == "remove":
-        file.unlink()
-    elif not data:
-        file.write_bytes(b"\0")
-    elif harm == "flip":
-        data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
-        file.write_bytes(data)
-    else:
-        os.truncate(file, dice.randrange(len(data)))
-    return file
 
 
 def test_what_is_verified_beside_builds_is_sound(healthy: Callable[[str], Healthy]) -> None:

@@ -13,6 +13,7 @@ from typing import ClassVar
 from buildstep.errors import InstallError
 from buildstep.rootfs.installers import apt_incremental
 from buildstep.rootfs.installers.apt_archives import (
+    KNOWN,
     Archive,
     ArchiveStore,
     copy_local,
@@ -176,7 +177,7 @@ class Apt:
 
     def _archives(self, job: InstallJob, act: str, versions: Mapping[str, str] | None) -> list[Archive]:
         """Return the package files that are needed, as the lists have them."""
-        notes = self._lists().folder / "archives"
+        notes = self._lists().folder / KNOWN
         if versions and (known := known_archives(notes, versions)) is not None:
             return known
         words = ["--print-uris", *_install(job, act)]

@@ -30,6 +30,9 @@ from buildstep.system.root import Root
 _LINE = re.compile(r"'(?P<uri>[^']+)' (?P<name>\S+) (?P<size>\d+) ?(?P<kind>SHA256|SHA512)?:?(?P<digest>\S*)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+%~_-]*")
 _LENGTHS = {"SHA256": 64, "SHA512": 128}
+KNOWN = "archives"
+"""In a directory of lists: what these say of package files."""
+
 _LONGEST = 254
 """Of a file name, in bytes."""
 

@@ -13,8 +13,7 @@ from urllib.parse import urlsplit
 
 from buildstep.errors import BuildstepError, InstallError, SandboxError
 from buildstep.rootfs.interface import InstallJob
-from buildstep.system import process
-from buildstep.system.files import read_json, write_json
+from buildstep.system import process, sealed
 from buildstep.system.root import Root
 
 LIST = "/etc/apt/sources.list"
@@ -120,13 +119,13 @@ def host_mirror(environ: Mapping[str, str], notes: Path | None = None) -> str:
     env = process.base_env(environ)
     path, seen = notes and notes / "mirror.json", _touched(env)
     if path is not None:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            known = read_json(path)
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            known = sealed.read(path)
             if known["seen"] == seen:
                 return str(known["mirror"])
     found = _mirror_of_apt(env)
     if path is not None:
-        write_json(path, {"seen": seen, "mirror": found}, durable=False)
+        sealed.write(path, {"seen": seen, "mirror": found}, durable=False)
     return found
 
 
