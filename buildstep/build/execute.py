@@ -40,6 +40,10 @@ def execute(
             forecast.check_room(
                 plan.spec, backend=store.backend, image=plan.image, proto=plan.proto, copied=plan.copies
             )
+            if plan.image is None and (
+                said := forecast.warning(plan.spec, backend=store.backend, proto=plan.proto)
+            ):
+                bus.note(said, level="warning")
         return _execute(plan, store=store, cache=cache, bus=bus, environ=environ)
 
 

@@ -18,6 +18,7 @@ from buildstep.spec.load import BuildSpec
 from buildstep.system import space
 from buildstep.system.files import CHUNK, data_extents
 from buildstep.system.space import Room, existing
+from buildstep.system.text import size_text
 from buildstep.tree.proto import ProtoDir
 
 _MIB = 1 << 20
@@ -183,6 +184,16 @@ def check_room(
         contents.append(_content((os.path.join(proto.top, path) for path in proto.paths), enough=room.free))
     # Not their sum: the proto directory may replace what is in the base.
     space.check(backend.state, max(contents), what=f"cannot build {spec.name} {spec.version}")
+
+
+def warning(spec: BuildSpec, *, backend: Backend, proto: ProtoDir) -> str:
+    """Return that the pool may be too small for a build whose base is to be imported; empty if it is not."""
+    need = forecast(spec, backend=backend, image=None, proto=proto).pool.likely
+    room = Room.at(backend.state)
+    if need <= room.free or space.packs(room.folder):
+        return ""
+    have, wanted = size_text(room.free), size_text(need)
+    return f"the pool has {have} free in {room.folder}, and this build is likely to need {wanted}"
 
 
 def _import_least(ref: str) -> int:

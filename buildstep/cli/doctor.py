@@ -29,8 +29,8 @@ _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 @click.command(
     "doctor",
     epilog="Exit codes: 0 it can, perhaps with warnings; else that of the first error, with which the build "
-    "would end: 2 usage, 5 a tool or privilege is missing, 10 dataset, 11 image, 12 install, "
-    "13 sandbox, 14 emit.",
+    "would end: 2 usage, 5 a tool or privilege is missing, 6 a disk is too small, 10 dataset, 11 image, "
+    "12 install, 13 sandbox, 14 emit.",
 )
 @JSON
 @click.option("-q", "--quiet", is_flag=True, help="Only what is wrong.")

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 
 import click
 
+from buildstep.system.space import located
+
 POOL = click.option("--pool", metavar="URI", help="The pool (default: the one that builds use).")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -56,7 +58,7 @@ def print_json(data: object) -> None:
     """Print one JSON object on standard output."""
     import json  # only for those who ask for it: --help is quick
 
-    click.echo(json.dumps(data, indent=2))
+    _print(json.dumps(data, indent=2))
 
 
 def show(data: object, lines: Iterable[str], *, as_json: bool) -> None:
@@ -65,7 +67,17 @@ def show(data: object, lines: Iterable[str], *, as_json: bool) -> None:
         print_json(data)
         return
     for line in lines:
-        click.echo(line)
+        _print(line)
+
+
+def _print(text: str) -> None:
+    """Print on standard output. Raises OSError; where its disk is full, with the file's path."""
+    try:
+        click.echo(text)
+    except OSError as error:
+        if (failure := located(error, 1)) is not error:
+            raise failure from error
+        raise
 
 
 def short_path(path: str | os.PathLike[str]) -> str:

@@ -291,8 +291,10 @@ def _affected(path: str, number: int, places: Sequence[Place]) -> Place | None:
             room = Room.at(Path(path))
             device = room.folder.stat().st_dev
             mine = [place for place in places if place.device == device]
-            # Where several lie on one file system: the one that the path is in.
-            mine.sort(key=lambda place: Path(path).is_relative_to(place.room.folder), reverse=True)
+            # Where several lie on one file system: the innermost that the path is in.
+            inside = [place for place in mine if Path(path).is_relative_to(place.room.folder)]
+            if inside:
+                return max(inside, key=lambda place: len(place.room.folder.parts))
             return mine[0] if mine else Place("", room, device)
     # Who cleared up may have made room again, but hardly more than elsewhere.
     found = min(places, key=lambda place: 0 if place.room.full else place.room.free, default=None)

@@ -137,13 +137,13 @@ def space(seen: Examination) -> None:
     for index, (room, need) in enumerate(
         forecasts.together([(backend.state, told.pool), (spec.output_dir, told.output)])
     ):
-        area, code = ("pool", ExitCode.DATASET) if index == 0 else ("output", ExitCode.EMIT)
+        area = "pool" if index == 0 else "output"
         where = os.fspath(room.folder)
         free = f"{size_text(room.free)} free, about {size_text(need.likely)} needed"
         fix = "free some space, `buildstep cache prune`, or use another disk (--pool, --output-dir)"
         short = room.inodes is not None and room.inodes < need.inodes
         if room.free < need.least or (short and room.inodes is not None and room.inodes < need.inodes // 2):
-            seen.fail(area, where, f"{free}{_inodes(room, need) if short else ''}", fix, code)
+            seen.fail(area, where, f"{free}{_inodes(room, need) if short else ''}", fix, ExitCode.DISK)
         elif room.free < need.likely or short:
             seen.warn(area, where, f"{free}{_inodes(room, need) if short else ''}", fix)
         else:

@@ -306,14 +306,14 @@ def test_too_little_room_is_an_error_and_scarce_room_a_warning(
         return seen
 
     assert with_room(1 << 40, None).exit_code == 0
-    assert with_room(10 << 20, None).exit_code == ExitCode.DATASET
+    assert with_room(10 << 20, None).exit_code == ExitCode.DISK
     assert "10.0 MiB free, about" in seen.findings[-1].what
     assert seen.forecast is not None
     assert seen.forecast.proto == 100 << 20
     likely = seen.forecast.pool.likely + seen.forecast.output.likely
     assert with_room(likely - 1, None).exit_code == 0
     assert seen.findings[-1].level == "warning"
-    assert with_room(1 << 40, 0).exit_code == ExitCode.DATASET
+    assert with_room(1 << 40, 0).exit_code == ExitCode.DISK
     assert "0 inodes free" in seen.findings[-1].what
 
 

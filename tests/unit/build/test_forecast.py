@@ -11,7 +11,10 @@ from typing import Any, cast
 import pytest
 
 from buildstep.build import forecast
+from buildstep.cli.build import choices
 from buildstep.errors import DiskError
+from buildstep.spec.document import Document
+from buildstep.spec.load import load
 from buildstep.system import space
 from buildstep.system.space import Room
 from buildstep.tree.proto import scan_proto
@@ -99,6 +102,25 @@ def test_a_base_that_is_to_be_made_counts_as_what_it_has_at_least(
     with pytest.raises(DiskError, match=r"about 78\.0 MiB are needed"):
         check(top, monkeypatch, 50 * MIB, spec=Debian, image=None)
     check(top, monkeypatch, 50 * MIB, spec=Own, image=None)
+
+
+def test_a_pool_that_may_be_too_small_for_a_new_base_is_told(
+    top: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is before minutes of downloads, of which nobody can say exactly what they will need."""
+
+    def said(free: int) -> str:
+        monkeypatch.setattr(Room, "at", lambda path: Room(folder=top, free=free, inodes=None, total=free))
+        monkeypatch.setattr(space, "packs", lambda _: False)
+        spec = load(
+            Document("inline", {"name": "x", "version": "1", "build": {"image": "mmdebstrap:bookworm"}}),
+            flags={"proto": os.fspath(top / "proto")}, environ={}, cwd=top, choices=choices(),
+        )  # fmt: skip
+        pool = cast(Any, Pool(top, cheap=True))
+        return forecast.warning(spec, backend=pool, proto=scan_proto(top / "proto"))
+
+    assert said(240 * MIB) == ""
+    assert said(100 * MIB).startswith(f"the pool has 100.0 MiB free in {top}, and this build is likely to")
 
 
 def test_what_takes_no_room_is_not_counted(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:

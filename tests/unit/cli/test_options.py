@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,3 +102,15 @@ def test_paths_below_here_are_shown_relative(tmp_path: Path, monkeypatch: pytest
     assert short_path(os.fspath(tmp_path)) == os.fspath(tmp_path)
     assert short_path(f"{tmp_path}-other/a") == f"{tmp_path}-other/a"
     assert options.short_path("/elsewhere") == "/elsewhere"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full")
+@pytest.mark.commands
+def test_what_cannot_be_printed_has_the_file_that_is_full() -> None:
+    code = "from buildstep.cli.options import show\nshow({}, ['a line'], as_json=False)"
+    code = f"try:\n    {code.replace(chr(10), chr(10) + '    ')}\nexcept OSError as error:\n    print(error, file=__import__('sys').stderr)"
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert "[Errno 28] No space left on device: '/dev/full'" in done.stderr

@@ -246,6 +246,10 @@ def test_the_place_of_a_path_is_found(tmp_path: Path) -> None:
     assert failure is not None
     assert failure.message.startswith(f"cannot use {tmp_path}/pool/build/x: No space left on device: ")
     assert f"{tmp_path}/pool (pool) has " in failure.message
+    space.watch(temporary_directory=tmp_path.parent)
+    inner = space.explain(OSError(errno.ENOSPC, "x", os.fspath(tmp_path / "out/x")))
+    assert inner is not None
+    assert f"{tmp_path} (output directory) has " in inner.message
     elsewhere = space.explain(OSError(errno.EROFS, "x", "/proc/x"))
     assert elsewhere is not None
     assert "/proc is read-only" in elsewhere.message
