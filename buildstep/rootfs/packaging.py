@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from buildstep.events import Bus
 from buildstep.rootfs import installers, sandbox
 from buildstep.rootfs.installers import apt
 from buildstep.rootfs.interface import Audit, Finding, Installer, InstallJob, Package, Resolution
+from buildstep.rootfs.network_policy import allowed_by
 from buildstep.spec.load import BuildSpec
 from buildstep.system.private import private_dir
 from buildstep.system.root import Root
@@ -123,7 +124,8 @@ def prepare_packaging(
     mirror = spec.installer_options.mirror or environ.get("BUILDSTEP_APT_MIRROR", "")
     if not mirror and installer.name == apt.Apt.name:
         mirror = apt.host_mirror(environ, cache if spec.cache else None)
-    with enter(spec, root, bus, environ) as inside, contextlib.ExitStack() as prepared:
+    entered = enter(spec, root, bus, environ, mirrors=[mirror])
+    with entered as inside, contextlib.ExitStack() as prepared:
         job = InstallJob(
             sandbox=inside,
             cache=cache,
@@ -140,14 +142,16 @@ def prepare_packaging(
 
 
 def enter(
-    spec: BuildSpec, root: Root, bus: Bus, environ: Mapping[str, str]
+    spec: BuildSpec, root: Root, bus: Bus, environ: Mapping[str, str], mirrors: Sequence[str] = ()
 ) -> contextlib.AbstractContextManager[sandbox.ChrootSandbox]:
-    """Enter a root with the network and the limits that the spec gives."""
+    """Enter a root with the network and the limits that the spec gives. mirrors: URLs that the user's own
+    configuration names, and which may be on the CI host."""
     options = sandbox.SandboxOptions(
         network=spec.network,
         timeout=spec.timeouts.command,
         idle_timeout=spec.timeouts.idle,
         limits=spec.limits,
+        reachable=allowed_by({}, mirrors),
     )
     return sandbox.enter(root.path, bus=bus, environ=environ, options=options)
 

@@ -76,7 +76,7 @@ def hide_password(url: str) -> str:
     return re.sub(r"(//|^)([^/@]*)@", rf"\1{HIDDEN}@", url)
 
 
-def _split(name: str, value: str) -> SplitResult:
+def split_proxy(name: str, value: str) -> SplitResult:
     """Split a proxy setting, whose scheme may be left out. Raises SandboxError."""
     try:
         parts = urlsplit(value if "://" in value else f"http://{value}")
@@ -97,7 +97,7 @@ def _split(name: str, value: str) -> SplitResult:
 
 def _with_address(name: str, value: str, resolve: Resolve) -> tuple[str, str]:
     """Return the setting with its host as an address, and a note where that was not done."""
-    parts = _split(name, value)
+    parts = split_proxy(name, value)
     host = parts.hostname
     assert host
     if _is_address(host):

@@ -21,6 +21,8 @@ from buildstep.errors import CommandFailed, SandboxError
 from buildstep.events import Bus
 from buildstep.rootfs import devices, limits, temporary_files
 from buildstep.rootfs.limits import Confinement
+from buildstep.rootfs.network import ENVIRONMENT, Network
+from buildstep.rootfs.network_policy import Endpoint, Policy, allowed_by
 from buildstep.rootfs.proxies import Proxies, proxies_from
 from buildstep.spec.fields import Limits
 from buildstep.system import bubblewrap, host, process, seccomp, terminal
@@ -70,7 +72,8 @@ class SandboxOptions:
 
     network: False keeps commands that ask for the network from it as well; timeout, idle_timeout: seconds,
     per command; resolver_file: the resolver file of the CI host that commands see (None: the image's own);
-    limits: what each command may take.
+    limits: what each command may take; reachable: what commands with the network may reach though it is the
+    CI host.
     """
 
     network: bool = True
@@ -78,6 +81,7 @@ class SandboxOptions:
     idle_timeout: float | None = None
     resolver_file: Path | None = RESOLVER
     limits: Limits = field(default_factory=Limits)
+    reachable: frozenset[Endpoint] = frozenset()
 
 
 class ChrootSandbox:
@@ -90,6 +94,7 @@ class ChrootSandbox:
         self._options = options
         self._env = command_env(root, environ)
         self._proxies: Proxies | None = None
+        self._network: Network | None = None
         self._confinement: Confinement | None = None
 
     def confine(self, confinement: Confinement) -> None:
@@ -114,8 +119,8 @@ class ChrootSandbox:
     ) -> str:
         """Run a command in the root and return its standard output; see interface.Sandbox.run."""
         network = network and self._options.network
-        proxies = self._network_proxies() if network else Proxies()
-        full = {**self._env, **proxies.env, **(env or {})}
+        proxies = self._network_proxies(env or {}) if network else Proxies()
+        full = {**self._env, **(env or {}), **proxies.env}
         tool = Path(argv[0]).name
         self._bus.note(proxies.mask(f"in the image: {shlex.join(argv)}"), level="debug")
         with self._entrance(network=network) as entrance:
@@ -131,6 +136,9 @@ class ChrootSandbox:
                 )
             except CommandFailed as error:
                 raise self._explained(error, argv, proxies, ran=_ran(entrance)) from None
+            finally:
+                if self._network is not None:
+                    self._network.tell()
         return result.stdout
 
     def _limits(self, answer: int) -> process.Limits:
@@ -146,7 +154,7 @@ class ChrootSandbox:
 
         The terminal stays ours (`terminal`). What comes from a file or a pipe is read by the shell itself.
         """
-        proxies = self._network_proxies()
+        proxies = self._network_proxies({})
         env = {**self._env, **proxies.env, "TERM": self._environ.get("TERM", "dumb")}
         sys.stdout.flush()
         sys.stderr.flush()
@@ -183,11 +191,14 @@ class ChrootSandbox:
         if not host.HERE.namespaces:
             yield None
             return
+        prefix = self._confinement.prefix() if self._confinement else ()
+        if network and self._network is not None:
+            prefix = (*prefix, *self._network.prefix())
         with bubblewrap.Watch() as watch, self._filter() as fd:
             yield bubblewrap.Entrance(
                 root=self._root.path,
-                host_network=network,
-                prefix=self._confinement.prefix() if self._confinement else (),
+                network_given=network,
+                prefix=prefix,
                 seccomp=fd,
                 watch=watch,
             )
@@ -213,8 +224,17 @@ class ChrootSandbox:
             return process.Start()
         return process.Start(stdin=self._root.path / "dev/null", fds=entrance.fds)
 
-    def _network_proxies(self) -> Proxies:
-        """Return the CI host's proxies, looked up by the first command that needs them."""
+    def _network_proxies(self, env: Mapping[str, str]) -> Proxies:
+        """Return the variables of a command with the network, which is made for the first that needs it.
+
+        env: the command's own, which may name another proxy than the CI host's. Where there are no
+        namespaces the network is the host's, with its proxies.
+        """
+        if host.HERE.namespaces:
+            if self._network is None:
+                allowed = self._options.reachable | allowed_by(self._environ)
+                self._network = Network(Policy(allowed=allowed), {**self._environ, **env}, self._bus)
+            return Proxies(env=ENVIRONMENT)
         if self._proxies is None:
             self._proxies = proxies_from(self._environ)
             for note in self._proxies.notes:
@@ -258,6 +278,12 @@ class ChrootSandbox:
             return self._root.is_program(name)
         return any(self._root.is_program(f"{d}/{name}") for d in self._env["PATH"].split(":"))
 
+    def leave(self) -> None:
+        """End what serves commands."""
+        if self._network is not None:
+            self._network.close()
+            self._network = None
+
     # -- mounts and files --------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -294,6 +320,7 @@ def enter(
         raise SandboxError(f"{root_dir} cannot be entered: it is not a directory")
     sandbox = ChrootSandbox(Root(root_dir), bus, environ, options)
     stack = contextlib.ExitStack()
+    stack.callback(sandbox.leave)
     try:
         if host.HERE.namespaces:
             sandbox.confine(stack.enter_context(limits.confine(options.limits)))

@@ -34,6 +34,7 @@ _SOURCE_TEXT = text(_URI, say="https://HOST[/PREFIX][?channel=C], dir:PATH or s3
 _ENDPOINT = text(r"https?://[^\s@?#]+", say="an http or https address")
 _CHANNEL = text(r"[a-z][a-z0-9_-]*|\*", say="the name of a channel")
 _HOST = text(r"[A-Za-z0-9.:\[\]-]+", say="HOST or HOST:PORT")
+_HOST_PORT = text(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", say="HOST:PORT")
 _DAYS = integer(0, 36500)
 _SECONDS: Rule = {"type": "number", "minimum": 0.01, "maximum": 86400}
 
@@ -82,6 +83,7 @@ RULE: Final = record(
         "cache": record({"images_days": _DAYS, "max_bytes": integer(0), "max_inodes": integer(0)}),
         "http": _HTTP,
         "limits": LIMITS,
+        "network": record({"allow": array(_HOST_PORT)}),
     }
 )
 """What a buildstep.toml may hold."""
@@ -94,10 +96,11 @@ ENVIRONMENT: Final = {
     "BUILDSTEP_CACHE_MAX_BYTES": ("cache", "max_bytes"),
     "BUILDSTEP_CACHE_MAX_INODES": ("cache", "max_inodes"),
     "BUILDSTEP_HTTP": ("http",),
+    "BUILDSTEP_NETWORK_ALLOW": ("network", "allow"),
 }
 """Variables, and the settings that they give."""
 
-_TABLES: Final = ("publish", "cache", "http", "limits")
+_TABLES: Final = ("publish", "cache", "http", "limits", "network")
 """Settings that are merged key by key."""
 
 
@@ -131,7 +134,8 @@ class Config:
 
     images_days: `gc` removes images that no build asked for in so many days. max_bytes, max_inodes: of a
     pool's caches; 0: no limit, None: the default one. http: fields of `net.http.HttpOptions` by name. limits:
-    of what a command in an image may take, for builds that do not give them.
+    of what a command in an image may take, for builds that do not give them. network_allow: what of the CI
+    host itself commands in an image may reach, as HOST:PORT.
     """
 
     pool: str | None = None
@@ -143,10 +147,15 @@ class Config:
     max_inodes: int | None = None
     http: Mapping[str, float] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
+    network_allow: tuple[str, ...] = ()
 
     def environ(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return the environment for the network clients, with the setting of the files in it."""
-        return {**environ, "BUILDSTEP_INSECURE_REGISTRIES": ",".join(self.insecure_registries)}
+        """Return the environment for the network clients, with the settings of the files in it."""
+        return {
+            **environ,
+            "BUILDSTEP_INSECURE_REGISTRIES": ",".join(self.insecure_registries),
+            "BUILDSTEP_NETWORK_ALLOW": ",".join(self.network_allow),
+        }
 
 
 def load(
@@ -237,6 +246,8 @@ def _from_variable(text: str, keys: tuple[str, ...]) -> dict[str, Any]:
             return {
                 "http": {key: _number(number) for key, _, number in (word.partition("=") for word in words)}
             }
+        case ("network", "allow"):
+            return {"network": {"allow": words}}
         case ("cache", key):
             return {"cache": {key: _number(text)}}
     return {keys[0]: text}
@@ -275,6 +286,7 @@ def _merged(places: Sequence[_Place]) -> Config:
         },
         http=values["http"],
         limits=from_data("limits", values["limits"]),
+        network_allow=tuple(values["network"].get("allow", ())),
         **values["cache"],
     )
 

@@ -44,15 +44,15 @@ CAPABILITIES = {
 class Entrance:
     """How a command gets into a root.
 
-    root: a directory with its own /dev mounted and a /proc to mount on; host_network: whether the command is
-    in the network namespace of whoever starts it, else it has one with nothing but a loopback; prefix: a
+    root: a directory with its own /dev mounted and a /proc to mount on; network_given: whether the command is
+    in the network namespace that `prefix` enters, else it has one with nothing but a loopback; prefix: a
     command line on the CI host that runs what follows it; on_terminal: whether the program leads its session,
     so that it can have a terminal, which makes it process 1; seccomp: a descriptor of the filter of system
     calls (`seccomp`); watch: what learns how it went.
     """
 
     root: Path
-    host_network: bool = False
+    network_given: bool = False
     prefix: tuple[str, ...] = ()
     on_terminal: bool = False
     seccomp: int | None = None
@@ -70,7 +70,7 @@ class Entrance:
             *self.prefix,
             program(),
             "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try",
-            *([] if self.host_network else ["--unshare-net"]),
+            *([] if self.network_given else ["--unshare-net"]),
             # A session of its own: what terminal the host has is not its terminal.
             "--die-with-parent", "--new-session",
             *(["--as-pid-1"] if self.on_terminal else []),

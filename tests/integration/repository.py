@@ -35,6 +35,7 @@ def make_place(top: Path) -> Yard:
     process.run(["tar", "-rf", os.fspath(base), "-C", os.fspath(top), "./etc/apt/sources.list"])
     made = Yard(
         pool=f"overlay:{top / 'pool'}", out=top / "out", proto=top / "proto", base=base, formats=("oci",),
+        environ={"BUILDSTEP_NETWORK_ALLOW": f"127.0.0.1:{port}"},
     )  # fmt: skip
     made.proto.mkdir()
     (made.proto / "file").write_text("0\n")

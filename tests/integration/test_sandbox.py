@@ -136,7 +136,9 @@ def test_d18_the_environment_is_built_and_the_host_name_ours(root: Path, private
     assert "s3cr3t" not in env + with_network + first
     assert "proxy" not in env
     assert "MORE=1" in env.splitlines()
-    assert "http_proxy=http://u:sesame@192.0.2.9:1" in with_network.splitlines()
+    # The build's own proxy, which goes through the host's: that one's password stays outside.
+    assert "http_proxy=http://127.0.0.1:3128" in with_network.splitlines()
+    assert "sesame" not in with_network
     assert host_name == "buildstep"
 
 
@@ -151,20 +153,18 @@ def test_passwords_do_not_reach_events_or_errors(root: Path, private: Private) -
 
     events, error = private(job)
     text = " ".join(event.text for event in events if isinstance(event, Output | Note))
-    assert "http_proxy=http://***192.0.2.9:1" in text
+    assert "http_proxy=http://127.0.0.1:3128" in text
     assert "sesame" not in text + error
 
 
-def test_only_commands_with_network_have_one(root: Path, private: Private) -> None:
+def test_no_command_sees_the_hosts_interfaces(root: Path, private: Private) -> None:
     def job() -> tuple[str, str]:
         with enter(root) as inside:
             return inside.run(["cat", "/proc/net/dev"]), inside.run(["cat", "/proc/net/dev"], network=True)
 
-    without, having = private(job)
-    interfaces = [line.split(":")[0].strip() for line in without.splitlines() if ":" in line]
-    assert set(interfaces) <= {"lo", "sit0", "tunl0", "ip6tnl0"}
-    assert having.count(":") > without.count(":") - 1
-    assert "eth" in having or having != without
+    for seen in private(job):
+        interfaces = [line.split(":")[0].strip() for line in seen.splitlines() if ":" in line]
+        assert set(interfaces) <= {"lo", "sit0", "tunl0", "ip6tnl0"}
 
 
 def test_a_background_process_is_dead_when_the_command_returns(root: Path, private: Private) -> None:

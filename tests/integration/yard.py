@@ -91,6 +91,7 @@ class Yard:
     document: dict[str, Any] = field(default_factory=dict)
     build: dict[str, Any] = field(default_factory=dict)
     formats: tuple[str, ...] = ("oci", "tar")
+    environ: dict[str, str] = field(default_factory=dict)
 
     def spec(self, environ: Mapping[str, str], **flags: object) -> specs.BuildSpec:
         document = {
@@ -108,7 +109,7 @@ class Yard:
         return ImageStore(backend, bus=bus, environ=environ), LayerCache(backend)
 
     def plan(self, *, epoch: int | None = EPOCH, **flags: object) -> dict[str, tuple[str, str]]:
-        environ = environment(epoch)
+        environ = environment(epoch) | self.environ
         store, cache = self.open(Bus(), environ)
         planned = plan_build(self.spec(environ, **flags), store, cache, environ=environ)
         return {step.name: (step.state, step.reason) for step in planned.steps}
@@ -118,7 +119,7 @@ class Yard:
         **flags: object,
     ) -> Outcome:  # fmt: skip
         """Build; a failure that we understand is an outcome as well."""
-        environ = environment(epoch) | dict(more or {})
+        environ = environment(epoch) | self.environ | dict(more or {})
         events: list[Event] = []
         bus = Bus(events.append)
         store, cache = self.open(bus, environ)

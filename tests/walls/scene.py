@@ -94,7 +94,10 @@ def scene(kind: str, base: Path) -> Iterator[Scene]:
     with contextlib.ExitStack() as stack:
         top = stack.enter_context(quick_folder())
         lab = stack.enter_context(_user_lab(top, base) if kind == "user" else _root_lab(kind, top, base))
-        repository = Repository(top / "repository", int((base.parent / "port").read_text()))
+        port = int((base.parent / "port").read_text())
+        # Of the host's own services the repository is the only one that a build may reach.
+        lab.environ["BUILDSTEP_NETWORK_ALLOW"] = f"127.0.0.1:{port}"
+        repository = Repository(top / "repository", port)
         stack.enter_context(repository.served())
         yield Scene(kind=kind, top=top, lab=lab, repository=repository)
 

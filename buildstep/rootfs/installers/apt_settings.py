@@ -24,7 +24,8 @@ ENV = {
 
 # Read by `--config-file` after the image's own settings, so that it has the last word over them. No locks:
 # nobody else is in the image, and what apt is shown is read-only. Lists are not compressed again: so they
-# have the digests that Release files name.
+# have the digests that Release files name. No proxies of the image's own: all goes through the build's, which
+# the environment names, and through that of the CI host.
 SETTINGS = f"""\
 APT::Sandbox::User "root";
 APT::Get::Assume-Yes "true";
@@ -33,6 +34,10 @@ APT::Keep-Downloaded-Packages "true";
 APT::Update::Error-Mode "any";
 Debug::NoLocking "true";
 Acquire::Retries "3";
+#clear Acquire::http::Proxy;
+#clear Acquire::https::Proxy;
+#clear Acquire::http::Proxy-Auto-Detect;
+#clear Acquire::https::Proxy-Auto-Detect;
 Acquire::http::Timeout "60";
 Acquire::https::Timeout "60";
 Acquire::Languages "none";

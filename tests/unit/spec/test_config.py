@@ -72,7 +72,9 @@ def test_lists_are_taken_whole_and_tables_merged(places: dict[str, Path]) -> Non
     assert found.http == {"idle": 3, "connect": 4.5, "attempts": 2}
     assert found.images_days == 3
     assert found.limits == Limits(pids=50, output=0)
-    assert found.environ({"X": "1"}) == {"X": "1", "BUILDSTEP_INSECURE_REGISTRIES": "r:5000"}
+    assert found.environ({"X": "1"}) == {
+        "X": "1", "BUILDSTEP_INSECURE_REGISTRIES": "r:5000", "BUILDSTEP_NETWORK_ALLOW": "",
+    }  # fmt: skip
 
 
 def test_variables(places: dict[str, Path]) -> None:

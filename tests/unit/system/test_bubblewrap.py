@@ -63,7 +63,7 @@ def test_capabilities_are_a_list_that_can_reach_nothing_of_the_host() -> None:
 
 
 def test_only_a_command_that_asks_for_it_has_the_network() -> None:
-    assert "--unshare-net" not in Entrance(root=ROOT, host_network=True).command(["true"])
+    assert "--unshare-net" not in Entrance(root=ROOT, network_given=True).command(["true"])
 
 
 def test_descriptors_to_inherit() -> None:
