@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 import click
 
-from buildstep.system.space import located
+from buildstep.system.space import locating
 
 POOL = click.option("--pool", metavar="URI", help="The pool (default: the one that builds use).")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -72,12 +72,8 @@ def show(data: object, lines: Iterable[str], *, as_json: bool) -> None:
 
 def _print(text: str) -> None:
     """Print on standard output. Raises OSError; where its disk is full, with the file's path."""
-    try:
+    with locating(1):
         click.echo(text)
-    except OSError as error:
-        if (failure := located(error, 1)) is not error:
-            raise failure from error
-        raise
 
 
 def short_path(path: str | os.PathLike[str]) -> str:

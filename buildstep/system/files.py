@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from buildstep.system.locks import create_locked
-from buildstep.system.space import located
+from buildstep.system.space import located, locating
 
 CHUNK = 1 << 20
 """Bytes read at a time when a whole file is hashed or copied."""
@@ -80,31 +80,31 @@ def read_json(path: Path) -> Any:
 
 
 def copy_range(source: int, target: int, count: int) -> None:
-    """Copy `count` bytes between two open files at their offsets, inside the kernel where it can."""
-    while count:
-        try:
-            done = os.copy_file_range(source, target, min(count, 1 << 30))
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
-                raise
-            chunk = os.read(source, min(count, CHUNK))
-            write_all(target, chunk)
-            done = len(chunk)
-        if not done:
-            raise OSError(errno.EIO, "the file ended before it was copied")
-        count -= done
+    """Copy `count` bytes between two open files at their offsets, inside the kernel where it can.
+
+    Raises OSError, for a disk that is full with the path of the target.
+    """
+    with locating(target):
+        while count:
+            try:
+                done = os.copy_file_range(source, target, min(count, 1 << 30))
+            except OSError as error:
+                if error.errno not in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                    raise
+                chunk = os.read(source, min(count, CHUNK))
+                write_all(target, chunk)
+                done = len(chunk)
+            if not done:
+                raise OSError(errno.ENODATA, "the file ended before it was copied")
+            count -= done
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
     """Write every byte, however many calls it takes. Raises OSError."""
     view = memoryview(data)
-    try:
+    with locating(fd):
         while view:
             view = view[os.write(fd, view) :]
-    except OSError as error:
-        if (failure := located(error, fd)) is not error:
-            raise failure from error
-        raise
 
 
 def data_extents(fd: int, size: int) -> list[tuple[int, int]]:

@@ -15,6 +15,7 @@ from typing import Self
 from buildstep.errors import EmitError
 from buildstep.system.digest import Digests
 from buildstep.system.files import CHUNK, fsync_dir, write_all
+from buildstep.system.space import locating
 
 
 def temporary_name(final: Path) -> Path:
@@ -66,7 +67,8 @@ class Sealer:
         synced = self._pool.submit(os.fsync, self._fd)
         self._tell(size, over=True)
         sha1, sha256 = (digest.result() for digest in self._digests)
-        synced.result()
+        with locating(self._fd):  # where blocks are only given out when they are written
+            synced.result()
         return Digests(size, sha1, sha256)
 
     def _tell(self, final: int, *, over: bool) -> None:

@@ -14,7 +14,7 @@ import os
 import re
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -152,6 +152,17 @@ def located(error: OSError, path: Path | str | int) -> OSError:
         except OSError:
             return error
     return DiskFailure(error.errno, os.fspath(path), _places())
+
+
+@contextlib.contextmanager
+def locating(path: Path | str | int) -> Iterator[None]:
+    """Let the failure of a disk in the block be `located`."""
+    try:
+        yield
+    except OSError as error:
+        if (failure := located(error, path)) is not error:
+            raise failure from error
+        raise
 
 
 _WORDS: Sequence[tuple[int, str]] = (

@@ -46,11 +46,12 @@ def sizes(least: int, most: int) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Small:
-    """A disk that is too small. role: what lies on it; option: of a tmpfs; plain: whether the proto directory is
-    copied."""
+    """A disk that is too small. role: what lies on it; option: of a tmpfs, or another file system's name, with
+    so much room; plain: whether the proto directory is copied."""
 
     role: str
     option: str
+    room: int = 0
     scheme: str = "overlay"
     plain: bool = True
 
@@ -65,7 +66,48 @@ def rows(role: str) -> list[Small]:
     if role == "pool":
         found[1::4] = [replace(row, scheme="dir") for row in found[1::4]]
     counts = {"pool": sizes(5, 260), "output": range(2, 8), "temporary": ()}[role]
-    return [*(Small(role=role, option=f"nr_inodes={count}") for count in counts), *found]
+    others = []
+    if role == "pool" and FULL:
+        # Where the kernel may find out late that there is no room.
+        others += [Small(role=role, option="ext4", room=room) for room in sizes(50_000, 5_000_000)[::3]]
+        others += [
+            Small(role=role, option="btrfs", scheme=scheme, room=room)
+            for scheme in ("btrfs", "overlay")
+            for room in sizes(50_000, 30_000_000)[::3]
+        ]
+    return [*(Small(role=role, option=f"nr_inodes={count}") for count in counts), *others, *found]
+
+
+@contextlib.contextmanager
+def disk_of(top: Path, small: Small) -> Iterator[Path]:
+    """Mount the disk for the length of a block."""
+    folder = top / "disk"
+    if "=" in small.option:
+        with tmpfs(folder, small.option):
+            yield folder
+        return
+    demand(f"mkfs.{small.option}")
+    folder.mkdir(exist_ok=True)
+    image = top / "disk.img"
+    with image.open("wb") as stream:
+        stream.truncate((160 if small.option == "btrfs" else 32) << 20)
+    quiet = ["-q", "-m", "0"] if small.option == "ext4" else ["-q"]
+    subprocess.run([f"mkfs.{small.option}", *quiet, os.fspath(image)], check=True, capture_output=True)
+    subprocess.run(["mount", "-o", "loop", os.fspath(image), os.fspath(folder)], check=True)
+    try:
+        with (folder / "fill").open("wb") as stream:
+            os.posix_fallocate(stream.fileno(), 0, Room.at(folder).free - small.room)
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", os.fspath(folder)], check=True)
+        image.unlink()
+
+
+def enlarge(small: Small, disk: Path) -> None:
+    if "=" in small.option:
+        subprocess.run(["mount", "-o", f"remount,{LARGE}", os.fspath(disk)], check=True)
+    else:
+        (disk / "fill").unlink()
 
 
 @contextlib.contextmanager
@@ -119,7 +161,7 @@ def left(yard: Yard) -> list[str]:
 def outgrow(top: Path, small: Small, good: Mapping[str, str], limit: float) -> str:
     """Build on a small disk, then on the same one made large. Returns how the first went."""
     place = top / "place"
-    with tmpfs(place, LARGE), tmpfs(top / "disk", small.option) as disk:
+    with tmpfs(place, LARGE), disk_of(top, small) as disk:
         yard = yard_in(top, small, place, disk)
         begin = time.monotonic()
         outcome, error = attempt(yard, small)
@@ -133,7 +175,7 @@ def outgrow(top: Path, small: Small, good: Mapping[str, str], limit: float) -> s
             assert os.fspath(disk) in error, f"{small}: {error}"
             assert " free" in error, f"{small}: {error}"
             assert left(yard) == [], f"{small}: {error}"
-        subprocess.run(["mount", "-o", f"remount,{LARGE}", os.fspath(disk)], check=True)
+        enlarge(small, disk)
         assert heal(pool_module.open_pool(yard.pool)) == [], f"{small}: {error}"
         again, problem = attempt(yard, small)
         assert again is not None, f"{small}: {problem}"

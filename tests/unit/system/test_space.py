@@ -19,7 +19,8 @@ from buildstep.errors import (
     Interrupted,
 )
 from buildstep.system import process, space
-from buildstep.system.files import atomic_write, write_all
+from buildstep.system.files import atomic_write, copy_range, write_all
+from buildstep.system.output_set import seal
 from buildstep.system.space import DiskFailure, Need, Place, Room
 
 GIB = 1 << 30
@@ -285,3 +286,21 @@ def test_a_file_that_is_removed_again_has_its_path(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(PermissionError), atomic_write(path):
         raise PermissionError(errno.EACCES, "x")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_copy_that_does_not_fit_has_the_path_of_its_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(number, "x")
+
+    monkeypatch.setattr(os, "copy_file_range", full)
+    (tmp_path / "source").write_bytes(b"x")
+    with (tmp_path / "source").open("rb") as source, (tmp_path / "target").open("wb") as target:
+        with pytest.raises(DiskFailure) as caught:
+            copy_range(source.fileno(), target.fileno(), 1)
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(DiskFailure) as late:
+            seal(os.open(target.name, os.O_RDONLY))
+    assert caught.value.filename == late.value.filename == os.fspath(tmp_path / "target")
