@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ from buildstep.system import space
 from buildstep.tree.diff import diff
 from buildstep.tree.entry import FileList, tree_digest
 from buildstep.tree.hashing import hash_entries, spread_digests
+
+_LARGEST_DOWNLOAD = 256 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,8 +210,22 @@ def _attempt(context: BuildContext, state: BuildState, last: Retry) -> Outcome |
 def _packaging(
     context: BuildContext, state: BuildState, installer: Installer | None = None
 ) -> contextlib.AbstractContextManager[Packaging]:
-    on = Host(state=context.backend.state, bus=context.bus, environ=context.environ)
+    on = Host(
+        state=context.backend.state,
+        bus=context.bus,
+        environ=context.environ,
+        download=partial(_download, context),
+    )
     return prepare_packaging(context.spec, state.root, on, base=state.image.tree_digest, installer=installer)
+
+
+def _download(context: BuildContext, url: str) -> bytes:
+    """Fetch a URL, in the build's own process. Raises InstallError."""
+    from buildstep.net.http import Http, translated
+    from buildstep.net.request import HttpRequest
+
+    with translated(InstallError), Http(environ=context.environ, bus=context.bus) as http:
+        return http.send(HttpRequest("GET", url, limit=_LARGEST_DOWNLOAD)).body
 
 
 def _reuse(context: BuildContext, state: BuildState, record: LayerRecord) -> Outcome | Retry:

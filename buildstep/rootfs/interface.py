@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,7 +92,7 @@ class InstallJob:
 
     base: names the root as it is before packages are installed; what was fetched for another is not used.
     fresh: use nothing that an earlier build left in the cache, and leave nothing there; bus: takes notes and
-    counted costs.
+    counted costs; download: fetches a URL on the CI host, outside of the image; None where no step may.
     """
 
     sandbox: Sandbox
@@ -104,6 +104,7 @@ class InstallJob:
     base: str = ""
     fresh: bool = False
     bus: Bus = field(default_factory=Bus)
+    download: Callable[[str], bytes] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -101,11 +101,15 @@ class Packaging:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Host:
-    """What a CI host gives to packaging. state: the pool's directory for caches; environ: its environment."""
+    """What a CI host gives to packaging.
+
+    state: the pool's directory for caches; environ: its environment; download: see `InstallJob`.
+    """
 
     state: Path
     bus: Bus
     environ: Mapping[str, str]
+    download: Callable[[str], bytes]
 
 
 @contextlib.contextmanager
@@ -136,6 +140,7 @@ def prepare_packaging(
             base=base,
             fresh=not spec.cache,
             bus=bus,
+            download=on.download if spec.network else None,
         )
         prepared.enter_context(installer.prepare(job))
         yield Packaging(spec=spec, bus=bus, installer=installer, job=job, prepared=prepared)

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from buildstep.errors import InstallError
-from buildstep.rootfs.installers import apt_incremental
+from buildstep.rootfs.installers import apt_audit, apt_incremental
 from buildstep.rootfs.installers.apt_archives import (
     KNOWN,
     Archive,
@@ -36,7 +36,7 @@ from buildstep.rootfs.installers.apt_sources import Sources, host_mirror, lists_
 from buildstep.rootfs.installers.apt_sweep import sweep
 from buildstep.rootfs.installers.common import checked, failures
 from buildstep.rootfs.installers.private_area import private_area
-from buildstep.rootfs.interface import Audit, Finding, InstallJob, Package, Resolution, Sandbox
+from buildstep.rootfs.interface import Audit, InstallJob, Package, Resolution, Sandbox
 from buildstep.system.locks import lock
 from buildstep.system.remove import remove_tree
 from buildstep.system.root import Root
@@ -312,30 +312,7 @@ class Apt:
 
     def audit(self, job: InstallJob) -> Audit | None:
         """Run debsecan, in images that have it."""
-        sandbox = job.sandbox
-        if not sandbox.root.is_program("/usr/bin/debsecan"):
-            return None
-        argv = ["debsecan", "--format", "summary"]
-        if suite := _codename(sandbox.root):
-            argv += ["--suite", suite]
-        with failures("the audit", (), hint="debsecan fetches its list from security-tracker.debian.org"):
-            text = sandbox.run(argv, network=True, env={**ENV, **job.env}, what="debsecan")
-        versions = {package.name: package.version for package in self.installed(sandbox)}
-        findings = []
-        for row in text.splitlines():
-            if match := re.fullmatch(r"(\S+) (\S+)(?: \((.*)\))?", row):
-                problem, package, notes = match.groups(default="")
-                urgency = re.search(r"(low|medium|high) urgency", notes)
-                findings.append(
-                    Finding(
-                        package=package,
-                        version=versions.get(package, ""),
-                        problem=problem,
-                        url=f"https://security-tracker.debian.org/tracker/{problem}",
-                        severity=urgency[1] if urgency else "",
-                    )
-                )
-        return Audit(text, tuple(findings))
+        return apt_audit.audit(job, self._work, self.installed(job.sandbox))
 
     def clean(self, sandbox: Sandbox) -> None:
         """Empty the cache that the image has of its own; the shared one is never in its place."""
@@ -347,15 +324,3 @@ def _install(job: InstallJob, act: str = "install") -> list[str]:
     """Return apt's arguments for the packages. Raises InstallError for what is no package name."""
     recommends = "--install-recommends" if job.recommends else "--no-install-recommends"
     return [recommends, act, "--", *checked(job.packages, _NAME, "apt")]
-
-
-def _codename(root: Root) -> str:
-    """Return the release's name, as /etc/os-release has it."""
-    if not root.exists("/etc/os-release"):
-        return ""
-    found = re.search(
-        r'^VERSION_CODENAME="?([a-z]+)"?$',
-        root.read("/etc/os-release").decode(errors="replace"),
-        re.MULTILINE,
-    )
-    return found[1] if found else ""

@@ -205,19 +205,33 @@ def test_apt_refuses_what_is_no_name(debian: Path, task: partial[InstallJob], na
 
 
 def test_apt_audits_with_debsecan_where_it_is(debian: Path, task: partial[InstallJob]) -> None:
-    assert Apt().audit(task(sandbox=Recorder(debian))) is None
+    with ready(task(sandbox=Recorder(debian))) as apt:
+        assert apt.audit(task(sandbox=Recorder(debian))) is None
     program(debian, "/usr/bin/debsecan")
     (debian / "etc/os-release").write_text("ID=debian\nVERSION_CODENAME=bookworm\n")
     text = "CVE-2021-33560 libgcrypt20 (fixed, remotely exploitable, high urgency)\nCVE-2005-2541 tar"
     sandbox = Recorder(debian, {"debsecan": text, "dpkg-query": "installed\ttar\t1.34\tamd64\ttar"})
-    audit = Apt().audit(task(sandbox=sandbox))
+    asked: list[str] = []
+
+    def download(url: str) -> bytes:
+        asked.append(url)
+        return b"list"
+
+    with ready(task(sandbox=sandbox)) as apt:
+        audit = apt.audit(task(sandbox=sandbox, download=download))
+        with pytest.raises(InstallError, match="needs the network"):
+            apt.audit(task(sandbox=sandbox))
+    # The build fetches the list: scripts have run in the image, and nothing in it has the network any more.
+    assert asked == ["https://security-tracker.debian.org/tracker/debsecan/release/1/bookworm"]
+    assert sandbox.network[1:] == [False] * (len(sandbox.network) - 1)
     assert audit is not None
     assert audit[0] == text
     assert [(item.package, item.version, item.problem, item.severity) for item in audit[1]] == [
         ("libgcrypt20", "", "CVE-2021-33560", "high"),
         ("tar", "1.34", "CVE-2005-2541", ""),
     ]
-    assert sandbox.calls[0][-2:] == ["--suite", "bookworm"]
+    (call,) = [call for call in sandbox.calls if call[0] == "debsecan"]
+    assert call[-4:] == ["--source", "file:///run/buildstep-apt/audit/", "--suite", "bookworm"]
 
 
 def test_the_mirror_replaces_debians_hosts_only(debian: Path) -> None:
