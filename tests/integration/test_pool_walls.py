@@ -45,8 +45,8 @@ for name in "$@"; do
             mkdir -p "/opt/odd/new
 line" "/opt/odd/$(printf '\\377\\376')" "/opt/odd/$long${long#x}" /opt/odd/closed/below
             ln -s self /opt/odd/self; ln -s ../odd /opt/odd/round; echo > /opt/odd/closed/file; chmod 0 /opt/odd/closed
-            dd if=/dev/zero of=/opt/odd/sparse bs=1 count=1 seek=8589934592 2>/dev/null
-            n=0; while [ $n -lt 3000 ]; do ln /opt/odd/sparse /opt/odd/link$n; n=$((n + 1)); done ;;
+            dd if=/dev/zero of=/opt/odd/sparse bs=1 count=1 seek=1073741824 2>/dev/null
+            n=0; while [ $n -lt 300 ]; do ln /opt/odd/sparse /opt/odd/link$n; n=$((n + 1)); done ;;
     esac
     echo "$name" >> /opt/local/pkg/installed
 done
