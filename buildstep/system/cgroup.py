@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from buildstep.system import device_filter, host, mount_table
+from buildstep.system.locks import lock_directory
 
 NAME: Final = re.compile("buildstep-[0-9a-f]{16}")
 """What our groups are called: nothing else is ever removed."""
@@ -26,6 +27,9 @@ NAME: Final = re.compile("buildstep-[0-9a-f]{16}")
 _SELF = Path("/proc/self/cgroup")
 _HANDED_ON = "cgroup.subtree_control"
 _MEMINFO = Path("/proc/meminfo")
+_OLD = 600.0
+"""Seconds after which a group without a living owner is removed by whoever comes by: its journal is gone."""
+
 _PATIENCE = 2.0
 """Seconds that the kernel may take to let go of a group whose processes were killed."""
 
@@ -207,7 +211,7 @@ def group(limits: Mapping[str, int], *, devices: bool = True) -> Iterator[Group]
     """
     name = f"buildstep-{secrets.token_hex(8)}"
     made: dict[str, Place] = {}
-    folders: set[Path] = set()
+    folders: dict[Path, int | None] = {}
     try:
         for controller, place in places().items():
             if controller not in limits and not (devices and controller == "devices"):
@@ -217,17 +221,34 @@ def group(limits: Mapping[str, int], *, devices: bool = True) -> Iterator[Group]
                 if folder not in folders:
                     for note in _notes[-1:]:
                         note(folder)
-                    folders.add(folder)
+                    folders[folder] = None
+                    _sweep(place.folder)
                     folder.mkdir()
+                    folders[folder] = lock_directory(folder)
                 _set(Place(place.version, folder), controller, limits)
             except OSError:
                 continue  # a container shows files that it does not let us write
             made[controller] = Place(place.version, folder)
         yield Group(made)
     finally:
-        for folder in folders:
+        for folder, locked in folders.items():
             with contextlib.suppress(OSError):  # the journal has it: `heal` tries again
                 remove(folder)
+            if locked is not None:
+                os.close(locked)
+
+
+def _sweep(top: Path) -> None:
+    """Remove old groups whose builds are dead and took their pool along. The living have theirs locked."""
+    for folder in top.glob("buildstep-*"):
+        with contextlib.suppress(OSError):
+            old = time.time() - folder.stat().st_mtime > _OLD
+            locked = lock_directory(folder) if old and NAME.fullmatch(folder.name) else None
+            if locked is not None:
+                try:
+                    folder.rmdir()  # one with processes stays
+                finally:
+                    os.close(locked)
 
 
 def _set(place: Place, controller: str, limits: Mapping[str, int]) -> None:

@@ -87,6 +87,20 @@ def take_lock(path: Path, *, shared: bool = False, tell: Tell | None = None) -> 
     return fd
 
 
+def lock_directory(path: Path) -> int | None:
+    """Lock a directory and return its descriptor; None if somebody else has it locked. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
 def holders(path: Path) -> list[int]:
     """Return the processes that have a lock on this file, as far as the kernel shows them to us."""
     try:

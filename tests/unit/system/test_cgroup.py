@@ -12,6 +12,7 @@ import pytest
 
 from buildstep.system import cgroup, device_filter, mount_table
 from buildstep.system.cgroup import Place
+from buildstep.system.locks import lock_directory
 
 Tree = Callable[[str, str], Path]
 
@@ -156,3 +157,31 @@ def test_what_is_left_in_a_group_is_killed(tree: Tree) -> None:
     with pytest.raises(OSError, match="not empty"):  # a real one has no files that keep it
         cgroup.remove(folder)
     assert child.wait(5) == -signal.SIGKILL
+
+
+def test_old_groups_of_dead_builds_are_swept(tree: Tree) -> None:
+    """A killed build whose pool was removed has no journal any more."""
+    top = tree(V1, "5:pids:/")
+    group(top / "pids")
+    dead, alive, young, theirs = (
+        top / "pids" / name
+        for name in (
+            "buildstep-00000000000000aa",
+            "buildstep-00000000000000bb",
+            "buildstep-00000000000000cc",
+            "buildstep-of-somebody",
+        )
+    )
+    for folder in (dead, alive, young, theirs):
+        folder.mkdir()
+        if folder != young:
+            os.utime(folder, (1e9, 1e9))
+    held = lock_directory(alive)
+    assert held is not None
+    try:
+        with cgroup.group({"pids": 5}) as made:
+            [ours] = made.entrances
+            assert lock_directory(ours.parent) is None, "ours is locked as long as it is used"
+    finally:
+        os.close(held)
+    assert [folder.exists() for folder in (dead, alive, young, theirs)] == [False, True, True, True]
