@@ -193,7 +193,7 @@ def test_a_killed_build_leaves_a_group_that_heal_removes(lab: Lab) -> None:
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_for(lambda: any("hanging" in names for _, _, names in os.walk(lab.pool / "build")))
+        wait_for(lambda: "hanging" in [name for row in os.walk(lab.pool / "build") for name in row[2]])
         [journal] = lab.pool.glob("state/journal/*.jsonl")
         rows = [json.loads(row) for row in journal.read_text().splitlines()]
         made = {Path(row["path"]) for row in rows if row.get("acquire") == "cgroup"} & groups()
