@@ -19,9 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from buildstep.errors import SandboxError
 from buildstep.system import process
 
 HINT = "install bubblewrap on the CI host: apt-get install bubblewrap"
+
+_LAST = 60.0
+"""Seconds that the kernel may take to end thousands of processes on a loaded machine."""
 
 CAPABILITIES = {
     "chown": "files get the owners that their package says",
@@ -111,7 +115,8 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         """End process 1 of the command's namespaces and wait for it: the kernel ends the others before it.
 
-        bwrap itself returns as soon as the command does, and leaves that to a signal on its way.
+        bwrap itself returns as soon as the command does, and leaves that to a signal on its way. Raises
+        SandboxError if that takes too long.
         """
         try:
             found = re.search(rb'"child-pid": *(\d+)', self._tell())
@@ -140,7 +145,11 @@ def _end(pid: int) -> None:
     try:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(fd, signal.SIGKILL)
-        select.select([fd], [], [])
+        if not select.select([fd], [], [], _LAST)[0]:
+            raise SandboxError(
+                f"what a command in the image left running does not end within {_LAST:g} s of being killed",
+                hint="a process waits in the kernel, for a disk or a file server; see the kernel's log",
+            )
     finally:
         os.close(fd)
     # The build is process 1 of its namespace, so that the orphan is its child by now.
