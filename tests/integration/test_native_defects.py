@@ -110,7 +110,7 @@ def test_d25_a_full_output_directory(lab: NativeLab) -> None:
     lab.out.mkdir()
     command("mount", "-t", "tmpfs", "-o", "size=4m", "none", str(lab.out))
     try:
-        done = lab.refused(14, "-f", lab.scheme)
+        done = lab.refused(6, "-f", lab.scheme)
         assert "No space left on device" in done.stderr
         assert list(lab.out.iterdir()) == []
     finally:
