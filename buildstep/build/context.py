@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from buildstep.system.output_set import Outputs
 from buildstep.system.root import Root
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import FileList
+from buildstep.tree.proto_watch import Differences
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +67,8 @@ class BuildState:
     import: image, blobs, and the first of layers. clone: dataset; origin is what it was cloned from, below
     the finished tree under the layer being made. sync: overlay, the proto entries that are read in place.
     packages: resolution, installed, and a layer. clean: entropy. snapshot: snapshot. emit: artifacts, and
-    chunks, the layers that the proto directory was cut into. settled: later steps that need not run any more.
+    chunks, the layers that the proto directory was cut into; proto_again walks that again, for the end.
+    settled: later steps that need not run any more.
     """
 
     image_record: ImageRecord | None = None
@@ -85,6 +87,7 @@ class BuildState:
     finished: Snapshot | None = None
     chunks: list[tuple[Changes, Blob]] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
+    proto_again: Callable[[], Differences] | None = None
 
     @property
     def image(self) -> ImageRecord:

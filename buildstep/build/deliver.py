@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from buildstep import emit
+from buildstep.build import proto_check
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.manifest import final_manifest
 from buildstep.cache import outputs as kept_outputs
@@ -74,7 +75,8 @@ def earlier_result(context: BuildContext) -> BuildResult:
 
 
 def deliver(context: BuildContext, state: BuildState) -> BuildResult:
-    """Write record and manifest, then give every file its name, the manifest last."""
+    """Write record and manifest, then give every file its name, the manifest last. Raises EmitError where the
+    proto directory changed meanwhile."""
     spec, outputs, recorder = context.spec, context.outputs, context.recorder
     manifest = final_manifest(spec, state.image, recorder, state.artifacts[0])
     record_path = context.stem.with_name(context.stem.name + RECORD_SUFFIX)
@@ -89,6 +91,7 @@ def deliver(context: BuildContext, state: BuildState) -> BuildResult:
     outputs.write(manifest_path, imgmanifest.dumps(manifest).encode())
     for path in _earlier(record_path):
         outputs.retire(path)
+    proto_check.check(context, state)
     outputs.commit()
     for artifact in state.artifacts:
         context.bus.emit(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from buildstep.build import forecast
+from buildstep.build import forecast, proto_check
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.deliver import BuildResult, deliver, earlier_result
 from buildstep.build.log_file import BuildLog
@@ -83,7 +83,7 @@ def _execute(
                 )
                 state = BuildState()
                 context = _with_route(context, state)
-                with _disk_explained(context.plan, context.backend, state):
+                with _disk_explained(context.plan, context.backend, state), proto_check.explained(context):
                     _run_steps(context, state)
                     result = _result(context, state)
             if context.plan.route is not Route.UP_TO_DATE and spec.cache:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from buildstep.build import cache_inputs, extend_layer, package_resolution
+from buildstep.build import cache_inputs, extend_layer, package_resolution, proto_check
 from buildstep.build.clones import clean, copy_proto_dir, drop_clone, make_clone, read_clone
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.finished_tree import Snapshot
@@ -330,6 +330,9 @@ def _keep(
 ) -> None:
     """Make the tree as it is now a layer, and go on in a clone of it. smaller: the layer it was made from."""
     key, cache = target.key, context.cache
+    if context.spec.order == "proto-first":
+        # Its key says what was in the proto directory: that has to be what was copied.
+        proto_check.check(context, state)
     # One that is there and was not found is of a build that died, or damaged.
     if not cache.make_room(key):
         context.bus.note("the layer with the packages is not kept: an older one of its name is in use")

@@ -42,7 +42,7 @@ class ProtoDir:
     still so; fresh: what lstat said of all other paths; gone: known paths that are not there any more;
     unread: how many files have to be read, and unread_size: their bytes; notes: what was computed of the
     directory, to be kept beside the index; doubt: why the index was not trusted; bytes_read: what was read
-    so far. explained: see `proto_changes`.
+    so far. explained: see `proto_changes`; read_first: `read_few` has read all that was to read.
     """
 
     top: bytes
@@ -58,6 +58,7 @@ class ProtoDir:
     bytes_read: int = 0
     exclude: Exclude | None = None
     explained: tuple[int, list[tuple[str, str]]] | None = None
+    read_first: bool = False
     _entries: FileList | None = None
     _fresh: FileList | None = None
     _inodes: dict[bytes, tuple[int, int]] | None = None
@@ -177,6 +178,7 @@ class ProtoDir:
             self._read(self.fresh_entries)
         except OSError:  # it went, or may not be read: the build will say so
             return False
+        self.read_first = True
         return True
 
     def read_all(self) -> None:
@@ -255,7 +257,7 @@ def scan_proto(proto: Path, *, exclude: Exclude | None = None, index: StatIndex 
             lines = listing()
     if exclude is not None:
         same = exclude.patterns == known.excludes
-        lines = _included(lines, exclude, trusted if same else set())
+        lines = included(lines, exclude, trusted if same else set())
     fresh = {stat_lines.path_of(line): stat_lines.parse(line) for line in lines if line not in trusted}
     with _refusing_long_paths():
         check_length(max(fresh, key=len, default=b""), longest_below(top))
@@ -288,7 +290,7 @@ def _refusing_long_paths() -> Iterator[None]:
         raise UsageError(f"the proto directory has {error.message}", hint="remove it") from error
 
 
-def _included(lines: Sequence[bytes], exclude: Exclude, trusted: set[bytes]) -> list[bytes]:
+def included(lines: Sequence[bytes], exclude: Exclude, trusted: set[bytes]) -> list[bytes]:
     """Return the lines that no pattern keeps out. trusted: lines that are known to be in."""
     out: set[bytes] = set()
     found = []

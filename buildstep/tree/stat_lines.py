@@ -93,11 +93,16 @@ def listing(top: bytes, *, large: bool) -> Iterator[Callable[[], list[bytes]]]:
 def walk(top: bytes) -> Iterator[bytes]:
     """Yield the lines of a tree, found without another program."""
     for path, _, info in itertools.islice(scan.walk(top), 1, None):
-        yield b"%d %d %d.%09d0 %d.%09d0 %o %d %d %d %b\t%b" % (
-            info.st_ino, info.st_size, *divmod(info.st_mtime_ns, 1_000_000_000),
-            *divmod(info.st_ctime_ns, 1_000_000_000), stat.S_IMODE(info.st_mode), info.st_uid,
-            info.st_gid, info.st_nlink, entry.KINDS[stat.S_IFMT(info.st_mode)].encode(), path,
-        )  # fmt: skip
+        yield line(path, info)
+
+
+def line(path: bytes, info: os.stat_result) -> bytes:
+    """Return the line of one path."""
+    return b"%d %d %d.%09d0 %d.%09d0 %o %d %d %d %b\t%b" % (
+        info.st_ino, info.st_size, *divmod(info.st_mtime_ns, 1_000_000_000),
+        *divmod(info.st_ctime_ns, 1_000_000_000), stat.S_IMODE(info.st_mode), info.st_uid,
+        info.st_gid, info.st_nlink, entry.KINDS[stat.S_IFMT(info.st_mode)].encode(), path,
+    )  # fmt: skip
 
 
 def kind(line: bytes) -> str:

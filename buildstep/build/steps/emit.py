@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from buildstep import emit
+from buildstep.build import proto_check
 from buildstep.build.content_update import part_comment
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.finished_tree import Snapshot, TreeFacts
@@ -85,6 +86,7 @@ def _emit(context: BuildContext, state: BuildState, layers: Iterable[Blob]) -> N
         native=_native_job(context, state),
     )
     state.artifacts = emit.emit(job, spec.formats, context.outputs)
+    proto_check.begin(context, state)
     context.bus.count("bytes_hashed", hash_entries(root, snapshot.entries.values()))
     spread_digests(snapshot.entries)
 
