@@ -114,7 +114,13 @@ class Importer:
             if isinstance(source, zfs_file.ZfsFile):
                 return source.receive(locator, self._backend, ident)
             dataset = self._backend.create(ident)
-            return dataset, source.fetch(locator, dataset.path, context)
+            fetched = source.fetch(locator, dataset.path, context)
+            # Its key is the digest of the file as it was before it was unpacked.
+            if source.scheme == "tar" and self._store.identify(ref) != identity:
+                raise ImageError(
+                    f"{locator} changed while it was imported", hint="build again", retryable=True
+                )
+            return dataset, fetched
 
         return self._install(put, key=identity.key, label=identity.label)
 

@@ -21,7 +21,9 @@ from buildstep.events import Bus, Event, Note
 from buildstep.images.file_hashes import FileHashes
 from buildstep.images.gc import collect
 from buildstep.images.importing import Importer
+from buildstep.images.interface import SourceContext, SourceImage
 from buildstep.images.record import DamagedImage, ImageRecord
+from buildstep.images.sources.tar import Tar
 from buildstep.images.store import ImageStore, key_of
 from buildstep.pool.directory import DirectoryBackend
 from buildstep.pool.interface import Kind
@@ -464,3 +466,22 @@ def test_an_image_that_was_used_since_it_was_looked_at_stays(store: ImageStore, 
     with pytest.raises(ImageError, match="in use by a build"):
         store.delete(image, unused_since=before)
     store.delete(image)
+
+
+def test_an_archive_that_changes_while_it_is_imported_is_no_image(
+    store: ImageStore, journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = archive(tmp_path / "base.tar", name="base")
+    real = Tar.fetch
+
+    def fetch(self: Tar, locator: str, into: Path, context: SourceContext) -> SourceImage:
+        archive(tmp_path / "base.tar", name="late")
+        return real(self, locator, into, context)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tar, "fetch", fetch)
+        with pytest.raises(ImageError, match="changed while it was imported") as caught:
+            Importer(store, journal).ensure(ref)
+    assert caught.value.retryable
+    assert store.records() == []
+    assert Importer(store, journal).ensure(ref)[1] is False
