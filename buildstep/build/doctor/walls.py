@@ -137,7 +137,7 @@ WALLS = (
     Wall(
         name="device group",
         keeps="open a device on another mount either",
-        by="a rule of the device control group (version 1)",
+        by="a rule of the device control group",
         look=_limited("devices"),
         fix="mount the devices controller, and build as root",
     ),
