@@ -9,6 +9,7 @@ import secrets
 import subprocess
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,9 +112,20 @@ def quick_folder() -> Iterator[Path]:
         try:
             yield top
         finally:
-            subprocess.run(["umount", os.fspath(top)], check=True)
+            _unmount(top)
     finally:
         top.rmdir()
+
+
+def _unmount(top: Path) -> None:
+    """Unmount it; a loop device that was on it closes its file a moment after its own mount is gone."""
+    for _ in range(100):
+        done = subprocess.run(["umount", os.fspath(top)], capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return
+        time.sleep(0.1)
+    subprocess.run(["umount", "--lazy", os.fspath(top)], check=True)
+    raise AssertionError(f"something of a test holds {top}: {done.stderr}")
 
 
 @dataclass(kw_only=True)
