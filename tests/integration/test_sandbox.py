@@ -386,15 +386,19 @@ def test_a_file_cannot_be_lent_twice_or_over_a_directory(root: Path, private: Pr
     assert not (root / "etc/x").exists()
 
 
-def test_a_shared_directory_is_writable_and_gone_afterwards(root: Path, private: Private) -> None:
+def test_a_shared_directory_is_writable_if_asked_and_gone_afterwards(root: Path, private: Private) -> None:
     cache = root.parent / "cache"
     cache.mkdir()
     before = listing(root)
 
     def job() -> None:
         with enter(root) as inside:
-            with inside.share(cache, "/var/cache/thing"):
+            with inside.share(cache, "/var/cache/thing", writable=True):
                 inside.run(["touch", "/var/cache/thing/file"])
+            with inside.share(cache, "/var/cache/thing"):
+                for command in (["touch", "/var/cache/thing/more"], ["rm", "/var/cache/thing/file"]):
+                    with pytest.raises(CommandFailed):
+                        inside.run(command)
             with pytest.raises(SandboxError, match="not a directory"), inside.share(cache / "none", "/x"):
                 pass
             (root / "mnt").symlink_to("/etc")
