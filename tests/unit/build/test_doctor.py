@@ -20,6 +20,8 @@ from buildstep.build import forecast
 from buildstep.build.doctor import attempts, base_image, machine, network, pool
 from buildstep.build.doctor.findings import Examination
 from buildstep.errors import ExitCode, SandboxError
+from buildstep.pool import privacy
+from buildstep.pool.directory import DirectoryBackend
 from buildstep.system import process, space
 
 pytestmark = pytest.mark.commands  # tools are asked for their versions
@@ -45,6 +47,8 @@ def doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     monkeypatch.setenv("HOME", os.fspath(tmp_path / "home"))
     monkeypatch.setenv("XDG_DATA_HOME", os.fspath(tmp_path / "home/data"))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    # What root makes in these tests is not that user's.
+    monkeypatch.setattr(privacy, "refuse_foreign", lambda *_: None)
     monkeypatch.setattr(
         attempts, "user_namespace_lacks", lambda: [("no newuidmap", "apt-get install uidmap")]
     )
@@ -276,6 +280,19 @@ def test_a_pool_that_cannot_be_opened(doctor: Doctor, tmp_path: Path, uri: str, 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/precious").touch()
     assert doctor("--pool", uri.format(tmp_path))[0] == status
+
+
+def test_a_pool_that_others_may_enter_is_told_and_left_as_it_is(
+    examination: Callable[..., Examination], tmp_path: Path
+) -> None:
+    DirectoryBackend(os.fspath(tmp_path / "pool")).make_pool()
+    (tmp_path / "pool").chmod(0o755)
+    seen = examination(pool=f"dir:{tmp_path}/pool")
+    pool.opened(seen)
+    (row,) = [row for row in seen.findings if row.level == "warning"]
+    assert row.what == "others may enter it (mode 0755)"
+    assert row.fix == "the next build closes it"
+    assert (tmp_path / "pool").stat().st_mode & 0o777 == 0o755
 
 
 def test_a_format_that_the_pool_cannot_send(examination: Callable[..., Examination], tmp_path: Path) -> None:
