@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from buildstep.rootfs.installers.apt_archives import (
 )
 from buildstep.rootfs.installers.apt_lists import (
     EMPTY,
+    PARSED,
     KeptLists,
     ListMismatch,
     ListStore,
@@ -95,6 +97,10 @@ class Apt:
                 for path, text in used.files.items():
                     where = path.removeprefix("/etc/apt/")
                     stack.enter_context(sandbox.temporary_file(f"{OURS}/{where}", text.encode()))
+                    if (put := sandbox.root.host_path(f"{OURS}/{where}")) is not None:
+                        os.utime(
+                            put, (1, 1)
+                        )  # apt takes its form of the lists for stale if sources are younger
                 settings += f'Dir::Etc::sourcelist "{OURS}/sources.list";\n'
                 settings += f'Dir::Etc::sourceparts "{OURS}/sources.list.d";\n'
             stack.enter_context(sandbox.temporary_file(CONFIG, settings.encode()))
@@ -283,9 +289,13 @@ class Apt:
         area, kept = self._work, self._kept
         shown = {"archives": area / "shown"}
         if kept is not None:
-            shown |= {"lists": kept.lists} | ({"parsed": kept.parsed} if kept.has_parsed else {})
+            shown |= {"lists": kept.lists, "kept": kept.parsed}
+            mine = area / "parsed" / PARSED
+            if kept.has_parsed and not os.path.lexists(mine):
+                # By a link: where apt finds that it is of no use it wants to put a new one in its place.
+                mine.symlink_to(f"{OURS}/kept/{PARSED}")
         with contextlib.ExitStack() as stack:
-            for name, folder in {**shown, "parsed": shown.get("parsed", area / "parsed"), **write}.items():
+            for name, folder in {**shown, "parsed": area / "parsed", **write}.items():
                 writable = folder not in shown.values()
                 stack.enter_context(job.sandbox.share(folder, f"{OURS}/{name}", writable=writable))
                 # apt changes the modes of these, though it puts nothing there that anybody needs.
