@@ -18,11 +18,11 @@ Private = Callable[[Callable[[], Any]], Any]
 HOSTILE = """#!/bin/sh
 exec 2>&1
 cd /run/buildstep-apt
-for file in archives/*.deb lists/*Packages lists/*Release parsed/*; do
+for file in archives/*.deb lists/*Packages lists/*Release kept/*; do
   echo evil >> "$file" && echo "wrote to $file" >> /usr/share/hostile/did
   rm -f "$file" && echo "removed $file" >> /usr/share/hostile/did
 done
-for folder in archives lists parsed; do
+for folder in archives lists kept; do
   echo evil > "$folder/new" && echo "made $folder/new" >> /usr/share/hostile/did
   mount -o remount,bind,rw "/run/buildstep-apt/$folder" && echo "remounted $folder" >> /usr/share/hostile/did
 done
