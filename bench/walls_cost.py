@@ -41,11 +41,12 @@ def say(text: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One of the two: its name, its checkout, and the folder for its pool and its outputs."""
+    """One of the two: its checkout, the folder for its pool and outputs, and more of its environment."""
 
     name: str
     checkout: Path
     folder: Path
+    environ: dict[str, str] = field(default_factory=dict)
 
     def forget(self) -> None:
         """Remove all that is known of any build before."""
@@ -62,6 +63,7 @@ class Side:
         ]  # fmt: skip
         keep = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         env = {**keep, "PYTHONPATH": os.fspath(self.checkout), "SOURCE_DATE_EPOCH": "1767225600"}
+        env |= self.environ
         begin = time.monotonic()
         subprocess.run(argv, env=env, cwd=self.folder, check=True, stdout=subprocess.DEVNULL)
         return time.monotonic() - begin
@@ -148,6 +150,7 @@ def _packages(top: Path) -> Iterator[Case]:
     plain = {"image": f"tar:{yard.base}", "formats": ["oci"]}
 
     def only_the_base(side: Side) -> None:
+        side.environ["BUILDSTEP_NETWORK_ALLOW"] = f"127.0.0.1:{repository.port}"
         side.forget()
         side.build(yard.proto, plain)
 
