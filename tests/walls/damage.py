@@ -47,7 +47,7 @@ def hurt(pool: Path, patterns: Sequence[str], harm: str, dice: random.Random) ->
 
 def build(yard: Yard, **flags: object) -> tuple[Image, BuildstepError | None]:
     """Heal and build as the command does; the image, and the error it ended with. Any other error is a bug."""
-    environ = environment(EPOCH)
+    environ = environment(EPOCH) | yard.environ
     try:
         store, cache = yard.open(Bus(), environ)
         heal(store.backend)
