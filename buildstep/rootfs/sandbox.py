@@ -16,12 +16,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from buildstep.errors import CommandFailed, SandboxError
 from buildstep.events import Bus
 from buildstep.rootfs import devices, limits, temporary_files
 from buildstep.rootfs.limits import Confinement
-from buildstep.rootfs.network import ENVIRONMENT, Network
 from buildstep.rootfs.network_policy import Endpoint, Policy, allowed_by
 from buildstep.rootfs.proxies import Proxies, proxies_from
 from buildstep.spec.fields import Limits
@@ -29,6 +29,9 @@ from buildstep.system import bubblewrap, host, process, seccomp, terminal
 from buildstep.system.mounts import bind, tmpfs
 from buildstep.system.root import Root
 from buildstep.system.terminal import Pty
+
+if TYPE_CHECKING:
+    from buildstep.rootfs.network import Network
 
 RESOLVER = Path("/etc/resolv.conf")
 
@@ -231,6 +234,9 @@ class ChrootSandbox:
         namespaces the network is the host's, with its proxies.
         """
         if host.HERE.namespaces:
+            # Loaded by the builds that use it: the proxy brings Python's TLS with it.
+            from buildstep.rootfs.network import ENVIRONMENT, Network
+
             if self._network is None:
                 allowed = self._options.reachable | allowed_by(self._environ)
                 self._network = Network(Policy(allowed=allowed), {**self._environ, **env}, self._bus)
