@@ -169,7 +169,7 @@ _WORDS: Sequence[tuple[int, str]] = (
     (errno.ENOSPC, r"No space left on device"),  # strerror: dpkg, rsync, tar, cp, btrfs, mkfs, qemu-img ...
     (errno.ENOSPC, r"You don't have enough free space in \S+"),  # apt, before it downloads
     (errno.ENOSPC, r"You do not have enough free space in \S+"),
-    (errno.ENOSPC, r"[Nn]ot enough (?:free |disk )?space"),  # mkfs, pkgin
+    (errno.ENOSPC, r"(?i)not enough (?:free |disk )?space"),  # mkfs, pkgin
     (errno.ENOSPC, r"\bout of space\b"),  # zfs, lvm
     (errno.ENOSPC, r"filesystem (?:is )?full|file system is full"),  # illumos, pkg_add
     (errno.ENOSPC, r"Wrote only \d+ of \d+ bytes"),  # tar

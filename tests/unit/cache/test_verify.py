@@ -43,7 +43,7 @@ def test_a_compressed_layer_is_compared_with_its_record(backend: Backend) -> Non
     path = put_blob(backend)
     put(backend, "blobs/" + "b" * 64)  # it is being written
     assert list(verify.compressed_layers(backend)) == []
-    path.write_bytes(b"lazer")
+    path.write_bytes(b"layes")
     (found,) = verify.compressed_layers(backend)
     assert (found.kind, found.name, found.about, found.problem, found.file) == (
         "blob", NAME, "about", "damaged", path,
