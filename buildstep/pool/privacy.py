@@ -95,7 +95,7 @@ def _folders(top: Path) -> list[Path]:
     try:
         with os.scandir(top) as listing:
             return [top, *(Path(entry.path) for entry in listing if entry.is_dir(follow_symlinks=False))]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # whoever needs the directory says so
         return []
 
 
