@@ -219,13 +219,16 @@ def test_present_means_verified(imgapi_server: ImgapiServer, agent: Agent, call:
     uuid = imgapi_server.add(ROOT)["uuid"]
     agent.environ["BUILDSTEP_SOURCES"] = imgapi_server.url
     assert call("image", "import", uuid)[0] == 0
-    (agent.pool / "image" / uuid / "tree/etc/name").write_text("rot!")
-    status, _, err = call("image", "import", uuid)
-    assert status == 11
-    assert "/etc/name" in err
+    name = agent.pool / "image" / uuid / "tree/etc/name"
+    good = name.read_bytes()
+    name.write_text("rot!")
     assert call("image", "verify")[0] == 11
-    assert call("image", "delete", uuid)[0] == 0
-    assert call("image", "import", uuid)[0] == 0
+    status, _, err = call("image", "import", uuid)
+    assert status == 0, err
+    assert "/etc/name" in err
+    assert "imported again" in err
+    assert name.read_bytes() == good
+    assert call("image", "verify")[0] == 0
     assert imgapi_server.calls("GET", "/file") == 2
 
 
