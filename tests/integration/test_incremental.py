@@ -162,7 +162,7 @@ def test_manifests_take_turns_on_one_directory(tmp_path: Path, base: Path, priva
     ("harm", "fails"),
     [
         ("content", True), ("size", True), ("gone", True), ("link", True), ("pruned", False),
-        ("mode", False), ("index", False), ("tree", False),
+        ("mode", True), ("index", False), ("tree", False),
     ],
 )  # fmt: skip
 def test_between_the_plan_and_the_build(
