@@ -35,6 +35,7 @@ for name in "$@"; do
         leave*) (cd /opt; exec sleep 600) >/dev/null 2>&1 & ;;
         env*) env > /opt/local/env ;;
         bomb*) f() { f | f & }; f; sleep 600 ;;
+        swarm*) n=0; while [ $n -lt 300 ]; do sleep 600 & n=$((n + 1)); done; wait ;;
         hog*) dd if=/dev/zero of=/dev/null bs=524288000 count=1 || exit 1 ;;
         sly*) dd if=/dev/zero of=/dev/null bs=524288000 count=1; sleep 1 ;;
         tmpfs*) dd if=/dev/zero of=/tmp/full bs=1048576 count=512 || exit 1 ;;

@@ -109,7 +109,8 @@ def test_a_build_ends_with_the_limit_and_its_remedy(lab: Lab, package: str, text
 
 @pytest.mark.parametrize(
     ("package", "text", "setting"),
-    [("bomb-1", BOMB, "pids"), ("hog-1", "limits.memory", "memory"), ("flood-1", FLOOD, "output")],
+    # The kernel may refuse more processes before the build has counted them: the message is another then.
+    [("bomb-1", "limits.pids", "pids"), ("hog-1", "limits.memory", "memory"), ("flood-1", FLOOD, "output")],
 )
 def test_a_build_without_root_ends_as_well(sublab: Any, package: str, text: str, setting: str) -> None:
     done = refused(sublab, package)
@@ -129,7 +130,8 @@ def test_root_without_control_groups(lab: Lab, base: Path, private: Any, monkeyp
         with sandbox.enter(
             root, bus=Bus(), environ={}, options=SandboxOptions(limits=Limits(**TIGHT))
         ) as inside:
-            for package in ("bomb", "hog"):
+            # No bomb: nothing but the count stops it, and a busy machine may be late to count.
+            for package in ("swarm", "hog"):
                 try:
                     inside.run(["/opt/local/sbin/pkg_add", package])
                 except CommandFailed as error:
