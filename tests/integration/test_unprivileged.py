@@ -247,7 +247,8 @@ def test_a_pool_of_root_is_not_used(lab: UserLab) -> None:
     root = Lab(top=lab.top, base=lab.base, scheme="dir", environ=lab.environ)
     root.built("-o", f"{lab.top}/roots-out")
     done = lab.refused(10)
-    assert "was made by root" in done.stderr
+    assert "belongs to root" in done.stderr
+    assert "--pool" in done.stderr, "the way out is told"
 
 
 # -- with subordinate ids -------------------------------------------------------------------------------------
@@ -310,7 +311,8 @@ def test_a_failing_package_leaves_nothing_there_either(sublab: UserLab) -> None:
 def test_a_namespaces_pool_is_not_mixed_with_a_plain_one(sublab: UserLab) -> None:
     sublab.built("-p", "one-1")
     done = sublab.refused(10)
-    assert "was made by root" in done.stderr
+    assert "belongs to root" in done.stderr
+    assert "--pool" in done.stderr, "the way out is told"
     argv = sublab.argv("-p", "one-1")
     at = argv.index("--pool")
     del argv[at : at + 2]
