@@ -16,8 +16,11 @@ _MOST_NAMED = 10
 
 
 def begin(context: BuildContext, state: BuildState) -> None:
-    """Begin to walk the proto directory again, now that all of it was read; `check` has the result."""
-    if context.plan.route is Route.FULL:
+    """Begin to walk the proto directory again, now that all of it was read; `check` has the result.
+
+    Does nothing where that has begun already.
+    """
+    if context.plan.route is Route.FULL and state.proto_again is None:
         state.proto_again = context.stack.enter_context(proto_watch.walking_again(context.plan.proto))
 
 

@@ -40,6 +40,9 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
             for blob in coming:
                 state.layers.append(blob)
                 yield blob
+            # Only directories are left to be written: all that is read of the proto directory was read.
+            if state.snapshot.emitted is not None and tuple(context.spec.formats) == ("oci",):
+                proto_check.begin(context, state)
             # The facts of the tree are found, and kept, while the image's file is written and hashed. Kept
             # too early does no harm: the tree is only used with an index that fits it.
             if state.snapshot.emitted is not None or state.clone is None:
