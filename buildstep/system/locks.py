@@ -90,15 +90,7 @@ def take_lock(path: Path, *, shared: bool = False, tell: Tell | None = None) -> 
 def lock_directory(path: Path) -> int | None:
     """Lock a directory and return its descriptor; None if somebody else has it locked. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+    return fd if _locked(fd, fcntl.LOCK_EX | fcntl.LOCK_NB) else None
 
 
 def holders(path: Path) -> list[int]:
@@ -142,18 +134,30 @@ def _take(path: Path, flags: int, *, create: bool) -> int | None:
             if create:
                 raise
             return None
-        try:
-            fcntl.flock(fd, flags)
-            # Whoever held it may have removed the file while we waited: then this lock guards nothing.
-            if _same_file(fd, path):
-                return fd
-        except BlockingIOError:
-            os.close(fd)
+        if not _locked(fd, flags):
             return None
+        try:
+            # Whoever held it may have removed the file while we waited: then this lock guards nothing.
+            same = _same_file(fd, path)
         except BaseException:
             os.close(fd)
             raise
+        if same:
+            return fd
         os.close(fd)
+
+
+def _locked(fd: int, flags: int) -> bool:
+    """Lock an open file. Where another holds it, and for every error, it is closed. Raises OSError."""
+    try:
+        fcntl.flock(fd, flags)
+    except BlockingIOError:
+        os.close(fd)
+        return False
+    except BaseException:
+        os.close(fd)
+        raise
+    return True
 
 
 def _same_file(fd: int, path: Path) -> bool:
