@@ -12,11 +12,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pytest
 
 from buildstep.system import files, locks, mounts, namespaces, process
+
+if TYPE_CHECKING:
+    from tests.integration.yard import Yard
 
 T = TypeVar("T")
 
@@ -234,3 +237,12 @@ def private(require: Require) -> Callable[[Callable[[], T]], T]:
     """`private(job)`: run a job inside a build's namespaces."""
     require("root", "namespaces")
     return enclosed
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Yard:
+    """See `repository.make_place`; one for all tests of a file."""
+    from tests.integration.repository import make_place  # it needs `debian_root` of this module
+
+    demand("root", "namespaces", "overlay", "mmdebstrap", "mirror", "dpkg-deb", "rsync")
+    return make_place(tmp_path_factory.mktemp("place"))

@@ -11,7 +11,7 @@ import pytest
 
 from buildstep.system import process
 from tests.integration.conftest import debian_root, demand
-from tests.integration.repository import clear_layers, make_place, make_repository
+from tests.integration.repository import clear_layers, make_repository
 from tests.integration.yard import Outcome, Yard, unpacked
 
 Private = Callable[[Callable[[], Any]], Any]
@@ -83,13 +83,6 @@ def test_grown_and_cold_are_the_same(debian_yard: Yard, private: Private, tmp_pa
 
 
 # -- packages that would show it ----------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Yard:
-    """See `make_place`."""
-    demand("root", "namespaces", "overlay", "mmdebstrap", "mirror", "dpkg-deb", "rsync")
-    return make_place(tmp_path_factory.mktemp("place"))
 
 
 LOOKS = "#!/bin/sh\nset -e\nif command -v newtool; then echo found > /usr/share/first/saw; fi\n"

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import demand
-from tests.integration.repository import Repository, clear_layers, make_place, make_repository
+from tests.integration.repository import Repository, clear_layers, make_repository
 from tests.integration.yard import Outcome, Yard, forget_outputs
 
 Private = Callable[[Callable[[], Any]], Any]
@@ -28,13 +27,6 @@ for folder in archives lists kept; do
 done
 exit 0
 """
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Yard:
-    """See `make_place`."""
-    demand("root", "namespaces", "overlay", "mmdebstrap", "mirror", "dpkg-deb", "rsync")
-    return make_place(tmp_path_factory.mktemp("place"))
 
 
 @pytest.fixture

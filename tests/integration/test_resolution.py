@@ -11,18 +11,10 @@ from typing import Any
 import pytest
 
 from buildstep.cache import resolutions
-from tests.integration.conftest import demand
-from tests.integration.repository import Repository, clear_layers, make_place, make_repository
+from tests.integration.repository import Repository, clear_layers, make_repository
 from tests.integration.yard import Outcome, Yard, differences, forget_outputs, unpacked
 
 Private = Callable[[Callable[[], Any]], Any]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Yard:
-    """A pool, and a Debian base whose only source is a repository on a port of this machine."""
-    demand("root", "namespaces", "overlay", "mmdebstrap", "mirror", "dpkg-deb", "rsync")
-    return make_place(tmp_path_factory.mktemp("place"))
 
 
 @pytest.fixture
