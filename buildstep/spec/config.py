@@ -34,7 +34,10 @@ _SOURCE_TEXT = text(_URI, say="https://HOST[/PREFIX][?channel=C], dir:PATH or s3
 _ENDPOINT = text(r"https?://[^\s@?#]+", say="an http or https address")
 _CHANNEL = text(r"[a-z][a-z0-9_-]*|\*", say="the name of a channel")
 _HOST = text(r"[A-Za-z0-9.:\[\]-]+", say="HOST or HOST:PORT")
-_HOST_PORT = text(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", say="HOST:PORT")
+_PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_HOST_PORT = text(
+    r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):" + _PORT, say="HOST:PORT, with a port from 1 to 65535"
+)
 _DAYS = integer(0, 36500)
 _SECONDS: Rule = {"type": "number", "minimum": 0.01, "maximum": 86400}
 

@@ -124,6 +124,16 @@ def test_every_fault_of_every_place(places: dict[str, Path]) -> None:
     assert 'did you mean "replace"?' in caught.value.detail
 
 
+def test_what_commands_may_reach_has_a_port_that_there_is(places: dict[str, Path]) -> None:
+    good = "mirror.example:1,127.0.0.1:3142,[::1]:65535,h:59999"
+    assert read(places, BUILDSTEP_NETWORK_ALLOW=good).network_allow == tuple(good.split(","))
+    with pytest.raises(SpecError) as caught:
+        read(places, BUILDSTEP_NETWORK_ALLOW="h:0,h:65535,h:65536,h:99999,nonsense")
+    assert [fault.where for fault in caught.value.faults] == [
+        f"BUILDSTEP_NETWORK_ALLOW: $.network.allow[{number}]" for number in (0, 2, 3, 4)
+    ]
+
+
 def test_a_file_that_anybody_may_have_put_there(places: dict[str, Path]) -> None:
     (places["project"] / "buildstep.toml").write_text('pool = "dir:/evil"\n')
     places["project"].chmod(0o1777)
