@@ -39,7 +39,16 @@ def run(
         python, path = _python_of_everybody(user)
     command = [python, "-P", "-m", "buildstep", "doctor", "--json", *argv]
     if before:
-        command = ["unshare", "--mount", "sh", "-euc", f'{before}\nexec "$@"', "sh", *command]
+        command = [
+            "unshare",
+            "--mount",
+            "--propagation=slave",
+            "sh",
+            "-euc",
+            f'{before}\nexec "$@"',
+            "sh",
+            *command,
+        ]
     keep = {key: value for key, value in os.environ.items() if not key.startswith("BUILDSTEP_")}
     done = subprocess.run(
         command, cwd=cwd, env={**keep, "PYTHONPATH": path, **environ}, capture_output=True,

@@ -73,7 +73,7 @@ def test_other_tools_read_it_and_its_web_server_accepts_its_configuration(
     assert not (root / "usr/sbin/policy-rc.d").exists()
     assert not list((root / "var/cache/apt/archives").glob("*.deb"))
     tried = subprocess.run(
-        ["unshare", "--mount", "--pid", "--fork", "--net", "chroot", root, "/usr/sbin/nginx", "-t"],
+        ["unshare", "--mount", "--propagation=slave", "--pid", "--fork", "--net", "chroot", root, "/usr/sbin/nginx", "-t"],
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert tried.returncode == 0, tried.stderr

@@ -311,7 +311,7 @@ def test_a_failing_package_leaves_nothing_there_either(sublab: UserLab) -> None:
 def test_a_namespaces_pool_is_not_mixed_with_a_plain_one(sublab: UserLab) -> None:
     sublab.built("-p", "one-1")
     done = sublab.refused(10)
-    assert "belongs to root" in done.stderr
+    assert "was made by root" in done.stderr
     assert "--pool" in done.stderr, "the way out is told"
     argv = sublab.argv("-p", "one-1")
     at = argv.index("--pool")

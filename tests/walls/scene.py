@@ -254,7 +254,9 @@ def without_walls(attacks: Sequence[Attack], folder: Path) -> Mapping[str, list[
             file.chmod(0o755)
         root = os.fspath(debian_root())
         subprocess.run(
-            ["unshare", "--mount", "sh", os.fspath(script), root, os.fspath(folder)], check=True, timeout=200
+            ["unshare", "--mount", "--propagation=slave", "sh", os.fspath(script), root, os.fspath(folder)],
+            check=True,
+            timeout=200,
         )
     for name in names:
         printed[name] = (folder / "out" / name).read_text(errors="replace")
