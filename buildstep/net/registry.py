@@ -40,6 +40,8 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _ACCEPT = ", ".join(sorted(INDEXES | MANIFESTS))
 _MAX_DEPTH = 4
 _PUSH = "pull,push"
+_NO_WORD = frozenset({404, 405, 501})
+"""What a HEAD is answered where there is no such thing, and by registries that do not know the method."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,18 +132,30 @@ class RegistryClient:
     # -- pulling ------------------------------------------------------------------------------------
 
     def resolve(self, wanted: str) -> Descriptor | None:
-        """Return what a tag or digest stands for now; None if there is no such thing."""
+        """Return what a tag or digest stands for now; None if there is no such thing.
+
+        A HEAD costs no pull where pulls are counted. OCI distribution-spec ("Pulling manifests") wants it
+        answered, but not every registry or proxy does: only the answer to a GET is final.
+        """
         try:
             response = self._call(self._manifest_request("HEAD", wanted))
+        except HttpError as error:
+            if error.status not in _NO_WORD:
+                raise
+            return self._got(wanted)
+        digest = response.headers.get("docker-content-digest", "")
+        length = response.headers.get("content-length", "")
+        if not _DIGEST.fullmatch(digest) or not length.isdigit():
+            return self._got(wanted)  # a registry need not give them for a HEAD
+        return Descriptor(media_type=_content_type(response), digest=digest, size=int(length))
+
+    def _got(self, wanted: str) -> Descriptor | None:
+        try:
+            return self._manifest(wanted)[0]
         except HttpError as error:
             if error.status == 404:
                 return None
             raise
-        digest = response.headers.get("docker-content-digest", "")
-        length = response.headers.get("content-length", "")
-        if not _DIGEST.fullmatch(digest) or not length.isdigit():
-            return self._manifest(wanted)[0]  # a registry need not give them for a HEAD
-        return Descriptor(media_type=_content_type(response), digest=digest, size=int(length))
 
     def image(self, wanted: str, platform: OciPlatform) -> OciImage:
         """Return the image of a tag or digest: through an index to the platform's own."""
@@ -206,7 +220,8 @@ class RegistryClient:
             self._call(HttpRequest("HEAD", self._blob_url(entry.digest)), _PUSH)
             return False
         except HttpError as error:
-            if error.status != 404:
+            # Where a HEAD gets no word, the blob may be there: it is sent again, to the same digest.
+            if error.status not in _NO_WORD:
                 raise
 
         def once() -> None:

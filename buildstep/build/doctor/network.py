@@ -40,16 +40,26 @@ def reach(url: str, environ: Mapping[str, str], *, ok: Sequence[int], seconds: f
     begin = time.monotonic()
     try:
         with Http(environ=environ, options=options) as http:
-            answer = http.send(HttpRequest("HEAD", url, ok=ok))
+            headers = _headers(http, url, ok)
     except HttpError as error:
         return Answered(url=url, shown=shown, problem=error.message.removeprefix(f"HEAD {shown}: "))
     skew = None
-    if date := answer.headers.get("date"):
+    if date := headers.get("date"):
         try:
             skew = time.time() - parsedate_to_datetime(date).timestamp()
         except (ValueError, TypeError):
             skew = None
     return Answered(url=url, shown=shown, seconds=time.monotonic() - begin, skew=skew)
+
+
+def _headers(http: Http, url: str, ok: Sequence[int]) -> Mapping[str, str]:
+    try:
+        return http.send(HttpRequest("HEAD", url, ok=ok)).headers
+    except HttpError as error:
+        if error.status not in (405, 501):  # a server that knows no HEAD
+            raise
+    with http.stream(HttpRequest("GET", url, ok=ok)) as answer:
+        return answer.headers
 
 
 def mirror_of(spec: BuildSpec, environ: Mapping[str, str]) -> str:

@@ -23,6 +23,7 @@ from buildstep.errors import ExitCode, SandboxError
 from buildstep.pool import privacy
 from buildstep.pool.directory import DirectoryBackend
 from buildstep.system import process, space
+from tests.servers.registry import RegistryServer
 
 pytestmark = pytest.mark.commands  # tools are asked for their versions
 
@@ -453,6 +454,14 @@ def test_an_answer_tells_how_far_the_clock_is_off(examination: Callable[..., Exa
     assert "3600 s ahead of" in seen.findings[-1].what
     with serve_status(404) as url:
         assert "404" in network.reach(url, {}, ok=range(200, 300)).problem
+
+
+@pytest.mark.parametrize("status", [405, 501])
+def test_a_server_without_head_is_asked_with_get(status: int) -> None:
+    with RegistryServer(no_head=status) as server:
+        server.content["there"] = (b"x", "text/plain")
+        assert network.reach(f"http://{server.host}/v2/x/there", {}, ok=range(200, 300)).problem == ""
+        assert "404" in network.reach(f"http://{server.host}/v2/x/not", {}, ok=range(200, 300)).problem
 
 
 def test_a_clock_from_before_this_program(
