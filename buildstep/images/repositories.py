@@ -240,6 +240,7 @@ def open_repository(
     No call is made yet, so that a dead one harms only what it alone has.
     """
     scheme, _, rest = uri.partition(":")
+    scheme = scheme.lower()
     http = Http(environ=environ, options=options, bus=bus)
     if scheme in ("http", "https", "imgapi"):
         return ImgapiRepository(rest if scheme == "imgapi" else uri, http=http, channel=channel, label=label)

@@ -10,7 +10,7 @@ from buildstep.report.event_log import step_tail
 from buildstep.report.interface import Report
 from buildstep.report.record import BuildRecord, critical_path
 from buildstep.report.rendering import environment
-from buildstep.report.words import delta, outcome
+from buildstep.report.words import delta, outcome, safe_url
 from buildstep.system.text import plural
 
 _MARKS = {"run": "✅", "reuse": "♻️", "skip": "\N{WHITE CIRCLE}", "failed": "❌"}
@@ -89,7 +89,7 @@ def _code(text: str) -> str:
 
 
 def _link(url: str) -> str:
-    good = re.fullmatch(r"https?://[^\s<>|()]+", url)
+    good = safe_url(url) and re.fullmatch(r"[^\s<>|()]+", url)
     return f"[link]({url})" if good else _text(url)
 
 

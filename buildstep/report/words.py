@@ -24,7 +24,7 @@ def seconds_text(seconds: float) -> str:
 
 def safe_url(url: str) -> str:
     """Return a link that an audit named if it is one to the web; empty for `javascript:` and the like."""
-    return url if url.startswith(("https://", "http://")) else ""
+    return url if url.lower().startswith(("https://", "http://")) else ""
 
 
 def outcome(record: BuildRecord) -> str:

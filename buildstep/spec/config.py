@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 from buildstep.errors import Fault, SpecError
 from buildstep.spec import schema
 from buildstep.spec.fields import Limits, from_data
-from buildstep.spec.schema import BOOLEAN, Rule, array, integer, mapping, record, text
+from buildstep.spec.schema import BOOLEAN, HTTP, Rule, array, integer, mapping, record, text
 from buildstep.spec.settings import LIMITS
 
 FILE: Final = "buildstep.toml"
@@ -28,10 +28,11 @@ DEFAULT_REPOSITORIES: Final = ("https://images.smartos.org", "https://updates.tr
 
 _LINE = text(r"[^\x00-\x1f\x7f]*", say="one line")
 _URI = (
-    r"https?://[^\s@?#/]+[^\s@?#]*(\?channel=[a-z*][a-z0-9_-]*)?|dir:[^\x00-\x1f]+|s3://[^\s@?#/]+[^\s@?#]*"
+    rf"{HTTP}://[^\s@?#/]+[^\s@?#]*(\?channel=[a-z*][a-z0-9_-]*)?"
+    r"|dir:[^\x00-\x1f]+|s3://[^\s@?#/]+[^\s@?#]*"
 )
 _SOURCE_TEXT = text(_URI, say="https://HOST[/PREFIX][?channel=C], dir:PATH or s3://BUCKET[/PREFIX]")
-_ENDPOINT = text(r"https?://[^\s@?#]+", say="an http or https address")
+_ENDPOINT = text(rf"{HTTP}://[^\s@?#]+", say="an http or https address")
 _CHANNEL = text(r"[a-z][a-z0-9_-]*|\*", say="the name of a channel")
 _HOST = text(r"[A-Za-z0-9.:\[\]-]+", say="HOST or HOST:PORT")
 _PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
@@ -53,7 +54,9 @@ _SOURCE = record(
 )
 _TARGET = record(
     {
-        "target": text(r"[a-z][a-z0-9+]*:[^\x00-\x1f]+", say="SCHEME:PLACE, such as docker://HOST/NAME"),
+        "target": text(
+            rf"({HTTP}|[a-z][a-z0-9+]*):[^\x00-\x1f]+", say="SCHEME:PLACE, such as docker://HOST/NAME"
+        ),
         "channel": _CHANNEL,
         "insecure": BOOLEAN,
         "user": _LINE,

@@ -121,9 +121,9 @@ def _tags_faults(tags: Manifest) -> Iterator[Fault]:
     if schema.too_deep(tags):
         yield Fault(where="$.tags", message="is nested too deeply")
         return
-    size = len(json.dumps(tags, ensure_ascii=False, separators=(",", ":")))
-    if size > _MAX_TAGS:
-        yield Fault(where="$.tags", message=f"is {size} characters as JSON, {_MAX_TAGS} are allowed")
+    shown = json.dumps(tags, ensure_ascii=False, separators=(",", ":"))
+    if fault := schema.too_long(shown, _MAX_TAGS, " of JSON"):
+        yield Fault(where="$.tags", message=fault)
 
 
 def _emit_faults(sound: Manifest) -> Iterator[Fault]:

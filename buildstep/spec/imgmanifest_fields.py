@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from buildstep.spec.schema import BOOLEAN, Rule, array, choice, integer, mapping, record, text
+from buildstep.spec.schema import BOOLEAN, HTTP, Rule, array, choice, integer, mapping, record, text
 
 Limits = Literal["emit", "accept"]
 Who = Literal["author", "buildstep", "server"]
@@ -59,13 +59,13 @@ def _version(most: int) -> Rule:
 
 
 def _url(most: int) -> Rule:
-    return text(r"https?://[^\s]+", say="an http or https URL", most=most)
+    return text(rf"{HTTP}://[^\s]+", say="an http or https URL", most=most)
 
 
-_DAY = "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
-_CLOCK = "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
+_MONTH, _DAY = "(0[1-9]|1[0-2])", "(0[1-9]|[12][0-9]|3[01])"
+_HOUR, _SIXTY = "([01][0-9]|2[0-3])", "[0-5][0-9]"
 _PUBLISHED = text(
-    rf"{_DAY}T{_CLOCK}(\.[0-9]{{3}})?Z",
+    rf"[0-9]{{4}}-{_MONTH}-{_DAY}T{_HOUR}:{_SIXTY}:{_SIXTY}(\.[0-9]{{3}})?Z",
     say="a date and time like 2024-02-29T23:59:59Z or 2024-02-29T23:59:59.000Z",
 )
 _PUBLISHED_LOOSE = text(
@@ -74,12 +74,12 @@ _PUBLISHED_LOOSE = text(
 )
 
 _PLATFORMS = "(201[2-9]|20[2-9][0-9]|2[1-9][0-9]{2}|[3-9][0-9]{3})"  # there is none before 2012
-_STAMP = text(
-    rf"{_PLATFORMS}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])T{_CLOCK.replace(':', '')}Z",
-    say="a platform stamp YYYYMMDDTHHMMSSZ of 2012 or later",
-)
+_STAMP_WORDS = "a platform stamp YYYYMMDDTHHMMSSZ of 2012 or later"
+_STAMP = text(f"{_PLATFORMS}{_MONTH}{_DAY}T{_HOUR}{_SIXTY}{_SIXTY}Z", say=_STAMP_WORDS)
+# Validators compare month, day, hour, minute and second as numbers; what has letters is none, and passes.
+_LOOSE = [rf"({part}|(?![0-9]{{2}})[^\n]{{2}})" for part in (_MONTH, _DAY, _HOUR, _SIXTY, _SIXTY)]
 _STAMP_LOOSE = text(
-    rf"{_PLATFORMS}[^\n]{{4}}T[^\n]{{6}}Z", say="a platform stamp YYYYMMDDTHHMMSSZ of 2012 or later"
+    f"{_PLATFORMS}{''.join(_LOOSE[:2])}T{''.join(_LOOSE[2:])}Z", say=f"{_STAMP_WORDS}, each part in its range"
 )
 # A tool on a host without a version once wrote the key "undefined": nobody could install that image.
 _SDC_VERSION = text(r"[0-9]+(\.[0-9]+)*", say="an SDC version such as 7.0")

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from buildstep.errors import Fault, SpecError
 
@@ -28,6 +28,8 @@ _NAMES: dict[type, str] = {
     tuple: "array",
     dict: "object",
 }
+HTTP: Final = "[Hh][Tt][Tt][Pp][Ss]?"
+"""A pattern of a web address's scheme, which may be in capitals (RFC 3986, 3.1)."""
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -35,7 +37,8 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def text(pattern: str = "", *, say: str = "", most: int | None = None, least: int = 1) -> Rule:
-    """Return the rule of a string. pattern: what all of it must match; say: the same in words."""
+    """Return the rule of a string. pattern: what all of it must match; say: the same in words; most: UTF-16
+    units (`units`). A JSON Schema counts code points: it never refuses what this lets pass."""
     rule: dict[str, Any] = {"type": "string"}
     if least:
         rule["minLength"] = least
@@ -159,11 +162,28 @@ def _text_faults(value: str, rule: Rule, where: str) -> Iterator[Fault]:
     if len(value) < rule.get("minLength", 0):
         yield Fault(where=where, message="must not be empty")
         return
-    if len(value) > rule.get("maxLength", len(value)):
-        limit = rule["maxLength"]
-        yield Fault(where=where, message=f"is {len(value)} characters long, at most {limit} are allowed")
+    if "maxLength" in rule and (fault := too_long(value, rule["maxLength"])):
+        yield Fault(where=where, message=fault)
     if "pattern" in rule and not re.search(rule["pattern"], value):
         yield Fault(where=where, message=f"{_shown(value)} is not {rule['$comment']}")
+
+
+def units(value: str) -> int:
+    """Return the length of a text in UTF-16 units, as JavaScript and so imgadm and IMGAPI count: a character
+    beyond U+FFFF, such as an emoji, is two."""
+    return len(value.encode("utf-16-le", "surrogatepass")) // 2
+
+
+def too_long(value: str, most: int, what: str = "") -> str:
+    """Return what is wrong with a text of more than `most` UTF-16 units; nothing if it is not too long.
+
+    what: more about the text, for the message.
+    """
+    length = units(value)
+    if length <= most:
+        return ""
+    how = "" if length == len(value) else " (some count as two, as imgadm counts in UTF-16)"
+    return f"is {length} characters{what} long{how}, at most {most} are allowed"
 
 
 def _number_faults(value: float, rule: Rule, where: str) -> Iterator[Fault]:

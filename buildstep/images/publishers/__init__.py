@@ -33,6 +33,8 @@ PUBLISHERS: Registry[type[Publisher]] = Registry(
 def publisher(target: str, bus: Bus) -> Publisher:
     """Return the publisher of a target such as `dir:PATH`. Raises UsageError for a scheme that nobody has."""
     scheme = target.partition(":")[0].partition("+")[0]
+    if scheme.lower() in ("http", "https"):
+        scheme = scheme.lower()
     found = PUBLISHERS.find(scheme, partial(bus.note, level="warning"))
     if found is None:
         raise UsageError(f"nothing publishes to {target!r}", hint=PUBLISHERS.hint(scheme))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from buildstep.errors import ExitCode, ImageError, PublishError, UsageError
-from buildstep.images.publishers import Bundle, Published, PublishOptions, publish
+from buildstep.images.publishers import Bundle, Published, PublishOptions, publish, publisher
 from buildstep.images.repositories import Repository, open_repository, path_of
 from buildstep.images.resolve import Fetched, fetch_files, resolve
 from tests.servers.fixtures import FAST, Notes, bus, imgapi_server
@@ -41,6 +41,12 @@ class TestResolve:
         repositories = opened(imgapi_server.url)
         assert [row.uuid for row in resolve(old["uuid"], repositories, bus=bus)] == [old["uuid"]]
         assert [row.uuid for row in resolve("base@1.0.0", repositories, bus=bus)] == [new["uuid"]]
+
+    def test_a_scheme_in_capitals(self, imgapi_server: ImgapiServer, opened: Any, bus: Notes) -> None:
+        image = imgapi_server.add()
+        url = imgapi_server.url.replace("http", "HTTP")
+        assert [row.uuid for row in resolve(image["uuid"], opened(url), bus=bus)] == [image["uuid"]]
+        assert publisher(url, bus).scheme == "imgapi"
 
     def test_origins_come_first(self, imgapi_server: ImgapiServer, opened: Any, bus: Notes) -> None:
         root = imgapi_server.add()

@@ -20,4 +20,5 @@ def test_words() -> None:
 
 def test_only_links_to_the_web_are_links() -> None:
     assert safe_url("https://example.org/CVE-1") == "https://example.org/CVE-1"
+    assert safe_url("HTTP://example.org") == "HTTP://example.org"
     assert (safe_url("javascript:alert(1)"), safe_url("data:text/html,x"), safe_url("")) == ("", "", "")

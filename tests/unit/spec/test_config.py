@@ -89,6 +89,16 @@ def test_variables(places: dict[str, Path]) -> None:
     assert read(places, flags={"sources": ["dir:/x"]}, BUILDSTEP_SOURCES="none").sources[0].url == "dir:/x"
 
 
+def test_a_scheme_may_be_in_capitals(places: dict[str, Path]) -> None:
+    (places["project"] / "buildstep.toml").write_text(
+        'sources = ["HTTPS://a.example"]\n'
+        '[publish]\na = "Https://a.example"\n[publish.b]\ntarget = "s3://b"\nendpoint = "HTTP://s3"\n'
+    )
+    found = read(places)
+    assert found.sources == (SourceConfig(url="HTTPS://a.example"),)
+    assert [found.targets[name].target for name in "ab"] == ["Https://a.example", "s3://b"]
+
+
 def test_every_fault_of_every_place(places: dict[str, Path]) -> None:
     project, user = places["project"] / "buildstep.toml", places["user"] / "buildstep/buildstep.toml"
     project.write_text(

@@ -137,12 +137,23 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ),
     ({"requirements": {"min_platform": {"7.0": "20111030T081701Z"}}}, '$.requirements.min_platform["7.0"]'),
     ({"requirements": {"max_platform": {"7.0": "2014"}}}, '$.requirements.max_platform["7.0"]'),
+    *(
+        ({"requirements": {"min_platform": {"7.0": stamp}}}, '$.requirements.min_platform["7.0"]')
+        for stamp in (
+            *("20141301T000000Z", "20140001T000000Z", "20140132T000000Z", "20140100T000000Z"),
+            *("20140101T240000Z", "20140101T006000Z", "20140101T000060Z"),
+        )
+    ),
     ({"users": [{"name": "a", "uid": 1}]}, "$.users[0].uid"),
     ({"users": [{}]}, "$.users[0].name"),
     ({"billing_tags": ["x" * 129]}, "$.billing_tags[0]"),
     ({"traits": {"n": 1}}, "$.traits.n"),
     ({"tags": []}, "$.tags"),
     ({"tags": {"a": "x" * 102400}}, "$.tags"),
+    ({"tags": {"a": "\U0001f600" * 51197}}, "$.tags"),  # 102,394 UTF-16 units, and the 8 of {"a":""}
+    ({"description": "\U0001f600" * 5121}, "$.description"),
+    ({"billing_tags": ["\U0001f600" * 65]}, "$.billing_tags[0]"),
+    ({"homepage": "http://x.org/" + "\U0001f600" * 506}, "$.homepage"),
     ({"type": "other", "inherited_directories": []}, "$.inherited_directories"),
     ({"nic_driver": "virtio"}, "$.nic_driver"),
     ({"image_size": 0}, "$.image_size"),
@@ -167,6 +178,8 @@ LOOSE: list[tuple[dict[str, Any], str]] = [
     ({"version": "1" * 129}, "$.version"),
     ({"description": "d" * 513}, "$.description"),
     ({"homepage": "http://example.com/" + "h" * 128}, "$.homepage"),
+    ({"description": "\U0001f600" * 257}, "$.description"),
+    ({"description": "\U0001f600" * 5120}, "$.description"),
     ({"public": "true"}, "$.public"),
     ({"generate_passwords": "false"}, "$.generate_passwords"),
     ({"urn": "sdc:sdc:base:1.0"}, "$.urn"),
@@ -190,6 +203,31 @@ LOOSE: list[tuple[dict[str, Any], str]] = [
 def test_we_read_more_than_we_write(change: dict[str, Any], where: str) -> None:
     assert wheres(minimal(**change), limits="accept") == []
     assert wheres(minimal(**change), limits="emit") == [where]
+
+
+@pytest.mark.parametrize("limits", ["emit", "accept"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tags": {"a": "\U0001f600" * 51196}},
+        {"tags": {"a": "\u20ac" * 102392}},  # one unit each, whatever UTF-8 makes of it
+        {"description": "\U0001f600" * 256},
+        {"billing_tags": ["\U0001f600" * 64]},
+        {"homepage": "HTTP://x.org"},
+        {"eula": "Https://x.org/"},
+    ],
+)
+def test_what_is_just_right_passes(change: dict[str, Any], limits: Limits) -> None:
+    assert wheres(minimal(**change), limits=limits) == []
+
+
+def test_a_length_in_utf_16_says_so() -> None:
+    (fault,) = imgmanifest.validate(minimal(tags={"a": "\U0001f600" * 51197}), limits="emit")
+    assert fault.message == (
+        "is 102402 characters of JSON long (some count as two, as imgadm counts in UTF-16), at most 102400 are allowed"
+    )
+    (fault,) = imgmanifest.validate(minimal(description="d" * 513), limits="emit")
+    assert fault.message == "is 513 characters long, at most 512 are allowed"
 
 
 def test_two_files_and_digests_where_they_belong() -> None:
