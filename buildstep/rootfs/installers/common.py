@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from buildstep.errors import CommandFailed, InstallError
 
@@ -21,18 +21,22 @@ def checked(packages: Sequence[str], pattern: str, tool: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def failures(act: str, packages: Iterable[str], *patterns: str, hint: str = "") -> Iterator[None]:
+def failures(
+    act: str, packages: Iterable[str], *patterns: str, hint: str | Callable[[str], str] = ""
+) -> Iterator[None]:
     """Turn a failed command into an InstallError that names the packages at fault.
 
-    patterns: regular expressions over the tool's output whose first group is a package. Where none
-    matches, the packages that were asked for are named.
+    patterns: regular expressions over the tool's output whose group `package`, else the first one, is a
+    package. Where none matches, the packages that were asked for are named. hint: what to do, or what
+    makes that from the tool's output.
     """
     try:
         yield
     except CommandFailed as error:
         named: list[str] = []
         for pattern in patterns:
-            for found in re.findall(pattern, error.detail, re.MULTILINE):
+            for match in re.finditer(pattern, error.detail, re.MULTILINE):
+                found = match.groupdict().get("package", match[1]) or ""
                 named += [name for name in found.split() if name not in named]
         asked = list(packages)
         culprits = ", ".join(named or asked)
@@ -40,5 +44,5 @@ def failures(act: str, packages: Iterable[str], *patterns: str, hint: str = "") 
         raise InstallError(
             f"{about}: {error.message}",
             detail=error.detail,
-            hint=error.hint or hint,
+            hint=error.hint or (hint(error.detail) if callable(hint) else hint),
         ) from error

@@ -7,11 +7,13 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import ClassVar
 
 from buildstep.errors import InstallError
 from buildstep.rootfs.installers.common import checked, failures
+from buildstep.rootfs.installers.pkgsrc_refusals import CULPRITS, advice
 from buildstep.rootfs.installers.private_area import private_area, sweep_areas
 from buildstep.rootfs.interface import Audit, Finding, InstallJob, Package, Resolution, Sandbox
 from buildstep.system.mount_table import mount_points
@@ -33,12 +35,6 @@ VULNERABILITIES = tuple(
 
 # A package name, or name-version, a pattern (foo>=1, foo-[0-9]*), or the path or URL of a package.
 _NAME = r"[A-Za-z0-9_/][A-Za-z0-9_.,:/+\[\]{}*<>=~@%-]*"
-
-_CULPRITS = (
-    r"no pkg found for '([^']+)'",
-    r"[Cc]an't install dependency (\S+?),?$",
-    r"unable to verify package [`']([^']+)'",
-)
 
 _FINDING = re.compile(
     r"Package (?P<package>\S+)-(?P<version>[^-\s]+) has (?:an? )?(?P<problem>.*?) vulnerability,"
@@ -109,12 +105,12 @@ class Pkgsrc:
                 f"the image has no {_needed_prefix(job.sandbox)}/bin/pkgin, which an upgrade needs",
                 hint="take a base image that has pkgin, or leave out --upgrade-first",
             )
-        with failures("the upgrade", (), *_CULPRITS):
+        with failures("the upgrade", (), *CULPRITS, hint=_advice(job)):
             _run(job, [pkgin, "-y", "full-upgrade"], network=True, answer=False)
 
     def install(self, job: InstallJob, versions: Mapping[str, str] | None = None) -> None:
         names = checked(job.packages, _NAME, "pkg_add")
-        with failures("installing packages", names, *_CULPRITS):
+        with failures("installing packages", names, *CULPRITS, hint=_advice(job)):
             argv = [f"{_needed_prefix(job.sandbox)}/sbin/pkg_add", "-U", *names]
             _run(job, argv, network=True, answer=False)
 
@@ -171,6 +167,11 @@ def _needed_prefix(sandbox: Sandbox) -> str:
             hint="take a base image that has pkgsrc, or name another installer",
         )
     return prefix
+
+
+def _advice(job: InstallJob) -> Callable[[str], str]:
+    """Return what makes a hint from pkg_add's output."""
+    return partial(advice, prefix=_needed_prefix(job.sandbox))
 
 
 def _pkgin(sandbox: Sandbox) -> str:
