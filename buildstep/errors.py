@@ -83,7 +83,8 @@ class SpecError(UsageError):
 
 
 class CommandFailed(BuildstepError):
-    """A command ended with a status that means failure, or was ended. limit: what it reached, if any."""
+    """A command ended with a status that means failure, or was ended. limit: what it reached, if any;
+    errors: what it said beside its answer, where an answer was wanted: first and last lines."""
 
     exit_code = ExitCode.COMMAND_FAILED
 
@@ -96,6 +97,7 @@ class CommandFailed(BuildstepError):
         hint: str = "",
         what: str = "",
         limit: str = "",
+        errors: str = "",
     ) -> None:
         ended = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
         prefix = f"{what}: " if what else ""
@@ -103,6 +105,7 @@ class CommandFailed(BuildstepError):
         self.argv = tuple(argv)
         self.status = status
         self.limit = limit
+        self.errors = errors
 
 
 class ToolMissing(BuildstepError):

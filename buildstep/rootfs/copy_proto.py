@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
+import shlex
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -68,18 +69,9 @@ def copy(proto: Path, root: Root, options: CopyOptions, bus: Bus) -> None:
             flags += ["--itemize-changes", "--itemize-changes", "--out-format=%n"]
         target = root.host_path("/" + placement.target)
         assert target is not None
-        try:
-            done = process.run(
-                ["rsync", *flags, "--", f"{proto / placement.source}/", f"{target}/"],
-                line=None if listing else lambda text: bus.output("rsync", text),
-                limits=process.Limits(options.timeout, answer=_LISTING if listing else 0),
-                what="copying the proto directory",
-            )
-        except CommandFailed as error:
-            error.hint = "rsync's messages above name the file; no image was released"
-            raise
+        listed = _rsync([*flags, "--", f"{proto / placement.source}/", f"{target}/"], options.timeout, bus)
         if listing:
-            copied |= _listed(done.stdout, placement)
+            copied |= _listed(listed, placement)
     # Where two paths were copied to one place, the later one is there.
     copied = {source: target for target, source in {to: path for path, to in copied.items()}.items()}
     if len(placements) > 1:
@@ -91,6 +83,47 @@ def copy(proto: Path, root: Root, options: CopyOptions, bus: Bus) -> None:
     if options.privileged:
         os.chown(root.path, top.st_uid, top.st_gid)
     os.utime(root.path, ns=(top.st_atime_ns, top.st_mtime_ns))
+
+
+def _rsync(arguments: Sequence[str], timeout: float, bus: Bus) -> str:
+    """Run rsync, and return what it listed. What else it says goes to the log.
+
+    Raises CommandFailed, with nothing but rsync's errors in it: the first names what went wrong.
+    """
+    try:
+        done = process.run(
+            ["rsync", *arguments],
+            limits=process.Limits(timeout, answer=_LISTING),
+            what="copying the proto directory",
+        )
+    except CommandFailed as error:
+        error.detail = f"{error.errors}\ncommand: {shlex.join(error.argv)}" if error.errors else error.detail
+        error.hint = next((hint for cause, hint in _CAUSES if cause.search(error.errors)), _NO_CAUSE)
+        raise
+    for text in done.stderr.splitlines():
+        bus.output("rsync", text)
+    return done.stdout
+
+
+_OTHER_POOL = "or use a pool on another file system"
+_CAUSES = tuple(
+    (re.compile(pattern), hint)
+    for pattern, hint in {
+        "failed to set times on ": "the pool's file system has no such time: set another with `touch`,"
+        f" {_OTHER_POOL}",
+        "set_acl": f"the pool's file system has no ACLs: take them away with `setfacl -b`, {_OTHER_POOL}",
+        "rsync_xal_set": "the pool's file system has no such attributes: take them away with"
+        f" `setfattr -x`, {_OTHER_POOL}",
+        "File name too long": "the pool's file system has no names as long as that: shorten it,"
+        f" {_OTHER_POOL}",
+        r"\[sender\].*Permission denied": "whoever builds must be allowed to read all of the proto directory;"
+        " `--exclude` leaves out what is not for the image",
+    }.items()
+)
+"""What is in rsync's errors, by its sources up to 3.5 (generator.c, acls.c, xattrs.c, sender.c, flist.c), and
+what can be done about each."""
+
+_NO_CAUSE = "rsync's messages above name the file; no image was released"
 
 
 def _flags(placement: Placement, placements: Sequence[Placement], options: CopyOptions) -> list[str] | None:

@@ -30,6 +30,10 @@ TAIL_LINES = 40
 TAIL_LINE = 1000
 """How much of a failing command's output goes into the error, in lines and characters of each."""
 
+ENDS = TAIL_LINES // 2
+"""Lines of the beginning and of the end of what a command says beside its answer: the first one often is the
+cause of all others."""
+
 READ = 1 << 16
 """Bytes that are read from a pipe at once, which is what a pipe of Linux holds."""
 
@@ -59,6 +63,23 @@ class Output:
     def tail(self) -> str:
         """The last lines of both streams, for an error. Complete once `close` was called."""
         return _cut(self._tail)
+
+    @property
+    def errors(self) -> str:
+        """Of a command whose answer is kept, what it said beside it: the beginning and the end of stderr."""
+        return self.stderr.ends
+
+    @property
+    def failure(self) -> str:
+        """What an error shows of the output: where an answer was kept, what was said beside it comes first.
+
+        A list of a hundred thousand names would leave no line of it in the tail.
+        """
+        errors, answer = self.errors, self.stdout.ends
+        if not errors or not answer:
+            return self.tail
+        last = answer.split("\n")[-ENDS:]
+        return "\n".join([errors, "its other output ends with:", *last])
 
     def close(self) -> None:
         """Tell what is left to be told: lines without an end, and the end of a long output."""
@@ -103,12 +124,22 @@ class Stream:
         self._kept = bytearray()
         self._begun = bytearray()
         self._cut = 0
+        self._first: list[str] = []
+        self._last: deque[str] = deque(maxlen=ENDS)
+        self._lines = 0
         self.overflow = False
 
     @property
     def text(self) -> str:
         """What was kept, without the end of the last line."""
         return _text(bytes(self._kept)).removesuffix("\n")
+
+    @property
+    def ends(self) -> str:
+        """The first and the last lines, where something was to be kept. Complete once it is closed."""
+        missing = self._lines - len(self._first) - len(self._last)
+        between = [f"[{missing} more lines]"] if missing else []
+        return _cut([*self._first, *between, *self._last])
 
     def take(self, data: bytes) -> None:
         """Take what was read from the pipe, at most READ bytes."""
@@ -124,16 +155,27 @@ class Stream:
             if self._begun:
                 first, end, whole = whole.partition(b"\n")
                 self._begin(first)
-                self._output.add(self._finished() + end + whole)
+                self._add(self._finished() + end + whole)
             else:
-                self._output.add(whole)
+                self._add(whole)
         if rest:
             self._begin(rest)
 
     def close(self) -> None:
         """The pipe is at its end: a line that was begun is a line."""
         if self._begun:
-            self._output.add(self._finished())
+            self._add(self._finished())
+
+    def _add(self, lines: bytes) -> None:
+        """Hand on whole lines, without the last one's end."""
+        self._output.add(lines)
+        if not self._keep:
+            return
+        rows = lines.split(b"\n")
+        room = ENDS - len(self._first)
+        self._first += map(_text, rows[:room])
+        self._last.extend(map(_text, rows[room:][-ENDS:]))
+        self._lines += len(rows)
 
     def _begin(self, part: bytes) -> None:
         """Add to a line whose end has not come."""

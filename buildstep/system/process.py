@@ -87,13 +87,13 @@ def _prepare(argv: Sequence[str], env: Mapping[str, str] | None) -> tuple[str, d
 
 
 def _failure(
-    argv: Sequence[str], status: int, output: str, what: str, reached: Reached | None = None
+    argv: Sequence[str], status: int, output: str, what: str, reached: Reached | None = None, errors: str = ""
 ) -> CommandFailed:
     detail = f"{output}\ncommand: {shlex.join(argv)}"
     if reached is None:
-        return space.caused(CommandFailed(argv, status, detail=detail, what=what), output)
+        return space.caused(CommandFailed(argv, status, detail=detail, what=what, errors=errors), output)
     label = f"{what or Path(argv[0]).name} {reached.text}"
-    return CommandFailed(argv, status, detail=detail, what=label, limit=reached.limit)
+    return CommandFailed(argv, status, detail=detail, what=label, limit=reached.limit, errors=errors)
 
 
 def run(
@@ -112,8 +112,9 @@ def run(
     output as they come; of a very long output with its beginning and its end (`command_output`). ok: statuses
     that are not a failure.
 
-    Raises CommandFailed with the tail of the output, ToolMissing if there is no such program. Whatever ends
-    this call, the child and its process group are gone.
+    Raises CommandFailed with the tail of the output (where the limits ask for an answer, with what was said
+    beside it first), ToolMissing if there is no such program. Whatever ends this call, the child and its
+    process group are gone.
     """
     import sh
 
@@ -130,7 +131,7 @@ def run(
     output.close()
     status = int(child.exit_code)
     if reached or status not in ok:
-        raise _failure(argv, status, output.tail, what, reached)
+        raise _failure(argv, status, output.failure, what, reached, output.errors)
     return Result(status, output.stdout.text, output.stderr.text)
 
 

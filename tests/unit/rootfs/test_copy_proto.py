@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from buildstep.errors import CommandFailed
 from buildstep.events import Bus, Event, Note
+from buildstep.events import Output as Told
 from buildstep.rootfs.copy_proto import CopyOptions, copy, rules_below, source_of
 from buildstep.rootfs.owners import OwnerRule
 from buildstep.system.root import Root
@@ -95,3 +97,51 @@ def test_a_copy_goes_behind_links_and_keeps_the_roots_own_mode(
     assert [event.text for event in events if isinstance(event, Note) and event.level == "warning"] == [
         f"the proto directory changes the mode of /root from 0700 to {(top / 'root').stat().st_mode & 0o7777:04o}"
     ]
+
+
+ERRORS = {
+    'rsync: [generator] failed to set times on "/x/far": Invalid argument (22)': "with `touch`",
+    "rsync: [receiver] set_acl: xacl_set(.acl.pOXW9m, ACL_TYPE_ACCESS): Operation not supported (95)": "ACLs",
+    'rsync: [receiver] rsync_xal_set: fsetxattr("/x/.far","user.a") failed: Operation not supported (95)': "setfattr",
+    'rsync: [receiver] mkstemp "/x/.nnn.a1" failed: File name too long (36)': "shorten it",
+    'rsync: [sender] send_files failed to open "/p/shadow": Permission denied (13)': "--exclude",
+    "rsync: something new": "name the file",
+}
+
+
+def fake_rsync(folder: Path, monkeypatch: pytest.MonkeyPatch, errors: list[str], status: int) -> None:
+    """An rsync that lists what it copied as a real one does, and says these errors before."""
+    folder.mkdir()
+    lines = "".join(f"{text}\n" for text in errors)
+    (folder / "errors").write_text(lines)
+    script = folder / "rsync"
+    script.write_text(f"#!/bin/sh\ncat {folder}/errors >&2\nseq -f etc/name-%g 100000\nexit {status}\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+@pytest.mark.commands
+@pytest.mark.parametrize("error", ERRORS)
+def test_rsyncs_errors_are_not_lost_in_its_list(
+    base: Root, proto: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    fake_rsync(tmp_path / "fake", monkeypatch, [error, *(f"then {n}" for n in range(1000)), "code 23"], 23)
+    options = CopyOptions(rule=OwnerRule((("etc/*", (5, 6)), ("*", (0, 0)))), privileged=True)
+    with pytest.raises(CommandFailed) as caught:
+        copy(proto("etc/x", "bin/y"), base, options, Bus())
+    lines = caught.value.detail.splitlines()
+    assert lines[0] == error
+    assert "code 23" in lines
+    assert not [line for line in lines if line.startswith("etc/name-")]
+    assert len(lines) < 50
+    assert ERRORS[error] in caught.value.hint
+
+
+@pytest.mark.commands
+def test_what_rsync_only_warns_of_is_in_the_log(
+    base: Root, proto: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_rsync(tmp_path / "fake", monkeypatch, ["a warning"], 0)
+    events: list[Event] = []
+    copy(proto("x"), base, CopyOptions(rule=OwnerRule((("*", None),)), privileged=False), Bus(events.append))
+    assert [event.text for event in events if isinstance(event, Told)] == ["a warning"]

@@ -100,3 +100,39 @@ def test_the_end_of_a_text_for_an_error() -> None:
     assert len(lines) == command_output.TAIL_LINES
     assert lines[-1] == "last"
     assert lines[0] == "x" * command_output.TAIL_LINE + " [...]"
+
+
+def told(out: bytes, err: bytes, *, keep: int) -> Output:
+    output = Output(keep=keep)
+    for stream, data in ((output.stderr, err), (output.stdout, out)):
+        for start in range(0, len(data), READ):
+            stream.take(data[start : start + READ])
+    output.close()
+    return output
+
+
+def numbered(what: str, count: int) -> bytes:
+    return "".join(f"{what} {number}\n" for number in range(count)).encode()
+
+
+def test_a_long_answer_leaves_the_errors_before_it() -> None:
+    output = told(numbered("name", 100_000), b"the cause\nwithout an end", keep=1 << 24)
+    first = ["the cause", "without an end", "its other output ends with:"]
+    assert output.failure.splitlines() == [*first, *(f"name {n}" for n in range(99_980, 100_000))]
+    assert output.errors == "the cause\nwithout an end"
+
+
+@pytest.mark.parametrize("count", [19, 20, 21, 40, 41, 100_000])
+def test_of_many_errors_the_first_and_the_last_are_kept(count: int) -> None:
+    lines = told(b"", numbered("error", count), keep=1 << 24).errors.splitlines()
+    if count <= 40:
+        assert lines == [f"error {n}" for n in range(count)]
+        return
+    assert lines[:20] == [f"error {n}" for n in range(20)]
+    assert lines[20] == f"[{count - 40} more lines]"
+    assert lines[21:] == [f"error {n}" for n in range(count - 20, count)]
+
+
+def test_without_an_answer_the_streams_stay_in_their_order() -> None:
+    output = told(b"after\n", b"before\n", keep=0)
+    assert (output.failure, output.errors) == ("before\nafter", "")
