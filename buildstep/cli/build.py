@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -136,18 +136,29 @@ def command(manifest_arg: str | None, defines: dict[str, str], as_buildimage: bo
         options["formats"] = options["formats"] or ["zfs"]
         options["output_dir"] = options["output_dir"] or "/tmp"
     text = sys.stdin.read() if manifest_arg == "-" else ""
-    spec = load_spec(read_here(manifest_arg, defines, text), options)
+    notes: list[str] = []
+    spec = load_spec(read_here(manifest_arg, defines, text, notes.append), options)
     if spec.wants_packages and os.geteuid() != 0 and not run["dry_run"]:
         # What was read from standard input is gone: the command that starts again gets the text itself.
         session.enter_user_namespace([text if word == "-" else word for word in sys.argv[1:]])
-    return session.enclosed(lambda: _build(spec, **run))
+    return session.enclosed(lambda: _build(spec, notes, **run))
 
 
-def read_here(manifest_arg: str | None, defines: Mapping[str, str], stdin: str = "") -> Document:
-    """Return the m.json of a command line, read in the current directory. stdin: for the argument `-`."""
+def read_here(
+    manifest_arg: str | None,
+    defines: Mapping[str, str],
+    stdin: str = "",
+    tell: Callable[[str], None] | None = None,
+) -> Document:
+    """Return the m.json of a command line, read in the current directory. stdin: for the argument `-`. tell:
+    is told what of the environment won over the checkout."""
+    from buildstep.spec import template
     from buildstep.spec.document import read_document
 
-    return read_document(manifest_arg, cwd=Path.cwd(), environ=os.environ, defines=defines, stdin=stdin)
+    git = partial(template.git_facts, tell=tell)
+    return read_document(
+        manifest_arg, cwd=Path.cwd(), environ=os.environ, defines=defines, stdin=stdin, git=git
+    )
 
 
 def load_spec(document: Document, flags: Mapping[str, object]) -> BuildSpec:
@@ -180,7 +191,14 @@ def choices(*, plugins: bool = False) -> Choices:
 
 
 def _build(
-    spec: BuildSpec, *, dry_run: bool, as_json: bool, log_json: str | None, verbose: int, quiet: bool
+    spec: BuildSpec,
+    notes: Sequence[str],
+    *,
+    dry_run: bool,
+    as_json: bool,
+    log_json: str | None,
+    verbose: int,
+    quiet: bool,
 ) -> int:
     import gc
 
@@ -198,6 +216,11 @@ def _build(
         stream = open(log_json, "w", encoding="utf-8")  # noqa: SIM115 - closed with the command
         click.get_current_context().call_on_close(partial(_close, stream))
         opened.bus.subscribe(JsonView(stream))
+    for note in notes:
+        if dry_run:
+            click.echo(f"buildstep: {note}", err=True)
+        else:
+            opened.bus.note(note, level="warning")
     spec = _with_limits(spec, opened.config)
     plain = bool(os.environ.get("BUILDSTEP_PLAIN"))
     decided = plan(spec, opened.store, opened.cache, plain=plain, environ=opened.environ)

@@ -51,7 +51,7 @@ def stamp() -> None:
     from buildstep.spec import template
     from buildstep.spec.document import build_time
 
-    facts = template.git_facts(Path.cwd())
+    facts = template.git_facts(Path.cwd(), tell=lambda text: click.echo(f"buildstep: {text}", err=True))
     if not facts["commit"]:
         raise UsageError("there is no commit to make a STAMP of", hint="commit first, or set VERSION")
     click.echo(template.stamp(facts, build_time(os.environ)))

@@ -13,9 +13,12 @@ from buildstep.errors import Fault, SpecError
 GitFacts = Mapping[str, object]
 
 
-def git_facts(folder: Path) -> dict[str, object]:
+def git_facts(folder: Path, *, tell: Callable[[str], None] | None = None) -> dict[str, object]:
     """Return what git knows of the checkout that a directory is in, for templates.
 
+    The branch is BRANCH_NAME's, else GIT_BRANCH's, else the one that is checked out: a CI server checks out a
+    commit, not a branch, and tells the branch in its environment. tell: is told where another one than the
+    variable's is checked out.
     Errors: ToolMissing where there is no git. Where there is no repository, all texts are empty.
     """
     from buildstep.system import process
@@ -24,12 +27,15 @@ def git_facts(folder: Path) -> dict[str, object]:
         return process.query(["git", "-C", os.fspath(folder), *words], ok=range(256)).stdout.strip()
 
     commit = ask("rev-parse", "HEAD")
-    branch = os.environ.get("BRANCH_NAME") or os.environ.get("GIT_BRANCH", "").removeprefix("origin/")
+    variable = "BRANCH_NAME" if os.environ.get("BRANCH_NAME") else "GIT_BRANCH"
+    named = os.environ.get(variable, "").removeprefix("origin/" if variable == "GIT_BRANCH" else "")
+    attached = ask("symbolic-ref", "--quiet", "--short", "HEAD")
+    if tell is not None and named and attached not in ("", named):
+        tell(f"the branch of git and stamp is {named}, as {variable} says; {attached} is checked out")
     return {
         "commit": commit,
         "short": ask("rev-parse", "--short", "HEAD"),
-        # A CI server checks out a commit, not a branch, and tells the branch in its environment.
-        "branch": branch or ask("symbolic-ref", "--quiet", "--short", "HEAD") or "detached",
+        "branch": named or attached or "detached",
         "dirty": bool(ask("status", "--porcelain", "--untracked-files=no")),
         "tag": ask("describe", "--tags", "--exact-match"),
     }

@@ -256,6 +256,9 @@ def test_d40_branches_with_slashes_and_detached_heads(component: Component) -> N
     stamp = component.make("print-STAMP").strip()
     assert stamp.startswith("STAMP=feature-x-20")
     assert "-dirty" not in stamp
+    named = component.make("print-STAMP", BRANCH_NAME="feature/y")
+    assert "STAMP=feature-y-" in named
+    assert "is feature/y, as BRANCH_NAME says; feature/x is checked out" in named
     component.make("image")
     version = component.inc.manifests()[-1]["version"]
     assert version.startswith("feature-x-")

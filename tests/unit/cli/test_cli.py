@@ -7,8 +7,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,7 +19,9 @@ from buildstep import __version__, cli
 from buildstep.cli import session
 from buildstep.cli.build import load_spec
 from buildstep.errors import SpecError
+from buildstep.spec import template
 from buildstep.spec.document import Document
+from buildstep.system import process
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -224,6 +229,27 @@ def test_results_go_to_stdout_and_all_else_to_stderr(run: Run, manifest: Callabl
     status, out, err = run("build", "-m", manifest(), "-f", "tar", "-q", "--json", "proto")
     assert (status, err) == (0, "")
     assert json.loads(out)["files"][0]["format"] == "tar"
+
+
+def git_facts_on_main(real: Callable[..., Any], folder: Path, **more: Any) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "query", lambda *_argv, **_more: SimpleNamespace(stdout="main\n"))
+        return real(folder, **more)
+
+
+@pytest.mark.commands
+def test_a_variable_that_wins_over_the_branch_is_told(
+    run: Run, manifest: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(manifest({**GOOD, "version": "{{ git.branch }}"})).rename("m.json.j2")
+    monkeypatch.setenv("BRANCH_NAME", "release-1")
+    monkeypatch.setattr(template, "git_facts", partial(git_facts_on_main, template.git_facts))
+    text = "the branch of git and stamp is release-1, as BRANCH_NAME says; main is checked out"
+    status, _, err = run("build", "-m", "m.json.j2", "proto", "--dry-run")
+    assert (status, err) == (0, f"buildstep: {text}\n")
+    status, out, err = run("build", "-m", "m.json.j2", "proto")
+    assert (status, "hello-release-1" in out) == (0, True), err
+    assert f"warning: {text}" in err
 
 
 @pytest.mark.commands

@@ -41,3 +41,15 @@ def test_the_facts_of_a_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     assert template.git_facts(Path("/src"))["branch"] == "main"
     monkeypatch.setenv("BRANCH_NAME", "feature/x")
     assert template.git_facts(Path("/src"))["branch"] == "feature/x"
+    # A variable wins over a branch that is checked out, and that is told.
+    told: list[str] = []
+    for attached, branch in (("", "feature/x"), ("main", "feature/x"), ("feature/x", "feature/x")):
+        answers["symbolic-ref --quiet --short HEAD"] = attached
+        assert template.git_facts(Path("/src"), tell=told.append)["branch"] == branch
+    monkeypatch.delenv("BRANCH_NAME")
+    answers["symbolic-ref --quiet --short HEAD"] = "topic"
+    assert template.git_facts(Path("/src"), tell=told.append)["branch"] == "main"
+    assert told == [
+        "the branch of git and stamp is feature/x, as BRANCH_NAME says; main is checked out",
+        "the branch of git and stamp is main, as GIT_BRANCH says; topic is checked out",
+    ]
