@@ -14,11 +14,12 @@ from typing import IO, cast
 from buildstep.errors import ImageError
 from buildstep.formats.acl import acl_from_text, acl_mode
 from buildstep.formats.decompress import Decompressed
+from buildstep.formats.member_path import MemberFault, clean_path
 from buildstep.formats.tar_writer import xattr_name
 from buildstep.system.files import Extents
 from buildstep.tree import entry as tree_entry
 from buildstep.tree import scan
-from buildstep.tree.entry import LONGEST, Entry
+from buildstep.tree.entry import Entry
 
 _KINDS = {
     tarfile.REGTYPE: "f",
@@ -41,7 +42,7 @@ _EXTENSIONS = (
 _MAX_EXTENSION = 16 << 20
 """Bytes of pax records that one member may have; tarfile reads them into memory."""
 
-_MAX_NAME = 255
+_MAX_XATTR_NAME = 255
 _MAX_TARGET = 4095
 _ACLS = {
     "SCHILY.acl.access": b"system.posix_acl_access",
@@ -49,10 +50,6 @@ _ACLS = {
 }
 _PLAIN_ACL = 4 + 3 * 8
 """Bytes of an ACL that says no more than the mode, which the kernel does not keep."""
-
-
-class MemberFault(Exception):
-    """Raised for a member that must not be extracted; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +61,15 @@ class Member:
     extents: Extents
 
 
-def members(source: Decompressed, *, end_mark: bool = True) -> Iterator[tarfile.TarInfo]:
+def members(source: Decompressed, *, verified: bool = False) -> Iterator[tarfile.TarInfo]:
     """Yield the members of a tar. The content of each may be read from `source` before the next.
 
-    end_mark: whether the archive must have one, to show that it is complete. Raises ImageError for what is
-    not a tar, is damaged or cut short.
+    verified: whether the caller compares a digest of all the bytes. Then the archive may end after its last
+    member's content, as some tools leave out what comes behind it: padding and the end mark, or all of an
+    empty archive. Else it must have the mark, which shows that it is complete.
+    Raises ImageError for what is not a tar, is damaged or cut short.
     """
+    archive: tarfile.TarFile | None = None
     try:
         archive = tarfile.TarFile(
             fileobj=cast(IO[bytes], source),
@@ -82,14 +82,26 @@ def members(source: Decompressed, *, end_mark: bool = True) -> Iterator[tarfile.
             yield info
     except (tarfile.ReadError, ValueError, IndexError, OverflowError) as error:
         # All but the first come from numbers in a header that are none.
+        if verified and _only_padding_is_missing(archive, source):
+            return
         raise ImageError(f"the archive is damaged: {error}") from error
     # tarfile reads a block past its offset when it finds the mark, and none at the end of the data.
-    if end_mark and source.tell() <= archive.offset:
+    if not verified and source.tell() <= archive.offset:
         raise ImageError(
             "the archive has no end mark",
             hint="it was cut short; copy or make it again",
         )
     source.drain()
+
+
+def _only_padding_is_missing(archive: tarfile.TarFile | None, source: Decompressed) -> bool:
+    """Whether the data ended before the block in which the next header would begin, or at once.
+
+    That the content was there, whoever reads it has seen.
+    """
+    if archive is None:
+        return source.tell() == 0
+    return 0 < archive.offset - source.tell() < tarfile.BLOCKSIZE
 
 
 class _Info(tarfile.TarInfo):
@@ -111,23 +123,6 @@ class _Info(tarfile.TarInfo):
 def raw(text: str) -> bytes:
     """Return a name's bytes as they are in the archive."""
     return text.encode("utf-8", "surrogateescape")
-
-
-def clean_path(name: bytes) -> bytes:
-    """Return a member's name as a path in a tree, without `./` and such. Raises MemberFault."""
-    if name.startswith(b"/"):
-        raise MemberFault("an absolute name")
-    parts = [part for part in name.split(b"/") if part not in (b"", b".")]
-    if b".." in parts:
-        raise MemberFault("a name with ..")
-    if b"\0" in name:
-        raise MemberFault("a name with a NUL byte")
-    path = b"/".join(parts)
-    if any(len(part) > _MAX_NAME for part in parts):
-        raise MemberFault("a name that is too long for a file system")
-    if len(path) > LONGEST:
-        raise MemberFault(f"a path of {len(path)} bytes, and an image can have {LONGEST}")
-    return path
 
 
 def parse(info: tarfile.TarInfo) -> Member:
@@ -229,6 +224,6 @@ def _xattrs(headers: Mapping[str, str]) -> tree_entry.Xattrs:
     except (ValueError, binascii.Error) as error:
         raise MemberFault(f"attributes that are not understood: {error}") from None
     for name in found:
-        if not name or b"\0" in name or len(name) > _MAX_NAME:
+        if not name or b"\0" in name or len(name) > _MAX_XATTR_NAME:
             raise MemberFault(f"an attribute called {os.fsdecode(name)!r}")
     return tuple((name, found[name]) for name in sorted(found) if not scan.SKIPPED_XATTRS.match(name))

@@ -1,9 +1,10 @@
 """Checked extraction of a tar archive, compressed or not, into a private directory.
 
-An archive is not trusted: nothing of it is written outside the directory, through a link that it made itself,
-or beyond the limits, and one error lists every refusal. The caller discards the directory after an error. A
-member that comes twice replaces what came before, as in tar; a directory that comes twice keeps its content
-and takes the later metadata.
+An archive is not trusted: nothing of it is written outside the directory or beyond the limits, and one error
+lists every refusal. The caller discards the directory after an error. Names and the targets of hard links are
+paths from the root, and links among their parents are followed inside it (`buildstep.formats.member_path`). A
+member that comes twice replaces what came before, as in tar: a directory also a link to one. A directory that
+comes twice keeps its content and takes the later metadata.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import IO
 from buildstep.errors import ImageError
 from buildstep.events import Bus
 from buildstep.formats.decompress import Decompressed
-from buildstep.formats.tar_reader import Member, MemberFault, members, parse, raw
+from buildstep.formats.member_path import MemberFault, inside
+from buildstep.formats.tar_reader import Member, members, parse, raw
 from buildstep.formats.tar_writer import OPAQUE, WHITEOUT
 from buildstep.formats.tree_writer import TreeWriter
 from buildstep.system.remove import remove_tree
@@ -76,8 +78,8 @@ def apply_layer(
     """Apply an OCI layer to a directory that holds `entries`; returns the entries of the result.
 
     Whiteouts and opaque directories remove what lower layers had, wherever in the layer they are (OCI
-    image-spec, layer.md). Otherwise like `unpack`, except that the end mark may be missing, as some tools
-    leave it out: the caller compares the layer's digest.
+    image-spec, layer.md). Otherwise like `unpack`, except that the layer may end right after the content of
+    its last member, as some tools leave it: the caller compares the layer's digest.
     """
     job = _Extraction(into, dict(entries), privileged=privileged, limits=limits, bus=bus, layer=True)
     return job.run(stream)
@@ -116,10 +118,11 @@ class _Extraction:
     def run(self, stream: IO[bytes]) -> FileList:
         try:
             with Decompressed(stream, ratio=self._limits.ratio) as source:
-                for info in members(source, end_mark=not self._layer):
+                for info in members(source, verified=self._layer):
                     if not self._take(info, source):
                         break
             if not self._fault_count:
+                self._drop_notes()
                 self._finish()
         except OSError as error:
             where = f" {shown(os.fsencode(error.filename))}" if error.filename else ""
@@ -176,6 +179,7 @@ class _Extraction:
             if why := self._over_limit(member):
                 self._fault(info.name, why)
                 return False
+            member = self._inside(member)
             if self._layer and self._whiteout(member.entry):
                 return True
             entry = self._admit(member)
@@ -192,6 +196,11 @@ class _Extraction:
         self._found[entry.path] = entry
         self._new.add(entry.path)
         return True
+
+    def _inside(self, member: Member) -> Member:
+        """Return a member with its path, and its hard link's target, where the links of the tree lead."""
+        member.entry.path = inside(member.entry.path, self._found)
+        return member if member.link is None else replace(member, link=inside(member.link, self._found))
 
     def _write(self, entry: Entry, member: Member, source: Decompressed, *, exists: bool) -> None:
         if member.link is not None:
@@ -230,8 +239,6 @@ class _Extraction:
         while (known := self._found.get(parent)) is None:  # the top is always there
             missing.append(parent)
             parent = parent.rpartition(b"/")[0]
-        if known.kind == "l":
-            raise MemberFault(f"written through the symbolic link {shown_path(parent)}")
         if known.kind != "d":
             raise MemberFault(f"written below {shown_path(parent)}, which is not a directory")
         self._touched.add(parent)
@@ -277,7 +284,6 @@ class _Extraction:
         parent, slash, name = entry.path.rpartition(b"/")
         if not name.startswith(WHITEOUT):
             return False
-        self._check_way(parent)
         if name == OPAQUE:
             self._remove_lower(parent, below=True)
         elif not name.startswith(WHITEOUT * 2):  # else a note of aufs to itself
@@ -287,13 +293,11 @@ class _Extraction:
             self._remove_lower(parent + slash + target, below=False)
         return True
 
-    def _check_way(self, parent: bytes) -> None:
-        """Refuse a whiteout that would remove something through a link."""
-        while parent:
-            known = self._found.get(parent)
-            if known is not None and known.kind == "l":
-                raise MemberFault(f"removes through the symbolic link {shown(parent)}")
-            parent = parent.rpartition(b"/")[0]
+    def _drop_notes(self) -> None:
+        """Remove what aufs keeps for itself at a layer's top: hard links may have led to files in there."""
+        if self._layer:
+            for path in [p for p in self._found if p.startswith(WHITEOUT * 2) and b"/" not in p]:
+                self._drop(path)
 
     def _remove_lower(self, path: bytes, *, below: bool) -> None:
         """Remove what lower layers have at, or only below, a path, but nothing that this layer brought."""

@@ -421,13 +421,31 @@ def test_hostile_archives_of_a_real_tar_touch_nothing_outside(tmp_path: Path) ->
     (source / "escape").mkdir()
     (source / "escape/file").write_bytes(b"owned")
     run("tar", "-rf", archive, "-C", source, "escape/file")
-    run("tar", "-rPf", archive, victim / "file")
-    run("tar", "-rPf", archive, "-C", source, "../victim/file")
+    run("tar", "-rPf", archive, source / "escape/file")
     into = tmp_path / "into"
+    into.mkdir()
+    with archive.open("rb") as stream:  # both lead somewhere inside, as in a container
+        found = unpack(stream, into, privileged=True)
+    assert {os.fsencode(path).lstrip(b"/") for path in (victim / "file", source / "escape/file")} <= set(
+        found
+    )
+    assert (into / os.fspath(victim).lstrip("/") / "file").read_bytes() == b"owned"
+    assert (victim / "file").read_bytes() == b"safe"
+
+    run("tar", "-rPf", archive, "-C", source, "../victim/file")
+    (source / "climbing").symlink_to("../" * 20 + os.fspath(victim).lstrip("/"))
+    run("tar", "-rf", archive, "-C", source, "climbing")
+    (source / "climbing").unlink()
+    (source / "climbing").mkdir()
+    (source / "climbing/file").write_bytes(b"owned")
+    run("tar", "-rf", archive, "-C", source, "climbing/file")
+    into = tmp_path / "again"
     into.mkdir()
     with archive.open("rb") as stream, pytest.raises(ImageError) as caught:
         unpack(stream, into, privileged=True)
-    assert caught.value.detail.count("\n") == 2
+    assert caught.value.detail.count("\n") == 1
+    assert "../victim/file: a name that leads out of the root" in caught.value.detail
+    assert "climbing/file: through the symbolic link climbing" in caught.value.detail
     assert (victim / "file").read_bytes() == b"safe"
     assert os.listdir(victim) == ["file"]
 

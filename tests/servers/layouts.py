@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -53,6 +54,13 @@ def layer(files: dict[str, bytes]) -> bytes:
     return gzip.compress(raw.getvalue(), mtime=0)
 
 
+def diff_id(data: bytes) -> str:
+    """The digest of a layer as configurations have it: of what it is uncompressed."""
+    with contextlib.suppress(gzip.BadGzipFile, EOFError):
+        data = gzip.decompress(data)
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
 def make_layout(
     folder: Path,
     layers: Sequence[bytes],
@@ -70,8 +78,10 @@ def make_layout(
         (blobs / digest).write_bytes(data)
         return {"mediaType": kind, "digest": f"sha256:{digest}", "size": len(data)}
 
+    rootfs = {"type": "layers", "diff_ids": [diff_id(data) for data in layers]}
+
     def image(architecture: str) -> dict[str, Any]:
-        told = {"os": "linux", "architecture": architecture, "rootfs": {"type": "layers", "diff_ids": []}}
+        told = {"os": "linux", "architecture": architecture, "rootfs": rootfs}
         value = {
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,

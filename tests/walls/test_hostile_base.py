@@ -51,6 +51,11 @@ def parents(tar: tarfile.TarFile, folder: str) -> None:
     file(tar, "far/made")
 
 
+def climbing_parents(tar: tarfile.TarFile, folder: str) -> None:
+    link(tar, "far", "../" * 12 + folder.lstrip("/"))
+    file(tar, "far/made")
+
+
 def dots(tar: tarfile.TarFile, folder: str) -> None:
     file(tar, "../" * 12 + folder.lstrip("/") + "/made")
 
@@ -97,9 +102,10 @@ def programs(tar: tarfile.TarFile, folder: str) -> None:
 
 
 BASES: dict[str, tuple[Plant, bool | None]] = {
-    "parents": (parents, False),
+    "parents": (parents, True),  # followed inside the root, as a chroot does
+    "climbing parents": (climbing_parents, False),
     "dots": (dots, False),
-    "absolute": (absolute, None),  # taken relative to the root, as tar does
+    "absolute": (absolute, True),  # taken from the root, as runtimes do
     "hard links": (hard_links, False),
     "linked hard links": (linked_hard_links, False),
     "places of the build": (places_of_the_build, None),
