@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.integration.repository import Repository, clear_layers, make_repository
-from tests.integration.yard import Outcome, Yard, forget_outputs
+from tests.integration.yard import Outcome, Yard, forget_outputs, unpacked
 
 Private = Callable[[Callable[[], Any]], Any]
 
@@ -202,3 +203,28 @@ def test_a_pool_of_before_is_mended(place: Yard, repository: Repository, private
             assert list((top / "work").iterdir()) == []
 
     private(job)
+
+
+def test_what_a_conffile_decision_leaves_is_cleaned_and_recorded(
+    place: Yard, repository: Repository, private: Private, tmp_path: Path
+) -> None:
+    """The proto directory has the file first: dpkg keeps it, and puts the package's beside it."""
+
+    def job() -> None:
+        repository.put("conf", "1.0", files={"etc/conf": "theirs\n"}, extra={"conffiles": "/etc/conf\n"})
+        (place.proto / "etc").mkdir()
+        (place.proto / "etc/conf").write_text("ours\n")
+        place.build = {"packages": ["conf"], "order": "proto-first"}
+        with repository.served():
+            good(place.run())
+        cleaned = [row for row in place.record["cleaned"] if row["cleaner"] == "conffile-copies"]
+        assert [name for row in cleaned for name in row["names"]] == ["/etc/conf.dpkg-dist"]
+        unpacked(place.out / "hello-1.0.0.oci.tar", tmp_path / "u")
+        left = [path.name for path in (tmp_path / "u/bundle/rootfs/etc").glob("conf*")]
+        assert left == ["conf"]
+        assert (tmp_path / "u/bundle/rootfs/etc/conf").read_text() == "ours\n"
+
+    try:
+        private(job)
+    finally:
+        shutil.rmtree(place.proto / "etc")

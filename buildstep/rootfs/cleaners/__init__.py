@@ -11,6 +11,7 @@ from buildstep.events import Bus, Cleaned
 from buildstep.rootfs.cleaners import (
     bytecode,
     ci_host,
+    conffiles,
     docs,
     logs,
     machine_id,
@@ -35,6 +36,11 @@ _ROWS = (
     Cleaner("agent-facts", "the CI host's own resolver file and host name", ci_host.clean),
     Cleaner("mount-points", "empty directories that the build made to mount on", mount_dirs.clean),
     Cleaner("backups", "what account tools keep of the files they change", paths.backups),
+    Cleaner(
+        "conffile-copies",
+        "configuration files put aside for other versions (`.dpkg-dist`, `.ucf-old`, `.rpmnew`)",
+        conffiles.clean,
+    ),
     Cleaner(
         "ssh-host-keys",
         "host keys; only for images whose first boot makes new ones",

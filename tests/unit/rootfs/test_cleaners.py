@@ -99,6 +99,14 @@ def test_a_cleaner_of_another_package_runs_after_ours(
         ("man-cache", "/var/cache/man/index.db"),
         ("random-seed", "/var/lib/systemd/random-seed"),
         ("backups", "/etc/shadow-"),
+        ("conffile-copies", "/etc/default/a.dpkg-dist"),
+        ("conffile-copies", "/etc/a.dpkg-old"),
+        ("conffile-copies", "/etc/a.dpkg-new"),
+        ("conffile-copies", "/etc/a.ucf-dist"),
+        ("conffile-copies", "/etc/a.ucf-old"),
+        ("conffile-copies", "/etc/yum.conf.rpmnew"),
+        ("conffile-copies", "/etc/pacman.conf.pacsave"),
+        ("conffile-copies", "/etc/apk/a.apk-new"),
         ("ssh-host-keys", "/etc/ssh/ssh_host_ed25519_key"),
         ("python-bytecode", "/usr/lib/python3/__pycache__/a.cpython-311.pyc"),
         ("docs", "/usr/share/doc/a/changelog.gz"),
@@ -124,6 +132,39 @@ def test_what_is_not_asked_for_is_not_run(tmp_path: Path) -> None:
 def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nonsense"):
         run(tmp_path, "nonsense")
+
+
+STATUS = """Package: one
+Status: install ok {state}
+Conffiles:
+ /srv/one/settings 0123456789abcdef0123456789abcdef
+ /etc/one 0123456789abcdef0123456789abcdef
+Description: one
+
+"""
+
+
+def test_copies_of_conffiles_go_wherever_a_database_has_one(tmp_path: Path) -> None:
+    """Outside of /etc a file's name alone does not say what it is."""
+    put(tmp_path, "/var/lib/dpkg/status", STATUS.format(state="installed"))
+    put(tmp_path, "/var/lib/ucf/hashfile", "0123456789abcdef0123456789abcdef  /srv/two.conf\n")
+    going = ("/etc/one.dpkg-dist", "/srv/one/settings.dpkg-old", "/srv/two.conf.ucf-new")
+    staying = ("/etc/one", "/srv/one/settings", "/srv/two.conf", "/srv/other.dpkg-old", "/etc/mine.dpkg-old")
+    for path in going + staying:
+        put(tmp_path, path)
+    (report,) = run(tmp_path, "conffile-copies", keep=frozenset(("/etc/mine.dpkg-old",)))
+    assert report.names == going
+    assert [path for path in staying if not (tmp_path / path[1:]).exists()] == []
+
+
+@pytest.mark.parametrize("state", ["unpacked", "half-configured", "installed"])
+def test_what_dpkg_still_needs_stays(tmp_path: Path, state: str) -> None:
+    put(tmp_path, "/var/lib/dpkg/status", STATUS.format(state=state))
+    put(tmp_path, "/etc/one.dpkg-new")
+    put(tmp_path, "/etc/one.dpkg-dist")
+    (report,) = run(tmp_path, "conffile-copies")
+    done = ("/etc/one.dpkg-dist", "/etc/one.dpkg-new") if state == "installed" else ("/etc/one.dpkg-dist",)
+    assert report.names == done
 
 
 def test_other_logs_are_emptied_and_keep_their_mode(tmp_path: Path) -> None:
