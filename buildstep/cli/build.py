@@ -128,7 +128,7 @@ def command(manifest_arg: str | None, defines: dict[str, str], as_buildimage: bo
     The result is PREFIX-VERSION with an extension per format, its .imgmanifest and its .buildrecord.json
     in the output directory; their paths are printed.
     """
-    from buildstep.cli import session
+    from buildstep.cli import session, user_namespace
 
     run = {name: options.pop(name) for name in ("dry_run", "as_json", "log_json", "verbose", "quiet")}
     if as_buildimage:
@@ -138,9 +138,8 @@ def command(manifest_arg: str | None, defines: dict[str, str], as_buildimage: bo
     text = sys.stdin.read() if manifest_arg == "-" else ""
     notes: list[str] = []
     spec = load_spec(read_here(manifest_arg, defines, text, notes.append), options)
-    if spec.wants_packages and os.geteuid() != 0 and not run["dry_run"]:
-        # What was read from standard input is gone: the command that starts again gets the text itself.
-        session.enter_user_namespace([text if word == "-" else word for word in sys.argv[1:]])
+    packages = spec.wants_packages and not run["dry_run"]
+    user_namespace.enter(named_pool(spec), packages=packages, stdin=text)
     return session.enclosed(lambda: _build(spec, notes, **run))
 
 
@@ -171,6 +170,14 @@ def load_spec(document: Document, flags: Mapping[str, object]) -> BuildSpec:
     except SpecError:
         # To know the rows of other packages costs as much as a small build: only where ours will not do.
         return load(choices=choices(plugins=True))
+
+
+def named_pool(spec: BuildSpec) -> str | None:
+    """Return the pool that a flag or the m.json names.
+
+    What a variable says is for the configuration to judge: its files win over the environment.
+    """
+    return spec.pool if spec.origin_of["pool"] != "environment" else None
 
 
 def choices(*, plugins: bool = False) -> Choices:
@@ -209,9 +216,9 @@ def _build(
 
     # Lists of a hundred thousand paths hold no cycles; looking for some takes a third of the time.
     gc.disable()
-    # What a variable says is for the configuration to judge: its files win over the environment.
-    pool = spec.pool if spec.origin_of["pool"] != "environment" else None
-    opened = session.open_session(pool, verbose=verbose, quiet=quiet or dry_run, healing=not dry_run)
+    opened = session.open_session(
+        named_pool(spec), verbose=verbose, quiet=quiet or dry_run, silent=quiet, healing=not dry_run
+    )
     if log_json:
         stream = open(log_json, "w", encoding="utf-8")  # noqa: SIM115 - closed with the command
         click.get_current_context().call_on_close(partial(_close, stream))

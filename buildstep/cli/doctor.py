@@ -44,16 +44,18 @@ def command(
     to the sources, and the clock. Without -m: what any build needs.
     """
     from buildstep.build import doctor
+    from buildstep.cli import user_namespace
     from buildstep.spec import config as configs
 
-    spec, proto, before = _spec(manifest_arg, flags, defines)
+    text = sys.stdin.read() if manifest_arg == "-" else ""
+    spec, proto, before = _spec(manifest_arg, flags, defines, text)
+    pool = build.named_pool(spec) if spec is not None else str(flags["pool"] or "") or None
     config = configs.Config()
     try:
-        config = configs.load(os.environ, Path.cwd(), pool=str(flags["pool"] or "") or None)
+        user_namespace.enter(pool, stdin=text)
+        config = configs.load(os.environ, Path.cwd(), pool=pool)
     except SpecError as error:
         before += _findings(error, "configuration")
-    if spec is not None and (spec.packages or spec.upgrade_first) and manifest_arg != "-":
-        _become_root_of_a_namespace()
     seen = doctor.examine(
         spec if manifest_arg else None,
         proto=proto,
@@ -74,12 +76,11 @@ command.params[:0] = [param for param in build.command.params if param.name in _
 
 
 def _spec(
-    manifest_arg: str | None, flags: Mapping[str, object], defines: Mapping[str, str]
+    manifest_arg: str | None, flags: Mapping[str, object], defines: Mapping[str, str], text: str = ""
 ) -> tuple[BuildSpec | None, Path | None, list[Finding]]:
     """Return the spec, its proto directory if that is known and there, and what is wrong with them."""
     found: list[Finding] = []
     try:
-        text = sys.stdin.read() if manifest_arg == "-" else ""
         document = build.read_here(manifest_arg or _AGENT, defines, text)
         try:
             spec = build.load_spec(document, flags)
@@ -125,15 +126,6 @@ def _findings(error: BuildstepError, where: str) -> list[Finding]:
         Finding(level="error", area="manifest", where=it.where, what=it.message, fix=it.hint, code=error.code)
         for it in faults
     ]
-
-
-def _become_root_of_a_namespace() -> None:
-    """Start again in a user namespace, where an ordinary user's build would install packages."""
-    from buildstep.build.doctor import attempts
-    from buildstep.cli import session
-
-    if os.geteuid() != 0 and not attempts.user_namespace_lacks():
-        session.enter_user_namespace(sys.argv[1:])
 
 
 def _show(seen: Examination, *, as_json: bool, quiet: bool) -> None:

@@ -27,6 +27,9 @@ def with_session(
     def decorate(job: Callable[..., int | None]) -> Callable[..., int]:
         @functools.wraps(job)
         def run(pool: str | None, sources: tuple[str, ...] = (), verbose: int = 0, **options: object) -> int:
+            from buildstep.cli import user_namespace
+
+            user_namespace.enter(pool)
             from buildstep.cli import session
 
             def inside() -> int:

@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
+
 from buildstep import pool as pool_module
 from buildstep.cache.layers import LayerCache
 from buildstep.cache.prune import Limits
 from buildstep.cli import debugging, print_error
-from buildstep.errors import BuildstepError, DatasetError, Interrupted, ToolMissing
+from buildstep.errors import BuildstepError, DatasetError, Interrupted
 from buildstep.events import Bus, Subscriber
 from buildstep.images.store import ImageStore
 from buildstep.pool import privacy
@@ -23,7 +25,7 @@ from buildstep.pool.heal import heal
 from buildstep.pool.interface import Backend
 from buildstep.report.console import view_for
 from buildstep.spec import config as configs
-from buildstep.system import namespaces, process, space, userns
+from buildstep.system import namespaces, space
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,17 +46,27 @@ def open_session(
     *,
     verbose: int = 0,
     quiet: bool = False,
+    silent: bool = False,
     healing: bool = True,
     sources: Sequence[str] = (),
 ) -> Session:
-    """Open the pool (a URI, or None for the configured one or else the best there is) and heal it.
+    """Open the pool (a URI, or None for the configured one or else that of `pool.choose`) and heal it.
 
-    sources: repositories of images that a flag names, in place of the configured ones.
+    A user's other pools, which the rule gave before, are told. quiet: show no events, as for a command that
+    lists; silent: tell nothing at all but errors. sources: repositories of images that a flag names, in place
+    of the configured ones.
     """
     config = configs.load(os.environ, Path.cwd(), pool=pool, sources=sources)
     environ = config.environ(os.environ)
     bus = Bus(_view(environ, verbose=verbose, quiet=quiet))
-    backend = pool_module.open_pool(config.pool or pool_module.detect(environ))
+    choice = pool_module.choose(config.pool, environ, by=config.pool_from)
+    for other in choice.older:
+        text = f"the pool {other.uri} is not used: it {other.what}; {other.fix}"
+        if not quiet:
+            bus.note(text)
+        elif not silent:
+            click.echo(f"note: {text}", err=True)
+    backend = pool_module.open_pool(choice.uri)
     space.watch(pool=backend.state, temporary_directory=Path(environ.get("TMPDIR") or "/tmp"))
     if healing:
         if said := privacy.mend(backend):
@@ -140,31 +152,3 @@ def enclosed(job: Callable[[], int]) -> int:
     if namespaces.supported():
         return namespaces.enclose(lambda: guarded(job))
     return guarded(job)
-
-
-def enter_user_namespace(argv: list[str]) -> None:
-    """Start this command again as root of a user namespace. Raises ToolMissing saying all that it lacks."""
-    missing = (
-        [] if sys.platform.startswith("linux") else [("this is not Linux", "build on Linux, or as root")]
-    )
-    missing += userns.missing()
-    if _max_user_namespaces() == 0:
-        missing.append(("user namespaces are forbidden", "as root: sysctl user.max_user_namespaces=10000"))
-    if missing:
-        raise ToolMissing(
-            "packages are installed as root, or in a user namespace, and this user can have none",
-            detail="\n".join(f"  missing: {what} ({remedy})" for what, remedy in missing),
-            hint="run as root, or add what is missing; without packages this build needs neither",
-        )
-    sys.stdout.flush()
-    sys.stderr.flush()
-    command = userns.enter_argv(sys.executable, "-P", "-m", "buildstep", *argv)
-    program = process.which(command[0])
-    os.execv(program, command)  # noqa: S606 - this process becomes it: nothing is left to watch
-
-
-def _max_user_namespaces() -> int:
-    try:
-        return int(Path("/proc/sys/user/max_user_namespaces").read_text())
-    except (OSError, ValueError):
-        return 0

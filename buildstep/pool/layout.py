@@ -222,6 +222,18 @@ def _read_mark(path: Path) -> dict[str, Any]:
         return dict(found)
 
 
+def owners_of(path: Path) -> str:
+    """Return how the pool in a directory has the owners of files: `real` or `recorded`.
+
+    Empty where there is no pool, or one that cannot be read. Older versions did not write it down:
+    `recorded`, as most commands of a user used such a pool without a namespace.
+    """
+    try:
+        return str(_read_mark(path / MARK).get("owners", "recorded"))
+    except (OSError, ValueError):
+        return ""
+
+
 def aside_name(kind: Kind, ident: str) -> str:
     """Return the name of a dataset that is being removed; of one that cannot be, the name stays taken."""
     return f"removing-{kind}-{ident[:80]}-{secrets.token_hex(4)}"

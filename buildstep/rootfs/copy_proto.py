@@ -18,7 +18,7 @@ from pathlib import Path
 
 from buildstep.errors import CommandFailed
 from buildstep.events import Bus
-from buildstep.rootfs.owners import OwnerRule, apply_owners, hard_link_groups
+from buildstep.rootfs.owners import OwnerRule, apply_owners, hard_link_groups, own_owner
 from buildstep.rootfs.placement import Placement, find_placements, placement_of
 from buildstep.system import host, process
 from buildstep.system.root import Root
@@ -138,6 +138,9 @@ def _flags(placement: Placement, placements: Sequence[Placement], options: CopyO
         ids = options.rule.rules[0][1]
         if options.rule.uniform and ids is not None:
             flags.append(f"--chown={ids[0]}:{ids[1]}")
+        elif options.rule.keeps:
+            own = own_owner(0, 0)
+            flags += [f"--usermap=0:{own[0]}", f"--groupmap=0:{own[1]}"] if own != (0, 0) else []
     inner = [other.source for other in placements if other != placement and placement.covers(other.source)]
     flags += [f"--exclude=/{_literal(path.removeprefix(placement.source).lstrip('/'))}" for path in inner]
     return flags + [f"--exclude={pattern}" for pattern in rules]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildstep.errors import BuildstepError, Fault, SpecError
+from buildstep.system import userns
 from buildstep.system.root import Root
 from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.scan import Owner, plain_mode
@@ -33,6 +34,11 @@ class OwnerRule:
             if fnmatch.fnmatchcase(path, plain) or path.startswith(plain.removesuffix("/**") + "/"):
                 return ids
         return (0, 0)
+
+    @property
+    def keeps(self) -> bool:
+        """Return whether something keeps the owner that it has on the CI host."""
+        return any(ids is None for _, ids in self.rules)
 
     @property
     def uniform(self) -> bool:
@@ -76,8 +82,20 @@ def owner_rule(owner: Mapping[str, str], root: Root) -> OwnerRule:
     return OwnerRule(tuple(rules))
 
 
+def own_owner(uid: int, gid: int) -> tuple[int, int]:
+    """Return the owner that the CI host knows for a file of this uid and gid.
+
+    In a user namespace the user's own files look like root's; outside of it they are not.
+    """
+    outer = userns.outer_owner()
+    return uid or outer[0], gid or outer[1]
+
+
 def _ids(owner: str, root: Root, where: str, faults: list[Fault]) -> tuple[int, int] | None:
     if owner == "keep":
+        if not userns.has_owner(own := userns.outer_owner()):
+            message = f"this user namespace has no owner {own[0]}:{own[1]}, who has these files"
+            faults.append(Fault(where=where, message=message, hint="give USER:GROUP, names or numbers"))
         return None
     user, _, group = owner.partition(":")
     group = group or user

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildstep.rootfs.owners import OwnerRule
+from buildstep.rootfs.owners import OwnerRule, own_owner
 from buildstep.system.root import Root
 from buildstep.tree.entry import FileList
 from buildstep.tree.scan import link_groups
@@ -70,8 +70,7 @@ def overlay(entries: FileList, placements: Sequence[Placement], rule: OwnerRule)
     single = rule.rules[0][1] if rule.uniform else None
     for path, entry in entries.items():
         ids = single if rule.uniform else rule.of(os.fsdecode(path))
-        if ids is not None:
-            entry.uid, entry.gid = ids
+        entry.uid, entry.gid = own_owner(entry.uid, entry.gid) if ids is None else ids
         entry.text = b""
     found = _placed(entries, placements) if len(placements) > 1 else dict(entries)
     for entry in found.values():

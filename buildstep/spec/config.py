@@ -106,6 +106,9 @@ ENVIRONMENT: Final = {
 }
 """Variables, and the settings that they give."""
 
+_DIRECTORIES: Final = ("dir", "overlay", "btrfs")
+"""Schemes of pools that are directories."""
+
 _TABLES: Final = ("publish", "cache", "http", "limits", "network")
 """Settings that are merged key by key."""
 
@@ -138,6 +141,7 @@ class TargetConfig:
 class Config:
     """The checked settings.
 
+    pool: its URI, None where none is named; pool_from: the flag, file or variable that names it.
     images_days: `gc` removes images that no build asked for in so many days. max_bytes, max_inodes: of a
     pool's caches; 0: no limit, None: the default one. http: fields of `net.http.HttpOptions` by name. limits:
     of what a command in an image may take, for builds that do not give them. network_allow: what of the CI
@@ -145,6 +149,7 @@ class Config:
     """
 
     pool: str | None = None
+    pool_from: str = ""
     sources: tuple[SourceConfig, ...] = ()
     insecure_registries: tuple[str, ...] = ()
     targets: Mapping[str, TargetConfig] = field(default_factory=dict)
@@ -280,10 +285,13 @@ def _merged(places: Sequence[_Place]) -> Config:
                 values[key] = value | values[key]
             elif key == "sources":
                 values.setdefault(key, tuple(_source(row, place.directory) for row in value))
+            elif key == "pool" and key not in values:
+                values |= {"pool": _pool(value, place.directory), "pool_from": place.name}
             else:
                 values.setdefault(key, value)
     return Config(
         pool=values.get("pool"),
+        pool_from=values.get("pool_from", ""),
         sources=values.get("sources", tuple(SourceConfig(url=url) for url in DEFAULT_REPOSITORIES)),
         insecure_registries=tuple(values.get("insecure_registries", ())),
         targets={
@@ -295,6 +303,12 @@ def _merged(places: Sequence[_Place]) -> Config:
         network_allow=tuple(values["network"].get("allow", ())),
         **values["cache"],
     )
+
+
+def _pool(uri: str, directory: Path) -> str:
+    """Return a pool's URI; the path of a directory becomes absolute."""
+    scheme, _, path = uri.partition(":")
+    return f"{scheme}:{os.path.abspath(directory / path)}" if path and scheme in _DIRECTORIES else uri
 
 
 def _source(row: str | Mapping[str, Any], directory: Path) -> SourceConfig:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 from pathlib import Path
 
+from buildstep.errors import CommandFailed
 from buildstep.system import process
 
 _TOOLS = {"newuidmap": "uidmap", "newgidmap": "uidmap", "unshare": "util-linux"}
@@ -20,6 +23,32 @@ def in_user_namespace() -> bool:
         return Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]
     except OSError:
         return False
+
+
+@functools.cache  # asked for each file; a process stays where it is
+def outer_owner() -> tuple[int, int]:
+    """Return the uid and gid that the CI host knows our root by: (0, 0) outside of a user namespace."""
+    return _outer(Path("/proc/self/uid_map")), _outer(Path("/proc/self/gid_map"))
+
+
+def has_owner(owner: tuple[int, int]) -> bool:
+    """Return whether a file can be given this uid and gid here: a user namespace has some of them only."""
+    return all(
+        any(inner <= number < inner + count for inner, _, count in _rows(Path(table)))
+        for number, table in zip(owner, ("/proc/self/uid_map", "/proc/self/gid_map"), strict=True)
+    )
+
+
+def _outer(table: Path) -> int:
+    return next((outer for inner, outer, _ in _rows(table) if inner == 0), 0)
+
+
+def _rows(table: Path) -> list[tuple[int, ...]]:
+    """Return the rows of an id map (user_namespaces(7)): first id here, first id outside, how many."""
+    try:
+        return [tuple(map(int, row.split())) for row in table.read_text().splitlines()]
+    except OSError:  # no Linux: all ids are
+        return [(0, 0, 1 << 32)]
 
 
 def missing() -> list[tuple[str, str]]:
@@ -39,6 +68,37 @@ def missing() -> list[tuple[str, str]]:
             remedy = f"as root: usermod {option} 100000-165535 {names[0]}"
             found.append((f"{table} has no range for {names[0]}", remedy))
     return found
+
+
+def lacks() -> list[tuple[str, str]]:
+    """Return what keeps this user from a build as root of a user namespace, each with its remedy.
+
+    Empty where it can be had: what `missing` looks at is there, and the kernel made all the namespaces of a
+    build for us once. A machine may have the ranges and forbid the rest: AppArmor's rule for user
+    namespaces, a container whose /proc is masked.
+    """
+    if not sys.platform.startswith("linux"):
+        return [("this is not Linux", "build on Linux, or as root")]
+    found = missing()
+    if _max_user_namespaces() == 0:
+        found.append(("user namespaces are forbidden", "as root: sysctl user.max_user_namespaces=10000"))
+    if not found:
+        inner = ("unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc")
+        try:
+            process.query(enter_argv(*inner, "--", "true"), timeout=20.0)
+        except CommandFailed as error:
+            said = error.detail.partition("\ncommand: ")[0].strip() or error.message
+            allow = "let users have user namespaces (sysctl user.max_user_namespaces, AppArmor, seccomp)"
+            found.append((f"the kernel refused a user namespace: {said}", allow))
+    return found
+
+
+def _max_user_namespaces() -> int | None:
+    """Return how many there may be; None where the kernel does not say."""
+    try:
+        return int(Path("/proc/sys/user/max_user_namespaces").read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def enter_argv(*command: str) -> list[str]:

@@ -308,16 +308,70 @@ def test_a_failing_package_leaves_nothing_there_either(sublab: UserLab) -> None:
     sublab.refused(12, "-p", "leave-1,fail-2")
 
 
-def test_a_namespaces_pool_is_not_mixed_with_a_plain_one(sublab: UserLab) -> None:
-    sublab.built("-p", "one-1")
-    done = sublab.refused(10)
-    assert "was made by root" in done.stderr
-    assert "--pool" in done.stderr, "the way out is told"
-    argv = sublab.argv("-p", "one-1")
-    at = argv.index("--pool")
-    del argv[at : at + 2]
-    assert sublab.run(argv).status == 0
-    assert (sublab.top / "home/.local/share/buildstep/dir-subids/buildstep-pool.json").exists()
+def unnamed(lab: UserLab, *argv: str) -> list[str]:
+    """A build's command line with the pool that nobody named."""
+    words = lab.argv(*argv)
+    at = words.index("--pool")
+    del words[at : at + 2]
+    return words
+
+
+def test_every_command_of_a_user_finds_one_pool(sublab: UserLab) -> None:
+    """With packages or without, listing, healing or asking: the pool is that of the rule."""
+    folder = sublab.top / "home/.local/share/buildstep"
+    uri = f"dir:{folder}/dir-subids"
+    plain = sublab.run(unnamed(sublab))
+    assert plain.status == 0, plain.stderr
+    assert "note:" not in plain.stderr
+    # What is read from standard input is there again in the namespace.
+    text = (sublab.top / "m.json").read_text()
+    buildstep = [sublab.python, "-P", "-m", "buildstep"]
+    for argv, found in (
+        (unnamed(sublab, "-m", "-", "--json", "--dry-run", "-p", "one-1"), f'"pool": "{uri}"'),
+        ([*buildstep, "image", "list"], "base@0"),
+        ([*buildstep, "cache", "size"], "blob"),
+        ([*buildstep, "heal", "--json"], uri),
+        ([*buildstep, "doctor", "-i", "scratch", "-m", "-", "proto"], f"{uri}: this user can be root"),
+    ):
+        done = sublab.run(argv, input=text)
+        assert (done.status, found in done.stdout) == (0, True), (argv, done.stdout, done.stderr)
+    built = sublab.run(unnamed(sublab, "--json", "-p", "one-1"))
+    assert step(built.json, "import")["state"] == "reuse", "the build without packages imported it"
+    assert os.listdir(folder) == ["dir-subids"]
+
+
+def test_a_pool_of_before_is_told_and_can_still_be_named(sublab: UserLab) -> None:
+    older = sublab.top / "home/.local/share/buildstep/dir"
+    # As a version made it that used a pool without a namespace wherever no packages were installed.
+    make = f"from buildstep import pool; pool.open_pool('dir:{older}').make_pool()"
+    assert sublab.run([sublab.python, "-P", "-c", make]).status == 0
+    what = "is not used: it was made before this user had subordinate ids"
+    fix = f"name it to use it: --pool dir:{older}; or remove it: rm -rf {older}"
+    for argv in (("image", "list"), ("heal",)):
+        assert f"the pool dir:{older} {what}; {fix}\n" in sublab.command(*argv).stderr, argv
+    told = sublab.run(unnamed(sublab))
+    assert told.status == 0, told.stderr
+    assert f"the pool dir:{older} {what}; {fix}\n" in told.stderr
+    asked = sublab.command("doctor", "--json").json["findings"]
+    assert [(row["what"], row["fix"]) for row in asked if row["where"] == f"dir:{older}"] == [(what, fix)]
+    named = sublab.command("image", "list", "--pool", f"dir:{older}")
+    assert (named.status, named.stdout, named.stderr) == (0, "", "")
+    done = sublab.refused(10, "--pool", f"dir:{older}", "-p", "one-1")
+    assert "was made by a user without root" in done.stderr
+
+
+def test_keep_in_a_user_namespace_means_the_numbers_on_the_agent(sublab: UserLab) -> None:
+    """And a pool that is named is used as it was made, with packages or without."""
+    rules: tuple[tuple[object, list[str]], ...] = (
+        ({"opt/**": "33:44", "*": "keep"}, ["-p", "one-1"]),
+        ("keep", []),
+    )
+    for owner, words in rules:
+        sublab.manifest(build={"owner": owner})
+        sublab.give()
+        members = listing(sublab.built("-f", "tar", *words))
+        assert members["etc/hello"][2:4] == (sublab.uid, sublab.gid), (owner, words)
+        assert members["usr/lib/base/owned"][2:4] == (33, 44)
 
 
 @pytest.mark.slow

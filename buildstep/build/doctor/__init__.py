@@ -47,9 +47,8 @@ def examine(
     spec: None for an agent as such. proto: None where it is not known or not there yet. before: what was
     found while the spec was loaded.
     """
-    asked = spec.pool if spec is not None and spec.pool else config.pool
     seen = Examination(
-        spec=spec, proto=proto, config=config, pool=asked, environ=environ, findings=list(before)
+        spec=spec, proto=proto, config=config, pool=config.pool, environ=environ, findings=list(before)
     )
     for area, look in CHECKS.items():
         try:

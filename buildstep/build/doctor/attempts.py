@@ -10,7 +10,7 @@ from pathlib import Path
 
 from buildstep.errors import CommandFailed, SandboxError
 from buildstep.rootfs import devices as own
-from buildstep.system import bubblewrap, namespaces, process, seccomp, userns
+from buildstep.system import bubblewrap, namespaces, process, seccomp
 from buildstep.system.mounts import mounted, overlay_options, tmpfs
 
 _SCRATCH = Path("/tmp")
@@ -120,19 +120,3 @@ def _run_inside(argv: list[str]) -> str:
     except CommandFailed as error:
         said = error.detail.partition("\ncommand: ")[0].strip()
         raise SandboxError(said or error.message) from error
-
-
-# -- users without root ------------------------------------------------------------------------------------
-
-
-def user_namespace_lacks() -> list[tuple[str, str]]:
-    """What keeps this user from being root of a user namespace with many ids, and what to do about it."""
-    found = userns.missing()
-    if not found:
-        try:
-            process.query(userns.enter_argv("true"), timeout=20.0)
-        except CommandFailed as error:
-            said = error.detail.partition("\ncommand: ")[0].strip() or error.message
-            allow = "let users have user namespaces (sysctl user.max_user_namespaces, AppArmor, seccomp)"
-            found.append((f"the kernel refused a user namespace: {said}", allow))
-    return found

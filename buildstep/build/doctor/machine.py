@@ -16,21 +16,20 @@ from buildstep.formats import codecs
 from buildstep.rootfs import limits
 from buildstep.spec.fields import Limits
 from buildstep.system import host as platforms
-from buildstep.system import process, seccomp
-from buildstep.system.userns import in_user_namespace
+from buildstep.system import process, seccomp, userns
 
 
 def privileges(seen: Examination) -> None:
     """Whether this user may do what the build does."""
     if seen.root:
-        who = "root of a user namespace" if in_user_namespace() else "root"
+        who = "root of a user namespace" if userns.in_user_namespace() else "root"
         seen.ok("privileges", who, "may mount and set owners")
         return
     base = seen.spec.image if seen.spec is not None else ""
     if not seen.packages and not base.startswith("mmdebstrap:"):
         seen.ok("privileges", "user", "not root; without packages that is enough")
         return
-    lacks = attempts.user_namespace_lacks()
+    lacks = userns.lacks()
     for what, fix in lacks:
         seen.fail("privileges", "user namespace", what, f"{fix}; or run as root", ExitCode.TOOL_MISSING)
     if not lacks:

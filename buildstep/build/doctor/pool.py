@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
@@ -29,8 +30,8 @@ def opened(seen: Examination) -> None:
     ):
         return  # a build ends before it opens a pool
     try:
-        if seen.pool is None:
-            seen.pool = _detected(seen)
+        choice = _chosen(seen)
+        seen.pool = choice.uri
         seen.backend = backend = pool.open_pool(seen.pool)
     except BuildstepError as error:
         seen.error("pool", seen.pool or "the default", error)
@@ -45,7 +46,9 @@ def opened(seen: Examination) -> None:
     if backend.scheme == "overlay" and not _overlay_works(seen, backend, new=bool(new)):
         return
     cheap = "clones cost nothing" if backend.cheap_clone else "every build copies its base image"
-    seen.ok("pool", where, f"{cheap}{new}")
+    seen.ok("pool", where, f"{choice.why}; {cheap}{new}")
+    for other in choice.older:
+        seen.warn("pool", other.uri, f"is not used: it {other.what}", other.fix)
     if said := privacy.others_may(backend.wall):
         seen.warn("pool", where, said, "the next build closes it")
     formats = sorted(seen.spec.formats) if seen.spec else []
@@ -55,17 +58,22 @@ def opened(seen: Examination) -> None:
         seen.fail("pool", where, what, f"--pool {name}:PLACE, or another format", ExitCode.DATASET)
 
 
-def _detected(seen: Examination) -> str:
-    """The pool that a build would choose. Folders that asking makes are taken away again."""
+def _chosen(seen: Examination) -> pool.Choice:
+    """The pool of every command here, and why. Folders that asking makes are taken away again."""
+    if seen.pool is not None:
+        return pool.choose(seen.pool, seen.environ, by=seen.config.pool_from)
     location = pool.default_location(seen.environ)
     there = existing(location)
 
     def ask() -> str:
-        return pool.detect(seen.environ)
+        return json.dumps(pool.choose(None, seen.environ))
 
     try:
         try:
-            return attempts.apart(ask) if seen.root and sys.platform.startswith("linux") else ask()
+            if seen.root and sys.platform.startswith("linux"):
+                uri, why, namespace, older = json.loads(attempts.apart(ask))
+                return pool.Choice(uri, why, namespace, tuple(pool.Older(*row) for row in older))
+            return pool.choose(None, seen.environ)
         finally:
             while location != there and location.is_dir() and not os.listdir(location):
                 location.rmdir()
@@ -78,7 +86,7 @@ def _detected(seen: Examination) -> str:
             f"cannot be made: {said}",
             "name a pool with --pool or BUILDSTEP_POOL",
         )
-        return f"dir:{location / 'dir'}"
+        return pool.Choice(f"dir:{location / 'dir'}", "no better one can be had")
 
 
 def _overlay_works(seen: Examination, backend: Backend, *, new: bool) -> bool:

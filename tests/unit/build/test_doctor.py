@@ -19,10 +19,11 @@ from buildstep import cli
 from buildstep.build import forecast
 from buildstep.build.doctor import attempts, base_image, machine, network, pool
 from buildstep.build.doctor.findings import Examination
+from buildstep.cli import user_namespace
 from buildstep.errors import ExitCode, SandboxError
 from buildstep.pool import privacy
 from buildstep.pool.directory import DirectoryBackend
-from buildstep.system import process, space
+from buildstep.system import process, space, userns
 from tests.servers.registry import RegistryServer
 
 pytestmark = pytest.mark.commands  # tools are asked for their versions
@@ -50,9 +51,8 @@ def doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     # What root makes in these tests is not that user's.
     monkeypatch.setattr(privacy, "refuse_foreign", lambda *_: None)
-    monkeypatch.setattr(
-        attempts, "user_namespace_lacks", lambda: [("no newuidmap", "apt-get install uidmap")]
-    )
+    monkeypatch.setattr(userns, "lacks", lambda: [("no newuidmap", "apt-get install uidmap")])
+    monkeypatch.setattr(user_namespace, "enter", lambda *_, **__: None)
     work = tmp_path / "work"
     (work / "proto").mkdir(parents=True)
     monkeypatch.chdir(work)
@@ -208,7 +208,7 @@ def test_only_the_tools_of_this_build_are_needed(
 ) -> None:
     real = process.find
     monkeypatch.setattr(process, "find", lambda tool, **kw: None if tool == missing else real(tool, **kw))
-    monkeypatch.setattr(attempts, "user_namespace_lacks", list)
+    monkeypatch.setattr(userns, "lacks", list)
     monkeypatch.setattr(base_image, "reach", lambda url, *_, **__: network.Answered(url=url, shown=url))
     code, told = doctor("-m", manifest(**build), "--pool", f"dir:{tmp_path}/pool", "proto")
     assert code == status, told
@@ -281,6 +281,24 @@ def test_a_pool_that_cannot_be_opened(doctor: Doctor, tmp_path: Path, uri: str, 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/precious").touch()
     assert doctor("--pool", uri.format(tmp_path))[0] == status
+
+
+def test_the_pool_is_the_one_of_a_build_and_the_reason_is_told(
+    doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(*argv: str) -> tuple[str, str]:
+        found_here = doctor("-m", manifest(), *argv, "proto")[1]
+        row = found(found_here, area="pool")[0]
+        assert row["where"] == found_here["pool"]
+        return row["where"].removeprefix(f"dir:{tmp_path}/"), row["what"].partition(";")[0]
+
+    assert told() == ("home/data/buildstep/dir", "this user has no user namespace: no newuidmap")
+    monkeypatch.setenv("BUILDSTEP_POOL", f"dir:{tmp_path}/variable")
+    assert told() == ("variable", "named by BUILDSTEP_POOL")
+    # As for a build: a file wins over the variable, and a flag over both.
+    Path("buildstep.toml").write_text('pool = "dir:../file"\n')
+    assert told() == ("file", f"named by {tmp_path}/work/buildstep.toml")
+    assert told("--pool", f"dir:{tmp_path}/flag") == ("flag", "named by --pool")
 
 
 def test_a_pool_that_others_may_enter_is_told_and_left_as_it_is(
@@ -428,7 +446,7 @@ def test_a_base_that_cannot_be_had(
 def test_a_mirror_that_does_not_answer_keeps_a_new_base_from_being_made(
     doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(attempts, "user_namespace_lacks", list)
+    monkeypatch.setattr(userns, "lacks", list)
     real = process.find
     monkeypatch.setattr(process, "find", lambda tool, **kw: real(tool, **kw) or "/usr/bin/true")
     monkeypatch.setenv("BUILDSTEP_APT_MIRROR", "http://127.0.0.1:9/debian")

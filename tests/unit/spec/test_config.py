@@ -35,6 +35,15 @@ def test_nothing_at_all(places: dict[str, Path]) -> None:
     assert found.pool is None
 
 
+def test_a_file_names_the_same_pool_wherever_a_command_runs(places: dict[str, Path]) -> None:
+    project = places["project"]
+    (project / "buildstep.toml").write_text('pool = "dir:pool"\n')
+    for cwd in ("", "deep", "deep/er"):
+        assert read(places, cwd=cwd).pool == f"dir:{project}/pool"
+    assert read(places, flags={"pool": "dir:x"}).pool == f"dir:{project}/deep/er/x"
+    assert read(places, flags={"pool": "zfs:tank/a"}).pool == "zfs:tank/a"
+
+
 def test_the_order_of_places(places: dict[str, Path]) -> None:
     files = {
         "project": places["project"] / "buildstep.toml",
@@ -46,9 +55,11 @@ def test_the_order_of_places(places: dict[str, Path]) -> None:
     env: dict[str, Any] = {"BUILDSTEP_POOL": "dir:/environment"}
     assert read(places, flags={"pool": "dir:/flag"}, **env).pool == "dir:/flag"
     for name, path in files.items():
-        assert read(places, **env).pool == f"dir:/{name}"
+        found = read(places, **env)
+        assert (found.pool, found.pool_from) == (f"dir:/{name}", str(path))
         path.unlink()
-    assert read(places, **env).pool == "dir:/environment"
+    found = read(places, **env)
+    assert (found.pool, found.pool_from) == ("dir:/environment", "BUILDSTEP_POOL")
     assert read(places, BUILDSTEP_POOL="").pool is None
 
 

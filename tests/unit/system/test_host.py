@@ -217,15 +217,15 @@ def test_a_build_writes_its_mounts_down_before_it_makes_them(log: Path, tmp_path
 
 @pytest.mark.commands
 def test_zone(log: Path) -> None:
-    assert pool_module.detect({}) == "zfs:zones/agent-1/data"
+    assert pool_module.choose(None, {}).uri == "zfs:zones/agent-1/data"
     assert called(log) == ["zonename ", "zfs list -H -o name zones/agent-1/data"]
     failing(log, "zfs list")
     with pytest.raises(DatasetError, match="zones/agent-1/data") as caught:
-        pool_module.detect({})
+        pool_module.choose(None, {})
     assert "--pool" in caught.value.hint
     failing(log, "none", zone="global")
     with pytest.raises(DatasetError, match="global zone"):
-        pool_module.detect({})
+        pool_module.choose(None, {})
 
 
 @pytest.mark.commands

@@ -1,0 +1,55 @@
+"""An ordinary user's command that becomes root of a user namespace, where the user's pool is used from."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from buildstep import pool as pools
+from buildstep.errors import ToolMissing
+from buildstep.spec import config as configs
+from buildstep.system import process, userns
+
+
+def enter(pool: str | None, *, packages: bool = False, stdin: str = "") -> None:
+    """Start this command again in a user namespace if its pool asks for one; else return.
+
+    Every command that opens a pool calls this first, so that all of them find the same one. pool: the URI of
+    a flag, None for the configured one or the rule's. packages: this build installs some, for which there
+    must be a namespace. stdin: what was read from standard input; the new command can read it again.
+
+    Raises ToolMissing saying all that the user lacks, and SpecError for a configuration that is none.
+    """
+    if os.geteuid() == 0:
+        return
+    config = configs.load(os.environ, Path.cwd(), pool=pool)
+    if not pools.choose(config.pool, os.environ, by=config.pool_from).namespace:
+        if not packages:
+            return
+        _refuse_lacking()
+    if stdin:
+        _give_back(stdin)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    command = userns.enter_argv(sys.executable, "-P", "-m", "buildstep", *sys.argv[1:])
+    program = process.which(command[0])
+    os.execv(program, command)  # noqa: S606 - this process becomes it: nothing is left to watch
+
+
+def _refuse_lacking() -> None:
+    if lacks := userns.lacks():
+        raise ToolMissing(
+            "packages are installed as root, or in a user namespace, and this user can have none",
+            detail="\n".join(f"  missing: {what} ({remedy})" for what, remedy in lacks),
+            hint="run as root, or add what is missing; without packages this build needs neither",
+        )
+
+
+def _give_back(text: str) -> None:
+    """Make a text what standard input has. An argument would be seen by all, and has a limit."""
+    fd = os.memfd_create("stdin")
+    with os.fdopen(fd, "wb") as stream:
+        stream.write(text.encode())
+        stream.seek(0)
+        os.dup2(fd, 0)

@@ -1,0 +1,52 @@
+"""User namespaces: who a user is outside of one, and what is lacking to have one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from buildstep.errors import CommandFailed
+from buildstep.system import process, userns
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="user namespaces are Linux's")
+
+
+def test_owners_are_those_of_the_id_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "map"
+    table.write_text("         0       1000          1\n         1     100000      65536\n")
+    assert userns._outer(table) == 1000
+    monkeypatch.setattr(userns, "_rows", lambda _table, rows=userns._rows: rows(table))
+    assert userns.has_owner((0, 65536))
+    assert not userns.has_owner((0, 65537))
+    assert not userns.has_owner((1234567, 0))
+
+
+def test_what_the_kernel_refuses_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def refuse(argv: list[str], **_: object) -> object:
+        asked.append(argv)
+        raise CommandFailed("unshare failed", 1, detail="unshare: mount /proc failed: EPERM\ncommand: x")
+
+    monkeypatch.setattr(userns, "missing", list)
+    monkeypatch.setattr(userns, "_max_user_namespaces", lambda: None)
+    monkeypatch.setattr(process, "query", refuse)
+    ((what, remedy),) = userns.lacks()
+    assert what == "the kernel refused a user namespace: unshare: mount /proc failed: EPERM"
+    assert "AppArmor" in remedy
+    # All that a build makes there is tried: a command that found one and could not use it would end.
+    assert {"--mount", "--pid", "--mount-proc"} <= set(asked[0])
+    monkeypatch.setattr(userns, "_max_user_namespaces", lambda: 0)
+    assert [row[0] for row in userns.lacks()] == ["user namespaces are forbidden"]
+    assert len(asked) == 1
+
+
+def test_all_that_is_missing_is_told_and_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(userns, "missing", lambda: [("no range", "usermod")])
+    monkeypatch.setattr(userns, "_max_user_namespaces", lambda: 5)
+    assert userns.lacks() == [("no range", "usermod")]
+    monkeypatch.setattr(process, "query", lambda *_, **__: None)
+    monkeypatch.setattr(userns, "missing", list)
+    assert userns.lacks() == []
