@@ -1,4 +1,4 @@
-"""What a command in an image may take: processes, memory, output, open files; and how that is kept.
+"""What a command in an image may take: processes, memory, output, open files, a file; and how that is kept.
 
 A control group keeps processes and memory together, where one can be made. Else the build counts the
 processes itself, which are those of its own PID namespace, and rlimits keep each process's memory.
@@ -20,6 +20,8 @@ from buildstep.system.text import size_text
 DEFAULT_PIDS = 8192
 DEFAULT_OUTPUT = 100 << 20
 DEFAULT_OPEN_FILES = 16384
+DEFAULT_FILE_SIZE = 16 << 30
+"""A script makes a file of any size in no time, as a hole; to read and hash it takes a second a gigabyte."""
 
 _SPARE = 64
 """How many more processes than its limit a command is let have where the build counts them itself: it has to
@@ -35,6 +37,7 @@ def effective(limits: Limits) -> Limits:
         memory=cgroup.memory_here() * 3 // 4,
         output=DEFAULT_OUTPUT,
         open_files=DEFAULT_OPEN_FILES,
+        file_size=DEFAULT_FILE_SIZE,
     )
     return limits.or_else(default)
 
@@ -89,7 +92,10 @@ class Confinement:
             alone = name not in self._group.controllers and getattr(self._limits, name)
             if alone and any(word in said for word in words):
                 return name
-        return "open_files" if self._limits.open_files and "Too many open files" in said else ""
+        alone = {"open_files": "Too many open files", "file_size": "File too large"}
+        return next(
+            (name for name, words in alone.items() if getattr(self._limits, name) and words in said), ""
+        )
 
     def prefix(self) -> tuple[str, ...]:
         """Return the words before a command that make it enter: a shell, which becomes the command."""
@@ -98,6 +104,10 @@ class Confinement:
             _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             most = limits.open_files if hard == resource.RLIM_INFINITY else min(hard, limits.open_files)
             lines.append(f"ulimit -n {most}")
+        if limits.file_size:
+            # Counted in blocks of 512 bytes (POSIX). Without the signal, which kills a program without a
+            # word, writing more is an error that the program tells.
+            lines.append(f"trap '' XFSZ; ulimit -f {max(1, limits.file_size // 512)}")
         if limits.pids and "pids" not in self._group.controllers:
             # It is -u in bash and -p in dash and busybox. The kernel does not ask it of the machine's root.
             most = limits.pids + _SPARE
@@ -151,6 +161,7 @@ def in_force(limits: Limits) -> list[tuple[str, str]]:
         ("memory", f"{size_text(limits.memory)}, {memory}" if limits.memory else "no limit"),
         ("output", f"{size_text(limits.output)} a command" if limits.output else "no limit"),
         ("open_files", f"{limits.open_files} a process" if limits.open_files else "no limit"),
+        ("file_size", f"{size_text(limits.file_size)} a file" if limits.file_size else "no limit"),
         ("devices", how.get("devices", "no control group; the image's mounts alone keep them closed")),
     ]
 

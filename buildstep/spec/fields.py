@@ -36,13 +36,15 @@ class Timeouts:
 class Limits:
     """What a command in the image may take; 0: no limit, None: the default one.
 
-    pids: processes and threads at a time; memory, output: bytes; open_files: of one process.
+    pids: processes and threads at a time; memory, output: bytes; open_files: of one process; file_size: bytes
+    of one file, holes included.
     """
 
     pids: int | None = None
     memory: int | None = None
     output: int | None = None
     open_files: int | None = None
+    file_size: int | None = None
 
     def or_else(self, other: Limits) -> Limits:
         """Return these, and of the other those that are not given here."""

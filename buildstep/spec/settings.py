@@ -93,6 +93,7 @@ LIMITS: Final = record(
         "memory": integer(0, 2**62),
         "output": integer(0, 2**62),
         "open_files": integer(0, 1_048_576),
+        "file_size": integer(0, 2**62),
     }
 )
 """Of what a command in the image may take."""
@@ -209,7 +210,8 @@ _TABLE: Final = (
         LIMITS,
         "What a command in the image may take; 0: no limit. pids: processes and threads (8192); memory: bytes"
         " (three quarters of what the build may use itself); output: bytes (104857600); open_files: of one"
-        " process (16384). `[limits]` in buildstep.toml gives those that are not given here.",
+        " process (16384); file_size: bytes of one file, holes included (17179869184). `[limits]` in"
+        " buildstep.toml gives those that are not given here.",
     ),
     Setting("oci", _OCI, "Configuration of an OCI image; what is not given stays as in the base image."),
     Setting(

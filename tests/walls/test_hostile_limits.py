@@ -105,7 +105,7 @@ def test_output_is_not_kept_in_memory(place: Scene, name: str) -> None:
     done = place.build(name)
     after = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     assert done.status == 0, done.stderr[-3000:]
-    assert after < max(before, 300 * 1024), "peak memory in KiB"
+    assert after <= max(before, 300 * 1024), "peak memory in KiB"
     logs = sum(path.stat().st_size for path in (place.lab.pool / "state/logs").glob("*"))
     assert logs < 64 * MIB
     assert len(done.stderr) < 8 * MIB
@@ -126,12 +126,13 @@ def test_a_script_that_waits_is_stopped(place: Scene) -> None:
     assert place.lab.leftovers() == []
 
 
-@pytest.mark.full
 def test_a_hole_of_a_terabyte_takes_no_terabyte(place: Scene) -> None:
-    """A file that is one hole ends the build soon: as a hole in the image, or with an error that names it."""
+    """A file that is one hole costs nothing to make and hours to hash: it ends the build soon, and is named."""
     place.lab.manifest()
     begin = time.monotonic()
     done = place.build("hole")
     assert time.monotonic() - begin < 60
-    assert done.status == 0 or "var/lib/hole" in done.stderr, done.stderr
+    assert done.status == 12, done.stderr
+    assert "/var/lib/hole" in done.stderr
+    assert "limits.file_size" in done.stderr
     assert os.statvfs(place.top).f_bavail > 0

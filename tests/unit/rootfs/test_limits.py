@@ -16,7 +16,7 @@ from buildstep.spec.fields import Limits
 from buildstep.system import cgroup
 from buildstep.system.cgroup import Group, Place
 
-SMALL = Limits(pids=50, memory=64 << 20, output=1000, open_files=32)
+SMALL = Limits(pids=50, memory=64 << 20, output=1000, open_files=32, file_size=1 << 20)
 
 
 class Counts(Group):
@@ -32,7 +32,9 @@ class Counts(Group):
 
 def test_what_is_not_given_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cgroup, "memory_here", lambda: 4 << 30)
-    assert limits.effective(Limits(output=0)) == Limits(pids=8192, memory=3 << 30, output=0, open_files=16384)
+    assert limits.effective(Limits(output=0)) == Limits(
+        pids=8192, memory=3 << 30, output=0, open_files=16384, file_size=16 << 30
+    )
     assert limits.effective(SMALL) == SMALL
 
 
@@ -63,13 +65,16 @@ def test_processes_are_counted_where_no_group_does(monkeypatch: pytest.MonkeyPat
         ("perl: Out of memory!", "memory"),
         ("sh: 1: Cannot fork", "pids"),
         ("open: Too many open files", "open_files"),
+        ("truncate: failed: File too large", "file_size"),
         ("No such file or directory", ""),
     ],
 )
 def test_a_limit_that_nobody_counts_is_suspected(said: str, suspect: str) -> None:
     assert Confinement(SMALL, Counts()).suspected(said) == suspect
     counted = Confinement(SMALL, Counts(pids=0, memory=0)).suspected(said)
-    assert counted == (suspect if suspect == "open_files" else ""), "what is counted is not guessed at"
+    assert counted == (suspect if suspect in ("open_files", "file_size") else ""), (
+        "what is counted is not guessed at"
+    )
 
 
 def test_a_remedy_names_both_places() -> None:
@@ -84,10 +89,23 @@ def started(confinement: Confinement, script: str) -> subprocess.CompletedProces
 
 @pytest.mark.commands
 def test_rlimits_are_set_where_no_group_keeps_them() -> None:
-    done = started(Confinement(SMALL, Counts()), "ulimit -c; ulimit -n; ulimit -d; ulimit -p || ulimit -u")
-    assert done.stdout.split() == ["0", "32", str(64 << 10), str(50 + limits._SPARE)]
-    done = started(Confinement(Limits(pids=0, memory=0, open_files=0), Counts()), "ulimit -c; ulimit -d")
-    assert done.stdout.split() == ["0", "unlimited"]
+    done = started(
+        Confinement(SMALL, Counts()), "ulimit -c; ulimit -n; ulimit -f; ulimit -d; ulimit -p || ulimit -u"
+    )
+    assert done.stdout.split() == ["0", "32", "2048", str(64 << 10), str(50 + limits._SPARE)]
+    free = Limits(pids=0, memory=0, open_files=0, file_size=0)
+    done = started(Confinement(free, Counts()), "ulimit -c; ulimit -d; ulimit -f")
+    assert done.stdout.split() == ["0", "unlimited", "unlimited"]
+
+
+@pytest.mark.commands
+def test_a_file_that_grows_too_large_is_an_error_that_the_program_tells(tmp_path: Path) -> None:
+    done = started(
+        Confinement(SMALL, Counts()),
+        f"truncate -s 2M {tmp_path}/hole; dd if=/dev/zero of={tmp_path}/full bs=64k count=32",
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("File too large") == 2, done.stderr
 
 
 @pytest.mark.commands
