@@ -207,8 +207,9 @@ def of_tool(tool: str, status: int, output: str) -> DiskFailure | None:
     It is told by the tool's words, or shows in a place that is full now.
     """
     number, places = words_of(output), _places()
-    if number in (errno.EROFS, errno.EIO) and os.path.basename(tool) not in _HOST_TOOLS:
-        # A script in an image says the same of /proc/sys, or of a terminal that it does not have.
+    if number in (errno.EROFS, errno.EIO, errno.EFBIG) and os.path.basename(tool) not in _HOST_TOOLS:
+        # A script in an image says the same of /proc/sys, of a terminal that it does not have, or of the size
+        # that its files may have.
         known = number == errno.EIO and f"({number}: " in output
         if not known and not any(place.room.read_only for place in places):
             number = 0

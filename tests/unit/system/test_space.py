@@ -108,6 +108,7 @@ def test_tools_that_a_disk_fails_are_understood(
     ("tool", "output"),
     [
         ("apt-get", "E: Unable to locate package nginx"),
+        ("apt-get", "truncate: failed to truncate '/var/lib/hole' at 1099511627776 bytes: File too large"),
         # The same number as of a disk, but of a limit on namespaces, and of inotify's watches.
         ("unshare", "unshare: unshare failed: No space left on device"),
         ("bwrap", "bwrap: Creating new namespace failed: No space left on device"),
