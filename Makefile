@@ -4,7 +4,7 @@
 PYTHON_BIN := .venv/bin/python
 SAMPLE     := fixtures/sample
 
-.PHONY: image check check-unit check-integration check-walls check-zfs lint format docs bench bench-quick clean deps dev help
+.PHONY: image check check-unit check-integration check-full check-walls check-zfs lint format docs bench bench-quick clean deps dev help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -22,20 +22,29 @@ image: ## build the sample: a Debian system with a web server and one page
 
 check: deps lint check-unit check-integration ## lint, types, unit and integration tests
 
+# Workers of a test run; the tests of one file stay together, as they share what they make.
+WORKERS := 2
+PYTEST  := $(PYTHON_BIN) -m pytest -q --numprocesses=$(WORKERS) --dist=loadfile
+
 check-unit: dev ## quick tests: no root, no network
-	$(PYTHON_BIN) -m pytest -q tests/unit
+	$(PYTEST) tests/unit
 
 check-integration: deps dev ## real tools and file systems, as root
-	$(PYTHON_BIN) -m pytest -q tests/integration tests/walls
+	$(PYTEST) tests/integration tests/walls
 
 # Two files at a time, each with its own report; the time limits are for a machine with two cores.
-WALLS := $(patsubst tests/walls/test_%.py,walls-%,$(sort $(wildcard tests/walls/test_*.py)))
+# The two that take longest begin.
+WALLS := walls-kills walls-pairs
+WALLS += $(filter-out $(WALLS),$(patsubst tests/walls/test_%.py,walls-%,$(sort $(wildcard tests/walls/test_*.py))))
 
 check-walls: deps dev ## hostile scripts, damage, kills, full disks, pairs: all rounds, as root (under 25 minutes)
 	timeout --foreground --kill-after=30 1500 $(MAKE) --no-print-directory --keep-going --jobs=2 --output-sync=target $(WALLS)
 
 walls-%: ## one file of them: make walls-hostile
-	BUILDSTEP_WALLS=1 timeout --foreground --signal=INT --kill-after=30 1200 $(PYTHON_BIN) -m pytest -q --durations=3 -p no:cacheprovider tests/walls/test_$*.py
+	BUILDSTEP_FULL=1 timeout --foreground --signal=INT --kill-after=30 1200 $(PYTHON_BIN) -m pytest -q --durations=3 -p no:cacheprovider tests/walls/test_$*.py
+
+check-full: check-walls ## and all rounds of what make check runs a sample of
+	BUILDSTEP_FULL=1 $(PYTEST) tests/integration/test_growth.py tests/integration/test_build.py
 
 check-zfs: deps dev ## the ZFS backend on a real pool, in a small guest
 	$(PYTHON_BIN) tests/guest/guest.py run --timeout 3600 -- sh -c 'cd /src && python3 -m pytest -q -p no:cacheprovider tests/integration/test_backends.py tests/integration/test_native_defects.py tests/integration/test_cgroup2.py tests/integration/zfs -k zfs'

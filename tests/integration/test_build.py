@@ -38,6 +38,7 @@ from tests.integration.support import (
     wait_for,
     write_base,
 )
+from tests.rounds import FULL
 from tests.unit import trees
 
 PLAIN = {"BUILDSTEP_PLAIN": "1"}
@@ -379,7 +380,7 @@ def test_a_file_of_5_gib_survives(lab: Lab) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.environ.get("BUILDSTEP_SLOW"), reason="writes 5 GiB: set BUILDSTEP_SLOW")
+@pytest.mark.skipif(not FULL, reason="make check-full: writes 5 GiB")
 def test_5_gib_of_data_survive(lab: Lab) -> None:
     block = os.urandom(1 << 20)
     with (lab.proto / "big").open("wb") as stream:

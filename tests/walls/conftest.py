@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import debian, private, require
+from tests.rounds import FULL
 from tests.walls import scene
-from tests.walls.rounds import FULL
 
 __all__ = ["debian", "private", "require"]
 

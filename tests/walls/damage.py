@@ -17,7 +17,7 @@ from tests.integration.yard import EPOCH, Yard, environment
 
 HARMS = ("flip", "cut", "remove")
 
-SEED = int(os.environ.get("BUILDSTEP_WALLS_SEED", "0"))
+SEED = int(os.environ.get("BUILDSTEP_FULL_SEED", "0"))
 """Another number damages other bytes of other files."""
 
 Image = tuple[object, ...]

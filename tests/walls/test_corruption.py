@@ -28,8 +28,8 @@ from buildstep.system import process
 from tests.integration.conftest import demand, enclosed
 from tests.integration.support import write_base
 from tests.integration.yard import EPOCH, Yard, environment
+from tests.rounds import chosen, rounds
 from tests.walls.damage import HARMS, SEED, build, hurt, unnoticed, wrong_outcome
-from tests.walls.rounds import chosen, rounds
 
 ROUNDS = 100
 

@@ -19,8 +19,8 @@ from buildstep.system import process
 from tests.integration.conftest import demand, enclosed
 from tests.integration.repository import Repository, make_place, make_repository
 from tests.integration.yard import Yard
+from tests.rounds import chosen
 from tests.walls.damage import HARMS, SEED, Image, build, hurt, unnoticed, wrong_outcome
-from tests.walls.rounds import chosen
 
 KINDS: dict[str, tuple[str, ...]] = {
     "package": ("debs/*",),

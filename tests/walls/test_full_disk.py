@@ -29,7 +29,7 @@ from buildstep.system.space import Room
 from tests.integration.conftest import demand, enclosed
 from tests.integration.repository import make_place, make_repository
 from tests.integration.yard import Outcome, Yard, tiny_base
-from tests.walls.rounds import FULL, chosen
+from tests.rounds import FULL, chosen
 
 COUNT = 20
 MORE_SECONDS = 10.0

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.integration.support import host_state, none_left
+from tests.rounds import chosen
 from tests.walls import scene
 from tests.walls.attacks_host import ATTACKS
-from tests.walls.rounds import chosen
 
 KINDS = chosen(scene.KINDS, 1)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.integration.support import host_state, none_left
+from tests.rounds import chosen
 from tests.walls import scene
 from tests.walls.attacks_image import ATTACKS
-from tests.walls.rounds import chosen
 
 
 @pytest.fixture(scope="module", params=chosen(scene.KINDS, 1))

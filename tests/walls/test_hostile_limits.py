@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.support import none_left
+from tests.rounds import chosen
 from tests.walls import scene
-from tests.walls.rounds import chosen
 from tests.walls.scene import Scene
 
 MIB = 1 << 20

@@ -14,10 +14,10 @@ import pytest
 
 from tests.integration.support import sha256
 from tests.integration.test_unprivileged import UID
+from tests.rounds import chosen
 from tests.walls import scene
 from tests.walls.attack import filled
 from tests.walls.canaries import Canaries
-from tests.walls.rounds import chosen
 from tests.walls.scene import Scene
 
 

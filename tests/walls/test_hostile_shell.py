@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.rounds import chosen
 from tests.walls import scene
 from tests.walls.attack import filled
 from tests.walls.canaries import Canaries
-from tests.walls.rounds import chosen
 
 SECONDS = 90
 

@@ -18,7 +18,7 @@ from buildstep.build import steps
 from tests.integration.conftest import demand
 from tests.integration.support import LIMIT, Lab, end, host_state, none_left, wait_for, write_base
 from tests.integration.test_kill import DRIVER
-from tests.walls.rounds import chosen, rounds
+from tests.rounds import chosen, rounds
 
 SMALL_LAYERS = """
 from buildstep.emit import split_layer

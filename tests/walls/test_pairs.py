@@ -14,7 +14,7 @@ import pytest
 
 from tests.integration.conftest import demand
 from tests.integration.support import LIMIT, Lab, host_state, none_left, write_base
-from tests.walls.rounds import rounds
+from tests.rounds import rounds
 
 PAIRS = rounds(50, 2)
 LOOPS = (("cache", "prune"), ("image", "gc", "--unused", "0"), ("heal",))

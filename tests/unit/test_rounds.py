@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.walls import rounds
+from tests import rounds
 
 
 def test_a_sample_is_spread_over_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:

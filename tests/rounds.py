@@ -1,4 +1,4 @@
-"""How much of the suite of walls runs: all of it with BUILDSTEP_WALLS=1, a sample as part of the integration tests."""
+"""How much of a costly suite runs: a sample in `make check`, all of it with BUILDSTEP_FULL=1 (`make check-full`)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-FULL = os.environ.get("BUILDSTEP_WALLS") == "1"
+FULL = os.environ.get("BUILDSTEP_FULL") == "1"
 
 
 def rounds(full: int, sample: int) -> int:
-    """Return how many rounds a test runs: `full` under `make check-walls`, else `sample`."""
+    """Return how many rounds a test runs: `full` with BUILDSTEP_FULL=1, else `sample`."""
     return full if FULL else sample
 
 
 def chosen(rows: Sequence[T], sample: int) -> list[T]:
-    """Return the rows to run: all under `make check-walls`, else `sample` of them, spread over the whole list.
+    """Return the rows to run: all with BUILDSTEP_FULL=1, else `sample` of them, spread over the whole list.
 
     The same ones each time, so that a failure is there again in the next run.
     """
