@@ -119,4 +119,26 @@ def read_clone(
         spec, root = context.spec, state.root
         brought = {} if copied is None else copy_proto.source_of(spec.proto, root, copied.paths)
         owner = owners.recorded(owners.owner_rule(spec.owner, root), below, brought)
-    return read_tree(state.dataset, state.origin, below, bus=context.bus, overlay=overlay, owner=owner)
+    found = read_tree(state.dataset, state.origin, below, bus=context.bus, overlay=overlay, owner=owner)
+    if copied is not None:
+        _keep_far_times(context, state, found, copied)
+    return found
+
+
+_YEAR_2038 = 2**31 - 1
+"""The first and the last second since 1970 that every file system keeps are this far from it."""
+
+
+def _keep_far_times(context: BuildContext, state: BuildState, found: Snapshot, copied: ProtoDir) -> None:
+    """Give files of the proto directory their own time where the pool's file system cut it off.
+
+    A file system keeps the nearest time that it can, without a word: ext4 knows 1901 to 2446, or to 2038.
+    """
+    far = {path: time for path, time in copied.times() if abs(time) // 1_000_000_000 >= _YEAR_2038}
+    if not far:
+        return
+    places = copy_proto.source_of(context.spec.proto, state.root, far)
+    for entry in found.changes.entries:
+        true = far.get(places.get(entry.path, b""))
+        if true is not None and (true < entry.mtime < 0 or 0 < entry.mtime < true):
+            entry.mtime = true

@@ -42,6 +42,7 @@ from buildstep.emit.read_pass import with_parents
 from buildstep.events import Bus
 from buildstep.formats.chunked import Stream
 from buildstep.formats.codecs import Codec
+from buildstep.formats.tar_writer import second_of
 from buildstep.pool.journal import Journal
 from buildstep.system import framed
 from buildstep.system.digest import sha256_file
@@ -53,7 +54,7 @@ from buildstep.tree.diff import Changes, diff
 from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.hashing import hash_entries
 
-FORMAT = 3
+FORMAT = 4
 """Of what decides the bytes of a layer besides its entries and the codec."""
 
 RECORD_FORMAT = 1
@@ -313,17 +314,13 @@ class BlobStore:
         rows = [
             (
                 entry.path, entry.kind, entry.mode, entry.uid, entry.gid, entry.size, entry.target,
-                entry.rdev, entry.xattrs, entry.first, self._second(entry),
+                entry.rdev, entry.xattrs, entry.first, second_of(entry, self._epoch),
             )
             for entry in layer.entries
         ]  # fmt: skip
         # Version 2 of marshal: equal values give equal bytes.
         data = marshal.dumps((FORMAT, self._codec.ident, layer.removed, rows), 2)
         return self._folder / f"{hashlib.sha256(data).hexdigest()}.shape"
-
-    def _second(self, entry: Entry) -> int:
-        second = entry.mtime // 1_000_000_000
-        return second if self._epoch is None else min(second, self._epoch)
 
     def drop_damaged(self, blobs: Iterable[Blob]) -> None:
         """Remove those layers that do not have their digest, so that the next build makes them again."""

@@ -23,7 +23,7 @@ from buildstep.system.files import stamp
 from buildstep.system.private import private_dir
 from buildstep.system.text import difference
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True, slots=True)

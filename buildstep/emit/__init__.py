@@ -17,6 +17,7 @@ from buildstep.formats import codecs
 from buildstep.spec.load import BuildSpec
 from buildstep.system.output_set import Outputs, temporary_name
 from buildstep.system.registry import Registry, importing
+from buildstep.system.text import plural
 from buildstep.tree.entry import Entry
 from buildstep.tree.hashing import spread_digests
 
@@ -72,6 +73,8 @@ def emit(job: EmitJob, formats: Sequence[str], outputs: Outputs) -> list[Artifac
         name: job.stem.with_name(job.stem.name + emitter.extension(job.compression))
         for name, emitter in chosen.items()
     }
+    if any(not emitter.sends_dataset for emitter in chosen.values()):
+        _tell_odd_names(job)
     try:
         job.stem.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
@@ -86,6 +89,17 @@ def emit(job: EmitJob, formats: Sequence[str], outputs: Outputs) -> list[Artifac
     for artifact in artifacts:
         outputs.add(artifact.path, finals[artifact.format])
     return [replace(artifact, path=finals[artifact.format]) for artifact in artifacts]
+
+
+def _tell_odd_names(job: EmitJob) -> None:
+    """Say so where no pax record can hold the name of an attribute as it is."""
+    odd = sum(any(b"=" in name for name, _ in entry.xattrs) for entry in job.tree.values() if entry.xattrs)
+    if odd:
+        job.bus.note(
+            f"{plural(odd, 'path')} with an extended attribute whose name holds `=`: GNU tar and bsdtar"
+            " restore it, container runtimes write %3D in its place",
+            level="warning",
+        )
 
 
 def _plan(job: EmitJob, sinks: Sequence[Sink]) -> Iterator[tuple[Entry, Sequence[Sink]]]:

@@ -22,12 +22,21 @@ from buildstep.emit import read_pass
 from buildstep.errors import EmitError
 from buildstep.formats.chunked import ChunkBoundaries, Fetch, Stream
 from buildstep.formats.codecs import Codec
-from buildstep.formats.tar_writer import BLOCK, END, MAX_ID, WHITEOUT, content_size, header, padding
+from buildstep.formats.tar_writer import (
+    BLOCK,
+    END,
+    WHITEOUT,
+    content_size,
+    header,
+    is_plain,
+    padding,
+    second_of,
+)
 from buildstep.system import framed, text
 from buildstep.system.files import atomic_write
 from buildstep.tree.entry import Entry, line
 
-FORMAT = 3
+FORMAT = 4
 
 _PAX = ord("x")
 
@@ -65,10 +74,7 @@ class ChunkLost(EmitError):
 
 def layer_line(entry: Entry, epoch: int | None) -> bytes:
     """Return all that decides an entry's bytes in a layer, as one line."""
-    second = entry.mtime // 1_000_000_000
-    if epoch is not None and second > epoch:
-        second = epoch
-    return b"%d %b" % (second, entry.text or line(entry))
+    return b"%d %b" % (second_of(entry, epoch), entry.text or line(entry))
 
 
 # -- the record of a layer's chunks ----------------------------------------------------------------------
@@ -240,8 +246,8 @@ class LayerFromChunks:
             if entry.size > read_pass.SMALL:
                 extents = read_pass.extents_of(self._root, entry)
                 return len(header(entry, epoch=self._epoch, extents=extents)) + content_size(entry, extents)
-            if not entry.xattrs and len(entry.path) <= 100 and (entry.uid | entry.gid) <= MAX_ID:
-                return BLOCK + entry.size  # as nearly every one
+            if is_plain(entry, entry.path, second_of(entry, self._epoch)):
+                return BLOCK + entry.size
         return len(header(entry, epoch=self._epoch)) + content_size(entry)
 
     def _source(self, begin: int, end: int, *, large: bool) -> Fetch | None:

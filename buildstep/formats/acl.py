@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
+from collections.abc import Iterator, Mapping
 
 # acl(5) and linux/posix_acl_xattr.h: a version, then (tag, permissions, id) of each entry, little endian.
 _ACL_VERSION = struct.pack("<I", 2)
@@ -48,9 +50,36 @@ def acl_mode(value: bytes) -> int | None:
     return bits.get(0x01, 0) << 6 | bits.get(0x10, bits.get(0x04, 0)) << 3 | bits.get(0x20, 0)
 
 
-def acl_from_text(text: bytes) -> bytes:
-    """Return the extended attribute's value for SCHILY.acl text with numeric ids. Raises ValueError."""
+def acl_names(text: bytes) -> set[tuple[str, str]]:
+    """Return whom SCHILY.acl text names without a number, as GNU tar writes it. Raises ValueError."""
+    return {
+        (kind, os.fsdecode(who))
+        for kind, who, number, _ in _rows(text)
+        if kind in ("user", "group") and who and not number.isdigit()
+    }
+
+
+def acl_from_text(text: bytes, numbers: Mapping[tuple[str, str], int] | None = None) -> bytes:
+    """Return the extended attribute's value for SCHILY.acl text. Raises ValueError.
+
+    numbers: of whom `acl_names` returned.
+    """
     found = []
+    for kind, who, number, letters in _rows(text):
+        ident = _ACL_NO_ID
+        if kind in ("user", "group") and who:
+            ident = int(number) if number.isdigit() else (numbers or {})[kind, os.fsdecode(who)]
+            if ident >= _ACL_NO_ID:
+                raise ValueError(f"the ACL entry of the {kind} {ident}, a number that is too large")
+        named = ident != _ACL_NO_ID
+        tag = min(t for t, k in _ACL_TAGS.items() if k.decode() == kind and (t in _ACL_NAMED) == named)
+        bits = sum(bit for letter, bit in ((b"r", 4), (b"w", 2), (b"x", 1)) if letter in letters)
+        found.append((tag, ident, _ACL_ENTRY.pack(tag, bits, ident)))
+    return _ACL_VERSION + b"".join(packed for _, _, packed in sorted(found))
+
+
+def _rows(text: bytes) -> Iterator[tuple[str, bytes, bytes, bytes]]:
+    """Yield kind, qualifier, number and permissions of each entry. Raises ValueError."""
     for row in text.replace(b"\n", b",").split(b","):
         fields = [field.strip() for field in row.partition(b"#")[0].split(b":")]
         if fields == [b""]:
@@ -58,10 +87,5 @@ def acl_from_text(text: bytes) -> bytes:
         if len(fields) not in (3, 4) or fields[0] not in (b"user", b"group", b"mask", b"other"):
             raise ValueError(f"the ACL entry {row!r} is not understood")
         kind, who, letters = fields[:3]
-        named = bool(who) and kind in (b"user", b"group")
         # With a fourth field `who` may be a name that is not known here.
-        ident = int(fields[3] if len(fields) == 4 else who) if named else _ACL_NO_ID
-        tag = min(t for t, k in _ACL_TAGS.items() if k == kind and (t in _ACL_NAMED) == named)
-        bits = sum(bit for letter, bit in ((b"r", 4), (b"w", 2), (b"x", 1)) if letter in letters)
-        found.append((tag, ident, _ACL_ENTRY.pack(tag, bits, ident)))
-    return _ACL_VERSION + b"".join(packed for _, _, packed in sorted(found))
+        yield kind.decode(), who, fields[3] if len(fields) == 4 else who, letters

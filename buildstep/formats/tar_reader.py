@@ -7,12 +7,12 @@ import binascii
 import os
 import tarfile
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, cast
 
 from buildstep.errors import ImageError
-from buildstep.formats.acl import acl_from_text, acl_mode
+from buildstep.formats.acl import acl_from_text, acl_mode, acl_names
 from buildstep.formats.decompress import Decompressed
 from buildstep.formats.member_path import MemberFault, clean_path
 from buildstep.formats.tar_writer import xattr_name
@@ -44,6 +44,8 @@ _MAX_EXTENSION = 16 << 20
 
 _MAX_XATTR_NAME = 255
 _MAX_TARGET = 4095
+_LAST_SECOND = 2**62
+"""Far from what a file system keeps, and safe in the arithmetic of a kernel with 64-bit times."""
 _ACLS = {
     "SCHILY.acl.access": b"system.posix_acl_access",
     "SCHILY.acl.default": b"system.posix_acl_default",
@@ -54,11 +56,16 @@ _PLAIN_ACL = 4 + 3 * 8
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member. link: the target of a hard link, else None. extents: where the content belongs."""
+    """One member. link: the target of a hard link, else None. extents: where the content belongs.
+
+    acls: ACLs that name users or groups without their numbers (attribute, text), which are not in the entry
+    yet: the numbers are known once the image's own tables are (`with_acls`).
+    """
 
     entry: Entry
     link: bytes | None
     extents: Extents
+    acls: tuple[tuple[bytes, bytes], ...] = ()
 
 
 def members(source: Decompressed, *, verified: bool = False) -> Iterator[tarfile.TarInfo]:
@@ -150,6 +157,7 @@ def parse(info: tarfile.TarInfo) -> Member:
         xattrs=_xattrs(info.pax_headers),
     )
     _apply_acl(entry)
+    acls = _named_acls(info.pax_headers)
     extents: Extents = ()
     if kind == "f":
         entry.size = info.size
@@ -165,7 +173,22 @@ def parse(info: tarfile.TarInfo) -> Member:
         if entry.rdev == (0, 0) and kind == "c":
             # overlayfs(5): in a lower layer it hides what is below it.
             raise MemberFault("the device 0:0, which means a removed file to overlayfs")
-    return Member(entry, None, extents)
+    return Member(entry, None, extents, acls)
+
+
+def with_acls(
+    entry: Entry, acls: Iterable[tuple[bytes, bytes]], numbers: Mapping[tuple[str, str], int]
+) -> None:
+    """Give an entry the ACLs of its member that name somebody. numbers: of whom `acl_names` returns."""
+    found = dict(entry.xattrs) | {name: acl_from_text(text, numbers) for name, text in acls}
+    entry.xattrs = tuple((name, found[name]) for name in sorted(found))
+    entry.text = b""
+    _apply_acl(entry)
+
+
+def _named_acls(headers: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ...]:
+    texts = ((name, raw(headers[key])) for key, name in _ACLS.items() if key in headers)
+    return tuple((name, text) for name, text in texts if acl_names(text))
 
 
 def _apply_acl(entry: Entry) -> None:
@@ -193,17 +216,23 @@ def _mtime(info: tarfile.TarInfo) -> int:
     """Return the exact time in nanoseconds; tarfile's float is not exact."""
     text = info.pax_headers.get("mtime")
     if text is None:
-        return int(info.mtime) * 1_000_000_000
+        return _checked(int(info.mtime)) * 1_000_000_000
     whole, _, part = text.partition(".")
     try:
-        seconds = int(whole or "0")
+        seconds = _checked(int(whole or "0"))
         nanoseconds = int((part + "000000000")[:9])
     except ValueError:
         raise MemberFault(f"the time {text!r}") from None
     if whole.startswith("-"):
         nanoseconds = -nanoseconds
-    value = seconds * 1_000_000_000 + nanoseconds
-    return min(max(value, -(2**62)), 2**62)
+    return seconds * 1_000_000_000 + nanoseconds
+
+
+def _checked(seconds: int) -> int:
+    """Refuse a time that no system call takes; one that a file system cannot keep stays in the file list."""
+    if not -_LAST_SECOND <= seconds <= _LAST_SECOND:
+        raise MemberFault(f"a time of {seconds} seconds since 1970")
+    return seconds
 
 
 def _xattrs(headers: Mapping[str, str]) -> tree_entry.Xattrs:
@@ -217,7 +246,7 @@ def _xattrs(headers: Mapping[str, str]) -> tree_entry.Xattrs:
                 found.setdefault(name, base64.b64decode(padded, validate=True))
             elif key.startswith("SCHILY.xattr."):
                 found[xattr_name(raw(key[13:]))] = raw(value)
-            elif key in _ACLS:
+            elif key in _ACLS and not acl_names(raw(value)):
                 acl = acl_from_text(raw(value))
                 if key.endswith("default") or len(acl) != _PLAIN_ACL:
                     found[_ACLS[key]] = acl

@@ -1,12 +1,14 @@
 """Write tar archives: ustar headers where they suffice, pax records where they do not.
 
 Format: POSIX.1-2017 pax and ustar; GNU tar's manual for GNU.sparse 1.0; star's SCHILY.xattr and SCHILY.acl
-keywords. There are no user and group names and no times in pax records, so that the same tree always
-gives the same bytes.
+keywords; libarchive's tar(5) for LIBARCHIVE.xattr. There are no user and group names and no parts of
+seconds, so that the same tree always gives the same bytes.
 """
 
 from __future__ import annotations
 
+import base64
+import urllib.parse
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
@@ -26,6 +28,7 @@ OPAQUE = b".wh..wh..opq"
 MAX_ID = 0o7777777
 """The largest user or group id that fits into a ustar header."""
 _MAX_SIZE = 0o77777777777
+"""The largest size, and the last second since 1970, that fits into a ustar header."""
 _TYPES = {"f": b"0", "l": b"2", "c": b"3", "b": b"4", "d": b"5", "p": b"6"}
 _MAGIC = b"ustar\x0000" + bytes(64)
 _NO_DEVICE = b"0000000\x000000000\x00"
@@ -137,11 +140,39 @@ def _xattr_records(xattrs: Xattrs, *, acl_text: bool) -> list[tuple[bytes, bytes
             if text is not None:
                 records.append((_ACLS[name], text))
                 continue
-        records.append((xattr_key(name), value))
+        key = xattr_key(name)
+        records.append((key, value))
+        if not key.endswith(name):
+            # bsdtar, and who reads records with Go or Python, does not know GNU tar's way to write such a
+            # name, but this one is documented, and for all names (libarchive's tar(5)).
+            quoted = urllib.parse.quote_from_bytes(name).encode()
+            records.append((b"LIBARCHIVE.xattr." + quoted, base64.b64encode(value).rstrip(b"=")))
     return records
 
 
 # -- entries --------------------------------------------------------------------------------------------
+
+
+def second_of(entry: Entry, epoch: int | None) -> int:
+    """Return the time that an archive has of an entry: whole seconds since 1970, at most `epoch`."""
+    second = entry.mtime // 1_000_000_000
+    return second if epoch is None or second <= epoch else epoch
+
+
+def is_plain(entry: Entry, name: bytes, second: int) -> bool:
+    """Whether one ustar header says all of a file or directory, as it does for nearly every one.
+
+    name: as the archive has it; second: see `second_of`. A file over 8 GiB is looked at elsewhere.
+    """
+    return (
+        entry.kind in ("f", "d")
+        and len(name) <= 100
+        and not entry.xattrs
+        and not entry.first
+        and entry.uid <= MAX_ID
+        and entry.gid <= MAX_ID
+        and 0 <= second <= _MAX_SIZE
+    )
 
 
 def content_size(entry: Entry, extents: Extents | None = None) -> int:
@@ -171,29 +202,17 @@ def header(
     tools restore.
     """
     kind = entry.kind
-    mtime = entry.mtime // 1_000_000_000
-    if epoch is not None and mtime > epoch:
-        mtime = epoch
-    mtime = min(max(mtime, 0), _MAX_SIZE)
+    second = second_of(entry, epoch)
     name = entry.path if kind != "d" else entry.path + b"/" if entry.path else b"./"
     size = entry.size if kind == "f" and not entry.first else 0
-    if (  # nearly every file and directory of nearly every image
-        kind in ("f", "d")
-        and len(name) <= 100
-        and not entry.xattrs
-        and not entry.first
-        and extents is None
-        and entry.uid <= MAX_ID
-        and entry.gid <= MAX_ID
-        and size <= _MAX_SIZE
-    ):
+    if extents is None and size <= _MAX_SIZE and is_plain(entry, name, second):
         owner = _owner(entry.mode, entry.uid, entry.gid)
-        return _ustar(name, owner, size, mtime, _plain_tail(b"0" if kind == "f" else b"5"))
-    return _full_header(entry, name, size, mtime, extents, acl_text=acl_text)
+        return _ustar(name, owner, size, second, _plain_tail(b"0" if kind == "f" else b"5"))
+    return _full_header(entry, name, size, second, extents, acl_text=acl_text)
 
 
 def _full_header(
-    entry: Entry, name: bytes, size: int, mtime: int, extents: Extents | None, *, acl_text: bool
+    entry: Entry, name: bytes, size: int, second: int, extents: Extents | None, *, acl_text: bool
 ) -> bytes:
     records: list[tuple[bytes, bytes]] = []
     body = b""
@@ -218,15 +237,15 @@ def _full_header(
     if len(link) > 100:
         records.append((b"linkpath", link))
         link = link[:100]
-    records += [
-        (key, b"%d" % value)
+    uid, gid, size, second = (
+        _number(records, key, value, limit)
         for key, value, limit in (
             (b"uid", entry.uid, MAX_ID),
             (b"gid", entry.gid, MAX_ID),
             (b"size", size, _MAX_SIZE),
+            (b"mtime", second, _MAX_SIZE),
         )
-        if value > limit
-    ]
+    )
     if any(not _is_utf8(value) for _, value in records):
         # Without it pax text is UTF-8, and a reader may refuse or change the name.
         records.insert(0, (b"hdrcharset", b"BINARY"))
@@ -234,16 +253,21 @@ def _full_header(
     device = _NO_DEVICE
     if entry.kind in "cb":
         device = b"%07o\0%07o\0" % entry.rdev
-    owner = _owner(
-        entry.mode,
-        entry.uid if entry.uid <= MAX_ID else 0,
-        entry.gid if entry.gid <= MAX_ID else 0,
-    )
     typeflag = b"1" if entry.first else _TYPES[entry.kind]
-    size = size if size <= _MAX_SIZE else 0
     tail = _tail(typeflag, link=link, device=device, prefix=split[0])
-    block = _ustar(split[1], owner, size, mtime, tail)
+    block = _ustar(split[1], _owner(entry.mode, uid, gid), size, second, tail)
     return (_pax_header(records) if records else b"") + block + body
+
+
+def _number(records: list[tuple[bytes, bytes]], key: bytes, value: int, limit: int) -> int:
+    """Return what the ustar header has of a number; one that does not fit goes into a record.
+
+    Readers that know no pax see the nearest time that fits, and 0 for any other number.
+    """
+    if 0 <= value <= limit:
+        return value
+    records.append((key, b"%d" % value))
+    return limit if key == b"mtime" and value > limit else 0
 
 
 def _is_utf8(value: bytes) -> bool:

@@ -20,12 +20,15 @@ from typing import IO
 
 from buildstep.errors import ImageError
 from buildstep.events import Bus
+from buildstep.formats.acl import acl_names
 from buildstep.formats.decompress import Decompressed
 from buildstep.formats.member_path import MemberFault, inside
-from buildstep.formats.tar_reader import Member, members, parse, raw
+from buildstep.formats.tar_reader import Member, members, parse, raw, with_acls
 from buildstep.formats.tar_writer import OPAQUE, WHITEOUT
 from buildstep.formats.tree_writer import TreeWriter
+from buildstep.system.accounts import TABLES, number_of
 from buildstep.system.remove import remove_tree
+from buildstep.system.root import Root
 from buildstep.system.text import plural, shown, shown_path
 from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.scan import link_groups
@@ -99,11 +102,13 @@ class _Extraction:
         self._found = {path: replace(entry) for path, entry in found.items()}
         self._found.setdefault(b"", Entry(b"", "d", 0o755, 0, 0))
         self._writer = TreeWriter(into, self._found, privileged=privileged, bus=bus)
+        self._root = Root(into)
         self._limits = limits
         self._layer = layer
         self._new: set[bytes] = set()
         self._touched: set[bytes] = {b""}
         self._links: dict[bytes, int] = {}
+        self._named_acls: dict[bytes, tuple[tuple[bytes, bytes], ...]] = {}
         self._count = itertools.count()
         self._faults: list[str] = []
         self._fault_count = 0
@@ -195,6 +200,9 @@ class _Extraction:
             self._write(entry, member, source, exists=old is not None and old.kind == "d")
         self._found[entry.path] = entry
         self._new.add(entry.path)
+        self._named_acls.pop(entry.path, None)
+        if member.acls:
+            self._named_acls[entry.path] = member.acls
         return True
 
     def _inside(self, member: Member) -> Member:
@@ -253,16 +261,19 @@ class _Extraction:
     def _drop(self, path: bytes) -> None:
         """Remove what an earlier member, or a lower layer, left at a path."""
         self._links.pop(path, None)
+        self._named_acls.pop(path, None)
         if self._found.pop(path).kind == "d":
             prefix = path + b"/"
             for below in [p for p in self._found if p.startswith(prefix)]:
                 del self._found[below]
                 self._links.pop(below, None)
+                self._named_acls.pop(below, None)
         if not self._fault_count:
             remove_tree(os.fsdecode(self._writer.full(path)))
 
     def _finish(self) -> None:
-        """Finish the directories, innermost first, then the hashes and the hard-link groups."""
+        """Finish ACLs, then the directories, innermost first, then the hashes and the hard-link groups."""
+        self._resolve_acls()
         for path in sorted(self._touched, reverse=True):
             entry = self._found.get(path)
             if entry is None or entry.kind != "d":
@@ -276,6 +287,28 @@ class _Extraction:
         for path, number in self._links.items():
             # A link made while its file was still being hashed, in a thread, does not know yet.
             self._found[path].sha256 = digests.get(number, "")
+
+    def _resolve_acls(self) -> None:
+        """Set the ACLs that name users and groups, with the numbers that these have in the tree itself."""
+        for path, acls in self._named_acls.items():
+            numbers: dict[tuple[str, str], int] = {}
+            for what, name in sorted(set().union(*(acl_names(text) for _, text in acls))):
+                number = number_of(what, name, self._root)
+                if number is None:
+                    self._fault(
+                        os.fsdecode(path),
+                        f"its ACL names the {what} {name!r}, which the image's {TABLES[what]} does not have;"
+                        " add it there, or pack with bsdtar, which writes the number too",
+                    )
+                else:
+                    numbers[what, name] = number
+            if self._fault_count:
+                continue
+            group = self._links.get(path)
+            for member in [path] if group is None else [p for p, n in self._links.items() if n == group]:
+                with_acls(self._found[member], acls, numbers)
+            if self._found[path].kind != "d":
+                self._writer.finish(self._found[path], self._writer.full(path))
 
     # -- whiteouts
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import os
-import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildstep.errors import BuildstepError, Fault, SpecError
+from buildstep.errors import Fault, SpecError
 from buildstep.system import userns
+from buildstep.system.accounts import number_of
 from buildstep.system.root import Root
 from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.scan import Owner, plain_mode
@@ -99,29 +99,13 @@ def _ids(owner: str, root: Root, where: str, faults: list[Fault]) -> tuple[int, 
         return None
     user, _, group = owner.partition(":")
     group = group or user
-    uid = _lookup(user, root, "/etc/passwd")
-    gid = _lookup(group, root, "/etc/group")
+    uid = number_of("user", user, root)
+    gid = number_of("group", group, root)
     for name, found, what in ((user, uid, "user"), (group, gid, "group")):
         if found is None:
             hint = "use a number, or order packages-first if a package adds it"
             faults.append(Fault(where=where, message=f"the image has no {what} {name!r}", hint=hint))
     return (uid or 0, gid or 0)
-
-
-def _lookup(name: str, root: Root, table: str) -> int | None:
-    if re.fullmatch(r"[0-9]+", name):
-        return int(name)
-    if name == "root":
-        return 0
-    try:
-        text = root.read(table).decode(errors="replace")
-    except (OSError, BuildstepError):
-        return None
-    for row in text.splitlines():
-        fields = row.split(":")
-        if len(fields) > 2 and fields[0] == name and fields[2].isdigit():
-            return int(fields[2])
-    return None
 
 
 def hard_link_groups(proto: Path, copied: Mapping[str, str]) -> list[list[str]]:

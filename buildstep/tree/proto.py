@@ -72,6 +72,11 @@ class ProtoDir:
         yield from self.valid
         yield from self.fresh
 
+    def times(self) -> Iterator[tuple[bytes, int]]:
+        """Yield every path with its mtime (ns), in no order."""
+        yield from ((path, known_entry(row).mtime) for path, row in self.valid.items())
+        yield from ((path, seen.mtime) for path, seen in self.fresh.items())
+
     @property
     def files(self) -> int:
         """How many regular files there are."""

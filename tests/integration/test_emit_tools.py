@@ -22,7 +22,7 @@ from buildstep.emit import layer as emit_layer
 from buildstep.emit.interface import Artifact, EmitJob
 from buildstep.emit.read_pass import with_parents
 from buildstep.errors import EmitError, ImageError
-from buildstep.events import Bus
+from buildstep.events import Bus, Event, Note
 from buildstep.formats.codecs import codec
 from buildstep.formats.unpack import apply_layer, unpack
 from buildstep.system import output_set
@@ -228,6 +228,85 @@ def test_times_are_kept(root: Path, tmp_path: Path) -> None:
         assert (into / name).stat().st_mtime == 1_500_000_000
     assert (into / "link").lstat().st_mtime == 7
     assert (into / "listed").stat().st_mtime == trees.EPOCH
+
+
+FAR = {"old": -86_400, "ancient": -2_000_000_000, "late": 5_000_000_000, "later": 8_800_000_000}
+"""Seconds since 1970: before it, after 2106, and after 2242, where the header's field ends. umoci counts
+nanoseconds in 64 bits, up to 2262."""
+
+
+@pytest.mark.parametrize("reader", ["tar", "bsdtar", "umoci"])
+def test_times_far_from_now_are_kept_in_every_format(tmp_path: Path, reader: str) -> None:
+    require(reader)
+    top, into = tmp_path / "root", tmp_path / "into"
+    for folder in (top, into):
+        folder.mkdir()
+    for name, second in FAR.items():
+        (top / name).write_bytes(b"")
+        (top / f"{name}-link").symlink_to(name)
+        for path in (top / name, top / f"{name}-link"):
+            os.utime(path, (second, second), follow_symlinks=False)
+    tree = trees.scanned(top)
+    if reader == "umoci":
+        (artifact,) = write(trees.job(top, tmp_path / "x-1", tree=tree, epoch=None), "oci")
+        layers(artifact.path, tmp_path / "apart")
+        run("umoci", "unpack", "--image", f"{tmp_path / 'apart'}:1.0.0", tmp_path / "bundle")
+        into = tmp_path / "bundle/rootfs"
+    else:
+        (artifact,) = write(trees.job(top, tmp_path / "x-1", tree=tree, epoch=None), "tar")
+        run(reader, "-xpf", artifact.path, "-C", into)
+    for name, second in FAR.items():
+        for path in (into / name, into / f"{name}-link"):
+            assert int(path.lstat().st_mtime) == second, path
+
+
+def test_attributes_with_an_equals_sign_in_their_name(tmp_path: Path) -> None:
+    top = tmp_path / "root"
+    top.mkdir()
+    (top / "file").write_bytes(b"x")
+    os.setxattr(top / "file", "user.a=b", b"=1\n")
+    heard: list[Event] = []
+    (artifact,) = write(trees.job(top, tmp_path / "x-1", bus=Bus(heard.append)), "tar")
+    path = artifact.path
+    assert [event.text.partition(":")[0] for event in heard if isinstance(event, Note)] == [
+        "1 path with an extended attribute whose name holds `=`"
+    ]
+    for argv in (["tar", "--xattrs", "--xattrs-include=*"], ["bsdtar"]):
+        require(argv[0])
+        into = tmp_path / argv[0]
+        into.mkdir()
+        run(*argv, "-xpf", path, "-C", into)
+        assert os.getxattr(into / "file", "user.a=b") == b"=1\n", argv
+    into = tmp_path / "ours"
+    into.mkdir()
+    with path.open("rb") as stream:
+        assert unpack(stream, into, privileged=True)[b"file"].xattrs == ((b"user.a=b", b"=1\n"),)
+
+
+@pytest.mark.parametrize("packer", ["tar", "bsdtar"])
+def test_acls_that_other_tools_wrote_with_names(tmp_path: Path, packer: str) -> None:
+    require(packer, "setfacl")
+    top, into = tmp_path / "root", tmp_path / "into"
+    (top / "etc").mkdir(parents=True)
+    into.mkdir()
+    (top / "acl").write_bytes(b"x")
+    run("setfacl", "-m", "u:games:rw,g:tty:r", top / "acl")
+    # The image's games and tty are not the CI host's: GNU tar writes names, bsdtar numbers as well.
+    (top / "etc/passwd").write_text("games:x:4005:60::/:\n")
+    (top / "etc/group").write_text("tty:x:4006:\n")
+    path = tmp_path / "theirs.tar"
+    run(packer, "--acls", "-cf", path, "-C", top, ".")
+    with path.open("rb") as stream:
+        found = unpack(stream, into, privileged=True)
+    text = run("getfacl", "--numeric", "--omit-header", "--absolute-names", into / "acl")
+    ids = (5, 5) if packer == "bsdtar" else (4005, 4006)
+    assert text.splitlines()[:4] == [
+        "user::rw-",
+        f"user:{ids[0]}:rw-",
+        "group::r--",
+        f"group:{ids[1]}:r--",
+    ]
+    assert tree_digest(found) == tree_digest(trees.scanned(into))
 
 
 def test_a_default_acl_of_a_lower_layer_does_not_reach_what_is_made_in_it(root: Path, tmp_path: Path) -> None:

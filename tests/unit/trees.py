@@ -108,7 +108,7 @@ def entries(draw: st.DrawFn) -> tuple[FileList, dict[bytes, bytes]]:
             draw(st.integers(0, 0o7777)),
             draw(_IDS),
             draw(_IDS),
-            mtime=draw(st.integers(0, 2**33 - 1)) * 1_000_000_000,
+            mtime=draw(st.integers(-(2**36), 2**36)) * 1_000_000_000,
             xattrs=tuple(sorted(draw(_ATTRS).items())),
         )
         if kind == "d":

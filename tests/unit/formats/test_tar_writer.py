@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import tarfile
 import time
+import urllib.parse
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,11 +81,32 @@ def test_a_plain_entry_is_one_block_and_has_no_names_or_fractions() -> None:
 
 @pytest.mark.parametrize(
     ("mtime", "epoch", "want"),
-    [(2_000_000_000, 1_700_000_000, 1_700_000_000), (5, 10, 5), (-7, None, 0), (9, 0, 0)],
+    [(2_000_000_000, 1_700_000_000, 1_700_000_000), (5, 10, 5), (9, 0, 0)],
 )
 def test_times_are_clamped(mtime: int, epoch: int | None, want: int) -> None:
     head = tar_writer.header(replace(PLAIN, mtime=mtime * 10**9), epoch=epoch)
     assert int(head[136:147], 8) == want
+
+
+@pytest.mark.parametrize(
+    ("second", "seen_without_pax"),
+    [
+        (-1, 0),
+        (-(2**36), 0),
+        (2**32, 2**32),
+        (2**33 - 1, 2**33 - 1),
+        (2**33, 2**33 - 1),
+        (2**40, 2**33 - 1),
+    ],
+)
+def test_times_before_1970_and_after_2242_are_kept(second: int, seen_without_pax: int) -> None:
+    late = replace(PLAIN, mtime=second * 10**9 + 5)
+    assert one(late).mtime == second
+    head = tar_writer.header(late, epoch=None)
+    assert int(head[-512:][136:147], 8) == seen_without_pax
+    assert (len(head) == 512) == (second == seen_without_pax)
+    if second > 5:
+        assert tar_writer.header(late, epoch=5) == tar_writer.header(replace(PLAIN, mtime=5 * 10**9), epoch=5)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +170,13 @@ def test_xattr_names_and_values_survive() -> None:
         assert tar_writer.xattr_name(tar_writer.xattr_key(name)[len(b"SCHILY.xattr.") :]) == name
     member = one(replace(PLAIN, xattrs=pairs))
     assert member.pax_headers["SCHILY.xattr.user.a%3Db"] == "\n=\0"
+    # Who does not know GNU tar's way of writing a name with `=` finds it, and its value, in libarchive's.
+    told = {
+        urllib.parse.unquote_to_bytes(key[17:]): base64.b64decode(value + "=" * (-len(value) % 4))
+        for key, value in member.pax_headers.items()
+        if key.startswith("LIBARCHIVE.xattr.")
+    }
+    assert told == dict(pairs[1:3])
 
 
 ACL = struct.pack("<I", 2) + b"".join(
@@ -172,7 +202,14 @@ def test_acls_become_text_and_come_back() -> None:
     assert acl.acl_from_text(b"user::rw-\nuser:lisa:r--:1000 # c\ngroup::r--\nmask::r--\nother::---")
     for junk in (b"", b"\x01\0\0\0", ACL[:-1], ACL[:4] + b"\xff" * 8):
         assert acl.acl_to_text(junk) is None
-    for wrong in (b"user", b"nobody::rwx", b"user:lisa:rwx"):
+    named = b"user::rw-,user:lisa:r--,group::r--,group:w=eb:r--,mask::r--,other::---"
+    numbers = {("user", "lisa"): 1000, ("group", "w=eb"): 7}
+    assert acl.acl_names(named) == set(numbers)
+    assert acl.acl_names(text) == set()
+    assert acl.acl_to_text(acl.acl_from_text(named, numbers)) == (
+        b"user::rw-,user:1000:r--:1000,group::r--,group:7:r--:7,mask::r--,other::---"
+    )
+    for wrong in (b"user", b"nobody::rwx", b"user:4294967295:rwx"):
         with pytest.raises(ValueError):
             acl.acl_from_text(wrong)
 

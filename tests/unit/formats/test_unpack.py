@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from buildstep.errors import ImageError
+from buildstep.formats import acl
 from buildstep.formats.codecs import codec
 from buildstep.formats.unpack import Limits, apply_layer, unpack
 from buildstep.tree import entry as tree_entry
@@ -288,6 +289,7 @@ HOSTILE: list[tuple[str, bytes, str]] = [
     ("long name", tar(("x" * 300, b"")), "too long"),
     ("long path", tar(("x/" * 3000 + "y", b"")), "a path of 6001 bytes"),
     ("time", tar(info("t", pax_headers={"mtime": "nan"})), "the time"),
+    ("endless time", tar(info("t", pax_headers={"mtime": "9" * 20})), "a time of"),
     ("acl", tar(info("t", pax_headers={"SCHILY.acl.access": "root"})), "not understood"),
     ("xattr", tar(info("t", pax_headers={"SCHILY.xattr.": "x"})), "attribute"),
     ("base64", tar(info("t", pax_headers={"LIBARCHIVE.xattr.user.x": "*"})), "not understood"),
@@ -369,6 +371,53 @@ def test_acl_text_becomes_the_attribute(into: Path) -> None:
     assert name == b"system.posix_acl_access"
     assert value[:4] == struct.pack("<I", 2)
     assert len(value) == 4 + 5 * 8
+
+
+NAMED = "user::rw-\nuser:lisa:rw-\ngroup::r--\ngroup:web:r-x\nmask::rwx\nother::r--\n"
+"""As GNU tar writes it; with and without --numeric-owner."""
+
+
+def with_names(*more: tarfile.TarInfo | tuple[str, bytes]) -> bytes:
+    return tar(
+        info("f", pax_headers={"SCHILY.acl.access": NAMED}),
+        link("twin", "f"),
+        directory("d", pax_headers={"SCHILY.acl.access": NAMED, "SCHILY.acl.default": NAMED}),
+        ("d/inside", b""),
+        ("etc/group", b"web:x:33:\n"),
+        *more,
+    )
+
+
+def test_names_in_acls_are_those_of_the_images_own_tables(into: Path) -> None:
+    found = extract(with_names(("etc/passwd", b"root:x:0:0::/:\nlisa:x:1000:1000::/:\n")), into)
+    text = b"user::rw-,user:1000:rw-:1000,group::r--,group:33:r-x:33,mask::rwx,other::r--"
+    for path in (b"f", b"twin", b"d"):
+        assert acl.acl_to_text(dict(found[path].xattrs)[b"system.posix_acl_access"]) == text
+        assert found[path].mode == 0o674  # with the mask for the group
+    assert found[b"twin"].first == b"f"
+    assert acl.acl_to_text(dict(found[b"d"].xattrs)[b"system.posix_acl_default"]) == text
+    assert found[b"d/inside"].xattrs == ()
+    # A later member of the name counts, not the first.
+    late = with_names(("etc/passwd", b"lisa:x:5:5::/:\n"), ("f", b"plain"))
+    other = into.parent / "other"
+    other.mkdir()
+    assert extract(late, other)[b"f"].xattrs == ()
+
+
+def test_names_in_acls_that_the_image_does_not_know_are_told(into: Path) -> None:
+    told = refused(with_names(("etc/passwd", b"root:x:0:0::/:\n")), into)
+    assert "  f: its ACL names the user 'lisa', which the image's etc/passwd does not have" in told
+    assert "  d: its ACL names" in told
+    assert "web" not in told
+
+
+@pytest.mark.parametrize(
+    ("text", "want"), [("-7.5", -7_500_000_000), ("6000000000.25", 6_000_000_000_250_000_000)]
+)
+def test_times_that_are_far_from_now(into: Path, text: str, want: int) -> None:
+    found = extract(tar(info("f", pax_headers={"mtime": text})), into)
+    assert found[b"f"].mtime == want
+    assert (into / "f").stat().st_mtime_ns == want
 
 
 # -- layers -----------------------------------------------------------------------------------------------
