@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from buildstep.build import cache_inputs
+from buildstep.build import cache_inputs, layer_comments
 from buildstep.build.finished_tree import Snapshot, TreeFacts, largest
 from buildstep.cache import kept_tree, outputs
 from buildstep.cache.blobs import BlobStore
@@ -38,11 +38,6 @@ def inputs_key(spec: BuildSpec, image: ImageRecord, resolution: KeptResolution |
     return outputs.key_of(
         {**cache_inputs.decisive(spec, image, "", resolution), "kept tree": kept_tree.FORMAT}
     )
-
-
-def part_comment(number: int, count: int) -> str:
-    """Return what the history says of one of the layers that a proto directory was cut into."""
-    return f"proto directory, part {number} of {count}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +85,7 @@ class ContentUpdate:
         folders = {entry.path: entry for entry in rows}
         tree.blobs.clear()
         for number, places in enumerate(tree.layers, 1):
-            comment = part_comment(number, len(tree.layers))
+            comment = layer_comments.part(number, len(tree.layers))
             name = self._reusable(places)
             blob = blobs.reuse(name, comment) if name else None
             if blob is None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from buildstep.build import cache_inputs, extend_layer, package_resolution, proto_check
+from buildstep.build import cache_inputs, extend_layer, layer_comments, package_resolution, proto_check
 from buildstep.build.clones import clean, copy_proto_dir, drop_clone, make_clone, read_clone
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.finished_tree import Snapshot
@@ -122,7 +122,7 @@ def go_on(context: BuildContext, state: BuildState, layer: CachedLayer) -> None:
         return
     # Whatever this layer was made from, it is one, as it is where all packages were installed at once.
     key = f"packages {state.image.tree_digest} {record.tree_digest}"
-    comment = _comment(record.inputs["packages"])
+    comment = layer_comments.packages(context.spec)
     stored = state.blobs.find_key(key, comment)
     if stored is not None:
         state.layers.append(stored)
@@ -255,7 +255,7 @@ def _made(context: BuildContext, state: BuildState, target: Target) -> Made:
     finished = read_clone(context, state, base)
     _set_below(context, state, finished)
     if state.blobs is not None:
-        _add_blob(state, state.dataset.path, base, _comment(context.spec.packages))
+        _add_blob(state, state.dataset.path, base, layer_comments.packages(context.spec))
     if target.key and package_resolution.is_as_resolved(context, state):
         _keep(context, state, finished, target, seconds=time.monotonic() - target.begin)
     return Made(key=target.key, reason=_made_text(state, target.missing))
@@ -281,7 +281,7 @@ def _extend(
     extend_layer.touch_folders(finished.entries, finished.changes, base, time.time_ns())
     _set_below(context, state, finished)
     if state.blobs is not None:
-        _add_blob(state, state.dataset.path, base, _comment(context.spec.packages))
+        _add_blob(state, state.dataset.path, base, layer_comments.packages(context.spec))
     state.origin = entries
     seconds = time.monotonic() - target.begin + record.seconds
     _keep(context, state, finished, target, seconds=seconds, smaller=record)
@@ -381,7 +381,3 @@ def _add_blob(state: BuildState, root: Path, base: FileList, comment: str) -> No
 def _made_text(state: BuildState, missing: str) -> str:
     assert state.installed is not None
     return f"{len(state.installed.packages)} packages in the image; {missing}"
-
-
-def _comment(packages: Sequence[str]) -> str:
-    return f"packages: {', '.join(packages) or 'upgrade'}"

@@ -41,11 +41,12 @@ class Blob:
 class EmitJob:
     """One image, ready to be written.
 
-    tree: every entry; root: where their content is. changes: the top layer. layers: the finished ones below
-    it, base first; more: further ones between those and the top, each made when it is asked for. config: the
-    manifest's `build.oci` object. compression: None for each format's default. epoch: latest mtime (s) in
-    the image, None for no limit. stem: where to write, without extension (`bits/hello/hello-1.0.0`).
-    native: for formats that send a dataset.
+    tree: every entry; root: where their content is. changes: the top layer; comment: what it is, for the
+    image's history. layers: the finished ones below it, base first, of which base_layers are the base's;
+    more: further ones between those and the top, each made when it is asked for. config: the manifest's
+    `build.oci` object. compression: None for each format's default. epoch: latest mtime (s) in the image,
+    None for no limit. stem: where to write, without extension (`bits/hello/hello-1.0.0`). native: for formats
+    that send a dataset.
     """
 
     tree: FileList
@@ -53,6 +54,8 @@ class EmitJob:
     changes: Changes
     layers: tuple[Blob, ...]
     more: Iterable[Blob] = ()
+    base_layers: int = 0
+    comment: str = ""
     manifest: Mapping[str, Any]
     config: Mapping[str, Any]
     base_config: Mapping[str, Any]

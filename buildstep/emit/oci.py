@@ -126,11 +126,10 @@ class _Archive:
     def finish(self, stream: Stream) -> Artifact:
         """Complete the archive, once the top layer's content is written."""
         job, layers = replace(self.job, layers=tuple(self._layers), more=()), list(self._layers)
-        comment = "; ".join(layer.comment for layer in layers)
         if job.changes.entries or job.changes.removed or not layers:
             write_all(self._fd, padding(stream.size))
             os.pwrite(self._fd, big_size_header(_blob_name(stream.sha256), stream.size), self._top)
-            layers.append(layer_blob(self._path, stream, self._codec, comment=comment))
+            layers.append(layer_blob(self._path, stream, self._codec, comment=job.comment))
         else:
             os.lseek(self._fd, self._top, os.SEEK_SET)
             os.ftruncate(self._fd, self._top)

@@ -82,13 +82,13 @@ def _history(job: EmitJob, layers: Sequence[Blob]) -> list[dict[str, Any]]:
     """Return a record for each layer: the base's own for as many as it has, ours for the rest."""
     rows: list[dict[str, Any]] = [dict(row) for row in job.base_config.get("history") or ()]
     count = sum(not row.get("empty_layer") for row in rows)
-    if count > len(job.layers):
+    if count != job.base_layers:
         # A base that was flattened: its history does not fit its layers any more.
         rows, count = [], 0
     ours = {"created": job.created, "created_by": "buildstep"}
     rows += [ours | ({"comment": layer.comment} if layer.comment else {}) for layer in layers[count:]]
-    if len(layers) == len(job.layers):  # no top layer
-        rows.append(ours | {"empty_layer": True, "comment": "; ".join(layer.comment for layer in layers)})
+    if len(layers) == job.base_layers:
+        rows.append(ours | {"empty_layer": True, "comment": "nothing was added to the base image's files"})
     return rows
 
 

@@ -8,8 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from buildstep import emit
-from buildstep.build import proto_check
-from buildstep.build.content_update import part_comment
+from buildstep.build import layer_comments, proto_check
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.finished_tree import Snapshot, TreeFacts
 from buildstep.build.manifest import timestamp
@@ -72,12 +71,15 @@ def _emit(context: BuildContext, state: BuildState, layers: Iterable[Blob]) -> N
     """
     spec, snapshot = context.spec, state.snapshot
     root = state.dataset.path if state.clone is not None else Path()
+    split = context.plan.update is not None or snapshot.emitted is not None
     job = EmitJob(
         tree=snapshot.entries,
         root=root,
         changes=snapshot.changes if snapshot.emitted is None else Changes(snapshot.emitted, ()),
         layers=tuple(state.layers),
         more=layers,
+        base_layers=int(state.image.files > 1),
+        comment=layer_comments.FOLDERS if split else layer_comments.top(spec),
         manifest=spec.manifest,
         config=asdict(spec.oci),
         base_config=state.image.config,
@@ -131,7 +133,7 @@ def _part_layers(context: BuildContext, state: BuildState, parts: list[Changes])
     number = 0
     for part in parts:
         number += bool(part.entries)
-        comment = part_comment(number, count) if part.entries else "what is removed from the base"
+        comment = layer_comments.part(number, count) if part.entries else layer_comments.REMOVED
         blob = blobs.for_content(root, part, folders, comment=comment)
         state.chunks.append((part, blob))
         yield blob

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from buildstep import emit
+from buildstep.build import layer_comments
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.forecast import check_room
 from buildstep.build.manifest import check_manifest
@@ -100,6 +101,6 @@ def _add_base_layer(context: BuildContext, state: BuildState, blobs: BlobStore) 
     if len(state.below) <= 1:
         return
     with context.backend.tree(Kind.IMAGE, image.uuid) as tree:
-        comment = f"base image {image.name} {image.version}"
+        comment = layer_comments.base(image)
         blob = blobs.for_base(f"base {image.tree_digest}", tree, state.below, comment=comment)
     state.layers.append(blob)

@@ -336,7 +336,8 @@ def test_layers_whiteouts_and_parents(root: Path, tmp_path: Path) -> None:
         tmp_path / "x-1",
         tree=tree,
         changes=changes,
-        layers=(replace(lower, comment="sync proto; clean"),),
+        layers=(replace(lower, comment="base image a 1"),),
+        comment="proto directory",
     )
     (artifact,) = write(job, "oci")
     image = Image(artifact.path)
@@ -357,7 +358,7 @@ def test_layers_whiteouts_and_parents(root: Path, tmp_path: Path) -> None:
         "var",
         "var/.wh.empty",
     ]
-    assert [row.get("comment") for row in image.config["history"]] == ["sync proto; clean"] * 2
+    assert [row["comment"] for row in image.config["history"]] == ["base image a 1", "proto directory"]
     # Laid over one another they give the tree.
     into = tmp_path / "into"
     into.mkdir()
@@ -365,6 +366,24 @@ def test_layers_whiteouts_and_parents(root: Path, tmp_path: Path) -> None:
     for layer in image.layers:
         got = unpack.apply_layer(io.BytesIO(layer), into, got, privileged=False)
     assert tree_digest(got) == tree_digest(tree)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_the_history_of_a_base_is_its_own_where_it_fits_its_layers(
+    root: Path, tmp_path: Path, count: int
+) -> None:
+    lower, base = blob(root, tmp_path / "base.blob")
+    theirs = [{"created_by": f"COPY {number}"} for number in range(count)]
+    layers = tuple(replace(lower, comment=name) for name in ("base image a 1", "packages: b"))
+    config = {"history": [*theirs, {"created_by": "CMD", "empty_layer": True}]}
+    job = trees.job(
+        root, tmp_path / "x-1", tree=base, changes=Changes((base[b""],), ()), layers=layers, base_layers=1,
+        comment="proto directory", base_config=config,
+    )  # fmt: skip
+    rows = Image(write(job, "oci")[0].path).config["history"]
+    assert [row.get("comment", row["created_by"]) for row in rows] == [
+        *(["COPY 0", "CMD"] if count == 1 else ["base image a 1"]), "packages: b", "proto directory"
+    ]  # fmt: skip
 
 
 def test_an_empty_top_layer_is_left_out(root: Path, tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+"""What the history of an image says of each of its layers, and the record with it.
+
+They are made of the spec alone: a content update has to give the words of a full build, which are part of the
+image's bytes.
+"""
+
+from __future__ import annotations
+
+from buildstep.images.record import ImageRecord
+from buildstep.spec.load import BuildSpec
+
+
+def base(image: ImageRecord) -> str:
+    """Return the comment of the layer that is the base image."""
+    return f"base image {image.name} {image.version}".rstrip()
+
+
+def packages(spec: BuildSpec) -> str:
+    """Return the comment of the layer that the package manager made; with `proto-first` the proto directory
+    is in it as well."""
+    upgraded = ["upgrade"] if spec.upgrade_first or not spec.packages else []
+    names = f"packages: {', '.join([*upgraded, *spec.packages])}"
+    return f"proto directory; {names}" if spec.order == "proto-first" else names
+
+
+def top(spec: BuildSpec) -> str:
+    """Return the comment of the layer on top of all these."""
+    apart = spec.wants_packages and spec.order == "proto-first"
+    names = ["cleaned" if apart else "proto directory", *(["message of the day"] if spec.motd else [])]
+    return "; ".join(names)
+
+
+def part(number: int, count: int) -> str:
+    """Return the comment of one of the layers that a large proto directory is cut into."""
+    return f"proto directory, part {number} of {count}"
+
+
+REMOVED = "what is removed from the base"
+"""The comment of the layer below those parts, with whiteouts only."""
+
+FOLDERS = "directories of the proto directory, with their times"
+"""The comment of the layer on top of those parts."""
