@@ -112,26 +112,39 @@ class Bus:
 
     def __init__(self, *subscribers: Subscriber) -> None:
         self._subscribers = list(subscribers)
+        self._announced: list[Note] = []
         self.counts: dict[str, int] = {}
         self.current = ""
 
     def subscribe(self, subscriber: Subscriber) -> None:
         self._subscribers.append(subscriber)
+        for note in tuple(self._announced):
+            self._hand(note, (subscriber,))
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
         self._subscribers.remove(subscriber)
 
     def emit(self, event: Event) -> None:
-        """Hand on an event. A view that cannot be written to any more is dropped, and the others told: a log
-        on a full disk ends no build. (That its reader is gone is for the command to see.)"""
-        for subscriber in tuple(self._subscribers):
+        """Hand on an event. A view that cannot be written to any more is dropped, and the others told: no
+        build ends because a log's disk is full or its reader has left."""
+        self._hand(event, tuple(self._subscribers))
+
+    def _hand(self, event: Event, subscribers: tuple[Subscriber, ...]) -> None:
+        for subscriber in subscribers:
+            if subscriber not in self._subscribers:
+                continue  # dropped meanwhile
             try:
                 subscriber(event)
-            except BrokenPipeError:
-                raise
             except OSError as error:
                 self._subscribers.remove(subscriber)
-                self.note(f"a log of this build ends here: {error.strerror}", level="warning")
+                which = f"{error.filename}: " if error.filename else ""
+                self.announce(f"a log of this build ends here: {which}{error.strerror}", level="warning")
+
+    def announce(self, text: str, *, level: Level = "info") -> None:
+        """Tell every subscriber something, those to come as well: the log of a build begins after others."""
+        note = Note(step=self.current, level=level, text=text)
+        self._announced.append(note)
+        self.emit(note)
 
     def note(self, text: str, *, level: Level = "info") -> None:
         """Tell the reader something about the current step."""

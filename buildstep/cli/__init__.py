@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import click
 
 from buildstep import __version__
-from buildstep.errors import BuildstepError, ExitCode
+from buildstep.errors import BuildstepError, DatasetError, ExitCode
+from buildstep.system import standard_streams
 
 COMMANDS = {
     "build": ("buildstep.cli.build", "Build an image from a manifest and a proto directory."),
@@ -30,8 +34,32 @@ COMMANDS = {
 """Command name to (module with a click command named `command`, its one-line help; "" hides it)."""
 
 
+class _BrokenPipe(Exception):
+    """A BrokenPipeError on its way through click, which would end the process with 1 for it."""
+
+    def __init__(self, error: BrokenPipeError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextlib.contextmanager
+def _past_click() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise _BrokenPipe(error) from error
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called: --help costs no driver."""
+
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        with _past_click():
+            return super().make_context(*args, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _past_click():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for name, (_, text) in COMMANDS.items() if text]
@@ -61,6 +89,8 @@ class LazyGroup(click.Group):
             raise
 
 
+READER_LEFT = 128 + signal.SIGPIPE
+
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "auto_envvar_prefix": None}
 
 
@@ -74,6 +104,13 @@ def root(debug: bool) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status; every error ends here and nowhere else."""
+    standard_streams.prepare()
+    status = _main(argv)
+    standard_streams.flush()
+    return status
+
+
+def _main(argv: Sequence[str] | None) -> int:
     debug = "--debug" in (sys.argv if argv is None else argv) or bool(os.environ.get("BUILDSTEP_DEBUG"))
     try:
         status = root.main(
@@ -83,23 +120,67 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
     except click.ClickException as error:
-        error.show(sys.stderr)
+        with standard_streams.telling():
+            error.show(sys.stderr)
         return ExitCode.USAGE
     except click.Abort:
         return 130
-    except BuildstepError as error:
-        print_error(error, debug=debug)
-        return error.code
-    except BrokenPipeError:
-        # The reader of our output has gone: this is no error to report.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 128 + 13
     except KeyboardInterrupt:
         return 130
-    except Exception:  # noqa: BLE001 - nothing is left to catch it: a bug shows its traceback
-        traceback.print_exc()
+    except _BrokenPipe as wrapped:
+        return _ended(wrapped.error, debug=debug)
+    except Exception as error:  # noqa: BLE001 - nothing is left to catch it
+        return _ended(error, debug=debug)
+
+
+def _ended(error: Exception, *, debug: bool) -> int:
+    """Report what ended the command, and return its exit status; a bug shows its traceback."""
+    if isinstance(error, BuildstepError | OSError):
+        status = report_error(error, debug=debug)
+        if status is not None:
+            return status
+    with standard_streams.telling():
+        traceback.print_exception(error)
         click.echo("buildstep: this is a bug in buildstep; please report it with the lines above", err=True)
-        return ExitCode.BUG
+    return ExitCode.BUG
+
+
+def report_error(error: BuildstepError | OSError, *, debug: bool) -> int | None:
+    """Print what an error is, and return its exit status; None for a bug of ours.
+
+    A reader of standard output that leaves (`buildstep image list | head`) has all that it wants: nothing is
+    printed, and the status is that of a program that the signal for it ends.
+    """
+    if standard_streams.reader_left(error):
+        return READER_LEFT
+    from buildstep.system import space
+
+    failure = space.explain(error) or _of_the_machine(error)
+    if failure is None:
+        return None
+    if failure is not error:
+        failure.with_traceback(error.__traceback__)
+        for note in getattr(error, "__notes__", ()):
+            failure.add_note(note)
+    print_error(failure, debug=debug)
+    return failure.code
+
+
+def _of_the_machine(error: BuildstepError | OSError) -> BuildstepError | None:
+    """Return the failure that an error is; None for a bug of ours. What the machine lacks is none."""
+    if isinstance(error, BuildstepError):
+        return error
+    hints = {
+        errno.EACCES: "is there permission to write?",
+        errno.EPERM: "is there permission to write?",
+        errno.EMFILE: "raise the limit of open files (ulimit -n)",
+        errno.ENFILE: "the machine has too many files open (sysctl fs.file-max)",
+        errno.ENOMEM: "the machine is out of memory",
+    }
+    if error.errno not in hints:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return DatasetError(f"{where}{error.strerror}", hint=hints[error.errno])
 
 
 def debugging() -> bool:
@@ -112,7 +193,7 @@ def debugging() -> bool:
 def print_error(error: BuildstepError, *, debug: bool) -> None:
     """Print an error for a person: what happened, the detail, what to do next. Where that cannot be written,
     the exit code still tells it."""
-    with contextlib.suppress(OSError):
+    with standard_streams.telling():
         _print_error(error, debug=debug)
 
 

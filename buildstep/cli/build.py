@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from buildstep import __version__
-from buildstep.cli.options import pairs, print_json, short_path, show
+from buildstep.cli.options import pairs, print_json, read_stdin, short_path, show, tell
 from buildstep.errors import SpecError
+from buildstep.system import standard_streams
 
 if TYPE_CHECKING:
     from buildstep.build.plan import Plan
@@ -135,7 +135,7 @@ def command(manifest_arg: str | None, defines: dict[str, str], as_buildimage: bo
         # That tool always writes a zfs stream, and always into /tmp; scripts made for it look there.
         options["formats"] = options["formats"] or ["zfs"]
         options["output_dir"] = options["output_dir"] or "/tmp"
-    text = sys.stdin.read() if manifest_arg == "-" else ""
+    text = read_stdin() if manifest_arg == "-" else ""
     notes: list[str] = []
     spec = load_spec(read_here(manifest_arg, defines, text, notes.append), options)
     packages = spec.wants_packages and not run["dry_run"]
@@ -223,9 +223,11 @@ def _build(
         stream = open(log_json, "w", encoding="utf-8")  # noqa: SIM115 - closed with the command
         click.get_current_context().call_on_close(partial(_close, stream))
         opened.bus.subscribe(JsonView(stream))
+    if standard_streams.closed(standard_streams.STDOUT):
+        opened.bus.announce("standard output is closed: what the build made is only in its record")
     for note in notes:
         if dry_run:
-            click.echo(f"buildstep: {note}", err=True)
+            tell(f"buildstep: {note}")
         else:
             opened.bus.note(note, level="warning")
     spec = _with_limits(spec, opened.config)
@@ -244,7 +246,8 @@ def _build(
 
         with report_failure(opened.bus, "pruning the cache"):
             prune.keep_within(opened.cache, opened.limits)
-    show(result.to_json(), map(short_path, result.paths), as_json=as_json)
+    done = f"the image was built: {short_path(result.manifest)}"
+    show(result.to_json(), map(short_path, result.paths), as_json=as_json, done=done)
     return 0
 
 

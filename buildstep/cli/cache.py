@@ -111,7 +111,7 @@ def verify(session: Session, as_json: bool, dry_run: bool) -> int:
     if not as_json:
         good = sum(bool(item.used) for item in cache_prune.items(session.cache))
         lines.append(f"{plural(good, 'item')} OK, {len(bad)} damaged")
-    show({"damaged": bad}, lines, as_json=as_json)
+    show({"damaged": bad}, lines, as_json=as_json, done=f"{len(bad)} damaged")
     return ExitCode.DATASET if bad else ExitCode.OK
 
 
@@ -148,4 +148,5 @@ def prune(
     freed = sum(item.size for item in removed)
     layers = [item.name for item in removed if item.kind == "layer"]
     facts = {"removed": layers, "items": [item.to_json() for item in removed], "bytes": freed}
-    show(facts, [f"{plural(len(removed), 'item')} removed, {size_text(freed)}"], as_json=as_json)
+    line = f"{plural(len(removed), 'item')} removed, {size_text(freed)}"
+    show(facts, [line], as_json=as_json, done=line)

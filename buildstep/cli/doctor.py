@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from buildstep.cli import build
-from buildstep.cli.options import JSON, print_json
+from buildstep.cli.options import JSON, print_json, read_stdin
 from buildstep.errors import BuildstepError, Fault, SpecError
 from buildstep.system.text import plural
 
@@ -47,7 +46,7 @@ def command(
     from buildstep.cli import user_namespace
     from buildstep.spec import config as configs
 
-    text = sys.stdin.read() if manifest_arg == "-" else ""
+    text = read_stdin() if manifest_arg == "-" else ""
     spec, proto, before = _spec(manifest_arg, flags, defines, text)
     pool = build.named_pool(spec) if spec is not None else str(flags["pool"] or "") or None
     config = configs.Config()

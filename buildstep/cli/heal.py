@@ -33,7 +33,8 @@ def command(session: Session, kept: bool, dry_run: bool, as_json: bool) -> int:
             if not row["problem"]:
                 del row["problem"]
     lines = [f"{it['kind']} {it['name']} of build {it['build']}: {_outcome(it)}" for it in found]
-    show({"pool": backend.uri, "left": found}, lines or ["nothing was left by dead builds"], as_json=as_json)
+    lines = lines or ["nothing was left by dead builds"]
+    show({"pool": backend.uri, "left": found}, lines, as_json=as_json, done="; ".join(lines))
     failed = not dry_run and any(not item["removed"] for item in found)
     return ExitCode.DATASET if failed else ExitCode.OK
 

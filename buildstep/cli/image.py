@@ -65,7 +65,7 @@ def import_(session: Session, ref: str, manifest: str | None, as_json: bool) -> 
         else:
             record, present = importer.ensure(_locator(ref))
     line = f"{record.uuid}  {record.name}@{record.version}  {'was there' if present else 'imported'}"
-    show({**_json_of(record, whole=False), "present": present}, [line], as_json=as_json)
+    show({**_json_of(record, whole=False), "present": present}, [line], as_json=as_json, done=line)
 
 
 def _locator(ref: str) -> str:
@@ -199,9 +199,9 @@ def delete(session: Session, refs: tuple[str, ...], as_json: bool) -> None:
         session.store.delete(record)
         gone.append(record.uuid)
         if not as_json:
-            click.echo(f"{record.uuid} deleted")
+            show({}, [f"{record.uuid} deleted"], as_json=False, done=f"{record.uuid} deleted")
     if as_json:
-        print_json({"deleted": gone})
+        show({"deleted": gone}, (), as_json=True, done=f"{len(gone)} images deleted")
 
 
 @command.command("gc")
@@ -227,4 +227,5 @@ def gc(session: Session, unused: float | None, dry_run: bool, as_json: bool) -> 
         f"{gone if row.removed else 'kept':8}  {row.uuid or '-':36}  {row.name:40}  {row.reason}"
         for row in rows
     ]
-    show({"images": [asdict(row) for row in rows]}, lines, as_json=as_json)
+    done = f"{sum(row.removed for row in rows)} images {gone}"
+    show({"images": [asdict(row) for row in rows]}, lines, as_json=as_json, done=done)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from buildstep.cli.options import JSON, pairs, show
+from buildstep.cli.options import JSON, pairs, show, tell
 
 if TYPE_CHECKING:
     from buildstep.net.jenkins import JenkinsBuild, JenkinsServer
@@ -112,12 +111,14 @@ def trigger(
         server = _server()
         build = server.trigger(job, given, timeout=queue_timeout)
         if not as_json:
-            click.echo(build.url or f"{job} {build.number}")
+            line = build.url or f"{job} {build.number}"
+            show({}, [line], as_json=False, done=f"the build was started: {line}")
         result = None
         if follow:
             result = server.watch(build, _to(sys.stderr if as_json else sys.stdout))
     if as_json:
-        click.echo(json.dumps({"job": job, "number": build.number, "url": build.url, "result": result}))
+        facts = {"job": job, "number": build.number, "url": build.url, "result": result}
+        show(facts, (), as_json=True, done=f"the build was started: {build.url}")
     return _status(result) if result else 0
 
 
@@ -131,7 +132,7 @@ def watch(job: str, number: int | None, timeout: float) -> int:
         server = _server()
         build = _build(server, job, number)
         result = server.watch(build, _to(sys.stdout), timeout=timeout)
-    click.echo(f"{job} {build.number}: {result}", err=True)
+    tell(f"{job} {build.number}: {result}")
     return _status(result)
 
 
@@ -154,7 +155,8 @@ def fetch(
         output_dir.mkdir(parents=True, exist_ok=True)
         files = fetch_files(server, build, output_dir, patterns=patterns, any_result=any_result)
     facts = {"job": job, "number": build.number, "files": [file.to_json() for file in files]}
-    show(facts, (file.path for file in files), as_json=as_json)
+    done = f"{len(files)} files were fetched to {output_dir}"
+    show(facts, (os.fspath(file.path) for file in files), as_json=as_json, done=done)
 
 
 def _signals() -> Any:

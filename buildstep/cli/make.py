@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from buildstep.cli.options import tell
+
 if TYPE_CHECKING:
     from buildstep.cli.make_state import Watched
 
@@ -51,7 +53,7 @@ def stamp() -> None:
     from buildstep.spec import template
     from buildstep.spec.document import build_time
 
-    facts = template.git_facts(Path.cwd(), tell=lambda text: click.echo(f"buildstep: {text}", err=True))
+    facts = template.git_facts(Path.cwd(), tell=lambda text: tell(f"buildstep: {text}"))
     if not facts["commit"]:
         raise UsageError("there is no commit to make a STAMP of", hint="commit first, or set VERSION")
     click.echo(template.stamp(facts, build_time(os.environ)))
@@ -75,7 +77,7 @@ def begin(state: Path, watched: Watched) -> None:
     from buildstep.cli import make_state
 
     if not make_state.begin(state, watched):
-        click.echo("image: nothing has changed", err=True)
+        tell("image: nothing has changed")
 
 
 @command.command()

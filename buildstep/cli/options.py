@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable, Iterable
 
 import click
 
+from buildstep.system import standard_streams
 from buildstep.system.space import locating
 
 POOL = click.option("--pool", metavar="URI", help="The pool (default: the one that builds use).")
@@ -57,6 +59,23 @@ def pairs(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...])
     return found
 
 
+def read_stdin() -> str:
+    """Return the m.json that comes on standard input. Raises UsageError where none can be read there."""
+    from buildstep.errors import UsageError
+
+    try:
+        if not standard_streams.closed(standard_streams.STDIN):
+            return sys.stdin.read()
+        why = "it is closed"
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+    except UnicodeDecodeError as error:
+        why = f"it is no UTF-8 text: {error}"
+    raise UsageError(
+        f"no m.json can be read from standard input: {why}", hint="give it a file (-m FILE), or `-m - <FILE`"
+    )
+
+
 def print_json(data: object) -> None:
     """Print one JSON object on standard output."""
     import json  # only for those who ask for it: --help is quick
@@ -64,13 +83,32 @@ def print_json(data: object) -> None:
     _print(json.dumps(data, indent=2))
 
 
-def show(data: object, lines: Iterable[str], *, as_json: bool) -> None:
-    """Print data as one JSON object, or else lines for a person."""
-    if as_json:
-        print_json(data)
-        return
-    for line in lines:
-        _print(line)
+def show(data: object, lines: Iterable[str], *, as_json: bool, done: str = "") -> None:
+    """Print data as one JSON object, or else lines for a person.
+
+    done: what the command has done, for one that does more than to list: it ends as it would, and says this,
+    where nobody reads standard output any more. Raises OSError where that cannot be written for another
+    reason, such as a full disk.
+    """
+    try:
+        if as_json:
+            print_json(data)
+            return
+        for line in lines:
+            _print(line)
+    except OSError as error:
+        if not done:
+            raise
+        if not standard_streams.reader_left(error):
+            error.add_note(done)
+            raise
+        tell(f"buildstep: nobody reads standard output; {done}")
+
+
+def tell(text: str) -> None:
+    """Print on standard error, if that can be written."""
+    with standard_streams.telling():
+        click.echo(text, err=True)
 
 
 def _print(text: str) -> None:

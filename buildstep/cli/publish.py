@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from buildstep.cli.options import JSON, print_json, with_session
+from buildstep.cli.options import JSON, show, with_session
 
 if TYPE_CHECKING:
     from buildstep.cli.session import Session
@@ -54,8 +54,9 @@ def command(
             options = options_for(target, environ=session.environ, http=session.config.http, **flags)
             done = publish(bundle, target, options=options, state=session.backend.state, bus=session.bus)
             rows.append(done.to_json())
+            word = "published" if done.state == "published" else "was there already"
+            line = f"{done.uuid}  {done.name}  {done.target}  {word}"
             if not as_json:
-                word = "published" if done.state == "published" else "was there already"
-                click.echo(f"{done.uuid}  {done.name}  {done.target}  {word}")
+                show({}, [line], as_json=False, done=line)
     if as_json:
-        print_json({"published": rows})
+        show({"published": rows}, (), as_json=True, done=f"{len(rows)} targets have it")

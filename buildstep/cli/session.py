@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
@@ -11,21 +10,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
-
 from buildstep import pool as pool_module
 from buildstep.cache.layers import LayerCache
 from buildstep.cache.prune import Limits
-from buildstep.cli import debugging, print_error
-from buildstep.errors import BuildstepError, DatasetError, Interrupted
+from buildstep.cli import debugging, report_error
+from buildstep.cli.options import tell
+from buildstep.errors import BuildstepError, Interrupted
 from buildstep.events import Bus, Subscriber
 from buildstep.images.store import ImageStore
 from buildstep.pool import privacy
 from buildstep.pool.heal import heal
 from buildstep.pool.interface import Backend
-from buildstep.report.console import view_for
+from buildstep.report.console import on_stderr, view_for
 from buildstep.spec import config as configs
-from buildstep.system import namespaces, space
+from buildstep.system import namespaces, space, standard_streams
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,13 +57,15 @@ def open_session(
     config = configs.load(os.environ, Path.cwd(), pool=pool, sources=sources)
     environ = config.environ(os.environ)
     bus = Bus(_view(environ, verbose=verbose, quiet=quiet))
+    if standard_streams.closed(standard_streams.STDERR) and not quiet:
+        bus.announce("standard error is closed: what would be shown there is only in the event log")
     choice = pool_module.choose(config.pool, environ, by=config.pool_from)
     for other in choice.older:
         text = f"the pool {other.uri} is not used: it {other.what}; {other.fix}"
         if not quiet:
             bus.note(text)
         elif not silent:
-            click.echo(f"note: {text}", err=True)
+            tell(f"note: {text}")
     backend = pool_module.open_pool(choice.uri)
     space.watch(pool=backend.state, temporary_directory=Path(environ.get("TMPDIR") or "/tmp"))
     if healing:
@@ -92,7 +92,7 @@ def _view(environ: Mapping[str, str], *, verbose: int, quiet: bool) -> Subscribe
         from buildstep.report.ci_log import CIView, detect
 
         if ci := detect(environ):
-            return CIView(ci, sys.stderr)
+            return on_stderr(CIView(ci, sys.stderr))
     return view_for(sys.stderr, verbose=verbose, quiet=quiet)
 
 
@@ -123,28 +123,10 @@ def guarded(job: Callable[[], int]) -> int:
         with signals():
             return job()
     except (BuildstepError, OSError) as error:
-        failure = space.explain(error) or _of_the_machine(error)
-        if failure is None:
+        status = report_error(error, debug=debugging())
+        if status is None:
             raise
-        print_error(failure.with_traceback(error.__traceback__), debug=debugging())
-        return failure.code
-
-
-def _of_the_machine(error: BuildstepError | OSError) -> BuildstepError | None:
-    """Return the failure that an error is; None for a bug of ours. What the machine lacks is none."""
-    if isinstance(error, BuildstepError):
-        return error
-    hints = {
-        errno.EACCES: "is there permission to write?",
-        errno.EPERM: "is there permission to write?",
-        errno.EMFILE: "raise the limit of open files (ulimit -n)",
-        errno.ENFILE: "the machine has too many files open (sysctl fs.file-max)",
-        errno.ENOMEM: "the machine is out of memory",
-    }
-    if error.errno not in hints:
-        return None
-    where = f"{error.filename}: " if error.filename else ""
-    return DatasetError(f"{where}{error.strerror}", hint=hints[error.errno])
+        return status
 
 
 def enclosed(job: Callable[[], int]) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from buildstep import pool as pools
 from buildstep.errors import ToolMissing
 from buildstep.spec import config as configs
-from buildstep.system import process, userns
+from buildstep.system import process, standard_streams, userns
 
 
 def enter(pool: str | None, *, packages: bool = False, stdin: str = "") -> None:
@@ -30,11 +30,11 @@ def enter(pool: str | None, *, packages: bool = False, stdin: str = "") -> None:
         _refuse_lacking()
     if stdin:
         _give_back(stdin)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    standard_streams.flush()
     command = userns.enter_argv(sys.executable, "-P", "-m", "buildstep", *sys.argv[1:])
     program = process.which(command[0])
-    os.execv(program, command)  # noqa: S606 - this process becomes it: nothing is left to watch
+    environ = {**os.environ, **standard_streams.inherited()}
+    os.execve(program, command, environ)  # noqa: S606 - this process becomes it: nothing is left to watch
 
 
 def _refuse_lacking() -> None:

@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, TextIO
 
 from buildstep.events import (
@@ -20,7 +19,9 @@ from buildstep.events import (
     Output,
     StepFinished,
     StepStarted,
+    Subscriber,
 )
+from buildstep.system import standard_streams
 from buildstep.system.text import printable, size_text
 
 HEARTBEAT = 30.0
@@ -104,7 +105,10 @@ class PlainView:
         while not self._stop.wait(self._heartbeat / 4):
             if time.monotonic() - self._spoke >= self._heartbeat:
                 last = f"; last line: {self._last}" if self._last else ""
-                self._say(f"    still in step {self._step}{last}")
+                try:
+                    self._say(f"    still in step {self._step}{last}")
+                except OSError:
+                    return  # the next event meets it too, and tells
 
 
 class TerminalView:
@@ -168,13 +172,29 @@ class JsonView:
         print(json.dumps(event.to_json()), file=self._stream, flush=True)
 
 
-def view_for(stream: TextIO, *, verbose: int, quiet: bool) -> Callable[[Event], None]:
+def view_for(stream: TextIO, *, verbose: int, quiet: bool) -> Subscriber:
     """Return the view that suits a stream: colours on a terminal, timed lines elsewhere."""
     if quiet:
         return lambda _event: None
-    if stream.isatty() and stream is sys.stderr:
+    if stream is not sys.stderr:
+        return PlainView(stream, verbose=verbose)
+    if stream.isatty():
         try:
-            return TerminalView(verbose=verbose)
+            return on_stderr(TerminalView(verbose=verbose))
         except ImportError:
             pass
-    return PlainView(stream, verbose=verbose)
+    return on_stderr(PlainView(stream, verbose=verbose))
+
+
+def on_stderr(view: Subscriber) -> Subscriber:
+    """Name the stream in the error of a view that cannot write to it, which nobody will try again."""
+
+    def show(event: Event) -> None:
+        try:
+            view(event)
+        except OSError as error:
+            standard_streams.lose(standard_streams.STDERR)
+            name = standard_streams.NAMES[standard_streams.STDERR]
+            raise OSError(error.errno, error.strerror, name) from error
+
+    return show

@@ -25,7 +25,7 @@ from buildstep.rootfs.limits import Confinement
 from buildstep.rootfs.network_policy import Endpoint, Policy, allowed_by
 from buildstep.rootfs.proxies import Proxies, proxies_from
 from buildstep.spec.fields import Limits
-from buildstep.system import bubblewrap, host, process, seccomp, terminal
+from buildstep.system import bubblewrap, host, process, seccomp, standard_streams, terminal
 from buildstep.system.mounts import bind, tmpfs
 from buildstep.system.root import Root
 from buildstep.system.terminal import Pty
@@ -159,8 +159,7 @@ class ChrootSandbox:
         """
         proxies = self._network_proxies({})
         env = {**self._env, **proxies.env, "TERM": self._environ.get("TERM", "dumb")}
-        sys.stdout.flush()
-        sys.stderr.flush()
+        standard_streams.flush()
         with self._entrance(network=True) as entrance, contextlib.ExitStack() as stack:
             # A person's Ctrl-C is for the shell. A handler of ours, unlike SIG_IGN, is not inherited.
             before = signal.signal(signal.SIGINT, lambda _signum, _frame: None)

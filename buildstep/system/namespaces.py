@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 
 from buildstep.errors import SandboxError
-from buildstep.system import keyring, terminal
+from buildstep.system import keyring, standard_streams, terminal
 from buildstep.system.mounts import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_REC, mount
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -46,8 +46,7 @@ def enclose(job: Callable[[], int]) -> int:
 
     Must be called before any thread is started. Raises SandboxError where the kernel refuses.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    standard_streams.flush()
     alive_read, alive_write = os.pipe()
     refused_read, refused_write = os.pipe()
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
@@ -123,9 +122,7 @@ def _become_first_process(
     except BaseException:  # noqa: BLE001 - the last frame of this process: show it, then leave
         sys.excepthook(*sys.exc_info())
     finally:
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
+        standard_streams.flush()
         os._exit(status)
 
 

@@ -13,6 +13,7 @@ import errno
 import os
 import re
 import resource
+import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -299,6 +300,9 @@ def explain(error: BaseException, needs: Mapping[str, Need] | Need | None = None
 def _affected(path: str, number: int, places: Sequence[Place]) -> Place | None:
     """Return the place that a failure is about: that of the path, else the fullest or the read-only one."""
     if path and os.path.isabs(path):
+        with contextlib.suppress(OSError):
+            if stat.S_ISCHR(os.stat(path).st_mode):
+                return None  # a device such as /dev/full: the room of the file system it is on says nothing
         with contextlib.suppress(OSError):
             room = Room.at(Path(path))
             device = room.folder.stat().st_dev

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 
-import pytest
-
 from buildstep.events import Bus, Event, Note
 
 
@@ -26,9 +24,46 @@ def test_a_log_on_a_full_disk_is_dropped_and_the_others_are_told() -> None:
     assert sorted(texts) == ["a log of this build ends here: No space left on device", "one", "two"]
 
 
-def test_a_reader_that_is_gone_ends_the_command() -> None:
+def test_a_reader_that_has_left_ends_nothing_and_the_stream_is_named() -> None:
+    seen: list[Event] = []
+
+    def gone(_event: Event) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe", "standard error")
+
+    bus = Bus(gone, seen.append)
+    bus.note("one")
+    bus.note("two")
+    assert _texts(seen) == ["a log of this build ends here: standard error: Broken pipe", "one", "two"]
+
+
+def test_a_log_that_begins_later_is_told_what_was_lost_before() -> None:
+    seen: list[Event] = []
+
     def gone(_event: Event) -> None:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
-    with pytest.raises(BrokenPipeError):
-        Bus(gone).note("one")
+    bus = Bus(gone)
+    bus.note("one")
+    bus.announce("standard output is closed")
+    bus.subscribe(seen.append)
+    bus.subscribe(gone)
+    lost = "a log of this build ends here: Broken pipe"
+    assert _texts(seen) == [lost, "standard output is closed", lost]
+
+
+def test_two_views_that_are_lost_at_once_are_each_dropped_once() -> None:
+    seen: list[Event] = []
+
+    def gone(_event: Event) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    def full(_event: Event) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    bus = Bus(gone, full, seen.append)
+    bus.note("one")
+    assert len(seen) == 3
+
+
+def _texts(events: list[Event]) -> list[str]:
+    return [event.text for event in events if isinstance(event, Note)]

@@ -1,0 +1,271 @@
+"""Every command with a standard stream that is closed, full, or that nobody reads: the job is done all the same."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import pytest
+
+from buildstep import cli
+from buildstep.build.steps import STEPS
+from tests.integration.conftest import demand
+from tests.integration.support import Lab, end, wait_for, write_base
+
+FULL, GONE, CLOSED = "full", "gone", "closed"
+READER_LEFT, DISK = 141, 6
+
+
+LOADED = (
+    "buildstep.cli.session", "buildstep.cli.make_state", "buildstep.build.execute", "buildstep.build.doctor",
+    "buildstep.build.kept", "buildstep.images.importing", "buildstep.images.publish", "buildstep.images.gc",
+    "buildstep.images.sources.scratch", "buildstep.net.jenkins", "buildstep.report.parse", "buildstep.report.markdown",
+    "buildstep.emit.oci", "buildstep.spec.load", "buildstep.pool.overlay", "buildstep.images.publishers.directory",
+    *(f"buildstep.build.steps.{row.module}" for row in STEPS),
+)  # fmt: skip
+
+
+class Ended(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+def call(argv: list[str], cwd: Path, **streams: str) -> Ended:
+    """Run a command in a fork of this process, whose modules are loaded; streams: what is the matter with which."""
+    read, write = {}, {}
+    for name in ("stdout", "stderr"):
+        read[name], write[name] = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 255
+        with contextlib.suppress(BaseException):
+            os.chdir(cwd)
+            os.environ["BUILDSTEP_POOL"] = f"overlay:{cwd}/pool"
+            os.environ["BUILDSTEP_SOURCES"] = "none"
+            os.environ.pop("JENKINS_URL", None)
+            for name in ("stdout", "stderr"):
+                os.close(read[name])
+            _arrange(streams, write)
+            status = cli.main(argv)
+        os._exit(status)
+    for fd in write.values():
+        os.close(fd)
+    texts = []
+    for name in ("stdout", "stderr"):  # neither is more than a pipe holds
+        with os.fdopen(read[name], "rb") as stream:
+            texts.append(stream.read().decode())
+    return Ended(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), *texts)
+
+
+def _arrange(streams: dict[str, str], write: dict[str, int]) -> None:
+    """Make the standard streams of this process what Python makes of them when it starts."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        match streams.get(name):
+            case "closed":
+                os.close(number)
+                setattr(sys, name, None)
+                continue
+            case "full":
+                fd = os.open("/dev/full", os.O_WRONLY)
+            case "gone":
+                left, fd = os.pipe()
+                os.close(left)
+            case _:
+                fd = os.open(os.devnull, os.O_RDONLY) if name == "stdin" else write[name]
+        os.dup2(fd, number)
+        mode = "r" if name == "stdin" else "w"
+        setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with an m.json, a proto directory, a pool and what a build made."""
+    demand("root", "namespaces", "overlay", "busybox")
+    for module in (*(row[0] for row in cli.COMMANDS.values()), *LOADED):
+        importlib.import_module(module)  # once, and not in each fork
+    top = tmp_path_factory.mktemp("streams")
+    (top / "proto").mkdir()
+    (top / "proto/file").write_text("x")
+    build = {"image": "scratch", "output_dir": "out"}
+    (top / "m.json").write_text(
+        json.dumps({"name": "hello", "version": "1", "os": "linux", "type": "other", "build": build})
+    )
+    state = ["--state", "state"]
+    assert call(["make", "begin", *state, "--proto", "proto"], top).status == 0
+    made = call(["build", "-m", "m.json", "--json", "proto"], top)
+    assert made.status == 0, made
+    (top / "state/result.part").write_text(made.out)
+    assert call(["make", "finish", *state], top).status == 0
+    return top
+
+
+COMMANDS: dict[str, list[str]] = {
+    "--help": [],
+    "--version": [],
+    "build": ["-m", "m.json", "--no-cache", "proto"],
+    "image import": ["scratch"],
+    "image list": [],
+    "image show": ["scratch"],
+    "image verify": [],
+    "image delete": ["no-such-image"],
+    "image gc": ["--unused", "10"],
+    "image publish": ["out/hello-1.imgmanifest", "dir:there"],
+    "cache list": [],
+    "cache size": [],
+    "cache verify": [],
+    "cache prune": ["--older-than", "100"],
+    "jenkins agents": [],
+    "jenkins trigger": ["job"],
+    "jenkins watch": ["job"],
+    "jenkins fetch": ["job"],
+    "make stamp": [],
+    "make stale": ["--state", "other", "--proto", "proto"],
+    "make begin": ["--state", "state", "--proto", "proto"],
+    "make finish": ["--state", "state"],
+    "make publishable": ["--state", "state"],
+    "make clean": ["--state", "other", "--output", "nowhere"],
+    "make name": ["--manifest", "m.json"],
+    "why": ["out/hello-1.buildrecord.json"],
+    "doctor": ["--json"],
+    "report": ["out/hello-1.buildrecord.json", "-f", "markdown"],
+    "heal": [],
+    "schema": [],
+    "completion": ["bash"],
+}
+
+DOES = {"build", "image import", "image gc", "image publish", "cache verify", "cache prune", "heal"}
+"""Commands that do something, and are done whether or not anybody reads what they say of it."""
+
+MATTERS = (
+    ("stdin", CLOSED), ("stdout", CLOSED), ("stderr", CLOSED), ("stdout", GONE), ("stderr", GONE), ("stdout", FULL),
+)  # fmt: skip
+
+
+def test_every_command_is_tried() -> None:
+    def names(group: click.Group, before: str = "") -> Iterator[str]:
+        for name in group.commands or cli.COMMANDS:
+            found = group.get_command(click.Context(group), name)
+            if isinstance(found, click.Group):
+                yield from names(found, f"{name} ")
+            else:
+                yield before + name
+
+    assert {name for name in COMMANDS if name[0] != "-"} == set(names(cli.root))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_stream_that_is_lost_changes_no_more_than_it_must(name: str, place: Path) -> None:
+    argv = [*name.split(), *COMMANDS[name]]
+    good = call(argv, place)
+    assert "Traceback" not in good.err
+    # What doctor tries takes long.
+    for stream, matter in MATTERS[2:4] if name == "doctor" else MATTERS:
+        shutil.rmtree(place / "there", ignore_errors=True)  # published anew
+        done = call(argv, place, **{stream: matter})
+        expected = good.status
+        if good.out and name not in DOES and (stream, matter) == ("stdout", GONE):
+            expected = READER_LEFT
+        if good.out and matter == FULL:
+            expected = DISK
+        assert done.status == expected, (stream, matter, done, good)
+        for word in ("Traceback", "a bug", "Exception ignored", "Error"):
+            assert word not in done.err, (stream, matter, done)
+        if expected == READER_LEFT:
+            assert done.err == "", "it ends quietly"
+        if expected == DISK:
+            assert "No space left on device" in done.err
+        if stream != "stdout":
+            assert bool(done.out) == bool(good.out), (stream, matter, done)
+
+
+def test_what_a_command_does_it_does_to_all_though_nobody_reads_it(place: Path) -> None:
+    """The first one's line cannot be printed."""
+    targets = [f"dir:{place}/first", f"dir:{place}/second"]
+    done = call(["image", "publish", "out/hello-1.imgmanifest", *targets], place, stdout=GONE)
+    assert done.status == 0, done
+    assert list((place / "second").iterdir())
+    assert done.err.count("nobody reads standard output") == 1
+    full = call(["build", "-m", "m.json", "--no-cache", "proto"], place, stdout=FULL)
+    assert "the image was built: out/hello-1.imgmanifest" in full.err
+
+
+@pytest.mark.parametrize("command", ["build", "doctor"])
+def test_a_manifest_that_cannot_be_read_from_stdin(command: str, place: Path) -> None:
+    done = call([command, "-m", "-", "proto"], place, stdin=CLOSED)
+    assert done.status == 2, done
+    assert "no m.json can be read from standard input: it is closed" in done.err + done.out
+
+
+# -- as a shell starts a build --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    demand("root", "namespaces", "overlay", "busybox", "rsync")
+    return write_base(tmp_path_factory.mktemp("base") / "base.tar")
+
+
+@pytest.fixture
+def lab(base: Path, tmp_path: Path) -> Lab:
+    return Lab(top=tmp_path, base=base)
+
+
+def notes(lab: Lab) -> str:
+    (log,) = lab.out.glob("*.events.jsonl")
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    return "\n".join(row["text"] for row in rows if row["event"] == "note")
+
+
+@pytest.mark.parametrize(
+    ("redirection", "note"),
+    [
+        ("<&- >&- 2>&-", "standard error is closed"),
+        (">&-", "standard output is closed"),
+        ("2>/dev/full", "standard error: No space left on device"),
+        ("-v -p env-1 2>&1 | head -1", "standard error: Broken pipe"),
+        ("-v -p env-1 2>&1 | true", "standard error: Broken pipe"),
+        ("--log-json /dev/stdout | head -1", "a log of this build ends here: "),
+    ],
+)
+def test_the_log_tells_that_the_console_was_lost(redirection: str, note: str, lab: Lab) -> None:
+    words = " ".join(f"'{word}'" for word in lab.argv())
+    done = lab.run(["/bin/bash", "-c", f"set -o pipefail; {words} {redirection}"])
+    assert done.status == 0, done
+    assert {Path(name).suffix for name in lab.outputs()} == {".tar", ".imgmanifest", ".json", ".jsonl"}
+    assert lab.leftovers() == []
+    assert note in notes(lab)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_terminal_that_hangs_up_ends_no_build(lab: Lab) -> None:
+    """As one does that a build was started from with `setsid`, or that a `screen` had."""
+    master, slave = os.openpty()
+    child = subprocess.Popen(
+        [*lab.argv("-p", "env-1"), "-v"],
+        env=lab.env(TERM="xterm"),
+        cwd=lab.top,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+        text=True,
+    )
+    os.close(slave)
+    try:
+        assert os.read(master, 1)
+        os.close(master)
+        wait_for(lambda: child.poll() is not None, within=60)
+        assert child.returncode == 0 or lab.outputs()
+        assert "standard error: Input/output error" in notes(lab)
+    finally:
+        end(child)
