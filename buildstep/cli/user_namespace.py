@@ -33,7 +33,8 @@ def enter(pool: str | None, *, packages: bool = False, stdin: str = "") -> None:
     standard_streams.flush()
     command = userns.enter_argv(sys.executable, "-P", "-m", "buildstep", *sys.argv[1:])
     program = process.which(command[0])
-    environ = {**os.environ, **standard_streams.inherited()}
+    # newuidmap and what else is started there is looked for as our own programs are.
+    environ = {**os.environ, "PATH": process.search_path(os.environ), **standard_streams.inherited()}
     os.execve(program, command, environ)  # noqa: S606 - this process becomes it: nothing is left to watch
 
 

@@ -64,7 +64,7 @@ class BtrfsBackend(DirectoryPool):
             raise DatasetError(
                 f"{path} is not on btrfs", hint=f"use --pool overlay:{path}, or a directory on a btrfs"
             )
-        process.which("btrfs", hint="install btrfs-progs")
+        process.which("btrfs")
         super().__init__(path)
 
     # -- Backend -------------------------------------------------------------------------------------

@@ -182,7 +182,7 @@ class ZfsCommand(Zfs):
     """The same calls by the command alone, for a system without a binding that can do them all."""
 
     def __init__(self) -> None:
-        process.which("zfs", hint="the system's own, in /usr/sbin")
+        process.which("zfs")
 
     def exists(self, name: str) -> bool:
         asked = process.query(["zfs", "list", "-H", "-o", "name", name], ok=(0, 1), what="zfs list")

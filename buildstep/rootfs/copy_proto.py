@@ -53,7 +53,7 @@ def source_of(proto: Path, root: Root, paths: Iterable[bytes]) -> dict[bytes, by
 
 def copy(proto: Path, root: Root, options: CopyOptions, bus: Bus) -> None:
     """Copy the proto directory into a root. Raises CommandFailed for any status of rsync but 0."""
-    process.which("rsync", hint=f"install it: {host.HERE.getting('rsync')}")
+    process.which("rsync")
     placements = find_placements(proto, root)
     report_changed_modes(proto, root, placements, bus)
     top = root.path.stat()

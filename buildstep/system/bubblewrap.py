@@ -22,8 +22,6 @@ from typing import Self
 from buildstep.errors import SandboxError
 from buildstep.system import process
 
-HINT = "install bubblewrap on the CI host: apt-get install bubblewrap"
-
 _LAST = 60.0
 """Seconds that the kernel may take to end thousands of processes on a loaded machine."""
 
@@ -95,7 +93,7 @@ class Entrance:
 
 def program() -> str:
     """Return the path of bwrap itself, no link to it. Raises ToolMissing."""
-    return os.path.realpath(process.which("bwrap", hint=HINT))
+    return os.path.realpath(process.which("bwrap"))
 
 
 class Watch:

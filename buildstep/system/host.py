@@ -42,7 +42,7 @@ class Platform:
     mount_commands = False
     openat2 = True
     loopbacks: tuple[str, ...] = ()
-    tools: tuple[str, ...] = ("bwrap",)
+    tools: tuple[str, ...] = ("bwrap", "nsenter")
     rsync: tuple[str, ...] = (
         "-rlptD", "--hard-links", "--sparse", "--numeric-ids", "--xattrs", "--acls",
     )  # fmt: skip
@@ -50,10 +50,6 @@ class Platform:
     zfs_no_mount: tuple[str, ...] = ("-u",)
     # Properties come from the parent and not from the origin: without this, ACLs would be lost.
     zfs_props: Mapping[str, str | int] = {"acltype": 1}
-
-    def getting(self, package: str) -> str:
-        """Return how to install a program that is missing."""
-        return f"apt-get install {package}"
 
     def copy(self, source: Path, target: Path) -> list[str]:
         """Return the command that copies a directory to a new one."""
@@ -80,9 +76,6 @@ class Illumos(Platform):
     # `zfs create` and `zfs rename` have no -u; what we make has a legacy mountpoint and is not mounted.
     zfs_no_mount = ()
     zfs_props: Mapping[str, str | int] = {}
-
-    def getting(self, package: str) -> str:
-        return f"pkgin install {package}, if it is not part of the system"
 
     def copy(self, source: Path, target: Path) -> list[str]:
         return ["rsync", "-a", *self.rsync[1:], "--", f"{os.fspath(source)}/", f"{os.fspath(target)}/"]

@@ -67,7 +67,7 @@ class NetworkNamespace:
         """Return the command line that runs what follows it in the namespace. Raises ToolMissing."""
         # By this process's own table of files: a descriptor that was passed on would get into the image.
         where = f"/proc/{os.getpid()}/fd/{self._fd}"
-        return process.which("nsenter", hint="install util-linux on the CI host"), f"--net={where}", "--"
+        return process.which("nsenter"), f"--net={where}", "--"
 
     def close(self) -> None:
         """Let go of the namespace; it is gone when nobody is in it any more."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from buildstep.errors import CommandFailed, ToolMissing
-from buildstep.system import space
+from buildstep.system import space, tools
 from buildstep.system.child import FIRST_NAP, GRACE, NAP, end_group, follow, signal_group
 from buildstep.system.command_options import Limits, Reached, Start
 from buildstep.system.command_output import READ, Line, Output, Stream, last_lines
@@ -35,6 +35,7 @@ STAGE = 12 * 3600.0
 """Seconds after which a stage of a pipe that does not end is taken for stuck."""
 
 SAFE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""What the PATH of root has. An ordinary user's lacks the sbin folders, and a service's may be empty."""
 
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "USER", "LOGNAME", "TZ")
 
@@ -46,11 +47,20 @@ started = 0
 
 
 def base_env(environ: Mapping[str, str], **extra: str) -> dict[str, str]:
-    """The environment for a tool on the agent: what it needs to run, and none of the agent's tokens."""
+    """The environment for a tool on the agent: what it needs to run, and none of the agent's tokens. Programs
+    that it starts itself are looked for where ours are."""
     env = {key: environ[key] for key in _INHERITED if key in environ}
-    env.setdefault("PATH", SAFE_PATH)
+    env["PATH"] = search_path(environ)
     env["LC_ALL"] = "C.UTF-8"
     return env | extra
+
+
+def search_path(environ: Mapping[str, str]) -> str:
+    """Return the PATH of an environment with all folders of SAFE_PATH, those it lacks at its end. Nothing is
+    looked for in the current directory, which an empty entry stands for."""
+    given = [folder for folder in environ.get("PATH", "").split(os.pathsep) if folder]
+    more = [folder for folder in SAFE_PATH.split(":") if folder not in given]
+    return os.pathsep.join([*given, *more])
 
 
 def which(tool: str, *, hint: str = "", path: str | None = None) -> str:
@@ -58,15 +68,14 @@ def which(tool: str, *, hint: str = "", path: str | None = None) -> str:
     found = find(tool, path=path)
     if found is None:
         raise ToolMissing(
-            f"the program {tool} is not installed", hint=hint or f"install the package that has {tool}"
+            f"the program {tool} is not installed", hint=hint or f"install it: {tools.getting(tool)}"
         )
     return found
 
 
 def find(tool: str, *, path: str | None = None) -> str | None:
     """The absolute path of a program, or None. Looks into the sbin folders as well."""
-    search = path if path is not None else os.environ.get("PATH", "") + ":" + SAFE_PATH
-    return shutil.which(tool, path=search)
+    return shutil.which(tool, path=search_path(os.environ) if path is None else path)
 
 
 @dataclass(frozen=True, slots=True)

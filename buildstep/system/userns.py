@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 
 from buildstep.errors import CommandFailed
-from buildstep.system import process
+from buildstep.system import process, tools
 
-_TOOLS = {"newuidmap": "uidmap", "newgidmap": "uidmap", "unshare": "util-linux"}
-"""Program to the Debian package that has it."""
+_TOOLS = ("newuidmap", "newgidmap", "unshare")
 
 ID_TABLES = {Path("/etc/subuid"): "--add-subuids", Path("/etc/subgid"): "--add-subgids"}
 """The tables of ids that users may map in a namespace (subuid(5)), with the option of usermod(8) for each."""
@@ -58,8 +57,8 @@ def missing() -> list[tuple[str, str]]:
     is there to hand it out. Whether the kernel allows the namespace is not asked here.
     """
     found = [
-        (f"the program {tool} is not installed", f"apt-get install {package}")
-        for tool, package in _TOOLS.items()
+        (f"the program {tool} is not installed", tools.getting(tool))
+        for tool in _TOOLS
         if process.find(tool) is None
     ]
     names = (_user_name(), str(os.getuid()))

@@ -303,6 +303,35 @@ def test_packages_are_installed_in_a_user_namespace(sublab: UserLab) -> None:
     assert same == theirs
 
 
+LOGIN_PATH = "/usr/bin:/bin"
+"""What an ordinary user has, and a service: no sbin."""
+
+
+@pytest.mark.parametrize("path", [LOGIN_PATH, ""])
+def test_every_program_is_found_with_the_path_of_a_login(path: str, sublab: UserLab) -> None:
+    sublab.built("-p", "one-1", "-f", "tar", env={"PATH": path})
+    argv = (
+        "doctor",
+        "-m",
+        "m.json",
+        "-i",
+        f"tar:{sublab.base}",
+        "-p",
+        "one-1",
+        "--pool",
+        sublab.uri,
+        "proto",
+        "--json",
+    )
+    told = sublab.command(*argv, env={"PATH": path})
+    assert told.status == 0, told.stdout
+    assert not [row for row in told.json["findings"] if "No such file" in row["what"]], told.stdout
+    root = Lab(top=sublab.top, base=sublab.base, environ={**sublab.environ, "PATH": path})
+    mine = ("--pool", f"overlay:{sublab.top}/roots", "-o", f"{sublab.top}/roots-out")
+    root.built("-p", "one-1", *mine)
+    assert root.command("doctor", "--pool", f"overlay:{sublab.top}/roots").status == 0
+
+
 def test_a_failing_package_leaves_nothing_there_either(sublab: UserLab) -> None:
     sublab.refused(12, "-p", "fail-1")
     sublab.refused(12, "-p", "leave-1,fail-2")

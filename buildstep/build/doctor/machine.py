@@ -17,6 +17,7 @@ from buildstep.rootfs import limits
 from buildstep.spec.fields import Limits
 from buildstep.system import host as platforms
 from buildstep.system import process, seccomp, userns
+from buildstep.system.tools import getting
 
 
 def privileges(seen: Examination) -> None:
@@ -34,9 +35,6 @@ def privileges(seen: Examination) -> None:
         seen.fail("privileges", "user namespace", what, f"{fix}; or run as root", ExitCode.TOOL_MISSING)
     if not lacks:
         seen.ok("privileges", "user namespace", "can be had")
-
-
-_DEBIAN_PACKAGES = {"rsync": "rsync", "mmdebstrap": "mmdebstrap", "cp": "coreutils", "bwrap": "bubblewrap"}
 
 
 def tools(seen: Examination) -> None:
@@ -58,9 +56,7 @@ def _tool(seen: Examination, name: str, *, needed: bool, why: str) -> None:
     path = process.find(name)
     if path is None:
         what = f"is not installed; it {why}"
-        fix = platforms.HERE.getting(
-            _DEBIAN_PACKAGES.get(name, "util-linux") if platforms.HERE.namespaces else name
-        )
+        fix = getting(name)
         if needed:
             seen.fail("tools", name, what, fix, ExitCode.TOOL_MISSING)
         else:

@@ -33,8 +33,7 @@ class Mmdebstrap:
 
     def fetch(self, locator: str, into: Path, context: SourceContext) -> SourceImage:
         suite, options = _parse(locator)
-        hint = "install it: apt-get install mmdebstrap"
-        process.which("mmdebstrap", hint=hint)
+        process.which("mmdebstrap")
         mirror = context.environ.get("BUILDSTEP_APT_MIRROR", "")
         argv = ["mmdebstrap", f"--variant={options['variant']}", f"--components={options['components']}"]
         # mmdebstrap gives its root the agent's host name and resolver, for its own use: not for an image.
