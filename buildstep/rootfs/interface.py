@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Protocol
 
+from buildstep.errors import InstallError
 from buildstep.events import Bus
 from buildstep.system.root import Root
 from buildstep.tree.entry import FileList
@@ -120,6 +121,11 @@ class Resolution:
     order: tuple[str, ...] = ()
 
 
+class StaleIndex(InstallError):
+    """Something that the repository's index does not know, or names and does not have: if the index is from
+    before, it may be out of date."""
+
+
 class Installer(Protocol):
     """A package manager inside an image; an object serves one build. Every method may raise InstallError.
 
@@ -158,12 +164,16 @@ class Installer(Protocol):
         ...
 
     def resolve(self, job: InstallJob, *, upgrade: bool) -> Resolution:
-        """Return what an install (after an upgrade, if `upgrade`) would bring. Changes nothing."""
+        """Return what an install (after an upgrade, if `upgrade`) would bring. Changes nothing.
+
+        Raises StaleIndex where the index does not know what is wanted; it can be refreshed then.
+        """
         ...
 
     def fetch(self, job: InstallJob, versions: Mapping[str, str] | None) -> None:
         """Download and check what an install needs. versions: what it would bring, if known; only that is
-        fetched, and where all of it was downloaded before, no server is queried."""
+        fetched, and where all of it was downloaded before, no server is queried. Raises StaleIndex where the
+        repository does not have what its index names."""
         ...
 
     def blocker(self, job: InstallJob, added: Mapping[str, str], base: FileList) -> str:

@@ -128,9 +128,7 @@ class NetworkProxy:
         try:
             if through is not None:
                 self._policy.check_name(wanted)
-                found = socket.create_connection(through.at, timeout=_CONNECT_SECONDS)
-                if through.tls:
-                    found = ssl.create_default_context().wrap_socket(found, server_hostname=through.at.host)
+                found = _connected_to_proxy(through)
             else:
                 found = _connected(self._policy.addresses(wanted), wanted.port)
         except (RefusedError, OSError) as error:
@@ -139,6 +137,17 @@ class NetworkProxy:
         self.contacts.append(Contact(wanted))
         found.settimeout(_SILENT_SECONDS)
         return found, through
+
+
+def _connected_to_proxy(proxy: UpstreamProxy) -> socket.socket:
+    """Return a connection to the CI host's own proxy. Raises OSError, which says that it was the proxy."""
+    try:
+        found = socket.create_connection(proxy.at, timeout=_CONNECT_SECONDS)
+        if proxy.tls:
+            return ssl.create_default_context().wrap_socket(found, server_hostname=proxy.at.host)
+    except OSError as error:
+        raise OSError(f"this host's proxy {proxy.at}: {error}") from error
+    return found
 
 
 def _connected(addresses: Sequence[str], port: int) -> socket.socket:

@@ -8,9 +8,12 @@ import hashlib
 import os
 import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,9 +25,7 @@ from tests.integration.yard import Yard
 
 def make_place(top: Path) -> Yard:
     """A pool, and a Debian base whose only source is a repository on the port that is in the file `port`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     sources = top / "etc/apt/sources.list"
     sources.parent.mkdir(parents=True)
     sources.write_text(f"deb [trusted=yes] http://127.0.0.1:{port}/ ./\n")
@@ -43,13 +44,62 @@ def make_place(top: Path) -> Yard:
     return made
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """A key that signs repositories. home: of gpg; name: its long id."""
+
+    home: Path
+    name: str
+
+    @classmethod
+    def make(cls, home: Path) -> Key:
+        home.mkdir(mode=0o700)
+        made = cls(home=home, name="")
+        made.gpg("--passphrase", "", "--quick-gen-key", "Tests <a@example.com>", "ed25519", "sign", "0")
+        rows = made.gpg("--with-colons", "--list-keys").decode().splitlines()
+        return replace(made, name=next(row.split(":")[4] for row in rows if row.startswith("pub:")))
+
+    def gpg(self, *words: str, data: bytes = b"") -> bytes:
+        argv = ["gpg", "--homedir", os.fspath(self.home), "--batch", "--quiet", *words]
+        return subprocess.run(argv, input=data, capture_output=True, check=True).stdout
+
+    def public(self) -> bytes:
+        return self.gpg("--export")
+
+    def signed(self, text: str) -> bytes:
+        return self.gpg("--clearsign", data=text.encode())
+
+
+def release(published: float, *files: tuple[str, bytes], **fields: str) -> str:
+    """A Release file of that time. fields: more of them, a _ in a name for a dash."""
+    more = "".join(f"{name.replace('_', '-')}: {value}\n" for name, value in fields.items())
+    sums = "".join(f" {hashlib.sha256(data).hexdigest()} {len(data)} {name}\n" for name, data in files)
+    return f"Date: {stamp(published)}\nSuite: made\n{more}SHA256:\n{sums}"
+
+
+def stamp(seconds: float) -> str:
+    """A time as a Release file has it."""
+    return time.strftime("%a, %d %b %Y %H:%M:%S UTC", time.gmtime(seconds))
+
+
 class Repository:
-    """A flat repository of packages made by dpkg-deb, served as long as a block lasts. asked: requests."""
+    """A flat repository of packages made by dpkg-deb, served as long as a block lasts.
+
+    asked: requests; key: signs it, if there is one; fields: more of its Release file.
+    """
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
         self.port = port
         self.asked: list[tuple[str, int]] = []
+        self.key: Key | None = None
+        self.fields: dict[str, str] = {}
         self._packages: dict[str, str] = {}
         self._published = int(time.time()) - 3600
         folder.mkdir()
@@ -103,19 +153,19 @@ class Repository:
         """Write the index: Packages, and a Release with its digests."""
         packages = "".join(self._packages[name] for name in sorted(self._packages)).encode()
         files = {"Packages": packages, "Packages.gz": gzip.compress(packages, mtime=0)}
-        sums = []
-        for name, data in files.items():
-            (self.folder / name).write_bytes(data)
-            sums.append(f" {hashlib.sha256(data).hexdigest()} {len(data)} {name}\n")
         # A server tells an index from another by the second: each is two younger than the last.
         self._published += 2
-        date = time.strftime("%a, %d %b %Y %H:%M:%S UTC", time.gmtime(self._published))
-        (self.folder / "Release").write_text(f"Date: {date}\nSuite: made\nSHA256:\n{''.join(sums)}")
-        for name in (*files, "Release"):
+        text = release(self._published, *files.items(), **self.fields)
+        files["Release"] = text.encode()
+        if self.key is not None:
+            files["InRelease"] = self.key.signed(text)
+        for name, data in files.items():
+            (self.folder / name).write_bytes(data)
             os.utime(self.folder / name, (self._published, self._published))
 
     @contextlib.contextmanager
-    def served(self) -> Iterator[None]:
+    def served(self, tls: ssl.SSLContext | None = None) -> Iterator[None]:
+        """tls: for a server of https."""
         asked = self.asked
 
         class Handler(SimpleHTTPRequestHandler):
@@ -129,6 +179,8 @@ class Repository:
         server = ThreadingHTTPServer(
             ("127.0.0.1", self.port), partial(Handler, directory=os.fspath(self.folder))
         )
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -12,12 +13,11 @@ from urllib.parse import parse_qsl
 
 from buildstep.errors import CommandFailed, ImageError, ToolMissing
 from buildstep.images.interface import Identity, SourceContext, SourceImage
+from buildstep.rootfs.installers.apt_faults import ARCHIVE_KEYRINGS, Advice, Keys, explain
 from buildstep.rootfs.interface import Package
 from buildstep.system import process, userns
 
 DEFAULTS = {"variant": "minbase", "include": "", "components": "main"}
-
-_HINT = "is the Debian mirror reachable? BUILDSTEP_APT_MIRROR names another"
 
 
 class Mmdebstrap:
@@ -62,7 +62,7 @@ class Mmdebstrap:
                 with archive.open("rb") as stream:
                     entries = context.unpack(stream, into)
         except CommandFailed as error:
-            raise ImageError(error.message, detail=error.detail, hint=_HINT, retryable=True) from error
+            raise _explained(error, mirror) from error
         finally:
             archive.unlink(missing_ok=True)
         return SourceImage(
@@ -81,6 +81,57 @@ class Mmdebstrap:
             packages=tuple(dpkg_packages(into / "var/lib/dpkg/status")),
             entries=entries,
         )
+
+
+# -- when it fails ------------------------------------------------------------------------------------------
+
+_DISTRO_INFO = Path("/usr/share/distro-info")
+"""Tables of the suites of Debian and Ubuntu, by which mmdebstrap chooses a mirror and keys."""
+
+_TRUSTED = "/etc/apt/trusted.gpg.d"
+
+
+def _explained(error: CommandFailed, mirror: str) -> ImageError:
+    """Return the error for a root that could not be made, with its cause. mirror: the one that was given."""
+    place = f"BUILDSTEP_APT_MIRROR, which is {mirror}," if mirror else "BUILDSTEP_APT_MIRROR"
+    advice = Advice(
+        keys=_keys,
+        mirror=f"{place} names another mirror",
+        authority="put its authority's certificate into this host's /usr/local/share/ca-certificates, and"
+        " run update-ca-certificates",
+        expired="take a mirror that is renewed; of an archive that no longer is make the root by hand, and"
+        " import it: tar:FILE",
+    )
+    cause = None if error.limit else explain(error.detail, advice)
+    if cause is None:
+        return ImageError(error.message, detail=error.detail, hint=error.hint)
+    what = error.message.partition(": ")[0]
+    return ImageError(
+        f"{what}: {cause.text}", detail=error.detail, hint=cause.hint, retryable=cause.retryable
+    )
+
+
+def _keys(uri: str, suite: str) -> Keys:
+    """Return the keys that mmdebstrap believes: the vendor's, if this host has them, and those of its apt."""
+    vendor = next((name for name in ARCHIVE_KEYRINGS if _is_of(name, uri, suite)), "")
+    if not vendor:
+        return Keys(
+            f"{_TRUSTED} of this host", f"put the key of those who run the repository into {_TRUSTED}"
+        )
+    keyring, package = ARCHIVE_KEYRINGS[vendor]
+    if os.path.exists(keyring):
+        return Keys(f"{keyring} of this host", f"install a newer {package} on this host")
+    return Keys(
+        f"{_TRUSTED} of this host, which has no {keyring}", f"install the package {package} on this host"
+    )
+
+
+def _is_of(vendor: str, uri: str, suite: str) -> bool:
+    with contextlib.suppress(OSError):
+        rows = (_DISTRO_INFO / f"{vendor}.csv").read_text().splitlines()
+        if any(row.split(",")[2:3] == [suite.partition("-")[0]] for row in rows):
+            return True
+    return vendor in uri or suite.startswith(vendor)
 
 
 def _as_root_of_a_namespace(command: list[str]) -> list[str]:

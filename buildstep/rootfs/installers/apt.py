@@ -6,13 +6,14 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
 
 from buildstep.errors import InstallError
-from buildstep.rootfs.installers import apt_audit, apt_incremental
+from buildstep.rootfs.installers import apt_audit, apt_faults, apt_incremental
 from buildstep.rootfs.installers.apt_archives import (
     KNOWN,
     Archive,
@@ -36,7 +37,7 @@ from buildstep.rootfs.installers.apt_lists import (
 from buildstep.rootfs.installers.apt_settings import CONFIG, CULPRITS, ENV, HELPER, OURS, POLICY, SETTINGS
 from buildstep.rootfs.installers.apt_sources import Sources, host_mirror, lists_key
 from buildstep.rootfs.installers.apt_sweep import sweep
-from buildstep.rootfs.installers.common import checked, failures
+from buildstep.rootfs.installers.common import Cause, checked, failures
 from buildstep.rootfs.installers.private_area import private_area
 from buildstep.rootfs.interface import Audit, InstallJob, Package, Resolution, Sandbox
 from buildstep.system.locks import lock
@@ -65,6 +66,7 @@ class Apt:
         self._kept: KeptLists | None = None
         self._wanted: list[Archive] | None = None
         self._clean = True
+        self._explain: Callable[[str], Cause | None] = lambda _output: None
 
     @classmethod
     def detect(cls, root: Root) -> bool:
@@ -80,6 +82,8 @@ class Apt:
         sandbox = job.sandbox
         sources = Sources.of(sandbox.root)
         used = sources.through(job.mirror)
+        advice = apt_faults.image_advice(sandbox.root, used, network=job.download is not None)
+        self._explain = partial(apt_faults.explain, advice=advice)
         self._clean = self._kept is None
         if self._clean:
             self._key = lists_key(job, used)
@@ -131,15 +135,17 @@ class Apt:
         """Run `apt-get update` on copies, and take over what it wrote if that is something else."""
         private = self._work / "lists"
         remove_tree(private)
+        # What was made of lists that no longer count.
+        (self._work / "parsed" / PARSED).unlink(missing_ok=True)
+        job.sandbox.root.remove(f"{OURS}/pkgcache.bin")
         (private / "partial").mkdir(parents=True)
         if known is not None:
             copy_lists(known, private)
-        hint = "is the image's package source reachable from this CI host? A mirror can be named"
         # apt's own form of the lists is made by the first question about packages, if there is one.
         options = ["-opkgCacheFile::Generate=false"]
         if hurry:
             options += ["-oAcquire::Retries=0", "-oAcquire::http::Timeout=15"]
-        with failures("apt-get update", (), hint=hint):
+        with failures("apt-get update", (), explain=self._explain):
             self._apt(job, [*options, "update"], write={"lists": private}, network=True)
         if known is not None and same_lists(private, known.lists):
             known.touch()
@@ -152,7 +158,7 @@ class Apt:
 
     def resolve(self, job: InstallJob, *, upgrade: bool) -> Resolution:
         words = ["--simulate", *_install(job, "dist-upgrade" if upgrade else "install")]
-        with failures("resolving packages", job.packages, *CULPRITS):
+        with failures("resolving packages", job.packages, *CULPRITS, explain=self._explain):
             text = self._ask(job, words)
         found, order = {}, []
         for row in text.splitlines():
@@ -173,12 +179,16 @@ class Apt:
     def _fetch(self, job: InstallJob, act: str, versions: Mapping[str, str] | None) -> None:
         """Have every package file that is needed, hashed, in the directory that apt is shown."""
         if self._wanted is None:
-            with failures("resolving packages", job.packages, *CULPRITS):
+            with failures("resolving packages", job.packages, *CULPRITS, explain=self._explain):
                 self._wanted = self._archives(job, act, versions)
         store, missing = ArchiveStore(self._place(job), job.bus), self._missing(job)
         for last in (False, True):
             if missing:
-                self._download(job, act, missing)
+                try:
+                    self._download(job, act, missing)
+                except InstallError:
+                    store.take_good(missing, self._work / "downloads", self._work / "shown")
+                    raise
                 missing = store.take_all(missing, self._work / "downloads", self._work / "shown", last=last)
 
     def _archives(self, job: InstallJob, act: str, versions: Mapping[str, str] | None) -> list[Archive]:
@@ -217,7 +227,7 @@ class Apt:
                 words += [archive.uri, f"{OURS}/archives/{archive.name}"]
         if not words:
             return
-        with failures("downloading packages", job.packages, *CULPRITS):
+        with failures("downloading packages", job.packages, *CULPRITS, explain=self._explain):
             if root.is_program(HELPER):
                 words = ["download-file", *words]
                 self._apt(job, words, write={"archives": folder}, network=True, program=HELPER)

@@ -22,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 from buildstep.errors import InstallError
 from buildstep.events import Bus
 from buildstep.rootfs.installers.deb_file import file_stem
+from buildstep.rootfs.interface import StaleIndex
 from buildstep.system import sealed
 from buildstep.system.files import copy_range
 from buildstep.system.private import private_dir
@@ -126,13 +127,13 @@ class ArchiveStore:
     ) -> list[Archive]:
         """Take over downloaded package files like `take`; return those that must be downloaded again.
 
-        last: there is no other try. Raises InstallError then.
+        last: there is no other try. Raises StaleIndex then.
         """
         wrong = []
         for archive in archives:
             if problem := self.take(archive, source / archive.name, folder):
                 if last:
-                    raise InstallError(
+                    raise StaleIndex(
                         f"the package file {archive.name} is {problem} after it was downloaded twice",
                         hint="the mirror, or a proxy before it, sends something else than its lists say",
                     )
@@ -142,6 +143,12 @@ class ArchiveStore:
                 (source / archive.name).unlink(missing_ok=True)
                 wrong.append(archive)
         return wrong
+
+    def take_good(self, archives: Sequence[Archive], source: Path, folder: Path) -> None:
+        """Take over those of package files that were downloaded before another could not be: the next try
+        needs only that one."""
+        for archive in archives:
+            self.take(archive, source / archive.name, folder)
 
     def problem(self, archive: Archive, path: Path) -> str:
         """Return what is wrong with a file that should be this package file; empty for nothing."""
@@ -175,7 +182,7 @@ def _link(source: Path, target: Path) -> None:
 def copy_local(archive: Archive, root: Root, folder: Path) -> bool:
     """Copy a package file of a repository of file:, which is in the image's root, into a directory.
 
-    Returns False for one of another kind of repository. Raises InstallError where it cannot be read.
+    Returns False for one of another kind of repository. Raises StaleIndex where it cannot be read.
     """
     if not archive.uri.startswith("file:"):
         return False
@@ -187,7 +194,7 @@ def copy_local(archive: Archive, root: Root, folder: Path) -> bool:
                 raise OSError("it is not a regular file")
             copy_range(fd, there.fileno(), os.fstat(fd).st_size)
     except OSError as error:
-        raise InstallError(f"{path} in the image, a package file, cannot be read: {error}") from error
+        raise StaleIndex(f"{path} in the image, a package file, cannot be read: {error}") from error
     return True
 
 

@@ -24,7 +24,8 @@ ENV = {
 
 # Read by `--config-file` after the image's own settings, so that it has the last word over them. No locks:
 # nobody else is in the image, and what apt is shown is read-only. Lists are not compressed again: so they
-# have the digests that Release files name. No proxies of the image's own: all goes through the build's, which
+# have the digests that Release files name. A repository may have another name or suite than when lists were
+# kept: without these nobody would ask. No proxies of the image's own: all goes through the build's, which
 # the environment names, and through that of the CI host.
 SETTINGS = f"""\
 APT::Sandbox::User "root";
@@ -42,6 +43,7 @@ Acquire::http::Timeout "60";
 Acquire::https::Timeout "60";
 Acquire::Languages "none";
 Acquire::GzipIndexes "false";
+Acquire::AllowReleaseInfoChange "true";
 Dir::Cache::archives "{OURS}/archives";
 Dir::State::lists "{OURS}/lists";
 Dir::Cache::pkgcache "{OURS}/pkgcache.bin";
@@ -55,13 +57,13 @@ DPkg::Lock::Timeout "60";
 
 # Whose names a failing apt or dpkg prints, and how.
 CULPRITS = (
-    r"^E: Unable to locate package (\S+)",
-    r"^E: Couldn't find any package by \S+ '([^']+)'",
-    r"^E: Package '([^']+)' has no installation candidate",
-    r"^E: Version '[^']*' for '([^']+)' was not found",
-    r"^E: Release '[^']*' for '([^']+)' was not found",
+    r"^E(?:rror)?: Unable to locate package (\S+)",
+    r"^E(?:rror)?: Couldn't find any package by \S+ '([^']+)'",
+    r"^E(?:rror)?: Package '([^']+)' has no installation candidate",
+    r"^E(?:rror)?: Version '[^']*' for '([^']+)' was not found",
+    r"^E(?:rror)?: Release '[^']*' for '([^']+)' was not found",
     r"^dpkg: error processing (?:package|archive) (\S+)",
     r"^Errors were encountered while processing:\n((?: \S+\n?)+)",
     r"^ (\S+) : (?:Depends|Breaks|Conflicts|PreDepends):",
-    r"^E: Failed to fetch \S+/([^/_\s]+)_",
+    r"^E(?:rror)?: Failed to fetch \S+/([^/_\s]+)_",
 )

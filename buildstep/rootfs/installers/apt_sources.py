@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -55,12 +55,36 @@ class Sources:
             files={path: _rewritten(path, text, mirror.rstrip("/")) for path, text in self.files.items()}
         )
 
+    def signed_by(self, uri: str, suite: str) -> tuple[str, str]:
+        """Return the sources file that names a repository, and what it says of its keys; "" for neither."""
+        for path, text in self.files.items():
+            for uris, suites, keys in _entries(path, text):
+                if suite in suites and uri.rstrip("/") in [item.rstrip("/") for item in uris]:
+                    return path, keys
+        return "", ""
+
     def digest(self) -> str:
         """Return a name for the package lists that these sources give."""
         state = hashlib.sha256()
         for path, text in sorted(self.files.items()):
             state.update(f"{path}\0{text}\0".encode())
         return state.hexdigest()[:32]
+
+
+def _entries(path: str, text: str) -> Iterator[tuple[list[str], list[str], str]]:
+    """Yield of each entry of a sources file: its URIs, suites, and the value of Signed-By; see
+    sources.list(5)."""
+    if path.endswith(".list"):
+        for line in text.splitlines():
+            if match := re.match(r"\s*deb(?:-src)?\s+(?:\[([^\]]*)\]\s*)?(\S+)\s+(\S+)", line):
+                options = dict(word.split("=", 1) for word in (match[1] or "").split() if "=" in word)
+                yield [match[2]], [match[3]], options.get("signed-by", "").strip('"')
+        return
+    for paragraph in re.split(r"\n[ \t]*\n", text):
+        plain = "\n".join(line for line in paragraph.splitlines() if not line.startswith("#"))
+        fields = re.findall(r"(?m)^([A-Za-z-]+):((?:.*)(?:\n[ \t].*)*)", plain)
+        values = {name.lower(): value.strip() for name, value in fields}
+        yield values.get("uris", "").split(), values.get("suites", "").split(), values.get("signed-by", "")
 
 
 def lists_key(job: InstallJob, sources: Sources) -> str:

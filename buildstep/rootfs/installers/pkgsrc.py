@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from buildstep.errors import InstallError
 from buildstep.rootfs.installers.common import checked, failures
-from buildstep.rootfs.installers.pkgsrc_refusals import CULPRITS, advice
+from buildstep.rootfs.installers.pkgsrc_refusals import CULPRITS, advice, unfetched
 from buildstep.rootfs.installers.private_area import private_area, sweep_areas
 from buildstep.rootfs.interface import Audit, Finding, InstallJob, Package, Resolution, Sandbox
 from buildstep.system.mount_table import mount_points
@@ -69,7 +69,8 @@ class Pkgsrc:
     def refresh(self, job: InstallJob, *, hurry: bool = False, max_age: float = 0.0) -> float:
         """Run `pkgin update`. A root with pkg_add alone has no index to refresh."""
         if pkgin := _pkgin(job.sandbox):
-            with failures("pkgin update", (), hint="is the repository reachable from this CI host?"):
+            explain = partial(unfetched, prefix=_needed_prefix(job.sandbox))
+            with failures("pkgin update", (), explain=explain):
                 _run(job, [pkgin, "update"], network=True)
         return time.time()
 

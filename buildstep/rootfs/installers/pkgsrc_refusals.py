@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from buildstep.rootfs.installers.common import Cause
+
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
@@ -122,3 +124,25 @@ def advice(output: str, prefix: str) -> str:
         return ""
     _, hint, match = min(found, key=lambda row: row[0])
     return hint.format(conf=f"{prefix}/etc/pkg_install.conf", **match.groupdict())
+
+
+_NOT_FETCHED = re.compile(r"Could not fetch (?P<url>\S+?)(?:: (?P<why>.+))?$", re.MULTILINE)
+"""pkgin's words, and what libfetch says of it; older versions leave that out."""
+
+
+def unfetched(output: str, prefix: str) -> Cause | None:
+    """Return why pkgin could not fetch a repository's summary; None where that was not what failed."""
+    match = _NOT_FETCHED.search(output)
+    if match is None:
+        return None
+    why, conf = match["why"] or "", f"{prefix}/etc/pkgin/repositories.conf"
+    text = f"{match['url']} cannot be fetched{f' ({why})' if why else ''}"
+    if re.search("Not Found|No such file", why):
+        return Cause(text=text, hint=f"let the image's {conf} name a repository of its release and platform")
+    if re.search("certificate|SSL|Authentication error", why, re.IGNORECASE):
+        hint = f"is the certificate's authority in the image (mozilla-rootcerts), and its name in {conf}?"
+        return Cause(text=text, hint=hint)
+    if re.search("Forbidden|Unauthorized|Authentication required", why, re.IGNORECASE):
+        return Cause(text=text, hint="the server, or a proxy, refuses it")
+    hint = f"is the repository reachable from this CI host? The image's {conf} names it"
+    return Cause(text=text, hint=hint, retryable=True)

@@ -334,6 +334,30 @@ def test_pkgsrc_names_the_package_that_failed(illumos: Path, task: partial[Insta
         Pkgsrc().install(task(sandbox=sandbox, packages=["good", "nonesuch"]))
 
 
+UNFETCHED = {
+    "Not Found": "a repository of its release and platform",
+    "Connection refused": "is the repository reachable",
+    "Host not found": "is the repository reachable",
+    "SSL certificate subject doesn't match host example": "the certificate's authority",
+    "Forbidden": "refuses it",
+    "": "is the repository reachable",
+}
+
+
+@pytest.mark.parametrize("why", UNFETCHED)
+def test_pkgin_says_why_an_index_cannot_be_fetched(
+    illumos: Path, task: partial[InstallJob], why: str
+) -> None:
+    said = f"pkgin: Could not fetch http://example/pkg_summary.gz{why and f': {why}'}"
+    sandbox = Recorder(
+        illumos, {"update": CommandFailed(["pkgin"], 1, detail=f"{said}\ncommand: pkgin update")}
+    )
+    with pytest.raises(InstallError, match=r"http://example/pkg_summary.gz cannot be fetched") as caught:
+        Pkgsrc().refresh(task(sandbox=sandbox))
+    assert UNFETCHED[why] in caught.value.hint
+    assert ("reachable" in caught.value.hint) == ("reachable" in UNFETCHED[why])
+
+
 def test_pkgsrc_refuses_options_as_names(illumos: Path, task: partial[InstallJob]) -> None:
     with pytest.raises(InstallError):
         Pkgsrc().install(task(sandbox=Recorder(illumos), packages=["-f"]))
