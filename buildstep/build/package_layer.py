@@ -20,7 +20,7 @@ from buildstep.cache.layers import LayerRecord
 from buildstep.cache.resolutions import KeptResolution
 from buildstep.errors import InstallError
 from buildstep.pool.interface import Kind
-from buildstep.rootfs.interface import Installer
+from buildstep.rootfs.interface import Installer, StaleIndex
 from buildstep.rootfs.packaging import Host, Installed, Packaging, prepare_packaging
 from buildstep.system import space
 from buildstep.tree.diff import diff
@@ -194,10 +194,9 @@ def _attempt(context: BuildContext, state: BuildState, last: Retry) -> Outcome |
                 else:
                     exact = state.resolution.exact
                     state.installed = packages.install(state.resolution.versions if exact else None)
-            except InstallError as error:
+            except StaleIndex as error:  # nothing is installed yet
                 if not old_index or space.cause_of(error) is not None:
                     raise
-                # What an index of a while ago names may be gone from the repository by now.
                 return Retry(reason=f"{error.message}; the repository is queried again", max_age=0.0)
     target = Target(key=key, inputs=inputs, missing=missing, begin=begin)
     if record is not None:

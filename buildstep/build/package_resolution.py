@@ -11,7 +11,8 @@ from buildstep.build import cache_inputs
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.cache import resolutions
 from buildstep.cache.resolutions import KeptResolution
-from buildstep.errors import BuildstepError
+from buildstep.errors import BuildstepError, InstallError
+from buildstep.rootfs.interface import StaleIndex
 from buildstep.rootfs.packaging import Packaging
 from buildstep.system import space
 
@@ -28,8 +29,11 @@ def resolve(
     asked: Mapping[str, Any],
     max_age: float | None,
 ) -> tuple[KeptResolution, bool]:
-    """Return what the packages resolve to now, and whether an index from before says so. Where the repository
-    cannot be reached: what they did last time."""
+    """Return what the packages resolve to now, and whether an index from before says so.
+
+    Such an index that does not know what is wanted is refreshed. Where the repository cannot be reached:
+    what they did last time.
+    """
     begin = time.time()
     folder, name = context.backend.state, cache_inputs.answer_key(asked)
     known = resolutions.find(folder, name)
@@ -52,12 +56,31 @@ def resolve(
         context.bus.note("the repository's index is unchanged")
         resolution = replace(known, asked=fetched)
     else:
-        resolution = KeptResolution.of(index, packages.resolve(), asked=fetched)
+        try:
+            answer = packages.resolve()
+        except StaleIndex as error:
+            if fetched >= begin:
+                raise
+            index, fetched = _refreshed(context, packages, error)
+            answer = packages.resolve()
+        resolution = KeptResolution.of(index, answer, asked=fetched)
         if not index and context.spec.packages:
             context.bus.note(f"{packages.installer.name} has no index here: the layer is known by names only")
     with report_failure(context.bus, "keeping the resolution"):
         resolutions.save(folder, name, resolution)
-    return resolution, fetched < begin - 2
+    return resolution, fetched < begin
+
+
+def _refreshed(context: BuildContext, packages: Packaging, error: StaleIndex) -> tuple[str, float]:
+    """Refresh an index of before, which does not know what is wanted; see `Packaging.refresh`."""
+    context.bus.note(f"{error.message}; the repository is queried again")
+    try:
+        return packages.refresh()
+    except InstallError as second:
+        if space.cause_of(second) is not None:
+            raise
+        context.bus.note(f"the repository's index cannot be refreshed: {second.message}", level="warning")
+        raise error from second
 
 
 def is_as_resolved(context: BuildContext, state: BuildState) -> bool:

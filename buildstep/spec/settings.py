@@ -124,8 +124,7 @@ _TABLE: Final = (
     Setting(
         "proto",
         _LINE,
-        "The proto directory, copied over the base image; also an argument by itself. Default: proto, if it "
-        "is there.",
+        "The proto directory, copied over the base image; also the one positional argument.",
         flag="-d/--dir",
         required=True,
     ),

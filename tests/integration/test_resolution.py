@@ -322,6 +322,38 @@ def test_an_index_that_is_too_old_is_fetched_again(
     private(job)
 
 
+def lists_asked(repository: Repository) -> int:
+    """How many times the index was asked for, since this was asked last."""
+    found = sum(path.endswith("/InRelease") for path, _ in repository.asked)
+    repository.asked.clear()
+    return found
+
+
+def test_what_a_young_index_does_not_know_is_looked_up_once(
+    place: Yard, repository: Repository, private: Private
+) -> None:
+    """A file that was replaced under its version, a package that was published since, one that never was."""
+
+    def job() -> None:
+        repository.put("delta", "1.0", files={"etc/one": "1\n"})
+        with repository.served():
+            build(place)
+            for name in ("delta", "young"):
+                repository.put(name, "1.0", files={"etc/one": "another\n"})
+                repository.asked.clear()
+                place.build["packages"] = [name]
+                done = build(place)
+                assert any("the repository is queried again" in note for note in done.notes)
+                assert lists_asked(repository) == 1
+            place.build["packages"] = ["alpha", "nonesuch"]
+            failed = place.run()
+            assert "failed for nonesuch: Unable to locate package nonesuch" in failed.error
+            assert lists_asked(repository) == 1
+
+    clear_layers(place)
+    private(job)
+
+
 def build_same(place: Yard, **more: Any) -> Outcome:
     """A build of the same proto directory as the last."""
     done = place.run(**more)

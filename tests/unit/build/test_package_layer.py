@@ -121,12 +121,54 @@ def test_something_unasked_for_in_an_extension_is_not_kept(workshop: Workshop) -
     assert workshop.repository.installs[-1] == ("a", "b")
 
 
-def test_a_failed_install_from_an_old_index_is_tried_once_more_with_a_new_one(workshop: Workshop) -> None:
-    workshop.repository.failures = ["404 for a"]
+def test_a_file_that_an_old_index_names_and_is_gone_is_looked_up_in_a_new_one(workshop: Workshop) -> None:
+    workshop.repository.failures, workshop.repository.stale = ["404 for a"], True
     workshop.build(["a"], order="packages-first")
     assert workshop.repository.refreshed == [3600, 0.0]
     assert "404 for a; the repository is queried again" in workshop.notes()
     assert packages(workshop)[0] == "run"
+
+
+def test_a_file_that_the_new_index_names_as_well_fails_the_build(workshop: Workshop) -> None:
+    workshop.repository.failures, workshop.repository.stale = ["404 for a", "404 for a again"], True
+    with pytest.raises(InstallError, match="404 for a again"):
+        workshop.build(["a"], order="packages-first")
+    assert workshop.repository.refreshed == [3600, 0.0]
+
+
+def test_a_script_that_fails_is_not_run_again(workshop: Workshop) -> None:
+    """An index that is not the last has nothing to do with it, and a person may want to look around."""
+    workshop.repository.failures = ["a is broken"]
+    with pytest.raises(InstallError, match="a is broken"):
+        workshop.build(["a"], order="packages-first")
+    assert workshop.repository.refreshed == [3600]
+
+
+def test_what_an_old_index_does_not_know_is_looked_up_in_a_new_one(workshop: Workshop) -> None:
+    workshop.repository.upcoming = {"new": "1"}
+    workshop.build(["a", "new"], order="packages-first")
+    assert workshop.repository.refreshed == [3600, 0.0]
+    assert "new is not known; the repository is queried again" in workshop.notes()
+    assert workshop.repository.installs == [("a", "new")]
+    # The layer is kept under the versions of the new index.
+    (workshop.proto / "srv/page").write_text("changed")
+    workshop.build(["a", "new"], order="packages-first")
+    assert packages(workshop)[0] == "reuse"
+
+
+@pytest.mark.parametrize("fetched", ["before", "now"])
+def test_what_the_new_index_does_not_know_either_fails_the_build(workshop: Workshop, fetched: str) -> None:
+    workshop.repository.fetched = time.time() + 60 if fetched == "now" else 0
+    with pytest.raises(InstallError, match="nope is not known"):
+        workshop.build(["nope"], order="packages-first")
+    assert workshop.repository.refreshed == ([3600] if fetched == "now" else [3600, 0.0])
+
+
+def test_where_the_index_cannot_be_refreshed_both_are_told(workshop: Workshop) -> None:
+    workshop.repository.down = 2
+    with pytest.raises(InstallError, match="nope is not known"):
+        workshop.build(["nope"], order="packages-first")
+    assert "the repository's index cannot be refreshed: no route to the repository" in workshop.notes()
 
 
 def test_a_failed_install_from_a_new_index_fails(workshop: Workshop) -> None:

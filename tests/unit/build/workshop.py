@@ -24,7 +24,7 @@ from buildstep.errors import InstallError
 from buildstep.events import Bus, Event, Note, StepFinished
 from buildstep.images.store import ImageStore
 from buildstep.pool.directory import DirectoryBackend
-from buildstep.rootfs.interface import Package, Resolution
+from buildstep.rootfs.interface import Package, Resolution, StaleIndex
 from buildstep.rootfs.packaging import Installed
 from buildstep.spec import load as specs
 from buildstep.spec.document import Document
@@ -35,20 +35,24 @@ ENVIRON = {"PATH": os.environ["PATH"], "HOME": "/nowhere", "SOURCE_DATE_EPOCH": 
 
 @dataclass
 class Repository:
-    """What a made-up package manager would find. versions: by package; index: its state, which changes with
-    it; failures: messages of the next installs; disk: what causes them, and a failed query."""
+    """What a made-up package manager would find. versions: by package; upcoming: those that only a query
+    finds; index: its state, which changes with it; failures: messages of the next installs; stale: whether
+    these are of files that are gone; disk: what causes them, and a failed query; down: True, or from which
+    query on."""
 
     versions: dict[str, str] = field(default_factory=dict)
+    upcoming: dict[str, str] = field(default_factory=dict)
     index: str = "index 1"
     fetched: float = 0.0
     exact: bool = True
     failures: list[str] = field(default_factory=list)
+    stale: bool = False
     blocker: str = ""
     unexpected: str = ""
     surplus: tuple[str, ...] = ()
     refreshed: list[float] = field(default_factory=list)
     installs: list[tuple[str, ...]] = field(default_factory=list)
-    down: bool = False
+    down: bool | int = False
     disk: OSError | None = None
 
     @contextlib.contextmanager
@@ -75,11 +79,18 @@ class FakePackaging:
     def refresh(self, *, hurry: bool = False, max_age: float = 0.0) -> tuple[str, float]:
         del hurry
         self.repository.refreshed.append(max_age)
-        if self.repository.down:
+        if 0 < self.repository.down <= len(self.repository.refreshed):
             raise InstallError("no route to the repository") from self.repository.disk
+        if not max_age and self.repository.upcoming:
+            self.repository.versions |= self.repository.upcoming
+            self.repository.index += " and more"
+            self.repository.upcoming = {}
         return self.repository.index, self.repository.fetched if max_age else time.time()
 
     def resolve(self) -> Resolution:
+        for name in self.spec.packages:
+            if name not in self.repository.versions:
+                raise StaleIndex(f"{name} is not known")
         wanted = {name: self.repository.versions[name] for name in self.spec.packages}
         order = tuple(f"{act} {name}" for act in ("Inst", "Conf") for name in sorted(wanted))
         return Resolution(versions=wanted, exact=self.repository.exact, order=order)
@@ -97,7 +108,8 @@ class FakePackaging:
 
     def install(self, versions: Mapping[str, str] | None = None) -> Installed:
         if self.repository.failures:
-            raise InstallError(self.repository.failures.pop(0)) from self.repository.disk
+            kind = StaleIndex if self.repository.stale else InstallError
+            raise kind(self.repository.failures.pop(0)) from self.repository.disk
         names = tuple(versions if versions is not None else self.spec.packages)
         self.repository.installs.append(names)
         self.root.make_dirs("/usr")
