@@ -53,7 +53,8 @@ def import_(session: Session, ref: str, manifest: str | None, as_json: bool) -> 
     """Bring an image into the store; nothing is done when it is there, verified.
 
     REF: a uuid or name@version of a repository, or a locator: docker://HOST/NAME[:TAG], oci:PATH[:TAG],
-    tar:FILE, zfs:FILE[,MANIFEST], mmdebstrap:SUITE, scratch. The format of a FILE is found from its content.
+    docker-archive:FILE[:NAME[:TAG]], tar:FILE, zfs:FILE[,MANIFEST], mmdebstrap:SUITE, scratch.
+    The format of a FILE is found from its content.
     """
     from buildstep.images.importing import Importer
     from buildstep.pool.journal import open_journal

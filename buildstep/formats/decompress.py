@@ -23,6 +23,24 @@ _ZSTD_WINDOW = 128 << 20
 """Memory (bytes) that a stream's header may ask for; zstd's own default limit, `--long=27`."""
 
 
+MAGIC_SIZE = 6
+"""Bytes by which a compression is told."""
+
+
+def compression_of(head: bytes) -> str:
+    """Return how a stream is compressed by its first bytes: gzip, xz, bzip2, zstd; empty for not at all."""
+    if head.startswith(b"\x1f\x8b"):
+        return "gzip"
+    if head.startswith(b"\xfd7zXZ\x00"):
+        return "xz"
+    if head.startswith(b"BZh"):
+        return "bzip2"
+    # A frame, or a skippable frame as pzstd and others put in front.
+    if head.startswith(b"\x28\xb5\x2f\xfd") or (head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50):
+        return "zstd"
+    return ""
+
+
 class Decompressed:
     """The content of `stream`, compressed with gzip, xz, zstd, bzip2 or not at all; a thread expands it.
 
@@ -152,18 +170,18 @@ class Decompressed:
 
     def _chunks(self) -> Iterator[bytes]:
         head = b""
-        while len(head) < 6 and (more := self._input(6 - len(head))):
+        while len(head) < MAGIC_SIZE and (more := self._input(MAGIC_SIZE - len(head))):
             head += more
         source = _Joined(head, self._input)
-        if head.startswith(b"\x1f\x8b"):
-            return _gzip(source)
-        if head.startswith(b"\xfd7zXZ\x00"):
-            return _members(source, lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY))
-        if head.startswith(b"BZh"):
-            return _members(source, bz2.BZ2Decompressor)
-        # A frame, or a skippable frame as pzstd and others put in front.
-        if head.startswith(b"\x28\xb5\x2f\xfd") or (head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50):
-            return _zstd(source)
+        match compression_of(head):
+            case "gzip":
+                return _gzip(source)
+            case "xz":
+                return _members(source, lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY))
+            case "bzip2":
+                return _members(source, bz2.BZ2Decompressor)
+            case "zstd":
+                return _zstd(source)
         return iter(lambda: source.read(_INPUT), b"")
 
 

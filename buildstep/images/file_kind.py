@@ -10,56 +10,79 @@ from pathlib import Path
 from typing import IO, Literal, cast
 
 from buildstep.errors import ImageError
-from buildstep.formats.decompress import Decompressed
+from buildstep.formats import docker_archive
+from buildstep.formats.archive_index import clean_name
+from buildstep.formats.decompress import MAGIC_SIZE, Decompressed, compression_of
+from buildstep.formats.oci.spec import MAX_DOCUMENT
 from buildstep.formats.zfs_stream import read_begin
 
-FileKind = Literal["tar", "oci", "zfs", "btrfs"]
+FileKind = Literal["tar", "oci", "docker-archive", "zfs", "btrfs"]
+"""Named as the schemes are, of which btrfs is none."""
+
+_WORDS: dict[FileKind, str] = {
+    "tar": "a root file system in a tar archive",
+    "oci": "an OCI layout",
+    "docker-archive": "an archive of `docker save`",
+    "zfs": "a ZFS stream",
+    "btrfs": "a btrfs stream",
+}
 
 _BTRFS = b"btrfs-stream\0"
 _BLOCK = 512
 _HEAD = 32 * _BLOCK
 """Bytes of content, unpacked, by which a kind is detected: a few headers of an archive."""
-_COMPRESSED = (b"\x1f\x8b", b"\xfd7zXZ\x00", b"BZh", b"\x28\xb5\x2f\xfd")
-
-_OCI_NAME = re.compile(
-    r"\.|(\./)?(blobs(/sha256(/[0-9a-f]{64})?)?|index\.json|oci-layout|manifest\.json|repositories"
-    r"|[0-9a-f]{64}(\.json|\.tar|/(layer\.tar|json|VERSION))?)/?"
+_CONTAINER_NAME = re.compile(
+    r"blobs(/sha256(/[0-9a-f]{64}(\.tar(\.gz|\.zst)?)?)?)?|index\.json|oci-layout|repositories"
+    r"|(sha256:)?[0-9a-f]{64}|[^/]+\.(json|tar|tar\.gz|tgz|tar\.zst)|[^/]+/(layer\.tar|json|VERSION)"
 )
-"""Names in the archives of containers; a root file system has another one soon."""
+"""Names in the archives of containers, whichever tool wrote them; a root file system has another one soon."""
 
 
 def kind_of(path: Path) -> FileKind:
     """Return the kind of an image file, or of a layout's directory. Raises ImageError for an unknown one."""
+    return _detected(path) or "tar"
+
+
+def check_kind(path: Path, scheme: FileKind) -> None:
+    """Raise ImageError for a file that is plainly something else than its scheme says; names the right one.
+
+    What is damaged, or nothing that we know, passes: whoever reads all of it says what is wrong.
+    """
+    try:
+        kind = _detected(path)
+    except ImageError:
+        if path.is_dir():
+            raise
+        return
+    if kind in (scheme, None):
+        return
+    hint = "publish the image as oci or tar" if kind == "btrfs" else f"write {kind}:{path}"
+    raise ImageError(f"{path} is {_WORDS[kind]}, not {_WORDS[scheme]}", hint=hint)
+
+
+def _detected(path: Path) -> FileKind | None:
+    """Return a file's kind; None for a tar of nothing but names of containers, that is none of them."""
     if path.is_dir():
         if (path / "oci-layout").is_file():
             return "oci"
         raise ImageError(f"{path} is a directory, and no OCI layout", hint="pack it: tar -C DIR -cf FILE .")
     try:
-        with path.open("rb") as file:
-            start = file.read(8)
-            file.seek(0)
-            with Decompressed(file) as stream:
-                head = stream.read(_HEAD)
-    except OSError as error:
-        raise ImageError(f"cannot read the image {path}: {error.strerror}") from error
+        with path.open("rb") as file, Decompressed(file) as stream:
+            head = stream.read(_HEAD)
+        kind = _kind_of_head(head)
+        if kind == "tar" and _is_container_like(head):
+            return _container_kind(path)
+    except (OSError, tarfile.TarError, EOFError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ImageError(f"cannot read the image {path}: {reason}") from error
     except ImageError as error:
         raise ImageError(f"{path} is damaged: {error.message}", hint="fetch it again") from error
-    kind = _kind_of_head(head)
     if kind is None:
         raise ImageError(
             f"{path.name} holds no image that we know",
-            hint="a tar archive, an OCI archive or a ZFS stream, compressed or not",
+            hint="a tar archive, an OCI or docker archive, or a ZFS stream, compressed or not",
         )
-    if kind != "tar":
-        return kind
-    if start.startswith(_COMPRESSED):
-        if _is_container_like(head):
-            raise ImageError(
-                f"{path.name} is a compressed OCI archive",
-                hint="an OCI archive is a plain tar; uncompress it",
-            )
-        return "tar"
-    return "oci" if _is_container(path) else "tar"
+    return kind
 
 
 def kind_of_start(start: bytes) -> FileKind | None:
@@ -86,11 +109,11 @@ def _is_container_like(head: bytes) -> bool:
     names = []
     with contextlib.suppress(tarfile.TarError), tarfile.open(fileobj=io.BytesIO(head), mode="r:") as archive:
         for member in archive:
-            if member.name not in (".", "./"):
-                names.append(member.name)
+            if name := clean_name(member.name):
+                names.append(name)
             if len(names) == 2:
                 break
-    return bool(names) and all(_OCI_NAME.fullmatch(name) for name in names)
+    return bool(names) and all(_CONTAINER_NAME.fullmatch(name) for name in names)
 
 
 def _is_zfs(head: bytes) -> bool:
@@ -114,14 +137,39 @@ def _is_tar(head: bytes) -> bool:
     return checksum == sum(head[:148]) + sum(head[156:_BLOCK]) + 8 * 32
 
 
-def _is_container(path: Path) -> bool:
+def _container_kind(path: Path) -> FileKind | None:
+    """Return what an archive is whose first names are a container's: see `_detected`.
+
+    A compressed one is expanded for it. Raises ImageError, TarError, EOFError, OSError.
+    """
+    old = docker = False
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(path.open("rb"))
+        compressed = compression_of(file.read(MAGIC_SIZE))
+        file.seek(0)
+        stream = cast(IO[bytes], stack.enter_context(Decompressed(file))) if compressed else file
+        try:
+            for member in tarfile.TarFile(fileobj=stream):
+                name = clean_name(member.name)
+                if name == "oci-layout":
+                    return "oci"
+                # After this a layout may follow: Docker writes both into one archive.
+                docker = docker or _is_docker_manifest(name, member, stream)
+                old = old or name == "repositories"  # all that Docker before 1.10 wrote
+                if name and not _CONTAINER_NAME.fullmatch(name):
+                    return "docker-archive" if docker else "tar"
+        except tarfile.ReadError:
+            if not docker:  # else it ends without padding, or inside of a layer, which its reader notices
+                raise
+    return "docker-archive" if docker or old else None
+
+
+def _is_docker_manifest(name: str, member: tarfile.TarInfo, stream: IO[bytes]) -> bool:
+    if name != docker_archive.MANIFEST or not member.isreg() or member.size > MAX_DOCUMENT:
+        return False
+    stream.seek(member.offset_data)
     try:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                if member.name in ("oci-layout", "./oci-layout", "manifest.json"):
-                    return True
-                if not _OCI_NAME.fullmatch(member.name):
-                    return False
-    except (tarfile.TarError, EOFError, OSError):
-        return False  # whoever unpacks it says what is wrong
-    return False
+        docker_archive.images_of(stream.read(member.size), name)
+    except ImageError:
+        return False
+    return True

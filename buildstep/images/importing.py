@@ -17,8 +17,7 @@ from buildstep.images.file_kind import FileKind, kind_of, kind_of_start
 from buildstep.images.interface import Identity, SourceContext, SourceImage
 from buildstep.images.record import ImageRecord
 from buildstep.images.resolve import Fetched, Incoming
-from buildstep.images.sources import zfs_file
-from buildstep.images.sources.oci import Oci
+from buildstep.images.sources import parse, zfs_file
 from buildstep.images.store import ImageStore, key_of
 from buildstep.net.errors import HttpError
 from buildstep.net.http import translated
@@ -115,8 +114,8 @@ class Importer:
                 return source.receive(locator, self._backend, ident)
             dataset = self._backend.create(ident)
             fetched = source.fetch(locator, dataset.path, context)
-            # Its key is the digest of the file as it was before it was unpacked.
-            if source.scheme == "tar" and self._store.identify(ref) != identity:
+            # A file's key is what was in it before it was unpacked.
+            if self._store.identify(ref) != identity:
                 raise ImageError(
                     f"{locator} changed while it was imported", hint="build again", retryable=True
                 )
@@ -206,7 +205,9 @@ class Importer:
                     entries = context.unpack(cast(IO[bytes], reader), dataset.path)
                     image = SourceImage(manifest=manifest, inputs=inputs, entries=entries)
                 else:
-                    found = Oci(context.environ).fetch(os.fspath(path), dataset.path, context)
+                    container = parse(f"{kind}:{path}", environ=context.environ)
+                    assert container is not None
+                    found = container[0].fetch(container[1], dataset.path, context)
                     image = replace(found, manifest=manifest, inputs=inputs)
                 wrong = [] if verified else expected_file(manifest).mismatches(reader.finish())
             if wrong:

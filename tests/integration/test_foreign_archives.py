@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 
 from buildstep.images.interface import SourceImage
-from buildstep.images.sources.oci import Oci
+from buildstep.images.sources import parse
 from tests.integration.conftest import demand
 from tests.servers.fixtures import Notes, bus
-from tests.servers.layouts import context, make_layout
+from tests.servers.layouts import context, make_layout, make_saved
 from tests.unit import trees
 from tests.unit.formats.test_unpack import directory, link, symlink, tar
 
@@ -30,7 +30,9 @@ def run(*argv: str | Path) -> None:
 def fetched(locator: str, folder: Path, bus: Notes) -> tuple[SourceImage, Path]:
     into = folder / "ours"
     into.mkdir(parents=True)
-    return Oci(AMD).fetch(locator, into, context(folder / "cache", bus)), into
+    found = parse(locator, environ=AMD)
+    assert found is not None
+    return found[0].fetch(found[1], into, context(folder / "cache", bus)), into
 
 
 def shape(top: Path) -> dict[str, object]:
@@ -69,7 +71,7 @@ def test_names_and_links_are_what_umoci_makes_of_them(tmp_path: Path, bus: Notes
     demand("root", "umoci")
     make_layout(tmp_path / "layout", [gzip.compress(BASE), gzip.compress(UPPER)])
     run("umoci", "unpack", "--image", f"{tmp_path}/layout:latest", tmp_path / "bundle")
-    _, into = fetched(f"{tmp_path}/layout", tmp_path, bus)
+    _, into = fetched(f"oci:{tmp_path}/layout", tmp_path, bus)
     assert shape(into) == shape(tmp_path / "bundle/rootfs")
 
 
@@ -81,7 +83,40 @@ def test_a_layer_of_umoci_insert_has_no_end(tmp_path: Path, bus: Notes) -> None:
     run("umoci", "new", "--image", image)
     run("umoci", "insert", "--image", image, tmp_path / "f", "/x/f")
     run("umoci", "insert", "--image", image, "--opaque", tmp_path, "/y")
-    found, into = fetched(image, tmp_path / "t", bus)
+    found, into = fetched(f"oci:{image}", tmp_path / "t", bus)
     assert (into / "x/f").read_text() == "hello\n"
     assert found.entries is not None
     assert b"y/f" in found.entries
+
+
+def test_archives_of_skopeo(tmp_path: Path, bus: Notes) -> None:
+    """A layout, as an archive for `docker load` and one of OCI, plain and compressed: one image."""
+    demand("root", "skopeo", "zstd")
+    make_layout(tmp_path / "layout", [gzip.compress(BASE), gzip.compress(UPPER)])
+    source = f"oci:{tmp_path}/layout:latest"
+    docker, oci = tmp_path / "docker.tar", tmp_path / "oci.tar"
+    run("skopeo", "copy", source, f"docker-archive:{docker}:example.com/ns/app:1.2")
+    run("skopeo", "copy", source, f"oci-archive:{oci}:v1")
+    run("zstd", "-q", docker, oci)
+    _, ours = fetched(source, tmp_path / "first", bus)
+    for number, locator in enumerate(
+        (
+            f"docker-archive:{docker}",
+            f"docker-archive:{docker}:example.com/ns/app:1.2",
+            f"docker-archive:{docker}.zst:example.com/ns/app:1.2",
+            f"oci:{oci}:v1",
+            f"oci:{oci}.zst",
+        )
+    ):
+        image, into = fetched(locator, tmp_path / str(number), bus)
+        assert shape(into) == shape(ours), locator
+        assert image.manifest["name"] == ("app" if "docker" in locator else "oci")
+
+
+def test_archives_of_docker_save_of_ours_are_what_skopeo_reads(tmp_path: Path) -> None:
+    """So that the stand-ins of the unit tests are what tools take for one."""
+    demand("skopeo")
+    layers = {"a:1": [BASE], "b:2": [BASE, UPPER]}
+    for style in ("legacy", "docker", "skopeo", "kaniko", "jib"):
+        path = make_saved(tmp_path / f"{style}.tar", layers, style=style)
+        run("skopeo", "inspect", f"docker-archive:{path}:b:2")

@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -108,6 +108,54 @@ def make_layout(
     (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [top]}))
     (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
     return str(top["digest"])
+
+
+def make_saved(
+    path: Path, images: Mapping[str, Sequence[bytes]], *, style: str = "docker", config: str = ""
+) -> Path:
+    """An archive of `docker save`. images: layers, compressed or not, by tag; the tag may be empty.
+
+    style: whose names the files get: `legacy` (Docker before 25: directories, later ones of the same layer are
+    links), `docker` (25 and later: blobs, and a layout beside), `skopeo`, `kaniko`, `jib`.
+    """
+    rows: list[dict[str, Any]] = []
+    files: dict[str, bytes | str] = {}
+    for number, (tag, layers) in enumerate(images.items()):
+        names = []
+        for place, data in enumerate(layers):
+            digest = hashlib.sha256(data).hexdigest()
+            name = {
+                "legacy": f"{number}{place}{digest[2:]}/layer.tar",
+                "docker": f"blobs/sha256/{digest}",
+                "skopeo": f"{digest}.tar",
+                "kaniko": f"{digest}.tar.gz",
+                "jib": f"{digest}.tar.gz",
+            }[style]
+            first = next((known for known, value in files.items() if value == data), name)
+            files[name] = data if first == name else f"../{first}"
+            names.append(name)
+        rootfs = {"type": "layers", "diff_ids": [diff_id(data) for data in layers]}
+        told = {"os": "linux", "architecture": "amd64", "config": {"Env": [f"N={number}"]}, "rootfs": rootfs}
+        text = (config or json.dumps(told)).encode()
+        digest = hashlib.sha256(text).hexdigest()
+        of_config = {
+            "docker": f"blobs/sha256/{digest}",
+            "kaniko": f"sha256:{digest}",
+            "jib": "config.json",
+        }.get(style, f"{digest}.json")
+        files[of_config] = text
+        rows.append({"Config": of_config, "RepoTags": [tag] if tag else None, "Layers": names})
+    files["manifest.json"] = json.dumps(rows).encode()
+    with tarfile.open(path, "w") as out:
+        for name, value in files.items():
+            info = tarfile.TarInfo(name)
+            if isinstance(value, str):
+                info.type, info.linkname = tarfile.SYMTYPE, value
+                out.addfile(info)
+            else:
+                info.size = len(value)
+                out.addfile(info, io.BytesIO(value))
+    return path
 
 
 def pack(folder: Path, archive: Path) -> Path:

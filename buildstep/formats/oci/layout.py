@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import stat
-import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from buildstep.errors import ImageError
+from buildstep.formats.archive_index import ArchiveIndex, SliceReader, read_index, read_slice
 from buildstep.formats.oci.spec import (
     INDEXES,
     MAX_DOCUMENT,
@@ -30,17 +29,11 @@ from buildstep.system.files import Slice
 
 
 class VerifyingReader(HashingReader):
-    """A blob, read from where an open file stands, and hashed on the way."""
+    """A blob that is hashed while it is read."""
 
-    def __init__(self, stream: IO[bytes], entry: Descriptor) -> None:
-        super().__init__(stream, "sha256")
+    def __init__(self, stream: SliceReader, entry: Descriptor) -> None:
+        super().__init__(cast("IO[bytes]", stream), "sha256")
         self._entry = entry
-        self._left = entry.size
-
-    def read(self, size: int = -1, /) -> bytes:
-        data = super().read(self._left if size < 0 else min(size, self._left))
-        self._left -= len(data)
-        return data
 
     def verify(self) -> None:
         """Read the rest. Raises ImageError where the blob is not what its descriptor says."""
@@ -52,13 +45,13 @@ class VerifyingReader(HashingReader):
 class Layout:
     """An OCI image layout, as a directory or in a tar archive. Use `open_layout`."""
 
-    def __init__(self, label: str, where: Path, members: Mapping[str, Slice] | None) -> None:
-        self.label, self._where, self._members = label, where, members
+    def __init__(self, label: str, where: Path, index: ArchiveIndex | None) -> None:
+        self.label, self._where, self._index = label, where, index
 
     def slice(self, name: str) -> Slice:
         """Return where a file of the layout is. Raises ImageError."""
-        if self._members is not None:
-            found = self._members.get(name)
+        if self._index is not None:
+            found = self._index.get(name)
             if found is None:
                 raise ImageError(f"{self.label} has no {name}", hint="is it an OCI archive, and complete?")
             return found
@@ -85,19 +78,14 @@ class Layout:
         return data
 
     def _small(self, where: Slice, what: str) -> bytes:
-        if where.size > MAX_DOCUMENT:
-            raise ImageError(f"{self.label}: {what} has {where.size} bytes, more than a document may have")
-        with where.path.open("rb") as stream:
-            stream.seek(where.offset)
-            return stream.read(where.size)
+        return read_slice(where, f"{self.label}: {what}", limit=MAX_DOCUMENT)
 
     @contextlib.contextmanager
     def open(self, entry: Descriptor) -> Iterator[VerifyingReader]:
         """Open a blob as a stream; the caller calls its `verify` before using the content for good."""
         where = self.blob(entry)
         with where.path.open("rb") as stream:
-            stream.seek(where.offset)
-            yield VerifyingReader(stream, entry)
+            yield VerifyingReader(SliceReader(stream, where), entry)
 
     def tags(self) -> dict[str, Descriptor]:
         """Return the images of the layout's index by name; those without a name are under their digest."""
@@ -129,38 +117,12 @@ class Layout:
 
 
 def open_layout(path: Path, label: str) -> Layout:
-    """Open a layout in a directory or archive. Raises ImageError."""
+    """Open a layout in a directory or uncompressed archive. Raises ImageError."""
     try:
-        layout = Layout(label, path, None if path.is_dir() else _members(path, label))
+        layout = Layout(label, path, None if path.is_dir() else read_index(path, label))
     except OSError as error:
         raise ImageError(f"cannot read {label}: {error.strerror}") from error
     version = document(layout._small(layout.slice("oci-layout"), "oci-layout"), f"{label} oci-layout")
     if not str(version.get("imageLayoutVersion", "")).startswith("1."):
         raise ImageError(f"{label} is an OCI layout of a version that is not known")
     return layout
-
-
-def _members(path: Path, label: str) -> dict[str, Slice]:
-    """Return where each regular file of an archive is. Nothing is extracted, so no name in it can do harm."""
-    found: dict[str, Slice] = {}
-    try:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                name = os.path.normpath(member.name)
-                if not member.isreg() or member.sparse is not None:
-                    continue
-                if name in found:
-                    raise ImageError(
-                        f"{label} has two members named {name}", hint="such an archive is refused"
-                    )
-                found[name] = Slice(path=path, offset=member.offset_data, size=member.size)
-    except (tarfile.TarError, EOFError) as error:
-        raise ImageError(
-            f"{label} is not an OCI archive: {error}",
-            hint="an OCI archive is a plain tar; uncompress it first",
-        ) from error
-    if "oci-layout" not in found and "manifest.json" in found:
-        raise ImageError(
-            f"{label} is a `docker save` archive", hint="skopeo copy docker-archive:A oci-archive:B"
-        )
-    return found

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, Protocol, cast
 
 from buildstep.errors import ImageError
@@ -236,10 +237,15 @@ class LayerStream(Protocol):
     def verify(self) -> None: ...
 
 
-def describe(image: OciImage, config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the imgmanifest fields that an OCI image's labels and annotations give."""
-    annotations = {**_mapping(_mapping(config.get("config")).get("Labels")), **image.annotations}
-    version = annotations.get(ANNOTATION + "version") or image.manifest.hex[:12]
+def describe(
+    config: Mapping[str, Any], name: str, digest: str, annotations: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Return the imgmanifest fields that an image's labels, and annotations where it has them, give.
+
+    digest: of the image in hex, its version where nothing names one.
+    """
+    annotations = {**_mapping(_mapping(config.get("config")).get("Labels")), **annotations}
+    version = annotations.get(ANNOTATION + "version") or digest[:12]
     system = str(config.get("os", "linux"))
     manifest: dict[str, Any] = {
         "name": name,

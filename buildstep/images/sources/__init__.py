@@ -29,6 +29,7 @@ SOURCES: Registry[Maker] = Registry(
         "scratch": _plain("buildstep.images.sources.scratch:Scratch"),
         "tar": _plain("buildstep.images.sources.tar:Tar"),
         "oci": importing("buildstep.images.sources.oci:Oci"),
+        "docker-archive": _plain("buildstep.images.sources.docker_archive:DockerArchiveFile"),
         "docker": importing("buildstep.images.sources.docker:Docker"),
         "zfs": _plain("buildstep.images.sources.zfs_file:ZfsFile"),
         "mmdebstrap": _plain("buildstep.images.sources.mmdebstrap:Mmdebstrap"),

@@ -78,7 +78,9 @@ class Docker:
                 )
             pull.forget()
         return SourceImage(
-            manifest=describe(image, config, ref.repository.rpartition("/")[2]),
+            manifest=describe(
+                config, ref.repository.rpartition("/")[2], image.manifest.hex, image.annotations
+            ),
             inputs={"registry": str(ref), "digest": image.manifest.digest},
             entries=entries,
             config=config,

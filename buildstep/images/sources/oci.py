@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -11,7 +10,9 @@ from typing import ClassVar
 from buildstep.errors import ImageError
 from buildstep.formats.oci.layout import Layout, open_layout
 from buildstep.formats.oci.spec import OciPlatform, apply_layers, describe, document
+from buildstep.images.file_kind import check_kind
 from buildstep.images.interface import Identity, SourceContext, SourceImage
+from buildstep.images.sources.local_file import expanded, is_compressed, split, stem
 
 
 class Oci:
@@ -23,23 +24,24 @@ class Oci:
         self._environ = environ
 
     def identify(self, locator: str, hasher: Callable[[Path], str]) -> Identity:
-        del hasher  # a layout names its content by digest
-        layout, tag = _open(locator)
-        image = layout.image(layout.find(tag), platform_of(self._environ))
-        return Identity(key=f"oci:{image.manifest.digest}", label=f"oci:{Path(locator).name}")
+        """A layout names its content by digest; of a compressed archive the file's own digest is quicker."""
+        path, tag = _split(locator)
+        label, wanted = f"oci:{path.name}", platform_of(self._environ)
+        if is_compressed(path):
+            check_kind(path, "oci")
+            return Identity(key=f"oci:file:sha256:{hasher(path)}:{tag}:{wanted}", label=label)
+        layout = _open(path, path)
+        return Identity(key=f"oci:{layout.image(layout.find(tag), wanted).manifest.digest}", label=label)
 
     def fetch(self, locator: str, into: Path, context: SourceContext) -> SourceImage:
-        layout, tag = _open(locator)
+        path, tag = _split(locator)
+        layout = _open(expanded(path, context.cache), path)
         image = layout.image(layout.find(tag), platform_of(self._environ))
         config = document(layout.read(image.config), f"{layout.label} config")
         entries = apply_layers([layout.open(layer) for layer in image.layers], into, context.apply_layer)
-        name = re.sub(r"(\.oci)?\.tar$", "", Path(_path_and_tag(locator)[0]).name) or "base"
         return SourceImage(
-            manifest=describe(image, config, name),
-            inputs={
-                "layout": str(Path(_path_and_tag(locator)[0]).absolute()),
-                "digest": image.manifest.digest,
-            },
+            manifest=describe(config, stem(path), image.manifest.hex, image.annotations),
+            inputs={"layout": str(path.absolute()), "digest": image.manifest.digest},
             entries=entries,
             config=config,
         )
@@ -51,16 +53,14 @@ def platform_of(environ: Mapping[str, str]) -> OciPlatform:
     return OciPlatform.parse(named) if named else OciPlatform.here()
 
 
-def _path_and_tag(locator: str) -> tuple[str, str]:
-    """A path may have colons itself: the longest one that exists is meant."""
-    if Path(locator).exists():
-        return locator, ""
-    path, colon, tag = locator.rpartition(":")
-    if colon and path and Path(path).exists():
-        return path, tag
-    raise ImageError(f"there is no OCI layout {locator}", hint="oci:PATH[:TAG], PATH a directory or archive")
+def _split(locator: str) -> tuple[Path, str]:
+    return split(locator, "OCI layout", "oci:PATH[:TAG], PATH a directory or archive")
 
 
-def _open(locator: str) -> tuple[Layout, str]:
-    path, tag = _path_and_tag(locator)
-    return open_layout(Path(path), f"oci:{Path(path).name}"), tag
+def _open(path: Path, named: Path) -> Layout:
+    """Open a layout. named: what the locator names, of which an archive may be an uncompressed copy."""
+    try:
+        return open_layout(path, f"oci:{named.name}")
+    except ImageError:
+        check_kind(named, "oci")
+        raise

@@ -1,14 +1,18 @@
-"""tar:FILE. A root file system as a tar archive: plain, or gzip, xz, bzip2, zstd by its content."""
+"""tar:FILE. A root file system as a tar archive: plain, or gzip, xz, bzip2, zstd by its content.
+
+A container's archive is refused, since unpacked it is a directory of blobs.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
 from buildstep.errors import ImageError
+from buildstep.images.file_kind import check_kind
 from buildstep.images.interface import Identity, SourceContext, SourceImage
+from buildstep.images.sources.local_file import stem
 
 
 class Tar:
@@ -16,6 +20,7 @@ class Tar:
 
     def identify(self, locator: str, hasher: Callable[[Path], str]) -> Identity:
         path = Path(locator)
+        check_kind(path, "tar")
         try:
             digest = hasher(path)
         except OSError as error:
@@ -26,7 +31,8 @@ class Tar:
         path = Path(locator)
         with path.open("rb") as stream:
             entries = context.unpack(stream, into)
-        name = re.sub(r"\.(tar|tgz|txz|tbz2?|tzst)?(\.(gz|xz|zst|bz2))?$", "", path.name) or "base"
         return SourceImage(
-            manifest={"name": name, "version": "0"}, inputs={"file": str(path.absolute())}, entries=entries
+            manifest={"name": stem(path), "version": "0"},
+            inputs={"file": str(path.absolute())},
+            entries=entries,
         )

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from buildstep.errors import DatasetError, ImageError, SpecError
 from buildstep.formats.decompress import Decompressed
 from buildstep.formats.zfs_stream import BEGIN_SIZE, Begin, read_begin
+from buildstep.images.file_kind import check_kind
 from buildstep.images.interface import Identity, SourceContext, SourceImage
 from buildstep.net.http import translated
 from buildstep.net.imgapi import expected_file
@@ -32,6 +33,7 @@ class ZfsFile:
     scheme: ClassVar[str] = "zfs"
 
     def identify(self, locator: str, hasher: Callable[[Path], str]) -> Identity:
+        check_kind(Path(locator.partition(",")[0]), "zfs")
         path, manifest = split(locator)
         try:
             digest = hasher(path)

@@ -77,14 +77,10 @@ class TestLayouts:
     def test_what_is_no_layout(self, tmp_path: Path) -> None:
         with pytest.raises(ImageError, match="there is no OCI layout"):
             AMD.identify(f"{tmp_path}/missing:tag", no_hash)
-        (tmp_path / "f").write_bytes(b"\x1f\x8b compressed")
-        with pytest.raises(ImageError, match="not an OCI archive"):
+        (tmp_path / "f").write_bytes(b"\x7fELF" + bytes(2000))
+        with pytest.raises(ImageError, match="not a tar archive"):
             AMD.identify(f"{tmp_path}/f", no_hash)
         (tmp_path / "manifest.json").write_text("[]")
-        with tarfile.open(tmp_path / "docker.tar", "w") as archive:
-            archive.add(tmp_path / "manifest.json", "manifest.json")
-        with pytest.raises(ImageError, match="docker save"):
-            AMD.identify(f"{tmp_path}/docker.tar", no_hash)
         with tarfile.open(tmp_path / "twice.tar", "w") as archive:
             archive.add(tmp_path / "manifest.json", "oci-layout")
             archive.add(tmp_path / "manifest.json", "./oci-layout")

@@ -15,7 +15,7 @@ import pytest
 
 from buildstep.errors import ImageError
 from buildstep.images.file_kind import kind_of, kind_of_start
-from tests.servers.layouts import layer, make_layout, pack
+from tests.servers.layouts import layer, make_layout, make_saved, pack
 
 
 def tarred(*names: str) -> bytes:
@@ -58,15 +58,40 @@ def test_layouts_and_archives_of_them(tmp_path: Path) -> None:
     assert kind_of(archive) == "oci"
     assert kind_of_start(archive.read_bytes()) is None, "blobs may be in any order: its start does not tell"
     (tmp_path / "z").write_bytes(gzip.compress(archive.read_bytes()))
-    with pytest.raises(ImageError, match="compressed OCI archive"):
-        kind_of(tmp_path / "z")
-    (tmp_path / "docker").write_bytes(tarred("0" * 64 + "/layer.tar", "manifest.json"))
-    assert kind_of(tmp_path / "docker") == "oci", "which then says how to convert it"
+    assert kind_of(tmp_path / "z") == "oci"
     (tmp_path / "root").write_bytes(tarred(".", "./blobs", "./usr"))
     assert kind_of(tmp_path / "root") == "tar"
     (tmp_path / "dot").write_bytes(tarred(".", "./blobs", "./oci-layout"))
     assert kind_of(tmp_path / "dot") == "oci"
     assert kind_of_start((tmp_path / "dot").read_bytes()) is None
+
+
+@pytest.mark.parametrize("style", ["legacy", "docker", "skopeo", "kaniko", "jib"])
+@pytest.mark.parametrize("pack_", PACKERS)
+def test_archives_of_docker_save(tmp_path: Path, style: str, pack_: Callable[[bytes], bytes]) -> None:
+    made = make_saved(tmp_path / "x", {"a:1": [layer({"f": b"x"})], "b:1": [layer({"g": b"y"})]}, style=style)
+    made.write_bytes(pack_(made.read_bytes()))
+    assert kind_of(made) == "docker-archive"
+    assert kind_of_start(made.read_bytes()) is None
+
+
+def test_a_layout_beside_the_manifest_of_docker_wins(tmp_path: Path) -> None:
+    """As Docker writes them since version 25: either would do."""
+    make_layout(tmp_path / "layout", [layer({"f": b"x"})])
+    (tmp_path / "layout/manifest.json").write_text('[{"Config": "c", "Layers": []}]')
+    assert kind_of(pack(tmp_path / "layout", tmp_path / "a")) == "oci"
+
+
+def test_an_archive_of_docker_before_1_10(tmp_path: Path) -> None:
+    (tmp_path / "old").write_bytes(tarred("0" * 64 + "/layer.tar", "0" * 64 + "/json", "repositories"))
+    assert kind_of(tmp_path / "old") == "docker-archive"
+
+
+def test_a_root_file_system_with_such_names_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "root"
+    for names in (["manifest.json", "etc/passwd"], ["repositories", "usr"], ["x.tar", "manifest.json"]):
+        path.write_bytes(tarred(*names))
+        assert kind_of(path) == "tar"
 
 
 @pytest.mark.parametrize("data", [b"", b"x" * 5000, gzip.compress(b"y" * 5000), b"\x1f\x8b broken" * 100])

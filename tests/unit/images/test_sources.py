@@ -15,6 +15,7 @@ from buildstep.events import Bus, Event, Note
 from buildstep.images.interface import Identity, Source
 from buildstep.images.sources import SOURCES, parse
 from buildstep.system.digest import sha256_file
+from tests.servers.layouts import make_saved
 from tests.unit.images.test_store import archive, manifest_of
 
 DEAD = "127.0.0.1:1"
@@ -59,10 +60,16 @@ def _oci(folder: Path, content: str) -> str:
     return str(top)
 
 
+def _docker_archive(folder: Path, content: str) -> str:
+    layer = Path(_tar(folder, content)).read_bytes()
+    return str(make_saved(folder / "saved.tar", {"base:1": [layer]}))
+
+
 HERE: dict[str, Callable[[Path, str], str]] = {
     "scratch": lambda _folder, _content: "",
     "tar": _tar,
     "oci": _oci,
+    "docker-archive": _docker_archive,
     "docker": lambda _folder, content: f"//{DEAD}/base@sha256:{content.encode().hex():0>64}",
     "zfs": _zfs,
     "mmdebstrap": lambda _folder, content: f"bookworm?include={content}",
@@ -72,6 +79,7 @@ HERE: dict[str, Callable[[Path, str], str]] = {
 MISSING = {
     "tar": "/missing/base.tar",
     "oci": "/missing/base.oci.tar",
+    "docker-archive": "/missing/base.docker.tar:base:1",
     "docker": f"//{DEAD}/missing:1",
     "zfs": "/missing/base.zfs",
     "mmdebstrap": "bookworm?vairant=x",
@@ -139,7 +147,7 @@ def test_an_unknown_scheme_gets_a_hint() -> None:
     assert "did you mean docker?" in caught.value.detail
     with pytest.raises(SpecError) as caught:
         parse("qqq:x")
-    assert "scratch, tar, oci, docker, zfs, mmdebstrap" in caught.value.detail
+    assert "scratch, tar, oci, docker-archive, docker, zfs, mmdebstrap" in caught.value.detail
 
 
 def test_a_source_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:

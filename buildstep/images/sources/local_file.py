@@ -1,0 +1,65 @@
+"""What the sources of files share: a path with a name behind it, archives that are compressed as a whole."""
+
+from __future__ import annotations
+
+import errno
+import re
+from pathlib import Path
+
+from buildstep.errors import ImageError
+from buildstep.formats.decompress import MAGIC_SIZE, Decompressed, compression_of
+from buildstep.formats.unpack import Limits
+from buildstep.system.files import CHUNK
+
+_ENDING = re.compile(r"(\.oci)?\.(tar|tgz|txz|tbz2?|tzst)(\.(gz|xz|zst|bz2))?$|\.(gz|xz|zst|bz2)$")
+
+
+def split(locator: str, what: str, form: str) -> tuple[Path, str]:
+    """Return the path of a locator PATH[:NAME], and the name, empty if there is none.
+
+    Both may have colons: the longest path that exists is meant. what, form: what the locator names and how it
+    is written, for the ImageError where no such path exists.
+    """
+    path = locator
+    while path:
+        if Path(path).exists():
+            return Path(path), locator[len(path) + 1 :]
+        path = path.rpartition(":")[0]
+    raise ImageError(f"there is no {what} {locator}", hint=form)
+
+
+def stem(path: Path) -> str:
+    """Return what an image is called whose file names it: the file's name without `.tar.gz` and such."""
+    return _ENDING.sub("", path.name) or "base"
+
+
+def is_compressed(path: Path) -> bool:
+    """Return whether a file is compressed as a whole; a directory is not. Raises ImageError."""
+    if path.is_dir():
+        return False
+    try:
+        with path.open("rb") as file:
+            return bool(compression_of(file.read(MAGIC_SIZE)))
+    except OSError as error:
+        raise ImageError(f"cannot read the image {path}: {error.strerror}") from error
+
+
+def expanded(path: Path, folder: Path) -> Path:
+    """Return an archive uncompressed: itself, or a copy of it in an empty directory. Raises ImageError."""
+    if not is_compressed(path):
+        return path
+    copy = folder / "expanded.tar"
+    try:
+        with (
+            path.open("rb") as file,
+            Decompressed(file, ratio=Limits().ratio) as stream,
+            copy.open("xb") as out,
+        ):
+            while data := stream.read(CHUNK):
+                out.write(data)
+    except OSError as error:
+        raise ImageError(
+            f"cannot uncompress {path} to {copy}: {error.strerror}",
+            retryable=error.errno in (errno.ENOSPC, errno.EDQUOT),
+        ) from error
+    return copy
