@@ -402,9 +402,9 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, **fields: Any) -> tarfile.T
 
 
 HOSTILE = {
-    "absolute": ([member("/etc/passwd")], "etc/passwd"),
+    "absolute": ([member("/../etc/passwd")], "etc/passwd"),
     "up": ([member("../escape")], "../escape"),
-    "link out": ([member("l", tarfile.SYMTYPE, linkname="/"), member("l/etc/evil")], "symbolic link"),
+    "link out": ([member("l", tarfile.SYMTYPE, linkname=".."), member("l/etc/evil")], "symbolic link"),
     "hard link out": ([member("h", tarfile.LNKTYPE, linkname="../../etc/passwd")], "etc/passwd"),
     "devices": (
         [member(f"d{n}", tarfile.CHRTYPE, devmajor=1, devminor=3) for n in range(5000)],
