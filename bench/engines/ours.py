@@ -67,7 +67,11 @@ class Ours:
 
 
 def _manifest(name: str, base: Path | None, packages: tuple[str, ...], path: Path) -> Path:
-    build: dict[str, Any] = {"image": "scratch" if base is None else f"tar:{base}", "formats": ["oci"]}
+    build: dict[str, Any] = {
+        "image": "scratch" if base is None else f"tar:{base}",
+        "formats": ["oci"],
+        "sparse": True,
+    }
     if packages:
         build |= {"packages": list(packages), "installer": "apt", "order": "packages-first"}
     value = {"name": f"bench-{name}", "version": _VERSION, "os": "linux", "type": "other", "build": build}

@@ -36,7 +36,7 @@ from typing import Self
 from buildstep.cache import records
 from buildstep.emit import chunk_reuse
 from buildstep.emit.chunk_reuse import ChunkLost, LayerFromChunks, ReusableChunks, layer_line
-from buildstep.emit.interface import Blob
+from buildstep.emit.interface import ArchiveStyle, Blob
 from buildstep.emit.layer import write_layer
 from buildstep.emit.read_pass import with_parents
 from buildstep.events import Bus
@@ -54,7 +54,7 @@ from buildstep.tree.diff import Changes, diff
 from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.hashing import hash_entries
 
-FORMAT = 4
+FORMAT = 5
 """Of what decides the bytes of a layer besides its entries and the codec."""
 
 RECORD_FORMAT = 1
@@ -98,8 +98,8 @@ class BlobRecord:
 class BlobStore:
     """The compressed layers of a pool, for one build.
 
-    slot: the name of the outputs; the layers of their last build are the likeliest to be alike. epoch: as in
-    `EmitJob`. fresh: use nothing that was there before.
+    slot: the name of the outputs; the layers of their last build are the likeliest to be alike. fresh: use
+    nothing that was there before.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class BlobStore:
         codec: Codec,
         *,
         slot: str,
-        epoch: int | None,
+        style: ArchiveStyle,
         bus: Bus,
         journal: Journal,
         fresh: bool = False,
@@ -116,7 +116,7 @@ class BlobStore:
         self._folder = state / "blobs"
         self._locks = state / "locks"
         self._codec = codec
-        self._epoch = epoch
+        self._style = style
         self._bus = bus
         self._journal = journal
         self._fresh = fresh
@@ -182,7 +182,7 @@ class BlobStore:
         return None if self._fresh else self.find(_name(self._full(key)), comment)
 
     def _full(self, key: str) -> str:
-        return f"{key} {FORMAT} {self._codec.ident} {self._epoch}"
+        return f"{key} {FORMAT} {self._codec.ident} {self._style.epoch} {self._style.sparse}"
 
     def _hold(self, path: Path) -> bool:
         """Lock a layer's file for as long as the store is open. False: it is being removed."""
@@ -209,18 +209,18 @@ class BlobStore:
     def for_key(self, key: str, root: Path, changes: Changes, tree: FileList, *, comment: str) -> Blob:
         """Return the layer for this key, building it if missing.
 
-        key: says all that decides the layer, but for the codec and the epoch. changes: the layer's entries,
+        key: says all that decides the layer, but for the codec and the style. changes: the layer's entries,
         tree: what it leads to, with the content in `root`. Raises EmitError.
         """
         layer = Changes(tuple(with_parents(changes, tree)), changes.removed)
-        return self._for_key(self._full(key), root, layer, comment, epoch=self._epoch)
+        return self._for_key(self._full(key), root, layer, comment, self._style)
 
     def for_base(self, key: str, root: Path, tree: FileList, *, comment: str) -> Blob:
         """Return the layer of a base image's whole tree like `for_key`. It keeps the base's times."""
-        key = f"{key} {FORMAT} {self._codec.ident} None"
-        return self._for_key(key, root, diff({}, tree), comment, epoch=None)
+        key = f"{key} {FORMAT} {self._codec.ident} None {self._style.sparse}"
+        return self._for_key(key, root, diff({}, tree), comment, replace(self._style, epoch=None))
 
-    def _for_key(self, key: str, root: Path, layer: Changes, comment: str, *, epoch: int | None) -> Blob:
+    def _for_key(self, key: str, root: Path, layer: Changes, comment: str, style: ArchiveStyle) -> Blob:
         path = self._folder / _name(key)
         with lock(self._locks / f"blob-{path.name[:32]}.lock", tell=self._bus.note):
             found = None if self._fresh else self.find(path.name, comment)
@@ -230,7 +230,7 @@ class BlobStore:
             begin = time.monotonic()
             self._bus.count("layers_made")
             blob, _ = write_layer(
-                root, layer, self._new_path(), codec=self._codec, epoch=epoch, bus=self._bus
+                root, layer, self._new_path(), codec=self._codec, style=style, bus=self._bus
             )
             return self._keep(replace(blob, comment=comment), key, path, begin)
 
@@ -250,14 +250,14 @@ class BlobStore:
         lines: list[bytes] = []
         if hashed:
             _spread_to_links(entries)
-            lines = [layer_line(entry, self._epoch) for entry in entries]
+            lines = [layer_line(entry, self._style) for entry in entries]
             name = _name(self._digest(lines, changes))
             if not self._fresh and (found := self.reuse(name, comment)) is not None:
                 return found
         begin = time.monotonic()
         blob, stream = self._write(self._new_path(), root, layer, lines)
         if not hashed:
-            lines = [layer_line(entry, self._epoch) for entry in entries]
+            lines = [layer_line(entry, self._style) for entry in entries]
         key = self._digest(lines, changes)
         blob = self._keep(replace(blob, comment=comment), key, self._folder / _name(key), begin)
         with contextlib.suppress(OSError):
@@ -276,13 +276,13 @@ class BlobStore:
         """Write a layer, from old chunks where its lines are known; without them if one is damaged."""
         self._bus.count("layers_made")
         if lines and not layer.removed and (chunks := self._chunks()):
-            reuse = LayerFromChunks(chunks, root, layer.entries, lines, epoch=self._epoch)
+            reuse = LayerFromChunks(chunks, root, layer.entries, lines, style=self._style)
             with contextlib.suppress(ChunkLost):
                 return write_layer(
-                    root, layer, path, codec=self._codec, epoch=self._epoch, bus=self._bus, reuse=reuse
+                    root, layer, path, codec=self._codec, style=self._style, bus=self._bus, reuse=reuse
                 )
             self._bus.note("a stored layer is damaged; nothing of it is reused", level="warning")
-        return write_layer(root, layer, path, codec=self._codec, epoch=self._epoch, bus=self._bus)
+        return write_layer(root, layer, path, codec=self._codec, style=self._style, bus=self._bus)
 
     def _keep(self, blob: Blob, key: str, path: Path, begin: float) -> Blob:
         """Give a layer that was just written its name and its record."""
@@ -314,12 +314,12 @@ class BlobStore:
         rows = [
             (
                 entry.path, entry.kind, entry.mode, entry.uid, entry.gid, entry.size, entry.target,
-                entry.rdev, entry.xattrs, entry.first, second_of(entry, self._epoch),
+                entry.rdev, entry.xattrs, entry.first, second_of(entry, self._style.epoch),
             )
             for entry in layer.entries
         ]  # fmt: skip
         # Version 2 of marshal: equal values give equal bytes.
-        data = marshal.dumps((FORMAT, self._codec.ident, layer.removed, rows), 2)
+        data = marshal.dumps((FORMAT, self._codec.ident, self._style.sparse, layer.removed, rows), 2)
         return self._folder / f"{hashlib.sha256(data).hexdigest()}.shape"
 
     def drop_damaged(self, blobs: Iterable[Blob]) -> None:

@@ -18,7 +18,7 @@ from buildstep.system import framed
 from buildstep.system.files import atomic_write
 from buildstep.system.private import private_dir
 
-FORMAT = 5
+FORMAT = 6
 
 
 @dataclass(kw_only=True, slots=True)

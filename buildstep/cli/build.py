@@ -94,7 +94,10 @@ def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool
     "--exclude", multiple=True, metavar="PATTERN", help="Leave out of the proto directory (rsync's patterns)."
 )
 @click.option("--clean", multiple=True, metavar="NAME", help="Cleaners to run, or -NAME to leave one out.")
-@click.option("--full", is_flag=True, default=None, help="A zfs image that does not need its base.")
+@click.option("--full", is_flag=True, default=None, help="A zfs or btrfs image that does not need its base.")
+@click.option(
+    "--sparse", is_flag=True, default=None, help="Write files with large holes as GNU sparse files."
+)
 @click.option("--network/--no-network", default=None, help="Whether package steps may use the network.")
 @click.option(
     "--no-cache",

@@ -10,7 +10,7 @@ from functools import partial
 
 from buildstep import __version__
 from buildstep.emit import read_pass
-from buildstep.emit.interface import Artifact, EmitJob, Emitter, Sink
+from buildstep.emit.interface import ArchiveStyle, Artifact, EmitJob, Emitter, Sink
 from buildstep.errors import EmitError, Fault, SpecError
 from buildstep.events import Bus
 from buildstep.formats import codecs
@@ -73,7 +73,7 @@ def emit(job: EmitJob, formats: Sequence[str], outputs: Outputs) -> list[Artifac
         name: job.stem.with_name(job.stem.name + emitter.extension(job.compression))
         for name, emitter in chosen.items()
     }
-    if any(not emitter.sends_dataset for emitter in chosen.values()):
+    if chosen.keys() & {"oci", "tar"}:
         _tell_odd_names(job)
     try:
         job.stem.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def emit(job: EmitJob, formats: Sequence[str], outputs: Outputs) -> list[Artifac
                 stack.enter_context(emitter.open(job, temporary_name(finals[name])))
                 for name, emitter in chosen.items()
             ]
-            _fill(job, read_pass.read_pass(job.root, _plan(job, sinks), job.bus))
+            _fill(job, read_pass.read_pass(job.root, _plan(job, sinks), job.bus, sparse=job.style.sparse))
             artifacts = [sink.finish() for sink in sinks]
     except OSError as error:
         raise EmitError(f"cannot write {job.stem.name}: {error.strerror}") from error
@@ -130,6 +130,11 @@ def codec_of(spec: BuildSpec, name: str) -> str:
     """Return the codec that a format is compressed with."""
     emitter = EMITTERS.get(name)
     return spec.compression or (emitter.compressions[0] if emitter and emitter.compressions else "none")
+
+
+def style_of(spec: BuildSpec) -> ArchiveStyle:
+    """Return what the archives of a build tell of their entries."""
+    return ArchiveStyle(epoch=spec.source_date_epoch, sparse=spec.sparse)
 
 
 def tool_versions(spec: BuildSpec) -> dict[str, str]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from buildstep.emit import read_pass
+from buildstep.emit.interface import ArchiveStyle
 from buildstep.errors import EmitError
 from buildstep.formats.chunked import ChunkBoundaries, Fetch, Stream
 from buildstep.formats.codecs import Codec
@@ -33,10 +34,10 @@ from buildstep.formats.tar_writer import (
     second_of,
 )
 from buildstep.system import framed, text
-from buildstep.system.files import atomic_write
+from buildstep.system.files import Extents, atomic_write
 from buildstep.tree.entry import Entry, line
 
-FORMAT = 4
+FORMAT = 5
 
 _PAX = ord("x")
 
@@ -72,9 +73,11 @@ class ChunkLost(EmitError):
     """A chunk of a stored layer is not what its record says."""
 
 
-def layer_line(entry: Entry, epoch: int | None) -> bytes:
+def layer_line(entry: Entry, style: ArchiveStyle) -> bytes:
     """Return all that decides an entry's bytes in a layer, as one line."""
-    return b"%d %b" % (second_of(entry, epoch), entry.text or line(entry))
+    # A small file is never sparse.
+    mark = b"sparse" if style.sparse and entry.kind == "f" and entry.size > read_pass.SMALL else b""
+    return b"%d%b %b" % (second_of(entry, style.epoch), mark, entry.text or line(entry))
 
 
 # -- the record of a layer's chunks ----------------------------------------------------------------------
@@ -207,7 +210,7 @@ class LayerFromChunks:
         entries: Sequence[Entry],
         lines: Sequence[bytes],
         *,
-        epoch: int | None,
+        style: ArchiveStyle,
     ) -> None:
         self.entries = entries
         self.read: list[int] = []
@@ -215,7 +218,7 @@ class LayerFromChunks:
         self._chunks = chunks
         self._root = os.fsencode(root)
         self._lines = lines
-        self._epoch = epoch
+        self._style = style
 
     def groups(self) -> Iterator[Group]:
         """Yield the entries in groups, cut as a ChunkWriter cuts them.
@@ -244,11 +247,18 @@ class LayerFromChunks:
         """Return the bytes of an entry in a layer, without the padding after its content."""
         if entry.kind == "f" and not entry.first:
             if entry.size > read_pass.SMALL:
-                extents = read_pass.extents_of(self._root, entry)
-                return len(header(entry, epoch=self._epoch, extents=extents)) + content_size(entry, extents)
-            if is_plain(entry, entry.path, second_of(entry, self._epoch)):
+                extents = self._extents(entry)
+                return len(header(entry, epoch=self._style.epoch, extents=extents)) + content_size(
+                    entry, extents
+                )
+            if is_plain(entry, entry.path, second_of(entry, self._style.epoch)):
                 return BLOCK + entry.size
-        return len(header(entry, epoch=self._epoch)) + content_size(entry)
+        return len(header(entry, epoch=self._style.epoch)) + content_size(entry)
+
+    def _extents(self, entry: Entry) -> Extents | None:
+        if self._style.sparse and entry.size > read_pass.SMALL:
+            return read_pass.extents_of(self._root, entry)
+        return None
 
     def _source(self, begin: int, end: int, *, large: bool) -> Fetch | None:
         same = self._chunks.exactly(b"".join(self._lines[begin:end]), last=end == len(self._lines))
@@ -273,19 +283,19 @@ class LayerFromChunks:
                 if entry.kind == "f" and not entry.first:
                     found += self._file(entry)
                 else:
-                    found.append(header(entry, epoch=self._epoch))
+                    found.append(header(entry, epoch=self._style.epoch))
         if end == len(self._lines):
             found.append(END)
         return b"".join(found)
 
     def _file(self, entry: Entry) -> tuple[bytes, bytes, bytes]:
         """Return header, content and padding of a file that no old chunk has."""
-        extents = read_pass.extents_of(self._root, entry) if entry.size > read_pass.SMALL else None
+        extents = self._extents(entry)
         content = read_pass.content_of(self._root, entry)
         self.read.append(entry.size)
         if extents is not None:
             content = b"".join(content[offset : offset + length] for offset, length in extents)
-        return header(entry, epoch=self._epoch, extents=extents), content, padding(len(content))
+        return header(entry, epoch=self._style.epoch, extents=extents), content, padding(len(content))
 
 
 def refuse_whiteout(entry: Entry) -> None:

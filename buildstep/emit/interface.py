@@ -38,14 +38,26 @@ class Blob:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ArchiveStyle:
+    """What an archive tells of its entries.
+
+    epoch: latest mtime (s) in it, None for no limit. sparse: whether a file with large holes is a sparse one
+    in it, which not every reader takes, instead of plain data.
+    """
+
+    epoch: int | None = None
+    sparse: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EmitJob:
     """One image, ready to be written.
 
     tree: every entry; root: where their content is. changes: the top layer; comment: what it is, for the
     image's history. layers: the finished ones below it, base first, of which base_layers are the base's;
     more: further ones between those and the top, each made when it is asked for. config: the manifest's
-    `build.oci` object. compression: None for each format's default. epoch: latest mtime (s) in the image,
-    None for no limit. stem: where to write, without extension (`bits/hello/hello-1.0.0`). native: for formats
+    `build.oci` object. compression: None for each format's default. style: of what is an archive.
+    stem: where to write, without extension (`bits/hello/hello-1.0.0`). native: for formats
     that send a dataset.
     """
 
@@ -60,7 +72,7 @@ class EmitJob:
     config: Mapping[str, Any]
     base_config: Mapping[str, Any]
     compression: str | None
-    epoch: int | None
+    style: ArchiveStyle
     created: str
     stem: Path
     bus: Bus
@@ -100,7 +112,7 @@ class Sink(Protocol):
         ...
 
     def data(self, offset: int, chunk: bytes) -> None:
-        """Content of the file begun; holes are left out."""
+        """Content of the file begun, without gaps; only in a sparse file holes are left out."""
         ...
 
     def end(self, entry: Entry) -> None: ...

@@ -8,7 +8,7 @@ from typing import Literal
 
 from buildstep.emit import read_pass
 from buildstep.emit.chunk_reuse import LayerFromChunks, refuse_whiteout
-from buildstep.emit.interface import Artifact, Blob
+from buildstep.emit.interface import ArchiveStyle, Artifact, Blob
 from buildstep.errors import EmitError
 from buildstep.events import Bus
 from buildstep.formats.chunked import ChunkWriter, Stream
@@ -36,14 +36,14 @@ def write_layer(
     path: Path,
     *,
     codec: Codec,
-    epoch: int | None,
+    style: ArchiveStyle,
     bus: Bus,
     reuse: LayerFromChunks | None = None,
 ) -> tuple[Blob, Stream]:
     """Write a layer as a file of its own, which appears complete or not at all; it is not forced to the disk.
 
     changes: the layer's entries, sorted, the parents of each among them (`read_pass.with_parents`), and what
-    is removed. epoch: as in `EmitJob`. reuse: the same entries, to be made from old chunks where possible.
+    is removed. reuse: the same entries, to be made from old chunks where possible.
     Fills in the SHA-256 of the entries. Raises EmitError, and ChunkLost where a stored layer is damaged.
     """
     try:
@@ -51,10 +51,10 @@ def write_layer(
             atomic_write(path, durable=False) as file,
             ChunkWriter(file.fileno(), codec, what=f"the layer {path.name}") as out,
         ):
-            layer = LayerWriter(out, changes, epoch)
+            layer = LayerWriter(out, changes, style)
             work: Iterable[tuple[Entry, tuple[LayerWriter]]]
             work = layer.from_chunks(reuse) if reuse else ((entry, (layer,)) for entry in changes.entries)
-            digests = read_pass.read_pass(root, work, bus)
+            digests = read_pass.read_pass(root, work, bus, sparse=style.sparse)
             stream = layer.close()
             if reuse is not None:
                 bus.count("files_read", len(reuse.read))
@@ -74,9 +74,9 @@ class LayerWriter:
 
     scope: Literal["tree", "layer"] = "layer"
 
-    def __init__(self, out: ChunkWriter, changes: Changes, epoch: int | None) -> None:
+    def __init__(self, out: ChunkWriter, changes: Changes, style: ArchiveStyle) -> None:
         self._out = out
-        self._tar = TarWriter(out, epoch=epoch)
+        self._tar = TarWriter(out, epoch=style.epoch)
         self._removed: dict[bytes, list[bytes]] = {}
         for path in sorted(changes.removed):
             self._removed.setdefault(path.rpartition(b"/")[0], []).append(path)

@@ -57,7 +57,7 @@ class _OciSink(LayerWriter):
     """The top layer of an archive, then the rest of the archive."""
 
     def __init__(self, archive: _Archive, out: ChunkWriter) -> None:
-        super().__init__(out, archive.job.changes, archive.job.epoch)
+        super().__init__(out, archive.job.changes, archive.job.style)
         self._archive = archive
 
     def finish(self) -> Artifact:

@@ -17,7 +17,7 @@ from buildstep.system.files import CHUNK, Extents, data_extents
 from buildstep.system.text import shown
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import Entry, FileList
-from buildstep.tree.hashing import ContentHash
+from buildstep.tree.hashing import ZEROS, ContentHash
 
 # A pipe or a terminal that took a file's name must not make us wait.
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -26,7 +26,9 @@ SMALL = 64 << 10
 _THREADED = 4 * CHUNK
 """From this size on a file is hashed in a thread, beside reading."""
 _GRAIN = 64 << 10
-"""Holes are whole pieces of this size. A multiple of a tar block."""
+"""Holes of a sparse file are whole pieces of this size. A multiple of a tar block."""
+_WORTH = 256 << 10
+"""Bytes of holes from which on a file can be sparse: for fewer it is not worth it that some readers fail."""
 _ZEROS = bytes(_GRAIN)
 _WINDOW = 8 << 20
 """Bytes that are read ahead while a file is searched for zeros."""
@@ -62,13 +64,16 @@ def read_pass(
     root: Path | bytes,
     entries: Iterable[tuple[Entry, Sequence[Sink]]],
     bus: Bus,
+    *,
+    sparse: bool = False,
 ) -> dict[bytes, str]:
     """Give each entry, in order, to its sinks; returns the hex SHA-256 of every file read, by path.
 
+    sparse: tell sinks that know them of large holes; otherwise their zeros are data as any other.
     Sockets are left out, with a note. Raises EmitError, naming the file, when one cannot be read, is not the
     file that was listed, changes while it is read, or does not have the SHA-256 of its entry.
     """
-    reader = _Reader(os.fsencode(root))
+    reader = _Reader(os.fsencode(root), sparse=sparse)
     try:
         for entry, sinks in entries:
             kind = entry.kind
@@ -85,6 +90,8 @@ def read_pass(
         reader.abandon()
         bus.count("files_read", reader.files)
         bus.count("bytes_read", reader.bytes)
+        if reader.filled:
+            bus.count("bytes_of_holes", reader.filled)
 
 
 def _changed(entry: Entry, how: str) -> EmitError:
@@ -96,12 +103,15 @@ def _changed(entry: Entry, how: str) -> EmitError:
 
 
 class _Reader:
-    def __init__(self, root: bytes) -> None:
+    def __init__(self, root: bytes, *, sparse: bool) -> None:
         self._root = root
+        self._sparse = sparse
         self._digests: dict[bytes, str] = {}
         self._late: list[tuple[Entry, ContentHash]] = []
         self.files = 0
         self.bytes = 0
+        self.filled = 0
+        """Bytes of holes that were written as zeros."""
 
     def read(self, entry: Entry, sinks: Sequence[Sink]) -> None:
         if entry.size > SMALL:
@@ -130,7 +140,7 @@ class _Reader:
             raise _changed(entry, "became something else")
         if before.st_size != entry.size:
             raise _changed(entry, "changed its size")
-        extents = _extents(fd, before)
+        extents = _extents(fd, before) if self._sparse else None
         for sink in sinks:
             if extents is not None and isinstance(sink, SparseSink):
                 sink.begin_sparse(entry, extents)
@@ -139,8 +149,10 @@ class _Reader:
         hasher = ContentHash(threaded=entry.size >= _THREADED)
         self._late.append((entry, hasher))
         position = 0
-        for begin, length in extents if extents is not None else [(0, entry.size)]:
+        for begin, length in _stored(fd, before) if extents is None else extents:
             hasher.zeros(begin - position)
+            if extents is None:
+                self._fill(sinks, position, begin)
             position = begin
             while position < begin + length:
                 chunk = os.pread(fd, min(CHUNK, begin + length - position), position)
@@ -152,6 +164,8 @@ class _Reader:
                 position += len(chunk)
                 self.bytes += len(chunk)
         hasher.zeros(entry.size - position)
+        if extents is None:
+            self._fill(sinks, position, entry.size)
         after = os.fstat(fd)
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             raise _changed(entry, "changed")
@@ -161,6 +175,15 @@ class _Reader:
         # Hashing gigabytes of zeros goes on beside the files that follow.
         if not hasher.behind:
             self._finish_last()
+
+    def _fill(self, sinks: Sequence[Sink], position: int, end: int) -> None:
+        """Give the zeros of a hole to the sinks."""
+        self.filled += end - position
+        while position < end:
+            chunk = ZEROS[: end - position]
+            for sink in sinks:
+                sink.data(position, chunk)
+            position += len(chunk)
 
     def _finish_last(self) -> None:
         entry, hasher = self._late.pop()
@@ -221,7 +244,7 @@ def _compare(entry: Entry, digest: str) -> None:
 
 
 def extents_of(root: bytes, entry: Entry) -> Extents | None:
-    """Return the data of a file as its archive will have it: for `begin_sparse`; None without holes.
+    """Return the data of a file as a sparse one's archive will have it: for `begin_sparse`; else None.
 
     Raises EmitError when it cannot be read or is not the file that was listed.
     """
@@ -232,17 +255,22 @@ def extents_of(root: bytes, entry: Entry) -> Extents | None:
         return _extents(fd, info)
 
 
+def _stored(fd: int, info: os.stat_result) -> Extents:
+    """Return the pieces of a file that its file system stores."""
+    size = info.st_size
+    return data_extents(fd, size) if info.st_blocks * 512 < size else [(0, size)]
+
+
 def _extents(fd: int, info: os.stat_result) -> Extents | None:
-    """Return the data of a file with holes, in whole grains; None for a file without.
+    """Return the data of a file with large holes, in whole grains; None for any other file.
 
     A grain of zeros is a hole, whether the file system stores it or not: otherwise the same content would
     give other bytes after it was copied, or on another file system.
     """
     size = info.st_size
-    stored = data_extents(fd, size) if info.st_blocks * 512 < size else [(0, size)]
     found: list[tuple[int, int]] = []
     done = ahead = 0
-    for offset, length in stored:
+    for offset, length in _stored(fd, info):
         at = max(done, offset - offset % _GRAIN)
         while at < offset + length:
             if at >= ahead:
@@ -254,4 +282,4 @@ def _extents(fd: int, info: os.stat_result) -> Extents | None:
                 begin, have = found.pop() if found and sum(found[-1]) == at else (at, 0)
                 found.append((begin, have + step))
             at = done = at + step
-    return None if found == [(0, size)] else found
+    return found if size - sum(length for _, length in found) >= _WORTH else None

@@ -45,7 +45,7 @@ class _TarSink:
         self._fd = fd
         self._out = out
         self._codec = chosen
-        self._tar = TarWriter(out, epoch=job.epoch, acl_text=True)
+        self._tar = TarWriter(out, epoch=job.style.epoch, acl_text=True)
 
     def begin(self, entry: Entry) -> None:
         self._tar.begin(entry)

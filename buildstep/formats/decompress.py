@@ -14,6 +14,7 @@ from typing import IO, Any, Protocol, Self, cast
 
 from buildstep.errors import BuildstepError, ImageError, ToolMissing
 from buildstep.system.files import CHUNK
+from buildstep.tree.hashing import ZEROS
 
 _INPUT = 256 << 10
 _AHEAD = 8
@@ -45,9 +46,9 @@ class Decompressed:
     """The content of `stream`, compressed with gzip, xz, zstd, bzip2 or not at all; a thread expands it.
 
     ratio: how many times larger than its compressed form the content may be once it is larger than `floor`
-    bytes; 0 for no limit. Reads raise ImageError for damage and for what exceeds the limit. Use it as a
-    context manager; the caller closes `stream`. One that may block for long can have a method `interrupt`
-    that ends its `read` in another thread.
+    bytes, long runs of zeros apart, which become holes; 0 for no limit. Reads raise ImageError for damage and
+    for what exceeds the limit. Use it as a context manager; the caller closes `stream`. One that may block
+    for long can have a method `interrupt` that ends its `read` in another thread.
     """
 
     def __init__(self, stream: IO[bytes], *, ratio: int = 0, floor: int = 1 << 30) -> None:
@@ -142,7 +143,8 @@ class Decompressed:
         end: BaseException | None = None
         try:
             for chunk in self._chunks():
-                self._given += len(chunk)
+                if chunk[:1] != b"\0" or chunk != ZEROS[: len(chunk)]:
+                    self._given += len(chunk)
                 if self._ratio and self._given > max(self._floor, self._ratio * self._taken):
                     raise ImageError(
                         f"the archive unpacks to more than {self._ratio} times its size",

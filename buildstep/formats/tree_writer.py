@@ -19,8 +19,23 @@ from buildstep.tree.scan import plain_mode
 
 _ACCESS_ACL = "system.posix_acl_access"
 _DEFAULT_ACL = "system.posix_acl_default"
+_GRAIN = 64 << 10
+_HOLE = bytes(_GRAIN)
+"""A piece of a file that is not written, and reads as zeros all the same."""
 _THREADED = 4 * CHUNK
 """From this size on a file is hashed in a thread, beside writing."""
+
+
+def _write_data(fd: int, chunk: bytes) -> None:
+    """Write content; long runs of zeros become holes, as most archives do not tell of these."""
+    begin = 0
+    for at in range(0, len(chunk), _GRAIN):
+        # Most pieces have something in their first byte, and that is all that is looked at.
+        if chunk[at] == 0 and chunk[at : at + _GRAIN] == _HOLE:
+            write_all(fd, chunk[begin:at])
+            os.lseek(fd, _GRAIN, os.SEEK_CUR)
+            begin = at + _GRAIN
+    write_all(fd, chunk[begin:] if begin else chunk)
 
 
 class TreeWriter:
@@ -77,10 +92,10 @@ class TreeWriter:
                     if not chunk:
                         raise ImageError(f"the archive ends inside of {shown(entry.path)}")
                     content.update(chunk)
-                    write_all(fd, chunk)
+                    _write_data(fd, chunk)
                     length -= len(chunk)  # noqa: PLW2901
-            if position < entry.size:
-                content.zeros(entry.size - position)
+            content.zeros(entry.size - position)
+            if entry.size >= _GRAIN:
                 os.ftruncate(fd, entry.size)
             if not content.behind:
                 self._late.pop()

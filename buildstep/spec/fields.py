@@ -94,6 +94,7 @@ class BuildSpec:
     clean: tuple[str, ...] | None = None
     formats: tuple[str, ...] = ("oci",)
     compression: str | None = None
+    sparse: bool = False
     motd: bool = False
     source_repo: str | None = None
     upgrade_first: bool = False

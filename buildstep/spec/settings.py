@@ -179,6 +179,13 @@ _TABLE: Final = (
         names=lambda choices: choices.compressions,
         flag="-c/--compression",
     ),
+    Setting(
+        "sparse",
+        BOOLEAN,
+        "Write files with large holes as GNU sparse files in oci and tar images; not every reader takes"
+        " them.",
+        flag="--sparse",
+    ),
     Setting("motd", BOOLEAN, "Write etc/motd; needs source_repo.", flag="-M/--motd"),
     Setting("source_repo", _WORD, "Where the source is, for the motd.", flag="-S/--source-repo"),
     Setting("upgrade_first", BOOLEAN, "Upgrade the base image's packages first.", flag="-u/--upgrade-first"),
@@ -199,7 +206,7 @@ _TABLE: Final = (
     Setting("cache", BOOLEAN, "Reuse layers of earlier builds.", flag="--cache/--no-cache"),
     Setting("keep_on_failure", BOOLEAN, "Leave the clone of a failed build.", flag="--keep-on-failure"),
     Setting("shell_on_failure", BOOLEAN, "Open a shell in it.", flag="--shell-on-failure"),
-    Setting("full", BOOLEAN, "Write a zfs image that does not need its base image.", flag="--full"),
+    Setting("full", BOOLEAN, "Write a zfs or btrfs image that does not need its base image.", flag="--full"),
     Setting(
         "timeouts",
         record({"command": _SECONDS, "idle": _SECONDS}),

@@ -287,13 +287,12 @@ def furnish(top: Path) -> None:
 def test_everything_survives_in_every_format_pool_and_way(lab: Lab) -> None:
     demand("umoci", "tar", "zstd")
     furnish(lab.proto)
-    lab.manifest(build={"owner": "keep", "formats": ["oci", "tar"]})
     lab.environ["SOURCE_DATE_EPOCH"] = str(EPOCH)
     found: dict[str, dict[str, Any]] = {}
     for scheme in ("overlay", "dir"):
         for way, env in (("taken", {}), ("copied", PLAIN)):
             other = Lab(top=lab.top, base=lab.base, scheme=scheme, environ={**lab.environ, **env})
-            lab.manifest(build={"owner": "keep", "formats": ["oci", "tar"]})
+            lab.manifest(build={"owner": "keep", "formats": ["oci", "tar"], "sparse": True})
             found[f"{scheme} {way}"] = other.built(
                 "--pool", f"{scheme}:{lab.top}/pool-{scheme}-{way}", "-o", f"{lab.top}/out-{scheme}-{way}"
             )
@@ -368,7 +367,7 @@ def test_a_file_of_5_gib_survives(lab: Lab) -> None:
             stream.seek(at)
             stream.write(b"data")
         os.fsync(stream.fileno())
-    result = lab.built("-f", "tar", "-f", "oci", "-c", "zstd")
+    result = lab.built("-f", "tar", "-f", "oci", "-c", "zstd", "--sparse")
     (path,) = (row["path"] for row in result["files"] if row["format"] == "tar")
     big = untarred(Path(path), lab.top / "tree") / "big"
     assert big.stat().st_size == 5 << 30

@@ -19,7 +19,7 @@ import pytest
 
 from buildstep import emit
 from buildstep.emit import layer as emit_layer
-from buildstep.emit.interface import Artifact, EmitJob
+from buildstep.emit.interface import ArchiveStyle, Artifact, EmitJob
 from buildstep.emit.read_pass import with_parents
 from buildstep.errors import EmitError, ImageError
 from buildstep.events import Bus, Event, Note
@@ -123,8 +123,9 @@ def write(job: EmitJob, *formats: str) -> list[Artifact]:
     return artifacts
 
 
-def emitted(root: Path, out: Path, name: str, compression: str | None = None) -> Path:
-    (artifact,) = write(trees.job(root, out / "hello-1.0.0", compression=compression), name)
+def emitted(root: Path, out: Path, name: str, compression: str | None = None, *, sparse: bool = True) -> Path:
+    job = trees.job(root, out / "hello-1.0.0", compression=compression, sparse=sparse)
+    (artifact,) = write(job, name)
     return artifact.path
 
 
@@ -185,6 +186,65 @@ def test_we_restore_all_of_it(root: Path, tmp_path: Path, name: str) -> None:
     other.mkdir()
     with path.open("rb") as stream:
         assert tree_digest(unpack(stream, other, privileged=False)) == tree_digest(found)
+
+
+@pytest.mark.parametrize("reader", ["tar", "bsdtar", "busybox", "umoci", "python"])
+def test_which_readers_take_files_with_holes(tmp_path: Path, reader: str) -> None:
+    """All take them as plain data, which is the default; all but simple ones take sparse files."""
+    require(*{"busybox": ["busybox"], "python": ["python3"], "umoci": ["umoci", "tar"]}.get(reader, [reader]))
+    top = tmp_path / "root"
+    (top / "var/lib").mkdir(parents=True)
+    with (top / "var/lib/disk").open("wb") as file:
+        file.truncate(4 << 20)
+        file.seek(2 << 20)
+        file.write(b"data")
+    content = (top / "var/lib/disk").read_bytes()
+    for sparse in (False, True):
+        out = tmp_path / f"sparse-{sparse}"
+        into = out / "into"
+        into.mkdir(parents=True)
+        path = emitted(top, out, "oci" if reader == "umoci" else "tar", "none", sparse=sparse)
+        if reader == "umoci":
+            layers(path, out / "apart")
+            run("umoci", "unpack", "--image", f"{out / 'apart'}:1.0.0", out / "bundle")
+            into = out / "bundle/rootfs"
+        elif reader == "python":
+            run(
+                "python3",
+                "-c",
+                "import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2])",
+                path,
+                into,
+            )
+        else:
+            run(*(["busybox", "tar"] if reader == "busybox" else [reader]), "-xf", path, "-C", into)
+        if reader == "busybox" and sparse:  # why it is not the default
+            assert [name.name for name in into.rglob("*disk*")] == ["disk"]
+            assert not (into / "var/lib/disk").exists()
+            assert (into / "GNUSparseFile.0/disk").exists()
+        else:
+            assert (into / "var/lib/disk").read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["tar", "oci"])
+def test_we_make_holes_of_zeros(tmp_path: Path, name: str) -> None:
+    """A base image without sparse files does not fill the pool; and its size alone makes it no bomb."""
+    top, into = tmp_path / "root", tmp_path / "into"
+    for folder in (top, into):
+        folder.mkdir()
+    with (top / "disk").open("wb") as file:
+        file.truncate((1100 << 20) + 5)
+        for at in (0, 600 << 20, (1100 << 20) + 1):
+            file.seek(at)
+            file.write(b"data")
+    tree = trees.scanned(top)
+    path = emitted(top, tmp_path, name, "zstd", sparse=False)
+    if name == "oci":
+        path = layers(path, tmp_path / "apart")[0]
+    with path.open("rb") as stream:
+        found = unpack(stream, into, privileged=True)
+    assert tree_digest(found) == tree_digest(tree) == tree_digest(trees.scanned(into))
+    assert blocks(into / "disk") < 1 << 20
 
 
 @pytest.mark.parametrize(
@@ -324,7 +384,7 @@ def test_a_default_acl_of_a_lower_layer_does_not_reach_what_is_made_in_it(root: 
     for changes in (diff({}, base), diff(base, tree)):
         path = tmp_path / "blob"
         layer = Changes(tuple(with_parents(changes, tree)), changes.removed)
-        emit_layer.write_layer(root, layer, path, codec=codec("zstd"), epoch=None, bus=Bus())
+        emit_layer.write_layer(root, layer, path, codec=codec("zstd"), style=ArchiveStyle(), bus=Bus())
         with path.open("rb") as stream:
             found = apply_layer(stream, into, found, privileged=True)
     assert tree_digest(found) == tree_digest(tree)
@@ -375,7 +435,7 @@ def two_layers(root: Path, tmp_path: Path, compression: str = "gzip") -> tuple[P
         diff({}, base),
         tmp_path / "base.blob",
         codec=codec(compression),
-        epoch=trees.EPOCH,
+        style=ArchiveStyle(epoch=trees.EPOCH),
         bus=Bus(),
     )
     shutil.rmtree(root / "was-dir")

@@ -439,7 +439,7 @@ def test_a_bomb_is_refused(agent: Agent, call: Call, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(
         "buildstep.formats.decompress.Decompressed.__init__.__kwdefaults__", {"ratio": 0, "floor": 1 << 20}
     )
-    (agent.top / "bomb.tgz").write_bytes(tarball({"zeros": bytes(8 << 20)}))
+    (agent.top / "bomb.tgz").write_bytes(tarball({"letters": b"x" * (8 << 20)}))
     status, _, err = call("image", "import", "bomb.tgz")
     assert (status, "250 times its size" in err) == (11, True), err
     assert agent.left() == []

@@ -21,7 +21,7 @@ from buildstep.cache import prune
 from buildstep.emit import chunk_reuse, split_layer
 from buildstep.emit import layer as emit_layer
 from buildstep.emit.chunk_reuse import LayerFromChunks, ReusableChunks
-from buildstep.emit.interface import Blob
+from buildstep.emit.interface import ArchiveStyle, Blob
 from buildstep.errors import BuildstepError
 from buildstep.events import Bus
 from buildstep.formats import codecs
@@ -41,6 +41,8 @@ from tests.integration.conftest import demand
 from tests.integration.yard import EPOCH, Outcome, Yard, environment, tiny_base
 
 pytestmark = pytest.mark.usefixtures("capable", "small")
+
+STYLE = ArchiveStyle(epoch=EPOCH, sparse=True)
 
 Private = Callable[[Callable[[], Any]], Any]
 
@@ -433,10 +435,10 @@ def layer(root: Path, path: Path, chosen: Codec, *, old: ReusableChunks | None =
     hashing.hash_entries(root, entries.values())
     hashing.spread_digests(entries)
     whole = diff({}, entries)
-    rows = [chunk_reuse.layer_line(entry, EPOCH) for entry in whole.entries]
-    reuse = LayerFromChunks(old, root, whole.entries, rows, epoch=EPOCH) if old else None
+    rows = [chunk_reuse.layer_line(entry, STYLE) for entry in whole.entries]
+    reuse = LayerFromChunks(old, root, whole.entries, rows, style=STYLE) if old else None
     blob, stream = emit_layer.write_layer(
-        root, whole, path, codec=chosen, epoch=EPOCH, bus=Bus(), reuse=reuse
+        root, whole, path, codec=chosen, style=STYLE, bus=Bus(), reuse=reuse
     )
     found = chunk_reuse.table(stream, list(whole.entries), rows)
     chunk_reuse.save(path.with_suffix(".parts"), found)

@@ -83,6 +83,7 @@ GIVEN: dict[str, tuple[Any, Any, str, Any, Any, Any]] = {
     "keep_on_failure": (True, True, "1", True, True, True),
     "shell_on_failure": (True, True, "1", True, True, True),
     "full": (True, True, "1", True, True, True),
+    "sparse": (True, True, "1", True, True, True),
     "timeouts": (
         {"idle": 1},
         {"command": 5.0},

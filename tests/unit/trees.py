@@ -13,7 +13,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from buildstep.emit.interface import Blob, EmitJob
+from buildstep.emit.interface import ArchiveStyle, Blob, EmitJob
 from buildstep.events import Bus
 from buildstep.system.remove import remove_tree
 from buildstep.tree import entry as tree_entry
@@ -47,6 +47,7 @@ def job(
     base_config: Mapping[str, Any] | None = None,
     bus: Bus | None = None,
     epoch: int | None = EPOCH,
+    sparse: bool = False,
 ) -> EmitJob:
     entries = scan.scan(root) if tree is None else tree
     return EmitJob(
@@ -60,7 +61,7 @@ def job(
         config=config or {},
         base_config=base_config or {},
         compression=compression,
-        epoch=epoch,
+        style=ArchiveStyle(epoch=epoch, sparse=sparse),
         created="2023-11-14T22:13:20Z",
         stem=stem,
         bus=bus or Bus(),

@@ -19,6 +19,7 @@ from buildstep.emit.split_layer import segments, timeless
 from buildstep.errors import EmitError
 from buildstep.pool.streams import NativeJob, NativeStreams
 from buildstep.report.record import Step
+from buildstep.system.text import size_text
 from buildstep.tree.diff import Changes
 from buildstep.tree.hashing import hash_entries, spread_digests
 
@@ -59,9 +60,23 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
             state.finished = replace(state.snapshot, facts=facts[0].result)
         for future in kept:
             future.result()
+    _tell_holes(context)
     result.reason = ", ".join(artifact.path.name for artifact in state.artifacts)
     if state.blobs is not None and state.blobs.saved:
         result.reason += f"; reused compressed layers (saved {state.blobs.saved:.1f} s)"
+
+
+_MUCH = 256 << 20
+"""Bytes of holes that are worth a word."""
+
+
+def _tell_holes(context: BuildContext) -> None:
+    """Say how much of the image is holes that were written as zeros."""
+    if (size := context.bus.counts.get("bytes_of_holes", 0)) >= _MUCH:
+        context.bus.note(
+            f"{size_text(size)} of holes were written as zeros; with --sparse they stay holes, for readers"
+            " that know GNU sparse files"
+        )
 
 
 def _emit(context: BuildContext, state: BuildState, layers: Iterable[Blob]) -> None:
@@ -84,7 +99,7 @@ def _emit(context: BuildContext, state: BuildState, layers: Iterable[Blob]) -> N
         config=asdict(spec.oci),
         base_config=state.image.config,
         compression=spec.compression,
-        epoch=spec.source_date_epoch,
+        style=emit.style_of(spec),
         created=timestamp(spec, context.recorder),
         stem=context.stem,
         bus=context.bus,

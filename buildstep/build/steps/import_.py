@@ -87,7 +87,7 @@ def open_blobs(context: BuildContext) -> BlobStore:
         context.backend.state,
         codecs.codec(emit.codec_of(spec, "oci")),
         slot=os.fspath(context.stem),
-        epoch=spec.source_date_epoch,
+        style=emit.style_of(spec),
         bus=context.bus,
         journal=context.journal,
         fresh=not spec.cache,

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from buildstep.cache import blobs
 from buildstep.cache.blobs import BlobStore
-from buildstep.emit.interface import Blob
+from buildstep.emit.interface import ArchiveStyle, Blob
 from buildstep.events import Bus, Event, Note
 from buildstep.formats.codecs import codec
 from buildstep.pool.journal import open_journal
@@ -23,6 +24,8 @@ from buildstep.system.locks import try_lock
 from buildstep.tree import scan
 from buildstep.tree.diff import Changes, diff
 from tests.unit import trees
+
+STYLE = ArchiveStyle(epoch=trees.EPOCH)
 
 
 class Pool:
@@ -44,7 +47,7 @@ class Pool:
         self.stack.close()
         self.bus = Bus(self.events.append)
         journal = self.stack.enter_context(open_journal(self.state, "test"))
-        values: dict[str, Any] = {"slot": "/out/hello", "epoch": trees.EPOCH, "bus": self.bus} | options
+        values: dict[str, Any] = {"slot": "/out/hello", "style": STYLE, "bus": self.bus} | options
         return self.stack.enter_context(BlobStore(self.state, codec("gzip"), journal=journal, **values))
 
     def content(self, store: BlobStore, *, hashed: bool = True) -> Blob:
@@ -80,10 +83,11 @@ def test_a_layer_of_a_key_is_made_once(pool: Pool) -> None:
     assert pool.key(store, "packages y").path != first.path
 
 
-def test_codec_and_epoch_are_part_of_the_key(pool: Pool) -> None:
+def test_codec_and_style_are_part_of_the_key(pool: Pool) -> None:
     first = pool.key(pool.open())
-    assert pool.open(epoch=None).find_key("packages x", "") is None
-    assert pool.key(pool.open(epoch=None)).path != first.path
+    assert pool.open(style=ArchiveStyle()).find_key("packages x", "") is None
+    assert pool.key(pool.open(style=ArchiveStyle())).path != first.path
+    assert pool.key(pool.open(style=replace(STYLE, sparse=True))).path != first.path
 
 
 def test_a_fresh_build_uses_no_layer(pool: Pool) -> None:

@@ -13,7 +13,7 @@ import pytest
 from buildstep.emit import chunk_reuse
 from buildstep.emit import layer as emit_layer
 from buildstep.emit.chunk_reuse import ChunkLost, LayerFromChunks, ReusableChunks, Row
-from buildstep.emit.interface import Blob
+from buildstep.emit.interface import ArchiveStyle, Blob
 from buildstep.emit.oci import OciEmitter
 from buildstep.events import Bus
 from buildstep.formats.codecs import Codec, codec
@@ -23,7 +23,7 @@ from buildstep.tree import hashing, scan
 from buildstep.tree.diff import diff
 from buildstep.tree.entry import Entry
 
-EPOCH = 1_700_000_000
+STYLE = ArchiveStyle(epoch=1_700_000_000, sparse=True)
 
 
 @pytest.fixture
@@ -58,15 +58,21 @@ def tree(root: Path) -> tree_entry.FileList:
 
 
 def write(
-    root: Path, path: Path, chosen: Codec, *, old: ReusableChunks | None = None, bus: Bus | None = None
+    root: Path,
+    path: Path,
+    chosen: Codec,
+    *,
+    old: ReusableChunks | None = None,
+    bus: Bus | None = None,
+    style: ArchiveStyle = STYLE,
 ) -> Blob:
     """A layer of all of a tree, and the table of its parts beside it."""
     entries = tree(root)
     whole = diff({}, entries)
-    rows = [chunk_reuse.layer_line(entry, EPOCH) for entry in whole.entries]
-    reuse = LayerFromChunks(old, root, whole.entries, rows, epoch=EPOCH) if old else None
+    rows = [chunk_reuse.layer_line(entry, style) for entry in whole.entries]
+    reuse = LayerFromChunks(old, root, whole.entries, rows, style=style) if old else None
     blob, stream = emit_layer.write_layer(
-        root, whole, path, codec=chosen, epoch=EPOCH, bus=bus or Bus(), reuse=reuse
+        root, whole, path, codec=chosen, style=style, bus=bus or Bus(), reuse=reuse
     )
     found = chunk_reuse.table(stream, list(whole.entries), rows)
     chunk_reuse.save(path.with_suffix(".parts"), found)
@@ -101,14 +107,15 @@ def test_what_is_taken_from_old_parts_makes_the_same_layer(
     chosen = replace(codec(name), grain=grain)
     rng = random.Random(grain)
     last = tmp_path / "layer0"
-    write(root, last, chosen)
+    style = replace(STYLE, sparse=grain != 8 << 10)
+    write(root, last, chosen, style=style)
     taken = 0
     for step in range(1, 6):
         change(rng, root, step)
-        cold = write(root, tmp_path / "cold", chosen)
+        cold = write(root, tmp_path / "cold", chosen, style=style)
         bus, path = Bus(), tmp_path / f"layer{step}"
         old = old_parts(last, chosen)
-        warm = write(root, path, chosen, old=old, bus=bus)
+        warm = write(root, path, chosen, old=old, bus=bus, style=style)
         old.close()
         assert path.read_bytes() == (tmp_path / "cold").read_bytes()
         assert (warm.digest, warm.diff_id, warm.size) == (cold.digest, cold.diff_id, cold.size)
@@ -178,13 +185,15 @@ def test_tables_that_cannot_be_read_are_none(tmp_path: Path) -> None:
 
 
 def test_a_line_tells_all_that_decides_an_entry() -> None:
-    one = Entry(b"a", "f", 0o644, 0, 0, 3, "00" * 32, mtime=EPOCH * 10**9)
-    same = replace(one, mtime=(EPOCH + 100) * 10**9 + 5)
-    assert chunk_reuse.layer_line(one, EPOCH) == chunk_reuse.layer_line(same, EPOCH)
-    assert chunk_reuse.layer_line(one, None) != chunk_reuse.layer_line(same, None)
+    one = Entry(b"a", "f", 0o644, 0, 0, 3, "00" * 32, mtime=1_700_000_000 * 10**9)
+    same = replace(one, mtime=1_700_000_100 * 10**9 + 5)
+    assert chunk_reuse.layer_line(one, STYLE) == chunk_reuse.layer_line(same, STYLE)
+    assert chunk_reuse.layer_line(one, ArchiveStyle()) != chunk_reuse.layer_line(same, ArchiveStyle())
     others: list[dict[str, Any]] = [
         {"path": b"b"}, {"mode": 0o600}, {"uid": 1}, {"gid": 1}, {"sha256": "11" * 32}, {"first": b"c"},
         {"xattrs": ((b"user.x", b"1"),)}, {"mtime": 0},
     ]  # fmt: skip
+    large, plain = replace(one, size=1 << 20), replace(STYLE, sparse=False)
+    assert chunk_reuse.layer_line(large, STYLE) != chunk_reuse.layer_line(large, plain)
     for other in others:
-        assert chunk_reuse.layer_line(replace(one, **other), EPOCH) != chunk_reuse.layer_line(one, EPOCH)
+        assert chunk_reuse.layer_line(replace(one, **other), STYLE) != chunk_reuse.layer_line(one, STYLE)

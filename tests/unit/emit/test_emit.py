@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 
 from buildstep import emit
 from buildstep.emit import layer as emit_layer
-from buildstep.emit.interface import Artifact, Blob, EmitJob
+from buildstep.emit.interface import ArchiveStyle, Artifact, Blob, EmitJob
 from buildstep.errors import EmitError, SpecError
 from buildstep.events import Bus, Event, Note
 from buildstep.formats import unpack
@@ -109,7 +109,7 @@ def _decompressed(data: bytes) -> bytes:
 
 def test_all_formats_of_one_pass(root: Path, tmp_path: Path) -> None:
     bus = Bus()
-    job = trees.job(root, tmp_path / "bits/hello-1.0.0", bus=bus)
+    job = trees.job(root, tmp_path / "bits/hello-1.0.0", bus=bus, sparse=True)
     oci_file, tar_file = write(job, "oci", "tar")
     assert oci_file.path == tmp_path / "bits/hello-1.0.0.oci.tar"
     assert tar_file.path == tmp_path / "bits/hello-1.0.0.tar.zst"
@@ -131,6 +131,32 @@ def test_all_formats_of_one_pass(root: Path, tmp_path: Path) -> None:
         got = unpack.unpack(io.BytesIO(data), into, privileged=False)
         assert tree_digest(got) == tree_digest(job.tree)
         assert (into / "sparse").stat().st_blocks * 512 < 100_000
+
+
+def test_holes_are_zeros_unless_sparse_files_are_asked_for(root: Path, tmp_path: Path) -> None:
+    """Readers that do not know sparse files unpack them under a wrong name, with the map in front."""
+    bus = Bus()
+    made = write(trees.job(root, tmp_path / "x-1", bus=bus), "tar", "oci")
+    assert bus.counts["bytes_of_holes"] == (1 << 20) - 4096
+    for data in (made[0].path.read_bytes(), Image(made[1].path).layers[0]):
+        with tarfile.open(fileobj=io.BytesIO(_decompressed(data))) as tar:
+            member = tar.getmember("sparse")
+            assert not member.issparse()
+            assert _read(tar, member) == (root / "sparse").read_bytes()
+    # The same content gives the same bytes, however it is stored.
+    content = (root / "sparse").read_bytes()
+    (root / "sparse").write_bytes(content)
+    assert [item.sha256 for item in write(trees.job(root, tmp_path / "y-1"), "tar", "oci")] == [
+        item.sha256 for item in made
+    ]
+    # Where holes save little, a file is plain data although sparse ones are asked for.
+    for size, sparse in ((320 << 10, True), (319 << 10, False)):
+        with (root / "sparse").open("wb") as file:
+            file.truncate(size)
+            file.write(b"x")
+        (artifact,) = write(trees.job(root, tmp_path / "z-1", sparse=True), "tar")
+        with tarfile.open(fileobj=io.BytesIO(_decompressed(artifact.path.read_bytes()))) as tar:
+            assert tar.getmember("sparse").issparse() == sparse
 
 
 @pytest.mark.parametrize("compression", ["zstd", "gzip", "xz", "bzip2", "none"])
@@ -314,7 +340,7 @@ def test_formats_of_other_packages(root: Path, tmp_path: Path, monkeypatch: pyte
 def blob(root: Path, path: Path, tree: FileList | None = None) -> tuple[Blob, FileList]:
     entries = tree or scan.scan(root)
     made, _ = emit_layer.write_layer(
-        root, diff({}, entries), path, codec=codec("gzip"), epoch=trees.EPOCH, bus=Bus()
+        root, diff({}, entries), path, codec=codec("gzip"), style=ArchiveStyle(epoch=trees.EPOCH), bus=Bus()
     )
     return made, entries
 

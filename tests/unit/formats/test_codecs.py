@@ -333,14 +333,17 @@ def test_junk_behind_a_member_is_damage_and_padding_is_not() -> None:
 
 @pytest.mark.parametrize("name", ["gzip", "xz", "zstd", "bzip2"])
 def test_bombs_are_refused_before_they_are_large(name: str) -> None:
-    packed = codec(name).compress(bytes(64 << 20))
+    packed = codec(name).compress(b"x" * (64 << 20))
     with Decompressed(io.BytesIO(packed), ratio=10, floor=1 << 20) as source:
         with pytest.raises(ImageError, match="more than 10 times"):
             source.drain()
         assert source.tell() <= 24 << 20
-    with Decompressed(io.BytesIO(packed)) as source:
-        source.drain()
-        assert source.tell() == 64 << 20
+    # Runs of zeros become holes: any number of them may be in an archive.
+    zeros = codec(name).compress(bytes(64 << 20))
+    for data, options in ((packed, {}), (zeros, {"ratio": 10, "floor": 1 << 20})):
+        with Decompressed(io.BytesIO(data), **options) as source:
+            source.drain()
+            assert source.tell() == 64 << 20
 
 
 def test_seeking_goes_forward_only() -> None:
