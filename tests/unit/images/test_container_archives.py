@@ -171,8 +171,8 @@ class TestDamage:
 
     def test_a_layer_is_missing(self, tmp_path: Path, bus: Notes) -> None:
         path = make_saved(tmp_path / "saved.tar", {"a:1": [LOWER]}, style="legacy")
-        damaged(path, b'/layer.tar"', b'/layer.gone"')
-        with pytest.raises(ImageError, match=r"has no .*/layer\.gone"):
+        damaged(path, b'/layer.tar"', b'/layer.tip"')
+        with pytest.raises(ImageError, match=r"has no .*/layer\.tip"):
             fetch(f"docker-archive:{path}", tmp_path / "x", bus)
 
     @pytest.mark.parametrize(
