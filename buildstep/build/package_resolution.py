@@ -31,8 +31,8 @@ def resolve(
 ) -> tuple[KeptResolution, bool]:
     """Return what the packages resolve to now, and whether an index from before says so.
 
-    Such an index that does not know what is wanted is refreshed. Where the repository cannot be reached:
-    what they did last time.
+    Such an index that does not know what is wanted is refreshed. Where the repository cannot be queried, for
+    whatever reason: what they did last time.
     """
     begin = time.time()
     folder, name = context.backend.state, cache_inputs.answer_key(asked)
@@ -48,7 +48,7 @@ def resolve(
             raise
         hours = (time.time() - known.asked) / 3600
         context.bus.note(
-            f"the repository cannot be reached; its state of {hours:.1f} h ago is used ({error.message})",
+            f"the repository cannot be queried; its state of {hours:.1f} h ago is used ({error.message})",
             level="warning",
         )
         return known, False

@@ -117,7 +117,7 @@ def test_without_the_repository_the_last_answer_is_used(
             build(place)
         done = build(place, index_max_age=0)
         assert done.steps["packages"][0] == "reuse"
-        assert any("cannot be reached; its state of 0.0 h ago is used" in note for note in done.notes)
+        assert any("cannot be queried; its state of 0.0 h ago is used" in note for note in done.notes)
         done = build(place, index_max_age=0, network=False)
         assert done.steps["packages"][0] == "reuse"
         place.build["packages"] = ["alpha", "beta"]

@@ -99,6 +99,7 @@ def _explained(error: CommandFailed, mirror: str) -> ImageError:
         mirror=f"{place} names another mirror",
         authority="put its authority's certificate into this host's /usr/local/share/ca-certificates, and"
         " run update-ca-certificates",
+        sources="mmdebstrap:SUITE?components=A,B",
         expired="take a mirror that is renewed; of an archive that no longer is make the root by hand, and"
         " import it: tar:FILE",
     )

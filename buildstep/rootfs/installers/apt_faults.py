@@ -33,13 +33,14 @@ class Advice:
 
     keys: those of a repository, by its URI and suite; mirror: how to fetch from elsewhere; authority: where
     the certificate of an authority goes; expired: what to do where a repository is no longer renewed;
-    network: False where the build is to have none.
+    sources: what names the repositories; network: False where the build is to have none.
     """
 
     keys: Callable[[str, str], Keys]
     mirror: str
     authority: str
     expired: str
+    sources: str = "the image's sources"
     network: bool = True
 
 
@@ -88,8 +89,10 @@ _UNREACHABLE = re.compile(
     r"|No route to host"
 )
 _CERTIFICATE = re.compile(r"certificate|CERTIFICATE_VERIFY_FAILED|Could not handshake")
-_REFUSED = re.compile(r"403 +(\S+ is the CI host itself.*?:) ")
-"""What the build's own proxy says (`network_policy`)."""
+_REFUSED = re.compile(r"403 +(?P<host>\S+) is the CI host itself \([^)]*\)")
+_NO_WAY = re.compile(r"502 +\S+ cannot be reached: (?P<why>.*?)(?:  Content-Type: .*)?$")
+_HOSTS_PROXY = re.compile(r"this host's proxy .*")
+"""What the build's own proxy says (`network_proxy`, `network_policy`)."""
 
 _SECONDS = {"d": 86400, "h": 3600, "min": 60, "s": 1}
 
@@ -128,11 +131,11 @@ def _causes(output: str, advice: Advice) -> Iterator[Cause]:
             yield from _download(download, advice)
     for match in _UNSIGNED.finditer(output):
         if (match[1], match[2]) not in signed and not failed:
-            hint = "sign it; one of your own, on a way that you trust, can have [trusted=yes] in the sources"
+            hint = "sign it; one that you trust without can have [trusted=yes] in an image's sources"
             yield Cause(text=f"the repository {match[1]} {match[2]} is not signed", hint=hint)
-    yield from _packages(output)
+    yield from _packages(output, advice)
     for match in _SOURCES.finditer(output):
-        yield Cause(text=match[1], hint="mend the image's sources")
+        yield Cause(text=match[1], hint=f"mend {advice.sources}")
     for match in _METHOD.finditer(output):
         yield Cause(
             text=f"apt has no method {match[1]}", hint="the sources have a URL of that scheme: mend it"
@@ -180,16 +183,17 @@ def _signature(match: re.Match[str], advice: Advice) -> Cause:
 def _download(download: _Download, advice: Advice) -> Iterator[Cause]:
     what, reason = download.what, download.reason
     if match := _REFUSED.search(reason):
-        host = match[1].partition(" ")[0]
-        hint = f"BUILDSTEP_NETWORK_ALLOW={host}, or network.allow in buildstep.toml, lets builds reach it"
-        yield Cause(text=match[1].rstrip(":"), hint=hint)
+        allow = f"BUILDSTEP_NETWORK_ALLOW={match['host']}"
+        hint = f"{allow}, or network.allow in buildstep.toml, lets builds reach it"
+        yield Cause(text=match[0].removeprefix("403").strip(), hint=hint)
+    elif match := _NO_WAY.search(reason):
+        yield _unreachable(download.host, match["why"], advice)
     elif _CERTIFICATE.search(reason):
         yield _certificate(download, advice)
     elif _UNREACHABLE.search(reason) and not advice.network:
         yield Cause(text="the build has no network", hint="leave out --no-network (build.network: false)")
     elif _UNREACHABLE.search(reason):
-        hint = f"is the package source reachable from this CI host? {advice.mirror}"
-        yield Cause(text=f"{download.host} cannot be reached ({reason})", hint=hint, retryable=True)
+        yield _unreachable(download.host, reason, advice)
     elif match := re.match(r"(\d{3})  ?", reason):
         yield _status(what, int(match[1]), reason, advice)
     elif re.search("Hash Sum mismatch|unexpected size|Size mismatch", reason):
@@ -199,6 +203,15 @@ def _download(download: _Download, advice: Advice) -> Iterator[Cause]:
     elif "Clearsigned file isn't valid" in reason:
         text = f"{what} is no Release file"
         yield Cause(text=text, hint="something else answered: a proxy, or a page to log in? look at that URL")
+
+
+def _unreachable(host: str, why: str, advice: Advice) -> Cause:
+    text = f"{host} cannot be reached ({why})"
+    if _HOSTS_PROXY.match(why):
+        hint = "http_proxy, https_proxy or all_proxy of this host names that proxy"
+        return Cause(text=text, hint=hint, retryable=True)
+    hint = f"is the package source reachable from this CI host? {advice.mirror}"
+    return Cause(text=text, hint=hint, retryable=True)
 
 
 def _certificate(download: _Download, advice: Advice) -> Cause:
@@ -233,10 +246,10 @@ def _status(what: str, status: int, reason: str, advice: Advice) -> Cause:
     )
 
 
-def _packages(output: str) -> Iterator[Cause]:
+def _packages(output: str, advice: Advice) -> Iterator[Cause]:
     """Names that the index does not know, and dependencies that it cannot fulfil."""
     if unknown := list(dict.fromkeys(_UNKNOWN.findall(output))):
-        hint = "check the names, and that the image's sources have the component and the suite of each"
+        hint = f"check the names, and {advice.sources}: the component or suite of one may be missing"
         yield Cause(text="; ".join(unknown), hint=hint, old_index=True)
     for match in _UNMET.finditer(output):
         text = f"unmet dependencies: {' '.join(match[1].split())}"

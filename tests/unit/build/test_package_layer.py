@@ -187,7 +187,7 @@ def test_without_the_repository_the_last_resolution_is_used(workshop: Workshop) 
     workshop.repository.down = True
     workshop.build(["a"], order="packages-first")
     assert packages(workshop)[0] == "reuse"
-    assert "the repository cannot be reached" in workshop.notes()
+    assert "the repository cannot be queried" in workshop.notes()
 
 
 def test_without_repository_and_layer_the_build_fails(workshop: Workshop) -> None:

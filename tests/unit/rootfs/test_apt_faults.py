@@ -155,8 +155,21 @@ CASES = {
     ),
     "down": (
         failed(RELEASE, "502  deb.debian.org:443 cannot be reached: [Errno 111] Connection refused"),
-        r"deb.debian.org cannot be reached",
+        r"^deb.debian.org cannot be reached \(\[Errno 111\] Connection refused\)$",
         r"is the package source reachable from this CI host\?",
+    ),
+    "proxy": (
+        failed(
+            RELEASE,
+            "Invalid response from proxy: HTTP/1.1 502 deb.debian.org:443 cannot be reached: this host's proxy"
+            " proxy:3128: [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed  Content-Type: text/plain"
+            "  Content-Length: 108  Connection: close    ",
+        ),
+        (
+            r"^deb.debian.org cannot be reached \(this host's proxy proxy:3128: \[SSL: CERTIFICATE_VERIFY_FAILED\]"
+            r" certificate verify failed\)$"
+        ),
+        r"^http_proxy, https_proxy or all_proxy of this host names that proxy$",
     ),
     "busy": (failed(DEB, "503  Service Unavailable"), r"503", r"build again later"),
     "password": (failed(DEB, "401  Unauthorized"), r"401  Unauthorized", r"wants a user and a password"),
