@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from buildstep import __version__, emit
@@ -19,14 +20,28 @@ from buildstep.tree.proto import ProtoDir
 
 NOT_DECISIVE = (
     "keep_on_failure", "shell_on_failure", "timeouts", "limits", "origin_of", "source", "pool", "cache",
-    "index_max_age",
+    "index_max_age", "name", "version",
 )  # fmt: skip
-"""Fields of a spec that no output depends on."""
+"""Fields of a spec that no output depends on; name and version are part of the manifest as well."""
+
+_OF_PACKAGES = ("installer", "installer_options", "order")
+"""Fields that mean nothing where no packages are asked for."""
 
 
 def slot(spec: BuildSpec) -> str:
-    """What a missing layer is compared with: the last one made for the same place."""
+    """For what a layer was made; where nothing is known of the component's last build, one of these is what a
+    missing layer is compared with."""
     return f"{spec.name}/packages"
+
+
+def component(spec: BuildSpec) -> str:
+    """The component that is built: what a build is compared with is the last one of the same component."""
+    return spec.name
+
+
+def installer(spec: BuildSpec, image: ImageRecord) -> str:
+    """The package manager: `auto` is the same as the name of the one that the base image has."""
+    return image.installer or spec.installer if spec.installer == "auto" else spec.installer
 
 
 def proto_digest(spec: BuildSpec, proto: ProtoDir) -> str:
@@ -49,7 +64,7 @@ def question(
         "packages": list(dict.fromkeys(spec.packages)),
         "upgrade_first": spec.upgrade_first,
         "pkg_audit": spec.pkg_audit,
-        "installer": spec.installer,
+        "installer": installer(spec, image),
         "installer_options": {
             "recommends": options.recommends,
             "mirror": options.mirror or environ.get("BUILDSTEP_APT_MIRROR"),
@@ -86,9 +101,21 @@ def answer_key(asked: Mapping[str, Any]) -> str:
 def decisive(
     spec: BuildSpec, image: ImageRecord, proto: str, answer: KeptResolution | None
 ) -> dict[str, Any]:
-    """Everything that decides a build's outputs and where they go: equal inputs make equal outputs."""
+    """Everything that decides a build's outputs and where they go: equal inputs make equal outputs.
+
+    What is left to its default and what names the default are the same here.
+    """
     options = {name: value for name, value in spec.to_json().items() if name not in NOT_DECISIVE}
-    options |= {"owner": _owner(spec), "clean": list(spec.cleaners(cleaners.DEFAULT))}
+    options |= {
+        "owner": _owner(spec),
+        "clean": list(spec.cleaners(cleaners.DEFAULT)),
+        "compression": _compression(spec),
+    }
+    if spec.wants_packages:
+        options["installer"] = installer(spec, image)
+    else:
+        for name in _OF_PACKAGES:
+            options.pop(name)
     return {
         "buildstep": __version__,
         "option": options,
@@ -99,6 +126,13 @@ def decisive(
         # Nothing on Linux; a SmartOS agent's own libraries decide where its images can run.
         **{f"platform {key}": stamp for key, stamp in min_platform(os.uname()).items()},
     }
+
+
+def _compression(spec: BuildSpec) -> str | None:
+    """What the formats are compressed with; None also where it names what each has by default."""
+    defaults = replace(spec, compression=None)
+    named = any(emit.codec_of(spec, name) != emit.codec_of(defaults, name) for name in spec.formats)
+    return spec.compression if named else None
 
 
 def _owner(spec: BuildSpec) -> list[str]:

@@ -17,6 +17,7 @@ from buildstep.cache.resolutions import KeptResolution
 from buildstep.emit.interface import Artifact, Blob
 from buildstep.errors import BuildstepError
 from buildstep.events import Bus
+from buildstep.images.record import root_in
 from buildstep.images.store import ImageRecord, ImageStore
 from buildstep.pool.interface import Backend, Dataset
 from buildstep.pool.journal import Journal
@@ -149,6 +150,5 @@ def report_failure(bus: Bus, what: str) -> Iterator[None]:
 
 
 def image_root(dataset: Dataset, image: ImageRecord) -> Root:
-    """Return the file system of an image: a zone image keeps it in root/, beside the zone's own files."""
-    zone = image.manifest.get("type") == "zone-dataset" and (dataset.path / "root").is_dir()
-    return Root(dataset.path / "root" if zone else dataset.path)
+    """Return the file system of an image in a clone of it."""
+    return root_in(dataset.path, image.manifest)

@@ -12,7 +12,7 @@ from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.deliver import BuildResult, deliver, earlier_result
 from buildstep.build.log_file import BuildLog
 from buildstep.build.plan import Plan
-from buildstep.build.remember import remember
+from buildstep.build.remember import remember, remember_again
 from buildstep.build.steps import STEPS
 from buildstep.build.steps.import_ import open_blobs
 from buildstep.build.steps.interface import Route
@@ -86,7 +86,9 @@ def _execute(
                 with _disk_explained(context.plan, context.backend, state), proto_check.explained(context):
                     _run_steps(context, state)
                     result = _result(context, state)
-            if context.plan.route is not Route.UP_TO_DATE and spec.cache:
+            if spec.cache and context.plan.route is Route.UP_TO_DATE:
+                remember_again(context, state)
+            elif spec.cache:
                 remember(context, state, result)
         except BaseException as error:
             code = error.code if isinstance(error, BuildstepError) else 1

@@ -15,7 +15,7 @@ from buildstep.build.clones import clean, copy_proto_dir, drop_clone, make_clone
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.finished_tree import Snapshot
 from buildstep.build.plan import PlannedStep, layer_text
-from buildstep.cache import resolutions
+from buildstep.cache import outputs, resolutions
 from buildstep.cache.layers import LayerRecord
 from buildstep.cache.resolutions import KeptResolution
 from buildstep.errors import InstallError
@@ -241,8 +241,10 @@ def _missing(
     context: BuildContext, resolution: KeptResolution, inputs: Mapping[str, Any], no_extend: str
 ) -> tuple[str, LayerRecord | None]:
     """Return why there is no layer of these inputs, and the smaller one to start from."""
-    missing, smaller = context.cache.miss(cache_inputs.slot(context.spec), inputs), None
-    if not no_extend and extend_layer.may_extend(context.spec, resolution):
+    spec, smaller = context.spec, None
+    last = outputs.last(context.backend.state, cache_inputs.component(spec))
+    missing = context.cache.miss(cache_inputs.slot(spec), inputs, last)
+    if not no_extend and extend_layer.may_extend(spec, resolution):
         smaller, no_extend = extend_layer.nearest(context.cache, inputs, resolution)
     return f"{missing}; all packages are installed again: {no_extend}" if no_extend else missing, smaller
 

@@ -14,6 +14,7 @@ from buildstep.build.steps import in_order
 from buildstep.build.steps.interface import Route
 from buildstep.cache import outputs, resolutions
 from buildstep.cache.layers import LayerCache, LayerRecord
+from buildstep.cache.outputs import Last
 from buildstep.cache.resolutions import KeptResolution
 from buildstep.errors import Fault, SpecError
 from buildstep.events import State
@@ -63,7 +64,7 @@ class PlanFacts:
 
     image: None when it must be imported first, and incoming then says from where; in_place: whether the proto
     directory's files are read where they are, without a copy in the clone; layer: None without packages or
-    cache; missed: why no earlier outputs are valid.
+    cache; last: the last build of this component, if it is known; missed: why no earlier outputs are valid.
     """
 
     spec: BuildSpec
@@ -72,6 +73,7 @@ class PlanFacts:
     proto: ProtoDir
     in_place: bool
     layer: LayerPlan | None = None
+    last: Last | None = None
     missed: tuple[str, ...] = ()
 
     @property
@@ -156,6 +158,7 @@ def plan(
         incoming=store.foresee(spec.image) if image is None else "",
         proto=scan_proto(spec.proto, exclude=exclude if spec.exclude else None, index=index),
         in_place=not plain and takes_in_place(spec),
+        last=outputs.last(state, cache_inputs.component(spec)) if spec.cache else None,
     )
     if image is not None and spec.cache and spec.wants_packages:
         facts = replace(facts, layer=_plan_layer(facts, image, cache, environ or {}))
@@ -200,7 +203,7 @@ def _choose_route(facts: PlanFacts, store: ImageStore) -> _Choice:
     valid = outputs.find(folder, outputs.key_of(inputs)) if facts.settled else None
     if valid is not None:
         return _Choice(route=Route.UP_TO_DATE, outputs=valid)
-    missed = tuple(_missed(outputs.why_not(folder, spec.output_dir / spec.basename, inputs), spec))
+    missed = tuple(_missed(outputs.why_not(facts.last, inputs), spec))
     if facts.in_place and tuple(spec.formats) == ("oci",) and facts.settled:
         update = content_update.find(folder, spec, image, resolution, facts.proto)
         if update is not None:
@@ -270,7 +273,7 @@ def _plan_layer(
     question = cache_inputs.question(spec, image, facts.proto, environ)
     resolution = resolutions.find(cache.backend.state, cache_inputs.answer_key(question))
     if resolution is None:
-        return LayerPlan(missing=cache.miss(cache_inputs.slot(spec), question))
+        return LayerPlan(missing=cache.miss(cache_inputs.slot(spec), question, facts.last))
     key, inputs = cache_inputs.package_layer(question, image, resolution)
     record = cache.find(key)
     return LayerPlan(
@@ -278,7 +281,7 @@ def _plan_layer(
         resolution=resolution,
         fresh=resolution.fresh(spec.index_max_age),
         record=record,
-        missing="" if record else cache.miss(cache_inputs.slot(spec), inputs),
+        missing="" if record else cache.miss(cache_inputs.slot(spec), inputs, facts.last),
     )
 
 

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from buildstep.build import cache_inputs, content_update
+from buildstep.build import cache_inputs, content_update, package_resolution
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.cache import kept_tree, outputs
 from buildstep.cache.kept_tree import Tree
+from buildstep.cache.outputs import Last
+from buildstep.cache.resolutions import KeptResolution
 from buildstep.emit.interface import Blob
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import FileList
@@ -26,16 +28,32 @@ if TYPE_CHECKING:
 
 def remember(context: BuildContext, state: BuildState, result: BuildResult) -> None:
     """Keep the index of the proto directory, and which outputs were written from what."""
-    spec, proto = context.spec, context.plan.proto
+    spec = context.spec
     with report_failure(context.bus, "keeping what was read"):
         if not note_proto(context) or (spec.wants_packages and state.resolution is None):
             return
         facts = {**result.to_json(), "build_id": context.journal.ident, "cost": result.seconds}
         del facts["steps"], facts["seconds"]
-        inputs = cache_inputs.decisive(
-            spec, state.image, cache_inputs.proto_digest(spec, proto), state.resolution
-        )
-        outputs.save(context.backend.state, context.stem, inputs, result.paths, facts)
+        build = _build(context, state, state.resolution)
+        outputs.save(context.backend.state, build.inputs, result.paths, facts)
+        outputs.save_last(context.backend.state, cache_inputs.component(spec), build)
+
+
+def remember_again(context: BuildContext, state: BuildState) -> None:
+    """Note that a build whose outputs are still valid is the last one of its component."""
+    with report_failure(context.bus, "keeping what was read"):
+        build = _build(context, state, context.plan.resolution)
+        outputs.save_last(context.backend.state, cache_inputs.component(context.spec), build)
+
+
+def _build(context: BuildContext, state: BuildState, resolution: KeptResolution | None) -> Last:
+    """Return what this build is made from, for comparison with the next one."""
+    spec, image, proto = context.spec, state.image, context.plan.proto
+    inputs = cache_inputs.decisive(spec, image, cache_inputs.proto_digest(spec, proto), resolution)
+    if not spec.wants_packages or resolution is None:
+        return Last(inputs)
+    question = package_resolution.question(context, state)
+    return Last(inputs, *cache_inputs.package_layer(question, image, resolution))
 
 
 def note_proto(context: BuildContext) -> bool:

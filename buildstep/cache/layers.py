@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from buildstep.cache import records
+from buildstep.cache.outputs import Last
 from buildstep.errors import BuildstepError, StoreError
 from buildstep.pool.interface import Backend, Kind
 from buildstep.system.files import atomic_write
@@ -140,22 +141,27 @@ class LayerCache:
             raise StoreError("its file list was changed")
         return loads(data)
 
-    def miss(self, slot: str, inputs: Mapping[str, Any]) -> str:
-        """Return why there is no layer of these inputs: what differs from the nearest layer, and its cost.
+    def miss(self, slot: str, inputs: Mapping[str, Any], last: Last | None = None) -> str:
+        """Return why there is no layer of these inputs: what differs from the one of the component's last
+        build, and its cost.
 
-        Layers of the same slot are preferred, and of equally near ones the newest.
+        last: that build, if it is known; else the newest layer of the slot counts, of a build that failed
+        later on. Layers of other components tell nothing about this one.
         """
-        known = self.records()
-        compared = [
-            (_differences(record.inputs, inputs), record)
-            for record in ([record for record in known if record.slot == slot] or known)
-        ]
-        if not compared:
-            return "built for the first time"
-        found, last = min(reversed(compared), key=lambda item: len(item[0]))
+        record = None
+        if last is not None:
+            if not last.layer_inputs:
+                return "the last build had no packages"
+            record, before = self.find(last.layer), last.layer_inputs
+        else:
+            record = next((it for it in reversed(self.records()) if it.slot == slot), None)
+            if record is None:
+                return "built for the first time"
+            before = record.inputs
+        found = _differences(before, inputs)
         more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
         why = "; ".join(found[:5]) + more or "the repository must be queried, or the layer was pruned"
-        return f"{why}; {last.seconds:.1f} s last time"
+        return f"{why}; {record.seconds:.1f} s last time" if record is not None else why
 
     def records(self) -> list[LayerRecord]:
         """Return every usable layer, oldest first."""

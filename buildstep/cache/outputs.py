@@ -1,7 +1,7 @@
 """Keep a note of the outputs of each build, so that the same build need not write them again.
 
     state/artifacts/KEY.json        the files of one build, each with its lstat, and what the build reported
-    state/artifacts/last-NAME.json  the inputs of the last build of these outputs, to say what differs
+    state/artifacts/last-NAME.json  the inputs of a component's last build, to say what differs
 
 The key is a digest of everything that decides the bytes of the outputs. An entry is void once one of its
 files was touched or is gone.
@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,17 @@ class _Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class _Last:
+class Last:
+    """The last build of a component: its inputs, and the key of its layer with the packages and what that was
+    made of, if it had one."""
+
     inputs: Mapping[str, Any]
+    layer: str = ""
+    layer_inputs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.inputs, dict) or not isinstance(self.layer_inputs, dict):
+            raise TypeError("inputs are objects")
 
 
 def key_of(inputs: Mapping[str, Any]) -> str:
@@ -56,26 +65,36 @@ def _path(state: Path, key: str) -> Path:
     return state / "artifacts" / f"{key}.json"
 
 
-def _last(state: Path, stem: Path) -> Path:
-    return _path(state, f"last-{hashlib.sha256(os.fsencode(stem)).hexdigest()[:32]}")
+def _last_path(state: Path, component: str) -> Path:
+    return _path(state, f"last-{hashlib.sha256(component.encode(errors='surrogateescape')).hexdigest()[:32]}")
 
 
-def why_not(state: Path, stem: Path, inputs: Mapping[str, Any]) -> list[str]:
-    """Return why no earlier outputs are valid: what differs from the last build of them, a sentence each."""
-    last = records.find(_Last, _last(state, stem), FORMAT)
-    if last is None or not isinstance(last.inputs, dict):
-        return ["the first build of these outputs"]
-    return difference(last.inputs, inputs) or ["the outputs of the last build were changed or removed"]
+def last(state: Path, component: str) -> Last | None:
+    """Return what is known of the last build of a component; None if there was none."""
+    return records.find(Last, _last_path(state, component), FORMAT)
 
 
-def save(
-    state: Path, stem: Path, inputs: Mapping[str, Any], files: Iterable[Path], facts: Mapping[str, Any]
-) -> None:
+def why_not(last_build: Last | None, inputs: Mapping[str, Any]) -> list[str]:
+    """Return why no earlier outputs are valid: what differs from the component's last build, a sentence
+    each."""
+    if last_build is None:
+        return ["the first build of this component"]
+    return difference(last_build.inputs, inputs) or ["the outputs of the last build were changed or removed"]
+
+
+def save(state: Path, inputs: Mapping[str, Any], files: Iterable[Path], facts: Mapping[str, Any]) -> None:
     """Keep a note of a build's outputs, once they have their names. facts: what `find` returns of it."""
     path = _path(state, key_of(inputs))
     private_dir(path.parent)
     _Entry({os.fspath(file): stamp(file) for file in files}, dict(facts)).save(path)
-    records.save(_last(state, stem), _Last(dict(inputs)), FORMAT)
+
+
+def save_last(state: Path, component: str, build: Last) -> None:
+    """Keep a note of what a component's last build was made from."""
+    path = _last_path(state, component)
+    if last(state, component) != build:
+        private_dir(path.parent)
+        records.save(path, build, FORMAT)
 
 
 def find(state: Path, key: str) -> Mapping[str, Any] | None:

@@ -15,7 +15,7 @@ from buildstep.errors import EmitError, ImageError
 from buildstep.formats.unpack import apply_layer, unpack
 from buildstep.images.file_kind import FileKind, kind_of, kind_of_start
 from buildstep.images.interface import Identity, SourceContext, SourceImage
-from buildstep.images.record import ImageRecord
+from buildstep.images.record import ImageRecord, root_in
 from buildstep.images.resolve import Fetched, Incoming
 from buildstep.images.sources import parse, zfs_file
 from buildstep.images.store import ImageStore, key_of
@@ -24,6 +24,7 @@ from buildstep.net.http import translated
 from buildstep.net.imgapi import expected_file
 from buildstep.pool.interface import Backend, Dataset, Kind
 from buildstep.pool.journal import Journal
+from buildstep.rootfs import installers
 from buildstep.spec.imgmanifest import uuid_of
 from buildstep.system.digest import HashingReader
 from buildstep.system.private import private_dir
@@ -266,6 +267,7 @@ class Importer:
         hash_entries(dataset.path, entries.values())
         spread_digests(entries)
         digest = tree_digest(entries)
+        installer = installers.detect_ours(root_in(dataset.path, fetched.manifest))
         uuid = str(fetched.manifest.get("uuid") or uuid_of(f"{key}\n{digest}"))
         with contextlib.nullcontext() if key == key_of(uuid) else self._store.locks.of_key(key_of(uuid)):
             same = self._same_image(uuid, digest, key)
@@ -289,6 +291,7 @@ class Importer:
                 files=len(entries),
                 size=sum(entry.size for entry in entries.values() if entry.kind == "f" and not entry.first),
                 origin=str(fetched.manifest.get("origin") or "") if zfs_file.can_receive(backend) else "",
+                installer=installer.name if installer is not None else "",
             )
             return self._used(self._store.add(record, entries))
 

@@ -11,6 +11,7 @@ from buildstep.errors import ImageError
 from buildstep.rootfs.interface import Package
 from buildstep.system import sealed
 from buildstep.system.files import read_json
+from buildstep.system.root import Root
 
 FORMAT = 2
 
@@ -22,10 +23,17 @@ class DamagedImage(ImageError):
     """What is kept of an image is not what was imported. Importing it again heals it."""
 
 
+def root_in(tree: Path, manifest: Mapping[str, Any]) -> Root:
+    """Return the file system in an image's tree: that of a zone is in root/, beside other files."""
+    zone = manifest.get("type") == "zone-dataset" and (tree / "root").is_dir()
+    return Root(tree / "root" if zone else tree)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageRecord:
     """A base image in the store. fingerprint: digest over names, sizes, ctimes and inodes of its tree;
-    list_digest: SHA-256 of its file list as stored, empty in a record of before there was one."""
+    list_digest: SHA-256 of its file list as stored, empty in a record of before there was one; installer: the
+    name of the package manager in it, of those that we know, empty for none and in an older record."""
 
     uuid: str
     key: str
@@ -44,6 +52,7 @@ class ImageRecord:
     aliases: tuple[str, ...] = field(default=())
     """Keys of other references that turned out to be the same image."""
     list_digest: str = ""
+    installer: str = ""
 
     @property
     def name(self) -> str:

@@ -12,13 +12,13 @@ from buildstep.build.doctor.network import SECONDS, mirror_of, reach
 from buildstep.errors import BuildstepError, ExitCode, ImageError, SandboxError
 from buildstep.events import Bus
 from buildstep.images import sources
+from buildstep.images.record import root_in
 from buildstep.images.remote import Remote
 from buildstep.images.sources.mmdebstrap import Mmdebstrap
 from buildstep.images.store import ImageRecord
 from buildstep.pool.interface import Backend, Kind
 from buildstep.rootfs import installers, proxies
 from buildstep.spec.load import BuildSpec
-from buildstep.system.root import Root
 from buildstep.system.text import plural, size_text
 
 _SKEW = 300.0
@@ -134,8 +134,7 @@ def installer(seen: Examination) -> None:
             seen.ok("installer", spec.installer, "is known; whether the image has it shows after the import")
         return
     with seen.backend.tree(Kind.IMAGE, seen.image.uuid) as tree:
-        zone = seen.image.manifest.get("type") == "zone-dataset" and (tree / "root").is_dir()
-        root = Root(tree / "root" if zone else tree)
+        root = root_in(tree, seen.image.manifest)
         found = named if named is not None and named.detect(root) else installers.detect(root)
     has = (
         f"the base image has {found.name}" if found else "the base image has no package manager that we know"
@@ -198,7 +197,8 @@ def _packages_network(seen: Examination, spec: BuildSpec, asked: str) -> None:
     if not Path("/etc/resolv.conf").exists():
         what = "is not there: no name can be looked up in the image"
         seen.warn("network", "/etc/resolv.conf", what, "set up the agent's resolver")
-    apt = spec.installer == "apt" or spec.image.startswith("mmdebstrap:")
+    found = seen.image.installer if seen.image is not None and spec.installer == "auto" else spec.installer
+    apt = found == "apt" or spec.image.startswith("mmdebstrap:")
     mirror = mirror_of(spec, seen.environ) if apt else ""
     release = f"{mirror.rstrip('/')}/dists/"
     if mirror and not asked.startswith(release):

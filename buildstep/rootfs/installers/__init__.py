@@ -33,10 +33,15 @@ def detect(root: Root, *, note: Callable[[str], None] = lambda _text: None) -> I
 
     note: is given a line for each installer of another package that does not load.
     """
-    for kind in INSTALLERS.values():
-        if kind.detect(root):
-            return kind()
+    ours = detect_ours(root)
+    if ours is not None:
+        return ours
     for kind in INSTALLERS.plugins(note).values():
         if kind.detect(root):
             return kind()
     return None
+
+
+def detect_ours(root: Root) -> Installer | None:
+    """Return the first of our own installers for what is in the root, without a look at other packages."""
+    return next((kind() for kind in INSTALLERS.values() if kind.detect(root)), None)

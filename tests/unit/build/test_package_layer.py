@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from buildstep.build.plan import Plan
 from buildstep.errors import DiskError, InstallError
 from buildstep.system import sealed
 from tests.unit.build.workshop import Workshop, make_workshop
@@ -54,6 +57,82 @@ def test_a_found_layer_gives_the_same_tree_as_a_made_one(workshop: Workshop) -> 
     found = workshop.build(["a", "b"], order="packages-first", description="another")
     assert packages(workshop)[0] == "reuse"
     assert made.tree_digest == found.tree_digest
+
+
+def planned(found: Plan) -> dict[str, str]:
+    return {step.name: step.reason for step in found.steps}
+
+
+def test_a_reason_compares_with_the_last_build_of_the_same_component(workshop: Workshop) -> None:
+    def build(name: str, *names: str, **more: Any) -> tuple[str, str]:
+        asked: dict[str, Any] = {"name": name, "order": "packages-first", **more}
+        emit = planned(workshop.plan(names, **asked))["emit"]
+        workshop.build(names, **asked)
+        return workshop.steps()["packages"][1], emit
+
+    assert "built for the first time" in build("web", "a")[0]
+    # Another component of the pool is no "last time", however much is the same.
+    why, emit = build("queue", "a", "b")
+    assert "built for the first time" in why
+    assert "extended layer" in why, "what can be gone on from is another matter"
+    assert emit == "oci"
+    assert "the first build of this component" in build("cron", "a")[1]
+    # Of one's own builds it is the last, not the nearest.
+    assert "packages: c added; packages: a removed" in build("web", "c")[0]
+    assert "option.manifest.version: 1.0.0 -> 2" in build("web", "c", version="2")[1]
+    build("web", "a", version="1.0.0")
+    assert "packages: d added; packages: a removed" in build("web", "d")[0]
+
+
+def test_a_build_that_is_up_to_date_is_the_last_one_too(workshop: Workshop) -> None:
+    for names in (["a"], ["b"], ["a"]):
+        workshop.build(names, order="packages-first", version=names[0])
+    assert workshop.steps()["emit"][0] == "reuse"
+    why = planned(workshop.plan(["a", "c"], order="packages-first", version="a"))["packages"]
+    assert "packages: c added" in why
+    assert "removed" not in why
+
+
+@pytest.fixture
+def apt_base(workshop: Workshop) -> str:
+    path = workshop.top / "base.tar"
+    with tarfile.open(path, "w") as archive:
+        for name in ("usr/bin/apt-get", "usr/bin/dpkg-query"):
+            member = tarfile.TarInfo(name)
+            member.mode = 0o755
+            archive.addfile(member)
+    return f"tar:{path}"
+
+
+def test_what_auto_finds_and_its_name_are_one(workshop: Workshop, apt_base: str) -> None:
+    def build(*names: str, **more: Any) -> dict[str, tuple[str, str]]:
+        workshop.build(names, image=apt_base, order="packages-first", **more)
+        return workshop.steps()
+
+    build("a")
+    assert build("a", installer="apt")["emit"][0] == "reuse"
+    assert build("a", "b", installer="auto")["packages"][1].startswith(
+        "2 packages in the image; packages: b added"
+    )
+    assert "extended layer" in build("a", "b", "c", installer="apt")["packages"][1]
+    assert "installer: apt -> pkgsrc" in build("a", installer="pkgsrc")["packages"][1]
+    # A default that is named is the default.
+    assert build("a", installer="pkgsrc", compression="gzip")["emit"][0] == "reuse"
+    plan = workshop.plan(
+        ["a"], image=apt_base, order="packages-first", installer="pkgsrc", compression="zstd"
+    )
+    assert "option.compression: None -> zstd" in planned(plan)["emit"]
+
+
+def test_without_packages_it_does_not_matter_what_would_install_them(workshop: Workshop) -> None:
+    workshop.build()
+    for more in (
+        {"installer": "pkgsrc"},
+        {"order": "packages-first"},
+        {"installer_options": {"mirror": "http://m"}},
+    ):
+        workshop.build(**more)
+        assert workshop.steps()["emit"][0] == "reuse", more
 
 
 def test_an_old_resolution_is_checked_by_a_query_and_the_layer_found(workshop: Workshop) -> None:

@@ -16,6 +16,7 @@ from buildstep.build.plan import Plan, plan
 from buildstep.build.steps.interface import Route
 from buildstep.cache import outputs, resolutions
 from buildstep.cache.layers import LayerCache, LayerRecord
+from buildstep.cache.outputs import Last
 from buildstep.cache.resolutions import KeptResolution
 from buildstep.errors import SpecError
 from buildstep.images.file_hashes import FileHashes
@@ -64,7 +65,7 @@ class Cache:
     def find(self, key: str) -> LayerRecord | None:
         return self.layers.get(key)
 
-    def miss(self, slot: str, _inputs: Mapping[str, Any]) -> str:
+    def miss(self, slot: str, _inputs: Mapping[str, Any], _last: Last | None) -> str:
         return f"nothing for {slot}"
 
 
@@ -92,7 +93,8 @@ class Desk:
         written.write_text("image")
         facts = {"build_id": "b1", "cost": 2.0}
         inputs = cache_inputs.decisive(spec, IMAGE, digest, resolution)
-        outputs.save(self.store.backend.state, spec.output_dir / spec.basename, inputs, [written], facts)
+        outputs.save(self.store.backend.state, inputs, [written], facts)
+        outputs.save_last(self.store.backend.state, "hello", Last(inputs))
         return written
 
     def keep_resolution(
@@ -145,7 +147,7 @@ def test_a_first_build_takes_the_full_route_and_says_what_it_does(desk: Desk) ->
     assert told["sync"] == ("run", "proto/, 1 file, read in place; no index yet: all are read")
     assert told["packages"] == ("skip", "no packages are asked for")
     assert told["motd"] == ("skip", "not asked for")
-    assert "the first build of these outputs" in told["emit"][1]
+    assert "the first build of this component" in told["emit"][1]
 
 
 def test_a_base_that_is_not_there_is_imported_first(desk: Desk) -> None:

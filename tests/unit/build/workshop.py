@@ -116,7 +116,7 @@ class FakePackaging:
         for name in (*names, *self.repository.surplus):
             version = self.repository.versions.get(name, "0")
             self.root.write(f"/usr/{name}", version.encode())
-        there = sorted(os.listdir(self.root.path / "usr"))
+        there = sorted(path.name for path in (self.root.path / "usr").iterdir() if path.is_file())
         return Installed(
             installer="fake",
             packages=tuple(
@@ -143,11 +143,13 @@ class Workshop:
 
     def spec(self, packages: Sequence[str] = (), **build: object) -> specs.BuildSpec:
         flags = {name: build.pop(name) for name in ("cache",) if name in build}
-        top = {name: build.pop(name) for name in ("description",) if name in build}
+        top: dict[str, object] = {
+            name: build.pop(name) for name in ("name", "version", "description") if name in build
+        }
         document = {
-            **top,
             "name": "hello",
             "version": "1.0.0",
+            **top,
             "build": {"image": "scratch", "packages": list(packages), **build},
         }
         return specs.load(

@@ -13,6 +13,7 @@ import pytest
 
 from buildstep.cache import verify
 from buildstep.cache.layers import FORMAT, LayerCache, LayerRecord
+from buildstep.cache.outputs import Last
 from buildstep.errors import StoreError
 from buildstep.pool.directory import DirectoryBackend
 from buildstep.pool.interface import Kind
@@ -127,26 +128,30 @@ def test_a_tree_that_was_touched_is_verified_again(cache: LayerCache) -> None:
 
 
 def test_why_there_is_no_layer(cache: LayerCache) -> None:
-    assert cache.miss("hello packages", {"packages": ["a"]}) == "built for the first time"
-    make(cache, created=1.0, inputs={"packages": ["a", "b"], "versions": {"a": "1"}, "index": "i"})
-    make(cache, "c" * 40, created=2.0, slot="other packages", inputs={"packages": ["a"]}, seconds=9.0)
+    make(cache, created=1.0, slot="other packages", inputs={"packages": ["a"]}, seconds=9.0)
+    # Another component's layer, however near, is nothing to compare with.
+    assert cache.miss("hello packages", {"packages": ["a", "x"]}) == "built for the first time"
+    made = {"packages": ["a", "b"], "versions": {"a": "1"}, "index": "i"}
+    make(cache, "c" * 40, created=2.0, inputs=made)
     miss = cache.miss
-    # What differs from the layer of the same slot, although another one is nearer.
     assert miss("hello packages", {"packages": ["a"]}) == "packages: b removed; 2.0 s last time"
     assert "versions.a: 1 -> 2" in miss("hello packages", {"packages": ["a", "b"], "versions": {"a": "2"}})
-    # Without one of this slot: the nearest of all.
-    assert miss("new packages", {"packages": ["a", "x"]}) == "packages: x added; 9.0 s last time"
     # Nothing differs that is known before the repository was queried.
     assert "the repository must be queried" in miss("hello packages", {"packages": ["a", "b"]})
     many = {f"option{number}": 1 for number in range(8)}
     assert "; and 3 more; " in miss("other packages", {"packages": ["a"]} | many)
 
 
-def test_of_equally_near_layers_the_newest_counts(cache: LayerCache) -> None:
-    make(cache, created=5.0, seconds=5.0)
-    make(cache, "c" * 40, created=3.0, seconds=3.0)
-    assert [record.created for record in cache.records()] == [3.0, 5.0]
-    assert cache.miss("hello packages", {"packages": ["a", "b"]}).endswith("5.0 s last time")
+def test_a_layer_is_compared_with_that_of_the_last_build(cache: LayerCache) -> None:
+    make(cache, created=2.0, inputs={"packages": ["a", "b", "c"]}, seconds=2.0)
+    make(cache, "c" * 40, created=1.0, slot="other packages", inputs={"packages": ["a"]}, seconds=9.0)
+    # Neither the nearest one nor the newest: what the last build used, whoever made it.
+    last = Last({}, "c" * 40, {"packages": ["a"]})
+    wanted = {"packages": ["a", "b"]}
+    assert cache.miss("hello packages", wanted, last) == "packages: b added; 9.0 s last time"
+    gone = Last({}, "d" * 40, {"packages": ["a", "x"]})
+    assert cache.miss("hello packages", {"packages": ["a"]}, gone) == "packages: x removed"
+    assert cache.miss("hello packages", wanted, Last({})) == "the last build had no packages"
 
 
 def test_a_layer_in_use_or_with_layers_on_it_stays(cache: LayerCache) -> None:

@@ -13,7 +13,6 @@ from buildstep.cache import outputs
 from buildstep.system.files import stamp
 
 INPUTS: dict[str, Any] = {"version": "1.0.0", "formats": ["oci"]}
-STEM = Path("/out/hello-1.0.0")
 
 
 @pytest.fixture
@@ -30,7 +29,8 @@ def files(tmp_path: Path) -> list[Path]:
 
 
 def save(state: Path, files: list[Path]) -> str:
-    outputs.save(state, STEM, INPUTS, files, {"uuid": "u", "files": [1]})
+    outputs.save(state, INPUTS, files, {"uuid": "u", "files": [1]})
+    outputs.save_last(state, "hello", outputs.Last(INPUTS, "key", {"packages": ["a"]}))
     return outputs.key_of(INPUTS)
 
 
@@ -60,7 +60,9 @@ def test_outputs_that_were_touched_are_void(state: Path, files: list[Path], harm
     else:
         files[0].unlink()
     assert outputs.find(state, key) is None
-    assert outputs.why_not(state, STEM, INPUTS) == ["the outputs of the last build were changed or removed"]
+    assert outputs.why_not(outputs.last(state, "hello"), INPUTS) == [
+        "the outputs of the last build were changed or removed"
+    ]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": 1}', '{"format": 3}', '{"format": 3, "files": 1}',
@@ -70,18 +72,18 @@ def test_damaged_notes_are_none(state: Path, files: list[Path], text: str) -> No
     for path in (state / "artifacts").iterdir():
         path.write_text(text)
     assert outputs.find(state, key) is None
-    assert outputs.why_not(state, STEM, INPUTS) == ["the first build of these outputs"]
+    assert outputs.why_not(outputs.last(state, "hello"), INPUTS) == ["the first build of this component"]
     outputs.restamp(state, files[0], stamp(files[0]))  # and others can still be looked through
 
 
 def test_why_outputs_are_made_again(state: Path, files: list[Path]) -> None:
-    assert outputs.why_not(state, STEM, INPUTS) == ["the first build of these outputs"]
+    assert outputs.why_not(outputs.last(state, "hello"), INPUTS) == ["the first build of this component"]
     save(state, files)
-    assert outputs.why_not(state, STEM, INPUTS | {"version": "2"}) == ["version: 1.0.0 -> 2"]
-    assert outputs.why_not(state, STEM, {"version": "1.0.0", "formats": ["oci", "tar"]}) == [
+    assert outputs.why_not(outputs.last(state, "hello"), INPUTS | {"version": "2"}) == ["version: 1.0.0 -> 2"]
+    assert outputs.why_not(outputs.last(state, "hello"), {"version": "1.0.0", "formats": ["oci", "tar"]}) == [
         "formats: tar added"
     ]
-    assert outputs.why_not(state, STEM.with_name("other"), INPUTS) == ["the first build of these outputs"]
+    assert outputs.why_not(outputs.last(state, "other"), INPUTS) == ["the first build of this component"]
 
 
 def test_an_output_that_we_changed_stays_valid(state: Path, files: list[Path]) -> None:
