@@ -157,7 +157,10 @@ def _file_size(manifest: Mapping[str, Any]) -> str:
 @_SOURCE
 @click.option("--json", "_as_json", is_flag=True, help="As it is anyway: one JSON object.")
 def show_(session: Session, ref: str, remote: bool, _as_json: bool) -> None:
-    """Print everything the store knows of an image, as JSON."""
+    """Print everything the store knows of an image, as JSON.
+
+    REF: a uuid, name@version, a name that only one image has, or a locator such as docker://HOST/NAME:TAG.
+    """
     if remote:
         label, manifest = session.store.remote.manifest(ref)
         print_json({**manifest, "source": label})

@@ -13,12 +13,16 @@ from buildstep.cli.options import JSON, show
 @click.argument("records", nargs=-1, required=True, metavar="RECORD [RECORD]")
 @JSON
 def command(records: tuple[str, ...], as_json: bool) -> int:
-    """Show what a build reused, what not, and why; with two build records, what differs between them."""
+    """Show what a build reused, what not, and why; with two build records, what differs between them.
+
+    With --json: `rows`, each with its kind, the fields of that kind, and the sentence as `text`.
+    """
     from buildstep.report import compare, parse
 
     if len(records) > 2:
         raise click.UsageError("one build record, or two to compare")
     loaded = [parse.load(Path(path)) for path in records]
     rows = compare.explain(loaded[0]) if len(loaded) == 1 else compare.differences(*loaded)
-    show({"why": rows}, rows, as_json=as_json)
+    lines = [row.text for row in rows]
+    show({"why": lines, "rows": [row.to_json() for row in rows]}, lines, as_json=as_json)
     return 0

@@ -10,8 +10,17 @@ from typing import Any
 from buildstep.errors import Fault, ImageError
 from buildstep.events import Bus
 from buildstep.images.repositories import Repository, open_repository
-from buildstep.images.resolve import Fetched, Incoming, Resolved, all_failed, fetch_files, resolve
+from buildstep.images.resolve import (
+    Fetched,
+    Incoming,
+    Resolved,
+    all_failed,
+    fetch_files,
+    resolve,
+    several_of,
+)
 from buildstep.net.errors import HttpError
+from buildstep.net.imgapi import is_uuid
 from buildstep.net.request import HttpOptions
 from buildstep.spec import imgmanifest
 from buildstep.spec.config import SourceConfig
@@ -105,7 +114,17 @@ class Remote:
             raise all_failed("no source of images answered", problems, hint=problems[0].hint)
 
     def manifest(self, ref: str) -> tuple[str, dict[str, Any]]:
-        """Return the source and the manifest of an image; nothing is downloaded. Raises ImageError."""
+        """Return the source and the manifest of an image; nothing is downloaded.
+
+        ref: a uuid, name@version, or a name that only one image has. Raises ImageError.
+        """
+        if not is_uuid(ref) and "@" not in ref:
+            named = list(self.images(channel="", filters={"name": ref}))
+            if len(named) > 1:
+                rows = [(str(row.get("uuid")), str(row.get("version"))) for _, row in named]
+                raise several_of(ref, "of the sources", rows)
+            if named:
+                return named[0]
         top = self.resolve(ref, lambda _: True)[-1]
         return top.repository.label, dict(top.manifest)
 

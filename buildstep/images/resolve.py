@@ -14,6 +14,7 @@ from typing import Any
 
 from buildstep.errors import BuildstepError, ImageError, SpecError
 from buildstep.events import Bus
+from buildstep.images import sources
 from buildstep.images.repositories import Repository
 from buildstep.net.download import Downloaded, Follower, Progress
 from buildstep.net.errors import HttpError
@@ -125,10 +126,21 @@ def check_ref(ref: str) -> None:
     """Raise ImageError for what is neither a uuid nor name@version."""
     name, _, version = ref.rpartition("@")
     if not is_uuid(ref) and not (name and version):
+        listing = "`buildstep image list` shows what is in the store, with --remote what sources have"
+        near = sources.near_miss(ref)
         raise ImageError(
             f"{ref!r} is neither a uuid nor name@version, nor a file",
-            hint="`buildstep image list` shows what is in the store, with --remote what sources have",
+            hint=f"{near} {listing}" if near else listing,
         )
+
+
+def several_of(name: str, where: str, images: Sequence[tuple[str, str]]) -> ImageError:
+    """Return the error for a name that several images have. images: uuid and version of each."""
+    return ImageError(
+        f"{len(images)} images {where} are named {name}",
+        detail="\n".join(f"  {uuid}  {name}@{version}" for uuid, version in images),
+        hint="say which: a uuid, or name@version for the newest of that version",
+    )
 
 
 def _search(ref: str, repositories: Sequence[Repository], bus: Bus) -> Resolved:

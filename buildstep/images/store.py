@@ -27,7 +27,7 @@ from buildstep.images.interface import Identity, Source
 from buildstep.images.locks import ImageLocks
 from buildstep.images.record import DamagedImage, ImageRecord
 from buildstep.images.remote import Remote
-from buildstep.images.resolve import Resolved
+from buildstep.images.resolve import Resolved, several_of
 from buildstep.images.sources import parse
 from buildstep.pool.interface import Backend, Kind
 from buildstep.spec.config import Config
@@ -127,8 +127,14 @@ class ImageStore:
         return None
 
     def get(self, ref: str) -> ImageRecord:
-        """Return what `find` does; raises ImageError when there is no such image."""
-        record = self.find(ref)
+        """Return what `find` does, or the image of a bare name.
+
+        Raises ImageError when there is no such image, or more than one of that name.
+        """
+        named = [record for record in self.records() if record.name == ref]
+        if len(named) > 1:
+            raise several_of(ref, "in the store", [(it.uuid, it.version) for it in named])
+        record = named[0] if named else self.find(ref)
         if record is None:
             raise ImageError(
                 f"the image {ref} is not in the store", hint="`buildstep image list` shows what is"

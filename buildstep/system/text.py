@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 
 def shown(path: bytes) -> str:
@@ -23,29 +23,60 @@ def shown_path(path: bytes) -> str:
     return text if len(text) <= _LONG else f"{text[: _LONG // 2]}...{text[-_LONG // 2 :]}"
 
 
+class Difference(NamedTuple):
+    """One thing that differs between two JSON documents, and as text a short sentence about it.
+
+    name: the path of its keys, with dots. old, new: the values, of a list the item; None where there is none.
+    """
+
+    name: str
+    change: Literal["added", "removed", "changed", "reordered"]
+    old: Any = None
+    new: Any = None
+
+    def __str__(self) -> str:
+        match self.change:
+            case "added":
+                return f"{self.name}: {_shown(self.new)} added"
+            case "removed":
+                return f"{self.name}: {_shown(self.old)} removed"
+            case "reordered":
+                return f"{self.name}: order changed"
+            case "changed":
+                return f"{self.name}: {_shown(self.old)} -> {_shown(self.new)}"
+
+
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between the inputs of two layers, one short sentence each."""
+    return [str(found) for found in differences(old, new)]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], *, below: str = "") -> list[Difference]:
+    """Return what differs between two JSON objects. below: the path of both, with a dot behind it."""
     found = []
-    for name in sorted({*old, *new}):
-        if name not in old:
-            found.append(f"{name}: {_shown(new[name])} added")
+    for key in sorted({*old, *new}):
+        name = f"{below}{key}"
+        if key not in old:
+            found.append(Difference(name, "added", new=new[key]))
             continue
-        if name not in new:
-            found.append(f"{name}: {_shown(old[name])} removed")
+        if key not in new:
+            found.append(Difference(name, "removed", old=old[key]))
             continue
-        was, now = old[name], new[name]
+        was, now = old[key], new[key]
         if _text(was) == _text(now):
             continue
         if isinstance(was, list | tuple) and isinstance(now, list | tuple):
             before, after = Counter(map(_text, was)), Counter(map(_text, now))
-            found += [f"{name}: {json.loads(item)} added" for item in (after - before).elements()]
-            found += [f"{name}: {json.loads(item)} removed" for item in (before - after).elements()]
+            found += [Difference(name, "added", new=json.loads(item)) for item in (after - before).elements()]
+            found += [
+                Difference(name, "removed", old=json.loads(item)) for item in (before - after).elements()
+            ]
             if before == after:
-                found.append(f"{name}: order changed")
+                found.append(Difference(name, "reordered", was, now))
         elif isinstance(was, Mapping) and isinstance(now, Mapping):
-            found += [f"{name}.{line}" for line in difference(was, now)]
+            found += differences(was, now, below=f"{name}.")
         else:
-            found.append(f"{name}: {_shown(was)} -> {_shown(now)}")
+            found.append(Difference(name, "changed", was, now))
     return found
 
 

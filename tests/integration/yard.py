@@ -151,7 +151,8 @@ class Yard:
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     """What `buildstep why` prints of two build records."""
-    return "\n".join(compare.differences(from_json(old, Path("old")), from_json(new, Path("new"))))
+    rows = compare.differences(from_json(old, Path("old")), from_json(new, Path("new")))
+    return "\n".join(row.text for row in rows)
 
 
 def _notes(events: Sequence[Event]) -> list[str]:

@@ -59,5 +59,14 @@ def parse(
 
 def unknown_scheme(ref: str) -> SpecError:
     """Return the error for an image reference with a scheme that no source has."""
-    hint = f"{SOURCES.hint(ref.partition(':')[0])}; or a uuid or name@version"
-    return SpecError("image", [Fault(where="$.build.image", message=f"no source for {ref!r}", hint=hint)])
+    hint = f"{near_miss(ref)} schemes are {', '.join(SOURCES.names())}; or a uuid or name@version".lstrip()
+    fault = Fault(where="$.build.image", message=f"no source for {ref!r}", hint=hint)
+    return SpecError("image", [fault])
+
+
+def near_miss(ref: str) -> str:
+    """Return what to write for a reference that nothing knows, with a scheme; empty if that is not clear."""
+    from buildstep.images.sources.suggestions import suggestions
+
+    found = suggestions(ref, SOURCES.names())
+    return f"did you mean {' or '.join(found)}?" if found else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from buildstep.errors import ImageError, SpecError
 from buildstep.events import Bus, Event, Note
+from buildstep.images import sources
 from buildstep.images.interface import Identity, Source
 from buildstep.images.sources import SOURCES, parse
 from buildstep.system.digest import sha256_file
@@ -144,10 +146,50 @@ def test_a_reference_without_a_scheme_is_for_the_store() -> None:
 def test_an_unknown_scheme_gets_a_hint() -> None:
     with pytest.raises(SpecError) as caught:
         parse("dokcer://x/y")
-    assert "did you mean docker?" in caught.value.detail
+    assert "did you mean docker://x/y?" in caught.value.detail
     with pytest.raises(SpecError) as caught:
         parse("qqq:x")
     assert "scratch, tar, oci, docker-archive, docker, zfs, mmdebstrap" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("ref", "said"),
+    [
+        ("debian:bookworm", "did you mean mmdebstrap:bookworm or docker://debian:bookworm?"),
+        ("debian:12-slim", "did you mean mmdebstrap:bookworm or docker://debian:12-slim?"),
+        ("debian", "did you mean mmdebstrap:trixie or docker://debian?"),
+        ("ubuntu:latest", "did you mean mmdebstrap:noble or docker://ubuntu:latest?"),
+        ("nginx:1.27", "did you mean docker://nginx:1.27?"),
+        ("library/nginx", "did you mean docker://library/nginx?"),
+        ("ghcr.io/ko-build/ko:v1", "did you mean docker://ghcr.io/ko-build/ko:v1?"),
+        ("localhost:5000/app", "did you mean docker://localhost:5000/app?"),
+        ("https://registry.example/app:1", "did you mean docker://registry.example/app:1?"),
+        ("bookworm", "did you mean mmdebstrap:bookworm?"),
+        ("tra:FILE", "did you mean tar:FILE?"),
+        ("dokcer://x/y", "did you mean docker://x/y?"),
+        ("nonsense", ""),
+        ("base@1", ""),
+        ("Not An Image:x", ""),
+    ],
+)
+def test_what_a_reference_was_meant_to_be(ref: str, said: str) -> None:
+    assert sources.near_miss(ref) == said
+    for word in said.removeprefix("did you mean ").removesuffix("?").split(" or "):
+        assert not word or parse(word) is not None, "what is suggested is understood"
+
+
+def test_a_file_without_a_scheme_gets_the_one_of_its_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with tarfile.open("base.tar", "w"):
+        pass
+    (tmp_path / "layout").mkdir()
+    (tmp_path / "layout/oci-layout").touch()
+    (tmp_path / "odd:x").write_text("nothing that is known")
+    assert sources.near_miss("base.tar") == "did you mean tar:base.tar?"
+    assert sources.near_miss("layout") == "did you mean oci:layout?"
+    assert sources.near_miss("odd:x") == ""
 
 
 def test_a_source_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,12 +109,28 @@ def test_an_image_that_is_missing(store: ImageStore, image: ImageRecord, tmp_pat
         store.find(f"tar:{tmp_path / 'missing.tar'}")
     with pytest.raises(SpecError) as caught:
         store.find("tra:x")
-    assert "did you mean tar?" in caught.value.detail
+    assert "did you mean tar:x?" in caught.value.detail
     with pytest.raises(ImageError, match="no source to look for it in"):
         store.foresee("base@1")
-    with pytest.raises(ImageError, match="neither a uuid nor name@version"):
-        store.foresee("nonsense")
+    with pytest.raises(ImageError, match="neither a uuid nor name@version") as wrong:
+        store.foresee("bookworm")
+    assert wrong.value.hint.startswith("did you mean mmdebstrap:bookworm? `buildstep image list`")
     assert "is not in the store" in store.foresee("scratch:")
+
+
+def test_an_image_is_found_by_its_name_if_that_is_one_images(
+    store: ImageStore, journal: Journal, image: ImageRecord, tmp_path: Path
+) -> None:
+    assert store.get(image.name) == store.get(image.uuid) == image
+    with pytest.raises(ImageError, match="the image other is not in the store"):
+        store.get("other")
+    (tmp_path / "second").mkdir()
+    twin, _ = Importer(store, journal).ensure(archive(tmp_path / "second/base.tar", name="twin"))
+    assert twin.name == image.name
+    with pytest.raises(ImageError, match=f"2 images in the store are named {image.name}") as wrong:
+        store.get(image.name)
+    assert f"{twin.uuid}  {twin.name}@{twin.version}" in wrong.value.detail
+    assert store.get(f"{image.name}@{image.version}") == twin, "the newest of a version"
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"format": 99}', '{"format": 1, "uuid": "x"}', "[]", "7"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from buildstep.report.compare import differences, explain
+from buildstep.report import compare
 from buildstep.report.parse import from_json
 from buildstep.report.record import BuildRecord
 from tests.unit import reportdata
@@ -13,6 +13,14 @@ from tests.unit import reportdata
 
 def made(value: dict[str, Any]) -> BuildRecord:
     return from_json(value, Path("hello.buildrecord.json"))
+
+
+def explain(record: BuildRecord) -> list[str]:
+    return [row.text for row in compare.explain(record)]
+
+
+def differences(old: BuildRecord, new: BuildRecord) -> list[str]:
+    return [row.text for row in compare.differences(old, new)]
 
 
 def test_one_record_gives_its_steps_and_what_changed() -> None:
@@ -65,3 +73,39 @@ def test_the_order_of_the_rules_for_owners_counts() -> None:
 def test_a_failed_build_can_be_compared() -> None:
     lines = differences(made(reportdata.record()), made(reportdata.failed()))
     assert "step packages: run 8.2 s -> failed 8.2 s: apt-get exited with status 100" in lines
+
+
+def test_a_program_gets_fields_beside_the_sentences() -> None:
+    value = reportdata.record()
+    value["inputs"]["proto"]["changed"] = [["srv/www/index.html", "size"]]
+    rows = [row.to_json() for row in compare.explain(made(value))]
+    assert rows[0] == {
+        "kind": "build", "build_id": "20261121T075648-5c6aae69", "name": "hello", "version": "1.4.2", "ok": True,
+        "seconds": value["seconds"], "text": "hello 1.4.2 in 11.82 s (build 20261121T075648-5c6aae69)",
+    }  # fmt: skip
+    assert rows[2].keys() == {"kind", "name", "state", "reason", "seconds", "key", "text"}
+    assert (rows[2]["kind"], rows[2]["name"], rows[2]["state"]) == ("step", "clone", "run")
+    assert rows[-1] == {
+        "kind": "proto", "path": "srv/www/index.html", "why": "size", "text": "changed srv/www/index.html: size"
+    }  # fmt: skip
+
+
+def test_and_so_of_differences() -> None:
+    value = reportdata.record(seconds=1.0)
+    value["inputs"]["spec"] |= {"installer": "pkgsrc", "origin_of": {"installer": "flag"}}
+    value["packages"][0]["version"] = "9"
+    value["artifacts"][0] |= {"sha256": "00" * 32, "size": 5}
+    value["steps"][2] |= {"state": "reuse", "seconds": 0, "reason": "same packages"}
+    found = {
+        row["kind"]: row
+        for row in (it.to_json() for it in compare.differences(made(reportdata.record()), made(value)))
+    }
+    assert found["option"] == {
+        "kind": "option", "name": "installer", "change": "changed", "old": "apt", "new": "pkgsrc", "origin": "flag",
+        "text": "option installer: apt -> pkgsrc (flag)",
+    }  # fmt: skip
+    assert (found["package"]["name"], found["package"]["new"]) == ("adduser:amd64", "9")
+    assert found["tree"]["same"] is True
+    assert (found["file"]["format"], found["file"]["same"], found["file"]["new"]) == ("oci", False, 5)
+    assert (found["step"]["old"]["state"], found["step"]["new"]["state"]) == ("run", "reuse")
+    assert found["seconds"]["new"] == 1.0
