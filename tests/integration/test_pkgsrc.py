@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from buildstep.errors import CommandFailed, InstallError
+from buildstep.errors import InstallError
 from buildstep.events import Bus
 from buildstep.rootfs import installers, sandbox
 from buildstep.rootfs.interface import InstallJob, Sandbox
@@ -70,8 +70,8 @@ def test_packages_with_what_they_need(
         with entered(root, repository, task) as (installer, inside):
             installer.install(task(sandbox=inside, packages=["nginx"]))
             assert inside.run([f"{prefix}/bin/nginx"]) == "nginx-1.26.2"
-            assert inside.run([f"{prefix}/sbin/pkg_info", "-L", "zlib"]) == f"{prefix}/lib/libz.so"
-            assert inside.run([f"{prefix}/sbin/pkg_info", "-R", "zlib"]) == "nginx-1.26.2"
+            assert inside.run([f"{prefix}/sbin/pkg_info", "-qL", "zlib"]) == f"{prefix}/lib/libz.so"
+            assert inside.run([f"{prefix}/sbin/pkg_info", "-qR", "zlib"]) == "nginx-1.26.2\n"
             return [(item.name, item.version) for item in installer.installed(inside)]
 
     assert private(job) == [("nginx", "1.26.2"), ("pcre2", "10.44nb1"), ("zlib", "1.3.1")]
@@ -150,6 +150,32 @@ def test_a_failing_package_is_named(
     private(job)
 
 
+@pytest.mark.parametrize("prefix", ["/opt/local"], indirect=True)
+def test_a_refused_package_comes_with_what_to_do(
+    root: Path, repository: pkgsrc_root.Repository, task: partial[InstallJob], private: Private, prefix: str
+) -> None:
+    repository.add(
+        "foreign", "1.0", build={"OPSYS": "NetBSD", "MACHINE_ARCH": "aarch64", "OS_VERSION": "10.0"}
+    )
+    repository.add("own", "1.0", build={"LICENSE": "own-license"})
+    with (root / prefix.lstrip("/") / "etc/pkg_install.conf").open("a") as stream:
+        stream.write("CHECK_LICENSE=yes\n")
+
+    def job() -> None:
+        with entered(root, repository, task) as (installer, inside):
+            for package, hint in {
+                "foreign": "foreign-1.0 is for NetBSD/aarch64 and the image's pkg_add is for SunOS/x86_64: let PKG_PATH",
+                "own": f"{prefix}/etc/pkg_install.conf, in the base image or the proto directory:"
+                " ACCEPTABLE_LICENSES=own-license",
+            }.items():
+                with pytest.raises(InstallError) as caught:
+                    installer.install(task(sandbox=inside, packages=["zlib", package]))
+                assert f"failed for {package}-1.0: " in caught.value.message
+                assert hint in caught.value.hint
+
+    private(job)
+
+
 def test_d18_scripts_see_no_token_and_daemons_die(
     root: Path, repository: pkgsrc_root.Repository, task: partial[InstallJob], private: Private
 ) -> None:
@@ -163,27 +189,27 @@ def test_d18_scripts_see_no_token_and_daemons_die(
     assert not [line for line in running if b"87654" in line]
 
 
-@pytest.mark.parametrize(
-    ("pattern", "name", "matches"),
-    [
-        ("foo>=1.0", "foo-1.0nb2", True),
-        ("foo>=1.0<2", "foo-2.0", False),
-        ("foo<1.4", "foo-1.4rc1", True),
-        ("foo-[0-9]*", "foo-1.0", True),
-        ("foo-[0-9]*", "foo-bar-1.0", False),
-        ("{foo,bar}>=1", "bar-3", True),
-        ("foo", "foo-3", True),
-    ],
-)
-def test_the_fixtures_patterns_are_pkgsrcs(
-    root: Path, private: Private, prefix: str, pattern: str, name: str, matches: bool
-) -> None:
-    def job() -> bool:
-        with sandbox.enter(root, bus=Bus(), environ={}) as inside:
-            try:
-                inside.run([f"{prefix}/sbin/pkg_admin", "pmatch", pattern, name])
-            except CommandFailed:
-                return False
-            return True
+PATTERNS = [
+    ("foo>=1.0", "foo-1.0nb2", True),
+    ("foo>=1.0<2", "foo-2.0", False),
+    ("foo<1.4", "foo-1.4rc1", True),
+    ("foo-[0-9]*", "foo-1.0", True),
+    ("foo-[0-9]*", "foo-bar-1.0", False),
+    ("{foo,bar}>=1", "bar-3", True),
+    ("foo{,-bar}>=1", "foo-2", True),
+    ("{foo,b{ar,az}}-[0-9]*", "baz-1", True),
+    ("{foo,b{ar,az}}-[0-9]*", "bat-1", False),
+    ("foo", "foo-3", True),
+    ("foo", "foo-bar-3", False),
+]
 
-    assert private(job) is matches
+
+def test_the_fixtures_patterns_are_pkgsrcs(root: Path, private: Private, prefix: str) -> None:
+    def job() -> list[bool]:
+        lines = [
+            f"{prefix}/sbin/pkg_admin pmatch '{pattern}' {name}; echo $?" for pattern, name, _ in PATTERNS
+        ]
+        with sandbox.enter(root, bus=Bus(), environ={}) as inside:
+            return [status == "0" for status in inside.run(["/bin/sh", "-c", "\n".join(lines)]).split()]
+
+    assert private(job) == [matches for _, _, matches in PATTERNS]
