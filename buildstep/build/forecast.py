@@ -12,6 +12,7 @@ from pathlib import Path
 
 from buildstep import emit
 from buildstep.build.plan import takes_in_place
+from buildstep.images.sources.local_file import path_of
 from buildstep.images.store import ImageRecord
 from buildstep.pool.interface import Backend, Kind
 from buildstep.spec.load import BuildSpec
@@ -125,14 +126,14 @@ def _output(spec: BuildSpec, base: int, certain: int, packages: int, proto: int)
 
 def _base_guess(ref: str, download: int) -> tuple[int, int]:
     """Bytes and files of a base image that is not in the store."""
-    scheme, _, locator = ref.partition(":")
+    scheme = ref.partition(":")[0]
     if scheme == "scratch":
         return 0, 1
     if scheme == "mmdebstrap":
         return _DEBIAN
-    path = Path(locator.partition(",")[0])
-    if scheme in ("tar", "oci", "zfs", "btrfs") and (size := _size_of(path)):
-        plain = path.suffix == ".tar" and scheme == "tar"
+    path = path_of(ref)
+    if path is not None and (size := _size_of(path)):
+        plain = path.suffix == ".tar" and scheme in ("tar", "docker-archive")
         content = size if plain else int(size * _ARCHIVE)
         return content, content // _FILE + 1
     return (content, content // _FILE + 1) if (content := int(download * _ARCHIVE)) else _UNKNOWN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from buildstep.events import Bus
 from buildstep.images import sources
 from buildstep.images.record import root_in
 from buildstep.images.remote import Remote
+from buildstep.images.sources.local_file import NAMED_INSIDE, path_of
 from buildstep.images.sources.mmdebstrap import Mmdebstrap
 from buildstep.images.store import ImageRecord
 from buildstep.pool.interface import Backend, Kind
@@ -25,8 +27,6 @@ _SKEW = 300.0
 """Seconds that the clock may differ from a server's: package indexes and certificates bear about this."""
 _OLDEST = 1704067200.0
 """2024-01-01: no clock that is right is before this version."""
-_FILES = ("tar", "oci", "zfs", "btrfs")
-"""Schemes that name a file or directory of the agent."""
 
 
 # -- the base image ------------------------------------------------------------------------------------------
@@ -34,14 +34,22 @@ _FILES = ("tar", "oci", "zfs", "btrfs")
 
 def record_of(backend: Backend, ref: str) -> ImageRecord | None:
     """The store's record of a reference. Asks no network, hashes no archive, and writes nothing."""
-    scheme, colon, locator = ref.partition(":")
-    path = Path(locator.partition(",")[0]).absolute()
+    scheme, _, locator = ref.partition(":")
+    path = path_of(ref)
     wanted = Mmdebstrap().identify(locator, str).key if scheme == "mmdebstrap" else ref
+    ending = ""
+    if path is not None and scheme in NAMED_INSIDE:
+        # The images of one file differ by their keys. A missing or wrong file is told of later.
+        with contextlib.suppress(ImageError):
+            wanted = _identify(ref)
+        # In the key of a compressed one is the file's digest, here its name; behind it is which image it is.
+        _, compressed, ending = wanted.partition(os.fspath(path))
+        path = path if compressed else None
     found = None
     for record in _records(backend):
         same = ref in (record.uuid, f"{record.name}@{record.version}") or record.key == wanted
-        if scheme in _FILES and colon:
-            same = os.fspath(path) in record.inputs.values()
+        if path is not None:
+            same = os.fspath(path.absolute()) in record.inputs.values() and record.key.endswith(ending)
         elif scheme == "docker":
             same = same or ref in record.inputs.values()
         if same and (found is None or record.imported >= found.imported):
@@ -79,10 +87,10 @@ def image(seen: Examination) -> None:
         )
     elif scheme == "scratch":
         seen.ok("image", ref, "is an empty tree")
-    elif colon and scheme in _FILES:
-        _local(seen, ref, locator if scheme == "tar" else locator.partition(",")[0], tagged=scheme == "oci")
+    elif (path := path_of(ref)) is not None:
+        _local(seen, ref, path)
     elif not colon and os.path.exists(ref):
-        _local(seen, ref, ref, tagged=False)
+        _local(seen, ref, Path(ref))
     elif not colon:
         _remote(seen, ref)
     elif scheme == "mmdebstrap":
@@ -90,14 +98,24 @@ def image(seen: Examination) -> None:
         seen.ok("image", ref, "is made by the first build")
 
 
-def _local(seen: Examination, ref: str, name: str, *, tagged: bool) -> None:
-    path = Path(name)
-    if tagged and not path.exists():
-        path = Path(name.rpartition(":")[0] or name)
+def _identify(ref: str) -> str:
+    """Return the key of an image in a file without hashing the file. Raises ImageError for a wrong file."""
+    parsed = sources.parse(ref)
+    assert parsed is not None
+    return parsed[0].identify(parsed[1], str).key
+
+
+def _local(seen: Examination, ref: str, path: Path) -> None:
     if not path.exists() or not os.access(path, os.R_OK):
         fix = "check the path; it is relative to the directory that the build runs in"
         seen.fail("image", ref, f"{path} cannot be read", fix, ExitCode.IMAGE)
         return
+    if ref.startswith(("tar:", *(f"{scheme}:" for scheme in NAMED_INSIDE))):
+        try:
+            _identify(ref)
+        except ImageError as error:
+            seen.error("image", ref, error)
+            return
     size = f", {size_text(path.stat().st_size)}" if path.is_file() else ""
     seen.ok("image", ref, f"can be imported from {path}{size}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 from pathlib import Path
@@ -12,6 +13,24 @@ from buildstep.formats.unpack import Limits
 from buildstep.system.files import CHUNK
 
 _ENDING = re.compile(r"(\.oci)?\.(tar|tgz|txz|tbz2?|tzst)(\.(gz|xz|zst|bz2))?$|\.(gz|xz|zst|bz2)$")
+
+
+FILE_SCHEMES = ("tar", "oci", "docker-archive", "zfs", "btrfs")
+"""Schemes that name a file or directory of this host; btrfs stands for a file that is refused."""
+
+NAMED_INSIDE = ("oci", "docker-archive")
+"""Those whose file may have several images, and names of them."""
+
+
+def path_of(ref: str) -> Path | None:
+    """Return the file or directory that an image reference names, there or not; None if it names none."""
+    scheme, _, locator = ref.partition(":")
+    if scheme not in FILE_SCHEMES or not locator:
+        return None
+    if scheme in NAMED_INSIDE:
+        with contextlib.suppress(ImageError):
+            return split(locator, "", "")[0]
+    return Path(locator.partition(",")[0] if scheme == "zfs" else locator)
 
 
 def split(locator: str, what: str, form: str) -> tuple[Path, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gzip
 import http.server
 import json
 import os
@@ -24,6 +25,7 @@ from buildstep.errors import ExitCode, SandboxError
 from buildstep.pool import privacy
 from buildstep.pool.directory import DirectoryBackend
 from buildstep.system import process, space, userns
+from tests.servers.layouts import layer, make_layout, make_saved, pack
 from tests.servers.registry import RegistryServer
 
 pytestmark = pytest.mark.commands  # tools are asked for their versions
@@ -441,6 +443,45 @@ def test_a_base_that_cannot_be_had(
 ) -> None:
     monkeypatch.setenv("BUILDSTEP_SOURCES", "none")
     assert doctor("-m", manifest(), "-i", ref, "proto")[0] == status
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("scheme", ["oci", "docker-archive"])
+def test_an_image_of_several_in_a_file(
+    doctor: Doctor, tmp_path: Path, capfd: pytest.CaptureFixture[str], scheme: str, packed: bool
+) -> None:
+    """The one that was imported is in the store, the other can be, and one that is not there fails."""
+    path = tmp_path / "images.tar"
+    if scheme == "oci":
+        make_layout(tmp_path / "layout", [layer({"etc/x": b"1"})], tag="v1")
+        index = json.loads((tmp_path / "layout/index.json").read_text())
+        make_layout(tmp_path / "layout", [layer({"etc/x": b"2"})], tag="v2")
+        index["manifests"] += json.loads((tmp_path / "layout/index.json").read_text())["manifests"]
+        (tmp_path / "layout/index.json").write_text(json.dumps(index))
+        pack(tmp_path / "layout", path)
+    else:
+        make_saved(path, {"one:v1": [layer({"etc/x": b"1"})], "one:v2": [layer({"etc/x": b"2"})]})
+    if packed:
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    name = f"{scheme}:{path}:" + ("one:" if scheme == "docker-archive" else "")
+    pool = ("--pool", f"dir:{tmp_path}/pool")
+    assert cli.main(["image", "import", f"{name}v1", *pool]) == 0
+    capfd.readouterr()
+    for tag, status, what in (
+        ("v1", 0, "is in the store as"),
+        ("v2", 0, "can be imported from"),
+        *(() if packed else (("v3", ExitCode.IMAGE, "has no image"),)),
+    ):
+        found_status, told = doctor("-m", manifest(), "-i", f"{name}{tag}", *pool, "proto")
+        assert what in found(told, area="image")[0]["what"]
+        assert found_status == status
+
+
+def test_a_file_under_the_scheme_of_another_kind(doctor: Doctor, tmp_path: Path) -> None:
+    path = make_saved(tmp_path / "saved.tar", {"a:1": [layer({"x": b""})]})
+    status, told = doctor("-m", manifest(), "-i", f"tar:{path}", "proto")
+    assert status == ExitCode.IMAGE
+    assert found(told, area="image")[0]["fix"] == f"write docker-archive:{path}"
 
 
 def test_a_mirror_that_does_not_answer_keeps_a_new_base_from_being_made(
