@@ -77,7 +77,8 @@ class Note(Event):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cleaned(Event):
-    """A cleaner's report. paths: how many it removed, bytes: their size, names: the first of them."""
+    """A cleaner's report, or as `replace` what gave way to the proto directory. paths: how many were removed,
+    bytes: their size, names: the first of them."""
 
     kind: ClassVar[str] = "cleaned"
     cleaner: str

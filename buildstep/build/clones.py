@@ -13,9 +13,10 @@ from buildstep.errors import BuildstepError, Interrupted
 from buildstep.events import Cleaned
 from buildstep.pool.interface import Kind
 from buildstep.pool.journal import keep
-from buildstep.rootfs import cleaners, copy_proto, owners, packaging
+from buildstep.rootfs import cleaners, conflicts, copy_proto, owners, packaging
 from buildstep.rootfs.cleaners.interface import CleanOptions
 from buildstep.rootfs.leak_check import CiHost
+from buildstep.rootfs.placement import Placement, find_placements
 from buildstep.tree.entry import FileList
 from buildstep.tree.proto import ProtoDir
 
@@ -86,7 +87,14 @@ def copy_proto_dir(context: BuildContext, state: BuildState) -> None:
         privileged=context.backend.privileged,
         timeout=spec.timeouts.command,
     )
-    copy_proto.copy(spec.proto, state.root, options, context.bus)
+    conflicts.make_way(state.root, state.replaced)
+    placements = _placements(state, context.plan.proto)
+    copy_proto.copy(spec.proto, state.root, placements, options, context.bus)
+
+
+def _placements(state: BuildState, proto: ProtoDir) -> list[Placement]:
+    """Where the proto directory's directories go in the image's root."""
+    return find_placements(proto.kind, state.root_list)
 
 
 def clean(context: BuildContext, state: BuildState) -> list[Cleaned]:
@@ -117,11 +125,13 @@ def read_clone(
     owner = None
     if not context.backend.privileged:
         spec, root = context.spec, state.root
-        brought = {} if copied is None else copy_proto.source_of(spec.proto, root, copied.paths)
+        brought: dict[bytes, bytes] = {}
+        if copied is not None:
+            brought = copy_proto.source_of(_placements(state, copied), copied.paths)
         owner = owners.recorded(owners.owner_rule(spec.owner, root), below, brought)
     found = read_tree(state.dataset, state.origin, below, bus=context.bus, overlay=overlay, owner=owner)
     if copied is not None:
-        _keep_far_times(context, state, found, copied)
+        _keep_far_times(state, found, copied)
     return found
 
 
@@ -129,7 +139,7 @@ _YEAR_2038 = 2**31 - 1
 """The first and the last second since 1970 that every file system keeps are this far from it."""
 
 
-def _keep_far_times(context: BuildContext, state: BuildState, found: Snapshot, copied: ProtoDir) -> None:
+def _keep_far_times(state: BuildState, found: Snapshot, copied: ProtoDir) -> None:
     """Give files of the proto directory their own time where the pool's file system cut it off.
 
     A file system keeps the nearest time that it can, without a word: ext4 knows 1901 to 2446, or to 2038.
@@ -137,7 +147,7 @@ def _keep_far_times(context: BuildContext, state: BuildState, found: Snapshot, c
     far = {path: time for path, time in copied.times() if abs(time) // 1_000_000_000 >= _YEAR_2038}
     if not far:
         return
-    places = copy_proto.source_of(context.spec.proto, state.root, far)
+    places = copy_proto.source_of(_placements(state, copied), far)
     for entry in found.changes.entries:
         true = far.get(places.get(entry.path, b""))
         if true is not None and (true < entry.mtime < 0 or 0 < entry.mtime < true):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from buildstep.build import proto_conflicts
 from buildstep.build.finished_tree import Snapshot
 from buildstep.build.log_file import BuildLog
 from buildstep.build.plan import Plan, PlannedStep
@@ -23,6 +24,7 @@ from buildstep.pool.interface import Backend, Dataset
 from buildstep.pool.journal import Journal
 from buildstep.pool.stale import said
 from buildstep.report.recorder import Recorder
+from buildstep.rootfs.conflicts import Conflict
 from buildstep.rootfs.packaging import Installed
 from buildstep.spec.load import BuildSpec
 from buildstep.system.output_set import Outputs
@@ -65,8 +67,9 @@ class BuildContext:
 class BuildState:
     """What a build has made so far. Each step sets what it is named for, and reads what earlier ones set.
 
-    import: image, blobs, and the first of layers. clone: dataset; origin is what it was cloned from, below
-    the finished tree under the layer being made. sync: overlay, the proto entries that are read in place.
+    import: image, blobs, the first of layers; replaced, what of the base gives way to the proto directory.
+    clone: dataset; origin is what it was cloned from, below the finished tree under the layer being made.
+    sync: overlay, the proto entries that are read in place; replaced again, where packages came first.
     packages: resolution, installed, and a layer. clean: entropy. snapshot: snapshot. emit: artifacts, and
     chunks, the layers that the proto directory was cut into; proto_again walks that again, for the end.
     settled: later steps that need not run any more.
@@ -79,6 +82,7 @@ class BuildState:
     clones: int = 0
     origin: FileList = field(default_factory=dict)
     below: FileList = field(default_factory=dict)
+    replaced: list[Conflict] = field(default_factory=list)
     overlay: FileList = field(default_factory=dict)
     resolution: KeptResolution | None = None
     installed: Installed | None = None
@@ -118,6 +122,11 @@ class BuildState:
         """The path of the root in the dataset; empty where it is all of the dataset."""
         prefix = os.path.relpath(self.root.path, self.dataset.path)
         return "" if prefix == "." else prefix
+
+    @property
+    def root_list(self) -> FileList:
+        """What is in that root, by the list of the layer below."""
+        return proto_conflicts.inside(self.below, os.fsencode(self.root_prefix))
 
     def cloned(self, dataset: Dataset) -> None:
         """Go on in a new clone."""

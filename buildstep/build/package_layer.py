@@ -10,7 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from buildstep.build import cache_inputs, extend_layer, layer_comments, package_resolution, proto_check
+from buildstep.build import (
+    cache_inputs,
+    extend_layer,
+    layer_comments,
+    package_resolution,
+    proto_check,
+    proto_conflicts,
+)
 from buildstep.build.clones import clean, copy_proto_dir, drop_clone, make_clone, read_clone
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.finished_tree import Snapshot
@@ -107,7 +114,10 @@ def find_valid(context: BuildContext, state: BuildState) -> CachedLayer | None:
 
 def settle(context: BuildContext, state: BuildState, record: LayerRecord) -> None:
     """Record that the steps which made this layer need not run."""
-    names = ["sync", "packages"] if context.spec.order == "proto-first" else ["packages"]
+    names = ["packages"]
+    if context.spec.order == "proto-first":
+        names.insert(0, "sync")
+        proto_conflicts.report(context.bus, state.replaced)
     for name in names:
         state.settled[name] = PlannedStep(name=name, state="reuse", reason=layer_text(record), key=record.key)
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from buildstep import emit
-from buildstep.build import cache_inputs, content_update
+from buildstep.build import cache_inputs, content_update, proto_conflicts
 from buildstep.build.content_update import ContentUpdate
 from buildstep.build.steps import in_order
 from buildstep.build.steps.interface import Route
@@ -19,8 +19,10 @@ from buildstep.cache.resolutions import KeptResolution
 from buildstep.errors import Fault, SpecError
 from buildstep.events import State
 from buildstep.images.store import ImageRecord, ImageStore
+from buildstep.rootfs.conflicts import Conflict
 from buildstep.spec.load import BuildSpec
 from buildstep.system.text import plural
+from buildstep.tree.entry import FileList
 from buildstep.tree.exclude import excluder
 from buildstep.tree.proto import ProtoDir, scan_proto
 from buildstep.tree.proto_changes import explain
@@ -64,7 +66,8 @@ class PlanFacts:
 
     image: None when it must be imported first, and incoming then says from where; in_place: whether the proto
     directory's files are read where they are, without a copy in the clone; layer: None without packages or
-    cache; last: the last build of this component, if it is known; missed: why no earlier outputs are valid.
+    cache; last: the last build of this component, if it is known; missed: why no earlier outputs are valid;
+    replaced: what of the base gives way to the proto directory.
     """
 
     spec: BuildSpec
@@ -75,6 +78,7 @@ class PlanFacts:
     layer: LayerPlan | None = None
     last: Last | None = None
     missed: tuple[str, ...] = ()
+    replaced: Sequence[Conflict] = ()
 
     @property
     def resolution(self) -> KeptResolution | None:
@@ -93,9 +97,10 @@ class PlanFacts:
 class Plan:
     """A build decided on: nothing has been changed yet.
 
-    image: None when it must be imported first; outputs: the outputs of an earlier build that are still valid;
-    update: how to go on from the last build's tree; full_steps: the steps of the full route, which a content
-    update falls back to when something it needs is gone.
+    image: None when it must be imported first; base: its file list, where the route needs it; outputs: the
+    outputs of an earlier build that are still valid; update: how to go on from the last build's tree;
+    full_steps: the steps of the full route, which a content update falls back to when something it needs is
+    gone.
     """
 
     spec: BuildSpec
@@ -106,6 +111,7 @@ class Plan:
     image: ImageRecord | None
     proto: ProtoDir
     in_place: bool
+    base: FileList | None = None
     outputs: Mapping[str, Any] | None = None
     update: ContentUpdate | None = None
     resolution: KeptResolution | None = None
@@ -142,7 +148,8 @@ def plan(
 
     plain: copy the proto directory in any case (the result is the same, byte for byte).
     environ: the CI host's environment, as `execute` will be given it.
-    Raises SpecError for places that lie inside each other, ImageError for a base that cannot be found.
+    Raises SpecError for places that lie inside each other, UsageError for a proto directory that does not fit
+    on the base, ImageError for a base that cannot be found.
     """
     _check_places(spec, store)
     emit.resolve(spec.formats, spec.compression)
@@ -164,6 +171,12 @@ def plan(
         facts = replace(facts, layer=_plan_layer(facts, image, cache, environ or {}))
     incremental = image is not None and index is not None and _is_read(facts.proto)
     chosen = _choose_route(facts, store) if incremental else _Choice()
+    base = None
+    if image is not None and chosen.route is Route.FULL:  # on the others nothing but content changed
+        base = store.known_entries(image)
+    if image is not None and base is not None:
+        root = proto_conflicts.root_of(image, base)
+        facts = replace(facts, replaced=proto_conflicts.find(spec, facts.proto, root, base=image.label))
     facts = replace(facts, missed=chosen.missed)
     full_steps = tuple(
         PlannedStep(name=step.name, **step.load().plan(facts)._asdict()) for step in in_order(spec)
@@ -177,6 +190,7 @@ def plan(
         image=image,
         proto=facts.proto,
         in_place=facts.in_place,
+        base=base,
         outputs=chosen.outputs,
         update=chosen.update,
         resolution=facts.resolution,
@@ -300,10 +314,10 @@ def _check_places(spec: BuildSpec, store: ImageStore) -> None:
         raise SpecError("places", faults)
 
 
-def proto_text(spec: BuildSpec, proto: ProtoDir, *, in_place: bool) -> str:
-    """Describe the proto directory: how much there is, how it is taken, and what changed."""
+def proto_text(spec: BuildSpec, proto: ProtoDir, *, in_place: bool, replaced: Sequence[Conflict] = ()) -> str:
+    """Describe the proto directory: how much there is, how it is taken, what gives way, and what changed."""
     how = "read in place" if in_place else "copied"
-    text = f"{spec.proto.name}/, {plural(proto.files, 'file')}, {how}"
+    text = f"{spec.proto.name}/, {plural(proto.files, 'file')}, {how}{proto_conflicts.text(replaced)}"
     if proto.unchanged:
         return f"{text}; unchanged"
     if proto.changed:

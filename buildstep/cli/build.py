@@ -93,6 +93,12 @@ def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool
 @click.option(
     "--exclude", multiple=True, metavar="PATTERN", help="Leave out of the proto directory (rsync's patterns)."
 )
+@click.option(
+    "--replace",
+    multiple=True,
+    metavar="PATTERN",
+    help="Path at which the proto directory may take a directory's place, or a directory a file's.",
+)
 @click.option("--clean", multiple=True, metavar="NAME", help="Cleaners to run, or -NAME to leave one out.")
 @click.option("--full", is_flag=True, default=None, help="A zfs or btrfs image that does not need its base.")
 @click.option(

@@ -174,9 +174,8 @@ class ImageStore:
         that was in it.
         """
         path = self.list_path(record.uuid)
-        data = self._list(record)
-        if data is not None:
-            return loads(data)
+        if (known := self.known_entries(record)) is not None:
+            return known
         if self._tree_is_complete():
             data = dumps(self._scan(record.uuid))
             if _digest(data) == record.list_digest:
@@ -187,6 +186,11 @@ class ImageStore:
         raise DamagedImage(
             f"the file list of image {record.uuid} is damaged: {path}", hint=remedy(record.uuid)
         )
+
+    def known_entries(self, record: ImageRecord) -> FileList | None:
+        """Return the stored file list of an image, every file hashed; None where it is damaged."""
+        data = self._list(record)
+        return None if data is None else loads(data)
 
     def list_path(self, uuid: str) -> Path:
         """Return where the file list of an image is."""

@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from pathlib import Path
 from buildstep.errors import CommandFailed
 from buildstep.events import Bus
 from buildstep.rootfs.owners import OwnerRule, apply_owners, hard_link_groups, own_owner
-from buildstep.rootfs.placement import Placement, find_placements, placement_of
+from buildstep.rootfs.placement import Placement, placement_of
 from buildstep.system import host, process
 from buildstep.system.root import Root
 
@@ -41,9 +42,8 @@ class CopyOptions:
     timeout: float = 3600.0
 
 
-def source_of(proto: Path, root: Root, paths: Iterable[bytes]) -> dict[bytes, bytes]:
+def source_of(placements: Sequence[Placement], paths: Iterable[bytes]) -> dict[bytes, bytes]:
     """Return the paths of the proto directory by the place in the root where they were copied to."""
-    placements = find_placements(proto, root)
     found = {}
     for path in paths:
         name = os.fsdecode(path)
@@ -51,10 +51,12 @@ def source_of(proto: Path, root: Root, paths: Iterable[bytes]) -> dict[bytes, by
     return found
 
 
-def copy(proto: Path, root: Root, options: CopyOptions, bus: Bus) -> None:
-    """Copy the proto directory into a root. Raises CommandFailed for any status of rsync but 0."""
+def copy(proto: Path, root: Root, placements: Sequence[Placement], options: CopyOptions, bus: Bus) -> None:
+    """Copy the proto directory into a root, in which nothing stands in its way (`conflicts`).
+
+    placements: where its directories go there. Raises CommandFailed for any status of rsync but 0.
+    """
     process.which("rsync")
-    placements = find_placements(proto, root)
     report_changed_modes(proto, root, placements, bus)
     top = root.path.stat()
     owners_differ = options.privileged and not options.rule.uniform
@@ -124,6 +126,18 @@ _CAUSES = tuple(
 what can be done about each."""
 
 _NO_CAUSE = "rsync's messages above name the file; no image was released"
+
+
+def taken(proto: Path, exclude: Sequence[str]) -> set[bytes]:
+    """Return the paths of the proto directory that rsync takes: only it knows all of its patterns.
+
+    Raises CommandFailed.
+    """
+    flags = [*host.HERE.rsync, "--dry-run", *(f"--exclude={pattern}" for pattern in exclude)]
+    flags += ["--itemize-changes", "--itemize-changes", "--out-format=%n"]
+    with tempfile.TemporaryDirectory(prefix="buildstep-") as nothing:
+        listed = _rsync([*flags, "--", f"{proto}/", f"{nothing}/"], 3600.0, Bus())
+    return set(map(os.fsencode, _listed(listed, Placement("", ""))))
 
 
 def _flags(placement: Placement, placements: Sequence[Placement], options: CopyOptions) -> list[str] | None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from buildstep.rootfs.owners import OwnerRule, own_owner
-from buildstep.system.root import Root
 from buildstep.tree.entry import FileList
 from buildstep.tree.scan import link_groups
 
@@ -30,30 +27,66 @@ class Placement:
         return f"{self.target}/{path.removeprefix(self.source).lstrip('/')}".strip("/")
 
 
-def find_placements(proto: Path, root: Root) -> list[Placement]:
-    """Return where the directories of a proto directory go: the top, then those behind a link of the root."""
+Kinds = Callable[[bytes], str]
+"""The kind of what a proto directory has at a path; empty where it has nothing."""
+
+
+def find_placements(kind: Kinds, base: FileList) -> list[Placement]:
+    """Return where the directories of a proto directory go: the top, then those behind a link of the root.
+
+    kind: of the proto directory's paths; base: what is in the root. Nothing is looked up on the disk.
+    """
+    links = [path for path, entry in base.items() if entry.kind == "l"]
     found = [Placement("", "")]
-    _find_below(proto, root, "", "", found)
-    return found
+    _find_below(kind, base, links, found[0], found)
+    return sorted(found, key=lambda placement: placement.source.split("/") if placement.source else [])
 
 
-def _find_below(proto: Path, root: Root, source: str, target: str, found: list[Placement]) -> None:
-    with os.scandir(proto / source) as listing:
-        folders = sorted(item.name for item in listing if item.is_dir(follow_symlinks=False))
-    for name in folders:
-        below, there = f"{source}/{name}".lstrip("/"), f"{target}/{name}".lstrip("/")
-        info = root.lstat(there)
-        if info is None:
+def _find_below(
+    kind: Kinds, base: FileList, links: Sequence[bytes], outer: Placement, found: list[Placement]
+) -> None:
+    """Add the placements whose link is in the directory that another placement leads to."""
+    source, target = os.fsencode(outer.source), os.fsencode(outer.target)
+    for link in links:
+        if target and not link.startswith(target + b"/"):
             continue
-        if stat.S_ISLNK(info.st_mode):
-            real = root.real(there)
-            if real is None or not root.is_dir(real):
-                continue  # rsync puts the proto's directory in place of a link that leads nowhere
-            there = real.lstrip("/")
-            found.append(Placement(below, there))
-        elif not stat.S_ISDIR(info.st_mode):
+        below = (source + b"/" + link[len(target) :].lstrip(b"/")).lstrip(b"/")
+        if kind(below) != "d":
             continue
-        _find_below(proto, root, below, there, found)
+        real = _where(link, base)
+        if real == b"" or (real is not None and base[real].kind == "d"):
+            inner = Placement(os.fsdecode(below), os.fsdecode(real))
+            found.append(inner)
+            _find_below(kind, base, links, inner, found)
+
+
+def _where(path: bytes, base: FileList) -> bytes | None:
+    """Return where a path leads, links followed inside the root as the kernel does; None if to nothing."""
+    todo, followed = path.split(b"/"), 0
+    here: list[bytes] = []
+    while todo:
+        name = todo.pop(0)
+        if name in (b"", b"."):
+            continue
+        if name == b"..":
+            del here[-1:]  # above the root is the root
+            continue
+        entry = base.get(b"/".join([*here, name]))
+        if entry is None or (todo and entry.kind not in "dl"):
+            return None
+        if entry.kind != "l":
+            here.append(name)
+            continue
+        followed += 1
+        if followed > _MOST_LINKS:
+            return None
+        if entry.target.startswith(b"/"):
+            here = []
+        todo = entry.target.split(b"/") + todo
+    return b"/".join(here)
+
+
+_MOST_LINKS = 40  # as many as the kernel follows
 
 
 def placement_of(path: str, placements: Sequence[Placement]) -> Placement:
@@ -101,13 +134,3 @@ def _placed(entries: FileList, placements: Sequence[Placement]) -> FileList:
                 inodes[entry.path] = groups[source]
     link_groups(found, inodes)
     return found
-
-
-def conflicts(entries: FileList, base: FileList) -> list[bytes]:
-    """Return paths where the base has a directory with content and the proto has none: rsync refuses them."""
-    clashing = [
-        path
-        for path, entry in entries.items()
-        if entry.kind != "d" and path in base and base[path].kind == "d"
-    ]
-    return [path for path in clashing if any(other.startswith(path + b"/") for other in base)]

@@ -91,6 +91,7 @@ class BuildSpec:
     order: Literal["proto-first", "packages-first"] = "proto-first"
     owner: Mapping[str, str] = field(default_factory=lambda: {"*": "root:root"})
     exclude: tuple[str, ...] = ()
+    replace: tuple[str, ...] = ()
     clean: tuple[str, ...] | None = None
     formats: tuple[str, ...] = ("oci",)
     compression: str | None = None

@@ -159,6 +159,14 @@ _TABLE: Final = (
         "exclude", array(_LINE), "Patterns of rsync, for what stays out.", flag="--exclude", commas=False
     ),
     Setting(
+        "replace",
+        array(_LINE),
+        "Paths of the image at which the proto directory may take the place of a directory with a file, or of"
+        " a file with a directory: `*` and `?` in a name, `**` for any names. What was there is removed.",
+        flag="--replace",
+        commas=False,
+    ),
+    Setting(
         "clean",
         array(text(), unique=True),
         "The cleaners to run; or, all with a dash in front, those of the default set not to run.",

@@ -77,6 +77,13 @@ class ProtoDir:
         yield from ((path, known_entry(row).mtime) for path, row in self.valid.items())
         yield from ((path, seen.mtime) for path, seen in self.fresh.items())
 
+    def kind(self, path: bytes) -> str:
+        """The kind of what is at a path; empty where nothing is."""
+        if (row := self.valid.get(path)) is not None:
+            return kind_and_size(row)[0]
+        seen = self.fresh.get(path)
+        return "" if seen is None else seen.kind
+
     @property
     def files(self) -> int:
         """How many regular files there are."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from buildstep.build.doctor import base_image, machine, pool, walls
+from buildstep.build.doctor import base_image, machine, pool, proto_dir, walls
 from buildstep.build.doctor.findings import Examination, Finding, Level
 from buildstep.errors import BuildstepError, ExitCode
 from buildstep.spec.config import Config
@@ -25,6 +25,7 @@ CHECKS: Mapping[str, Callable[[Examination], None]] = {
     "walls": walls.in_force,
     "leftovers": pool.leftovers,
     "image": base_image.image,
+    "proto": proto_dir.fits,
     "tools": machine.tools,
     "installer": base_image.installer,
     "space": pool.space,

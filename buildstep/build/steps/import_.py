@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from buildstep import emit
-from buildstep.build import layer_comments
+from buildstep.build import layer_comments, proto_conflicts
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.forecast import check_room
 from buildstep.build.manifest import check_manifest
@@ -30,7 +30,7 @@ def plan(facts: PlanFacts) -> Planned:
 
 
 def run(context: BuildContext, state: BuildState, result: Step) -> None:
-    """Sets image, and for a new image the blobs, the base layer, and what lies below."""
+    """Sets image, and for a new image the blobs, the base layer, what lies below, what of that gives way."""
     plan_, store = context.plan, context.store
     importer = Importer(store, context.journal, context.stack)
     if plan_.route is Route.FULL:
@@ -56,7 +56,10 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
         for text in plan_.update.tree.warnings:
             context.bus.note(text, level="warning")
         return
-    state.origin = state.below = store.entries(image)
+    same = plan_.image is not None and plan_.image.tree_digest == image.tree_digest
+    state.origin = state.below = plan_.base if plan_.base and same else store.entries(image)
+    root = proto_conflicts.root_of(image, state.below)
+    state.replaced = proto_conflicts.find(context.spec, plan_.proto, root, base=image.label)
     if "oci" in context.spec.formats:
         state.blobs = state.blobs or open_blobs(context)
         _add_base_layer(context, state, state.blobs)

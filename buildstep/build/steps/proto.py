@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 
-from buildstep.build import clones
+from buildstep.build import clones, proto_conflicts
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.plan import PlanFacts, Planned, proto_text
 from buildstep.build.steps import packages
 from buildstep.report.record import Step
-from buildstep.rootfs import copy_proto, owners, placement
+from buildstep.rootfs import conflicts, copy_proto, owners, placement
 from buildstep.tree.entry import FileList
 
 
 def plan(facts: PlanFacts) -> Planned:
     """Return what is copied, and what `proto-first` costs."""
-    spec, text = facts.spec, proto_text(facts.spec, facts.proto, in_place=facts.in_place)
+    spec = facts.spec
+    text = proto_text(spec, facts.proto, in_place=facts.in_place, replaced=facts.replaced)
     if not spec.wants_packages or spec.order == "packages-first":
         return Planned("run", text)
     if facts.layer is not None and facts.layer.record is not None:
@@ -25,29 +26,30 @@ def plan(facts: PlanFacts) -> Planned:
 
 def run(context: BuildContext, state: BuildState, result: Step) -> None:
     """Sets overlay where the files are read in place; installed where no packages step follows."""
-    in_place = context.plan.in_place and overlay(context, state)
-    result.reason = proto_text(context.spec, context.plan.proto, in_place=in_place)
-    if not in_place:
+    spec, in_place = context.spec, context.plan.in_place
+    if spec.wants_packages and spec.order == "packages-first":  # they may be in the way as well
+        base = "the base image with the packages"
+        state.replaced = proto_conflicts.find(spec, context.plan.proto, state.root_list, base=base)
+    result.reason = proto_text(spec, context.plan.proto, in_place=in_place, replaced=state.replaced)
+    proto_conflicts.report(context.bus, state.replaced)
+    if in_place:
+        overlay(context, state)
+    else:
         clones.copy_proto_dir(context, state)
-    if not context.spec.wants_packages:
+    if not spec.wants_packages:
         packages.list_installed(context, state)
 
 
-def overlay(context: BuildContext, state: BuildState) -> bool:
-    """Set the proto directory's entries as they will be in the image, without copying a file.
-
-    Returns False where only rsync can find out what comes of it, or that nothing can.
-    """
+def overlay(context: BuildContext, state: BuildState) -> None:
+    """Set the proto directory's entries as they will be in the image, without copying a file."""
     spec, root = context.spec, state.root
-    placements = placement.find_placements(spec.proto, root)
+    placements = placement.find_placements(context.plan.proto.kind, state.root_list)
+    conflicts.make_way(root, state.replaced)
     copy_proto.report_changed_modes(spec.proto, root, placements, context.bus)
     entries = placement.overlay(context.plan.proto.entries, placements, owners.owner_rule(spec.owner, root))
     if state.root_prefix:
         entries = _below_folder(entries, os.fsencode(state.root_prefix))
-    if placement.conflicts(entries, state.below):
-        return False
     state.overlay = entries
-    return True
 
 
 def _below_folder(entries: FileList, folder: bytes) -> FileList:

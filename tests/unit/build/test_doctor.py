@@ -428,6 +428,29 @@ def test_a_base_that_is_in_the_store_is_found_without_reading_it(doctor: Doctor,
     assert snapshot(tmp_path / "pool") == before
 
 
+def test_a_proto_directory_that_does_not_fit_on_the_base(doctor: Doctor, tmp_path: Path) -> None:
+    import tarfile
+
+    archive, proto, uri = tmp_path / "base.tar", tmp_path / "other", f"dir:{tmp_path}/pool"
+    with tarfile.open(archive, "w") as tar:
+        for name in ("srv/app/old", "etc/conf"):
+            tar.addfile(tarfile.TarInfo(name))
+    (proto / "etc/conf/part").mkdir(parents=True)
+    (proto / "srv").mkdir()
+    (proto / "srv/app").touch()
+    text = manifest(image=f"tar:{archive}")
+    told = doctor("-m", text, "--pool", uri, os.fspath(proto))[1]
+    assert not found(told, area="proto")  # what the base has shows once it is imported
+    assert cli.main(["build", "-q", "-m", text, "--pool", uri, os.fspath(proto)]) == ExitCode.USAGE
+    status, told = doctor("-m", text, "--pool", uri, os.fspath(proto))
+    assert status == ExitCode.USAGE
+    rows = {row["where"]: row["what"] for row in found(told, area="proto", level="error")}
+    assert rows.keys() == {"/etc/conf", "/srv/app"}
+    assert "--replace '/srv/app'" in rows["/srv/app"]
+    told = doctor("-m", manifest(image=f"tar:{archive}", replace=["/**"]), "--pool", uri, os.fspath(proto))[1]
+    assert "takes the place of 2 paths" in found(told, area="proto")[0]["what"]
+
+
 @pytest.mark.parametrize(
     ("ref", "status"),
     [

@@ -23,6 +23,7 @@ from buildstep.images.file_hashes import FileHashes
 from buildstep.images.record import ImageRecord
 from buildstep.images.store import ImageStore
 from buildstep.spec.load import BuildSpec
+from buildstep.tree.entry import FileList
 from tests.unit.build.workshop import ENVIRON, Repository, Workshop
 
 pytestmark = pytest.mark.commands("cp", "find", "rsync")  # trees are really walked and copied
@@ -46,10 +47,14 @@ class Store:
 
     backend: Backend
     image: ImageRecord | None = IMAGE
+    base: FileList | None = None
     hashes: FileHashes = field(default_factory=lambda: FileHashes(Path("nowhere")))
 
     def find(self, _ref: str) -> ImageRecord | None:
         return self.image
+
+    def known_entries(self, _record: ImageRecord) -> FileList | None:
+        return self.base
 
     def foresee(self, ref: str) -> str:
         return f"will be made from {ref}"

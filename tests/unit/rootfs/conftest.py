@@ -7,7 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from buildstep.rootfs.placement import Kinds, Placement, find_placements
 from buildstep.system.root import Root
+from buildstep.tree.entry import FileList
+from buildstep.tree.scan import scan
+
+
+def kinds(entries: FileList) -> Kinds:
+    return lambda path: entries[path].kind if path in entries else ""
+
+
+def placements(proto: Path, base: Root) -> list[Placement]:
+    """Where the directories of a proto directory go in a root, by the lists of both."""
+    return find_placements(kinds(scan(proto)), scan(base.path))
 
 
 @pytest.fixture

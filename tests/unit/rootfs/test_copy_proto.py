@@ -16,6 +16,7 @@ from buildstep.events import Output as Told
 from buildstep.rootfs.copy_proto import CopyOptions, copy, rules_below, source_of
 from buildstep.rootfs.owners import OwnerRule
 from buildstep.system.root import Root
+from tests.unit.rootfs.conftest import placements
 
 EXCLUDES = [
     ["/lib/drop"],
@@ -73,7 +74,8 @@ def test_rules_at_the_top_stay_as_they_are() -> None:
 
 def test_the_source_of_what_went_behind_a_link(base: Root, proto: Callable[..., Path]) -> None:
     top = proto("bin/x", "etc/y")
-    assert source_of(top, base, [b"bin/x", b"etc/y"]) == {b"usr/bin/x": b"bin/x", b"etc/y": b"etc/y"}
+    found = source_of(placements(top, base), [b"bin/x", b"etc/y"])
+    assert found == {b"usr/bin/x": b"bin/x", b"etc/y": b"etc/y"}
 
 
 @pytest.mark.commands
@@ -88,7 +90,7 @@ def test_a_copy_goes_behind_links_and_keeps_the_roots_own_mode(
     before = base.path.stat()
     events: list[Event] = []
     options = CopyOptions(rule=OwnerRule((("*", None),)), exclude=("/lib/drop",), privileged=False)
-    copy(top, base, options, Bus(events.append))
+    copy(top, base, placements(top, base), options, Bus(events.append))
     assert (base.path / "bin").is_symlink()
     assert sorted(os.listdir(base.path / "usr/bin")) == ["x", "z"]
     assert sorted(os.listdir(base.path / "usr/lib")) == ["keep", "x"]
@@ -127,8 +129,9 @@ def test_rsyncs_errors_are_not_lost_in_its_list(
 ) -> None:
     fake_rsync(tmp_path / "fake", monkeypatch, [error, *(f"then {n}" for n in range(1000)), "code 23"], 23)
     options = CopyOptions(rule=OwnerRule((("etc/*", (5, 6)), ("*", (0, 0)))), privileged=True)
+    top = proto("etc/x", "bin/y")
     with pytest.raises(CommandFailed) as caught:
-        copy(proto("etc/x", "bin/y"), base, options, Bus())
+        copy(top, base, placements(top, base), options, Bus())
     lines = caught.value.detail.splitlines()
     assert lines[0] == error
     assert "code 23" in lines
@@ -143,5 +146,6 @@ def test_what_rsync_only_warns_of_is_in_the_log(
 ) -> None:
     fake_rsync(tmp_path / "fake", monkeypatch, ["a warning"], 0)
     events: list[Event] = []
-    copy(proto("x"), base, CopyOptions(rule=OwnerRule((("*", None),)), privileged=False), Bus(events.append))
+    options, top = CopyOptions(rule=OwnerRule((("*", None),)), privileged=False), proto("x")
+    copy(top, base, placements(top, base), options, Bus(events.append))
     assert [event.text for event in events if isinstance(event, Told)] == ["a warning"]

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from buildstep.rootfs.owners import OwnerRule
-from buildstep.rootfs.placement import Placement, conflicts, find_placements, overlay
+from buildstep.rootfs.placement import Placement, overlay
 from buildstep.system.root import Root
 from buildstep.tree.entry import Entry, FileList
+from tests.unit.rootfs.conftest import placements
 
 TOP = Placement("", "")
 
@@ -31,19 +32,19 @@ TOP = Placement("", "")
 def test_a_directory_over_a_link_goes_where_the_link_leads_inside(
     base: Root, proto: Callable[..., Path], names: list[str], found: list[Placement]
 ) -> None:
-    assert find_placements(proto(*names), base) == found
+    assert placements(proto(*names), base) == found
 
 
 def test_a_link_behind_a_link_is_found(base: Root, proto: Callable[..., Path]) -> None:
     (base.path / "usr/lib/deep").symlink_to("/opt/real")
     top = proto("lib/deep/x")
-    assert find_placements(top, base) == [TOP, Placement("lib", "usr/lib"), Placement("lib/deep", "opt/real")]
+    assert placements(top, base) == [TOP, Placement("lib", "usr/lib"), Placement("lib/deep", "opt/real")]
 
 
 def test_a_link_of_the_proto_is_no_part(base: Root, proto: Callable[..., Path]) -> None:
     top = proto("x")
     (top / "bin").symlink_to("/elsewhere")
-    assert find_placements(top, base) == [TOP]
+    assert placements(top, base) == [TOP]
 
 
 def entries_of(*entries: Entry) -> FileList:
@@ -51,14 +52,13 @@ def entries_of(*entries: Entry) -> FileList:
 
 
 def test_entries_get_the_paths_and_owners_of_the_image() -> None:
-    placements = [TOP, Placement("bin", "usr/bin")]
     found = overlay(
         entries_of(
             Entry(b"bin", "d", 0o755, 1000, 1000),
             Entry(b"bin/a", "f", 0o755, 1000, 1000),
             Entry(b"binary", "f", 0o644, 1000, 1000),
         ),
-        placements,
+        [TOP, Placement("bin", "usr/bin")],
         OwnerRule((("bin/a", (5, 6)), ("*", (0, 0)))),
     )
     assert {path: (entry.path, entry.uid, entry.gid) for path, entry in found.items()} == {
@@ -84,11 +84,3 @@ def test_a_hard_link_group_has_the_owner_of_its_first_member() -> None:
         OwnerRule((("z", (7, 7)), ("*", (1, 2)))),
     )
     assert (found[b"z"].uid, found[b"z"].gid) == (1, 2)
-
-
-def test_a_file_over_a_directory_with_content_is_a_conflict() -> None:
-    base = entries_of(
-        Entry(b"full", "d", 0o755, 0, 0), Entry(b"full/x", "f", 0o644, 0, 0), Entry(b"bare", "d", 0o755, 0, 0)
-    )
-    proto = entries_of(Entry(b"full", "f", 0o644, 0, 0), Entry(b"bare", "l", 0o777, 0, 0))
-    assert conflicts(proto, base) == [b"full"]
