@@ -48,11 +48,15 @@ class Decompressed:
     ratio: how many times larger than its compressed form the content may be once it is larger than `floor`
     bytes, long runs of zeros apart, which become holes; 0 for no limit. Reads raise ImageError for damage and
     for what exceeds the limit. Use it as a context manager; the caller closes `stream`. One that may block
-    for long can have a method `interrupt` that ends its `read` in another thread.
+    for long can have a method `interrupt` that ends its `read` in another thread. piece: bytes that are
+    expanded at a time, several of them ahead; few for who wants only the beginning.
     """
 
-    def __init__(self, stream: IO[bytes], *, ratio: int = 0, floor: int = 1 << 30) -> None:
+    def __init__(
+        self, stream: IO[bytes], *, ratio: int = 0, floor: int = 1 << 30, piece: int = CHUNK
+    ) -> None:
         self._stream = stream
+        self._piece = piece
         self._ratio = ratio
         self._floor = floor
         self._taken = 0
@@ -177,13 +181,13 @@ class Decompressed:
         source = _Joined(head, self._input)
         match compression_of(head):
             case "gzip":
-                return _gzip(source)
+                return _gzip(source, self._piece)
             case "xz":
-                return _members(source, lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY))
+                return _members(source, self._piece, lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY))
             case "bzip2":
-                return _members(source, bz2.BZ2Decompressor)
+                return _members(source, self._piece, bz2.BZ2Decompressor)
             case "zstd":
-                return _zstd(source)
+                return _zstd(source, self._piece)
         return iter(lambda: source.read(_INPUT), b"")
 
 
@@ -214,7 +218,7 @@ class _Decoder(Protocol):
     def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
 
 
-def _members(source: _Joined, make: Callable[[], _Decoder]) -> Iterator[bytes]:
+def _members(source: _Joined, piece: int, make: Callable[[], _Decoder]) -> Iterator[bytes]:
     """Yield the content of one or more members, in bounded pieces whatever the ratio."""
     decoder = make()
     while True:
@@ -231,20 +235,20 @@ def _members(source: _Joined, make: Callable[[], _Decoder]) -> Iterator[bytes]:
             data = source.read(_INPUT)
             if not data:
                 raise EOFError("the compressed data ends too early")
-        if chunk := decoder.decompress(data, CHUNK):
+        if chunk := decoder.decompress(data, piece):
             yield chunk
 
 
-def _gzip(source: _Joined) -> Iterator[bytes]:
+def _gzip(source: _Joined, piece: int) -> Iterator[bytes]:
     try:
         library = cast(Any, importlib.import_module("isal.igzip_lib"))
     except ImportError:
         file = gzip.GzipFile(fileobj=cast(IO[bytes], source), mode="rb")
-        return iter(lambda: file.read(CHUNK), b"")
-    return _members(source, lambda: library.IgzipDecompressor(flag=library.DECOMP_GZIP))
+        return iter(lambda: file.read(piece), b"")
+    return _members(source, piece, lambda: library.IgzipDecompressor(flag=library.DECOMP_GZIP))
 
 
-def _zstd(source: _Joined) -> Iterator[bytes]:
+def _zstd(source: _Joined, piece: int) -> Iterator[bytes]:
     try:
         library = cast(Any, importlib.import_module("zstandard"))
     except ImportError as error:
@@ -255,4 +259,4 @@ def _zstd(source: _Joined) -> Iterator[bytes]:
     decoder = library.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
     # It does not notice a frame that was cut off; the end mark of the tar inside does.
     reader = decoder.stream_reader(source, read_size=_INPUT, read_across_frames=True)
-    return iter(lambda: reader.read(CHUNK), b"")
+    return iter(lambda: reader.read(piece), b"")

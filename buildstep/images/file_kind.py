@@ -67,7 +67,7 @@ def _detected(path: Path) -> FileKind | None:
             return "oci"
         raise ImageError(f"{path} is a directory, and no OCI layout", hint="pack it: tar -C DIR -cf FILE .")
     try:
-        with path.open("rb") as file, Decompressed(file) as stream:
+        with path.open("rb") as file, Decompressed(file, piece=_HEAD) as stream:
             head = stream.read(_HEAD)
         kind = _kind_of_head(head)
         if kind == "tar" and _is_container_like(head):
