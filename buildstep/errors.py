@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -82,11 +83,24 @@ class SpecError(UsageError):
         self.faults = tuple(faults)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InImage:
+    """How a command in an image was run: variables of its own, whether it had the network, and the
+    directories of the CI host that it was shown, in order: where they are, where in the image, whether it
+    could write."""
+
+    env: Mapping[str, str]
+    network: bool
+    shares: tuple[tuple[Path, str, bool], ...] = ()
+
+
 class CommandFailed(BuildstepError):
     """A command ended with a status that means failure, or was ended. limit: what it reached, if any;
-    errors: what it said beside its answer, where an answer was wanted: first and last lines."""
+    errors: what it said beside its answer, where an answer was wanted: first and last lines; inside: how it
+    was run in an image, None for one on the CI host."""
 
     exit_code = ExitCode.COMMAND_FAILED
+    inside: InImage | None = None
 
     def __init__(
         self,

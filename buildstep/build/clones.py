@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from functools import partial
 
+from buildstep.build import debug_shell
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.finished_tree import Snapshot, read_tree
-from buildstep.errors import BuildstepError, Interrupted
+from buildstep.errors import BuildstepError
 from buildstep.events import Cleaned
 from buildstep.pool.interface import Kind
 from buildstep.pool.journal import keep
-from buildstep.rootfs import cleaners, conflicts, copy_proto, owners, packaging
+from buildstep.rootfs import cleaners, conflicts, copy_proto, owners
 from buildstep.rootfs.cleaners.interface import CleanOptions
 from buildstep.rootfs.leak_check import CiHost
 from buildstep.rootfs.placement import Placement, find_placements
@@ -55,21 +55,13 @@ def _shell_on_failure(
     context: BuildContext,
     state: BuildState,
     name: str,
-    kind: type[BaseException] | None,
+    _kind: object,
     error: BaseException | None,
     _trace: object,
-) -> bool:
-    """Open a shell in the clone of a failed build, where that is asked for and there is a terminal."""
-    if kind is None or isinstance(error, Interrupted) or state.clone is None or state.clone.ident != name:
-        return False
-    if context.spec.shell_on_failure and sys.stdin.isatty():
-        context.bus.note(f"failed: {error}; a shell in the clone follows, leave it to go on", level="error")
-        with (
-            report_failure(context.bus, "the shell"),
-            packaging.enter(context.spec, state.root, bus=context.bus, environ=context.environ) as inside,
-        ):
-            inside.shell()
-    return False
+) -> None:
+    """Offer a shell in the clone of a failed build, if the step has not."""
+    if error is not None and state.clone is not None and state.clone.ident == name:
+        debug_shell.offer(context, state, error)
 
 
 # -- what is done in a clone by more than one step ----------------------------------------------------------

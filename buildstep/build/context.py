@@ -72,7 +72,7 @@ class BuildState:
     sync: overlay, the proto entries that are read in place; replaced again, where packages came first.
     packages: resolution, installed, and a layer. clean: entropy. snapshot: snapshot. emit: artifacts, and
     chunks, the layers that the proto directory was cut into; proto_again walks that again, for the end.
-    settled: later steps that need not run any more.
+    settled: later steps that need not run any more. shell_offered: of --shell-on-failure, once a build.
     """
 
     image_record: ImageRecord | None = None
@@ -93,6 +93,7 @@ class BuildState:
     chunks: list[tuple[Changes, Blob]] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
     proto_again: Callable[[], Differences] | None = None
+    shell_offered: bool = False
 
     @property
     def image(self) -> ImageRecord:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from buildstep.build import (
     cache_inputs,
+    debug_shell,
     extend_layer,
     layer_comments,
     package_resolution,
@@ -219,11 +220,14 @@ def _attempt(context: BuildContext, state: BuildState, last: Retry) -> Outcome |
 def _packaging(
     context: BuildContext, state: BuildState, installer: Installer | None = None
 ) -> contextlib.AbstractContextManager[Packaging]:
+    """Enter the clone to install packages. installer: one that has fetched them elsewhere; what fails then is
+    tried in another way, so that nobody looks at it."""
     on = Host(
         state=context.backend.state,
         bus=context.bus,
         environ=context.environ,
         download=partial(_download, context),
+        failed=partial(debug_shell.offer, context, state) if installer is None else None,
     )
     return prepare_packaging(context.spec, state.root, on, base=state.image.tree_digest, installer=installer)
 

@@ -116,7 +116,10 @@ def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool
 @click.option(
     "--keep-on-failure", is_flag=True, default=None, help="Leave the clone of a failed build, and say where."
 )
-@click.option("--shell-on-failure", is_flag=True, default=None, help="Open a shell in it.")
+@click.option(
+    "--shell-on-failure", is_flag=True, default=None,
+    help="Open a shell where the failed command ran, before anything is undone; on a terminal.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
 @click.option(
     "--log-json",

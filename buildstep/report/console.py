@@ -135,7 +135,10 @@ class TerminalView:
             line = printable(event.text)[: max(20, self._console.width - len(self._title) - 8)]
             self._status.update(Text.assemble(self._title, "  ", (line, "dim")))
             return
-        if isinstance(event, BuildFinished | StepFinished):
+        # After an error a shell may follow, which the live line would write into.
+        if isinstance(event, BuildFinished | StepFinished) or (
+            isinstance(event, Note) and event.level == "error"
+        ):
             self._end()
         text = describe(event, verbose=self._verbose)
         if text is not None:

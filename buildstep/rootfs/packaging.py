@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,13 +104,15 @@ class Packaging:
 class Host:
     """What a CI host gives to packaging.
 
-    state: the pool's directory for caches; environ: its environment; download: see `InstallJob`.
+    state: the pool's directory for caches; environ: its environment; download: see `InstallJob`; failed: is
+    given what ends the work in a root, while all that was set up there is in place.
     """
 
     state: Path
     bus: Bus
     environ: Mapping[str, str]
     download: Callable[[str], bytes]
+    failed: Callable[[BaseException, sandbox.ChrootSandbox], None] | None = None
 
 
 @contextlib.contextmanager
@@ -143,7 +146,15 @@ def prepare_packaging(
             download=on.download if spec.network else None,
         )
         prepared.enter_context(installer.prepare(job))
+        prepared.push(partial(_tell_failure, on, inside))
         yield Packaging(spec=spec, bus=bus, installer=installer, job=job, prepared=prepared)
+
+
+def _tell_failure(
+    on: Host, inside: sandbox.ChrootSandbox, _kind: object, error: BaseException | None, _trace: object
+) -> None:
+    if on.failed is not None and error is not None:
+        on.failed(error, inside)
 
 
 def enter(

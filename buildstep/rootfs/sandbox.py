@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from buildstep.errors import CommandFailed, SandboxError
+from buildstep.errors import CommandFailed, InImage, SandboxError
 from buildstep.events import Bus
 from buildstep.rootfs import devices, limits, temporary_files
 from buildstep.rootfs.limits import Confinement
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 RESOLVER = Path("/etc/resolv.conf")
 
 _NOT_STARTED = "bwrap: execvp "
-
-# The first to open a terminal in a session without one gets it: this is what job control needs.
-_ON_TERMINAL = 'exec /bin/sh -i <>"$0" >&0 2>&0'
 
 _ANSWER = 16 << 20
 """Bytes of standard output that a command in the image may answer with."""
@@ -99,6 +96,7 @@ class ChrootSandbox:
         self._proxies: Proxies | None = None
         self._network: Network | None = None
         self._confinement: Confinement | None = None
+        self._shares: list[tuple[Path, str, bool]] = []
 
     def confine(self, confinement: Confinement) -> None:
         """Keep every command from now on in these limits."""
@@ -138,7 +136,10 @@ class ChrootSandbox:
                     what=what or tool,
                 )
             except CommandFailed as error:
-                raise self._explained(error, argv, proxies, ran=_ran(entrance)) from None
+                told = self._explained(error, argv, proxies, ran=_ran(entrance))
+                if isinstance(told, CommandFailed):
+                    told.inside = InImage(env=env or {}, network=network, shares=tuple(self._shares))
+                raise told from None
             finally:
                 if self._network is not None:
                     self._network.tell()
@@ -152,15 +153,23 @@ class ChrootSandbox:
         self._confinement.begin()
         return times._replace(output=self._confinement.output, watch=self._confinement.reached)
 
-    def shell(self) -> int:
-        """Open /bin/sh in the root, with the network, for the person at this terminal; return its status.
+    def shell(self, ran: InImage | None = None) -> int:
+        """Open /bin/sh in the root for the person at this terminal; return its status.
 
-        The terminal stays ours (`terminal`). What comes from a file or a pipe is read by the shell itself.
+        ran: how the command was run that the person wants to look at: with its environment, its network and
+        what it was shown. Else the shell has the network. The terminal stays ours (`terminal`). What comes
+        from a file or a pipe is read by the shell itself.
         """
-        proxies = self._network_proxies({})
-        env = {**self._env, **proxies.env, "TERM": self._environ.get("TERM", "dumb")}
+        network = self._options.network if ran is None else ran.network
+        own = {} if ran is None else ran.env
+        proxies = self._network_proxies(own) if network else Proxies()
+        env = {**self._env, **own, **proxies.env, "TERM": self._environ.get("TERM", "dumb")}
         standard_streams.flush()
-        with self._entrance(network=True) as entrance, contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
+            for source, target, writable in () if ran is None else ran.shares:
+                if (source, target, writable) not in self._shares and source.is_dir():
+                    stack.enter_context(self.share(source, target, writable=writable))
+            entrance = stack.enter_context(self._entrance(network=network))
             # A person's Ctrl-C is for the shell. A handler of ours, unlike SIG_IGN, is not inherited.
             before = signal.signal(signal.SIGINT, lambda _signum, _frame: None)
             stack.callback(signal.signal, signal.SIGINT, before)
@@ -170,7 +179,7 @@ class ChrootSandbox:
                     os.set_inheritable(fd, True)
                 return os.spawnve(os.P_WAIT, process.which(argv[0]), argv, env)  # noqa: S606
             pty = stack.enter_context(contextlib.closing(Pty(self._root.path / "dev/pts")))
-            command = ["/bin/sh", "-c", _ON_TERMINAL, f"/dev/pts/{pty.number}"]
+            command = ["/bin/sh", "-c", terminal.ON_TERMINAL, f"/dev/pts/{pty.number}"]
             argv = self.wrapped(command, replace(entrance, on_terminal=True))
             return terminal.attend(pty, [process.which(argv[0]), *argv[1:]], env, entrance.fds)
 
@@ -299,6 +308,8 @@ class ChrootSandbox:
         with contextlib.ExitStack() as stack:
             point = temporary_files.claim(stack, self._root, target)
             stack.enter_context(bind(source, point, read_only=not writable))
+            self._shares.append((source, target, writable))
+            stack.callback(self._shares.pop)
             yield
 
     def temporary_file(

@@ -213,7 +213,12 @@ _TABLE: Final = (
     ),
     Setting("cache", BOOLEAN, "Reuse layers of earlier builds.", flag="--cache/--no-cache"),
     Setting("keep_on_failure", BOOLEAN, "Leave the clone of a failed build.", flag="--keep-on-failure"),
-    Setting("shell_on_failure", BOOLEAN, "Open a shell in it.", flag="--shell-on-failure"),
+    Setting(
+        "shell_on_failure",
+        BOOLEAN,
+        "Open a shell where the failed command ran, before anything is undone; on a terminal.",
+        flag="--shell-on-failure",
+    ),
     Setting("full", BOOLEAN, "Write a zfs or btrfs image that does not need its base image.", flag="--full"),
     Setting(
         "timeouts",

@@ -21,6 +21,12 @@ from buildstep.errors import SandboxError
 
 _CHUNK = 1 << 16
 
+ON_TERMINAL = 'exec /bin/sh -i <>"$0" >&0 2>&0'
+"""A script for a shell on the terminal that it is given. The first to open one in a session that has none
+gets it: this is what job control needs."""
+
+_DEVPTS = Path("/dev/pts")
+
 _END_OF_FILE = b"\x04"
 """What Ctrl-D sends: the pty's way to say that nothing more comes."""
 
@@ -35,8 +41,10 @@ class Pty:
         """Raises SandboxError."""
         libc = ctypes.CDLL(None, use_errno=True)
         libc.ptsname.restype = ctypes.c_char_p
+        # In the host's own devpts it may be for nobody to open.
+        ptmx = Path("/dev/ptmx") if devpts == _DEVPTS else devpts / "ptmx"
         try:
-            self.master = os.open(devpts / "ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+            self.master = os.open(ptmx, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
         except OSError as error:
             raise SandboxError(f"cannot make a terminal for a shell: {error}") from error
         self._devpts = devpts
@@ -53,6 +61,26 @@ class Pty:
     def close(self) -> None:
         """Hang up."""
         os.close(self.master)
+
+
+def screen() -> int | None:
+    """Return the descriptor of the terminal that a person at our standard input looks at: standard output, or
+    error where the output goes elsewhere. None where there is no such person."""
+    if not os.isatty(0):
+        return None
+    return next((fd for fd in (1, 2) if os.isatty(fd)), None)
+
+
+def host_shell(env: Mapping[str, str]) -> int:
+    """Open /bin/sh on the CI host, in the namespaces of this process, for the person at this terminal.
+
+    It has a terminal of its own as well: the person's belongs to a session that is not in these namespaces,
+    where there would be no job control. Returns its exit status. Raises SandboxError.
+    """
+    if not sys.platform.startswith("linux"):
+        return os.spawnve(os.P_WAIT, "/bin/sh", ["/bin/sh", "-i"], env)  # noqa: S606
+    with contextlib.closing(Pty(_DEVPTS)) as pty:
+        return attend(pty, ["/bin/sh", "-c", ON_TERMINAL, f"{_DEVPTS}/{pty.number}"], env, ())
 
 
 def attend(pty: Pty, argv: Sequence[str], env: Mapping[str, str], fds: Sequence[int]) -> int:
@@ -72,7 +100,7 @@ def attend(pty: Pty, argv: Sequence[str], env: Mapping[str, str], fds: Sequence[
     ended = os.pidfd_open(child)
     try:
         with _raw(0), _same_size(pty.master):
-            _pass(pty.master, ended)
+            _pass(pty.master, ended, 1 if (found := screen()) is None else found)
     except BaseException:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
@@ -83,14 +111,14 @@ def attend(pty: Pty, argv: Sequence[str], env: Mapping[str, str], fds: Sequence[
     return os.waitstatus_to_exitcode(status)
 
 
-def _pass(master: int, ended: int) -> None:
-    """Pass bytes both ways until the child has ended and all that it printed is shown."""
+def _pass(master: int, ended: int, shown: int) -> None:
+    """Pass bytes both ways until the child has ended and all that it printed is shown. shown: where."""
     os.set_blocking(master, False)
     typed, open_ends = b"", {0, master, ended}
     while True:
         wanted = open_ends - {0} if typed else open_ends
         readable, writable, _ = select.select(wanted, [master] if typed else [], [])
-        if master in readable and not _show(master):
+        if master in readable and not _show(master, shown):
             open_ends.discard(master)
         if writable:
             with contextlib.suppress(BlockingIOError):
@@ -101,13 +129,13 @@ def _pass(master: int, ended: int) -> None:
                 typed = _END_OF_FILE
                 open_ends.discard(0)
         if ended in readable:
-            while master in open_ends and _show(master):
+            while master in open_ends and _show(master, shown):
                 pass
             return
 
 
-def _show(master: int) -> bool:
-    """Copy what there is to our stdout; return False when there is nothing, or will not be."""
+def _show(master: int, shown: int) -> bool:
+    """Copy what there is to our terminal; return False when there is nothing, or will not be."""
     try:
         data = os.read(master, _CHUNK)
     except BlockingIOError:
@@ -117,7 +145,7 @@ def _show(master: int) -> bool:
             raise
         return False
     while data:
-        data = data[os.write(1, data) :]
+        data = data[os.write(shown, data) :]
     return True
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import select
 import signal
-import struct
 import sys
 import termios
 import time
@@ -20,6 +18,7 @@ import pytest
 from buildstep.events import Bus
 from buildstep.rootfs import sandbox
 from buildstep.system import namespaces
+from tests.integration.person import Person
 
 pytestmark = pytest.mark.usefixtures("walled")
 
@@ -42,40 +41,6 @@ def root(tmp_path: Path) -> Path:
     for name in APPLETS:
         (top / "bin" / name).symlink_to("busybox")
     return top
-
-
-class Person:
-    """Somebody at a terminal, where a build has opened its shell."""
-
-    def __init__(self, master: int, slave: int, pid: int) -> None:
-        self.master, self.slave, self.pid = master, slave, pid
-        self.seen = ""
-
-    def type(self, text: str) -> None:
-        os.write(self.master, text.encode())
-
-    def sees(self, word: str, seconds: float = 20.0) -> str:
-        """Wait for a word on the screen; return all that was shown."""
-        end = time.monotonic() + seconds
-        while word not in self.seen:
-            left = end - time.monotonic()
-            assert left > 0, f"no {word!r} in {self.seen!r}"
-            if select.select([self.master], [], [], left)[0]:
-                self.seen += os.read(self.master, 65536).decode(errors="replace")
-        return self.seen
-
-    def resize(self, rows: int, columns: int) -> None:
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-    def status(self) -> int:
-        end = time.monotonic() + 20
-        while not (found := os.waitpid(self.pid, os.WNOHANG))[0]:
-            assert time.monotonic() < end, f"it does not end: {self.seen!r}"
-            while select.select([self.master], [], [], 0.05)[0]:
-                self.seen += os.read(self.master, 65536).decode(errors="replace")
-        _, status = found
-        self.pid = 0
-        return os.waitstatus_to_exitcode(status)
 
 
 @contextlib.contextmanager
