@@ -112,6 +112,9 @@ class ContentUpdate:
             entry = parse(tree.lines[number])
             entry.mtime = mtime
             entries[entry.path] = entry
+            if number in tree.repeated:
+                folders.append(entry)
+        folders.sort(key=lambda entry: entry.path)
         files = (
             (path, size)
             for place, (path, size) in enumerate(zip(tree.paths, tree.sizes, strict=True))

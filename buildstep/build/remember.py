@@ -131,6 +131,7 @@ def _tree_of(context: BuildContext, state: BuildState, parts: Sequence[tuple[Cha
             for path, entry in finished.entries.items()
             if entry.kind == "d" and path not in places
         ],
+        repeated={numbers[entry.path] for entry in finished.emitted or () if entry.path not in places},
         hard_links={place: places[entry.first] for place, entry in enumerate(entries) if entry.first},
         in_base={
             place for place, entry in enumerate(entries) if entry.path in state.below and entry.kind != "d"

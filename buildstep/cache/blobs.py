@@ -54,7 +54,7 @@ from buildstep.tree.diff import Changes, diff
 from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.hashing import hash_entries
 
-FORMAT = 5
+FORMAT = 6
 """Of what decides the bytes of a layer besides its entries and the codec."""
 
 RECORD_FORMAT = 1
@@ -179,10 +179,10 @@ class BlobStore:
 
     def find_key(self, key: str, comment: str) -> Blob | None:
         """Return the layer of this key if it is stored."""
-        return None if self._fresh else self.find(_name(self._full(key)), comment)
+        return None if self._fresh else self.find(_name(self._full(key, self._style)), comment)
 
-    def _full(self, key: str) -> str:
-        return f"{key} {FORMAT} {self._codec.ident} {self._style.epoch} {self._style.sparse}"
+    def _full(self, key: str, style: ArchiveStyle) -> str:
+        return f"{key} {FORMAT} {self._codec.ident} {style.epoch} {style.sparse}"
 
     def _hold(self, path: Path) -> bool:
         """Lock a layer's file for as long as the store is open. False: it is being removed."""
@@ -213,12 +213,14 @@ class BlobStore:
         tree: what it leads to, with the content in `root`. Raises EmitError.
         """
         layer = Changes(tuple(with_parents(changes, tree)), changes.removed)
-        return self._for_key(self._full(key), root, layer, comment, self._style)
+        return self._for_key(self._full(key, self._style), root, layer, comment, self._style)
 
     def for_base(self, key: str, root: Path, tree: FileList, *, comment: str) -> Blob:
-        """Return the layer of a base image's whole tree like `for_key`. It keeps the base's times."""
-        key = f"{key} {FORMAT} {self._codec.ident} None {self._style.sparse}"
-        return self._for_key(key, root, diff({}, tree), comment, replace(self._style, epoch=None))
+        """Return the layer of a base image's whole tree like `for_key`; all epochs share an older one."""
+        style = self._style
+        if style.epoch is not None and all(entry.mtime // 10**9 <= style.epoch for entry in tree.values()):
+            style = replace(style, epoch=None)
+        return self._for_key(self._full(key, style), root, diff({}, tree), comment, style)
 
     def _for_key(self, key: str, root: Path, layer: Changes, comment: str, style: ArchiveStyle) -> Blob:
         path = self._folder / _name(key)

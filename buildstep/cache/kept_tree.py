@@ -18,7 +18,7 @@ from buildstep.system import framed
 from buildstep.system.files import atomic_write
 from buildstep.system.private import private_dir
 
-FORMAT = 6
+FORMAT = 7
 
 
 @dataclass(kw_only=True, slots=True)
@@ -31,11 +31,11 @@ class Tree:
     inputs: what decided it, the proto directory apart, and proto: the digest of that; build: the id of that
     build; lower: the stored layers below (name, comment); lines: the canonical text of the whole tree; at:
     the index in `lines`; sizes: -1 for a directory; sources: the path in the proto directory, where it is
-    another; folders: index in `lines` and mtime of each directory that is not in the layer; hard_links: the
-    place of the first name of each linked file; in_base: places that must stay as they are, because the base
-    has the path too; external: places whose content is not from the proto directory; layers: the places that
-    each stored layer holds, and blobs: the names of these; installed, entropy, cleaned, warnings: for the
-    record.
+    another; folders: index in `lines` and mtime of each directory that is not in the layer, and repeated: the
+    indexes of those that the archive's last layer has all the same; hard_links: the place of the first name
+    of each linked file; in_base: places that must stay as they are, because the base has the path too;
+    external: places whose content is not from the proto directory; layers: the places that each stored layer
+    holds, and blobs: the names of these; installed, entropy, cleaned, warnings: for the record.
     """
 
     inputs: str
@@ -49,6 +49,7 @@ class Tree:
     times: list[int]
     sources: dict[int, bytes]
     folders: list[tuple[int, int]]
+    repeated: set[int]
     hard_links: dict[int, int]
     in_base: set[int]
     external: set[int]

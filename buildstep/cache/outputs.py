@@ -23,7 +23,7 @@ from buildstep.system.files import stamp
 from buildstep.system.private import private_dir
 from buildstep.system.text import difference
 
-FORMAT = 5
+FORMAT = 6
 
 
 @dataclass(frozen=True, slots=True)

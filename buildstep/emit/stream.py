@@ -13,6 +13,7 @@ from buildstep.emit.interface import Artifact, EmitJob, Sink, new_file
 from buildstep.errors import EmitError
 from buildstep.formats.chunked import ChunkWriter, Stream
 from buildstep.formats.codecs import Codec, Compression, codec
+from buildstep.formats.tar_writer import second_of
 from buildstep.formats.zfs_stream import BEGIN_SIZE, read_begin
 from buildstep.pool.streams import NativeJob, producing
 from buildstep.system.files import CHUNK
@@ -44,8 +45,24 @@ class StreamEmitter:
                 " or another --format",
             )
         chosen = codec(job.compression or self.compressions[0])
+        _settle_times(job)
         with new_file(path) as fd, _StreamSink(job, native, path, fd, chosen) as sink:
             yield sink
+
+
+def _settle_times(job: EmitJob) -> None:
+    """Give everything in the dataset the time that an archive has of it: every format is of one tree.
+
+    What a build touches on its way, such as a directory where something came and went, has another time
+    there; and a file system keeps parts of seconds.
+    """
+    top = os.fsencode(job.root)
+    for path, entry in job.tree.items():
+        full = top + b"/" + path if path else top
+        time = second_of(entry, job.style.epoch) * 1_000_000_000
+        with contextlib.suppress(FileNotFoundError):  # a device, where none could be made
+            if os.lstat(full).st_mtime_ns != time:
+                os.utime(full, ns=(time, time), follow_symlinks=False)
 
 
 class _StreamSink:

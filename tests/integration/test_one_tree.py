@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
+import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.integration.support import Lab, write_base
+from tests.integration.nativelab import NativeLab
+from tests.integration.pools import command, location
+from tests.integration.support import EPOCH, Lab, write_base
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -61,3 +66,113 @@ def test_times_far_from_now_come_through_a_build(
     assert times_of(lab, *pool) == wanted
     (lab.proto / "etc/hello").write_text("changed\n")  # with what was kept of the first build
     assert times_of(lab, *pool) == wanted
+
+
+# -- what a build touches on its way ----------------------------------------------------------------------
+
+FORMATS = ("-f", "btrfs", "-f", "tar", "-f", "oci", "-c", "none")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with location("btrfs", tmp_path_factory.mktemp("btrfs")) as where:
+        yield where
+
+
+@pytest.fixture
+def native(place: str, base: Path, tmp_path: Path) -> NativeLab:
+    return NativeLab(top=tmp_path, base=base, scheme="btrfs", place=place)
+
+
+def files_of(result: dict[str, Any]) -> dict[str, Path]:
+    return {row["format"]: Path(row["path"]) for row in result["files"]}
+
+
+def members(tar: tarfile.TarFile) -> dict[str, float]:
+    return {os.path.normpath(member.name): member.mtime for member in tar}
+
+
+def in_tar(path: Path) -> dict[str, float]:
+    with tarfile.open(path) as tar:
+        return members(tar)
+
+
+def in_oci(path: Path) -> dict[str, float]:
+    """The time of everything, as the layers give it when they are laid over one another."""
+    found: dict[str, float] = {}
+
+    def blob(outer: tarfile.TarFile, row: dict[str, str]) -> bytes:
+        file = outer.extractfile("blobs/sha256/" + row["digest"].removeprefix("sha256:"))
+        assert file is not None
+        return file.read()
+
+    with tarfile.open(path) as outer:
+        index = outer.extractfile("index.json")
+        assert index is not None
+        manifest = json.loads(blob(outer, json.load(index)["manifests"][0]))
+        for layer in manifest["layers"]:
+            with tarfile.open(fileobj=io.BytesIO(blob(outer, layer))) as tar:
+                found |= members(tar)
+    return found
+
+
+def in_btrfs(path: Path, into: Path) -> dict[str, float]:
+    """The same of a stream, received; with parts of seconds, if there are any."""
+    into.mkdir()
+    with path.open("rb") as stream:
+        subprocess.run(["btrfs", "receive", "-q", os.fspath(into)], stdin=stream, check=True)
+    (tree,) = into.iterdir()
+    try:
+        return {
+            os.path.relpath(path, tree): path.lstat().st_mtime_ns / 10**9 for path in [tree, *tree.rglob("*")]
+        }
+    finally:
+        command("btrfs", "subvolume", "delete", os.fspath(tree))
+
+
+@pytest.mark.parametrize("epoch", [None, EPOCH - 1000], ids=["as they are", "all older"])
+def test_every_format_has_the_same_times(native: NativeLab, epoch: int | None) -> None:
+    """A package puts files into directories of the base and takes some away; the proto directory adds more."""
+    if epoch is not None:
+        native.environ["SOURCE_DATE_EPOCH"] = str(epoch)
+    (native.proto / "usr/lib/base").mkdir(parents=True)
+    (native.proto / "usr/lib/base/more").write_text("more\n")
+    files = files_of(native.built("-p", "one-1", *FORMATS))
+    wanted = in_tar(files["tar"])
+    assert len(wanted) > 40
+    if epoch is not None:
+        assert max(wanted.values()) == epoch
+    received = in_btrfs(files["btrfs"], Path(native.place).parent / f"received-{epoch}")
+    assert {path: time for path, time in received.items() if time != wanted.get(path)} == {}
+    assert received.keys() == wanted.keys()
+    layered = in_oci(files["oci"])
+    assert {path: layered.get(path) for path, time in wanted.items() if time != layered.get(path)} == {}
+
+
+def test_directories_of_the_base_keep_their_time_in_a_large_layer(base: Path, tmp_path: Path) -> None:
+    """Its parts repeat them above their files; an update of one file then gives the same."""
+    lab = Lab(top=tmp_path, base=base)
+    (lab.proto / "usr/lib/base").mkdir(parents=True)
+    for number in range(3):
+        with (lab.proto / f"usr/lib/base/large-{number}").open("wb") as file:
+            file.truncate(30 << 20)
+    for content in (b"first", b"other"):
+        (lab.proto / "usr/lib/base/small").write_bytes(content)
+        layered = in_oci(files_of(lab.built("-c", "none"))["oci"])
+        assert [layered[path] for path in (".", "usr", "usr/lib", "usr/lib/base")] == [EPOCH] * 4
+
+
+def test_a_stream_on_an_empty_base_is_complete(native: NativeLab) -> None:
+    """No receiver has the pool's own empty subvolume."""
+    result = native.built("-i", "scratch", "-f", "btrfs", "-c", "none")
+    path = files_of(result)["btrfs"]
+    assert result["files"][0]["extra"]["incremental"] is False
+    assert "origin" not in json.loads(Path(result["manifest"]).read_bytes())
+    assert command("btrfs", "receive", "--dump", "-f", os.fspath(path)).startswith("subvol ")
+    done = native.build("-f", "btrfs", "-c", "none")
+    with_base = done.json
+    assert with_base["files"][0]["extra"]["incremental"] is True
+    assert f"an increment on image {with_base['files'][0]['extra']['origin']}" in done.stderr
+    assert command("btrfs", "receive", "--dump", "-f", os.fspath(files_of(with_base)["btrfs"])).startswith(
+        "snapshot "
+    )

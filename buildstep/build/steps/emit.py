@@ -15,6 +15,7 @@ from buildstep.build.manifest import timestamp
 from buildstep.build.plan import PlanFacts, Planned
 from buildstep.build.remember import keep_tree
 from buildstep.emit.interface import Blob, EmitJob
+from buildstep.emit.read_pass import with_parents
 from buildstep.emit.split_layer import segments, timeless
 from buildstep.errors import EmitError
 from buildstep.pool.streams import NativeJob, NativeStreams
@@ -115,7 +116,13 @@ def _native_job(context: BuildContext, state: BuildState) -> NativeJob | None:
     backend = context.backend
     if not emit.sends_dataset(context.spec.formats) or not isinstance(backend, NativeStreams):
         return None
-    origin = None if context.spec.full else state.image.uuid
+    # An empty base image, as scratch is, saves nothing, and no receiver has it.
+    origin = None if context.spec.full or state.image.files <= 1 else state.image.uuid
+    if origin is not None:
+        context.bus.note(
+            f"the {backend.stream_format} stream is an increment on image {origin}, which a receiver needs"
+            " first; --full writes one that stands by itself"
+        )
     return NativeJob(streams=backend, dataset=state.dataset, origin=origin)
 
 
@@ -133,10 +140,12 @@ def _split_top_layer(context: BuildContext, state: BuildState) -> Iterable[Blob]
     """Cut a large top layer into several, each found by its content or written; only its directories are left
     to be written as the top."""
     snapshot: Snapshot = state.snapshot
-    *parts, top = segments(snapshot.changes) if "oci" in context.spec.formats else [snapshot.changes]
+    *parts, _ = segments(snapshot.changes) if "oci" in context.spec.formats else [snapshot.changes]
     if not parts:
         return ()
-    state.finished = replace(snapshot, emitted=top.entries)
+    # The other layers have directories of the base above their files, without times: the last one has them.
+    folders = with_parents(snapshot.changes, snapshot.entries)
+    state.finished = replace(snapshot, emitted=tuple(entry for entry in folders if entry.kind == "d"))
     return _part_layers(context, state, parts)
 
 

@@ -105,5 +105,7 @@ def _add_base_layer(context: BuildContext, state: BuildState, blobs: BlobStore) 
         return
     with context.backend.tree(Kind.IMAGE, image.uuid) as tree:
         comment = layer_comments.base(image)
-        blob = blobs.for_base(f"base {image.tree_digest}", tree, state.below, comment=comment)
+        # The list has the times as well, which the digest of the tree does not.
+        key = f"base {image.list_digest or image.tree_digest}"
+        blob = blobs.for_base(key, tree, state.below, comment=comment)
     state.layers.append(blob)

@@ -36,7 +36,7 @@ def kept(entries: list[Entry], **fields: Any) -> Tree:
     values: dict[str, Any] = {
         "inputs": "i", "proto": "p", "build": "b1", "lower": [("base", "base image")],
         "lines": [line(row) for row in entries], "paths": paths, "at": list(range(len(entries))),
-        "sizes": sizes, "times": [row.mtime for row in entries], "sources": {}, "folders": [],
+        "sizes": sizes, "times": [row.mtime for row in entries], "sources": {}, "folders": [], "repeated": set(),
         "hard_links": {}, "in_base": set(), "external": set(), "layers": layers,
         "blobs": [f"blob{number}" for number in range(len(layers))], "installed": None, "entropy": (),
         "cleaned": [], "warnings": [],
@@ -101,6 +101,19 @@ def test_the_new_tree_has_the_new_content_and_time(entries: list[Entry]) -> None
     assert b"1" * 64 in found.tree.lines[place]
     facts = found.snapshot().facts()
     assert facts.added[0] == ("/srv/010", BIG + 1)
+
+
+def test_the_last_layer_has_the_directories_of_the_base_above_the_others(entries: list[Entry]) -> None:
+    tree = kept(entries)
+    for path in ("", "etc"):
+        tree.folders.append((len(tree.lines), 7))
+        tree.lines.append(line(entry(path, kind="d")))
+    tree.repeated.add(len(entries))
+    found = update(tree, entry("srv/010", digest="1"))
+    assert found is not None
+    snapshot = found.snapshot()
+    assert [(row.path, row.mtime) for row in snapshot.changes.entries] == [(b"", 7), (b"srv", 5)]
+    assert sorted(snapshot.entries) == [b"", b"etc", b"srv"]
 
 
 def test_the_last_tree_stays_as_it_was(entries: list[Entry]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -101,6 +102,22 @@ def test_a_fresh_build_uses_no_layer(pool: Pool) -> None:
     assert store.find_key("packages x", "") is None
     pool.key(store)
     assert pool.bus.counts["layers_made"] == 1
+
+
+def test_a_base_is_shared_by_all_epochs_unless_it_is_younger(pool: Pool) -> None:
+    tree = trees.scanned(pool.root)
+    for entry in tree.values():
+        entry.mtime = 1_000 * 10**9 + 5
+
+    def layer(epoch: int | None) -> Blob:
+        return pool.open(style=ArchiveStyle(epoch=epoch)).for_base("b", pool.root, tree, comment="base")
+
+    shared = layer(None)
+    assert layer(1_000).path == layer(2_000).path == shared.path
+    young = layer(999)
+    assert young.path != shared.path
+    with tarfile.open(young.path) as tar:
+        assert {member.mtime for member in tar} == {999}
 
 
 def test_a_layer_of_content_is_found_whatever_it_came_from(pool: Pool) -> None:
