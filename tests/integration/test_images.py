@@ -873,6 +873,7 @@ def exported(builder: Agent) -> Iterator[tuple[Path, Callable[..., None]]]:
 def test_upon_what_other_tools_export(builder: Agent, exported: tuple[Path, Callable[..., None]]) -> None:
     top, run = exported
     run("skopeo", "copy", f"oci:{top}/by-buildah:v1", f"oci-archive:{top}/by-skopeo.tar:v1")
+    run("skopeo", "copy", f"oci:{top}/by-buildah:v1", f"docker-archive:{top}/for-docker.tar:made:v1")
     shutil.copytree(top / "by-buildah", top / "by-umoci")
     run("umoci", "unpack", "--image", f"{top}/by-umoci:v1", f"{top}/bundle")
     root = top / "bundle/rootfs"
@@ -883,7 +884,8 @@ def test_upon_what_other_tools_export(builder: Agent, exported: tuple[Path, Call
     os.link(root / "etc/one", root / "etc/linked")
     (root / "opt/dir/new").unlink()
     run("umoci", "repack", "--image", f"{top}/by-umoci:v2", f"{top}/bundle")
-    trees = {tree_of(builder, ref) for ref in (f"oci:{top}/by-buildah:v1", f"{top}/by-skopeo.tar")}
+    refs = (f"oci:{top}/by-buildah:v1", f"{top}/by-skopeo.tar", f"{top}/for-docker.tar")
+    trees = {tree_of(builder, ref) for ref in refs}
     assert len(trees) == 1, "the same image, whoever packed it"
     uuid = json.loads(builder.run("image", "show", f"oci:{top}/by-buildah:v1"))["uuid"]
     tree = builder.pool / "image" / uuid / "tree"
