@@ -6,6 +6,7 @@ The only place for OCI media types and architecture names; registries, layouts a
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import platform
 import re
@@ -264,6 +265,8 @@ def apply_layers(
 ) -> FileList:
     """Apply layers, lowest first, each verified before the next one begins. Returns the true entries."""
     into.chmod(0o755)
+    if not layers:  # as in `FROM scratch` with an environment alone: an empty layer gives the top its entry
+        return apply(io.BytesIO(), into, {})
     entries: FileList = {}
     for layer in layers:
         with layer as stream:

@@ -303,6 +303,16 @@ def test_a_file_of_a_manifest_may_be_one(store: ImageStore, journal: Journal, tm
     assert record.files == 4
 
 
+def test_an_image_without_layers_is_an_empty_tree(
+    store: ImageStore, journal: Journal, tmp_path: Path
+) -> None:
+    make_layout(tmp_path / "layout", [])
+    for ref in (f"oci:{tmp_path}/layout", f"docker-archive:{make_saved(tmp_path / 's.tar', {'': []})}"):
+        record, _ = Importer(store, journal).ensure(ref)
+        assert record.files == 1
+        store.verify(record)
+
+
 def test_a_build_finds_it_in_the_store_again(store: ImageStore, journal: Journal, tmp_path: Path) -> None:
     path = make_saved(tmp_path / "saved.tar", {"a:1": [LOWER, UPPER]})
     importer = Importer(store, journal)
