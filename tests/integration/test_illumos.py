@@ -389,7 +389,10 @@ def test_a_stopped_build(zone: Zone, private: Private, signum: signal.Signals) -
             "hang",
             f"{zone.top}/stage/root",
         )
-        wait_for(lambda: any(call.argv[-1:] == ["hang"] for call in zone.calls() if call.tool == "chroot"))
+        wait_for(
+            lambda: any(call.argv[-1:] == ["hang"] for call in zone.calls() if call.tool == "chroot"),
+            within=90,
+        )
         wait_for(lambda: list((zone.top / "pool/buildstep/mnt").glob("*/root/hanging")))
         held = zone.mounts()
         assert len(held) == 7  # the clone, five directories, the cache of downloads
