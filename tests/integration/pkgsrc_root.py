@@ -30,7 +30,7 @@ SHOWN = "/repository"
 
 APPLETS = """
 sh awk sed grep tar gzip gunzip md5sum cp mv rm mkdir rmdir ls cat sort head tail mktemp basename dirname
-chmod chown chgrp wc tr cut find echo printf env id true false wget ln touch sleep setsid hostname od readlink
+chmod chown chgrp wc tr cut find echo printf env id true false wget ln touch sleep setsid hostname od readlink date
 """
 
 

@@ -176,6 +176,26 @@ def test_a_refused_package_comes_with_what_to_do(
     private(job)
 
 
+@pytest.mark.parametrize("prefix", ["/opt/local"], indirect=True)
+def test_an_upgrade_that_pkgin_passes_over_is_told(
+    root: Path, repository: pkgsrc_root.Repository, task: partial[InstallJob], private: Private, prefix: str
+) -> None:
+    """pkgin has the words of pkg_add in a file, and its status is 0."""
+
+    def job() -> None:
+        with entered(root, repository, task) as (installer, inside):
+            installer.install(task(sandbox=inside, packages=["zlib"]))
+            repository.add("zlib", "1.4", build={"MACHINE_ARCH": "sparc64"})
+            repository.publish()
+            installer.refresh(task(sandbox=inside))
+            with pytest.raises(InstallError) as caught:
+                installer.upgrade(task(sandbox=inside))
+            assert "the upgrade failed for zlib-1.4: pkgin went on" in caught.value.message
+            assert "zlib-1.4 is for SunOS/sparc64" in caught.value.hint
+
+    private(job)
+
+
 def test_d18_scripts_see_no_token_and_daemons_die(
     root: Path, repository: pkgsrc_root.Repository, task: partial[InstallJob], private: Private
 ) -> None:

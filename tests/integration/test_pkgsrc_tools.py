@@ -457,6 +457,30 @@ def test_which_package_a_file_is_of(repository: pkgsrc_root.Repository, shell: S
     )
 
 
+def test_where_packages_are_looked_for(root: Path, repository: pkgsrc_root.Repository, shell: Shell) -> None:
+    """Beside the package that was asked for, and in all of PKG_PATH: the newest counts."""
+    for name, versions in {"one": ["1.9", "1.10"], "two": ["1.11nb2", "1.11"]}.items():
+        place = root / "srv" / name
+        place.mkdir(parents=True)
+        for version in versions:
+            pkgsrc_root.Repository(place, PREFIX).add("lib", version)
+    pkgsrc_root.Repository(root / "srv/one", PREFIX).add("user", "1", depends=["lib>=1.1"])
+    text = shell("""
+        export PKG_PATH=/nowhere
+        pkg_add /srv/one/user-1.tgz
+        pkg_info -E lib
+        pkg_delete -r lib
+        export PKG_PATH='/nowhere;file:///srv/two'
+        pkg_add /srv/one/user
+        pkg_info -E lib
+        pkg_delete -R user
+        cd /srv/one
+        pkg_add lib
+        lib
+    """)
+    assert text == "lib-1.10\nlib-1.11nb2\nlib-1.10\n"
+
+
 def test_what_others_need_stays(repository: pkgsrc_root.Repository, shell: Shell) -> None:
     repository.add("lib", "1")
     repository.add("mid", "1", depends=["lib>=1"])

@@ -6,14 +6,16 @@ import contextlib
 import hashlib
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import ClassVar
 
-from buildstep.errors import InstallError
+from buildstep.errors import CommandFailed, InstallError
 from buildstep.rootfs.installers.common import checked, failures
-from buildstep.rootfs.installers.pkgsrc_refusals import CULPRITS, advice, unfetched
+from buildstep.rootfs.installers.pkgsrc_refusals import CULPRITS, advice, unfetched, upgrade_failed
+from buildstep.rootfs.installers.pkgsrc_versions import newer
 from buildstep.rootfs.installers.private_area import private_area, sweep_areas
 from buildstep.rootfs.interface import Audit, Finding, InstallJob, Package, Resolution, Sandbox
 from buildstep.system.mount_table import mount_points
@@ -27,18 +29,19 @@ PREFIXES = ("/opt/local", "/usr/pkg")
 
 _PKGIN = "/var/db/pkgin"
 _PKGIN_CACHE = f"{_PKGIN}/cache"
+_PKGIN_LOG = f"{_PKGIN}/pkg_install-err.log"
+_LOG_TAIL = 64 * 1024
 
-VULNERABILITIES = tuple(
-    f"{folder}/pkg-vulnerabilities" for folder in ("/opt/local/pkg", "/usr/pkg/pkgdb", "/var/db/pkg")
-)
-"""Where a fetched vulnerability list can be: the package databases of the systems that we know."""
+_DATABASES = ("/opt/local/pkg", "/opt/local/pkgdb", "/usr/pkg/pkgdb", "/var/db/pkg")
+"""Package databases of the systems that we know; a fetched vulnerability list is in one, or where
+pkg_install.conf says."""
 
 # A package name, or name-version, a pattern (foo>=1, foo-[0-9]*), or the path or URL of a package.
 _NAME = r"[A-Za-z0-9_/][A-Za-z0-9_.,:/+\[\]{}*<>=~@%-]*"
 
 _FINDING = re.compile(
-    r"Package (?P<package>\S+)-(?P<version>[^-\s]+) has (?:an? )?(?P<problem>.*?) vulnerability,"
-    r" see (?P<url>\S+)"
+    r"Package (?P<package>\S+)-(?P<version>[^-\s]+) has (?:reached (?=end-of-life)|an? )?"
+    r"(?P<problem>end-of-life|.*?)(?: vulnerability| \(eol\)), see (?P<url>\S+)"
 )
 
 _FINDINGS = 1
@@ -81,11 +84,11 @@ class Pkgsrc:
 
     def resolve(self, job: InstallJob, *, upgrade: bool) -> Resolution:
         """Return the versions of what was asked for; no manual promises a way to learn what these need."""
-        found = {}
+        found: dict[str, str] = {}
         for row in _available(job).splitlines():
             full = row.partition(" ")[0]
             name, _, version = full.rpartition("-")
-            if name in job.packages or full in job.packages:
+            if full in job.packages or (name in job.packages and newer(version, found.get(name, ""))):
                 found[name] = version
         return Resolution(versions=found, exact=False)
 
@@ -106,8 +109,19 @@ class Pkgsrc:
                 f"the image has no {_needed_prefix(job.sandbox)}/bin/pkgin, which an upgrade needs",
                 hint="take a base image that has pkgin, or leave out --upgrade-first",
             )
+        argv, root = [pkgin, "-y", "full-upgrade"], job.sandbox.root
+        before = _log_size(root)
         with failures("the upgrade", (), *CULPRITS, hint=_advice(job)):
-            _run(job, [pkgin, "-y", "full-upgrade"], network=True, answer=False)
+            try:
+                _run(job, argv, network=True, answer=False)
+            except CommandFailed as error:
+                error.detail = "\n".join(filter(None, (error.detail, _logged(root, before))))
+                raise
+            # What pkg_add says goes to pkgin's log, and not every pkgin's status tells that it failed.
+            if upgrade_failed(log := _logged(root, before)):
+                unseen = CommandFailed(argv, 0, detail=log)
+                unseen.message = f"pkgin went on after errors of pkg_add ({_PKGIN_LOG} in the image)"
+                raise unseen
 
     def install(self, job: InstallJob, versions: Mapping[str, str] | None = None) -> None:
         names = checked(job.packages, _NAME, "pkg_add")
@@ -133,7 +147,8 @@ class Pkgsrc:
         tool = _tool(_needed_prefix(job.sandbox), job.sandbox.root, "pkg_admin")
         if not job.sandbox.root.is_program(tool):
             return None
-        with failures("fetching the list of vulnerabilities", ()):
+        explain = partial(unfetched, prefix=_needed_prefix(job.sandbox))
+        with failures("fetching the list of vulnerabilities", (), explain=explain):
             _run(job, [tool, "fetch-pkg-vulnerabilities"], network=True)
         with failures("the audit", ()):
             text = _run(job, [tool, "audit"], ok=(0, _FINDINGS))
@@ -143,16 +158,16 @@ class Pkgsrc:
     def clean(self, sandbox: Sandbox) -> None:
         """Remove pkgin's data and the vulnerability list; no package's name is part of it (D6)."""
         root = sandbox.root
-        for path in VULNERABILITIES:
-            root.remove(path)
-        folder = root.host_path(_PKGIN)
-        if root.real(_PKGIN) != _PKGIN or folder is None or not folder.is_dir():
+        for folder in (*_DATABASES, *_set_folders(root)):
+            root.remove(f"{folder}/pkg-vulnerabilities")
+        data = root.host_path(_PKGIN)
+        if root.real(_PKGIN) != _PKGIN or data is None or not data.is_dir():
             return  # not there, or a link: what it leads to is not ours to empty
         # While `prepare` is in force the directory of downloads is there. The kernel's table is asked: a
         # directory of the host bound from the same file system is not told apart by its device.
-        shown = mount_points(folder)
-        for name in os.listdir(folder):
-            if os.path.realpath(folder / name) not in shown:
+        shown = mount_points(data)
+        for name in os.listdir(data):
+            if os.path.realpath(data / name) not in shown:
                 root.remove(f"{_PKGIN}/{name}")
 
 
@@ -168,6 +183,30 @@ def _needed_prefix(sandbox: Sandbox) -> str:
             hint="take a base image that has pkgsrc, or name another installer",
         )
     return prefix
+
+
+def _set_folders(root: Root) -> list[str]:
+    """Return where pkg_install.conf(5) puts the package database and the vulnerability list, if it says."""
+    conf = f"{_prefix(root)}/etc/pkg_install.conf"
+    if not root.exists(conf):
+        return []
+    text = root.read(conf).decode(errors="replace")
+    return re.findall(r"^(?:PKG_DBDIR|PKGVULNDIR)=(/\S+)$", text, re.MULTILINE)
+
+
+def _log_size(root: Root) -> int:
+    found = root.lstat(_PKGIN_LOG)
+    return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else 0
+
+
+def _logged(root: Root, begin: int) -> str:
+    """Return what was added to pkgin's log since it had `begin` bytes, of that no more than the end."""
+    size = _log_size(root)
+    if size <= begin:
+        return ""
+    with os.fdopen(root.open(_PKGIN_LOG, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as stream:
+        stream.seek(max(begin, size - _LOG_TAIL))
+        return stream.read(_LOG_TAIL).decode(errors="replace")
 
 
 def _advice(job: InstallJob) -> Callable[[str], str]:

@@ -1,4 +1,4 @@
-"""Why pkg_add refuses a package, read from what it prints, and what to do about each."""
+"""Why pkgsrc's tools fail, read from what they print, and what to do about each."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ REFUSALS = (
     Refusal(
         pattern=r"License [`'](?P<license>[^']+)' of package [`'](?P<package>[^']+)' is not acceptable",
         hint="if you accept the license, add it to the image's {conf}, in the base image or the proto"
-        " directory: ACCEPTABLE_LICENSES={license}",
+        " directory: ACCEPTABLE_LICENSES={license}; or for this build alone to installer_options.env:"
+        " PKGSRC_ACCEPTABLE_LICENSES={license}",
     ),
     Refusal(
         pattern=r"No LICENSE set for package [`'](?P<package>[^']+)'",
@@ -98,8 +99,8 @@ REFUSALS = (
     ),
     Refusal(
         pattern=r"no pkg found for '(?P<package>[^']+)'",
-        hint="is the name right (`pkgin search` finds names), and does PKG_PATH, in the environment or in the"
-        " image's {conf}, lead to the repository?",
+        hint="is the name right (`pkgin search` finds names), and does PKG_PATH, in installer_options.env or"
+        " in the image's {conf}, lead to the repository?",
     ),
 )
 
@@ -126,23 +127,38 @@ def advice(output: str, prefix: str) -> str:
     return hint.format(conf=f"{prefix}/etc/pkg_install.conf", **match.groupdict())
 
 
-_NOT_FETCHED = re.compile(r"Could not fetch (?P<url>\S+?)(?:: (?P<why>.+))?$", re.MULTILINE)
-"""pkgin's words, and what libfetch says of it; older versions leave that out."""
+def upgrade_failed(log: str) -> bool:
+    """Whether pkgin's log of an upgrade tells of a failure. It is counted as pkgin counts: a package that an
+    earlier one has brought along already is none."""
+    failed = re.findall(r"^pkg_add: \d+ package additions? failed$", log, re.MULTILINE)
+    there = re.findall(r"^pkg_add: A different version of .* is already installed: ", log, re.MULTILINE)
+    return len(failed) > len(there)
+
+
+_NOT_FETCHED = re.compile(
+    r"Could not fetch (?P<what>vulnerability file|\S+?)(?:: (?P<why>.+))?$", re.MULTILINE
+)
+"""The words of pkgin and pkg_admin, and what libfetch says of it; older versions leave that out."""
 
 
 def unfetched(output: str, prefix: str) -> Cause | None:
-    """Return why pkgin could not fetch a repository's summary; None where that was not what failed."""
+    """Return why pkgin could not fetch a repository's summary, or pkg_admin the list of vulnerabilities; None
+    where that was not what failed."""
     match = _NOT_FETCHED.search(output)
     if match is None:
         return None
-    why, conf = match["why"] or "", f"{prefix}/etc/pkgin/repositories.conf"
-    text = f"{match['url']} cannot be fetched{f' ({why})' if why else ''}"
+    why, what, conf = match["why"] or "", match["what"], f"{prefix}/etc/pkgin/repositories.conf"
+    mend, source = f"let the image's {conf} name a repository of its release and platform", "the repository"
+    if " " in what:
+        what, conf = "the vulnerability list", f"{prefix}/etc/pkg_install.conf"
+        mend, source = f"let PKGVULNURL in the image's {conf} name a list that is there", "its server"
+    text = f"{what} cannot be fetched{f' ({why})' if why else ''}"
     if re.search("Not Found|No such file", why):
-        return Cause(text=text, hint=f"let the image's {conf} name a repository of its release and platform")
+        return Cause(text=text, hint=mend)
     if re.search("certificate|SSL|Authentication error", why, re.IGNORECASE):
         hint = f"is the certificate's authority in the image (mozilla-rootcerts), and its name in {conf}?"
         return Cause(text=text, hint=hint)
     if re.search("Forbidden|Unauthorized|Authentication required", why, re.IGNORECASE):
         return Cause(text=text, hint="the server, or a proxy, refuses it")
-    hint = f"is the repository reachable from this CI host? The image's {conf} names it"
+    hint = f"is {source} reachable from this CI host? The image's {conf} names it"
     return Cause(text=text, hint=hint, retryable=True)

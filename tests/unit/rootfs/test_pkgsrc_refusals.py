@@ -7,7 +7,7 @@ import pytest
 from buildstep.errors import CommandFailed, InstallError
 from buildstep.rootfs.installers import pkgsrc_refusals
 from buildstep.rootfs.installers.common import failures
-from buildstep.rootfs.installers.pkgsrc_refusals import CULPRITS, advice
+from buildstep.rootfs.installers.pkgsrc_refusals import CULPRITS, advice, unfetched, upgrade_failed
 
 PLATFORM = """\
 pkg_add: Warning: package `nginx-1.26.2' was built for a platform:
@@ -108,6 +108,30 @@ def test_another_release_of_the_same_system_is_no_refusal() -> None:
 def test_the_first_refusal_is_the_cause() -> None:
     text = "pkg_add: License `own' of package `a-1' is not acceptable\npkg_add: no pkg found for 'b', sorry."
     assert "ACCEPTABLE_LICENSES=own" in advice(text, "/usr/pkg")
+
+
+@pytest.mark.parametrize(
+    ("why", "hint"),
+    [
+        (": Not Found", "let PKGVULNURL in the image's /usr/pkg/etc/pkg_install.conf name"),
+        (": Connection refused", "is its server reachable from this CI host?"),
+        ("", "is its server reachable from this CI host?"),
+    ],
+)
+def test_a_vulnerability_list_that_is_not_fetched(why: str, hint: str) -> None:
+    cause = unfetched(f"pkg_admin: Could not fetch vulnerability file{why}", "/usr/pkg")
+    assert cause is not None
+    assert cause.text.startswith("the vulnerability list cannot be fetched")
+    assert hint in cause.hint
+
+
+def test_a_package_that_came_with_another_is_no_failed_upgrade() -> None:
+    failed = "pkg_add: 1 package addition failed\n"
+    there = "pkg_add: A different version of a-2 is already installed: a-1\n"
+    assert upgrade_failed(f"---Jan 01 00:00:00: installing b-1...\n{failed}")
+    assert not upgrade_failed(f"{there}{failed}")
+    assert upgrade_failed(f"{there}{failed}{failed}")
+    assert not upgrade_failed("pkg_add: Warning: package `a-1' was built for a platform:\n")
 
 
 def test_output_without_a_refusal_gives_no_hint() -> None:
