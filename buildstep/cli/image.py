@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from itertools import islice
@@ -71,7 +72,7 @@ def import_(session: Session, ref: str, manifest: str | None, as_json: bool) -> 
 
 def _locator(ref: str) -> str:
     """A file or layout without a scheme gets the one of its content."""
-    if not Path(ref).exists():
+    if not os.path.exists(ref):
         return ref
     from buildstep.images.file_kind import kind_of
 

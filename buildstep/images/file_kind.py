@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import tarfile
 from pathlib import Path
@@ -51,7 +52,7 @@ def check_kind(path: Path, scheme: FileKind) -> None:
     try:
         kind = _detected(path)
     except ImageError:
-        if path.is_dir():
+        if os.path.isdir(path):
             raise
         return
     if kind in (scheme, None):
@@ -62,8 +63,8 @@ def check_kind(path: Path, scheme: FileKind) -> None:
 
 def _detected(path: Path) -> FileKind | None:
     """Return a file's kind; None for a tar of nothing but names of containers, that is none of them."""
-    if path.is_dir():
-        if (path / "oci-layout").is_file():
+    if os.path.isdir(path):
+        if os.path.isfile(path / "oci-layout"):
             return "oci"
         raise ImageError(f"{path} is a directory, and no OCI layout", hint="pack it: tar -C DIR -cf FILE .")
     try:

@@ -106,7 +106,7 @@ def _identify(ref: str) -> str:
 
 
 def _local(seen: Examination, ref: str, path: Path) -> None:
-    if not path.exists() or not os.access(path, os.R_OK):
+    if not os.path.exists(path) or not os.access(path, os.R_OK):
         fix = "check the path; it is relative to the directory that the build runs in"
         seen.fail("image", ref, f"{path} cannot be read", fix, ExitCode.IMAGE)
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,7 +120,7 @@ class Layout:
 def open_layout(path: Path, label: str) -> Layout:
     """Open a layout in a directory or uncompressed archive. Raises ImageError."""
     try:
-        layout = Layout(label, path, None if path.is_dir() else read_index(path, label))
+        layout = Layout(label, path, None if os.path.isdir(path) else read_index(path, label))
     except OSError as error:
         raise ImageError(f"cannot read {label}: {error.strerror}") from error
     version = document(layout._small(layout.slice("oci-layout"), "oci-layout"), f"{label} oci-layout")

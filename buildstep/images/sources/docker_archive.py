@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
@@ -56,7 +57,7 @@ def _split(locator: str) -> tuple[Path, str]:
 def _open(path: Path, named: Path) -> DockerArchive:
     """Open an archive. named: what the locator names, of which it may be an uncompressed copy."""
     try:
-        if path.is_dir():
+        if os.path.isdir(path):
             raise ImageError(f"{path} is a directory, not an archive of `docker save`")
         return open_docker_archive(path, f"docker-archive:{named.name}")
     except ImageError:

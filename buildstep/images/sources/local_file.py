@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import re
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def split(locator: str, what: str, form: str) -> tuple[Path, str]:
     """
     path = locator
     while path:
-        if Path(path).exists():
+        if os.path.exists(path):
             return Path(path), locator[len(path) + 1 :]
         path = path.rpartition(":")[0]
     raise ImageError(f"there is no {what} {locator}", hint=form)
@@ -54,7 +55,7 @@ def stem(path: Path) -> str:
 
 def is_compressed(path: Path) -> bool:
     """Return whether a file is compressed as a whole; a directory is not. Raises ImageError."""
-    if path.is_dir():
+    if os.path.isdir(path):
         return False
     try:
         with path.open("rb") as file:

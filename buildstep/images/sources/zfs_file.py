@@ -58,12 +58,12 @@ class ZfsFile:
 def split(locator: str) -> tuple[Path, Path]:
     """Return the image file and its manifest: named after a comma, or beside it under imgadm's name."""
     file, comma, manifest = locator.rpartition(",")
-    if comma and file and not Path(locator).exists():
+    if comma and file and not os.path.exists(locator):
         return Path(file), Path(manifest)
     path = Path(locator)
     stem = _ENDING.sub("", path.name)
     for ending in (".imgmanifest", ".manifest", ".zfs.imgmanifest"):
-        if (found := path.with_name(stem + ending)).exists():
+        if os.path.exists(found := path.with_name(stem + ending)):
             return path, found
     raise ImageError(
         f"there is no manifest beside {path}: {stem}.imgmanifest", hint="name it: zfs:FILE,MANIFEST"

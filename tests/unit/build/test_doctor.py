@@ -458,6 +458,7 @@ def test_a_proto_directory_that_does_not_fit_on_the_base(doctor: Doctor, tmp_pat
         ("oci:none", ExitCode.IMAGE),
         ("tarr:x.tar", ExitCode.USAGE),
         ("nonsense", ExitCode.IMAGE),
+        ("tar:" + "x" * 300, ExitCode.IMAGE),
         ("hello@1", ExitCode.IMAGE),
     ],
 )

@@ -138,6 +138,13 @@ def test_what_is_missing_is_an_image_error_that_names_it(scheme: str) -> None:
     assert named in caught.value.message
 
 
+@pytest.mark.parametrize("scheme", ["tar", "oci", "docker-archive", "zfs"])
+def test_a_file_that_cannot_even_be_looked_for_is_an_image_error(scheme: str) -> None:
+    """Path.is_dir and Path.exists raise for such a name, and for a directory that is closed to us."""
+    with pytest.raises(ImageError, match="x" * 255):
+        source(scheme).identify("x" * 300, sha256_file)
+
+
 def test_a_reference_without_a_scheme_is_for_the_store() -> None:
     assert parse("base@1") is None
     assert parse("aaaaaaaa-0000-4000-8000-000000000001") is None
