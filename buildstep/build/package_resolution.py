@@ -12,7 +12,8 @@ from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.cache import resolutions
 from buildstep.cache.resolutions import KeptResolution
 from buildstep.errors import BuildstepError, InstallError
-from buildstep.rootfs.interface import StaleIndex
+from buildstep.events import Bus
+from buildstep.rootfs.interface import Resolution, StaleIndex
 from buildstep.rootfs.packaging import Packaging
 from buildstep.system import space
 
@@ -56,13 +57,7 @@ def resolve(
         context.bus.note("the repository's index is unchanged")
         resolution = replace(known, asked=fetched)
     else:
-        try:
-            answer = packages.resolve()
-        except StaleIndex as error:
-            if fetched >= begin:
-                raise
-            index, fetched = _refreshed(context, packages, error)
-            answer = packages.resolve()
+        answer, index, fetched = ask(context.bus, packages, index, fetched, begin)
         resolution = KeptResolution.of(index, answer, asked=fetched)
         if not index and context.spec.packages:
             context.bus.note(f"{packages.installer.name} has no index here: the layer is known by names only")
@@ -71,15 +66,31 @@ def resolve(
     return resolution, fetched < begin
 
 
-def _refreshed(context: BuildContext, packages: Packaging, error: StaleIndex) -> tuple[str, float]:
+def ask(
+    bus: Bus, packages: Packaging, index: str, fetched: float, begin: float
+) -> tuple[Resolution, str, float]:
+    """Resolve the packages; an index of before `begin` that does not know what is wanted is refreshed first.
+
+    Returns the answer with the index's digest and when that was fetched. Raises InstallError.
+    """
+    try:
+        return packages.resolve(), index, fetched
+    except StaleIndex as error:
+        if fetched >= begin:
+            raise
+        index, fetched = _refreshed(bus, packages, error)
+        return packages.resolve(), index, fetched
+
+
+def _refreshed(bus: Bus, packages: Packaging, error: StaleIndex) -> tuple[str, float]:
     """Refresh an index of before, which does not know what is wanted; see `Packaging.refresh`."""
-    context.bus.note(f"{error.message}; the repository is queried again")
+    bus.note(f"{error.message}; the repository is queried again")
     try:
         return packages.refresh()
     except InstallError as second:
         if space.cause_of(second) is not None:
             raise
-        context.bus.note(f"the repository's index cannot be refreshed: {second.message}", level="warning")
+        bus.note(f"the repository's index cannot be refreshed: {second.message}", level="warning")
         raise error from second
 
 

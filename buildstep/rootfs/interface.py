@@ -163,6 +163,10 @@ class Installer(Protocol):
         """
         ...
 
+    def repositories(self, job: InstallJob) -> list[tuple[str, ...]]:
+        """Return of each repository that the root is set to the URLs one of which answers if it is there."""
+        ...
+
     def resolve(self, job: InstallJob, *, upgrade: bool) -> Resolution:
         """Return what an install (after an upgrade, if `upgrade`) would bring. Changes nothing.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from buildstep.build.doctor import base_image, machine, pool, proto_dir, walls
+from buildstep.build.doctor import base_image, machine, packages, pool, proto_dir, walls
 from buildstep.build.doctor.findings import Examination, Finding, Level
 from buildstep.errors import BuildstepError, ExitCode
 from buildstep.spec.config import Config
@@ -30,6 +30,7 @@ CHECKS: Mapping[str, Callable[[Examination], None]] = {
     "installer": base_image.installer,
     "space": pool.space,
     "network": base_image.network,
+    "packages": packages.resolved,
     "clock": base_image.clock,
 }
 """By the area that they are about."""

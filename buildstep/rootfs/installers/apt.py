@@ -156,6 +156,9 @@ class Apt:
         """Return the digest of the lists: a Release file has the digests of the lists that belong to it."""
         return index_digest(self._lists().lists)
 
+    def repositories(self, job: InstallJob) -> list[tuple[str, ...]]:
+        return Sources.of(job.sandbox.root).through(job.mirror).release_urls()
+
     def resolve(self, job: InstallJob, *, upgrade: bool) -> Resolution:
         words = ["--simulate", *_install(job, "dist-upgrade" if upgrade else "install")]
         with failures("resolving packages", job.packages, *CULPRITS, explain=self._explain):

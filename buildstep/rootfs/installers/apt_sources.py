@@ -63,6 +63,18 @@ class Sources:
                     return path, keys
         return "", ""
 
+    def release_urls(self) -> list[tuple[str, ...]]:
+        """Return where each repository's Release file may be; sources.list(5) has suites that are paths."""
+        found: dict[tuple[str, ...], None] = {}
+        for path, text in self.files.items():
+            for uris, suites, _ in _entries(path, text):
+                for uri in uris:
+                    for suite in suites:
+                        folder = suite if suite.endswith("/") else f"dists/{suite}/"
+                        place = f"{uri.rstrip('/')}/{folder.removeprefix('./')}"
+                        found[f"{place}InRelease", f"{place}Release"] = None
+        return list(found)
+
     def digest(self) -> str:
         """Return a name for the package lists that these sources give."""
         state = hashlib.sha256()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import ClassVar
 
-from buildstep.errors import CommandFailed, InstallError
+from buildstep.errors import BuildstepError, CommandFailed, InstallError
 from buildstep.rootfs.installers.common import checked, failures
 from buildstep.rootfs.installers.pkgsrc_refusals import CULPRITS, advice, unfetched, upgrade_failed
 from buildstep.rootfs.installers.pkgsrc_versions import newer
@@ -81,6 +81,21 @@ class Pkgsrc:
         """Return the digest of what `pkgin avail` lists; without pkgin there is no index to look at."""
         text = _available(job)
         return hashlib.sha256(text.encode()).hexdigest() if text else ""
+
+    def repositories(self, job: InstallJob) -> list[tuple[str, ...]]:
+        """The lines of pkgin's repositories.conf (pkgin(1)), and the names that a summary may have."""
+        pkgin = _pkgin(job.sandbox)
+        if not pkgin:
+            return []
+        path = f"{_needed_prefix(job.sandbox)}/etc/pkgin/repositories.conf"
+        try:
+            text = job.sandbox.root.read(path).decode(errors="replace")
+        except (OSError, BuildstepError):
+            return []
+        places = [line.strip().rstrip("/") for line in text.splitlines() if not line.strip().startswith("#")]
+        return [
+            tuple(f"{place}/pkg_summary.{end}" for end in ("xz", "gz", "bz2")) for place in places if place
+        ]
 
     def resolve(self, job: InstallJob, *, upgrade: bool) -> Resolution:
         """Return the versions of what was asked for; no manual promises a way to learn what these need."""
