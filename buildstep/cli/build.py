@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from buildstep import __version__
+from buildstep.cli import inputs
 from buildstep.cli.options import pairs, print_json, read_stdin, short_path, show, tell
 from buildstep.errors import SpecError
 from buildstep.system import standard_streams
@@ -36,15 +37,18 @@ def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool
     epilog="Exit codes: 0 done, 2 usage, 4 a command failed, 5 a tool is missing, 6 a disk is full or fails, "
     "10 dataset, 11 image, 12 install, 13 sandbox, 14 emit, 128+N signal N.",
 )
-@click.argument("proto", metavar="[PROTO]", required=False)
+@inputs.ARGUMENT
 @click.option(
     "-m",
     "--manifest",
     "manifest_arg",
     metavar="FILE|JSON",
-    help="m.json, a template m.json.j2, JSON text, or - for standard input.",
+    help="m.json, a template m.json.j2, JSON text, or - for standard input (same as MANIFEST; default: the "
+    "m.json or m.json.j2 that is here).",
 )
-@click.option("-d", "--dir", "dir", metavar="DIR", help="The proto directory (same as PROTO).")
+@click.option(
+    "-d", "--dir", "dir", metavar="DIR", help="The proto directory (same as PROTO; default: proto)."
+)
 @click.option(
     "-i",
     "--image",
@@ -134,8 +138,16 @@ def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool
 @click.option("-q", "--quiet", is_flag=True, help="Only errors and the result.")
 @click.option("--as-buildimage", is_flag=True, hidden=True)
 @click.version_option(__version__, prog_name="buildstep")
-def command(manifest_arg: str | None, defines: dict[str, str], as_buildimage: bool, **options: Any) -> int:
+def command(
+    words: tuple[str, ...],
+    manifest_arg: str | None,
+    defines: dict[str, str],
+    as_buildimage: bool,
+    **options: Any,
+) -> int:
     """Build an image: the base image, the PROTO directory copied over it, packages installed, cleaned.
+
+    MANIFEST is a file (or JSON text), PROTO a directory; in the directory of a component neither is needed.
 
     The result is PREFIX-VERSION with an extension per format, its .imgmanifest and its .buildrecord.json
     in the output directory; their paths are printed.
@@ -147,6 +159,7 @@ def command(manifest_arg: str | None, defines: dict[str, str], as_buildimage: bo
         # That tool always writes a zfs stream, and always into /tmp; scripts made for it look there.
         options["formats"] = options["formats"] or ["zfs"]
         options["output_dir"] = options["output_dir"] or "/tmp"
+    manifest_arg, options["proto"] = inputs.find_inputs(words, manifest_arg)
     text = read_stdin() if manifest_arg == "-" else ""
     notes: list[str] = []
     spec = load_spec(read_here(manifest_arg, defines, text, notes.append), options)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from buildstep.cli import build
+from buildstep.cli.inputs import find_inputs
 from buildstep.cli.options import JSON, print_json, read_stdin
 from buildstep.errors import BuildstepError, Fault, SpecError
 from buildstep.system.text import plural
@@ -34,18 +35,26 @@ _COLOURS = {"ok": "green", "warning": "yellow", "error": "red"}
 @JSON
 @click.option("-q", "--quiet", is_flag=True, help="Only what is wrong.")
 def command(
-    manifest_arg: str | None, defines: dict[str, str], as_json: bool, quiet: bool, **flags: object
+    words: tuple[str, ...],
+    manifest_arg: str | None,
+    defines: dict[str, str],
+    as_json: bool,
+    quiet: bool,
+    **flags: object,
 ) -> int:
     """Check whether this machine can build an m.json, and if not, why and what to do; changes nothing.
 
     Looked at: privileges, tools and their versions, what the kernel allows (by trying), the pool and its
     room, what dead builds left, the base image, its package manager, the output directory, the network
-    to the sources, and the clock. Without -m: what any build needs.
+    to the sources, and the clock. Where no MANIFEST is named and none is here: what any build needs.
     """
     from buildstep.build import doctor
     from buildstep.cli import user_namespace
     from buildstep.spec import config as configs
+    from buildstep.spec.document import default_manifest
 
+    manifest_arg, flags["proto"] = find_inputs(words, manifest_arg)
+    manifest_arg = manifest_arg or default_manifest(Path.cwd())
     text = read_stdin() if manifest_arg == "-" else ""
     spec, proto, before = _spec(manifest_arg, flags, defines, text)
     pool = build.named_pool(spec) if spec is not None else str(flags["pool"] or "") or None
@@ -67,7 +76,7 @@ def command(
 
 
 _SHARED = (
-    "proto", "manifest_arg", "dir", "image", "packages", "upgrade_first", "formats", "compression",
+    "words", "manifest_arg", "dir", "image", "packages", "upgrade_first", "formats", "compression",
     "installer", "order", "exclude", "output_dir", "network", "pool", "defines",
 )  # fmt: skip
 command.params[:0] = [param for param in build.command.params if param.name in _SHARED]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from buildstep.cli.options import JSON, pairs, show, tell
+from buildstep.cli.options import JSON, pairs, read_stdin, show, tell
 
 if TYPE_CHECKING:
     from buildstep.net.jenkins import JenkinsBuild, JenkinsServer
@@ -54,20 +54,43 @@ _NUMBER = click.argument("number", required=False, type=int)
 
 
 @command.command()
-@click.option("--for", "manifest", metavar="FILE", help="The m.json (or .j2) that is to be built.")
+@click.argument("words", metavar="[MANIFEST]", nargs=-1, type=click.Path(allow_dash=True))
+@click.option(
+    "-m",
+    "--manifest",
+    "--for",
+    "manifest",
+    metavar="FILE|JSON",
+    help="What is to be built (same as MANIFEST; default: the m.json or m.json.j2 that is here, if one is).",
+)
+@click.option("-D", "defines", multiple=True, callback=pairs, metavar="KEY=VALUE", help="For a template.")
 @click.option("--image", default="", metavar="REF", help="The base image, where the m.json does not say it.")
 @click.option("--arch", default="", metavar="ARCH", help="As amd64 or arm64.")
 @click.option("--pkgsrc", default="", metavar="RELEASE", help="As 2021Q4; else as a base@21.4.0 says.")
 @click.option("--pool", default="", metavar="URI", help="A backend (zfs) or a pool (zfs:zones/build/data).")
 @click.option("--label", "labels", multiple=True, help="A label that it must have; repeat for more.")
 @JSON
-def agents(manifest: str | None, labels: tuple[str, ...], as_json: bool, **wanted: str) -> int:
+def agents(
+    words: tuple[str, ...],
+    manifest: str | None,
+    defines: dict[str, str],
+    labels: tuple[str, ...],
+    as_json: bool,
+    **wanted: str,
+) -> int:
     """Show which Jenkins nodes can build this, and why the others cannot. Exit code 3 when none can."""
     import dataclasses
 
+    from buildstep.cli.inputs import find_inputs
     from buildstep.net.jenkins_agents import judge, list_nodes, needs_of
+    from buildstep.spec.document import default_manifest
 
-    needs = dataclasses.replace(needs_of(_document(manifest) if manifest else {}, **wanted), labels=labels)
+    named, proto = find_inputs(words, manifest)
+    if proto is not None:
+        raise click.UsageError(f"{proto} is no m.json")
+    named = named or default_manifest(Path.cwd())
+    document = _document(named, defines) if named or defines else {}
+    needs = dataclasses.replace(needs_of(document, **wanted), labels=labels)
     verdicts = judge(list_nodes(_server()), needs)
     lines = []
     for verdict in verdicts:
@@ -193,11 +216,11 @@ def _text(name: str) -> str:
         raise click.BadParameter(f"{name} cannot be read: {error}") from error
 
 
-def _document(name: str) -> dict[str, Any]:
+def _document(name: str | None, defines: dict[str, str]) -> dict[str, Any]:
     from buildstep.cli.build import read_here
     from buildstep.errors import Fault, SpecError
 
-    found = read_here(name, {}).value
-    if not isinstance(found, dict):
-        raise SpecError(name, [Fault(where="$", message="is not an object")])
-    return found
+    found = read_here(name, defines, read_stdin() if name == "-" else "")
+    if not isinstance(found.value, dict):
+        raise SpecError(found.source, [Fault(where="$", message="is not an object")])
+    return found.value

@@ -12,6 +12,9 @@ from typing import Final, NamedTuple
 from buildstep.errors import Fault, SpecError
 from buildstep.spec import schema, template
 
+NAMES: Final = ("m.json", "m.json.j2")
+"""The m.json of a directory, where none is named."""
+
 LAST_SECOND: Final = 253402300799
 """The last second of the year 9999, in seconds since 1970; datetime knows no later one."""
 
@@ -35,14 +38,17 @@ def read_document(
 ) -> Document:
     """Return the m.json that an argument names, not checked yet.
 
-    argument: a path relative to cwd, JSON text that starts with a brace, or `-` for the text in stdin. A
-    path that ends in .j2 is a template; defines: its values from the command line. git: called with cwd
-    only when the template needs it. now: the time of its stamp where SOURCE_DATE_EPOCH is not set.
-    Errors: SpecError when there is no argument, or it cannot be read, rendered or parsed.
+    argument: a path relative to cwd, JSON text that starts with a brace, or `-` for the text in stdin; None
+    for the one of the directory. A path that ends in .j2 is a template; defines: its values from the command
+    line. git: called with cwd only when the template needs it. now: the time of its stamp where
+    SOURCE_DATE_EPOCH is not set.
+    Errors: SpecError when there is none, when it cannot be read, rendered or parsed, and for values that are
+    given to what is no template.
     """
-    if not argument:
-        fault = Fault(where="--manifest", message="is required", hint="give -m FILE or -m JSON")
-        raise SpecError("command line", [fault])
+    argument = argument or default_manifest(cwd)
+    if argument is None:
+        hint = "give a file or JSON text, or build where there is an m.json"
+        raise SpecError("command line", [Fault(where="--manifest", message="is required", hint=hint)])
     if argument.lstrip().startswith("{"):
         source, text = "inline manifest", argument
     elif argument == "-":
@@ -58,7 +64,23 @@ def read_document(
             environ=environ,
             defines=defines or {},
         )
+    elif defines:
+        hint = "a template is a file whose name ends in .j2, such as m.json.j2"
+        message = f"{', '.join(defines)}: values are for templates, and {source} is none"
+        raise SpecError("command line", [Fault(where="-D", message=message, hint=hint)])
     return Document(source, schema.parse(text, source))
+
+
+def default_manifest(cwd: Path) -> str | None:
+    """Return the name of the m.json or the template in a directory, None where there is neither.
+
+    Raises SpecError where there are both: which of them is meant cannot be known.
+    """
+    found = [name for name in NAMES if (cwd / name).is_file()]
+    if len(found) > 1:
+        message = f"{' and '.join(found)} are both here"
+        raise SpecError("command line", [Fault(where="--manifest", message=message, hint="name one of them")])
+    return found[0] if found else None
 
 
 def build_time(environ: Mapping[str, str], now: datetime | None = None) -> datetime:

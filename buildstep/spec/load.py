@@ -28,6 +28,8 @@ _BOOLEANS: Final = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off"), False),
 }
+DEFAULT_PROTO: Final = "proto"
+"""The proto directory where none is named, if it is there."""
 _MAX_BASENAME: Final = 200  # of the 255 bytes of a file name, the rest for the longest extension
 
 
@@ -62,6 +64,8 @@ def load(
     given: dict[str, _Given] = {}
     for name, setting in SETTINGS.items():
         found = _find(setting, flags=flags, build=build, environ=environ)
+        if found is None and name == "proto" and (cwd / DEFAULT_PROTO).is_dir():
+            found = _Given(DEFAULT_PROTO, "PROTO", "default")
         if found is None:
             if setting.required:
                 hint = f"or $.build.{name}, or {setting.env}"

@@ -124,7 +124,8 @@ _TABLE: Final = (
     Setting(
         "proto",
         _LINE,
-        "The proto directory, copied over the base image; also the one positional argument.",
+        "The proto directory, copied over the base image; also an argument by itself. Default: proto, if it "
+        "is there.",
         flag="-d/--dir",
         required=True,
     ),

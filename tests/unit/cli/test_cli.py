@@ -133,8 +133,9 @@ def test_what_is_no_manifest_is_no_crash(run: Run, manifest: Callable[..., str],
 
 
 def test_a_missing_manifest_proto_or_image_is_usage(run: Run, manifest: Callable[..., str]) -> None:
+    status, _, err = run("build", "proto")
+    assert (status, "--manifest: is required" in err) == (2, True)
     path = manifest()
-    assert run("build", "proto")[0] == 2
     assert run("build", "-m", "no-such.json", "proto")[0] == 2
     status, _, err = run("build", "-m", path, "no-such-proto")
     assert (status, "no-such-proto does not exist" in err) == (2, True)

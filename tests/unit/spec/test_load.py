@@ -116,7 +116,9 @@ def test_d13_all_faults_are_reported_before_anything(build: Load) -> None:
     assert 'did you mean "name"?' in found["$.nmae"]
 
 
-def test_d13_image_and_proto_are_asked_for(build: Load) -> None:
+def test_d13_image_and_proto_are_asked_for(build: Load, tmp_path: Path) -> None:
+    assert faults(build, {"name": "a", "version": "1"}).keys() == {"--image"}, "proto is there"
+    (tmp_path / "proto").rename(tmp_path / "elsewhere")
     found = faults(build, {"name": "a", "version": "1"})
     assert found.keys() == {"--image", "--dir"}
     assert "BUILDSTEP_IMAGE" in found["--image"]
