@@ -42,11 +42,13 @@ def command(
     quiet: bool,
     **flags: object,
 ) -> int:
-    """Check whether this machine can build an m.json, and if not, why and what to do; changes nothing.
+    """Check whether this machine can build an m.json, and if not, why and what to do.
 
     Looked at: privileges, tools and their versions, what the kernel allows (by trying), the pool and its
     room, what dead builds left, the base image, its package manager, the output directory, the network
-    to the sources, and the clock. Where no MANIFEST is named and none is here: what any build needs.
+    to the sources, the packages, and the clock. Packages are resolved in a clone of the base image, if that
+    is in the store; the index that was fetched for it stays for the build, and nothing else is changed.
+    Where no MANIFEST is named and none is here: what any build needs.
     """
     from buildstep.build import doctor
     from buildstep.cli import user_namespace

@@ -1,4 +1,5 @@
-"""Whether this agent can build an m.json, and why not: everything is looked at, nothing is changed.
+"""Whether this agent can build an m.json, and why not: everything is looked at, nothing is changed but for
+the package index that a build would fetch as well.
 
 The checks come in the order in which a build would meet what they look at, so the first error is the one
 that the build would end with, and its exit code is the doctor's.

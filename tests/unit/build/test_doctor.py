@@ -12,18 +12,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from buildstep import cli
 from buildstep.build import forecast
-from buildstep.build.doctor import attempts, base_image, machine, network, pool
+from buildstep.build.doctor import attempts, base_image, machine, network, packages, pool
 from buildstep.build.doctor.findings import Examination
 from buildstep.cli import user_namespace
 from buildstep.errors import ExitCode, SandboxError
 from buildstep.pool import privacy
 from buildstep.pool.directory import DirectoryBackend
+from buildstep.rootfs.interface import Resolution
 from buildstep.system import process, space, userns
 from tests.servers.layouts import layer, make_layout, make_saved, pack
 from tests.servers.registry import RegistryServer
@@ -159,6 +161,7 @@ def test_all_faults_of_a_manifest_are_told_and_the_agent_is_looked_at_all_the_sa
 
 
 def test_a_proto_directory_that_nobody_named_is_no_fault(doctor: Doctor) -> None:
+    Path("proto").rmdir()  # it would be the default
     status, told = doctor("-m", manifest())
     assert status == 0
     assert found(told, area="manifest")[0]["level"] == "ok"
@@ -560,3 +563,52 @@ def test_a_clock_from_before_this_program(
 def test_a_mirror_of_files(tmp_path: Path) -> None:
     assert network.reach(f"file://{tmp_path}", {}, ok=range(1)).problem == ""
     assert network.reach(f"file://{tmp_path}/none", {}, ok=range(1)).problem == "is not there"
+
+
+# Packages.
+
+
+def test_packages_of_a_base_that_is_not_here_are_told_to_be_open(
+    examination: Callable[..., Examination], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = examination(pool=f"dir:{tmp_path}/pool", image="mmdebstrap:bookworm", packages=["a", "b=1"])
+    packages.resolved(seen)
+    assert seen.findings == [], "there is no pool"
+    pool.opened(seen)
+    seen.findings.clear()
+    packages.resolved(seen)
+    (row,) = seen.findings
+    assert (row.level, row.where) == ("warning", "a, b=1")
+    assert row.what.endswith("is not in the store")
+    assert "buildstep image import mmdebstrap:bookworm" in row.fix
+    seen.findings.clear()
+    seen.fail("tools", "bwrap", "is not installed", "", ExitCode.TOOL_MISSING)
+    packages.resolved(seen)
+    assert len(seen.findings) == 1, "the build ends before it asks for packages"
+
+
+def answered(resolution: Resolution, *names: str, known: bool = True) -> list[tuple[str, str, str, int]]:
+    asked = SimpleNamespace(spec=SimpleNamespace(packages=names), installer=SimpleNamespace(name="pkgsrc"))
+    rows = packages._of_answer(asked, resolution, known=known)  # type: ignore[arg-type]
+    return [(row["level"], row["where"], row["what"], row["code"]) for row in rows]
+
+
+def test_what_packages_resolve_to() -> None:
+    found = Resolution(versions={"a": "1", "lib": "2", "old": ""}, exact=True)
+    assert answered(found, "a=1", "here") == [
+        ("ok", "a=1", "1 can be had", 0),
+        ("ok", "here", "is in the base image", 0),
+        ("warning", "resolving", "1 package would be removed: old", 0),
+        ("ok", "resolving", "2 packages would be installed or upgraded", 0),
+    ]
+    asked_only = Resolution(versions={"a": "1"}, exact=False)
+    names = ("a", "a-1", "b", "c>=1")
+    assert [row[:3] for row in answered(asked_only, *names)] == [
+        ("ok", "a", "1 can be had"),
+        ("ok", "a-1", "1 can be had"),
+        ("error", "b", "pkgsrc has no package of that name"),
+        ("ok", "c>=1", "pkgsrc cannot be asked for a pattern or a file: only the build can tell"),
+    ]
+    assert answered(asked_only, "b")[0][3] == ExitCode.INSTALL
+    no_index = answered(Resolution(versions={}, exact=False), "b", known=False)
+    assert no_index == [("ok", "b", "pkgsrc has no index here: only the build can tell", 0)]
