@@ -1,25 +1,34 @@
-"""What the docs tell to type works as it stands, in a fresh copy of the checkout; and every link leads somewhere.
+"""What the docs tell to type works as it stands, in an empty directory; and every link leads somewhere.
 
 The blocks of a page that are marked `sh` are run in one shell, in order; any other mark is not run. A page that
-needs more than a shell says so: `<!-- needs: root mmdebstrap mirror -->`. All pages share a pool, so that a costly
-base image is made once.
+needs more than a shell says so: `<!-- needs: mmdebstrap mirror -->`. They are run twice, as root and as an
+ordinary user, each with the PATH of a login and `buildstep` of a fresh copy of the checkout at its end. All pages
+of one of them share a pool, so that a costly base image is made once.
 
 A page about the code has blocks that are files, or rows for one: `<!-- write: PATH -->` or `<!-- insert: PATH below:
-TEXT -->` comes before them. They are applied to the copy first, so that the page's commands see them at work.
+TEXT -->` comes before them. They are applied to a copy first, so that the page's commands see them at work.
 """
 
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shlex
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.integration.conftest import Require
+from tests.integration.ordinary_user import LOGIN_PATH, usable_python, user
+
+__all__ = ["user"]
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
@@ -63,14 +72,12 @@ def apply_edits(page: Path, checkout: Path) -> None:
 RUN = [page for page in PAGES if snippets(page)]
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
+def copy_checkout(top: Path) -> Path:
     """The files that git knows of or would take, as a clone would have them."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=REPOSITORY, capture_output=True, check=True, text=True,
     ).stdout  # fmt: skip
-    top = tmp_path / "buildstep"
     for name in filter(None, listed.split("\0")):
         source, target = REPOSITORY / name, top / name
         if source.is_file() or source.is_symlink():
@@ -81,37 +88,129 @@ def checkout(tmp_path: Path) -> Path:
     return top
 
 
-@pytest.fixture(scope="session")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> str:
-    scheme = "overlay" if os.geteuid() == 0 else "dir"
-    return f"{scheme}:{tmp_path_factory.mktemp('docs')}/pool"
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    return copy_checkout(tmp_path / "buildstep")
 
 
+@pytest.fixture(scope="module")
+def top() -> Iterator[Path]:
+    """A place that every user may enter, which pytest's are not."""
+    made = Path(tempfile.mkdtemp(prefix="buildstep-docs-"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture(scope="module")
+def clone(top: Path) -> Path:
+    """A checkout that no page changes."""
+    return copy_checkout(top / "buildstep")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """Who types what a page says. path: of a login; environ: what else is set there."""
+
+    home: Path
+    path: str
+    environ: dict[str, str]
+    popen: dict[str, Any]
+
+    def own(self, path: Path) -> Path:
+        """Make a directory of the reader's."""
+        path.mkdir(parents=True)
+        if "user" in self.popen:
+            os.chown(path, self.popen["user"], self.popen["group"])
+        return path
+
+    def type(self, script: str, *, cwd: Path, checkout: Path, temporary: Path) -> tuple[int, str]:
+        """Run a script; its exit status and output."""
+        done = subprocess.run(
+            ["sh", "-c", script], cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, errors="replace", timeout=LIMIT, check=False, umask=0o022,
+            env={"HOME": os.fspath(self.home), "TMPDIR": os.fspath(temporary), **self.environ,
+                 "PATH": f"{self.path}:{checkout}/bin"},
+            **self.popen,
+        )  # fmt: skip
+        return done.returncode, done.stdout
+
+
+# What a machine may need to reach the world.
+_NETWORK = re.compile("(https?|no|all)_proxy|(SSL|REQUESTS|CURL)_.*|BUILDSTEP_APT_MIRROR", re.IGNORECASE)
+
+
+def login(who: str, home: Path) -> dict[str, str]:
+    network = {name: value for name, value in os.environ.items() if _NETWORK.fullmatch(name)}
+    return {"USER": who, "LOGNAME": who, "SHELL": "/bin/sh", "LANG": "C.UTF-8", **network}
+
+
+@pytest.fixture(scope="module")
+def root_reader(top: Path) -> Reader:
+    """root, whose pool is not the machine's."""
+    home = top / "root"
+    home.mkdir()
+    environ = {"BUILDSTEP_POOL": f"overlay:{top}/pool", "BUILDSTEP_VENV": os.fspath(REPOSITORY / ".venv")}
+    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    return Reader(home=home, path=path, environ={**login("root", home), **environ}, popen={})
+
+
+@pytest.fixture(scope="module")
+def user_reader(top: Path, user: pwd.struct_passwd) -> Reader:
+    """A user who has ids to hand out, and the pool that such a user has by default."""
+    python, modules = usable_python()
+    program = top / "venv/bin/python"
+    program.parent.mkdir(parents=True)
+    packages = modules.partition(":")[2]
+    program.write_text(f'#!/bin/sh\nPYTHONPATH="$PYTHONPATH:{packages}" exec {python} "$@"\n')
+    program.chmod(0o755)
+    (top / "venv/.buildstep-ready").touch()
+    home = top / "home"
+    environ = {"BUILDSTEP_VENV": os.fspath(top / "venv")}
+    popen = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+    reader = Reader(home=home, path=LOGIN_PATH, environ={**login(user.pw_name, home), **environ}, popen=popen)
+    reader.own(home)
+    return reader
+
+
+@pytest.mark.parametrize("who", ["root", "user"])
 @pytest.mark.parametrize("page", RUN, ids=name_of)
 def test_what_a_page_tells_to_type_works(
-    page: Path, checkout: Path, pool: str, tmp_path: Path, require: Require
+    page: Path, who: str, clone: Path, top: Path, request: pytest.FixtureRequest, require: Require
 ) -> None:
-    venv = REPOSITORY / ".venv"
-    if not (venv / ".buildstep-ready").exists():
+    if not (REPOSITORY / ".venv/.buildstep-ready").exists():
         pytest.skip("bin/build has not been set up here")
-    if needs := _NEEDS.search(page.read_text()):
-        require(*needs[1].split())
-    apply_edits(page, checkout)
+    needs = _NEEDS.search(page.read_text())
+    if needs and who == "user" and not os.environ.get("BUILDSTEP_FULL"):
+        pytest.skip("a Debian base of the user's own takes long: `make check-full` makes one")
+    require("root", "namespaces", "overlay", *(needs[1].split() if needs else ()))
+    reader: Reader = request.getfixturevalue(f"{who}_reader")
+    place = Path(tempfile.mkdtemp(dir=top))
+    place.chmod(0o755)
+    checkout = clone
+    if _WRITE.search(page.read_text()):
+        checkout = place / "buildstep"
+        shutil.copytree(clone, checkout, symlinks=True)
+        apply_edits(page, checkout)
+    before = names(checkout)
     script = ["set -eu"]
     for number, text in snippets(page):
         script += [f"echo {shlex.quote(f'>>> {name_of(page)}:{number}')}", text]
-    keep = {
-        key: value for key, value in os.environ.items() if not key.startswith(("BUILDSTEP_", "SOURCE_DATE"))
-    }
-    home = tmp_path / "home"
-    home.mkdir()
-    done = subprocess.run(
-        ["sh", "-c", "\n".join(script)], cwd=checkout, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, errors="replace", timeout=LIMIT, check=False,
-        env={**keep, "HOME": os.fspath(home), "BUILDSTEP_POOL": pool, "BUILDSTEP_VENV": os.fspath(venv)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-6000:]
-    assert "Traceback" not in done.stdout
+    cwd = reader.own(place / "empty")
+    status, output = reader.type(
+        "\n".join(script), cwd=cwd, checkout=checkout, temporary=reader.own(place / "tmp")
+    )
+    assert status == 0, output[-6000:]
+    assert "Traceback" not in output
+    # Nothing stays in the reader's directory, nor in the checkout.
+    assert os.listdir(cwd) == []
+    assert names(checkout) == before
+
+
+def names(checkout: Path) -> set[str]:
+    """The files of a checkout, without what Python keeps."""
+    found = {os.fspath(path.relative_to(checkout)) for path in checkout.rglob("*")}
+    return {name for name in found if "__pycache__" not in name}
 
 
 def test_blocks_are_found_and_told_apart(tmp_path: Path) -> None:

@@ -23,8 +23,9 @@ from buildstep.spec.fields import Limits
 from buildstep.system import cgroup
 from buildstep.system.locks import lock_directory
 from tests.integration.conftest import demand
+from tests.integration.ordinary_user import user
 from tests.integration.support import Done, Lab, ours, wait_for, write_base
-from tests.integration.test_unprivileged import place, sublab, user
+from tests.integration.test_unprivileged import place, sublab
 
 __all__ = ["place", "sublab", "user"]  # fixtures
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import pwd
-import secrets
 import shutil
 import stat
 import subprocess
-import sys
-import sysconfig
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -20,10 +17,10 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import debian_root, demand
-from tests.integration.support import EPOCH, REPOSITORY, Done, Lab, host_state, sha256, step, write_base
+from tests.integration.ordinary_user import LOGIN_PATH, UID, usable_python, user
+from tests.integration.support import EPOCH, Done, Lab, host_state, sha256, step, write_base
 
-UID = 54321
-"""A user that is in no table."""
+__all__ = ["user"]  # a fixture
 
 
 @dataclass(kw_only=True)
@@ -52,22 +49,6 @@ class UserLab(Lab):
                 os.chown(path, self.uid, self.gid, follow_symlinks=False)
                 if not stat.S_ISLNK(info.st_mode):
                     os.chmod(path, stat.S_IMODE(info.st_mode))
-
-
-def usable_python() -> tuple[str, str]:
-    """A Python that anybody may start, and where our requirements are."""
-    packages = sysconfig.get_paths()["purelib"]
-    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    for candidate in (sys.executable, f"/usr/bin/{version}"):
-        argv = [candidate, "-P", "-c", "import click, sh"]
-        env = {"PYTHONPATH": f"{REPOSITORY}:{packages}", "PATH": "/usr/bin:/bin"}
-        try:
-            done = subprocess.run(argv, user=UID, group=UID, extra_groups=[], env=env, capture_output=True, check=False, cwd="/")  # fmt: skip
-        except PermissionError:
-            continue
-        if done.returncode == 0:
-            return candidate, env["PYTHONPATH"]
-    pytest.skip("no Python here that another user may start")
 
 
 def devices(tar: tarfile.TarFile) -> None:
@@ -254,25 +235,6 @@ def test_a_pool_of_root_is_not_used(lab: UserLab) -> None:
 # -- with subordinate ids -------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def user() -> Iterator[pwd.struct_passwd]:
-    """A user with a range of ids to hand out, for as long as the tests run."""
-    demand("root", "newuidmap", "useradd", "unshare")
-    name = f"bs{secrets.token_hex(4)}"
-    subprocess.run(
-        ["useradd", "--no-create-home", "--shell", "/bin/sh", name], check=True, capture_output=True
-    )
-    try:
-        start = 3_000_000 + secrets.randbelow(1000) * 65_536
-        for flag in ("--add-subuids", "--add-subgids"):
-            subprocess.run(
-                ["usermod", flag, f"{start}-{start + 65_535}", name], check=True, capture_output=True
-            )
-        yield pwd.getpwnam(name)
-    finally:
-        subprocess.run(["userdel", name], check=False, capture_output=True)
-
-
 @pytest.fixture
 def sublab(base: Path, place: Path, user: pwd.struct_passwd) -> UserLab:
     return lab_for(place, base, user.pw_uid, user.pw_gid)
@@ -301,10 +263,6 @@ def test_packages_are_installed_in_a_user_namespace(sublab: UserLab) -> None:
     theirs = listing(told)
     del same["opt/local/pkg/installed"], theirs["opt/local/pkg/installed"]
     assert same == theirs
-
-
-LOGIN_PATH = "/usr/bin:/bin"
-"""What an ordinary user has, and a service: no sbin."""
 
 
 @pytest.mark.parametrize("path", [LOGIN_PATH, ""])

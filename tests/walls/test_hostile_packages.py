@@ -12,8 +12,8 @@ from typing import Self
 
 import pytest
 
+from tests.integration.ordinary_user import UID
 from tests.integration.support import sha256
-from tests.integration.test_unprivileged import UID
 from tests.rounds import chosen
 from tests.walls import scene
 from tests.walls.attack import filled
