@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import stat
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
@@ -26,33 +26,44 @@ def matches(root: Root, pattern: str, mounted: frozenset[str] = frozenset()) -> 
 
 def walk(root: Root, top: str, mounted: frozenset[str] = frozenset()) -> Iterator[str]:
     """Yield all paths below a directory that are not directories themselves. Raises PathTooLong."""
-    waiting = [iter(fitting(root, top, "*"))]
+    waiting = [iter(_listed(root, top))] if _is_plain_folder(root, top) else []
     while waiting:
-        path = next(waiting[-1], None)
-        if path is None:
+        path, is_folder = next(waiting[-1], ("", False))
+        if not path:
             waiting.pop()
             continue
         if len(path) > LONGEST:
             check_length(os.fsencode(path.strip("/")))
-        found = root.lstat(path)
-        if found is None or path in mounted:
+        if path in mounted:
             continue
-        if stat.S_ISDIR(found.st_mode):
-            waiting.append(iter(fitting(root, path, "*")))
+        if is_folder:
+            # What leads to it are directories, as the listings said: no link is on the way.
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                waiting.append(iter(_listed(root, path)))
         else:
             yield path
 
 
+def _is_plain_folder(root: Root, head: str) -> bool:
+    """Return whether a path leads to a directory, with no link on the way."""
+    return root.real(head or "/") == (head or "/") and root.is_dir(head or "/")
+
+
+def _listed(root: Root, head: str) -> list[tuple[str, bool]]:
+    """Return the paths in a directory, sorted, and whether each is a directory. Raises OSError."""
+    fd = root.open(head or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        with os.scandir(fd) as entries:
+            return sorted((f"{head}/{entry.name}", entry.is_dir(follow_symlinks=False)) for entry in entries)
+    finally:
+        os.close(fd)
+
+
 def fitting(root: Root, head: str, pattern: str) -> list[str]:
     """Return the entries of a directory that match; none where the directory's path has a link in it."""
-    if root.real(head or "/") != (head or "/") or not root.is_dir(head or "/"):
+    if not _is_plain_folder(root, head):
         return []
     if not any(char in pattern for char in "*?["):
         path = f"{head}/{pattern}"
         return [path] if root.lstat(path) is not None else []
-    fd = root.open(head or "/", os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        names = os.listdir(fd)
-    finally:
-        os.close(fd)
-    return [f"{head}/{name}" for name in sorted(names) if fnmatchcase(name, pattern)]
+    return [path for path, _ in _listed(root, head) if fnmatchcase(path.rpartition("/")[2], pattern)]
