@@ -172,6 +172,9 @@ def test_a_refused_package_comes_with_what_to_do(
                     installer.install(task(sandbox=inside, packages=["zlib", package]))
                 assert f"failed for {package}-1.0: " in caught.value.message
                 assert hint in caught.value.hint
+            accepted = {"PKGSRC_ACCEPTABLE_LICENSES": "own-license"}
+            installer.install(task(sandbox=inside, packages=["own"], env=accepted))
+            assert inside.run([f"{prefix}/bin/own"]) == "own-1.0"
 
     private(job)
 
@@ -192,6 +195,10 @@ def test_an_upgrade_that_pkgin_passes_over_is_told(
                 installer.upgrade(task(sandbox=inside))
             assert "the upgrade failed for zlib-1.4: pkgin went on" in caught.value.message
             assert "zlib-1.4 is for SunOS/sparc64" in caught.value.hint
+            for names, told in {"/nowhere": "cannot be fetched", f"file://{pkgsrc_root.SHOWN}/": ""}.items():
+                again = task(sandbox=inside, env={"PKG_REPOS": names})
+                with pytest.raises(InstallError, match=told) if told else contextlib.nullcontext():
+                    installer.refresh(again)
 
     private(job)
 

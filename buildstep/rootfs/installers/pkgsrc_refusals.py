@@ -93,6 +93,10 @@ REFUSALS = (
         " again",
     ),
     Refusal(
+        pattern=r"download mismatch: \S*?(?P<package>[^/\s]+)\.t[a-z]z$",
+        hint="the repository changed while it was read, or its summary is not of its packages: build again",
+    ),
+    Refusal(
         pattern=r"package [`'](?P<package>[^']+)' already has a temporary update directory"
         r" [`'](?P<folder>[^']+)'",
         hint="an update was broken off when the base image was made: remove {folder} from it",

@@ -77,6 +77,7 @@ REFUSED = [
         "read https://e.org/1",
     ),
     ("pkg_add: Premature end of archive", "", "damaged"),
+    ("pkgin: download mismatch: /var/db/pkgin/cache/curl-8.9nb1.tgz", "curl-8.9nb1", "build again"),
     (BROKEN_OFF, "x-1", "remove /opt/local/pkg/x-1.xxxxxx"),
     ("pkg_add: no pkg found for 'nonesuch', sorry.", "nonesuch", "`pkgin search`"),
 ]
