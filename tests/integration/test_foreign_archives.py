@@ -10,12 +10,12 @@ from pathlib import Path
 from buildstep.images.interface import SourceImage
 from buildstep.images.sources import parse
 from tests.integration.conftest import demand
-from tests.servers.fixtures import Notes, bus
+from tests.servers.fixtures import Notes, Registry, bus, registry
 from tests.servers.layouts import context, make_layout, make_saved
 from tests.unit import trees
 from tests.unit.formats.test_unpack import directory, link, symlink, tar
 
-__all__ = ["bus"]
+__all__ = ["bus", "registry"]
 
 AMD = {"BUILDSTEP_PLATFORM": "linux/amd64"}
 
@@ -75,8 +75,8 @@ def test_names_and_links_are_what_umoci_makes_of_them(tmp_path: Path, bus: Notes
     assert shape(into) == shape(tmp_path / "bundle/rootfs")
 
 
-def test_a_layer_of_umoci_insert_has_no_end(tmp_path: Path, bus: Notes) -> None:
-    demand("root", "umoci")
+def test_a_layer_of_umoci_insert_has_no_end(tmp_path: Path, bus: Notes, registry: Registry) -> None:
+    demand("root", "umoci", "skopeo")
     image = f"{tmp_path}/layout:v1"
     (tmp_path / "f").write_text("hello\n")
     run("umoci", "init", "--layout", tmp_path / "layout")
@@ -87,6 +87,10 @@ def test_a_layer_of_umoci_insert_has_no_end(tmp_path: Path, bus: Notes) -> None:
     assert (into / "x/f").read_text() == "hello\n"
     assert found.entries is not None
     assert b"y/f" in found.entries
+    pushed = f"docker://{registry.host}/unpadded:v1"
+    run("skopeo", "copy", "--dest-tls-verify=false", f"oci:{image}", pushed)
+    _, pulled = fetched(pushed, tmp_path / "p", bus)
+    assert shape(pulled) == shape(into)
 
 
 def test_archives_of_skopeo(tmp_path: Path, bus: Notes) -> None:
