@@ -10,7 +10,7 @@ import groovy.transform.Field
 
 @Field static final Map DEFAULTS = [
     manifest: null, proto: null, image: null, packages: [], formats: [], output: 'bits', prefix: null, pool: null,
-    define: [:], flags: [], env: [:], tool: 'bin/build', lock: true, timeoutMinutes: 120, archive: true, report: false,
+    define: [:], flags: [], env: [:], tool: null, lock: true, timeoutMinutes: 120, archive: true, report: false,
 ]
 
 def call(Map given = [:]) {
@@ -19,6 +19,7 @@ def call(Map given = [:]) {
         error("buildImage: ${faults.join('; ')}")
     }
     Map options = DEFAULTS + given
+    options.tool = options.tool ?: withEnv(variables(options)) { findTool() }
     Map result = guarded(options) {
         parse(sh(label: "build ${options.manifest}", returnStdout: true, script: command(options)))
     }
@@ -29,12 +30,30 @@ def call(Map given = [:]) {
     }
     if (options.report) {
         String stem = "${options.output}/reports/${baseName(result.record)}"
-        sh(label: 'render reports', script: reports(options, result, stem))
+        withEnv(variables(options)) { sh(label: 'render reports', script: reports(options, result, stem)) }
         junit(testResults: antPath("${stem}.junit.xml"), allowEmptyResults: true)
         recordIssues(enabledForFailure: true, tool: issues(pattern: antPath("${stem}.issues.json"), id: 'buildstep', name: 'Image'))
         archiveArtifacts(artifacts: antPath("${stem}.html"), allowEmptyArchive: true)
     }
     return result
+}
+
+/** What builds: bin/build where the workspace is a checkout of buildstep itself, else the agent's buildstep. */
+String findTool() {
+    if (fileExists('bin/build') && fileExists('jenkins/vars/buildImage.groovy')) {
+        return 'bin/build'
+    }
+    if (sh(label: 'is buildstep here?', returnStatus: true, script: 'command -v buildstep >/dev/null') != 0) {
+        error("buildImage: there is no buildstep on the PATH of ${env.NODE_NAME}: make a link to bin/buildstep of a " +
+            'checkout there, or give the path of its bin/build as the parameter tool')
+    }
+    return 'buildstep'
+}
+
+/** Whether a tool is bin/build of a checkout; else it is buildstep, which takes every command. */
+@NonCPS
+boolean isBuild(String tool) {
+    return tool.substring(tool.lastIndexOf('/') + 1) == 'build'
 }
 
 /** The body under a lock for the dataset and a time limit, where they are wanted. */
@@ -80,7 +99,8 @@ List<String> faultsOf(Map given) {
 /** The shell command. `exec`: an abort's signal reaches the build, and no shell in front of it. */
 @NonCPS
 String command(Map options) {
-    List<String> argv = [options.tool, '--manifest', options.manifest, '--output-dir', options.output, '--json']
+    List<String> argv = isBuild(options.tool) ? [options.tool] : [options.tool, 'build']
+    argv.addAll(['--manifest', options.manifest, '--output-dir', options.output, '--json'])
     for (pair in [['--image', options.image], ['--image-prefix', options.prefix], ['--pool', options.pool]]) {
         if (pair[1]) {
             argv.addAll(pair)
@@ -102,7 +122,7 @@ String command(Map options) {
 
 @NonCPS
 String reports(Map options, Map result, String stem) {
-    String tool = "${options.tool}step"
+    String tool = isBuild(options.tool) ? "${options.tool}step" : options.tool
     String record = result.record
     return 'mkdir -p ' + words(["${options.output}/reports"]) + '\n' +
         words([tool, 'report', record, '-f', 'junit', '-o', "${stem}.junit.xml"]) + '\n' +

@@ -80,7 +80,7 @@ class Controller:
         config = {
             "jenkinsfile": str(self.workspace / "Jenkinsfile"),
             "workspace": str(self.workspace),
-            "vars": str(self.workspace / "jenkins/vars"),
+            "vars": str(self.made.path / "jenkins/vars"),
             "archive": str(self.archive),
             "trace": str(self.path / "trace.json"),
             "secrets": {"images-signing-key": "the key"},
@@ -190,6 +190,45 @@ def test_the_step_passes_every_parameter_and_returns_the_result(controller: Cont
     assert ran.steps("timeout")[0]["args"] == "[time:5, unit:MINUTES]"
     assert f"made 1 in {controller.workspace}/out dir/hello-1.0.0.imgmanifest" in ran.output
     assert (controller.archive / "out dir/hello-1.0.0.oci.tar").exists()
+
+
+@pytest.fixture
+def component(controller: Controller) -> Controller:
+    """A controller whose workspace has the files of a component alone, and the Jenkinsfile of the page."""
+    controller.workspace = controller.path / "component"
+    (controller.workspace / "proto").mkdir(parents=True)
+    (controller.workspace / "proto/file").touch()
+    (controller.workspace / "m.json").write_text(
+        '{"name": "hello", "version": "1", "build": {"image": "scratch"}}'
+    )
+    page = (REPO / "docs/how-to/jenkins.md").read_text()
+    example = re.search(r"```groovy\n(.*?)```", page, re.DOTALL)
+    assert example is not None
+    (controller.workspace / "Jenkinsfile").write_text(example[1])
+    return controller
+
+
+def test_the_pages_first_example_builds_any_component(component: Controller) -> None:
+    path = {"PATH": f"{os.environ['PATH']}:{component.made.path}/bin"}
+    ran = component.run(env={**path, "BUILDSTEP_POOL": f"dir:{component.path}/pool"})
+    assert ran.result == "SUCCESS", ran.output
+    (call,) = [row[1] for row in component.rows() if row[0] == "buildstep"]
+    assert call[:3] == ["build", "--manifest", "m.json"]
+    assert (component.archive / "bits/hello-1.oci.tar").exists()
+
+
+def test_an_agent_without_buildstep_is_told_what_to_do(component: Controller) -> None:
+    ran = component.run(env={"PATH": "/usr/bin:/bin"})
+    assert ran.result == "FAILURE"
+    assert "there is no buildstep on the PATH of agent one: make a link to bin/buildstep" in ran.output
+
+
+def test_a_components_own_bin_build_is_not_ours(component: Controller) -> None:
+    own = component.workspace / "bin/build"
+    own.parent.mkdir()
+    own.write_text("#!/bin/sh\nexit 99\n")
+    own.chmod(0o755)
+    assert "there is no buildstep" in component.run(env={"PATH": "/usr/bin:/bin"}).output
 
 
 HOSTILE = "x'; touch pwned; echo '$(touch pwned) `touch pwned` \\ \" , * ?"
