@@ -16,6 +16,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from buildstep import report
@@ -71,12 +72,12 @@ def printing(folder: Path, count: int = 100_000) -> tuple[float, float]:
 
     def plain() -> None:
         bus = Bus(lambda _event: None)
-        process.run(argv, line=lambda text: bus.output("sh", text))
+        process.run(argv, line=partial(bus.output, "sh"))
 
     def logged() -> None:
         with (folder / "printed").open("wb") as stream, EventLog(stream) as log:
             bus = Bus(lambda _event: None, log)
-            process.run(argv, line=lambda text: bus.output("sh", text))
+            process.run(argv, line=partial(bus.output, "sh"))
 
     return best(plain), best(logged)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 State = Literal["run", "reuse", "skip", "failed"]
 Level = Literal["debug", "info", "warning", "error"]
@@ -59,13 +59,36 @@ class StepFinished(Event):
     reason: str = ""
 
 
+class Part(NamedTuple):
+    """Which part of a line a text is, where the line is too long for one event. line: a number that the parts
+    share; part: counts from 1; size: bytes of the whole line, in its last part, else 0."""
+
+    line: int = 0
+    part: int = 0
+    size: int = 0
+
+
+WHOLE = Part()
+"""Of a text that is a whole line."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Output(Event):
-    """One line that a tool printed, without its line end."""
+    """One line that a tool printed, without its line end; or a `Part` of one."""
 
     kind: ClassVar[str] = "output"
     tool: str
     text: str
+    line: int = 0
+    part: int = 0
+    size: int = 0
+
+    def to_json(self) -> dict[str, object]:
+        """Return the fields; a whole line has no number."""
+        value = Event.to_json(self)
+        if not self.line:
+            del value["line"], value["part"], value["size"]
+        return value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,8 +174,8 @@ class Bus:
         """Tell the reader something about the current step."""
         self.emit(Note(step=self.current, level=level, text=text))
 
-    def output(self, tool: str, text: str) -> None:
-        self.emit(Output(step=self.current, tool=tool, text=text))
+    def output(self, tool: str, text: str, part: Part = WHOLE) -> None:
+        self.emit(Output(step=self.current, tool=tool, text=text, **part._asdict()))
 
     def count(self, name: str, amount: int = 1) -> None:
         """Add to a counted cost; totals are emitted once, by `emit_counts`."""

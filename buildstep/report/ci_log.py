@@ -11,7 +11,7 @@ from typing import Literal, Protocol, TextIO
 
 from buildstep.events import BuildFinished, Event, Level, Note, Output, StepFinished, StepStarted
 from buildstep.report.console import describe
-from buildstep.system.text import printable
+from buildstep.system.text import printable, shown_line
 
 CI = Literal["github", "gitlab", "jenkins"]
 
@@ -124,8 +124,9 @@ class CIView:
             case StepFinished():
                 self._unfold(event)
             case Output():
-                self._tail.append(event.text)
-                self._print(f"    {event.tool}| {event.text}")
+                if (text := shown_line(event.text, event.part, event.size)) is not None:
+                    self._tail.append(text)
+                    self._print(f"    {event.tool}| {text}")
             case Note(level="warning" | "error"):
                 self._mark(event.level, event.step or "build", event.text)
             case BuildFinished():

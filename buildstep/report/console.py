@@ -22,10 +22,13 @@ from buildstep.events import (
     Subscriber,
 )
 from buildstep.system import standard_streams
-from buildstep.system.text import printable, size_text
+from buildstep.system.text import SHOWN, printable, shown_line, size_text
 
 HEARTBEAT = 30.0
 """Seconds without a line after which a plain log says that the build is still running."""
+
+_LAST = 200
+"""Characters of a tool's last line that the heartbeat shows."""
 
 _MARKS = {"run": "done", "reuse": "reused", "skip": "skipped", "failed": "FAILED"}
 
@@ -41,7 +44,8 @@ def describe(event: Event, *, verbose: int) -> str | None:
             reason = f": {event.reason}" if event.reason else ""
             return f"    {event.step} {_MARKS[event.state]} in {event.seconds:.2f} s{reason}"
         case Output():
-            return f"    {event.tool}| {event.text}" if verbose > 0 else None
+            text = shown_line(event.text, event.part, event.size) if verbose > 0 else None
+            return None if text is None else f"    {event.tool}| {text}"
         case Note():
             if event.level == "debug" and verbose < 2:
                 return None
@@ -78,8 +82,8 @@ class PlainView:
         if isinstance(event, StepStarted):
             self._step, self._last = event.step, ""
             self._watch()
-        elif isinstance(event, Output):
-            self._last = event.text
+        elif isinstance(event, Output) and event.part <= 1:
+            self._last = event.text[:_LAST]
         elif isinstance(event, BuildFinished):
             self._stop.set()
         text = describe(event, verbose=self._verbose)
@@ -132,7 +136,9 @@ class TerminalView:
             self._title = event.title
             return
         if isinstance(event, Output) and self._status is not None and not self._verbose:
-            line = printable(event.text)[: max(20, self._console.width - len(self._title) - 8)]
+            if event.part > 1:
+                return
+            line = printable(event.text[:SHOWN])[: max(20, self._console.width - len(self._title) - 8)]
             self._status.update(Text.assemble(self._title, "  ", (line, "dim")))
             return
         # After an error a shell may follow, which the live line would write into.

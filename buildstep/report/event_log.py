@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
 from typing import IO, Any
 
 from buildstep.events import Event, Note, Output, StepFinished
+from buildstep.system.text import shown_line
 
 SUFFIX = ".events.jsonl"
 
@@ -40,7 +41,10 @@ class EventLog:
             # Nearly every event is a line of output: made by hand it costs a tenth of asdict and dumps.
             step, tool, text = quoted(event.step), quoted(event.tool), quoted(event.text)
             where = f'"time": {event.time!r}, "step": {step}, "tool": {tool}'
-            line = f'{{"event": "output", {where}, "text": {text}}}\n'
+            part = ""
+            if event.line:
+                part = f', "line": {event.line}, "part": {event.part}, "size": {event.size}'
+            line = f'{{"event": "output", {where}, "text": {text}{part}}}\n'
             now = False
         else:
             line = json.dumps(event.to_json()) + "\n"
@@ -93,11 +97,19 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
                 }
 
 
+def output_text(event: Mapping[str, Any]) -> str | None:
+    """Return what a page shows of the event of an output; None for a part of a line that it does not."""
+    part, size = (value if isinstance(value := event.get(key), int) else 0 for key in ("part", "size"))
+    return shown_line(str(event.get("text", "")), part, size)
+
+
 def step_tail(events: Path | None, step: str, lines: int = 40) -> list[str]:
     """Return the last lines that tools printed in a step; nothing if there is no log."""
     tail: deque[str] = deque(maxlen=lines)
     if events is not None:
         for event in read_events(events):
             if event["event"] == "output" and event.get("step") == step:
-                tail.append(str(event.get("text", "")))
+                text = output_text(event)
+                if text is not None:
+                    tail.append(text)
     return list(tail)

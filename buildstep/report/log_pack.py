@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from buildstep.report.event_log import read_events
+from buildstep.report.event_log import output_text, read_events
 from buildstep.report.words import STATES, seconds_text
 from buildstep.system.text import size_text
 
@@ -54,6 +54,9 @@ def pack(events: Path, out: IO[bytes]) -> Index:
     chunk: list[str] = []
     size = 0
     for event in read_events(events):
+        text = _text(event)
+        if text is None:
+            continue
         mark = _mark(event)
         time = event.get("time")
         time = float(time) if isinstance(time, int | float) else 0.0
@@ -69,7 +72,7 @@ def pack(events: Path, out: IO[bytes]) -> Index:
         if tool is None:
             tool = tools[named] = named.translate(_FLAT)
         millis = max(0, round((time - index.begin) * 1000)) if time else 0
-        for line in _text(event).split("\n"):
+        for line in text.split("\n"):
             row = f"{millis}\t{mark}\t{numbers[step]}\t{tool}\t{line}"
             chunk.append(row)
             size += len(row) + 1
@@ -109,11 +112,14 @@ def _mark(event: dict[str, Any]) -> str:
     return "e" if failed else _MARKS.get(kind, "i")
 
 
-def _text(event: dict[str, Any]) -> str:
-    """Return an event as a line. Fields may be missing if another version wrote the log."""
+def _text(event: dict[str, Any]) -> str | None:
+    """Return an event as a line; None for one that the page leaves out. Fields may be missing if another
+    version wrote the log."""
     get = event.get
     match event["event"]:
-        case "output" | "note":
+        case "output":
+            return output_text(event)
+        case "note":
             return str(get("text", ""))
         case "build.started":
             return f"building {get('name')} {get('version')} on {get('image')}"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from buildstep.errors import CommandFailed, InImage, SandboxError
-from buildstep.events import Bus
+from buildstep.events import WHOLE, Bus
 from buildstep.rootfs import devices, limits, temporary_files
 from buildstep.rootfs.limits import Confinement
 from buildstep.rootfs.network_policy import Endpoint, Policy, allowed_by
@@ -131,7 +131,7 @@ class ChrootSandbox:
                     env=full,
                     start=self._start(entrance),
                     ok=ok,
-                    line=lambda text: self._bus.output(tool, proxies.mask(text)),
+                    line=lambda text, part=WHOLE: self._bus.output(tool, proxies.mask(text), part),
                     limits=self._limits(_ANSWER if answer else 0),
                     what=what or tool,
                 )

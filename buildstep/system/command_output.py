@@ -1,20 +1,31 @@
 """What a command prints, within bounds: its lines as they come, its end, and what a caller asked to have.
 
-A command may print more than fits into memory, on a disk or on a page. So a line is cut after LINE_BYTES; the
-first HEAD bytes are told line by line, and of what follows only the end is, once the command is over, with a
-line in between that says how much is missing.
+A command may print more than fits into memory, on a disk or on a page. So the first HEAD bytes are told line
+by line, and of what follows only the end is, once the command is over, with a line in between that says how
+much is missing. A line of more than LINE_BYTES is told in parts, as they come, up to LONG; of a longer one,
+and of one in an output's end, it is told how much is missing.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from json.encoder import encode_basestring_ascii
+from typing import Protocol
 
+from buildstep.events import Part
 from buildstep.system.text import size_text
 
 LINE_BYTES = 1 << 16
-"""How much of one line is shown. No path and no message of a sane tool is longer."""
+"""How much of a line is told at once. No path and no message of a sane tool is longer."""
+
+LONG = 64 << 20
+"""Bytes of long lines that are told of one command, as the event log has them."""
+
+_WORD = 4096
+"""A part of a line ends after a blank if there is one so near to its end: no word is cut in two then, such as
+an address with a password, which is hidden by whoever is told of it."""
 
 HEAD = 8 << 20
 """Bytes of a command's output that are told as they come."""
@@ -37,7 +48,11 @@ cause of all others."""
 READ = 1 << 16
 """Bytes that are read from a pipe at once, which is what a pipe of Linux holds."""
 
-Line = Callable[[str], None]
+
+class Line(Protocol):
+    """What is called with each line, or with a part of one."""
+
+    def __call__(self, text: str, part: Part = ..., /) -> None: ...
 
 
 class Output:
@@ -58,6 +73,8 @@ class Output:
         self._end: deque[bytes] = deque()
         self._end_bytes = 0
         self._missing = 0
+        self._long_lines = 0
+        self._long_room = LONG
 
     @property
     def tail(self) -> str:
@@ -108,6 +125,26 @@ class Output:
             self._end_bytes -= dropped
             self._missing += dropped
 
+    def begin_long(self) -> int:
+        """Return the number of a line that will be told in parts; 0 where it cannot be."""
+        if self._line is None or self._room <= 0 or self._long_room <= 0:
+            return 0
+        self._long_lines += 1
+        return self._long_lines
+
+    def add_part(self, raw: bytes, part: Part) -> bool:
+        """Take a part of a line; return whether more can be taken."""
+        text = _text(raw)
+        if part.part == 1:
+            self._room -= len(raw) + LINE_COST
+            self._tail.append(text)
+        if part.size:
+            self._tail.append(f"[{size_text(part.size)} in this line]")
+        self._long_room -= len(encode_basestring_ascii(text))
+        if self._line is not None:
+            self._line(text, part)
+        return self._long_room > 0
+
     def _tell(self, texts: list[str]) -> None:
         self._tail.extend(texts[-TAIL_LINES:])
         if self._line is not None:
@@ -123,7 +160,9 @@ class Stream:
         self._keep = keep
         self._kept = bytearray()
         self._begun = bytearray()
-        self._cut = 0
+        self._size = self._cut = 0
+        self._number = self._parts = 0
+        self._full = False
         self._first: list[str] = []
         self._last: deque[str] = deque(maxlen=ENDS)
         self._lines = 0
@@ -152,23 +191,26 @@ class Stream:
                 self._kept.clear()
         whole, end, rest = data.rpartition(b"\n")
         if end:
-            if self._begun:
+            if self._size:
                 first, end, whole = whole.partition(b"\n")
                 self._begin(first)
-                self._add(self._finished() + end + whole)
-            else:
+                self._finish()
+            if end:
                 self._add(whole)
         if rest:
             self._begin(rest)
 
     def close(self) -> None:
         """The pipe is at its end: a line that was begun is a line."""
-        if self._begun:
-            self._add(self._finished())
+        if self._size:
+            self._finish()
 
     def _add(self, lines: bytes) -> None:
         """Hand on whole lines, without the last one's end."""
         self._output.add(lines)
+        self._keep_ends(lines)
+
+    def _keep_ends(self, lines: bytes) -> None:
         if not self._keep:
             return
         rows = lines.split(b"\n")
@@ -177,19 +219,61 @@ class Stream:
         self._last.extend(map(_text, rows[room:][-ENDS:]))
         self._lines += len(rows)
 
-    def _begin(self, part: bytes) -> None:
+    def _begin(self, data: bytes) -> None:
         """Add to a line whose end has not come."""
-        room = LINE_BYTES - len(self._begun)
-        self._begun += part[:room]
-        self._cut += max(0, len(part) - room)
+        self._size += len(data)
+        if self._full:
+            self._cut += len(data)
+            return
+        self._begun += data
+        while len(self._begun) > LINE_BYTES:
+            if not self._parts:
+                self._number = self._output.begin_long()
+            if not self._number:
+                self._drop(LINE_BYTES)
+                return
+            end = _part_end(self._begun)
+            more = self._add_part(bytes(self._begun[:end]))
+            del self._begun[:end]
+            if not more:
+                self._drop(0)
+                return
 
-    def _finished(self) -> bytes:
+    def _drop(self, start: int) -> None:
+        """Leave out what comes from here on."""
+        self._full = True
+        self._cut = len(self._begun) - start
+        del self._begun[start:]
+
+    def _add_part(self, raw: bytes, *, size: int = 0) -> bool:
+        self._parts += 1
+        if self._parts == 1:
+            self._keep_ends(raw)
+        return self._output.add_part(raw, Part(self._number, self._parts, size))
+
+    def _finish(self) -> None:
+        """The line is at its end."""
         line = bytes(self._begun)
         if self._cut:
             line += f" [{size_text(self._cut)} more in this line]".encode()
+        if self._number:
+            self._add_part(line, size=self._size)
+        else:
+            self._add(line)
         self._begun.clear()
-        self._cut = 0
-        return line
+        self._size = self._cut = self._number = self._parts = 0
+        self._full = False
+
+
+def _part_end(line: bytearray) -> int:
+    """Return where the next part of a long line ends: after a blank, or else not inside of a character."""
+    blank = line.rfind(b" ", LINE_BYTES - _WORD, LINE_BYTES)
+    if blank >= 0:
+        return blank + 1
+    end = LINE_BYTES
+    while end > LINE_BYTES - 4 and line[end] & 0xC0 == 0x80:  # UTF-8: it goes on
+        end -= 1
+    return end
 
 
 def _text(raw: bytes) -> str:

@@ -46,6 +46,21 @@ class Difference(NamedTuple):
                 return f"{self.name}: {_shown(self.old)} -> {_shown(self.new)}"
 
 
+SHOWN = 2000
+"""Characters of a tool's line that a console or a page has room for."""
+
+
+def shown_line(text: str, part: int = 0, size: int = 0) -> str | None:
+    """Return what a person is shown of a line of a tool, or of a part of one (see `events.Part`): the first
+    part, and how long the line is once it has ended. None for what is only in the event log."""
+    if part > 1:
+        return f"[{size_text(size)} in that line; the event log has more of it]" if size else None
+    if len(text) <= SHOWN:
+        return text
+    more = "..." if part else f"{len(text) - SHOWN:,} more characters in this line"
+    return f"{text[:SHOWN]} [{more}]"
+
+
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What differs between the inputs of two layers, one short sentence each."""
     return [str(found) for found in differences(old, new)]

@@ -20,7 +20,7 @@ from buildstep.events import Bus
 from buildstep.rootfs import sandbox
 from buildstep.rootfs.sandbox import SandboxOptions
 from buildstep.spec.fields import Limits
-from buildstep.system import cgroup
+from buildstep.system import cgroup, command_output
 from buildstep.system.locks import lock_directory
 from tests.integration.conftest import demand
 from tests.integration.ordinary_user import user
@@ -175,24 +175,60 @@ sys.exit(status)
 # By a small process of its own: the peak of a new process starts with that of the one that started it.
 
 
-def test_ninety_megabytes_of_output_take_little_memory_and_disk(lab: Lab) -> None:
-    lab.manifest(build={"limits": {"output": 0}})
-    log = lab.top / "all.jsonl"
-    argv = lab.argv("--log-json", os.fspath(log), "-v", "-p", "chatty-1")
+def _peak(lab: Lab, *argv: str) -> int:
+    """Build, with what it prints in the file `said`; return the most memory that one of its processes took, in
+    KiB."""
     with (lab.top / "said").open("wb") as said:
         done = subprocess.run(
-            [sys.executable, "-c", _PEAK, *argv],
+            [sys.executable, "-c", _PEAK, *lab.argv("-v", *argv)],
             env=lab.env(), cwd=lab.top, stdout=subprocess.PIPE, stderr=said, check=False,
         )  # fmt: skip
     assert done.returncode == 0, (lab.top / "said").read_text()[-2000:]
-    assert int(done.stdout) < 150_000
+    return int(done.stdout)
+
+
+def _said(log: Path) -> list[dict[str, Any]]:
+    """The events of the package manager's output."""
+    with log.open() as stream:
+        return [row for row in map(json.loads, stream) if row.get("tool") == "pkg_add"]
+
+
+def test_a_line_of_thirty_megabytes(lab: Lab) -> None:
+    """It is cut for display, and its length told; it is whole in the log, and never whole in memory."""
+    usual = _peak(lab, "-p", "one-1")
+    log = lab.top / "all.jsonl"
+    assert _peak(lab, "-p", "long-1", "--log-json", os.fspath(log)) < usual + 16_000
     [events] = lab.out.glob("*.events.jsonl")
-    for path in (log, events, lab.top / "said"):
-        assert path.stat().st_size < 2_000_000, path
-    rows = map(json.loads, events.read_text().splitlines())
-    texts = [row["text"] for row in rows if row.get("tool") == "pkg_add"]
+    line = "".join(f"{number:01048576d}" for number in range(30))
+    for path in (log, events):
+        *parts, last = _said(path)
+        assert last["text"] == "end"
+        assert "".join(row["text"] for row in parts) == line
+        assert [row["part"] for row in parts] == list(range(1, len(parts) + 1))
+        assert parts[-1]["size"] == len(line)
+    shown = (lab.top / "said").read_text()
+    assert "[30.0 MiB in that line; the event log has more of it]" in shown
+    assert max(map(len, shown.splitlines())) < 2200
+    [record] = lab.out.glob("*.buildrecord.json")
+    assert record.stat().st_size < 100_000
+    lab.manifest(name="failed")
+    done = lab.refused(12, "-p", "long-1,fail-1")
+    assert "[30.0 MiB in this line]" in done.stderr
+    assert len(done.stderr) < 10_000
+
+
+def test_ninety_megabytes_of_output_take_little_memory_and_disk(lab: Lab) -> None:
+    """A line of control characters takes six times as much in JSON: the log has no more than so much of it."""
+    lab.manifest(build={"limits": {"output": 0}})
+    log = lab.top / "all.jsonl"
+    assert _peak(lab, "--log-json", os.fspath(log), "-p", "chatty-1") < 150_000
+    [events] = lab.out.glob("*.events.jsonl")
+    for path in (log, events):
+        assert path.stat().st_size < 1.05 * command_output.LONG, path
+    assert (lab.top / "said").stat().st_size < 100_000
+    texts = [row["text"] for row in _said(events)]
     assert texts[-1] == "end"
-    assert "more in this line]" in max(texts, key=len)
+    assert "more in this line]" in texts[-2]
     report = lab.top / "report.html"
     [record] = lab.out.glob("*.buildrecord.json")
     assert lab.command("report", "-o", os.fspath(report), os.fspath(record)).status == 0

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 from urllib.parse import parse_qsl
@@ -53,7 +54,7 @@ class Mmdebstrap:
             process.run(
                 command,
                 env=env,
-                line=lambda text: context.bus.output("mmdebstrap", text),
+                line=partial(context.bus.output, "mmdebstrap"),
                 limits=process.Limits(total=3600, idle=900),
                 what=f"mmdebstrap {suite}",
             )

@@ -22,7 +22,7 @@ from buildstep.events import (
     StepStarted,
 )
 from buildstep.report.console import JsonView, PlainView, describe, view_for
-from buildstep.system.text import size_text
+from buildstep.system.text import SHOWN, size_text
 
 
 def step(name: str = "packages") -> StepStarted:
@@ -165,3 +165,35 @@ def test_quiet_is_quiet() -> None:
 )
 def test_sizes_are_for_people(count: int, text: str) -> None:
     assert size_text(count) == text
+
+
+LONG: list[Event] = [
+    Output(step="packages", tool="sh", text="a" * 60_000, line=1, part=1),
+    Output(step="packages", tool="sh", text="b" * 60_000, line=1, part=2),
+    Output(step="packages", tool="sh", text="c", line=1, part=3, size=31_457_280),
+    Output(step="packages", tool="sh", text="d" * 5000),
+]
+
+
+def test_a_long_line_is_cut_for_display_and_its_length_told() -> None:
+    stream = io.StringIO()
+    view = PlainView(stream, verbose=1)
+    for event in LONG:
+        view(event)
+    assert lines(stream) == [
+        f"    sh| {'a' * SHOWN} [...]",
+        "    sh| [30.0 MiB in that line; the event log has more of it]",
+        f"    sh| {'d' * SHOWN} [3,000 more characters in this line]",
+    ]
+
+
+def test_the_heartbeat_shows_the_beginning_of_a_long_line() -> None:
+    stream = io.StringIO()
+    view = PlainView(stream, heartbeat=0.05)
+    view(step())
+    for event in LONG[:3]:
+        view(event)
+    time.sleep(0.2)
+    view(BuildFinished(ok=True, exit_code=0, seconds=1.0))
+    (beat, *_) = (row for row in lines(stream) if "still in step" in row)
+    assert beat == f"    still in step packages; last line: {'a' * 200}"

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buildstep.events import Bus, Output, StepFinished
-from buildstep.report.event_log import EventLog, read_events
+from buildstep.report.event_log import EventLog, read_events, step_tail
+from buildstep.report.log_pack import pack
+from buildstep.system.text import SHOWN
 from tests.unit import reportdata
 
 
@@ -103,3 +105,29 @@ def test_damage_is_told_and_the_rest_is_read(tmp_path: Path) -> None:
     told = list(read_events(path))
     assert [event["event"] for event in told] == ["output", "note", "note", "note"]
     assert "line 5" in told[-1]["text"]
+
+
+def test_the_parts_of_a_long_line_are_put_together_by_their_number(tmp_path: Path) -> None:
+    """All of it is in the log; a report shows how it begins and how long it is."""
+    path = tmp_path / "log"
+    told = [("a" * 60_000, 1, 0), ("b" * 60_000, 2, 0), ("c", 3, 120_001)]
+    with path.open("wb") as stream:
+        log = EventLog(stream)
+        for text, part, size in told:
+            log(Output(time=1.0, step="s", tool="t", text=text, line=1, part=part, size=size))
+        log(Output(time=1.0, step="s", tool="t", text="after"))
+        log.flush()
+    events = list(read_events(path))
+    assert "".join(event["text"] for event in events if event.get("line") == 1) == "".join(
+        text for text, _, _ in told
+    )
+    assert events[2]["size"] == 120_001
+    assert not {"line", "part", "size"} & set(events[3])
+    shown = step_tail(path, "s")
+    assert shown == [
+        f"{'a' * SHOWN} [...]",
+        "[117.2 KiB in that line; the event log has more of it]",
+        "after",
+    ]
+    page = io.BytesIO()
+    assert pack(path, page).rows == 3

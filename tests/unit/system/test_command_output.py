@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from buildstep.events import WHOLE, Part
 from buildstep.system import command_output
 from buildstep.system.command_output import READ, Output
 
@@ -15,7 +16,7 @@ from buildstep.system.command_output import READ, Output
 def fed(data: bytes, *, piece: int = READ, keep: int = 0) -> tuple[list[str], Output]:
     """The lines that are told of this standard output, and where they came from."""
     lines: list[str] = []
-    output = Output(lines.append, keep=keep)
+    output = Output(lambda text, _=WHOLE: lines.append(text), keep=keep)
     for start in range(0, len(data), piece):
         output.stdout.take(data[start : start + piece])
     output.close()
@@ -35,7 +36,7 @@ def test_lines_do_not_depend_on_how_the_bytes_come(data: bytes, piece: int) -> N
 
 def test_lines_of_two_streams_do_not_mix() -> None:
     lines: list[str] = []
-    output = Output(lines.append)
+    output = Output(lambda text, _=WHOLE: lines.append(text))
     output.stdout.take(b"one ")
     output.stderr.take(b"two ")
     output.stdout.take(b"out\n")
@@ -45,12 +46,72 @@ def test_lines_of_two_streams_do_not_mix() -> None:
     assert output.tail == "one out\ntwo err"
 
 
-@pytest.mark.parametrize("end", [b"", b"\n", b"\nafter"])
-def test_a_line_without_end_is_cut(end: bytes) -> None:
-    lines, output = fed(b"\0" * 3_000_000 + end)
-    assert lines[0] == "\0" * command_output.LINE_BYTES + " [2.8 MiB more in this line]"
-    assert lines[1:] == ([end[1:].decode()] if end[1:] else [])
-    assert len(output.tail) < 1100
+def parts(data: bytes, *, piece: int = READ, keep: int = 0) -> tuple[list[tuple[str, Part]], Output]:
+    """All that is told of this standard output."""
+    found: list[tuple[str, Part]] = []
+    output = Output(lambda text, part=WHOLE: found.append((text, part)), keep=keep)
+    for start in range(0, len(data), piece):
+        output.stdout.take(data[start : start + piece])
+    output.close()
+    return found, output
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\nafter", b"\n\n"])
+@pytest.mark.parametrize("letters", [b"\0", b"0123456789 ", "äö€𝄞 ".encode(), "€".encode()])
+def test_a_long_line_is_told_in_parts_and_all_of_it(end: bytes, letters: bytes) -> None:
+    line = letters * (3_000_000 // len(letters))
+    found, output = parts(b"before\n" + line + end, piece=READ - 5)
+    first, *long = found[: len(found) - max(0, end.count(b"\n") + bool(end.strip()) - 1)]
+    assert first == ("before", WHOLE)
+    assert "".join(text for text, _ in long) == line.decode(), "no letter is cut in two"
+    assert all(len(text.encode()) <= command_output.LINE_BYTES for text, _ in long)
+    assert [part.part for _, part in long] == list(range(1, len(long) + 1))
+    assert {part.line for _, part in long} == {1}
+    assert [part.size for _, part in long] == [0] * (len(long) - 1) + [len(line)]
+    rest = [text for text, part in found[1 + len(long) :]]
+    assert rest == {b"\nafter": ["after"], b"\n\n": [""]}.get(end, [])
+    assert "[2.9 MiB in this line]" in output.tail
+    assert len(output.tail) < 1200
+
+
+def test_two_long_lines_at_once_are_told_apart() -> None:
+    found: list[tuple[str, Part]] = []
+    output = Output(lambda text, part=WHOLE: found.append((text, part)), keep=1 << 23)
+    for _ in range(40):
+        output.stdout.take(b"o" * READ)
+        output.stderr.take(b"e" * READ)
+    output.close()
+    for number, letter in ((1, "o"), (2, "e")):
+        mine = [(text, part) for text, part in found if part.line == number]
+        assert "".join(text for text, _ in mine) == letter * 40 * READ
+        assert mine[-1][1].size == 40 * READ
+    assert output.errors.startswith("eee")
+
+
+def test_no_word_is_cut_in_two() -> None:
+    """It may be an address with a password, which whoever is told of it hides."""
+    found, _ = parts(b"http://user:password@proxy:3128/ " * 10_000)
+    assert all(text.count("http") == text.count("password@proxy:3128/ ") for text, _ in found)
+
+
+def test_of_a_line_without_end_it_is_told_how_much_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command_output, "LONG", 1 << 20)
+    found, output = parts(b"x" * (3 << 20) + b"\nafter\n" + b"y" * 100_000 + b"\n")
+    (*_, last), (after, _), (cut, whole) = found[:-2], found[-2], found[-1]
+    told = sum(len(text) for text, part in found if part.line)
+    assert 1 << 20 <= told < (1 << 20) + 2 * command_output.LINE_BYTES
+    assert last[0].endswith("[2.0 MiB more in this line]")
+    assert last[1].size == 3 << 20
+    assert after == "after"
+    assert (cut, whole) == ("y" * command_output.LINE_BYTES + " [33.7 KiB more in this line]", WHOLE)
+    assert "[3.0 MiB in this line]" in output.tail
+
+
+def test_a_long_line_after_a_long_output_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command_output, "HEAD", 1)
+    found, _ = parts(b"one\ntwo\n" + b"x" * 3_000_000)
+    assert [part for _, part in found] == [WHOLE] * len(found)
+    assert found[-1][0] == "x" * command_output.LINE_BYTES + " [2.8 MiB more in this line]"
 
 
 def test_a_long_output_is_told_to_its_head_and_from_its_end() -> None:
@@ -76,7 +137,7 @@ def test_nothing_is_said_to_be_missing_that_is_there(monkeypatch: pytest.MonkeyP
 
 def test_memory_is_bounded_whatever_comes() -> None:
     for piece in (b"\n" * READ, b"x" * READ, b"0123456\n" * (READ // 8), b"\xff\n" * (READ // 2)):
-        output = Output(lambda _: None, keep=1 << 20)
+        output = Output(lambda *_: None, keep=1 << 20)
         tracemalloc.start()
         for _ in range(500):  # 32 MB
             output.stdout.take(piece)

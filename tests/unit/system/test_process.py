@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from buildstep.errors import CommandFailed, ToolMissing
+from buildstep.events import WHOLE, Part
 from buildstep.system import child, command_output, process
 
 pytestmark = pytest.mark.commands  # starting them is the subject
@@ -39,7 +40,9 @@ def ended(pid: int, within: float = 3.0) -> bool:
 def test_output_is_kept_apart_and_told_line_by_line() -> None:
     lines: list[str] = []
     done = process.run(
-        ["sh", "-c", "echo one; echo two; echo err >&2"], line=lines.append, limits=process.Limits(answer=100)
+        ["sh", "-c", "echo one; echo two; echo err >&2"],
+        line=lambda text, _=WHOLE: lines.append(text),
+        limits=process.Limits(answer=100),
     )
     assert (done.status, done.stdout, done.stderr) == (0, "one\ntwo", "err")
     assert sorted(lines) == ["err", "one", "two"]
@@ -84,7 +87,7 @@ def test_arguments_and_output_need_not_be_text() -> None:
     odd = os.fsdecode(b"\xff\nh\xc3\xa9")
     assert process.run(["printf", "%s", odd], limits=process.Limits(answer=100)).stdout == "\ufffd\nhé"
     lines: list[str] = []
-    process.run(["printf", "%s", odd], line=lines.append)
+    process.run(["printf", "%s", odd], line=lambda text, _=WHOLE: lines.append(text))
     assert lines == ["\ufffd", "hé"]
     # The bytes themselves reach the child unchanged.
     done = process.run(
@@ -249,14 +252,14 @@ def test_nothing_is_left_open() -> None:
 
 
 _FLOOD = """
-import re, sys
+import functools, re, sys
 from buildstep.events import Bus
 from buildstep.report.event_log import EventLog
 from buildstep.system import process
 with open(sys.argv[1], "wb") as stream:
     log = EventLog(stream)
     bus = Bus(log)
-    process.run(["sh", "-c", sys.argv[2]], line=lambda text: bus.output("t", text))
+    process.run(["sh", "-c", sys.argv[2]], line=functools.partial(bus.output, "t"))
     log.flush()
 # Not getrusage: its peak is also that of the process that started this one.
 print(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1])
@@ -349,7 +352,7 @@ def test_a_process_that_left_the_group_holds_nobody_up(tmp_path: Path) -> None:
 
 
 def test_an_error_of_who_is_told_a_line_ends_the_command(tmp_path: Path) -> None:
-    def refuse(_text: str) -> None:
+    def refuse(_text: str, _part: Part = WHOLE) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
