@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -39,9 +38,11 @@ def record_of(backend: Backend, ref: str) -> ImageRecord | None:
     wanted = Mmdebstrap().identify(locator, str).key if scheme == "mmdebstrap" else ref
     ending = ""
     if path is not None and scheme in NAMED_INSIDE:
-        # The images of one file differ by their keys. A missing or wrong file is told of later.
-        with contextlib.suppress(ImageError):
+        # The images of one file differ by their keys.
+        try:
             wanted = _identify(ref)
+        except ImageError:
+            return None  # `_local` says what is wrong
         # In the key of a compressed one is the file's digest, here its name; behind it is which image it is.
         _, compressed, ending = wanted.partition(os.fspath(path))
         path = path if compressed else None

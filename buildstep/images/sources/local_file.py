@@ -15,7 +15,6 @@ from buildstep.system.files import CHUNK
 
 _ENDING = re.compile(r"(\.oci)?\.(tar|tgz|txz|tbz2?|tzst)(\.(gz|xz|zst|bz2))?$|\.(gz|xz|zst|bz2)$")
 
-
 FILE_SCHEMES = ("tar", "oci", "docker-archive", "zfs", "btrfs")
 """Schemes that name a file or directory of this host; btrfs stands for a file that is refused."""
 
