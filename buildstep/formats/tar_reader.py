@@ -244,7 +244,8 @@ def _xattrs(headers: Mapping[str, str]) -> tree_entry.Xattrs:
                 name = urllib.parse.unquote_to_bytes(key[17:])
                 padded = value + "=" * (-len(value) % 4)
                 found.setdefault(name, base64.b64decode(padded, validate=True))
-            elif key.startswith("SCHILY.xattr."):
+            elif key.startswith("SCHILY.xattr.") and f"LIBARCHIVE.xattr.{key[13:]}" not in headers:
+                # bsdtar writes both with one encoding of the name, of which GNU tar knows two characters.
                 found[xattr_name(raw(key[13:]))] = raw(value)
             elif key in _ACLS and not acl_names(raw(value)):
                 acl = acl_from_text(raw(value))

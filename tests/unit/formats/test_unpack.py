@@ -373,6 +373,16 @@ def test_acl_text_becomes_the_attribute(into: Path) -> None:
     assert len(value) == 4 + 5 * 8
 
 
+def test_attributes_as_bsdtar_writes_them(into: Path) -> None:
+    headers = {
+        "LIBARCHIVE.xattr.user.%C3%A9": "dg", "SCHILY.xattr.user.%C3%A9": "v",
+        "LIBARCHIVE.xattr.user.a%3Db": "dw", "SCHILY.xattr.user.a%3Db": "w",
+        "SCHILY.xattr.user.gnu%3D": "x",
+    }  # fmt: skip
+    found = extract(tar(info("f", pax_headers=headers)), into)
+    assert found[b"f"].xattrs == ((b"user.a=b", b"w"), (b"user.gnu=", b"x"), ("user.é".encode(), b"v"))
+
+
 NAMED = "user::rw-\nuser:lisa:rw-\ngroup::r--\ngroup:web:r-x\nmask::rwx\nother::r--\n"
 """As GNU tar writes it; with and without --numeric-owner."""
 
