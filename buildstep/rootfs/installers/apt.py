@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from buildstep.errors import InstallError
+from buildstep.rootfs.glob import matches
 from buildstep.rootfs.installers import apt_audit, apt_faults, apt_incremental
 from buildstep.rootfs.installers.apt_archives import (
     KNOWN,
@@ -46,6 +47,9 @@ from buildstep.system.root import Root
 from buildstep.tree.entry import FileList
 
 __all__ = ["Apt", "host_mirror"]
+
+_OWN_CACHE = ("/var/cache/apt/archives/*.deb", "/var/cache/apt/archives/partial/*", "/var/cache/apt/*.bin")
+"""What `apt-get clean` removes; see apt-get(8)."""
 
 _NAME = r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](:[a-z0-9-]+)?(=[A-Za-z0-9.+:~-]+|/[A-Za-z0-9.+~-]+)?"
 
@@ -338,7 +342,13 @@ class Apt:
         return apt_audit.audit(job, self._work, self.installed(job.sandbox))
 
     def clean(self, sandbox: Sandbox) -> None:
-        """Empty the cache that the image has of its own; the shared one is never in its place."""
+        """Empty the cache that the image has of its own, if anything is in it.
+
+        The shared one is never in its place: it is as the base image has it, which mostly is empty, and to
+        enter the root for that costs more than to look.
+        """
+        if not any(True for pattern in _OWN_CACHE for _ in matches(sandbox.root, pattern)):
+            return
         with failures("apt-get clean", ()):
             sandbox.run(["apt-get", "clean"], env=ENV, what="apt-get clean")
 

@@ -116,6 +116,9 @@ def test_apt_runs_these_commands_in_this_order(debian: Path, task: partial[Insta
         apt.upgrade(job)
         apt.install(job)
     apt.clean(sandbox)
+    assert sandbox.calls[-1] != ["apt-get", "clean"], "there was nothing to clean"
+    program(debian, "/var/cache/apt/archives/old_1_all.deb")
+    apt.clean(sandbox)
     words = ["--no-install-recommends", "dist-upgrade", "--", "hello", "g++"]
     assert sandbox.calls == [
         [*APT, "-opkgCacheFile::Generate=false", "update"],
@@ -145,6 +148,7 @@ def test_apt_runs_these_commands_in_this_order(debian: Path, task: partial[Insta
         "apt-get",
         "dpkg",
         "dpkg-query",
+        "old_1_all.deb",
     ]
 
 
