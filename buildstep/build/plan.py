@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +22,9 @@ from buildstep.events import State
 from buildstep.images.store import ImageRecord, ImageStore
 from buildstep.rootfs.conflicts import Conflict
 from buildstep.spec.load import BuildSpec
+from buildstep.system.space import existing
 from buildstep.system.text import plural
+from buildstep.tree import proto_limits
 from buildstep.tree.entry import FileList
 from buildstep.tree.exclude import excluder
 from buildstep.tree.proto import ProtoDir, scan_proto
@@ -177,6 +180,8 @@ def plan(
     if image is not None and base is not None:
         root = proto_conflicts.root_of(image, base)
         facts = replace(facts, replaced=proto_conflicts.find(spec, facts.proto, root, base=image.label))
+    if chosen.route is Route.FULL and not facts.in_place:
+        _check_names(facts.proto, store)
     facts = replace(facts, missed=chosen.missed)
     full_steps = tuple(
         PlannedStep(name=step.name, **step.load().plan(facts)._asdict()) for step in in_order(spec)
@@ -312,6 +317,13 @@ def _check_places(spec: BuildSpec, store: ImageStore) -> None:
     ]
     if faults:
         raise SpecError("places", faults)
+
+
+def _check_names(proto: ProtoDir, store: ImageStore) -> None:
+    """Refuse names that the pool's file system cannot have; nearly every one has all that an image can."""
+    most = proto_limits.pool_name_max(os.fsencode(existing(store.backend.state)))
+    if most < proto_limits.NAME_MAX:
+        proto_limits.refuse_names(proto.paths, most, "the pool's file system")
 
 
 def proto_text(spec: BuildSpec, proto: ProtoDir, *, in_place: bool, replaced: Sequence[Conflict] = ()) -> str:

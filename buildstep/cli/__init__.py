@@ -179,7 +179,7 @@ def _of_the_machine(error: BuildstepError | OSError) -> BuildstepError | None:
     }
     if error.errno not in hints:
         return None
-    where = f"{error.filename}: " if error.filename else ""
+    where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
     return DatasetError(f"{where}{error.strerror}", hint=hints[error.errno])
 
 

@@ -53,8 +53,11 @@ class PathTooLong(EmitError):
 def check_length(path: bytes, limit: int = LONGEST) -> None:
     """Raise PathTooLong for a path in a tree of more than `limit` bytes."""
     if len(path) > limit:
+        allowed = (
+            f"an image can have {limit}" if limit == LONGEST else f"where it is there is room for {limit}"
+        )
         raise PathTooLong(
-            f"a path of {len(path)} bytes, and an image can have {limit}: {shown_path(path)}",
+            f"a path of {len(path)} bytes, and {allowed}: {shown_path(path)}",
             hint="remove it; did a package script make it? the option --keep-on-failure keeps the tree",
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import marshal
@@ -13,10 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from buildstep.errors import UsageError
-from buildstep.system.text import shown_path
-from buildstep.tree import stat_lines
-from buildstep.tree.entry import LARGEST, Entry, FileList, PathTooLong, check_length, longest_below
+from buildstep.tree import proto_limits, stat_lines
+from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.exclude import Exclude
 from buildstep.tree.hashing import hash_entries, spread_digests
 from buildstep.tree.scan import complete, link_groups
@@ -255,24 +252,24 @@ _LARGE = 1 << 20
 def scan_proto(proto: Path, *, exclude: Exclude | None = None, index: StatIndex | None = None) -> ProtoDir:
     """Walk a proto directory. With an index, files that it knows are not read and need no second call.
 
-    Raises OSError for what cannot be looked at.
+    Raises UsageError for what no image can hold and for what cannot be read (`proto_limits`), OSError where
+    that is the whole directory.
     """
     started = time.time_ns()
     top = os.fsencode(proto)
     large = index is None or not 0 < index.size < _LARGE
-    with stat_lines.listing(top, large=large) as listing:
+    unread: dict[bytes, OSError] = {}
+    with stat_lines.listing(top, large=large, unread=unread) as listing:
         known = index.load() if index else Known()
         doubt = "the clock was set back since the last build" if known.started > started else ""
         valid = {} if doubt else known.paths
         trusted = set(map(line_of, valid.values()))
-        with _refusing_long_paths():
-            lines = listing()
+        lines = listing()
     if exclude is not None:
         same = exclude.patterns == known.excludes
         lines = included(lines, exclude, trusted if same else set())
     fresh = {stat_lines.path_of(line): stat_lines.parse(line) for line in lines if line not in trusted}
-    with _refusing_long_paths():
-        check_length(max(fresh, key=len, default=b""), longest_below(top))
+    proto_limits.refuse(top, fresh, unread)
     gone: tuple[bytes, ...] = ()
     if fresh or len(lines) != len(valid):
         there = set(lines)
@@ -281,25 +278,9 @@ def scan_proto(proto: Path, *, exclude: Exclude | None = None, index: StatIndex 
     found = ProtoDir(top, started, known, valid, fresh, gone, doubt=doubt, exclude=exclude)
     sizes = [seen.size for seen in fresh.values() if seen.kind == "f"]
     found.unread, found.unread_size = len(sizes), sum(sizes)
-    if found.unread_size > LARGEST:
-        largest = max((seen.size, path) for path, seen in fresh.items() if seen.kind == "f")
-        raise UsageError(
-            f"the proto directory has files of {found.unread_size} bytes, and an image can have {LARGEST}",
-            detail=f"  the largest: {shown_path(largest[1])}, {largest[0]} bytes",
-            hint="holes count as well",
-        )
     if found.unchanged:
         found.notes = dict(known.notes)
     return found
-
-
-@contextlib.contextmanager
-def _refusing_long_paths() -> Iterator[None]:
-    """What the proto directory holds is up to whoever gives it: a usage error."""
-    try:
-        yield
-    except PathTooLong as error:
-        raise UsageError(f"the proto directory has {error.message}", hint="remove it") from error
 
 
 def included(lines: Sequence[bytes], exclude: Exclude, trusted: set[bytes]) -> list[bytes]:

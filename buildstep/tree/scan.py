@@ -70,9 +70,13 @@ def complete(entry: Entry, full: bytes) -> Entry:
     return entry
 
 
-def walk(top: bytes) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
+def walk(
+    top: bytes, unread: dict[bytes, OSError] | None = None
+) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
     """Yield (path in the tree, path on the CI host, lstat) of `top` and all below; follow no link.
 
+    unread: for a tree of which not all is wanted. It takes the directories that cannot be read, with why; a
+    path that is too long is then yielded and not entered.
     Raises OSError, and PathTooLong for a tree that no image can hold.
     """
     yield b"", top, os.lstat(top)
@@ -82,15 +86,34 @@ def walk(top: bytes) -> Iterator[tuple[bytes, bytes, os.stat_result]]:
         directory = stack.pop()
         # A name has up to 255 bytes: far from the limit, nothing needs to be looked at.
         near = len(directory) + 256 > limit
-        with os.scandir(top + b"/" + directory if directory else top) as listing:
+        try:
+            listing = os.scandir(top + b"/" + directory if directory else top)
+        except OSError as error:
+            if unread is None or not directory:
+                raise
+            unread[directory] = error
+            continue
+        with listing:
             for item in listing:
                 path = directory + b"/" + item.name if directory else item.name
-                if near:
-                    check_length(path, limit)
+                if near and len(path) > limit:
+                    if unread is None:
+                        check_length(path, limit)
+                    yield path, item.path, _lstat_in(top + b"/" + directory, item.name)
+                    continue
                 info = item.stat(follow_symlinks=False)
                 yield path, item.path, info
                 if stat.S_ISDIR(info.st_mode):
                     stack.append(path)
+
+
+def _lstat_in(folder: bytes, name: bytes) -> os.stat_result:
+    """What lstat says of a name in a directory, also where both together are too long for a path."""
+    fd = os.open(folder or b"/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return os.lstat(name, dir_fd=fd)
+    finally:
+        os.close(fd)
 
 
 def _refuse_other_device(path: bytes, info: os.stat_result) -> None:

@@ -67,12 +67,16 @@ def path_of(line: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def listing(top: bytes, *, large: bool) -> Iterator[Callable[[], list[bytes]]]:
+def listing(
+    top: bytes, *, large: bool, unread: dict[bytes, OSError] | None = None
+) -> Iterator[Callable[[], list[bytes]]]:
     """The lines of a tree, parents before what they hold, by calling what is yielded.
 
     large: let find do it, from now on, beside whatever happens until the call. Where find cannot do it, or
-    meets a problem, we do it. The call raises OSError for what cannot be looked at.
+    meets a problem, we do it. unread: takes the directories that cannot be read, with why. The call raises
+    OSError for what cannot be looked at.
     """
+    skipped = {} if unread is None else unread
     with open(os.memfd_create("listing"), "w+b") as out, contextlib.ExitStack() as stack:
         child = None
         if large:
@@ -83,16 +87,16 @@ def listing(top: bytes, *, large: bool) -> Iterator[Callable[[], list[bytes]]]:
 
         def lines() -> list[bytes]:
             if child is None or child.wait() != 0:
-                return list(walk(top))
+                return list(walk(top, skipped))
             out.seek(0)
             return out.read().split(b"\0")[:-1]
 
         yield lines
 
 
-def walk(top: bytes) -> Iterator[bytes]:
-    """Yield the lines of a tree, found without another program."""
-    for path, _, info in itertools.islice(scan.walk(top), 1, None):
+def walk(top: bytes, unread: dict[bytes, OSError]) -> Iterator[bytes]:
+    """Yield the lines of a tree, found without another program. unread: see `scan.walk`."""
+    for path, _, info in itertools.islice(scan.walk(top, unread), 1, None):
         yield line(path, info)
 
 

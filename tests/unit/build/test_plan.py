@@ -18,7 +18,7 @@ from buildstep.cache import outputs, resolutions
 from buildstep.cache.layers import LayerCache, LayerRecord
 from buildstep.cache.outputs import Last
 from buildstep.cache.resolutions import KeptResolution
-from buildstep.errors import SpecError
+from buildstep.errors import SpecError, UsageError
 from buildstep.images.file_hashes import FileHashes
 from buildstep.images.record import ImageRecord
 from buildstep.images.store import ImageStore
@@ -311,3 +311,13 @@ def test_planning_changes_nothing(desk: Desk) -> None:
     before = everything(desk.top)
     assert desk.plan(spec).to_json() == desk.plan(spec).to_json()
     assert everything(desk.top) == before
+
+
+def test_names_that_the_pool_cannot_hold_are_told_where_they_would_be_copied(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (desk.top / "proto" / ("n" * 140)).touch()
+    monkeypatch.setattr(os, "pathconf", lambda *_: 143)
+    desk.plan(desk.spec())  # read in place
+    with pytest.raises(UsageError, match="1 name that the pool's file system cannot have: over 135 bytes"):
+        desk.plan(desk.spec(exclude=["[[:digit:]]"]))
