@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -21,6 +22,7 @@ from buildstep.spec.fields import BuildSpec, Origin, from_data, to_data
 from buildstep.spec.json_schema import SCHEMA_KEY, build_rule
 from buildstep.spec.schema import at
 from buildstep.spec.settings import PREFIX, SETTINGS, Choices, Setting
+from buildstep.system.text import shown_path
 
 __all__ = ["BuildSpec", "check_document", "load", "summary"]
 
@@ -172,9 +174,8 @@ def _relations(given: Mapping[str, _Given], flags: Mapping[str, object], cwd: Pa
     """Yield faults between settings, and of settings that name something on this machine."""
     if proto := given.get("proto"):
         path = cwd / proto.value
-        if not os.path.isdir(path):
-            message = "is not a directory" if os.path.exists(path) else "does not exist"
-            yield Fault(where=proto.where, message=f"{path} {message}")
+        if wrong := _no_directory(path):
+            yield Fault(where=proto.where, message=f"{shown_path(os.fsencode(path))} {wrong}")
         other = flags.get("dir")
         if proto.origin == "flag" and other is not None and cwd / str(other) != path:
             message = f"the proto directory is given twice: {proto.value} and {other}"
@@ -191,6 +192,16 @@ def _relations(given: Mapping[str, _Given], flags: Mapping[str, object], cwd: Pa
         if dropped and len(dropped) < len(clean.value):
             message = "names cleaners to run and cleaners to leave out; it can only be one of them"
             yield Fault(where=clean.where, message=message)
+
+
+def _no_directory(path: Path) -> str:
+    """Return why a path is no directory; empty if it is one."""
+    try:
+        return "" if stat.S_ISDIR(os.stat(path).st_mode) else "is not a directory"
+    except FileNotFoundError:
+        return "does not exist"
+    except (OSError, ValueError) as error:
+        return f"cannot be looked at: {getattr(error, 'strerror', '') or error}"
 
 
 def _file_name_faults(user: Mapping[str, Any], given: Mapping[str, _Given]) -> Iterator[Fault]:
