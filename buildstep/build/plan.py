@@ -175,13 +175,8 @@ def plan(
     incremental = image is not None and index is not None and _is_read(facts.proto)
     chosen = _choose_route(facts, store) if incremental else _Choice()
     base = None
-    if image is not None and chosen.route is Route.FULL:  # on the others nothing but content changed
-        base = store.known_entries(image)
-    if image is not None and base is not None:
-        root = proto_conflicts.root_of(image, base)
-        facts = replace(facts, replaced=proto_conflicts.find(spec, facts.proto, root, base=image.label))
-    if chosen.route is Route.FULL and not facts.in_place:
-        _check_names(facts.proto, store)
+    if chosen.route is Route.FULL:  # on the others nothing but content changed
+        facts, base = _checked(facts, store)
     facts = replace(facts, missed=chosen.missed)
     full_steps = tuple(
         PlannedStep(name=step.name, **step.load().plan(facts)._asdict()) for step in in_order(spec)
@@ -200,6 +195,21 @@ def plan(
         update=chosen.update,
         resolution=facts.resolution,
     )
+
+
+def _checked(facts: PlanFacts, store: ImageStore) -> tuple[PlanFacts, FileList | None]:
+    """Return the facts with what of the base gives way to the proto directory, and the base's list, if it is
+    known. Raises UsageError for what does not fit, on the base or in the pool."""
+    if not facts.in_place:
+        most = proto_limits.pool_name_max(os.fsencode(existing(store.backend.state)))
+        if most < proto_limits.NAME_MAX:  # nearly every file system has all names that an image can have
+            proto_limits.refuse_names(facts.proto.paths, most, "the pool's file system")
+    base = None if facts.image is None else store.known_entries(facts.image)
+    if facts.image is None or base is None:
+        return facts, None
+    root = proto_conflicts.root_of(facts.image, base)
+    replaced = proto_conflicts.find(facts.spec, facts.proto, root, base=facts.image.label)
+    return replace(facts, replaced=replaced), base
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -317,13 +327,6 @@ def _check_places(spec: BuildSpec, store: ImageStore) -> None:
     ]
     if faults:
         raise SpecError("places", faults)
-
-
-def _check_names(proto: ProtoDir, store: ImageStore) -> None:
-    """Refuse names that the pool's file system cannot have; nearly every one has all that an image can."""
-    most = proto_limits.pool_name_max(os.fsencode(existing(store.backend.state)))
-    if most < proto_limits.NAME_MAX:
-        proto_limits.refuse_names(proto.paths, most, "the pool's file system")
 
 
 def proto_text(spec: BuildSpec, proto: ProtoDir, *, in_place: bool, replaced: Sequence[Conflict] = ()) -> str:
