@@ -94,7 +94,7 @@ _TRUSTED = "/etc/apt/trusted.gpg.d"
 
 def _explained(error: CommandFailed, mirror: str) -> ImageError:
     """Return the error for a root that could not be made, with its cause. mirror: the one that was given."""
-    place = f"BUILDSTEP_APT_MIRROR, which is {mirror}," if mirror else "BUILDSTEP_APT_MIRROR"
+    place = f"BUILDSTEP_APT_MIRROR (now {mirror})" if mirror else "BUILDSTEP_APT_MIRROR"
     advice = Advice(
         keys=_keys,
         mirror=f"{place} names another mirror",

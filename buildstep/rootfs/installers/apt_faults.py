@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -108,11 +108,16 @@ def explain(output: str, advice: Advice) -> Cause | None:
     if not found:
         return None
     return Cause(
-        text=re.sub(r"//[^/@\s]+@", "//", "; ".join(dict.fromkeys(cause.text for cause in found))),
-        hint="; ".join(dict.fromkeys(cause.hint for cause in found if cause.hint)),
+        text=_joined(cause.text for cause in found),
+        hint=_joined(cause.hint for cause in found),
         retryable=all(cause.retryable for cause in found),
         old_index=any(cause.old_index for cause in found),
     )
+
+
+def _joined(parts: Iterable[str]) -> str:
+    """Return what there is, each once, without the passwords of URLs."""
+    return re.sub(r"//[^/@\s]+@", "//", "; ".join(dict.fromkeys(filter(None, parts))))
 
 
 def _causes(output: str, advice: Advice) -> Iterator[Cause]:
