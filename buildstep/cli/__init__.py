@@ -10,13 +10,16 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from buildstep import __version__
 from buildstep.errors import BuildstepError, DatasetError, ExitCode
 from buildstep.system import standard_streams
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 COMMANDS = {
     "build": ("buildstep.cli.build", "Build an image from a manifest and a proto directory."),
@@ -71,6 +74,17 @@ class LazyGroup(click.Group):
         assert isinstance(found, click.Command)
         return found
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [
+            CompletionItem(name, help=text)
+            for name, (_, text) in COMMANDS.items()
+            if text and name.startswith(incomplete)
+        ]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items() if text])
@@ -88,6 +102,9 @@ class LazyGroup(click.Group):
                 raise click.UsageError(f"{error.message} Did you mean {near[0]}?", ctx) from error
             raise
 
+
+COMPLETE = "_BUILDSTEP_COMPLETE"
+"""Set by a shell's completion script, to what the shell wants (click's complete_var)."""
 
 READER_LEFT = 128 + signal.SIGPIPE
 
@@ -111,11 +128,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    debug = "--debug" in (sys.argv if argv is None else argv) or bool(os.environ.get("BUILDSTEP_DEBUG"))
+    words = sys.argv[1:] if argv is None else list(argv)
+    if instruction := os.environ.get(COMPLETE):
+        from buildstep.cli import completion
+
+        return completion.run(instruction, build=words[:1] == ["build"])
+    debug = "--debug" in words or bool(os.environ.get("BUILDSTEP_DEBUG"))
     try:
-        status = root.main(
-            args=None if argv is None else list(argv), prog_name="buildstep", standalone_mode=False
-        )
+        status = root.main(args=words, prog_name="buildstep", standalone_mode=False)
         return status if isinstance(status, int) else ExitCode.OK
     except click.exceptions.Exit as leaving:
         return leaving.exit_code

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from buildstep import __version__
-from buildstep.cli import inputs
+from buildstep.cli import inputs, values
 from buildstep.cli.options import pairs, print_json, read_stdin, short_path, show, tell
 from buildstep.errors import SpecError
 from buildstep.system import standard_streams
@@ -43,16 +43,23 @@ def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool
     "--manifest",
     "manifest_arg",
     metavar="FILE|JSON",
+    shell_complete=values.FILES,
     help="m.json, a template m.json.j2, JSON text, or - for standard input (same as MANIFEST; default: the "
     "m.json or m.json.j2 that is here).",
 )
 @click.option(
-    "-d", "--dir", "dir", metavar="DIR", help="The proto directory (same as PROTO; default: proto)."
+    "-d",
+    "--dir",
+    "dir",
+    metavar="DIR",
+    shell_complete=values.FOLDERS,
+    help="The proto directory (same as PROTO; default: proto).",
 )
 @click.option(
     "-i",
     "--image",
     metavar="REF",
+    shell_complete=values.REFERENCES,
     help="The base image: uuid, name@version, tar:FILE, mmdebstrap:SUITE, scratch.",
 )
 @click.option("-p", "--packages", multiple=True, metavar="A,B", help="Packages to install.")
@@ -74,25 +81,49 @@ def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool
 @click.option(
     "-a", "--pkg-audit", "--pkg_audit", is_flag=True, default=None, help="Report known vulnerabilities."
 )
-@click.option("-o", "--output-dir", metavar="DIR", help="Where the files go (default: bits/NAME).")
+@click.option(
+    "-o",
+    "--output-dir",
+    metavar="DIR",
+    shell_complete=values.FOLDERS,
+    help="Where the files go (default: bits/NAME).",
+)
 @click.option(
     "-f",
     "--format",
     "formats",
     multiple=True,
     metavar="F",
+    shell_complete=values.OF_SETTING,
     help="Format to write; repeat for more (default: oci).",
 )
 @click.option(
-    "-c", "--compression", metavar="C", help="gzip, zstd, xz, bzip2 or none; each format has its own default."
+    "-c",
+    "--compression",
+    metavar="C",
+    shell_complete=values.OF_SETTING,
+    help="gzip, zstd, xz, bzip2 or none; each format has its own default.",
 )
 @click.option(
-    "--pool", metavar="URI", help="Where datasets live, such as overlay:/var/lib/buildstep/overlay."
+    "--pool",
+    metavar="URI",
+    shell_complete=values.POOLS,
+    help="Where datasets live, such as overlay:/var/lib/buildstep/overlay.",
 )
-@click.option("--installer", metavar="I", help="apt, pkgsrc, ... (default: what is in the image).")
-@click.option("--order", metavar="O", help="proto-first (default) or packages-first.")
 @click.option(
-    "--owner", metavar="RULE", help="Owner of the proto's files: USER:GROUP or keep (default: root:root)."
+    "--installer",
+    metavar="I",
+    shell_complete=values.OF_SETTING,
+    help="apt, pkgsrc, ... (default: what is in the image).",
+)
+@click.option(
+    "--order", metavar="O", shell_complete=values.OF_SETTING, help="proto-first (default) or packages-first."
+)
+@click.option(
+    "--owner",
+    metavar="RULE",
+    shell_complete=values.OWNERS,
+    help="Owner of the proto's files: USER:GROUP or keep (default: root:root).",
 )
 @click.option(
     "--exclude", multiple=True, metavar="PATTERN", help="Leave out of the proto directory (rsync's patterns)."
@@ -103,7 +134,13 @@ def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool
     metavar="PATTERN",
     help="Path at which the proto directory may take a directory's place, or a directory a file's.",
 )
-@click.option("--clean", multiple=True, metavar="NAME", help="Cleaners to run, or -NAME to leave one out.")
+@click.option(
+    "--clean",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=values.OF_SETTING,
+    help="Cleaners to run, or -NAME to leave one out.",
+)
 @click.option("--full", is_flag=True, default=None, help="A zfs or btrfs image that does not need its base.")
 @click.option(
     "--sparse", is_flag=True, default=None, help="Write files with large holes as GNU sparse files."

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from buildstep.cli import values
 from buildstep.cli.options import JSON, print_json, show, with_session
 from buildstep.cli.publish import command as publish
 
@@ -22,6 +23,7 @@ _SOURCE = click.option(
     "sources",
     multiple=True,
     metavar="URI",
+    shell_complete=values.SOURCES,
     help="Look here, and not where buildstep.toml says: https://HOST, dir:PATH, s3://BUCKET; repeat.",
 )
 
@@ -42,9 +44,12 @@ def _json_of(record: Any, *, whole: bool) -> dict[str, Any]:
 
 
 @command.command("import")
-@click.argument("ref", metavar="REF|FILE")
+@click.argument("ref", metavar="REF|FILE", shell_complete=values.IMPORTABLE)
 @click.option(
-    "--manifest", metavar="FILE", help="The imgmanifest of FILE: verifies it, and gives it its uuid and name."
+    "--manifest",
+    metavar="FILE",
+    shell_complete=values.FILES,
+    help="The imgmanifest of FILE: verifies it, and gives it its uuid and name.",
 )
 @with_session()
 @_SOURCE
@@ -94,7 +99,9 @@ def _filters(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
 
 
 @command.command("list")
-@click.argument("filters", nargs=-1, callback=_filters, metavar="[KEY=VALUE]...")
+@click.argument(
+    "filters", nargs=-1, callback=_filters, metavar="[KEY=VALUE]...", shell_complete=values.FILTERS
+)
 @click.option("--remote", is_flag=True, help="List what the configured repositories have.")
 @click.option("--channel", metavar="C", default="", help="Of a server with channels; * for all of them.")
 @click.option("--limit", metavar="N", type=click.IntRange(1), help="Show no more than so many.")
@@ -152,7 +159,7 @@ def _file_size(manifest: Mapping[str, Any]) -> str:
 
 
 @command.command("show")
-@click.argument("ref")
+@click.argument("ref", shell_complete=values.STORED)
 @click.option("--remote", is_flag=True, help="Show the manifest that a repository has.")
 @with_session(quiet=True, healing=False)
 @_SOURCE
@@ -170,7 +177,7 @@ def show_(session: Session, ref: str, remote: bool, _as_json: bool) -> None:
 
 
 @command.command("verify")
-@click.argument("refs", nargs=-1)
+@click.argument("refs", nargs=-1, shell_complete=values.STORED)
 @with_session(quiet=True)
 @JSON
 def verify(session: Session, refs: tuple[str, ...], as_json: bool) -> int:
@@ -194,7 +201,7 @@ def verify(session: Session, refs: tuple[str, ...], as_json: bool) -> int:
 
 
 @command.command("delete")
-@click.argument("refs", nargs=-1, required=True)
+@click.argument("refs", nargs=-1, required=True, shell_complete=values.STORED)
 @with_session(quiet=True)
 @JSON
 def delete(session: Session, refs: tuple[str, ...], as_json: bool) -> None:

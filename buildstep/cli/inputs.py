@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import click
 
+from buildstep.cli import values
+
 _ENDINGS = (".json", ".j2")
 
 
@@ -19,7 +21,7 @@ class Inputs(NamedTuple):
     proto: str | None
 
 
-ARGUMENT = click.argument("words", metavar="[MANIFEST] [PROTO]", nargs=-1, type=click.Path(allow_dash=True))
+ARGUMENT = click.argument("words", metavar="[MANIFEST] [PROTO]", nargs=-1, shell_complete=values.FILES)
 
 
 def find_inputs(words: Sequence[str], manifest: str | None) -> Inputs:

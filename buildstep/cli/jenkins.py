@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from buildstep.cli import values
 from buildstep.cli.options import JSON, pairs, read_stdin, show, tell
 
 if TYPE_CHECKING:
@@ -54,20 +55,33 @@ _NUMBER = click.argument("number", required=False, type=int)
 
 
 @command.command()
-@click.argument("words", metavar="[MANIFEST]", nargs=-1, type=click.Path(allow_dash=True))
+@click.argument("words", metavar="[MANIFEST]", nargs=-1, shell_complete=values.FILES)
 @click.option(
     "-m",
     "--manifest",
     "--for",
     "manifest",
     metavar="FILE|JSON",
+    shell_complete=values.FILES,
     help="What is to be built (same as MANIFEST; default: the m.json or m.json.j2 that is here, if one is).",
 )
 @click.option("-D", "defines", multiple=True, callback=pairs, metavar="KEY=VALUE", help="For a template.")
-@click.option("--image", default="", metavar="REF", help="The base image, where the m.json does not say it.")
+@click.option(
+    "--image",
+    default="",
+    metavar="REF",
+    shell_complete=values.REFERENCES,
+    help="The base image, where the m.json does not say it.",
+)
 @click.option("--arch", default="", metavar="ARCH", help="As amd64 or arm64.")
 @click.option("--pkgsrc", default="", metavar="RELEASE", help="As 2021Q4; else as a base@21.4.0 says.")
-@click.option("--pool", default="", metavar="URI", help="A backend (zfs) or a pool (zfs:zones/build/data).")
+@click.option(
+    "--pool",
+    default="",
+    metavar="URI",
+    shell_complete=values.POOLS,
+    help="A backend (zfs) or a pool (zfs:zones/build/data).",
+)
 @click.option("--label", "labels", multiple=True, help="A label that it must have; repeat for more.")
 @JSON
 def agents(

@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterable
 
 import click
 
+from buildstep.cli import values
 from buildstep.system import standard_streams
 from buildstep.system.space import locating
 
-POOL = click.option("--pool", metavar="URI", help="The pool (default: the one that builds use).")
+POOL = click.option(
+    "--pool", metavar="URI", shell_complete=values.POOLS, help="The pool (default: the one that builds use)."
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 

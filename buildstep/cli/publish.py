@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from buildstep.cli import values
 from buildstep.cli.options import JSON, show, with_session
 
 if TYPE_CHECKING:
@@ -14,15 +15,25 @@ if TYPE_CHECKING:
 
 
 @click.command("publish")
-@click.argument("path", metavar="MANIFEST|RECORD|DIR")
-@click.argument("targets", nargs=-1, metavar="[TARGET]...")
+@click.argument("path", metavar="MANIFEST|RECORD|DIR", shell_complete=values.FILES)
+@click.argument("targets", nargs=-1, metavar="[TARGET]...", shell_complete=values.TARGETS)
 @click.option(
-    "--to", "more", multiple=True, metavar="TARGET", help="A target, as after the manifest; repeat."
+    "--to",
+    "more",
+    multiple=True,
+    metavar="TARGET",
+    shell_complete=values.TARGETS,
+    help="A target, as after the manifest; repeat.",
 )
 @click.option("--replace", is_flag=True, help="A registry's tag may be moved to this image.")
 @click.option("--channel", metavar="C", help="Of an IMGAPI server.")
 @click.option("--user", metavar="NAME", help="Who signs, for an IMGAPI server.")
-@click.option("--key", metavar="FILE|agent[:FINGERPRINT]", help="The RSA key that signs (default: agent).")
+@click.option(
+    "--key",
+    metavar="FILE|agent[:FINGERPRINT]",
+    shell_complete=values.FILES,
+    help="The RSA key that signs (default: agent).",
+)
 @click.option("--endpoint", metavar="URL", help="Of an S3 store that is not Amazon's.")
 @click.option("--insecure", is_flag=True, help="Do not check certificates; plain http to a registry.")
 # Nothing is mounted and no command is run: no namespaces are needed.

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from buildstep.cli import values
 from buildstep.cli.options import JSON, show
 
 
 @click.command("why")
-@click.argument("records", nargs=-1, required=True, metavar="RECORD [RECORD]")
+@click.argument("records", nargs=-1, required=True, metavar="RECORD [RECORD]", shell_complete=values.FILES)
 @JSON
 def command(records: tuple[str, ...], as_json: bool) -> int:
     """Show what a build reused, what not, and why; with two build records, what differs between them.

@@ -15,6 +15,9 @@ _SUITES = {
     "ubuntu": {"20.04": "focal", "22.04": "jammy", "24.04": "noble"},
 }
 """Numbers that people use for suites, by distribution: mmdebstrap wants the suite's name."""
+SUITES = tuple(name for suites in _SUITES.values() for name in suites.values())
+"""Suites that mmdebstrap knows how to make."""
+
 _REGISTRY = re.compile(
     r"[a-z0-9][a-z0-9._-]*(:[0-9]{1,5}/)?[a-z0-9._/-]*(:[A-Za-z0-9_][A-Za-z0-9._-]*)?(@sha256:[0-9a-f]{64})?"
 )
@@ -64,4 +67,4 @@ def _suite(distribution: str, tag: str) -> str:
 
 
 def _named_suite(word: str) -> str:
-    return word if any(word in suites.values() for suites in _SUITES.values()) else ""
+    return word if word in SUITES else ""

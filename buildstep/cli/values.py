@@ -1,0 +1,162 @@
+"""What a shell may complete a value to. Asked on a TAB: nothing is changed, and nothing fails."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+Complete = Callable[[click.Context, click.Parameter, str], "list[CompletionItem]"]
+
+_FILE_SCHEMES = ("tar", "oci", "docker-archive", "zfs", "btrfs", "dir", "overlay")
+"""Schemes whose locator is a path."""
+
+
+def _callback(find: Callable[[click.Context, click.Parameter, str], Iterable[str]]) -> Complete:
+    """Return a click callback that offers what `find` returns and begins as what was typed."""
+
+    def complete(context: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        found: list[str] = []
+        # A broken configuration or pool offers less, and must not print into a prompt.
+        with contextlib.suppress(Exception):
+            for value in find(context, param, begun):
+                if value.startswith(begun):
+                    found.append(value)
+        return [CompletionItem(value) for value in dict.fromkeys(found)]
+
+    return complete
+
+
+def _native(kind: str) -> Complete:
+    """Return a callback that lets the shell itself complete paths."""
+
+    def complete(_context: click.Context, _param: click.Parameter, begun: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(begun, type=kind)]
+
+    return complete
+
+
+FILES = _native("file")
+FOLDERS = _native("dir")
+
+
+def _of_setting(_context: click.Context, param: click.Parameter, begun: str) -> Iterator[str]:
+    from buildstep.cli.build import choices
+    from buildstep.spec.settings import SETTINGS
+
+    setting = SETTINGS[str(param.name)]
+    rule = setting.rule_for(choices(plugins=True))
+    values = rule.get("enum") or rule.get("items", {}).get("enum", ())
+    # A list may be given as A,B: its last entry is the one that is typed.
+    before = begun[: begun.rfind(",") + 1] if setting.kind == "array" and setting.commas else ""
+    yield from (f"{before}{value}" for value in values)
+
+
+OF_SETTING = _callback(_of_setting)
+"""For an option with the name of a setting that has a closed set of values."""
+
+
+def _paths(begun: str) -> Iterator[str]:
+    """Yield SCHEME:PATH for the paths that go on from what was typed."""
+    scheme, colon, path = begun.partition(":")
+    if not colon or scheme not in _FILE_SCHEMES:
+        return
+    folder, _, start = path.rpartition("/")
+    top = f"{folder}/" if "/" in path else ""
+    for entry in sorted(os.scandir(top or "."), key=lambda entry: entry.name):
+        hidden = entry.name.startswith(".") and not start.startswith(".")
+        if entry.name.startswith(start) and not hidden and not any(map(str.isspace, entry.name)):
+            yield f"{scheme}:{top}{entry.name}{'/' if entry.is_dir() else ''}"
+
+
+def _pools(_context: click.Context, _param: click.Parameter, begun: str) -> Iterator[str]:
+    from buildstep.pool import BACKENDS
+
+    yield from (f"{name}:" for name in BACKENDS.names())
+    yield from _paths(begun)
+
+
+POOLS = _callback(_pools)
+
+
+def _stored(context: click.Context, _param: click.Parameter, _begun: str) -> Iterator[str]:
+    """Yield uuids and names of the images in the pool of the command line, without opening a session."""
+    from buildstep.images.record import ImageRecord
+    from buildstep.pool import choose, default_location, open_pool
+    from buildstep.pool.layout import MARK
+    from buildstep.spec import config as configs
+
+    named = context.params.get("pool")
+    pool = configs.load(os.environ, Path.cwd(), pool=str(named) if named else None).pool
+    location = default_location(os.environ)
+    if pool is None and os.geteuid() == 0 and not os.path.exists(location / "overlay" / MARK):
+        pool = f"dir:{location}/dir"  # if any: to know whether overlays work one has to be mounted
+    uri = choose(pool, os.environ).uri
+    scheme, _, path = uri.partition(":")
+    # What a user namespace made is the user's to read, but not to open as a pool.
+    state = Path(path) / "state" if scheme in ("dir", "overlay") else open_pool(uri).state
+    for file in sorted((state / "images").glob("*.json")):
+        record = ImageRecord.read(file)
+        yield from (f"{record.name}@{record.version}", record.name, record.uuid)
+
+
+STORED = _callback(_stored)
+"""Of an argument that is an image in the store."""
+
+
+def _references(context: click.Context, param: click.Parameter, begun: str) -> Iterator[str]:
+    from buildstep.images.sources import SOURCES
+    from buildstep.images.sources.suggestions import SUITES
+
+    for name in SOURCES.names():
+        yield {"scratch": "scratch", "docker": "docker://"}.get(name, f"{name}:")
+    yield from (f"mmdebstrap:{suite}" for suite in SUITES)
+    yield from _paths(begun)
+    if ":" not in begun:
+        yield from _stored(context, param, begun)
+
+
+REFERENCES = _callback(_references)
+"""Of an option or argument that is a base image."""
+
+
+def _importable(context: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
+    return (REFERENCES(context, param, begun) if begun else []) or FILES(context, param, begun)
+
+
+IMPORTABLE = _importable
+"""Of an argument that is a base image, or a file without a scheme."""
+
+
+def _targets(_context: click.Context, _param: click.Parameter, begun: str) -> Iterator[str]:
+    from buildstep.spec import config as configs
+
+    yield from ("docker://", "s3://", "https://", "dir:")
+    yield from _paths(begun)
+    yield from configs.load(os.environ, Path.cwd()).targets
+
+
+TARGETS = _callback(_targets)
+SOURCES = _callback(lambda _context, _param, begun: ("https://", "s3://", "dir:", *_paths(begun)))
+OWNERS = _callback(lambda *_: ("root:root", "keep"))
+
+
+def _filters(_context: click.Context, _param: click.Parameter, _begun: str) -> Iterator[str]:
+    from buildstep.net.imgapi import FILTERS
+
+    yield from (f"{name}=" for name in FILTERS)
+
+
+FILTERS = _callback(_filters)
+"""Of an argument KEY=VALUE that filters images."""
