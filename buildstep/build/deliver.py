@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from buildstep import emit
-from buildstep.build import proto_check
+from buildstep.build import cache_inputs, proto_check
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.manifest import final_manifest
 from buildstep.cache import outputs as kept_outputs
@@ -157,7 +157,13 @@ def _record(context: BuildContext, state: BuildState, *, uuid: str) -> BuildReco
     return replace(
         record,
         uuid=uuid,
-        inputs={**record.inputs, "image": base, "proto": found, "pool": context.backend.uri},
+        inputs={
+            **record.inputs,
+            "image": base,
+            "proto": found,
+            "pool": context.backend.uri,
+            "installer": cache_inputs.installer(spec, image) if spec.wants_packages else "",
+        },
         packages=installed.packages if installed else (),
         audit=Audit(text=audit[0], findings=audit[1]) if audit else None,
         entropy=state.entropy,

@@ -98,6 +98,9 @@ def _step(step: Step) -> dict[str, Any]:
 
 def _options(record: BuildRecord) -> dict[str, Any]:
     options = _without(record.input("spec"), "manifest", "origin_of", "source")
+    # `auto` is the same as the name of what it found. Without packages it means nothing.
+    used = record.inputs.get("installer", options.get("installer"))
+    options = _without(options, "installer") | ({"installer": used} if used else {})
     # Of the owner's rules the first that matches counts, so their order is part of the option.
     options["owner"] = [f"{pattern}={owner}" for pattern, owner in options.get("owner", {}).items()]
     return options

@@ -287,7 +287,8 @@ def test_every_program_is_found_with_the_path_of_a_login(path: str, sublab: User
     root = Lab(top=sublab.top, base=sublab.base, environ={**sublab.environ, "PATH": path})
     mine = ("--pool", f"overlay:{sublab.top}/roots", "-o", f"{sublab.top}/roots-out")
     root.built("-p", "one-1", *mine)
-    assert root.command("doctor", "--pool", f"overlay:{sublab.top}/roots").status == 0
+    told = root.command("doctor", "-i", f"tar:{sublab.base}", "--pool", f"overlay:{sublab.top}/roots")
+    assert told.status == 0, told.stdout
 
 
 def test_a_failing_package_leaves_nothing_there_either(sublab: UserLab) -> None:

@@ -110,6 +110,7 @@ def test_what_auto_finds_and_its_name_are_one(workshop: Workshop, apt_base: str)
         return workshop.steps()
 
     build("a")
+    assert workshop.record()["inputs"]["installer"] == "apt"
     assert build("a", installer="apt")["emit"][0] == "reuse"
     assert build("a", "b", installer="auto")["packages"][1].startswith(
         "2 packages in the image; packages: b added"

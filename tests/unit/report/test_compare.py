@@ -62,6 +62,17 @@ def test_every_kind_of_difference_has_a_line() -> None:
     ]
 
 
+def test_an_installer_is_the_one_that_was_used() -> None:
+    old, new = reportdata.record(), reportdata.record()
+    for value, asked, used in ((old, "auto", "apt"), (new, "apt", "apt")):
+        value["inputs"]["spec"]["installer"], value["inputs"]["installer"] = asked, used
+    assert not [row for row in differences(made(old), made(new)) if "installer" in row]
+    new["inputs"]["installer"] = ""
+    assert "option installer: apt removed" in differences(made(old), made(new))
+    new["inputs"]["installer"] = "pkgsrc"
+    assert "option installer: apt -> pkgsrc" in differences(made(old), made(new))
+
+
 def test_the_order_of_the_rules_for_owners_counts() -> None:
     rules = {"*": "root:root", "/srv/*": "www:www"}
     old, new = reportdata.record(), reportdata.record()
