@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import socket
 import tarfile
 import time
@@ -38,7 +39,7 @@ from buildstep.tree.proto import ProtoDir, scan_proto
 from buildstep.tree.stat_index import StatIndex
 from tests.integration import pools
 from tests.integration.conftest import demand
-from tests.integration.yard import EPOCH, Outcome, Yard, environment, tiny_base
+from tests.integration.yard import EPOCH, Outcome, Yard, environment, tiny_base, unpacked
 
 pytestmark = pytest.mark.usefixtures("capable", "small")
 
@@ -276,6 +277,44 @@ def test_what_the_base_has_as_well(tmp_path: Path, base: Path, private: Private)
                 (warm.proto / "d1/f001").write_text(text)
                 settle()
                 assert warm.run().same == cold(tmp_path, base).same
+
+    private(job)
+
+
+def test_what_takes_the_place_of_something_in_the_base(tmp_path: Path, base: Path, private: Private) -> None:
+    """A directory that a file replaces and the other way round, changed again and again, and given up."""
+
+    def job() -> None:
+        rules = ["/var/lib", "/etc/conf", "/usr/bin/t*"]
+        warm = yard(tmp_path, base, replace=rules)
+        many(warm.proto)
+        for name in ("var", "etc/conf", "bin/tool"):
+            (warm.proto / name).mkdir(parents=True)
+        (warm.proto / "var/lib").write_bytes(b"a directory with content in the base" * 90)
+        updates = 0
+        for name, text in (
+            ("etc/conf/part", "1\n" * 900), ("bin/tool/twin", "2"), ("etc/conf/part", "3\n" * 900),
+            ("var/lib", "still a file\n" * 200), ("d1/f001", "x" * 2000), ("bin/tool/twin", "4\n" * 900),
+        ):  # fmt: skip
+            (warm.proto / name).write_text(text)
+            settle()
+            done = warm.run()
+            assert not done.error, done.error
+            assert done.same == cold(tmp_path, base, replace=rules).same, (name, text)
+            updates += "only the content of" in done.reasons()
+            assert "replace" in [row["cleaner"] for row in warm.record["cleaned"]]
+        assert updates  # a part of the tree has what a hard link of the base leaves: that is made anew
+        assert unpacked(warm.out / "hello-1.0.0.oci.tar", tmp_path / "umoci") == done.tree
+        shipped = warm.record
+        refused = yard(tmp_path, base).run()  # the same outputs, without the rules
+        assert refused.error.startswith(
+            "UsageError: the proto directory does not fit on tar:base.tar: 3 conflicts"
+        )
+        assert warm.record == shipped
+        for name in ("etc/conf", "bin/tool"):
+            shutil.rmtree(warm.proto / name)
+        (warm.proto / "var/lib").unlink()
+        assert yard(tmp_path, base).run().same == cold(tmp_path, base).same
 
     private(job)
 

@@ -26,6 +26,9 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(text), 0o644
             tar.addfile(member, io.BytesIO(text.encode()))
+        other = tarfile.TarInfo("etc/linked")  # outlives the directory that its other name is in
+        other.type, other.linkname = tarfile.LNKTYPE, "opt/app/data"
+        tar.addfile(other)
         link = tarfile.TarInfo("lib")
         link.type, link.linkname = tarfile.SYMTYPE, "opt/lib"
         tar.addfile(link)
@@ -83,10 +86,11 @@ def test_a_rule_lets_the_proto_directory_win_however_it_is_laid_in(
         assert there["etc/conf"][0] == tarfile.DIRTYPE
         assert there["opt/lib/d"] == (tarfile.REGTYPE, 28)
         assert there["lib"][0] == tarfile.SYMTYPE
+        assert there["etc/linked"] == (tarfile.REGTYPE, 5)
         assert not [name for name in there if name.startswith(("opt/app/", "opt/lib/d/"))]
         record = workshop.record()
         assert record["cleaned"][0] == {
-            "cleaner": "replace", "paths": 7, "bytes": 10, "names": ["/etc/conf", "/opt/app", "/opt/lib/d"]
+            "cleaner": "replace", "paths": 7, "bytes": 5, "names": ["/etc/conf", "/opt/app", "/opt/lib/d"]
         }  # fmt: skip
         assert "takes the place of /etc/conf and 2 more" in workshop.steps()["sync"][1]
         assert record["inputs"]["spec"]["replace"] == list(rules)
@@ -135,4 +139,4 @@ def test_what_is_excluded_is_in_nobodys_way(workshop: Workshop, pattern: str) ->
     with pytest.raises(UsageError, match="2 conflicts"):
         workshop.build(**build)
     workshop.build(**build, replace=RULES[1:])
-    assert shipped(workshop)["opt/app/data"] == (tarfile.REGTYPE, 5)
+    assert shipped(workshop)["opt/app/more/x"] == (tarfile.REGTYPE, 3)
