@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,7 +82,7 @@ class BuildState:
     clones: int = 0
     origin: FileList = field(default_factory=dict)
     below: FileList = field(default_factory=dict)
-    replaced: list[Conflict] = field(default_factory=list)
+    replaced: Sequence[Conflict] = ()
     overlay: FileList = field(default_factory=dict)
     resolution: KeptResolution | None = None
     installed: Installed | None = None

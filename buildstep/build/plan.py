@@ -100,8 +100,9 @@ class PlanFacts:
 class Plan:
     """A build decided on: nothing has been changed yet.
 
-    image: None when it must be imported first; base: its file list, where the route needs it; outputs: the
-    outputs of an earlier build that are still valid; update: how to go on from the last build's tree;
+    image: None when it must be imported first; base: its file list, where the route needs it; replaced: what
+    of that gives way to the proto directory; outputs: the outputs of an earlier build that are still valid;
+    update: how to go on from the last build's tree;
     full_steps: the steps of the full route, which a content update falls back to when something it needs is
     gone.
     """
@@ -115,6 +116,7 @@ class Plan:
     proto: ProtoDir
     in_place: bool
     base: FileList | None = None
+    replaced: Sequence[Conflict] = ()
     outputs: Mapping[str, Any] | None = None
     update: ContentUpdate | None = None
     resolution: KeptResolution | None = None
@@ -191,6 +193,7 @@ def plan(
         proto=facts.proto,
         in_place=facts.in_place,
         base=base,
+        replaced=facts.replaced,
         outputs=chosen.outputs,
         update=chosen.update,
         resolution=facts.resolution,

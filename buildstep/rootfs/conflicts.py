@@ -17,7 +17,7 @@ from buildstep.errors import UsageError
 from buildstep.rootfs.placement import Kinds, Placement, placement_of
 from buildstep.system.root import Root
 from buildstep.system.text import plural, shown_path
-from buildstep.tree.entry import Entry, FileList, check_length
+from buildstep.tree.entry import LONGEST, Entry, FileList, check_length
 
 _KINDS = {
     "f": "a file", "d": "a directory", "l": "a link", "c": "a device", "b": "a device", "p": "a named pipe",
@@ -114,26 +114,32 @@ def _there(entry: Entry, inside: Collection[Entry]) -> str:
 
 
 def _with_itself(kind: Kinds, paths: Iterable[bytes], placements: Sequence[Placement]) -> Iterator[Conflict]:
-    """Yield conflicts of what is behind a link of the base with what goes there without one."""
-    tops = {os.fsencode(placement.source) for placement in placements[1:]}
-    inside = tuple(top + b"/" for top in tops)
-    for path in paths:
-        if not path.startswith(inside) and path not in tops:
-            continue
-        name = os.fsdecode(path)
-        placement = placement_of(name, placements)
-        target = placement.place(name)
-        check_length(os.fsencode(target))
-        for other in placements[: placements.index(placement)]:
-            if other.target and not target.startswith(f"{other.target}/"):
+    """Yield conflicts of what goes behind a link of the base with what goes there in another way."""
+    ways = [(os.fsencode(way.source), os.fsencode(way.target)) for way in placements]
+    links = tuple(source for source, _ in ways[1:])
+    # Nearly all paths are behind no link, and there may be a hundred thousand.
+    behind = [path for path in paths if path.startswith(links)]
+    for number, (source, target) in enumerate(ways):
+        top, cut = source + b"/", len(source)
+        for path in behind if source else ():
+            if not path.startswith(top) and path != source:
                 continue
-            rest = target.removeprefix(other.target).lstrip("/")
-            source = os.fsencode(f"{other.source}/{rest}".lstrip("/"))
-            there, here = kind(source), kind(path)
-            if not there or (there == "d") == (here == "d"):
-                continue
-            if placement_of(os.fsdecode(source), placements) == other:
-                yield Conflict(path=os.fsencode(target), source=path, kind=here, other=source)
+            place = target + path[cut:] if target else path[cut + 1 :]
+            if len(place) > LONGEST and _innermost(path, placements) == number:
+                check_length(place)
+            for other, (from_, to) in enumerate(ways[:number]):
+                if to and not place.startswith(to + b"/"):
+                    continue
+                there = (from_ + b"/" + place[len(to) :].lstrip(b"/")).lstrip(b"/") if from_ or to else place
+                found, here = kind(there), kind(path)
+                if not found or (found == "d") == (here == "d"):
+                    continue
+                if _innermost(path, placements) == number and _innermost(there, placements) == other:
+                    yield Conflict(path=place, source=path, kind=here, other=there)
+
+
+def _innermost(path: bytes, placements: Sequence[Placement]) -> int:
+    return placements.index(placement_of(os.fsdecode(path), placements))
 
 
 def judge(found: Iterable[Conflict], patterns: Sequence[str]) -> tuple[list[Conflict], list[Conflict]]:

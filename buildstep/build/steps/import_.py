@@ -56,10 +56,13 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
         for text in plan_.update.tree.warnings:
             context.bus.note(text, level="warning")
         return
-    same = plan_.image is not None and plan_.image.tree_digest == image.tree_digest
-    state.origin = state.below = plan_.base if plan_.base and same else store.entries(image)
-    root = proto_conflicts.root_of(image, state.below)
-    state.replaced = proto_conflicts.find(context.spec, plan_.proto, root, base=image.label)
+    if plan_.base and plan_.image is not None and plan_.image.tree_digest == image.tree_digest:
+        state.origin = state.below = plan_.base
+        state.replaced = plan_.replaced
+    else:
+        state.origin = state.below = store.entries(image)
+        root = proto_conflicts.root_of(image, state.below)
+        state.replaced = proto_conflicts.find(context.spec, plan_.proto, root, base=image.label)
     if "oci" in context.spec.formats:
         state.blobs = state.blobs or open_blobs(context)
         _add_base_layer(context, state, state.blobs)
