@@ -13,6 +13,7 @@ import termios
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 class Person:
@@ -51,9 +52,9 @@ class Person:
 
 @contextlib.contextmanager
 def at_a_terminal(
-    argv: Sequence[str], env: Mapping[str, str], cwd: Path, *, stdout: int | None = None
+    argv: Sequence[str], env: Mapping[str, str], cwd: Path, *, stdout: int | None = None, **popen: Any
 ) -> Iterator[Person]:
-    """Run a command on a terminal. stdout: where its standard output goes instead."""
+    """Run a command on a terminal. stdout: where its standard output goes instead; popen: its user."""
     master, slave = os.openpty()
     termios.tcsetwinsize(slave, (50, 4000))  # no line is wrapped
     child = subprocess.Popen(
@@ -63,6 +64,7 @@ def at_a_terminal(
         stdin=slave,
         stdout=slave if stdout is None else stdout,
         stderr=slave,
+        **popen,
     )
     person = Person(master, slave, child.pid)
     try:

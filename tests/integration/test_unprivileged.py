@@ -18,6 +18,7 @@ import pytest
 
 from tests.integration.conftest import debian_root, demand
 from tests.integration.ordinary_user import LOGIN_PATH, UID, usable_python, user
+from tests.integration.person import at_a_terminal
 from tests.integration.support import EPOCH, Done, Lab, host_state, sha256, step, write_base
 
 __all__ = ["user"]  # a fixture
@@ -294,6 +295,28 @@ def test_every_program_is_found_with_the_path_of_a_login(path: str, sublab: User
 def test_a_failing_package_leaves_nothing_there_either(sublab: UserLab) -> None:
     sublab.refused(12, "-p", "fail-1")
     sublab.refused(12, "-p", "leave-1,fail-2")
+
+
+@pytest.mark.parametrize("broken", ["a package", "rsync"])
+def test_the_shell_of_a_failed_build_in_a_user_namespace(broken: str, sublab: UserLab) -> None:
+    tools = sublab.top / "tools"
+    tools.mkdir(mode=0o755)
+    if broken == "rsync":
+        (tools / "rsync").write_text("#!/bin/sh\nexit 23\n")
+        (tools / "rsync").chmod(0o755)
+    home = {"HOME": os.fspath(sublab.top / "home"), "XDG_DATA_HOME": "", "XDG_CACHE_HOME": ""}
+    env = sublab.env(TERM="xterm", BUILDSTEP_PLAIN="1", PATH=f"{tools}:{LOGIN_PATH}", **home)
+    who: dict[str, Any] = {"user": sublab.uid, "group": sublab.gid, "extra_groups": []}
+    argv = sublab.argv("-p", "fail-1", "--shell-on-failure")
+    with at_a_terminal(argv, env, sublab.top, **who) as person:
+        shown = person.sees("when you leave the shell", 60.0)
+        assert ("A shell on the CI host" in shown) is (broken == "rsync"), shown
+        person.seen = ""
+        person.type("id -u; grep -c . /etc/passwd; echo do''ne\n")
+        assert "0\r\n" in person.sees("done")
+        person.type("exit\n")
+        assert person.status() == (4 if broken == "rsync" else 12), person.seen
+    assert sublab.leftovers() == []
 
 
 def unnamed(lab: UserLab, *argv: str) -> list[str]:
