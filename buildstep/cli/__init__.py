@@ -57,8 +57,13 @@ class LazyGroup(click.Group):
     """A group whose commands are imported when they are called: --help costs no driver."""
 
     def make_context(self, *args: Any, **more: Any) -> click.Context:
-        with _past_click():
-            return super().make_context(*args, **more)
+        try:
+            with _past_click():
+                return super().make_context(*args, **more)
+        except OSError as error:  # of --help or --version, which print
+            from buildstep.system.space import located
+
+            raise located(error, standard_streams.STDOUT) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         with _past_click():

@@ -14,8 +14,8 @@ import click
 
 from buildstep import __version__
 from buildstep.cli import inputs, values
-from buildstep.cli.options import pairs, print_json, read_stdin, short_path, show, tell
-from buildstep.errors import SpecError
+from buildstep.cli.options import echo, pairs, print_json, read_stdin, short_path, show, tell
+from buildstep.errors import SpecError, UsageError
 from buildstep.system import standard_streams
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ def _build(
         named_pool(spec), verbose=verbose, quiet=quiet or dry_run, silent=quiet, healing=not dry_run
     )
     if log_json:
-        stream = open(log_json, "w", encoding="utf-8")  # noqa: SIM115 - closed with the command
+        stream = _opened(log_json)
         click.get_current_context().call_on_close(partial(_close, stream))
         opened.bus.subscribe(JsonView(stream))
     if standard_streams.closed(standard_streams.STDOUT):
@@ -313,6 +313,16 @@ def _build(
     return 0
 
 
+def _opened(log: str) -> TextIO:
+    try:
+        return open(log, "w", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"--log-json {log} cannot be written: {error.strerror}",
+            hint="name a file in a directory that exists",
+        ) from error
+
+
 def _close(stream: TextIO) -> None:
     """Close a log. That it did not fit on its disk was told before."""
     with contextlib.suppress(OSError):
@@ -333,6 +343,6 @@ def _show_plan(decided: Plan, spec: BuildSpec, *, verbose: int) -> None:
         if origin != "default" or verbose or name == "pool":
             # The pool that is used, also where none was named.
             shown = decided.pool if name == "pool" else value
-            click.secho(f"  {name:18} {shown}  ({origin})", dim=origin == "default")
+            echo(f"  {name:18} {shown}  ({origin})", dim=origin == "default")
     for step in decided.steps:
-        click.echo(f"{step.state:6} {step.name:9} {step.reason}")
+        echo(f"{step.state:6} {step.name:9} {step.reason}")

@@ -16,6 +16,7 @@ from click.shell_completion import (
 )
 
 from buildstep.cli import COMPLETE, root
+from buildstep.cli.options import echo
 
 _BASH = r"""
 %(complete_func)s() {
@@ -92,5 +93,5 @@ def command(shell: str, name: str) -> int:
     """
     kind = get_completion_class(shell)
     assert kind is not None, shell
-    click.echo(kind(root, {}, name, COMPLETE).source())
+    echo(kind(root, {}, name, COMPLETE).source())
     return 0

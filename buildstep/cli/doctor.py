@@ -12,7 +12,7 @@ import click
 
 from buildstep.cli import build
 from buildstep.cli.inputs import find_inputs
-from buildstep.cli.options import JSON, print_json, read_stdin
+from buildstep.cli.options import JSON, echo, print_json, read_stdin
 from buildstep.errors import BuildstepError, Fault, SpecError
 from buildstep.system.text import plural
 
@@ -145,10 +145,10 @@ def _show(seen: Examination, *, as_json: bool, quiet: bool) -> None:
     for found in seen.findings:
         if quiet and found.level == "ok":
             continue
-        click.secho(f"{found.level:8}", fg=_COLOURS[found.level], nl=False)
-        click.echo(f"{found.area:11}{found.where}: {found.what}")
+        echo(f"{found.level:8}", fg=_COLOURS[found.level], nl=False)
+        echo(f"{found.area:11}{found.where}: {found.what}")
         if found.fix:
-            click.echo(f"{'':19}{found.fix}")
+            echo(f"{'':19}{found.fix}")
     errors = sum(found.level == "error" for found in seen.findings)
     warnings = sum(found.level == "warning" for found in seen.findings)
     what = f"{seen.spec.name} {seen.spec.version}" if seen.spec else "images"
@@ -159,4 +159,4 @@ def _show(seen: Examination, *, as_json: bool, quiet: bool) -> None:
     )
     if warnings:
         can += f", {plural(warnings, 'warning')}"
-    click.echo(can)
+    echo(can)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from buildstep.cli import values
-from buildstep.cli.options import JSON, print_json, show, with_session
+from buildstep.cli.options import JSON, echo, print_json, show, with_session
 from buildstep.cli.publish import command as publish
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def verify(session: Session, refs: tuple[str, ...], as_json: bool) -> int:
             problem = f"{error.message}: {error.detail}"
         rows.append({"uuid": record.uuid, "ok": not problem, "problem": problem})
         if not as_json:
-            click.echo(f"{record.uuid}  {record.name}@{record.version}  {problem or 'OK'}")
+            echo(f"{record.uuid}  {record.name}@{record.version}  {problem or 'OK'}")
     if as_json:
         print_json({"images": rows})
     return ExitCode.OK if all(row["ok"] for row in rows) else ExitCode.IMAGE

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from buildstep.cli.options import tell
+from buildstep.cli.options import echo, tell
 
 if TYPE_CHECKING:
     from buildstep.cli.make_state import Watched
@@ -56,7 +56,7 @@ def stamp() -> None:
     facts = template.git_facts(Path.cwd(), tell=lambda text: tell(f"buildstep: {text}"))
     if not facts["commit"]:
         raise UsageError("there is no commit to make a STAMP of", hint="commit first, or set VERSION")
-    click.echo(template.stamp(facts, build_time(os.environ)))
+    echo(template.stamp(facts, build_time(os.environ)))
 
 
 @command.command()
@@ -67,7 +67,7 @@ def stale(state: Path, watched: Watched) -> None:
 
     why = make_state.why_stale(state, watched)
     if why:
-        click.echo(why)
+        echo(why)
 
 
 @command.command()
@@ -87,7 +87,7 @@ def finish(state: Path) -> None:
     from buildstep.cli import make_state
 
     for path in make_state.finish(state):
-        click.echo(path)
+        echo(path)
 
 
 @command.command()
@@ -97,7 +97,7 @@ def publishable(state: Path, allow_dirty: bool) -> None:
     """Print the path of the manifest that may be published."""
     from buildstep.cli import make_state
 
-    click.echo(make_state.publishable(state, allow_dirty=allow_dirty))
+    echo(make_state.publishable(state, allow_dirty=allow_dirty))
 
 
 @command.command()
@@ -108,7 +108,7 @@ def clean(state: Path, output: Path) -> None:
     from buildstep.cli import make_state
 
     for path in make_state.clean(state, output):
-        click.echo(f"removed {path}")
+        echo(f"removed {path}")
 
 
 @command.command()
@@ -118,4 +118,4 @@ def name(manifest: str) -> None:
     from buildstep.cli import make_state
     from buildstep.cli.build import read_here
 
-    click.echo(make_state.manifest_name(read_here(manifest, {})))
+    echo(make_state.manifest_name(read_here(manifest, {})))

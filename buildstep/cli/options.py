@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import click
 
@@ -83,7 +84,7 @@ def print_json(data: object) -> None:
     """Print one JSON object on standard output."""
     import json  # only for those who ask for it: --help is quick
 
-    _print(json.dumps(data, indent=2))
+    echo(json.dumps(data, indent=2))
 
 
 def show(data: object, lines: Iterable[str], *, as_json: bool, done: str = "") -> None:
@@ -98,7 +99,7 @@ def show(data: object, lines: Iterable[str], *, as_json: bool, done: str = "") -
             print_json(data)
             return
         for line in lines:
-            _print(line)
+            echo(line)
     except OSError as error:
         if not done:
             raise
@@ -114,10 +115,11 @@ def tell(text: str) -> None:
         click.echo(text, err=True)
 
 
-def _print(text: str) -> None:
-    """Print on standard output. Raises OSError; where its disk is full, with the file's path."""
-    with locating(1):
-        click.echo(text)
+def echo(text: str, *, nl: bool = True, **style: Any) -> None:
+    """Print on standard output. style: see `click.style`. Raises OSError; where its disk is full, with the
+    file's path."""
+    with locating(standard_streams.STDOUT):
+        click.secho(text, nl=nl, **style)
 
 
 def short_path(path: str | os.PathLike[str]) -> str:

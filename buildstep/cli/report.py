@@ -39,7 +39,8 @@ def command(records: tuple[Path, ...], format_name: str | None, output: Path, ev
     from buildstep import report
     from buildstep.errors import UsageError
     from buildstep.report.parse import find_records
-    from buildstep.system import files
+    from buildstep.system import files, standard_streams
+    from buildstep.system.space import locating
 
     chosen = format_name or report.format_of(output)
     found = find_records(records)
@@ -49,11 +50,12 @@ def command(records: tuple[Path, ...], format_name: str | None, output: Path, ev
         )
     logs = None if events is None else [events]
     if str(output) != "-":
-        with files.atomic_write(output, mode=0o644, durable=False) as stream:
+        with files.named_output(output) as stream:
             report.render(chosen, found, logs, stream)
         return
     if chosen == "html" and sys.stdout.isatty():
         raise UsageError("an HTML page on a terminal is of no use", hint="write it to a file: -o report.html")
     out = sys.stdout.buffer
-    report.render(chosen, found, logs, out)
-    out.flush()
+    with locating(standard_streams.STDOUT):
+        report.render(chosen, found, logs, out)
+        out.flush()

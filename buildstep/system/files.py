@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -63,6 +64,25 @@ def atomic_write(path: Path, *, mode: int = 0o600, durable: bool = True) -> Iter
                 raise failure from error
             raise
         return
+
+
+@contextlib.contextmanager
+def named_output(path: Path) -> Iterator[IO[bytes]]:
+    """Write to a path that a person named: a new file or one in place of an old one, complete or not at all.
+
+    A device, a pipe or a link such as /dev/stdout is written to: it must not be replaced by a file, which
+    root could do even to /dev/null. Raises OSError.
+    """
+    try:
+        regular = stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        regular = True
+    if regular:
+        with atomic_write(path, mode=0o644, durable=False) as stream:
+            yield stream
+    else:
+        with locating(path), path.open("wb") as stream:
+            yield stream
 
 
 def write_json(path: Path, value: object, *, mode: int = 0o600, durable: bool = True) -> None:

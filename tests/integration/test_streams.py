@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -183,7 +184,7 @@ def test_a_stream_that_is_lost_changes_no_more_than_it_must(name: str, place: Pa
         if expected == READER_LEFT:
             assert done.err == "", "it ends quietly"
         if expected == DISK:
-            assert "No space left on device" in done.err
+            assert "cannot use /dev/full: No space left on device" in done.err
         if stream != "stdout":
             assert bool(done.out) == bool(good.out), (stream, matter, done)
 
@@ -197,6 +198,31 @@ def test_what_a_command_does_it_does_to_all_though_nobody_reads_it(place: Path) 
     assert done.err.count("nobody reads standard output") == 1
     full = call(["build", "-m", "m.json", "--no-cache", "proto"], place, stdout=FULL)
     assert "the image was built: out/hello-1.imgmanifest" in full.err
+
+
+def test_a_device_or_a_pipe_is_written_to_and_not_replaced(place: Path) -> None:
+    """As root could replace even /dev/null."""
+    device, pipe = place / "device", place / "pipe"
+    os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 7))  # as /dev/full
+    os.mkfifo(pipe)
+    read = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    argv = ["report", "out/hello-1.buildrecord.json", "-f", "badge", "-o"]
+    assert call([*argv, "pipe"], place).status == 0
+    assert os.read(read, 1 << 16).startswith(b"<svg")
+    os.close(read)
+    done = call([*argv, "device"], place)
+    assert done.status == DISK, done
+    assert stat.S_ISCHR(device.lstat().st_mode)
+    assert stat.S_ISFIFO(pipe.lstat().st_mode)
+    assert call([*argv, "/dev/stdout"], place).out.startswith("<svg")
+    assert Path("/dev/stdout").is_symlink()
+    device.unlink()
+
+
+def test_a_log_that_cannot_be_opened_is_told_before_the_build(place: Path) -> None:
+    done = call(["build", "-m", "m.json", "--log-json", "no/such/place", "proto"], place)
+    assert done.status == 2, done
+    assert "--log-json no/such/place cannot be written: No such file or directory" in done.err
 
 
 @pytest.mark.parametrize("command", ["build", "doctor"])
