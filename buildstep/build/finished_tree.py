@@ -9,6 +9,8 @@ from functools import cache
 
 from buildstep.events import Bus
 from buildstep.pool.interface import Dataset
+from buildstep.system.root import Root
+from buildstep.system.text import shown
 from buildstep.tree.diff import Changes, diff
 from buildstep.tree.entry import Entry, FileList, digest_of, lines_of
 from buildstep.tree.hashing import hash_entries, spread_digests
@@ -55,6 +57,8 @@ def read_tree(
     file system cannot hold it.
     """
     entries = dataset.scan(origin, owner=owner)
+    for path in _leave_out_sockets(entries, below, bus):
+        Root(dataset.path).remove("/" + os.fsdecode(path))
     if overlay:
         for path, entry in overlay.items():
             there = entries.get(path)
@@ -62,6 +66,7 @@ def read_tree(
                 drop_below(entries, path)
             entries[path] = entry
         heal_groups(entries, overlay)
+        _leave_out_sockets(entries, below, bus)
     undecided = [
         entry
         for path, entry in entries.items()
@@ -80,6 +85,21 @@ def read_tree(
         if path in entries and path not in changed:
             entries[path] = old
     return Snapshot(entries=entries, changes=changes, facts=cache(lambda: _facts(entries, changes)))
+
+
+def _leave_out_sockets(entries: FileList, below: FileList, bus: Bus) -> list[bytes]:
+    """Take sockets out of a tree and return their paths: an archive has no place for them.
+
+    Those of a base image that came as a stream stay: they are part of that.
+    """
+    found = []
+    for path, entry in list(entries.items()):
+        old = below.get(path)
+        if entry.kind == "s" and (old is None or old.kind != "s"):
+            bus.note(f"{shown(path)} is a socket and is left out of the image")
+            del entries[path]
+            found.append(path)
+    return found
 
 
 def _facts(entries: FileList, changes: Changes) -> TreeFacts:

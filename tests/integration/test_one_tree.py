@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import stat
 import subprocess
 import tarfile
 import tempfile
@@ -15,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from buildstep.formats.unpack import unpack
+from buildstep.tree.entry import tree_digest
 from tests.integration.nativelab import NativeLab
 from tests.integration.pools import command, location
 from tests.integration.support import EPOCH, Lab, write_base
@@ -113,6 +116,9 @@ def in_oci(path: Path) -> dict[str, float]:
         for layer in manifest["layers"]:
             with tarfile.open(fileobj=io.BytesIO(blob(outer, layer))) as tar:
                 found |= members(tar)
+    for mark in [name for name in found if os.path.basename(name).startswith(".wh.")]:
+        del found[mark]
+        found.pop(os.path.join(os.path.dirname(mark), os.path.basename(mark)[4:]), None)
     return found
 
 
@@ -137,6 +143,7 @@ def test_every_format_has_the_same_times(native: NativeLab, epoch: int | None) -
         native.environ["SOURCE_DATE_EPOCH"] = str(epoch)
     (native.proto / "usr/lib/base").mkdir(parents=True)
     (native.proto / "usr/lib/base/more").write_text("more\n")
+    os.mknod(native.proto / "socket", stat.S_IFSOCK | 0o644)  # which no archive can hold
     files = files_of(native.built("-p", "one-1", *FORMATS))
     wanted = in_tar(files["tar"])
     assert len(wanted) > 40
@@ -147,6 +154,19 @@ def test_every_format_has_the_same_times(native: NativeLab, epoch: int | None) -
     assert received.keys() == wanted.keys()
     layered = in_oci(files["oci"])
     assert {path: layered.get(path) for path, time in wanted.items() if time != layered.get(path)} == {}
+
+
+@pytest.mark.parametrize("environ", [{}, {"BUILDSTEP_PLAIN": "1"}], ids=["read in place", "copied"])
+def test_no_format_has_sockets(base: Path, memory: Path, tmp_path: Path, environ: dict[str, str]) -> None:
+    lab = Lab(top=memory, base=base, environ=environ)
+    for name in ("listening", "same"):  # the second in place of a file of the base
+        os.mknod(lab.proto / name, stat.S_IFSOCK | 0o644)
+    done = lab.build("-f", "tar", "-f", "oci", "-c", "none")
+    assert "listening is a socket and is left out of the image" in done.stderr
+    for form, path in files_of(done.json).items():
+        assert {"listening", "same"}.isdisjoint(in_tar(path) if form == "tar" else in_oci(path)), form
+    with files_of(done.json)["tar"].open("rb") as stream:
+        assert tree_digest(unpack(stream, tmp_path, privileged=True)) == done.json["tree_digest"]
 
 
 def test_directories_of_the_base_keep_their_time_in_a_large_layer(base: Path, tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def test_what_a_killed_build_left_is_removed_however_deep(lab: Lab) -> None:
 
 
 def test_odd_names_links_and_holes_are_built_and_removed(lab: Lab) -> None:
-    result = lab.built(*packages("odd"), "-f", "tar", "-c", "zstd")
+    result = lab.built(*packages("odd"), "-f", "tar", "-c", "zstd", "--sparse")
     assert result["files"]
     assert lab.leftovers() == []
 
