@@ -53,7 +53,8 @@ _MANIFEST = """
 
 The limits are those of the IMGAPI guide, to which we hold what we write. Fields marked *inherited* come from
 the base image if they are not given; `requirements` are merged with the base's key by key, and `networks` by
-name. An unknown field is a fault.
+name. An unknown field is a fault. Characters are counted in UTF-16 units, as imgadm and IMGAPI count: an
+emoji is two.
 """
 
 _SET = """

@@ -140,7 +140,7 @@ class Reader:
 _NETWORK = re.compile("(https?|no|all)_proxy|(SSL|REQUESTS|CURL)_.*|BUILDSTEP_APT_MIRROR", re.IGNORECASE)
 
 
-def login(who: str, home: Path) -> dict[str, str]:
+def login(who: str) -> dict[str, str]:
     network = {name: value for name, value in os.environ.items() if _NETWORK.fullmatch(name)}
     return {"USER": who, "LOGNAME": who, "SHELL": "/bin/sh", "LANG": "C.UTF-8", **network}
 
@@ -152,7 +152,7 @@ def root_reader(top: Path) -> Reader:
     home.mkdir()
     environ = {"BUILDSTEP_POOL": f"overlay:{top}/pool", "BUILDSTEP_VENV": os.fspath(REPOSITORY / ".venv")}
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    return Reader(home=home, path=path, environ={**login("root", home), **environ}, popen={})
+    return Reader(home=home, path=path, environ={**login("root"), **environ}, popen={})
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def user_reader(top: Path, user: pwd.struct_passwd) -> Reader:
     home = top / "home"
     environ = {"BUILDSTEP_VENV": os.fspath(top / "venv")}
     popen = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-    reader = Reader(home=home, path=LOGIN_PATH, environ={**login(user.pw_name, home), **environ}, popen=popen)
+    reader = Reader(home=home, path=LOGIN_PATH, environ={**login(user.pw_name), **environ}, popen=popen)
     reader.own(home)
     return reader
 
