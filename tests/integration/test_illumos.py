@@ -455,7 +455,7 @@ def test_doctor_asks_for_what_a_zone_has(zone: Zone, private: Private) -> None:
         missing = {
             row["where"]: row["fix"] for row in json.loads(done.stdout)["findings"] if row["level"] == "error"
         }
-        assert missing == {"ctrun": "pkgin install ctrun, if it is not part of the system"}
+        assert missing == {"ctrun": "ctrun is part of SmartOS: is /usr/sbin in this zone?"}
         assert not any(call.argv[:1] == ["clone"] for call in zone.calls())
 
     private(job)
