@@ -80,6 +80,8 @@ _UNKNOWN = re.compile(
     re.MULTILINE,
 )
 _UNMET = re.compile(r"^The following packages have unmet dependencies:\n (.+)", re.MULTILINE)
+_HELD = re.compile(r"^The following held packages will be changed:\n((?:  .+\n)+)", re.MULTILINE)
+_CHANGED_HELD = "E: Held packages were changed"
 _SOURCES = re.compile(r"^E: (Malformed (?:line|entry|stanza) .*)", re.MULTILINE)
 _METHOD = re.compile(r"^E: The method (?:driver )?\S*?/?(\w+)'? could not be found", re.MULTILINE)
 
@@ -252,13 +254,16 @@ def _status(what: str, status: int, reason: str, advice: Advice) -> Cause:
 
 
 def _packages(output: str, advice: Advice) -> Iterator[Cause]:
-    """Names that the index does not know, and dependencies that it cannot fulfil."""
+    """Names that the index does not know, dependencies that it cannot fulfil, and packages on hold."""
     if unknown := list(dict.fromkeys(_UNKNOWN.findall(output))):
         hint = f"check the names, and {advice.sources}: the component or suite of one may be missing"
         yield Cause(text="; ".join(unknown), hint=hint, old_index=True)
     for match in _UNMET.finditer(output):
         text = f"unmet dependencies: {' '.join(match[1].split())}"
         yield Cause(text=text, hint="the last lines have all of them", old_index=True)
+    for match in _HELD.finditer(output) if _CHANGED_HELD in output else ():
+        hint = "leave them out, or take a base image that does not hold them (apt-mark(8))"
+        yield Cause(text=f"on hold in the base image: {' '.join(match[1].split())}", hint=hint)
 
 
 # -- whose apt it is ----------------------------------------------------------------------------------------

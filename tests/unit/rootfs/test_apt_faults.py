@@ -255,3 +255,17 @@ def test_a_build_without_the_network_is_told_so(tmp_path: Path) -> None:
 
 def test_nothing_is_guessed(tmp_path: Path) -> None:
     assert explain("E: Something else\n", image_advice(Root(tmp_path), SOURCES, network=True)) is None
+
+
+def test_packages_on_hold_are_named(tmp_path: Path) -> None:
+    """As apt 2.6 prints it for `apt-get --yes --simulate install base-files` where that is on hold."""
+    output = (
+        "Reading package lists...\nThe following held packages will be changed:\n  base-files\n"
+        "The following packages will be upgraded:\n  base-files\n"
+        "1 upgraded, 0 newly installed, 0 to remove and 0 not upgraded.\n"
+        "E: Held packages were changed and -y was used without --allow-change-held-packages.\n"
+    )
+    found = cause(tmp_path, output)
+    assert found.text == "on hold in the base image: base-files"
+    assert found.hint.startswith("leave them out, or take a base image that does not hold them")
+    assert not found.old_index, "another index changes nothing"
