@@ -66,11 +66,13 @@ class Examination:
     forecast: Forecast | None = None
     skews: list[float] = field(default_factory=list)
     _scan: ProtoDir | None = None
+    _walked: bool = False
 
     @property
     def scan(self) -> ProtoDir | None:
-        """The proto directory as it is, walked once."""
-        if self._scan is None and self.proto is not None and self.spec is not None:
+        """The proto directory as it is, walked once; what is wrong with it is raised once as well."""
+        if not self._walked and self.proto is not None and self.spec is not None:
+            self._walked = True
             self._scan = scan_proto(self.proto, exclude=excluder(self.spec.exclude), index=None)
         return self._scan
 

@@ -27,6 +27,7 @@ from buildstep.pool import privacy
 from buildstep.pool.directory import DirectoryBackend
 from buildstep.rootfs.interface import Resolution
 from buildstep.system import process, space, userns
+from buildstep.tree import proto_limits
 from tests.servers.layouts import layer, make_layout, make_saved, pack
 from tests.servers.registry import RegistryServer
 
@@ -429,6 +430,18 @@ def test_a_base_that_is_in_the_store_is_found_without_reading_it(doctor: Doctor,
     before = snapshot(tmp_path / "pool")
     assert "is in the store" in found(doctor("-m", text, "--pool", uri, "proto")[1], area="image")[0]["what"]
     assert snapshot(tmp_path / "pool") == before
+
+
+def test_what_a_proto_directory_may_not_have_is_told_once(
+    doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/name").touch()
+    monkeypatch.setattr(proto_limits, "NAME_MAX", 3)
+    status, told = doctor("-m", manifest(image="scratch"), "--pool", f"dir:{tmp_path}/pool", os.fspath(tmp_path / "other"))  # fmt: skip
+    assert status == ExitCode.USAGE
+    assert [row["what"] for row in told["findings"] if "name that an image cannot have" in row["what"]]
+    assert len(found(told, level="error")) == 1
 
 
 def test_a_proto_directory_that_does_not_fit_on_the_base(doctor: Doctor, tmp_path: Path) -> None:
