@@ -119,14 +119,36 @@ def quick_folder() -> Iterator[Path]:
 
 
 def _unmount(top: Path) -> None:
-    """Unmount it; a loop device that was on it closes its file a moment after its own mount is gone."""
+    """Unmount it; a loop device that was on it closes its file a moment after its own mount is gone.
+
+    The kernel also calls a mount busy whose copy is in use in a namespace that was made meanwhile, by another test
+    that runs beside: nothing of ours holds it then, and it goes with that namespace.
+    """
     for _ in range(100):
         done = subprocess.run(["umount", os.fspath(top)], capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return
         time.sleep(0.1)
+    holders = _holders(os.fspath(top))
     subprocess.run(["umount", "--lazy", os.fspath(top)], check=True)
-    raise AssertionError(f"something of a test holds {top}: {done.stderr}")
+    assert not holders, f"something of a test holds {top}: {done.stderr}{holders}"
+
+
+def _holders(mark: str) -> list[str]:
+    """The mounts below a place, the loop devices on files of it, and the processes that are in it or have a file of
+    it open."""
+    mounts = [row.split()[4] for row in Path("/proc/self/mountinfo").read_text().splitlines()]
+    found = [f"mount {point}" for point in mounts if point.startswith(f"{mark}/")]
+    for loop in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):
+            if mark in loop.read_text():
+                found.append(f"loop device {loop.parts[3]}")
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            links = [process / "cwd", process / "root", *process.glob("fd/*")]
+            if used := [link.name for link in links if mark in os.readlink(link)]:
+                found.append(f"process {process.name} ({(process / 'comm').read_text().strip()}): {used}")
+    return found
 
 
 @dataclass(kw_only=True)
