@@ -394,4 +394,4 @@ def _spread_to_links(entries: Sequence[Entry]) -> None:
 
 
 def _name(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()
+    return hashlib.sha256(os.fsencode(key)).hexdigest()  # it has a path, in any encoding

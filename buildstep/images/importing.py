@@ -243,7 +243,7 @@ class Importer:
         """
         self._count += 1
         ident = self._journal.dataset(f"{self._journal.ident}-import{self._count}")
-        downloads = self._backend.state / "downloads" / hashlib.sha256(key.encode()).hexdigest()[:32]
+        downloads = self._backend.state / "downloads" / hashlib.sha256(os.fsencode(key)).hexdigest()[:32]
         try:
             dataset, fetched = put(ident, self._context(ident, downloads))
             return self._record(dataset, fetched, key, label)

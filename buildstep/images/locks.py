@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,4 +55,4 @@ class ImageLocks:
         return self._folder / f"image-use-{uuid}.lock"
 
     def _of_key(self, key: str) -> Path:
-        return self._folder / f"image-{hashlib.sha256(key.encode()).hexdigest()[:32]}.lock"
+        return self._folder / f"image-{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.lock"

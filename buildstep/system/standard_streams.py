@@ -7,8 +7,10 @@ process ends, which then changes its exit status: so each is made whole first, a
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
+import io
 import os
 import select
 import sys
@@ -23,6 +25,21 @@ _closed: set[int] = set()
 
 _VARIABLE = "_BUILDSTEP_CLOSED_STREAMS"
 
+_ANY_NAME = "buildstep-any-name"
+"""How standard output takes what its encoding has not: the bytes of a file's name as they are, so that a
+script can use it; other characters as an escape, for a terminal that shows Latin-1 only."""
+
+
+def _any_name(error: UnicodeError) -> tuple[str | bytes, int]:
+    if isinstance(error, UnicodeEncodeError):
+        error.end = error.start + 1  # bytes and characters may follow each other
+        with contextlib.suppress(UnicodeError):
+            return codecs.lookup_error("surrogateescape")(error)
+    return codecs.backslashreplace_errors(error)
+
+
+codecs.register_error(_ANY_NAME, _any_name)
+
 
 def prepare() -> None:
     """Open what the caller has closed on /dev/null, and let a stream wait that another program left
@@ -35,6 +52,8 @@ def prepare() -> None:
             errors = "backslashreplace" if number == STDERR else "strict"  # as Python has them
             stream = open(number, mode, encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
+        elif number == STDOUT and isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors=_ANY_NAME)
         with contextlib.suppress(OSError):  # closed by who called `main` and has objects of its own
             os.set_blocking(number, True)
 

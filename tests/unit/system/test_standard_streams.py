@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable
+
+import pytest
 
 from buildstep.system import standard_streams
 from buildstep.system.standard_streams import STDERR, STDIN, STDOUT
@@ -143,3 +146,23 @@ def test_a_broken_pipe_is_a_readers_if_standard_output_has_none() -> None:
     assert apart(lambda: job(False)), "a pipe to a tool, perhaps"
     assert not standard_streams.reader_left(OSError(errno.ENOSPC, "full"))
     assert not standard_streams.reader_left(ValueError())
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "written"),
+    [
+        ("utf-8", "out\udcff/café", b"out\xff/caf\xc3\xa9"),
+        ("latin-1", "out\udcff/€", b"out\xff/\\u20ac"),
+        ("ascii", "é\udce9", b"\\xe9\xe9"),
+    ],
+)
+def test_standard_output_takes_any_name(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, text: str, written: bytes
+) -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    standard_streams.prepare()
+    stream.write(text)
+    stream.flush()
+    assert raw.getvalue() == written
