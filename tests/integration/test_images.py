@@ -22,6 +22,7 @@ import pytest
 
 from buildstep import cli
 from buildstep.cli import session
+from buildstep.formats.decompress import Decompressed
 from buildstep.system import sealed
 from tests.servers.fixtures import Registry, S3Store, imgapi_server, locked_registry, registry, weed
 from tests.servers.imgapi import ImgapiServer
@@ -436,9 +437,9 @@ def test_a_hostile_archive_is_refused_and_listed(
 
 
 def test_a_bomb_is_refused(agent: Agent, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "buildstep.formats.decompress.Decompressed.__init__.__kwdefaults__", {"ratio": 0, "floor": 1 << 20}
-    )
+    defaults = Decompressed.__init__.__kwdefaults__
+    assert defaults
+    monkeypatch.setitem(defaults, "floor", 1 << 20)
     (agent.top / "bomb.tgz").write_bytes(tarball({"letters": b"x" * (8 << 20)}))
     status, _, err = call("image", "import", "bomb.tgz")
     assert (status, "250 times its size" in err) == (11, True), err
