@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -144,6 +143,8 @@ def _connected_to_proxy(proxy: UpstreamProxy) -> socket.socket:
     try:
         found = socket.create_connection(proxy.at, timeout=_CONNECT_SECONDS)
         if proxy.tls:
+            import ssl  # few proxies are spoken to by TLS, and it is a large module
+
             return ssl.create_default_context().wrap_socket(found, server_hostname=proxy.at.host)
     except OSError as error:
         raise OSError(f"this host's proxy {proxy.at}: {error}") from error

@@ -242,7 +242,7 @@ class ChrootSandbox:
         namespaces the network is the host's, with its proxies.
         """
         if host.HERE.namespaces:
-            # Loaded by the builds that use it: the proxy brings Python's TLS with it.
+            # Loaded by the builds that use it.
             from buildstep.rootfs.network import ENVIRONMENT, Network
 
             if self._network is None:
