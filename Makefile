@@ -44,10 +44,11 @@ walls-%: ## one file of them: make walls-hostile
 	BUILDSTEP_FULL=1 timeout --foreground --signal=INT --kill-after=30 1200 $(PYTHON_BIN) -m pytest -q --durations=3 -p no:cacheprovider tests/walls/test_$*.py
 
 check-full: check-walls ## and all rounds of what make check runs a sample of
-	BUILDSTEP_FULL=1 $(PYTEST) tests/integration/test_growth.py tests/integration/test_build.py tests/integration/test_docs.py
+	BUILDSTEP_FULL=1 $(PYTEST) tests/integration/test_backends.py tests/integration/test_growth.py tests/integration/test_build.py tests/integration/test_docs.py
+	$(MAKE) --no-print-directory check-zfs BUILDSTEP_FULL=1
 
 check-zfs: deps dev ## the ZFS backend on a real pool, in a small guest
-	$(PYTHON_BIN) tests/guest/guest.py run --timeout 3600 -- sh -c 'cd /src && python3 -m pytest -q -p no:cacheprovider tests/integration/test_backends.py tests/integration/test_native_defects.py tests/integration/test_cgroup2.py tests/integration/zfs -k zfs'
+	$(PYTHON_BIN) tests/guest/guest.py run --timeout 3600 -- sh -c 'cd /src && BUILDSTEP_FULL=$(BUILDSTEP_FULL) python3 -m pytest -q -p no:cacheprovider tests/integration/test_backends.py tests/integration/test_native_defects.py tests/integration/test_cgroup2.py tests/integration/zfs -k zfs'
 
 lint: dev ## ruff, mypy, codespell, shellcheck
 	.venv/bin/ruff check .

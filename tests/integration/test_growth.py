@@ -63,7 +63,7 @@ REAL: Mapping[str, tuple[list[str], list[str], str]] = {
 """What is there, what comes, and why it cannot be added (empty: it can)."""
 
 
-@pytest.mark.parametrize("name", chosen(list(REAL), 3))
+@pytest.mark.parametrize("name", chosen(list(REAL), 2))
 def test_grown_and_cold_are_the_same(debian_yard: Yard, private: Private, tmp_path: Path, name: str) -> None:
     small, more, why = REAL[name]
 
@@ -145,7 +145,7 @@ MADE: Mapping[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 """The package that is there, the one that comes, and why that cannot be added."""
 
 
-@pytest.mark.parametrize("name", chosen(list(MADE), 6))
+@pytest.mark.parametrize("name", chosen(list(MADE), 4))
 def test_what_could_show_is_told(place: Yard, private: Private, tmp_path: Path, name: str) -> None:
     first, second, why = MADE[name]
     small = ["first", *first.get("with", ())]
