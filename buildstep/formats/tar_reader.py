@@ -9,7 +9,7 @@ import tarfile
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO, cast
+from typing import IO, Self, cast
 
 from buildstep.errors import ImageError
 from buildstep.formats.acl import acl_from_text, acl_mode, acl_names
@@ -113,6 +113,15 @@ def _only_padding_is_missing(archive: tarfile.TarFile | None, source: Decompress
 
 class _Info(tarfile.TarInfo):
     """Raises ImageError for a damaged header in the middle, which tarfile takes for the end."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.InvalidHeaderError as error:  # type: ignore[attr-defined]
+            # In the records of a pax header, which newer releases of Python check, and distributions' own.
+            # A wrong block was refused below already.
+            raise ImageError(f"the archive is damaged: {error}") from error
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Info:
