@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import pytest
 
 from buildstep.system import files, locks, mounts, namespaces, process
+from tests.integration.support import Lab, write_base
 
 if TYPE_CHECKING:
     from tests.integration.yard import Yard
@@ -246,3 +247,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Yard:
 
     demand("root", "namespaces", "overlay", "mmdebstrap", "mirror", "dpkg-deb", "rsync")
     return make_place(tmp_path_factory.mktemp("place"))
+
+
+# -- the smallest base ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base of busybox and a package tool that stands in for pkgsrc's; see `support.write_base`."""
+    demand("root", "namespaces", "overlay", "busybox", "rsync")
+    return write_base(tmp_path_factory.mktemp("base") / "base.tar")
+
+
+@pytest.fixture
+def lab(base: Path, tmp_path: Path) -> Lab:
+    """A place to build in, with an overlay pool."""
+    return Lab(top=tmp_path, base=base)

@@ -49,6 +49,14 @@ class Person:
         self.pid = 0
         return os.waitstatus_to_exitcode(status)
 
+    def leave(self) -> None:
+        """End what still runs there, and close the terminal."""
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        os.close(self.master)
+        os.close(self.slave)
+
 
 @contextlib.contextmanager
 def at_a_terminal(
@@ -70,9 +78,5 @@ def at_a_terminal(
     try:
         yield person
     finally:
-        if person.pid:
-            os.kill(person.pid, signal.SIGKILL)
-            os.waitpid(person.pid, 0)
-        child.returncode = 0  # collected here
-        os.close(master)
-        os.close(slave)
+        child.returncode = 0  # collected by the person
+        person.leave()

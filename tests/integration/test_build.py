@@ -45,17 +45,6 @@ PLAIN = {"BUILDSTEP_PLAIN": "1"}
 """The proto directory is copied by rsync, and not taken as it is."""
 
 
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    demand("root", "namespaces", "overlay", "busybox", "rsync")
-    return write_base(tmp_path_factory.mktemp("base") / "base.tar")
-
-
-@pytest.fixture
-def lab(base: Path, tmp_path: Path) -> Lab:
-    return Lab(top=tmp_path, base=base)
-
-
 @pytest.fixture(params=["read in place", "copied"])
 def laid(request: pytest.FixtureRequest, lab: Lab) -> Lab:
     """Both ways of laying in the proto directory."""

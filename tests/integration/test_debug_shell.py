@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from buildstep.build.steps import STEPS
-from tests.integration.conftest import demand
 from tests.integration.person import Person, at_a_terminal
 from tests.integration.repository import make_repository
-from tests.integration.support import Lab, write_base
+from tests.integration.support import Lab
 from tests.integration.yard import Yard
 
 DRIVER = """\
@@ -40,12 +39,6 @@ def load(step):
 interface.Step.load = load
 sys.exit(main())
 """
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    demand("root", "namespaces", "overlay", "busybox", "rsync")
-    return write_base(tmp_path_factory.mktemp("base") / "base.tar")
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from buildstep.build import steps
-from tests.integration.conftest import demand
 from tests.integration.support import (
     Lab,
     descendants,
@@ -24,7 +23,6 @@ from tests.integration.support import (
     ours,
     step,
     wait_for,
-    write_base,
 )
 
 STEPS = tuple(step.name for step in steps.STEPS)
@@ -50,12 +48,6 @@ def view_for(*_, **__):
 session.view_for = view_for
 sys.exit(main())
 """
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    demand("root", "namespaces", "overlay", "busybox", "rsync")
-    return write_base(tmp_path_factory.mktemp("base") / "base.tar")
 
 
 @pytest.fixture

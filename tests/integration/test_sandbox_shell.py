@@ -59,11 +59,7 @@ def at_a_shell(root: Path) -> Iterator[Person]:
     try:
         yield person
     finally:
-        if person.pid:
-            os.kill(person.pid, signal.SIGKILL)
-            os.waitpid(person.pid, 0)
-        os.close(master)
-        os.close(slave)
+        person.leave()
 
 
 def _shell(root: Path) -> int:

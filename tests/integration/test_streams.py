@@ -20,7 +20,7 @@ import pytest
 from buildstep import cli
 from buildstep.build.steps import STEPS
 from tests.integration.conftest import demand
-from tests.integration.support import Lab, end, wait_for, write_base
+from tests.integration.support import Lab, end, wait_for
 
 FULL, GONE, CLOSED = "full", "gone", "closed"
 READER_LEFT, DISK = 141, 6
@@ -233,17 +233,6 @@ def test_a_manifest_that_cannot_be_read_from_stdin(command: str, place: Path) ->
 
 
 # -- as a shell starts a build --------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    demand("root", "namespaces", "overlay", "busybox", "rsync")
-    return write_base(tmp_path_factory.mktemp("base") / "base.tar")
-
-
-@pytest.fixture
-def lab(base: Path, tmp_path: Path) -> Lab:
-    return Lab(top=tmp_path, base=base)
 
 
 def notes(lab: Lab) -> str:
