@@ -269,7 +269,7 @@ def scan_proto(proto: Path, *, exclude: Exclude | None = None, index: StatIndex 
         same = exclude.patterns == known.excludes
         lines = included(lines, exclude, trusted if same else set())
     fresh = {stat_lines.path_of(line): stat_lines.parse(line) for line in lines if line not in trusted}
-    proto_limits.refuse(top, fresh, unread)
+    proto_limits.refuse(top, fresh, stat_lines.among(lines, unread))
     gone: tuple[bytes, ...] = ()
     if fresh or len(lines) != len(valid):
         there = set(lines)

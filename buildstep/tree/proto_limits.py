@@ -20,8 +20,7 @@ _MOST_NAMED = 20
 def refuse(top: bytes, fresh: Mapping[bytes, Seen], unread: Mapping[bytes, OSError]) -> None:
     """Raise UsageError for what no image can hold, and for what whoever builds may not read.
 
-    fresh: what is new in the directory `top`, or not as it was; unread: directories that could not be listed,
-    excluded ones as well.
+    fresh: what is new in the directory `top`, or not as it was; unread: directories that could not be listed.
     """
     limit = longest_below(top)
     try:
@@ -69,7 +68,7 @@ def _longest_name_of(folder: bytes) -> int | None:
 
 
 def _refuse_unreadable(top: bytes, fresh: Mapping[bytes, Seen], unread: Mapping[bytes, OSError]) -> None:
-    rows = [(path, str(unread[path].strerror)) for path in unread.keys() & fresh.keys()]
+    rows = [(path, str(error.strerror)) for path, error in unread.items()]
     user = os.geteuid()
     rows += [
         (path, "Permission denied")
@@ -77,7 +76,7 @@ def _refuse_unreadable(top: bytes, fresh: Mapping[bytes, Seen], unread: Mapping[
         if seen.kind == "f"
         and not seen.mode & 0o004
         and not (seen.uid == user and seen.mode & 0o400)
-        and not os.access(top + b"/" + path, os.R_OK, effective_ids=os.access in os.supports_effective_ids)
+        and _refused(top + b"/" + path)
     ]
     if rows:
         raise UsageError(
@@ -85,6 +84,14 @@ def _refuse_unreadable(top: bytes, fresh: Mapping[bytes, Seen], unread: Mapping[
             detail=_listed([f"  {shown_path(path)}: {why}" for path, why in sorted(rows)]),
             hint="let whoever builds read it; --exclude leaves out what is not for the image",
         )
+
+
+_EFFECTIVE = os.access in os.supports_effective_ids
+
+
+def _refused(full: bytes) -> bool:
+    """Whether a file may not be read. One that went meanwhile is for the walk at the end to tell."""
+    return not os.access(full, os.R_OK, effective_ids=_EFFECTIVE) and os.path.lexists(full)
 
 
 def _listed(rows: list[str]) -> str:

@@ -31,7 +31,8 @@ def walking_again(proto: ProtoDir) -> Iterator[Callable[[], Differences]]:
     That returns what differs from the walk before. Its entries must not have been dropped.
     """
     large = len(proto.valid) + len(proto.fresh) >= _LARGE
-    with stat_lines.listing(proto.top, large=large) as listing:
+    unread: dict[bytes, OSError] = {}
+    with stat_lines.listing(proto.top, large=large, unread=unread) as listing:
 
         def differences() -> Differences:
             before = {*map(line_of, proto.valid.values()), *(seen.line for seen in proto.fresh.values())}
@@ -41,6 +42,8 @@ def walking_again(proto: ProtoDir) -> Iterator[Callable[[], Differences]]:
                 return [(os.fsdecode(proto.top), error.strerror or str(error))]
             if proto.exclude is not None:
                 lines = included(lines, proto.exclude, before)
+            if lost := stat_lines.among(lines, unread):
+                return sorted((os.fsdecode(path), str(error.strerror)) for path, error in lost.items())
             if len(lines) == len(before) and before.issuperset(lines):
                 return []
             now = set(lines)

@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from buildstep.errors import BuildstepError
@@ -67,16 +67,13 @@ def path_of(line: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def listing(
-    top: bytes, *, large: bool, unread: dict[bytes, OSError] | None = None
-) -> Iterator[Callable[[], list[bytes]]]:
+def listing(top: bytes, *, large: bool, unread: dict[bytes, OSError]) -> Iterator[Callable[[], list[bytes]]]:
     """The lines of a tree, parents before what they hold, by calling what is yielded.
 
     large: let find do it, from now on, beside whatever happens until the call. Where find cannot do it, or
     meets a problem, we do it. unread: takes the directories that cannot be read, with why. The call raises
     OSError for what cannot be looked at.
     """
-    skipped = {} if unread is None else unread
     with open(os.memfd_create("listing"), "w+b") as out, contextlib.ExitStack() as stack:
         child = None
         if large:
@@ -87,11 +84,17 @@ def listing(
 
         def lines() -> list[bytes]:
             if child is None or child.wait() != 0:
-                return list(walk(top, skipped))
+                return list(walk(top, unread))
             out.seek(0)
             return out.read().split(b"\0")[:-1]
 
         yield lines
+
+
+def among(lines: Iterable[bytes], unread: Mapping[bytes, OSError]) -> dict[bytes, OSError]:
+    """Return the directories that could not be read and that are wanted. lines: those of what is wanted."""
+    wanted = set(map(path_of, lines)) if unread else set()
+    return {path: error for path, error in unread.items() if path in wanted}
 
 
 def walk(top: bytes, unread: dict[bytes, OSError]) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from buildstep.tree.entry import LARGEST, LONGEST, PathTooLong
 from buildstep.tree.exclude import excluder
 from buildstep.tree.proto import scan_proto
 from buildstep.tree.scan import scan
+from buildstep.tree.stat_index import StatIndex
 from tests.unit.trees import deep, deep_place
 
 NESTED = LONGEST // 2 + 100
@@ -120,6 +122,35 @@ def test_directories_that_cannot_be_read_are_named_unless_they_are_excluded(
     assert caught.value.detail.splitlines() == ["  shut: Permission denied", "  shut-too: Permission denied"]
     assert "--exclude" in caught.value.hint
     assert set(scan_proto(top, exclude=excluder(("shut*",))).paths) == {b"open"}
+
+
+@pytest.mark.commands("find")
+def test_a_directory_that_is_known_and_cannot_be_read_any_more_is_no_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file server that answers late: nothing of the directory itself is new."""
+    top = tmp_path / "proto"
+    (top / "shut").mkdir(parents=True)
+    (top / "shut/file").touch()
+    index = StatIndex(tmp_path / "state", top)
+    time.sleep(0.03)
+    found = scan_proto(top, index=index)
+    found.read_all()
+    found.save(index)
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if isinstance(path, bytes) and path.endswith(b"shut"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return real(path)
+
+    without_find(monkeypatch)
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UsageError, match="1 path that cannot be read") as caught:
+        scan_proto(top, index=index)
+    assert caught.value.detail == "  shut: Input/output error"
+    with proto_watch.walking_again(found) as differences:
+        assert differences() == [("shut", "Input/output error")]
 
 
 @pytest.mark.commands("find")
