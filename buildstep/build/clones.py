@@ -131,16 +131,21 @@ _YEAR_2038 = 2**31 - 1
 """The first and the last second since 1970 that every file system keeps are this far from it."""
 
 
+def _is_far(time: int) -> bool:
+    return abs(time) // 1_000_000_000 >= _YEAR_2038
+
+
 def _keep_far_times(state: BuildState, found: Snapshot, copied: ProtoDir) -> None:
     """Give files of the proto directory their own time where the pool's file system cut it off.
 
     A file system keeps the nearest time that it can, without a word: ext4 knows 1901 to 2446, or to 2038.
     """
-    far = {path: time for path, time in copied.times() if abs(time) // 1_000_000_000 >= _YEAR_2038}
-    if not far:
+    cut = [entry for entry in found.changes.entries if _is_far(entry.mtime)]
+    if not cut:
         return
+    far = {path: time for path, time in copied.times() if _is_far(time)}
     places = copy_proto.source_of(_placements(state, copied), far)
-    for entry in found.changes.entries:
+    for entry in cut:
         true = far.get(places.get(entry.path, b""))
         if true is not None and (true < entry.mtime < 0 or 0 < entry.mtime < true):
             entry.mtime = true

@@ -246,14 +246,11 @@ class LayerFromChunks:
     def _size(self, entry: Entry) -> int:
         """Return the bytes of an entry in a layer, without the padding after its content."""
         if entry.kind == "f" and not entry.first:
-            if entry.size > read_pass.SMALL:
-                extents = self._extents(entry)
-                return len(header(entry, epoch=self._style.epoch, extents=extents)) + content_size(
-                    entry, extents
-                )
-            if is_plain(entry, entry.path, second_of(entry, self._style.epoch)):
+            extents = self._extents(entry)
+            if extents is None and is_plain(entry, entry.path, second_of(entry, self._style.epoch)):
                 return BLOCK + entry.size
-        return len(header(entry, epoch=self._style.epoch)) + content_size(entry)
+            return len(header(entry, epoch=self._style.epoch, extents=extents)) + content_size(entry, extents)
+        return len(header(entry, epoch=self._style.epoch))
 
     def _extents(self, entry: Entry) -> Extents | None:
         if self._style.sparse and entry.size > read_pass.SMALL:

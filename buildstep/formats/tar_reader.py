@@ -214,11 +214,12 @@ def _extents(info: tarfile.TarInfo) -> Extents:
     if sparse is None:
         return ((0, info.size),) if info.size else ()
     end = 0
-    for offset, length in sparse:
+    pieces = tuple((offset, length) for offset, length in sparse if length)  # GNU's header has room for four
+    for offset, length in pieces:
         if offset < end or length < 0 or offset + length > info.size:
             raise MemberFault("a sparse map that does not fit the file")
         end = offset + length
-    return tuple((offset, length) for offset, length in sparse if length)
+    return pieces
 
 
 def _mtime(info: tarfile.TarInfo) -> int:

@@ -162,10 +162,11 @@ def second_of(entry: Entry, epoch: int | None) -> int:
 def is_plain(entry: Entry, name: bytes, second: int) -> bool:
     """Whether one ustar header says all of a file or directory, as it does for nearly every one.
 
-    name: as the archive has it; second: see `second_of`. A file over 8 GiB is looked at elsewhere.
+    name: as the archive has it; second: see `second_of`. A sparse file is looked at elsewhere.
     """
     return (
         entry.kind in ("f", "d")
+        and (entry.kind == "d" or entry.size <= _MAX_SIZE)
         and len(name) <= 100
         and not entry.xattrs
         and not entry.first
@@ -205,7 +206,7 @@ def header(
     second = second_of(entry, epoch)
     name = entry.path if kind != "d" else entry.path + b"/" if entry.path else b"./"
     size = entry.size if kind == "f" and not entry.first else 0
-    if extents is None and size <= _MAX_SIZE and is_plain(entry, name, second):
+    if extents is None and is_plain(entry, name, second):
         owner = _owner(entry.mode, entry.uid, entry.gid)
         return _ustar(name, owner, size, second, _plain_tail(b"0" if kind == "f" else b"5"))
     return _full_header(entry, name, size, second, extents, acl_text=acl_text)

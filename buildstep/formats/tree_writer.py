@@ -95,7 +95,7 @@ class TreeWriter:
                     _write_data(fd, chunk)
                     length -= len(chunk)  # noqa: PLW2901
             content.zeros(entry.size - position)
-            if entry.size >= _GRAIN:
+            if position < entry.size or entry.size >= _GRAIN:  # it may end with a hole, of the map or of ours
                 os.ftruncate(fd, entry.size)
             if not content.behind:
                 self._late.pop()

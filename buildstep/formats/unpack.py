@@ -10,6 +10,7 @@ comes twice keeps its content and takes the later metadata.
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
 import os
 import stat
@@ -290,25 +291,32 @@ class _Extraction:
 
     def _resolve_acls(self) -> None:
         """Set the ACLs that name users and groups, with the numbers that these have in the tree itself."""
+        if not self._named_acls:
+            return
+        number = functools.cache(lambda what, name: number_of(what, name, self._root))
+        groups: dict[int, list[bytes]] = {}
+        for path, group in self._links.items():
+            groups.setdefault(group, []).append(path)
         for path, acls in self._named_acls.items():
-            numbers: dict[tuple[str, str], int] = {}
-            for what, name in sorted(set().union(*(acl_names(text) for _, text in acls))):
-                number = number_of(what, name, self._root)
-                if number is None:
-                    self._fault(
-                        os.fsdecode(path),
-                        f"its ACL names the {what} {name!r}, which the image's {TABLES[what]} does not have;"
-                        " add it there, or pack with bsdtar, which writes the number too",
-                    )
-                else:
-                    numbers[what, name] = number
+            names = set().union(*(acl_names(text) for _, text in acls))
+            numbers = {key: found for key in names if (found := number(*key)) is not None}
+            for what, name in sorted(names - numbers.keys()):
+                self._fault(
+                    os.fsdecode(path),
+                    f"its ACL names the {what} {name!r}, which the image's {TABLES[what]} does not have;"
+                    " add it there, or pack with bsdtar, which writes the number too",
+                )
             if self._fault_count:
                 continue
-            group = self._links.get(path)
-            for member in [path] if group is None else [p for p, n in self._links.items() if n == group]:
-                with_acls(self._found[member], acls, numbers)
-            if self._found[path].kind != "d":
-                self._writer.finish(self._found[path], self._writer.full(path))
+            for member in groups[self._links[path]] if path in self._links else [path]:
+                try:
+                    with_acls(self._found[member], acls, numbers)
+                except ValueError as error:  # a number that no ACL can have
+                    self._fault(os.fsdecode(path), str(error))
+                    break
+            else:
+                if self._found[path].kind != "d":
+                    self._writer.finish(self._found[path], self._writer.full(path))
 
     # -- whiteouts
 

@@ -29,7 +29,7 @@ def git_facts(folder: Path, *, tell: Callable[[str], None] | None = None) -> dic
     commit = ask("rev-parse", "HEAD")
     variable = "BRANCH_NAME" if os.environ.get("BRANCH_NAME") else "GIT_BRANCH"
     named = os.environ.get(variable, "").removeprefix("origin/" if variable == "GIT_BRANCH" else "")
-    attached = ask("symbolic-ref", "--quiet", "--short", "HEAD")
+    attached = ask("symbolic-ref", "--quiet", "--short", "HEAD") if tell is not None or not named else ""
     if tell is not None and named and attached not in ("", named):
         tell(f"the branch of git and stamp is {named}, as {variable} says; {attached} is checked out")
     return {

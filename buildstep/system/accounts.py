@@ -10,13 +10,16 @@ from buildstep.system.root import Root
 
 TABLES = {"user": "etc/passwd", "group": "etc/group"}
 
+_NUMBER = re.compile(r"[0-9]{1,10}")
+"""What may be one: the tables are the image's, and may have anything there."""
+
 
 def number_of(what: str, name: str, root: Root) -> int | None:
     """Return the number of a user or group of the tree in `root`; None if its table has no such name.
 
     what: a key of TABLES. A name of digits is a number itself, and root is 0 without a table too.
     """
-    if re.fullmatch(r"[0-9]+", name):
+    if _NUMBER.fullmatch(name):
         return int(name)
     if name == "root":
         return 0
@@ -26,6 +29,6 @@ def number_of(what: str, name: str, root: Root) -> int | None:
         return None
     for row in text.splitlines():
         fields = row.split(":")
-        if len(fields) > 2 and fields[0] == name and fields[2].isdigit():
+        if len(fields) > 2 and fields[0] == name and _NUMBER.fullmatch(fields[2]):
             return int(fields[2])
     return None

@@ -9,6 +9,7 @@ import io
 import lzma
 import os
 import struct
+import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from buildstep.errors import ImageError
-from buildstep.formats import acl
+from buildstep.formats import acl, tar_writer
 from buildstep.formats.codecs import codec
 from buildstep.formats.unpack import Limits, apply_layer, unpack
 from buildstep.tree import entry as tree_entry
-from buildstep.tree.entry import FileList, tree_digest
+from buildstep.tree.entry import Entry, FileList, tree_digest
 from tests.unit import trees
 
 
@@ -142,13 +143,32 @@ def test_sparse_files_get_their_holes_back(into: Path, tmp_path: Path) -> None:
 
 
 def _sparse_tar() -> bytes:
-    from buildstep.formats import tar_writer
-    from buildstep.tree.entry import Entry
-
     entry = Entry(b"disk", "f", 0o644, 0, 0, size=8 << 20)
     head = tar_writer.header(entry, epoch=0, extents=[(4096, 4096)])
     twin = Entry(b"twin", "f", 0o644, 0, 0, first=b"disk")
     return head + b"x" * 4096 + tar_writer.header(twin, epoch=0) + tar_writer.END
+
+
+@pytest.mark.parametrize("pieces", [[], [(0, 4096)], [(4096, 100)]])
+def test_a_small_file_may_end_with_a_hole(into: Path, pieces: list[tuple[int, int]]) -> None:
+    entry = Entry(b"small", "f", 0o644, 0, 0, size=8192)
+    data = b"x" * sum(length for _, length in pieces)
+    head = tar_writer.header(entry, epoch=0, extents=pieces)
+    found = extract(head + data + bytes(-len(data) % 512) + tar_writer.END, into)
+    content = (into / "small").read_bytes()
+    assert len(content) == found[b"small"].size == 8192
+    assert found[b"small"].sha256 == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.commands("tar")
+@pytest.mark.parametrize("form", ["gnu", "posix"])
+def test_gnu_tars_sparse_files_are_read(into: Path, tmp_path: Path, form: str) -> None:
+    with (tmp_path / "holes").open("wb") as file:
+        file.write(b"x" * 4096)
+        file.truncate(1 << 20)
+    argv = ["tar", "-S", "-H", form, "-C", os.fspath(tmp_path), "-cf", "-", "holes"]
+    extract(subprocess.run(argv, stdout=subprocess.PIPE, check=True).stdout, into)
+    assert (into / "holes").read_bytes() == (tmp_path / "holes").read_bytes()
 
 
 def test_missing_parents_are_made(into: Path) -> None:
@@ -419,6 +439,13 @@ def test_names_in_acls_that_the_image_does_not_know_are_told(into: Path) -> None
     assert "  f: its ACL names the user 'lisa', which the image's etc/passwd does not have" in told
     assert "  d: its ACL names" in told
     assert "web" not in told
+
+
+@pytest.mark.parametrize("number", ["\u00b2", "4294967295", "9" * 5000, "-1", ""])
+def test_what_the_images_tables_have_for_a_number_is_not_trusted(into: Path, number: str) -> None:
+    told = refused(with_names(("etc/passwd", f"lisa:x:{number}:5::/:\n".encode())), into)
+    assert "  f: " in told
+    assert "ACL" in told
 
 
 @pytest.mark.parametrize(
