@@ -94,7 +94,9 @@ def test_a_root_file_system_with_such_names_is_one(tmp_path: Path) -> None:
         assert kind_of(path) == "tar"
 
 
-@pytest.mark.parametrize("data", [b"", b"x" * 5000, gzip.compress(b"y" * 5000, mtime=0), b"\x1f\x8b broken" * 100])
+@pytest.mark.parametrize(
+    "data", [b"", b"x" * 5000, gzip.compress(b"y" * 5000, mtime=0), b"\x1f\x8b broken" * 100]
+)
 def test_what_is_none(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "x"
     path.write_bytes(data)
