@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import posixpath
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from buildstep.errors import ImageError
 from buildstep.formats.member_path import MemberFault, clean_path
+from buildstep.formats.tar_reader import headers, raw
 from buildstep.system.files import Slice
 
 _MAX_LINKS = 40
@@ -64,18 +65,21 @@ def read_index(path: Path, label: str) -> ArchiveIndex:
     files: dict[str, Slice] = {}
     links: dict[str, str] = {}
     size = path.stat().st_size
-    archive: tarfile.TarFile | None = None
-    try:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                _add(member, path, files, links, label)
-    except (tarfile.TarError, EOFError) as error:
-        if archive is None or not 0 < archive.offset - size < tarfile.BLOCKSIZE:
-            raise ImageError(f"{label} is not a tar archive, or is damaged: {error}") from error
+    with path.open("rb") as file:
+        found = headers(file, size=size, verified=True)
+        while (member := _next(found, label)) is not None:
+            _add(member, path, files, links, label)
     for name, place in files.items():
         if place.offset + place.size > size:
             raise ImageError(f"{label} ends inside of {name}", hint="it was cut short; copy or make it again")
     return ArchiveIndex(files=files, links=links)
+
+
+def _next(found: Iterator[tarfile.TarInfo], label: str) -> tarfile.TarInfo | None:
+    try:
+        return next(found, None)
+    except ImageError as error:
+        raise ImageError(f"{label}: {error.message}", hint=error.hint) from error
 
 
 def _add(
@@ -98,6 +102,6 @@ def _add(
 def clean_name(name: str) -> str:
     """Return a member's name as the index has it; empty for one that leads out of the archive."""
     try:
-        return os.fsdecode(clean_path(os.fsencode(name)))
+        return os.fsdecode(clean_path(raw(name)))
     except MemberFault:
         return ""

@@ -69,46 +69,57 @@ class Member:
 
 
 def members(source: Decompressed, *, verified: bool = False) -> Iterator[tarfile.TarInfo]:
-    """Yield the members of a tar. The content of each may be read from `source` before the next.
+    """Yield the members of a tar, to its end. The content of each may be read from `source` before the next.
 
-    verified: whether the caller compares a digest of all the bytes. Then the archive may end after its last
-    member's content, as some tools leave out what comes behind it: padding and the end mark, or all of an
-    empty archive. Else it must have the mark, which shows that it is complete.
+    verified: see `headers`. Raises ImageError for what is not a tar, is damaged or cut short.
+    """
+    yield from headers(cast(IO[bytes], source), verified=verified)
+    source.drain()
+
+
+def headers(
+    stream: IO[bytes], *, size: int | None = None, verified: bool = False
+) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of a plain tar. The content of each may be read from `stream` before the next.
+
+    stream: may be one that only seeks forward. size: its bytes, if it seeks freely, beyond its end too.
+    verified: whether the caller compares digests, and so sees what a content lacks. Then the archive may end
+    after its last member's content, as some tools leave out what comes behind it: padding and the end mark,
+    or all of an empty archive. Else it must have the mark, which shows that it is complete.
     Raises ImageError for what is not a tar, is damaged or cut short.
     """
     archive: tarfile.TarFile | None = None
     try:
-        archive = tarfile.TarFile(
-            fileobj=cast(IO[bytes], source),
-            tarinfo=_Info,
-            encoding="utf-8",
-            errors="surrogateescape",
-        )
+        archive = tarfile.TarFile(fileobj=stream, tarinfo=_Info, encoding="utf-8", errors="surrogateescape")
         while (info := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # it would keep every one
             yield info
     except (tarfile.ReadError, ValueError, IndexError, OverflowError) as error:
         # All but the first come from numbers in a header that are none.
-        if verified and _only_padding_is_missing(archive, source):
+        if verified and _only_padding_is_missing(archive, _end(stream, size)):
             return
         raise ImageError(f"the archive is damaged: {error}") from error
     # tarfile reads a block past its offset when it finds the mark, and none at the end of the data.
-    if not verified and source.tell() <= archive.offset:
+    if not verified and _end(stream, size) <= archive.offset:
         raise ImageError(
             "the archive has no end mark",
             hint="it was cut short; copy or make it again",
         )
-    source.drain()
 
 
-def _only_padding_is_missing(archive: tarfile.TarFile | None, source: Decompressed) -> bool:
+def _end(stream: IO[bytes], size: int | None) -> int:
+    """Return where the data ended, after all of it was read."""
+    return stream.tell() if size is None else size
+
+
+def _only_padding_is_missing(archive: tarfile.TarFile | None, end: int) -> bool:
     """Whether the data ended before the block in which the next header would begin, or at once.
 
     That the content was there, whoever reads it has seen.
     """
     if archive is None:
-        return source.tell() == 0
-    return 0 < archive.offset - source.tell() < tarfile.BLOCKSIZE
+        return end == 0
+    return 0 < archive.offset - end < tarfile.BLOCKSIZE
 
 
 class _Info(tarfile.TarInfo):
@@ -117,11 +128,14 @@ class _Info(tarfile.TarInfo):
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
         try:
-            return super().fromtarfile(archive)
+            info = super().fromtarfile(archive)
         except tarfile.InvalidHeaderError as error:  # type: ignore[attr-defined]
             # In the records of a pax header, which newer releases of Python check, and distributions' own.
             # A wrong block was refused below already.
             raise ImageError(f"the archive is damaged: {error}") from error
+        if info.size < 0:  # the next header would be this one again, or one before it
+            raise ImageError(f"the archive is damaged: {info.name} has a size of {info.size}")
+        return info
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Info:
@@ -209,8 +223,6 @@ def _apply_acl(entry: Entry) -> None:
 
 def _extents(info: tarfile.TarInfo) -> Extents:
     sparse = cast("list[tuple[int, int]] | None", getattr(info, "sparse", None))
-    if info.size < 0:
-        raise MemberFault(f"a size of {info.size}")
     if sparse is None:
         return ((0, info.size),) if info.size else ()
     end = 0

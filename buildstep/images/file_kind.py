@@ -15,6 +15,7 @@ from buildstep.formats import docker_archive
 from buildstep.formats.archive_index import clean_name
 from buildstep.formats.decompress import MAGIC_SIZE, Decompressed, compression_of
 from buildstep.formats.oci.spec import MAX_DOCUMENT
+from buildstep.formats.tar_reader import headers
 from buildstep.formats.zfs_stream import read_begin
 
 FileKind = Literal["tar", "oci", "docker-archive", "zfs", "btrfs"]
@@ -73,9 +74,8 @@ def _detected(path: Path) -> FileKind | None:
         kind = _kind_of_head(head)
         if kind == "tar" and _is_container_like(head):
             return _container_kind(path)
-    except (OSError, tarfile.TarError, EOFError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ImageError(f"cannot read the image {path}: {reason}") from error
+    except OSError as error:
+        raise ImageError(f"cannot read the image {path}: {error.strerror}") from error
     except ImageError as error:
         raise ImageError(f"{path} is damaged: {error.message}", hint="fetch it again") from error
     if kind is None:
@@ -108,8 +108,8 @@ def _kind_of_head(head: bytes) -> FileKind | None:
 def _is_container_like(head: bytes) -> bool:
     """Whether the first names of an archive, cut off somewhere, could all be those of a container's."""
     names = []
-    with contextlib.suppress(tarfile.TarError), tarfile.open(fileobj=io.BytesIO(head), mode="r:") as archive:
-        for member in archive:
+    with contextlib.suppress(ImageError):
+        for member in headers(io.BytesIO(head), size=len(head)):
             if name := clean_name(member.name):
                 names.append(name)
             if len(names) == 2:
@@ -141,7 +141,7 @@ def _is_tar(head: bytes) -> bool:
 def _container_kind(path: Path) -> FileKind | None:
     """Return what an archive is whose first names are a container's: see `_detected`.
 
-    A compressed one is expanded for it. Raises ImageError, TarError, EOFError, OSError.
+    A compressed one is expanded for it. Raises ImageError, OSError.
     """
     old = docker = False
     with contextlib.ExitStack() as stack:
@@ -149,8 +149,9 @@ def _container_kind(path: Path) -> FileKind | None:
         compressed = compression_of(file.read(MAGIC_SIZE))
         file.seek(0)
         stream = cast(IO[bytes], stack.enter_context(Decompressed(file))) if compressed else file
+        size = None if compressed else path.stat().st_size
         try:
-            for member in tarfile.TarFile(fileobj=stream):
+            for member in headers(stream, size=size, verified=True):
                 name = clean_name(member.name)
                 if name == "oci-layout":
                     return "oci"
@@ -159,8 +160,8 @@ def _container_kind(path: Path) -> FileKind | None:
                 old = old or name == "repositories"  # all that Docker before 1.10 wrote
                 if name and not _CONTAINER_NAME.fullmatch(name):
                     return "docker-archive" if docker else "tar"
-        except tarfile.ReadError:
-            if not docker:  # else it ends without padding, or inside of a layer, which its reader notices
+        except ImageError:
+            if not docker:  # else it ends inside of a layer, say, which its reader notices
                 raise
     return "docker-archive" if docker or old else None
 
