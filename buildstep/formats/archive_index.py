@@ -8,27 +8,13 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from buildstep.errors import ImageError
 from buildstep.formats.member_path import MemberFault, clean_path
 from buildstep.formats.tar_reader import headers, raw
-from buildstep.system.files import Slice
+from buildstep.system.files import Slice, SliceReader
 
 _MAX_LINKS = 40
-
-
-class SliceReader:
-    """A part of an open file as a stream of its own, from its beginning."""
-
-    def __init__(self, file: IO[bytes], place: Slice) -> None:
-        file.seek(place.offset)
-        self._file, self._left = file, place.size
-
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._file.read(self._left if size < 0 else min(size, self._left))
-        self._left -= len(data)
-        return data
 
 
 def read_slice(place: Slice, what: str, *, limit: int) -> bytes:
@@ -36,7 +22,7 @@ def read_slice(place: Slice, what: str, *, limit: int) -> bytes:
     if place.size > limit:
         raise ImageError(f"{what} has {place.size} bytes, more than a document may have")
     with place.path.open("rb") as file:
-        return SliceReader(file, place).read()
+        return SliceReader(file, place.offset, place.size).read()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import IO, Any, TypeGuard, cast
 
 from buildstep.errors import ImageError
-from buildstep.formats.archive_index import ArchiveIndex, SliceReader, read_index, read_slice
+from buildstep.formats.archive_index import ArchiveIndex, read_index, read_slice
 from buildstep.formats.decompress import Decompressed
 from buildstep.formats.oci.spec import MAX_DOCUMENT, document
 from buildstep.formats.unpack import Limits
 from buildstep.system.digest import HashingReader
-from buildstep.system.files import CHUNK, Slice
+from buildstep.system.files import CHUNK, Slice, SliceReader
 
 MANIFEST = "manifest.json"
 _NAMED_BY_DIGEST = re.compile(r"(?:.*/)?(?:sha256:)?([0-9a-f]{64})(?:\.json)?")
@@ -94,11 +94,10 @@ class DockerArchive:
     def layer(self, name: str, diff_id: str) -> Iterator[SavedLayer]:
         """Open a layer, compressed or not; the caller calls its `verify` before using its content."""
         place = self._slice(name)
-        with (
-            place.path.open("rb") as file,
-            Decompressed(cast("IO[bytes]", SliceReader(file, place)), ratio=Limits().ratio) as stream,
-        ):
-            yield SavedLayer(stream, f"{self.label} {name}", diff_id)
+        with place.path.open("rb") as file:
+            packed = cast("IO[bytes]", SliceReader(file, place.offset, place.size))
+            with Decompressed(packed, ratio=Limits().ratio) as stream:
+                yield SavedLayer(stream, f"{self.label} {name}", diff_id)
 
     def _slice(self, name: str) -> Slice:
         place = self._index.get(name)

@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import requests
 import urllib3
@@ -26,7 +26,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from buildstep.net.errors import HttpError, clean_text, safe_url
 from buildstep.net.request import USER_AGENT, HttpOptions, HttpRequest
-from buildstep.system.files import Slice
+from buildstep.system.files import Slice, SliceReader
 
 CHUNK = 1 << 18
 _ERROR_BODY_SECONDS = 3.0
@@ -151,22 +151,6 @@ class _Adapter(HTTPAdapter):
         return manager
 
 
-class _SliceReader:
-    """A part of an open file, read like a file of its own."""
-
-    def __init__(self, file: IO[bytes], offset: int, size: int) -> None:
-        self._file, self._left, self._size = file, size, size
-        file.seek(offset)
-
-    def __len__(self) -> int:
-        return self._size
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(self._left if size < 0 else min(size, self._left))
-        self._left -= len(data)
-        return data
-
-
 class HttpStream:
     """A response whose body is still to be read."""
 
@@ -271,7 +255,7 @@ class Transport:
             if isinstance(data, Path):
                 body = stack.enter_context(data.open("rb"))
             elif isinstance(data, Slice):
-                body = _SliceReader(stack.enter_context(data.path.open("rb")), data.offset, data.size)
+                body = SliceReader(stack.enter_context(data.path.open("rb")), data.offset, data.size)
             try:
                 response = self._session.request(
                     request.method,

@@ -159,6 +159,25 @@ class Slice:
     size: int
 
 
+class SliceReader:
+    """A part of an open file, read as a stream of its own; nothing else may read the file meanwhile.
+
+    It has a length, by which `requests` sends it as a body that is not chunked.
+    """
+
+    def __init__(self, file: IO[bytes], offset: int, size: int) -> None:
+        file.seek(offset)
+        self._file, self._left, self._size = file, size, size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._file.read(self._left if size < 0 else min(size, self._left))
+        self._left -= len(data)
+        return data
+
+
 def stamp(path: Path) -> list[int]:
     """Return what changes when a file is replaced or written to: device, inode, size, mtime, ctime."""
     info = os.stat(path, follow_symlinks=False)

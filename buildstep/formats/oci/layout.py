@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from buildstep.errors import ImageError
-from buildstep.formats.archive_index import ArchiveIndex, SliceReader, read_index, read_slice
+from buildstep.formats.archive_index import ArchiveIndex, read_index, read_slice
 from buildstep.formats.oci.spec import (
     INDEXES,
     MAX_DOCUMENT,
@@ -26,7 +26,7 @@ from buildstep.formats.oci.spec import (
     parse_manifest,
 )
 from buildstep.system.digest import HashingReader
-from buildstep.system.files import Slice
+from buildstep.system.files import Slice, SliceReader
 
 
 class VerifyingReader(HashingReader):
@@ -86,7 +86,7 @@ class Layout:
         """Open a blob as a stream; the caller calls its `verify` before using the content for good."""
         where = self.blob(entry)
         with where.path.open("rb") as stream:
-            yield VerifyingReader(SliceReader(stream, where), entry)
+            yield VerifyingReader(SliceReader(stream, where.offset, where.size), entry)
 
     def tags(self) -> dict[str, Descriptor]:
         """Return the images of the layout's index by name; those without a name are under their digest."""

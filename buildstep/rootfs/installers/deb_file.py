@@ -11,6 +11,7 @@ from typing import IO, cast
 
 from buildstep.errors import ImageError, InstallError
 from buildstep.formats.decompress import Decompressed
+from buildstep.system.files import SliceReader
 
 _HARMLESS_TRIGGERS = frozenset(("ldconfig",))
 """What ldconfig makes is made of what is there, whenever it runs."""
@@ -111,24 +112,13 @@ def _content(stream: IO[bytes]) -> tuple[dict[str, str], list[tarfile.TarInfo]]:
     return control, files
 
 
-class _Part:
-    """A stretch of a file, as a stream."""
-
-    def __init__(self, stream: IO[bytes], size: int) -> None:
-        self._stream = stream
-        self._left = size
-
-    def read(self, count: int = -1) -> bytes:
-        data = self._stream.read(self._left if count < 0 else min(count, self._left))
-        self._left -= len(data)
-        return data
-
-
-def _members(stream: IO[bytes]) -> Iterator[tuple[str, _Part]]:
+def _members(stream: IO[bytes]) -> Iterator[tuple[str, SliceReader]]:
     """Yield the members of an ar archive; each can be read until the next is taken."""
     if stream.read(8) != b"!<arch>\n":
         raise ValueError("it is no ar archive")
     while len(head := stream.read(60)) == 60:
         size, at = int(head[48:58]), stream.tell()
-        yield head[:16].decode("ascii").rstrip(" /"), _Part(stream, size)
+        if size < 0:  # the next member would be this one again
+            raise ValueError(f"a member of it has a size of {size}")
+        yield head[:16].decode("ascii").rstrip(" /"), SliceReader(stream, at, size)
         stream.seek(at + size + size % 2)

@@ -11,6 +11,7 @@ import pytest
 from buildstep.build import extend_layer
 from buildstep.cache.layers import LayerRecord
 from buildstep.cache.resolutions import KeptResolution
+from buildstep.errors import InstallError
 from buildstep.rootfs.installers import apt_incremental
 from buildstep.rootfs.installers.deb_file import Deb, downloads, file_stem
 from buildstep.system.root import Root
@@ -68,6 +69,13 @@ def test_apts_list_has_one_form(tmp_path: Path) -> None:
     assert file.read_text() == f"{rows[2]}\n{rows[0]}\n"
     apt_incremental.sort_extended_states(Root(tmp_path))
     assert file.read_text() == f"{rows[2]}\n{rows[0]}\n"
+
+
+def test_a_package_file_that_goes_back_is_refused(tmp_path: Path) -> None:
+    member = f"{'debian-binary':<16}{'0':<12}{'0':<6}{'0':<6}{'644':<8}{-60:<10}`\n"
+    (tmp_path / "a.deb").write_text(f"!<arch>\n{member}")
+    with pytest.raises(InstallError, match="size of -60"):
+        Deb.read("a", tmp_path / "a.deb")
 
 
 def test_the_names_of_downloads(tmp_path: Path) -> None:

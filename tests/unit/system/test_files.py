@@ -302,3 +302,12 @@ def test_copy_range_copies_or_says_so(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="ended before"):
             system_files.copy_range(source.fileno(), target.fileno(), 100)
     assert (tmp_path / "b").read_bytes() == b"23456789"
+
+
+def test_a_part_of_a_file_is_read_to_its_own_end(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"0123456789")
+    with (tmp_path / "a").open("rb") as file:
+        part = system_files.SliceReader(file, 2, 5)
+        assert [part.read(2), part.read(100), part.read(1)] == [b"23", b"456", b""]
+        assert len(part) == 5
+        assert system_files.SliceReader(file, 8, 5).read() == b"89", "a file that is too short ends it"
