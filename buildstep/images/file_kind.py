@@ -51,7 +51,7 @@ def check_kind(path: Path, scheme: FileKind) -> None:
     What is damaged, or nothing that we know, passes: whoever reads all of it says what is wrong.
     """
     try:
-        kind = _detected(path)
+        kind = _detected(path, scheme)
     except ImageError:
         if os.path.isdir(path):
             raise
@@ -62,8 +62,11 @@ def check_kind(path: Path, scheme: FileKind) -> None:
     raise ImageError(f"{path} is {_WORDS[kind]}, not {_WORDS[scheme]}", hint=hint)
 
 
-def _detected(path: Path) -> FileKind | None:
-    """Return a file's kind; None for a tar of nothing but names of containers, that is none of them."""
+def _detected(path: Path, scheme: FileKind | None = None) -> FileKind | None:
+    """Return a file's kind; None for a tar of nothing but names of containers, that is none of them.
+
+    scheme: the kind that is wanted of a file that is of two kinds.
+    """
     if os.path.isdir(path):
         if os.path.isfile(path / "oci-layout"):
             return "oci"
@@ -73,7 +76,7 @@ def _detected(path: Path) -> FileKind | None:
             head = stream.read(_HEAD)
         kind = _kind_of_head(head)
         if kind == "tar" and _is_container_like(head):
-            return _container_kind(path)
+            return _container_kind(path, scheme)
     except OSError as error:
         raise ImageError(f"cannot read the image {path}: {error.strerror}") from error
     except ImageError as error:
@@ -138,12 +141,13 @@ def _is_tar(head: bytes) -> bool:
     return checksum == sum(head[:148]) + sum(head[156:_BLOCK]) + 8 * 32
 
 
-def _container_kind(path: Path) -> FileKind | None:
+def _container_kind(path: Path, scheme: FileKind | None) -> FileKind | None:
     """Return what an archive is whose first names are a container's: see `_detected`.
 
-    A compressed one is expanded for it. Raises ImageError, OSError.
+    Since version 25 Docker writes a layout and its own manifest into one archive: that is of the kind that
+    is wanted, and a layout where none is. A compressed archive is expanded. Raises ImageError, OSError.
     """
-    old = docker = False
+    old = docker = layout = False
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(path.open("rb"))
         compressed = compression_of(file.read(MAGIC_SIZE))
@@ -153,17 +157,22 @@ def _container_kind(path: Path) -> FileKind | None:
         try:
             for member in headers(stream, size=size, verified=True):
                 name = clean_name(member.name)
-                if name == "oci-layout":
-                    return "oci"
-                # After this a layout may follow: Docker writes both into one archive.
+                layout = layout or name == "oci-layout"
                 docker = docker or _is_docker_manifest(name, member, stream)
+                if layout and scheme != "docker-archive":
+                    return "oci"
+                if docker and scheme == "docker-archive":
+                    return "docker-archive"
                 old = old or name == "repositories"  # all that Docker before 1.10 wrote
                 if name and not _CONTAINER_NAME.fullmatch(name):
-                    return "docker-archive" if docker else "tar"
+                    return "docker-archive" if docker else "oci" if layout else "tar"
         except ImageError:
-            if not docker:  # else it ends inside of a layer, say, which its reader notices
+            if not docker and not layout:
                 raise
-    return "docker-archive" if docker or old else None
+            # Else it ends inside of a layer, say, which its reader notices.
+    if docker or (old and not layout):
+        return "docker-archive"
+    return "oci" if layout else None
 
 
 def _is_docker_manifest(name: str, member: tarfile.TarInfo, stream: IO[bytes]) -> bool:

@@ -18,6 +18,7 @@ from buildstep.formats.unpack import apply_layer, unpack
 from buildstep.images.interface import SourceContext
 from buildstep.tree.entry import FileList
 
+_LAYOUT = b'{"imageLayoutVersion": "1.0.0"}'
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 
@@ -106,7 +107,7 @@ def make_layout(
         top = image("amd64")
     top["annotations"] = {REF_NAME: tag}
     (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [top]}))
-    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    (folder / "oci-layout").write_bytes(_LAYOUT)
     return str(top["digest"])
 
 
@@ -116,7 +117,7 @@ def make_saved(
     """An archive of `docker save`. images: layers, compressed or not, by tag; the tag may be empty.
 
     style: whose names the files get: `legacy` (Docker before 25: directories, later ones of the same layer are
-    links), `docker` (25 and later: blobs, and a layout beside), `skopeo`, `kaniko`, `jib`.
+    links), `docker` (25 and later: blobs, and the index of a layout beside), `skopeo`, `kaniko`, `jib`.
     """
     rows: list[dict[str, Any]] = []
     files: dict[str, bytes | str] = {}
@@ -145,7 +146,11 @@ def make_saved(
         }.get(style, f"{digest}.json")
         files[of_config] = text
         rows.append({"Config": of_config, "RepoTags": [tag] if tag else None, "Layers": names})
+    if style == "docker":
+        files |= _layout_beside(rows, files)
     files["manifest.json"] = json.dumps(rows).encode()
+    if style == "docker":
+        files["oci-layout"] = _LAYOUT
     with tarfile.open(path, "w") as out:
         for name, value in files.items():
             info = tarfile.TarInfo(name)
@@ -156,6 +161,35 @@ def make_saved(
                 info.size = len(value)
                 out.addfile(info, io.BytesIO(value))
     return path
+
+
+def _layout_beside(
+    rows: Sequence[Mapping[str, Any]], files: Mapping[str, bytes | str]
+) -> dict[str, bytes | str]:
+    """What Docker since version 25 adds for a layout: a manifest for each image, and the index of them."""
+
+    def described(name: str, kind: str) -> dict[str, Any]:
+        return {"mediaType": kind, "digest": f"sha256:{name.rpartition('/')[2]}", "size": len(files[name])}
+
+    added: dict[str, bytes | str] = {}
+    manifests = []
+    for row in rows:
+        value = {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": described(row["Config"], "application/vnd.oci.image.config.v1+json"),
+            "layers": [described(name, LAYER) for name in row["Layers"]],
+        }
+        data = json.dumps(value).encode()
+        digest = hashlib.sha256(data).hexdigest()
+        added[f"blobs/sha256/{digest}"] = data
+        tags = row["RepoTags"]
+        annotations = {"annotations": {REF_NAME: tags[0].rpartition(":")[2]}} if tags else {}
+        manifests.append(
+            {"mediaType": OCI_MANIFEST, "digest": f"sha256:{digest}", "size": len(data)} | annotations
+        )
+    added["index.json"] = json.dumps({"schemaVersion": 2, "manifests": manifests}).encode()
+    return added
 
 
 def pack(folder: Path, archive: Path) -> Path:

@@ -520,7 +520,7 @@ def test_an_image_of_several_in_a_file(
 
 
 def test_a_file_under_the_scheme_of_another_kind(doctor: Doctor, tmp_path: Path) -> None:
-    path = make_saved(tmp_path / "saved.tar", {"a:1": [layer({"x": b""})]})
+    path = make_saved(tmp_path / "saved.tar", {"a:1": [layer({"x": b""})]}, style="skopeo")
     status, told = doctor("-m", manifest(), "-i", f"tar:{path}", "proto")
     assert status == ExitCode.IMAGE
     assert found(told, area="image")[0]["fix"] == f"write docker-archive:{path}"

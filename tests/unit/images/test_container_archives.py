@@ -79,6 +79,17 @@ def test_a_compressed_one(tmp_path: Path, bus: Notes, kind: str) -> None:
     assert "file:sha256:" in identify(f"docker-archive:{path}")
 
 
+@pytest.mark.parametrize("packed", [bytes, gzip.compress])
+def test_one_of_docker_25_is_taken_by_either_scheme(
+    tmp_path: Path, bus: Notes, packed: Callable[[bytes], bytes]
+) -> None:
+    path = make_saved(tmp_path / "saved.tar", {"app:1": [UPPER]}, style="docker")
+    path.write_bytes(packed(path.read_bytes()))
+    for scheme in ("docker-archive", "oci"):
+        identify(f"{scheme}:{path}:1" if scheme == "oci" else f"{scheme}:{path}")
+        assert fetch(f"{scheme}:{path}", tmp_path / scheme, bus)[1] == ["etc/c"]
+
+
 class TestSeveralImages:
     @pytest.fixture
     def path(self, tmp_path: Path) -> str:
@@ -208,7 +219,7 @@ class TestDamage:
         assert "save it again" in caught.value.hint
 
     def test_an_archive_may_end_behind_its_last_file_but_not_inside(self, tmp_path: Path, bus: Notes) -> None:
-        path = make_saved(tmp_path / "saved.tar", {"a:1": [LOWER]})
+        path = make_saved(tmp_path / "saved.tar", {"a:1": [LOWER]}, style="skopeo")
         path.write_bytes(path.read_bytes()[: end_of_content(path)])
         assert kind_of(path) == "docker-archive"
         assert fetch(f"docker-archive:{path}", tmp_path / "x", bus)[1] == ["etc/a", "etc/b"]

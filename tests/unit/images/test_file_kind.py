@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from buildstep.errors import ImageError
-from buildstep.images.file_kind import kind_of, kind_of_start
+from buildstep.images.file_kind import FileKind, check_kind, kind_of, kind_of_start
 from tests.servers.layouts import layer, make_layout, make_saved, pack
 
 
@@ -66,7 +66,7 @@ def test_layouts_and_archives_of_them(tmp_path: Path) -> None:
     assert kind_of_start((tmp_path / "dot").read_bytes()) is None
 
 
-@pytest.mark.parametrize("style", ["legacy", "docker", "skopeo", "kaniko", "jib"])
+@pytest.mark.parametrize("style", ["legacy", "skopeo", "kaniko", "jib"])
 @pytest.mark.parametrize("pack_", PACKERS)
 def test_archives_of_docker_save(tmp_path: Path, style: str, pack_: Callable[[bytes], bytes]) -> None:
     made = make_saved(tmp_path / "x", {"a:1": [layer({"f": b"x"})], "b:1": [layer({"g": b"y"})]}, style=style)
@@ -75,11 +75,35 @@ def test_archives_of_docker_save(tmp_path: Path, style: str, pack_: Callable[[by
     assert kind_of_start(made.read_bytes()) is None
 
 
-def test_a_layout_beside_the_manifest_of_docker_wins(tmp_path: Path) -> None:
-    """As Docker writes them since version 25: either would do."""
+@pytest.mark.parametrize("pack_", PACKERS)
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_layout_beside_the_manifest_of_docker(
+    tmp_path: Path, backwards: bool, pack_: Callable[[bytes], bytes]
+) -> None:
+    """As Docker writes them since version 25: either scheme will do, and without one it is a layout."""
+    path = make_saved(tmp_path / "x", {"a:1": [layer({"f": b"x"})], "b:1": [layer({"g": b"y"})]})
+    if backwards:
+        with tarfile.open(path) as archive:
+            members = [(member, archive.extractfile(member)) for member in reversed(archive.getmembers())]
+            with tarfile.open(tmp_path / "y", "w") as out:
+                for member, content in members:
+                    out.addfile(member, content)
+        path = tmp_path / "y"
+    path.write_bytes(pack_(path.read_bytes()))
+    assert kind_of(path) == "oci"
+    schemes: tuple[FileKind, ...] = ("oci", "docker-archive")
+    for scheme in schemes:
+        check_kind(path, scheme)
+    with pytest.raises(ImageError, match="is an OCI layout") as caught:
+        check_kind(path, "tar")
+    assert caught.value.hint == f"write oci:{path}"
+
+
+def test_a_layout_is_no_archive_of_docker(tmp_path: Path) -> None:
     make_layout(tmp_path / "layout", [layer({"f": b"x"})])
-    (tmp_path / "layout/manifest.json").write_text('[{"Config": "c", "Layers": []}]')
-    assert kind_of(pack(tmp_path / "layout", tmp_path / "a")) == "oci"
+    path = pack(tmp_path / "layout", tmp_path / "a")
+    with pytest.raises(ImageError, match="is an OCI layout, not an archive of `docker save`"):
+        check_kind(path, "docker-archive")
 
 
 def test_an_archive_of_docker_before_1_10(tmp_path: Path) -> None:
