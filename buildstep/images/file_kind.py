@@ -50,8 +50,21 @@ def check_kind(path: Path, scheme: FileKind) -> None:
 
     What is damaged, or nothing that we know, passes: whoever reads all of it says what is wrong.
     """
+    _check(path, scheme, whole=True)
+
+
+def check_start(path: Path, scheme: FileKind) -> None:
+    """Raise ImageError as `check_kind` does, where the first names in an archive show what it is.
+
+    Which kind of container's archive it is, they do not: for that a compressed one is expanded as a whole,
+    which a build must not do whose base image is in the store already.
+    """
+    _check(path, scheme, whole=False)
+
+
+def _check(path: Path, scheme: FileKind, *, whole: bool) -> None:
     try:
-        kind = _detected(path, scheme)
+        kind = _detected(path, scheme, whole=whole)
     except ImageError:
         if os.path.isdir(path):
             raise
@@ -62,10 +75,11 @@ def check_kind(path: Path, scheme: FileKind) -> None:
     raise ImageError(f"{path} is {_WORDS[kind]}, not {_WORDS[scheme]}", hint=hint)
 
 
-def _detected(path: Path, scheme: FileKind | None = None) -> FileKind | None:
+def _detected(path: Path, scheme: FileKind | None = None, *, whole: bool = True) -> FileKind | None:
     """Return a file's kind; None for a tar of nothing but names of containers, that is none of them.
 
-    scheme: the kind that is wanted of a file that is of two kinds.
+    scheme: the kind that is wanted of a file that is of two kinds. whole: tell the kinds of containers'
+    archives apart, else they are None too.
     """
     if os.path.isdir(path):
         if os.path.isfile(path / "oci-layout"):
@@ -76,7 +90,7 @@ def _detected(path: Path, scheme: FileKind | None = None) -> FileKind | None:
             head = stream.read(_HEAD)
         kind = _kind_of_head(head)
         if kind == "tar" and _is_container_like(head):
-            return _container_kind(path, scheme)
+            return _container_kind(path, scheme) if whole else None
     except OSError as error:
         raise ImageError(f"cannot read the image {path}: {error.strerror}") from error
     except ImageError as error:

@@ -29,6 +29,7 @@ from buildstep.images.record import DamagedImage, ImageRecord
 from buildstep.images.remote import Remote
 from buildstep.images.resolve import Resolved, several_of
 from buildstep.images.sources import parse
+from buildstep.images.sources.local_file import check_file
 from buildstep.pool.interface import Backend, Kind
 from buildstep.spec.config import Config
 from buildstep.system.files import atomic_write
@@ -153,9 +154,10 @@ class ImageStore:
     def foresee(self, ref: str) -> str:
         """Say where an image that is not in the store would come from; nothing is fetched.
 
-        Raises ImageError when no repository has it.
+        Raises ImageError when no repository has it, or where a file is of another kind than its scheme says.
         """
         if self.identify(ref) is not None:
+            check_file(ref)
             return f"{ref} is not in the store"
         chain = self.resolve(ref)
         top, others = chain[-1], len(chain) - 1

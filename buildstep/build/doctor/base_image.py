@@ -14,7 +14,7 @@ from buildstep.events import Bus
 from buildstep.images import sources
 from buildstep.images.record import root_in
 from buildstep.images.remote import Remote
-from buildstep.images.sources.local_file import NAMED_INSIDE, path_of
+from buildstep.images.sources.local_file import NAMED_INSIDE, check_file, path_of
 from buildstep.images.sources.mmdebstrap import Mmdebstrap
 from buildstep.images.store import ImageRecord
 from buildstep.pool.interface import Backend, Kind
@@ -114,6 +114,7 @@ def _local(seen: Examination, ref: str, path: Path) -> None:
     if ref.startswith(("tar:", *(f"{scheme}:" for scheme in NAMED_INSIDE))):
         try:
             _identify(ref)
+            check_file(ref)
         except ImageError as error:
             seen.error("image", ref, error)
             return

@@ -10,7 +10,7 @@ from typing import ClassVar
 from buildstep.errors import ImageError, UsageError
 from buildstep.formats.docker_archive import DockerArchive, SavedImage, open_docker_archive
 from buildstep.formats.oci.spec import apply_layers, describe
-from buildstep.images.file_kind import check_kind
+from buildstep.images.file_kind import check_kind, check_start
 from buildstep.images.interface import Identity, SourceContext, SourceImage
 from buildstep.images.sources.local_file import expanded, is_compressed, split, stem
 from buildstep.net.registry import Reference
@@ -28,7 +28,7 @@ class DockerArchiveFile:
         path, wanted = _split(locator)
         label = f"docker-archive:{path.name}"
         if is_compressed(path):
-            check_kind(path, "docker-archive")
+            check_start(path, "docker-archive")
             return Identity(key=f"docker-archive:file:sha256:{hasher(path)}:{wanted}", label=label)
         archive = _open(path, path)
         config = archive.config(_find(archive, wanted))

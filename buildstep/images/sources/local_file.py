@@ -11,11 +11,12 @@ from pathlib import Path
 from buildstep.errors import ImageError
 from buildstep.formats.decompress import MAGIC_SIZE, Decompressed, compression_of
 from buildstep.formats.unpack import Limits
+from buildstep.images.file_kind import FileKind, check_kind
 from buildstep.system.files import CHUNK
 
 _ENDING = re.compile(r"(\.oci)?\.(tar|tgz|txz|tbz2?|tzst)(\.(gz|xz|zst|bz2))?$|\.(gz|xz|zst|bz2)$")
 
-FILE_SCHEMES = ("tar", "oci", "docker-archive", "zfs", "btrfs")
+FILE_SCHEMES: tuple[FileKind, ...] = ("tar", "oci", "docker-archive", "zfs", "btrfs")
 """Schemes that name a file or directory of this host; btrfs stands for a file that is refused."""
 
 NAMED_INSIDE = ("oci", "docker-archive")
@@ -31,6 +32,17 @@ def path_of(ref: str) -> Path | None:
         with contextlib.suppress(ImageError):
             return split(locator, "", "")[0]
     return Path(locator.partition(",")[0] if scheme == "zfs" else locator)
+
+
+def check_file(ref: str) -> None:
+    """Raise ImageError for a reference whose file is plainly of another kind than its scheme says.
+
+    For a file that will be imported: a compressed archive of a container is expanded for it.
+    """
+    path = path_of(ref)
+    for scheme in FILE_SCHEMES:
+        if path is not None and ref.startswith(f"{scheme}:"):
+            check_kind(path, scheme)
 
 
 def split(locator: str, what: str, form: str) -> tuple[Path, str]:

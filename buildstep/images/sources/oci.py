@@ -10,7 +10,7 @@ from typing import ClassVar
 from buildstep.errors import ImageError
 from buildstep.formats.oci.layout import Layout, open_layout
 from buildstep.formats.oci.spec import OciPlatform, apply_layers, describe, document
-from buildstep.images.file_kind import check_kind
+from buildstep.images.file_kind import check_kind, check_start
 from buildstep.images.interface import Identity, SourceContext, SourceImage
 from buildstep.images.sources.local_file import expanded, is_compressed, split, stem
 
@@ -28,7 +28,7 @@ class Oci:
         path, tag = _split(locator)
         label, wanted = f"oci:{path.name}", platform_of(self._environ)
         if is_compressed(path):
-            check_kind(path, "oci")
+            check_start(path, "oci")
             return Identity(key=f"oci:file:sha256:{hasher(path)}:{tag}:{wanted}", label=label)
         layout = _open(path, path)
         return Identity(key=f"oci:{layout.image(layout.find(tag), wanted).manifest.digest}", label=label)

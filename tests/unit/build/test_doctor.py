@@ -519,9 +519,14 @@ def test_an_image_of_several_in_a_file(
         assert found_status == status
 
 
-def test_a_file_under_the_scheme_of_another_kind(doctor: Doctor, tmp_path: Path) -> None:
+@pytest.mark.parametrize("packed", [bytes, gzip.compress])
+@pytest.mark.parametrize("scheme", ["tar", "oci"])
+def test_a_file_under_the_scheme_of_another_kind(
+    doctor: Doctor, tmp_path: Path, scheme: str, packed: Callable[[bytes], bytes]
+) -> None:
     path = make_saved(tmp_path / "saved.tar", {"a:1": [layer({"x": b""})]}, style="skopeo")
-    status, told = doctor("-m", manifest(), "-i", f"tar:{path}", "proto")
+    path.write_bytes(packed(path.read_bytes()))
+    status, told = doctor("-m", manifest(), "-i", f"{scheme}:{path}", "proto")
     assert status == ExitCode.IMAGE
     assert found(told, area="image")[0]["fix"] == f"write docker-archive:{path}"
 

@@ -17,10 +17,12 @@ import pytest
 
 from buildstep.errors import ImageError
 from buildstep.formats.codecs import codec
+from buildstep.images import file_kind
 from buildstep.images.file_kind import kind_of
 from buildstep.images.importing import Importer
 from buildstep.images.interface import SourceImage
 from buildstep.images.sources import parse
+from buildstep.images.sources.local_file import check_file
 from buildstep.images.store import ImageStore
 from buildstep.pool.journal import Journal
 from buildstep.system.digest import sha256_file
@@ -253,11 +255,32 @@ class TestAnotherScheme:
         path = files[kind + packed]
         if kind == scheme:
             assert identify(f"{scheme}:{path}").startswith(scheme)
+            check_file(f"{scheme}:{path}")
             return
+        # Only of a compressed one it may be left to who imports it.
+        look = check_file if packed else identify
         with pytest.raises(ImageError) as caught:
-            identify(f"{scheme}:{path}")
+            look(f"{scheme}:{path}")
         assert str(path) in caught.value.message
         assert caught.value.hint == f"write {kind}:{path}"
+
+    @pytest.mark.parametrize("kind", ["oci", "docker-archive"])
+    def test_costs_nothing_where_the_image_is_in_the_store(
+        self, files: dict[str, Path], kind: str, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Every build identifies its base; one that imports it expands the archive anyway."""
+        monkeypatch.setattr(file_kind, "_container_kind", lambda *_: pytest.fail("the archive was expanded"))
+        assert store.find(f"{kind}:{files[f'{kind} gz']}") is None
+
+    @pytest.mark.parametrize(("kind", "scheme"), [("oci", "docker-archive"), ("docker-archive", "oci")])
+    def test_is_told_before_the_import(
+        self, files: dict[str, Path], kind: str, scheme: str, store: ImageStore, journal: Journal
+    ) -> None:
+        path = files[f"{kind} gz"]
+        for call in (store.foresee, Importer(store, journal).ensure):
+            with pytest.raises(ImageError) as caught:
+                call(f"{scheme}:{path}")
+            assert caught.value.hint == f"write {kind}:{path}"
 
     def test_a_directory(self, tmp_path: Path) -> None:
         make_layout(tmp_path / "layout", [UPPER])
