@@ -42,7 +42,7 @@ def _refuse_lacking() -> None:
     if lacks := userns.lacks():
         raise ToolMissing(
             "packages are installed as root, or in a user namespace, and this user can have none",
-            detail="\n".join(f"  missing: {what} ({remedy})" for what, remedy in lacks),
+            detail=userns.told(lacks),
             hint="run as root, or add what is missing; without packages this build needs neither",
         )
 

@@ -81,15 +81,26 @@ def lacks() -> list[tuple[str, str]]:
     found = missing()
     if _max_user_namespaces() == 0:
         found.append(("user namespaces are forbidden", "as root: sysctl user.max_user_namespaces=10000"))
-    if not found:
-        inner = ("unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc")
-        try:
-            process.query(enter_argv(*inner, "--", "true"), timeout=20.0)
-        except CommandFailed as error:
-            said = error.detail.partition("\ncommand: ")[0].strip() or error.message
-            allow = "let users have user namespaces (sysctl user.max_user_namespaces, AppArmor, seccomp)"
-            found.append((f"the kernel refused a user namespace: {said}", allow))
+    if not found and (refusal := _refusal()):
+        allow = "let users have user namespaces (sysctl user.max_user_namespaces, AppArmor, seccomp)"
+        found.append((f"the kernel refused a user namespace: {refusal}", allow))
     return found
+
+
+def told(lacking: list[tuple[str, str]]) -> str:
+    """Return the rows of `lacks` as the detail of an error."""
+    return "\n".join(f"  missing: {what} ({remedy})" for what, remedy in lacking)
+
+
+@functools.cache  # a command asks more than once, and it takes a process
+def _refusal() -> str:
+    """Return why the kernel makes no namespaces for us; empty if it does."""
+    inner = ("unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc")
+    try:
+        process.query(enter_argv(*inner, "--", "true"), timeout=20.0)
+    except CommandFailed as error:
+        return error.detail.partition("\ncommand: ")[0].strip() or error.message
+    return ""
 
 
 def _max_user_namespaces() -> int | None:

@@ -142,10 +142,10 @@ def _as_root_of_a_namespace(command: list[str]) -> list[str]:
     mmdebstrap's own way (--mode=unshare) maps the user to nobody, and nobody may enter a pool. Raises
     ToolMissing, saying all that this user lacks.
     """
-    if missing := userns.missing():
+    if lacks := userns.lacks():
         raise ToolMissing(
             "mmdebstrap needs root, or a user namespace, and this user can have none",
-            detail="\n".join(f"  missing: {what} ({remedy})" for what, remedy in missing),
+            detail=userns.told(lacks),
             hint="add what is missing, run as root, or import a root that was made elsewhere: tar:FILE",
         )
     return userns.enter_argv("unshare", "--mount", "--pid", "--fork", "--kill-child", "--", *command)

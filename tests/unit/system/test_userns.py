@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from buildstep.errors import CommandFailed
+from buildstep.errors import CommandFailed, ToolMissing
+from buildstep.images.sources import mmdebstrap
 from buildstep.system import process, userns
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="user namespaces are Linux's")
@@ -23,6 +25,15 @@ def test_owners_are_those_of_the_id_maps(tmp_path: Path, monkeypatch: pytest.Mon
     assert not userns.has_owner((1234567, 0))
 
 
+@pytest.fixture
+def untried() -> Iterator[None]:
+    """What the kernel said is kept for the whole process."""
+    userns._refusal.cache_clear()
+    yield
+    userns._refusal.cache_clear()
+
+
+@pytest.mark.usefixtures("untried")
 def test_what_the_kernel_refuses_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
 
@@ -40,9 +51,14 @@ def test_what_the_kernel_refuses_is_lacking(monkeypatch: pytest.MonkeyPatch) -> 
     assert {"--mount", "--pid", "--mount-proc"} <= set(asked[0])
     monkeypatch.setattr(userns, "_max_user_namespaces", lambda: 0)
     assert [row[0] for row in userns.lacks()] == ["user namespaces are forbidden"]
-    assert len(asked) == 1
+    monkeypatch.setattr(userns, "_max_user_namespaces", lambda: None)
+    with pytest.raises(ToolMissing) as caught:
+        mmdebstrap._as_root_of_a_namespace(["mmdebstrap"])
+    assert caught.value.detail == f"  missing: {what} ({remedy})"
+    assert len(asked) == 1, "the kernel is asked once"
 
 
+@pytest.mark.usefixtures("untried")
 def test_all_that_is_missing_is_told_and_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(userns, "missing", lambda: [("no range", "usermod")])
     monkeypatch.setattr(userns, "_max_user_namespaces", lambda: 5)
