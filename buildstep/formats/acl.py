@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 # acl(5) and linux/posix_acl_xattr.h: a version, then (tag, permissions, id) of each entry, little endian.
 _ACL_VERSION = struct.pack("<I", 2)
@@ -50,32 +51,43 @@ def acl_mode(value: bytes) -> int | None:
     return bits.get(0x01, 0) << 6 | bits.get(0x10, bits.get(0x04, 0)) << 3 | bits.get(0x20, 0)
 
 
-def acl_names(text: bytes) -> set[tuple[str, str]]:
-    """Return whom SCHILY.acl text names without a number, as GNU tar writes it. Raises ValueError."""
-    return {
-        (kind, os.fsdecode(who))
-        for kind, who, number, _ in _rows(text)
-        if kind in ("user", "group") and who and not number.isdigit()
-    }
+@dataclass(frozen=True, slots=True)
+class AclText:
+    """An ACL as SCHILY.acl text has it. Use `parse_acl`."""
+
+    _rows: tuple[tuple[str, bytes, bytes, bytes], ...]
+
+    @property
+    def names(self) -> set[tuple[str, str]]:
+        """Whom it names without a number, as GNU tar writes it: (`user` or `group`, name)."""
+        return {
+            (kind, os.fsdecode(who))
+            for kind, who, number, _ in self._rows
+            if kind in ("user", "group") and who and not number.isdigit()
+        }
+
+    def value(self, numbers: Mapping[tuple[str, str], int] | None = None) -> bytes:
+        """Return the extended attribute's value. Raises ValueError for a number that no ACL can have.
+
+        numbers: those of `names`.
+        """
+        found = []
+        for kind, who, number, letters in self._rows:
+            ident = _ACL_NO_ID
+            if kind in ("user", "group") and who:
+                ident = int(number) if number.isdigit() else (numbers or {})[kind, os.fsdecode(who)]
+                if ident >= _ACL_NO_ID:
+                    raise ValueError(f"the ACL entry of the {kind} {ident}, a number that is too large")
+            named = ident != _ACL_NO_ID
+            tag = min(t for t, k in _ACL_TAGS.items() if k.decode() == kind and (t in _ACL_NAMED) == named)
+            bits = sum(bit for letter, bit in ((b"r", 4), (b"w", 2), (b"x", 1)) if letter in letters)
+            found.append((tag, ident, _ACL_ENTRY.pack(tag, bits, ident)))
+        return _ACL_VERSION + b"".join(packed for _, _, packed in sorted(found))
 
 
-def acl_from_text(text: bytes, numbers: Mapping[tuple[str, str], int] | None = None) -> bytes:
-    """Return the extended attribute's value for SCHILY.acl text. Raises ValueError.
-
-    numbers: of whom `acl_names` returned.
-    """
-    found = []
-    for kind, who, number, letters in _rows(text):
-        ident = _ACL_NO_ID
-        if kind in ("user", "group") and who:
-            ident = int(number) if number.isdigit() else (numbers or {})[kind, os.fsdecode(who)]
-            if ident >= _ACL_NO_ID:
-                raise ValueError(f"the ACL entry of the {kind} {ident}, a number that is too large")
-        named = ident != _ACL_NO_ID
-        tag = min(t for t, k in _ACL_TAGS.items() if k.decode() == kind and (t in _ACL_NAMED) == named)
-        bits = sum(bit for letter, bit in ((b"r", 4), (b"w", 2), (b"x", 1)) if letter in letters)
-        found.append((tag, ident, _ACL_ENTRY.pack(tag, bits, ident)))
-    return _ACL_VERSION + b"".join(packed for _, _, packed in sorted(found))
+def parse_acl(text: bytes) -> AclText:
+    """Return the ACL of SCHILY.acl text. Raises ValueError for any other text."""
+    return AclText(tuple(_rows(text)))
 
 
 def _rows(text: bytes) -> Iterator[tuple[str, bytes, bytes, bytes]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import IO, Self, cast
 
 from buildstep.errors import ImageError
-from buildstep.formats.acl import acl_from_text, acl_mode, acl_names
+from buildstep.formats.acl import AclText, acl_mode, parse_acl
 from buildstep.formats.decompress import Decompressed
 from buildstep.formats.member_path import MemberFault, clean_path
 from buildstep.formats.tar_writer import xattr_name
@@ -58,14 +58,14 @@ _PLAIN_ACL = 4 + 3 * 8
 class Member:
     """One member. link: the target of a hard link, else None. extents: where the content belongs.
 
-    acls: ACLs that name users or groups without their numbers (attribute, text), which are not in the entry
-    yet: the numbers are known once the image's own tables are (`with_acls`).
+    acls: ACLs that name users or groups without their numbers, each with its attribute. They are not in the
+    entry yet: the numbers are known once the image's own tables are (`with_acls`).
     """
 
     entry: Entry
     link: bytes | None
     extents: Extents
-    acls: tuple[tuple[bytes, bytes], ...] = ()
+    acls: tuple[tuple[bytes, AclText], ...] = ()
 
 
 def members(source: Decompressed, *, verified: bool = False) -> Iterator[tarfile.TarInfo]:
@@ -170,6 +170,7 @@ def parse(info: tarfile.TarInfo) -> Member:
     for value, what in ((info.uid, "uid"), (info.gid, "gid")):
         if not 0 <= value < 2**32 - 1:
             raise MemberFault(f"the {what} {value}")
+    xattrs, acls = _attributes(info.pax_headers)
     entry = Entry(
         path=path,
         kind=kind,
@@ -177,10 +178,9 @@ def parse(info: tarfile.TarInfo) -> Member:
         uid=info.uid,
         gid=info.gid,
         mtime=_mtime(info),
-        xattrs=_xattrs(info.pax_headers),
+        xattrs=xattrs,
     )
     _apply_acl(entry)
-    acls = _named_acls(info.pax_headers)
     extents: Extents = ()
     if kind == "f":
         entry.size = info.size
@@ -200,18 +200,16 @@ def parse(info: tarfile.TarInfo) -> Member:
 
 
 def with_acls(
-    entry: Entry, acls: Iterable[tuple[bytes, bytes]], numbers: Mapping[tuple[str, str], int]
+    entry: Entry, acls: Iterable[tuple[bytes, AclText]], numbers: Mapping[tuple[str, str], int]
 ) -> None:
-    """Give an entry the ACLs of its member that name somebody. numbers: of whom `acl_names` returns."""
-    found = dict(entry.xattrs) | {name: acl_from_text(text, numbers) for name, text in acls}
+    """Give an entry the ACLs of its member that name somebody. numbers: of all their `names`.
+
+    Raises ValueError for a number that no ACL can have.
+    """
+    found = dict(entry.xattrs) | {name: acl.value(numbers) for name, acl in acls}
     entry.xattrs = tuple((name, found[name]) for name in sorted(found))
     entry.text = b""
     _apply_acl(entry)
-
-
-def _named_acls(headers: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ...]:
-    texts = ((name, raw(headers[key])) for key, name in _ACLS.items() if key in headers)
-    return tuple((name, text) for name, text in texts if acl_names(text))
 
 
 def _apply_acl(entry: Entry) -> None:
@@ -257,9 +255,13 @@ def _checked(seconds: int) -> int:
     return seconds
 
 
-def _xattrs(headers: Mapping[str, str]) -> tree_entry.Xattrs:
-    """Return the attributes that belong to an image, sorted, from keywords of star, GNU tar and bsdtar."""
+def _attributes(headers: Mapping[str, str]) -> tuple[tree_entry.Xattrs, tuple[tuple[bytes, AclText], ...]]:
+    """Return the attributes that belong to an image, sorted, from keywords of star, GNU tar and bsdtar.
+
+    And the ACLs that name somebody without a number, each with its attribute. Raises MemberFault.
+    """
     found: dict[bytes, bytes] = {}
+    named: list[tuple[bytes, AclText]] = []
     try:
         for key, value in headers.items():
             if key.startswith("LIBARCHIVE.xattr."):
@@ -269,13 +271,16 @@ def _xattrs(headers: Mapping[str, str]) -> tree_entry.Xattrs:
             elif key.startswith("SCHILY.xattr.") and f"LIBARCHIVE.xattr.{key[13:]}" not in headers:
                 # bsdtar writes both with one encoding of the name, of which GNU tar knows two characters.
                 found[xattr_name(raw(key[13:]))] = raw(value)
-            elif key in _ACLS and not acl_names(raw(value)):
-                acl = acl_from_text(raw(value))
-                if key.endswith("default") or len(acl) != _PLAIN_ACL:
-                    found[_ACLS[key]] = acl
+            elif key in _ACLS:
+                acl = parse_acl(raw(value))
+                if acl.names:
+                    named.append((_ACLS[key], acl))
+                elif len(packed := acl.value()) != _PLAIN_ACL or key.endswith("default"):
+                    found[_ACLS[key]] = packed
     except (ValueError, binascii.Error) as error:
         raise MemberFault(f"attributes that are not understood: {error}") from None
     for name in found:
         if not name or b"\0" in name or len(name) > _MAX_XATTR_NAME:
             raise MemberFault(f"an attribute called {os.fsdecode(name)!r}")
-    return tuple((name, found[name]) for name in sorted(found) if not scan.SKIPPED_XATTRS.match(name))
+    kept = (name for name in sorted(found) if not scan.SKIPPED_XATTRS.match(name))
+    return tuple((name, found[name]) for name in kept), tuple(named)

@@ -21,7 +21,7 @@ from typing import IO
 
 from buildstep.errors import ImageError
 from buildstep.events import Bus
-from buildstep.formats.acl import acl_names
+from buildstep.formats.acl import AclText
 from buildstep.formats.decompress import Decompressed
 from buildstep.formats.member_path import MemberFault, inside
 from buildstep.formats.tar_reader import Member, members, parse, raw, with_acls
@@ -109,7 +109,7 @@ class _Extraction:
         self._new: set[bytes] = set()
         self._touched: set[bytes] = {b""}
         self._links: dict[bytes, int] = {}
-        self._named_acls: dict[bytes, tuple[tuple[bytes, bytes], ...]] = {}
+        self._named_acls: dict[bytes, tuple[tuple[bytes, AclText], ...]] = {}
         self._count = itertools.count()
         self._faults: list[str] = []
         self._fault_count = 0
@@ -298,7 +298,7 @@ class _Extraction:
         for path, group in self._links.items():
             groups.setdefault(group, []).append(path)
         for path, acls in self._named_acls.items():
-            names = set().union(*(acl_names(text) for _, text in acls))
+            names = set().union(*(acl.names for _, acl in acls))
             numbers = {key: found for key in names if (found := number(*key)) is not None}
             for what, name in sorted(names - numbers.keys()):
                 self._fault(

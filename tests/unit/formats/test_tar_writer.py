@@ -198,20 +198,20 @@ def test_acls_become_text_and_come_back() -> None:
     assert text == (
         b"user::rw-,user:1000:r--:1000,user:70000:rwx:70000,group::r-x,group:33:--x:33,mask::rwx,other::---"
     )
-    assert acl.acl_from_text(text) == ACL
-    assert acl.acl_from_text(b"user::rw-\nuser:lisa:r--:1000 # c\ngroup::r--\nmask::r--\nother::---")
+    assert acl.parse_acl(text).value() == ACL
+    assert acl.parse_acl(b"user::rw-\nuser:lisa:r--:1000 # c\ngroup::r--\nmask::r--\nother::---")
     for junk in (b"", b"\x01\0\0\0", ACL[:-1], ACL[:4] + b"\xff" * 8):
         assert acl.acl_to_text(junk) is None
     named = b"user::rw-,user:lisa:r--,group::r--,group:w=eb:r--,mask::r--,other::---"
     numbers = {("user", "lisa"): 1000, ("group", "w=eb"): 7}
-    assert acl.acl_names(named) == set(numbers)
-    assert acl.acl_names(text) == set()
-    assert acl.acl_to_text(acl.acl_from_text(named, numbers)) == (
+    assert acl.parse_acl(named).names == set(numbers)
+    assert acl.parse_acl(text).names == set()
+    assert acl.acl_to_text(acl.parse_acl(named).value(numbers)) == (
         b"user::rw-,user:1000:r--:1000,group::r--,group:7:r--:7,mask::r--,other::---"
     )
     for wrong in (b"user", b"nobody::rwx", b"user:4294967295:rwx"):
         with pytest.raises(ValueError):
-            acl.acl_from_text(wrong)
+            acl.parse_acl(wrong).value()
 
 
 def test_a_broken_acl_is_kept_as_it_is() -> None:

@@ -434,6 +434,14 @@ def test_names_in_acls_are_those_of_the_images_own_tables(into: Path) -> None:
     assert extract(late, other)[b"f"].xattrs == ()
 
 
+def test_each_acl_is_parsed_once(into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+    parse = acl._rows
+    monkeypatch.setattr(acl, "_rows", lambda text: parsed.append(text) or parse(text))
+    extract(with_names(("etc/passwd", b"lisa:x:5:5::/:\n")), into)
+    assert parsed == [NAMED.encode()] * 3
+
+
 def test_names_in_acls_that_the_image_does_not_know_are_told(into: Path) -> None:
     told = refused(with_names(("etc/passwd", b"root:x:0:0::/:\n")), into)
     assert "  f: its ACL names the user 'lisa', which the image's etc/passwd does not have" in told
