@@ -13,23 +13,18 @@ from typing import Protocol, runtime_checkable
 from buildstep.emit.interface import Sink
 from buildstep.errors import EmitError
 from buildstep.events import Bus
-from buildstep.system.files import CHUNK, Extents, data_extents
+from buildstep.system.files import CHUNK, GRAIN, ZEROS, Extents, data_extents, is_zeros
 from buildstep.system.text import shown
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import Entry, FileList
-from buildstep.tree.hashing import ZEROS, ContentHash
+from buildstep.tree.hashing import ContentHash
 
 # A pipe or a terminal that took a file's name must not make us wait.
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 SMALL = 64 << 10
 """Files up to this size are read in one go, as if they had no holes."""
-_THREADED = 4 * CHUNK
-"""From this size on a file is hashed in a thread, beside reading."""
-_GRAIN = 64 << 10
-"""Holes of a sparse file are whole pieces of this size. A multiple of a tar block."""
 _WORTH = 256 << 10
 """Bytes of holes from which on a file can be sparse: for fewer it is not worth it that some readers fail."""
-_ZEROS = bytes(_GRAIN)
 _WINDOW = 8 << 20
 """Bytes that are read ahead while a file is searched for zeros."""
 
@@ -146,7 +141,7 @@ class _Reader:
                 sink.begin_sparse(entry, extents)
             else:
                 sink.begin(entry)
-        hasher = ContentHash(threaded=entry.size >= _THREADED)
+        hasher = ContentHash(entry.size)
         self._late.append((entry, hasher))
         position = 0
         for begin, length in _stored(fd, before) if extents is None else extents:
@@ -271,14 +266,14 @@ def _extents(fd: int, info: os.stat_result) -> Extents | None:
     found: list[tuple[int, int]] = []
     done = ahead = 0
     for offset, length in _stored(fd, info):
-        at = max(done, offset - offset % _GRAIN)
+        at = max(done, offset - offset % GRAIN)
         while at < offset + length:
             if at >= ahead:
                 ahead = at + _WINDOW
                 os.posix_fadvise(fd, at, _WINDOW, os.POSIX_FADV_WILLNEED)
-            step = min(_GRAIN, size - at)
-            # Most grains have something in their first byte, and that is all that is looked at.
-            if os.pread(fd, 1, at) != b"\0" or os.pread(fd, step, at) != _ZEROS[:step]:
+            step = min(GRAIN, size - at)
+            # Most grains have something in their first byte, and that is all that is read.
+            if os.pread(fd, 1, at) != b"\0" or not is_zeros(os.pread(fd, step, at)):
                 begin, have = found.pop() if found and sum(found[-1]) == at else (at, 0)
                 found.append((begin, have + step))
             at = done = at + step

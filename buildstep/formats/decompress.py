@@ -13,8 +13,7 @@ from types import TracebackType
 from typing import IO, Any, Protocol, Self, cast
 
 from buildstep.errors import BuildstepError, ImageError, ToolMissing
-from buildstep.system.files import CHUNK
-from buildstep.tree.hashing import ZEROS
+from buildstep.system.files import CHUNK, is_zeros
 
 _INPUT = 256 << 10
 _AHEAD = 8
@@ -147,7 +146,7 @@ class Decompressed:
         end: BaseException | None = None
         try:
             for chunk in self._chunks():
-                if chunk[:1] != b"\0" or chunk != ZEROS[: len(chunk)]:
+                if not is_zeros(chunk):
                     self._given += len(chunk)
                 if self._ratio and self._given > max(self._floor, self._ratio * self._taken):
                     raise ImageError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from buildstep.errors import ImageError
 from buildstep.events import Bus
 from buildstep.formats.decompress import Decompressed
-from buildstep.system.files import CHUNK, Extents, write_all
+from buildstep.system.files import CHUNK, GRAIN, Extents, is_zeros, write_all
 from buildstep.system.text import shown
 from buildstep.system.userns import in_user_namespace
 from buildstep.tree.entry import TYPE_BITS, Entry, FileList
@@ -19,22 +19,16 @@ from buildstep.tree.scan import plain_mode
 
 _ACCESS_ACL = "system.posix_acl_access"
 _DEFAULT_ACL = "system.posix_acl_default"
-_GRAIN = 64 << 10
-_HOLE = bytes(_GRAIN)
-"""A piece of a file that is not written, and reads as zeros all the same."""
-_THREADED = 4 * CHUNK
-"""From this size on a file is hashed in a thread, beside writing."""
 
 
 def _write_data(fd: int, chunk: bytes) -> None:
     """Write content; long runs of zeros become holes, as most archives do not tell of these."""
     begin = 0
-    for at in range(0, len(chunk), _GRAIN):
-        # Most pieces have something in their first byte, and that is all that is looked at.
-        if chunk[at] == 0 and chunk[at : at + _GRAIN] == _HOLE:
+    for at in range(0, len(chunk) - GRAIN + 1, GRAIN):
+        if chunk[at] == 0 and is_zeros(chunk[at : at + GRAIN]):
             write_all(fd, chunk[begin:at])
-            os.lseek(fd, _GRAIN, os.SEEK_CUR)
-            begin = at + _GRAIN
+            os.lseek(fd, GRAIN, os.SEEK_CUR)
+            begin = at + GRAIN
     write_all(fd, chunk[begin:] if begin else chunk)
 
 
@@ -79,7 +73,7 @@ class TreeWriter:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(self.full(entry.path), flags, 0o600)
         try:
-            content = ContentHash(threaded=entry.size >= _THREADED)
+            content = ContentHash(entry.size)
             self._late.append((entry, content))
             position = 0
             for offset, length in extents:
@@ -95,7 +89,7 @@ class TreeWriter:
                     _write_data(fd, chunk)
                     length -= len(chunk)  # noqa: PLW2901
             content.zeros(entry.size - position)
-            if position < entry.size or entry.size >= _GRAIN:  # it may end with a hole, of the map or of ours
+            if position < entry.size or entry.size >= GRAIN:  # it may end with a hole, of the map or of ours
                 os.ftruncate(fd, entry.size)
             if not content.behind:
                 self._late.pop()

@@ -19,7 +19,10 @@ from buildstep.system.space import located, locating
 CHUNK = 1 << 20
 """Bytes read at a time when a whole file is hashed or copied."""
 
-_FICLONE = 0x40049409  # linux/fs.h
+ZEROS = bytes(CHUNK)
+
+GRAIN = 64 << 10
+"""Zeros become holes in whole pieces of this size. A multiple of a tar block."""
 
 
 # -- writing ----------------------------------------------------------------------------------------
@@ -144,6 +147,12 @@ def data_extents(fd: int, size: int) -> list[tuple[int, int]]:
         extents.append((begin, end - begin))
         offset = end
     return extents
+
+
+def is_zeros(piece: bytes) -> bool:
+    """Return whether a piece, of `CHUNK` bytes at most, is of zeros only; false for an empty one."""
+    # Most have something in their first byte.
+    return piece[:1] == b"\0" and piece == ZEROS[: len(piece)]
 
 
 Extents = Sequence[tuple[int, int]]

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from buildstep.system.files import CHUNK
+from buildstep.system.files import CHUNK, ZEROS
 from buildstep.tree.entry import Entry, FileList
 
 
@@ -44,16 +44,16 @@ def spread_digests(entries: FileList) -> None:
 
 _AHEAD = 4
 """Chunks that may wait to be hashed."""
-
-ZEROS = bytes(CHUNK)
+_THREADED = 4 * CHUNK
+"""Files of this size or more are hashed in a thread, beside reading or writing."""
 
 
 class ContentHash:
-    """SHA-256 of a file that comes in pieces, in a thread of its own when that pays."""
+    """SHA-256 of a file that comes in pieces, in a thread of its own when that pays. size: the file's."""
 
-    def __init__(self, *, threaded: bool) -> None:
+    def __init__(self, size: int) -> None:
         self._state = hashlib.sha256()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="hash") if threaded else None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="hash") if size >= _THREADED else None
         self._waiting: deque[Future[None]] = deque()
         self._cancelled = False
         self._holes = False

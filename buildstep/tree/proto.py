@@ -60,6 +60,7 @@ class ProtoDir:
     _fresh: FileList | None = None
     _inodes: dict[bytes, tuple[int, int]] | None = None
     _totals: tuple[int, int] | None = None
+    _fresh_files: tuple[int, int] | None = None
 
     # -- what is there --------------------------------------------------------------------------------
 
@@ -94,9 +95,17 @@ class ProtoDir:
     def _total(self) -> tuple[int, int]:
         if self._totals is None:
             sizes = [size for kind, size in map(kind_and_size, self.valid.values()) if kind == "f"]
-            sizes += [seen.size for seen in self.fresh.values() if seen.kind == "f"]
-            self._totals = len(sizes), sum(sizes)
+            count, size = self.fresh_files
+            self._totals = len(sizes) + count, sum(sizes) + size
         return self._totals
+
+    @property
+    def fresh_files(self) -> tuple[int, int]:
+        """How many of the regular files are fresh, and their bytes."""
+        if self._fresh_files is None:
+            sizes = [seen.size for seen in self.fresh.values() if seen.kind == "f"]
+            self._fresh_files = len(sizes), sum(sizes)
+        return self._fresh_files
 
     @property
     def unchanged(self) -> bool:
@@ -276,8 +285,7 @@ def scan_proto(proto: Path, *, exclude: Exclude | None = None, index: StatIndex 
         valid = {path: old for path, old in valid.items() if line_of(old) in there}
         gone = tuple(path for path in known.paths if path not in valid and path not in fresh)
     found = ProtoDir(top, started, known, valid, fresh, gone, doubt=doubt, exclude=exclude)
-    sizes = [seen.size for seen in fresh.values() if seen.kind == "f"]
-    found.unread, found.unread_size = len(sizes), sum(sizes)
+    found.unread, found.unread_size = found.fresh_files
     if found.unchanged:
         found.notes = dict(known.notes)
     return found

@@ -311,3 +311,11 @@ def test_a_part_of_a_file_is_read_to_its_own_end(tmp_path: Path) -> None:
         assert [part.read(2), part.read(100), part.read(1)] == [b"23", b"456", b""]
         assert len(part) == 5
         assert system_files.SliceReader(file, 8, 5).read() == b"89", "a file that is too short ends it"
+
+
+@pytest.mark.parametrize(
+    ("piece", "zeros"),
+    [(b"", False), (b"\0", True), (bytes(1 << 20), True), (bytes(70000) + b"x", False), (b"x\0", False)],
+)
+def test_zeros_are_told(piece: bytes, zeros: bool) -> None:
+    assert system_files.is_zeros(piece) is zeros
