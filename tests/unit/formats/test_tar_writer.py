@@ -199,7 +199,7 @@ def test_acls_become_text_and_come_back() -> None:
         b"user::rw-,user:1000:r--:1000,user:70000:rwx:70000,group::r-x,group:33:--x:33,mask::rwx,other::---"
     )
     assert acl.parse_acl(text).value() == ACL
-    assert acl.parse_acl(b"user::rw-\nuser:lisa:r--:1000 # c\ngroup::r--\nmask::r--\nother::---")
+    assert acl.parse_acl(b"user::rw-\nuser:lisa:r--:1000 # c\ngroup::r--\nmask::r--\nother::---").value()
     for junk in (b"", b"\x01\0\0\0", ACL[:-1], ACL[:4] + b"\xff" * 8):
         assert acl.acl_to_text(junk) is None
     named = b"user::rw-,user:lisa:r--,group::r--,group:w=eb:r--,mask::r--,other::---"

@@ -13,6 +13,7 @@ import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -435,11 +436,10 @@ def test_names_in_acls_are_those_of_the_images_own_tables(into: Path) -> None:
 
 
 def test_each_acl_is_parsed_once(into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parsed: list[bytes] = []
-    parse = acl._rows
-    monkeypatch.setattr(acl, "_rows", lambda text: parsed.append(text) or parse(text))
+    parse = Mock(wraps=acl._rows)
+    monkeypatch.setattr(acl, "_rows", parse)
     extract(with_names(("etc/passwd", b"lisa:x:5:5::/:\n")), into)
-    assert parsed == [NAMED.encode()] * 3
+    assert [call.args for call in parse.call_args_list] == [(NAMED.encode(),)] * 3
 
 
 def test_names_in_acls_that_the_image_does_not_know_are_told(into: Path) -> None:
