@@ -184,3 +184,19 @@ def codec(name: str) -> Codec:
     if name not in CODECS:
         raise UsageError(f"no compression is called {name!r}", hint="one of " + ", ".join(CODECS))
     return CODECS[name]()
+
+
+def expand_zstd(data: bytes, limit: int) -> bytes:
+    """Return the content of one zstd frame that says its length. limit: the most bytes that it may have.
+
+    Raises ValueError for anything else, before a byte of it is expanded: a few bytes can stand for gigabytes.
+    """
+    zstandard = cast(Any, importlib.import_module("zstandard"))
+    try:
+        length = zstandard.get_frame_parameters(data).content_size
+        if length == zstandard.CONTENTSIZE_UNKNOWN or length > limit:
+            raise ValueError(f"a zstd frame of {length} bytes, and {limit} are allowed")
+        # A frame without content says so, and an unknown length is 0 for this library's decompressor.
+        return bytes(zstandard.ZstdDecompressor().decompress(data)) if length else b""
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from error

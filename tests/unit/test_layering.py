@@ -24,6 +24,7 @@ ROOMS = [
     "rootfs",
     "report",
     "net",
+    "files",
     "emit",
     "cache",
     "images",
@@ -38,7 +39,7 @@ FLAT = {"__init__", "__main__", "errors", "events"}
 """The only modules that lie in no folder."""
 
 SEAMS = {
-    "pool", "rootfs/installers", "rootfs/cleaners", "emit", "images/sources", "images/publishers", "report",
+    "pool", "rootfs/installers", "rootfs/cleaners", "files", "emit", "images/sources", "images/publishers", "report",
     "build/steps", "build/doctor",
 }  # fmt: skip
 """Folders whose `__init__.py` holds the table of a seam. Its rows do not import it at start-up."""
@@ -58,6 +59,7 @@ DOORS = {
     "markupsafe": {"report/*"},
     "deflate": {"formats/codecs"},
     "isal": {"formats/decompress"},
+    "pyfastcdc": {"files/chunks"},
     "zstandard": {"formats/codecs", "formats/decompress", "formats/zfs_stream"},
     "cryptography": {"net/ssh_keys"},
 }

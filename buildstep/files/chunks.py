@@ -1,0 +1,68 @@
+"""Large contents as chunks, cut where the content says so, so that a change in one place changes few of them.
+
+Cut by FastCDC (Xia and others, USENIX ATC 2020) with the sizes below, or, where the library pyfastcdc is not
+there, at fixed offsets: what is cut one way is not found when it is cut the other. A recipe is text: the line
+`buildstep-chunks 1`, then a line for each chunk: SHA-256 and size in bytes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any, NamedTuple, cast
+
+from buildstep.errors import StoreError
+from buildstep.files.layout import is_digest
+
+SMALLEST, AVERAGE, LARGEST = 256 << 10, 1 << 20, 4 << 20
+_HEAD = "buildstep-chunks 1"
+
+
+class Piece(NamedTuple):
+    """A chunk: its digest, where it begins in the content, its size in bytes."""
+
+    digest: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The chunks of a content, in order; size: of the content in bytes."""
+
+    pieces: tuple[Piece, ...]
+    size: int
+
+
+def cut(stream: IO[bytes]) -> Iterator[bytes]:
+    """Yield the chunks of a stream, read to its end. Raises OSError."""
+    try:
+        library = cast(Any, importlib.import_module("pyfastcdc"))
+    except ImportError:
+        while data := stream.read(AVERAGE):
+            yield data
+        return
+    cutter = library.FastCDC(avg_size=AVERAGE, min_size=SMALLEST, max_size=LARGEST)
+    for chunk in cutter.cut_stream(stream):
+        yield bytes(chunk.data)
+
+
+def dumps(pieces: list[tuple[str, int]]) -> bytes:
+    """Return a recipe. pieces: digest and size of each chunk."""
+    return "\n".join([_HEAD, *(f"{digest} {size}" for digest, size in pieces), ""]).encode()
+
+
+def parse(data: bytes) -> Recipe:
+    """Read a recipe. Raises StoreError for what is none."""
+    head, *rows = data.decode("ascii", "replace").splitlines()
+    pieces, offset = [], 0
+    for row in rows:
+        digest, _, size = row.partition(" ")
+        if not is_digest(digest) or not size.isdigit() or not 0 < int(size) <= LARGEST:
+            raise StoreError("the list of the chunks of a content is damaged")
+        pieces.append(Piece(digest, offset, int(size)))
+        offset += int(size)
+    if head != _HEAD:
+        raise StoreError("the list of the chunks of a content is of a form that this version does not read")
+    return Recipe(tuple(pieces), offset)

@@ -1,0 +1,285 @@
+"""A store in a directory of this machine.
+
+A blob is written under a temporary name in `tmp/`, synced, and linked to its name: the link fails where the
+name is taken, so that of two writers one wins, and nobody ever sees half a file. Names that can change are
+swapped by a rename under a kernel lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import stat
+import threading
+import time
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from buildstep.errors import StoreError
+from buildstep.files.interface import Access, Item, Missing, ReadOnly, Versioned
+from buildstep.system.files import atomic_write, copy_range, fsync_dir, write_all
+from buildstep.system.locks import create_locked, lock, lock_directory, try_lock
+from buildstep.system.private import private_dir
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_MODE = 0o444
+_SWAPPING = "swap.lock"
+_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+class Local:
+    """`dir:PATH`, or a path alone."""
+
+    scheme: ClassVar[str] = "dir"
+    at_once = 8
+
+    def __init__(self, place: str, _access: Access) -> None:
+        self.root = Path(os.path.abspath(place))
+        self.url = f"dir:{self.root}"
+        self._checked = False
+
+    @property
+    def writable(self) -> bool:
+        return self._why_not() is None
+
+    # -- reading ---------------------------------------------------------------------------------------
+
+    def exists(self, names: Collection[str]) -> set[str]:
+        """See `Storage`."""
+        top = os.fspath(self.root) + "/"
+        found = set()
+        for name in names:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                if stat.S_ISREG(os.lstat(top + name).st_mode):
+                    found.add(name)
+        return found
+
+    def list(self, under: str) -> Iterator[Item]:
+        """See `Storage`."""
+        pending = [under]
+        while pending:
+            prefix = pending.pop()
+            try:
+                listing = os.scandir(self.root / prefix)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise self._error("list", prefix, error) from error
+            with listing:
+                for item in listing:
+                    if item.name.startswith("."):
+                        continue
+                    if item.is_dir(follow_symlinks=False):
+                        pending.append(f"{prefix}{item.name}/")
+                    elif item.is_file(follow_symlinks=False):
+                        with contextlib.suppress(FileNotFoundError):
+                            info = item.stat(follow_symlinks=False)
+                            yield Item(prefix + item.name, info.st_size, info.st_mtime)
+
+    def read(self, name: str, start: int = 0, count: int | None = None) -> bytes:
+        """See `Storage`."""
+        with self._opened(name) as fd:
+            size = os.fstat(fd).st_size
+            begin = max(0, size + start) if start < 0 else start
+            wanted = max(0, size - begin) if count is None else min(count, max(0, size - begin))
+            pieces = []
+            while wanted and (piece := os.pread(fd, wanted, begin)):
+                pieces.append(piece)
+                begin, wanted = begin + len(piece), wanted - len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def fetch(self, name: str, target: Path) -> None:
+        """See `Storage`."""
+        with self._opened(name) as source:
+            copy = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                copy_range(source, copy, os.fstat(source).st_size)
+            finally:
+                os.close(copy)
+
+    def load(self, name: str) -> Versioned | None:
+        """See `Storage`."""
+        try:
+            data = self.read(name)
+        except Missing:
+            return None
+        return Versioned(data, hashlib.sha256(data).hexdigest())
+
+    @contextlib.contextmanager
+    def _opened(self, name: str) -> Iterator[int]:
+        try:
+            fd = os.open(self.root / name, _READ)
+        except (FileNotFoundError, NotADirectoryError):
+            raise Missing(f"{self.url} has no {name}") from None
+        except OSError as error:
+            raise self._error("read", name, error) from error
+        try:
+            # A pipe or a device that somebody put there must not make us wait.
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise StoreError(
+                    f"{self.root / name} is no regular file", hint="what put it there? remove it"
+                )
+            yield fd
+        except OSError as error:
+            raise self._error("read", name, error) from error
+        finally:
+            os.close(fd)
+
+    # -- writing ---------------------------------------------------------------------------------------
+
+    def write(self, name: str, data: bytes | Path) -> bool:
+        """See `Storage`. A file of a `spool` is linked, not copied."""
+        self._prepare()
+        final = self.root / name
+        if os.path.lexists(final):
+            return False
+        try:
+            if isinstance(data, Path) and data.parent.parent == self._temporaries:
+                with data.open("rb") as stream:
+                    return self._link(stream.fileno(), data, final)
+            with self._temporary() as (fd, path):
+                if isinstance(data, Path):
+                    with data.open("rb") as source:
+                        copy_range(source.fileno(), fd, os.fstat(source.fileno()).st_size)
+                else:
+                    write_all(fd, data)
+                return self._link(fd, path, final)
+        except OSError as error:
+            raise self._error("write", name, error) from error
+
+    @property
+    def _temporaries(self) -> Path:
+        return self.root / "tmp"
+
+    def _link(self, fd: int, path: Path, final: Path) -> bool:
+        """Make a complete file durable and give it its name; False if that is taken."""
+        os.fchmod(fd, _MODE)
+        os.fsync(fd)
+        try:
+            os.link(path, final, follow_symlinks=False)
+        except FileExistsError:
+            return False
+        except FileNotFoundError:
+            self._make_folder(final.parent)
+            return self._link(fd, path, final)
+        fsync_dir(final.parent)
+        return True
+
+    @contextlib.contextmanager
+    def spool(self) -> Iterator[Path]:
+        """See `Storage`."""
+        self._prepare()
+        path = self._temporaries / self._new_name()
+        path.mkdir(mode=0o700)
+        fd = lock_directory(path)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+            if fd is not None:
+                os.close(fd)
+
+    def _new_name(self) -> str:
+        return f"{os.getpid()}.{threading.get_ident()}.{time.monotonic_ns()}"
+
+    @contextlib.contextmanager
+    def _temporary(self) -> Iterator[tuple[int, Path]]:
+        """Yield a new file in `tmp/`, locked as long as we live; it is removed at the end."""
+        while True:
+            path = self._temporaries / self._new_name()
+            if (fd := create_locked(path, 0o600)) is not None:
+                break
+        try:
+            yield fd, path
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(fd)
+
+    def delete(self, names: Iterable[str]) -> None:
+        """See `Storage`."""
+        self._prepare()
+        for name in names:
+            try:
+                (self.root / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise self._error("delete", name, error) from error
+
+    def swap(self, name: str, data: bytes | None, version: str | None) -> bool:
+        """See `Storage`."""
+        self._prepare()
+        path = self.root / name
+        with lock(self._temporaries / _SWAPPING):
+            there = self.load(name)
+            if (there.version if there else None) != version:
+                return False
+            try:
+                if data is None:
+                    path.unlink(missing_ok=True)
+                    fsync_dir(path.parent)
+                else:
+                    self._make_folder(path.parent)
+                    with atomic_write(path, mode=_MODE | stat.S_IWUSR) as stream:
+                        stream.write(data)
+            except OSError as error:
+                raise self._error("write", name, error) from error
+        return True
+
+    # -- who may write ---------------------------------------------------------------------------------
+
+    def _why_not(self) -> str | None:
+        """Return why this user may not write here, None if he may. A store that is not there is made."""
+        try:
+            info = os.stat(self.root)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            return str(error.strerror)
+        if not stat.S_ISDIR(info.st_mode):
+            return "it is no directory"
+        # Whoever may write to the directory could put a link in the place of a directory of ours, and what we
+        # write as root would land elsewhere.
+        if info.st_uid != os.geteuid():
+            return f"it belongs to the user {info.st_uid}"
+        if info.st_mode & _OTHERS_MAY_WRITE:
+            return f"others may write to it (mode {stat.S_IMODE(info.st_mode):04o})"
+        return None if os.access(self.root, os.W_OK) else "the file system does not allow it"
+
+    def _prepare(self) -> None:
+        if self._checked:
+            return
+        if (why := self._why_not()) is not None:
+            raise ReadOnly(f"{self.url} cannot be written to: {why}", hint="use a store of your own")
+        try:
+            self._make_folder(self._temporaries)
+            self._sweep()
+        except OSError as error:
+            raise self._error("make", "", error) from error
+        self._checked = True
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make a directory of the store. Others may read the store once somebody lets them into its top:
+        what images hold can be secret."""
+        private_dir(self.root)
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+
+    def _sweep(self) -> None:
+        """Remove what dead writers left in `tmp/`: theirs is not locked any more."""
+        for path in self._temporaries.iterdir():
+            if path.name == _SWAPPING:
+                continue
+            with contextlib.suppress(OSError):
+                if path.is_dir() and not path.is_symlink():
+                    if (fd := lock_directory(path)) is not None:
+                        shutil.rmtree(path, ignore_errors=True)
+                        os.close(fd)
+                    continue
+                with try_lock(path, create=False) as ours:
+                    if ours:
+                        path.unlink(missing_ok=True)
+
+    def _error(self, what: str, name: str, error: OSError) -> StoreError:
+        where = self.root / name if name else self.root
+        return StoreError(f"cannot {what} {where}: {error.strerror}")

@@ -1,0 +1,34 @@
+"""Call a function for many values at once, in threads: what waits for a network or a disk."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def parallel(call: Callable[[A], B], values: Iterable[A], at_once: int) -> Iterator[B]:
+    """Yield what the function returns for each value, in their order.
+
+    at_once: calls at the same time; with 1, or a single value, no thread is started. The first error is
+    raised where its value would come; calls that have not begun are then left out.
+    """
+    if at_once <= 1:
+        yield from map(call, values)
+        return
+    waiting: deque[Future[B]] = deque()
+    with ThreadPoolExecutor(at_once, thread_name_prefix="store") as pool:
+        try:
+            for value in values:
+                waiting.append(pool.submit(call, value))
+                if len(waiting) > 2 * at_once:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

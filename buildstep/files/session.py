@@ -1,0 +1,235 @@
+"""Write to a store: contents first, then the list, then the ref, under a lease.
+
+Until the ref is set nobody sees anything of it. What was stored before an interruption is found, and not
+stored again, by the next try.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from buildstep.errors import StoreError
+from buildstep.files import catalogue, chunks, condemned, layout, leases, refs
+from buildstep.files.content import ContentStore, Finder, Place, packed_list
+from buildstep.files.pack import TARGET, PackWriter, Written
+from buildstep.files.parallel import parallel
+from buildstep.files.refs import Ref
+from buildstep.formats.codecs import codec
+from buildstep.system.files import CHUNK, write_all
+from buildstep.tree import entry
+from buildstep.tree.entry import FileList
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredList:
+    """A list in a store. digest: of its stored form; tree: the tree digest; size: bytes of all contents."""
+
+    digest: str
+    tree: str
+    entries: int
+    size: int
+
+
+class Session:
+    """A writer. A context manager; use one from one thread. what: for people who look at the leases.
+
+    new_objects, new_bytes: how many contents were not in the store yet, and their sizes.
+    """
+
+    def __init__(self, store: ContentStore, what: str, *, ttl: float = leases.TTL) -> None:
+        self.store = store
+        self._storage = store.storage
+        self._lease = leases.Lease(store.storage, what, ttl=ttl)
+        self._stack = contextlib.ExitStack()
+        self._absent: set[str] = set()
+        self._pack: PackWriter | None = None
+        self._packs = 0
+        self.new_objects = 0
+        self.new_bytes = 0
+
+    def __enter__(self) -> Self:
+        settings = self.store.settings
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._lease)
+            listed = condemned.read(self._storage)
+            self._lease.saw(listed.generation)
+            self._absent = {*listed.names, *listed.deleting}
+            self.spool: Path = stack.enter_context(self._storage.spool())
+            self._stack = stack.pop_all()
+        self.catalogue = catalogue.Catalogue(
+            self._storage, self.store.kept / "packs" if self.store.kept else None
+        )
+        parsed = map(layout.parse, self._absent)
+        self.catalogue.load(without={name.digest for name in parsed if name and name.kind == "packs"})
+        self._finder = Finder(self._storage, self.catalogue, self._absent)
+        self._settings = settings
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pack is not None:
+            self._pack.__exit__(kind or StoreError, error, trace)
+        self._stack.__exit__(kind, error, trace)
+
+    # -- contents --------------------------------------------------------------------------------------
+
+    def find(self, digests: Iterable[str]) -> dict[str, Place]:
+        """Return where those contents are that are in the store and stay there. Raises StoreError."""
+        return self._finder.find(digests)
+
+    def has(self, digests: Iterable[str]) -> set[str]:
+        """Return those contents that are in the store and stay there, or were put. Raises StoreError."""
+        wanted = set(digests)
+        found = set(self.find(wanted))
+        if self._pack is not None:
+            found |= {digest for digest in wanted if digest in self._pack}
+        return found
+
+    def put(self, data: bytes, digest: str = "") -> str:
+        """Store a content that is in memory, if it is not there; return its digest.
+
+        digest: if the caller has just made it of this data. Small ones are durable after `flush`.
+        Raises StoreError.
+        """
+        digest = digest or hashlib.sha256(data).hexdigest()
+        if self.has([digest]):
+            return digest
+        self.new_objects += 1
+        self.new_bytes += len(data)
+        if len(data) <= self._settings.pack_below:
+            self._add_to_pack(digest, data)
+        else:
+            self._put_object(digest, data)
+        return digest
+
+    def _put_object(self, digest: str, data: bytes) -> None:
+        form = layout.PLAIN
+        if self._settings.compress:
+            smaller = codec("zstd").compress(data)
+            if len(smaller) < len(data):
+                data, form = smaller, layout.ZSTD
+        self.write(layout.object_name(digest, form), data)
+        self._finder.stored(digest, form)
+
+    def put_stream(self, stream: IO[bytes], size: int) -> str:
+        """Store a content that is read from a file, without holding it in memory; return its digest.
+
+        size: bytes that are expected. Raises StoreError, OSError.
+        """
+        settings = self._settings
+        if size <= (settings.chunk_above or CHUNK):
+            data = stream.read(size + 1)
+            if len(data) <= size:
+                return self.put(data)
+            raise StoreError("a file grew while it was read", retryable=True)
+        return self._put_chunks(stream) if settings.chunk_above else self._put_plain(stream)
+
+    def _put_plain(self, stream: IO[bytes]) -> str:
+        whole, size = hashlib.sha256(), 0
+        path = self.spool / "plain"
+        try:
+            with path.open("xb", buffering=0) as copy:
+                while data := stream.read(CHUNK):
+                    whole.update(data)
+                    write_all(copy.fileno(), data)
+                    size += len(data)
+            digest = whole.hexdigest()
+            if not self.has([digest]):
+                self.write(layout.object_name(digest), path)
+                self._finder.stored(digest, layout.PLAIN)
+                self.new_objects += 1
+                self.new_bytes += size
+        finally:
+            path.unlink(missing_ok=True)
+        return digest
+
+    def _put_chunks(self, stream: IO[bytes]) -> str:
+        whole = hashlib.sha256()
+        pieces: list[tuple[str, int]] = []
+        before = self.new_objects, self.new_bytes
+
+        def store(chunk: bytes) -> None:
+            digest = hashlib.sha256(chunk).hexdigest()
+            pieces.append((digest, len(chunk)))
+            if len(chunk) <= self._settings.pack_below:
+                self.put(chunk, digest)
+            elif not self.has([digest]):
+                self._put_object(digest, chunk)
+                self.new_bytes += len(chunk)
+
+        for chunk in chunks.cut(stream):
+            whole.update(chunk)
+            store(chunk)
+        digest = whole.hexdigest()
+        if not self.has([digest]):
+            self.flush()  # the chunks first
+            self.write(layout.object_name(digest, layout.CHUNKS), chunks.dumps(pieces))
+            self._finder.stored(digest, layout.CHUNKS)
+            self.new_objects = before[0] + 1
+        return digest
+
+    def _add_to_pack(self, digest: str, data: bytes) -> None:
+        if self._pack is None:
+            self._packs += 1
+            self._pack = PackWriter(self.spool / f"pack{self._packs}", compress=self._settings.compress)
+        self._pack.add(digest, data)
+        if self._pack.size >= TARGET:
+            self.flush()
+
+    def flush(self) -> None:
+        """Make everything durable that was put. Raises StoreError."""
+        if self._pack is not None and len(self._pack):
+            written, self._pack = self._pack.finish(), None
+            self.add_packs([written])
+
+    def add_packs(self, packs: Sequence[Written]) -> None:
+        """Store packs that were written in `spool`; their files are removed. Raises StoreError."""
+        for _ in parallel(self._add_pack, packs, self._storage.at_once):
+            pass
+        self.catalogue.add(packs)
+
+    def _add_pack(self, written: Written) -> None:
+        self.write(layout.pack_name(written.digest), written.path)
+        written.path.unlink()
+
+    def write(self, name: str, data: bytes | Path) -> None:
+        """Store a blob that stays, whatever a garbage collection wanted with it. Raises StoreError."""
+        if name in self._absent:
+            condemned.rescue(self._storage, [name], self._is_over)
+            self._absent.discard(name)
+        self._storage.write(name, data)
+
+    def _is_over(self, lease: str) -> bool:
+        there = self._storage.load(lease) if lease else None
+        return there is None or leases.parse(there.data).over
+
+    # -- lists and refs --------------------------------------------------------------------------------
+
+    def put_list(self, entries: FileList) -> StoredList:
+        """Store a list, all of whose contents are in the store. Raises StoreError where one is not."""
+        self.flush()
+        files = {item.sha256: item.size for item in entries.values() if item.kind == "f"}
+        if missing := files.keys() - self.has(files):
+            raise StoreError(f"{len(missing)} contents of a list were not put, such as {min(missing)}")
+        tree = entry.tree_digest(entries)
+        data = entry.dumps(entries)
+        digest = hashlib.sha256(data).hexdigest()
+        self.write(layout.list_name(digest), packed_list(data))
+        size = sum(item.size for item in entries.values() if item.kind == "f" and not item.first)
+        return StoredList(digest=digest, tree=tree, entries=len(entries), size=size)
+
+    def set_ref(self, ref: Ref, before: Ref | None) -> None:
+        """Set a ref to what was put. before: what it was when it was read, None if it was not there.
+
+        Raises RefChanged, LeaseLost: then nothing is sure to stay, and nothing was set; StoreError.
+        """
+        self.flush()
+        self._lease.renew()
+        refs.write(self._storage, ref, before)
