@@ -18,7 +18,7 @@ from buildstep.formats.zfs_stream import BEGIN_SIZE, read_begin
 from buildstep.pool.streams import NativeJob, producing
 from buildstep.system.files import CHUNK
 from buildstep.system.output_set import seal
-from buildstep.tree.entry import Entry
+from buildstep.tree.entry import Entry, FileList
 
 
 class StreamEmitter:
@@ -45,21 +45,26 @@ class StreamEmitter:
                 " or another --format",
             )
         chosen = codec(job.compression or self.compressions[0])
-        _settle_times(job)
+        _settle_times(job, native.base)
         with new_file(path) as fd, _StreamSink(job, native, path, fd, chosen) as sink:
             yield sink
 
 
-def _settle_times(job: EmitJob) -> None:
+def _settle_times(job: EmitJob, base: FileList) -> None:
     """Give everything in the dataset the time that an archive has of it: every format is of one tree.
 
     What a build touches on its way, such as a directory where something came and went, has another time
-    there; and a file system keeps parts of seconds.
+    there; and a file system keeps parts of seconds. base: what a receiver has. What is as it is there keeps
+    those parts: without them an increment would hold every file of the base.
     """
     top = os.fsencode(job.root)
     for path, entry in job.tree.items():
         full = top + b"/" + path if path else top
-        time = second_of(entry, job.style.epoch) * 1_000_000_000
+        second = second_of(entry, job.style.epoch)
+        time = second * 1_000_000_000
+        old = base.get(path)
+        if old is not None and old.mtime == entry.mtime and old.mtime // 1_000_000_000 == second:
+            time = old.mtime
         with contextlib.suppress(FileNotFoundError):  # a device, where none could be made
             if os.lstat(full).st_mtime_ns != time:
                 os.utime(full, ns=(time, time), follow_symlinks=False)

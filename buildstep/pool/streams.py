@@ -6,10 +6,11 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
 from buildstep.pool.interface import Dataset, Kind
+from buildstep.tree.entry import FileList
 
 PIPE_SIZE = 1 << 20
 
@@ -43,11 +44,13 @@ class NativeStreams(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NativeJob:
-    """What an emitter of native streams needs. origin: the image to be incremental on, None for all."""
+    """What an emitter of native streams needs. origin: the image to be incremental on, None for all; base:
+    what is in that, empty for None."""
 
     streams: NativeStreams
     dataset: Dataset
     origin: str | None
+    base: FileList = field(default_factory=dict)
 
 
 class Flow:

@@ -117,13 +117,15 @@ def _native_job(context: BuildContext, state: BuildState) -> NativeJob | None:
     if not emit.sends_dataset(context.spec.formats) or not isinstance(backend, NativeStreams):
         return None
     # An empty base image, as scratch is, saves nothing, and no receiver has it.
-    origin = None if context.spec.full or state.image.files <= 1 else state.image.uuid
-    if origin is not None:
-        context.bus.note(
-            f"the {backend.stream_format} stream is an increment on image {origin}, which a receiver needs"
-            " first; --full writes one that stands by itself"
-        )
-    return NativeJob(streams=backend, dataset=state.dataset, origin=origin)
+    if context.spec.full or state.image.files <= 1:
+        return NativeJob(streams=backend, dataset=state.dataset, origin=None)
+    image = state.image
+    context.bus.note(
+        f"the {backend.stream_format} stream is an increment on image {image.uuid}, which a receiver needs"
+        " first; --full writes one that stands by itself"
+    )
+    base = context.store.entries(image)
+    return NativeJob(streams=backend, dataset=state.dataset, origin=image.uuid, base=base)
 
 
 def _update_layers(context: BuildContext, state: BuildState) -> Iterable[Blob]:

@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 
 from buildstep import emit
 from buildstep.emit import layer as emit_layer
+from buildstep.emit import stream
 from buildstep.emit.interface import ArchiveStyle, Artifact, Blob, EmitJob
 from buildstep.errors import EmitError, SpecError
 from buildstep.events import Bus, Event, Note
@@ -131,6 +132,30 @@ def test_all_formats_of_one_pass(root: Path, tmp_path: Path) -> None:
         got = unpack.unpack(io.BytesIO(data), into, privileged=False)
         assert tree_digest(got) == tree_digest(job.tree)
         assert (into / "sparse").stat().st_blocks * 512 < 100_000
+
+
+def test_an_increment_leaves_the_times_of_the_base_alone(tmp_path: Path) -> None:
+    """Parts of seconds, which an archive does not have, are no reason to send all that a receiver has."""
+    whole = (trees.EPOCH - 1) * 10**9
+    kept, new, touched = tmp_path / "kept", tmp_path / "new", tmp_path / "touched"
+    touched.mkdir()
+    for path in (kept, new):
+        path.touch()
+    for path in (tmp_path, kept, new, touched):
+        os.utime(path, ns=(5, whole + 5))
+    tree = scan.scan(tmp_path)
+    base = {path: entry for path, entry in tree.items() if path != b"new"}
+    os.utime(touched)  # a file came there, and went
+    before = kept.stat().st_ctime_ns
+
+    def settled(base: FileList, epoch: int | None) -> list[int]:
+        stream._settle_times(trees.job(tmp_path, tmp_path / "x", tree=tree, epoch=epoch), base)
+        return [path.stat().st_mtime_ns for path in (kept, new, touched)]
+
+    assert settled(base, trees.EPOCH) == [whole + 5, whole, whole + 5]
+    assert kept.stat().st_ctime_ns == before
+    assert settled(base, trees.EPOCH - 100) == [whole - 99 * 10**9] * 3, "no file is younger than the epoch"
+    assert settled({}, trees.EPOCH) == [whole] * 3, "a stream that is complete"
 
 
 def test_holes_are_zeros_unless_sparse_files_are_asked_for(root: Path, tmp_path: Path) -> None:
