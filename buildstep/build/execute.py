@@ -158,6 +158,8 @@ def _result(context: BuildContext, state: BuildState) -> BuildResult:
     # What follows takes memory of its own.
     state.forget_trees()
     context.plan.proto.drop_entries()
+    if context.plan.base is not None:  # callers have the plan to the end
+        context.plan.base.clear()
     return result
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from buildstep.build.execute import execute
+from buildstep.build.plan import plan as plan_build
 from buildstep.build.steps import STEPS, in_order
 from buildstep.build.steps.interface import Route
 from buildstep.errors import EmitError
-from tests.unit.build.workshop import Workshop, make_workshop
+from tests.unit.build.workshop import ENVIRON, Workshop, make_workshop
 
 pytestmark = pytest.mark.commands("cp", "find", "rsync")  # trees are really walked and copied
 
@@ -52,6 +54,16 @@ def test_a_full_build_then_an_up_to_date_one(workshop: Workshop) -> None:
     assert (again.uuid, again.tree_digest, again.files) == (first.uuid, first.tree_digest, first.files)
     assert {state for state, _ in workshop.steps().values()} == {"reuse"}
     assert outputs(workshop) == WHOLE
+
+
+def test_what_is_kept_of_a_build_takes_no_memory_for_its_trees(workshop: Workshop) -> None:
+    """The list of a large base takes more than all that is kept after the steps."""
+    workshop.build()
+    store, cache, bus = workshop.open()
+    plan = plan_build(workshop.spec(version="2"), store, cache, environ=ENVIRON)
+    assert plan.base
+    execute(plan, store=store, cache=cache, bus=bus, environ=ENVIRON)
+    assert not plan.base
 
 
 def test_steps_are_the_same_in_events_record_and_result(workshop: Workshop) -> None:
