@@ -267,7 +267,8 @@ def _made(context: BuildContext, state: BuildState, target: Target) -> Made:
     """Keep the tree as it is after an install on the base."""
     clean(context, state)
     base = state.below
-    finished = read_clone(context, state, base)
+    copied = context.plan.proto if context.spec.order == "proto-first" else None
+    finished = read_clone(context, state, base, copied=copied)
     _set_below(context, state, finished)
     if state.blobs is not None:
         _add_blob(state, state.dataset.path, base, layer_comments.packages(context.spec))

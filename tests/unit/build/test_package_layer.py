@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import tarfile
 import time
 from pathlib import Path
@@ -12,7 +13,10 @@ import pytest
 
 from buildstep.build.plan import Plan
 from buildstep.errors import DiskError, InstallError
+from buildstep.pool.directory import DirectoryBackend
+from buildstep.rootfs import copy_proto
 from buildstep.system import sealed
+from buildstep.system.root import Root
 from tests.unit.build.workshop import Workshop, make_workshop
 
 pytestmark = pytest.mark.commands("cp", "find", "rsync")  # trees are really walked and copied
@@ -57,6 +61,38 @@ def test_a_found_layer_gives_the_same_tree_as_a_made_one(workshop: Workshop) -> 
     found = workshop.build(["a", "b"], order="packages-first", description="another")
     assert packages(workshop)[0] == "reuse"
     assert made.tree_digest == found.tree_digest
+
+
+def test_a_layer_on_the_proto_directory_keeps_times_that_the_pool_does_not(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = 10_000_000_000 * 10**9  # 2286, which most file systems have
+    os.utime(workshop.proto / "srv/page", ns=(far, far))
+    real = copy_proto.copy
+
+    def copy(proto: Path, root: Root, *more: Any) -> None:
+        real(proto, root, *more)
+        os.utime(root.path / "srv/page", (2**31 - 1,) * 2)  # ext4 with small inodes has no later one
+
+    monkeypatch.setattr(copy_proto, "copy", copy)
+    for state in ("run", "reuse"):
+        workshop.build(["a"], order="proto-first", description=state, formats=["tar"])
+        assert packages(workshop)[0] == state
+        cache = workshop.open()[1]
+        (record,) = cache.records()
+        assert cache.entries(record)[b"srv/page"].mtime == far
+
+
+def test_a_layer_on_the_proto_directory_has_the_owners_that_could_not_be_set(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = property(lambda _: False, lambda *_: None)
+    monkeypatch.setattr(DirectoryBackend, "privileged", never, raising=False)
+    workshop.build(["a"], order="proto-first", owner={"/srv/page": "7:8"})
+    cache = workshop.open()[1]
+    (record,) = cache.records()
+    entry = cache.entries(record)[b"srv/page"]
+    assert (entry.uid, entry.gid) == (7, 8)
 
 
 def planned(found: Plan) -> dict[str, str]:
