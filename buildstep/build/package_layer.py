@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,6 +66,11 @@ class Retry:
     reason: str
     no_extend: str = ""
     max_age: float | None = None
+
+    def after(self, last: Retry) -> Retry:
+        """Return this with what earlier attempts found out: nothing is tried twice, and there is an end."""
+        max_age = last.max_age if self.max_age is None else self.max_age
+        return replace(self, no_extend=self.no_extend or last.no_extend, max_age=max_age)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,17 +171,17 @@ def _take(context: BuildContext, key: str) -> CachedLayer | None:
 def obtain(context: BuildContext, state: BuildState) -> Outcome:
     """Go on in a clone of the layer, building it if it is missing. The clone is one of the base image now,
     with the proto directory in it where that comes first."""
-    outcome = _attempt(context, state, Retry(reason=""))
-    while isinstance(outcome, Retry):
-        if outcome.reason:
-            context.bus.note(outcome.reason)
+    last = Retry(reason="")
+    while isinstance(outcome := _attempt(context, state, last), Retry):
+        last = outcome.after(last)
+        if last.reason:
+            context.bus.note(last.reason)
         if state.clone is not None:
             drop_clone(context, state)
         make_clone(context, state, Kind.IMAGE, state.image.uuid)
         state.origin = state.below = context.store.entries(state.image)
         if context.spec.order == "proto-first":
             copy_proto_dir(context, state)
-        outcome = _attempt(context, state, outcome)
     state.making.close()
     return outcome
 
@@ -206,7 +211,8 @@ def _attempt(context: BuildContext, state: BuildState, last: Retry) -> Outcome |
                     exact = state.resolution.exact
                     state.installed = packages.install(state.resolution.versions if exact else None)
             except StaleIndex as error:  # nothing is installed yet
-                if not old_index or space.cause_of(error) is not None:
+                # One that was fetched for this may still have a time before the build, by the server's clock.
+                if not old_index or last.max_age is not None or space.cause_of(error) is not None:
                     raise
                 return Retry(reason=f"{error.message}; the repository is queried again", max_age=0.0)
     target = Target(key=key, inputs=inputs, missing=missing, begin=begin)

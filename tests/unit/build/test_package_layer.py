@@ -88,11 +88,13 @@ def test_a_layer_on_the_proto_directory_has_the_owners_that_could_not_be_set(
 ) -> None:
     never = property(lambda _: False, lambda *_: None)
     monkeypatch.setattr(DirectoryBackend, "privileged", never, raising=False)
-    workshop.build(["a"], order="proto-first", owner={"/srv/page": "7:8"})
-    cache = workshop.open()[1]
-    (record,) = cache.records()
-    entry = cache.entries(record)[b"srv/page"]
-    assert (entry.uid, entry.gid) == (7, 8)
+    for state in ("run", "reuse"):
+        workshop.build(["a"], order="proto-first", description=state, owner={"/srv/page": "7:8"})
+        assert packages(workshop)[0] == state
+        cache = workshop.open()[1]
+        (record,) = cache.records()
+        entry = cache.entries(record)[b"srv/page"]
+        assert (entry.uid, entry.gid) == (7, 8)
 
 
 def planned(found: Plan) -> dict[str, str]:
@@ -250,6 +252,23 @@ def test_a_file_that_the_new_index_names_as_well_fails_the_build(workshop: Works
     with pytest.raises(InstallError, match="404 for a again"):
         workshop.build(["a"], order="packages-first")
     assert workshop.repository.refreshed == [3600, 0.0]
+
+
+@pytest.mark.parametrize("there", [(), ("a",)], ids=["on the base", "an extension"])
+def test_a_server_whose_clock_is_behind_is_not_asked_for_ever(
+    workshop: Workshop, there: tuple[str, ...]
+) -> None:
+    """Each index that it gives looks like one from before the build."""
+    if there:
+        workshop.build(there, order="packages-first")
+        workshop.repository.blocker = "made to be one"
+    workshop.repository.slow = 600.0
+    workshop.repository.failures = [f"404 for b, number {number}" for number in range(4)]
+    workshop.repository.stale = True
+    queries = len(workshop.repository.refreshed)
+    with pytest.raises(InstallError, match="404 for b, number 1"):
+        workshop.build(["a", "b"], order="packages-first")
+    assert 0.0 in workshop.repository.refreshed[queries:]
 
 
 def test_a_script_that_fails_is_not_run_again(workshop: Workshop) -> None:

@@ -38,7 +38,7 @@ class Repository:
     """What a made-up package manager would find. versions: by package; upcoming: those that only a query
     finds; index: its state, which changes with it; failures: messages of the next installs; stale: whether
     these are of files that are gone; disk: what causes them, and a failed query; down: True, or from which
-    query on."""
+    query on; slow: how many seconds its clock is behind."""
 
     versions: dict[str, str] = field(default_factory=dict)
     upcoming: dict[str, str] = field(default_factory=dict)
@@ -53,6 +53,7 @@ class Repository:
     refreshed: list[float] = field(default_factory=list)
     installs: list[tuple[str, ...]] = field(default_factory=list)
     down: bool | int = False
+    slow: float = 0.0
     disk: OSError | None = None
 
     @contextlib.contextmanager
@@ -85,7 +86,10 @@ class FakePackaging:
             self.repository.versions |= self.repository.upcoming
             self.repository.index += " and more"
             self.repository.upcoming = {}
-        return self.repository.index, self.repository.fetched if max_age else time.time()
+        return (
+            self.repository.index,
+            self.repository.fetched if max_age else time.time() - self.repository.slow,
+        )
 
     def resolve(self) -> Resolution:
         for name in self.spec.packages:
