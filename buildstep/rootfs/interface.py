@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from buildstep.errors import InstallError
 from buildstep.events import Bus
@@ -163,10 +163,6 @@ class Installer(Protocol):
         """
         ...
 
-    def repositories(self, job: InstallJob) -> list[tuple[str, ...]]:
-        """Return of each repository that the root is set to the URLs one of which answers if it is there."""
-        ...
-
     def resolve(self, job: InstallJob, *, upgrade: bool) -> Resolution:
         """Return what an install (after an upgrade, if `upgrade`) would bring. Changes nothing.
 
@@ -208,4 +204,13 @@ class Installer(Protocol):
 
     def clean(self, sandbox: Sandbox) -> None:
         """Let the package manager remove its own caches from the image."""
+        ...
+
+
+@runtime_checkable
+class NamesRepositories(Protocol):
+    """What an installer may have as well, so that the doctor can ask whether each repository answers."""
+
+    def repositories(self, job: InstallJob) -> list[tuple[str, ...]]:
+        """Return of each repository that the root is set to the URLs one of which answers if it is there."""
         ...

@@ -21,7 +21,7 @@ from buildstep.images.locks import ImageLocks
 from buildstep.images.record import root_in
 from buildstep.pool.interface import Backend, Kind
 from buildstep.pool.journal import open_journal
-from buildstep.rootfs.interface import Resolution
+from buildstep.rootfs.interface import NamesRepositories, Resolution
 from buildstep.rootfs.packaging import Host, Packaging, prepare_packaging
 from buildstep.system import host
 from buildstep.system.text import plural
@@ -180,8 +180,11 @@ def _of_answer(packages: Packaging, answer: Resolution, *, known: bool) -> list[
 
 def _of_repositories(seen: Examination, packages: Packaging) -> list[dict[str, Any]]:
     """Ask each repository of the image for its index, from this machine."""
-    rows = []
-    for urls in packages.installer.repositories(packages.job)[:_SHOWN]:
+    rows: list[dict[str, Any]] = []
+    installer: object = packages.installer  # of another package, it may be older than `repositories`
+    if not isinstance(installer, NamesRepositories):
+        return rows
+    for urls in installer.repositories(packages.job)[:_SHOWN]:
         if urlsplit(urls[0]).scheme not in ("http", "https"):
             continue
         answers = []

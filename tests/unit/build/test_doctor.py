@@ -613,6 +613,21 @@ def answered(resolution: Resolution, *names: str, known: bool = True) -> list[tu
     return [(row["level"], row["where"], row["what"], row["code"]) for row in rows]
 
 
+def test_an_installer_of_another_package_may_name_no_repositories(
+    examination: Callable[..., Examination], tmp_path: Path
+) -> None:
+    (tmp_path / "Release").touch()
+    url = (tmp_path / "Release").as_uri()
+
+    def told(installer: object) -> list[dict[str, Any]]:
+        asked = SimpleNamespace(installer=installer, job=None)
+        return packages._of_repositories(examination(), asked)  # type: ignore[arg-type]
+
+    assert told(SimpleNamespace(name="xbps")) == []
+    naming = SimpleNamespace(name="xbps", repositories=lambda _job: [(url,), ("http://127.0.0.1:9/x",)])
+    assert [row["level"] for row in told(naming)] == ["warning"], "only servers are asked"
+
+
 def test_what_packages_resolve_to() -> None:
     found = Resolution(versions={"a": "1", "lib": "2", "old": ""}, exact=True)
     assert answered(found, "a=1", "here") == [

@@ -15,7 +15,7 @@ from buildstep.rootfs import installers
 from buildstep.rootfs.installers.apt import Apt
 from buildstep.rootfs.installers.apt_sources import Sources
 from buildstep.rootfs.installers.pkgsrc import Pkgsrc
-from buildstep.rootfs.interface import InstallJob, Sandbox
+from buildstep.rootfs.interface import InstallJob, NamesRepositories, Sandbox
 from buildstep.system.root import Root
 
 
@@ -405,6 +405,7 @@ def test_the_table_meets_the_protocol(debian: Path) -> None:
     assert sandbox.root.path == debian
     for name in installers.INSTALLERS:
         assert installers.get(name).name == name
+    assert all(isinstance(installers.get(name), NamesRepositories) for name in ("apt", "pkgsrc"))
 
 
 def test_an_unknown_installer_is_refused_with_the_near_miss() -> None:
