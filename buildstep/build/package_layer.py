@@ -7,8 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from buildstep.build import (
     cache_inputs,
@@ -17,21 +16,20 @@ from buildstep.build import (
     layer_comments,
     package_resolution,
     proto_check,
-    proto_conflicts,
 )
+from buildstep.build.cached_layer import add_blob, go_on, take
 from buildstep.build.clones import clean, copy_proto_dir, drop_clone, make_clone, read_clone
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.finished_tree import Snapshot
-from buildstep.build.plan import PlannedStep, layer_text
-from buildstep.cache import outputs, resolutions
+from buildstep.build.plan import layer_text
+from buildstep.cache import outputs
 from buildstep.cache.layers import LayerRecord
 from buildstep.cache.resolutions import KeptResolution
 from buildstep.errors import InstallError
 from buildstep.pool.interface import Kind
 from buildstep.rootfs.interface import Installer, StaleIndex
-from buildstep.rootfs.packaging import Host, Installed, Packaging, prepare_packaging
+from buildstep.rootfs.packaging import Host, Packaging, prepare_packaging
 from buildstep.system import space
-from buildstep.tree.diff import diff
 from buildstep.tree.entry import FileList, tree_digest
 from buildstep.tree.hashing import hash_entries, spread_digests
 
@@ -82,87 +80,6 @@ class Target:
     inputs: Mapping[str, Any]
     missing: str
     begin: float
-
-
-class CachedLayer(NamedTuple):
-    """A verified layer of the cache, and the list of its tree."""
-
-    record: LayerRecord
-    entries: FileList
-
-
-# -- from the cache -----------------------------------------------------------------------------------------
-
-
-def find_valid(context: BuildContext, state: BuildState) -> CachedLayer | None:
-    """Return the cached layer, if it is known without a query to the repository.
-
-    Without one the build is the only one that makes it from here on, until `obtain` has.
-    """
-    spec = context.spec
-    if not spec.wants_packages or not spec.cache:
-        return None
-    if spec.order == "proto-first":
-        context.plan.proto.read_all()
-    question = package_resolution.question(context, state)
-    name = cache_inputs.answer_key(question)
-    state.making = context.stack.enter_context(contextlib.ExitStack())
-    state.making.enter_context(context.cache.making(name, context.bus.note))
-    resolution = resolutions.find(context.backend.state, name)
-    if resolution is None or not resolution.fresh(spec.index_max_age):
-        return None
-    state.resolution = resolution
-    layer = _take(context, cache_inputs.package_layer(question, state.image, resolution)[0])
-    if layer is not None:
-        state.making.close()
-    return layer
-
-
-def settle(context: BuildContext, state: BuildState, record: LayerRecord) -> None:
-    """Record that the steps which made this layer need not run."""
-    names = ["packages"]
-    if context.spec.order == "proto-first":
-        names.insert(0, "sync")
-        proto_conflicts.report(context.bus, state.replaced)
-    for name in names:
-        state.settled[name] = PlannedStep(name=name, state="reuse", reason=layer_text(record), key=record.key)
-
-
-def go_on(context: BuildContext, state: BuildState, layer: CachedLayer) -> None:
-    """Go on in a clone of a cached layer, with the compressed layer that leads from the base to it."""
-    record = layer.record
-    installed = Installed.from_json(record.result.get("installed"))
-    make_clone(context, state, Kind.LAYER, record.key)
-    state.on_layer(layer.entries, installed)
-    if state.blobs is None:
-        return
-    # Whatever this layer was made from, it is one, as it is where all packages were installed at once.
-    key = f"packages {state.image.tree_digest} {record.tree_digest}"
-    comment = layer_comments.packages(context.spec)
-    stored = state.blobs.find_key(key, comment)
-    if stored is not None:
-        state.layers.append(stored)
-        return
-    with context.backend.tree(Kind.LAYER, record.key) as root:
-        _add_blob(state, root, context.store.entries(state.image), comment)
-
-
-def _take(context: BuildContext, key: str) -> CachedLayer | None:
-    """Lock a layer, and those it is based on, for the length of the build; None where there is none, or a
-    damaged one."""
-    cache = context.cache
-    with contextlib.ExitStack() as uses:
-        uses.enter_context(cache.using(key))
-        taken = cache.take(key, lambda text: context.bus.note(text, level="warning"))
-        if taken is None:
-            return None
-        for below in taken[0].under:
-            uses.enter_context(cache.using(below))
-        # As long as it had its record, none of those could go.
-        if cache.find(key) is None:
-            return None
-        context.stack.push(uses.pop_all())
-        return CachedLayer(*taken)
 
 
 # -- made now -----------------------------------------------------------------------------------------------
@@ -250,7 +167,7 @@ def _download(context: BuildContext, url: str) -> bytes:
 def _reuse(context: BuildContext, state: BuildState, record: LayerRecord) -> Outcome | Retry:
     """Go on from the layer that the repository's index turned out to mean."""
     drop_clone(context, state)
-    layer = _take(context, record.key)
+    layer = take(context, record.key)
     if layer is None:
         return Retry(reason=f"the cached layer {record.key[:12]} was damaged, and is made again")
     go_on(context, state, layer)
@@ -277,7 +194,7 @@ def _made(context: BuildContext, state: BuildState, target: Target) -> Made:
     finished = read_clone(context, state, base, copied=copied)
     _set_below(context, state, finished)
     if state.blobs is not None:
-        _add_blob(state, state.dataset.path, base, layer_comments.packages(context.spec))
+        add_blob(state, state.dataset.path, base, layer_comments.packages(context.spec))
     if target.key and package_resolution.is_as_resolved(context, state):
         _keep(context, state, finished, target, seconds=time.monotonic() - target.begin)
     return Made(key=target.key, reason=_made_text(state, target.missing))
@@ -290,7 +207,7 @@ def _extend(
     packages on the base (see `extend_layer`). installer: it has fetched them."""
     base = state.below
     drop_clone(context, state)
-    layer = _take(context, smaller.key)
+    layer = take(context, smaller.key)
     if layer is None:
         return Retry(reason="", no_extend="a layer with most of them was damaged")
     record, entries = layer
@@ -303,7 +220,7 @@ def _extend(
     extend_layer.touch_folders(finished.entries, finished.changes, base, time.time_ns())
     _set_below(context, state, finished)
     if state.blobs is not None:
-        _add_blob(state, state.dataset.path, base, layer_comments.packages(context.spec))
+        add_blob(state, state.dataset.path, base, layer_comments.packages(context.spec))
     state.origin = entries
     seconds = time.monotonic() - target.begin + record.seconds
     _keep(context, state, finished, target, seconds=seconds, smaller=record)
@@ -389,15 +306,6 @@ def _set_below(context: BuildContext, state: BuildState, finished: Snapshot) -> 
     context.bus.count("bytes_hashed", hash_entries(state.dataset.path, finished.entries.values()))
     spread_digests(finished.entries)
     state.below = finished.entries
-
-
-def _add_blob(state: BuildState, root: Path, base: FileList, comment: str) -> None:
-    """Add the compressed layer from the base to the tree with the packages, if they differ."""
-    changes = diff(base, state.below)
-    if state.blobs is None or not (changes.entries or changes.removed):
-        return
-    key = f"packages {state.image.tree_digest} {tree_digest(state.below)}"
-    state.layers.append(state.blobs.for_key(key, root, changes, state.below, comment=comment))
 
 
 def _made_text(state: BuildState, missing: str) -> str:

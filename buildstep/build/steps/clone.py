@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from buildstep.build import package_layer
+from buildstep.build import cached_layer
 from buildstep.build.clones import make_clone
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.plan import PlanFacts, Planned
@@ -17,10 +17,10 @@ def plan(_facts: PlanFacts) -> Planned:
 
 def run(context: BuildContext, state: BuildState, result: Step) -> None:
     """Sets dataset. With a valid package layer it settles the steps that made that layer."""
-    layer = package_layer.find_valid(context, state)
+    layer = cached_layer.find_valid(context, state)
     if layer is not None:
-        package_layer.go_on(context, state, layer)
-        package_layer.settle(context, state, layer.record)
+        cached_layer.go_on(context, state, layer)
+        cached_layer.settle(context, state, layer.record)
         result.reason = f"{Kind.LAYER} {layer.record.key}"
     else:
         make_clone(context, state, Kind.IMAGE, state.image.uuid)
