@@ -29,6 +29,7 @@ class ExitCode(IntEnum):
     PUBLISH = 17
     CI = 18
     SIGNING = 19
+    GATE = 20
 
 
 class BuildstepError(Exception):
@@ -186,6 +187,12 @@ class SigningError(BuildstepError):
     """Signatures and keys."""
 
     exit_code = ExitCode.SIGNING
+
+
+class GateError(BuildstepError):
+    """A limit that the caller asked for is exceeded; what was to be done is done."""
+
+    exit_code = ExitCode.GATE
 
 
 class Interrupted(BuildstepError):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from buildstep.errors import StoreError
-from buildstep.tree.entry import HEADER, Entry, FileList, digest_of, line, loads, parse
+from buildstep.tree.entry import HEADER, Entry, FileList, digest_of, line, parse
 
 Aspect = Literal[
     "kind", "content", "size", "mode", "owner", "target", "device", "xattrs", "hard links", "time"
@@ -29,8 +29,8 @@ _FIELDS = 9
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """How large a tree is. size: bytes of all files, each hard-link group once; unique: bytes of all contents,
-    each once, as a content store keeps them."""
+    """How large a tree is. size: bytes of all files, each hard-link group once; unique: bytes of all
+    contents, each once, as a content store keeps them."""
 
     entries: int = 0
     files: int = 0
@@ -106,10 +106,10 @@ def _parsed(rows: Iterable[bytes]) -> Iterator[Entry]:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One path that differs. old, new: its entry in each list, None where it has none; what: for `changed` and
-    `moved` what of it is another; copy_of: where the old list has the content of an added file.
+    """One path that differs. old, new: its entry in each list, None where it has none; what: for `changed`
+    and `moved` what of it is another; copy_of: where the old list has the content of an added file.
 
-    A file has moved where its content was removed under one path and added under another: that one is in `old`.
+    A file has moved where its content was removed under one path, which is in `old`, and added under another.
     """
 
     word: Word

@@ -36,7 +36,7 @@ NEEDED: dict[Kind, Aspect] = {
 
 @dataclass(frozen=True, order=True, slots=True)
 class Privilege:
-    """Something that a path gives. detail: whose, which or where to: `as uid 0`, `cap_net_raw=ep`, `c 1:3`."""
+    """Something that a path gives. detail: whose or which: `as uid 0`, `cap_net_raw=ep`, `c 1:3`."""
 
     kind: Kind
     detail: str = ""
@@ -44,7 +44,7 @@ class Privilege:
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """A privilege that a path gained or lost, or that it kept while its content became another (`content`)."""
+    """A privilege that a path gained or lost, or kept while its content became another (`content`)."""
 
     path: bytes
     change: Literal["gained", "lost", "content"]
@@ -52,7 +52,7 @@ class Shift:
 
 
 def capabilities(value: bytes) -> tuple[str, ...]:
-    """Return the capabilities of a `security.capability` attribute as getcap(8) writes each: `cap_net_raw=ep`.
+    """Return the capabilities of a `security.capability` attribute, each as getcap(8) writes one alone.
 
     Of a user namespace's root they have ` [rootid=UID]` behind them. What is not of a known form (struct
     vfs_cap_data in linux/capability.h) is returned whole in hex.

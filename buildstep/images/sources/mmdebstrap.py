@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 from buildstep.errors import CommandFailed, ImageError, ToolMissing
 from buildstep.images.interface import Identity, SourceContext, SourceImage
 from buildstep.rootfs.installers.apt_faults import ARCHIVE_KEYRINGS, Advice, Keys, explain
-from buildstep.rootfs.interface import Package
+from buildstep.rootfs.installers.dpkg_database import STATUS, installed_packages
 from buildstep.system import process, userns
 
 DEFAULTS = {"variant": "minbase", "include": "", "components": "main"}
@@ -66,6 +66,7 @@ class Mmdebstrap:
             raise _explained(error, mirror) from error
         finally:
             archive.unlink(missing_ok=True)
+        status = (into / STATUS.lstrip("/")).read_text(encoding="utf-8", errors="replace")
         return SourceImage(
             manifest={
                 "name": f"debian-{suite}-{options['variant']}",
@@ -79,7 +80,7 @@ class Mmdebstrap:
                 "suite": suite,
                 **options,
             },
-            packages=tuple(dpkg_packages(into / "var/lib/dpkg/status")),
+            packages=tuple(installed_packages(status)),
             entries=entries,
         )
 
@@ -173,22 +174,3 @@ def _parse(locator: str) -> tuple[str, dict[str, str]]:
             hint=f"unknown: {', '.join(unknown)}" if unknown else "such as mmdebstrap:bookworm",
         )
     return suite, DEFAULTS | given
-
-
-def dpkg_packages(status: Path) -> list[Package]:
-    """The installed packages of a dpkg status file, sorted by name."""
-    found = []
-    for paragraph in status.read_text(encoding="utf-8", errors="replace").split("\n\n"):
-        fields = dict(
-            re.findall(r"^(Package|Version|Architecture|Source|Status): (.*)$", paragraph, re.MULTILINE)
-        )
-        if fields.get("Status", "").endswith(" installed"):
-            found.append(
-                Package(
-                    name=fields["Package"],
-                    version=fields["Version"],
-                    arch=fields.get("Architecture", ""),
-                    source=fields.get("Source", ""),
-                )
-            )
-    return sorted(found, key=lambda package: package.name)

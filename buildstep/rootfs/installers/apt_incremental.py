@@ -15,8 +15,9 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from buildstep.rootfs.installers.apt_script_scan import INFO, ScriptScan
+from buildstep.rootfs.installers.apt_script_scan import ScriptScan
 from buildstep.rootfs.installers.deb_file import Deb, downloads, file_stem
+from buildstep.rootfs.installers.dpkg_database import INFO
 from buildstep.rootfs.interface import Package
 from buildstep.system.root import Root
 from buildstep.tree.entry import FileList

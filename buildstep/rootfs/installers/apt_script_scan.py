@@ -11,9 +11,8 @@ import re
 import stat
 from collections.abc import Sequence
 
+from buildstep.rootfs.installers.dpkg_database import INFO
 from buildstep.system.root import Root
-
-INFO = "/var/lib/dpkg/info"
 
 _WORD = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 _LOOKED = re.compile(

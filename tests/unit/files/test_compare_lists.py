@@ -81,18 +81,14 @@ def test_the_other_way_round_it_is_the_same(old: FileList, new: FileList) -> Non
     there = compare(Listing.of(old), Listing.of(new))
     back = compare(Listing.of(new), Listing.of(old))
     assert (there.old, there.new) == (back.new, back.old)
-    swapped = {"added": "removed", "removed": "added"}
-    assert sorted(
-        (change.word, change.old and change.old.path, change.new and change.new.path, change.what)
-        for change in there.changes
-        if change.old and change.new
-    ) == sorted(
-        (change.word, change.new and change.new.path, change.old and change.old.path, change.what)
-        for change in back.changes
-        if change.old and change.new
-    )
-    one_sided = {(c.word, c.path) for c in there.changes if not (c.old and c.new)}
-    assert one_sided == {(swapped[c.word], c.path) for c in back.changes if not (c.old and c.new)}
+    swapped, both = {"added": "removed", "removed": "added"}, ("changed", "moved")
+    pairs = [
+        sorted((c.word, getattr(c, one).path, getattr(c, other).path, c.what) for c in rows if c.word in both)
+        for rows, one, other in ((there.changes, "old", "new"), (back.changes, "new", "old"))
+    ]
+    assert pairs[0] == pairs[1]
+    one_sided = {(c.word, c.path) for c in there.changes if c.word not in both}
+    assert one_sided == {(swapped[c.word], c.path) for c in back.changes if c.word not in both}
 
 
 @given(lists, lists)

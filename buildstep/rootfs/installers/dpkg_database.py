@@ -1,0 +1,72 @@
+"""dpkg's database, read as text, and the order of its versions."""
+
+from __future__ import annotations
+
+import re
+from itertools import zip_longest
+
+from buildstep.rootfs.interface import Package
+
+STATUS = "/var/lib/dpkg/status"
+INFO = "/var/lib/dpkg/info"
+"""Where each package has a NAME.list, or NAME:ARCH.list, with the paths that it owns."""
+
+_FIELD = re.compile(r"^(Package|Version|Architecture|Source|Status): (.*)$", re.MULTILINE)
+
+
+def installed_packages(status: str) -> list[Package]:
+    """Return the installed packages of a dpkg status file, sorted by name."""
+    found = []
+    for paragraph in status.split("\n\n"):
+        fields = dict(_FIELD.findall(paragraph))
+        if fields.get("Status", "").endswith(" installed") and "Package" in fields:
+            found.append(
+                Package(
+                    name=fields["Package"],
+                    version=fields.get("Version", ""),
+                    arch=fields.get("Architecture", ""),
+                    source=fields.get("Source", ""),
+                )
+            )
+    return sorted(found, key=lambda package: package.name)
+
+
+def newer(version: str, than: str) -> bool:
+    """Say whether a version comes after another, by deb-version(7)."""
+    mine, its = _split(version), _split(than)
+    for left, right in zip(mine, its, strict=True):
+        for one, other in zip_longest(left, right, fillvalue=_NOTHING):
+            if one != other:
+                return one > other
+    return False
+
+
+_Part = tuple[tuple[int, ...], int, str]
+_NOTHING: _Part = ((0,), 0, "")
+
+
+def _split(version: str) -> tuple[list[_Part], list[_Part], list[_Part]]:
+    """Return epoch, upstream version and revision, each as parts that compare as dpkg does it."""
+    epoch, colon, rest = version.partition(":")
+    if not colon:
+        epoch, rest = "", version
+    upstream, dash, revision = rest.rpartition("-")
+    if not dash:
+        upstream, revision = rest, ""
+    return _parts(epoch), _parts(upstream), _parts(revision)
+
+
+def _parts(text: str) -> list[_Part]:
+    """Return letters and number in turn. A tilde comes before the end, that before letters, all else last."""
+    found = []
+    for letters, digits in re.findall(r"([^0-9]*)([0-9]*)", text):
+        if letters or digits:
+            number = digits.lstrip("0")  # as text, of any length
+            found.append(((*map(_order, letters), 0), len(number), number))
+    return found
+
+
+def _order(letter: str) -> int:
+    if letter == "~":
+        return -1
+    return ord(letter) if letter.isalpha() else ord(letter) + 0x110000
