@@ -57,7 +57,7 @@ def read_tree(
     file system cannot hold it.
     """
     entries = dataset.scan(origin, owner=owner)
-    for path in _leave_out_sockets(entries, below, bus):
+    for path in _leave_out_sockets(entries, entries, below, bus):
         Root(dataset.path).remove("/" + os.fsdecode(path))
     if overlay:
         for path, entry in overlay.items():
@@ -66,7 +66,7 @@ def read_tree(
                 drop_below(entries, path)
             entries[path] = entry
         heal_groups(entries, overlay)
-        _leave_out_sockets(entries, below, bus)
+        _leave_out_sockets(overlay, entries, below, bus)
     undecided = [
         entry
         for path, entry in entries.items()
@@ -87,15 +87,15 @@ def read_tree(
     return Snapshot(entries=entries, changes=changes, facts=cache(lambda: _facts(entries, changes)))
 
 
-def _leave_out_sockets(entries: FileList, below: FileList, bus: Bus) -> list[bytes]:
+def _leave_out_sockets(new: FileList, entries: FileList, below: FileList, bus: Bus) -> list[bytes]:
     """Take sockets out of a tree and return their paths: an archive has no place for them.
 
-    Those of a base image that came as a stream stay: they are part of that.
+    Those of a base image that came as a stream stay: they are part of that. new: where to look.
     """
     found = []
-    for path, entry in list(entries.items()):
+    for path in [path for path, entry in new.items() if entry.kind == "s"]:
         old = below.get(path)
-        if entry.kind == "s" and (old is None or old.kind != "s"):
+        if old is None or old.kind != "s":
             bus.note(f"{shown(path)} is a socket and is left out of the image")
             del entries[path]
             found.append(path)
