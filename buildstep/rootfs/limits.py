@@ -101,25 +101,33 @@ class Confinement:
         """Return the words before a command that make it enter: a shell, which becomes the command."""
         limits, lines = self._limits, ["ulimit -c 0"]
         if limits.open_files:
-            _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-            most = limits.open_files if hard == resource.RLIM_INFINITY else min(hard, limits.open_files)
-            lines.append(f"ulimit -n {most}")
+            lines.append(f"ulimit -n {_most(limits.open_files, resource.RLIMIT_NOFILE)}")
         if limits.file_size:
             # Counted in blocks of 512 bytes (POSIX). Without the signal, which kills a program without a
             # word, writing more is an error that the program tells.
-            lines.append(f"trap '' XFSZ; ulimit -f {max(1, limits.file_size // 512)}")
+            lines.append(f"trap '' XFSZ; ulimit -f {_most(limits.file_size, resource.RLIMIT_FSIZE, 512)}")
         if limits.pids and "pids" not in self._group.controllers:
             # It is -u in bash and -p in dash and busybox. The kernel does not ask it of the machine's root.
-            most = limits.pids + _SPARE
+            most = _most(limits.pids + _SPARE, resource.RLIMIT_NPROC)
             lines.append(f"ulimit -u {most} 2>/dev/null || ulimit -p {most} 2>/dev/null || :")
         if limits.memory and "memory" not in self._group.controllers:
             # Not the address space (-v): many programs reserve far more of it than they ever use.
-            lines.append(f"ulimit -d {max(1, limits.memory // 1024)}")
+            lines.append(f"ulimit -d {_most(limits.memory, resource.RLIMIT_DATA, 1024)}")
         lines += [
             f"echo 0 2>/dev/null >{shlex.quote(os.fspath(path))} || {_REFUSED}"
             for path in self._group.entrances
         ]
         return "/bin/sh", "-c", "\n".join([*lines, 'exec "$@"']), "sh"
+
+
+def _most(wanted: int, limit: int, unit: int = 1) -> int:
+    """Return what a limit can be set to, in its unit: no more than the hard limit that the build itself has.
+
+    To set more is refused, with a line in every command's output, or undoes what the CI host has set.
+    """
+    _, hard = resource.getrlimit(limit)
+    most = max(wanted, unit)
+    return (most if hard == resource.RLIM_INFINITY else min(hard, most)) // unit
 
 
 @contextlib.contextmanager
@@ -153,6 +161,8 @@ def in_force(limits: Limits) -> list[tuple[str, str]]:
     """Return each limit on this machine and how it is kept, in words, for the doctor."""
     limits = effective(limits)
     places = cgroup.places()
+    files = _most(limits.open_files or 0, resource.RLIMIT_NOFILE)
+    size = size_text(_most(limits.file_size or 0, resource.RLIMIT_FSIZE))
     how = {name: f"by a control group, version {place.version}" for name, place in places.items()}
     pids = how.get("pids", "counted by the build")
     memory = how.get("memory", "for each process by itself (setrlimit): no control group can be made here")
@@ -160,8 +170,8 @@ def in_force(limits: Limits) -> list[tuple[str, str]]:
         ("pids", f"{limits.pids} processes, {pids}" if limits.pids else "no limit"),
         ("memory", f"{size_text(limits.memory)}, {memory}" if limits.memory else "no limit"),
         ("output", f"{size_text(limits.output)} a command" if limits.output else "no limit"),
-        ("open_files", f"{limits.open_files} a process" if limits.open_files else "no limit"),
-        ("file_size", f"{size_text(limits.file_size)} a file" if limits.file_size else "no limit"),
+        ("open_files", f"{files} a process" if limits.open_files else "no limit"),
+        ("file_size", f"{size} a file" if limits.file_size else "no limit"),
         ("devices", how.get("devices", "no control group; the image's mounts alone keep them closed")),
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -96,6 +97,21 @@ def test_rlimits_are_set_where_no_group_keeps_them() -> None:
     free = Limits(pids=0, memory=0, open_files=0, file_size=0)
     done = started(Confinement(free, Counts()), "ulimit -c; ulimit -d; ulimit -f")
     assert done.stdout.split() == ["0", "unlimited", "unlimited"]
+
+
+@pytest.mark.commands
+def test_no_limit_is_above_the_hard_one_of_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    hard = {
+        resource.RLIMIT_NOFILE: 20,
+        resource.RLIMIT_FSIZE: 10 << 10,
+        resource.RLIMIT_DATA: 32 << 20,
+        resource.RLIMIT_NPROC: 40,
+    }
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (0, hard[which]))
+    asked = "ulimit -n; ulimit -f; ulimit -d; ulimit -p || ulimit -u"
+    assert started(Confinement(SMALL, Counts()), asked).stdout.split() == ["20", "20", str(32 << 10), "40"]
+    told = dict(limits.in_force(SMALL))
+    assert (told["open_files"], told["file_size"]) == ("20 a process", "10.0 KiB a file")
 
 
 @pytest.mark.commands
