@@ -23,6 +23,8 @@ PARTS = "/etc/apt/sources.list.d"
 _DEBIAN_HOST = re.compile(
     r"(deb|security|cdn-fastly|httpredir|http|cloudfront|ftp|(ftp\.)?[a-z]{2}|(ftp|cdn)\.[a-z]{2})\.debian\.org"
 )
+_OFF = ("no", "false", "without", "off", "disable", "0")
+"""What apt takes for no (`StringToBool` in its apt-pkg/contrib/strutl.cc)."""
 _URI = re.compile(r"(?P<uri>(?:https?|ftp|mirror\+https?)://\S+)")
 
 
@@ -84,8 +86,10 @@ class Sources:
 
 
 def _entries(path: str, text: str) -> Iterator[tuple[list[str], list[str], str]]:
-    """Yield of each entry of a sources file: its URIs, suites, and the value of Signed-By; see
-    sources.list(5)."""
+    """Yield of each entry of a sources file its URIs, suites, and the value of Signed-By.
+
+    Those that are disabled are left out; see sources.list(5).
+    """
     if path.endswith(".list"):
         for line in text.splitlines():
             if match := re.match(r"\s*deb(?:-src)?\s+(?:\[([^\]]*)\]\s*)?(\S+)\s+(\S+)", line):
@@ -96,6 +100,8 @@ def _entries(path: str, text: str) -> Iterator[tuple[list[str], list[str], str]]
         plain = "\n".join(line for line in paragraph.splitlines() if not line.startswith("#"))
         fields = re.findall(r"(?m)^([A-Za-z-]+):((?:.*)(?:\n[ \t].*)*)", plain)
         values = {name.lower(): value.strip() for name, value in fields}
+        if values.get("enabled", "").lower() in _OFF:
+            continue
         yield values.get("uris", "").split(), values.get("suites", "").split(), values.get("signed-by", "")
 
 

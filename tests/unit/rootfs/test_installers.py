@@ -268,6 +268,17 @@ def test_the_mirror_replaces_debians_hosts_only(debian: Path) -> None:
         before.through("mirror.example")
 
 
+def test_repositories_that_are_disabled_are_none() -> None:
+    words = ("yes", "no", "False", "off", "0", "1", "disabled")
+    text = "\n\n".join(
+        f"Types: deb\nEnabled: {word}\nURIs: http://{word}.example\nSuites: s\n" for word in words
+    )
+    sources = Sources(files={"/etc/apt/sources.list.d/x.sources": text})
+    asked = [urls[0] for urls in sources.release_urls()]
+    assert asked == [f"http://{word}.example/dists/s/InRelease" for word in ("yes", "1", "disabled")]
+    assert sources.signed_by("http://no.example", "s") == ("", "")
+
+
 def test_the_mirror_is_in_lent_files_only(debian: Path, tmp_path: Path) -> None:
     original = "deb http://deb.debian.org/debian bookworm main\n"
     (debian / "etc/apt/sources.list").write_text(original)
