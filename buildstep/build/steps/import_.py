@@ -56,7 +56,8 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
         for text in plan_.update.tree.warnings:
             context.bus.note(text, level="warning")
         return
-    if plan_.base and plan_.image is not None and plan_.image.tree_digest == image.tree_digest:
+    # The list has the times as well, which the digest of the tree does not.
+    if plan_.base and plan_.image is not None and plan_.image.list_digest == image.list_digest:
         state.origin = state.below = plan_.base
         state.replaced = plan_.replaced
     else:

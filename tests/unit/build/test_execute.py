@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,28 @@ def test_what_is_kept_of_a_build_takes_no_memory_for_its_trees(workshop: Worksho
     assert plan.base
     execute(plan, store=store, cache=cache, bus=bus, environ=ENVIRON)
     assert not plan.base
+
+
+def test_a_base_that_was_made_anew_since_the_plan_has_its_own_times(workshop: Workshop) -> None:
+    """With the same tree otherwise."""
+    base = workshop.top / "base.tar"
+
+    def write_base(time: int) -> None:
+        with tarfile.open(base, "w") as archive:
+            member = tarfile.TarInfo("etc")
+            member.type, member.mtime = tarfile.DIRTYPE, time
+            archive.addfile(member)
+
+    write_base(1000)
+    workshop.build(image=f"tar:{base}")
+    store, cache, bus = workshop.open()
+    spec = workshop.spec(image=f"tar:{base}", formats=["tar"], compression="gzip")
+    plan = plan_build(spec, store, cache, environ=ENVIRON)
+    write_base(2000)
+    execute(plan, store=store, cache=cache, bus=bus, environ=ENVIRON)
+    (made,) = workshop.out.glob("*.tar.*")
+    with tarfile.open(made) as archive:
+        assert archive.getmember("etc").mtime == 2000
 
 
 def test_steps_are_the_same_in_events_record_and_result(workshop: Workshop) -> None:
