@@ -24,11 +24,19 @@ def number_of(what: str, name: str, root: Root) -> int | None:
     if name == "root":
         return 0
     try:
-        text = os.fsdecode(root.read("/" + TABLES[what]))
+        return numbers(root.read("/" + TABLES[what])).get(name)
     except (OSError, BuildstepError):
         return None
-    for row in text.splitlines():
+
+
+def numbers(text: bytes) -> dict[str, int]:
+    """Return the numbers of a table, passwd(5) or group(5), by name.
+
+    Of two rows with the same name the first counts; what is no row is passed over.
+    """
+    found: dict[str, int] = {}
+    for row in os.fsdecode(text).splitlines():
         fields = row.split(":")
-        if len(fields) > 2 and fields[0] == name and _NUMBER.fullmatch(fields[2]):
-            return int(fields[2])
-    return None
+        if len(fields) > 2 and _NUMBER.fullmatch(fields[2]):
+            found.setdefault(fields[0], int(fields[2]))
+    return found
