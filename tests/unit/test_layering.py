@@ -39,8 +39,8 @@ FLAT = {"__init__", "__main__", "errors", "events"}
 """The only modules that lie in no folder."""
 
 SEAMS = {
-    "pool", "rootfs/installers", "rootfs/cleaners", "files", "emit", "images/sources", "images/publishers", "report",
-    "build/steps", "build/doctor",
+    "pool", "rootfs/installers", "rootfs/cleaners", "files", "files/lists", "emit", "images/sources",
+    "images/publishers", "report", "build/steps", "build/doctor",
 }  # fmt: skip
 """Folders whose `__init__.py` holds the table of a seam. Its rows do not import it at start-up."""
 
