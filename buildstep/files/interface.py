@@ -6,6 +6,7 @@ collection) is written once, for every storage: see `content`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from typing import ClassVar, NamedTuple, Protocol
 from buildstep.errors import StoreError
 from buildstep.events import Bus
 from buildstep.net.request import HttpOptions
+
+_PART = r"[A-Za-z0-9_~][A-Za-z0-9._~-]*"
+_NAME = re.compile(f"{_PART}(/{_PART})*")
 
 
 class Missing(StoreError):
@@ -37,6 +41,21 @@ class ReadOnly(StoreError):
 
 class Unlistable(StoreError):
     """A storage that cannot say what it holds, such as a plain web server."""
+
+
+def checked(name: str) -> str:
+    """Return a name. Raises StoreError for one that no blob can have, such as `../x`: names are also read
+    from what is stored, which somebody else may have written."""
+    if _NAME.fullmatch(name) is None:
+        raise StoreError(f"{name[:100]!r} is no name of a blob", hint="did somebody alter the store?")
+    return name
+
+
+def checked_under(under: str) -> str:
+    """Return what names are to begin with: nothing, or whole parts of a name. Raises StoreError."""
+    if under and checked(under.removesuffix("/")) == under:
+        raise StoreError(f"{under!r} does not end with a slash")
+    return under
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,20 +86,34 @@ class Versioned(NamedTuple):
 class Storage(Protocol):
     """Where a store lies. One file each.
 
-    Names are relative, of the characters `A-Z a-z 0-9 . _ - ~ /`. A blob never changes: whoever writes a name
-    again writes the same. All calls may be made from several threads. They raise StoreError, its subclass
-    Missing where a name has no blob, and ReadOnly where nothing may be written; an error that another try may
-    not meet is `retryable`, and has been tried again already.
+    Names are relative, of the characters `A-Z a-z 0-9 . _ - ~ /`, and no part of one begins with `.` or `-`:
+    see `checked`. A blob never changes: whoever writes a name again writes the same. What is below `tmp/` is
+    the storage's own, and in no listing. All calls may be made from several threads. They raise StoreError,
+    its subclass Missing where a name has no blob, and ReadOnly where nothing may be written; an error that
+    another try may not meet is `retryable`, and has been tried again already.
     """
 
     scheme: ClassVar[str]
-    url: str
-    """As `open_storage` takes it; it holds no password."""
-    writable: bool
-    root: Path | None
-    """The directory, where a blob is a file of this machine: its files can be cloned or linked."""
-    at_once: int
-    """Calls that are worth making at the same time."""
+
+    @property
+    def url(self) -> str:
+        """As `open_storage` takes it; it holds no password."""
+        ...
+
+    @property
+    def writable(self) -> bool:
+        """Whether it can be written to, as far as is known without trying it."""
+        ...
+
+    @property
+    def root(self) -> Path | None:
+        """The directory, where a blob is a file of this machine: its files can be cloned or linked."""
+        ...
+
+    @property
+    def at_once(self) -> int:
+        """Calls that are worth making at the same time."""
+        ...
 
     def exists(self, names: Collection[str]) -> set[str]:
         """Return those names that have a blob."""

@@ -10,6 +10,7 @@ leases/<id>                 somebody who writes or reads at the moment
 catalogue                   the packs that there are
 gc/condemned                what the next garbage collection will delete
 quarantine/<name>           what was found damaged
+tmp/                        what is being written, and locks
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from buildstep.errors import UsageError
 MARKER = "buildstep-store.json"
 CATALOGUE = "catalogue"
 CONDEMNED = "gc/condemned"
+TEMPORARY = "tmp/"
 OBJECTS, PACKS, LISTS, REFS, LEASES, QUARANTINE = (
     "objects/", "packs/", "lists/", "refs/", "leases/", "quarantine/",
 )  # fmt: skip

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from buildstep.errors import StoreError
-from buildstep.files.interface import Access, Item, Missing, ReadOnly, Versioned
-from buildstep.system.files import atomic_write, copy_range, fsync_dir, write_all
+from buildstep.files.interface import Access, Item, Missing, ReadOnly, Versioned, checked, checked_under
+from buildstep.files.layout import TEMPORARY
+from buildstep.system.files import copy_range, fsync_dir, write_all
 from buildstep.system.locks import create_locked, lock, lock_directory, try_lock
 from buildstep.system.private import private_dir
 
@@ -52,14 +53,18 @@ class Local:
         top = os.fspath(self.root) + "/"
         found = set()
         for name in names:
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                if stat.S_ISREG(os.lstat(top + name).st_mode):
+            try:
+                if stat.S_ISREG(os.lstat(top + checked(name)).st_mode):
                     found.add(name)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise self._error("look at", name, error) from error
         return found
 
     def list(self, under: str) -> Iterator[Item]:
         """See `Storage`."""
-        pending = [under]
+        pending = [checked_under(under)]
         while pending:
             prefix = pending.pop()
             try:
@@ -70,7 +75,7 @@ class Local:
                 raise self._error("list", prefix, error) from error
             with listing:
                 for item in listing:
-                    if item.name.startswith("."):
+                    if item.name.startswith(".") or f"{prefix}{item.name}/" == TEMPORARY:
                         continue
                     if item.is_dir(follow_symlinks=False):
                         pending.append(f"{prefix}{item.name}/")
@@ -111,7 +116,7 @@ class Local:
     @contextlib.contextmanager
     def _opened(self, name: str) -> Iterator[int]:
         try:
-            fd = os.open(self.root / name, _READ)
+            fd = os.open(self.root / checked(name), _READ)
         except (FileNotFoundError, NotADirectoryError):
             raise Missing(f"{self.url} has no {name}") from None
         except OSError as error:
@@ -132,8 +137,8 @@ class Local:
 
     def write(self, name: str, data: bytes | Path) -> bool:
         """See `Storage`. A file of a `spool` is linked, not copied."""
+        final = self.root / checked(name)
         self._prepare()
-        final = self.root / name
         if os.path.lexists(final):
             return False
         try:
@@ -152,7 +157,7 @@ class Local:
 
     @property
     def _temporaries(self) -> Path:
-        return self.root / "tmp"
+        return self.root / TEMPORARY
 
     def _link(self, fd: int, path: Path, final: Path) -> bool:
         """Make a complete file durable and give it its name; False if that is taken."""
@@ -172,15 +177,30 @@ class Local:
     def spool(self) -> Iterator[Path]:
         """See `Storage`."""
         self._prepare()
-        path = self._temporaries / self._new_name()
-        path.mkdir(mode=0o700)
-        fd = lock_directory(path)
+        try:
+            while True:
+                path = self._temporaries / self._new_name()
+                if (fd := self._locked_folder(path)) is not None:
+                    break
+        except OSError as error:
+            raise self._error("write to", TEMPORARY, error) from error
         try:
             yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
-            if fd is not None:
-                os.close(fd)
+            os.close(fd)
+
+    def _locked_folder(self, path: Path) -> int | None:
+        """Make a directory and lock it. None if another process took it for what a dead one left."""
+        path.mkdir(mode=0o700)
+        try:
+            fd = lock_directory(path)
+            if fd is None or os.path.samestat(os.fstat(fd), os.lstat(path)):
+                return fd
+        except FileNotFoundError:
+            return None
+        os.close(fd)
+        return None
 
     def _new_name(self) -> str:
         return f"{os.getpid()}.{threading.get_ident()}.{time.monotonic_ns()}"
@@ -203,14 +223,14 @@ class Local:
         self._prepare()
         for name in names:
             try:
-                (self.root / name).unlink(missing_ok=True)
+                (self.root / checked(name)).unlink(missing_ok=True)
             except OSError as error:
                 raise self._error("delete", name, error) from error
 
     def swap(self, name: str, data: bytes | None, version: str | None) -> bool:
         """See `Storage`."""
+        path = self.root / checked(name)
         self._prepare()
-        path = self.root / name
         with lock(self._temporaries / _SWAPPING):
             there = self.load(name)
             if (there.version if there else None) != version:
@@ -221,8 +241,12 @@ class Local:
                     fsync_dir(path.parent)
                 else:
                     self._make_folder(path.parent)
-                    with atomic_write(path, mode=_MODE | stat.S_IWUSR) as stream:
-                        stream.write(data)
+                    with self._temporary() as (fd, temporary):
+                        write_all(fd, data)
+                        os.fchmod(fd, _MODE | stat.S_IWUSR)
+                        os.fsync(fd)
+                        temporary.replace(path)
+                        fsync_dir(path.parent)
             except OSError as error:
                 raise self._error("write", name, error) from error
         return True
@@ -262,8 +286,14 @@ class Local:
     def _make_folder(self, folder: Path) -> None:
         """Make a directory of the store. Others may read the store once somebody lets them into its top:
         what images hold can be secret."""
+        missing = []
+        while folder != self.root and not folder.is_dir():
+            missing.append(folder)
+            folder = folder.parent
         private_dir(self.root)
-        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for path in reversed(missing):
+            path.mkdir(mode=0o755, exist_ok=True)
+            fsync_dir(path.parent)
 
     def _sweep(self) -> None:
         """Remove what dead writers left in `tmp/`: theirs is not locked any more."""

@@ -1,0 +1,141 @@
+"""A store in a directory: what the contract of all stores does not say of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from buildstep.errors import StoreError
+from buildstep.events import Bus
+from buildstep.files import open_storage
+from buildstep.files.interface import Access, ReadOnly, Storage, checked, checked_under
+from buildstep.files.local import Local
+from buildstep.system import locks
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Local:
+    found: Storage = open_storage(f"dir:{tmp_path}/store", environ={})
+    assert isinstance(found, Local)
+    return found
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "/etc/passwd", "../x", "a/../b", "a//b", "a/", ".hidden", "a/.b", "-rf", "a b", "a\n", "ä", "a'b"],
+)
+def test_names_that_no_blob_can_have(name: str, store: Local, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("outside")
+    calls: list[Callable[[], object]] = [
+        lambda: store.read(name),
+        lambda: store.load(name),
+        lambda: store.delete([name]),
+        lambda: store.exists([name]),
+        lambda: store.write(name, b""),
+        lambda: store.swap(name, b"", None),
+    ]
+    for call in calls:
+        with pytest.raises(StoreError, match="no name of a blob"):
+            call()
+    assert (tmp_path / "x").read_text() == "outside"
+
+
+def test_names_of_ours_are_allowed() -> None:
+    for name in ("objects/ab/" + "0" * 62 + ".zst", "refs/web~1.2.0", "buildstep-store.json", "tmp/probe"):
+        assert checked(name) == name
+    assert checked_under("") == ""
+    assert checked_under("refs/") == "refs/"
+    with pytest.raises(StoreError):
+        checked_under("refs")
+
+
+def test_what_is_being_written_is_in_no_listing(store: Local) -> None:
+    store.swap("refs/a", b"1", None)
+    with store.spool() as spool:
+        (spool / "pack").write_bytes(b"half")
+        assert [item.name for item in store.list("")] == ["refs/a"]
+    assert [path.name for path in (store.root / "tmp").iterdir()] == ["swap.lock"]
+
+
+def test_a_value_that_is_being_set_lies_in_tmp(store: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    store.swap("refs/a", b"1", None)
+    monkeypatch.setattr("buildstep.files.local.write_all", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.swap("refs/a", b"2", store.load("refs/a").version)  # type: ignore[union-attr]
+    assert os.listdir(store.root / "refs") == ["a"]
+    assert store.read("refs/a") == b"1"
+
+
+def test_a_spool_that_a_sweeper_takes_for_a_dead_one(store: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = locks.lock_directory, []
+
+    def too_late(path: Path) -> int | None:
+        calls.append(path)
+        if len(calls) == 1:
+            shutil.rmtree(path)
+        if len(calls) == 2:
+            return None  # it has it locked at this moment
+        return real(path)
+
+    monkeypatch.setattr("buildstep.files.local.lock_directory", too_late)
+    with store.spool() as spool:
+        assert len(calls) == 3
+        assert spool.is_dir()
+        (spool / "x").write_bytes(b"x")
+        assert store.write("packs/x", spool / "x")
+    assert not spool.exists()
+
+
+def test_what_dead_writers_left_is_swept(store: Local) -> None:
+    store.write("a", b"")
+    (store.root / "tmp/1.2.3").mkdir()
+    (store.root / "tmp/1.2.4").write_bytes(b"half")
+    again = Local(os.fspath(store.root), store_access())
+    with store.spool() as living:
+        again.write("b", b"")
+        assert sorted(path.name for path in (store.root / "tmp").iterdir()) == [living.name]
+
+
+def store_access() -> Access:
+    return Access(environ={}, bus=Bus())
+
+
+def test_modes(store: Local) -> None:
+    old = os.umask(0)
+    try:
+        store.write("objects/ab/x", b"secret")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(store.root.stat().st_mode) == 0o700
+    assert stat.S_IMODE((store.root / "objects/ab").stat().st_mode) == 0o755
+    assert stat.S_IMODE((store.root / "objects/ab/x").stat().st_mode) == 0o444
+
+
+def test_a_directory_that_others_may_write_to(store: Local) -> None:
+    store.root.mkdir()
+    store.root.chmod(0o777)
+    assert not store.writable
+    with pytest.raises(ReadOnly, match="others may write"):
+        store.write("a", b"")
+
+
+def test_a_pipe_is_not_waited_for(store: Local) -> None:
+    store.write("objects/ab/x", b"")
+    os.mkfifo(store.root / "objects/ab/pipe")
+    assert store.exists(["objects/ab/pipe"]) == set()
+    with pytest.raises(StoreError, match="no regular file"):
+        store.read("objects/ab/pipe")
+
+
+def test_a_name_that_is_too_long_for_the_file_system(store: Local) -> None:
+    store.write("a", b"")
+    with pytest.raises(StoreError, match="cannot look at"):
+        store.exists(["x" * 300])
