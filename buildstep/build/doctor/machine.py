@@ -62,8 +62,9 @@ def _tool(seen: Examination, name: str, *, needed: bool, why: str) -> None:
         else:
             seen.warn("tools", name, what, fix)
         return
-    seen.ok("tools", name, f"{_version(name)} at {path}".strip())
-    if name == "rsync" and (lacks := _rsync_lacks()):
+    said = _said_of_itself(name)
+    seen.ok("tools", name, f"{_version(said)} at {path}")
+    if name == "rsync" and (lacks := _rsync_lacks(said)):
         seen.warn(
             "tools",
             name,
@@ -72,17 +73,20 @@ def _tool(seen: Examination, name: str, *, needed: bool, why: str) -> None:
         )
 
 
-def _version(name: str) -> str:
+def _said_of_itself(name: str) -> str:
+    """Return what a tool says of its version; nothing where it says nothing, or not in time."""
     try:
-        said = process.query([name, "--version"], ok=range(256), timeout=10.0).stdout
+        return process.query([name, "--version"], ok=range(256)).stdout
     except (BuildstepError, OSError):
-        return "a version it does not tell"
+        return ""
+
+
+def _version(said: str) -> str:
     found = re.search(r"\d+(\.\d+)+\S*", said)
     return found[0].rstrip(",)") if found else "a version it does not tell"
 
 
-def _rsync_lacks() -> list[str]:
-    said = process.query(["rsync", "--version"], ok=range(256), timeout=10.0).stdout
+def _rsync_lacks(said: str) -> list[str]:
     asked = [("ACLs", "--acls"), ("xattrs", "--xattrs")]
     return [
         name for name, flag in asked if flag in platforms.HERE.rsync and re.search(rf"\bno {name}\b", said)

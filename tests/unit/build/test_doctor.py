@@ -22,7 +22,7 @@ from buildstep.build import forecast
 from buildstep.build.doctor import attempts, base_image, machine, network, packages, pool
 from buildstep.build.doctor.findings import Examination
 from buildstep.cli import user_namespace
-from buildstep.errors import ExitCode, SandboxError
+from buildstep.errors import CommandFailed, ExitCode, SandboxError
 from buildstep.pool import privacy
 from buildstep.pool.directory import DirectoryBackend
 from buildstep.rootfs.interface import Resolution
@@ -222,11 +222,27 @@ def test_only_the_tools_of_this_build_are_needed(
         assert f"apt-get install {missing}" in found(told, area="tools", where=missing)[0]["fix"]
 
 
-def test_an_rsync_without_xattrs_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_rsync_without_acls_is_a_warning(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     said = "rsync  version 3.2.7  protocol version 31\n    64-bit files, no ACLs, xattrs, hardlinks"
     monkeypatch.setattr(process, "query", lambda *_, **__: process.Result(0, said, ""))
-    assert machine._version("rsync") == "3.2.7"
-    assert machine._rsync_lacks() == ["ACLs"]
+    _, told = doctor("-m", manifest(), "proto")
+    first, second = found(told, area="tools", where="rsync")
+    assert first["what"].startswith("3.2.7 at ")
+    assert (second["level"], second["what"]) == ("warning", "was built without ACLs: they are lost")
+
+
+def test_a_tool_that_does_not_tell_its_version_in_time_is_no_fault(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine."""
+
+    def late(argv: list[str], **_: object) -> object:
+        raise CommandFailed(f"{argv[0]} did not end in time", 1)
+
+    monkeypatch.setattr(process, "query", late)
+    status, told = doctor("-m", manifest(), "proto")
+    assert status == 0
+    assert found(told, area="tools", where="rsync")[0]["what"].startswith("a version it does not tell at ")
 
 
 def test_a_codec_without_its_library_is_a_missing_tool(
