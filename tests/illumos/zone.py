@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import hashlib
 import io
@@ -100,7 +101,9 @@ class Zone:
         )  # fmt: skip
 
     def calls(self) -> list[Call]:
-        return [Call(**json.loads(row)) for row in (self.top / "log").read_text().splitlines()]
+        with (self.top / "log").open() as log:
+            fcntl.flock(log, fcntl.LOCK_SH)  # a tool may be writing its line
+            return [Call(**json.loads(row)) for row in log]
 
     def forget(self) -> None:
         (self.top / "log").write_text("")

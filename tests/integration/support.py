@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
 import json
@@ -334,12 +335,12 @@ def _link(path: str) -> str:
         return ""
 
 
-def none_left(marker: str, within: float = 5.0) -> list[str]:
+def none_left(marker: str, within: float = LIMIT) -> list[str]:
     """The processes that are still there after a while: the kernel needs a moment to end a namespace."""
     end = time.monotonic() + within
-    while (found := ours(marker)) and time.monotonic() < end:
+    while (there := ours(marker)) and time.monotonic() < end:
         time.sleep(0.02)
-    return found
+    return there
 
 
 def descendants(pid: int) -> list[int]:
@@ -359,11 +360,19 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def wait_for(what: Callable[[], object], within: float = 20.0) -> None:
-    end = time.monotonic() + within
+def wait_for(what: Callable[[], object], child: subprocess.Popen[Any] | None = None) -> None:
+    """Wait for an event, however busy the machine is. A child that ended before it fails the test."""
+    end = time.monotonic() + LIMIT
     while not what():
+        if child is not None:
+            assert child.poll() is None, child.communicate()[1]
         assert time.monotonic() < end, "what the test waits for did not come"
         time.sleep(0.01)
+
+
+def matches(folder: Path, pattern: str) -> list[Path]:
+    """Return what matches a pattern in a tree that a build changes meanwhile; pathlib's `glob` raises there."""
+    return [folder / name for name in glob.glob(pattern, root_dir=folder)]
 
 
 def end(child: subprocess.Popen[str]) -> None:

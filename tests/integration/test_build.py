@@ -31,6 +31,7 @@ from tests.integration.support import (
     Done,
     Lab,
     host_state,
+    matches,
     none_left,
     sha1,
     sha256,
@@ -646,7 +647,7 @@ def test_d03_a_file_that_goes_while_it_is_copied_fails_the_build(lab: Lab) -> No
     child = subprocess.Popen(
         lab.argv("-c", "xz", "-f", "tar"), env=lab.env(), stderr=subprocess.PIPE, text=True
     )
-    wait_for(lambda: list(lab.out.glob(".*.part")))
+    wait_for(lambda: matches(lab.out, ".*.part"), child)
     os.remove(lab.proto / "z-last")
     _, err = child.communicate(timeout=60)
     assert child.returncode != 0

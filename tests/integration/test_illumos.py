@@ -25,7 +25,7 @@ from buildstep.formats.zfs_stream import BEGIN_SIZE, read_begin
 from tests.illumos.launcher import VERSION
 from tests.illumos.zone import BASE, REPOSITORY, Call, Zone, clean_tmp
 from tests.integration.conftest import demand, enclosed
-from tests.integration.support import wait_for
+from tests.integration.support import LIMIT, matches, wait_for
 
 Private = Callable[[Callable[[], Any]], Any]
 
@@ -391,16 +391,16 @@ def test_a_stopped_build(zone: Zone, private: Private, signum: signal.Signals) -
         )
         wait_for(
             lambda: any(call.argv[-1:] == ["hang"] for call in zone.calls() if call.tool == "chroot"),
-            within=90,
+            child,
         )
-        wait_for(lambda: list((zone.top / "pool/buildstep/mnt").glob("*/root/hanging")))
+        wait_for(lambda: matches(zone.top, "pool/buildstep/mnt/*/root/hanging"), child)
         held = zone.mounts()
         assert len(held) == 7  # the clone, five directories, the cache of downloads
         healed = zone.run("buildstep", "heal", "--json")
         assert json.loads(healed.stdout)["left"] == []
         assert zone.mounts() == held
         child.send_signal(signum)
-        status = child.wait(timeout=60)
+        status = child.wait(LIMIT)
         if signum == signal.SIGTERM:
             assert status == 128 + signal.SIGTERM
         else:

@@ -24,6 +24,7 @@ from buildstep import cli
 from buildstep.cli import session
 from buildstep.formats.decompress import Decompressed
 from buildstep.system import sealed
+from tests.integration.support import matches, wait_for
 from tests.servers.fixtures import Registry, S3Store, imgapi_server, locked_registry, registry, weed
 from tests.servers.imgapi import ImgapiServer
 from tests.servers.processes import free_port
@@ -464,7 +465,7 @@ def test_killed_while_it_downloads(agent: Agent, ranges: bool) -> None:
         child = agent.start("image", "import", uuid)
         partial = agent.pool / f"state/downloads/{uuid}.file.partial"
         # It is unpacked while it comes.
-        wait_for(lambda: any(agent.pool.glob("build/*-import*/tree/big")), child)
+        wait_for(lambda: matches(agent.pool, "build/*-import*/tree/big"), child)
         assert partial.stat().st_size < len(data)
         kill(child)
         assert agent.images() == []
@@ -484,7 +485,7 @@ def test_stopped_while_it_waits(agent: Agent, kind: str) -> None:
         server.fail(kind, path="/file")
         child = agent.start("image", "import", uuid)
         if kind == "stall":
-            wait_for(lambda: any(agent.pool.glob("build/*-import*/tree/big")), child)
+            wait_for(lambda: matches(agent.pool, "build/*-import*/tree/big"), child)
         else:
             wait_for(lambda: any(path.endswith("/file") for _, path, _ in server.log), child)
         begin = time.monotonic()
@@ -495,14 +496,6 @@ def test_stopped_while_it_waits(agent: Agent, kind: str) -> None:
         assert agent.left() == []
         agent.run("image", "import", uuid)
         assert len(server.ranges_asked) == (kind == "stall")
-
-
-def wait_for(what: Callable[[], bool], child: subprocess.Popen[str], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert child.poll() is None, child.communicate()
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize("scheme", ["dir", "overlay"])

@@ -15,10 +15,12 @@ import pytest
 
 from buildstep.build import steps
 from tests.integration.support import (
+    LIMIT,
     Lab,
     descendants,
     end,
     host_state,
+    matches,
     none_left,
     ours,
     step,
@@ -92,8 +94,7 @@ def stopped_at(lab: Lab, name: str, *arguments: str, after: bool = False) -> Ite
     argv = [lab.python, "-P", os.fspath(lab.top / "driver.py"), *lab.argv("--no-cache", *arguments)[4:]]
     env = {"READY": os.fspath(ready), "STOP_AT": name, "STOP_AFTER": "yes" if after else ""}
     with started(lab, argv, **env) as child:
-        wait_for(lambda: ready.exists() or child.poll() is not None)
-        assert child.poll() is None, child.communicate()[1]
+        wait_for(ready.exists, child)
         yield child
     ready.unlink()
 
@@ -102,15 +103,14 @@ def stopped_at(lab: Lab, name: str, *arguments: str, after: bool = False) -> Ite
 def hanging(lab: Lab, package: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A build in the middle of a package's script."""
     with started(lab, lab.argv("--no-cache", "-p", package, *arguments)) as child:
-        wait_for(lambda: list((lab.pool / "build").glob("*/*/opt/local/hanging")) or child.poll() is not None)
-        assert child.poll() is None, child.communicate()[1]
+        wait_for(lambda: matches(lab.pool, "build/*/*/opt/local/hanging"), child)
         yield child
 
 
 def finish(child: subprocess.Popen[str], signum: signal.Signals) -> str:
     """Send a signal and see that the status is the one that belongs to it; returns what it said."""
     child.send_signal(signum)
-    out, err = child.communicate(timeout=20)
+    out, err = child.communicate(timeout=LIMIT)
     expected = -signum if signum == signal.SIGKILL else 128 + signum
     assert child.returncode == expected, err
     assert out == ""
@@ -190,7 +190,7 @@ def test_d05_the_kernel_kills_what_is_inside(lab: Lab, who: str) -> None:
         for pid in inside[:1] if who == "the first process inside" else reversed(inside):
             with suppress(ProcessLookupError):  # it went with its parent
                 os.kill(pid, signal.SIGKILL)
-        child.communicate(timeout=20)
+        child.communicate(timeout=LIMIT)
         assert child.returncode in (12, 137)
     check_nothing_left(lab, signal.SIGKILL)
 
@@ -202,8 +202,7 @@ def test_d26_a_signal_while_the_image_is_written(lab: Lab, form: str, signum: si
     compression = "xz" if form == "tar" else "gzip"
     argv = lab.argv("--no-cache", "-f", form, "-c", compression)
     with started(lab, argv) as child:
-        wait_for(lambda: list(lab.out.glob(".*.part")) or child.poll() is not None)
-        assert child.poll() is None, child.communicate()[1]
+        wait_for(lambda: matches(lab.out, ".*.part"), child)
         assert not any(path.name[0] != "." for path in lab.out.iterdir()), "no name is given before the end"
         finish(child, signum)
     assert lab.outputs() == {}
@@ -216,7 +215,7 @@ def test_earlier_outputs_outlive_a_killed_build(lab: Lab) -> None:
     before = lab.outputs()
     (lab.proto / "big").write_bytes(os.urandom(40 << 20))
     with started(lab, lab.argv("-f", "oci", "-f", "tar", "-c", "gzip")) as child:
-        wait_for(lambda: list(lab.out.glob(".*.part")) or child.poll() is not None)
+        wait_for(lambda: matches(lab.out, ".*.part"), child)
         finish(child, signal.SIGKILL)
     lab.heal()
     assert lab.outputs() == before
@@ -228,7 +227,7 @@ def test_a_second_signal_does_not_break_the_unwinding(lab: Lab) -> None:
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             child.send_signal(signum)
             time.sleep(0.01)
-        _, err = child.communicate(timeout=20)
+        _, err = child.communicate(timeout=LIMIT)
     assert child.returncode == 128 + signal.SIGTERM, err
     assert lab.leftovers() == []
 
@@ -304,7 +303,7 @@ def test_a_killed_build_gives_back_its_locks(lab: Lab) -> None:
     """The next build of the same name and layer does not wait for it."""
     flags = ("-p", "hang-1", "--order", "packages-first")
     with started(lab, lab.argv(*flags)) as child:
-        wait_for(lambda: list((lab.pool / "build").glob("*/*/opt/local/hanging")) or child.poll() is not None)
+        wait_for(lambda: matches(lab.pool, "build/*/*/opt/local/hanging"), child)
         finish(child, signal.SIGKILL)
     lab.manifest(build={"timeouts": {"command": 1}})
     begin = time.monotonic()

@@ -24,7 +24,7 @@ from buildstep.system import cgroup, command_output
 from buildstep.system.locks import lock_directory
 from tests.integration.conftest import demand
 from tests.integration.ordinary_user import user
-from tests.integration.support import Done, Lab, ours, wait_for, write_base
+from tests.integration.support import Done, Lab, matches, ours, wait_for, write_base
 from tests.integration.test_unprivileged import place, sublab
 
 __all__ = ["place", "sublab", "user"]  # fixtures
@@ -51,7 +51,7 @@ def no_group_stays() -> Iterator[None]:
     before = groups()
     yield
     new = groups() - before
-    wait_for(lambda: not any(map(forsaken, new)), 60)
+    wait_for(lambda: not any(map(forsaken, new)))
 
 
 def forsaken(folder: Path) -> bool:
@@ -245,7 +245,7 @@ def test_a_killed_build_leaves_a_group_that_heal_removes(lab: Lab) -> None:
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_for(lambda: "hanging" in [name for row in os.walk(lab.pool / "build") for name in row[2]])
+        wait_for(lambda: matches(lab.pool, "build/*/*/opt/local/hanging"), child)
         [journal] = lab.pool.glob("state/journal/*.jsonl")
         rows = [json.loads(row) for row in journal.read_text().splitlines()]
         made = {Path(row["path"]) for row in rows if row.get("acquire") == "cgroup"} & groups()

@@ -28,7 +28,7 @@ from buildstep.tree.diff import diff
 from buildstep.tree.entry import tree_digest
 from tests.integration.nativelab import NativeLab, manifest_of
 from tests.integration.pools import IN_GUEST, command, full, location
-from tests.integration.support import end, step, wait_for, write_base
+from tests.integration.support import end, matches, step, wait_for, write_base
 from tests.unit import trees
 
 
@@ -126,8 +126,7 @@ def test_d26_no_file_has_its_name_while_it_is_written(lab: NativeLab) -> None:
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
-        wait_for(lambda: list(lab.out.glob(".*.part")) or child.poll() is not None, within=90)
-        assert child.poll() is None, child.communicate()[1]
+        wait_for(lambda: matches(lab.out, ".*.part"), child)
         assert lab.outputs() == earlier
         child.send_signal(signal.SIGKILL)
         child.communicate(timeout=30)

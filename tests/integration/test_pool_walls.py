@@ -9,8 +9,7 @@ import signal
 import subprocess
 import tarfile
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from buildstep.pool.interface import Kind
 from buildstep.system.remove import remove_tree
 from tests.integration.conftest import demand
 from tests.integration.pools import IMAGE, command, location
-from tests.integration.support import Lab, none_left, write_base
+from tests.integration.support import Lab, matches, none_left, wait_for, write_base
 from tests.unit.trees import deep
 
 NOBODY = 65534
@@ -79,13 +78,6 @@ def reachable() -> Iterator[Path]:
     shutil.rmtree(top)
 
 
-def wait_for(there: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not there():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.05)
-
-
 def tried_by_nobody(*paths: Path) -> list[str]:
     """Those of these paths that a user without any rights may read."""
     argv = ["/bin/sh", "-c", 'for path; do test -r "$path" && echo "$path"; done; true', "sh"]
@@ -104,8 +96,7 @@ def test_no_other_user_reaches_what_a_build_or_its_base_holds(
     argv = lab.argv("--packages", "hang", "--installer", "pkgsrc")
     with subprocess.Popen(argv, env=lab.env(), cwd=lab.top, stderr=subprocess.PIPE, umask=0) as build:
         try:
-            wait_for(lambda: build.poll() is not None or list(lab.pool.glob("build/*/*/opt/local/hanging")))
-            assert build.poll() is None, build.communicate()[1]
+            wait_for(lambda: matches(lab.pool, "build/*/*/opt/local/hanging"), build)
             inside = [
                 *lab.pool.glob("image/*/tree/usr/bin/setuid"),
                 *lab.pool.glob("build/*/*/opt/local/hanging"),
@@ -158,8 +149,7 @@ def killed(lab: Lab, *names: str) -> Path:
     argv = lab.argv(*packages(*names, "hang"))
     with subprocess.Popen(argv, env=lab.env(), cwd=lab.top, stderr=subprocess.PIPE) as build:
         try:
-            wait_for(lambda: build.poll() is not None or list(lab.pool.glob(f"{pattern}/opt/local/hanging")))
-            assert build.poll() is None, build.communicate()[1]
+            wait_for(lambda: matches(lab.pool, f"{pattern}/opt/local/hanging"), build)
         finally:
             build.kill()
     assert none_left(os.fspath(lab.top)) == []

@@ -20,7 +20,7 @@ import pytest
 from buildstep import cli
 from buildstep.build.steps import STEPS
 from tests.integration.conftest import demand
-from tests.integration.support import Lab, end, wait_for
+from tests.integration.support import LIMIT, Lab, end
 
 FULL, GONE, CLOSED = "full", "gone", "closed"
 READER_LEFT, DISK = 141, 6
@@ -279,7 +279,7 @@ def test_a_terminal_that_hangs_up_ends_no_build(lab: Lab) -> None:
     try:
         assert os.read(master, 1)
         os.close(master)
-        wait_for(lambda: child.poll() is not None, within=60)
+        child.wait(LIMIT)
         assert child.returncode == 0 or lab.outputs()
         assert "standard error: Input/output error" in notes(lab)
     finally:
