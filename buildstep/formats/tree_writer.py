@@ -5,12 +5,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol, Self
 
 from buildstep.errors import ImageError
 from buildstep.events import Bus
 from buildstep.formats.decompress import Decompressed
+from buildstep.system.accounts import TABLES, number_of
 from buildstep.system.files import CHUNK, GRAIN, Extents, is_zeros, write_all
+from buildstep.system.remove import remove_tree
+from buildstep.system.root import Root
 from buildstep.system.text import shown
 from buildstep.system.userns import in_user_namespace
 from buildstep.tree.entry import TYPE_BITS, Entry, FileList
@@ -30,6 +36,28 @@ def _write_data(fd: int, chunk: bytes) -> None:
             os.lseek(fd, GRAIN, os.SEEK_CUR)
             begin = at + GRAIN
     write_all(fd, chunk[begin:] if begin else chunk)
+
+
+class EntryWriter(Protocol):
+    """What an extraction gives its entries to, checked and in the order of the archive."""
+
+    def directory(self, entry: Entry, *, exists: bool) -> None: ...
+
+    def file(self, entry: Entry, extents: Extents, source: Decompressed) -> None: ...
+
+    def link(self, entry: Entry, leader: bytes) -> None: ...
+
+    def other(self, entry: Entry) -> None: ...
+
+    def remove(self, path: bytes) -> None: ...
+
+    def finish_in_place(self, entry: Entry) -> None: ...
+
+    def number_of(self, what: str, name: str) -> int | None: ...
+
+    def finish_hashes(self) -> None: ...
+
+    def cancel_hashes(self) -> None: ...
 
 
 class TreeWriter:
@@ -136,6 +164,20 @@ class TreeWriter:
                 self._set_xattr(target, name, value, follow=follow)
         os.utime(target, ns=(entry.mtime, entry.mtime), follow_symlinks=follow)
 
+    def finish_in_place(self, entry: Entry) -> None:
+        """Do what `finish` does to what is in the directory at an entry's path."""
+        full = self.full(entry.path)
+        if entry.kind != "d" or stat.S_ISDIR(os.lstat(full).st_mode):
+            self.finish(entry, full)
+
+    def remove(self, path: bytes) -> None:
+        """Remove what is at a path, with all below it."""
+        remove_tree(os.fsdecode(self.full(path)))
+
+    def number_of(self, what: str, name: str) -> int | None:
+        """Return the number of a user or group by the tables that were written; see `system.accounts`."""
+        return number_of(what, name, Root(Path(os.fsdecode(self._top))))
+
     def _set_xattr(self, target: int | bytes, name: bytes, value: bytes, *, follow: bool) -> None:
         try:
             os.setxattr(target, name, value, follow_symlinks=follow)
@@ -160,3 +202,83 @@ class TreeWriter:
             for name in (_ACCESS_ACL, _DEFAULT_ACL):
                 with contextlib.suppress(OSError):
                     os.removexattr(target, name)
+
+
+class Lister:
+    """Writes nothing: an archive is only listed, its files hashed, and the contents of some of them kept.
+
+    keep: says by its path whether a file's content is wanted; one of more than `largest` bytes is not kept.
+    Those of the tables of users and groups are needed here.
+    """
+
+    def __init__(self, keep: Callable[[bytes], bool], *, largest: int = 64 << 20) -> None:
+        self._keep, self._largest = keep, largest
+        self._contents: dict[str, bytes] = {}
+        self._entries: FileList = {}
+        self._hashing: ContentHash | None = None
+
+    def over(self, entries: FileList) -> Self:
+        """Begin an archive, or the next layer, on these entries, which the caller keeps."""
+        self._entries = entries
+        return self
+
+    def content(self, entry: Entry) -> bytes | None:
+        """Return the content of a file, if it was kept."""
+        return self._contents.get(entry.sha256)
+
+    def directory(self, entry: Entry, *, exists: bool) -> None:
+        """Do nothing; nor for what else is no file."""
+
+    def link(self, entry: Entry, leader: bytes) -> None: ...
+
+    def other(self, entry: Entry) -> None: ...
+
+    def remove(self, path: bytes) -> None: ...
+
+    def finish_in_place(self, entry: Entry) -> None: ...
+
+    def finish_hashes(self) -> None: ...
+
+    def file(self, entry: Entry, extents: Extents, source: Decompressed) -> None:
+        """Hash a file's content. Raises ImageError where `source` ends too early."""
+        kept = bytearray() if self._wanted(entry) else None
+        self._hashing = content = ContentHash(entry.size)
+        position = 0
+        for offset, length in extents:
+            content.zeros(offset - position)
+            if kept is not None:
+                kept.extend(bytes(offset - position))
+            position = offset + length
+            while length:
+                chunk = source.read(min(length, CHUNK))
+                if not chunk:
+                    raise ImageError(f"the archive ends inside of {shown(entry.path)}")
+                content.update(chunk)
+                if kept is not None:
+                    kept.extend(chunk)
+                length -= len(chunk)  # noqa: PLW2901
+        content.zeros(entry.size - position)
+        entry.sha256 = content.finish()
+        if kept is not None:
+            self._contents[entry.sha256] = bytes(kept) + bytes(entry.size - position)
+
+    def _wanted(self, entry: Entry) -> bool:
+        table = os.fsdecode(entry.path) in TABLES.values()
+        return entry.size <= self._largest and (table or self._keep(entry.path))
+
+    def cancel_hashes(self) -> None:
+        """Stop hashing."""
+        if self._hashing is not None:
+            self._hashing.cancel()
+
+    def number_of(self, what: str, name: str) -> int | None:
+        """Return the number of a user or group by the tables of the tree; see `system.accounts`."""
+        return number_of(what, name, self)
+
+    def read(self, path: str) -> bytes:
+        """Return the content of a table, no link followed. Raises FileNotFoundError."""
+        entry = self._entries.get(os.fsencode(path.lstrip("/")))
+        data = None if entry is None else self.content(entry)
+        if data is None:
+            raise FileNotFoundError(path)
+        return data

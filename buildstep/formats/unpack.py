@@ -13,9 +13,10 @@ import errno
 import functools
 import itertools
 import os
-import stat
 import tarfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -26,10 +27,8 @@ from buildstep.formats.decompress import Decompressed
 from buildstep.formats.member_path import MemberFault, inside
 from buildstep.formats.tar_reader import Member, members, parse, raw, with_acls
 from buildstep.formats.tar_writer import OPAQUE, WHITEOUT
-from buildstep.formats.tree_writer import TreeWriter
-from buildstep.system.accounts import TABLES, number_of
-from buildstep.system.remove import remove_tree
-from buildstep.system.root import Root
+from buildstep.formats.tree_writer import EntryWriter, Lister, TreeWriter
+from buildstep.system.accounts import TABLES
 from buildstep.system.text import plural, shown, shown_path
 from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.scan import link_groups
@@ -66,8 +65,8 @@ def unpack(
     get u+rw, directories u+rwx, and devices are left out. Raises ImageError, with every refusal, and
     ToolMissing for zstd without its library.
     """
-    job = _Extraction(into, {}, privileged=privileged, limits=limits, bus=bus, layer=False)
-    return job.run(stream)
+    writer = partial(TreeWriter, into, privileged=privileged, bus=bus)
+    return _Extraction({}, writer, limits=limits, layer=False).run(stream)
 
 
 def apply_layer(
@@ -85,25 +84,32 @@ def apply_layer(
     image-spec, layer.md). Otherwise like `unpack`, except that the layer may end right after the content of
     its last member, as some tools leave it: the caller compares the layer's digest.
     """
-    job = _Extraction(into, dict(entries), privileged=privileged, limits=limits, bus=bus, layer=True)
-    return job.run(stream)
+    writer = partial(TreeWriter, into, privileged=privileged, bus=bus)
+    return _Extraction(entries, writer, limits=limits, layer=True).run(stream)
+
+
+def list_archive(stream: IO[bytes], lister: Lister, *, limits: Limits = _LIMITS) -> FileList:
+    """Return what `unpack` does, with nothing written to a disk."""
+    return _Extraction({}, lister.over, limits=limits, layer=False).run(stream)
+
+
+def list_layer(stream: IO[bytes], lister: Lister, entries: FileList, *, limits: Limits = _LIMITS) -> FileList:
+    """Return what `apply_layer` does, with nothing written to a disk."""
+    return _Extraction(entries, lister.over, limits=limits, layer=True).run(stream)
 
 
 class _Extraction:
     def __init__(
         self,
-        into: Path,
         found: FileList,
+        writer: Callable[[FileList], EntryWriter],
         *,
-        privileged: bool,
         limits: Limits,
-        bus: Bus | None,
         layer: bool,
     ) -> None:
         self._found = {path: replace(entry) for path, entry in found.items()}
         self._found.setdefault(b"", Entry(b"", "d", 0o755, 0, 0))
-        self._writer = TreeWriter(into, self._found, privileged=privileged, bus=bus)
-        self._root = Root(into)
+        self._writer = writer(self._found)
         self._limits = limits
         self._layer = layer
         self._new: set[bytes] = set()
@@ -270,18 +276,15 @@ class _Extraction:
                 self._links.pop(below, None)
                 self._named_acls.pop(below, None)
         if not self._fault_count:
-            remove_tree(os.fsdecode(self._writer.full(path)))
+            self._writer.remove(path)
 
     def _finish(self) -> None:
         """Finish ACLs, then the directories, innermost first, then the hashes and the hard-link groups."""
         self._resolve_acls()
         for path in sorted(self._touched, reverse=True):
             entry = self._found.get(path)
-            if entry is None or entry.kind != "d":
-                continue
-            full = self._writer.full(path)
-            if stat.S_ISDIR(os.lstat(full).st_mode):
-                self._writer.finish(entry, full)
+            if entry is not None and entry.kind == "d":
+                self._writer.finish_in_place(entry)
         self._writer.finish_hashes()
         link_groups(self._found, {path: (0, number) for path, number in self._links.items()})
         digests = {self._links[p]: e.sha256 for p in self._links if (e := self._found[p]).sha256}
@@ -293,7 +296,7 @@ class _Extraction:
         """Set the ACLs that name users and groups, with the numbers that these have in the tree itself."""
         if not self._named_acls:
             return
-        number = functools.cache(lambda what, name: number_of(what, name, self._root))
+        number = functools.cache(self._writer.number_of)
         groups: dict[int, list[bytes]] = {}
         for path, group in self._links.items():
             groups.setdefault(group, []).append(path)
@@ -316,7 +319,7 @@ class _Extraction:
                     break
             else:
                 if self._found[path].kind != "d":
-                    self._writer.finish(self._found[path], self._writer.full(path))
+                    self._writer.finish_in_place(self._found[path])
 
     # -- whiteouts
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from typing import Protocol
 
 from buildstep.errors import BuildstepError
-from buildstep.system.root import Root
 
 TABLES = {"user": "etc/passwd", "group": "etc/group"}
 
@@ -14,7 +14,13 @@ _NUMBER = re.compile(r"[0-9]{1,10}")
 """What may be one: the tables are the image's, and may have anything there."""
 
 
-def number_of(what: str, name: str, root: Root) -> int | None:
+class Readable(Protocol):
+    """A tree whose files can be read by their paths, which begin with a slash; as `system.root.Root`."""
+
+    def read(self, path: str) -> bytes: ...
+
+
+def number_of(what: str, name: str, root: Readable) -> int | None:
     """Return the number of a user or group of the tree in `root`; None if its table has no such name.
 
     what: a key of TABLES. A name of digits is a number itself, and root is 0 without a table too.

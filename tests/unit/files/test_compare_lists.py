@@ -37,22 +37,24 @@ digests = st.sampled_from([A, B, "c" * 64])
 
 @st.composite
 def entries(draw: st.DrawFn) -> Entry:
-    kind = draw(st.sampled_from("fffdlcp"))
-    made = Entry(draw(paths), kind, draw(st.sampled_from([0o644, 0o4755])), draw(st.integers(0, 1)), 0)
-    made.mtime = draw(st.integers(-1, 1))
-    made.xattrs = draw(st.sampled_from([(), ((b"user.a,b", b"\0"),)]))
+    kind, some = draw(st.sampled_from("fffdlcp")), draw(st.integers(0, 31))
+    made = Entry(
+        draw(paths), kind, 0o4755 if some & 1 else 0o644, some >> 1 & 1, 0, mtime=(some >> 2 & 1) - 1
+    )
+    if some & 8:
+        made.xattrs = ((b"user.a,b", b"\0"),)
     if kind == "f":
         made.sha256 = draw(digests)
         made.size = int(made.sha256[0], 16)
-        made.first = draw(st.sampled_from([b"", b"a/first"]))
+        made.first = b"a/first" if some & 16 else b""
     elif kind == "l":
         made.target = draw(names)
     elif kind == "c":
-        made.rdev = (1, draw(st.integers(1, 2)))
+        made.rdev = (1, some >> 4)
     return made
 
 
-lists = st.lists(entries(), max_size=12).map(lambda found: {entry.path: entry for entry in found})
+lists = st.lists(entries(), max_size=8).map(lambda found: {entry.path: entry for entry in found})
 
 
 def applied(base: FileList, found: Comparison) -> FileList:

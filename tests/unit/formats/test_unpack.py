@@ -20,7 +20,8 @@ import pytest
 from buildstep.errors import ImageError
 from buildstep.formats import acl, tar_writer
 from buildstep.formats.codecs import codec
-from buildstep.formats.unpack import Limits, apply_layer, unpack
+from buildstep.formats.tree_writer import Lister
+from buildstep.formats.unpack import Limits, apply_layer, list_archive, list_layer, unpack
 from buildstep.tree import entry as tree_entry
 from buildstep.tree.entry import Entry, FileList, tree_digest
 from tests.unit import trees
@@ -67,13 +68,23 @@ def into(tmp_path: Path) -> Path:
 
 
 def extract(data: bytes, into: Path, **limits: int) -> FileList:
-    return unpack(io.BytesIO(data), into, privileged=False, limits=Limits(**limits))
+    """Unpack an archive; listing it gives the same."""
+    found = unpack(io.BytesIO(data), into, privileged=False, limits=Limits(**limits))
+    assert list_archive(io.BytesIO(data), Lister(nothing), limits=Limits(**limits)) == found
+    return found
+
+
+def nothing(_path: bytes) -> bool:
+    return False
 
 
 def refused(data: bytes, into: Path, **limits: int) -> str:
     before = sorted(os.listdir(into.parent))
     with pytest.raises(ImageError) as caught:
         extract(data, into, **limits)
+    with pytest.raises(ImageError) as listed:
+        list_archive(io.BytesIO(data), Lister(nothing), limits=Limits(**limits))
+    assert (listed.value.message, listed.value.detail) == (caught.value.message, caught.value.detail)
     assert sorted(os.listdir(into.parent)) == before
     return f"{caught.value.message}\n{caught.value.detail}"
 
@@ -438,7 +449,8 @@ def test_names_in_acls_are_those_of_the_images_own_tables(into: Path) -> None:
 def test_each_acl_is_parsed_once(into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parse = Mock(wraps=acl._rows)
     monkeypatch.setattr(acl, "_rows", parse)
-    extract(with_names(("etc/passwd", b"lisa:x:5:5::/:\n")), into)
+    data = with_names(("etc/passwd", b"lisa:x:5:5::/:\n"))
+    unpack(io.BytesIO(data), into, privileged=False)
     assert [call.args for call in parse.call_args_list] == [(NAMED.encode(),)] * 3
 
 
@@ -482,6 +494,36 @@ LOWER = tar(
 )
 
 
+def test_contents_are_kept_where_they_are_wanted(tmp_path: Path) -> None:
+    lister = Lister(lambda path: path.startswith(b"var/"), largest=100)
+    rows: list[tarfile.TarInfo | tuple[str, bytes]]
+    rows = [("var/a", b"first"), link("b", "var/a"), ("other", b"x"), ("var/large", b"x" * 101)]
+    found = list_archive(io.BytesIO(tar(*rows)), lister)
+    above = list_layer(io.BytesIO(tar(("var/c", b"second"))), lister, found)
+    kept = {path: lister.content(entry) for path, entry in above.items() if entry.kind == "f"}
+    assert kept == {
+        b"b": b"first",
+        b"other": None,
+        b"var/a": b"first",
+        b"var/c": b"second",
+        b"var/large": None,
+    }
+    assert above[b"var/a"].first == b"b"
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("size", [100, 64 << 20])
+def test_the_content_of_a_sparse_file_is_kept_with_its_holes(size: int) -> None:
+    lister = Lister(lambda _path: True, largest=size)
+    found = list_archive(io.BytesIO(_sparse_tar()), lister)
+    data = lister.content(found[b"twin"])
+    if size == 100:
+        assert data is None
+    else:
+        assert data == bytes(4096) + b"x" * 4096 + bytes((8 << 20) - 8192)
+        assert hashlib.sha256(data).hexdigest() == found[b"disk"].sha256
+
+
 @pytest.fixture
 def lower(into: Path) -> FileList:
     return extract(LOWER, into)
@@ -490,6 +532,7 @@ def lower(into: Path) -> FileList:
 def lay(data: bytes, into: Path, lower: FileList) -> FileList:
     before = {path: tree_entry.line(entry) for path, entry in lower.items()}
     found = apply_layer(io.BytesIO(data), into, lower, privileged=False)
+    assert list_layer(io.BytesIO(data), Lister(nothing), lower) == found
     assert {path: tree_entry.line(entry) for path, entry in lower.items()} == before
     scanned = trees.scanned(into)
     assert list(found) == sorted(scanned)
