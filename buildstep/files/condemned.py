@@ -2,11 +2,13 @@
 
 `gc/condemned` is a name that can change, with a JSON object: `generation`, a number that grows with every
 collection; `names`, each with the generation that condemned it; `deleting`: the names that are being deleted
-now, and by whose lease. Everything that can be deleted is condemned first.
+now; `by`: the lease of the one who deletes, or will. Everything that can be deleted is condemned first.
 
 A writer makes its lease, reads this, and takes what is condemned for absent. A collection deletes what was
 condemned in a generation that every live lease saw, so nobody relies on it. A writer that must write a name
-which is condemned takes it off the list first (`rescue`), or waits where it is being deleted.
+which is condemned takes it off the list first (`rescue`), or waits where it is being deleted. A reader's
+lease has seen nothing, so that as long as it is there nothing more is deleted. The steps of a collection, and
+why each is where it is: `gc`.
 """
 
 from __future__ import annotations
@@ -17,17 +19,22 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from buildstep.errors import StoreError
+from buildstep.files import catalogue, layout, leases
 from buildstep.files.interface import Storage
 from buildstep.files.layout import CONDEMNED
+from buildstep.files.leases import Lease
 
 _PAUSE = 0.1
+_BATCH = 1000
+"""Names that are deleted before the lease is renewed."""
 _PATIENCE = 600.0
 """Seconds that a writer waits for a deletion to end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Condemned:
-    """The list. names: to the generation that condemned each; deleting: going now; by: whose lease."""
+    """The list. names: to the generation that condemned each; deleting: going now; by: whose lease, empty
+    while nobody deletes."""
 
     generation: int = 0
     names: Mapping[str, int] = field(default_factory=dict)
@@ -81,34 +88,76 @@ def change(storage: Storage, how: Callable[[Condemned], Condemned]) -> Condemned
         time.sleep(_PAUSE / 10)
 
 
-def rescue(storage: Storage, names: Collection[str], ended: Callable[[str], bool]) -> None:
-    """Take names off the list, so that they can be relied on again; whoever calls has a lease.
+class Claimed(StoreError):
+    """Somebody else changes what the store has at the moment. by: the name of the lease."""
 
-    ended: tells whether a lease is over. Waits for names that are being deleted until they are gone; a
-    deletion whose owner is dead is completed. Raises StoreError.
+    def __init__(self, storage: Storage, by: str) -> None:
+        super().__init__(
+            f"{leases.whose(storage, by)} deletes from {storage.url} at the moment",
+            hint="try again when it has ended",
+            retryable=True,
+        )
+        self.by = by
+
+
+def claim(storage: Storage, lease: Lease) -> Condemned:
+    """Become the only one who deletes; return the list. Raises Claimed if somebody else is, StoreError.
+
+    What is `deleting` then was left by somebody who is dead: `delete` ends it.
+    """
+
+    def take(list_: Condemned) -> Condemned:
+        if list_.by not in ("", lease.name) and not leases.is_over(storage, list_.by):
+            raise Claimed(storage, list_.by)
+        return replace(list_, by=lease.name)
+
+    return change(storage, take)
+
+
+def delete(storage: Storage, list_: Condemned, lease: Lease) -> None:
+    """Delete what the list says is `deleting`, which the caller has claimed. Raises LeaseLost, StoreError."""
+    names = sorted(list_.deleting)
+    parsed = [name for name in map(layout.parse, names) if name is not None and name.kind == "packs"]
+    if parsed:
+        catalogue.change(storage, remove=[name.digest for name in parsed])
+    for begin in range(0, len(names), _BATCH):
+        # Once the lease is over another one may end this, and others write the same names again.
+        lease.renew()
+        storage.delete(names[begin : begin + _BATCH])
+    change(storage, lambda now: replace(_owned(now, lease), deleting=frozenset()))
+
+
+def release(storage: Storage, lease: Lease) -> None:
+    """End what `claim` began. Raises StoreError."""
+    change(storage, lambda now: replace(now, by="") if now.by == lease.name and not now.deleting else now)
+
+
+def rescue(storage: Storage, names: Collection[str], lease: Lease) -> None:
+    """Take names off the list, so that they can be relied on again. lease: of the caller.
+
+    Waits for names that are being deleted until they are gone; a deletion whose owner is dead is completed.
+    Raises LeaseLost, StoreError.
     """
     wanted = set(names)
     until = time.monotonic() + _PATIENCE
     while True:
         now = change(storage, lambda list_: _without(list_, wanted))
-        busy = wanted & now.deleting
-        if not busy:
+        if wanted.isdisjoint(now.deleting):
             return
-        if ended(now.by):
-            storage.delete(now.deleting)
-            change(storage, lambda list_, by=now.by: finished(list_, by))  # type: ignore[misc]
-        elif time.monotonic() > until:
-            raise StoreError(
-                f"{storage.url}: a garbage collection deletes what is written, since {_PATIENCE:.0f} s",
-                retryable=True,
-            )
-        else:
+        try:
+            # Two writers that both end a deletion would delete what one of them has written again.
+            delete(storage, claim(storage, lease), lease)
+            release(storage, lease)
+        except Claimed:
+            if time.monotonic() > until:
+                raise
             time.sleep(_PAUSE)
 
 
-def finished(list_: Condemned, by: str) -> Condemned:
-    """Return the list after the owner of this lease has deleted what it was deleting."""
-    return replace(list_, deleting=frozenset(), by="") if list_.by == by else list_
+def _owned(list_: Condemned, lease: Lease) -> Condemned:
+    if list_.by != lease.name:
+        raise leases.lost(lease.name)
+    return list_
 
 
 def _without(list_: Condemned, names: set[str]) -> Condemned:

@@ -48,6 +48,10 @@ class LeaseRecord:
     until: float
     saw: int | None = None
 
+    def __str__(self) -> str:
+        began = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self.started))
+        return f"{self.what!r} on {self.host} (process {self.pid}, since {began} UTC)"
+
     @property
     def over(self) -> bool:
         """Whether its owner is dead, or has not renewed it in time."""
@@ -121,20 +125,18 @@ class Lease:
         """Make the lease valid for its full time again. Raises LeaseLost if somebody has ended it."""
         with self._guard:
             if self._lost:
-                raise _lost(self.name)
+                raise lost(self.name)
             self._write(replace(self._record, until=time.time() + self._ttl))
 
     def _write(self, record: LeaseRecord) -> None:
         data = json.dumps(asdict(record)).encode()
-        if not self._storage.swap(self.name, data, self._version):
-            self._lost = True
-            raise _lost(self.name)
-        self._record = record
+        self._storage.swap(self.name, data, self._version)
         there = self._storage.load(self.name)
+        # Not what swap says counts: a call that was repeated after a lost response fails, and was done.
         if there is None or there.data != data:
             self._lost = True
-            raise _lost(self.name)
-        self._version = there.version
+            raise lost(self.name)
+        self._record, self._version = record, there.version
 
     def _keep(self) -> None:
         while not self._over.wait(self._ttl / 3):
@@ -143,12 +145,25 @@ class Lease:
                 self.renew()
 
 
-def _lost(name: str) -> LeaseLost:
+def lost(name: str) -> LeaseLost:
+    """Return the error of somebody whose lease is not there any more."""
     return LeaseLost(
         f"the lease {name} of this store was ended by somebody",
         hint="was this process stopped for long, or is a clock wrong? try again",
         retryable=True,
     )
+
+
+def is_over(storage: Storage, name: str) -> bool:
+    """Tell whether a lease has been ended, or is over. name: of the lease. Raises StoreError."""
+    there = storage.load(name)
+    return there is None or parse(there.data).over
+
+
+def whose(storage: Storage, name: str) -> str:
+    """Say for a person whose lease this is. Raises StoreError."""
+    there = storage.load(name)
+    return f"the owner of {name}" if there is None else str(parse(there.data))
 
 
 def living(storage: Storage) -> Iterator[tuple[str, LeaseRecord]]:

@@ -60,13 +60,13 @@ class Session:
             listed = condemned.read(self._storage)
             self._lease.saw(listed.generation)
             self._absent = {*listed.names, *listed.deleting}
+            self.catalogue = catalogue.Catalogue(
+                self._storage, self.store.kept / "packs" if self.store.kept else None
+            )
+            parsed = map(layout.parse, self._absent)
+            self.catalogue.load(without={name.digest for name in parsed if name and name.kind == "packs"})
             self.spool: Path = stack.enter_context(self._storage.spool())
             self._stack = stack.pop_all()
-        self.catalogue = catalogue.Catalogue(
-            self._storage, self.store.kept / "packs" if self.store.kept else None
-        )
-        parsed = map(layout.parse, self._absent)
-        self.catalogue.load(without={name.digest for name in parsed if name and name.kind == "packs"})
         self._finder = Finder(self._storage, self.catalogue, self._absent)
         self._settings = settings
         return self
@@ -82,7 +82,22 @@ class Session:
 
     def find(self, digests: Iterable[str]) -> dict[str, Place]:
         """Return where those contents are that are in the store and stay there. Raises StoreError."""
-        return self._finder.find(digests)
+        found = self._finder.find(digests)
+        if not self._absent:
+            return found
+        # A chunk can be condemned longer than the list of chunks that has it: the one who wrote that list may
+        # rely on the chunk, as he began before, but we may not.
+        return {
+            digest: place
+            for digest, place in found.items()
+            if place.form != layout.CHUNKS or self._has_chunks(digest)
+        }
+
+    def _has_chunks(self, digest: str) -> bool:
+        recipe = chunks.parse(self._storage.read(layout.object_name(digest, layout.CHUNKS)))
+        wanted = {piece.digest for piece in recipe.pieces}
+        found = self._finder.find(wanted)
+        return len(found) == len(wanted) and all(place.form != layout.CHUNKS for place in found.values())
 
     def has(self, digests: Iterable[str]) -> set[str]:
         """Return those contents that are in the store and stay there, or were put. Raises StoreError."""
@@ -202,13 +217,9 @@ class Session:
     def write(self, name: str, data: bytes | Path) -> None:
         """Store a blob that stays, whatever a garbage collection wanted with it. Raises StoreError."""
         if name in self._absent:
-            condemned.rescue(self._storage, [name], self._is_over)
+            condemned.rescue(self._storage, [name], self._lease)
             self._absent.discard(name)
         self._storage.write(name, data)
-
-    def _is_over(self, lease: str) -> bool:
-        there = self._storage.load(lease) if lease else None
-        return there is None or leases.parse(there.data).over
 
     # -- lists and refs --------------------------------------------------------------------------------
 
@@ -233,3 +244,19 @@ class Session:
         self.flush()
         self._lease.renew()
         refs.write(self._storage, ref, before)
+        try:
+            # This process may have been stopped since, for longer than a lease is valid.
+            self._lease.renew()
+        except leases.LeaseLost:
+            self._take_back(ref, before)
+            raise
+
+    def _take_back(self, ref: Ref, before: Ref | None) -> None:
+        now = refs.read(self._storage, ref.name)
+        if now is None or (now.list, now.created) != (ref.list, ref.created):
+            return
+        with contextlib.suppress(refs.RefChanged):
+            if before is None:
+                refs.remove(self._storage, now)
+            else:
+                refs.write(self._storage, before, now)
