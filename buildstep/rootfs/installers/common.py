@@ -41,16 +41,16 @@ def failures(
     act: str,
     packages: Iterable[str],
     *patterns: str,
-    hint: str | Callable[[str], str] = "",
+    hint: Callable[[str], str] = lambda _output: "",
     explain: Callable[[str], Cause | None] = lambda _output: None,
 ) -> Iterator[None]:
     """Turn a failed command into an InstallError that names the packages at fault.
 
     patterns: regular expressions over the tool's output whose group `package`, else the first one, is a
-    package. Where none matches, the packages that were asked for are named. hint: what to do, or what
-    makes that from the tool's output. explain: finds the cause in that output, with a hint of its own; not
-    for a command that runs scripts of packages, which may print anything. Raises StaleIndex for a cause that
-    a younger index could remove.
+    package. Where none matches, the packages that were asked for are named. hint: makes what to do from the
+    tool's output. explain: finds the cause in that output, with a hint of its own; not for a command that
+    runs scripts of packages, which may print anything. Raises StaleIndex for a cause that a younger index
+    could remove.
     """
     try:
         yield
@@ -66,7 +66,7 @@ def failures(
         # One that was stopped at a limit says nothing of what it would have met.
         cause = None if error.limit else explain(error.detail)
         kind = StaleIndex if cause is not None and cause.old_index else InstallError
-        remedy = cause.hint if cause is not None else hint(error.detail) if callable(hint) else hint
+        remedy = hint(error.detail) if cause is None else cause.hint
         raise kind(
             f"{about}: {error.message if cause is None else cause.text}",
             detail=error.detail,
