@@ -60,7 +60,7 @@ def judge(spec: BuildSpec, proto: ProtoDir, root: FileList) -> tuple[list[Confli
         hint = "a directory of the base image is a link, and the path is longer behind it; shorten it"
         raise UsageError(f"the proto directory has {error.message}", hint=hint) from error
     if found and spec.exclude and proto.exclude is None:  # only rsync knows what these patterns mean
-        taken = copy_proto.taken(spec.proto, spec.exclude)
+        taken = copy_proto.taken(spec.proto, spec.exclude, spec.timeouts.command)
         found = [row for row in found if row.source in taken and (not row.other or row.other in taken)]
     return conflicts.judge(found, spec.replace)
 

@@ -128,15 +128,15 @@ what can be done about each."""
 _NO_CAUSE = "rsync's messages above name the file; no image was released"
 
 
-def taken(proto: Path, exclude: Sequence[str]) -> set[bytes]:
+def taken(proto: Path, exclude: Sequence[str], timeout: float) -> set[bytes]:
     """Return the paths of the proto directory that rsync takes: only it knows all of its patterns.
 
-    Raises CommandFailed.
+    timeout: seconds that it may take. Raises CommandFailed.
     """
     flags = [*host.HERE.rsync, "--dry-run", *(f"--exclude={pattern}" for pattern in exclude)]
     flags += ["--itemize-changes", "--itemize-changes", "--out-format=%n"]
     with tempfile.TemporaryDirectory(prefix="buildstep-") as nothing:
-        listed = _rsync([*flags, "--", f"{proto}/", f"{nothing}/"], 3600.0, Bus())
+        listed = _rsync([*flags, "--", f"{proto}/", f"{nothing}/"], timeout, Bus())
     return set(map(os.fsencode, _listed(listed, Placement("", ""))))
 
 

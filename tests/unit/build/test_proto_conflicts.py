@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from buildstep.errors import UsageError
+from buildstep.events import Bus
+from buildstep.rootfs import copy_proto
 from tests.unit.build.workshop import Workshop, make_workshop
 
 pytestmark = pytest.mark.commands("cp", "find", "rsync")  # trees are really walked and copied
@@ -140,3 +143,18 @@ def test_what_is_excluded_is_in_nobodys_way(workshop: Workshop, pattern: str) ->
         workshop.build(**build)
     workshop.build(**build, replace=RULES[1:])
     assert shipped(workshop)["opt/app/more/x"] == (tarfile.REGTYPE, 3)
+
+
+def test_rsync_has_the_time_that_a_command_may_take(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, times = copy_proto._rsync, []
+
+    def rsync(arguments: Sequence[str], timeout: float, bus: Bus) -> str:
+        times.append((timeout, "--dry-run" in arguments))
+        return real(arguments, timeout, bus)
+
+    monkeypatch.setattr(copy_proto, "_rsync", rsync)
+    build = on_base(workshop, exclude=["/opt/ap[[:alpha:]]"], replace=RULES[1:])
+    workshop.build(**build, timeouts={"command": 77})
+    assert sorted(set(times)) == [(77, False), (77, True)]
