@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from buildstep import emit
@@ -69,8 +72,8 @@ class PlanFacts:
 
     image: None when it must be imported first, and incoming then says from where; in_place: whether the proto
     directory's files are read where they are, without a copy in the clone; layer: None without packages or
-    cache; last: the last build of this component, if it is known; missed: why no earlier outputs are valid;
-    replaced: what of the base gives way to the proto directory.
+    cache; last: finds the last build of this component, if it is known, which only reasons need; missed: why
+    no earlier outputs are valid; replaced: what of the base gives way to the proto directory.
     """
 
     spec: BuildSpec
@@ -79,7 +82,7 @@ class PlanFacts:
     proto: ProtoDir
     in_place: bool
     layer: LayerPlan | None = None
-    last: Last | None = None
+    last: Callable[[], Last | None] = lambda: None
     missed: tuple[str, ...] = ()
     replaced: Sequence[Conflict] = ()
 
@@ -170,7 +173,7 @@ def plan(
         incoming=store.foresee(spec.image) if image is None else "",
         proto=scan_proto(spec.proto, exclude=exclude if spec.exclude else None, index=index),
         in_place=not plain and takes_in_place(spec),
-        last=outputs.last(state, cache_inputs.component(spec)) if spec.cache else None,
+        last=functools.cache(partial(_last_build, spec, state)),
     )
     if image is not None and spec.cache and spec.wants_packages:
         facts = replace(facts, layer=_plan_layer(facts, image, cache, environ or {}))
@@ -198,6 +201,10 @@ def plan(
         update=chosen.update,
         resolution=facts.resolution,
     )
+
+
+def _last_build(spec: BuildSpec, state: Path) -> Last | None:
+    return outputs.last(state, cache_inputs.component(spec)) if spec.cache else None
 
 
 def _checked(facts: PlanFacts, store: ImageStore) -> tuple[PlanFacts, FileList | None]:
@@ -235,7 +242,7 @@ def _choose_route(facts: PlanFacts, store: ImageStore) -> _Choice:
     valid = outputs.find(folder, outputs.key_of(inputs)) if facts.settled else None
     if valid is not None:
         return _Choice(route=Route.UP_TO_DATE, outputs=valid)
-    missed = tuple(_missed(outputs.why_not(facts.last, inputs), spec))
+    missed = tuple(_missed(outputs.why_not(facts.last(), inputs), spec))
     if facts.in_place and tuple(spec.formats) == ("oci",) and facts.settled:
         update = content_update.find(folder, spec, image, resolution, facts.proto)
         if update is not None:
@@ -305,7 +312,7 @@ def _plan_layer(
     question = cache_inputs.question(spec, image, facts.proto, environ)
     resolution = resolutions.find(cache.backend.state, cache_inputs.answer_key(question))
     if resolution is None:
-        return LayerPlan(missing=cache.miss(cache_inputs.slot(spec), question, facts.last))
+        return LayerPlan(missing=cache.miss(cache_inputs.slot(spec), question, facts.last()))
     key, inputs = cache_inputs.package_layer(question, image, resolution)
     record = cache.find(key)
     return LayerPlan(
@@ -313,7 +320,7 @@ def _plan_layer(
         resolution=resolution,
         fresh=resolution.fresh(spec.index_max_age),
         record=record,
-        missing="" if record else cache.miss(cache_inputs.slot(spec), inputs, facts.last),
+        missing="" if record else cache.miss(cache_inputs.slot(spec), inputs, facts.last()),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from buildstep.build.plan import Plan
+from buildstep.cache import outputs
 from buildstep.errors import DiskError, InstallError
 from buildstep.pool.directory import DirectoryBackend
 from buildstep.rootfs import copy_proto
@@ -129,6 +130,24 @@ def test_a_build_that_is_up_to_date_is_the_last_one_too(workshop: Workshop) -> N
     why = planned(workshop.plan(["a", "c"], order="packages-first", version="a"))["packages"]
     assert "packages: c added" in why
     assert "removed" not in why
+
+
+def test_the_last_build_is_read_only_for_a_reason(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workshop.build(["a"], order="packages-first")
+    read: list[str] = []
+    real = outputs.last
+
+    def last(state: Path, component: str) -> outputs.Last | None:
+        read.append(component)
+        return real(state, component)
+
+    monkeypatch.setattr(outputs, "last", last)
+    assert planned(workshop.plan(["a"], order="packages-first"))["emit"].startswith("up to date")
+    assert read == []
+    workshop.plan(["b"], order="packages-first")
+    assert len(read) == 1
 
 
 @pytest.fixture
