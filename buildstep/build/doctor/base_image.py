@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from buildstep.build import cache_inputs
 from buildstep.build.doctor.findings import Examination
 from buildstep.build.doctor.network import SECONDS, mirror_of, reach
 from buildstep.errors import BuildstepError, ExitCode, ImageError, SandboxError
@@ -43,9 +44,9 @@ def record_of(backend: Backend, ref: str) -> ImageRecord | None:
             wanted = _identify(ref)
         except ImageError:
             return None  # `_local` says what is wrong
-        # In the key of a compressed one is the file's digest, here its name; behind it is which image it is.
-        _, compressed, ending = wanted.partition(os.fspath(path))
-        path = path if compressed else None
+        # In the key of a compressed one is the file's digest; behind it is which image it is.
+        _, hashed, ending = wanted.partition(_NOT_HASHED)
+        path = path if hashed else None
     found = None
     for record in _records(backend):
         same = ref in (record.uuid, f"{record.name}@{record.version}") or record.key == wanted
@@ -99,11 +100,15 @@ def image(seen: Examination) -> None:
         seen.ok("image", ref, "is made by the first build")
 
 
+_NOT_HASHED = "\0"
+"""In place of a file's digest in the key of an image: in no path or name."""
+
+
 def _identify(ref: str) -> str:
     """Return the key of an image in a file without hashing the file. Raises ImageError for a wrong file."""
     parsed = sources.parse(ref)
     assert parsed is not None
-    return parsed[0].identify(parsed[1], str).key
+    return parsed[0].identify(parsed[1], lambda _path: _NOT_HASHED).key
 
 
 def _local(seen: Examination, ref: str, path: Path) -> None:
@@ -217,7 +222,7 @@ def _packages_network(seen: Examination, spec: BuildSpec, asked: str) -> None:
     if not Path("/etc/resolv.conf").exists():
         what = "is not there: no name can be looked up in the image"
         seen.warn("network", "/etc/resolv.conf", what, "set up the agent's resolver")
-    found = seen.image.installer if seen.image is not None and spec.installer == "auto" else spec.installer
+    found = spec.installer if seen.image is None else cache_inputs.installer(spec, seen.image)
     apt = found == "apt" or spec.image.startswith("mmdebstrap:")
     mirror = mirror_of(spec, seen.environ) if apt else ""
     release = f"{mirror.rstrip('/')}/dists/"

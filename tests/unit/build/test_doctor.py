@@ -536,6 +536,26 @@ def test_an_image_of_several_in_a_file(
 
 
 @pytest.mark.parametrize("packed", [bytes, gzip.compress])
+def test_a_file_may_have_a_name_that_is_in_every_key(
+    doctor: Doctor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    packed: Callable[[bytes], bytes],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "proto").mkdir(exist_ok=True)
+    path = make_saved(tmp_path / "docker", {"one:v1": [layer({"x": b"1"})], "one:v2": [layer({"x": b"2"})]})
+    path.write_bytes(packed(path.read_bytes()))
+    pool = ("--pool", f"dir:{tmp_path}/pool")
+    assert cli.main(["image", "import", "docker-archive:docker:one:v1", *pool]) == 0
+    capfd.readouterr()
+    for name, what in (("one:v1", "is in the store as"), ("one:v2", "can be imported from")):
+        told = doctor("-m", manifest(), "-i", f"docker-archive:docker:{name}", *pool, "proto")[1]
+        assert what in found(told, area="image")[0]["what"]
+
+
+@pytest.mark.parametrize("packed", [bytes, gzip.compress])
 @pytest.mark.parametrize("scheme", ["tar", "oci"])
 def test_a_file_under_the_scheme_of_another_kind(
     doctor: Doctor, tmp_path: Path, scheme: str, packed: Callable[[bytes], bytes]
