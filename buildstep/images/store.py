@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,7 +119,11 @@ class ImageStore:
     def find(self, ref: str) -> ImageRecord | None:
         """Return the newest image in the store that this reference means, or None."""
         identity = self.identify(ref)
-        for record in reversed(self.records()):
+        return self._newest(ref, identity, self.records())
+
+    @staticmethod
+    def _newest(ref: str, identity: Identity | None, records: Sequence[ImageRecord]) -> ImageRecord | None:
+        for record in reversed(records):
             if identity is not None:
                 if identity.key in (record.key, *record.aliases):
                     return record
@@ -132,10 +136,11 @@ class ImageStore:
 
         Raises ImageError when there is no such image, or more than one of that name.
         """
-        named = [record for record in self.records() if record.name == ref]
+        records = self.records()
+        named = [record for record in records if record.name == ref]
         if len(named) > 1:
             raise several_of(ref, "in the store", [(it.uuid, it.version) for it in named])
-        record = named[0] if named else self.find(ref)
+        record = named[0] if named else self._newest(ref, self.identify(ref), records)
         if record is None:
             raise ImageError(
                 f"the image {ref} is not in the store", hint="`buildstep image list` shows what is"

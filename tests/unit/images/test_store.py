@@ -90,6 +90,22 @@ def test_find_by_locator_uuid_and_name(store: ImageStore, image: ImageRecord, tm
         assert store.get(ref) == image
 
 
+def test_records_are_read_once_to_find_one(
+    store: ImageStore, image: ImageRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    real = store.load
+
+    def load(uuid: str) -> ImageRecord | None:
+        read.append(uuid)
+        return real(uuid)
+
+    monkeypatch.setattr(store, "load", load)
+    for ref in ("base", "base@0", image.uuid):
+        assert store.get(ref) == image
+    assert read == [image.uuid] * 3
+
+
 def test_the_newest_of_one_name_is_found(store: ImageStore, journal: Journal, tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     old, _ = Importer(store, journal).ensure(archive(tmp_path / "base.tar", name="old"))
