@@ -145,6 +145,12 @@ def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool
 @click.option(
     "--sparse", is_flag=True, default=None, help="Write files with large holes as GNU sparse files."
 )
+@click.option(
+    "--store",
+    metavar="URL",
+    help="Where the format files records the image, such as dir:/srv/store or s3://BUCKET.",
+)
+@click.option("--ref", metavar="NAME", help="The name of the image in the store (default: NAME/VERSION).")
 @click.option("--network/--no-network", default=None, help="Whether package steps may use the network.")
 @click.option(
     "--no-cache",

@@ -134,14 +134,20 @@ class ContentStore:
             self._settings = _settings(self.storage.url, there.data)
         return self._settings
 
+    def is_there(self) -> bool:
+        """Tell whether there is a store. Raises StoreError also where there is none, and none can be made."""
+        if self.storage.load(layout.MARKER) is not None:
+            _ = self.settings
+            return True
+        if next(iter(self.storage.list("")), None) is not None:
+            raise StoreError(
+                f"{self.storage.url} has files, but no store of ours", hint="use an empty directory or prefix"
+            )
+        return False
+
     def create(self, settings: Settings | None = None) -> None:
         """Make the store if there is none. settings: of a new one. Raises StoreError."""
-        if self.storage.load(layout.MARKER) is None:
-            if next(iter(self.storage.list("")), None) is not None:
-                raise StoreError(
-                    f"{self.storage.url} has files, but no store of ours",
-                    hint="use an empty directory or prefix",
-                )
+        if not self.is_there():
             chosen = asdict(settings or Settings())
             chosen["id"] = chosen["id"] or Settings().id
             value = {"format": FORMAT, **chosen}
