@@ -90,6 +90,16 @@ def _pools(_context: click.Context, _param: click.Parameter, begun: str) -> Iter
 POOLS = _callback(_pools)
 
 
+def _stores(_context: click.Context, _param: click.Parameter, begun: str) -> Iterator[str]:
+    from buildstep.files import STORES as SCHEMES
+
+    yield from (f"{name}:" if name == "dir" else f"{name}://" for name in SCHEMES.names())
+    yield from _paths(begun)
+
+
+STORES = _callback(_stores)
+
+
 def _stored(context: click.Context, _param: click.Parameter, _begun: str) -> Iterator[str]:
     """Yield uuids and names of the images in the pool of the command line, without opening a session."""
     from buildstep.images.record import ImageRecord

@@ -221,6 +221,10 @@ class Session:
             self._absent.discard(name)
         self._storage.write(name, data)
 
+    def is_stored(self, name: str) -> bool:
+        """Tell whether a blob is there, and stays. Raises StoreError."""
+        return name not in self._absent and bool(self._storage.exists([name]))
+
     # -- lists and refs --------------------------------------------------------------------------------
 
     def put_list(self, entries: FileList) -> StoredList:

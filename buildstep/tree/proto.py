@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import marshal
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from buildstep.tree import proto_limits, stat_lines
 from buildstep.tree.entry import Entry, FileList
@@ -258,27 +259,44 @@ _LARGE = 1 << 20
 """Bytes of an index from which on it is of a large tree."""
 
 
-def scan_proto(proto: Path, *, exclude: Exclude | None = None, index: StatIndex | None = None) -> ProtoDir:
+class Walk(NamedTuple):
+    """A walk over a directory. started: when it began, in ns; lines: see `stat_lines`; unread: directories
+    that could not be listed."""
+
+    started: int
+    lines: list[bytes]
+    unread: Mapping[bytes, OSError]
+
+
+def scan_proto(
+    proto: Path,
+    *,
+    exclude: Exclude | None = None,
+    index: StatIndex | None = None,
+    walk: Walk | None = None,
+    what: str = "the proto directory",
+) -> ProtoDir:
     """Walk a proto directory. With an index, files that it knows are not read and need no second call.
 
+    walk: of a caller that has just walked it; what: how messages call it.
     Raises UsageError for what no image can hold and for what cannot be read (`proto_limits`), OSError where
     that is the whole directory.
     """
-    started = time.time_ns()
     top = os.fsencode(proto)
-    large = index is None or not 0 < index.size < _LARGE
-    unread: dict[bytes, OSError] = {}
-    with stat_lines.listing(top, large=large, unread=unread) as listing:
+    with _walking(top, index, walk) as walked:
         known = index.load() if index else Known()
-        doubt = "the clock was set back since the last build" if known.started > started else ""
-        valid = {} if doubt else known.paths
+        valid = known.paths
         trusted = set(map(line_of, valid.values()))
-        lines = listing()
+        walk = walked()
+    started, lines = walk.started, walk.lines
+    doubt = "the clock was set back since the last build" if known.started > started else ""
+    if doubt:
+        valid, trusted = {}, set()
     if exclude is not None:
         same = exclude.patterns == known.excludes
         lines = included(lines, exclude, trusted if same else set())
     fresh = {stat_lines.path_of(line): stat_lines.parse(line) for line in lines if line not in trusted}
-    proto_limits.refuse(top, fresh, stat_lines.among(lines, unread))
+    proto_limits.refuse(top, fresh, stat_lines.among(lines, walk.unread), what)
     gone: tuple[bytes, ...] = ()
     if fresh or len(lines) != len(valid):
         there = set(lines)
@@ -289,6 +307,19 @@ def scan_proto(proto: Path, *, exclude: Exclude | None = None, index: StatIndex 
     if found.unchanged:
         found.notes = dict(known.notes)
     return found
+
+
+@contextlib.contextmanager
+def _walking(top: bytes, index: StatIndex | None, done: Walk | None) -> Iterator[Callable[[], Walk]]:
+    """Walk a directory, if that is not done, beside whatever happens until the call of what is yielded."""
+    if done is not None:
+        yield lambda: done
+        return
+    started = time.time_ns()
+    large = index is None or not 0 < index.size < _LARGE
+    unread: dict[bytes, OSError] = {}
+    with stat_lines.listing(top, large=large, unread=unread) as listing:
+        yield lambda: Walk(started, listing(), unread)
 
 
 def included(lines: Sequence[bytes], exclude: Exclude, trusted: set[bytes]) -> list[bytes]:
