@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from buildstep.cli import values
 from buildstep.cli.files_options import Work, with_work
 from buildstep.cli.options import JSON
 from buildstep.cli.options import show as print_rows
@@ -40,9 +41,15 @@ def list_(work: Work, as_json: bool) -> None:
 
 
 @click.command("show")
-@click.argument("name", metavar="LIST")
+@click.argument("name", metavar="LIST", shell_complete=values.REFS)
 @click.option("--tree", "as_tree", is_flag=True, help="Draw the directories as a tree.")
-@click.option("--path", metavar="DIR", default="", help="Only what is below this directory.")
+@click.option(
+    "--path",
+    metavar="PATH",
+    shell_complete=values.FOLDERS,
+    default="",
+    help="Only what is below this directory.",
+)
 @with_work
 @JSON
 def show(work: Work, name: str, as_tree: bool, path: str, as_json: bool) -> None:
@@ -76,7 +83,7 @@ def show(work: Work, name: str, as_tree: bool, path: str, as_json: bool) -> None
 
 
 @click.command("remove")
-@click.argument("names", metavar="REF...", nargs=-1, required=True)
+@click.argument("names", metavar="REF...", nargs=-1, required=True, shell_complete=values.REFS)
 @with_work
 @JSON
 def remove(work: Work, names: tuple[str, ...], as_json: bool) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -49,15 +50,7 @@ def _owner(_ctx: click.Context, _param: click.Parameter, value: str | None) -> t
 @JSON
 @QUIET
 def command(
-    work: Work,
-    tree: str,
-    ref: str,
-    exclude: tuple[str, ...],
-    owner: tuple[int, int] | None,
-    clamp: int | None,
-    linkable: bool,
-    as_json: bool,
-    quiet: bool,
+    work: Work, tree: str, ref: str, *, linkable: bool, as_json: bool, quiet: bool, **how: Any
 ) -> None:
     """Record a tree: each content that the store does not have, then the list, then the ref.
 
@@ -77,7 +70,7 @@ def command(
         store,
         Path(tree),
         ref=ref,
-        options=Options(exclude=exclude, clamp=clamp, owner=owner),
+        options=Options(**how),
         state=state_folder(os.environ),
         begin=partial(progress, "put", quiet=quiet),
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -31,9 +30,10 @@ from buildstep.tree import stat_lines
 from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.exclude import Exclude, excluder
 from buildstep.tree.hashing import open_content, spread_digests
-from buildstep.tree.proto import Walk, scan_proto
+from buildstep.tree.proto import scan_proto
 from buildstep.tree.scan import entry_of
 from buildstep.tree.stat_index import StatIndex
+from buildstep.tree.stat_lines import Walk
 
 _FORMAT = 1
 _GRAIN_NS = 20_000_000
@@ -99,12 +99,10 @@ def _ref(name: str, stored: StoredList) -> Ref:
 
 
 def _walk(top: bytes) -> Walk:
-    started = time.time_ns()
     if not os.path.isdir(top):
         raise UsageError(f"{os.fsdecode(top)} is no directory")
-    unread: dict[bytes, OSError] = {}
-    with stat_lines.listing(top, large=True, unread=unread) as listing:
-        return Walk(started, listing(), unread)
+    with stat_lines.walking(top, large=True) as walked:
+        return walked()
 
 
 class _Reading:

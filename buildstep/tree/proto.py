@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import marshal
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from buildstep.tree import proto_limits, stat_lines
 from buildstep.tree.entry import Entry, FileList
@@ -259,21 +257,12 @@ _LARGE = 1 << 20
 """Bytes of an index from which on it is of a large tree."""
 
 
-class Walk(NamedTuple):
-    """A walk over a directory. started: when it began, in ns; lines: see `stat_lines`; unread: directories
-    that could not be listed."""
-
-    started: int
-    lines: list[bytes]
-    unread: Mapping[bytes, OSError]
-
-
 def scan_proto(
     proto: Path,
     *,
     exclude: Exclude | None = None,
     index: StatIndex | None = None,
-    walk: Walk | None = None,
+    walk: stat_lines.Walk | None = None,
     what: str = "the proto directory",
 ) -> ProtoDir:
     """Walk a proto directory. With an index, files that it knows are not read and need no second call.
@@ -283,7 +272,8 @@ def scan_proto(
     that is the whole directory.
     """
     top = os.fsencode(proto)
-    with _walking(top, index, walk) as walked:
+    large = index is None or not 0 < index.size < _LARGE
+    with stat_lines.walking(top, large=large, done=walk) as walked:
         known = index.load() if index else Known()
         valid = known.paths
         trusted = set(map(line_of, valid.values()))
@@ -307,19 +297,6 @@ def scan_proto(
     if found.unchanged:
         found.notes = dict(known.notes)
     return found
-
-
-@contextlib.contextmanager
-def _walking(top: bytes, index: StatIndex | None, done: Walk | None) -> Iterator[Callable[[], Walk]]:
-    """Walk a directory, if that is not done, beside whatever happens until the call of what is yielded."""
-    if done is not None:
-        yield lambda: done
-        return
-    started = time.time_ns()
-    large = index is None or not 0 < index.size < _LARGE
-    unread: dict[bytes, OSError] = {}
-    with stat_lines.listing(top, large=large, unread=unread) as listing:
-        yield lambda: Walk(started, listing(), unread)
 
 
 def included(lines: Sequence[bytes], exclude: Exclude, trusted: set[bytes]) -> list[bytes]:
