@@ -58,8 +58,8 @@ def load(
     Errors: SpecError with every fault found.
     """
     assert flags.keys() <= SETTINGS.keys() | {"dir"}, flags.keys()
-    source, value = document
-    faults = check_document(value, choices)
+    source, value = document.source, document.value
+    faults = [*document.faults, *check_document(value, choices)]
     if not isinstance(value, dict) or not isinstance(value.get("build", {}), dict):
         raise SpecError(source, faults)
     user, build = _user_part(value), value.get("build", {})
