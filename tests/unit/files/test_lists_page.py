@@ -34,6 +34,8 @@ def test_every_numbered_test_is_named_with_its_number() -> None:
         for number, text in re.findall(r"^\| (\d+) \| (.*)$", rows("Defects"), re.MULTILINE)
         for name in re.findall(r"`(test_\w+)`", text)
     }
-    text = "".join((Path(__file__).parent / name).read_text() for name in ("test_lists.py", "test_ays_store.py"))
+    text = "".join(
+        (Path(__file__).parent / name).read_text() for name in ("test_lists.py", "test_ays_store.py")
+    )
     defined = re.findall(r"^def (test_ays_d(\d+)_\w+)", text, re.MULTILINE)
     assert named == {(int(number), name) for name, number in defined}
