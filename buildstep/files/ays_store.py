@@ -14,16 +14,13 @@ import io
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from buildstep.errors import StoreError, UsageError
 from buildstep.files.interface import Damaged, Missing, Storage
 from buildstep.system.digest import Digester
 from buildstep.system.files import CHUNK
 from buildstep.system.text import plural
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 PLACES = ("files/", "dedupe/files/", "")
 """Where objects can be; the first is where they are written."""
@@ -175,7 +172,7 @@ class _Verified(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
+    def readinto(self, buffer: Any, /) -> int:
         if self.complete:
             return 0
         size, md5 = self._wanted
