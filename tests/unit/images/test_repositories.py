@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from buildstep.errors import ExitCode, ImageError, PublishError, UsageError
+from buildstep.errors import DiskError, ExitCode, ImageError, PublishError, UsageError
 from buildstep.images.publishers import Bundle, Published, PublishOptions, publish, publisher
 from buildstep.images.repositories import Repository, open_repository, path_of
-from buildstep.images.resolve import Fetched, fetch_files, resolve
+from buildstep.images.resolve import Fetched, Incoming, fetch_files, resolve
+from buildstep.net.errors import HttpError
 from tests.servers.fixtures import FAST, Notes, bus, imgapi_server
 from tests.servers.imgapi import ImgapiServer
 from tests.unit.net.test_imgapi import UUID, make_bundle
@@ -163,6 +166,38 @@ class TestFetch:
             with pytest.raises(ImageError, match="sha1"):
                 fetch_files(chain, repositories, tmp_path, bus=bus)
             assert not list(tmp_path.glob("*.file"))
+
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+    def test_whatever_fails_a_download_is_told_to_who_reads_it(
+        self, tmp_path: Path, opened: Any, bus: Notes, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        """A tar is unpacked while it comes: its reader waited for ever."""
+        in_directory(make_bundle(tmp_path), tmp_path / "www", bus)
+        repositories = opened(f"dir:{tmp_path / 'www'}", DEAD)
+        chain = resolve("hello@1.0.0", repositories[:1], bus=bus)
+
+        def fails(*_: object) -> None:
+            raise OSError(number, os.strerror(number), os.fspath(tmp_path / "x"))
+
+        read: list[bytes] = []
+
+        def on_begin(incoming: Incoming) -> bool:
+            try:
+                read.append(incoming.read(1000))
+            except HttpError:
+                return False
+            return True
+
+        monkeypatch.setattr("buildstep.images.repositories.fsync_dir", fails)
+        with pytest.raises((DiskError, OSError)):
+            fetch_files(chain, repositories, tmp_path, bus=bus, on_begin=on_begin)
+        monkeypatch.setattr("buildstep.images.repositories.shutil.copyfileobj", fails)
+        (tmp_path / f"{UUID}.file").unlink()
+        expected = DiskError if number == errno.ENOSPC else ImageError
+        with pytest.raises(expected) as caught:
+            fetch_files(chain, repositories, tmp_path, bus=bus, on_begin=on_begin)
+        assert os.strerror(number) in str(caught.value)
+        assert read == []
 
     def test_a_failure_stops_the_others(
         self, imgapi_server: ImgapiServer, opened: Any, bus: Notes, tmp_path: Path
