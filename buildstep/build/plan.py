@@ -24,6 +24,7 @@ from buildstep.cache.resolutions import KeptResolution
 from buildstep.emit.interface import StoreTarget
 from buildstep.errors import Fault, SpecError
 from buildstep.events import State
+from buildstep.files.places import cache_folder
 from buildstep.images.store import ImageRecord, ImageStore
 from buildstep.rootfs.conflicts import Conflict
 from buildstep.spec.load import BuildSpec
@@ -260,7 +261,8 @@ def store_target(
 ) -> StoreTarget:
     """Return where the format files records the image. notes: to be remembered with it."""
     url = spec.store or environ.get("BUILDSTEP_STORE", "")
-    return StoreTarget(url=url, ref=spec.ref_name, environ=environ, notes=notes)
+    kept = cache_folder(environ)
+    return StoreTarget(url=url, ref=spec.ref_name, environ=environ, kept=kept, notes=notes)
 
 
 def takes_in_place(spec: BuildSpec) -> bool:

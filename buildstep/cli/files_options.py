@@ -41,31 +41,12 @@ class Work:
         """Return a store, by default the one of --store. Raises UsageError; nothing is read yet."""
         from buildstep.files import open_storage
         from buildstep.files.content import ContentStore
+        from buildstep.files.places import cache_folder
 
         storage = open_storage(
             url or self.store_url, environ=self.environ, bus=self.bus, endpoint=self.endpoint
         )
         return ContentStore(storage, bus=self.bus, kept=cache_folder(self.environ))
-
-
-def cache_folder(environ: Mapping[str, str]) -> Path | None:
-    """Return where this user keeps what need not be fetched from a store again; None without a home."""
-    home = environ.get("XDG_CACHE_HOME") or (f"{environ['HOME']}/.cache" if environ.get("HOME") else "")
-    return Path(home, "buildstep", "files") if home else None
-
-
-def state_folder(environ: Mapping[str, str]) -> Path:
-    """Return where this user keeps what is known of trees that were put."""
-    from buildstep.pool import default_location
-
-    return default_location(environ) / "files"
-
-
-def default_store() -> str:
-    """Return the store that is used where none is named: beside this user's pools."""
-    from buildstep.pool import default_location
-
-    return f"dir:{default_location(os.environ)}/store"
 
 
 def with_work(job: Callable[..., int | None]) -> Callable[..., int]:
@@ -76,12 +57,13 @@ def with_work(job: Callable[..., int | None]) -> Callable[..., int]:
     def run(store: str | None, endpoint_url: str | None, **options: Any) -> int:
         from buildstep.cli import session
         from buildstep.events import Bus
+        from buildstep.files.places import default_store
         from buildstep.report.console import view_for
         from buildstep.spec import config as configs
 
         def inside() -> int:
             config = configs.load(os.environ, Path.cwd())
-            url = store or config.store or default_store()
+            url = store or config.store or default_store(os.environ)
             work = Work(
                 bus=Bus(view_for(sys.stderr, verbose=0, quiet=bool(options.get("quiet")))),
                 environ=config.environ(os.environ),

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from buildstep.cli import values
-from buildstep.cli.files_options import QUIET, Work, state_folder, with_work
+from buildstep.cli.files_options import QUIET, Work, with_work
 from buildstep.cli.options import JSON, show
 from buildstep.system.text import plural, size_text
 
@@ -59,6 +59,7 @@ def command(
     """
     from buildstep.files import layout
     from buildstep.files.content import LINKABLE
+    from buildstep.files.places import state_folder
     from buildstep.files.put import Options, put_tree
     from buildstep.report.progress import progress
 

@@ -102,12 +102,12 @@ STORES = _callback(_stores)
 
 def _refs(context: click.Context, _param: click.Parameter, _begun: str) -> Iterator[str]:
     """Yield the refs of the command line's store, if it is on this machine: no TAB waits for a network."""
-    from buildstep.cli.files_options import default_store
     from buildstep.files import open_storage, refs
+    from buildstep.files.places import default_store
     from buildstep.spec import config as configs
 
     named = context.params.get("store")
-    url = str(named) if named else configs.load(os.environ, Path.cwd()).store or default_store()
+    url = str(named) if named else configs.load(os.environ, Path.cwd()).store or default_store(os.environ)
     storage = open_storage(url)
     if storage.root is not None:
         yield from sorted(ref.name for ref in refs.every(storage))

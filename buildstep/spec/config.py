@@ -16,9 +16,9 @@ from typing import Any, Final, NamedTuple
 
 from buildstep.errors import Fault, SpecError
 from buildstep.spec import schema
-from buildstep.spec.fields import Limits, from_data
+from buildstep.spec.fields import Limits, from_data, store_url
 from buildstep.spec.schema import BOOLEAN, HTTP, Rule, array, integer, mapping, record, text
-from buildstep.spec.settings import LIMITS
+from buildstep.spec.settings import LIMITS, STORE
 
 FILE: Final = "buildstep.toml"
 SYSTEM: Final = Path("/etc/buildstep") / FILE
@@ -90,9 +90,7 @@ RULE: Final = record(
         "http": _HTTP,
         "limits": LIMITS,
         "network": record({"allow": array(_HOST_PORT)}),
-        "store": text(
-            r"[^\x00-\x1f]+", say="dir:PATH, s3://BUCKET[/PREFIX], ssh://HOST/PATH or http(s)://..."
-        ),
+        "store": STORE,
     }
 )
 """What a buildstep.toml may hold."""
@@ -292,7 +290,7 @@ def _merged(places: Sequence[_Place]) -> Config:
             elif key == "sources":
                 values.setdefault(key, tuple(_source(row, place.directory) for row in value))
             elif key == "store":
-                values.setdefault(key, _store(value, place.directory))
+                values.setdefault(key, store_url(value, place.directory))
             elif key == "pool" and key not in values:
                 values |= {"pool": _pool(value, place.directory), "pool_from": place.name}
             else:
@@ -318,14 +316,6 @@ def _pool(uri: str, directory: Path) -> str:
     """Return a pool's URI; the path of a directory becomes absolute."""
     scheme, _, path = uri.partition(":")
     return f"{scheme}:{os.path.abspath(directory / path)}" if path and scheme in _DIRECTORIES else uri
-
-
-def _store(url: str, directory: Path) -> str:
-    """Return a store's URL; the path of a directory, with `dir:` or without, becomes absolute."""
-    scheme, colon, path = url.partition(":")
-    if colon and scheme != "dir" and "/" not in scheme:
-        return url
-    return f"dir:{os.path.abspath(directory / (path if scheme == 'dir' and colon else url))}"
 
 
 def _source(row: str | Mapping[str, Any], directory: Path) -> SourceConfig:
