@@ -13,9 +13,11 @@ import pytest
 from buildstep.errors import StoreError, UsageError
 from buildstep.files import ays_store, open_storage
 from buildstep.files.ays_store import AysStore
+from buildstep.files.content import ContentStore
 from buildstep.files.interface import Damaged, Missing
 from buildstep.files.lists import read_list, write_list
 from buildstep.files.lists.interface import Named, Owners, Reading, Writing, resolve
+from buildstep.files.session import Session
 from buildstep.tree import entry as tree_entry
 from tests.unit import trees
 from tests.unit.files import ays
@@ -241,6 +243,35 @@ def test_lists_as_ays_made_them_are_imported(name: str, count: int) -> None:
     assert len({entry.sha256 for entry in entries.values() if entry.size}) == count
     assert tree_entry.loads(tree_entry.dumps(entries)) == entries
     assert len(tree_entry.tree_digest(entries)) == 64
+
+
+def test_from_an_ays_store_to_ours_and_back(tmp_path: Path) -> None:
+    theirs = store_at(FIXTURES)
+    found = read_list(theirs.read_list("acme__kvstore"))
+    ours = ContentStore(open_storage(f"dir:{tmp_path / 'ours'}"))
+    ours.create()
+    with Session(ours, "import") as session:
+
+        def take(named: Named, size: int) -> str:
+            with theirs.open(named.digest, size) as stream:
+                return session.put_stream(stream, size)
+
+        entries = resolve(found, take)
+        assert session.new_objects == len(found.wanted()) == 9
+        session.put_list(entries)
+
+    back = store_at(tmp_path / "back")
+    digests = {
+        digest: md5(data) for digest, data in ours.get_many({e.sha256 for e in entries.values()} - {""})
+    }
+    for digest, data in ours.get_many(digests):
+        assert back.add(digests[digest], data)
+    done = write_list(entries, "ays1", Writing(md5=lambda entry: digests[entry.sha256]))
+    back.write_list("acme__kvstore", done.data)
+    assert done.losses == ()
+    assert done.data == theirs.read_list("acme__kvstore")
+    for digest in digests.values():
+        assert object_at(back, digest).read_bytes() == object_at(theirs, digest).read_bytes()
 
 
 def test_the_fixtures_are_what_their_script_makes(tmp_path: Path) -> None:
