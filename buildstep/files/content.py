@@ -48,6 +48,10 @@ class Settings:
     chunk_above: int = 8 << 20
     id: str = field(default_factory=lambda: secrets.token_hex(8))
 
+    def packed(self, size: int) -> bool:
+        """Tell whether a content of so many bytes goes into a pack."""
+        return bool(self.pack_below) and size <= self.pack_below
+
 
 LINKABLE = Settings(compress=False, pack_below=0, chunk_above=0, id="")
 """Every content is a plain file, so that a checkout on the same file system can share its blocks."""

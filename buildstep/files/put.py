@@ -148,10 +148,10 @@ class _Reading:
         return [item for item in files if item.sha256 not in known]
 
     def _read(self, files: Sequence[Entry], advance: Advance) -> None:
-        limit = self._session.store.settings.pack_below
-        small = [(item.source, item) for item in files if item.size <= limit]
-        numbers = read_tree.shares(small, workers.cores())
         settings = self._session.store.settings
+        small = [(item.source, item) for item in files if settings.packed(item.size)]
+        large = [item for item in files if not settings.packed(item.size)]
+        numbers = read_tree.shares(small, workers.cores())
         known = self._session.catalogue.digests()
         job = read_tree.Job(files=small, known=known, spool=self._session.spool, compress=settings.compress)
         if settings.compress:
@@ -162,17 +162,15 @@ class _Reading:
 
         if len(numbers) == 1 and len(small) < read_tree.FEW:
             read_tree.Worker(job, 0, partial(self._take, small, advance)).run(numbers[0])
-            self._read_large(files, limit, advance)
+            self._read_large(large, advance)
             return
         with workers.running(list(enumerate(numbers)), work) as values:
-            self._read_large(files, limit, advance)
+            self._read_large(large, advance)
             for value in values:
                 self._take(small, advance, value)
 
-    def _read_large(self, files: Sequence[Entry], limit: int, advance: Advance) -> None:
+    def _read_large(self, files: Sequence[Entry], advance: Advance) -> None:
         for item in files:
-            if item.size <= limit:
-                continue
             with os.fdopen(open_content(b"", item), "rb", buffering=0) as stream:
                 read_tree.check(stream.fileno(), item)
                 digest = self._session.put_stream(stream, item.size)

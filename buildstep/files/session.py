@@ -118,7 +118,7 @@ class Session:
             return digest
         self.new_objects += 1
         self.new_bytes += len(data)
-        if len(data) <= self._settings.pack_below:
+        if self._settings.packed(len(data)):
             self._add_to_pack(digest, data)
         else:
             self._put_object(digest, data)
@@ -173,7 +173,7 @@ class Session:
         def store(chunk: bytes) -> None:
             digest = hashlib.sha256(chunk).hexdigest()
             pieces.append((digest, len(chunk)))
-            if len(chunk) <= self._settings.pack_below:
+            if self._settings.packed(len(chunk)):
                 self.put(chunk, digest)
             elif not self.has([digest]):
                 self._put_object(digest, chunk)
