@@ -10,6 +10,7 @@ import pytest
 
 from buildstep.files import pack
 from buildstep.files.pack import DamagedPack, Frame, PackWriter, Row
+from buildstep.formats.codecs import codec
 
 
 def digest(data: bytes) -> str:
@@ -113,6 +114,6 @@ def test_an_index_that_points_elsewhere_is_refused(tmp_path: Path, frame: Frame,
 
 
 def test_a_frame_that_would_expand_to_more_is_not_expanded() -> None:
-    bomb = pack.codec("zstd").compress(bytes(50 << 20))
+    bomb = codec("zstd").compress(bytes(50 << 20))
     with pytest.raises(DamagedPack, match="allowed"):
         pack.expand(Frame(0, len(bomb), 1000, 1), bomb)
