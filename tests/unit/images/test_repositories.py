@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from buildstep.errors import DiskError, ExitCode, ImageError, PublishError, UsageError
-from buildstep.images.publishers import Bundle, Published, PublishOptions, publish, publisher
+from buildstep.images.publishers import Bundle, Published, PublishOptions, directory, publish, publisher
 from buildstep.images.repositories import Repository, open_repository, path_of
 from buildstep.images.resolve import Fetched, Incoming, fetch_files, resolve
 from buildstep.net.errors import HttpError
+from buildstep.system.files import fsync_dir
 from tests.servers.fixtures import FAST, Notes, bus, imgapi_server
 from tests.servers.imgapi import ImgapiServer
 from tests.unit.net.test_imgapi import UUID, make_bundle
@@ -260,6 +261,45 @@ class TestDirectory:
         assert in_directory(make_bundle(tmp_path), top, bus).state == "published"
         assert not half.exists()
         assert len(json.loads((top / "images/index.json").read_text())["images"]) == 1
+
+    def test_where_there_are_no_hard_links(
+        self, tmp_path: Path, bus: Notes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fails(*_: object, **__: object) -> None:
+            raise OSError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", fails)
+        assert in_directory(make_bundle(tmp_path), tmp_path / "www", bus).state == "published"
+        named = tmp_path / "www/hello/1.0.0/hello-1.0.0.zfs.gz"
+        assert named.read_bytes() == b"image file" * 1000
+
+    def test_what_does_not_fit_takes_no_room(
+        self, tmp_path: Path, bus: Notes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        top = tmp_path / "www"
+
+        def full(path: Path) -> None:
+            if path.name.startswith(".new-1.0.0"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
+            fsync_dir(path)
+
+        monkeypatch.setattr(directory, "fsync_dir", full)
+        with pytest.raises(PublishError, match="No space left"):
+            in_directory(make_bundle(tmp_path), top, bus)
+        assert os.listdir(top / "hello") == []
+        assert os.listdir(top / "images") == [UUID]
+        monkeypatch.undo()
+        assert in_directory(make_bundle(tmp_path), top, bus).state == "published"
+
+    def test_a_damaged_image_beside_it_is_no_obstacle(self, tmp_path: Path, bus: Notes) -> None:
+        other = tmp_path / "www/images/other"
+        other.mkdir(parents=True)
+        for text in ("{", "[]", "{}"):
+            (other / "manifest.json").write_text(text)
+            (tmp_path / "www/images/index.json").unlink(missing_ok=True)
+            in_directory(make_bundle(tmp_path), tmp_path / "www", bus)
+            index = json.loads((tmp_path / "www/images/index.json").read_text())
+            assert [row["uuid"] for row in index["images"]] == [UUID]
 
     def test_names_stay_apart(self) -> None:
         texts = ["a/b", "a%2Fb", "a b", "..", ".", ".x", "images", "image"]
