@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Collection, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -47,10 +47,6 @@ class Settings:
     pack_below: int = 128 << 10
     chunk_above: int = 8 << 20
     id: str = field(default_factory=lambda: secrets.token_hex(8))
-
-    def packed(self, size: int) -> bool:
-        """Tell whether a content of so many bytes goes into a pack."""
-        return bool(self.pack_below) and size <= self.pack_below
 
 
 LINKABLE = Settings(compress=False, pack_below=0, chunk_above=0, id="")
@@ -138,20 +134,14 @@ class ContentStore:
             self._settings = _settings(self.storage.url, there.data)
         return self._settings
 
-    def is_there(self) -> bool:
-        """Tell whether there is a store. Raises StoreError also where there is none, and none can be made."""
-        if self.storage.load(layout.MARKER) is not None:
-            _ = self.settings
-            return True
-        if next(iter(self.storage.list("")), None) is not None:
-            raise StoreError(
-                f"{self.storage.url} has files, but no store of ours", hint="use an empty directory or prefix"
-            )
-        return False
-
     def create(self, settings: Settings | None = None) -> None:
         """Make the store if there is none. settings: of a new one. Raises StoreError."""
-        if not self.is_there():
+        if self.storage.load(layout.MARKER) is None:
+            if next(iter(self.storage.list("")), None) is not None:
+                raise StoreError(
+                    f"{self.storage.url} has files, but no store of ours",
+                    hint="use an empty directory or prefix",
+                )
             chosen = asdict(settings or Settings())
             chosen["id"] = chosen["id"] or Settings().id
             value = {"format": FORMAT, **chosen}
@@ -205,17 +195,18 @@ class ContentStore:
             lambda digest: (digest, self._whole(digest, places[digest])), single, self.storage.at_once
         )
 
-    def write_to(self, digest: str, fd: int) -> int:
+    def write_to(self, digest: str, fd: int, *, write: Callable[[int, bytes], None] = write_all) -> int:
         """Write a content to an open file, verified as a whole; return its size in bytes.
 
-        After an error the file holds a part of it. Raises Missing, Damaged, StoreError, OSError.
+        write: writes bytes to a descriptor, at its offset. After an error the file holds a part of the
+        content. Raises Missing, Damaged, StoreError, OSError.
         """
         place = self._place(digest)
         if place.form == layout.PLAIN and not place.pack and self.storage.root is not None:
-            return self._copy_plain(digest, fd)
+            return self._copy_plain(digest, fd, write)
         if place.form != layout.CHUNKS:
             data = self._whole(digest, place)
-            write_all(fd, data)
+            write(fd, data)
             return len(data)
         name = layout.object_name(digest, layout.CHUNKS)
         recipe = chunks.parse(self.storage.read(name))
@@ -223,12 +214,12 @@ class ContentStore:
         pieces = [piece.digest for piece in recipe.pieces]
         for data in parallel(self.get, pieces, self.storage.at_once):
             whole.update(data)
-            write_all(fd, data)
+            write(fd, data)
         if whole.hexdigest() != digest:
             raise _damaged(self.storage.url, name)
         return recipe.size
 
-    def _copy_plain(self, digest: str, fd: int) -> int:
+    def _copy_plain(self, digest: str, fd: int, write: Callable[[int, bytes], None]) -> int:
         name = layout.object_name(digest)
         assert self.storage.root is not None
         whole, size = hashlib.sha256(), 0
@@ -240,7 +231,7 @@ class ContentStore:
             while data := stream.read(CHUNK):
                 whole.update(data)
                 size += len(data)
-                write_all(fd, data)
+                write(fd, data)
         if whole.hexdigest() != digest:
             raise _damaged(self.storage.url, name)
         return size

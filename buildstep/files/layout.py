@@ -10,6 +10,7 @@ leases/<id>                 somebody who writes or reads at the moment
 catalogue                   the packs that there are
 gc/condemned                what the next garbage collection will delete
 quarantine/<name>           what was found damaged
+links/ab/<62 hex>           a file that checkouts share; see `checkout_farm`
 tmp/                        what is being written, and locks
 """
 
@@ -31,6 +32,8 @@ OBJECTS, PACKS, LISTS, REFS, LEASES, QUARANTINE = (
 PLAIN, ZSTD, CHUNKS = "", ".zst", ".chunks"
 FORMS = (PLAIN, ZSTD, CHUNKS)
 """How an object can be stored, as the end of its name says it."""
+
+LINKS = "links/"
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAMED = re.compile(r"(objects|packs|lists)/([0-9a-f]{2})/([0-9a-f]{62})((?:\.[a-z]+)?)")
@@ -67,6 +70,10 @@ def pack_name(digest: str) -> str:
 
 def list_name(digest: str) -> str:
     return _named("lists", digest, ".list")
+
+
+def link_name(digest: str) -> str:
+    return _named("links", digest, "")
 
 
 def parse(name: str) -> Name | None:

@@ -14,7 +14,7 @@ from buildstep.errors import ImageError
 from buildstep.events import Bus
 from buildstep.formats.decompress import Decompressed
 from buildstep.system.accounts import TABLES, number_of
-from buildstep.system.files import CHUNK, GRAIN, Extents, is_zeros, write_all
+from buildstep.system.files import CHUNK, GRAIN, Extents, write_sparse
 from buildstep.system.remove import remove_tree
 from buildstep.system.root import Root
 from buildstep.system.text import shown
@@ -25,17 +25,6 @@ from buildstep.tree.scan import plain_mode
 
 _ACCESS_ACL = "system.posix_acl_access"
 _DEFAULT_ACL = "system.posix_acl_default"
-
-
-def _write_data(fd: int, chunk: bytes) -> None:
-    """Write content; long runs of zeros become holes, as most archives do not tell of these."""
-    begin = 0
-    for at in range(0, len(chunk) - GRAIN + 1, GRAIN):
-        if chunk[at] == 0 and is_zeros(chunk[at : at + GRAIN]):
-            write_all(fd, chunk[begin:at])
-            os.lseek(fd, GRAIN, os.SEEK_CUR)
-            begin = at + GRAIN
-    write_all(fd, chunk[begin:] if begin else chunk)
 
 
 class EntryWriter(Protocol):
@@ -114,7 +103,7 @@ class TreeWriter:
                     if not chunk:
                         raise ImageError(f"the archive ends inside of {shown(entry.path)}")
                     content.update(chunk)
-                    _write_data(fd, chunk)
+                    write_sparse(fd, chunk)
                     length -= len(chunk)  # noqa: PLW2901
             content.zeros(entry.size - position)
             if position < entry.size or entry.size >= GRAIN:  # it may end with a hole, of the map or of ours

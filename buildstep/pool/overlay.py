@@ -8,7 +8,6 @@ build/ID/{upper,work,tree,origin.json}  a clone; tree is the mount point
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from buildstep.errors import DatasetError, SandboxError
 from buildstep.pool.interface import Dataset, Kind
 from buildstep.pool.layout import DirectoryPool
 from buildstep.system import sealed
+from buildstep.system.files import sync_filesystem
 from buildstep.system.host import boot_id
 from buildstep.system.mount_table import mount_points
 from buildstep.system.mounts import (
@@ -105,7 +105,7 @@ class OverlayBackend(DirectoryPool):
         assert isinstance(dataset, OverlayDataset)
         folder = self.folder(Kind.BUILD, dataset.ident)
         if dataset.upper is None:
-            _sync(dataset.path)
+            sync_filesystem(dataset.path)
         else:
             unmount(dataset.path)
             remove_tree(folder / "work")
@@ -194,15 +194,6 @@ def _copy_top(lower: Path, upper: Path) -> None:
     os.chown(upper, info.st_uid, info.st_gid)
     upper.chmod(info.st_mode & 0o7777)
     os.utime(upper, ns=(info.st_atime_ns, info.st_mtime_ns))
-
-
-def _sync(path: Path) -> None:
-    """syncfs(2): everything of this file system to disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        ctypes.CDLL(None).syncfs(fd)
-    finally:
-        os.close(fd)
 
 
 def works_on(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -14,6 +15,15 @@ def sha256_file(path: Path | str) -> str:
     """Return the hex SHA-256 of a file's content. Raises OSError."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_fd(fd: int) -> str:
+    """Return the hex SHA-256 of an open file, from its beginning, wherever its offset is. Raises OSError."""
+    digest, at = hashlib.sha256(), 0
+    while data := os.pread(fd, CHUNK, at):
+        digest.update(data)
+        at += len(data)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

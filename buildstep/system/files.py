@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import fcntl
 import json
 import os
 import stat
@@ -25,6 +27,8 @@ GRAIN = 64 << 10
 """Zeros become holes in whole pieces of this size. A multiple of a tar block."""
 
 
+_FICLONE = 0x40049409  # linux/fs.h
+
 # -- writing ----------------------------------------------------------------------------------------
 
 
@@ -33,6 +37,19 @@ def fsync_dir(path: Path | str) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_filesystem(path: Path | str) -> None:
+    """Make all of the file system that a directory is on durable (syncfs(2)); elsewhere, of all of them."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        call = getattr(ctypes.CDLL(None), "syncfs", None)
+        if call is None:
+            os.sync()
+        else:
+            call(fd)
     finally:
         os.close(fd)
 
@@ -122,29 +139,35 @@ def copy_range(source: int, target: int, count: int) -> None:
             count -= done
 
 
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-
-
-def try_link(source: Path, target: Path) -> bool:
-    """Give a file a second name. Returns False where its file system has no hard links, or no more of it.
-
-    Raises OSError, also where something has that name.
-    """
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        return False
-    return True
-
-
 def write_all(fd: int, data: bytes | memoryview) -> None:
     """Write every byte, however many calls it takes. Raises OSError."""
     view = memoryview(data)
     with locating(fd):
         while view:
             view = view[os.write(fd, view) :]
+
+
+def write_sparse(fd: int, data: bytes) -> None:
+    """Write every byte at the file's offset; long runs of zeros become holes, as most archives and stores do
+    not tell of these. A file that ends with one has its size only after `ftruncate`. Raises OSError."""
+    begin = 0
+    for at in range(0, len(data) - GRAIN + 1, GRAIN):
+        if data[at] == 0 and is_zeros(data[at : at + GRAIN]):
+            write_all(fd, data[begin:at])
+            os.lseek(fd, GRAIN, os.SEEK_CUR)
+            begin = at + GRAIN
+    write_all(fd, data[begin:] if begin else data)
+
+
+def clone(source: int, target: int) -> bool:
+    """Let an empty file share all blocks of another (ioctl_ficlonerange(2)); return False where it cannot."""
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.EPERM):
+            return False
+        raise
+    return True
 
 
 def data_extents(fd: int, size: int) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 
 from buildstep.errors import DatasetError
-from buildstep.system.descend import Descent, Level
+from buildstep.system.descend import Descent, Level, is_subvolume, open_dir
 from buildstep.system.text import shown_path
 
 _TOLD = 10
@@ -43,6 +43,24 @@ def remove_children(fd: int, path: str) -> None:
     with _Removal(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd), path) as removal:
         removal.empty()
         removal.check()
+
+
+def remove_at(fd: int, name: str | bytes, path: str) -> None:
+    """Remove what has a name in the directory that `fd` has open, a whole tree too; `path` is for messages.
+
+    Raises as `remove_tree` does, and OSError, FileNotFoundError where there is nothing.
+    """
+    if not stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+        os.unlink(name, dir_fd=fd)
+        return
+    child = open_dir(os.fsdecode(name), fd)
+    try:
+        if os.fstat(child).st_dev != os.fstat(fd).st_dev and not is_subvolume(child, fd):
+            raise mounted_inside(path)
+        remove_children(child, path)
+    finally:
+        os.close(child)
+    os.rmdir(name, dir_fd=fd)
 
 
 class _Removal(Descent):

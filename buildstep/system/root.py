@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import stat
@@ -12,25 +11,9 @@ from pathlib import Path
 
 from buildstep.errors import SandboxError
 from buildstep.system import host
+from buildstep.system.beneath import IN_ROOT, NO_MAGICLINKS, openat2
 from buildstep.system.files import write_all
-from buildstep.system.remove import mounted_inside, remove_children
-
-_SYS_OPENAT2 = 437  # the same number on every Linux architecture
-_RESOLVE_NO_MAGICLINKS = 0x02
-_RESOLVE_IN_ROOT = 0x10
-
-
-# -- inside a root ----------------------------------------------------------------------------------
-
-
-_TRIES = 1000
-
-
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
+from buildstep.system.remove import remove_at
 
 
 class Root:
@@ -50,26 +33,7 @@ class Root:
             return open_inside(self.path, path, flags, mode)
         fd = os.open(self.path, os.O_PATH | os.O_DIRECTORY)
         try:
-            how = _OpenHow(
-                flags | os.O_CLOEXEC,
-                mode if flags & os.O_CREAT else 0,
-                _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS,
-            )
-            for _ in range(_TRIES):
-                got = _libc.syscall(
-                    ctypes.c_long(_SYS_OPENAT2),
-                    ctypes.c_int(fd),
-                    ctypes.c_char_p(os.fsencode(path.lstrip("/") or ".")),
-                    ctypes.byref(how),
-                    ctypes.c_size_t(ctypes.sizeof(how)),
-                )
-                # EAGAIN: something was renamed or mounted somewhere while `..` was resolved.
-                if got >= 0 or ctypes.get_errno() != errno.EAGAIN:
-                    break
-            if got < 0:
-                code = ctypes.get_errno()
-                raise OSError(code, os.strerror(code), path)
-            return int(got)
+            return openat2(fd, os.fsencode(path.lstrip("/") or "."), flags, mode, IN_ROOT | NO_MAGICLINKS)
         finally:
             os.close(fd)
 
@@ -196,19 +160,6 @@ class Root:
         """Remove a file, a link or a whole directory; nothing is done when it is not there."""
         try:
             with self.parent(path) as (fd, name):
-                self._remove_at(fd, name, path)
+                remove_at(fd, name, path)
         except (FileNotFoundError, NotADirectoryError):
             return
-
-    def _remove_at(self, fd: int, name: str, path: str) -> None:
-        if not stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
-            os.unlink(name, dir_fd=fd)
-            return
-        child = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
-        try:
-            if os.fstat(child).st_dev != os.fstat(fd).st_dev:
-                raise mounted_inside(path)
-            remove_children(child, path)
-        finally:
-            os.close(child)
-        os.rmdir(name, dir_fd=fd)

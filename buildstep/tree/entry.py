@@ -192,12 +192,15 @@ def loads(data: bytes) -> FileList:
     if not data.startswith(HEADER):
         raise StoreError("not a file list of a format that this version reads")
     entries: FileList = {}
+    rows = data[len(HEADER) :].splitlines()
     try:
-        for row in data[len(HEADER) :].splitlines():
+        for row in rows:
             entry = parse(row)
             entries[entry.path] = entry
     except (ValueError, KeyError) as error:
         raise StoreError(f"a damaged file list: {error}") from error
+    if len(entries) < len(rows):
+        raise StoreError("a damaged file list: it has a path twice")
     return entries
 
 

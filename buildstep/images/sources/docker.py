@@ -112,9 +112,7 @@ class _Pull:
         self._pool.shutdown(wait=True)
 
     def _fetch(self, layer: Descriptor, path: Path) -> Downloaded:
-        progress = self._progress[layer.digest]
-        with progress.reporting():
-            return self._client.fetch(layer, path, progress=progress)
+        return self._client.fetch(layer, path, progress=self._progress[layer.digest])
 
     @contextlib.contextmanager
     def layer(self, index: int) -> Iterator[_Layer]:

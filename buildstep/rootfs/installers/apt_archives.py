@@ -24,7 +24,7 @@ from buildstep.events import Bus
 from buildstep.rootfs.installers.deb_file import file_stem
 from buildstep.rootfs.interface import StaleIndex
 from buildstep.system import sealed
-from buildstep.system.files import copy_range, try_link
+from buildstep.system.files import copy_range
 from buildstep.system.private import private_dir
 from buildstep.system.root import Root
 
@@ -165,11 +165,7 @@ class ArchiveStore:
             if archive.digest:
                 self._bus.count("debs_hashed")
                 self._bus.count("deb_bytes_hashed", info.st_size)
-                try:
-                    digest = hashlib.file_digest(stream, archive.kind.lower()).hexdigest()
-                except OSError as error:
-                    return f"not readable ({error.strerror})"
-                if digest != archive.digest:
+                if hashlib.file_digest(stream, archive.kind.lower()).hexdigest() != archive.digest:
                     return "damaged"
         return ""
 
@@ -177,7 +173,9 @@ class ArchiveStore:
 def _link(source: Path, target: Path) -> None:
     """Give a file a second name; a copy where the file system has no hard links."""
     target.unlink(missing_ok=True)
-    if not try_link(source, target):
+    try:
+        os.link(source, target)
+    except OSError:
         shutil.copyfile(source, target)
 
 

@@ -291,3 +291,10 @@ def test_an_equal_ctime_counts_as_changed(tmp_path: Path) -> None:
     base[b"a"].uid = 12345
     found = scan.scan_changed(tmp_path, base, since=(tmp_path / "a").stat().st_ctime_ns)
     assert found[b"a"].uid == os.getuid()
+
+
+def test_a_list_with_a_path_twice_is_damaged() -> None:
+    """Of two lines for one path nobody could say which one counts."""
+    row = tree_entry.line(Entry(b"a", "d", 0o755, 0, 0))
+    with pytest.raises(StoreError, match="a path twice"):
+        tree_entry.loads(tree_entry.HEADER + row + row)
