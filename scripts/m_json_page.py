@@ -35,7 +35,8 @@ the JSON Schema for it says what is said here, except how fields depend on each 
 - A file whose name ends in `.j2` is a Jinja2 template. It is given `stamp`
   (`<branch>-<YYYYMMDDTHHMMSSZ>-g<short>[-dirty]`, of the time in `SOURCE_DATE_EPOCH` if that is set), `git`
   (`branch`, `commit`, `short`, `dirty`, `tag`), `env`, and what `-D key=value` defines, which wins. A name
-  that is not given is a fault. Write `{{ value | tojson }}` where a value may hold quotes.
+  that is not given is a fault, and so is one of `-D` that the template does not have, or without a template.
+  Write `{{ value | tojson }}` where a value may hold quotes.
 - Relative paths are relative to the directory the command runs in.
 - `version`, and `name` unless there is an `image_prefix`, become parts of file names: no `/` in them.
 """

@@ -27,8 +27,8 @@ if name == "build" and {fake!r}:
     from tests.checkouts import fake_build
     sys.exit(fake_build(argv, log))
 from buildstep import cli
-cli.COMMANDS.setdefault("make", ("buildstep.cli.make", ""))
-cli.COMMANDS.setdefault("jenkins", ("buildstep.cli.jenkins", ""))
+cli.COMMANDS.setdefault("make", ("buildstep.cli.make:command", ""))
+cli.COMMANDS.setdefault("jenkins", ("buildstep.cli.jenkins:command", ""))
 stands_in = argv[:2] == ["image", "publish"] or argv[0] == "doctor" or (argv[0] == "report" and {fake!r})
 if name == "buildstep" and (argv[0] not in cli.COMMANDS or stands_in):
     sys.exit(int(os.environ.get("FAKE_" + argv[0].upper(), "0")))

@@ -24,6 +24,9 @@ NOT_DECISIVE = (
 )  # fmt: skip
 """Fields of a spec that no output depends on; name and version are part of the manifest as well."""
 
+_OF_A_STORE = ("store", "ref")
+"""Fields that mean nothing where the image is not recorded in a store."""
+
 _OF_PACKAGES = ("installer", "installer_options", "order")
 """Fields that mean nothing where no packages are asked for."""
 
@@ -111,6 +114,11 @@ def decisive(
         "clean": list(spec.cleaners(cleaners.DEFAULT)),
         "compression": _compression(spec),
     }
+    if "files" in spec.formats:
+        options["ref"] = spec.ref_name
+    else:
+        for name in _OF_A_STORE:
+            options.pop(name)
     if spec.wants_packages:
         options["installer"] = installer(spec, image)
     else:

@@ -78,7 +78,7 @@ def deliver(context: BuildContext, state: BuildState) -> BuildResult:
     """Write record and manifest, then give every file its name, the manifest last. Raises EmitError where the
     proto directory changed meanwhile."""
     spec, outputs, recorder = context.spec, context.outputs, context.recorder
-    manifest = final_manifest(spec, state.image, recorder, state.artifacts[0])
+    manifest = final_manifest(spec, state.image, recorder, emit.main_artifact(state.artifacts))
     record_path = context.stem.with_name(context.stem.name + RECORD_SUFFIX)
     manifest_path = context.stem.with_name(context.stem.name + ".imgmanifest")
     context.log.ship(outputs)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from buildstep import emit
@@ -20,8 +21,10 @@ from buildstep.cache import outputs, resolutions
 from buildstep.cache.layers import LayerCache, LayerRecord
 from buildstep.cache.outputs import Last
 from buildstep.cache.resolutions import KeptResolution
+from buildstep.emit.interface import StoreTarget
 from buildstep.errors import Fault, SpecError
 from buildstep.events import State
+from buildstep.files.places import cache_folder
 from buildstep.images.store import ImageRecord, ImageStore
 from buildstep.rootfs.conflicts import Conflict
 from buildstep.spec.load import BuildSpec
@@ -161,6 +164,7 @@ def plan(
     """
     _check_places(spec, store)
     emit.resolve(spec.formats, spec.compression)
+    emit.check_target(spec.formats, store_target(spec, environ or {}), store.bus)
     state = store.backend.state
     if not spec.cache:
         store.hashes.fresh = True
@@ -178,7 +182,7 @@ def plan(
     if image is not None and spec.cache and spec.wants_packages:
         facts = replace(facts, layer=_plan_layer(facts, image, cache, environ or {}))
     incremental = image is not None and index is not None and _is_read(facts.proto)
-    chosen = _choose_route(facts, store) if incremental else _Choice()
+    chosen = _choose_route(facts, store, environ or {}) if incremental else _Choice()
     base = None
     if chosen.route is Route.FULL:  # on the others nothing but content changed
         facts, base = _checked(facts, store)
@@ -232,7 +236,7 @@ class _Choice:
     missed: tuple[str, ...] = ()
 
 
-def _choose_route(facts: PlanFacts, store: ImageStore) -> _Choice:
+def _choose_route(facts: PlanFacts, store: ImageStore, environ: Mapping[str, str]) -> _Choice:
     """Choose the shortest route that gives the same outputs. Every file's content must be known."""
     spec, image, resolution, folder = facts.spec, facts.image, facts.resolution, store.backend.state
     if image is None or spec.wants_packages != (resolution is not None):
@@ -241,13 +245,24 @@ def _choose_route(facts: PlanFacts, store: ImageStore) -> _Choice:
     inputs = cache_inputs.decisive(spec, image, proto, resolution)
     valid = outputs.find(folder, outputs.key_of(inputs)) if facts.settled else None
     if valid is not None:
-        return _Choice(route=Route.UP_TO_DATE, outputs=valid)
+        if emit.still_recorded(valid["files"], store_target(spec, environ), store.bus):
+            return _Choice(route=Route.UP_TO_DATE, outputs=valid)
+        return _Choice(missed=(f"the store does not have {spec.ref_name} of the last build any more",))
     missed = tuple(_missed(outputs.why_not(facts.last(), inputs), spec))
     if facts.in_place and tuple(spec.formats) == ("oci",) and facts.settled:
         update = content_update.find(folder, spec, image, resolution, facts.proto)
         if update is not None:
             return _Choice(route=Route.CONTENT_UPDATE, update=update, missed=missed)
     return _Choice(missed=missed)
+
+
+def store_target(
+    spec: BuildSpec, environ: Mapping[str, str], notes: Mapping[str, Any] = MappingProxyType({})
+) -> StoreTarget:
+    """Return where the format files records the image. notes: to be remembered with it."""
+    url = spec.store or environ.get("BUILDSTEP_STORE", "")
+    kept = cache_folder(environ)
+    return StoreTarget(url=url, ref=spec.ref_name, environ=environ, kept=kept, notes=notes)
 
 
 def takes_in_place(spec: BuildSpec) -> bool:

@@ -17,6 +17,7 @@ from buildstep.rootfs.cleaners.interface import SHOWN
 from buildstep.rootfs.conflicts import Conflict
 from buildstep.rootfs.placement import find_placements
 from buildstep.spec.load import BuildSpec
+from buildstep.system import host
 from buildstep.system.text import shown_path
 from buildstep.tree.entry import FileList, PathTooLong
 from buildstep.tree.proto import ProtoDir
@@ -55,7 +56,8 @@ def judge(spec: BuildSpec, proto: ProtoDir, root: FileList) -> tuple[list[Confli
     """Return the conflicts that a rule allows, and the others. Raises as `find` does, but for those."""
     placements = find_placements(proto.kind, root)
     try:
-        found = conflicts.find(proto.kind, proto.paths, root, placements)
+        mounted = host.HERE.mounted if spec.wants_packages and spec.order == "proto-first" else ()
+        found = conflicts.find(proto.kind, proto.paths, root, placements, mounted=mounted)
     except PathTooLong as error:
         hint = "a directory of the base image is a link, and the path is longer behind it; shorten it"
         raise UsageError(f"the proto directory has {error.message}", hint=hint) from error

@@ -4,37 +4,44 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from buildstep import __version__
+from buildstep.cli.lazy_group import LazyGroup
 from buildstep.errors import BuildstepError, DatasetError, ExitCode
 from buildstep.system import standard_streams
 
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
 COMMANDS = {
-    "build": ("buildstep.cli.build", "Build an image from a manifest and a proto directory."),
-    "image": ("buildstep.cli.image", "Base images: import, list, show, verify, delete, gc, publish."),
-    "cache": ("buildstep.cli.cache", "The layer cache: list, size, verify, prune."),
-    "jenkins": ("buildstep.cli.jenkins", "Jenkins: nodes that can build this, trigger, watch, fetch."),
-    "make": ("buildstep.cli.make", ""),
-    "why": ("buildstep.cli.why", "What was reused, what was not, and why."),
-    "doctor": ("buildstep.cli.doctor", "Can this machine build this m.json? Why not?"),
-    "report": ("buildstep.cli.report", "A build record as a page, JUnit, SARIF, markdown or a badge."),
-    "heal": ("buildstep.cli.heal", "Remove what dead builds left."),
-    "schema": ("buildstep.cli.schema", "Print the JSON schema of m.json."),
-    "completion": ("buildstep.cli.completion", "Print the shell's completion script."),
+    "build": ("buildstep.cli.build:command", "Build an image from a manifest and a proto directory."),
+    "image": ("buildstep.cli.image:command", "Base images: import, list, show, verify, delete, gc, publish."),
+    "files": (
+        "buildstep.cli.files:command",
+        "Trees in a store: put, get, diff, verify, gc.",
+    ),
+    "cache": ("buildstep.cli.cache:command", "The layer cache: list, size, verify, prune."),
+    "jenkins": (
+        "buildstep.cli.jenkins:command",
+        "Jenkins: nodes that can build, trigger, watch, fetch.",
+    ),
+    "make": ("buildstep.cli.make:command", ""),
+    "why": ("buildstep.cli.why:command", "What was reused, what was not, and why."),
+    "doctor": ("buildstep.cli.doctor:command", "Can this machine build this m.json? Why not?"),
+    "report": (
+        "buildstep.cli.report:command",
+        "A build record as page, JUnit, SARIF, markdown or badge.",
+    ),
+    "heal": ("buildstep.cli.heal:command", "Remove what dead builds left."),
+    "schema": ("buildstep.cli.schema:command", "Print the JSON schema of m.json."),
+    "completion": ("buildstep.cli.completion:command", "Print the shell's completion script."),
 }
-"""Command name to (module with a click command named `command`, its one-line help; "" hides it)."""
+"""See `LazyGroup`."""
 
 
 class _BrokenPipe(Exception):
@@ -53,9 +60,7 @@ def _past_click() -> Iterator[None]:
         raise _BrokenPipe(error) from error
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called: --help costs no driver."""
-
+class _Root(LazyGroup):
     def make_context(self, *args: Any, **more: Any) -> click.Context:
         try:
             with _past_click():
@@ -69,44 +74,6 @@ class LazyGroup(click.Group):
         with _past_click():
             return super().invoke(ctx)
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name, (_, text) in COMMANDS.items() if text]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        found = importlib.import_module(COMMANDS[cmd_name][0]).command
-        assert isinstance(found, click.Command)
-        return found
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        from click.shell_completion import CompletionItem
-
-        if incomplete.startswith("-"):
-            return super().shell_complete(ctx, incomplete)
-        return [
-            CompletionItem(name, help=text)
-            for name, (_, text) in COMMANDS.items()
-            if text and name.startswith(incomplete)
-        ]
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items() if text])
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            import difflib
-
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            if near:
-                raise click.UsageError(f"{error.message} Did you mean {near[0]}?", ctx) from error
-            raise
-
 
 COMPLETE = "_BUILDSTEP_COMPLETE"
 """Set by a shell's completion script, to what the shell wants (click's complete_var)."""
@@ -116,7 +83,7 @@ READER_LEFT = 128 + signal.SIGPIPE
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "auto_envvar_prefix": None}
 
 
-@click.group(cls=LazyGroup, context_settings=SETTINGS, invoke_without_command=False)
+@click.group(cls=_Root, rows=COMMANDS, context_settings=SETTINGS, invoke_without_command=False)
 @click.version_option(__version__, prog_name="buildstep")
 @click.option("--debug", is_flag=True, help="Show the traceback of any error.")
 def root(debug: bool) -> None:

@@ -145,6 +145,13 @@ def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool
 @click.option(
     "--sparse", is_flag=True, default=None, help="Write files with large holes as GNU sparse files."
 )
+@click.option(
+    "--store",
+    metavar="URL",
+    shell_complete=values.STORES,
+    help="Where the format files records the image, such as dir:/srv/store or s3://BUCKET.",
+)
+@click.option("--ref", metavar="NAME", help="The name of the image in the store (default: NAME/VERSION).")
 @click.option("--network/--no-network", default=None, help="Whether package steps may use the network.")
 @click.option(
     "--no-cache",
@@ -242,6 +249,11 @@ def named_pool(spec: BuildSpec) -> str | None:
     return spec.pool if spec.origin_of["pool"] != "environment" else None
 
 
+def named_store(spec: BuildSpec) -> str | None:
+    """Return the store that a flag or the m.json names, as `named_pool` does the pool."""
+    return spec.store if spec.origin_of["store"] != "environment" else None
+
+
 def choices(*, plugins: bool = False) -> Choices:
     """Return the names of installers, formats and cleaners, for the spec to check names against. plugins:
     also those of other packages."""
@@ -279,8 +291,9 @@ def _build(
     # Lists of a hundred thousand paths hold no cycles; looking for some takes a third of the time.
     gc.disable()
     opened = session.open_session(
-        named_pool(spec), verbose=verbose, quiet=quiet or dry_run, silent=quiet, healing=not dry_run
-    )
+        named_pool(spec), verbose=verbose, quiet=quiet or dry_run, silent=quiet, healing=not dry_run,
+        store=named_store(spec),
+    )  # fmt: skip
     if log_json:
         stream = _opened(log_json)
         click.get_current_context().call_on_close(partial(_close, stream))
@@ -293,6 +306,8 @@ def _build(
         else:
             opened.bus.note(note, level="warning")
     spec = _with_limits(spec, opened.config)
+    if spec.store or "files" in spec.formats:
+        spec = replace(spec, store=opened.environ["BUILDSTEP_STORE"])
     plain = bool(os.environ.get("BUILDSTEP_PLAIN"))
     decided = plan(spec, opened.store, opened.cache, plain=plain, environ=opened.environ)
     if dry_run:

@@ -51,7 +51,7 @@ def command(
     Where no MANIFEST is named and none is here: what any build needs.
     """
     from buildstep.build import doctor
-    from buildstep.cli import user_namespace
+    from buildstep.cli import session, user_namespace
     from buildstep.spec import config as configs
     from buildstep.spec.document import default_manifest
 
@@ -70,7 +70,7 @@ def command(
         spec if manifest_arg else None,
         proto=proto,
         config=config,
-        environ=config.environ(os.environ),
+        environ=session.environment(config, build.named_store(spec) if spec is not None else None),
         before=before,
     )
     _show(seen, as_json=as_json, quiet=quiet)

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import click
 
@@ -235,6 +235,9 @@ def _document(name: str | None, defines: dict[str, str]) -> dict[str, Any]:
     from buildstep.errors import Fault, SpecError
 
     found = read_here(name, defines, read_stdin() if name == "-" else "")
+    faults = list(found.faults)
     if not isinstance(found.value, dict):
-        raise SpecError(found.source, [Fault(where="$", message="is not an object")])
-    return found.value
+        faults.append(Fault(where="$", message="is not an object"))
+    if faults:
+        raise SpecError(found.source, faults)
+    return cast("dict[str, Any]", found.value)

@@ -17,6 +17,7 @@ from buildstep.cli import debugging, report_error
 from buildstep.cli.options import tell
 from buildstep.errors import BuildstepError, Interrupted
 from buildstep.events import Bus, Subscriber
+from buildstep.files.places import default_store
 from buildstep.images.store import ImageStore
 from buildstep.pool import privacy
 from buildstep.pool.heal import heal
@@ -47,15 +48,16 @@ def open_session(
     silent: bool = False,
     healing: bool = True,
     sources: Sequence[str] = (),
+    store: str | None = None,
 ) -> Session:
     """Open the pool (a URI, or None for the configured one or else that of `pool.choose`) and heal it.
 
     A user's other pools, which the rule gave before, are told. quiet: show no events, as for a command that
     lists; silent: tell nothing at all but errors. sources: repositories of images that a flag names, in place
-    of the configured ones.
+    of the configured ones. store: of contents, that a flag or the m.json names.
     """
     config = configs.load(os.environ, Path.cwd(), pool=pool, sources=sources)
-    environ = config.environ(os.environ)
+    environ = environment(config, store)
     bus = Bus(_view(environ, verbose=verbose, quiet=quiet))
     if standard_streams.closed(standard_streams.STDERR) and not quiet:
         bus.announce("standard error is closed: what would be shown there is only in the event log")
@@ -84,6 +86,13 @@ def open_session(
         config=config,
         limits=Limits.of(backend.state, max_bytes=config.max_bytes, max_inodes=config.max_inodes),
     )
+
+
+def environment(config: configs.Config, store: str | None) -> dict[str, str]:
+    """Return the environment of a command, with what the configuration says in it. store: as a flag or the
+    m.json names it."""
+    named = store or config.store or default_store(os.environ)
+    return {**config.environ(os.environ), "BUILDSTEP_STORE": named}
 
 
 def _view(environ: Mapping[str, str], *, verbose: int, quiet: bool) -> Subscriber:

@@ -90,6 +90,33 @@ def _pools(_context: click.Context, _param: click.Parameter, begun: str) -> Iter
 POOLS = _callback(_pools)
 
 
+def _stores(_context: click.Context, _param: click.Parameter, begun: str) -> Iterator[str]:
+    from buildstep.files import STORES as SCHEMES
+
+    yield from (f"{name}:" if name == "dir" else f"{name}://" for name in SCHEMES.names())
+    yield from _paths(begun)
+
+
+STORES = _callback(_stores)
+
+
+def _refs(context: click.Context, _param: click.Parameter, _begun: str) -> Iterator[str]:
+    """Yield the refs of the command line's store, if it is on this machine: no TAB waits for a network."""
+    from buildstep.files import open_storage, refs
+    from buildstep.files.places import default_store
+    from buildstep.spec import config as configs
+
+    named = context.params.get("store")
+    url = str(named) if named else configs.load(os.environ, Path.cwd()).store or default_store(os.environ)
+    storage = open_storage(url)
+    if storage.root is not None:
+        yield from sorted(ref.name for ref in refs.every(storage))
+
+
+REFS = _callback(_refs)
+"""Of an argument that is a ref of a store."""
+
+
 def _stored(context: click.Context, _param: click.Parameter, _begun: str) -> Iterator[str]:
     """Yield uuids and names of the images in the pool of the command line, without opening a session."""
     from buildstep.images.record import ImageRecord

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from buildstep import __version__
 from buildstep.emit import read_pass
-from buildstep.emit.interface import ArchiveStyle, Artifact, EmitJob, Emitter, Sink
+from buildstep.emit.interface import (
+    ArchiveStyle,
+    Artifact,
+    EmitJob,
+    Emitter,
+    Joining,
+    Recording,
+    Sink,
+    StoreTarget,
+)
 from buildstep.errors import EmitError, Fault, SpecError
 from buildstep.events import Bus
 from buildstep.formats import codecs
@@ -29,6 +39,7 @@ EMITTERS: Registry[type[Emitter]] = Registry(
         "tar": importing("buildstep.emit.tar:TarEmitter"),
         "zfs": importing("buildstep.emit.zfs:ZfsEmitter"),
         "btrfs": importing("buildstep.emit.btrfs:BtrfsEmitter"),
+        "files": importing("buildstep.emit.files:FilesEmitter"),
     },
 )
 
@@ -84,11 +95,48 @@ def emit(job: EmitJob, formats: Sequence[str], outputs: Outputs) -> list[Artifac
             ]
             _fill(job, read_pass.read_pass(job.root, _plan(job, sinks), job.bus, sparse=job.style.sparse))
             artifacts = [sink.finish() for sink in sinks]
+            for sink in sinks:
+                if isinstance(sink, Joining):
+                    sink.join(outputs)
     except OSError as error:
         raise EmitError(f"cannot write {job.stem.name}: {error.strerror}") from error
     for artifact in artifacts:
         outputs.add(artifact.path, finals[artifact.format])
     return [replace(artifact, path=finals[artifact.format]) for artifact in artifacts]
+
+
+def check_target(formats: Iterable[str], target: StoreTarget | None, bus: Bus) -> list[str]:
+    """Return where formats that record the image elsewhere will have it, a sentence each. Changes nothing.
+
+    Raises StoreError, UsageError or ToolMissing where one cannot.
+    """
+    return [emitter.check(target, bus) for emitter in _recording(formats).values()]
+
+
+def still_recorded(files: Iterable[Mapping[str, Any]], target: StoreTarget | None, bus: Bus) -> bool:
+    """Tell whether all that an earlier build recorded elsewhere is still there. files: as its record has
+    them. Raises StoreError."""
+    recording = _recording(str(file["format"]) for file in files)
+    return all(
+        recording[file["format"]].recorded(target, file["extra"], bus)
+        for file in files
+        if file["format"] in recording
+    )
+
+
+def main_artifact(artifacts: Sequence[Artifact]) -> Artifact:
+    """Return the file that is the image: the first that is not a note of where it was recorded, if any is."""
+    noted = _recording(artifact.format for artifact in artifacts)
+    return next((artifact for artifact in artifacts if artifact.format not in noted), artifacts[0])
+
+
+def _recording(formats: Iterable[str]) -> dict[str, Recording]:
+    found: dict[str, Recording] = {}
+    for name in formats:
+        kind = EMITTERS.find(name)
+        if kind is not None and isinstance(emitter := kind(), Recording):
+            found[name] = emitter
+    return found
 
 
 def _tell_odd_names(job: EmitJob) -> None:

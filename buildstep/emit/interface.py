@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from buildstep.events import Bus
 from buildstep.formats.codecs import Compression
 from buildstep.formats.oci.spec import Descriptor
 from buildstep.system.digest import Digests
-from buildstep.system.output_set import create
+from buildstep.system.output_set import Outputs, create
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import Entry, FileList
 
@@ -50,6 +50,19 @@ class ArchiveStyle:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StoreTarget:
+    """Where an image is recorded, for the format that does. url: of the store; ref: the name that will mean
+    the image; environ: with credentials and proxies; kept: a directory of this machine for what need not be
+    fetched again; notes: what is to be remembered beside the list."""
+
+    url: str
+    ref: str
+    environ: Mapping[str, str]
+    kept: Path | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EmitJob:
     """One image, ready to be written.
 
@@ -57,8 +70,8 @@ class EmitJob:
     image's history. layers: the finished ones below it, base first, of which base_layers are the base's;
     more: further ones between those and the top, each made when it is asked for. config: the manifest's
     `build.oci` object. compression: None for each format's default. style: of what is an archive.
-    stem: where to write, without extension (`bits/hello/hello-1.0.0`). native: for formats
-    that send a dataset.
+    stem: where to write, without extension (`bits/hello/hello-1.0.0`). native: for formats that send a
+    dataset. target: for a format that records the image in a store.
     """
 
     tree: FileList
@@ -77,6 +90,7 @@ class EmitJob:
     stem: Path
     bus: Bus
     native: Any = None
+    target: StoreTarget | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,6 +133,34 @@ class Sink(Protocol):
 
     def finish(self) -> Artifact:
         """Close the file and make it durable under its temporary name; the caller renames it."""
+        ...
+
+
+@runtime_checkable
+class Joining(Protocol):
+    """A sink whose image is not in its file alone: what is elsewhere appears together with the outputs."""
+
+    def join(self, outputs: Outputs) -> None:
+        """Called when every format is complete: add what has to happen at their commit."""
+        ...
+
+
+@runtime_checkable
+class Recording(Protocol):
+    """An emitter that records the image elsewhere than in its file."""
+
+    def check(self, target: StoreTarget | None, bus: Bus) -> str:
+        """Return, for people, where the image will be. Changes nothing.
+
+        Raises StoreError, UsageError or ToolMissing where it cannot be recorded there.
+        """
+        ...
+
+    def recorded(self, target: StoreTarget | None, facts: Mapping[str, Any], bus: Bus) -> bool:
+        """Tell whether what an earlier build recorded is still there. facts: `extra` of its artifact.
+
+        Raises StoreError.
+        """
         ...
 
 

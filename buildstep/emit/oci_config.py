@@ -33,6 +33,11 @@ def image_config(job: EmitJob, layers: Sequence[Blob]) -> dict[str, Any]:
     }
 
 
+def run_config(job: EmitJob) -> dict[str, Any]:
+    """Return of the image configuration what the image runs on, and how: what one based on it inherits."""
+    return {**_platform(job).to_json(), "config": _process(job.config, job.base_config.get("config") or {})}
+
+
 def image_manifest(job: EmitJob, layers: Sequence[Blob], config: Descriptor) -> dict[str, Any]:
     """Return the image manifest. config: of the configuration, which is a blob already."""
     return {

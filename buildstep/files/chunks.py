@@ -55,9 +55,9 @@ def dumps(pieces: list[tuple[str, int]]) -> bytes:
 
 def parse(data: bytes) -> Recipe:
     """Read a recipe. Raises StoreError for what is none."""
-    head, *rows = data.decode("ascii", "replace").splitlines()
+    head, *rows = data.decode("ascii", "replace").split("\n")
     pieces, offset = [], 0
-    for row in rows:
+    for row in filter(None, rows):
         digest, _, size = row.partition(" ")
         if not is_digest(digest) or not size.isdigit() or not 0 < int(size) <= LARGEST:
             raise StoreError("the list of the chunks of a content is damaged")

@@ -48,6 +48,10 @@ class Settings:
     chunk_above: int = 8 << 20
     id: str = field(default_factory=lambda: secrets.token_hex(8))
 
+    def packed(self, size: int) -> bool:
+        """Tell whether a content of so many bytes goes into a pack."""
+        return bool(self.pack_below) and size <= self.pack_below
+
 
 LINKABLE = Settings(compress=False, pack_below=0, chunk_above=0, id="")
 """Every content is a plain file, so that a checkout on the same file system can share its blocks."""
@@ -134,14 +138,20 @@ class ContentStore:
             self._settings = _settings(self.storage.url, there.data)
         return self._settings
 
+    def is_there(self) -> bool:
+        """Tell whether there is a store. Raises StoreError also where there is none, and none can be made."""
+        if self.storage.load(layout.MARKER) is not None:
+            _ = self.settings
+            return True
+        if next(iter(self.storage.list("")), None) is not None:
+            raise StoreError(
+                f"{self.storage.url} has files, but no store of ours", hint="use an empty directory or prefix"
+            )
+        return False
+
     def create(self, settings: Settings | None = None) -> None:
         """Make the store if there is none. settings: of a new one. Raises StoreError."""
-        if self.storage.load(layout.MARKER) is None:
-            if next(iter(self.storage.list("")), None) is not None:
-                raise StoreError(
-                    f"{self.storage.url} has files, but no store of ours",
-                    hint="use an empty directory or prefix",
-                )
+        if not self.is_there():
             chosen = asdict(settings or Settings())
             chosen["id"] = chosen["id"] or Settings().id
             value = {"format": FORMAT, **chosen}

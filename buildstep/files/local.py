@@ -24,6 +24,7 @@ from buildstep.files.layout import TEMPORARY
 from buildstep.system.files import copy_range, fsync_dir, write_all
 from buildstep.system.locks import create_locked, lock, lock_directory, try_lock
 from buildstep.system.private import private_dir
+from buildstep.system.space import existing
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _MODE = 0o444
@@ -258,7 +259,7 @@ class Local:
         try:
             info = os.stat(self.root)
         except FileNotFoundError:
-            return None
+            return None if os.access(existing(self.root), os.W_OK) else "it is not there, and cannot be made"
         except OSError as error:
             return str(error.strerror)
         if not stat.S_ISDIR(info.st_mode):

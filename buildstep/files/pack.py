@@ -7,7 +7,7 @@
     frame row   = offset in the pack u64, stored length u32, length of its contents u32,
                   codec u8 (0 none, 1 zstd)
     content row = SHA-256 (32 bytes), frame u32, offset in the frame's contents u32, length u32
-    footer  = index offset u64, index length u32, SHA-256 of the stored index (32 bytes), magic `BSPACK01`
+    footer  = length of the stored index u32, SHA-256 of the stored index (32 bytes), magic `BSPACK01`
 
 Numbers are little-endian. A pack's name is the SHA-256 of the whole file. Measured on small files of a root
 file system: compressed one by one they take 1 / 1.6 of their size, in frames of 256 KiB 1 / 1.75, and a
@@ -36,7 +36,7 @@ TARGET = 32 << 20
 _HEADER = struct.Struct("<4sIII")
 _FRAME_ROW = struct.Struct("<QIIB")
 _ROW = struct.Struct("<32sIII")
-_FOOTER = struct.Struct("<QI32s8s")
+_FOOTER = struct.Struct("<I32s8s")
 _MAGIC, _END, _VERSION = b"BSPI", b"BSPACK01", 1
 _STORED, _ZSTD = 0, 1
 FOOTER_SIZE = _FOOTER.size
@@ -161,7 +161,7 @@ class PackWriter:
                 )
             )
         )
-        footer = _FOOTER.pack(self.size, len(index), hashlib.sha256(index).digest(), _END)
+        footer = _FOOTER.pack(len(index), hashlib.sha256(index).digest(), _END)
         self._write(index)
         self._write(footer)
         os.close(self._fd)
@@ -179,7 +179,7 @@ ReadTail = Callable[[int], bytes]
 def read_index(tail: ReadTail) -> Index:
     """Return the index of a pack. Raises DamagedPack, and what `tail` raises."""
     data = tail(TAIL)
-    _, length, digest = _footer(data)
+    length, digest = _footer(data)
     if length + FOOTER_SIZE > len(data):
         data = tail(length + FOOTER_SIZE)
     stored = data[len(data) - FOOTER_SIZE - length : len(data) - FOOTER_SIZE]
@@ -188,13 +188,13 @@ def read_index(tail: ReadTail) -> Index:
     return _parse(stored)
 
 
-def _footer(data: bytes) -> tuple[int, int, bytes]:
+def _footer(data: bytes) -> tuple[int, bytes]:
     if len(data) < FOOTER_SIZE:
         raise DamagedPack("a pack is shorter than its footer")
-    offset, length, digest, end = _FOOTER.unpack(data[-FOOTER_SIZE:])
+    length, digest, end = _FOOTER.unpack(data[-FOOTER_SIZE:])
     if end != _END or length > _LARGEST_INDEX:
         raise DamagedPack("a pack does not end as one does")
-    return offset, length, digest
+    return length, digest
 
 
 def _parse(stored: bytes) -> Index:

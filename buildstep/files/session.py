@@ -118,7 +118,7 @@ class Session:
             return digest
         self.new_objects += 1
         self.new_bytes += len(data)
-        if len(data) <= self._settings.pack_below:
+        if self._settings.packed(len(data)):
             self._add_to_pack(digest, data)
         else:
             self._put_object(digest, data)
@@ -173,7 +173,7 @@ class Session:
         def store(chunk: bytes) -> None:
             digest = hashlib.sha256(chunk).hexdigest()
             pieces.append((digest, len(chunk)))
-            if len(chunk) <= self._settings.pack_below:
+            if self._settings.packed(len(chunk)):
                 self.put(chunk, digest)
             elif not self.has([digest]):
                 self._put_object(digest, chunk)
@@ -220,6 +220,10 @@ class Session:
             condemned.rescue(self._storage, [name], self._lease)
             self._absent.discard(name)
         self._storage.write(name, data)
+
+    def is_stored(self, name: str) -> bool:
+        """Tell whether a blob is there, and stays. Raises StoreError."""
+        return name not in self._absent and bool(self._storage.exists([name]))
 
     # -- lists and refs --------------------------------------------------------------------------------
 

@@ -186,8 +186,13 @@ def _note_in_state(state: Path, row: Mapping[str, Any]) -> None:
     with lock(state / "locks" / "published.lock"):
         fd = os.open(state / "published.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, json.dumps(row).encode() + b"\n")
-            os.fsync(fd)
+            size = os.fstat(fd).st_size
+            try:
+                system_files.write_all(fd, json.dumps(row).encode() + b"\n")
+                os.fsync(fd)
+            except OSError:
+                os.ftruncate(fd, size)
+                raise
         finally:
             os.close(fd)
 

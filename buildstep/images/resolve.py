@@ -20,6 +20,7 @@ from buildstep.net.download import Downloaded, Follower, Progress
 from buildstep.net.errors import HttpError
 from buildstep.net.imgapi import expected_file, is_uuid
 from buildstep.spec import imgmanifest
+from buildstep.system import space
 
 PARALLEL = 5
 _MAX_ORIGINS = 100  # as servers have it
@@ -207,7 +208,7 @@ def fetch_files(
     pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="download")
     progress = [Progress() for _ in images]
     jobs = [
-        pool.submit(_fetch, image, repositories, folder, bus, reported)
+        pool.submit(reported.reporting()(_fetch), image, repositories, folder, bus, reported)
         for image, reported in zip(images, progress, strict=True)
     ]
     done: list[Fetched] = []
@@ -242,7 +243,10 @@ def fetch_files(
 def _fetch(
     image: Resolved, repositories: Sequence[Repository], folder: Path, bus: Bus, progress: Progress
 ) -> Fetched:
-    """Download an image's file from where it was found, or else from one that has the same file."""
+    """Download an image's file from where it was found, or else from one that has the same file.
+
+    Raises ImageError, and DiskError where there is no room for it: nobody else's file has it either.
+    """
     target = folder / f"{image.uuid}.file"
     problems: list[BuildstepError] = []
     for repository in [image.repository, *(r for r in repositories if r is not image.repository)]:
@@ -257,7 +261,9 @@ def _fetch(
                 ),
                 source=repository.label,
             )
-        except HttpError as error:
+        except (HttpError, SpecError) as error:
+            if failure := space.explain(error):
+                raise failure from error
             progress.fail(error)
             problems.append(error)
             bus.note(
@@ -266,7 +272,7 @@ def _fetch(
     first = problems[0]
     raise all_failed(
         f"cannot download image {image.uuid}: {first.message}", problems, listed=problems[1:], hint=first.hint
-    )
+    ) from first
 
 
 def all_failed(

@@ -69,6 +69,15 @@ class Progress:
             self._error = error
             self._changed.notify_all()
 
+    @contextlib.contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Report whatever ends the block as the download's failure: else a reader would wait for ever."""
+        try:
+            yield
+        except BaseException as error:
+            self.fail(error)
+            raise
+
     def wait(self, position: int) -> tuple[Path, int, bool]:
         """Wait until there are bytes after a position, or the file is complete.
 
@@ -161,14 +170,10 @@ def download(
     durable: false for a file that is only used to make something else, and verified again by the next run.
     """
     progress = progress or Progress()
-    try:
-        with lock(target.with_name(f".{target.name}.lock")):
-            done = _Job(http, request, target, expected, progress, durable).run()
-            progress.finish(done.path, done.size)
-            return done
-    except BaseException as error:
-        progress.fail(error)
-        raise
+    with progress.reporting(), lock(target.with_name(f".{target.name}.lock")):
+        done = _Job(http, request, target, expected, progress, durable).run()
+        progress.finish(done.path, done.size)
+        return done
 
 
 @dataclass

@@ -34,7 +34,8 @@ class Conflict:
     """A path of the image at which only one of two can be. source: of what the proto directory has there.
 
     there: what the tree below has, in words; paths, size: how many paths that are, and their bytes; other:
-    what else the proto directory has for this path, where it is in its own way.
+    what else the proto directory has for this path, where it is in its own way; mounted: whether the path is
+    mounted on once the proto directory is there.
     """
 
     path: bytes
@@ -44,6 +45,7 @@ class Conflict:
     paths: int = 0
     size: int = 0
     other: bytes = b""
+    mounted: bool = False
 
     def __str__(self) -> str:
         return f"{shown_path(b'/' + self.path)}: {self.words}"
@@ -51,6 +53,11 @@ class Conflict:
     @property
     def words(self) -> str:
         """What is the matter, and what allows it."""
+        if self.mounted:
+            return (
+                f"{_KINDS[self.kind]}, where package scripts need a directory: leave it out, or let the"
+                " packages come first (--order packages-first)"
+            )
         if self.other:
             both = f"the proto directory has {shown_path(self.source)} and {shown_path(self.other)} for it"
             return f"{both}, and one of them is a directory: leave one out"
@@ -64,13 +71,27 @@ class Conflict:
 
 
 def find(
-    kind: Kinds, paths: Iterable[bytes], base: FileList, placements: Sequence[Placement]
+    kind: Kinds,
+    paths: Iterable[bytes],
+    base: FileList,
+    placements: Sequence[Placement],
+    *,
+    mounted: Iterable[str] = (),
 ) -> list[Conflict]:
     """Return all conflicts, by path. kind, paths: of the proto directory; base: the tree below it.
 
+    mounted: directories of the image's top that are mounted on once the proto directory is there.
     Raises PathTooLong for a path that gets too long behind a link of the base.
     """
-    found = [row for placement in placements for row in _with_base(kind, base, placement, placements)]
+    points = {os.fsencode(path.lstrip("/")) for path in mounted}
+    found = [
+        Conflict(path=path, source=path, kind=kind(path), mounted=True)
+        for path in points
+        if kind(path) not in ("", "d")
+    ]
+    for placement in placements:
+        rows = _with_base(kind, base, placement, placements)
+        found += [row for row in rows if row.source not in points]
     if len(placements) > 1:
         found += _with_itself(kind, paths, placements)
     return sorted(found, key=lambda row: row.path)
@@ -153,7 +174,7 @@ def judge(found: Iterable[Conflict], patterns: Sequence[str]) -> tuple[list[Conf
     refused: list[Conflict] = []
     for row in found:
         names = os.fsdecode(row.path).split("/")
-        good = not row.other and any(_fits(rule, names) for rule in rules)
+        good = not (row.other or row.mounted) and any(_fits(rule, names) for rule in rules)
         (allowed if good else refused).append(row)
     return allowed, refused
 

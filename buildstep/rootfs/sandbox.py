@@ -359,9 +359,7 @@ def enter(
 
 def _private_mounts(stack: contextlib.ExitStack, sandbox: ChrootSandbox) -> None:
     # All are looked at before the first mount, so that a planted link costs nothing.
-    points = {
-        path: temporary_files.claim(stack, sandbox.root, path) for path in ("/dev", "/proc", "/tmp", "/run")
-    }
+    points = {path: temporary_files.claim(stack, sandbox.root, path) for path in host.HERE.mounted}
     devices.mount(stack, points["/dev"])
     stack.enter_context(tmpfs(points["/tmp"], mode=0o1777))
     stack.enter_context(tmpfs(points["/run"], mode=0o755))
@@ -373,7 +371,7 @@ def _private_mounts(stack: contextlib.ExitStack, sandbox: ChrootSandbox) -> None
 
 def _loopbacks(stack: contextlib.ExitStack, sandbox: ChrootSandbox) -> None:
     """Mount the host's own directories, read-only, which a zone's image lacks and its programs need."""
-    points = {path: temporary_files.claim(stack, sandbox.root, path) for path in host.HERE.loopbacks}
+    points = {path: temporary_files.claim(stack, sandbox.root, path) for path in host.HERE.mounted}
     for source, point in points.items():
         stack.enter_context(bind(Path(source), point, read_only=True))
 

@@ -16,9 +16,9 @@ from typing import Any, Final, NamedTuple
 
 from buildstep.errors import Fault, SpecError
 from buildstep.spec import schema
-from buildstep.spec.fields import Limits, from_data
+from buildstep.spec.fields import Limits, from_data, store_url
 from buildstep.spec.schema import BOOLEAN, HTTP, Rule, array, integer, mapping, record, text
-from buildstep.spec.settings import LIMITS
+from buildstep.spec.settings import LIMITS, STORE
 
 FILE: Final = "buildstep.toml"
 SYSTEM: Final = Path("/etc/buildstep") / FILE
@@ -90,6 +90,7 @@ RULE: Final = record(
         "http": _HTTP,
         "limits": LIMITS,
         "network": record({"allow": array(_HOST_PORT)}),
+        "store": STORE,
     }
 )
 """What a buildstep.toml may hold."""
@@ -103,6 +104,7 @@ ENVIRONMENT: Final = {
     "BUILDSTEP_CACHE_MAX_INODES": ("cache", "max_inodes"),
     "BUILDSTEP_HTTP": ("http",),
     "BUILDSTEP_NETWORK_ALLOW": ("network", "allow"),
+    "BUILDSTEP_STORE": ("store",),
 }
 """Variables, and the settings that they give."""
 
@@ -145,7 +147,8 @@ class Config:
     images_days: `gc` removes images that no build asked for in so many days. max_bytes, max_inodes: of a
     pool's caches; 0: no limit, None: the default one. http: fields of `net.http.HttpOptions` by name. limits:
     of what a command in an image may take, for builds that do not give them. network_allow: what of the CI
-    host itself commands in an image may reach, as HOST:PORT.
+    host itself commands in an image may reach, as HOST:PORT. store: of file lists and contents, empty for the
+    user's own.
     """
 
     pool: str | None = None
@@ -159,6 +162,7 @@ class Config:
     http: Mapping[str, float] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     network_allow: tuple[str, ...] = ()
+    store: str = ""
 
     def environ(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Return the environment for the network clients, with the settings of the files in it."""
@@ -285,6 +289,8 @@ def _merged(places: Sequence[_Place]) -> Config:
                 values[key] = value | values[key]
             elif key == "sources":
                 values.setdefault(key, tuple(_source(row, place.directory) for row in value))
+            elif key == "store":
+                values.setdefault(key, store_url(value, place.directory))
             elif key == "pool" and key not in values:
                 values |= {"pool": _pool(value, place.directory), "pool_from": place.name}
             else:
@@ -301,6 +307,7 @@ def _merged(places: Sequence[_Place]) -> Config:
         http=values["http"],
         limits=from_data("limits", values["limits"]),
         network_allow=tuple(values["network"].get("allow", ())),
+        store=values.get("store", ""),
         **values["cache"],
     )
 

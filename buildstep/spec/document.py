@@ -20,10 +20,14 @@ LAST_SECOND: Final = 253402300799
 
 
 class Document(NamedTuple):
-    """JSON that was read. source: where it came from, for messages."""
+    """JSON that was read.
+
+    source: where it came from, for messages; faults: of values given with it, told with those of the JSON.
+    """
 
     source: str
     value: object
+    faults: tuple[Fault, ...] = ()
 
 
 def read_document(
@@ -42,8 +46,7 @@ def read_document(
     for the one of the directory. A path that ends in .j2 is a template; defines: its values from the command
     line. git: called with cwd only when the template needs it. now: the time of its stamp where
     SOURCE_DATE_EPOCH is not set.
-    Errors: SpecError when there is none, when it cannot be read, rendered or parsed, and for values that are
-    given to what is no template.
+    Errors: SpecError when there is none, and when it cannot be read, rendered or parsed.
     """
     argument = argument or default_manifest(cwd)
     if argument is None:
@@ -55,20 +58,29 @@ def read_document(
         source, text = "standard input", stdin
     else:
         source, text = argument, schema.read_file(os.fspath(cwd / argument))
+    faults = _unused(source, text, defines) if defines else ()
+    try:
+        if source.endswith(".j2"):
+            text = template.render(
+                text,
+                source=source,
+                git=lambda: git(cwd),
+                moment=build_time(environ, now),
+                environ=environ,
+                defines=defines or {},
+            )
+        return Document(source, schema.parse(text, source), faults)
+    except SpecError as error:
+        raise SpecError(source, [*faults, *error.faults]) from None
+
+
+def _unused(source: str, text: str, defines: Mapping[str, str]) -> tuple[Fault, ...]:
+    """Return a fault for the values that nothing would come of."""
     if source.endswith(".j2"):
-        text = template.render(
-            text,
-            source=source,
-            git=lambda: git(cwd),
-            moment=build_time(environ, now),
-            environ=environ,
-            defines=defines or {},
-        )
-    elif defines:
-        hint = "a template is a file whose name ends in .j2, such as m.json.j2"
-        message = f"{', '.join(defines)}: values are for templates, and {source} is none"
-        raise SpecError("command line", [Fault(where="-D", message=message, hint=hint)])
-    return Document(source, schema.parse(text, source))
+        return template.unused(text, defines)
+    hint = "a template is a file whose name ends in .j2, such as m.json.j2"
+    message = f"{', '.join(defines)}: values are for templates, and {source} is none"
+    return (Fault(where="-D", message=message, hint=hint),)
 
 
 def default_manifest(cwd: Path) -> str | None:

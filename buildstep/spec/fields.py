@@ -96,6 +96,8 @@ class BuildSpec:
     formats: tuple[str, ...] = ("oci",)
     compression: str | None = None
     sparse: bool = False
+    store: str | None = None
+    ref: str | None = None
     motd: bool = False
     source_repo: str | None = None
     upgrade_first: bool = False
@@ -113,6 +115,11 @@ class BuildSpec:
     source_date_epoch: int | None = None
     index_max_age: int = 3600
     network: bool = True
+
+    @property
+    def ref_name(self) -> str:
+        """The ref by which a store knows the image."""
+        return self.ref or f"{self.name}/{self.version}"
 
     @property
     def wants_packages(self) -> bool:
@@ -148,6 +155,14 @@ _NESTED: Final[Mapping[str, type]] = {
     "limits": Limits,
     "oci": OciConfig,
 }
+
+
+def store_url(url: str, directory: Path) -> str:
+    """Return the URL of a store; a directory's path, with `dir:` or alone, becomes absolute."""
+    scheme, colon, path = url.partition(":")
+    if colon and scheme != "dir" and "/" not in scheme:
+        return url
+    return f"dir:{os.path.abspath(directory / (path if colon and scheme == 'dir' else url))}"
 
 
 def from_data(name: str, value: Any) -> Any:

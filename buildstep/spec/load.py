@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 from buildstep.errors import Fault, SpecError
 from buildstep.spec import imgmanifest, schema
 from buildstep.spec.document import Document
-from buildstep.spec.fields import BuildSpec, Origin, from_data, to_data
+from buildstep.spec.fields import BuildSpec, Origin, from_data, store_url, to_data
 from buildstep.spec.json_schema import SCHEMA_KEY, build_rule
 from buildstep.spec.schema import at
 from buildstep.spec.settings import PREFIX, SETTINGS, Choices, Setting
@@ -58,8 +58,8 @@ def load(
     Errors: SpecError with every fault found.
     """
     assert flags.keys() <= SETTINGS.keys() | {"dir"}, flags.keys()
-    source, value = document
-    faults = check_document(value, choices)
+    source, value = document.source, document.value
+    faults = [*document.faults, *check_document(value, choices)]
     if not isinstance(value, dict) or not isinstance(value.get("build", {}), dict):
         raise SpecError(source, faults)
     user, build = _user_part(value), value.get("build", {})
@@ -229,5 +229,7 @@ def _spec(user: Mapping[str, Any], given: Mapping[str, _Given], source: str, cwd
     values.setdefault("output_dir", Path("bits", folder))
     for key in ("proto", "output_dir"):
         values[key] = Path(os.path.abspath(cwd / values[key]))
+    if "store" in values:
+        values["store"] = store_url(values["store"], cwd)
     origins: dict[str, Origin] = {key: given[key].origin if key in given else "default" for key in SETTINGS}
     return BuildSpec(name=name, version=version, source=source, manifest=user, origin_of=origins, **values)

@@ -11,7 +11,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Final
 
 from buildstep.spec.document import LAST_SECOND
-from buildstep.spec.schema import BOOLEAN, Rule, array, choice, integer, mapping, record, text
+from buildstep.spec.schema import BOOLEAN, HTTP, Rule, array, choice, integer, mapping, record, text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +87,11 @@ _WHO = "[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _OWNER = text(f"keep|{_WHO}:{_WHO}", say='"keep" or USER:GROUP, names or numbers')
 _PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6([0-4][0-9]{3}|5([0-4][0-9]{2}|5([0-2][0-9]|3[0-5]))))"
 _SECONDS = integer(1, 7 * 24 * 3600)
+STORE: Final = text(
+    rf"({HTTP}|s3)://[^\s@?#/]+[^\s@?#]*|ssh://([^\s@:?#/]+@)?[^\s@?#/]+/[^\s@?#]*|dir:[^{_PLAIN}#]+|[^{_PLAIN}:#-][^{_PLAIN}:#]*",
+    say="dir:PATH, s3://BUCKET[/PREFIX], ssh://HOST/PATH or http(s)://HOST/PATH, without a password",
+)
+"""Where a store of contents is."""
 LIMITS: Final = record(
     {
         "pids": integer(0, 4_194_304),
@@ -194,6 +199,19 @@ _TABLE: Final = (
         "Write files with large holes as GNU sparse files in oci and tar images; not every reader takes"
         " them.",
         flag="--sparse",
+    ),
+    Setting(
+        "store",
+        STORE,
+        "The store of contents that the format files records the image in, and that files:REF is taken from:"
+        " dir:PATH, s3://BUCKET[/PREFIX], ssh://HOST/PATH, or http(s)://HOST/PATH to read.",
+        flag="--store",
+    ),
+    Setting(
+        "ref",
+        _WORD,
+        "The name by which the format files records the image; default: NAME/VERSION.",
+        flag="--ref",
     ),
     Setting("motd", BOOLEAN, "Write etc/motd; needs source_repo.", flag="-M/--motd"),
     Setting("source_repo", _WORD, "Where the source is, for the motd.", flag="-S/--source-repo"),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from buildstep.errors import Fault, SpecError
+from buildstep.spec import schema
 
 GitFacts = Mapping[str, object]
 
@@ -50,6 +51,23 @@ def stamp(git: GitFacts, moment: datetime) -> str:
     branch = re.sub(r"[^A-Za-z0-9._+-]", "-", str(git["branch"]))
     dirty = "-dirty" if git.get("dirty") else ""
     return f"{branch}-{moment.astimezone(UTC):%Y%m%dT%H%M%SZ}-g{git['short']}{dirty}"
+
+
+def unused(template: str, defines: Collection[str]) -> tuple[Fault, ...]:
+    """Return a fault for each define that a template has no name for; none where its syntax is bad."""
+    from jinja2 import TemplateSyntaxError, nodes
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    try:
+        names = {node.name for node in ImmutableSandboxedEnvironment().parse(template).find_all(nodes.Name)}
+    except TemplateSyntaxError:  # which `render` tells
+        return ()
+    message = "the template has no such name"
+    return tuple(
+        Fault(where=f"-D {name}", message=message, hint=schema.near(name, names) or "leave it out")
+        for name in defines
+        if name not in names
+    )
 
 
 def render(

@@ -139,6 +139,23 @@ def copy_range(source: int, target: int, count: int) -> None:
             count -= done
 
 
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+def try_link(source: Path, target: Path) -> bool:
+    """Give a file a second name. Returns False where its file system has no hard links, or no more of it.
+
+    Raises OSError, also where something has that name.
+    """
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return False
+    return True
+
+
 def write_all(fd: int, data: bytes | memoryview) -> None:
     """Write every byte, however many calls it takes. Raises OSError."""
     view = memoryview(data)

@@ -31,7 +31,8 @@ class Platform:
 
     namespaces: a build has mounts of its own that go with it; else each is noted before it is made.
     mount_commands: mounts are made by commands, not by mount(2). openat2: the kernel resolves paths inside
-    a root; else they are walked. loopbacks: directories of the CI host that programs in an image need.
+    a root; else they are walked. mounted: directories of an image that something is mounted on while its
+    programs run; where there are no namespaces, the CI host's directories of the same names.
     tools: programs that a build with packages needs. rsync: the flags that keep links, times, holes and,
     where it can, ACLs and attributes. zfs_library: whether libzfs_core has a binding; else the command does
     all. zfs_no_mount, zfs_props: flag and properties of datasets that are made here.
@@ -41,7 +42,7 @@ class Platform:
     namespaces = True
     mount_commands = False
     openat2 = True
-    loopbacks: tuple[str, ...] = ()
+    mounted: tuple[str, ...] = ("/dev", "/proc", "/tmp", "/run")
     tools: tuple[str, ...] = ("bwrap", "nsenter")
     rsync: tuple[str, ...] = (
         "-rlptD", "--hard-links", "--sparse", "--numeric-ids", "--xattrs", "--acls",
@@ -68,7 +69,7 @@ class Illumos(Platform):
     mount_commands = True
     openat2 = False
     # In the order of the original; /proc for programs that look at themselves, /dev for their terminals.
-    loopbacks = ("/dev", "/lib", "/proc", "/sbin", "/usr")
+    mounted = ("/dev", "/lib", "/proc", "/sbin", "/usr")
     tools = ("mount", "umount", "chroot", "ctrun", "zfs", "zonename")
     # It has no extended attributes of Linux's kind, and rsync knows nothing of the ACLs that ZFS has there.
     rsync = ("-rlptD", "--hard-links", "--sparse", "--numeric-ids")

@@ -7,6 +7,7 @@ import hashlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -99,6 +100,8 @@ class Outputs:
     def __init__(self) -> None:
         self._files: list[tuple[Path, Path]] = []
         self._retired: list[Path] = []
+        self._actions: list[Callable[[], None]] = []
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         return self
@@ -137,12 +140,20 @@ class Outputs:
         """Let a file of an earlier build go by `commit`: it is not of the image of that name any more."""
         self._retired.append(path)
 
+    def at_commit(self, action: Callable[[], None], held: contextlib.ExitStack) -> None:
+        """Call `action` when all files have their names; if it raises, they lose them again. held: what it
+        needs until then, closed with the block."""
+        self._actions.append(action)
+        self._held.push(held)
+
     def discard(self) -> None:
         """Remove what has not been committed."""
         for temporary, _ in self._files:
             with contextlib.suppress(FileNotFoundError):
                 temporary.unlink()
         self._files.clear()
+        self._actions.clear()
+        self._held.close()
 
     def commit(self) -> None:
         """Give all files their names, the last added last. Raises EmitError, and then nothing changed.
@@ -166,6 +177,8 @@ class Outputs:
                 done.append((temporary, final))
             for directory in {final.parent for _, final in self._files}:
                 fsync_dir(directory)
+            for action in self._actions:
+                action()
         except BaseException as error:
             for temporary, final in reversed(done):
                 final.rename(temporary)
@@ -175,6 +188,7 @@ class Outputs:
                 raise EmitError(f"cannot give the image's files their names: {error.strerror}") from error
             raise
         self._files.clear()
+        self._actions.clear()
         for old, _ in aside:
             with contextlib.suppress(OSError):
                 old.unlink()

@@ -17,40 +17,46 @@ NAME_MAX = 255
 _MOST_NAMED = 20
 
 
-def refuse(top: bytes, fresh: Mapping[bytes, Seen], unread: Mapping[bytes, OSError]) -> None:
+def refuse(
+    top: bytes,
+    fresh: Mapping[bytes, Seen],
+    unread: Mapping[bytes, OSError],
+    what: str = "the proto directory",
+) -> None:
     """Raise UsageError for what no image can hold, and for what whoever builds may not read.
 
-    fresh: what is new in the directory `top`, or not as it was; unread: directories that could not be listed.
+    fresh: what is new in the directory `top`, or not as it was; unread: directories that could not be listed;
+    what: how messages call it.
     """
     limit = longest_below(top)
     try:
         check_length(max(fresh, key=len, default=b""), limit)
     except PathTooLong as error:
-        hint = "remove it" if limit == LONGEST else "remove it, or move the proto directory to a shorter path"
-        raise UsageError(f"the proto directory has {error.message}", hint=hint) from error
+        hint = "remove it" if limit == LONGEST else "remove it, or move the directory to a shorter path"
+        raise UsageError(f"{what} has {error.message}", hint=hint) from error
     if (most := _longest_name_of(top)) is None or most > NAME_MAX:  # only few file systems have longer ones
-        refuse_names(fresh, NAME_MAX, "an image")
-    _refuse_unreadable(top, fresh, unread)
+        refuse_names(fresh, NAME_MAX, "an image", what)
+    _refuse_unreadable(top, fresh, unread, what)
     size = sum(seen.size for seen in fresh.values() if seen.kind == "f")
     if size > LARGEST:
         largest = max((seen.size, path) for path, seen in fresh.items() if seen.kind == "f")
         raise UsageError(
-            f"the proto directory has files of {size} bytes, and an image can have {LARGEST}",
+            f"{what} has files of {size} bytes, and an image can have {LARGEST}",
             detail=f"  the largest: {shown_path(largest[1])}, {largest[0]} bytes",
             hint="holes count as well",
         )
 
 
-def refuse_names(paths: Iterable[bytes], limit: int, where: str) -> None:
+def refuse_names(paths: Iterable[bytes], limit: int, where: str, what: str = "the proto directory") -> None:
     """Raise UsageError for names of more bytes than there can be. where: what cannot have them."""
     names = ((path, len(path.rpartition(b"/")[2])) for path in paths)
     if not (found := sorted((path, length) for path, length in names if length > limit)):
         return
     rows = [f"  {shown_path(path)}: {length} bytes" for path, length in found]
     raise UsageError(
-        f"the proto directory has {plural(len(found), 'name')} that {where} cannot have: over {limit} bytes",
+        f"{what} has {plural(len(found), 'name')} that {where} cannot have: over {limit} bytes",
         detail=_listed(rows),
-        hint="shorten them, or take them out of the proto directory",
+        hint="shorten them, or take them out",
     )
 
 
@@ -67,7 +73,9 @@ def _longest_name_of(folder: bytes) -> int | None:
     return None
 
 
-def _refuse_unreadable(top: bytes, fresh: Mapping[bytes, Seen], unread: Mapping[bytes, OSError]) -> None:
+def _refuse_unreadable(
+    top: bytes, fresh: Mapping[bytes, Seen], unread: Mapping[bytes, OSError], what: str
+) -> None:
     rows = [(path, str(error.strerror)) for path, error in unread.items()]
     user = os.geteuid()
     rows += [
@@ -80,7 +88,7 @@ def _refuse_unreadable(top: bytes, fresh: Mapping[bytes, Seen], unread: Mapping[
     ]
     if rows:
         raise UsageError(
-            f"the proto directory has {plural(len(rows), 'path')} that cannot be read",
+            f"{what} has {plural(len(rows), 'path')} that cannot be read",
             detail=_listed([f"  {shown_path(path)}: {why}" for path, why in sorted(rows)]),
             hint="let whoever builds read it; --exclude leaves out what is not for the image",
         )

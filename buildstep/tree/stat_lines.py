@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -89,6 +90,28 @@ def listing(top: bytes, *, large: bool, unread: dict[bytes, OSError]) -> Iterato
             return out.read().split(b"\0")[:-1]
 
         yield lines
+
+
+class Walk(NamedTuple):
+    """A walk that is done. started: when it began, in ns; lines: as of `listing`; unread: directories that
+    could not be listed."""
+
+    started: int
+    lines: list[bytes]
+    unread: Mapping[bytes, OSError]
+
+
+@contextlib.contextmanager
+def walking(top: bytes, *, large: bool, done: Walk | None = None) -> Iterator[Callable[[], Walk]]:
+    """Walk a directory beside whatever happens until the call of what is yielded. large: as for `listing`;
+    done: a walk to take instead. Raises as `listing`."""
+    if done is not None:
+        yield lambda: done
+        return
+    started = time.time_ns()
+    unread: dict[bytes, OSError] = {}
+    with listing(top, large=large, unread=unread) as lines:
+        yield lambda: Walk(started, lines(), unread)
 
 
 def among(lines: Iterable[bytes], unread: Mapping[bytes, OSError]) -> dict[bytes, OSError]:

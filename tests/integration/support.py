@@ -43,7 +43,7 @@ for name in "$@"; do
         flood*) echo first; while :; do echo flooding; done ;;
         line*) dd if=/dev/zero bs=1048576 ;;
         both*) dd if=/dev/zero bs=1048576 >&2 & dd if=/dev/zero bs=1048576 ;;
-        chatty*) dd if=/dev/zero bs=1048576 count=90; echo; echo end ;;
+        chatty*) dd if=/dev/zero bs=1048576 count=90 2>/dev/null; echo; echo end ;;
         long*) n=0; while [ $n -lt 30 ]; do printf %01048576d $n; n=$((n + 1)); done; echo; echo end ;;
         core*) ulimit -c; ulimit -n ;;
         fill*) dd if=/dev/zero of=/opt/local/full bs=1048576 count=4096 || exit 1 ;;

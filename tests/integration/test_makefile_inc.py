@@ -183,7 +183,7 @@ def test_a_manifest_with_overrides_from_make(component: Component) -> None:
     assert NOTHING in component.make("image")
     (component.path / "my m.json.j2").touch()
     assert NOTHING in component.make("image")  # the same content
-    (component.path / "my m.json.j2").write_text('{"name": "x", "version": "3"}')
+    (component.path / "my m.json.j2").write_text('{"name": "x", "version": "{{ version }}.1"}')
     assert "my m.json.j2 has changed" in component.make("image")
 
 

@@ -74,6 +74,8 @@ GIVEN: dict[str, tuple[Any, Any, str, Any, Any, Any]] = {
     "clean": (("logs,tmp",), ["-logs"], "tmp", ("logs", "tmp"), ("-logs",), ("tmp",)),
     "formats": (("oci", "tar"), ["zfs"], '["btrfs"]', ("oci", "tar"), ("zfs",), ("btrfs",)),
     "compression": ("gzip", "zstd", "xz", "gzip", "zstd", "xz"),
+    "store": ("s3://b", "ssh://u@h/p", "dir:/s", "s3://b", "ssh://u@h/p", "dir:/s"),
+    "ref": ("a", "b/1.0", "c", "a", "b/1.0", "c"),
     "motd": (True, True, "yes", True, True, True),
     "source_repo": ("u1", "u2", "u3", "u1", "u2", "u3"),
     "upgrade_first": (True, True, "on", True, True, True),
@@ -114,6 +116,14 @@ GIVEN: dict[str, tuple[Any, Any, str, Any, Any, Any]] = {
 }
 
 BAD_SETTINGS: list[tuple[str, Any, str]] = [
+    ("store", "", ""),
+    ("store", "s3://key:secret@bucket", ""),
+    ("store", "https://user:secret@host/store", ""),
+    ("store", "ssh://user:secret@host/store", ""),
+    ("store", "ssh://host", ""),
+    ("store", "gopher://host/store", ""),
+    ("store", "dir:", ""),
+    ("ref", "-x", ""),
     ("image", "", ""),
     ("image", "a\nb", ""),
     ("installer", "yum", ""),

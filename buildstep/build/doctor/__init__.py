@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from buildstep.build.doctor import base_image, machine, packages, pool, proto_dir, walls
+from buildstep.build.doctor import base_image, machine, packages, pool, proto_dir, recording, walls
 from buildstep.build.doctor.findings import Examination, Finding, Level
 from buildstep.errors import BuildstepError, ExitCode
 from buildstep.spec.config import Config
@@ -28,6 +28,7 @@ CHECKS: Mapping[str, Callable[[Examination], None]] = {
     "image": base_image.image,
     "proto": proto_dir.fits,
     "tools": machine.tools,
+    "store": recording.possible,
     "installer": base_image.installer,
     "space": pool.space,
     "network": base_image.network,

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from buildstep import emit
 from buildstep.build import layer_comments, proto_check
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.finished_tree import Snapshot, TreeFacts
 from buildstep.build.manifest import timestamp
-from buildstep.build.plan import PlanFacts, Planned
+from buildstep.build.plan import PlanFacts, Planned, store_target
 from buildstep.build.remember import keep_tree
 from buildstep.emit.interface import Blob, EmitJob
 from buildstep.emit.read_pass import with_parents
@@ -105,11 +106,20 @@ def _emit(context: BuildContext, state: BuildState, layers: Iterable[Blob]) -> N
         stem=context.stem,
         bus=context.bus,
         native=_native_job(context, state),
+        target=store_target(spec, context.environ, _notes(context, state)),
     )
     state.artifacts = emit.emit(job, spec.formats, context.outputs)
     proto_check.begin(context, state)
     context.bus.count("bytes_hashed", hash_entries(root, snapshot.entries.values()))
     spread_digests(snapshot.entries)
+
+
+def _notes(context: BuildContext, state: BuildState) -> dict[str, Any]:
+    """Return what the store is to remember of the image, for builds that have it as their base."""
+    spec, base = context.spec, state.image.manifest
+    known = {key: base[key] for key in ("type", "os") if key in base}
+    own = {key: value for key, value in spec.manifest.items() if key != "uuid"}
+    return {"build": context.journal.ident, "manifest": {**known, **own}}
 
 
 def _native_job(context: BuildContext, state: BuildState) -> NativeJob | None:

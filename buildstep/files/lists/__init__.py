@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 from buildstep.errors import StoreError, UsageError
 from buildstep.files.lists.interface import ListForm, Reading, ReadList, Writing, Written
 from buildstep.system.registry import Registry, importing
@@ -31,7 +33,7 @@ def detect(data: bytes) -> str | None:
 
     The first line that is not blank tells. A beginning must hold it whole.
     """
-    line = next((row for row in data.split(b"\n") if row.strip()), b"")
+    line = next((row for row in io.BytesIO(data) if row.strip()), b"").removesuffix(b"\n")
     return next((name for name, kind in LISTS.items() if kind().matches(line)), None)
 
 

@@ -138,10 +138,8 @@ class _Reader:
         md5 = parts["hash"].decode()
         uid = self._owner("user", parts["user"], line)
         gid = self._owner("group", parts["group"], line)
-        wrong = wrong_size(md5, size) if kind == "f" else None
-        if wrong:
+        if kind == "f" and (wrong := wrong_size(md5, size)):
             self._found.fault(line, f"{shown_path(parts['path'])} has {wrong}")
-        if uid is None or gid is None or wrong:
             return
         path = self._found.relative(parts["path"], line)
         entry = Entry(path, kind, int(parts["mode"], 8), uid, gid)
@@ -156,7 +154,8 @@ class _Reader:
         self._times(entry, parts, line)
         self._found.add(entry, line, named)
 
-    def _owner(self, what: str, raw: bytes, line: int) -> int | None:
+    def _owner(self, what: str, raw: bytes, line: int) -> int:
+        """Return the number of an owner; 0 for one that is not known, which is a fault or a note."""
         names = self._owners.users if what == "user" else self._owners.groups
         name = os.fsdecode(raw)
         found = number(name, names)
@@ -167,7 +166,7 @@ class _Reader:
         elif found is None:
             hint = "give the etc/passwd and etc/group that the names are from, or a number for unknown ones"
             self._found.fault(line, f"no {what} {name!r} is known", hint)
-        return found
+        return found or 0
 
     def _extra(self, entry: Entry, extra: bytes, line: int) -> None:
         if entry.kind == "l":
@@ -178,10 +177,11 @@ class _Reader:
                 entry.mode = 0o777
         elif entry.kind in "cb":
             device = _DEVICE.fullmatch(extra)
-            if device is None:
-                entry.rdev = (-1, -1)  # which no device has: a fault of the entry
-            else:
+            if device is not None:
                 entry.rdev = (int(device[1]), int(device[2]))
+            else:
+                message = f"{shown_path(entry.path)} is a device with the numbers {os.fsdecode(extra)[:40]!r}"
+                self._found.fault(line, message, "the tenth field of a device is `major,minor`")
         elif extra:
             text = "entries with a tenth field that means nothing for their kind"
             self._found.note("extra", text, line, entry.path)

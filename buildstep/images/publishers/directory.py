@@ -9,18 +9,19 @@ What is new is written aside and renamed as a whole: a web server never shows a 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from buildstep.errors import PublishError
+from buildstep.errors import DatasetError, PublishError
 from buildstep.events import Bus
 from buildstep.images.publishers.bundle import Bundle, Content, Published, PublishOptions, is_published
 from buildstep.images.repositories import path_of
-from buildstep.system.files import CHUNK, atomic_write, fsync_dir
+from buildstep.system.files import CHUNK, atomic_write, fsync_dir, try_link
 from buildstep.system.locks import lock
 from buildstep.system.remove import remove_tree
 
@@ -61,19 +62,16 @@ def _publish(bundle: Bundle, top: Path) -> Published:
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
     if not has_uuid:
-        aside = images / f"{_ASIDE}{bundle.uuid}"
-        aside.mkdir()
-        _copy(image, aside / "file")
-        _write(aside / "manifest.json", bundle.manifest_bytes())
-        _keep(aside, by_uuid)
+        with _new(by_uuid) as aside:
+            _copy(image, aside / "file")
+            _write(aside / "manifest.json", bundle.manifest_bytes())
     if not has_name:
-        aside = by_name.parent / f"{_ASIDE}{by_name.name}"
-        aside.mkdir()
-        os.link(by_uuid / "file", aside / image.path.name)
-        for content in extras:
-            _copy(content, aside / content.path.name)
-        _write(aside / "index.json", index)
-        _keep(aside, by_name)
+        with _new(by_name) as aside:
+            if not try_link(by_uuid / "file", aside / image.path.name):
+                _copy(image, aside / image.path.name)
+            for content in extras:
+                _copy(content, aside / content.path.name)
+            _write(aside / "index.json", index)
     listed = _list(images, bundle.meta)
     return Published(
         target=f"dir:{top}",
@@ -117,11 +115,21 @@ def _write(path: Path, data: bytes) -> None:
         stream.write(data)
 
 
-def _keep(aside: Path, final: Path) -> None:
-    aside.chmod(0o755)
-    fsync_dir(aside)
-    aside.rename(final)
-    fsync_dir(final.parent)
+@contextlib.contextmanager
+def _new(final: Path) -> Iterator[Path]:
+    """Make a directory that gets its name when the block has ended well; else it is removed at once."""
+    aside = final.with_name(f"{_ASIDE}{final.name}")
+    aside.mkdir()
+    try:
+        yield aside
+        aside.chmod(0o755)
+        fsync_dir(aside)
+        aside.rename(final)
+        fsync_dir(final.parent)
+    except BaseException:
+        with contextlib.suppress(DatasetError, OSError):  # the next run removes it
+            remove_tree(aside)
+        raise
 
 
 def _list(images: Path, manifest: Mapping[str, Any]) -> bool:
@@ -131,8 +139,11 @@ def _list(images: Path, manifest: Mapping[str, Any]) -> bool:
         rows = {row["uuid"]: row for row in json.loads(path.read_bytes())["images"]}
     except (OSError, ValueError, KeyError, TypeError):
         # Missing or damaged: made anew from what there is.
-        found = [json.loads(p.read_bytes()) for p in sorted(images.glob("*/manifest.json"))]
-        rows = {row["uuid"]: row for row in found}
+        rows = {}
+        for there in sorted(images.glob("*/manifest.json")):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # nobody finds that one
+                row = json.loads(there.read_bytes())
+                rows[row["uuid"]] = row
         rows.pop(manifest["uuid"], None)
     if rows.get(manifest["uuid"]) == manifest:
         return False

@@ -112,7 +112,9 @@ class _Pull:
         self._pool.shutdown(wait=True)
 
     def _fetch(self, layer: Descriptor, path: Path) -> Downloaded:
-        return self._client.fetch(layer, path, progress=self._progress[layer.digest])
+        progress = self._progress[layer.digest]
+        with progress.reporting():
+            return self._client.fetch(layer, path, progress=progress)
 
     @contextlib.contextmanager
     def layer(self, index: int) -> Iterator[_Layer]:

@@ -24,7 +24,7 @@ from buildstep.events import Bus
 from buildstep.rootfs.installers.deb_file import file_stem
 from buildstep.rootfs.interface import StaleIndex
 from buildstep.system import sealed
-from buildstep.system.files import copy_range
+from buildstep.system.files import copy_range, try_link
 from buildstep.system.private import private_dir
 from buildstep.system.root import Root
 
@@ -165,7 +165,11 @@ class ArchiveStore:
             if archive.digest:
                 self._bus.count("debs_hashed")
                 self._bus.count("deb_bytes_hashed", info.st_size)
-                if hashlib.file_digest(stream, archive.kind.lower()).hexdigest() != archive.digest:
+                try:
+                    digest = hashlib.file_digest(stream, archive.kind.lower()).hexdigest()
+                except OSError as error:
+                    return f"not readable ({error.strerror})"
+                if digest != archive.digest:
                     return "damaged"
         return ""
 
@@ -173,9 +177,7 @@ class ArchiveStore:
 def _link(source: Path, target: Path) -> None:
     """Give a file a second name; a copy where the file system has no hard links."""
     target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
+    if not try_link(source, target):
         shutil.copyfile(source, target)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +19,9 @@ from buildstep.cache.layers import LayerCache, LayerRecord
 from buildstep.cache.outputs import Last
 from buildstep.cache.resolutions import KeptResolution
 from buildstep.errors import SpecError, UsageError
+from buildstep.events import Bus
+from buildstep.files import layout, open_storage, refs
+from buildstep.files.content import ContentStore
 from buildstep.images.file_hashes import FileHashes
 from buildstep.images.record import ImageRecord
 from buildstep.images.store import ImageStore
@@ -49,6 +52,7 @@ class Store:
     image: ImageRecord | None = IMAGE
     base: FileList | None = None
     hashes: FileHashes = field(default_factory=lambda: FileHashes(Path("nowhere")))
+    bus: Bus = field(default_factory=Bus)
 
     def find(self, _ref: str) -> ImageRecord | None:
         return self.image
@@ -90,13 +94,15 @@ class Desk:
             spec, cast(ImageStore, self.store), cast(LayerCache, self.cache), plain=plain, environ=ENVIRON
         )
 
-    def keep_outputs(self, spec: BuildSpec, resolution: KeptResolution | None = None) -> Path:
+    def keep_outputs(
+        self, spec: BuildSpec, resolution: KeptResolution | None = None, files: Sequence[Any] = ()
+    ) -> Path:
         """Do as a build does at its end; the file that it wrote."""
         proto = self.plan(spec).proto
         digest = cache_inputs.proto_digest(spec, proto)
         written = self.top / "image.oci.tar"
         written.write_text("image")
-        facts = {"build_id": "b1", "cost": 2.0}
+        facts = {"build_id": "b1", "cost": 2.0, "files": files}
         inputs = cache_inputs.decisive(spec, IMAGE, digest, resolution)
         outputs.save(self.store.backend.state, inputs, [written], facts)
         outputs.save_last(self.store.backend.state, "hello", Last(inputs))
@@ -233,6 +239,20 @@ def test_a_cached_layer_is_reused_and_its_key_is_told(desk: Desk) -> None:
     assert step.reason.startswith(f"reused cached layer {key[:12]} (saved 4.5 s)")
     assert "queried 2 min ago" in step.reason
     assert found.resolution == resolution
+
+
+def test_outputs_are_only_valid_while_the_store_has_what_was_recorded(desk: Desk) -> None:
+    storage = open_storage(f"dir:{desk.top}/store", environ={})
+    ContentStore(storage).create()
+    spec = replace(desk.spec(), formats=("files",), store=storage.url)
+    storage.write(layout.list_name("ab" * 32), b"a list")
+    refs.write(storage, refs.Ref(name=spec.ref_name, list="ab" * 32), None)
+    desk.keep_outputs(spec, files=[{"format": "files", "extra": {"list": "ab" * 32}}])
+    assert desk.plan(spec).route is Route.UP_TO_DATE
+    refs.remove(storage, refs.get(storage, spec.ref_name))
+    found = desk.plan(spec)
+    assert found.route is Route.FULL
+    assert "the store does not have hello/1.0.0 of the last build any more" in reasons(found)["emit"][1]
 
 
 def test_a_resolution_without_its_layer_is_a_miss(desk: Desk) -> None:

@@ -135,6 +135,19 @@ def test_what_packages_brought_is_found_before_the_proto_directory_is_laid_in(wo
         assert "replace" in [row["cleaner"] for row in workshop.record()["cleaned"]]
 
 
+def test_a_link_where_packages_need_a_directory_is_refused_unless_they_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workshop = make_workshop(tmp_path, monkeypatch)
+    (workshop.proto / "tmp").symlink_to("var/tmp")
+    workshop.build()
+    with pytest.raises(UsageError) as caught:
+        workshop.build(["a"])
+    assert caught.value.detail.startswith("  /tmp: a link, where package scripts need a directory: leave")
+    for plain in (False, True):
+        workshop.build(["a"], order="packages-first", plain=plain)
+
+
 @pytest.mark.parametrize("pattern", ["/opt/app", "/opt/ap[[:alpha:]]"])
 def test_what_is_excluded_is_in_nobodys_way(workshop: Workshop, pattern: str) -> None:
     """Also where only rsync knows what a pattern means."""

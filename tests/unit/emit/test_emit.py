@@ -617,6 +617,26 @@ def test_a_failing_commit_brings_the_earlier_build_back(
         assert all((tmp_path / name).read_text() == "old" for name in names)
 
 
+def test_an_action_at_the_commit_that_fails_brings_the_earlier_build_back(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    seen: list[str] = []
+    held = contextlib.ExitStack()
+    held.callback(seen.append, "closed")
+
+    def action() -> None:
+        seen.append((tmp_path / "a").read_text())
+        raise EmitError("not now")
+
+    with Outputs() as outputs:
+        outputs.write(tmp_path / "a", b"new")
+        outputs.at_commit(action, held)
+        with pytest.raises(EmitError, match="not now"):
+            outputs.commit()
+    assert seen == ["new", "closed"]
+    assert os.listdir(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_text() == "old"
+
+
 def test_a_directory_or_a_link_under_a_final_name(tmp_path: Path) -> None:
     (tmp_path / "dir").mkdir()
     with pytest.raises(EmitError, match="a directory has this name"):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from buildstep.errors import ExitCode, ImageError, PublishError, UsageError
-from buildstep.images.publishers import Bundle, Published, PublishOptions, publish, publisher
+from buildstep.errors import DiskError, ExitCode, ImageError, PublishError, UsageError
+from buildstep.images.publishers import Bundle, Published, PublishOptions, directory, publish, publisher
 from buildstep.images.repositories import Repository, open_repository, path_of
-from buildstep.images.resolve import Fetched, fetch_files, resolve
+from buildstep.images.resolve import Fetched, Incoming, fetch_files, resolve
+from buildstep.net.errors import HttpError
+from buildstep.system.files import fsync_dir
 from tests.servers.fixtures import FAST, Notes, bus, imgapi_server
 from tests.servers.imgapi import ImgapiServer
 from tests.unit.net.test_imgapi import UUID, make_bundle
@@ -164,6 +168,38 @@ class TestFetch:
                 fetch_files(chain, repositories, tmp_path, bus=bus)
             assert not list(tmp_path.glob("*.file"))
 
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+    def test_whatever_fails_a_download_is_told_to_who_reads_it(
+        self, tmp_path: Path, opened: Any, bus: Notes, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        """A tar is unpacked while it comes: its reader waited for ever."""
+        in_directory(make_bundle(tmp_path), tmp_path / "www", bus)
+        repositories = opened(f"dir:{tmp_path / 'www'}", DEAD)
+        chain = resolve("hello@1.0.0", repositories[:1], bus=bus)
+
+        def fails(*_: object) -> None:
+            raise OSError(number, os.strerror(number), os.fspath(tmp_path / "x"))
+
+        read: list[bytes] = []
+
+        def on_begin(incoming: Incoming) -> bool:
+            try:
+                read.append(incoming.read(1000))
+            except HttpError:
+                return False
+            return True
+
+        monkeypatch.setattr("buildstep.images.repositories.fsync_dir", fails)
+        with pytest.raises((DiskError, OSError)):
+            fetch_files(chain, repositories, tmp_path, bus=bus, on_begin=on_begin)
+        monkeypatch.setattr("buildstep.images.repositories.shutil.copyfileobj", fails)
+        (tmp_path / f"{UUID}.file").unlink()
+        expected = DiskError if number == errno.ENOSPC else ImageError
+        with pytest.raises(expected) as caught:
+            fetch_files(chain, repositories, tmp_path, bus=bus, on_begin=on_begin)
+        assert os.strerror(number) in str(caught.value)
+        assert read == []
+
     def test_a_failure_stops_the_others(
         self, imgapi_server: ImgapiServer, opened: Any, bus: Notes, tmp_path: Path
     ) -> None:
@@ -225,6 +261,45 @@ class TestDirectory:
         assert in_directory(make_bundle(tmp_path), top, bus).state == "published"
         assert not half.exists()
         assert len(json.loads((top / "images/index.json").read_text())["images"]) == 1
+
+    def test_where_there_are_no_hard_links(
+        self, tmp_path: Path, bus: Notes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fails(*_: object, **__: object) -> None:
+            raise OSError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", fails)
+        assert in_directory(make_bundle(tmp_path), tmp_path / "www", bus).state == "published"
+        named = tmp_path / "www/hello/1.0.0/hello-1.0.0.zfs.gz"
+        assert named.read_bytes() == b"image file" * 1000
+
+    def test_what_does_not_fit_takes_no_room(
+        self, tmp_path: Path, bus: Notes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        top = tmp_path / "www"
+
+        def full(path: Path) -> None:
+            if path.name.startswith(".new-1.0.0"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
+            fsync_dir(path)
+
+        monkeypatch.setattr(directory, "fsync_dir", full)
+        with pytest.raises(PublishError, match="No space left"):
+            in_directory(make_bundle(tmp_path), top, bus)
+        assert os.listdir(top / "hello") == []
+        assert os.listdir(top / "images") == [UUID]
+        monkeypatch.undo()
+        assert in_directory(make_bundle(tmp_path), top, bus).state == "published"
+
+    def test_a_damaged_image_beside_it_is_no_obstacle(self, tmp_path: Path, bus: Notes) -> None:
+        other = tmp_path / "www/images/other"
+        other.mkdir(parents=True)
+        for text in ("{", "[]", "{}"):
+            (other / "manifest.json").write_text(text)
+            (tmp_path / "www/images/index.json").unlink(missing_ok=True)
+            in_directory(make_bundle(tmp_path), tmp_path / "www", bus)
+            index = json.loads((tmp_path / "www/images/index.json").read_text())
+            assert [row["uuid"] for row in index["images"]] == [UUID]
 
     def test_names_stay_apart(self) -> None:
         texts = ["a/b", "a%2Fb", "a b", "..", ".", ".x", "images", "image"]

@@ -7,15 +7,18 @@ import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from buildstep.errors import ImageError, SpecError
 from buildstep.events import Bus, Event, Note
+from buildstep.formats.oci.spec import Descriptor, OciImage
 from buildstep.images import sources
 from buildstep.images.interface import Identity, Source
-from buildstep.images.sources import SOURCES, parse
+from buildstep.images.sources import SOURCES, docker, parse
+from buildstep.net.errors import HttpError
 from buildstep.system.digest import sha256_file
 from tests.servers.layouts import make_saved
 from tests.unit.images.test_store import archive, manifest_of
@@ -213,3 +216,23 @@ def test_a_source_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found[0].scheme, found[1]) == ("oci", "x")
     (note,) = [event.text for event in heard if isinstance(event, Note)]
     assert "'broken'" in note
+
+
+def test_a_layer_whose_download_does_not_begin_fails_who_reads_it(tmp_path: Path) -> None:
+    """Such as one whose token is renewed first: it is read while it comes, and would be for ever."""
+
+    class Client:
+        http = SimpleNamespace(stop=lambda: None)
+
+        def authorize(self, _scope: str) -> None: ...
+
+        def fetch(self, *_: object, **__: object) -> None:
+            raise HttpError("no token")
+
+    layer = Descriptor(
+        media_type="application/vnd.oci.image.layer.v1.tar", digest="sha256:" + "0" * 64, size=1
+    )
+    image = OciImage(manifest=layer, document=b"", config=layer, layers=(layer,))
+    pull = docker._Pull(Client(), image, tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(HttpError, match="no token"), pull, pull.layer(0) as stream:
+        stream.read(1)

@@ -91,6 +91,16 @@ def test_a_proto_directory_in_its_own_way(rows: tuple[str, ...], path: bytes) ->
     assert "leave one out" in str(found[0])
 
 
+def test_what_is_mounted_on_has_to_be_a_directory() -> None:
+    """No rule helps here either, and a place is told once."""
+    proto, base = tree("tmp -> var/tmp", "run", "dev/null", "etc -> x"), tree("tmp/x", "run/", "var/tmp/")
+    kind = kinds(proto)
+    found = find(kind, proto, base, find_placements(kind, base), mounted=("/dev", "/proc", "/tmp", "/run"))
+    assert [(row.path, row.kind) for row in found] == [(b"run", "f"), (b"tmp", "l")]
+    assert judge(found, ["**"]) == ([], found)
+    assert str(found[1]).startswith("/tmp: a link, where package scripts need a directory: leave it out, or")
+
+
 def test_what_is_behind_a_link_and_in_place_may_be_of_one_kind() -> None:
     assert conflicts(tree("lib/a", "usr/lib/a", "lib/b/x", "usr/lib/b/y", "again/a -> b"), BASE) == []
 

@@ -56,6 +56,26 @@ def test_a_template_is_given_stamp_git_env_and_defines(build: Load, tmp_path: Pa
     assert (spec.name, spec.image) == ("n", "scratch")
 
 
+def test_values_that_nothing_comes_of_are_told_with_all_other_faults(build: Load, tmp_path: Path) -> None:
+    text = (
+        '{"name": {{ name | tojson }}, "version": "1"{% if with_tags %}, "tags": {}{% endif %}, "bild": {}}'
+    )
+    given = {"nmae": "x", "with_tags": "", "colour": "red"}
+
+    def call(*_: object, **more: Any) -> BuildSpec:
+        return render(build, tmp_path, text, **more)
+
+    unused = {"-D nmae", "-D colour"}
+    found = faults(call, defines=given)
+    assert found.keys() == {*unused, "template"}
+    assert 'did you mean "name"?' in found["-D nmae"]
+    found = faults(call, defines=given | {"name": "x"})
+    assert found.keys() == {*unused, "$.bild", "--image"}
+    assert faults(build, json.dumps(GOOD | {"bild": {}}), defines=given).keys() == {"-D", "$.bild"}
+    (tmp_path / "bad.j2").write_text("{% if %}")
+    assert faults(build, manifest_arg="bad.j2", defines=given).keys() == {"line 1"}
+
+
 def test_git_is_asked_only_by_templates_that_use_it(build: Load, tmp_path: Path) -> None:
     asked = []
 

@@ -238,7 +238,7 @@ def test_a_clock_that_is_set_back(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     bench.write("a", "one")
     bench.build()
     real = time.time_ns
-    monkeypatch.setattr("buildstep.tree.proto.time.time_ns", lambda: real() - 3_600_000_000_000)
+    monkeypatch.setattr("buildstep.tree.stat_lines.time.time_ns", lambda: real() - 3_600_000_000_000)
     scan = bench.scan()
     assert scan.unread == 1
     assert explain(scan) == [("", "the clock was set back since the last build")]
@@ -246,7 +246,7 @@ def test_a_clock_that_is_set_back(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     bench.build()
     assert bench.scan().unread == 1
     assert bench.content() == truth(bench.proto)
-    monkeypatch.setattr("buildstep.tree.proto.time.time_ns", real)
+    monkeypatch.setattr("buildstep.tree.stat_lines.time.time_ns", real)
     bench.build()
     assert bench.scan().unchanged
 
@@ -254,9 +254,9 @@ def test_a_clock_that_is_set_back(bench: Bench, monkeypatch: pytest.MonkeyPatch)
 def test_a_clock_that_jumps_ahead(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.write("a", "one")
     real = time.time_ns
-    monkeypatch.setattr("buildstep.tree.proto.time.time_ns", lambda: real() + 3_600_000_000_000)
+    monkeypatch.setattr("buildstep.tree.stat_lines.time.time_ns", lambda: real() + 3_600_000_000_000)
     bench.build()
-    monkeypatch.setattr("buildstep.tree.proto.time.time_ns", real)
+    monkeypatch.setattr("buildstep.tree.stat_lines.time.time_ns", real)
     bench.write("a", "two")
     assert bench.content() == truth(bench.proto)
 

@@ -1,0 +1,24 @@
+"""`buildstep files`: trees as lists and contents in a store, and from them the trees again."""
+
+from __future__ import annotations
+
+import click
+
+from buildstep.cli.lazy_group import LazyGroup
+
+ROWS = {
+    "put": ("buildstep.cli.files_put:command", "Record a tree in a store."),
+    "list": ("buildstep.cli.files_list:list_", "List the refs of a store."),
+    "show": ("buildstep.cli.files_list:show", "Show the paths of a list."),
+    "remove": ("buildstep.cli.files_list:remove", "Remove refs; what only they kept goes with the next gc."),
+}
+"""See `LazyGroup`."""
+
+
+@click.group("files", cls=LazyGroup, rows=ROWS)
+def command() -> None:
+    """File lists and contents in a store: put a tree, get it again, compare, verify, clean up.
+
+    A store holds each content once, by its SHA-256. A list names every path of a tree. A ref is a name for a
+    list; what no ref reaches is deleted by `gc`.
+    """

@@ -1,0 +1,77 @@
+"""What the commands of `buildstep files` share: the store that they work with."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from buildstep.cli import values
+
+if TYPE_CHECKING:
+    from buildstep.events import Bus
+    from buildstep.files.content import ContentStore
+
+STORE = click.option(
+    "--store",
+    metavar="URL",
+    shell_complete=values.STORES,
+    help="dir:PATH, s3://BUCKET[/PREFIX], ssh://HOST/PATH or, to read, http(s)://HOST/PATH.",
+)
+ENDPOINT = click.option("--endpoint-url", metavar="URL", help="An S3 store that is not Amazon's.")
+QUIET = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """What a command works with. environ: with the settings of the configuration files in it."""
+
+    bus: Bus
+    environ: Mapping[str, str]
+    endpoint: str
+    store_url: str
+
+    def open(self, url: str = "") -> ContentStore:
+        """Return a store, by default the one of --store. Raises UsageError; nothing is read yet."""
+        from buildstep.files import open_storage
+        from buildstep.files.content import ContentStore
+        from buildstep.files.places import cache_folder
+
+        storage = open_storage(
+            url or self.store_url, environ=self.environ, bus=self.bus, endpoint=self.endpoint
+        )
+        return ContentStore(storage, bus=self.bus, kept=cache_folder(self.environ))
+
+
+def with_work(job: Callable[..., int | None]) -> Callable[..., int]:
+    """Give a command the options --store and --endpoint-url, and call it with a `Work` before its own
+    options. It returns its exit code; None is 0. Signals and errors end it as any command."""
+
+    @functools.wraps(job)
+    def run(store: str | None, endpoint_url: str | None, **options: Any) -> int:
+        from buildstep.cli import session
+        from buildstep.events import Bus
+        from buildstep.files.places import default_store
+        from buildstep.report.console import view_for
+        from buildstep.spec import config as configs
+
+        def inside() -> int:
+            config = configs.load(os.environ, Path.cwd())
+            url = store or config.store or default_store(os.environ)
+            work = Work(
+                bus=Bus(view_for(sys.stderr, verbose=0, quiet=bool(options.get("quiet")))),
+                environ=config.environ(os.environ),
+                endpoint=endpoint_url or "",
+                store_url=url,
+            )
+            return job(work, **options) or 0
+
+        return session.guarded(inside)
+
+    return STORE(ENDPOINT(run))

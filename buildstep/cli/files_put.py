@@ -1,0 +1,97 @@
+"""`buildstep files put`: record a tree in a store."""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from buildstep.cli import values
+from buildstep.cli.files_options import QUIET, Work, with_work
+from buildstep.cli.options import JSON, show
+from buildstep.system.text import plural, size_text
+
+
+def _owner(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,10}):([0-9]{1,10})", value)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is not UID:GID, such as 0:0")
+    return int(match[1]), int(match[2])
+
+
+@click.command("put")
+@click.argument("tree", metavar="TREE", shell_complete=values.FOLDERS)
+@click.option("--ref", metavar="NAME", default="", help="Set this name to the list, such as web/1.2.0.")
+@click.option("--exclude", metavar="PATTERN", multiple=True, help="Leave out what fits, as rsync; repeat.")
+@click.option(
+    "--owner", metavar="UID:GID", callback=_owner, help="Record this owner, not the one on this machine."
+)
+@click.option(
+    "--clamp-mtime",
+    "clamp",
+    metavar="SECONDS",
+    type=click.IntRange(0),
+    envvar="SOURCE_DATE_EPOCH",
+    show_envvar=True,
+    help="Record no later time than this.",
+)
+@click.option(
+    "--linkable",
+    is_flag=True,
+    help="For a new store: keep each content as a plain file, so that checkouts can share its blocks.",
+)
+@with_work
+@JSON
+@QUIET
+def command(
+    work: Work, tree: str, ref: str, *, linkable: bool, as_json: bool, quiet: bool, **how: Any
+) -> None:
+    """Record a tree: each content that the store does not have, then the list, then the ref.
+
+    What an interrupted put has stored is found by the next one. The list's digest is the tree digest that a
+    build of the same tree has. Without --ref the list stays until a gc finds it older than its grace time.
+    """
+    from buildstep.files import layout
+    from buildstep.files.content import LINKABLE
+    from buildstep.files.places import state_folder
+    from buildstep.files.put import Options, put_tree
+    from buildstep.report.progress import progress
+
+    if ref:
+        layout.ref_name(ref)  # before anything is done
+    store = work.open()
+    store.create(LINKABLE if linkable else None)
+    done = put_tree(
+        store,
+        Path(tree),
+        ref=ref,
+        options=Options(**how),
+        state=state_folder(os.environ),
+        begin=partial(progress, "put", quiet=quiet),
+    )
+    stored = done.stored
+    value = {
+        "store": store.storage.url,
+        "ref": ref,
+        "digest": stored.tree,
+        "list": stored.digest,
+        "entries": stored.entries,
+        "bytes": stored.size,
+        "new_objects": done.new_objects,
+        "new_bytes": done.new_bytes,
+        "files_read": done.read,
+        "unchanged": done.unchanged,
+    }
+    news = (
+        "nothing changed since the last time"
+        if done.unchanged
+        else f"{plural(done.new_objects, 'new content')} of {size_text(done.new_bytes)}"
+    )
+    line = f"{ref or stored.digest}  {plural(stored.entries, 'path')}, {size_text(stored.size)}; {news}"
+    show(value, [line], as_json=as_json, done=line)

@@ -1,0 +1,135 @@
+"""Several processes that share a job: what Python computes in one process takes one core.
+
+A worker is a fork of this process, so it knows all that is in memory here, and starts in milliseconds. It
+must only compute, read and write files: it has none of our threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any, TypeVar
+
+from buildstep.errors import BuildstepError
+
+Send = Callable[[Any], None]
+"""Gives a value to whoever runs the workers. It must be one that pickle takes."""
+
+T = TypeVar("T")
+
+
+class WorkerLost(BuildstepError):
+    """A worker was killed, as by the kernel where memory ran out."""
+
+
+class _Ended:
+    """A worker's last word. error: what went wrong in it."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+
+
+def cores() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def running(shares: Sequence[T], job: Callable[[T, Send], None]) -> Iterator[Iterator[Any]]:
+    """Run `job(share, send)` in a process for each share, and yield an iterator of what they send.
+
+    At the end of the block they are ended; they end also when this process dies. The iterator ends when all
+    have done their job. It raises the first error of a worker, WorkerLost.
+    """
+    found: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    workers: dict[int, threading.Thread] = {}
+
+    def values() -> Iterator[Any]:
+        busy = len(workers)
+        while busy:
+            value = found.get()
+            if not isinstance(value, _Ended):
+                yield value
+                continue
+            if value.error is not None:
+                raise value.error
+            busy -= 1
+
+    try:
+        for share in shares:
+            pid, stream = _start(share, job)
+            thread = threading.Thread(target=_listen, args=(stream, found), name="worker", daemon=True)
+            workers[pid] = thread
+            thread.start()
+        yield values()
+    finally:
+        for pid, thread in workers.items():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            thread.join()
+
+
+def _start(share: T, job: Callable[[T, Send], None]) -> tuple[int, IO[bytes]]:
+    sys.stdout.flush()
+    read_end, write_end = os.pipe()
+    with warnings.catch_warnings():
+        # What it warns of, a lock that another thread holds, is none that a worker takes.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.close(read_end)
+            status = _work(share, job, write_end)
+        finally:
+            os._exit(status)
+    os.close(write_end)
+    return pid, os.fdopen(read_end, "rb")
+
+
+def _work(share: T, job: Callable[[T, Send], None], write_end: int) -> int:
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # nobody listens any more: our parent is dead
+    with os.fdopen(write_end, "wb") as stream:
+
+        def send(value: Any) -> None:
+            pickle.dump(value, stream, pickle.HIGHEST_PROTOCOL)
+            stream.flush()
+
+        try:
+            job(share, send)
+            send(_Ended())
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised where the job was asked for
+            try:
+                send(_Ended(error))
+            except Exception:  # noqa: BLE001 - one that cannot be pickled
+                send(_Ended(RuntimeError(f"{type(error).__name__}: {error}")))
+    return 0
+
+
+def _listen(stream: IO[bytes], found: queue.SimpleQueue[Any]) -> None:
+    """Pass on what a worker sends, and its last word; one without a last word was killed."""
+    with stream:
+        while True:
+            try:
+                value = pickle.load(stream)  # noqa: S301 - from a fork of ourselves
+            except EOFError:
+                found.put(_Ended(WorkerLost("a worker process was killed", hint="was memory short?")))
+                return
+            except pickle.UnpicklingError as error:
+                found.put(_Ended(WorkerLost(f"a worker process was killed while it wrote: {error}")))
+                return
+            found.put(value)
+            if isinstance(value, _Ended):
+                return

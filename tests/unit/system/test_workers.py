@@ -1,0 +1,94 @@
+"""Processes that share a job."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import pytest
+
+from buildstep.system import workers
+from buildstep.system.workers import Send, WorkerLost
+
+
+def test_what_they_send_comes(tmp_path: Any) -> None:
+    def job(share: int, send: Send) -> None:
+        for number in range(share):
+            send((share, number, os.getpid()))
+
+    with workers.running([3, 0, 2], job) as values:
+        found = list(values)
+    assert sorted(row[:2] for row in found) == [(2, 0), (2, 1), (3, 0), (3, 1), (3, 2)]
+    assert len({row[2] for row in found} | {os.getpid()}) == 3
+
+
+class Refused(Exception):
+    """An error of a worker's own."""
+
+
+def test_their_error_is_ours() -> None:
+    def job(share: int, send: Send) -> None:
+        raise Refused(f"number {share}")
+
+    with pytest.raises(Refused, match="number 7"), workers.running([7], job) as values:
+        list(values)
+
+
+def test_an_error_that_cannot_be_sent_is_told() -> None:
+    def job(_share: int, _send: Send) -> None:
+        raise Refused(lambda: None)
+
+    with pytest.raises(RuntimeError, match="Refused"), workers.running([0], job) as values:
+        list(values)
+
+
+def test_one_that_is_killed_is_noticed() -> None:
+    def job(_share: int, send: Send) -> None:
+        send("here")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with workers.running([0], job) as values:
+        assert next(values) == "here"
+        with pytest.raises(WorkerLost):
+            next(values)
+
+
+def test_they_end_with_the_block() -> None:
+    def job(_share: int, send: Send) -> None:
+        send(os.getpid())
+        time.sleep(60)
+
+    with workers.running([0, 0], job) as values:
+        pids = [next(values), next(values)]
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_they_end_with_their_parent() -> None:
+    read, write = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+
+        def job(_share: int, send: Send) -> None:
+            os.write(write, b"%d\n" % os.getpid())
+            while True:
+                send("still here")
+                time.sleep(0.01)
+
+        try:
+            with workers.running([0], job) as values:
+                for _ in values:
+                    pass
+        finally:
+            os._exit(1)
+    os.close(write)
+    child = int(os.read(read, 20))
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    # The pipe ends when its last writer is gone.
+    assert os.read(read, 20) == b""
+    os.close(read)
+    assert child > 0
