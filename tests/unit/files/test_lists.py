@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buildstep.errors import SpecError, StoreError, UsageError
-from buildstep.files.lists import LISTS, detect, read_list, write_list
-from buildstep.files.lists.gather import MADE_LIMIT, faults_of
+from buildstep.files.lists import LISTS, detect, gather, read_list, write_list
+from buildstep.files.lists.gather import MADE_LIMIT, Gathering, faults_of
 from buildstep.files.lists.interface import Named, Note, Owners, Reading, ReadList, Writing, resolve
 from buildstep.system.accounts import numbers
 from buildstep.tree import entry as tree_entry
@@ -131,10 +131,18 @@ def test_of_many_faults_the_first_are_told() -> None:
     assert found[-1] == "and: 950 more faults"
 
 
-def test_a_line_cannot_bring_thousands_of_directories_for_long() -> None:
-    rows = [b"/%d/%s/f|%s|1\n" % (number, b"/".join([b"d"] * 1700), A) for number in range(40)]
-    assert sum(map(len, rows)) < MADE_LIMIT / 100
+def test_a_line_cannot_bring_thousands_of_directories_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[bytes] = []
+    make = Gathering._make
+    monkeypatch.setattr(Gathering, "_make", lambda self, path: made.append(path) or make(self, path))
+    rows = [b"/%d/%s/f|%s|1\n" % (number, b"/".join([b"d"] * 1700), A) for number in range(10)]
+    read_list(b"".join(rows), "ays1")
+    whole = sum(map(len, made))
+    assert 100 * sum(map(len, rows)) < whole < MADE_LIMIT
+    made.clear()
+    monkeypatch.setattr(gather, "MADE_LIMIT", whole // 2)
     assert faults(b"".join(rows), "ays1")[0].startswith("all lines: the directories that are not listed")
+    assert sum(map(len, made)) < whole * 0.6
 
 
 # -- our own form --------------------------------------------------------------------------------------
@@ -312,11 +320,12 @@ def test_losses_of_the_first_form() -> None:
 
 
 def test_the_first_form_says_what_it_can_without_being_lossy() -> None:
+    one = fake_md5(file(b"a")).encode()
     data, losses = written(
-        tree(file(b"a", b""), file(b"b/c"), Entry(b"b", "d", 0o755, 0, 0)), "ays1", lossy=False
+        tree(file(b"a", b""), file(b"a-b"), file(b"b/c"), Entry(b"b", "d", 0o755, 0, 0)), "ays1", lossy=False
     )
     assert (data, losses) == (
-        b"/a|%s|0\n/b/c|%s|1\n" % (md5(b"").encode(), fake_md5(file(b"a")).encode()),
+        b"/a-b|%b|1\n/a|%b|0\n/b/c|%b|1\n" % (one, md5(b"").encode(), one),
         {},
     )
 
@@ -379,8 +388,9 @@ def test_owners_without_a_number() -> None:
 
 
 def test_owners_of_the_trees_own_tables() -> None:
-    table = b"root:x:0:0::/root:/bin/sh\nwww:x:33:33::/:/bin/false\nwww:x:34:34\nbad\nodd:x:y:\n12:x:5:5\na b:x:6:6\n"
-    assert numbers(table) == {"root": 0, "www": 33, "12": 5, "a b": 6}
+    table = b"root:x:0:0::/root:/bin/sh\nwww:x:33:33::/:/bin/false\nwww:x:34:34\nweb:x:33:33\nbad\nodd:x:y:\n12:x:5:5\n"
+    table += b"a b:x:6:6\n"
+    assert numbers(table) == {"root": 0, "www": 33, "web": 33, "12": 5, "a b": 6}
     owners = Owners.of_tables(table, b"root:x:0:\nwww:x:80:\n")
     entries = tree(
         *(Entry(b"%d" % uid, "d", 0o755, uid, gid) for uid, gid in ((33, 80), (5, 5), (6, 0), (0, 33)))
