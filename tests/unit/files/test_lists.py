@@ -134,7 +134,12 @@ def test_of_many_faults_the_first_are_told() -> None:
 def test_a_line_cannot_bring_thousands_of_directories_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[bytes] = []
     make = Gathering._make
-    monkeypatch.setattr(Gathering, "_make", lambda self, path: made.append(path) or make(self, path))
+
+    def counted(self: Gathering, path: bytes) -> None:
+        made.append(path)
+        make(self, path)
+
+    monkeypatch.setattr(Gathering, "_make", counted)
     rows = [b"/%d/%s/f|%s|1\n" % (number, b"/".join([b"d"] * 1700), A) for number in range(10)]
     read_list(b"".join(rows), "ays1")
     whole = sum(map(len, made))
