@@ -279,7 +279,6 @@ def _keep(
     context.stack.enter_context(cache.using(key))
     if cache.find(key) is not None:  # another build was faster
         return
-    context.backend.snapshot(state.dataset, Kind.LAYER, key)
     order = list(state.resolution.order) if state.resolution is not None else []
     kept = finished.changes.entries if context.backend.cheap_clone else tuple(finished.entries.values())
     record = LayerRecord(
@@ -295,6 +294,8 @@ def _keep(
         result={"installed": state.installed.to_json() if state.installed else None, "order": order},
         under=() if smaller is None else (smaller.key, *smaller.under),
     )
+    context.backend.snapshot(state.dataset, Kind.LAYER, key)
+    state.dropped()  # it is the layer now
     cache.save(record, finished.entries)
     context.bus.count("layers_kept")
     state.origin = finished.entries

@@ -203,20 +203,24 @@ class LayerCache:
         return self.try_discard(key)
 
     def save(self, record: LayerRecord, entries: FileList) -> None:
-        """Write the record of a layer whose dataset has just been made."""
-        assert tree_digest(entries) == record.tree_digest
-        private_dir(self._folder)
-        data = dumps(entries)
-        with atomic_write(self._path(record.key, "list")) as stream:
-            stream.write(data)
-        private_file(self._path(record.key, "used"))
-        self._write(
-            replace(
-                record,
-                list_digest=hashlib.sha256(data).hexdigest(),
-                fingerprint=self._fingerprint(record),
-            )
-        )
+        """Write the record of a layer whose dataset has just been made.
+
+        Where that fails, such as at a full disk, the dataset is removed: nobody would find it.
+        """
+        try:
+            assert tree_digest(entries) == record.tree_digest
+            private_dir(self._folder)
+            data = dumps(entries)
+            with atomic_write(self._path(record.key, "list")) as stream:
+                stream.write(data)
+            private_file(self._path(record.key, "used"))
+            digest = hashlib.sha256(data).hexdigest()
+            self._write(replace(record, list_digest=digest, fingerprint=self._fingerprint(record)))
+        except BaseException:
+            with contextlib.suppress(BuildstepError, OSError):
+                self._forget(record.key)
+                self.backend.destroy(Kind.LAYER, record.key)
+            raise
 
     def _write(self, record: LayerRecord) -> None:
         records.save(self._path(record.key, "json"), record, FORMAT, durable=True)

@@ -13,6 +13,7 @@ import pytest
 
 from buildstep.build.plan import Plan
 from buildstep.cache import outputs
+from buildstep.cache.layers import LayerCache, LayerRecord
 from buildstep.errors import DiskError, InstallError
 from buildstep.pool.directory import DirectoryBackend
 from buildstep.rootfs import copy_proto
@@ -362,6 +363,21 @@ def test_an_install_that_a_full_disk_fails_is_not_tried_again(
     with pytest.raises(DiskError, match="a does not fit"):
         workshop.build(["a", "b"], order="packages-first")
     assert len(workshop.repository.installs) == installs
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_layer_whose_record_does_not_fit_takes_no_room(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    def full(_cache: LayerCache, record: LayerRecord) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{workshop.top}/pool/{record.key}")
+
+    monkeypatch.setattr(LayerCache, "_write", full)
+    with pytest.raises(DiskError):
+        workshop.build(["a"], order="packages-first", keep_on_failure=kept)
+    pool = workshop.top / "pool"
+    assert [os.listdir(pool / name) for name in ("layer", "build", "state/layers")] == [[], [], []]
+    assert "the clone is kept" not in workshop.notes(), "it is not there any more"
 
 
 def test_an_index_that_does_not_fit_is_not_a_repository_out_of_reach(workshop: Workshop) -> None:
