@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, cast
 
-from buildstep.errors import EmitError, ImageError
+from buildstep.errors import BuildstepError, EmitError, ImageError
 from buildstep.formats.unpack import apply_layer, unpack
 from buildstep.images.file_kind import FileKind, kind_of, kind_of_start
 from buildstep.images.interface import Identity, SourceContext, SourceImage
@@ -29,7 +29,7 @@ from buildstep.spec.imgmanifest import uuid_of
 from buildstep.system.digest import HashingReader
 from buildstep.system.private import private_dir
 from buildstep.system.remove import remove_tree
-from buildstep.tree.entry import tree_digest
+from buildstep.tree.entry import FileList, tree_digest
 from buildstep.tree.hashing import hash_entries, spread_digests
 from buildstep.tree.scan import scan
 
@@ -271,10 +271,11 @@ class Importer:
         uuid = str(fetched.manifest.get("uuid") or uuid_of(f"{key}\n{digest}"))
         with contextlib.nullcontext() if key == key_of(uuid) else self._store.locks.of_key(key_of(uuid)):
             same = self._same_image(uuid, digest, key)
-            if same is not None or backend.exists(Kind.IMAGE, uuid):
-                backend.destroy(Kind.BUILD, dataset.ident)
-            else:
+            new = same is None and not backend.exists(Kind.IMAGE, uuid)
+            if new:
                 backend.snapshot(dataset, Kind.IMAGE, uuid)
+            else:
+                backend.destroy(Kind.BUILD, dataset.ident)
             if same is not None:
                 return self._used(same)
             record = ImageRecord(
@@ -293,7 +294,18 @@ class Importer:
                 origin=str(fetched.manifest.get("origin") or "") if zfs_file.can_receive(backend) else "",
                 installer=installer.name if installer is not None else "",
             )
-            return self._used(self._store.add(record, entries))
+            return self._used(self._add(record, entries, new=new))
+
+    def _add(self, record: ImageRecord, entries: FileList, *, new: bool) -> ImageRecord:
+        """Write an image's record. new: its dataset has just been made, and goes where that fails, such as at
+        a full disk: nobody would find it."""
+        try:
+            return self._store.add(record, entries)
+        except BaseException:
+            if new:
+                with contextlib.suppress(BuildstepError, OSError):
+                    self._store.remove(record.uuid)
+            raise
 
     def _used(self, record: ImageRecord) -> ImageRecord:
         """Lock an image whose uuid is locked for who wanted it, and return it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -82,6 +83,20 @@ def test_an_image_is_imported_once(
         assert (tree / "name").read_text() == "base"
     assert sorted(store.entries(image)) == [b"", b"name", b"other"]
     assert store.backend.idents(Kind.BUILD) == []
+
+
+def test_an_image_whose_record_does_not_fit_takes_no_room(
+    store: ImageStore, journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_record: ImageRecord, path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
+
+    ref = archive(tmp_path / "base.tar", name="base")
+    monkeypatch.setattr(ImageRecord, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        Importer(store, journal).ensure(ref)
+    assert store.backend.idents(Kind.IMAGE) == store.backend.idents(Kind.BUILD) == []
+    assert os.listdir(store.folder) == []
 
 
 def test_find_by_locator_uuid_and_name(store: ImageStore, image: ImageRecord, tmp_path: Path) -> None:
