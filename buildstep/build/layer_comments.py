@@ -26,7 +26,9 @@ def packages(spec: BuildSpec) -> str:
 def top(spec: BuildSpec) -> str:
     """Return the comment of the layer on top of all these."""
     apart = spec.wants_packages and spec.order == "proto-first"
-    names = ["cleaned" if apart else "proto directory", *(["message of the day"] if spec.motd else [])]
+    names = ["cleaned" if apart else "proto directory"]
+    names += ["commands"] if spec.run else []
+    names += ["message of the day"] if spec.motd else []
     return "; ".join(names)
 
 

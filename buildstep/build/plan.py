@@ -268,11 +268,12 @@ def store_target(
 def takes_in_place(spec: BuildSpec) -> bool:
     """Whether the proto directory's files are read where they are, without a copy in the clone.
 
-    Not where packages are installed over them, where only rsync can tell what is excluded, and not for a
-    format that sends a dataset.
+    Not where packages are installed over them, or commands run on them, where only rsync can tell what is
+    excluded, and not for a format that sends a dataset.
     """
     last = spec.order == "packages-first" or not spec.wants_packages
-    return last and excluder(spec.exclude) is not None and not emit.sends_dataset(spec.formats)
+    known = excluder(spec.exclude) is not None
+    return last and not spec.run and known and not emit.sends_dataset(spec.formats)
 
 
 def _is_read(proto: ProtoDir) -> bool:

@@ -207,7 +207,7 @@ def command(
     text = read_stdin() if manifest_arg == "-" else ""
     notes: list[str] = []
     spec = load_spec(read_here(manifest_arg, defines, text, notes.append), options)
-    packages = spec.wants_packages and not run["dry_run"]
+    packages = spec.runs and not run["dry_run"]
     user_namespace.enter(named_pool(spec), packages=packages, stdin=text)
     return session.enclosed(lambda: _build(spec, notes, **run))
 

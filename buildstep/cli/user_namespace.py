@@ -16,8 +16,9 @@ def enter(pool: str | None, *, packages: bool = False, stdin: str = "") -> None:
     """Start this command again in a user namespace if its pool asks for one; else return.
 
     Every command that opens a pool calls this first, so that all of them find the same one. pool: the URI of
-    a flag, None for the configured one or the rule's. packages: this build installs some, for which there
-    must be a namespace. stdin: what was read from standard input; the new command can read it again.
+    a flag, None for the configured one or the rule's. packages: this build installs some, or runs commands in
+    the image, for which there must be a namespace. stdin: what was read from standard input; the new command
+    can read it again.
 
     Raises ToolMissing saying all that the user lacks, and SpecError for a configuration that is none.
     """
@@ -41,9 +42,10 @@ def enter(pool: str | None, *, packages: bool = False, stdin: str = "") -> None:
 def _refuse_lacking() -> None:
     if lacks := userns.lacks():
         raise ToolMissing(
-            "packages are installed as root, or in a user namespace, and this user can have none",
+            "packages are installed, and commands in the image run, as root or in a user namespace, and this"
+            " user can have none",
             detail=userns.told(lacks),
-            hint="run as root, or add what is missing; without packages this build needs neither",
+            hint="run as root, or add what is missing; a build without both needs neither",
         )
 
 

@@ -50,6 +50,15 @@ class Cleaner:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """A command that ran in the image: its first line, how it ended, and how long it took."""
+
+    command: str
+    status: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Remark:
     """A note of the build."""
 
@@ -119,6 +128,7 @@ class BuildRecord:
     started: datetime
     seconds: float
     steps: tuple[Step, ...] = ()
+    commands: tuple[Command, ...] = ()
     cleaned: tuple[Cleaner, ...] = ()
     notes: tuple[Remark, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from buildstep.errors import BuildstepError
 from buildstep.events import BuildFinished, Bus, Cleaned, Event, Note, State, StepFinished, StepStarted
-from buildstep.report.record import BuildRecord, Cleaner, Failure, Remark, Step
+from buildstep.report.record import BuildRecord, Cleaner, Command, Failure, Remark, Step
 from buildstep.spec.load import BuildSpec
 
 
@@ -21,6 +21,7 @@ class Recorder:
     bus: Bus
     total: int = 0
     steps: list[Step] = field(default_factory=list)
+    commands: list[Command] = field(default_factory=list)
     cleaned: list[Cleaner] = field(default_factory=list)
     notes: list[Remark] = field(default_factory=list)
     begin: float = field(default_factory=time.time)
@@ -82,6 +83,7 @@ class Recorder:
                 replace(step, seconds=round(step.seconds, 4), started=round(step.started, 3))
                 for step in self.steps
             ),
+            commands=tuple(self.commands),
             cleaned=tuple(self.cleaned),
             notes=tuple(self.notes),
             counts=dict(sorted(self.bus.counts.items())),

@@ -24,6 +24,18 @@ class InstallerOptions:
     env: Mapping[str, str] = field(default_factory=dict)
 
 
+RunCommand = str | tuple[str, ...]
+"""A command in the image: a line or script for its shell, or an argument vector."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunOptions:
+    """How commands are run in the image."""
+
+    network: bool = False
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timeouts:
     """Limits of a command in seconds. command: in all; idle: without output."""
@@ -88,6 +100,8 @@ class BuildSpec:
     packages: tuple[str, ...] = ()
     installer: str = "auto"
     installer_options: InstallerOptions = InstallerOptions()
+    run: tuple[RunCommand, ...] = ()
+    run_options: RunOptions = RunOptions()
     order: Literal["proto-first", "packages-first"] = "proto-first"
     owner: Mapping[str, str] = field(default_factory=lambda: {"*": "root:root"})
     exclude: tuple[str, ...] = ()
@@ -127,6 +141,11 @@ class BuildSpec:
         return bool(self.packages or self.upgrade_first or self.pkg_audit)
 
     @property
+    def runs(self) -> bool:
+        """Whether commands run in the image, for which somebody has to be root in it."""
+        return self.wants_packages or bool(self.run)
+
+    @property
     def basename(self) -> str:
         """What the names of all output files start with."""
         return f"{self.image_prefix}-{self.version}"
@@ -151,6 +170,7 @@ class BuildSpec:
 
 _NESTED: Final[Mapping[str, type]] = {
     "installer_options": InstallerOptions,
+    "run_options": RunOptions,
     "timeouts": Timeouts,
     "limits": Limits,
     "oci": OciConfig,
@@ -177,7 +197,7 @@ def from_data(name: str, value: Any) -> Any:
         rules = {"*": value} if isinstance(value, str) else dict(value)
         return rules | {"*": rules.pop("*", "root:root")}
     if isinstance(value, list | tuple):
-        return tuple(value)
+        return tuple(tuple(part) if isinstance(part, list) else part for part in value)
     return int(value) if isinstance(value, float) else value  # 2.0 is a whole number in JSON
 
 

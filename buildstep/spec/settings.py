@@ -149,6 +149,18 @@ _TABLE: Final = (
         " for the package manager.",
     ),
     Setting(
+        "run",
+        array(_NO_NUL | array(_NO_NUL, least=1) | {"type": ["string", "array"]}),
+        "Commands to run in the image, as root, when the proto directory and the packages are in it: each a"
+        " line or script for its shell, which ends at the first error, or a list of arguments.",
+        commas=False,
+    ),
+    Setting(
+        "run_options",
+        record({"network": BOOLEAN, "env": _ENV}),
+        "network: whether these commands may use the network (false); env: variables for them.",
+    ),
+    Setting(
         "order",
         text() | choice(["proto-first", "packages-first"]),
         "What goes in first. Packages first: they are reused when only the proto directory changed.",

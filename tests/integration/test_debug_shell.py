@@ -137,7 +137,7 @@ def test_every_step_that_has_a_root_has_a_shell(name: str, lab: Lab) -> None:
     """The others have none: the first makes what is cloned, the last drops it."""
     driver = lab.top / "driver.py"
     driver.write_text(DRIVER)
-    lab.manifest(build={"motd": True, "source_repo": "https://example.org/x"})
+    lab.manifest(build={"motd": True, "source_repo": "https://example.org/x", "run": ["true"]})
     python, _, _, _, *argv = lab.argv("-p", "one-1", "--shell-on-failure")
     env = lab.env(FAIL_AT=name)
     with at_a_terminal([python, "-P", os.fspath(driver), *argv], env, lab.top) as person:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import signal
@@ -143,12 +144,25 @@ def test_d05_a_signal_at_each_step_in_a_plain_pool(plain: Lab, name: str, signum
 
 
 def check_stop(lab: Lab, name: str, signum: signal.Signals) -> None:
+    if name == "run":
+        lab.manifest(build={"run": ["true"]})
     before = host_state(lab.top)
     with stopped_at(lab, name, *ALL) as child:
         assert host_state(lab.top) == before, "the agent sees no mount of a build"
         finish(child, signum)
     assert lab.outputs() == {}
     check_nothing_left(lab, signum)
+
+
+@pytest.mark.parametrize("signum", SIGNALS, ids=lambda signum: signum.name)
+def test_d05_a_signal_while_a_command_runs(overlay: Lab, signum: signal.Signals) -> None:
+    overlay.manifest(build={"run": ["sleep 600 & touch /opt/hanging; exec sleep 600"]})
+    with started(overlay, overlay.argv()) as child:
+        hanging = f"{overlay.pool}/build/**/opt/hanging"
+        wait_for(lambda: glob.glob(hanging, recursive=True))
+        finish(child, signum)
+    assert overlay.outputs() == {}
+    check_nothing_left(overlay, signum)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL], ids=lambda signum: signum.name)

@@ -127,6 +127,10 @@ def record(**changes: Any) -> dict[str, Any]:
                  "url": "https://security-tracker.debian.org/tracker/CVE-2026-2345", "severity": "low"},
             ],
         },
+        "commands": [
+            {"command": "ldconfig", "status": 0, "seconds": 0.031},
+            {"command": "set -u ...", "status": 0, "seconds": 1.207},
+        ],
         "cleaned": [
             {"cleaner": "package-cache", "paths": 9, "bytes": 1_374_714, "names": ["/var/cache/apt/archives/lock"]},
             {"cleaner": "logs", "paths": 4, "bytes": 17_462, "names": ["/var/log/apt/history.log", "/var/log/dpkg.log"]},
@@ -163,7 +167,8 @@ def failed(**changes: Any) -> dict[str, Any]:
         "hint": "is the name right? nginx-light is one that the repository has",
     }
     none: dict[str, Any] = {
-        key: [] for key in ("packages", "layers", "artifacts", "files_added", "cleaned", "entropy")
+        key: []
+        for key in ("packages", "layers", "artifacts", "files_added", "commands", "cleaned", "entropy")
     }
     base = (
         value

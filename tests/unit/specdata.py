@@ -13,6 +13,7 @@ from buildstep.spec.fields import (
     InstallerOptions,
     Limits,
     OciConfig,
+    RunOptions,
     Timeouts,
 )
 from buildstep.spec.settings import Choices
@@ -52,6 +53,22 @@ GIVEN: dict[str, tuple[Any, Any, str, Any, Any, Any]] = {
         InstallerOptions(recommends=True),
         InstallerOptions(env={"A": "b"}),
         InstallerOptions(mirror="http://m"),
+    ),
+    "run": (
+        ("a, b", "c"),
+        ["a", ["b", "c"]],
+        '["d", ["e"]]',
+        ("a, b", "c"),
+        ("a", ("b", "c")),
+        ("d", ("e",)),
+    ),
+    "run_options": (
+        {"network": True},
+        {"env": {"A": "b"}},
+        "{}",
+        RunOptions(network=True),
+        RunOptions(env={"A": "b"}),
+        RunOptions(),
     ),
     "order": (
         "packages-first",
@@ -124,6 +141,10 @@ BAD_SETTINGS: list[tuple[str, Any, str]] = [
     ("store", "gopher://host/store", ""),
     ("store", "dir:", ""),
     ("ref", "-x", ""),
+    ("run", [[]], "[0]"),
+    ("run", ["a\0b"], "[0]"),
+    ("run", [3], "[0]"),
+    ("run_options", {"net": True}, ".net"),
     ("image", "", ""),
     ("image", "a\nb", ""),
     ("installer", "yum", ""),

@@ -85,6 +85,11 @@ class Examination:
         return self.spec is not None and self.spec.wants_packages
 
     @property
+    def runs(self) -> bool:
+        """Whether programs of the image are run."""
+        return self.spec is not None and self.spec.runs
+
+    @property
     def exit_code(self) -> int:
         """That of the first error; 0 where there are only warnings."""
         return next((found.code for found in self.findings if found.level == "error"), int(ExitCode.OK))

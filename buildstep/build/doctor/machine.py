@@ -27,8 +27,8 @@ def privileges(seen: Examination) -> None:
         seen.ok("privileges", who, "may mount and set owners")
         return
     base = seen.spec.image if seen.spec is not None else ""
-    if not seen.packages and not base.startswith("mmdebstrap:"):
-        seen.ok("privileges", "user", "not root; without packages that is enough")
+    if not seen.runs and not base.startswith("mmdebstrap:"):
+        seen.ok("privileges", "user", "not root; without packages and commands that is enough")
         return
     lacks = userns.lacks()
     for what, fix in lacks:
@@ -46,9 +46,9 @@ def tools(seen: Examination) -> None:
     if spec is None or spec.image.startswith("mmdebstrap:"):
         known = spec is not None and seen.image is not None
         _tool(seen, "mmdebstrap", needed=spec is not None and not known, why="makes Debian base images")
-    if seen.packages:
+    if seen.runs:
         for name in platforms.HERE.tools:
-            _tool(seen, name, needed=True, why="enters the image for its package manager")
+            _tool(seen, name, needed=True, why="enters the image")
     _codecs(seen)
 
 
@@ -130,7 +130,7 @@ def kernel(seen: Examination) -> None:
     tries: list[tuple[str, Callable[[], str], int]] = [
         ("namespaces", lambda: "mount, PID, IPC, UTS", ExitCode.SANDBOX)
     ]
-    if seen.packages:
+    if seen.runs:
         tries += [
             ("devices", attempts.devices, ExitCode.SANDBOX),
             ("commands in an image", attempts.command_chain, ExitCode.SANDBOX),
@@ -147,7 +147,7 @@ def kernel(seen: Examination) -> None:
                 return
         else:
             seen.ok("kernel", where, value or "as a build needs them")
-    if seen.packages:
+    if seen.runs:
         try:
             seccomp.program()
         except seccomp.Unavailable as error:
@@ -159,7 +159,7 @@ def kernel(seen: Examination) -> None:
 
 def command_limits(seen: Examination) -> None:
     """What a command in the image may take, and how that is kept on this machine."""
-    if not platforms.HERE.namespaces or (seen.spec is not None and not seen.packages):
+    if not platforms.HERE.namespaces or (seen.spec is not None and not seen.runs):
         return
     asked = seen.spec.limits if seen.spec is not None else Limits()
     for name, how in limits.in_force(asked.or_else(seen.config.limits)):

@@ -216,7 +216,7 @@ WALLS = (
 
 def in_force(seen: Examination) -> None:
     """Say of each wall whether it is in force here, and if not, why."""
-    if not host.HERE.namespaces or (seen.spec is not None and not seen.packages):
+    if not host.HERE.namespaces or (seen.spec is not None and not seen.runs):
         return  # no program of the image is run
     if not seen.root or None in map(process.find, host.HERE.tools):
         return  # told already

@@ -15,6 +15,7 @@ STEPS = (
     Step("clone", "clone the base image", "clone"),
     Step("sync", "copy the proto directory", "proto"),
     Step("packages", "install packages", "packages"),
+    Step("run", "run commands", "run"),
     Step("clean", "clean", "clean"),
     Step("motd", "write the message of the day", "motd"),
     Step("snapshot", "read the finished tree", "snapshot"),
@@ -24,10 +25,11 @@ STEPS = (
 
 
 def in_order(spec: BuildSpec) -> Iterator[Step]:
-    """Yield the steps in the order in which this build takes them: `packages-first` swaps two."""
+    """Yield the steps in the order in which this build takes them: `packages-first` swaps two, and one is
+    only there where commands are asked for."""
     steps = list(STEPS)
     if spec.order == "packages-first" and spec.wants_packages:
         names = [step.name for step in steps]
         sync, packages = names.index("sync"), names.index("packages")
         steps[sync], steps[packages] = steps[packages], steps[sync]
-    yield from steps
+    yield from (step for step in steps if step.name != "run" or spec.run)

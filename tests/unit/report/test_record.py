@@ -14,6 +14,7 @@ from buildstep.report.record import (
     Audit,
     BuildRecord,
     Cleaner,
+    Command,
     Failure,
     ImageFile,
     Layer,
@@ -55,6 +56,7 @@ RECORDS = st.builds(
     ),
     seconds=NUMBERS,
     steps=rows(Step, state=st.sampled_from(["run", "reuse", "skip", "failed"]), seconds=NUMBERS, started=NUMBERS),
+    commands=rows(Command, status=st.integers(), seconds=NUMBERS),
     cleaned=rows(Cleaner, paths=st.integers(), bytes=st.integers(), names=st.lists(TEXT, max_size=2).map(tuple)),
     notes=rows(Remark, level=st.sampled_from(["debug", "info", "warning", "error"])),
     counts=st.dictionaries(TEXT, st.integers(), max_size=2),
@@ -83,7 +85,7 @@ def test_the_json_has_the_keys_in_the_order_of_the_reference() -> None:
     written = from_json(value, Path("hello.buildrecord.json")).to_json()
     assert list(written) == [
         "format", "build_id", "name", "version", "uuid", "ok", "exit_code", "error", "inputs", "started", "seconds",
-        "steps", "cleaned", "notes", "counts", "packages", "audit", "entropy", "layers", "artifacts", "files_added",
+        "steps", "commands", "cleaned", "notes", "counts", "packages", "audit", "entropy", "layers", "artifacts", "files_added",
         "tree_digest", "tools",
     ]  # fmt: skip
     value["artifacts"][0]["extra"] = {}

@@ -1,0 +1,74 @@
+"""`build.run`: commands in the image, behind the same walls as package scripts, and what is left of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import demand
+from tests.integration.support import Lab, host_state, step, write_base
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    demand("root", "namespaces", "busybox", "rsync")
+    return write_base(tmp_path_factory.mktemp("base") / "base.tar")
+
+
+@pytest.fixture
+def lab(tmp_path: Path, base: Path) -> Lab:
+    return Lab(top=tmp_path, base=base)
+
+
+def contents(path: str) -> dict[str, bytes]:
+    with tarfile.open(path) as tar:
+        return {m.name: tar.extractfile(m).read() for m in tar if m.isreg()}  # type: ignore[union-attr]
+
+
+def test_commands_see_the_proto_directory_and_change_the_image(lab: Lab) -> None:
+    lab.manifest(
+        build={
+            "run": [
+                "cat /etc/hello > /opt/seen; id > /opt/id; echo changed >> /etc/hello",
+                ["touch", "/opt/a b"],
+            ],
+            "run_options": {"env": {"WHO": "me"}},
+        }
+    )
+    before = host_state(lab.top)
+    built = lab.built("-f", "tar", "-c", "none")
+    assert host_state(lab.top) == before
+    assert step(built, "run")["state"] == "run"
+    found = contents(built["files"][0]["path"])
+    assert found["opt/seen"] == b"hello\n"
+    assert found["etc/hello"] == b"hello\nchanged\n"
+    assert found["opt/id"].startswith(b"uid=0(root)")
+    assert "opt/a b" in found
+    assert (lab.proto / "etc/hello").read_text() == "hello\n", "the proto directory itself stays"
+    record = json.loads(Path(built["record"]).read_text())
+    assert [(row["command"], row["status"]) for row in record["commands"]] == [
+        ("cat /etc/hello > /opt/seen; id > /opt/id; echo changed >> /etc/hello", 0), ("touch '/opt/a b'", 0),
+    ]  # fmt: skip
+    assert lab.leftovers() == []
+    again = lab.built("-f", "tar", "-c", "none")
+    assert step(again, "run")["state"] == "reuse", "the same inputs give the same outputs"
+    lab.manifest(build={"run": ["echo other > /opt/seen"]})
+    assert step(lab.built("-f", "tar", "-c", "none"), "run")["state"] == "run"
+
+
+def test_a_command_that_fails_ends_the_build_and_is_told(lab: Lab) -> None:
+    lab.manifest(build={"run": ["echo begun > /opt/x; false; echo never > /opt/y"]})
+    done = lab.refused(4, "-f", "tar")
+    assert "echo begun" in done.stderr
+
+
+def test_there_is_no_network_and_no_ci_host_in_there(lab: Lab) -> None:
+    lab.manifest(build={"run": ["env > /opt/env; ls /sys/class/net > /opt/net 2>&1 || true"]})
+    built = lab.built("-f", "tar", "-c", "none", env={"SECRET_TOKEN": "s3cret"})
+    found = contents(built["files"][0]["path"])
+    assert b"SECRET_TOKEN" not in found["opt/env"]
+    assert os.uname().nodename.encode() not in found["opt/env"]
