@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, KeysView
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,7 +38,8 @@ class Catalogue:
         self._storage = storage
         self._kept = kept
         self.indexes: dict[str, pack.Index] = {}
-        self._found: dict[str, Packed] = {}
+        self._found: dict[str, str] = {}
+        """Content to the pack that has it."""
         self._loaded = False
 
     def load(self, *, without: Collection[str] = ()) -> None:
@@ -53,20 +54,20 @@ class Catalogue:
         known |= {digest: index for digest, index in zip(fresh, indexes, strict=True) if index is not None}
         if fresh or len(known) != len(self.indexes) or not self._loaded:
             self.indexes = known
-            self._found = {
-                digest: Packed(name, row)
-                for name, index in known.items()
-                for digest, row in index.rows.items()
-            }
+            self._found = {}
+            for name, index in known.items():
+                self._found |= dict.fromkeys(index.rows, name)
         self._loaded = True
 
     def find(self, digest: str) -> Packed | None:
         """Return where a content is, None if it is in no pack. Raises StoreError."""
         if not self._loaded:
             self.load()
-        return self._found.get(digest)
+        if (name := self._found.get(digest)) is None:
+            return None
+        return Packed(name, self.indexes[name].rows[digest])
 
-    def digests(self) -> Collection[str]:
+    def digests(self) -> KeysView[str]:
         """Return the contents that are in packs. Raises StoreError."""
         if not self._loaded:
             self.load()
@@ -78,8 +79,7 @@ class Catalogue:
         change(self._storage, add=new)
         self.indexes.update(new)
         for name, index in new.items():
-            for digest, row in index.rows.items():
-                self._found.setdefault(digest, Packed(name, row))
+            self._found |= dict.fromkeys(index.rows.keys() - self._found.keys(), name)
 
     def _index(self, digest: str) -> pack.Index | None:
         """Return the index of a pack; None for a pack that was deleted meanwhile."""

@@ -87,6 +87,12 @@ class Finder:
             found[digest] = Place(form=form)
         return found
 
+    def has(self, digests: Iterable[str]) -> set[str]:
+        """Return those of these contents that are there, quicker than `find`. Raises StoreError."""
+        wanted = set(digests)
+        found = wanted & self._catalogue.digests()
+        return found | self._objects(wanted - found).keys()
+
     def _objects(self, digests: Collection[str]) -> dict[str, str]:
         """Return the form of those that are objects of their own."""
         if self._listed is None and len(digests) > _FEW:
@@ -168,7 +174,7 @@ class ContentStore:
 
     def has(self, digests: Iterable[str]) -> set[str]:
         """Return those contents that are in the store. Raises StoreError."""
-        return set(self.find(digests))
+        return self._finder.has(digests)
 
     def get(self, digest: str, start: int = 0, count: int | None = None) -> bytes:
         """Return a content, or `count` bytes of it from `start` on. The whole content is verified, but of one

@@ -170,15 +170,32 @@ class _Reading:
                 self._take(small, advance, value)
 
     def _read_large(self, files: Sequence[Entry], advance: Advance) -> None:
+        """Read what goes into no pack: in memory up to the size of a chunked content, and streamed above."""
+        limit = self._session.store.settings.chunk_above or read_tree.IN_MEMORY
+
+        def contents() -> Iterator[tuple[str, bytes]]:
+            for item in files:
+                if item.size <= limit:
+                    data = read_tree.read_file(item.source, item)
+                    self._know(item, hashlib.sha256(data).hexdigest())
+                    yield item.sha256, data
+                    advance(1, item.size)
+
+        self._new_objects += self._session.put_all(contents())
         for item in files:
-            with os.fdopen(open_content(b"", item), "rb", buffering=0) as stream:
-                read_tree.check(stream.fileno(), item)
-                digest = self._session.put_stream(stream, item.size)
-                read_tree.check(stream.fileno(), item)
-            if item.sha256 not in ("", digest):
-                raise read_tree.changed(item)
-            item.sha256 = digest
-            advance(1, item.size)
+            if item.size > limit:
+                with os.fdopen(open_content(b"", item), "rb", buffering=0) as stream:
+                    read_tree.check(stream.fileno(), item)
+                    digest = self._session.put_stream(stream, item.size)
+                    read_tree.check(stream.fileno(), item)
+                self._know(item, digest)
+                advance(1, item.size)
+
+    @staticmethod
+    def _know(item: Entry, digest: str) -> None:
+        if item.sha256 not in ("", digest):
+            raise read_tree.changed(item)
+        item.sha256 = digest
 
     def _take(self, small: Sequence[tuple[bytes, Entry]], advance: Advance, value: Any) -> None:
         """Take what a worker sends."""

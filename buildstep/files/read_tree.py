@@ -23,6 +23,8 @@ from buildstep.tree.entry import Entry
 
 FEW = 400
 """Files that one process reads sooner than several have started."""
+IN_MEMORY = 8 << 20
+"""Bytes of a file that is not streamed, where contents are not cut into chunks."""
 _OPENING = 30_000
 """Bytes that are read in the time that it takes to open a file."""
 _EVERY = 0.2

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -102,7 +102,7 @@ class Session:
     def has(self, digests: Iterable[str]) -> set[str]:
         """Return those contents that are in the store and stay there, or were put. Raises StoreError."""
         wanted = set(digests)
-        found = set(self.find(wanted))
+        found = set(self.find(wanted)) if self._absent else self._finder.has(wanted)
         if self._pack is not None:
             found |= {digest for digest in wanted if digest in self._pack}
         return found
@@ -114,24 +114,39 @@ class Session:
         Raises StoreError.
         """
         digest = digest or hashlib.sha256(data).hexdigest()
-        if self.has([digest]):
-            return digest
-        self.new_objects += 1
-        self.new_bytes += len(data)
-        if self._settings.packed(len(data)):
-            self._add_to_pack(digest, data)
-        else:
-            self._put_object(digest, data)
+        self.new_objects += self.put_all([(digest, data)])
         return digest
 
-    def _put_object(self, digest: str, data: bytes) -> None:
+    def put_all(self, contents: Iterable[tuple[str, bytes]]) -> int:
+        """Store those contents that are not there, several at once; return how many. contents: digest, data.
+
+        Small ones are durable after `flush`. Raises StoreError, and what the iteration raises.
+        """
+        new = 0
+        for batch in _batches(contents):
+            present = self.has(batch)
+            absent = {digest: data for digest, data in batch.items() if digest not in present}
+            new += len(absent)
+            self.new_bytes += sum(map(len, absent.values()))
+            objects = []
+            for digest, data in absent.items():
+                if self._settings.packed(len(data)):
+                    self._add_to_pack(digest, data)
+                else:
+                    objects.append((digest, data))
+            for digest, form in parallel(self._put_object, objects, self._storage.at_once):
+                self._finder.stored(digest, form)
+        return new
+
+    def _put_object(self, content: tuple[str, bytes]) -> tuple[str, str]:
+        digest, data = content
         form = layout.PLAIN
         if self._settings.compress:
             smaller = codec("zstd").compress(data)
             if len(smaller) < len(data):
                 data, form = smaller, layout.ZSTD
         self.write(layout.object_name(digest, form), data)
-        self._finder.stored(digest, form)
+        return digest, form
 
     def put_stream(self, stream: IO[bytes], size: int) -> str:
         """Store a content that is read from a file, without holding it in memory; return its digest.
@@ -168,26 +183,20 @@ class Session:
     def _put_chunks(self, stream: IO[bytes]) -> str:
         whole = hashlib.sha256()
         pieces: list[tuple[str, int]] = []
-        before = self.new_objects, self.new_bytes
 
-        def store(chunk: bytes) -> None:
-            digest = hashlib.sha256(chunk).hexdigest()
-            pieces.append((digest, len(chunk)))
-            if self._settings.packed(len(chunk)):
-                self.put(chunk, digest)
-            elif not self.has([digest]):
-                self._put_object(digest, chunk)
-                self.new_bytes += len(chunk)
+        def cut() -> Iterator[tuple[str, bytes]]:
+            for chunk in chunks.cut(stream):
+                whole.update(chunk)
+                pieces.append((hashlib.sha256(chunk).hexdigest(), len(chunk)))
+                yield pieces[-1][0], chunk
 
-        for chunk in chunks.cut(stream):
-            whole.update(chunk)
-            store(chunk)
+        self.put_all(cut())
         digest = whole.hexdigest()
         if not self.has([digest]):
             self.flush()  # the chunks first
             self.write(layout.object_name(digest, layout.CHUNKS), chunks.dumps(pieces))
             self._finder.stored(digest, layout.CHUNKS)
-            self.new_objects = before[0] + 1
+            self.new_objects += 1
         return digest
 
     def _add_to_pack(self, digest: str, data: bytes) -> None:
@@ -233,8 +242,9 @@ class Session:
         files = {item.sha256: item.size for item in entries.values() if item.kind == "f"}
         if missing := files.keys() - self.has(files):
             raise StoreError(f"{len(missing)} contents of a list were not put, such as {min(missing)}")
-        tree = entry.tree_digest(entries)
-        data = entry.dumps(entries)
+        lines = entry.lines_of(entries)
+        tree = entry.digest_of(lines)
+        data = entry.dumps(entries, lines)
         digest = hashlib.sha256(data).hexdigest()
         self.write(layout.list_name(digest), packed_list(data))
         size = sum(item.size for item in entries.values() if item.kind == "f" and not item.first)
@@ -264,3 +274,20 @@ class Session:
                 refs.remove(self._storage, now)
             else:
                 refs.write(self._storage, before, now)
+
+
+_BATCH, _BATCH_BYTES = 500, 32 << 20
+"""Contents that are looked for at once, and what of them is held in memory."""
+
+
+def _batches(contents: Iterable[tuple[str, bytes]]) -> Iterator[dict[str, bytes]]:
+    batch: dict[str, bytes] = {}
+    size = 0
+    for digest, data in contents:
+        batch[digest] = data
+        size += len(data)
+        if len(batch) >= _BATCH or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = {}, 0
+    if batch:
+        yield batch

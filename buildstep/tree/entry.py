@@ -14,7 +14,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from buildstep.errors import EmitError, StoreError
@@ -180,11 +180,15 @@ def digest_of(lines: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def dumps(entries: FileList) -> bytes:
-    """The stored form: the canonical text with each entry's mtime (ns) as a tenth field."""
-    rows = [HEADER]
-    rows += [line(entries[path])[:-1] + b"\t%d\n" % entries[path].mtime for path in sorted(entries)]
-    return b"".join(rows)
+def dumps(entries: FileList, lines: Sequence[bytes] = ()) -> bytes:
+    """The stored form: the canonical text with each entry's mtime (ns) as a tenth field.
+
+    lines: the canonical ones of all entries in order, if they are known.
+    """
+    paths = sorted(entries)
+    known = lines or [line(entries[path]) for path in paths]
+    rows = [b"%s\t%d\n" % (text[:-1], entries[path].mtime) for text, path in zip(known, paths, strict=True)]
+    return HEADER + b"".join(rows)
 
 
 def loads(data: bytes) -> FileList:
