@@ -10,6 +10,7 @@ ROWS = {
     "put": ("buildstep.cli.files_put:command", "Record a tree in a store."),
     "list": ("buildstep.cli.files_list:list_", "List the refs of a store."),
     "show": ("buildstep.cli.files_list:show", "Show the paths of a list."),
+    "diff": ("buildstep.cli.files_diff:command", "Compare two images, trees or lists."),
     "remove": ("buildstep.cli.files_list:remove", "Remove refs; what only they kept goes with the next gc."),
 }
 """See `LazyGroup`."""

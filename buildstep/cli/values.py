@@ -166,6 +166,14 @@ IMPORTABLE = _importable
 """Of an argument that is a base image, or a file without a scheme."""
 
 
+def _sides(context: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
+    return (STORED(context, param, begun) if begun else []) or FILES(context, param, begun)
+
+
+SIDES = _sides
+"""Of an argument that is one side of a comparison."""
+
+
 def _targets(_context: click.Context, _param: click.Parameter, begun: str) -> Iterator[str]:
     from buildstep.spec import config as configs
 

@@ -14,8 +14,15 @@ from buildstep.tree.entry import Entry, parse
 
 _STATUS = dpkg_database.STATUS.lstrip("/").encode()
 _INFO = dpkg_database.INFO.lstrip("/").encode() + b"/"
-_PKGSRC = re.compile(rb"(?:opt/local/pkg|opt/local/pkgdb|usr/pkg/pkgdb|var/db/pkg)/([^/]+)/\+CONTENTS")
-"""pkgsrc has a directory for each package; its name is the package's and its version."""
+_PKGSRC = re.compile(
+    rb"(?P<top>(?:root/)?)(?:opt/local/pkg|opt/local/pkgdb|usr/pkg/pkgdb|var/db/pkg)/(?P<name>[^/]+)/\+CONTENTS"
+)
+"""pkgsrc has a directory for each package, named as the package and its version; a zone's is in root/."""
+
+DATABASES = re.compile(
+    b"%b|%b[^/]+[.]list|%b" % (re.escape(_STATUS), re.escape(_INFO), _PKGSRC.pattern), re.DOTALL
+)
+"""Files whose content is asked for here."""
 
 _OTHERS = {
     b"lib/apk/db/installed": "apk",
@@ -69,7 +76,7 @@ def packages_in(listing: Listing, content: Content | None) -> Packages:
     found = []
     for entry in _below(listing, b"/+CONTENTS"):
         if match := _PKGSRC.fullmatch(entry.path):
-            name, _, version = match[1].decode(errors="replace").rpartition("-")
+            name, _, version = match["name"].decode(errors="replace").rpartition("-")
             found.append(Package(name=name or version, version=version if name else ""))
     if not found:
         for path, manager in _OTHERS.items():
@@ -111,7 +118,7 @@ def _word(
 def owners(listing: Listing, content: Content, wanted: Collection[bytes]) -> dict[bytes, str]:
     """Return the packages that own these paths, by the lists of the databases in the tree itself."""
     found: dict[bytes, str] = {}
-    merged = dict(_merged(listing))
+    merged = merged_directories(listing)
     for name, paths in _owned(listing, content):
         for path in paths:
             if path not in wanted:
@@ -133,8 +140,9 @@ def _owned(listing: Listing, content: Content) -> Iterator[tuple[str, Iterable[b
         yield package.decode(errors="replace"), [entry.path]
     for entry in _below(listing, b"/+CONTENTS"):
         if match := _PKGSRC.fullmatch(entry.path):
-            name = match[1].rpartition(b"-")[0] or match[1]
-            yield name.decode(errors="replace"), [entry.path, *_contents(content(entry) or b"")]
+            name = match["name"].rpartition(b"-")[0] or match["name"]
+            paths = (match["top"] + path for path in _contents(content(entry) or b""))
+            yield name.decode(errors="replace"), [entry.path, *paths]
 
 
 def _contents(data: bytes) -> Iterator[bytes]:
@@ -148,11 +156,10 @@ def _contents(data: bytes) -> Iterator[bytes]:
         ignored = row.startswith(b"@ignore")
 
 
-def _merged(listing: Listing) -> Iterator[tuple[bytes, bytes]]:
-    for top in _MERGED:
-        entry = listing.find(top)
-        if entry is not None and entry.kind == "l":
-            yield top, entry.target.strip(b"/")
+def merged_directories(listing: Listing) -> dict[bytes, bytes]:
+    """Return the directories at the top of a tree that usr-merge made links, with where they lead."""
+    found = ((top, listing.find(top)) for top in _MERGED)
+    return {top: it.target.strip(b"/") for top, it in found if it is not None and it.kind == "l"}
 
 
 def _below(listing: Listing, part: bytes) -> Iterator[Entry]:

@@ -12,6 +12,7 @@ from buildstep.files.compare_causes import STEPS, Cause
 from buildstep.files.compare_gate import Verdict
 from buildstep.files.compare_packages import PackageChange
 from buildstep.files.compare_privileges import Shift
+from buildstep.report.words import delta
 from buildstep.system.text import plural, shown_path, size_text
 from buildstep.tree.entry import Entry
 
@@ -89,7 +90,7 @@ class Diff:
 
 
 def _percent(old: int, new: int) -> float | None:
-    return round((new - old) / old * 100, 2) if old else None
+    return round((new - old) / old * 100, 2) + 0.0 if old else None  # no -0.0
 
 
 def _side(side: Named, figures: Figures) -> dict[str, Any]:
@@ -176,19 +177,22 @@ def groups(changes: Iterable[Change]) -> list[Group]:
         if change.entry.kind == "d" and change.word in ("added", "removed")
     }
     found: dict[tuple[bytes, Word | None], Group] = {}
+    word: Word | None
     for change in rows:
         top = _topmost(change, whole)
-        key = (change.path.rpartition(b"/")[0], None) if top is None else (top, change.word)
+        word = None if top is None else "removed" if change.word == "removed" else "added"
+        key = (change.path.rpartition(b"/")[0] if top is None else top, word)
         found.setdefault(key, Group(*key)).changes.append(change)
     return sorted(found.values(), key=lambda group: (-abs(group.growth), group.path, group.whole or ""))
 
 
 def _topmost(change: Change, whole: dict[tuple[bytes, Word], None]) -> bytes | None:
     """Return the highest directory that came, or went, together with what it holds."""
+    word: Word = "added" if change.word == "moved" else change.word
     parts = change.path.split(b"/")
     for count in range(1, len(parts) + 1):
         path = b"/".join(parts[:count])
-        if (path, change.word) in whole:
+        if (path, word) in whole:
             return path
     return None
 
@@ -224,8 +228,8 @@ def lines(diff: Diff, *, limit: int = 0) -> Iterator[Styled]:
 
 
 def _figures(figures: Figures) -> str:
-    unique = f", {size_text(figures.unique)} unique" if figures.unique != figures.size else ""
-    return f"{figures.entries:,} entries, {size_text(figures.size)}{unique}"
+    size, unique = size_text(figures.size), size_text(figures.unique)
+    return f"{figures.entries:,} entries, {size}{f', {unique} unique' if unique != size else ''}"
 
 
 def _counts(changes: Sequence[Change]) -> str:
@@ -235,7 +239,8 @@ def _counts(changes: Sequence[Change]) -> str:
 
 
 def _share(old: int, new: int) -> str:
-    return f" ({(new - old) / old * 100:+.1f} %)" if old else ""
+    change = delta(new, old)
+    return f" ({change})" if change else ""
 
 
 def _signed(count: int) -> str:

@@ -196,7 +196,7 @@ class ImageStore:
 
     def known_entries(self, record: ImageRecord) -> FileList | None:
         """Return the stored file list of an image, every file hashed; None where it is damaged."""
-        data = self._list(record)
+        data = self.stored_list(record)
         return None if data is None else loads(data)
 
     def list_path(self, uuid: str) -> Path:
@@ -205,10 +205,10 @@ class ImageStore:
 
     def has_list(self, record: ImageRecord) -> bool:
         """Say whether the stored file list of an image is what was written."""
-        return self._list(record) is not None
+        return self.stored_list(record) is not None
 
-    def _list(self, record: ImageRecord) -> bytes | None:
-        """Return the stored file list; None if it is missing, or not what was written."""
+    def stored_list(self, record: ImageRecord) -> bytes | None:
+        """Return the file list as it is stored; None if it is missing, or not what was written."""
         try:
             data = self.list_path(record.uuid).read_bytes()
             if record.list_digest:
@@ -266,7 +266,7 @@ class ImageStore:
         self.verify(record)
         if same and record.list_digest:
             return record
-        data = self._list(record)
+        data = self.stored_list(record)
         return self._write(replace(record, fingerprint=now, list_digest=_digest(data or b"")))
 
     def sound(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import IO, Any
@@ -11,7 +9,7 @@ from typing import IO, Any
 from buildstep.report import log_pack
 from buildstep.report.interface import Report
 from buildstep.report.record import BuildRecord, critical_path
-from buildstep.report.rendering import asset, environment
+from buildstep.report.rendering import asset, environment, policy
 from buildstep.report.words import outcome
 
 _SCRIPTS = ("page.js", "charts.js", "log.js")
@@ -28,7 +26,7 @@ def render(records: Sequence[BuildRecord], out: IO[bytes]) -> None:
     pieces = template.generate(
         css=Markup(css),  # noqa: S704 - ours, and a style element is not parsed for markup
         script=Markup(script),  # noqa: S704
-        csp=_policy(css, script),
+        csp=policy(css, script),
         record=record,
         records=records,
         before=before,
@@ -42,18 +40,6 @@ def render(records: Sequence[BuildRecord], out: IO[bytes]) -> None:
     )
     for piece in pieces:
         out.write(piece.encode(errors="replace"))
-
-
-def _policy(css: str, script: str) -> str:
-    """Return what the page may do: run its own script, use its own style, and load nothing."""
-    return (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src-elem '{_hash(css)}'; "
-        "style-src-attr 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-    )
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 # -- what the template is given ---------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 import json
 from importlib import resources
 from typing import Any
@@ -14,6 +16,18 @@ from buildstep.system.text import plural, size_text
 def asset(name: str) -> str:
     """Return the text of a file in `templates/`."""
     return (resources.files("buildstep.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def policy(css: str, script: str) -> str:
+    """Return what a page may do: run its own script, use its own style, and load nothing."""
+    return (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src-elem '{_hash(css)}'; "
+        "style-src-attr 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def environment() -> Any:

@@ -1,8 +1,9 @@
 
-// The treemap of added files: a squarified layout, as deep as there is room; a folder opens on click.
+// The treemap of files: a squarified layout, as deep as there is room; a folder opens on click.
+// Each row is a path, a size and, where files differ in what became of them, a word for that and a note.
 function fileTree(files) {
   const root = { name: "/", size: 0, children: new Map(), parent: null };
-  for (const [path, size] of files) {
+  for (const [path, size, word, note] of files) {
     let node = root;
     root.size += size;
     for (const part of path.split("/").filter(Boolean)) {
@@ -10,6 +11,7 @@ function fileTree(files) {
       node = node.children.get(part);
       node.size += size;
     }
+    Object.assign(node, { word, note });
   }
   return root;
 }
@@ -74,9 +76,9 @@ if (treemap) {
     const folder = node.children.size > 0;
     const nested = folder && depth < 4 && cell.width > 60 && cell.height > 52;
     const shown = folder ? `${name}/` : name;
-    const group = svg("g", { class: `h${hue} ${folder ? "folder" : "file"} d${depth}` });
+    const group = svg("g", { class: `${node.word && !folder ? node.word : `h${hue}`} ${folder ? "folder" : "file"} d${depth}` });
     group.append(
-      svg("title", {}, `${pathOf(node)}${folder ? "/" : ""}\n${sizeText(cell.item.size)}`),
+      svg("title", {}, `${pathOf(node)}${folder ? "/" : ""}\n${(!folder && node.note) || sizeText(cell.item.size)}`),
       svg("rect", { x: cell.x, y: cell.y, width: cell.width, height: cell.height, rx: 3 }),
     );
     if (cell.width > 44 && cell.height > 18) {
@@ -133,7 +135,7 @@ if (treemap) {
     const width = treemap.clientWidth, height = treemap.clientHeight;
     crumbs(draw);
     const cells = squarify([...open.children.values()], 0, 0, width, height);
-    const map = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "files added, by size" });
+    const map = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": treemap.dataset.label || "files added, by size" });
     cells.forEach((cell, index) => {
       if (cell.width > 2 && cell.height > 2) map.append(cellOf(cell, index % 8, 0, draw));
     });

@@ -1,0 +1,136 @@
+"""`buildstep files diff`: what differs between two images, trees or lists, and limits on it."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from buildstep.cli import values
+from buildstep.cli.options import JSON, POOL, echo, print_json
+
+if TYPE_CHECKING:
+    from buildstep.files.compare_gate import Gate, Growth
+    from buildstep.files.compare_report import Diff
+
+
+def _growth(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Growth | None:
+    from buildstep.files.compare_gate import Growth
+
+    try:
+        return None if value is None else Growth.parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@click.command("diff")
+@click.argument("old", metavar="OLD", shell_complete=values.SIDES)
+@click.argument("new", metavar="NEW", shell_complete=values.SIDES)
+@click.option(
+    "--max-growth",
+    metavar="SIZE|PERCENT%",
+    callback=_growth,
+    help="Fail where the files together grew by more: 500K, 10M, 2.5%.",
+)
+@click.option("--no-new-setuid", is_flag=True, help="Fail where a path became setuid or setgid.")
+@click.option("--no-new-capabilities", is_flag=True, help="Fail where a file got a capability.")
+@click.option("--no-removed-packages", is_flag=True, help="Fail where a package is gone.")
+@click.option("--times", is_flag=True, help="Count a time that differs as a change.")
+@click.option(
+    "--limit", metavar="N", type=click.IntRange(0), default=200, show_default=True,
+    help="Show no more than so many changes, the largest; 0 for all.",
+)  # fmt: skip
+@click.option(
+    "--page", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Write a page for a browser as well.",
+)  # fmt: skip
+@POOL
+@JSON
+def command(
+    old: str, new: str, *, limit: int, page: Path | None, pool: str | None, as_json: bool, **wanted: Any
+) -> int:
+    """Compare two images, trees or file lists: files, packages, privileges, sizes, and their causes.
+
+    OLD and NEW: a file list; a directory; an image file (tar, OCI, docker-archive), or the build record
+    beside one; docker://HOST/NAME:TAG; or an image in the pool by its uuid, name@version or name. A word
+    before a colon takes one kind for sure: list:, tree:, archive:, build:, image:.
+
+    The limits are judged when all is printed. Exit code 20 if one is exceeded, also where what it is about
+    cannot be known.
+    """
+    from buildstep.cli import session, user_namespace
+    from buildstep.cli.files_sides import kind_of_side
+    from buildstep.files.compare_gate import Gate, enforce
+
+    times = wanted["times"]
+    gate = Gate(
+        growth=wanted["max_growth"],
+        setuid=wanted["no_new_setuid"],
+        capabilities=wanted["no_new_capabilities"],
+        packages=wanted["no_removed_packages"],
+    )
+    if any(kind_of_side(text)[1].pool for text in (old, new)):
+        user_namespace.enter(pool)
+
+    def job() -> int:
+        with ExitStack() as stack:
+            diff = _compare((old, new), gate, pool=pool, times=times, stack=stack)
+            _show(diff, limit=limit, page=page, as_json=as_json)
+        enforce(diff.verdicts)
+        return 0
+
+    return session.guarded(job)
+
+
+def _compare(words: tuple[str, str], gate: Gate, *, pool: str | None, times: bool, stack: ExitStack) -> Diff:
+    from buildstep.cli import files_evidence
+    from buildstep.cli.files_sides import Opening, side_of
+    from buildstep.files.compare import compare
+    from buildstep.files.compare_causes import causes
+    from buildstep.files.compare_gate import judge
+    from buildstep.files.compare_privileges import shifts
+    from buildstep.files.compare_report import Diff
+
+    opening = Opening(stack, pool)
+    old, new = (side_of(word, opening) for word in words)
+    if old.foreign and new.foreign:
+        found = compare(old.listing, new.listing, times=times)
+    else:
+        found = compare(old.without_foreign(), new.without_foreign(), times=times)
+    packages, notes = files_evidence.packages_of_sides(old, new)
+    known = files_evidence.evidence((old, new), found, packages, opening)
+    if found.skipped:
+        notes.append(f"one of the lists does not tell {', '.join(sorted(found.skipped))}: not compared")
+    moved = shifts(found.changes)
+    return Diff(
+        old=old.named,
+        new=new.named,
+        found=found,
+        shifts=moved,
+        packages=packages,
+        causes=causes(found.changes, known),
+        verdicts=judge(gate, found, moved, packages),
+        notes=[*old.notes, *new.notes, *notes, *opening.notes],
+    )
+
+
+def _show(diff: Diff, *, limit: int, page: Path | None, as_json: bool) -> None:
+    """Print the comparison, the page first: who sees the text can open it."""
+    from buildstep.files import compare_report
+
+    if page is not None:
+        from buildstep.report import diff_page
+        from buildstep.system.files import named_output
+
+        with named_output(page) as stream:
+            diff_page.render(diff.to_json(), stream)
+    if as_json:
+        print_json(diff.to_json())
+        return
+    colours = sys.stdout.isatty()
+    for text, colour in compare_report.lines(diff, limit=limit):
+        style = {"bold": True} if colour == "bold" else {"fg": colour} if colour else {}
+        echo(text, **(style if colours else {}))

@@ -1,0 +1,145 @@
+"""A comparison as JSON and as text."""
+
+from __future__ import annotations
+
+import json
+
+from buildstep.files.compare import Listing, compare
+from buildstep.files.compare_causes import Evidence, causes
+from buildstep.files.compare_gate import Verdict
+from buildstep.files.compare_packages import PackageChange
+from buildstep.files.compare_privileges import shifts
+from buildstep.files.compare_report import Diff, Named, groups, lines
+from buildstep.tree.entry import Entry
+
+A, B, C = "a" * 64, "b" * 64, "c" * 64
+
+
+def file(path: bytes, sha256: str = A, size: int = 10, mode: int = 0o644, first: bytes = b"") -> Entry:
+    return Entry(path, "f", mode, 0, 0, size, sha256, first=first)
+
+
+def folder(path: bytes) -> Entry:
+    return Entry(path, "d", 0o755, 0, 0)
+
+
+OLD = [folder(b"etc"), file(b"etc/a"), file(b"etc/moving", C, 7), folder(b"gone"), file(b"gone/x", B, 2000)]
+NEW = [
+    folder(b"etc"), file(b"etc/a", B, 2048, 0o4644), folder(b"new"), folder(b"new/deep"),
+    file(b"new/deep/moving", C, 7), file(b"new/twin", C, 7, first=b"new/deep/moving"),
+    Entry(b"new/link", "l", 0o777, 0, 0, target=b"a\x1b[31m"), Entry(b"\xff", "c", 0o600, 0, 0, rdev=(1, 3)),
+]  # fmt: skip
+
+
+def diff(old: list[Entry] = OLD, new: list[Entry] = NEW, **more: object) -> Diff:
+    found = compare(*(Listing.of({it.path: it for it in tree}) for tree in (old, new)))
+    return Diff(
+        old=Named("old.tar", "tar", A), new=Named("new.tar", "tar"), found=found, shifts=shifts(found.changes),
+        causes=causes(found.changes, Evidence(cleaned={b"gone/x": "logs"})), **more,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_the_json_has_everything() -> None:
+    value = json.loads(
+        json.dumps(diff(packages=[PackageChange("x", "amd64", "upgraded", "1", "2")]).to_json())
+    )
+    assert (value["format"], value["same"]) == (1, False)
+    assert value["old"] == {
+        "name": "old.tar", "kind": "tar", "tree_digest": A, "build": None, "entries": 5, "files": 3,
+        "bytes": 2017, "unique_bytes": 2017,
+    }  # fmt: skip
+    assert value["new"]["tree_digest"] is None
+    assert value["growth"] == {
+        "bytes": 38, "percent": 1.88, "unique_bytes": 38, "unique_percent": 1.88,
+    }  # fmt: skip
+    rows = {row["path"]: row for row in value["changes"]}
+    assert rows["etc/a"]["what"] == ["content", "size", "mode"]
+    assert (rows["etc/a"]["old"]["mode"], rows["etc/a"]["new"]["mode"]) == ("0644", "4644")
+    assert rows["etc/a"]["bytes"] == 2038
+    assert (rows["new/deep/moving"]["change"], rows["new/deep/moving"]["from"]) == ("moved", "etc/moving")
+    assert rows["new/twin"]["copy_of"] == "etc/moving"
+    assert (rows["new/twin"]["bytes"], rows["new/twin"]["new"]["linked_to"]) == (0, "new/deep/moving")
+    assert rows["\udcff"]["new"]["device"] == [1, 3]
+    assert (rows["gone/x"]["cause"], rows["gone/x"]["cause_detail"]) == ("clean", "logs")
+    assert value["causes"] == {"base": 0, "proto": 0, "packages": 0, "clean": 1, "unknown": 8}
+    assert {"path": "etc/a", "change": "gained", "kind": "setuid", "detail": "as uid 0"} in value[
+        "privileges"
+    ]
+    assert value["packages"] == [{"name": "x", "arch": "amd64", "change": "upgraded", "old": "1", "new": "2"}]
+    assert diff().to_json()["packages"] is None
+
+
+def test_of_an_empty_tree_there_are_no_per_cents() -> None:
+    assert diff(old=[]).to_json()["growth"]["percent"] is None
+    assert diff(old=NEW).to_json()["growth"]["percent"] == 0
+    assert diff(old=NEW).to_json()["same"] is True
+
+
+def test_directories_that_came_or_went_are_counted_as_a_whole() -> None:
+    found = {group.path: group for group in groups(diff().found.changes)}
+    assert list(found) == [b"etc", b"gone", b"", b"new"]  # by how much each changed
+    assert (found[b"gone"].whole, found[b"gone"].count("removed"), found[b"gone"].growth) == (
+        "removed",
+        2,
+        -2000,
+    )
+    assert (found[b"new"].whole, found[b"new"].count("added"), found[b"new"].count("moved")) == (
+        "added",
+        4,
+        1,
+    )
+    assert (found[b"etc"].whole, found[b"etc"].count("changed")) == (None, 1)
+    assert found[b""].to_json()["path"] == ""
+
+
+def text_of(made: Diff, limit: int = 0) -> str:
+    return "\n".join(row for row, _ in lines(made, limit=limit))
+
+
+def test_the_text() -> None:
+    made = diff(
+        packages=[
+            PackageChange("x", "amd64", "upgraded", "1", "2"),
+            PackageChange("y", "", "removed", "3", ""),
+        ],
+        notes=["something"],
+        verdicts=[Verdict("max-growth", True, "fine"), Verdict("no-new-setuid", False, "one")],
+    )
+    text = text_of(made)
+    for part in (
+        "old  old.tar (tar): 5 entries, 2.0 KiB\n",
+        "5 added, 2 removed, 1 changed, 1 moved; size +38 B (+1.9 %), unique content +38 B (+1.9 %)\n",
+        "note: something\n",
+        "  + setuid as uid 0              /etc/a\n",
+        "  ^ x:amd64 1 -> 2\n",
+        "  - y 3\n",
+        "\n/etc: 1 changed, +2.0 KiB\n  ~ f a  4644 0:0  10 B -> 2.0 KiB  content, size, mode\n",
+        "\n/gone (removed): 2 removed, -2.0 KiB\n  - f x  0644 0:0  2.0 KiB  [clean: logs]\n  - d .  0755 0:0\n",
+        "  > f deep/moving  0644 0:0  7 B  from /etc/moving\n",
+        "a copy of /etc/moving\n",
+        "caused by: clean 1, unknown 8\n",
+        "--max-growth: kept: fine\n",
+        "--no-new-setuid: EXCEEDED: one",
+    ):
+        assert part in text, part
+    assert "\x1b" not in text
+
+
+def test_the_limit_keeps_the_largest_and_tells_the_rest() -> None:
+    text = text_of(diff(), limit=2)
+    assert "  ~ f a" in text
+    assert "  - f x" in text
+    assert "  - d ." not in text
+    assert "and 7 more changes (--limit 0 shows all)" in text
+    assert "more change" not in text_of(diff(), limit=9)
+
+
+def test_no_difference() -> None:
+    text = text_of(diff(new=OLD))
+    assert text.splitlines()[2:] == ["no difference"]
+
+
+def test_only_what_differs_is_coloured() -> None:
+    colours = dict(lines(diff()))
+    assert colours["  + setuid as uid 0              /etc/a"] == "red"
+    assert {colour for row, colour in colours.items() if row.startswith("  - ")} == {"red"}
