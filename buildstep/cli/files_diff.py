@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from buildstep.cli import values
+from buildstep.cli.files_options import with_work
 from buildstep.cli.options import JSON, POOL, echo, print_json
 
 if TYPE_CHECKING:
+    from buildstep.cli.files_options import Work
+    from buildstep.cli.files_sides import Opening
     from buildstep.files.compare_gate import Gate, Growth
     from buildstep.files.compare_report import Diff
 
@@ -48,53 +51,46 @@ def _growth(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
     help="Write a page for a browser as well.",
 )  # fmt: skip
 @POOL
+@with_work
 @JSON
-def command(
-    old: str, new: str, *, limit: int, page: Path | None, pool: str | None, as_json: bool, **wanted: Any
-) -> int:
+def command(work: Work, *, as_json: bool, limit: int, page: Path | None, **wanted: Any) -> None:
     """Compare two images, trees or file lists: files, packages, privileges, sizes, and their causes.
 
     OLD and NEW: a file list; a directory; an image file (tar, OCI, docker-archive), or the build record
-    beside one; docker://HOST/NAME:TAG; or an image in the pool by its uuid, name@version or name. A word
-    before a colon takes one kind for sure: list:, tree:, archive:, build:, image:.
+    beside one; docker://HOST/NAME:TAG; a ref or a digest in the store; or an image in the pool by its uuid,
+    name@version or name. A word before a colon takes one kind for sure: build:, list:, tree:, archive:,
+    store:, image:.
 
     The limits are judged when all is printed. Exit code 20 if one is exceeded, also where what it is about
     cannot be known.
     """
-    from buildstep.cli import session, user_namespace
-    from buildstep.cli.files_sides import kind_of_side
+    from buildstep.cli.files_sides import Opening
     from buildstep.files.compare_gate import Gate, enforce
 
-    times = wanted["times"]
     gate = Gate(
         growth=wanted["max_growth"],
         setuid=wanted["no_new_setuid"],
         capabilities=wanted["no_new_capabilities"],
         packages=wanted["no_removed_packages"],
     )
-    if any(kind_of_side(text)[1].pool for text in (old, new)):
-        user_namespace.enter(pool)
-
-    def job() -> int:
-        with ExitStack() as stack:
-            diff = _compare((old, new), gate, pool=pool, times=times, stack=stack)
-            _show(diff, limit=limit, page=page, as_json=as_json)
-        enforce(diff.verdicts)
-        return 0
-
-    return session.guarded(job)
+    with ExitStack() as stack:
+        opening = Opening(stack, work, wanted["pool"])
+        diff = _compare((wanted["old"], wanted["new"]), gate, opening, times=wanted["times"])
+        _show(diff, limit=limit, page=page, as_json=as_json)
+    enforce(diff.verdicts)
 
 
-def _compare(words: tuple[str, str], gate: Gate, *, pool: str | None, times: bool, stack: ExitStack) -> Diff:
-    from buildstep.cli import files_evidence
-    from buildstep.cli.files_sides import Opening, side_of
+def _compare(words: tuple[str, str], gate: Gate, opening: Opening, *, times: bool) -> Diff:
+    from buildstep.cli import files_evidence, user_namespace
+    from buildstep.cli.files_sides import kind_of_side, side_of
     from buildstep.files.compare import compare
     from buildstep.files.compare_causes import causes
     from buildstep.files.compare_gate import judge
     from buildstep.files.compare_privileges import shifts
     from buildstep.files.compare_report import Diff
 
-    opening = Opening(stack, pool)
+    if any(kind_of_side(word, opening)[1].pool for word in words):
+        user_namespace.enter(opening.pool)
     old, new = (side_of(word, opening) for word in words)
     if old.foreign and new.foreign:
         found = compare(old.listing, new.listing, times=times)

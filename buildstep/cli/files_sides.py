@@ -7,6 +7,7 @@ a certain one.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -23,7 +24,9 @@ from buildstep.files.compare_report import Named
 from buildstep.tree.entry import HEADER, Entry
 
 if TYPE_CHECKING:
+    from buildstep.cli.files_options import Work
     from buildstep.cli.session import Session
+    from buildstep.files.content import ContentStore
     from buildstep.images.record import ImageRecord
     from buildstep.report.record import BuildRecord
 
@@ -69,12 +72,21 @@ class Side:
 
 @dataclass(slots=True)
 class Opening:
-    """What sides are opened with. stack: what stays open as long as a side is used."""
+    """What sides are opened with. stack: what stays open as long as a side is used; work: the store; pool:
+    the URI of a flag."""
 
     stack: ExitStack
+    work: Work
     pool: str | None = None
     notes: list[str] = field(default_factory=list)
     _session: Session | None = None
+    _store: ContentStore | None = None
+
+    def store(self) -> ContentStore:
+        """Return the store, opened once. Raises as `Work.open`."""
+        if self._store is None:
+            self._store = self.work.open()
+        return self._store
 
     def session(self) -> Session:
         """Return the pool, opened once. Raises as `session.open_session`."""
@@ -95,12 +107,12 @@ class SideKind:
     whether that needs the pool."""
 
     about: str
-    fits: Callable[[str], bool]
+    fits: Callable[[str, Opening], bool]
     open: Callable[[str, Opening], Side]
     pool: bool = False
 
 
-def kind_of_side(text: str) -> tuple[str, SideKind, str]:
+def kind_of_side(text: str, opening: Opening) -> tuple[str, SideKind, str]:
     """Return what a word names: the kind's name, the kind, and the word without `KIND:`.
 
     Raises UsageError where it names nothing.
@@ -109,7 +121,7 @@ def kind_of_side(text: str) -> tuple[str, SideKind, str]:
     if colon and rest and name in KINDS:
         return name, KINDS[name], rest
     for name, kind in KINDS.items():
-        if kind.fits(text):
+        if kind.fits(text, opening):
             return name, kind, text
     raise UsageError(f"{text!r} names nothing that can be compared", hint=f"a side is {sides_text()}")
 
@@ -121,7 +133,7 @@ def sides_text() -> str:
 
 def side_of(text: str, opening: Opening) -> Side:
     """Return the side that a word names. Raises UsageError, and what its kind raises."""
-    _, kind, rest = kind_of_side(text)
+    _, kind, rest = kind_of_side(text, opening)
     side = kind.open(rest, opening)
     side.notes += opening.notes
     opening.notes.clear()
@@ -131,7 +143,7 @@ def side_of(text: str, opening: Opening) -> Side:
 # -- lists ------------------------------------------------------------------------------------------------
 
 
-def _is_list(text: str) -> bool:
+def _is_list(text: str, _opening: Opening) -> bool:
     from buildstep.files.lists import detect
 
     if not os.path.isfile(text):
@@ -172,7 +184,7 @@ def _list(text: str, _opening: Opening) -> Side:
 # -- trees ------------------------------------------------------------------------------------------------
 
 
-def _is_tree(text: str) -> bool:
+def _is_tree(text: str, _opening: Opening) -> bool:
     return os.path.isdir(text) and not os.path.isfile(os.path.join(text, "oci-layout"))
 
 
@@ -211,7 +223,7 @@ def _read(top: bytes, entry: Entry) -> bytes | None:
 # -- archives ---------------------------------------------------------------------------------------------
 
 
-def _is_archive(text: str) -> bool:
+def _is_archive(text: str, _opening: Opening) -> bool:
     scheme, colon, _ = text.partition(":")
     return os.path.exists(text) or bool(colon and scheme in _ARCHIVES)
 
@@ -291,7 +303,7 @@ def packages_of(record: BuildRecord) -> Packages | None:
     return Packages(record.packages, str(record.inputs.get("installer", "")))
 
 
-def _is_build(text: str) -> bool:
+def _is_build(text: str, _opening: Opening) -> bool:
     from buildstep.report.record import RECORD_SUFFIX
 
     return text.endswith(RECORD_SUFFIX) and os.path.isfile(text)
@@ -311,6 +323,44 @@ def _build(text: str, opening: Opening) -> Side:
     raise ImageError(
         f"{text} names no image file that is here and whose files can be listed",
         hint="give the image file itself, or build it again with --format tar or oci",
+    )
+
+
+# -- stores -----------------------------------------------------------------------------------------------
+
+_DIGITS = re.compile("[0-9a-f]{6,64}")
+
+
+def _is_stored(text: str, opening: Opening) -> bool:
+    from buildstep.files import refs
+
+    try:
+        store = opening.store()
+        if not store.is_there():
+            return False
+        return _DIGITS.fullmatch(text) is not None or refs.read(store.storage, text) is not None
+    except UsageError:  # a name that no ref can have
+        return False
+
+
+def _stored(text: str, opening: Opening) -> Side:
+    from buildstep.files.lookup import find
+
+    store = opening.store()
+    found = find(store, text)
+    listing = Listing.read(found.data)
+
+    def content(entry: Entry) -> bytes | None:
+        try:
+            return store.get(entry.sha256)
+        except BuildstepError as error:
+            opening.notes.append(f"{text}: {error.message}")
+            return None
+
+    return Side(
+        named=Named(text, f"list {found.digest[:12]} of {store.storage.url}", listing.digest),
+        listing=listing,
+        content=content,
     )
 
 
@@ -346,6 +396,9 @@ KINDS: Mapping[str, SideKind] = {
     "archive": SideKind(
         "an image file (tar, OCI, docker-archive) or docker://HOST/NAME:TAG", _is_archive, _archive
     ),
-    "image": SideKind("an image in the pool: uuid, name@version, name", bool, _image, pool=True),
+    "store": SideKind("a ref, or a digest of a list, in the store", _is_stored, _stored),
+    "image": SideKind(
+        "an image in the pool: uuid, name@version, name", lambda text, _: bool(text), _image, pool=True
+    ),
 }
 """Kinds of sides by name, the first that fits first."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from buildstep.errors import StoreError, UsageError
@@ -15,14 +16,20 @@ from buildstep.tree.entry import FileList
 _SHORTEST = 6
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Found:
-    """A list. name: as it was asked for; digest: of the stored list; ref: that it was found by, if any."""
+    """A list. name: as it was asked for; digest: of the stored list; data: its bytes (`tree.entry.dumps`);
+    ref: that it was found by, if any."""
 
     name: str
     digest: str
-    entries: FileList
+    data: bytes = field(repr=False)
     ref: Ref | None = None
+
+    @functools.cached_property
+    def entries(self) -> FileList:
+        """Its entries, parsed when first asked for. Raises StoreError for a list that is none."""
+        return entry.loads(self.data)
 
 
 def find(store: ContentStore, name: str) -> Found:
@@ -34,7 +41,7 @@ def find(store: ContentStore, name: str) -> Found:
     if name.startswith("file:"):
         return _of_file(Path(name.removeprefix("file:")), name)
     if layout.is_digest(name) and store.storage.exists([layout.list_name(name)]):
-        return Found(name=name, digest=name, entries=store.get_list(name))
+        return Found(name=name, digest=name, data=store.read_list(name))
     if not layout.is_digest(name):
         ref = refs.read(store.storage, name)
         if ref is not None:
@@ -49,13 +56,13 @@ def _of_file(path: Path, name: str) -> Found:
         raise UsageError(f"cannot read the list {path}: {error.strerror}") from error
     import hashlib
 
-    return Found(name=name, digest=hashlib.sha256(data).hexdigest(), entries=entry.loads(data))
+    return Found(name=name, digest=hashlib.sha256(data).hexdigest(), data=data)
 
 
 def _of_ref(store: ContentStore, name: str, ref: Ref) -> Found:
     if not ref.list:
         raise StoreError(f"the ref {ref.name!r} of {store.storage.url} keeps contents, and no list")
-    return Found(name=name, digest=ref.list, entries=store.get_list(ref.list), ref=ref)
+    return Found(name=name, digest=ref.list, data=store.read_list(ref.list), ref=ref)
 
 
 def _of_digits(store: ContentStore, name: str) -> Found:

@@ -7,12 +7,14 @@ import io
 import json
 import os
 import tarfile
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from buildstep.cli.files_sides import kind_of_side
+from buildstep.cli.files_sides import Opening, kind_of_side
 from buildstep.errors import ExitCode, UsageError
 from buildstep.tree.entry import dumps
 from tests.servers import layouts
@@ -232,12 +234,43 @@ def test_an_archive_with_devices_and_owners_needs_no_root(run: Run) -> None:
     assert {"path": "null", "change": "gained", "kind": "device", "detail": "c 1:3"} in value["privileges"]
 
 
+class NoStore:
+    """A `Work` whose store is not there."""
+
+    def open(self) -> object:
+        return SimpleNamespace(is_there=lambda: False)
+
+
 def test_a_word_before_a_colon_takes_one_kind(run: Run) -> None:
     make("image", {"a": "1"})
-    assert kind_of_side("image")[0] == "tree"
-    assert kind_of_side("image:image")[0] == "image"
-    assert kind_of_side("tree:x:y")[::2] == ("tree", "x:y")
-    assert kind_of_side("docker://host/name:1")[0] == "archive"
-    assert kind_of_side("debian@12")[0] == "image"
+
+    def kind(word: str) -> tuple[str, str]:
+        name, _, rest = kind_of_side(word, Opening(ExitStack(), cast(Any, NoStore())))
+        return name, rest
+
+    assert kind("image") == ("tree", "image")
+    assert kind("image:image") == ("image", "image")
+    assert kind("tree:x:y") == ("tree", "x:y")
+    assert kind("store:x") == ("store", "x")
+    assert kind("docker://host/name:1") == ("archive", "docker://host/name:1")
+    assert kind("debian@12") == ("image", "debian@12")
     with pytest.raises(UsageError):
-        kind_of_side("")
+        kind("")
+
+
+@pytest.mark.commands("find")
+def test_lists_in_a_store(run: Run, both: tuple[str, str]) -> None:
+    """By their refs, and by the first digits of a digest; packages are read out of the store."""
+    argv = ("--store", "dir:store")
+    for tree, ref in zip(both, ("web/1", "web/2"), strict=True):
+        code, _, err = run("files", "put", tree, "--ref", ref, *argv, "--json")
+        assert code == 0, err
+    value = diffed(run, "web/1", "web/2", *argv)
+    assert rows(value) == EXPECTED
+    assert value["new"]["kind"].startswith("list ")
+    digest = value["old"]["tree_digest"]
+    assert diffed(run, digest[:12], "web/2", *argv)["changes"] == value["changes"]
+    assert diffed(run, "store:web/1", both[0], *argv)["same"] is True
+    code, _, err = run("files", "diff", "store:web/3", "web/2", *argv)
+    assert code == ExitCode.STORE
+    assert "no ref" in err
