@@ -15,7 +15,7 @@ from buildstep.cli.options import JSON, POOL, echo, print_json
 
 if TYPE_CHECKING:
     from buildstep.cli.files_options import Work
-    from buildstep.cli.files_sides import Opening
+    from buildstep.cli.files_side import Opening
     from buildstep.files.compare_gate import Gate, Growth
     from buildstep.files.compare_report import Diff
 
@@ -64,7 +64,7 @@ def command(work: Work, *, as_json: bool, limit: int, page: Path | None, **wante
     The limits are judged when all is printed. Exit code 20 if one is exceeded, also where what it is about
     cannot be known.
     """
-    from buildstep.cli.files_sides import Opening
+    from buildstep.cli.files_side import Opening
     from buildstep.files.compare_gate import Gate, enforce
 
     gate = Gate(

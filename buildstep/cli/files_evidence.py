@@ -6,7 +6,8 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
-from buildstep.cli.files_sides import Opening, Side, image_listing
+from buildstep.cli.files_side import Opening, Side
+from buildstep.cli.files_side_images import image_listing
 from buildstep.errors import BuildstepError
 from buildstep.files.compare import Comparison, compare
 from buildstep.files.compare_causes import Evidence

@@ -14,7 +14,8 @@ from typing import Any, cast
 
 import pytest
 
-from buildstep.cli.files_sides import Opening, kind_of_side
+from buildstep.cli.files_side import Opening
+from buildstep.cli.files_sides import kind_of_side
 from buildstep.errors import ExitCode, UsageError
 from buildstep.tree.entry import dumps
 from tests.servers import layouts

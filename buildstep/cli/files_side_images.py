@@ -1,0 +1,154 @@
+"""Images as a side of a comparison: image files, listed in place; build records; images in the pool."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from buildstep.cli.files_side import Opening, Side, read_below
+from buildstep.errors import BuildstepError, ImageError
+from buildstep.files.compare import Listing
+from buildstep.files.compare_packages import DATABASES, Packages
+from buildstep.files.compare_report import Named
+
+if TYPE_CHECKING:
+    from buildstep.images.record import ImageRecord
+    from buildstep.report.record import BuildRecord
+
+
+_ARCHIVES = ("tar", "oci", "docker-archive", "docker")
+"""Schemes of sources whose image can be listed; those of the others need a pool to be unpacked in."""
+
+
+# -- archives ---------------------------------------------------------------------------------------------
+
+
+def is_archive(text: str, _opening: Opening) -> bool:
+    scheme, colon, _ = text.partition(":")
+    return os.path.exists(text) or bool(colon and scheme in _ARCHIVES)
+
+
+def archive_side(text: str, opening: Opening) -> Side:
+    from buildstep.formats.tree_writer import Lister
+    from buildstep.formats.unpack import list_archive, list_layer
+    from buildstep.images.file_kind import kind_of
+    from buildstep.images.interface import SourceContext
+    from buildstep.images.sources import parse
+    from buildstep.images.sources.local_file import path_of
+
+    ref = f"{kind_of(Path(text))}:{text}" if os.path.exists(text) else text
+    scheme = ref.partition(":")[0]
+    bus = opening.bus()
+    if scheme not in _ARCHIVES or (parsed := parse(ref, bus=bus)) is None:
+        raise ImageError(
+            f"the files of {text} cannot be listed: it is of the kind {scheme}",
+            hint="import it with `buildstep image import`, then compare the image in the pool",
+        )
+    source, locator = parsed
+    path = path_of(ref)
+    if path is not None and not path.exists():
+        raise ImageError(f"there is no file {path}")
+    lister = Lister(lambda path: DATABASES.fullmatch(path) is not None)
+    folder = Path(opening.stack.enter_context(tempfile.TemporaryDirectory(prefix="buildstep-diff-")))
+    (folder / "into").mkdir()
+    (folder / "cache").mkdir()
+    context = SourceContext(
+        cache=folder / "cache",
+        downloads=folder,
+        privileged=False,
+        bus=bus,
+        environ=os.environ,
+        unpack=lambda stream, _into: list_archive(stream, lister),
+        apply_layer=lambda stream, _into, below: list_layer(stream, lister, below),
+    )
+    try:
+        if path is not None:
+            source.identify(locator, lambda _path: "")  # it says what is wrong with a file
+        found = source.fetch(locator, folder / "into", context)
+    except OSError as error:
+        raise ImageError(f"cannot read {text}: {error.strerror}") from error
+    listing = Listing.of(found.entries or {})
+    side = Side(named=Named(text, scheme, listing.digest), listing=listing, content=lister.content)
+    if path is not None and (build := _record_of(path, listing.digest, side.notes)) is not None:
+        side.build = build
+        side.named = replace(side.named, build=build.build_id)
+        side.packages = packages_of(build)
+    return side
+
+
+def _record_of(path: Path, digest: str, notes: list[str]) -> BuildRecord | None:
+    """Return the record of the build that made an image file, if it lies beside it and is of this tree."""
+    from buildstep.report import parse
+    from buildstep.report.record import RECORD_SUFFIX
+
+    for file in sorted(path.absolute().parent.glob(f"*{RECORD_SUFFIX}")):
+        if not path.name.startswith(file.name.removesuffix(RECORD_SUFFIX)):
+            continue
+        try:
+            record = parse.load(file)
+        except BuildstepError as error:
+            notes.append(f"the build record {file} is not used: {error.message}")
+            continue
+        if path.name in [artifact.name for artifact in record.artifacts]:
+            if record.tree_digest == digest:
+                return record
+            notes.append(f"the build record {file} is not used: it is of another tree than {path.name}")
+    return None
+
+
+def packages_of(record: BuildRecord) -> Packages | None:
+    """Return the packages that a build record names; None for none, as it may not know them."""
+    if not record.packages:
+        return None
+    return Packages(record.packages, str(record.inputs.get("installer", "")))
+
+
+def is_build(text: str, _opening: Opening) -> bool:
+    from buildstep.report.record import RECORD_SUFFIX
+
+    return text.endswith(RECORD_SUFFIX) and os.path.isfile(text)
+
+
+def build_side(text: str, opening: Opening) -> Side:
+    from buildstep.images.file_kind import kind_of
+    from buildstep.report import parse
+
+    record = parse.load(Path(text))
+    for artifact in record.artifacts:
+        for path in (Path(text).with_name(artifact.name), Path(artifact.path)):
+            if path.exists() and kind_of(path) in _ARCHIVES:
+                side = archive_side(os.fspath(path), opening)
+                side.named = replace(side.named, name=text)
+                return side
+    raise ImageError(
+        f"{text} names no image file that is here and whose files can be listed",
+        hint="give the image file itself, or build it again with --format tar or oci",
+    )
+
+
+# -- images -----------------------------------------------------------------------------------------------
+
+
+def image_side(text: str, opening: Opening) -> Side:
+    from buildstep.pool.interface import Kind
+
+    store = opening.session().store
+    record = store.get(text)
+    listing = image_listing(store, record)
+    tree = opening.stack.enter_context(store.backend.tree(Kind.IMAGE, record.uuid))
+    return Side(
+        named=Named(f"{record.name}@{record.version}", f"image {record.uuid}", record.tree_digest),
+        listing=listing,
+        content=partial(read_below, os.fsencode(tree)),
+        packages=Packages(record.packages, record.installer) if record.packages else None,
+    )
+
+
+def image_listing(store: Any, record: ImageRecord) -> Listing:
+    """Return the file list of an image in a pool, its lines unparsed where what is stored is whole."""
+    data = store.stored_list(record)
+    return Listing.read(data) if data is not None else Listing.of(store.entries(record))
