@@ -377,3 +377,10 @@ def test_the_cost_of_walls_is_held_to_its_bars() -> None:
     assert walls_cost.failures({"tiny": row(0.039, 1.3), "files": row(2.0, 1.029)}) == []
     wrong = walls_cost.failures({"tiny": row(0.041, 1.3), "files": row(0.1, 1.031)})
     assert [line.partition(":")[0] for line in wrong] == ["tiny", "files"]
+
+
+def test_a_comparison_of_lists_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    from bench import files_diff
+
+    assert files_diff.main(["--entries", "220", "--changes", "8", "--runs", "1"]) == 0
+    assert [row.split()[0] for row in capsys.readouterr().out.splitlines()] == ["compare", "with", "parse"]
