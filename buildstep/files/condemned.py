@@ -27,8 +27,8 @@ from buildstep.files.leases import Lease
 _PAUSE = 0.1
 _BATCH = 1000
 """Names that are deleted before the lease is renewed."""
-_PATIENCE = 600.0
-"""Seconds that a writer waits for a deletion to end."""
+_PATIENCE = leases.TTL + 60
+"""Seconds that a writer waits for a deletion to end, or for the lease of its owner, who is dead."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +124,7 @@ def delete(storage: Storage, list_: Condemned, lease: Lease) -> None:
         # Once the lease is over another one may end this, and others write the same names again.
         lease.renew()
         storage.delete(names[begin : begin + _BATCH])
-    change(storage, lambda now: replace(_owned(now, lease), deleting=frozenset()))
+    change(storage, lambda now: replace(owned(now, lease), deleting=frozenset()))
 
 
 def release(storage: Storage, lease: Lease) -> None:
@@ -154,7 +154,8 @@ def rescue(storage: Storage, names: Collection[str], lease: Lease) -> None:
             time.sleep(_PAUSE)
 
 
-def _owned(list_: Condemned, lease: Lease) -> Condemned:
+def owned(list_: Condemned, lease: Lease) -> Condemned:
+    """Return the list if the owner of this lease has claimed it. Raises LeaseLost."""
     if list_.by != lease.name:
         raise leases.lost(lease.name)
     return list_

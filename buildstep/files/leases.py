@@ -166,8 +166,11 @@ def whose(storage: Storage, name: str) -> str:
     return f"the owner of {name}" if there is None else str(parse(there.data))
 
 
-def living(storage: Storage) -> Iterator[tuple[str, LeaseRecord]]:
-    """Yield the leases that hold, and end those that do not. Raises StoreError."""
+def living(storage: Storage, *, end: bool = True) -> Iterator[tuple[str, LeaseRecord]]:
+    """Yield the leases that hold. end: end those that do not, so that their owners learn it.
+
+    Raises StoreError.
+    """
     for item in storage.list(LEASES):
         there = storage.load(item.name)
         if there is None:
@@ -175,7 +178,7 @@ def living(storage: Storage) -> Iterator[tuple[str, LeaseRecord]]:
         record = parse(there.data)
         if not record.over:
             yield item.name, record
-        elif not storage.swap(item.name, None, there.version):
+        elif end and not storage.swap(item.name, None, there.version):
             again: Versioned | None = storage.load(item.name)  # renewed at this moment
             if again is not None:
                 yield item.name, parse(again.data)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from buildstep.errors import UsageError
-from buildstep.files import layout, pack, read_tree, refs
+from buildstep.files import pack, read_tree, refs
 from buildstep.files.content import ContentStore
 from buildstep.files.read_tree import Digested, Packed, Read
 from buildstep.files.refs import Ref
@@ -84,7 +84,7 @@ def put_tree(
     last = _Last(state, tree, store.settings.id, options)
     with Session(store, f"put {tree}") as session:
         found = last.same(walk)
-        if found is not None and session.is_stored(layout.list_name(found.digest)):
+        if found is not None and session.has_list(found.digest):
             done = Put(stored=found, unchanged=True)
         else:
             done = _Reading(session, tree, options, begin).run(walk, state)

@@ -17,6 +17,7 @@ from typing import IO, Self
 from buildstep.errors import StoreError
 from buildstep.files import catalogue, chunks, condemned, layout, leases, refs
 from buildstep.files.content import ContentStore, Finder, Place, packed_list
+from buildstep.files.marks import files_in
 from buildstep.files.pack import TARGET, PackWriter, Written
 from buildstep.files.parallel import parallel
 from buildstep.files.refs import Ref
@@ -230,9 +231,15 @@ class Session:
             self._absent.discard(name)
         self._storage.write(name, data)
 
-    def is_stored(self, name: str) -> bool:
-        """Tell whether a blob is there, and stays. Raises StoreError."""
-        return name not in self._absent and bool(self._storage.exists([name]))
+    def has_list(self, digest: str) -> bool:
+        """Tell whether a list is there, and all its contents, and they stay. Raises Damaged, StoreError."""
+        name = layout.list_name(digest)
+        if name in self._absent or not self._storage.exists([name]):
+            return False
+        # The list alone says nothing: its writer may have relied on contents that we may not rely on, and a
+        # damaged content is taken out of a store by itself.
+        wanted = {content for content, _ in files_in(self.store.read_list(digest))}
+        return self.has(wanted) == wanted
 
     # -- lists and refs --------------------------------------------------------------------------------
 

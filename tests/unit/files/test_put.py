@@ -136,6 +136,18 @@ def test_a_list_that_was_deleted_is_stored_again(
     assert ContentStore(memory).get_list(first.stored.digest) == scanned(tree)
 
 
+def test_a_content_that_went_is_stored_again_though_its_list_is_there(
+    store: ContentStore, memory: Memory, tree: Path, tmp_path: Path
+) -> None:
+    grown_old(tree)
+    first = record(store, tree, state=tmp_path / "state")
+    memory.put(layout.CATALOGUE, b"buildstep-packs 1\n")
+    again = record(ContentStore(memory), tree, state=tmp_path / "state")
+    assert 0 < again.new_objects < first.new_objects
+    assert not again.unchanged
+    assert record(ContentStore(memory), tree, state=tmp_path / "state").unchanged
+
+
 def test_a_young_tree_is_not_trusted(
     store: ContentStore, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

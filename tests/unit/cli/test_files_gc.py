@@ -1,0 +1,48 @@
+"""`buildstep files gc` as a person sees it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from buildstep.errors import ExitCode
+from tests.unit.cli.conftest import Run
+
+pytestmark = pytest.mark.commands("find")
+
+
+@pytest.fixture
+def store(run: Run) -> str:
+    """A store with two trees, of which one is not needed any more."""
+    for name, text in (("kept", "kept"), ("gone", "gone")):
+        Path(name).mkdir()
+        Path(name, "both").write_text("both")
+        Path(name, name).write_text(text)
+        status, _, err = run("files", "put", name, "--store", "dir:store", "--ref", name)
+        assert status == ExitCode.OK, err
+    assert run("files", "remove", "gone", "--store", "dir:store")[0] == ExitCode.OK
+    return "dir:store"
+
+
+def test_gc(run: Run, store: str) -> None:
+    status, out, err = run("files", "gc", "--store", store, "--grace", "0", "--dry-run")
+    assert (status, err) == (ExitCode.OK, "")
+    assert "files would be deleted" in out
+    assert ": no ref reaches it\n" in out
+    status, out, _ = run("files", "gc", "--store", store, "--json")
+    assert json.loads(out)["deleted"] == []  # all is young
+    status, out, _ = run("files", "gc", "--store", store, "--grace", "0", "--json")
+    found = json.loads(out)
+    assert found["bytes"] == sum(row["bytes"] for row in found["deleted"]) > 0
+    assert {row["reason"] for row in found["deleted"]} >= {"no ref reaches it"}
+    assert run("files", "gc", "--store", store, "--grace", "0")[1] == "0 files deleted, 0 B\n"
+    assert run("files", "show", "kept", "--store", store)[0] == ExitCode.OK
+
+
+def test_gc_of_no_store(run: Run) -> None:
+    status, _, err = run("files", "gc", "--store", "dir:nothing")
+    assert status == ExitCode.STORE
+    assert "there is no store in dir:" in err
+    assert not Path("nothing").exists()
