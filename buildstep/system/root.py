@@ -70,6 +70,11 @@ class Root:
             return False
         return True
 
+    def is_file(self, path: str) -> bool:
+        """Whether this is a regular file, links followed."""
+        found = self._stat(path)
+        return found is not None and stat.S_ISREG(found.st_mode)
+
     def is_program(self, path: str) -> bool:
         """Whether this is a regular file that somebody may execute."""
         found = self._stat(path)

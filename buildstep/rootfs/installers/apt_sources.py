@@ -19,6 +19,9 @@ from buildstep.system.root import Root
 LIST = "/etc/apt/sources.list"
 PARTS = "/etc/apt/sources.list.d"
 
+_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\.(list|sources)")
+"""What the files in PARTS are called; apt passes over others, and over what is no file (sources.list(5))."""
+
 # Hosts that serve the living archive. Not snapshot. and archive.debian.org: who names these wants them.
 _DEBIAN_HOST = re.compile(
     r"(deb|security|cdn-fastly|httpredir|http|cloudfront|ftp|(ftp\.)?[a-z]{2}|(ftp|cdn)\.[a-z]{2})\.debian\.org"
@@ -36,13 +39,13 @@ class Sources:
 
     @classmethod
     def of(cls, root: Root) -> Sources:
-        """Read the sources files of a root; links are followed inside it."""
-        paths = [LIST] if root.exists(LIST) else []
+        """Read the sources files of a root as apt does; links are followed inside it."""
+        paths = [LIST]
         folder = root.host_path(PARTS)
         if folder is not None and folder.is_dir():
-            names = sorted(name for name in os.listdir(folder) if name.endswith((".list", ".sources")))
-            paths += [f"{PARTS}/{name}" for name in names]
-        return cls(files={path: root.read(path).decode(errors="replace") for path in paths})
+            paths += [f"{PARTS}/{name}" for name in sorted(os.listdir(folder)) if _PART.fullmatch(name)]
+        files = [path for path in paths if root.is_file(path)]
+        return cls(files={path: root.read(path).decode(errors="replace") for path in files})
 
     def through(self, mirror: str) -> Sources:
         """Return the same sources with Debian's hosts replaced by a mirror. Raises InstallError."""

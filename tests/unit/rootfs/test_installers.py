@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib import metadata
@@ -266,6 +267,27 @@ def test_the_mirror_replaces_debians_hosts_only(debian: Path) -> None:
     assert before.through("") == before
     with pytest.raises(InstallError):
         before.through("mirror.example")
+
+
+def test_what_apt_passes_over_is_no_source(debian: Path) -> None:
+    parts = debian / "etc/apt/sources.list.d"
+    parts.mkdir(exist_ok=True)
+    for name in ("good.list", "Good-1_2.sources", ".hidden.list", "a b.list", "x~.list", "x.list.bak"):
+        (parts / name).touch()
+    (parts / os.fsdecode(b"\xff.list")).touch()
+    (parts / "folder.list").mkdir()
+    (parts / "nowhere.list").symlink_to("gone")
+    (parts / "link.list").symlink_to("good.list")
+    os.mkfifo(parts / "pipe.list")
+    (debian / "etc/apt/sources.list").unlink(missing_ok=True)
+    (debian / "etc/apt/sources.list").mkdir()
+    sources = Sources.of(Root(debian))
+    assert [path.rpartition("/")[2] for path in sources.files] == [
+        "Good-1_2.sources",
+        "good.list",
+        "link.list",
+    ]
+    assert sources.digest()
 
 
 def test_repositories_that_are_disabled_are_none() -> None:
