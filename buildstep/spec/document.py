@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -69,9 +69,32 @@ def read_document(
                 environ=environ,
                 defines=defines or {},
             )
-        return Document(source, schema.parse(text, source), faults)
+        value = schema.parse(text, source)
+        if halves := [*_halves(value, "$")]:
+            raise SpecError(source, halves)
+        return Document(source, value, faults)
     except SpecError as error:
         raise SpecError(source, [*faults, *error.faults]) from None
+
+
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+def _halves(value: object, where: str) -> Iterator[Fault]:
+    """Yield a fault for each text that is none: JSON can escape half of a character, which no UTF-8, argument
+    or file can have."""
+    if isinstance(value, str) and (found := _HALF.search(value)):
+        what = f"has \\u{ord(found[0]):04x} in it, which is half of a character"
+        yield Fault(where=where, message=what)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _halves(item, schema.at(where, index))
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if _HALF.search(name):
+                yield from _halves(name, where)
+            else:
+                yield from _halves(item, schema.at(where, name))
 
 
 def _unused(source: str, text: str, defines: Mapping[str, str]) -> tuple[Fault, ...]:

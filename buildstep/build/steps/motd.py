@@ -28,7 +28,7 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
         "",
     ]
     state.root.make_dirs("/etc")
-    state.root.write("/etc/motd", ("\n".join(lines) + "\n").encode())
+    state.root.write("/etc/motd", os.fsencode("\n".join(lines) + "\n"))
     # One that the proto directory has is not the image's any more.
     state.overlay.pop(os.fsencode(os.path.join(state.root_prefix, "etc/motd")), None)
     result.reason = f"{spec.name} ({spec.version})"

@@ -163,6 +163,14 @@ def test_a_step_that_is_not_asked_for_does_not_run(workshop: Workshop) -> None:
     assert without.tree_digest != with_motd.tree_digest
 
 
+def test_a_source_that_is_not_utf_8_is_in_the_motd_as_it_is(workshop: Workshop) -> None:
+    workshop.build(motd=True, source_repo=os.fsdecode(b"of M\xfcller"), formats=["tar"], compression="none")
+    with tarfile.open(workshop.out / "hello-1.0.0.tar") as archive:
+        motd = archive.extractfile("etc/motd")
+        assert motd is not None
+        assert b"of M\xfcller\n" in motd.read()
+
+
 def test_files_that_were_not_read_are_not_kept_as_known(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

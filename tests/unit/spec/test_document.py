@@ -117,3 +117,19 @@ def test_the_time_of_a_stamp_is_now_unless_told(build: Load, tmp_path: Path) -> 
 @pytest.mark.parametrize("argument", [None, ""])
 def test_a_manifest_is_required(argument: str | None, build: Load) -> None:
     assert faults(build, manifest_arg=argument).keys() == {"--manifest"}
+
+
+@pytest.mark.parametrize(
+    ("more", "where"),
+    [
+        ({"description": "a \ud83d b"}, "$.description"),
+        ({"build": {"image": "tar:/x\udce4"}}, "$.build.image"),
+        ({"build": {"image": "scratch", "exclude": ["a", "\udfff"]}}, "$.build.exclude[1]"),
+        ({"build": {"image": "scratch", "owner": {"/\ud800": "0:0"}}}, "$.build.owner"),
+    ],
+)
+def test_half_a_character_is_a_fault(build: Load, more: dict[str, Any], where: str) -> None:
+    found = faults(build, GOOD | more)
+    assert list(found) == [where]
+    assert "which is half of a character" in found[where]
+    assert build(GOOD | {"description": "\U0001f600"}).manifest["description"] == "\U0001f600"
