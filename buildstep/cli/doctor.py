@@ -79,7 +79,7 @@ def command(
 
 _SHARED = (
     "words", "manifest_arg", "dir", "image", "packages", "upgrade_first", "formats", "compression",
-    "installer", "order", "exclude", "output_dir", "network", "pool", "defines",
+    "installer", "order", "exclude", "output_dir", "network", "pool", "store", "ref", "defines",
 )  # fmt: skip
 command.params[:0] = [param for param in build.command.params if param.name in _SHARED]
 """What a build is told that decides what it needs; the same words mean the same."""

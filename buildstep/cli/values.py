@@ -149,6 +149,8 @@ def _references(context: click.Context, param: click.Parameter, begun: str) -> I
     for name in SOURCES.names():
         yield {"scratch": "scratch", "docker": "docker://"}.get(name, f"{name}:")
     yield from (f"mmdebstrap:{suite}" for suite in SUITES)
+    if begun.startswith("files:") and "#" not in begun:
+        yield from (f"files:{name}" for name in _refs(context, param, begun))
     yield from _paths(begun)
     if ":" not in begun:
         yield from _stored(context, param, begun)

@@ -52,7 +52,7 @@ def record_of(backend: Backend, ref: str) -> ImageRecord | None:
         same = ref in (record.uuid, f"{record.name}@{record.version}") or record.key == wanted
         if path is not None:
             same = os.fspath(path.absolute()) in record.inputs.values() and record.key.endswith(ending)
-        elif scheme == "docker":
+        elif scheme in ("docker", "files"):
             same = same or ref in record.inputs.values()
         if same and (found is None or record.imported >= found.imported):
             found = record
@@ -98,6 +98,11 @@ def image(seen: Examination) -> None:
     elif scheme == "mmdebstrap":
         Mmdebstrap().identify(locator, str)
         seen.ok("image", ref, "is made by the first build")
+    elif scheme == "files":
+        parsed = sources.parse(ref, environ=seen.environ)
+        assert parsed is not None
+        parsed[0].identify(parsed[1], str)
+        seen.ok("image", ref, "is in that store, and is checked out by the first build")
 
 
 _NOT_HASHED = "\0"

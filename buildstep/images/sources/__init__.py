@@ -31,6 +31,7 @@ SOURCES: Registry[Maker] = Registry(
         "oci": importing("buildstep.images.sources.oci:Oci"),
         "docker-archive": _plain("buildstep.images.sources.docker_archive:DockerArchiveFile"),
         "docker": importing("buildstep.images.sources.docker:Docker"),
+        "files": importing("buildstep.images.sources.files:Files"),
         "zfs": _plain("buildstep.images.sources.zfs_file:ZfsFile"),
         "mmdebstrap": _plain("buildstep.images.sources.mmdebstrap:Mmdebstrap"),
     },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +15,18 @@ import pytest
 
 from buildstep.errors import ImageError, SpecError
 from buildstep.events import Bus, Event, Note
+from buildstep.files import open_storage, refs
+from buildstep.files.content import ContentStore
+from buildstep.files.refs import Ref
+from buildstep.files.session import Session
 from buildstep.formats.oci.spec import Descriptor, OciImage
 from buildstep.images import sources
 from buildstep.images.interface import Identity, Source
 from buildstep.images.sources import SOURCES, docker, parse
 from buildstep.net.errors import HttpError
 from buildstep.system.digest import sha256_file
+from buildstep.tree.hashing import hash_entries, spread_digests
+from buildstep.tree.scan import scan
 from tests.servers.layouts import make_saved
 from tests.unit.images.test_store import archive, manifest_of
 
@@ -70,12 +77,39 @@ def _docker_archive(folder: Path, content: str) -> str:
     return str(make_saved(folder / "saved.tar", {"base:1": [layer]}))
 
 
+def _files(folder: Path, content: str) -> str:
+    (folder / content).mkdir(parents=True, exist_ok=True)
+    (folder / content / "name").write_text(content)
+    url = f"dir:{folder}/store-{content}"
+    return f"{url}#{recorded(folder / content, url, 'base/1')}"
+
+
+def recorded(root: Path, url: str, ref: str, **notes: object) -> str:
+    """Record a tree in a store under a ref; the ref."""
+    store = ContentStore(open_storage(url))
+    store.create()
+    entries = scan(root)
+    hash_entries(root, entries.values())
+    spread_digests(entries)
+    for entry in entries.values():
+        entry.mtime = 1_700_000_000_000_000_000
+    with Session(store, "test") as session:
+        for path, entry in entries.items():
+            if entry.kind == "f":
+                session.put((root / os.fsdecode(path)).read_bytes())
+        stored = session.put_list(entries)
+        before = refs.read(store.storage, ref)
+        session.set_ref(Ref(name=ref, list=stored.digest, tree=stored.tree, notes=notes), before)
+    return ref
+
+
 HERE: dict[str, Callable[[Path, str], str]] = {
     "scratch": lambda _folder, _content: "",
     "tar": _tar,
     "oci": _oci,
     "docker-archive": _docker_archive,
     "docker": lambda _folder, content: f"//{DEAD}/base@sha256:{content.encode().hex():0>64}",
+    "files": _files,
     "zfs": _zfs,
     "mmdebstrap": lambda _folder, content: f"bookworm?include={content}",
 }
@@ -86,6 +120,7 @@ MISSING = {
     "oci": "/missing/base.oci.tar",
     "docker-archive": "/missing/base.docker.tar:base:1",
     "docker": f"//{DEAD}/missing:1",
+    "files": "dir:/missing/store#base/1",
     "zfs": "/missing/base.zfs",
     "mmdebstrap": "bookworm?vairant=x",
 }
@@ -159,7 +194,7 @@ def test_an_unknown_scheme_gets_a_hint() -> None:
     assert "did you mean docker://x/y?" in caught.value.detail
     with pytest.raises(SpecError) as caught:
         parse("qqq:x")
-    assert "scratch, tar, oci, docker-archive, docker, zfs, mmdebstrap" in caught.value.detail
+    assert "scratch, tar, oci, docker-archive, docker, files, zfs, mmdebstrap" in caught.value.detail
 
 
 @pytest.mark.parametrize(
