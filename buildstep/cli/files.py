@@ -8,6 +8,9 @@ from buildstep.cli.lazy_group import LazyGroup
 
 ROWS = {
     "put": ("buildstep.cli.files_put:command", "Record a tree in a store."),
+    "get": ("buildstep.cli.files_get:command", "Make the tree of a list, or an image of it."),
+    "mount": ("buildstep.cli.files_mount:mount", "Mount the tree of a list, read-only."),
+    "umount": ("buildstep.cli.files_mount:umount", "Unmount what `mount` has mounted."),
     "list": ("buildstep.cli.files_list:list_", "List the refs of a store."),
     "show": ("buildstep.cli.files_list:show", "Show the paths of a list."),
     "diff": ("buildstep.cli.files_diff:command", "Compare two images, trees or lists."),

@@ -26,6 +26,14 @@ STORE = click.option(
 )
 ENDPOINT = click.option("--endpoint-url", metavar="URL", help="An S3 store that is not Amazon's.")
 QUIET = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+PATHS = click.option(
+    "--path",
+    "paths",
+    metavar="PATH",
+    multiple=True,
+    shell_complete=values.FOLDERS,
+    help="Only what is at or below it; repeat.",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

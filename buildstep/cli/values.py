@@ -113,6 +113,12 @@ def _refs(context: click.Context, _param: click.Parameter, _begun: str) -> Itera
         yield from sorted(ref.name for ref in refs.every(storage))
 
 
+def _times(_context: click.Context, _param: click.Parameter, _begun: str) -> Iterator[str]:
+    yield from ("keep", "now")
+
+
+TIMES = _callback(_times)
+
 REFS = _callback(_refs)
 """Of an argument that is a ref of a store."""
 

@@ -20,11 +20,12 @@ from buildstep.errors import BuildstepError, StoreError, UsageError
 from buildstep.files import condemned, leases
 from buildstep.files.checkout_contents import Contents, least_size, locate
 from buildstep.files.checkout_farm import Farm
-from buildstep.files.checkout_options import Options, Report
+from buildstep.files.checkout_options import Options, Report, refuse_losses
 from buildstep.files.checkout_plan import STAGING, Plan, differing, everything
 from buildstep.files.checkout_writer import Writer, private
 from buildstep.files.content import ContentStore, Place
 from buildstep.files.list_check import BadList, check, folding
+from buildstep.report.progress import Begin, unseen
 from buildstep.system import space
 from buildstep.system.beneath import Beneath, exchange
 from buildstep.system.files import sync_filesystem
@@ -45,29 +46,30 @@ def checkout(
     entries: FileList,
     dest: Path,
     options: Options = _DEFAULTS,
-    report: Report | None = None,
+    begin: Begin = unseen,
 ) -> Report:
     """Make the tree of a list at `dest`, and return what was done.
 
     entries: need not be trusted; every fault of them is told, in a BadList, before anything is touched.
-    dest: missing or an empty directory, or any with `update` or `swap`; a link there is followed. report:
-    one to count in, for whoever shows progress.
+    dest: missing or an empty directory, or any with `update` or `swap`; a link there is followed. begin:
+    shows how far it is.
 
     Every content is verified before its file has its name. As root, the tree is as listed. Another user gets
     what he can have, and the report counts the rest; with `strict` that is an error, by which a new tree is
     not made. Raises BadList, UsageError, Missing, Damaged, StoreError, DiskError, DatasetError for what
     cannot be removed.
     """
-    return _Checkout(store, entries, dest, options, report or Report()).run()
+    return _Checkout(store, entries, dest, options, begin).run()
 
 
 class _Checkout:
     def __init__(
-        self, store: ContentStore, entries: FileList, dest: Path, options: Options, report: Report
+        self, store: ContentStore, entries: FileList, dest: Path, options: Options, begin: Begin
     ) -> None:
         self._store = store
         self._options = options
-        self._report = report
+        self._begin = begin
+        self._report = Report()
         self._dest = Path(os.path.realpath(dest))
         self._limit = longest_below(os.fsencode(self._dest))
         self._check(entries)
@@ -98,12 +100,8 @@ class _Checkout:
         return self._report
 
     def _refuse_losses(self) -> None:
-        if self._options.strict and self._report.left_out:
-            told = ", ".join(f"{count:,} {what}" for what, count in sorted(self._report.left_out.items()))
-            raise StoreError(
-                f"not all of the list can be made at {self._dest}: {told}",
-                hint="as root, and on a file system of Linux's own, all of it can; or leave out --strict",
-            )
+        if self._options.strict:
+            refuse_losses(self._report, os.fspath(self._dest))
 
     # -- a tree that is there ----------------------------------------------------------------------------
 
@@ -243,10 +241,9 @@ class _Checkout:
 
     def _foresee(self, plan: Plan) -> dict[str, Place]:
         places = locate(self._store, plan.files)
-        self._report.todo_files = len(plan.files)
-        self._report.todo_bytes = sum(entry.size for entry in plan.files)
         if self._options.dry_run:
-            self._report.files, self._report.size = self._report.todo_files, self._report.todo_bytes
+            self._report.files = len(plan.files)
+            self._report.size = sum(entry.size for entry in plan.files)
             self._report.entries = len(plan.folders) + len(plan.others) + len(plan.links)
         return places
 
@@ -258,7 +255,8 @@ class _Checkout:
         farm = None
         if self._options.hardlink:
             farm = Farm(self._store, private_fd, thorough=self._options.check_content)
-        Contents(self._store, writer, self._report, farm).write(plan.files, places)
+        with self._begin(len(plan.files), sum(entry.size for entry in plan.files)) as advance:
+            Contents(self._store, writer, self._report, farm, advance).write(plan.files, places)
         for entry in plan.others:
             writer.other(entry)
         for entry in plan.links:

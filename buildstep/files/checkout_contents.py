@@ -13,6 +13,7 @@ from buildstep.files.checkout_options import Report
 from buildstep.files.checkout_writer import Fill, Writer
 from buildstep.files.content import ContentStore, Place
 from buildstep.files.interface import Damaged, Missing
+from buildstep.report.progress import Advance
 from buildstep.system.digest import sha256_fd
 from buildstep.system.files import CHUNK, clone, copy_range, data_extents, write_sparse
 from buildstep.system.text import plural, shown_path
@@ -23,9 +24,13 @@ _IN_MEMORY = CHUNK
 
 
 class Contents:
-    """Writes files. farm: where files are shared between checkouts, None: they are not."""
+    """Writes files. farm: where files are shared between checkouts, None: they are not. advance: is told of
+    each file."""
 
-    def __init__(self, store: ContentStore, writer: Writer, report: Report, farm: Farm | None) -> None:
+    def __init__(
+        self, store: ContentStore, writer: Writer, report: Report, farm: Farm | None, advance: Advance
+    ) -> None:
+        self._advance = advance
         self._store = store
         self._writer = writer
         self._report = report
@@ -40,6 +45,7 @@ class Contents:
                 self._report.files += 1
                 self._report.size += entry.size
                 self._report.shared += 1
+                self._advance(1, entry.size)
             elif not entry.size:
                 self._data([entry], b"")
             else:
@@ -60,7 +66,7 @@ class Contents:
         for entry in entries:
             check_size(entry, len(data))
             self._writer.data(entry, data)
-            self._give(entry)
+            self._made(entry)
 
     def _stream(self, digest: str, entries: Sequence[Entry]) -> None:
         """Make files of a content that does not fit into memory."""
@@ -113,15 +119,16 @@ class Contents:
 
         try:
             self._writer.file(first, keep)
-            self._give(first)
+            self._made(first)
             for entry in others:
                 self._writer.file(entry, partial(_copy, kept, entry.size))
-                self._give(entry)
+                self._made(entry)
         finally:
             if kept >= 0:
                 os.close(kept)
 
-    def _give(self, entry: Entry) -> None:
+    def _made(self, entry: Entry) -> None:
+        self._advance(1, entry.size)
         if self._farm is not None:
             self._farm.give(entry, self._writer)
 

@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from buildstep.errors import StoreError
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
@@ -30,17 +32,15 @@ class Options:
 
 @dataclass(slots=True)
 class Report:
-    """What was done, counted as it happens; another thread may read it meanwhile.
+    """What was done, or would be.
 
-    todo_files, todo_bytes: contents that are to be made, known before the first is. files, size: those that
-    are made. shared: of these, files that share blocks or inodes with the store. entries: what else was made.
+    files, size: made of contents. shared: of these, files that share blocks or inodes with the store.
+    entries: what else was made.
     changed: only owner, mode, attributes or time were set. same: nothing was to be done. removed, extra:
     paths that are not listed, and were removed, or left. left_out: what could not be made here as listed, by
     what it is.
     """
 
-    todo_files: int = 0
-    todo_bytes: int = 0
     files: int = 0
     size: int = 0
     shared: int = 0
@@ -64,3 +64,13 @@ class Report:
             "extra": self.extra,
             "left_out": dict(sorted(self.left_out.items())),
         }
+
+
+def refuse_losses(report: Report, where: str) -> None:
+    """Raise StoreError where something was left out. where: what was made, for the message."""
+    if report.left_out:
+        told = ", ".join(f"{count:,} {what}" for what, count in sorted(report.left_out.items()))
+        raise StoreError(
+            f"not all of the list can be made at {where}: {told}",
+            hint="as root, and on a file system of Linux's own, all of it can; or leave out --strict",
+        )

@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from buildstep.errors import Fault
+from buildstep.errors import Fault, UsageError
 from buildstep.files.checkout_options import Options, Report
 from buildstep.files.checkout_writer import Owner
 from buildstep.system.beneath import Beneath
 from buildstep.system.digest import sha256_fd
 from buildstep.system.text import shown_path
 from buildstep.tree.entry import KINDS, Entry, FileList, Xattrs
-from buildstep.tree.scan import read_xattrs
+from buildstep.tree.scan import heal_groups, read_xattrs
 
 STAGING = b".buildstep-get-"
 """How the private directories of checkouts begin."""
@@ -64,6 +64,25 @@ class Plan:
     def inodes(self) -> int:
         """How many new ones it takes."""
         return len(self.folders) + len(self.files) + len(self.others)
+
+
+def subset(entries: FileList, paths: Iterable[str]) -> FileList:
+    """Return what of a list is at or below these paths, and the directories that lead there; without paths
+    all of it. Raises UsageError for a path that is not in it."""
+    wanted = {os.fsencode(path.strip("/")) for path in paths}
+    if not wanted or b"" in wanted:
+        return entries
+    for path in wanted - entries.keys():
+        raise UsageError(f"the list has no path {shown_path(path)}")
+    above = {path[:at] for path in wanted for at in range(len(path)) if path[at : at + 1] == b"/"}
+    below = tuple(path + b"/" for path in wanted)
+    found = {
+        path: entry
+        for path, entry in entries.items()
+        if not path or path in wanted or path in above or path.startswith(below)
+    }
+    heal_groups(found)
+    return found
 
 
 def everything(entries: Iterable[Entry]) -> Plan:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from buildstep.files.read_tree import Digested, Packed, Read
 from buildstep.files.refs import Ref
 from buildstep.files.session import Session, StoredList
 from buildstep.formats.codecs import codec
-from buildstep.report.progress import Advance, silent
+from buildstep.report.progress import Advance, Begin, unseen
 from buildstep.system import framed, workers
 from buildstep.system.files import atomic_write
 from buildstep.system.private import private_dir
@@ -38,15 +38,6 @@ from buildstep.tree.stat_lines import Walk
 _FORMAT = 1
 _GRAIN_NS = 20_000_000
 """No kernel clock that stamps files is coarser than this."""
-
-Begin = Callable[[int, int], contextlib.AbstractContextManager[Advance]]
-"""Is told how many files and bytes are to be read, and shows how far that is."""
-
-
-@contextlib.contextmanager
-def unseen(_files: int, _size: int) -> Iterator[Advance]:
-    """Show nothing."""
-    yield silent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

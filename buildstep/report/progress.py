@@ -21,8 +21,18 @@ _PAUSE = 0.1
 """Seconds between two changes of a terminal's line."""
 
 
+Begin = Callable[[int, int], contextlib.AbstractContextManager[Advance]]
+"""Is told how many files and bytes are to be done, and shows how far that is."""
+
+
 def silent(_files: int, _size: int) -> None:
     """Show nothing."""
+
+
+@contextlib.contextmanager
+def unseen(_files: int, _size: int) -> Iterator[Advance]:
+    """Show nothing of a job."""
+    yield silent
 
 
 @contextlib.contextmanager

@@ -12,6 +12,9 @@ DEBIAN: Mapping[str, str] = {
     "cp": "coreutils",
     "find": "findutils",
     "git": "git",
+    "mkfs.erofs": "erofs-utils",
+    "mksquashfs": "squashfs-tools",
+    "mount": "mount",
     "mmdebstrap": "mmdebstrap",
     "newgidmap": "uidmap",
     "newuidmap": "uidmap",
@@ -19,6 +22,7 @@ DEBIAN: Mapping[str, str] = {
     "rsync": "rsync",
     "sh": "dash",
     "true": "coreutils",
+    "umount": "mount",
     "unshare": "util-linux",
     "zfs": "zfsutils-linux",
 }
