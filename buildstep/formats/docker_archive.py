@@ -26,6 +26,8 @@ from buildstep.system.files import CHUNK, Slice, SliceReader
 
 MANIFEST = "manifest.json"
 _NAMED_BY_DIGEST = re.compile(r"(?:.*/)?(?:sha256:)?([0-9a-f]{64})(?:\.json)?")
+_HALF = re.compile("[\ud800-\udfff]")
+"""Half of a character, which JSON can escape, and no name of a file can have."""
 _DIFF_ID = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -113,7 +115,7 @@ def images_of(data: bytes, where: str) -> list[SavedImage]:
     """Parse a `manifest.json`. Raises ImageError, naming `where`, for anything else, an OCI manifest too."""
     try:
         rows = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ImageError(f"{where} is not JSON: {error}") from error
     if not isinstance(rows, list) or not rows:
         raise ImageError(f"{where} is not the list of images that `docker save` writes")
@@ -123,13 +125,13 @@ def images_of(data: bytes, where: str) -> list[SavedImage]:
 def _image(row: object, where: str) -> SavedImage:
     fields = row if isinstance(row, dict) else {}
     config, layers, tags = fields.get("Config"), fields.get("Layers"), fields.get("RepoTags") or []
-    if not isinstance(config, str) or not _are_texts(layers) or not _are_texts(tags):
+    if not _are_texts([config]) or not _are_texts(layers) or not _are_texts(tags):
         raise ImageError(f"{where} is no image with Config, RepoTags and Layers")
-    return SavedImage(tags=tuple(tags), config=config, layers=tuple(layers))
+    return SavedImage(tags=tuple(tags), config=str(config), layers=tuple(layers))
 
 
 def _are_texts(value: object) -> TypeGuard[list[str]]:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, list) and all(isinstance(item, str) and not _HALF.search(item) for item in value)
 
 
 def open_docker_archive(path: Path, label: str) -> DockerArchive:

@@ -96,7 +96,7 @@ class _Published:
             return None
         try:
             value = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise HttpError(f"{self.label}/{name} is not JSON") from error
         return value if isinstance(value, dict) else None
 

@@ -86,7 +86,7 @@ class HttpResponse:
         """Return the body as JSON. Raises HttpError if it is not JSON."""
         try:
             return json.loads(self.body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             start = self.body[:200].decode("utf-8", "replace")
             raise HttpError(
                 f"the response of {safe_url(self.url)} is not JSON",

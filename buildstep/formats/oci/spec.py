@@ -133,7 +133,7 @@ def descriptor(value: object, where: str) -> Descriptor:
                 digest=digest,
                 size=size,
                 platform=_mapping(value.get("platform")),
-                annotations=_mapping(value.get("annotations")),
+                annotations=_texts(value.get("annotations")),
             )
         if isinstance(digest, str) and not _DIGEST.fullmatch(digest):
             raise ImageError(
@@ -146,11 +146,16 @@ def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _texts(value: object) -> Mapping[str, str]:
+    """Return annotations: the specification has texts only, and others are passed over."""
+    return {key: text for key, text in _mapping(value).items() if isinstance(text, str)}
+
+
 def document(data: bytes, where: str) -> dict[str, Any]:
     """Parse a JSON object. Raises ImageError, naming `where`, for anything else."""
     try:
         value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ImageError(f"{where} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ImageError(f"{where} is not a JSON object")
@@ -198,7 +203,7 @@ def parse_manifest(data: bytes, entry: Descriptor, where: str) -> OciImage:
     """Parse an image's manifest. Raises ImageError, also for an artifact that is not a root file system."""
     value = document(data, where)
     kind = value.get("mediaType", entry.media_type)
-    if value.get("schemaVersion") != 2 or kind not in MANIFESTS:
+    if value.get("schemaVersion") != 2 or not isinstance(kind, str) or kind not in MANIFESTS:
         raise ImageError(
             f"{where} is of type {kind or 'unknown'}, not an OCI or Docker v2 image",
             hint="images of schema 1 have to be pushed again by a newer tool",
@@ -215,7 +220,7 @@ def parse_manifest(data: bytes, entry: Descriptor, where: str) -> OciImage:
         document=data,
         config=descriptor(value.get("config"), f"{where} config"),
         layers=layers,
-        annotations=_mapping(value.get("annotations")),
+        annotations=_texts(value.get("annotations")),
     )
 
 

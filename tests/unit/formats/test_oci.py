@@ -11,7 +11,7 @@ import pytest
 
 from buildstep.errors import ImageError
 from buildstep.formats.oci.layout import open_layout
-from buildstep.formats.oci.spec import OciPlatform
+from buildstep.formats.oci.spec import REF_NAME, Descriptor, OciPlatform, parse_manifest
 from buildstep.images.sources.oci import Oci
 from tests.servers.fixtures import Notes, bus
 from tests.servers.layouts import context, layer, make_layout, pack
@@ -45,6 +45,26 @@ class TestLayouts:
         assert names == ["etc/b", "etc/c", "opt/y"]
         assert found.entries is not None
         assert sorted(found.entries) == [b"", b"etc", b"etc/b", b"etc/c", b"opt", b"opt/y"]
+
+    @pytest.mark.parametrize("value", [["v1"], {"a": 1}, 1, None])
+    def test_an_annotation_that_is_no_text_is_none(self, tmp_path: Path, value: object) -> None:
+        digest = make_layout(tmp_path / "i", [self.LOWER])
+        index = json.loads((tmp_path / "i/index.json").read_text())
+        index["manifests"][0]["annotations"] = {REF_NAME: value}
+        (tmp_path / "i/index.json").write_text(json.dumps(index))
+        assert AMD.identify(f"{tmp_path}/i", no_hash).key == f"oci:{digest}"
+
+    @pytest.mark.parametrize(
+        ("text", "why"),
+        [
+            ('{"schemaVersion": 2, "mediaType": ["x"]}', "not an OCI or Docker v2 image"),
+            ("[" * 200_000, "is not JSON"),
+        ],
+    )
+    def test_a_manifest_of_another_form(self, text: str, why: str) -> None:
+        entry = Descriptor(media_type="", digest=D, size=1)
+        with pytest.raises(ImageError, match=why):
+            parse_manifest(text.encode(), entry, "it")
 
     def test_platforms(self, tmp_path: Path) -> None:
         make_layout(tmp_path / "i", [self.LOWER], platforms=["linux/arm64/v8", "linux/amd64"])

@@ -189,7 +189,17 @@ class TestDamage:
             fetch(f"docker-archive:{path}", tmp_path / "x", bus)
 
     @pytest.mark.parametrize(
-        "text", ["{", "{}", "[]", '[{"Config": 1, "Layers": []}]', '[{"Config": "c", "Layers": [1]}]', "[7]"]
+        "text",
+        [
+            "{",
+            "{}",
+            "[]",
+            '[{"Config": "c", "Layers": ["\\ud800"]}]',
+            "[" * 200_000,
+            '[{"Config": 1, "Layers": []}]',
+            '[{"Config": "c", "Layers": [1]}]',
+            "[7]",
+        ],
     )
     def test_a_manifest_that_is_none(self, tmp_path: Path, text: str) -> None:
         path = tmp_path / "saved.tar"
