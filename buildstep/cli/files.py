@@ -15,6 +15,7 @@ ROWS = {
     "show": ("buildstep.cli.files_list:show", "Show the paths of a list."),
     "diff": ("buildstep.cli.files_diff:command", "Compare two images, trees or lists."),
     "remove": ("buildstep.cli.files_list:remove", "Remove refs; what only they kept goes with the next gc."),
+    "verify": ("buildstep.cli.files_verify:command", "Check that a store is whole, and repair it."),
     "gc": ("buildstep.cli.files_gc:command", "Delete what no ref reaches."),
 }
 """See `LazyGroup`."""

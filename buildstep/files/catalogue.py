@@ -130,6 +130,20 @@ def change(storage: Storage, *, add: Collection[str] = (), remove: Collection[st
         time.sleep(0.01)
 
 
+def rebuild(storage: Storage, packs: Collection[str]) -> None:
+    """Make the catalogue anew, of these packs and those that were stored meanwhile. Raises StoreError."""
+    there = storage.load(CATALOGUE)
+    if there is not None:
+        try:
+            before = _parse(storage, there.data)
+        except StoreError:
+            storage.swap(CATALOGUE, None, there.version)
+        else:
+            gone = [digest for digest in before if not storage.exists([pack_name(digest)])]
+            change(storage, remove=gone)
+    change(storage, add=packs)
+
+
 def _parse(storage: Storage, data: bytes) -> list[str]:
     rows = data.decode("ascii", "replace").splitlines()
     if not data.startswith(_HEAD) or not all(map(is_digest, rows[1:])):

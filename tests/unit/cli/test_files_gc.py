@@ -1,4 +1,4 @@
-"""`buildstep files gc` as a person sees it."""
+"""`buildstep files gc` and `verify` as a person sees it."""
 
 from __future__ import annotations
 
@@ -46,3 +46,25 @@ def test_gc_of_no_store(run: Run) -> None:
     assert status == ExitCode.STORE
     assert "there is no store in dir:" in err
     assert not Path("nothing").exists()
+
+
+def test_verify(run: Run, store: str) -> None:
+    assert run("files", "put", "kept", "--store", "dir:copy")[0] == ExitCode.OK
+    status, out, err = run("files", "verify", "--store", store)
+    assert (status, err) == (ExitCode.OK, "")
+    assert out.startswith("3 contents in 2 packs and 0 objects, ")
+    assert out.endswith(" B, kept by 1 ref: none damaged\n")
+    for pack in Path("store").glob("packs/*/*"):
+        pack.chmod(0o600)
+        pack.write_bytes(b"damaged")
+    status, out, _ = run("files", "verify", "--store", store, "--quick")
+    assert status == ExitCode.STORE
+    assert "  needed by kept\n    kept: both\n" in out
+    status, out, _ = run("files", "verify", "--store", store, "--repair-from", "dir:copy", "--json")
+    found = json.loads(out)
+    assert status == ExitCode.OK
+    assert len(found["quarantined"]) == 2
+    assert len(found["fetched"]) == 2
+    assert found["left"] == []
+    assert {path["path"] for row in found["damaged"] for path in row["paths"]} == {"both", "kept"}
+    assert run("files", "verify", "--store", store)[0] == ExitCode.OK

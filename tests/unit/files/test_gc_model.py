@@ -23,6 +23,7 @@ from buildstep.files.content import ContentStore, Settings
 from buildstep.files.leases import TTL, Lease, LeaseLost
 from buildstep.files.refs import Ref
 from buildstep.files.session import Session
+from buildstep.files.verify import verify
 from buildstep.tree.entry import Entry, FileList
 from tests.unit.files.memory import Actor, Memory
 
@@ -234,6 +235,7 @@ class Machine(RuleBasedStateMachine):
         store = ContentStore(self.memory)
         found = gc.collect(store, grace=0, dry_run=True)
         assert not found.reasons
+        assert verify(store).damage == ()
         assert not [name for name in self.memory.blobs if name.startswith(layout.LEASES)]
         there = list(refs.every(self.memory))
         lists = {layout.list_name(ref.list) for ref in there}
