@@ -39,7 +39,8 @@ def say(text: str) -> None:
 def make_tree(top: Path, half: Path, files: int) -> int:
     """Make the tree, and a second one with hard links to every other directory of it; return the bytes."""
     rng = random.Random(SEED)
-    content = Content(SEED)
+    # Half of a file is text, which compresses, and half is noise, which does not.
+    text, noise = Content(SEED).chunk("text", 0, 1 << 20), rng.randbytes(64 << 20)
     sizes: list[tuple[int, int]] = []
     total = 0
     for number in range(files):
@@ -51,9 +52,11 @@ def make_tree(top: Path, half: Path, files: int) -> int:
         else:
             key, size = number, min(100_000, int(rng.lognormvariate(7.6, 1.1)))
             sizes.append((key, size))
-        data = content.chunk(f"f{key}", 0, size) if size else b""
-        (folder / f"f{number}").write_bytes(b"%d\n" % key + data)
-        total += size
+        half_size = size // 2
+        at, there = key * 7919 % (len(noise) - size), key * 104_729 % ((512 << 10) - half_size)
+        data = b"%d\n" % key + text[there : there + half_size] + noise[at : at + half_size]
+        (folder / f"f{number}").write_bytes(data)
+        total += len(data)
     for folder in sorted(top.iterdir())[::2]:
         target = half / folder.name
         target.mkdir(parents=True)

@@ -63,11 +63,15 @@ def with_work(job: Callable[..., int | None]) -> Callable[..., int]:
 
     @functools.wraps(job)
     def run(store: str | None, endpoint_url: str | None, **options: Any) -> int:
+        import gc
+
         from buildstep.cli import session
         from buildstep.events import Bus
         from buildstep.files.places import default_store
         from buildstep.report.console import view_for
         from buildstep.spec import config as configs
+
+        gc.disable()  # see cli.build: lists of paths hold no cycles
 
         def inside() -> int:
             config = configs.load(os.environ, Path.cwd())

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from buildstep.errors import StoreError
-from buildstep.formats.codecs import codec, expand_zstd
+from buildstep.formats.codecs import codec, expand_zstd, fast_zstd
 from buildstep.system.files import write_all
 
 FRAME = 256 << 10
@@ -95,7 +95,7 @@ class PackWriter:
 
     def __init__(self, path: Path, *, compress: bool = True) -> None:
         self.path = path
-        self._compress = codec("zstd").compress if compress else None
+        self._compress = fast_zstd() if compress else None
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         self._sha256 = hashlib.sha256()
         self._frames: list[Frame] = []

@@ -30,7 +30,7 @@ from buildstep.tree import stat_lines
 from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.exclude import Exclude, excluder
 from buildstep.tree.hashing import open_content, spread_digests
-from buildstep.tree.proto import scan_proto
+from buildstep.tree.proto import ProtoDir, scan_proto
 from buildstep.tree.scan import entry_of
 from buildstep.tree.stat_index import StatIndex
 from buildstep.tree.stat_lines import Walk
@@ -120,11 +120,10 @@ class _Reading:
         with self._begin(len(files), size) as advance:
             self._read(files, advance)
         spread_digests(entries)
-        if index is not None:
-            proto.unread = proto.unread_size = 0
-            proto.save(index)
-        self._finish(entries)
-        stored = self._session.put_list(entries)
+        proto.unread = proto.unread_size = 0
+        with _saving(proto, index):
+            self._finish(entries)
+            stored = self._session.put_list(entries)
         return Put(
             stored=stored,
             new_objects=self._new_objects + self._session.new_objects,
@@ -218,6 +217,21 @@ class _Reading:
             limit = self._options.clamp * 1_000_000_000
             for item in entries.values():
                 item.mtime = min(item.mtime, limit)
+
+
+@contextlib.contextmanager
+def _saving(proto: ProtoDir, index: StatIndex | None) -> Iterator[None]:
+    """Save what is known of a tree during the block; of a large one in a process of its own."""
+    if index is None:
+        yield
+    elif len(proto.fresh) < read_tree.FEW or workers.cores() == 1:
+        proto.save(index)
+        yield
+    else:
+        with workers.running([index], lambda it, _send: proto.save(it)) as values:
+            yield
+            for _ in values:  # it has done its job, or raises why not
+                pass
 
 
 def _excluder(patterns: tuple[str, ...]) -> Exclude | None:
