@@ -43,10 +43,15 @@ class Unlistable(StoreError):
     """A storage that cannot say what it holds, such as a plain web server."""
 
 
+def is_name(text: str) -> bool:
+    """Tell whether this can be the name of a blob."""
+    return _NAME.fullmatch(text) is not None
+
+
 def checked(name: str) -> str:
     """Return a name. Raises StoreError for one that no blob can have, such as `../x`: names are also read
     from what is stored, which somebody else may have written."""
-    if _NAME.fullmatch(name) is None:
+    if not is_name(name):
         raise StoreError(f"{name[:100]!r} is no name of a blob", hint="did somebody alter the store?")
     return name
 

@@ -29,6 +29,8 @@ from buildstep.system.space import existing
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _MODE = 0o444
 _SWAPPING = "swap.lock"
+_SSH = "ssh"
+"""Where writers by ssh have their temporary files, without locks: see `ssh_scripts`."""
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -299,7 +301,7 @@ class Local:
     def _sweep(self) -> None:
         """Remove what dead writers left in `tmp/`: theirs is not locked any more."""
         for path in self._temporaries.iterdir():
-            if path.name == _SWAPPING:
+            if path.name in (_SWAPPING, _SSH):
                 continue
             with contextlib.suppress(OSError):
                 if path.is_dir() and not path.is_symlink():

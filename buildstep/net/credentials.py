@@ -1,4 +1,4 @@
-"""User and password for a registry: from the environment, or from what `docker login` wrote."""
+"""User and password for a registry or web server: of the environment, or of what `docker login` wrote."""
 
 from __future__ import annotations
 
@@ -26,15 +26,18 @@ class Credentials:
         return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
 
 
-def credentials_for(host: str, environ: Mapping[str, str]) -> Credentials | None:
+def credentials_for(
+    host: str, environ: Mapping[str, str], *, prefix: str = "BUILDSTEP_REGISTRY"
+) -> Credentials | None:
     """Return BUILDSTEP_REGISTRY_USER and _PASSWORD, else what `docker login` wrote; None without either.
 
-    The password of the environment is for BUILDSTEP_REGISTRY_HOST if that is set, else for any host.
+    The password of the environment is for BUILDSTEP_REGISTRY_HOST if that is set, else for any host. prefix:
+    of these variables, for another service than a registry.
     Raises UsageError for a file that cannot be read as credentials. Its format: docker's config.json.
     """
-    user = environ.get("BUILDSTEP_REGISTRY_USER", "")
-    if user and environ.get("BUILDSTEP_REGISTRY_HOST", host) == host:
-        return Credentials(user=user, password=environ.get("BUILDSTEP_REGISTRY_PASSWORD", ""))
+    user = environ.get(f"{prefix}_USER", "")
+    if user and environ.get(f"{prefix}_HOST", host) == host:
+        return Credentials(user=user, password=environ.get(f"{prefix}_PASSWORD", ""))
     home, runtime = environ.get("HOME", ""), environ.get("XDG_RUNTIME_DIR", "")
     docker = environ.get("DOCKER_CONFIG") or (f"{home}/.docker" if home else "")
     files = [

@@ -1,5 +1,7 @@
 """S3 over boto3: get, put, list and download objects; writes that are refused where a name is taken.
 
+What a store of blobs needs beyond that is in `s3_blobs`.
+
 boto3 is imported on first use: it is an extra, and slow to import.
 """
 
@@ -8,8 +10,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,14 +27,18 @@ from buildstep.system.digest import Expected, sha256_file
 SHA256 = "sha256"
 """The name of our metadata field: stores differ in the digests they compute, but all keep metadata."""
 
+WRITER = "writer"
+"""The name of a metadata field that tells one call from another that writes the same."""
+
 MULTIPART_FROM = 64 << 20
 _PART = 32 << 20
 _MAX_PARTS = 10_000
 _REGION = "us-east-1"
 _LINK_SECONDS = 6 * 3600
 _TAKEN = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
-_MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
-_HINTS = {
+MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
+"""Codes that stores give where a name has no object."""
+HINTS = {
     "NoSuchBucket": "create the bucket first, or check its name",
     "AccessDenied": "these credentials do not permit this call",
     "Forbidden": "these credentials do not permit this call",
@@ -52,11 +59,15 @@ class Taken(S3Error):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectInfo:
-    """An object of a store. key: without the client's prefix. sha256: of our metadata; not in listings."""
+    """An object of a store. key: without the client's prefix. sha256, writer: of our metadata; not in
+    listings. etag: the store's name for this value; modified: seconds since the epoch."""
 
     key: str
     size: int
     sha256: str = ""
+    writer: str = field(default="", compare=False)
+    etag: str = field(default="", compare=False)
+    modified: float = field(default=0.0, compare=False)
 
 
 def parse_s3(uri: str) -> tuple[str, str]:
@@ -73,24 +84,27 @@ class S3Client:
 
     http: gives the environment, the limits and the bus. endpoint: another store than Amazon's; by default
     AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL. Credentials are those of the environment, else those that boto3
-    finds.
+    finds. at_once: connections that are kept for calls of several threads.
     """
 
-    def __init__(self, uri: str, *, http: Http, endpoint: str = "") -> None:
+    def __init__(self, uri: str, *, http: Http, endpoint: str = "", at_once: int = 10) -> None:
         self.bucket, self.prefix = parse_s3(uri)
         self.uri = f"s3://{self.bucket}" + (f"/{self.prefix}" if self.prefix else "")
         self.http = http
         names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
         self._endpoint = endpoint or next(filter(None, map(http.environ.get, names)), "")
+        self._at_once = at_once
+        self._guard = threading.Lock()
         self._made: Any = None
         self._conditional: bool | None = None
         """Whether the store obeys conditions on writes; None while that is not known."""
 
     @property
     def _boto(self) -> Any:
-        if self._made is None:
-            self._made = self._connect()
-        return self._made
+        with self._guard:
+            if self._made is None:
+                self._made = self._connect()
+            return self._made
 
     def _connect(self) -> Any:
         try:
@@ -117,6 +131,7 @@ class S3Client:
                 signature_version="s3v4",
                 # Other stores seldom have a host name for each bucket.
                 s3={"addressing_style": "path" if self._endpoint else "auto"},
+                max_pool_connections=self._at_once,
                 connect_timeout=limits.connect,
                 read_timeout=limits.response,
                 retries={"total_max_attempts": limits.attempts, "mode": "standard"},
@@ -149,7 +164,7 @@ class S3Client:
                 f"{where}: {code} {clean_text(str(error.response.get('Error', {}).get('Message', '')), 200)}",
                 status=status,
                 server_code=code,
-                hint=_HINTS.get(code, ""),
+                hint=HINTS.get(code, ""),
                 retryable=status in (429, 500, 502, 503, 504),
             ) from None
         except NoCredentialsError:
@@ -168,27 +183,55 @@ class S3Client:
             with self._calling(f"look at {key} in"):
                 return _info(key, self._boto.head_object(Bucket=self.bucket, Key=self._key(key)))
         except S3Error as error:
-            if error.server_code in _MISSING:
+            if error.server_code in MISSING:
                 return None
             raise
 
     def get(self, key: str, *, limit: int = MAX_RESPONSE) -> bytes | None:
         """Return a small object's bytes, verified if its sha256 is known; None if there is no object."""
-        try:
-            with self._calling(f"get {key} from"):
-                found = self._boto.get_object(Bucket=self.bucket, Key=self._key(key))
-                with contextlib.closing(found["Body"]) as body:
-                    data: bytes = body.read(limit + 1)
-        except S3Error as error:
-            if error.server_code in _MISSING:
-                return None
-            raise
-        info = _info(key, found)
-        if len(data) > limit or len(data) != info.size:
-            raise S3Error(f"{self.uri}/{key} came with {len(data)} of {info.size} bytes")
+        found = self.load(key, limit=limit)
+        if found is None:
+            return None
+        data, info = found
         if info.sha256 and hashlib.sha256(data).hexdigest() != info.sha256:
             raise S3Error(f"{self.uri}/{key} is damaged: its sha256 is not {info.sha256}")
         return data
+
+    def load(self, key: str, *, limit: int = MAX_RESPONSE) -> tuple[bytes, ObjectInfo] | None:
+        """Return a small object's bytes, and what is known of it; None if there is no object."""
+        try:
+            data, found = self._read(key, limit=limit)
+        except S3Error as error:
+            if error.server_code in MISSING:
+                return None
+            raise
+        return data, _info(key, found)
+
+    def _read(
+        self, key: str, *, wanted: str = "", limit: int | None = None
+    ) -> tuple[bytes, Mapping[str, Any]]:
+        attempt = 1
+        while True:
+            with self._calling(f"get {key} from"):
+                found = self._boto.get_object(
+                    Bucket=self.bucket, Key=self._key(key), **({"Range": wanted} if wanted else {})
+                )
+            # boto repeats a call whose response does not begin, but not one whose body breaks off.
+            try:
+                with self._calling(f"get {key} from"), contextlib.closing(found["Body"]) as body:
+                    data: bytes = body.read() if limit is None else body.read(limit + 1)
+                size = int(found["ContentLength"])
+                if limit is not None and len(data) > limit:
+                    raise S3Error(f"{self.uri}/{key} has {size} bytes, more than the {limit} that are read")
+                if len(data) != size:
+                    raise S3Error(f"{self.uri}/{key} came with {len(data)} of {size} bytes", retryable=True)
+            except S3Error as error:
+                if not error.retryable or attempt >= self.http.options.attempts:
+                    raise
+                self.http.pause(attempt, error)
+                attempt += 1
+            else:
+                return data, found
 
     def download(self, key: str, target: Path, *, expected: Expected) -> Downloaded:
         """Download an object, resumed where that is possible, and verify it."""
@@ -207,7 +250,11 @@ class S3Client:
             )
             for page in pages:
                 for row in page.get("Contents", []):
-                    yield ObjectInfo(key=str(row["Key"]).removeprefix(base), size=int(row["Size"]))
+                    yield ObjectInfo(
+                        key=str(row["Key"]).removeprefix(base),
+                        size=int(row["Size"]),
+                        modified=row["LastModified"].timestamp(),
+                    )
 
     # -- writing ---------------------------------------------------------------------------------------
 
@@ -239,7 +286,7 @@ class S3Client:
         }
         wanted = ObjectInfo(key=key, size=size, sha256=sha256)
         try:
-            self._send(data, wanted, common, if_absent=if_absent)
+            self._send(data, wanted, common, ABSENT if if_absent else {})
         except Taken:
             # Our own write may have been repeated after a lost response, and found itself.
             if not if_absent or self.head(key) != wanted:
@@ -251,9 +298,9 @@ class S3Client:
         return wanted
 
     def _send(
-        self, data: bytes | Path, info: ObjectInfo, common: Mapping[str, Any], *, if_absent: bool
+        self, data: bytes | Path, info: ObjectInfo, common: Mapping[str, Any], condition: Mapping[str, str]
     ) -> None:
-        condition = {"IfNoneMatch": "*"} if if_absent else {}
+        """Write an object. condition: of the call. Raises Taken where it does not hold."""
         if isinstance(data, Path) and info.size > MULTIPART_FROM:
             self._send_parts(data, info, common, condition)
             return
@@ -293,7 +340,7 @@ class S3Client:
     def _obeys_conditions(self, data: bytes, info: ObjectInfo, common: Mapping[str, Any]) -> bool:
         """Repeat the write just made, which a store that obeys conditions refuses."""
         try:
-            self._send(data, info, common, if_absent=True)
+            self._send(data, info, common, ABSENT)
         except Taken:
             return True
         self.http.bus.note(
@@ -309,7 +356,17 @@ class S3Client:
             self._boto.delete_object(Bucket=self.bucket, Key=self._key(key))
 
 
+ABSENT = {"IfNoneMatch": "*"}
+"""The condition that a name has no object."""
+
+
 def _info(key: str, found: Mapping[str, Any]) -> ObjectInfo:
     # Some stores give the names of metadata back in capitals.
     metadata = {name.lower(): value for name, value in found.get("Metadata", {}).items()}
-    return ObjectInfo(key=key, size=int(found["ContentLength"]), sha256=metadata.get(SHA256, ""))
+    return ObjectInfo(
+        key=key,
+        size=int(found["ContentLength"]),
+        sha256=metadata.get(SHA256, ""),
+        writer=metadata.get(WRITER, ""),
+        etag=str(found.get("ETag", "")),
+    )

@@ -21,6 +21,7 @@ DEBIAN: Mapping[str, str] = {
     "nsenter": "util-linux",
     "rsync": "rsync",
     "sh": "dash",
+    "ssh": "openssh-client",
     "true": "coreutils",
     "umount": "mount",
     "unshare": "util-linux",
