@@ -17,6 +17,11 @@ ROWS = {
     "remove": ("buildstep.cli.files_list:remove", "Remove refs; what only they kept goes with the next gc."),
     "verify": ("buildstep.cli.files_verify:command", "Check that a store is whole, and repair it."),
     "gc": ("buildstep.cli.files_gc:command", "Delete what no ref reaches."),
+    "import": ("buildstep.cli.files_import:import_", "Take over a list and its contents, such as AYS's."),
+    "export": (
+        "buildstep.cli.files_import:export",
+        "Write a list and its contents in a form that others read.",
+    ),
 }
 """See `LazyGroup`."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from buildstep.cli import values
 if TYPE_CHECKING:
     from buildstep.events import Bus
     from buildstep.files.content import ContentStore
+    from buildstep.files.interface import Storage
 
 STORE = click.option(
     "--store",
@@ -47,14 +49,27 @@ class Work:
 
     def open(self, url: str = "") -> ContentStore:
         """Return a store, by default the one of --store. Raises UsageError; nothing is read yet."""
-        from buildstep.files import open_storage
         from buildstep.files.content import ContentStore
         from buildstep.files.places import cache_folder
 
-        storage = open_storage(
-            url or self.store_url, environ=self.environ, bus=self.bus, endpoint=self.endpoint
-        )
+        storage = self.storage(url or self.store_url)
         return ContentStore(storage, bus=self.bus, kept=cache_folder(self.environ))
+
+    def storage(self, url: str) -> Storage:
+        """Return a place for a store of whatever layout. Raises UsageError; nothing is read yet."""
+        from buildstep.files import open_storage
+
+        return open_storage(url, environ=self.environ, bus=self.bus, endpoint=self.endpoint)
+
+
+def owner(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """Return UID:GID as numbers: a callback for click."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,10}):([0-9]{1,10})", value)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is not UID:GID, such as 0:0")
+    return int(match[1]), int(match[2])
 
 
 def with_work(job: Callable[..., int | None]) -> Callable[..., int]:

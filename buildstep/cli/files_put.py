@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,9 @@ from typing import Any
 import click
 
 from buildstep.cli import values
-from buildstep.cli.files_options import QUIET, Work, with_work
+from buildstep.cli.files_options import QUIET, Work, owner, with_work
 from buildstep.cli.options import JSON, show
 from buildstep.system.text import plural, size_text
-
-
-def _owner(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    match = re.fullmatch(r"([0-9]{1,10}):([0-9]{1,10})", value)
-    if match is None:
-        raise click.BadParameter(f"{value!r} is not UID:GID, such as 0:0")
-    return int(match[1]), int(match[2])
 
 
 @click.command("put")
@@ -30,7 +20,7 @@ def _owner(_ctx: click.Context, _param: click.Parameter, value: str | None) -> t
 @click.option("--ref", metavar="NAME", default="", help="Set this name to the list, such as web/1.2.0.")
 @click.option("--exclude", metavar="PATTERN", multiple=True, help="Leave out what fits, as rsync; repeat.")
 @click.option(
-    "--owner", metavar="UID:GID", callback=_owner, help="Record this owner, not the one on this machine."
+    "--owner", metavar="UID:GID", callback=owner, help="Record this owner, not the one on this machine."
 )
 @click.option(
     "--clamp-mtime",

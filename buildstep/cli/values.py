@@ -123,6 +123,16 @@ REFS = _callback(_refs)
 """Of an argument that is a ref of a store."""
 
 
+def _forms(_context: click.Context, _param: click.Parameter, _begun: str) -> Iterator[str]:
+    from buildstep.files.lists import LISTS
+
+    yield from LISTS.names()
+
+
+FORMS = _callback(_forms)
+"""Of an option that is a form of file list."""
+
+
 def _stored(context: click.Context, _param: click.Parameter, _begun: str) -> Iterator[str]:
     """Yield uuids and names of the images in the pool of the command line, without opening a session."""
     from buildstep.images.record import ImageRecord

@@ -58,7 +58,7 @@ class AysStore:
         """
         name = self._locate({md5}).get(md5)
         if name is None:
-            raise self._why_missing(md5)
+            raise self.why_missing(md5)
         return Object(_Verified(self.storage, name, md5, size))
 
     def add(self, md5: str, data: bytes | Path) -> bool:
@@ -91,7 +91,8 @@ class AysStore:
         self._found |= found
         return found
 
-    def _why_missing(self, md5: str) -> StoreError:
+    def why_missing(self, md5: str) -> StoreError:
+        """Return the error of an object that is not there, or is there as only AYS itself reads it."""
         packed = self.storage.exists([_object_name(place, md5) + ".bro" for place in PLACES])
         if packed:
             hint = "expand it with `brotli -d`, and list it by the MD5 of what comes out"
@@ -102,6 +103,10 @@ class AysStore:
         return Missing(f"{self.storage.url} has no object {md5}", hint="is it the store of this list?")
 
     # -- lists -----------------------------------------------------------------------------------------
+
+    def check_name(self, name: str) -> None:
+        """Raise UsageError for what no list can be called."""
+        _list_name(LIST_PLACES[0], name)
 
     def lists(self) -> list[str]:
         """Return the names of the lists. Raises StoreError, Unlistable where that cannot be known."""

@@ -12,12 +12,11 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from buildstep.errors import BuildstepError, StoreError, UsageError
-from buildstep.files import condemned, leases
+from buildstep.files import leases
 from buildstep.files.checkout_contents import Contents, least_size, locate
 from buildstep.files.checkout_farm import Farm
 from buildstep.files.checkout_options import Options, Report, refuse_losses
@@ -86,7 +85,8 @@ class _Checkout:
 
     def run(self) -> Report:
         try:
-            with _reading(self._store):
+            _ = self._store.settings  # where there is no store, none is made
+            with leases.reading(self._store.storage, "get"):
                 if self._options.update:
                     self._update()
                 elif self._dest.exists() and os.path.ismount(self._dest):
@@ -310,18 +310,6 @@ def _locked(path: Path) -> int:
             f"another checkout to {path} is under way", hint="wait until it has ended", retryable=True
         )
     return fd
-
-
-@contextlib.contextmanager
-def _reading(store: ContentStore) -> Iterator[None]:
-    """Keep what is in the store from being deleted, where we may tell it so."""
-    _ = store.settings  # where there is no store, none is made
-    if not store.storage.writable:
-        yield
-        return
-    with leases.Lease(store.storage, "get") as lease:
-        lease.saw(condemned.read(store.storage).generation)
-        yield
 
 
 def _sweep(folder: Path, prefix: str) -> None:

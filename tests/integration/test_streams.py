@@ -109,6 +109,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (top / "state/result.part").write_text(made.out)
     assert call(["make", "finish", *state], top).status == 0
     assert call(["files", "put", "proto", "--store", "store", "--ref", "hello"], top).status == 0
+    assert call(["files", "export", "hello", "ays", "--store", "store", "--to", "ays3"], top).status == 0
     return top
 
 
@@ -127,6 +128,8 @@ COMMANDS: dict[str, list[str]] = {
     "files list": ["--store", "store"],
     "files show": ["hello", "--store", "store"],
     "files remove": ["no-such-ref", "--store", "store"],
+    "files import": ["hello", "--store", "store", "--objects", "ays", "--ref", "again"],
+    "files export": ["hello", "ays", "--store", "store", "--to", "ays3"],
     "cache list": [],
     "cache size": [],
     "cache verify": [],
@@ -153,6 +156,8 @@ COMMANDS: dict[str, list[str]] = {
 DOES = {
     "build",
     "files put",
+    "files import",
+    "files export",
     "image import",
     "image gc",
     "image publish",

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
 from buildstep.errors import StoreError
+from buildstep.files.interface import Damaged, Missing
 from buildstep.system.accounts import numbers
 from buildstep.system.text import plural, shown_path
 from buildstep.tree.entry import Entry, FileList
@@ -60,6 +61,13 @@ class ReadList:
         """Return each content that `digests` names once, with its size, in the order of the paths."""
         return {named: self.entries[path].size for path, named in self.digests.items()}
 
+    def firsts(self) -> dict[Named, bytes]:
+        """Return the first path that has each content of `wanted`."""
+        found: dict[Named, bytes] = {}
+        for path, named in self.digests.items():
+            found.setdefault(named, path)
+        return found
+
     def resolved(self, names: Mapping[Named, str]) -> FileList:
         """Return the entries with the SHA-256 of every content. names: that of each of `wanted`.
 
@@ -74,12 +82,12 @@ class ReadList:
                 missing.append(f"{shown_path(path)} ({named})")
         if missing:
             raise StoreError(
-                f"{plural(len(missing), 'file')} without content", detail=few(missing), hint=_FIND_CONTENT
+                f"{plural(len(missing), 'file')} without content", detail=few(missing), hint=FIND_CONTENT
             )
         return entries
 
 
-_FIND_CONTENT = "name the store that the list was made for, or another that holds them"
+FIND_CONTENT = "name the store that the list was made for, or another that holds them"
 
 TOLD = 50
 """Of how many things of a kind an error tells each."""
@@ -92,32 +100,31 @@ def few(rows: list[str]) -> str:
 
 
 class Take(Protocol):
-    """What brings contents from another store into ours: called once for each content."""
+    """What brings contents from another store into ours: called once for each content, in their order."""
 
     def __call__(self, named: Named, size: int, /) -> str:
-        """Store this content, verified, and return its SHA-256. Raises StoreError."""
+        """Store this content, verified, and return its SHA-256. Raises Missing, Damaged for one that cannot
+        be had; StoreError."""
 
 
 def resolve(found: ReadList, take: Take) -> FileList:
     """Take every content that a list names by another digest; return the entries with their SHA-256.
 
-    Raises StoreError that names all contents that could not be had; those that could are taken.
+    Raises StoreError that names all contents that are missing or damaged; the others are taken. Any other
+    error of a store, such as a full disk, ends it at once.
     """
     names: dict[Named, str] = {}
     failures = []
+    firsts = found.firsts()
     for named, size in found.wanted().items():
         try:
             names[named] = take(named, size)
-        except StoreError as error:
-            failures.append(f"{error.message} ({_first(found, named)})")
+        except (Missing, Damaged) as error:
+            failures.append(f"{error.message} ({shown_path(firsts[named])})")
     if failures:
         message = f"{plural(len(failures), 'content')} of the list could not be had"
-        raise StoreError(message, detail=few(failures), hint=_FIND_CONTENT)
+        raise StoreError(message, detail=few(failures), hint=FIND_CONTENT)
     return found.resolved(names)
-
-
-def _first(found: ReadList, named: Named) -> str:
-    return shown_path(next(path for path, name in found.digests.items() if name == named))
 
 
 # -- owners ------------------------------------------------------------------------------------------------

@@ -68,6 +68,11 @@ def ask(run: Run, monkeypatch: pytest.MonkeyPatch) -> Ask:
         ("buildstep jenkins agents --pool z", "plain,zfs:"),
         ("buildstep jenkins agents --for ", "file,"),
         ("buildstep completion f", "plain,fish"),
+        ("buildstep files import --from a", "plain,ays3"),
+        ("buildstep files import --objects dir:pl", "plain,place/"),
+        ("buildstep files import pl", "file,pl"),
+        ("buildstep files export hello dir:pl", "plain,place/"),
+        ("buildstep files export hello --to b", "plain,buildstep"),
     ],
 )
 def test_commands_options_and_values(ask: Ask, line: str, offered: str) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buildstep.errors import SpecError, StoreError, UsageError
+from buildstep.files.interface import Missing
 from buildstep.files.lists import LISTS, detect, gather, read_list, write_list
 from buildstep.files.lists.gather import MADE_LIMIT, Gathering, faults_of
 from buildstep.files.lists.interface import Named, Note, Owners, Reading, ReadList, Writing, resolve
@@ -556,7 +557,7 @@ def test_contents_that_cannot_be_had_are_told_together() -> None:
     def take(named: Named, _size: int) -> str:
         if named.digest == A.decode():
             return SHA
-        raise StoreError(f"no {named}")
+        raise Missing(f"no {named}")
 
     found = read(b"/a|%s|1\n/b|%s|2\n/c|%s|3\n" % (A, B, md5(b"ccc").encode()))
     with pytest.raises(StoreError, match="2 contents of the list could not be had") as caught:
@@ -564,6 +565,15 @@ def test_contents_that_cannot_be_had_are_told_together() -> None:
     assert f"no md5:{B.decode()} (b)" in caught.value.detail
     with pytest.raises(StoreError, match="3 files without content"):
         found.resolved({})
+
+    def full(_named: Named, _size: int) -> str:
+        asked.append(_named)
+        raise StoreError("the disk is full")
+
+    asked: list[Named] = []
+    with pytest.raises(StoreError, match="the disk is full"):
+        resolve(found, full)
+    assert len(asked) == 1, "nothing else can be stored"
 
 
 # -- what AYS did wrong: the numbers are those of the page of lists --------------------------------------
