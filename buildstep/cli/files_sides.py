@@ -6,6 +6,7 @@ a certain one.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from buildstep.cli.files_side import Opening, Side, read_below
 from buildstep.cli.files_side_images import archive_side, build_side, image_side, is_archive, is_build
 from buildstep.errors import BuildstepError, UsageError
 from buildstep.files.compare import Aspect, Listing
+from buildstep.files.compare_packages import database_files
 from buildstep.files.compare_report import Named
 from buildstep.tree.entry import HEADER, Entry
 
@@ -144,11 +146,14 @@ def _tree(text: str, _opening: Opening) -> Side:
 # -- stores -----------------------------------------------------------------------------------------------
 
 _DIGITS = re.compile("[0-9a-f]{6,64}")
+_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def _is_stored(text: str, opening: Opening) -> bool:
     from buildstep.files import refs
 
+    if _UUID.fullmatch(text):  # an image's: no store need be asked
+        return False
     try:
         store = opening.store()
         if not store.is_there():
@@ -165,12 +170,17 @@ def _stored(text: str, opening: Opening) -> Side:
     found = find(store, text)
     listing = Listing.read(found.data)
 
-    def content(entry: Entry) -> bytes | None:
+    @functools.cache
+    def databases() -> dict[str, bytes]:
+        """Return the contents that are asked for: a store far away is asked a few times, not hundreds."""
         try:
-            return store.get(entry.sha256)
+            return dict(store.get_many({it.sha256 for it in database_files(listing)}))
         except BuildstepError as error:
             opening.notes.append(f"{text}: {error.message}")
-            return None
+            return {}
+
+    def content(entry: Entry) -> bytes | None:
+        return databases().get(entry.sha256)
 
     return Side(
         named=Named(text, f"list {found.digest[:12]} of {store.storage.url}", listing.digest),

@@ -185,7 +185,8 @@ IMPORTABLE = _importable
 
 
 def _sides(context: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
-    return (STORED(context, param, begun) if begun else []) or FILES(context, param, begun)
+    named = [*REFS(context, param, begun), *STORED(context, param, begun)] if begun else []
+    return named or FILES(context, param, begun)
 
 
 SIDES = _sides

@@ -162,6 +162,14 @@ def merged_directories(listing: Listing) -> dict[bytes, bytes]:
     return {top: it.target.strip(b"/") for top, it in found if it is not None and it.kind == "l"}
 
 
+def database_files(listing: Listing) -> Iterator[Entry]:
+    """Yield the files of a tree whose content is asked for here."""
+    for part in (b"\t" + _STATUS, b"\t" + _INFO, b"/+CONTENTS"):
+        for entry in _below(listing, part):
+            if entry.kind == "f" and DATABASES.fullmatch(entry.path):
+                yield entry
+
+
 def _below(listing: Listing, part: bytes) -> Iterator[Entry]:
     """Yield the entries whose line has this in it."""
     return (parse(row) for row in listing.rows if part in row)

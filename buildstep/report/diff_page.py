@@ -49,6 +49,7 @@ def render(diff: Mapping[str, Any], out: IO[bytes]) -> None:
             diff=diff,
             tables=tables,
             cells=cells,
+            directories=diff["directories"][:ROWS],
             exceeded=[row for row in diff["gate"] if not row["ok"]],
             data={"files": cells, "trend": []},
         )

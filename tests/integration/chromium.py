@@ -36,6 +36,27 @@ def find() -> str | None:
     return process.find("chromium") or process.find("google-chrome")
 
 
+_POOR_CONTRAST = """(() => {
+  const paint = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+  const rgb = (under, ...colours) => { paint.fillStyle = under; paint.fillRect(0, 0, 1, 1);
+    for (const c of colours) { paint.fillStyle = c; paint.fillRect(0, 0, 1, 1); }
+    return [...paint.getImageData(0, 0, 1, 1).data].slice(0, 3); };
+  const light = (c) => c.map((v) => v / 255).map((v) => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+  const bad = [];
+  for (const e of document.querySelectorAll('body *')) {
+    if (![...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()) || e.closest('svg, script, style, noscript')) continue;
+    if (!e.getClientRects().length || e.closest('option')) continue;
+    const grounds = [];
+    for (let at = e; at; at = at.parentElement) grounds.unshift(getComputedStyle(at).backgroundColor);
+    const under = light(rgb('#fff', ...grounds)), over = light(rgb('#fff', ...grounds, getComputedStyle(e).color));
+    const ratio = (Math.max(under, over) + .05) / (Math.min(under, over) + .05);
+    if (ratio < 4.5) bad.push(`${ratio.toFixed(2)} ${e.outerHTML.slice(0, 90)}`);
+  }
+  return bad;
+})()"""
+
+
 class Browser:
     """A page in a browser: what it is asked to do, and what it said, asked for and complained of.
 
@@ -122,6 +143,11 @@ class Browser:
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
+
+    def poor_contrast(self) -> list[str]:
+        """The texts of the page that cannot be told from their background: WCAG AA has 4.5 to 1."""
+        found: list[str] = self.ask(_POOR_CONTRAST)
+        return found
 
     def until(self, expression: str, seconds: float = 30.0) -> Any:
         """Wait for an expression to be true; its value."""

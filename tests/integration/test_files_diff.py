@@ -153,6 +153,7 @@ def test_the_page_reads_at_any_width(browser: Browser, page: Path, width: int, d
     assert browser.problems == []
     assert [url for url in browser.requests if not url.startswith(("file:", "data:"))] == []
     assert "limit exceeded" in browser.ask("document.querySelector('.verdict').textContent")
+    assert browser.poor_contrast() == []
 
 
 def test_the_map_opens_by_keyboard(browser: Browser, page: Path) -> None:

@@ -101,28 +101,7 @@ def test_text_can_be_told_from_its_background(browser: Browser, page: Path, dark
     """WCAG AA: 4.5 to 1 for every text that stands on a plain background."""
     browser.dark(dark)
     browser.open(page)
-    poor = browser.ask(
-        """(() => {
-          const paint = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
-          const rgb = (under, ...colours) => { paint.fillStyle = under; paint.fillRect(0, 0, 1, 1);
-            for (const c of colours) { paint.fillStyle = c; paint.fillRect(0, 0, 1, 1); }
-            return [...paint.getImageData(0, 0, 1, 1).data].slice(0, 3); };
-          const light = (c) => c.map((v) => v / 255).map((v) => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
-            .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
-          const bad = [];
-          for (const e of document.querySelectorAll('body *')) {
-            if (![...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()) || e.closest('svg, script, style, noscript')) continue;
-            if (!e.getClientRects().length || e.closest('option')) continue;
-            const grounds = [];
-            for (let at = e; at; at = at.parentElement) grounds.unshift(getComputedStyle(at).backgroundColor);
-            const under = light(rgb('#fff', ...grounds)), over = light(rgb('#fff', ...grounds, getComputedStyle(e).color));
-            const ratio = (Math.max(under, over) + .05) / (Math.min(under, over) + .05);
-            if (ratio < 4.5) bad.push(`${ratio.toFixed(2)} ${e.outerHTML.slice(0, 90)}`);
-          }
-          return bad;
-        })()"""
-    )
-    assert poor == []
+    assert browser.poor_contrast() == []
 
 
 def test_everything_that_acts_has_a_name(browser: Browser, page: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 from buildstep.files.compare import Listing, compare
 from buildstep.files.compare_causes import Evidence, causes
@@ -67,6 +69,23 @@ def test_the_json_has_everything() -> None:
     ]
     assert value["packages"] == [{"name": "x", "arch": "amd64", "change": "upgraded", "old": "1", "new": "2"}]
     assert diff().to_json()["packages"] is None
+
+
+def test_every_key_of_the_json_is_documented() -> None:
+    value = diff(packages=[PackageChange("x", "amd64", "upgraded", "1", "2")]).to_json()
+    found: set[str] = set()
+    stack: list[object] = [{**value, "causes": {}}]
+    while stack:
+        match stack.pop():
+            case dict() as row:
+                found |= row.keys()
+                stack += row.values()
+            case list() as rows:
+                stack += rows
+    page = (Path(__file__).parents[3] / "docs/reference/files-diff.md").read_text()
+    told = set(re.findall(r"`(\w+)`", page))
+    assert found - told == set()
+    assert len(found) > 30
 
 
 def test_of_an_empty_tree_there_are_no_per_cents() -> None:
