@@ -27,13 +27,16 @@ class Side:
     that made it."""
 
     named: Named
-    listing: Listing
     content: Content | None = None
     packages: Packages | None = None
     build: BuildRecord | None = None
     notes: list[str] = field(default_factory=list)
     foreign: bool = False
     """Whether contents are named by another digest than SHA-256, with its name before it: `md5:...`."""
+
+    @property
+    def listing(self) -> Listing:
+        return self.named.listing
 
     def without_foreign(self) -> Listing:
         """Return the list with no content named by another digest."""

@@ -72,15 +72,15 @@ def archive_side(text: str, opening: Opening) -> Side:
     except OSError as error:
         raise ImageError(f"cannot read {text}: {error.strerror}") from error
     listing = Listing.of(found.entries or {})
-    side = Side(named=Named(text, scheme, listing.digest), listing=listing, content=lister.content)
-    if path is not None and (build := _record_of(path, listing.digest, side.notes)) is not None:
+    side = Side(named=Named(text, scheme, listing), content=lister.content)
+    if path is not None and (build := _record_of(path, listing, side.notes)) is not None:
         side.build = build
         side.named = replace(side.named, build=build.build_id)
         side.packages = packages_of(build)
     return side
 
 
-def _record_of(path: Path, digest: str, notes: list[str]) -> BuildRecord | None:
+def _record_of(path: Path, listing: Listing, notes: list[str]) -> BuildRecord | None:
     """Return the record of the build that made an image file, if it lies beside it and is of this tree."""
     from buildstep.report import parse
     from buildstep.report.record import RECORD_SUFFIX
@@ -94,7 +94,7 @@ def _record_of(path: Path, digest: str, notes: list[str]) -> BuildRecord | None:
             notes.append(f"the build record {file} is not used: {error.message}")
             continue
         if path.name in [artifact.name for artifact in record.artifacts]:
-            if record.tree_digest == digest:
+            if record.tree_digest == listing.digest:
                 return record
             notes.append(f"the build record {file} is not used: it is of another tree than {path.name}")
     return None
@@ -141,8 +141,7 @@ def image_side(text: str, opening: Opening) -> Side:
     listing = image_listing(store, record)
     tree = opening.stack.enter_context(store.backend.tree(Kind.IMAGE, record.uuid))
     return Side(
-        named=Named(f"{record.name}@{record.version}", f"image {record.uuid}", record.tree_digest),
-        listing=listing,
+        named=Named(f"{record.name}@{record.version}", f"image {record.uuid}", listing),
         content=partial(read_below, os.fsencode(tree)),
         packages=Packages(record.packages, record.installer) if record.packages else None,
     )

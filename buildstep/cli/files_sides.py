@@ -97,7 +97,7 @@ def _list(text: str, _opening: Opening) -> Side:
         raise UsageError(f"cannot read the list {text}: {error.strerror}") from error
     if data.startswith(HEADER):
         listing = Listing.read(data)
-        return Side(named=Named(text, "list", listing.digest), listing=listing)
+        return Side(named=Named(text, "list", listing))
     form = detect(data) or ""
     found = read_list(data, reading=Reading(source=text, conflicts="last", owners=Owners(unknown=_NOBODY)))
     entries = dict(found.entries)
@@ -108,8 +108,7 @@ def _list(text: str, _opening: Opening) -> Side:
     if any(note.kind == "short-mode" for note in found.notes):  # whether something is setuid is not told
         lacks |= {"mode"}
     return Side(
-        named=Named(text, f"{form} list"),
-        listing=Listing.of(entries, lacks=lacks),
+        named=Named(text, f"{form} list", Listing.of(entries, lacks=lacks)),
         notes=[f"{text}: {note}" for note in found.notes],
         foreign=bool(found.digests),
     )
@@ -137,8 +136,7 @@ def _tree(text: str, _opening: Opening) -> Side:
     spread_digests(entries)
     listing = Listing.of(entries)
     return Side(
-        named=Named(text, "directory", listing.digest),
-        listing=listing,
+        named=Named(text, "directory", listing),
         content=partial(read_below, os.fsencode(text)),
     )
 
@@ -183,8 +181,7 @@ def _stored(text: str, opening: Opening) -> Side:
         return databases().get(entry.sha256)
 
     return Side(
-        named=Named(text, f"list {found.digest[:12]} of {store.storage.url}", listing.digest),
-        listing=listing,
+        named=Named(text, f"list {found.digest[:12]} of {store.storage.url}", listing),
         content=content,
     )
 

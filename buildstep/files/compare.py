@@ -6,6 +6,8 @@ they are, and only those that differ are parsed.
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -23,6 +25,8 @@ Word = Literal["added", "removed", "changed", "moved"]
 Content = Callable[[Entry], bytes | None]
 """Returns the content of a regular file; None where that is not at hand."""
 
+_TWICE = "a damaged file list: it has a path twice"
+_UNHASHED = re.compile(rb"^f\t[0-7]+\t[0-9]+\t[0-9]+\t[0-9]+\t-\t", re.MULTILINE)
 _FIELDS = 9
 """Of a canonical line; a stored one has the time as a tenth."""
 
@@ -38,7 +42,7 @@ class Figures:
     unique: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Listing:
     """A file list as its lines, canonical or stored ones, without line ends.
 
@@ -71,12 +75,11 @@ class Listing:
         """Whether its lines have times."""
         return all(row.count(b"\t") == _FIELDS for row in self.rows[:1])
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """The tree digest; empty where a file has not been hashed or the list lacks something."""
-        rows = [_without_time(row) + b"\n" for row in self.rows]
-        unhashed = any(row.startswith(b"f\t") and row.split(b"\t", 6)[5] == b"-" for row in rows)
-        return "" if self.lacks or unhashed else digest_of(rows)
+        text = b"".join([_without_time(row) + b"\n" for row in self.rows])
+        return "" if self.lacks or _UNHASHED.search(text) else digest_of([text])
 
     def entries(self) -> Iterator[Entry]:
         """Yield every entry. Raises StoreError for a damaged line."""
@@ -84,9 +87,19 @@ class Listing:
 
     def find(self, path: bytes) -> Entry | None:
         """Return the entry of a path of plain ASCII; None if it is not there."""
-        needle = b"\t" + path
-        rows = [row for row in self.rows if needle in row]
-        return next((entry for entry in _parsed(rows) if entry.path == path), None)
+        return next((entry for entry in self.containing(b"\t" + path) if entry.path == path), None)
+
+    def containing(self, part: bytes) -> Iterator[Entry]:
+        """Yield the entries whose line has this in it, found in one text of all, which is quicker."""
+        at = self._text.find(part)
+        while at >= 0:
+            begin, end = self._text.rfind(b"\n", 0, at) + 1, self._text.find(b"\n", at)
+            yield from _parsed([self._text[begin:end]])
+            at = self._text.find(part, end)
+
+    @functools.cached_property
+    def _text(self) -> bytes:
+        return b"".join([row + b"\n" for row in self.rows])
 
 
 def _without_time(row: bytes) -> bytes:
@@ -161,6 +174,8 @@ def compare(old: Listing, new: Listing, *, times: bool = False) -> Comparison:
     """
     times = times and old.timed and new.timed
     before, after = set(old.rows), set(new.rows)
+    if len(before) < len(old.rows) or len(after) < len(new.rows):
+        raise StoreError(_TWICE)
     same = _Same()
     same.add(before & after)
     before, after = before - after, after - before
@@ -169,8 +184,6 @@ def compare(old: Listing, new: Listing, *, times: bool = False) -> Comparison:
         same.add(before & after)
         before, after = before - after, after - before
     was, now = same.others(before), same.others(after)
-    if was is None or now is None:
-        return compare(_single(old), _single(new), times=times)
     lacks = old.lacks | new.lacks
     changes = _changes(was, now, same, lacks if times else lacks | {"time"})
     return Comparison(same.figures(was.values()), same.figures(now.values()), tuple(changes), lacks)
@@ -221,11 +234,13 @@ class _Same:
         self.paths += paths
         self.digests += digests
 
-    def others(self, rows: Collection[bytes]) -> FileList | None:
-        """Return the entries of lines that only one list has; None for a list with two lines for a path."""
+    def others(self, rows: Collection[bytes]) -> FileList:
+        """Return the entries of lines that only one list has. Raises StoreError if it has a path twice."""
         found = {entry.path: entry for entry in _parsed(rows)}
         paths = {*self.paths, *(row.split(b"\t", _FIELDS)[_FIELDS - 1] for row in rows)}
-        return found if len(found) == len(rows) and len(paths) == len(self.paths) + len(rows) else None
+        if len(found) < len(rows) or len(paths) < len(self.paths) + len(rows):
+            raise StoreError(_TWICE)
+        return found
 
     def figures(self, others: Iterable[Entry]) -> Figures:
         """Return how large a list is that has these entries beside what both have."""
@@ -251,12 +266,6 @@ class _Same:
             for digest, path in sorted(pair for pair in pairs if pair[0] in wanted):
                 found.setdefault(digest.decode(), parse(b"f\t0\t0\t0\t0\t-\t-\t-\t" + path).path)
         return found
-
-
-def _single(listing: Listing) -> Listing:
-    """Return a list with one line for each path: of several the last one counts, as for every reader."""
-    entries = {entry.path: entry for entry in listing.entries()}
-    return Listing.of(entries, lacks=listing.lacks)
 
 
 def _changes(was: FileList, now: FileList, same: _Same, skipped: Collection[Aspect]) -> list[Change]:

@@ -10,7 +10,7 @@ from typing import Literal
 from buildstep.files.compare import Content, Listing
 from buildstep.rootfs.installers import dpkg_database, pkgsrc_versions
 from buildstep.rootfs.interface import Package
-from buildstep.tree.entry import Entry, parse
+from buildstep.tree.entry import Entry
 
 _STATUS = dpkg_database.STATUS.lstrip("/").encode()
 _INFO = dpkg_database.INFO.lstrip("/").encode() + b"/"
@@ -74,7 +74,7 @@ def packages_in(listing: Listing, content: Content | None) -> Packages:
             return Packages(None, "apt", "there is only a list of its files, not dpkg's database")
         return Packages(tuple(dpkg_database.installed_packages(data.decode(errors="replace"))), "apt")
     found = []
-    for entry in _below(listing, b"/+CONTENTS"):
+    for entry in listing.containing(b"/+CONTENTS"):
         if match := _PKGSRC.fullmatch(entry.path):
             name, _, version = match["name"].decode(errors="replace").rpartition("-")
             found.append(Package(name=name or version, version=version if name else ""))
@@ -131,14 +131,14 @@ def owners(listing: Listing, content: Content, wanted: Collection[bytes]) -> dic
 
 def _owned(listing: Listing, content: Content) -> Iterator[tuple[str, Iterable[bytes]]]:
     """Yield each package with its paths."""
-    for entry in _below(listing, b"\t" + _INFO):
+    for entry in listing.containing(b"\t" + _INFO):
         if entry.path.endswith(b".list"):
             name = entry.path.removeprefix(_INFO).removesuffix(b".list").partition(b":")[0]
             data = content(entry) or b""
             yield name.decode(errors="replace"), [row[1:] for row in data.split(b"\n") if row[:1] == b"/"]
         package = entry.path.removeprefix(_INFO).rpartition(b".")[0].partition(b":")[0]
         yield package.decode(errors="replace"), [entry.path]
-    for entry in _below(listing, b"/+CONTENTS"):
+    for entry in listing.containing(b"/+CONTENTS"):
         if match := _PKGSRC.fullmatch(entry.path):
             name = match["name"].rpartition(b"-")[0] or match["name"]
             paths = (match["top"] + path for path in _contents(content(entry) or b""))
@@ -165,11 +165,6 @@ def merged_directories(listing: Listing) -> dict[bytes, bytes]:
 def database_files(listing: Listing) -> Iterator[Entry]:
     """Yield the files of a tree whose content is asked for here."""
     for part in (b"\t" + _STATUS, b"\t" + _INFO, b"/+CONTENTS"):
-        for entry in _below(listing, part):
+        for entry in listing.containing(part):
             if entry.kind == "f" and DATABASES.fullmatch(entry.path):
                 yield entry
-
-
-def _below(listing: Listing, part: bytes) -> Iterator[Entry]:
-    """Yield the entries whose line has this in it."""
-    return (parse(row) for row in listing.rows if part in row)

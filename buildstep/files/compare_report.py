@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from buildstep.files.compare import Change, Comparison, Figures, Word, weight
+from buildstep.files.compare import Change, Comparison, Figures, Listing, Word, weight
 from buildstep.files.compare_causes import STEPS, Cause
 from buildstep.files.compare_gate import Verdict
 from buildstep.files.compare_packages import PackageChange
@@ -32,12 +32,12 @@ Styled = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """One of the two trees. name: as it was given; kind: what that is; digest: of the tree, if all of it is
-    hashed; build: the id of the build that made it, where its record is at hand."""
+    """One of the two trees. name: as it was given; kind: what that is; build: the id of the build that made
+    it, where its record is at hand."""
 
     name: str
     kind: str
-    digest: str = ""
+    listing: Listing
     build: str = ""
 
 
@@ -95,9 +95,9 @@ def _percent(old: int, new: int) -> float | None:
 
 def _side(side: Named, figures: Figures) -> dict[str, Any]:
     return {
-        "name": side.name, "kind": side.kind, "tree_digest": side.digest or None, "build": side.build or None,
-        "entries": figures.entries, "files": figures.files, "bytes": figures.size,
-        "unique_bytes": figures.unique,
+        "name": side.name, "kind": side.kind, "tree_digest": side.listing.digest or None,
+        "build": side.build or None, "entries": figures.entries, "files": figures.files,
+        "bytes": figures.size, "unique_bytes": figures.unique,
     }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from buildstep.files.compare_gate import Verdict
 from buildstep.files.compare_packages import PackageChange
 from buildstep.files.compare_privileges import shifts
 from buildstep.files.compare_report import Diff, Named, groups, lines
-from buildstep.tree.entry import Entry
+from buildstep.tree.entry import Entry, tree_digest
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 
@@ -34,9 +34,10 @@ NEW = [
 
 
 def diff(old: list[Entry] = OLD, new: list[Entry] = NEW, **more: object) -> Diff:
-    found = compare(*(Listing.of({it.path: it for it in tree}) for tree in (old, new)))
+    sides = [Listing.of({it.path: it for it in tree}) for tree in (old, new)]
+    found = compare(*sides)
     return Diff(
-        old=Named("old.tar", "tar", A), new=Named("new.tar", "tar"), found=found, shifts=shifts(found.changes),
+        old=Named("old.tar", "tar", sides[0]), new=Named("new.tar", "tar", sides[1], "20260101"), found=found, shifts=shifts(found.changes),
         causes=causes(found.changes, Evidence(cleaned={b"gone/x": "logs"})), **more,  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -47,10 +48,10 @@ def test_the_json_has_everything() -> None:
     )
     assert (value["format"], value["same"]) == (1, False)
     assert value["old"] == {
-        "name": "old.tar", "kind": "tar", "tree_digest": A, "build": None, "entries": 5, "files": 3,
+        "name": "old.tar", "kind": "tar", "tree_digest": tree_digest({it.path: it for it in OLD}), "build": None, "entries": 5, "files": 3,
         "bytes": 2017, "unique_bytes": 2017,
     }  # fmt: skip
-    assert value["new"]["tree_digest"] is None
+    assert value["new"]["build"] == "20260101"
     assert value["growth"] == {
         "bytes": 38, "percent": 1.88, "unique_bytes": 38, "unique_percent": 1.88,
     }  # fmt: skip
