@@ -23,6 +23,7 @@ from buildstep.formats.oci.spec import OCI_CONFIG, OCI_MANIFEST, Descriptor
 from buildstep.formats.tar_writer import BLOCK, END, big_size_header, header, padding
 from buildstep.system.files import CHUNK, copy_range, write_all
 from buildstep.system.output_set import Sealer
+from buildstep.system.text import json_halves
 from buildstep.tree.entry import Entry
 
 _DEFAULT: Compression = "gzip"
@@ -166,7 +167,8 @@ def _blob_name(digest: str) -> bytes:
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return json_halves(text).encode()
 
 
 def _digest(fd: int, offset: int, size: int) -> str:

@@ -23,11 +23,10 @@ from buildstep.formats.oci.spec import MAX_DOCUMENT, document
 from buildstep.formats.unpack import Limits
 from buildstep.system.digest import HashingReader
 from buildstep.system.files import CHUNK, Slice, SliceReader
+from buildstep.system.text import HALF
 
 MANIFEST = "manifest.json"
 _NAMED_BY_DIGEST = re.compile(r"(?:.*/)?(?:sha256:)?([0-9a-f]{64})(?:\.json)?")
-_HALF = re.compile("[\ud800-\udfff]")
-"""Half of a character, which JSON can escape, and no name of a file can have."""
 _DIFF_ID = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -131,7 +130,7 @@ def _image(row: object, where: str) -> SavedImage:
 
 
 def _are_texts(value: object) -> TypeGuard[list[str]]:
-    return isinstance(value, list) and all(isinstance(item, str) and not _HALF.search(item) for item in value)
+    return isinstance(value, list) and all(isinstance(item, str) and not HALF.search(item) for item in value)
 
 
 def open_docker_archive(path: Path, label: str) -> DockerArchive:

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from buildstep.errors import Fault, SpecError
 from buildstep.spec import schema, template
+from buildstep.system.text import HALF
 
 NAMES: Final = ("m.json", "m.json.j2")
 """The m.json of a directory, where none is named."""
@@ -77,13 +78,10 @@ def read_document(
         raise SpecError(source, [*faults, *error.faults]) from None
 
 
-_HALF = re.compile("[\ud800-\udfff]")
-
-
 def _halves(value: object, where: str) -> Iterator[Fault]:
     """Yield a fault for each text that is none: JSON can escape half of a character, which no UTF-8, argument
     or file can have."""
-    if isinstance(value, str) and (found := _HALF.search(value)):
+    if isinstance(value, str) and (found := HALF.search(value)):
         what = f"has \\u{ord(found[0]):04x} in it, which is half of a character"
         yield Fault(where=where, message=what)
     elif isinstance(value, list):
@@ -91,7 +89,7 @@ def _halves(value: object, where: str) -> Iterator[Fault]:
             yield from _halves(item, schema.at(where, index))
     elif isinstance(value, dict):
         for name, item in value.items():
-            if _HALF.search(name):
+            if HALF.search(name):
                 yield from _halves(name, where)
             else:
                 yield from _halves(item, schema.at(where, name))

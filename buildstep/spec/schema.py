@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from buildstep.errors import Fault, SpecError
+from buildstep.system.text import json_halves
 
 Rule = dict[str, Any]  # never changed once made; a dict, so that two can be joined
 
@@ -294,8 +295,7 @@ def _children(value: object) -> Iterable[object]:
 def render(data: object) -> str:
     """Return JSON text: indented by two, with a line end, other characters than ASCII as they are."""
     shown = json.dumps(data, indent=2, ensure_ascii=False)
-    # A lone surrogate has no UTF-8 form; escaped, it stays JSON.
-    return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", shown) + "\n"
+    return json_halves(shown) + "\n"
 
 
 def read_file(path: str) -> str:

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
+
+HALF = re.compile("[\ud800-\udfff]")
+"""Half of a character, which JSON can escape, and no UTF-8 can have."""
+
+
+def json_halves(text: str) -> str:
+    """Return JSON text that has UTF-8: halves of characters are escaped in it."""
+    return HALF.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def shown(path: bytes) -> str:

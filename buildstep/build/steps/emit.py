@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from buildstep.emit.interface import Blob, EmitJob
 from buildstep.emit.read_pass import with_parents
 from buildstep.emit.split_layer import segments, timeless
 from buildstep.errors import EmitError
+from buildstep.formats.oci.config import sound_config
 from buildstep.pool.streams import NativeJob, NativeStreams
 from buildstep.report.record import Step
 from buildstep.system.text import size_text
@@ -99,7 +101,7 @@ def _emit(context: BuildContext, state: BuildState, layers: Iterable[Blob]) -> N
         comment=layer_comments.FOLDERS if split else layer_comments.top(spec),
         manifest=spec.manifest,
         config=asdict(spec.oci),
-        base_config=state.image.config,
+        base_config=sound_config(state.image.config, partial(_tell_left_out, context)),
         compression=spec.compression,
         style=emit.style_of(spec),
         created=timestamp(spec, context.recorder),
@@ -112,6 +114,11 @@ def _emit(context: BuildContext, state: BuildState, layers: Iterable[Blob]) -> N
     proto_check.begin(context, state)
     context.bus.count("bytes_hashed", hash_entries(root, snapshot.entries.values()))
     spread_digests(snapshot.entries)
+
+
+def _tell_left_out(context: BuildContext, name: str) -> None:
+    text = f"{name} of the base image's configuration is not what it may be, and is left out"
+    context.bus.note(text, level="warning")
 
 
 def _notes(context: BuildContext, state: BuildState) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tarfile
 from pathlib import Path
@@ -13,6 +14,9 @@ from buildstep.build.plan import plan as plan_build
 from buildstep.build.steps import STEPS, in_order
 from buildstep.build.steps.interface import Route
 from buildstep.errors import EmitError
+from buildstep.formats.oci.layout import open_layout
+from buildstep.formats.oci.spec import OciPlatform
+from tests.servers.layouts import layer, make_layout
 from tests.unit.build.workshop import ENVIRON, Workshop, make_workshop
 
 pytestmark = pytest.mark.commands("cp", "find", "rsync")  # trees are really walked and copied
@@ -87,6 +91,22 @@ def test_a_base_that_was_made_anew_since_the_plan_has_its_own_times(workshop: Wo
     (made,) = workshop.out.glob("*.tar.*")
     with tarfile.open(made) as archive:
         assert archive.getmember("etc").mtime == 2000
+
+
+def test_a_base_whose_configuration_is_odd_is_built_on(workshop: Workshop) -> None:
+    """Found by replacing its values at random: each of these ended a build when its files were written."""
+    process = {"Env": True, "Volumes": "/data", "Labels": [None], "Cmd": ["sh"], "Mine": "\ud800"}
+    odd = {"variant": ["v8"], "config": process, "history": 1}
+    make_layout(workshop.top / "base", [layer({"etc/": b""})], config=odd)
+    more = {"env": {"A": "1"}, "volumes": ["/srv"], "labels": {"a": "b"}}
+    workshop.build(image=f"oci:{workshop.top}/base", oci=more)
+    made = open_layout(workshop.out / "hello-1.0.0.oci.tar", "made")
+    image = made.image(made.find(""), OciPlatform.here())
+    assert json.loads(made.read(image.config))["config"] == {
+        "Cmd": ["sh"], "Env": ["A=1"], "Volumes": {"/srv": {}}, "Labels": {"a": "b"}, "Mine": "\ud800",
+    }  # fmt: skip
+    for name in ("variant", "history", "config.Env", "config.Volumes", "config.Labels"):
+        assert f"{name} of the base image's configuration is not what it may be" in workshop.notes()
 
 
 def test_steps_are_the_same_in_events_record_and_result(workshop: Workshop) -> None:

@@ -6,10 +6,12 @@ import hashlib
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from buildstep.errors import ImageError
+from buildstep.formats.oci.config import sound_config
 from buildstep.formats.oci.layout import open_layout
 from buildstep.formats.oci.spec import REF_NAME, Descriptor, OciPlatform, parse_manifest
 from buildstep.images.sources.oci import Oci
@@ -130,3 +132,31 @@ class TestLayouts:
         (tmp_path / "i/index.json").write_text(json.dumps(index))
         with pytest.raises(ImageError):
             AMD.identify(f"{tmp_path}/i", no_hash)
+
+
+@pytest.mark.parametrize(
+    ("value", "left_out"),
+    [
+        ({"os": "linux", "config": {"Env": ["A=1"], "Labels": {"a": "b"}, "X": 7}, "other": [1]}, []),
+        ({"config": None, "history": None, "variant": None}, []),
+        (
+            {"config": {"Env": None, "Volumes": {}, "ArgsEscaped": True}, "history": [{"empty_layer": True}]},
+            [],
+        ),
+        ({"os": ["linux"], "architecture": 1, "os.features": "x"}, ["os", "architecture", "os.features"]),
+        ({"config": ["x"], "history": [{}, 1]}, ["config", "history"]),
+        ({"config": {"Env": ["A=1", 2], "Cmd": "sh"}}, ["config.Env", "config.Cmd"]),
+        ({"config": {"Labels": {"a": 1}, "Volumes": []}}, ["config.Labels", "config.Volumes"]),
+        (
+            {"history": [{"created_by": 1}, {"empty_layer": "no"}]},
+            ["history.created_by", "history.empty_layer"],
+        ),
+    ],
+)
+def test_what_a_configuration_may_not_have_is_left_out(value: dict[str, Any], left_out: list[str]) -> None:
+    told: list[str] = []
+    found = sound_config(value, told.append)
+    assert told == left_out
+    if not left_out:
+        assert found == value
+    assert sound_config(found, pytest.fail) == found
