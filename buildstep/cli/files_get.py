@@ -82,10 +82,15 @@ def command(
     make = checkout if image_file.kind_of(Path(dest)) is None else image_file.make
     report = make(store, entries, Path(dest), options, partial(progress, "get", quiet=quiet))
     value = {"store": store.storage.url, "list": found.digest, "dest": dest, **report.to_json()}
-    for what, count in sorted(report.left_out.items()):
-        tell(f"buildstep: left out: {count:,} {what}")
+    tell_left_out(report)
     line = f"{dest}  {_told(report, dry_run=options.dry_run)}"
     show({**value, "dry_run": options.dry_run}, [line], as_json=as_json, done=line)
+
+
+def tell_left_out(report: Report) -> None:
+    """Say on standard error what could not be made as listed."""
+    for what, count in sorted(report.left_out.items()):
+        tell(f"buildstep: left out: {count:,} {what}")
 
 
 def _told(report: Report, *, dry_run: bool) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from buildstep.cli import values
+from buildstep.cli.files_get import tell_left_out
 from buildstep.cli.files_options import PATHS, QUIET, Work, with_work
 from buildstep.cli.options import JSON, show
 
@@ -41,15 +42,17 @@ def mount(
 
     store = work.open()
     found = find(store, name)
-    used = image_file.mount(
+    used, report = image_file.mount(
         store,
         subset(found.entries, paths),
         Path(folder),
         **how,
         begin=partial(progress, "get", quiet=quiet),
     )
+    tell_left_out(report)
     line = f"{folder}  mounted, {used}"
-    show({"list": found.digest, "dest": folder, "kind": used}, [line], as_json=as_json, done=line)
+    value = {"store": store.storage.url, "list": found.digest, "dest": folder, "kind": used}
+    show({**value, **report.to_json()}, [line], as_json=as_json, done=line)
 
 
 @click.command("umount")

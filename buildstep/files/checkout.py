@@ -154,6 +154,7 @@ class _Checkout:
         if not plan.makes:
             self._finish(writer, plan)
             return
+        plan.finish.setdefault(b"", ())  # it gets, and loses, the directory where things are made
         name = STAGING + secrets.token_hex(6).encode()
         os.mkdir(name, 0o700, dir_fd=tree.fd)
         staging = os.open(name, _OPEN, dir_fd=tree.fd)

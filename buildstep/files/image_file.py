@@ -2,7 +2,7 @@
 
 The same list gives the same bytes, from the same version of the tool: the time of the image is the latest of
 the list (SOURCE_DATE_EPOCH, which both tools know), its UUID comes from the tree digest. EROFS keeps all that
-a list says; squashfs has no ACLs, and times in whole seconds.
+a list says; squashfs has no ACLs, no hard links of symbolic links, and times in whole seconds.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def made(
         spool = stack.enter_context(_spool(store))
         tree, image = spool / "tree", spool / f"image.{kind}"
         report = checkout(store, entries, tree, replace(options, strict=False), begin)
-        if kind == "squashfs" and (acls := _acls(entries)):
-            report.left_out["system attributes"] += acls
+        if kind == "squashfs":
+            report.left_out.update(_not_in_squashfs(entries))
         if options.strict:
             refuse_losses(report, os.fspath(image))
         if not options.dry_run:
@@ -106,8 +106,13 @@ def _spool(store: ContentStore) -> Iterator[Path]:
         yield Path(name)
 
 
-def _acls(entries: FileList) -> int:
-    return sum(name.startswith(b"system.") for entry in entries.values() for name, _ in entry.xattrs)
+def _not_in_squashfs(entries: FileList) -> Iterator[str]:
+    for entry in entries.values():
+        if entry.kind == "l" and entry.first:
+            yield "hard links of symbolic links"
+        for name, _ in entry.xattrs:
+            if name.startswith(b"system."):
+                yield "system attributes"
 
 
 # -- mounting ----------------------------------------------------------------------------------------------
@@ -121,8 +126,8 @@ def mount(
     kind: str | None = None,
     trusted: bool = False,
     begin: Begin = unseen,
-) -> str:
-    """Mount the tree of a list, read-only, by a loop device; return the kind of file system.
+) -> tuple[str, Report]:
+    """Mount the tree of a list, read-only, by a loop device; return its kind, and what is in it.
 
     kind: None for the one whose tool is there. trusted: setuid programs and devices work in it. The image
     has no name any more: its room is free again when it is unmounted. Raises as `make`, UsageError.
@@ -134,9 +139,9 @@ def mount(
     kind = kind or _usable()
     folder.mkdir(parents=True, exist_ok=True)
     flags = "loop,ro" if trusted else "loop,ro,nosuid,nodev"
-    with made(store, entries, kind, Options(strict=True), begin) as (image, _):
+    with made(store, entries, kind, Options(), begin) as (image, report):
         process.run(["mount", "-t", kind, "-o", flags, "--", os.fspath(image), os.fspath(folder)])
-    return kind
+    return kind, report
 
 
 def _usable() -> str:

@@ -347,6 +347,17 @@ def test_only_what_differs_is_touched(store: ContentStore, tree: Path, tmp_path:
     assert touched == {os.fspath(out) + name for name in names}
 
 
+def test_an_update_below_keeps_the_times_of_what_is_above(
+    store: ContentStore, tree: Path, tmp_path: Path
+) -> None:
+    entries = put_tree(store, tree)
+    out = tmp_path / "out"
+    checkout(store, entries, out)
+    (out / "etc/conf").write_text("changed\n")
+    checkout(store, entries, out, UPDATE)
+    assert dumped(out) == tree_entry.dumps(entries)
+
+
 def test_a_file_of_the_same_size_and_time(store: ContentStore, tmp_path: Path) -> None:
     """Only whoever asks for it has every file read."""
     put_contents(store, {b"": b"right"})
