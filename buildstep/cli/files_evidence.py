@@ -54,8 +54,8 @@ def evidence(
         new_base=None if bases is None else bases[1].get,
         proto=None if new.build is None else _Proto(new.build, merged_directories(new.listing)).has,
         proto_changed=_proto_changed(old.build, new.build),
-        old_owners=_owners(old, [change.old for change in found.changes]) if packages else {},
-        new_owners=_owners(new, [change.new for change in found.changes]) if packages else {},
+        old_owners=_owners(old, [change.old for change in found.changes]),
+        new_owners=_owners(new, [change.new for change in found.changes]),
         packages=packages or (),
         cleaned={} if new.build is None else dict(_cleaned(new.build)),
     )

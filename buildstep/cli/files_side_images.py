@@ -43,7 +43,7 @@ def archive_side(text: str, opening: Opening) -> Side:
     ref = f"{kind_of(Path(text))}:{text}" if os.path.exists(text) else text
     scheme = ref.partition(":")[0]
     bus = opening.bus()
-    if scheme not in _ARCHIVES or (parsed := parse(ref, bus=bus)) is None:
+    if scheme not in _ARCHIVES or (parsed := parse(ref, environ=opening.work.environ, bus=bus)) is None:
         raise ImageError(
             f"the files of {text} cannot be listed: it is of the kind {scheme}",
             hint="import it with `buildstep image import`, then compare the image in the pool",
@@ -61,7 +61,7 @@ def archive_side(text: str, opening: Opening) -> Side:
         downloads=folder,
         privileged=False,
         bus=bus,
-        environ=os.environ,
+        environ=opening.work.environ,
         unpack=lambda stream, _into: list_archive(stream, lister),
         apply_layer=lambda stream, _into, below: list_layer(stream, lister, below),
     )

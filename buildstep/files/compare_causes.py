@@ -30,7 +30,8 @@ _DATABASES = (b"var/lib/dpkg/", b"var/lib/apt/", b"var/cache/debconf/")
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """What made a change. detail: the package, the cleaner; empty for none."""
+    """What made a change. detail: the package, the cleaner; of `unknown` a package that owns the path, and is
+    the same in both trees; empty for none."""
 
     step: Step
     detail: str = ""
@@ -73,18 +74,23 @@ def _cause(change: Change, known: Evidence, packages: Mapping[str, PackageChange
         return package
     if _from_base(change, known):
         return Cause("base")
-    return Cause("unknown")
+    owner = _owner(change, known)
+    return Cause("unknown", f"owned by {owner}" if owner else "")
 
 
 def _package(change: Change, known: Evidence, packages: Mapping[str, PackageChange]) -> Cause | None:
-    owner = known.new_owners.get(change.path, "") if change.new is not None else ""
-    if not owner and change.old is not None:
-        owner = known.old_owners.get(change.old.path, "")
+    owner = _owner(change, known)
     if owner in packages:
         return Cause("packages", f"{owner} {packages[owner].change}")
     if packages and change.path.startswith(_DATABASES):
         return Cause("packages", "the package database")
     return None
+
+
+def _owner(change: Change, known: Evidence) -> str:
+    """Return the package that has a path in its list; empty for none."""
+    owner = known.new_owners.get(change.path, "") if change.new is not None else ""
+    return owner or (known.old_owners.get(change.old.path, "") if change.old is not None else "")
 
 
 def _from_base(change: Change, known: Evidence) -> bool:

@@ -305,8 +305,9 @@ def _change_line(change: Change, group: bytes, cause: Cause) -> Styled:
         facts.append(f"from /{shown_path(change.old.path)}")
     if change.copy_of:
         facts.append(f"a copy of /{shown_path(change.copy_of)}")
-    if cause.step != "unknown":
-        facts.append(f"[{cause.step}{f': {cause.detail}' if cause.detail else ''}]")
+    known = "" if cause.step == "unknown" else cause.step
+    if known or cause.detail:
+        facts.append(f"[{': '.join(filter(None, (known, cause.detail)))}]")
     return f"  {mark} {entry.kind} {name}  {'  '.join(filter(None, facts))}", colour
 
 

@@ -19,6 +19,7 @@ from buildstep.cli.files_sides import kind_of_side
 from buildstep.errors import ExitCode, UsageError
 from buildstep.tree.entry import dumps
 from tests.servers import layouts
+from tests.servers.registry import RegistryServer
 from tests.unit import trees
 from tests.unit.cli.conftest import Run
 
@@ -73,18 +74,34 @@ def test_layers_are_laid_one_over_another(run: Run, kind: str) -> None:
     }  # fmt: skip
 
 
+def test_an_image_of_a_registry(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    layouts.make_layout(Path("one"), [LOWER])
+    digest = layouts.make_layout(Path("two"), [LOWER, UPPER])
+    with RegistryServer() as server:
+        for blob in Path("two/blobs/sha256").iterdir():
+            server.content[f"blobs/sha256:{blob.name}"] = (blob.read_bytes(), "application/octet-stream")
+        manifest = Path("two/blobs/sha256", digest.removeprefix("sha256:")).read_bytes()
+        server.content["manifests/2"] = (manifest, "application/vnd.oci.image.manifest.v1+json")
+        monkeypatch.setenv("BUILDSTEP_INSECURE_REGISTRIES", server.host)
+        value = diffed(run, "one", f"docker://{server.host}/x:2")
+    assert value["new"]["kind"] == "docker"
+    assert {path: change for path, (change, _, _) in rows(value).items()} == {
+        "d/x": "removed", "d/y": "added", "etc/a": "changed", "etc/b": "removed",
+    }  # fmt: skip
+    assert not (tmp_path / "pool").exists()
+
+
 @pytest.fixture
 def both(run: Run) -> tuple[str, str]:
-    """Two trees: one file added, one removed, one changed, one package upgraded, one program made setuid."""
-    database, info = "var/lib/dpkg/status", "var/lib/dpkg/info/one.list"
-    old = make("old", {"etc/a": "1", "bin/x": "x", "gone": "g", "usr/one": "1",
-                       database: STATUS.format("one", "1") + STATUS.format("two", "1"), info: "/usr/one\n"})  # fmt: skip
-    new = make(
-        "new", {"etc/a": "12", "bin/x": "x", "come": "c", "usr/one": "2",
-                database: STATUS.format("one", "2") + STATUS.format("two", "1"), info: "/usr/one\n"},
-        {"bin/x": 0o4755},
-    )  # fmt: skip
-    return old, new
+    """Two trees: one file added, one removed, two changed, one package upgraded, one program made setuid."""
+    info = "var/lib/dpkg/info"
+    owned = {f"{info}/one.list": "/usr/one\n", f"{info}/two.list": "/usr/two\n"}
+    database = "var/lib/dpkg/status"
+    old = {"etc/a": "1", "bin/x": "x", "gone": "g", "usr/one": "1", "usr/two": "1"}
+    new = {"etc/a": "12", "bin/x": "x", "come": "c", "usr/one": "2", "usr/two": "2"}
+    old[database] = STATUS.format("one", "1") + STATUS.format("two", "1")
+    new[database] = STATUS.format("one", "2") + STATUS.format("two", "1")
+    return make("old", old | owned), make("new", new | owned, {"bin/x": 0o4755})
 
 
 def diffed(run: Run, *argv: str, status: int = 0) -> dict[str, Any]:
@@ -104,6 +121,7 @@ EXPECTED = {
     "etc/a": ("changed", "unknown", ""),
     "gone": ("removed", "unknown", ""),
     "usr/one": ("changed", "packages", "one upgraded"),
+    "usr/two": ("changed", "unknown", "owned by two"),
     "var/lib/dpkg/status": ("changed", "packages", "the package database"),
 }
 

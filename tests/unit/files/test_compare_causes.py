@@ -45,7 +45,7 @@ def test_a_package_that_changed_owns_it() -> None:
     assert said(old, new, known) == {
         b"a": Cause("packages", "new added"),
         b"gone": Cause("packages", "old removed"),
-        b"kept": Cause("unknown"),  # its package is the same: something else has changed it
+        b"kept": Cause("unknown", "owned by other"),  # its package is the same: something else has changed it
         b"var/lib/dpkg/status": Cause("packages", "the package database"),
     }
 
