@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -30,6 +31,8 @@ from buildstep.files.ssh_link import Link, Target
 
 _BULK = 1 << 20
 """Bytes from which on a blob goes through rsync, which resumes."""
+_ROW = re.compile(r"(\d+) (\d+(?:\.\d+)?) (.+)")
+"""Size, time and path of a file, as `ssh_scripts.LIST` prints them."""
 _UPLOADS = f"{TEMPORARY}ssh/"
 
 
@@ -73,10 +76,10 @@ class Ssh:
         """See `Storage`."""
         folder = f"./{checked_under(under)}".rstrip("/")
         for line in self._run(ssh_scripts.LIST, folder).output.decode("utf-8", "replace").splitlines():
-            size, modified, path = line.split(" ", 2)
-            name = path.removeprefix("./")
-            if is_name(name):
-                yield Item(name, int(size), float(modified))
+            found = _ROW.fullmatch(line)
+            # Not everything in a directory need be ours.
+            if found is not None and is_name(name := found[3].removeprefix("./")):
+                yield Item(name, int(found[1]), float(found[2]))
 
     def read(self, name: str, start: int = 0, count: int | None = None) -> bytes:
         """See `Storage`."""
