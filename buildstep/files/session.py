@@ -17,7 +17,7 @@ from typing import IO, Self
 from buildstep.errors import StoreError
 from buildstep.files import catalogue, chunks, condemned, layout, leases, refs
 from buildstep.files.content import ContentStore, Finder, Place, packed_list
-from buildstep.files.marks import files_in
+from buildstep.files.marks import contents_in
 from buildstep.files.pack import TARGET, PackWriter, Written
 from buildstep.files.parallel import parallel
 from buildstep.files.refs import Ref
@@ -238,7 +238,7 @@ class Session:
             return False
         # The list alone says nothing: its writer may have relied on contents that we may not rely on, and a
         # damaged content is taken out of a store by itself.
-        wanted = {content for content, _ in files_in(self.store.read_list(digest))}
+        wanted = set(contents_in(self.store.read_list(digest)))
         return self.has(wanted) == wanted
 
     # -- lists and refs --------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import NamedTuple
 
 from buildstep.errors import StoreError
@@ -14,10 +13,11 @@ from buildstep.files import catalogue, chunks, layout, pack, refs
 from buildstep.files.content import LARGEST_OBJECT, ContentStore
 from buildstep.files.interface import Item, Missing
 from buildstep.files.leases import Lease
-from buildstep.files.marks import Inventory, files_in
+from buildstep.files.marks import Inventory, contents_in, files_in
 from buildstep.files.parallel import parallel
 from buildstep.files.refs import Ref
-from buildstep.formats.codecs import expand_zstd
+from buildstep.formats.codecs import codec, expand_zstd
+from buildstep.system import workers
 from buildstep.tree import entry
 
 _WRONG = "it is not what its name says"
@@ -83,6 +83,9 @@ def verify(store: ContentStore, *, quick: bool = False) -> Report:
         return _Check(store, quick=quick).run()
 
 
+_Looked = tuple[str, bool, list[str]]
+
+
 def _problem(error: StoreError) -> str:
     """Return what is wrong with a blob. Raises the error where it is the storage that cannot be reached."""
     if error.retryable:
@@ -100,7 +103,8 @@ class _Check:
         """The contents that somebody who reads the store gets."""
         self._whole: list[str] = []
         self._salvage: dict[str, list[str]] = {}
-        self._lists: dict[str, list[tuple[str, int]]] = {}
+        self._lists: dict[str, list[str]] = {}
+        self._sizes: dict[str, int] = {}
 
     def run(self) -> Report:
         there = list(self._refs())
@@ -128,17 +132,23 @@ class _Check:
                     yield found
 
     def _read_lists(self, digests: set[str]) -> None:
-        def read(digest: str) -> tuple[str, list[tuple[str, int]], str]:
+        def read(digest: str) -> tuple[str, bytes, str]:
             try:
-                return digest, files_in(self._store.read_list(digest)), ""
+                return digest, self._store.read_list(digest), ""
             except StoreError as error:
-                return digest, [], _problem(error)
+                return digest, b"", _problem(error)
 
-        for digest, files, problem in parallel(read, sorted(digests), self._storage.at_once):
-            if problem:
-                self._damage[layout.list_name(digest)] = problem
-            else:
-                self._lists[digest] = files
+        for digest, data, problem in parallel(read, sorted(digests), self._storage.at_once):
+            try:
+                if problem:
+                    self._damage[layout.list_name(digest)] = problem
+                elif self._quick:
+                    self._sizes.update(files_in(data))
+                    self._lists[digest] = contents_in(data)
+                else:
+                    self._lists[digest] = contents_in(data)
+            except StoreError as error:
+                self._damage[layout.list_name(digest)] = error.message
 
     # -- packs -----------------------------------------------------------------------------------------
 
@@ -151,8 +161,7 @@ class _Check:
         items = self._inventory.packs
         for digest in sorted(known - items.keys()):
             self._damage[layout.pack_name(digest)] = "the catalogue has it, and it is not there"
-        look = self._look_into if self._quick else self._read_pack
-        for digest, whole, good in parallel(look, sorted(items), self._storage.at_once):
+        for digest, whole, good in self._looked():
             if whole:
                 self._whole.append(digest)
             else:
@@ -160,10 +169,25 @@ class _Check:
                 self._salvage[digest] = good
             if digest in known:
                 self._good.update(good)
-        with contextlib.suppress(StoreError):
-            self._store.catalogue.load(without=self._salvage)
 
-    def _look_into(self, digest: str) -> tuple[str, bool, list[str]]:
+    def _looked(self) -> Iterator[_Looked]:
+        """Look at all packs at once."""
+        packs = sorted(self._inventory.packs)
+        count = min(workers.cores(), len(packs))
+        if self._quick or self._storage.root is None or count < 2:
+            look = self._look_into if self._quick else self._read_pack
+            yield from parallel(look, packs, self._storage.at_once)
+            return
+        codec("zstd")  # before the workers: they need not import it each
+
+        def work(share: list[str], send: workers.Send) -> None:
+            for digest in share:
+                send(self._read_pack(digest))
+
+        with workers.running([packs[number::count] for number in range(count)], work) as found:
+            yield from found
+
+    def _look_into(self, digest: str) -> _Looked:
         """Return a pack, whether it looks whole, and its contents."""
         name = layout.pack_name(digest)
         try:
@@ -174,7 +198,7 @@ class _Check:
         frames = sum(frame.stored for frame in index.frames)
         return digest, frames < self._inventory.packs[digest].size, list(index.rows)
 
-    def _read_pack(self, digest: str) -> tuple[str, bool, list[str]]:
+    def _read_pack(self, digest: str) -> _Looked:
         """Return a pack, whether it is whole, and those of its contents that are."""
         try:
             data = self._storage.read(layout.pack_name(digest))
@@ -207,20 +231,18 @@ class _Check:
     # -- objects ---------------------------------------------------------------------------------------
 
     def _check_objects(self) -> None:
-        objects = self._inventory.objects
-        names = [name for name in objects if not name.endswith(layout.CHUNKS)]
-        sizes = {digest: size for files in self._lists.values() for digest, size in files}
-        check = partial(self._look_at, sizes) if self._quick else self._read_object
+        names = [name for name in self._inventory.objects if not name.endswith(layout.CHUNKS)]
+        check = self._look_at if self._quick else self._read_object
         for name, problem in parallel(check, sorted(names), self._storage.at_once):
             if problem:
                 self._damage[name] = problem
             elif (parsed := layout.parse(name)) is not None:
                 self._good.add(parsed.digest)
 
-    def _look_at(self, sizes: dict[str, int], name: str) -> tuple[str, str]:
+    def _look_at(self, name: str) -> tuple[str, str]:
         item, parsed = self._inventory.objects[name], layout.parse(name)
         assert parsed is not None
-        size = sizes.get(parsed.digest, item.size)
+        size = self._sizes.get(parsed.digest, item.size)
         wrong = item.size != size if parsed.end == layout.PLAIN else item.size == 0
         return name, f"it has {item.size} bytes, and a list says {size}" if wrong else ""
 
@@ -247,6 +269,9 @@ class _Check:
     def _check_recipes(self) -> None:
         """Check what is made of chunks, once it is known which of these are good."""
         names = [name for name in self._inventory.objects if name.endswith(layout.CHUNKS)]
+        if names:
+            with contextlib.suppress(StoreError):
+                self._store.catalogue.load(without=self._salvage)
         for name, digest, problem in parallel(self._read_recipe, sorted(names), self._storage.at_once):
             if problem:
                 self._damage[name] = problem
@@ -271,10 +296,7 @@ class _Check:
 
     def _explained(self, there: list[Ref]) -> Iterator[Damage]:
         """Yield all damage, with what the refs lack by it."""
-        wanted = {
-            ref.name: {*ref.contents, *(digest for digest, _ in self._lists.get(ref.list, ()))}
-            for ref in there
-        }
+        wanted = {ref.name: {*ref.contents, *self._lists.get(ref.list, ())} for ref in there}
         lost = set().union(*wanted.values()) - self._good
         # A ref may have been removed, and what it kept deleted, before our lease was there.
         there = [
