@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -38,7 +38,7 @@ _FRAME_ROW = struct.Struct("<QIIB")
 _ROW = struct.Struct("<32sIII")
 _FOOTER = struct.Struct("<I32s8s")
 _MAGIC, _END, _VERSION = b"BSPI", b"BSPACK01", 1
-_STORED, _ZSTD = 0, 1
+STORED, _ZSTD = 0, 1
 FOOTER_SIZE = _FOOTER.size
 TAIL = 64 << 10
 """Bytes of a pack's end that are read first: most often the whole index is in them."""
@@ -130,10 +130,20 @@ class PackWriter:
         if self._waiting_size >= FRAME:
             self._close_frame()
 
+    def add_frame(self, frame: Frame, stored: bytes, rows: Mapping[str, Row]) -> None:
+        """Add a whole frame of another pack, as it is stored there. rows: its contents."""
+        if self._waiting:
+            self._close_frame()
+        number = len(self._frames)
+        self._frames.append(frame._replace(offset=self.size))
+        for digest, row in rows.items():
+            self._rows.setdefault(digest, row._replace(frame=number))
+        self._write(stored)
+
     def _close_frame(self) -> None:
         data = b"".join(self._waiting)
         self._waiting.clear()
-        packed, kind = data, _STORED
+        packed, kind = data, STORED
         if self._compress is not None:
             smaller = self._compress(data)
             if len(smaller) < len(data):
@@ -218,7 +228,7 @@ def _parse(stored: bytes) -> Index:
 def _check(index: Index) -> None:
     """Refuse an index that points outside of its pack or frames: somebody else may have written it."""
     lengths = [frame.length for frame in index.frames]
-    if any(frame.codec not in (_STORED, _ZSTD) or frame.length > _LARGEST_FRAME for frame in index.frames):
+    if any(frame.codec not in (STORED, _ZSTD) or frame.length > _LARGEST_FRAME for frame in index.frames):
         raise DamagedPack("a pack has a frame of a form that this version does not read")
     if any(
         row.frame >= len(lengths) or row.offset + row.length > lengths[row.frame]
@@ -231,7 +241,7 @@ def expand(frame: Frame, stored: bytes) -> bytes:
     """Return the contents of a frame, one after another. Raises DamagedPack."""
     if len(stored) != frame.stored:
         raise DamagedPack("a pack ends in the middle of a frame")
-    if frame.codec == _STORED:
+    if frame.codec == STORED:
         data = stored
     else:
         try:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from buildstep.files import catalogue, condemned, layout
+from buildstep.files import catalogue, condemned, layout, pack
 from buildstep.files.content import ContentStore
 from buildstep.files.interface import Damaged, Missing, Storage
 from buildstep.files.leases import Lease
-from buildstep.files.pack import TARGET, Index, PackWriter, Written
+from buildstep.files.pack import TARGET, Index, PackWriter, Row, Written
 from buildstep.files.parallel import parallel
 
 _Group = list[tuple[str, list[str]]]
@@ -40,9 +40,13 @@ def copy(store: ContentStore, wanted: Mapping[str, Sequence[str]], lease: Lease)
         def write(numbered: tuple[int, _Group]) -> Written | None:
             number, group = numbered
             with PackWriter(spool / f"pack{number}", compress=store.settings.compress) as writer:
-                for digest, contents in group:
-                    if not _copy(storage, digest, indexes[digest], contents, writer):
-                        damaged.append(digest)
+                sources = [_Source(storage, digest, indexes[digest], wanted) for digest, wanted in group]
+                # Whole frames last: each one would close the frame that others are collected in.
+                done = [source.copy_contents(writer) for source in sources]
+                done = [
+                    source.copy_frames(writer) and good for source, good in zip(sources, done, strict=True)
+                ]
+                damaged.extend(digest for (digest, _), good in zip(group, done, strict=True) if not good)
                 if not len(writer):
                     return None
                 written = writer.finish()
@@ -85,18 +89,55 @@ def _groups(wanted: Mapping[str, Sequence[str]], indexes: Mapping[str, Index]) -
         yield group
 
 
-def _copy(storage: Storage, digest: str, index: Index, wanted: list[str], writer: PackWriter) -> bool:
-    """Add contents of a pack to another; return False if some are damaged."""
-    whole = True
-    try:
-        for content, data in catalogue.frames(storage, digest, index, wanted):
-            if hashlib.sha256(data).hexdigest() == content:
-                writer.add(content, data)
+class _Source:
+    """A pack, and the contents that are wanted of it: those of frames that are wanted as a whole, and others.
+
+    A frame is copied as it is stored: it need not be compressed again.
+    """
+
+    def __init__(self, storage: Storage, digest: str, index: Index, wanted: Iterable[str]) -> None:
+        self._storage = storage
+        self._digest = digest
+        self._index = index
+        chosen = set(wanted)
+        by_frame: dict[int, dict[str, Row]] = {}
+        for content, row in index.rows.items():
+            by_frame.setdefault(row.frame, {})[content] = row
+        self._frames = {number: rows for number, rows in by_frame.items() if rows.keys() <= chosen}
+        self._others = [content for content in chosen if index.rows[content].frame not in self._frames]
+
+    def copy_contents(self, writer: PackWriter) -> bool:
+        """Copy those of frames that have others as well; return False if some are damaged."""
+        return self._copy_each(self._others, writer)
+
+    def copy_frames(self, writer: PackWriter) -> bool:
+        """Copy the frames that are wanted as a whole; return False if something in them is damaged."""
+        good = True
+        for number, rows in self._frames.items():
+            frame = self._index.frames[number]
+            try:
+                stored = self._storage.read(layout.pack_name(self._digest), frame.offset, frame.stored)
+                pack.expand(frame, stored)  # zstd has a checksum of what is in it
+            except (pack.DamagedPack, Missing):
+                good = False
             else:
-                whole = False
-    except (Damaged, Missing):
-        return False
-    return whole
+                if frame.codec == pack.STORED:
+                    good &= self._copy_each(rows, writer)
+                else:
+                    writer.add_frame(frame, stored, rows)
+        return good
+
+    def _copy_each(self, wanted: Iterable[str], writer: PackWriter) -> bool:
+        whole = True
+        try:
+            for content, data in catalogue.frames(self._storage, self._digest, self._index, wanted):
+                if hashlib.sha256(data).hexdigest() == content:
+                    writer.add(content, data)
+                else:
+                    whole = False
+        except (Damaged, Missing):
+            return False
+        return whole
 
 
 def is_whole(storage: Storage, digest: str) -> bool:

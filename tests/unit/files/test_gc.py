@@ -8,13 +8,14 @@ from collections.abc import Collection
 import pytest
 
 from buildstep.errors import StoreError
-from buildstep.files import catalogue, condemned, gc, layout, refs
+from buildstep.files import catalogue, condemned, gc, layout, pack, refs
 from buildstep.files.condemned import Claimed
 from buildstep.files.content import ContentStore, Settings
 from buildstep.files.gc import Collected
 from buildstep.files.leases import Lease
 from buildstep.files.refs import Ref
 from buildstep.files.session import Session
+from buildstep.files.verify import verify
 from buildstep.tree.entry import Entry
 from tests.unit.files.memory import Memory
 
@@ -263,6 +264,40 @@ def test_a_pack_with_much_garbage_is_written_anew(memory: Memory) -> None:
     assert not collect(memory).reasons
 
 
+def test_whole_frames_are_copied_as_they_are(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "FRAME", 40)
+    memory.blobs.pop(layout.MARKER)
+    ContentStore(memory).create(Settings(compress=True, pack_below=1000, chunk_above=0))
+    contents = [b"%d" % number * 20 for number in range(10)]  # two in each frame
+    put(memory, "one", *contents)
+    put(memory, "two", *contents[:2], contents[4], *contents[6:8])
+    remove(memory, "one")
+    [old] = packs(memory)
+    before = memory.blobs[old].data
+    assert collect(memory).rewritten == 1
+    assert contents_of(memory, "two") == [*contents[:2], contents[4], *contents[6:8]]
+    [new] = packs(memory)
+    index = pack.read_index(lambda count: memory.blobs[new].data[-count:])
+    stored = [memory.blobs[new].data[frame.offset :][: frame.stored] for frame in index.frames]
+    assert [frame in before for frame in stored] == [False, True, True]
+    assert verify(ContentStore(memory)).damage == ()
+
+
+def test_a_damaged_frame_is_not_copied(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "FRAME", 40)
+    memory.blobs.pop(layout.MARKER)
+    ContentStore(memory).create(Settings(compress=True, pack_below=1000, chunk_above=0))
+    contents = [b"%d" % number * 20 for number in range(10)]
+    put(memory, "one", *contents)
+    put(memory, "two", *contents[:4])
+    remove(memory, "one")
+    [old] = packs(memory)
+    data = memory.blobs[old].data
+    memory.put(old, bytes([*data[:12], data[12] ^ 1, *data[13:]]))
+    assert collect(memory).damaged == (old,)
+    assert old in memory.blobs
+
+
 def test_a_pack_with_little_garbage_stays(memory: Memory) -> None:
     packing(memory)
     put(memory, "one", *(b"%d" % number * 20 for number in range(10)))
@@ -330,10 +365,10 @@ def test_a_damaged_pack_is_left_alone_and_named(memory: Memory) -> None:
     put(memory, "one", OLD, YOUNG)
     put(memory, "two", OLD)
     remove(memory, "one")
-    [pack] = packs(memory)
-    data = memory.blobs[pack].data
-    memory.put(pack, data.replace(b"old", b"bad"))
+    [damaged] = packs(memory)
+    data = memory.blobs[damaged].data
+    memory.put(damaged, data.replace(b"old", b"bad"))
     found = collect(memory)
-    assert found.damaged == (pack,)
-    assert pack not in found.reasons
-    assert pack in memory.blobs
+    assert found.damaged == (damaged,)
+    assert damaged not in found.reasons
+    assert damaged in memory.blobs
