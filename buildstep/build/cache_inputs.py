@@ -24,7 +24,7 @@ NOT_DECISIVE = (
 )  # fmt: skip
 """Fields of a spec that no output depends on; name and version are part of the manifest as well."""
 
-_OF_A_STORE = ("store", "ref")
+_OF_A_STORE = ("store", "ref", "outputs", "strip")
 """Fields that mean nothing where the image is not recorded in a store."""
 
 _OF_PACKAGES = ("installer", "installer_options", "order")

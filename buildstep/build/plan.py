@@ -262,7 +262,10 @@ def store_target(
     """Return where the format files records the image. notes: to be remembered with it."""
     url = spec.store or environ.get("BUILDSTEP_STORE", "")
     kept = cache_folder(environ)
-    return StoreTarget(url=url, ref=spec.ref_name, environ=environ, kept=kept, notes=notes)
+    return StoreTarget(
+        url=url, ref=spec.ref_name, environ=environ, kept=kept, notes=notes, outputs=spec.outputs,
+        strip=spec.strip or "",
+    )  # fmt: skip
 
 
 def takes_in_place(spec: BuildSpec) -> bool:

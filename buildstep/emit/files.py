@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from buildstep.emit import oci_config
 from buildstep.emit.interface import Artifact, EmitJob, Sink, StoreTarget, new_file
+from buildstep.emit.selection import Selection
 from buildstep.errors import UsageError
 from buildstep.events import Bus
 from buildstep.files import layout, open_storage, refs
@@ -72,6 +73,7 @@ class FilesEmitter:
         """See `Recording`."""
         known = _named(target)
         layout.ref_name(known.ref)
+        _selection(known)
         store = _store(known, bus)
         if not store.storage.writable:
             raise ReadOnly(
@@ -107,6 +109,15 @@ def _named(target: StoreTarget | None) -> StoreTarget:
 
 def _store(target: StoreTarget, bus: Bus) -> ContentStore:
     return ContentStore(open_storage(target.url, environ=target.environ, bus=bus), bus=bus, kept=target.kept)
+
+
+def _selection(target: StoreTarget) -> Selection | None:
+    return Selection(target.outputs, target.strip) if target.outputs or target.strip else None
+
+
+def _leaders(tree: FileList, paths: set[bytes]) -> set[bytes]:
+    """Return the paths by which the contents of these are read: a hard-link group is read by its first."""
+    return {tree[path].first or path for path in paths}
 
 
 class _Worker:
@@ -188,6 +199,10 @@ class _FilesSink:
         self._before = before
         self._stack = stack
         self._stored: StoredList | None = None
+        self._selection = _selection(target)
+        self._wanted = (
+            None if self._selection is None else _leaders(job.tree, self._selection.paths(job.tree))
+        )
         known = {entry.sha256 for entry in job.tree.values() if entry.kind == "f" and entry.sha256}
         self._there = session.has(known)
         self._skips = False
@@ -200,7 +215,12 @@ class _FilesSink:
 
     def begin(self, entry: Entry) -> None:
         # The read pass compares what it reads with the digest that is known.
-        self._skips = entry.kind != "f" or bool(entry.first) or entry.sha256 in self._there
+        self._skips = (
+            entry.kind != "f"
+            or bool(entry.first)
+            or entry.sha256 in self._there
+            or (self._wanted is not None and entry.path not in self._wanted)
+        )
         if not self._skips and entry.size > _WHOLE:
             self._send()
             self._pipe = _Pipe(self._worker, self._session, entry.size)
@@ -244,7 +264,8 @@ class _FilesSink:
     def finish(self) -> Artifact:
         self._send()
         self._worker.wait()
-        stored = self._stored = self._session.put_list(_settled(self._job.tree, self._job.style.epoch))
+        tree = self._job.tree if self._selection is None else self._selection.take(self._job.tree)
+        stored = self._stored = self._session.put_list(_settled(tree, self._job.style.epoch))
         facts = {
             "store": self._session.store.storage.url,
             "ref": self._target.ref,

@@ -53,13 +53,16 @@ class ArchiveStyle:
 class StoreTarget:
     """Where an image is recorded, for the format that does. url: of the store; ref: the name that will mean
     the image; environ: with credentials and proxies; kept: a directory of this machine for what need not be
-    fetched again; notes: what is to be remembered beside the list."""
+    fetched again; notes: what is to be remembered beside the list. outputs, strip: what of the tree is
+    recorded, see `selection`; all of it where there are none."""
 
     url: str
     ref: str
     environ: Mapping[str, str]
     kept: Path | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
+    strip: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

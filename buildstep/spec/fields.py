@@ -112,6 +112,8 @@ class BuildSpec:
     sparse: bool = False
     store: str | None = None
     ref: str | None = None
+    outputs: tuple[str, ...] = ()
+    strip: str | None = None
     motd: bool = False
     source_repo: str | None = None
     upgrade_first: bool = False

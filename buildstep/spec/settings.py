@@ -86,6 +86,9 @@ PREFIX = text(
 _WHO = "[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _OWNER = text(f"keep|{_WHO}:{_WHO}", say='"keep" or USER:GROUP, names or numbers')
 _PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6([0-4][0-9]{3}|5([0-4][0-9]{2}|5([0-2][0-9]|3[0-5]))))"
+OUTPUT: Final = text(rf"!?/[^{_PLAIN}]*", say="an anchored pattern: /PATH, or !/PATH for what stays out")
+"""What of a tree is recorded."""
+
 _SECONDS = integer(1, 7 * 24 * 3600)
 STORE: Final = text(
     rf"({HTTP}|s3)://[^\s@?#/]+[^\s@?#]*|ssh://([^\s@:?#/]+@)?[^\s@?#/]+/[^\s@?#]*|dir:[^{_PLAIN}#]+|[^{_PLAIN}:#-][^{_PLAIN}:#]*",
@@ -225,6 +228,14 @@ _TABLE: Final = (
         "The name by which the format files records the image; default: NAME/VERSION.",
         flag="--ref",
     ),
+    Setting(
+        "outputs",
+        array(OUTPUT),
+        "What of the tree the format files records, with all below it: anchored patterns of rsync, and with !"
+        " in front what stays out; default: all of it.",
+        commas=False,
+    ),
+    Setting("strip", _ABSOLUTE, "The path whose content the format files records as the top of its list."),
     Setting("motd", BOOLEAN, "Write etc/motd; needs source_repo.", flag="-M/--motd"),
     Setting("source_repo", _WORD, "Where the source is, for the motd.", flag="-S/--source-repo"),
     Setting("upgrade_first", BOOLEAN, "Upgrade the base image's packages first.", flag="-u/--upgrade-first"),

@@ -125,6 +125,11 @@ class StatIndex:
         name = hashlib.sha256(os.fsencode(os.path.realpath(proto))).hexdigest()[:32]
         self.path = state / "index" / f"{name}.idx"
 
+    def forget(self) -> None:
+        """Remove it: the directory is gone for good."""
+        for path in (self.path, self.path.with_suffix(".lock")):
+            path.unlink(missing_ok=True)
+
     @property
     def size(self) -> int:
         """Bytes of the file; 0 where there is none."""
