@@ -20,6 +20,7 @@ from buildstep.errors import StoreError, UsageError
 from buildstep.files.checkout_writer import Writer
 from buildstep.files.content import ContentStore
 from buildstep.files.layout import LINKS, link_name
+from buildstep.files.real_folders import RealFolders
 from buildstep.system.digest import sha256_file
 from buildstep.tree import entry as tree_entry
 from buildstep.tree.entry import Entry
@@ -48,6 +49,7 @@ class Farm:
                 hint="check out without --hardlink",
             )
         self._root = root
+        self._folders = RealFolders(root)
         self._thorough = thorough
         self._times: Counter[bytes] = Counter()
         self._names: dict[bytes, str] = {}
@@ -97,7 +99,9 @@ class Farm:
             self._times[key] += 1
             name = hashlib.sha256(key + b"%d" % number).hexdigest()
             self._names[entry.path] = name
-        return self._root / link_name(name)
+        shared = link_name(name)
+        self._folders.check_above(shared)
+        return self._root / shared
 
     def _is_good(self, path: Path, info: os.stat_result, entry: Entry) -> bool:
         there = (info.st_mode, info.st_uid, info.st_gid, info.st_size, info.st_mtime_ns)
@@ -121,8 +125,12 @@ def sweep_links(store: ContentStore, *, dry_run: bool = False) -> tuple[int, int
     if root is None:
         return 0, 0
     count = size = 0
+    folders = RealFolders(root)
     try:
+        folders.check(LINKS.removesuffix("/"))
         for folder in sorted((root / LINKS).glob("??")):
+            if not folders.check(LINKS + folder.name):
+                continue
             for item in os.scandir(folder):
                 info = item.stat(follow_symlinks=False)
                 if info.st_nlink == 1 and stat.S_ISREG(info.st_mode):

@@ -8,6 +8,7 @@ swapped by a rename under a kernel lock.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -21,6 +22,7 @@ from typing import ClassVar
 from buildstep.errors import StoreError
 from buildstep.files.interface import Access, Item, Missing, ReadOnly, Versioned, checked, checked_under
 from buildstep.files.layout import TEMPORARY
+from buildstep.files.real_folders import RealFolders
 from buildstep.system.files import copy_range, fsync_dir, write_all
 from buildstep.system.locks import create_locked, lock, lock_directory, try_lock
 from buildstep.system.private import private_dir
@@ -43,6 +45,7 @@ class Local:
     def __init__(self, place: str, _access: Access) -> None:
         self.root = Path(os.path.abspath(place))
         self.url = f"dir:{self.root}"
+        self._folders = RealFolders(self.root)
         self._checked = False
 
     @property
@@ -57,7 +60,7 @@ class Local:
         found = set()
         for name in names:
             try:
-                if stat.S_ISREG(os.lstat(top + checked(name)).st_mode):
+                if self._folders.check_above(checked(name)) and stat.S_ISREG(os.lstat(top + name).st_mode):
                     found.add(name)
             except (FileNotFoundError, NotADirectoryError):
                 continue
@@ -71,6 +74,7 @@ class Local:
         while pending:
             prefix = pending.pop()
             try:
+                self._folders.check(prefix.removesuffix("/"))
                 listing = os.scandir(self.root / prefix)
             except (FileNotFoundError, NotADirectoryError):
                 continue
@@ -119,7 +123,8 @@ class Local:
     @contextlib.contextmanager
     def _opened(self, name: str) -> Iterator[int]:
         try:
-            fd = os.open(self.root / checked(name), _READ)
+            self._folders.check_above(checked(name))
+            fd = os.open(self.root / name, _READ)
         except (FileNotFoundError, NotADirectoryError):
             raise Missing(f"{self.url} has no {name}") from None
         except OSError as error:
@@ -142,9 +147,9 @@ class Local:
         """See `Storage`. A file of a `spool` is linked, not copied."""
         final = self.root / checked(name)
         self._prepare()
-        if os.path.lexists(final):
-            return False
         try:
+            if self._folders.check_above(name) and os.path.lexists(final):
+                return False
             if isinstance(data, Path) and data.parent.parent == self._temporaries:
                 with data.open("rb") as stream:
                     return self._link(stream.fileno(), data, final)
@@ -171,7 +176,7 @@ class Local:
         except FileExistsError:
             return False
         except FileNotFoundError:
-            self._make_folder(final.parent)
+            self._make_folder(os.fspath(final.parent.relative_to(self.root)))
             return self._link(fd, path, final)
         fsync_dir(final.parent)
         return True
@@ -226,7 +231,8 @@ class Local:
         self._prepare()
         for name in names:
             try:
-                (self.root / checked(name)).unlink(missing_ok=True)
+                if self._folders.check_above(checked(name)):
+                    (self.root / name).unlink(missing_ok=True)
             except OSError as error:
                 raise self._error("delete", name, error) from error
 
@@ -243,7 +249,7 @@ class Local:
                     path.unlink(missing_ok=True)
                     fsync_dir(path.parent)
                 else:
-                    self._make_folder(path.parent)
+                    self._make_folder(name.rpartition("/")[0])
                     with self._temporary() as (fd, temporary):
                         write_all(fd, data)
                         os.fchmod(fd, _MODE | stat.S_IWUSR)
@@ -280,22 +286,26 @@ class Local:
         if (why := self._why_not()) is not None:
             raise ReadOnly(f"{self.url} cannot be written to: {why}", hint="use a store of your own")
         try:
-            self._make_folder(self._temporaries)
+            self._make_folder(TEMPORARY.removesuffix("/"))
             self._sweep()
         except OSError as error:
             raise self._error("make", "", error) from error
         self._checked = True
 
-    def _make_folder(self, folder: Path) -> None:
-        """Make a directory of the store. Others may read the store once somebody lets them into its top:
-        what images hold can be secret."""
-        missing = []
-        while folder != self.root and not folder.is_dir():
-            missing.append(folder)
-            folder = folder.parent
+    def _make_folder(self, folder: str) -> None:
+        """Make a directory of the store, by its name in it. Others may read the store once somebody lets them
+        into its top: what images hold can be secret."""
         private_dir(self.root)
-        for path in reversed(missing):
-            path.mkdir(mode=0o755, exist_ok=True)
+        missing = []
+        while not self._folders.check(folder):
+            missing.append(folder)
+            folder = folder.rpartition("/")[0]
+        for name in reversed(missing):
+            path = self.root / name
+            with contextlib.suppress(FileExistsError):
+                path.mkdir(mode=0o755)
+            if not self._folders.check(name):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(path))
             fsync_dir(path.parent)
 
     def _sweep(self) -> None:

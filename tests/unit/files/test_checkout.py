@@ -556,3 +556,20 @@ def test_the_list_that_is_checked_out_is_not_changed(store: ContentStore, tmp_pa
     kept = {path: replace(entry) for path, entry in entries.items()}
     checkout(store, entries, tmp_path / "out", Options(mtime=0))
     assert entries == kept
+
+
+def test_the_sweep_of_shared_files_goes_through_no_link(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "store")
+    outside = tmp_path / "outside"
+    (outside / "ab").mkdir(parents=True)
+    (outside / "ab/file").write_text("kept")
+    links = tmp_path / "store/links"
+    links.symlink_to(outside)
+    with pytest.raises(StoreError, match="links is a link where a directory of the store should be"):
+        sweep_links(store)
+    links.unlink()
+    links.mkdir()
+    (links / "ab").symlink_to(outside / "ab")
+    with pytest.raises(StoreError, match="links/ab is a link"):
+        sweep_links(store)
+    assert (outside / "ab/file").read_text() == "kept"

@@ -139,3 +139,75 @@ def test_a_name_that_is_too_long_for_the_file_system(store: Local) -> None:
     store.write("a", b"")
     with pytest.raises(StoreError, match="cannot look at"):
         store.exists(["x" * 300])
+
+
+# -- links in the place of directories -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["objects", "objects/ab", "files/a/b", "tmp"])
+def test_a_link_in_the_place_of_a_directory_leads_nowhere(folder: str, store: Local, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    (outside / "ab").mkdir(parents=True)
+    (outside / "kept").write_text("outside")
+    (outside / "ab/kept").write_text("outside")
+    name = f"{folder}/kept"
+    link = store.root / folder
+    link.parent.mkdir(parents=True)
+    store.root.chmod(0o700)
+    link.symlink_to(outside)
+    calls: list[Callable[[], object]] = [
+        lambda: store.exists([name]),
+        lambda: store.exists(["x/y", f"{folder}/ab/kept"]),
+        lambda: list(store.list(f"{folder}/")),
+        lambda: list(store.list(f"{folder}/ab/")),
+        lambda: store.read(name),
+        lambda: store.read(f"{folder}/ab/kept"),
+        lambda: store.load(name),
+        lambda: store.fetch(name, tmp_path / "copy"),
+        lambda: store.write(f"{folder}/new", b"x"),
+        lambda: store.write(f"{folder}/new/deeper", b"x"),
+        lambda: store.write(name, b"x"),
+        lambda: store.delete([name]),
+        lambda: store.swap(name, b"x", None),
+        lambda: store.swap(name, None, None),
+    ]
+    for call in calls:
+        with pytest.raises(StoreError, match=rf"{folder} is a link where a directory of the store should be"):
+            call()
+    assert sorted(os.listdir(outside)) == ["ab", "kept"]
+    assert os.listdir(outside / "ab") == ["kept"]
+    assert (outside / "kept").read_text() == "outside"
+    assert list(store.list("")) == [], "what is behind it is in no listing"
+
+
+def test_the_top_of_a_store_can_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "store").symlink_to("real")
+    found = open_storage(f"dir:{tmp_path}/store", environ={})
+    assert found.write("objects/ab/x", b"1")
+    assert found.exists(["objects/ab/x", "objects/cd/x"]) == {"objects/ab/x"}
+    assert (tmp_path / "real/objects/ab/x").read_bytes() == b"1"
+
+
+def test_each_directory_is_looked_at_once(store: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"objects/{number % 4:02}/{number:04}" for number in range(400)]
+    for name in names:
+        store.write(name, b"")
+    looks: list[str] = []
+    real = os.lstat
+
+    def counted(path: str) -> os.stat_result:
+        looks.append(path)
+        return real(path)
+
+    monkeypatch.setattr(os, "lstat", counted)
+    fresh = open_storage(store.url, environ={})
+    assert fresh.exists(names) == set(names)
+    assert len(looks) == len(names) + 5
+
+
+def test_a_file_in_the_place_of_a_directory(store: Local) -> None:
+    store.write("objects", b"")
+    assert store.exists(["objects/ab/x"]) == set()
+    with pytest.raises(StoreError, match="Not a directory"):
+        store.write("objects/ab/x", b"")
