@@ -10,10 +10,10 @@ from buildstep.system.text import size_text
 
 _SCRIPTS = ("page.js", "charts.js", "diff.js")
 
-ROWS = 2000
+ROWS = 1000
 """Changes that a table of the page has, the largest; the JSON has all of them."""
 
-_CELLS = 5000
+_CELLS = 3000
 """Files that the treemap is drawn of, the largest."""
 
 _TABLES = (

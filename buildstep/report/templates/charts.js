@@ -1,6 +1,7 @@
 
 // The treemap of files: a squarified layout, as deep as there is room; a folder opens on click.
-// Each row is a path, a size and, where files differ in what became of them, a word for that and a note.
+// Each row is a path, a size and, where files differ in what became of them, a word for that and a note; a
+// folder has the word that all in it have.
 function fileTree(files) {
   const root = { name: "/", size: 0, children: new Map(), parent: null };
   for (const [path, size, word, note] of files) {
@@ -10,8 +11,9 @@ function fileTree(files) {
       if (!node.children.has(part)) node.children.set(part, { name: part, size: 0, children: new Map(), parent: node });
       node = node.children.get(part);
       node.size += size;
+      node.word = node.word === undefined || node.word === word ? word : null;
     }
-    Object.assign(node, { word, note });
+    node.note = note;
   }
   return root;
 }
@@ -76,7 +78,7 @@ if (treemap) {
     const folder = node.children.size > 0;
     const nested = folder && depth < 4 && cell.width > 60 && cell.height > 52;
     const shown = folder ? `${name}/` : name;
-    const group = svg("g", { class: `${node.word && !folder ? node.word : `h${hue}`} ${folder ? "folder" : "file"} d${depth}` });
+    const group = svg("g", { class: `${(!nested && node.word) || `h${hue}`} ${folder ? "folder" : "file"} d${depth}` });
     group.append(
       svg("title", {}, `${pathOf(node)}${folder ? "/" : ""}\n${(!folder && node.note) || sizeText(cell.item.size)}`),
       svg("rect", { x: cell.x, y: cell.y, width: cell.width, height: cell.height, rx: 3 }),
