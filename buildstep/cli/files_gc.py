@@ -33,13 +33,22 @@ def command(work: Work, grace: float, dry_run: bool, as_json: bool) -> None:
     """Delete what no ref reaches, beside whoever reads and writes.
 
     What somebody who uses the store at the moment may rely on stays until the next gc. Packs of which more
-    than three tenths are garbage are written anew. Where a list or a pack is damaged nothing is deleted.
+    than three tenths are garbage are written anew. Files that only checkouts with --hardlink shared go as
+    well. Where a list or a pack is damaged nothing is deleted.
     """
     from buildstep.files import gc
+    from buildstep.files.checkout_farm import sweep_links
 
-    found = gc.collect(work.open(), grace=grace * 3600, dry_run=dry_run)
+    store = work.open()
+    found = gc.collect(store, grace=grace * 3600, dry_run=dry_run)
+    links, size = sweep_links(store, dry_run=dry_run)
+    facts = {**_facts(found, dry_run=dry_run), "links": links, "links_bytes": size}
+    lines = [*_lines(found, dry_run=dry_run)]
+    if links:
+        what = f"{plural(links, 'shared file')} that no checkout has any more, {size_text(size)}"
+        lines.append(f"{what}{', would be' if dry_run else ''} deleted")
     done = f"{plural(len(found.deleted), 'file')} deleted, {size_text(sum(found.deleted.values()))}"
-    show(_facts(found, dry_run=dry_run), _lines(found, dry_run=dry_run), as_json=as_json, done=done)
+    show(facts, lines, as_json=as_json, done=done)
 
 
 def _facts(found: Collected, *, dry_run: bool) -> dict[str, Any]:

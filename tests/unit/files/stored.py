@@ -10,6 +10,7 @@ from pathlib import Path
 
 from buildstep.files import open_storage
 from buildstep.files.content import ContentStore, Settings
+from buildstep.files.refs import Ref
 from buildstep.files.session import Session
 from buildstep.tree.entry import Entry, FileList
 from tests.unit.trees import scanned
@@ -21,15 +22,17 @@ def new_store(path: Path, settings: Settings | None = None) -> ContentStore:
     return store
 
 
-def put_tree(store: ContentStore, tree: Path) -> FileList:
-    """Store a tree; its list."""
+def put_tree(store: ContentStore, tree: Path, ref: str = "") -> FileList:
+    """Store a tree, under a ref if one is named; its list."""
     entries = scanned(tree)
     with Session(store, "test") as session:
         for entry in entries.values():
             if entry.kind == "f" and not entry.first:
                 with (tree / os.fsdecode(entry.path)).open("rb") as stream:
                     assert session.put_stream(stream, entry.size) == entry.sha256
-        session.put_list(entries)
+        done = session.put_list(entries)
+        if ref:
+            session.set_ref(Ref(name=ref, list=done.digest, tree=done.tree), None)
     return entries
 
 
