@@ -100,6 +100,32 @@ def _first_line(kind: object) -> str:
     return kind.__doc__.strip().partition("\n")[0]
 
 
+def _stores() -> str:
+    from buildstep.files import STORES
+
+    rows = ((f"`{name}`", _first_line(kind)) for name, kind in STORES.items())
+    return table(("kind", "URL"), rows)
+
+
+def _store_layout() -> str:
+    from buildstep.files import layout
+
+    return _text(layout.__doc__, "")
+
+
+def _pack_format() -> str:
+    from buildstep.files import pack
+
+    return _text(pack.__doc__, "    ")
+
+
+def _text(docstring: str | None, indent: str) -> str:
+    """Return the second paragraph of a docstring as it is, without this indent."""
+    assert docstring
+    lines = docstring.split("\n\n")[1].rstrip().splitlines()
+    return "\n".join(["```text", *(line.removeprefix(indent) for line in lines), "```"])
+
+
 def _formats() -> str:
     from buildstep.emit import EMITTERS
 
@@ -150,6 +176,9 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "agent variables": _agent_variables,
     "settings": _settings,
     "pools": _pools,
+    "stores": _stores,
+    "store layout": _store_layout,
+    "pack format": _pack_format,
     "kept": _kept,
     "installers": _installers,
     "formats": _formats,

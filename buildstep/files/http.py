@@ -59,7 +59,7 @@ class WebHttp:
                 hint=f"such as {self.scheme}://host/store",
             )
         self.url = safe_url(address).rstrip("/")
-        found = credentials_for(f"{host}:{port}" if port else host, access.environ, prefix="BUILDSTEP_STORE")
+        found = credentials_for(f"{host}:{port}" if port else host, access.environ, service="STORE")
         if parts.username:
             found = Credentials(user=unquote(parts.username), password=unquote(parts.password or ""))
         self._headers = {"Authorization": found.header()} if found else {}
@@ -222,6 +222,6 @@ class WebHttp:
 
 
 class WebHttps(WebHttp):
-    """`https://[USER[:PASSWORD]@]HOST[:PORT]/PATH`. See `WebHttp`."""
+    """`https://[USER[:PASSWORD]@]HOST[:PORT]/PATH`."""
 
     scheme: ClassVar[str] = "https"

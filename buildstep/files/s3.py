@@ -26,7 +26,10 @@ _REFUSED = 403
 
 
 class S3:
-    """`s3://BUCKET[/PREFIX]`. Credentials and endpoint: see `net.s3.S3Client`."""
+    """`s3://BUCKET[/PREFIX]`.
+
+    Credentials and endpoint: see `net.s3.S3Client`.
+    """
 
     scheme: ClassVar[str] = "s3"
     writable = True

@@ -27,17 +27,17 @@ class Credentials:
 
 
 def credentials_for(
-    host: str, environ: Mapping[str, str], *, prefix: str = "BUILDSTEP_REGISTRY"
+    host: str, environ: Mapping[str, str], *, service: str = "REGISTRY"
 ) -> Credentials | None:
     """Return BUILDSTEP_REGISTRY_USER and _PASSWORD, else what `docker login` wrote; None without either.
 
-    The password of the environment is for BUILDSTEP_REGISTRY_HOST if that is set, else for any host. prefix:
-    of these variables, for another service than a registry.
+    The password of the environment is for BUILDSTEP_REGISTRY_HOST if that is set, else for any host. service:
+    the word in these names for another service than a registry.
     Raises UsageError for a file that cannot be read as credentials. Its format: docker's config.json.
     """
-    user = environ.get(f"{prefix}_USER", "")
-    if user and environ.get(f"{prefix}_HOST", host) == host:
-        return Credentials(user=user, password=environ.get(f"{prefix}_PASSWORD", ""))
+    user = environ.get(f"BUILDSTEP_{service}_USER", "")
+    if user and environ.get(f"BUILDSTEP_{service}_HOST", host) == host:
+        return Credentials(user=user, password=environ.get(f"BUILDSTEP_{service}_PASSWORD", ""))
     home, runtime = environ.get("HOME", ""), environ.get("XDG_RUNTIME_DIR", "")
     docker = environ.get("DOCKER_CONFIG") or (f"{home}/.docker" if home else "")
     files = [
