@@ -182,7 +182,7 @@ def show_(session: Session, ref: str, remote: bool, _as_json: bool) -> None:
 @JSON
 def verify(session: Session, refs: tuple[str, ...], as_json: bool) -> int:
     """Read images (all of them, if none is named) and compare every file with what was imported."""
-    from buildstep.errors import ExitCode, ImageError
+    from buildstep.errors import BuildstepError, ExitCode
 
     store = session.store
     rows = []
@@ -190,8 +190,10 @@ def verify(session: Session, refs: tuple[str, ...], as_json: bool) -> int:
         problem = ""
         try:
             store.verify(record)
-        except ImageError as error:
-            problem = f"{error.message}: {error.detail}"
+        except BuildstepError as error:
+            problem = f"{error.message}: {error.detail}" if error.detail else error.message
+        except OSError as error:  # such as a file on a bad block: the other images are read all the same
+            problem = f"it cannot be read: {error}"
         rows.append({"uuid": record.uuid, "ok": not problem, "problem": problem})
         if not as_json:
             echo(f"{record.uuid}  {record.name}@{record.version}  {problem or 'OK'}")

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.errors import ImageError, SpecError
+from buildstep import cli
+from buildstep.errors import ExitCode, ImageError, SpecError
 from buildstep.events import Bus, Event, Note
 from buildstep.images.file_hashes import FileHashes
 from buildstep.images.gc import collect
@@ -532,3 +533,26 @@ def test_an_archive_that_changes_while_it_is_imported_is_no_image(
     assert caught.value.retryable
     assert store.records() == []
     assert Importer(store, journal).ensure(ref)[1] is False
+
+
+def test_what_cannot_be_read_does_not_end_the_verification(
+    store: ImageStore,
+    journal: Journal,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("first", "second"):
+        Importer(store, journal).ensure(archive(tmp_path / f"{name}.tar", name=name))
+    real = ImageStore.verify
+
+    def verify(it: ImageStore, record: ImageRecord) -> None:
+        if record.name == "first":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(it, record)
+
+    monkeypatch.setattr(ImageStore, "verify", verify)
+    assert cli.main(["image", "verify", "--pool", store.backend.uri]) == ExitCode.IMAGE
+    out = capfd.readouterr().out
+    assert "first@0  it cannot be read: [Errno 5] Input/output error" in out
+    assert "second@0  OK" in out
