@@ -104,8 +104,8 @@ class Remote:
             repository = self._open(source, channel or source.channel)
             try:
                 for row in repository.images(**filters):
-                    if row.get("uuid") not in seen:
-                        seen.add(str(row.get("uuid")))
+                    if (uuid := str(row.get("uuid"))) not in seen:
+                        seen.add(uuid)
                         yield repository.label, row
             except HttpError as error:
                 problems.append(error)

@@ -132,6 +132,8 @@ class DirectoryRepository(_Published):
 
     def images(self, **filters: str) -> Iterator[dict[str, Any]]:
         rows = (self._document("images/index.json") or {}).get("images", [])
+        if not isinstance(rows, list):
+            raise HttpError(f"{self.label}/images/index.json has no list of images")
         yield from filtered((row for row in rows if isinstance(row, dict)), filters)
 
     def fetch_file(
@@ -183,9 +185,12 @@ def _passes(row: Mapping[str, Any], name: str, wanted: str) -> bool:
         return wanted in ("all", row.get("state", "active"))
     if name in ("channel", "sort", "inclAdminFields", "account"):
         return True
-    value = row.get("tags", {}).get(name[4:]) if name.startswith("tag.") else row.get(name)
     if name == "billing_tag":
-        return wanted in row.get("billing_tags", [])
+        billing = row.get("billing_tags")
+        return isinstance(billing, list) and wanted in billing
+    tags = row.get("tags")
+    in_tags = tags if isinstance(tags, dict) else {}
+    value = in_tags.get(name[4:]) if name.startswith("tag.") else row.get(name)
     text = str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)
     if wanted.startswith("~"):
         return wanted[1:] in text

@@ -148,6 +148,6 @@ def _list(images: Path, manifest: Mapping[str, Any]) -> bool:
     if rows.get(manifest["uuid"]) == manifest:
         return False
     rows[manifest["uuid"]] = dict(manifest)
-    ordered = sorted(rows.values(), key=lambda row: (str(row.get("published_at", "")), row["uuid"]))
+    ordered = sorted(rows.values(), key=lambda row: (str(row.get("published_at", "")), str(row["uuid"])))
     _write(path, json.dumps({"format": 1, "images": ordered}, indent=2).encode() + b"\n")
     return True

@@ -13,9 +13,11 @@ import pytest
 
 from buildstep.errors import DiskError, ExitCode, ImageError, PublishError, UsageError
 from buildstep.images.publishers import Bundle, Published, PublishOptions, directory, publish, publisher
+from buildstep.images.remote import Remote
 from buildstep.images.repositories import Repository, open_repository, path_of
 from buildstep.images.resolve import Fetched, Incoming, fetch_files, resolve
 from buildstep.net.errors import HttpError
+from buildstep.spec.config import SourceConfig
 from buildstep.system.files import fsync_dir
 from tests.servers.fixtures import FAST, Notes, bus, imgapi_server
 from tests.servers.imgapi import ImgapiServer
@@ -300,6 +302,27 @@ class TestDirectory:
             in_directory(make_bundle(tmp_path), tmp_path / "www", bus)
             index = json.loads((tmp_path / "www/images/index.json").read_text())
             assert [row["uuid"] for row in index["images"]] == [UUID]
+
+    @pytest.mark.parametrize(
+        ("text", "listed"),
+        [
+            ('{"images": 1}', False),
+            ('{"images": [{"uuid": ["x"]}, {"uuid": "y", "tags": 1, "billing_tags": null}]}', True),
+        ],
+    )
+    def test_an_index_of_odd_types_is_no_bug_of_ours(
+        self, tmp_path: Path, bus: Notes, text: str, listed: bool
+    ) -> None:
+        (tmp_path / "images").mkdir()
+        (tmp_path / "images/index.json").write_text(text)
+        remote = Remote([SourceConfig(url=f"dir:{tmp_path}")], environ={}, http={}, bus=bus)
+        for filters in ({}, {"tag.a": "!b"}, {"billing_tag": "x"}):
+            if listed:
+                count = 0 if "billing_tag" in filters else 2
+                assert len(list(remote.images(channel="", filters=filters))) == count
+            else:
+                with pytest.raises(ImageError, match="no source of images answered"):
+                    list(remote.images(channel="", filters=filters))
 
     def test_names_stay_apart(self) -> None:
         texts = ["a/b", "a%2Fb", "a b", "..", ".", ".x", "images", "image"]
