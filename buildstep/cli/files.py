@@ -17,6 +17,7 @@ ROWS = {
     "remove": ("buildstep.cli.files_list:remove", "Remove refs; what only they kept goes with the next gc."),
     "verify": ("buildstep.cli.files_verify:command", "Check that a store is whole, and repair it."),
     "build": ("buildstep.cli.files_build:command", "Build a recipe, and record its outputs."),
+    "stats": ("buildstep.cli.files_stats:command", "Show how much a store holds, and what is shared."),
     "gc": ("buildstep.cli.files_gc:command", "Delete what no ref reaches."),
     "import": ("buildstep.cli.files_import:import_", "Take over a list and its contents, such as AYS's."),
     "export": (

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 # A literal beginning is found ten times as quickly as a line's start.
 _DIGEST = re.compile(r"\nf\t[^\t]*\t[^\t]*\t[^\t]*\t[0-9]+\t([0-9a-f]{64})\t")
-_FILE = re.compile(r"\nf\t[^\t]*\t[^\t]*\t[^\t]*\t([0-9]+)\t([0-9a-f]{64})\t")
+_FILE = re.compile(r"\nf\t[^\t]*\t[^\t]*\t[^\t]*\t([0-9]+)\t([0-9a-f]{64})\t(-\t)?")
 
 
 def contents_in(data: bytes) -> list[str]:
@@ -30,9 +30,13 @@ def contents_in(data: bytes) -> list[str]:
     return _checked(data, _DIGEST.findall(data.decode("latin-1")))
 
 
-def files_in(data: bytes) -> list[tuple[str, int]]:
-    """Return (digest, size) of each file of a stored list, as `contents_in`."""
-    return [(digest, int(size)) for size, digest in _checked(data, _FILE.findall(data.decode("latin-1")))]
+def files_in(data: bytes, *, linked: bool = True) -> list[tuple[str, int]]:
+    """Return (digest, size) of each file of a stored list, as `contents_in`.
+
+    linked: also of the later members of hard-link groups.
+    """
+    found = _checked(data, _FILE.findall(data.decode("latin-1")))
+    return [(digest, int(size)) for size, digest, alone in found if linked or alone]
 
 
 def _checked(data: bytes, found: list[T]) -> list[T]:

@@ -1,4 +1,4 @@
-"""`buildstep files gc` and `verify` as a person sees it."""
+"""`buildstep files gc`, `verify` and `stats` as a person sees it."""
 
 from __future__ import annotations
 
@@ -68,3 +68,18 @@ def test_verify(run: Run, store: str) -> None:
     assert found["left"] == []
     assert {path["path"] for row in found["damaged"] for path in row["paths"]} == {"both", "kept"}
     assert run("files", "verify", "--store", store)[0] == ExitCode.OK
+
+
+def test_stats(run: Run, store: str) -> None:
+    Path("kept", "more").write_text("more")
+    assert run("files", "put", "kept", "--store", store, "--ref", "more")[0] == ExitCode.OK
+    status, out, err = run("files", "stats", "--store", store)
+    assert (status, err) == (ExitCode.OK, "")
+    assert "files           20 B  in 2 refs\ncontents        12 B  3 contents, each once\n" in out
+    assert "garbage          4 B  1 content that no ref reaches: `buildstep files gc`\n" in out
+    assert "more          3        12 B         4 B         8 B\n" in out
+    assert "       8 B  2 contents: kept, more\n" in out
+    assert "       4 B  kept in kept, and in 1 other ref\n" in out
+    status, out, _ = run("files", "stats", "--store", store, "--json")
+    found = json.loads(out)
+    assert (found["dedupe_ratio"], found["pairs"][0]["size"]) == (1.67, 8)
