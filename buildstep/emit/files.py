@@ -33,6 +33,7 @@ from buildstep.system.files import CHUNK, write_all
 from buildstep.system.output_set import Outputs, seal
 from buildstep.tree.entry import Entry, FileList
 
+EXTENSION = ".files.json"
 FORMAT = "buildstep.files"
 FORMAT_VERSION = 1
 _WHOLE = 8 << 20
@@ -51,7 +52,7 @@ class FilesEmitter:
     sends_dataset: ClassVar[bool] = False
 
     def extension(self, compression: str | None) -> str:
-        return ".files.json"
+        return EXTENSION
 
     @contextlib.contextmanager
     def open(self, job: EmitJob, path: Path) -> Iterator[Sink]:

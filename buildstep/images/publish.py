@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from buildstep.cache import outputs
+from buildstep.emit.files import EXTENSION
 from buildstep.errors import ImageError, PublishError, SpecError, UsageError
 from buildstep.events import Bus
 from buildstep.images.publishers import Bundle, Published, PublishOptions
@@ -45,6 +46,11 @@ def bundle_of(path: Path) -> Iterator[Bundle]:
     if not files:
         raise PublishError(
             f"there is no image file beside {manifest}", hint="publish where the build wrote it"
+        )
+    if all(file.name.endswith(EXTENSION) for file in files):
+        raise PublishError(
+            f"{files[0].name} says in which store the image is, and is no image that can be published",
+            hint="others take it from that store, as files:STORE#REF; or write another format as well",
         )
     with contextlib.ExitStack() as stack:
         published = None if record is None else _as_built(record_path, stack)

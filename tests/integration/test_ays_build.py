@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import json
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,6 +107,27 @@ def test_ays_d04_what_is_written_is_what_is_read(shared: Lab) -> None:
     paths = shared.command("files", "show", "based", "--store", "store").stdout
     assert "opt/app/made" in paths
     assert "etc/hello" in paths
+
+
+def test_ays_d05_a_web_server_delivers_it_as_well(shared: Lab) -> None:
+    """The store is copied to where a plain web server shows it, and is read from there."""
+    handler = functools.partial(Quiet, directory=os.fspath(shared.top / "store"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            url = f"http://127.0.0.1:{server.server_address[1]}"
+            done = shared.command("image", "import", f"files:{url}#app/1", "--pool", shared.uri, "--json")
+            assert done.status == 0, done.stderr
+            store = ContentStore(open_storage(url))
+            checkout(store, store.get_list(refs.get(store.storage, "app/1").list), shared.top / "web")
+        finally:
+            server.shutdown()
+    assert (shared.top / "web/opt/app/made").read_text() == "me\n"
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 def test_ays_d17_excludes_are_anchored(shared: Lab) -> None:

@@ -117,6 +117,29 @@ def test_import_and_typos(lab: Lab) -> None:
     done = lab.command("image", "import", "files:hello/1.0", "--pool", lab.uri, env=environ)
     assert done.status == 11
     assert "did you mean hello/1.0.0?" in done.stderr
+    done = lab.command("image", "publish", "out", "dir:site", "--pool", lab.uri)
+    assert done.status == 17
+    assert "is no image that can be published" in done.stderr
+
+
+def test_a_recipe_without_commands_is_built_by_anybody(lab: Lab) -> None:
+    (lab.top / "src").mkdir()
+    (lab.top / "src/tool").write_text("tool")
+    (lab.top / "src/tool").chmod(0o755)
+    value = {
+        "name": "app", "image": f"tar:{lab.base}", "sources": [{"path": "src", "dest": "/opt/app"}],
+        "outputs": ["/opt/app", "/usr/bin/setuid", "/dev/null"],
+    }  # fmt: skip
+    (lab.top / "r.json").write_text(json.dumps(value))
+    if isinstance(lab, UserLab):
+        lab.give()
+    done = lab.command("files", "build", "r.json", "--store", "store", "--pool", lab.uri, "--json")
+    assert done.status == 0, done.stderr
+    entries = ContentStore(open_storage(url(lab))).get_list(done.json["outputs"]["list"])
+    assert (entries[b"opt/app/tool"].uid, entries[b"opt/app/tool"].mode) == (0, 0o755)
+    assert entries[b"usr/bin/setuid"].mode == 0o4755
+    assert (entries[b"dev/null"].kind, entries[b"dev/null"].rdev) == ("c", (1, 3))
+    assert lab.leftovers() == []
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL], ids=lambda signum: signum.name)
