@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +14,10 @@ from buildstep.cli import values
 from buildstep.cli.files_options import QUIET, Work, owner, with_work
 from buildstep.cli.options import JSON, show
 from buildstep.system.text import plural, size_text
+
+if TYPE_CHECKING:
+    from buildstep.files.content import ContentStore
+    from buildstep.files.put import Options, Put
 
 
 @click.command("put")
@@ -44,6 +49,7 @@ def command(
 ) -> None:
     """Record a tree: each content that the store does not have, then the list, then the ref.
 
+    TREE: a directory; an image file (tar, OCI, docker-archive); docker://HOST/NAME:TAG or oci:DIRECTORY.
     What an interrupted put has stored is found by the next one. The list's digest is the tree digest that a
     build of the same tree has. Without --ref the list stays until a gc finds it older than its grace time.
     """
@@ -57,14 +63,12 @@ def command(
         layout.ref_name(ref)  # before anything is done
     store = work.open()
     store.create(LINKABLE if linkable else None)
-    done = put_tree(
-        store,
-        Path(tree),
-        ref=ref,
-        options=Options(**how),
-        state=state_folder(os.environ),
-        begin=partial(progress, "put", quiet=quiet),
-    )
+    if os.path.isdir(tree):
+        begin = partial(progress, "put", quiet=quiet)
+        state = state_folder(os.environ)
+        done = put_tree(store, Path(tree), ref=ref, options=Options(**how), state=state, begin=begin)
+    else:
+        done = _put_image(work, store, tree, ref, Options(**how))
     stored = done.stored
     value = {
         "store": store.storage.url,
@@ -85,3 +89,20 @@ def command(
     )
     line = f"{ref or stored.digest}  {plural(stored.entries, 'path')}, {size_text(stored.size)}; {news}"
     show(value, [line], as_json=as_json, done=line)
+
+
+def _put_image(work: Work, store: ContentStore, image: str, ref: str, options: Options) -> Put:
+    from buildstep.cli.files_side_images import listed
+    from buildstep.errors import UsageError
+    from buildstep.files.put import put_listed
+    from buildstep.formats.tree_storer import Storer
+
+    if options.exclude:
+        raise UsageError("--exclude is for directories, and not for images")
+    if not os.path.exists(image) and ":" not in image:
+        raise UsageError(f"there is no {image}", hint="a directory, an image file, or docker://HOST/NAME:TAG")
+    with ExitStack() as stack:
+        return put_listed(
+            store, ref, options,
+            lambda take: listed(image, Storer(take), stack, work.bus, work.environ)[1],
+        )  # fmt: skip

@@ -16,8 +16,14 @@ from buildstep.files.compare_packages import DATABASES, Packages
 from buildstep.files.compare_report import Named
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextlib import ExitStack
+
+    from buildstep.events import Bus
+    from buildstep.formats.tree_writer import Lister
     from buildstep.images.record import ImageRecord
     from buildstep.report.record import BuildRecord
+    from buildstep.tree.entry import FileList
 
 
 _ARCHIVES = ("tar", "oci", "docker-archive", "docker")
@@ -34,6 +40,27 @@ def is_archive(text: str, _opening: Opening) -> bool:
 
 def archive_side(text: str, opening: Opening) -> Side:
     from buildstep.formats.tree_writer import Lister
+    from buildstep.images.sources.local_file import path_of
+
+    lister = Lister(lambda path: DATABASES.fullmatch(path) is not None)
+    ref, found = listed(text, lister, opening.stack, opening.bus(), opening.work.environ)
+    scheme, path = ref.partition(":")[0], path_of(ref)
+    listing = Listing.of(found)
+    side = Side(named=Named(text, scheme, listing), content=lister.content)
+    if path is not None and (build := _record_of(path, listing, side.notes)) is not None:
+        side.build = build
+        side.named = replace(side.named, build=build.build_id)
+        side.packages = packages_of(build)
+    return side
+
+
+def listed(
+    text: str, lister: Lister, stack: ExitStack, bus: Bus, environ: Mapping[str, str]
+) -> tuple[str, FileList]:
+    """Return an image file, or an image of a registry, as a locator and the list of its files.
+
+    lister: is given every file; stack: what it needs is there until this ends. Raises ImageError.
+    """
     from buildstep.formats.unpack import list_archive, list_layer
     from buildstep.images.file_kind import kind_of
     from buildstep.images.interface import SourceContext
@@ -42,18 +69,16 @@ def archive_side(text: str, opening: Opening) -> Side:
 
     ref = f"{kind_of(Path(text))}:{text}" if os.path.exists(text) else text
     scheme = ref.partition(":")[0]
-    bus = opening.bus()
-    if scheme not in _ARCHIVES or (parsed := parse(ref, environ=opening.work.environ, bus=bus)) is None:
+    if scheme not in _ARCHIVES or (parsed := parse(ref, environ=environ, bus=bus)) is None:
         raise ImageError(
             f"the files of {text} cannot be listed: it is of the kind {scheme}",
-            hint="import it with `buildstep image import`, then compare the image in the pool",
+            hint="import it with `buildstep image import`, then take the image in the pool",
         )
     source, locator = parsed
     path = path_of(ref)
     if path is not None and not path.exists():
         raise ImageError(f"there is no file {path}")
-    lister = Lister(lambda path: DATABASES.fullmatch(path) is not None)
-    folder = Path(opening.stack.enter_context(tempfile.TemporaryDirectory(prefix="buildstep-diff-")))
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="buildstep-list-")))
     (folder / "into").mkdir()
     (folder / "cache").mkdir()
     context = SourceContext(
@@ -61,7 +86,7 @@ def archive_side(text: str, opening: Opening) -> Side:
         downloads=folder,
         privileged=False,
         bus=bus,
-        environ=opening.work.environ,
+        environ=environ,
         unpack=lambda stream, _into: list_archive(stream, lister),
         apply_layer=lambda stream, _into, below: list_layer(stream, lister, below),
     )
@@ -71,13 +96,7 @@ def archive_side(text: str, opening: Opening) -> Side:
         found = source.fetch(locator, folder / "into", context)
     except OSError as error:
         raise ImageError(f"cannot read {text}: {error.strerror}") from error
-    listing = Listing.of(found.entries or {})
-    side = Side(named=Named(text, scheme, listing), content=lister.content)
-    if path is not None and (build := _record_of(path, listing, side.notes)) is not None:
-        side.build = build
-        side.named = replace(side.named, build=build.build_id)
-        side.packages = packages_of(build)
-    return side
+    return ref, found.entries or {}
 
 
 def _record_of(path: Path, listing: Listing, notes: list[str]) -> BuildRecord | None:

@@ -73,6 +73,7 @@ class Finder:
         self._catalogue = found
         self._absent = absent
         self._listed: dict[str, str] | None = None
+        self._asked = 0
 
     def find(self, digests: Iterable[str]) -> dict[str, Place]:
         """Return where these contents are, without those that are not there. Raises StoreError."""
@@ -95,7 +96,8 @@ class Finder:
 
     def _objects(self, digests: Collection[str]) -> dict[str, str]:
         """Return the form of those that are objects of their own."""
-        if self._listed is None and len(digests) > _FEW:
+        self._asked += len(digests)
+        if self._listed is None and self._asked > _FEW:
             self._listed = self._list()
         if self._listed is not None:
             listed = self._listed

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from buildstep.files.read_tree import Digested, Packed, Read
 from buildstep.files.refs import Ref
 from buildstep.files.session import Session, StoredList
 from buildstep.formats.codecs import codec
+from buildstep.formats.tree_storer import Take
 from buildstep.report.progress import Advance, Begin, unseen
 from buildstep.system import framed, workers
 from buildstep.system.files import atomic_write
@@ -48,6 +49,17 @@ class Options:
     exclude: tuple[str, ...] = ()
     clamp: int | None = None
     owner: tuple[int, int] | None = None
+
+    def apply(self, entries: FileList) -> None:
+        """Give entries what the list is to tell of owners and times."""
+        if self.owner is not None:
+            for item in entries.values():
+                item.uid, item.gid = self.owner
+                item.text = b""
+        if self.clamp is not None:
+            limit = self.clamp * 1_000_000_000
+            for item in entries.values():
+                item.mtime = min(item.mtime, limit)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +92,27 @@ def put_tree(
         else:
             done = _Reading(session, tree, options, begin).run(walk, state)
             last.keep(walk, done.stored)
+        if ref and (before is None or before.list != done.stored.digest):
+            session.set_ref(_ref(ref, done.stored), before)
+    return done
+
+
+def put_listed(store: ContentStore, ref: str, options: Options, read: Callable[[Take], FileList]) -> Put:
+    """Record a tree that is not on a disk, such as one in an archive, and set a ref to it if one is named.
+
+    read: is given what takes the content of a file, gives it all of them, and returns the list.
+    Raises StoreError, RefChanged, LeaseLost, and what `read` raises. Then no ref was changed.
+    """
+    before = refs.read(store.storage, ref) if ref else None
+    with Session(store, "put") as session:
+        entries = read(session.put_stream)
+        options.apply(entries)
+        done = Put(
+            stored=session.put_list(entries),
+            new_objects=session.new_objects,
+            new_bytes=session.new_bytes,
+            read=sum(item.kind == "f" and not item.first for item in entries.values()),
+        )
         if ref and (before is None or before.list != done.stored.digest):
             session.set_ref(_ref(ref, done.stored), before)
     return done
@@ -122,7 +155,7 @@ class _Reading:
         spread_digests(entries)
         proto.unread = proto.unread_size = 0
         with _saving(proto, index):
-            self._finish(entries)
+            options.apply(entries)
             stored = self._session.put_list(entries)
         return Put(
             stored=stored,
@@ -207,16 +240,6 @@ class _Reading:
                 advance(value.files, value.size)
                 self._new_objects += value.new
                 self._new_bytes += value.new_size
-
-    def _finish(self, entries: FileList) -> None:
-        """Give the entries what the list is to tell of owners and times."""
-        if self._options.owner is not None:
-            for item in entries.values():
-                item.uid, item.gid = self._options.owner
-        if self._options.clamp is not None:
-            limit = self._options.clamp * 1_000_000_000
-            for item in entries.values():
-                item.mtime = min(item.mtime, limit)
 
 
 @contextlib.contextmanager
