@@ -183,7 +183,7 @@ def compare(old: Listing, new: Listing, *, times: bool = False) -> Comparison:
         before, after = set(map(_without_time, before)), set(map(_without_time, after))
         same.add(before & after)
         before, after = before - after, after - before
-    was, now = same.others(before), same.others(after)
+    was, now = same.others(before, after)
     lacks = old.lacks | new.lacks
     changes = _changes(was, now, same, lacks if times else lacks | {"time"})
     return Comparison(same.figures(was.values()), same.figures(now.values()), tuple(changes), lacks)
@@ -234,13 +234,19 @@ class _Same:
         self.paths += paths
         self.digests += digests
 
-    def others(self, rows: Collection[bytes]) -> FileList:
-        """Return the entries of lines that only one list has. Raises StoreError if it has a path twice."""
-        found = {entry.path: entry for entry in _parsed(rows)}
-        paths = {*self.paths, *(row.split(b"\t", _FIELDS)[_FIELDS - 1] for row in rows)}
-        if len(found) < len(rows) or len(paths) < len(self.paths) + len(rows):
+    def others(self, *both: Collection[bytes]) -> tuple[FileList, ...]:
+        """Return the entries of the lines that only one list has, for each. Raises StoreError for a path
+        that one has twice."""
+        common = set(self.paths)
+        if len(common) < len(self.paths):
             raise StoreError(_TWICE)
-        return found
+        made = []
+        for rows in both:
+            found = {entry.path: entry for entry in _parsed(rows)}
+            if len(found) < len(rows) or any(row.split(b"\t")[_FIELDS - 1] in common for row in rows):
+                raise StoreError(_TWICE)
+            made.append(found)
+        return tuple(made)
 
     def figures(self, others: Iterable[Entry]) -> Figures:
         """Return how large a list is that has these entries beside what both have."""

@@ -13,7 +13,7 @@ from buildstep.files.compare_gate import Verdict
 from buildstep.files.compare_packages import PackageChange
 from buildstep.files.compare_privileges import Shift
 from buildstep.report.words import delta
-from buildstep.system.text import plural, shown_path, size_text
+from buildstep.system.text import plural, printable, shown_path, size_text
 from buildstep.tree.entry import Entry
 
 FORMAT = 1
@@ -212,7 +212,7 @@ def lines(diff: Diff, *, limit: int = 0) -> Iterator[Styled]:
         unique = f"unique content {_signed(new.unique - old.unique)}{_share(old.unique, new.unique)}"
         yield f"{_counts(diff.found.changes)}; {grown}, {unique}", "bold"
     for note in diff.notes:
-        yield f"note: {_plain(note)}", ""
+        yield f"note: {printable(note)}", ""
     yield from _privilege_lines(diff.shifts)
     yield from _package_lines(diff.packages)
     yield from _change_lines(diff, limit)
@@ -222,7 +222,7 @@ def lines(diff: Diff, *, limit: int = 0) -> Iterator[Styled]:
         yield "caused by: " + ", ".join(f"{step} {count:,}" for step, count in known if count), ""
     for verdict in diff.verdicts:
         yield (
-            f"--{verdict.name}: {'kept' if verdict.ok else 'EXCEEDED'}: {_plain(verdict.text)}",
+            f"--{verdict.name}: {'kept' if verdict.ok else 'EXCEEDED'}: {printable(verdict.text)}",
             ("green" if verdict.ok else "red"),
         )
 

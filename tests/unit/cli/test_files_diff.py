@@ -293,3 +293,16 @@ def test_lists_in_a_store(run: Run, both: tuple[str, str]) -> None:
     code, _, err = run("files", "diff", "store:web/3", "web/2", *argv)
     assert code == ExitCode.STORE
     assert "no ref" in err
+
+
+def test_a_mode_of_three_digits_does_not_say_whether_a_program_is_setuid(run: Run) -> None:
+    md5 = "c4ca4238a0b923820dcc509a6f75849b"
+    for name, mode in (("old", "755"), ("new", "4755")):
+        Path(name).write_text(f"/bin/x|{md5}|1|root|root|{mode}|2|1|1|\n")
+    value = diffed(run, "old", "new", "--no-new-setuid", status=ExitCode.GATE)
+    assert value["gate"][0]["text"] == "one of the lists does not tell mode"
+    assert value["changes"] == []
+    Path("old").write_text(f"/bin/x|{md5}|1|root|root|0755|2|1|1|\n")
+    value = diffed(run, "old", "new", "--no-new-setuid", status=ExitCode.GATE)
+    assert [row["what"] for row in value["changes"]] == [["mode"]]
+    assert "/bin/x (as uid 0)" in value["gate"][0]["text"]

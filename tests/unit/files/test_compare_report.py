@@ -122,14 +122,14 @@ def test_the_text() -> None:
             PackageChange("x", "amd64", "upgraded", "1", "2"),
             PackageChange("y", "", "removed", "3", ""),
         ],
-        notes=["something"],
+        notes=["something \x1b[31m" + "long " * 100],
         verdicts=[Verdict("max-growth", True, "fine"), Verdict("no-new-setuid", False, "one")],
     )
     text = text_of(made)
     for part in (
         "old  old.tar (tar): 5 entries, 2.0 KiB\n",
         "5 added, 2 removed, 1 changed, 1 moved; size +38 B (+1.9 %), unique content +38 B (+1.9 %)\n",
-        "note: something\n",
+        "note: something ?[31m" + "long " * 100 + "\n",
         "  + setuid as uid 0              /etc/a\n",
         "  ^ x:amd64 1 -> 2\n",
         "  - y 3\n",
