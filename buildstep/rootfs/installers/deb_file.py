@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from buildstep.errors import ImageError, InstallError
+from buildstep.formats import tar_reader
 from buildstep.formats.decompress import Decompressed
 from buildstep.system.files import SliceReader
 
@@ -59,7 +60,7 @@ class Deb:
         try:
             with path.open("rb") as stream:
                 control, files = _content(stream)
-        except (OSError, ValueError, EOFError, tarfile.TarError, ImageError) as error:
+        except (OSError, ValueError, ImageError) as error:
             raise InstallError(f"{path.name} cannot be read: {error}") from error
         return cls(name=name, control=control, files=files)
 
@@ -97,16 +98,12 @@ def _content(stream: IO[bytes]) -> tuple[dict[str, str], list[tarfile.TarInfo]]:
     for member, part in _members(stream):
         if not member.startswith(("control.tar", "data.tar")):
             continue
-        # Of these streams only `read` is used.
-        with (
-            Decompressed(cast(IO[bytes], part)) as plain,
-            tarfile.open(fileobj=cast(IO[bytes], plain), mode="r|") as tar,
-        ):
-            for info in tar:
+        with Decompressed(cast(IO[bytes], part)) as plain:
+            for info in tar_reader.members(plain):
                 if member.startswith("data.tar"):
                     files.append(info)
-                elif info.isreg() and (content := tar.extractfile(info)) is not None:
-                    control[info.name.removeprefix("./")] = content.read().decode(errors="replace")
+                elif info.isreg():
+                    control[info.name.removeprefix("./")] = plain.read(info.size).decode(errors="replace")
     if "control" not in control:
         raise ValueError("there is no control file in it")
     return control, files

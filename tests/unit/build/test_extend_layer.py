@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import io
+import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -71,9 +74,49 @@ def test_apts_list_has_one_form(tmp_path: Path) -> None:
     assert file.read_text() == f"{rows[2]}\n{rows[0]}\n"
 
 
+def member(name: str, size: int) -> bytes:
+    """The header of a member of an ar archive."""
+    return f"{name:<16}{'0':<12}{'0':<6}{'0':<6}{'644':<8}{size:<10}`\n".encode()
+
+
+def tarred(**files: str) -> bytes:
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as tar:
+        for name, text in files.items():
+            info = tarfile.TarInfo(f"./{name}")
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text.encode()))
+    return raw.getvalue()
+
+
+def test_what_is_in_a_package_file(tmp_path: Path) -> None:
+    control = gzip.compress(tarred(control="Package: a\n", postinst="exit 0\n"))
+    data = tarred(file="x" * 600, other="y")
+
+    def read(data: bytes) -> Deb:
+        parts = (
+            member("control.tar.gz", len(control)),
+            control,
+            b"\n" * (len(control) % 2),
+            member("data.tar", len(data)),
+            data,
+        )
+        (tmp_path / "a.deb").write_bytes(
+            b"".join((b"!<arch>\n", member("debian-binary", 4), b"2.0\n", *parts))
+        )
+        return Deb.read("a", tmp_path / "a.deb")
+
+    good = read(data)
+    assert good.control == {"control": "Package: a\n", "postinst": "exit 0\n"}
+    assert [info.name for info in good.files] == ["./file", "./other"]
+    damaged = bytearray(data)
+    damaged[3 * 512 + 3] ^= 1  # in the second header: what followed it would be passed over
+    with pytest.raises(InstallError, match=r"a\.deb cannot be read: the archive is damaged"):
+        read(bytes(damaged))
+
+
 def test_a_package_file_that_goes_back_is_refused(tmp_path: Path) -> None:
-    member = f"{'debian-binary':<16}{'0':<12}{'0':<6}{'0':<6}{'644':<8}{-60:<10}`\n"
-    (tmp_path / "a.deb").write_text(f"!<arch>\n{member}")
+    (tmp_path / "a.deb").write_bytes(b"!<arch>\n" + member("debian-binary", -60))
     with pytest.raises(InstallError, match="size of -60"):
         Deb.read("a", tmp_path / "a.deb")
 
