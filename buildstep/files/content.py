@@ -102,8 +102,13 @@ class Finder:
         if self._listed is not None:
             listed = self._listed
             return {digest: listed[digest] for digest in digests if digest in listed}
-        names = [layout.object_name(digest, form) for digest in digests for form in layout.FORMS]
-        return self._forms(self._storage.exists(names)) if names else {}
+        # Each name is a call to a web server, which cannot be listed: most are found in the first form.
+        rounds = [layout.FORMS] if len(digests) <= _FEW else [(form,) for form in layout.FORMS]
+        found: dict[str, str] = {}
+        for forms in rounds:
+            names = [layout.object_name(it, form) for it in digests if it not in found for form in forms]
+            found |= self._forms(self._storage.exists(names)) if names else {}
+        return found
 
     def _list(self) -> dict[str, str] | None:
         try:

@@ -30,8 +30,8 @@ OBJECTS, PACKS, LISTS, REFS, LEASES, QUARANTINE = (
 )  # fmt: skip
 
 PLAIN, ZSTD, CHUNKS = "", ".zst", ".chunks"
-FORMS = (PLAIN, ZSTD, CHUNKS)
-"""How an object can be stored, as the end of its name says it."""
+FORMS = (ZSTD, PLAIN, CHUNKS)
+"""How an object can be stored, as the end of its name says it; the most frequent first."""
 
 LINKS = "links/"
 

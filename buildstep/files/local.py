@@ -246,8 +246,9 @@ class Local:
                 return False
             try:
                 if data is None:
-                    path.unlink(missing_ok=True)
-                    fsync_dir(path.parent)
+                    if there is not None:
+                        path.unlink(missing_ok=True)
+                        fsync_dir(path.parent)
                 else:
                     self._make_folder(name.rpartition("/")[0])
                     with self._temporary() as (fd, temporary):

@@ -166,6 +166,8 @@ class BlobClient(S3Client):
             return self._conditional
 
     def _obeys_deletes(self) -> bool:
+        if not self._obeys_writes():  # it also makes the object that is asked about here
+            return False
         with self._probing:
             if self._conditional_delete is None:
                 try:

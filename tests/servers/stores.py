@@ -80,6 +80,9 @@ class _NoHead(_Quiet):
 class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that had enough of a body goes away: that is no news."""
+
 
 @contextmanager
 def serving(folder: Path, *, head: bool = True) -> Iterator[str]:

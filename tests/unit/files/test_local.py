@@ -211,3 +211,8 @@ def test_a_file_in_the_place_of_a_directory(store: Local) -> None:
     assert store.exists(["objects/ab/x"]) == set()
     with pytest.raises(StoreError, match="Not a directory"):
         store.write("objects/ab/x", b"")
+
+
+def test_a_value_that_is_not_there_can_be_removed_from_a_new_store(store: Local) -> None:
+    assert store.swap("refs/value", None, None)
+    assert not store.swap("refs/value", None, "0" * 64)

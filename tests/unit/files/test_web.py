@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import http.server
 import json
 import threading
@@ -14,7 +15,8 @@ import pytest
 from buildstep.errors import StoreError, UsageError
 from buildstep.files import open_storage
 from buildstep.files.content import ContentStore
-from buildstep.files.interface import Missing, ReadOnly, Storage, Unlistable
+from buildstep.files.http import WebHttp
+from buildstep.files.interface import Access, Missing, ReadOnly, Storage, Unlistable
 from buildstep.files.session import Session
 from buildstep.net.errors import HttpError
 from buildstep.net.request import HttpOptions
@@ -238,3 +240,17 @@ def test_a_session_says_that_nothing_can_be_written(tmp_path: Path, bus: Notes) 
             pass
         with pytest.raises(StoreError, match="no store in"):
             _ = ContentStore(opened(f"{url}/other", bus)).settings
+
+
+def test_many_contents_are_looked_for_with_few_calls(
+    odd: str, bus: Notes, seen: list[tuple[str, str, dict[str, str]]]
+) -> None:
+    class Web(WebHttp):
+        def load(self, name: str) -> None:
+            """No packs."""
+
+    storage = Web(f"//{odd}/s", Access(environ={}, bus=bus))
+    digests = [hashlib.sha256(b"%d" % number).hexdigest() for number in range(101)]
+    assert ContentStore(storage).has(digests) == set(digests)
+    assert len(seen) == 101
+    assert all(path.endswith(".zst") for _, path, _ in seen)
