@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from buildstep.errors import StoreError
-from buildstep.files import catalogue, chunks, layout, pack, refs
+from buildstep.files import catalogue, chunks, layout, leases, pack, refs
 from buildstep.files.content import LARGEST_OBJECT, ContentStore
 from buildstep.files.interface import Item, Missing
-from buildstep.files.leases import Lease
 from buildstep.files.marks import Inventory, contents_in, files_in
 from buildstep.files.parallel import parallel
 from buildstep.files.refs import Ref
@@ -77,9 +76,7 @@ def verify(store: ContentStore, *, quick: bool = False) -> Report:
     Raises Unlistable, and StoreError where the store cannot be reached.
     """
     _ = store.settings
-    with contextlib.ExitStack() as stack:
-        if store.storage.writable:
-            stack.enter_context(Lease(store.storage, "verify"))  # nothing is deleted meanwhile
+    with leases.reading(store.storage, "verify"):
         return _Check(store, quick=quick).run()
 
 
