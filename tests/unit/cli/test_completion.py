@@ -9,6 +9,7 @@ import click
 import pytest
 
 from buildstep import cli
+from buildstep.files import open_storage, refs
 from buildstep.images.record import ImageRecord
 from tests.unit.cli.conftest import Run
 
@@ -106,6 +107,16 @@ def test_images_in_the_store_by_name_and_uuid(ask: Ask, tmp_path: Path) -> None:
     assert ask("buildstep image show base@", breaks=" ") == ["plain,base@7"]
 
 
+def test_refs_of_a_store_on_this_machine_are_bases(ask: Ask, tmp_path: Path) -> None:
+    storage = open_storage(f"dir:{tmp_path}/store")
+    refs.write(storage, refs.Ref(name="web/1.2"), None)
+    assert "plain,files:" in ask("buildstep build -i fi")
+    assert "plain,web/1.2" in ask(f"buildstep build --store dir:{tmp_path}/store -i files:w")
+    assert ask("buildstep build -i files:w") == []
+    Path("buildstep.toml").write_text(f'store = "dir:{tmp_path}/store"')
+    assert ask("buildstep build -i files:w") == ["plain,web/1.2"]
+
+
 def test_bin_build_is_completed_as_the_command_build(ask: Ask) -> None:
     assert "plain,oci" in ask("bin/build --format o", "build")
     assert "plain,oci" in ask("x=1 bin/buildstep build -f o")
@@ -121,7 +132,7 @@ def test_every_option_with_a_value_has_something_to_offer() -> None:
     """An option of a closed set, a path or a URI that is added later is completed as well."""
     open_words = {
         "A,B", "P", "URL", "PATTERN", "KEY=VALUE", "N", "C", "DAYS", "SIZE", "COUNT", "NAME", "ARCH", "RELEASE",
-        "KEY=FILE", "UID:GID", "SIZE|PERCENT%", "TEXT", "FLOAT", "SECONDS", None,
+        "KEY=FILE", "UID:GID", "SIZE|PERCENT%", "TEXT", "FLOAT", "SECONDS", "HOURS", None,
     }  # fmt: skip
 
     def walk(command: click.Command, path: str) -> list[str]:
