@@ -1,4 +1,4 @@
-"""`buildstep files list`, `show` and `remove`: what is in a store."""
+"""`buildstep files list` and `remove`: what is in a store."""
 
 from __future__ import annotations
 
@@ -21,10 +21,29 @@ if TYPE_CHECKING:
 
 
 @click.command("list")
+@click.argument("name", metavar="[LIST]", required=False, shell_complete=values.REFS)
+@click.option("--tree", "as_tree", is_flag=True, help="Draw the directories of LIST as a tree.")
+@click.option(
+    "--path", metavar="PATH", shell_complete=values.FOLDERS, default="", help="Only what is below it in LIST."
+)
 @with_work
 @JSON
-def list_(work: Work, as_json: bool) -> None:
-    """List the refs of a store, newest first."""
+def list_(work: Work, name: str | None, as_tree: bool, path: str, as_json: bool) -> None:
+    """List the refs of a store, newest first; or the paths of a list, as `ls -l` does.
+
+    LIST: a ref; a list digest or a tree digest, or their first digits; file:PATH, a list in a file.
+    """
+    from buildstep.errors import UsageError
+
+    if name is not None:
+        _list_paths(work, name, as_tree, path, as_json)
+    elif as_tree or path:
+        raise UsageError("--tree and --path are for the paths of a list", hint="name one")
+    else:
+        _list_refs(work, as_json)
+
+
+def _list_refs(work: Work, as_json: bool) -> None:
     from buildstep.files import refs
 
     store = work.open()
@@ -40,23 +59,7 @@ def list_(work: Work, as_json: bool) -> None:
     print_rows({"store": store.storage.url, "refs": rows}, lines, as_json=as_json)
 
 
-@click.command("show")
-@click.argument("name", metavar="LIST", shell_complete=values.REFS)
-@click.option("--tree", "as_tree", is_flag=True, help="Draw the directories as a tree.")
-@click.option(
-    "--path",
-    metavar="PATH",
-    shell_complete=values.FOLDERS,
-    default="",
-    help="Only what is below this directory.",
-)
-@with_work
-@JSON
-def show(work: Work, name: str, as_tree: bool, path: str, as_json: bool) -> None:
-    """Show the paths of a list, as `ls -l` does.
-
-    LIST: a ref; a list digest or a tree digest, or their first digits; file:PATH, a list in a file.
-    """
+def _list_paths(work: Work, name: str, as_tree: bool, path: str, as_json: bool) -> None:
     import os
 
     from buildstep.errors import UsageError
@@ -72,14 +75,8 @@ def show(work: Work, name: str, as_tree: bool, path: str, as_json: bool) -> None
     if not entries:
         raise UsageError(f"{name} has no path {path!r}")
     lines = _tree(entries, below) if as_tree else map(_line, (entries[key] for key in sorted(entries)))
-    print_rows(
-        {
-            "list": found.digest,
-            "entries": [_json(entries[key]) for key in sorted(entries)] if as_json else [],
-        },
-        lines,
-        as_json=as_json,
-    )
+    rows = [_json(entries[key]) for key in sorted(entries)] if as_json else []
+    print_rows({"list": found.digest, "entries": rows}, lines, as_json=as_json)
 
 
 @click.command("remove")

@@ -85,13 +85,17 @@ def test_everything_of_a_tree_is_recorded(tree: Path, tmp_path: Path) -> None:
     assert store.get(entries[b"big"].sha256) == (tree / "big").read_bytes()
     again = put("tree", "--ref", "all/1", at=tmp_path)
     assert (again["list"], again["new_objects"], again["files_read"]) == (made["list"], 0, 0)
-    shown = call("show", "all/1", *STORE, at=tmp_path).stdout
+    shown = call("list", "all/1", *STORE, at=tmp_path).stdout
     assert "-rwsr-x---+     3     4" in shown
     assert "bin/tool = bin/linked" in shown
     assert "link -> /nowhere" in shown
-    drawn = call("show", "all/1", "--tree", *STORE, at=tmp_path).stdout.splitlines()
+    drawn = call("list", "all/1", "--tree", *STORE, at=tmp_path).stdout.splitlines()
     assert drawn[:3] == ["/", "├── big  9.0 MiB", "├── bin"]
     assert "all/1" in call("list", *STORE, at=tmp_path).stdout
+    below = call("list", "all/1", "--path", "/bin/", *STORE, at=tmp_path).stdout.splitlines()
+    assert [line.split()[-1] for line in below] == ["bin", "bin/linked", "bin/linked"]
+    assert "no path 'bi'" in call("list", "all/1", "--path", "bi", *STORE, at=tmp_path, status=2).stderr
+    assert "name one" in call("list", "--tree", *STORE, at=tmp_path, status=2).stderr
 
 
 def test_a_change_is_all_that_is_stored(tree: Path, tmp_path: Path) -> None:
