@@ -255,7 +255,7 @@ def damage(
     """Return what is wrong with kept lists, empty for nothing.
 
     whole: read all of it; else only what was touched since it was last known to be good. heal: note that what
-    was touched is good.
+    was touched is good, and remove what apt made of the lists if no record tells of it.
     """
     try:
         known = _read_record(folder)
@@ -263,6 +263,11 @@ def damage(
     except (OSError, ValueError) as error:
         return f"their record cannot be read: {error}"
     names = _file_names(folder)
+    for name in [name for name in names if name not in known and name.startswith("parsed/")]:
+        # A build was killed, or is at work, between its move to here and the record of it.
+        names.remove(name)
+        if heal:
+            (folder / name).unlink(missing_ok=True)
     if names != sorted(known):
         odd = min(set(names) ^ set(known))
         return f"{odd} is missing" if odd in known else f"{odd} does not belong to them"
