@@ -17,7 +17,7 @@ import pytest
 from buildstep.cli.files_side import Opening
 from buildstep.cli.files_sides import kind_of_side
 from buildstep.errors import ExitCode, UsageError
-from buildstep.tree.entry import dumps
+from buildstep.tree.entry import Entry, dumps
 from tests.servers import layouts
 from tests.servers.registry import RegistryServer
 from tests.unit import trees
@@ -306,3 +306,23 @@ def test_a_mode_of_three_digits_does_not_say_whether_a_program_is_setuid(run: Ru
     value = diffed(run, "old", "new", "--no-new-setuid", status=ExitCode.GATE)
     assert [row["what"] for row in value["changes"]] == [["mode"]]
     assert "/bin/x (as uid 0)" in value["gate"][0]["text"]
+
+
+@pytest.mark.parametrize("page", [False, True])
+def test_a_hostile_list_is_only_text(run: Run, page: bool) -> None:
+    names = [
+        b"../../../../etc/passwd",
+        b"/etc/shadow",
+        b"a\x1b[2J",
+        b"b\nremoved",
+        b"<script>x</script>",
+        b"\xff",
+    ]
+    Path("old").write_bytes(dumps({}))
+    Path("new").write_bytes(dumps({name: Entry(name, "f", 0o4755, 0, 0, 3, "a" * 64) for name in names}))
+    code, out, err = run("files", "diff", "old", "new", *(["--page", "x.html"] if page else []))
+    assert code == 0, err
+    assert "\x1b" not in out
+    assert len([row for row in out.splitlines() if "4755 0:0" in row]) == len(names)
+    if page:
+        assert "<script>x" not in Path("x.html").read_text()
