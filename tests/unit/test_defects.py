@@ -12,14 +12,14 @@ PAGE = TESTS.parent / "docs/explanation/defects.md"
 
 _MARK = re.compile(r"\bD(\d{1,2})\b")
 _MARK_IN_NAME = re.compile(r"def (test(?:_d\d{1,2})+_\w+)")
-_ROW = re.compile(r"^- `(tests/[\w/]+\.py)`: ((?:`\w+`(?:,\s+)?)+)$", re.MULTILINE)
+ROW = re.compile(r"^- `(tests/[\w/]+\.py)`: ((?:`\w+`(?:,\s+)?)+)$", re.MULTILINE)
 
 
 def sections() -> dict[int, dict[str, list[str]]]:
     """Return the tests that the page names for each number, by file."""
     parts = re.split(r"^### D(\d+): .+$", PAGE.read_text(), flags=re.MULTILINE)
     return {
-        int(number): {file: re.findall(r"`(\w+)`", names) for file, names in _ROW.findall(text)}
+        int(number): {file: re.findall(r"`(\w+)`", names) for file, names in ROW.findall(text)}
         for number, text in zip(parts[1::2], parts[2::2], strict=True)
     }
 

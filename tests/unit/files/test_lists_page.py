@@ -1,4 +1,4 @@
-"""The page of file lists names every form, note, loss and numbered test, and only those that exist."""
+"""The page of file lists names every form, note and loss, and only those that exist."""
 
 from __future__ import annotations
 
@@ -26,16 +26,3 @@ def test_every_kind_of_note_and_loss_is_named() -> None:
     assert len(kinds) > 20
     first = re.findall(r"^\| ((?:`[a-z-]+`(?:, )?)+) \|", rows("Reading") + rows("Writing"), re.MULTILINE)
     assert {word for cell in first for word in re.findall(r"[a-z-]+", cell)} == kinds
-
-
-def test_every_numbered_test_is_named_with_its_number() -> None:
-    named = {
-        (int(number), name)
-        for number, text in re.findall(r"^\| (\d+) \| (.*)$", rows("Defects"), re.MULTILINE)
-        for name in re.findall(r"`(test_\w+)`", text)
-    }
-    text = "".join(
-        (Path(__file__).parent / name).read_text() for name in ("test_lists.py", "test_ays_store.py")
-    )
-    defined = re.findall(r"^def (test_ays_d(\d+)_\w+)", text, re.MULTILINE)
-    assert named == {(int(number), name) for name, number in defined}
