@@ -43,6 +43,7 @@ class _Odd(http.server.BaseHTTPRequestHandler):
             (self.command, self.path, {key.lower(): value for key, value in self.headers.items()})
         )
         status, headers, body = 200, {}, DATA
+        broken = False
         wanted = self.headers.get("Range", "").removeprefix("bytes=")
         first, _, last = wanted.partition("-")
         match self.path.rpartition("/")[2]:
@@ -67,6 +68,12 @@ class _Odd(http.server.BaseHTTPRequestHandler):
                 status, body = 416, b"no"
             case "secret" if self.headers.get("Authorization") != WANTED:
                 status, body = 401, b"who are you"
+            case "breaks-off" | "breaks-off-then-ranges" as how:
+                if how == "breaks-off-then-ranges" and wanted:
+                    begin = int(first)
+                    status, body = 206, DATA[begin:]
+                    headers = {"Content-Range": f"bytes {begin}-{len(DATA) - 1}/{len(DATA)}"}
+                broken = len([path for _, path, _ in self.seen if path.endswith(how)]) == 1
             case "gone":
                 status, body = 410, b""
             case "forbidden":
@@ -77,7 +84,8 @@ class _Odd(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.wfile.write(body[: len(body) // 2] if broken else body)
+        self.close_connection = broken
 
     do_HEAD = do_GET  # noqa: N815 - as the library wants it
 
@@ -127,6 +135,15 @@ class TestRanges:
         assert storage.read("plain", 7, 1) == DATA[7:8]
         assert len(bus.texts) == 1
         assert "ignores ranges" in bus.texts[0]
+
+
+@pytest.mark.parametrize("name", ["breaks-off", "breaks-off-then-ranges"])
+def test_a_file_that_breaks_off_is_resumed(
+    odd: str, bus: Notes, seen: list[tuple[str, str, dict[str, str]]], name: str, tmp_path: Path
+) -> None:
+    opened(f"http://{odd}", bus).fetch(name, tmp_path / "f")
+    assert (tmp_path / "f").read_bytes() == DATA
+    assert [headers.get("range") for _, _, headers in seen] == [None, f"bytes={len(DATA) // 2}-"]
 
 
 class TestCredentials:
