@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,7 @@ class Session:
         self._lease = leases.Lease(store.storage, what, ttl=ttl)
         self._stack = contextlib.ExitStack()
         self._absent: set[str] = set()
+        self._rescuing = threading.Lock()
         self._pack: PackWriter | None = None
         self._packs = 0
         self.new_objects = 0
@@ -227,8 +229,9 @@ class Session:
     def write(self, name: str, data: bytes | Path) -> None:
         """Store a blob that stays, whatever a garbage collection wanted with it. Raises StoreError."""
         if name in self._absent:
-            condemned.rescue(self._storage, [name], self._lease)
-            self._absent.discard(name)
+            with self._rescuing:  # of our threads too only one may end what a dead collection was deleting
+                condemned.rescue(self._storage, [name], self._lease)
+                self._absent.discard(name)
         self._storage.write(name, data)
 
     def has_list(self, digest: str) -> bool:

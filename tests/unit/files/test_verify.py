@@ -10,6 +10,7 @@ import pytest
 from buildstep.errors import StoreError
 from buildstep.files import catalogue, chunks, condemned, gc, layout, refs
 from buildstep.files.content import ContentStore, Settings
+from buildstep.files.interface import Damaged
 from buildstep.files.leases import Lease
 from buildstep.files.refs import Ref
 from buildstep.files.repair import repair
@@ -172,6 +173,18 @@ def test_a_list_of_chunks_with_another_content(memory: Memory) -> None:
     memory.put(recipe, b"".join([rows[0], *reversed(rows[1:])]))
     assert check(memory, quick=True).damage == ()
     assert check(memory).damage[0].name == recipe
+
+
+def test_a_list_of_chunks_that_names_itself(memory: Memory) -> None:
+    own = "d" * 64
+    name = layout.object_name(own, layout.CHUNKS)
+    memory.put(name, f"buildstep-chunks 1\n{own} 5\n".encode())
+    for read in (ContentStore(memory).get, lambda digest: ContentStore(memory).write_to(digest, -1)):
+        with pytest.raises(Damaged, match="is damaged"):
+            read(own)
+    assert name in problems(check(memory))
+    gc.collect(ContentStore(memory), grace=0)
+    assert name not in memory.blobs
 
 
 def test_a_catalogue_that_cannot_be_read_is_made_again(memory: Memory) -> None:
