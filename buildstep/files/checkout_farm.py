@@ -14,7 +14,6 @@ import hashlib
 import os
 import stat
 from collections import Counter
-from pathlib import Path
 
 from buildstep.errors import StoreError, UsageError
 from buildstep.files.checkout_writer import Writer
@@ -22,7 +21,6 @@ from buildstep.files.content import ContentStore
 from buildstep.files.layout import LINKS, link_name
 from buildstep.files.real_folders import RealFolders
 from buildstep.system.digest import sha256_file
-from buildstep.tree import entry as tree_entry
 from buildstep.tree.entry import Entry
 from buildstep.tree.scan import read_xattrs
 
@@ -48,11 +46,11 @@ class Farm:
                 f"the store {store.storage.url} is not yours to write to",
                 hint="check out without --hardlink",
             )
-        self._root = root
-        self._folders = RealFolders(root)
+        self._top = os.fsencode(root) + b"/"
         self._thorough = thorough
         self._times: Counter[bytes] = Counter()
-        self._names: dict[bytes, str] = {}
+        self._names: dict[bytes, bytes] = {}
+        self._folders: set[bytes] = set()
 
     def take(self, entry: Entry, writer: Writer) -> bool:
         """Make a file of the tree a link to a shared one; return False where there is none that is good."""
@@ -62,17 +60,15 @@ class Farm:
         except FileNotFoundError:
             return False
         if not self._is_good(path, info, entry):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
             return False
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            writer.link_from((folder, os.fsencode(path.name)), entry.path)
+            writer.link_from((writer.tree.fd, path), entry.path)
         except OSError as error:
             if error.errno not in _NOT_LINKED:
                 raise
             return False
-        finally:
-            os.close(folder)
         return True
 
     def give(self, entry: Entry, writer: Writer) -> None:
@@ -83,37 +79,40 @@ class Farm:
         # What this user or file system cannot have is not what the name says.
         if (info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode)) != (entry.uid, entry.gid, entry.mode):
             return
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+        above = os.path.dirname(path)
+        if above not in self._folders:
+            os.makedirs(above, 0o755, exist_ok=True)
+            self._folders.add(above)
         try:
             os.link(name, path, src_dir_fd=folder, follow_symlinks=False)
         except OSError as error:
             if error.errno not in _NOT_LINKED:
                 raise
 
-    def _path(self, entry: Entry) -> Path:
-        """Return the name of the shared file that an entry is to be; the same for each call with it."""
-        name = self._names.get(entry.path)
-        if name is None:
+    def _path(self, entry: Entry) -> bytes:
+        """Return the path of the shared file that an entry is to be; the same for each call with it."""
+        path = self._names.get(entry.path)
+        if path is None:
             key = _key(entry)
             number = self._times[key]
             self._times[key] += 1
-            name = hashlib.sha256(key + b"%d" % number).hexdigest()
-            self._names[entry.path] = name
-        shared = link_name(name)
-        self._folders.check_above(shared)
-        return self._root / shared
+            digest = hashlib.sha256(b"%s%d" % (key, number)).hexdigest()
+            path = self._names[entry.path] = self._top + link_name(digest).encode()
+        return path
 
-    def _is_good(self, path: Path, info: os.stat_result, entry: Entry) -> bool:
+    def _is_good(self, path: bytes, info: os.stat_result, entry: Entry) -> bool:
         there = (info.st_mode, info.st_uid, info.st_gid, info.st_size, info.st_mtime_ns)
         wanted = (stat.S_IFREG | entry.mode, entry.uid, entry.gid, entry.size, entry.mtime)
-        if there != wanted or read_xattrs(os.fsencode(path)) != entry.xattrs:
+        if there != wanted or read_xattrs(path) != entry.xattrs:
             return False
-        return not self._thorough or sha256_file(path) == entry.sha256
+        return not self._thorough or sha256_file(os.fsdecode(path)) == entry.sha256
 
 
 def _key(entry: Entry) -> bytes:
-    alone = Entry(b"", "f", entry.mode, entry.uid, entry.gid, entry.size, entry.sha256, xattrs=entry.xattrs)
-    return tree_entry.line(alone) + b"%d\n" % entry.mtime
+    """Return all that an inode has, but its path: the digest of its content and the rest."""
+    told = (entry.mode, entry.uid, entry.gid, entry.size, entry.sha256.encode(), entry.mtime)
+    xattrs = b"".join(b"%d:%s=%d:%s" % (len(name), name, len(value), value) for name, value in entry.xattrs)
+    return b"%o %d %d %d %s %d %s\n" % (*told, xattrs)
 
 
 def sweep_links(store: ContentStore, *, dry_run: bool = False) -> tuple[int, int]:

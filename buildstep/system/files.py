@@ -158,10 +158,19 @@ def try_link(source: Path, target: Path) -> bool:
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
     """Write every byte, however many calls it takes. Raises OSError."""
-    view = memoryview(data)
-    with locating(fd):
-        while view:
-            view = view[os.write(fd, view) :]
+    if not data:
+        return
+    try:
+        done = os.write(fd, data)  # nearly always all of it, and `locating` takes as long as that
+    except OSError as error:
+        if (failure := located(error, fd)) is not error:
+            raise failure from error
+        raise
+    if done < len(data):
+        view = memoryview(data)[done:]
+        with locating(fd):
+            while view:
+                view = view[os.write(fd, view) :]
 
 
 def write_sparse(fd: int, data: bytes) -> None:
