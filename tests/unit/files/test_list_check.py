@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 
 from buildstep.files.list_check import BadList, check, folding, require
 from buildstep.tree.entry import Entry, FileList
@@ -101,6 +101,7 @@ def test_all_faults_are_told_together() -> None:
     assert "and 10 more" in caught.value.detail
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(trees.entries())
 def test_every_tree_is_good(tree: tuple[FileList, dict[bytes, bytes]]) -> None:
     assert check(plausible(tree[0])) == []
