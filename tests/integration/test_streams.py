@@ -102,6 +102,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (top / "m.json").write_text(
         json.dumps({"name": "hello", "version": "1", "os": "linux", "type": "other", "build": build})
     )
+    recipe = {"name": "r", "version": "1", "image": "scratch", "outputs": ["/opt"],
+              "sources": [{"path": "proto", "dest": "/opt"}]}  # fmt: skip
+    (top / "recipe.json").write_text(json.dumps(recipe))
     state = ["--state", "state"]
     assert call(["make", "begin", *state, "--proto", "proto"], top).status == 0
     made = call(["build", "-m", "m.json", "--json", "proto"], top)
@@ -126,6 +129,14 @@ COMMANDS: dict[str, list[str]] = {
     "image publish": ["out/hello-1.imgmanifest", "dir:there"],
     "files put": ["proto", "--store", "store", "--ref", "hello"],
     "files list": ["hello", "--store", "store"],
+    "files get": ["hello", "got", "--update", "--store", "store"],
+    "files mount": ["no-such-ref", "mounted", "--store", "store"],
+    "files umount": ["proto"],
+    "files diff": ["store:hello", "tree:proto", "--store", "store"],
+    "files verify": ["--store", "store"],
+    "files gc": ["--store", "store"],
+    "files stats": ["--store", "store"],
+    "files build": ["recipe.json", "--store", "store"],
     "files remove": ["no-such-ref", "--store", "store"],
     "files import": ["hello", "--store", "store", "--objects", "ays", "--ref", "again"],
     "files export": ["hello", "ays", "--store", "store", "--to", "ays3"],
@@ -155,6 +166,10 @@ COMMANDS: dict[str, list[str]] = {
 DOES = {
     "build",
     "files put",
+    "files get",
+    "files verify",
+    "files gc",
+    "files build",
     "files import",
     "files export",
     "image import",

@@ -57,13 +57,13 @@ def test_owners_are_looked_up_where_it_is_said(run: Run) -> None:
         "files", "import", "acme__proxy", "--objects", objects, "--accounts", "tree", "--ref", "p"
     )
     assert (status, "not known" in err.replace("bits are not known", "")) == (0, False), err
-    assert "  33 " in run("files", "show", "p")[1]
+    assert "  33 " in run("files", "list", "p")[1]
     status, _, err = run(
         "files", "import", "acme__proxy", "--objects", objects, "--owner", "7:8", "--ref", "q"
     )
     assert status == 0
     assert "owners" not in err
-    assert {tuple(row.split()[1:3]) for row in run("files", "show", "q")[1].splitlines()} == {("7", "8")}
+    assert {tuple(row.split()[1:3]) for row in run("files", "list", "q")[1].splitlines()} == {("7", "8")}
 
 
 def test_out_and_what_was_lost(run: Run) -> None:
@@ -90,7 +90,7 @@ def test_from_store_to_store(run: Run) -> None:
     assert run("files", "export", "kv", "dir:other", "--to", "buildstep")[:2] == (
         0, "kv  15 paths, 9 contents, 9 of them new\n",
     )  # fmt: skip
-    assert run("files", "show", "kv", "--store", "other")[1] == run("files", "show", "kv")[1]
+    assert run("files", "list", "kv", "--store", "other")[1] == run("files", "list", "kv")[1]
     assert run("files", "export", "kv", "out", "--to", "ays1", "--store", "dir:other")[0] == 0
     assert Path("out/md/kv.flist").read_bytes() == fixture("acme__kvstore")
 
