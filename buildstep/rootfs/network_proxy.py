@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -33,6 +34,7 @@ _CHUNK = 64 << 10
 _CONNECT_SECONDS = 20.0
 _HEAD_SECONDS = 60.0
 _SILENT_SECONDS = 900.0
+_PAUSE = 0.05
 _DROPPED = ("proxy-connection", "proxy-authorization")
 
 
@@ -91,8 +93,17 @@ class NetworkProxy:
             try:
                 client, _ = self._listener.accept()
             except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client,), name="network proxy", daemon=True).start()
+                if self._closed:
+                    return
+                self._free.release()
+                time.sleep(_PAUSE)  # the client is gone already, or this process has too many files open
+                continue
+            serving = threading.Thread(target=self._serve, args=(client,), name="network proxy", daemon=True)
+            try:
+                serving.start()
+            except RuntimeError:  # no more threads can be had now: this client may ask again
+                client.close()
+                self._free.release()
 
     def _serve(self, client: socket.socket) -> None:
         try:
