@@ -52,7 +52,7 @@ class CiHost:
         except (OSError, ValueError):
             name = platform.node()
         values = {
-            key: value.encode()
+            key: os.fsencode(value)
             for key, value in environ.items()
             if len(value) >= _SHORTEST_SECRET
             and (_PROXY_NAME.search(key) or (_SECRET_NAME.search(key) and not value.startswith("/")))

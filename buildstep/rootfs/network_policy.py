@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import os
 import re
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from buildstep.errors import SandboxError
 from buildstep.rootfs.proxies import hide_password, split_proxy
@@ -203,8 +204,11 @@ def _proxy(name: str, value: str) -> UpstreamProxy:
         )
     auth = ""
     if parts.username is not None:
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        auth = f"Basic {base64.b64encode(pair.encode()).decode()}"
+        # As the bytes that they are: a password need not be UTF-8.
+        pair = b":".join(
+            unquote_to_bytes(os.fsencode(text)) for text in (parts.username, parts.password or "")
+        )
+        auth = f"Basic {base64.b64encode(pair).decode()}"
     assert parts.hostname
     at = Endpoint(parts.hostname, parts.port or _PORTS[parts.scheme])
     return UpstreamProxy(at=at, tls=parts.scheme == "https", auth=auth)

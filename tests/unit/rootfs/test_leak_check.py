@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,14 @@ def test_what_counts_as_a_secret_of_the_host() -> None:
         "DB_PASSWORD": "short", "SECRET_FILE": "/run/secrets/a", "HTTP_PROXY": "http://p:3128",
     }  # fmt: skip
     assert set(CiHost.of(environ).values) == {"API_TOKEN", "GIT_AUTH", "HTTP_PROXY"}
+
+
+def test_a_secret_need_not_be_utf_8(tmp_path: Path) -> None:
+    secret = b"sch\xf6n geheim"
+    put(tmp_path, "/etc/x")
+    (tmp_path / "etc/x").write_bytes(b"a " + secret)
+    with pytest.raises(SandboxError, match="/etc/x has the CI host's MY_TOKEN in it"):
+        check(tmp_path, {"MY_TOKEN": os.fsdecode(secret)})
 
 
 def test_files_that_differ_are_noted(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -112,6 +114,13 @@ def test_the_hosts_own_proxy_is_gone_through() -> None:
     assert (secure.at, secure.tls, secure.auth) == (Endpoint("secure", 443), True, "")
     assert upstream({}, "http", WEB) is None
     assert upstream({"ALL_PROXY": "proxy:1"}, "http", WEB) is not None
+
+
+@pytest.mark.parametrize("user", ["us%E4r:p%F6ss", os.fsdecode(b"us\xe4r:p\xf6ss")])
+def test_a_proxys_password_need_not_be_utf_8(user: str) -> None:
+    found = upstream({"http_proxy": f"http://{user}@proxy:3128/"}, "http", WEB)
+    assert found is not None
+    assert found.auth == "Basic " + base64.b64encode(b"us\xe4r:p\xf6ss").decode()
 
 
 @pytest.mark.parametrize(
