@@ -12,7 +12,7 @@ from buildstep.files import catalogue, condemned, gc, layout, pack, refs
 from buildstep.files.condemned import Claimed
 from buildstep.files.content import ContentStore, Settings
 from buildstep.files.gc import Collected
-from buildstep.files.leases import Lease
+from buildstep.files.leases import Lease, LeaseLost
 from buildstep.files.refs import Ref
 from buildstep.files.session import Session
 from buildstep.files.verify import verify
@@ -239,6 +239,28 @@ def test_nothing_goes_while_a_list_cannot_be_read(memory: Memory) -> None:
     assert name(OLD) in memory.blobs
     remove(memory, "one")
     assert name(OLD) in collect(memory).deleted
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "changed"])
+def test_a_ref_is_taken_back_if_the_lease_went_meanwhile(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    """A process that was stopped between the renewal of its lease and the writing of its ref."""
+    if there:
+        put(memory, "one", OLD)
+    before = refs.read(memory, "one")
+    writing = refs.write
+
+    def write(storage: Memory, ref: Ref, was: Ref | None) -> None:
+        writing(storage, ref, was)
+        for lease in [name for name in memory.blobs if name.startswith("leases/")]:
+            del memory.blobs[lease]
+
+    with Session(ContentStore(memory), "put") as session:
+        monkeypatch.setattr(refs, "write", write)
+        with pytest.raises(LeaseLost):
+            finish(session, memory, "one", YOUNG)
+    assert refs.read(memory, "one") == before
 
 
 # -- packs -------------------------------------------------------------------------------------------------
