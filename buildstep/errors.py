@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class ExitCode(IntEnum):
@@ -52,6 +52,18 @@ class BuildstepError(Exception):
     def code(self) -> int:
         """The process's exit status for this failure."""
         return int(self.exit_code)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are pickled by what their class was called with, which is not all that ours hold.
+        return _remake, (type(self), self.args, self.__dict__)
+
+
+def _remake(kind: type[BuildstepError], args: tuple[Any, ...], state: Mapping[str, Any]) -> BuildstepError:
+    """Return an error that another process has raised."""
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class UsageError(BuildstepError):

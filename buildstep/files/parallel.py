@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,13 +18,15 @@ def parallel(call: Callable[[A], B], values: Iterable[A], at_once: int) -> Itera
     at_once: calls at the same time; with 1, or a single value, no thread is started. The first error is
     raised where its value would come; calls that have not begun are then left out.
     """
-    if at_once <= 1:
-        yield from map(call, values)
+    rest = iter(values)
+    first = list(itertools.islice(rest, 2))
+    if at_once <= 1 or len(first) < 2:
+        yield from map(call, itertools.chain(first, rest))
         return
     waiting: deque[Future[B]] = deque()
     with ThreadPoolExecutor(at_once, thread_name_prefix="store") as pool:
         try:
-            for value in values:
+            for value in itertools.chain(first, rest):
                 waiting.append(pool.submit(call, value))
                 if len(waiting) > 2 * at_once:
                     yield waiting.popleft().result()

@@ -30,10 +30,22 @@ class WorkerLost(BuildstepError):
 
 
 class _Ended:
-    """A worker's last word. error: what went wrong in it."""
+    """A worker's last word. error: what went wrong in it; causes: what it was raised from, nearest first."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
+        self.causes: list[BaseException] = []
+        while error is not None and (error := error.__cause__) is not None:
+            self.causes.append(error)
+
+    def check(self) -> None:
+        """Raise the error, with its causes, which pickle leaves out: a full disk is known by them."""
+        error = self.error
+        for cause in self.causes:
+            assert error is not None
+            error.__cause__, error = cause, cause
+        if self.error is not None:
+            raise self.error
 
 
 def cores() -> int:
@@ -60,8 +72,7 @@ def running(shares: Sequence[T], job: Callable[[T, Send], None]) -> Iterator[Ite
             if not isinstance(value, _Ended):
                 yield value
                 continue
-            if value.error is not None:
-                raise value.error
+            value.check()
             busy -= 1
 
     try:
@@ -111,11 +122,17 @@ def _work(share: T, job: Callable[[T, Send], None], write_end: int) -> int:
             job(share, send)
             send(_Ended())
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised where the job was asked for
-            try:
-                send(_Ended(error))
-            except Exception:  # noqa: BLE001 - one that cannot be pickled
-                send(_Ended(RuntimeError(f"{type(error).__name__}: {error}")))
+            send(_whole(_Ended(error)))
     return 0
+
+
+def _whole(ended: _Ended) -> _Ended:
+    """Return a last word that survives the way."""
+    try:
+        pickle.loads(pickle.dumps(ended))  # noqa: S301 - our own
+    except Exception:  # noqa: BLE001 - a class of somebody else that cannot be made again
+        return _Ended(RuntimeError(f"{type(ended.error).__name__}: {ended.error}"))
+    return ended
 
 
 def _listen(stream: IO[bytes], found: queue.SimpleQueue[Any]) -> None:

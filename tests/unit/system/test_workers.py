@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from buildstep.files.interface import Damaged
 from buildstep.system import workers
 from buildstep.system.workers import Send, WorkerLost
 
@@ -42,6 +44,21 @@ def test_an_error_that_cannot_be_sent_is_told() -> None:
 
     with pytest.raises(RuntimeError, match="Refused"), workers.running([0], job) as values:
         list(values)
+
+
+def test_all_that_an_error_of_ours_holds_comes() -> None:
+    def job(_share: int, _send: Send) -> None:
+        try:
+            raise OSError(errno.ENOSPC, "full", "/there")
+        except OSError as error:
+            raise Damaged("damaged", name="objects/x", hint="do this") from error
+
+    with pytest.raises(Damaged, match="damaged") as caught, workers.running([0], job) as values:
+        list(values)
+    assert (caught.value.name, caught.value.hint) == ("objects/x", "do this")
+    assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.__cause__.errno == errno.ENOSPC
+    assert caught.value.__cause__.filename == "/there"
 
 
 def test_one_that_is_killed_is_noticed() -> None:
