@@ -38,7 +38,7 @@ def test_gc(run: Run, store: str) -> None:
     assert found["bytes"] == sum(row["bytes"] for row in found["deleted"]) > 0
     assert {row["reason"] for row in found["deleted"]} >= {"no ref reaches it"}
     assert run("files", "gc", "--store", store, "--grace", "0")[1] == "0 files deleted, 0 B\n"
-    assert run("files", "show", "kept", "--store", store)[0] == ExitCode.OK
+    assert run("files", "list", "kept", "--store", store)[0] == ExitCode.OK
 
 
 def test_gc_of_no_store(run: Run) -> None:
