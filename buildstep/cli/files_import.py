@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
@@ -70,6 +71,7 @@ def import_(work: Work, name: str, objects: str | None, *, as_json: bool, quiet:
     from buildstep.files import layout
     from buildstep.files.import_list import Order, import_list
     from buildstep.files.lists.interface import Reading
+    from buildstep.files.places import state_folder
     from buildstep.report.progress import progress
 
     ref: str = how["ref"]
@@ -85,7 +87,7 @@ def import_(work: Work, name: str, objects: str | None, *, as_json: bool, quiet:
         store,
         data,
         source,
-        Order(form=how["form"], reading=reading, ref=ref, owner=given),
+        Order(form=how["form"], reading=reading, ref=ref, owner=given, state=state_folder(os.environ)),
         begin=partial(progress, "import", quiet=quiet),
     )
     # Whoever gives the owner need not know which names were not found.

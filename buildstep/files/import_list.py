@@ -3,16 +3,23 @@
 The contents that the list names come from another store: AYS's, by MD5 (`ays_store`), or one of ours, by
 SHA-256. All are known to be there before the first is read; each is verified; contents first, then the list,
 then the ref.
+
+The SHA-256 of what came by MD5 is kept on this machine, for each store that it came from: what was stored
+before, also by an import that failed, does not come again.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from buildstep.errors import StoreError, UsageError
-from buildstep.files import refs, transfer
+from buildstep.files import layout, refs, transfer
 from buildstep.files.ays_store import AysStore
 from buildstep.files.content import ContentStore
 from buildstep.files.interface import Missing, Storage
@@ -24,6 +31,8 @@ from buildstep.files.parallel import parallel
 from buildstep.files.refs import Ref
 from buildstep.files.session import Session, StoredList
 from buildstep.report.progress import Advance, Begin, unseen
+from buildstep.system.files import atomic_write
+from buildstep.system.private import private_dir
 from buildstep.system.text import plural, shown_path
 from buildstep.tree.entry import FileList
 
@@ -31,12 +40,14 @@ from buildstep.tree.entry import FileList
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Order:
     """What is wanted. form: of the list, None to tell it by its first line; ref: to set, empty for none;
-    owner: (uid, gid) of every path, None as the list says."""
+    owner: (uid, gid) of every path, None as the list says; state: where what came before is kept, if
+    anywhere."""
 
     form: str | None = None
     reading: Reading
     ref: str = ""
     owner: tuple[int, int] | None = None
+    state: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,11 +80,19 @@ def import_list(
     store.create()
     before = refs.read(store.storage, order.ref) if order.ref else None
     with Session(store, f"import {order.reading.source}") as session:
-        sources = _Sources(session, found, objects, order.reading.source)
+        came = _Came(order.state, objects)
+        sources = _Sources(session, found, objects, order.reading.source, came)
         sources.check()
-        with begin(*sources.count()) as advance:
-            entries = sources.take(advance)
+        try:
+            with begin(*sources.count()) as advance:
+                entries = sources.take(advance)
+        except StoreError:
+            with contextlib.suppress(StoreError):
+                session.flush()  # what came stays for the next try
+            came.save()
+            raise
         stored = session.put_list(entries)
+        came.save()
         if order.ref and (before is None or before.list != stored.digest):
             notes = {
                 "imported": order.reading.source,
@@ -94,15 +113,52 @@ def import_list(
     )
 
 
+class _Came:
+    """The SHA-256 of contents that came from a store of AYS, by MD5 and size; of each store for itself, as
+    one could have other contents with the same MD5 made to deceive."""
+
+    def __init__(self, state: Path | None, objects: Storage | None) -> None:
+        self._path = None
+        self._found: dict[str, str] = {}
+        if state is None or objects is None:
+            return
+        name = hashlib.sha256(objects.url.encode()).hexdigest()[:32]
+        self._path = state / "came" / f"{name}.json"
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+            rows = json.loads(self._path.read_bytes()).items()
+            self._found = {key: digest for key, digest in rows if layout.is_digest(digest)}
+
+    def get(self, named: Named, size: int) -> str:
+        """Return the SHA-256 of a content; empty if it never came."""
+        return self._found.get(f"{named}:{size}", "")
+
+    def add(self, named: Named, size: int, digest: str) -> None:
+        self._found[f"{named}:{size}"] = digest
+
+    def save(self) -> None:
+        """Keep it, if that can be done."""
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                private_dir(self._path.parent)
+                with atomic_write(self._path, durable=False) as stream:
+                    stream.write(json.dumps(self._found).encode())
+
+
 class _Sources:
     """Where the contents of a list come from: by MD5 from a store of AYS, by SHA-256 from one of ours."""
 
-    def __init__(self, session: Session, found: ReadList, objects: Storage | None, source: str) -> None:
+    def __init__(
+        self, session: Session, found: ReadList, objects: Storage | None, source: str, came: _Came
+    ) -> None:
         self._session = session
         self._found = found
         self._objects = objects
         self._source = source
-        self._wanted = found.wanted()
+        self._came = came
+        known = {named: came.get(named, size) for named, size in found.wanted().items()}
+        kept = session.has(set(known.values()) - {""})
+        self._known = {named: digest for named, digest in known.items() if digest in kept}
+        self._wanted = {named: size for named, size in found.wanted().items() if named not in self._known}
         named = {path: entry for path, entry in found.entries.items() if path not in found.digests}
         sizes = transfer.sizes(named, source)
         sizes.pop(EMPTY_SHA256, None)
@@ -156,7 +212,7 @@ class _Sources:
             with lease_to_read(ours.storage, f"import {self._source}"):
                 transfer.copy(ours, self._session, self._absent, advance)
         if not self._wanted:
-            return dict(self._found.entries)
+            return self._found.resolved(self._known)
         assert self._objects is not None
         return resolve(self._found, self._taker(AysStore(self._objects), self._objects.at_once, advance))
 
@@ -165,6 +221,8 @@ class _Sources:
         ahead = parallel(partial(_read, theirs), self._wanted.items(), at_once)
 
         def take(named: Named, size: int) -> str:
+            if named in self._known:
+                return self._known[named]
             got = next(ahead)
             if isinstance(got, StoreError):
                 raise got
@@ -173,6 +231,7 @@ class _Sources:
                     digest = self._session.put_stream(stream, size)
             else:
                 digest = self._session.put(got)
+            self._came.add(named, size, digest)
             advance(1, size)
             return digest
 

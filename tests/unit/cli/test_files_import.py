@@ -15,8 +15,9 @@ from tests.unit.files.ays import FIXTURES, fixture
 
 
 @pytest.fixture(autouse=True)
-def store(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def store(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BUILDSTEP_STORE", "dir:store")
+    monkeypatch.setattr("buildstep.files.places.state_folder", lambda _: tmp_path / "state")
 
 
 def test_a_list_by_its_name_and_by_its_file(run: Run) -> None:

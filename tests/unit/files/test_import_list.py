@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from buildstep.files.lists.interface import Note, Owners, Reading
 from buildstep.files.lookup import find
 from buildstep.files.refs import Ref
 from buildstep.files.session import Session
+from buildstep.report.progress import Advance, silent
 from buildstep.tree.entry import dumps
 from tests.unit.files import ays
 from tests.unit.files.ays import FIXTURES, fixture, md5
@@ -159,6 +161,36 @@ def test_a_faulty_list_makes_no_store(store: ContentStore, tmp_path: Path) -> No
     with pytest.raises(SpecError, match="bad: 2 faults"):
         import_list(store, b"/../a|%s|1\n/b\n" % md5(b"a").encode(), None, order)
     assert not (tmp_path / "ours").exists()
+
+
+def test_what_came_before_does_not_come_again(store: ContentStore, theirs: Path, tmp_path: Path) -> None:
+    rows = ays.old_read_1(fixture("acme__kvstore"))
+    digest, size = rows[max(rows)]
+    object_of(theirs, digest).write_bytes(b"x" * size)
+    objects = open_storage(f"dir:{theirs}", environ={})
+    order = Order(reading=Reading(source="kv"), ref="hello", state=tmp_path / "state")
+    with pytest.raises(StoreError, match="1 content of the list could not be had"):
+        import_list(store, fixture("acme__kvstore"), objects, order)
+
+    counts: list[int] = []
+
+    @contextlib.contextmanager
+    def begin(count: int, _size: int) -> Iterator[Advance]:
+        counts.append(count)
+        yield silent
+
+    shutil.copy(object_of(FIXTURES, digest), object_of(theirs, digest))
+    done = import_list(store, fixture("acme__kvstore"), objects, order, begin=begin)
+    shutil.rmtree(theirs / "files")
+    again = import_list(store, fixture("acme__kvstore"), objects, order, begin=begin)
+    assert (counts, done.new_objects, again.stored) == ([1, 0], 1, done.stored)
+
+    other = opened(tmp_path / "other")
+    with pytest.raises(Missing, match="lacks 9 contents"):  # another store of ours has none of them
+        import_list(other, fixture("acme__kvstore"), objects, order)
+    elsewhere = open_storage(f"dir:{tmp_path / 'ours'}", environ={})
+    with pytest.raises(Missing, match="lacks 9 contents"):  # and another store of theirs is not believed
+        import_list(store, fixture("acme__kvstore"), elsewhere, order)
 
 
 def test_conflicts_are_refused_or_the_last_line_counts(store: ContentStore) -> None:
