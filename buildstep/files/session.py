@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Self, cast
 
 from buildstep.errors import StoreError
 from buildstep.files import catalogue, chunks, condemned, layout, leases, refs
@@ -154,15 +154,13 @@ class Session:
     def put_stream(self, stream: IO[bytes], size: int) -> str:
         """Store a content that is read from a file, without holding it in memory; return its digest.
 
-        size: bytes that are expected. Raises StoreError, OSError.
+        size: the bytes that it has. Raises StoreError, also where there are more or fewer; OSError.
         """
         settings = self._settings
+        content = cast(IO[bytes], _Exactly(stream, size))
         if size <= (settings.chunk_above or CHUNK):
-            data = stream.read(size + 1)
-            if len(data) <= size:
-                return self.put(data)
-            raise StoreError("a file grew while it was read", retryable=True)
-        return self._put_chunks(stream) if settings.chunk_above else self._put_plain(stream)
+            return self.put(b"".join(iter(lambda: content.read(CHUNK), b"")))
+        return self._put_chunks(content) if settings.chunk_above else self._put_plain(content)
 
     def _put_plain(self, stream: IO[bytes]) -> str:
         whole, size = hashlib.sha256(), 0
@@ -284,6 +282,33 @@ class Session:
                 refs.remove(self._storage, now)
             else:
                 refs.write(self._storage, before, now)
+
+
+class _Exactly:
+    """A stream of which one knows how long it is. Raises StoreError where it is not."""
+
+    def __init__(self, stream: IO[bytes], size: int) -> None:
+        self._stream = stream
+        self._size = self._left = size
+
+    def read(self, count: int = -1) -> bytes:
+        """Return up to so many bytes; empty at the end, which must be the expected one."""
+        data = self._stream.read(count)
+        self._left -= len(data)
+        if self._left < 0 or (not data and count and self._left):
+            there = "more" if self._left < 0 else self._size - self._left
+            raise StoreError(
+                f"a content of {self._size} bytes came with {there}",
+                hint="did something change it meanwhile? try again",
+                retryable=True,
+            )
+        return data
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill a buffer as far as one read does; return how many bytes that were."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 _BATCH, _BATCH_BYTES = 500, 32 << 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import random
@@ -248,6 +249,31 @@ def test_a_content_of_any_size(store: ContentStore, size: int, tmp_path: Path) -
     with (tmp_path / "out").open("wb", buffering=0) as out:
         assert reader.write_to(digest, out.fileno()) == size
     assert (tmp_path / "out").read_bytes() == data
+
+
+@pytest.mark.parametrize("linkable", [True, False])
+@pytest.mark.parametrize("size", [5, 9 << 20])
+@pytest.mark.parametrize("more", [-1, 1])
+def test_a_content_of_another_size_is_not_stored(size: int, more: int, linkable: bool) -> None:
+    store = ContentStore(Memory())
+    store.create(LINKABLE if linkable else None)
+    data = os.urandom(size + more)
+    with Session(store, "test") as session:
+        with pytest.raises(StoreError, match=f"a content of {size} bytes came with"):
+            session.put_stream(io.BytesIO(data), size)
+        assert not session.has([hashlib.sha256(data).hexdigest()])
+
+
+def test_a_stream_that_gives_little_at_a_time(store: ContentStore) -> None:
+    class Slow(io.BytesIO):
+        def read(self, count: int | None = -1) -> bytes:
+            return super().read(min(count, 70_000) if count is not None and count > 0 else count)
+
+    data = os.urandom(9 << 20)
+    with Session(store, "test") as session:
+        for size in (200_000, 9 << 20):
+            digest = session.put_stream(Slow(data[:size]), size)
+            assert digest == hashlib.sha256(data[:size]).hexdigest()
 
 
 def test_a_list_needs_all_its_contents(store: ContentStore) -> None:
