@@ -179,7 +179,7 @@ def _list_data(name: str, source: Storage | None) -> bytes:
     from buildstep.files.ays_store import AysStore
 
     path = Path(name)
-    if source is not None and not path.exists() and "/" not in name:
+    if source is not None and "/" not in name and (path.is_dir() or not path.exists()):
         return AysStore(source).read_list(name)
     try:
         return path.read_bytes()

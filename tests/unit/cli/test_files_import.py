@@ -22,6 +22,7 @@ def store(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_a_list_by_its_name_and_by_its_file(run: Run) -> None:
     objects = f"dir:{FIXTURES}"
+    Path("acme__kvstore").mkdir()  # a directory is no list
     assert run("files", "import", "acme__kvstore", "--objects", objects, "--ref", "acme/kv")[:2] == (
         0, "acme/kv  15 paths, 179 B; 9 new contents of 158 B\n",
     )  # fmt: skip
