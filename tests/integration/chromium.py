@@ -14,7 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from buildstep.system import process
+from tests.integration.conftest import demand
 
 FLAGS = (
     "--headless",
@@ -191,3 +194,14 @@ def browsing(program: str, profile: Path) -> Iterator[Browser]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser for the tests of a module."""
+    program = find()
+    if program is None:
+        demand("chromium")
+    assert program is not None
+    with browsing(program, tmp_path_factory.mktemp("profile")) as running:
+        yield running

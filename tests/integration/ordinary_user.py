@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import pwd
 import secrets
+import shutil
+import stat
 import subprocess
 import sys
 import sysconfig
+import tarfile
+import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.integration.conftest import demand
-from tests.integration.support import REPOSITORY
+from tests.integration.support import REPOSITORY, Done, Lab, write_base
 
 UID = 54321
 """A user that is in no table."""
@@ -54,3 +62,58 @@ def user() -> Iterator[pwd.struct_passwd]:
         yield pwd.getpwnam(name)
     finally:
         subprocess.run(["userdel", name], check=False, capture_output=True)
+
+
+@dataclass(kw_only=True)
+class UserLab(Lab):
+    """A place to build in that belongs to somebody who is not root."""
+
+    uid: int
+    gid: int
+
+    def run(self, argv: list[str], *, env: Any = None, **popen: Any) -> Done:
+        home = {
+            "HOME": os.fspath(self.top / "home"),
+            "XDG_DATA_HOME": "",
+            "XDG_CACHE_HOME": "",
+            "USER": "somebody",
+        }
+        popen = {"user": self.uid, "group": self.gid, "extra_groups": [], "umask": 0o077, **popen}
+        return super().run(argv, env={**home, **(env or {})}, **popen)
+
+    def give(self) -> None:
+        """Make all of it the user's."""
+        for folder, folders, files in os.walk(self.top):
+            for name in [".", *folders, *files]:
+                path = os.path.join(folder, name)
+                info = os.lstat(path)
+                os.chown(path, self.uid, self.gid, follow_symlinks=False)
+                if not stat.S_ISLNK(info.st_mode):
+                    os.chmod(path, stat.S_IMODE(info.st_mode))
+
+
+def devices(tar: tarfile.TarFile) -> None:
+    """What an ordinary user cannot make, and still ships."""
+    for name, kind, major, minor in (
+        ("dev/null", tarfile.CHRTYPE, 1, 3),
+        ("dev/loop0", tarfile.BLKTYPE, 7, 0),
+    ):
+        member = tarfile.TarInfo(name)
+        member.type, member.mode, member.devmajor, member.devminor = kind, 0o660, major, minor
+        member.gid = 6
+        tar.addfile(member)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    demand("root", "namespaces", "busybox", "rsync")
+    return write_base(tmp_path_factory.mktemp("base") / "base.tar", devices)
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that others may enter, which pytest's are not."""
+    top = Path(tempfile.mkdtemp(prefix="buildstep-test-"))
+    top.chmod(0o755)
+    yield top
+    shutil.rmtree(top)

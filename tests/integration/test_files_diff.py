@@ -6,16 +6,16 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration import chromium
-from tests.integration.chromium import Browser
-from tests.integration.conftest import Require, demand
+from tests.integration.chromium import Browser, browser
+from tests.integration.conftest import Require
 from tests.integration.support import EPOCH, Lab, write_base
+
+__all__ = ["browser"]  # a fixture
 
 DIFF = ("files", "diff")
 
@@ -123,16 +123,6 @@ def test_the_gate(lab: Lab) -> None:
 
 
 # -- the page in a browser ----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = chromium.find()
-    if program is None:
-        demand("chromium")
-    assert program is not None
-    with chromium.browsing(program, tmp_path_factory.mktemp("profile")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

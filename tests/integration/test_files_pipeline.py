@@ -6,36 +6,19 @@ import json
 import os
 import shutil
 import signal
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from buildstep.files import layout, leases, open_storage, refs
 from buildstep.files.content import ContentStore
-from tests.integration.conftest import demand
-from tests.integration.ordinary_user import UID, usable_python
-from tests.integration.support import EPOCH, Lab, step, write_base
+from tests.integration.ordinary_user import UID, UserLab, base, place, usable_python
+from tests.integration.support import EPOCH, Lab, step
 from tests.integration.test_kill import DRIVER, finish, stopped_at
-from tests.integration.test_unprivileged import UserLab, devices
+
+__all__ = ["base", "place"]  # fixtures
 
 DATED = {"SOURCE_DATE_EPOCH": str(EPOCH)}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    demand("root", "namespaces", "busybox", "rsync")
-    return write_base(tmp_path_factory.mktemp("base") / "base.tar", devices)
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A folder that others may enter, which pytest's are not."""
-    top = Path(tempfile.mkdtemp(prefix="buildstep-test-"))
-    top.chmod(0o755)
-    yield top
-    shutil.rmtree(top)
 
 
 @pytest.fixture(params=["root", "user"])

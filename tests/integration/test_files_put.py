@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import stat
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,9 @@ from buildstep.tree import scan
 from buildstep.tree.entry import FileList, tree_digest
 from buildstep.tree.hashing import hash_entries, spread_digests
 from tests.integration.conftest import demand
-from tests.integration.ordinary_user import LOGIN_PATH, UID, usable_python
+from tests.integration.ordinary_user import LOGIN_PATH, UID, place, usable_python
+
+__all__ = ["place"]  # a fixture
 
 STORE = ["--store", "store"]
 
@@ -150,41 +149,38 @@ def test_what_is_no_tree_is_refused_and_nothing_is_made(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    """A folder of an ordinary user; others may enter it, which they may not pytest's."""
+def theirs(place: Path) -> Path:
+    """A folder of an ordinary user."""
     demand("root")
-    top = Path(tempfile.mkdtemp(prefix="buildstep-test-"))
-    top.chmod(0o755)
-    (top / "tree").mkdir()
-    (top / "tree/mine").write_bytes(b"mine")
-    for path in (top, top / "tree", top / "tree/mine"):
+    (place / "tree").mkdir()
+    (place / "tree/mine").write_bytes(b"mine")
+    for path in (place, place / "tree", place / "tree/mine"):
         os.chown(path, UID, UID)
-    yield top
-    shutil.rmtree(top)
+    return place
 
 
-def test_a_user_records_what_he_can_read(place: Path, tmp_path: Path) -> None:
+def test_a_user_records_what_he_can_read(theirs: Path, tmp_path: Path) -> None:
     """What may not be read is named before anything is stored."""
     python, path = usable_python()
 
     def as_user(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [python, "-P", "-m", "buildstep", "files", *words], user=UID, group=UID, extra_groups=[],
-            env={"PYTHONPATH": path, "PATH": LOGIN_PATH, "HOME": os.fspath(place)}, cwd=place, text=True,
+            env={"PYTHONPATH": path, "PATH": LOGIN_PATH, "HOME": os.fspath(theirs)}, cwd=theirs, text=True,
             capture_output=True, check=False,
         )  # fmt: skip
 
     made = as_user("put", "tree", *STORE, "--json")
     assert json.loads(made.stdout)["new_objects"] == 1, made
-    (place / "tree/secret").write_bytes(b"secret")
-    (place / "tree/secret").chmod(0o600)
+    (theirs / "tree/secret").write_bytes(b"secret")
+    (theirs / "tree/secret").chmod(0o600)
     done = as_user("put", "tree", *STORE, "--ref", "x")
     assert done.returncode == 2
     assert "the tree has 1 path that cannot be read" in done.stderr
     assert "secret: Permission denied" in done.stderr
-    assert not (place / "store/refs").exists()
+    assert not (theirs / "store/refs").exists()
     # Another user's store is read, and not written to.
-    theirs = os.fspath(place / "store")
-    assert call("list", "--store", theirs, at=tmp_path).stdout == ""
-    done = call("put", os.fspath(place / "tree"), "--store", theirs, at=tmp_path, status=16)
+    store = os.fspath(theirs / "store")
+    assert call("list", "--store", store, at=tmp_path).stdout == ""
+    done = call("put", os.fspath(theirs / "tree"), "--store", store, at=tmp_path, status=16)
     assert f"it belongs to the user {UID}" in done.stderr

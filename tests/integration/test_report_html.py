@@ -8,25 +8,15 @@ from pathlib import Path
 import pytest
 
 from buildstep import report
-from tests.integration import chromium
-from tests.integration.chromium import Browser
-from tests.integration.conftest import demand
+from tests.integration.chromium import Browser, browser
 from tests.unit import reportdata
+
+__all__ = ["browser"]  # a fixture
 
 EVENTS = 50_000
 
 HITS = "document.getElementById('log-count').textContent"
 ROWS = "[...document.querySelectorAll('#log-rows .row')]"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = chromium.find()
-    if program is None:
-        demand("chromium")
-    assert program is not None
-    with chromium.browsing(program, tmp_path_factory.mktemp("profile")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

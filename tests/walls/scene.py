@@ -17,11 +17,10 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import debian_root, demand
-from tests.integration.ordinary_user import usable_python
+from tests.integration.ordinary_user import UserLab, usable_python
 from tests.integration.pools import location
 from tests.integration.repository import Repository, make_place
 from tests.integration.support import Done, Lab
-from tests.integration.test_unprivileged import UserLab
 from tests.walls import attack
 from tests.walls.attack import Attack
 from tests.walls.canaries import Canaries
