@@ -154,7 +154,7 @@ class _Reading:
             self._read(files, advance)
         spread_digests(entries)
         proto.unread = proto.unread_size = 0
-        with _saving(proto, index):
+        with self._saving(proto, index):
             options.apply(entries)
             stored = self._session.put_list(entries)
         return Put(
@@ -163,6 +163,28 @@ class _Reading:
             new_bytes=self._new_bytes + self._session.new_bytes,
             read=len(files),
         )
+
+    @contextlib.contextmanager
+    def _saving(self, proto: ProtoDir, index: StatIndex | None) -> Iterator[None]:
+        """Save what is known of a tree during the block; of a large one in a process of its own."""
+
+        def save(index: StatIndex, say: workers.Send) -> None:
+            try:
+                proto.save(index)
+            except OSError as error:  # the next put reads all files again, and this one is as good
+                say(f"what is known of the tree cannot be kept in {index.path}: {error.strerror}")
+
+        warn = partial(self._session.store.bus.note, level="warning")
+        if index is None:
+            yield
+        elif len(proto.fresh) < read_tree.FEW or workers.cores() == 1:
+            save(index, warn)
+            yield
+        else:
+            with workers.running([index], save) as values:
+                yield
+                for said in values:
+                    warn(said)
 
     def _missing(self, entries: FileList) -> list[Entry]:
         """Return the files whose content is not known, or not in the store."""
@@ -242,21 +264,6 @@ class _Reading:
                 self._new_bytes += value.new_size
 
 
-@contextlib.contextmanager
-def _saving(proto: ProtoDir, index: StatIndex | None) -> Iterator[None]:
-    """Save what is known of a tree during the block; of a large one in a process of its own."""
-    if index is None:
-        yield
-    elif len(proto.fresh) < read_tree.FEW or workers.cores() == 1:
-        proto.save(index)
-        yield
-    else:
-        with workers.running([index], lambda it, _send: proto.save(it)) as values:
-            yield
-            for _ in values:  # it has done its job, or raises why not
-                pass
-
-
 def _excluder(patterns: tuple[str, ...]) -> Exclude | None:
     """Return what leaves paths out. Raises UsageError for patterns that only rsync itself understands."""
     found = excluder(patterns)
@@ -298,9 +305,10 @@ class _Last:
         latest = stat_lines.parse(max(walk.lines, key=lambda line: line.split(b" ", 4)[3])).ctime
         if max(latest, os.lstat(self._top).st_ctime_ns) >= walk.started - _GRAIN_NS:
             return
-        private_dir(self._path.parent)
-        with contextlib.suppress(OSError), atomic_write(self._path, durable=False) as stream:
-            framed.write(stream, (_FORMAT, self._digest(walk), asdict(stored)))
+        with contextlib.suppress(OSError):
+            private_dir(self._path.parent)
+            with atomic_write(self._path, durable=False) as stream:
+                framed.write(stream, (_FORMAT, self._digest(walk), asdict(stored)))
 
     def _digest(self, walk: Walk) -> str:
         top = os.stat(self._top)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from buildstep.errors import StoreError, UsageError
+from buildstep.events import Bus, Event, Note
 from buildstep.files import layout, pack, put, read_tree, refs
 from buildstep.files.content import LINKABLE, ContentStore
 from buildstep.files.interface import Missing
@@ -156,6 +157,24 @@ def test_a_young_tree_is_not_trusted(
     monkeypatch.setattr(put, "_GRAIN_NS", 3_600_000_000_000)
     record(store, tree, state=tmp_path / "state")
     assert not record(store, tree, state=tmp_path / "state").unchanged
+
+
+@pytest.mark.parametrize("few", [0, 1000])
+def test_a_state_that_cannot_be_written_to_is_told(
+    memory: Memory, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    """What is kept makes the next put quick, and no put needs it."""
+    monkeypatch.setattr(read_tree, "FEW", few)
+    monkeypatch.setattr("buildstep.system.workers.cores", lambda: 2)
+    said: list[Event] = []
+    store = ContentStore(memory, bus=Bus(said.append))
+    store.create()
+    (tmp_path / "state").write_bytes(b"no directory")
+    done = record(store, tree, state=tmp_path / "state")
+    assert store.get_list(done.stored.digest) == scanned(tree)
+    [note] = said
+    assert isinstance(note, Note)
+    assert "cannot be kept" in note.text
 
 
 def test_owners_times_and_exclusions(store: ContentStore, tree: Path) -> None:
