@@ -68,8 +68,6 @@ def facts() -> dict[str, object]:
                 "clone": "@final" in str(json.loads(STATE.read_text()).get(source, {}).get("origin")),
                 "pkgin": (data / "pkgin.db").exists(),
                 "config": (Path(point) / "config").exists(),
-                "top_changed": Path(point).stat().st_mtime_ns,
-                "etc_changed": (root / "etc").stat().st_mtime_ns,
                 "motd": (root / "etc/motd").exists() and "T R I T O N" in (root / "etc/motd").read_text(),
                 "proto": (root / "opt/hello").exists(),
                 "lofs": sum(1 for row in table() if row[2] == "lofs"),

@@ -41,8 +41,6 @@ class Call:
     motd: bool = False
     proto: bool = False
     lofs: int = 0
-    top_changed: int = 0
-    etc_changed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,7 +104,7 @@ def test_ays_d04_what_is_written_is_what_is_read(shared: Lab) -> None:
         shared.uri, "proto",
     )  # fmt: skip
     assert based.status == 0, based.stderr
-    paths = shared.command("files", "show", "based", "--store", "store").stdout
+    paths = shared.command("files", "list", "based", "--store", "store").stdout
     assert "opt/app/made" in paths
     assert "etc/hello" in paths
 
@@ -131,7 +131,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 def test_ays_d17_excludes_are_anchored(shared: Lab) -> None:
-    told = shared.command("files", "show", "app/1", "--store", "store").stdout
+    told = shared.command("files", "list", "app/1", "--store", "store").stdout
     for path in ("opt/app/.gitignore", "opt/app/x.github.io/foo.gitx"):
         assert path in told
     assert "junk.pyc" not in told

@@ -66,13 +66,12 @@ def steps_of(calls: list[Call]) -> list[str]:
         if call.clone:
             if before.pkgin and not call.pkgin:
                 add("pkgin data")
-            came = []
+            # Between two calls nothing tells which of these was first: the directories get their old times
+            # again. That cleaners come before the motd is held by the table of steps.
             if before.config and not call.config:
-                came.append((call.top_changed, "config"))
+                add("config")
             if call.motd and not before.motd:
-                came.append((call.etc_changed, "motd"))
-            for _, name in sorted(came):  # between two calls the directories' times tell
-                add(name)
+                add("motd")
             before = call
         name = step_of(call)
         if name:

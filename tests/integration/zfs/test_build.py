@@ -266,7 +266,7 @@ def test_damage_is_refused_by_the_command_line(site: Site, two: NativeLab, tmp_p
     refused(two, file, manifest, "is not the file of its manifest", "sha1")
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    refused(two, file, manifest, f"{file} is damaged", "fetch it again")
+    refused(two, file, manifest, "is not the file of its manifest", "fetch it again")
     file.write_bytes(site.top.path.read_bytes()[:-1000])
     refused(two, file, manifest, "its manifest says")
     # Damage that is older than the manifest: only the kernel's checksum, or the stream's end, can tell.
