@@ -92,8 +92,7 @@ def put_tree(
         else:
             done = _Reading(session, tree, options, begin).run(walk, state)
             last.keep(walk, done.stored)
-        if ref and (before is None or before.list != done.stored.digest):
-            session.set_ref(_ref(ref, done.stored), before)
+        _point(session, ref, done.stored, before)
     return done
 
 
@@ -113,13 +112,16 @@ def put_listed(store: ContentStore, ref: str, options: Options, read: Callable[[
             new_bytes=session.new_bytes,
             read=sum(item.kind == "f" and not item.first for item in entries.values()),
         )
-        if ref and (before is None or before.list != done.stored.digest):
-            session.set_ref(_ref(ref, done.stored), before)
+        _point(session, ref, done.stored, before)
     return done
 
 
-def _ref(name: str, stored: StoredList) -> Ref:
-    return Ref(name=name, list=stored.digest, tree=stored.tree, entries=stored.entries, size=stored.size)
+def _point(session: Session, name: str, stored: StoredList, before: Ref | None) -> None:
+    """Set a ref, if one is named, unless it is of this list already. before: what it was."""
+    if not name or (before is not None and before.list == stored.digest):
+        return
+    new = Ref(name=name, list=stored.digest, tree=stored.tree, entries=stored.entries, size=stored.size)
+    session.set_ref(new, before)
 
 
 def _walk(top: bytes) -> Walk:
