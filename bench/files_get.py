@@ -9,17 +9,14 @@ turns, medians, each as it is at a shell; the caches of the kernel are warm.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
-import statistics
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
-from bench.files_store import FORMAT, make_tree, say, timed
-from bench.machine import host, load
+from bench.files_store import finish, make_tree, say, timed
+from bench.machine import host
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -90,18 +87,7 @@ def main() -> None:
                 rows.setdefault(what, []).append(seconds)
             told = ", ".join(f"{what} {times[-1]:.2f} s" for what, times in rows.items())
             say(f"run {number + 1}: {told}")
-    found: dict[str, Any] = {
-        "format": FORMAT,
-        "host": facts,
-        "load": load(),
-        "files": options.files,
-        "bytes": bench.size,
-        "seconds": rows,
-        "median": {what: round(statistics.median(times), 2) for what, times in rows.items()},
-    }
-    if options.out:
-        options.out.write_text(json.dumps(found, indent=2) + "\n")
-    say(json.dumps(found["median"]))
+    finish(options, facts, bench.size, rows)
 
 
 if __name__ == "__main__":

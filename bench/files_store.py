@@ -24,6 +24,8 @@ from typing import Any
 
 from bench.machine import host, load
 from bench.trees import Content
+from buildstep.files.places import state_folder
+from buildstep.tree.stat_index import StatIndex
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SEED = 14
@@ -88,8 +90,11 @@ class Bench:
     def ours(self) -> dict[str, float]:
         """Measure each of our commands once, on a new store."""
         store = self.top / "store"
-        for path in (store, self.top / "data", Path("/var/lib/buildstep/files")):
-            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(store, ignore_errors=True)
+        # Nothing is known of a tree that was never at this path; root's state is not ours to remove.
+        moved = self.top / f"tree{time.monotonic_ns()}"
+        self.tree.rename(moved)
+        self.tree = moved
 
         def call(*words: str) -> float:
             argv = [sys.executable, "-m", "buildstep", "files", *words, "--store", os.fspath(store)]
@@ -101,6 +106,8 @@ class Bench:
         call("put", os.fspath(self.half), "--ref", "half", "--quiet")
         call("remove", "tree")
         found["gc to half"] = call("gc", "--grace", "0")
+        for tree in (self.tree, self.half):
+            StatIndex(state_folder(os.environ), tree).path.unlink(missing_ok=True)
         say(f"store: {sum(path.stat().st_size for path in store.rglob('*') if path.is_file()) >> 20} MiB")
         return found
 
@@ -122,6 +129,24 @@ class Bench:
             os.fspath(self.tree),
         ]
         return timed(argv, self.environ)
+
+
+def finish(
+    options: argparse.Namespace, facts: dict[str, object], size: int, rows: dict[str, list[float]]
+) -> None:
+    """Show the medians, and write all that was measured to the file of --out. size: of the tree, in bytes."""
+    found: dict[str, Any] = {
+        "format": FORMAT,
+        "host": facts,
+        "load": load(),
+        "files": options.files,
+        "bytes": size,
+        "seconds": rows,
+        "median": {what: round(statistics.median(times), 2) for what, times in rows.items()},
+    }
+    if options.out:
+        options.out.write_text(json.dumps(found, indent=2) + "\n")
+    say(json.dumps(found["median"]))
 
 
 def main() -> None:
@@ -148,18 +173,7 @@ def main() -> None:
                 f"run {number + 1}: " + ", ".join(f"{what} {times[-1]:.2f} s" for what, times in rows.items())
             )
         size = bench.size
-    found: dict[str, Any] = {
-        "format": FORMAT,
-        "host": facts,
-        "load": load(),
-        "files": options.files,
-        "bytes": size,
-        "seconds": rows,
-        "median": {what: round(statistics.median(times), 2) for what, times in rows.items()},
-    }
-    if options.out:
-        options.out.write_text(json.dumps(found, indent=2) + "\n")
-    say(json.dumps(found["median"]))
+    finish(options, facts, size, rows)
 
 
 if __name__ == "__main__":
