@@ -30,6 +30,8 @@ class ExitCode(IntEnum):
     CI = 18
     SIGNING = 19
     GATE = 20
+    REGISTER = 21
+    INCOMPLETE = 22
 
 
 class BuildstepError(Exception):

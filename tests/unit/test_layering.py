@@ -25,10 +25,12 @@ ROOMS = [
     "report",
     "net",
     "files",
+    "trust",
     "emit",
     "cache",
     "images",
     "build",
+    "assets",
     "cli",
     "__main__",
 ]
@@ -40,7 +42,7 @@ FLAT = {"__init__", "__main__", "errors", "events"}
 
 SEAMS = {
     "pool", "rootfs/installers", "rootfs/cleaners", "files", "files/lists", "emit", "images/sources",
-    "images/publishers", "report", "build/steps", "build/doctor",
+    "images/publishers", "report", "build/steps", "build/doctor", "assets",
 }  # fmt: skip
 """Folders whose `__init__.py` holds the table of a seam. Its rows do not import it at start-up."""
 
@@ -53,6 +55,7 @@ DOORS = {
     "boto3": {"net/s3", "net/credentials"},
     "botocore": {"net/s3", "net/credentials"},
     "jenkins": {"net/jenkins"},
+    "consul": {"net/consul"},
     "libzfs_core": {"pool/zfs_library"},
     "jinja2": {"spec/template", "report/*"},
     "rich": {"report/*"},
@@ -61,7 +64,7 @@ DOORS = {
     "isal": {"formats/decompress"},
     "pyfastcdc": {"files/chunks"},
     "zstandard": {"formats/codecs", "formats/decompress", "formats/zfs_stream"},
-    "cryptography": {"net/ssh_keys"},
+    "cryptography": {"net/ssh_keys", "trust/*"},
 }
 """Outside packages, and the only modules that import them."""
 
