@@ -80,7 +80,7 @@ def with_work(job: Callable[..., int | None]) -> Callable[..., int]:
     def run(store: str | None, endpoint_url: str | None, **options: Any) -> int:
         import gc
 
-        from buildstep.cli import session
+        from buildstep.cli import guard
         from buildstep.events import Bus
         from buildstep.files.places import default_store
         from buildstep.report.console import view_for
@@ -99,6 +99,6 @@ def with_work(job: Callable[..., int | None]) -> Callable[..., int]:
             )
             return job(work, **options) or 0
 
-        return session.guarded(inside)
+        return guard.guarded(inside)
 
     return STORE(ENDPOINT(run))

@@ -197,7 +197,7 @@ def fetch(
 
 
 def _signals() -> Any:
-    from buildstep.cli.session import signals
+    from buildstep.cli.guard import signals
 
     return signals()
 

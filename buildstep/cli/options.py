@@ -36,7 +36,7 @@ def with_session(
             from buildstep.cli import user_namespace
 
             user_namespace.enter(pool)
-            from buildstep.cli import session
+            from buildstep.cli import guard, session
 
             def inside() -> int:
                 heals = healing and not options.get("dry_run")
@@ -45,7 +45,7 @@ def with_session(
                 )
                 return job(opened, **options) or 0
 
-            return session.enclosed(inside) if enclosed else session.guarded(inside)
+            return session.enclosed(inside) if enclosed else guard.guarded(inside)
 
         return POOL(run)
 

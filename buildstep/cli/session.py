@@ -1,21 +1,18 @@
-"""What commands share: a pool opened, a bus with the right view, namespaces, signals turned into errors."""
+"""What commands share: a pool opened, a bus with the right view, namespaces."""
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from buildstep import pool as pool_module
 from buildstep.cache.layers import LayerCache
 from buildstep.cache.prune import Limits
-from buildstep.cli import debugging, report_error
+from buildstep.cli.guard import guarded
 from buildstep.cli.options import tell
-from buildstep.errors import BuildstepError, Interrupted
 from buildstep.events import Bus, Subscriber
 from buildstep.files.places import default_store
 from buildstep.images.store import ImageStore
@@ -103,39 +100,6 @@ def _view(environ: Mapping[str, str], *, verbose: int, quiet: bool) -> Subscribe
         if ci := detect(environ):
             return on_stderr(CIView(ci, sys.stderr))
     return view_for(sys.stderr, verbose=verbose, quiet=quiet)
-
-
-@contextmanager
-def signals() -> Iterator[None]:
-    """Turn the first SIGINT, SIGTERM or SIGHUP into Interrupted; a later one must not break the clean-up."""
-    stopping = False
-
-    def stop(signum: int, _frame: object) -> None:
-        nonlocal stopping
-        if not stopping:
-            stopping = True
-            raise Interrupted(signum, signal.Signals(signum).name)
-
-    before = {
-        signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-
-
-def guarded(job: Callable[[], int]) -> int:
-    """Run a job with signals as errors, and return its exit code or that of its error."""
-    try:
-        with signals():
-            return job()
-    except (BuildstepError, OSError) as error:
-        status = report_error(error, debug=debugging())
-        if status is None:
-            raise
-        return status
 
 
 def enclosed(job: Callable[[], int]) -> int:

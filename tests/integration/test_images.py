@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from buildstep import cli
-from buildstep.cli import session
+from buildstep.cli import guard, session
 from buildstep.formats.decompress import Decompressed
 from buildstep.system import sealed
 from tests.integration.support import matches, wait_for
@@ -122,7 +122,7 @@ Call = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def call(agent: Agent, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
     """A command in this process, without namespaces: (status, stdout, stderr)."""
-    monkeypatch.setattr(session, "enclosed", session.guarded)
+    monkeypatch.setattr(session, "enclosed", guard.guarded)
     monkeypatch.chdir(agent.top)
 
     def run(*argv: str) -> tuple[int, str, str]:

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from buildstep.cli import session
+from buildstep.cli import guard
 from buildstep.errors import ImageError
 
 
@@ -16,11 +16,11 @@ def fail(error: BaseException) -> int:
     def job() -> int:
         raise error
 
-    return session.guarded(job)
+    return guard.guarded(job)
 
 
 def test_an_error_of_ours_is_its_text_and_its_code(capsys: pytest.CaptureFixture[str]) -> None:
-    assert session.guarded(lambda: 3) == 3
+    assert guard.guarded(lambda: 3) == 3
     assert fail(ImageError("no such image", detail="tar:x", hint="look")) == 11
     assert capsys.readouterr().err == "buildstep: no such image\ntar:x\nhint: look\n"
 
@@ -63,7 +63,7 @@ def test_a_signal_stops_the_job_once(number: signal.Signals, capsys: pytest.Capt
         return 0
 
     before = signal.getsignal(number)
-    assert session.guarded(job) == 128 + number
+    assert guard.guarded(job) == 128 + number
     assert cleaned == [True]
     assert number.name in capsys.readouterr().err
     assert signal.getsignal(number) == before
