@@ -111,16 +111,18 @@ class AssetStore(Protocol):
 
 
 class Versioned(NamedTuple):
-    """The services of one pattern. version: what `swap` compares."""
+    """The services of one pattern. version: what `swap` compares; faults: what the mapping holds that is no
+    name of a service, a line each: written anew, it has them no more."""
 
     services: tuple[str, ...]
     version: str
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mappings:
     """All mappings of a register. services: by pattern, sorted; index: what `wait` goes on from; faults: what
-    the register holds that is no mapping, a line each."""
+    the register holds that is no mapping or no name of a service, a line each: it is not in `services`."""
 
     services: Mapping[str, tuple[str, ...]]
     index: str
@@ -151,7 +153,7 @@ class Register(Protocol):
         ...
 
     def read(self) -> Mappings:
-        """Return all mappings."""
+        """Return all mappings. A register that was never made is an error as well."""
         ...
 
     def wait(self, index: str, seconds: float) -> Mappings:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Complete = Callable[[click.Context, click.Parameter, str], "list[CompletionItem]"]
 
-_FILE_SCHEMES = ("tar", "oci", "docker-archive", "zfs", "btrfs", "dir", "overlay")
+_FILE_SCHEMES = ("tar", "oci", "docker-archive", "zfs", "btrfs", "dir", "overlay", "file")
 """Schemes whose locator is a path."""
 
 
@@ -98,6 +98,16 @@ def _stores(_context: click.Context, _param: click.Parameter, begun: str) -> Ite
 
 
 STORES = _callback(_stores)
+
+
+def _registers(_context: click.Context, _param: click.Parameter, begun: str) -> Iterator[str]:
+    from buildstep.assets import REGISTERS as SCHEMES
+
+    yield from (f"{name}:" if name == "file" else f"{name}://" for name in SCHEMES.names())
+    yield from _paths(begun)
+
+
+REGISTERS = _callback(_registers)
 
 
 def _refs(context: click.Context, _param: click.Parameter, _begun: str) -> Iterator[str]:

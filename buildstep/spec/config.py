@@ -2,7 +2,7 @@
 
 A flag wins over the project's file, that over the user's, that over the system's, that over the
 environment, that over the defaults. Lists are taken whole from the first place that has them; tables
-(`publish`, `cache`, `http`, `limits`) are merged key by key.
+(`publish`, `cache`, `http`, `limits`, `network`, `assets`, `consul`) are merged key by key.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from buildstep.errors import Fault, SpecError
-from buildstep.spec import schema
+from buildstep.spec import assets_config, schema
+from buildstep.spec.assets_config import AssetsConfig
 from buildstep.spec.fields import Limits, from_data, store_url
 from buildstep.spec.schema import BOOLEAN, HTTP, Rule, array, integer, mapping, record, text
 from buildstep.spec.settings import LIMITS, STORE
@@ -91,6 +92,8 @@ RULE: Final = record(
         "limits": LIMITS,
         "network": record({"allow": array(_HOST_PORT)}),
         "store": STORE,
+        "assets": assets_config.ASSETS,
+        "consul": assets_config.CONSUL,
     }
 )
 """What a buildstep.toml may hold."""
@@ -105,13 +108,14 @@ ENVIRONMENT: Final = {
     "BUILDSTEP_HTTP": ("http",),
     "BUILDSTEP_NETWORK_ALLOW": ("network", "allow"),
     "BUILDSTEP_STORE": ("store",),
+    **assets_config.VARIABLES,
 }
 """Variables, and the settings that they give."""
 
 _DIRECTORIES: Final = ("dir", "overlay", "btrfs")
 """Schemes of pools that are directories."""
 
-_TABLES: Final = ("publish", "cache", "http", "limits", "network")
+_TABLES: Final = ("publish", "cache", "http", "limits", "network", "assets", "consul")
 """Settings that are merged key by key."""
 
 
@@ -148,7 +152,7 @@ class Config:
     pool's caches; 0: no limit, None: the default one. http: fields of `net.http.HttpOptions` by name. limits:
     of what a command in an image may take, for builds that do not give them. network_allow: what of the CI
     host itself commands in an image may reach, as HOST:PORT. store: of file lists and contents, empty for the
-    user's own.
+    user's own. assets: of the store of assets, the register of mappings and the hosts.
     """
 
     pool: str | None = None
@@ -163,6 +167,7 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     network_allow: tuple[str, ...] = ()
     store: str = ""
+    assets: AssetsConfig = field(default_factory=AssetsConfig)
 
     def environ(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Return the environment for the network clients, with the settings of the files in it."""
@@ -265,6 +270,8 @@ def _from_variable(text: str, keys: tuple[str, ...]) -> dict[str, Any]:
             return {"network": {"allow": words}}
         case ("cache", key):
             return {"cache": {key: _number(text)}}
+        case ("assets", key):
+            return {"assets": {key: assets_config.of_variable(text, key)}}
     return {keys[0]: text}
 
 
@@ -285,7 +292,9 @@ def _merged(places: Sequence[_Place]) -> Config:
     values: dict[str, Any] = {name: {} for name in _TABLES}
     for place in places:
         for key, value in place.values.items():
-            if key in _TABLES:
+            if key in ("assets", "consul"):
+                values[key] = assets_config.located(key, value, place.directory) | values[key]
+            elif key in _TABLES:
                 values[key] = value | values[key]
             elif key == "sources":
                 values.setdefault(key, tuple(_source(row, place.directory) for row in value))
@@ -308,6 +317,7 @@ def _merged(places: Sequence[_Place]) -> Config:
         limits=from_data("limits", values["limits"]),
         network_allow=tuple(values["network"].get("allow", ())),
         store=values.get("store", ""),
+        assets=AssetsConfig.of(values["assets"], values["consul"]),
         **values["cache"],
     )
 

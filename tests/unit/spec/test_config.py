@@ -159,3 +159,38 @@ def test_a_file_that_anybody_may_have_put_there(places: dict[str, Path]) -> None
     (places["project"] / "buildstep.toml").write_text('pool = "dir:/evil"\n')
     places["project"].chmod(0o1777)
     assert read(places).pool is None
+
+
+def test_assets_and_consul(places: dict[str, Path]) -> None:
+    project, user = places["project"], places["user"]
+    (project / "buildstep.toml").write_text(
+        '[assets]\nregister = "file:m.toml"\nkey = "k.pem"\ntrusted = ["a.pem"]\n[consul]\nca_file = "ca.pem"\n'
+    )
+    (user / "buildstep/buildstep.toml").write_text(
+        '[assets]\nstore = "assets"\nregister = "consul://x:1"\ncompat = true\n[consul]\ndatacenter = "d"\n'
+    )
+    found = read(
+        places, BUILDSTEP_KEEP="3", BUILDSTEP_COMPAT="no", BUILDSTEP_HYPHENS="1", BUILDSTEP_INSTALL_DIR="in"
+    ).assets
+    assert found.store == f"dir:{user}/buildstep/assets"
+    assert (found.register, found.key, found.trusted) == (
+        f"file:{project}/m.toml", f"{project}/k.pem", (f"{project}/a.pem",),
+    )  # fmt: skip
+    assert (found.keep, found.compat, found.hyphens) == (3, True, True)
+    assert found.install_dir == f"{project}/deep/er/in"
+    assert found.consul == {"ca_file": f"{project}/ca.pem", "datacenter": "d"}
+    many = read(places, BUILDSTEP_TRUSTED_KEYS="x:/y").assets
+    assert many.trusted == (f"{project}/a.pem",), "the file wins"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("BUILDSTEP_KEEP", "many"), ("BUILDSTEP_COMPAT", "perhaps"), ("BUILDSTEP_REGISTER", "etcd://x"),
+        ("BUILDSTEP_REGISTER", "consul://token@x:1"), ("BUILDSTEP_HOST", "a/b"), ("BUILDSTEP_ASSETS", "s3://u:p@x"),
+    ],
+)  # fmt: skip
+def test_assets_of_variables_are_checked(places: dict[str, Path], name: str, value: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        read(places, flags={}, **{name: value})
+    assert name in caught.value.detail

@@ -1,0 +1,362 @@
+"""Patterns of host names, as Go's path.Match has them, and which of several that match wins.
+
+    *        any characters but /, also none
+    ?        one character, but not /
+    [a-z]    one of these; [^a-z] one that is none of these
+    \\c       the character c, whatever it is
+
+A pattern matches a whole name; capitals count. https://pkg.go.dev/path#Match
+
+Of the patterns that match a host, one wins, and its services are the host's; lists are never joined:
+
+1. a name without wildcards beats any pattern with some;
+2. else the one with more literal characters;
+3. else the one with fewer wildcards;
+4. else the longer one, in bytes;
+5. else the first by its bytes.
+
+daybook itself takes the longest, wildcards counted (`compat`); of two that are as long, here the first by its
+bytes: there it is left open.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final, NamedTuple
+
+from buildstep.errors import UsageError
+
+ANY: Final = "*"
+ONE: Final = "?"
+
+
+class Class(NamedTuple):
+    """A class of characters. ranges: first and last of each; one whose first is after its last is empty."""
+
+    ranges: tuple[tuple[str, str], ...]
+    negated: bool
+
+    def has(self, char: str) -> bool:
+        """Tell whether it matches a character."""
+        return any(low <= char <= high for low, high in self.ranges) != self.negated
+
+
+class Literal(NamedTuple):
+    """Text that stands for itself."""
+
+    text: str
+
+
+Part = Literal | Class | str
+"""Of a pattern: text, a class, ANY or ONE."""
+
+
+class Malformed(ValueError):
+    """A text that is no pattern, and why."""
+
+
+_SPECIAL = re.compile(r"[*?\[\\]")
+_UNUSUAL = re.compile(r"[?\[\\]")
+
+
+def parse(pattern: str) -> tuple[Part, ...]:
+    """Return the parts of a pattern. Raises Malformed where Go has ErrBadPattern."""
+    parts: list[Part] = []
+    text, at = "", 0
+    while at < len(pattern):
+        char = pattern[at]
+        if char == "\\":
+            if at + 1 == len(pattern):
+                raise Malformed("it ends with a backslash")
+            text += pattern[at + 1]
+            at += 2
+        elif char in "*?[":
+            if text:
+                parts.append(Literal(text))
+                text = ""
+            if char == "[":
+                found, at = _class(pattern, at + 1)
+                parts.append(found)
+            else:
+                parts.append(char)
+                at += 1
+        else:
+            text += char
+            at += 1
+    if text:
+        parts.append(Literal(text))
+    return tuple(parts)
+
+
+def _class(pattern: str, at: int) -> tuple[Class, int]:
+    """Return the class whose `[` is before a place, and the place behind it."""
+    negated = pattern[at : at + 1] == "^"
+    at += negated
+    ranges: list[tuple[str, str]] = []
+    while pattern[at : at + 1] != "]" or not ranges:
+        low, at = _member(pattern, at)
+        high = low
+        if pattern[at] == "-":
+            high, at = _member(pattern, at + 1)
+        ranges.append((low, high))
+    return Class(tuple(ranges), negated), at + 1
+
+
+def _member(pattern: str, at: int) -> tuple[str, int]:
+    """Return a character of a class, and the place behind it, where there is something."""
+    char = pattern[at : at + 1]
+    if char == "]":
+        raise Malformed("a class of characters is empty or has half a range")
+    if char == "-":
+        raise Malformed("a class of characters has a - without a first character")
+    if char == "\\":
+        at += 1
+        char = pattern[at : at + 1]
+    if not char or at + 1 >= len(pattern):
+        raise Malformed("a class of characters is not closed")
+    return char, at + 1
+
+
+def _regex(parts: Iterable[Part]) -> re.Pattern[str]:
+    """Return the expression that matches as Go does.
+
+    What is between two stars is taken where it first fits and never tried elsewhere, as Go has it: so the
+    time grows with the length of the name only, whatever the number of stars.
+    """
+    chunks = [""]
+    for part in parts:
+        if part == ANY:
+            chunks.append("")
+        else:
+            chunks[-1] += _expression(part)
+    first, *rest = chunks
+    if not rest:
+        return re.compile(first, re.DOTALL)
+    middle = "".join(rf"(?>[^/]*?{chunk})" for chunk in rest[:-1] if chunk)
+    return re.compile(rf"{first}{middle}[^/]*{rest[-1]}", re.DOTALL)
+
+
+def _expression(part: Part) -> str:
+    if isinstance(part, Literal):
+        return re.escape(part.text)
+    if isinstance(part, Class):
+        ranges = "".join(f"{re.escape(low)}-{re.escape(high)}" for low, high in part.ranges if low <= high)
+        if not ranges:
+            return "." if part.negated else "(?!)"
+        return f"[{'^' if part.negated else ''}{ranges}]"
+    return "[^/]"
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A pattern that can be matched and compared. parts: see `parse`."""
+
+    text: str
+    parts: tuple[Part, ...]
+
+    @classmethod
+    def of(cls, text: str) -> Pattern:
+        """Return the pattern of a text. Raises Malformed."""
+        return cls(text, parse(text))
+
+    @cached_property
+    def _matcher(self) -> re.Pattern[str]:
+        return _regex(self.parts)
+
+    def matches(self, name: str) -> bool:
+        """Tell whether it matches a whole name."""
+        return self._matcher.fullmatch(name) is not None
+
+    @cached_property
+    def literals(self) -> int:
+        """Characters that stand for themselves."""
+        return sum(len(part.text) for part in self.parts if isinstance(part, Literal))
+
+    @cached_property
+    def wildcards(self) -> int:
+        """Stars, question marks and classes."""
+        return sum(not isinstance(part, Literal) for part in self.parts)
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of its text."""
+        return len(self.text.encode(errors="surrogatepass"))
+
+    @cached_property
+    def has_slash(self) -> bool:
+        """Whether only names with a slash can match, which no host has."""
+        return any(isinstance(part, Literal) and "/" in part.text for part in self.parts)
+
+    def rank(self, *, compat: bool = False) -> tuple[object, ...]:
+        """Return what patterns are ordered by; the first wins."""
+        if compat:
+            return -self.size, self.text
+        return bool(self.wildcards), -self.literals, self.wildcards, -self.size, self.text
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Tell whether a pattern matches a whole name. Raises Malformed."""
+    return Pattern.of(pattern).matches(name)
+
+
+# -- which one wins ----------------------------------------------------------------------------------------
+
+
+class Loser(NamedTuple):
+    """A pattern that matches a host and does not win. reason: why, a part of a sentence."""
+
+    pattern: str
+    services: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resolution:
+    """What a host is mapped to. winner: the pattern, None if none matches; services: of the winner; losers:
+    what else matches, the next best first; skipped: what is no pattern, and why."""
+
+    host: str
+    winner: str | None
+    services: tuple[str, ...]
+    losers: tuple[Loser, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+
+
+def checked_host(host: str) -> str:
+    """Return the name of a host. Raises UsageError for one that no host can have."""
+    if not host or "/" in host or host != host.strip():
+        raise UsageError(f"{host!r} is no name of a host", hint="as `hostname` prints it, or give --host")
+    return host
+
+
+def why(winner: Pattern, loser: Pattern, *, compat: bool = False) -> str:
+    """Return the reason for which one pattern loses against another, a part of a sentence."""
+    if compat:
+        if loser.size < winner.size:
+            return f"shorter: {loser.size} bytes, not {winner.size}"
+        return "as long; a tie, which daybook leaves open: the first by its bytes wins"
+    if not winner.wildcards and loser.wildcards:
+        return "has wildcards, and the winner is the very name"
+    if loser.literals < winner.literals:
+        return f"fewer literal characters: {loser.literals}, not {winner.literals}"
+    if loser.wildcards > winner.wildcards:
+        return f"more wildcards: {loser.wildcards}, not {winner.wildcards}"
+    if loser.size < winner.size:
+        return f"shorter: {loser.size} bytes, not {winner.size}"
+    return "as specific; a tie: the first by its bytes wins"
+
+
+class _Row(NamedTuple):
+    """What is known of a pattern without matching it. least: characters of the shortest name that it
+    matches; inner: text between its first and its last wildcard, that a name has in this order; stars: it has
+    no other wildcard, so that nothing else is to be known."""
+
+    text: str
+    least: int
+    inner: tuple[str, ...]
+    stars: bool
+
+    def may_match(self, host: str, begin: int, end: int) -> bool:
+        """Tell whether a host whose ends fit can be matched; for stars, whether it is."""
+        if len(host) < self.least:
+            return False
+        for text in self.inner:
+            at = host.find(text, begin, end)
+            if at < 0:
+                return False
+            begin = at + len(text)
+        return True
+
+
+class Patterns:
+    """Many patterns with their services, of which few are looked at for one host.
+
+    They lie by the text that they begin and end with, which a name has to begin and end with as well: what
+    a host costs is the number of patterns that may match it, not the number of all. looked_at: patterns
+    that were looked at for hosts so far; malformed: what is no pattern, and why.
+    """
+
+    def __init__(self, services: Mapping[str, tuple[str, ...]]) -> None:
+        self.services = services
+        self.looked_at = 0
+        self.malformed: dict[str, str] = {}
+        self._known: dict[str, Pattern] = {}
+        self._rows: dict[str, dict[str, list[_Row]]] = {}
+        for text in services:
+            try:
+                head, tail, row = self._row(text)
+            except Malformed as error:
+                self.malformed[text] = str(error)
+                continue
+            self._rows.setdefault(head, {}).setdefault(tail, []).append(row)
+
+    def _row(self, text: str) -> tuple[str, str, _Row]:
+        """Return what a pattern begins and ends with, and its row. Raises Malformed."""
+        if _SPECIAL.search(text) is None:
+            return text, "", _Row(text, len(text), (), True)
+        if _UNUSUAL.search(text) is None:
+            head, *inner, tail = text.split(ANY)
+            return head, tail, _Row(text, len(text) - len(inner) - 1, tuple(filter(None, inner)), True)
+        parts = self[text].parts
+        texts = [part.text if isinstance(part, Literal) else "" for part in parts]
+        least = sum(len(part.text) if isinstance(part, Literal) else part != ANY for part in parts)
+        tail = texts[-1] if len(texts) > 1 else ""
+        return texts[0], tail, _Row(text, least, tuple(filter(None, texts[1:-1])), False)
+
+    def __getitem__(self, text: str) -> Pattern:
+        """Return one of the patterns that are well formed."""
+        found = self._known.get(text)
+        if found is None:
+            found = self._known[text] = Pattern.of(text)
+        return found
+
+    def well_formed(self) -> Iterator[Pattern]:
+        """Yield all patterns that are well formed."""
+        return (self[text] for text in self.services if text not in self.malformed)
+
+    def matching(self, host: str) -> list[Pattern]:
+        """Return the patterns that match a host, in no order."""
+        found = []
+        for begin in range(len(host) + 1):
+            by_tail = self._rows.get(host[:begin])
+            if by_tail is None:
+                continue
+            # The shorter of two ways: all tails that there are, or all that the host can have.
+            if len(by_tail) <= len(host) - begin:
+                tails = [tail for tail in by_tail if host.endswith(tail)]
+            else:
+                tails = [host[end:] for end in range(begin, len(host) + 1) if host[end:] in by_tail]
+            for tail in tails:
+                rows, end = by_tail[tail], len(host) - len(tail)
+                self.looked_at += len(rows)
+                for row in rows:
+                    if row.may_match(host, begin, end):
+                        pattern = self[row.text]
+                        exact = row.stars and (pattern.wildcards or begin == len(host))
+                        if exact or (not row.stars and pattern.matches(host)):
+                            found.append(pattern)
+        return found
+
+    def resolve(self, host: str, *, compat: bool = False) -> Resolution:
+        """Return what a host is mapped to. compat: the longest pattern wins. Raises UsageError."""
+        ranked = sorted(self.matching(checked_host(host)), key=lambda pattern: pattern.rank(compat=compat))
+        best = ranked[0] if ranked else None
+        return Resolution(
+            host=host,
+            winner=best.text if best else None,
+            services=self.services[best.text] if best else (),
+            losers=tuple(
+                Loser(lost.text, self.services[lost.text], why(best, lost, compat=compat))
+                for lost in ranked[1:]
+                if best
+            ),
+            skipped=tuple(sorted(self.malformed.items())),
+        )
+
+
+def resolve(services: Mapping[str, tuple[str, ...]], host: str, *, compat: bool = False) -> Resolution:
+    """Return what one host is mapped to; for many hosts make `Patterns` once."""
+    return Patterns(services).resolve(host, compat=compat)

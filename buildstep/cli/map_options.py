@@ -1,0 +1,122 @@
+"""What the commands that look at mappings share: the register that they work with."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from buildstep.cli import values
+
+if TYPE_CHECKING:
+    from buildstep.assets.interface import Register
+    from buildstep.events import Bus
+    from buildstep.spec.assets_config import AssetsConfig
+
+_OPTIONS: Final = (
+    click.option(
+        "--register", metavar="URL", shell_complete=values.REGISTERS, help="consul://HOST:PORT or file:PATH."
+    ),
+    click.option(
+        "--consul-token-file",
+        "consul_token_file",
+        metavar="FILE",
+        shell_complete=values.FILES,
+        help="Where Consul's ACL token is; else CONSUL_HTTP_TOKEN.",
+    ),
+    click.option("--consul-datacenter", "consul_datacenter", metavar="NAME", help="Consul's datacenter."),
+    click.option(
+        "--consul-namespace", "consul_namespace", metavar="NAME", help="Consul's namespace (Enterprise only)."
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegisterOptions:
+    """What the options of a register say; see `register_options`."""
+
+    url: str = ""
+    consul: Mapping[str, str]
+
+    def open(self, config: AssetsConfig, environ: Mapping[str, str], bus: Bus) -> Register:
+        """Return the register: of the options, else of the configuration, else this user's own.
+
+        Raises UsageError; nothing is read yet.
+        """
+        from buildstep.assets import open_register
+        from buildstep.assets.interface import RegisterAccess
+        from buildstep.assets.places import default_register
+
+        url = self.url or config.register or default_register(environ)
+        options = {**config.consul, **{key: value for key, value in self.consul.items() if value}}
+        return open_register(url, RegisterAccess(environ=environ, bus=bus, options=options))
+
+
+def register_options(job: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of a register, and call it with `register`, what they say."""
+
+    @functools.wraps(job)
+    def run(
+        *args: Any,
+        register: str | None,
+        consul_token_file: str | None,
+        consul_datacenter: str | None,
+        consul_namespace: str | None,
+        **options: Any,
+    ) -> Any:
+        consul = {
+            "token_file": os.path.abspath(consul_token_file) if consul_token_file else "",
+            "datacenter": consul_datacenter or "",
+            "namespace": consul_namespace or "",
+        }
+        return job(*args, register=RegisterOptions(url=register or "", consul=consul), **options)
+
+    for option in reversed(_OPTIONS):
+        run = option(run)
+    return run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MapWork:
+    """What a command of `buildstep map` works with. compat: whether the longest pattern wins, as with
+    daybook; host: the one that is configured, empty for none."""
+
+    register: Register
+    bus: Bus
+    compat: bool
+    host: str
+
+
+def with_register(job: Callable[..., int | None]) -> Callable[..., int]:
+    """Give a command the options of a register, and call it with a `MapWork` before its own options.
+
+    It returns its exit code; None is 0. Signals and errors end it as any command.
+    """
+
+    @functools.wraps(job)
+    def run(register: RegisterOptions, **options: Any) -> int:
+        from buildstep.cli import guard
+        from buildstep.events import Bus
+        from buildstep.report.console import view_for
+        from buildstep.spec import config as configs
+
+        def inside() -> int:
+            config = configs.load(os.environ, Path.cwd()).assets
+            bus = Bus(view_for(sys.stderr, verbose=0, quiet=False))
+            work = MapWork(
+                register=register.open(config, os.environ, bus),
+                bus=bus,
+                compat=bool(options.pop("compat", False)) or config.compat,
+                host=config.host,
+            )
+            return job(work, **options) or 0
+
+        return guard.guarded(inside)
+
+    return register_options(run)
