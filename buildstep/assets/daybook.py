@@ -19,9 +19,6 @@ from buildstep.spec import schema
 from buildstep.spec.schema import BOOLEAN, HTTP, Rule, integer, record, text
 
 CONFIG_FILE: Final = "/etc/daybook.json"
-CONSUL: Final = "127.0.0.1:8500"
-"""Where daybook always asks Consul."""
-
 _TEXT: Rule = {"type": ["string", "null"]}  # to Go, null leaves a value as it is
 _ADDRESS: Rule = text(rf"({HTTP}://)?[^\s@?#/]+", say="HOST:PORT or http(s)://HOST:PORT")
 _ENDPOINT: Rule = text(rf"{HTTP}://[^\s@?#]+", say="an http or https address")
@@ -87,11 +84,30 @@ class Daybook:
         """The store, as `open_assets` takes it."""
         return self.store or f"s3://{self.bucket_name}"
 
-    def register_url(self, environ: Mapping[str, str]) -> str:
-        """Return the register, as `open_register` takes it: the file's, else Consul's own variable, else
-        Consul's agent on this host."""
-        address = self.consul_address or environ.get("CONSUL_HTTP_ADDR") or CONSUL
-        return self.register or f"consul://{address}"
+    @property
+    def register_url(self) -> str:
+        """The register, as `open_register` takes it. Without an address Consul's own variables count, and
+        without these its agent on this host, which is the one that daybook asks."""
+        address = self.consul_address
+        return self.register or f"consul://{address.rpartition('://')[2].rstrip('/')}"
+
+    @property
+    def consul_options(self) -> dict[str, str]:
+        """What a register at Consul is told besides; see `spec.assets_config`."""
+        options = {
+            "token_file": self.consul_token_file,
+            "datacenter": self.consul_datacenter,
+            "namespace": self.consul_namespace,
+            "ca_file": self.consul_ca_file,
+        }
+        return {name: value for name, value in options.items() if value}
+
+    def consul_environ(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """Return an environment in which an address that begins with https:// is asked so."""
+        scheme, colon, _ = self.consul_address.partition("://")
+        if not colon:
+            return dict(environ)
+        return {**environ, "CONSUL_HTTP_SSL": "true" if scheme.lower() == "https" else "false"}
 
     def host(self) -> str:
         """Return the name of this host as daybook finds it. Raises UsageError where there is none."""

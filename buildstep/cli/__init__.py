@@ -145,17 +145,23 @@ def report_error(error: BuildstepError | OSError, *, debug: bool) -> int | None:
     """
     if standard_streams.reader_left(error):
         return READER_LEFT
+    failure = failure_of(error)
+    if failure is None:
+        return None
+    print_error(failure, debug=debug)
+    return failure.code
+
+
+def failure_of(error: BuildstepError | OSError) -> BuildstepError | None:
+    """Return the failure that an error is, such as a full disk; None for a bug of ours."""
     from buildstep.system import space
 
     failure = space.explain(error) or _of_the_machine(error)
-    if failure is None:
-        return None
-    if failure is not error:
+    if failure is not None and failure is not error:
         failure.with_traceback(error.__traceback__)
         for note in getattr(error, "__notes__", ()):
             failure.add_note(note)
-    print_error(failure, debug=debug)
-    return failure.code
+    return failure
 
 
 def _of_the_machine(error: BuildstepError | OSError) -> BuildstepError | None:

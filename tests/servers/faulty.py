@@ -16,7 +16,8 @@ FAULTS = ("status 500", "reset", "lost response", "short body")
 
 
 class Proxy(http.server.ThreadingHTTPServer):
-    """share: of the calls that are spoiled. seen: how many calls there were, and how many by which fault."""
+    """share: of the calls that are spoiled. seen: how many calls there were, and how many by which fault;
+    sent: bytes of bodies that went to clients."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -26,6 +27,7 @@ class Proxy(http.server.ThreadingHTTPServer):
         self.upstream = urlsplit(upstream).netloc
         self.share = share
         self.seen = dict.fromkeys(("calls", *FAULTS), 0)
+        self.sent = 0
         self._random = random.Random(seed)
         self._guard = threading.Lock()
 
@@ -42,6 +44,10 @@ class Proxy(http.server.ThreadingHTTPServer):
             found = self._random.choice(FAULTS)
             self.seen[found] += 1
             return found
+
+    def count(self, sent: int) -> None:
+        with self._guard:
+            self.sent += sent
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that went away is no news."""
@@ -93,7 +99,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", length or str(len(data)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(data[: len(data) // 2] if short else data)
+            body = data[: len(data) // 2] if short else data
+            self.wfile.write(body)
+            self.server.count(len(body))
         if short:
             self.close_connection = True
 

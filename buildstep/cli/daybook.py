@@ -1,0 +1,172 @@
+"""daybook-push, daybook-pull and daybook-map: the commands of daybook, with its flags, file and arguments.
+
+They take the place of the original, beside which they work on one bucket and one Consul. As there, all they
+say goes to standard error, each line with its time, and they end with 0, with 1 for any failure, and with 2
+for a command line that cannot be read.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from buildstep.assets import daybook
+from buildstep.assets.daybook import CONFIG_FILE, Daybook, Flags, FlagsError
+from buildstep.cli import failure_of
+from buildstep.cli.guard import signals
+from buildstep.errors import BuildstepError, Interrupted, UsageError
+from buildstep.system import standard_streams
+
+if TYPE_CHECKING:
+    from buildstep.assets.interface import Register
+    from buildstep.events import Bus
+
+FAILED: Final = 1
+USAGE: Final = 2
+
+_FLAG = f'  -config-file="{CONFIG_FILE}": bucket, credentials, where to install, and more\n'
+_USAGES: Final = {
+    "daybook-push": f"Usage: daybook-push [-config-file F] SERVICE VERSION PATH\n{_FLAG}",
+    "daybook-pull": f"Usage: daybook-pull [-config-file F]\n{_FLAG}",
+    "daybook-map": (
+        "Usage: daybook-map [-config-file F] add PATTERN SERVICE...\n"
+        "       daybook-map [-config-file F] remove PATTERN SERVICE...\n"
+        f"       daybook-map [-config-file F] list PATTERN\n{_FLAG}"
+    ),
+}
+
+
+def push() -> int:
+    """daybook-push: send an archive as a version of a service."""
+    return _main("daybook-push", sys.argv[1:])
+
+
+def pull() -> int:
+    """daybook-pull: bring this host's services to its disk."""
+    return _main("daybook-pull", sys.argv[1:])
+
+
+def map_() -> int:
+    """daybook-map: show or change the services of a pattern."""
+    return _main("daybook-map", sys.argv[1:])
+
+
+def _main(program: str, argv: Sequence[str]) -> int:
+    standard_streams.prepare()
+    status = run(program, argv)
+    standard_streams.flush()
+    return status
+
+
+def run(program: str, argv: Sequence[str]) -> int:
+    """Run one of the three commands, and return its exit status; every error that we understand ends here."""
+    try:
+        flags = daybook.parse_flags(argv)
+        if flags.help:
+            _print(_USAGES[program])
+            return 0
+        with signals():
+            return _JOBS[program](flags)
+    except FlagsError as error:
+        _print(f"{error.message}\n{_USAGES[program]}")
+        return USAGE
+    except (BuildstepError, OSError) as error:
+        failure = failure_of(error)
+        if failure is None:
+            raise
+        hint = f"hint: {failure.hint}" if failure.hint else ""
+        say("\n".join(filter(None, (failure.message, failure.detail.rstrip(), hint))))
+        return failure.code if isinstance(failure, Interrupted) else FAILED
+
+
+def say(text: str) -> None:
+    """Write to standard error as Go's package `log` does: each line with date and time."""
+    now = time.strftime("%Y/%m/%d %H:%M:%S")
+    _print("".join(f"{now} {line}\n" for line in text.splitlines()))
+
+
+def _print(text: str) -> None:
+    with standard_streams.telling():
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+def _settings(flags: Flags) -> Daybook:
+    """Return the settings of the file that the flags name, and tell what is odd about it."""
+    settings = daybook.load(flags.config_file)
+    for note in settings.notes:
+        say(note)
+    return settings
+
+
+def _bus() -> Bus:
+    """Return a bus whose notes are lines of the log."""
+    from buildstep.events import Bus, Event, Note
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Note):
+            say(event.text)
+
+    return Bus(tell)
+
+
+def _register(settings: Daybook, bus: Bus) -> Register:
+    from buildstep.assets import open_register
+    from buildstep.assets.interface import RegisterAccess
+
+    access = RegisterAccess(
+        environ=settings.consul_environ(os.environ), bus=bus, options=settings.consul_options
+    )
+    return open_register(settings.register_url, access)
+
+
+# -- daybook-map --------------------------------------------------------------------------------------------
+
+
+def _map(flags: Flags) -> int:
+    from buildstep.assets import mapping
+
+    action, *rest = flags.words or ("",)
+    if not action:
+        raise FlagsError("daybook-map needs an action")
+    if action not in ("add", "remove", "list"):
+        raise UsageError(f"Unknown action '{action}'.  Valid actions: 'add', 'remove', and 'list'.")
+    if action == "list" and len(rest) != 1:
+        raise UsageError("You must specify a pattern to list! e.g. daybook-map list 'web-prod-*'")
+    if action != "list" and len(rest) < 2:
+        raise UsageError(
+            "You must specify a pattern and list of services to add/remove!"
+            " e.g. daybook-map add 'web-prod-*' new_service [new_service_2 [...]]"
+        )
+    pattern, *names = rest
+    register = _register(_settings(flags), _bus())
+    if action == "list":
+        say(f"Getting services for '{pattern}'...")
+        there = register.load(pattern)
+        if there is None:
+            raise UsageError(f"Failed to list the services for '{pattern}': it does not exist")
+        services: tuple[str, ...] | None = there.services
+    elif action == "add":
+        say(f"Adding services to '{pattern}'...")
+        services = mapping.add(register, pattern, names).after
+    else:
+        say(f"Removing services from '{pattern}'...")
+        change = mapping.remove(register, pattern, names)
+        if change.unknown:
+            say(f"not among them: {', '.join(change.unknown)}")
+        services = change.after
+    say(f"Services for '{pattern}': {', '.join(services) if services else 'none, the mapping is removed'}")
+    say("All done!")
+    return 0
+
+
+_JOBS: Final[dict[str, Callable[[Flags], int]]] = {
+    "daybook-map": _map,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1], sys.argv[2:]))
