@@ -70,14 +70,14 @@ def test_the_default_file_need_not_be_there_but_a_named_one(tmp_path: Path) -> N
 
 def test_keys_are_found_as_go_finds_them(config: Path) -> None:
     config.write_text(
-        '{"Bucket_Name": "b", "HOSTNAME": null, "install_dir": "", "_remark": "x", "endpont": "y"}'
+        '{"Bucket_Name": "b", "HOSTNAME": null, "install_dir": "", "_remark": "x", "endpiont": "y"}'
     )
     found = load(str(config))
     assert found.bucket_name == "b"
     assert (found.hostname, found.install_dir) == ("", "/tmp")
     assert found.notes == (
         f'{config}: "_remark" is not a known key',
-        f'{config}: "endpont" is not a known key; did you mean "endpoint"?',
+        f'{config}: "endpiont" is not a known key; did you mean "endpoint"?',
     )
 
 
