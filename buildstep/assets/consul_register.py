@@ -29,7 +29,7 @@ class ConsulRegister:
         address = rest.removeprefix("//").removesuffix("/")
         secure = self.scheme == SecureConsulRegister.scheme
         login = consul.login(address, access.options, access.environ, tls=secure)
-        self._kv = consul.ConsulKv(login, environ=access.environ, bus=access.bus)
+        self._kv = consul.ConsulKv(login, environ=access.environ, bus=access.bus, limits=access.http)
 
     @property
     def url(self) -> str:

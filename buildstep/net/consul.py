@@ -175,13 +175,11 @@ class ConsulKv:
     limits: of the session; response is how long an answer may take that is not held back on purpose.
     """
 
-    def __init__(
-        self, login: Login, *, environ: Mapping[str, str], bus: Bus, limits: HttpOptions | None = None
-    ) -> None:
+    def __init__(self, login: Login, *, environ: Mapping[str, str], bus: Bus, limits: HttpOptions) -> None:
         self.login = login
         self._bus = bus
         self._limits = replace(
-            limits or HttpOptions(),
+            limits,
             verify=login.verify,
             ca_bundle=login.ca_bundle,
             client_cert=login.client_cert,
