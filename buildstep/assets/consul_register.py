@@ -12,6 +12,7 @@ from buildstep.assets import values
 from buildstep.assets.interface import Mappings, RegisterAccess, RegisterError, Versioned
 from buildstep.errors import UsageError
 from buildstep.net import consul
+from buildstep.net.consul_login import login
 from buildstep.net.http import translated
 
 PREFIX: Final = "daybook/hosts/"
@@ -28,8 +29,8 @@ class ConsulRegister:
     def __init__(self, rest: str, access: RegisterAccess) -> None:
         address = rest.removeprefix("//").removesuffix("/")
         secure = self.scheme == SecureConsulRegister.scheme
-        login = consul.login(address, access.options, access.environ, tls=secure)
-        self._kv = consul.ConsulKv(login, environ=access.environ, bus=access.bus, limits=access.http)
+        who = login(address, access.options, access.environ, tls=secure)
+        self._kv = consul.ConsulKv(who, environ=access.environ, bus=access.bus, limits=access.http)
 
     @property
     def url(self) -> str:

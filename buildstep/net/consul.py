@@ -8,35 +8,30 @@ https://developer.hashicorp.com/consul/api-docs/kv
 
 from __future__ import annotations
 
-import base64
 import re
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
+from urllib.parse import quote, urlencode
 
-from buildstep.errors import ToolMissing, UsageError
+from buildstep.errors import ToolMissing
 from buildstep.events import Bus
+from buildstep.net.consul_login import Login
 from buildstep.net.errors import HttpError, clean_text
 from buildstep.net.http import Http, backoff_seconds
 from buildstep.net.request import HttpOptions, HttpRequest
 
 T = TypeVar("T")
 
-DEFAULT: Final = "127.0.0.1:8500"
-
 LONGEST_WAIT: Final = 60.0
 """Seconds for which Consul is asked to hold an answer back; who waits longer asks again. Consul adds up to a
 sixteenth, and a restarted one may have begun its numbers anew, which nobody notices meanwhile."""
 
 _JITTER = 1 / 16
-_LOCAL = re.compile(r"localhost|127\.[0-9.]+|\[?::1\]?")
-_HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?/?")
 _FILTERED = "x-consul-results-filtered-by-acls"
 _ANY_STATUS = range(100, 600)
-_TRUE, _FALSE = ("1", "t", "true"), ("0", "f", "false")
 
 
 class ConsulError(HttpError):
@@ -60,111 +55,6 @@ class Listing(NamedTuple):
 
     pairs: tuple[Pair, ...]
     number: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Login:
-    """Where the agent is, and who we are. token_file: read for each call, as it may be replaced; secrets are
-    not shown. auth: user:password of a proxy in front of it."""
-
-    host: str
-    port: int
-    tls: bool = False
-    token: str = ""
-    token_file: str = ""
-    auth: str = ""
-    datacenter: str = ""
-    namespace: str = ""
-    consistency: str = "default"
-    verify: bool = True
-    ca_bundle: str = ""
-    client_cert: tuple[str, str] | None = None
-
-    def __repr__(self) -> str:
-        return f"Login({self.address})"
-
-    @property
-    def address(self) -> str:
-        """HOST:PORT, for messages."""
-        return f"{self.host}:{self.port}"
-
-    @property
-    def local(self) -> bool:
-        """Whether nothing leaves this machine on the way to the agent."""
-        return _LOCAL.fullmatch(self.host) is not None
-
-    def headers(self) -> dict[str, str]:
-        """Return what tells Consul who asks. Raises UsageError for a token file that cannot be read."""
-        found = {}
-        token = _read_token(self.token_file) if self.token_file else self.token
-        if token:
-            found["X-Consul-Token"] = token
-        if self.namespace:
-            found["X-Consul-Namespace"] = self.namespace
-        if self.auth:
-            found["Authorization"] = f"Basic {base64.b64encode(self.auth.encode()).decode()}"
-        return found
-
-
-def _read_token(path: str) -> str:
-    try:
-        token = Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as error:
-        raise UsageError(f"the file of Consul's token cannot be read: {path}", detail=str(error)) from error
-    if not token or not token.isascii() or not token.isprintable():
-        raise UsageError(f"the file of Consul's token has no token: {path}")
-    return token
-
-
-def login(
-    address: str, options: Mapping[str, str], environ: Mapping[str, str], *, tls: bool = False
-) -> Login:
-    """Return the login of an address, HOST:PORT or empty, and of options; else of Consul's own variables.
-
-    options: token_file, datacenter, namespace, consistency, ca_file, cert_file, key_file. tls: speak TLS,
-    whatever the variables say. Raises UsageError. https://developer.hashicorp.com/consul/commands#environment-variables
-    """
-    given = environ.get("CONSUL_HTTP_ADDR", "")
-    scheme, separator, rest = given.rpartition("://")
-    if not address and separator and scheme not in ("http", "https"):
-        raise UsageError(
-            f"CONSUL_HTTP_ADDR: {clean_text(given, 100)!r} is no address that is supported", hint="HOST:PORT"
-        )
-    match = _HOST_PORT.fullmatch(address or rest or DEFAULT)
-    if match is None or not 0 < int(match["port"] or 8500) < 65536:
-        text = clean_text((address or rest).rpartition("@")[2], 100)
-        raise UsageError(
-            f"{text!r} is not the address of a Consul agent", hint=f"HOST:PORT, such as {DEFAULT}"
-        )
-
-    def pick(name: str, *variables: str) -> str:
-        return options.get(name, "") or next((environ[it] for it in variables if environ.get(it)), "")
-
-    cert, key = pick("cert_file", "CONSUL_CLIENT_CERT"), pick("key_file", "CONSUL_CLIENT_KEY")
-    if bool(cert) != bool(key):
-        raise UsageError("a client's certificate and its key belong together", hint="give both, or none")
-    return Login(
-        host=match["host"],
-        port=int(match["port"] or 8500),
-        tls=tls or _switch(environ, "CONSUL_HTTP_SSL", default=not address and scheme == "https"),
-        token=environ.get("CONSUL_HTTP_TOKEN", ""),
-        token_file=pick("token_file", "CONSUL_HTTP_TOKEN_FILE"),
-        auth=environ.get("CONSUL_HTTP_AUTH", ""),
-        datacenter=pick("datacenter"),
-        namespace=pick("namespace", "CONSUL_NAMESPACE"),
-        consistency=pick("consistency") or "default",
-        verify=_switch(environ, "CONSUL_HTTP_SSL_VERIFY", default=True),
-        ca_bundle=pick("ca_file", "CONSUL_CACERT", "CONSUL_CAPATH") or HttpOptions.of(environ).ca_bundle,
-        client_cert=(cert, key) if cert else None,
-    )
-
-
-def _switch(environ: Mapping[str, str], name: str, *, default: bool) -> bool:
-    """Return a switch as Go's strconv.ParseBool reads it. Raises UsageError."""
-    text = environ.get(name, "").lower()
-    if text and text not in (*_TRUE, *_FALSE):
-        raise UsageError(f"{name}={text!r} is neither true nor false")
-    return text in _TRUE if text else default
 
 
 class ConsulKv:
@@ -334,57 +224,61 @@ class _Answer(NamedTuple):
     body: str
 
 
+class _Calls:
+    """What py-consul makes its calls with, in place of its own `base.HTTPClient`."""
+
+    def __init__(self, login: Login, http: Http) -> None:
+        self._login, self._http = login, http
+        self._base = f"{'https' if login.tls else 'http'}://{login.address}"
+
+    def get(self, callback: Callback, path: str, params: Params = (), **_: Any) -> Any:
+        return self._call("GET", callback, path, params)
+
+    def put(self, callback: Callback, path: str, params: Params = (), data: Any = b"", **_: Any) -> Any:
+        return self._call("PUT", callback, path, params, data)
+
+    def delete(self, callback: Callback, path: str, params: Params = (), **_: Any) -> Any:
+        return self._call("DELETE", callback, path, params)
+
+    def _call(
+        self, method: str, callback: Callback, path: str, params: Params, data: bytes | None = None
+    ) -> Any:
+        from requests.structures import CaseInsensitiveDict
+
+        wait = float(str(dict(params).get("wait", "0ms")).removesuffix("ms")) / 1000
+        request = HttpRequest(
+            method,
+            f"{self._base}{quote(path, safe='/:')}?{urlencode(list(params))}",
+            headers=self._login.headers(),
+            data=data,
+            ok=_ANY_STATUS,
+            held=wait * (1 + _JITTER),
+        )
+        with self._http.stream(request) as stream:
+            body = stream.read(request.limit).decode("utf-8", "replace")
+        if stream.headers.get(_FILTERED, "").lower() == "true":
+            raise Denied(
+                f"Consul at {self._login.address} leaves out what this token may not read",
+                status=403,
+                hint="give a token whose policy permits it to read all mappings",
+            )
+        return callback(_Answer(stream.status, CaseInsensitiveDict(stream.headers), body))
+
+
+Params = Sequence[tuple[str, Any]]
+Callback = Callable[[_Answer], Any]
+
+
 def _connect(login: Login, http: Http) -> Any:
     """Return py-consul's client, whose calls are made by our session."""
     _library()
     from consul import base
-    from requests.structures import CaseInsensitiveDict
 
-    class Calls(base.HTTPClient):  # type: ignore[misc]  # the library has no types
-        def _call(
-            self, method: str, callback: Callable[[_Answer], T], path: str, params: Any, data: Any
-        ) -> T:
-            given = dict(params or ())
-            wait = float(str(given.get("wait", "0ms")).removesuffix("ms")) / 1000
-            request = HttpRequest(
-                method,
-                self.uri(path, params),
-                headers=login.headers(),
-                data=data,
-                ok=_ANY_STATUS,
-                held=wait * (1 + _JITTER),
-            )
-            with http.stream(request) as stream:
-                body = stream.read(request.limit).decode("utf-8", "replace")
-            if stream.headers.get(_FILTERED, "").lower() == "true":
-                raise Denied(
-                    f"Consul at {login.address} leaves out what this token may not read",
-                    status=403,
-                    hint="give a token whose policy permits to read all mappings",
-                )
-            return callback(_Answer(stream.status, CaseInsensitiveDict(stream.headers), body))
+    class Client(base.Consul):  # type: ignore[misc]  # the library has no types
+        def http_connect(self, *_: Any, **__: Any) -> _Calls:
+            return _Calls(login, http)
 
-        def get(self, callback: Any, path: str, params: Any = None, **_: Any) -> Any:
-            return self._call("GET", callback, path, params, None)
-
-        def put(self, callback: Any, path: str, params: Any = None, data: Any = "", **_: Any) -> Any:
-            return self._call("PUT", callback, path, params, data)
-
-        def delete(self, callback: Any, path: str, params: Any = None, **_: Any) -> Any:
-            return self._call("DELETE", callback, path, params, None)
-
-        def post(self, callback: Any, path: str, params: Any = None, data: Any = "", **_: Any) -> Any:
-            return self._call("POST", callback, path, params, data)
-
-        def close(self) -> None:
-            http.close()
-
-    class Client(base.Consul):  # type: ignore[misc]
-        def http_connect(
-            self, host: str, port: int, scheme: str, verify: Any = True, cert: Any = None
-        ) -> Any:
-            return Calls(host, port, scheme, verify, cert)
-
+    # All that it would else take from the environment is given.
     client = Client(
         host=login.host,
         port=login.port,
