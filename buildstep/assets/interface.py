@@ -11,7 +11,6 @@ from typing import ClassVar, NamedTuple, Protocol
 from buildstep.assets.names import Name
 from buildstep.errors import BuildstepError, ExitCode, StoreError
 from buildstep.events import Bus
-from buildstep.net.request import HttpOptions
 
 
 class AssetTaken(StoreError):
@@ -110,6 +109,18 @@ class AssetStore(Protocol):
         """Remove an asset, and what is told of it. Raises Missing."""
         ...
 
+    def make_index(self) -> int:
+        """Make anew what readers need who cannot list the store; return how many assets are in it.
+
+        Raises UsageError where every reader can.
+        """
+        ...
+
+    def finish(self) -> None:
+        """Bring what the store knows of all assets together up to date with what was put and deleted by this
+        object: an index for readers who cannot list it. Nothing to do for most stores."""
+        ...
+
 
 class Versioned(NamedTuple):
     """The services of one pattern. version: what `swap` compares; faults: what the mapping holds that is no
@@ -133,12 +144,11 @@ class Mappings:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegisterAccess:
     """What a register may use. options: of its kind, by name; where one is not given, the variables of
-    `environ` count that others of its kind know, such as CONSUL_HTTP_TOKEN. http: limits of its calls."""
+    `environ` count that others of its kind know, such as CONSUL_HTTP_TOKEN."""
 
     environ: Mapping[str, str]
     bus: Bus
     options: Mapping[str, str] = field(default_factory=dict)
-    http: HttpOptions = field(default_factory=HttpOptions)
 
 
 class Register(Protocol):

@@ -25,6 +25,10 @@ COMMANDS = {
         "buildstep.cli.files:command",
         "Trees in a store: put, get, diff, verify, gc.",
     ),
+    "assets": (
+        "buildstep.cli.assets:command",
+        "Services of hosts as tarballs in a store: push, list, verify, pull.",
+    ),
     "cache": ("buildstep.cli.cache:command", "The layer cache: list, size, verify, prune."),
     "jenkins": (
         "buildstep.cli.jenkins:command",

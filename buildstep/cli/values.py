@@ -13,6 +13,8 @@ import click
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from buildstep.assets.names import Name
+
 Complete = Callable[[click.Context, click.Parameter, str], "list[CompletionItem]"]
 
 _FILE_SCHEMES = ("tar", "oci", "docker-archive", "zfs", "btrfs", "dir", "overlay", "file")
@@ -131,6 +133,43 @@ TIMES = _callback(_times)
 
 REFS = _callback(_refs)
 """Of an argument that is a ref of a store."""
+
+
+def _assets_there(context: click.Context) -> list[Name]:
+    """Return the assets of the command line's store, if it is on this machine."""
+    from buildstep.assets import open_assets
+    from buildstep.assets.places import default_assets
+    from buildstep.spec import config as configs
+
+    named = context.params.get("store") or configs.load(os.environ, Path.cwd()).assets.store
+    url = str(named or default_assets(os.environ))
+    scheme, colon, _ = url.partition(":")
+    if colon and scheme != "dir":
+        return []
+    return sorted(asset.name for asset in open_assets(url).list())
+
+
+def _services(context: click.Context, _param: click.Parameter, _begun: str) -> Iterator[str]:
+    yield from (name.service for name in _assets_there(context))
+
+
+SERVICES = _callback(_services)
+"""Of an argument that is a service in a store of assets."""
+
+
+def _versions(context: click.Context, _param: click.Parameter, _begun: str) -> Iterator[str]:
+    service = context.params.get("service")
+    yield from (name.version for name in _assets_there(context) if name.service == service)
+
+
+VERSIONS = _callback(_versions)
+"""Of an argument that is a version of the argument `service`."""
+
+
+def service_version_path(context: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Offer what fits for an argument that takes SERVICE VERSION PATH."""
+    given = len(context.params.get(str(param.name)) or ())
+    return [] if given == 1 else (FILES if given else SERVICES)(context, param, begun)
 
 
 def _forms(_context: click.Context, _param: click.Parameter, _begun: str) -> Iterator[str]:

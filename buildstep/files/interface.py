@@ -17,7 +17,7 @@ from buildstep.errors import StoreError
 from buildstep.events import Bus
 from buildstep.net.request import HttpOptions
 
-_PART = r"[A-Za-z0-9_~][A-Za-z0-9._~-]*"
+_PART = r"[A-Za-z0-9_~][A-Za-z0-9._~+-]*"
 _NAME = re.compile(f"{_PART}(/{_PART})*")
 
 
@@ -91,11 +91,11 @@ class Versioned(NamedTuple):
 class Storage(Protocol):
     """Where a store lies. One file each.
 
-    Names are relative, of the characters `A-Z a-z 0-9 . _ - ~ /`, and no part of one begins with `.` or `-`:
-    see `checked`. A blob never changes: whoever writes a name again writes the same. What is below `tmp/` is
-    the storage's own, and in no listing. All calls may be made from several threads. They raise StoreError,
-    its subclass Missing where a name has no blob, and ReadOnly where nothing may be written; an error that
-    another try may not meet is `retryable`, and has been tried again already.
+    Names are relative, of the characters `A-Z a-z 0-9 . _ - ~ + /`, and no part of one begins with `.`, `-`
+    or `+`: see `checked`. A blob never changes: whoever writes a name again writes the same. What is below
+    `tmp/` is the storage's own, and in no listing. Calls may be made from several threads. They raise
+    StoreError, its subclass Missing where a name has no blob, and ReadOnly where nothing may be written; an
+    error that another try may not meet is `retryable`, and has been tried again already.
     """
 
     scheme: ClassVar[str]

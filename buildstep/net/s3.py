@@ -35,7 +35,8 @@ _PART = 32 << 20
 _MAX_PARTS = 10_000
 _REGION = "us-east-1"
 _LINK_SECONDS = 6 * 3600
-_TAKEN = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
+TAKEN = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
+"""Codes that stores give where a name has an object already."""
 MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
 """Codes that stores give where a name has no object."""
 HINTS = {
@@ -159,7 +160,7 @@ class S3Client:
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", ""))
             status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-            kind = Taken if code in _TAKEN or status == 412 else S3Error
+            kind = Taken if code in TAKEN or status == 412 else S3Error
             raise kind(
                 f"{where}: {code} {clean_text(str(error.response.get('Error', {}).get('Message', '')), 200)}",
                 status=status,

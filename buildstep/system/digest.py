@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from buildstep.system.files import CHUNK
+from buildstep.system.files import CHUNK, Slice, SliceReader
 
 
 def sha256_file(path: Path | str) -> str:
@@ -23,6 +23,21 @@ def sha256_fd(fd: int) -> str:
     while data := os.pread(fd, CHUNK, at):
         digest.update(data)
         at += len(data)
+    return digest.hexdigest()
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Return the hex SHA-256 of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_slice(part: Slice) -> str:
+    """Return the hex SHA-256 of a part of a file, of what there is of it. Raises OSError."""
+    digest = hashlib.sha256()
+    with part.path.open("rb") as stream:
+        reader = SliceReader(stream, part.offset, part.size)
+        while data := reader.read(CHUNK):
+            digest.update(data)
     return digest.hexdigest()
 
 

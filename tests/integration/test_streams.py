@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -112,6 +113,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (top / "state/result.part").write_text(made.out)
     assert call(["make", "finish", *state], top).status == 0
     assert call(["files", "put", "proto", "--store", "store", "--ref", "hello"], top).status == 0
+    with tarfile.open(top / "web.tar.gz", "w:gz") as archive:
+        archive.add(top / "proto", "proto")
+    assert call(["assets", "push", "web", "1.0", "web.tar.gz", "--store", "assets"], top).status == 0
     assert call(["files", "export", "hello", "ays", "--store", "store", "--to", "ays3"], top).status == 0
     return top
 
@@ -140,6 +144,12 @@ COMMANDS: dict[str, list[str]] = {
     "files remove": ["no-such-ref", "--store", "store"],
     "files import": ["hello", "--store", "store", "--objects", "ays", "--ref", "again"],
     "files export": ["hello", "ays", "--store", "store", "--to", "ays3"],
+    "assets push": ["web", "1.0", "web.tar.gz", "--store", "assets"],
+    "assets list": ["--store", "assets"],
+    "assets show": ["web", "1.0", "--store", "assets"],
+    "assets verify": ["--store", "assets"],
+    "assets delete": ["web", "9.9", "--store", "assets"],
+    "assets index": ["--store", "assets"],
     "cache list": [],
     "cache size": [],
     "cache verify": [],
@@ -165,6 +175,9 @@ COMMANDS: dict[str, list[str]] = {
 
 DOES = {
     "build",
+    "assets push",
+    "assets verify",
+    "assets index",
     "files put",
     "files get",
     "files verify",

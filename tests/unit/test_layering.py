@@ -53,7 +53,7 @@ DOORS = {
     "requests": {"net/*"},
     "urllib3": {"net/*"},
     "boto3": {"net/s3", "net/credentials"},
-    "botocore": {"net/s3", "net/credentials"},
+    "botocore": {"net/s3", "net/s3_account", "net/credentials"},
     "jenkins": {"net/jenkins"},
     "consul": {"net/consul"},
     "libzfs_core": {"pool/zfs_library"},

@@ -117,6 +117,20 @@ def test_refs_of_a_store_on_this_machine_are_bases(ask: Ask, tmp_path: Path) -> 
     assert ask("buildstep build -i files:w") == ["plain,web/1.2"]
 
 
+def test_services_and_versions_of_a_store_of_assets_on_this_machine(ask: Ask, tmp_path: Path) -> None:
+    folder = tmp_path / "assets"
+    folder.mkdir()
+    for name in ("web-1.tar.gz", "web-2.tar.zst", "db-3.tar.gz"):
+        (folder / name).write_bytes(b"x")
+    store = f"--store dir:{folder}"
+    assert ask(f"buildstep assets show {store} ") == ["plain,db", "plain,web"]
+    assert ask(f"buildstep assets delete {store} web ") == ["plain,1", "plain,2"]
+    assert ask(f"buildstep assets push {store} w") == ["plain,web"]
+    assert ask(f"buildstep assets push {store} web ") == []
+    assert ask(f"buildstep assets push {store} web 3 ") == ["file,"]
+    assert ask("buildstep assets show --store s3://bucket ") == [], "no TAB waits for a network"
+
+
 def test_bin_build_is_completed_as_the_command_build(ask: Ask) -> None:
     assert "plain,oci" in ask("bin/build --format o", "build")
     assert "plain,oci" in ask("x=1 bin/buildstep build -f o")
