@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from buildstep.errors import Fault, SpecError
 from buildstep.pool.choice import SYSTEM_LOCATION, Choice, Older, choose, default_location
-from buildstep.pool.interface import Backend
 from buildstep.system.registry import Registry, importing
+
+if TYPE_CHECKING:
+    from buildstep.pool.interface import Backend
 
 __all__ = ["BACKENDS", "SYSTEM_LOCATION", "Choice", "Older", "choose", "default_location", "open_pool"]
 

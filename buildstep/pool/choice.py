@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from buildstep.pool import overlay
 from buildstep.pool.layout import MARK, owners_of
 from buildstep.system import host, userns
 
@@ -81,6 +80,8 @@ def _of_root(location: Path) -> tuple[str, str]:
     if (location / "overlay" / MARK).exists():
         return "overlay", "this is root, and it is there"
     there = next(path for path in (location, *location.parents) if path.is_dir())
+    from buildstep.pool import overlay  # only root asks for it, and it is large
+
     if overlay.works_on(there):
         return "overlay", f"this is root, and {there} can hold overlays"
     return "dir", f"this is root, and overlays do not work on {there}"

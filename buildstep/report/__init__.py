@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from buildstep.errors import UsageError
-from buildstep.report.interface import Report
-from buildstep.report.parse import load
 from buildstep.system.registry import Registry, importing
+
+if TYPE_CHECKING:
+    from buildstep.report.interface import Report
 
 REPORTS: Registry[Report] = Registry(
     "reports",
@@ -44,6 +45,8 @@ def render(
     make a trend, whatever order they are given in. Raises UsageError for an unknown format and for a file
     that is no record.
     """
+    from buildstep.report.parse import load
+
     report = REPORTS.find(format_name)
     if report is None:
         raise UsageError(f"there is no report format {format_name}", hint=REPORTS.hint(format_name))

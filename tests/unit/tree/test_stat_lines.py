@@ -6,10 +6,11 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from buildstep.system import process
+from buildstep.system import process, workers
 from buildstep.tree import stat_lines
 
 pytestmark = pytest.mark.commands  # find, real and broken
@@ -64,6 +65,56 @@ def test_a_line_tells_what_lstat_tells(odd: Path) -> None:
         assert stat_lines.kind(line) == seen.kind
     assert stat_lines.parse(found[b"100%s"]).linked
     assert not stat_lines.parse(found[b"new\nline"]).linked
+
+
+@pytest.mark.parametrize("cores", [1, 2, 5])
+@pytest.mark.parametrize("name", ["plain", "-dash", "!not", "(open"])
+def test_several_finds_share_a_tree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int, name: str
+) -> None:
+    top = tmp_path / "top"
+    (top / name / "a/b").mkdir(parents=True)
+    (top / "beside").mkdir()
+    (top / "dead").symlink_to("nowhere")
+    (top / "folder").symlink_to("beside")
+    for number in range(40):
+        (top / name / f"a/b/{number}").touch()
+    calls: list[list[str]] = []
+    spawn = process.spawn
+
+    def counted(argv: list[str], **how: Any) -> Any:
+        calls.append(argv)
+        return spawn(argv, **how)
+
+    monkeypatch.setattr(process, "spawn", counted)
+    monkeypatch.setattr(workers, "cores", lambda: cores)
+    monkeypatch.setattr(stat_lines, "walk", lambda _top, _unread: pytest.fail("find did not do it"))
+    found = lines(top, large=True)
+    monkeypatch.undo()
+    assert sorted(found) == sorted(lines(top, large=False))
+    assert len(calls) == (cores if name == "plain" else 1)
+    seen = {b""}
+    for path in map(stat_lines.path_of, found):
+        assert path.rpartition(b"/")[0] in seen
+        seen.add(path)
+
+
+def test_finds_of_which_one_does_not_start_are_done_without(
+    odd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[list[str]] = []
+    spawn = process.spawn
+
+    def second_fails(argv: list[str], **how: Any) -> Any:
+        calls.append(argv)
+        if len(calls) == 2:
+            raise OSError("no more processes")
+        return spawn(argv, **how)
+
+    monkeypatch.setattr(process, "spawn", second_fails)
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    assert lines(odd, large=True) == lines(odd, large=False)
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("script", ["exit 1", "kill -9 $$", "echo busybox does not know -printf >&2; exit 1"])
