@@ -196,7 +196,7 @@ def command(
     The result is PREFIX-VERSION with an extension per format, its .imgmanifest and its .buildrecord.json
     in the output directory; their paths are printed.
     """
-    from buildstep.cli import guard, user_namespace
+    from buildstep.cli import session, user_namespace
 
     run = {name: options.pop(name) for name in ("dry_run", "as_json", "log_json", "verbose", "quiet")}
     if as_buildimage:
@@ -209,7 +209,7 @@ def command(
     spec = load_spec(read_here(manifest_arg, defines, text, notes.append), options)
     packages = spec.runs and not run["dry_run"]
     user_namespace.enter(named_pool(spec), packages=packages, stdin=text)
-    return guard.enclosed(lambda: _build(spec, notes, **run))
+    return session.enclosed(lambda: _build(spec, notes, **run))
 
 
 def read_here(

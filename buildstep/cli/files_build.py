@@ -44,7 +44,7 @@ def command(recipe: str, store: str | None, pool: str | None, **options: Any) ->
     the name and nothing is run. Nothing is asked: a recipe has to say everything.
     """
     from buildstep.build import recipe as recipes
-    from buildstep.cli import guard, user_namespace
+    from buildstep.cli import session, user_namespace
     from buildstep.cli.build import load_spec, named_pool
     from buildstep.spec.document import Document
 
@@ -56,7 +56,7 @@ def command(recipe: str, store: str | None, pool: str | None, **options: Any) ->
     }  # fmt: skip
     spec = load_spec(Document(recipe, read.document), flags)
     user_namespace.enter(named_pool(spec), packages=spec.runs)
-    return guard.enclosed(lambda: _build(read, spec, **options))
+    return session.enclosed(lambda: _build(read, spec, **options))
 
 
 def _build(

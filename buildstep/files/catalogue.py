@@ -32,11 +32,16 @@ class Packed(NamedTuple):
 
 
 class Catalogue:
-    """What the packs hold. kept: a directory of this machine for their indexes, None: keep none."""
+    """What the packs hold, loaded when it is first asked for.
 
-    def __init__(self, storage: Storage, kept: Path | None) -> None:
+    kept: a directory of this machine for their indexes, None: keep none; without: digests of packs that are
+    taken for absent until `load` says otherwise.
+    """
+
+    def __init__(self, storage: Storage, kept: Path | None, *, without: Collection[str] = ()) -> None:
         self._storage = storage
         self._kept = kept
+        self._without = without
         self.indexes: dict[str, pack.Index] = {}
         self._found: dict[str, str] = {}
         """Content to the pack that has it."""
@@ -62,15 +67,21 @@ class Catalogue:
     def find(self, digest: str) -> Packed | None:
         """Return where a content is, None if it is in no pack. Raises StoreError."""
         if not self._loaded:
-            self.load()
+            self.load(without=self._without)
         if (name := self._found.get(digest)) is None:
             return None
         return Packed(name, self.indexes[name].rows[digest])
 
+    def packs_of(self, digests: Iterable[str]) -> tuple[set[str], set[str]]:
+        """Return the packs that hold these contents, and the contents that are in none. Raises StoreError."""
+        wanted = set(digests)
+        others = wanted - self.digests()
+        return {self._found[digest] for digest in wanted - others}, others
+
     def digests(self) -> KeysView[str]:
         """Return the contents that are in packs. Raises StoreError."""
         if not self._loaded:
-            self.load()
+            self.load(without=self._without)
         return self._found.keys()
 
     def add(self, written: Iterable[pack.Written]) -> None:

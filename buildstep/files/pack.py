@@ -186,6 +186,18 @@ ReadTail = Callable[[int], bytes]
 """Returns so many bytes of a pack's end."""
 
 
+def index_of(path: Path) -> Index:
+    """Return the index of a pack in a file. Raises DamagedPack, OSError."""
+    with path.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+
+        def tail(count: int) -> bytes:
+            stream.seek(max(0, size - count))
+            return stream.read(count)
+
+        return read_index(tail)
+
+
 def read_index(tail: ReadTail) -> Index:
     """Return the index of a pack. Raises DamagedPack, and what `tail` raises."""
     data = tail(TAIL)

@@ -18,27 +18,25 @@ from typing import Any
 from buildstep.errors import UsageError
 from buildstep.files import pack, read_tree, refs
 from buildstep.files.content import ContentStore
+from buildstep.files.last_put import LastPut
 from buildstep.files.read_tree import Digested, Packed, Read
 from buildstep.files.refs import Ref
 from buildstep.files.session import Session, StoredList
 from buildstep.formats.codecs import codec
 from buildstep.formats.tree_storer import Take
 from buildstep.report.progress import Advance, Begin, unseen
-from buildstep.system import framed, workers
-from buildstep.system.files import atomic_write
-from buildstep.system.private import private_dir
+from buildstep.system import workers
 from buildstep.tree import stat_lines
 from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.exclude import Exclude, excluder
 from buildstep.tree.hashing import open_content, spread_digests
-from buildstep.tree.proto import ProtoDir, scan_proto
+from buildstep.tree.proto import ProtoDir, included, scan_proto
 from buildstep.tree.scan import entry_of
 from buildstep.tree.stat_index import StatIndex
 from buildstep.tree.stat_lines import Walk
 
-_FORMAT = 1
-_GRAIN_NS = 20_000_000
-"""No kernel clock that stamps files is coarser than this."""
+_Scan = Callable[[], tuple[ProtoDir, FileList]]
+"""Returns what is known of a tree, and its list, with the top."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,13 +82,14 @@ def put_tree(
     """
     before = refs.read(store.storage, ref) if ref else None
     walk = _walk(os.fsencode(tree))
-    last = _Last(state, tree, store.settings.id, options)
+    last = LastPut(state, tree, store.settings.id, asdict(options))
     with Session(store, f"put {tree}") as session:
         found = last.same(walk)
-        if found is not None and session.has_list(found.digest):
-            done = Put(stored=found, unchanged=True)
+        if found is not None and (again := session.still_has(found)) is not None:
+            done = Put(stored=again, unchanged=True)
         else:
             done = _Reading(session, tree, options, begin).run(walk, state)
+        if done.stored != found:
             last.keep(walk, done.stored)
         _point(session, ref, done.stored, before)
     return done
@@ -146,14 +145,18 @@ class _Reading:
         options = self._options
         index = StatIndex(state, self._tree) if state else None
         exclude = _excluder(options.exclude)
-        proto = scan_proto(self._tree, exclude=exclude, index=index, walk=walk, what="the tree")
-        entries = dict(proto.entries)
-        top = os.fsencode(self._tree)
-        entries[b""] = entry_of(b"", top, os.stat(top))
-        files = self._missing(entries)
-        size = sum(item.size for item in files)
-        with self._begin(len(files), size) as advance:
-            self._read(files, advance)
+        if exclude is not None:
+            walk = walk._replace(lines=included(walk.lines, exclude, set()))
+
+        def scan() -> tuple[ProtoDir, FileList]:
+            proto = scan_proto(self._tree, exclude=exclude, index=index, walk=walk, what="the tree")
+            entries = dict(proto.entries)
+            top = os.fsencode(self._tree)
+            entries[b""] = entry_of(b"", top, os.stat(top))
+            return proto, entries
+
+        known = index is not None and index.size > 0
+        proto, entries, read = self._read_known(scan) if known else self._read_new(walk, scan)
         spread_digests(entries)
         proto.unread = proto.unread_size = 0
         with self._saving(proto, index):
@@ -163,8 +166,48 @@ class _Reading:
             stored=stored,
             new_objects=self._new_objects + self._session.new_objects,
             new_bytes=self._new_bytes + self._session.new_bytes,
-            read=len(files),
+            read=read,
         )
+
+    def _read_known(self, scan: _Scan) -> tuple[ProtoDir, FileList, int]:
+        """Read what is not known of a tree, or not in the store; return also how many files that were."""
+        proto, entries = scan()
+        files = self._missing(entries)
+        with self._begin(len(files), sum(item.size for item in files)) as advance:
+            self._read(files, advance)
+        return proto, entries, len(files)
+
+    def _read_new(self, walk: Walk, scan: _Scan) -> tuple[ProtoDir, FileList, int]:
+        """As `_read_known`, of a tree of which nothing is known: small files are read while it is scanned."""
+        settings = self._session.store.settings
+        unread = read_tree.Unread.of(walk.lines, settings.pack_below or -1)
+        numbers = read_tree.shares(unread.by_size, workers.cores())
+        if len(numbers) == 1:
+            return self._read_known(scan)
+        job = self._job("new")
+
+        def work(share: tuple[int, list[int]], send: workers.Send) -> None:
+            files = read_tree.of_lines(walk.lines, share[1], os.fsencode(self._tree))
+            read_tree.Worker(job, share[0], send).run(files)
+
+        def know(number: int, digest: str) -> None:
+            entries[stat_lines.path_of(walk.lines[number])].sha256 = digest
+
+        with self._begin(unread.files, unread.size) as advance:
+            with workers.running(list(enumerate(numbers)), work) as values:
+                proto, entries = scan()
+                for value in values:
+                    self._take(know, advance, value)
+            files = (item for item in entries.values() if item.kind == "f" and not item.first)
+            self._read([item for item in files if not item.sha256], advance)
+        return proto, entries, unread.files
+
+    def _job(self, name: str) -> read_tree.Job:
+        compress = self._session.store.settings.compress
+        if compress:
+            codec("zstd")  # before the workers: they need not import it each
+        known = self._session.catalogue.digests()
+        return read_tree.Job(name=name, known=known, spool=self._session.spool, compress=compress)
 
     @contextlib.contextmanager
     def _saving(self, proto: ProtoDir, index: StatIndex | None) -> Iterator[None]:
@@ -196,25 +239,28 @@ class _Reading:
 
     def _read(self, files: Sequence[Entry], advance: Advance) -> None:
         settings = self._session.store.settings
-        small = [(item.source, item) for item in files if settings.packed(item.size)]
+        small = [item for item in files if settings.packed(item.size)]
         large = [item for item in files if not settings.packed(item.size)]
-        numbers = read_tree.shares(small, workers.cores())
-        known = self._session.catalogue.digests()
-        job = read_tree.Job(files=small, known=known, spool=self._session.spool, compress=settings.compress)
-        if settings.compress:
-            codec("zstd")  # before the workers: they need not import it each
+        by_size: dict[int, list[int]] = {}
+        for number, item in enumerate(small):
+            by_size.setdefault(item.size, []).append(number)
+        numbers = read_tree.shares(by_size, workers.cores())
+        job = self._job("")
 
         def work(share: tuple[int, list[int]], send: workers.Send) -> None:
-            read_tree.Worker(job, share[0], send).run(share[1])
+            read_tree.Worker(job, share[0], send).run(read_tree.of_entries(small, share[1]))
+
+        def know(number: int, digest: str) -> None:
+            small[number].sha256 = digest
 
         if len(numbers) == 1 and len(small) < read_tree.FEW:
-            read_tree.Worker(job, 0, partial(self._take, small, advance)).run(numbers[0])
+            work((0, numbers[0]), partial(self._take, know, advance))
             self._read_large(large, advance)
             return
         with workers.running(list(enumerate(numbers)), work) as values:
             self._read_large(large, advance)
             for value in values:
-                self._take(small, advance, value)
+                self._take(know, advance, value)
 
     def _read_large(self, files: Sequence[Entry], advance: Advance) -> None:
         """Read what goes into no pack: in memory up to the size of a chunked content, and streamed above."""
@@ -223,7 +269,7 @@ class _Reading:
         def contents() -> Iterator[tuple[str, bytes]]:
             for item in files:
                 if item.size <= limit:
-                    data = read_tree.read_file(item.source, item)
+                    data = read_tree.read_file(item.source, item.size, item.mtime)
                     self._know(item, hashlib.sha256(data).hexdigest())
                     yield item.sha256, data
                     advance(1, item.size)
@@ -232,33 +278,27 @@ class _Reading:
         for item in files:
             if item.size > limit:
                 with os.fdopen(open_content(b"", item), "rb", buffering=0) as stream:
-                    read_tree.check(stream.fileno(), item)
+                    found = (stream.fileno(), item.source, item.size, item.mtime)
+                    read_tree.check(*found)
                     digest = self._session.put_stream(stream, item.size)
-                    read_tree.check(stream.fileno(), item)
+                    read_tree.check(*found)
                 self._know(item, digest)
                 advance(1, item.size)
 
     @staticmethod
     def _know(item: Entry, digest: str) -> None:
         if item.sha256 not in ("", digest):
-            raise read_tree.changed(item)
+            raise read_tree.changed(item.source)
         item.sha256 = digest
 
-    def _take(self, small: Sequence[tuple[bytes, Entry]], advance: Advance, value: Any) -> None:
-        """Take what a worker sends."""
+    def _take(self, know: Callable[[int, str], None], advance: Advance, value: Any) -> None:
+        """Take what a worker sends. know: is given the digest of a file, and its number."""
         match value:
             case Digested():
                 for number, digest in zip(value.numbers, value.digests, strict=True):
-                    small[number][1].sha256 = digest
+                    know(number, digest)
             case Packed():
-                with value.path.open("rb") as stream:
-                    size = value.size
-
-                    def tail(count: int) -> bytes:
-                        stream.seek(max(0, size - count))
-                        return stream.read(count)
-
-                    index = pack.read_index(tail)
+                index = pack.index_of(value.path)
                 self._session.add_packs([pack.Written(value.digest, value.path, value.size, index)])
             case Read():
                 advance(value.files, value.size)
@@ -276,43 +316,3 @@ def _excluder(patterns: tuple[str, ...]) -> Exclude | None:
             hint="names, paths that begin with / at the tree's top, and the signs * ** ? [...] of rsync",
         )
     return found
-
-
-class _Last:
-    """What was recorded of a tree the last time, and the walk that it was of."""
-
-    def __init__(self, state: Path | None, tree: Path, store: str, options: Options) -> None:
-        key = repr((os.path.realpath(tree), store, asdict(options))).encode(errors="surrogateescape")
-        name = hashlib.sha256(key).hexdigest()[:32]
-        self._top = os.fsencode(tree)
-        self._path = None if state is None else state / "index" / f"{name}.put"
-
-    def same(self, walk: Walk) -> StoredList | None:
-        """Return what was recorded, if the tree is still the same, and surely so."""
-        if self._path is None or walk.unread:
-            return None
-        try:
-            for record, _ in framed.read(self._path.read_bytes()):
-                if record[0] == _FORMAT and record[1] == self._digest(walk):
-                    return StoredList(**record[2])
-        except (OSError, TypeError, IndexError):
-            pass
-        return None
-
-    def keep(self, walk: Walk, stored: StoredList) -> None:
-        """Keep what was recorded, unless a file is so young that it could have changed without a trace."""
-        if self._path is None or walk.unread or not walk.lines:
-            return
-        # Seconds with ten decimals, of as many digits each: the latest time is the last in order, too.
-        latest = stat_lines.parse(max(walk.lines, key=lambda line: line.split(b" ", 4)[3])).ctime
-        if max(latest, os.lstat(self._top).st_ctime_ns) >= walk.started - _GRAIN_NS:
-            return
-        with contextlib.suppress(OSError):
-            private_dir(self._path.parent)
-            with atomic_write(self._path, durable=False) as stream:
-                framed.write(stream, (_FORMAT, self._digest(walk), asdict(stored)))
-
-    def _digest(self, walk: Walk) -> str:
-        top = os.stat(self._top)
-        head = (top.st_dev, top.st_ino, top.st_mode, top.st_uid, top.st_gid, top.st_mtime_ns, top.st_ctime_ns)
-        return hashlib.sha256(repr(head).encode() + b"\0".join(walk.lines)).hexdigest()

@@ -10,7 +10,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from buildstep.errors import StoreError
 from buildstep.files import pack
 from buildstep.system import workers
 from buildstep.system.text import shown_path
+from buildstep.tree import stat_lines
 from buildstep.tree.entry import Entry
 
 FEW = 400
@@ -28,11 +29,24 @@ IN_MEMORY = 8 << 20
 _OPENING = 30_000
 """Bytes that are read in the time that it takes to open a file."""
 _EVERY = 0.2
+_LOOK = 50
+"""Files after which a worker looks at the clock."""
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
 class FileChanged(StoreError):
     """A file is not what it was when the tree was walked."""
+
+
+class ToRead(NamedTuple):
+    """A file that is to be read. number: the caller's; path: on this machine; size (bytes) and mtime (ns) as
+    the walk found them; sha256: what its content is known to be, empty for what is not known."""
+
+    number: int
+    path: bytes
+    size: int
+    mtime: int
+    sha256: str = ""
 
 
 class Digested(NamedTuple):
@@ -61,22 +75,75 @@ class Read(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """What the workers read. files: path on this machine, and entry; known: digests that the store has;
-    spool: where packs are written; compress: whether their frames are."""
+    """What the workers share. known: digests that the store has; spool: where packs are written; name: which
+    no other job in this spool has; compress: whether the frames of packs are."""
 
-    files: Sequence[tuple[bytes, Entry]]
+    name: str
     known: Collection[str]
     spool: Path
     compress: bool
 
 
-def shares(files: Sequence[tuple[bytes, Entry]], count: int) -> list[list[int]]:
-    """Share out files among so many workers: their numbers, in order; all of one size to the same worker."""
-    if count <= 1 or len(files) < FEW:
-        return [list(range(len(files)))]
-    by_size: dict[int, list[int]] = {}
-    for number, (_, item) in enumerate(files):
-        by_size.setdefault(item.size, []).append(number)
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """Files of a walk, none of which was read before, each under the first of its names.
+
+    by_size: the numbers of the lines of those that go into packs; files, size: how many regular files there
+    are, and their bytes.
+    """
+
+    by_size: dict[int, list[int]]
+    files: int
+    size: int
+
+    @classmethod
+    def of(cls, lines: Sequence[bytes], limit: int) -> Unread:
+        """Look through the lines of a walk. limit: bytes of the largest file that goes into a pack."""
+        sizes: dict[int, int] = {}
+        linked: dict[bytes, tuple[bytes, int]] = {}
+        for number, line in enumerate(lines):
+            head, _, path = line.partition(b"\t")
+            inode, size, _, _, _, _, _, links, kind = head.split(b" ")
+            if kind != b"f":
+                continue
+            if links != b"1":
+                # A tree can have two file systems, so that an inode is no proof: whoever takes the digests
+                # looks at devices, too, and reads what is left over.
+                before = linked.get(inode)
+                if before is not None and before[0] < path:
+                    continue
+                if before is not None:
+                    del sizes[before[1]]
+                linked[inode] = path, number
+            sizes[number] = int(size)
+        by_size: dict[int, list[int]] = {}
+        for number, length in sizes.items():
+            if length <= limit:
+                by_size.setdefault(length, []).append(number)
+        return cls(by_size, len(sizes), sum(sizes.values()))
+
+
+def of_lines(lines: Sequence[bytes], numbers: Iterable[int], top: bytes) -> Iterator[ToRead]:
+    """Yield the files of these lines of a walk of `top`."""
+    for number in numbers:
+        seen = stat_lines.parse(lines[number])
+        yield ToRead(number, top + b"/" + stat_lines.path_of(lines[number]), seen.size, seen.mtime)
+
+
+def of_entries(files: Sequence[Entry], numbers: Iterable[int]) -> Iterator[ToRead]:
+    """Yield those of these files with such numbers."""
+    for number in numbers:
+        item = files[number]
+        yield ToRead(number, item.source, item.size, item.mtime, item.sha256)
+
+
+def shares(by_size: Mapping[int, list[int]], count: int) -> list[list[int]]:
+    """Share out files among so many workers: their numbers, in order; all of one size to the same worker.
+
+    by_size: the numbers of the files of each size.
+    """
+    if count <= 1 or sum(map(len, by_size.values())) < FEW:
+        return [sorted(number for numbers in by_size.values() for number in numbers)]
     found: list[list[int]] = [[] for _ in range(count)]
     work = [0] * count
     for size in sorted(by_size, key=lambda size: (-len(by_size[size]) * (size + _OPENING), size)):
@@ -97,25 +164,24 @@ class Worker:
         self._writer: pack.PackWriter | None = None
         self._packs = 0
         self._found = Digested([], [])
-        self._files = self._size = self._new = self._new_size = 0
+        self._size = self._new = self._new_size = 0
         self._next = time.monotonic() + _EVERY
 
-    def run(self, numbers: Sequence[int]) -> None:
+    def run(self, files: Iterable[ToRead]) -> None:
         """Read these files. Raises FileChanged, OSError."""
-        for number in numbers:
-            path, item = self._job.files[number]
-            data = read_file(path, item)
-            digest = hashlib.sha256(data).hexdigest()
+        known, sha256 = self._known, hashlib.sha256
+        for item in files:
+            data = read_file(item.path, item.size, item.mtime)
+            digest = sha256(data).hexdigest()
             if item.sha256 and item.sha256 != digest:
-                raise changed(item)
-            self._found.numbers.append(number)
+                raise changed(item.path)
+            self._found.numbers.append(item.number)
             self._found.digests.append(digest)
-            self._files += 1
             self._size += len(data)
-            if digest not in self._known:
-                self._known.add(digest)
+            if digest not in known:
+                known.add(digest)
                 self._add(digest, data)
-            if time.monotonic() > self._next:
+            if not len(self._found.numbers) % _LOOK and time.monotonic() > self._next:
                 self._tell()
         self._close()
         self._tell()
@@ -123,7 +189,7 @@ class Worker:
     def _add(self, digest: str, data: bytes) -> None:
         if self._writer is None:
             self._packs += 1
-            path = self._job.spool / f"{self._number}.{self._packs}.pack"
+            path = self._job.spool / f"{self._job.name}{self._number}.{self._packs}.pack"
             self._writer = pack.PackWriter(path, compress=self._job.compress)
         self._writer.add(digest, data)
         self._new += 1
@@ -140,38 +206,38 @@ class Worker:
 
     def _tell(self) -> None:
         self._send(self._found)
-        self._send(Read(self._files, self._size, self._new, self._new_size))
+        self._send(Read(len(self._found.numbers), self._size, self._new, self._new_size))
         self._found = Digested([], [])
-        self._files = self._size = self._new = self._new_size = 0
+        self._size = self._new = self._new_size = 0
         self._next = time.monotonic() + _EVERY
 
 
-def read_file(path: bytes, item: Entry) -> bytes:
+def read_file(path: bytes, size: int, mtime: int) -> bytes:
     """Return the content of a small file. Raises FileChanged if it is not what the walk found; OSError."""
     fd = os.open(path, _FLAGS)
     try:
-        check(fd, item)
-        data = os.read(fd, item.size + 1)
-        while len(data) < item.size and (more := os.read(fd, item.size + 1 - len(data))):
+        check(fd, path, size, mtime)
+        data = os.read(fd, size + 1)
+        while len(data) < size and (more := os.read(fd, size + 1 - len(data))):
             data += more
-        if len(data) != item.size:
-            raise changed(item)
     finally:
         os.close(fd)
+    if len(data) != size:
+        raise changed(path)
     return data
 
 
-def check(fd: int, item: Entry) -> None:
+def check(fd: int, path: bytes, size: int, mtime: int) -> None:
     """Raise FileChanged if an open file is not what the walk found."""
     info = os.fstat(fd)
-    if (info.st_size, info.st_mtime_ns) != (item.size, item.mtime) or not stat.S_ISREG(info.st_mode):
-        raise changed(item)
+    if info.st_size != size or info.st_mtime_ns != mtime or not stat.S_ISREG(info.st_mode):
+        raise changed(path)
 
 
-def changed(item: Entry) -> FileChanged:
-    """Return the error for a file that changed."""
+def changed(path: bytes) -> FileChanged:
+    """Return the error for a file that changed. path: on this machine."""
     return FileChanged(
-        f"{shown_path(item.path)} changed while it was read",
+        f"{shown_path(path)} changed while it was read",
         hint="nothing may write to the tree meanwhile; try again",
         retryable=True,
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 
 from buildstep.files import catalogue, condemned, layout, pack
 from buildstep.files.content import ContentStore
@@ -13,6 +15,8 @@ from buildstep.files.interface import Damaged, Missing, Storage
 from buildstep.files.leases import Lease
 from buildstep.files.pack import TARGET, Index, PackWriter, Row, Written
 from buildstep.files.parallel import parallel
+from buildstep.formats.codecs import codec
+from buildstep.system import workers
 
 _Group = list[tuple[str, list[str]]]
 
@@ -33,34 +37,24 @@ def copy(store: ContentStore, wanted: Mapping[str, Sequence[str]], lease: Lease)
     wanted: by pack, the contents; lease: of the caller, who has claimed what is condemned. A content that is
     damaged is left out. Raises LeaseLost, StoreError.
     """
-    storage, indexes = store.storage, store.catalogue.indexes
-    damaged: list[str] = []
-    with storage.spool() as spool:
+    storage = store.storage
+    listed = condemned.read(storage)
 
-        def write(numbered: tuple[int, _Group]) -> Written | None:
-            number, group = numbered
-            with PackWriter(spool / f"pack{number}", compress=store.settings.compress) as writer:
-                sources = [_Source(storage, digest, indexes[digest], wanted) for digest, wanted in group]
-                # Whole frames last: each one would close the frame that others are collected in.
-                done = [source.copy_contents(writer) for source in sources]
-                done = [
-                    source.copy_frames(writer) and good for source, good in zip(sources, done, strict=True)
-                ]
-                damaged.extend(digest for (digest, _), good in zip(group, done, strict=True) if not good)
-                if not len(writer):
-                    return None
-                written = writer.finish()
-            name = layout.pack_name(written.digest)
-            if name in listed:
-                condemned.rescue(storage, [name], lease)
-            storage.write(name, written.path)
-            written.path.unlink()
-            return written
+    def keep(built: _Built) -> Written:
+        name = layout.pack_name(built.digest)
+        if name in listed:
+            condemned.rescue(storage, [name], lease)
+        storage.write(name, built.path)
+        written = Written(built.digest, built.path, built.size, pack.index_of(built.path))
+        built.path.unlink()
+        return written
 
-        listed = condemned.read(storage)
-        at_once = min(storage.at_once, os.cpu_count() or 1)
-        groups = enumerate(_groups(wanted, indexes))
-        made = [written for written in parallel(write, groups, at_once) if written is not None]
+    with storage.spool() as spool, _building(store, wanted, spool) as building:
+        made, damaged = [], []
+        for built in building:
+            damaged += built.damaged
+            if built.digest:
+                made.append(keep(built))
     if made:
         store.catalogue.add(made)
     new = {layout.pack_name(written.digest): written.size for written in made}
@@ -70,6 +64,50 @@ def copy(store: ContentStore, wanted: Mapping[str, Sequence[str]], lease: Lease)
         emptied=tuple(name for name in emptied if name not in new),
         damaged=tuple(map(layout.pack_name, sorted(damaged))),
     )
+
+
+class _Built(NamedTuple):
+    """A new pack, not stored yet; an empty digest for none. damaged: packs that could not be read whole."""
+
+    digest: str
+    path: Path
+    size: int
+    damaged: list[str]
+
+
+@contextlib.contextmanager
+def _building(
+    store: ContentStore, wanted: Mapping[str, Sequence[str]], spool: Path
+) -> Iterator[Iterator[_Built]]:
+    """Build new packs, several at once: in processes where packs are files of this machine."""
+    storage, indexes = store.storage, store.catalogue.indexes
+
+    def build(numbered: tuple[int, _Group]) -> _Built:
+        number, group = numbered
+        path = spool / f"pack{number}"
+        with PackWriter(path, compress=store.settings.compress) as writer:
+            sources = [_Source(storage, digest, indexes[digest], wanted) for digest, wanted in group]
+            # Whole frames last: each one would close the frame that others are collected in.
+            done = [source.copy_contents(writer) for source in sources]
+            done = [source.copy_frames(writer) and good for source, good in zip(sources, done, strict=True)]
+            damaged = [digest for (digest, _), good in zip(group, done, strict=True) if not good]
+            if not len(writer):
+                return _Built("", path, 0, damaged)
+            written = writer.finish()
+            return _Built(written.digest, path, written.size, damaged)
+
+    def build_share(share: list[tuple[int, _Group]], send: workers.Send) -> None:
+        for numbered in share:
+            send(build(numbered))
+
+    groups = list(enumerate(_groups(wanted, indexes)))
+    count = min(workers.cores(), len(groups))
+    if storage.root is None or count <= 1:
+        yield parallel(build, groups, min(storage.at_once, workers.cores()))
+        return
+    codec("zstd")  # before the workers: they need not import it each
+    with workers.running([groups[number::count] for number in range(count)], build_share) as values:
+        yield values
 
 
 def _groups(wanted: Mapping[str, Sequence[str]], indexes: Mapping[str, Index]) -> Iterator[_Group]:

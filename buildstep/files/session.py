@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, cast
@@ -30,12 +30,16 @@ from buildstep.tree.entry import FileList
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredList:
-    """A list in a store. digest: of its stored form; tree: the tree digest; size: bytes of all contents."""
+    """A list in a store. digest: of its stored form; tree: the tree digest; size: bytes of all contents.
+
+    blobs: names of those that hold it and its contents, empty where they are too many to be worth a note.
+    """
 
     digest: str
     tree: str
     entries: int
     size: int
+    blobs: tuple[str, ...] = ()
 
 
 class Session:
@@ -63,11 +67,12 @@ class Session:
             listed = condemned.read(self._storage)
             self._lease.saw(listed.generation)
             self._absent = {*listed.names, *listed.deleting}
-            self.catalogue = catalogue.Catalogue(
-                self._storage, self.store.kept / "packs" if self.store.kept else None
-            )
             parsed = map(layout.parse, self._absent)
-            self.catalogue.load(without={name.digest for name in parsed if name and name.kind == "packs"})
+            self.catalogue = catalogue.Catalogue(
+                self._storage,
+                self.store.kept / "packs" if self.store.kept else None,
+                without={name.digest for name in parsed if name and name.kind == "packs"},
+            )
             self.spool: Path = stack.enter_context(self._storage.spool())
             self._stack = stack.pop_all()
         self._finder = Finder(self._storage, self.catalogue, self._absent)
@@ -232,31 +237,64 @@ class Session:
                 self._absent.discard(name)
         self._storage.write(name, data)
 
-    def has_list(self, digest: str) -> bool:
-        """Tell whether a list is there, and all its contents, and they stay. Raises Damaged, StoreError."""
-        name = layout.list_name(digest)
-        if name in self._absent or not self._storage.exists([name]):
-            return False
+    def still_has(self, stored: StoredList) -> StoredList | None:
+        """Return a list with the blobs that it needs now, None if one of its contents is not there to stay.
+
+        Raises Damaged, StoreError.
+        """
         # The list alone says nothing: its writer may have relied on contents that we may not rely on, and a
-        # damaged content is taken out of a store by itself.
-        wanted = set(contents_in(self.store.read_list(digest)))
-        return self.has(wanted) == wanted
+        # damaged content is taken out of a store by itself. But a pack, by its name, always holds the same.
+        if stored.blobs and self._stay(stored.blobs):
+            return stored
+        name = layout.list_name(stored.digest)
+        if not self._stay([name]):
+            return None
+        wanted = set(contents_in(self.store.read_list(stored.digest)))
+        if self.has(wanted) != wanted:
+            return None
+        return replace(stored, blobs=self._blobs(name, wanted))
+
+    def _stay(self, blobs: Collection[str]) -> bool:
+        if not self._absent.isdisjoint(blobs) or len(self._storage.exists(blobs)) != len(blobs):
+            return False
+        packs = {name.digest for name in map(layout.parse, blobs) if name and name.kind == "packs"}
+        return not packs or packs <= set(catalogue.read(self._storage))
+
+    def _blobs(self, list_name: str, contents: Collection[str]) -> tuple[str, ...]:
+        """Return the names of the blobs that hold a list and its contents; nothing for more than a few."""
+        packs, others = self.catalogue.packs_of(contents)
+        if len(others) > _FEW_OBJECTS:
+            return ()
+        names = {list_name, *map(layout.pack_name, packs)}
+        for digest, place in self.find(others).items():
+            names.add(layout.object_name(digest, place.form))
+            if place.form == layout.CHUNKS:
+                recipe = chunks.parse(self._storage.read(layout.object_name(digest, place.form)))
+                names.update(self._blobs(list_name, {piece.digest for piece in recipe.pieces}))
+        return tuple(sorted(names)) if len(names) <= _FEW_OBJECTS else ()
 
     # -- lists and refs --------------------------------------------------------------------------------
 
     def put_list(self, entries: FileList) -> StoredList:
         """Store a list, all of whose contents are in the store. Raises StoreError where one is not."""
         self.flush()
-        files = {item.sha256: item.size for item in entries.values() if item.kind == "f"}
-        if missing := files.keys() - self.has(files):
+        contents = {item.sha256 for item in entries.values() if item.kind == "f"}
+        if missing := contents - self.has(contents):
             raise StoreError(f"{len(missing)} contents of a list were not put, such as {min(missing)}")
         lines = entry.lines_of(entries)
         tree = entry.digest_of(lines)
         data = entry.dumps(entries, lines)
         digest = hashlib.sha256(data).hexdigest()
-        self.write(layout.list_name(digest), packed_list(data))
+        name = layout.list_name(digest)
+        self.write(name, packed_list(data))
         size = sum(item.size for item in entries.values() if item.kind == "f" and not item.first)
-        return StoredList(digest=digest, tree=tree, entries=len(entries), size=size)
+        return StoredList(
+            digest=digest,
+            tree=tree,
+            entries=len(entries),
+            size=size,
+            blobs=self._blobs(name, contents),
+        )
 
     def set_ref(self, ref: Ref, before: Ref | None) -> None:
         """Set a ref to what was put. before: what it was when it was read, None if it was not there.
@@ -311,6 +349,8 @@ class _Exactly:
         return len(data)
 
 
+_FEW_OBJECTS = 500
+"""Blobs of a list that are noted: more are quicker found in the list itself."""
 _BATCH, _BATCH_BYTES = 500, 32 << 20
 """Contents that are looked for at once, and what of them is held in memory."""
 

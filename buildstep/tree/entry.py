@@ -165,11 +165,21 @@ def tree_digest(entries: FileList) -> str:
 def lines_of(entries: FileList) -> list[bytes]:
     """The canonical lines of a tree. Every regular file must have been hashed."""
     found = []
+    heads: dict[tuple[int, int, int], bytes] = {}
+    plain = _PLAIN.fullmatch
     for path in sorted(entries):
         entry = entries[path]
-        if entry.kind == "f" and not entry.sha256:
-            raise AssertionError(f"{os.fsdecode(path)} has not been hashed")
-        found.append(entry.text or line(entry))
+        text = entry.text
+        if not text and entry.kind == "f":
+            if not entry.sha256:
+                raise AssertionError(f"{os.fsdecode(path)} has not been hashed")
+            if not entry.first and not entry.xattrs and plain(entry.path) and entry.path != b"-":
+                # Nearly every one: as `line` has it, in half the time.
+                key = entry.mode, entry.uid, entry.gid
+                head = heads.get(key) or heads.setdefault(key, b"f\t%04o\t%d\t%d\t" % key)
+                text = b"%b%d\t%b\t-\t-\t%b\n" % (head, entry.size, entry.sha256.encode(), entry.path)
+                entry.text = text
+        found.append(text or line(entry))
     return found
 
 

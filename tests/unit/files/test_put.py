@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
 import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from buildstep.errors import StoreError, UsageError
 from buildstep.events import Bus, Event, Note
-from buildstep.files import layout, pack, put, read_tree, refs
+from buildstep.files import catalogue, last_put, layout, pack, read_tree, refs
 from buildstep.files.content import LINKABLE, ContentStore
 from buildstep.files.interface import Missing
 from buildstep.files.lookup import find
@@ -21,6 +23,7 @@ from buildstep.files.put import Options, Put, put_tree
 from buildstep.files.read_tree import FileChanged
 from buildstep.files.refs import NoRef, Ref
 from buildstep.files.session import Session
+from buildstep.report.progress import Advance, Begin
 from buildstep.tree import scan
 from buildstep.tree.entry import Entry, tree_digest
 from buildstep.tree.hashing import hash_entries, spread_digests
@@ -102,6 +105,91 @@ def test_a_second_time_nothing_is_read_or_written(
     assert not record(ContentStore(memory), tree, state=tmp_path / "state", clamp=5).unchanged
 
 
+def test_a_second_time_names_are_looked_for_and_no_list_or_index_is_read(
+    store: ContentStore, memory: Memory, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grown_old(tree)
+    record(store, tree, state=tmp_path / "state")
+    again = ContentStore(memory)
+    monkeypatch.setattr(again, "read_list", lambda _digest: pytest.fail("the list is read"))
+    monkeypatch.setattr(pack, "read_index", lambda _tail: pytest.fail("an index is read"))
+    assert record(again, tree, state=tmp_path / "state").unchanged
+
+
+def test_packs_that_were_written_anew_are_found_once_and_noted(
+    store: ContentStore, memory: Memory, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grown_old(tree)
+    first = record(store, tree, state=tmp_path / "state")
+    [name] = [name for name in memory.blobs if name.startswith(layout.PACKS)]
+    data = memory.read(name)
+    rows = pack.read_index(lambda count: data[-count:]).rows
+    with Session(store, "again") as session:
+        writer = pack.PackWriter(session.spool / "new", compress=False)
+        for digest in rows:
+            writer.add(digest, store.get(digest))
+        session.add_packs([writer.finish()])
+    memory.delete([name])
+    catalogue.change(memory, remove=[name.rsplit("/", 1)[1].removesuffix(".pack")])
+    again = record(ContentStore(memory), tree, state=tmp_path / "state")
+    assert again.unchanged
+    assert again.stored.digest == first.stored.digest
+    assert again.stored.blobs != first.stored.blobs
+    once_more = ContentStore(memory)
+    monkeypatch.setattr(once_more, "read_list", lambda _digest: pytest.fail("the list is read"))
+    assert record(once_more, tree, state=tmp_path / "state").unchanged
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3])
+def test_a_tree_that_is_new_is_recorded_as_one_that_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    monkeypatch.setattr(read_tree, "FEW", 10)
+    monkeypatch.setattr("buildstep.system.workers.cores", lambda: cores)
+    top = tmp_path / "new"
+    (top / "b").mkdir(parents=True)
+    (top / "a").mkdir()
+    for number in range(60):
+        (top / f"b/{number}").write_bytes(b"%d" % (number % 30))
+    for number in range(0, 60, 7):
+        os.link(top / f"b/{number}", top / f"a/linked{number}")
+    os.link(top / "b/3", tmp_path / "outside")
+    (top / "large").write_bytes(os.urandom(200_000))
+    (top / "left.o").write_bytes(b"left out")
+    memory = Memory()
+    store = ContentStore(memory)
+    store.create()
+    calls: list[int] = []
+    done = put_tree(
+        store, top, ref="new", options=Options(exclude=("*.o",)), state=None, begin=counting(calls)
+    )
+    (top / "left.o").unlink()
+    entries = scanned(top)
+    found = store.get_list(done.stored.digest)
+    found[b""].mtime = entries[b""].mtime
+    assert found == entries
+    assert done.new_objects == 31
+    assert done.read == 61
+    assert calls == [61, 61], "what is told at the beginning comes about"
+
+
+def counting(calls: list[int]) -> Begin:
+    """A progress that adds to `calls` how many files there are, and how many were read."""
+
+    @contextlib.contextmanager
+    def begin(count: int, _size: int) -> Iterator[Advance]:
+        done = 0
+
+        def advance(count: int, _size: int = 0) -> None:
+            nonlocal done
+            done += count
+
+        yield advance
+        calls.extend([count, done])
+
+    return begin
+
+
 def test_what_changed_is_read_and_nothing_else(store: ContentStore, tree: Path, tmp_path: Path) -> None:
     grown_old(tree)
     record(store, tree, state=tmp_path / "state")
@@ -154,7 +242,7 @@ def test_a_young_tree_is_not_trusted(
     store: ContentStore, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file could change again in the same tick of the kernel's clock."""
-    monkeypatch.setattr(put, "_GRAIN_NS", 3_600_000_000_000)
+    monkeypatch.setattr(last_put, "_GRAIN_NS", 3_600_000_000_000)
     record(store, tree, state=tmp_path / "state")
     assert not record(store, tree, state=tmp_path / "state").unchanged
 
@@ -200,10 +288,10 @@ def test_a_file_that_changes_meanwhile_ships_nothing(
 ) -> None:
     real = read_tree.read_file
 
-    def slow(path: bytes, item: Entry) -> bytes:
-        if item.path == b"same":
+    def slow(path: bytes, size: int, mtime: int) -> bytes:
+        if path.endswith(b"/same"):
             (tree / "same").write_bytes(b"longer now")
-        return real(path, item)
+        return real(path, size, mtime)
 
     monkeypatch.setattr(read_tree, "read_file", slow)
     with pytest.raises(FileChanged, match="same changed"):
@@ -234,13 +322,13 @@ def test_many_files_are_read_by_several_processes(
 
 
 def test_shares_keep_a_size_together_and_are_alike() -> None:
-    files = [(b"", Entry(b"", "f", 0, 0, 0, size=size % 37)) for size in range(2000)]
-    found = read_tree.shares(files, 2)
+    by_size = {size: list(range(size, 2000, 37)) for size in range(37)}
+    found = read_tree.shares(by_size, 2)
     assert sorted(number for share in found for number in share) == list(range(2000))
-    sizes = [{files[number][1].size for number in share} for share in found]
+    sizes = [{number % 37 for number in share} for share in found]
     assert not sizes[0] & sizes[1]
     assert abs(len(found[0]) - len(found[1])) < 200
-    assert read_tree.shares(files[:5], 2) == [[0, 1, 2, 3, 4]]
+    assert read_tree.shares({3: [0, 4], 2: [1, 2, 3]}, 2) == [[0, 1, 2, 3, 4]]
 
 
 def test_plain_objects_of_a_store_for_links(memory: Memory, tree: Path) -> None:

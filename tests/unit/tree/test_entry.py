@@ -68,6 +68,13 @@ def test_the_canonical_form_is_read_without_times(made: tuple[FileList, dict[byt
     assert text.count(b"\n") == len(entries) + 1, "no name can break a line"
 
 
+@given(trees.entries())
+def test_the_lines_of_a_tree_are_those_of_its_entries(made: tuple[FileList, dict[bytes, bytes]]) -> None:
+    entries, _ = made
+    alone = {path: replace(entry) for path, entry in entries.items()}
+    assert tree_entry.lines_of(entries) == plain(alone)
+
+
 @pytest.mark.parametrize(
     "name",
     [b"-", b"--", b"new\nline", b"tab\there", b"\\x41", b"back\\slash", b"\xff\xfe", b" ", "é".encode()],
@@ -79,6 +86,8 @@ def test_odd_names_stay_what_they_are(name: bytes) -> None:
         b"zz": Entry(b"zz", "f", 0o644, 0, 0, sha256=ZERO, first=name),
     }
     assert loads(dumps(entries)) == entries
+    alone = {path: replace(entry) for path, entry in entries.items()}
+    assert tree_entry.lines_of(alone) == plain(entries)
 
 
 def test_the_canonical_text_is_what_the_docstring_says() -> None:
