@@ -41,6 +41,7 @@ REGISTERS: Registry[RegisterMaker] = Registry(
     {
         "file": importing("buildstep.assets.file_register:FileRegister"),
         "consul": importing("buildstep.assets.consul_register:ConsulRegister"),
+        "consul+https": importing("buildstep.assets.consul_register:SecureConsulRegister"),
     },
 )
 
@@ -64,7 +65,7 @@ def open_assets(
 
 
 def open_register(url: str, access: RegisterAccess) -> Register:
-    """Return the register of a URL: consul://HOST:PORT, file:PATH, or a path alone.
+    """Return the register of a URL: consul[+https]://HOST:PORT, file:PATH, or a path alone.
 
     Nothing is read or written yet. Raises UsageError.
     """

@@ -11,6 +11,7 @@ from typing import ClassVar, NamedTuple, Protocol
 from buildstep.assets.names import Name
 from buildstep.errors import BuildstepError, ExitCode, StoreError
 from buildstep.events import Bus
+from buildstep.net.request import HttpOptions
 
 
 class AssetTaken(StoreError):
@@ -144,11 +145,12 @@ class Mappings:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegisterAccess:
     """What a register may use. options: of its kind, by name; where one is not given, the variables of
-    `environ` count that others of its kind know, such as CONSUL_HTTP_TOKEN."""
+    `environ` count that others of its kind know, such as CONSUL_HTTP_TOKEN. http: limits of its calls."""
 
     environ: Mapping[str, str]
     bus: Bus
     options: Mapping[str, str] = field(default_factory=dict)
+    http: HttpOptions = field(default_factory=HttpOptions)
 
 
 class Register(Protocol):

@@ -46,6 +46,8 @@ def checked_pattern(pattern: str) -> str:
         parts = parse(pattern)
         if not parts:
             reason = "it is empty"
+        elif pattern in (".", ".."):
+            reason = "no host is called so"
         elif any("/" in part.text for part in parts if isinstance(part, Literal)):
             reason = "no host has a / in its name"
     except Malformed as error:

@@ -17,7 +17,7 @@ from buildstep.cli import values
 if TYPE_CHECKING:
     from buildstep.assets.interface import Register
     from buildstep.events import Bus
-    from buildstep.spec.assets_config import AssetsConfig
+    from buildstep.spec.config import Config
 
 _OPTIONS: Final = (
     click.option(
@@ -44,7 +44,7 @@ class RegisterOptions:
     url: str = ""
     consul: Mapping[str, str]
 
-    def open(self, config: AssetsConfig, environ: Mapping[str, str], bus: Bus) -> Register:
+    def open(self, config: Config, environ: Mapping[str, str], bus: Bus) -> Register:
         """Return the register: of the options, else of the configuration, else this user's own.
 
         Raises UsageError; nothing is read yet.
@@ -52,10 +52,12 @@ class RegisterOptions:
         from buildstep.assets import open_register
         from buildstep.assets.interface import RegisterAccess
         from buildstep.assets.places import default_register
+        from buildstep.net.request import HttpOptions
 
-        url = self.url or config.register or default_register(environ)
-        options = {**config.consul, **{key: value for key, value in self.consul.items() if value}}
-        return open_register(url, RegisterAccess(environ=environ, bus=bus, options=options))
+        url = self.url or config.assets.register or default_register(environ)
+        options = {**config.assets.consul, **{key: value for key, value in self.consul.items() if value}}
+        http = HttpOptions(**dict[str, Any](config.http))
+        return open_register(url, RegisterAccess(environ=environ, bus=bus, options=options, http=http))
 
 
 def register_options(job: Callable[..., Any]) -> Callable[..., Any]:
@@ -107,13 +109,13 @@ def with_register(job: Callable[..., int | None]) -> Callable[..., int]:
         from buildstep.spec import config as configs
 
         def inside() -> int:
-            config = configs.load(os.environ, Path.cwd()).assets
+            config = configs.load(os.environ, Path.cwd())
             bus = Bus(view_for(sys.stderr, verbose=0, quiet=False))
             work = MapWork(
                 register=register.open(config, os.environ, bus),
                 bus=bus,
-                compat=bool(options.pop("compat", False)) or config.compat,
-                host=config.host,
+                compat=bool(options.pop("compat", False)) or config.assets.compat,
+                host=config.assets.host,
             )
             return job(work, **options) or 0
 

@@ -38,13 +38,14 @@ from buildstep.tree.scan import link_groups
 class Limits:
     """What an archive may hold. size: bytes of all files, holes included.
 
-    ratio: content to compressed size, once the content is over 1 GiB; 0 for no limit.
+    ratio: content to compressed size, once the content is over `floor` bytes; 0 for no limit.
     """
 
     entries: int = 10_000_000
     devices: int = 4096
     size: int = 1 << 42
     ratio: int = 250
+    floor: int = 1 << 30
     faults_shown: int = 20
 
 
@@ -129,7 +130,7 @@ class _Extraction:
 
     def run(self, stream: IO[bytes]) -> FileList:
         try:
-            with Decompressed(stream, ratio=self._limits.ratio) as source:
+            with Decompressed(stream, ratio=self._limits.ratio, floor=self._limits.floor) as source:
                 for info in members(source, verified=self._layer):
                     if not self._take(info, source):
                         break

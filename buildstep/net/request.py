@@ -29,7 +29,7 @@ class HttpOptions:
     head. idle: without a byte of the body. min_rate: bytes per second; a slower body is given up.
     attempts: how often a call that may be repeated is made. backoff: the first pause between two attempts.
     verify: whether certificates are checked. ca_bundle: a file of certificate authorities to trust instead
-    of the usual ones.
+    of the usual ones. client_cert: files of a certificate and its key, by which a server knows us.
     """
 
     connect: float = 10.0
@@ -40,6 +40,7 @@ class HttpOptions:
     backoff: float = 0.5
     verify: bool = True
     ca_bundle: str = ""
+    client_cert: tuple[str, str] | None = None
 
     @classmethod
     def of(cls, environ: Mapping[str, str], *, insecure: bool = False, **limits: Any) -> HttpOptions:
@@ -58,7 +59,8 @@ class HttpRequest:
 
     sign: see Sign. data: the body: bytes, a file, or a part of one. ok: the statuses that are no error.
     idempotent: the call may be repeated after a temporary failure, as any GET may. limit: most bytes of the
-    response that are accepted.
+    response that are accepted. held: for how many seconds more than usual the server may hold its response
+    back, as it was asked to.
     """
 
     method: str
@@ -70,6 +72,7 @@ class HttpRequest:
     ok: Container[int] = frozenset({200})
     idempotent: bool = False
     limit: int = MAX_RESPONSE
+    held: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

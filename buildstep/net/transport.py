@@ -230,6 +230,7 @@ class Transport:
         self._session.max_redirects = _MAX_REDIRECTS
         # requests takes a file of authorities in the same place as the switch.
         self._session.verify = (options.ca_bundle or True) if options.verify else False
+        self._session.cert = options.client_cert
         self._sockets = _Sockets()
         adapter = _Adapter(self._sockets)
         self._session.mount("http://", adapter)
@@ -263,7 +264,7 @@ class Transport:
                     headers=headers,
                     params=dict(request.params or {}),
                     data=body,
-                    timeout=(options.connect, options.response),
+                    timeout=(options.connect, options.response + request.held),
                     proxies=self._proxies(request.url),
                     allow_redirects=request.method in ("GET", "HEAD"),
                     stream=True,
@@ -312,7 +313,7 @@ def _translate(error: Exception, request: HttpRequest, options: HttpOptions) -> 
     if isinstance(error, requests.ConnectTimeout):
         why, hint, retryable = f"no connection within {options.connect:g} s", "", True
     elif isinstance(error, requests.Timeout | TimeoutError):
-        why, hint, retryable = f"no response within {options.response:g} s", "", True
+        why, hint, retryable = f"no response within {options.response + request.held:g} s", "", True
     elif isinstance(error, requests.exceptions.SSLError) or isinstance(root, ssl.SSLError):
         why = f"the connection is not secure: {clean_text(str(root), 200)}"
         hint = "SSL_CERT_FILE names a file of certificate authorities; a server can be marked insecure"

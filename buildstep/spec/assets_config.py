@@ -15,8 +15,8 @@ from buildstep.spec.settings import STORE
 _PLAIN = r"\x00-\x1f\x7f"
 _PATH = text(rf"[^{_PLAIN}]+", say="a path")
 _REGISTER = text(
-    rf"consul:(//[^\s@?#/]*/?)?|file:[^{_PLAIN}]+|[^{_PLAIN}:-][^{_PLAIN}:]*",
-    say="consul://HOST:PORT or file:PATH, without a token",
+    rf"consul(\+https)?:(//[^\s@?#/]*/?)?|file:[^{_PLAIN}]+|[^{_PLAIN}:-][^{_PLAIN}:]*",
+    say="consul://HOST:PORT, consul+https://HOST:PORT or file:PATH, without a token",
 )
 _NAME = text(r"[A-Za-z0-9][A-Za-z0-9._-]*", say="a name")
 

@@ -42,14 +42,17 @@ def fsync_dir(path: Path | str) -> None:
 
 
 def sync_filesystem(path: Path | str) -> None:
-    """Make all of the file system that a directory is on durable (syncfs(2)); elsewhere, of all of them."""
+    """Make all of the file system that a directory is on durable (syncfs(2)); elsewhere, of all of them.
+
+    Raises OSError, from Linux 5.8 on also for what could not be written since it was called last.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        call = getattr(ctypes.CDLL(None), "syncfs", None)
+        call = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
         if call is None:
             os.sync()
-        else:
-            call(fd)
+        elif call(fd) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), os.fspath(path))
     finally:
         os.close(fd)
 

@@ -7,6 +7,7 @@ must only compute, read and write files: it has none of our threads.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import pickle
 import queue
@@ -88,6 +89,22 @@ def running(shares: Sequence[T], job: Callable[[T, Send], None]) -> Iterator[Ite
                 os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             thread.join()
+
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with_parent(parent: int) -> None:
+    """Let the kernel kill this worker when the process that started it dies, whatever it waits for then.
+
+    parent: the number of that process. For a worker that waits for a network: it would be minutes before one
+    finds out by itself, when it sends something. The thread that started it must live as long as its process.
+    """
+    call = getattr(ctypes.CDLL(None), "prctl", None)
+    if call is not None:
+        call(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it died before that
+            os._exit(1)
 
 
 def _start(share: T, job: Callable[[T, Send], None]) -> tuple[int, IO[bytes]]:

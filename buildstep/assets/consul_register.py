@@ -1,0 +1,114 @@
+"""Mappings in Consul's key-value store, as daybook writes them: both can work on one Consul.
+
+daybook/hosts/PATTERN        the services of a pattern, with commas between them
+"""
+
+from __future__ import annotations
+
+import time
+from typing import ClassVar, Final
+
+from buildstep.assets import values
+from buildstep.assets.interface import Mappings, RegisterAccess, RegisterError, Versioned
+from buildstep.errors import UsageError
+from buildstep.net import consul
+from buildstep.net.consul_login import login
+from buildstep.net.http import translated
+
+PREFIX: Final = "daybook/hosts/"
+
+_PAUSE = 0.25
+"""Seconds after a change of something else, of which a Consul without mappings tells as well."""
+
+
+class ConsulRegister:
+    """consul://HOST:PORT, or consul: for the agent that CONSUL_HTTP_ADDR names"""
+
+    scheme: ClassVar[str] = "consul"
+
+    def __init__(self, rest: str, access: RegisterAccess) -> None:
+        address = rest.removeprefix("//").removesuffix("/")
+        secure = self.scheme == SecureConsulRegister.scheme
+        who = login(address, access.options, access.environ, tls=secure)
+        self._kv = consul.ConsulKv(who, environ=access.environ, bus=access.bus, limits=access.http)
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://{self._kv.login.address}"
+
+    def read(self) -> Mappings:
+        return self._read(0, 0.0)
+
+    def _read(self, index: int, wait: float) -> Mappings:
+        """Return all mappings; after an index, when there are others or the time is over.
+
+        Consul leaves out of a listing what the token may not read, and so shows no mappings to who may read
+        none: that is asked as well, and an empty listing was made when it was known.
+        """
+        with translated(RegisterError):
+            found = self._kv.list(PREFIX, index=index, wait=wait)
+            self._kv.may_read(PREFIX)
+            if not found.pairs:
+                found = self._kv.list(PREFIX)
+        rows: dict[str, list[str]] = {}
+        faults = []
+        for pair in found.pairs:
+            pattern = pair.key.removeprefix(PREFIX)
+            if pattern:
+                rows[pattern] = _names(pair.value)
+            elif pair.value:
+                faults.append(f"the key {PREFIX} has a value, and no pattern")
+        return values.mappings(rows, mark=f"{found.number}-", faults=faults)
+
+    def wait(self, index: str, seconds: float) -> Mappings:
+        end = time.monotonic() + seconds
+        at, seen = _index(index)
+        while True:
+            left = end - time.monotonic()
+            found = self._read(at, min(left, consul.LONGEST_WAIT) if at else 0.0)
+            now, digest = _index(found.index)
+            if digest != seen or end <= time.monotonic():
+                return found
+            if now != at:
+                time.sleep(min(_PAUSE, max(0.0, end - time.monotonic())))
+            at = now
+
+    def load(self, pattern: str) -> Versioned | None:
+        with translated(RegisterError):
+            pair = self._kv.get(_key(pattern))
+        if pair is None:
+            return None
+        services, faults = values.sifted(pattern, _names(pair.value))
+        return Versioned(services, str(pair.version), tuple(faults))
+
+    def swap(self, pattern: str, services: tuple[str, ...] | None, version: str | None) -> bool:
+        with translated(RegisterError):
+            if services is not None:
+                return self._kv.put(_key(pattern), ",".join(services).encode(), int(version or 0))
+            if version is not None:
+                return self._kv.delete(_key(pattern), int(version))
+            return self._kv.get(_key(pattern)) is None
+
+
+class SecureConsulRegister(ConsulRegister):
+    """consul+https://HOST:PORT, as consul:// over TLS"""
+
+    scheme: ClassVar[str] = "consul+https"
+
+
+def _key(pattern: str) -> str:
+    """Return the key of a pattern. Raises UsageError for one that a URL would take for a way upwards."""
+    if not pattern or any(name in (".", "..") for name in pattern.split("/")):
+        raise UsageError(f"{pattern!r} cannot be a pattern in Consul")
+    return PREFIX + pattern
+
+
+def _names(value: bytes) -> list[str]:
+    text = value.decode("utf-8", "backslashreplace")
+    return text.split(",") if text.strip() else []
+
+
+def _index(text: str) -> tuple[int, str]:
+    """Return Consul's number of a listing, 0 for none, and the digest of what it held."""
+    number, _, digest = text.partition("-")
+    return int(number) if number.isascii() and number.isdigit() else 0, digest

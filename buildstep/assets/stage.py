@@ -1,0 +1,165 @@
+"""One asset unpacked beside its place: every member checked, the archive hashed, the mark written last.
+
+Nothing is under its final name here. A staged directory that has its mark is complete, as the mark is the
+last thing that is written to it; what a killed pull has left with one need not be fetched again.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, NamedTuple, cast
+
+from buildstep.assets.interface import Asset, Details, Incoming
+from buildstep.assets.mark import MARK, Mark, read_mark
+from buildstep.assets.names import Name
+from buildstep.errors import ImageError, StoreError
+from buildstep.formats.unpack import Limits, unpack
+from buildstep.system import space
+from buildstep.system.digest import HashingReader
+from buildstep.system.files import write_all
+from buildstep.system.text import plural, shown_path
+from buildstep.tree.entry import FileList, tree_digest
+
+LIMITS = Limits(entries=1_000_000, devices=0, size=64 << 30, floor=128 << 20)
+"""What an asset may hold. No device: a service's files are none, and a host's disks are. What is small must
+not fill the disks of all hosts: the ratio counts earlier than for an image."""
+
+Verify = Callable[[Name, Details], None]
+"""Raises SigningError for an asset whose signature is missing or not of a known key."""
+
+_PRIVILEGED = stat.S_ISUID | stat.S_ISGID
+_CAPABILITY = b"security.capability"
+_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policy:
+    """How assets are unpacked. store: the URL that marks name; verify: see `Verify`, None: not asked for;
+    owners: set owners and all attributes, as root does; replace: also take the place of a directory without a
+    mark that has files which the asset does not have."""
+
+    store: str
+    verify: Verify | None = None
+    owners: bool = False
+    replace: bool = False
+    limits: Limits = LIMITS
+
+
+class Staged(NamedTuple):
+    """An asset that waits for its name. folder: where it is, complete."""
+
+    asset: Asset
+    folder: str
+    mark: Mark
+
+
+def stage(incoming: Incoming, asset: Asset, target: Path, place: Path, policy: Policy) -> Staged:
+    """Unpack an asset into the new directory `target`, and return it with its mark.
+
+    place: where it will be. Raises StoreError for bytes that are not what was pushed, ImageError for an
+    archive that is refused, SigningError, OSError; `target` is then to be removed.
+    """
+    name, details = asset.name, incoming.details
+    if policy.verify is not None:
+        policy.verify(name, details)
+    reader = HashingReader(cast(IO[bytes], incoming), "sha256")
+    target.mkdir(mode=0o700)
+    try:
+        entries = unpack(cast(IO[bytes], reader), target, privileged=policy.owners, limits=policy.limits)
+    except ImageError as error:
+        if space.cause_of(error) is None:
+            # Bytes that were damaged are no bad archive: their digest tells which of the two it is.
+            _digest(reader, asset, details)
+        raise ImageError(f"{name.file}: {error.message}", detail=error.detail, hint=error.hint) from error
+    sha256 = _digest(reader, asset, details)
+    _check_place(asset, entries, place, replace=policy.replace)
+    if policy.owners:
+        _drop_privileges(target, entries)
+    mark = Mark(
+        file=name.file,
+        sha256=sha256,
+        size=details.size,
+        etag=asset.etag,
+        modified=asset.modified,
+        store=policy.store,
+        entries=len(entries),
+        tree=tree_digest(entries),
+        installed=time.time(),
+    )
+    _write_mark(target, mark)
+    return Staged(asset, os.fspath(target), mark)
+
+
+def _digest(reader: HashingReader, asset: Asset, details: Details) -> str:
+    """Return the digest of the whole archive. Raises StoreError if it is not what was pushed."""
+    found = reader.finish()
+    what = asset.name.file
+    if asset.size != details.size:
+        raise StoreError(f"{what} was replaced by another one just now", hint="pull again", retryable=True)
+    if found.size != details.size:
+        raise StoreError(f"{what} came with {found.size} of {details.size} bytes", retryable=True)
+    if details.sha256 and found.sha256 != details.sha256:
+        raise StoreError(
+            f"{what} is damaged: its sha256 is {found.sha256}, and {details.sha256} was pushed",
+            hint="`buildstep assets verify` looks at all of them; push it again with --replace",
+        )
+    return found.sha256
+
+
+def _check_place(asset: Asset, entries: FileList, place: Path, *, replace: bool) -> None:
+    """Raise StoreError where an asset must not be put: it has a file with our name, or others' files go."""
+    what = asset.name.file
+    if os.fsencode(MARK) in entries:
+        raise ImageError(f"{what} has a member {MARK}, which is the name of our own mark")
+    if replace or not os.path.lexists(place) or read_mark(place) is not None:
+        return
+    known = {*entries, os.fsencode(MARK)}
+    lost = [path for path in _paths(place) if path not in known]
+    if lost:
+        raise StoreError(
+            f"{place} is there without a mark, and has {plural(len(lost), 'path')} that {what} does not have",
+            detail="\n".join(f"  {shown_path(path)}" for path in lost[:_SHOWN]),
+            hint="move them elsewhere, or give --replace-unmarked if they may go",
+        )
+
+
+def _paths(top: Path) -> Iterator[bytes]:
+    """Yield the paths of all that is below a directory, in no order."""
+    todo = [b""]
+    while todo:
+        folder = todo.pop()
+        with os.scandir(os.path.join(os.fsencode(top), folder)) as entries:
+            for entry in entries:
+                path = os.path.join(folder, entry.name)
+                yield path
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(path)
+
+
+def _drop_privileges(target: Path, entries: FileList) -> None:
+    """Take setuid, setgid and capabilities from files, as daybook does: an asset runs as its service's user,
+    and who may push one is not root on the hosts."""
+    for path, entry in entries.items():
+        if entry.kind != "f":
+            continue
+        full = os.path.join(os.fsencode(target), path)
+        if entry.mode & _PRIVILEGED:
+            os.chmod(full, entry.mode & ~_PRIVILEGED)
+        if any(name == _CAPABILITY for name, _ in entry.xattrs):
+            os.removexattr(full, _CAPABILITY)
+
+
+def _write_mark(target: Path, mark: Mark) -> None:
+    """Write the mark into a staged directory, whose time stays."""
+    info = os.stat(target)
+    fd = os.open(target / MARK, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        write_all(fd, mark.dumps())
+    finally:
+        os.close(fd)
+    os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns))
