@@ -296,11 +296,11 @@ def main() -> None:
 
 
 def _watched(top: Path) -> dict[str, float]:
-    from tests.servers.consul import consul_agent
+    from tests.servers.consul import agent
 
     (top / "consul").mkdir()
-    with consul_agent(top / "consul") as agent:
-        return watching(f"consul://{agent.address}")
+    with agent(top / "consul") as started:
+        return watching(started.url)
 
 
 if __name__ == "__main__":

@@ -170,6 +170,12 @@ def _system_calls() -> str:
     return table(("why", "calls"), rows)
 
 
+def _metrics() -> str:
+    from buildstep.assets.status import METRICS
+
+    return table(("metric", "meaning"), ((f"`{name}`", about) for name, about in METRICS.items()))
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "cleaners": _cleaners,
     "variables": _variables,
@@ -186,6 +192,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "walls": _walls,
     "capabilities": _capabilities,
     "system calls": _system_calls,
+    "metrics": _metrics,
 }
 
 

@@ -41,6 +41,7 @@ RULE: Final = record(
         "consul_namespace": _TEXT,
         "consul_ca_file": _TEXT,
         "compat": BOOLEAN,
+        "hyphens": BOOLEAN,
         "replace": BOOLEAN,
         "keep": integer(1),
     },
@@ -54,7 +55,8 @@ class Daybook:
     """The settings of a daybook.json; texts are empty where it says nothing.
 
     hostname: of this host, as mappings know it. store, register: URLs, in place of the bucket and of Consul.
-    compat: the longest pattern wins, as with daybook, so that hosts of both generations agree. replace: a
+    compat: the longest pattern wins, as with daybook, so that hosts of both generations agree. hyphens: take
+    versions with hyphens, which daybook cuts. replace: a
     push may change a version that is there, as daybook does without being asked. keep: how many versions of
     a service a pull wants; 0: all of them.
     """
@@ -75,6 +77,7 @@ class Daybook:
     consul_namespace: str = ""
     consul_ca_file: str = ""
     compat: bool = True
+    hyphens: bool = False
     replace: bool = False
     keep: int = 0
     notes: tuple[str, ...] = ()
@@ -88,8 +91,9 @@ class Daybook:
     def register_url(self) -> str:
         """The register, as `open_register` takes it. Without an address Consul's own variables count, and
         without these its agent on this host, which is the one that daybook asks."""
-        address = self.consul_address
-        return self.register or f"consul://{address.rpartition('://')[2].rstrip('/')}"
+        scheme, _, address = self.consul_address.rpartition("://")
+        kind = "consul+https" if scheme.lower() == "https" else "consul"
+        return self.register or f"{kind}://{address.rstrip('/')}"
 
     @property
     def consul_options(self) -> dict[str, str]:
@@ -101,13 +105,6 @@ class Daybook:
             "ca_file": self.consul_ca_file,
         }
         return {name: value for name, value in options.items() if value}
-
-    def consul_environ(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return an environment in which an address that begins with https:// is asked so."""
-        scheme, colon, _ = self.consul_address.partition("://")
-        if not colon:
-            return dict(environ)
-        return {**environ, "CONSUL_HTTP_SSL": "true" if scheme.lower() == "https" else "false"}
 
     def host(self) -> str:
         """Return the name of this host as daybook finds it. Raises UsageError where there is none."""

@@ -117,9 +117,7 @@ def _register(settings: Daybook, bus: Bus) -> Register:
     from buildstep.assets import open_register
     from buildstep.assets.interface import RegisterAccess
 
-    access = RegisterAccess(
-        environ=settings.consul_environ(os.environ), bus=bus, options=settings.consul_options
-    )
+    access = RegisterAccess(environ=os.environ, bus=bus, options=settings.consul_options)
     return open_register(settings.register_url, access)
 
 

@@ -130,9 +130,9 @@ def test_d05_region_endpoint_and_consul_can_be_set(config: Path) -> None:
     found = load(str(config))
     assert found.environ({})["AWS_REGION"] == "eu-west-1"
     assert found.endpoint == "http://minio:9000"
-    assert found.register_url == "consul://consul:8501"
-    assert found.consul_environ({"A": "b"}) == {"A": "b", "CONSUL_HTTP_SSL": "true"}
-    assert Daybook().consul_environ({"CONSUL_HTTP_SSL": "true"}) == {"CONSUL_HTTP_SSL": "true"}
+    assert found.register_url == "consul+https://consul:8501"
+    assert Daybook(consul_address="http://consul:8500/").register_url == "consul://consul:8500"
+    assert Daybook(consul_address="consul:8500").register_url == "consul://consul:8500"
     assert Daybook(register="file:/etc/maps.toml").register_url == "file:/etc/maps.toml"
     assert Daybook(consul_token_file="/t").consul_options == {"token_file": "/t"}
 
