@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from buildstep.assets import daybook
@@ -21,7 +22,7 @@ from buildstep.errors import BuildstepError, Interrupted, UsageError
 from buildstep.system import standard_streams
 
 if TYPE_CHECKING:
-    from buildstep.assets.interface import Register
+    from buildstep.assets.interface import AssetStore, Register
     from buildstep.events import Bus
 
 FAILED: Final = 1
@@ -116,9 +117,88 @@ def _bus() -> Bus:
 def _register(settings: Daybook, bus: Bus) -> Register:
     from buildstep.assets import open_register
     from buildstep.assets.interface import RegisterAccess
+    from buildstep.net.request import HttpOptions
 
-    access = RegisterAccess(environ=os.environ, bus=bus, options=settings.consul_options)
+    access = RegisterAccess(
+        environ=os.environ,
+        bus=bus,
+        options=settings.consul_options,
+        http=HttpOptions.of(os.environ),
+    )
     return open_register(settings.register_url, access)
+
+
+def _store(settings: Daybook, bus: Bus) -> AssetStore:
+    from buildstep.assets import open_assets
+
+    environ = settings.environ(os.environ)
+    return open_assets(settings.store_url, environ=environ, bus=bus, endpoint=settings.endpoint)
+
+
+# -- daybook-push -------------------------------------------------------------------------------------------
+
+
+def _push(flags: Flags) -> int:
+    from buildstep.assets.names import Name, checked_service, checked_version
+    from buildstep.assets.push import Options, Upload, push
+
+    settings = _settings(flags)
+    if len(flags.words) != 3:
+        raise UsageError(
+            f"daybook-push takes three arguments, and not {len(flags.words)}:"
+            " daybook-push [-config-file F] SERVICE VERSION PATH"
+        )
+    service, version, path = flags.words
+    checked_service(service)
+    checked_version(version, hyphens=settings.hyphens)
+    if not path.endswith(".tar.gz"):
+        raise UsageError(f"{path} does not end in .tar.gz")
+    say(f"Sending {path} as {service}/{version}...")
+    upload = Upload(Name(service, version, ".tar.gz"), Path(path))
+    (done,) = push(_store(settings, _bus()), [upload], Options(replace=settings.replace))
+    if done.error is not None:
+        raise done.error
+    if not done.stored:
+        say("It was there already, the same.")
+    say("All done!")
+    return 0
+
+
+# -- daybook-pull -------------------------------------------------------------------------------------------
+
+
+def _pull(flags: Flags) -> int:
+    from buildstep.assets.fetch import Source
+    from buildstep.assets.patterns import resolve
+    from buildstep.assets.pull import Options, pull
+    from buildstep.assets.retention import Retention
+    from buildstep.assets.stage import Policy
+
+    settings, bus = _settings(flags), _bus()
+    say("Getting services from register...")
+    mappings = _register(settings, bus).read()
+    for fault in mappings.faults:
+        say(fault)
+    found = resolve(mappings.services, settings.host(), compat=settings.compat)
+    for pattern, reason in found.skipped:
+        say(f"Failed to use '{pattern}' as a matcher: {reason}.  Continuing...")
+    say(f"Got {len(found.services)} service(s) from register!")
+    store = _store(settings, bus)
+    report = pull(
+        Source(open=lambda: _store(settings, bus), at_once=store.at_once),
+        found.services,
+        Path(settings.install_dir),
+        Policy(store=store.url, owners=os.geteuid() == 0),
+        Options(retention=Retention(keep=settings.keep, hyphens=settings.hyphens)),
+        bus=bus,
+    )
+    for name, row in report.services.items():
+        say(f"Service '{name}': {len(row.present)} there already, {len(row.installed)} pulled")
+        for version in row.installed:
+            say(f"Pulled down {name}/{version}")
+    report.check()
+    say("All done!")
+    return 0
 
 
 # -- daybook-map --------------------------------------------------------------------------------------------
@@ -162,6 +242,8 @@ def _map(flags: Flags) -> int:
 
 
 _JOBS: Final[dict[str, Callable[[Flags], int]]] = {
+    "daybook-push": _push,
+    "daybook-pull": _pull,
     "daybook-map": _map,
 }
 
