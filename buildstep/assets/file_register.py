@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from buildstep.assets import values
-from buildstep.assets.interface import Mappings, RegisterAccess, RegisterError, Versioned
+from buildstep.assets.interface import Mappings, RegisterAccess, RegisterError, Unmade, Versioned
 from buildstep.errors import SpecError, UsageError
 from buildstep.spec import schema
 from buildstep.spec.schema import array, mapping, record, text
@@ -55,14 +55,14 @@ class FileRegister:
         return f"file:{self._path}"
 
     def read(self) -> Mappings:
-        """Return all mappings. Raises RegisterError, also where there is no such file.
+        """Return all mappings. Raises RegisterError, and Unmade where there is no such file.
 
         A file that is not there is no register without mappings: a host whose network disk is not mounted
         must not remove its services.
         """
         rows = self._rows()
         if rows is None:
-            raise RegisterError(
+            raise Unmade(
                 f"there is no register {self._path}",
                 hint="`buildstep map add` makes it; or name another: --register, BUILDSTEP_REGISTER",
             )

@@ -24,6 +24,10 @@ class RegisterError(BuildstepError):
     exit_code = ExitCode.REGISTER
 
 
+class Unmade(RegisterError):
+    """There is no register there yet; the first mapping makes it."""
+
+
 class Incomplete(BuildstepError):
     """Some of what was asked for was done, and some was not; the report has told which."""
 
@@ -167,7 +171,7 @@ class Register(Protocol):
         ...
 
     def read(self) -> Mappings:
-        """Return all mappings. A register that was never made is an error as well."""
+        """Return all mappings. Raises Unmade for a register that was never made."""
         ...
 
     def wait(self, index: str, seconds: float) -> Mappings:

@@ -206,7 +206,8 @@ def matches(pattern: str, name: str) -> bool:
 
 
 class Loser(NamedTuple):
-    """A pattern that matches a host and does not win. reason: why, a part of a sentence."""
+    """A pattern that matches a host and does not win. reason: why; a part of a sentence, that begins with a
+    verb."""
 
     pattern: str
     services: tuple[str, ...]
@@ -232,21 +233,26 @@ def checked_host(host: str) -> str:
     return host
 
 
+def is_tie(one: Pattern, other: Pattern, *, compat: bool = False) -> bool:
+    """Tell whether only their bytes say which of two patterns wins."""
+    return one.rank(compat=compat)[:-1] == other.rank(compat=compat)[:-1]
+
+
 def why(winner: Pattern, loser: Pattern, *, compat: bool = False) -> str:
-    """Return the reason for which one pattern loses against another, a part of a sentence."""
+    """Return the reason for which one pattern loses against another; see `Loser`."""
     if compat:
         if loser.size < winner.size:
-            return f"shorter: {loser.size} bytes, not {winner.size}"
-        return "as long; a tie, which daybook leaves open: the first by its bytes wins"
+            return f"is shorter: {loser.size} bytes, not {winner.size}"
+        return "is as long: a tie, which daybook leaves open; the first by its bytes wins"
     if not winner.wildcards and loser.wildcards:
         return "has wildcards, and the winner is the very name"
     if loser.literals < winner.literals:
-        return f"fewer literal characters: {loser.literals}, not {winner.literals}"
+        return f"has fewer literal characters: {loser.literals}, not {winner.literals}"
     if loser.wildcards > winner.wildcards:
-        return f"more wildcards: {loser.wildcards}, not {winner.wildcards}"
+        return f"has more wildcards: {loser.wildcards}, not {winner.wildcards}"
     if loser.size < winner.size:
-        return f"shorter: {loser.size} bytes, not {winner.size}"
-    return "as specific; a tie: the first by its bytes wins"
+        return f"is shorter: {loser.size} bytes, not {winner.size}"
+    return "is as specific: a tie; the first by its bytes wins"
 
 
 class _Row(NamedTuple):

@@ -29,6 +29,10 @@ COMMANDS = {
         "buildstep.cli.assets:command",
         "Services of hosts as tarballs in a store: push, list, verify, pull.",
     ),
+    "map": (
+        "buildstep.cli.map:command",
+        "Host patterns to services: add, remove, list, resolve, check, edit.",
+    ),
     "cache": ("buildstep.cli.cache:command", "The layer cache: list, size, verify, prune."),
     "jenkins": (
         "buildstep.cli.jenkins:command",

@@ -36,6 +36,8 @@ _OPTIONS: Final = (
     ),
 )
 
+COMPAT = click.option("--compat", is_flag=True, help="The longest pattern wins, as with daybook.")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RegisterOptions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,6 +110,34 @@ def _registers(_context: click.Context, _param: click.Parameter, begun: str) -> 
 
 
 REGISTERS = _callback(_registers)
+
+
+def _mapped(context: click.Context) -> Mapping[str, tuple[str, ...]]:
+    """Return the mappings of the command line's register, if it is a file: no TAB waits for a network."""
+    from buildstep.assets import open_register
+    from buildstep.assets.interface import RegisterAccess
+    from buildstep.assets.places import default_register
+    from buildstep.events import Bus
+    from buildstep.spec import config as configs
+
+    named = context.params.get("register") or configs.load(os.environ, Path.cwd()).assets.register
+    url = str(named or default_register(os.environ))
+    if url.startswith("consul"):
+        return {}
+    return open_register(url, RegisterAccess(environ={}, bus=Bus())).read().services
+
+
+PATTERNS = _callback(lambda context, _param, _begun: _mapped(context))
+"""Of an argument that is a pattern of a register."""
+
+
+def _mapped_services(context: click.Context, _param: click.Parameter, _begun: str) -> Iterator[str]:
+    for services in _mapped(context).values():
+        yield from services
+
+
+SERVICES = _callback(_mapped_services)
+"""Of an argument that is a service of a register."""
 
 
 def _refs(context: click.Context, _param: click.Parameter, _begun: str) -> Iterator[str]:

@@ -56,6 +56,7 @@ def call(argv: list[str], cwd: Path, **streams: str) -> Ended:
             os.environ["BUILDSTEP_POOL"] = f"overlay:{cwd}/pool"
             os.environ["BUILDSTEP_SOURCES"] = "none"
             os.environ.pop("JENKINS_URL", None)
+            os.environ["VISUAL"] = "true"
             for name in ("stdout", "stderr"):
                 os.close(read[name])
             _arrange(streams, write)
@@ -103,6 +104,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (top / "m.json").write_text(
         json.dumps({"name": "hello", "version": "1", "os": "linux", "type": "other", "build": build})
     )
+    (top / "m.toml").write_text('[hosts]\n"web-*" = ["web"]\n')
     recipe = {"name": "r", "version": "1", "image": "scratch", "outputs": ["/opt"],
               "sources": [{"path": "proto", "dest": "/opt"}]}  # fmt: skip
     (top / "recipe.json").write_text(json.dumps(recipe))
@@ -150,6 +152,12 @@ COMMANDS: dict[str, list[str]] = {
     "assets verify": ["--store", "assets"],
     "assets delete": ["web", "9.9", "--store", "assets"],
     "assets index": ["--store", "assets"],
+    "map add": ["web-*", "web", "--register", "m.toml"],
+    "map remove": ["no-such-pattern", "--all", "--register", "m.toml"],
+    "map list": ["--register", "m.toml"],
+    "map resolve": ["web-1", "--register", "m.toml"],
+    "map check": ["--register", "m.toml"],
+    "map edit": ["--yes", "--register", "m.toml"],
     "cache list": [],
     "cache size": [],
     "cache verify": [],
@@ -185,6 +193,7 @@ DOES = {
     "files build",
     "files import",
     "files export",
+    "map add",
     "image import",
     "image gc",
     "image publish",

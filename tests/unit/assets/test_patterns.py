@@ -148,8 +148,8 @@ def test_losers_say_why() -> None:
     )
     assert all("wildcards" in lost.reason for lost in found.losers)
     reasons = {lost.pattern: lost.reason for lost in resolve(dict.fromkeys(texts[1:], ()), "web-1").losers}
-    assert reasons["web-*"].startswith("shorter: 5 bytes")
-    assert reasons["*"] == "fewer literal characters: 0, not 4"
+    assert reasons["web-*"].startswith("is shorter: 5 bytes")
+    assert reasons["*"] == "has fewer literal characters: 0, not 4"
     (tie,) = resolve({"db-?": (), "db-*": ()}, "db-1").losers
     assert "tie" in tie.reason
     (tie,) = resolve({"db-?": (), "db-*": ()}, "db-1", compat=True).losers

@@ -74,11 +74,16 @@ def ask(run: Run, monkeypatch: pytest.MonkeyPatch) -> Ask:
         ("buildstep files import pl", "file,pl"),
         ("buildstep files export hello dir:pl", "plain,place/"),
         ("buildstep files export hello --to b", "plain,buildstep"),
+        ("buildstep map list --register c", "plain,consul://"),
+        ("buildstep map list --register file:pl", "plain,place/"),
+        ("buildstep map add --register m.toml we", "plain,web-*"),
+        ("buildstep map remove --register m.toml x a", "plain,app"),
     ],
 )
 def test_commands_options_and_values(ask: Ask, line: str, offered: str) -> None:
     Path("place").mkdir()
     Path("base.tar").touch()
+    Path("m.toml").write_text('[hosts]\n"web-*" = ["app", "web"]\n')
     Path("place/below.tar").touch()
     Path("buildstep.toml").write_text('[publish]\nours = "dir:/srv/images"\n')
     assert offered in ask(line)
@@ -146,7 +151,7 @@ def test_every_option_with_a_value_has_something_to_offer() -> None:
     """An option of a closed set, a path or a URI that is added later is completed as well."""
     open_words = {
         "A,B", "P", "URL", "PATTERN", "KEY=VALUE", "N", "C", "DAYS", "SIZE", "COUNT", "NAME", "ARCH", "RELEASE",
-        "KEY=FILE", "UID:GID", "SIZE|PERCENT%", "TEXT", "FLOAT", "SECONDS", "HOURS", None,
+        "KEY=FILE", "UID:GID", "SIZE|PERCENT%", "TEXT", "FLOAT", "SECONDS", "HOURS", "[HOST]", None,
     }  # fmt: skip
 
     def walk(command: click.Command, path: str) -> list[str]:

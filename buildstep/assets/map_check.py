@@ -1,0 +1,283 @@
+"""What is wrong with mappings: patterns that no host can win, ties, and pairs that cross each other."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from buildstep.assets import patterns as grammar
+from buildstep.assets.interface import Mappings
+from buildstep.assets.patterns import ANY, Class, Pattern, Patterns, is_tie, why
+
+Kind = Literal["fault", "malformed", "never", "tie", "crossing"]
+
+MOST_PAIRS: Final = 200_000
+"""Pairs of patterns that are compared; more than that are said to be left out."""
+
+_MOST_STATES = 20_000
+_MOST_NAMES = 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One thing to look at. kind: `never`: no host can win this pattern; `tie`: only the order of bytes says
+    which of two wins; `crossing`: two match some hosts in common and others not. example: such a host."""
+
+    kind: Kind
+    pattern: str
+    text: str
+    other: str = ""
+    example: str = ""
+
+    @property
+    def wrong(self) -> bool:
+        """Whether it is an error, and not only worth a look."""
+        return self.kind != "crossing"
+
+    def __str__(self) -> str:
+        # The others' text names the pattern.
+        return f"{self.pattern!r} {self.text}" if self.kind in ("malformed", "never") else self.text
+
+
+def check(mappings: Mappings, *, compat: bool = False) -> list[Finding]:
+    """Return what is wrong with mappings, or worth a look, by pattern. compat: the longest pattern wins."""
+    known = Patterns(mappings.services)
+    found = [Finding(kind="fault", pattern="", text=text) for text in mappings.faults]
+    found += [
+        Finding(kind="malformed", pattern=text, text=f"is no pattern: {reason}")
+        for text, reason in sorted(known.malformed.items())
+    ]
+    live = []
+    for pattern in known.well_formed():
+        never = _never(pattern, known, compat)
+        if never is None:
+            live.append(pattern)
+        else:
+            found.append(never)
+    return [*found, *_pairs(live, compat)]
+
+
+# -- patterns that no host can win -------------------------------------------------------------------------
+
+
+def _never(pattern: Pattern, known: Patterns, compat: bool) -> Finding | None:
+    """Return why no host can win a pattern; None if one can, or if that is not found out."""
+    name = pattern.text
+    if not name:
+        return Finding(kind="never", pattern=name, text="matches no host: none has an empty name")
+    if pattern.has_slash:
+        return Finding(kind="never", pattern=name, text="matches no host: none has a / in its name")
+    witness = _shortest(pattern)
+    if witness is None:
+        return Finding(
+            kind="never", pattern=name, text="matches no host: a class of characters in it has none"
+        )
+    rank = pattern.rank(compat=compat)
+    better = [it for it in known.matching(witness) if it.rank(compat=compat) < rank]
+    for other in sorted(better, key=lambda it: it.rank(compat=compat)):
+        if contains(other, pattern):
+            reason = why(other, pattern, compat=compat)
+            text = f"wins no host: {other.text!r} matches all that it matches, and it {reason}"
+            return Finding(kind="never", pattern=name, other=other.text, text=text)
+    if better and (names := _all_names(pattern)):
+        winners = {known.resolve(host, compat=compat).winner for host in names}
+        if name not in winners:
+            listed = ", ".join(sorted(map(repr, winners)))
+            return Finding(
+                kind="never", pattern=name, text=f"wins no host: all that it matches are won by {listed}"
+            )
+    return None
+
+
+def _shortest(pattern: Pattern) -> str | None:
+    """Return the shortest name that a pattern matches, None if there is none."""
+    text = ""
+    for accepts in _steps(pattern):
+        if accepts is None:
+            continue
+        char = next((char for char in _alphabet([pattern]) if accepts(char)), None)
+        if char is None:
+            return None
+        text += char
+    return text or "x"
+
+
+def _all_names(pattern: Pattern) -> list[str]:
+    """Return all names that a pattern matches if it has no wildcards but classes of few; else none."""
+    choices = []
+    count = 1
+    for part in pattern.parts:
+        if isinstance(part, grammar.Literal):
+            choices.append([part.text])
+            continue
+        if not isinstance(part, Class) or part.negated:
+            return []
+        codes = {
+            code for low, high in part.ranges for code in range(ord(low), min(ord(high), ord(low) + 999) + 1)
+        }
+        choices.append([chr(code) for code in sorted(codes) if chr(code) != "/"])
+        count *= len(codes)
+        if count > _MOST_NAMES:
+            return []
+    return ["".join(chars) for chars in itertools.product(*choices)]
+
+
+# -- pairs -------------------------------------------------------------------------------------------------
+
+
+def _pairs(live: list[Pattern], compat: bool) -> Iterator[Finding]:
+    """Yield what two patterns have in common where neither is only a narrower one of the other."""
+    left = MOST_PAIRS
+    for one, other in _near(live):
+        left -= 1
+        if not left:
+            yield Finding(
+                kind="crossing",
+                pattern="",
+                text=f"only {MOST_PAIRS:,} pairs of patterns that begin alike were compared",
+            )
+            return
+        first, second = sorted((one, other), key=lambda it: it.rank(compat=compat))
+        tie = is_tie(one, other, compat=compat)
+        if not tie and (contains(second, first) or contains(first, second)):
+            continue  # an exception to a rule, as it is meant
+        example = common(one, other)
+        if example is None:
+            continue
+        reason = why(first, second, compat=compat)
+        text = f"{first.text!r} wins {example!r} against {second.text!r}, which {reason}"
+        yield Finding(
+            kind="tie" if tie else "crossing",
+            pattern=first.text,
+            other=second.text,
+            example=example,
+            text=text,
+        )
+
+
+def _near(live: list[Pattern]) -> Iterator[tuple[Pattern, Pattern]]:
+    """Yield each pair of patterns with wildcards whose literal beginnings and ends fit each other once."""
+    by_head: dict[str, list[tuple[str, Pattern]]] = {}
+    for pattern in sorted((it for it in live if it.wildcards), key=lambda it: (len(_end(it, 0)), it.text)):
+        head, tail = _end(pattern, 0), _end(pattern, -1)
+        # Those with a shorter beginning, or the same, are in the table already.
+        for size in range(len(head) + 1):
+            for ending, other in by_head.get(head[:size], ()):
+                if ending.endswith(tail) or tail.endswith(ending):
+                    yield other, pattern
+        by_head.setdefault(head, []).append((tail, pattern))
+
+
+def _end(pattern: Pattern, index: int) -> str:
+    part = pattern.parts[index]
+    return part.text if isinstance(part, grammar.Literal) else ""
+
+
+# -- sets of names -----------------------------------------------------------------------------------------
+
+Step = Callable[[str], bool] | None
+"""Tells whether a place of a pattern takes a character; None for a star, which takes any or none."""
+
+
+def _steps(pattern: Pattern) -> list[Step]:
+    found: list[Step] = []
+    for part in pattern.parts:
+        if isinstance(part, grammar.Literal):
+            found += [char.__eq__ for char in part.text]
+        elif isinstance(part, Class):
+            found.append(part.has)
+        else:
+            found.append(None if part == ANY else _anything)
+    return found
+
+
+def _anything(_char: str) -> bool:
+    return True
+
+
+def _alphabet(both: Iterable[Pattern]) -> list[str]:
+    """Return one character of each set that these patterns do not tell apart; / is in no host's name."""
+    starts = {ord("0"), ord("x")}
+    for part in itertools.chain.from_iterable(it.parts for it in both):
+        if isinstance(part, grammar.Literal):
+            starts |= {code for char in part.text for code in (ord(char), ord(char) + 1)}
+        elif isinstance(part, Class):
+            starts |= {code for low, high in part.ranges for code in (ord(low), ord(high) + 1)}
+    # The lowest one stands for all below the first boundary. Readable ones come first, for examples.
+    starts.add(1)
+    chars = (chr(code) for code in starts if code < 0x110000 and chr(code) != "/")
+    return sorted(chars, key=lambda char: (not char.isalnum(), not char.isprintable(), char))
+
+
+def _after(steps: list[Step], places: Iterable[int], char: str) -> frozenset[int]:
+    """Return the places of a pattern that are reached by one more character."""
+    found: set[int] = set()
+    for place in places:
+        at = place
+        while at < len(steps):
+            step = steps[at]
+            if step is None:
+                found.add(at)  # a star stays where it is, or is over
+                at += 1
+                continue
+            if step(char):
+                found.add(at + 1)
+            break
+    return frozenset(found)
+
+
+def _ended(steps: list[Step], places: Iterable[int]) -> bool:
+    """Tell whether one of these places can be the end of a name."""
+    return any(all(step is None for step in steps[place:]) for place in places)
+
+
+def _walk(
+    one: Pattern, other: Pattern, wanted: Callable[[bool, bool], bool], alive: Callable[[bool, bool], bool]
+) -> str | None:
+    """Return a shortest name for which `wanted` holds, given which of two patterns match it; None if none is.
+
+    alive: whether to go on, given which can still match. Raises OverflowError where it takes too long.
+    """
+    first, second = _steps(one), _steps(other)
+    alphabet = _alphabet((one, other))
+    begin = (frozenset((0,)), frozenset((0,)))
+    seen: set[tuple[frozenset[int], frozenset[int]]] = set()  # not the begin: no name is empty
+    waiting = deque([(begin, "")])
+    while waiting:
+        (left, right), name = waiting.popleft()
+        if name and wanted(_ended(first, left), _ended(second, right)):
+            return name
+        for char in alphabet:
+            state = (_after(first, left, char), _after(second, right, char))
+            if state not in seen and alive(bool(state[0]), bool(state[1])):
+                seen.add(state)
+                if len(seen) > _MOST_STATES:
+                    raise OverflowError
+                waiting.append((state, name + char))
+    return None
+
+
+def contains(wide: Pattern, narrow: Pattern) -> bool:
+    """Tell whether one pattern matches all hosts that another matches; False where that takes too long."""
+    match wide.parts:
+        case (str(),) if wide.parts == (ANY,):
+            return True
+        case (grammar.Literal(text), str(star)) if star == ANY and _end(narrow, 0).startswith(text):
+            return True
+    try:
+        return (
+            _walk(wide, narrow, lambda in_wide, in_narrow: in_narrow and not in_wide, lambda _, b: b) is None
+        )
+    except OverflowError:
+        return False
+
+
+def common(one: Pattern, other: Pattern) -> str | None:
+    """Return a host that both patterns match; None if there is none, or if that takes too long."""
+    try:
+        return _walk(one, other, lambda a, b: a and b, lambda a, b: a and b)
+    except OverflowError:
+        return None
