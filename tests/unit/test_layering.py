@@ -31,6 +31,7 @@ ROOMS = [
     "images",
     "build",
     "assets",
+    "components",
     "cli",
     "__main__",
 ]
@@ -43,6 +44,7 @@ FLAT = {"__init__", "__main__", "errors", "events"}
 SEAMS = {
     "pool", "rootfs/installers", "rootfs/cleaners", "files", "files/lists", "emit", "images/sources",
     "images/publishers", "report", "build/steps", "build/doctor", "assets",
+    "components",
 }  # fmt: skip
 """Folders whose `__init__.py` holds the table of a seam. Its rows do not import it at start-up."""
 

@@ -1,0 +1,204 @@
+"""The contracts of components: what is found in a repository, kinds of images, jobs, and who runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from buildstep.errors import BuildstepError, ExitCode, Fault
+
+
+class GraphError(BuildstepError):
+    """A graph of components that cannot be ordered, or a job of it that failed."""
+
+    exit_code = ExitCode.GRAPH
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadOptions:
+    """What decides how a repository of components is read.
+
+    mode: files of other mode words are left out; "all" leaves out none. arguments: build arguments; they win
+    over the defaults of ARG. prefixes: what may stand before the name of an image of the graph, such as
+    `registry.example/team/`; tags: the tags with which a reference still means the image of the graph.
+    """
+
+    mode: str = "k8s"
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    prefixes: tuple[str, ...] = ("localhost/",)
+    tags: tuple[str, ...] = ("latest",)
+
+
+class Reference(NamedTuple):
+    """An image that another one is made from. text: as it is written, with arguments put in; how: the
+    instruction, such as `FROM` or `COPY --from`; line: in the file, 0 where lines say nothing."""
+
+    text: str
+    how: str
+    line: int
+
+
+class Dependency(NamedTuple):
+    """A component whose products another one wants.
+
+    provider: a component; paths: what is wanted besides `generated/`, relative to the provider's directory;
+    where: `file:line` that says so.
+    """
+
+    provider: str
+    paths: tuple[str, ...]
+    where: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Image:
+    """An image that a component builds.
+
+    name: unique in the graph. kind: the row of KINDS. file: relative to the component's directory. mode: the
+    mode word in the file's name, empty for none. bases: images it is made from, of the graph or not.
+    """
+
+    name: str
+    component: str
+    kind: str
+    file: str
+    mode: str = ""
+    bases: tuple[Reference, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Component:
+    """A directory `src/NAME` with a `build` directory in it.
+
+    path: the directory. images: in the order of their names. pre, post: its hooks, relative to `path`, empty
+    for none. dependencies: of `component.dep`, and of what its images copy from `dependency/`. files: all
+    files and links that belong to it, relative to `path`, sorted; no ignored ones.
+    """
+
+    name: str
+    path: Path
+    images: tuple[Image, ...] = ()
+    pre: str = ""
+    post: str = ""
+    dependencies: tuple[Dependency, ...] = ()
+    files: tuple[str, ...] = ()
+
+
+class ReadImage(NamedTuple):
+    """What a kind says of a file: images it needs, paths it copies from the context, and what is wrong."""
+
+    bases: tuple[Reference, ...] = ()
+    copies: tuple[Reference, ...] = ()
+    faults: tuple[Fault, ...] = ()
+
+
+class Kind(Protocol):
+    """A kind of image: which files describe one, and what they need. One object for each kind, no state."""
+
+    name: str
+
+    def stem(self, file: str) -> str | None:
+        """Return the file's name without what marks the kind; it may end in `.` and a mode word. None for a
+        file that is not of this kind."""
+        ...
+
+    def read(self, text: str, *, where: str, options: ReadOptions) -> ReadImage:
+        """Return what a file's text needs. where: the file, as messages call it. Runs nothing."""
+        ...
+
+
+class Action(StrEnum):
+    """What a job does."""
+
+    PRE = "pre"
+    IMAGE = "image"
+    POST = "post"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One node of the graph: an image, or a hook of a component.
+
+    name: the image's name, or `COMPONENT:pre`, `COMPONENT:post`. image: None for a hook. needs: names of the
+    jobs that come before it, sorted.
+    """
+
+    name: str
+    action: Action
+    component: str
+    image: Image | None = None
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Built:
+    """A job that was done. key: the digest of all that went in; output: of what came out; inputs: what `key`
+    was made of, by name: it tells why another key differs; seconds: what it took; ended: since the epoch."""
+
+    job: str
+    key: str
+    output: str
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    ended: float = 0.0
+
+
+class History(Protocol):
+    """What was built before, as a plan reads it."""
+
+    def find(self, job: str, key: str) -> Built | None:
+        """Return the build of a job with this key whose result can still be used, None if there is none."""
+        ...
+
+    def last(self, job: str) -> Built | None:
+        """Return the last successful build of a job."""
+        ...
+
+
+class State(StrEnum):
+    """What became of a job."""
+
+    BUILT = "built"
+    REUSED = "reused"
+    FAILED = "failed"
+    BLOCKED = "blocked"
+    """Something that it needs failed."""
+    STOPPED = "stopped"
+    """It was ended, or not begun, because of another job's failure or a signal."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """How a job ended. output: the digest of what it made, empty if nothing; message: what went wrong, or who
+    blocked it; log: the file with its output; worker: who ran it; started: seconds since the epoch."""
+
+    job: str
+    state: State
+    output: str = ""
+    message: str = ""
+    log: Path | None = None
+    worker: str = ""
+    started: float = 0.0
+    seconds: float = 0.0
+
+
+class Executor(Protocol):
+    """Where jobs run. The scheduler calls it from one thread, and only with jobs whose needs are done."""
+
+    @property
+    def at_once(self) -> int:
+        """Jobs that may run at the same time."""
+        ...
+
+    def submit(self, job: Job, outputs: Mapping[str, str]) -> Future[Result]:
+        """Start a job. outputs: the digests of what its needs made. A job that fails is a Result too; the
+        future raises for failures of the executor itself."""
+        ...
+
+    def stop(self) -> None:
+        """End what still runs, and wait for that; may be called twice."""
+        ...
