@@ -12,14 +12,14 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from buildstep.assets.install import InstallDir
 from buildstep.assets.interface import Asset, AssetStore
-from buildstep.assets.stage import Policy, Staged, stage
+from buildstep.assets.policy import Policy, Staged
+from buildstep.assets.stage import stage
 from buildstep.errors import BuildstepError
 from buildstep.report.progress import Advance
 from buildstep.system import space
@@ -54,17 +54,12 @@ class _Outcome(NamedTuple):
     error: Failure | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
-    """Where assets come from. open: opens the store, once in each worker; at_once: calls to it that are worth
-    making at the same time."""
-
-    open: Callable[[], AssetStore]
-    at_once: int
+Opener = Callable[[], AssetStore]
+"""Opens the store: once in the process that pulls, and once in each worker."""
 
 
 def fetch(
-    install: InstallDir, assets: Sequence[Asset], source: Source, policy: Policy, advance: Advance
+    install: InstallDir, assets: Sequence[Asset], opener: Opener, policy: Policy, advance: Advance
 ) -> Iterator[tuple[Asset, Failure | None]]:
     """Install assets, and yield each, in no order, with the error that kept it from it, None for none.
 
@@ -77,11 +72,12 @@ def fetch(
     waiting = {job.number: job.asset for job in jobs}
     run, parent = install.begin(), os.getpid()
     shares = _shares(jobs, min(cores(), _MOST_WORKERS, len(jobs)))
-    threads = max(2, min(_MOST_THREADS, -(-source.at_once // max(1, len(shares)))))
 
     def work(share: Sequence[Job], send: Send) -> None:
         die_with_parent(parent)
-        _Worker(source.open(), run, policy, send).run(share, threads)
+        store = opener()
+        threads = max(2, min(_MOST_THREADS, -(-store.at_once // len(shares))))
+        _Worker(store, run, policy, send).run(share, threads)
 
     with _Publisher(install) as publisher:
         try:

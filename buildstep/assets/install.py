@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from buildstep.assets.mark import MARK, Mark, read_mark
-from buildstep.assets.stage import Staged
+from buildstep.assets.policy import Staged
 from buildstep.errors import BuildstepError, UsageError
-from buildstep.system.beneath import exchange
 from buildstep.system.files import atomic_write, fsync_dir, sync_filesystem
 from buildstep.system.locks import Tell, lock
 from buildstep.system.remove import remove_tree
@@ -160,6 +159,8 @@ class InstallDir:
 
     def _swap(self, source: Path, target: Path) -> Path:
         """Put a directory in the place of another; return where the other is now."""
+        from buildstep.system.beneath import exchange  # seldom needed, and most pulls are over soon
+
         try:
             # There is never a moment without this version.
             with _opened(source.parent) as ours, _opened(target.parent) as theirs:

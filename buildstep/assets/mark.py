@@ -11,7 +11,7 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -30,7 +30,8 @@ _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 class Mark:
     """Of which asset a directory is. file: the asset's name; sha256, size: of the archive; etag, modified,
     store: by which the same object is known in a listing; entries, tree: number of paths and tree digest
-    of what the archive holds; installed: seconds since the epoch."""
+    of what the archive holds; installed: seconds since the epoch; key: the fingerprint of the key that has
+    signed it, empty where no signature was asked for."""
 
     file: str
     sha256: str
@@ -41,10 +42,12 @@ class Mark:
     entries: int
     tree: str
     installed: float
+    key: str = ""
 
     def dumps(self) -> bytes:
         """Return what is in the file."""
-        return json.dumps({"format": _FORMAT, **asdict(self)}, indent=1).encode() + b"\n"
+        value = {name: getattr(self, name) for name in self.__slots__}
+        return json.dumps({"format": _FORMAT, **value}, indent=1).encode() + b"\n"
 
     @classmethod
     def loads(cls, data: bytes) -> Self | None:
@@ -56,7 +59,7 @@ class Mark:
             mark = cls(**value)
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
-        texts = (mark.file, mark.sha256, mark.etag, mark.store, mark.tree)
+        texts = (mark.file, mark.sha256, mark.etag, mark.store, mark.tree, mark.key)
         numbers = (mark.size, mark.modified, mark.entries, mark.installed)
         good = all(isinstance(it, str) for it in texts) and all(isinstance(it, int | float) for it in numbers)
         return mark if good else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from buildstep.pool import default_location
+from buildstep.system.location import default_location
 
 
 def default_assets(environ: Mapping[str, str]) -> str:

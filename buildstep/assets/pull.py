@@ -11,23 +11,25 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from buildstep.assets import activate
 from buildstep.assets.activate import Hooks
-from buildstep.assets.fetch import Failure, Source, fetch
 from buildstep.assets.install import InstallDir, locked
 from buildstep.assets.interface import Asset, Incomplete
 from buildstep.assets.mark import current
 from buildstep.assets.names import parse
+from buildstep.assets.policy import Policy, Staged
 from buildstep.assets.pull_plan import ServicePlan, plan, same_object
 from buildstep.assets.retention import MOST_REMOVED, Retention, guard
-from buildstep.assets.stage import Policy, Staged
 from buildstep.errors import BuildstepError, Interrupted
 from buildstep.events import Bus
 from buildstep.report.progress import Begin, unseen
 from buildstep.system import space
 from buildstep.system.text import plural
+
+if TYPE_CHECKING:
+    from buildstep.assets.fetch import Failure, Opener
 
 _SHOWN = 20
 
@@ -66,6 +68,7 @@ class Report:
     """What a pull has done, or with dry_run would do. size: bytes of archives that were fetched; adopted:
     versions that a killed pull had fetched; pruned: whether a prune was asked for and took place."""
 
+    store: str = ""
     dry_run: bool = False
     services: dict[str, ServiceReport] = field(default_factory=dict)
     size: int = 0
@@ -104,6 +107,7 @@ class Report:
             for name, row in self.services.items()
         }
         return {
+            "store": self.store,
             "dry_run": self.dry_run,
             "services": rows,
             "bytes": self.size,
@@ -126,7 +130,7 @@ class Report:
 
 
 def pull(
-    source: Source,
+    opener: Opener,
     services: Sequence[str],
     install: Path,
     policy: Policy,
@@ -141,13 +145,13 @@ def pull(
     another process waited for. Raises what no service could be pulled for: StoreError, UsageError, DiskError,
     OSError.
     """
-    return _Pull(source, services, install, policy, options, begin, bus or Bus()).run()
+    return _Pull(opener, services, install, policy, options, begin, bus or Bus()).run()
 
 
 class _Pull:
     def __init__(
         self,
-        source: Source,
+        opener: Opener,
         services: Sequence[str],
         install: Path,
         policy: Policy,
@@ -155,15 +159,15 @@ class _Pull:
         begin: Begin,
         bus: Bus,
     ) -> None:
-        self._source = source
+        self._opener = opener
         self._services = services
         self._install = install
-        self._store = source.open()
+        self._store = opener()
         self._policy = replace(policy, store=self._store.url)
         self._options = options
         self._begin = begin
         self._bus = bus
-        self._report = Report(dry_run=options.dry_run)
+        self._report = Report(store=self._store.url, dry_run=options.dry_run)
 
     def run(self) -> Report:
         started = time.monotonic()
@@ -177,7 +181,8 @@ class _Pull:
 
     def _plan(self) -> dict[str, ServicePlan]:
         stays = self._stays if self._options.prune else None
-        return plan(self._store, self._services, self._install, self._options.retention, stays=stays)
+        retention, verify = self._options.retention, self._policy.verify
+        return plan(self._store, self._services, self._install, retention, stays=stays, verify=verify)
 
     def _stays(self, service: str) -> set[str]:
         """Return what a prune keeps: what runs, and what a rollback would go back to."""
@@ -192,8 +197,10 @@ class _Pull:
             size = sum(asset.size for asset in missing)
             what = f"cannot pull {plural(len(missing), 'asset')} to {self._install}"
             space.check(self._install, size, what=what, inodes=len(missing))
+            from buildstep.assets.fetch import fetch  # most pulls find all there, and do without
+
             with self._begin(len(missing), size) as advance:
-                for asset, error in fetch(place, missing, self._source, self._policy, advance):
+                for asset, error in fetch(place, missing, self._opener, self._policy, advance):
                     self._done(asset, error)
                     self._report.size += 0 if error else asset.size
         for mine in plans.values():

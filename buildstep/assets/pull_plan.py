@@ -8,6 +8,7 @@ from pathlib import Path
 
 from buildstep.assets.interface import Asset, AssetStore, Details
 from buildstep.assets.mark import Mark, installed
+from buildstep.assets.policy import Verify
 from buildstep.assets.retention import Going, Retention, going
 from buildstep.errors import BuildstepError
 from buildstep.files.interface import Unlistable
@@ -52,8 +53,10 @@ def plan(
     retention: Retention,
     *,
     stays: Stays | None = None,
+    verify: Verify | None = None,
 ) -> dict[str, ServicePlan]:
     """Return what is to be done, by service. stays: what a prune keeps in any case; None: nothing is pruned.
+    verify: of signatures, which what is there must have as well.
 
     An error of one service is in its plan. Raises one that all services would have, and OSError.
     """
@@ -65,10 +68,10 @@ def plan(
             mine.error = listed
             continue
         mine.wanted = retention.wanted(listed)
-        _compare(mine, there.get(service, {}), store.url)
+        _compare(mine, there.get(service, {}), store.url, signed=verify is not None)
         if stays is not None and listed:
             _prune(mine, listed, there.get(service, {}), stays(service))
-    _look_closer(store, plans.values())
+    _look_closer(store, plans.values(), verify)
     if stays is not None:
         for service in sorted(there.keys() - plans.keys()):
             marked = [version for version, mark in there[service].items() if mark is not None]
@@ -103,14 +106,14 @@ def _listed(store: AssetStore, services: Sequence[str]) -> Iterator[tuple[str, l
     yield from zip(services, answers, strict=True)
 
 
-def _compare(mine: ServicePlan, there: Mapping[str, Mark | None], url: str) -> None:
+def _compare(mine: ServicePlan, there: Mapping[str, Mark | None], url: str, *, signed: bool) -> None:
     for asset in mine.wanted:
         version = asset.name.version
         if version not in there:
             mine.fetched.append(Fetch(asset=asset, reason="is not there yet"))
         elif (mark := there[version]) is None:
             mine.fetched.append(Fetch(asset=asset, reason="is there without a mark that it is complete"))
-        elif same_object(mark, asset, url):
+        elif same_object(mark, asset, url) and (mark.key or not signed):
             mine.present.append(version)
         else:
             mine.again[version] = mark
@@ -123,13 +126,15 @@ def same_object(mark: Mark, asset: Asset, url: str) -> bool:
     return mark.etag == asset.etag if mark.etag and asset.etag else mark.modified == asset.modified
 
 
-def _look_closer(store: AssetStore, plans: Iterable[ServicePlan]) -> None:
+def _look_closer(store: AssetStore, plans: Iterable[ServicePlan], verify: Verify | None) -> None:
     """Ask the store for the digests of what is there, but as another object than it was."""
     doubtful = [(mine, asset) for mine in plans for asset in mine.wanted if asset.name.version in mine.again]
 
-    def ask(item: tuple[ServicePlan, Asset]) -> Details | BuildstepError:
+    def ask(item: tuple[ServicePlan, Asset]) -> tuple[Details, str] | BuildstepError:
+        name = item[1].name
         try:
-            return store.details(item[1].name)
+            details = store.details(name)
+            return details, verify(name, details) if verify is not None else ""
         except BuildstepError as error:
             return error
 
@@ -138,10 +143,15 @@ def _look_closer(store: AssetStore, plans: Iterable[ServicePlan]) -> None:
         mark = mine.again.pop(version)
         if isinstance(answer, BuildstepError):
             mine.errors[version] = answer
-        elif answer.sha256 == mark.sha256:
+        elif answer[0].sha256 == mark.sha256:
             mine.present.append(version)
             mine.again[version] = replace(
-                mark, file=asset.name.file, etag=asset.etag, modified=asset.modified, store=store.url
+                mark,
+                file=asset.name.file,
+                etag=asset.etag,
+                modified=asset.modified,
+                store=store.url,
+                key=answer[1] or mark.key,
             )
         else:
             mine.fetched.append(Fetch(asset=asset, reason="the store has another one now"))

@@ -9,53 +9,31 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, NamedTuple, cast
+from typing import IO, cast
 
+from buildstep.assets import archive_check
+from buildstep.assets.archive_check import check_entries
 from buildstep.assets.interface import Asset, Details, Incoming
 from buildstep.assets.mark import MARK, Mark, read_mark
-from buildstep.assets.names import Name
+from buildstep.assets.policy import Policy, Staged
 from buildstep.errors import ImageError, StoreError
-from buildstep.formats.unpack import Limits, unpack
+from buildstep.formats.unpack import unpack
 from buildstep.system import space
 from buildstep.system.digest import HashingReader
 from buildstep.system.files import write_all
 from buildstep.system.text import plural, shown_path
 from buildstep.tree.entry import FileList, tree_digest
 
-LIMITS = Limits(entries=1_000_000, devices=0, size=64 << 30, floor=128 << 20)
-"""What an asset may hold. No device: a service's files are none, and a host's disks are. What is small must
-not fill the disks of all hosts: the ratio counts earlier than for an image."""
-
-Verify = Callable[[Name, Details], None]
-"""Raises SigningError for an asset whose signature is missing or not of a known key."""
+HOLDS = archive_check.Policy(limits=replace(archive_check.LIMITS, floor=128 << 20))
+"""What an asset may hold. What is small must not fill the disks of all hosts: the ratio of content to
+size counts earlier than in a push."""
 
 _PRIVILEGED = stat.S_ISUID | stat.S_ISGID
 _CAPABILITY = b"security.capability"
 _SHOWN = 5
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Policy:
-    """How assets are unpacked. store: the URL that marks name; verify: see `Verify`, None: not asked for;
-    owners: set owners and all attributes, as root does; replace: also take the place of a directory without a
-    mark that has files which the asset does not have."""
-
-    store: str
-    verify: Verify | None = None
-    owners: bool = False
-    replace: bool = False
-    limits: Limits = LIMITS
-
-
-class Staged(NamedTuple):
-    """An asset that waits for its name. folder: where it is, complete."""
-
-    asset: Asset
-    folder: str
-    mark: Mark
 
 
 def stage(incoming: Incoming, asset: Asset, target: Path, place: Path, policy: Policy) -> Staged:
@@ -65,18 +43,19 @@ def stage(incoming: Incoming, asset: Asset, target: Path, place: Path, policy: P
     archive that is refused, SigningError, OSError; `target` is then to be removed.
     """
     name, details = asset.name, incoming.details
-    if policy.verify is not None:
-        policy.verify(name, details)
+    holds = policy.holds or HOLDS
+    key = policy.verify(name, details) if policy.verify is not None else ""
     reader = HashingReader(cast(IO[bytes], incoming), "sha256")
     target.mkdir(mode=0o700)
     try:
-        entries = unpack(cast(IO[bytes], reader), target, privileged=policy.owners, limits=policy.limits)
+        entries = unpack(cast(IO[bytes], reader), target, privileged=policy.owners, limits=holds.limits)
     except ImageError as error:
         if space.cause_of(error) is None:
             # Bytes that were damaged are no bad archive: their digest tells which of the two it is.
             _digest(reader, asset, details)
-        raise ImageError(f"{name.file}: {error.message}", detail=error.detail, hint=error.hint) from error
+        raise
     sha256 = _digest(reader, asset, details)
+    check_entries(entries, holds)
     _check_place(asset, entries, place, replace=policy.replace)
     if policy.owners:
         _drop_privileges(target, entries)
@@ -90,6 +69,7 @@ def stage(incoming: Incoming, asset: Asset, target: Path, place: Path, policy: P
         entries=len(entries),
         tree=tree_digest(entries),
         installed=time.time(),
+        key=key,
     )
     _write_mark(target, mark)
     return Staged(asset, os.fspath(target), mark)

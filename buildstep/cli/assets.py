@@ -10,6 +10,8 @@ ROWS = {
     "push": ("buildstep.cli.assets_push:command", "Check a tarball, and store it as a version of a service."),
     "list": ("buildstep.cli.assets_list:list_", "List the assets of a store."),
     "show": ("buildstep.cli.assets_list:show_", "Show what is known of an asset."),
+    "pull": ("buildstep.cli.assets_pull:command", "Bring the services of this host to its disk."),
+    "rollback": ("buildstep.cli.assets_rollback:command", "Let a service run the version before."),
     "verify": ("buildstep.cli.assets_verify:command", "Read assets, and compare checksums and signatures."),
     "delete": ("buildstep.cli.assets_delete:command", "Delete a version of a service."),
     "index": ("buildstep.cli.assets_index:command", "Make the index for readers behind a web server."),

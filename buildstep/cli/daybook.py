@@ -168,11 +168,10 @@ def _push(flags: Flags) -> int:
 
 
 def _pull(flags: Flags) -> int:
-    from buildstep.assets.fetch import Source
     from buildstep.assets.patterns import resolve
+    from buildstep.assets.policy import Policy
     from buildstep.assets.pull import Options, pull
     from buildstep.assets.retention import Retention
-    from buildstep.assets.stage import Policy
 
     settings, bus = _settings(flags), _bus()
     say("Getting services from register...")
@@ -183,12 +182,11 @@ def _pull(flags: Flags) -> int:
     for pattern, reason in found.skipped:
         say(f"Failed to use '{pattern}' as a matcher: {reason}.  Continuing...")
     say(f"Got {len(found.services)} service(s) from register!")
-    store = _store(settings, bus)
     report = pull(
-        Source(open=lambda: _store(settings, bus), at_once=store.at_once),
+        lambda: _store(settings, bus),
         found.services,
         Path(settings.install_dir),
-        Policy(store=store.url, owners=os.geteuid() == 0),
+        Policy(owners=os.geteuid() == 0),
         Options(retention=Retention(keep=settings.keep, hyphens=settings.hyphens)),
         bus=bus,
     )

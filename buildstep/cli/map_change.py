@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 @click.command("add")
 @click.argument("pattern", metavar="PATTERN", shell_complete=values.PATTERNS)
-@click.argument("services", metavar="SERVICE...", nargs=-1, required=True, shell_complete=values.SERVICES)
+@click.argument(
+    "services", metavar="SERVICE...", nargs=-1, required=True, shell_complete=values.MAPPED_SERVICES
+)
 @with_register
 @JSON
 def add(work: MapWork, pattern: str, services: tuple[str, ...], as_json: bool) -> None:
@@ -31,7 +33,7 @@ def add(work: MapWork, pattern: str, services: tuple[str, ...], as_json: bool) -
 
 @click.command("remove")
 @click.argument("pattern", metavar="PATTERN", shell_complete=values.PATTERNS)
-@click.argument("services", metavar="SERVICE...", nargs=-1, shell_complete=values.SERVICES)
+@click.argument("services", metavar="SERVICE...", nargs=-1, shell_complete=values.MAPPED_SERVICES)
 @click.option("--all", "everything", is_flag=True, help="Remove the whole mapping.")
 @with_register
 @JSON

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     "--service",
     metavar="SERVICE",
     default="",
-    shell_complete=values.SERVICES,
+    shell_complete=values.MAPPED_SERVICES,
     help="Only mappings that have this service.",
 )
 @with_register

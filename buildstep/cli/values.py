@@ -136,7 +136,7 @@ def _mapped_services(context: click.Context, _param: click.Parameter, _begun: st
         yield from services
 
 
-SERVICES = _callback(_mapped_services)
+MAPPED_SERVICES = _callback(_mapped_services)
 """Of an argument that is a service of a register."""
 
 
@@ -198,6 +198,37 @@ def service_version_path(context: click.Context, param: click.Parameter, begun: 
     """Offer what fits for an argument that takes SERVICE VERSION PATH."""
     given = len(context.params.get(str(param.name)) or ())
     return [] if given == 1 else (FILES if given else SERVICES)(context, param, begun)
+
+
+def _installed(context: click.Context) -> Path:
+    from buildstep.assets.places import default_install_dir
+    from buildstep.spec import config as configs
+
+    given = context.params.get("install_dir") or configs.load(os.environ, Path.cwd()).assets.install_dir
+    return Path(str(given or default_install_dir(os.environ)))
+
+
+def _installed_services(context: click.Context, _param: click.Parameter, _begun: str) -> Iterator[str]:
+    from buildstep.assets.mark import services, versions
+
+    top = _installed(context)
+    yield from (service for service in services(top) if versions(top, service))
+
+
+INSTALLED = _callback(_installed_services)
+"""Of an argument that is an installed service."""
+
+
+def _installed_versions(context: click.Context, _param: click.Parameter, _begun: str) -> Iterator[str]:
+    from buildstep.assets.mark import versions
+
+    # click leaves arguments alone while the value of an option is missing.
+    service = context.params.get("service") or next(iter(context.args), "")
+    yield from sorted(versions(_installed(context), service))
+
+
+INSTALLED_VERSIONS = _callback(_installed_versions)
+"""Of an option that is an installed version of the argument `service`."""
 
 
 def _forms(_context: click.Context, _param: click.Parameter, _begun: str) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from buildstep.pool import default_location
+from buildstep.system.location import default_location
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path | None:

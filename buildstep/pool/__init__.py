@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from buildstep.errors import Fault, SpecError
-from buildstep.pool.choice import SYSTEM_LOCATION, Choice, Older, choose, default_location
+from buildstep.pool.choice import Choice, Older, choose
+from buildstep.system.location import SYSTEM_LOCATION, default_location
 from buildstep.system.registry import Registry, importing
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from buildstep.pool.layout import MARK, owners_of
 from buildstep.system import host, userns
-
-SYSTEM_LOCATION = "/var/lib/buildstep"
+from buildstep.system.location import default_location
 
 _NAMES = {"overlay": "overlay", "dir": "dir", "dir-subids": "dir"}
 """Directory of a pool that nobody named, below `default_location`, to its scheme."""
@@ -61,14 +60,6 @@ def choose(named: str | None, environ: Mapping[str, str], *, by: str = "") -> Ch
     others = [other for other in _NAMES if other != name and os.path.exists(location / other / MARK)]
     older = tuple(_older(name, other, location) for other in others)
     return Choice(_uri(location, name), why, namespace, older)
-
-
-def default_location(environ: Mapping[str, str]) -> Path:
-    """Where pools are kept: the system's place for root, the user's data folder for anybody else."""
-    if os.geteuid() == 0 and not userns.in_user_namespace():
-        return Path(SYSTEM_LOCATION)
-    data = environ.get("XDG_DATA_HOME") or os.path.join(environ.get("HOME", "/tmp"), ".local", "share")
-    return Path(data) / "buildstep"
 
 
 def _of_namespace_root() -> tuple[str, str]:

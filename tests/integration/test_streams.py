@@ -149,6 +149,8 @@ COMMANDS: dict[str, list[str]] = {
     "assets push": ["web", "1.0", "web.tar.gz", "--store", "assets"],
     "assets list": ["--store", "assets"],
     "assets show": ["web", "1.0", "--store", "assets"],
+    "assets pull": ["web", "--store", "assets", "--install-dir", "srv", "--activate"],
+    "assets rollback": ["web", "--to", "1.0", "--install-dir", "srv"],
     "assets verify": ["--store", "assets"],
     "assets delete": ["web", "9.9", "--store", "assets"],
     "assets index": ["--store", "assets"],
@@ -184,6 +186,7 @@ COMMANDS: dict[str, list[str]] = {
 DOES = {
     "build",
     "assets push",
+    "assets pull",
     "assets verify",
     "assets index",
     "files put",

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from buildstep.assets.fetch import Source
 from buildstep.assets.interface import Asset, Details
 from buildstep.assets.names import Name, parse
+from buildstep.assets.policy import Policy
 from buildstep.assets.pull import Options, Report, pull
-from buildstep.assets.stage import Policy
 from buildstep.events import Bus
 from buildstep.files.interface import Missing
 
@@ -128,9 +127,8 @@ def pulled(
     **options: Any,
 ) -> Report:
     """Pull services, by default web."""
-    source = Source(open=lambda: store, at_once=store.at_once)
     names = services or ("web",)
-    return pull(source, names, install, policy or Policy(store=""), Options(**options), bus=bus)
+    return pull(lambda: store, names, install, policy or Policy(), Options(**options), bus=bus)
 
 
 def tree(top: Path) -> dict[str, str]:

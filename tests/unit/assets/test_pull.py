@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.assets.interface import Incomplete
+from buildstep.assets.interface import Details, Incomplete
 from buildstep.assets.mark import MARK, read_mark
+from buildstep.assets.names import Name
+from buildstep.assets.policy import Policy
 from buildstep.assets.retention import Retention
-from buildstep.assets.stage import Policy
-from buildstep.errors import StoreError, UsageError
+from buildstep.errors import DiskError, SigningError, StoreError, UsageError
 from buildstep.system.locks import try_lock
 from tests.servers.fixtures import Notes
 from tests.unit.assets.pulling import MemoryAssets, archive, member, pulled, simple, tree
@@ -150,7 +151,7 @@ def test_d12_an_error_of_one_asset_keeps_no_other_back(store: MemoryAssets, inst
     assert sorted(os.listdir(install / "web")) == ["1", "10", "2"]
     assert (install / "db/7/run").exists()
     [line] = report.failed
-    assert line.startswith("web 3: web-3.tar.gz: ")
+    assert line.startswith("web 3: the archive ")
     with pytest.raises(Incomplete, match="1 service of 2 could not be pulled completely") as caught:
         report.check()
     assert "web 3" in caught.value.detail
@@ -239,7 +240,7 @@ def test_files_that_the_asset_does_not_have_are_not_thrown_away(store: MemoryAss
     report = pulled(store, install)
     assert "is there without a mark, and has 1 path that web-1.tar.gz does not have: data" in report.failed[0]
     assert tree(install)["web/1/data"] == "mine"
-    pulled(store, install, policy=Policy(store="", replace=True))
+    pulled(store, install, policy=Policy(replace=True))
     assert tree(install)["web/1/run"] == "web 1"
     assert not (install / "web/1/data").exists()
 
@@ -270,6 +271,28 @@ def test_a_damaged_mark_is_none(store: MemoryAssets, install: Path) -> None:
         (install / "web/1" / MARK).write_text(text)
         assert read_mark(install / "web/1") is None
     assert pulled(store, install).services["web"].installed == ["1"]
+
+
+def test_what_is_there_must_have_the_signature_as_well(store: MemoryAssets, install: Path) -> None:
+    def verify(name: Name, details: Details) -> str:
+        if not details.signature:
+            raise SigningError(f"{name.file} is not signed")
+        return details.signature
+
+    signed = Policy(verify=verify)
+    store.add("db-7.tar.gz", store.objects["db-7.tar.gz"].data, signature="ours")
+    pulled(store, install, "web", "db")
+    report = pulled(store, install, "web", "db", policy=signed)
+    assert report.services["web"].failed["1"] == "web-1.tar.gz is not signed"
+    assert report.services["db"].failed == {}
+    mark = read_mark(install / "db/7")
+    assert mark is not None
+    assert mark.key == "ours"
+    calls = opened(store)
+    pulled(store, install, "db", policy=signed)
+    assert calls == ["list db"]
+    store.add("db-8.tar.gz", simple("8"))
+    assert pulled(store, install, "db", policy=signed).failed == ["db 8: db-8.tar.gz is not signed"]
 
 
 def test_hyphens_and_two_forms(store: MemoryAssets, install: Path) -> None:
@@ -312,8 +335,6 @@ def test_nothing_is_taken_over_from_before_the_machine_was_started(
 
 
 def test_a_full_disk_is_told_before_anything_is_fetched(store: MemoryAssets, install: Path) -> None:
-    from buildstep.errors import DiskError
-
     stored = store.objects["web-1.tar.gz"]
     stored.details = type(stored.details)(sha256="", size=1 << 60)
     calls = opened(store)

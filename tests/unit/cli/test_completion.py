@@ -130,10 +130,19 @@ def test_services_and_versions_of_a_store_of_assets_on_this_machine(ask: Ask, tm
     store = f"--store dir:{folder}"
     assert ask(f"buildstep assets show {store} ") == ["plain,db", "plain,web"]
     assert ask(f"buildstep assets delete {store} web ") == ["plain,1", "plain,2"]
+    assert ask(f"buildstep assets pull {store} w") == ["plain,web"]
     assert ask(f"buildstep assets push {store} w") == ["plain,web"]
     assert ask(f"buildstep assets push {store} web ") == []
     assert ask(f"buildstep assets push {store} web 3 ") == ["file,"]
     assert ask("buildstep assets show --store s3://bucket ") == [], "no TAB waits for a network"
+
+
+def test_services_and_versions_that_are_installed(ask: Ask, tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        (tmp_path / "srv/web" / version).mkdir(parents=True)
+    there = f"--install-dir {tmp_path}/srv"
+    assert ask(f"buildstep assets rollback {there} w") == ["plain,web"]
+    assert ask(f"buildstep assets rollback {there} web --to ") == ["plain,1", "plain,2"]
 
 
 def test_bin_build_is_completed_as_the_command_build(ask: Ask) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from buildstep import pool
-from buildstep.pool import choice, overlay
+from buildstep.pool import overlay
 from buildstep.pool.layout import MARK
-from buildstep.system import sealed, userns
+from buildstep.system import location, sealed, userns
 
 Who = Callable[..., dict[str, str]]
 
@@ -29,7 +29,7 @@ def who(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Who:
         monkeypatch.setattr(userns, "in_user_namespace", lambda: inside)
         monkeypatch.setattr(userns, "lacks", lambda: lacks)
         monkeypatch.setattr(overlay, "works_on", lambda _path: overlays)
-        monkeypatch.setattr(choice, "SYSTEM_LOCATION", os.fspath(tmp_path / "system"))
+        monkeypatch.setattr(location, "SYSTEM_LOCATION", os.fspath(tmp_path / "system"))
         return {"HOME": os.fspath(tmp_path)}
 
     return become
