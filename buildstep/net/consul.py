@@ -141,11 +141,16 @@ class ConsulKv:
         except HttpError as error:
             raise self._unreachable(error) from error
         except library.ConsulException as error:
-            raise self._refused(what, error) from error
-        except (KeyError, TypeError, ValueError) as error:  # of JSON or headers that are not there
-            raise ConsulError(
-                f"what {self.login.address} answers is not of Consul", hint="check the address of the agent"
-            ) from error
+            if re.match(r"[45][0-9]{2} ", str(error)) or type(error) is not library.ConsulException:
+                raise self._refused(what, error) from error
+            raise self._stranger() from error
+        except (AttributeError, LookupError, TypeError, ValueError) as error:  # of JSON, headers or rows
+            raise self._stranger() from error
+
+    def _stranger(self) -> ConsulError:
+        return ConsulError(
+            f"what {self.login.address} answers is not of Consul", hint="check the address of the agent"
+        )
 
     def _unreachable(self, error: HttpError) -> ConsulError:
         why = error.message.rpartition(": ")[2]
@@ -184,6 +189,7 @@ class ConsulKv:
         hint = next((hint for words, hint in _HINTS.items() if words in lower), "")
         # A datacenter that is not there comes as 500 as well.
         again = (status >= 500 or status in (408, 429)) and not hint
+        hint = hint or "the log of the agent says more"
         return ConsulError(f"{at} could not {what}: {text}", status=status, hint=hint, retryable=again)
 
     def _clean(self, text: str) -> str:
