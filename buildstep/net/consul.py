@@ -153,8 +153,10 @@ class ConsulKv:
         )
 
     def _unreachable(self, error: HttpError) -> ConsulError:
-        why = error.message.rpartition(": ")[2]
+        why = error.message.partition(": ")[2] or error.message  # without our own address of the call
         hint = error.hint or "is the agent running? another address: consul://HOST:PORT or CONSUL_HTTP_ADDR"
+        if "not secure" in why:
+            hint = "CONSUL_CACERT, or ca_file in buildstep.toml, names the authorities of its certificate"
         return ConsulError(
             f"no answer from the Consul agent at {self.login.address}: {why}",
             hint=hint,
