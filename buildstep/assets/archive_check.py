@@ -94,7 +94,7 @@ def check_archive(path: Path, form: str, policy: Policy = STRICT) -> Checked:
         check_compression(file.read(MAGIC_SIZE), form)
         file.seek(0)
         stream: Any = _Hashing(file)
-        entries = list_archive(stream, _Skimmer(), limits=policy.limits)
+        entries = list_archive(stream, _Skimmer(), limits=policy.limits, ahead=False)
         sha256 = stream.finish()
     check_entries(entries, policy)
     content = sum(entry.size for entry in entries.values() if entry.kind == "f" and not entry.first)

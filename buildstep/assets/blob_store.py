@@ -206,6 +206,8 @@ class BlobAssets:
         Returns how many assets are in it.
         """
         found: dict[str, Row] = {}
+        if not self._storage.writable:
+            self._storage.delete([])  # it says why not
 
         def row(asset: Asset) -> tuple[str, Row]:
             details = self._recorded(asset.name) or Details(sha256="", size=asset.size)

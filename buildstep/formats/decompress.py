@@ -44,6 +44,8 @@ def compression_of(head: bytes) -> str:
 class Decompressed:
     """The content of `stream`, compressed with gzip, xz, zstd, bzip2 or not at all; a thread expands it.
 
+    ahead: false for who has no use for a thread, such as one of several processes that keep all cores busy.
+
     ratio: how many times larger than its compressed form the content may be once it is larger than `floor`
     bytes, long runs of zeros apart, which become holes; 0 for no limit. Reads raise ImageError for damage and
     for what exceeds the limit. Use it as a context manager; the caller closes `stream`. One that may block
@@ -52,7 +54,13 @@ class Decompressed:
     """
 
     def __init__(
-        self, stream: IO[bytes], *, ratio: int = 0, floor: int = 1 << 30, piece: int = CHUNK
+        self,
+        stream: IO[bytes],
+        *,
+        ratio: int = 0,
+        floor: int = 1 << 30,
+        piece: int = CHUNK,
+        ahead: bool = True,
     ) -> None:
         self._stream = stream
         self._piece = piece
@@ -63,6 +71,10 @@ class Decompressed:
         self._position = 0
         self._chunk = memoryview(b"")
         self._ended = False
+        self._pieces: Iterator[bytes] | None = None
+        if not ahead:
+            self._pieces = self._expanded()
+            return
         self._stop = threading.Event()
         self._queue: queue.Queue[bytes | BaseException | None] = queue.Queue(_AHEAD)
         self._thread = threading.Thread(target=self._produce, name="decompress", daemon=True)
@@ -77,6 +89,8 @@ class Decompressed:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._pieces is not None:
+            return
         self._stop.set()
         if error is not None and not isinstance(error, ImageError):
             # After another error, such as a signal, nobody waits for data that may never come.
@@ -129,7 +143,7 @@ class Decompressed:
     def _next(self) -> bool:
         if self._ended:
             return False
-        item = self._queue.get()
+        item = self._queue.get() if self._pieces is None else self._expand()
         if isinstance(item, bytes):
             self._chunk = memoryview(item)
             return True
@@ -140,19 +154,32 @@ class Decompressed:
             raise ImageError(f"the archive cannot be read: {item}") from item
         return False
 
+    def _expand(self) -> bytes | BaseException | None:
+        """Return the next piece, as the thread puts it into the queue."""
+        assert self._pieces is not None
+        try:
+            return next(self._pieces, None)
+        except Exception as error:  # noqa: BLE001  (raised by the caller)
+            return error
+
     # -- in the thread
+
+    def _expanded(self) -> Iterator[bytes]:
+        """Yield the content in pieces. Raises ImageError for what exceeds the limit."""
+        for chunk in self._chunks():
+            if not is_zeros(chunk):
+                self._given += len(chunk)
+            if self._ratio and self._given > max(self._floor, self._ratio * self._taken):
+                raise ImageError(
+                    f"the archive unpacks to more than {self._ratio} times its size",
+                    hint="it looks like a decompression bomb; raise the limit if you trust it",
+                )
+            yield chunk
 
     def _produce(self) -> None:
         end: BaseException | None = None
         try:
-            for chunk in self._chunks():
-                if not is_zeros(chunk):
-                    self._given += len(chunk)
-                if self._ratio and self._given > max(self._floor, self._ratio * self._taken):
-                    raise ImageError(
-                        f"the archive unpacks to more than {self._ratio} times its size",
-                        hint="it looks like a decompression bomb; raise the limit if you trust it",
-                    )
+            for chunk in self._expanded():
                 if not self._put(chunk):
                     return
         except Exception as error:  # noqa: BLE001  (raised again in the reader's thread)

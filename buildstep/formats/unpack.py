@@ -89,9 +89,11 @@ def apply_layer(
     return _Extraction(entries, writer, limits=limits, layer=True).run(stream)
 
 
-def list_archive(stream: IO[bytes], lister: Lister, *, limits: Limits = _LIMITS) -> FileList:
-    """Return what `unpack` does, with nothing written to a disk."""
-    return _Extraction({}, lister.over, limits=limits, layer=False).run(stream)
+def list_archive(
+    stream: IO[bytes], lister: Lister, *, limits: Limits = _LIMITS, ahead: bool = True
+) -> FileList:
+    """Return what `unpack` does, with nothing written to a disk. ahead: see `Decompressed`."""
+    return _Extraction({}, lister.over, limits=limits, layer=False).run(stream, ahead=ahead)
 
 
 def list_layer(stream: IO[bytes], lister: Lister, entries: FileList, *, limits: Limits = _LIMITS) -> FileList:
@@ -128,9 +130,10 @@ class _Extraction:
                 number = self._links.setdefault(entry.first, next(self._count))
                 self._links[path] = number
 
-    def run(self, stream: IO[bytes]) -> FileList:
+    def run(self, stream: IO[bytes], *, ahead: bool = True) -> FileList:
         try:
-            with Decompressed(stream, ratio=self._limits.ratio, floor=self._limits.floor) as source:
+            floor = self._limits.floor
+            with Decompressed(stream, ratio=self._limits.ratio, floor=floor, ahead=ahead) as source:
                 for info in members(source, verified=self._layer):
                     if not self._take(info, source):
                         break

@@ -14,6 +14,7 @@ import socket
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -133,6 +134,7 @@ class Connections:
         self._tls: ssl.SSLContext | None = None
         self._guard = threading.Lock()
         self._idle: list[http.client.HTTPConnection] = []
+        weakref.finalize(self, _close, self._idle)
         self._deadlines = Deadlines()
 
     def call(
@@ -163,9 +165,7 @@ class Connections:
     def close(self) -> None:
         """Close the connections that are in no call."""
         with self._guard:
-            idle, self._idle = self._idle, []
-        for link in idle:
-            link.close()
+            _close(self._idle)
 
     # -- connections
 
@@ -286,6 +286,11 @@ class Connections:
             )
         gone = isinstance(error, ConnectionError | http.client.BadStatusLine)
         return Broken(f"{what}: {reason(error)}", reused=reused and gone)
+
+
+def _close(links: list[http.client.HTTPConnection]) -> None:
+    while links:
+        links.pop().close()
 
 
 def _begin(body: Path | Slice, size: int | None) -> tuple[bytes, Slice | None]:

@@ -9,6 +9,8 @@ import time
 
 _TICK = 0.25
 """Seconds: a limit is noticed that much later at most."""
+_IDLE = 5.0
+"""Seconds without a call after which the thread ends."""
 
 
 class Deadlines:
@@ -48,8 +50,9 @@ class Deadlines:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._limits:
-                    self._changed.wait()
+                if not self._limits and not self._changed.wait(_IDLE):
+                    self._thread = None  # the next call starts another
+                    return
                 now = time.monotonic()
                 for sock in [sock for sock, limit in self._limits.items() if limit < now]:
                     del self._limits[sock]
