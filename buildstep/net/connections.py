@@ -16,9 +16,8 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self, cast
 from urllib.parse import urlsplit
 
 from buildstep.net.deadlines import Deadlines
@@ -32,7 +31,7 @@ _PIECE = 1 << 20
 CHUNK = 1 << 18
 _MAX_ERROR = 64 << 10
 
-Body = bytes | Path | Slice
+Body = bytes | Slice
 
 
 class Broken(HttpError):
@@ -42,6 +41,36 @@ class Broken(HttpError):
     def __init__(self, message: str, *, reused: bool = False) -> None:
         super().__init__(message, retryable=True)
         self.reused = reused
+
+
+class _Lines:
+    """What a head is read from. last: its last line, by which it shows whether all of it came."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.last = b""
+
+    def readline(self, limit: int = -1) -> bytes:
+        self.last = self._stream.readline(limit)
+        return self.last
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class _Response(http.client.HTTPResponse):
+    """A response whose head is complete: http.client takes one that is cut short for one that has ended."""
+
+    def begin(self) -> None:
+        stream: Any = self.fp
+        self.fp = lines = cast(Any, _Lines(stream))
+        try:
+            super().begin()
+        finally:
+            if self.fp is lines:
+                self.fp = stream
+        if lines.last not in (b"\r\n", b"\n"):
+            raise http.client.HTTPException("the head of the response broke off")
 
 
 class Reply:
@@ -137,17 +166,15 @@ class Connections:
         weakref.finalize(self, _close, self._idle)
         self._deadlines = Deadlines()
 
-    def call(
-        self, method: str, target: str, headers: Mapping[str, str], body: Body = b"", size: int | None = None
-    ) -> Reply:
+    def call(self, method: str, target: str, headers: Mapping[str, str], body: Body = b"") -> Reply:
         """Make a call, to the end of the response's head. The caller closes the reply.
 
-        headers: `host` among them. size: bytes of the body, where it is a file. Raises Broken, HttpError.
+        headers: `host` among them. Raises Broken, HttpError.
         """
         link, reused = self._take()
         url = self.base + target
         try:
-            sock = self._send(link, method, target, headers, body, size)
+            sock = self._send(link, method, target, headers, body)
             with self.limited(sock, self.options.response):
                 response = link.getresponse()
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -190,6 +217,11 @@ class Connections:
             link.close()
 
     def _new(self) -> http.client.HTTPConnection:
+        link = self._unused()
+        link.response_class = _Response
+        return link
+
+    def _unused(self) -> http.client.HTTPConnection:
         host, port = self._host, self._port
         if self._proxy is not None:
             host, port = str(self._proxy.hostname), self._proxy.port or 80
@@ -242,12 +274,11 @@ class Connections:
         target: str,
         headers: Mapping[str, str],
         body: Body,
-        size: int | None,
     ) -> socket.socket:
         """Send a call, and return the socket that the response will come from."""
         if self._proxy is not None and not self._secure:
             target, headers = self.base + target, {**headers, **self._proxy_headers()}
-        data, rest = (body, None) if isinstance(body, bytes) else _begin(body, size)
+        data, rest = (body, None) if isinstance(body, bytes) else _begin(body)
         length = len(data) if rest is None else rest.size
         link.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
         for name, value in headers.items():
@@ -293,10 +324,8 @@ def _close(links: list[http.client.HTTPConnection]) -> None:
         links.pop().close()
 
 
-def _begin(body: Path | Slice, size: int | None) -> tuple[bytes, Slice | None]:
+def _begin(body: Slice) -> tuple[bytes, Slice | None]:
     """Return the body as bytes if it is small, else as the part of a file that it is. Raises OSError."""
-    if isinstance(body, Path):
-        body = Slice(path=body, offset=0, size=body.stat().st_size if size is None else size)
     if body.size > _SMALL:
         return b"", body
     with body.path.open("rb") as stream:

@@ -223,13 +223,14 @@ class DirectS3:
         it is our own, stored by an attempt whose response was lost. Some stores ignore this.
         """
         condition = ABSENT if if_absent else {}
+        data = Slice(path=body, offset=0, size=size) if isinstance(body, Path) else body
         full = self._base + key
         if isinstance(body, Path) and size > MULTIPART_FROM:
             self._put_parts(full, body, size, headers, condition)
             return
         self._done(
             f"put {key} into",
-            lambda: self._call("PUT", full, headers={**headers, **condition}, body=body, sha256=sha256),
+            lambda: self._call("PUT", full, headers={**headers, **condition}, body=data, sha256=sha256),
             _drained,
         )
 

@@ -340,10 +340,26 @@ def test_bombs_are_refused_before_they_are_large(name: str) -> None:
         assert source.tell() <= 24 << 20
     # Runs of zeros become holes: any number of them may be in an archive.
     zeros = codec(name).compress(bytes(64 << 20))
-    for data, options in ((packed, {}), (zeros, {"ratio": 10, "floor": 1 << 20})):
-        with Decompressed(io.BytesIO(data), **options) as source:
+    for data, ratio in ((packed, 0), (zeros, 10)):
+        with Decompressed(io.BytesIO(data), ratio=ratio, floor=1 << 20) as source:
             source.drain()
             assert source.tell() == 64 << 20
+
+
+def test_without_a_thread_the_same_is_read_and_refused() -> None:
+    packed = codec("gzip").compress(bytes(range(256)) * 40_000)
+    with Decompressed(io.BytesIO(packed), ahead=False) as source:
+        assert source.read(5) == bytes(range(5))
+        assert source.seek(9_000_000) == 9_000_000
+        source.drain()
+        assert source.tell() == 256 * 40_000
+    with pytest.raises(ImageError), Decompressed(io.BytesIO(packed[:-100]), ahead=False) as source:
+        source.drain()
+    with (
+        pytest.raises(ImageError, match="more than 2 times"),
+        Decompressed(io.BytesIO(packed), ratio=2, floor=1 << 20, ahead=False) as source,
+    ):
+        source.drain()
 
 
 def test_seeking_goes_forward_only() -> None:
