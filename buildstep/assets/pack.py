@@ -73,7 +73,10 @@ def _kind(path: Path) -> str:
 
     if path.is_dir() and not (path / "oci-layout").exists():
         return ""
-    return kind_of(path)
+    try:
+        return kind_of(path)
+    except ImageError:
+        return ""  # whoever reads all of it says what is wrong
 
 
 def _is_container(path: Path) -> bool:
