@@ -21,7 +21,7 @@ from buildstep.tree.entry import Entry, FileList
 COMPRESSIONS: Mapping[str, str] = {".tar.gz": "gzip", ".tar.zst": "zstd"}
 """How an asset is compressed, by the end of its name."""
 
-LIMITS = Limits(entries=1_000_000, devices=0, size=1 << 38, ratio=250)
+LIMITS = Limits(entries=1_000_000, devices=0, size=1 << 38, ratio=250, floor=128 << 20)
 """Of one asset: it is unpacked as root on every host."""
 
 _FAULTS_SHOWN = 20
