@@ -30,6 +30,7 @@ class ConsulRegister:
         address = rest.removeprefix("//").removesuffix("/")
         secure = self.scheme == SecureConsulRegister.scheme
         who = login(address, access.options, access.environ, tls=secure)
+        self._seen: frozenset[str] = frozenset()
         self._kv = consul.ConsulKv(who, environ=access.environ, bus=access.bus, limits=access.http)
 
     @property
@@ -43,13 +44,17 @@ class ConsulRegister:
         """Return all mappings; after an index, when there are others or the time is over.
 
         Consul leaves out of a listing what the token may not read, and so shows no mappings to who may read
-        none: that is asked as well, and an empty listing was made when it was known.
+        none: that is asked as well, and an empty listing was made when it was known. Who waits need not ask
+        when all is there that was there before: many are told of one change, all at once.
         """
         with translated(RegisterError):
             found = self._kv.list(PREFIX, index=index, wait=wait)
-            self._kv.may_read(PREFIX)
-            if not found.pairs:
-                found = self._kv.list(PREFIX)
+            keys = frozenset(pair.key for pair in found.pairs)
+            if not (index and self._seen and self._seen <= keys):
+                self._kv.may_read(PREFIX)
+                if not keys:
+                    found = self._kv.list(PREFIX)
+            self._seen = frozenset(pair.key for pair in found.pairs)
         rows: dict[str, list[str]] = {}
         faults = []
         for pair in found.pairs:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from buildstep.assets import patterns as grammar
+from buildstep.assets import globs
+from buildstep.assets.globs import ANY, Class
 from buildstep.assets.interface import Mappings
-from buildstep.assets.patterns import ANY, Class, Pattern, Patterns, is_tie, why
+from buildstep.assets.patterns import Pattern, Patterns, is_tie, why
 
 Kind = Literal["fault", "malformed", "never", "tie", "crossing"]
 
@@ -110,7 +111,7 @@ def _all_names(pattern: Pattern) -> list[str]:
     choices = []
     count = 1
     for part in pattern.parts:
-        if isinstance(part, grammar.Literal):
+        if isinstance(part, globs.Literal):
             choices.append([part.text])
             continue
         if not isinstance(part, Class) or part.negated:
@@ -173,7 +174,7 @@ def _near(live: list[Pattern]) -> Iterator[tuple[Pattern, Pattern]]:
 
 def _end(pattern: Pattern, index: int) -> str:
     part = pattern.parts[index]
-    return part.text if isinstance(part, grammar.Literal) else ""
+    return part.text if isinstance(part, globs.Literal) else ""
 
 
 # -- sets of names -----------------------------------------------------------------------------------------
@@ -185,7 +186,7 @@ Step = Callable[[str], bool] | None
 def _steps(pattern: Pattern) -> list[Step]:
     found: list[Step] = []
     for part in pattern.parts:
-        if isinstance(part, grammar.Literal):
+        if isinstance(part, globs.Literal):
             found += [char.__eq__ for char in part.text]
         elif isinstance(part, Class):
             found.append(part.has)
@@ -202,7 +203,7 @@ def _alphabet(both: Iterable[Pattern]) -> list[str]:
     """Return one character of each set that these patterns do not tell apart; / is in no host's name."""
     starts = {ord("0"), ord("x")}
     for part in itertools.chain.from_iterable(it.parts for it in both):
-        if isinstance(part, grammar.Literal):
+        if isinstance(part, globs.Literal):
             starts |= {code for char in part.text for code in (ord(char), ord(char) + 1)}
         elif isinstance(part, Class):
             starts |= {code for low, high in part.ranges for code in (ord(low), ord(high) + 1)}
@@ -265,7 +266,7 @@ def contains(wide: Pattern, narrow: Pattern) -> bool:
     match wide.parts:
         case (str(),) if wide.parts == (ANY,):
             return True
-        case (grammar.Literal(text), str(star)) if star == ANY and _end(narrow, 0).startswith(text):
+        case (globs.Literal(text), str(star)) if star == ANY and _end(narrow, 0).startswith(text):
             return True
     try:
         return (

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
+from buildstep.assets.globs import Literal, Malformed, parse
 from buildstep.assets.interface import Register, RegisterError
 from buildstep.assets.names import checked_service
-from buildstep.assets.patterns import Literal, Malformed, parse
 from buildstep.errors import UsageError
 
 ATTEMPTS: Final = 100

@@ -1,13 +1,6 @@
-"""Patterns of host names, as Go's path.Match has them, and which of several that match wins.
+"""Which of several patterns that match a host wins.
 
-    *        any characters but /, also none
-    ?        one character, but not /
-    [a-z]    one of these; [^a-z] one that is none of these
-    \\c       the character c, whatever it is
-
-A pattern matches a whole name; capitals count. https://pkg.go.dev/path#Match
-
-Of the patterns that match a host, one wins, and its services are the host's; lists are never joined:
+One wins, and its services are the host's; lists are never joined. What a pattern is: see `globs`.
 
 1. a name without wildcards beats any pattern with some;
 2. else the one with more literal characters;
@@ -22,132 +15,17 @@ bytes: there it is left open.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
+from buildstep.assets.globs import ANY, ONE, Literal, Malformed, Part, parse, regex
 from buildstep.errors import UsageError
-
-ANY: Final = "*"
-ONE: Final = "?"
-
-
-class Class(NamedTuple):
-    """A class of characters. ranges: first and last of each; one whose first is after its last is empty."""
-
-    ranges: tuple[tuple[str, str], ...]
-    negated: bool
-
-    def has(self, char: str) -> bool:
-        """Tell whether it matches a character."""
-        return any(low <= char <= high for low, high in self.ranges) != self.negated
-
-
-class Literal(NamedTuple):
-    """Text that stands for itself."""
-
-    text: str
-
-
-Part = Literal | Class | str
-"""Of a pattern: text, a class, ANY or ONE."""
-
-
-class Malformed(ValueError):
-    """A text that is no pattern, and why."""
-
 
 _SPECIAL = re.compile(r"[*?\[\\]")
 _UNUSUAL = re.compile(r"[?\[\\]")
-
-
-def parse(pattern: str) -> tuple[Part, ...]:
-    """Return the parts of a pattern. Raises Malformed where Go has ErrBadPattern."""
-    parts: list[Part] = []
-    text, at = "", 0
-    while at < len(pattern):
-        char = pattern[at]
-        if char == "\\":
-            if at + 1 == len(pattern):
-                raise Malformed("it ends with a backslash")
-            text += pattern[at + 1]
-            at += 2
-        elif char in "*?[":
-            if text:
-                parts.append(Literal(text))
-                text = ""
-            if char == "[":
-                found, at = _class(pattern, at + 1)
-                parts.append(found)
-            else:
-                parts.append(char)
-                at += 1
-        else:
-            text += char
-            at += 1
-    if text:
-        parts.append(Literal(text))
-    return tuple(parts)
-
-
-def _class(pattern: str, at: int) -> tuple[Class, int]:
-    """Return the class whose `[` is before a place, and the place behind it."""
-    negated = pattern[at : at + 1] == "^"
-    at += negated
-    ranges: list[tuple[str, str]] = []
-    while pattern[at : at + 1] != "]" or not ranges:
-        low, at = _member(pattern, at)
-        high = low
-        if pattern[at] == "-":
-            high, at = _member(pattern, at + 1)
-        ranges.append((low, high))
-    return Class(tuple(ranges), negated), at + 1
-
-
-def _member(pattern: str, at: int) -> tuple[str, int]:
-    """Return a character of a class, and the place behind it, where there is something."""
-    char = pattern[at : at + 1]
-    if char == "]":
-        raise Malformed("a class of characters is empty or has half a range")
-    if char == "-":
-        raise Malformed("a class of characters has a - without a first character")
-    if char == "\\":
-        at += 1
-        char = pattern[at : at + 1]
-    if not char or at + 1 >= len(pattern):
-        raise Malformed("a class of characters is not closed")
-    return char, at + 1
-
-
-def _regex(parts: Iterable[Part]) -> re.Pattern[str]:
-    """Return the expression that matches as Go does.
-
-    What is between two stars is taken where it first fits and never tried elsewhere, as Go has it: so the
-    time grows with the length of the name only, whatever the number of stars.
-    """
-    chunks = [""]
-    for part in parts:
-        if part == ANY:
-            chunks.append("")
-        else:
-            chunks[-1] += _expression(part)
-    first, *rest = chunks
-    if not rest:
-        return re.compile(first, re.DOTALL)
-    middle = "".join(rf"(?>[^/]*?{chunk})" for chunk in rest[:-1] if chunk)
-    return re.compile(rf"{first}{middle}[^/]*{rest[-1]}", re.DOTALL)
-
-
-def _expression(part: Part) -> str:
-    if isinstance(part, Literal):
-        return re.escape(part.text)
-    if isinstance(part, Class):
-        ranges = "".join(f"{re.escape(low)}-{re.escape(high)}" for low, high in part.ranges if low <= high)
-        if not ranges:
-            return "." if part.negated else "(?!)"
-        return f"[{'^' if part.negated else ''}{ranges}]"
-    return "[^/]"
+_CLASS = re.compile(r"\[\^?[^\]\\]+\]")
 
 
 @dataclass(frozen=True)
@@ -164,7 +42,7 @@ class Pattern:
 
     @cached_property
     def _matcher(self) -> re.Pattern[str]:
-        return _regex(self.parts)
+        return regex(self.parts)
 
     def matches(self, name: str) -> bool:
         """Tell whether it matches a whole name."""
@@ -217,7 +95,7 @@ class Loser(NamedTuple):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resolution:
     """What a host is mapped to. winner: the pattern, None if none matches; services: of the winner; losers:
-    what else matches, the next best first; skipped: what is no pattern, and why."""
+    what else matches, the next best first; skipped: what looks like it, but is no pattern, and why."""
 
     host: str
     winner: str | None
@@ -277,12 +155,35 @@ class _Row(NamedTuple):
         return True
 
 
+class _Shelf:
+    """The rows of patterns that begin and end alike, by a text that a name has to have between the two."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, list[_Row]] = {}
+        self._sizes: set[int] = set()
+
+    def add(self, row: _Row) -> None:
+        core = max(row.inner, key=len, default="")
+        self._rows.setdefault(core, []).append(row)
+        self._sizes.add(len(core))
+
+    def rows(self, host: str) -> list[_Row]:
+        """Return the rows whose text is in the name of a host."""
+        # The shorter of two ways: all texts that there are, or all that are in the name.
+        if len(self._rows) <= len(host) * len(self._sizes):
+            cores = {core for core in self._rows if core in host}
+        else:
+            parts = {host[at : at + size] for size in self._sizes for at in range(len(host) - size + 1)}
+            cores = parts & self._rows.keys()
+        return [row for core in cores for row in self._rows[core]]
+
+
 class Patterns:
     """Many patterns with their services, of which few are looked at for one host.
 
-    They lie by the text that they begin and end with, which a name has to begin and end with as well: what
-    a host costs is the number of patterns that may match it, not the number of all. looked_at: patterns
-    that were looked at for hosts so far; malformed: what is no pattern, and why.
+    They lie by text that a name has to begin with, to end with, and to have in between: what a host costs is
+    the number of patterns that may match it, not the number of all. looked_at: patterns that were looked at
+    for hosts so far; malformed: what is no pattern, and why.
     """
 
     def __init__(self, services: Mapping[str, tuple[str, ...]]) -> None:
@@ -290,14 +191,18 @@ class Patterns:
         self.looked_at = 0
         self.malformed: dict[str, str] = {}
         self._known: dict[str, Pattern] = {}
-        self._rows: dict[str, dict[str, list[_Row]]] = {}
+        self._shelves: dict[str, dict[str, _Shelf]] = {}
         for text in services:
             try:
                 head, tail, row = self._row(text)
             except Malformed as error:
                 self.malformed[text] = str(error)
                 continue
-            self._rows.setdefault(head, {}).setdefault(tail, []).append(row)
+            by_tail = self._shelves.setdefault(head, {})
+            shelf = by_tail.get(tail)
+            if shelf is None:
+                shelf = by_tail[tail] = _Shelf()
+            shelf.add(row)
 
     def _row(self, text: str) -> tuple[str, str, _Row]:
         """Return what a pattern begins and ends with, and its row. Raises Malformed."""
@@ -327,19 +232,19 @@ class Patterns:
         """Return the patterns that match a host, in no order."""
         found = []
         for begin in range(len(host) + 1):
-            by_tail = self._rows.get(host[:begin])
+            by_tail = self._shelves.get(host[:begin])
             if by_tail is None:
                 continue
-            # The shorter of two ways: all tails that there are, or all that the host can have.
+            # As in a shelf.
             if len(by_tail) <= len(host) - begin:
                 tails = [tail for tail in by_tail if host.endswith(tail)]
             else:
                 tails = [host[end:] for end in range(begin, len(host) + 1) if host[end:] in by_tail]
             for tail in tails:
-                rows, end = by_tail[tail], len(host) - len(tail)
+                rows = by_tail[tail].rows(host)
                 self.looked_at += len(rows)
                 for row in rows:
-                    if row.may_match(host, begin, end):
+                    if row.may_match(host, begin, len(host) - len(tail)):
                         pattern = self[row.text]
                         exact = row.stars and (pattern.wildcards or begin == len(host))
                         if exact or (not row.stars and pattern.matches(host)):
@@ -359,10 +264,25 @@ class Patterns:
                 for lost in ranked[1:]
                 if best
             ),
-            skipped=tuple(sorted(self.malformed.items())),
+            skipped=tuple(sorted(row for row in self.malformed.items() if _may_match(row[0], host))),
         )
 
 
 def resolve(services: Mapping[str, tuple[str, ...]], host: str, *, compat: bool = False) -> Resolution:
-    """Return what one host is mapped to; for many hosts make `Patterns` once."""
-    return Patterns(services).resolve(host, compat=compat)
+    """Return what one host is mapped to; for many hosts make `Patterns` once. Raises UsageError."""
+    begins = {checked_host(host)[0], "*", "?", "[", "\\"}
+    likely = {
+        text: names for text, names in services.items() if text[:1] in begins and _may_match(text, host)
+    }
+    return Patterns(likely).resolve(host, compat=compat)
+
+
+def _may_match(text: str, host: str) -> bool:
+    """Tell whether a pattern may match a host, as far as can be seen at a glance."""
+    stars = text
+    if _UNUSUAL.search(text) is not None:
+        stars = _CLASS.sub(ANY, text).replace(ONE, ANY)
+        if "[" in stars or "\\" in stars:
+            return host.startswith(_SPECIAL.split(text, 1)[0])
+    head, *inner, tail = stars.split(ANY) if ANY in stars else (stars, stars)
+    return host.startswith(head) and host.endswith(tail) and all(part in host for part in inner)

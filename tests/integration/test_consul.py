@@ -236,7 +236,8 @@ def test_d08_a_denied_read_is_never_no_mappings(locked_consul: Agent) -> None:  
     locked_consul.revoke(accessor)
     locked_consul.put(f"{PREFIX}web-*", "a,b")
     watcher.thread.join(5)
-    assert watcher.failed is not None or watcher.seen, "it ended"
+    # Consul may let a call end that was permitted when it began.
+    assert watcher.failed is not None or watcher.seen[0][1].services == {"web-*": ("a", "b")}
     with pytest.raises(RegisterError, match="does not know the token"):
         reader.read()
 

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from buildstep.assets.patterns import Malformed, Pattern, Patterns, matches, parse, resolve
+from buildstep.assets.globs import Malformed, parse
+from buildstep.assets.patterns import Pattern, Patterns, matches, resolve
 from buildstep.errors import UsageError
 
 GO = [
@@ -81,6 +82,7 @@ def test_the_index_finds_what_matching_each_finds() -> None:
             expected = {one.text for one in patterns.well_formed() if one.matches(host)}
             assert {one.text for one in patterns.matching(host)} == expected, host
             assert len(patterns.matching(host)) == len(expected)
+            assert resolve(texts, host) == patterns.resolve(host), "at a glance nothing is left out"
 
 
 def test_many_stars_take_no_time() -> None:
@@ -169,3 +171,11 @@ def test_few_of_ten_thousand_patterns_are_looked_at() -> None:
     patterns = Patterns(services)
     assert patterns.resolve("web-c-321").winner == "web-c-321*"
     assert patterns.looked_at < 10
+
+
+@pytest.mark.parametrize("shape", ["*-{}", "*{:05}*", "[a-z]*-{}[0-9]", "web-*-{}*x?", "?{:05}?"])
+def test_whatever_they_look_like_few_are_looked_at(shape: str) -> None:
+    patterns = Patterns({shape.format(number): () for number in range(10_000)})
+    for host in ("web-s01-077.dc1.example.com", "db-07", "a00123b"):
+        patterns.resolve(host)
+    assert patterns.looked_at < 30
