@@ -157,6 +157,11 @@ class RegistryClient:
                 return None
             raise
 
+    def manifest(self, wanted: str) -> tuple[str, bytes]:
+        """Return the type and text of a manifest or index, verified where a digest is wanted."""
+        entry, data = self._manifest(wanted)
+        return entry.media_type, data
+
     def image(self, wanted: str, platform: OciPlatform) -> OciImage:
         """Return the image of a tag or digest: through an index to the platform's own."""
         for _ in range(_MAX_DEPTH):

@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 
 class Start(NamedTuple):
-    """What a command reads, and descriptors that it inherits."""
+    """What a command reads, descriptors that it inherits, the directory that it starts in (None: ours)."""
 
     stdin: Path = Path(os.devnull)
     fds: tuple[int, ...] = ()
+    cwd: Path | None = None
 
 
 class Reached(NamedTuple):

@@ -168,6 +168,7 @@ def _start(
             _env=environment,
             _in=stdin,
             _pass_fds=set(start.fds),
+            _cwd=None if start.cwd is None else os.fspath(start.cwd),
             _out=ends[0][1],
             _err=ends[1][1],
             _tty_out=False,

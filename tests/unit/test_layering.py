@@ -65,6 +65,7 @@ DOORS = {
     "deflate": {"formats/codecs"},
     "isal": {"formats/decompress"},
     "pyfastcdc": {"files/chunks"},
+    "yaml": {"components/settings"},
     "zstandard": {"formats/codecs", "formats/decompress", "formats/zfs_stream"},
     "cryptography": {"net/ssh_keys", "trust/*"},
 }

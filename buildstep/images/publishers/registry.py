@@ -56,7 +56,7 @@ def _publish(bundle: Bundle, layout: Layout, client: RegistryClient, *, replace:
     objects: dict[str, str] = {}
     state = "already" if there is not None and there.digest == entry.digest else "published"
     if state == "published":
-        kind, data = _push(layout, entry, client, objects)
+        kind, data = push_image(layout, entry, client, objects)
         client.push_manifest(ref.tag, kind, data)
     objects[ref.tag] = entry.digest
     return Published(
@@ -68,17 +68,20 @@ def _publish(bundle: Bundle, layout: Layout, client: RegistryClient, *, replace:
     )
 
 
-def _push(
+def push_image(
     layout: Layout, entry: Descriptor, client: RegistryClient, objects: dict[str, str], depth: int = 0
 ) -> tuple[str, bytes]:
-    """Everything that a manifest or index names, then itself under its digest. Returns its type and text."""
+    """Push everything that a manifest or index names, then itself under its digest; return its type and text.
+
+    objects: is given what was pushed, name to digest. Raises HttpError, ImageError.
+    """
     data = layout.read(entry)
     kind = media_type(data, entry.media_type)
     if kind in INDEXES:
         if depth == _MAX_DEPTH:
             raise PublishError(f"{layout.label}: its indexes are nested too deeply")
         for child in parse_index(data, layout.label):
-            _push(layout, child, client, objects, depth + 1)
+            push_image(layout, child, client, objects, depth + 1)
     else:
         image = parse_manifest(data, entry, layout.label)
         for blob in (*image.layers, image.config):

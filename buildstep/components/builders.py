@@ -1,0 +1,268 @@
+"""What builds Dockerfiles and holds images: buildah, or a docker client with an engine, behind one protocol.
+
+Images are named by the digest of their configuration, `sha256:...`, which both programs call the image's id.
+An image of the graph is handed to those made from it by that id, so that neither a registry nor another run
+can put another one in its place.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from buildstep.components.interface import GraphError
+from buildstep.components.settings import BuildOptions
+from buildstep.errors import BuildstepError, ToolMissing
+from buildstep.system import process
+from buildstep.system.registry import Registry, importing
+
+_ID: Final = re.compile(r"(sha256:)?([0-9a-f]{64})")
+
+
+class Run(Protocol):
+    """Runs a command of a job: its lines go where the job's go, and it ends when the job is stopped."""
+
+    def __call__(self, argv: Sequence[str], env: Mapping[str, str], what: str, /) -> object: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """A Dockerfile to build. file, context: paths; bases: references as the file has them to ids of images of
+    the graph; all_bases: whether no other image is needed."""
+
+    name: str
+    file: Path
+    context: Path
+    bases: Mapping[str, str] = field(default_factory=dict)
+    all_bases: bool = False
+    options: BuildOptions = BuildOptions()  # noqa: RUF009 - it cannot be changed
+
+
+class Builder(Protocol):
+    """A program that builds Dockerfiles, and its store of images. Safe to use from several threads."""
+
+    name: str
+
+    def images(self) -> frozenset[str]:
+        """Return the ids of all images in the store."""
+        ...
+
+    def build(self, recipe: Recipe, run: Run) -> str:
+        """Build a Dockerfile and return the image's id; the image has the recipe's name, tagged `latest`.
+
+        Raises CommandFailed, GraphError.
+        """
+        ...
+
+    def save(self, image: str, layout: Path, run: Run) -> None:
+        """Write an image as an OCI layout: a directory that is made, or a tar file if it ends in `.tar`."""
+        ...
+
+    def load(self, file: Path, name: str, run: Run) -> str:
+        """Take the one image of an OCI archive into the store, under a name; return its id."""
+        ...
+
+
+BuilderMaker = Callable[[Mapping[str, str]], Builder]
+"""Makes a builder of the environment. Raises ToolMissing where its program is not there or has no engine."""
+
+BUILDERS: Registry[BuilderMaker] = Registry(
+    "builders",
+    "builder",
+    {
+        "buildah": importing("buildstep.components.builders:Buildah"),
+        "docker": importing("buildstep.components.builders:Docker"),
+    },
+)
+
+
+def open_builder(name: str, environ: Mapping[str, str]) -> Builder:
+    """Return a builder by its name, or for "" the first one that is there.
+
+    Raises UsageError for a name that is none, ToolMissing.
+    """
+    from buildstep.errors import UsageError
+
+    if name:
+        maker = BUILDERS.find(name)
+        if maker is None:
+            raise UsageError(f"no builder has the name {name!r}", hint=BUILDERS.hint(name))
+        return maker(environ)
+    missing = []
+    for known in BUILDERS:
+        try:
+            return BUILDERS[known](environ)
+        except ToolMissing as error:
+            missing.append(f"{known}: {error.message}")
+    raise ToolMissing(
+        "nothing is here that builds Dockerfiles",
+        detail="\n".join(missing),
+        hint="apt-get install buildah; or point DOCKER_HOST to a docker engine",
+    )
+
+
+def _identity(text: str, what: str) -> str:
+    found = _ID.fullmatch(text.strip())
+    if found is None:
+        raise GraphError(f"{what} reported no image id but {text.strip()[:80]!r}")
+    return f"sha256:{found[2]}"
+
+
+@contextmanager
+def _iidfile() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="buildstep-iid-") as folder:
+        yield Path(folder, "iid")
+
+
+def _shared(options: BuildOptions) -> list[str]:
+    """Return the options that both programs have."""
+    words: list[str] = []
+    for name, value in options.arguments.items():
+        words += ["--build-arg", f"{name}={value}"]
+    for name, value in options.labels.items():
+        words += ["--label", f"{name}={value}"]
+    for name, path in options.secrets.items():
+        words += ["--secret", f"id={name},src={path}"]
+    for place in options.cache_from:
+        words += ["--cache-from", place]
+    words += ["--platform", options.platform] if options.platform else []
+    words += ["--target", options.target] if options.target else []
+    words += ["--no-cache"] if options.no_cache else []
+    return words
+
+
+class Buildah:
+    """buildah(1), which needs no daemon. Its RUN steps are in a chroot: they have the host's network.
+
+    BUILDSTEP_BUILDAH_ROOT: where it keeps images, in place of its own place.
+    """
+
+    name = "buildah"
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        process.which("buildah", hint="apt-get install buildah")
+        self._env = process.base_env(environ)
+        for variable in ("CONTAINERS_CONF", "CONTAINERS_REGISTRIES_CONF", "CONTAINERS_STORAGE_CONF",
+                         "STORAGE_DRIVER", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR"):  # fmt: skip
+            if variable in environ:
+                self._env[variable] = environ[variable]
+        self._words = ["buildah"]
+        if root := environ.get("BUILDSTEP_BUILDAH_ROOT"):
+            self._words += ["--root", root, "--runroot", os.path.join(root, "run")]
+
+    def images(self) -> frozenset[str]:
+        found = process.query(
+            [*self._words, "images", "--all", "--quiet", "--no-trunc"], env=self._env, what="buildah"
+        )
+        return frozenset(_identity(row, "buildah images") for row in found.stdout.split())
+
+    def build(self, recipe: Recipe, run: Run) -> str:
+        with _iidfile() as iid:
+            run(self.command(recipe, iid), self._env, f"building {recipe.name}")
+            return _identity(iid.read_text(), "buildah")
+
+    def command(self, recipe: Recipe, iid: Path) -> list[str]:
+        """Return the command line of a build."""
+        pull = "never" if recipe.all_bases else recipe.options.pull
+        return [
+            *self._words, "build", "--isolation", "chroot", "--layers",
+            # The same files give the same image, whenever they are built: nobody downstream is built again.
+            "--timestamp", "0", "--identity-label=false",
+            "--pull-never" if pull == "never" else "--pull-always" if pull == "always" else "--pull=false",
+            "--iidfile", os.fspath(iid),
+            *_shared(recipe.options),
+            *(word for text, image in recipe.bases.items()
+              for word in ("--build-context", f"{text}=container-image://{_bare(image)}")),
+            "--tag", recipe.name, "--file", os.fspath(recipe.file), os.fspath(recipe.context),
+        ]  # fmt: skip
+
+    def save(self, image: str, layout: Path, run: Run) -> None:
+        scheme = "oci-archive" if layout.suffix == ".tar" else "oci"
+        argv = [*self._words, "push", "--quiet", _bare(image), f"{scheme}:{layout}"]
+        run(argv, self._env, f"saving {image[:19]}")
+
+    def load(self, file: Path, name: str, run: Run) -> str:
+        run([*self._words, "pull", "--quiet", f"oci-archive:{file}"], self._env, f"loading {file.name}")
+        image = _config_of(file)
+        run([*self._words, "tag", _bare(image), name], self._env, f"tagging {name}")
+        return image
+
+
+class Docker:
+    """docker(1) with an engine. A base of the graph is found by its name, which is set right before."""
+
+    name = "docker"
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        process.which("docker", hint="install a docker client")
+        self._env = process.base_env(environ)
+        for variable in ("DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CONTEXT", "DOCKER_CERT_PATH",
+                         "DOCKER_TLS_VERIFY", "DOCKER_BUILDKIT"):  # fmt: skip
+            if variable in environ:
+                self._env[variable] = environ[variable]
+        try:
+            process.query(["docker", "version"], env=self._env, timeout=20, what="docker")
+        except ToolMissing:
+            raise
+        except BuildstepError as error:
+            raise ToolMissing("docker has no engine", detail=error.detail, hint="set DOCKER_HOST") from error
+
+    def images(self) -> frozenset[str]:
+        found = process.query(
+            ["docker", "images", "--all", "--quiet", "--no-trunc"], env=self._env, what="docker"
+        )
+        return frozenset(_identity(row, "docker images") for row in found.stdout.split())
+
+    def build(self, recipe: Recipe, run: Run) -> str:
+        for text, image in recipe.bases.items():
+            run(["docker", "tag", image, text], self._env, f"tagging {text}")
+        with _iidfile() as iid:
+            run(self.command(recipe, iid), self._env, f"building {recipe.name}")
+            return _identity(iid.read_text(), "docker")
+
+    def command(self, recipe: Recipe, iid: Path) -> list[str]:
+        """Return the command line of a build. docker never fetches a base that it has."""
+        pull = not recipe.all_bases and recipe.options.pull == "always"
+        return [
+            "docker", "build", "--iidfile", os.fspath(iid),
+            *(["--pull"] if pull else []),
+            *_shared(recipe.options),
+            "--tag", recipe.name, "--file", os.fspath(recipe.file), os.fspath(recipe.context),
+        ]  # fmt: skip
+
+    def save(self, image: str, layout: Path, run: Run) -> None:
+        archive = layout if layout.suffix == ".tar" else layout.with_suffix(".tar")
+        run(["docker", "save", "--output", os.fspath(archive), image], self._env, f"saving {image[:19]}")
+        if archive != layout:
+            layout.mkdir()
+            run(["tar", "-C", os.fspath(layout), "-xf", os.fspath(archive)], self._env, "unpacking an image")
+            archive.unlink()
+
+    def load(self, file: Path, name: str, run: Run) -> str:
+        run(["docker", "load", "--quiet", "--input", os.fspath(file)], self._env, f"loading {file.name}")
+        image = _config_of(file)
+        run(["docker", "tag", image, name], self._env, f"tagging {name}")
+        return image
+
+
+def _bare(image: str) -> str:
+    return image.removeprefix("sha256:")
+
+
+def _config_of(archive: Path) -> str:
+    """Return the digest of the configuration of the one image in an OCI archive, its id in a store."""
+    from buildstep.formats.oci.layout import open_layout
+    from buildstep.formats.oci.spec import parse_manifest
+
+    layout = open_layout(archive, archive.name)
+    entry = layout.find("")
+    return parse_manifest(layout.read(entry), entry, archive.name).config.digest
+
+
+__all__ = ["BUILDERS", "Buildah", "Builder", "Docker", "Recipe", "Run", "open_builder"]

@@ -1,0 +1,298 @@
+"""Components staged apart: each is built in a copy that has its own files and what its providers declare.
+
+    stage/COMPONENT/                  where hooks start, as at the top of the repository in pai
+    stage/COMPONENT/src/COMPONENT/    the component: its own files, copied; the context of its images
+      dependency/PROVIDER/            `generated/` of the provider, and what component.dep names besides
+      generated/                      what hooks make for others
+    products/DIGEST/                  what a hook changed in such a copy, for its consumers and later runs
+
+Nothing is read of a component but its own files, and nothing in the source tree is written, moved or removed:
+a `dependency` or `generated` that somebody has there belongs to them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from buildstep.components.interface import Component, Dependency, GraphError
+from buildstep.errors import DatasetError
+from buildstep.system import files
+from buildstep.system.digest import sha256_bytes
+from buildstep.system.files import read_json, write_json
+from buildstep.system.private import private_dir
+from buildstep.system.remove import remove_tree
+from buildstep.tree import scan
+from buildstep.tree.diff import Changes, diff
+from buildstep.tree.entry import FileList, line
+from buildstep.tree.hashing import hash_entries, spread_digests
+
+DEPENDENCY: Final = "dependency"
+GENERATED: Final = "generated"
+OWN_FOLDERS: Final = (DEPENDENCY, GENERATED)
+
+NOTHING: Final = "sha256:" + sha256_bytes(b"")
+"""The output of a hook that changed nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """A staged component. top: where hooks start; folder: the component in it."""
+
+    top: Path
+    folder: Path
+
+    @property
+    def temporary(self) -> Path:
+        """A directory for temporary files, which is no part of the component."""
+        return self.top / "tmp"
+
+
+class Before(NamedTuple):
+    """What a stage held before a hook ran. since: a time (ns); what changed then or later the hook did."""
+
+    entries: FileList
+    since: int
+
+
+class Provider(NamedTuple):
+    """A component whose products another one wants. outputs: of its hooks, in their order."""
+
+    component: Component
+    dependency: Dependency
+    outputs: Sequence[str]
+
+
+class Stages:
+    """The staged components and the products in a state directory. Safe for threads that stage different
+    components.
+
+    root: of the repository; below it a component's place is the same in its stage.
+    """
+
+    def __init__(self, state: Path, root: Path) -> None:
+        self._folder, self._products, self._root = state / "stage", state / "products", root
+
+    def clear(self) -> None:
+        """Remove all stages, such as those of a run that was killed."""
+        if self._folder.exists():
+            remove_tree(self._folder)
+
+    def remove(self, component: str) -> None:
+        """Remove a component's stage."""
+        remove_tree(self._folder / component)
+
+    def has(self, output: str) -> bool:
+        """Return whether the products of a hook are here, complete."""
+        return output == NOTHING or self._sidecar(output).is_file()
+
+    def prune(self, wanted: Iterable[str]) -> None:
+        """Remove products that are not among these outputs."""
+        names = {_name(output) for output in wanted}
+        if self._products.is_dir():
+            for path in self._products.iterdir():
+                if path.name.removesuffix(".json") not in names:
+                    remove_tree(path)
+
+    # -- staging ------------------------------------------------------------------------------------
+
+    def stage(
+        self, component: Component, providers: Sequence[Provider] = (), outputs: Sequence[str] = ()
+    ) -> Stage:
+        """Copy a component, and what it gets from its providers, and return the new stage.
+
+        outputs: of its own hooks that ran before, whose products belong to it. Raises GraphError for a path
+        that a provider does not have, OSError.
+        """
+        top = self._folder / component.name
+        if top.exists():
+            remove_tree(top)
+        folder = top / component.path.relative_to(self._root)
+        private_dir(self._folder)
+        folder.mkdir(parents=True)
+        (top / "tmp").mkdir()
+        copy = Copier()
+        made: set[str] = set()
+        for name in component.files:
+            if name.partition("/")[0] not in OWN_FOLDERS:
+                copy.one(component.path / name, folder, name, made)
+        for provider in providers:
+            self._hand_over(provider, folder, copy)
+        (folder / GENERATED).mkdir(exist_ok=True)
+        for output in outputs:
+            self._apply(output, folder, copy)
+        return Stage(top=top, folder=folder)
+
+    def _hand_over(self, provider: Provider, folder: Path, copy: Copier) -> None:
+        """Put a provider's declared products into `dependency/`: of its hooks, else of its files."""
+        component = provider.component
+        target = folder / DEPENDENCY / component.name
+        wanted = (GENERATED, *provider.dependency.paths)
+        found: set[str] = set()
+        made: set[str] = set()
+        for path in provider.dependency.paths:
+            for name in component.files:
+                if _is_below(name, path) and name.partition("/")[0] not in OWN_FOLDERS:
+                    copy.one(component.path / name, target, name, made)
+                    found.add(path)
+        for output in provider.outputs:
+            found |= self._apply(output, target, copy, wanted)
+        missing = sorted(set(provider.dependency.paths) - found)
+        if missing:
+            raise GraphError(
+                f"{provider.dependency.where}: {component.name} has no {', '.join(missing)}",
+                hint="name a file or directory of that component, or one that its hook makes",
+            )
+
+    def _apply(self, output: str, target: Path, copy: Copier, wanted: Sequence[str] = ()) -> set[str]:
+        """Lay the products of a hook over a directory; return which of the wanted paths came, if not all."""
+        if output == NOTHING:
+            return set()
+        source, found = self._products / _name(output), set()
+        made: set[str] = set()
+        for path in _removed(self._sidecar(output)):
+            if not wanted:
+                remove_tree(target / path)
+        for full, _, names in _walk(source):
+            for name in names:
+                relative = os.path.relpath(os.path.join(full, name), source)
+                under = next((path for path in wanted if _is_below(relative, path)), None)
+                if wanted and under is None:
+                    continue
+                found.add(under or "")
+                copy.one(Path(full, name), target, relative, made)
+        return found
+
+    # -- products -----------------------------------------------------------------------------------
+
+    def look(self, stage: Stage) -> Before:
+        """Return what a stage holds, to be asked right before a hook runs in it."""
+        entries = scan.scan(stage.folder)
+        for entry in entries.values():
+            entry.sha256 = _UNREAD
+        since = time.time_ns() + 1
+        # Times of files are coarser than the clock: what is written from now on must have a later one.
+        time.sleep(_TICK)
+        return Before(entries, since)
+
+    def keep(self, stage: Stage, before: Before) -> str:
+        """Keep what a hook changed in its stage; return the digest of it, the output of the hook's job."""
+        after = scan.scan_changed(stage.folder, before.entries, since=before.since)
+        hash_entries(stage.folder, after.values())
+        spread_digests(after)
+        changes = diff(before.entries, after)
+        for entry in changes.entries:
+            if entry.kind not in "fdl":
+                raise GraphError(
+                    f"{os.fsdecode(entry.path)} is no file, directory or link, and cannot be kept"
+                )
+        digest = _digest(changes)
+        if digest != NOTHING and not self._sidecar(digest).is_file():
+            self._write(changes, stage.folder, digest)
+        return digest
+
+    def _write(self, changes: Changes, folder: Path, digest: str) -> None:
+        private_dir(self._products)
+        final = self._products / _name(digest)
+        part = self._products / f".{_name(digest)}.{os.getpid()}.{time.monotonic_ns()}.part"
+        part.mkdir()
+        copy, made = Copier(), set[str]()
+        for entry in changes.entries:
+            name = os.fsdecode(entry.path)
+            if entry.path:
+                copy.one(folder / name, part, name, made)
+        remove_tree(final)  # without a sidecar, so of a run that was killed
+        part.rename(final)
+        removed = [os.fsdecode(path) for path in changes.removed]
+        write_json(self._sidecar(digest), {"format": 1, "removed": removed})
+
+    def _sidecar(self, output: str) -> Path:
+        return self._products / f"{_name(output)}.json"
+
+
+_TICK = 0.0115
+"""Seconds: more than the kernel takes from one time of a file to the next (a jiffy, 10 ms at most)."""
+
+_UNREAD = "unread"
+"""In place of the digest of a file that was there before a hook ran: only one that the hook wrote is read."""
+
+
+def _digest(changes: Changes) -> str:
+    rows = [line(entry) for entry in changes.entries if entry.path]
+    rows += [b"removed\t" + path for path in changes.removed]
+    return "sha256:" + sha256_bytes(b"\n".join(rows))
+
+
+def _name(output: str) -> str:
+    return output.removeprefix("sha256:")
+
+
+def _is_below(name: str, path: str) -> bool:
+    return path in ("", ".") or name == path or name.startswith(path + "/")
+
+
+def _removed(sidecar: Path) -> list[str]:
+    try:
+        return [str(path) for path in read_json(sidecar)["removed"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise DatasetError(f"the products of a hook are gone: {sidecar}", hint="build it again") from error
+
+
+def _walk(top: Path) -> Iterable[tuple[str, list[str], list[str]]]:
+    """As os.walk, with links to directories, and directories, among the names; sorted."""
+    for full, folders, names in os.walk(top):
+        folders.sort()
+        yield full, [], sorted([*folders, *names])
+
+
+class Copier:
+    """Copies files, links and directories; shares blocks where the file system can."""
+
+    def __init__(self) -> None:
+        self._shares = True
+
+    def one(self, source: Path, top: Path, name: str, made: set[str]) -> None:
+        """Copy one path to the same path below another directory. made: parents that are there already."""
+        parent = os.path.dirname(name)
+        if parent not in made:
+            os.makedirs(top / parent, exist_ok=True)
+            made.add(parent)
+        target = os.path.join(top, name)
+        info = os.lstat(source)
+        if stat.S_ISDIR(info.st_mode):
+            if os.path.islink(target) or not os.path.isdir(target):
+                remove_tree(target)
+                os.mkdir(target)
+            os.chmod(target, stat.S_IMODE(info.st_mode) | 0o700)
+            return
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.isdir(target) and not os.path.islink(target):
+                remove_tree(target)
+            else:
+                os.unlink(target)
+        if stat.S_ISLNK(info.st_mode):
+            os.symlink(os.readlink(source), target)
+        else:
+            self._file(source, target, info)
+
+    def _file(self, source: Path, target: str, info: os.stat_result) -> None:
+        with open(source, "rb", buffering=0) as old, open(target, "xb", buffering=0) as new:
+            if self._shares and info.st_size:
+                self._shares = files.clone(old.fileno(), new.fileno())
+            if not self._shares:
+                files.copy_range(old.fileno(), new.fileno(), info.st_size)
+            os.fchmod(new.fileno(), stat.S_IMODE(info.st_mode))
+            os.utime(new.fileno(), ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+def free_bytes(state: Path) -> int:
+    """Return the bytes that are free where stages are."""
+    there = next(path for path in (state, *state.parents) if path.is_dir())
+    return shutil.disk_usage(there).free

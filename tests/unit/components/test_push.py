@@ -1,0 +1,131 @@
+"""Pushing: what is refused before anything is sent, digests first, tags last, and what the result says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buildstep.components import push as pushing
+from buildstep.components.builders import Recipe, Run
+from buildstep.components.interface import Built
+from buildstep.components.push import Access, NotAllPushed, Pushed, check, chosen, push, result
+from buildstep.components.settings import Registry
+from buildstep.errors import ExitCode, PublishError, UsageError
+from buildstep.events import Bus
+from buildstep.formats.oci.layout import Layout
+from buildstep.images.publishers.registry import push_image
+from tests.servers.fixtures import LIMITS
+from tests.servers.layouts import layer, make_layout
+from tests.servers.registry import RegistryServer
+
+
+def built(name: str) -> Built:
+    return Built(job=name, key="k", output="sha256:" + hashlib.sha256(name.encode()).hexdigest())
+
+
+class Shelf:
+    """A builder that only has images: each a layer with its own id in it."""
+
+    name = "shelf"
+
+    def images(self) -> frozenset[str]:
+        return frozenset()
+
+    def build(self, recipe: Recipe, run: Run) -> str:
+        raise AssertionError
+
+    def load(self, file: Path, name: str, run: Run) -> str:
+        raise AssertionError
+
+    def save(self, image: str, layout: Path, run: Run) -> None:
+        make_layout(layout, [layer({"id": image.encode()})])
+
+
+def no_run(argv: object, env: object, what: str) -> None:
+    raise AssertionError
+
+
+@pytest.fixture
+def server() -> Iterator[RegistryServer]:
+    with RegistryServer() as running:
+        yield running
+
+
+ACCESS = Access(builder=Shelf(), run=no_run, environ={}, bus=Bus(), limits=LIMITS)
+IMAGES: Mapping[str, Built] = {name: built(name) for name in ("web", "db")}
+
+
+def send(server: RegistryServer, *tags: str) -> tuple[list[Pushed], list[str]]:
+    told: list[str] = []
+    rows = push(IMAGES, Registry(host=server.host, tags=tags or ("v1",)), ACCESS, told.append)
+    return rows, told
+
+
+def test_d17_only_images_of_the_plan_that_are_built_are_pushed() -> None:
+    plan = {"web": built("web"), "db": None, "cache": built("cache")}
+    assert list(chosen((), {"web": built("web"), "cache": built("cache")})) == ["cache", "web"]
+    assert list(chosen(("web", "web"), plan)) == ["web"]
+    with pytest.raises(PublishError, match="not built from the sources as they are now: db"):
+        chosen((), plan)
+    with pytest.raises(UsageError, match="no such image in this plan: wbe, other") as caught:
+        chosen(("web", "wbe", "other"), plan)
+    assert caught.value.hint == "did you mean web?"
+
+
+def test_d17_every_tag_names_the_digest_that_the_result_has(server: RegistryServer) -> None:
+    rows, told = send(server, "v1", "latest")
+    check(rows)
+    assert [(row.image, row.tags) for row in rows] == [("db", ("v1", "latest")), ("web", ("v1", "latest"))]
+    written = result(rows)
+    assert written["ok"] is True
+    first = written["images"][0]
+    assert first["reference"] == f"{server.host}/db@{first['digest']}"
+    stored = server.content["manifests/v1"][0]
+    assert "sha256:" + hashlib.sha256(stored).hexdigest() in {row["digest"] for row in written["images"]}
+    assert json.loads(json.dumps(written)) == written
+    assert len(told) == 6
+
+
+def test_d17_no_tag_is_set_before_all_content_is_there(server: RegistryServer) -> None:
+    send(server)
+    puts = [path for method, path in server.calls if method == "PUT" and path.startswith("manifests/")]
+    assert [path.startswith("manifests/sha256:") for path in puts] == [True, True, False, False]
+
+
+def test_d17_an_image_that_fails_leaves_all_tags_as_they_were(
+    server: RegistryServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(layout: Layout, *more: Any) -> None:
+        if "web" in layout.label:
+            raise PublishError("the disk of the registry is full")
+        push_image(layout, *more)
+
+    monkeypatch.setattr(pushing, "push_image", refuse)
+    rows, _ = send(server)
+    assert [path for path in server.content if path.startswith("manifests/v")] == []
+    with pytest.raises(NotAllPushed, match="1 of 2 images not pushed; no tag was set") as caught:
+        check(rows)
+    assert "web: the disk of the registry is full" in caught.value.detail
+    assert caught.value.exit_code is ExitCode.PUBLISH
+    assert [row["error"] != "" for row in result(rows)["images"]] == [False, True]
+
+
+def test_a_second_push_sends_nothing(server: RegistryServer) -> None:
+    target = Registry(host=server.host, tags=("v1",))
+    only = {"web": built("web")}
+    push(only, target, ACCESS, lambda _: None)
+    server.calls.clear()
+    check(push(only, target, ACCESS, lambda _: None))
+    assert [
+        call for call in server.calls if call[0] == "POST" or (call[0] == "PUT" and "sha256" not in call[1])
+    ] == []
+
+
+def test_a_push_without_a_registry_says_how_to_name_one() -> None:
+    with pytest.raises(UsageError, match="no registry is named"):
+        push(IMAGES, Registry(), ACCESS, print)
