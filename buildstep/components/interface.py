@@ -25,12 +25,14 @@ class ReadOptions:
     mode: files of other mode words are left out; "all" leaves out none. arguments: build arguments; they win
     over the defaults of ARG. prefixes: what may stand before the name of an image of the graph, such as
     `registry.example/team/`; tags: the tags with which a reference still means the image of the graph.
+    environ: for templates.
     """
 
     mode: str = "k8s"
     arguments: Mapping[str, str] = field(default_factory=dict)
     prefixes: tuple[str, ...] = ("localhost/",)
     tags: tuple[str, ...] = ("latest",)
+    environ: Mapping[str, str] = field(default_factory=dict)
 
 
 class Reference(NamedTuple):

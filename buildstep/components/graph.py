@@ -1,0 +1,274 @@
+"""The graph of jobs: what each needs, in which order they can be done, and what a change reaches.
+
+A job is an image, or a hook of a component. `graphlib` orders them; ready jobs are taken by their names, so
+that the order is the same on every machine.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+from typing import Literal
+
+from buildstep.components.discover import SOURCE, Repository
+from buildstep.components.interface import Action, Component, GraphError, Image, Job, ReadOptions, Reference
+
+Reach = Literal["none", "direct", "all"]
+"""How far a change is followed to what is made from it."""
+
+
+class Graph:
+    """Jobs by name, sorted. reasons: why a job needs another, by (provider, consumer); component_reasons: the
+    same between components; external: for each image the base images that are not built here; notes: what a
+    person may have meant otherwise, a line each."""
+
+    def __init__(self, repository: Repository, options: ReadOptions | None = None) -> None:
+        self.repository = repository
+        self.reasons: dict[tuple[str, str], str] = {}
+        self.component_reasons: dict[tuple[str, str], str] = {}
+        self.external: dict[str, tuple[str, ...]] = {}
+        self.notes: list[str] = []
+        self._connect(options or ReadOptions())
+
+    def _connect(self, options: ReadOptions) -> None:
+        components, images = self.repository.components, self.repository.images()
+        jobs: dict[str, Job] = {}
+        for component in components.values():
+            for job in jobs_of(component):
+                jobs[job.name] = job
+            self._hooks(component)
+        for component in components.values():
+            for dependency in component.dependencies:
+                provider = components[dependency.provider]
+                self.component_reasons.setdefault((provider.name, component.name), dependency.where)
+                for first in _last(provider):
+                    for then in _first(component):
+                        self.reasons.setdefault((first, then), dependency.where)
+            for image in component.images:
+                self._bases(image, images, options)
+        needs: dict[str, set[str]] = {name: set() for name in jobs}
+        for provider_job, consumer_job in self.reasons:
+            needs[consumer_job].add(provider_job)
+        self.jobs = {name: replace(jobs[name], needs=tuple(sorted(needs[name]))) for name in sorted(jobs)}
+
+    def _hooks(self, component: Component) -> None:
+        """The hook before comes before the images of its component, and the one after comes after them."""
+        names = [image.name for image in component.images]
+        chain = [[f"{component.name}:pre"] * bool(component.pre), names, [f"{component.name}:post"]]
+        if not component.post:
+            chain.pop()
+        chain = [step for step in chain if step]
+        for before, after in itertools.pairwise(chain):
+            for first in before:
+                for then in after:
+                    self.reasons[first, then] = f"a hook of {component.name}"
+
+    def _bases(self, image: Image, images: Mapping[str, Image], options: ReadOptions) -> None:
+        external = []
+        where = f"{SOURCE}/{image.component}/{image.file}"
+        for base in image.bases:
+            name = find_image(base.text, images, options)
+            if name is None:
+                external.append(base.text)
+                other = base.text.partition("@")[0].rpartition(":")[0]
+                if other in images and other != image.name:
+                    self.notes.append(
+                        f"{_place(where, base)}: {base.how} {base.text} is not the {other} built here; "
+                        "without the tag it is"
+                    )
+                continue
+            reason = f"{_place(where, base)} {base.how} {base.text}"
+            self.reasons.setdefault((name, image.name), reason)
+            provider = images[name].component
+            if provider != image.component:
+                self.component_reasons.setdefault((provider, image.component), reason)
+        self.external[image.name] = tuple(dict.fromkeys(external))
+
+    @cached_property
+    def consumers(self) -> dict[str, list[str]]:
+        """The jobs that need each job."""
+        found: dict[str, list[str]] = {name: [] for name in self.jobs}
+        for job in self.jobs.values():
+            for need in job.needs:
+                found[need].append(job.name)
+        return found
+
+    @cached_property
+    def edges(self) -> list[tuple[str, str]]:
+        """Pairs of components, provider and consumer, sorted; each once."""
+        return sorted(self.component_reasons)
+
+    def of_components(self, names: Collection[str]) -> set[str]:
+        """Return the names of all jobs of these components."""
+        return {name for part in names for name in job_names(self.repository.components[part])}
+
+    def order(self, names: Collection[str] | None = None) -> list[str]:
+        """Return jobs, all of them or those named, so that each comes after what it needs of them.
+
+        Raises GraphError for a cycle among them, with every member of it, and why each needs the next.
+        """
+        chosen = self.jobs.keys() if names is None else set(names)
+        needs = {name: set(self.jobs[name].needs) & chosen for name in sorted(chosen)}
+        try:
+            return [name for level in _levels(needs) for name in level]
+        except CycleError:
+            raise self._cycles(needs) from None
+
+    def levels(self, names: Collection[str] | None = None) -> list[list[str]]:
+        """Return components, all of them or those named, in levels: each needs only ones of earlier levels.
+
+        Where components need each other's images, and no image needs itself, the level of a component is that
+        of its last image.
+        """
+        chosen = self.repository.components.keys() if names is None else set(names)
+        needs: dict[str, set[str]] = {name: set() for name in sorted(chosen)}
+        for provider, consumer in self.edges:
+            if provider in chosen and consumer in chosen:
+                needs[consumer].add(provider)
+        try:
+            return _levels(needs)
+        except CycleError:
+            return self._levels_by_job(needs)
+
+    def _levels_by_job(self, components: Iterable[str]) -> list[list[str]]:
+        depth: dict[str, int] = {}
+        deepest = dict.fromkeys(components, 0)
+        for name in self.order(self.of_components(deepest)):
+            here = self.jobs[name].component
+            depth[name] = max(
+                (
+                    depth[need] + (self.jobs[need].component != here)
+                    for need in self.jobs[name].needs
+                    if need in depth
+                ),
+                default=0,
+            )
+            deepest[here] = max(deepest[here], depth[name])
+        return [
+            sorted(name for name, level in deepest.items() if level == wanted)
+            for wanted in sorted(set(deepest.values()))
+        ]
+
+    def upstream(self, names: Iterable[str]) -> set[str]:
+        """Return all jobs that these jobs need, near and far, without themselves."""
+        return _reached(names, lambda name: self.jobs[name].needs)
+
+    def downstream(self, names: Iterable[str], reach: Reach = "all") -> set[str]:
+        """Return the jobs that need these jobs: of the components that do so directly, or all."""
+        given = set(names)
+        if reach == "none":
+            return set()
+        if reach == "all":
+            return _reached(given, self.consumers.__getitem__)
+        components = {self.jobs[name].component for name in given}
+        # A job of the same component is no further step: its hook and its image are one thing for a person.
+        own = _reached(
+            given, lambda name: [n for n in self.consumers[name] if self.jobs[n].component in components]
+        )
+        next_ = {need for name in given | own for need in self.consumers[name]}
+        return own | {name for name in next_ if self.jobs[name].component not in components}
+
+    def _cycles(self, needs: dict[str, set[str]]) -> GraphError:
+        """Return the error for the cycles of a graph, those that share no member with another one."""
+        lines = []
+        while True:
+            try:
+                _levels(needs)
+                break
+            except CycleError as error:
+                ring: list[str] = error.args[1][:-1]
+            # Each is needed by the next; begin with the first by name.
+            begin = ring.index(min(ring))
+            ring = [*ring[begin:], *ring[:begin]]
+            lines.append(f"  {' -> '.join([*ring, ring[0]])}")
+            for provider, consumer in zip(ring, [*ring[1:], ring[0]], strict=True):
+                lines.append(f"    {consumer} needs {provider}: {self.reasons[provider, consumer]}")
+            needs = {
+                name: {need for need in wants if need not in ring}
+                for name, wants in needs.items()
+                if name not in ring
+            }
+        own = any(provider == consumer for provider, consumer in self.reasons)
+        hint = "remove one of these needs"
+        if own:
+            hint += "; where FROM means an image of elsewhere with the same name, write its tag"
+        count = sum(line.startswith("  ") and not line.startswith("   ") for line in lines)
+        text = "the graph has a cycle" if count == 1 else f"the graph has {count} cycles"
+        return GraphError(text, detail="\n".join(lines), hint=hint)
+
+
+def jobs_of(component: Component) -> list[Job]:
+    """Return the jobs of a component, without what they need: its hooks and its images."""
+    jobs = [
+        Job(name=image.name, action=Action.IMAGE, component=component.name, image=image)
+        for image in component.images
+    ]
+    for action, hook in ((Action.PRE, component.pre), (Action.POST, component.post)):
+        if hook:
+            jobs.append(Job(name=f"{component.name}:{action}", action=action, component=component.name))
+    return jobs
+
+
+def job_names(component: Component) -> list[str]:
+    """Return the names of a component's jobs."""
+    return [job.name for job in jobs_of(component)]
+
+
+def find_image(text: str, images: Collection[str], options: ReadOptions) -> str | None:
+    """Return the image of the graph that a reference means, None for one that comes from elsewhere.
+
+    It means one without a tag, or with one of `options.tags`; a digest or another tag says that a certain
+    image is wanted, which is not the one that is built now.
+    """
+    for prefix in sorted(options.prefixes, key=len, reverse=True):
+        text = text.removeprefix(prefix)
+    if text in images:
+        return text
+    name, _, tag = text.rpartition(":")
+    return name if name in images and tag in options.tags else None
+
+
+def _first(component: Component) -> list[str]:
+    """Return the jobs of a component that wait for its providers."""
+    if component.pre:
+        return [f"{component.name}:pre"]
+    return [image.name for image in component.images] or [f"{component.name}:post"] * bool(component.post)
+
+
+def _last(component: Component) -> list[str]:
+    """Return the jobs after which a component's products are there."""
+    if component.post:
+        return [f"{component.name}:post"]
+    return [image.name for image in component.images] or [f"{component.name}:pre"] * bool(component.pre)
+
+
+def _place(where: str, base: Reference) -> str:
+    return f"{where}:{base.line}" if base.line else where
+
+
+def _levels(needs: Mapping[str, Iterable[str]]) -> list[list[str]]:
+    """Return names in levels, each level sorted. Raises CycleError."""
+    sorter = TopologicalSorter(needs)
+    sorter.prepare()
+    levels = []
+    while sorter.is_active():
+        ready = sorted(sorter.get_ready())
+        levels.append(ready)
+        sorter.done(*ready)
+    return levels
+
+
+def _reached(names: Iterable[str], following: Callable[[str], Iterable[str]]) -> set[str]:
+    """Return what can be reached from names, without the names themselves."""
+    given = set(names)
+    found: set[str] = set()
+    waiting = list(given)
+    while waiting:
+        for name in following(waiting.pop()):
+            if name not in found and name not in given:
+                found.add(name)
+                waiting.append(name)
+    return found
