@@ -298,8 +298,8 @@ def main() -> None:
 def _watched(top: Path) -> dict[str, float]:
     from tests.servers.consul import agent
 
-    (top / "consul").mkdir()
-    with agent(top / "consul") as started:
+    # An agent lets one address have 200 connections, and each host has an agent of its own.
+    with agent(top / "consul", config={"limits": {"http_max_conns_per_client": 1000}}) as started:
         return watching(started.url)
 
 

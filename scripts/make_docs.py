@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from buildstep.cli.build import choices
-from scripts import command_pages, m_json_page
+from scripts import command_pages, daybook_tests, m_json_page
 from scripts.markdown import table
 from scripts.room_tables import room_table
 from scripts.rule_words import words
@@ -197,10 +197,14 @@ TABLES: Mapping[str, Callable[[], str]] = {
 
 
 def _table(name: str) -> str:
-    return room_table(name.removeprefix("room ")) if name.startswith("room ") else TABLES[name]()
+    if name.startswith("room "):
+        return room_table(name.removeprefix("room "))
+    if name.startswith("daybook "):
+        return daybook_tests.rows(int(name.removeprefix("daybook ")))
+    return TABLES[name]()
 
 
-_MARKED = re.compile(r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_MARKED = re.compile(r"(<!-- table: ([a-z0-9 ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(text: str) -> str:

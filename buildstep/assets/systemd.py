@@ -26,7 +26,8 @@ class UnitOptions:
 
     program: of buildstep, absolute. arguments: of `assets pull`. install: the directory that it writes to.
     every: the time between two pulls, as systemd writes spans. user: who runs it, empty for root. hooks:
-    whether a pull runs commands of the administrator's, which may write anywhere.
+    whether a pull runs commands of the administrator's, which may write anywhere. metrics: the file that
+    `assets status` writes after each pull of the timer, with these arguments `status`; None: it is not asked.
     """
 
     program: Path
@@ -35,6 +36,8 @@ class UnitOptions:
     every: str = "5min"
     user: str = ""
     hooks: bool = False
+    metrics: Path | None = None
+    status: Sequence[str] = ()
 
 
 def units(options: UnitOptions) -> dict[str, str]:
@@ -91,6 +94,11 @@ def _service(options: UnitOptions, about: str, *, watch: bool) -> str:
     else:
         # A pull that hangs must not keep the timer from the next one for ever.
         lines.append("TimeoutStartSec=1h")
+        if options.metrics is not None:
+            # Also after a pull that failed; and no failure of its own.
+            words = [str(options.program), "assets", "status", "--quiet", *options.status]
+            words += ["--metrics", str(options.metrics)]
+            lines.append(f"ExecStopPost=-{' '.join(map(quoted, words))}")
     lines += ["TimeoutStopSec=60s", "KillMode=mixed", "UMask=0022", "Nice=10", "IOSchedulingClass=idle"]
     lines += _walls(options)
     if watch:
@@ -107,13 +115,14 @@ def _walls(options: UnitOptions) -> list[str]:
     if options.hooks:
         return always
     path = str(options.install)
+    writable = [path] if options.metrics is None else [path, str(options.metrics.parent)]
     shared_tmp = path.startswith(("/tmp/", "/var/tmp/")) or path in ("/tmp", "/var/tmp")
     at_home = path.startswith(("/home/", "/root/")) or path in ("/home", "/root")
     return [
         *always,
         "ProtectSystem=strict",
         # The directory itself may not be there before the first pull.
-        f"ReadWritePaths=-{quoted(path)}",
+        f"ReadWritePaths={' '.join(f'-{quoted(where)}' for where in writable)}",
         "StateDirectory=buildstep",
         *([] if shared_tmp else ["PrivateTmp=yes"]),
         *([] if at_home else ["ProtectHome=read-only"]),

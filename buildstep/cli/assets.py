@@ -12,6 +12,8 @@ ROWS = {
     "show": ("buildstep.cli.assets_list:show_", "Show what is known of an asset."),
     "pull": ("buildstep.cli.assets_pull:command", "Bring the services of this host to its disk."),
     "rollback": ("buildstep.cli.assets_rollback:command", "Let a service run the version before."),
+    "status": ("buildstep.cli.assets_status:command", "Show what a host wants, has and runs, and why."),
+    "systemd": ("buildstep.cli.assets_systemd:command", "Write units that keep a host up to date."),
     "verify": ("buildstep.cli.assets_verify:command", "Read assets, and compare checksums and signatures."),
     "delete": ("buildstep.cli.assets_delete:command", "Delete a version of a service."),
     "index": ("buildstep.cli.assets_index:command", "Make the index for readers behind a web server."),

@@ -151,6 +151,8 @@ COMMANDS: dict[str, list[str]] = {
     "assets show": ["web", "1.0", "--store", "assets"],
     "assets pull": ["web", "--store", "assets", "--install-dir", "srv", "--activate"],
     "assets rollback": ["web", "--to", "1.0", "--install-dir", "srv"],
+    "assets status": ["--store", "assets", "--register", "m.toml", "--install-dir", "srv"],
+    "assets systemd": [],
     "assets verify": ["--store", "assets"],
     "assets delete": ["web", "9.9", "--store", "assets"],
     "assets index": ["--store", "assets"],

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts import daybook_tests
+
 TESTS = Path(__file__).parents[1]
 PAGE = TESTS.parent / "docs/explanation/defects.md"
 
@@ -38,19 +40,7 @@ def marks(path: Path) -> list[tuple[int, str]]:
     return [*named, *((int(number), "") for number in _MARK.findall(text))]
 
 
-DAYBOOK = (
-    "**/assets/test_*.py",
-    "**/test_daybook*.py",
-    "**/test_assets*.py",
-    "**/test_consul*.py",
-    "**/test_map*.py",
-)
-"""Tests of assets: there such a number is one of daybook's defects, see `test_daybook_defects`."""
-
-PAI_BUILD = ("**/components/test_*.py", "**/test_components*.py")
-"""Tests of components: there such a number is one of pai-build's defects."""
-
-_OTHERS = {Path(__file__), *(path for pattern in (*DAYBOOK, *PAI_BUILD) for path in TESTS.glob(pattern))}
+_OTHERS = {Path(__file__), *daybook_tests.files()}
 MARKED = [path for path in sorted(TESTS.rglob("*.py")) if path not in _OTHERS and marks(path)]
 
 

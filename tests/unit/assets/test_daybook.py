@@ -50,6 +50,15 @@ def test_d15_with_the_comma_they_load(config: Path, text: str) -> None:
     assert (found.hostname, found.store_url) in [("test-host", "s3://service-assets"), ("", "s3://daybook")]
 
 
+def test_d15_our_own_example_is_valid(config: Path) -> None:
+    page = Path(__file__).parents[3] / "docs/how-to/migrate-from-daybook.md"
+    example = page.read_text().partition("```json\n")[2].partition("```")[0]
+    config.write_text(example)
+    found = load(str(config))
+    assert found.notes == ()
+    assert found.consul_address
+
+
 def test_nothing_is_needed(config: Path) -> None:
     config.write_text("{}")
     assert load(str(config)) == Daybook()

@@ -29,7 +29,8 @@ def values(text: str, key: str) -> list[str]:
 def test_systemd_finds_nothing_wrong_with_them(tmp_path: Path, hooks: bool) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("needs systemd-analyze")
-    made = units(dataclasses.replace(OPTIONS, hooks=hooks, user="root"))
+    metrics = Path("/var/lib/node exporter/buildstep.prom")
+    made = units(dataclasses.replace(OPTIONS, hooks=hooks, user="root", metrics=metrics))
     for name, text in made.items():
         (tmp_path / name).write_text(text)
     done = subprocess.run(
@@ -78,6 +79,19 @@ def test_it_may_write_where_it_installs_and_nowhere_else() -> None:
     assert values(text, "ProtectSystem") == ["strict"]
     assert values(text, "ReadWritePaths") == ["-/srv/services"]
     assert values(text, "PrivateTmp") == ["yes"]
+
+
+def test_metrics_are_written_after_each_pull_of_the_timer() -> None:
+    made = units(
+        dataclasses.replace(
+            OPTIONS, metrics=Path("/var/lib/metrics/b.prom"), status=["--install-dir=/srv/services"]
+        )
+    )
+    (command,) = values(made[PULL], "ExecStopPost")
+    told = "assets status --quiet --install-dir=/srv/services --metrics /var/lib/metrics/b.prom"
+    assert command == f"-/bin/true {told}"
+    assert values(made[PULL], "ReadWritePaths") == ["-/srv/services -/var/lib/metrics"]
+    assert values(made[WATCH], "ExecStopPost") == []
 
 
 def test_hooks_may_do_what_the_administrator_lets_them() -> None:

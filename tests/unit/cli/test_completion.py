@@ -160,7 +160,8 @@ def test_every_option_with_a_value_has_something_to_offer() -> None:
     """An option of a closed set, a path or a URI that is added later is completed as well."""
     open_words = {
         "A,B", "P", "URL", "PATTERN", "KEY=VALUE", "N", "C", "DAYS", "SIZE", "COUNT", "NAME", "ARCH", "RELEASE",
-        "KEY=FILE", "UID:GID", "SIZE|PERCENT%", "TEXT", "FLOAT", "SECONDS", "HOURS", "[HOST]", None,
+        "KEY=FILE", "UID:GID", "SIZE|PERCENT%", "TEXT", "FLOAT", "SECONDS", "HOURS", "[HOST]", "SPAN",
+        "[-- OPTIONS OF PULL]", None,
     }  # fmt: skip
 
     def walk(command: click.Command, path: str) -> list[str]:

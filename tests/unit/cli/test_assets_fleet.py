@@ -1,0 +1,101 @@
+"""`buildstep assets status` and `systemd`, as they are typed, with a directory and a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.conftest import Run
+
+
+@pytest.fixture
+def host(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A host that is mapped to a service, of which nothing is installed yet."""
+    here = Path.cwd()
+    monkeypatch.setenv("BUILDSTEP_ASSETS", f"dir:{here}/store")
+    monkeypatch.setenv("BUILDSTEP_REGISTER", f"file:{here}/maps.toml")
+    monkeypatch.setenv("BUILDSTEP_INSTALL_DIR", os.fspath(here / "services"))
+    monkeypatch.setenv("BUILDSTEP_HOST", "web-1")
+    Path("web").mkdir()
+    Path("web/page").write_text("one")
+    assert run("assets", "push", "web", "1.0", "web")[0] == 0
+    assert run("map", "add", "web-*", "web")[0] == 0
+    return run
+
+
+def test_status_before_and_after_a_pull(host: Run) -> None:
+    status, out, _ = host("assets", "status")
+    assert status == 0
+    assert out.splitlines() == [
+        "web-1: web-* -> web",
+        "web: no version is current; 0 of 1 installed",
+        "  1.0: missing, is not there yet",
+        "not up to date: `buildstep assets pull`",
+    ]
+    assert host("assets", "status", "--check", "--quiet")[:2] == (20, "")
+    assert host("assets", "pull", "--quiet", "--activate")[0] == 0
+    status, out, _ = host("assets", "status", "--check", "--json")
+    found = json.loads(out)
+    assert (status, found["up_to_date"], found["services"]["web"]["current"]) == (0, True, "1.0")
+
+
+def test_status_of_another_host_that_no_pattern_matches(host: Run) -> None:
+    assert host("assets", "status", "--host", "db-1")[1].splitlines()[0] == "db-1: no mapping matches it"
+
+
+def test_status_without_a_register_shows_the_disk_and_fails(host: Run) -> None:
+    host("assets", "pull")
+    Path("maps.toml").unlink()
+    status, out, err = host("assets", "status", "--metrics", "x.prom")
+    assert (status, out.splitlines()[1].partition(";")[0]) == (21, "web: no version is current")
+    assert "maps.toml" in err
+    assert 'buildstep_assets_reachable{what="register"} 0' in Path("x.prom").read_text()
+
+
+def test_metrics_under_a_name_that_nobody_reads_are_refused(host: Run) -> None:
+    status, _, err = host("assets", "status", "--metrics", "x.txt")
+    assert (status, "end in .prom" in err) == (2, True)
+
+
+def test_units_are_printed_or_written(run: Run) -> None:
+    status, out, _ = run("assets", "systemd", "--program", "/opt/b/bin/buildstep")
+    assert status == 0
+    assert [line for line in out.splitlines() if line.startswith("# ")] == [
+        "# buildstep-pull.service", "# buildstep-pull.timer", "# buildstep-pull-watch.service",
+    ]  # fmt: skip
+    assert "ExecStart=/opt/b/bin/buildstep assets pull\n" in out
+    Path("units").mkdir()
+    assert run("assets", "systemd", "--dir", "units", "--every", "1h")[0] == 0
+    assert sorted(os.listdir("units")) == [
+        "buildstep-pull-watch.service", "buildstep-pull.service", "buildstep-pull.timer",
+    ]  # fmt: skip
+    assert "OnUnitInactiveSec=1h\n" in Path("units/buildstep-pull.timer").read_text()
+
+
+def test_options_of_the_pull_are_checked_and_reach_the_units(run: Run) -> None:
+    status, _, err = run("assets", "systemd", "--", "--keep", "many")
+    assert (status, "--keep" in err) == (2, True)
+    assert run("assets", "systemd", "--", "--wathc")[0] == 2
+    assert run("assets", "systemd", "--", "--watch")[0] == 2
+    words = ("--install-dir", "/srv/x", "--only-version", "2.*", "--activate", "--host", "web-9", "--prune")
+    out = run("assets", "systemd", "--program", "/b", "--metrics", "/m/b.prom", "--", *words)[1]
+    lines = out.splitlines()
+    assert (
+        'ExecStart=/b assets pull --install-dir /srv/x --only-version "2.*" --activate --host web-9 --prune'
+        in lines
+    )
+    (after,) = [line for line in lines if line.startswith("ExecStopPost=")]
+    assert after.startswith("ExecStopPost=-/b assets status --quiet ")
+    assert after.endswith(" --metrics /m/b.prom")
+    assert set(after.split()[4:-2]) == {"--install-dir=/srv/x", '"--only-version=2.*"', "--host=web-9"}
+    assert "ReadWritePaths=-/srv/x -/m" in lines
+
+
+def test_hooks_are_not_shut_in(run: Run) -> None:
+    Path("hooks").mkdir()
+    shut_in = "ProtectSystem=strict"
+    assert shut_in in run("assets", "systemd")[1]
+    assert shut_in not in run("assets", "systemd", "--", "--hooks", "hooks")[1]

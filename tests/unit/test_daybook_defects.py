@@ -1,0 +1,59 @@
+"""Each of daybook's defects has a test, which the page of them names."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from scripts import daybook_tests
+from tests.unit.test_defects import ROW, TESTS
+
+PAGE = TESTS.parent / "docs/explanation/daybook-defects.md"
+COUNT = 17
+
+
+def sections() -> dict[int, str]:
+    parts = re.split(r"^### B(\d+): .+$", PAGE.read_text(), flags=re.MULTILINE)
+    return {int(number): text for number, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+SECTIONS = sections()
+
+
+def test_every_number_is_there() -> None:
+    assert list(SECTIONS) == list(range(1, COUNT + 1))
+    assert {number for number, _, _ in daybook_tests.numbered()} <= set(SECTIONS)
+
+
+@pytest.mark.parametrize("number", sorted({*range(1, COUNT + 1)} - {1, 2, 3, 4, 8}))
+def test_every_number_has_a_test_and_its_own_list(number: int) -> None:
+    assert f"<!-- table: daybook {number} -->" in SECTIONS[number]
+    assert ROW.findall(SECTIONS[number]), f"no test carries the number {number}"
+
+
+def test_a_test_of_several_numbers_is_under_each(tmp_path: Path) -> None:
+    path = tmp_path / "tests/unit/assets/test_x.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("def test_d05_d07_two() -> None: ...\ndef test_none() -> None: ...\n")
+    assert daybook_tests.rows(5, tmp_path) == "- `tests/unit/assets/test_x.py`: `test_d05_d07_two`"
+    assert daybook_tests.rows(7, tmp_path) == daybook_tests.rows(5, tmp_path)
+    assert daybook_tests.rows(6, tmp_path) == ""
+
+
+@pytest.mark.parametrize("package", ["boto3", "cryptography", "py-consul", "zstandard"])
+def test_d17_every_library_has_a_lowest_version_that_is_tested(package: str) -> None:
+    """What assets need beyond the core is declared, and a job of CI runs with the oldest that is allowed."""
+    project = tomllib.loads((TESTS.parent / "pyproject.toml").read_text())["project"]
+    declared = {
+        name: lowest
+        for rows in project["optional-dependencies"].values()
+        for name, mark, lowest in (row.partition(">=") for row in rows)
+        if mark
+    }
+    pinned = dict(
+        line.split("==") for line in (TESTS / "constraints-lowest.txt").read_text().split() if "==" in line
+    )
+    assert pinned[package].startswith(declared[package])
