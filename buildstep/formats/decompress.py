@@ -112,9 +112,10 @@ class Decompressed:
         """Skip forward. Raises ImageError for a way back, which only a damaged archive needs."""
         if position < self._position:
             raise ImageError("the archive is damaged: an entry ends before it begins")
-        while self._position < position:
-            if not self.read(min(CHUNK, position - self._position)):
-                break
+        while self._position < position and (self._chunk or self._next()):
+            skipped = min(len(self._chunk), position - self._position)
+            self._chunk = self._chunk[skipped:]
+            self._position += skipped
         return self._position
 
     def read(self, count: int) -> bytes:

@@ -17,11 +17,12 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import IO, Any, Self, cast
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from buildstep.net.deadlines import Deadlines
 from buildstep.net.errors import HttpError, clean_text, safe_url
+from buildstep.net.http_head import Response
 from buildstep.net.request import USER_AGENT, HttpOptions
 from buildstep.system.files import Slice
 
@@ -43,36 +44,6 @@ class Broken(HttpError):
         self.reused = reused
 
 
-class _Lines:
-    """What a head is read from. last: its last line, by which it shows whether all of it came."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self.last = b""
-
-    def readline(self, limit: int = -1) -> bytes:
-        self.last = self._stream.readline(limit)
-        return self.last
-
-    def close(self) -> None:
-        self._stream.close()
-
-
-class _Response(http.client.HTTPResponse):
-    """A response whose head is complete: http.client takes one that is cut short for one that has ended."""
-
-    def begin(self) -> None:
-        stream: Any = self.fp
-        self.fp = lines = cast(Any, _Lines(stream))
-        try:
-            super().begin()
-        finally:
-            if self.fp is lines:
-                self.fp = stream
-        if lines.last not in (b"\r\n", b"\n"):
-            raise http.client.HTTPException("the head of the response broke off")
-
-
 class Reply:
     """A response whose body is still to be read. headers: by name in lower case. Use it as a context manager:
     one that is read to its end gives its connection back."""
@@ -82,7 +53,7 @@ class Reply:
         owner: Connections,
         link: http.client.HTTPConnection,
         sock: socket.socket,
-        response: http.client.HTTPResponse,
+        response: Response,
         url: str,
     ) -> None:
         self._owner = owner
@@ -93,7 +64,7 @@ class Reply:
         self._got = 0
         self._seconds = 0.0
         self.status = response.status
-        self.headers = {name.lower(): value for name, value in response.getheaders()}
+        self.headers = response.fields
         length = self.headers.get("content-length", "")
         self.length = int(length) if length.isascii() and length.isdigit() else None
         self._expected = response.length  # of a HEAD none
@@ -175,8 +146,7 @@ class Connections:
         url = self.base + target
         try:
             sock = self._send(link, method, target, headers, body)
-            with self.limited(sock, self.options.response):
-                response = link.getresponse()
+            response = self._response(sock, method)
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.give_back(link, keep=False)
             raise self._failed(method, url, error, reused=reused) from None
@@ -184,6 +154,17 @@ class Connections:
             self.give_back(link, keep=False)
             raise
         return Reply(self, link, sock, response, url)
+
+    def _response(self, sock: socket.socket, method: str) -> Response:
+        """Return the next response, its head read."""
+        response = Response(sock, method)
+        try:
+            with self.limited(sock, self.options.response):
+                response.begin()
+        except BaseException:
+            response.close()
+            raise
+        return response
 
     def interrupt(self) -> None:
         """End the calls of other threads, which fail then."""
@@ -217,11 +198,6 @@ class Connections:
             link.close()
 
     def _new(self) -> http.client.HTTPConnection:
-        link = self._unused()
-        link.response_class = _Response
-        return link
-
-    def _unused(self) -> http.client.HTTPConnection:
         host, port = self._host, self._port
         if self._proxy is not None:
             host, port = str(self._proxy.hostname), self._proxy.port or 80
@@ -280,21 +256,19 @@ class Connections:
             target, headers = self.base + target, {**headers, **self._proxy_headers()}
         data, rest = (body, None) if isinstance(body, bytes) else _begin(body)
         length = len(data) if rest is None else rest.size
-        link.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
-        for name, value in headers.items():
-            link.putheader(name, value)
-        link.putheader("user-agent", USER_AGENT)
-        link.putheader(
-            "accept-encoding", "identity"
-        )  # what is compressed can be neither resumed nor compared
+        # What is compressed could be neither resumed nor compared.
+        lines = {**headers, "user-agent": USER_AGENT, "accept-encoding": "identity"}
         if length or method in ("PUT", "POST"):
-            link.putheader("content-length", str(length))
-        link.endheaders()
+            lines["content-length"] = str(length)
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        if head.count("\n") != len(lines) or head.count("\r") != len(lines):
+            raise ValueError("a header has more than one line")
+        if link.sock is None:
+            link.connect()
         sock: socket.socket = link.sock
         sock.settimeout(self.options.response)
         try:
-            if data:
-                sock.sendall(data)
+            sock.sendall(f"{method} {target} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + data)
             if rest is not None:
                 _send_file(sock, rest)
         except (BrokenPipeError, ConnectionResetError):

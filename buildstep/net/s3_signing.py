@@ -6,6 +6,7 @@ several times as long for each call. A test compares the two.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import time
@@ -40,6 +41,15 @@ def encoded_query(query: Mapping[str, str]) -> str:
     return "&".join(f"{name}={value}" for name, value in pairs)
 
 
+@functools.lru_cache(maxsize=8)
+def _key(secret: str, scope: str) -> bytes:
+    """Return what a day's calls are signed with."""
+    key = f"AWS4{secret}".encode()
+    for part in scope.split("/"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    return key
+
+
 def sign(
     keys: Keys,
     region: str,
@@ -70,10 +80,7 @@ def sign(
     request = f"{method}\n{path}\n{query}\n{lines}\n{names}\n{body_sha256}"
     scope = f"{stamp[:8]}/{region}/s3/aws4_request"
     text = f"{_ALGORITHM}\n{stamp}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
-    key = f"AWS4{keys.secret}".encode()
-    for part in scope.split("/"):
-        key = hmac.digest(key, part.encode(), "sha256")
-    signature = hmac.digest(key, text.encode(), "sha256").hex()
+    signature = hmac.digest(_key(keys.secret, scope), text.encode(), "sha256").hex()
     added["authorization"] = (
         f"{_ALGORITHM} Credential={keys.access}/{scope}, SignedHeaders={names}, Signature={signature}"
     )
