@@ -47,7 +47,7 @@ class Mark:
     def dumps(self) -> bytes:
         """Return what is in the file."""
         value = {name: getattr(self, name) for name in self.__slots__}
-        return json.dumps({"format": _FORMAT, **value}, indent=1).encode() + b"\n"
+        return json.dumps({"format": _FORMAT, **value}).encode() + b"\n"
 
     @classmethod
     def loads(cls, data: bytes) -> Self | None:

@@ -11,7 +11,7 @@ from buildstep.assets.mark import Mark
 from buildstep.assets.names import Name
 
 if TYPE_CHECKING:
-    from buildstep.assets import archive_check
+    from buildstep.formats.unpack import Limits
 
 Verify = Callable[[Name, Details], str]
 """Returns the fingerprint of the key that has signed an asset. Raises SigningError."""
@@ -21,13 +21,15 @@ Verify = Callable[[Name, Details], str]
 class Policy:
     """How assets are unpacked. store: the URL that marks name; verify: see `Verify`, None: not asked for;
     owners: set owners and all attributes, as root does; replace: also take the place of a directory without a
-    mark that has files which the asset does not have; holds: what an asset may hold, None: `stage.HOLDS`."""
+    mark that has files which the asset does not have; links_out, limits: what an asset may hold,
+    see `archive_check.Policy`; limits None: the usual ones."""
 
     store: str = ""
     verify: Verify | None = None
     owners: bool = False
     replace: bool = False
-    holds: archive_check.Policy | None = None
+    links_out: bool = False
+    limits: Limits | None = None
 
 
 class Staged(NamedTuple):

@@ -10,12 +10,11 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, cast
 
 from buildstep.assets import archive_check
-from buildstep.assets.archive_check import check_entries
+from buildstep.assets.archive_check import LIMITS, check_entries
 from buildstep.assets.interface import Asset, Details, Incoming
 from buildstep.assets.mark import MARK, Mark, read_mark
 from buildstep.assets.policy import Policy, Staged
@@ -27,13 +26,10 @@ from buildstep.system.files import write_all
 from buildstep.system.text import plural, shown_path
 from buildstep.tree.entry import FileList, tree_digest
 
-HOLDS = archive_check.Policy(limits=replace(archive_check.LIMITS, floor=128 << 20))
-"""What an asset may hold. What is small must not fill the disks of all hosts: the ratio of content to
-size counts earlier than in a push."""
-
 _PRIVILEGED = stat.S_ISUID | stat.S_ISGID
 _CAPABILITY = b"security.capability"
 _SHOWN = 5
+_LARGE = 32 << 20
 
 
 def stage(incoming: Incoming, asset: Asset, target: Path, place: Path, policy: Policy) -> Staged:
@@ -43,12 +39,15 @@ def stage(incoming: Incoming, asset: Asset, target: Path, place: Path, policy: P
     archive that is refused, SigningError, OSError; `target` is then to be removed.
     """
     name, details = asset.name, incoming.details
-    holds = policy.holds or HOLDS
+    holds = archive_check.Policy(limits=policy.limits or LIMITS, links_out=policy.links_out)
     key = policy.verify(name, details) if policy.verify is not None else ""
     reader = HashingReader(cast(IO[bytes], incoming), "sha256")
     target.mkdir(mode=0o700)
     try:
-        entries = unpack(cast(IO[bytes], reader), target, privileged=policy.owners, limits=holds.limits)
+        stream = cast(IO[bytes], reader)
+        # A thread that expands ahead is for a large asset alone; else several are unpacked at once.
+        ahead = details.size >= _LARGE
+        entries = unpack(stream, target, privileged=policy.owners, limits=holds.limits, ahead=ahead)
     except ImageError as error:
         if space.cause_of(error) is None:
             # Bytes that were damaged are no bad archive: their digest tells which of the two it is.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,6 @@ from buildstep.cli.options import JSON, show
 from buildstep.system.text import plural, size_text
 
 if TYPE_CHECKING:
-    from buildstep.assets import archive_check
     from buildstep.assets.activate import Hooks
     from buildstep.assets.fetch import Opener
     from buildstep.assets.interface import Mappings, Register
@@ -203,7 +202,7 @@ class _Pulling:
                 verify=verify,
                 owners=os.geteuid() == 0,
                 replace=how["replace_unmarked"],
-                holds=_with_links_out() if how["links_out"] else None,
+                links_out=how["links_out"],
             ),
             options=Options(
                 retention=Retention(
@@ -232,12 +231,6 @@ class _Pulling:
         value = {**(facts or {}), "install_dir": os.fspath(self.install), **report.to_json()}
         show(value, _lines(report), as_json=self.as_json, done=_summary(report))
         report.check()
-
-
-def _with_links_out() -> archive_check.Policy:
-    from buildstep.assets.stage import HOLDS
-
-    return replace(HOLDS, links_out=True)
 
 
 def _watch(work: Work, pulling: _Pulling, host: _Host, how: dict[str, Any]) -> None:

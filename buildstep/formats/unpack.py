@@ -59,15 +59,16 @@ def unpack(
     privileged: bool,
     limits: Limits = _LIMITS,
     bus: Bus | None = None,
+    ahead: bool = True,
 ) -> FileList:
     """Extract an archive into an empty directory; returns the true entries, hashed.
 
     privileged: owners, device nodes and all attributes are set. Otherwise only the result has them: files
     get u+rw, directories u+rwx, and devices are left out. Raises ImageError, with every refusal, and
-    ToolMissing for zstd without its library.
+    ToolMissing for zstd without its library. ahead: see `Decompressed`.
     """
     writer = partial(TreeWriter, into, privileged=privileged, bus=bus)
-    return _Extraction({}, writer, limits=limits, layer=False).run(stream)
+    return _Extraction({}, writer, limits=limits, layer=False).run(stream, ahead=ahead)
 
 
 def apply_layer(

@@ -11,19 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.assets import archive_check
 from buildstep.assets.archive_check import LIMITS
 from buildstep.assets.mark import MARK
 from buildstep.assets.policy import Policy
+from buildstep.formats.unpack import Limits
 from tests.unit.assets.pulling import Member, MemoryAssets, archive, member, pulled, tree
 
 DIR, LINK, HARD = tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
 SMALL = replace(LIMITS, entries=50, size=1 << 20)
-STRICT, LINKS_OUT = archive_check.Policy(limits=SMALL), archive_check.Policy(limits=SMALL, links_out=True)
 
 
 def outcome(
-    tmp_path: Path, data: bytes, *, holds: archive_check.Policy = STRICT, owners: bool = False
+    tmp_path: Path, data: bytes, *, limits: Limits = SMALL, owners: bool = False, links_out: bool = False
 ) -> str:
     """Pull an asset among others; return why it was refused, empty if it was not. Nothing else may change."""
     install = tmp_path / "a/b/srv"
@@ -34,7 +33,7 @@ def outcome(
     store.add("web-2.tar.gz", archive(member("run", b"good")))
     before = _state(tmp_path, install)
     modes = tmp_path.stat().st_mode
-    report = pulled(store, install, policy=Policy(holds=holds, owners=owners))
+    report = pulled(store, install, policy=Policy(limits=limits, owners=owners, links_out=links_out))
     assert _state(tmp_path, install) == before
     assert tmp_path.stat().st_mode == modes
     assert os.listdir(install / ".staging") == ["lock"]
@@ -102,7 +101,7 @@ def test_d09_a_member_through_an_absolute_link_stays_inside(tmp_path: Path) -> N
     target = f"{tmp_path}/outside"
     data = archive(member("out", kind=LINK, linkname=target), member("out/file", b"evil"))
     assert "a symbolic link out of the asset" in outcome(tmp_path, data)
-    assert outcome(tmp_path, data, holds=LINKS_OUT) == ""
+    assert outcome(tmp_path, data, links_out=True) == ""
 
 
 def test_d09_an_absolute_name_stays_inside(tmp_path: Path) -> None:
@@ -165,7 +164,7 @@ def test_a_link_that_replaces_a_directory_leads_nowhere(tmp_path: Path) -> None:
         member("d", kind=LINK, linkname=f"{tmp_path}/outside"),
         member("d/file", b"evil"),
     )
-    outcome(tmp_path, data, holds=LINKS_OUT)
+    outcome(tmp_path, data, links_out=True)
 
 
 def test_a_bomb_by_size_is_refused(tmp_path: Path) -> None:
@@ -175,7 +174,7 @@ def test_a_bomb_by_size_is_refused(tmp_path: Path) -> None:
 def test_a_bomb_by_ratio_is_refused_before_it_fills_the_disk(tmp_path: Path) -> None:
     data = archive(member("f", (b"\1" * 4095 + b"\2") * 200))
     few = replace(LIMITS, floor=100_000, ratio=50)
-    assert "more than 50 times its size" in outcome(tmp_path, data, holds=archive_check.Policy(limits=few))
+    assert "more than 50 times its size" in outcome(tmp_path, data, limits=few)
     assert outcome(tmp_path, data) == ""
 
 
