@@ -22,8 +22,8 @@ from buildstep.errors import StoreError, UsageError
 from buildstep.files.interface import Access, Missing
 from buildstep.net.connections import CHUNK, Reply
 from buildstep.net.http import Http
-from buildstep.net.s3 import Taken
 from buildstep.net.s3_direct import META, DirectS3, Head
+from buildstep.net.s3_errors import Taken
 
 PROBE = "~assets/probe"
 """An object that is written to find out whether the store obeys conditions."""

@@ -15,8 +15,8 @@ from buildstep.files import layout, remote
 from buildstep.files.interface import Access, Item, Missing, ReadOnly, Versioned, checked, checked_under
 from buildstep.files.parallel import parallel
 from buildstep.net.http import Http
-from buildstep.net.s3 import S3Error
 from buildstep.net.s3_blobs import BlobClient
+from buildstep.net.s3_errors import S3Error
 
 _PIECE = 8 << 20
 """Bytes of a range, of which several are fetched at once."""

@@ -15,13 +15,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from buildstep.errors import ToolMissing, UsageError
 from buildstep.net.download import Downloaded, download
-from buildstep.net.errors import HttpError, clean_text, safe_url
+from buildstep.net.errors import clean_text, safe_url
 from buildstep.net.http import Http
 from buildstep.net.request import MAX_RESPONSE, USER_AGENT, HttpRequest
+from buildstep.net.s3_errors import HINTS, MISSING, TAKEN, S3Error, Taken, parse_s3
 from buildstep.system.digest import Expected, sha256_file
 
 SHA256 = "sha256"
@@ -35,27 +35,6 @@ _PART = 32 << 20
 _MAX_PARTS = 10_000
 _REGION = "us-east-1"
 _LINK_SECONDS = 6 * 3600
-TAKEN = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
-"""Codes that stores give where a name has an object already."""
-MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
-"""Codes that stores give where a name has no object."""
-HINTS = {
-    "NoSuchBucket": "create the bucket first, or check its name",
-    "AccessDenied": "these credentials do not permit this call",
-    "Forbidden": "these credentials do not permit this call",
-    "403": "these credentials do not permit this call, or are wrong",
-    "InvalidAccessKeyId": "the access key is not known to this store",
-    "SignatureDoesNotMatch": "the secret key is wrong",
-    "RequestTimeTooSkewed": "this machine's clock is wrong",
-}
-
-
-class S3Error(HttpError):
-    """A call to a store that failed. server_code: the store's, such as NoSuchBucket."""
-
-
-class Taken(S3Error):
-    """The name has an object already."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,15 +48,6 @@ class ObjectInfo:
     writer: str = field(default="", compare=False)
     etag: str = field(default="", compare=False)
     modified: float = field(default=0.0, compare=False)
-
-
-def parse_s3(uri: str) -> tuple[str, str]:
-    """Return bucket and prefix of `s3://BUCKET[/PREFIX]`. Raises UsageError."""
-    parts = urlsplit(uri)
-    prefix = parts.path.strip("/")
-    if parts.scheme != "s3" or not parts.netloc or parts.query or ".." in prefix.split("/"):
-        raise UsageError(f"{clean_text(uri, 200)!r} is not s3://BUCKET[/PREFIX]")
-    return parts.netloc, prefix
 
 
 class S3Client:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from buildstep.errors import ToolMissing, UsageError
 from buildstep.net.errors import safe_url
-from buildstep.net.s3 import S3Error
+from buildstep.net.s3_errors import S3Error
 from buildstep.net.s3_signing import Keys
 
 DEFAULT_REGION = "us-east-1"

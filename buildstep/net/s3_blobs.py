@@ -17,7 +17,8 @@ from typing import Any
 
 from buildstep.net.errors import clean_text
 from buildstep.net.ranges import range_header, take
-from buildstep.net.s3 import ABSENT, HINTS, MISSING, SHA256, WRITER, ObjectInfo, S3Client, S3Error, Taken
+from buildstep.net.s3 import ABSENT, SHA256, WRITER, ObjectInfo, S3Client
+from buildstep.net.s3_errors import HINTS, MISSING, S3Error, Taken
 from buildstep.system.digest import sha256_file
 
 _NO_BATCHES = frozenset({405, 501})

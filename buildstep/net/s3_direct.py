@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ from buildstep.net.connections import Body, Broken, Connections, Reply
 from buildstep.net.errors import clean_text
 from buildstep.net.http import Http
 from buildstep.net.request import MAX_RESPONSE
-from buildstep.net.s3 import HINTS, TAKEN, S3Error, Taken, parse_s3
 from buildstep.net.s3_account import Account
+from buildstep.net.s3_errors import HINTS, TAKEN, S3Error, Taken, parse_s3
 from buildstep.net.s3_signing import EMPTY_SHA256, encoded_path, encoded_query, sign
 from buildstep.system.digest import sha256_bytes, sha256_slice
 from buildstep.system.files import Slice
@@ -37,6 +38,8 @@ _PARTS_AT_ONCE = 4
 _PAGE = 1000
 _MISSING = frozenset({404, 410})
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
+_ALTERED = frozenset({"BadDigest", "XAmzContentSHA256Mismatch", "IncompleteBody"})
+"""Codes for a body that is not what was sent."""
 _ELSEWHERE = frozenset({301, 307, 400})
 _MAX_UPLOAD_ERROR = 64 << 10
 
@@ -144,7 +147,7 @@ class DirectS3:
             server_code=code,
             response=HttpResponse(status=reply.status, headers=reply.headers, body=b"", url=self.uri),
             hint=HINTS.get(code, ""),
-            retryable=reply.status in _TEMPORARY,
+            retryable=reply.status in _TEMPORARY or code in _ALTERED,
         )
 
     # -- reading
@@ -224,13 +227,15 @@ class DirectS3:
         """
         condition = ABSENT if if_absent else {}
         data = Slice(path=body, offset=0, size=size) if isinstance(body, Path) else body
+        # That the signature is over the digest as well, some stores do not look at.
+        told = {**headers, **condition, "x-amz-checksum-sha256": b64encode(bytes.fromhex(sha256)).decode()}
         full = self._base + key
         if isinstance(body, Path) and size > MULTIPART_FROM:
             self._put_parts(full, body, size, headers, condition)
             return
         self._done(
             f"put {key} into",
-            lambda: self._call("PUT", full, headers={**headers, **condition}, body=data, sha256=sha256),
+            lambda: self._call("PUT", full, headers=told, body=data, sha256=sha256),
             _drained,
         )
 

@@ -19,8 +19,9 @@ from buildstep.assets.push import Options, Upload, push
 from buildstep.errors import StoreError, UsageError
 from buildstep.files.interface import Missing, ReadOnly, Unlistable
 from buildstep.net.http import Http
-from buildstep.net.s3 import S3Client, S3Error
+from buildstep.net.s3 import S3Client
 from buildstep.net.s3_direct import DirectS3
+from buildstep.net.s3_errors import S3Error
 from tests.integration.conftest import demand
 from tests.integration.test_stores import at_once
 from tests.servers.archives import details, tarball
@@ -460,6 +461,16 @@ def test_what_boto3_reads_of_ours(s3: Place, tmp_path: Path) -> None:
     assert info is not None
     assert info.sha256 == details(path).sha256
     assert [row.key for row in client.list("_")] == [ODD.file]
+
+
+def test_d04_bytes_that_are_altered_on_the_way_are_not_stored(s3: Place) -> None:
+    own = s3.sub("altered")
+    http = Http(environ=own.environ, options=replace(OPTIONS, attempts=1))
+    client = DirectS3(own.url, http=http, endpoint=own.endpoint)
+    with pytest.raises(S3Error, match="BadDigest") as caught:
+        client.put("web-1.tar.gz", b"altered", size=7, sha256=details(b"as sent").sha256, headers={})
+    assert caught.value.retryable
+    assert list(own.reader().list()) == []
 
 
 def test_d04_a_large_asset_is_sent_in_parts(

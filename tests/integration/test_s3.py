@@ -15,7 +15,8 @@ from buildstep.images.repositories import BucketRepository
 from buildstep.images.resolve import fetch_files, resolve
 from buildstep.net.http import Http
 from buildstep.net.request import HttpOptions
-from buildstep.net.s3 import S3Client, S3Error, Taken, parse_s3
+from buildstep.net.s3 import S3Client
+from buildstep.net.s3_errors import S3Error, Taken, parse_s3
 from buildstep.system.digest import Expected
 from tests.servers.fixtures import Notes, S3Store, bus, rclone, weed
 from tests.unit.net.test_imgapi import UUID, make_bundle

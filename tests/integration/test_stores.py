@@ -22,7 +22,7 @@ from buildstep.files.leases import LeaseLost
 from buildstep.files.refs import Ref, RefChanged
 from buildstep.files.s3 import S3
 from buildstep.files.session import Session
-from buildstep.net.s3 import S3Error
+from buildstep.net.s3_errors import S3Error
 from buildstep.tree import entry
 from buildstep.tree.entry import Entry
 from tests.integration.conftest import demand

@@ -14,7 +14,8 @@ from typing import ClassVar
 from buildstep.events import Bus
 from buildstep.images.publishers.bundle import Bundle, Published, PublishOptions, is_published
 from buildstep.images.repositories import path_of
-from buildstep.net.s3 import S3Client, Taken
+from buildstep.net.s3 import S3Client
+from buildstep.net.s3_errors import Taken
 
 
 class S3Publisher:

@@ -12,8 +12,8 @@ import pytest
 
 from buildstep.net.http import Http
 from buildstep.net.request import HttpOptions
-from buildstep.net.s3 import S3Error
 from buildstep.net.s3_blobs import BlobClient
+from buildstep.net.s3_errors import S3Error
 from tests.servers.fixtures import Notes, bus
 
 __all__ = ["bus"]

@@ -16,8 +16,8 @@ from buildstep.net.connections import Broken
 from buildstep.net.errors import HttpError
 from buildstep.net.http import Http
 from buildstep.net.request import HttpOptions
-from buildstep.net.s3 import S3Error, Taken
 from buildstep.net.s3_direct import DirectS3
+from buildstep.net.s3_errors import S3Error, Taken
 from tests.servers.fixtures import Notes, bus
 
 __all__ = ["bus"]
