@@ -186,6 +186,9 @@ class BlobAssets:
         with self._guard:
             self._changed[name.file] = row
 
+    def interrupt(self) -> None:
+        """Do nothing: calls to a storage are short."""
+
     def finish(self) -> None:
         """See `AssetStore`: an index that is there is kept up to date."""
         with self._guard:

@@ -121,6 +121,10 @@ class AssetStore(Protocol):
         """
         ...
 
+    def interrupt(self) -> None:
+        """Make calls of other threads fail soon, where they may wait for long: nobody wants what they do."""
+        ...
+
     def finish(self) -> None:
         """Bring what the store knows of all assets together up to date with what was put and deleted by this
         object: an index for readers who cannot list it. Nothing to do for most stores."""

@@ -163,6 +163,7 @@ class _Push:
                     job.result()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
+                self._store.interrupt()
                 raise
 
     def _look(self) -> tuple[set[Name], dict[int, BuildstepError]]:

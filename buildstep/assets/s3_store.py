@@ -134,6 +134,10 @@ class S3Assets:
         """Raises UsageError."""
         raise UsageError(f"{self.url} needs no index", hint="whoever may read it can list it")
 
+    def interrupt(self) -> None:
+        """See `AssetStore`."""
+        self._client.interrupt()
+
     def finish(self) -> None:
         """Do nothing: whoever may read can list."""
 

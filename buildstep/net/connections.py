@@ -268,9 +268,10 @@ class Connections:
         sock: socket.socket = link.sock
         sock.settimeout(self.options.response)
         try:
-            sock.sendall(f"{method} {target} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + data)
-            if rest is not None:
-                _send_file(sock, rest)
+            with self.limited(sock, self.options.response + length / self.options.min_rate):
+                sock.sendall(f"{method} {target} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + data)
+                if rest is not None:
+                    _send_file(sock, rest)
         except (BrokenPipeError, ConnectionResetError):
             # A server may refuse an upload at once. Its response is what counts, if there is one.
             if not _readable(sock):

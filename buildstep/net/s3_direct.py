@@ -83,6 +83,13 @@ class DirectS3:
         self._links: Connections | None = None
         self._path = ""
 
+    def interrupt(self) -> None:
+        """Make calls of other threads fail soon, and all later ones."""
+        self.http.stop()
+        with self._guard:
+            if self._links is not None:
+                self._links.interrupt()
+
     # -- calls
 
     def _connections(self) -> tuple[Connections, str]:
@@ -104,6 +111,8 @@ class DirectS3:
     ) -> Reply:
         """Make one attempt at a call. key: with the client's prefix, empty for the bucket."""
         links, path = self._connections()
+        if self.http.stopped.is_set():
+            raise S3Error(f"{self.uri}: stopped, because something else failed")
         target = encoded_path(path + key) + (f"?{encoded_query(query)}" if query else "")
         asked = {"host": links.host_header, **(headers or {})}
         asked |= sign(self._account.keys(), self._account.region, method, target, asked, body_sha256=sha256)

@@ -296,3 +296,25 @@ def test_amazons_addresses(bus: Notes) -> None:
     assert Account({**KEYS}).address("a.b") == ("https://s3.us-east-1.amazonaws.com", "/a.b/")
     assert Account({**KEYS, "AWS_REGION": "cn-north-1"}).address("b")[0].endswith(".amazonaws.com.cn")
     assert Account(KEYS, "http://host:1/base/").address("b") == ("http://host:1", "/base/b/")
+
+
+def test_a_call_that_waits_can_be_ended(serve: Serve) -> None:
+    _, client = serve(sends(b"", pause=5))
+    client.http.options = HttpOptions(attempts=3)
+    threading.Timer(0.3, client.interrupt).start()
+    begin = time.monotonic()
+    with pytest.raises(HttpError, match=r"stopped|broke|closed"):
+        put(client)
+    assert time.monotonic() - begin < 2
+    with pytest.raises(S3Error, match="stopped"):
+        put(client)
+
+
+def test_an_upload_that_nobody_takes(serve: Serve, tmp_path: Path) -> None:
+    """The server reads the head and nothing else, and keeps the connection."""
+    _, client = serve(sends(b"", pause=3))
+    (tmp_path / "big").write_bytes(bytes(30 << 20))
+    begin = time.monotonic()
+    with pytest.raises(Broken):
+        put(client, body=tmp_path / "big")
+    assert time.monotonic() - begin < 8

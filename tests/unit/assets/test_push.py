@@ -1,0 +1,97 @@
+"""A push of many: what a store that fails, waits or is gone does to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from buildstep.assets.interface import Asset, Details
+from buildstep.assets.names import Name
+from buildstep.assets.push import Options, Upload, push
+from buildstep.cli.guard import signals
+from buildstep.errors import Interrupted, StoreError
+from tests.servers.archives import tarball
+from tests.unit.assets.pulling import MemoryAssets
+
+
+def uploads(folder: Path, count: int) -> list[Upload]:
+    names = [Name("web", str(number), ".tar.gz") for number in range(count)]
+    return [Upload(name, tarball(folder / name.file)) for name in names]
+
+
+class Gone(MemoryAssets):
+    """A store that does not respond."""
+
+    tries = 0
+
+    def put(self, name: Name, path: Path, details: Details, *, replace: bool = False) -> bool:
+        self.tries += 1
+        raise StoreError("no response", retryable=True)
+
+    def list(self, service: str = "") -> Iterator[Asset]:
+        return iter(())
+
+
+def test_a_store_that_is_gone_is_not_tried_a_thousand_times(tmp_path: Path) -> None:
+    store = Gone()
+    done = push(store, uploads(tmp_path, 60), Options())
+    assert all(row.error for row in done)
+    assert store.tries <= 2 * store.at_once
+    assert sum(row.skipped for row in done) == 60 - store.tries
+    assert "does not respond" in str(done[-1].error) or "no response" in str(done[-1].error)
+
+
+class Waiting(MemoryAssets):
+    """A store whose calls last until they are interrupted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended = threading.Event()
+        self.begun = threading.Event()
+
+    def put(self, name: Name, path: Path, details: Details, *, replace: bool = False) -> bool:
+        self.begun.set()
+        assert self.ended.wait(20)
+        raise StoreError("interrupted")
+
+    def interrupt(self) -> None:
+        self.ended.set()
+
+
+def test_a_signal_ends_calls_that_wait(tmp_path: Path) -> None:
+    store = Waiting()
+
+    def send() -> None:
+        store.begun.wait(20)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    with pytest.raises(Interrupted), signals():
+        push(store, uploads(tmp_path, 12), Options())
+    thread.join()
+    assert store.ended.is_set()
+
+
+def test_progress_counts_each_with_its_bytes(tmp_path: Path) -> None:
+    from collections.abc import Callable
+    from contextlib import contextmanager
+
+    seen: list[tuple[int, int]] = []
+
+    @contextmanager
+    def begin(files: int, size: int) -> Iterator[Callable[[int, int], None]]:
+        seen.append((files, size))
+        yield lambda files, size: seen.append((-files, -size))
+
+    chosen = uploads(tmp_path, 7)
+    push(MemoryAssets(), chosen, Options(), begin)
+    total = sum(upload.path.stat().st_size for upload in chosen)
+    assert seen[0] == (7, total)
+    assert sum(size for _, size in seen) == 0
+    assert sum(files for files, _ in seen) == 0
