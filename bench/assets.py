@@ -17,6 +17,7 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import statistics
 import subprocess
@@ -24,11 +25,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.files_store import say, timed
 from bench.machine import host, load
@@ -108,6 +109,22 @@ def way_to(upstream: str, share: float) -> Iterator[Way]:
 # -- what is measured --------------------------------------------------------------------------------------
 
 
+class Took(NamedTuple):
+    """What a command took: seconds, and seconds of the processor, which other work does not lengthen."""
+
+    seconds: float
+    processor: float
+
+
+def took(argv: Sequence[str], environ: dict[str, str]) -> Took:
+    """Run a command; its output is shown if it fails."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = timed(argv, environ)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
+    return Took(seconds, user + system)
+
+
 class Bench:
     """The assets, the store, and where everything lies."""
 
@@ -128,13 +145,8 @@ class Bench:
             "PYTHONPATH": os.fspath(CHECKOUT),
             "PYTHONDONTWRITEBYTECODE": "",
         }
-        self.ours("map", "add", "*", *services)
-
-    def argv(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "buildstep", *words, f"--register=file:{self.register}"]
-
-    def ours(self, *words: str) -> float:
-        return timed(self.argv(*words), self.environ)
+        argv = [sys.executable, "-m", "buildstep", "map", "add", "*", *services]
+        timed([*argv, f"--register=file:{self.register}"], self.environ)
 
     def assets_argv(self, command: str, *words: str, number: int) -> list[str]:
         """A command on the store of one run, by the proxy."""
@@ -146,20 +158,18 @@ class Bench:
         register = f"--register=file:{self.register}"
         return self.assets_argv("pull", f"--install-dir={install}", register, number=number)
 
-    def run(self, number: int) -> dict[str, float]:
+    def run(self, number: int) -> dict[str, Took]:
         """Measure everything once, in directories and under a prefix of its own."""
         install = self.top / f"install{number}"
         push = self.assets_argv("push", f"--dir={self.assets}", number=number)
-        found = {"push": timed(push, self.environ)}
-        found["pull"] = timed(self.pull_argv(install, number), self.environ)
-        found["pull again"] = timed(self.pull_argv(install, number), self.environ)
+        found = {"push": took(push, self.environ)}
+        found["pull"] = took(self.pull_argv(install, number), self.environ)
+        found["pull again"] = took(self.pull_argv(install, number), self.environ)
         installed = sum(1 for _ in install.glob("*/*/version"))
         assert installed == sum(1 for _ in self.assets.iterdir()), f"{installed} are installed"
         remote = f":s3:{self.store.bucket}/rclone{number}"
-        found["rclone push"] = timed(self._rclone(os.fspath(self.assets), remote), self.environ)
-        found["rclone pull"] = timed(
-            self._rclone(remote, os.fspath(self.top / f"copy{number}")), self.environ
-        )
+        found["rclone push"] = took(self._rclone(os.fspath(self.assets), remote), self.environ)
+        found["rclone pull"] = took(self._rclone(remote, os.fspath(self.top / f"copy{number}")), self.environ)
         return found
 
     def _rclone(self, source: str, target: str) -> list[str]:
@@ -263,6 +273,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     rows: dict[str, list[float]] = {}
+    processor: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="assets-") as name:
         top = Path(name)
         facts = host(top)
@@ -270,13 +281,16 @@ def main() -> None:
         with weed_server(top / "weed") as store, way_to(store.endpoint, options.share) as way:
             bench = Bench(top, store, way, options.assets)
             for number in range(options.runs):
-                for what, seconds in bench.run(number).items():
-                    rows.setdefault(what, []).append(seconds)
-                told = ", ".join(f"{what} {times[-1]:.2f} s" for what, times in rows.items())
+                for what, one in bench.run(number).items():
+                    rows.setdefault(what, []).append(one.seconds)
+                    processor.setdefault(what, []).append(one.processor)
+                told = ", ".join(
+                    f"{what} {times[-1]:.2f} s ({processor[what][-1]:.2f})" for what, times in rows.items()
+                )
                 say(f"run {number + 1}: {told}")
             killed = bench.killed()
-            say(f"after a kill at half: {killed:.0%} of the bytes fetched; calls: {way.seen()}")
             faults = way.seen()
+            say(f"after a kill at half: {killed:.0%} of the bytes fetched; calls: {faults}")
         for what, seconds in {**resolving(), **_watched(top)}.items():
             rows[what] = [seconds]
         found = {
@@ -288,7 +302,9 @@ def main() -> None:
             "calls": faults,
             "fetched_after_kill": round(killed, 3),
             "seconds": rows,
+            "processor": processor,
             "median": {what: round(statistics.median(times), 4) for what, times in rows.items()},
+            "median_processor": {what: round(statistics.median(it), 2) for what, it in processor.items()},
         }
     if options.out:
         options.out.write_text(json.dumps(found, indent=2) + "\n")

@@ -22,6 +22,7 @@ echo 'from a wheel' >proto/etc/motd
 spec='{"name": "wheel", "version": "1", "build": {"image": "scratch", "formats": ["tar", "oci"], "compression": "gzip"}}'
 pool=dir:$work/pool
 "$work/venv/bin/buildstep" --help >help
+for name in push pull map; do "$work/venv/bin/daybook-$name" -h 2>>help; done
 grep -q '^  build ' help
 "$work/venv/bin/buildstep" doctor -m "$spec" --pool "$pool" proto
 "$work/venv/bin/buildstep" build -m "$spec" --pool "$pool" -o out proto

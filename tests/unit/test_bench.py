@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench import chart, machine, results, table, walls_cost
+from bench import assets, chart, machine, results, table, walls_cost
 from bench.changes import one_directory, one_file, one_mebibyte, thousand_files
 from bench.engines import ENGINES
 from bench.engines.buildah import containerfile
@@ -384,3 +384,16 @@ def test_a_comparison_of_lists_is_measured(capsys: pytest.CaptureFixture[str]) -
 
     assert files_diff.main(["--entries", "220", "--changes", "8", "--runs", "1"]) == 0
     assert [row.split()[0] for row in capsys.readouterr().out.splitlines()] == ["compare", "with", "parse"]
+
+
+def test_assets_are_the_same_every_time_and_of_their_sizes(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
+        total = assets.make_assets(folder, 20)
+        sizes = sorted(path.stat().st_size for path in folder.iterdir())
+        assert sum(sizes) == total
+        assert [sum(low <= size < low * 1.2 for size in sizes) for _, low in assets.SIZES] == [14, 5, 1]
+    names = sorted(path.name for path in one.iterdir())
+    assert names[-1] == "service001-1.9.tar.gz"
+    assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)
