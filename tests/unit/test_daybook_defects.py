@@ -28,7 +28,7 @@ def test_every_number_is_there() -> None:
     assert {number for number, _, _ in daybook_tests.numbered()} <= set(SECTIONS)
 
 
-@pytest.mark.parametrize("number", sorted({*range(1, COUNT + 1)} - {1, 2, 3, 4, 8}))
+@pytest.mark.parametrize("number", range(1, COUNT + 1))
 def test_every_number_has_a_test_and_its_own_list(number: int) -> None:
     assert f"<!-- table: daybook {number} -->" in SECTIONS[number]
     assert ROW.findall(SECTIONS[number]), f"no test carries the number {number}"
