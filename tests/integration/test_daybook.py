@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 
 from tests.integration.original_daybook import Fatal, Original, client
-from tests.servers.consul import Agent, consul
+from tests.servers.consul import MASTER, Agent, consul, locked_consul
 from tests.servers.fixtures import S3Store, weed
 
-__all__ = ["consul", "weed"]
+__all__ = ["consul", "locked_consul", "weed"]
 
 PROGRAMS = Path(__file__).parents[2]
 
@@ -297,3 +297,27 @@ def test_it_finds_its_file_and_consul_where_the_original_does(both: Both) -> Non
     both.environ.update(around)
     done = both.ours("daybook-pull")
     assert (done.status, list(files(both.top / "services"))) == (0, ["shop/1/run"]), done.lines
+
+
+def test_d08_who_may_not_read_is_told_and_keeps_what_he_has(both: Both, locked_consul: Agent) -> None:
+    """An agent with access rules answers a listing with nothing to who may read nothing."""
+    both.original.push("shop", "1", both.archive("run"))
+    both.original.add("*", ["shop"])
+    assert both.ours("daybook-pull").status == 0
+    token = both.top / "token"
+    token.touch(0o600)
+    address = f"127.0.0.1:{locked_consul.port}"
+    settings = json.loads(both.config.read_text()) | {
+        "consul_address": address,
+        "consul_token_file": str(token),
+    }
+    both.config.write_text(json.dumps(settings))
+    token.write_text("3f1c2d6e-0000-4000-8000-000000000000\n")
+    denied = both.ours("daybook-pull")
+    assert denied.status == 1
+    assert list(files(both.top / "services")) == ["shop/1/run"]
+    assert any("token" in line for line in denied.lines), denied.lines
+    token.write_text(f"{MASTER}\n")
+    assert both.ours("daybook-map", "add", "*", "shop").status == 0
+    again = both.ours("daybook-pull")
+    assert (again.status, again.lines[2]) == (0, "Service 'shop': 1 there already, 0 pulled")
