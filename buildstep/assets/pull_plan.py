@@ -99,7 +99,7 @@ def _listed(store: AssetStore, services: Sequence[str]) -> Iterator[tuple[str, l
         except BuildstepError as error:
             return error
 
-    answers = list(parallel(ask, services, store.at_once))
+    answers = list(parallel(ask, services, store.at_once, interrupt=store.interrupt))
     errors = [answer for answer in answers if isinstance(answer, BuildstepError)]
     if errors and len(errors) == len(services):
         raise errors[0]
@@ -138,7 +138,8 @@ def _look_closer(store: AssetStore, plans: Iterable[ServicePlan], verify: Verify
         except BuildstepError as error:
             return error
 
-    for (mine, asset), answer in zip(doubtful, parallel(ask, doubtful, store.at_once), strict=True):
+    answers = parallel(ask, doubtful, store.at_once, interrupt=store.interrupt)
+    for (mine, asset), answer in zip(doubtful, answers, strict=True):
         version = asset.name.version
         mark = mine.again.pop(version)
         if isinstance(answer, BuildstepError):

@@ -20,7 +20,7 @@ from buildstep.system.text import plural, size_text
 if TYPE_CHECKING:
     from buildstep.assets.activate import Hooks
     from buildstep.assets.fetch import Opener
-    from buildstep.assets.interface import Mappings, Register
+    from buildstep.assets.interface import AssetStore, Mappings, Register
     from buildstep.assets.policy import Policy
     from buildstep.assets.pull import Options, Report
 
@@ -88,6 +88,10 @@ def install_dir(work: Work, given: str | None) -> Path:
 @click.option("--activate", is_flag=True, help="Let SERVICE/current name the newest version.")
 @hook_options
 @TRUSTED
+@click.option(
+    "--contents", metavar="URL", shell_complete=values.STORES,
+    help="A content store nearby (`files put`): archives that it has come from there.",
+)  # fmt: skip
 @click.option("--links-out", is_flag=True, help="Also install assets with links that lead out of them.")
 @click.option("--replace-unmarked", is_flag=True, help="Also replace directories that hold other files.")
 @click.option("--watch", is_flag=True, help="Go on for ever: pull when the mappings of this host change.")
@@ -188,6 +192,7 @@ class _Pulling:
         from buildstep.assets.pull import Options
         from buildstep.assets.retention import Retention
 
+        install = install_dir(work, how["install_dir"])
         trusted = work.trusted(how["trusted"])
         verify = None
         if trusted is not None:
@@ -196,8 +201,8 @@ class _Pulling:
             verify = partial(check, trusted=trusted)
         keep = work.config.keep if how["keep"] is None else how["keep"]
         return cls(
-            opener=work.store,
-            install=install_dir(work, how["install_dir"]),
+            opener=_opener(work, how["contents"], install),
+            install=install,
             policy=Policy(
                 verify=verify,
                 owners=os.geteuid() == 0,
@@ -231,6 +236,25 @@ class _Pulling:
         value = {**(facts or {}), "install_dir": os.fspath(self.install), **report.to_json()}
         show(value, _lines(report), as_json=self.as_json, done=_summary(report))
         report.check()
+
+
+def _opener(work: Work, contents: str | None, install: Path) -> Opener:
+    """Return what opens the store. contents: of a content store whose archives come first."""
+    if not contents:
+        return work.store
+
+    def opened() -> AssetStore:
+        from buildstep.assets.install import STAGING
+        from buildstep.assets.local_contents import LocalContents
+        from buildstep.files import open_storage
+        from buildstep.files.content import ContentStore
+        from buildstep.files.places import cache_folder
+
+        storage = open_storage(contents, environ=work.environ, bus=work.bus, endpoint=work.endpoint)
+        found = ContentStore(storage, bus=work.bus, kept=cache_folder(work.environ))
+        return LocalContents(work.store(), found, work.bus, install / STAGING)
+
+    return opened
 
 
 def _watch(work: Work, pulling: _Pulling, host: _Host, how: dict[str, Any]) -> None:
@@ -270,7 +294,7 @@ def _summary(report: Report) -> str:
     words = [
         plural(len(report.services), "service"),
         f"{installed} {'would be ' if report.dry_run else ''}installed"
-        + (f" ({size_text(report.size)} fetched)" if report.size else ""),
+        + (f" ({size_text(report.size)})" if report.size else ""),
         f"{present:,} there already",
     ]
     words += [f"{removed:,} removed"] if removed else []

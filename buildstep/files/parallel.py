@@ -12,11 +12,18 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-def parallel(call: Callable[[A], B], values: Iterable[A], at_once: int) -> Iterator[B]:
+def parallel(
+    call: Callable[[A], B],
+    values: Iterable[A],
+    at_once: int,
+    *,
+    interrupt: Callable[[], None] | None = None,
+) -> Iterator[B]:
     """Yield what the function returns for each value, in their order.
 
     at_once: calls at the same time; with 1, or a single value, no thread is started. The first error is
-    raised where its value would come; calls that have not begun are then left out.
+    raised where its value would come; calls that have not begun are then left out. interrupt: makes calls
+    that wait fail soon; it is called where nobody wants them any more, such as after a signal.
     """
     rest = iter(values)
     first = list(itertools.islice(rest, 2))
@@ -32,6 +39,9 @@ def parallel(call: Callable[[A], B], values: Iterable[A], at_once: int) -> Itera
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-        finally:
+        except BaseException:
             for future in waiting:
                 future.cancel()
+            if interrupt is not None:
+                interrupt()
+            raise

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from buildstep.assets.interface import Asset, Details
+from buildstep.assets.interface import Asset, AssetStore, Details
 from buildstep.assets.names import Name, parse
 from buildstep.assets.policy import Policy
 from buildstep.assets.pull import Options, Report, pull
@@ -124,7 +124,7 @@ class MemoryAssets:
 
 
 def pulled(
-    store: MemoryAssets,
+    store: AssetStore,
     install: Path,
     *services: str,
     policy: Policy | None = None,
