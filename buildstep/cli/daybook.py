@@ -7,10 +7,11 @@ for a command line that cannot be read.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -24,6 +25,7 @@ from buildstep.system import standard_streams
 if TYPE_CHECKING:
     from buildstep.assets.interface import AssetStore, Register
     from buildstep.events import Bus
+    from buildstep.report.progress import Advance
 
 FAILED: Final = 1
 USAGE: Final = 2
@@ -167,6 +169,16 @@ def _push(flags: Flags) -> int:
 # -- daybook-pull -------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def _begin(count: int, size: int) -> Iterator[Advance]:
+    """Say how much is to be pulled: see `report.progress.Begin`."""
+    from buildstep.report.progress import silent
+    from buildstep.system.text import plural, size_text
+
+    say(f"Pulling down {plural(count, 'asset')}, {size_text(size)}...")
+    yield silent
+
+
 def _pull(flags: Flags) -> int:
     from buildstep.assets.patterns import resolve
     from buildstep.assets.policy import Policy
@@ -188,6 +200,7 @@ def _pull(flags: Flags) -> int:
         Path(settings.install_dir),
         Policy(owners=os.geteuid() == 0),
         Options(retention=Retention(keep=settings.keep, hyphens=settings.hyphens)),
+        begin=_begin,
         bus=bus,
     )
     for name, row in report.services.items():
