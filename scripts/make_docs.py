@@ -176,6 +176,12 @@ def _metrics() -> str:
     return table(("metric", "meaning"), ((f"`{name}`", about) for name, about in METRICS.items()))
 
 
+def _component_hooks() -> str:
+    from buildstep.components.hooks import VARIABLES
+
+    return table(("variable", "meaning"), ((f"`{name}`", about) for name, about in VARIABLES.items()))
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "cleaners": _cleaners,
     "variables": _variables,
@@ -193,6 +199,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "capabilities": _capabilities,
     "system calls": _system_calls,
     "metrics": _metrics,
+    "component hooks": _component_hooks,
 }
 
 

@@ -33,6 +33,10 @@ COMMANDS = {
         "buildstep.cli.map:command",
         "Host patterns to services: add, remove, list, resolve, check, edit.",
     ),
+    "components": (
+        "buildstep.cli.components:command",
+        "Graphs of images: list, plan, and why a component runs.",
+    ),
     "cache": ("buildstep.cli.cache:command", "The layer cache: list, size, verify, prune."),
     "jenkins": (
         "buildstep.cli.jenkins:command",

@@ -322,3 +322,15 @@ def _filters(_context: click.Context, _param: click.Parameter, _begun: str) -> I
 
 FILTERS = _callback(_filters)
 """Of an argument KEY=VALUE that filters images."""
+
+
+def _components(context: click.Context, _param: click.Parameter, _begun: str) -> Iterator[str]:
+    root = Path(str(context.params.get("root") or "."))
+    yield from sorted(path.parent.name for path in root.glob("src/*/build") if path.is_dir())
+
+
+COMPONENTS = _callback(_components)
+"""Of a value that is a component of the repository."""
+
+MODES = _callback(lambda _context, _param, _begun: ("k8s", "yarn", "all"))
+"""Of a mode word: those of OpenPAI, any other may be one too."""

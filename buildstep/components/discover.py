@@ -167,7 +167,8 @@ class _Search:
             self.fault(path, f"{name!r} cannot be the name of an image", "a-z 0-9, and . _ - between them")
         if (text := self.text(path)) is None:
             return None
-        read = kind.read(text, where=path, options=self.options)
+        arguments = self.options.arguments_of.get(name, self.options.arguments)
+        read = kind.read(text, where=path, options=replace(self.options, arguments=arguments))
         self.faults += read.faults
         copied = [
             Dependency(parts[1], ("/".join(parts[2:]),) if parts[2:] else (), f"{path}:{copy.line}")
@@ -181,6 +182,7 @@ class _Search:
             file=f"{BUILD}/{file}",
             mode=mode,
             bases=read.bases,
+            copies=tuple(sorted({copy.text for copy in read.copies})),
         )
         return image, copied
 

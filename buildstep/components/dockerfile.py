@@ -238,22 +238,29 @@ class _Reading:
             self.sources.append((source, f"{row.name} --from", row.line))
             return
         for word in words[:-1]:
-            try:
-                path = expand(word, _Empty(self.stages[-1].values), self.escape)
-            except ValueError:
-                continue
-            self.copies.append(Reference(path, row.name, row.line))
+            # What a variable holds while the image is built need not be what we know of it.
+            self.copies.append(Reference("" if "$" in word else self.bare(word), row.name, row.line))
+
+    def bare(self, word: str) -> str:
+        """Return a word without its quotes."""
+        try:
+            return expand(word, {}, self.escape)
+        except (NoValue, ValueError):
+            return ""
 
     def mounts(self, row: Instruction) -> None:
         for flag in self.words(row)[0]:
             name, _, value = flag.partition("=")
             if name != "--mount":
                 continue
-            for piece in next(csv.reader([value]), []):
-                key, _, image = piece.partition("=")
-                if key.strip().lower() == "from":
-                    source = self.expanded(image.strip(), self.stages[-1].values, row)
-                    self.sources.append((source or "scratch", "RUN --mount", row.line))
+            pieces = (piece.partition("=") for piece in next(csv.reader([self.bare(value) or value]), []))
+            options = {key.strip().lower(): given.strip() for key, _, given in pieces}
+            if "from" in options:
+                source = self.expanded(options["from"], self.stages[-1].values, row)
+                self.sources.append((source or "scratch", "RUN --mount", row.line))
+            elif options.get("type", "bind") == "bind":
+                path = options.get("source", options.get("src", ""))
+                self.copies.append(Reference("" if "$" in path else path, "RUN --mount", row.line))
 
     def finish(self) -> ReadImage:
         """Return what was read: a `--from` can name any stage, so that all must be known."""

@@ -44,8 +44,9 @@ class Graph:
             for dependency in component.dependencies:
                 provider = components[dependency.provider]
                 self.component_reasons.setdefault((provider.name, component.name), dependency.where)
-                for first in _last(provider):
-                    for then in _first(component):
+                # All of both: any job of the provider may make a product, and any job here may use it.
+                for first in job_names(provider):
+                    for then in job_names(component):
                         self.reasons.setdefault((first, then), dependency.where)
             for image in component.images:
                 self._bases(image, images, options)
@@ -55,16 +56,11 @@ class Graph:
         self.jobs = {name: replace(jobs[name], needs=tuple(sorted(needs[name]))) for name in sorted(jobs)}
 
     def _hooks(self, component: Component) -> None:
-        """The hook before comes before the images of its component, and the one after comes after them."""
-        names = [image.name for image in component.images]
-        chain = [[f"{component.name}:pre"] * bool(component.pre), names, [f"{component.name}:post"]]
-        if not component.post:
-            chain.pop()
-        chain = [step for step in chain if step]
-        for before, after in itertools.pairwise(chain):
-            for first in before:
-                for then in after:
-                    self.reasons[first, then] = f"a hook of {component.name}"
+        """The hook before comes before the images of its component, and the one after comes after both."""
+        jobs = {action: [job.name for job in jobs_of(component) if job.action is action] for action in Action}
+        for before, after in itertools.combinations((Action.PRE, Action.IMAGE, Action.POST), 2):
+            for pair in itertools.product(jobs[before], jobs[after]):
+                self.reasons[pair] = f"a hook of {component.name}"
 
     def _bases(self, image: Image, images: Mapping[str, Image], options: ReadOptions) -> None:
         external = []
@@ -100,6 +96,14 @@ class Graph:
     def edges(self) -> list[tuple[str, str]]:
         """Pairs of components, provider and consumer, sorted; each once."""
         return sorted(self.component_reasons)
+
+    @cached_property
+    def providers(self) -> dict[str, list[str]]:
+        """The components that each component needs, sorted; none for those that need nothing."""
+        found: dict[str, list[str]] = {}
+        for provider, consumer in self.edges:
+            found.setdefault(consumer, []).append(provider)
+        return found
 
     def of_components(self, names: Collection[str]) -> set[str]:
         """Return the names of all jobs of these components."""
@@ -229,20 +233,6 @@ def find_image(text: str, images: Collection[str], options: ReadOptions) -> str 
         return text
     name, _, tag = text.rpartition(":")
     return name if name in images and tag in options.tags else None
-
-
-def _first(component: Component) -> list[str]:
-    """Return the jobs of a component that wait for its providers."""
-    if component.pre:
-        return [f"{component.name}:pre"]
-    return [image.name for image in component.images] or [f"{component.name}:post"] * bool(component.post)
-
-
-def _last(component: Component) -> list[str]:
-    """Return the jobs after which a component's products are there."""
-    if component.post:
-        return [f"{component.name}:post"]
-    return [image.name for image in component.images] or [f"{component.name}:pre"] * bool(component.pre)
 
 
 def _place(where: str, base: Reference) -> str:

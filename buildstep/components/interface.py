@@ -23,13 +23,14 @@ class ReadOptions:
     """What decides how a repository of components is read.
 
     mode: files of other mode words are left out; "all" leaves out none. arguments: build arguments; they win
-    over the defaults of ARG. prefixes: what may stand before the name of an image of the graph, such as
-    `registry.example/team/`; tags: the tags with which a reference still means the image of the graph.
-    environ: for templates.
+    over the defaults of ARG; arguments_of: all of them for certain images, by name. prefixes: what may stand
+    before the name of an image of the graph, such as `registry.example/team/`; tags: the tags with which a
+    reference still means the image of the graph. environ: for templates.
     """
 
     mode: str = "k8s"
     arguments: Mapping[str, str] = field(default_factory=dict)
+    arguments_of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     prefixes: tuple[str, ...] = ("localhost/",)
     tags: tuple[str, ...] = ("latest",)
     environ: Mapping[str, str] = field(default_factory=dict)
@@ -61,7 +62,8 @@ class Image:
     """An image that a component builds.
 
     name: unique in the graph. kind: the row of KINDS. file: relative to the component's directory. mode: the
-    mode word in the file's name, empty for none. bases: images it is made from, of the graph or not.
+    mode word in the file's name, empty for none. bases: images it is made from, of the graph or not. copies:
+    paths of the component that go into it, as they are written; an empty one is all of it.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Image:
     file: str
     mode: str = ""
     bases: tuple[Reference, ...] = ()
+    copies: tuple[str, ...] = ("",)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,10 +94,11 @@ class Component:
 
 
 class ReadImage(NamedTuple):
-    """What a kind says of a file: images it needs, paths it copies from the context, and what is wrong."""
+    """What a kind says of a file: images it needs, paths it copies from its component, with an empty text for
+    all of it, and what is wrong."""
 
     bases: tuple[Reference, ...] = ()
-    copies: tuple[Reference, ...] = ()
+    copies: tuple[Reference, ...] = (Reference("", "build", 0),)
     faults: tuple[Fault, ...] = ()
 
 

@@ -104,6 +104,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (top / "m.json").write_text(
         json.dumps({"name": "hello", "version": "1", "os": "linux", "type": "other", "build": build})
     )
+    (top / "graph/src/web/build").mkdir(parents=True)
+    (top / "graph/src/web/build/web.dockerfile").write_text("FROM scratch")
     (top / "m.toml").write_text('[hosts]\n"web-*" = ["web"]\n')
     recipe = {"name": "r", "version": "1", "image": "scratch", "outputs": ["/opt"],
               "sources": [{"path": "proto", "dest": "/opt"}]}  # fmt: skip
@@ -156,6 +158,9 @@ COMMANDS: dict[str, list[str]] = {
     "assets verify": ["--store", "assets"],
     "assets delete": ["web", "9.9", "--store", "assets"],
     "assets index": ["--store", "assets"],
+    "components list": ["--root", "graph"],
+    "components plan": ["--root", "graph"],
+    "components why": ["web", "--root", "graph"],
     "map add": ["web-*", "web", "--register", "m.toml"],
     "map remove": ["no-such-pattern", "--all", "--register", "m.toml"],
     "map list": ["--register", "m.toml"],

@@ -145,6 +145,14 @@ def test_services_and_versions_that_are_installed(ask: Ask, tmp_path: Path) -> N
     assert ask(f"buildstep assets rollback {there} web --to ") == ["plain,1", "plain,2"]
 
 
+def test_components_of_the_repository(ask: Ask, tmp_path: Path) -> None:
+    for name in ("there/src/web/build", "there/src/db/build", "there/src/docs"):
+        (tmp_path / name).mkdir(parents=True)
+    assert ask(f"buildstep components why --root {tmp_path}/there ") == ["plain,db", "plain,web"]
+    assert ask(f"buildstep components plan --root {tmp_path}/there -s w") == ["plain,web"]
+    assert ask("buildstep components why ") == []
+
+
 def test_bin_build_is_completed_as_the_command_build(ask: Ask) -> None:
     assert "plain,oci" in ask("bin/build --format o", "build")
     assert "plain,oci" in ask("x=1 bin/buildstep build -f o")

@@ -40,7 +40,7 @@ def faults(text: str, **arguments: str) -> list[str]:
         ("FROM a\nFROMAGE b\nRUN x", ["a"]),
         ("FROM scratch\nCOPY --from=scratch a b", []),
         ("FROM a\nRUN --mount=type=bind,from=b,source=/x,target=/y cat /y/z", ["a", "b"]),
-        ('FROM a\nRUN --mount="type=bind,from=b" x', ["a"]),
+        ('FROM a\nRUN --mount="type=bind,from=b" x', ["a", "b"]),
         ("FROM a\nRUN --network=none --mount=from=b x --mount=from=no", ["a", "b"]),
         ("FROM a\nADD --from=b x y", ["a", "b"]),
         ('FROM a\nCOPY --from=b ["x", "y"]', ["a", "b"]),

@@ -70,7 +70,7 @@ def test_a_change_can_be_followed_one_step_only(nine: Graph) -> None:
 
 def test_hooks_and_images_are_jobs_of_their_own(nine: Graph) -> None:
     assert nine.jobs["hadoop-run:pre"].needs == ("hadoop-ai:pre",)
-    assert nine.jobs["hadoop-run"].needs == ("base-image", "hadoop-run:pre")
+    assert nine.jobs["hadoop-run"].needs == ("base-image", "hadoop-ai:pre", "hadoop-run:pre")
     assert nine.jobs["yarn-frameworklauncher:pre"].needs == ()
     assert nine.reasons["base-image", "hadoop-run"] == (
         "src/hadoop-run/build/hadoop-run.common.dockerfile:1 FROM base-image"
