@@ -26,7 +26,7 @@ from buildstep.assets.blob_index import (
     parse_index,
     sidecar,
 )
-from buildstep.assets.interface import Asset, Details, Incoming
+from buildstep.assets.interface import Asset, AssetTaken, Details, Incoming
 from buildstep.assets.names import Name
 from buildstep.assets.taken import settle, sha256_of
 from buildstep.errors import StoreError
@@ -36,6 +36,8 @@ from buildstep.files.parallel import parallel
 
 _PIECE = 4 << 20
 """Bytes that one call gets; most assets are smaller, and need one call only."""
+_IN_MEMORY = 64 << 20
+"""Bytes of an asset that is replaced without a moment in which none is there."""
 _TRIES = 20
 """Rounds in which others may change the same blob before ours."""
 
@@ -143,13 +145,23 @@ class BlobAssets:
     def put(self, name: Name, path: Path, details: Details, *, replace: bool = False) -> bool:
         """See `AssetStore`."""
         if replace:
-            # What is told of an asset goes first: the new one must never be told the old one's sha256.
-            self._storage.delete([sidecar(name)])
-            self._storage.delete([name.file])
-        if not self._storage.write(name.file, path):
+            self._replace(name, path, details)
+        elif not self._storage.write(name.file, path):
             return settle(self, name, details, self._recorded(name) or self._record_anew(name))
         self._record(name, details)
         return True
+
+    def _replace(self, name: Name, path: Path, details: Details) -> None:
+        """Put an asset in the place of another one: at once, unless one of them is large."""
+        there = self._recorded(name)
+        # What is told of an asset goes first: the new one must never be told the old one's sha256.
+        self._storage.delete([sidecar(name)])
+        if details.size <= _IN_MEMORY and (there is None or there.size <= _IN_MEMORY):
+            self._change(name.file, lambda _there: path.read_bytes())
+            return
+        self._storage.delete([name.file])
+        if not self._storage.write(name.file, path):
+            raise AssetTaken(f"somebody else pushes {name.file} to {self.url} right now", retryable=True)
 
     def _record_anew(self, name: Name) -> Details:
         """Record what nobody has recorded: its writer was killed right after it was there, or was daybook."""

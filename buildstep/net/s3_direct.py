@@ -21,7 +21,7 @@ from xml.etree import ElementTree as ET
 from buildstep.net.connections import Body, Broken, Connections, Reply
 from buildstep.net.errors import clean_text
 from buildstep.net.http import Http
-from buildstep.net.request import MAX_RESPONSE
+from buildstep.net.request import MAX_RESPONSE, HttpResponse
 from buildstep.net.s3_account import Account
 from buildstep.net.s3_errors import HINTS, TAKEN, S3Error, Taken, parse_s3
 from buildstep.net.s3_signing import EMPTY_SHA256, encoded_path, encoded_query, sign
@@ -110,11 +110,32 @@ class DirectS3:
         sha256: str = EMPTY_SHA256,
     ) -> Reply:
         """Make one attempt at a call. key: with the client's prefix, empty for the bucket."""
+        for _ in range(2):
+            reply = self._attempt(method, key, query or {}, headers or {}, body, sha256)
+            region = reply.headers.get("x-amz-bucket-region", "")
+            if reply.status not in _ELSEWHERE or region in ("", self._account.region):
+                break
+            # The bucket is in another region, and the store has said in which one.
+            with self._guard:
+                self._account.region, self._links = region, None
+            with reply:
+                reply.error_text()
+        return reply
+
+    def _attempt(
+        self,
+        method: str,
+        key: str,
+        query: Mapping[str, str],
+        headers: Mapping[str, str],
+        body: Body,
+        sha256: str,
+    ) -> Reply:
         links, path = self._connections()
         if self.http.stopped.is_set():
             raise S3Error(f"{self.uri}: stopped, because something else failed")
         target = encoded_path(path + key) + (f"?{encoded_query(query)}" if query else "")
-        asked = {"host": links.host_header, **(headers or {})}
+        asked = {"host": links.host_header, **headers}
         asked |= sign(self._account.keys(), self._account.region, method, target, asked, body_sha256=sha256)
         try:
             return links.call(method, target, asked, body)
@@ -133,19 +154,9 @@ class DirectS3:
                     raise self._error(what, reply)
                 return use(reply)
 
-        try:
-            return self.http.retrying(once)
-        except S3Error as error:
-            region = error.response.headers.get("x-amz-bucket-region", "") if error.response else ""
-            if error.status not in _ELSEWHERE or region in ("", self._account.region):
-                raise
-        with self._guard:
-            self._account.region, self._links = region, None
         return self.http.retrying(once)
 
     def _error(self, what: str, reply: Reply) -> S3Error:
-        from buildstep.net.request import HttpResponse
-
         text = reply.error_text()
         code, message = _field(text, "Code"), _field(text, "Message")
         code = code or {403: "403", 404: "404"}.get(reply.status, "")

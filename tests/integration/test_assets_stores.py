@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -244,6 +245,26 @@ class TestWriting:
         assert read(own.reader(), self.NAME) == (b"second one", details(b"second one"))
         assert self.put(store, tmp_path / "a", b"second one", replace=True)
         assert read(own.reader(), self.NAME) == (b"second one", details(b"second one"))
+
+    def test_replaced_it_is_there_at_every_moment(self, own: Place, tmp_path: Path) -> None:
+        """A host that prunes must not take it for deleted."""
+        if not own.conditional:
+            pytest.skip("of this server it is not known")
+        store, reader = own.writer(), own.reader()
+        self.put(store, tmp_path / "a", b"0")
+        done, seen = threading.Event(), set()
+
+        def watch() -> None:
+            while not done.is_set():
+                seen.add(tuple(asset.name for asset in reader.list()))
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        for number in range(1, 6):
+            self.put(store, tmp_path / "a", b"%d" % number * 1000, replace=True)
+        done.set()
+        thread.join()
+        assert seen == {(self.NAME,)}
 
     def test_the_same_bytes_with_another_signature_are_told(self, own: Place, tmp_path: Path) -> None:
         store = own.writer()
