@@ -9,14 +9,20 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from buildstep.assets import globs
-from buildstep.assets.globs import ANY, Class
+from buildstep.assets.globs import ANY, ONE, Class
 from buildstep.assets.interface import Mappings
 from buildstep.assets.patterns import Pattern, Patterns, is_tie, why
 
 Kind = Literal["fault", "malformed", "never", "tie", "crossing"]
 
 MOST_PAIRS: Final = 200_000
-"""Pairs of patterns that are compared; more than that are said to be left out."""
+"""Pairs of patterns that are compared; more than that are said to be left out. A pair with other wildcards
+than stars counts as many, as that takes as long."""
+
+_SLOW: Final = 200
+
+MOST_CROSSINGS: Final = 1000
+"""Pairs that are told. Whoever has more has no use for a longer list."""
 
 _MOST_STATES = 20_000
 _MOST_NAMES = 256
@@ -96,13 +102,16 @@ def _never(pattern: Pattern, known: Patterns, compat: bool) -> Finding | None:
 def _shortest(pattern: Pattern) -> str | None:
     """Return the shortest name that a pattern matches, None if there is none."""
     text = ""
-    for accepts in _steps(pattern):
-        if accepts is None:
-            continue
-        char = next((char for char in _alphabet([pattern]) if accepts(char)), None)
-        if char is None:
-            return None
-        text += char
+    for part in pattern.parts:
+        if isinstance(part, globs.Literal):
+            text += part.text
+        elif isinstance(part, Class):
+            char = next(filter(part.has, _alphabet([pattern])), None)
+            if char is None:
+                return None
+            text += char
+        elif part == ONE:
+            text += "x"
     return text or "x"
 
 
@@ -131,15 +140,12 @@ def _all_names(pattern: Pattern) -> list[str]:
 
 def _pairs(live: list[Pattern], compat: bool) -> Iterator[Finding]:
     """Yield what two patterns have in common where neither is only a narrower one of the other."""
-    left = MOST_PAIRS
-    for one, other in _near(live):
-        left -= 1
-        if not left:
-            yield Finding(
-                kind="crossing",
-                pattern="",
-                text=f"only {MOST_PAIRS:,} pairs of patterns that begin alike were compared",
-            )
+    told = cost = 0
+    for number, (one, other) in enumerate(_near(live)):
+        cost += 1 if _kinds(one) == _kinds(other) == {ANY} else _SLOW
+        if cost > MOST_PAIRS or told == MOST_CROSSINGS:
+            text = f"only the first {number:,} pairs of patterns that begin and end alike were compared"
+            yield Finding(kind="crossing", pattern="", text=text)
             return
         first, second = sorted((one, other), key=lambda it: it.rank(compat=compat))
         tie = is_tie(one, other, compat=compat)
@@ -148,28 +154,30 @@ def _pairs(live: list[Pattern], compat: bool) -> Iterator[Finding]:
         example = common(one, other)
         if example is None:
             continue
+        told += 1
         reason = why(first, second, compat=compat)
         text = f"{first.text!r} wins {example!r} against {second.text!r}, which {reason}"
-        yield Finding(
-            kind="tie" if tie else "crossing",
-            pattern=first.text,
-            other=second.text,
-            example=example,
-            text=text,
-        )
+        kind: Kind = "tie" if tie else "crossing"
+        yield Finding(kind=kind, pattern=first.text, other=second.text, example=example, text=text)
 
 
 def _near(live: list[Pattern]) -> Iterator[tuple[Pattern, Pattern]]:
     """Yield each pair of patterns with wildcards whose literal beginnings and ends fit each other once."""
-    by_head: dict[str, list[tuple[str, Pattern]]] = {}
+    exact: dict[tuple[str, str], list[Pattern]] = {}  # by beginning and end
+    longer: dict[tuple[str, str], list[Pattern]] = {}  # by beginning, and what an end ends with
     for pattern in sorted((it for it in live if it.wildcards), key=lambda it: (len(_end(it, 0)), it.text)):
         head, tail = _end(pattern, 0), _end(pattern, -1)
-        # Those with a shorter beginning, or the same, are in the table already.
-        for size in range(len(head) + 1):
-            for ending, other in by_head.get(head[:size], ()):
-                if ending.endswith(tail) or tail.endswith(ending):
+        ends = [tail[at:] for at in range(1, len(tail) + 1)]
+        # Those with a shorter beginning, or the same, are in the tables already.
+        for begin in (head[:size] for size in range(len(head) + 1)):
+            for other in longer.get((begin, tail), ()):
+                yield other, pattern
+            for end in ends:
+                for other in exact.get((begin, end), ()):
                     yield other, pattern
-        by_head.setdefault(head, []).append((tail, pattern))
+        exact.setdefault((head, tail), []).append(pattern)
+        for end in (tail, *ends):
+            longer.setdefault((head, end), []).append(pattern)
 
 
 def _end(pattern: Pattern, index: int) -> str:
@@ -261,23 +269,37 @@ def _walk(
     return None
 
 
+_OTHER = "\x01"
+"""A character that no pattern has as a literal."""
+
+
+def _kinds(pattern: Pattern) -> set[str]:
+    """Return which wildcards a pattern has: ANY, ONE, and "[" for classes."""
+    return {"[" if isinstance(it, Class) else it for it in pattern.parts if not isinstance(it, globs.Literal)}
+
+
 def contains(wide: Pattern, narrow: Pattern) -> bool:
     """Tell whether one pattern matches all hosts that another matches; False where that takes too long."""
-    match wide.parts:
-        case (str(),) if wide.parts == (ANY,):
-            return True
-        case (globs.Literal(text), str(star)) if star == ANY and _end(narrow, 0).startswith(text):
-            return True
+    if _kinds(wide) <= {ANY}:
+        # What it matches with a strange character for each wildcard, it matches with whatever is there.
+        strange = (it.text if isinstance(it, globs.Literal) else _OTHER for it in narrow.parts)
+        found = wide.matches("".join(strange))
+        if found or "[" not in _kinds(narrow):
+            return found
     try:
-        return (
-            _walk(wide, narrow, lambda in_wide, in_narrow: in_narrow and not in_wide, lambda _, b: b) is None
-        )
+        return _walk(wide, narrow, lambda a, b: b and not a, lambda _, b: b) is None
     except OverflowError:
         return False
 
 
 def common(one: Pattern, other: Pattern) -> str | None:
     """Return a host that both patterns match; None if there is none, or if that takes too long."""
+    if _kinds(one) == _kinds(other) == {ANY}:
+        head, tail = (max((_end(it, at) for it in (one, other)), key=len) for at in (0, -1))
+        fits = all(head.startswith(_end(it, 0)) and tail.endswith(_end(it, -1)) for it in (one, other))
+        parts = (*one.parts[1:-1], *other.parts[1:-1])
+        inner = [part.text for part in parts if isinstance(part, globs.Literal)]
+        return f"{head}{''.join(inner)}{tail}" if fits else None
     try:
         return _walk(one, other, lambda a, b: a and b, lambda a, b: a and b)
     except OverflowError:

@@ -19,22 +19,18 @@ if TYPE_CHECKING:
     from buildstep.events import Bus
     from buildstep.spec.config import Config
 
-_OPTIONS: Final = (
-    click.option(
-        "--register", metavar="URL", shell_complete=values.REGISTERS, help="consul://HOST:PORT or file:PATH."
-    ),
-    click.option(
-        "--consul-token-file",
-        "consul_token_file",
-        metavar="FILE",
-        shell_complete=values.FILES,
-        help="Where Consul's ACL token is; else CONSUL_HTTP_TOKEN.",
-    ),
-    click.option("--consul-datacenter", "consul_datacenter", metavar="NAME", help="Consul's datacenter."),
-    click.option(
-        "--consul-namespace", "consul_namespace", metavar="NAME", help="Consul's namespace (Enterprise only)."
-    ),
+_REGISTER = click.option(
+    "--register", metavar="URL", shell_complete=values.REGISTERS, help="consul://HOST:PORT or file:PATH."
 )
+_CONSUL: Final = {
+    "token_file": ("FILE", "Where Consul's ACL token is; else CONSUL_HTTP_TOKEN."),
+    "datacenter": ("NAME", "Consul's datacenter."),
+    "namespace": ("NAME", "Consul's namespace (Enterprise only)."),
+    "ca_file": ("FILE", "The authorities of Consul's certificate, for consul+https://HOST:PORT."),
+    "cert_file": ("FILE", "Our certificate, for a Consul that wants one."),
+    "key_file": ("FILE", "Its key."),
+}
+"""Options of `net.consul_login` that have flags: --consul- and the name."""
 
 COMPAT = click.option("--compat", is_flag=True, help="The longest pattern wins, as with daybook.")
 
@@ -57,7 +53,7 @@ class RegisterOptions:
         from buildstep.net.request import HttpOptions
 
         url = self.url or config.assets.register or default_register(environ)
-        options = {**config.assets.consul, **{key: value for key, value in self.consul.items() if value}}
+        options = {**config.assets.consul, **self.consul}
         http = HttpOptions(**dict[str, Any](config.http))
         return open_register(url, RegisterAccess(environ=environ, bus=bus, options=options, http=http))
 
@@ -66,24 +62,18 @@ def register_options(job: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of a register, and call it with `register`, what they say."""
 
     @functools.wraps(job)
-    def run(
-        *args: Any,
-        register: str | None,
-        consul_token_file: str | None,
-        consul_datacenter: str | None,
-        consul_namespace: str | None,
-        **options: Any,
-    ) -> Any:
-        consul = {
-            "token_file": os.path.abspath(consul_token_file) if consul_token_file else "",
-            "datacenter": consul_datacenter or "",
-            "namespace": consul_namespace or "",
-        }
+    def run(*args: Any, register: str | None, **options: Any) -> Any:
+        consul = {}
+        for name in _CONSUL:
+            if value := options.pop(f"consul_{name}"):
+                consul[name] = os.path.abspath(value) if name.endswith("_file") else value
         return job(*args, register=RegisterOptions(url=register or "", consul=consul), **options)
 
-    for option in reversed(_OPTIONS):
-        run = option(run)
-    return run
+    for name, (metavar, text) in reversed(_CONSUL.items()):
+        flag = f"--consul-{name.replace('_', '-')}"
+        complete = values.FILES if metavar == "FILE" else None
+        run = click.option(flag, metavar=metavar, shell_complete=complete, help=text)(run)
+    return _REGISTER(run)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

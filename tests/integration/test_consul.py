@@ -17,6 +17,9 @@ from buildstep import cli
 from buildstep.assets import mapping, open_register, patterns
 from buildstep.assets.interface import Mappings, Register, RegisterAccess, RegisterError
 from buildstep.net.request import HttpOptions
+from tests.guest.errors import GuestError
+from tests.servers import consul as consul_server
+from tests.servers import fixtures
 from tests.servers.consul import (
     Agent,
     agent,
@@ -454,3 +457,40 @@ def test_the_command_line_on_a_real_agent(
     assert "no answer from the Consul agent" in run(
         "list", "--register", f"consul://127.0.0.1:{free_port()}", status=21
     )
+
+
+def test_d08_flags_for_tls_and_the_token(
+    secure: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert secure.ca
+    assert secure.client_cert
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "token").write_text("any")  # there are no access rules
+    cert, key = map(str, secure.client_cert)
+    flags = ["--consul-ca-file", str(secure.ca), "--consul-cert-file", cert, "--consul-key-file", key]
+    more = ["--consul-token-file", "token", "--consul-datacenter", "dc1"]
+    assert cli.main(["map", "add", "by-flags", "x", "--register", secure.url, *flags, *more]) == 0
+    assert secure.raw(f"{PREFIX}by-flags") == "x"
+    argv = ["map", "list", "--register", secure.url, *flags, "--consul-namespace", "team"]
+    assert cli.main(argv) == 21
+    assert "Enterprise feature" in capfd.readouterr().err
+
+
+def test_a_value_that_is_too_long_for_consul(open_consul: Agent) -> None:
+    with pytest.raises(RegisterError, match="413") as caught:
+        register(open_consul).swap("a", tuple(f"service_{number}" for number in range(50_000)), None)
+    assert "512 KiB" in caught.value.hint
+
+
+@pytest.mark.parametrize("ci", ["", "true"])
+def test_a_consul_that_cannot_be_fetched_is_told(
+    ci: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: Path) -> None:
+        raise GuestError("no mirror has it")
+
+    monkeypatch.setattr(consul_server, "_fetch", fail)
+    monkeypatch.setattr(fixtures, "CACHE", tmp_path / "venv")
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(pytest.fail.Exception if ci else pytest.skip.Exception, match="no mirror has it"):
+        consul_server.program()

@@ -52,8 +52,8 @@ def test_what_is_found(
 
 def test_a_finding_names_the_other_and_a_host() -> None:
     (one,) = check(of("web-*", "*-b"))
-    assert (one.other, one.example, one.wrong) == ("*-b", "web-b", False)
-    assert one.text == "'web-*' wins 'web-b' against '*-b', which has fewer literal characters: 2, not 4"
+    assert (one.other, one.example, one.wrong) == ("*-b", "web--b", False)
+    assert one.text == "'web-*' wins 'web--b' against '*-b', which has fewer literal characters: 2, not 4"
     (one,) = check(of("web-1", "web-[1]"))
     assert one.wrong
     assert "'web-1' matches all that it matches" in one.text
@@ -76,8 +76,12 @@ def test_it_agrees_with_trying_all_names() -> None:
         assert contains(one, other) == (in_other <= in_one), texts
         assert (common(one, other) is not None) == bool(in_one & in_other), texts
         winners = {Patterns(dict.fromkeys(texts, ())).resolve(name).winner for name in names}
-        for finding in check(of(*texts)):
-            assert (finding.kind != "never") or finding.pattern not in winners, texts
+        findings = check(of(*texts))
+        never = {finding.pattern for finding in findings if finding.kind == "never"}
+        assert not never & winners, texts
+        crossing = in_one & in_other and not in_one <= in_other and not in_other <= in_one
+        if crossing and not never:
+            assert [finding.kind in ("tie", "crossing") for finding in findings] == [True], texts
 
 
 def test_thousands_of_mappings_are_checked_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,9 +89,15 @@ def test_thousands_of_mappings_are_checked_quickly(monkeypatch: pytest.MonkeyPat
     began = time.process_time()
     assert check(of(*texts, "*"))[:1] == []
     assert time.process_time() - began < 20
+    assert check(of(*(f"[a-z]*-{number}[0-9]" for number in range(300))))[-1].text.startswith(
+        "only the first"
+    )
+    assert time.process_time() - began < 40
     monkeypatch.setattr(map_check, "MOST_PAIRS", 50)
     last = check(of(*(f"*{number}*" for number in range(20))))[-1]
-    assert "only 50 pairs" in last.text
+    assert "only the first 50 pairs" in last.text
+    monkeypatch.setattr(map_check, "MOST_CROSSINGS", 7)
+    assert len(check(of(*(f"*{number}*" for number in range(20))))) == 8
 
 
 def test_a_class_before_a_star_is_no_star() -> None:
