@@ -116,7 +116,11 @@ def with_work(job: Callable[..., int | None]) -> Callable[..., int]:
 
     @functools.wraps(job)
     def run(root: Path, config: Path | None, mode: str, **options: Any) -> int:
+        import gc
+
         from buildstep.cli import guard
+
+        gc.disable()  # see cli.build: a graph holds no cycles that come and go
 
         def inside() -> int:
             return job(Work(root=root, config=config, mode=mode), **options) or 0

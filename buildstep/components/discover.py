@@ -115,7 +115,7 @@ class _Search:
         for name in names:
             if name.startswith(".") or above.excludes(f"{SOURCE}/{name}", directory=True):
                 continue
-            if (self.root / SOURCE / name / BUILD).is_dir():
+            if os.path.isdir(f"{self.contents.root}/{SOURCE}/{name}/{BUILD}"):
                 self.component(name, above)
             else:
                 self.plain.add(name)
@@ -126,8 +126,8 @@ class _Search:
         """Read one component; `component.dep` only once all are known."""
         top = f"{SOURCE}/{name}"
         files = self.files(top, above)
-        here = {file.removeprefix(f"{BUILD}/") for file in files if file.count("/") == 1}
-        here = {file for file in here if f"{BUILD}/{file}" in files}
+        inside = [file.removeprefix(f"{BUILD}/") for file in files if file.startswith(f"{BUILD}/")]
+        here = {file for file in inside if "/" not in file}
         images, copied = [], []
         for file in sorted(here):
             if image := self.image(name, file):
@@ -167,8 +167,10 @@ class _Search:
             self.fault(path, f"{name!r} cannot be the name of an image", "a-z 0-9, and . _ - between them")
         if (text := self.text(path)) is None:
             return None
-        arguments = self.options.arguments_of.get(name, self.options.arguments)
-        read = kind.read(text, where=path, options=replace(self.options, arguments=arguments))
+        options = self.options
+        if name in options.arguments_of:
+            options = replace(options, arguments=options.arguments_of[name])
+        read = kind.read(text, where=path, options=options)
         self.faults += read.faults
         copied = [
             Dependency(parts[1], ("/".join(parts[2:]),) if parts[2:] else (), f"{path}:{copy.line}")
@@ -194,7 +196,7 @@ class _Search:
         while folders:
             folder = folders.pop()
             try:
-                with os.scandir(self.root / top / folder) as rows:
+                with os.scandir(f"{self.contents.root}/{top}/{folder}") as rows:
                     entries = list(rows)
             except OSError as error:
                 self.fault(f"{top}/{folder}".rstrip("/"), error.strerror or str(error))
@@ -218,7 +220,7 @@ class _Search:
         """Read an ignore file, relative to root; it need not be there. above: rules that hold as well."""
         defaults = set(above.defaults if above else IGNORED)
         patterns: list[str] = []
-        if (self.root / file).is_file():
+        if os.path.isfile(f"{self.contents.root}/{file}"):
             for number, line in enumerate(self.lines(file), 1):
                 pattern = line.strip()
                 if pattern.startswith("!") and pattern[1:].rstrip("/") in defaults:

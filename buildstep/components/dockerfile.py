@@ -8,6 +8,7 @@ Nothing is run or fetched. Instructions that we do not know are left to the buil
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -288,6 +289,7 @@ class _Empty(dict[str, str]):
         return self[name]
 
 
+@functools.cache
 def platform_arguments() -> Mapping[str, str]:
     """Return the arguments that every builder gives: the platform is this machine's."""
     from buildstep.formats.oci.spec import OciPlatform

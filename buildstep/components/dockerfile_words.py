@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 
+_SPECIAL = re.compile(r"[$'\"]")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MODIFIER = re.compile(r":?[-+?]|##?|%%?|//?")
 
@@ -18,6 +19,8 @@ class NoValue(Exception):
 
 def split(text: str, escape: str = "\\") -> list[str]:
     """Return the words of a text; quotes and escapes hold blanks together, and stay in the words."""
+    if escape not in text and "'" not in text and '"' not in text:
+        return text.split()
     words: list[str] = []
     word, quote, at = "", "", 0
     while at < len(text):
@@ -44,6 +47,8 @@ def expand(word: str, values: Mapping[str, str], escape: str = "\\") -> str:
 
     Raises NoValue for a variable that has none; ValueError for a `${` that does not end as it should.
     """
+    if not _SPECIAL.search(word) and escape not in word:
+        return word
     return _Expansion(word, values, escape).until("")
 
 
