@@ -19,6 +19,8 @@ from buildstep.spec import schema
 from buildstep.spec.schema import BOOLEAN, HTTP, Rule, integer, record, text
 
 CONFIG_FILE: Final = "/etc/daybook.json"
+SHARED_FILE: Final = "AWS_SHARED_CREDENTIALS_FILE"
+"""The variable that names a file of credentials; daybook's library knew it as AWS_CREDENTIAL_FILE."""
 _TEXT: Rule = {"type": ["string", "null"]}  # to Go, null leaves a value as it is
 _ADDRESS: Rule = text(rf"({HTTP}://)?[^\s@?#/]+", say="HOST:PORT or http(s)://HOST:PORT")
 _ENDPOINT: Rule = text(rf"{HTTP}://[^\s@?#]+", say="an http or https address")
@@ -139,7 +141,7 @@ _OLD_NAMES: Final = {
     "AWS_ACCESS_KEY": "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_KEY": "AWS_SECRET_ACCESS_KEY",
     "AWS_SECURITY_TOKEN": "AWS_SESSION_TOKEN",
-    "AWS_CREDENTIAL_FILE": "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_CREDENTIAL_FILE": SHARED_FILE,
 }
 
 
@@ -166,6 +168,8 @@ def load(path: str) -> Daybook:
     known = {
         key: value for key, value in data.items() if key in RULE["properties"] and value not in (None, "")
     }
+    if "keep" in known:
+        known["keep"] = int(known["keep"])  # 3.0 is a whole number to JSON
     settings = Daybook(**known)
     return replace(settings, notes=(*_unknown(path, data), *_readable(path, settings)))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from buildstep.assets import daybook
-from buildstep.assets.daybook import CONFIG_FILE, Daybook, Flags, FlagsError
+from buildstep.assets.daybook import CONFIG_FILE, SHARED_FILE, Daybook, Flags, FlagsError
 from buildstep.cli import failure_of
 from buildstep.cli.guard import signals
 from buildstep.errors import BuildstepError, Interrupted, UsageError
@@ -134,6 +134,8 @@ def _store(settings: Daybook, bus: Bus) -> AssetStore:
     from buildstep.assets import open_assets
 
     environ = settings.environ(os.environ)
+    if shared := environ.get(SHARED_FILE):
+        os.environ[SHARED_FILE] = shared  # where Amazon's library looks by itself
     return open_assets(settings.store_url, environ=environ, bus=bus, endpoint=settings.endpoint)
 
 

@@ -299,6 +299,19 @@ def test_it_finds_its_file_and_consul_where_the_original_does(both: Both) -> Non
     assert (done.status, list(files(both.top / "services"))) == (0, ["shop/1/run"]), done.lines
 
 
+def test_credentials_of_the_shared_file_that_its_library_knew(both: Both) -> None:
+    settings = json.loads(both.config.read_text())
+    shared = both.top / "credentials"
+    shared.write_text(
+        f"[default]\naws_access_key_id = {settings.pop('aws_access_key')}\n"
+        f"aws_secret_access_key = {settings.pop('aws_secret_key')}\n"
+    )
+    both.config.write_text(json.dumps(settings))
+    both.environ["AWS_CREDENTIAL_FILE"] = os.fspath(shared)
+    done = both.ours("daybook-push", "shop", "1", os.fspath(both.archive("run")))
+    assert (done.status, both.original.assets("shop")) == (0, ["1"]), done.lines
+
+
 def test_d08_who_may_not_read_is_told_and_keeps_what_he_has(both: Both, locked_consul: Agent) -> None:
     """An agent with access rules answers a listing with nothing to who may read nothing."""
     both.original.push("shop", "1", both.archive("run"))

@@ -105,6 +105,12 @@ def test_all_faults_are_told_together(config: Path) -> None:
         load(str(config))
 
 
+def test_numbers_as_json_has_them(config: Path) -> None:
+    config.write_text('{"keep": 2.0}')
+    found = load(str(config)).keep
+    assert (found, type(found)) == (2, int)
+
+
 def test_a_secret_that_all_can_read_is_told(config: Path) -> None:
     config.write_text('{"aws_access_key": "A", "aws_secret_key": "s3cret"}')
     config.chmod(0o644)
