@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -16,14 +17,20 @@ def sifted(pattern: str, names: Iterable[str]) -> tuple[tuple[str, ...], list[st
     Names are trimmed, as daybook does when it reads. A name that no service can have is left out and told:
     asked for, it could stand for another service, or for all.
     """
-    given = [name.strip() for name in names]
-    found = sorted({name for name in given if is_service(name)})
-    faults = [
-        f"{pattern!r}: {name!r} is no name of a service" for name in dict.fromkeys(given) if name not in found
-    ]
+    given = tuple(names)
+    found, wrong = _parted(given)
+    faults = [f"{pattern!r}: {name!r} is no name of a service" for name in wrong]
     if not given:
         faults.append(f"{pattern!r}: has no services")
-    return tuple(found), faults
+    return found, faults
+
+
+@functools.lru_cache(4096)  # in a large register many mappings are the same
+def _parted(given: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the services among some names, sorted, and what is none."""
+    names = dict.fromkeys(name.strip() for name in given)
+    found = tuple(sorted(filter(is_service, names)))
+    return found, tuple(name for name in names if not is_service(name))
 
 
 def digest(services: Mapping[str, tuple[str, ...]], faults: Iterable[str] = ()) -> str:
