@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 
 from buildstep.assets.mark import CURRENT, current, read_mark
 from buildstep.assets.names import order
-from buildstep.errors import BuildstepError, CommandFailed, ExitCode, UsageError
+from buildstep.errors import BuildstepError, CommandFailed, ExitCode, ToolMissing, UsageError
 from buildstep.events import Bus
 from buildstep.system.command_options import Limits
 from buildstep.system.files import fsync_dir, read_json, write_json
@@ -128,7 +128,6 @@ def follow(install: Path, service: str, newest: str, hooks: Hooks, bus: Bus) -> 
         bus.note(
             f"{service} {newest} is not activated: {rejection.why}; it is with"
             f" `buildstep assets rollback {service} --to {newest}`",
-            level="warning",
         )
         return False
     activation.change(newest)
@@ -188,7 +187,7 @@ class _Activation:
             self._link(version)
         try:
             self._run("after", version, old)
-        except BuildstepError as error:
+        except HookFailed as error:
             self._undo(version, old)
             raise HookFailed(
                 f"{error.message}: {self._service} {f'runs {old} again' if old else 'runs nothing'}",
@@ -219,7 +218,7 @@ class _Activation:
             self._link(old)
             try:
                 self._run("after", old, version)
-            except BuildstepError as error:
+            except HookFailed as error:
                 self._bus.note(f"after the way back: {error.message}", level="error")
         else:
             (self._folder / CURRENT).unlink(missing_ok=True)
@@ -229,7 +228,7 @@ class _Activation:
     def _stop(self, old: str, new: str) -> None:
         try:
             self._run("stop", old, new)
-        except BuildstepError as error:
+        except HookFailed as error:
             self._bus.note(
                 f"{error.message}; {self._service} {new} is activated all the same", level="warning"
             )
@@ -258,8 +257,9 @@ class _Activation:
         limits, line = Limits(total=self._hooks.timeout), partial(self._bus.output, hook.name)
         try:
             process.run([os.fspath(hook)], env=env, limits=limits, line=line, what=what)
-        except CommandFailed as error:
-            raise HookFailed(error.message, detail=error.detail) from error
+        except (CommandFailed, ToolMissing) as error:
+            told = error.message if what in error.message else f"{what}: {error.message}"
+            raise HookFailed(told, detail=error.detail, hint=error.hint) from error
 
     def _link(self, version: str) -> None:
         """Let the link name a version, in one step."""

@@ -21,8 +21,8 @@ from buildstep.assets.mark import current
 from buildstep.assets.names import parse
 from buildstep.assets.policy import Policy, Staged
 from buildstep.assets.pull_plan import ServicePlan, plan, same_object
-from buildstep.assets.retention import MOST_REMOVED, Retention, guard
-from buildstep.errors import BuildstepError, Interrupted
+from buildstep.assets.retention import MOST_REMOVED, Going, Retention, guard
+from buildstep.errors import BuildstepError, Interrupted, UsageError
 from buildstep.events import Bus
 from buildstep.report.progress import Begin, unseen
 from buildstep.system import space
@@ -65,8 +65,9 @@ class ServiceReport:
 
 @dataclass(kw_only=True, slots=True)
 class Report:
-    """What a pull has done, or with dry_run would do. size: bytes of archives that were fetched; adopted:
-    versions that a killed pull had fetched; pruned: whether a prune was asked for and took place."""
+    """What a pull has done, or with dry_run would do. size: bytes of the archives that came; adopted:
+    versions that a killed pull had unpacked; pruned: whether a prune was asked for and took place;
+    problems: what is wrong with more than one service."""
 
     store: str = ""
     dry_run: bool = False
@@ -74,6 +75,7 @@ class Report:
     size: int = 0
     adopted: int = 0
     pruned: bool = False
+    problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -84,7 +86,7 @@ class Report:
     @property
     def failed(self) -> list[str]:
         """What failed, a line each."""
-        return [
+        return self.problems + [
             f"{name}{f' {version}' if version else ''}: {why}"
             for name, service in self.services.items()
             for version, why in service.failed.items()
@@ -113,6 +115,7 @@ class Report:
             "bytes": self.size,
             "adopted": self.adopted,
             "pruned": self.pruned,
+            "problems": self.problems,
             "seconds": round(self.seconds, 3),
         }
 
@@ -122,8 +125,9 @@ class Report:
             rest = len(lines) - _SHOWN
             shown = [f"  {line}" for line in lines[:_SHOWN]] + ([f"  and {rest} more"] if rest > 0 else [])
             broken = sum(bool(service.failed) for service in self.services.values())
+            message = f"{plural(broken, 'service')} of {len(self.services)} could not be pulled completely"
             raise Incomplete(
-                f"{plural(broken, 'service')} of {len(self.services)} could not be pulled completely",
+                message if broken else "the pull is not complete",
                 detail="\n".join(shown),
                 hint="all else is done; the next pull goes on where this one stopped",
             )
@@ -232,6 +236,8 @@ class _Pull:
                 row.planned |= {item.version: item.reason for item in mine.removed}
                 row.installed = [item.asset.name.version for item in mine.fetched]
                 row.removed = [item.version for item in mine.removed]
+        if self._options.dry_run:
+            self._guarded([item for mine in plans.values() for item in mine.removed])
 
     def _done(self, asset: Asset, error: Failure | None) -> None:
         row = self._report.services[asset.name.service]
@@ -249,7 +255,8 @@ class _Pull:
         for folder, mark in place.left():
             name = parse(mark.file, hyphens=True)
             asset = wanted.get((name.service, name.version)) if name else None
-            if asset is not None and same_object(mark, asset, self._store.url):
+            signed = mark.key or self._policy.verify is None
+            if asset is not None and signed and same_object(mark, asset, self._store.url):
                 found.append(Staged(asset, str(folder), mark))
                 del wanted[asset.name.service, asset.name.version]
         for staged, error in zip(found, place.publish(found), strict=True):
@@ -281,8 +288,7 @@ class _Pull:
         for mine in plans.values():
             stays = self._stays(mine.service)  # what runs may be another one by now
             found += [item for item in mine.removed if item.version not in stays]
-        guard(found, self._options.max_delete)
-        for item in found:
+        for item in found if self._guarded(found) else ():
             row = self._report.services[item.service]
             row.planned[item.version] = item.reason
             try:
@@ -292,7 +298,16 @@ class _Pull:
                 if isinstance(error, Interrupted):
                     raise
                 row.failed[item.version] = told(error)
-        self._report.pruned = True
+        self._report.pruned = not self._report.problems
+
+    def _guarded(self, found: Sequence[Going]) -> bool:
+        """Return whether so much may be removed; if not, the report tells it."""
+        try:
+            guard(found, self._options.max_delete)
+        except UsageError as error:
+            self._report.problems.append(told(error))
+            return False
+        return True
 
 
 def told(error: BuildstepError | OSError) -> str:

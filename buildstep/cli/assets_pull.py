@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from buildstep.assets.policy import Policy
     from buildstep.assets.pull import Options, Report
 
+_SHOWN = 5
+
 INSTALL_DIR = click.option(
     "--install-dir",
     metavar="DIR",
@@ -273,9 +275,9 @@ def _lines(report: Report) -> Iterator[str]:
     for service, row in sorted(report.services.items()):
         words = []
         if row.installed:
-            words.append(f"{would}installed {', '.join(row.installed)}")
+            words.append(f"{would}installed {_some(row.installed)}")
         if row.removed:
-            words.append(f"{would}removed {', '.join(row.removed)}")
+            words.append(f"{would}removed {_some(row.removed)}")
         if row.activated:
             words.append(f"runs {row.current}")
         if row.failed:
@@ -285,6 +287,15 @@ def _lines(report: Report) -> Iterator[str]:
         if words:
             yield f"{service}: {'; '.join(words)}"
     yield _summary(report)
+
+
+def _some(versions: Sequence[str]) -> str:
+    """Return versions in words, the newest first, and of many only the first few."""
+    from buildstep.assets.names import order
+
+    newest = sorted(versions, key=order, reverse=True)
+    rest = len(newest) - _SHOWN
+    return ", ".join(newest[:_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def _summary(report: Report) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -163,25 +164,38 @@ def _start(
         for ours, its in ends:
             pipes.callback(os.close, ours)
             theirs.callback(os.close, its)
-        child = sh.Command(_as_bytes(program))(
-            *map(_as_bytes, argv[1:]),
-            _env=environment,
-            _in=stdin,
-            _pass_fds=set(start.fds),
-            _cwd=None if start.cwd is None else os.fspath(start.cwd),
-            _out=ends[0][1],
-            _err=ends[1][1],
-            _tty_out=False,
-            _new_session=True,
-            _bg=True,
-            _bg_exc=False,
-            _no_pipe=True,
-            _internal_bufsize=0,
-            _return_cmd=True,
-            _ok_code=list(range(256)),
-            _encoding=_BYTES,
-        )
+        try:
+            child = sh.Command(_as_bytes(program))(
+                *map(_as_bytes, argv[1:]),
+                _env=environment,
+                _in=stdin,
+                _pass_fds=set(start.fds),
+                _cwd=None if start.cwd is None else os.fspath(start.cwd),
+                _out=ends[0][1],
+                _err=ends[1][1],
+                _tty_out=False,
+                _new_session=True,
+                _bg=True,
+                _bg_exc=False,
+                _no_pipe=True,
+                _internal_bufsize=0,
+                _return_cmd=True,
+                _ok_code=list(range(256)),
+                _encoding=_BYTES,
+            )
+        except sh.ForkException as error:
+            raise _not_started(argv[0], str(error)) from None
     return child, (ends[0][0], ends[1][0])
+
+
+def _not_started(program: str, trace: str) -> ToolMissing:
+    """Return the error for a program that the kernel did not start. trace: what `sh` has of its child."""
+    lines = [line.strip() for line in trace.splitlines() if line.strip()]
+    reason = re.sub(r"^\w+: (\[Errno \d+\] )?|: b?'.*'$", "", lines[-1] if lines else "")
+    return ToolMissing(
+        f"{program} cannot be started: {reason}",
+        hint="does its first line name an interpreter that is there, such as #!/bin/sh?",
+    )
 
 
 def _as_bytes(text: str) -> str:

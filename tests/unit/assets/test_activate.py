@@ -12,7 +12,8 @@ from buildstep.assets import activate
 from buildstep.assets.activate import HookFailed, Hooks, load_state, roll_back
 from buildstep.assets.mark import current
 from buildstep.assets.retention import Retention
-from buildstep.errors import UsageError
+from buildstep.cli.guard import signals
+from buildstep.errors import Interrupted, UsageError
 from tests.servers.fixtures import Notes
 from tests.unit.assets.pulling import MemoryAssets, archive, member, pulled, simple
 
@@ -155,6 +156,30 @@ def test_a_hook_that_cannot_be_run_is_told(host: Host) -> None:
     host.hook("before")
     (host.folder / "before").chmod(0o644)
     assert "is no program that can be run" in host.pull("1")["1"]
+
+
+def test_a_script_without_an_interpreter_is_told(host: Host) -> None:
+    host.hook("before")
+    for script, why in (
+        ("echo x\n", "Exec format error"),
+        ("#!/no/such/shell\n", "No such file or directory"),
+    ):
+        (host.folder / "before").write_text(script)
+        told = host.pull("1")["1"]
+        assert told.startswith("hook before of web 1: ")
+        assert told.endswith(f"cannot be started: {why}")
+
+
+def test_a_signal_during_a_hook_is_no_failure_of_it(host: Host) -> None:
+    host.pull("1")
+    host.hook("stop", "kill -TERM $PPID; sleep 1")
+    host.store.add("web-2.tar.gz", simple("web 2"))
+    with pytest.raises(Interrupted), signals():
+        pulled(host.store, host.install, activate=True, hooks=host.hooks)
+    assert host.current == "1"
+    host.hook("stop")
+    assert host.pull("2") == {}
+    assert host.current == "2"
 
 
 def test_a_hook_that_does_not_end_is_ended(host: Host) -> None:

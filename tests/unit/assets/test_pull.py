@@ -120,8 +120,14 @@ def test_d11_a_prune_removes_what_is_not_wanted_any_more(store: MemoryAssets, in
 
 def test_a_prune_has_a_limit_and_then_removes_nothing(store: MemoryAssets, install: Path) -> None:
     pulled(store, install)
-    with pytest.raises(UsageError, match="2 versions would be removed, more than --max-delete 1"):
-        pulled(store, install, prune=True, max_delete=1, retention=Retention(keep=1))
+    for dry_run in (True, False):
+        report = pulled(
+            store, install, prune=True, max_delete=1, retention=Retention(keep=1), dry_run=dry_run
+        )
+        assert "2 versions would be removed, more than --max-delete 1" in report.failed[0]
+        assert not report.pruned
+        with pytest.raises(Incomplete, match="the pull is not complete"):
+            report.check()
     assert sorted(os.listdir(install / "web")) == ["1", "10", "2"]
 
 
