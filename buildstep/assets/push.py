@@ -8,18 +8,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from buildstep.assets import names
 from buildstep.assets.archive_check import STRICT, Checked, Policy, check_archive
 from buildstep.assets.interface import AssetStore, AssetTaken, Details
 from buildstep.assets.names import Name
-from buildstep.assets.signatures import signed
 from buildstep.assets.taken import settle
 from buildstep.errors import BuildstepError, ImageError, StoreError, UsageError
 from buildstep.files.interface import Missing, Unlistable
 from buildstep.report.progress import Advance, Begin, unseen
 from buildstep.system import workers
-from buildstep.trust.ed25519 import Signer
+
+if TYPE_CHECKING:
+    from buildstep.trust.ed25519 import Signer
 
 _FEW_SERVICES = 3
 """So many are listed one by one, more of them by one listing of the whole store."""
@@ -200,7 +202,10 @@ class _Push:
     def _put(self, upload: Upload, checked: Checked) -> Pushed:
         details = Details(sha256=checked.sha256, size=checked.size)
         try:
-            details = signed(upload.name, details, self._options.signer)
+            if self._options.signer is not None:
+                from buildstep.assets.signatures import signed
+
+                details = signed(upload.name, details, self._options.signer)
             stored = self._put_or_settle(upload, details)
         except BuildstepError as error:
             with self._guard:

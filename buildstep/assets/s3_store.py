@@ -23,7 +23,7 @@ from buildstep.files.interface import Access, Missing
 from buildstep.net.connections import CHUNK, Reply
 from buildstep.net.http import Http
 from buildstep.net.s3_direct import META, DirectS3, Head
-from buildstep.net.s3_errors import Taken
+from buildstep.net.s3_errors import S3Error, Taken
 
 PROBE = "~assets/probe"
 """An object that is written to find out whether the store obeys conditions."""
@@ -116,14 +116,23 @@ class S3Assets:
         """Return whether the store refuses to write a name again; found out once."""
         with self._guard:
             if self._obeys is None:
-                self._obeys = self._client.obeys_conditions(PROBE)
+                self._obeys, why = self._probed()
                 if not self._obeys:
                     self._http.bus.note(
-                        f"{self.url} ignores conditions on writes: two who push the same version at the same "
-                        "moment would not notice each other",
+                        f"{self.url} {why}: two who push the same version at the same moment would not "
+                        "notice each other",
                         level="warning",
                     )
             return self._obeys
+
+    def _probed(self) -> tuple[bool, str]:
+        try:
+            return self._client.obeys_conditions(PROBE), "ignores conditions on writes"
+        except S3Error as error:
+            if error.server_code != "AccessDenied":
+                raise
+            # Somebody who may write assets only.
+            return False, f"may ignore conditions on writes, and {PROBE} may not be written to find out"
 
     def delete(self, name: Name) -> None:
         """See `AssetStore`."""

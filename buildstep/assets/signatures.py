@@ -14,10 +14,8 @@ def message(name: Name, sha256: str) -> bytes:
     return f"buildstep asset 1\n{name.file}\n{sha256}\n".encode()
 
 
-def signed(name: Name, details: Details, signer: Signer | None) -> Details:
-    """Return the details with a signature; as they are without a signer."""
-    if signer is None:
-        return details
+def signed(name: Name, details: Details, signer: Signer) -> Details:
+    """Return the details with a signature."""
     return replace(details, signature=signer.sign(message(name, details.sha256)))
 
 

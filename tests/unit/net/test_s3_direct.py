@@ -318,3 +318,19 @@ def test_an_upload_that_nobody_takes(serve: Serve, tmp_path: Path) -> None:
     with pytest.raises(Broken):
         put(client, body=tmp_path / "big")
     assert time.monotonic() - begin < 8
+
+
+def test_who_may_not_write_the_probe_looks_before_he_writes(serve: Serve, bus: Notes, tmp_path: Path) -> None:
+    from buildstep.assets.names import Name
+    from buildstep.assets.s3_store import S3Assets
+    from buildstep.files.interface import Access
+    from tests.servers.archives import details, tarball
+
+    denied = says("403 Forbidden", b"<Error><Code>AccessDenied</Code></Error>")
+    server, _ = serve(denied, says("404 Not Found"), OK, says("404 Not Found"), OK)
+    store = S3Assets("s3://bucket", Access(environ=KEYS, bus=bus, http=FAST, endpoint=server.url))
+    path = tarball(tmp_path / "a.tar.gz")
+    for version in ("1", "2"):
+        assert store.put(Name("web", version, ".tar.gz"), path, details(path))
+    assert [request.split()[0] for request in server.requests] == [b"PUT", b"HEAD", b"PUT", b"HEAD", b"PUT"]
+    assert len([text for text in bus.texts if "may ignore conditions" in text]) == 1
