@@ -72,7 +72,7 @@ def plan(
         if stays is not None and listed:
             _prune(mine, listed, there.get(service, {}), stays(service))
     _look_closer(store, plans.values(), verify)
-    if stays is not None:
+    if stays is not None and services:  # an answer without services is no reason to empty a host
         for service in sorted(there.keys() - plans.keys()):
             marked = [version for version, mark in there[service].items() if mark is not None]
             found = going(service, marked, (), stays(service), "the service is not mapped to this host")

@@ -132,7 +132,7 @@ def pulled(
     **options: Any,
 ) -> Report:
     """Pull services, by default web."""
-    names = services or ("web",)
+    names = options.pop("services", services or ("web",))
     return pull(lambda: store, names, install, policy or Policy(), Options(**options), bus=bus)
 
 

@@ -141,6 +141,8 @@ def test_nothing_is_pruned_after_an_error_or_for_an_empty_listing(store: MemoryA
     assert sorted(os.listdir(install / "web")) == ["1", "10", "2"]
     store.objects.clear()
     assert pulled(store, install, "web", "db", prune=True).services["web"].removed == []
+    assert pulled(store, install, services=(), prune=True).services == {}
+    assert sorted(os.listdir(install / "web")) == ["1", "10", "2"]
 
 
 def test_what_runs_and_what_ran_before_are_never_pruned(store: MemoryAssets, install: Path) -> None:
