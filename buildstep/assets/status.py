@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from buildstep.assets.activate import before_current, load_state
 from buildstep.assets.interface import AssetStore, Register
 from buildstep.assets.mark import Mark, current, installed
 from buildstep.assets.metrics import Metric
@@ -45,13 +46,18 @@ class VersionStatus:
 @dataclass(kw_only=True, slots=True)
 class ServiceStatus:
     """One service. mapped: whether this host wants it, None where that is not known; current: the version
-    that the link names, empty for none; newest: the newest version that is wanted; versions: newest first;
-    error: why nothing is known of what the store has."""
+    that the link names, empty for none; previous: the one that a rollback goes back to; newest: the newest
+    version that is wanted; rejected: why that is not activated, if it was tried; pending: whether hooks of
+    the current one have not been run to their end; versions: newest first; error: why something is not known.
+    """
 
     service: str
     mapped: bool | None
     current: str = ""
+    previous: str = ""
     newest: str = ""
+    rejected: str = ""
+    pending: bool = False
     versions: list[VersionStatus] = field(default_factory=list)
     error: str = ""
 
@@ -65,10 +71,16 @@ class ServiceStatus:
     def told(self) -> str:
         """What the link names, and whether there is something newer."""
         if not self.current:
-            return "no version is current"
-        if self.newest and self.current != self.newest:
-            return f"runs {self.current}, the newest is {self.newest}"
-        return f"runs {self.current}"
+            words = ["no version is current"]
+        elif self.newest and self.current != self.newest:
+            words = [f"runs {self.current}, the newest is {self.newest}"]
+        else:
+            words = [f"runs {self.current}"]
+        if self.rejected:
+            words.append(f"which is not activated: {self.rejected}")
+        if self.pending:
+            words.append("its hooks have not been run to their end")
+        return ", ".join(words)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -106,7 +118,10 @@ class Status:
                 row.service: {
                     "mapped": row.mapped,
                     "current": row.current,
+                    "previous": row.previous,
                     "newest": row.newest,
+                    "rejected": row.rejected,
+                    "pending": row.pending,
                     "up_to_date": row.up_to_date,
                     "error": row.error,
                     "versions": [
@@ -190,14 +205,14 @@ def _of_plan(install: Path, mine: ServicePlan, there: Mapping[str, Mark | None])
         else:
             state, reason = State.EXTRA, gone.get(version, "is not wanted, and has no mark")
         rows.append(_version(version, state, reason, mark, sizes.get(version, 0)))
-    return ServiceStatus(
+    found = ServiceStatus(
         service=mine.service,
         mapped=mine.mapped,
-        current=current(install, mine.service),
         newest=mine.wanted[0].name.version if mine.wanted else "",
         versions=rows,
         error="" if mine.wanted or not mine.mapped else "the store has no version that is wanted",
     )
+    return _with_activation(found, install, there)
 
 
 def _of_disk(
@@ -220,9 +235,25 @@ def _of_disk(
         for version in sorted(there, key=order, reverse=True)
     ]
     error = mine.error.message if mine is not None and mine.error is not None else ""
-    return ServiceStatus(
-        service=service, mapped=mapped, current=current(install, service), versions=rows, error=error
-    )
+    found = ServiceStatus(service=service, mapped=mapped, versions=rows, error=error)
+    return _with_activation(found, install, there)
+
+
+def _with_activation(found: ServiceStatus, install: Path, there: Mapping[str, Mark | None]) -> ServiceStatus:
+    """Add what is known of the activations of a service."""
+    found.current = current(install, found.service)
+    try:
+        state = load_state(install, found.service)
+        found.previous = before_current(install, found.service)
+    except BuildstepError as error:
+        found.error = found.error or error.message
+        return found
+    found.pending = bool(found.current) and state.pending == found.current
+    mark = there.get(found.newest)
+    if mark is not None and found.newest != found.current:
+        rejection = state.rejection(found.newest, mark.sha256)
+        found.rejected = rejection.why if rejection else ""
+    return found
 
 
 def _version(version: str, state: State, reason: str, mark: Mark | None, size: int) -> VersionStatus:
@@ -245,6 +276,7 @@ METRICS: Final = {
     "buildstep_assets_service_up_to_date": "1 if a pull would bring nothing for it; label `service`.",
     "buildstep_assets_current_info": "1 for the version that is current; labels `service`, `version`.",
     "buildstep_assets_newest_info": "1 for the newest version that is wanted; labels `service`, `version`.",
+    "buildstep_assets_rejected_info": "1 if the newest is not to run; labels `service`, `version`.",
     "buildstep_assets_last_install_timestamp_seconds": "When a version was last installed; label `service`.",
     "buildstep_assets_status_timestamp_seconds": "When all this was asked.",
 }
@@ -273,6 +305,8 @@ def metrics(status: Status) -> list[Metric]:
             add("current_info", 1, service=row.service, version=row.current)
         if row.newest:
             add("newest_info", 1, service=row.service, version=row.newest)
+        if row.rejected:
+            add("rejected_info", 1, service=row.service, version=row.newest)
         if last := max((version.installed for version in row.versions), default=0.0):
             add("last_install_timestamp_seconds", last, service=row.service)
     add("status_timestamp_seconds", status.taken)

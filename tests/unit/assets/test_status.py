@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from buildstep.assets import open_register
+from buildstep.assets.activate import Hooks, roll_back
 from buildstep.assets.interface import Register, RegisterAccess
 from buildstep.assets.mapping import add
 from buildstep.assets.metrics import text_of
@@ -92,6 +93,26 @@ def test_each_way_in_which_a_host_can_differ(host: Host) -> None:
     assert (web.current, web.newest, web.told) == ("1.3", "1.4", "runs 1.3, the newest is 1.4")
     assert found.losers == ["*"]
     assert [row.mapped for row in found.services] == [False, True]
+
+
+def test_a_version_that_was_rolled_back_says_why_it_does_not_run(host: Host) -> None:
+    host.pull("web", activate=True)
+    host.push("web", "1.1")
+    host.pull("web", activate=True)
+    roll_back(host.install, "web", Hooks(), Bus())
+    host.pull("web", activate=True)
+    (web,) = host.status().services
+    assert web.told == "runs 1.0, the newest is 1.1, which is not activated: it was rolled back"
+    assert (web.previous, web.rejected, web.up_to_date) == ("1.1", "it was rolled back", True)
+    found = parse(text_of(metrics(host.status())))
+    assert found["buildstep_assets_rejected_info", (("service", "web"), ("version", "1.1"))] == 1
+
+
+def test_notes_of_activations_that_cannot_be_read_are_told(host: Host) -> None:
+    host.pull("web", activate=True)
+    (host.install / "web/.buildstep-activations.json").write_text("{")
+    (web,) = host.status().services
+    assert (web.current, "cannot be read" in web.error) == ("1.0", True)
 
 
 def test_a_register_that_cannot_be_asked_leaves_what_the_disk_tells(host: Host) -> None:
