@@ -286,8 +286,8 @@ def _connect(login: Login, http: Http) -> Any:
         def http_connect(self, *_: Any, **__: Any) -> _Calls:
             return _Calls(login, http)
 
-    # All that it would else take from the environment is given.
-    client = Client(
+    # All that it would else take from the environment is given; its own headers are not used.
+    return Client(
         host=login.host,
         port=login.port,
         scheme="https" if login.tls else "http",
@@ -295,5 +295,3 @@ def _connect(login: Login, http: Http) -> Any:
         consistency=login.consistency,
         dc=login.datacenter or None,
     )
-    client.token = None  # ours is in the headers of each call
-    return client

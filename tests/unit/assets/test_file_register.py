@@ -122,7 +122,6 @@ def _add_hundred(path: str, name: str) -> None:
     one = register(path)
     for number in range(100):
         mapping.add(one, "web-*", [f"{name}{number}"])
-        mapping.add(one, "own-" + name, [f"{name}{number}"])
 
 
 def test_d06_two_who_edit_one_file_lose_nothing(tmp_path: Path) -> None:
