@@ -9,6 +9,8 @@ from buildstep.cli.lazy_group import LazyGroup
 ROWS = {
     "list": ("buildstep.cli.components_list:command", "List components, their images, and what they need."),
     "plan": ("buildstep.cli.components_plan:command", "Show what would run, what is reused, and why."),
+    "build": ("buildstep.cli.components_build:command", "Build what changed, and what is made from that."),
+    "push": ("buildstep.cli.components_push:command", "Push images that are built, by digest, with tags."),
     "why": ("buildstep.cli.components_why:command", "Show why a component or image would run."),
 }
 """See `LazyGroup`."""

@@ -15,11 +15,9 @@ import click
 from buildstep.cli import values
 
 if TYPE_CHECKING:
+    from buildstep.components.flow import Opened
     from buildstep.components.graph import Graph
-    from buildstep.components.inputs import Inputs
-    from buildstep.components.interface import History, ReadOptions
     from buildstep.components.plan import Plan
-    from buildstep.components.settings import Settings
 
 ROOT = click.option(
     "--root", type=click.Path(path_type=Path, file_okay=False, exists=True), default=".", metavar="DIR",
@@ -65,40 +63,20 @@ class Work:
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
     @cached_property
-    def settings(self) -> Settings:
-        from buildstep.components.settings import Flags, load
+    def opened(self) -> Opened:
+        from buildstep.components.flow import open_components
+        from buildstep.components.settings import Flags
 
-        return load(self.root, Flags(config=self.config, mode=self.mode))
+        return open_components(self.root, Flags(config=self.config, mode=self.mode), environ=self.environ)
 
-    @cached_property
-    def options(self) -> ReadOptions:
-        from dataclasses import replace
-
-        of = {name: options.arguments for name, options in self.settings.of.items()}
-        return replace(self.settings.read_options(), arguments_of=of, environ=self.environ)
-
-    @cached_property
+    @property
     def graph(self) -> Graph:
-        from buildstep.components.discover import discover
-        from buildstep.components.graph import Graph
-
-        return Graph(discover(self.root, self.options), self.options)
-
-    @cached_property
-    def inputs(self) -> Inputs:
-        from buildstep.components.inputs import Inputs, configured
-
-        return Inputs(self.graph, settings=configured(self.settings, self.environ))
-
-    @cached_property
-    def history(self) -> History:
-        from buildstep.components.records import Records, state_directory
-
-        return Records(state_directory(self.root, self.environ))
+        return self.opened.graph
 
     def plan(self, names: Sequence[str] = (), words: Sequence[str] = (), downstream: Any = "all") -> Plan:
         """Return the plan for the names of --select, and what --affected-by names."""
         from buildstep.components.affected import affected, find_change
+        from buildstep.components.flow import known_bases
         from buildstep.components.plan import make_plan, select
 
         jobs: set[str] | None = None
@@ -107,7 +85,8 @@ class Work:
             change = find_change(self.root, words, cwd=Path.cwd())
             jobs, notes = affected(self.graph, change, downstream)
         selection = select(self.graph, names, affected=jobs, notes=notes)
-        return make_plan(self.graph, selection, self.inputs, self.history)
+        known_bases(self.opened)
+        return make_plan(self.graph, selection, self.opened.inputs, self.opened.records)
 
 
 def with_work(job: Callable[..., int | None]) -> Callable[..., int]:

@@ -32,7 +32,7 @@ def command(work: Work, name: str, as_json: bool) -> None:
 
 def _row(work: Work, plan: Plan, planned: Planned) -> dict[str, Any]:
     graph, job = plan.graph, planned.job
-    last = work.history.last(job)
+    last = work.opened.records.last(job)
     return {
         "name": job,
         "verdict": str(planned.verdict),

@@ -33,14 +33,13 @@ class Run(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """A Dockerfile to build. file, context: paths; bases: references as the file has them to ids of images of
-    the graph; all_bases: whether no other image is needed."""
+    """A Dockerfile to build. file, context: paths; bases: ids of the images that it needs, by references as
+    the file has them; all of them are in the store."""
 
     name: str
     file: Path
     context: Path
     bases: Mapping[str, str] = field(default_factory=dict)
-    all_bases: bool = False
     options: BuildOptions = BuildOptions()  # noqa: RUF009 - it cannot be changed
 
 
@@ -51,6 +50,14 @@ class Builder(Protocol):
 
     def images(self) -> frozenset[str]:
         """Return the ids of all images in the store."""
+        ...
+
+    def resolve(self, text: str) -> str:
+        """Return the id of the image in the store that a reference means, empty where there is none."""
+        ...
+
+    def fetch(self, text: str, run: Run) -> None:
+        """Take the image of a reference from its registry. Raises CommandFailed."""
         ...
 
     def build(self, recipe: Recipe, run: Run) -> str:
@@ -162,6 +169,14 @@ class Buildah:
         )
         return frozenset(_identity(row, "buildah images") for row in found.stdout.split())
 
+    def resolve(self, text: str) -> str:
+        argv = [*self._words, "inspect", "--type", "image", "--format", "{{.FromImageID}}", "--", text]
+        found = process.query(argv, env=self._env, ok=range(256), what="buildah")
+        return _identity(found.stdout, "buildah inspect") if not found.status else ""
+
+    def fetch(self, text: str, run: Run) -> None:
+        run([*self._words, "pull", "--quiet", "--", text], self._env, f"fetching {text}")
+
     def build(self, recipe: Recipe, run: Run) -> str:
         with _iidfile() as iid:
             run(self.command(recipe, iid), self._env, f"building {recipe.name}")
@@ -169,12 +184,11 @@ class Buildah:
 
     def command(self, recipe: Recipe, iid: Path) -> list[str]:
         """Return the command line of a build."""
-        pull = "never" if recipe.all_bases else recipe.options.pull
         return [
             *self._words, "build", "--isolation", "chroot", "--layers",
             # The same files give the same image, whenever they are built: nobody downstream is built again.
             "--timestamp", "0", "--identity-label=false",
-            "--pull-never" if pull == "never" else "--pull-always" if pull == "always" else "--pull=false",
+            "--pull-never",
             "--iidfile", os.fspath(iid),
             *_shared(recipe.options),
             *(word for text, image in recipe.bases.items()
@@ -219,6 +233,14 @@ class Docker:
         )
         return frozenset(_identity(row, "docker images") for row in found.stdout.split())
 
+    def resolve(self, text: str) -> str:
+        argv = ["docker", "image", "inspect", "--format", "{{.Id}}", "--", text]
+        found = process.query(argv, env=self._env, ok=range(256), what="docker")
+        return _identity(found.stdout, "docker inspect") if not found.status else ""
+
+    def fetch(self, text: str, run: Run) -> None:
+        run(["docker", "pull", "--quiet", "--", text], self._env, f"fetching {text}")
+
     def build(self, recipe: Recipe, run: Run) -> str:
         for text, image in recipe.bases.items():
             run(["docker", "tag", image, text], self._env, f"tagging {text}")
@@ -227,11 +249,9 @@ class Docker:
             return _identity(iid.read_text(), "docker")
 
     def command(self, recipe: Recipe, iid: Path) -> list[str]:
-        """Return the command line of a build. docker never fetches a base that it has."""
-        pull = not recipe.all_bases and recipe.options.pull == "always"
+        """Return the command line of a build. docker does not fetch a base that it has."""
         return [
             "docker", "build", "--iidfile", os.fspath(iid),
-            *(["--pull"] if pull else []),
             *_shared(recipe.options),
             "--tag", recipe.name, "--file", os.fspath(recipe.file), os.fspath(recipe.context),
         ]  # fmt: skip

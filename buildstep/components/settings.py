@@ -127,13 +127,23 @@ class Settings:
         """Return how an image is built."""
         return self.of.get(image, self.build)
 
-    def read_options(self) -> ReadOptions:
-        """Return what decides how the repository is read: a full name of an image of ours is the image."""
+    def read_options(self, environ: Mapping[str, str] | None = None) -> ReadOptions:
+        """Return what decides how the repository is read: a full name of an image of ours is the image.
+
+        environ: for templates.
+        """
         prefixes: tuple[str, ...] = ("localhost/",)
         if self.registry.host:
             prefixes += (self.registry.repository("").rstrip("/") + "/",)
         tags = tuple(dict.fromkeys(("latest", *self.registry.tags)))
-        return ReadOptions(mode=self.mode, arguments=self.build.arguments, prefixes=prefixes, tags=tags)
+        return ReadOptions(
+            mode=self.mode,
+            arguments=self.build.arguments,
+            arguments_of={name: options.arguments for name, options in self.of.items()},
+            prefixes=prefixes,
+            tags=tags,
+            environ=environ or {},
+        )
 
 
 class Flags(NamedTuple):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import IO, Literal
 
 from buildstep.report.event_log import step_tail
@@ -25,7 +26,7 @@ class Case:
     """One test case. result: how it ended, passed if empty; message, text: why, in a line and in full;
     output: what a case that passed has to say."""
 
-    group: Literal["step", "check", "cleaner", "artifact"]
+    group: Literal["step", "check", "cleaner", "artifact", "component"]
     name: str
     seconds: float = 0.0
     result: Literal["", "failure", "error", "skipped"] = ""
@@ -34,49 +35,76 @@ class Case:
     output: str = ""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Suite:
+    """A suite of cases. title: its name; prefix: what the class names of its cases begin with; facts: its
+    properties, of which empty ones are left out."""
+
+    title: str
+    prefix: str
+    seconds: float
+    started: datetime
+    facts: Mapping[str, str]
+    cases: Sequence[Case]
+
+
 def render(records: Sequence[BuildRecord], out: IO[bytes]) -> None:
+    """Write a testsuites document of build records."""
+    write([_suite(record) for record in records], out)
+
+
+def write(suites: Sequence[Suite], out: IO[bytes]) -> None:
     """Write a testsuites document."""
     top = ET.Element("testsuites", name="buildstep")
-    top.extend(_suite(record) for record in records)
+    top.extend(_suite_element(suite) for suite in suites)
     for key in ("tests", "failures", "errors"):  # no schema has `skipped` here
         top.set(key, str(sum(int(suite.get(key, "0")) for suite in top)))
-    top.set("time", _time(sum(record.seconds for record in records)))
+    top.set("time", _time(sum(suite.seconds for suite in suites)))
     ET.indent(top)
     ET.ElementTree(top).write(out, encoding="utf-8", xml_declaration=True)
     out.write(b"\n")
 
 
-def _suite(record: BuildRecord) -> ET.Element:
-    suite = ET.Element(
-        "testsuite",
-        name=_xml(record.title),
-        time=_time(record.seconds),
-        timestamp=record.started.strftime("%Y-%m-%dT%H:%M:%S"),
+def _suite(record: BuildRecord) -> Suite:
+    return Suite(
+        title=record.title,
+        # The version stays out of the class name: a CI compares cases between builds by it.
+        prefix=record.name,
+        seconds=record.seconds,
+        started=record.started,
+        facts={
+            "build_id": record.build_id,
+            "uuid": record.uuid,
+            "image": record.base,
+            "tree_digest": record.tree_digest,
+            "exit_code": str(record.exit_code),
+        },
+        cases=list(_cases(record)),
     )
-    properties = ET.SubElement(suite, "properties")
-    facts = {
-        "build_id": record.build_id,
-        "uuid": record.uuid,
-        "image": record.base,
-        "tree_digest": record.tree_digest,
-        "exit_code": str(record.exit_code),
-    }
-    for name, value in facts.items():
+
+
+def _suite_element(suite: Suite) -> ET.Element:
+    element = ET.Element(
+        "testsuite",
+        name=_xml(suite.title),
+        time=_time(suite.seconds),
+        timestamp=suite.started.strftime("%Y-%m-%dT%H:%M:%S"),
+    )
+    properties = ET.SubElement(element, "properties")
+    for name, value in suite.facts.items():
         if value:
             ET.SubElement(properties, "property", name=name, value=_xml(value))
-    cases = list(_cases(record))
-    suite.extend(_element(record, case) for case in cases)
+    element.extend(_element(suite.prefix, case) for case in suite.cases)
     for key, result in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
-        suite.set(key, str(sum(case.result == result for case in cases)))
-    suite.set("tests", str(len(cases)))
-    return suite
+        element.set(key, str(sum(case.result == result for case in suite.cases)))
+    element.set("tests", str(len(suite.cases)))
+    return element
 
 
-def _element(record: BuildRecord, case: Case) -> ET.Element:
-    # The version stays out of the class name: a CI compares cases between builds by it.
+def _element(prefix: str, case: Case) -> ET.Element:
     element = ET.Element(
         "testcase",
-        classname=_xml(f"{record.name}.{case.group}"),
+        classname=_xml(f"{prefix}.{case.group}"),
         name=_xml(case.name),
         time=_time(case.seconds),
     )

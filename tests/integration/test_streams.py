@@ -105,6 +105,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         json.dumps({"name": "hello", "version": "1", "os": "linux", "type": "other", "build": build})
     )
     (top / "graph/src/web/build").mkdir(parents=True)
+    (top / "graph/src/tool/build").mkdir(parents=True)
+    (top / "graph/src/tool/build/build-pre.sh").write_text("#!/bin/sh\necho made > generated-by-tool\n")
     (top / "graph/src/web/build/web.dockerfile").write_text("FROM scratch")
     (top / "m.toml").write_text('[hosts]\n"web-*" = ["web"]\n')
     recipe = {"name": "r", "version": "1", "image": "scratch", "outputs": ["/opt"],
@@ -161,6 +163,8 @@ COMMANDS: dict[str, list[str]] = {
     "components list": ["--root", "graph"],
     "components plan": ["--root", "graph"],
     "components why": ["web", "--root", "graph"],
+    "components build": ["--root", "graph", "--state", "graph-state", "-s", "tool"],
+    "components push": ["--root", "graph", "--state", "graph-state", "-i", "no-such-image"],
     "map add": ["web-*", "web", "--register", "m.toml"],
     "map remove": ["no-such-pattern", "--all", "--register", "m.toml"],
     "map list": ["--register", "m.toml"],
@@ -203,6 +207,8 @@ DOES = {
     "files build",
     "files import",
     "files export",
+    "components build",
+    "components push",
     "map add",
     "image import",
     "image gc",

@@ -151,6 +151,8 @@ def test_components_of_the_repository(ask: Ask, tmp_path: Path) -> None:
     assert ask(f"buildstep components why --root {tmp_path}/there ") == ["plain,db", "plain,web"]
     assert ask(f"buildstep components plan --root {tmp_path}/there -s w") == ["plain,web"]
     assert ask("buildstep components why ") == []
+    assert ask(f"buildstep components build --root {tmp_path}/there -s d") == ["plain,db"]
+    assert ask(f"buildstep components push --root {tmp_path}/there -i w") == ["plain,web"]
 
 
 def test_bin_build_is_completed_as_the_command_build(ask: Ask) -> None:
@@ -169,7 +171,7 @@ def test_every_option_with_a_value_has_something_to_offer() -> None:
     open_words = {
         "A,B", "P", "URL", "PATTERN", "KEY=VALUE", "N", "C", "DAYS", "SIZE", "COUNT", "NAME", "ARCH", "RELEASE",
         "KEY=FILE", "UID:GID", "SIZE|PERCENT%", "TEXT", "FLOAT", "SECONDS", "HOURS", "[HOST]", "SPAN",
-        "[-- OPTIONS OF PULL]", None,
+        "[-- OPTIONS OF PULL]", "OS/ARCH", "TAG", "HOST[/NAMESPACE]", None,
     }  # fmt: skip
 
     def walk(command: click.Command, path: str) -> list[str]:

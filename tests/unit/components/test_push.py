@@ -42,6 +42,12 @@ class Shelf:
     def load(self, file: Path, name: str, run: Run) -> str:
         raise AssertionError
 
+    def resolve(self, text: str) -> str:
+        raise AssertionError
+
+    def fetch(self, text: str, run: Run) -> None:
+        raise AssertionError
+
     def save(self, image: str, layout: Path, run: Run) -> None:
         make_layout(layout, [layer({"id": image.encode()})])
 
@@ -51,7 +57,9 @@ def no_run(argv: object, env: object, what: str) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[RegistryServer]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[RegistryServer]:
+    """A registry that has one repository, whatever the name: so one image at a time."""
+    monkeypatch.setattr(pushing, "AT_ONCE", 1)
     with RegistryServer() as running:
         yield running
 

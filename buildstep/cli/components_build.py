@@ -1,0 +1,132 @@
+"""`buildstep components build`: build what has changed, and what is made from that."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from buildstep.cli import values
+from buildstep.cli.components_options import CONFIG, MODE, ROOT, SELECT
+from buildstep.cli.options import JSON, pairs, show
+
+STATE = click.option(
+    "--state", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    envvar="BUILDSTEP_COMPONENTS_STATE", show_envvar=True, shell_complete=values.FOLDERS,
+    help="Where builds are recorded (default: one for each repository, beside this user's pools).",
+)  # fmt: skip
+BUILDER = click.option(
+    "--builder", metavar="NAME", default="", envvar="BUILDSTEP_COMPONENTS_BUILDER", show_envvar=True,
+    help="buildah or docker (default: the first one that is there).",
+)  # fmt: skip
+ARGUMENTS = click.option(
+    "--build-arg", "arguments", multiple=True, callback=pairs, metavar="KEY=VALUE",
+    help="A value for ARG, in all images.",
+)  # fmt: skip
+LABELS = click.option(
+    "--label", "labels", multiple=True, callback=pairs, metavar="KEY=VALUE", help="A label for all images."
+)
+PLATFORM = click.option("--platform", metavar="OS/ARCH", default="", help="What the images are for.")
+SECRETS = click.option(
+    "--secret", "secrets", multiple=True, callback=pairs, metavar="KEY=FILE",
+    help="A file for RUN --mount=type=secret; it is in no layer.",
+)  # fmt: skip
+
+
+def decides_keys(job: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that decide what an image is, and where its builds are recorded."""
+    for option in (MODE, CONFIG, ROOT, STATE, BUILDER, SECRETS, PLATFORM, LABELS, ARGUMENTS):
+        job = option(job)
+    return job
+
+
+@click.command("build")
+@SELECT
+@click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", default=None,
+              help="Jobs at a time (default: what processors, memory and disk have room for).")  # fmt: skip
+@click.option(
+    "-k", "--keep-going", is_flag=True, help="After a failure, build all that does not depend on it."
+)
+@click.option("--again", is_flag=True, help="Build what was selected even if its result is known.")
+@click.option("--no-cache", is_flag=True, help="Use no layer that the builder has kept.")
+@click.option("--pull", type=click.Choice(("missing", "always", "never")), default=None,
+              help="When base images from elsewhere are fetched (default: missing).")  # fmt: skip
+@click.option("--keep-stages", is_flag=True, help="Leave the staged components, and say where.")
+@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Write JUnit with a case for each component.")  # fmt: skip
+@decides_keys
+@JSON
+@click.option("-v", "--verbose", is_flag=True, help="Show all output of the jobs, on a terminal too.")
+@click.option("-q", "--quiet", is_flag=True, help="Only errors and the result.")
+def command(root: Path, **options: Any) -> int:
+    """Build components that changed, what is made from them, and what they need; all the others are reused.
+
+    A job is an image, or a hook of a component: NAME:pre or NAME:post. Each component is built in a copy of
+    its own: nothing in the repository is written to. What a failed or interrupted run has finished is known
+    to the next one. Exit code 15 if a job failed.
+    """
+    from buildstep.cli import session
+
+    return session.enclosed(lambda: _build(root, **options))
+
+
+def _build(
+    root: Path, *, quiet: bool, verbose: bool, as_json: bool, junit: Path | None, **options: Any
+) -> int:
+    from buildstep.components import report
+    from buildstep.components.console import summary, view_for
+    from buildstep.components.flow import How, build
+    from buildstep.components.run import Rules, check
+
+    opened = open_(root, options)
+    again: set[str] = set()
+    if options["again"]:
+        from buildstep.components.plan import select
+
+        names = options["names"]
+        again = set(opened.graph.of_components(opened.graph.repository.components))
+        if names:
+            again = set(select(opened.graph, names).chosen)
+    with view_for(sys.stderr, verbose=verbose, quiet=quiet) as view:
+        for note in (*opened.graph.repository.notes, *opened.graph.notes):
+            view.tell(f"note: {note}")
+        how = How(
+            rules=Rules(keep_going=options["keep_going"], again=again),
+            at_once=options["jobs"] or 0,
+            keep=options["keep_stages"],
+            say=view.say,
+            tell=view.tell,
+        )
+        outcome = build(opened, options["names"], view, how)
+    if junit is not None:
+        report.write_junit(junit, outcome)
+    text = summary(outcome.results, outcome.seconds)
+    show(report.to_json(outcome), [text], as_json=as_json, done=text)
+    check(outcome.results)
+    return 0
+
+
+def open_(root: Path, options: Mapping[str, Any]) -> Any:
+    """Return the opened repository for a command's options."""
+    from buildstep.components.flow import open_components
+    from buildstep.components.settings import Flags
+
+    flags = Flags(
+        config=options["config"],
+        mode=options["mode"],
+        arguments=options.get("arguments", {}),
+        labels=options.get("labels", {}),
+        platform=options.get("platform", ""),
+        secrets=options.get("secrets", {}),
+        no_cache=options.get("no_cache", False),
+        pull=options.get("pull") or "",
+        registry=options.get("registry") or "",
+        tags=options.get("tags", ()),
+    )
+    return open_components(
+        root, flags, environ=os.environ, state=options["state"], builder=options["builder"]
+    )

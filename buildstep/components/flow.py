@@ -1,0 +1,254 @@
+"""A build of components from beginning to end: what is read, what runs, and what is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from buildstep.components.builders import Builder, open_builder
+from buildstep.components.discover import discover
+from buildstep.components.executors.local import Machine
+from buildstep.components.graph import Graph
+from buildstep.components.inputs import Inputs, configured, key_of
+from buildstep.components.interface import Action, Built, Executor, Job, Result
+from buildstep.components.plan import select
+from buildstep.components.records import Records, state_directory
+from buildstep.components.run import Key, Rules, Scheduler, Watcher
+from buildstep.components.settings import Flags, Settings, load
+from buildstep.components.stage import Stages
+from buildstep.components.work import Place, Say, Worker
+from buildstep.errors import BuildstepError, ToolMissing, UsageError
+from buildstep.files.parallel import parallel
+from buildstep.system import locks, process
+
+FETCHES: Final = 4
+"""Base images that are looked up or fetched at the same time."""
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A repository of components that was read, and what is known of earlier builds.
+
+    builder: opens the program that builds images, once; bases: ids of base images from elsewhere, by their
+    references, as far as they are here.
+    """
+
+    graph: Graph
+    settings: Settings
+    state: Path
+    environ: Mapping[str, str]
+    builder: Callable[[], Builder]
+    records: Records
+    inputs: Inputs
+    bases: dict[str, str] = field(default_factory=dict)
+
+    def key_of(self, job: Job, outputs: Mapping[str, str]) -> Key:
+        """Return the key of a job, given the outputs of what it needs."""
+        inputs = self.inputs.all(job.name, outputs)
+        return Key(key_of(inputs), inputs)
+
+    def jobs(self, names: Sequence[str]) -> dict[str, Job]:
+        """Return the jobs of components, or of images, and all that they need; of all without a name.
+
+        Raises UsageError for a name that is none, GraphError for a cycle.
+        """
+        chosen = select(self.graph, names)
+        order = self.graph.order(chosen.chosen | chosen.needed)
+        return {name: self.graph.jobs[name] for name in order}
+
+
+def open_components(
+    root: Path,
+    flags: Flags,
+    *,
+    environ: Mapping[str, str],
+    state: Path | None = None,
+    builder: str = "",
+) -> Opened:
+    """Read a repository of components; nothing is changed.
+
+    state: where builds are recorded; builder: the name of one, empty for the first that is there.
+    Raises SpecError with all faults, UsageError.
+    """
+    root = root.absolute()
+    settings = load(root, flags)
+    options = settings.read_options(environ)
+    graph = Graph(discover(root, options), options)
+    place = state.absolute() if state else state_directory(root, environ)
+    once = functools.cache(lambda: open_builder(builder, environ))
+    stages = Stages(place, root)
+    bases: dict[str, str] = {}
+    return Opened(
+        graph=graph,
+        settings=settings,
+        state=place,
+        environ=environ,
+        builder=once,
+        records=Records(place, _usable(graph, stages, once)),
+        inputs=Inputs(
+            graph,
+            settings=configured(settings, environ),
+            digest=lambda text: bases.get(text, ""),
+        ),
+        bases=bases,
+    )
+
+
+def _usable(graph: Graph, stages: Stages, builder: Callable[[], Builder]) -> Callable[[Built], bool]:
+    """Return what says whether the result of a build is still here: its image, or what a hook made."""
+    images = functools.cache(lambda: builder().images())
+
+    def usable(built: Built) -> bool:
+        job = graph.jobs.get(built.job)
+        if job is None:
+            return False
+        if job.action is not Action.IMAGE:
+            return stages.has(built.output)
+        try:
+            return built.output in images()
+        except ToolMissing:
+            return False  # without a builder there is no image; a job that needs one says so
+
+    return usable
+
+
+def find_bases(opened: Opened, jobs: Mapping[str, Job], tell: Tell, *, fetch: bool = True) -> None:
+    """Look up the base images from elsewhere that jobs need, so that a new one of a name is noticed.
+
+    fetch: take those that are not here from their registry, as the setting `pull` says. One that cannot be
+    had is told; the image that needs it fails then.
+    """
+    pulls: dict[str, str] = {}
+    for name in jobs:
+        for text in opened.graph.external.get(name, ()):
+            if text != "scratch":
+                pull = opened.settings.options(name).pull
+                pulls[text] = "always" if "always" in (pull, pulls.get(text)) else pull
+    if not pulls:
+        return
+    builder = opened.builder()
+
+    def find(text: str) -> tuple[str, str]:
+        identity = builder.resolve(text)
+        if not fetch or pulls[text] == "never" or (identity and pulls[text] == "missing"):
+            return identity, ""
+        try:
+            builder.fetch(text, lambda argv, env, what: process.run(argv, env=env, what=what))
+        except BuildstepError as error:
+            return (
+                identity,
+                f"{error.message}: {error.detail.strip().splitlines()[0] if error.detail else ''}",
+            )
+        return builder.resolve(text), ""
+
+    for text, (identity, problem) in zip(pulls, parallel(find, pulls, FETCHES), strict=True):
+        if identity:
+            opened.bases[text] = identity
+        if problem:
+            tell(f"the base image {text} could not be fetched: {problem}")
+
+
+def known_bases(opened: Opened) -> None:
+    """Look up the base images of what was built before, as far as they are here; for a plan."""
+    built = {name: job for name, job in opened.graph.jobs.items() if opened.records.last(name) is not None}
+    with contextlib.suppress(ToolMissing):
+        find_bases(opened, built, lambda _text: None, fetch=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How a build goes on. at_once: jobs at a time, 0 for what the machine has room for; keep: leave the
+    stages; say: is given the lines of jobs; tell: what a person should know."""
+
+    rules: Rules = Rules()  # noqa: RUF009 - it cannot be changed
+    executor: str = "local"
+    at_once: int = 0
+    keep: bool = False
+    say: Say = lambda _job, _text: None
+    tell: Tell = lambda _text: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a build came to: how each job ended, in the order in which they ended, and how long all took."""
+
+    jobs: Mapping[str, Job]
+    results: Mapping[str, Result]
+    started: float
+    seconds: float
+
+
+def build(opened: Opened, names: Sequence[str], watcher: Watcher, how: How) -> Outcome:
+    """Build components and all that they need. Returns how each job ended; a failed job raises nothing.
+
+    Raises UsageError for a wrong name, GraphError for a cycle, ToolMissing without a builder.
+    """
+    jobs = opened.jobs(names)
+    begun, started = time.monotonic(), time.time()
+    with _alone(opened.state, how.tell):
+        find_bases(opened, jobs, how.tell)
+        worker = Worker(
+            Place(
+                graph=opened.graph,
+                settings=opened.settings,
+                state=opened.state,
+                environ=opened.environ,
+                history=opened.records,
+                builder=opened.builder,
+                bases=opened.bases,
+                say=how.say,
+            )
+        )
+        worker.stages.clear()
+        executor = _executor(how, worker, opened.state)
+        try:
+            results = Scheduler(jobs, executor, opened.records, opened.key_of, watcher, rules=how.rules).run()
+        finally:
+            executor.stop()
+            if how.keep:
+                how.tell(f"the staged components are kept: {opened.state / 'stage'}")
+            else:
+                worker.stages.clear()
+        worker.stages.prune(opened.records.outputs())
+    return Outcome(jobs=jobs, results=results, started=started, seconds=time.monotonic() - begun)
+
+
+def _executor(how: How, worker: Worker, state: Path) -> Executor:
+    from buildstep.components import EXECUTORS
+
+    maker = EXECUTORS.find(how.executor)
+    if maker is None:
+        raise UsageError(f"no executor has the name {how.executor!r}", hint=EXECUTORS.hint(how.executor))
+    return maker(worker, Machine(state), jobs=how.at_once)
+
+
+@contextlib.contextmanager
+def _alone(state: Path, tell: Tell) -> Iterator[None]:
+    """Let one build at a time work in a state directory."""
+    with locks.lock(state / "lock", tell=tell):
+        yield
+
+
+def recorded(opened: Opened, names: Collection[str]) -> dict[str, Built | None]:
+    """Return for each of these images its build from the sources as they are now, None where there is none.
+
+    Nothing is built: where a need has no build, what depends on it has none.
+    """
+    outputs: dict[str, str] = {}
+    found: dict[str, Built | None] = {}
+    for name, job in opened.jobs(()).items():
+        built = None
+        if all(need in outputs for need in job.needs):
+            built = opened.records.find(name, opened.key_of(job, outputs).key)
+        if built is not None:
+            outputs[name] = built.output
+        if name in names:
+            found[name] = built
+    return found

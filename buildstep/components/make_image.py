@@ -1,0 +1,100 @@
+"""Images made from a staged component, by the kind of their file: the building side of `KINDS`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import buildstep
+from buildstep.components.builders import Builder, Recipe, Run
+from buildstep.components.interface import GraphError, Image
+from buildstep.components.settings import BuildOptions
+from buildstep.components.stage import Stage
+from buildstep.system import process
+from buildstep.system.registry import Registry, importing
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Making:
+    """An image to make. bases: ids of the images of the graph that it needs, and of others that are here, by
+    references as its file has them; run: runs a command whose lines belong to the job."""
+
+    image: Image
+    stage: Stage
+    bases: Mapping[str, str]
+    options: BuildOptions
+    builder: Builder
+    run: Run
+    environ: Mapping[str, str]
+
+
+Maker = Callable[[Making], str]
+"""Makes an image, puts it into the builder's store, and returns its id. Raises BuildstepError."""
+
+MAKERS: Final[Registry[Maker]] = Registry(
+    "makers",
+    "maker of images",
+    {
+        "dockerfile": importing("buildstep.components.make_image:from_dockerfile"),
+        "image": importing("buildstep.components.make_image:from_manifest"),
+    },
+)
+
+
+def make(making: Making) -> str:
+    """Make an image by its kind."""
+    maker = MAKERS.find(making.image.kind)
+    if maker is None:
+        raise GraphError(f"{making.image.file}: nothing here makes images of the kind {making.image.kind}")
+    return maker(making)
+
+
+def from_dockerfile(making: Making) -> str:
+    """Build a Dockerfile; its context is the staged component."""
+    recipe = Recipe(
+        name=making.image.name,
+        file=making.stage.folder / making.image.file,
+        context=making.stage.folder,
+        bases=making.bases,
+        options=making.options,
+    )
+    return making.builder.build(recipe, making.run)
+
+
+def from_manifest(making: Making) -> str:
+    """Build an m.json by our own pipeline, in a process of its own, and load what it made.
+
+    The proto directory is `proto` of the staged component, where the component's hook makes it. The time of
+    the build is the beginning of 1970 for it, so that the same files give the same image.
+    """
+    with tempfile.TemporaryDirectory(prefix="buildstep-image-") as scratch:
+        folder = Path(scratch)
+        argv = [
+            sys.executable, "-m", "buildstep", "build", "--verbose", "--format", "oci",
+            "--manifest", os.fspath(making.stage.folder / making.image.file),
+            "--dir", os.fspath(making.stage.folder / "proto"), "--output-dir", os.fspath(folder / "out"),
+        ]  # fmt: skip
+        for image in making.bases.values():
+            archive = folder / "base.tar"
+            making.builder.save(image, archive, making.run)
+            argv += ["--image", f"oci:{archive}"]
+        if making.image.file.endswith(".j2"):
+            argv += [f"-D{name}={value}" for name, value in making.options.arguments.items()]
+        making.run(argv, _pipeline_env(making.environ), f"building {making.image.name}")
+        archives = sorted((folder / "out").glob("*.oci.tar"))
+        if len(archives) != 1:
+            raise GraphError(f"{making.image.file}: the build made {len(archives)} OCI images, not one")
+        return making.builder.load(archives[0], making.image.name, making.run)
+
+
+def _pipeline_env(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of our own pipeline: it finds this package, and its settings."""
+    ours = {name: value for name, value in environ.items() if name.startswith("BUILDSTEP_")}
+    ours.setdefault("SOURCE_DATE_EPOCH", environ.get("SOURCE_DATE_EPOCH", "0"))
+    paths = [os.fspath(Path(buildstep.__file__).parents[1]), environ.get("PYTHONPATH", "")]
+    return process.base_env(environ, PYTHONPATH=os.pathsep.join(filter(None, paths)), **ours)

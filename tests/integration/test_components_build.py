@@ -1,0 +1,253 @@
+"""The nine components of the fixture with real buildah and a real registry: built, not built again, cut off early,
+failing, killed and gone on with, pushed. The bases from elsewhere are small stand-ins in the store."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buildstep.errors import ExitCode
+from buildstep.system.process import find
+from buildstep.tree.scan import fingerprint_of
+from tests.integration.support import LIMIT, REPOSITORY
+from tests.servers.fixtures import Registry, locked_registry, registry
+
+__all__ = ["locked_registry", "registry"]
+
+FIXTURE = REPOSITORY / "fixtures/components"
+OUTSIDE = ("ubuntu:16.04", "nvidia/cuda:8.0-runtime-ubuntu16.04", "python:3.7")
+JOBS = 14
+
+
+@dataclass(frozen=True)
+class Place:
+    """A repository, and what its builds use."""
+
+    top: Path
+    repo: Path
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {
+            **{name: value for name, value in os.environ.items() if not name.startswith("BUILDSTEP_")},
+            "PYTHONPATH": os.pathsep.join([os.fspath(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
+            "BUILDSTEP_BUILDAH_ROOT": os.fspath(self.top / "store"),
+            "BUILDSTEP_COMPONENTS_STATE": os.fspath(self.top / "state"),
+            "BUILDSTEP_COMPONENTS_BUILDER": "buildah",
+        }
+
+    def argv(self, command: str, *words: str) -> list[str]:
+        return [
+            sys.executable,
+            "-m",
+            "buildstep",
+            "components",
+            command,
+            "--root",
+            os.fspath(self.repo),
+            *words,
+        ]
+
+    def run(
+        self, command: str, *words: str, stdin: str = "", **environ: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.argv(command, *words), env={**self.environ, **environ}, input=stdin,
+            capture_output=True, text=True, timeout=LIMIT, check=False,
+        )  # fmt: skip
+
+    def build(self, *words: str, status: int = 0) -> dict[str, str]:
+        """Build; return the state of each job."""
+        done = self.run("build", "--json", *words)
+        assert done.returncode == status, done.stderr
+        return {row["job"]: row["state"] for row in json.loads(done.stdout)["jobs"]}
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        path = self.repo / "src" / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+
+def buildah(top: Path, *words: str) -> None:
+    store = os.fspath(top / "store")
+    subprocess.run(
+        ["buildah", "--root", store, "--runroot", os.path.join(store, "run"), *words],
+        check=True, capture_output=True, timeout=LIMIT,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """The fixture, built once for all tests of this file."""
+    if find("buildah") is None or os.geteuid() != 0:
+        pytest.skip("needs buildah, and root")
+    top = tmp_path_factory.mktemp("components")
+    shutil.copytree(FIXTURE, top / "repo")
+    (top / "context").mkdir()
+    (top / "context/Dockerfile").write_text("FROM scratch\nCOPY name /name\n")
+    for name in OUTSIDE:
+        (top / "context/name").write_text(name)
+        buildah(top, "build", "--quiet", "--timestamp", "0", "--tag", name, os.fspath(top / "context"))
+    place = Place(top, top / "repo")
+    before = fingerprint_of(place.repo)
+    assert set(place.build().values()) == {"built"}
+    assert fingerprint_of(place.repo) == before, "D11: a build leaves the sources as they are"
+    yield place
+    buildah(top, "rmi", "--all", "--force")
+
+
+@pytest.fixture
+def place(built: Place, tmp_path: Path) -> Place:
+    """A copy of the built repository with its records, over the same store."""
+    shutil.copytree(built.top / "state", tmp_path / "state")
+    shutil.copytree(built.repo, tmp_path / "repo")
+    (tmp_path / "store").symlink_to(built.top / "store")
+    return Place(tmp_path, tmp_path / "repo")
+
+
+def test_d06_a_second_run_does_nothing_and_says_so(place: Place) -> None:
+    done = place.run("build")
+    assert done.returncode == 0
+    assert done.stdout == f"nothing to do: the results of all {JOBS} jobs are there\n"
+
+
+def test_d06_a_comment_in_the_root_builds_one_image_and_stops_there(place: Place) -> None:
+    place.edit("base-image/build/base-image.common.dockerfile", "FROM", "# a comment\nFROM")
+    states = place.build()
+    assert [name for name, state in states.items() if state == "built"] == ["base-image"]
+    assert len(states) == JOBS
+
+
+def test_a_change_in_the_root_reaches_what_is_made_from_it(place: Place) -> None:
+    place.edit("base-image/build/locale.conf", "\n", "\nLC_ALL=C\n")
+    states = place.build()
+    assert {name for name, state in states.items() if state == "built"} == {
+        "base-image", "cleaning-image", "zookeeper", "hadoop-run", "end-to-end-test", "yarn-frameworklauncher",
+    }  # fmt: skip
+
+
+def test_a_failing_hook_names_its_component_and_stops_only_what_depends_on_it(place: Place) -> None:
+    place.edit("hadoop-ai/build/build-pre.sh", "set -e\n", "set -e\necho no more disk; exit 7\n")
+    place.edit("zookeeper/zoo.cfg", "\n", "\n# x\n")
+    junit = place.top / "junit.xml"
+    done = place.run("build", "--keep-going", "--json", "--junit", os.fspath(junit))
+    assert done.returncode == ExitCode.GRAPH
+    states = {row["job"]: row["state"] for row in json.loads(done.stdout)["jobs"]}
+    assert states["hadoop-ai:pre"] == "failed"
+    assert {name for name, state in states.items() if state == "blocked"} == {
+        "hadoop-run:pre", "hadoop-run", "end-to-end-test", "yarn-frameworklauncher",
+    }  # fmt: skip
+    assert states["zookeeper"] == "built"
+    assert "hadoop-ai:pre: the hook build/build-pre.sh of hadoop-ai" in done.stderr
+    assert "hadoop-ai:pre| no more disk" in done.stderr
+    assert 'failures="1"' in junit.read_text()
+    assert '<testcase classname="components.component" name="hadoop-ai"' in junit.read_text()
+
+
+def test_d12_a_killed_run_is_gone_on_with(place: Place) -> None:
+    place.edit("base-image/build/locale.conf", "\n", "\nLC_ALL=POSIX\n")
+    place.edit("end-to-end-test/build/end-to-end-test.common.dockerfile", "COPY", "LABEL slow=1\nCOPY")
+    slow = place.repo / "src/zookeeper/build/build-pre.sh"
+    slow.write_text("#!/bin/sh\nsleep 100\n")
+    slow.chmod(0o755)
+    child = subprocess.Popen(
+        place.argv("build", "-j", "2"),
+        env=place.environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stderr is not None
+    seen = ""
+    with child.stderr as stream:
+        for line in stream:
+            seen += line
+            if "base-image: built" in line:
+                break
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait(10)
+    end = time.monotonic() + 10
+    while _running(os.fspath(place.top)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert _running(os.fspath(place.top)) == []
+    slow.write_text("#!/bin/sh\n")
+    states = place.build()
+    assert states["base-image"] == "reused", seen
+    assert states["zookeeper"] == "built"
+    assert set(states.values()) <= {"built", "reused"}
+
+
+def _running(words: str) -> list[str]:
+    """The processes whose command line has these words."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            text = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if words in text and "pytest" not in text:
+            found.append(text)
+    return found
+
+
+def manifest(registry: Registry, name: str, tag: str) -> tuple[str, dict[str, Any]]:
+    request = urllib.request.Request(
+        f"http://{registry.host}/v2/{name}/manifests/{tag}",
+        headers={"Accept": "application/vnd.oci.image.manifest.v1+json"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as reply:
+        return reply.headers["Docker-Content-Digest"], json.load(reply)
+
+
+def test_d17_images_are_pushed_by_digest_with_all_their_tags(place: Place, registry: Registry) -> None:
+    result = place.top / "result.json"
+    words = ["--registry", f"{registry.host}/team", "-t", "v1", "-t", "latest", "--result", os.fspath(result)]
+    done = place.run("push", *words)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(result.read_text())["images"]
+    assert len(rows) == 11
+    for row in rows:
+        for tag in ("v1", "latest"):
+            digest, found = manifest(registry, f"team/{row['image']}", tag)
+            assert (digest, found["config"]["digest"]) == (row["digest"], row["id"])
+
+
+def test_d17_what_is_not_built_is_not_pushed(place: Place, registry: Registry) -> None:
+    place.edit("zookeeper/zoo.cfg", "\n", "\n# not built yet\n")
+    done = place.run("push", "--registry", f"{registry.host}/stale")
+    assert done.returncode == ExitCode.PUBLISH
+    assert "not built from the sources as they are now: zookeeper" in done.stderr
+    with urllib.request.urlopen(f"http://{registry.host}/v2/_catalog", timeout=10) as reply:
+        assert [name for name in json.load(reply)["repositories"] if name.startswith("stale/")] == []
+    only = place.run("push", "--registry", f"{registry.host}/stale", "-i", "base-image", "--json")
+    assert [row["image"] for row in json.loads(only.stdout)["images"]] == ["base-image"]
+
+
+def test_d03_a_password_comes_by_stdin_or_file_and_is_shown_nowhere(
+    place: Place, locked_registry: Registry
+) -> None:
+    words = ["--registry", locked_registry.host, "-i", "base-image", "--username", locked_registry.user]
+    secret = place.top / "secret"
+    secret.write_text(f"{locked_registry.password}\n")
+    by_file = place.run("push", *words, "--password-file", os.fspath(secret))
+    assert by_file.returncode == 0, by_file.stderr
+    by_stdin = place.run("push", *words, "--password-stdin", stdin=f"{locked_registry.password}\n")
+    assert by_stdin.returncode == 0, by_stdin.stderr
+    wrong = place.run("push", *words, "--password-stdin", stdin="a wrong word\n")
+    assert wrong.returncode == ExitCode.PUBLISH
+    assert "a wrong word" not in wrong.stderr + wrong.stdout
+    assert locked_registry.password not in by_file.stderr + by_file.stdout + by_stdin.stderr
+    assert place.run("push", *words).returncode == ExitCode.USAGE

@@ -1,0 +1,250 @@
+"""The scheduler: order, reuse, early cutoff, failures, and what is known after each."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from buildstep.components.executors.local import MORE, LocalExecutor, Machine
+from buildstep.components.interface import Action, Built, Job, Result, State
+from buildstep.components.records import Records
+from buildstep.components.run import Failed, Key, Phase, Rules, Scheduler, check, why
+from buildstep.errors import ExitCode, Interrupted
+from buildstep.system.workers import cores
+
+EDGES = {
+    "base": (), "tool": (), "mid": ("base", "tool"), "other": ("base",), "top": ("mid",), "end": ("top",),
+}  # fmt: skip
+
+
+def graph(edges: Mapping[str, tuple[str, ...]] = EDGES) -> dict[str, Job]:
+    return {
+        name: Job(name=name, action=Action.IMAGE, component=name, needs=needs)
+        for name, needs in edges.items()
+    }
+
+
+@dataclass
+class Fake:
+    """An executor that does one job after the other, in the order in which they were given to it.
+
+    sources: the content of each job; its output is made from that, and comments (`#...`) leave no trace.
+    """
+
+    sources: dict[str, str]
+    fails: set[str] = field(default_factory=set)
+    at_once: int = 2
+    ran: list[str] = field(default_factory=list)
+    ended: bool = False
+
+    def submit(self, job: Job, outputs: Mapping[str, str]) -> Future[Result]:
+        assert set(job.needs) <= outputs.keys()
+        self.ran.append(job.name)
+        state = State.FAILED if job.name in self.fails else State.BUILT
+        output = f"{job.name}({self.sources[job.name].partition('#')[0]})"
+        future: Future[Result] = Future()
+        future.set_result(Result(job=job.name, state=state, output=output, message="broke", seconds=1.0))
+        return future
+
+    def stop(self) -> None:
+        self.ended = True
+
+
+class Seen:
+    """A watcher that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.why: dict[str, str] = {}
+
+    def phase(self, job: Job, phase: Phase, why: str) -> None:
+        if phase is Phase.RUNNING:
+            self.why[job.name] = why
+
+    def ended(self, job: Job, result: Result) -> None:
+        assert result.job == job.name
+
+
+class Rig:
+    """Sources, records, and runs over them."""
+
+    def __init__(self, state: Path) -> None:
+        self.sources = dict.fromkeys(EDGES, "1")
+        self.records = Records(state)
+        self.seen = Seen()
+
+    def key_of(self, job: Job, outputs: Mapping[str, str]) -> Key:
+        inputs = {
+            "file:source": self.sources[job.name],
+            **{f"need:{name}": outputs[name] for name in job.needs},
+        }
+        return Key(repr(sorted(inputs.items())), inputs)
+
+    def run(self, rules: Rules = Rules(), **executor: object) -> tuple[dict[str, State], list[str]]:  # noqa: B008
+        fake = Fake(self.sources, **executor)  # type: ignore[arg-type]
+        self.seen = Seen()
+        self.results = Scheduler(graph(), fake, self.records, self.key_of, self.seen, rules=rules).run()
+        return {name: result.state for name, result in self.results.items()}, fake.ran
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path)
+
+
+def test_jobs_come_after_what_they_need_and_the_longest_way_goes_first(rig: Rig) -> None:
+    states, ran = rig.run()
+    assert set(states.values()) == {State.BUILT}
+    assert ran == ["base", "tool", "mid", "other", "top", "end"]
+    assert rig.seen.why["base"] == "never built"
+
+
+def test_d06_a_second_run_does_nothing(rig: Rig) -> None:
+    rig.run()
+    states, ran = rig.run()
+    assert (set(states.values()), ran) == ({State.REUSED}, [])
+
+
+def test_d06_a_change_that_leaves_the_output_alone_stops_there(rig: Rig) -> None:
+    rig.run()
+    rig.sources["base"] = "1# a comment"
+    states, ran = rig.run()
+    assert ran == ["base"]
+    assert states["mid"] is State.REUSED
+    assert rig.seen.why == {"base": "source changed"}
+    rig.sources["base"] = "2"
+    assert rig.run()[1] == ["base", "mid", "other"]
+    assert rig.seen.why["mid"] == "base gave another result"
+
+
+def test_a_failure_names_itself_and_what_it_blocks(rig: Rig) -> None:
+    states, ran = rig.run(Rules(keep_going=True), fails={"tool"})
+    assert states == {
+        "base": State.BUILT, "tool": State.FAILED, "mid": State.BLOCKED, "other": State.BUILT,
+        "top": State.BLOCKED, "end": State.BLOCKED,
+    }  # fmt: skip
+    assert rig.results["end"].message == "tool"
+    with pytest.raises(Failed, match="1 job failed: tool") as caught:
+        check(rig.results)
+    assert "tool: broke" in caught.value.detail
+    assert "not built for that: end, mid, top" in caught.value.detail
+    assert caught.value.exit_code is ExitCode.GRAPH
+    states, ran = rig.run()
+    assert ran == ["tool", "mid", "top", "end"]
+
+
+def test_d05_without_keep_going_nothing_new_is_started_after_a_failure(rig: Rig) -> None:
+    states, ran = rig.run(fails={"tool"})
+    assert ran == ["base", "tool"]
+    assert (states["base"], states["other"], states["mid"]) == (State.BUILT, State.STOPPED, State.BLOCKED)
+
+
+def test_what_was_finished_before_an_interruption_is_known(rig: Rig) -> None:
+    class Cut(Fake):
+        def submit(self, job: Job, outputs: Mapping[str, str]) -> Future[Result]:
+            if job.name == "mid":
+                raise Interrupted(15, "SIGTERM")
+            return super().submit(job, outputs)
+
+    cut = Cut(rig.sources)
+    with pytest.raises(Interrupted):
+        Scheduler(graph(), cut, rig.records, rig.key_of, rig.seen).run()
+    assert cut.ended
+    assert rig.run()[1] == ["mid", "other", "top", "end"]
+
+
+def test_a_job_that_is_asked_for_is_built_again(rig: Rig) -> None:
+    rig.run()
+    assert rig.run(Rules(again={"base"}))[1] == ["base"]
+    assert rig.seen.why == {"base": "asked for"}
+
+
+def test_why_says_what_differs() -> None:
+    last = Built(job="a", key="1", output="o", inputs={"file:x": "1", "file:y": "1"})
+    assert why(last, Key("2", {"file:x": "2", "file:w": "1"})) == "w is new, x changed, y is gone"
+    assert why(last, Key("1", last.inputs)) == "its result is gone"
+
+
+# -- the local executor ---------------------------------------------------------------------------------------
+
+
+class Given(Machine):
+    """A machine with what a test says."""
+
+    def __init__(self) -> None:
+        self.free_memory: int | None = 8 << 30
+        self.free_disk = 100 << 30
+        self.free_cores = 0.0
+
+    def memory(self) -> int | None:
+        return self.free_memory
+
+    def disk(self) -> int:
+        return self.free_disk
+
+    def idle(self) -> float:
+        return self.free_cores
+
+    def started(self) -> None:
+        pass
+
+
+def holding(gate: threading.Event) -> Callable[[Job, Mapping[str, str], threading.Event], Result]:
+    def work(job: Job, outputs: Mapping[str, str], stopped: threading.Event) -> Result:
+        while not gate.is_set() and not stopped.is_set():
+            time.sleep(0.005)
+        return Result(job=job.name, state=State.STOPPED if stopped.is_set() else State.BUILT)
+
+    return work
+
+
+def test_d05_as_many_jobs_run_as_processors_memory_and_disk_have_room_for() -> None:
+    gate, machine = threading.Event(), Given()
+    executor = LocalExecutor(holding(gate), machine)
+    job = graph()["base"]
+    try:
+        for number in range(cores()):
+            assert executor.at_once == number + 1
+            executor.submit(job, {})
+        assert executor.at_once == cores()  # all processors have a job, and none is idle
+        machine.free_cores = 1.0
+        assert executor.at_once == cores() + 1
+        machine.free_memory = 1 << 20
+        assert executor.at_once == cores()
+        machine.free_memory, machine.free_disk = None, 1 << 20
+        assert executor.at_once == cores()
+        machine.free_disk = 100 << 30
+        for _ in range(MORE * cores() - cores()):
+            executor.submit(job, {})
+        assert executor.at_once == MORE * cores()
+    finally:
+        gate.set()
+        executor.stop()
+
+
+def test_one_job_runs_whatever_is_free_and_a_number_of_jobs_is_kept() -> None:
+    gate, machine = threading.Event(), Given()
+    machine.free_memory, machine.free_disk, machine.free_cores = 0, 0, 9.0
+    executor = LocalExecutor(holding(gate), machine, jobs=1)
+    assert executor.at_once == 1
+    future = executor.submit(graph()["base"], {})
+    machine.free_memory, machine.free_disk = 8 << 30, 100 << 30
+    assert executor.at_once == 1
+    executor.stop()
+    assert future.result().state is State.STOPPED
+
+
+def test_the_machine_tells_what_is_free(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "not-there")
+    assert machine.disk() > 0
+    memory = machine.memory()
+    assert memory is None or memory > 1 << 20
+    time.sleep(0.12)
+    assert 0 <= machine.idle() <= cores() + 0.5
+    machine.started()
+    assert machine.idle() == 0
