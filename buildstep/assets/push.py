@@ -17,13 +17,14 @@ from buildstep.assets.names import Name
 from buildstep.assets.taken import settle
 from buildstep.errors import BuildstepError, ImageError, StoreError, UsageError
 from buildstep.files.interface import Missing, Unlistable
+from buildstep.files.parallel import parallel
 from buildstep.report.progress import Advance, Begin, unseen
 from buildstep.system import workers
 
 if TYPE_CHECKING:
     from buildstep.trust.ed25519 import Signer
 
-_FEW_SERVICES = 3
+_FEW_SERVICES = 8
 """So many are listed one by one, more of them by one listing of the whole store."""
 _FEW_ARCHIVES = 4
 """So many are checked in this process: a fork of it costs as much."""
@@ -71,6 +72,12 @@ def uploads_of(folder: Path, *, hyphens: bool = False) -> list[Upload]:
     found = [
         Upload(name, path) for path in files if (name := names.parse(path.name, hyphens=hyphens)) is not None
     ]
+    versions = {upload.name[:2]: upload.name.file for upload in found}
+    for upload in found:
+        if (other := versions[upload.name[:2]]) != upload.name.file:
+            raise UsageError(
+                f"{folder} has {upload.name.file} and {other}", hint="a version is there in one form only"
+            )
     if not found:
         raise UsageError(f"{folder} has no assets", hint="files called SERVICE-VERSION.tar.gz or .tar.zst")
     return found
@@ -173,8 +180,9 @@ class _Push:
         services = {upload.name.service for upload in self._uploads}
         there: set[Name] = set()
         try:
-            for service in services if len(services) <= _FEW_SERVICES else ("",):
-                there.update(asset.name for asset in self._store.list(service))
+            wanted = services if len(services) <= _FEW_SERVICES else {""}
+            for names_there in parallel(self._listed, sorted(wanted), self._store.at_once):
+                there |= names_there
         except Unlistable:
             return set(), {}
         taken: dict[int, BuildstepError] = {}
@@ -187,6 +195,9 @@ class _Push:
                         hint="a version is there in one form only; delete the other one first",
                     )
         return there, taken
+
+    def _listed(self, service: str) -> set[Name]:
+        return {asset.name for asset in self._store.list(service)}
 
     def _send(self, index: int, checked: Checked | BuildstepError) -> None:
         upload = self._uploads[index]

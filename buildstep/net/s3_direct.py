@@ -10,7 +10,7 @@ import contextlib
 import secrets
 import threading
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -281,28 +281,40 @@ class DirectS3:
         try:
             with ThreadPoolExecutor(_PARTS_AT_ONCE, thread_name_prefix="s3-part") as pool:
                 etags = list(pool.map(send, range(1, len(parts) + 1)))
-            rows = (
-                f"<Part><PartNumber>{n}</PartNumber><ETag>{e}</ETag></Part>" for n, e in enumerate(etags, 1)
-            )
-            body = f"<CompleteMultipartUpload>{''.join(rows)}</CompleteMultipartUpload>".encode()
-            done = self._done(
-                what,
-                lambda: self._call(
-                    "POST",
-                    key,
-                    query={"uploadId": upload},
-                    headers=condition,
-                    body=body,
-                    sha256=sha256_bytes(body),
-                ),
-                _text,
-            )
-            if "<Error>" in done:  # this call may fail after its head has said that it did not
-                raise S3Error(f"{what} {self.uri}: {_field(done, 'Code')}", retryable=True)
+            self._complete(what, key, upload, etags, condition)
         except BaseException:
             with contextlib.suppress(Exception):
                 self._done(what, lambda: self._call("DELETE", key, query={"uploadId": upload}), _drained)
             raise
+
+    def _complete(
+        self, what: str, key: str, upload: str, etags: Sequence[str], condition: Mapping[str, str]
+    ) -> None:
+        """Make an object of the parts that were stored. Raises Taken, also where it may be there already."""
+        rows = (
+            f"<Part><PartNumber>{n}</PartNumber><ETag>{etag}</ETag></Part>" for n, etag in enumerate(etags, 1)
+        )
+        body = f"<CompleteMultipartUpload>{''.join(rows)}</CompleteMultipartUpload>".encode()
+        query = {"uploadId": upload}
+
+        def check(reply: Reply) -> None:
+            text = _text(reply)
+            if "<Error>" in text:  # this call may fail after its head has said that it did not
+                raise S3Error(f"{what} {self.uri}: {_field(text, 'Code')}", retryable=True)
+
+        try:
+            self._done(
+                what,
+                lambda: self._call(
+                    "POST", key, query=query, headers=condition, body=body, sha256=sha256_bytes(body)
+                ),
+                check,
+            )
+        except S3Error as error:
+            if error.server_code != "NoSuchUpload":
+                raise
+            # An attempt whose response was lost has made the object. Who wrote it, its metadata says.
+            raise Taken(error.message, server_code=error.server_code) from None
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""

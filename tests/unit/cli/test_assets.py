@@ -281,6 +281,11 @@ class TestMany:
         status, _, err = run("assets", "push", "--dir", "out", *STORE)
         assert status == ExitCode.USAGE
         assert "has no assets" in err
+        tarball(Path("out/web-1.tar.gz"))
+        Path("out/web-1.tar.zst").write_bytes(b"x")
+        status, _, err = run("assets", "push", "--dir", "out", *STORE)
+        assert status == ExitCode.USAGE
+        assert "has web-1.tar.gz and web-1.tar.zst" in err
         assert run("assets", "push", "--dir", "nothing", *STORE)[0] == ExitCode.USAGE
 
 

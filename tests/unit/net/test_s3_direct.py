@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import struct
 import threading
@@ -31,7 +32,8 @@ Talk = Callable[[socket.socket, bytes], bool | None]
 
 
 class Server:
-    """A server that answers each request by the next of `talks`, then by the last one."""
+    """A server that answers each request by the next of `talks`, then by the last one. whole: it reads the
+    whole body first."""
 
     def __init__(self, *talks: Talk) -> None:
         self._talks = list(talks)
@@ -39,6 +41,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
         self.requests: list[bytes] = []
         self.connections = 0
+        self.whole = False
         self._guard = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -59,6 +62,9 @@ class Server:
                         return
                     data += more
                 head, _, body = data.partition(b"\r\n\r\n")
+                length = re.search(rb"content-length: (\d+)", head) if self.whole else None
+                while length is not None and len(body) < int(length[1]):
+                    body += link.recv(65536)
                 with self._guard:
                     self.requests.append(head)
                     talk = self._talks.pop(0) if len(self._talks) > 1 else self._talks[0]
@@ -211,6 +217,45 @@ class TestFaults:
         path.write_bytes(b"x" * 1000)
         with pytest.raises(HttpError):
             client.put("k", path, size=2000, sha256=SHA256, headers={})
+
+
+class TestParts:
+    """An upload in parts, each of its calls answered by what the call is."""
+
+    @pytest.fixture(autouse=True)
+    def small(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("buildstep.net.s3_direct.MULTIPART_FROM", 100)
+        monkeypatch.setattr("buildstep.net.s3_direct._PART", 200)
+
+    def begun(self, *completions: Talk) -> list[Talk]:
+        """Talks of an upload of two parts, which ends in one of these ways, and is aborted then."""
+        upload = says("200 OK", b"<I><UploadId>u1</UploadId></I>")
+        return [upload, OK, OK, *completions, says("204 No Content")]
+
+    def test_a_completion_whose_response_was_lost_asks_who_wrote(self, serve: Serve, tmp_path: Path) -> None:
+        gone = says("404 Not Found", b"<Error><Code>NoSuchUpload</Code></Error>")
+        server, client = serve(*self.begun(resets, gone))
+        server.whole = True
+        (tmp_path / "f").write_bytes(bytes(300))
+        with pytest.raises(Taken):
+            put(client, body=tmp_path / "f")
+
+    def test_an_error_after_a_good_head_is_tried_again(self, serve: Serve, tmp_path: Path) -> None:
+        late = says("200 OK", b"<Error><Code>InternalError</Code></Error>")
+        server, client = serve(*self.begun(late, says("200 OK", b"<C/>")))
+        server.whole = True
+        (tmp_path / "f").write_bytes(bytes(300))
+        put(client, body=tmp_path / "f")
+        assert len(server.requests) == 5
+
+    def test_one_that_fails_is_aborted(self, serve: Serve, tmp_path: Path) -> None:
+        refused = says("403 Forbidden", b"<Error><Code>AccessDenied</Code></Error>")
+        server, client = serve(*self.begun(refused))
+        server.whole = True
+        (tmp_path / "f").write_bytes(bytes(300))
+        with pytest.raises(S3Error, match="AccessDenied"):
+            put(client, body=tmp_path / "f")
+        assert server.requests[-1].startswith(b"DELETE /bucket/k?uploadId=u1 ")
 
 
 class TestAnswers:
