@@ -17,6 +17,7 @@ WATCH: Final = "buildstep-pull-watch.service"
 ENVIRONMENT_FILE: Final = "/etc/buildstep/pull.env"
 """Where the units take variables from, if it is there: what must not be seen in a command line."""
 
+_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,30}\$?|[0-9]{1,10}")
 _SPAN = re.compile(r"([0-9]+ ?(s|sec|m|min|h|hr|d|days?|w|weeks?)? ?)+")
 
 
@@ -50,6 +51,8 @@ def units(options: UnitOptions) -> dict[str, str]:
         raise UsageError(f"{options.every!r} is no span of time for systemd", hint="such as 5min, 90s or 1h")
     if not options.program.is_absolute() or not options.install.is_absolute():
         raise UsageError("a unit needs absolute paths: of buildstep, and of the directory it installs to")
+    if options.user and not _USER.fullmatch(options.user):
+        raise UsageError(f"{options.user!r} is no name of a user")
     return {
         PULL: _service(options, "Pull this host's services", watch=False),
         TIMER: _timer(every),

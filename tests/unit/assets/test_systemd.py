@@ -121,3 +121,9 @@ def test_paths_are_absolute() -> None:
         units(dataclasses.replace(OPTIONS, install=Path("services")))
     with pytest.raises(UsageError, match="NUL"):
         systemd.quoted("a\0b")
+
+
+@pytest.mark.parametrize("user", ["two words", "a\nExecStart=/bin/sh", "-x"])
+def test_a_user_is_a_name(user: str) -> None:
+    with pytest.raises(UsageError, match="no name of a user"):
+        units(dataclasses.replace(OPTIONS, user=user))

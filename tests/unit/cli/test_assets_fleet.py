@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,20 @@ def test_options_of_the_pull_are_checked_and_reach_the_units(run: Run) -> None:
     assert after.endswith(" --metrics /m/b.prom")
     assert set(after.split()[4:-2]) == {"--install-dir=/srv/x", '"--only-version=2.*"', "--host=web-9"}
     assert "ReadWritePaths=-/srv/x -/m" in lines
+
+
+def test_what_a_unit_runs_is_a_pull_and_a_status(host: Run) -> None:
+    argv = ("--program", "/b", "--metrics", "now.prom", "--", "--install-dir", "two words", "--activate")
+    lines = host("assets", "systemd", *argv)[1].splitlines()
+
+    def runs(key: str) -> list[str]:
+        line = next(line for line in lines if line.startswith(f"{key}="))
+        return shlex.split(line.partition("=")[2])[1:]
+
+    assert host(*runs("ExecStart"))[0] == 0
+    assert Path("two words/web/current/page").read_text() == "one"
+    assert host(*runs("ExecStopPost"))[:2] == (0, "")
+    assert "buildstep_assets_up_to_date 1" in Path("now.prom").read_text()
 
 
 def test_hooks_are_not_shut_in(run: Run) -> None:
