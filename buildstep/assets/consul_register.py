@@ -31,6 +31,8 @@ class ConsulRegister:
         secure = self.scheme == SecureConsulRegister.scheme
         who = login(address, access.options, access.environ, tls=secure)
         self._seen: frozenset[str] = frozenset()
+        self._at = ("", 0)
+        """The index of the last reading, and Consul's number of it: this moves with other keys too."""
         self._kv = consul.ConsulKv(who, environ=access.environ, bus=access.bus, limits=access.http)
 
     @property
@@ -40,17 +42,17 @@ class ConsulRegister:
     def read(self) -> Mappings:
         return self._read(0, 0.0)
 
-    def _read(self, index: int, wait: float) -> Mappings:
-        """Return all mappings; after an index, when there are others or the time is over.
+    def _read(self, number: int, wait: float) -> Mappings:
+        """Return all mappings; after a number of Consul's, when there are others or the time is over.
 
         Consul leaves out of a listing what the token may not read, and so shows no mappings to who may read
         none: that is asked as well, and an empty listing was made when it was known. Who waits need not ask
         when all is there that was there before: many are told of one change, all at once.
         """
         with translated(RegisterError):
-            found = self._kv.list(PREFIX, index=index, wait=wait)
+            found = self._kv.list(PREFIX, index=number, wait=wait)
             keys = frozenset(pair.key for pair in found.pairs)
-            if not (index and self._seen and self._seen <= keys):
+            if not (number and self._seen and self._seen <= keys):
                 self._kv.may_read(PREFIX)
                 if not keys:
                     found = self._kv.list(PREFIX)
@@ -63,20 +65,21 @@ class ConsulRegister:
                 rows[pattern] = _names(pair.value)
             elif pair.value:
                 faults.append(f"the key {PREFIX} has a value, and no pattern")
-        return values.mappings(rows, mark=f"{found.number}-", faults=faults)
+        read = values.mappings(rows, faults=faults)
+        self._at = (read.index, found.number)
+        return read
 
     def wait(self, index: str, seconds: float) -> Mappings:
         end = time.monotonic() + seconds
-        at, seen = _index(index)
         while True:
-            left = end - time.monotonic()
-            found = self._read(at, min(left, consul.LONGEST_WAIT) if at else 0.0)
-            now, digest = _index(found.index)
-            if digest != seen or end <= time.monotonic():
+            read, number = self._at
+            held = number if read == index else 0
+            left = max(0.0, end - time.monotonic())
+            found = self._read(held, min(left, consul.LONGEST_WAIT))
+            if found.index != index or end <= time.monotonic():
                 return found
-            if now != at:
+            if self._at[1] != number:
                 time.sleep(min(_PAUSE, max(0.0, end - time.monotonic())))
-            at = now
 
     def load(self, pattern: str) -> Versioned | None:
         with translated(RegisterError):
@@ -111,9 +114,3 @@ def _key(pattern: str) -> str:
 def _names(value: bytes) -> list[str]:
     text = value.decode("utf-8", "backslashreplace")
     return text.split(",") if text.strip() else []
-
-
-def _index(text: str) -> tuple[int, str]:
-    """Return Consul's number of a listing, 0 for none, and the digest of what it held."""
-    number, _, digest = text.partition("-")
-    return int(number) if number.isascii() and number.isdigit() else 0, digest

@@ -39,11 +39,11 @@ def digest(services: Mapping[str, tuple[str, ...]], faults: Iterable[str] = ()) 
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def mappings(rows: Mapping[str, Iterable[str]], *, mark: str = "", faults: Iterable[str] = ()) -> Mappings:
-    """Return the mappings of what a register holds, by pattern. mark: stands in front of the index."""
+def mappings(rows: Mapping[str, Iterable[str]], *, faults: Iterable[str] = ()) -> Mappings:
+    """Return the mappings of what a register holds, by pattern."""
     services: dict[str, tuple[str, ...]] = {}
     told = list(faults)
     for pattern, names in sorted(rows.items()):
         services[pattern], wrong = sifted(pattern, names)
         told += wrong
-    return Mappings(services=services, index=f"{mark}{digest(services, told)}", faults=tuple(told))
+    return Mappings(services=services, index=digest(services, told), faults=tuple(told))
