@@ -12,7 +12,7 @@ import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -96,7 +96,11 @@ class DirectS3:
         with self._guard:
             if self._links is None:
                 base, self._path = self._account.address(self.bucket)
-                self._links = Connections(base, environ=self.http.environ, options=self.http.options)
+                options = self.http.options
+                bundle = options.ca_bundle or self.http.environ.get("AWS_CA_BUNDLE", "")
+                self._links = Connections(
+                    base, environ=self.http.environ, options=replace(options, ca_bundle=bundle)
+                )
             return self._links, self._path
 
     def _call(
