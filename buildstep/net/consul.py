@@ -74,7 +74,8 @@ class ConsulKv:
             ca_bundle=login.ca_bundle,
             client_cert=login.client_cert,
         )
-        self._http = Http(environ=environ, options=self._limits, bus=bus)
+        # As Consul's own program: no proxy is between this machine and itself, whatever no_proxy says.
+        self._http = Http(environ={} if login.local else environ, options=self._limits, bus=bus)
         if login.headers().get("X-Consul-Token") and not (login.tls or login.local):
             bus.note(
                 f"Consul's token goes to {login.address} over http: everybody on the way can read it",

@@ -331,3 +331,16 @@ def test_d08_who_waits_asks_what_it_may_read_when_something_is_gone(fake: Fake) 
     fake.say(403, b"Permission denied")
     with pytest.raises(RegisterError, match="does not permit"):
         one.wait(index, 5)
+
+
+def test_an_agent_on_this_machine_is_not_asked_by_way_of_a_proxy(fake: Fake) -> None:
+    fake.say(200, [ROW])
+    dead = "http://127.0.0.1:9"
+    one = register(fake, environ={"http_proxy": dead, "https_proxy": dead, "all_proxy": dead})
+    assert one.read().services
+    fake.asked.clear()
+    access = RegisterAccess(
+        environ={"http_proxy": fake.url.replace("consul", "http")}, bus=Notes(), http=FAST
+    )
+    open_register("consul://consul.example.com:1", access).read()
+    assert fake.asked[0][1].startswith("http://consul.example.com:1/v1/kv/"), "another one is"
