@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,11 +15,21 @@ from buildstep.cli.options import JSON, show, tell
 @SELECT
 @AFFECTED
 @DOWNSTREAM
+@click.option(
+    "--graph", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Draw the graph as well: FILE.svg, or FILE.html for a page.",
+)  # fmt: skip
 @click.option("--dot", is_flag=True, help="Print the graph in the DOT language of Graphviz.")
 @with_work
 @JSON
 def command(
-    work: Work, names: tuple[str, ...], words: tuple[str, ...], downstream: Any, dot: bool, as_json: bool
+    work: Work,
+    names: tuple[str, ...],
+    words: tuple[str, ...],
+    downstream: Any,
+    graph: Path | None,
+    dot: bool,
+    as_json: bool,
 ) -> None:
     """Show what would run, what is reused, and why; nothing is changed.
 
@@ -31,6 +42,10 @@ def command(
     if dot and as_json:
         raise click.UsageError("--dot and --json cannot be used together")
     plan = work.plan(names, words, downstream)
+    if graph is not None:
+        from buildstep.components.plan_drawing import write_drawing
+
+        write_drawing(plan, graph)
     for note in (*plan.selection.notes, *plan.graph.repository.notes, *plan.graph.notes):
         if not as_json:
             tell(f"note: {note}")

@@ -76,7 +76,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     parts = [f"{counts[Verdict.RUN]} to run", f"{counts[Verdict.REUSE]} reused"]
     if counts[Verdict.CHECK]:
         parts.insert(1, f"{counts[Verdict.CHECK]} to check")
-    names = plan.components()
+    names = {*plan.components(), *plan.by_component()}
     yield f"{plural(len(plan.jobs), 'job')} of {plural(len(names), 'component')}: {', '.join(parts)}"
 
 

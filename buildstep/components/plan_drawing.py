@@ -1,0 +1,113 @@
+"""A plan, and what became of it, as a drawing of its components."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from buildstep.components.interface import Result, State
+from buildstep.components.plan import Plan, Planned, Verdict
+from buildstep.errors import UsageError
+from buildstep.report.graph_page import STATES, Box, Drawing, render_page, render_svg
+from buildstep.report.words import seconds_text
+from buildstep.system.files import named_output
+from buildstep.system.text import plural
+
+_RANK = ("failed", "run", "blocked", "stopped", "check", "built", "reuse")
+"""The states of jobs, the one first that counts for their component."""
+
+
+def write_drawing(plan: Plan, path: Path, results: Mapping[str, Result] | None = None) -> None:
+    """Write a plan as `.svg`, or as a page, `.html`. results: of the jobs that were carried out, by name.
+
+    Raises UsageError for a name that ends in neither, OSError.
+    """
+    if path.suffix not in (".svg", ".html"):
+        raise UsageError(f"{path}: a graph is written as .svg or .html")
+    made, rows = drawing(plan, results or {}), job_rows(plan, results or {})
+    with named_output(path) as out:
+        if path.suffix == ".svg":
+            render_svg(made, out)
+        else:
+            notes = [*plan.selection.notes, *plan.graph.repository.notes, *plan.graph.notes]
+            render_page(made, rows, notes, out)
+
+
+def drawing(plan: Plan, results: Mapping[str, Result]) -> Drawing:
+    """Return the drawing of a plan: a box for each component of it, with its state and time."""
+    rows = plan.by_component()
+    names = plan.components()
+    more = sorted({plan.graph.jobs[job].component for job in plan.selection.needed} - set(names))
+    shown = sorted([*names, *more])
+    shown_set = set(shown)
+    boxes = [_box(name, rows.get(name, []), results, dim=name in more) for name in shown]
+    counts = [
+        f"{count} {STATES[state]}"
+        for state in _RANK
+        if (count := sum(_state(row, results) == state for row in plan.jobs.values()))
+    ]
+    return Drawing(
+        title=plan.graph.repository.root.resolve().name or "components",
+        subtitle=f"{plural(len(plan.jobs), 'job')} of {plural(len(shown), 'component')}: {', '.join(counts)}",
+        boxes=boxes,
+        levels=plan.graph.levels(shown),
+        edges={
+            edge: reason
+            for edge, reason in plan.graph.component_reasons.items()
+            if edge[0] in shown_set and edge[1] in shown_set
+        },
+    )
+
+
+def job_rows(plan: Plan, results: Mapping[str, Result]) -> list[dict[str, Any]]:
+    """Return the jobs of a plan as rows of a table, in their order."""
+    return [
+        {
+            "name": row.job,
+            "component": plan.graph.jobs[row.job].component,
+            "state": _state(row, results),
+            "reason": _reason(row, results),
+            "seconds": _seconds(row, results),
+            "needs": plan.graph.jobs[row.job].needs,
+        }
+        for row in plan.jobs.values()
+    ]
+
+
+def _box(name: str, rows: Sequence[Planned], results: Mapping[str, Result], *, dim: bool) -> Box:
+    states = [_state(row, results) for row in rows]
+    state = min(states, key=_RANK.index, default="reuse")
+    note = " · ".join(_note(rows, states, state, results)) if rows else "only files"
+    title = "\n".join(f"{row.job}: {STATES[_state(row, results)]}, {_reason(row, results)}" for row in rows)
+    return Box(name=name, state=state, note=note, title=title, dim=dim)
+
+
+def _note(
+    rows: Sequence[Planned], states: Sequence[str], state: str, results: Mapping[str, Result]
+) -> Iterator[str]:
+    """Yield the parts of a box's second line: the state, of how many jobs, the time, and one job's reason."""
+    count = states.count(state)
+    yield STATES[state] if count == len(rows) else f"{count} of {len(rows)} {STATES[state]}"
+    # What is reused takes no time; what it took once is in the table.
+    timed = [row for row, its in zip(rows, states, strict=True) if its not in ("reuse", "blocked")]
+    if seconds := sum(_seconds(row, results) for row in timed):
+        yield seconds_text(seconds)
+    reasons = {_reason(row, results) for row, its in zip(rows, states, strict=True) if its == state}
+    if len(reasons) == 1 and state in ("run", "failed", "blocked"):
+        yield reasons.pop()
+
+
+def _state(row: Planned, results: Mapping[str, Result]) -> str:
+    if row.job not in results:
+        return str(row.verdict)
+    state = results[row.job].state
+    return str(Verdict.REUSE) if state is State.REUSED else str(state)
+
+
+def _seconds(row: Planned, results: Mapping[str, Result]) -> float:
+    return results[row.job].seconds if row.job in results else row.seconds
+
+
+def _reason(row: Planned, results: Mapping[str, Result]) -> str:
+    return (results[row.job].message if row.job in results else "") or row.reason
