@@ -29,8 +29,9 @@ from buildstep.system.workers import Send, WorkerLost, cores, die_with_parent, r
 Failure = BuildstepError | OSError
 
 _LARGE: Final = 1 << 20
-_LARGE_AT_ONCE: Final = 2
-"""Large assets that a worker fetches at the same time: what is half there is lost when a pull is killed."""
+_PART: Final = 60
+"""Of all bytes, the part that a worker has under way in large assets, unless it is only one: what is half
+there is lost when a pull is killed. Unpacking one keeps a core busy."""
 
 _MOST_WORKERS: Final = 4
 _MOST_THREADS: Final = 8
@@ -69,6 +70,7 @@ def fetch(
         Job(number, asset, install.place(asset.name.service, asset.name.version))
         for number, asset in enumerate(assets)
     ]
+    total = sum(asset.size for asset in assets)
     waiting = {job.number: job.asset for job in jobs}
     run, parent = install.begin(), os.getpid()
     shares = _shares(jobs, min(cores(), _MOST_WORKERS, len(jobs)))
@@ -77,7 +79,7 @@ def fetch(
         die_with_parent(parent)
         store = opener()
         threads = max(2, min(_MOST_THREADS, -(-store.at_once // len(shares))))
-        _Worker(store, run, policy, send).run(share, threads)
+        _Worker(store, run, policy, send, total // _PART).run(share, threads)
 
     with _Publisher(install) as publisher:
         try:
@@ -111,14 +113,15 @@ _OF_A_CALL = 100_000
 
 
 class _Worker:
-    """Fetches a share of the assets, in threads."""
+    """Fetches a share of the assets, in threads. room: bytes of large assets that may be under way."""
 
-    def __init__(self, store: AssetStore, run: Path, policy: Policy, send: Send) -> None:
+    def __init__(self, store: AssetStore, run: Path, policy: Policy, send: Send, room: int) -> None:
         self._store = store
         self._run = run
         self._policy = policy
         self._send = send
-        self._guard = threading.Lock()
+        self._room = room
+        self._changed = threading.Condition()
         self._large: deque[Job] = deque()
         self._small: deque[Job] = deque()
         self._large_now = 0
@@ -140,19 +143,32 @@ class _Worker:
         try:
             while (job := self._next()) is not None:
                 outcome = self._one(job)
-                with self._guard:
-                    self._large_now -= job.asset.size >= _LARGE
+                with self._changed:
                     self._send(outcome)
+                    if job.asset.size >= _LARGE:
+                        self._large_now -= job.asset.size
+                        self._changed.notify_all()
         except BaseException as error:  # noqa: BLE001 - raised again by the worker's first thread
-            self._bug = error
+            with self._changed:
+                self._bug = error
+                self._large.clear()
+                self._small.clear()
+                self._changed.notify_all()
 
     def _next(self) -> Job | None:
-        """Return the next job of this thread; None if the others can do what is left."""
-        with self._guard:
-            if self._large and self._large_now < _LARGE_AT_ONCE:
-                self._large_now += 1
-                return self._large.popleft()
-            return self._small.popleft() if self._small else None
+        """Wait for the next job of this thread, and return it; None if there is none."""
+        with self._changed:
+            while True:
+                if self._large:
+                    size = self._large[0].asset.size
+                    if not self._large_now or self._large_now + size <= self._room:
+                        self._large_now += size
+                        return self._large.popleft()
+                if self._small:
+                    return self._small.popleft()
+                if not self._large:
+                    return None
+                self._changed.wait()
 
     def _one(self, job: Job) -> _Outcome:
         if self._full is not None:
