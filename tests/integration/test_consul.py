@@ -273,6 +273,19 @@ def test_d08_datacenter_consistency_and_namespace(open_consul: Agent) -> None:
         assert "leave the namespace out" in caught.value.hint
 
 
+def test_d08_the_mappings_of_another_datacenter(open_consul: Agent, tmp_path: Path) -> None:
+    wan = f"127.0.0.1:{open_consul.ports['serf_wan']}"
+    arguments = ("-dev", "-datacenter", "dc2", "-node", "far", "-retry-join-wan", wan)
+    with agent(tmp_path / "dc2", arguments=arguments) as far:
+        far.put(f"{PREFIX}far-*", "x")
+        far_from_here = register(open_consul, options={"datacenter": "dc2"})
+        _until(lambda: "No path to datacenter" not in _message(far_from_here))
+        assert far_from_here.read().services == {"far-*": ("x",)}
+        mapping.add(far_from_here, "far-*", ["y"])
+        assert far.raw(f"{PREFIX}far-*") == "x,y"
+        assert open_consul.raw(f"{PREFIX}far-*") is None
+
+
 @pytest.fixture(scope="module")
 def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
     """An agent that speaks TLS, and wants to see a certificate of ours."""
