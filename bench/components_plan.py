@@ -75,7 +75,7 @@ def build_all(root: Path, environ: dict[str, str]) -> None:
     work = Work(root=root, environ=environ)
     records, outputs = Records(state_directory(root, environ)), dict[str, str]()
     for name in work.graph.order():
-        inputs = work.inputs.all(name, outputs)
+        inputs = work.opened.inputs.all(name, outputs)
         outputs[name] = key = key_of(inputs)
         records.add(Built(job=name, key=key, output=key, inputs=inputs, seconds=1.0, ended=1.0))
 

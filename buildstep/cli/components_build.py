@@ -81,6 +81,7 @@ def _build(
     from buildstep.components.console import summary, view_for
     from buildstep.components.flow import How, build
     from buildstep.components.run import Rules, check
+    from buildstep.system import namespaces
 
     opened = open_(root, options)
     again: set[str] = set()
@@ -98,6 +99,8 @@ def _build(
             rules=Rules(keep_going=options["keep_going"], again=again),
             at_once=options["jobs"] or 0,
             keep=options["keep_stages"],
+            # What is mounted would be gone when somebody looks at the stages.
+            mounting=namespaces.supported() and not options["keep_stages"],
             say=view.say,
             tell=view.tell,
         )

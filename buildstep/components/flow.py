@@ -165,12 +165,14 @@ def known_bases(opened: Opened) -> None:
 @dataclass(frozen=True, kw_only=True)
 class How:
     """How a build goes on. at_once: jobs at a time, 0 for what the machine has room for; keep: leave the
-    stages; say: is given the lines of jobs; tell: what a person should know."""
+    stages; mounting: whether mounts of this process end with it, so that no file need be copied; say: is
+    given the lines of jobs; tell: what a person should know."""
 
     rules: Rules = Rules()  # noqa: RUF009 - it cannot be changed
     executor: str = "local"
     at_once: int = 0
     keep: bool = False
+    mounting: bool = False
     say: Say = lambda _job, _text: None
     tell: Tell = lambda _text: None
 
@@ -204,6 +206,7 @@ def build(opened: Opened, names: Sequence[str], watcher: Watcher, how: How) -> O
                 builder=opened.builder,
                 bases=opened.bases,
                 say=how.say,
+                mounting=how.mounting,
             )
         )
         worker.stages.clear()

@@ -61,7 +61,8 @@ class Records:
             private_dir(self._folder)
             rows = [row for row in self._read(built.job) if row.key != built.key][1 - KEPT :]
             value = {"format": FORMAT, "job": built.job, "builds": [asdict(row) for row in (*rows, built)]}
-            write_json(self._path(built.job), value)
+            # A record that a crash of the machine leaves empty is no record: the job is done again.
+            write_json(self._path(built.job), value, durable=False)
 
     def outputs(self) -> set[str]:
         """Return the outputs of all builds that are known, for whoever removes what nobody needs."""

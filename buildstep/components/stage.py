@@ -12,10 +12,8 @@ a `dependency` or `generated` that somebody has there belongs to them.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import stat
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from buildstep.components.interface import Component, Dependency, GraphError
+from buildstep.components.own_files import Copier, OwnFiles
 from buildstep.errors import DatasetError
 from buildstep.system import files
 from buildstep.system.digest import sha256_bytes
@@ -36,7 +35,6 @@ from buildstep.tree.hashing import hash_entries, spread_digests
 
 DEPENDENCY: Final = "dependency"
 GENERATED: Final = "generated"
-OWN_FOLDERS: Final = (DEPENDENCY, GENERATED)
 
 NOTHING: Final = "sha256:" + sha256_bytes(b"")
 """The output of a hook that changed nothing."""
@@ -74,24 +72,35 @@ class Stages:
     """The staged components and the products in a state directory. Safe for threads that stage different
     components.
 
-    root: of the repository; below it a component's place is the same in its stage.
+    root: of the repository; below it a component's place is the same in its stage. mounting: whether mounts
+    of this process end with it, so that files need not be copied.
     """
 
-    def __init__(self, state: Path, root: Path) -> None:
+    def __init__(self, state: Path, root: Path, *, mounting: bool = False) -> None:
         self._folder, self._products, self._root = state / "stage", state / "products", root
+        self._own = OwnFiles(mounting=mounting)
 
     def clear(self) -> None:
         """Remove all stages, such as those of a run that was killed."""
+        self._own.drop(self._folder)
         if self._folder.exists():
             remove_tree(self._folder)
 
     def remove(self, component: str) -> None:
         """Remove a component's stage."""
+        self._own.drop(self._folder / component)
         remove_tree(self._folder / component)
 
     def has(self, output: str) -> bool:
-        """Return whether the products of a hook are here, complete."""
-        return output == NOTHING or self._sidecar(output).is_file()
+        """Return whether the products of a hook are here, complete and as they were written."""
+        if output == NOTHING:
+            return True
+        top = self._products / _name(output)
+        try:
+            written = read_json(self._sidecar(output))["files"]
+            return all(files.stamp(top / name) == stamp for name, stamp in written.items())
+        except (OSError, ValueError, KeyError):
+            return False
 
     def prune(self, wanted: Iterable[str]) -> None:
         """Remove products that are not among these outputs."""
@@ -113,16 +122,13 @@ class Stages:
         """
         top = self._folder / component.name
         if top.exists():
-            remove_tree(top)
+            self.remove(component.name)
         folder = top / component.path.relative_to(self._root)
         private_dir(self._folder)
-        folder.mkdir(parents=True)
-        (top / "tmp").mkdir()
+        for name in ("tmp", "own"):
+            (top / name).mkdir(parents=True)
+        self._own.bring(component, folder, top / "own")
         copy = Copier()
-        made: set[str] = set()
-        for name in component.files:
-            if name.partition("/")[0] not in OWN_FOLDERS:
-                copy.one(component.path / name, folder, name, made)
         for provider in providers:
             self._hand_over(provider, folder, copy)
         (folder / GENERATED).mkdir(exist_ok=True)
@@ -139,7 +145,7 @@ class Stages:
         made: set[str] = set()
         for path in provider.dependency.paths:
             for name in component.files:
-                if _is_below(name, path) and name.partition("/")[0] not in OWN_FOLDERS:
+                if _is_below(name, path):
                     copy.one(component.path / name, target, name, made)
                     found.add(path)
         for output in provider.outputs:
@@ -194,7 +200,7 @@ class Stages:
                     f"{os.fsdecode(entry.path)} is no file, directory or link, and cannot be kept"
                 )
         digest = _digest(changes)
-        if digest != NOTHING and not self._sidecar(digest).is_file():
+        if not self.has(digest):
             self._write(changes, stage.folder, digest)
         return digest
 
@@ -208,10 +214,17 @@ class Stages:
             name = os.fsdecode(entry.path)
             if entry.path:
                 copy.one(folder / name, part, name, made)
-        remove_tree(final)  # without a sidecar, so of a run that was killed
+        self._sidecar(digest).unlink(missing_ok=True)
+        remove_tree(final)  # damaged, or of a run that was killed
         part.rename(final)
-        removed = [os.fsdecode(path) for path in changes.removed]
-        write_json(self._sidecar(digest), {"format": 1, "removed": removed})
+        written = [os.fsdecode(entry.path) for entry in changes.entries if entry.kind == "f"]
+        value = {
+            "format": 1,
+            "removed": [os.fsdecode(path) for path in changes.removed],
+            # What a crash of the machine or a person did to them is seen by these.
+            "files": {name: files.stamp(final / name) for name in written},
+        }
+        write_json(self._sidecar(digest), value, durable=False)
 
     def _sidecar(self, output: str) -> Path:
         return self._products / f"{_name(output)}.json"
@@ -250,46 +263,6 @@ def _walk(top: Path) -> Iterable[tuple[str, list[str], list[str]]]:
     for full, folders, names in os.walk(top):
         folders.sort()
         yield full, [], sorted([*folders, *names])
-
-
-class Copier:
-    """Copies files, links and directories; shares blocks where the file system can."""
-
-    def __init__(self) -> None:
-        self._shares = True
-
-    def one(self, source: Path, top: Path, name: str, made: set[str]) -> None:
-        """Copy one path to the same path below another directory. made: parents that are there already."""
-        parent = os.path.dirname(name)
-        if parent not in made:
-            os.makedirs(top / parent, exist_ok=True)
-            made.add(parent)
-        target = os.path.join(top, name)
-        info = os.lstat(source)
-        if stat.S_ISDIR(info.st_mode):
-            if os.path.islink(target) or not os.path.isdir(target):
-                remove_tree(target)
-                os.mkdir(target)
-            os.chmod(target, stat.S_IMODE(info.st_mode) | 0o700)
-            return
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.isdir(target) and not os.path.islink(target):
-                remove_tree(target)
-            else:
-                os.unlink(target)
-        if stat.S_ISLNK(info.st_mode):
-            os.symlink(os.readlink(source), target)
-        else:
-            self._file(source, target, info)
-
-    def _file(self, source: Path, target: str, info: os.stat_result) -> None:
-        with open(source, "rb", buffering=0) as old, open(target, "xb", buffering=0) as new:
-            if self._shares and info.st_size:
-                self._shares = files.clone(old.fileno(), new.fileno())
-            if not self._shares:
-                files.copy_range(old.fileno(), new.fileno(), info.st_size)
-            os.fchmod(new.fileno(), stat.S_IMODE(info.st_mode))
-            os.utime(new.fileno(), ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
 def free_bytes(state: Path) -> int:

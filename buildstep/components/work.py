@@ -36,7 +36,8 @@ Say = Callable[[Job, str], None]
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """What jobs are done with. history: tells a hook what changed; builder: returns it, the same one each
-    time, and raises where there is none; bases: ids of images from elsewhere, by their references."""
+    time, and raises where there is none; bases: ids of images from elsewhere, by their references; mounting:
+    whether mounts of this process end with it."""
 
     graph: Graph
     settings: Settings
@@ -47,6 +48,7 @@ class Place:
     bases: Mapping[str, str] = field(default_factory=dict)
     say: Say = lambda _job, _text: None
     worker: str = "local"
+    mounting: bool = False
 
     def log_of(self, job: str) -> Path:
         """Return the file that has all output of a job's last run."""
@@ -67,7 +69,7 @@ class Worker:
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self.stages = Stages(place.state, place.graph.repository.root)
+        self.stages = Stages(place.state, place.graph.repository.root, mounting=place.mounting)
         self._staged = {name: _Staged() for name in place.graph.repository.components}
         self._images = place.graph.repository.images()
         self._options = place.settings.read_options()

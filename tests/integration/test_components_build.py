@@ -157,7 +157,7 @@ def test_a_failing_hook_names_its_component_and_stops_only_what_depends_on_it(pl
     assert '<testcase classname="components.component" name="hadoop-ai"' in junit.read_text()
 
 
-def test_d12_a_killed_run_is_gone_on_with(place: Place) -> None:
+def test_a_killed_run_is_gone_on_with(place: Place) -> None:
     place.edit("base-image/build/locale.conf", "\n", "\nLC_ALL=POSIX\n")
     place.edit("end-to-end-test/build/end-to-end-test.common.dockerfile", "COPY", "LABEL slow=1\nCOPY")
     slow = place.repo / "src/zookeeper/build/build-pre.sh"

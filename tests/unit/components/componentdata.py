@@ -23,7 +23,8 @@ def component(root: Path, name: str, files: Mapping[str, str | bytes], *needs: D
     """Write a component and describe it as discovery does."""
     path = write(root / "src" / name, files)
     items = (item for item in path.rglob("*") if item.is_symlink() or not item.is_dir())
-    found = sorted(item.relative_to(path).as_posix() for item in items)
+    names = (item.relative_to(path).as_posix() for item in items)
+    found = sorted(name for name in names if name.partition("/")[0] not in ("dependency", "generated"))
     hooks = ("build/build-pre.sh", "build/build-post.sh")
     pre, post = (file if file in found else "" for file in hooks)
     return Component(name=name, path=path, files=tuple(found), dependencies=needs, pre=pre, post=post)

@@ -123,6 +123,17 @@ def test_products_without_their_last_file_are_of_a_killed_run(tmp_path: Path) ->
     assert not stages.has(output)
 
 
+def test_products_that_were_written_to_are_not_used(tmp_path: Path) -> None:
+    root = tmp_path / "repo"
+    stages = Stages(tmp_path / "state", root)
+    one = component(root, "one", {"a": "a"})
+    output = hooked(stages, stages.stage(one), x="x")
+    (tmp_path / "state/products" / output.removeprefix("sha256:") / "x").write_text("y")
+    assert not stages.has(output)
+    assert hooked(stages, stages.stage(one), x="x") == output
+    assert stages.has(output)
+
+
 def test_a_declared_product_that_is_not_there_is_named_with_its_line(tmp_path: Path) -> None:
     root = tmp_path / "repo"
     needs = Dependency("low", ("gone",), "src/top/build/component.dep:3")
