@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
 
+from buildstep.spec import config as configs
 from tests.unit.cli.conftest import Run
 
 
@@ -114,3 +117,12 @@ def test_hooks_are_not_shut_in(run: Run) -> None:
     shut_in = "ProtectSystem=strict"
     assert shut_in in run("assets", "systemd")[1]
     assert shut_in not in run("assets", "systemd", "--", "--hooks", "hooks")[1]
+
+
+@pytest.mark.parametrize("page", ["tutorial/services-on-hosts.md", "how-to/pull-on-hosts.md"])
+def test_settings_that_a_page_shows_are_valid(page: str, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / page).read_text()
+    (block,) = re.findall(r"^ *```toml\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "buildstep.toml").write_text(textwrap.dedent(block))
+    found = configs.load({}, tmp_path).assets
+    assert (found.store, found.register, found.keep) == ("s3://assets", "consul:", 3)
