@@ -2,46 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from buildstep.cli import values
-from buildstep.cli.components_options import CONFIG, MODE, ROOT, SELECT
-from buildstep.cli.options import JSON, pairs, show
-
-STATE = click.option(
-    "--state", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-    envvar="BUILDSTEP_COMPONENTS_STATE", show_envvar=True, shell_complete=values.FOLDERS,
-    help="Where builds are recorded (default: one for each repository, beside this user's pools).",
-)  # fmt: skip
-BUILDER = click.option(
-    "--builder", metavar="NAME", default="", envvar="BUILDSTEP_COMPONENTS_BUILDER", show_envvar=True,
-    help="buildah or docker (default: the first one that is there).",
-)  # fmt: skip
-ARGUMENTS = click.option(
-    "--build-arg", "arguments", multiple=True, callback=pairs, metavar="KEY=VALUE",
-    help="A value for ARG, in all images.",
-)  # fmt: skip
-LABELS = click.option(
-    "--label", "labels", multiple=True, callback=pairs, metavar="KEY=VALUE", help="A label for all images."
-)
-PLATFORM = click.option("--platform", metavar="OS/ARCH", default="", help="What the images are for.")
-SECRETS = click.option(
-    "--secret", "secrets", multiple=True, callback=pairs, metavar="KEY=FILE",
-    help="A file for RUN --mount=type=secret; it is in no layer.",
-)  # fmt: skip
-
-
-def decides_keys(job: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that decide what an image is, and where its builds are recorded."""
-    for option in (MODE, CONFIG, ROOT, STATE, BUILDER, SECRETS, PLATFORM, LABELS, ARGUMENTS):
-        job = option(job)
-    return job
+from buildstep.cli.components_options import SELECT, decides_keys, open_
+from buildstep.cli.options import JSON, show
 
 
 @click.command("build")
@@ -111,25 +79,3 @@ def _build(
     show(report.to_json(outcome), [text], as_json=as_json, done=text)
     check(outcome.results)
     return 0
-
-
-def open_(root: Path, options: Mapping[str, Any]) -> Any:
-    """Return the opened repository for a command's options."""
-    from buildstep.components.flow import open_components
-    from buildstep.components.settings import Flags
-
-    flags = Flags(
-        config=options["config"],
-        mode=options["mode"],
-        arguments=options.get("arguments", {}),
-        labels=options.get("labels", {}),
-        platform=options.get("platform", ""),
-        secrets=options.get("secrets", {}),
-        no_cache=options.get("no_cache", False),
-        pull=options.get("pull") or "",
-        registry=options.get("registry") or "",
-        tags=options.get("tags", ()),
-    )
-    return open_components(
-        root, flags, environ=os.environ, state=options["state"], builder=options["builder"]
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from buildstep.cli import values
+from buildstep.cli.options import pairs
 
 if TYPE_CHECKING:
     from buildstep.components.flow import Opened
@@ -53,21 +54,68 @@ DOWNSTREAM = click.option(
 )  # fmt: skip
 
 
+STATE = click.option(
+    "--state", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    envvar="BUILDSTEP_COMPONENTS_STATE", show_envvar=True, shell_complete=values.FOLDERS,
+    help="Where builds are recorded (default: one for each repository, beside this user's pools).",
+)  # fmt: skip
+BUILDER = click.option(
+    "--builder", metavar="NAME", default="", envvar="BUILDSTEP_COMPONENTS_BUILDER", show_envvar=True,
+    help="buildah or docker (default: the first one that is there).",
+)  # fmt: skip
+ARGUMENTS = click.option(
+    "--build-arg", "arguments", multiple=True, callback=pairs, metavar="KEY=VALUE",
+    help="A value for ARG, in all images.",
+)  # fmt: skip
+LABELS = click.option(
+    "--label", "labels", multiple=True, callback=pairs, metavar="KEY=VALUE", help="A label for all images."
+)
+PLATFORM = click.option("--platform", metavar="OS/ARCH", default="", help="What the images are for.")
+SECRETS = click.option(
+    "--secret", "secrets", multiple=True, callback=pairs, metavar="KEY=FILE",
+    help="A file for RUN --mount=type=secret; it is in no layer.",
+)  # fmt: skip
+
+
+def decides_keys(job: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that decide what an image is, and where its builds are recorded."""
+    for option in (MODE, CONFIG, ROOT, STATE, BUILDER, SECRETS, PLATFORM, LABELS, ARGUMENTS):
+        job = option(job)
+    return job
+
+
+def open_(root: Path, options: Mapping[str, Any]) -> Opened:
+    """Return the opened repository for a command's options."""
+    from buildstep.components.flow import open_components
+    from buildstep.components.settings import Flags
+
+    flags = Flags(
+        config=options["config"],
+        mode=options["mode"],
+        arguments=options.get("arguments", {}),
+        labels=options.get("labels", {}),
+        platform=options.get("platform", ""),
+        secrets=options.get("secrets", {}),
+        no_cache=options.get("no_cache", False),
+        pull=options.get("pull") or "",
+        registry=options.get("registry") or "",
+        tags=options.get("tags", ()),
+    )
+    return open_components(
+        root, flags, environ=os.environ, state=options["state"], builder=options["builder"]
+    )
+
+
 @dataclass(kw_only=True)
 class Work:
-    """A repository that a command works in. environ: variables of this process."""
+    """A repository that a command looks at. options: those of `decides_keys`, by name."""
 
     root: Path
-    config: Path | None = None
-    mode: str = ""
-    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    options: Mapping[str, Any]
 
     @cached_property
     def opened(self) -> Opened:
-        from buildstep.components.flow import open_components
-        from buildstep.components.settings import Flags
-
-        return open_components(self.root, Flags(config=self.config, mode=self.mode), environ=self.environ)
+        return open_(self.root, self.options)
 
     @property
     def graph(self) -> Graph:
@@ -90,20 +138,21 @@ class Work:
 
 
 def with_work(job: Callable[..., int | None]) -> Callable[..., int]:
-    """Give a command the options --root, --config and --mode, and call it with a `Work` before its own
+    """Give a command the options that decide what an image is, and call it with a `Work` before its own
     options. It returns its exit code; None is 0. Signals and errors end it as any command."""
 
     @functools.wraps(job)
-    def run(root: Path, config: Path | None, mode: str, **options: Any) -> int:
+    def run(root: Path, **options: Any) -> int:
         import gc
 
         from buildstep.cli import guard
 
         gc.disable()  # see cli.build: a graph holds no cycles that come and go
+        shared = {name: options.pop(name) for name in _SHARED}
+        return guard.guarded(lambda: job(Work(root=root, options=shared), **options) or 0)
 
-        def inside() -> int:
-            return job(Work(root=root, config=config, mode=mode), **options) or 0
+    return decides_keys(run)
 
-        return guard.guarded(inside)
 
-    return ROOT(CONFIG(MODE(run)))
+_SHARED = ("config", "mode", "state", "builder", "arguments", "labels", "platform", "secrets")
+"""The options of `decides_keys`, without the root."""

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from buildstep.cli import values
-from buildstep.cli.components_build import decides_keys, open_
-from buildstep.cli.components_options import split_names
+from buildstep.cli.components_options import decides_keys, open_, split_names
 from buildstep.cli.options import JSON, show, tell
 
 if TYPE_CHECKING:
