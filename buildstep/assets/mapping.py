@@ -9,7 +9,8 @@ from typing import Final, NamedTuple
 
 from buildstep.assets.globs import Literal, Malformed, parse
 from buildstep.assets.interface import Register, RegisterError
-from buildstep.assets.names import checked_service
+from buildstep.assets.names import checked_service, is_service
+from buildstep.assets.values import no_service
 from buildstep.errors import UsageError
 
 ATTEMPTS: Final = 100
@@ -69,8 +70,11 @@ def checked_services(names: Iterable[str]) -> tuple[str, ...]:
 
     Blanks around a name are left out; a,b is two names, as it would be when daybook reads it again.
     """
-    parts = [part.strip() for name in names for part in name.split(",")]
-    return tuple(sorted({checked_service(part) for part in parts}))
+    return tuple(map(checked_service, _split(names)))
+
+
+def _split(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted({part.strip() for name in names for part in name.split(",")}))
 
 
 def add(register: Register, pattern: str, names: Iterable[str]) -> Change:
@@ -83,9 +87,10 @@ def add(register: Register, pattern: str, names: Iterable[str]) -> Change:
 def remove(register: Register, pattern: str, names: Iterable[str]) -> Change:
     """Remove services from the mapping of a pattern; without names, all. One without services is removed.
 
-    Raises RegisterError if the pattern has no mapping.
+    A name that no service can have may be given as well: it can stand in a mapping that others wrote. Raises
+    RegisterError if the pattern has no mapping.
     """
-    given = checked_services(names)
+    given = _split(names)
     gone = set(given)
 
     def less(before: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -97,8 +102,9 @@ def remove(register: Register, pattern: str, names: Iterable[str]) -> Change:
         rest = tuple(name for name in before if name not in gone)
         return rest if rest and gone else None
 
-    done = _change(register, pattern, less)
-    return done._replace(unknown=tuple(name for name in given if name not in (done.before or ())))
+    done = _change(register, pattern, less, cleaning=not all(map(is_service, given)))
+    there = {*(done.before or ()), *(name for name in given if no_service(pattern, name) in done.dropped)}
+    return done._replace(unknown=tuple(name for name in given if name not in there))
 
 
 def replace(
@@ -112,15 +118,22 @@ def replace(
 
 
 def _change(
-    register: Register, pattern: str, act: Callable[[tuple[str, ...] | None], tuple[str, ...] | None]
+    register: Register,
+    pattern: str,
+    act: Callable[[tuple[str, ...] | None], tuple[str, ...] | None],
+    *,
+    cleaning: bool = False,
 ) -> Change:
-    """Change the services of a pattern by a function of those that it has, however many others do so too."""
+    """Change the services of a pattern by a function of those that it has, however many others do so too.
+
+    cleaning: also write a mapping anew that holds what is no service, and is right otherwise.
+    """
     for attempt in range(ATTEMPTS):
         there = register.load(pattern)
         before = there.services if there else None
         after = act(before)
         faults = there.faults if there else ()
-        if after == before:
+        if after == before and not (cleaning and faults):
             return Change(pattern, before, after, kept=faults)
         if register.swap(pattern, after, there.version if there else None):
             return Change(pattern, before, after, dropped=faults)

@@ -19,10 +19,15 @@ def sifted(pattern: str, names: Iterable[str]) -> tuple[tuple[str, ...], list[st
     """
     given = tuple(names)
     found, wrong = _parted(given)
-    faults = [f"{pattern!r}: {name!r} is no name of a service" for name in wrong]
+    faults = [no_service(pattern, name) for name in wrong]
     if not given:
         faults.append(f"{pattern!r}: has no services")
     return found, faults
+
+
+def no_service(pattern: str, name: str) -> str:
+    """Return the fault of a mapping that has a name that no service can have."""
+    return f"{pattern!r}: {name!r} is no name of a service"
 
 
 @functools.lru_cache(4096)  # in a large register many mappings are the same

@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
-from buildstep.errors import ToolMissing
+from buildstep.errors import ToolMissing, UsageError
 from buildstep.events import Bus
 from buildstep.net.consul_login import Login
 from buildstep.net.errors import HttpError, clean_text
@@ -76,7 +76,8 @@ class ConsulKv:
         )
         # As Consul's own program: no proxy is between this machine and itself, whatever no_proxy says.
         self._http = Http(environ={} if login.local else environ, options=self._limits, bus=bus)
-        if login.headers().get("X-Consul-Token") and not (login.tls or login.local):
+        login.headers()  # a token file that cannot be read is told before anything is done
+        if not (login.anonymous or login.tls or login.local):
             bus.note(
                 f"Consul's token goes to {login.address} over http: everybody on the way can read it",
                 level="warning",
@@ -139,6 +140,8 @@ class ConsulKv:
             return act()
         except ConsulError:
             raise
+        except UsageError as error:  # the token's file is gone, perhaps while it is replaced
+            raise ConsulError(error.message, detail=error.detail, retryable=True) from error
         except HttpError as error:
             raise self._unreachable(error) from error
         except library.ConsulException as error:
@@ -176,7 +179,7 @@ class ConsulKv:
                 hint="it was revoked, or is of another datacenter; CONSUL_HTTP_TOKEN or a token file has it",
             )
         if "permission denied" in lower or type(error).__name__ == "ACLPermissionDenied":
-            whose = "this token" if self.login.headers().get("X-Consul-Token") else "who has no token"
+            whose = "who has no token" if self.login.anonymous else "this token"
             return Denied(
                 f"{at} does not permit {whose} to {what}",
                 status=403,

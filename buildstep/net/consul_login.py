@@ -51,6 +51,11 @@ class Login:
         """Whether nothing leaves this machine on the way to the agent."""
         return _LOCAL.fullmatch(self.host) is not None
 
+    @property
+    def anonymous(self) -> bool:
+        """Whether no token is given."""
+        return not (self.token or self.token_file)
+
     def headers(self) -> dict[str, str]:
         """Return what tells Consul who asks. Raises UsageError for a token file that cannot be read."""
         found = {}

@@ -74,6 +74,18 @@ def test_names_that_no_service_has_are_told_and_left_out(tmp_path: Path) -> None
     assert len(found.faults) == 3, found.faults
 
 
+def test_d06_a_name_that_no_service_has_can_be_removed(tmp_path: Path) -> None:
+    path = tmp_path / "m.toml"
+    path.write_text('[hosts]\n"a" = ["web", "no-name"]\n"b" = ["no-name"]\n')
+    one = register(path)
+    assert mapping.add(one, "a", ["web"]).kept == ("'a': 'no-name' is no name of a service",)
+    done = mapping.remove(one, "a", ["no-name"])
+    assert (done.after, done.unknown, len(done.dropped)) == (("web",), (), 1)
+    assert mapping.remove(one, "a", ["no-name"]).unknown == ("no-name",)
+    assert mapping.remove(one, "b", ["no-name"]).after is None
+    assert one.read().faults == ()
+
+
 BEFORE = """# who has what
 
 [hosts]

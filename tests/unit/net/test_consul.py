@@ -15,6 +15,7 @@ import pytest
 from buildstep.assets import open_register
 from buildstep.assets.interface import Register, RegisterAccess, RegisterError
 from buildstep.errors import ToolMissing, UsageError
+from buildstep.events import Event
 from buildstep.net import consul as net_consul
 from buildstep.net.consul_login import login
 from buildstep.net.request import HttpOptions
@@ -344,3 +345,25 @@ def test_an_agent_on_this_machine_is_not_asked_by_way_of_a_proxy(fake: Fake) -> 
     )
     open_register("consul://consul.example.com:1", access).read()
     assert fake.asked[0][1].startswith("http://consul.example.com:1/v1/kv/"), "another one is"
+
+
+def test_a_token_file_that_is_gone_for_a_moment(fake: Fake, tmp_path: Path) -> None:
+    """While it is replaced, who waits for mappings goes on."""
+    file = tmp_path / "token"
+    file.write_text("t")
+    fake.say(200, [ROW])
+    bus = Notes()
+    one = register(fake, bus, token_file=str(file))
+    file.unlink()
+    with pytest.raises(RegisterError, match="token cannot be read") as caught:
+        one.read()
+    assert caught.value.retryable
+
+    def put_back(_event: Event) -> None:
+        file.write_text("t")
+
+    bus.subscribe(put_back)  # is told of the first try
+    assert one.read().services
+    file.unlink()
+    with pytest.raises(UsageError):
+        register(fake, token_file=str(file))
