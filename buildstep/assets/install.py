@@ -175,8 +175,8 @@ class InstallDir:
         return source
 
     def refresh(self, service: str, version: str, mark: Mark) -> None:
-        """Replace the mark of an installed version, whose content is the same."""
-        with atomic_write(self.place(service, version) / MARK, mode=0o644) as stream:
+        """Replace the mark of an installed version, whose content is the same; the old one is as true."""
+        with atomic_write(self.place(service, version) / MARK, mode=0o644, durable=False) as stream:
             stream.write(mark.dumps())
 
     def remove(self, service: str, version: str) -> None:
