@@ -51,7 +51,7 @@ class Options:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pushed:
     """What became of an upload. stored: False if it was there already, the same. error: why it is not there;
-    details: None where the archive itself is refused. skipped: not tried, as the store does not respond."""
+    details: None where the archive itself is refused. skipped: not tried, as the store took none before."""
 
     upload: Upload
     details: Details | None = None
@@ -91,7 +91,7 @@ def push(
 ) -> list[Pushed]:
     """Push assets, several at a time, and return what became of each, in their order.
 
-    An error of one does not keep the others from being pushed, unless the store does not respond at all.
+    An error of one does not keep the others from being pushed, unless the store takes none at all.
     """
     sizes = [_size(upload.path) for upload in uploads]
     with begin(len(uploads), sum(sizes)) as advance:
@@ -203,8 +203,10 @@ class _Push:
         upload = self._uploads[index]
         if isinstance(checked, BuildstepError):
             self._done[index] = Pushed(upload=upload, error=checked)
-        elif self._store_is_gone():
-            error = StoreError(f"{upload.name.file} was not tried: {self._store.url} does not respond")
+        elif self._is_useless():
+            error = StoreError(
+                f"{upload.name.file} was not tried: {self._store.url} has taken none of the others"
+            )
             self._done[index] = Pushed(upload=upload, error=error, skipped=True)
         else:
             self._done[index] = self._put(upload, checked)
@@ -220,7 +222,7 @@ class _Push:
             stored = self._put_or_settle(upload, details)
         except BuildstepError as error:
             with self._guard:
-                self._failures += error.retryable
+                self._failures += isinstance(error, StoreError) and not isinstance(error, AssetTaken)
             return Pushed(upload=upload, details=details, error=error)
         with self._guard:
             self._successes += 1
@@ -245,6 +247,7 @@ class _Push:
             if other != name and other in self._there:
                 self._store.delete(other)
 
-    def _store_is_gone(self) -> bool:
+    def _is_useless(self) -> bool:
+        """Tell whether the store has taken nothing, and refused or failed often enough."""
         with self._guard:
             return not self._successes and self._failures >= self._store.at_once

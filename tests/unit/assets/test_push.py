@@ -25,25 +25,30 @@ def uploads(folder: Path, count: int) -> list[Upload]:
 
 
 class Gone(MemoryAssets):
-    """A store that does not respond."""
+    """A store that takes nothing: it does not respond, or does not let us write."""
 
     tries = 0
+    again = True
 
     def put(self, name: Name, path: Path, details: Details, *, replace: bool = False) -> bool:
         self.tries += 1
-        raise StoreError("no response", retryable=True)
+        raise StoreError("no response", retryable=self.again)
 
     def list(self, service: str = "") -> Iterator[Asset]:
         return iter(())
 
 
-def test_a_store_that_is_gone_is_not_tried_a_thousand_times(tmp_path: Path) -> None:
+@pytest.mark.parametrize("again", [True, False])
+def test_a_store_that_takes_nothing_is_not_tried_a_thousand_times(tmp_path: Path, again: bool) -> None:
     store = Gone()
+    store.again = again
     done = push(store, uploads(tmp_path, 60), Options())
     assert all(row.error for row in done)
     assert store.tries <= 2 * store.at_once
     assert sum(row.skipped for row in done) == 60 - store.tries
-    assert "does not respond" in str(done[-1].error) or "no response" in str(done[-1].error)
+    assert {str(row.error).partition(" was ")[2] for row in done if row.skipped} == {
+        "not tried: memory: has taken none of the others"
+    }
 
 
 class Waiting(MemoryAssets):
