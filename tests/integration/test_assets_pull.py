@@ -25,6 +25,7 @@ from buildstep.assets.mark import MARK
 from buildstep.assets.names import Name
 from buildstep.assets.policy import Policy
 from buildstep.assets.pull import Options, Report, pull
+from tests.integration.conftest import demand
 from tests.servers.consul import Agent, consul  # noqa: F401 - a fixture
 from tests.servers.faulty import faulty
 from tests.servers.fixtures import S3Store, weed  # noqa: F401 - a fixture
@@ -291,6 +292,29 @@ def test_d16_a_rollback_by_the_command(tmp_path: Path) -> None:
     status, out, _ = run("rollback", "s0", install, "--to=6", "--json")
     assert (status, json.loads(out)) == (0, {"service": "s0", "left": "5", "current": "6"})
     assert os.readlink(tmp_path / "srv/s0/current") == "6"
+
+
+def test_d12_a_disk_that_gets_full_is_told_and_nothing_half_stays(tmp_path: Path) -> None:
+    demand("root")
+    (tmp_path / "store").mkdir()
+    rng = random.Random(SEED)
+    big = archive(*(member(f"f{number}", rng.randbytes(4096) * 64) for number in range(40)))
+    (tmp_path / "store/s0-2.tar.gz").write_bytes(big)
+    (tmp_path / "store/s1-1.tar.gz").write_bytes(archive(member("f", b"x")))
+    install = tmp_path / "srv"
+    install.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", install], check=True)
+    try:
+        assert len(big) < 1 << 20
+        report = take(lambda: open_assets(f"dir:{tmp_path}/store"), install)
+        assert "No space left on device" in report.services["s0"].failed["2"]
+        assert os.listdir(install / ".staging") == ["lock"]
+        assert not (install / "s0").exists()
+        (tmp_path / "store/s0-2.tar.gz").unlink()
+        assert take(lambda: open_assets(f"dir:{tmp_path}/store"), install).failed == []
+        assert (install / "s1/1/f").read_text() == "x"
+    finally:
+        subprocess.run(["umount", install], check=True)
 
 
 def test_d09_an_ordinary_user_pulls_what_he_can_have(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -11,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from buildstep.assets import install as module
 from buildstep.assets.interface import Details, Incomplete
 from buildstep.assets.mark import MARK, read_mark
 from buildstep.assets.names import Name
 from buildstep.assets.policy import Policy
 from buildstep.assets.retention import Retention
 from buildstep.errors import DiskError, SigningError, StoreError, UsageError
+from buildstep.system import beneath
 from buildstep.system.locks import try_lock
 from tests.servers.fixtures import Notes
 from tests.unit.assets.pulling import MemoryAssets, archive, member, pulled, simple, tree
@@ -349,6 +352,45 @@ def test_a_full_disk_is_told_before_anything_is_fetched(store: MemoryAssets, ins
     with pytest.raises(DiskError, match="cannot pull 3 assets"):
         pulled(store, install)
     assert calls == ["list web"]
+
+
+def test_d10_nothing_is_seen_that_the_disk_does_not_have(
+    store: MemoryAssets, install: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sync(_path: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "/srv")
+
+    monkeypatch.setattr(module, "sync_filesystem", sync)
+    report = pulled(store, install)
+    assert set(report.services["web"].failed.values()) == {"/srv: Input/output error"}
+    assert not (install / "web").exists()
+
+
+def test_a_file_system_that_cannot_exchange_two_directories(
+    store: MemoryAssets, install: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exchange(*_: object) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(beneath, "exchange", exchange)
+    pulled(store, install)
+    store.add("web-1.tar.gz", simple("another"))
+    assert pulled(store, install).failed == []
+    assert tree(install)["web/1/run"] == "another"
+    assert os.listdir(install / ".staging") == ["lock"]
+
+
+def test_where_everybody_can_write_a_service_of_another_user_is_refused(
+    store: MemoryAssets, install: Path
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root makes a directory of another user")
+    (install / "web").mkdir(parents=True)
+    os.chown(install / "web", 1234, 1234)
+    install.chmod(0o1777)
+    assert "belongs to another user" in pulled(store, install).failed[0]
+    install.chmod(0o755)
+    assert pulled(store, install).failed == []
 
 
 def test_a_staging_directory_of_somebody_else_is_refused(store: MemoryAssets, install: Path) -> None:
