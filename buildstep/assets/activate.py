@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from buildstep.assets.mark import CURRENT, current, read_mark
+from buildstep.assets.mark import CURRENT, current, read_mark, versions
 from buildstep.assets.names import order
 from buildstep.errors import BuildstepError, CommandFailed, ExitCode, ToolMissing, UsageError
 from buildstep.events import Bus
@@ -103,13 +103,24 @@ def load_state(install: Path, service: str) -> State:
 
 
 def before_current(install: Path, service: str) -> str:
-    """Return the version that a rollback would go back to: the last one before the current that is still
-    there; empty for none. Raises BuildstepError."""
-    now = current(install, service)
-    for version in reversed(load_state(install, service).history):
+    """Return the version that a rollback would go back to; empty for none. Raises BuildstepError.
+
+    It is the last one that ran before the current and is still there; where none ran, the next older one
+    that is installed.
+    """
+    now, state = current(install, service), load_state(install, service)
+    for version in reversed(state.history):
         if version != now and read_mark(install / service / version) is not None:
             return version
-    return ""
+    if not now:
+        return ""
+    rejected = {it.version for it in state.rejected}
+    older = [
+        version
+        for version, mark in versions(install, service).items()
+        if mark is not None and order(version) < order(now) and version not in rejected
+    ]
+    return max(older, key=order, default="")
 
 
 def follow(install: Path, service: str, newest: str, hooks: Hooks, bus: Bus) -> bool:
@@ -144,7 +155,7 @@ def roll_back(install: Path, service: str, hooks: Hooks, bus: Bus, *, to: str = 
     target = to or before_current(install, service)
     if not target:
         raise UsageError(
-            f"{service} has no version before {now or 'the first'} that is installed",
+            f"{service} has no installed version from before {now}" if now else f"{service} runs no version",
             hint="`--to VERSION` names any that is there",
         )
     if target == now:

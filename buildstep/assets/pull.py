@@ -232,6 +232,8 @@ class _Pull:
                 row.failed[version] = error.message
             if mine.error is not None:
                 row.failed[""] = mine.error.message
+            elif mine.mapped and not mine.wanted:
+                self._bus.note(f"{self._store.url} has no wanted version of {service}", level="warning")
             if self._options.dry_run:
                 row.planned |= {item.version: item.reason for item in mine.removed}
                 row.installed = [item.asset.name.version for item in mine.fetched]

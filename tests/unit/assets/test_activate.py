@@ -202,12 +202,22 @@ def test_d16_a_rollback_goes_to_the_version_before_and_a_pull_leaves_it_there(ho
     assert host.current == "4"
 
 
+def test_a_rollback_of_the_first_version_that_ran_goes_to_the_next_older_one(host: Host) -> None:
+    for version in ("1", "9"):
+        host.store.add(f"web-{version}.tar.gz", simple(f"web {version}"))
+    pulled(host.store, host.install)
+    host.pull("10")
+    assert host.current == "10"
+    assert "9" not in load_state(host.install, "web").history
+    assert roll_back(host.install, "web", host.hooks, host.bus) == ("10", "9")
+
+
 def test_a_rollback_that_cannot_be_is_told(host: Host) -> None:
     host.pull("1")
     back: Callable[..., tuple[str, str]] = lambda **to: roll_back(  # noqa: E731
         host.install, "web", host.hooks, host.bus, **to
     )
-    with pytest.raises(UsageError, match="no version before 1"):
+    with pytest.raises(UsageError, match="no installed version from before 1"):
         back()
     with pytest.raises(UsageError, match="runs 1 already"):
         back(to="1")

@@ -73,6 +73,13 @@ def test_all_versions_of_all_services(store: MemoryAssets, install: Path) -> Non
     assert (install / "web/1/run").stat().st_mode & 0o777 == 0o755
 
 
+def test_a_service_without_a_version_is_told(store: MemoryAssets, install: Path) -> None:
+    bus = Notes()
+    report = pulled(store, install, "web", "unknown", bus=bus)
+    assert report.services["unknown"].failed == {}
+    assert [text for text in bus.texts if "unknown" in text] == ["memory: has no wanted version of unknown"]
+
+
 def test_d11_what_is_there_and_the_same_is_not_fetched_again(store: MemoryAssets, install: Path) -> None:
     pulled(store, install)
     inode = (install / "web/1").stat().st_ino
