@@ -59,7 +59,7 @@ def instructions(text: str) -> Instructions:
             if bare.startswith("#") or (parts and not bare):
                 more = bool(parts)
                 continue
-            end = continued.search(line)
+            end = continued.search(line) if found.escape in line else None
             more = end is not None
             parts.append(line[: end.start()] if end else line.removesuffix("\r"))
         name, _, rest = "".join(parts).strip().partition(" ")
@@ -155,7 +155,11 @@ class _Reading:
     def words(self, row: Instruction) -> tuple[list[str], list[str]]:
         """Return the flags of an instruction, and its other words."""
         words = split(row.rest, self.escape)
-        count = next((at for at, word in enumerate(words) if not word.startswith("--")), len(words))
+        count = 0
+        while count < len(words) and words[count].startswith("--"):
+            count += 1
+        if "[" not in row.rest:
+            return words[:count], words[count:]
         rest = row.rest
         for flag in words[:count]:
             rest = rest.lstrip().removeprefix(flag)

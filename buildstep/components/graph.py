@@ -227,10 +227,12 @@ def find_image(text: str, images: Collection[str], options: ReadOptions) -> str 
     It means one without a tag, or with one of `options.tags`; a digest or another tag says that a certain
     image is wanted, which is not the one that is built now.
     """
-    for prefix in sorted(options.prefixes, key=len, reverse=True):
-        text = text.removeprefix(prefix)
     if text in images:
         return text
+    if prefix := max((prefix for prefix in options.prefixes if text.startswith(prefix)), key=len, default=""):
+        text = text.removeprefix(prefix)
+        if text in images:
+            return text
     name, _, tag = text.rpartition(":")
     return name if name in images and tag in options.tags else None
 

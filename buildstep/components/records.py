@@ -37,6 +37,7 @@ def state_directory(root: Path, environ: Mapping[str, str]) -> Path:
 class Records:
     """The builds of a repository's jobs; meets `interface.History`. Safe to use from several threads.
 
+    Each file is read once: what other processes add later is not seen.
     usable: whether the result of a build is still there, such as its image in the store of the builder.
     """
 
@@ -44,6 +45,7 @@ class Records:
         self._folder = state / "records"
         self._usable = usable
         self._lock = threading.Lock()
+        self._known: dict[str, list[Built]] = {}
 
     def find(self, job: str, key: str) -> Built | None:
         """Return the build of a job with this key whose result is still there, None if there is none."""
@@ -60,9 +62,11 @@ class Records:
         with self._lock:
             private_dir(self._folder)
             rows = [row for row in self._read(built.job) if row.key != built.key][1 - KEPT :]
-            value = {"format": FORMAT, "job": built.job, "builds": [asdict(row) for row in (*rows, built)]}
+            rows.append(built)
+            value = {"format": FORMAT, "job": built.job, "builds": [asdict(row) for row in rows]}
             # A record that a crash of the machine leaves empty is no record: the job is done again.
             write_json(self._path(built.job), value, durable=False)
+            self._known[built.job] = rows
 
     def outputs(self) -> set[str]:
         """Return the outputs of all builds that are known, for whoever removes what nobody needs."""
@@ -76,7 +80,9 @@ class Records:
         return self._folder / f"{quote(job, safe='')}.json"
 
     def _read(self, job: str) -> list[Built]:
-        return _builds(self._path(job))
+        if job not in self._known:
+            self._known[job] = _builds(self._path(job))
+        return self._known[job]
 
 
 def _builds(path: Path) -> list[Built]:

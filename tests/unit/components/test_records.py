@@ -44,7 +44,7 @@ def test_a_damaged_record_is_no_record(tmp_path: Path) -> None:
     records = Records(tmp_path)
     records.add(built("1"))
     next((tmp_path / "records").iterdir()).write_text('{"format": 1, "builds": [{}]}')
-    assert records.last("a:pre") is None
+    assert Records(tmp_path).last("a:pre") is None
 
 
 def test_two_checkouts_of_one_name_have_a_state_each(tmp_path: Path) -> None:
