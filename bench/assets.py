@@ -81,7 +81,7 @@ class Way:
         self._pipe, self.url = pipe, url
 
     def seen(self) -> dict[str, int]:
-        """Calls, faults by their kind, and bytes that went to clients."""
+        """Calls, faults by their kind, bytes to clients, and what all that took of the processor."""
         self._pipe.send("seen")
         found: dict[str, int] = self._pipe.recv()
         return found
@@ -91,7 +91,8 @@ def _proxy(pipe: Connection, upstream: str, share: float) -> None:
     with faulty(upstream, share=share, seed=SEED) as proxy:
         pipe.send(proxy.url)
         while pipe.recv() == "seen":
-            pipe.send({**proxy.seen, "sent": proxy.sent})
+            own = int(time.process_time() * 1000)
+            pipe.send({**proxy.seen, "sent": proxy.sent, "processor_ms": own})
 
 
 @contextmanager
