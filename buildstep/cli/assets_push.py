@@ -193,8 +193,12 @@ def _raise_if_incomplete(done: Sequence[Pushed], failed: Sequence[Pushed], url: 
         lines += [f"  {line}" for line in row.error.detail.splitlines()]
     if len(failed) > _SHOWN:
         lines.append(f"  and {len(failed) - _SHOWN} more")
+    assert failed[0].error is not None
+    nothing = len(failed) == len(done)
     raise Incomplete(
         f"{len(failed)} of {plural(len(done), 'asset')} not pushed to {url}",
         detail="\n".join(lines),
-        hint="the others are there; the same command pushes what is missing",
+        hint=failed[0].error.hint
+        if nothing
+        else "the others are there; the same command pushes what is missing",
     )

@@ -275,6 +275,18 @@ class TestMany:
         ]
         assert len(out.splitlines()) == 5
 
+    def test_a_store_that_may_not_be_written_to(self, run: Run) -> None:
+        Path("out").mkdir()
+        for number in range(3):
+            tarball(Path(f"out/s{number}-1.tar.gz"))
+        Path("store").mkdir(mode=0o777)
+        Path("store").chmod(0o777)
+        status, _, err = run("assets", "push", "--dir", "out", *STORE)
+        assert status == ExitCode.INCOMPLETE
+        assert "3 of 3 assets not pushed" in err
+        assert "others may write to it" in err
+        assert "hint: use a store of your own" in err
+
     def test_names_and_a_directory_are_not_both_given(self, run: Run) -> None:
         Path("out").mkdir()
         assert run("assets", "push", "web", "1", "x", "--dir", "out", *STORE)[0] == ExitCode.USAGE
