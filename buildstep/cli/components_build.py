@@ -37,9 +37,9 @@ def command(root: Path, **options: Any) -> int:
     its own: nothing in the repository is written to. What a failed or interrupted run has finished is known
     to the next one. Exit code 15 if a job failed.
     """
-    from buildstep.cli import session
+    from buildstep.cli import guard
 
-    return session.enclosed(lambda: _build(root, **options))
+    return guard.enclosed(lambda: _build(root, **options))
 
 
 def _build(

@@ -13,6 +13,15 @@ from buildstep.cli import debugging, report_error
 from buildstep.errors import BuildstepError, Interrupted
 
 
+def enclosed(job: Callable[[], int]) -> int:
+    """Run a job as `guarded` does, in namespaces of its own where this machine allows it."""
+    from buildstep.system import namespaces
+
+    if namespaces.supported():
+        return namespaces.enclose(lambda: guarded(job))
+    return guarded(job)
+
+
 @contextmanager
 def signals() -> Iterator[None]:
     """Turn the first SIGINT, SIGTERM or SIGHUP into Interrupted; a later one must not break the clean-up."""

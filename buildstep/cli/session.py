@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from buildstep import pool as pool_module
 from buildstep.cache.layers import LayerCache
 from buildstep.cache.prune import Limits
-from buildstep.cli.guard import guarded
+from buildstep.cli.guard import enclosed
 from buildstep.cli.options import tell
 from buildstep.events import Bus, Subscriber
 from buildstep.files.places import default_store
@@ -21,7 +21,9 @@ from buildstep.pool.heal import heal
 from buildstep.pool.interface import Backend
 from buildstep.report.console import on_stderr, view_for
 from buildstep.spec import config as configs
-from buildstep.system import namespaces, space, standard_streams
+from buildstep.system import space, standard_streams
+
+__all__ = ["Session", "enclosed", "environment", "open_session"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,10 +102,3 @@ def _view(environ: Mapping[str, str], *, verbose: int, quiet: bool) -> Subscribe
         if ci := detect(environ):
             return on_stderr(CIView(ci, sys.stderr))
     return view_for(sys.stderr, verbose=verbose, quiet=quiet)
-
-
-def enclosed(job: Callable[[], int]) -> int:
-    """Run a job as `guarded` does, in namespaces of its own where this machine allows it."""
-    if namespaces.supported():
-        return namespaces.enclose(lambda: guarded(job))
-    return guarded(job)

@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from buildstep.components.settings import HookOptions
@@ -69,8 +70,7 @@ def run_hook(
     Raises CommandFailed for a status other than 0 and for one that takes too long; what it started is gone.
     """
     path = stage.folder / hook.file
-    # pai does this to the source file. A script that git has without the bit is run all the same.
-    path.chmod(stat.S_IMODE(path.stat().st_mode) | 0o100)
+    make_executable(path)
     listing = stage.top / "changed-files"
     listing.write_text("".join(f"{name}\n" for name in hook.changed), errors="surrogateescape")
     around = _enclosed(stage) if options.sandbox and sandbox_works() else []
@@ -82,6 +82,16 @@ def run_hook(
         limits=Limits(total=options.timeout, watch=watch),
         what=f"the hook {hook.file} of {hook.component}",
     )
+
+
+def make_executable(path: Path) -> None:
+    """Let a staged script be run that git has without the bit; pai does this to the source file.
+
+    It is no change that the hook made: do it before looking what is in the stage.
+    """
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if not mode & 0o100:
+        path.chmod(mode | 0o100)
 
 
 def environment(hook: Hook, stage: Stage, options: HookOptions, environ: Mapping[str, str]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from buildstep.components.inputs import differences, summary
 from buildstep.components.interface import Built, Executor, History, Job, Result, State
 from buildstep.errors import BuildstepError, ExitCode
 
-POLL: Final = 0.05
+POLL: Final = 0.02
 """Seconds between two looks at whether the machine has room for one more job."""
 
 UNKNOWN_SECONDS: Final = 1.0
@@ -131,12 +131,17 @@ class Scheduler:
     def _take_ready(self) -> None:
         """Take the jobs that are ready now; those that need not run are done, which makes others ready."""
         while new := self._sorter.get_ready():
-            for name in sorted(new):
+            for name in sorted(new, key=self._rank):
                 if (settled := self._settled(self._jobs[name])) is not None:
                     self._end(name, settled)
                 else:
                     self._ready.append(name)
-        self._ready.sort(key=lambda name: (-self._order[name], name))
+                    self._ready.sort(key=self._rank)
+                    self._start()  # reading the files of the next one may take a while
+
+    def _rank(self, name: str) -> tuple[float, str]:
+        """Return what sorts jobs: those with the longest way to the end first."""
+        return -self._order[name], name
 
     def _settled(self, job: Job) -> Result | None:
         """Return the result of a job that does not run; None for one that does."""

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from buildstep.components.builders import Builder
 from buildstep.components.graph import Graph, find_image
-from buildstep.components.hooks import Hook, run_hook
+from buildstep.components.hooks import Hook, make_executable, run_hook
 from buildstep.components.inputs import FILE, LISTED
 from buildstep.components.interface import Action, Component, History, Job, Result, State
 from buildstep.components.make_image import Making, make
@@ -196,6 +196,7 @@ class _Task:
             changed=self._changed(),
         )
         with worker.staged(component, self._outputs, alone=True) as stage:
+            make_executable(stage.folder / hook.file)
             before = worker.stages.look(stage)
             run_hook(
                 hook, stage, settings.hooks,

@@ -3,12 +3,14 @@ failing, killed and gone on with, pushed. The bases from elsewhere are small sta
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from buildstep.system.process import find
 from buildstep.tree.scan import fingerprint_of
 from tests.integration.support import LIMIT, REPOSITORY
 from tests.servers.fixtures import Registry, locked_registry, registry
+from tests.unit.components.componentdata import write
 
 __all__ = ["locked_registry", "registry"]
 
@@ -46,6 +49,7 @@ class Place:
             "BUILDSTEP_BUILDAH_ROOT": os.fspath(self.top / "store"),
             "BUILDSTEP_COMPONENTS_STATE": os.fspath(self.top / "state"),
             "BUILDSTEP_COMPONENTS_BUILDER": "buildah",
+            "BUILDSTEP_POOL": f"dir:{self.top}/pool",
         }
 
     def argv(self, command: str, *words: str) -> list[str]:
@@ -201,6 +205,38 @@ def _running(words: str) -> list[str]:
         if words in text and "pytest" not in text:
             found.append(text)
     return found
+
+
+IMAGE = {"version": "1.0.0", "os": "linux", "type": "other", "description": "A test"}
+
+
+def test_images_of_both_kinds_are_made_from_each_other(built: Place, tmp_path: Path) -> None:
+    """Ours from scratch, a Dockerfile from ours, and ours again from the Dockerfile's."""
+    write(tmp_path / "repo/src", {
+        "root/build/root.image.json": json.dumps({"name": "root", **IMAGE, "build": {"image": "scratch"}}),
+        "root/build/build-pre.sh": "#!/bin/sh\nmkdir -p src/root/proto && echo root > src/root/proto/a\n",
+        "app/build/app.common.dockerfile": "FROM root\nCOPY b /b\n",
+        "app/b": "app",
+        "top/build/top.image.json.j2": json.dumps({"name": "top", **IMAGE, "build": {"image": "app"}}),
+        "top/proto/c": "top",
+    })  # fmt: skip
+    (tmp_path / "store").symlink_to(built.top / "store")
+    place = Place(tmp_path, tmp_path / "repo")
+    assert set(place.build().values()) == {"built"}
+    archive = tmp_path / "top.tar"
+    buildah(tmp_path, "push", "--quiet", "top", f"oci-archive:{archive}")
+    names: set[str] = set()
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            if member.name.startswith("blobs/") and (blob := tar.extractfile(member)):
+                data = blob.read()
+                if data[:2] == b"\x1f\x8b":
+                    with tarfile.open(fileobj=io.BytesIO(data)) as layer:
+                        names.update(layer.getnames())
+    assert {"a", "b", "c"} <= {name.removeprefix("./") for name in names}
+    assert set(place.build().values()) == {"reused"}
+    write(tmp_path / "repo/src", {"top/proto/c": "changed"})
+    assert [name for name, state in place.build().items() if state == "built"] == ["top"]
 
 
 def manifest(registry: Registry, name: str, tag: str) -> tuple[str, dict[str, Any]]:

@@ -26,8 +26,8 @@ MORE: Final = 4
 IDLE_SHARE: Final = 0.4
 """The share of one processor that must have been idle for one more job than there are processors."""
 
-_SAMPLE: Final = 0.1
-"""Seconds over which the idle share is taken, at least."""
+_SAMPLE: Final = 0.05
+"""Seconds over which the idle share is taken, at least: five ticks of the kernel's clock."""
 
 
 class Work(Protocol):
@@ -69,8 +69,9 @@ class Machine:
         return self._idle
 
     def started(self) -> None:
-        """A job was started: what was idle before is no more."""
-        self._since, self._idle_before, self._idle = time.monotonic(), _idle_seconds(), 0.0
+        """A job was started: it has one of the processors that were idle."""
+        self._since, self._idle_before = time.monotonic(), _idle_seconds()
+        self._idle = max(0.0, self._idle - 1)
 
 
 class LocalExecutor:
