@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from buildstep.cli.build import choices
-from scripts import command_pages, daybook_tests, m_json_page
+from scripts import command_pages, m_json_page, numbered_tests
 from scripts.markdown import table
 from scripts.room_tables import room_table
 from scripts.rule_words import words
@@ -206,8 +206,9 @@ TABLES: Mapping[str, Callable[[], str]] = {
 def _table(name: str) -> str:
     if name.startswith("room "):
         return room_table(name.removeprefix("room "))
-    if name.startswith("daybook "):
-        return daybook_tests.rows(int(name.removeprefix("daybook ")))
+    first, _, number = name.partition(" ")
+    if first in numbered_tests.SETS:
+        return numbered_tests.rows(first, int(number))
     return TABLES[name]()
 
 

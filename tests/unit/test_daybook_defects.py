@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import daybook_tests
+from scripts import numbered_tests
 from tests.unit.test_defects import ROW, TESTS
 
 PAGE = TESTS.parent / "docs/explanation/daybook-defects.md"
@@ -25,7 +25,7 @@ SECTIONS = sections()
 
 def test_every_number_is_there() -> None:
     assert list(SECTIONS) == list(range(1, COUNT + 1))
-    assert {number for number, _, _ in daybook_tests.numbered()} <= set(SECTIONS)
+    assert {number for number, _, _ in numbered_tests.numbered("daybook")} <= set(SECTIONS)
 
 
 @pytest.mark.parametrize("number", range(1, COUNT + 1))
@@ -38,9 +38,11 @@ def test_a_test_of_several_numbers_is_under_each(tmp_path: Path) -> None:
     path = tmp_path / "tests/unit/assets/test_x.py"
     path.parent.mkdir(parents=True)
     path.write_text("def test_d05_d07_two() -> None: ...\ndef test_none() -> None: ...\n")
-    assert daybook_tests.rows(5, tmp_path) == "- `tests/unit/assets/test_x.py`: `test_d05_d07_two`"
-    assert daybook_tests.rows(7, tmp_path) == daybook_tests.rows(5, tmp_path)
-    assert daybook_tests.rows(6, tmp_path) == ""
+    assert (
+        numbered_tests.rows("daybook", 5, tmp_path) == "- `tests/unit/assets/test_x.py`: `test_d05_d07_two`"
+    )
+    assert numbered_tests.rows("daybook", 7, tmp_path) == numbered_tests.rows("daybook", 5, tmp_path)
+    assert numbered_tests.rows("daybook", 6, tmp_path) == ""
 
 
 @pytest.mark.parametrize("package", ["boto3", "cryptography", "py-consul", "zstandard"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import daybook_tests
+from scripts import numbered_tests
 
 TESTS = Path(__file__).parents[1]
 PAGE = TESTS.parent / "docs/explanation/defects.md"
@@ -40,7 +40,7 @@ def marks(path: Path) -> list[tuple[int, str]]:
     return [*named, *((int(number), "") for number in _MARK.findall(text))]
 
 
-_OTHERS = {Path(__file__), *daybook_tests.files()}
+_OTHERS = {Path(__file__), *(path for name in numbered_tests.SETS for path in numbered_tests.files(name))}
 MARKED = [path for path in sorted(TESTS.rglob("*.py")) if path not in _OTHERS and marks(path)]
 
 
