@@ -6,6 +6,7 @@ Where pai-build skipped or guessed, this says so: all faults together, and notes
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,7 @@ IGNORED = (".git", "node_modules")
 MODES = ("common", "k8s", "yarn")
 """The mode words of pai-build; `common` is of every mode. With `--mode` any other word is one too."""
 
+_WILDCARD = re.compile(r"[*?\[\\]")
 _IMAGE_NAME = re.compile(r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*")
 """Source: the grammar of references in github.com/distribution/reference, a path component."""
 
@@ -173,9 +175,9 @@ class _Search:
         read = kind.read(text, where=path, options=options)
         self.faults += read.faults
         copied = [
-            Dependency(parts[1], ("/".join(parts[2:]),) if parts[2:] else (), f"{path}:{copy.line}")
+            Dependency(wanted[0], wanted[1], f"{path}:{copy.line}")
             for copy in read.copies
-            if (parts := os.path.normpath(copy.text.lstrip("/")).split("/"))[0] == MADE[0] and parts[1:]
+            if (wanted := _of_dependency(copy.text))
         ]
         image = Image(
             name=name,
@@ -239,10 +241,11 @@ class _Search:
         """Read the `component.dep` of all components, and look the names up."""
         wanted: set[str] = set()
         for name, component in self.components.items():
-            rows = [*component.dependencies]
+            rows: list[Dependency] = []
             for file in DEPENDENCIES:
                 if f"{BUILD}/{file}" in component.files:
                     rows += self.dependency_file(f"{SOURCE}/{name}/{BUILD}/{file}")
+            rows += component.dependencies
             kept = []
             for row in rows:
                 if row.provider == name:
@@ -272,7 +275,8 @@ class _Search:
                 if word.startswith("/") or ".." in word.split("/"):
                     self.fault(where, f"{word} leads out of {words[0]}", "a path relative to the component")
             if words:
-                yield Dependency(words[0], tuple(os.path.normpath(word) for word in words[1:]), where)
+                paths = (os.path.normpath(word) for word in words[1:])
+                yield Dependency(words[0], tuple(path for path in paths if not _is_made(path)), where)
 
     def one_file_per_image(self) -> None:
         first: dict[str, Image] = {}
@@ -303,6 +307,25 @@ class _Rules:
             return True
         above = self.above.exclude if self.above else None
         return above is not None and above(os.fsencode(whole), directory)
+
+
+def _of_dependency(source: str) -> tuple[str, tuple[str, ...]] | None:
+    """Return the component, and the path of it, that a source of COPY takes from `dependency`; None for
+    any other source. A wildcard stands for all that is in its directory."""
+    parts = os.path.normpath(source.lstrip("/")).split("/")
+    if parts[0] != MADE[0] or len(parts) < 2 or _WILDCARD.search(parts[1]):
+        return None
+    plain = list(itertools.takewhile(lambda part: not _WILDCARD.search(part), parts[2:]))
+    path = "/".join(plain)
+    # `dependency/NAME` alone copies what is there; it wants nothing more.
+    if not parts[2:] or _is_made(path):
+        return parts[1], ()
+    return parts[1], (path or ".",)
+
+
+def _is_made(path: str) -> bool:
+    """Return whether a path of a provider is below `generated`, which others get without asking."""
+    return path.partition("/")[0] == MADE[1]
 
 
 def _merged(rows: Sequence[Dependency]) -> tuple[Dependency, ...]:

@@ -179,6 +179,37 @@ def test_a_directory_without_build_counts_if_somebody_needs_it(tmp_path: Path) -
     assert repository.components["sdk"].files == ("lib/s.py",)
 
 
+@pytest.mark.parametrize(
+    ("source", "paths"),
+    [
+        ("dependency/p", ()),
+        ("dependency/p/", ()),
+        ("./dependency/p/generated/x", ()),
+        ("/dependency/p/lib/a", ("lib/a",)),
+        ("dependency/p/lib/*.jar", ("lib",)),
+        ("dependency/p/*", (".",)),
+        ("dependency/p/generated/*", ()),
+        ("dependency/*/x", None),
+        ("dependency/none/x", None),
+        ("dependency", None),
+        ("other/dependency/p", None),
+    ],
+)
+def test_what_a_dockerfile_copies_of_others_is_a_dependency(
+    tmp_path: Path, source: str, paths: tuple[str, ...] | None
+) -> None:
+    images(tmp_path, a=f"FROM x\nCOPY {source} /")
+    write(tmp_path, {"p/build/build-pre.sh": "", "p/lib/a": ""})
+    rows = found(tmp_path).components["a"].dependencies
+    assert [(row.provider, row.paths) for row in rows] == ([] if paths is None else [("p", paths)])
+
+
+def test_what_hooks_make_need_not_be_named(tmp_path: Path) -> None:
+    images(tmp_path, a="FROM x", p="FROM x")
+    write(tmp_path, {"a/build/component.dep": "p generated/x lib\n", "p/lib/a": ""})
+    assert found(tmp_path).components["a"].dependencies[0].paths == ("lib",)
+
+
 def test_our_own_kind_names_its_base(tmp_path: Path) -> None:
     write(
         tmp_path,
