@@ -70,7 +70,7 @@ def stage(incoming: Incoming, asset: Asset, target: Path, place: Path, policy: P
         installed=time.time(),
         key=key,
     )
-    _write_mark(target, mark)
+    _write_mark(target, mark, entries[b""].mtime)
     return Staged(asset, os.fspath(target), mark)
 
 
@@ -133,12 +133,11 @@ def _drop_privileges(target: Path, entries: FileList) -> None:
             os.removexattr(full, _CAPABILITY)
 
 
-def _write_mark(target: Path, mark: Mark) -> None:
-    """Write the mark into a staged directory, whose time stays."""
-    info = os.stat(target)
+def _write_mark(target: Path, mark: Mark, time_ns: int) -> None:
+    """Write the mark into a staged directory, whose time stays that of the asset."""
     fd = os.open(target / MARK, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
         write_all(fd, mark.dumps())
     finally:
         os.close(fd)
-    os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns))
+    os.utime(target, ns=(time_ns, time_ns))
