@@ -167,7 +167,7 @@ def describe(result: Result) -> str:
         case State.BLOCKED:
             return f"not built, as this failed: {result.message}"
         case _:
-            return f"not built: {result.message}"
+            return f"not built: {result.message.partition(chr(10))[0]}"
 
 
 def summary(results: Mapping[str, Result], seconds: float) -> str:

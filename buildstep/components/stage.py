@@ -24,7 +24,7 @@ from buildstep.components.interface import Component, Dependency, GraphError
 from buildstep.components.own_files import Copier, OwnFiles
 from buildstep.errors import DatasetError
 from buildstep.system import files
-from buildstep.system.digest import sha256_bytes
+from buildstep.system.digest import sha256_bytes, sha256_file
 from buildstep.system.files import read_json, write_json
 from buildstep.system.private import private_dir
 from buildstep.system.remove import remove_tree
@@ -92,15 +92,26 @@ class Stages:
         remove_tree(self._folder / component)
 
     def has(self, output: str) -> bool:
-        """Return whether the products of a hook are here, complete and as they were written."""
+        """Return whether the products of a hook are here, complete and as they were written.
+
+        A file whose stamp is another one is read: it may have come with a copy of the state directory.
+        """
         if output == NOTHING:
             return True
-        top = self._products / _name(output)
+        top, sidecar = self._products / _name(output), self._sidecar(output)
         try:
-            written = read_json(self._sidecar(output))["files"]
-            return all(files.stamp(top / name) == stamp for name, stamp in written.items())
-        except (OSError, ValueError, KeyError):
+            value = read_json(sidecar)
+            other = [name for name, (_, stamp) in value["files"].items() if files.stamp(top / name) != stamp]
+            for name in other:
+                digest, _ = value["files"][name]
+                if sha256_file(top / name) != digest:
+                    return False
+                value["files"][name] = digest, files.stamp(top / name)
+            if other:
+                write_json(sidecar, value, durable=False)
+        except (OSError, ValueError, KeyError, TypeError):
             return False
+        return True
 
     def prune(self, wanted: Iterable[str]) -> None:
         """Remove products that are not among these outputs."""
@@ -217,12 +228,12 @@ class Stages:
         self._sidecar(digest).unlink(missing_ok=True)
         remove_tree(final)  # damaged, or of a run that was killed
         part.rename(final)
-        written = [os.fsdecode(entry.path) for entry in changes.entries if entry.kind == "f"]
+        written = {os.fsdecode(entry.path): entry.sha256 for entry in changes.entries if entry.kind == "f"}
         value = {
             "format": 1,
             "removed": [os.fsdecode(path) for path in changes.removed],
             # What a crash of the machine or a person did to them is seen by these.
-            "files": {name: files.stamp(final / name) for name in written},
+            "files": {name: (sha256, files.stamp(final / name)) for name, sha256 in written.items()},
         }
         write_json(self._sidecar(digest), value, durable=False)
 

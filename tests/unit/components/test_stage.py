@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,8 @@ def test_products_that_were_written_to_are_not_used(tmp_path: Path) -> None:
     stages = Stages(tmp_path / "state", root)
     one = component(root, "one", {"a": "a"})
     output = hooked(stages, stages.stage(one), x="x")
+    shutil.copytree(tmp_path / "state", tmp_path / "copy")
+    assert Stages(tmp_path / "copy", root).has(output)
     (tmp_path / "state/products" / output.removeprefix("sha256:") / "x").write_text("y")
     assert not stages.has(output)
     assert hooked(stages, stages.stage(one), x="x") == output
