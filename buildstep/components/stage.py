@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,9 +30,9 @@ from buildstep.system.files import read_json, write_json
 from buildstep.system.private import private_dir
 from buildstep.system.remove import remove_tree
 from buildstep.tree import scan
-from buildstep.tree.diff import Changes, diff
-from buildstep.tree.entry import FileList, line
-from buildstep.tree.hashing import hash_entries, spread_digests
+from buildstep.tree.diff import Changes
+from buildstep.tree.entry import Entry, line
+from buildstep.tree.hashing import hash_entries
 
 DEPENDENCY: Final = "dependency"
 GENERATED: Final = "generated"
@@ -54,9 +55,10 @@ class Stage:
 
 
 class Before(NamedTuple):
-    """What a stage held before a hook ran. since: a time (ns); what changed then or later the hook did."""
+    """What a stage held before a hook ran: modes by path. since: a time (ns); what changed then or later the
+    hook did."""
 
-    entries: FileList
+    modes: dict[bytes, int]
     since: int
 
 
@@ -191,25 +193,15 @@ class Stages:
 
     def look(self, stage: Stage) -> Before:
         """Return what a stage holds, to be asked right before a hook runs in it."""
-        entries = scan.scan(stage.folder)
-        for entry in entries.values():
-            entry.sha256 = _UNREAD
+        modes = {path: info.st_mode for path, _, info in scan.walk(os.fsencode(stage.folder))}
         since = time.time_ns() + 1
         # Times of files are coarser than the clock: what is written from now on must have a later one.
         time.sleep(_TICK)
-        return Before(entries, since)
+        return Before(modes, since)
 
     def keep(self, stage: Stage, before: Before) -> str:
         """Keep what a hook changed in its stage; return the digest of it, the output of the hook's job."""
-        after = scan.scan_changed(stage.folder, before.entries, since=before.since)
-        hash_entries(stage.folder, after.values())
-        spread_digests(after)
-        changes = diff(before.entries, after)
-        for entry in changes.entries:
-            if entry.kind not in "fdl":
-                raise GraphError(
-                    f"{os.fsdecode(entry.path)} is no file, directory or link, and cannot be kept"
-                )
+        changes = _changes(stage.folder, before)
         digest = _digest(changes)
         if not self.has(digest):
             self._write(changes, stage.folder, digest)
@@ -244,8 +236,27 @@ class Stages:
 _TICK = 0.0115
 """Seconds: more than the kernel takes from one time of a file to the next (a jiffy, 10 ms at most)."""
 
-_UNREAD = "unread"
-"""In place of the digest of a file that was there before a hook ran: only one that the hook wrote is read."""
+
+def _changes(folder: Path, before: Before) -> Changes:
+    """Return what a hook changed, files with their digests. Raises GraphError for what cannot be kept.
+
+    A change has a later ctime, which no program can set back. A directory counts where its mode did change.
+    """
+    seen: set[bytes] = set()
+    entries: list[Entry] = []
+    for path, full, info in scan.walk(os.fsencode(folder)):
+        seen.add(path)
+        mode = before.modes.get(path)
+        if mode == info.st_mode and (info.st_ctime_ns < before.since or stat.S_ISDIR(mode)):
+            continue
+        entry = scan.entry_of(path, full, info)
+        if entry.kind not in "fdl":
+            raise GraphError(f"{os.fsdecode(path)} is no file, directory or link, and cannot be kept")
+        entries.append(entry)
+    hash_entries(folder, entries)
+    gone = before.modes.keys() - seen
+    removed = sorted(path for path in gone if path.rpartition(b"/")[0] not in gone)
+    return Changes(tuple(sorted(entries, key=lambda entry: entry.path)), tuple(removed))
 
 
 def _digest(changes: Changes) -> str:
