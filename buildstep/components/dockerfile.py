@@ -131,10 +131,11 @@ def _listed(text: str) -> list[str] | None:
 
 @dataclass(kw_only=True, slots=True)
 class _Stage:
-    """A stage: its name in lower case, and the values that its words can use."""
+    """A stage: its name in lower case, the values that its words can use, and which of them ENV gave."""
 
     name: str
     values: dict[str, str]
+    environment: set[str]
 
 
 class _Reading:
@@ -204,7 +205,8 @@ class _Reading:
         if base and parent is None:
             self.need(base, "FROM", row.line)
         # A stage has what the stage has that it is made from.
-        self.stages.append(_Stage(name=name, values=dict(parent.values) if parent else {}))
+        values, environment = (parent.values, parent.environment) if parent else ({}, set())
+        self.stages.append(_Stage(name=name, values=dict(values), environment=set(environment)))
 
     def need(self, image: str, how: str, line: int) -> None:
         if image != "scratch":
@@ -216,8 +218,13 @@ class _Reading:
         if row.name == "ENV" and words and "=" not in words[0]:
             words = [f"{words[0]}={' '.join(words[1:])}"]
         values = self.stages[-1].values if self.stages else self.globals
+        environment = self.stages[-1].environment if self.stages else set()
         for word in words:
             name, given, default = word.partition("=")
+            if row.name == "ENV":
+                environment.add(name)
+            elif name in environment:
+                continue  # ENV wins over ARG, wherever it stands
             if row.name == "ARG" and name in self.arguments:
                 values[name] = self.arguments[name]
             elif row.name == "ARG" and not given:

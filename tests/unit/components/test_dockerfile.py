@@ -110,6 +110,8 @@ def test_d07_an_argument_is_seen_where_it_is_declared() -> None:
     assert bases("FROM a AS x\nARG B=b\nFROM x\nCOPY --from=$B /x /x") == ["a", "b"]
     assert bases("FROM a\nARG B=b\nFROM c AS y\nARG B=d\nCOPY --from=$B /x /x") == ["a", "c", "d"]
     assert bases("FROM a\nENV B=b\nCOPY --from=${B} /x /x") == ["a", "b"]
+    assert bases("FROM a AS s\nENV B=b\nFROM s\nARG B=c\nCOPY --from=${B} /x /x", B="d") == ["a", "b"]
+    assert bases("FROM a\nARG B=c\nENV B=b\nCOPY --from=${B} /x /x") == ["a", "b"]
 
 
 def test_d07_what_cannot_be_read_is_told_with_its_line_all_together() -> None:
