@@ -108,7 +108,7 @@ def _heredocs(row: Instruction, escape: str) -> Iterator[tuple[bool, str]]:
     name, rest = row.name, row.rest
     if name == "ONBUILD":
         name, _, rest = rest.partition(" ")
-    if name.upper() not in _WITH_HEREDOCS or "<<" not in rest or _listed(rest) is not None:
+    if name.upper() not in _WITH_HEREDOCS or "<<" not in rest:
         return
     for word in split(rest, escape):
         if heredoc := _HEREDOC.fullmatch(word):

@@ -96,6 +96,7 @@ def test_d07_the_escape_directive_changes_what_continues_a_line() -> None:
     assert bases("# escape=`\nFROM a\nRUN dir c:\\\nFROM b\nRUN x `\nFROM c") == ["a", "b"]
     assert bases("# syntax=docker/dockerfile:1\n# Escape = `\nFROM a\nRUN x `\nFROM c") == ["a"]
     assert bases("# a comment\n# escape=`\nFROM a\nRUN x `\nFROM c") == ["a", "c"]
+    assert bases("# unknown=1\n# escape=`\nFROM a\nRUN x `\nFROM c") == ["a", "c"]
     assert bases("FROM a\nRUN x \\\\\nFROM c") == ["a", "c"]
 
 

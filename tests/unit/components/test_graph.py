@@ -149,6 +149,14 @@ def test_d15_every_member_of_every_cycle_is_named_with_the_reason(tmp_path: Path
     )
 
 
+def test_d15_a_cycle_begins_with_its_first_member_by_name(tmp_path: Path) -> None:
+    images(tmp_path, a="FROM z", z="FROM y", y="FROM m", m="FROM z")
+    with pytest.raises(GraphError) as caught:
+        graph(tmp_path).order()
+    assert caught.value.message == "the graph has a cycle"
+    assert caught.value.detail.splitlines()[0] == "  m -> y -> z -> m"
+
+
 def test_d15_an_image_from_itself_is_told_what_to_write(tmp_path: Path) -> None:
     images(tmp_path, nginx="FROM nginx")
     with pytest.raises(GraphError) as caught:
@@ -175,6 +183,8 @@ def test_components_may_need_each_other_where_their_images_do_not(tmp_path: Path
     assert made.order() == ["a1", "b", "a2"]
     assert made.edges == [("a", "b"), ("b", "a")]
     assert made.levels() == [["b"], ["a"]]
+    write(tmp_path, {"c/build/c.dockerfile": "FROM x", "a/build/a3.dockerfile": "FROM c"})
+    assert graph(tmp_path).levels(["a", "b"]) == [["b"], ["a"]]
 
 
 def test_d16_the_order_does_not_depend_on_the_order_of_directories(

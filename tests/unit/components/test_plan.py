@@ -106,6 +106,17 @@ def test_d06_a_job_that_differs_itself_runs_whatever_its_needs_give(three: Path)
     assert (plan.jobs["b"].verdict, plan.jobs["b"].reason) == (Verdict.RUN, "new is new")
 
 
+def test_d06_a_need_that_gave_another_result_is_reason_enough_while_another_one_runs(tmp_path: Path) -> None:
+    images(tmp_path, a="FROM x", b="FROM x\nCOPY f /f", c="FROM a\nCOPY --from=b /f /f")
+    write(tmp_path, {"b/f": "1"})
+    history = Memory()
+    history.build(graph(tmp_path))
+    last = history.rows["a"][0]
+    history.rows["a"] = [Built(job="a", key=last.key, output="another", inputs=last.inputs)]
+    write(tmp_path, {"b/f": "2"})
+    assert verdicts(plan_of(tmp_path, history)) == {"a": "reuse", "b": "run", "c": "run"}
+
+
 def test_a_result_that_is_gone_is_made_again(three: Path) -> None:
     history = Memory()
     history.build(graph(three), b="b's")
