@@ -5,7 +5,10 @@ It imports next to nothing, for commands that are over before a pool would be op
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -22,9 +25,16 @@ def enclosed(job: Callable[[], int]) -> int:
     return guarded(job)
 
 
+_AGAIN = 0.05
+"""Seconds until a signal is sent again: the finalizer is over then."""
+
+
 @contextmanager
 def signals() -> Iterator[None]:
-    """Turn the first SIGINT, SIGTERM or SIGHUP into Interrupted; a later one must not break the clean-up."""
+    """Turn the first SIGINT, SIGTERM or SIGHUP into Interrupted; a later one must not break the clean-up.
+
+    One that comes while Python runs a finalizer, whose errors nobody sees, is sent again.
+    """
     stopping = False
 
     def stop(signum: int, _frame: object) -> None:
@@ -33,6 +43,17 @@ def signals() -> Iterator[None]:
             stopping = True
             raise Interrupted(signum, signal.Signals(signum).name)
 
+    def unseen(lost: sys.UnraisableHookArgs) -> None:
+        nonlocal stopping
+        if not isinstance(lost.exc_value, Interrupted):
+            hook(lost)
+            return
+        stopping = False
+        again = threading.Timer(_AGAIN, os.kill, (os.getpid(), lost.exc_value.signum))
+        again.daemon = True
+        again.start()
+
+    hook, sys.unraisablehook = sys.unraisablehook, unseen
     before = {
         signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     }
@@ -41,6 +62,7 @@ def signals() -> Iterator[None]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+        sys.unraisablehook = hook
 
 
 def guarded(job: Callable[[], int]) -> int:

@@ -26,7 +26,7 @@ from buildstep.assets.names import Name
 from buildstep.assets.policy import Policy
 from buildstep.assets.pull import Options, Report, pull
 from tests.integration.conftest import demand
-from tests.servers.consul import Agent, consul  # noqa: F401 - a fixture
+from tests.servers.consul import Agent, agent, consul  # noqa: F401 - a fixture
 from tests.servers.faulty import faulty
 from tests.servers.fixtures import S3Store, weed  # noqa: F401 - a fixture
 from tests.unit.assets.pulling import archive, member
@@ -279,6 +279,33 @@ def test_d16_a_watching_pull_follows_consul(tmp_path: Path, consul: Agent) -> No
     finally:
         process.kill()
         _, err = process.communicate()
+    assert "Traceback" not in err
+
+
+def test_d16_a_watching_pull_outlives_the_agent(tmp_path: Path) -> None:
+    fill(tmp_path / "store", 10, [10])
+    install = tmp_path / "srv"
+    with agent(tmp_path / "consul") as consul:  # noqa: F811
+        consul.put("daybook/hosts/*", "s1")
+        process = command(
+            "pull", "--watch", "--host=web-1", f"--store={tmp_path}/store", f"--install-dir={install}",
+            f"--register={consul.url}", "--splay=0", "--prune",
+        )  # fmt: skip
+        try:
+            until((install / "s1/6" / MARK).exists, seconds=10)
+            consul.signal(signal.SIGKILL)
+            time.sleep(0.5)
+            assert process.poll() is None
+            consul.stop()
+            consul.start()  # it has forgotten all mappings, and counts its changes anew
+            consul.put("daybook/hosts/web-*", "s1,s2")
+            until((install / "s2/7" / MARK).exists, seconds=20)
+            assert (install / "s1/6" / MARK).exists()
+        finally:
+            process.terminate()
+            err = process.communicate(timeout=10)[1]
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "no answer from the Consul agent" in err
     assert "Traceback" not in err
 
 

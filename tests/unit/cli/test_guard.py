@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
+import time
 
 import pytest
 
@@ -48,6 +50,25 @@ def test_what_the_machine_lacks_is_no_bug(
 def test_another_os_error_is_a_bug() -> None:
     with pytest.raises(OSError, match="Is a directory"):
         fail(OSError(errno.EISDIR, "Is a directory"))
+
+
+def test_a_signal_in_a_finalizer_is_not_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    class Gone:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0)  # here Python calls the handler, and nobody sees what it raises
+
+    def job() -> int:
+        Gone()
+        time.sleep(5)
+        return 0
+
+    hook = sys.unraisablehook
+    begin = time.monotonic()
+    assert guard.guarded(job) == 128 + signal.SIGTERM
+    assert time.monotonic() - begin < 4
+    assert "Traceback" not in capsys.readouterr().err
+    assert sys.unraisablehook is hook
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
