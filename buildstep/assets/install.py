@@ -21,7 +21,7 @@ from typing import Final
 
 from buildstep.assets.mark import MARK, Mark, read_mark
 from buildstep.assets.policy import Staged
-from buildstep.errors import BuildstepError, UsageError
+from buildstep.errors import BuildstepError, DatasetError, Interrupted, UsageError
 from buildstep.system.files import atomic_write, fsync_dir, sync_filesystem
 from buildstep.system.locks import Tell, lock
 from buildstep.system.remove import remove_tree
@@ -119,6 +119,8 @@ class InstallDir:
                     self._move(Path(item.folder), folder, name.version)
                     touched.add(folder)
                     results.append(None)
+                except Interrupted:
+                    raise
                 except (BuildstepError, OSError) as error:
                     results.append(error)
             for folder in touched:
@@ -154,7 +156,7 @@ class InstallDir:
             if error.errno not in _TAKEN:
                 raise
             old = self._swap(source, target)
-            with contextlib.suppress(BuildstepError):  # `sweep` tells of what stays
+            with contextlib.suppress(DatasetError):  # `sweep` tells of what stays
                 remove_tree(old)
 
     def _swap(self, source: Path, target: Path) -> Path:

@@ -10,7 +10,7 @@ from buildstep.assets.interface import Asset, AssetStore, Details
 from buildstep.assets.mark import Mark, installed
 from buildstep.assets.policy import Verify
 from buildstep.assets.retention import Going, Retention, going
-from buildstep.errors import BuildstepError
+from buildstep.errors import BuildstepError, Interrupted
 from buildstep.files.interface import Unlistable
 from buildstep.files.parallel import parallel
 
@@ -94,7 +94,7 @@ def _listed(store: AssetStore, services: Sequence[str]) -> Iterator[tuple[str, l
     def ask(service: str) -> list[Asset] | BuildstepError:
         try:
             return list(store.list(service))
-        except Unlistable:
+        except (Unlistable, Interrupted):
             raise
         except BuildstepError as error:
             return error
@@ -135,6 +135,8 @@ def _look_closer(store: AssetStore, plans: Iterable[ServicePlan], verify: Verify
         try:
             details = store.details(name)
             return details, verify(name, details) if verify is not None else ""
+        except Interrupted:
+            raise
         except BuildstepError as error:
             return error
 

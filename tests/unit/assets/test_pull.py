@@ -18,7 +18,7 @@ from buildstep.assets.mark import MARK, read_mark
 from buildstep.assets.names import Name
 from buildstep.assets.policy import Policy
 from buildstep.assets.retention import Retention
-from buildstep.errors import DiskError, SigningError, StoreError, UsageError
+from buildstep.errors import DiskError, Interrupted, SigningError, StoreError, UsageError
 from buildstep.system import beneath
 from buildstep.system.locks import try_lock
 from tests.servers.fixtures import Notes
@@ -187,6 +187,19 @@ def test_d12_a_service_that_cannot_be_listed_keeps_no_other_back(store: MemoryAs
     assert (install / "web/10/run").exists()
     with pytest.raises(StoreError, match="no answer"):
         pulled(store, install, "db")  # nothing at all could be done
+
+
+@pytest.mark.parametrize("call", ["list", "details"])
+def test_a_signal_is_no_error_of_a_service(store: MemoryAssets, install: Path, call: str) -> None:
+    def before(made: str, _name: str) -> None:
+        if made == call:
+            raise Interrupted(15, "SIGTERM")
+
+    pulled(store, install, "db")
+    store.add("db-7.tar.gz", store.objects["db-7.tar.gz"].data)
+    store.before = before
+    with pytest.raises(Interrupted):
+        pulled(store, install, "db")
 
 
 def test_d12_a_connection_that_breaks_off_is_one_assets_error(store: MemoryAssets, install: Path) -> None:
