@@ -28,14 +28,18 @@ class OwnFiles:
         self._mounted: set[Path] = set()
         self._lock = threading.Lock()
 
-    def bring(self, component: Component, folder: Path, beside: Path) -> None:
-        """Make a directory with the files of a component. beside: an empty one for what an overlay needs."""
+    def bring(self, component: Component, folder: Path, beside: Path) -> Path | None:
+        """Make a directory with the files of a component. beside: an empty one for what an overlay needs.
+
+        Returns the upper directory of the overlay, None where the files are copies.
+        """
         folder.mkdir(parents=True)
         if self._mounting and self._mount(component, folder, beside):
-            return
+            return beside / "upper"
         copy, made = Copier(), set[str]()
         for name in component.files:
             copy.one(component.path / name, folder, name, made)
+        return None
 
     def drop(self, below: Path) -> None:
         """Unmount what is at or below a directory."""

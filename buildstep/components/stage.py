@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from buildstep.components import hook_changes
+from buildstep.components.hook_changes import Before
 from buildstep.components.interface import Component, Dependency, GraphError
 from buildstep.components.own_files import Copier, OwnFiles
 from buildstep.errors import DatasetError
@@ -29,10 +30,8 @@ from buildstep.system.digest import sha256_bytes, sha256_file
 from buildstep.system.files import read_json, write_json
 from buildstep.system.private import private_dir
 from buildstep.system.remove import remove_tree
-from buildstep.tree import scan
 from buildstep.tree.diff import Changes
-from buildstep.tree.entry import Entry, line
-from buildstep.tree.hashing import hash_entries
+from buildstep.tree.entry import line
 
 DEPENDENCY: Final = "dependency"
 GENERATED: Final = "generated"
@@ -43,23 +42,18 @@ NOTHING: Final = "sha256:" + sha256_bytes(b"")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """A staged component. top: where hooks start; folder: the component in it."""
+    """A staged component. top: where hooks start; folder: the component in it; upper: what is written there
+    goes to this directory, None where the component was copied."""
 
+    component: Component
     top: Path
     folder: Path
+    upper: Path | None = None
 
     @property
     def temporary(self) -> Path:
         """A directory for temporary files, which is no part of the component."""
         return self.top / "tmp"
-
-
-class Before(NamedTuple):
-    """What a stage held before a hook ran: modes by path. since: a time (ns); what changed then or later the
-    hook did."""
-
-    modes: dict[bytes, int]
-    since: int
 
 
 class Provider(NamedTuple):
@@ -140,14 +134,14 @@ class Stages:
         private_dir(self._folder)
         for name in ("tmp", "own"):
             (top / name).mkdir(parents=True)
-        self._own.bring(component, folder, top / "own")
+        upper = self._own.bring(component, folder, top / "own")
         copy = Copier()
         for provider in providers:
             self._hand_over(provider, folder, copy)
         (folder / GENERATED).mkdir(exist_ok=True)
         for output in outputs:
             self._apply(output, folder, copy)
-        return Stage(top=top, folder=folder)
+        return Stage(component=component, top=top, folder=folder, upper=upper)
 
     def _hand_over(self, provider: Provider, folder: Path, copy: Copier) -> None:
         """Put a provider's declared products into `dependency/`: of its hooks, else of its files."""
@@ -193,15 +187,14 @@ class Stages:
 
     def look(self, stage: Stage) -> Before:
         """Return what a stage holds, to be asked right before a hook runs in it."""
-        modes = {path: info.st_mode for path, _, info in scan.walk(os.fsencode(stage.folder))}
-        since = time.time_ns() + 1
-        # Times of files are coarser than the clock: what is written from now on must have a later one.
-        time.sleep(_TICK)
-        return Before(modes, since)
+        return hook_changes.look(stage.upper or stage.folder)
 
     def keep(self, stage: Stage, before: Before) -> str:
         """Keep what a hook changed in its stage; return the digest of it, the output of the hook's job."""
-        changes = _changes(stage.folder, before)
+        if stage.upper is None:
+            changes = hook_changes.in_copy(stage.folder, before)
+        else:
+            changes = hook_changes.in_overlay(stage.upper, stage.component, before)
         digest = _digest(changes)
         if not self.has(digest):
             self._write(changes, stage.folder, digest)
@@ -231,32 +224,6 @@ class Stages:
 
     def _sidecar(self, output: str) -> Path:
         return self._products / f"{_name(output)}.json"
-
-
-_TICK = 0.0115
-"""Seconds: more than the kernel takes from one time of a file to the next (a jiffy, 10 ms at most)."""
-
-
-def _changes(folder: Path, before: Before) -> Changes:
-    """Return what a hook changed, files with their digests. Raises GraphError for what cannot be kept.
-
-    A change has a later ctime, which no program can set back. A directory counts where its mode did change.
-    """
-    seen: set[bytes] = set()
-    entries: list[Entry] = []
-    for path, full, info in scan.walk(os.fsencode(folder)):
-        seen.add(path)
-        mode = before.modes.get(path)
-        if mode == info.st_mode and (info.st_ctime_ns < before.since or stat.S_ISDIR(mode)):
-            continue
-        entry = scan.entry_of(path, full, info)
-        if entry.kind not in "fdl":
-            raise GraphError(f"{os.fsdecode(path)} is no file, directory or link, and cannot be kept")
-        entries.append(entry)
-    hash_entries(folder, entries)
-    gone = before.modes.keys() - seen
-    removed = sorted(path for path in gone if path.rpartition(b"/")[0] not in gone)
-    return Changes(tuple(sorted(entries, key=lambda entry: entry.path)), tuple(removed))
 
 
 def _digest(changes: Changes) -> str:

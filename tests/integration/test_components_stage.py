@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from buildstep.system import mount_table, mounts
 from tests.unit.components.componentdata import component, write
 
 FILES = {
-    "a": "a", "build/build-pre.sh": "true", "deep/er/b": "b", "deep/er/c": "c", "gone/d": "d",
+    "a": "a", "build/build-pre.sh": "true", "deep/er/b": "b", "deep/er/c": "c", "gone/d": "d", "moded": "m",
+    "full/f": "f", "full/g": "g", "full/under/h": "h", "whole/i": "i", "file": "f",
     "generated/of-the-user": "u", "dependency/old/x": "x", "node_modules/big/file": "n",
 }  # fmt: skip
 
@@ -42,6 +44,14 @@ def one_round(top: Path, root: Path, *, mounting: bool) -> tuple[dict[str, str],
     before = stages.look(stage)
     write(stage.folder, {"a": "changed", "generated/x": "x", "build/build-pre.sh": "true"})
     (stage.folder / "deep/er/b").unlink()
+    (stage.folder / "build/new/one").mkdir(parents=True)
+    (stage.folder / "moded").chmod(0o600)
+    (stage.folder / "dependency/low/l").unlink()
+    for name in ("full", "whole"):
+        shutil.rmtree(stage.folder / name)
+    write(stage.folder, {"full/f": "new", "full/sub/s": "s"})
+    (stage.folder / "file").unlink()
+    write(stage.folder, {"file/in": "a directory now"})
     output = stages.keep(stage, before)
     again = stages.stage(one, [Provider(low, needs, [])], [output])
     second = listing(again.folder)
@@ -60,19 +70,31 @@ def test_an_overlay_shows_what_copies_hold(
         assert (copied[3], shown[3]) == (0, 1)
         assert shown[:3] == copied[:3]
         assert set(shown[0]) == {
+            "a", "build", "build/build-pre.sh", "deep", "deep/er", "deep/er/b", "deep/er/c", "dependency",
+            "dependency/low", "dependency/low/l", "generated", "moded", "full", "full/f", "full/g", "full/under",
+            "full/under/h", "whole", "whole/i", "file",
+        }  # fmt: skip
+        assert set(shown[2]) == {
             "a",
             "build",
             "build/build-pre.sh",
+            "build/new",
+            "build/new/one",
             "deep",
             "deep/er",
-            "deep/er/b",
             "deep/er/c",
             "dependency",
             "dependency/low",
-            "dependency/low/l",
             "generated",
+            "generated/x",
+            "moded",
+            "full",
+            "full/f",
+            "full/sub",
+            "full/sub/s",
+            "file",
+            "file/in",
         }
-        assert "deep/er/b" not in shown[2]
         assert shown[2]["a"].startswith("changed")
 
     private(inside)
