@@ -26,6 +26,8 @@ from buildstep.cli.options import JSON, show
 @click.option("--keep-stages", is_flag=True, help="Leave the staged components, and say where.")
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Write JUnit with a case for each component.")  # fmt: skip
+@click.option("--graph", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Draw what became of the graph: FILE.svg, or FILE.html with a timeline.")  # fmt: skip
 @decides_keys
 @JSON
 @click.option("-v", "--verbose", is_flag=True, help="Show all output of the jobs, on a terminal too.")
@@ -43,14 +45,22 @@ def command(root: Path, **options: Any) -> int:
 
 
 def _build(
-    root: Path, *, quiet: bool, verbose: bool, as_json: bool, junit: Path | None, **options: Any
+    root: Path,
+    *,
+    quiet: bool,
+    verbose: bool,
+    as_json: bool,
+    junit: Path | None,
+    graph: Path | None,
+    **options: Any,
 ) -> int:
-    from buildstep.components import report
+    from buildstep.components import plan_drawing, report
     from buildstep.components.console import summary, view_for
     from buildstep.components.flow import How, build
     from buildstep.components.run import Rules, check
     from buildstep.system import namespaces
 
+    plan_drawing.check_name(graph)
     opened = open_(root, options)
     again: set[str] = set()
     if options["again"]:
@@ -75,6 +85,10 @@ def _build(
         outcome = build(opened, options["names"], view, how)
     if junit is not None:
         report.write_junit(junit, outcome)
+    if graph is not None:
+        plan_drawing.write_run(
+            opened.graph, outcome.jobs, outcome.results, opened.records, graph, outcome.seconds
+        )
     text = summary(outcome.results, outcome.seconds)
     show(report.to_json(outcome), [text], as_json=as_json, done=text)
     check(outcome.results)

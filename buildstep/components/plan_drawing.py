@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from buildstep.components.interface import Result, State
-from buildstep.components.plan import Plan, Planned, Verdict
+from buildstep.components.graph import Graph
+from buildstep.components.interface import History, Result, State
+from buildstep.components.plan import Plan, Planned, Selection, Verdict
 from buildstep.errors import UsageError
-from buildstep.report.graph_page import STATES, Box, Drawing, render_page, render_svg
+from buildstep.report.graph_page import STATES, Box, Drawing, Run, render_page, render_svg
+from buildstep.report.timeline import Span
 from buildstep.report.words import seconds_text
 from buildstep.system.files import named_output
 from buildstep.system.text import plural
@@ -18,20 +20,74 @@ _RANK = ("failed", "run", "blocked", "stopped", "check", "built", "reuse")
 """The states of jobs, the one first that counts for their component."""
 
 
-def write_drawing(plan: Plan, path: Path, results: Mapping[str, Result] | None = None) -> None:
-    """Write a plan as `.svg`, or as a page, `.html`. results: of the jobs that were carried out, by name.
+def check_name(path: Path | None) -> None:
+    """Raise UsageError for a file that no graph is written to: its name says how."""
+    if path is not None and path.suffix not in (".svg", ".html"):
+        raise UsageError(f"{path}: a graph is written as .svg or .html")
+
+
+def write_drawing(
+    plan: Plan, path: Path, results: Mapping[str, Result] | None = None, run: Run | None = None
+) -> None:
+    """Write a plan as `.svg`, or as a page, `.html`. results: of the jobs that were carried out, by name;
+    run: how they went, for the page's timeline.
 
     Raises UsageError for a name that ends in neither, OSError.
     """
-    if path.suffix not in (".svg", ".html"):
-        raise UsageError(f"{path}: a graph is written as .svg or .html")
+    check_name(path)
     made, rows = drawing(plan, results or {}), job_rows(plan, results or {})
     with named_output(path) as out:
         if path.suffix == ".svg":
             render_svg(made, out)
         else:
             notes = [*plan.selection.notes, *plan.graph.repository.notes, *plan.graph.notes]
-            render_page(made, rows, notes, out)
+            render_page(made, rows, notes, out, run)
+
+
+def write_run(
+    graph: Graph,
+    jobs: Collection[str],
+    results: Mapping[str, Result],
+    history: History,
+    path: Path,
+    seconds: float,
+) -> None:
+    """Write what became of a run's jobs as a drawing; in a page there is a timeline as well.
+
+    jobs: in their order. history: tells what reused jobs took when they were built. seconds: the whole run.
+    Raises as `write_drawing`.
+    """
+    rows = {name: Planned(job=name, verdict=Verdict.RUN, reason="") for name in jobs}
+    plan = Plan(graph=graph, selection=Selection(chosen=frozenset(jobs)), jobs=rows)
+    critical = critical_path(graph, results)
+    spans = [
+        Span(
+            name=row.job,
+            state=str(row.state),
+            worker=row.worker or "local",
+            started=row.started,
+            seconds=row.seconds,
+            critical=row.job in critical,
+        )
+        for row in results.values()
+        if row.started
+    ]
+    reused = [history.last(row.job) for row in results.values() if row.state is State.REUSED]
+    saved = sum(built.seconds for built in reused if built)
+    write_drawing(plan, path, results, Run(spans=spans, seconds=seconds, saved=saved))
+
+
+def critical_path(graph: Graph, results: Mapping[str, Result]) -> list[str]:
+    """Return the jobs that decided when the run ended, the first one first: each began when the one before
+    it, that it needs, was done."""
+    ran = {name: row.started + row.seconds for name, row in results.items() if row.started}
+    path: list[str] = []
+    next_ = max(ran, key=lambda name: (ran[name], name), default=None)
+    while next_ is not None:
+        path.append(next_)
+        needs = [need for need in graph.jobs[next_].needs if need in ran]
+        next_ = max(needs, key=lambda name: (ran[name], name), default=None)
+    return path[::-1]
 
 
 def drawing(plan: Plan, results: Mapping[str, Result]) -> Drawing:

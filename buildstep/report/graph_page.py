@@ -8,6 +8,7 @@ from typing import IO, Any, Final
 
 from buildstep.report.graph_layout import BOX, lay_out
 from buildstep.report.rendering import asset, environment, policy
+from buildstep.report.timeline import Span, lanes, ticks
 from buildstep.system.text import printable
 
 _SCRIPTS = ("page.js", "diff.js", "graph.js")
@@ -62,12 +63,26 @@ def render_svg(drawing: Drawing, out: IO[bytes]) -> None:
     out.write(text.encode(errors="replace") + b"\n")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """How the jobs of a graph ran. seconds: all of it; saved: what was reused would have taken."""
+
+    spans: Sequence[Span]
+    seconds: float
+    saved: float = 0.0
+
+
 def render_page(
-    drawing: Drawing, rows: Sequence[Mapping[str, Any]], notes: Sequence[str], out: IO[bytes]
+    drawing: Drawing,
+    rows: Sequence[Mapping[str, Any]],
+    notes: Sequence[str],
+    out: IO[bytes],
+    run: Run | None = None,
 ) -> None:
     """Write the drawing as a page, with its jobs as a table.
 
     rows: `name`, `component`, `state`, `reason`, `seconds` and `needs` of each. notes: lines for a person.
+    run: for a timeline.
     """
     clean = _clean(drawing)
     css = "".join(asset(name) for name in _STYLES)
@@ -85,6 +100,10 @@ def render_page(
             notes=notes,
             counts={state: count for state, count in counts.items() if count},
             words=STATES,
+            run=run,
+            lanes=lanes(run.spans, run.seconds) if run else [],
+            ticks=ticks(max(run.seconds, 1e-6)) if run else [],
+            critical=[span for span in run.spans if span.critical] if run else [],
             data={"edges": [list(edge) for edge in sorted(clean.edges)]},
         )
     )

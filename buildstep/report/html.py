@@ -10,6 +10,7 @@ from buildstep.report import log_pack
 from buildstep.report.interface import Report
 from buildstep.report.record import BuildRecord, critical_path
 from buildstep.report.rendering import asset, environment, policy
+from buildstep.report.timeline import ticks
 from buildstep.report.words import outcome
 
 _SCRIPTS = ("page.js", "charts.js", "log.js")
@@ -64,28 +65,7 @@ def _timeline(record: BuildRecord) -> dict[str, Any]:
                 "share": f"{step.seconds / total * 100:.0f} %" if step.seconds / total >= 0.005 else "",
             }
         )
-    return {"rows": rows, "ticks": _ticks(total)}
-
-
-def _ticks(total: float) -> list[dict[str, Any]]:
-    """Return about four round times along the axis."""
-    scale = 10.0 ** (len(f"{total * 1000:.0f}") - 4)
-    unit = next(
-        (scale * step for step in (0.1, 0.2, 0.5, 1, 2, 5, 10) if total / (scale * step) <= 5), scale * 10
-    )
-    if total > 120:
-        unit = next((step for step in (30, 60, 120, 300, 600, 1800, 3600) if total / step <= 5), 7200)
-    count = int(total / unit * 1.0001)
-    ticks = ((index * unit, index * unit / total * 100) for index in range(count + 1))
-    return [{"left": round(left, 3), "text": _tick(at)} for at, left in ticks if left < 96]
-
-
-def _tick(seconds: float) -> str:
-    if not seconds:
-        return "0"
-    if seconds >= 60:
-        return f"{seconds / 60:g} min"
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
+    return {"rows": rows, "ticks": ticks(total)}
 
 
 def _package_changes(record: BuildRecord, before: BuildRecord | None) -> list[dict[str, str]]:

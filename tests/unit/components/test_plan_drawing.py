@@ -8,9 +8,9 @@ import pytest
 
 from buildstep.components.affected import affected, find_change
 from buildstep.components.inputs import Inputs
-from buildstep.components.interface import Result, State
+from buildstep.components.interface import Built, Result, State
 from buildstep.components.plan import NoHistory, Plan, make_plan, select
-from buildstep.components.plan_drawing import drawing, job_rows, write_drawing
+from buildstep.components.plan_drawing import critical_path, drawing, job_rows, write_drawing, write_run
 from buildstep.errors import UsageError
 from tests.unit.components.repositories import NINE, graph, images, write
 
@@ -74,3 +74,48 @@ def test_the_name_of_the_file_says_what_is_written(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\.svg or \.html"):
         write_drawing(plan, tmp_path / "g.png")
     assert not (tmp_path / "g.png").exists()
+
+
+def ran(name: str, started: float, seconds: float, state: State = State.BUILT) -> Result:
+    return Result(job=name, state=state, started=started, seconds=seconds, worker="local")
+
+
+def test_the_critical_path_is_what_decided_when_the_run_ended(tmp_path: Path) -> None:
+    images(tmp_path, a="FROM x", b="FROM x", c="FROM a\nCOPY --from=b / /", d="FROM b", e="FROM d")
+    results = {
+        row.job: row
+        for row in (
+            ran("a", 100, 5), ran("b", 100, 8), ran("c", 108, 9), ran("d", 108, 2),
+            Result(job="e", state=State.REUSED),
+        )
+    }  # fmt: skip
+    made = graph(tmp_path)
+    assert critical_path(made, results) == ["b", "c"]
+    assert critical_path(made, {"e": results["e"]}) == []
+
+
+class Memory:
+    def find(self, job: str, key: str) -> Built | None:
+        raise AssertionError((job, key))
+
+    def last(self, job: str) -> Built | None:
+        return Built(job=job, key="k", output="o", seconds=61.0)
+
+
+def test_the_page_of_a_run_has_its_timeline_and_what_reuse_saved(tmp_path: Path) -> None:
+    images(tmp_path, a="FROM x", b="FROM a", c="FROM x")
+    made = graph(tmp_path)
+    results = {
+        "c": Result(job="c", state=State.REUSED),
+        "a": ran("a", 100, 5),
+        "b": ran("b", 105, 1, State.FAILED),
+    }
+    page = tmp_path / "run.html"
+    write_run(made, made.order(), results, Memory(), page, 6.0)
+    text = page.read_text()
+    assert "The critical path is 2 jobs, 6.0 s of 6.0 s: <b>a</b> 5.0 s, <b>b</b> 1.0 s." in text
+    assert "What was reused took 1 min 01 s when it was built." in text
+    assert '<span class="bar failed critical" style="--l:83.333%;--w:16.667%"' in text
+    assert '<p class="verdict">1 reused, 1 built, 1 failed</p>' in text
+    write_run(made, ["c"], {"c": results["c"]}, Memory(), page, 0.0)
+    assert "Nothing ran." in page.read_text()
