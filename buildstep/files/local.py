@@ -63,6 +63,7 @@ class Local:
                 if self._folders.check_above(checked(name)) and stat.S_ISREG(os.lstat(top + name).st_mode):
                     found.add(name)
             except (FileNotFoundError, NotADirectoryError):
+                self._check_top()
                 continue
             except OSError as error:
                 raise self._error("look at", name, error) from error
@@ -77,6 +78,7 @@ class Local:
                 self._folders.check(prefix.removesuffix("/"))
                 listing = os.scandir(self.root / prefix)
             except (FileNotFoundError, NotADirectoryError):
+                self._check_top()
                 continue
             except OSError as error:
                 raise self._error("list", prefix, error) from error
@@ -126,6 +128,7 @@ class Local:
             self._folders.check_above(checked(name))
             fd = os.open(self.root / name, _READ)
         except (FileNotFoundError, NotADirectoryError):
+            self._check_top()
             raise Missing(f"{self.url} has no {name}") from None
         except OSError as error:
             raise self._error("read", name, error) from error
@@ -323,6 +326,11 @@ class Local:
                 with try_lock(path, create=False) as ours:
                     if ours:
                         path.unlink(missing_ok=True)
+
+    def _check_top(self) -> None:
+        """Raise StoreError for a file in the place of the whole store: that is no empty store."""
+        if os.path.lexists(self.root) and not os.path.isdir(self.root):
+            raise StoreError(f"{self.root} is no directory", hint="a store is one: is the path right?")
 
     def _error(self, what: str, name: str, error: OSError) -> StoreError:
         where = self.root / name if name else self.root

@@ -216,3 +216,18 @@ def test_a_file_in_the_place_of_a_directory(store: Local) -> None:
 def test_a_value_that_is_not_there_can_be_removed_from_a_new_store(store: Local) -> None:
     assert store.swap("refs/value", None, None)
     assert not store.swap("refs/value", None, "0" * 64)
+
+
+@pytest.mark.parametrize("call", ["list", "exists", "read", "load"])
+def test_a_file_in_the_place_of_a_store_is_no_empty_store(call: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    store = open_storage(f"dir:{tmp_path}/file")
+    calls: dict[str, Callable[[], object]] = {
+        "list": lambda: list(store.list("")),
+        "exists": lambda: store.exists(["objects/a"]),
+        "read": lambda: store.read("objects/a"),
+        "load": lambda: store.load("buildstep.json"),
+    }
+    with pytest.raises(StoreError, match="file is no directory"):
+        calls[call]()
+    assert list(open_storage(f"dir:{tmp_path}/none").list("")) == []
