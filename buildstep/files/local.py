@@ -63,10 +63,11 @@ class Local:
                 if self._folders.check_above(checked(name)) and stat.S_ISREG(os.lstat(top + name).st_mode):
                     found.add(name)
             except (FileNotFoundError, NotADirectoryError):
-                self._check_top()
                 continue
             except OSError as error:
                 raise self._error("look at", name, error) from error
+        if not found:
+            self._check_top()
         return found
 
     def list(self, under: str) -> Iterator[Item]:
