@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,13 +23,13 @@ JOB_DISK: Final = 1 << 30
 """Bytes of disk that must be free for the same."""
 
 MORE: Final = 4
-"""Jobs for each processor, at most: while processors are idle, as jobs wait for a network or a disk."""
+"""Jobs for each processor, at most: while fewer of their processes want a processor than there are."""
 
-IDLE_SHARE: Final = 0.4
-"""The share of one processor that must have been idle for one more job than there are processors."""
+_WINDOW: Final = 0.06
+"""Seconds for which a processor must have been free for one more job than there are processors."""
 
-_SAMPLE: Final = 0.05
-"""Seconds over which the idle share is taken, at least: five ticks of the kernel's clock."""
+_FEW: Final = 64
+"""Processes that are looked at one by one; where there are more of them, they are not all of this build."""
 
 
 class Work(Protocol):
@@ -41,9 +43,7 @@ class Machine:
 
     def __init__(self, disk: Path) -> None:
         self._disk = disk
-        self._since = time.monotonic()
-        self._idle_before = _idle_seconds()
-        self._idle = 0.0
+        self._samples: deque[tuple[float, int]] = deque()
 
     def memory(self) -> int | None:
         """Return the bytes of memory that are free, None where the system does not tell."""
@@ -59,26 +59,28 @@ class Machine:
         """Return the bytes of disk that are free."""
         return free_bytes(self._disk)
 
-    def idle(self) -> float:
-        """Return how many processors were idle since the last question."""
-        now = time.monotonic()
-        if now - self._since >= _SAMPLE:
-            idle = _idle_seconds()
-            self._idle = (idle - self._idle_before) / (now - self._since)
-            self._since, self._idle_before = now, idle
-        return self._idle
+    def wanted(self) -> int:
+        """Return how many processors are wanted now, or were a moment ago: by this build where it has its own
+        processes, which other work on the machine does not change, else by all."""
+        self._note(_wanting())
+        return max(count for _, count in self._samples)
 
     def started(self) -> None:
-        """A job was started: it has one of the processors that were idle."""
-        self._since, self._idle_before = time.monotonic(), _idle_seconds()
-        self._idle = max(0.0, self._idle - 1)
+        """A job was started, and will want a processor at once."""
+        self._note(self._samples[-1][1] + 1 if self._samples else 1)
+
+    def _note(self, count: int) -> None:
+        now = time.monotonic()
+        self._samples.append((now, count))
+        while self._samples[0][0] < now - _WINDOW:
+            self._samples.popleft()
 
 
 class LocalExecutor:
     """See `interface.Executor`.
 
     work: does a job. jobs: how many run at a time at most; 0: one for each processor, and more, up to MORE of
-    them, while processors are idle.
+    them, while those that run do not want all processors.
     """
 
     def __init__(self, work: Work, machine: Machine, *, jobs: int = 0) -> None:
@@ -108,7 +110,7 @@ class LocalExecutor:
             return False
         if self._machine.disk() < JOB_DISK:
             return False
-        return running < self._always or self._machine.idle() >= IDLE_SHARE
+        return running < self._always or self._machine.wanted() < self._cores
 
     def submit(self, job: Job, outputs: Mapping[str, str]) -> Future[Result]:
         with self._lock:
@@ -128,14 +130,26 @@ class LocalExecutor:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _idle_seconds() -> float:
-    """Return the seconds that all processors together were idle since the machine started; 0 if not known.
+def _wanting() -> int:
+    """Return how many threads run or wait for a processor or a disk now, besides the one that asks.
 
-    Source: proc(5), /proc/stat: the fourth and fifth numbers are idle and waiting for a disk.
+    Source: proc(5): the state in /proc/PID/task/TID/stat; the fourth field of /proc/loadavg.
     """
     try:
-        with open("/proc/stat", encoding="ascii") as stream:
-            words = stream.readline().split()
+        found = [name for name in os.listdir("/proc") if name.isdigit()]
+        if len(found) > _FEW:
+            running = Path("/proc/loadavg").read_text(encoding="ascii").split()[3]
+            return int(running.partition("/")[0]) - 1
     except OSError:
-        return 0.0
-    return (int(words[4]) + int(words[5])) / os.sysconf("SC_CLK_TCK")
+        return 0
+    return sum(_wanting_threads(name) for name in found)
+
+
+def _wanting_threads(process: str) -> int:
+    count, ours = 0, str(threading.get_native_id())
+    with contextlib.suppress(OSError):  # it has ended
+        for thread in os.listdir(f"/proc/{process}/task"):
+            with open(f"/proc/{process}/task/{thread}/stat", "rb") as stream:
+                state = stream.read().rpartition(b") ")[2][:1]
+            count += state in (b"R", b"D") and thread != ours
+    return count

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from buildstep.components.executors import local
 from buildstep.components.executors.local import MORE, LocalExecutor, Machine
 from buildstep.components.interface import Action, Built, Job, Result, State
 from buildstep.components.records import Records
@@ -179,7 +183,7 @@ class Given(Machine):
     def __init__(self) -> None:
         self.free_memory: int | None = 8 << 30
         self.free_disk = 100 << 30
-        self.free_cores = 0.0
+        self.wanted_cores = cores()
 
     def memory(self) -> int | None:
         return self.free_memory
@@ -187,8 +191,8 @@ class Given(Machine):
     def disk(self) -> int:
         return self.free_disk
 
-    def idle(self) -> float:
-        return self.free_cores
+    def wanted(self) -> int:
+        return self.wanted_cores
 
     def started(self) -> None:
         pass
@@ -211,8 +215,8 @@ def test_d05_as_many_jobs_run_as_processors_memory_and_disk_have_room_for() -> N
         for number in range(cores()):
             assert executor.at_once == number + 1
             executor.submit(job, {})
-        assert executor.at_once == cores()  # all processors have a job, and none is idle
-        machine.free_cores = 1.0
+        assert executor.at_once == cores()  # all processors have a job, and are wanted by it
+        machine.wanted_cores = cores() - 1
         assert executor.at_once == cores() + 1
         machine.free_memory = 1 << 20
         assert executor.at_once == cores()
@@ -229,7 +233,7 @@ def test_d05_as_many_jobs_run_as_processors_memory_and_disk_have_room_for() -> N
 
 def test_one_job_runs_whatever_is_free_and_a_number_of_jobs_is_kept() -> None:
     gate, machine = threading.Event(), Given()
-    machine.free_memory, machine.free_disk, machine.free_cores = 0, 0, 9.0
+    machine.free_memory, machine.free_disk, machine.wanted_cores = 0, 0, 0
     executor = LocalExecutor(holding(gate), machine, jobs=1)
     assert executor.at_once == 1
     future = executor.submit(graph()["base"], {})
@@ -244,7 +248,33 @@ def test_the_machine_tells_what_is_free(tmp_path: Path) -> None:
     assert machine.disk() > 0
     memory = machine.memory()
     assert memory is None or memory > 1 << 20
-    time.sleep(0.12)
-    assert 0 <= machine.idle() <= cores() + 0.5
+
+
+@pytest.mark.commands("sleep", "python", "python3", os.path.basename(sys.executable))
+def test_a_thread_that_computes_wants_a_processor_and_one_that_waits_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    waiting = subprocess.Popen(["sleep", "60"])
+    try:
+        end = time.monotonic() + 5
+        while not local._wanting_threads(str(child.pid)) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert local._wanting_threads(str(child.pid)) == 1
+        while local._wanting_threads(str(waiting.pid)) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert local._wanting_threads(str(waiting.pid)) == 0
+    finally:
+        for process in (child, waiting):
+            process.kill()
+            process.wait()
+    assert local._wanting_threads(str(child.pid)) == 0
+    counts = iter([2, 0, 0, 0])
+    monkeypatch.setattr(local, "_wanting", lambda: next(counts))
+    monkeypatch.setattr(local, "_WINDOW", 0.05)
+    machine = Machine(Path("/"))
+    assert [machine.wanted(), machine.wanted()] == [2, 2]  # it was wanted a moment ago
+    time.sleep(0.06)
+    assert machine.wanted() == 0
     machine.started()
-    assert machine.idle() == 0
+    assert machine.wanted() == 1  # the new job is not there yet
