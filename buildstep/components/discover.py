@@ -17,6 +17,7 @@ from buildstep.components.contents import Contents
 from buildstep.components.interface import Component, Dependency, Image, Kind, ReadOptions
 from buildstep.errors import Fault, SpecError
 from buildstep.spec import schema
+from buildstep.system.text import printable
 from buildstep.tree.exclude import Exclude, excluder
 
 SOURCE = "src"
@@ -167,6 +168,9 @@ class _Search:
         path = f"{SOURCE}/{component}/{BUILD}/{file}"
         if not _IMAGE_NAME.fullmatch(name):
             self.fault(path, f"{name!r} cannot be the name of an image", "a-z 0-9, and . _ - between them")
+        if self.leads_out(path, component):
+            hint = "a copy of the component is built, and what it links to is not in it"
+            self.fault(path, "is a link that leads out of the component", hint)
         if (text := self.text(path)) is None:
             return None
         options = self.options
@@ -190,6 +194,13 @@ class _Search:
         )
         return image, copied
 
+    def leads_out(self, path: str, component: str) -> bool:
+        """Return whether a file is a link to what is not in its component."""
+        if not os.path.islink(f"{self.contents.root}/{path}"):
+            return False
+        top = os.path.realpath(f"{self.contents.root}/{SOURCE}/{component}")
+        return not os.path.realpath(f"{self.contents.root}/{path}").startswith(f"{top}/")
+
     def files(self, top: str, above: _Rules) -> list[str]:
         """Return the files of a component, relative to it, sorted."""
         rules = self.ignore_rules(f"{top}/{IGNORE_FILE}", above)
@@ -208,10 +219,15 @@ class _Search:
                 directory = entry.is_dir(follow_symlinks=False)
                 if rules.excludes(path, directory=directory, whole=f"{top}/{path}"):
                     continue
-                if not directory:
+                if not directory and not entry.is_symlink() and not entry.is_file(follow_symlinks=False):
+                    # Whoever opened a pipe would wait for ever.
+                    self.notes.append(f"{top}/{printable(path)}: not read, it is no file and no link")
+                elif not directory:
                     found.append(path)
                     if folder != f"{BUILD}/" and self.stem(entry.name):
-                        self.notes.append(f"{top}/{path}: builds no image, it is not in {top}/{BUILD}")
+                        self.notes.append(
+                            f"{top}/{printable(path)}: builds no image, it is not in {top}/{BUILD}"
+                        )
                 elif path in MADE:
                     self.notes.append(f"{top}/{path}: not read, builds make it")
                 else:

@@ -16,6 +16,7 @@ from buildstep.components.graph import Graph
 from buildstep.components.interface import Component, GraphError, Image, Job
 from buildstep.components.settings import Settings
 from buildstep.system.digest import sha256_bytes
+from buildstep.system.text import printable
 
 FORMAT: Final = "1"
 """It is part of every key: another one when the meaning of inputs changes."""
@@ -180,6 +181,7 @@ def _rank(name: str) -> tuple[int, str]:
 
 
 def _sentence(kind: str, name: str, old: str | None, new: str | None) -> str:
+    name = printable(name)
     change = "is new" if old is None else "is gone" if new is None else "changed"
     match kind:
         case "file":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,23 @@ def test_what_hooks_make_need_not_be_named(tmp_path: Path) -> None:
     images(tmp_path, a="FROM x", p="FROM x")
     write(tmp_path, {"a/build/component.dep": "p generated/x lib\n", "p/lib/a": ""})
     assert found(tmp_path).components["a"].dependencies[0].paths == ("lib",)
+
+
+def test_what_is_no_file_is_left_out_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    images(tmp_path, a="FROM x")
+    os.mkfifo(tmp_path / "src/a/pipe")
+    (tmp_path / "src/a/link").symlink_to("/etc")
+    repository = found(tmp_path)
+    assert repository.components["a"].files == ("build/a.common.dockerfile", "link")
+    assert repository.notes == ("src/a/pipe: not read, it is no file and no link",)
+
+
+def test_a_description_outside_of_the_component_is_refused(tmp_path: Path) -> None:
+    images(tmp_path, a="FROM x")
+    write(tmp_path, {"a/shared": "FROM x", "../outside": "FROM x"})
+    (tmp_path / "src/a/build/in.dockerfile").symlink_to("../shared")
+    (tmp_path / "src/a/build/out.dockerfile").symlink_to("../../../outside")
+    assert faults(tmp_path) == ["src/a/build/out.dockerfile: is a link that leads out of the component"]
 
 
 def test_our_own_kind_names_its_base(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass, field
@@ -159,6 +160,16 @@ def test_a_link_counts_by_its_text(three: Path) -> None:
     (three / "src/a/link").unlink()
     (three / "src/a/link").symlink_to("elsewhere")
     assert plan_of(three, history).jobs["a"].reason == "link changed"
+
+
+def test_a_name_that_is_no_text_can_be_printed(three: Path) -> None:
+    history = Memory()
+    history.build(graph(three))
+    Path(os.fsdecode(os.fsencode(three) + b"/src/a/\xff\x1b")).touch()
+    plan = plan_of(three, history)
+    assert plan.jobs["a"].reason == "?? is new"
+    "".join(plan_lines(plan)).encode()
+    json.dumps(plan_json(plan)).encode()
 
 
 def test_the_description_of_a_sister_image_counts_only_for_who_copies_it(tmp_path: Path) -> None:
