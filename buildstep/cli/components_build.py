@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-from buildstep.cli.components_options import SELECT, decides_keys, open_
+from buildstep.cli.components_options import (
+    AFFECTED,
+    DOWNSTREAM,
+    SELECT,
+    decides_keys,
+    open_,
+    selected,
+)
 from buildstep.cli.options import JSON, show
 
 
 @click.command("build")
 @SELECT
+@AFFECTED
+@DOWNSTREAM
 @click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", default=None,
               help="Jobs at a time (default: what processors, memory and disk have room for).")  # fmt: skip
 @click.option(
@@ -56,25 +66,18 @@ def _build(
 ) -> int:
     from buildstep.components import plan_drawing, report
     from buildstep.components.console import summary, view_for
-    from buildstep.components.flow import How, build
+    from buildstep.components.flow import How, Outcome, build
     from buildstep.components.run import Rules, check
     from buildstep.system import namespaces
 
     plan_drawing.check_name(graph)
     opened = open_(root, options)
-    again: set[str] = set()
-    if options["again"]:
-        from buildstep.components.plan import select
-
-        names = options["names"]
-        again = set(opened.graph.of_components(opened.graph.repository.components))
-        if names:
-            again = set(select(opened.graph, names).chosen)
+    selection = selected(opened, options["names"], options["words"], options["downstream"])
     with view_for(sys.stderr, verbose=verbose, quiet=quiet) as view:
-        for note in (*opened.graph.repository.notes, *opened.graph.notes):
+        for note in (*selection.notes, *opened.graph.repository.notes, *opened.graph.notes):
             view.tell(f"note: {note}")
         how = How(
-            rules=Rules(keep_going=options["keep_going"], again=again),
+            rules=Rules(keep_going=options["keep_going"], again=selection.chosen if options["again"] else ()),
             at_once=options["jobs"] or 0,
             keep=options["keep_stages"],
             # What is mounted would be gone when somebody looks at the stages.
@@ -82,7 +85,11 @@ def _build(
             say=view.say,
             tell=view.tell,
         )
-        outcome = build(opened, options["names"], view, how)
+        if selection.chosen or not options["words"]:
+            outcome = build(opened, selection, view, how)
+        else:
+            view.tell("no component is affected")
+            outcome = Outcome(jobs={}, results={}, started=time.time(), seconds=0.0)
     if junit is not None:
         report.write_junit(junit, outcome)
     if graph is not None:

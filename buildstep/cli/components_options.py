@@ -18,7 +18,7 @@ from buildstep.cli.options import pairs
 if TYPE_CHECKING:
     from buildstep.components.flow import Opened
     from buildstep.components.graph import Graph
-    from buildstep.components.plan import Plan
+    from buildstep.components.plan import Plan, Selection
 
 ROOT = click.option(
     "--root", type=click.Path(path_type=Path, file_okay=False, exists=True), default=".", metavar="DIR",
@@ -123,18 +123,25 @@ class Work:
 
     def plan(self, names: Sequence[str] = (), words: Sequence[str] = (), downstream: Any = "all") -> Plan:
         """Return the plan for the names of --select, and what --affected-by names."""
-        from buildstep.components.affected import affected, find_change
         from buildstep.components.flow import known_bases
-        from buildstep.components.plan import make_plan, select
+        from buildstep.components.plan import make_plan
 
-        jobs: set[str] | None = None
-        notes: list[str] = []
-        if words:
-            change = find_change(self.root, words, cwd=Path.cwd())
-            jobs, notes = affected(self.graph, change, downstream)
-        selection = select(self.graph, names, affected=jobs, notes=notes)
+        selection = selected(self.opened, names, words, downstream)
         known_bases(self.opened)
         return make_plan(self.graph, selection, self.opened.inputs, self.opened.records)
+
+
+def selected(opened: Opened, names: Sequence[str], words: Sequence[str], downstream: Any) -> Selection:
+    """Return what the options --select, --affected-by and --downstream choose."""
+    from buildstep.components.affected import affected, find_change
+    from buildstep.components.plan import select
+
+    jobs: set[str] | None = None
+    notes: list[str] = []
+    if words:
+        change = find_change(opened.graph.repository.root, words, cwd=Path.cwd())
+        jobs, notes = affected(opened.graph, change, downstream)
+    return select(opened.graph, names, affected=jobs, notes=notes)
 
 
 def with_work(job: Callable[..., int | None]) -> Callable[..., int]:

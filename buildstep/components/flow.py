@@ -16,7 +16,7 @@ from buildstep.components.executors.local import Machine
 from buildstep.components.graph import Graph
 from buildstep.components.inputs import Inputs, configured, key_of
 from buildstep.components.interface import Action, Built, Executor, Job, Result
-from buildstep.components.plan import select
+from buildstep.components.plan import Selection, select
 from buildstep.components.records import Records, state_directory
 from buildstep.components.run import Key, Rules, Scheduler, Watcher
 from buildstep.components.settings import Flags, Settings, load
@@ -54,12 +54,13 @@ class Opened:
         inputs = self.inputs.all(job.name, outputs)
         return Key(key_of(inputs), inputs)
 
-    def jobs(self, names: Sequence[str]) -> dict[str, Job]:
-        """Return the jobs of components, or of images, and all that they need; of all without a name.
+    def jobs(self, names: Sequence[str] | Selection) -> dict[str, Job]:
+        """Return the jobs of components, or of images, and all that they need; of all without a name. Or
+        those of a selection.
 
         Raises UsageError for a name that is none, GraphError for a cycle.
         """
-        chosen = select(self.graph, names)
+        chosen = names if isinstance(names, Selection) else select(self.graph, names)
         order = self.graph.order(chosen.chosen | chosen.needed)
         return {name: self.graph.jobs[name] for name in order}
 
@@ -187,8 +188,9 @@ class Outcome:
     seconds: float
 
 
-def build(opened: Opened, names: Sequence[str], watcher: Watcher, how: How) -> Outcome:
-    """Build components and all that they need. Returns how each job ended; a failed job raises nothing.
+def build(opened: Opened, names: Sequence[str] | Selection, watcher: Watcher, how: How) -> Outcome:
+    """Build components, or a selection, and all that they need. Returns how each job ended; a failed job
+    raises nothing.
 
     Raises UsageError for a wrong name, GraphError for a cycle, ToolMissing without a builder.
     """

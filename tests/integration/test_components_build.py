@@ -143,6 +143,23 @@ def test_a_change_in_the_root_reaches_what_is_made_from_it(place: Place) -> None
     }  # fmt: skip
 
 
+def test_d06_only_what_a_change_affects_is_built_and_drawn(place: Place) -> None:
+    place.edit("hadoop-ai/ai/gpu.properties", "true", "false")
+    place.edit("zookeeper/zoo.cfg", "2181", "2182")
+    page = place.top / "run.html"
+    states = place.build("--affected-by", "src/hadoop-ai/ai", "--graph", os.fspath(page))
+    assert {name for name, state in states.items() if state == "built"} == {
+        "hadoop-ai:pre", "hadoop-run:pre", "hadoop-run", "end-to-end-test", "yarn-frameworklauncher",
+    }  # fmt: skip
+    assert {name for name, state in states.items() if state == "reused"} == {
+        "base-image", "yarn-frameworklauncher:pre",
+    }  # fmt: skip
+    assert "The critical path is " in page.read_text()
+    assert 'data-name="zookeeper"' not in page.read_text()
+    assert place.build("--affected-by", "src/none-of-ours") == {}
+    assert place.run("build", "--graph", "run.png").returncode == ExitCode.USAGE
+
+
 def test_a_failing_hook_names_its_component_and_stops_only_what_depends_on_it(place: Place) -> None:
     place.edit("hadoop-ai/build/build-pre.sh", "set -e\n", "set -e\necho no more disk; exit 7\n")
     place.edit("zookeeper/zoo.cfg", "\n", "\n# x\n")
