@@ -36,7 +36,7 @@ BAR = 1.15
 HOOK = """\
 #!/bin/sh
 set -e
-python3 -c 'import time
+{python} -S -c 'import time
 while time.process_time() < {cpu}:
     pass'
 sleep {wait}
@@ -51,7 +51,7 @@ def make_repository(top: Path, files: int, cpu: float, wait: float) -> None:
             folder = top / f"src/c{level}{place}"
             (folder / "build").mkdir(parents=True)
             hook = folder / "build/build-pre.sh"
-            hook.write_text(HOOK.format(cpu=cpu, wait=wait))
+            hook.write_text(HOOK.format(python=sys.executable, cpu=cpu, wait=wait))
             hook.chmod(0o755)
             if level:
                 (folder / "build/component.dep").write_text(f"c{level - 1}{place}\n")
