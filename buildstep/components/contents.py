@@ -39,17 +39,18 @@ class Contents:
                 with open(full, "rb") as stream:
                     self._digests[path] = hashlib.file_digest(stream, "sha256").hexdigest()
             else:
-                self._digests[path] = hashlib.sha256(self._read(path)).hexdigest()
+                self._digests[path] = hashlib.sha256(self._read(path, info.st_size)).hexdigest()
         return f"f {'x' if info.st_mode & 0o100 else '-'} {self._digests[path]}"
 
-    def _read(self, path: str) -> bytes:
+    def _read(self, path: str, size: int = 0) -> bytes:
         self.reads += 1
         # Without an object for each of a hundred thousand small files.
         fd = os.open(os.path.join(self.root, path), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            data = os.read(fd, _LARGE)
-            while more := os.read(fd, _LARGE):
-                data += more
+            data = os.read(fd, size + 1)
+            if len(data) > size:  # it has grown, or nobody knew how long it is
+                while more := os.read(fd, _LARGE):
+                    data += more
             return data
         finally:
             os.close(fd)
