@@ -83,6 +83,7 @@ def open_components(
     options = settings.read_options(environ)
     graph = Graph(discover(root, options), options)
     place = state.absolute() if state else state_directory(root, environ)
+    graph.repository.contents.index = place / "contents.json"
     once = functools.cache(lambda: open_builder(builder, environ))
     stages = Stages(place, root)
     bases: dict[str, str] = {}
@@ -222,6 +223,7 @@ def build(opened: Opened, names: Sequence[str] | Selection, watcher: Watcher, ho
             else:
                 worker.stages.clear()
         worker.stages.prune(opened.records.outputs())
+        opened.graph.repository.contents.save()
     return Outcome(jobs=jobs, results=results, started=started, seconds=time.monotonic() - begun)
 
 
