@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buildstep.components.contents import Contents
@@ -91,6 +91,16 @@ def test_a_hook_that_runs_after_comes_before_those_who_want_products(tmp_path: P
     [
         ("FROM a", True),
         ("FROM a:latest", True),
+        ("from a", True),
+        ("FROM --platform=linux/amd64 a AS x", True),
+        ("ARG V=a\nFROM $V", True),
+        ("ARG V=b\nFROM ${V:+a}", True),
+        ("FROM x\nCOPY --from=a / /", True),
+        ("FROM x\nRUN --mount=type=bind,from=a,target=/a ls /a", True),
+        ("FROM x AS a\nFROM a", False),
+        ("FROM x AS a\nFROM y\nCOPY --from=a / /", False),
+        ("FROM x\nRUN <<EOF\nFROM a\nEOF", False),
+        ("FROM x\nRUN echo \\\n# a comment\n  FROM a", False),
         ("FROM localhost/a", True),
         ("FROM registry.example:5000/team/a:7", True),
         ("FROM registry.example:5000/other/a", False),
@@ -238,6 +248,7 @@ def acyclic(draw: st.DrawFn) -> Graph:
     return Graph(Repository(root=Path(), components=parts, notes=(), contents=Contents(Path())))
 
 
+@settings(max_examples=50)
 @given(acyclic())
 def test_whatever_a_job_needs_comes_before_it(made: Graph) -> None:
     order = made.order()
@@ -246,6 +257,7 @@ def test_whatever_a_job_needs_comes_before_it(made: Graph) -> None:
     assert all(place[need] < place[job.name] for job in made.jobs.values() for need in job.needs)
 
 
+@settings(max_examples=50)
 @given(acyclic())
 def test_a_level_needs_only_earlier_ones_and_none_is_later_than_it_must_be(made: Graph) -> None:
     level = {name: at for at, names in enumerate(made.levels()) for name in names}
@@ -255,6 +267,7 @@ def test_a_level_needs_only_earlier_ones_and_none_is_later_than_it_must_be(made:
         assert at == max(providers, default=-1) + 1
 
 
+@settings(max_examples=50)
 @given(acyclic())
 def test_upstream_and_downstream_say_the_same_from_both_ends(made: Graph) -> None:
     for name in made.jobs:
