@@ -21,6 +21,7 @@ from buildstep.components.settings import BuildOptions
 from buildstep.errors import BuildstepError, ToolMissing
 from buildstep.system import process
 from buildstep.system.registry import Registry, importing
+from buildstep.system.remove import remove_tree
 
 _ID: Final = re.compile(r"(sha256:)?([0-9a-f]{64})")
 
@@ -68,7 +69,7 @@ class Builder(Protocol):
         ...
 
     def save(self, image: str, layout: Path, run: Run) -> None:
-        """Write an image as an OCI layout: a directory that is made, or a tar file if it ends in `.tar`."""
+        """Write an image as an OCI layout, a directory that is made."""
         ...
 
     def load(self, file: Path, name: str, run: Run) -> str:
@@ -197,8 +198,7 @@ class Buildah:
         ]  # fmt: skip
 
     def save(self, image: str, layout: Path, run: Run) -> None:
-        scheme = "oci-archive" if layout.suffix == ".tar" else "oci"
-        argv = [*self._words, "push", "--quiet", _bare(image), f"{scheme}:{layout}"]
+        argv = [*self._words, "push", "--quiet", _bare(image), f"oci:{layout}"]
         run(argv, self._env, f"saving {image[:19]}")
 
     def load(self, file: Path, name: str, run: Run) -> str:
@@ -257,12 +257,17 @@ class Docker:
         ]  # fmt: skip
 
     def save(self, image: str, layout: Path, run: Run) -> None:
-        archive = layout if layout.suffix == ".tar" else layout.with_suffix(".tar")
+        archive = layout.with_suffix(".tar")
         run(["docker", "save", "--output", os.fspath(archive), image], self._env, f"saving {image[:19]}")
-        if archive != layout:
-            layout.mkdir()
-            run(["tar", "-C", os.fspath(layout), "-xf", os.fspath(archive)], self._env, "unpacking an image")
-            archive.unlink()
+        layout.mkdir()
+        run(["tar", "-C", os.fspath(layout), "-xf", os.fspath(archive)], self._env, "unpacking an image")
+        if not (layout / "oci-layout").exists():
+            # Engines before docker 25 write the older form only.
+            remove_tree(layout)
+            process.which("skopeo", hint="this docker engine writes no OCI images: apt-get install skopeo")
+            argv = ["skopeo", "copy", "--quiet", f"docker-archive:{archive}", f"oci:{layout}"]
+            run(argv, self._env, f"converting {image[:19]}")
+        archive.unlink()
 
     def load(self, file: Path, name: str, run: Run) -> str:
         run(["docker", "load", "--quiet", "--input", os.fspath(file)], self._env, f"loading {file.name}")

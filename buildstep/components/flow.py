@@ -15,7 +15,7 @@ from buildstep.components.discover import discover
 from buildstep.components.executors.local import Machine
 from buildstep.components.graph import Graph
 from buildstep.components.inputs import Inputs, configured, key_of
-from buildstep.components.interface import Action, Built, Executor, Job, Result
+from buildstep.components.interface import Action, Built, Executor, Job, Result, State
 from buildstep.components.plan import Selection, select
 from buildstep.components.records import Records, state_directory
 from buildstep.components.run import Key, Rules, Scheduler, Watcher
@@ -222,7 +222,8 @@ def build(opened: Opened, names: Sequence[str] | Selection, watcher: Watcher, ho
                 how.tell(f"the staged components are kept: {opened.state / 'stage'}")
             else:
                 worker.stages.clear()
-        worker.stages.prune(opened.records.outputs())
+        if any(result.state is State.BUILT for result in results.values()):
+            worker.stages.prune(opened.records.outputs())
         opened.graph.repository.contents.save()
     return Outcome(jobs=jobs, results=results, started=started, seconds=time.monotonic() - begun)
 

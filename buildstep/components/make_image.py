@@ -80,9 +80,8 @@ def from_manifest(making: Making) -> str:
             "--dir", os.fspath(making.stage.folder / "proto"), "--output-dir", os.fspath(folder / "out"),
         ]  # fmt: skip
         for image in making.bases.values():
-            archive = folder / "base.tar"
-            making.builder.save(image, archive, making.run)
-            argv += ["--image", f"oci:{archive}"]
+            making.builder.save(image, folder / "base", making.run)
+            argv += ["--image", f"oci:{folder / 'base'}"]
         if making.image.file.endswith(".j2"):
             argv += [f"-D{name}={value}" for name, value in making.options.arguments.items()]
         making.run(argv, _pipeline_env(making.environ), f"building {making.image.name}")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from buildstep.components.interface import Built
 from buildstep.pool import default_location
@@ -73,7 +73,7 @@ class Records:
         found: set[str] = set()
         if self._folder.is_dir():
             for path in self._folder.glob("*.json"):
-                found.update(built.output for built in _builds(path))
+                found.update(built.output for built in self._read(unquote(path.stem)))
         return found
 
     def _path(self, job: str) -> Path:

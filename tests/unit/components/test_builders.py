@@ -16,7 +16,7 @@ from buildstep.components.settings import BuildOptions
 from buildstep.errors import ToolMissing, UsageError
 from buildstep.system import process
 
-pytestmark = pytest.mark.commands("buildah", "docker")
+pytestmark = pytest.mark.commands("buildah", "docker", "tar", "skopeo")
 
 ID = "sha256:" + "a" * 64
 BASE = "sha256:" + "b" * 64
@@ -124,6 +124,19 @@ def test_an_image_is_looked_up_and_fetched_by_its_reference(stubs: Stubs) -> Non
         assert stubs.calls[-1][-4:] == ["pull", "--quiet", "--", "ubuntu:16.04"]
     stubs.make("buildah", status=1)
     assert Buildah(os.environ).resolve("gone") == ""
+
+
+def test_an_image_of_an_older_docker_engine_is_converted(stubs: Stubs, tmp_path: Path) -> None:
+    stubs.make("docker", "tar")
+    builder = Docker(os.environ)
+    (tmp_path / "image.tar").touch()  # what the engine would write
+    with pytest.raises(ToolMissing, match="skopeo"):
+        builder.save(ID, tmp_path / "image", run)
+    stubs.make("skopeo")
+    builder.save(ID, tmp_path / "image", run)
+    assert stubs.calls[-1][:2] == ["skopeo", "copy"]
+    assert stubs.calls[-1][-1] == f"oci:{tmp_path / 'image'}"
+    assert not (tmp_path / "image.tar").exists()
 
 
 def test_d04_a_build_never_logs_in(stubs: Stubs) -> None:
