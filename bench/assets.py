@@ -4,10 +4,10 @@
 1,000, 700 of 4 KB, 250 of 200 KB and 50 of 5 MB, which do not compress. They go to SeaweedFS through a proxy
 that spoils a share of all calls, and from there into an empty directory, unpacked and verified; rclone copies
 the same files by the same way, and verifies, but does not unpack. Then a pull that is killed with SIGKILL
-when half of the bytes have come, and what the next one still fetches. At last what a register costs: a
-thousand hosts resolved among ten thousand patterns, and a change on its way to two hundred watchers.
+when half of the bytes have come, and what the next one still fetches. `bench.register` is of registers.
 
-By turns, medians, each as it is at a shell; the caches of the kernel are warm.
+By turns, medians, each as it is at a shell; the caches of the kernel are warm. ext4 takes up to ten times as
+long to make a file where many were deleted in the last minutes: TMPDIR names a fresh file system.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bench.files_store import say, timed
 from bench.machine import host, load
@@ -196,76 +195,6 @@ class Bench:
         return (self.way.seen()["sent"] - begin) / self.size
 
 
-# -- the register -------------------------------------------------------------------------------------------
-
-
-def resolving(hosts: int = 1_000, patterns: int = 10_000) -> dict[str, float]:
-    """Seconds for one host among many patterns: the first one, which compiles them, the median, the worst."""
-    from buildstep.assets.patterns import Patterns
-
-    rng = random.Random(SEED)
-    sites, roles = [f"s{number:03}" for number in range(200)], ["web", "db", "api", "cache", "queue"]
-    made = {"*": ("base",)}
-    while len(made) < patterns:
-        site, role, number = rng.choice(sites), rng.choice(roles), rng.randrange(100)
-        kind = rng.randrange(5)
-        made[
-            (
-                f"{site}-{role}-{number:02}",
-                f"{site}-{role}-{number % 10}*",
-                f"{site}-{role}-[0-4]{number % 10}",
-                f"*-{role}-{number:02}?{rng.randrange(1000)}",
-                f"{site}-?{role[1:]}-{number:02}*{rng.randrange(10)}",
-            )[kind]
-        ] = (role,)
-    begin = time.monotonic()
-    index = Patterns(made)
-    index.resolve("warm-up")
-    compiled = time.monotonic() - begin
-    times = []
-    for _ in range(hosts):
-        name = f"{rng.choice(sites)}-{rng.choice(roles)}-{rng.randrange(100):02}"
-        begin = time.monotonic()
-        index.resolve(name)
-        times.append(time.monotonic() - begin)
-    return {
-        "resolve: compile": compiled,
-        "resolve: median": statistics.median(times),
-        "resolve: worst": max(times),
-    }
-
-
-def watching(url: str, watchers: int = 200) -> dict[str, float]:
-    """Seconds from a change of a mapping until the first, and until the last of many watchers has it."""
-    from buildstep.assets import open_register
-    from buildstep.assets.interface import RegisterAccess
-    from buildstep.events import Bus
-
-    def register() -> Any:
-        return open_register(url, RegisterAccess(environ=os.environ, bus=Bus()))
-
-    index = register().read().index
-    heard: list[float] = []
-    waiting = threading.Barrier(watchers + 1)
-
-    def watch() -> None:
-        mine = register()
-        waiting.wait()
-        mine.wait(index, 30.0)
-        heard.append(time.monotonic())
-
-    threads = [threading.Thread(target=watch) for _ in range(watchers)]
-    for thread in threads:
-        thread.start()
-    waiting.wait()
-    time.sleep(1.0)  # until all of them have asked
-    begin = time.monotonic()
-    assert register().swap("bench-*", ("bench",), None)
-    for thread in threads:
-        thread.join()
-    return {"watch: first": min(heard) - begin, "watch: last of 200": max(heard) - begin}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--assets", type=int, default=1_000)
@@ -275,7 +204,7 @@ def main() -> None:
     options = parser.parse_args()
     rows: dict[str, list[float]] = {}
     processor: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="assets-") as name:
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", "/var/tmp"), prefix="assets-") as name:
         top = Path(name)
         facts = host(top)
         (top / "weed").mkdir()
@@ -292,8 +221,6 @@ def main() -> None:
             killed = bench.killed()
             faults = way.seen()
             say(f"after a kill at half: {killed:.0%} of the bytes fetched; calls: {faults}")
-        for what, seconds in {**resolving(), **_watched(top)}.items():
-            rows[what] = [seconds]
         found = {
             "format": FORMAT,
             "host": facts,
@@ -310,14 +237,6 @@ def main() -> None:
     if options.out:
         options.out.write_text(json.dumps(found, indent=2) + "\n")
     say(json.dumps(found["median"]))
-
-
-def _watched(top: Path) -> dict[str, float]:
-    from tests.servers.consul import agent
-
-    # An agent lets one address have 200 connections, and each host has an agent of its own.
-    with agent(top / "consul", config={"limits": {"http_max_conns_per_client": 1000}}) as started:
-        return watching(started.url)
 
 
 if __name__ == "__main__":

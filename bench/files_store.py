@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     rows: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="files-store-") as name:
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", "/var/tmp"), prefix="files-store-") as name:
         top = Path(name)
         facts = host(top)
         bench = Bench(top, options.files)
