@@ -43,7 +43,7 @@ class Contents:
         TYPE is `f` or `l`; MODE is `x` for what its owner may execute, else `-`: the other bits differ
         between checkouts of the same commit.
         """
-        full = os.path.join(self.root, path)
+        full = f"{self.root}/{path}"
         info = os.lstat(full)
         if (info.st_mode & 0o170000) == 0o120000:
             return "l - " + hashlib.sha256(os.fsencode(os.readlink(full))).hexdigest()

@@ -274,7 +274,8 @@ class _Search:
                     same = [other for other in known if other.lower() == row.provider.lower()]
                     hint = f'did you mean "{same[0]}"?' if same else schema.near(row.provider, known)
                     self.fault(row.where, f"there is no component {row.provider}", hint)
-            self.components[name] = replace(component, dependencies=_merged(kept))
+            if rows:
+                self.components[name] = replace(component, dependencies=_merged(kept))
         for name in sorted(wanted & self.plain):
             top = f"{SOURCE}/{name}"
             self.components[name] = Component(

@@ -50,26 +50,37 @@ def instructions(text: str) -> Instructions:
     escape = re.escape(found.escape)
     continued = re.compile(rf"(?:^|(?<!{escape})){escape}[ \t]*\r?$")
     while at < len(lines):
-        begin, more = at, True
-        parts: list[str] = []
-        while more and at < len(lines):
-            line = lines[at]
-            at += 1
-            bare = line.strip()
-            if bare.startswith("#") or (parts and not bare):
-                more = bool(parts)
-                continue
-            end = continued.search(line) if found.escape in line else None
-            more = end is not None
-            parts.append(line[: end.start()] if end else line.removesuffix("\r"))
-        name, _, rest = "".join(parts).strip().partition(" ")
-        if "\t" in name:
-            name, _, rest = "".join(parts).strip().partition("\t")
-        if name:
-            row = Instruction(name.upper(), rest.strip(), begin + 1)
+        begin, bare = at, lines[at].strip()
+        at += 1
+        if not bare or bare[0] == "#":
+            continue
+        if found.escape in bare:
+            at -= 1
+            bare, at = _joined(lines, at, continued)
+        # An escape alone, and nothing that goes on from it, is no instruction.
+        if words := bare.split(None, 1):
+            row = Instruction(words[0].upper(), words[1] if len(words) > 1 else "", begin + 1)
             found.rows.append(row)
-            at = _past_heredocs(row, lines, at, found)
+            if "<<" in row.rest:
+                at = _past_heredocs(row, lines, at, found)
     return found
+
+
+def _joined(lines: list[str], at: int, continued: re.Pattern[str]) -> tuple[str, int]:
+    """Return a line with those that continue it, and the index of the one after them. Comments and empty
+    lines among them are left out."""
+    parts: list[str] = []
+    more = True
+    while more and at < len(lines):
+        line = lines[at]
+        at += 1
+        bare = line.strip()
+        if parts and (not bare or bare[0] == "#"):
+            continue
+        end = continued.search(line)
+        more = end is not None
+        parts.append(line[: end.start()] if end else line.removesuffix("\r"))
+    return "".join(parts).strip(), at
 
 
 def _directives(lines: list[str], found: Instructions) -> int:

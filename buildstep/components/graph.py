@@ -53,7 +53,10 @@ class Graph:
         needs: dict[str, set[str]] = {name: set() for name in jobs}
         for provider_job, consumer_job in self.reasons:
             needs[consumer_job].add(provider_job)
-        self.jobs = {name: replace(jobs[name], needs=tuple(sorted(needs[name]))) for name in sorted(jobs)}
+        self.jobs = {
+            name: replace(jobs[name], needs=tuple(sorted(needs[name]))) if needs[name] else jobs[name]
+            for name in sorted(jobs)
+        }
 
     def _hooks(self, component: Component) -> None:
         """The hook before comes before the images of its component, and the one after comes after both."""
