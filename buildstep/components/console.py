@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Protocol, Self, TextIO
@@ -25,6 +25,8 @@ class View(AbstractContextManager["View"], Protocol):
     def phase(self, job: Job, phase: Phase, why: str) -> None: ...
 
     def ended(self, job: Job, result: Result) -> None: ...
+
+    def still(self, names: Collection[str]) -> None: ...
 
     def say(self, job: Job, text: str) -> None:
         """Show a line of a job; from any thread."""
@@ -59,6 +61,9 @@ class Lines:
 
     def ended(self, job: Job, result: Result) -> None:
         self._print(f"{job.name}: {describe(result)}")
+
+    def still(self, names: Collection[str]) -> None:
+        self._print(f"still building: {', '.join(names)}")
 
     def say(self, job: Job, text: str) -> None:
         if self._output and (shown := shown_line(text)) is not None:
@@ -104,6 +109,9 @@ class Table:
         if result.state is State.FAILED:
             self._table.print(f"{job.name}: {describe(result)}", "bold red")
 
+    def still(self, names: Collection[str]) -> None:
+        pass  # the seconds in the table go on
+
     def say(self, job: Job, text: str) -> None:
         with self._lock:
             row = self._rows.get(job.name)
@@ -133,6 +141,9 @@ class Silent:
         pass
 
     def ended(self, job: Job, result: Result) -> None:
+        pass
+
+    def still(self, names: Collection[str]) -> None:
         pass
 
     def say(self, job: Job, text: str) -> None:

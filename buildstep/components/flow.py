@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from buildstep.components.inputs import Inputs, configured, key_of
 from buildstep.components.interface import Action, Built, Executor, Job, Result, State
 from buildstep.components.plan import Selection, select
 from buildstep.components.records import Records, state_directory
-from buildstep.components.run import Key, Rules, Scheduler, Watcher
+from buildstep.components.run import Key, Phase, Rules, Scheduler, Watcher
 from buildstep.components.settings import Flags, Settings, load
 from buildstep.components.stage import Stages
 from buildstep.components.work import Place, Say, Worker
@@ -214,8 +215,9 @@ def build(opened: Opened, names: Sequence[str] | Selection, watcher: Watcher, ho
         )
         worker.stages.clear()
         executor = _executor(how, worker, opened.state)
+        seen = watcher if how.keep else _Tidy(watcher, worker.stages, jobs)
         try:
-            results = Scheduler(jobs, executor, opened.records, opened.key_of, watcher, rules=how.rules).run()
+            results = Scheduler(jobs, executor, opened.records, opened.key_of, seen, rules=how.rules).run()
         finally:
             executor.stop()
             if how.keep:
@@ -226,6 +228,26 @@ def build(opened: Opened, names: Sequence[str] | Selection, watcher: Watcher, ho
             worker.stages.prune(opened.records.outputs())
         opened.graph.repository.contents.save()
     return Outcome(jobs=jobs, results=results, started=started, seconds=time.monotonic() - begun)
+
+
+class _Tidy:
+    """A watcher that removes the stage of each component whose jobs have all ended, and passes all on."""
+
+    def __init__(self, watcher: Watcher, stages: Stages, jobs: Mapping[str, Job]) -> None:
+        self._watcher, self._stages = watcher, stages
+        self._left = Counter(job.component for job in jobs.values())
+
+    def phase(self, job: Job, phase: Phase, why: str) -> None:
+        self._watcher.phase(job, phase, why)
+
+    def still(self, names: Collection[str]) -> None:
+        self._watcher.still(names)
+
+    def ended(self, job: Job, result: Result) -> None:
+        self._left[job.component] -= 1
+        if not self._left[job.component]:
+            self._stages.remove(job.component)
+        self._watcher.ended(job, result)
 
 
 def _executor(how: How, worker: Worker, state: Path) -> Executor:

@@ -19,8 +19,11 @@ from buildstep.components.inputs import differences, summary
 from buildstep.components.interface import Built, Executor, History, Job, Result, State
 from buildstep.errors import BuildstepError, ExitCode
 
-POLL: Final = 0.02
+POLL: Final = 0.03
 """Seconds between two looks at whether the machine has room for one more job."""
+
+BEAT: Final = 30.0
+"""Seconds after which the watcher is told which jobs still run, where none has ended."""
 
 UNKNOWN_SECONDS: Final = 1.0
 """What a job is taken to need that was never built."""
@@ -61,6 +64,10 @@ class Watcher(Protocol):
         """A job has ended."""
         ...
 
+    def still(self, names: Collection[str]) -> None:
+        """These jobs run, and none has ended for a while."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rules:
@@ -96,6 +103,7 @@ class Scheduler:
         self._keys: dict[str, Key] = {}
         self._running: dict[Future[Result], str] = {}
         self._stopping = False
+        self._heard = time.monotonic()
         self._sorter = TopologicalSorter(
             {name: [need for need in job.needs if need in jobs] for name, job in jobs.items()}
         )
@@ -115,11 +123,7 @@ class Scheduler:
                 self._take_ready()
                 self._start()
                 if self._running:
-                    done, _ = wait(
-                        self._running, timeout=POLL if self._ready else None, return_when=FIRST_COMPLETED
-                    )
-                    for future in done:
-                        self._collect(self._running.pop(future), future)
+                    self._await()
         except BaseException:
             self._executor.stop()
             for future, name in list(self._running.items()):
@@ -127,6 +131,19 @@ class Scheduler:
                     self._collect(name, future)
             raise
         return self.results
+
+    def _await(self) -> None:
+        """Wait for a job to end, or for a moment where another one could begin."""
+        timeout = POLL if self._ready else BEAT
+        done, _ = wait(self._running, timeout=timeout, return_when=FIRST_COMPLETED)
+        for future in done:
+            self._collect(self._running.pop(future), future)
+        now = time.monotonic()
+        if done:
+            self._heard = now
+        elif now - self._heard >= BEAT:
+            self._heard = now
+            self._watcher.still(sorted(self._running.values()))
 
     def _take_ready(self) -> None:
         """Take the jobs that are ready now; those that need not run are done, which makes others ready."""

@@ -47,7 +47,9 @@ def test_lines_carry_the_name_of_their_job() -> None:
     lines.say(JOBS["base"], "STEP 1\x1b[2J")
     for name, result in outcome().results.items():
         lines.ended(JOBS[name], result)
+    lines.still(["web", "x"])
     rows = [row[12:] for row in stream.getvalue().splitlines()]
+    assert rows.pop() == "still building: web, x"
     assert rows == [
         "base: building: a changed",
         "base| STEP 1?[2J",

@@ -85,6 +85,14 @@ def test_d06_a_hook_that_makes_the_same_again_builds_nobody_else(rig: Rig) -> No
     assert (states["low:pre"], states["high:pre"]) == (State.BUILT, State.REUSED)
 
 
+def test_a_stage_goes_when_the_last_job_of_its_component_has_ended(rig: Rig) -> None:
+    write(rig.root, {
+        "src/high/build/build-post.sh": f"#!/bin/sh\nls {rig.state}/stage > $BUILDSTEP_GENERATED_DIR/stages\n",
+    })  # fmt: skip
+    rig.build()
+    assert (rig.product("high:post") / "generated/stages").read_text() == "high\n"
+
+
 def test_d11_stages_are_left_where_that_is_asked_for(rig: Rig) -> None:
     rig.build("low", keep=True)
     assert rig.told == [f"the staged components are kept: {rig.state / 'stage'}"]

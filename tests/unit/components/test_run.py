@@ -7,13 +7,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from buildstep.components import run as running
 from buildstep.components.executors import local
 from buildstep.components.executors.local import MORE, LocalExecutor, Machine
 from buildstep.components.interface import Action, Built, Job, Result, State
@@ -65,6 +66,7 @@ class Seen:
 
     def __init__(self) -> None:
         self.why: dict[str, str] = {}
+        self.beats: list[list[str]] = []
 
     def phase(self, job: Job, phase: Phase, why: str) -> None:
         if phase is Phase.RUNNING:
@@ -72,6 +74,9 @@ class Seen:
 
     def ended(self, job: Job, result: Result) -> None:
         assert result.job == job.name
+
+    def still(self, names: Collection[str]) -> None:
+        self.beats.append(sorted(names))
 
 
 class Rig:
@@ -166,6 +171,19 @@ def test_a_job_that_is_asked_for_is_built_again(rig: Rig) -> None:
     rig.run()
     assert rig.run(Rules(again={"base"}))[1] == ["base"]
     assert rig.seen.why == {"base": "asked for"}
+
+
+def test_jobs_that_take_long_are_told_now_and_then(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(Fake):
+        def submit(self, job: Job, outputs: Mapping[str, str]) -> Future[Result]:
+            given = super().submit(job, outputs).result()
+            future: Future[Result] = Future()
+            threading.Timer(0.05 if job.name == "end" else 0, future.set_result, [given]).start()
+            return future
+
+    monkeypatch.setattr(running, "BEAT", 0.02)
+    Scheduler(graph(), Slow(rig.sources), rig.records, rig.key_of, rig.seen).run()
+    assert ["end"] in rig.seen.beats
 
 
 def test_why_says_what_differs() -> None:
