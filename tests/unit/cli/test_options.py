@@ -14,7 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from buildstep.cli import options, session
+from buildstep.cli import guard, options, session
 from buildstep.cli.options import JSON, pairs, short_path, show, with_session
 
 
@@ -35,8 +35,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         return run
 
     monkeypatch.setattr(session, "open_session", open_session)
-    for name in ("enclosed", "guarded"):
-        monkeypatch.setattr(session, name, runner(name))
+    for module, name in ((session, "enclosed"), (guard, "guarded")):
+        monkeypatch.setattr(module, name, runner(name))
     return calls
 
 
