@@ -8,8 +8,10 @@ from collections.abc import Mapping
 DEBIAN: Mapping[str, str] = {
     "apt-get": "apt",
     "btrfs": "btrfs-progs",
+    "buildah": "buildah",
     "bwrap": "bubblewrap",
     "cp": "coreutils",
+    "docker": "docker.io",
     "find": "findutils",
     "git": "git",
     "mkfs.erofs": "erofs-utils",
@@ -21,6 +23,7 @@ DEBIAN: Mapping[str, str] = {
     "nsenter": "util-linux",
     "rsync": "rsync",
     "sh": "dash",
+    "skopeo": "skopeo",
     "ssh": "openssh-client",
     "true": "coreutils",
     "umount": "mount",

@@ -215,7 +215,10 @@ def test_ays_d15_nothing_makes_a_program_of_data(nodes: Nodes) -> None:
         )
         if name.partition(".")[0] in unpacking
     }
-    assert importing == {"system/workers.py"}, "which reads what a fork of the same process sends"
+    # One reads what a fork of the same process sends, the other reads YAML as plain data.
+    assert importing == {"system/workers.py", "components/settings.py"}
+    loading = [name for where, name, _ in called(nodes) if where.startswith("components/settings.py")]
+    assert [name for name in loading if name.startswith("yaml.")] == ["yaml.safe_load"]
 
 
 # -- 20: a large file is one content -------------------------------------------------------------------------
@@ -264,4 +267,6 @@ def test_ays_d22_no_command_asks(nodes: Nodes) -> None:
     ]
     assert asking == []
     banned = {"input", "click.prompt", "click.confirm", "click.getchar", "click.pause", "getpass.getpass"}
-    assert [where for where, name, _ in called(nodes) if name in banned] == []
+    # An edit of mappings is a person's: it asks at a terminal only, and not with --yes.
+    asking = [where for where, name, _ in called(nodes) if name in banned]
+    assert [where for where in asking if not where.startswith("cli/map_edit.py:")] == []
