@@ -1,37 +1,14 @@
-"""Each of daybook's defects has a test, which the page of them names."""
+"""Lists of numbered tests, and defects of daybook that are not of its code."""
 
 from __future__ import annotations
 
-import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from scripts import numbered_tests
-from tests.unit.test_defects import ROW, TESTS
-
-PAGE = TESTS.parent / "docs/explanation/daybook-defects.md"
-COUNT = 17
-
-
-def sections() -> dict[int, str]:
-    parts = re.split(r"^### B(\d+): .+$", PAGE.read_text(), flags=re.MULTILINE)
-    return {int(number): text for number, text in zip(parts[1::2], parts[2::2], strict=True)}
-
-
-SECTIONS = sections()
-
-
-def test_every_number_is_there() -> None:
-    assert list(SECTIONS) == list(range(1, COUNT + 1))
-    assert {number for number, _, _ in numbered_tests.numbered("daybook")} <= set(SECTIONS)
-
-
-@pytest.mark.parametrize("number", range(1, COUNT + 1))
-def test_every_number_has_a_test_and_its_own_list(number: int) -> None:
-    assert f"<!-- table: daybook {number} -->" in SECTIONS[number]
-    assert ROW.findall(SECTIONS[number]), f"no test carries the number {number}"
+from tests.unit.test_defects import TESTS
 
 
 def test_a_test_of_several_numbers_is_under_each(tmp_path: Path) -> None:
