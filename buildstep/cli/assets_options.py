@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from buildstep.cli import values
+from buildstep.cli.options import ENDPOINT
 
 if TYPE_CHECKING:
     from buildstep.assets.interface import AssetStore
@@ -27,8 +28,6 @@ STORE = click.option(
     shell_complete=values.STORES,
     help="Where assets lie: dir:PATH, s3://BUCKET[/PREFIX], ssh://HOST/PATH or, to read, http(s)://HOST/PATH.",
 )
-ENDPOINT = click.option("--endpoint-url", metavar="URL", help="An S3 store that is not Amazon's.")
-QUIET = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 HYPHENS = click.option(
     "--hyphens", is_flag=True, help="Take versions with hyphens, which daybook itself would cut off."
 )

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from buildstep.cli import values
-from buildstep.cli.assets_options import HYPHENS, QUIET, TRUSTED, Work, with_assets
+from buildstep.cli.assets_options import HYPHENS, TRUSTED, Work, with_assets
 from buildstep.cli.map_options import RegisterOptions, register_options
-from buildstep.cli.options import JSON, show
+from buildstep.cli.options import JSON, QUIET, show
 from buildstep.system.text import plural, size_text
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from buildstep.cli import values
-from buildstep.cli.assets_options import HYPHENS, QUIET, Work, with_assets
+from buildstep.cli.assets_options import HYPHENS, Work, with_assets
 from buildstep.cli.files_options import owner
-from buildstep.cli.options import JSON, show
+from buildstep.cli.options import CLAMP, JSON, QUIET, show
 from buildstep.system.text import plural, size_text
 
 if TYPE_CHECKING:
@@ -48,15 +48,7 @@ if TYPE_CHECKING:
     callback=owner,
     help="For a directory: whose its files are on the hosts.",
 )
-@click.option(
-    "--clamp-mtime",
-    "clamp",
-    metavar="SECONDS",
-    type=click.IntRange(0),
-    envvar="SOURCE_DATE_EPOCH",
-    show_envvar=True,
-    help="For a directory or an image: record no later time than this.",
-)
+@CLAMP
 @click.option(
     "--links-out",
     is_flag=True,

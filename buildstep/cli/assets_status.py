@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from buildstep.cli import values
-from buildstep.cli.assets_options import HYPHENS, QUIET, Work, with_assets
+from buildstep.cli.assets_options import HYPHENS, Work, with_assets
 from buildstep.cli.assets_pull import INSTALL_DIR, install_dir
 from buildstep.cli.map_options import RegisterOptions, register_options
-from buildstep.cli.options import JSON, show
+from buildstep.cli.options import JSON, QUIET, show
 
 if TYPE_CHECKING:
     from buildstep.assets.status import Status

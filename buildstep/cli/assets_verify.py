@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from buildstep.cli import values
-from buildstep.cli.assets_options import QUIET, TRUSTED, Work, found, with_assets
-from buildstep.cli.options import JSON, show
+from buildstep.cli.assets_options import TRUSTED, Work, found, with_assets
+from buildstep.cli.options import JSON, QUIET, show
 from buildstep.system.text import plural
 
 if TYPE_CHECKING:

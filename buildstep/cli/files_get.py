@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from buildstep.cli import values
-from buildstep.cli.files_options import PATHS, QUIET, Work, with_work
-from buildstep.cli.options import JSON, show, tell
+from buildstep.cli.files_options import PATHS, Work, with_work
+from buildstep.cli.options import JSON, QUIET, show, tell
 from buildstep.system.text import plural, size_text
 
 if TYPE_CHECKING:

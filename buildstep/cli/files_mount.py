@@ -10,8 +10,8 @@ import click
 
 from buildstep.cli import values
 from buildstep.cli.files_get import tell_left_out
-from buildstep.cli.files_options import PATHS, QUIET, Work, with_work
-from buildstep.cli.options import JSON, show
+from buildstep.cli.files_options import PATHS, Work, with_work
+from buildstep.cli.options import JSON, QUIET, show
 
 
 @click.command("mount")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from buildstep.cli import values
+from buildstep.cli.options import ENDPOINT
 
 if TYPE_CHECKING:
     from buildstep.events import Bus
@@ -26,8 +27,6 @@ STORE = click.option(
     shell_complete=values.STORES,
     help="dir:PATH, s3://BUCKET[/PREFIX], ssh://HOST/PATH or, to read, http(s)://HOST/PATH.",
 )
-ENDPOINT = click.option("--endpoint-url", metavar="URL", help="An S3 store that is not Amazon's.")
-QUIET = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 PATHS = click.option(
     "--path",
     "paths",

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from buildstep.cli import values
-from buildstep.cli.files_options import QUIET, Work, owner, with_work
-from buildstep.cli.options import JSON, show
+from buildstep.cli.files_options import Work, owner, with_work
+from buildstep.cli.options import CLAMP, JSON, QUIET, show
 from buildstep.system.text import plural, size_text
 
 if TYPE_CHECKING:
@@ -27,15 +27,7 @@ if TYPE_CHECKING:
 @click.option(
     "--owner", metavar="UID:GID", callback=owner, help="Record this owner, not the one on this machine."
 )
-@click.option(
-    "--clamp-mtime",
-    "clamp",
-    metavar="SECONDS",
-    type=click.IntRange(0),
-    envvar="SOURCE_DATE_EPOCH",
-    show_envvar=True,
-    help="Record no later time than this.",
-)
+@CLAMP
 @click.option(
     "--linkable",
     is_flag=True,

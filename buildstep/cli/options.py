@@ -17,6 +17,17 @@ from buildstep.system.space import locating
 POOL = click.option(
     "--pool", metavar="URI", shell_complete=values.POOLS, help="The pool (default: the one that builds use)."
 )
+ENDPOINT = click.option("--endpoint-url", metavar="URL", help="An S3 store that is not Amazon's.")
+QUIET = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+CLAMP = click.option(
+    "--clamp-mtime",
+    "clamp",
+    metavar="SECONDS",
+    type=click.IntRange(0),
+    envvar="SOURCE_DATE_EPOCH",
+    show_envvar=True,
+    help="Record no later time than this.",
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,25 +28,11 @@ from tests.integration.conftest import demand
 from tests.servers.consul import Agent, agent, consul  # noqa: F401 - a fixture
 from tests.servers.faulty import faulty
 from tests.servers.fixtures import S3Store, weed  # noqa: F401 - a fixture
+from tests.servers.processes import child, ended
 from tests.unit.assets.pulling import archive, member
 
 SEED = 15
 KILLS = 12
-
-
-def child(job: Callable[[], object]) -> int:
-    """Run a function in a process of its own, and return its number. A failure of it is status 1."""
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        job()
-        status = 0
-    except BaseException:  # noqa: BLE001 - a fork of the test runner must end here, whatever happens
-        traceback.print_exc()
-    finally:
-        os._exit(status)
 
 
 def until(done: Callable[[], bool], seconds: float) -> None:
@@ -55,10 +40,6 @@ def until(done: Callable[[], bool], seconds: float) -> None:
     while not done():
         assert time.monotonic() < end
         time.sleep(0.01)
-
-
-def ended(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 Sizes = dict[str, int]

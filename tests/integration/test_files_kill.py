@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,30 +16,12 @@ from buildstep.files.content import ContentStore, Settings
 from buildstep.files.leases import Lease
 from buildstep.files.put import Options, put_tree
 from buildstep.files.verify import verify
+from tests.servers.processes import child, ended
 from tests.unit.files.stored import new_store
 from tests.unit.trees import scanned
 
 SEED = 14
 KILLS = 20
-
-
-def child(job: Callable[[], None]) -> int:
-    """Run a function in a process of its own, and return its number. A failure of it is status 1."""
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        job()
-        status = 0
-    except BaseException:  # noqa: BLE001 - a fork of the test runner must end here, whatever happens
-        traceback.print_exc()
-    finally:
-        os._exit(status)
-
-
-def ended(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def make_tree(top: Path, rng: random.Random, *, files: int) -> Path:

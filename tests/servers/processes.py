@@ -1,12 +1,14 @@
-"""Start a server program, wait until it answers, and stop it by its own pid."""
+"""Start a server program or a fork, wait for it, and stop it by its own pid."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -48,3 +50,23 @@ def running(
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait(5)
+
+
+def child(job: Callable[[], object]) -> int:
+    """Run a function in a process of its own, and return its number. A failure of it is status 1."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        job()
+        status = 0
+    except BaseException:  # noqa: BLE001 - a fork of the test runner must end here, whatever happens
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def ended(pid: int) -> int:
+    """Wait for the end of a process, and return its exit code; a signal that killed it is negative."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
