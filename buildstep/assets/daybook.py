@@ -162,12 +162,13 @@ def load(path: str) -> Daybook:
         raise SpecError(path, [_explained(fault, source) for fault in error.faults]) from error
     if isinstance(data, dict):  # Go compares names of keys without their case
         data = {key if key in RULE["properties"] else key.lower(): value for key, value in data.items()}
+        # Nothing is set by what is empty, whatever the key: files are made from templates.
+        empty = [key for key, value in data.items() if key in RULE["properties"] and value in (None, "")]
+        data = {key: value for key, value in data.items() if key not in empty}
     if faults := schema.check(data, RULE, "$"):
         raise SpecError(path, faults)
     assert isinstance(data, dict)
-    known = {
-        key: value for key, value in data.items() if key in RULE["properties"] and value not in (None, "")
-    }
+    known = {key: value for key, value in data.items() if key in RULE["properties"]}
     if "keep" in known:
         known["keep"] = int(known["keep"])  # 3.0 is a whole number to JSON
     settings = Daybook(**known)
@@ -183,7 +184,8 @@ def _explained(fault: Fault, source: str) -> Fault:
     before = next((at for at in range(len(lines), 0, -1) if lines[at - 1].strip()), 0)
     if not before or lines[before - 1].rstrip().endswith((",", "{", "[", ":")):
         return fault
-    return replace(fault, hint=f"a comma is missing at the end of line {before}: {lines[before - 1].strip()}")
+    # Not what the line holds: it may be the secret key.
+    return replace(fault, hint=f"a comma is missing at the end of line {before}")
 
 
 def _unknown(path: str, data: Mapping[str, object]) -> list[str]:

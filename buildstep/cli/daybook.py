@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -239,19 +239,29 @@ def _map(flags: Flags) -> int:
         there = register.load(pattern)
         if there is None:
             raise UsageError(f"Failed to list the services for '{pattern}': it does not exist")
-        services: tuple[str, ...] | None = there.services
-    elif action == "add":
+        _tell_faults(there.faults, "not counted, as it is wrong")
+        say(f"Services for '{pattern}': {', '.join(there.services) or 'none'}")
+        say("All done!")
+        return 0
+    if action == "add":
         say(f"Adding services to '{pattern}'...")
-        services = mapping.add(register, pattern, names).after
+        change = mapping.add(register, pattern, names)
     else:
         say(f"Removing services from '{pattern}'...")
         change = mapping.remove(register, pattern, names)
         if change.unknown:
             say(f"not among them: {', '.join(change.unknown)}")
-        services = change.after
-    say(f"Services for '{pattern}': {', '.join(services) if services else 'none, the mapping is removed'}")
+    _tell_faults(change.dropped, "left out, as it was wrong")
+    _tell_faults(change.kept, "still wrong")
+    left = ", ".join(change.after) if change.after else "none, the mapping is removed"
+    say(f"Services for '{pattern}': {left}")
     say("All done!")
     return 0
+
+
+def _tell_faults(faults: Iterable[str], what: str) -> None:
+    for fault in faults:
+        say(f"{what}: {fault}")
 
 
 _JOBS: Final[dict[str, Callable[[Flags], int]]] = {

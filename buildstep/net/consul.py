@@ -109,9 +109,11 @@ class ConsulKv:
         return None if row is None else _pair(row)
 
     def may_read(self, prefix: str) -> None:
-        """Raise Denied unless this token may read the key that is the prefix itself, and so, by a rule for a
-        prefix, those below it: a listing does not tell."""
-        self.get(prefix)
+        """Raise Denied unless this token may read the keys below a prefix: a listing does not tell.
+
+        Asked for is one below it: who has a rule for the prefix as a single key may read that, and no other.
+        """
+        self._call(f"read the keys below {prefix}", lambda: self._client.kv.get(f"{prefix}~"))
 
     def put(self, key: str, value: bytes, version: int) -> bool:
         """Set a key if it still has this version, 0: if it is not there. Return whether that was so."""

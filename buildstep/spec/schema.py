@@ -238,8 +238,13 @@ def _listed(options: Sequence[object]) -> str:
     return shown[0] if len(shown) == 1 else "one of " + ", ".join(shown)
 
 
+_CREDENTIALS = re.compile(r"//[^/@\s\"]+@")
+"""Who calls, and often the password, in a URL: logs of CI are read by many."""
+
+
 def _shown(value: object) -> str:
     shown = json.dumps(value, ensure_ascii=True, default=str)
+    shown = _CREDENTIALS.sub("//***@", shown)
     return shown if len(shown) <= 60 else shown[:57] + "..."  # a fault stays one line
 
 

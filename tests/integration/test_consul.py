@@ -208,11 +208,13 @@ def test_d08_a_denied_read_is_never_no_mappings(locked_consul: Agent) -> None:  
     locked_consul.put(f"{PREFIX}web-*", "a")
     accessor, secret = locked_consul.token('key_prefix "daybook/" { policy = "read" }')
     _, narrow = locked_consul.token(f'key_prefix "{PREFIX}web" {{ policy = "read" }}')
+    _, itself = locked_consul.token(f'key "{PREFIX}" {{ policy = "read" }}')
     _, elsewhere = locked_consul.token('key_prefix "other/" { policy = "write" }')
     unknown = {"CONSUL_HTTP_TOKEN": "5a1e0c6e-0000-4000-8000-00000000beef"}
     environs: list[dict[str, str]] = [
         {},
         {"CONSUL_HTTP_TOKEN": narrow},
+        {"CONSUL_HTTP_TOKEN": itself},
         {"CONSUL_HTTP_TOKEN": elsewhere},
         unknown,
     ]

@@ -52,6 +52,21 @@ def test_d13_removing_the_last_service_is_no_failure(call: Call) -> None:
     assert call("daybook-map", "list", "db")[0] == 1
 
 
+def test_a_mapping_that_holds_what_is_no_service_is_told(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "mappings.json").write_text('{"hosts": {"a": [], "b": ["web", "my-web"]}}')
+    assert call("daybook-map", "list", "a")[1][1:3] == [
+        "not counted, as it is wrong: 'a': has no services",
+        "Services for 'a': none",
+    ]
+    wrong = "'b': 'my-web' is no name of a service"
+    assert call("daybook-map", "list", "b")[1][1:3] == [
+        f"not counted, as it is wrong: {wrong}",
+        "Services for 'b': web",
+    ]
+    assert call("daybook-map", "add", "b", "web")[1][1] == f"still wrong: {wrong}"
+    assert call("daybook-map", "add", "b", "api")[1][1] == f"left out, as it was wrong: {wrong}"
+
+
 def test_d13_without_arguments_it_tells_how_it_is_called(call: Call) -> None:
     status, lines = call("daybook-map", flags=())
     assert status == 2
@@ -89,8 +104,5 @@ def test_d15_a_wrong_file_is_one_clear_message(call: Call, tmp_path: Path) -> No
     assert status == 1
     assert lines == [
         f"{path}: 1 fault",
-        (
-            "  line 3 column 5: Expecting ',' delimiter (a comma is missing at the end of line 2:"
-            ' "bucket_name": "daybook")'
-        ),
+        "  line 3 column 5: Expecting ',' delimiter (a comma is missing at the end of line 2)",
     ]
