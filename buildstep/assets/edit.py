@@ -46,8 +46,9 @@ def text_of(url: str, table: Table) -> str:
     return "\n".join([*head, *rows, ""])
 
 
-def parse(text: str) -> Edited:
-    """Return what an edited text says."""
+def parse(text: str, before: Table) -> Edited:
+    """Return what an edited text says. before: the mappings that it was made from; one that was left alone
+    is taken as it is, also where it would be refused as new: others wrote it."""
     found = Edited()
     for number, line in enumerate(_lines(text), 1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -59,6 +60,8 @@ def parse(text: str) -> Edited:
             fault = "is not PATTERN: SERVICE, SERVICE"
         elif pattern in found.mappings:
             fault = f"{pattern!r} is mapped a second time"
+        elif before.get(pattern) == tuple(filter(None, map(str.strip, names.split(",")))):
+            found.mappings[pattern] = before[pattern]
         elif not names.strip():
             fault = f"{pattern!r} has no services; remove the line to remove the mapping"
         else:

@@ -85,7 +85,7 @@ class FileRegister:
         return _versioned(pattern, self._rows() or {})
 
     def swap(self, pattern: str, services: tuple[str, ...] | None, version: str | None) -> bool:
-        with _writing(self._path), lock(self._path.with_name(f".{self._path.name}.lock")):
+        with _writing(self._path), self._locked():
             source = self._text()
             rows = self._parse(source) if source is not None else {}
             there = _versioned(pattern, rows)
@@ -140,11 +140,27 @@ class FileRegister:
         else:
             after = _edited(source, pattern, rows.get(pattern), rows)
         try:
-            mode = stat.S_IMODE(self._path.stat().st_mode)
+            before = self._path.stat()
         except FileNotFoundError:
-            mode = 0o644  # who maps and who pulls are not always the same user, and it holds no secret
-        with atomic_write(self._path, mode=mode) as stream:
+            before = None
+        # Who maps and who pulls are not always the same user, and it holds no secret.
+        with atomic_write(self._path, mode=0o600 if before else 0o644) as stream:
             stream.write(after.encode())
+            if before is not None:
+                # Root may edit what another user has to read. Others can give nothing away.
+                with contextlib.suppress(PermissionError):
+                    os.fchown(stream.fileno(), before.st_uid, before.st_gid)
+                os.fchmod(stream.fileno(), stat.S_IMODE(before.st_mode))
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock of the file, which whoever may replace the file can take."""
+        path = self._path.with_name(f".{self._path.name}.lock")
+        with lock(path):
+            writers = path.parent.stat().st_mode & 0o022
+            with contextlib.suppress(PermissionError):  # of another user, who has done so
+                path.chmod(0o600 | writers | writers << 1)
+            yield
 
 
 def _is_good(data: Any) -> bool:

@@ -76,7 +76,7 @@ def checked_version(text: str, *, hyphens: bool = False) -> str:
         return text
     hint = f"letters, digits and the signs _ . + ~, at most {LONGEST}, the first no sign but _"
     if is_version(text, hyphens=True):
-        hint = "daybook cuts a version off at its hyphen; to take such ones: --hyphens, or `hyphens` in the settings"
+        hint = "daybook cuts it off at its hyphen; to take such ones: --hyphens, or `hyphens` in the settings"
     raise UsageError(f"{text!r} is no version", hint=hint)
 
 

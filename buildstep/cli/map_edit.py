@@ -35,7 +35,7 @@ def edit(work: MapWork, yes: bool) -> int:
         changed = click.edit(text, extension=".mappings", require_save=False)
         if changed is None:
             raise UsageError("the editor left without a text", hint="set EDITOR to another one")
-        found = editing.parse(changed)
+        found = editing.parse(changed, before)
         faults = editing.with_faults(changed, found.faults)
         if not found.faults:
             break

@@ -15,10 +15,17 @@ def private_dir(path: Path) -> None:
     One that is there stays as it is. Raises OSError.
     """
     try:
-        os.mkdir(path, 0o700)
+        _make(path)
     except FileNotFoundError:
+        if path.parent == path:  # the working directory is gone
+            raise
         private_dir(path.parent)
-        private_dir(path)
+        _make(path)  # once: in /proc nothing can be made though what is above is there
+
+
+def _make(path: Path) -> None:
+    try:
+        os.mkdir(path, 0o700)
     except FileExistsError:
         if not path.is_dir():
             raise

@@ -169,3 +169,23 @@ def test_who_waits_is_told_of_a_change(path: Path) -> None:
 def test_a_path_alone_is_a_file(tmp_path: Path) -> None:
     one = open_register(f"{tmp_path}/m.toml", RegisterAccess(environ={}, bus=Bus()))
     assert one.url == f"file:{os.path.realpath(tmp_path)}/m.toml"
+
+
+def test_a_change_keeps_who_may_read_and_write_the_file(path: Path) -> None:
+    one = register(path)
+    mapping.add(one, "web-*", ["a"])
+    path.chmod(0o664)  # more than the umask leaves
+    whose = (12345, 12346) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+    os.chown(path, *whose)
+    mapping.add(one, "web-*", ["b"])
+    info = path.stat()
+    assert (info.st_mode & 0o777, info.st_uid, info.st_gid) == (0o664, *whose)
+
+
+@pytest.mark.parametrize(("folder", "lock"), [(0o755, 0o600), (0o775, 0o660), (0o777, 0o666)])
+def test_who_may_replace_the_file_may_lock_it(path: Path, folder: int, lock: int) -> None:
+    path.parent.mkdir()
+    path.parent.chmod(folder)
+    mapping.add(register(path), "web-*", ["a"])
+    (found,) = path.parent.glob(".*.lock")
+    assert found.stat().st_mode & 0o777 == lock

@@ -157,6 +157,20 @@ def test_edit_asks_and_checks(mapped: Run, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.commands
+def test_edit_leaves_alone_what_is_wrong_and_was_not_touched(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path("m.toml")
+    path.write_text('[hosts]\n"a/b" = ["x"]\n"db" = []\n"no[" = ["x-y", "z"]\n"web" = ["a"]\n')
+    editor(monkeypatch, """sed -i 's/^web:.*/web: b/' "$1" """)
+    assert run("map", "edit", "--yes", "--register", "m.toml")[0] == 0
+    assert path.read_text() == '[hosts]\n"a/b" = ["x"]\n"db" = []\n"no[" = ["x-y", "z"]\n"web" = ["b"]\n'
+    editor(monkeypatch, """sed -i 's,^a/b:.*,a/b: y,' "$1" """)
+    status, _, err = run("map", "edit", "--yes", "--register", "m.toml")
+    assert (status, "no host has a / in its name" in err) == (2, True)
+
+
+@pytest.mark.commands
 def test_d06_edit_overwrites_nothing_that_changed_meanwhile(
     mapped: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

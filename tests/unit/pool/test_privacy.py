@@ -154,3 +154,8 @@ def test_a_private_directory_is_not_made_over_a_file(tmp_path: Path) -> None:
         private_dir(tmp_path / "file")
     with pytest.raises(NotADirectoryError):
         private_dir(tmp_path / "file/below")
+
+
+def test_a_directory_where_none_can_be_made_is_an_error() -> None:
+    with pytest.raises(FileNotFoundError, match="/proc/nope"):
+        private_dir(Path("/proc/nope/below"))
