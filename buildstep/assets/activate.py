@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from buildstep.assets.mark import CURRENT, current, read_mark, versions
-from buildstep.assets.names import order
+from buildstep.assets.mark import current, read_mark, versions
+from buildstep.assets.names import CURRENT, order
 from buildstep.errors import BuildstepError, CommandFailed, ExitCode, ToolMissing, UsageError
 from buildstep.events import Bus
 from buildstep.system.command_options import Limits

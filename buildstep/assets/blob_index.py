@@ -20,6 +20,8 @@ FOLDER = "~assets/"
 """`~` is in no name of a service, so no listing of daybook's has what is in here."""
 INDEX = f"{FOLDER}index.json"
 FORMAT = 1
+_UNREADABLE = (ValueError, OverflowError, RecursionError)
+"""What JSON that somebody has made to do harm raises: numbers without end, and nesting without end."""
 _HINT = "did somebody alter the store? push the asset again with --replace"
 
 
@@ -46,7 +48,7 @@ def parse_details(data: bytes, where: str) -> Details:
     try:
         value = _loaded(data)
         return _details(value)
-    except (ValueError, KeyError, TypeError) as error:
+    except (*_UNREADABLE, KeyError, TypeError) as error:
         raise StoreError(f"{where} cannot be read: {error}", hint=_HINT) from error
 
 
@@ -65,7 +67,7 @@ def parse_index(data: bytes, where: str) -> dict[str, Row]:
             for file, row in value["assets"].items()
             if names.parse(file, hyphens=True) is not None
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (*_UNREADABLE, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             f"{where} cannot be read: {error}", hint="`buildstep assets index` makes it anew"
         ) from error

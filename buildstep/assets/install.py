@@ -41,7 +41,13 @@ def locked(install: Path, tell: Tell | None = None) -> Iterator[InstallDir]:
     Processes that were forked in the block hold it as well, until they end. Raises UsageError for a directory
     that is not safe, OSError.
     """
-    install.mkdir(parents=True, exist_ok=True)
+    try:
+        install.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(
+            f"cannot make the directory {install}: {error.strerror}",
+            hint="--install-dir names a directory, which need not be there yet",
+        ) from error
     staging = install / STAGING
     with contextlib.suppress(FileExistsError):
         staging.mkdir(mode=0o700)
@@ -153,6 +159,11 @@ class InstallDir:
         try:
             os.rename(source, target)
         except OSError as error:
+            if error.errno == errno.ENOTDIR:
+                raise UsageError(
+                    f"{target} is no directory",
+                    hint="remove it: only directories with their files are replaced",
+                ) from error
             if error.errno not in _TAKEN:
                 raise
             old = self._swap(source, target)

@@ -15,11 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from buildstep.assets.names import is_service, is_version
+from buildstep.assets.names import CURRENT, is_service, is_version
 
 MARK: Final = ".buildstep-asset.json"
-CURRENT: Final = "current"
-"""The link to the version that a service runs, beside the directories of its versions."""
 
 _FORMAT = 1
 _LARGEST = 1 << 16

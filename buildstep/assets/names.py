@@ -17,6 +17,9 @@ FORMS: Final = (".tar.gz", ".tar.zst")
 LONGEST: Final = 128
 """Characters of a service or a version: both are names of directories, and a part of a file's name."""
 
+CURRENT: Final = "current"
+"""The link to the version that a service runs, beside the directories of its versions: no version's name."""
+
 _SERVICE = re.compile(r"[A-Za-z0-9_]+")
 _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+~]*")
 _HYPHENS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+~-]*")
@@ -43,7 +46,7 @@ def is_service(text: str) -> bool:
 def is_version(text: str, *, hyphens: bool = False) -> bool:
     """Tell whether a version can be called so. hyphens: whether it may have some."""
     pattern = _HYPHENS if hyphens else _VERSION
-    return len(text) <= LONGEST and pattern.fullmatch(text) is not None
+    return len(text) <= LONGEST and text != CURRENT and pattern.fullmatch(text) is not None
 
 
 def parse(file: str, *, hyphens: bool = False) -> Name | None:
@@ -75,7 +78,9 @@ def checked_version(text: str, *, hyphens: bool = False) -> str:
     if is_version(text, hyphens=hyphens):
         return text
     hint = f"letters, digits and the signs _ . + ~, at most {LONGEST}, the first no sign but _"
-    if is_version(text, hyphens=True):
+    if text == CURRENT:
+        hint = "on the hosts it is the name of the link to the version that runs"
+    elif is_version(text, hyphens=True):
         hint = "daybook cuts it off at its hyphen; to take such ones: --hyphens, or `hyphens` in the settings"
     raise UsageError(f"{text!r} is no version", hint=hint)
 

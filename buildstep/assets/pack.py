@@ -46,6 +46,11 @@ def tarball(path: Path, folder: Path, how: Packing, bus: Bus, environ: Mapping[s
     """
     if not path.exists():
         raise UsageError(f"there is no {path}")
+    if not path.is_file() and not path.is_dir():
+        raise UsageError(
+            f"{path} is neither a file nor a directory",
+            hint="an asset is read twice, to check it and to send it: give a file, not a pipe",
+        )
     ready = next((form for end, form in _READY.items() if path.name.endswith(end)), None)
     if ready is not None and path.is_file() and not _is_container(path):
         return path, ready

@@ -185,8 +185,8 @@ class _Pull:
 
     def _plan(self) -> dict[str, ServicePlan]:
         stays = self._stays if self._options.prune else None
-        retention, verify = self._options.retention, self._policy.verify
-        return plan(self._store, self._services, self._install, retention, stays=stays, verify=verify)
+        retention, policy = self._options.retention, self._policy
+        return plan(self._store, self._services, self._install, retention, stays=stays, policy=policy)
 
     def _stays(self, service: str) -> set[str]:
         """Return what a prune keeps: what runs, and what a rollback would go back to."""
@@ -257,7 +257,7 @@ class _Pull:
         for folder, mark in place.left():
             name = parse(mark.file, hyphens=True)
             asset = wanted.get((name.service, name.version)) if name else None
-            signed = mark.key or self._policy.verify is None
+            signed = self._policy.trusts(mark)
             if asset is not None and signed and same_object(mark, asset, self._store.url):
                 found.append(Staged(asset, str(folder), mark))
                 del wanted[asset.name.service, asset.name.version]

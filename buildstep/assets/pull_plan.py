@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from buildstep.assets.interface import Asset, AssetStore, Details
 from buildstep.assets.mark import Mark, installed
-from buildstep.assets.policy import Verify
+from buildstep.assets.policy import Policy, Verify
 from buildstep.assets.retention import Going, Retention, going
 from buildstep.errors import BuildstepError, Interrupted
-from buildstep.files.interface import Unlistable
 from buildstep.files.parallel import parallel
 
 _FEW = 32
@@ -53,13 +53,14 @@ def plan(
     retention: Retention,
     *,
     stays: Stays | None = None,
-    verify: Verify | None = None,
+    policy: Policy | None = None,
 ) -> dict[str, ServicePlan]:
     """Return what is to be done, by service. stays: what a prune keeps in any case; None: nothing is pruned.
-    verify: of signatures, which what is there must have as well.
+    policy: of it the signatures count, which what is there must have as well.
 
     An error of one service is in its plan. Raises one that all services would have, and OSError.
     """
+    policy = policy or Policy()
     there = installed(install, services if stays is None else None)
     plans = {service: ServicePlan(service=service) for service in services}
     for service, listed in _listed(store, services):
@@ -68,17 +69,33 @@ def plan(
             mine.error = listed
             continue
         mine.wanted = retention.wanted(listed)
-        _compare(mine, there.get(service, {}), store.url, signed=verify is not None)
-        if stays is not None and listed:
-            _prune(mine, listed, there.get(service, {}), stays(service))
-    _look_closer(store, plans.values(), verify)
+        _compare(mine, there.get(service, {}), store.url, policy)
+        if stays is not None and mine.wanted:
+            with _told_of(mine):
+                _prune(mine, listed, there.get(service, {}), stays(service))
+    _look_closer(store, plans.values(), policy.verify)
     if stays is not None and services:  # an answer without services is no reason to empty a host
         for service in sorted(there.keys() - plans.keys()):
             marked = [version for version, mark in there[service].items() if mark is not None]
-            found = going(service, marked, (), stays(service), "the service is not mapped to this host")
-            if found:
-                plans[service] = ServicePlan(service=service, mapped=False, removed=found)
+            mine = ServicePlan(service=service, mapped=False)
+            with _told_of(mine):
+                mine.removed = going(
+                    service, marked, (), stays(service), "the service is not mapped to this host"
+                )
+            if mine.removed or mine.error is not None:
+                plans[service] = mine
     return plans
+
+
+@contextlib.contextmanager
+def _told_of(mine: ServicePlan) -> Iterator[None]:
+    """Let an error of the block be one of this service alone."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except BuildstepError as error:
+        mine.error = error
 
 
 def _listed(store: AssetStore, services: Sequence[str]) -> Iterator[tuple[str, list[Asset] | BuildstepError]]:
@@ -94,7 +111,7 @@ def _listed(store: AssetStore, services: Sequence[str]) -> Iterator[tuple[str, l
     def ask(service: str) -> list[Asset] | BuildstepError:
         try:
             return list(store.list(service))
-        except (Unlistable, Interrupted):
+        except Interrupted:
             raise
         except BuildstepError as error:
             return error
@@ -106,14 +123,14 @@ def _listed(store: AssetStore, services: Sequence[str]) -> Iterator[tuple[str, l
     yield from zip(services, answers, strict=True)
 
 
-def _compare(mine: ServicePlan, there: Mapping[str, Mark | None], url: str, *, signed: bool) -> None:
+def _compare(mine: ServicePlan, there: Mapping[str, Mark | None], url: str, policy: Policy) -> None:
     for asset in mine.wanted:
         version = asset.name.version
         if version not in there:
             mine.fetched.append(Fetch(asset=asset, reason="is not there yet"))
         elif (mark := there[version]) is None:
             mine.fetched.append(Fetch(asset=asset, reason="is there without a mark that it is complete"))
-        elif same_object(mark, asset, url) and (mark.key or not signed):
+        elif same_object(mark, asset, url) and policy.trusts(mark):
             mine.present.append(version)
         else:
             mine.again[version] = mark
@@ -163,7 +180,8 @@ def _look_closer(store: AssetStore, plans: Iterable[ServicePlan], verify: Verify
 def _prune(
     mine: ServicePlan, listed: Sequence[Asset], there: Mapping[str, Mark | None], stays: set[str]
 ) -> None:
-    """Note what goes of a service of which the store has something; an empty listing is no reason."""
+    """Note what goes of a service of which something is wanted: an empty listing is no reason, nor are
+    patterns that no version fits."""
     marked = [version for version, mark in there.items() if mark is not None]
     wanted = {asset.name.version for asset in mine.wanted}
     in_store = {asset.name.version for asset in listed}

@@ -108,6 +108,15 @@ def _size(path: Path) -> int:
         return 0  # whoever opens it says why
 
 
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Return what changes with a file's content; empty for a file that cannot be read."""
+    try:
+        info = path.stat()
+    except OSError:
+        return ()
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
+
+
 class _Push:
     def __init__(
         self,
@@ -117,6 +126,7 @@ class _Push:
         sizes: Sequence[int],
         advance: Advance,
     ) -> None:
+        self._stamps = [_stamp(upload.path) for upload in uploads]
         self._store = store
         self._uploads = uploads
         self._options = options
@@ -209,17 +219,24 @@ class _Push:
             )
             self._done[index] = Pushed(upload=upload, error=error, skipped=True)
         else:
-            self._done[index] = self._put(upload, checked)
+            self._done[index] = self._put(upload, checked, self._stamps[index])
         self._advance(1, self._sizes[index])
 
-    def _put(self, upload: Upload, checked: Checked) -> Pushed:
+    def _put(self, upload: Upload, checked: Checked, stamp: tuple[int, ...]) -> Pushed:
         details = Details(sha256=checked.sha256, size=checked.size)
         try:
             if self._options.signer is not None:
                 from buildstep.assets.signatures import signed
 
                 details = signed(upload.name, details, self._options.signer)
+            if _stamp(upload.path) != stamp:
+                raise ImageError(f"{upload.path} was changed meanwhile: nothing was stored")
             stored = self._put_or_settle(upload, details)
+            if stored and _stamp(upload.path) != stamp:
+                raise ImageError(
+                    f"{upload.path} was changed while it was sent: what is stored may be damaged",
+                    hint="push it again with --replace, when nobody writes to it any more",
+                )
         except BuildstepError as error:
             with self._guard:
                 self._failures += isinstance(error, StoreError) and not isinstance(error, AssetTaken)

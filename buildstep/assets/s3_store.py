@@ -19,7 +19,7 @@ from buildstep.assets.interface import Asset, Details, Incoming
 from buildstep.assets.names import Name
 from buildstep.assets.taken import settle
 from buildstep.errors import StoreError, UsageError
-from buildstep.files.interface import Access, Missing
+from buildstep.files.interface import Access, Missing, Unlistable
 from buildstep.net.connections import CHUNK, Reply
 from buildstep.net.http import Http
 from buildstep.net.s3_direct import META, DirectS3, Head
@@ -29,6 +29,7 @@ PROBE = "~assets/probe"
 """An object that is written to find out whether the store obeys conditions."""
 CONTENT_TYPE = "application/x-gtar"
 """As daybook says."""
+_DENIED = "AccessDenied"
 _SHA256, _SIGNATURE, _WRITER = "sha256", "signature", "writer"
 _FIRST_PAUSE = 0.1
 """Seconds: many calls are made at once, and one that failed should not be what all wait for in the end."""
@@ -58,10 +59,17 @@ class S3Assets:
 
     def list(self, service: str = "") -> Iterator[Asset]:
         """See `AssetStore`."""
-        for row in self._client.list(f"{names.checked_service(service)}-" if service else ""):
-            name = names.parse(row.key, hyphens=True)
-            if name is not None:
-                yield Asset(name=name, size=row.size, modified=row.modified, etag=row.etag)
+        try:
+            for row in self._client.list(f"{names.checked_service(service)}-" if service else ""):
+                name = names.parse(row.key, hyphens=True)
+                # Some stores ignore the prefix that was asked for.
+                if name is not None and service in ("", name.service):
+                    yield Asset(name=name, size=row.size, modified=row.modified, etag=row.etag)
+        except S3Error as error:
+            if error.server_code != _DENIED:
+                raise
+            # Somebody who may write assets, or read them by name.
+            raise Unlistable(error.message, hint=error.hint) from error
 
     def details(self, name: Name) -> Details:
         """See `AssetStore`."""
@@ -129,7 +137,7 @@ class S3Assets:
         try:
             return self._client.obeys_conditions(PROBE), "ignores conditions on writes"
         except S3Error as error:
-            if error.server_code != "AccessDenied":
+            if error.server_code != _DENIED:
                 raise
             # Somebody who may write assets only.
             return False, f"may ignore conditions on writes, and {PROBE} may not be written to find out"

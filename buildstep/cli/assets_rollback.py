@@ -34,12 +34,15 @@ def command(work: Work, service: str, *, to: str, as_json: bool, **how: Any) -> 
     from buildstep.assets.activate import roll_back
     from buildstep.assets.install import locked
     from buildstep.assets.names import checked_service, checked_version
+    from buildstep.errors import UsageError
 
     checked_service(service)
     if to:
         checked_version(to, hyphens=True)
-    hooks = hooks_of(how)
-    with locked(install_dir(work, how["install_dir"]), work.bus.note) as place:
+    hooks, install = hooks_of(how), install_dir(work, how["install_dir"])
+    if not (install / service).is_dir():
+        raise UsageError(f"{install} has no {service}", hint="--install-dir names where services are")
+    with locked(install, work.bus.note) as place:
         left, now = roll_back(place.path, service, hooks, work.bus, to=to)
     line = f"{service} runs {now}{f', not {left} any more' if left else ''}"
     show({"service": service, "left": left, "current": now}, [line], as_json=as_json, done=line)

@@ -115,13 +115,15 @@ class DirectS3:
     ) -> Reply:
         """Make one attempt at a call. key: with the client's prefix, empty for the bucket."""
         for _ in range(2):
+            signed_for = self._account.region
             reply = self._attempt(method, key, query or {}, headers or {}, body, sha256)
             region = reply.headers.get("x-amz-bucket-region", "")
-            if reply.status not in _ELSEWHERE or region in ("", self._account.region):
+            if reply.status not in _ELSEWHERE or region in ("", signed_for):
                 break
-            # The bucket is in another region, and the store has said in which one.
+            # The bucket is in another region. Another thread may have heard so before us.
             with self._guard:
-                self._account.region, self._links = region, None
+                if self._account.region != region:
+                    self._account.region, self._links = region, None
             with reply:
                 reply.error_text()
         return reply
@@ -230,6 +232,8 @@ class DirectS3:
             yield from rows
             if not token:
                 return
+            if token == query.get("continuation-token"):
+                raise S3Error(f"list {self.uri}: the store gives the same page again and again")
             query["continuation-token"] = token
 
     # -- writing
@@ -274,6 +278,8 @@ class DirectS3:
             what, lambda: self._call("POST", key, query={"uploads": ""}, headers=headers), _text
         )
         upload = _field(answer, "UploadId")
+        if not upload:  # calls without it are about the object itself, which the last one removes
+            raise S3Error(f"{what} {self.uri}: the store has begun no upload in parts")
 
         def send(number: int) -> str:
             part = parts[number - 1]

@@ -10,11 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from buildstep.assets.blob_index import parse_details, parse_index
 from buildstep.assets.interface import Asset, Details
 from buildstep.assets.names import Name
+from buildstep.assets.pack import Packing
+from buildstep.assets.pack import tarball as tarball_of
 from buildstep.assets.push import Options, Upload, push
 from buildstep.cli.guard import signals
-from buildstep.errors import Interrupted, StoreError
+from buildstep.errors import Interrupted, StoreError, UsageError
+from buildstep.events import Bus
+from buildstep.files.interface import Unlistable
 from tests.servers.archives import tarball
 from tests.unit.assets.pulling import MemoryAssets
 
@@ -100,3 +105,57 @@ def test_progress_counts_each_with_its_bytes(tmp_path: Path) -> None:
     assert seen[0] == (7, total)
     assert sum(size for _, size in seen) == 0
     assert sum(files for files, _ in seen) == 0
+
+
+class Slow(MemoryAssets):
+    """A store to which somebody pushes a file that is written meanwhile. at: the call in which it is."""
+
+    at = "put"
+
+    def change(self, call: str, _name: str) -> None:
+        if call == self.at:
+            os.utime(self.path, (1, 1))
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.before = self.change
+
+
+@pytest.mark.parametrize(
+    ("call", "told", "stored"),
+    [("list", "nothing was stored", 0), ("put", "what is stored may be damaged", 1)],
+)
+def test_a_file_that_changes_while_it_is_pushed_is_told(
+    tmp_path: Path, call: str, told: str, stored: int
+) -> None:
+    [upload] = uploads(tmp_path, 1)
+    store = Slow(upload.path)
+    store.at = call
+    [done] = push(store, [upload], Options())
+    assert told in str(done.error)
+    assert len(store.objects) == stored
+
+
+def test_who_may_not_list_can_push(tmp_path: Path) -> None:
+    class Closed(MemoryAssets):
+        def list(self, service: str = "") -> Iterator[Asset]:
+            raise Unlistable("list memory: 403 AccessDenied")
+
+    store = Closed()
+    assert [row.stored for row in push(store, uploads(tmp_path, 2), Options())] == [True, True]
+
+
+def test_a_pipe_is_no_asset_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "web.tar.gz")
+    with pytest.raises(UsageError, match="neither a file nor a directory"):
+        tarball_of(tmp_path / "web.tar.gz", tmp_path, Packing(), Bus(), {})
+
+
+@pytest.mark.parametrize("value", ["1e999", "[" * 100_000], ids=["endless number", "endless nesting"])
+def test_details_that_are_made_to_do_harm_are_an_error_of_the_store(value: str) -> None:
+    row = f'{{"sha256": "", "signature": "", "modified": 0, "size": {value}}}'
+    with pytest.raises(StoreError, match="cannot be read"):
+        parse_details(f'{{"format": 1, {row[1:]}'.encode(), "here")
+    with pytest.raises(StoreError, match="cannot be read"):
+        parse_index(f'{{"format": 1, "assets": {{"web-1.tar.gz": {row}}}}}'.encode(), "here")

@@ -9,10 +9,12 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from buildstep.net import s3_direct
 from buildstep.net.connections import Broken
 from buildstep.net.errors import HttpError
 from buildstep.net.http import Http
@@ -248,6 +250,15 @@ class TestParts:
         put(client, body=tmp_path / "f")
         assert len(server.requests) == 5
 
+    def test_a_store_that_begins_none_does_not_lose_the_object(self, serve: Serve, tmp_path: Path) -> None:
+        server, client = serve(OK)
+        path = tmp_path / "large"
+        with path.open("wb") as stream:
+            stream.truncate(s3_direct.MULTIPART_FROM + 1)
+        with pytest.raises(S3Error, match="has begun no upload in parts"):
+            put(client, body=path)
+        assert not [request for request in server.requests if request.startswith(b"DELETE")]
+
     def test_one_that_fails_is_aborted(self, serve: Serve, tmp_path: Path) -> None:
         refused = says("403 Forbidden", b"<Error><Code>AccessDenied</Code></Error>")
         server, client = serve(*self.begun(refused))
@@ -283,6 +294,20 @@ class TestAnswers:
         put(client)
         assert b"/eu-west-3/s3/" in server.requests[2]
 
+    def test_threads_that_hear_of_another_region_together_all_ask_there(self, serve: Serve) -> None:
+        both = threading.Barrier(2)
+
+        def moved(link: socket.socket, body: bytes) -> bool | None:
+            both.wait(5)
+            return says("301 Moved Permanently", b"", "x-amz-bucket-region: eu-west-3")(link, body)
+
+        server, client = serve(moved, moved, OK)
+        with ThreadPoolExecutor(2) as pool:
+            jobs = [pool.submit(put, client, key) for key in "ab"]
+            for job in jobs:
+                job.result()
+        assert sum(b"/eu-west-3/s3/" in request for request in server.requests) == 2
+
     def test_a_session_token_is_sent_and_signed(self, serve: Serve) -> None:
         server, client = serve(OK, AWS_SESSION_TOKEN="tok")
         put(client)
@@ -310,6 +335,13 @@ class TestAnswers:
         _, client = serve(says("200 OK", page))
         with pytest.raises(S3Error, match="listing"):
             list(client.list())
+
+    def test_a_listing_without_an_end_is_no_listing(self, serve: Serve) -> None:
+        page = b"<R><IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken></R>"
+        server, client = serve(says("200 OK", page))
+        with pytest.raises(S3Error, match="the same page again and again"):
+            list(client.list())
+        assert len(server.requests) == 2
 
     def test_pages(self, serve: Serve) -> None:
         def page(rows: str, more: str) -> Talk:
