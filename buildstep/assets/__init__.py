@@ -14,6 +14,7 @@ from buildstep.assets.interface import AssetStore, Register, RegisterAccess
 from buildstep.errors import UsageError
 from buildstep.events import Bus
 from buildstep.files.interface import Access
+from buildstep.net.errors import safe_url
 from buildstep.net.request import HttpOptions
 from buildstep.system.registry import Registry, importing
 
@@ -60,7 +61,7 @@ def open_assets(
     maker = ASSET_STORES.find(scheme, partial(access.bus.note, level="warning"))
     if maker is None:
         hint = ASSET_STORES.hint(scheme)
-        raise UsageError(f"no store of assets of the kind {scheme!r}: {url!r}", hint=hint)
+        raise UsageError(f"no store of assets of the kind {scheme!r}: {safe_url(url)!r}", hint=hint)
     return maker(url, access)
 
 
@@ -74,5 +75,6 @@ def open_register(url: str, access: RegisterAccess) -> Register:
         scheme, rest = "file", url
     maker = REGISTERS.find(scheme, partial(access.bus.note, level="warning"))
     if maker is None:
-        raise UsageError(f"no register of the kind {scheme!r}: {url!r}", hint=REGISTERS.hint(scheme))
+        hint = REGISTERS.hint(scheme)
+        raise UsageError(f"no register of the kind {scheme!r}: {safe_url(url)!r}", hint=hint)
     return maker(rest, access)

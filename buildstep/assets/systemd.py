@@ -60,14 +60,17 @@ def units(options: UnitOptions) -> dict[str, str]:
     }
 
 
-def quoted(word: str) -> str:
-    """Return an argument as a unit's command line has it (systemd.service(5), "Command lines").
+def quoted(word: str, *, command: bool = True) -> str:
+    """Return a word as a unit's command line has it (systemd.service(5), "Command lines").
 
-    Raises UsageError for one with a NUL, which no command can be given.
+    command: whether it stands in one; in lists of paths $ stands for itself. Raises UsageError for one with a
+    NUL, which no command can be given.
     """
     if "\0" in word:
         raise UsageError("an argument of a unit must not hold a NUL")
-    text = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    text = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    if command:
+        text = text.replace("$", "$$")
     text = text.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
     plain = re.fullmatch(r"[A-Za-z0-9_@%+=:,./~$-]+", text) is not None
     return text if plain else f'"{text}"'
@@ -125,7 +128,7 @@ def _walls(options: UnitOptions) -> list[str]:
         *always,
         "ProtectSystem=strict",
         # The directory itself may not be there before the first pull.
-        f"ReadWritePaths={' '.join(f'-{quoted(where)}' for where in writable)}",
+        f"ReadWritePaths={' '.join(f'-{quoted(where, command=False)}' for where in writable)}",
         "StateDirectory=buildstep",
         *([] if shared_tmp else ["PrivateTmp=yes"]),
         *([] if at_home else ["ProtectHome=read-only"]),

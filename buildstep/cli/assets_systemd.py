@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +52,18 @@ def command(
 ) -> int:
     """Print or write units of systemd: a service and a timer that pull, and a service that watches.
 
-    What stands after -- are options of `assets pull`, which are checked now.
+    What stands after -- are options of `assets pull`, which are checked now; paths in them become absolute.
     """
 
     def inside() -> int:
         from buildstep.assets.systemd import TIMER, WATCH, UnitOptions, units
 
-        given = _checked(options)
+        arguments = _complete(options, user)
+        given = _checked(arguments)
         made = units(
             UnitOptions(
                 program=Path(program or _this_program()),
-                arguments=options,
+                arguments=arguments,
                 install=_install_dir(given),
                 every=every,
                 user=user,
@@ -80,7 +83,7 @@ def command(
     return guard.guarded(inside)
 
 
-def _checked(options: tuple[str, ...]) -> dict[str, Any]:
+def _checked(options: Sequence[str]) -> dict[str, Any]:
     """Return what options of a pull say. Raises click.UsageError for such as it does not have."""
     from buildstep.cli.assets_pull import command as pull
 
@@ -88,6 +91,71 @@ def _checked(options: tuple[str, ...]) -> dict[str, Any]:
     if given["watch"] or given["dry_run"]:
         raise click.UsageError("--watch and --dry-run are not for a unit: there is one that watches")
     return given
+
+
+def _complete(options: Sequence[str], user: str) -> tuple[str, ...]:
+    """Return options of a pull that say the same wherever it is called: a unit runs in / and has another
+    environment. What it may write to is decided now, so that a directory that is configured is named too.
+
+    Raises UsageError for a password, which a unit shows to every user of the host.
+    """
+    from buildstep.assets.systemd import ENVIRONMENT_FILE
+    from buildstep.errors import UsageError
+    from buildstep.spec import config as configs
+
+    given = _checked(options)
+    if any(re.search(r"://[^/@\s]*:[^/@\s]*@", word) for word in options):
+        raise UsageError(
+            "every user of the host can see a unit and the process that it starts: no password in it",
+            hint=f"{ENVIRONMENT_FILE} is for secrets in variables, such as AWS_SECRET_ACCESS_KEY",
+        )
+    words = _absolute(options)
+    if given["install_dir"]:
+        return words
+    configured = configs.load(os.environ, Path.cwd()).assets.install_dir
+    if user and not configured:
+        raise UsageError(
+            f"where {user} installs services to is not known here", hint="add: -- --install-dir DIR"
+        )
+    return ("--install-dir", configured, *words) if configured else words
+
+
+def _absolute(options: Sequence[str]) -> tuple[str, ...]:
+    """Return options of a pull, which are right, with absolute paths."""
+    from buildstep.cli.assets_pull import command as pull
+
+    taking = {
+        name: str(param.name)
+        for param in pull.params
+        if isinstance(param, click.Option) and not param.is_flag
+        for name in param.opts
+    }
+    words: list[str] = []
+    rest = iter(options)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if word == "--":
+            return (*words, word, *rest)
+        if name not in taking:
+            words.append(word)
+        elif equals:
+            words.append(f"{name}={_located(taking[name], value)}")
+        else:
+            words += [name, _located(taking[name], next(rest))]
+    return tuple(words)
+
+
+def _located(param: str, value: str) -> str:
+    """Return the value of an option of a pull; a path in it becomes absolute."""
+    from buildstep.spec.assets_config import located
+
+    key = "store" if param == "contents" else param
+    if key in ("store", "register"):
+        return str(located("assets", {key: value}, Path.cwd())[key])
+    paths = ("install_dir", "hooks", "trusted", "consul_token_file", "consul_ca_file")
+    if key in (*paths, "consul_cert_file", "consul_key_file"):
+        return os.path.abspath(value)
+    return value
 
 
 def _install_dir(given: dict[str, Any]) -> Path:

@@ -95,7 +95,8 @@ def login(
         )
     match = _HOST_PORT.fullmatch(address or rest or DEFAULT)
     if match is None or not 0 < int(match["port"] or 8500) < 65536:
-        text = clean_text((address or rest).rpartition("@")[2], 100)
+        # Neither a password nor, as ?token=..., a token.
+        text = clean_text((address or rest).rpartition("@")[2].partition("?")[0], 100)
         raise UsageError(
             f"{text!r} is not the address of a Consul agent", hint=f"HOST:PORT, such as {DEFAULT}"
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.assets import mapping, open_register
+from buildstep.assets import mapping, open_assets, open_register
 from buildstep.assets.interface import Register, RegisterAccess, RegisterError
 from buildstep.errors import UsageError
 from buildstep.events import Bus
@@ -189,3 +189,12 @@ def test_who_may_replace_the_file_may_lock_it(path: Path, folder: int, lock: int
     mapping.add(register(path), "web-*", ["a"])
     (found,) = path.parent.glob(".*.lock")
     assert found.stat().st_mode & 0o777 == lock
+
+
+def test_an_unknown_kind_is_told_without_its_secrets() -> None:
+    url = "conzul://user:s3cret@host:8500?token=s3cret"
+    with pytest.raises(UsageError, match="'conzul://host:8500'") as caught:
+        open_register(url, RegisterAccess(environ={}, bus=Bus()))
+    assert "s3cret" not in str(caught.value)
+    with pytest.raises(UsageError, match="'conzul://host:8500'"):
+        open_assets(url, environ={})

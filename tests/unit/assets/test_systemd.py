@@ -74,6 +74,11 @@ def test_words_reach_the_command_as_they_are(word: str, shown: str) -> None:
     assert quoted(word) == shown
 
 
+def test_a_path_that_may_be_written_to_is_as_it_is() -> None:
+    (paths,) = values(units(dataclasses.replace(OPTIONS, install=Path("/srv/$a")))[PULL], "ReadWritePaths")
+    assert paths == "-/srv/$a"
+
+
 def test_it_may_write_where_it_installs_and_nowhere_else() -> None:
     text = units(OPTIONS)[PULL]
     assert values(text, "ProtectSystem") == ["strict"]

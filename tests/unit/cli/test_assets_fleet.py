@@ -112,6 +112,33 @@ def test_what_a_unit_runs_is_a_pull_and_a_status(host: Run) -> None:
     assert "buildstep_assets_up_to_date 1" in Path("now.prom").read_text()
 
 
+def test_a_unit_means_the_paths_that_were_typed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Path.cwd()
+    Path("hooks").mkdir()
+    words = ("--hooks", "hooks", "--register=maps.toml", "--store", "assets", "--key", "a.pub", "--", "web")
+    lines = run("assets", "systemd", "--program", "/b", "--", "--install-dir", "to", *words)[1].splitlines()
+    assert (
+        f"ExecStart=/b assets pull --install-dir {here}/to --hooks {here}/hooks"
+        f" --register=file:{here}/maps.toml --store dir:{here}/assets --key {here}/a.pub -- web"
+    ) in lines
+    monkeypatch.setenv("BUILDSTEP_INSTALL_DIR", "/srv/x")
+    lines = run("assets", "systemd", "--program", "/b", "--", "--store", "s3://assets")[1].splitlines()
+    assert "ExecStart=/b assets pull --install-dir /srv/x --store s3://assets" in lines
+    assert "ReadWritePaths=-/srv/x" in lines
+
+
+def test_a_unit_of_another_user_is_told_where_to_install(run: Run) -> None:
+    assert run("assets", "systemd", "--user", "web")[0] == 2
+    assert run("assets", "systemd", "--user", "web", "--", "--install-dir", "/srv/x")[0] == 0
+
+
+def test_a_unit_holds_no_password(run: Run) -> None:
+    status, out, err = run("assets", "systemd", "--", "--store", "https://user:s3cret@files.example.org/x")
+    assert (status, "/etc/buildstep/pull.env" in err) == (2, True)
+    assert "s3cret" not in out + err
+    assert run("assets", "systemd", "--", "--store", "ssh://user@files.example.org/x")[0] == 0
+
+
 def test_hooks_are_not_shut_in(run: Run) -> None:
     Path("hooks").mkdir()
     shut_in = "ProtectSystem=strict"

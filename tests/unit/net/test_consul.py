@@ -48,7 +48,7 @@ def test_d05_the_address_is_of_option_or_variable(
 @pytest.mark.parametrize(
     ("address", "environ"),
     [
-        ("x:0", {}), ("x:99999", {}), ("user:secret@x:1", {}), ("x y", {}), ("", {"CONSUL_HTTP_ADDR": "unix:///run/c"}),
+        ("x:0", {}), ("x:99999", {}), ("user:secret@x:1", {}), ("x:1?token=secret", {}), ("x y", {}), ("", {"CONSUL_HTTP_ADDR": "unix:///run/c"}),
         ("", {"CONSUL_HTTP_SSL": "perhaps"}), ("", {"CONSUL_CLIENT_CERT": "c.pem"}),
     ],
 )  # fmt: skip
