@@ -10,6 +10,7 @@ import contextlib
 import select
 import socket
 import ssl
+import sys
 import threading
 import time
 import weakref
@@ -178,6 +179,7 @@ class HttpStream:
                 self._socket.settimeout(idle)
         limit = idle + CHUNK / self._options.min_rate
         got = 0
+        before = sys.exc_info()[1]
         with _Watchdog(self._socket, limit) as dog:
             while True:
                 problem: Exception | None = None
@@ -185,7 +187,7 @@ class HttpStream:
                 try:
                     chunk = self._response.raw.read(CHUNK, decode_content=decode)
                 except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-                    problem = error
+                    problem = _cut(error, before)
                 if dog.expired:
                     raise self._broken(f"fewer than {CHUNK} bytes came within {limit:.3g} s")
                 if self._stopped.is_set():
@@ -251,6 +253,7 @@ class Transport:
         headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **request.headers}
         if request.sign is not None:
             headers |= request.sign()
+        before = sys.exc_info()[1]
         with contextlib.ExitStack() as stack:
             body: Any = data
             if isinstance(data, Path):
@@ -271,7 +274,7 @@ class Transport:
                 )
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 # Not chained: their texts contain whole URLs.
-                raise _translate(error, request, options) from None
+                raise _translate(_cut(error, before), request, options) from None
             with contextlib.closing(response):
                 yield HttpStream(response, request.method, options, self._stopped)
 
@@ -286,6 +289,17 @@ class Transport:
             if proxy := next((environ[name] for name in names if environ.get(name)), ""):
                 found[scheme] = proxy
         return found
+
+
+def _cut(error: Exception, before: BaseException | None) -> Exception:
+    """Return the error of a call without what was handled already when the call was made, as Python puts that
+    at the end of the chain: it is none of its causes."""
+    link: BaseException | None = error
+    while link is not None and before is not None:
+        if link.__context__ is before:
+            link.__context__ = None
+        link = link.__context__
+    return error
 
 
 def _root_cause(error: BaseException) -> BaseException:

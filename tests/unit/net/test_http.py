@@ -56,6 +56,22 @@ class TestLimits:
         assert caught.value.status == 500
         within(5, begin)
 
+    @pytest.mark.parametrize("kind", ["refused", "truncate"])
+    def test_what_was_handled_before_is_no_cause(
+        self, http: Http, imgapi_server: ImgapiServer, file_url: str, tmp_path: Path, kind: str
+    ) -> None:
+        """A store asks its index when it has refused to be listed: what is told is why it got no answer."""
+        if kind != "refused":
+            imgapi_server.fail(kind, path="/file", times=9)
+        url = "http://127.0.0.1:9/x" if kind == "refused" else file_url
+        try:
+            raise OSError(5, "it cannot be listed")
+        except OSError:
+            with pytest.raises(HttpError) as caught:
+                download(http, HttpRequest("GET", url, headers=HEAD), tmp_path / "f", expected=expected())
+        assert "it cannot be listed" not in caught.value.message
+        assert kind != "refused" or "Connection refused" in caught.value.message
+
     def test_nobody_there(self, http: Http, bus: Notes) -> None:
         with pytest.raises(HttpError, match="Connection refused") as caught:
             http.send(HttpRequest("GET", "http://127.0.0.1:1/x"))
