@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from buildstep.assets import names
-from buildstep.assets.interface import Details
+from buildstep.assets.interface import Details, told_details
 from buildstep.assets.names import Name
 from buildstep.errors import StoreError
 
@@ -85,7 +85,7 @@ def _fields(details: Details) -> dict[str, Any]:
 
 
 def _details(value: Any) -> Details:
-    return Details(sha256=str(value["sha256"]), size=int(value["size"]), signature=str(value["signature"]))
+    return told_details(str(value["sha256"]), int(value["size"]), str(value["signature"]))
 
 
 def _packed(value: Mapping[str, Any]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -56,6 +57,21 @@ class Details:
     sha256: str
     size: int
     signature: str = ""
+
+
+_SHA256 = re.compile(r"(?:[0-9a-f]{64})?")
+
+
+def told_details(sha256: str, size: int, signature: str) -> Details:
+    """Return what a store tells of an asset, which anybody may have written. Raises ValueError for what
+    none can be: it would be shown to people, and looked for under its name."""
+    if not _SHA256.fullmatch(sha256):
+        raise ValueError(f"{sha256[:80]!r} is no sha256")
+    if size < 0:
+        raise ValueError(f"{size} is no size")
+    if not (signature.isascii() and signature.isprintable()):
+        raise ValueError(f"{signature[:80]!r} is no signature")
+    return Details(sha256=sha256, size=size, signature=signature)
 
 
 class Incoming(Protocol):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from buildstep.assets import names
-from buildstep.assets.interface import Asset, Details, Incoming
+from buildstep.assets.interface import Asset, Details, Incoming, told_details
 from buildstep.assets.names import Name
 from buildstep.assets.taken import settle
 from buildstep.errors import StoreError, UsageError
@@ -73,7 +73,10 @@ class S3Assets:
 
     def details(self, name: Name) -> Details:
         """See `AssetStore`."""
-        return _details(self._head(name))
+        return self._told(name, self._head(name))
+
+    def _told(self, name: Name, found: Head) -> Details:
+        return _details(found, f"{self.url}/{name.file}")
 
     def _head(self, name: Name) -> Head:
         found = self._client.head(name.file)
@@ -103,7 +106,7 @@ class S3Assets:
         if not replace and not self._obeys_conditions():
             there = self._client.head(name.file)
             if there is not None:
-                return settle(self, name, details, _details(there))
+                return settle(self, name, details, self._told(name, there))
         try:
             self._client.put(
                 name.file,
@@ -117,7 +120,7 @@ class S3Assets:
             found = self._head(name)
             if found.metadata.get(_WRITER) == writer:
                 return True  # by an attempt whose response was lost
-            return settle(self, name, details, _details(found))
+            return settle(self, name, details, self._told(name, found))
         return True
 
     def _obeys_conditions(self) -> bool:
@@ -159,12 +162,15 @@ class S3Assets:
         """Do nothing: whoever may read can list."""
 
 
-def _details(found: Head) -> Details:
-    return Details(
-        sha256=found.metadata.get(_SHA256, ""),
-        size=found.size,
-        signature=found.metadata.get(_SIGNATURE, ""),
-    )
+def _details(found: Head, where: str) -> Details:
+    metadata = found.metadata
+    try:
+        return told_details(metadata.get(_SHA256, ""), found.size, metadata.get(_SIGNATURE, ""))
+    except ValueError as error:
+        raise StoreError(
+            f"the metadata of {where} cannot be read: {error}",
+            hint="did somebody alter the store? push the asset again with --replace",
+        ) from None
 
 
 class _Download:
@@ -183,7 +189,8 @@ class _Download:
     def begin(self) -> None:
         """Begin, and learn the details. Raises Missing."""
         found = self._http.retrying(self._connect)
-        self.details, self._etag = _details(found), found.etag
+        where = f"{self._client.uri}/{self._name.file}"
+        self.details, self._etag = _details(found, where), found.etag
 
     def _connect(self) -> Head:
         self.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -152,9 +153,21 @@ def test_a_pipe_is_no_asset_and_is_not_waited_for(tmp_path: Path) -> None:
         tarball_of(tmp_path / "web.tar.gz", tmp_path, Packing(), Bus(), {})
 
 
-@pytest.mark.parametrize("value", ["1e999", "[" * 100_000], ids=["endless number", "endless nesting"])
-def test_details_that_are_made_to_do_harm_are_an_error_of_the_store(value: str) -> None:
-    row = f'{{"sha256": "", "signature": "", "modified": 0, "size": {value}}}'
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("size", "1e999"),
+        ("size", "[" * 100_000),
+        ("size", "-5"),
+        ("sha256", '"../../etc/passwd"'),
+        ("sha256", f'"{"0" * 63}G"'),
+        ("signature", r'"\u001b[31m"'),
+    ],
+    ids=["endless number", "endless nesting", "negative", "path", "no hex", "escape sequence"],
+)
+def test_details_that_are_made_to_do_harm_are_an_error_of_the_store(field: str, value: str) -> None:
+    fields = {"sha256": '""', "signature": '""', "modified": "0", "size": "1", field: value}
+    row = f"{{{', '.join(f'{json.dumps(name)}: {it}' for name, it in fields.items())}}}"
     with pytest.raises(StoreError, match="cannot be read"):
         parse_details(f'{{"format": 1, {row[1:]}'.encode(), "here")
     with pytest.raises(StoreError, match="cannot be read"):

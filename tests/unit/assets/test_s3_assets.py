@@ -1,10 +1,11 @@
-"""Listings of a bucket that does not list as it was asked to, or not for us."""
+"""A bucket that does not list as it was asked to, or not for us, or that tells what cannot be."""
 
 from __future__ import annotations
 
 import pytest
 
 from buildstep.assets.interface import AssetStore
+from buildstep.assets.names import Name
 from buildstep.assets.s3_store import S3Assets
 from buildstep.errors import StoreError
 from buildstep.events import Bus
@@ -39,5 +40,18 @@ def test_who_may_not_list_is_told_apart(code: str, unlistable: bool) -> None:
         with pytest.raises(StoreError, match=code) as caught:
             list(store_at(server).list("web"))
         assert isinstance(caught.value, Unlistable) is unlistable
+    finally:
+        server.close()
+
+
+def test_metadata_that_is_made_to_do_harm_is_an_error_of_the_store() -> None:
+    server = Server(says("200 OK", b"", "x-amz-meta-sha256: ../../etc/passwd"))
+    try:
+        store = store_at(server)
+        name = Name("web", "1", ".tar.gz")
+        with pytest.raises(StoreError, match="the metadata of s3:"):
+            store.details(name)
+        with pytest.raises(StoreError, match="is no sha256"), store.open(name):
+            pass
     finally:
         server.close()
