@@ -86,7 +86,9 @@ class ServiceStatus:
 @dataclass(kw_only=True, slots=True)
 class Status:
     """All of it. pattern: of the mapping that won, empty for none; losers: other patterns that match the
-    host; errors: by what could not be asked, `register` or `store`; taken: seconds since the epoch."""
+    host; faults: what is wrong with mappings that concern it, a line each; errors: by what could not be
+    asked, `register` or `store`; taken: seconds since the epoch.
+    """
 
     host: str
     install: str
@@ -94,6 +96,7 @@ class Status:
     store: str
     pattern: str = ""
     losers: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
     services: list[ServiceStatus] = field(default_factory=list)
     errors: dict[str, BuildstepError] = field(default_factory=dict)
     taken: float = 0.0
@@ -112,6 +115,7 @@ class Status:
             "store": self.store,
             "pattern": self.pattern,
             "losers": self.losers,
+            "faults": self.faults,
             "up_to_date": self.up_to_date,
             "errors": {what: error.message for what, error in self.errors.items()},
             "services": {
@@ -160,13 +164,16 @@ def gather(
     )
     there = installed(install)
     try:
-        resolution = resolve(register.read().services, host, compat=compat)
+        mappings = register.read()
+        resolution = resolve(mappings.services, host, compat=compat)
     except BuildstepError as error:
         found.errors["register"] = error
         found.services = [_of_disk(install, service, None, there[service]) for service in sorted(there)]
         return found
     found.pattern = resolution.winner or ""
     found.losers = [loser.pattern for loser in resolution.losers]
+    found.faults = [text for text in mappings.faults if text.startswith(f"{resolution.winner!r}: ")]
+    found.faults += [f"{pattern!r} is no pattern: {reason}" for pattern, reason in resolution.skipped]
     wanted = resolution.services
     try:
         # All that is not wanted is asked for, also what a pull would keep for a rollback.
@@ -318,7 +325,7 @@ def metrics(status: Status) -> list[Metric]:
 
 def lines(status: Status) -> Sequence[str]:
     """Return a status as lines for a person: what is as it should be is only counted."""
-    shown = [f"{status.host}: {_mapping(status)}"]
+    shown = [f"{status.host}: {_mapping(status)}", *(f"  {fault}" for fault in status.faults)]
     for row in status.services:
         fine = sum(version.state == State.OK for version in row.versions)
         head = f"{row.service}: {row.told}; {fine} of {_wanted(row)} installed"

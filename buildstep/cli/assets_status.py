@@ -12,7 +12,7 @@ from buildstep.cli import values
 from buildstep.cli.assets_options import HYPHENS, Work, with_assets
 from buildstep.cli.assets_pull import INSTALL_DIR, install_dir
 from buildstep.cli.map_options import RegisterOptions, register_options
-from buildstep.cli.options import JSON, QUIET, show
+from buildstep.cli.options import JSON, QUIET, show, writing
 
 if TYPE_CHECKING:
     from buildstep.assets.status import Status
@@ -96,4 +96,5 @@ def _gather(work: Work, register: RegisterOptions, how: dict[str, Any]) -> Statu
 def _write_metrics(path: Path, found: Status) -> None:
     from buildstep.assets import metrics, status
 
-    metrics.write(path, status.metrics(found))
+    with writing(path):
+        metrics.write(path, status.metrics(found))

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from buildstep.cli import guard, values
-from buildstep.cli.options import echo, tell
+from buildstep.cli.options import echo, tell, writing
 
 
 @click.command("systemd")
@@ -199,6 +199,6 @@ def _write(folder: Path, made: dict[str, str]) -> None:
     from buildstep.system.files import atomic_write
 
     for name, text in made.items():
-        with atomic_write(folder / name, mode=0o644) as stream:
+        with writing(folder / name), atomic_write(folder / name, mode=0o644) as stream:
             stream.write(text.encode())
         echo(os.fspath(folder / name))

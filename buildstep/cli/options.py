@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -136,3 +139,21 @@ def echo(text: str, *, nl: bool = True, **style: Any) -> None:
 def short_path(path: str | os.PathLike[str]) -> str:
     """Return a path as the user would type it here: relative where it is below the current directory."""
     return os.fspath(path).removeprefix(os.path.join(os.getcwd(), ""))
+
+
+_NO_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EROFS)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise UsageError in a block that writes a file which the user has named, where there can be none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_PLACE:
+            raise
+        from buildstep.errors import UsageError
+
+        raise UsageError(
+            f"{path} cannot be written: {error.strerror}", hint=f"{path.parent} must be a directory"
+        ) from error

@@ -64,6 +64,23 @@ def test_metrics_under_a_name_that_nobody_reads_are_refused(host: Run) -> None:
     assert (status, "end in .prom" in err) == (2, True)
 
 
+def test_status_tells_what_is_wrong_with_its_mapping(host: Run) -> None:
+    Path("maps.toml").write_text('[hosts]\n"web-*" = ["web", "my-web"]\n"web-[" = ["a"]\n"db" = []\n')
+    wrong = [
+        "'web-*': 'my-web' is no name of a service",
+        "'web-[' is no pattern: a class of characters is not closed",
+    ]
+    assert host("assets", "status")[1].splitlines()[1:3] == [f"  {text}" for text in wrong]
+    assert json.loads(host("assets", "status", "--json")[1])["faults"] == wrong
+
+
+def test_a_file_that_has_no_place_is_told(host: Run) -> None:
+    status, _, err = host("assets", "status", "--metrics", "nowhere/x.prom")
+    assert (status, "nowhere/x.prom cannot be written: No such file" in err) == (2, True)
+    status, _, err = host("assets", "systemd", "--dir", "nowhere")
+    assert (status, "nowhere/buildstep-pull.service cannot be written: No such file" in err) == (2, True)
+
+
 def test_units_are_printed_or_written(run: Run) -> None:
     status, out, _ = run("assets", "systemd", "--program", "/opt/b/bin/buildstep")
     assert status == 0
