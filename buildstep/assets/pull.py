@@ -315,7 +315,7 @@ class _Pull:
 def told(error: BuildstepError | OSError) -> str:
     """Return an error as a part of a report: its message, then the detail, if there is one."""
     if isinstance(error, BuildstepError):
-        detail = "; ".join(line.strip() for line in error.detail.splitlines())
+        detail = "; ".join(line.strip() for line in error.detail.splitlines() if line.strip())
         return f"{error.message}: {detail}" if detail else error.message
     where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
     return f"{where}{error.strerror}"

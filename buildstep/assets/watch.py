@@ -16,6 +16,7 @@ from typing import Final, NoReturn
 from buildstep.assets.interface import Mappings, Register, RegisterError
 from buildstep.errors import BuildstepError, Interrupted, UsageError
 from buildstep.events import Bus
+from buildstep.system import space
 
 Services = tuple[str, ...]
 
@@ -61,7 +62,7 @@ class Clock:
 
 class Watch:
     """Follows a register. services_of: what mappings give this host; pull: is called with it, and raises
-    BuildstepError for what a later pull may do better."""
+    BuildstepError and OSError for what a later pull may do better."""
 
     def __init__(
         self,
@@ -139,13 +140,16 @@ class Watch:
     def _pull_now(self, services: Services) -> None:
         try:
             self._pull(services)
-        except (Interrupted, UsageError):
+        except (Interrupted, UsageError, BrokenPipeError):  # the last: nobody reads what we print any more
             raise
-        except BuildstepError as error:
+        except (BuildstepError, OSError) as error:
             self._failed += 1
             pause = min(self._options.every, self._clock.backoff(self._failed))
-            detail = f"\n{error.detail}" if error.detail else ""
-            self._bus.note(f"{error.message}; tried again in {pause:.1f} s{detail}", level="error")
+            # A full disk, or too many open files, passes as well.
+            failure = space.explain(error) or error
+            told = getattr(failure, "detail", "")
+            detail = f"\n{told}" if told else ""
+            self._bus.note(f"{failure}; tried again in {pause:.1f} s{detail}", level="error")
             self._due = self._clock.now() + pause
         else:
             self._failed = 0

@@ -14,9 +14,10 @@ from buildstep.assets.activate import STATE
 from buildstep.assets.interface import Details
 from buildstep.assets.names import Name
 from buildstep.assets.policy import Policy
+from buildstep.assets.pull import told
 from buildstep.assets.retention import Retention
 from buildstep.cli.assets_rollback import command as rollback
-from buildstep.errors import ExitCode, SigningError, UsageError
+from buildstep.errors import ExitCode, SigningError, StoreError, UsageError
 from tests.unit.assets.pulling import MemoryAssets, pulled, simple
 
 
@@ -104,3 +105,7 @@ def test_a_rollback_in_a_directory_that_is_none_makes_none(tmp_path: Path) -> No
     result = CliRunner().invoke(rollback, ["web", "--install-dir", str(install)], standalone_mode=False)
     assert result.return_value == ExitCode.USAGE, result.exception
     assert not install.exists()
+
+
+def test_empty_lines_of_a_detail_are_left_out() -> None:
+    assert told(StoreError("no", detail="\n  since\n\n  then")) == "no: since; then"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -99,6 +101,20 @@ def bench() -> Bench:
 def test_d16_a_pull_at_once_and_then_every_so_often(bench: Bench) -> None:
     assert bench.run(250) == [(0, ("web",)), (100, ("web",)), (200, ("web",)), (300, ("web",))]
     assert bench.register.asked == 4  # no question without a reason
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE, errno.EAGAIN])
+def test_a_machine_that_lacks_something_does_not_end_the_watch(bench: Bench, number: int) -> None:
+    bench.error = OSError(number, os.strerror(number))
+    bench.run(1)
+    assert len(bench.pulls) > 1
+    assert os.strerror(number) in bench.bus.texts[0]
+
+
+def test_nobody_who_reads_its_output_ends_the_watch(bench: Bench) -> None:
+    bench.error = BrokenPipeError(errno.EPIPE, "Broken pipe")
+    with pytest.raises(BrokenPipeError):
+        bench.run(1)
 
 
 def test_d16_a_change_is_pulled_once_the_mappings_rest(bench: Bench) -> None:
