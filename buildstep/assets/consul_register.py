@@ -105,9 +105,12 @@ class SecureConsulRegister(ConsulRegister):
 
 
 def _key(pattern: str) -> str:
-    """Return the key of a pattern. Raises UsageError for one that a URL would take for a way upwards."""
-    if not pattern or any(name in (".", "..") for name in pattern.split("/")):
-        raise UsageError(f"{pattern!r} cannot be a pattern in Consul")
+    """Return the key of a pattern. Raises UsageError for one that would be another key as a path of a URL."""
+    if not pattern or "//" in pattern or any(name in (".", "..") for name in pattern.split("/")):
+        raise UsageError(
+            f"{pattern!r} cannot be a pattern in Consul",
+            hint="such a key can be removed by a transaction: /v1/txn of Consul's API",
+        )
     return PREFIX + pattern
 
 

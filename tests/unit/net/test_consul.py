@@ -283,7 +283,7 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch, fake: Fake) -> Non
     assert "buildstep[consul]" in caught.value.hint
 
 
-@pytest.mark.parametrize("pattern", ["", "..", "a/../b", "."])
+@pytest.mark.parametrize("pattern", ["", "..", "a/../b", "a//b", "."])
 def test_a_pattern_that_would_be_another_key(fake: Fake, pattern: str) -> None:
     with pytest.raises(UsageError):
         register(fake).load(pattern)
