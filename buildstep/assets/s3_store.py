@@ -198,18 +198,28 @@ class _Download:
         try:
             found = self._stack.enter_context(self._client.open(key, start=self._at, etag=self._etag))
         except Taken:
-            raise StoreError(
-                f"{self._client.uri}/{key} was replaced while it was read", retryable=True
-            ) from None
+            raise self._replaced() from None
         if found is None:
             raise Missing(f"{self._client.uri} has no {key}")
         head, reply = found
+        if self._etag and head.etag != self._etag:  # a store that ignores the condition
+            raise self._replaced()
+        if not head.size and reply.length is None:
+            raise StoreError(
+                f"{self._client.uri}/{key}: the store does not say how long it is",
+                hint="does a proxy on the way send it in chunks?",
+            )
         # A store that ignores ranges sends all of it again.
         left = self._at if reply.status != HTTPStatus.PARTIAL_CONTENT else 0
         while left and (data := reply.read(min(left, CHUNK))):
             left -= len(data)
         self._reply = reply
         return head
+
+    def _replaced(self) -> StoreError:
+        return StoreError(
+            f"{self._client.uri}/{self._name.file} was replaced while it was read", retryable=True
+        )
 
     def read(self, size: int = -1) -> bytes:
         """See `Incoming`."""

@@ -10,7 +10,7 @@ from buildstep.assets.s3_store import S3Assets
 from buildstep.errors import StoreError
 from buildstep.events import Bus
 from buildstep.files.interface import Access, Unlistable
-from tests.unit.net.test_s3_direct import KEYS, Server, says
+from tests.unit.net.test_s3_direct import KEYS, Server, says, sends
 
 ROW = (
     b"<Contents><Key>%s</Key><Size>1</Size><ETag>e</ETag>"
@@ -52,6 +52,30 @@ def test_metadata_that_is_made_to_do_harm_is_an_error_of_the_store() -> None:
         with pytest.raises(StoreError, match="the metadata of s3:"):
             store.details(name)
         with pytest.raises(StoreError, match="is no sha256"), store.open(name):
+            pass
+    finally:
+        server.close()
+
+
+def test_another_object_is_no_rest_of_the_first_where_a_store_ignores_the_condition() -> None:
+    half = sends(b'HTTP/1.1 200 OK\r\nContent-Length: 8\r\nETag: "a"\r\n\r\nAAAA')
+    server = Server(half, says("200 OK", b"BBBBBBBB", 'ETag: "b"'))
+    try:
+        name = Name("web", "1", ".tar.gz")
+        with (
+            pytest.raises(StoreError, match="was replaced while it was read"),
+            store_at(server).open(name) as incoming,
+        ):
+            list(iter(lambda: incoming.read(4), b""))
+    finally:
+        server.close()
+
+
+def test_an_object_without_a_length_is_told() -> None:
+    server = Server(sends(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nAAAA\r\n0\r\n\r\n"))
+    try:
+        name = Name("web", "1", ".tar.gz")
+        with pytest.raises(StoreError, match="does not say how long it is"), store_at(server).open(name):
             pass
     finally:
         server.close()
