@@ -55,7 +55,7 @@ class Mark:
             if value.pop("format") != _FORMAT:
                 return None
             mark = cls(**value)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
         texts = (mark.file, mark.sha256, mark.etag, mark.store, mark.tree, mark.key)
         numbers = (mark.size, mark.modified, mark.entries, mark.installed)

@@ -298,7 +298,7 @@ def test_the_same_content_as_another_object_is_not_fetched(store: MemoryAssets, 
 
 def test_a_damaged_mark_is_none(store: MemoryAssets, install: Path) -> None:
     pulled(store, install)
-    for text in ("", "{", "[]", json.dumps({"format": 1}), json.dumps({"format": 2})):
+    for text in ("", "{", "[]", "[" * 60_000, json.dumps({"format": 1}), json.dumps({"format": 2})):
         (install / "web/1" / MARK).write_text(text)
         assert read_mark(install / "web/1") is None
     assert pulled(store, install).services["web"].installed == ["1"]
