@@ -26,7 +26,7 @@ from buildstep.assets.blob_index import (
     parse_index,
     sidecar,
 )
-from buildstep.assets.interface import Asset, AssetTaken, Details, Incoming
+from buildstep.assets.interface import Asset, AssetTaken, Details, Incoming, NoStore
 from buildstep.assets.names import Name
 from buildstep.assets.taken import settle, sha256_of
 from buildstep.errors import StoreError
@@ -68,6 +68,13 @@ class BlobAssets:
         return self._listed(prefix)
 
     def _listed(self, prefix: str) -> Iterator[Asset]:
+        folder = self._storage.root
+        if folder is not None and not folder.exists():
+            # An empty listing would say that all versions were deleted.
+            raise NoStore(
+                f"there is no directory {folder}",
+                hint="is the path right, and is it mounted? `assets push` makes a new store",
+            )
         try:
             for item in self._storage.list(""):
                 name = names.parse(item.name, hyphens=True) if item.name.startswith(prefix) else None

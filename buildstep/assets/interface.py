@@ -19,6 +19,10 @@ class AssetTaken(StoreError):
     """There is an asset of this service and version already, and it is another one."""
 
 
+class NoStore(StoreError):
+    """There is nothing where a store should be; a push makes it."""
+
+
 class RegisterError(BuildstepError):
     """A register that cannot be reached, that refuses us, or that holds what is no mapping."""
 

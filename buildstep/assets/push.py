@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from buildstep.assets import names
 from buildstep.assets.archive_check import STRICT, Checked, Policy, check_archive
-from buildstep.assets.interface import AssetStore, AssetTaken, Details
+from buildstep.assets.interface import AssetStore, AssetTaken, Details, NoStore
 from buildstep.assets.names import Name
 from buildstep.assets.taken import settle
 from buildstep.errors import BuildstepError, ImageError, StoreError, UsageError
@@ -207,7 +207,10 @@ class _Push:
         return there, taken
 
     def _listed(self, service: str) -> set[Name]:
-        return {asset.name for asset in self._store.list(service)}
+        try:
+            return {asset.name for asset in self._store.list(service)}
+        except NoStore:  # it is made by what is about to be pushed
+            return set()
 
     def _send(self, index: int, checked: Checked | BuildstepError) -> None:
         upload = self._uploads[index]

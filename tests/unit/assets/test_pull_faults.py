@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from buildstep.assets import names
+from buildstep.assets import names, open_assets
 from buildstep.assets.activate import STATE
-from buildstep.assets.interface import Details
+from buildstep.assets.interface import Details, Incomplete
 from buildstep.assets.names import Name
 from buildstep.assets.policy import Policy
 from buildstep.assets.pull import told
@@ -109,3 +109,12 @@ def test_a_rollback_in_a_directory_that_is_none_makes_none(tmp_path: Path) -> No
 
 def test_empty_lines_of_a_detail_are_left_out() -> None:
     assert told(StoreError("no", detail="\n  since\n\n  then")) == "no: since; then"
+
+
+def test_a_store_that_is_not_there_is_no_empty_store(tmp_path: Path) -> None:
+    """A misspelt path, or a file system that is not mounted: nothing may be taken for deleted."""
+    store = open_assets(f"dir:{tmp_path}/none")
+    report = pulled(store, tmp_path / "srv")
+    with pytest.raises(Incomplete, match="could not be pulled") as caught:
+        report.check()
+    assert f"there is no directory {tmp_path}/none" in caught.value.detail
