@@ -67,11 +67,15 @@ def signals() -> Iterator[None]:
 
 def guarded(job: Callable[[], int]) -> int:
     """Run a job with signals as errors, and return its exit code or that of its error."""
-    try:
-        with signals():
+    # An error is told in here as well: a second signal must not change the status that the first one gave.
+    with signals():
+        try:
             return job()
-    except (BuildstepError, OSError) as error:
-        status = report_error(error, debug=debugging())
-        if status is None:
-            raise
-        return status
+        except (BuildstepError, OSError) as error:
+            try:
+                status = report_error(error, debug=debugging())
+            except Interrupted as late:
+                return late.code
+            if status is None:
+                raise
+            return status

@@ -22,7 +22,7 @@ import pytest
 
 from buildstep import cli
 from buildstep.cli import guard, session
-from buildstep.formats.decompress import Decompressed
+from buildstep.formats import unpack
 from buildstep.system import sealed
 from tests.integration.support import matches, wait_for
 from tests.servers.fixtures import Registry, S3Store, imgapi_server, locked_registry, registry, weed
@@ -438,9 +438,9 @@ def test_a_hostile_archive_is_refused_and_listed(
 
 
 def test_a_bomb_is_refused(agent: Agent, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    defaults = Decompressed.__init__.__kwdefaults__
-    assert defaults
-    monkeypatch.setitem(defaults, "floor", 1 << 20)
+    for function in (unpack.unpack, unpack.apply_layer, unpack.list_archive, unpack.list_layer):
+        assert function.__kwdefaults__
+        monkeypatch.setitem(function.__kwdefaults__, "limits", unpack.Limits(floor=1 << 20))
     (agent.top / "bomb.tgz").write_bytes(tarball({"letters": b"x" * (8 << 20)}))
     status, _, err = call("image", "import", "bomb.tgz")
     assert (status, "250 times its size" in err) == (11, True), err

@@ -10,8 +10,9 @@ import time
 
 import pytest
 
+from buildstep import cli
 from buildstep.cli import guard
-from buildstep.errors import ImageError
+from buildstep.errors import BuildstepError, ImageError, Interrupted
 
 
 def fail(error: BaseException) -> int:
@@ -69,6 +70,27 @@ def test_a_signal_in_a_finalizer_is_not_lost(capsys: pytest.CaptureFixture[str])
     assert time.monotonic() - begin < 4
     assert "Traceback" not in capsys.readouterr().err
     assert sys.unraisablehook is hook
+
+
+def test_a_signal_while_an_error_is_told_changes_no_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, lambda *_: pytest.fail("the handler was taken away too soon"))
+
+    def told(error: BuildstepError | OSError, *, debug: bool) -> int | None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return cli.report_error(error, debug=debug)
+
+    monkeypatch.setattr("buildstep.cli.guard.report_error", told)
+    try:
+        assert fail(Interrupted(signal.SIGTERM, "SIGTERM")) in (143, 129)
+
+        def job() -> int:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+            return 0
+
+        assert guard.guarded(job) == 143, "that of the first one"
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
