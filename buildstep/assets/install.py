@@ -29,6 +29,7 @@ from buildstep.system.remove import remove_tree
 STAGING: Final = ".staging"
 
 _LOCK = "lock"
+_FEW_FOLDERS = 3
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
@@ -115,13 +116,13 @@ class InstallDir:
         """
         todo = list(staged)
         results: list[BuildstepError | OSError | None] = []
-        touched = set()
+        touched: set[Path] = set()
         try:
             sync_filesystem(self._staging)
             for item in todo:
                 name = item.asset.name
                 try:
-                    folder = self._service(name.service)
+                    folder = self._service(name.service, touched)
                     self._move(Path(item.folder), folder, name.version)
                     touched.add(folder)
                     results.append(None)
@@ -129,14 +130,18 @@ class InstallDir:
                     raise
                 except (BuildstepError, OSError) as error:
                     results.append(error)
-            for folder in touched:
-                fsync_dir(folder)
+            # Each fsync(2) of a directory is a commit of the journal; one for all is enough.
+            if len(touched) > _FEW_FOLDERS:
+                sync_filesystem(self.path)
+            else:
+                for folder in touched:
+                    fsync_dir(folder)
         except OSError as error:  # a disk that fails: nothing is certain of this batch
             return [error] * len(todo)
         return results
 
-    def _service(self, service: str) -> Path:
-        """Return a service's directory, made if it is not there."""
+    def _service(self, service: str, touched: set[Path]) -> Path:
+        """Return a service's directory, made if it is not there. touched: takes what is to be synced then."""
         folder = self.path / service
         try:
             os.mkdir(folder, 0o755)
@@ -151,7 +156,7 @@ class InstallDir:
                     f"{folder} belongs to another user, and everybody can write to {self.path}"
                 ) from None
         else:
-            fsync_dir(self.path)
+            touched.add(self.path)
         return folder
 
     def _move(self, source: Path, folder: Path, version: str) -> None:

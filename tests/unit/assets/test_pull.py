@@ -239,6 +239,24 @@ def test_d12_many_are_fetched_at_once(store: MemoryAssets, install: Path) -> Non
     assert time.monotonic() - begin < 1.0  # one after the other it would be 1.2 s
 
 
+def test_many_new_directories_are_made_durable_at_once(
+    store: MemoryAssets, install: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each fsync of a directory is a commit of the journal."""
+    calls: list[str] = []
+    monkeypatch.setattr("buildstep.assets.install.fsync_dir", lambda path: calls.append(f"fsync {path}"))
+    monkeypatch.setattr("buildstep.assets.install.sync_filesystem", lambda path: calls.append("syncfs"))
+    for number in range(30):
+        store.add(f"many{number}-1.tar.gz", simple(str(number)))
+    pulled(store, install, *(f"many{number}" for number in range(30)))
+    assert calls.count("syncfs") >= 2
+    assert len(calls) <= 20, "two for each batch, and a few for small ones"
+    calls.clear()
+    pulled(store, install, "web")
+    assert f"fsync {install / 'web'}" in calls
+    assert f"fsync {install}" in calls, "it has a new directory"
+
+
 def test_d10_an_altered_or_shortened_object_is_never_seen(store: MemoryAssets, install: Path) -> None:
     good = store.objects["web-1.tar.gz"]
     altered = bytearray(good.data)
