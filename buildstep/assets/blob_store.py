@@ -237,7 +237,8 @@ class BlobAssets:
 
         def index(_there: bytes | None) -> bytes:
             found.clear()
-            found.update(parallel(row, self.list(), self.at_once))
+            with contextlib.suppress(NoStore):  # the index of a new store is empty, and makes it
+                found.update(parallel(row, self.list(), self.at_once))
             return pack_index(found)
 
         self._change(INDEX, index)
