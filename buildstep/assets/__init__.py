@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from buildstep.assets.interface import AssetStore, Register, RegisterAccess
-from buildstep.errors import UsageError
 from buildstep.events import Bus
 from buildstep.files.interface import Access
-from buildstep.net.errors import safe_url
 from buildstep.net.request import HttpOptions
+from buildstep.net.schemes import row_of
 from buildstep.system.registry import Registry, importing
 
 StoreMaker = Callable[[str, Access], AssetStore]
@@ -55,14 +53,8 @@ def open_assets(
     options: of `files.interface.Access`. Nothing is read or written yet. Raises UsageError.
     """
     access = Access(environ=environ, bus=bus or Bus(), **{"http": HttpOptions.of(environ), **options})
-    scheme, colon, _ = url.partition(":")
-    if not colon or "/" in scheme:
-        scheme, url = "dir", f"dir:{url}"
-    maker = ASSET_STORES.find(scheme, partial(access.bus.note, level="warning"))
-    if maker is None:
-        hint = ASSET_STORES.hint(scheme)
-        raise UsageError(f"no store of assets of the kind {scheme!r}: {safe_url(url)!r}", hint=hint)
-    return maker(url, access)
+    maker, scheme, rest = row_of(ASSET_STORES, url, default="dir", bus=access.bus)
+    return maker(f"{scheme}:{rest}", access)
 
 
 def open_register(url: str, access: RegisterAccess) -> Register:
@@ -70,11 +62,5 @@ def open_register(url: str, access: RegisterAccess) -> Register:
 
     Nothing is read or written yet. Raises UsageError.
     """
-    scheme, colon, rest = url.partition(":")
-    if not colon or "/" in scheme:
-        scheme, rest = "file", url
-    maker = REGISTERS.find(scheme, partial(access.bus.note, level="warning"))
-    if maker is None:
-        hint = REGISTERS.hint(scheme)
-        raise UsageError(f"no register of the kind {scheme!r}: {safe_url(url)!r}", hint=hint)
+    maker, _, rest = row_of(REGISTERS, url, default="file", bus=access.bus)
     return maker(rest, access)

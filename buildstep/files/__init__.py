@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from buildstep.errors import UsageError
 from buildstep.events import Bus
 from buildstep.files.interface import Access, Storage
 from buildstep.net.request import HttpOptions
+from buildstep.net.schemes import row_of
 from buildstep.system.registry import Registry, importing
 
 Maker = Callable[[str, Access], Storage]
@@ -40,12 +40,7 @@ def open_storage(
     options: of `Access`. Nothing is read or written yet. Raises UsageError for a URL that is none.
     """
     access = Access(environ=environ, bus=bus or Bus(), **{"http": HttpOptions.of(environ), **options})
-    scheme, colon, rest = url.partition(":")
-    if not colon or "/" in scheme:
-        scheme, rest = "dir", url
-    maker = STORES.find(scheme, partial(access.bus.note, level="warning"))
-    if maker is None:
-        raise UsageError(f"no store of the kind {scheme!r}: {url!r}", hint=STORES.hint(scheme))
+    maker, scheme, rest = row_of(STORES, url, default="dir", bus=access.bus)
     if not rest.strip("/") and rest != "/":
         raise UsageError(f"{url!r} does not say where the store is", hint=_EXAMPLES.get(scheme, ""))
     return maker(rest, access)

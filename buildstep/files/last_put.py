@@ -16,11 +16,10 @@ from buildstep.system import framed
 from buildstep.system.files import atomic_write
 from buildstep.system.private import private_dir
 from buildstep.tree import stat_lines
+from buildstep.tree.stat_index import GRAIN_NS
 from buildstep.tree.stat_lines import Walk
 
 _FORMAT = 2
-_GRAIN_NS = 20_000_000
-"""No kernel clock that stamps files is coarser than this."""
 
 
 class LastPut:
@@ -54,7 +53,7 @@ class LastPut:
             return
         # Seconds with ten decimals, of as many digits each: the latest time is the last in order, too.
         latest = stat_lines.parse(max(walk.lines, key=lambda line: line.split(b" ", 4)[3])).ctime
-        if max(latest, os.lstat(self._top).st_ctime_ns) >= walk.started - _GRAIN_NS:
+        if max(latest, os.lstat(self._top).st_ctime_ns) >= walk.started - GRAIN_NS:
             return
         with contextlib.suppress(OSError):
             private_dir(self._path.parent)

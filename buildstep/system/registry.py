@@ -38,7 +38,7 @@ class Registry(Mapping[str, T]):
 
     def __init__(self, seam: str, what: str, rows: Mapping[str, Callable[[], T]]) -> None:
         self.group = f"buildstep.{seam}"
-        self._what = what
+        self.what = what
         self._rows = dict(rows)
 
     def __getitem__(self, name: str) -> T:
@@ -99,7 +99,7 @@ class Registry(Mapping[str, T]):
                 loaded[point.name] = point.load()
             except Exception as error:  # noqa: BLE001 - whatever another package raises, the rest goes on
                 broken[point.name] = (
-                    f"the {self._what} {point.name!r} ({point.value}) does not load: {error!r}"
+                    f"the {self.what} {point.name!r} ({point.value}) does not load: {error!r}"
                 )
                 note(broken[point.name])
         return loaded, broken

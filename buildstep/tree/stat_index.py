@@ -28,7 +28,7 @@ from buildstep.tree.stat_lines import Seen
 
 FORMAT = 4
 
-_GRAIN_NS = 20_000_000
+GRAIN_NS = 20_000_000
 """No kernel clock that stamps files is coarser than this."""
 
 Row = tuple[Any, ...]
@@ -71,7 +71,7 @@ _UNTRUSTED = b"?"
 def row_of(entry: Entry, seen: Seen, *, started: int) -> Row:
     """Return what an index keeps of a path that was read. started: when the walk began, in ns."""
     line = seen.line
-    if seen.ctime >= started - _GRAIN_NS or (entry.kind == "f" and not entry.sha256):
+    if seen.ctime >= started - GRAIN_NS or (entry.kind == "f" and not entry.sha256):
         line = _UNTRUSTED + line
     return (
         line, seen.linked, entry.kind, seen.mode, seen.uid, seen.gid, seen.size, seen.mtime,

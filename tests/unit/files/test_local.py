@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.errors import StoreError
+from buildstep.errors import StoreError, UsageError
 from buildstep.events import Bus
 from buildstep.files import open_storage
 from buildstep.files.interface import Access, ReadOnly, Storage, checked, checked_under
@@ -231,3 +231,9 @@ def test_a_file_in_the_place_of_a_store_is_no_empty_store(call: str, tmp_path: P
     with pytest.raises(StoreError, match="file is no directory"):
         calls[call]()
     assert list(open_storage(f"dir:{tmp_path}/none").list("")) == []
+
+
+def test_a_store_of_an_unknown_kind_is_told_without_its_password() -> None:
+    with pytest.raises(UsageError, match="no store of the kind 'ftp': 'ftp://host/x'") as caught:
+        open_storage("ftp://me:secret@host/x")
+    assert "secret" not in f"{caught.value} {caught.value.detail} {caught.value.hint}"

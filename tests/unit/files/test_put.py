@@ -242,7 +242,7 @@ def test_a_young_tree_is_not_trusted(
     store: ContentStore, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file could change again in the same tick of the kernel's clock."""
-    monkeypatch.setattr(last_put, "_GRAIN_NS", 3_600_000_000_000)
+    monkeypatch.setattr(last_put, "GRAIN_NS", 3_600_000_000_000)
     record(store, tree, state=tmp_path / "state")
     assert not record(store, tree, state=tmp_path / "state").unchanged
 
