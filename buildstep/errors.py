@@ -32,6 +32,7 @@ class ExitCode(IntEnum):
     GATE = 20
     REGISTER = 21
     INCOMPLETE = 22
+    SERVICE = 23
 
 
 class BuildstepError(Exception):

@@ -32,6 +32,7 @@ ROOMS = [
     "build",
     "assets",
     "components",
+    "services",
     "cli",
     "__main__",
 ]

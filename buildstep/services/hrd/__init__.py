@@ -1,0 +1,1 @@
+"""HRD, the language in which templates and instances are written."""
