@@ -133,8 +133,10 @@ class Call:
     as done with this digest is not run again where that is the rule. secrets: values by the names by which
     `service.secret(NAME)` asks for them; they reach the action by a pipe and nothing else.
 
-    arguments: after the service, of those actions that take some. timeout: seconds. tries: how often it is
-    begun at most, where the failure is one that may pass.
+    arguments: after the service, of those actions that take some: `producer` of consume, the key of one of
+    `facts.producers`; `id` of data_import. timeout: seconds. tries: how often it is begun at most, where the
+    failure is one that may pass. token: of this call and no other: the place records it with what was done,
+    so that whoever asked and was killed can find out whether just this call completed.
     """
 
     facts: Facts
@@ -146,6 +148,7 @@ class Call:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     timeout: float = 600.0
     tries: int = 1
+    token: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,12 +167,13 @@ class Outcome:
 
 class Done(NamedTuple):
     """An action that a place has recorded as completed: written by the place itself before anybody is told,
-    so that one that completed is known even if whoever asked for it was killed."""
+    so that one that completed is known even if whoever asked for it was killed. token: of its call."""
 
     action: Action
     side: Side
     digest: str
     outcome: Outcome
+    token: str = ""
 
 
 Line = Callable[[str], None]
