@@ -108,8 +108,10 @@ class Facts:
     key: `name!instance` as text, unique in the repository; role, instance, domain, name, version: its parts.
     values: entries of template and instance, typed, references put in, by their keys; secrets are not among
     them. producers: facts of the services it uses, by role. processes: in the order in which they start.
-    packages: of the system. users: accounts that must be there. files: text by absolute path.
-    folder: the service's directory with its action files, here.
+    packages: of the system. users: accounts that must be there, each with a `name`, and as wanted `uid`,
+    `gid`, `group`, `groups`, `home`, `shell`. files: text by absolute path. trees: directories here, by the
+    absolute path at which the default `install` lays what is in them. folder: the service's directory with
+    its action files, here.
     """
 
     key: str
@@ -124,6 +126,7 @@ class Facts:
     packages: Sequence[str] = ()
     users: Sequence[Mapping[str, Any]] = ()
     files: Mapping[str, str] = field(default_factory=dict)
+    trees: Mapping[str, Path] = field(default_factory=dict)
     folder: Path | None = None
 
 
@@ -134,8 +137,9 @@ class Call:
     `service.secret(NAME)` asks for them; they reach the action by a pipe and nothing else.
 
     arguments: after the service, of those actions that take some: `producer` of consume, the key of one of
-    `facts.producers`; `id` of data_import. timeout: seconds. tries: how often it is begun at most, where the
-    failure is one that may pass. token: of this call and no other: the place records it with what was done,
+    `facts.producers`; `id` of data_import. timeout: seconds for all tries together. tries: how often it is
+    begun at most, where the failure is one that may pass. source: the file of its class; None where the
+    service has none for this side. token: of this call and no other: the place records it with what was done,
     so that whoever asked and was killed can find out whether just this call completed.
     """
 
@@ -180,8 +184,22 @@ Line = Callable[[str], None]
 """Is given each line that an action prints, without its end; no secret is in it."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Where:
+    """Which place: what a row of PLACES is called with.
+
+    address: of `ssh`, `ssh://[USER@]HOST[:PORT]`; of `image`, the root's directory. state: the directory in
+    which the place keeps its records, in place of its own. environ: of this command; the system's OpenSSH
+    takes its agent from it.
+    """
+
+    address: str = ""
+    state: Path | None = None
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
 class Place(Protocol):
-    """Where actions run. One object serves a run; it is a context manager that ends what it opened."""
+    """Where actions run. One object serves a run, by several threads at once for different services."""
 
     name: str
 
