@@ -119,6 +119,8 @@ def decisive(
     else:
         for name in _OF_A_STORE:
             options.pop(name)
+        if "oci" in spec.formats:
+            options["ref"] = spec.ref
     if spec.wants_packages:
         options["installer"] = installer(spec, image)
     else:

@@ -74,7 +74,9 @@ class EmitJob:
     more: further ones between those and the top, each made when it is asked for. config: the manifest's
     `build.oci` object. compression: None for each format's default. style: of what is an archive.
     stem: where to write, without extension (`bits/hello/hello-1.0.0`). native: for formats that send a
-    dataset. target: for a format that records the image in a store.
+    dataset. target: for a format that records the image in a store. ref: the name that container engines are
+    to give the image, None for NAME:VERSION. origin: where the image comes from, in the words that OCI has
+    for it: `source`, `base.name`, `base.digest`.
     """
 
     tree: FileList
@@ -94,6 +96,8 @@ class EmitJob:
     bus: Bus
     native: Any = None
     target: StoreTarget | None = None
+    ref: str | None = None
+    origin: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

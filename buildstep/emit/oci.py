@@ -1,4 +1,7 @@
-"""Write an OCI image archive (image-spec 1.1: image-layout, manifest, config, layer): one tar file."""
+"""Write an OCI image archive (image-spec 1.1: image-layout, manifest, config, layer): one tar file.
+
+It has the list of Docker's own archives beside the index, as `docker save` writes it since version 25.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from buildstep.emit import oci_config
+from buildstep.emit.architecture import check_architecture
 from buildstep.emit.interface import Artifact, Blob, EmitJob, Sink, new_file
 from buildstep.emit.layer import LayerWriter, layer_blob
 from buildstep.errors import EmitError
@@ -30,7 +34,7 @@ _DEFAULT: Compression = "gzip"
 
 
 class OciEmitter:
-    """`.oci.tar`, read by skopeo, umoci, buildah, podman and docker (oci-archive:)."""
+    """`.oci.tar`: read by skopeo, umoci, buildah and podman as an OCI archive, and by `docker load`."""
 
     name: ClassVar[str] = "oci"
     compressions: ClassVar[tuple[Compression, ...]] = (_DEFAULT, "zstd", "none")
@@ -43,6 +47,8 @@ class OciEmitter:
     def open(self, job: EmitJob, path: Path) -> Iterator[Sink]:
         """See `Emitter`."""
         chosen = codec(job.compression or _DEFAULT)
+        told = oci_config.run_config(job)
+        check_architecture(job, told["config"], told["architecture"])
         with (
             new_file(path) as fd,
             ThreadPoolExecutor(1, thread_name_prefix="verify") as pool,
@@ -137,6 +143,7 @@ class _Archive:
         config = self._document(OCI_CONFIG, oci_config.image_config(job, layers))
         manifest = self._document(OCI_MANIFEST, oci_config.image_manifest(job, layers, config))
         self._member("index.json", _json(oci_config.image_index(job, manifest)))
+        self._member("manifest.json", _json(oci_config.docker_manifest(job, layers, config)))
         write_all(self._fd, END)
         for blob, check in self._checks:
             if check.result() != blob.digest:
@@ -144,6 +151,7 @@ class _Archive:
         extra = {
             "codec": self._codec.ident,
             "digest": manifest.digest,
+            "reference": oci_config.image_name(job),
             "config": config.digest,
             "layers": [f"sha256:{layer.digest}" for layer in layers],
             "diff_ids": [f"sha256:{layer.diff_id}" for layer in layers],
@@ -166,7 +174,7 @@ def _blob_name(digest: str) -> bytes:
     return b"blobs/sha256/" + digest.encode()
 
 
-def _json(value: Mapping[str, Any]) -> bytes:
+def _json(value: object) -> bytes:
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return json_halves(text).encode()
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from buildstep.emit.interface import Blob, EmitJob
+from buildstep.formats.oci import naming
 from buildstep.formats.oci.spec import (
     ANNOTATION,
     OCI_INDEX,
@@ -15,6 +16,9 @@ from buildstep.formats.oci.spec import (
     Descriptor,
     OciPlatform,
 )
+
+PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where programs are found in an image whose base and m.json do not say."""
 
 _SYSTEMS = {"smartos": "illumos", "bsd": "freebsd", "other": "linux"}
 
@@ -26,7 +30,7 @@ def image_config(job: EmitJob, layers: Sequence[Blob]) -> dict[str, Any]:
     return {
         "created": job.created,
         **_platform(job).to_json(),
-        "config": _process(job.config, base.get("config") or {}),
+        "config": _process(job, base.get("config") or {}),
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer.diff_id}" for layer in layers]},
         "history": _history(job, layers),
         **inherited,
@@ -35,7 +39,9 @@ def image_config(job: EmitJob, layers: Sequence[Blob]) -> dict[str, Any]:
 
 def run_config(job: EmitJob) -> dict[str, Any]:
     """Return of the image configuration what the image runs on, and how: what one based on it inherits."""
-    return {**_platform(job).to_json(), "config": _process(job.config, job.base_config.get("config") or {})}
+    process = _process(replace(job, origin={}), job.base_config.get("config") or {})
+    process["Labels"] = _foreign(process["Labels"])
+    return {**_platform(job).to_json(), "config": process}
 
 
 def image_manifest(job: EmitJob, layers: Sequence[Blob], config: Descriptor) -> dict[str, Any]:
@@ -50,9 +56,8 @@ def image_manifest(job: EmitJob, layers: Sequence[Blob], config: Descriptor) -> 
 
 
 def image_index(job: EmitJob, manifest: Descriptor) -> dict[str, Any]:
-    """Return the archive's index: one image, its reference name the manifest's version."""
-    name = str(job.manifest.get("version", "latest"))
-    entry = replace(manifest, platform=_platform(job).to_json(), annotations={REF_NAME: name})
+    """Return the archive's index: one image, under the name by which engines load it."""
+    entry = replace(manifest, platform=_platform(job).to_json(), annotations={REF_NAME: image_name(job)})
     return {
         "schemaVersion": 2,
         "mediaType": OCI_INDEX,
@@ -61,12 +66,55 @@ def image_index(job: EmitJob, manifest: Descriptor) -> dict[str, Any]:
     }
 
 
+def docker_manifest(job: EmitJob, layers: Sequence[Blob], config: Descriptor) -> list[dict[str, Any]]:
+    """Return the list of images for `docker load`, which names the blobs of the archive as its files.
+
+    Source: moby, image specification v1.2, "Combined Image JSON + Filesystem Changeset Format".
+    """
+    return [
+        {
+            "Config": _blob_path(config.digest),
+            "RepoTags": [image_name(job)],
+            "Layers": [_blob_path(layer.descriptor.digest) for layer in layers],
+        }
+    ]
+
+
+def image_name(job: EmitJob) -> str:
+    """Return the name under which container engines load the image."""
+    manifest = job.manifest
+    return naming.image_name(str(manifest.get("name", "")), str(manifest.get("version", "latest")), job.ref)
+
+
+def _blob_path(digest: str) -> str:
+    return f"blobs/{digest.replace(':', '/')}"
+
+
 def _annotations(job: EmitJob) -> dict[str, str]:
-    found = {ANNOTATION + "created": job.created}
-    for key, field in (("title", "name"), ("version", "version"), ("description", "description")):
+    """Return what is told of the image: where it is from, what its manifest says, and `oci.annotations`."""
+    found = {"created": job.created, **job.origin}
+    for key, field in (
+        ("title", "name"), ("version", "version"), ("description", "description"), ("url", "homepage"),
+    ):  # fmt: skip
         if job.manifest.get(field):
-            found[ANNOTATION + key] = str(job.manifest[field])
-    return found
+            found[key] = str(job.manifest[field])
+    ours = {str(key): str(value) for key, value in (job.config.get("annotations") or {}).items()}
+    return {ANNOTATION + key: value for key, value in found.items()} | ours
+
+
+def _labels(job: EmitJob, base: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels: the base's, what OCI has words for, and the manifest's `oci.labels`.
+
+    What the base says of itself in OCI's words is not true of this image.
+    """
+    told = {key: value for key, value in _annotations(job).items() if key.startswith(ANNOTATION)}
+    ours = {str(key): str(value) for key, value in (job.config.get("labels") or {}).items()}
+    return _foreign(base) | told | ours
+
+
+def _foreign(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels that are not in OCI's words."""
+    return {key: text for key, text in labels.items() if not key.startswith(ANNOTATION)}
 
 
 def _platform(job: EmitJob) -> OciPlatform:
@@ -76,6 +124,8 @@ def _platform(job: EmitJob) -> OciPlatform:
     os = str(base["os"]) if os == "other" and base.get("os") else _SYSTEMS.get(os, os)
     if job.config.get("architecture"):
         name, _, variant = str(job.config["architecture"]).partition("/")
+        # Without a variant a reader cannot choose among several for arm; this is what engines then take.
+        variant = variant or ("v7" if name == "arm" else "")
         return OciPlatform(os=os, architecture=name, variant=variant)
     if base.get("architecture"):
         variant = str(base.get("variant") or "")
@@ -100,9 +150,9 @@ def _history(job: EmitJob, layers: Sequence[Blob]) -> list[dict[str, Any]]:
 # -- what runs ------------------------------------------------------------------------------------------
 
 
-def _process(ours: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+def _process(job: EmitJob, base: Mapping[str, Any]) -> dict[str, Any]:
     """Return the `config` object: what the base's says, changed by the manifest's `build.oci`."""
-    config = dict(base)
+    ours, config = job.config, dict(base)
     if ours.get("entrypoint") is not None:
         config["Entrypoint"] = _argv(ours["entrypoint"])
         # The base's arguments were meant for the base's program.
@@ -117,9 +167,10 @@ def _process(ours: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]
     ports = [str(port) for port in ours.get("expose") or ()]
     _extend(config, "ExposedPorts", (port if "/" in port else f"{port}/tcp" for port in ports))
     _extend(config, "Volumes", map(str, ours.get("volumes") or ()))
-    if ours.get("labels"):
-        labels = {str(key): str(value) for key, value in ours["labels"].items()}
-        config["Labels"] = {**(base.get("Labels") or {}), **labels}
+    config["Labels"] = _labels(job, base.get("Labels") or {})
+    # Without it a runtime finds programs by a default of its own, or not at all.
+    if _platform(job).os == "linux" and not any(row.startswith("PATH=") for row in config.get("Env") or ()):
+        config["Env"] = [PATH, *(config.get("Env") or ())]
     return config
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit, urlunsplit
 
 from buildstep.errors import UsageError
+from buildstep.formats.oci import naming
 from buildstep.formats.oci.spec import (
     INDEXES,
     MANIFESTS,
@@ -34,8 +35,6 @@ from buildstep.net.request import HttpRequest, HttpResponse
 from buildstep.system.digest import Expected
 from buildstep.system.files import Slice
 
-_REPOSITORY = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _ACCEPT = ", ".join(sorted(INDEXES | MANIFESTS))
 _MAX_DEPTH = 4
@@ -61,20 +60,17 @@ class Reference:
         """
         rest = text.removeprefix("docker:").removeprefix("//")
         rest, _, digest = rest.partition("@")
-        head, slash, tail = rest.partition("/")
-        if slash and ("." in head or ":" in head or head == "localhost"):
-            host, name = head, tail
-        else:
-            host, name = HUB, rest
+        host, name = naming.split_host(rest)
+        host = host or HUB
         name, colon, tag = name.partition(":")
         if host == HUB and "/" not in name:
             name = f"library/{name}"
         wrong = (
-            not _REPOSITORY.fullmatch(name)
-            or len(name) > 255
-            or (colon and not _TAG.fullmatch(tag))
+            not naming.REPOSITORY.fullmatch(name)
+            or len(name) > naming.MAX_REPOSITORY
+            or (colon and not naming.TAG.fullmatch(tag))
             or ("@" in text and not _DIGEST.fullmatch(digest))
-            or not re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?|\[[0-9a-fA-F:]+\](:[0-9]{1,5})?", host)
+            or not naming.HOST.fullmatch(host)
         )
         if wrong:
             raise UsageError(

@@ -77,6 +77,7 @@ class OciConfig:
     expose: tuple[str, ...] = ()
     volumes: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
     stop_signal: str | None = None
     architecture: str | None = None
 

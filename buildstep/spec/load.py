@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from buildstep.errors import Fault, SpecError
+from buildstep.formats.oci import naming
 from buildstep.spec import imgmanifest, schema
 from buildstep.spec.document import Document
 from buildstep.spec.fields import BuildSpec, Origin, from_data, store_url, to_data
@@ -187,6 +188,12 @@ def _relations(given: Mapping[str, _Given], flags: Mapping[str, object], cwd: Pa
     if (motd := given.get("motd")) and motd.value and "source_repo" not in given:
         hint = "give -S, $.build.source_repo or BUILDSTEP_SOURCE_REPO"
         yield Fault(where=motd.where, message="needs a source repository to name", hint=hint)
+    formats = given["formats"].value if "formats" in given else BuildSpec.formats
+    if (ref := given.get("ref")) and "oci" in formats:
+        try:
+            naming.image_name("", "", ref.value)
+        except ValueError as error:
+            yield Fault(where=ref.where, message=str(error), hint="such as team/web or team/web:1.2")
     if clean := given.get("clean"):
         dropped = [name for name in clean.value if name.startswith("-")]
         if dropped and len(dropped) < len(clean.value):

@@ -116,8 +116,9 @@ _OCI = record(
         "expose": array(text(f"{_PORT}(/(tcp|udp|sctp))?", say="a port such as 80 or 53/udp")),
         "volumes": array(_ABSOLUTE),
         "labels": mapping(_NO_NUL, keys=_LINE),
+        "annotations": mapping(_NO_NUL, keys=_LINE),
         "stop_signal": text("SIG[A-Z0-9+-]+|[1-9][0-9]?", say="a signal such as SIGTERM"),
-        "architecture": text("[a-z0-9]+", say="an architecture such as amd64"),
+        "architecture": text("[a-z0-9]+(/v[0-9]+)?", say="an architecture such as amd64 or arm/v7"),
     }
 )
 
@@ -225,7 +226,9 @@ _TABLE: Final = (
     Setting(
         "ref",
         _WORD,
-        "The name by which the format files records the image; default: NAME/VERSION.",
+        "Another name for the image. Container engines load it as [HOST/]NAME[:TAG]; default: NAME:VERSION,"
+        " the name in lower case, and a dash for what no engine takes in it. The format files records the"
+        " image by this name; default: NAME/VERSION.",
         flag="--ref",
     ),
     Setting(

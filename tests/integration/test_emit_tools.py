@@ -10,6 +10,7 @@ import shutil
 import stat
 import struct
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -206,7 +207,7 @@ def test_which_readers_take_files_with_holes(tmp_path: Path, reader: str) -> Non
         path = emitted(top, out, "oci" if reader == "umoci" else "tar", "none", sparse=sparse)
         if reader == "umoci":
             layers(path, out / "apart")
-            run("umoci", "unpack", "--image", f"{out / 'apart'}:1.0.0", out / "bundle")
+            run("umoci", "unpack", "--image", f"{out / 'apart'}:hello:1.0.0", out / "bundle")
             into = out / "bundle/rootfs"
         elif reader == "python":
             run(
@@ -310,7 +311,7 @@ def test_times_far_from_now_are_kept_in_every_format(tmp_path: Path, reader: str
     if reader == "umoci":
         (artifact,) = write(trees.job(top, tmp_path / "x-1", tree=tree, epoch=None), "oci")
         layers(artifact.path, tmp_path / "apart")
-        run("umoci", "unpack", "--image", f"{tmp_path / 'apart'}:1.0.0", tmp_path / "bundle")
+        run("umoci", "unpack", "--image", f"{tmp_path / 'apart'}:hello:1.0.0", tmp_path / "bundle")
         into = tmp_path / "bundle/rootfs"
     else:
         (artifact,) = write(trees.job(top, tmp_path / "x-1", tree=tree, epoch=None), "tar")
@@ -344,7 +345,7 @@ def test_attributes_with_an_equals_sign_in_their_name(tmp_path: Path) -> None:
     # A reader in Go takes the archive and the value; the name is what a record can hold of it.
     require("umoci")
     layers(emitted(top, tmp_path, "oci"), tmp_path / "apart")
-    run("umoci", "unpack", "--image", f"{tmp_path / 'apart'}:1.0.0", tmp_path / "bundle")
+    run("umoci", "unpack", "--image", f"{tmp_path / 'apart'}:hello:1.0.0", tmp_path / "bundle")
     assert os.getxattr(tmp_path / "bundle/rootfs/file", "user.a%3Db") == b"=1\n"
 
 
@@ -416,11 +417,47 @@ def layers(archive: Path, apart: Path) -> list[Path]:
 def test_skopeo_reads_and_copies(root: Path, tmp_path: Path, compression: str) -> None:
     require("skopeo")
     path = emitted(root, tmp_path, "oci", compression)
-    told = json.loads(run("skopeo", "inspect", "--raw", f"oci-archive:{path}:1.0.0"))
+    told = json.loads(run("skopeo", "inspect", "--raw", f"oci-archive:{path}:hello:1.0.0"))
     assert len(told["layers"]) == 1
     run("skopeo", "--insecure-policy", "copy", f"oci-archive:{path}", f"dir:{tmp_path / 'dir'}")
-    config = json.loads(run("skopeo", "inspect", "--config", f"oci-archive:{path}:1.0.0"))
+    config = json.loads(run("skopeo", "inspect", "--config", f"oci-archive:{path}:hello:1.0.0"))
     assert config["architecture"]
+
+
+def engine(program: str, top: Path, *words: str | Path) -> str:
+    """Run podman or buildah with a store of its own."""
+    store: list[str | Path] = ["--root", top / "storage", "--runroot", top / "run", "--storage-driver", "vfs"]
+    return run(program, *store, *words, env={"BUILDAH_ISOLATION": "chroot"})
+
+
+@pytest.fixture
+def engines() -> Iterator[Path]:
+    """A place for an engine's store, whose path podman finds short enough."""
+    with tempfile.TemporaryDirectory(prefix="engines-", dir="/tmp") as top:
+        yield Path(top)
+
+
+def names_in(program: str, top: Path) -> list[str]:
+    how = ["--json"] if program == "buildah" else ["--format", "json"]
+    rows = json.loads(engine(program, top, "images", *how))
+    return [name for row in rows for name in row.get("Names") or row.get("names") or ()]
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_engines_load_it_under_its_name(root: Path, tmp_path: Path, engines: Path, compression: str) -> None:
+    require("podman", "buildah", "skopeo")
+    path = emitted(root, tmp_path, "oci", compression)
+    told = engine("podman", engines, "load", "--input", path)
+    assert "localhost/hello:1.0.0" in told
+    engine("podman", engines, "rmi", "localhost/hello:1.0.0")
+    engine("buildah", engines, "pull", f"oci-archive:{path}")
+    assert names_in("buildah", engines) == ["localhost/hello:1.0.0"]
+    engine("buildah", engines, "rmi", "-a")
+    # As `docker load` reads it.
+    there = json.loads(run("skopeo", "inspect", "--config", f"docker-archive:{path}:hello:1.0.0"))
+    assert there == json.loads(run("skopeo", "inspect", "--config", f"oci-archive:{path}:hello:1.0.0"))
+    engine("podman", engines, "pull", f"docker-archive:{path}")
+    assert [name.rpartition("/")[2] for name in names_in("podman", engines)] == ["hello:1.0.0"]
 
 
 def two_layers(root: Path, tmp_path: Path, compression: str = "gzip") -> tuple[Path, Path]:
@@ -475,7 +512,7 @@ def test_umoci_unpacks_the_same_tree(root: Path, tmp_path: Path) -> None:
     layout = tmp_path / "layout"
     layout.mkdir()
     run("tar", "-xf", archive, "-C", layout)
-    run("umoci", "unpack", "--image", f"{layout}:1.0.0", tmp_path / "bundle")
+    run("umoci", "unpack", "--image", f"{layout}:hello:1.0.0", tmp_path / "bundle")
     same(root, tmp_path / "bundle/rootfs")
 
 

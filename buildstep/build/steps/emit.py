@@ -21,8 +21,10 @@ from buildstep.emit.read_pass import with_parents
 from buildstep.emit.split_layer import segments, timeless
 from buildstep.errors import EmitError
 from buildstep.formats.oci.config import sound_config
+from buildstep.images.record import ImageRecord
 from buildstep.pool.streams import NativeJob, NativeStreams
 from buildstep.report.record import Step
+from buildstep.spec.fields import BuildSpec
 from buildstep.system.text import size_text
 from buildstep.tree.diff import Changes
 from buildstep.tree.hashing import hash_entries, spread_digests
@@ -109,11 +111,24 @@ def _emit(context: BuildContext, state: BuildState, layers: Iterable[Blob]) -> N
         bus=context.bus,
         native=_native_job(context, state),
         target=store_target(spec, context.environ, _notes(context, state)),
+        ref=spec.ref,
+        origin=_origin(spec, state.image),
     )
     state.artifacts = emit.emit(job, spec.formats, context.outputs)
     proto_check.begin(context, state)
     context.bus.count("bytes_hashed", hash_entries(root, snapshot.entries.values()))
     spread_digests(snapshot.entries)
+
+
+def _origin(spec: BuildSpec, image: ImageRecord) -> dict[str, str]:
+    """Return where the image comes from: its source, and its base image as others can find it."""
+    found = {"source": spec.source_repo or ""}
+    if image.files > 1:
+        found |= {
+            "base.name": image.label.removeprefix("docker://"),
+            "base.digest": image.inputs.get("digest", ""),
+        }
+    return {key: text for key, text in found.items() if text}
 
 
 def _tell_left_out(context: BuildContext, name: str) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import ClassVar
 
 from buildstep.errors import ImageError, PublishError
 from buildstep.events import Bus
 from buildstep.formats.oci.layout import Layout, open_layout
+from buildstep.formats.oci.naming import tag_of
 from buildstep.formats.oci.spec import INDEXES, Descriptor, media_type, parse_index, parse_manifest
 from buildstep.images.publishers.bundle import Bundle, Published, PublishOptions
 from buildstep.net.credentials import credentials_for
@@ -28,7 +28,7 @@ class RegistryPublisher:
             raise PublishError(
                 "a registry takes OCI images, and none was built", hint="build with --format oci"
             )
-        ref = Reference.parse(target, default_tag=_tag(bundle.version))
+        ref = Reference.parse(target, default_tag=tag_of(bundle.version))
         if ref.digest:
             raise PublishError(f"{ref} names a digest, which only the registry can give", hint="give a tag")
         listed = options.environ.get("BUILDSTEP_INSECURE_REGISTRIES", "").split(",")
@@ -89,9 +89,3 @@ def push_image(
             objects[blob.media_type.rpartition("/")[2] + f"@{blob.hex[:12]}"] = blob.digest
     client.push_manifest(entry.digest, kind, data)
     return kind, data
-
-
-def _tag(version: str) -> str:
-    """A version as a tag, which has fewer characters to choose from."""
-    tag = re.sub(r"[^A-Za-z0-9._-]", "-", version)[:128]
-    return tag if re.match(r"[A-Za-z0-9_]", tag) else f"v{tag}"[:128]

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 
 from buildstep import emit
 from buildstep.emit import layer as emit_layer
-from buildstep.emit import stream
+from buildstep.emit import oci_config, stream
 from buildstep.emit.interface import ArchiveStyle, Artifact, Blob, EmitJob
 from buildstep.errors import EmitError, SpecError
 from buildstep.events import Bus, Event, Note
@@ -516,45 +516,93 @@ def test_the_config_is_the_manifests_over_the_bases(root: Path, tmp_path: Path) 
     )
     image = Image(write(job, "oci")[0].path)
     config = image.config
+    note = "org.opencontainers.image."
+    told = {
+        note + "title": "hello",
+        note + "version": "1.0.0",
+        note + "description": "Grüße",
+        note + "created": "2023-11-14T22:13:20Z",
+    }
     assert config["config"] == {
         "Entrypoint": ["/usr/bin/tool", "-x"],
-        "Env": ["A=1", "B=2", "C=3=4"],
+        "Env": [oci_config.PATH, "A=1", "B=2", "C=3=4"],
         "User": "www",
         "WorkingDir": "/srv",
         "ExposedPorts": {"22/tcp": {}, "80/tcp": {}, "53/udp": {}},
         "Volumes": {"/data": {}},
-        "Labels": {"a": "b", "z": "y"},
+        "Labels": {"a": "b", "z": "y", **told},
         "StopSignal": "SIGQUIT",
         "OnBuild": ["x"],
     }
     assert (config["architecture"], config["variant"], config["os"]) == ("arm64", "v8", "linux")
     assert config["created"] == "2023-11-14T22:13:20Z"
     assert len([row for row in config["history"] if not row.get("empty_layer")]) == 1
-    note = "org.opencontainers.image."
-    assert image.descriptor["annotations"] == {note + "ref.name": "1.0.0"}
+    assert image.descriptor["annotations"] == {note + "ref.name": "hello:1.0.0"}
     for notes in (image.manifest["annotations"], image.index["annotations"]):
-        assert notes == {
-            note + "title": "hello",
-            note + "version": "1.0.0",
-            note + "description": "Grüße",
-            note + "created": "2023-11-14T22:13:20Z",
-        }
+        assert notes == told
 
 
+@pytest.mark.parametrize("architecture", ["arm", "arm/v7"])
 @pytest.mark.parametrize(
     ("os_name", "want"), [("smartos", "illumos"), ("other", "linux"), ("bsd", "freebsd")]
 )
-def test_system_names(root: Path, tmp_path: Path, os_name: str, want: str) -> None:
+def test_system_names(root: Path, tmp_path: Path, os_name: str, want: str, architecture: str) -> None:
     job = trees.job(
         root,
         tmp_path / "x-1",
         manifest={"name": "a", "version": "1", "os": os_name},
-        config={"cmd": "echo hi", "env": ["A=1"], "architecture": "arm/v7"},
+        config={"cmd": "echo hi", "env": ["A=1"], "architecture": architecture},
     )
     config = Image(write(job, "oci")[0].path).config
     assert config["os"] == want
     assert (config["architecture"], config["variant"]) == ("arm", "v7")
-    assert config["config"] == {"Cmd": ["/bin/sh", "-c", "echo hi"], "Env": ["A=1"]}
+    assert config["config"]["Cmd"] == ["/bin/sh", "-c", "echo hi"]
+    # Where programs are is only known of Linux.
+    assert config["config"]["Env"] == [*([oci_config.PATH] if want == "linux" else []), "A=1"]
+
+
+def test_what_a_base_says_of_itself_is_not_said_of_the_image(root: Path, tmp_path: Path) -> None:
+    note = "org.opencontainers.image."
+    theirs = {note + "licenses": "GPL", note + "vendor": "them", "z": "y"}
+    job = trees.job(
+        root,
+        tmp_path / "x-1",
+        config={"annotations": {note + "licenses": "MIT", "team": "web"}, "labels": {note + "title": "mine"}},
+        base_config={"config": {"Labels": theirs, "Env": ["PATH=/x"]}},
+    )
+    job = replace(job, origin={"base.name": "debian:12", "source": "https://git.example/x"})
+    image = Image(write(job, "oci")[0].path)
+    told = {
+        note + "version": "1.0.0",
+        note + "created": "2023-11-14T22:13:20Z",
+        note + "licenses": "MIT",
+        note + "base.name": "debian:12",
+        note + "source": "https://git.example/x",
+    }
+    assert image.config["config"]["Labels"] == {**told, "z": "y", note + "title": "mine"}
+    assert image.manifest["annotations"] == {**told, note + "title": "hello", "team": "web"}
+    assert image.config["config"]["Env"] == ["PATH=/x"], "the base's own wins"
+
+
+def test_docker_finds_its_list_beside_the_index(root: Path, tmp_path: Path) -> None:
+    archive = write(trees.job(root, tmp_path / "x-1"), "oci")[0].path
+    image = Image(archive)
+    with tarfile.open(archive) as tar:
+        names = tar.getnames()
+        stream = tar.extractfile("manifest.json")
+        assert stream is not None
+        (row,) = json.loads(stream.read())
+    assert row["RepoTags"] == ["hello:1.0.0"]
+    assert row["Config"] == "blobs/sha256/" + image.manifest["config"]["digest"][7:]
+    assert row["Layers"] == ["blobs/sha256/" + layer["digest"][7:] for layer in image.manifest["layers"]]
+    assert {row["Config"], *row["Layers"]} < set(names)
+
+
+def test_another_name_for_engines(root: Path, tmp_path: Path) -> None:
+    job = replace(trees.job(root, tmp_path / "x-1"), ref="registry.example:5000/team/web")
+    image = Image(write(job, "oci")[0].path)
+    note = "org.opencontainers.image."
+    assert image.descriptor["annotations"] == {note + "ref.name": "registry.example:5000/team/web:1.0.0"}
 
 
 # -- outputs --------------------------------------------------------------------------------------------
