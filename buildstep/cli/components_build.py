@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
@@ -64,13 +65,14 @@ def _build(
     graph: Path | None,
     **options: Any,
 ) -> int:
-    from buildstep.components import plan_drawing, report
+    from buildstep.components import report
     from buildstep.components.console import summary, view_for
     from buildstep.components.flow import How, Outcome, build
     from buildstep.components.run import Rules, check
     from buildstep.system import namespaces
 
-    plan_drawing.check_name(graph)
+    if graph is not None:
+        _drawing().check_name(graph)
     opened = open_(root, options)
     selection = selected(opened, options["names"], options["words"], options["downstream"])
     with view_for(sys.stderr, verbose=verbose, quiet=quiet) as view:
@@ -91,12 +93,21 @@ def _build(
             view.tell("no component is affected")
             outcome = Outcome(jobs={}, results={}, started=time.time(), seconds=0.0)
     if junit is not None:
-        report.write_junit(junit, outcome)
+        from buildstep.components.junit import write_junit
+
+        write_junit(junit, outcome)
     if graph is not None:
-        plan_drawing.write_run(
+        _drawing().write_run(
             opened.graph, outcome.jobs, outcome.results, opened.records, graph, outcome.seconds
         )
     text = summary(outcome.results, outcome.seconds)
     show(report.to_json(outcome), [text], as_json=as_json, done=text)
     check(outcome.results)
     return 0
+
+
+def _drawing() -> ModuleType:
+    """Return what draws a graph; it is not imported for the builds without, as that takes a while."""
+    from buildstep.components import plan_drawing
+
+    return plan_drawing

@@ -6,6 +6,7 @@ size and both times of the file are as they were when it was read, and it was at
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import time
@@ -33,7 +34,11 @@ class Contents:
     def text(self, path: str) -> str:
         """Return a file's text. Raises OSError; UnicodeDecodeError where it is not UTF-8."""
         if path not in self._texts:
-            self._texts[path] = data = self._read(path)
+            fd = os.open(f"{self.root}/{path}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                self._texts[path] = data = self._read(fd)
+            finally:
+                os.close(fd)
             self._digests[path] = hashlib.sha256(data).hexdigest()
         return self._texts[path].decode()
 
@@ -44,14 +49,22 @@ class Contents:
         between checkouts of the same commit.
         """
         full = f"{self.root}/{path}"
-        info = os.lstat(full)
-        if (info.st_mode & 0o170000) == 0o120000:
+        # One look-up of the path, and no object for each of a hundred thousand small files.
+        try:
+            fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
             return "l - " + hashlib.sha256(os.fsencode(os.readlink(full))).hexdigest()
-        if path not in self._digests:
-            if info.st_size > _LARGE:
-                self._digests[path] = self._large(path, info)
-            else:
-                self._digests[path] = hashlib.sha256(self._read(path, info.st_size)).hexdigest()
+        try:
+            info = os.fstat(fd)
+            if path not in self._digests:
+                if info.st_size > _LARGE:
+                    self._digests[path] = self._large(path, info)
+                else:
+                    self._digests[path] = hashlib.sha256(self._read(fd, info.st_size)).hexdigest()
+        finally:
+            os.close(fd)
         return f"f {'x' if info.st_mode & 0o100 else '-'} {self._digests[path]}"
 
     def save(self) -> None:
@@ -90,18 +103,13 @@ class Contents:
             self._seen[path] = [*now, digest]
         return digest
 
-    def _read(self, path: str, size: int = 0) -> bytes:
+    def _read(self, fd: int, size: int = 0) -> bytes:
         self.reads += 1
-        # Without an object for each of a hundred thousand small files.
-        fd = os.open(os.path.join(self.root, path), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            data = os.read(fd, size + 1)
-            if len(data) > size:  # it has grown, or nobody knew how long it is
-                while more := os.read(fd, _LARGE):
-                    data += more
-            return data
-        finally:
-            os.close(fd)
+        data = os.read(fd, size + 1)
+        if len(data) > size:  # it has grown, or nobody knew how long it is
+            while more := os.read(fd, _LARGE):
+                data += more
+        return data
 
 
 FORMAT: Final = 1

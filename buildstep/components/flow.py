@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from buildstep.components.builders import Builder, open_builder
 from buildstep.components.discover import discover
@@ -215,9 +217,13 @@ def build(opened: Opened, names: Sequence[str] | Selection, watcher: Watcher, ho
         )
         worker.stages.clear()
         executor = _executor(how, worker, opened.state)
-        seen = watcher if how.keep else _Tidy(watcher, worker.stages, jobs)
         try:
-            results = Scheduler(jobs, executor, opened.records, opened.key_of, seen, rules=how.rules).run()
+            with contextlib.ExitStack() as beside:
+                beside.enter_context(_reading_ahead(opened.inputs, jobs))
+                seen = watcher if how.keep else beside.enter_context(_Tidy(watcher, worker.stages, jobs))
+                results = Scheduler(
+                    jobs, executor, opened.records, opened.key_of, seen, rules=how.rules
+                ).run()
         finally:
             executor.stop()
             if how.keep:
@@ -230,12 +236,43 @@ def build(opened: Opened, names: Sequence[str] | Selection, watcher: Watcher, ho
     return Outcome(jobs=jobs, results=results, started=started, seconds=time.monotonic() - begun)
 
 
+@contextlib.contextmanager
+def _reading_ahead(inputs: Inputs, jobs: Mapping[str, Job]) -> Iterator[None]:
+    """Read the files of jobs in a thread, in their order, while those before them run."""
+    over = threading.Event()
+
+    def read() -> None:
+        for name in jobs:
+            if over.is_set():
+                return
+            with contextlib.suppress(BuildstepError):  # told where the job itself comes
+                inputs.own(name)
+
+    reader = threading.Thread(target=read, name="reading-ahead", daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        over.set()
+        reader.join()
+
+
 class _Tidy:
-    """A watcher that removes the stage of each component whose jobs have all ended, and passes all on."""
+    """A watcher that removes the stage of each component whose jobs have all ended, and passes all on.
+
+    A thread removes them: the next job need not wait for that.
+    """
 
     def __init__(self, watcher: Watcher, stages: Stages, jobs: Mapping[str, Job]) -> None:
         self._watcher, self._stages = watcher, stages
         self._left = Counter(job.component for job in jobs.values())
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="tidy")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True)
 
     def phase(self, job: Job, phase: Phase, why: str) -> None:
         self._watcher.phase(job, phase, why)
@@ -246,7 +283,7 @@ class _Tidy:
     def ended(self, job: Job, result: Result) -> None:
         self._left[job.component] -= 1
         if not self._left[job.component]:
-            self._stages.remove(job.component)
+            self._pool.submit(self._stages.remove, job.component)
         self._watcher.ended(job, result)
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from buildstep.components.discover import SOURCE
 from buildstep.components.graph import Graph
-from buildstep.components.interface import Component, GraphError, Image, Job
+from buildstep.components.interface import Built, Component, GraphError, Image, Job
 from buildstep.components.settings import Settings
 from buildstep.system.digest import sha256_bytes
 from buildstep.system.text import printable
@@ -29,7 +30,7 @@ FILE, NEED, BASE, PRODUCT, SETTING = "file", "need", "base", "product", "setting
 
 
 class Inputs:
-    """The inputs of a graph's jobs. Files are read when they are asked for, and once.
+    """The inputs of a graph's jobs. Files are read when they are asked for, and once; from any thread.
 
     settings: what is configured for a job, by name; digest: of a base image from elsewhere, empty where it is
     not known.
@@ -45,25 +46,30 @@ class Inputs:
         self.graph = graph
         self._settings, self._digest = settings, digest
         self._own: dict[str, dict[str, str]] = {}
+        self._lock = threading.Lock()
         self._files_of: dict[str, Mapping[str, str]] = {}
 
     def own(self, name: str) -> Mapping[str, str]:
         """Return what goes into a job besides the outputs of what it needs. Raises GraphError for a file that
         cannot be read."""
-        if name not in self._own:
-            job = self.graph.jobs[name]
-            component = self.graph.repository.components[job.component]
-            found = {"format": FORMAT, "action": str(job.action)}
-            found |= self._files(component, job.image)
-            for dependency in component.dependencies:
-                found |= self._products(dependency.provider, dependency.paths)
-            found |= {f"{SETTING}:{key}": value for key, value in self._settings(job).items()}
-            if job.image is not None:
-                found |= {"kind": job.image.kind, "description": job.image.file}
-                for base in self.graph.external[name]:
-                    found[f"{BASE}:{base}"] = self._digest(base)
-            self._own[name] = found
-        return self._own[name]
+        with self._lock:
+            if name not in self._own:
+                self._own[name] = self._find(name)
+            return self._own[name]
+
+    def _find(self, name: str) -> dict[str, str]:
+        job = self.graph.jobs[name]
+        component = self.graph.repository.components[job.component]
+        found = {"format": FORMAT, "action": str(job.action)}
+        found |= self._files(component, job.image)
+        for dependency in component.dependencies:
+            found |= self._products(dependency.provider, dependency.paths)
+        found |= {f"{SETTING}:{key}": value for key, value in self._settings(job).items()}
+        if job.image is not None:
+            found |= {"kind": job.image.kind, "description": job.image.file}
+            for base in self.graph.external[name]:
+                found[f"{BASE}:{base}"] = self._digest(base)
+        return found
 
     def all(self, name: str, outputs: Mapping[str, str]) -> dict[str, str]:
         """Return all that goes into a job. outputs: of the jobs that it needs, by name."""
@@ -172,6 +178,11 @@ def summary(rows: list[str], most: int = 3) -> str:
     if len(rows) <= most:
         return ", ".join(rows)
     return f"{', '.join(rows[:most])} and {len(rows) - most} more"
+
+
+def why_reused(last: Built | None, key: str) -> str:
+    """Say why a job need not run whose result is known. last: its last build."""
+    return "unchanged" if last and last.key == key else "built before with the same inputs"
 
 
 def _rank(name: str) -> tuple[int, str]:

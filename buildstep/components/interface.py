@@ -179,12 +179,14 @@ class State(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """How a job ended. output: the digest of what it made, empty if nothing; message: what went wrong, or who
-    blocked it; log: the file with its output; worker: who ran it; started: seconds since the epoch."""
+    """How a job ended. output: the digest of what it made, empty if nothing; why: it ran or was reused;
+    message: what went wrong, or who blocked it; log: the file with its output; worker: who ran it; started:
+    seconds since the epoch."""
 
     job: str
     state: State
     output: str = ""
+    why: str = ""
     message: str = ""
     log: Path | None = None
     worker: str = ""

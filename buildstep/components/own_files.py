@@ -70,21 +70,23 @@ class OwnFiles:
 
 def _foreign(component: Component) -> Iterator[str]:
     """Yield what is in a component's directory and does not belong to it; the topmost paths only."""
-    own = set(component.files)
-    folders = {""}
-    for name in component.files:
-        while (name := name.rpartition("/")[0]) and name not in folders:
-            folders.add(name)
-    waiting = [""]
-    while waiting:
-        folder = waiting.pop()
-        with os.scandir(component.path / folder) as entries:
-            for entry in entries:
-                path = f"{folder}/{entry.name}".lstrip("/")
-                if path in folders and entry.is_dir(follow_symlinks=False):
-                    waiting.append(path)
-                elif path not in own:
-                    yield path
+    names: dict[str, set[str]] = {"": set()}  # what belongs to the component, by directory
+    for file in component.files:
+        folder, _, name = file.rpartition("/")
+        while folder not in names:
+            names[folder] = {name}
+            folder, _, name = folder.rpartition("/")
+        names[folder].add(name)
+    for folder, own in names.items():
+        top = component.path / folder
+        for name in os.listdir(top):
+            path = f"{folder}/{name}" if folder else name
+            if name not in own or (path in names and not _is_directory(top / name)):
+                yield path
+
+
+def _is_directory(path: Path) -> bool:
+    return stat.S_ISDIR(path.lstat().st_mode)
 
 
 def _hide(source: Path, upper: Path, name: str) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from buildstep.components.graph import Graph
-from buildstep.components.inputs import NEED, Inputs, differences, key_of, summary
+from buildstep.components.inputs import NEED, Inputs, differences, key_of, summary, why_reused
 from buildstep.components.interface import Built, History
 from buildstep.errors import UsageError
 from buildstep.spec import schema
@@ -167,11 +167,10 @@ def _planned(
     key = key_of(everything)
     differs = tuple(differences(last.inputs, everything)) if last and last.key != key else ()
     if not forced and (found := history.find(name, key)):
-        reason = "unchanged" if last and last.key == key else "built before with the same inputs"
         return Planned(
             job=name,
             verdict=Verdict.REUSE,
-            reason=reason,
+            reason=why_reused(last, key),
             key=key,
             output=found.output,
             seconds=found.seconds,

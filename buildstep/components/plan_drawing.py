@@ -150,8 +150,8 @@ def _note(
     if seconds := sum(_seconds(row, results) for row in timed):
         yield seconds_text(seconds)
     reasons = {_reason(row, results) for row, its in zip(rows, states, strict=True) if its == state}
-    if len(reasons) == 1 and state in ("run", "failed", "blocked"):
-        yield reasons.pop()
+    if len(reasons) == 1 and state in ("run", "built", "failed", "blocked") and (reason := reasons.pop()):
+        yield reason
 
 
 def _state(row: Planned, results: Mapping[str, Result]) -> str:
@@ -166,4 +166,9 @@ def _seconds(row: Planned, results: Mapping[str, Result]) -> float:
 
 
 def _reason(row: Planned, results: Mapping[str, Result]) -> str:
-    return (results[row.job].message if row.job in results else "") or row.reason
+    """Return why a job has its state; of one that failed it is what went wrong."""
+    if (result := results.get(row.job)) is None:
+        return row.reason
+    if result.state is State.REUSED:
+        return ", ".join(part for part in (result.why, result.message) if part)
+    return result.message or result.why

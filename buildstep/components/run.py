@@ -10,12 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from graphlib import TopologicalSorter
 from typing import Final, NamedTuple, Protocol
 
-from buildstep.components.inputs import differences, summary
+from buildstep.components.inputs import differences, summary, why_reused
 from buildstep.components.interface import Built, Executor, History, Job, Result, State
 from buildstep.errors import BuildstepError, ExitCode
 
@@ -101,6 +101,7 @@ class Scheduler:
         self.outputs: dict[str, str] = dict(outputs or {})
         self._ready: list[str] = []
         self._keys: dict[str, Key] = {}
+        self._reasons: dict[str, str] = {}
         self._running: dict[Future[Result], str] = {}
         self._stopping = False
         self._heard = time.monotonic()
@@ -177,6 +178,7 @@ class Scheduler:
             job=job.name,
             state=State.REUSED,
             output=built.output,
+            why=why_reused(self._book.last(job.name), key.key),
             message=f"built in {built.seconds:.1f} s before",
         )
 
@@ -196,7 +198,8 @@ class Scheduler:
                 self._end(name, Result(job=name, state=State.STOPPED, message="another job failed"))
         while self._ready and len(self._running) < self._executor.at_once:
             job = self._jobs[self._ready.pop(0)]
-            self._watcher.phase(job, Phase.RUNNING, self._why(job))
+            self._reasons[job.name] = self._why(job)
+            self._watcher.phase(job, Phase.RUNNING, self._reasons[job.name])
             self._running[self._executor.submit(job, dict(self.outputs))] = job.name
 
     def _why(self, job: Job) -> str:
@@ -220,7 +223,7 @@ class Scheduler:
             )
         elif not self._rules.keep_going:
             self._stopping = True
-        self._end(name, result)
+        self._end(name, replace(result, why=self._reasons[name]))
 
     def _end(self, name: str, result: Result) -> None:
         self.results[name] = result

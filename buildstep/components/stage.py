@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +77,7 @@ class Stages:
     def __init__(self, state: Path, root: Path, *, mounting: bool = False) -> None:
         self._folder, self._products, self._root = state / "stage", state / "products", root
         self._own = OwnFiles(mounting=mounting)
+        self._keeping: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def clear(self) -> None:
         """Remove all stages, such as those of a run that was killed."""
@@ -196,8 +199,10 @@ class Stages:
         else:
             changes = hook_changes.in_overlay(stage.upper, stage.component, before)
         digest = _digest(changes)
-        if not self.has(digest):
-            self._write(changes, stage.folder, digest)
+        # Hooks that make the same at the same time: what one has kept, and others use, stays as it is.
+        with self._keeping[digest]:
+            if not self.has(digest):
+                self._write(changes, stage.folder, digest)
         return digest
 
     def _write(self, changes: Changes, folder: Path, digest: str) -> None:

@@ -75,14 +75,24 @@ class Worker:
         self._options = place.settings.read_options()
         private_dir(place.state / "logs")
 
-    def __call__(self, job: Job, outputs: Mapping[str, str], stopped: threading.Event) -> Result:
+    def __call__(
+        self,
+        job: Job,
+        outputs: Mapping[str, str],
+        stopped: threading.Event,
+        turn: Callable[[], float] = lambda: 0.0,
+    ) -> Result:
         began, started = time.monotonic(), time.time()
+        waited = 0.0
         log = self.place.log_of(job.name)
         output, message, state = "", "", State.BUILT
         try:
             with log.open("w", encoding="utf-8", errors="surrogateescape") as stream:
-                task = _Task(self, job, outputs, stopped, stream)
-                output = task.do()
+                task = _Task(self, job, outputs, stopped, stream, turn)
+                try:
+                    output = task.do()
+                finally:
+                    waited = task.waited
         except (BuildstepError, OSError) as error:
             failure = space.explain(error) or error
             state = State.STOPPED if stopped.is_set() else State.FAILED
@@ -94,8 +104,8 @@ class Worker:
             message=message,
             log=log,
             worker=self.place.worker,
-            started=started,
-            seconds=time.monotonic() - began,
+            started=started + waited,
+            seconds=time.monotonic() - began - waited,
         )
 
     @contextmanager
@@ -158,9 +168,11 @@ class _Task:
         outputs: Mapping[str, str],
         stopped: threading.Event,
         stream: IO[str],
+        turn: Callable[[], float],
     ) -> None:
         self._worker, self._job, self._outputs = worker, job, outputs
-        self._stopped, self._stream = stopped, stream
+        self._stopped, self._stream, self._turn = stopped, stream, turn
+        self.waited = 0.0
         self._component = worker.place.graph.repository.components[job.component]
 
     def do(self) -> str:
@@ -172,6 +184,7 @@ class _Task:
         worker, job, image = self._worker, self._job, self._job.image
         assert image is not None
         with worker.staged(self._component, self._outputs, alone=False) as stage:
+            self.waited = self._turn()
             return make(
                 Making(
                     image=image,
@@ -198,6 +211,7 @@ class _Task:
         with worker.staged(component, self._outputs, alone=True) as stage:
             make_executable(stage.folder / hook.file)
             before = worker.stages.look(stage)
+            self.waited = self._turn()
             run_hook(
                 hook, stage, settings.hooks,
                 environ=worker.place.environ, line=self.line, watch=self._watch,

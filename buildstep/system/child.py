@@ -7,7 +7,7 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from buildstep.system.command_options import Limits, Reached
 from buildstep.system.command_output import READ, Output
@@ -36,12 +36,16 @@ def follow(
     """
     begin = looked = watched = time.monotonic()
     nap = FIRST_NAP
-    with selectors.DefaultSelector() as selector:
+    with selectors.DefaultSelector() as selector, _end_of(pid) as over:
+        if over is not None:
+            selector.register(over, selectors.EVENT_READ)
         for end, stream in zip(ends, (output.stdout, output.stderr), strict=True):
             selector.register(end, selectors.EVENT_READ, stream)
         while True:
             # Short naps: most children end soon, and one that closed its output goes on without it.
-            nap = min(NAP, 2 * nap) if not _read(selector, nap) else FIRST_NAP
+            told = over is not None and over in selector.get_map()
+            nap = min(_WATCH if told else NAP, 2 * nap) if not _read(selector, nap) else FIRST_NAP
+            ended = told and over not in selector.get_map()
             now = time.monotonic()
             reached = _printed_too_much(limits, output) or _took_too_long(limits, now - begin, now, output)
             if not reached and limits.watch and now - watched > _WATCH:
@@ -49,7 +53,7 @@ def follow(
             if reached:
                 end_group(pid, alive)
                 return reached
-            if nap == FIRST_NAP and now - looked < NAP and selector.get_map():
+            if nap == FIRST_NAP and now - looked < NAP and not ended and selector.get_map():
                 continue  # it prints all the time: no question to the kernel for each piece
             looked = now
             if not alive():
@@ -63,10 +67,28 @@ def follow(
     return _printed_too_much(limits, output) or (limits.watch() if limits.watch else None)
 
 
+@contextlib.contextmanager
+def _end_of(pid: int) -> Iterator[int | None]:
+    """Yield a descriptor that can be read when a child has ended, so that nobody need ask; None where the
+    kernel has none: pidfd_open(2), Linux since 5.3."""
+    try:
+        fd = os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        yield None
+        return
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def _read(selector: selectors.BaseSelector, timeout: float) -> bool:
-    """Wait for output and hand it to its stream; return whether something came, if only a pipe's end."""
+    """Wait for output and hand it to its stream; return whether something came, if only an end."""
     ready = selector.select(timeout)
     for key, _ in ready:
+        if key.data is None:  # the child has ended
+            selector.unregister(key.fd)
+            continue
         data = os.read(key.fd, READ)
         if data:
             key.data.take(data)

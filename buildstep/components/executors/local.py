@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Protocol
@@ -25,17 +25,30 @@ JOB_DISK: Final = 1 << 30
 MORE: Final = 4
 """Jobs for each processor, at most: while fewer of their processes want a processor than there are."""
 
-_WINDOW: Final = 0.06
+_WINDOW: Final = 0.03
 """Seconds for which a processor must have been free for one more job than there are processors."""
+
+_LOOK: Final = 0.01
+"""Seconds between two looks at whether a processor is free for a job that waits for its turn."""
+
+_SHARE: Final = 20
+"""How many times as long as a look itself takes it is put off, where there is much to look at."""
 
 _FEW: Final = 64
 """Processes that are looked at one by one; where there are more of them, they are not all of this build."""
 
 
-class Work(Protocol):
-    """Does a job to its end. stopped: whether it has to end now."""
+_WANTS: Final = (b"R", b"D")
+"""States of threads that run, or would if they could."""
 
-    def __call__(self, job: Job, outputs: Mapping[str, str], stopped: threading.Event, /) -> Result: ...
+
+class Work(Protocol):
+    """Does a job to its end. stopped: whether it has to end now. turn: called when all is prepared and the
+    work itself comes; it returns when there is room for that, and the seconds that this took."""
+
+    def __call__(
+        self, job: Job, outputs: Mapping[str, str], stopped: threading.Event, turn: Callable[[], float], /
+    ) -> Result: ...
 
 
 class Machine:
@@ -80,7 +93,8 @@ class LocalExecutor:
     """See `interface.Executor`.
 
     work: does a job. jobs: how many run at a time at most; 0: one for each processor, and more, up to MORE of
-    them, while those that run do not want all processors.
+    them, while those that run do not want all processors. One job more is prepared then, and waits for its
+    turn, so that no processor waits for the next one to be staged.
     """
 
     def __init__(self, work: Work, machine: Machine, *, jobs: int = 0) -> None:
@@ -89,7 +103,7 @@ class LocalExecutor:
         self._most = jobs or MORE * self._cores
         self._always = jobs or self._cores
         self._stopped = threading.Event()
-        self._running = 0
+        self._running = self._working = 0
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(self._most, thread_name_prefix="job")
 
@@ -97,10 +111,10 @@ class LocalExecutor:
     def at_once(self) -> int:
         """As many jobs as run now, or one more where there is room for it. One can always run."""
         with self._lock:
-            running = self._running
-        return running + 1 if self._has_room(running) else running
+            running, waiting = self._running, self._running - self._working
+        return running + 1 if self._has_room(running, waiting) else running
 
-    def _has_room(self, running: int) -> bool:
+    def _has_room(self, running: int, waiting: int) -> bool:
         if not running:
             return True
         if running >= self._most:
@@ -110,20 +124,40 @@ class LocalExecutor:
             return False
         if self._machine.disk() < JOB_DISK:
             return False
-        return running < self._always or self._machine.wanted() < self._cores
+        return running < self._always or not waiting
 
     def submit(self, job: Job, outputs: Mapping[str, str]) -> Future[Result]:
         with self._lock:
             self._running += 1
-        self._machine.started()
         return self._pool.submit(self._do, job, outputs)
 
     def _do(self, job: Job, outputs: Mapping[str, str]) -> Result:
+        turns: list[float] = []
+
+        def turn() -> float:
+            if not turns:
+                turns.append(self._turn())
+            return turns[0]
+
         try:
-            return self._work(job, outputs, self._stopped)
+            return self._work(job, outputs, self._stopped, turn)
         finally:
             with self._lock:
                 self._running -= 1
+                self._working -= len(turns)
+
+    def _turn(self) -> float:
+        """Wait until a processor is free for one more job, or all jobs have to end."""
+        began = time.monotonic()
+        while True:
+            looked = time.monotonic()
+            with self._lock:
+                free = self._working < self._always or self._machine.wanted() < self._cores
+                if free or self._stopped.is_set():
+                    self._working += 1
+                    self._machine.started()
+                    return time.monotonic() - began
+            self._stopped.wait(max(_LOOK, _SHARE * (time.monotonic() - looked)))
 
     def stop(self) -> None:
         self._stopped.set()
@@ -131,12 +165,14 @@ class LocalExecutor:
 
 
 def _wanting() -> int:
-    """Return how many threads run or wait for a processor or a disk now, besides the one that asks.
+    """Return how many threads of other processes run or wait for a processor or a disk now.
 
-    Source: proc(5): the state in /proc/PID/task/TID/stat; the fourth field of /proc/loadavg.
+    Source: proc(5): the state, and the number of threads, in /proc/PID/stat; the same of a thread in
+    /proc/PID/task/TID/stat; the fourth field of /proc/loadavg.
     """
+    ours = str(os.getpid())
     try:
-        found = [name for name in os.listdir("/proc") if name.isdigit()]
+        found = [name for name in os.listdir("/proc") if name.isdigit() and name != ours]
         if len(found) > _FEW:
             running = Path("/proc/loadavg").read_text(encoding="ascii").split()[3]
             return int(running.partition("/")[0]) - 1
@@ -146,10 +182,17 @@ def _wanting() -> int:
 
 
 def _wanting_threads(process: str) -> int:
-    count, ours = 0, str(threading.get_native_id())
+    count = 0
     with contextlib.suppress(OSError):  # it has ended
+        state, *fields = _fields(f"/proc/{process}/stat")
+        if fields[16] == b"1":
+            return int(state in _WANTS)
         for thread in os.listdir(f"/proc/{process}/task"):
-            with open(f"/proc/{process}/task/{thread}/stat", "rb") as stream:
-                state = stream.read().rpartition(b") ")[2][:1]
-            count += state in (b"R", b"D") and thread != ours
+            count += _fields(f"/proc/{process}/task/{thread}/stat")[0] in _WANTS
     return count
+
+
+def _fields(path: str) -> list[bytes]:
+    """Return the fields of a stat file from the state on; the name before it can hold anything."""
+    with open(path, "rb", buffering=0) as stream:
+        return stream.read().rpartition(b") ")[2].split()

@@ -11,7 +11,8 @@ import pytest
 from buildstep.components.console import Lines, Silent, Table, describe, summary, view_for
 from buildstep.components.flow import Outcome
 from buildstep.components.interface import Action, Job, Result, State
-from buildstep.components.report import to_json, write_junit
+from buildstep.components.junit import write_junit
+from buildstep.components.report import to_json
 from buildstep.components.run import Phase
 from buildstep.report.live_table import LiveTable, Row, fitting
 

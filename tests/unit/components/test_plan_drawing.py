@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,8 +107,8 @@ def test_the_page_of_a_run_has_its_timeline_and_what_reuse_saved(tmp_path: Path)
     images(tmp_path, a="FROM x", b="FROM a", c="FROM x")
     made = graph(tmp_path)
     results = {
-        "c": Result(job="c", state=State.REUSED),
-        "a": ran("a", 100, 5),
+        "c": Result(job="c", state=State.REUSED, why="unchanged", message="built in 61.0 s before"),
+        "a": replace(ran("a", 100, 5), why="build/a.dockerfile changed"),
         "b": ran("b", 105, 1, State.FAILED),
     }
     page = tmp_path / "run.html"
@@ -116,6 +117,8 @@ def test_the_page_of_a_run_has_its_timeline_and_what_reuse_saved(tmp_path: Path)
     assert "The critical path is 2 jobs, 6.0 s of 6.0 s: <b>a</b> 5.0 s, <b>b</b> 1.0 s." in text
     assert "What was reused took 1 min 01 s when it was built." in text
     assert '<span class="bar failed critical" style="--l:83.333%;--w:16.667%"' in text
+    assert "built · 5.0 s · build/a.dockerfile changed" in text
+    assert "c: reused, unchanged, built in 61.0 s before" in text
     assert '<p class="verdict">1 reused, 1 built, 1 failed</p>' in text
     write_run(made, ["c"], {"c": results["c"]}, Memory(), page, 0.0)
     assert "Nothing ran." in page.read_text()

@@ -16,7 +16,7 @@ import pytest
 
 from buildstep.components import run as running
 from buildstep.components.executors import local
-from buildstep.components.executors.local import MORE, LocalExecutor, Machine
+from buildstep.components.executors.local import MORE, LocalExecutor, Machine, Work
 from buildstep.components.interface import Action, Built, Job, Result, State
 from buildstep.components.records import Records
 from buildstep.components.run import Failed, Key, Phase, Rules, Scheduler, check, why
@@ -216,8 +216,11 @@ class Given(Machine):
         pass
 
 
-def holding(gate: threading.Event) -> Callable[[Job, Mapping[str, str], threading.Event], Result]:
-    def work(job: Job, outputs: Mapping[str, str], stopped: threading.Event) -> Result:
+def holding(gate: threading.Event) -> Work:
+    def work(
+        job: Job, outputs: Mapping[str, str], stopped: threading.Event, turn: Callable[[], float]
+    ) -> Result:
+        turn()
         while not gate.is_set() and not stopped.is_set():
             time.sleep(0.005)
         return Result(job=job.name, state=State.STOPPED if stopped.is_set() else State.BUILT)
@@ -233,20 +236,51 @@ def test_d05_as_many_jobs_run_as_processors_memory_and_disk_have_room_for() -> N
         for number in range(cores()):
             assert executor.at_once == number + 1
             executor.submit(job, {})
-        assert executor.at_once == cores()  # all processors have a job, and are wanted by it
+        until(lambda: executor.at_once == cores() + 1)  # one more can be prepared
+        executor.submit(job, {})
+        time.sleep(0.03)
+        assert executor.at_once == cores() + 1  # all processors have a job, and are wanted by it
         machine.wanted_cores = cores() - 1
-        assert executor.at_once == cores() + 1
+        until(lambda: executor.at_once == cores() + 2)  # it has its turn
         machine.free_memory = 1 << 20
-        assert executor.at_once == cores()
+        assert executor.at_once == cores() + 1
         machine.free_memory, machine.free_disk = None, 1 << 20
-        assert executor.at_once == cores()
+        assert executor.at_once == cores() + 1
         machine.free_disk = 100 << 30
-        for _ in range(MORE * cores() - cores()):
+        for _ in range(MORE * cores() - cores() - 1):
             executor.submit(job, {})
         assert executor.at_once == MORE * cores()
     finally:
         gate.set()
         executor.stop()
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 5
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_a_job_that_waits_for_its_turn_has_not_begun_and_ends_when_all_have_to() -> None:
+    waits: list[float] = []
+    gate = threading.Event()
+
+    def work(
+        job: Job, outputs: Mapping[str, str], stopped: threading.Event, turn: Callable[[], float]
+    ) -> Result:
+        waits.append(turn())
+        return holding(gate)(job, outputs, stopped, turn)
+
+    executor = LocalExecutor(work, Given())
+    job = graph()["base"]
+    futures = [executor.submit(job, {}) for _ in range(cores() + 1)]
+    until(lambda: len(waits) == cores())
+    time.sleep(0.05)
+    assert len(waits) == cores()
+    executor.stop()
+    assert {future.result().state for future in futures} == {State.STOPPED}
+    assert max(waits) >= 0.04
 
 
 def test_one_job_runs_whatever_is_free_and_a_number_of_jobs_is_kept() -> None:

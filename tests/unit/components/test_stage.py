@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from buildstep.components.interface import Dependency, GraphError
 from buildstep.components.stage import NOTHING, Provider, Stage, Stages
+from buildstep.tree.diff import Changes
 from buildstep.tree.scan import fingerprint_of
 from tests.unit.components.componentdata import component, write
 
@@ -153,3 +156,25 @@ def test_d14_modes_and_times_are_those_of_the_sources(tmp_path: Path) -> None:
     stage = Stages(tmp_path / "state", root).stage(one)
     info = (stage.folder / "a").stat()
     assert (info.st_mode & 0o7777, info.st_mtime_ns) == (0o640, 7_000_000_001)
+
+
+def test_hooks_that_make_the_same_at_the_same_time_keep_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first one has kept may be in use while the second one ends."""
+    root, written = tmp_path / "repo", []
+    stages = Stages(tmp_path / "state", root)
+
+    def slow(self: Stages, changes: Changes, folder: Path, digest: str) -> None:
+        written.append(digest)
+        time.sleep(0.05)
+        write_products(self, changes, folder, digest)
+
+    write_products = Stages._write
+    monkeypatch.setattr(Stages, "_write", slow)
+    made = [stages.stage(component(root, name, {"a": name})) for name in ("x", "y")]
+    with ThreadPoolExecutor(2) as pool:
+        outputs = list(pool.map(lambda stage: hooked(stages, stage, generated__p="same"), made))
+    assert written == [outputs[0]]
+    assert outputs[0] == outputs[1]
+    assert stages.has(outputs[0])
