@@ -22,6 +22,7 @@ import pytest
 
 from buildstep import cli
 from buildstep.cli import guard, session
+from buildstep.emit.oci_config import PATH
 from buildstep.formats import unpack
 from buildstep.system import sealed
 from tests.integration.support import matches, wait_for
@@ -688,7 +689,7 @@ def test_through_a_registry_and_back(
         argv = [skopeo, "inspect", "--tls-verify=false", *creds, f"{name}:1.0.0"]
         seen = json.loads(subprocess.run(argv, capture_output=True, check=True, timeout=LIMIT).stdout)
         assert seen["Digest"] == digest
-        assert seen["Env"] == ["COLOUR=blue"]
+        assert seen["Env"] == [PATH, "COLOUR=blue"]
 
     # Published again nothing changes, and the build that is there needs not be made again either.
     again = json.loads(builder.run("image", "publish", "--json", str(made.manifest), "--to", name))
@@ -704,9 +705,15 @@ def test_through_a_registry_and_back(
     assert tree_of(other, f"{name}:1.0.0") == made.record["tree_digest"]
     top = build(other, "top", f"{name}@{digest}", {"srv/www/more.html": "more\n"}, env={"SIZE": "big"})
     config = config_of(top)["config"]
-    assert config["Env"] == ["COLOUR=blue", "SIZE=big"]
+    assert config["Env"] == [PATH, "COLOUR=blue", "SIZE=big"]
     assert config["Entrypoint"] == ["/usr/bin/tool"]
-    assert config["Labels"] == {"who": "us"}
+    labels = config["Labels"]
+    assert labels["who"] == "us"
+    note = "org.opencontainers.image."
+    assert (labels[note + "base.name"], labels[note + "base.digest"]) == (
+        f"{name.removeprefix('docker://')}@{digest}",
+        digest,
+    )
     assert top.record["inputs"]["image"]["digest"] == digest
     names = {path for path, _ in top.record["files_added"]}
     assert names == {"/srv/www/more.html"}
@@ -774,7 +781,7 @@ def test_to_named_targets_and_from_them(builder: Agent, imgapi_server: ImgapiSer
     found = json.loads(builder.run(*argv))
     assert found["inputs"]["source"] == imgapi_server.url
     assert found["tree_digest"] == made.record["tree_digest"]
-    assert found["config"]["config"]["Env"] == ["COLOUR=blue"]
+    assert found["config"]["config"]["Env"] == [PATH, "COLOUR=blue"]
 
 
 def test_a_lost_reply_of_a_server(builder: Agent, imgapi_server: ImgapiServer) -> None:
@@ -806,7 +813,7 @@ def test_through_s3_and_back(builder: Agent, weed: S3Store) -> None:
     assert json.loads(other.run("image", "list", "--remote", "--json"))["images"][0]["source"] == "bucket"
     assert tree_of(other, "hello@1.0.0") == made.record["tree_digest"]
     top = build(other, "top", made.record["uuid"], {"x": "y"})
-    assert config_of(top)["config"]["Env"] == ["COLOUR=blue"]
+    assert config_of(top)["config"]["Env"] == [PATH, "COLOUR=blue"]
 
 
 def test_a_registry_that_is_away(builder: Agent, tmp_path: Path) -> None:
