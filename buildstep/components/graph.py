@@ -7,14 +7,15 @@ that the order is the same on every machine.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
-from graphlib import CycleError, TopologicalSorter
+from graphlib import CycleError
 from typing import Literal
 
 from buildstep.components.discover import SOURCE, Repository
 from buildstep.components.interface import Action, Component, GraphError, Image, Job, ReadOptions, Reference
+from buildstep.system.graphs import cycle_lines, levels, reached
 
 Reach = Literal["none", "direct", "all"]
 """How far a change is followed to what is made from it."""
@@ -120,7 +121,7 @@ class Graph:
         chosen = self.jobs.keys() if names is None else set(names)
         needs = {name: set(self.jobs[name].needs) & chosen for name in sorted(chosen)}
         try:
-            return [name for level in _levels(needs) for name in level]
+            return [name for level in levels(needs) for name in level]
         except CycleError:
             raise self._cycles(needs) from None
 
@@ -136,7 +137,7 @@ class Graph:
             if provider in chosen and consumer in chosen:
                 needs[consumer].add(provider)
         try:
-            return _levels(needs)
+            return levels(needs)
         except CycleError:
             return self._levels_by_job(needs)
 
@@ -161,7 +162,7 @@ class Graph:
 
     def upstream(self, names: Iterable[str]) -> set[str]:
         """Return all jobs that these jobs need, near and far, without themselves."""
-        return _reached(names, lambda name: self.jobs[name].needs)
+        return reached(names, lambda name: self.jobs[name].needs)
 
     def downstream(self, names: Iterable[str], reach: Reach = "all") -> set[str]:
         """Return the jobs that need these jobs: of the components that do so directly, or all."""
@@ -169,10 +170,10 @@ class Graph:
         if reach == "none":
             return set()
         if reach == "all":
-            return _reached(given, self.consumers.__getitem__)
+            return reached(given, self.consumers.__getitem__)
         components = {self.jobs[name].component for name in given}
         # A job of the same component is no further step: its hook and its image are one thing for a person.
-        own = _reached(
+        own = reached(
             given, lambda name: [n for n in self.consumers[name] if self.jobs[n].component in components]
         )
         next_ = {need for name in given | own for need in self.consumers[name]}
@@ -180,24 +181,7 @@ class Graph:
 
     def _cycles(self, needs: dict[str, set[str]]) -> GraphError:
         """Return the error for the cycles of a graph, those that share no member with another one."""
-        lines = []
-        while True:
-            try:
-                _levels(needs)
-                break
-            except CycleError as error:
-                ring: list[str] = error.args[1][:-1]
-            # Each is needed by the next; begin with the first by name.
-            begin = ring.index(min(ring))
-            ring = [*ring[begin:], *ring[:begin]]
-            lines.append(f"  {' -> '.join([*ring, ring[0]])}")
-            for provider, consumer in zip(ring, [*ring[1:], ring[0]], strict=True):
-                lines.append(f"    {consumer} needs {provider}: {self.reasons[provider, consumer]}")
-            needs = {
-                name: {need for need in wants if need not in ring}
-                for name, wants in needs.items()
-                if name not in ring
-            }
+        lines = cycle_lines(needs, self.reasons)
         own = any(provider == consumer for provider, consumer in self.reasons)
         hint = "remove one of these needs"
         if own:
@@ -242,28 +226,3 @@ def find_image(text: str, images: Collection[str], options: ReadOptions) -> str 
 
 def _place(where: str, base: Reference) -> str:
     return f"{where}:{base.line}" if base.line else where
-
-
-def _levels(needs: Mapping[str, Iterable[str]]) -> list[list[str]]:
-    """Return names in levels, each level sorted. Raises CycleError."""
-    sorter = TopologicalSorter(needs)
-    sorter.prepare()
-    levels = []
-    while sorter.is_active():
-        ready = sorted(sorter.get_ready())
-        levels.append(ready)
-        sorter.done(*ready)
-    return levels
-
-
-def _reached(names: Iterable[str], following: Callable[[str], Iterable[str]]) -> set[str]:
-    """Return what can be reached from names, without the names themselves."""
-    given = set(names)
-    found: set[str] = set()
-    waiting = list(given)
-    while waiting:
-        for name in following(waiting.pop()):
-            if name not in found and name not in given:
-                found.add(name)
-                waiting.append(name)
-    return found
