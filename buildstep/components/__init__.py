@@ -5,9 +5,13 @@ Two tables: kinds of images, in the order in which they claim a file, and where 
 
 from __future__ import annotations
 
-from buildstep.components.engine import Engine
-from buildstep.components.interface import Kind
+from collections.abc import Callable
+
+from buildstep.components.interface import Executor, Kind
 from buildstep.system.registry import Registry, importing
+
+ExecutorMaker = Callable[..., Executor]
+"""Makes an executor, given what `components.run` hands to all of them."""
 
 KINDS: Registry[Kind] = Registry(
     "kinds",
@@ -18,10 +22,10 @@ KINDS: Registry[Kind] = Registry(
     },
 )
 
-EXECUTORS: Registry[Engine] = Registry(
+EXECUTORS: Registry[ExecutorMaker] = Registry(
     "executors",
     "executor",
     {
-        "local": importing("buildstep.components.executors.local:LOCAL"),
+        "local": importing("buildstep.components.executors.local:LocalExecutor"),
     },
 )

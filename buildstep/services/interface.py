@@ -105,13 +105,14 @@ class Process(NamedTuple):
 class Facts:
     """All that an action is told of its service; `to_json` of it is what travels to the place.
 
-    key: `name!instance` as text, unique in the repository; role, instance, domain, name, version: its parts.
+    key: as text, unique in the repository: `name!instance`, with those of the services that it lies in before
+    it, as in `node.ssh!rack4:redis!main`; role, instance, domain, name, version: parts of its own.
     values: entries of template and instance, typed, references put in, by their keys; secrets are not among
-    them. producers: facts of the services it uses, by role. processes: in the order in which they start.
-    packages: of the system. users: accounts that must be there, each with a `name`, and as wanted `uid`,
-    `gid`, `group`, `groups`, `home`, `shell`. files: text by absolute path. trees: directories here, by the
-    absolute path at which the default `install` lays what is in them. folder: the service's directory with
-    its action files, here.
+    them. producers: facts of the services it uses, by role, without those that these use.
+    processes: in the order in which they start. packages: of the system. users: accounts that must be there,
+    each with a `name`, and as wanted `uid`, `gid`, `group`, `groups`, `home`, `shell`. files: text by
+    absolute path. trees: directories here, by the absolute path at which the default `install` lays what is
+    in them. folder: the service's directory with its action files, here.
     """
 
     key: str

@@ -1,0 +1,148 @@
+"""Filling in what templates ask: by what is given, the template's arguments, a person, the default."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from buildstep.errors import Fault, SpecError
+from buildstep.services.answers import MISSING, Answers, Prompt
+from buildstep.services.drafts import Draft
+from buildstep.services.hrd import Ask, Document, parse
+from buildstep.services.repository import PRODUCER
+from buildstep.services.secrets import is_reference, is_secret_name, plain_fault, reference_fault
+from buildstep.services.templates import INSTANCE
+from buildstep.spec.schema import near
+
+ALWAYS = ("tcp.addr", "node.tcp.addr", "ssh.port", "system.paths.", "timeout.", "tries.")
+"""Parameters that every service may be given, whether its template has them or not."""
+
+
+def fill(draft: Draft, answers: Answers, prompt: Prompt | None, *, asked: bool) -> list[Fault]:
+    """Give a draft its instance.hrd: the template's, with answers in it. Returns all that is wrong.
+
+    asked: whether it is the service that was asked for: answers that name none are for it.
+    """
+    where = f"{draft.text}: {INSTANCE} of template {draft.template}"
+    template = draft.template.instance
+    document = parse(str(template), where=where)
+    questions = template.asks()
+    faults = list(_unknown(draft, answers, asked=asked))
+    values: dict[str, Any] = {}
+    for key, ask in questions.items():
+        given = answers.find(draft.key, key, plain=asked)
+        if given is MISSING:
+            given = draft.arguments.get(key, MISSING)
+        if given is MISSING and prompt is not None:
+            given = prompt(draft.text, key, ask)
+        if given is MISSING and ask.default is not None:
+            given = ask.default
+        if given is MISSING:
+            about = f": {ask.description}" if ask.description else ""
+            hint = (
+                f"-D {key}=VALUE{about}" if asked else f"-D {draft.key.name}.{draft.key.instance}.{key}=VALUE"
+            )
+            faults.append(Fault(where=where, message=f"{key} is asked and not answered", hint=hint))
+        elif (value := answered(ask, key, given, f"{where}: {key}", faults)) is not MISSING:
+            values[key] = value
+    for key, value in _others(draft, answers, questions, asked=asked).items():
+        if is_secret_name(key) and value and not is_reference(value):
+            faults.append(plain_fault(f"{where}: {key}", key))
+        values[key] = value
+    if draft.parent is not None:
+        values["parent"] = draft.parent.key
+    values.update({f"{PRODUCER}{role}": list(keys) for role, keys in draft.producers.items()})
+    for key, value in values.items():
+        try:
+            document.set(key, hrd_value(value))
+        except SpecError as error:
+            faults += error.faults
+    draft.instance = document
+    return faults
+
+
+def answered(ask: Ask, key: str, given: Any, where: str, faults: list[Fault]) -> Any:
+    """Return the typed value of an answer, MISSING with a fault for one that is none."""
+    if is_reference(given):
+        if fault := reference_fault(given, where):
+            faults.append(fault)
+            return MISSING
+        return given
+    if (ask.secret or is_secret_name(key)) and given != "":
+        faults.append(plain_fault(where, key))
+        return MISSING
+    text = answer_text(given)
+    if "$(" in text:  # what it stands for is known, and checked, when the service is looked at
+        return f"{ask.prefix}{text}"
+    value = ask.check(text, where)
+    if isinstance(value, Fault):
+        faults.append(value)
+        return MISSING
+    return value
+
+
+def answer_text(given: Any) -> str:
+    """Return an answer, which TOML or JSON may have typed, as a person would type it."""
+    if isinstance(given, bool):
+        return "true" if given else "false"
+    if isinstance(given, Mapping):
+        return ", ".join(f"{key}:{_quoted(value)}" for key, value in given.items())
+    if isinstance(given, list | tuple):
+        return ", ".join(map(_quoted, given))
+    return "" if given is None else str(given)
+
+
+def _quoted(value: Any) -> str:
+    text = answer_text(value)
+    return f"'{text}'" if not text or set(text) & set(" ,:#[]") else text
+
+
+def hrd_value(value: Any) -> Any:
+    """Return a typed value as HRD has it, which knows texts and what holds texts; a truth value is 1 or 0, as
+    AYS writes it."""
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): hrd_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [hrd_value(item) for item in value]
+    return "" if value is None else value
+
+
+def _others(draft: Draft, answers: Answers, questions: Mapping[str, Ask], *, asked: bool) -> dict[str, Any]:
+    """Return what is given for parameters that are not asked: the template's own value is replaced."""
+    found: dict[str, Any] = {}
+    for key in draft.arguments:
+        if key not in questions:
+            found[key] = draft.arguments[key]
+    for _, key in answers.given(draft.key, plain=asked):
+        if key not in questions and _may_have(draft.template.instance, key):
+            found[key] = answers.find(draft.key, key, plain=asked)
+    return found
+
+
+def _may_have(document: Document, key: str) -> bool:
+    return key in document or key.startswith(ALWAYS)
+
+
+def _unknown(draft: Draft, answers: Answers, *, asked: bool) -> list[Fault]:
+    """Return a fault for each answer that nothing asks for: a mistyped one would be lost."""
+    document = draft.template.instance
+    faults = []
+    for source, key in answers.given(draft.key, plain=asked):
+        above = any(name.startswith(f"{key}.") or key.startswith(f"{name}.") for name in document.asks())
+        if not above and not _may_have(document, key) and not _is_seed(draft, key):
+            hint = near(key, document) or (
+                f"it has {', '.join(document)}" if list(document) else "it has none"
+            )
+            message = f"{key} is no parameter of {os.fspath(str(draft.template))}"
+            faults.append(Fault(where=source.name, message=message, hint=hint))
+    return faults
+
+
+def _is_seed(draft: Draft, key: str) -> bool:
+    """Return whether a key is for a service that is named before it."""
+    return key.startswith((f"{draft.key.name}.", f"{draft.key.domain}."))
