@@ -27,9 +27,7 @@ FACTS = Facts(
 
 
 def test_a_call_has_every_field_of_what_it_is_made_of() -> None:
-    call = Call(
-        facts=FACTS, side=Side.NODE, action=Action.CONSUME, digest="d", arguments={"producer": PRODUCER}
-    )
+    call = Call(facts=FACTS, side=Side.NODE, action=Action.CONSUME, digest="d", arguments={"id": 7})
     data = json.loads(wire.text(wire.call_json(call)))
     assert set(data) == {field.name for field in dataclasses.fields(Call)} | {"format"}
     assert set(data["facts"]) == {field.name for field in dataclasses.fields(Facts)}
