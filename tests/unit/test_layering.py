@@ -45,14 +45,14 @@ FLAT = {"__init__", "__main__", "errors", "events"}
 SEAMS = {
     "pool", "rootfs/installers", "rootfs/cleaners", "files", "files/lists", "emit", "images/sources",
     "images/publishers", "report", "build/steps", "build/doctor", "assets",
-    "components",
+    "components", "services",
 }  # fmt: skip
 """Folders whose `__init__.py` holds the table of a seam. Its rows do not import it at start-up."""
 
 DOORS = {
     "click": {"cli/*"},
     "sh": {"system/process"},
-    "subprocess": {"system/process"},
+    "subprocess": {"system/process", "services/runtime/*", "services/places/talk"},
     "requests": {"net/*"},
     "urllib3": {"net/*"},
     "boto3": {"net/s3", "net/credentials"},
@@ -60,7 +60,7 @@ DOORS = {
     "jenkins": {"net/jenkins"},
     "consul": {"net/consul"},
     "libzfs_core": {"pool/zfs_library"},
-    "jinja2": {"spec/template", "report/*"},
+    "jinja2": {"spec/template", "report/*", "services/runtime/service"},
     "rich": {"report/*"},
     "markupsafe": {"report/*"},
     "deflate": {"formats/codecs"},

@@ -20,8 +20,8 @@ WITH_RESULT = frozenset({"build", "init", "consume", "data_export", "data_import
 
 ACTIONS = (
     "build", "init", "consume", "check_requirements", "install", "prepare", "configure", "stop", "halt",
-    "check_down", "start", "check_up", "monitor", "cleanup", "test", "data_export", "data_import", "uninstall",
-    "removedata",
+    "check_down", "start", "check_up", "monitor", "cleanup", "test", "data_export", "data_import",
+    "uninstall", "removedata",
 )  # fmt: skip
 """As `interface.Action`."""
 

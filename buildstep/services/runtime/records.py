@@ -56,7 +56,7 @@ def folder_name(key: str) -> str:
 
 
 def write(path: str, text: str | bytes, mode: int = 0o644, owner: tuple[int, int] | None = None) -> None:
-    """Write a file that is there whole or not at all, and is on the disk when this returns. Raises OSError."""
+    """Write a file: whole or not at all, and on the disk when this returns. Raises OSError."""
     folder, name = os.path.split(path)
     new = os.path.join(folder, f".{name[:200]}{_TEMPORARY}")
     with contextlib.suppress(FileNotFoundError):

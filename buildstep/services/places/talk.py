@@ -1,0 +1,133 @@
+"""A talk with the runtime: a call goes in, lines and one outcome come out, over the pipes of a child."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import select
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+from buildstep.errors import CommandFailed
+from buildstep.services import runtime, wire
+from buildstep.services.interface import Action, Call, Done, Line, Outcome, ServiceError, Side
+from buildstep.system import process
+
+RUNTIME = Path(runtime.__file__).parent
+"""The directory that a Python is started with."""
+
+MARKER = "BUILDSTEP_ACTION"
+"""The variable by which the runtime knows what its action has started."""
+
+SLACK = 60.0
+"""Seconds that the runtime may take besides its action: it waits for another of the same service, ends what
+does not end by itself, and records."""
+
+_PIPE = -1  # what `subprocess` calls PIPE
+_READ = 1 << 16
+_NAP = 0.1
+
+
+def action_env(base: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a runtime that is started here: with a mark that no other call has."""
+    kept = ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "DBUS_SESSION_BUS_ADDRESS")
+    more = {name: base[name] for name in kept if name in base}
+    return process.base_env(base, **more, **{MARKER: secrets.token_hex(16)})
+
+
+def call_text(call: Call, place: Mapping[str, Any], **moved: Any) -> str:
+    """Return a call as the line that the runtime reads. place: what it is told of where it is; moved: facts
+    whose paths are others there."""
+    data = wire.call_json(call)
+    data["facts"].update(moved.pop("facts", {}))
+    return wire.text({**data, **moved, "place": dict(place)}) + "\n"
+
+
+def run(
+    argv: Sequence[str], env: Mapping[str, str], text: str, call: Call, line: Line, stopped: threading.Event
+) -> Outcome | None:
+    """Start a runtime, hand it a call, and return its outcome; None if it ended before it gave one.
+
+    Raises CommandFailed if it ended badly, ServiceError if it says nothing for far too long.
+    """
+    with process.spawn(argv, env=env, stdin=_PIPE, stdout=_PIPE, timeout=SLACK) as child:
+        return _Talk(child, line, stopped, time.monotonic() + call.timeout + SLACK).outcome(text)
+
+
+class _Talk:
+    def __init__(self, child: Popen[bytes], line: Line, stopped: threading.Event, end: float) -> None:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        self._stdin, self._stdout = child.stdin, child.stdout
+        self._line = line
+        self._stopped = stopped
+        self._end = end
+        self._rest = b""
+
+    def outcome(self, text: str) -> Outcome | None:
+        try:
+            self._stdin.write(text.encode("utf-8", "surrogateescape"))
+            self._stdin.flush()
+        except BrokenPipeError:
+            return None  # it ended; its status tells why
+        poll = select.poll()
+        poll.register(self._stdout, select.POLLIN)
+        while True:
+            if self._stopped.is_set() and not self._stdin.closed:
+                self._stdin.close()  # the runtime ends its action, and says so
+                self._end = time.monotonic() + SLACK
+            if time.monotonic() > self._end:
+                raise ServiceError(
+                    "the runtime does not answer", hint="what it runs is ended", retryable=True
+                )
+            if not poll.poll(_NAP * 1000):
+                continue
+            data = os.read(self._stdout.fileno(), _READ)
+            if not data:
+                return None
+            if (found := self._take(data)) is not None:
+                return found
+
+    def _take(self, data: bytes) -> Outcome | None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for one in lines:
+            message = json.loads(one)
+            if "outcome" in message:
+                return wire.outcome_of(message["outcome"])
+            for text in message["lines"]:
+                self._line(text)
+        return None
+
+
+def dones(rows: Sequence[Any]) -> dict[tuple[Side, Action], Done]:
+    """Return records by side and action. One that cannot be read counts as none: the action runs again."""
+    found = {}
+    for row in rows:
+        try:
+            done = wire.done_of(row)
+        except (KeyError, TypeError, ValueError):
+            continue
+        found[done.side, done.action] = done
+    return found
+
+
+def completed(known: Mapping[tuple[Side, Action], Done], call: Call) -> Outcome | None:
+    """Return the outcome that is recorded for just this call, if one is."""
+    done = known.get((call.side, call.action))
+    return done.outcome if done is not None and call.token and done.token == call.token else None
+
+
+def broken(where: str, error: CommandFailed | None) -> ServiceError:
+    """Return the error for a runtime that ended without an answer."""
+    why = f": {error.message}" if error is not None else ""
+    return ServiceError(
+        f"{where}: the runtime ended before it answered{why}",
+        detail=error.detail if error is not None else "",
+        hint="what its action had started is ended; run the action again",
+        retryable=True,
+    )

@@ -1,0 +1,28 @@
+"""What a place is asked besides running actions: one question and one answer, in JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from buildstep.services.runtime.records import Locked, Records, state_root
+
+_SECONDS = 30.0
+
+
+def main(word: str) -> int:
+    """Answer `done`: the records of a service; or `forget` it."""
+    asked = json.loads(sys.stdin.buffer.readline())
+    records = Records(state_root(asked.get("state")), asked["key"])
+    answer = []
+    if word == "done":
+        answer = records.done()
+    else:
+        try:
+            with records.locked(_SECONDS):
+                records.forget()
+        except Locked:
+            sys.stderr.write("an action of this service runs\n")
+            return 1
+    sys.stdout.write(json.dumps(answer) + "\n")
+    return 0
