@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from buildstep.errors import ExitCode
 from buildstep.services import way
 from buildstep.services.apply import Outcome, apply, check
 from buildstep.services.interface import Action, Answer, Call, ServiceError
@@ -56,7 +55,7 @@ def test_what_fails_stops_what_needs_it_and_the_others_go_on(world: MemoryWorld)
     }  # fmt: skip
     with pytest.raises(ServiceError, match="1 service failed: a!main") as caught:
         check(outcome)
-    assert caught.value.exit_code is ExitCode.SERVICE == 23
+    assert caught.value.code == 23
     assert "a!main: prepare failed: no such package: rediss" in caught.value.detail
     assert "not done for that: b!main" in caught.value.detail
     assert str(world.top / A / "log/node.prepare.1.log") in caught.value.detail
