@@ -233,8 +233,8 @@ def test_circles_are_named_member_by_member(work: Work, world: MemoryWorld) -> N
 
 
 def test_a_name_that_is_none_has_a_near_one(work: Work) -> None:
-    with pytest.raises(UsageError, match="no service redis!mian"):
-        planned(work, Verb.INSTALL, names=("redis!mian",))
+    with pytest.raises(UsageError, match="no service redis!mein"):
+        planned(work, Verb.INSTALL, names=("redis!mein",))
 
 
 def test_ays_d22_the_plan_as_json_says_what_runs_where_and_why(work: Work) -> None:
