@@ -11,6 +11,7 @@ ROWS = {
     "plan": ("buildstep.cli.components_plan:command", "Show what would run, what is reused, and why."),
     "build": ("buildstep.cli.components_build:command", "Build what changed, and what is made from that."),
     "push": ("buildstep.cli.components_push:command", "Push images that are built, by digest, with tags."),
+    "work": ("buildstep.cli.components_work:command", "Do one job of a build on another machine."),
     "why": ("buildstep.cli.components_why:command", "Show why a component or image would run."),
 }
 """See `LazyGroup`."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from buildstep.cli import values
 from buildstep.cli.components_options import (
     AFFECTED,
     DOWNSTREAM,
@@ -25,6 +26,17 @@ from buildstep.cli.options import JSON, show
 @SELECT
 @AFFECTED
 @DOWNSTREAM
+@click.option(
+    "--executor",
+    metavar="NAME",
+    default="",
+    shell_complete=values.EXECUTORS,
+    envvar="BUILDSTEP_COMPONENTS_EXECUTOR",
+    show_envvar=True,
+    help="Where jobs run (default: local). Other machines need --handover.",
+)
+@click.option("--worker-label", "labels", multiple=True, metavar="LABEL",
+              help="What a machine must have to be given jobs; repeat for more.")  # fmt: skip
 @click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", default=None,
               help="Jobs at a time (default: what processors, memory and disk have room for).")  # fmt: skip
 @click.option(
@@ -80,6 +92,8 @@ def _build(
             view.tell(f"note: {note}")
         how = How(
             rules=Rules(keep_going=options["keep_going"], again=selection.chosen if options["again"] else ()),
+            executor=options["executor"],
+            options={"labels": list(options["labels"])} if options["labels"] else {},
             at_once=options["jobs"] or 0,
             keep=options["keep_stages"],
             # What is mounted would be gone when somebody looks at the stages.

@@ -77,9 +77,22 @@ SECRETS = click.option(
 )  # fmt: skip
 
 
+def blanks(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the words of values that have blanks between them: a callback for click."""
+    return tuple(dict.fromkeys(word for value in given for word in value.split()))
+
+
+HANDOVER = click.option(
+    "--handover", multiple=True, metavar="URL", callback=blanks, envvar="BUILDSTEP_COMPONENTS_HANDOVER",
+    show_envvar=True, shell_complete=values.STORES,
+    help="Where other machines find jobs and put results: a store (dir:, s3://, ssh://), and for images "
+    "docker://HOST/NAME as well.",
+)  # fmt: skip
+
+
 def decides_keys(job: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that decide what an image is, and where its builds are recorded."""
-    for option in (MODE, CONFIG, ROOT, STATE, BUILDER, SECRETS, PLATFORM, LABELS, ARGUMENTS):
+    for option in (HANDOVER, MODE, CONFIG, ROOT, STATE, BUILDER, SECRETS, PLATFORM, LABELS, ARGUMENTS):
         job = option(job)
     return job
 
@@ -100,10 +113,13 @@ def open_(root: Path, options: Mapping[str, Any]) -> Opened:
         pull=options.get("pull") or "",
         registry=options.get("registry") or "",
         tags=options.get("tags", ()),
+        handover=options.get("handover", ()),
     )
-    return open_components(
+    found = open_components(
         root, flags, environ=os.environ, state=options["state"], builder=options["builder"]
     )
+    click.get_current_context().call_on_close(found.closing.close)
+    return found
 
 
 @dataclass(kw_only=True)
@@ -161,5 +177,5 @@ def with_work(job: Callable[..., int | None]) -> Callable[..., int]:
     return decides_keys(run)
 
 
-_SHARED = ("config", "mode", "state", "builder", "arguments", "labels", "platform", "secrets")
+_SHARED = ("config", "mode", "state", "builder", "arguments", "labels", "platform", "secrets", "handover")
 """The options of `decides_keys`, without the root."""

@@ -60,7 +60,7 @@ def _push(root: Path, *, quiet: bool, as_json: bool, result: Path | None, **opti
     from dataclasses import replace
 
     from buildstep.components import push as pushing
-    from buildstep.components.flow import find_bases, recorded
+    from buildstep.components.flow import find_bases, recorded, stock_of
     from buildstep.events import Bus
     from buildstep.system import process
 
@@ -78,6 +78,7 @@ def _push(root: Path, *, quiet: bool, as_json: bool, result: Path | None, **opti
         run=lambda argv, env, what: process.run(argv, env=env, what=what),
         environ=os.environ,
         bus=Bus(),
+        stock=stock_of(opened),
         insecure=options["insecure"],
     )
     rows = pushing.push(chosen, registry, access, (lambda _text: None) if quiet else tell)

@@ -334,3 +334,13 @@ COMPONENTS = _callback(_components)
 
 MODES = _callback(lambda _context, _param, _begun: ("k8s", "yarn", "all"))
 """Of a mode word: those of OpenPAI, any other may be one too."""
+
+
+def _executors(_context: click.Context, _param: click.Parameter, _begun: str) -> Iterable[str]:
+    from buildstep.components import EXECUTORS
+
+    return EXECUTORS.names()
+
+
+EXECUTORS = _callback(_executors)
+"""Of where jobs of components run."""

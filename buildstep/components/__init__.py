@@ -5,13 +5,9 @@ Two tables: kinds of images, in the order in which they claim a file, and where 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from buildstep.components.interface import Executor, Kind
+from buildstep.components.engine import Engine
+from buildstep.components.interface import Kind
 from buildstep.system.registry import Registry, importing
-
-ExecutorMaker = Callable[..., Executor]
-"""Makes an executor, given what `components.run` hands to all of them."""
 
 KINDS: Registry[Kind] = Registry(
     "kinds",
@@ -22,10 +18,10 @@ KINDS: Registry[Kind] = Registry(
     },
 )
 
-EXECUTORS: Registry[ExecutorMaker] = Registry(
+EXECUTORS: Registry[Engine] = Registry(
     "executors",
     "executor",
     {
-        "local": importing("buildstep.components.executors.local:LocalExecutor"),
+        "local": importing("buildstep.components.executors.local:LOCAL"),
     },
 )

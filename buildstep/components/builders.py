@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
+from buildstep.components import exact_layout
 from buildstep.components.interface import GraphError
 from buildstep.components.settings import BuildOptions
 from buildstep.errors import BuildstepError, ToolMissing
@@ -69,7 +70,20 @@ class Builder(Protocol):
         ...
 
     def save(self, image: str, layout: Path, run: Run) -> None:
-        """Write an image as an OCI layout, a directory that is made."""
+        """Write an image as an OCI layout, a directory that is made. See `exact_layout`."""
+        ...
+
+    def take(self, layout: Path, name: str, run: Run) -> str:
+        """Take the one image of an OCI layout into the store, under a name; return its id. The layout's
+        files may be used up."""
+        ...
+
+    def tag(self, image: str, name: str, run: Run) -> None:
+        """Give an image in the store one more name, which another image may have had."""
+        ...
+
+    def name_of(self, image: str) -> str:
+        """Return the first name of an image in the store, empty where it has none."""
         ...
 
     def load(self, file: Path, name: str, run: Run) -> str:
@@ -126,6 +140,13 @@ def _identity(text: str, what: str) -> str:
 def _iidfile() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="buildstep-iid-") as folder:
         yield Path(folder, "iid")
+
+
+@contextmanager
+def _folder(beside: Path) -> Iterator[Path]:
+    """A directory for what is moved to or from a path, or is as large: on the same file system."""
+    with tempfile.TemporaryDirectory(prefix="buildstep-image-", dir=beside.parent) as folder:
+        yield Path(folder)
 
 
 def _shared(options: BuildOptions) -> list[str]:
@@ -198,13 +219,34 @@ class Buildah:
         ]  # fmt: skip
 
     def save(self, image: str, layout: Path, run: Run) -> None:
-        argv = [*self._words, "push", "--quiet", _bare(image), f"oci:{layout}"]
-        run(argv, self._env, f"saving {image[:19]}")
+        with _folder(layout) as folder:
+            argv = [*self._words, "push", "--quiet", _bare(image), f"dir:{folder / 'dir'}"]
+            run(argv, self._env, f"saving {image[:19]}")
+            exact_layout.from_directory(folder / "dir", layout)
+
+    def take(self, layout: Path, name: str, run: Run) -> str:
+        image = exact_layout.only_image(layout)[1].config.digest
+        with _folder(layout) as folder:
+            exact_layout.to_directory(layout, folder / "dir")
+            # By `oci:` it would be named after the directory, and images tell the name of their base.
+            argv = [*self._words, "pull", "--quiet", f"dir:{folder / 'dir'}"]
+            run(argv, self._env, f"taking {image[:19]}")
+        self.tag(image, name, run)
+        return image
+
+    def tag(self, image: str, name: str, run: Run) -> None:
+        run([*self._words, "tag", _bare(image), name], self._env, f"tagging {name}")
+
+    def name_of(self, image: str) -> str:
+        argv = [*self._words, "inspect", "--type", "image", "--format", "{{.FromImage}}", "--", _bare(image)]
+        found = process.query(argv, env=self._env, ok=range(256), what="buildah")
+        name = found.stdout.strip()
+        return "" if found.status or _ID.fullmatch(name) else name
 
     def load(self, file: Path, name: str, run: Run) -> str:
         run([*self._words, "pull", "--quiet", f"oci-archive:{file}"], self._env, f"loading {file.name}")
         image = _config_of(file)
-        run([*self._words, "tag", _bare(image), name], self._env, f"tagging {name}")
+        self.tag(image, name, run)
         return image
 
 
@@ -272,8 +314,33 @@ class Docker:
     def load(self, file: Path, name: str, run: Run) -> str:
         run(["docker", "load", "--quiet", "--input", os.fspath(file)], self._env, f"loading {file.name}")
         image = _config_of(file)
-        run(["docker", "tag", image, name], self._env, f"tagging {name}")
+        self.tag(image, name, run)
         return image
+
+    def take(self, layout: Path, name: str, run: Run) -> str:
+        image = exact_layout.only_image(layout)[1].config.digest
+        with _folder(layout) as folder:
+            archive = folder / "image.tar"
+            run(
+                ["tar", "-C", os.fspath(layout), "-cf", os.fspath(archive), "."],
+                self._env,
+                "packing an image",
+            )
+            run(
+                ["docker", "load", "--quiet", "--input", os.fspath(archive)],
+                self._env,
+                f"taking {image[:19]}",
+            )
+        self.tag(image, name, run)
+        return image
+
+    def tag(self, image: str, name: str, run: Run) -> None:
+        run(["docker", "tag", image, name], self._env, f"tagging {name}")
+
+    def name_of(self, image: str) -> str:
+        argv = ["docker", "image", "inspect", "--format", "{{index .RepoTags 0}}", "--", image]
+        found = process.query(argv, env=self._env, ok=range(256), what="docker")
+        return "" if found.status else found.stdout.strip()
 
 
 def _bare(image: str) -> str:
@@ -282,12 +349,7 @@ def _bare(image: str) -> str:
 
 def _config_of(archive: Path) -> str:
     """Return the digest of the configuration of the one image in an OCI archive, its id in a store."""
-    from buildstep.formats.oci.layout import open_layout
-    from buildstep.formats.oci.spec import parse_manifest
-
-    layout = open_layout(archive, archive.name)
-    entry = layout.find("")
-    return parse_manifest(layout.read(entry), entry, archive.name).config.digest
+    return exact_layout.only_image(archive)[1].config.digest
 
 
 __all__ = ["BUILDERS", "Buildah", "Builder", "Docker", "Recipe", "Run", "open_builder"]

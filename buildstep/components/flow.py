@@ -11,28 +11,31 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
+from buildstep.components import handover
 from buildstep.components.builders import Builder, open_builder
 from buildstep.components.discover import discover
-from buildstep.components.executors.local import Machine
+from buildstep.components.engine import Engine, Orders, Say, Tell
 from buildstep.components.graph import Graph
+from buildstep.components.handover import Handover
 from buildstep.components.inputs import Inputs, configured, key_of
-from buildstep.components.interface import Action, Built, Executor, Job, Result, State
+from buildstep.components.interface import Action, Base, Built, Job, Result, State
 from buildstep.components.plan import Selection, select
 from buildstep.components.records import Records, state_directory
 from buildstep.components.run import Key, Phase, Rules, Scheduler, Watcher
+from buildstep.components.sender import Sender
 from buildstep.components.settings import Flags, Settings, load
 from buildstep.components.stage import Stages
-from buildstep.components.work import Place, Say, Worker
-from buildstep.errors import BuildstepError, ToolMissing, UsageError
+from buildstep.components.stock import HandoverStock
+from buildstep.components.work import NoStock, Place, Stock, Worker, changed_files
+from buildstep.errors import BuildstepError, Fault, SpecError, ToolMissing, UsageError
 from buildstep.files.parallel import parallel
 from buildstep.system import locks, process
+from buildstep.system.private import private_dir
 
 FETCHES: Final = 4
 """Base images that are looked up or fetched at the same time."""
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,8 @@ class Opened:
     """A repository of components that was read, and what is known of earlier builds.
 
     builder: opens the program that builds images, once; bases: ids of base images from elsewhere, by their
-    references, as far as they are here.
+    references, as far as they are here; handover: opens the hand-over that is configured, once, None for
+    none; closing: closes it.
     """
 
     graph: Graph
@@ -51,6 +55,8 @@ class Opened:
     records: Records
     inputs: Inputs
     bases: dict[str, str] = field(default_factory=dict)
+    handover: Callable[[], Handover | None] = lambda: None
+    closing: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def key_of(self, job: Job, outputs: Mapping[str, str]) -> Key:
         """Return the key of a job, given the outputs of what it needs."""
@@ -90,36 +96,64 @@ def open_components(
     once = functools.cache(lambda: open_builder(builder, environ))
     stages = Stages(place, root)
     bases: dict[str, str] = {}
+    closing = contextlib.ExitStack()
+    elsewhere = functools.cache(lambda: _handover(settings, environ, closing))
     return Opened(
         graph=graph,
         settings=settings,
         state=place,
         environ=environ,
         builder=once,
-        records=Records(place, _usable(graph, stages, once)),
+        records=Records(place, _usable(graph, stages, once, elsewhere)),
         inputs=Inputs(
             graph,
             settings=configured(settings, environ),
             digest=lambda text: bases.get(text, ""),
         ),
         bases=bases,
+        handover=elsewhere,
+        closing=closing,
     )
 
 
-def _usable(graph: Graph, stages: Stages, builder: Callable[[], Builder]) -> Callable[[Built], bool]:
-    """Return what says whether the result of a build is still here: its image, or what a hook made."""
+def _handover(
+    settings: Settings, environ: Mapping[str, str], closing: contextlib.ExitStack
+) -> Handover | None:
+    """Open the hand-over that is configured; its store is made if there is none."""
+    if not settings.handover:
+        return None
+    if faults := handover.faults(settings.handover, "handover", environ):
+        raise SpecError("the hand-over", faults)
+    return closing.enter_context(handover.opened(settings.handover, environ=environ, create=True))
+
+
+def _usable(
+    graph: Graph,
+    stages: Stages,
+    builder: Callable[[], Builder],
+    elsewhere: Callable[[], Handover | None],
+) -> Callable[[Built], bool]:
+    """Return what says whether the result of a build can be had: its image, or what a hook made, is here or
+    in the hand-over."""
     images = functools.cache(lambda: builder().images())
 
-    def usable(built: Built) -> bool:
-        job = graph.jobs.get(built.job)
-        if job is None:
-            return False
-        if job.action is not Action.IMAGE:
+    def is_here(built: Built, action: Action) -> bool:
+        if action is not Action.IMAGE:
             return stages.has(built.output)
         try:
             return built.output in images()
         except ToolMissing:
             return False  # without a builder there is no image; a job that needs one says so
+
+    def usable(built: Built) -> bool:
+        job = graph.jobs.get(built.job)
+        if job is None:
+            return False
+        if is_here(built, job.action):
+            return True
+        if (far := elsewhere()) is None:
+            return False
+        return (far.images.has if job.action is Action.IMAGE else far.has_products)(built.output)
 
     return usable
 
@@ -169,12 +203,14 @@ def known_bases(opened: Opened) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class How:
-    """How a build goes on. at_once: jobs at a time, 0 for what the machine has room for; keep: leave the
-    stages; mounting: whether mounts of this process end with it, so that no file need be copied; say: is
-    given the lines of jobs; tell: what a person should know."""
+    """How a build goes on. executor: where its jobs run, empty for the one that is configured; options: what
+    it is told instead of what its table in components.toml says; at_once: jobs at a time, 0 for what there is
+    room for; keep: leave the stages; mounting: whether mounts of this process end with it, so that no file
+    need be copied; say: is given the lines of jobs; tell: what a person should know."""
 
     rules: Rules = Rules()  # noqa: RUF009 - it cannot be changed
-    executor: str = "local"
+    executor: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
     at_once: int = 0
     keep: bool = False
     mounting: bool = False
@@ -200,23 +236,15 @@ def build(opened: Opened, names: Sequence[str] | Selection, watcher: Watcher, ho
     """
     jobs = opened.jobs(names)
     begun, started = time.monotonic(), time.time()
+    engine, orders = _engine(opened, jobs, how)
     with _alone(opened.state, how.tell):
+        far = opened.handover()
+        if far and engine.far:
+            far.sweep()
         find_bases(opened, jobs, how.tell)
-        worker = Worker(
-            Place(
-                graph=opened.graph,
-                settings=opened.settings,
-                state=opened.state,
-                environ=opened.environ,
-                history=opened.records,
-                builder=opened.builder,
-                bases=opened.bases,
-                say=how.say,
-                mounting=how.mounting,
-            )
-        )
+        worker = Worker(_place(opened, how))
         worker.stages.clear()
-        executor = _executor(how, worker, opened.state)
+        executor = engine.start(orders, worker, Sender(far, worker) if far and engine.far else None)
         try:
             with contextlib.ExitStack() as beside:
                 beside.enter_context(_reading_ahead(opened.inputs, jobs))
@@ -287,13 +315,61 @@ class _Tidy:
         self._watcher.ended(job, result)
 
 
-def _executor(how: How, worker: Worker, state: Path) -> Executor:
+def stock_of(opened: Opened) -> Stock:
+    """Return what has the results that are not on this machine: the hand-over, if one is configured."""
+    far = opened.handover()
+    if far is None:
+        return NoStock()
+    private_dir(opened.state)
+    return HandoverStock(far, opened.builder, opened.state)
+
+
+def _place(opened: Opened, how: How) -> Place:
+    """Return what jobs of a build are done with on this machine."""
+    repository = opened.graph.repository
+    return Place(
+        repository=repository,
+        settings=opened.settings,
+        state=opened.state,
+        environ=opened.environ,
+        changed=changed_files(repository, opened.records),
+        builder=opened.builder,
+        bases={text: Base(image) for text, image in opened.bases.items()},
+        stock=stock_of(opened),
+        say=how.say,
+        mounting=how.mounting,
+    )
+
+
+def _engine(opened: Opened, jobs: Mapping[str, Job], how: How) -> tuple[Engine, Orders]:
+    """Return the kind of executor that is wanted, and what it is told. Raises UsageError for none, SpecError
+    with all that is wrong; nothing was touched then."""
     from buildstep.components import EXECUTORS
 
-    maker = EXECUTORS.find(how.executor)
-    if maker is None:
-        raise UsageError(f"no executor has the name {how.executor!r}", hint=EXECUTORS.hint(how.executor))
-    return maker(worker, Machine(state), jobs=how.at_once)
+    settings = opened.settings
+    name = how.executor or settings.executor
+    engine = EXECUTORS.find(name)
+    if engine is None:
+        raise UsageError(f"no executor has the name {name!r}", hint=EXECUTORS.hint(name))
+    orders = Orders(
+        settings=settings,
+        state=opened.state,
+        environ=opened.environ,
+        jobs=jobs,
+        at_once=how.at_once,
+        options={**settings.executors.get(name, {}), **how.options},
+        say=how.say,
+        tell=how.tell,
+    )
+    faults = engine.faults(orders)
+    if settings.handover:
+        faults += handover.faults(settings.handover, "handover", opened.environ)
+    elif engine.far:
+        hint = "--handover URL, or `handover` in components.toml: a store, and a registry where there is one"
+        faults.append(Fault(where="handover", message=f"the executor {name} needs one", hint=hint))
+    if faults:
+        raise SpecError(f"the executor {name}", faults)
+    return engine, orders
 
 
 @contextlib.contextmanager

@@ -108,7 +108,7 @@ def environment(hook: Hook, stage: Stage, options: HookOptions, environ: Mapping
         "BUILDSTEP_CHANGED_FILES": os.fspath(stage.top / "changed-files"),
         "TMPDIR": os.fspath(stage.temporary),
     }
-    given = {name: environ[name] for name in options.environment if name in environ}
+    given = {name: environ[name] for name in options.variables if name in environ}
     return process.base_env(environ, **given, **told)
 
 

@@ -115,7 +115,7 @@ def configured(settings: Settings, environ: Mapping[str, str]) -> Callable[[Job]
             return settings.options(job.name).inputs()
         return {
             f"variable {name}": sha256_bytes(environ[name].encode(errors="surrogateescape"))
-            for name in settings.hooks.environment
+            for name in settings.hooks.variables
             if name in environ
         }
 

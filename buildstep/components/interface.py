@@ -57,6 +57,14 @@ class Dependency(NamedTuple):
     where: str
 
 
+class Base(NamedTuple):
+    """An image that another one is made from, as it is found. image: its id; name: that it has in the
+    builder's store, as what is made from it tells that; empty where it does not matter."""
+
+    image: str
+    name: str = ""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Image:
     """An image that a component builds.
@@ -143,7 +151,8 @@ class Job:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Built:
     """A job that was done. key: the digest of all that went in; output: of what came out; inputs: what `key`
-    was made of, by name: it tells why another key differs; seconds: what it took; ended: since the epoch."""
+    was made of, by name: it tells why another key differs; seconds: what it took; ended: since the epoch;
+    worker: who did it."""
 
     job: str
     key: str
@@ -151,6 +160,7 @@ class Built:
     inputs: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     ended: float = 0.0
+    worker: str = ""
 
 
 class History(Protocol):

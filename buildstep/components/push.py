@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from buildstep.components.builders import Builder, Run
-from buildstep.components.interface import Built
+from buildstep.components.interface import Base, Built
 from buildstep.components.settings import Registry
+from buildstep.components.work import NoStock, Stock
 from buildstep.errors import BuildstepError, ExitCode, PublishError, UsageError
 from buildstep.events import Bus
 from buildstep.files.parallel import parallel
@@ -66,13 +67,14 @@ class Pushed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Access:
-    """What pushing uses. run: runs commands of the builder; insecure: do not check certificates; limits:
-    fields of `HttpOptions`."""
+    """What pushing uses. run: runs commands of the builder; stock: has images that are not in its store;
+    insecure: do not check certificates; limits: fields of `HttpOptions`."""
 
     builder: Builder
     run: Run
     environ: Mapping[str, str]
     bus: Bus
+    stock: Stock = NoStock()  # noqa: RUF009 - it has no state
     insecure: bool = False
     limits: Mapping[str, Any] = field(default_factory=dict)
 
@@ -152,6 +154,7 @@ def _content(row: Pushed, client: RegistryClient, access: Access, tell: Callable
     try:
         with tempfile.TemporaryDirectory(prefix="buildstep-push-") as scratch:
             folder = Path(scratch, "layout")
+            access.stock.image(Base(row.built.output, row.image), access.run)
             access.builder.save(row.built.output, folder, access.run)
             layout = open_layout(folder, row.image)
             entry = layout.find("")

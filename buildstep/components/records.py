@@ -102,4 +102,5 @@ def _built(row: Mapping[str, Any]) -> Built:
         inputs={str(name): str(value) for name, value in row["inputs"].items()},
         seconds=float(row["seconds"]),
         ended=float(row["ended"]),
+        worker=str(row.get("worker", "")),
     )

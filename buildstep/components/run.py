@@ -219,6 +219,7 @@ class Scheduler:
                     inputs=dict(key.inputs),
                     seconds=round(result.seconds, 3),
                     ended=time.time(),
+                    worker=result.worker,
                 )
             )
         elif not self._rules.keep_going:
@@ -241,7 +242,11 @@ def why(last: Built | None, key: Key) -> str:
     """Say why a job is not reused, in a few words."""
     if last is None:
         return "never built"
-    return summary(differences(last.inputs, key.inputs)) or "its result is gone"
+    if found := summary(differences(last.inputs, key.inputs)):
+        return found
+    if last.worker in ("", "local"):
+        return "its result is gone"
+    return f"its result is not here, {last.worker} has made it"
 
 
 def _ways_to_the_end(jobs: Mapping[str, Job], history: History) -> dict[str, float]:

@@ -48,6 +48,7 @@ _HOOKS = record(
         "timeout": {"type": "number", "minimum": 1, "maximum": 86400},
         "sandbox": BOOLEAN,
         "environment": array(_NAME),
+        "travels": array(_NAME),
     }
 )
 RULE: Final = record(
@@ -56,6 +57,10 @@ RULE: Final = record(
         **{name: rule for name, rule in _BUILD.items() if name != "target"},
         "images": mapping(record(_BUILD)),
         "hooks": _HOOKS,
+        "executor": _LINE,
+        "handover": array(text(), least=1, most=2),
+        # What an executor may be told it knows itself.
+        "executors": mapping(mapping({})),
         "registry": _PLACE,
         "tags": array(_TAG, least=1, unique=True),
     }
@@ -92,11 +97,18 @@ class BuildOptions:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HookOptions:
     """How hooks run. timeout: seconds; sandbox: whether they may write to their own directory only, where the
-    machine has what it takes; environment: variables of ours that they get as well."""
+    machine has what it takes; environment: variables of ours that they get as well; travels: more of them,
+    whose values may be known: another machine that runs the hook gets ours, of the others it has its own."""
 
     timeout: float = 3600.0
     sandbox: bool = True
     environment: tuple[str, ...] = ()
+    travels: tuple[str, ...] = ()
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The names of all variables of ours that hooks get."""
+        return tuple(dict.fromkeys((*self.environment, *self.travels)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,13 +127,17 @@ class Registry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """All of it, checked. of: what is said of one image only, by its name."""
+    """All of it, checked. of: what is said of one image only, by its name; executor: where jobs run;
+    handover: URLs (see there); executors: what each executor is told, by its name."""
 
     mode: str = "k8s"
     build: BuildOptions = field(default_factory=BuildOptions)
     of: Mapping[str, BuildOptions] = field(default_factory=dict)
     hooks: HookOptions = field(default_factory=HookOptions)
     registry: Registry = field(default_factory=Registry)
+    executor: str = "local"
+    handover: tuple[str, ...] = ()
+    executors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def options(self, image: str) -> BuildOptions:
         """Return how an image is built."""
@@ -159,6 +175,7 @@ class Flags(NamedTuple):
     pull: str = ""
     registry: str = ""
     tags: Sequence[str] = ()
+    handover: Sequence[str] = ()
 
 
 def load(root: Path, flags: Flags = Flags()) -> Settings:  # noqa: B008 - it cannot be changed
@@ -195,8 +212,12 @@ def load(root: Path, flags: Flags = Flags()) -> Settings:  # noqa: B008 - it can
             timeout=float(hooks.get("timeout", 3600)),
             sandbox=hooks.get("sandbox", True),
             environment=tuple(hooks.get("environment", ())),
+            travels=tuple(hooks.get("travels", ())),
         ),
         registry=registry,
+        executor=own.get("executor", "local"),
+        handover=tuple(flags.handover) or tuple(own.get("handover", ())),
+        executors=own.get("executors", {}),
     )
 
 

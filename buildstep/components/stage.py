@@ -12,12 +12,13 @@ a `dependency` or `generated` that somebody has there belongs to them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -32,8 +33,9 @@ from buildstep.system.digest import sha256_bytes, sha256_file
 from buildstep.system.files import read_json, write_json
 from buildstep.system.private import private_dir
 from buildstep.system.remove import remove_tree
+from buildstep.tree import entry
 from buildstep.tree.diff import Changes
-from buildstep.tree.entry import line
+from buildstep.tree.entry import FileList, line
 
 DEPENDENCY: Final = "dependency"
 GENERATED: Final = "generated"
@@ -64,6 +66,14 @@ class Provider(NamedTuple):
     component: Component
     dependency: Dependency
     outputs: Sequence[str]
+
+
+class Products(NamedTuple):
+    """What a hook changed. entries: paths with what they are now; removed: paths; folder: has the files."""
+
+    entries: FileList
+    removed: list[str]
+    folder: Path
 
 
 class Stages:
@@ -100,6 +110,7 @@ class Stages:
         top, sidecar = self._products / _name(output), self._sidecar(output)
         try:
             value = read_json(sidecar)
+            _ = value["list"]  # what a version wrote that had none cannot be handed over: it is made again
             other = [name for name, (_, stamp) in value["files"].items() if files.stamp(top / name) != stamp]
             for name in other:
                 digest, _ = value["files"][name]
@@ -205,25 +216,66 @@ class Stages:
                 self._write(changes, stage.folder, digest)
         return digest
 
+    def products(self, output: str) -> Products:
+        """Return what a hook changed, as it is kept. Raises DatasetError where it is not there."""
+        try:
+            value = read_json(self._sidecar(output))
+            entries = entry.loads(value["list"].encode("ascii"))
+            return Products(entries, [str(path) for path in value["removed"]], self._products / _name(output))
+        except (OSError, ValueError, KeyError) as error:
+            raise _gone(self._sidecar(output)) from error
+
+    def adopt(
+        self, output: str, entries: FileList, removed: Sequence[str], fill: Callable[[Path], object]
+    ) -> None:
+        """Keep what a hook changed on another machine. fill: makes the tree of it in a directory that is not
+        there yet, contents verified by their digests in the entries.
+
+        Raises GraphError where this is not the output that it is said to be, and what `fill` raises.
+        """
+        rows = [entries[path] for path in sorted(entries)]
+        paths = tuple(map(os.fsencode, removed))
+        if _digest(Changes(tuple(rows), paths)) != output:
+            raise GraphError(f"what came as the products {output[:19]} of a hook are others")
+        with self._keeping[output]:
+            if not self.has(output):
+                with self._filling(output, Changes(tuple(rows), paths)) as part:
+                    fill(part)
+
     def _write(self, changes: Changes, folder: Path, digest: str) -> None:
+        with self._filling(digest, changes) as part:
+            part.mkdir()
+            copy, made = Copier(), set[str]()
+            for row in changes.entries:
+                name = os.fsdecode(row.path)
+                if row.path:
+                    copy.one(folder / name, part, name, made)
+
+    @contextlib.contextmanager
+    def _filling(self, digest: str, changes: Changes) -> Iterator[Path]:
+        """Yield a path at which the block makes the products; they get their name at the end of it."""
         private_dir(self._products)
         final = self._products / _name(digest)
         part = self._products / f".{_name(digest)}.{os.getpid()}.{time.monotonic_ns()}.part"
-        part.mkdir()
-        copy, made = Copier(), set[str]()
-        for entry in changes.entries:
-            name = os.fsdecode(entry.path)
-            if entry.path:
-                copy.one(folder / name, part, name, made)
+        try:
+            yield part
+        except BaseException:
+            remove_tree(part)
+            raise
         self._sidecar(digest).unlink(missing_ok=True)
         remove_tree(final)  # damaged, or of a run that was killed
         part.rename(final)
-        written = {os.fsdecode(entry.path): entry.sha256 for entry in changes.entries if entry.kind == "f"}
+        rows = {row.path: row for row in changes.entries if row.path}
         value = {
             "format": 1,
             "removed": [os.fsdecode(path) for path in changes.removed],
+            "list": entry.dumps(rows).decode("ascii"),
             # What a crash of the machine or a person did to them is seen by these.
-            "files": {name: (sha256, files.stamp(final / name)) for name, sha256 in written.items()},
+            "files": {
+                os.fsdecode(row.path): (row.sha256, files.stamp(final / os.fsdecode(row.path)))
+                for row in changes.entries
+                if row.kind == "f"
+            },
         }
         write_json(self._sidecar(digest), value, durable=False)
 
@@ -232,7 +284,7 @@ class Stages:
 
 
 def _digest(changes: Changes) -> str:
-    rows = [line(entry) for entry in changes.entries if entry.path]
+    rows = [line(row) for row in changes.entries if row.path]
     rows += [b"removed\t" + path for path in changes.removed]
     return "sha256:" + sha256_bytes(b"\n".join(rows))
 
@@ -249,7 +301,11 @@ def _removed(sidecar: Path) -> list[str]:
     try:
         return [str(path) for path in read_json(sidecar)["removed"]]
     except (OSError, ValueError, KeyError) as error:
-        raise DatasetError(f"the products of a hook are gone: {sidecar}", hint="build it again") from error
+        raise _gone(sidecar) from error
+
+
+def _gone(sidecar: Path) -> DatasetError:
+    return DatasetError(f"the products of a hook are gone: {sidecar}", hint="build it again")
 
 
 def _walk(top: Path) -> Iterable[tuple[str, list[str], list[str]]]:

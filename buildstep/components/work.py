@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 from urllib.parse import quote
 
-from buildstep.components.builders import Builder
-from buildstep.components.graph import Graph, find_image
+from buildstep.components.builders import Builder, Run
+from buildstep.components.discover import Repository
+from buildstep.components.engine import Say
+from buildstep.components.graph import find_image
 from buildstep.components.hooks import Hook, make_executable, run_hook
 from buildstep.components.inputs import FILE, LISTED
-from buildstep.components.interface import Action, Component, History, Job, Result, State
+from buildstep.components.interface import Action, Base, Component, History, Job, Result, State
 from buildstep.components.make_image import Making, make
 from buildstep.components.settings import Settings
 from buildstep.components.stage import Provider, Stage, Stages
@@ -29,23 +31,44 @@ from buildstep.system import process, space
 from buildstep.system.command_options import Limits, Reached
 from buildstep.system.private import private_dir
 
-Say = Callable[[Job, str], None]
-"""Is given each line of a job; from its thread."""
+
+class Stock(Protocol):
+    """Where results may be that are not on this machine. Safe to use from several threads."""
+
+    def image(self, base: Base, run: Run) -> None:
+        """See that an image is in the builder's store, under its name. Raises BuildstepError."""
+        ...
+
+    def products(self, output: str, stages: Stages) -> None:
+        """See that the products of a hook are among those that stages have. Raises BuildstepError."""
+        ...
+
+
+class NoStock:
+    """All that there is is here."""
+
+    def image(self, base: Base, run: Run) -> None:
+        pass
+
+    def products(self, output: str, stages: Stages) -> None:
+        pass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """What jobs are done with. history: tells a hook what changed; builder: returns it, the same one each
-    time, and raises where there is none; bases: ids of images from elsewhere, by their references; mounting:
-    whether mounts of this process end with it."""
+    """What jobs are done with. changed: returns the files of a component that changed since a job of it ran
+    last; builder: returns it, the same one each time, and raises where there is none; bases: images from
+    elsewhere, by their references; stock: has what is not here; mounting: whether mounts of this process end
+    with it."""
 
-    graph: Graph
+    repository: Repository
     settings: Settings
     state: Path
     environ: Mapping[str, str]
-    history: History
+    changed: Callable[[Job], Sequence[str]]
     builder: Callable[[], Builder]
-    bases: Mapping[str, str] = field(default_factory=dict)
+    bases: Mapping[str, Base] = field(default_factory=dict)
+    stock: Stock = NoStock()  # noqa: RUF009 - it has no state
     say: Say = lambda _job, _text: None
     worker: str = "local"
     mounting: bool = False
@@ -65,13 +88,13 @@ class _Staged:
 
 
 class Worker:
-    """Does jobs; see `executors.local.Work`."""
+    """Does jobs; see `engine.Work`."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self.stages = Stages(place.state, place.graph.repository.root, mounting=place.mounting)
-        self._staged = {name: _Staged() for name in place.graph.repository.components}
-        self._images = place.graph.repository.images()
+        self.stages = Stages(place.state, place.repository.root, mounting=place.mounting)
+        self._staged = {name: _Staged() for name in place.repository.components}
+        self._images = place.repository.images()
         self._options = place.settings.read_options()
         private_dir(place.state / "logs")
 
@@ -113,12 +136,15 @@ class Worker:
         """Yield the stage of a component, with what its own hooks made so far. alone: nobody else uses it
         for the length of the block, as it is changed."""
         kept = self._staged[component.name]
+        providers = self._providers(component, outputs)
         kept.lock.acquire()
         held = True
         try:
             own = tuple(outputs[name] for name in _own_hooks(component) if name in outputs)
             if kept.stage is None or kept.outputs != own:
-                kept.stage = self.stages.stage(component, self._providers(component, outputs), own)
+                for made in (*(it for row in providers for it in row.outputs), *own):
+                    self.place.stock.products(made, self.stages)
+                kept.stage = self.stages.stage(component, providers, own)
                 kept.outputs = own
             if not alone:
                 kept.lock.release()
@@ -137,7 +163,7 @@ class Worker:
         self._staged[component].outputs += (output,)
 
     def _providers(self, component: Component, outputs: Mapping[str, str]) -> list[Provider]:
-        components = self.place.graph.repository.components
+        components = self.place.repository.components
         found = []
         for dependency in component.dependencies:
             provider = components[dependency.provider]
@@ -145,16 +171,17 @@ class Worker:
             found.append(Provider(provider, dependency, made))
         return found
 
-    def bases(self, job: Job, outputs: Mapping[str, str]) -> dict[str, str]:
-        """Return the ids of an image's bases that are of this graph, by the reference to them."""
+    def bases(self, job: Job, outputs: Mapping[str, str]) -> dict[str, Base]:
+        """Return an image's bases that are known, by the reference to them: those of this graph by their
+        names in it."""
         assert job.image is not None
         found = {}
         for base in job.image.bases:
             name = find_image(base.text, self._images, self._options)
             if name is not None:
-                found[base.text] = outputs[name]
-            elif identity := self.place.bases.get(base.text):
-                found[base.text] = identity
+                found[base.text] = Base(outputs[name], name)
+            elif known := self.place.bases.get(base.text):
+                found[base.text] = known
         return found
 
 
@@ -173,7 +200,7 @@ class _Task:
         self._worker, self._job, self._outputs = worker, job, outputs
         self._stopped, self._stream, self._turn = stopped, stream, turn
         self.waited = 0.0
-        self._component = worker.place.graph.repository.components[job.component]
+        self._component = worker.place.repository.components[job.component]
 
     def do(self) -> str:
         if self._job.action is Action.IMAGE:
@@ -183,13 +210,16 @@ class _Task:
     def _image(self) -> str:
         worker, job, image = self._worker, self._job, self._job.image
         assert image is not None
+        bases = worker.bases(job, self._outputs)
+        for base in bases.values():
+            worker.place.stock.image(base, self.run)
         with worker.staged(self._component, self._outputs, alone=False) as stage:
             self.waited = self._turn()
             return make(
                 Making(
                     image=image,
                     stage=stage,
-                    bases=worker.bases(job, self._outputs),
+                    bases={text: base.image for text, base in bases.items()},
                     options=worker.place.settings.options(image.name),
                     builder=worker.place.builder(),
                     run=self.run,
@@ -199,14 +229,14 @@ class _Task:
 
     def _hook(self) -> str:
         worker, component = self._worker, self._component
-        settings = worker.place.settings
+        job, settings = self._job, worker.place.settings
         hook = Hook(
             component=component.name,
-            action=self._job.action,
-            file=component.pre if self._job.action is Action.PRE else component.post,
+            action=job.action,
+            file=component.pre if job.action is Action.PRE else component.post,
             images=[image.name for image in component.images],
             tag=settings.registry.tags[0],
-            changed=self._changed(),
+            changed=worker.place.changed(job),
         )
         with worker.staged(component, self._outputs, alone=True) as stage:
             make_executable(stage.folder / hook.file)
@@ -220,16 +250,6 @@ class _Task:
             worker.hooked(component.name, output)
             return output
 
-    def _changed(self) -> Sequence[str]:
-        """Return the component's files that changed since this hook last ran, all where that is not known."""
-        last = self._worker.place.history.last(self._job.name)
-        files = self._component.files
-        if last is None or len(files) > LISTED:
-            return files
-        top = self._component.path.relative_to(self._worker.place.graph.repository.root)
-        digest = self._worker.place.graph.repository.contents.digest
-        return [name for name in files if last.inputs.get(f"{FILE}:{name}") != digest(f"{top}/{name}")]
-
     def run(self, argv: Sequence[str], env: Mapping[str, str], what: str) -> None:
         process.run(argv, env=env, line=self.line, limits=Limits(watch=self._watch), what=what)
 
@@ -241,6 +261,23 @@ class _Task:
 
     def _watch(self) -> Reached | None:
         return Reached("stop", "was stopped") if self._stopped.is_set() else None
+
+
+def changed_files(repository: Repository, history: History) -> Callable[[Job], Sequence[str]]:
+    """Return what tells which files of a job's component changed since it last ran: all where that is not
+    known."""
+
+    def changed(job: Job) -> Sequence[str]:
+        component, last = repository.components[job.component], history.last(job.name)
+        if last is None or len(component.files) > LISTED:
+            return component.files
+        top = component.path.relative_to(repository.root)
+        digest = repository.contents.digest
+        return [
+            name for name in component.files if last.inputs.get(f"{FILE}:{name}") != digest(f"{top}/{name}")
+        ]
+
+    return changed
 
 
 def _own_hooks(component: Component) -> list[str]:

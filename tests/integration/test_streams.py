@@ -165,6 +165,7 @@ COMMANDS: dict[str, list[str]] = {
     "components why": ["web", "--root", "graph"],
     "components build": ["--root", "graph", "--state", "graph-state", "-s", "tool"],
     "components push": ["--root", "graph", "--state", "graph-state", "-i", "no-such-image"],
+    "components work": ["0" * 64, "--handover", "store"],
     "map add": ["web-*", "web", "--register", "m.toml"],
     "map remove": ["no-such-pattern", "--all", "--register", "m.toml"],
     "map list": ["--register", "m.toml"],

@@ -7,13 +7,15 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
+from buildstep.components.engine import Dispatch, Orders, Work
 from buildstep.components.interface import Job, Result
 from buildstep.components.stage import free_bytes
+from buildstep.errors import Fault
 from buildstep.system.workers import cores
 
 JOB_MEMORY: Final = 512 << 20
@@ -40,15 +42,6 @@ _FEW: Final = 64
 
 _WANTS: Final = (b"R", b"D")
 """States of threads that run, or would if they could."""
-
-
-class Work(Protocol):
-    """Does a job to its end. stopped: whether it has to end now. turn: called when all is prepared and the
-    work itself comes; it returns when there is room for that, and the seconds that this took."""
-
-    def __call__(
-        self, job: Job, outputs: Mapping[str, str], stopped: threading.Event, turn: Callable[[], float], /
-    ) -> Result: ...
 
 
 class Machine:
@@ -162,6 +155,25 @@ class LocalExecutor:
     def stop(self) -> None:
         self._stopped.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Local:
+    """See `engine.Engine`."""
+
+    far = False
+
+    def faults(self, orders: Orders) -> list[Fault]:
+        return [
+            Fault(where=f"$.executors.local.{name}", message="the executor local has no options")
+            for name in orders.options
+        ]
+
+    def start(self, orders: Orders, work: Work, dispatch: Dispatch | None) -> LocalExecutor:
+        del dispatch
+        return LocalExecutor(work, Machine(orders.state), jobs=orders.at_once)
+
+
+LOCAL: Final = Local()
 
 
 def _wanting() -> int:

@@ -153,6 +153,7 @@ def test_components_of_the_repository(ask: Ask, tmp_path: Path) -> None:
     assert ask("buildstep components why ") == []
     assert ask(f"buildstep components build --root {tmp_path}/there -s d") == ["plain,db"]
     assert ask(f"buildstep components push --root {tmp_path}/there -i w") == ["plain,web"]
+    assert ask("buildstep components build --executor lo") == ["plain,local"]
 
 
 def test_bin_build_is_completed_as_the_command_build(ask: Ask) -> None:
@@ -171,7 +172,8 @@ def test_every_option_with_a_value_has_something_to_offer() -> None:
     open_words = {
         "A,B", "P", "URL", "PATTERN", "KEY=VALUE", "N", "C", "DAYS", "SIZE", "COUNT", "NAME", "ARCH", "RELEASE",
         "KEY=FILE", "UID:GID", "SIZE|PERCENT%", "TEXT", "FLOAT", "SECONDS", "HOURS", "[HOST]", "SPAN",
-        "[-- OPTIONS OF PULL]", "OS/ARCH", "TAG", "HOST[/NAMESPACE]", None,
+        "[-- OPTIONS OF PULL]", "OS/ARCH", "TAG", "HOST[/NAMESPACE]",
+        "LABEL", None,
     }  # fmt: skip
 
     def walk(command: click.Command, path: str) -> list[str]:

@@ -41,6 +41,15 @@ class Shelf:
     def load(self, file: Path, name: str, run: Run) -> str:
         raise AssertionError
 
+    def take(self, layout: Path, name: str, run: Run) -> str:
+        raise AssertionError
+
+    def tag(self, image: str, name: str, run: Run) -> None:
+        raise AssertionError
+
+    def name_of(self, image: str) -> str:
+        raise AssertionError
+
     def resolve(self, text: str) -> str:
         raise AssertionError
 

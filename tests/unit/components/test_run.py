@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from buildstep.components import run as running
+from buildstep.components.engine import Work
 from buildstep.components.executors import local
-from buildstep.components.executors.local import MORE, LocalExecutor, Machine, Work
+from buildstep.components.executors.local import MORE, LocalExecutor, Machine
 from buildstep.components.interface import Action, Built, Job, Result, State
 from buildstep.components.records import Records
 from buildstep.components.run import Failed, Key, Phase, Rules, Scheduler, check, why
