@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from buildstep.components import exact_layout
+from buildstep.components.dockerignore import NAME
 from buildstep.components.interface import GraphError
 from buildstep.components.settings import BuildOptions
 from buildstep.errors import BuildstepError, ToolMissing
@@ -35,12 +36,14 @@ class Run(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """A Dockerfile to build. file, context: paths; bases: ids of the images that it needs, by references as
-    the file has them; all of them are in the store."""
+    """A Dockerfile to build. file, context: paths; ignore: the file that says what of the context stays out,
+    None for none; bases: ids of the images that it needs, by references as the file has them; all of them
+    are in the store."""
 
     name: str
     file: Path
     context: Path
+    ignore: Path | None = None
     bases: Mapping[str, str] = field(default_factory=dict)
     options: BuildOptions = BuildOptions()  # noqa: RUF009 - it cannot be changed
 
@@ -213,6 +216,8 @@ class Buildah:
             "--pull-never",
             "--iidfile", os.fspath(iid),
             *_shared(recipe.options),
+            # It would find the one of the context by itself, but not the one of the Dockerfile.
+            *(["--ignorefile", os.fspath(recipe.ignore)] if recipe.ignore else []),
             *(word for text, image in recipe.bases.items()
               for word in ("--build-context", f"{text}=container-image://{_bare(image)}")),
             "--tag", recipe.name, "--file", os.fspath(recipe.file), os.fspath(recipe.context),
@@ -286,8 +291,15 @@ class Docker:
     def build(self, recipe: Recipe, run: Run) -> str:
         for text, image in recipe.bases.items():
             run(["docker", "tag", image, text], self._env, f"tagging {text}")
+        env = self._env
+        if recipe.ignore and recipe.ignore.name != NAME:
+            # The engine's older builder knows the one of the context only, and would take in all files.
+            if env.get("DOCKER_BUILDKIT") == "0":
+                hint = f"unset DOCKER_BUILDKIT, or name the file {NAME} beside the component's `build`"
+                raise GraphError(f"{recipe.ignore.name} needs BuildKit, and DOCKER_BUILDKIT is 0", hint=hint)
+            env = {**env, "DOCKER_BUILDKIT": "1"}
         with _iidfile() as iid:
-            run(self.command(recipe, iid), self._env, f"building {recipe.name}")
+            run(self.command(recipe, iid), env, f"building {recipe.name}")
             return _identity(iid.read_text(), "docker")
 
     def command(self, recipe: Recipe, iid: Path) -> list[str]:

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from buildstep.components.contents import Contents
+from buildstep.components.dockerignore import Ignore, ignored_files
 from buildstep.components.interface import Component, Dependency, Image, Kind, ReadOptions
+from buildstep.components.references import with_triggers
 from buildstep.errors import Fault, SpecError
 from buildstep.spec import schema
 from buildstep.system.text import printable
@@ -84,6 +86,7 @@ class _Search:
     faults: list[Fault] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     plain: set[str] = field(default_factory=set)
+    lines_of_copies: dict[tuple[str, str], str] = field(default_factory=dict)
     contents: Contents = field(init=False)
     kinds: list[Kind] = field(init=False)
 
@@ -122,6 +125,7 @@ class _Search:
                 self.component(name, above)
             else:
                 self.plain.add(name)
+        self.inherit()
         self.dependencies(above)
         self.one_file_per_image()
 
@@ -131,12 +135,10 @@ class _Search:
         files = self.files(top, above)
         inside = [file.removeprefix(f"{BUILD}/") for file in files if file.startswith(f"{BUILD}/")]
         here = {file for file in inside if "/" not in file}
-        images, copied = [], []
+        images = []
         for file in sorted(here):
-            if image := self.image(name, file):
-                found, paths = image
-                images.append(found)
-                copied += paths
+            if image := self.image(name, file, files):
+                images.append(image)
         if not images and any(self.stem(file) for file in here):
             self.notes.append(f"{top}: left out, none of its images is of the mode {self.options.mode}")
             self.plain.add(name)
@@ -147,15 +149,14 @@ class _Search:
             images=tuple(sorted(images, key=lambda image: image.name)),
             pre=f"{BUILD}/{PRE}" if PRE in here else "",
             post=f"{BUILD}/{POST}" if POST in here else "",
-            dependencies=tuple(copied),
             files=tuple(files),
         )
 
     def stem(self, file: str) -> tuple[Kind, str] | None:
         return next(((kind, stem) for kind in self.kinds if (stem := kind.stem(file))), None)
 
-    def image(self, component: str, file: str) -> tuple[Image, list[Dependency]] | None:
-        """Return the image that a file of `build` describes, and what it copies of other components."""
+    def image(self, component: str, file: str, files: Sequence[str]) -> Image | None:
+        """Return the image that a file of `build` describes. files: all of its component."""
         found = self.stem(file)
         if found is None:
             return None
@@ -178,12 +179,9 @@ class _Search:
             options = replace(options, arguments=options.arguments_of[name])
         read = kind.read(text, where=path, options=options)
         self.faults += read.faults
-        copied = [
-            Dependency(wanted[0], wanted[1], f"{path}:{copy.line}")
-            for copy in read.copies
-            if (wanted := _of_dependency(copy.text))
-        ]
-        image = Image(
+        ignore = kind.ignore_file(f"{BUILD}/{file}", files)
+        self.lines_of_copies |= {(name, copy.text): f"{path}:{copy.line}" for copy in reversed(read.copies)}
+        return Image(
             name=name,
             component=component,
             kind=kind.name,
@@ -191,8 +189,36 @@ class _Search:
             mode=mode,
             bases=read.bases,
             copies=tuple(sorted({copy.text for copy in read.copies})),
+            onbuild=read.onbuild,
+            ignore=ignore,
+            ignored=self.ignored(component, ignore, files, f"{BUILD}/{file}") if ignore else frozenset(),
         )
-        return image, copied
+
+    def ignored(self, component: str, file: str, files: Sequence[str], image: str) -> frozenset[str]:
+        """Return the files of a component that an ignore file keeps out of an image's context."""
+        path = f"{SOURCE}/{component}/{file}"
+        ignore = Ignore(self.text(path) or "")
+        for number, pattern in ignore.faults:
+            self.fault(f"{path}:{number}", f"{pattern!r} is no pattern")
+        return ignored_files(ignore, files, (file, image))
+
+    def inherit(self) -> None:
+        """Give images what the ONBUILD of their bases does in them, and components what their images copy of
+        others."""
+        images = {image.name: image for part in self.components.values() for image in part.images}
+        for name, component in self.components.items():
+            full = tuple(with_triggers(image, images, self.options) for image in component.images)
+            copied = tuple(
+                Dependency(
+                    *wanted,
+                    self.lines_of_copies.get((image.name, copy), f"{SOURCE}/{name}/{image.file}:1"),
+                )
+                for image in full
+                for copy in image.copies
+                if (wanted := _of_dependency(copy))
+            )
+            if copied or full != component.images:
+                self.components[name] = replace(component, images=full, dependencies=copied)
 
     def leads_out(self, path: str, component: str) -> bool:
         """Return whether a file is a link to what is not in its component."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from buildstep.components.dockerfile_words import NoValue, expand, split
-from buildstep.components.interface import ReadImage, ReadOptions, Reference
+from buildstep.components.interface import OnBuild, ReadImage, ReadOptions, Reference
 from buildstep.errors import Fault
 
 _DIRECTIVE = re.compile(r"#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(.+?)\s*")
@@ -159,6 +159,7 @@ class _Reading:
         self.bases: list[Reference] = []
         self.sources: list[tuple[str, str, int]] = []
         self.copies: list[Reference] = []
+        self.onbuild = OnBuild()
         self.faults = [Fault(where=f"{where}:{line}", message=message) for line, message in found.faults]
 
     def fault(self, line: int, message: str, hint: str = "") -> None:
@@ -202,6 +203,8 @@ class _Reading:
                 self.copy(row)
             case "RUN" if self.stages:
                 self.mounts(row)
+            case "ONBUILD" if self.stages:
+                self.trigger(row)
 
     def from_(self, row: Instruction) -> None:
         _, words = self.words(row)
@@ -215,6 +218,8 @@ class _Reading:
         parent = next((stage for stage in self.stages if base and stage.name == base.lower()), None)
         if base and parent is None:
             self.need(base, "FROM", row.line)
+        if parent is not None:
+            self.copies += self.onbuild.copies
         # A stage has what the stage has that it is made from.
         values, environment = (parent.values, parent.environment) if parent else ({}, set())
         self.stages.append(_Stage(name=name, values=dict(values), environment=set(environment)))
@@ -264,6 +269,26 @@ class _Reading:
             # What a variable holds while the image is built need not be what we know of it.
             self.copies.append(Reference("" if "$" in word else self.bare(word), row.name, row.line))
 
+    def trigger(self, row: Instruction) -> None:
+        """Take what an image makes those do that are made from it: they have the values of its variables."""
+        name, _, rest = row.rest.partition(" ")
+        inner = Instruction(name.upper(), rest.strip(), row.line)
+        if inner.name not in _WITH_HEREDOCS:
+            return
+        kept = self.sources, self.copies, self.faults
+        self.sources, self.copies, self.faults = [], [], []
+        if inner.name == "RUN":
+            self.mounts(inner)
+        else:
+            self.copy(inner)
+        # The names of stages are those of the other file.
+        bases = (Reference(text, f"ONBUILD {how}", line) for text, how, line in self.sources)
+        self.onbuild = OnBuild(
+            (*self.onbuild.bases, *(base for base in bases if base.text != "scratch")),
+            (*self.onbuild.copies, *self.copies),
+        )
+        self.sources, self.copies, self.faults = kept
+
     def bare(self, word: str) -> str:
         """Return a word without its quotes."""
         try:
@@ -295,7 +320,7 @@ class _Reading:
             if not stage and source.lower() not in names:
                 self.need(source, how, line)
         bases = tuple(sorted(self.bases, key=lambda base: base.line))
-        return ReadImage(bases, tuple(self.copies), tuple(self.faults))
+        return ReadImage(bases, tuple(self.copies), tuple(self.faults), self.onbuild)
 
 
 class _Empty(dict[str, str]):

@@ -15,6 +15,7 @@ from typing import Literal
 
 from buildstep.components.discover import SOURCE, Repository
 from buildstep.components.interface import Action, Component, GraphError, Image, Job, ReadOptions, Reference
+from buildstep.components.references import find_image
 from buildstep.system.graphs import cycle_lines, levels, reached
 
 Reach = Literal["none", "direct", "all"]
@@ -206,22 +207,6 @@ def jobs_of(component: Component) -> list[Job]:
 def job_names(component: Component) -> list[str]:
     """Return the names of a component's jobs."""
     return [job.name for job in jobs_of(component)]
-
-
-def find_image(text: str, images: Collection[str], options: ReadOptions) -> str | None:
-    """Return the image of the graph that a reference means, None for one that comes from elsewhere.
-
-    It means one without a tag, or with one of `options.tags`; a digest or another tag says that a certain
-    image is wanted, which is not the one that is built now.
-    """
-    if text in images:
-        return text
-    if prefix := max((prefix for prefix in options.prefixes if text.startswith(prefix)), key=len, default=""):
-        text = text.removeprefix(prefix)
-        if text in images:
-            return text
-    name, _, tag = text.rpartition(":")
-    return name if name in images and tag in options.tags else None
 
 
 def _place(where: str, base: Reference) -> str:

@@ -129,12 +129,12 @@ def key_of(inputs: Mapping[str, str]) -> str:
 
 
 def hidden_files(component: Component, image: Image | None) -> set[str]:
-    """Return the files of a component that cannot matter to one of its images: those that describe its other
-    images, unless it copies them. Hooks can read all of them."""
+    """Return the files of a component that cannot matter to one of its images: those that stay out of its
+    context, and those that describe its other images, unless it copies them. Hooks can read all of them."""
     if image is None:
         return set()
     others = {other.file for other in component.images if other.file != image.file}
-    return {file for file in others if not any(_copies(copy, file) for copy in image.copies)}
+    return {file for file in others if not any(_copies(copy, file) for copy in image.copies)} | image.ignored
 
 
 def is_below(name: str, path: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -45,6 +45,14 @@ class Reference(NamedTuple):
     line: int
 
 
+class OnBuild(NamedTuple):
+    """What an image makes those do that are made from it. bases: images that they need for it; copies: paths
+    that they copy from their own component."""
+
+    bases: tuple[Reference, ...] = ()
+    copies: tuple[Reference, ...] = ()
+
+
 class Dependency(NamedTuple):
     """A component whose products another one wants.
 
@@ -71,7 +79,9 @@ class Image:
 
     name: unique in the graph. kind: the row of KINDS. file: relative to the component's directory. mode: the
     mode word in the file's name, empty for none. bases: images it is made from, of the graph or not. copies:
-    paths of the component that go into it, as they are written; an empty one is all of it.
+    paths of the component that go into it, as they are written; an empty one is all of it. onbuild: what it
+    makes others do. ignore: the file that says which files stay out of its context, relative to the
+    component's directory; ignored: these.
     """
 
     name: str
@@ -81,6 +91,9 @@ class Image:
     mode: str = ""
     bases: tuple[Reference, ...] = ()
     copies: tuple[str, ...] = ("",)
+    onbuild: OnBuild = OnBuild()  # noqa: RUF009 - it cannot be changed
+    ignore: str = ""
+    ignored: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,11 +116,12 @@ class Component:
 
 class ReadImage(NamedTuple):
     """What a kind says of a file: images it needs, paths it copies from its component, with an empty text for
-    all of it, and what is wrong."""
+    all of it, what is wrong, and what it makes those do that are made from it."""
 
     bases: tuple[Reference, ...] = ()
     copies: tuple[Reference, ...] = (Reference("", "build", 0),)
     faults: tuple[Fault, ...] = ()
+    onbuild: OnBuild = OnBuild()
 
 
 class Kind(Protocol):
@@ -118,6 +132,11 @@ class Kind(Protocol):
     def stem(self, file: str) -> str | None:
         """Return the file's name without what marks the kind; it may end in `.` and a mode word. None for a
         file that is not of this kind."""
+        ...
+
+    def ignore_file(self, file: str, files: Collection[str]) -> str:
+        """Return which of a component's files says what stays out of the image's context, empty for none; in
+        the words of a `.dockerignore`. file: the one that describes the image."""
         ...
 
     def read(self, text: str, *, where: str, options: ReadOptions) -> ReadImage:

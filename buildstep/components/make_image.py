@@ -60,10 +60,26 @@ def from_dockerfile(making: Making) -> str:
         name=making.image.name,
         file=making.stage.folder / making.image.file,
         context=making.stage.folder,
+        ignore=_ignore(making),
         bases=making.bases,
         options=making.options,
     )
     return making.builder.build(recipe, making.run)
+
+
+def _ignore(making: Making) -> Path | None:
+    """Return the staged file that says what stays out of the context. Raises GraphError if a hook changed it:
+    then the files that decided whether the image is built are not those that it would be built from."""
+    stage, file = making.stage, making.image.ignore
+    if not file:
+        return None
+    path = stage.folder / file
+    if not path.is_file() or path.read_bytes() != (stage.component.path / file).read_bytes():
+        raise GraphError(
+            f"a hook of {stage.component.name} changed {file}, which says what goes into {making.image.name}",
+            hint="let the hook remove the files instead",
+        )
+    return path
 
 
 def from_manifest(making: Making) -> str:

@@ -39,6 +39,9 @@ from buildstep.system.digest import sha256_bytes
 
 FORMAT: Final = 1
 
+_NOT_SENT: Final = ("onbuild", "ignored")
+"""Fields of an image that only decide what there is to do."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ticket:
@@ -72,6 +75,9 @@ class Ticket:
         value["image"] = self.job.image.name if self.job.image else ""
         for part in (value["component"], *value["providers"]):
             part["path"] = f"src/{part['name']}"
+            for row in part["images"]:
+                for name in _NOT_SENT:
+                    del row[name]
         value["options"]["secrets"] = sorted(self.options.secrets)
         return json.dumps(value, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
@@ -129,7 +135,9 @@ def _component(value: Mapping[str, Any]) -> Component:
 
 
 def _image(value: Mapping[str, Any]) -> Image:
-    more = {row.name: value[row.name] for row in fields(Image) if row.name not in ("bases", "copies")}
+    more = {
+        row.name: value[row.name] for row in fields(Image) if row.name not in ("bases", "copies", *_NOT_SENT)
+    }
     bases = tuple(Reference(*row) for row in value["bases"])
     return Image(bases=bases, copies=tuple(value["copies"]), **more)
 

@@ -18,11 +18,11 @@ from urllib.parse import quote
 from buildstep.components.builders import Builder, Run
 from buildstep.components.discover import Repository
 from buildstep.components.engine import Say
-from buildstep.components.graph import find_image
 from buildstep.components.hooks import Hook, make_executable, run_hook
 from buildstep.components.inputs import FILE, LISTED
 from buildstep.components.interface import Action, Base, Component, History, Job, Result, State
 from buildstep.components.make_image import Making, make
+from buildstep.components.references import find_image
 from buildstep.components.settings import Settings
 from buildstep.components.stage import Provider, Stage, Stages
 from buildstep.errors import BuildstepError

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from buildstep.components.dockerignore import Ignore
 from buildstep.errors import ExitCode
 from buildstep.system.process import find
 from buildstep.tree.scan import fingerprint_of
@@ -254,6 +255,58 @@ def test_images_of_both_kinds_are_made_from_each_other(built: Place, tmp_path: P
     assert set(place.build().values()) == {"reused"}
     write(tmp_path / "repo/src", {"top/proto/c": "changed"})
     assert [name for name, state in place.build().items() if state == "built"] == ["top"]
+
+
+IGNORES = {
+    "globs": "**/*.log\n!d/e/g.log\n*.md\n",
+    "back": "*\n!d\nd/e\n!d/e/*.txt\n",
+    "below": "d/**\n!d/deep/*\n/build/\n",
+    "odd": "d/[ef]/?.txt\n# a comment\n\n  k.md  \n\\!x\n",
+}
+CONTENT = (
+    "a.txt", "x.log", "k.md", "!x", "d/k.md", "d/x.log", "d/e/f.txt", "d/e/g.log", "d/f/f.txt", "d/deep/y",
+)  # fmt: skip
+
+
+def test_d20_what_a_dockerignore_leaves_out_is_in_no_image_and_builds_none_again(
+    built: Place, tmp_path: Path
+) -> None:
+    """buildah leaves out what we take for left out: of the context's file, and of one for a Dockerfile."""
+    for name, text in IGNORES.items():
+        write(tmp_path / "repo/src" / name, dict.fromkeys(CONTENT, name))
+        write(tmp_path / "repo/src" / name, {
+            f"build/{name}.common.dockerfile": "FROM scratch\nCOPY . /c/\n", ".dockerignore": text,
+        })  # fmt: skip
+    write(tmp_path / "repo/src", {
+        "globs/build/own.common.dockerfile": "FROM scratch\nCOPY . /c/\n",
+        "globs/build/own.common.dockerfile.dockerignore": "d\nk.md\n",
+    })  # fmt: skip
+    (tmp_path / "store").symlink_to(built.top / "store")
+    place = Place(tmp_path, tmp_path / "repo")
+    assert set(place.build().values()) == {"built"}
+    for name, component in [*((name, name) for name in IGNORES), ("own", "globs")]:
+        file = f"build/{name}.common.dockerfile"
+        own = tmp_path / "repo/src" / component
+        text = (own / (f"{file}.dockerignore" if name == "own" else ".dockerignore")).read_text()
+        files = {path.relative_to(own).as_posix() for path in own.rglob("*") if path.is_file()}
+        ignore = Ignore(text)
+        assert files_of(tmp_path, name) == {path for path in files if not ignore(path)}
+    write(tmp_path / "repo/src", {"globs/d/x.log": "changed", "back/k.md": "changed"})
+    assert {name for name, state in place.build().items() if state == "built"} == set()
+    write(tmp_path / "repo/src", {"globs/x.log": "changed", "back/d/k.md": "changed"})
+    assert {name for name, state in place.build().items() if state == "built"} == {"own", "back"}
+
+
+def files_of(top: Path, image: str) -> set[str]:
+    """The files below /c in an image."""
+    layout = top / f"{image}.layout"
+    buildah(top, "push", "--quiet", image, f"oci:{layout}")
+    found = set()
+    for path in (layout / "blobs/sha256").iterdir():
+        if path.read_bytes()[:2] == b"\x1f\x8b":
+            with tarfile.open(path) as tar:
+                found |= {item.name.removeprefix("c/") for item in tar if item.isfile()}
+    return found
 
 
 def manifest(registry: Registry, name: str, tag: str) -> tuple[str, dict[str, Any]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from buildstep.components import dockerfile
+from collections.abc import Collection
+
+from buildstep.components import dockerfile, dockerignore
 from buildstep.components.interface import ReadImage, ReadOptions
 
 SUFFIX = ".dockerfile"
@@ -15,6 +17,9 @@ class Dockerfile:
 
     def stem(self, file: str) -> str | None:
         return file.removesuffix(SUFFIX) if file.endswith(SUFFIX) else None
+
+    def ignore_file(self, file: str, files: Collection[str]) -> str:
+        return dockerignore.ignore_file(file, files)
 
     def read(self, text: str, *, where: str, options: ReadOptions) -> ReadImage:
         return dockerfile.read(text, where=where, options=options)

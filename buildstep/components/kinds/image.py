@@ -6,6 +6,7 @@ The component's hook makes the proto directory, and `build.image` can name an im
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 from buildstep.components.interface import ReadImage, ReadOptions, Reference
@@ -24,6 +25,9 @@ class OurImage:
     def stem(self, file: str) -> str | None:
         found = re.fullmatch(r"(.+)\.image\.json(\.j2)?", file)
         return found and found[1]
+
+    def ignore_file(self, file: str, files: Collection[str]) -> str:
+        return ""
 
     def read(self, text: str, *, where: str, options: ReadOptions) -> ReadImage:
         try:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,24 @@ def test_an_image_of_an_older_docker_engine_is_converted(stubs: Stubs, tmp_path:
     assert stubs.calls[-1][:2] == ["skopeo", "copy"]
     assert stubs.calls[-1][-1] == f"oci:{tmp_path / 'image'}"
     assert not (tmp_path / "image.tar").exists()
+
+
+def test_the_ignore_file_of_a_dockerfile_counts_with_every_builder(stubs: Stubs) -> None:
+    stubs.make("buildah", "docker")
+    own = replace(RECIPE, ignore=Path("/s/build/web.common.dockerfile.dockerignore"))
+    Buildah(os.environ).build(own, run)
+    assert contains(stubs.calls[-1], ["--ignorefile", "/s/build/web.common.dockerfile.dockerignore"])
+    seen: list[str | None] = []
+
+    def look(argv: Sequence[str], env: Mapping[str, str], what: str) -> None:
+        seen.append(env.get("DOCKER_BUILDKIT"))
+        run(argv, env, what)
+
+    Docker({**os.environ, "DOCKER_BUILDKIT": "0"}).build(replace(own, ignore=Path("/s/.dockerignore")), look)
+    Docker(os.environ).build(own, look)
+    assert seen == ["0", "0", None, "1"]  # tagging a base, and building
+    with pytest.raises(GraphError, match="needs BuildKit, and DOCKER_BUILDKIT is 0"):
+        Docker({**os.environ, "DOCKER_BUILDKIT": "0"}).build(own, run)
 
 
 def test_d04_a_build_never_logs_in(stubs: Stubs) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from buildstep.components.contents import Contents
 from buildstep.components.discover import Repository
 from buildstep.components.graph import Graph
+from buildstep.components.inputs import Inputs
 from buildstep.components.interface import Component, Dependency, GraphError, Image, Reference
 from tests.unit.components.repositories import NINE, graph, images, write
 
@@ -274,3 +275,30 @@ def test_upstream_and_downstream_say_the_same_from_both_ends(made: Graph) -> Non
         assert all(name in made.downstream([above]) for above in made.upstream([name]))
         assert all(name in made.upstream([below]) for below in made.downstream([name]))
         assert name not in made.upstream([name])
+
+
+def test_d07_what_a_base_copies_by_onbuild_belongs_to_the_images_made_from_it(tmp_path: Path) -> None:
+    triggers = "ONBUILD COPY build/ /b/\nONBUILD ADD --from=tools /t /t\nONBUILD COPY dependency/sdk/lib /l"
+    images(tmp_path, base=f"FROM x\n{triggers}", tools="FROM x", child="FROM base", grand="FROM child")
+    write(tmp_path, {
+        "child/build/other.common.dockerfile": "FROM x", "grand/build/more.common.dockerfile": "FROM x",
+        "sdk/lib/f": "",
+    })  # fmt: skip
+    made = graph(tmp_path)
+    assert made.jobs["base"].needs == ()
+    assert made.jobs["child"].needs == ("base", "tools")
+    assert made.reasons["tools", "child"] == (
+        "src/child/build/child.common.dockerfile ONBUILD ADD --from of base tools"
+    )
+    assert made.jobs["grand"].needs == ("child",)  # a trigger acts once
+    assert ("sdk", "child") in made.edges
+    inputs = Inputs(made)
+    assert "file:build/other.common.dockerfile" in inputs.own("child")
+    assert "product:sdk:lib/f" in inputs.own("child")
+    assert "file:build/more.common.dockerfile" not in inputs.own("grand")
+
+
+def test_a_trigger_of_a_stage_acts_in_the_stages_made_from_it(tmp_path: Path) -> None:
+    images(tmp_path, a="FROM x AS s\nONBUILD COPY build /b\nFROM s", b="FROM x")
+    write(tmp_path, {"a/build/other.common.dockerfile": "FROM x"})
+    assert "file:build/other.common.dockerfile" in Inputs(graph(tmp_path)).own("a")
