@@ -11,7 +11,7 @@ from buildstep.system.text import printable
 
 STYLES = {
     "waiting": "dim", "running": "bold", "built": "green", "reused": "cyan", "failed": "bold red",
-    "blocked": "yellow", "stopped": "yellow",
+    "blocked": "yellow", "stopped": "yellow", "done": "green", "unchanged": "cyan", "left": "dim",
 }  # fmt: skip
 
 _SPARE = 4
@@ -89,7 +89,9 @@ class LiveTable:
         return table
 
 
-_FIRST = ("running", "failed", "blocked", "stopped", "waiting", "built", "reused")
+_FIRST = (
+    "running", "failed", "blocked", "stopped", "waiting", "built", "done", "reused", "unchanged", "left",
+)  # fmt: skip
 """Which rows are shown where there is no room for all."""
 
 

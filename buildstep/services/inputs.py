@@ -19,7 +19,7 @@ from typing import Any, Final
 from buildstep.errors import Fault, SpecError
 from buildstep.services.interface import Action, Facts, Side
 from buildstep.services.world import Subject
-from buildstep.system.digest import sha256_bytes
+from buildstep.system.digest import sha256_bytes, sha256_file
 from buildstep.system.files import atomic_write
 from buildstep.system.private import private_dir
 from buildstep.system.text import differences
@@ -30,7 +30,7 @@ Tag = Callable[[str, str], str]
 ONCE: Final = frozenset({Action.INIT, Action.CONSUME, Action.INSTALL, Action.PREPARE, Action.CONFIGURE})
 """Actions that are done once, and again when what goes into them changes."""
 
-DELIVERED: Final = ("git.export", "git.build", "web.export", "asset", "image")
+DELIVERED: Final = ("git.export", "git.build", "web.export", "asset", "image", "files")
 PREPARED: Final = ("packages", "users", "ubuntu")
 STARTED: Final = ("process", "env.process")
 AROUND: Final = (
@@ -40,7 +40,8 @@ AROUND: Final = (
 """Keys by what they are for, each with all below it. `configure` depends on every key that is none of these;
 the rows of a service's own words (`inputs.ACTION = param.a, param.b*`) add keys to an action."""
 
-OWN_FILES: Final = ("state.json", "template.hrd", "instance.hrd", "service.hrd")
+OWN_FILES: Final = ("state.json", "template.hrd", "instance.hrd", "questions.hrd", "schema.hrd")
+"""Files in the directory of a service that are no part of its actions."""
 
 
 def inputs_of(subject: Subject, side: Side, action: Action, producer: str, tag: Tag) -> dict[str, Any]:
@@ -57,6 +58,7 @@ def inputs_of(subject: Subject, side: Side, action: Action, producer: str, tag: 
         case Action.INSTALL:
             found["version"] = facts.version
             found |= {f"file {path}": sha256_bytes(text.encode()) for path, text in facts.files.items()}
+            found |= dict(_trees(facts))
             found |= _values(facts, lambda key: _below(key, DELIVERED))
         case Action.PREPARE:
             found["packages"] = list(facts.packages)
@@ -140,17 +142,45 @@ def _processes(facts: Facts) -> Iterator[tuple[str, Any]]:
                 yield f"process {process.number} {name}", _plain(value)
 
 
+def _trees(facts: Facts) -> Iterator[tuple[str, str]]:
+    """Yield what is in the directories that are laid out: contents and modes, of links where they lead."""
+    for target, top in facts.trees.items():
+        for name, path in _below_folder(top):
+            if path.is_symlink():
+                yield f"file {target}/{name}", f"-> {os.readlink(path)}"
+            else:
+                mode = path.stat().st_mode & 0o7777
+                yield f"file {target}/{name}", f"{mode:04o} {sha256_file(path)}"
+
+
 def _sources(subject: Subject, side: Side) -> Iterator[tuple[str, str]]:
-    """Yield the file with the actions of a side, and the files beside it that actions may read: templates of
-    configuration, scripts. Directories of other services are none of them."""
+    """Yield the file with the actions of a side, and the files beside it that these may read: templates of
+    configuration, scripts. What `files.N` lays out is none of them: its contents count for `install`."""
     if subject.source(side) is None:
         return
-    with os.scandir(subject.folder) as rows:
-        names = sorted(row.name for row in rows if row.is_file(follow_symlinks=False))
-    for name in names:
+    rows = [value for key, value in subject.facts.values.items() if key.startswith("files.")]
+    laid = {str(row.get("source", "")) for row in rows if isinstance(row, Mapping)}
+    for name, path in _below_folder(subject.folder):
         other = name.startswith("actions_") and name != f"actions_{side}.py"
-        if not other and name not in OWN_FILES and not name.startswith("."):
-            yield f"file {name}", sha256_bytes((subject.folder / name).read_bytes())
+        if other or name in OWN_FILES or name.partition("/")[0] in laid or name in laid:
+            continue
+        if not path.is_symlink():
+            yield f"file {name}", sha256_file(path)
+
+
+def _below_folder(top: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the files below a directory, sorted, with their names from there. Logs, other services, and what
+    Python keeps are left out."""
+    for folder, folders, files in os.walk(top):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if "!" not in name and name not in ("log", "__pycache__") and name[0] != "."
+        )
+        for name in sorted(files):
+            path = Path(folder, name)
+            if not name.startswith("."):
+                yield path.relative_to(top).as_posix(), path
 
 
 # -- secrets ----------------------------------------------------------------------------------------

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.components.console import Lines, Silent, Table, describe, summary, view_for
+from buildstep.components.console import View, describe, summary
 from buildstep.components.flow import Outcome
 from buildstep.components.interface import Action, Job, Result, State
 from buildstep.components.junit import write_junit
 from buildstep.components.report import to_json
 from buildstep.components.run import Phase
+from buildstep.report.job_view import Lines, Silent, Table, job_view
 from buildstep.report.live_table import LiveTable, Row, fitting
 
 JOBS = {
@@ -42,7 +43,7 @@ def outcome(log: Path | None = None) -> Outcome:
 
 def test_lines_carry_the_name_of_their_job() -> None:
     stream = io.StringIO()
-    lines = Lines(stream)
+    lines = View(Lines(stream))
     lines.phase(JOBS["base"], Phase.WAITING, "")
     lines.phase(JOBS["base"], Phase.RUNNING, "a changed")
     lines.say(JOBS["base"], "STEP 1\x1b[2J")
@@ -107,7 +108,7 @@ def test_the_table_shows_each_job_with_its_last_line_and_who_blocked_it() -> Non
     stream = io.StringIO()
     console = rich.Console(file=stream, width=70, height=20, force_terminal=True, color_system=None)
     table = LiveTable(every=60, console=console)
-    view = Table(table)
+    view = View(Table(table))
     with view:
         for job in JOBS.values():
             view.phase(job, Phase.WAITING, "")
@@ -131,8 +132,8 @@ def test_the_view_suits_the_stream() -> None:
         def isatty(self) -> bool:
             return True
 
-    assert isinstance(view_for(io.StringIO(), verbose=0, quiet=False), Lines)
-    assert isinstance(view_for(Terminal(), verbose=0, quiet=True), Silent)
-    assert isinstance(view_for(Terminal(), verbose=1, quiet=False), Lines)
+    assert isinstance(job_view(io.StringIO(), verbose=False, quiet=False), Lines)
+    assert isinstance(job_view(Terminal(), verbose=False, quiet=True), Silent)
+    assert isinstance(job_view(Terminal(), verbose=True, quiet=False), Lines)
     pytest.importorskip("rich")
-    assert isinstance(view_for(Terminal(), verbose=0, quiet=False), Table)
+    assert isinstance(job_view(Terminal(), verbose=False, quiet=False), Table)

@@ -8,12 +8,13 @@ import pytest
 
 from buildstep.components import flow
 from buildstep.components.builders import Buildah
-from buildstep.components.console import Silent
+from buildstep.components.console import View
 from buildstep.components.flow import How, Opened, build, known_bases, open_components, recorded
 from buildstep.components.interface import GraphError, State
 from buildstep.components.run import Rules
 from buildstep.components.settings import Flags
 from buildstep.errors import ToolMissing, UsageError
+from buildstep.report.job_view import Silent
 from buildstep.tree.scan import fingerprint_of
 from tests.unit.components.componentdata import write
 
@@ -48,7 +49,7 @@ class Rig:
 
     def build(self, *names: str, keep: bool = False, rules: Rules = Rules()) -> dict[str, State]:  # noqa: B008
         how = How(rules=rules, keep=keep, at_once=1, tell=self.told.append)
-        self.outcome = build(self.open(), names, Silent(), how)
+        self.outcome = build(self.open(), names, View(Silent()), how)
         return {name: result.state for name, result in self.outcome.results.items()}
 
     def product(self, job: str) -> Path:
@@ -103,7 +104,7 @@ def test_d11_stages_are_left_where_that_is_asked_for(rig: Rig) -> None:
 
 def test_d12_what_ends_a_build_before_its_first_job_is_told_and_leaves_nothing(rig: Rig) -> None:
     with pytest.raises(UsageError, match="no executor has the name 'locals'") as caught:
-        build(rig.open(), (), Silent(), How(executor="locals"))
+        build(rig.open(), (), View(Silent()), How(executor="locals"))
     assert caught.value.hint == "did you mean local?"
     assert not (rig.state / "stage").exists()
     write(rig.root, {"src/low/build/component.dep": "high\n"})

@@ -16,7 +16,7 @@ import pytest
 from buildstep.components import EXECUTORS, agent, flow, handover, tickets
 from buildstep.components.builders import Builder
 from buildstep.components.carriers import Carrier, RegistryCarrier, StoreCarrier
-from buildstep.components.console import Silent
+from buildstep.components.console import View
 from buildstep.components.engine import Dispatch, Orders, Work
 from buildstep.components.exact_layout import only_image
 from buildstep.components.flow import How, Opened, build, open_components
@@ -30,6 +30,7 @@ from buildstep.errors import Fault, SpecError, StoreError, UsageError
 from buildstep.files import open_storage, refs
 from buildstep.files.content import ContentStore
 from buildstep.net.http import Http
+from buildstep.report.job_view import Silent
 from tests.servers.fixtures import FAST
 from tests.servers.layouts import layer, make_layout
 from tests.servers.processes import child, ended
@@ -122,7 +123,7 @@ class Rig:
             self.root, Flags(), environ=self.environ, state=self.state
         )  # fmt: skip
         with opened.closing:
-            self.outcome = build(opened, names, Silent(), How(executor=executor, at_once=1))
+            self.outcome = build(opened, names, View(Silent()), How(executor=executor, at_once=1))
         return {name: result.state for name, result in self.outcome.results.items()}
 
     def outputs(self) -> dict[str, str]:
@@ -183,12 +184,12 @@ def test_without_the_hand_over_it_is_said_where_a_result_is(rig: Rig) -> None:
     rig.build("low")
     reasons: dict[str, str] = {}
 
-    class Watcher(Silent):
+    class Watcher(View):
         def phase(self, job: Job, phase: object, why: str) -> None:
             reasons[job.name] = why
 
     opened = open_components(rig.root, Flags(), environ=rig.environ, state=rig.state)
-    build(opened, ("low",), Watcher(), How(at_once=1))
+    build(opened, ("low",), Watcher(Silent()), How(at_once=1))
     assert reasons == {"low:pre": "its result is not here, far-1 has made it"}
 
 
@@ -355,7 +356,7 @@ def test_all_faults_of_the_configuration_are_told_before_anything_is_touched(rig
         state=rig.state,
     )  # fmt: skip
     with pytest.raises(SpecError) as caught:
-        build(opened, (), Silent(), How(executor="crew", options={"odd": 1}))
+        build(opened, (), View(Silent()), How(executor="crew", options={"odd": 1}))
     text = caught.value.detail
     for words in ("odd: is not known", "names an image", "has a password in it"):
         assert words in text
@@ -365,7 +366,7 @@ def test_all_faults_of_the_configuration_are_told_before_anything_is_touched(rig
         build(
             open_components(rig.root, Flags(), environ={}, state=rig.state),
             (),
-            Silent(),
+            View(Silent()),
             How(executor="crew"),
         )
     assert "needs one" in caught.value.detail
