@@ -32,11 +32,11 @@ from buildstep.system import process
 T = TypeVar("T")
 
 _PIPE = -1  # what `subprocess` calls PIPE
-_FAILED = 255  # ssh's own status when it is ssh that failed
+SSH_FAILED = 255  # ssh's own status when it is ssh that failed
 _LONGEST_SOCKET = 80
 """Bytes of a path of a socket that leave room for what ssh adds; the kernel takes 108."""
 _PERSIST = 60
-_RSYNC_TEMPORARY = frozenset({10, 12, 30, 35, _FAILED})
+_RSYNC_TEMPORARY = frozenset({10, 12, 30, 35, SSH_FAILED})
 """Statuses of rsync that another try may not meet: socket, protocol stream, time-outs."""
 _FINAL = {
     "host key verification failed": "connect once by hand, or add its key to known_hosts: ssh-keyscan HOST",
@@ -51,10 +51,11 @@ _FINAL = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a store is. path: absolute, or from the user's home, then with `./` at its beginning."""
+    """Where a store is. path: absolute, or from the user's home, then with `./` at its beginning; empty
+    where the host itself is meant."""
 
     host: str
-    path: str
+    path: str = ""
     user: str = ""
     port: int = 0
 
@@ -80,10 +81,23 @@ class Target:
             raise wrong
         return cls(host, f".{path[2:]}" if path.startswith("/~/") else path, user, port)
 
+    @classmethod
+    def parse_host(cls, url: str) -> Target:
+        """Read `ssh://[USER@]HOST[:PORT]`. Raises UsageError."""
+        try:
+            found = cls.parse(f"{url.rstrip('/')}/~/any")
+            if found.path != "./any":
+                raise UsageError("it has a path")
+        except UsageError:
+            raise UsageError(
+                f"{clean_text(url, 200)!r} is no address of a host", hint="such as ssh://user@host:22"
+            ) from None
+        return cls(found.host, "", found.user, found.port)
+
     @property
     def url(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        path = self.path if self.path.startswith("/") else f"/~{self.path[1:]}"
+        path = self.path if self.path.startswith("/") or not self.path else f"/~{self.path[1:]}"
         return (
             f"ssh://{self.user + '@' if self.user else ''}{host}{f':{self.port}' if self.port else ''}{path}"
         )
@@ -104,28 +118,39 @@ class Link:
         environ = access.environ
         self._config = environ.get("BUILDSTEP_SSH_CONFIG", "")
         agent = {"SSH_AUTH_SOCK": environ["SSH_AUTH_SOCK"]} if environ.get("SSH_AUTH_SOCK") else {}
-        self._env = process.base_env({**os.environ, **environ}, **agent)
+        self.env = process.base_env({**os.environ, **environ}, **agent)
         self._guard = threading.Lock()
         self._connected = False
         self._socket = ""
+        self._end: Callable[[], object] | None = None
 
-    def call(self, script: str, *args: str, data: bytes = b"", ok: Sequence[int] = (0,)) -> tuple[int, bytes]:
+    def close(self) -> None:
+        """End the connection. The next call makes another."""
+        with self._guard:
+            if self._end is not None:
+                self._end()
+            self._connected, self._socket, self._end = False, "", None
+
+    def call(
+        self, script: str, *args: str, data: bytes | IO[bytes] = b"", ok: Sequence[int] = (0,)
+    ) -> tuple[int, bytes]:
         """Run a script by `sh`, once; return its status and what it printed.
 
-        data: its standard input. ok: statuses that are no failure.
+        data: its standard input, a file from where it stands. ok: statuses that are no failure.
         """
-        command = shlex.join(["exec", "sh", "-c", script, "buildstep", *args])
-        argv = [*self._ssh(), *self._destination(), command]
+        argv = self.argv_of(script, *args)
         with contextlib.ExitStack() as stack:
             stdin: IO[bytes] | None = None
-            if data:
+            if not isinstance(data, bytes):
+                stdin = data
+            elif data:
                 stdin = stack.enter_context(tempfile.TemporaryFile())
                 stdin.write(data)
                 stdin.seek(0)
             try:
                 with process.spawn(
                     argv,
-                    env=self._env,
+                    env=self.env,
                     ok=ok,
                     stdin=stdin or stack.enter_context(open(os.devnull, "rb")),
                     stdout=_PIPE,
@@ -134,8 +159,14 @@ class Link:
                     assert child.stdout is not None
                     output = self._read(child.stdout.fileno())
             except CommandFailed as error:
-                raise self._translated(error, retryable=error.status == _FAILED) from error
+                raise self.explained(error, retryable=error.status == SSH_FAILED) from error
         return int(child.returncode), output
+
+    def argv_of(self, script: str, *args: str) -> list[str]:
+        """Return the command that runs a script by `sh` there, to be started in the environment `env` by who
+        talks with it over its pipes. The first call connects."""
+        command = shlex.join(["exec", "sh", "-c", script, "buildstep", *args])
+        return [*self._ssh(), *self._destination(), command]
 
     def _read(self, fd: int) -> bytes:
         poll = select.poll()
@@ -167,9 +198,9 @@ class Link:
                 "--", source, target,
             ]  # fmt: skip
             try:
-                process.query(argv, env=self._env, timeout=process.STAGE)
+                process.query(argv, env=self.env, timeout=process.STAGE)
             except CommandFailed as error:
-                raise self._translated(error, retryable=error.status in _RSYNC_TEMPORARY) from error
+                raise self.explained(error, retryable=error.status in _RSYNC_TEMPORARY) from error
 
         self.retrying(once)
 
@@ -187,7 +218,8 @@ class Link:
                 time.sleep(seconds)
                 attempt += 1
 
-    def _translated(self, error: CommandFailed, *, retryable: bool) -> StoreError:
+    def explained(self, error: CommandFailed, *, retryable: bool) -> StoreError:
+        """Return what a command that failed means, with a hint where it is known."""
         said = error.detail.rpartition("\ncommand: ")[0]
         lines = [clean_text(line, 300) for line in said.splitlines() if line.strip()]
         # rsync's last line repeats only that something failed.
@@ -196,7 +228,7 @@ class Link:
         for text, hint in _FINAL.items():
             if text in said.lower():
                 return StoreError(f"{self._target.url}: {why}", detail=said, hint=hint)
-        hint = "is the host up, and reached by this name and port?" if error.status == _FAILED else ""
+        hint = "is the host up, and reached by this name and port?" if error.status == SSH_FAILED else ""
         return StoreError(f"{self._target.url}: {why}", detail=said, hint=hint, retryable=retryable)
 
     # -- ssh -----------------------------------------------------------------------------------------------
@@ -209,9 +241,9 @@ class Link:
                     self._socket = self._make_socket()
                 argv = [*self._argv(), *self._destination(), ":"]
                 try:
-                    process.query(argv, env=self._env, timeout=2 * self._options.response)
+                    process.query(argv, env=self.env, timeout=2 * self._options.response)
                 except CommandFailed as error:
-                    raise self._translated(error, retryable=True) from error
+                    raise self.explained(error, retryable=True) from error
                 self._connected = True
         return self._argv()
 
@@ -219,7 +251,7 @@ class Link:
         """Return the path of the connection's socket; empty where none can be, as the path is too long."""
         stack = contextlib.ExitStack()
         path = str(stack.enter_context(remote.spool()) / "s")
-        weakref.finalize(self, _leave, path, self._env, stack, os.getpid())
+        self._end = weakref.finalize(self, _leave, path, self.env, stack, os.getpid())
         return path if len(os.fsencode(path)) <= _LONGEST_SOCKET else ""
 
     def _argv(self) -> list[str]:

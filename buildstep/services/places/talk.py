@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -31,6 +32,12 @@ does not end by itself, and records."""
 _PIPE = -1  # what `subprocess` calls PIPE
 _READ = 1 << 16
 _NAP = 0.1
+
+BEAT = 10.0
+"""Seconds between two signs of life to a runtime that waits for them."""
+
+SILENCE = 90.0
+"""Seconds without one after which a runtime on another host ends its action."""
 
 
 def action_env(base: Mapping[str, str]) -> dict[str, str]:
@@ -68,6 +75,7 @@ class _Talk:
         self._stopped = stopped
         self._end = end
         self._rest = b""
+        self._beat = time.monotonic()
 
     def outcome(self, text: str) -> Outcome | None:
         try:
@@ -81,6 +89,7 @@ class _Talk:
             if self._stopped.is_set() and not self._stdin.closed:
                 self._stdin.close()  # the runtime ends its action, and says so
                 self._end = time.monotonic() + SLACK
+            self._sign_of_life()
             if time.monotonic() > self._end:
                 raise ServiceError(
                     "the runtime does not answer", hint="what it runs is ended", retryable=True
@@ -92,6 +101,13 @@ class _Talk:
                 return None
             if (found := self._take(data)) is not None:
                 return found
+
+    def _sign_of_life(self) -> None:
+        if time.monotonic() - self._beat > BEAT and not self._stdin.closed:
+            self._beat = time.monotonic()
+            with contextlib.suppress(BrokenPipeError):  # it has ended, which the other pipe tells
+                self._stdin.write(b"\n")
+                self._stdin.flush()
 
     def _take(self, data: bytes) -> Outcome | None:
         *lines, self._rest = (self._rest + data).split(b"\n")

@@ -48,11 +48,11 @@ def main() -> int:
         from buildstep.services.runtime.supervisors import keeper
 
         return keeper.main()
-    if word in ("done", "forget"):
+    if word in ("done", "settled", "forget"):
         from buildstep.services.runtime import questions
 
         return questions.main(word)
-    sys.stderr.write(f"{word!r} is none of run, keep, done, forget\n")
+    sys.stderr.write(f"{word!r} is none of run, keep, done, settled, forget\n")
     return 2
 
 

@@ -11,7 +11,7 @@ _SECONDS = 30.0
 
 
 def main(word: str) -> int:
-    """Answer `done`: the records of a service; or `forget` it."""
+    """Answer `done`: the records of a service; `settled`: the same once no action runs; or `forget` it."""
     asked = json.loads(sys.stdin.buffer.readline())
     records = Records(state_root(asked.get("state")), asked["key"])
     answer = []
@@ -20,7 +20,10 @@ def main(word: str) -> int:
     else:
         try:
             with records.locked(_SECONDS):
-                records.forget()
+                if word == "forget":
+                    records.forget()
+                else:
+                    answer = records.done()
         except Locked:
             sys.stderr.write("an action of this service runs\n")
             return 1

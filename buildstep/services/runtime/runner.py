@@ -57,6 +57,9 @@ class Runner:
         self._redactor = Redactor(call["secrets"].values())
         place = call.get("place") or {}
         self._timeless = bool(place.get("timeless"))
+        # Over a network, silence of the asker means that it is gone as well: no end of a pipe may tell.
+        self._heartbeat = float(place.get("heartbeat") or 0)
+        self._heard = time.monotonic()
         self._records = Records(state_root(place.get("state")), call["facts"]["key"])
         self._marker = f"{MARKER}={os.environ.get(MARKER, '')}"
         self._gone = False
@@ -127,8 +130,10 @@ class Runner:
             attempt += 1
 
     def _wait(self, seconds: float) -> None:
-        if select.select([self._asker], [], [], seconds)[0]:
-            self._gone = True
+        end = time.monotonic() + seconds
+        while not self._gone and select.select([self._asker], [], [], max(0.0, end - time.monotonic()))[0]:
+            self._gone = not os.read(self._asker, _READ)
+            self._heard = time.monotonic()
 
     def _attempt(self, watcher: Watcher, end: float) -> dict[str, Any]:
         """Run the action's method once, and return what it said."""
@@ -145,10 +150,15 @@ class Runner:
             os.write(go.write, b"\n")
             limit = self._follow(pid, output.read, result.read, end, watcher)
             data, limit = self._answer_data(limit)
+            said = _said(data)
+            if limit or said is None or said["answer"] == answers.FAILED:
+                self._kill(pid)  # a failure leaves nothing, not even a daemon
             status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if self._left:
             return _failed(f"processes that it started cannot be killed: {sorted(self._left)}")
-        return _failed(limit) if limit else _said(data, status)
+        if limit:
+            return _failed(limit)
+        return said or _failed(_why_no_answer(data, status))
 
     def _answer_data(self, limit: str) -> tuple[bytes, str]:
         data, self._data = self._data, b""
@@ -187,6 +197,8 @@ class Runner:
         nap, looked = 0.002, 0.0
         while True:
             now = time.monotonic()
+            if self._heartbeat and now - self._heard > self._heartbeat:
+                self._gone = True
             if not why and (now > end or self._gone or _Signals.seen):
                 why = "it was stopped" if self._gone or _Signals.seen else self._too_long()
                 kill_at = now + GRACE
@@ -202,8 +214,6 @@ class Runner:
             if _ended(pid):
                 break
         self._left = proc.kill_all(lambda: _of_session(pid))
-        if why:
-            self._kill(pid)
         for _ in range(_PIPES_FULL):
             if not self._listen(reading, output, lines, 0):
                 break
@@ -217,6 +227,7 @@ class Runner:
         for fd in ready:
             if fd == self._asker:
                 self._gone = self._gone or not os.read(fd, _READ)
+                self._heard = time.monotonic()
                 continue
             data = _read(fd)
             if not data:
@@ -279,18 +290,22 @@ def _failed(message: str) -> dict[str, Any]:
     return {"answer": answers.FAILED, "message": message}
 
 
-def _said(data: bytes, status: int) -> dict[str, Any]:
-    """Return what an action that has ended said."""
-    if not data:
-        how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with status {status}"
-        return _failed(f"it {how} and gave no answer")
+def _said(data: bytes) -> dict[str, Any] | None:
+    """Return what an action said; None if that is no answer."""
     try:
         said = json.loads(data)
         if isinstance(said, dict) and isinstance(said["answer"], str) and isinstance(said["values"], dict):
             return said
     except (ValueError, KeyError):
         pass
-    return _failed("its answer cannot be read: something else was written to the answer's descriptor")
+    return None
+
+
+def _why_no_answer(data: bytes, status: int) -> str:
+    if data:
+        return "its answer cannot be read: something else was written to the answer's descriptor"
+    how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with status {status}"
+    return f"it {how} and gave no answer"
 
 
 def _signal_name(number: int) -> str:
@@ -317,7 +332,7 @@ def _of_session(pid: int) -> set[int]:
 
 def _tree(pid: int, marker: str) -> Any:
     def find() -> set[int]:
-        found = proc.family(roots=[pid], sessions=[pid], marker=marker, spared=SPARED)
+        found = proc.family(roots=[pid, os.getpid()], sessions=[pid], marker=marker, spared=SPARED)
         return found - {os.getpid()} - _own()
 
     return find
@@ -339,6 +354,7 @@ def main() -> int:
     """Read a call from standard input, run it, and write messages to standard output, a line of JSON each."""
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(signum, _Signals.note)
+    proc.adopt_orphans()  # so that what leaves its parent is still found by descent
     asker = sys.stdin.fileno()
     pieces: list[bytes] = []
     while not pieces or not pieces[-1].endswith(b"\n"):

@@ -20,11 +20,13 @@ class Actions(ActionsBaseNode):
 
 
 class Bench:
-    """A node in a directory. lines: what actions have printed."""
+    """A node in a directory. folder: of its service; lines: what actions have printed."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.state = folder / "state"
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        self.folder = top / "service"
+        self.folder.mkdir()
+        self.state = top / "state"
         self.place = Node(Where(state=self.state))
         self.lines: list[str] = []
         self.stopped = threading.Event()
