@@ -29,11 +29,21 @@ import os
 import secrets
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 from buildstep.cache import records
+from buildstep.cache.blob_files import (
+    RECORD_FORMAT,
+    BlobRecord,
+    chunks_path,
+    name_of,
+    names_lock,
+    record_path,
+    remove,
+    stamp_of,
+)
 from buildstep.emit import chunk_reuse
 from buildstep.emit.chunk_reuse import ChunkLost, LayerFromChunks, ReusableChunks, layer_line
 from buildstep.emit.interface import ArchiveStyle, Blob
@@ -46,7 +56,7 @@ from buildstep.formats.tar_writer import second_of
 from buildstep.pool.journal import Journal
 from buildstep.system import framed
 from buildstep.system.digest import sha256_file
-from buildstep.system.files import atomic_write, stamp
+from buildstep.system.files import atomic_write
 from buildstep.system.host import boot_id
 from buildstep.system.locks import lock, try_lock
 from buildstep.system.private import private_dir, private_file
@@ -56,43 +66,6 @@ from buildstep.tree.hashing import hash_entries
 
 FORMAT = 6
 """Of what decides the bytes of a layer besides its entries and the codec."""
-
-RECORD_FORMAT = 1
-"""Of the records."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BlobRecord:
-    """What is known of a stored layer. digest, size, diff_id, media_type, comment: see `emit.interface.Blob`.
-
-    seconds: the time to make it. stamp: what lstat said of the file when its content was last known to be
-    good (`system.files.stamp`, without the device, whose number may change); boot: the boot id of that time.
-    """
-
-    digest: str
-    size: int
-    diff_id: str
-    media_type: str
-    comment: str
-    key: str
-    seconds: float
-    stamp: tuple[int, ...]
-    boot: str
-
-    @classmethod
-    def read(cls, path: Path) -> BlobRecord:
-        """Return the record of a stored layer. Raises OSError, and ValueError for a damaged one."""
-        return records.read(cls, record_path(path), RECORD_FORMAT)
-
-    def save(self, path: Path) -> None:
-        records.save(record_path(path), self, RECORD_FORMAT)
-
-    def damage(self, path: Path) -> str:
-        """Read the layer and return what is wrong with it; empty if nothing is. Raises OSError."""
-        size = path.stat().st_size
-        if size != self.size:
-            return "cut short" if size < self.size else "too long"
-        return "" if sha256_file(path) == self.digest else "damaged"
 
 
 class BlobStore:
@@ -113,7 +86,7 @@ class BlobStore:
         journal: Journal,
         fresh: bool = False,
     ) -> None:
-        self._folder = state / "blobs"
+        self.folder = state / "blobs"
         self._locks = state / "locks"
         self._codec = codec
         self._style = style
@@ -121,12 +94,12 @@ class BlobStore:
         self._journal = journal
         self._fresh = fresh
         self._held = contextlib.ExitStack()
-        self._slot = self._folder / f"{_name(slot)}.last"
+        self._slot = self.folder / f"{name_of(slot)}.last"
         self._used: list[str] = []
         self._reusable: ReusableChunks | None = None
         self.saved = 0.0
         """Seconds that the layers found had taken to make."""
-        private_dir(self._folder)
+        private_dir(self.folder)
 
     def __enter__(self) -> Self:
         return self
@@ -147,12 +120,12 @@ class BlobStore:
         None if there is none, if it is being removed, or if it is damaged. Damage is noted, unless the
         comment is empty: then the caller only wants to know, and will look again.
         """
-        path = self._folder / name
+        path = self.folder / name
         try:
             if not self._hold(path):
                 return None
             record = BlobRecord.read(path)
-            seen = replace(record, stamp=_stamp(path), boot=boot_id())
+            seen = replace(record, stamp=stamp_of(path), boot=boot_id())
             if seen != record:
                 if problem := record.damage(path):
                     if comment:
@@ -179,7 +152,7 @@ class BlobStore:
 
     def find_key(self, key: str, comment: str) -> Blob | None:
         """Return the layer of this key if it is stored."""
-        return None if self._fresh else self.find(_name(self._full(key, self._style)), comment)
+        return None if self._fresh else self.find(name_of(self._full(key, self._style)), comment)
 
     def _full(self, key: str, style: ArchiveStyle) -> str:
         return f"{key} {FORMAT} {self._codec.ident} {style.epoch} {style.sparse}"
@@ -196,10 +169,10 @@ class BlobStore:
                 names = (
                     [] if self._fresh else next((row for row, _ in framed.read(self._slot.read_bytes())), [])
                 )
-            paths = [self._folder / name for name in names]
+            paths = [self.folder / name for name in names]
             known = [(path, records.find(BlobRecord, record_path(path), RECORD_FORMAT)) for path in paths]
             self._reusable = ReusableChunks(
-                [(path, _chunks_path(path), record.digest) for path, record in known if record], self._codec
+                [(path, chunks_path(path), record.digest) for path, record in known if record], self._codec
             )
             self._held.callback(self._reusable.close)
         return self._reusable
@@ -223,7 +196,7 @@ class BlobStore:
         return self._for_key(self._full(key, style), root, diff({}, tree), comment, style)
 
     def _for_key(self, key: str, root: Path, layer: Changes, comment: str, style: ArchiveStyle) -> Blob:
-        path = self._folder / _name(key)
+        path = self.folder / name_of(key)
         with lock(self._locks / f"blob-{path.name[:32]}.lock", tell=self._bus.note):
             found = None if self._fresh else self.find(path.name, comment)
             if found is not None:
@@ -253,7 +226,7 @@ class BlobStore:
         if hashed:
             _spread_to_links(entries)
             lines = [layer_line(entry, self._style) for entry in entries]
-            name = _name(self._digest(lines, changes))
+            name = name_of(self._digest(lines, changes))
             if not self._fresh and (found := self.reuse(name, comment)) is not None:
                 return found
         begin = time.monotonic()
@@ -261,16 +234,16 @@ class BlobStore:
         if not hashed:
             lines = [layer_line(entry, self._style) for entry in entries]
         key = self._digest(lines, changes)
-        blob = self._keep(replace(blob, comment=comment), key, self._folder / _name(key), begin)
+        blob = self._keep(replace(blob, comment=comment), key, self.folder / name_of(key), begin)
         with contextlib.suppress(OSError):
             private_file(shape)
             if not changes.removed:
-                chunk_reuse.save(_chunks_path(blob.path), chunk_reuse.table(stream, entries, lines))
+                chunk_reuse.save(chunks_path(blob.path), chunk_reuse.table(stream, entries, lines))
         return blob
 
     def _new_path(self) -> Path:
         """Return the name of a layer until it is complete, and its content known."""
-        path = self._folder / _name(f"new {secrets.token_hex(16)}")
+        path = self.folder / name_of(f"new {secrets.token_hex(16)}")
         self._journal.outputs(path)
         return path
 
@@ -290,7 +263,7 @@ class BlobStore:
         """Give a layer that was just written its name and its record."""
         assert blob.path != path
         self._hold(blob.path)  # the lock goes with the file
-        with lock(names_lock(self._folder)):
+        with lock(names_lock(self.folder)):
             blob.path.rename(path)
             self._record(blob, key, path, begin)
         self._used.append(path.name)
@@ -299,7 +272,7 @@ class BlobStore:
     def _record(self, blob: Blob, key: str, path: Path, begin: float) -> None:
         BlobRecord(
             digest=blob.digest, size=blob.size, diff_id=blob.diff_id, media_type=blob.media_type,
-            comment=blob.comment, key=key, seconds=time.monotonic() - begin, stamp=_stamp(path),
+            comment=blob.comment, key=key, seconds=time.monotonic() - begin, stamp=stamp_of(path),
             boot=boot_id(),
         ).save(path)  # fmt: skip
 
@@ -320,68 +293,21 @@ class BlobStore:
             )
             for entry in layer.entries
         ]  # fmt: skip
-        # Version 2 of marshal: equal values give equal bytes.
+        # In version 2 equal values give equal bytes.
         data = marshal.dumps((FORMAT, self._codec.ident, self._style.sparse, layer.removed, rows), 2)
-        return self._folder / f"{hashlib.sha256(data).hexdigest()}.shape"
+        return self.folder / f"{hashlib.sha256(data).hexdigest()}.shape"
 
     def drop_damaged(self, blobs: Iterable[Blob]) -> None:
         """Remove those layers that do not have their digest, so that the next build makes them again."""
         for blob in blobs:
-            with contextlib.suppress(OSError), lock(names_lock(self._folder)):
-                if blob.path.parent == self._folder and sha256_file(blob.path) != blob.digest:
-                    _remove(blob.path)
+            with contextlib.suppress(OSError):
+                if blob.path.parent == self.folder and sha256_file(blob.path) != blob.digest:
+                    self.drop(blob.path)
 
-
-def record_path(path: Path) -> Path:
-    """Return where the record of a stored layer is."""
-    return path.with_name(path.name + ".json")
-
-
-def _chunks_path(path: Path) -> Path:
-    return path.with_name(path.name + ".parts")
-
-
-def files_of(path: Path) -> tuple[Path, ...]:
-    """Return the files of a stored layer, its own last; some may be missing."""
-    return record_path(path), _chunks_path(path), path
-
-
-def names_lock(folder: Path) -> Path:
-    """Return the lock file of the moment in which a layer in this folder gets its name or is removed."""
-    return folder.parent / "locks" / "blob-names.lock"
-
-
-def try_remove(path: Path, *, unused_since: float | None = None) -> bool:
-    """Remove a stored layer unless a build uses it. Returns whether it is gone.
-
-    unused_since: not if it was used after that time (seconds since 1970).
-    """
-    try:
-        with lock(names_lock(path.parent)), try_lock(path, create=False) as unused:
-            if unused and not _used_since(path, unused_since):
-                _remove(path)
-    except OSError:
-        return False
-    return not path.exists()
-
-
-def _used_since(path: Path, since: float | None) -> bool:
-    if since is None:
-        return False
-    try:
-        return record_path(path).stat().st_mtime > since
-    except FileNotFoundError:
-        return False
-
-
-def _remove(path: Path) -> None:
-    """Remove a stored layer, its record first."""
-    for item in files_of(path):
-        item.unlink(missing_ok=True)
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    return tuple(stamp(path)[1:])
+    def drop(self, path: Path) -> None:
+        """Remove a layer that is damaged, whoever uses it."""
+        with contextlib.suppress(OSError), lock(names_lock(self.folder)):
+            remove(path)
 
 
 def _spread_to_links(entries: Sequence[Entry]) -> None:
@@ -391,7 +317,3 @@ def _spread_to_links(entries: Sequence[Entry]) -> None:
         digests = {entry.path: entry.sha256 for entry in entries}
         for entry in links:
             entry.sha256, entry.text = digests[entry.first], b""
-
-
-def _name(key: str) -> str:
-    return hashlib.sha256(os.fsencode(key)).hexdigest()  # it has a path, in any encoding

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from buildstep.cache import blobs
+from buildstep.cache import blob_files
 from buildstep.cache.layers import LayerCache
 from buildstep.pool.interface import Kind
 from buildstep.rootfs.installers import apt_archives, apt_sweep
@@ -95,12 +95,14 @@ def _blobs(state: Path) -> Iterator[Item]:
         if path.suffix:
             continue
         with contextlib.suppress(OSError):
-            files = [item.stat().st_size for item in blobs.files_of(path) if item.exists()]
+            files = [item.stat().st_size for item in blob_files.files_of(path) if item.exists()]
             used, about, seconds = 0.0, "without a record", 0.0
             with contextlib.suppress(OSError, ValueError):
-                record = blobs.BlobRecord.read(path)
-                used = blobs.record_path(path).stat().st_mtime
+                record = blob_files.BlobRecord.read(path)
+                used = blob_files.record_path(path).stat().st_mtime
                 about, seconds = record.comment, record.seconds
+                if record.key.startswith(blob_files.BASE):
+                    continue  # it is a part of its image, and goes with it
             # Between its name and its record it belongs to a build that is writing it.
             if used or time.time() - path.stat().st_mtime > _HOUR:
                 yield Item(
@@ -198,7 +200,7 @@ def _remove(cache: LayerCache, item: Item) -> bool:
     state = cache.backend.state
     path, guard = Path(item.name), None
     if item.kind == "blob":
-        return blobs.try_remove(state / "blobs" / item.name, unused_since=item.used)
+        return blob_files.try_remove(state / "blobs" / item.name, unused_since=item.used)
     if item.kind in ("package", "lists"):
         guard = state / "packages" / path.relative_to(state / "packages").parts[0] / "lock"
     elif item.kind == "index":

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from buildstep.cache import blobs, records
-from buildstep.cache.blobs import BlobRecord
+from buildstep.cache import blob_files, records
+from buildstep.cache.blob_files import BlobRecord
 from buildstep.cache.layers import FORMAT as LAYER_FORMAT
 from buildstep.cache.layers import LayerCache, LayerRecord
 from buildstep.pool.damage import Damage, unlink
@@ -62,16 +62,16 @@ def compressed_layers(backend: Backend) -> Iterator[Damage]:
     for path in files(backend.state / "blobs", ""):
         about = ""
         with try_lock(path, shared=True, create=False) as mine:
-            if not mine or not blobs.record_path(path).exists():
+            if not mine or not blob_files.record_path(path).exists():
                 continue  # it is being written or removed
             file = path
             try:
                 record = BlobRecord.read(path)
                 problem, about = record.damage(path), record.comment
             except (OSError, ValueError) as error:
-                file, problem = blobs.record_path(path), f"its record cannot be read: {error}"
+                file, problem = blob_files.record_path(path), f"its record cannot be read: {error}"
         if problem:
-            mend = partial(blobs.try_remove, path)
+            mend = partial(blob_files.try_remove, path)
             yield Damage(kind="blob", name=path.name, about=about, problem=problem, file=file, mend=mend)
 
 

@@ -94,20 +94,21 @@ class DockerArchive:
     @contextlib.contextmanager
     def layer(self, name: str, diff_id: str) -> Iterator[SavedLayer]:
         """Open a layer, compressed or not; the caller calls its `verify` before using its content."""
-        place = self._slice(name)
+        place = self.place(name)
         with place.path.open("rb") as file:
             packed = cast("IO[bytes]", SliceReader(file, place.offset, place.size))
             with Decompressed(packed, ratio=Limits().ratio) as stream:
                 yield SavedLayer(stream, f"{self.label} {name}", diff_id)
 
-    def _slice(self, name: str) -> Slice:
+    def place(self, name: str) -> Slice:
+        """Return where a file of the archive is. Raises ImageError."""
         place = self._index.get(name)
         if place is None:
             raise ImageError(f"{self.label} has no {name}", hint="is it complete? save the image again")
         return place
 
     def _small(self, name: str) -> bytes:
-        return read_slice(self._slice(name), f"{self.label} {name}", limit=MAX_DOCUMENT)
+        return read_slice(self.place(name), f"{self.label} {name}", limit=MAX_DOCUMENT)
 
 
 def images_of(data: bytes, where: str) -> list[SavedImage]:

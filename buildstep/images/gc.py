@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass
 
 from buildstep.errors import DatasetError, ImageError
-from buildstep.images.record import ImageRecord
+from buildstep.images.record import ImageRecord, key_of
 from buildstep.images.remote import sweep
-from buildstep.images.store import ImageStore, key_of
+from buildstep.images.store import ImageStore
 from buildstep.pool.interface import Kind
 
 _DOWNLOADS_KEPT = 7 * 86400.0
@@ -78,6 +78,7 @@ def _sweep(store: ImageStore, now: float) -> list[Removal]:
         with store.locks.try_key(key_of(uuid)) as free:
             if free and not store.backend.exists(Kind.IMAGE, uuid):
                 store.remove(uuid)
+    store.remove_unused_layers()
     return found
 
 

@@ -11,14 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, cast
 
+from buildstep.cache import base_layers
 from buildstep.errors import BuildstepError, EmitError, ImageError
 from buildstep.formats.unpack import apply_layer, unpack
 from buildstep.images.file_kind import FileKind, kind_of, kind_of_start
 from buildstep.images.interface import Identity, SourceContext, SourceImage
-from buildstep.images.record import ImageRecord, root_in
+from buildstep.images.record import ImageRecord, key_of, root_in
 from buildstep.images.resolve import Fetched, Incoming
 from buildstep.images.sources import parse, zfs_file
-from buildstep.images.store import ImageStore, key_of
+from buildstep.images.store import ImageStore
 from buildstep.net.errors import HttpError
 from buildstep.net.http import translated
 from buildstep.net.imgapi import expected_file
@@ -246,7 +247,9 @@ class Importer:
         downloads = self._backend.state / "downloads" / hashlib.sha256(os.fsencode(key)).hexdigest()[:32]
         try:
             dataset, fetched = put(ident, self._context(ident, downloads))
-            return self._record(dataset, fetched, key, label)
+            record = self._record(dataset, fetched, key, label)
+            remove_tree(downloads)  # the store has all of it now
+            return record
         except BaseException:
             self._backend.destroy(Kind.BUILD, ident)
             raise
@@ -277,7 +280,9 @@ class Importer:
             else:
                 backend.destroy(Kind.BUILD, dataset.ident)
             if same is not None:
-                return self._used(same)
+                return self._used(self._with_layers(same, fetched))
+            for file in fetched.layers:
+                base_layers.keep(backend.state, file.layer, file.place, own=file.own)
             record = ImageRecord(
                 uuid=uuid,
                 key=key,
@@ -293,8 +298,17 @@ class Importer:
                 size=sum(entry.size for entry in entries.values() if entry.kind == "f" and not entry.first),
                 origin=str(fetched.manifest.get("origin") or "") if zfs_file.can_receive(backend) else "",
                 installer=installer.name if installer is not None else "",
+                layers=tuple(file.layer for file in fetched.layers),
             )
             return self._used(self._add(record, entries, new=new))
+
+    def _with_layers(self, there: ImageRecord, fetched: SourceImage) -> ImageRecord:
+        """Return the record of an image that was imported before layers were kept, with those of now."""
+        if there.layers or not fetched.layers:
+            return there
+        for file in fetched.layers:
+            base_layers.keep(self._backend.state, file.layer, file.place, own=file.own)
+        return self._store.with_layers(there, [file.layer for file in fetched.layers])
 
     def _add(self, record: ImageRecord, entries: FileList, *, new: bool) -> ImageRecord:
         """Write an image's record. new: its dataset has just been made, and goes where that fails, such as at

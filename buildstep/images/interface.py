@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, ClassVar, Protocol
 
+from buildstep.cache.base_layers import BaseLayer
 from buildstep.events import Bus
 from buildstep.rootfs.interface import Package
+from buildstep.system.files import Slice
 from buildstep.tree.entry import FileList
 
 # -- image sources -------------------------------------------------------------------------------------
@@ -36,6 +38,17 @@ class SourceImage:
     """The true entries, where this machine could not set owners or make nodes."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """An OCI image configuration that came with it."""
+    layers: tuple[LayerFile, ...] = ()
+    """Its layers as they came, lowest first; none where it has none, or an OCI image cannot have them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerFile:
+    """A layer that came with an image. own: the file is nothing else, and the store may move it."""
+
+    layer: BaseLayer
+    place: Slice
+    own: bool = False
 
 
 class Source(Protocol):

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from buildstep.cache.base_layers import BaseLayer
 from buildstep.errors import ImageError
 from buildstep.rootfs.interface import Package
 from buildstep.system import sealed
@@ -53,6 +54,8 @@ class ImageRecord:
     """Keys of other references that turned out to be the same image."""
     list_digest: str = ""
     installer: str = ""
+    layers: tuple[BaseLayer, ...] = ()
+    """The layers that it came in, lowest first; none where an image based on it has all of it as one."""
 
     @property
     def name(self) -> str:
@@ -97,6 +100,20 @@ class ImageRecord:
             raise ImageError(f"image record of format {value.get('format')!r}; this version reads {FORMAT}")
         fields = {key: value[key] for key in value if key != "format"}
         fields["packages"] = tuple(Package(**row) for row in fields["packages"])
+        fields["layers"] = tuple(BaseLayer(**row) for row in fields.get("layers", ()))
         for name in ("blobs", "aliases"):
             fields[name] = tuple(fields.get(name, ()))
         return cls(**fields)
+
+
+def remedy(uuid: str) -> str:
+    """Return what can be done about a damaged image."""
+    return (
+        "the next build imports it again; where it cannot be fetched any more,"
+        f" `buildstep cache prune` and `buildstep image delete {uuid}` remove it"
+    )
+
+
+def key_of(uuid: str) -> str:
+    """Return the key of an image that is known by its uuid."""
+    return f"image:{uuid}"

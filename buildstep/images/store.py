@@ -4,7 +4,7 @@ state/images/UUID.json      the record, written last: an image without one does 
 state/images/UUID.list      its file list, with the true owners and times
 state/images/UUID.used      touched whenever a build or an import asks for the image
 state/downloads/            files that are being downloaded; what can be resumed outlives the process
-state/blobs/DIGEST          its tree as a compressed layer, made when an OCI image first needs it
+state/blobs/DIGEST          the layers that it came in, else its tree as one, made when an OCI image needs it
 
 `buildstep.images.importing` brings images in.
 """
@@ -12,26 +12,28 @@ state/blobs/DIGEST          its tree as a compressed layer, made when an OCI ima
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from buildstep.cache import base_layers
+from buildstep.cache.base_layers import BaseLayer
 from buildstep.cache.layers import LayerCache
 from buildstep.errors import DatasetError, ImageError, StoreError
 from buildstep.events import Bus
 from buildstep.images.file_hashes import FileHashes
 from buildstep.images.interface import Identity, Source
 from buildstep.images.locks import ImageLocks
-from buildstep.images.record import DamagedImage, ImageRecord
+from buildstep.images.record import DamagedImage, ImageRecord, key_of, remedy
 from buildstep.images.remote import Remote
 from buildstep.images.resolve import Resolved, several_of
 from buildstep.images.sources import parse
 from buildstep.images.sources.local_file import check_file
 from buildstep.pool.interface import Backend, Kind
 from buildstep.spec.config import Config
+from buildstep.system.digest import sha256_bytes
 from buildstep.system.files import atomic_write
 from buildstep.system.private import private_dir, private_file
 from buildstep.system.userns import in_user_namespace
@@ -185,7 +187,7 @@ class ImageStore:
             return known
         if self._tree_is_complete():
             data = dumps(self._scan(record.uuid))
-            if _digest(data) == record.list_digest:
+            if sha256_bytes(data) == record.list_digest:
                 with atomic_write(path) as stream:
                     stream.write(data)
                 self.bus.note(f"{path} was damaged; it was made again from the image's tree", level="warning")
@@ -212,7 +214,7 @@ class ImageStore:
         try:
             data = self.list_path(record.uuid).read_bytes()
             if record.list_digest:
-                return data if _digest(data) == record.list_digest else None
+                return data if sha256_bytes(data) == record.list_digest else None
             return data if tree_digest(loads(data)) == record.tree_digest else None
         except (OSError, StoreError, AssertionError):
             return None
@@ -233,13 +235,17 @@ class ImageStore:
         with atomic_write(self.list_path(record.uuid)) as stream:
             stream.write(data)
         with self.backend.tree(Kind.IMAGE, record.uuid) as tree:
-            record = replace(record, fingerprint=fingerprint_of(tree), list_digest=_digest(data))
+            record = replace(record, fingerprint=fingerprint_of(tree), list_digest=sha256_bytes(data))
         return self._write(record)
 
     def add_alias(self, record: ImageRecord, key: str) -> ImageRecord:
         """Note that another key means the same image. Raises ImageError if the image was changed."""
         record = self.check(record)
         return self._write(replace(record, aliases=tuple(dict.fromkeys((*record.aliases, key)))))
+
+    def with_layers(self, record: ImageRecord, layers: Iterable[BaseLayer]) -> ImageRecord:
+        """Note the layers that an image came in, which are kept."""
+        return self._write(replace(record, layers=tuple(layers)))
 
     def _write(self, record: ImageRecord) -> ImageRecord:
         record.save(self.folder / f"{record.uuid}.json")
@@ -257,6 +263,10 @@ class ImageStore:
             now = fingerprint_of(tree)
         with contextlib.suppress(OSError):
             private_file(self.folder / f"{record.uuid}.used")
+        if not all(base_layers.is_there(self.backend.state, layer) for layer in record.layers):
+            raise DamagedImage(
+                f"a layer of image {record.uuid} is gone or cut short", hint=remedy(record.uuid)
+            )
         same = now == record.fingerprint
         if same and record.list_digest and not thorough:
             return record
@@ -267,7 +277,7 @@ class ImageStore:
         if same and record.list_digest:
             return record
         data = self.stored_list(record)
-        return self._write(replace(record, fingerprint=now, list_digest=_digest(data or b"")))
+        return self._write(replace(record, fingerprint=now, list_digest=sha256_bytes(data or b"")))
 
     def sound(
         self, record: ImageRecord, *, thorough: bool = False, listed: bool = True
@@ -379,20 +389,9 @@ class ImageStore:
             ) from error
         for suffix in ("json", "list", "used"):
             (self.folder / f"{uuid}.{suffix}").unlink(missing_ok=True)
+        self.remove_unused_layers()
 
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def remedy(uuid: str) -> str:
-    """Return what can be done about a damaged image."""
-    return (
-        "the next build imports it again; where it cannot be fetched any more,"
-        f" `buildstep cache prune` and `buildstep image delete {uuid}` remove it"
-    )
-
-
-def key_of(uuid: str) -> str:
-    """Return the key of an image that is known by its uuid."""
-    return f"image:{uuid}"
+    def remove_unused_layers(self) -> None:
+        """Remove the layers that came with images that are not in the store any more."""
+        wanted = {layer.digest for record in self.records() for layer in record.layers}
+        base_layers.remove_unused(self.backend.state, wanted)

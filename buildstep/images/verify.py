@@ -8,8 +8,8 @@ from functools import partial
 from buildstep.cache.verify import files
 from buildstep.errors import BuildstepError, ImageError
 from buildstep.events import Bus
-from buildstep.images.record import DamagedImage, ImageRecord
-from buildstep.images.store import ImageStore, remedy
+from buildstep.images.record import DamagedImage, ImageRecord, remedy
+from buildstep.images.store import ImageStore
 from buildstep.pool.damage import Damage
 from buildstep.pool.interface import Backend, Kind
 

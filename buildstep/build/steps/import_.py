@@ -12,6 +12,7 @@ from buildstep.build.manifest import check_manifest
 from buildstep.build.plan import PlanFacts, Planned
 from buildstep.build.remember import note_proto
 from buildstep.build.steps.interface import Route
+from buildstep.cache import base_layers
 from buildstep.cache.blobs import BlobStore
 from buildstep.errors import ImageError
 from buildstep.formats import codecs
@@ -66,7 +67,7 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
         state.replaced = proto_conflicts.find(context.spec, plan_.proto, root, base=image.label)
     if "oci" in context.spec.formats:
         state.blobs = state.blobs or open_blobs(context)
-        _add_base_layer(context, state, state.blobs)
+        _add_base_layer(context, state, state.blobs, importer)
 
 
 def _checked(importer: Importer, image: ImageRecord, ref: str) -> ImageRecord:
@@ -102,9 +103,19 @@ def open_blobs(context: BuildContext) -> BlobStore:
     return context.stack.enter_context(blobs)
 
 
-def _add_base_layer(context: BuildContext, state: BuildState, blobs: BlobStore) -> None:
-    """The base image is the lowest layer, unless it is empty."""
+def _add_base_layer(context: BuildContext, state: BuildState, blobs: BlobStore, importer: Importer) -> None:
+    """The base image's own layers are the lowest ones; without any, all of it is one, unless it is empty."""
     image = state.image
+    if image.layers:
+        about = layer_comments.base(image)
+        found = base_layers.find(blobs, image.layers, about)
+        if found is None:  # imported again, it has them
+            image, _ = importer.ensure(context.spec.image)
+            found = base_layers.find(blobs, image.layers, about)
+        if found is None or image.layers != state.image.layers:
+            raise ImageError(f"layers of image {image.uuid} are damaged", hint="build again", retryable=True)
+        state.layers += found
+        return
     if len(state.below) <= 1:
         return
     with context.backend.tree(Kind.IMAGE, image.uuid) as tree:

@@ -17,12 +17,14 @@ from buildstep.errors import ImageError
 from buildstep.events import Bus
 from buildstep.formats.oci.spec import Descriptor, OciImage, apply_layers, describe, document
 from buildstep.images.interface import Identity, SourceContext, SourceImage
+from buildstep.images.sources import layer_files
 from buildstep.images.sources.oci import platform_of
 from buildstep.net.credentials import credentials_for
 from buildstep.net.download import Downloaded, Follower, Progress
 from buildstep.net.http import Http, translated
 from buildstep.net.registry import Reference, RegistryClient
 from buildstep.net.request import HttpOptions
+from buildstep.system.files import Slice
 
 PARALLEL = 5
 
@@ -76,7 +78,7 @@ class Docker:
                 entries = apply_layers(
                     [pull.layer(i) for i in range(len(image.layers))], into, context.apply_layer
                 )
-            pull.forget()
+                files = layer_files.of_descriptors(image.layers, config, pull.places(), own=True)
         return SourceImage(
             manifest=describe(
                 config, ref.repository.rpartition("/")[2], image.manifest.hex, image.annotations
@@ -84,6 +86,7 @@ class Docker:
             inputs={"registry": str(ref), "digest": image.manifest.digest},
             entries=entries,
             config=config,
+            layers=files,
         )
 
 
@@ -125,11 +128,12 @@ class _Pull:
         finally:
             follower.close()
 
-    def forget(self) -> None:
-        """The store has the tree now; after a failure the layers stay for the next run."""
-        for path in self._paths:
-            path.unlink(missing_ok=True)
-            path.with_name(f".{path.name}.lock").unlink(missing_ok=True)
+    def places(self) -> list[Slice]:
+        """Return where the layers are. After a failure they stay there for the next run."""
+        return [
+            Slice(path=path, offset=0, size=layer.size)
+            for path, layer in zip(self._paths, self._layers, strict=True)
+        ]
 
 
 class _Layer:

@@ -12,6 +12,7 @@ from buildstep.formats.docker_archive import DockerArchive, SavedImage, open_doc
 from buildstep.formats.oci.spec import apply_layers, describe
 from buildstep.images.file_kind import check_kind, check_start
 from buildstep.images.interface import Identity, SourceContext, SourceImage
+from buildstep.images.sources import layer_files
 from buildstep.images.sources.local_file import expanded, is_compressed, split, stem
 from buildstep.net.registry import Reference
 
@@ -47,6 +48,7 @@ class DockerArchiveFile:
             inputs={"file": str(path.absolute()), "image": config.image_id},
             entries=entries,
             config=config.document,
+            layers=layer_files.of_archive(config.diff_ids, [archive.place(name) for name in image.layers]),
         )
 
 

@@ -12,6 +12,7 @@ from buildstep.formats.oci.layout import Layout, open_layout
 from buildstep.formats.oci.spec import OciPlatform, apply_layers, describe, document
 from buildstep.images.file_kind import check_kind, check_start
 from buildstep.images.interface import Identity, SourceContext, SourceImage
+from buildstep.images.sources import layer_files
 from buildstep.images.sources.local_file import expanded, is_compressed, split, stem
 
 
@@ -44,6 +45,9 @@ class Oci:
             inputs={"layout": str(path.absolute()), "digest": image.manifest.digest},
             entries=entries,
             config=config,
+            layers=layer_files.of_descriptors(
+                image.layers, config, [layout.blob(layer) for layer in image.layers]
+            ),
         )
 
 

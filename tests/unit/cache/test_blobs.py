@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from buildstep.cache import blobs
+from buildstep.cache import blob_files
 from buildstep.cache.blobs import BlobStore
 from buildstep.emit.interface import ArchiveStyle, Blob
 from buildstep.events import Bus, Event, Note
@@ -191,19 +191,19 @@ def test_a_layer_that_is_only_touched_or_of_another_boot_stays(
     first = pool.key(pool.open())
     os.utime(first.path, (5, 5))
     pool.key(pool.open())
-    monkeypatch.setattr(blobs, "boot_id", lambda: "another boot")
+    monkeypatch.setattr("buildstep.cache.blobs.boot_id", lambda: "another boot")
     store = pool.open()
     pool.key(store)
     assert "layers_made" not in pool.bus.counts
-    record = json.loads(blobs.record_path(first.path).read_bytes())
+    record = json.loads(blob_files.record_path(first.path).read_bytes())
     assert record["boot"] == "another boot"
-    assert blobs.BlobRecord.read(first.path).damage(first.path) == ""
+    assert blob_files.BlobRecord.read(first.path).damage(first.path) == ""
 
 
 @pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"digest": "x"}'])
 def test_a_layer_without_a_good_record_is_made_again(pool: Pool, text: str | None) -> None:
     first = pool.key(pool.open())
-    record = blobs.record_path(first.path)
+    record = blob_files.record_path(first.path)
     record.unlink() if text is None else record.write_text(text)
     assert pool.key(pool.open()).digest == first.digest
     assert pool.bus.counts["layers_made"] == 1
@@ -218,7 +218,7 @@ def test_a_layer_that_is_being_removed_is_not_used(pool: Pool) -> None:
 
 def test_fields_that_are_not_known_are_ignored(pool: Pool) -> None:
     first = pool.key(pool.open())
-    record = blobs.record_path(first.path)
+    record = blob_files.record_path(first.path)
     sealed.write(record, sealed.read(record) | {"path": "/x", "new": True})
     assert pool.open().find(first.path.name, "c") is not None
 
@@ -229,7 +229,7 @@ def test_layers_with_another_digest_are_dropped(pool: Pool) -> None:
     bad.path.write_bytes(b"other")
     store.drop_damaged([good, bad])
     assert good.path.exists()
-    assert not any(path.exists() for path in blobs.files_of(bad.path))
+    assert not any(path.exists() for path in blob_files.files_of(bad.path))
 
 
 def test_removals_are_part_of_the_content(pool: Pool) -> None:
@@ -243,13 +243,13 @@ def test_removals_are_part_of_the_content(pool: Pool) -> None:
 def test_a_layer_is_locked_before_it_is_looked_at(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     made = pool.key(pool.open())
     store = pool.open()
-    real, tried = blobs.BlobRecord.read, []
+    real, tried = blob_files.BlobRecord.read, []
 
-    def read(path: Path) -> blobs.BlobRecord:
-        tried.append(blobs.try_remove(path))
+    def read(path: Path) -> blob_files.BlobRecord:
+        tried.append(blob_files.try_remove(path))
         return real(path)
 
-    monkeypatch.setattr(blobs.BlobRecord, "read", read)
+    monkeypatch.setattr(blob_files.BlobRecord, "read", read)
     assert pool.key(store) == made
     assert tried == [False]
 
@@ -265,15 +265,15 @@ def test_a_new_layer_is_locked_before_it_has_its_name(
     def rename(path: Path, target: Path) -> Path:
         with try_lock(path, create=False) as unused:
             free.append(unused)
-        with try_lock(blobs.names_lock(target.parent)) as unused:
+        with try_lock(blob_files.names_lock(target.parent)) as unused:
             free.append(unused)
         return real(path, target)
 
     monkeypatch.setattr(Path, "rename", rename)
     made = getattr(pool, make)(store)
     assert free == [False, False]
-    assert not blobs.try_remove(made.path), "a build uses it"
+    assert not blob_files.try_remove(made.path), "a build uses it"
     pool.stack.close()
-    assert not blobs.try_remove(made.path, unused_since=0.0), "it was used since it was looked at"
-    assert blobs.try_remove(made.path)
+    assert not blob_files.try_remove(made.path, unused_since=0.0), "it was used since it was looked at"
+    assert blob_files.try_remove(made.path)
     assert not made.path.exists()

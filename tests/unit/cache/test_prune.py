@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from buildstep.cache import blobs, prune
+from buildstep.cache import blob_files, prune
 from buildstep.cache.layers import LayerCache, LayerRecord
 from buildstep.cache.prune import Limits
 from buildstep.pool.directory import DirectoryBackend
@@ -42,8 +42,8 @@ def put_blob(cache: LayerCache, name: str, size: int, age: float, **fields: Any)
         "digest": sha256_file(path), "size": size, "diff_id": "d", "media_type": "m", "comment": f"layer {name}",
         "key": "k", "seconds": 3.0, "stamp": (1,), "boot": "b",
     }  # fmt: skip
-    blobs.BlobRecord(**values | fields).save(path)
-    os.utime(blobs.record_path(path), (NOW - age, NOW - age))
+    blob_files.BlobRecord(**values | fields).save(path)
+    os.utime(blob_files.record_path(path), (NOW - age, NOW - age))
     return path
 
 
@@ -187,7 +187,7 @@ def test_what_was_used_since_it_was_found_stays(cache: LayerCache, monkeypatch: 
                 case "layer":
                     cache.touch(item.name)
                 case "blob":
-                    os.utime(blobs.record_path(cache.backend.state / "blobs" / item.name))
+                    os.utime(blob_files.record_path(cache.backend.state / "blobs" / item.name))
                 case "lists":
                     os.utime(path / "record")
                 case _:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.cache import blobs, verify
-from buildstep.cache.blobs import BlobRecord
+from buildstep.cache import blob_files, verify
+from buildstep.cache.blob_files import BlobRecord
 from buildstep.pool.directory import DirectoryBackend
 from buildstep.pool.interface import Backend
 from buildstep.system import framed, sealed
@@ -52,11 +52,11 @@ def test_a_compressed_layer_is_compared_with_its_record(backend: Backend) -> Non
     with lock(path, shared=True):
         assert not found.mend(), "a build uses it"
     assert found.mend()
-    assert not any(item.exists() for item in blobs.files_of(path))
+    assert not any(item.exists() for item in blob_files.files_of(path))
     path = put_blob(backend)
-    blobs.record_path(path).write_text("{")
+    blob_files.record_path(path).write_text("{")
     (found,) = verify.compressed_layers(backend)
-    assert found.file == blobs.record_path(path)
+    assert found.file == blob_files.record_path(path)
 
 
 @pytest.mark.parametrize(

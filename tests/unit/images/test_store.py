@@ -24,9 +24,9 @@ from buildstep.images.file_hashes import FileHashes
 from buildstep.images.gc import collect
 from buildstep.images.importing import Importer
 from buildstep.images.interface import SourceContext, SourceImage
-from buildstep.images.record import DamagedImage, ImageRecord
+from buildstep.images.record import DamagedImage, ImageRecord, key_of
 from buildstep.images.sources.tar import Tar
-from buildstep.images.store import ImageStore, key_of
+from buildstep.images.store import ImageStore
 from buildstep.pool.directory import DirectoryBackend
 from buildstep.pool.interface import Kind
 from buildstep.pool.journal import Journal, open_journal
