@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,22 @@ def _earlier(record: Path) -> list[Path]:
     return [path for path in paths if path.is_file() or path.is_symlink()]
 
 
+def _layers(artifacts: Iterable[Artifact]) -> tuple[Layer, ...]:
+    """Return all layers of the OCI image, base first; none where it is not among the files."""
+    extra = next((artifact.extra for artifact in artifacts if artifact.format == "oci"), {})
+    names = ("layers", "diff_ids", "layer_sizes", "layer_comments")
+    rows = zip(*(extra.get(name, ()) for name in names), strict=True)
+    return tuple(
+        Layer(
+            digest=digest.removeprefix("sha256:"),
+            diff_id=diff_id.removeprefix("sha256:"),
+            size=size,
+            comment=comment,
+        )
+        for digest, diff_id, size, comment in rows
+    )
+
+
 def _file_json(artifact: Artifact) -> dict[str, Any]:
     """An image file as --json and the record have it."""
     return {**asdict(artifact), "path": os.fspath(artifact.path), "extra": dict(artifact.extra)}
@@ -167,10 +183,7 @@ def _record(context: BuildContext, state: BuildState, *, uuid: str) -> BuildReco
         packages=installed.packages if installed else (),
         audit=Audit(text=audit[0], findings=audit[1]) if audit else None,
         entropy=state.entropy,
-        layers=tuple(
-            Layer(digest=blob.digest, diff_id=blob.diff_id, size=blob.size, comment=blob.comment)
-            for blob in state.layers
-        ),
+        layers=_layers(state.artifacts),
         artifacts=tuple(ImageFile(**_file_json(artifact)) for artifact in state.artifacts),
         files_added=tuple(facts.added),
         tree_digest=facts.digest,

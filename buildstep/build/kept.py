@@ -59,11 +59,11 @@ KEPT: tuple[Kept, ...] = (
     Kept(
         name="blob",
         where=("state/blobs/NAME", "state/blobs/NAME.json"),
-        holds="a compressed layer and its record",
+        holds="a compressed layer, made here or brought by a base image, and its record",
         checked="size, inode, times and boot; the whole file by its digest where one of these is another, and"
         " always while it is copied into an archive; the record by its own digest",
-        damaged="made again, with a note; damage that only shows in the copy ends that build, and the next"
-        " one makes the layer again",
+        damaged="made again, with a note; one that a base image brought by importing that again. Damage that"
+        " only shows in the copy ends that build, and the next one makes the layer again",
         verify=cached.compressed_layers,
     ),
     Kept(

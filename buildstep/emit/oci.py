@@ -155,6 +155,8 @@ class _Archive:
             "config": config.digest,
             "layers": [f"sha256:{layer.digest}" for layer in layers],
             "diff_ids": [f"sha256:{layer.diff_id}" for layer in layers],
+            "layer_sizes": [layer.size for layer in layers],
+            "layer_comments": [layer.comment for layer in layers],
         }
         return Artifact.of(self._path, OciEmitter.name, self._sealer.finish(), "none", extra)
 

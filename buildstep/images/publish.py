@@ -8,6 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from buildstep.system.private import private_dir
 
 MANIFEST = ".imgmanifest"
 _IMAGES = (".oci.tar", ".tar", ".zfs", ".zvol", ".btrfs")
+_NOTES = "published.jsonl"
 _COMPRESSED = ("", ".gz", ".bz2", ".xz", ".zst")
 
 
@@ -145,6 +147,7 @@ def publish(
     """Publish to one target and write it down: in the build's record, and in the pool's state."""
     with translated(PublishError):
         try:
+            options = replace(options, notes=state / _NOTES)
             done = publish_bundle(bundle, target.target, options=options, bus=bus)
         except (ImageError, SpecError) as error:
             raise PublishError(error.message, detail=error.detail, hint=error.hint) from error
@@ -190,7 +193,7 @@ def _note_in_state(state: Path, row: Mapping[str, Any]) -> None:
     """One line more in published.jsonl, whole or not at all."""
     private_dir(state)
     with lock(state / "locks" / "published.lock"):
-        fd = os.open(state / "published.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fd = os.open(state / _NOTES, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             size = os.fstat(fd).st_size
             try:

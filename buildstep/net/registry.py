@@ -100,7 +100,9 @@ def is_loopback(host: str) -> bool:
 class RegistryClient:
     """One repository of one registry. Raises HttpError; ImageError for content that is no image.
 
-    plain: speak http without TLS (default: to loopback only).
+    plain: speak http without TLS (default: to loopback only). mount_from: another repository of the registry,
+    in which blobs that are pushed may be already: those are not sent (distribution-spec, "Mounting a blob
+    from another repository").
     """
 
     def __init__(
@@ -110,8 +112,9 @@ class RegistryClient:
         http: Http,
         credentials: Credentials | None = None,
         plain: bool | None = None,
+        mount_from: str = "",
     ) -> None:
-        self.ref = ref
+        self.ref, self._mount_from = ref, mount_from
         self.http = http
         self._credentials = credentials
         host = HUB_HOST if ref.host == HUB else ref.host
@@ -119,6 +122,8 @@ class RegistryClient:
         self._root = f"{scheme}://{host}"
         self._base = f"{self._root}/v2/{ref.repository}"
         self._authorization = ""
+        self.mounted = 0
+        """Blobs that were not sent, as the registry has them in another repository."""
         self._lock = threading.Lock()
 
     @property
@@ -227,7 +232,10 @@ class RegistryClient:
 
         def once() -> None:
             # Each attempt has an upload of its own: what became of a broken one is not known.
-            begun = self._call(HttpRequest("POST", f"{self._base}/blobs/uploads/", ok={202}, data=b""), _PUSH)
+            begun = self._call(self._upload_request(entry), _PUSH)
+            if begun.status == 201:
+                self.mounted += 1
+                return
             location = urljoin(begun.url, begun.headers.get("location", ""))
             parts = urlsplit(location)
             query = urlencode([*parse_qsl(parts.query, keep_blank_values=True), ("digest", entry.digest)])
@@ -247,6 +255,13 @@ class RegistryClient:
 
         self.http.retrying(once)
         return True
+
+    def _upload_request(self, entry: Descriptor) -> HttpRequest:
+        """Return the call that begins an upload; 201: the registry had the blob, and there is no upload."""
+        url, params = f"{self._base}/blobs/uploads/", {}
+        if self._mount_from:
+            params = {"mount": entry.digest, "from": self._mount_from}
+        return HttpRequest("POST", url, params=params, ok={201, 202}, data=b"")
 
     def push_manifest(self, name: str, kind: str, data: bytes) -> None:
         """Store a manifest under a digest or tag, and check that it is there."""
@@ -322,7 +337,9 @@ class RegistryClient:
         parts = urlsplit(realm)
         if parts.scheme != "https" and not (parts.scheme == "http" and self._root.startswith("http:")):
             raise HttpError(f"{self.label} wants credentials sent to {safe_url(realm)}, which is not secure")
-        params = {"scope": f"repository:{self.ref.repository}:{scope}"}
+        # Several scopes of one token are words of one parameter (RFC 6749, section 3.3).
+        also = f" repository:{self._mount_from}:pull" if self._mount_from and scope == _PUSH else ""
+        params = {"scope": f"repository:{self.ref.repository}:{scope}{also}"}
         if fields.get("service"):
             params["service"] = fields["service"]
         head = {"Authorization": self._credentials.header()} if self._credentials else {}

@@ -83,8 +83,8 @@ def answers(url: str, *statuses: int) -> bool:
         return False
 
 
-def start_registry(folder: Path, *, htpasswd: Path | None = None) -> Iterator[Registry]:
-    """Debian's docker-registry with a configuration of ours."""
+def start_registry(folder: Path, *, htpasswd: Path | None = None, access: bool = False) -> Iterator[Registry]:
+    """Debian's docker-registry with a configuration of ours. access: every call is in `registry.log`."""
     from buildstep.system.process import find
 
     program = find("docker-registry")
@@ -93,7 +93,7 @@ def start_registry(folder: Path, *, htpasswd: Path | None = None) -> Iterator[Re
     port = free_port()
     auth = f"auth: {{htpasswd: {{realm: ci, path: {htpasswd}}}}}\n" if htpasswd else ""
     folder.joinpath("reg.yml").write_text(
-        "version: 0.1\nlog: {level: warn, accesslog: {disabled: true}}\n"
+        f"version: 0.1\nlog: {{level: warn, accesslog: {{disabled: {str(not access).lower()}}}}}\n"
         f"storage: {{filesystem: {{rootdirectory: {folder}/data}}, delete: {{enabled: true}}}}\n"
         f"http: {{addr: 127.0.0.1:{port}}}\n{auth}"
     )

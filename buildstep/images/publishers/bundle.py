@@ -132,7 +132,7 @@ class PublishOptions:
     environ: credentials and proxies are looked for there, and nowhere else. insecure: no certificate
     checks (registry: plain http as well). user, key: who signs (IMGAPI); key: a file's path, or `agent`,
     or `agent:FINGERPRINT`. endpoint: of an S3 store. replace: a registry's tag may
-    be moved to the new image. limits: of `HttpOptions`.
+    be moved to the new image. notes: the pool's notes of what was published where. limits: of `HttpOptions`.
     """
 
     environ: Mapping[str, str] = field(default_factory=dict)
@@ -142,6 +142,7 @@ class PublishOptions:
     key: str = ""
     endpoint: str = ""
     replace: bool = False
+    notes: Path | None = None
     limits: Mapping[str, Any] = field(default_factory=dict)
 
     @contextlib.contextmanager

@@ -10,8 +10,10 @@ from buildstep.formats.oci.layout import Layout, open_layout
 from buildstep.formats.oci.naming import tag_of
 from buildstep.formats.oci.spec import INDEXES, Descriptor, media_type, parse_index, parse_manifest
 from buildstep.images.publishers.bundle import Bundle, Published, PublishOptions
+from buildstep.images.publishers.mounting import candidate
 from buildstep.net.credentials import credentials_for
 from buildstep.net.registry import Reference, RegistryClient
+from buildstep.system.text import plural
 
 _EXTENSION = ".oci.tar"
 _MAX_DEPTH = 4
@@ -35,17 +37,25 @@ class RegistryPublisher:
         plain = True if options.insecure or ref.host in listed else None
         credentials = credentials_for(ref.host, options.environ)
         with options.session(bus) as http:
-            client = RegistryClient(ref, http=http, credentials=credentials, plain=plain)
             try:
                 layout = open_layout(path, path.name)
-                return _publish(bundle, layout, client, replace=options.replace)
+                entry = layout.find("")
+                other = candidate(layout, entry, ref, options.notes)
+                client = RegistryClient(
+                    ref, http=http, credentials=credentials, plain=plain, mount_from=other
+                )
+                done = _publish(bundle, layout, entry, client, replace=options.replace)
+                if client.mounted:
+                    bus.note(f"{plural(client.mounted, 'blob')} of {other} taken over, not sent again")
+                return done
             except ImageError as error:
                 raise PublishError(error.message, detail=error.detail, hint=error.hint) from error
 
 
-def _publish(bundle: Bundle, layout: Layout, client: RegistryClient, *, replace: bool) -> Published:
+def _publish(
+    bundle: Bundle, layout: Layout, entry: Descriptor, client: RegistryClient, *, replace: bool
+) -> Published:
     ref = client.ref
-    entry = layout.find("")
     there = client.resolve(ref.tag)
     if there is not None and there.digest != entry.digest and not replace:
         raise PublishError(
