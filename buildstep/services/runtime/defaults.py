@@ -150,7 +150,7 @@ class ActionsBaseNode(_Nothing):
             supervisor = supervisor_of(service, process)
             end = time.monotonic() + (process.start_seconds if wait else 0)
             while why := why_not_up(process, status := supervisor.status()):
-                if time.monotonic() > end or (not status.main and status.failed):
+                if time.monotonic() > end or not (status.main or status.kept):
                     service.log(f"{process.name} is not up: {why}")
                     return False
                 time.sleep(_NAP)

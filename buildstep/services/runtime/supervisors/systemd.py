@@ -56,11 +56,12 @@ class SystemdSupervisor:
             os.makedirs(os.path.dirname(self.path), exist_ok=True)
             write(self.path, text)
             self._systemctl("daemon-reload")
-        self._systemctl(
-            "reset-failed", self.unit, check=False
-        )  # or the limit of starts in a time holds it back
+        self._call("reset-failed", self.unit)  # or the limit of starts in a time holds it back
         self._systemctl("enable", self.unit)
-        self._systemctl("start", self.unit)
+        if not self._call("start", self.unit).status:
+            return
+        if not self.status().failed:  # else the process itself failed, and its status tells how
+            raise Failure(f"systemctl start {self.unit} failed")
 
     def stop(self) -> bool:
         self._check_mark()
@@ -73,7 +74,7 @@ class SystemdSupervisor:
         self._check_mark()
         if not os.path.exists(self.path):
             return True
-        self._systemctl("kill", "--signal=SIGKILL", self.unit, check=False)
+        self._call("kill", "--signal=SIGKILL", self.unit)
         self._systemctl("stop", self.unit)
         return proc.wait_until(lambda: not self.status().pids, _KILL_SECONDS)
 
@@ -87,8 +88,9 @@ class SystemdSupervisor:
             "ExecMainStatus",
             "LoadState",
         )
-        argv = ["show", "--property=" + ",".join(wanted), self.unit]
-        lines = self._systemctl(*argv, check=False, capture=True).splitlines()
+        lines = self._call(
+            "show", "--property=" + ",".join(wanted), self.unit, capture=True
+        ).output.splitlines()
         shown = dict(line.split("=", 1) for line in lines if "=" in line)
         main = int(shown.get("MainPID") or 0)
         group = shown.get("ControlGroup") or ""
@@ -98,10 +100,13 @@ class SystemdSupervisor:
         failed = ""
         if shown.get("Result", "success") != "success":
             failed = f"it ended: {shown['Result']}, status {shown.get('ExecMainStatus', '?')}"
-        elif shown.get("ActiveState") not in _UP and shown.get("LoadState") == "loaded":
-            failed = f"its unit {self.unit} is {shown.get('ActiveState')}"
+        elif shown.get("LoadState") == "not-found":
+            failed = f"there is no unit {self.unit}"
+        elif shown.get("ActiveState") not in _UP:
+            failed = f"its unit {self.unit} is {shown.get('ActiveState', 'unknown')}"
         pids |= {main} if main else set()
-        return Status(main, frozenset(pids), failed, int(shown.get("NRestarts") or 0))
+        kept = shown.get("ActiveState") in _UP
+        return Status(main, frozenset(pids), failed, int(shown.get("NRestarts") or 0), kept)
 
     def tail(self, lines: int) -> list[str]:
         argv = ["journalctl", *(["--user"] if self._own else []), "-q", "--no-pager", "-o", "cat"]
@@ -117,7 +122,7 @@ class SystemdSupervisor:
         self._systemctl("disable", self.unit)
         os.unlink(self.path)
         self._systemctl("daemon-reload")
-        self._systemctl("reset-failed", self.unit, check=False)
+        self._call("reset-failed", self.unit)
 
     def _check_mark(self) -> None:
         """Refuse a unit that is not ours, or is of another service."""
@@ -126,12 +131,14 @@ class SystemdSupervisor:
             if not text.startswith(self._mark):
                 raise Failure(f"{self.path} was not made for this service: remove it, or rename the service")
 
-    def _systemctl(self, *words: str, check: bool = True, capture: bool = False) -> str:
-        argv = ["systemctl", *(["--user"] if self._own else []), "--no-ask-password", *words]
-        result = commands.run(argv, commands.Options(env={}, capture=capture))
-        if check and result.status:
+    def _systemctl(self, *words: str) -> None:
+        result = self._call(*words)
+        if result.status:
             raise Failure(f"systemctl {' '.join(words)}: it {result.ended}")
-        return result.output
+
+    def _call(self, *words: str, capture: bool = False) -> commands.Result:
+        argv = ["systemctl", *(["--user"] if self._own else []), "--quiet", "--no-ask-password", *words]
+        return commands.run(argv, commands.Options(env={}, capture=capture))
 
 
 def unit_name(key: str, number: int) -> str:
