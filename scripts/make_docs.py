@@ -182,6 +182,20 @@ def _component_hooks() -> str:
     return table(("variable", "meaning"), ((f"`{name}`", about) for name, about in VARIABLES.items()))
 
 
+def _service_keys() -> str:
+    from buildstep.services.template_keys import KEYS
+
+    rows = []
+    for row in KEYS:
+        parts = [row.about + (" (not in AYS)" if row.ours else "")] if row.about else []
+        if row.fields:
+            parts.append(", ".join(f"`{name}`" for name in row.fields))
+        if row.without:
+            parts.append(f"no effect: {row.without}")
+        rows.append((f"`{row.pattern}`", str(row.kind), "; ".join(parts)))
+    return table(("key", "value", "meaning"), rows)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "cleaners": _cleaners,
     "variables": _variables,
@@ -200,6 +214,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "system calls": _system_calls,
     "metrics": _metrics,
     "component hooks": _component_hooks,
+    "service keys": _service_keys,
 }
 
 

@@ -37,6 +37,10 @@ COMMANDS = {
         "buildstep.cli.components:command",
         "Graphs of images: list, plan, and why a component runs.",
     ),
+    "service": (
+        "buildstep.cli.service:command",
+        "Services from templates: create, list, show, check, update.",
+    ),
     "cache": ("buildstep.cli.cache:command", "The layer cache: list, size, verify, prune."),
     "jenkins": (
         "buildstep.cli.jenkins:command",

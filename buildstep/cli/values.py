@@ -344,3 +344,34 @@ def _executors(_context: click.Context, _param: click.Parameter, _begun: str) ->
 
 EXECUTORS = _callback(_executors)
 """Of where jobs of components run."""
+
+
+def _service_keys(context: click.Context, _param: click.Parameter, _begun: str) -> Iterator[str]:
+    from buildstep.cli.service_options import open_repository
+
+    yield from open_repository(context.params.get("root"), strict=False).services
+
+
+SERVICE_KEYS = _callback(_service_keys)
+"""Of a value that is the key of a service."""
+
+
+def _service_states(*_: object) -> Iterable[str]:
+    from buildstep.services.states import State
+
+    return [state.value for state in State]
+
+
+SERVICE_STATES = _callback(_service_states)
+"""Of a value that is the state of a service."""
+
+
+def _service_templates(context: click.Context, _param: click.Parameter, _begun: str) -> Iterator[str]:
+    from buildstep.cli.service_options import open_repository
+
+    opened = open_repository(context.params.get("root"), context.params.get("templates") or (), strict=False)
+    yield from map(str, opened.templates)
+
+
+SERVICE_TEMPLATES = _callback(_service_templates)
+"""Of a value that is a template of services."""

@@ -58,14 +58,19 @@ class Answers:
                     return value
         return MISSING
 
-    def given(self, key: Key, *, plain: bool) -> Iterator[tuple[Source, str]]:
-        """Yield every parameter that something is given for, and where: those of a service that is named
-        before it, and with `plain` those of strict sources that name none."""
+    def given(self, key: Key, *, plain: bool) -> Iterator[str]:
+        """Yield every parameter that something is given for: those that this service is named before, and
+        with `plain` all of strict sources."""
         for source in self.sources:
             for full in source.values:
-                prefix = next((text for text in _prefixes(key) if full.startswith(text)), "")
+                prefix = named(key, full)
                 if prefix or (plain and source.strict):
-                    yield source, full.removeprefix(prefix)
+                    yield full.removeprefix(prefix)
+
+
+def named(key: Key, full: str) -> str:
+    """Return what names a service before a parameter, with the dot behind it; "" if nothing does."""
+    return next((text for text in _prefixes(key) if full.startswith(text)), "")
 
 
 def _prefixes(key: Key) -> list[str]:

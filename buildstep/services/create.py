@@ -7,6 +7,7 @@ there yet. The faults of all of them, unanswered questions among them, are one e
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from buildstep.errors import Fault, SpecError
 from buildstep.services import platforms
@@ -15,7 +16,7 @@ from buildstep.services.dependencies import uses
 from buildstep.services.drafts import Draft, Request, make_draft
 from buildstep.services.interface import Key
 from buildstep.services.keys import WORD, WORD_TEXT
-from buildstep.services.questions import fill
+from buildstep.services.questions import fill, unknown
 from buildstep.services.repository import Repository, Service, Tell, folder_name
 from buildstep.services.write import write
 
@@ -29,7 +30,8 @@ def plan(repository: Repository, request: Request) -> list[Draft]:
     planner.request(request)
     drafts = list(planner.drafts.values())
     if not planner.faults:
-        asked = drafts[-1] if drafts else None
+        asked = drafts[-1]
+        planner.faults += unknown(drafts, asked, request.answers)
         for draft in drafts:
             planner.faults += fill(draft, request.answers, request.prompt, asked=draft is asked)
     if planner.faults:
@@ -37,7 +39,14 @@ def plan(repository: Repository, request: Request) -> list[Draft]:
     return drafts
 
 
-def create(repository: Repository, request: Request, tell: Tell | None = None) -> list[Service]:
+class Made(NamedTuple):
+    """A service that was created, and why."""
+
+    service: Service
+    reason: str
+
+
+def create(repository: Repository, request: Request, tell: Tell | None = None) -> list[Made]:
     """Create the service of a request and those that it needs on its node; return them, itself last.
 
     The repository is read again under its lock. tell: is told of a wait for it. Raises SpecError with every
@@ -45,7 +54,11 @@ def create(repository: Repository, request: Request, tell: Tell | None = None) -
     """
     with repository.lock(tell):
         repository.reload()
-        return write(repository, plan(repository, request))
+        drafts = plan(repository, request)
+        return [
+            Made(service, draft.reason)
+            for service, draft in zip(write(repository, drafts), drafts, strict=True)
+        ]
 
 
 class _Planner:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from buildstep.services.answers import Answers, Prompt
+from buildstep.services.answers import Answers, Prompt, named
 from buildstep.services.hrd import Document
 from buildstep.services.interface import Key
 from buildstep.services.repository import Service
@@ -47,6 +47,10 @@ class Draft:
         """Its key in the repository."""
         own = f"{self.key.name}!{self.key.instance}"
         return f"{self.parent.key}:{own}" if self.parent else own
+
+    def named(self, full: str) -> str:
+        """Return what names it before a parameter, see `answers.named`."""
+        return named(self.key, full)
 
     @property
     def node(self) -> Service | None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from buildstep.errors import Fault, SpecError
@@ -28,23 +27,13 @@ def fill(draft: Draft, answers: Answers, prompt: Prompt | None, *, asked: bool) 
     template = draft.template.instance
     document = parse(str(template), where=where)
     questions = template.asks()
-    faults = list(_unknown(draft, answers, asked=asked))
+    faults: list[Fault] = []
     values: dict[str, Any] = {}
     for key, ask in questions.items():
-        given = answers.find(draft.key, key, plain=asked)
+        given = answer_for(draft, key, ask, answers, prompt, asked=asked, faults=faults)
         if given is MISSING:
-            given = draft.arguments.get(key, MISSING)
-        if given is MISSING and prompt is not None:
-            given = prompt(draft.text, key, ask)
-        if given is MISSING and ask.default is not None:
-            given = ask.default
-        if given is MISSING:
-            about = f": {ask.description}" if ask.description else ""
-            hint = (
-                f"-D {key}=VALUE{about}" if asked else f"-D {draft.key.name}.{draft.key.instance}.{key}=VALUE"
-            )
-            faults.append(Fault(where=where, message=f"{key} is asked and not answered", hint=hint))
-        elif (value := answered(ask, key, given, f"{where}: {key}", faults)) is not MISSING:
+            continue
+        if (value := answered(ask, key, given, f"{where}: {key}", faults)) is not MISSING:
             values[key] = value
     for key, value in _others(draft, answers, questions, asked=asked).items():
         if is_secret_name(key) and value and not is_reference(value):
@@ -60,6 +49,33 @@ def fill(draft: Draft, answers: Answers, prompt: Prompt | None, *, asked: bool) 
             faults += error.faults
     draft.instance = document
     return faults
+
+
+def answer_for(
+    draft: Draft,
+    key: str,
+    ask: Ask,
+    answers: Answers,
+    prompt: Prompt | None,
+    *,
+    asked: bool,
+    faults: list[Fault],
+) -> Any:
+    """Return the answer to a question: one that is given, the template's argument, a person's, the default.
+    MISSING, with a fault, where there is none."""
+    given = answers.find(draft.key, key, plain=asked)
+    if given is MISSING:
+        given = draft.arguments.get(key, MISSING)
+    if given is MISSING and prompt is not None:
+        given = prompt(draft.text, key, ask)
+    if given is MISSING and ask.default is not None:
+        given = ask.default
+    if given is MISSING:
+        where = f"{draft.text}: {INSTANCE} of template {draft.template}"
+        about = f": {ask.description}" if ask.description else ""
+        hint = f"-D {key}=VALUE" if asked else f"-D {draft.key.name}.{draft.key.instance}.{key}=VALUE"
+        faults.append(Fault(where=where, message=f"{key} is asked and not answered", hint=f"{hint}{about}"))
+    return given
 
 
 def answered(ask: Ask, key: str, given: Any, where: str, faults: list[Fault]) -> Any:
@@ -118,7 +134,7 @@ def _others(draft: Draft, answers: Answers, questions: Mapping[str, Ask], *, ask
     for key in draft.arguments:
         if key not in questions:
             found[key] = draft.arguments[key]
-    for _, key in answers.given(draft.key, plain=asked):
+    for key in answers.given(draft.key, plain=asked):
         if key not in questions and _may_have(draft.template.instance, key):
             found[key] = answers.find(draft.key, key, plain=asked)
     return found
@@ -128,21 +144,25 @@ def _may_have(document: Document, key: str) -> bool:
     return key in document or key.startswith(ALWAYS)
 
 
-def _unknown(draft: Draft, answers: Answers, *, asked: bool) -> list[Fault]:
-    """Return a fault for each answer that nothing asks for: a mistyped one would be lost."""
-    document = draft.template.instance
+def unknown(drafts: Sequence[Draft], asked: Draft, answers: Answers) -> list[Fault]:
+    """Return a fault for each answer that nothing asks for, as a mistyped one would be lost: any in an
+    option; in a file, which may be for many services, those that name one of the drafts."""
     faults = []
-    for source, key in answers.given(draft.key, plain=asked):
-        above = any(name.startswith(f"{key}.") or key.startswith(f"{name}.") for name in document.asks())
-        if not above and not _may_have(document, key) and not _is_seed(draft, key):
-            hint = near(key, document) or (
-                f"it has {', '.join(document)}" if list(document) else "it has none"
-            )
-            message = f"{key} is no parameter of {os.fspath(str(draft.template))}"
-            faults.append(Fault(where=source.name, message=message, hint=hint))
+    for source in answers.sources:
+        for full in source.values:
+            named = next((draft for draft in drafts if draft.named(full)), None)
+            draft = named or asked
+            key = full.removeprefix(draft.named(full))
+            if (named or source.strict) and not _asks_for(draft.template.instance, key):
+                document = draft.template.instance
+                hint = near(key, document) or (f"it has {', '.join(document)}" if document else "it has none")
+                message = f"{key} is no parameter of {draft.template}"
+                faults.append(Fault(where=source.name, message=message, hint=hint))
     return faults
 
 
-def _is_seed(draft: Draft, key: str) -> bool:
-    """Return whether a key is for a service that is named before it."""
-    return key.startswith((f"{draft.key.name}.", f"{draft.key.domain}."))
+def _asks_for(document: Document, key: str) -> bool:
+    """Return whether a key is a parameter, or a part of one that is a table or a list."""
+    asked = document.asks()
+    parts = any(name.startswith(f"{key}.") or key.startswith(f"{name}.") for name in asked)
+    return parts or _may_have(document, key)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from buildstep.services.drafts import Draft
-from buildstep.services.hrd import parse
+from buildstep.services.hrd import Document, parse
 from buildstep.services.repository import (
     IDENTITY,
     INSTANCE_FILE,
@@ -26,7 +26,7 @@ from buildstep.services.templates import INSTANCE, SCHEMA, SERVICE, Template
 from buildstep.system.files import fsync_dir
 from buildstep.system.remove import remove_tree
 
-_NEW = ".new-"
+NEW = ".new-"
 """Begins the name of a directory in which services are written before they have their names."""
 _NOT_COPIED = {SERVICE, INSTANCE, "__pycache__"}
 
@@ -38,9 +38,9 @@ def write(repository: Repository, drafts: Sequence[Draft]) -> list[Service]:
     """
     top = repository.root / SERVICES
     top.mkdir(parents=True, exist_ok=True)
-    for left in top.glob(f"{_NEW}*"):
+    for left in top.glob(f"{NEW}*"):
         remove_tree(left)
-    staging = top / f"{_NEW}{os.getpid()}-{time.monotonic_ns()}"
+    staging = top / f"{NEW}{os.getpid()}-{time.monotonic_ns()}"
     staging.mkdir()
     made: list[Service] = []
     try:
@@ -80,9 +80,7 @@ def _fill(folder: Path, draft: Draft) -> None:
 
 def copy_template(template: Template, folder: Path, *, instance: str) -> None:
     """Write what a service has of its template, all but its parameters. Raises OSError."""
-    service = parse(str(template.service), where=TEMPLATE_FILE)
-    for part in IDENTITY:
-        service.set(part, instance if part == "instance" else getattr(template, part))
+    service = template_document(template, instance)
     (folder / TEMPLATE_FILE).write_text(str(service), encoding="utf-8")
     (folder / QUESTIONS_FILE).write_text(str(template.instance), encoding="utf-8")
     if (schema := template.hrd_file(SCHEMA)) is not None:
@@ -91,6 +89,14 @@ def copy_template(template: Template, folder: Path, *, instance: str) -> None:
         target = folder / path.relative_to(template.directory)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target, follow_symlinks=False)
+
+
+def template_document(template: Template, instance: str) -> Document:
+    """Return the template.hrd of a service: service.hrd, and of which template and instance it is."""
+    document = parse(str(template.service), where=TEMPLATE_FILE)
+    for part in IDENTITY:
+        document.set(part, instance if part == "instance" else getattr(template, part))
+    return document
 
 
 def files_of(template: Template) -> list[Path]:

@@ -2,7 +2,8 @@
 
 A flag wins over the project's file, that over the user's, that over the system's, that over the
 environment, that over the defaults. Lists are taken whole from the first place that has them; tables
-(`publish`, `cache`, `http`, `limits`, `network`, `assets`, `consul`) are merged key by key.
+(`publish`, `cache`, `http`, `limits`, `network`, `assets`, `consul`, `services.templates`) are merged key by
+key.
 """
 
 from __future__ import annotations
@@ -94,6 +95,14 @@ RULE: Final = record(
         "store": STORE,
         "assets": assets_config.ASSETS,
         "consul": assets_config.CONSUL,
+        "services": record(
+            {
+                "templates": mapping(
+                    _LINE,
+                    keys=text(r"[a-z0-9][a-z0-9._-]*", say="a domain: small letters, digits, `.`, `_`, `-`"),
+                )
+            }
+        ),
     }
 )
 """What a buildstep.toml may hold."""
@@ -115,7 +124,7 @@ ENVIRONMENT: Final = {
 _DIRECTORIES: Final = ("dir", "overlay", "btrfs")
 """Schemes of pools that are directories."""
 
-_TABLES: Final = ("publish", "cache", "http", "limits", "network", "assets", "consul")
+_TABLES: Final = ("publish", "cache", "http", "limits", "network", "assets", "consul", "services")
 """Settings that are merged key by key."""
 
 
@@ -153,6 +162,7 @@ class Config:
     of what a command in an image may take, for builds that do not give them. network_allow: what of the CI
     host itself commands in an image may reach, as HOST:PORT. store: of file lists and contents, empty for the
     user's own. assets: of the store of assets, the register of mappings and the hosts.
+    templates: directories of templates of services, by the domain of those in them that name none.
     """
 
     pool: str | None = None
@@ -168,6 +178,7 @@ class Config:
     network_allow: tuple[str, ...] = ()
     store: str = ""
     assets: AssetsConfig = field(default_factory=AssetsConfig)
+    templates: Mapping[str, Path] = field(default_factory=dict)
 
     def environ(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Return the environment for the network clients, with the settings of the files in it."""
@@ -292,7 +303,12 @@ def _merged(places: Sequence[_Place]) -> Config:
     values: dict[str, Any] = {name: {} for name in _TABLES}
     for place in places:
         for key, value in place.values.items():
-            if key in ("assets", "consul"):
+            if key == "services":
+                templates = value.get("templates", {})
+                values[key] = {domain: place.directory / path for domain, path in templates.items()} | values[
+                    key
+                ]
+            elif key in ("assets", "consul"):
                 values[key] = assets_config.located(key, value, place.directory) | values[key]
             elif key in _TABLES:
                 values[key] = value | values[key]
@@ -318,6 +334,7 @@ def _merged(places: Sequence[_Place]) -> Config:
         network_allow=tuple(values["network"].get("allow", ())),
         store=values.get("store", ""),
         assets=AssetsConfig.of(values["assets"], values["consul"]),
+        templates=values["services"],
         **values["cache"],
     )
 

@@ -122,6 +122,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with tarfile.open(top / "web.tar.gz", "w:gz") as archive:
         archive.add(top / "proto", "proto")
     assert call(["assets", "push", "web", "1.0", "web.tar.gz", "--store", "assets"], top).status == 0
+    for name in ("db", "web"):
+        (top / "services/servicetemplates" / name).mkdir(parents=True)
+        (top / "services/servicetemplates" / name / "service.hrd").touch()
+        assert call(["service", "create", "--root", "services", name], top).status == 0
     assert call(["files", "export", "hello", "ays", "--store", "store", "--to", "ays3"], top).status == 0
     return top
 
@@ -172,6 +176,14 @@ COMMANDS: dict[str, list[str]] = {
     "map resolve": ["web-1", "--register", "m.toml"],
     "map check": ["--register", "m.toml"],
     "map edit": ["--yes", "--register", "m.toml"],
+    "service create": ["--root", "services", "web", "--dry-run"],
+    "service list": ["--root", "services"],
+    "service show": ["--root", "services", "web"],
+    "service check": ["--root", "services"],
+    "service consume": ["--root", "services", "web", "db"],
+    "service update": ["--root", "services"],
+    "service remove": ["--root", "services", "no-such-service"],
+    "service templates": ["--root", "services"],
     "cache list": [],
     "cache size": [],
     "cache verify": [],
@@ -211,6 +223,8 @@ DOES = {
     "components build",
     "components push",
     "map add",
+    "service consume",
+    "service update",
     "image import",
     "image gc",
     "image publish",

@@ -156,6 +156,18 @@ def test_components_of_the_repository(ask: Ask, tmp_path: Path) -> None:
     assert ask("buildstep components build --executor lo") == ["plain,local"]
 
 
+def test_services_and_templates_of_a_repository(ask: Ask, tmp_path: Path) -> None:
+    for name in ("db", "corp__web"):
+        (tmp_path / "servicetemplates" / name).mkdir(parents=True)
+        (tmp_path / "servicetemplates" / name / "service.hrd").touch()
+        assert cli.main(["service", "create", "--root", str(tmp_path), name.partition("__")[2] or name]) == 0
+    there = f"buildstep service {{}} --root {tmp_path} "
+    assert ask(there.format("show")) == ["plain,db!main", "plain,web!main"]
+    assert ask(there.format("create")) == ["plain,db", "plain,corp|web"]
+    assert ask(there.format("create") + "web -c d") == ["plain,db!main"]
+    assert ask(there.format("list") + "--state n") == ["plain,new"]
+
+
 def test_bin_build_is_completed_as_the_command_build(ask: Ask) -> None:
     assert "plain,oci" in ask("bin/build --format o", "build")
     assert "plain,oci" in ask("x=1 bin/buildstep build -f o")
@@ -172,7 +184,7 @@ def test_every_option_with_a_value_has_something_to_offer() -> None:
     open_words = {
         "A,B", "P", "URL", "PATTERN", "KEY=VALUE", "N", "C", "DAYS", "SIZE", "COUNT", "NAME", "ARCH", "RELEASE",
         "KEY=FILE", "UID:GID", "SIZE|PERCENT%", "TEXT", "FLOAT", "SECONDS", "HOURS", "[HOST]", "SPAN",
-        "[-- OPTIONS OF PULL]", "OS/ARCH", "TAG", "HOST[/NAMESPACE]",
+        "[-- OPTIONS OF PULL]", "[INSTANCE]", "OS/ARCH", "TAG", "HOST[/NAMESPACE]",
         "LABEL", None,
     }  # fmt: skip
 

@@ -42,6 +42,6 @@ def create_all(
     """Create a service and what it needs; return them as they are read afterwards, in the order of writing."""
     answers = Answers([Source("-D", data or {})])
     request = Request(template=name, instance=instance, **{"answers": answers, **more})
-    keys = [service.key for service in make(Repository.open(root), request)]
+    keys = [made.service.key for made in make(Repository.open(root), request)]
     services = Repository.open(root).services
     return [services[key] for key in keys]
