@@ -35,7 +35,7 @@ from buildstep.cli.options import JSON, show
     show_envvar=True,
     help="Where jobs run (default: local). Other machines need --handover.",
 )
-@click.option("--worker-label", "labels", multiple=True, metavar="LABEL",
+@click.option("--worker-label", "worker_labels", multiple=True, metavar="LABEL",
               help="What a machine must have to be given jobs; repeat for more.")  # fmt: skip
 @click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", default=None,
               help="Jobs at a time (default: what processors, memory and disk have room for).")  # fmt: skip
@@ -93,7 +93,7 @@ def _build(
         how = How(
             rules=Rules(keep_going=options["keep_going"], again=selection.chosen if options["again"] else ()),
             executor=options["executor"],
-            options={"labels": list(options["labels"])} if options["labels"] else {},
+            options={"labels": list(options["worker_labels"])} if options["worker_labels"] else {},
             at_once=options["jobs"] or 0,
             keep=options["keep_stages"],
             # What is mounted would be gone when somebody looks at the stages.

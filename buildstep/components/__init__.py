@@ -23,5 +23,6 @@ EXECUTORS: Registry[Engine] = Registry(
     "executor",
     {
         "local": importing("buildstep.components.executors.local:LOCAL"),
+        "dask": importing("buildstep.components.executors.dask:DASK"),
     },
 )

@@ -25,7 +25,7 @@ from buildstep.components.make_image import Making, make
 from buildstep.components.references import find_image
 from buildstep.components.settings import Settings
 from buildstep.components.stage import Provider, Stage, Stages
-from buildstep.errors import BuildstepError
+from buildstep.errors import BuildstepError, Interrupted
 from buildstep.events import Part
 from buildstep.system import process, space
 from buildstep.system.command_options import Limits, Reached
@@ -116,6 +116,8 @@ class Worker:
                     output = task.do()
                 finally:
                     waited = task.waited
+        except Interrupted:
+            raise  # this process has to end: that is no result of the job
         except (BuildstepError, OSError) as error:
             failure = space.explain(error) or error
             state = State.STOPPED if stopped.is_set() else State.FAILED

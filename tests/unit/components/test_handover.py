@@ -26,7 +26,7 @@ from buildstep.components.sender import Sender
 from buildstep.components.settings import Flags
 from buildstep.components.stage import Stages
 from buildstep.components.work import Worker
-from buildstep.errors import Fault, SpecError, StoreError, UsageError
+from buildstep.errors import Fault, Interrupted, SpecError, StoreError, UsageError
 from buildstep.files import open_storage, refs
 from buildstep.files.content import ContentStore
 from buildstep.net.http import Http
@@ -323,6 +323,16 @@ def test_a_job_that_was_stopped_has_no_result(rig: Rig) -> None:
     stopped.set()
     with pytest.raises(GraphError, match="was stopped"):
         agent.work(rig.far, digest, replace(rig.crew.here, stopped=stopped))
+    assert sender.receive(job, digest) is None
+
+
+def test_a_signal_to_the_machine_is_no_result_of_the_job(rig: Rig) -> None:
+    def signalled(_job: Job, _text: str) -> None:
+        raise Interrupted(signal.SIGTERM, "SIGTERM")
+
+    sender, job, digest = rig.send("low:pre")
+    with pytest.raises(Interrupted):
+        agent.work(rig.far, digest, replace(rig.crew.here, say=signalled))
     assert sender.receive(job, digest) is None
 
 
