@@ -205,7 +205,7 @@ class SigningError(BuildstepError):
 
 
 class GateError(BuildstepError):
-    """A limit that the caller asked for is exceeded; what was to be done is done."""
+    """A limit that the caller asked for is exceeded. A comparison is done then; a build gives out nothing."""
 
     exit_code = ExitCode.GATE
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from buildstep import emit
-from buildstep.build import cache_inputs, proto_check
+from buildstep.build import cache_inputs, proto_check, size_gate
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.manifest import final_manifest
 from buildstep.cache import outputs as kept_outputs
@@ -62,6 +62,7 @@ def earlier_result(context: BuildContext) -> BuildResult:
     """Return what an earlier build wrote that is still valid."""
     facts = context.plan.outputs
     assert facts is not None
+    size_gate.check_again(context, facts["files"])
     kept_outputs.touch(context.backend.state, str(facts["key"]))
     return BuildResult(
         uuid=facts["uuid"],
@@ -83,6 +84,7 @@ def deliver(context: BuildContext, state: BuildState) -> BuildResult:
     manifest_path = context.stem.with_name(context.stem.name + ".imgmanifest")
     context.log.ship(outputs)
     record = _record(context, state, uuid=manifest["uuid"])
+    size_gate.check(context, record)
     outputs.write(record_path, json.dumps(record.to_json(), indent=2).encode() + b"\n")
     if spec.pkg_audit:
         audit = state.installed.audit if state.installed else None

@@ -74,6 +74,13 @@ def last(state: Path, component: str) -> Last | None:
     return records.find(Last, _last_path(state, component), FORMAT)
 
 
+def of_last(state: Path, component: str) -> Mapping[str, Any] | None:
+    """Return what the last build of a component reported, whatever became of its files; None for none."""
+    known = last(state, component)
+    entry = None if known is None else records.find(_Entry, _path(state, key_of(known.inputs)), FORMAT)
+    return None if entry is None else entry.told
+
+
 def why_not(last_build: Last | None, inputs: Mapping[str, Any]) -> list[str]:
     """Return why no earlier outputs are valid: what differs from the component's last build, a sentence
     each."""

@@ -142,6 +142,10 @@ def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool
     help="Cleaners to run, or -NAME to leave one out.",
 )
 @click.option("--full", is_flag=True, default=None, help="A zfs or btrfs image that does not need its base.")
+@click.option("--max-size", metavar="SIZE", default=None, help="How large the image may be, such as 500M.")
+@click.option(
+    "--max-growth", metavar="SIZE", default=None, help="By how much it may grow, such as 10M or 5%."
+)
 @click.option(
     "--sparse", is_flag=True, default=None, help="Write files with large holes as GNU sparse files."
 )

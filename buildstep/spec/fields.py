@@ -126,6 +126,9 @@ class BuildSpec:
     keep_on_failure: bool = False
     shell_on_failure: bool = False
     full: bool = False
+    max_size: str | None = None
+    max_growth: str | None = None
+    over_size: Literal["fail", "warn"] = "fail"
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
     oci: OciConfig = OciConfig()

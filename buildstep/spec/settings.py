@@ -89,6 +89,8 @@ _PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6([0-4][0-9]{3}|5([0-4][0-9]{2}|5([0-2][
 OUTPUT: Final = text(rf"!?/[^{_PLAIN}]*", say="an anchored pattern: /PATH, or !/PATH for what stays out")
 """What of a tree is recorded."""
 
+_BYTES = "[0-9]{1,15}[KMGTkmgt]?(i?[Bb])?"
+_SIZE = text(_BYTES, say="a number of bytes such as 500K or 10M")
 _SECONDS = integer(1, 7 * 24 * 3600)
 STORE: Final = text(
     rf"({HTTP}|s3)://[^\s@?#/]+[^\s@?#]*|ssh://([^\s@:?#/]+@)?[^\s@?#/]+/[^\s@?#]*|dir:[^{_PLAIN}#]+|[^{_PLAIN}:#-][^{_PLAIN}:#]*",
@@ -265,6 +267,24 @@ _TABLE: Final = (
         flag="--shell-on-failure",
     ),
     Setting("full", BOOLEAN, "Write a zfs or btrfs image that does not need its base image.", flag="--full"),
+    Setting(
+        "max_size",
+        _SIZE,
+        "How large the image's file may be, in bytes, or such as 500M; else the build ends with exit code 20"
+        " and gives out nothing.",
+        flag="--max-size",
+    ),
+    Setting(
+        "max_growth",
+        text(rf"[0-9]{{1,6}}(\.[0-9]{{1,6}})?%|{_BYTES}", say="a number of bytes such as 10M, or such as 5%"),
+        "By how much it may be larger than the component's last one in this pool: bytes, or per cent of it.",
+        flag="--max-growth",
+    ),
+    Setting(
+        "over_size",
+        text() | choice(["fail", "warn"]),
+        "Whether an image that is over one of these is a failure (default), or a warning.",
+    ),
     Setting(
         "timeouts",
         record({"command": _SECONDS, "idle": _SECONDS}),

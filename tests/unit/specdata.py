@@ -106,6 +106,9 @@ GIVEN: dict[str, tuple[Any, Any, str, Any, Any, Any]] = {
     "shell_on_failure": (True, True, "1", True, True, True),
     "full": (True, True, "1", True, True, True),
     "sparse": (True, True, "1", True, True, True),
+    "max_size": ("1M", "2M", "3M", "1M", "2M", "3M"),
+    "max_growth": ("1%", "2%", "3M", "1%", "2%", "3M"),
+    "over_size": ("warn", "warn", "warn", "warn", "warn", "warn"),
     "timeouts": (
         {"idle": 1},
         {"command": 5.0},
