@@ -20,5 +20,6 @@ PLACES: Registry[PlaceMaker] = Registry(
         "mgmt": importing("buildstep.services.places.here:Management"),
         "node": importing("buildstep.services.places.here:Node"),
         "ssh": importing("buildstep.services.places.ssh:Ssh"),
+        "image": importing("buildstep.services.places.image:Image"),
     },
 )

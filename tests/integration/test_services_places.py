@@ -7,8 +7,9 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,8 +24,11 @@ from buildstep.services.interface import (
     Where,
 )
 from buildstep.services.places import far, pack
+from buildstep.services.places.image import Image
 from buildstep.services.places.ssh import Ssh
 from buildstep.services.runtime import proc
+from tests.integration import systemd_node
+from tests.integration.conftest import Clones, Require
 from tests.servers.processes import free_port
 from tests.servers.stores import sshd_serving
 from tests.unit.services.calls import Bench
@@ -283,3 +287,94 @@ def _has_mark(pid: int, runner: int) -> bool:
     variables = proc.read_bytes(f"/proc/{runner}/environ").split(b"\0")
     mark = next(text for text in variables if text.startswith(b"BUILDSTEP_ACTION="))
     return proc.marked(pid, mark.decode())
+
+
+# -- images ------------------------------------------------------------------------------------------------------
+
+BAKED = """
+def prepare(self, service):
+    service.default("prepare")
+    print(os.path.exists("/etc/debian_version"), os.getcwd(), service.in_image)
+
+def configure(self, service):
+    service.write_file("/etc/x.conf", service.render_template("conf.in"), user="daemon", mode=0o640)
+    print(service.secret("login"))
+    return "nr"
+"""
+
+
+@pytest.fixture
+def baked(tmp_path: Path, require: Require) -> Clones:
+    require("root", "namespaces", "overlay", "mmdebstrap", "mirror", "bwrap")
+    return Clones(base=systemd_node.root(), scratch=tmp_path / "clones")
+
+
+def test_a_service_is_baked_into_an_image_the_same_each_time(
+    baked: Clones, private: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path)
+    (bench.folder / "conf.in").write_text("port = $(port)\n")
+    (tmp_path / "tree/bin").mkdir(parents=True)
+    (tmp_path / "tree/bin/x").write_text("#!/bin/sh\n")
+    facts = {
+        "trees": {"/opt/x": tmp_path / "tree"},
+        "files": {"/etc/y.conf": "y\n"},
+        "values": {"port": 80},
+        "users": [{"name": "webapp", "uid": 801}],
+    }
+
+    def bake(name: str) -> tuple[list[str], dict[str, bytes]]:
+        with baked.clone(name) as root:
+            place = Image(Where(address=str(root)))
+            said: list[str] = []
+            try:
+                for action in (Action.INSTALL, Action.PREPARE, Action.CONFIGURE):
+                    call = bench.call(action, BAKED, facts=facts, secrets={"login": "p4ssw0rd"}, token="once")
+                    outcome = place.run(call, said.append, threading.Event())
+                    said.append(f"{action}: {outcome.answer} {outcome.message}")
+                known = sorted(f"{side} {action}" for side, action in place.done("x!main"))
+                with pytest.raises(ServiceError, match=r"start of x!main cannot be done in an image"):
+                    place.run(bench.call(Action.START), said.append, threading.Event())
+            finally:
+                place.close()
+            assert (root / "opt/x/bin/x").read_text() == "#!/bin/sh\n"
+            assert (root / "etc/x.conf").read_text() == "port = 80\n"
+            assert ((root / "etc/x.conf").stat().st_uid, (root / "etc/y.conf").read_text()) == (1, "y\n")
+            assert not (root / "run/buildstep-service").exists()
+            left = root / "var/lib/buildstep/services"
+            files = {str(one.relative_to(left)): one.read_bytes() for one in left.rglob("*") if one.is_file()}
+            return [*said, *known], files
+
+    said, files = private(lambda: bake("first"))
+    assert said == [
+        "2 files written, 0 removed",
+        "install: ok ",
+        "made the user webapp",
+        "True /run/buildstep-service/folder True",
+        "prepare: ok ",
+        "***",
+        "configure: no-restart ",
+        "node configure",
+        "node install",
+        "node prepare",
+    ]
+    assert b"p4ssw0rd" not in b"".join(files.values())
+    assert private(lambda: bake("second")) == (said, files)
+
+
+def test_an_image_without_python_is_told_so(debian: Clones, private: Callable[[Any], Any]) -> None:
+    def job() -> str:
+        with debian.clone() as root:
+            place = Image(Where(address=str(root)))
+            try:
+                place.done("x!main")
+            except ServiceError as error:
+                return error.message.replace(str(root), "ROOT") + "; " + error.hint
+            finally:
+                place.close()
+        return ""
+
+    assert private(job) == (
+        "the image in ROOT has no python3, which actions need; "
+        "add its package: python3 (of Debian, python3-minimal is too little)"
+    )

@@ -52,7 +52,7 @@ SEAMS = {
 DOORS = {
     "click": {"cli/*"},
     "sh": {"system/process"},
-    "subprocess": {"system/process", "services/runtime/*", "services/places/talk"},
+    "subprocess": {"system/process", "services/runtime/*"},
     "requests": {"net/*"},
     "urllib3": {"net/*"},
     "boto3": {"net/s3", "net/credentials"},

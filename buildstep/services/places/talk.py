@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import secrets
 import select
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from subprocess import Popen
-from typing import Any
+from typing import Any, NamedTuple
 
 from buildstep.errors import CommandFailed
 from buildstep.services import runtime, wire
@@ -63,51 +61,74 @@ def run(
     Raises CommandFailed if it ended badly, ServiceError if it says nothing for far too long.
     """
     with process.spawn(argv, env=env, stdin=_PIPE, stdout=_PIPE, timeout=SLACK) as child:
-        return _Talk(child, line, stopped, time.monotonic() + call.timeout + SLACK).outcome(text)
-
-
-class _Talk:
-    def __init__(self, child: Popen[bytes], line: Line, stopped: threading.Event, end: float) -> None:
         assert child.stdin is not None
         assert child.stdout is not None
-        self._stdin, self._stdout = child.stdin, child.stdout
+        ends = Ends(child.stdin.fileno(), child.stdout.fileno(), child.stdin.close)
+        return Talk(ends, call.timeout, line, stopped).outcome(text)
+
+
+class Ends(NamedTuple):
+    """The ways to a runtime and back: descriptors, what closes the first, and whether anybody is still there
+    who may open the other end."""
+
+    write: int
+    read: int
+    close: Callable[[], object]
+    there: Callable[[], bool] = lambda: True
+
+
+class Talk:
+    """One call: see `run`. timeout: the action's."""
+
+    def __init__(self, ends: Ends, timeout: float, line: Line, stopped: threading.Event) -> None:
+        self._ends = ends
         self._line = line
         self._stopped = stopped
-        self._end = end
+        self._end = time.monotonic() + timeout + SLACK
         self._rest = b""
         self._beat = time.monotonic()
+        self._open = True
 
     def outcome(self, text: str) -> Outcome | None:
-        try:
-            self._stdin.write(text.encode("utf-8", "surrogateescape"))
-            self._stdin.flush()
-        except BrokenPipeError:
-            return None  # it ended; its status tells why
+        """Hand over a call, and return its outcome; None if the other side ended before it gave one."""
+        os.set_blocking(self._ends.write, False)
         poll = select.poll()
-        poll.register(self._stdout, select.POLLIN)
+        poll.register(self._ends.read, select.POLLIN)
+        waiting = text.encode("utf-8", "surrogateescape")
         while True:
-            if self._stopped.is_set() and not self._stdin.closed:
-                self._stdin.close()  # the runtime ends its action, and says so
+            if self._open and waiting:
+                waiting = self._write(waiting)
+            elif self._open and time.monotonic() - self._beat > BEAT:
+                self._beat = time.monotonic()
+                self._write(b"\n")
+            if self._stopped.is_set() and self._open:
+                self._open = False
+                self._ends.close()  # the runtime ends its action, and says so
                 self._end = time.monotonic() + SLACK
-            self._sign_of_life()
             if time.monotonic() > self._end:
                 raise ServiceError(
                     "the runtime does not answer", hint="what it runs is ended", retryable=True
                 )
-            if not poll.poll(_NAP * 1000):
-                continue
-            data = os.read(self._stdout.fileno(), _READ)
+            there = self._ends.there()
+            if not poll.poll(_NAP * (1000 if not waiting else 50)):
+                if there:
+                    continue
+                return None
+            data = os.read(self._ends.read, _READ)
             if not data:
                 return None
             if (found := self._take(data)) is not None:
                 return found
 
-    def _sign_of_life(self) -> None:
-        if time.monotonic() - self._beat > BEAT and not self._stdin.closed:
-            self._beat = time.monotonic()
-            with contextlib.suppress(BrokenPipeError):  # it has ended, which the other pipe tells
-                self._stdin.write(b"\n")
-                self._stdin.flush()
+    def _write(self, data: bytes) -> bytes:
+        """Write what can be written now; return what is left. The end of the other pipe tells of one who is
+        gone."""
+        try:
+            return data[os.write(self._ends.write, data) :]
+        except BlockingIOError:
+            return data
+        except BrokenPipeError:
+            return b""
 
     def _take(self, data: bytes) -> Outcome | None:
         *lines, self._rest = (self._rest + data).split(b"\n")

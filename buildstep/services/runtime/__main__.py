@@ -43,7 +43,7 @@ def main() -> int:
     if word == "run":
         from buildstep.services.runtime import runner
 
-        return runner.main()
+        return runner.main(*sys.argv[2:3])
     if word == "keep":
         from buildstep.services.runtime.supervisors import keeper
 

@@ -1,4 +1,7 @@
-"""What a place is asked besides running actions: one question and one answer, in JSON."""
+"""What a place is asked besides running actions: one question and one answer, in JSON.
+
+The question is the second word of the command line, or else comes from standard input.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ _SECONDS = 30.0
 
 def main(word: str) -> int:
     """Answer `done`: the records of a service; `settled`: the same once no action runs; or `forget` it."""
-    asked = json.loads(sys.stdin.buffer.readline())
+    asked = json.loads(sys.argv[2] if len(sys.argv) > 2 else sys.stdin.buffer.readline())
     records = Records(state_root(asked.get("state")), asked["key"])
     answer = []
     if word == "done":

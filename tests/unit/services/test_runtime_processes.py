@@ -156,6 +156,16 @@ def test_a_shell_prelude_has_its_environment_and_its_directory(node: Bench) -> N
     assert node.service(Action.STOP, [process]).answer is Answer.OK
 
 
+def test_a_program_behind_a_shell_is_asked_to_end_too(node: Bench) -> None:
+    """And once only: it writes a line for each signal."""
+    inner = "trap 'echo asked >> said' TERM; n=0; while [ ! -s said ] || [ $n -lt 15 ]; do n=$((n+1)); sleep 0.1; done"
+    (node.folder / "inner").write_text(inner)
+    process = shell("export X=C; sh ./inner; true", directory=str(node.folder), stop_seconds=6.0)
+    assert node.service(Action.START, [process]).answer is Answer.OK
+    assert node.service(Action.STOP, [process]).answer is Answer.OK
+    assert (node.folder / "said").read_text() == "asked\n"
+
+
 def test_what_ignores_sigterm_is_halted_with_its_whole_tree(node: Bench) -> None:
     text = "trap '' TERM; (setsid sh -c 'trap \"\" TERM; sleep 61; sleep 61') & while :; do sleep 0.1; done"
     process = shell(text, stop_seconds=0.3)

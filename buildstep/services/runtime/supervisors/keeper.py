@@ -21,6 +21,7 @@ from typing import Any
 from buildstep.services.runtime import cgroup, commands, proc
 from buildstep.services.runtime.answers import Failure
 from buildstep.services.runtime.records import write
+from buildstep.services.runtime.supervisors.status import is_shell
 
 LOG_LIMIT = 4 << 20
 """Bytes of a log; as many more are kept of what was before."""
@@ -34,7 +35,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 STEADY = 60.0
 """Seconds after which a process that failed is taken to have been well."""
 
-_SHELLS = frozenset({"sh", "bash", "dash", "ash", "busybox"})
 _ASKED = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
@@ -49,7 +49,7 @@ class Keeper:
         self._child: subprocess.Popen[bytes] | None = None
         self._group: str | None = None
         self._stopping = False
-        self._asked = False
+        self._asked: set[proc.Identity] | None = None
         self._restarts = 0
         self._ended = ""
         self._pause = FIRST_PAUSE
@@ -83,9 +83,10 @@ class Keeper:
                 if time.monotonic() >= self._again:
                     self._restart()
                 continue
-            if self._stopping and not self._asked:
-                self._asked = True
-                self._ask()
+            if self._stopping and self._asked is None:
+                self._ask({self._main.pid} if self._main else set())
+                if is_shell(self._spec["argv"]):
+                    self._ask(self._rest())
             if not self._runs() and self._over():
                 break
             self._bound_log()
@@ -156,9 +157,8 @@ class Keeper:
         status = self._collect()
         rest = self._rest()
         if self._stopping:
-            for pid in rest:
-                proc.send(proc.identity(pid), signal.SIGTERM)
             if rest:
+                self._ask(rest)
                 return False
             self._ended = ""
             return True
@@ -198,14 +198,13 @@ class Keeper:
         found = proc.family(roots=[os.getpid()], marker=self._spec["marker"])
         return (found | cgroup.members(self._group)) - {os.getpid()}
 
-    def _ask(self) -> None:
-        """Ask the process to end. A shell does not hand signals on: with one, its whole group is asked."""
-        words = self._spec["argv"]
-        if self._main is not None and os.path.basename(words[0]) in _SHELLS and proc.alive(self._main):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._main.pid, signal.SIGTERM)  # it is the head of a session, and so of a group
-                return
-        proc.send(self._main, signal.SIGTERM)
+    def _ask(self, pids: set[int]) -> None:
+        """Ask processes to end, each once: a second signal means haste to some programs."""
+        self._asked = self._asked or set()
+        for known in map(proc.identity, pids):
+            if known is not None and known not in self._asked:
+                self._asked.add(known)
+                proc.send(known, signal.SIGTERM)
 
     # -- what is written ---------------------------------------------------------------------------------
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
+
+_SHELLS = frozenset({"sh", "bash", "dash", "ash", "busybox"})
+
+
+def is_shell(argv: Sequence[str]) -> bool:
+    """Return whether a shell runs what is meant: it hands no signals on to that."""
+    return os.path.basename(argv[0]) in _SHELLS
 
 
 class Status(NamedTuple):

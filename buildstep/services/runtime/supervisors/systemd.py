@@ -14,7 +14,7 @@ from buildstep.services.runtime import cgroup, commands, proc
 from buildstep.services.runtime.answers import Failure
 from buildstep.services.runtime.records import write
 from buildstep.services.runtime.service import Process, Service
-from buildstep.services.runtime.supervisors.status import Status
+from buildstep.services.runtime.supervisors.status import Status, is_shell
 
 MARK = "# Made by buildstep for process"
 
@@ -167,7 +167,7 @@ def unit_text(service: Service, process: Process, mark: str, *, own: bool) -> st
         "Restart=on-failure",
         "RestartSec=1",
         f"TimeoutStopSec={process.stop_seconds:g}",
-        "KillMode=mixed",
+        f"KillMode={'control-group' if is_shell(process.argv) else 'mixed'}",
         "",
         "[Install]",
         f"WantedBy={'default.target' if own else 'multi-user.target'}",
