@@ -41,6 +41,10 @@ COMMANDS = {
         "buildstep.cli.service:command",
         "Services from templates: create, list, show, check, update.",
     ),
+    "hrd": (
+        "buildstep.cli.hrd:command",
+        "Files in HRD: get, check, convert, fmt, set, and a grammar for editors.",
+    ),
     "cache": ("buildstep.cli.cache:command", "The layer cache: list, size, verify, prune."),
     "jenkins": (
         "buildstep.cli.jenkins:command",

@@ -108,6 +108,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (top / "graph/src/tool/build").mkdir(parents=True)
     (top / "graph/src/tool/build/build-pre.sh").write_text("#!/bin/sh\necho made > generated-by-tool\n")
     (top / "graph/src/web/build/web.dockerfile").write_text("FROM scratch")
+    (top / "s.hrd").write_text("name   = hello\n")
     (top / "m.toml").write_text('[hosts]\n"web-*" = ["web"]\n')
     recipe = {"name": "r", "version": "1", "image": "scratch", "outputs": ["/opt"],
               "sources": [{"path": "proto", "dest": "/opt"}]}  # fmt: skip
@@ -184,6 +185,12 @@ COMMANDS: dict[str, list[str]] = {
     "service update": ["--root", "services"],
     "service remove": ["--root", "services", "no-such-service"],
     "service templates": ["--root", "services"],
+    "hrd get": ["s.hrd"],
+    "hrd check": ["s.hrd"],
+    "hrd convert": ["s.hrd", "--to", "json"],
+    "hrd fmt": ["s.hrd"],
+    "hrd set": ["s.hrd", "name", "web"],
+    "hrd grammar": [],
     "cache list": [],
     "cache size": [],
     "cache verify": [],
@@ -225,6 +232,8 @@ DOES = {
     "map add",
     "service consume",
     "service update",
+    "hrd fmt",
+    "hrd set",
     "image import",
     "image gc",
     "image publish",

@@ -80,7 +80,10 @@ def _spell_pattern(text: str) -> str:
     return f"'{text}'"
 
 
-_BRACES = re.compile(r"\{\{.*?\}\}")
+def code_at(text: str) -> int | None:
+    """Return where a text has what the old parser gave to Python to be evaluated: `{{ ... }}`."""
+    at = text.find("{{")
+    return at if at >= 0 and text.find("}}", at + 2) >= 0 else None
 
 
 def ask_of(prefix: str, tags: list[Tag]) -> tuple[Ask, list[tuple[int, Fault]]]:
@@ -91,8 +94,6 @@ def ask_of(prefix: str, tags: list[Tag]) -> tuple[Ask, list[tuple[int, Fault]]]:
     def wrong(at: int, message: str, hint: str) -> None:
         faults.append((at, Fault(where="", message=message, hint=hint)))
 
-    if _BRACES.search(prefix):
-        wrong(0, "{{ }} is not run", "write the value, or leave it to be asked")
     for tag in tags:
         field = TAGS.get(tag.name.lower())
         if field is None:
@@ -101,8 +102,6 @@ def ask_of(prefix: str, tags: list[Tag]) -> tuple[Ask, list[tuple[int, Fault]]]:
             wrong(tag.at, f"@ASK has no tag {tag.name}", near(tag.name, TAGS) or f"it has {', '.join(TAGS)}")
         elif field in fields:
             wrong(tag.at, f"the tag {tag.name} is there twice", "leave one out")
-        elif "{{" in tag.value and field != "pattern" and _BRACES.search(tag.value):
-            wrong(tag.at, "{{ }} is not run", "write the value, or leave it to be asked")
         else:
             _fill(fields, field, tag, wrong)
     ask = Ask(**fields)

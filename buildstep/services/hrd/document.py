@@ -17,6 +17,8 @@ _T = TypeVar("_T")
 _MISSING: Final[Any] = object()
 MOST = 64 << 20
 """Bytes that a file may have."""
+MOST_FAULTS = 100
+"""How many faults of a file are told."""
 
 
 def parse(text: str | bytes, *, where: str = "HRD") -> Document:
@@ -31,18 +33,30 @@ def parse(text: str | bytes, *, where: str = "HRD") -> Document:
     reader = Reader(text.removeprefix("\ufeff"), where)
     reader.read()
     if reader.faults:
-        raise SpecError(where, reader.faults)
+        raise SpecError(where, told(reader.faults, where))
     return Document(reader.nodes, where=where, mark=text[:1] == "\ufeff")
 
 
 def read(path: Path) -> Document:
-    """Return what a file says; see `parse`. Raises OSError, SpecError."""
-    with path.open("rb") as file:
-        data = file.read(MOST + 1)
+    """Return what a file says; see `parse`. Raises SpecError for one that cannot be read, too."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST + 1)
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror or error}"
+        raise SpecError(str(path), [Fault(where=str(path), message=reason)]) from error
     if len(data) > MOST:
         fault = Fault(where=str(path), message=f"has more than {MOST >> 20} MiB", hint="it is no HRD")
         raise SpecError(str(path), [fault])
     return parse(data, where=str(path))
+
+
+def told(faults: list[Fault], where: str) -> list[Fault]:
+    """Return the faults of a file that a person has use for: of a file that is no HRD, the first ones."""
+    if len(faults) <= MOST_FAULTS:
+        return faults
+    more = Fault(where=where, message=f"{len(faults) - MOST_FAULTS} more faults", hint="mend these first")
+    return [*faults[:MOST_FAULTS], more]
 
 
 def _decoded(data: bytes, where: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from buildstep.errors import Fault
-from buildstep.services.hrd.ask import ask_of
+from buildstep.services.hrd.ask import ask_of, code_at
 from buildstep.services.hrd.entries import Entry, Node, Other
 from buildstep.services.hrd.tags import tags_of
 from buildstep.services.hrd.values import (
@@ -193,6 +193,7 @@ class Reader:
         at = ask_at(rest, marks)
         if at is not None:
             prefix = rest[:at].lstrip(BLANKS)
+            self._no_code(line, shift, rest[: marks.end])
             return self._ask(line, shift + at, prefix, rest[at + 4 : marks.end])
         if rest[0] == '"':
             return bare_or_quoted(text, start)
@@ -221,6 +222,12 @@ class Reader:
                 )
             known[key] = value
         return known
+
+    def _no_code(self, line: int, shift: int, text: str) -> None:
+        """Note a fault if a question has `{{ }}`, which a regular expression alone may have."""
+        at = code_at(text)
+        if at is not None and "regex:" not in text[:at]:
+            self.fault(line, shift + at, "{{ }} is not run", "write the value, or leave it to be asked")
 
     def _ask(self, line: int, shift: int, prefix: str, tags: str) -> Value:
         ask, faults = ask_of(prefix, tags_of(tags, 4))
@@ -359,6 +366,8 @@ class Reader:
         lines = self._block("@ASK")
         if lines is None:
             return None
+        for row in lines:
+            self._no_code(row.number, row.at, row.text)
         tags = [tag._replace(at=0) for row in lines for tag in tags_of(row.text)]
         ask, faults = ask_of("", tags)
         for _, found in faults:

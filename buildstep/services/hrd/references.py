@@ -8,7 +8,7 @@ from typing import Any
 
 from buildstep.errors import Fault, SpecError
 from buildstep.services.hrd.ask import Ask
-from buildstep.services.hrd.document import Document
+from buildstep.services.hrd.document import Document, told
 from buildstep.services.hrd.values import Item, Value
 
 Lookup = Callable[[str], Value | None]
@@ -16,6 +16,8 @@ Lookup = Callable[[str], Value | None]
 
 _REFERENCE = re.compile(r"\$\(([\w.]+)\)")
 _NESTED = re.compile(r"\$\([\w.]*\$\(")
+HINTS = 10
+"""For how many unknown names a like one is sought: that takes a look at all names."""
 DEEPEST = 50
 """How many references may lead on to one another."""
 LONGEST = 1 << 20
@@ -59,7 +61,7 @@ def resolve(
         except _Fault as fault:
             resolver.remember(key, fault)
     if resolver.faults:
-        raise SpecError(resolver.source, list(resolver.faults.values()))
+        raise SpecError(resolver.source, told(list(resolver.faults.values()), resolver.source))
     return found
 
 
@@ -73,6 +75,10 @@ class _Fault(Exception):
         self.hint = hint
 
 
+def _too_deep(key: str) -> _Fault:
+    return _Fault(key, f"more than {DEEPEST} references lead on, each to the next", "write a value out")
+
+
 class _Resolver:
     def __init__(self, documents: list[Document], lookup: Lookup | None) -> None:
         self.owners = {key: document for document in documents for key in document}
@@ -82,6 +88,9 @@ class _Resolver:
         self.broken: dict[str, _Fault] = {}
         self.faults: dict[tuple[str, str], Fault] = {}
         self.size = 0
+        self.depths: dict[str, int] = {}
+        self.deepest = [0]
+        """How deep goes what a value refers to: for each that is being put together."""
 
     def remember(self, key: str, fault: _Fault) -> None:
         """Remember a fault at the key that has it; those that only refer to that key add nothing."""
@@ -110,18 +119,30 @@ class _Resolver:
             names = (*circle[first:], *circle[:first], circle[first])
             raise _Fault(names[0], f"refers to itself: {' -> '.join(names)}", "write one of these values out")
         if len(path) >= DEEPEST:
-            chain = " -> ".join((*path[:3], "..."))
-            raise _Fault(path[0], f"more than {DEEPEST} references lead on: {chain}", "write a value out")
+            raise _too_deep(path[0])
         if (owner := self.owners.get(key)) is not None:
-            return self._put_in(key, owner.entries[key].value, (*path, key))
+            return self._own(key, owner.entries[key].value, (*path, key))
         found = self.lookup(key) if self.lookup else None
         if found is None:
-            from buildstep.spec.schema import near
+            hint = ""
+            if len(self.broken) < HINTS:
+                from buildstep.spec.schema import near
 
+                hint = near(key, self.owners)
             user = path[-1] if path else key
-            raise _Fault(
-                user, f"nothing has the name {key}, which $({key}) refers to", near(key, self.owners)
-            )
+            raise _Fault(user, f"nothing has the name {key}, which $({key}) refers to", hint)
+        return found
+
+    def _own(self, key: str, value: Value, path: tuple[str, ...]) -> Value:
+        """Return the value of a key of the documents, and remember how deep it goes."""
+        self.deepest.append(0)
+        try:
+            found = self._put_in(key, value, path)
+        finally:
+            depth = self.deepest.pop()
+        if depth >= DEEPEST:
+            raise _too_deep(key)
+        self.depths[key] = depth + 1
         return found
 
     def _put_in(self, key: str, value: Value, path: tuple[str, ...]) -> Value:
@@ -185,6 +206,7 @@ class _Resolver:
 
     def _answered(self, key: str, name: str, path: tuple[str, ...]) -> Value:
         found = self.value(name, path)
+        self.deepest[-1] = max(self.deepest[-1], self.depths.get(name, 0))
         if isinstance(found, Ask | bytes):
             what = "is asked for and has no answer" if isinstance(found, Ask) else "is binary"
             raise _Fault(key, f"{name} {what}, and $({name}) refers to it", "give it a value that is a text")

@@ -74,6 +74,12 @@ def ask(run: Run, monkeypatch: pytest.MonkeyPatch) -> Ask:
         ("buildstep files import pl", "file,pl"),
         ("buildstep files export hello dir:pl", "plain,place/"),
         ("buildstep files export hello --to b", "plain,buildstep"),
+        ("buildstep hrd f", "plain,fmt"),
+        ("buildstep hrd get pl", "file,pl"),
+        ("buildstep hrd get s.hrd po", "plain,port"),
+        ("buildstep hrd set s.hrd po", "plain,port"),
+        ("buildstep hrd convert x --to t", "plain,toml"),
+        ("buildstep hrd check --schema pl", "file,pl"),
         ("buildstep map list --register c", "plain,consul://"),
         ("buildstep map list --register file:pl", "plain,place/"),
         ("buildstep map add --register m.toml we", "plain,web-*"),
@@ -84,6 +90,7 @@ def test_commands_options_and_values(ask: Ask, line: str, offered: str) -> None:
     Path("place").mkdir()
     Path("base.tar").touch()
     Path("m.toml").write_text('[hosts]\n"web-*" = ["app", "web"]\n')
+    Path("s.hrd").write_text("name = web\nport = 80\n")
     Path("place/below.tar").touch()
     Path("buildstep.toml").write_text('[publish]\nours = "dir:/srv/images"\n')
     assert offered in ask(line)
@@ -185,7 +192,7 @@ def test_every_option_with_a_value_has_something_to_offer() -> None:
         "A,B", "P", "URL", "PATTERN", "KEY=VALUE", "N", "C", "DAYS", "SIZE", "COUNT", "NAME", "ARCH", "RELEASE",
         "KEY=FILE", "UID:GID", "SIZE|PERCENT%", "TEXT", "FLOAT", "SECONDS", "HOURS", "[HOST]", "SPAN",
         "[-- OPTIONS OF PULL]", "[INSTANCE]", "OS/ARCH", "TAG", "HOST[/NAMESPACE]",
-        "LABEL", None,
+        "LABEL", "VALUE", None,
     }  # fmt: skip
 
     def walk(command: click.Command, path: str) -> list[str]:
