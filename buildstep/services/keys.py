@@ -28,7 +28,7 @@ WORD = re.compile(r"[a-z0-9][a-z0-9._-]*")
 WORD_TEXT = "a letter or digit, then letters, digits, `.`, `_` and `-`"
 
 _TOKEN = re.compile(r"(?P<blank>[ \t]+)|(?P<version>\([^()]*\))|(?P<sign>[|!@/:])|(?P<word>[^\s|!@/:()]+)")
-_VERSION = re.compile(r"[a-z0-9][a-z0-9.+~:_-]*")
+VERSION = re.compile(r"[a-z0-9][a-z0-9.+~:_-]*")
 _PATTERN = re.compile(r"[a-z0-9.*?_-]+")
 _FORM = "a key is domain|name!instance@role (version), each part may be left out"
 
@@ -180,7 +180,7 @@ class _Parser:
     def give(self, parts: dict[str, str], kind: str, word: _Token) -> None:
         if parts.get(kind, word.text) != word.text:
             self.fault(word.at, f"a second {kind}, {word.text!r} after {parts[kind]!r}", _FORM)
-        rule = _VERSION if kind == "version" else _PATTERN if self.pattern else WORD
+        rule = VERSION if kind == "version" else _PATTERN if self.pattern else WORD
         if not rule.fullmatch(word.text):
             allowed = "letters, digits and . + ~ : _ -" if kind == "version" else WORD_TEXT
             self.fault(word.at, f"{word.text!r} is no {kind}", allowed)

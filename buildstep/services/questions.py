@@ -9,7 +9,7 @@ from buildstep.errors import Fault, SpecError
 from buildstep.services.answers import MISSING, Answers, Prompt
 from buildstep.services.drafts import Draft
 from buildstep.services.hrd import Ask, Document, parse
-from buildstep.services.repository import PRODUCER
+from buildstep.services.repository import PRODUCER, hrd_value
 from buildstep.services.secrets import is_reference, is_secret_name, plain_fault, reference_fault
 from buildstep.services.templates import INSTANCE
 from buildstep.spec.schema import near
@@ -112,20 +112,6 @@ def answer_text(given: Any) -> str:
 def _quoted(value: Any) -> str:
     text = answer_text(value)
     return f"'{text}'" if not text or set(text) & set(" ,:#[]") else text
-
-
-def hrd_value(value: Any) -> Any:
-    """Return a typed value as HRD has it, which knows texts and what holds texts; a truth value is 1 or 0, as
-    AYS writes it."""
-    if isinstance(value, bool):
-        return "1" if value else "0"
-    if isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): hrd_value(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [hrd_value(item) for item in value]
-    return "" if value is None else value
 
 
 def _others(draft: Draft, answers: Answers, questions: Mapping[str, Ask], *, asked: bool) -> dict[str, Any]:

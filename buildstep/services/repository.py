@@ -96,11 +96,12 @@ class Service:
         return above
 
     def set(self, values: Mapping[str, Any]) -> None:
-        """Write parameters into instance.hrd, which stays complete whatever happens. Raises OSError."""
+        """Write parameters into instance.hrd, which stays complete whatever happens: texts, numbers, truth
+        values, and lists and tables of them. Raises SpecError for what HRD cannot say; OSError."""
         from buildstep.system.files import atomic_write
 
         for key, value in values.items():
-            self.instance.set(key, value)
+            self.instance.set(key, hrd_value(value))
         with atomic_write(self.folder / INSTANCE_FILE, mode=0o644) as stream:
             stream.write(str(self.instance).encode())
 
@@ -259,3 +260,17 @@ def find_root(start: Path) -> Path:
         if (directory / TEMPLATES).is_dir():
             return directory
     return start
+
+
+def hrd_value(value: Any) -> Any:
+    """Return a typed value as HRD has it, which knows texts and what holds texts; a truth value is 1 or 0, as
+    AYS writes it."""
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): hrd_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [hrd_value(item) for item in value]
+    return "" if value is None else value

@@ -134,7 +134,9 @@ def _fields(
 ) -> Iterator[Finding]:
     for name, item in value.items():
         if name not in fields:
-            yield Finding(at, f"has no {name}", near(name, fields) or f"there is {', '.join(fields)}")
+            yield Finding(
+                at, f"{name} means nothing in it", near(name, fields) or f"there is {', '.join(fields)}"
+            )
         elif reason := wrong(fields[name], item):
             yield Finding(
                 f"{at}: {name}", f"is {_shown(item)}, and must be {reason}", _path_hint(fields[name])

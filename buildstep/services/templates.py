@@ -22,7 +22,7 @@ from pathlib import Path
 from buildstep.errors import Fault, SpecError
 from buildstep.services.hrd import Document, parse, read
 from buildstep.services.interface import Key, Side
-from buildstep.services.keys import key_text, matches, parse_key, role_of
+from buildstep.services.keys import VERSION, WORD, key_text, matches, parse_key, role_of
 from buildstep.spec.schema import near
 
 SERVICE = "service.hrd"
@@ -150,19 +150,22 @@ def _named(directory: Path, domain: str, faults: list[Fault]) -> Template | None
     """Return the template of a directory, as its name tells it; a name that is none is a fault."""
     found = _DIRECTORY.fullmatch(directory.name)
     assert found is not None, directory
-    parts = {kind: text for kind, text in found.groupdict().items() if text}
-    text = f"{parts.get('domain', '')}|{parts['name']}" if "domain" in parts else parts["name"]
-    try:
-        text += f" ({parts['version']})" if "version" in parts else ""
-        key = parse_key(text, pattern=False)
-    except SpecError as error:
+    parts = {kind: text.lower() for kind, text in found.groupdict().items() if text is not None}
+    rules = {"domain": WORD, "name": WORD, "version": VERSION}
+    if bad := [
+        f"{text!r} is no {kind}"
+        for kind, text in parts.items()
+        if not rules[kind].fullmatch(text) or "__" in text
+    ]:
         hint = "rename the directory, or let a dot begin its name if it is no template"
-        reasons = "; ".join(f"{fault.message}" for fault in error.faults)
         where = ascii(os.fspath(directory))[1:-1]
-        faults.append(Fault(where=where, message=f"cannot be a template: {reasons}", hint=hint))
+        faults.append(Fault(where=where, message=f"cannot be a template: {', '.join(bad)}", hint=hint))
         return None
     return Template(
-        domain=key.domain or domain, name=key.name, version=key.version, directory=directory.absolute()
+        domain=parts.get("domain", domain),
+        name=parts["name"],
+        version=parts.get("version", ""),
+        directory=directory.absolute(),
     )
 
 

@@ -15,7 +15,7 @@ from buildstep.errors import Fault, SpecError
 from buildstep.services.answers import MISSING, Answers, Prompt
 from buildstep.services.drafts import Draft
 from buildstep.services.hrd import Ask, Document, Value
-from buildstep.services.questions import answer_for, answered, hrd_value
+from buildstep.services.questions import answer_for, answered
 from buildstep.services.repository import (
     IDENTITY,
     INSTANCE_FILE,
@@ -23,6 +23,7 @@ from buildstep.services.repository import (
     TEMPLATE_FILE,
     Repository,
     Service,
+    hrd_value,
 )
 from buildstep.services.secrets import MASK, is_reference, is_secret_name
 from buildstep.services.templates import Template
