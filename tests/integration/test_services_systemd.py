@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -142,6 +143,55 @@ def test_packages_and_accounts_of_the_node(node: Node) -> None:
     users[0]["uid"] = 900
     wrong = node.run(Action.PREPARE, body, facts=facts)
     assert wrong.message == "the user webapp is there with uid 801, not 900"
+
+
+def write_package(folder: Path, name: str) -> str:
+    """Make a package with a daemon that its installation starts, as Debian's do; return its lines in a
+    repository's list."""
+    control = (
+        f"Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: x <x@example.org>\nDescription: x\n"
+    )
+    files = {
+        "DEBIAN/control": control,
+        "DEBIAN/postinst": f"#!/bin/sh\nsystemctl enable {name}\ndeb-systemd-invoke start {name}.service\n",
+        f"lib/systemd/system/{name}.service": "[Service]\nExecStart=/bin/sleep 600\n[Install]\nWantedBy=multi-user.target\n",
+    }
+    for path, text in files.items():
+        target = folder / "build" / name / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+        target.chmod(0o755)
+    deb = folder / f"{name}.deb"
+    argv = ["dpkg-deb", "-Znone", "--build", str(folder / "build" / name), str(deb)]
+    subprocess.run(argv, check=True, capture_output=True, timeout=30)
+    data = deb.read_bytes()
+    return (
+        f"{control}Filename: ./{deb.name}\nSize: {len(data)}\nSHA256: {hashlib.sha256(data).hexdigest()}\n\n"
+    )
+
+
+def test_packages_are_installed_and_their_daemons_do_not_start(node: Node) -> None:
+    repository = node.top / "packages"
+    repository.mkdir()
+    (repository / "Packages").write_text("".join(write_package(repository, name) for name in ("one", "two")))
+    packed = subprocess.run(["tar", "-cC", str(repository), "."], check=True, capture_output=True).stdout
+    unpack = "mkdir -p /srv/packages && tar -xC /srv/packages && cd /etc/apt && rm -f sources.list"
+    lists = "echo 'deb [trusted=yes] file:/srv/packages ./' > sources.list.d/test.list"
+    subprocess.run([*node.argv, f"{unpack} && {lists}"], input=packed, check=True, timeout=30)
+    body = """
+    def prepare(self, service):
+        print(service.ensure_packages("one", "dbus"), service.ensure_packages("one"))
+        service.ensure_packages("two", start=True)
+        service.ensure_packages("no-such-package")
+    """
+    outcome = node.run(Action.PREPARE, body)
+    assert outcome.message == "apt-get exited with status 100: no-such-package"
+    assert "['one'] []" in node.lines
+    assert node.shell("systemctl is-active one two; ls /usr/sbin/policy-rc.d 2>&1").splitlines() == [
+        "inactive",
+        "active",
+        "ls: cannot access '/usr/sbin/policy-rc.d': No such file or directory",
+    ]
 
 
 def test_units_are_as_systemd_reads_them(tmp_path: Path) -> None:

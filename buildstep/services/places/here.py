@@ -22,8 +22,9 @@ class _Here:
     name = ""
 
     def __init__(self, where: Where) -> None:
-        self._root = state_root(None if where.state is None else str(where.state))
         self._environ = where.environ or os.environ
+        given = self._environ.get("BUILDSTEP_SERVICES_RECORDS") if where.state is None else str(where.state)
+        self._root = state_root(given)
 
     def describe(self) -> str:
         return "here"

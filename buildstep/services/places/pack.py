@@ -20,7 +20,7 @@ from buildstep.services.places.talk import RUNTIME
 _READ = 1 << 20
 _NEVER = (1980, 1, 1, 0, 0, 0)
 
-_NOT_SENT = ("state.json", "log", "instance.hrd", "template.hrd", "__pycache__")
+_NOT_SENT = ("state.json", "log", "__pycache__")
 """What of a service's directory actions do not need: what they may know of it is in their call."""
 
 
@@ -46,7 +46,7 @@ class Item(NamedTuple):
 
 def action_files(folder: Path | None, source: Path | None) -> list[Item]:
     """Return what an action may want beside it: its file, and the files of its service's directory. Hidden
-    ones are not among them, nor are the directories of children, nor what `_NOT_SENT` names."""
+    ones are not among them, nor are the directories of children, HRD files, and what `_NOT_SENT` names."""
     items = [] if folder is None else list(_below(folder, wanted=_is_for_actions))
     if source is not None and source.name not in {item.name for item in items}:
         items.append(Item(source.name, source))
@@ -61,7 +61,9 @@ def tree_files(folder: Path) -> list[Item]:
 
 
 def _is_for_actions(name: str) -> bool:
-    return not name.startswith(".") and "!" not in name and name not in _NOT_SENT
+    return (
+        not name.startswith(".") and "!" not in name and not name.endswith(".hrd") and name not in _NOT_SENT
+    )
 
 
 def _below(top: Path, *, wanted: object) -> Iterator[Item]:

@@ -26,7 +26,7 @@ def forms(secret: str) -> set[str]:
     found = {secret, secret.strip(), repr(secret)[1:-1], json.dumps(secret)[1:-1]}
     found |= {json.dumps(secret, ensure_ascii=False)[1:-1], secret.replace("'", "'\"'\"'")}
     found |= {quote(secret, safe=""), quote(secret), quote_plus(secret)}
-    found |= {line.strip() for line in secret.splitlines() if len(line.strip()) >= _SHORTEST_LINE}
+    found |= {line.strip() for line in secret.split("\n") if len(line.strip()) >= _SHORTEST_LINE}
     data = secret.encode("utf-8", "surrogateescape")
     found |= {data.hex(), data.hex().upper()}
     for before in range(3):

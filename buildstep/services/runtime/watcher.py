@@ -8,7 +8,7 @@ import signal
 
 from buildstep.services.runtime import proc
 
-SPARED = "BUILDSTEP_SERVICE="
+SPARED = "BUILDSTEP_PROCESS="
 """The beginning of the variable that processes of services have: they live on when an action does not."""
 
 _AGAIN = 3

@@ -68,7 +68,7 @@ def node(bench: Bench) -> Iterator[Bench]:
             for who in ("keeper", "main"):
                 if known[who]:
                     proc.send(proc.Identity(*known[who]), signal.SIGKILL)
-        marker = f"BUILDSTEP_SERVICE={folder.parent.parent.name}:{folder.name}"
+        marker = f"BUILDSTEP_PROCESS={folder.parent.parent.name}:{folder.name}"
         assert not proc.kill_all(lambda marker=marker: proc.family(marker=marker))  # type: ignore[misc]
 
 
@@ -170,7 +170,7 @@ def test_what_ignores_sigterm_is_halted_with_its_whole_tree(node: Bench) -> None
     text = "trap '' TERM; (setsid sh -c 'trap \"\" TERM; sleep 61; sleep 61') & while :; do sleep 0.1; done"
     process = shell(text, stop_seconds=0.3)
     assert node.service(Action.START, [process]).answer is Answer.OK
-    pids = proc.family(marker="BUILDSTEP_SERVICE=x!main:1")
+    pids = proc.family(marker="BUILDSTEP_PROCESS=x!main:1")
     assert len(pids) >= 2
     outcome = node.service(Action.STOP, [process])
     assert (outcome.answer, outcome.message) == (Answer.FAILED, "stop returned False")
@@ -210,7 +210,7 @@ def test_a_process_that_goes_into_the_background_is_still_the_service(node: Benc
     time.sleep(0.3)
     assert node.service(Action.CHECK_UP, [process]).answer is Answer.OK
     assert node.service(Action.STOP, [process]).answer is Answer.OK
-    assert proc.family(marker="BUILDSTEP_SERVICE=x!main:1") == set()
+    assert proc.family(marker="BUILDSTEP_PROCESS=x!main:1") == set()
 
 
 def test_a_number_of_another_process_is_never_killed(node: Bench) -> None:
