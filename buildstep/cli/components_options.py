@@ -70,7 +70,10 @@ ARGUMENTS = click.option(
 LABELS = click.option(
     "--label", "labels", multiple=True, callback=pairs, metavar="KEY=VALUE", help="A label for all images."
 )
-PLATFORM = click.option("--platform", metavar="OS/ARCH", default="", help="What the images are for.")
+PLATFORM = click.option(
+    "--platform", "platforms", multiple=True, metavar="OS/ARCH,...", callback=split_names,
+    help="What the images are for; of several each is built, and pushed as one.",
+)  # fmt: skip
 SECRETS = click.option(
     "--secret", "secrets", multiple=True, callback=pairs, metavar="KEY=FILE",
     help="A file for RUN --mount=type=secret; it is in no layer.",
@@ -107,7 +110,7 @@ def open_(root: Path, options: Mapping[str, Any]) -> Opened:
         mode=options["mode"],
         arguments=options.get("arguments", {}),
         labels=options.get("labels", {}),
-        platform=options.get("platform", ""),
+        platforms=options.get("platforms", ()),
         secrets=options.get("secrets", {}),
         no_cache=options.get("no_cache", False),
         pull=options.get("pull") or "",
@@ -177,5 +180,5 @@ def with_work(job: Callable[..., int | None]) -> Callable[..., int]:
     return decides_keys(run)
 
 
-_SHARED = ("config", "mode", "state", "builder", "arguments", "labels", "platform", "secrets", "handover")
+_SHARED = ("config", "mode", "state", "builder", "arguments", "labels", "platforms", "secrets", "handover")
 """The options of `decides_keys`, without the root."""

@@ -69,9 +69,9 @@ def _push(root: Path, *, quiet: bool, as_json: bool, result: Path | None, **opti
     if (credentials := _credentials(options)) is not None:
         registry = replace(registry, credentials=credentials)
     images = opened.graph.repository.images()
-    wanted = options["names"] or list(images)
+    wanted = [name for name in images if not options["names"] or name.partition("@")[0] in options["names"]]
     find_bases(opened, opened.graph.jobs, tell, fetch=False)
-    known = dict.fromkeys(images) | recorded(opened, [name for name in wanted if name in images])
+    known = dict.fromkeys(images) | recorded(opened, wanted)
     chosen = pushing.chosen(options["names"], known)
     access = pushing.Access(
         builder=opened.builder(),

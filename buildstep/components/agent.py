@@ -22,6 +22,7 @@ from buildstep.components.discover import SOURCE, Repository
 from buildstep.components.engine import Say
 from buildstep.components.handover import Handover
 from buildstep.components.interface import Action, Component, GraphError, Job, Result, State
+from buildstep.components.references import base_key
 from buildstep.components.sender import put_image, quietly
 from buildstep.components.settings import BuildOptions, Registry, Settings
 from buildstep.components.stock import HandoverStock
@@ -69,7 +70,7 @@ def work(handover: Handover, digest: str, here: Here) -> Result:
             environ={**here.environ, **ticket.given},
             changed=lambda _job: ticket.changed,
             builder=here.builder,
-            bases=ticket.bases,
+            bases={base_key(text, _platform(ticket)): base for text, base in ticket.bases.items()},
             stock=HandoverStock(handover, here.builder, folder),
             say=here.say,
             worker=here.worker,
@@ -82,6 +83,10 @@ def work(handover: Handover, digest: str, here: Here) -> Result:
         finally:
             worker.stages.clear()
     return result
+
+
+def _platform(ticket: Ticket) -> str:
+    return ticket.job.image.platform if ticket.job.image else ""
 
 
 def _put(handover: Handover, digest: str, job: Job, result: Result, worker: Worker) -> None:

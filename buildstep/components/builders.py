@@ -8,15 +8,24 @@ can put another one in its place.
 from __future__ import annotations
 
 import os
-import re
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 from buildstep.components import exact_layout
+from buildstep.components.builder_words import (
+    ID,
+    alias_of,
+    bare_id,
+    config_of,
+    iidfile,
+    image_id,
+    resolve_by,
+    room_beside,
+    shared_options,
+)  # fmt: skip
 from buildstep.components.dockerignore import NAME
 from buildstep.components.interface import GraphError
 from buildstep.components.settings import BuildOptions
@@ -24,8 +33,6 @@ from buildstep.errors import BuildstepError, ToolMissing
 from buildstep.system import process
 from buildstep.system.registry import Registry, importing
 from buildstep.system.remove import remove_tree
-
-_ID: Final = re.compile(r"(sha256:)?([0-9a-f]{64})")
 
 
 class Run(Protocol):
@@ -57,12 +64,16 @@ class Builder(Protocol):
         """Return the ids of all images in the store."""
         ...
 
-    def resolve(self, text: str) -> str:
-        """Return the id of the image in the store that a reference means, empty where there is none."""
+    def resolve(self, text: str, platform: str) -> str:
+        """Return the id of the image in the store that a reference means, empty where there is none.
+
+        platform: that it has to be of, empty for any; then one that was fetched for it is found as well.
+        """
         ...
 
-    def fetch(self, text: str, run: Run) -> None:
-        """Take the image of a reference from its registry. Raises CommandFailed."""
+    def fetch(self, text: str, platform: str, run: Run) -> None:
+        """Take the image of a reference from its registry, for a platform if one is named: then the reference
+        itself means what it meant before. Raises CommandFailed."""
         ...
 
     def build(self, recipe: Recipe, run: Run) -> str:
@@ -132,43 +143,6 @@ def open_builder(name: str, environ: Mapping[str, str]) -> Builder:
     )
 
 
-def _identity(text: str, what: str) -> str:
-    found = _ID.fullmatch(text.strip())
-    if found is None:
-        raise GraphError(f"{what} reported no image id but {text.strip()[:80]!r}")
-    return f"sha256:{found[2]}"
-
-
-@contextmanager
-def _iidfile() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="buildstep-iid-") as folder:
-        yield Path(folder, "iid")
-
-
-@contextmanager
-def _folder(beside: Path) -> Iterator[Path]:
-    """A directory for what is moved to or from a path, or is as large: on the same file system."""
-    with tempfile.TemporaryDirectory(prefix="buildstep-image-", dir=beside.parent) as folder:
-        yield Path(folder)
-
-
-def _shared(options: BuildOptions) -> list[str]:
-    """Return the options that both programs have."""
-    words: list[str] = []
-    for name, value in options.arguments.items():
-        words += ["--build-arg", f"{name}={value}"]
-    for name, value in options.labels.items():
-        words += ["--label", f"{name}={value}"]
-    for name, path in options.secrets.items():
-        words += ["--secret", f"id={name},src={path}"]
-    for place in options.cache_from:
-        words += ["--cache-from", place]
-    words += ["--platform", options.platform] if options.platform else []
-    words += ["--target", options.target] if options.target else []
-    words += ["--no-cache"] if options.no_cache else []
-    return words
-
-
 class Buildah:
     """buildah(1), which needs no daemon. Its RUN steps are in a chroot: they have the host's network.
 
@@ -187,25 +161,43 @@ class Buildah:
         self._words = ["buildah"]
         if root := environ.get("BUILDSTEP_BUILDAH_ROOT"):
             self._words += ["--root", root, "--runroot", os.path.join(root, "run")]
+        self._fetching = threading.Lock()
 
     def images(self) -> frozenset[str]:
         found = process.query(
             [*self._words, "images", "--all", "--quiet", "--no-trunc"], env=self._env, what="buildah"
         )
-        return frozenset(_identity(row, "buildah images") for row in found.stdout.split())
+        return frozenset(image_id(row, "buildah images") for row in found.stdout.split())
 
-    def resolve(self, text: str) -> str:
-        argv = [*self._words, "inspect", "--type", "image", "--format", "{{.FromImageID}}", "--", text]
+    def resolve(self, text: str, platform: str) -> str:
+        return resolve_by(self._inspect, text, platform)
+
+    def _inspect(self, text: str) -> str:
+        form = "{{.FromImageID}} {{.OCIv1.OS}}/{{.OCIv1.Architecture}}"
+        argv = [*self._words, "inspect", "--type", "image", "--format", form, "--", text]
         found = process.query(argv, env=self._env, ok=range(256), what="buildah")
-        return _identity(found.stdout, "buildah inspect") if not found.status else ""
+        return "" if found.status else found.stdout
 
-    def fetch(self, text: str, run: Run) -> None:
-        run([*self._words, "pull", "--quiet", "--", text], self._env, f"fetching {text}")
+    def fetch(self, text: str, platform: str, run: Run) -> None:
+        def pull(*words: str) -> None:
+            run([*self._words, "pull", "--quiet", *words, "--", text], self._env, f"fetching {text}")
+
+        if not platform:
+            pull()
+            return
+        with self._fetching:
+            before = self.resolve(text, "")
+            pull("--platform", platform)
+            self.tag(text, alias_of(text, platform), run)
+            if before:
+                self.tag(before, text, run)
+            else:  # it has another name by now: only this one goes
+                run([*self._words, "rmi", "--", text], self._env, f"untagging {text}")
 
     def build(self, recipe: Recipe, run: Run) -> str:
-        with _iidfile() as iid:
+        with iidfile() as iid:
             run(self.command(recipe, iid), self._env, f"building {recipe.name}")
-            return _identity(iid.read_text(), "buildah")
+            return image_id(iid.read_text(), "buildah")
 
     def command(self, recipe: Recipe, iid: Path) -> list[str]:
         """Return the command line of a build."""
@@ -215,23 +207,23 @@ class Buildah:
             "--timestamp", "0", "--identity-label=false",
             "--pull-never",
             "--iidfile", os.fspath(iid),
-            *_shared(recipe.options),
+            *shared_options(recipe.options),
             # It would find the one of the context by itself, but not the one of the Dockerfile.
             *(["--ignorefile", os.fspath(recipe.ignore)] if recipe.ignore else []),
             *(word for text, image in recipe.bases.items()
-              for word in ("--build-context", f"{text}=container-image://{_bare(image)}")),
+              for word in ("--build-context", f"{text}=container-image://{bare_id(image)}")),
             "--tag", recipe.name, "--file", os.fspath(recipe.file), os.fspath(recipe.context),
         ]  # fmt: skip
 
     def save(self, image: str, layout: Path, run: Run) -> None:
-        with _folder(layout) as folder:
-            argv = [*self._words, "push", "--quiet", _bare(image), f"dir:{folder / 'dir'}"]
+        with room_beside(layout) as folder:
+            argv = [*self._words, "push", "--quiet", bare_id(image), f"dir:{folder / 'dir'}"]
             run(argv, self._env, f"saving {image[:19]}")
             exact_layout.from_directory(folder / "dir", layout)
 
     def take(self, layout: Path, name: str, run: Run) -> str:
         image = exact_layout.only_image(layout)[1].config.digest
-        with _folder(layout) as folder:
+        with room_beside(layout) as folder:
             exact_layout.to_directory(layout, folder / "dir")
             # By `oci:` it would be named after the directory, and images tell the name of their base.
             argv = [*self._words, "pull", "--quiet", f"dir:{folder / 'dir'}"]
@@ -240,17 +232,26 @@ class Buildah:
         return image
 
     def tag(self, image: str, name: str, run: Run) -> None:
-        run([*self._words, "tag", _bare(image), name], self._env, f"tagging {name}")
+        run([*self._words, "tag", bare_id(image), name], self._env, f"tagging {name}")
 
     def name_of(self, image: str) -> str:
-        argv = [*self._words, "inspect", "--type", "image", "--format", "{{.FromImage}}", "--", _bare(image)]
+        argv = [
+            *self._words,
+            "inspect",
+            "--type",
+            "image",
+            "--format",
+            "{{.FromImage}}",
+            "--",
+            bare_id(image),
+        ]
         found = process.query(argv, env=self._env, ok=range(256), what="buildah")
         name = found.stdout.strip()
-        return "" if found.status or _ID.fullmatch(name) else name
+        return "" if found.status or ID.fullmatch(name) else name
 
     def load(self, file: Path, name: str, run: Run) -> str:
         run([*self._words, "pull", "--quiet", f"oci-archive:{file}"], self._env, f"loading {file.name}")
-        image = _config_of(file)
+        image = config_of(file)
         self.tag(image, name, run)
         return image
 
@@ -267,6 +268,7 @@ class Docker:
                          "DOCKER_TLS_VERIFY", "DOCKER_BUILDKIT"):  # fmt: skip
             if variable in environ:
                 self._env[variable] = environ[variable]
+        self._fetching = threading.Lock()
         try:
             process.query(["docker", "version"], env=self._env, timeout=20, what="docker")
         except ToolMissing:
@@ -278,15 +280,31 @@ class Docker:
         found = process.query(
             ["docker", "images", "--all", "--quiet", "--no-trunc"], env=self._env, what="docker"
         )
-        return frozenset(_identity(row, "docker images") for row in found.stdout.split())
+        return frozenset(image_id(row, "docker images") for row in found.stdout.split())
 
-    def resolve(self, text: str) -> str:
-        argv = ["docker", "image", "inspect", "--format", "{{.Id}}", "--", text]
+    def resolve(self, text: str, platform: str) -> str:
+        return resolve_by(self._inspect, text, platform)
+
+    def _inspect(self, text: str) -> str:
+        argv = ["docker", "image", "inspect", "--format", "{{.Id}} {{.Os}}/{{.Architecture}}", "--", text]
         found = process.query(argv, env=self._env, ok=range(256), what="docker")
-        return _identity(found.stdout, "docker inspect") if not found.status else ""
+        return "" if found.status else found.stdout
 
-    def fetch(self, text: str, run: Run) -> None:
-        run(["docker", "pull", "--quiet", "--", text], self._env, f"fetching {text}")
+    def fetch(self, text: str, platform: str, run: Run) -> None:
+        def pull(*words: str) -> None:
+            run(["docker", "pull", "--quiet", *words, "--", text], self._env, f"fetching {text}")
+
+        if not platform:
+            pull()
+            return
+        with self._fetching:
+            before = self.resolve(text, "")
+            pull("--platform", platform)
+            self.tag(text, alias_of(text, platform), run)
+            if before:
+                self.tag(before, text, run)
+            else:
+                run(["docker", "rmi", "--no-prune", "--", text], self._env, f"untagging {text}")
 
     def build(self, recipe: Recipe, run: Run) -> str:
         for text, image in recipe.bases.items():
@@ -298,15 +316,15 @@ class Docker:
                 hint = f"unset DOCKER_BUILDKIT, or name the file {NAME} beside the component's `build`"
                 raise GraphError(f"{recipe.ignore.name} needs BuildKit, and DOCKER_BUILDKIT is 0", hint=hint)
             env = {**env, "DOCKER_BUILDKIT": "1"}
-        with _iidfile() as iid:
+        with iidfile() as iid:
             run(self.command(recipe, iid), env, f"building {recipe.name}")
-            return _identity(iid.read_text(), "docker")
+            return image_id(iid.read_text(), "docker")
 
     def command(self, recipe: Recipe, iid: Path) -> list[str]:
         """Return the command line of a build. docker does not fetch a base that it has."""
         return [
             "docker", "build", "--iidfile", os.fspath(iid),
-            *_shared(recipe.options),
+            *shared_options(recipe.options),
             "--tag", recipe.name, "--file", os.fspath(recipe.file), os.fspath(recipe.context),
         ]  # fmt: skip
 
@@ -325,13 +343,13 @@ class Docker:
 
     def load(self, file: Path, name: str, run: Run) -> str:
         run(["docker", "load", "--quiet", "--input", os.fspath(file)], self._env, f"loading {file.name}")
-        image = _config_of(file)
+        image = config_of(file)
         self.tag(image, name, run)
         return image
 
     def take(self, layout: Path, name: str, run: Run) -> str:
         image = exact_layout.only_image(layout)[1].config.digest
-        with _folder(layout) as folder:
+        with room_beside(layout) as folder:
             archive = folder / "image.tar"
             run(
                 ["tar", "-C", os.fspath(layout), "-cf", os.fspath(archive), "."],
@@ -353,15 +371,6 @@ class Docker:
         argv = ["docker", "image", "inspect", "--format", "{{index .RepoTags 0}}", "--", image]
         found = process.query(argv, env=self._env, ok=range(256), what="docker")
         return "" if found.status else found.stdout.strip()
-
-
-def _bare(image: str) -> str:
-    return image.removeprefix("sha256:")
-
-
-def _config_of(archive: Path) -> str:
-    """Return the digest of the configuration of the one image in an OCI archive, its id in a store."""
-    return exact_layout.only_image(archive)[1].config.digest
 
 
 __all__ = ["BUILDERS", "Buildah", "Builder", "Docker", "Recipe", "Run", "open_builder"]

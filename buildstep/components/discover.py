@@ -137,8 +137,7 @@ class _Search:
         here = {file for file in inside if "/" not in file}
         images = []
         for file in sorted(here):
-            if image := self.image(name, file, files):
-                images.append(image)
+            images += self.images(name, file, files)
         if not images and any(self.stem(file) for file in here):
             self.notes.append(f"{top}: left out, none of its images is of the mode {self.options.mode}")
             self.plain.add(name)
@@ -155,17 +154,18 @@ class _Search:
     def stem(self, file: str) -> tuple[Kind, str] | None:
         return next(((kind, stem) for kind in self.kinds if (stem := kind.stem(file))), None)
 
-    def image(self, component: str, file: str, files: Sequence[str]) -> Image | None:
-        """Return the image that a file of `build` describes. files: all of its component."""
+    def images(self, component: str, file: str, files: Sequence[str]) -> list[Image]:
+        """Return the image that a file of `build` describes, of several platforms each. files: all of its
+        component."""
         found = self.stem(file)
         if found is None:
-            return None
+            return []
         kind, stem = found
         name, _, mode = stem.rpartition(".")
         if not name or mode not in {*MODES, self.options.mode}:
             name, mode = stem, ""
         if mode not in ("", "common", self.options.mode) and self.options.mode != "all":
-            return None
+            return []
         path = f"{SOURCE}/{component}/{BUILD}/{file}"
         if not _IMAGE_NAME.fullmatch(name):
             self.fault(path, f"{name!r} cannot be the name of an image", "a-z 0-9, and . _ - between them")
@@ -173,26 +173,38 @@ class _Search:
             hint = "a copy of the component is built, and what it links to is not in it"
             self.fault(path, "is a link that leads out of the component", hint)
         if (text := self.text(path)) is None:
-            return None
+            return []
         options = self.options
         if name in options.arguments_of:
             options = replace(options, arguments=options.arguments_of[name])
-        read = kind.read(text, where=path, options=options)
-        self.faults += read.faults
+        platforms = options.platforms_of.get(name, options.platforms)
+        self.faults += kind.platform_faults(platforms, path)
         ignore = kind.ignore_file(f"{BUILD}/{file}", files)
-        self.lines_of_copies |= {(name, copy.text): f"{path}:{copy.line}" for copy in reversed(read.copies)}
-        return Image(
-            name=name,
-            component=component,
-            kind=kind.name,
-            file=f"{BUILD}/{file}",
-            mode=mode,
-            bases=read.bases,
-            copies=tuple(sorted({copy.text for copy in read.copies})),
-            onbuild=read.onbuild,
-            ignore=ignore,
-            ignored=self.ignored(component, ignore, files, f"{BUILD}/{file}") if ignore else frozenset(),
-        )
+        ignored = self.ignored(component, ignore, files, f"{BUILD}/{file}") if ignore else frozenset()
+        made = []
+        for platform in platforms or ("",):
+            read = kind.read(text, where=path, options=replace(options, platform=platform))
+            self.faults += [fault for fault in read.faults if fault not in self.faults]
+            lines = {copy.text: f"{path}:{copy.line}" for copy in reversed(read.copies)}
+            full = f"{name}@{platform}" if len(platforms) > 1 else name
+            self.lines_of_copies |= {(full, copy): line for copy, line in lines.items()}
+            made.append(
+                Image(
+                    name=full,
+                    component=component,
+                    kind=kind.name,
+                    file=f"{BUILD}/{file}",
+                    mode=mode,
+                    bases=read.bases,
+                    copies=tuple(sorted(lines)),
+                    onbuild=read.onbuild,
+                    ignore=ignore,
+                    ignored=ignored,
+                    platform=platform,
+                    runs=read.runs,
+                )
+            )
+        return made
 
     def ignored(self, component: str, file: str, files: Sequence[str], image: str) -> frozenset[str]:
         """Return the files of a component that an ignore file keeps out of an image's context."""
@@ -325,11 +337,12 @@ class _Search:
         first: dict[str, Image] = {}
         for component in self.components.values():
             for image in component.images:
-                other = first.setdefault(image.name, image)
-                if other is not image:
+                name = image.name.partition("@")[0]
+                other = first.setdefault(name, image)
+                if (other.component, other.file) != (image.component, image.file):
                     self.fault(
                         f"{SOURCE}/{image.component}/{image.file}",
-                        f"{SOURCE}/{other.component}/{other.file} describes the image {image.name} too",
+                        f"{SOURCE}/{other.component}/{other.file} describes the image {name} too",
                         "rename one; of the modes only one is built at a time (--mode)",
                     )
 

@@ -142,19 +142,22 @@ def _listed(text: str) -> list[str] | None:
 
 @dataclass(kw_only=True, slots=True)
 class _Stage:
-    """A stage: its name in lower case, the values that its words can use, and which of them ENV gave."""
+    """A stage: its name in lower case, the values that its words can use, and which of them ENV gave.
+    native: whether it is of the platform of the machine that builds, whatever the image is for."""
 
     name: str
     values: dict[str, str]
     environment: set[str]
+    native: bool = False
 
 
 class _Reading:
     """A Dockerfile that is being read. arguments: those that the builder gives."""
 
-    def __init__(self, where: str, arguments: Mapping[str, str], found: Instructions) -> None:
+    def __init__(self, where: str, arguments: Mapping[str, str], found: Instructions, platform: str) -> None:
         self.where, self.arguments, self.escape = where, arguments, found.escape
-        self.globals = dict(platform_arguments())
+        self.globals = dict(platform_arguments(platform))
+        self.runs = False
         self.stages: list[_Stage] = []
         self.bases: list[Reference] = []
         self.sources: list[tuple[str, str, int]] = []
@@ -202,12 +205,13 @@ class _Reading:
             case "COPY" | "ADD" if self.stages:
                 self.copy(row)
             case "RUN" if self.stages:
+                self.runs |= not self.stages[-1].native
                 self.mounts(row)
             case "ONBUILD" if self.stages:
                 self.trigger(row)
 
     def from_(self, row: Instruction) -> None:
-        _, words = self.words(row)
+        flags, words = self.words(row)
         if len(words) not in (1, 3) or (len(words) == 3 and words[1].upper() != "AS"):
             self.fault(row.line, f"FROM {row.rest}".rstrip(), "write FROM IMAGE, or FROM IMAGE AS NAME")
             words = words[:1]
@@ -222,7 +226,15 @@ class _Reading:
             self.copies += self.onbuild.copies
         # A stage has what the stage has that it is made from.
         values, environment = (parent.values, parent.environment) if parent else ({}, set())
-        self.stages.append(_Stage(name=name, values=dict(values), environment=set(environment)))
+        native = parent.native if parent else self.is_native(flags, row)
+        self.stages.append(
+            _Stage(name=name, values=dict(values), environment=set(environment), native=native)
+        )
+
+    def is_native(self, flags: list[str], row: Instruction) -> bool:
+        """Return whether `--platform` of a FROM is that of the machine that builds."""
+        wanted = [flag.partition("=")[2] for flag in flags if flag.startswith("--platform=")]
+        return bool(wanted) and self.expanded(wanted[-1], self.globals, row) == self.globals["BUILDPLATFORM"]
 
     def need(self, image: str, how: str, line: int) -> None:
         if image != "scratch":
@@ -320,7 +332,7 @@ class _Reading:
             if not stage and source.lower() not in names:
                 self.need(source, how, line)
         bases = tuple(sorted(self.bases, key=lambda base: base.line))
-        return ReadImage(bases, tuple(self.copies), tuple(self.faults), self.onbuild)
+        return ReadImage(bases, tuple(self.copies), tuple(self.faults), self.onbuild, self.runs)
 
 
 class _Empty(dict[str, str]):
@@ -337,15 +349,17 @@ class _Empty(dict[str, str]):
 
 
 @functools.cache
-def platform_arguments() -> Mapping[str, str]:
-    """Return the arguments that every builder gives: the platform is this machine's."""
+def platform_arguments(platform: str = "") -> Mapping[str, str]:
+    """Return the arguments that every builder gives. platform: that the image is for, by default this
+    machine's."""
     from buildstep.formats.oci.spec import OciPlatform
 
     here = OciPlatform.here()
+    there = OciPlatform.parse(platform) if platform else here
     found: dict[str, str] = {}
-    for side in ("BUILD", "TARGET"):
-        found |= {f"{side}PLATFORM": str(here), f"{side}OS": here.os}
-        found |= {f"{side}ARCH": here.architecture, f"{side}VARIANT": here.variant}
+    for side, its in (("BUILD", here), ("TARGET", there)):
+        found |= {f"{side}PLATFORM": str(its), f"{side}OS": its.os}
+        found |= {f"{side}ARCH": its.architecture, f"{side}VARIANT": its.variant}
     return found
 
 
@@ -357,7 +371,7 @@ def read(text: str, *, where: str, options: ReadOptions) -> ReadImage:
     a FROM that names nothing, an image's name with a variable that has no value, a heredoc without its end.
     """
     found = instructions(text)
-    reading = _Reading(where, options.arguments, found)
+    reading = _Reading(where, options.arguments, found, options.platform)
     for row in found.rows:
         reading.take(row)
     return reading.finish()

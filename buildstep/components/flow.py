@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
-from buildstep.components import handover
+from buildstep.components import emulation, handover
+from buildstep.components.beside import Tidy, reading_ahead
 from buildstep.components.builders import Builder, open_builder
 from buildstep.components.discover import discover
 from buildstep.components.engine import Engine, Orders, Say, Tell
@@ -23,7 +21,8 @@ from buildstep.components.inputs import Inputs, configured, key_of
 from buildstep.components.interface import Action, Base, Built, Job, Result, State
 from buildstep.components.plan import Selection, select
 from buildstep.components.records import Records, state_directory
-from buildstep.components.run import Key, Phase, Rules, Scheduler, Watcher
+from buildstep.components.references import base_key
+from buildstep.components.run import Key, Rules, Scheduler, Watcher
 from buildstep.components.sender import Sender
 from buildstep.components.settings import Flags, Settings, load
 from buildstep.components.stage import Stages
@@ -164,32 +163,33 @@ def find_bases(opened: Opened, jobs: Mapping[str, Job], tell: Tell, *, fetch: bo
     fetch: take those that are not here from their registry, as the setting `pull` says. One that cannot be
     had is told; the image that needs it fails then.
     """
-    pulls: dict[str, str] = {}
+    pulls: dict[tuple[str, str], str] = {}
     for name in jobs:
         for text in opened.graph.external.get(name, ()):
             if text != "scratch":
-                pull = opened.settings.options(name).pull
-                pulls[text] = "always" if "always" in (pull, pulls.get(text)) else pull
+                options = opened.settings.options(name)
+                key = text, options.platform
+                pulls[key] = "always" if "always" in (options.pull, pulls.get(key)) else options.pull
     if not pulls:
         return
     builder = opened.builder()
 
-    def find(text: str) -> tuple[str, str]:
-        identity = builder.resolve(text)
-        if not fetch or pulls[text] == "never" or (identity and pulls[text] == "missing"):
+    def find(key: tuple[str, str]) -> tuple[str, str]:
+        identity = builder.resolve(*key)
+        if not fetch or pulls[key] == "never" or (identity and pulls[key] == "missing"):
             return identity, ""
         try:
-            builder.fetch(text, lambda argv, env, what: process.run(argv, env=env, what=what))
+            builder.fetch(*key, lambda argv, env, what: process.run(argv, env=env, what=what))
         except BuildstepError as error:
             return (
                 identity,
                 f"{error.message}: {error.detail.strip().splitlines()[0] if error.detail else ''}",
             )
-        return builder.resolve(text), ""
+        return builder.resolve(*key), ""
 
-    for text, (identity, problem) in zip(pulls, parallel(find, pulls, FETCHES), strict=True):
+    for (text, platform), (identity, problem) in zip(pulls, parallel(find, pulls, FETCHES), strict=True):
         if identity:
-            opened.bases[text] = identity
+            opened.bases[base_key(text, platform)] = identity
         if problem:
             tell(f"the base image {text} could not be fetched: {problem}")
 
@@ -242,13 +242,15 @@ def build(opened: Opened, names: Sequence[str] | Selection, watcher: Watcher, ho
         if far and engine.far:
             far.sweep()
         find_bases(opened, jobs, how.tell)
+        if not engine.far:
+            emulation.check(jobs, opened.builder, functools.partial(recorded, opened))
         worker = Worker(_place(opened, how))
         worker.stages.clear()
         executor = engine.start(orders, worker, Sender(far, worker) if far and engine.far else None)
         try:
             with contextlib.ExitStack() as beside:
-                beside.enter_context(_reading_ahead(opened.inputs, jobs))
-                seen = watcher if how.keep else beside.enter_context(_Tidy(watcher, worker.stages, jobs))
+                beside.enter_context(reading_ahead(opened.inputs, jobs))
+                seen = watcher if how.keep else beside.enter_context(Tidy(watcher, worker.stages, jobs))
                 results = Scheduler(
                     jobs, executor, opened.records, opened.key_of, seen, rules=how.rules
                 ).run()
@@ -262,57 +264,6 @@ def build(opened: Opened, names: Sequence[str] | Selection, watcher: Watcher, ho
             worker.stages.prune(opened.records.outputs())
         opened.graph.repository.contents.save()
     return Outcome(jobs=jobs, results=results, started=started, seconds=time.monotonic() - begun)
-
-
-@contextlib.contextmanager
-def _reading_ahead(inputs: Inputs, jobs: Mapping[str, Job]) -> Iterator[None]:
-    """Read the files of jobs in a thread, in their order, while those before them run."""
-    over = threading.Event()
-
-    def read() -> None:
-        for name in jobs:
-            if over.is_set():
-                return
-            with contextlib.suppress(BuildstepError):  # told where the job itself comes
-                inputs.own(name)
-
-    reader = threading.Thread(target=read, name="reading-ahead", daemon=True)
-    reader.start()
-    try:
-        yield
-    finally:
-        over.set()
-        reader.join()
-
-
-class _Tidy:
-    """A watcher that removes the stage of each component whose jobs have all ended, and passes all on.
-
-    A thread removes them: the next job need not wait for that.
-    """
-
-    def __init__(self, watcher: Watcher, stages: Stages, jobs: Mapping[str, Job]) -> None:
-        self._watcher, self._stages = watcher, stages
-        self._left = Counter(job.component for job in jobs.values())
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="tidy")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True)
-
-    def phase(self, job: Job, phase: Phase, why: str) -> None:
-        self._watcher.phase(job, phase, why)
-
-    def still(self, names: Collection[str]) -> None:
-        self._watcher.still(names)
-
-    def ended(self, job: Job, result: Result) -> None:
-        self._left[job.component] -= 1
-        if not self._left[job.component]:
-            self._pool.submit(self._stages.remove, job.component)
-        self._watcher.ended(job, result)
 
 
 def stock_of(opened: Opened) -> Stock:

@@ -71,8 +71,9 @@ class Graph:
         external = []
         where = f"{SOURCE}/{image.component}/{image.file}"
         for base in image.bases:
-            name = find_image(base.text, images, options)
+            name = find_image(base.text, images, options, image.platform)
             if name is None:
+                self._no_platform(image, base, images, options)
                 external.append(base.text)
                 other = base.text.partition("@")[0].rpartition(":")[0]
                 if other in images and other != image.name:
@@ -87,6 +88,24 @@ class Graph:
             if provider != image.component:
                 self.component_reasons.setdefault((provider, image.component), reason)
         self.external[image.name] = tuple(dict.fromkeys(external))
+
+    def _no_platform(
+        self, image: Image, base: Reference, images: Mapping[str, Image], options: ReadOptions
+    ) -> None:
+        """Note a base of the graph that is built for other platforms only."""
+        others = [name for name in self._variants if find_image(base.text, [name], options)]
+        if others:
+            built = [other.platform for other in images.values() if other.name.partition("@")[0] in others]
+            self.notes.append(
+                f"{_place(f'{SOURCE}/{image.component}/{image.file}', base)}: {others[0]} is built here for "
+                f"{', '.join(built)} only: {base.text} is taken from elsewhere"
+            )
+
+    @cached_property
+    def _variants(self) -> list[str]:
+        """The names of images for several platforms, without these."""
+        found = (name.partition("@") for name in self.repository.images())
+        return list(dict.fromkeys(name for name, at, _ in found if at))
 
     @cached_property
     def consumers(self) -> dict[str, list[str]]:

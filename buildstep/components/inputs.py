@@ -15,6 +15,7 @@ from typing import Final
 from buildstep.components.discover import SOURCE
 from buildstep.components.graph import Graph
 from buildstep.components.interface import Built, Component, GraphError, Image, Job
+from buildstep.components.references import base_key
 from buildstep.components.settings import Settings
 from buildstep.system.digest import sha256_bytes
 from buildstep.system.text import printable
@@ -68,7 +69,7 @@ class Inputs:
         if job.image is not None:
             found |= {"kind": job.image.kind, "description": job.image.file}
             for base in self.graph.external[name]:
-                found[f"{BASE}:{base}"] = self._digest(base)
+                found[f"{BASE}:{base}"] = self._digest(base_key(base, job.image.platform))
         return found
 
     def all(self, name: str, outputs: Mapping[str, str]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -25,7 +25,8 @@ class ReadOptions:
     mode: files of other mode words are left out; "all" leaves out none. arguments: build arguments; they win
     over the defaults of ARG; arguments_of: all of them for certain images, by name. prefixes: what may stand
     before the name of an image of the graph, such as `registry.example/team/`; tags: the tags with which a
-    reference still means the image of the graph. environ: for templates.
+    reference still means the image of the graph. environ: for templates. platforms: of all images that
+    `platforms_of` does not name, none for the builder's own; platform: what one file is read for.
     """
 
     mode: str = "k8s"
@@ -34,6 +35,9 @@ class ReadOptions:
     prefixes: tuple[str, ...] = ("localhost/",)
     tags: tuple[str, ...] = ("latest",)
     environ: Mapping[str, str] = field(default_factory=dict)
+    platforms: tuple[str, ...] = ()
+    platforms_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    platform: str = ""
 
 
 class Reference(NamedTuple):
@@ -77,11 +81,12 @@ class Base(NamedTuple):
 class Image:
     """An image that a component builds.
 
-    name: unique in the graph. kind: the row of KINDS. file: relative to the component's directory. mode: the
-    mode word in the file's name, empty for none. bases: images it is made from, of the graph or not. copies:
-    paths of the component that go into it, as they are written; an empty one is all of it. onbuild: what it
-    makes others do. ignore: the file that says which files stay out of its context, relative to the
-    component's directory; ignored: these.
+    name: unique in the graph; of an image for several platforms each is one, NAME@PLATFORM. kind: the row of
+    KINDS. file: relative to the component's directory. mode: the mode word in the file's name, empty for
+    none. bases: images it is made from, of the graph or not. copies: paths of the component that go into it,
+    as they are written; an empty one is all of it. onbuild: what it makes others do. ignore: the file that
+    says which files stay out of its context, relative to the component's directory; ignored: these. platform:
+    empty for the builder's own; runs: whether programs of that platform are run to build it.
     """
 
     name: str
@@ -94,6 +99,8 @@ class Image:
     onbuild: OnBuild = OnBuild()  # noqa: RUF009 - it cannot be changed
     ignore: str = ""
     ignored: frozenset[str] = frozenset()
+    platform: str = ""
+    runs: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,12 +123,13 @@ class Component:
 
 class ReadImage(NamedTuple):
     """What a kind says of a file: images it needs, paths it copies from its component, with an empty text for
-    all of it, what is wrong, and what it makes those do that are made from it."""
+    all of it, what is wrong, what it makes those do that are made from it, and whether it runs programs."""
 
     bases: tuple[Reference, ...] = ()
     copies: tuple[Reference, ...] = (Reference("", "build", 0),)
     faults: tuple[Fault, ...] = ()
     onbuild: OnBuild = OnBuild()
+    runs: bool = False
 
 
 class Kind(Protocol):
@@ -137,6 +145,10 @@ class Kind(Protocol):
     def ignore_file(self, file: str, files: Collection[str]) -> str:
         """Return which of a component's files says what stays out of the image's context, empty for none; in
         the words of a `.dockerignore`. file: the one that describes the image."""
+        ...
+
+    def platform_faults(self, platforms: Sequence[str], where: str) -> list[Fault]:
+        """Return what is wrong with the platforms that an image is to be built for. where: its file."""
         ...
 
     def read(self, text: str, *, where: str, options: ReadOptions) -> ReadImage:

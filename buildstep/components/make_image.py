@@ -13,6 +13,7 @@ from typing import Final
 import buildstep
 from buildstep.components.builders import Builder, Recipe, Run
 from buildstep.components.interface import GraphError, Image
+from buildstep.components.references import store_name
 from buildstep.components.settings import BuildOptions
 from buildstep.components.stage import Stage
 from buildstep.system import process
@@ -57,7 +58,7 @@ def make(making: Making) -> str:
 def from_dockerfile(making: Making) -> str:
     """Build a Dockerfile; its context is the staged component."""
     recipe = Recipe(
-        name=making.image.name,
+        name=store_name(making.image.name),
         file=making.stage.folder / making.image.file,
         context=making.stage.folder,
         ignore=_ignore(making),

@@ -110,6 +110,8 @@ def select(
             wanted |= graph.of_components([name])
         elif name in graph.jobs:
             wanted.add(name)
+        elif several := [job for job in graph.jobs if job.partition("@")[0] == name]:
+            wanted.update(several)
         else:
             unknown.append(name)
     if unknown:

@@ -6,6 +6,7 @@ Our own client talks to the registry, so that no password is in an argument, a l
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,11 +22,13 @@ from buildstep.errors import BuildstepError, ExitCode, PublishError, UsageError
 from buildstep.events import Bus
 from buildstep.files.parallel import parallel
 from buildstep.formats.oci.layout import open_layout
+from buildstep.formats.oci.spec import OCI_INDEX, Descriptor, OciPlatform
 from buildstep.images.publishers.registry import push_image
 from buildstep.net.credentials import Credentials, credentials_for
 from buildstep.net.http import Http
 from buildstep.net.registry import Reference, RegistryClient
 from buildstep.net.request import HttpOptions
+from buildstep.system.digest import sha256_bytes
 
 FORMAT: Final = 1
 
@@ -41,27 +44,34 @@ class NotAllPushed(BuildstepError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pushed:
-    """An image on its way. image: its name; built: of its record; repository: HOST/NAME; digest: of its
-    manifest there; tags: those that name it now; error: why it is not all there."""
+    """An image on its way. image: its name; built: of its record, None for one of several platforms;
+    repository: HOST/NAME; digest: of its manifest or index there; tags: those that name it now; error: why it
+    is not all there; parts: the same of each platform, by its name."""
 
     image: str
-    built: Built
+    built: Built | None
     repository: str
     digest: str = ""
     tags: tuple[str, ...] = ()
     error: BuildstepError | None = None
+    parts: Mapping[str, Pushed] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the row of the result manifest."""
         return {
             "image": self.image,
-            "id": self.built.output,
-            "key": self.built.key,
+            "id": self.built.output if self.built else "",
+            "key": self.built.key if self.built else "",
             "repository": self.repository,
             "digest": self.digest,
             "reference": f"{self.repository}@{self.digest}" if self.digest else "",
             "tags": list(self.tags),
             "error": self.error.message if self.error else "",
+            "platforms": {
+                name: {"digest": part.digest, "id": part.built.output, "key": part.built.key}
+                for name, part in self.parts.items()
+                if part.built
+            },
         }
 
 
@@ -81,21 +91,24 @@ class Access:
 
 def chosen(names: Sequence[str], built: Mapping[str, Built | None]) -> dict[str, Built]:
     """Return the images to push, by name: those named, or all. built: all images of the plan, None for one
-    that was not built from the sources as they are now.
+    that was not built from the sources as they are now. A name stands for all platforms of its image.
 
     Raises UsageError for names that are no images, PublishError for images that are not built; both before
     anything is pushed.
     """
     from difflib import get_close_matches
 
-    unknown = [name for name in names if name not in built]
+    known: dict[str, list[str]] = {}
+    for name in sorted(built):
+        known.setdefault(name.partition("@")[0], []).append(name)
+    unknown = [name for name in names if name not in known]
     if unknown:
-        near = get_close_matches(unknown[0], list(built), 1)
-        hint = f"did you mean {near[0]}?" if near else f"images: {', '.join(sorted(built)) or 'none'}"
+        near = get_close_matches(unknown[0], list(known), 1)
+        hint = f"did you mean {near[0]}?" if near else f"images: {', '.join(known) or 'none'}"
         raise UsageError(f"no such image in this plan: {', '.join(unknown)}", hint=hint)
     found: dict[str, Built] = {}
     missing = []
-    for name in dict.fromkeys(names) if names else sorted(built):
+    for name in (full for short in dict.fromkeys(names or known) for full in known[short]):
         record = built[name]
         if record is None:
             missing.append(name)
@@ -123,13 +136,15 @@ def push(
             hint="--registry HOST[/NAMESPACE], `registry` in components.toml, or -c with pai's configuration",
         )
     rows = [
-        Pushed(image=name, built=built, repository=registry.repository(name))
+        Pushed(image=name, built=built, repository=registry.repository(name.partition("@")[0]))
         for name, built in sorted(images.items())
     ]
     credentials = registry.credentials or credentials_for(registry.host, access.environ)
     with _session(access) as http:
         clients = {row.image: _client(row, http, credentials, access) for row in rows}
         rows = list(parallel(lambda row: _content(row, clients[row.image], access, tell), rows, AT_ONCE))
+        rows = [_joined(group, clients[group[0].image], tell) for group in _by_image(rows)]
+        clients |= {row.image: clients[f"{row.image}@{name}"] for row in rows for name in list(row.parts)[:1]}
         if any(row.error for row in rows):
             return rows
         return list(parallel(lambda row: _tags(row, clients[row.image], registry, tell), rows, AT_ONCE))
@@ -151,6 +166,7 @@ def _client(row: Pushed, http: Http, credentials: Credentials | None, access: Ac
 
 def _content(row: Pushed, client: RegistryClient, access: Access, tell: Callable[[str], None]) -> Pushed:
     """Send an image's layers and manifest, under its digest only."""
+    assert row.built is not None
     try:
         with tempfile.TemporaryDirectory(prefix="buildstep-push-") as scratch:
             folder = Path(scratch, "layout")
@@ -163,6 +179,46 @@ def _content(row: Pushed, client: RegistryClient, access: Access, tell: Callable
         return replace(row, error=error)
     tell(f"{row.image}: {row.repository}@{entry.digest}")
     return replace(row, digest=entry.digest)
+
+
+def _by_image(rows: Sequence[Pushed]) -> list[list[Pushed]]:
+    """Return rows with those of the same image, for several platforms, together."""
+    found: dict[str, list[Pushed]] = {}
+    for row in rows:
+        found.setdefault(row.image.partition("@")[0], []).append(row)
+    return list(found.values())
+
+
+def _joined(rows: Sequence[Pushed], client: RegistryClient, tell: Callable[[str], None]) -> Pushed:
+    """Return the row of an image: of several platforms one with an index of these (image-spec,
+    image-index.md), which is sent under its digest."""
+    name, several, _ = rows[0].image.partition("@")
+    if not several:
+        return rows[0]
+    parts = {row.image.partition("@")[2]: row for row in rows}
+    whole = Pushed(image=name, built=None, repository=rows[0].repository, parts=parts)
+    if errors := [row.error for row in rows if row.error is not None]:
+        return replace(whole, error=errors[0])
+    try:
+        entries = []
+        for platform, row in parts.items():
+            kind, data = client.manifest(row.digest)
+            entries.append(
+                Descriptor(
+                    media_type=kind,
+                    digest=row.digest,
+                    size=len(data),
+                    platform=OciPlatform.parse(platform).to_json(),
+                ).to_json()
+            )
+        value = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
+        data = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+        digest = f"sha256:{sha256_bytes(data)}"
+        client.push_manifest(digest, OCI_INDEX, data)
+    except BuildstepError as error:
+        return replace(whole, error=error)
+    tell(f"{name}: {whole.repository}@{digest} for {', '.join(parts)}")
+    return replace(whole, digest=digest)
 
 
 def _tags(row: Pushed, client: RegistryClient, registry: Registry, tell: Callable[[str], None]) -> Pushed:

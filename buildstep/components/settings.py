@@ -33,10 +33,14 @@ _TAG = text(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", say="a tag")
 _PLACE = text(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*", say="HOST[:PORT][/NAMESPACE]")
 _PLATFORM = text(r"[a-z0-9]+/[a-z0-9_]+(/[a-z0-9]+)?", say="OS/ARCHITECTURE[/VARIANT]")
 
+_PLATFORMS: Final[Rule] = {
+    **_PLATFORM, **array(_PLATFORM, least=1, unique=True), "type": ["string", "array"],
+}  # fmt: skip
+
 _BUILD: Final[dict[str, Rule]] = {
     "arguments": mapping(_LINE, keys=_NAME),
     "labels": mapping(_LINE),
-    "platform": _PLATFORM,
+    "platform": _PLATFORMS,
     "target": _LINE,
     "cache_from": array(_LINE),
     "secrets": mapping(text()),
@@ -74,7 +78,8 @@ class BuildOptions:
 
     arguments: for ARG. target: the stage that is wanted, empty for the last one. secrets: id to the file with
     it, for `RUN --mount=type=secret`; the content is in no layer. cache_from: repositories to take layers
-    from. pull: when bases from outside the graph are fetched: `missing`, `always` or `never`.
+    from. pull: when bases from outside the graph are fetched: `missing`, `always` or `never`. platforms: of
+    an image that is built for several; platform: the one that is meant, empty for the builder's own.
     """
 
     arguments: Mapping[str, str] = field(default_factory=dict)
@@ -85,6 +90,7 @@ class BuildOptions:
     secrets: Mapping[str, Path] = field(default_factory=dict)
     no_cache: bool = False
     pull: str = "missing"
+    platforms: tuple[str, ...] = ()
 
     def inputs(self) -> dict[str, str]:
         """Return what of these goes into the image, by name, for its key. No secret's content does."""
@@ -140,8 +146,10 @@ class Settings:
     executors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def options(self, image: str) -> BuildOptions:
-        """Return how an image is built."""
-        return self.of.get(image, self.build)
+        """Return how an image is built; one of several platforms has its own in its name."""
+        name, _, platform = image.partition("@")
+        found = self.of.get(name, self.build)
+        return replace(found, platform=platform, platforms=()) if platform else found
 
     def read_options(self, environ: Mapping[str, str] | None = None) -> ReadOptions:
         """Return what decides how the repository is read: a full name of an image of ours is the image.
@@ -159,6 +167,8 @@ class Settings:
             prefixes=prefixes,
             tags=tags,
             environ=environ or {},
+            platforms=_platforms_of(self.build),
+            platforms_of={name: _platforms_of(options) for name, options in self.of.items()},
         )
 
 
@@ -169,7 +179,7 @@ class Flags(NamedTuple):
     mode: str = ""
     arguments: Mapping[str, str] = {}
     labels: Mapping[str, str] = {}
-    platform: str = ""
+    platforms: Sequence[str] = ()
     secrets: Mapping[str, str] = {}
     no_cache: bool = False
     pull: str = ""
@@ -199,6 +209,8 @@ def load(root: Path, flags: Flags = Flags()) -> Settings:  # noqa: B008 - it can
         if faults := [fault for tag in tags for fault in schema.check(tag, _TAG, "--tag")]:
             raise SpecError("command line", faults)
         registry = replace(registry, tags=tags)
+    if faults := [fault for text in flags.platforms for fault in schema.check(text, _PLATFORM, "--platform")]:
+        raise SpecError("command line", faults)
     shared = _options(BuildOptions(), own, root)
     hooks = own.get("hooks", {})
     return Settings(
@@ -235,10 +247,12 @@ def _own(path: Path) -> dict[str, Any]:
 
 def _options(below: BuildOptions, table: Mapping[str, Any], root: Path) -> BuildOptions:
     """Return the options of a table; what it does not say is as in `below`, to whose maps it adds."""
+    listed = table.get("platform")
+    platforms = _platforms_of(below) if listed is None else [listed] if isinstance(listed, str) else listed
     return BuildOptions(
         arguments={**below.arguments, **table.get("arguments", {})},
         labels={**below.labels, **table.get("labels", {})},
-        platform=table.get("platform", below.platform),
+        **_for_platforms(platforms),
         target=table.get("target", ""),
         cache_from=tuple(table.get("cache_from", below.cache_from)),
         secrets={**below.secrets, **{key: root / path for key, path in table.get("secrets", {}).items()}},
@@ -252,11 +266,23 @@ def _flagged(options: BuildOptions, flags: Flags) -> BuildOptions:
         options,
         arguments={**options.arguments, **flags.arguments},
         labels={**options.labels, **flags.labels},
-        platform=flags.platform or options.platform,
+        **_for_platforms(tuple(flags.platforms) or _platforms_of(options)),
         secrets={**options.secrets, **{key: Path(path) for key, path in flags.secrets.items()}},
         no_cache=flags.no_cache or options.no_cache,
         pull=flags.pull or options.pull,
     )
+
+
+def _platforms_of(options: BuildOptions) -> tuple[str, ...]:
+    return options.platforms or ((options.platform,) if options.platform else ())
+
+
+def _for_platforms(platforms: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of BuildOptions for these platforms; a single one is no set."""
+    several = tuple(dict.fromkeys(platforms))
+    if len(several) > 1:
+        return {"platform": "", "platforms": several}
+    return {"platform": "".join(several), "platforms": ()}
 
 
 # -- pai's configuration ------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ from buildstep.system.digest import sha256_bytes
 
 FORMAT: Final = 1
 
-_NOT_SENT: Final = ("onbuild", "ignored")
+_NOT_SENT: Final = ("onbuild", "ignored", "runs")
 """Fields of an image that only decide what there is to do."""
 
 
@@ -97,7 +97,8 @@ def loads(data: bytes) -> Ticket:
         job = value.pop("job")
         options = value.pop("options")
         options["secrets"] = {name: Path() for name in options["secrets"]}
-        options["cache_from"] = tuple(options["cache_from"])
+        for name in ("cache_from", "platforms"):
+            options[name] = tuple(options[name])
         hooks = value.pop("hooks")
         hooks["environment"] = tuple(hooks["environment"])
         hooks["travels"] = tuple(hooks["travels"])

@@ -22,7 +22,7 @@ from buildstep.components.hooks import Hook, make_executable, run_hook
 from buildstep.components.inputs import FILE, LISTED
 from buildstep.components.interface import Action, Base, Component, History, Job, Result, State
 from buildstep.components.make_image import Making, make
-from buildstep.components.references import find_image
+from buildstep.components.references import base_key, find_image, store_name
 from buildstep.components.settings import Settings
 from buildstep.components.stage import Provider, Stage, Stages
 from buildstep.errors import BuildstepError, Interrupted
@@ -179,10 +179,11 @@ class Worker:
         assert job.image is not None
         found = {}
         for base in job.image.bases:
-            name = find_image(base.text, self._images, self._options)
+            platform = job.image.platform
+            name = find_image(base.text, self._images, self._options, platform)
             if name is not None:
-                found[base.text] = Base(outputs[name], name)
-            elif known := self.place.bases.get(base.text):
+                found[base.text] = Base(outputs[name], store_name(name))
+            elif known := self.place.bases.get(base_key(base.text, platform)):
                 found[base.text] = known
         return found
 

@@ -309,10 +309,87 @@ def files_of(top: Path, image: str) -> set[str]:
     return found
 
 
+def test_d20_images_for_several_platforms_are_built_and_pushed_as_one(
+    built: Place, tmp_path: Path, registry: Registry
+) -> None:
+    """Of another platform too, as nothing is run; from bases of the graph, and from elsewhere."""
+    write(tmp_path / "repo/src", {
+        "root/build/root.common.dockerfile": "FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /arch\n",
+        "root/amd64": "x86", "root/arm64": "arm",
+        "app/build/app.common.dockerfile": f"FROM root\nCOPY --from={registry.host}/far/base:1 /arch /far\n",
+    })  # fmt: skip
+    (tmp_path / "repo/components.toml").write_text('platform = ["linux/amd64", "linux/arm64"]\n')
+    conf = tmp_path / "registries.conf"
+    conf.write_text(
+        f'unqualified-search-registries = []\n[[registry]]\nlocation = "{registry.host}"\ninsecure = true\n'
+    )
+    more = {"CONTAINERS_REGISTRIES_CONF": os.fspath(conf)}
+    (tmp_path / "store").symlink_to(built.top / "store")
+    place = Place(tmp_path, tmp_path / "repo")
+    words = ["--registry", f"{registry.host}/far", "-t", "1"]
+    # What is "elsewhere" is made here first.
+    copy = Place(tmp_path, tmp_path / "other")
+    shutil.copytree(tmp_path / "repo/src/root", tmp_path / "other/src/base")
+    (copy.repo / "src/base/build/root.common.dockerfile").rename(
+        copy.repo / "src/base/build/base.common.dockerfile"
+    )
+    (copy.repo / "components.toml").write_text('platform = ["linux/amd64", "linux/arm64"]\n')
+    assert len(copy.build()) == 2
+    assert copy.run("push", *words).returncode == 0
+    done = place.run("build", "--json", **more)
+    assert done.returncode == 0, done.stderr
+    states = {row["job"]: row["state"] for row in json.loads(done.stdout)["jobs"]}
+    assert states == {
+        f"{name}@linux/{arch}": "built" for name in ("root", "app") for arch in ("amd64", "arm64")
+    }
+    again = place.run("build", **more)
+    assert again.stdout == "nothing to do: the results of all 4 jobs are there\n"
+    pushed = place.run("push", *words, "--json", **more)
+    assert pushed.returncode == 0, pushed.stderr
+    rows = {row["image"]: row for row in json.loads(pushed.stdout)["images"]}
+    _, index = manifest(registry, "far/app", "1")
+    assert [entry["platform"]["architecture"] for entry in index["manifests"]] == ["amd64", "arm64"]
+    for entry in index["manifests"]:
+        assert (
+            entry["digest"]
+            == rows["app"]["platforms"][f"linux/{entry['platform']['architecture']}"]["digest"]
+        )
+    for arch, text in (("amd64", "x86"), ("arm64", "arm")):
+        argv = ["skopeo", "copy", "--quiet", "--src-tls-verify=false", "--override-arch", arch,
+                f"docker://{registry.host}/far/app:1", f"oci:{tmp_path}/{arch}"]  # fmt: skip
+        subprocess.run(argv, check=True, capture_output=True, timeout=LIMIT)
+        assert content_of(tmp_path / arch) == {"arch": text, "far": text}
+    write(tmp_path / "repo/src", {"root/arm64": "other"})
+    changed = place.run("build", "--json", **more)
+    states = {row["job"]: row["state"] for row in json.loads(changed.stdout)["jobs"]}
+    assert {name for name, state in states.items() if state == "reused"} == {"app@linux/amd64"}
+    write(tmp_path / "repo/src", {"app/build/app.common.dockerfile": "FROM root\nRUN x\n"})
+    (tmp_path / "repo/components.toml").write_text('platform = ["linux/amd64", "linux/s390x"]\n')
+    refused = place.run("build", **more)
+    if not Path("/proc/sys/fs/binfmt_misc/qemu-s390x").exists():
+        assert refused.returncode == ExitCode.GRAPH
+        assert "app@linux/s390x: RUN for linux/s390x" in refused.stderr
+        assert "building:" not in refused.stderr
+
+
+def content_of(layout: Path) -> dict[str, str]:
+    """The files at the top of an image, with what is in them."""
+    found = {}
+    for path in (layout / "blobs/sha256").iterdir():
+        if path.read_bytes()[:2] == b"\x1f\x8b":
+            with tarfile.open(path) as tar:
+                for item in tar:
+                    if item.isfile() and (stream := tar.extractfile(item)):
+                        found[item.name] = stream.read().decode()
+    return found
+
+
 def manifest(registry: Registry, name: str, tag: str) -> tuple[str, dict[str, Any]]:
     request = urllib.request.Request(
         f"http://{registry.host}/v2/{name}/manifests/{tag}",
-        headers={"Accept": "application/vnd.oci.image.manifest.v1+json"},
+        headers={
+            "Accept": "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json"
+        },
     )
     with urllib.request.urlopen(request, timeout=10) as reply:
         return reply.headers["Docker-Content-Digest"], json.load(reply)

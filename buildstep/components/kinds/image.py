@@ -6,11 +6,12 @@ The component's hook makes the proto directory, and `build.image` can name an im
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
 from buildstep.components.interface import ReadImage, ReadOptions, Reference
 from buildstep.errors import Fault, SpecError
+from buildstep.formats.oci.spec import OciPlatform
 from buildstep.spec import schema, template
 
 _NO_GIT = {"commit": "0" * 40, "short": "0" * 7, "branch": "detached", "dirty": False, "tag": ""}
@@ -28,6 +29,14 @@ class OurImage:
 
     def ignore_file(self, file: str, files: Collection[str]) -> str:
         return ""
+
+    def platform_faults(self, platforms: Sequence[str], where: str) -> list[Fault]:
+        here = str(OciPlatform.here())
+        others = [platform for platform in platforms if platform != here]
+        if not others:
+            return []
+        message = f"cannot be built for {', '.join(others)}: an m.json is built for the machine, {here}"
+        return [Fault(where=where, message=message, hint="set `platform` of this image in components.toml")]
 
     def read(self, text: str, *, where: str, options: ReadOptions) -> ReadImage:
         try:

@@ -120,11 +120,11 @@ def test_an_image_is_looked_up_and_fetched_by_its_reference(stubs: Stubs) -> Non
     stubs.make("buildah", "docker")
     for kind in (Buildah, Docker):
         builder = kind(os.environ)
-        assert builder.resolve("ubuntu:16.04") == ID
-        builder.fetch("ubuntu:16.04", run)
+        assert builder.resolve("ubuntu:16.04", "") == ID
+        builder.fetch("ubuntu:16.04", "", run)
         assert stubs.calls[-1][-4:] == ["pull", "--quiet", "--", "ubuntu:16.04"]
     stubs.make("buildah", status=1)
-    assert Buildah(os.environ).resolve("gone") == ""
+    assert Buildah(os.environ).resolve("gone", "") == ""
 
 
 def test_an_image_of_an_older_docker_engine_is_converted(stubs: Stubs, tmp_path: Path) -> None:

@@ -50,10 +50,10 @@ class Shelf:
     def name_of(self, image: str) -> str:
         raise AssertionError
 
-    def resolve(self, text: str) -> str:
+    def resolve(self, text: str, platform: str) -> str:
         raise AssertionError
 
-    def fetch(self, text: str, run: Run) -> None:
+    def fetch(self, text: str, platform: str, run: Run) -> None:
         raise AssertionError
 
     def save(self, image: str, layout: Path, run: Run) -> None:
