@@ -12,7 +12,7 @@ from typing import NamedTuple
 from buildstep.errors import Fault, SpecError
 from buildstep.services import platforms
 from buildstep.services.answers import Answers
-from buildstep.services.dependencies import uses
+from buildstep.services.dependencies import schema_faults, uses
 from buildstep.services.drafts import Draft, Request, make_draft
 from buildstep.services.interface import Key
 from buildstep.services.keys import WORD, WORD_TEXT
@@ -118,6 +118,7 @@ class _Planner:
             keys = draft.producers.setdefault(use.role, [])
             if use.key not in keys:
                 keys.append(use.key)
+        self.faults += schema_faults(draft)
         self.drafts[draft.text] = draft
 
     def _allowed(self, draft: Draft) -> bool:
@@ -131,7 +132,7 @@ class _Planner:
                 self.fault(name, f"{other} has the role {key.role} and this instance too", hint)
         try:
             service = draft.template.service
-            draft.template.instance  # noqa: B018 - read now, so that its faults are told with the others
+            draft.template.instance, draft.template.schema  # noqa: B018 - for their faults
         except SpecError as error:
             self.faults += error.faults
             return False

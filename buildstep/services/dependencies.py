@@ -181,5 +181,29 @@ def build_or_runtime(
             yield {**row, "where": key}
 
 
+def schema_faults(draft: Draft) -> list[Fault]:
+    """Return what the schema of a draft's template wants of its parent and its producers, and is not there:
+    `consume:ROLE:LEAST:MOST`, `parent:ROLE`."""
+    found = []
+    for field in draft.template.schema.fields.values() if draft.template.schema else ():
+        where = f"{draft.text}: {field.place}: {field.key}"
+        if (
+            field.parent
+            and not field.optional
+            and (draft.parent is None or draft.parent.id.role != field.parent)
+        ):
+            hint = f"--parent KEY names a service of the role {field.parent}"
+            found.append(Fault(where=where, message=f"it lies in no {field.parent}", hint=hint))
+        if (want := field.consume) is not None:
+            count = len(draft.producers.get(want.role, ()))
+            most = count if want.most is None else want.most
+            least = 0 if field.optional else want.least
+            if not least <= count <= most:
+                limits = f"{least} to {most}" if want.most is not None else f"at least {least}"
+                message = f"it uses {count} services of the role {want.role}, and {limits} are wanted"
+                found.append(Fault(where=where, message=message, hint="--consume KEY names one"))
+    return found
+
+
 def _roles(document: Document, key: str) -> list[str]:
     return [str(role).lower() for role in document.items(key)] if key in document else []

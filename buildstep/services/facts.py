@@ -17,11 +17,14 @@ from typing import Any, Final
 from buildstep.errors import Fault, SpecError
 from buildstep.services import platforms
 from buildstep.services.hrd import Ask, Document, Value, parse, resolve
+from buildstep.services.hrd.schema import Field, read_schema
+from buildstep.services.hrd.typed import Mistyped
 from buildstep.services.interface import Facts
 from buildstep.services.processes import processes_of
 from buildstep.services.relations import relations
 from buildstep.services.repository import PRODUCER, Repository, Service
 from buildstep.services.secrets import is_reference, is_secret_name, masked, read_secret
+from buildstep.services.templates import SCHEMA
 
 PATHS: Final[Mapping[str, str]] = {
     "system.paths.base": "/opt/services",
@@ -124,7 +127,9 @@ class _Reader:
         packages = [str(one) for one in _list(values.get("packages", []))]
         if machine is None or not machine.isdisjoint(("debian", "ubuntu")):
             packages += [str(one) for one in _list(values.get("ubuntu.packages", []))]
-        typed = {key: _typed(service, key, value, faults) for key, value in values.items()}
+        schema = service.folder / SCHEMA
+        fields = read_schema(schema).fields if schema.is_file() else {}
+        typed = {key: _typed(service, key, value, fields.get(key), faults) for key, value in values.items()}
         if faults:
             raise SpecError(f"service {service}", faults)
         return Facts(
@@ -225,14 +230,21 @@ def machine_of(service: Service) -> frozenset[str] | None:
     return None
 
 
-def _typed(service: Service, key: str, value: Value, faults: list[Fault]) -> Any:
-    """Return a value of the type that was asked for."""
+def _typed(service: Service, key: str, value: Value, field: Field | None, faults: list[Fault]) -> Any:
+    """Return a value of the type that was asked for, or that the schema has."""
     if isinstance(value, Ask):
         fault = Fault(
             where=service.key, message=f"{key} is asked and not answered", hint="write it in instance.hrd"
         )
         faults.append(fault)
         return None
+    if field is not None:
+        try:
+            return field.typed(value)
+        except Mistyped as error:
+            where = f"{service.folder / 'instance.hrd'}: {key}"
+            faults.append(Fault(where=where, message=error.message, hint=error.hint))
+            return None
     asked = service.questions.get(key, None)
     if not isinstance(asked, Ask) or not isinstance(value, str) or (value == "" and asked.default == ""):
         return value

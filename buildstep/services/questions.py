@@ -8,10 +8,10 @@ from typing import Any
 from buildstep.errors import Fault, SpecError
 from buildstep.services.answers import MISSING, Answers, Prompt
 from buildstep.services.drafts import Draft
-from buildstep.services.hrd import Ask, Document, parse
+from buildstep.services.hrd import Ask, parse
 from buildstep.services.repository import PRODUCER, hrd_value
 from buildstep.services.secrets import is_reference, is_secret_name, plain_fault, reference_fault
-from buildstep.services.templates import INSTANCE
+from buildstep.services.templates import INSTANCE, Template
 from buildstep.spec.schema import near
 
 ALWAYS = ("tcp.addr", "node.tcp.addr", "ssh.port", "system.paths.", "timeout.", "tries.")
@@ -121,13 +121,14 @@ def _others(draft: Draft, answers: Answers, questions: Mapping[str, Ask], *, ask
         if key not in questions:
             found[key] = draft.arguments[key]
     for key in answers.given(draft.key, plain=asked):
-        if key not in questions and _may_have(draft.template.instance, key):
+        if key not in questions and _may_have(draft.template, key):
             found[key] = answers.find(draft.key, key, plain=asked)
     return found
 
 
-def _may_have(document: Document, key: str) -> bool:
-    return key in document or key.startswith(ALWAYS)
+def _may_have(template: Template, key: str) -> bool:
+    known = template.schema is not None and key in template.schema.fields
+    return known or key in template.instance or key.startswith(ALWAYS)
 
 
 def unknown(drafts: Sequence[Draft], asked: Draft, answers: Answers) -> list[Fault]:
@@ -139,7 +140,7 @@ def unknown(drafts: Sequence[Draft], asked: Draft, answers: Answers) -> list[Fau
             named = next((draft for draft in drafts if draft.named(full)), None)
             draft = named or asked
             key = full.removeprefix(draft.named(full))
-            if (named or source.strict) and not _asks_for(draft.template.instance, key):
+            if (named or source.strict) and not _asks_for(draft.template, key):
                 document = draft.template.instance
                 hint = near(key, document) or (f"it has {', '.join(document)}" if document else "it has none")
                 message = f"{key} is no parameter of {draft.template}"
@@ -147,8 +148,8 @@ def unknown(drafts: Sequence[Draft], asked: Draft, answers: Answers) -> list[Fau
     return faults
 
 
-def _asks_for(document: Document, key: str) -> bool:
+def _asks_for(template: Template, key: str) -> bool:
     """Return whether a key is a parameter, or a part of one that is a table or a list."""
-    asked = document.asks()
+    asked = template.instance.asks()
     parts = any(name.startswith(f"{key}.") or key.startswith(f"{name}.") for name in asked)
-    return parts or _may_have(document, key)
+    return parts or _may_have(template, key)

@@ -69,6 +69,7 @@ def check_template(template: Template, templates: Templates) -> list[Finding]:
     found = [*_names(template), *_actions(template)]
     for name in (SERVICE, INSTANCE):
         try:
+            template.schema  # noqa: B018 - for its faults
             document = template.service if name == SERVICE else template.instance
         except SpecError as error:
             found += map(of_fault, error.faults)
@@ -78,7 +79,7 @@ def check_template(template: Template, templates: Templates) -> list[Finding]:
         found += check(document, where)
         if name == SERVICE:
             found += _dependencies(document, where, templates)
-    return found
+    return list(dict.fromkeys(found))
 
 
 # -- service.hrd ------------------------------------------------------------------------------------------

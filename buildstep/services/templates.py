@@ -21,6 +21,7 @@ from pathlib import Path
 
 from buildstep.errors import Fault, SpecError
 from buildstep.services.hrd import Document, parse, read
+from buildstep.services.hrd.schema import Field, Schema, read_schema
 from buildstep.services.interface import Key, Side
 from buildstep.services.keys import VERSION, WORD, key_text, matches, parse_key, role_of
 from buildstep.spec.schema import near
@@ -74,8 +75,18 @@ class Template:
 
     @cached_property
     def instance(self) -> Document:
-        """Parameters of an instance, some of them asked. Raises SpecError for a file that is no HRD."""
-        return _document(self.hrd_file(INSTANCE), self.directory / INSTANCE)
+        """Parameters of an instance, some of them asked; without a file what the schema wants is asked.
+        Raises SpecError for a file that is no HRD."""
+        path = self.hrd_file(INSTANCE)
+        if path is None and self.schema is not None:
+            return _questions(self.schema)
+        return _document(path, self.directory / INSTANCE)
+
+    @cached_property
+    def schema(self) -> Schema | None:
+        """Types of parameters, and which services it wants; None without a file. Raises SpecError."""
+        path = self.hrd_file(SCHEMA)
+        return None if path is None else read_schema(path)
 
     @property
     def actions(self) -> Mapping[Side, Path]:
@@ -186,6 +197,21 @@ def _with_bases(templates: Sequence[Template]) -> Iterator[Template]:
             directory=template.directory,
             bases=tuple(bases),
         )
+
+
+def _questions(schema: Schema) -> Document:
+    """Return the questions of a schema. What is optional and has no default is not asked, but may be given;
+    what names a parent or producers is no parameter."""
+    fields = [field for field in schema.fields.values() if not relates(field)]
+    asked = {
+        field.key: field.question() for field in fields if not field.optional or field.default is not None
+    }
+    return Document.of(dict(asked), where=schema.where)
+
+
+def relates(field: Field) -> bool:
+    """Return whether a field of a schema names a parent or producers, and no value."""
+    return field.consume is not None or bool(field.parent)
 
 
 def _document(path: Path | None, where: Path) -> Document:

@@ -55,7 +55,7 @@ def test_create_lists_what_it_made_itself_last(run: Run, site: Path) -> None:
     assert not (site / "services/web!three").exists()
 
 
-def test_a_question_without_an_answer_in_ci_is_an_error_and_no_prompt(run: Run, site: Path) -> None:
+def test_ays_d22_a_question_without_an_answer_in_ci_is_an_error(run: Run, site: Path) -> None:
     status, out, err = run("service", "create", "web", "-D", "param.n=x")
     assert (status, out) == (2, "")
     assert "param.passwd is asked and not answered (-D param.passwd=VALUE: of the admin)" in err
@@ -247,7 +247,7 @@ def test_check_tells_all_and_exits_with_23(run: Run, site: Path) -> None:
     )
 
 
-def test_no_command_shows_a_secret(run: Run, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ays_d12_no_command_shows_a_secret(run: Run, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEB_PASSWORD", CANARY)
     template(
         site, "keys", {"instance.hrd": "param.api_key = @ASK type:password\nparam.x = '$(param.api_key)'\n"}

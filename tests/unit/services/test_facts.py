@@ -77,7 +77,7 @@ def test_what_only_a_shell_understands_is_given_to_one(tmp_path: Path) -> None:
     assert process.argv == ["/bin/sh", "-c", 'rm -f /x;export X=C;exec mongod --a "b c"']
 
 
-def test_a_comma_in_a_value_makes_no_second_entry(tmp_path: Path) -> None:
+def test_ays_d15_a_comma_in_a_value_makes_no_second_entry(tmp_path: Path) -> None:
     template(tmp_path, "web", {
         "service.hrd": "process.1 =\n    cmd:serve,\n    args:'$(param.who)',\n",
         "instance.hrd": "param.who = @ASK\n",
@@ -245,7 +245,7 @@ def secret_service(root: Path) -> Repository:
     return Repository.open(root)
 
 
-def test_a_secret_is_in_no_facts_and_reaches_the_actions_of_those_who_use_it(tmp_path: Path) -> None:
+def test_ays_d12_a_secret_is_in_no_facts_and_reaches_the_actions_of_those_who_use_it(tmp_path: Path) -> None:
     repository = secret_service(tmp_path)
     db, web = repository.one("db"), repository.one("web")
     environ = {"DB_PASSWORD": CANARY}
@@ -294,7 +294,7 @@ def test_a_credential_of_systemd_is_a_secret(tmp_path: Path) -> None:
         ("secret:credential:a/b", "no name"),
     ],
 )
-def test_a_secret_must_be_given_by_reference(tmp_path: Path, answer: str, reason: str) -> None:
+def test_ays_d12_a_secret_must_be_given_by_reference(tmp_path: Path, answer: str, reason: str) -> None:
     template(tmp_path, "db", {"instance.hrd": "param.passwd = @ASK\n"})
     with pytest.raises(SpecError) as caught:
         create(tmp_path, "db", data={"param.passwd": answer})
