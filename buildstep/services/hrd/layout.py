@@ -42,7 +42,9 @@ def _entry(entry: Entry) -> list[str]:
     lines = [line.removesuffix("\r") for line in entry.raw.removesuffix("\n").split("\n")]
     rest = lines[0].partition("=")[2]
     text = (rest[: rest.rindex(entry.note)] if entry.note else rest).strip(BLANKS)
-    first = f"{entry.key} = {text}" if text else f"{entry.key} ="
+    # Directly after the = a double quote makes all that follows a text; see the reader.
+    blank = " " if text and rest[0] != '"' else ""
+    first = f"{entry.key} ={blank}{text}"
     if entry.note:
         first += f"  {entry.note}"
     if isinstance(entry.value, bytes):

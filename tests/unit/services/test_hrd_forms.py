@@ -6,6 +6,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -215,7 +216,7 @@ def test_layout() -> None:
 @given(
     st.lists(
         st.sampled_from(
-            ["a", "k = ", "\n", "\nx =", "\n    ", "\n  b,", "\n\n", " # c", "\n#d", "'q'", ":", ",", "\r\n", "@ASK ", "\t", "y = 1", "\\N"]
+            ["a", "k = ", "\n", "\nx =", "\n    ", "\n  b,", "\n\n", " # c", "\n#d", "'q'", ":", ",", "\r\n", "@ASK ", "\t", "y = 1", "\nz =\"", "\\N"]
         ),
         max_size=20,
     ).map("".join)
@@ -229,6 +230,12 @@ def test_the_layout_of_any_file_changes_no_value_and_no_more_the_second_time(tex
     assert parse(new) == document
     assert formatted(parse(new)) == new
     assert new.count("#") == text.count("#")
+
+
+def test_a_double_quote_directly_after_the_equals_sign_stays_there() -> None:
+    text = 'k ="a, b: c"\n'
+    assert formatted(parse(text)) == text
+    assert parse(text).get("k") == '"a, b: c"'
 
 
 # -- tokens and the grammar for editors ----------------------------------------------------------------------
@@ -312,3 +319,21 @@ def coloured(text: str) -> Iterator[Token]:
 
 def test_the_grammar_for_editors_sees_the_tokens_of_the_parser() -> None:
     assert sorted(coloured(COLOURED), key=lambda it: it[1:3]) == list(tokens(COLOURED))
+
+
+FILES = sorted((Path(__file__).parents[3] / "fixtures/services").rglob("*.hrd"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_files_of_templates(path: Path) -> None:
+    text = path.read_text()
+    document = parse(text)
+    assert str(document) == text
+    assert parse(formatted(document)) == document == parse(str(Document.of(document.values)))
+    assert convert.from_json(convert.to_json(document).text) == document
+    assert convert.from_toml(convert.to_toml(document).text) == document
+    assert sorted(coloured(text), key=lambda it: it[1:3]) == list(tokens(text))
+
+
+def test_there_are_files_of_templates() -> None:
+    assert len(FILES) > 10
