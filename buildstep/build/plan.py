@@ -168,6 +168,7 @@ def plan(
     state = store.backend.state
     if not spec.cache:
         store.hashes.fresh = True
+    store.freshness.max_age = spec.base_max_age
     image = store.find(spec.image)
     exclude = excluder(spec.exclude)
     index = StatIndex(state, spec.proto) if spec.cache and exclude is not None else None

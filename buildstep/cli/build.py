@@ -142,6 +142,14 @@ def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool
     help="Cleaners to run, or -NAME to leave one out.",
 )
 @click.option("--full", is_flag=True, default=None, help="A zfs or btrfs image that does not need its base.")
+@click.option(
+    "--base-max-age",
+    type=int,
+    metavar="SECONDS",
+    default=None,
+    help="Ask whether a suite has changed since its base was made, if that is longer ago.",
+)
+@click.option("--pull", is_flag=True, help="Ask for a newer base now; short for --base-max-age 0.")
 @click.option("--max-size", metavar="SIZE", default=None, help="How large the image may be, such as 500M.")
 @click.option(
     "--max-growth", metavar="SIZE", default=None, help="By how much it may grow, such as 10M or 5%."
@@ -203,6 +211,8 @@ def command(
     from buildstep.cli import session, user_namespace
 
     run = {name: options.pop(name) for name in ("dry_run", "as_json", "log_json", "verbose", "quiet")}
+    if options.pop("pull"):
+        options["base_max_age"] = 0
     if as_buildimage:
         # That tool always writes a zfs stream, and always into /tmp; scripts made for it look there.
         options["formats"] = options["formats"] or ["zfs"]

@@ -15,6 +15,7 @@ from buildstep.cache import base_layers
 from buildstep.errors import BuildstepError, EmitError, ImageError
 from buildstep.formats.unpack import apply_layer, unpack
 from buildstep.images.file_kind import FileKind, kind_of, kind_of_start
+from buildstep.images.freshness import RELEASE
 from buildstep.images.interface import Identity, SourceContext, SourceImage
 from buildstep.images.record import ImageRecord, key_of, root_in
 from buildstep.images.resolve import Fetched, Incoming
@@ -280,7 +281,7 @@ class Importer:
             else:
                 backend.destroy(Kind.BUILD, dataset.ident)
             if same is not None:
-                return self._used(self._with_layers(same, fetched))
+                return self._used(self._renewed(same, fetched))
             for file in fetched.layers:
                 base_layers.keep(backend.state, file.layer, file.place, own=file.own)
             record = ImageRecord(
@@ -302,13 +303,19 @@ class Importer:
             )
             return self._used(self._add(record, entries, new=new))
 
-    def _with_layers(self, there: ImageRecord, fetched: SourceImage) -> ImageRecord:
-        """Return the record of an image that was imported before layers were kept, with those of now."""
-        if there.layers or not fetched.layers:
+    def _renewed(self, there: ImageRecord, fetched: SourceImage) -> ImageRecord:
+        """Return the record of an image that was imported again and is the same, with what is new of it: the
+        layers, where it was imported before they were kept, and what its source says now."""
+        layers = there.layers
+        if not layers:
+            for file in fetched.layers:
+                base_layers.keep(self._backend.state, file.layer, file.place, own=file.own)
+            layers = tuple(file.layer for file in fetched.layers)
+        release = fetched.inputs.get(RELEASE, "")
+        if layers == there.layers and there.inputs.get(RELEASE, "") == release:
             return there
-        for file in fetched.layers:
-            base_layers.keep(self._backend.state, file.layer, file.place, own=file.own)
-        return self._store.with_layers(there, [file.layer for file in fetched.layers])
+        inputs = {**there.inputs, RELEASE: release} if release else there.inputs
+        return self._store.write(replace(there, layers=layers, inputs=inputs, imported=time.time()))
 
     def _add(self, record: ImageRecord, entries: FileList, *, new: bool) -> ImageRecord:
         """Write an image's record. new: its dataset has just been made, and goes where that fails, such as at

@@ -3,6 +3,7 @@
 state/images/UUID.json      the record, written last: an image without one does not exist
 state/images/UUID.list      its file list, with the true owners and times
 state/images/UUID.used      touched whenever a build or an import asks for the image
+state/images/UUID.asked     touched when its source was found to have nothing newer
 state/downloads/            files that are being downloaded; what can be resumed outlives the process
 state/blobs/DIGEST          the layers that it came in, else its tree as one, made when an OCI image needs it
 
@@ -14,16 +15,16 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from buildstep.cache import base_layers
-from buildstep.cache.base_layers import BaseLayer
 from buildstep.cache.layers import LayerCache
 from buildstep.errors import DatasetError, ImageError, StoreError
 from buildstep.events import Bus
 from buildstep.images.file_hashes import FileHashes
+from buildstep.images.freshness import Freshness
 from buildstep.images.interface import Identity, Source
 from buildstep.images.locks import ImageLocks
 from buildstep.images.record import DamagedImage, ImageRecord, key_of, remedy
@@ -56,6 +57,7 @@ class ImageStore:
         self.locks = ImageLocks(backend.state, bus.note)
         self.remote = Remote(self.config.sources, environ=environ, http=self.config.http, bus=bus)
         """The repositories that the configuration names; none is opened before it is asked."""
+        self.freshness = Freshness(self.folder, environ, self.config.http, bus)
         self.hashes = FileHashes(backend.state / "filehash.json")
         self._identities: dict[str, Identity] = {}
         self._chains: dict[str, list[Resolved]] = {}
@@ -121,7 +123,8 @@ class ImageStore:
     def find(self, ref: str) -> ImageRecord | None:
         """Return the newest image in the store that this reference means, or None."""
         identity = self.identify(ref)
-        return self._newest(ref, identity, self.records())
+        found = self._newest(ref, identity, self.records())
+        return None if found and identity and not self.freshness.is_current(found, self.backend) else found
 
     @staticmethod
     def _newest(ref: str, identity: Identity | None, records: Sequence[ImageRecord]) -> ImageRecord | None:
@@ -165,7 +168,8 @@ class ImageStore:
         """
         if self.identify(ref) is not None:
             check_file(ref)
-            return f"{ref} is not in the store"
+            changed = [text for text in self.freshness.told.values() if ref in text]
+            return changed[0] if changed else f"{ref} is not in the store"
         chain = self.resolve(ref)
         top, others = chain[-1], len(chain) - 1
         below = f", with {others} that it is based on" if others else ""
@@ -236,18 +240,15 @@ class ImageStore:
             stream.write(data)
         with self.backend.tree(Kind.IMAGE, record.uuid) as tree:
             record = replace(record, fingerprint=fingerprint_of(tree), list_digest=sha256_bytes(data))
-        return self._write(record)
+        return self.write(record)
 
     def add_alias(self, record: ImageRecord, key: str) -> ImageRecord:
         """Note that another key means the same image. Raises ImageError if the image was changed."""
         record = self.check(record)
-        return self._write(replace(record, aliases=tuple(dict.fromkeys((*record.aliases, key)))))
+        return self.write(replace(record, aliases=tuple(dict.fromkeys((*record.aliases, key)))))
 
-    def with_layers(self, record: ImageRecord, layers: Iterable[BaseLayer]) -> ImageRecord:
-        """Note the layers that an image came in, which are kept."""
-        return self._write(replace(record, layers=tuple(layers)))
-
-    def _write(self, record: ImageRecord) -> ImageRecord:
+    def write(self, record: ImageRecord) -> ImageRecord:
+        """Write the record of an image, such as of one of which more is known now."""
         record.save(self.folder / f"{record.uuid}.json")
         return record
 
@@ -277,7 +278,7 @@ class ImageStore:
         if same and record.list_digest:
             return record
         data = self.stored_list(record)
-        return self._write(replace(record, fingerprint=now, list_digest=sha256_bytes(data or b"")))
+        return self.write(replace(record, fingerprint=now, list_digest=sha256_bytes(data or b"")))
 
     def sound(
         self, record: ImageRecord, *, thorough: bool = False, listed: bool = True
@@ -387,7 +388,7 @@ class ImageStore:
             raise ImageError(
                 f"image {uuid} is in use: {error.message}", detail=error.detail, hint=error.hint
             ) from error
-        for suffix in ("json", "list", "used"):
+        for suffix in ("json", "list", "used", "asked"):
             (self.folder / f"{uuid}.{suffix}").unlink(missing_ok=True)
         self.remove_unused_layers()
 

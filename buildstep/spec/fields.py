@@ -134,6 +134,7 @@ class BuildSpec:
     oci: OciConfig = OciConfig()
     source_date_epoch: int | None = None
     index_max_age: int = 3600
+    base_max_age: int | None = None
     network: bool = True
 
     @property

@@ -313,6 +313,13 @@ _TABLE: Final = (
         " every time.",
     ),
     Setting(
+        "base_max_age",
+        integer(0, 10 * 366 * 24 * 3600),
+        "For how many seconds a base made of a suite (mmdebstrap:) is good before its Release file is asked"
+        " for; where that changed, a new base is made. 0: ask in every build. Default: never ask.",
+        flag="--base-max-age",
+    ),
+    Setting(
         "network",
         BOOLEAN,
         "Whether the steps that install packages may use the network.",

@@ -108,6 +108,7 @@ GIVEN: dict[str, tuple[Any, Any, str, Any, Any, Any]] = {
     "sparse": (True, True, "1", True, True, True),
     "max_size": ("1M", "2M", "3M", "1M", "2M", "3M"),
     "max_growth": ("1%", "2%", "3M", "1%", "2%", "3M"),
+    "base_max_age": (1, 2, "3", 1, 2, 3),
     "over_size": ("warn", "warn", "warn", "warn", "warn", "warn"),
     "timeouts": (
         {"idle": 1},

@@ -13,12 +13,15 @@ from typing import ClassVar
 from urllib.parse import parse_qsl
 
 from buildstep.errors import CommandFailed, ImageError, ToolMissing
+from buildstep.images.freshness import RELEASE, digest_of
 from buildstep.images.interface import Identity, SourceContext, SourceImage
 from buildstep.rootfs.installers.apt_faults import ARCHIVE_KEYRINGS, Advice, Keys, explain
 from buildstep.rootfs.installers.dpkg_database import STATUS, installed_packages
 from buildstep.system import process, userns
 
 DEFAULTS = {"variant": "minbase", "include": "", "components": "main"}
+
+_RELEASES = 'cd "$1/var/lib/apt/lists" && sha256sum *Release > "$BUILDSTEP_RELEASES"'
 
 
 class Mmdebstrap:
@@ -39,11 +42,15 @@ class Mmdebstrap:
         argv = ["mmdebstrap", f"--variant={options['variant']}", f"--components={options['components']}"]
         # mmdebstrap gives its root the agent's host name and resolver, for its own use: not for an image.
         argv.append('--customize-hook=rm -f "$1/etc/hostname" "$1/etc/resolv.conf"')
+        # Which Release files it was made from, by which a later build sees that there is a newer base.
+        releases = context.cache / "releases"
+        argv.append(f"--customize-hook={_RELEASES}")
         if options["include"]:
             argv.append(f"--include={options['include']}")
         extra = {key: value for key, value in context.environ.items() if key in _PASSED}
         # mmdebstrap sets mtimes to this when it is given, so that equal packages make an equal base.
         env = process.base_env(os.environ, **extra) | {"TMPDIR": os.fspath(context.cache)}
+        env["BUILDSTEP_RELEASES"] = os.fspath(releases)
         archive = context.cache / "base.tar"
         target = into if context.privileged else archive
         command = [*argv, "--mode=root", f"--format={'directory' if context.privileged else 'tar'}"]
@@ -78,6 +85,7 @@ class Mmdebstrap:
             inputs={
                 "mmdebstrap": process.query(["mmdebstrap", "--version"]).stdout.strip(),
                 "suite": suite,
+                RELEASE: digest_of(line.split()[0] for line in releases.read_text().splitlines()),
                 **options,
             },
             packages=tuple(installed_packages(status)),
