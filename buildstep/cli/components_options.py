@@ -71,8 +71,8 @@ LABELS = click.option(
     "--label", "labels", multiple=True, callback=pairs, metavar="KEY=VALUE", help="A label for all images."
 )
 PLATFORM = click.option(
-    "--platform", "platforms", multiple=True, metavar="OS/ARCH,...", callback=split_names,
-    help="What the images are for; of several each is built, and pushed as one.",
+    "--platform", "platforms", multiple=True, metavar="OS/ARCH", callback=split_names,
+    help="What the images are for; repeat for more: each is built, and pushed as one.",
 )  # fmt: skip
 SECRETS = click.option(
     "--secret", "secrets", multiple=True, callback=pairs, metavar="KEY=FILE",
