@@ -99,6 +99,7 @@ def _build(
             # What is mounted would be gone when somebody looks at the stages.
             mounting=namespaces.supported() and not options["keep_stages"],
             say=view.say,
+            placed=view.placed,
             tell=view.tell,
         )
         if selection.chosen or not options["words"]:

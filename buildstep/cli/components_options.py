@@ -142,7 +142,7 @@ class Work:
 
     def plan(self, names: Sequence[str] = (), words: Sequence[str] = (), downstream: Any = "all") -> Plan:
         """Return the plan for the names of --select, and what --affected-by names."""
-        from buildstep.components.flow import known_bases
+        from buildstep.components.base_images import known_bases
         from buildstep.components.plan import make_plan
 
         selection = selected(self.opened, names, words, downstream)

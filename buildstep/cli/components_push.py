@@ -60,7 +60,8 @@ def _push(root: Path, *, quiet: bool, as_json: bool, result: Path | None, **opti
     from dataclasses import replace
 
     from buildstep.components import push as pushing
-    from buildstep.components.flow import find_bases, recorded, stock_of
+    from buildstep.components.base_images import find_bases
+    from buildstep.components.flow import recorded, stock_of
     from buildstep.events import Bus
     from buildstep.system import process
 

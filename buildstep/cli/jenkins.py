@@ -43,10 +43,11 @@ class Login(NamedTuple):
 def _server() -> JenkinsServer:
     from buildstep.events import Bus
     from buildstep.net import jenkins
+    from buildstep.net.jenkins_login import login as find_login
     from buildstep.report.console import view_for
 
     login: Login = click.get_current_context().obj
-    found = jenkins.login(os.environ, **login._asdict())
+    found = find_login(os.environ, **login._asdict())
     return jenkins.JenkinsServer(found, bus=Bus(view_for(sys.stderr, verbose=0, quiet=False)))
 
 

@@ -23,6 +23,7 @@ EXECUTORS: Registry[Engine] = Registry(
     "executor",
     {
         "local": importing("buildstep.components.executors.local:LOCAL"),
+        "jenkins": importing("buildstep.components.executors.jenkins:JENKINS"),
         "dask": importing("buildstep.components.executors.dask:DASK"),
     },
 )

@@ -37,6 +37,7 @@ class View:
 
     def ended(self, job: Job, result: Result) -> None:
         text = {
+            State.BUILT: place_of(result).strip(),
             State.BLOCKED: f"by {result.message}",
             State.FAILED: result.message.partition("\n")[0],
             State.STOPPED: result.message,
@@ -50,6 +51,10 @@ class View:
     def say(self, job: Job, text: str) -> None:
         """Show a line of a job; from any thread."""
         self._view.say(job.name, text)
+
+    def placed(self, job: Job, worker: str) -> None:
+        """Show on which other machine a job runs; from any thread."""
+        self._view.placed(job.name, worker)
 
     def tell(self, text: str) -> None:
         """Show something about the build as a whole."""
@@ -65,7 +70,7 @@ def describe(result: Result) -> str:
     """Say how a job ended, in a line."""
     match result.state:
         case State.BUILT:
-            return f"built in {seconds_text(result.seconds)}: {result.output[:19]}"
+            return f"built in {seconds_text(result.seconds)}{place_of(result)}: {result.output[:19]}"
         case State.REUSED:
             return f"reused: {result.output[:19]}"
         case State.FAILED:
@@ -74,6 +79,11 @@ def describe(result: Result) -> str:
             return f"not built, as this failed: {result.message}"
         case _:
             return f"not built: {result.message.partition(chr(10))[0]}"
+
+
+def place_of(result: Result) -> str:
+    """Say on which other machine a job ran, if it was one."""
+    return f" on {result.worker}" if result.worker not in ("", "local") else ""
 
 
 def summary(results: Mapping[str, Result], seconds: float) -> str:

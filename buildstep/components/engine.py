@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from buildstep.components.interface import Executor, Job, Result
 from buildstep.components.settings import Settings
@@ -15,8 +16,16 @@ from buildstep.errors import Fault
 Say = Callable[[Job, str], None]
 """Is given each line of a job; from its thread."""
 
+Placed = Callable[[Job, str], None]
+"""Is told on which machine a job runs now; from its thread."""
+
 Tell = Callable[[str], None]
 """Is given what a person should know of the build as a whole; from any thread."""
+
+
+def log_of(state: Path, job: str) -> Path:
+    """Return the file below a state directory that has all output of a job's last run."""
+    return state / "logs" / f"{quote(job, safe=':')}.log"
 
 
 class Work(Protocol):
@@ -61,10 +70,11 @@ class Dispatch(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Orders:
-    """What an executor is told. jobs: those that may run, by name; at_once: how many at a time at most, 0: as
-    many as there is room for; options: its own table in components.toml, and what the command line says
-    instead; say, tell: see there."""
+    """What an executor is told. root: of the repository; jobs: those that may run, by name; at_once: how many
+    at a time at most, 0: as many as there is room for; options: its own table in components.toml, and what
+    the command line says instead; say, placed, tell: see there."""
 
+    root: Path
     settings: Settings
     state: Path
     environ: Mapping[str, str]
@@ -72,6 +82,7 @@ class Orders:
     at_once: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     say: Say = lambda _job, _text: None
+    placed: Placed = lambda _job, _worker: None
     tell: Tell = lambda _text: None
 
 

@@ -8,33 +8,29 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from buildstep.components import emulation, handover
+from buildstep.components.base_images import find_bases
 from buildstep.components.beside import Tidy, reading_ahead
 from buildstep.components.builders import Builder, open_builder
 from buildstep.components.discover import discover
-from buildstep.components.engine import Engine, Orders, Say, Tell
+from buildstep.components.engine import Engine, Orders, Placed, Say, Tell
 from buildstep.components.graph import Graph
 from buildstep.components.handover import Handover
 from buildstep.components.inputs import Inputs, configured, key_of
 from buildstep.components.interface import Action, Base, Built, Job, Result, State
 from buildstep.components.plan import Selection, select
 from buildstep.components.records import Records, state_directory
-from buildstep.components.references import base_key
 from buildstep.components.run import Key, Rules, Scheduler, Watcher
 from buildstep.components.sender import Sender
 from buildstep.components.settings import Flags, Settings, load
 from buildstep.components.stage import Stages
 from buildstep.components.stock import HandoverStock
 from buildstep.components.work import NoStock, Place, Stock, Worker, changed_files
-from buildstep.errors import BuildstepError, Fault, SpecError, ToolMissing, UsageError
-from buildstep.files.parallel import parallel
-from buildstep.system import locks, process
+from buildstep.errors import Fault, SpecError, ToolMissing, UsageError
+from buildstep.system import locks
 from buildstep.system.private import private_dir
-
-FETCHES: Final = 4
-"""Base images that are looked up or fetched at the same time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,56 +153,13 @@ def _usable(
     return usable
 
 
-def find_bases(opened: Opened, jobs: Mapping[str, Job], tell: Tell, *, fetch: bool = True) -> None:
-    """Look up the base images from elsewhere that jobs need, so that a new one of a name is noticed.
-
-    fetch: take those that are not here from their registry, as the setting `pull` says. One that cannot be
-    had is told; the image that needs it fails then.
-    """
-    pulls: dict[tuple[str, str], str] = {}
-    for name in jobs:
-        for text in opened.graph.external.get(name, ()):
-            if text != "scratch":
-                options = opened.settings.options(name)
-                key = text, options.platform
-                pulls[key] = "always" if "always" in (options.pull, pulls.get(key)) else options.pull
-    if not pulls:
-        return
-    builder = opened.builder()
-
-    def find(key: tuple[str, str]) -> tuple[str, str]:
-        identity = builder.resolve(*key)
-        if not fetch or pulls[key] == "never" or (identity and pulls[key] == "missing"):
-            return identity, ""
-        try:
-            builder.fetch(*key, lambda argv, env, what: process.run(argv, env=env, what=what))
-        except BuildstepError as error:
-            return (
-                identity,
-                f"{error.message}: {error.detail.strip().splitlines()[0] if error.detail else ''}",
-            )
-        return builder.resolve(*key), ""
-
-    for (text, platform), (identity, problem) in zip(pulls, parallel(find, pulls, FETCHES), strict=True):
-        if identity:
-            opened.bases[base_key(text, platform)] = identity
-        if problem:
-            tell(f"the base image {text} could not be fetched: {problem}")
-
-
-def known_bases(opened: Opened) -> None:
-    """Look up the base images of what was built before, as far as they are here; for a plan."""
-    built = {name: job for name, job in opened.graph.jobs.items() if opened.records.last(name) is not None}
-    with contextlib.suppress(ToolMissing):
-        find_bases(opened, built, lambda _text: None, fetch=False)
-
-
 @dataclass(frozen=True, kw_only=True)
 class How:
     """How a build goes on. executor: where its jobs run, empty for the one that is configured; options: what
     it is told instead of what its table in components.toml says; at_once: jobs at a time, 0 for what there is
     room for; keep: leave the stages; mounting: whether mounts of this process end with it, so that no file
-    need be copied; say: is given the lines of jobs; tell: what a person should know."""
+    need be copied; say: is given the lines of jobs; placed: where one runs, if it is not here; tell: what a
+    person should know."""
 
     rules: Rules = Rules()  # noqa: RUF009 - it cannot be changed
     executor: str = ""
@@ -215,6 +168,7 @@ class How:
     keep: bool = False
     mounting: bool = False
     say: Say = lambda _job, _text: None
+    placed: Placed = lambda _job, _worker: None
     tell: Tell = lambda _text: None
 
 
@@ -303,6 +257,7 @@ def _engine(opened: Opened, jobs: Mapping[str, Job], how: How) -> tuple[Engine, 
     if engine is None:
         raise UsageError(f"no executor has the name {name!r}", hint=EXECUTORS.hint(name))
     orders = Orders(
+        root=opened.graph.repository.root,
         settings=settings,
         state=opened.state,
         environ=opened.environ,
@@ -310,6 +265,7 @@ def _engine(opened: Opened, jobs: Mapping[str, Job], how: How) -> tuple[Engine, 
         at_once=how.at_once,
         options={**settings.executors.get(name, {}), **how.options},
         say=how.say,
+        placed=how.placed,
         tell=how.tell,
     )
     faults = engine.faults(orders)

@@ -186,6 +186,13 @@ def why_reused(last: Built | None, key: str) -> str:
     return "unchanged" if last and last.key == key else "built before with the same inputs"
 
 
+def elsewhere(built: Built) -> str:
+    """Say that a result which is not here is that of another machine; nothing where this one made it."""
+    if built.worker in ("", "local"):
+        return ""
+    return f"its result is not here, {built.worker} has made it"
+
+
 def _rank(name: str) -> tuple[int, str]:
     order = (FILE, PRODUCT, BASE, NEED, SETTING)
     kind = name.partition(":")[0]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from buildstep.components.graph import Graph
-from buildstep.components.inputs import NEED, Inputs, differences, key_of, summary, why_reused
+from buildstep.components.inputs import NEED, Inputs, differences, elsewhere, key_of, summary, why_reused
 from buildstep.components.interface import Built, History
 from buildstep.errors import UsageError
 from buildstep.spec import schema
@@ -43,7 +43,8 @@ class Verdict(StrEnum):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Planned:
     """A job in a plan. reason: for a person. key, output: empty where they are not known before its needs
-    are done. seconds: what it took last time, 0 if it never ran. differs: from its last build, all of it."""
+    are done. seconds: what it took last time, 0 if it never ran. differs: from its last build, all of it.
+    worker: who built what is reused."""
 
     job: str
     verdict: Verdict
@@ -52,6 +53,7 @@ class Planned:
     output: str = ""
     seconds: float = 0.0
     differs: tuple[str, ...] = ()
+    worker: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,6 +178,7 @@ def _planned(
             key=key,
             output=found.output,
             seconds=found.seconds,
+            worker=found.worker,
         )
     reason = "asked for" if forced else _reason(last, differs)
     return Planned(job=name, verdict=Verdict.RUN, reason=reason, key=key, seconds=seconds, differs=differs)
@@ -197,4 +200,6 @@ def _same_needs(graph: Graph, name: str, last: Built, outputs: Mapping[str, str]
 def _reason(last: Built | None, differs: Collection[str]) -> str:
     if last is None:
         return "not built before"
-    return summary(list(differs)) or "its last result is gone, or something it needs changed"
+    return (
+        summary(list(differs)) or elsewhere(last) or "its last result is gone, or something it needs changed"
+    )

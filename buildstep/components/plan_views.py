@@ -62,6 +62,7 @@ def _job(plan: Plan, row: Planned) -> dict[str, Any]:
         "key": row.key,
         "output": row.output,
         "seconds": row.seconds,
+        "worker": row.worker,
         "base_images": list(plan.graph.external.get(job.name, ())),
     }
 
@@ -70,7 +71,8 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     """Yield a plan for a person: a line for each job, in the order in which they can be done."""
     width = max((len(_label(plan, name)) for name in plan.jobs), default=0)
     for row in plan.jobs.values():
-        note = " (needed)" if row.job in plan.selection.needed else ""
+        note = f", built on {row.worker}" if row.worker not in ("", "local") else ""
+        note += " (needed)" if row.job in plan.selection.needed else ""
         yield f"{row.verdict:<5}  {_label(plan, row.job):<{width}}  {row.reason}{note}"
     counts = plan.counts()
     parts = [f"{counts[Verdict.RUN]} to run", f"{counts[Verdict.REUSE]} reused"]

@@ -15,7 +15,7 @@ from enum import StrEnum
 from graphlib import TopologicalSorter
 from typing import Final, NamedTuple, Protocol
 
-from buildstep.components.inputs import differences, summary, why_reused
+from buildstep.components.inputs import differences, elsewhere, summary, why_reused
 from buildstep.components.interface import Built, Executor, History, Job, Result, State
 from buildstep.errors import BuildstepError, ExitCode
 
@@ -242,11 +242,7 @@ def why(last: Built | None, key: Key) -> str:
     """Say why a job is not reused, in a few words."""
     if last is None:
         return "never built"
-    if found := summary(differences(last.inputs, key.inputs)):
-        return found
-    if last.worker in ("", "local"):
-        return "its result is gone"
-    return f"its result is not here, {last.worker} has made it"
+    return summary(differences(last.inputs, key.inputs)) or elsewhere(last) or "its result is gone"
 
 
 def _ways_to_the_end(jobs: Mapping[str, Job], history: History) -> dict[str, float]:

@@ -13,11 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
-from urllib.parse import quote
 
 from buildstep.components.builders import Builder, Run
 from buildstep.components.discover import Repository
-from buildstep.components.engine import Say
+from buildstep.components.engine import Say, log_of
 from buildstep.components.hooks import Hook, make_executable, run_hook
 from buildstep.components.inputs import FILE, LISTED
 from buildstep.components.interface import Action, Base, Component, History, Job, Result, State
@@ -75,7 +74,7 @@ class Place:
 
     def log_of(self, job: str) -> Path:
         """Return the file that has all output of a job's last run."""
-        return self.state / "logs" / f"{quote(job, safe=':')}.log"
+        return log_of(self.state, job)
 
 
 @dataclass

@@ -16,15 +16,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from buildstep.errors import CIError, ExitCode, UsageError
 from buildstep.events import Bus
 from buildstep.net.errors import clean_text, safe_url
 from buildstep.net.http import backoff_seconds
-from buildstep.net.request import HttpOptions
+from buildstep.net.jenkins_login import Login
 
 T = TypeVar("T")
 CHUNK: Final = 1 << 18
@@ -46,7 +45,6 @@ _HINTS: Final = {
 }
 _TIMEOUTS: Final = (10.0, 60.0)
 """To connect, and for each silence of a response; in seconds."""
-_LOCAL: Final = ("localhost", "127.0.0.1", "::1")
 
 
 class ServerError(CIError):
@@ -58,19 +56,6 @@ class ServerError(CIError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Login:
-    """Address of the server, and the user. token: an API token, never shown."""
-
-    url: str
-    user: str = ""
-    token: str = ""
-    ca_bundle: str = ""
-
-    def __repr__(self) -> str:
-        return f"Login(url={self.url!r}, user={self.user!r})"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class JenkinsBuild:
     """A build of a job. job: its full name, folders and all, as in team/app/main."""
 
@@ -79,46 +64,11 @@ class JenkinsBuild:
     url: str = ""
 
 
-def login(
-    environ: Mapping[str, str], *, url: str = "", user: str = "", token_file: Path | None = None
-) -> Login:
-    """Return the login of flags and JENKINS_URL, JENKINS_USER, JENKINS_TOKEN_FILE or JENKINS_TOKEN.
-
-    There is no flag for the token itself: everybody on a machine can read the arguments of a process.
-    """
-    url = url or environ.get("JENKINS_URL", "")
-    if not url:
-        raise UsageError("no Jenkins server is given", hint="use --url or set JENKINS_URL")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(
-            f"{safe_url(url)!r} is not the address of a server", hint="as https://ci.example.org/"
-        )
-    if parts.username or parts.password:
-        raise UsageError("the server's address holds a password", hint="use --user and JENKINS_TOKEN_FILE")
-    user = user or environ.get("JENKINS_USER", environ.get("JENKINS_USER_ID", ""))
-    name = os.fspath(token_file) if token_file else environ.get("JENKINS_TOKEN_FILE", "")
-    token = environ.get("JENKINS_TOKEN", environ.get("JENKINS_API_TOKEN", ""))
-    if name:
-        try:
-            token = Path(name).read_text(encoding="utf-8").strip()
-        except (OSError, ValueError) as error:
-            raise UsageError(f"the token file {name} cannot be read", detail=str(error)) from error
-    if bool(user) != bool(token):
-        lacking = "JENKINS_TOKEN_FILE" if user else "--user or JENKINS_USER"
-        raise UsageError("a user and an API token belong together", hint=f"set {lacking}")
-    if token and parts.scheme == "http" and parts.hostname not in _LOCAL:
-        raise UsageError(
-            "an API token is not sent over http, where everybody on the way can read it",
-            hint=f"use https://{parts.netloc}",
-        )
-    return Login(url=url, user=user, token=token, ca_bundle=HttpOptions.of(environ).ca_bundle)
-
-
 class JenkinsServer:
     """Calls to one Jenkins server.
 
     attempts: how often a call that may be repeated is made. backoff: the first pause between two, in seconds.
+    sleep: makes a pause; what it raises ends the call that waits.
     """
 
     def __init__(
@@ -128,11 +78,13 @@ class JenkinsServer:
         bus: Bus | None = None,
         attempts: int = 5,
         backoff: float = 0.5,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self.login = login
         self.bus = bus or Bus()
         self.attempts = attempts
         self.backoff = backoff
+        self.sleep = sleep
         # python-jenkins logs the headers of the first variable, and by the second trusts anybody.
         with _without("JENKINS_API_EXTRA_HEADERS", "PYTHONHTTPSVERIFY"):
             self._api = _library().Jenkins(
@@ -162,7 +114,7 @@ class JenkinsServer:
                     raise
                 pause = backoff_seconds(self.backoff, attempt)
                 self.bus.note(f"{error.message}; trying again in {pause:.1f} s", level="warning")
-                time.sleep(pause)
+                self.sleep(pause)
                 attempt += 1
 
     def _once(self, what: str, act: Callable[[], T]) -> T:
@@ -230,11 +182,18 @@ class JenkinsServer:
     # -- builds ------------------------------------------------------------------------------------------
 
     def trigger(
-        self, job: str, parameters: Mapping[str, str], *, timeout: float = 3600.0, poll: float = 2.0
+        self,
+        job: str,
+        parameters: Mapping[str, str],
+        *,
+        timeout: float = 3600.0,
+        poll: float = 2.0,
+        each: Callable[[], None] = lambda: None,
     ) -> JenkinsBuild:
         """Start a build and return it when it has left the queue; cancel it if the wait ends early.
 
-        timeout, poll: seconds in the queue, and between two looks at it.
+        timeout, poll: seconds in the queue, and between two looks at it. each: called at each look; what it
+        raises ends the wait.
         """
         import requests
 
@@ -262,9 +221,11 @@ class JenkinsServer:
             raise CIError(
                 f"{what}: the server did not queue it", hint="is the job disabled, or no job at all?"
             )
-        return self._queued(job, int(found[1]), timeout=timeout, poll=poll)
+        return self._queued(job, int(found[1]), each, timeout=timeout, poll=poll)
 
-    def _queued(self, job: str, item: int, *, timeout: float, poll: float) -> JenkinsBuild:
+    def _queued(
+        self, job: str, item: int, each: Callable[[], None], *, timeout: float, poll: float
+    ) -> JenkinsBuild:
         deadline, why = time.monotonic() + timeout, ""
         try:
             while True:
@@ -278,16 +239,38 @@ class JenkinsServer:
                     self.bus.note(f"{job} waits in the queue: {self._clean(why)}")
                 if time.monotonic() > deadline:
                     raise CIError(f"{job} did not leave the queue within {timeout:g} s", detail=why)
-                time.sleep(poll)
+                each()
+                self.sleep(poll)
         except BaseException:
             with contextlib.suppress(CIError, UsageError):
-                self.call(f"cancelling queue item {item}", lambda: self._api.cancel_queue(item))
+                self._cancel(job, item)
             raise
+
+    def _cancel(self, job: str, item: int) -> None:
+        """Take a build out of the queue; stop it, if it has left it at this moment."""
+        self.call(f"cancelling queue item {item}", lambda: self._api.cancel_queue(item))
+        if started := self.get(f"queue item {item}", f"queue/item/{item}/api/json").get("executable"):
+            self.stop(_build(job, started))
+
+    def stop(self, build: JenkinsBuild) -> None:
+        """Abort a build, as the button does; one that has ended stays as it is. Raises ServerError."""
+
+        def post() -> None:
+            with self._open("POST", f"{self._path(build)}/stop"):
+                pass
+
+        self.call(f"stopping {build.job} {build.number}", post)
 
     def info(self, build: JenkinsBuild) -> Any:
         """Return what the server knows of a build: result, building, artifacts, url."""
         path = f"{self._path(build)}/api/json?tree=result,building,url,artifacts[relativePath,fileName]"
         return self.get(f"{build.job} {build.number}", path)
+
+    def parameters(self, job: str) -> list[str]:
+        """Return the names of the parameters that a job declares. Raises ServerError."""
+        path = f"{self._job_path(job)}/api/json?tree=property[parameterDefinitions[name]]"
+        rows = self.get(job, path).get("property") or ()
+        return [str(it.get("name")) for row in rows for it in row.get("parameterDefinitions") or ()]
 
     def latest(self, job: str) -> JenkinsBuild:
         """Return a job's last build. Raises CIError if there is none."""
@@ -297,9 +280,18 @@ class JenkinsServer:
         return _build(job, found)
 
     def watch(
-        self, build: JenkinsBuild, write: Callable[[str], None], *, timeout: float = 0.0, poll: float = 1.0
+        self,
+        build: JenkinsBuild,
+        write: Callable[[str], None],
+        *,
+        timeout: float = 0.0,
+        poll: float = 1.0,
+        each: Callable[[], None] = lambda: None,
     ) -> str:
-        """Write a build's log while it grows; return its result, such as SUCCESS. timeout: 0 for none."""
+        """Write a build's log while it grows; return its result, such as SUCCESS.
+
+        timeout: 0 for none; each: called at each look, what it raises ends the watch.
+        """
         deadline = time.monotonic() + timeout if timeout else float("inf")
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         start, pause = 0, poll
@@ -319,7 +311,8 @@ class JenkinsServer:
                     return str(state["result"])
             if time.monotonic() > deadline:
                 raise CIError(f"{build.job} {build.number} did not end within {timeout:g} s", hint=build.url)
-            time.sleep(pause)
+            each()
+            self.sleep(pause)
 
     def _log(self, build: JenkinsBuild, start: int, write: Callable[[bytes], None]) -> tuple[int, bool]:
         """Write the log from an offset; return where it ends now, and whether more may come.

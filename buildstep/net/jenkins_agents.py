@@ -106,9 +106,7 @@ def list_nodes(server: JenkinsServer) -> list[JenkinsNode]:
 
 def _node(row: Mapping[str, Any], server: JenkinsServer) -> JenkinsNode:
     name = str(row.get("displayName", ""))
-    offline = ""
-    if row.get("offline") or row.get("temporarilyOffline"):
-        offline = str(row.get("offlineCauseReason") or "no reason is given").strip().splitlines()[0]
+    offline = _offline(row)
     monitors = row.get("monitorData") or {}
     return JenkinsNode(
         name=name,
@@ -120,6 +118,24 @@ def _node(row: Mapping[str, Any], server: JenkinsServer) -> JenkinsNode:
         executors=int(row.get("numExecutors") or 0),
         idle=0 if offline else sum(bool(it.get("idle")) for it in row.get("executors") or ()),
     )
+
+
+def offline_nodes(server: JenkinsServer) -> dict[str, str]:
+    """Return the nodes that are offline now, and why; quicker than `list_nodes`. Raises ServerError."""
+    tree = "?tree=computer[displayName,offline,offlineCauseReason,temporarilyOffline]"
+    found = server.get("the list of nodes", f"computer/api/json{tree}")
+    return {
+        str(row.get("displayName", "")): offline
+        for row in found.get("computer", ())
+        if (offline := _offline(row))
+    }
+
+
+def _offline(row: Mapping[str, Any]) -> str:
+    """Return why a node is offline, empty for one that is not."""
+    if not (row.get("offline") or row.get("temporarilyOffline")):
+        return ""
+    return str(row.get("offlineCauseReason") or "no reason is given").strip().splitlines()[0]
 
 
 def needs_of(

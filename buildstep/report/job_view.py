@@ -45,6 +45,10 @@ class JobView(AbstractContextManager["JobView"], Protocol):
         """Show a line that a job has printed."""
         ...
 
+    def placed(self, name: str, where: str) -> None:
+        """Show on which other machine a job runs."""
+        ...
+
     def tell(self, text: str) -> None:
         """Show something about all of it."""
         ...
@@ -84,6 +88,9 @@ class Lines:
         if self._output and (shown := shown_line(text)) is not None:
             self.tell(f"{name}| {shown}")
 
+    def placed(self, name: str, where: str) -> None:
+        self.tell(f"{name}: on {where}")
+
     def tell(self, text: str) -> None:
         with self._lock, standard_streams.telling():
             print(f"[{time.monotonic() - self._begin:9.3f}] {printable(text)}", file=self._stream, flush=True)
@@ -95,6 +102,7 @@ class Table:
     def __init__(self, table: LiveTable | None = None) -> None:
         self._table = table or LiveTable()
         self._rows: dict[str, Row] = {}
+        self._places: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -124,7 +132,12 @@ class Table:
         with self._lock:
             row = self._rows.get(name)
         if row is not None and row.began is not None and text.strip():
-            self._set(row._replace(text=text.strip()[:500]))
+            shown, place = text.strip()[:500], self._places.get(name)
+            self._set(row._replace(text=f"{place}: {shown}" if place else shown))
+
+    def placed(self, name: str, where: str) -> None:
+        self._places[name] = where
+        self.say(name, "has the job")
 
     def tell(self, text: str) -> None:
         self._table.print(text, "yellow")
@@ -158,6 +171,9 @@ class Silent:
         pass
 
     def say(self, name: str, text: str) -> None:
+        pass
+
+    def placed(self, name: str, where: str) -> None:
         pass
 
     def tell(self, text: str) -> None:

@@ -73,7 +73,12 @@ class Controller:
         return [json.loads(line) for line in self.calls.read_text().splitlines()]
 
     def run(
-        self, source: str | None = None, *, branch: str = "main", env: dict[str, str] | None = None
+        self,
+        source: str | None = None,
+        *,
+        branch: str = "main",
+        env: dict[str, str] | None = None,
+        params: dict[str, str] | None = None,
     ) -> Ran:
         if source is not None:
             (self.workspace / "Jenkinsfile").write_text(source)
@@ -86,6 +91,7 @@ class Controller:
             "secrets": {"images-signing-key": "the key"},
             "abort_when": str(self.path / "abort"),
             "env": {"PATH": os.environ["PATH"], "HOME": str(self.path), **(env or {})},
+            "params": params or {},
             "build_env": {"BRANCH_NAME": branch, "NODE_NAME": "agent one"},
         }
         (self.path / "config.json").write_text(json.dumps(config))
@@ -215,6 +221,22 @@ def test_the_pages_first_example_builds_any_component(component: Controller) -> 
     (call,) = [row[1] for row in component.rows() if row[0] == "buildstep"]
     assert call[:3] == ["build", "--manifest", "m.json"]
     assert (component.archive / "bits/hello-1.oci.tar").exists()
+
+
+def test_the_job_of_components_does_its_ticket_on_the_node_that_is_named(controller: Controller) -> None:
+    """The real command, which has no such store: its words are there as one argument each."""
+    page = (REPO / "docs/how-to/build-on-agents.md").read_text()
+    example = re.search(r"```groovy\n(.*?)```", page, re.DOTALL)
+    assert example is not None
+    store = f"dir:{controller.path}/no store's".replace(" ", "-")
+    params = {"TICKET": "0" * 64, "HANDOVER": f"{store} docker://host.example/y", "NODE": "agent-2"}
+    path = f"{controller.made.path}/bin:{os.environ['PATH']}"
+    ran = controller.run(example[1], params=params, env={"PATH": path})
+    assert ran.result == "FAILURE"
+    assert f"there is no store in {store}" in ran.output
+    assert "script returned exit code 16" in ran.output
+    assert ran.steps("agent")[0]["args"] == "[[agent-2]]"
+    assert not ran.steps("checkout")
 
 
 def test_an_agent_without_buildstep_is_told_what_to_do(component: Controller) -> None:

@@ -5,7 +5,7 @@
  *     groovy harness.groovy CONFIG.json
  *
  * CONFIG: jenkinsfile, workspace, vars (a library's vars folder), archive, secrets (id -> text), trace (a file to
- * write), env, abort_when (a file: when it is there, the build is aborted as a controller does it).
+ * write), env, params, abort_when (a file: when it is there, the build is aborted as a controller does it).
  */
 import groovy.json.JsonOutput
 import groovy.json.JsonSlurperClassic
@@ -19,6 +19,7 @@ class Failed extends RuntimeException { Failed(String text) { super(text) } }
 class Machine {
     Map config
     Map<String, String> env = [:]
+    Map<String, String> params = [:]
     List<Map> trace = []
     Map<String, Object> library = [:]
     String result = 'SUCCESS'
@@ -194,6 +195,7 @@ abstract class PipelineScript extends Script {
     static Machine machine
 
     Object getEnv() { machine.env }
+    Object getParams() { machine.params }
     Object getScm() { 'scm' }
     Object getCurrentBuild() { machine }
     Object methodMissing(String name, Object args) { machine.step(name, args as List) }
@@ -214,7 +216,7 @@ class Section {
         found.get(name, []) << (args as List)
         return null
     }
-    Object propertyMissing(String name) { name == 'env' ? machine.env : (name == 'scm' ? 'scm' : machine.env[name]) }
+    Object propertyMissing(String name) { name == 'env' ? machine.env : name == 'params' ? machine.params : (name == 'scm' ? 'scm' : machine.env[name]) }
     void propertyMissing(String name, Object value) { assigned[name] = value }
 
     static Section of(Machine machine, List<String> known, Closure body) {
@@ -236,6 +238,7 @@ class Declarative {
     void run(Closure body) {
         Section top = Section.of(machine, ['agent', 'options', 'environment', 'parameters', 'triggers', 'tools', 'stages', 'post'], body)
         assert top.found.agent && top.found.stages, 'a pipeline has an agent and stages'
+        parameters(top.body('parameters'))
         Section agent = Section.of(machine, ['label', 'docker', 'node'], top.body('agent'))
         machine.note('agent', agent.found.label)
         if (top.body('options')) { machine.note('options', Section.of(machine, OPTIONS, top.body('options')).found) }
@@ -244,6 +247,18 @@ class Declarative {
         List stages = Section.of(machine, ['stage'], top.body('stages')).found.stage.collect { read(it[0] as String, it[1] as Closure) }
         for (stage in stages) { perform(stage as Map) }
         finish(post)
+    }
+
+    /** Parameters with their values: steps see them as variables too, as on a controller. */
+    void parameters(Closure body) {
+        Section section = body ? Section.of(machine, ['string', 'booleanParam', 'choice'], body) : null
+        for (row in section?.found?.string) {
+            Map named = row[0] as Map
+            Set unknown = named.keySet() - ['name', 'defaultValue', 'description', 'trim']
+            assert !unknown, "string has no parameter ${unknown}"
+            machine.params[named.name as String] = ((machine.config.params ?: [:]) as Map)[named.name] ?: named.defaultValue
+        }
+        machine.env.putAll(machine.params)
     }
 
     Map read(String name, Closure body) {
@@ -318,7 +333,7 @@ class Steps {
         words.findAll { it instanceof Closure }.each { Closure it -> it.delegate = this; it.resolveStrategy = Closure.DELEGATE_FIRST }
         return machine.step(name, words)
     }
-    Object propertyMissing(String name) { name == 'env' ? machine.env : (name == 'scm' ? 'scm' : machine.env[name]) }
+    Object propertyMissing(String name) { name == 'env' ? machine.env : name == 'params' ? machine.params : (name == 'scm' ? 'scm' : machine.env[name]) }
 }
 
 Map config = new JsonSlurperClassic().parse(new File(args[0])) as Map

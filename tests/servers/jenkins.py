@@ -11,7 +11,7 @@ import re
 import ssl
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,6 +36,26 @@ class Run:
     rotate_at: int = 0
     """At this many bytes the log is cut and starts anew."""
 
+    def grow(self) -> None:
+        """Somebody asks for the log."""
+        if self.log:
+            self.seen += self.log.pop(0)
+
+    def running(self) -> bool:
+        """Somebody asks whether it still runs."""
+        running = bool(self.log) or self.late > 0
+        self.late -= not self.log and self.late > 0
+        return running
+
+    def more(self) -> bool:
+        """Whether the log may grow."""
+        return bool(self.log)
+
+    def stop(self) -> None:
+        """Somebody aborts it."""
+        self.log.clear()
+        self.result = "ABORTED"
+
 
 @dataclass
 class Item:
@@ -47,6 +67,12 @@ class Item:
     waits: int = 2
     cancelled: bool = False
     build: int = 0
+    run: Run | None = None
+
+    def leaves(self) -> bool:
+        """Somebody asks whether it has left the queue."""
+        self.waits -= self.waits > 0
+        return self.waits == 0
 
 
 @dataclass
@@ -57,6 +83,10 @@ class Job:
     next_run: Run | None = None
     queue_waits: int = 2
     queue_cancelled: bool = False
+    parameters: tuple[str, ...] = ()
+    """Those that it declares."""
+    begin: Callable[[int, dict[str, list[str]]], tuple[Run, Item]] | None = None
+    """Begins a build that really runs; see `jenkins_agents`."""
 
 
 def node(name: str, *, labels: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
@@ -194,7 +224,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif found := re.fullmatch(r"/queue/item/(\d+)/api/json", path):
             self._queue_item(int(found[1]))
         elif path == "/queue/cancelItem" and method == "POST":
-            server.queue[int(query["id"][0])].cancelled = True
+            item = server.queue[int(query["id"][0])]
+            item.cancelled = True
+            if item.run is not None:
+                item.run.stop()
             self._reply(204, b"")
         elif found := re.fullmatch(r"((?:/job/[^/]+)+)(?:/(.*))?", path):
             name = "/".join(found[1].split("/job/")[1:])
@@ -216,8 +249,7 @@ class _Handler(BaseHTTPRequestHandler):
             "stuck": False,
             "cancelled": item.cancelled,
         }
-        if not item.cancelled and item.waits > 0:
-            item.waits -= 1
+        if not item.cancelled and not item.leaves():
             state["why"] = "Waiting for next available executor on \u2018arch-arm64\u2019"
         elif not item.cancelled:
             url = self.jenkins.url + "".join(f"job/{part}/" for part in item.job.split("/"))
@@ -242,6 +274,8 @@ class _Handler(BaseHTTPRequestHandler):
                 )
             else:
                 self._start(name, job, form)
+        elif rest == "api/json" and "parameterDefinitions" in query.get("tree", [""])[0]:
+            self._json({"property": [{}, {"parameterDefinitions": [{"name": it} for it in job.parameters]}]})
         elif rest == "api/json":
             last = max(job.runs, default=0)
             self._json(
@@ -251,6 +285,9 @@ class _Handler(BaseHTTPRequestHandler):
             run = job.runs.get(int(found[1]))
             if run is None:
                 self._html(404, "Not Found")
+            elif method == "POST" and found[2] == "stop":
+                run.stop()
+                self._reply(302, b"", Location=".")
             else:
                 self._run(run, found[2], query)
         else:
@@ -259,24 +296,19 @@ class _Handler(BaseHTTPRequestHandler):
     def _start(self, name: str, job: Job, form: dict[str, list[str]]) -> None:
         server = self.jenkins
         number = max(job.runs, default=0) + 1
-        run = job.next_run or Run(number)
-        run.number, run.parameters = number, form
-        job.runs[number] = run
-        item = Item(
-            len(server.queue) + 25,
-            name,
-            form,
-            waits=job.queue_waits,
-            cancelled=job.queue_cancelled,
-            build=number,
-        )
+        if job.begin is not None:
+            run, item = job.begin(len(server.queue) + 25, form)
+        else:
+            run = job.next_run or Run(number)
+            item = Item(len(server.queue) + 25, name, form, waits=job.queue_waits)
+        run.number, run.parameters, job.runs[number] = number, form, run
+        item.job, item.build, item.cancelled = name, number, job.queue_cancelled
         server.queue[item.number] = item
         self._reply(201, b"", Location=f"{server.url}queue/item/{item.number}/")
 
     def _run(self, run: Run, rest: str, query: dict[str, list[str]]) -> None:
         if rest == "api/json":
-            running = bool(run.log) or run.late > 0
-            run.late -= not run.log and run.late > 0
+            running = run.running()
             listed = [{"fileName": it.rpartition("/")[2], "relativePath": it} for it in run.artifacts]
             self._json(
                 {
@@ -286,6 +318,8 @@ class _Handler(BaseHTTPRequestHandler):
                     "number": run.number,
                 }
             )
+        elif not rest:
+            self._html(200, f"#{run.number}")
         elif rest == "logText/progressiveText":
             self._log(run, int(query.get("start", ["0"])[0]))
         elif rest.startswith("artifact/") and rest.removeprefix("artifact/") in run.artifacts:
@@ -294,14 +328,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._html(404, "Not Found")
 
     def _log(self, run: Run, start: int) -> None:
-        if run.log:
-            run.seen += run.log.pop(0)
+        run.grow()
         if run.rotate_at and len(run.seen) >= run.rotate_at:
             run.seen, run.rotate_at = b"[cut]\n", 0
         start = 0 if start > len(run.seen) else start  # what a controller does when the log has shrunk
         # The raw log has console notes in it that are not served: offsets are not lengths of what came.
         body = re.sub(rb"\x1b\[8mha:[^\x1b]*\x1b\[0m", b"", run.seen[start:])
-        more = {"X_More_Data": "true"} if run.log else {}
+        more = {"X_More_Data": "true"} if run.more() else {}
         self._reply(200, body, "text/plain;charset=utf-8", X_Text_Size=str(len(run.seen)), **more)
 
     def _cut(self, path: str, query: dict[str, list[str]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,31 @@ def test_the_table_shows_each_job_with_its_last_line_and_who_blocked_it() -> Non
     assert "waiting" in text
     assert "tool:pre: FAILED after 2.0 s: the hook failed" in stream.getvalue()
     assert "a note" in stream.getvalue()
+
+
+def test_a_machine_that_has_a_job_is_shown_in_lines_and_in_the_table() -> None:
+    stream = io.StringIO()
+    lines = View(Lines(stream))
+    lines.placed(JOBS["base"], "agent-1")
+    done = Result(job="base", state=State.BUILT, output="sha256:" + "a" * 64, seconds=1.5, worker="agent-1")
+    lines.ended(JOBS["base"], done)
+    assert [row[12:] for row in stream.getvalue().splitlines()] == [
+        "base: on agent-1",
+        "base: built in 1.5 s on agent-1: sha256:aaaaaaaaaaaa",
+    ]
+    rich = pytest.importorskip("rich.console")
+    console = rich.Console(file=io.StringIO(), width=70, height=20, force_terminal=True, color_system=None)
+    view = View(Table(table := LiveTable(every=60, console=console)))
+    with view:
+        view.phase(JOBS["base"], Phase.RUNNING, "never built")
+        view.placed(JOBS["base"], "agent-1")
+        view.say(JOBS["base"], "STEP 2/3: COPY\n")
+        view.phase(JOBS["old"], Phase.RUNNING, "never built")
+        view.ended(JOBS["old"], replace(done, job="old", worker="agent-2"))
+        with console.capture() as shown:
+            console.print(table._table())
+    assert "agent-1: STEP 2/3: COPY" in shown.get()
+    assert "on agent-2" in shown.get()
 
 
 def test_the_view_suits_the_stream() -> None:

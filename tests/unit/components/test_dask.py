@@ -59,7 +59,7 @@ def test_a_worker_that_cannot_do_a_job_says_all_reasons(
 
 def orders(tmp_path: Path, told: list[str], **options: object) -> Orders:
     return Orders(
-        settings=Settings(), state=tmp_path, environ={}, jobs={"web": JOB}, options=options,
+        root=tmp_path, settings=Settings(), state=tmp_path, environ={}, jobs={"web": JOB}, options=options,
         say=lambda job, text: told.append(f"{job.name}| {text}"), tell=told.append,
     )  # fmt: skip
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from buildstep.components import flow
+from buildstep.components.base_images import known_bases
 from buildstep.components.builders import Buildah
 from buildstep.components.console import View
-from buildstep.components.flow import How, Opened, build, known_bases, open_components, recorded
+from buildstep.components.flow import How, Opened, build, open_components, recorded
 from buildstep.components.interface import GraphError, State
 from buildstep.components.run import Rules
 from buildstep.components.settings import Flags

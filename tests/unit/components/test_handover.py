@@ -22,6 +22,8 @@ from buildstep.components.exact_layout import only_image
 from buildstep.components.flow import How, Opened, build, open_components
 from buildstep.components.handover import Handover
 from buildstep.components.interface import Built, GraphError, Job, Result, State
+from buildstep.components.plan import make_plan, select
+from buildstep.components.plan_views import plan_lines
 from buildstep.components.sender import Sender
 from buildstep.components.settings import Flags
 from buildstep.components.stage import Stages
@@ -191,6 +193,18 @@ def test_without_the_hand_over_it_is_said_where_a_result_is(rig: Rig) -> None:
     opened = open_components(rig.root, Flags(), environ=rig.environ, state=rig.state)
     build(opened, ("low",), Watcher(Silent()), How(at_once=1))
     assert reasons == {"low:pre": "its result is not here, far-1 has made it"}
+
+
+def test_a_plan_tells_who_has_built_what_is_reused(rig: Rig) -> None:
+    rig.build()
+    opened = rig.open()
+    with opened.closing:
+        plan = make_plan(opened.graph, select(opened.graph, ["low"]), opened.inputs, opened.records)
+        assert next(plan_lines(plan)) == "reuse  low:pre  unchanged, built on far-1"
+        assert plan.jobs["low:pre"].worker == "far-1"
+    opened = open_components(rig.root, Flags(), environ=rig.environ, state=rig.state)
+    plan = make_plan(opened.graph, select(opened.graph, ["low"]), opened.inputs, opened.records)
+    assert next(plan_lines(plan)) == "run    low:pre  its result is not here, far-1 has made it"
 
 
 def test_what_other_machines_make_can_be_used_by_others_again(rig: Rig) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from buildstep.errors import CIError, UsageError
 from buildstep.events import Bus, Event, Note
-from buildstep.net.jenkins import JenkinsBuild, JenkinsServer, Login, login
+from buildstep.net.jenkins import JenkinsBuild, JenkinsServer
 from buildstep.net.jenkins_agents import list_nodes
+from buildstep.net.jenkins_login import Login, login
 from tests.servers.jenkins import FakeJenkins, Job, Run, serving
 
 TOKEN = "11aa22bb"
@@ -246,3 +247,36 @@ def test_watch_gives_up_in_time(jenkins: FakeJenkins) -> None:
     jenkins.jobs["a"] = Job(runs={1: Run(1, log=[b"x"] * 10_000)})
     with pytest.raises(CIError, match="did not end within"):
         client(jenkins).watch(JenkinsBuild(job="a", number=1), lambda _: None, timeout=0.05, poll=0.001)
+
+
+# -- stop ----------------------------------------------------------------------------------------------------
+
+
+class EnoughError(Exception):
+    pass
+
+
+def enough(_seconds: float = 0.0) -> None:
+    raise EnoughError
+
+
+def test_a_build_is_stopped_and_what_waits_is_taken_out_of_the_queue(jenkins: FakeJenkins) -> None:
+    jenkins.jobs["job"] = Job(parametrized=True, queue_waits=0, next_run=Run(1, log=[b"x"] * 1000))
+    build = client(jenkins).trigger("job", {"A": "b"}, poll=0.01)
+    with pytest.raises(EnoughError):
+        client(jenkins).watch(build, lambda _text: None, poll=0.01, each=enough)
+    client(jenkins).stop(build)
+    assert jenkins.jobs["job"].runs[1].result == "ABORTED"
+    client(jenkins).stop(build)
+    jenkins.jobs["job"] = Job(parametrized=True, queue_waits=1000, parameters=("A",))
+    with pytest.raises(EnoughError):
+        client(jenkins).trigger("job", {"A": "b"}, poll=0.01, each=enough)
+    assert jenkins.queue[26].cancelled
+    assert client(jenkins).parameters("job") == ["A"]
+
+
+def test_pauses_can_be_ended(jenkins: FakeJenkins) -> None:
+    jenkins.faults = [("api/json", "503")]
+    server = client(jenkins, sleep=enough)  # type: ignore[arg-type]
+    with pytest.raises(EnoughError):
+        list_nodes(server)
