@@ -67,7 +67,7 @@ def untarred(archive: Path, into: Path) -> Path:
     return into
 
 
-def unbundled(archive: Path, into: Path, tag: str = "1.0.0") -> Path:
+def unbundled(archive: Path, into: Path, tag: str = "hello:1.0.0") -> Path:
     """Unpack an OCI archive with umoci."""
     layout = into.with_name(into.name + "-layout")
     layout.mkdir()
