@@ -235,12 +235,57 @@ def test_a_host_without_python_or_with_an_old_one_is_told_so(
         place.close()
 
 
+def test_what_the_shell_of_a_host_prints_at_its_start_does_no_harm(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(far, "PYTHON", f"echo Welcome; {far.PYTHON}")
+    assert remote.run(Action.START, "def start(self, service): print(1)").answer is Answer.OK
+    assert remote.lines == ["Welcome", "1"]
+    assert list(remote.place.done("x!main")) == [(Side.NODE, Action.START)]
+
+
 @pytest.mark.parametrize(
     "address", ["", "host", "ssh://", "ssh://-oProxyCommand=x", "ssh://u:p@h", "ssh://h/path"]
 )
 def test_an_address_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(UsageError, match="is no address of a host"):
         Ssh(Where(address=address))
+
+
+# -- other versions of Python ------------------------------------------------------------------------------------
+
+PYTHONS = sorted(Path.home().glob(".pyenv/versions/3.*/bin/python3"))
+"""Whatever a developer's machine has."""
+
+
+def test_the_oldest_python_that_is_there_runs_actions_and_keeps_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = {int(path.parts[-3].split(".")[1]): path for path in PYTHONS}
+    usable = [path for minor, path in sorted(versions.items()) if 9 <= minor < 11]
+    if not usable:
+        pytest.skip("neither Python 3.9 nor 3.10 is there")
+    monkeypatch.setattr(sys, "executable", str(usable[0]))
+    bench = Bench(tmp_path)
+    body = """
+    def configure(self, service):
+        service.set("python", sys.version_info[:2])
+        return "nr"
+    """
+    assert bench.run(Action.CONFIGURE, body).values["python"][1] < 11
+    port = free_port()
+    processes = [Process(1, "server", ["python3", "-c", LISTEN, str(port)], ports=[port], manager="process")]
+    for action in (Action.START, Action.CHECK_UP, Action.STOP, Action.CHECK_DOWN, Action.UNINSTALL):
+        outcome = bench.service(action, processes)
+        assert outcome.answer is Answer.OK, (action, outcome, bench.lines)
+
+
+def test_records_that_cannot_be_written_are_a_failure(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.state.write_text("a file where the directory would be")
+    outcome = bench.run(Action.START, "def start(self, service): pass")
+    assert outcome.answer is Answer.FAILED
+    assert outcome.message.startswith("what it does cannot be recorded: ")
 
 
 # -- killed ------------------------------------------------------------------------------------------------------

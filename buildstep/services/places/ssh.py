@@ -100,7 +100,7 @@ class Ssh:
         with self._guard:
             if not self._root:
                 digest, data = pack.runtime_zip()
-                found = json.loads(self._python(far.LOOK, self._state, digest))
+                found = talk.last_line(self._python(far.LOOK, self._state, digest))
                 if not found["there"]:
                     above = os.path.join(found["root"], ".runtime")
                     self._python(far.RECEIVE, "zip", above, digest, data=data)
@@ -135,13 +135,13 @@ class Ssh:
     def _has(self, key: str, above: str, digest: str) -> bool:
         known = self._there.get(key)
         if known is None:
-            found = json.loads(self._python(far.HAVE, above, digest))
+            found = talk.last_line(self._python(far.HAVE, above, digest))
             known = self._there.setdefault(key, set(found))
         return digest in known
 
     def _question(self, word: str, key: str) -> list[Any]:
         data = json.dumps({"key": key, "state": self._ready()}).encode() + b"\n"
-        answer = json.loads(self._call(far.PYTHON + '"$1" "$2"', self._runtime(), word, data=data))
+        answer = talk.last_line(self._call(far.PYTHON + '"$1" "$2"', self._runtime(), word, data=data))
         return list(answer)
 
     def _python(self, code: str, *args: str, data: bytes | IO[bytes] = b"") -> bytes:

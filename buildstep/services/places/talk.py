@@ -133,12 +133,27 @@ class Talk:
     def _take(self, data: bytes) -> Outcome | None:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for one in lines:
-            message = json.loads(one)
+            try:
+                message = json.loads(one)
+            except ValueError:  # of a start file of the shell there
+                self._line(one.decode("utf-8", "backslashreplace"))
+                continue
             if "outcome" in message:
                 return wire.outcome_of(message["outcome"])
             for text in message["lines"]:
                 self._line(text)
         return None
+
+
+def last_line(output: bytes) -> Any:
+    """Return the JSON in the last line of what a host answered; before it may be what its shell's start files
+    print. Raises ServiceError."""
+    try:
+        return json.loads(output.splitlines()[-1])
+    except (IndexError, ValueError):
+        raise ServiceError(
+            "its answer cannot be read", detail=output[-500:].decode("utf-8", "backslashreplace")
+        ) from None
 
 
 def dones(rows: Sequence[Any]) -> dict[tuple[Side, Action], Done]:

@@ -67,8 +67,9 @@ class Runner:
         self._left: set[int] = set()
 
     def run(self) -> None:
-        """Run the action, record that it completed, and answer. Raises OSError where nothing can be kept."""
+        """Run the action, record that it completed, and answer."""
         begun, clock = time.time(), time.monotonic()
+        outcome: dict[str, Any] = {}
         try:
             with self._records.locked(LOCK_SECONDS) as lock, Watcher(self._marker, lock) as watcher:
                 self._wait(0)
@@ -80,7 +81,13 @@ class Runner:
                     self._record(outcome)
         except Locked:
             message = "another action of this service runs there already"
-            outcome = self._outcome({"answer": answers.FAILED, "message": message}, begun, LOCK_SECONDS, 0)
+            outcome = self._outcome(_failed(message), begun, LOCK_SECONDS, 0)
+        except OSError as error:
+            # Unknown is what is not recorded: the action is run again.
+            message = f"{'it completed, but that' if outcome else 'what it does'} cannot be recorded: {error}"
+            outcome = self._outcome(
+                _failed(message), begun, time.monotonic() - clock, outcome.get("tries", 0)
+            )
         with contextlib.suppress(Gone):
             self._send({"outcome": outcome})
 
