@@ -121,7 +121,8 @@ class ActionsBaseNode(_Nothing):
                 begun.append((process, supervisor))
                 service.log(f"starting {process.name}")
                 supervisor.start()
-                _wait_up(process, supervisor)
+                # One that runs already, and is not up, may have been started again before.
+                _wait_up(process, supervisor, status.restarts if status.main else 0)
         except Failure:
             for _process, supervisor in reversed(begun):
                 supervisor.stop() or supervisor.halt()
@@ -248,7 +249,7 @@ def _check_ports(process: Process, status: Status) -> None:
         raise Failure(f"{process.name} cannot start: {said}")
 
 
-def _wait_up(process: Process, supervisor: Supervisor) -> None:
+def _wait_up(process: Process, supervisor: Supervisor, restarts: int) -> None:
     """Wait until a process is up. Raises Failure, its last lines printed, if it fails or is too slow."""
     begun = time.monotonic()
     settled = begun + (0 if process.ports or process.pattern else _SETTLE)
@@ -256,9 +257,9 @@ def _wait_up(process: Process, supervisor: Supervisor) -> None:
     while True:
         status = supervisor.status()
         why = why_not_up(process, status)
-        if not why and not status.restarts and time.monotonic() >= settled:
+        if not why and status.restarts <= restarts and time.monotonic() >= settled:
             return
-        if status.restarts or (not status.main and status.failed):
+        if status.restarts > restarts or (not status.main and status.failed):
             why = status.failed or why
             break
         if time.monotonic() > end:

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Iterable
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 MASK = "***"
@@ -15,6 +16,9 @@ _SHORTEST_LINE = 6
 
 _SHORTEST_CORE = 6
 """Characters of base64 that are told from other text."""
+
+_SHORTEST_PART = 4
+"""Characters of a secret that is looked for within values."""
 
 _LONGEST_LINE = 1 << 16
 """Bytes of a line; a longer one is handed on in pieces."""
@@ -44,19 +48,29 @@ class Redactor:
     """Hides some secrets."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
+        secrets = list(secrets)
         texts = {text for secret in secrets for text in forms(secret)}
         self.longest = max((len(text.encode("utf-8", "surrogateescape")) for text in texts), default=0)
         # The longest first: a secret may be a part of another's form.
         ordered = sorted(texts, key=lambda text: (-len(text), text))
         self._pattern = re.compile("|".join(map(re.escape, ordered))) if ordered else None
+        self._short = {secret for secret in secrets if len(secret) < _SHORTEST_PART}
+        parts = [text for text in ordered if len(text) >= _SHORTEST_PART]
+        self._part = re.compile("|".join(map(re.escape, parts))) if parts else None
 
     def text(self, text: str) -> str:
         """Return a text without secrets."""
         return self._pattern.sub(MASK, text) if self._pattern else text
 
-    def found(self, text: str) -> bool:
-        """Return whether a secret is in a text."""
-        return bool(self._pattern and self._pattern.search(text))
+    def found(self, value: Any) -> bool:
+        """Return whether a secret is in a value of JSON: as a part of a text, or, if it is very short, as a
+        whole one, as it would be a part of many that have nothing to do with it."""
+        if isinstance(value, dict):
+            return any(self.found(item) for pair in value.items() for item in pair)
+        if isinstance(value, list):
+            return any(map(self.found, value))
+        text = str(value)
+        return text in self._short or bool(self._part and self._part.search(text))
 
 
 class Lines:

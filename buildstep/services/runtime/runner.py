@@ -112,8 +112,7 @@ class Runner:
             "values": said.get("values") or {},
             "result": said.get("result"),
         }
-        shown = (json.dumps(outcome["values"]), json.dumps(outcome["result"]))
-        if any(self._redactor.found(text) for text in shown):
+        if self._redactor.found([outcome["values"], outcome["result"]]):
             # Both are kept in files. That they hold a secret is a mistake of the action.
             outcome["answer"], outcome["values"], outcome["result"] = answers.FAILED, {}, None
             outcome["message"] = (

@@ -75,6 +75,14 @@ def test_a_secret_in_a_very_long_line_is_hidden_wherever_the_line_is_cut(before:
     assert found == "z" * before + "***" + "z" * 70_000
 
 
+def test_a_short_secret_is_found_only_where_it_is_a_whole_value() -> None:
+    redactor = Redactor(["ab", "longer"])
+    assert redactor.text("cab longer") == "c*** ***"
+    assert [redactor.found(value) for value in ("cab", ["x", {"k": "ab"}], {"ab": 1}, "a longer one", 5, None)] == [
+        False, True, True, True, False, False,
+    ]  # fmt: skip
+
+
 def test_no_secrets_and_empty_ones_hide_nothing() -> None:
     assert Redactor([]).text("a text") == "a text"
     assert Redactor(["", " "]).text("a text") == "a text"
