@@ -109,8 +109,7 @@ class _Reader:
         self.values: dict[str, dict[str, Value]] = {}
 
     def facts(self, service: Service) -> Facts:
-        found = relations(self.repository)
-        found.levels([service.key, *found.needed_by([service.key])])  # the readers below would not end
+        relations(self.repository, [service.key]).levels()  # in a cycle what is below would not end
         uses = self.repository.uses(service)
         producers = {role: [self._facts(one) for one in some] for role, some in uses.items()}
         return self._facts(service, producers)

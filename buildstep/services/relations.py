@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError
 
@@ -55,19 +55,31 @@ class Relations:
         return reached(keys, lambda key: users.get(key, ()))
 
 
-def relations(repository: Repository) -> Relations:
-    """Return what the services of a repository need. A producer that is not there is left out: see
-    `Repository.use_faults`."""
-    needs: dict[str, set[str]] = {key: set() for key in repository.services}
+def relations(repository: Repository, of: Iterable[str] | None = None) -> Relations:
+    """Return what the services of a repository need, or some of them and all that these need, near and far.
+    A producer that is not there is left out: see `Repository.use_faults`."""
+    needs: dict[str, set[str]] = {}
     reasons: dict[tuple[str, str], str] = {}
-    for key, service in repository.services.items():
-        rows = [(service.parent.key, "it lies in it")] if service.parent else []
-        rows += [(one, f"{PRODUCER}{role}") for role, keys in service.producers.items() for one in keys]
-        for need, reason in rows:
+    waiting = list(repository.services if of is None else of)
+    while waiting:
+        key = waiting.pop()
+        if key in needs:
+            continue
+        needs[key] = set()
+        for need, reason in _needs(repository.services[key]):
             if need in repository.services:
                 needs[key].add(need)
                 reasons.setdefault((need, key), reason)
+                waiting.append(need)
     return Relations(needs, reasons)
+
+
+def _needs(service: Service) -> Iterator[tuple[str, str]]:
+    """Yield the key of each service that a service needs, and why."""
+    if service.parent is not None:
+        yield service.parent.key, "it lies in it"
+    for role, keys in service.producers.items():
+        yield from ((key, f"{PRODUCER}{role}") for key in keys)
 
 
 def consume(repository: Repository, service: Service, producers: Iterable[Service]) -> dict[str, list[str]]:

@@ -37,10 +37,8 @@ def _facts(repository: Repository, service: Service) -> Iterator[Finding]:
 
 
 def _cycles(repository: Repository, services: Sequence[Service]) -> Iterator[Finding]:
-    found = relations(repository)
-    keys = [service.key for service in services]
     try:
-        found.levels([*keys, *found.needed_by(keys)])
+        relations(repository, [service.key for service in services]).levels()
     except BuildstepError as error:
         yield Finding(error.detail.strip(), error.message, error.hint)
 

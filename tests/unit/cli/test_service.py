@@ -299,3 +299,21 @@ def test_templates_of_other_directories_have_their_domain(run: Run, site: Path) 
     assert status == 2
     assert "means 2 templates: redis (" in err
     assert run("service", "templates", "--templates", "nowhere")[0] == 2
+
+
+def test_a_person_at_a_terminal_is_asked_again_for_an_answer_that_is_none(
+    run: Run, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The questions are on standard error: standard output has the result alone."""
+    from buildstep import cli
+    from buildstep.cli import service_options
+
+    monkeypatch.setattr(service_options, "_person", lambda: True)
+    main, child = pty.openpty()
+    with os.fdopen(child, "r") as terminal:
+        os.write(main, b"\nhunter2\nsecret:env:X\nmany\n5\n")
+        monkeypatch.setattr(sys, "stdin", terminal)
+        assert cli.main(["service", "create", "web"]) == 0
+    os.close(main)
+    values = json.loads(run("service", "show", "web", "--json")[1])["values"]
+    assert (values["param.passwd"], values["param.n"]) == ("secret:env:X", "5")

@@ -301,3 +301,19 @@ def test_data_has_two_forms(text: str, answers: dict[str, str]) -> None:
 def test_data_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(SpecError):
         parse_data(text)
+
+
+def test_two_creates_at_once_do_not_mix(tmp_path: Path) -> None:
+    template(tmp_path, "db", REDIS)
+    template(tmp_path, "web", {"service.hrd": "dependencies.node = db\n"})
+    children = []
+    for number in range(4):
+        child = os.fork()
+        if child == 0:
+            create(tmp_path, "web", f"w{number}")
+            os._exit(0)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 4
+    repository = Repository.open(tmp_path)
+    assert [*repository.services] == ["db!main", *(f"web!w{number}" for number in range(4))]
+    assert all(one.producers == {"db": ["db!main"]} for one in repository.find("web"))
