@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from buildstep.cli.build import choices
-from scripts import command_pages, m_json_page, numbered_tests
+from scripts import command_pages, m_json_page, numbered_tests, service_tables
 from scripts.markdown import table
 from scripts.room_tables import room_table
 from scripts.rule_words import words
@@ -215,6 +215,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "metrics": _metrics,
     "component hooks": _component_hooks,
     "service keys": _service_keys,
+    "service verbs": service_tables.verbs,
+    "service states": service_tables.states,
 }
 
 

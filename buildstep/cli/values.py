@@ -21,7 +21,7 @@ _FILE_SCHEMES = ("tar", "oci", "docker-archive", "zfs", "btrfs", "dir", "overlay
 """Schemes whose locator is a path."""
 
 
-def _callback(find: Callable[[click.Context, click.Parameter, str], Iterable[str]]) -> Complete:
+def callback(find: Callable[[click.Context, click.Parameter, str], Iterable[str]]) -> Complete:
     """Return a click callback that offers what `find` returns and begins as what was typed."""
 
     def complete(context: click.Context, param: click.Parameter, begun: str) -> list[CompletionItem]:
@@ -65,7 +65,7 @@ def _of_setting(_context: click.Context, param: click.Parameter, begun: str) -> 
     yield from (f"{before}{value}" for value in values)
 
 
-OF_SETTING = _callback(_of_setting)
+OF_SETTING = callback(_of_setting)
 """For an option with the name of a setting that has a closed set of values."""
 
 
@@ -89,7 +89,7 @@ def _pools(_context: click.Context, _param: click.Parameter, begun: str) -> Iter
     yield from _paths(begun)
 
 
-POOLS = _callback(_pools)
+POOLS = callback(_pools)
 
 
 def _stores(_context: click.Context, _param: click.Parameter, begun: str) -> Iterator[str]:
@@ -99,7 +99,7 @@ def _stores(_context: click.Context, _param: click.Parameter, begun: str) -> Ite
     yield from _paths(begun)
 
 
-STORES = _callback(_stores)
+STORES = callback(_stores)
 
 
 def _registers(_context: click.Context, _param: click.Parameter, begun: str) -> Iterator[str]:
@@ -109,7 +109,7 @@ def _registers(_context: click.Context, _param: click.Parameter, begun: str) -> 
     yield from _paths(begun)
 
 
-REGISTERS = _callback(_registers)
+REGISTERS = callback(_registers)
 
 
 def _mapped(context: click.Context) -> Mapping[str, tuple[str, ...]]:
@@ -127,7 +127,7 @@ def _mapped(context: click.Context) -> Mapping[str, tuple[str, ...]]:
     return open_register(url, RegisterAccess(environ={}, bus=Bus())).read().services
 
 
-PATTERNS = _callback(lambda context, _param, _begun: _mapped(context))
+PATTERNS = callback(lambda context, _param, _begun: _mapped(context))
 """Of an argument that is a pattern of a register."""
 
 
@@ -136,7 +136,7 @@ def _mapped_services(context: click.Context, _param: click.Parameter, _begun: st
         yield from services
 
 
-MAPPED_SERVICES = _callback(_mapped_services)
+MAPPED_SERVICES = callback(_mapped_services)
 """Of an argument that is a service of a register."""
 
 
@@ -157,9 +157,9 @@ def _times(_context: click.Context, _param: click.Parameter, _begun: str) -> Ite
     yield from ("keep", "now")
 
 
-TIMES = _callback(_times)
+TIMES = callback(_times)
 
-REFS = _callback(_refs)
+REFS = callback(_refs)
 """Of an argument that is a ref of a store."""
 
 
@@ -181,7 +181,7 @@ def _services(context: click.Context, _param: click.Parameter, _begun: str) -> I
     yield from (name.service for name in _assets_there(context))
 
 
-SERVICES = _callback(_services)
+SERVICES = callback(_services)
 """Of an argument that is a service in a store of assets."""
 
 
@@ -190,7 +190,7 @@ def _versions(context: click.Context, _param: click.Parameter, _begun: str) -> I
     yield from (name.version for name in _assets_there(context) if name.service == service)
 
 
-VERSIONS = _callback(_versions)
+VERSIONS = callback(_versions)
 """Of an argument that is a version of the argument `service`."""
 
 
@@ -215,7 +215,7 @@ def _installed_services(context: click.Context, _param: click.Parameter, _begun:
     yield from (service for service in services(top) if versions(top, service))
 
 
-INSTALLED = _callback(_installed_services)
+INSTALLED = callback(_installed_services)
 """Of an argument that is an installed service."""
 
 
@@ -227,7 +227,7 @@ def _installed_versions(context: click.Context, _param: click.Parameter, _begun:
     yield from sorted(versions(_installed(context), service))
 
 
-INSTALLED_VERSIONS = _callback(_installed_versions)
+INSTALLED_VERSIONS = callback(_installed_versions)
 """Of an option that is an installed version of the argument `service`."""
 
 
@@ -237,7 +237,7 @@ def _forms(_context: click.Context, _param: click.Parameter, _begun: str) -> Ite
     yield from LISTS.names()
 
 
-FORMS = _callback(_forms)
+FORMS = callback(_forms)
 """Of an option that is a form of file list."""
 
 
@@ -262,7 +262,7 @@ def _stored(context: click.Context, _param: click.Parameter, _begun: str) -> Ite
         yield from (f"{record.name}@{record.version}", record.name, record.uuid)
 
 
-STORED = _callback(_stored)
+STORED = callback(_stored)
 """Of an argument that is an image in the store."""
 
 
@@ -280,7 +280,7 @@ def _references(context: click.Context, param: click.Parameter, begun: str) -> I
         yield from _stored(context, param, begun)
 
 
-REFERENCES = _callback(_references)
+REFERENCES = callback(_references)
 """Of an option or argument that is a base image."""
 
 
@@ -309,9 +309,9 @@ def _targets(_context: click.Context, _param: click.Parameter, begun: str) -> It
     yield from configs.load(os.environ, Path.cwd()).targets
 
 
-TARGETS = _callback(_targets)
-SOURCES = _callback(lambda _context, _param, begun: ("https://", "s3://", "dir:", *_paths(begun)))
-OWNERS = _callback(lambda *_: ("root:root", "keep"))
+TARGETS = callback(_targets)
+SOURCES = callback(lambda _context, _param, begun: ("https://", "s3://", "dir:", *_paths(begun)))
+OWNERS = callback(lambda *_: ("root:root", "keep"))
 
 
 def _filters(_context: click.Context, _param: click.Parameter, _begun: str) -> Iterator[str]:
@@ -320,7 +320,7 @@ def _filters(_context: click.Context, _param: click.Parameter, _begun: str) -> I
     yield from (f"{name}=" for name in FILTERS)
 
 
-FILTERS = _callback(_filters)
+FILTERS = callback(_filters)
 """Of an argument KEY=VALUE that filters images."""
 
 
@@ -329,10 +329,10 @@ def _components(context: click.Context, _param: click.Parameter, _begun: str) ->
     yield from sorted(path.parent.name for path in root.glob("src/*/build") if path.is_dir())
 
 
-COMPONENTS = _callback(_components)
+COMPONENTS = callback(_components)
 """Of a value that is a component of the repository."""
 
-MODES = _callback(lambda _context, _param, _begun: ("k8s", "yarn", "all"))
+MODES = callback(lambda _context, _param, _begun: ("k8s", "yarn", "all"))
 """Of a mode word: those of OpenPAI, any other may be one too."""
 
 
@@ -342,7 +342,7 @@ def _executors(_context: click.Context, _param: click.Parameter, _begun: str) ->
     return EXECUTORS.names()
 
 
-EXECUTORS = _callback(_executors)
+EXECUTORS = callback(_executors)
 """Of where jobs of components run."""
 
 
@@ -352,7 +352,7 @@ def _service_keys(context: click.Context, _param: click.Parameter, _begun: str) 
     yield from open_repository(context.params.get("root"), strict=False).services
 
 
-SERVICE_KEYS = _callback(_service_keys)
+SERVICE_KEYS = callback(_service_keys)
 """Of a value that is the key of a service."""
 
 
@@ -362,7 +362,7 @@ def _service_states(*_: object) -> Iterable[str]:
     return [state.value for state in State]
 
 
-SERVICE_STATES = _callback(_service_states)
+SERVICE_STATES = callback(_service_states)
 """Of a value that is the state of a service."""
 
 
@@ -373,5 +373,5 @@ def _service_templates(context: click.Context, _param: click.Parameter, _begun: 
     yield from map(str, opened.templates)
 
 
-SERVICE_TEMPLATES = _callback(_service_templates)
+SERVICE_TEMPLATES = callback(_service_templates)
 """Of a value that is a template of services."""

@@ -224,7 +224,8 @@ class Course:
                 coming = self._coming()
                 return (Verdict.RUN, f"{coming} runs") if coming else (Verdict.SKIP, "nothing is changed")
             case When.RESTART:
-                return _choose(self._restart, self._restart_why, self._restart_why)
+                why = self._restart_why
+                return _choose(self._restart, why if unit.action is Action.STOP else "it was stopped", why)
             case When.MAY_RUN:
                 runs = self.state in RUNNING or bool(self._said.get(unit.step))
                 return _choose(runs, f"it is {self.state}", _not_running(self.state))

@@ -124,34 +124,3 @@ def in_order(verb: Verb) -> bool:
 def reversed_order(verb: Verb) -> bool:
     """Return whether services go in the order of their needs backwards: what needs another goes first."""
     return verb in (Verb.STOP, Verb.HALT, Verb.UNINSTALL, Verb.REMOVE_DATA)
-
-
-def table() -> str:
-    """Return the table of verbs and their steps as Markdown, for the reference page."""
-    lines = ["| verb | action | sides, in order | when |", "| --- | --- | --- | --- |"]
-    for verb, steps in VERBS.items():
-        name = f"`{verb}`"
-        for step in steps:
-            sides = ", ".join(f"`{side}`" for side in step.sides)
-            must = "; no is a failure" if step.must and step.checks else ""
-            lines.append(f"| {name} | `{step.action}` | {sides} | {step.when}{must} |")
-            name = ""
-    return "\n".join(lines)
-
-
-def transitions() -> str:
-    """Return the table of states and what leads from one to another as Markdown, for the reference page."""
-    from buildstep.services.states import NO, YES, State
-
-    lines = ["| action | may run in | leads to | of a check that says no |", "| --- | --- | --- | --- |"]
-    for action, moves in YES.items():
-        if len(moves) == len(State):
-            states = "any"
-        else:
-            states = ", ".join(f"`{state}`" for state in State if state in moves)
-        ends = sorted({f"`{new}`" for old, new in moves.items() if new is not old})
-        stays = "" if all(new is not old for old, new in moves.items()) else "the same state"
-        no = sorted({f"`{new}`" for new in NO.get(action, {}).values()})
-        cell = ", else ".join(part for part in (", ".join(ends), stays) if part)
-        lines.append(f"| `{action}` | {states} | {cell} | {', '.join(no)} |")
-    return "\n".join(lines)

@@ -6,12 +6,12 @@ same rules, with what actions say in place of what is assumed here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Final, NamedTuple
 
-from buildstep.errors import Fault, SpecError, UsageError
+from buildstep.errors import UsageError
 from buildstep.services.course import Planned, Verdict, open_course
 from buildstep.services.inputs import Tag
 from buildstep.services.interface import Action, ServiceError
@@ -119,13 +119,20 @@ class Unfit(ServiceError):
     """What was asked for cannot be done to some services; nothing was done to any."""
 
 
-def make_plan(wish: Wish, subjects: Mapping[str, Subject], records: Mapping[str, Record], tag: Tag) -> Plan:
-    """Return the plan of a wish. subjects, records: of all services, by key.
+def make_plan(
+    wish: Wish,
+    needs: Mapping[str, Collection[str]],
+    subject_of: Callable[[str], Subject],
+    records: Mapping[str, Record],
+    tag: Tag,
+) -> Plan:
+    """Return the plan of a wish. needs, records: of all services, by key; subject_of: returns one of them,
+    and is asked for no more of them than the plan is about.
 
     Raises UsageError for names that are none; Unfit for what cannot be done to a service that was named;
-    SpecError for services that need each other in a circle.
+    ServiceError for services that need each other in a circle; what `subject_of` raises.
     """
-    graph = Graph(subjects)
+    graph = Graph(needs)
     graph.check(wish.names)
     phases, wrong = list[Phase](), list[str]()
     now = dict(records)
@@ -140,7 +147,7 @@ def make_plan(wish: Wish, subjects: Mapping[str, Subject], records: Mapping[str,
         rows = {}
         for key in scope:
             if key not in left:
-                rows[key], now[key] = _walk(verb, subjects[key], now[key], tag, wish)
+                rows[key], now[key] = _walk(verb, subject_of(key), now[key], tag, wish)
         first = graph.first(scope, backwards=reversed_order(verb))
         if not in_order(verb):
             first = dict.fromkeys(scope, frozenset[str]())
@@ -175,16 +182,15 @@ def _walk(
 
 
 class Graph:
-    """Who needs whom. Raises SpecError for services that need each other in a circle."""
+    """Who needs whom. Raises ServiceError for services that need each other in a circle."""
 
-    def __init__(self, subjects: Mapping[str, Subject]) -> None:
-        self.direct = {key: subject.needs & subjects.keys() for key, subject in subjects.items()}
+    def __init__(self, needs: Mapping[str, Collection[str]]) -> None:
+        self.direct = {key: needs.keys() & set(wanted) for key, wanted in needs.items()}
         try:
             self.order = list(TopologicalSorter(self.direct).static_order())
         except CycleError as error:
-            members = [str(key) for key in reversed(error.args[1])]
-            fault = Fault(where=members[0], message=f"needs itself: {' -> '.join(members)}")
-            raise SpecError("services", [fault]) from error
+            members = " -> ".join(str(key) for key in reversed(error.args[1]))
+            raise ServiceError(f"services need each other in a circle: {members}") from error
         self.needs: dict[str, frozenset[str]] = {}
         for key in self.order:
             below = [self.needs[need] for need in self.direct[key]]

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from buildstep.services.interface import Action, Answer, Line, ServiceError, Side
 from buildstep.services.states import State
@@ -227,6 +227,11 @@ class Book:
 
     def _log(self, key: str, name: str, number: int) -> Path:
         return self._folder_of(key) / "log" / f"{_quoted(name)}.{number}.log"
+
+
+def action_of(log: Path) -> str:
+    """Return the name of the action that a log is of, as `Unit.name` has it."""
+    return unquote(log.name.rsplit(".", 2)[0])
 
 
 _LOG = re.compile(r"(?P<name>.+)\.(?P<number>[0-9]+)\.log")

@@ -16,13 +16,12 @@ from buildstep.services.interface import Action, Facts, Place, Side
 class Subject:
     """A service, as the life cycle sees it.
 
-    needs: keys of the services that must be up before it: producers and parents. place: where its node side
-    is, for a person. secrets: their values, by name. folder: its directory, for its state and logs.
+    place: where its node side is, for a person. secrets: their values, by name. folder: its directory, for
+    its state and logs.
     """
 
     facts: Facts
     folder: Path
-    needs: frozenset[str] = frozenset()
     place: str = "here"
     secrets: Mapping[str, str] = field(default_factory=dict)
 
@@ -39,8 +38,9 @@ class Subject:
 class World(Protocol):
     """A repository of services, and the places where their actions run. Safe to use from several threads."""
 
-    def keys(self) -> Collection[str]:
-        """Return the keys of all services."""
+    def needs(self) -> Mapping[str, Collection[str]]:
+        """Return for the key of each service those of the services that must be up before it: producers and
+        parents. Raises ServiceError for services that need each other in a circle."""
         ...
 
     def subject(self, key: str) -> Subject:

@@ -92,7 +92,7 @@ class MemoryWorld:
 
     top: Path
     facts: dict[str, Facts] = field(default_factory=dict)
-    needs: dict[str, frozenset[str]] = field(default_factory=dict)
+    needed: dict[str, frozenset[str]] = field(default_factory=dict)
     secrets: dict[str, dict[str, str]] = field(default_factory=dict)
     node: MemoryPlace = field(default_factory=MemoryPlace)
     here: MemoryPlace = field(default_factory=lambda: MemoryPlace("mgmt"))
@@ -110,15 +110,15 @@ class MemoryWorld:
             processes=[Process(1, name, [name])],
             **values,
         )
-        self.needs[key] = frozenset(needs)
+        self.needed[key] = frozenset(needs)
         (self.top / key).mkdir(exist_ok=True, parents=True)
 
     def change(self, key: str, **values: Any) -> None:
         """Change fields of the facts of a service; those that use it see it."""
         self.facts[key] = replace(self.facts[key], **values)
 
-    def keys(self) -> Collection[str]:
-        return self.facts.keys()
+    def needs(self) -> Mapping[str, Collection[str]]:
+        return self.needed
 
     def subject(self, key: str) -> Subject:
         facts = self.facts[key]
@@ -126,7 +126,6 @@ class MemoryWorld:
         return Subject(
             facts=replace(facts, producers=producers),
             folder=self.top / key,
-            needs=self.needs[key],
             place="in memory",
             secrets=self.secrets.get(key, {}),
         )
@@ -138,7 +137,7 @@ class MemoryWorld:
         self.change(key, values={**self.facts[key].values, **values})
 
     def remove(self, key: str) -> None:
-        del self.facts[key], self.needs[key]
+        del self.facts[key], self.needed[key]
 
     def close(self) -> None:
         pass
@@ -204,7 +203,8 @@ def plan_of(wish: Wish, work: Work) -> Plan:
     world = work.world
     return make_plan(
         wish,
-        {key: world.subject(key) for key in world.keys()},  # noqa: SIM118 - no mapping
-        {key: work.book.load(key) for key in world.keys()},  # noqa: SIM118
+        world.needs(),
+        world.subject,
+        {key: work.book.load(key) for key in world.needs()},
         work.tag,
     )

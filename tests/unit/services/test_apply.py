@@ -157,7 +157,7 @@ def test_a_service_that_does_not_come_up_is_a_failure_and_started_again(world: M
     assert work.book.load(A).state is State.UP
 
 
-def test_ays_d03_check_requirements_is_asked_before_anything_is_touched(world: MemoryWorld) -> None:
+def test_check_requirements_is_asked_before_anything_is_touched(world: MemoryWorld) -> None:
     world.node.say = fails(A, Action.CHECK_REQUIREMENTS, Answer.NOT, "2 GiB of memory are needed")
     (result,) = run(work_of(world), Verb.INSTALL, names=(A,)).results
     assert result.message == "what it requires is not there: 2 GiB of memory are needed"

@@ -11,7 +11,7 @@ import pytest
 from buildstep.errors import SpecError, UsageError
 from buildstep.services.apply import apply
 from buildstep.services.course import Verdict
-from buildstep.services.interface import Process
+from buildstep.services.interface import Process, ServiceError
 from buildstep.services.life_cycle import Verb
 from buildstep.services.plan import Plan, Unfit, Wish
 from buildstep.services.states import State
@@ -176,6 +176,15 @@ def test_management_actions_are_planned_where_a_file_has_them(work: Work, world:
     ]
 
 
+def test_ays_d15_a_plan_runs_nothing_of_action_files(work: Work, world: MemoryWorld) -> None:
+    trace = world.top / "trace"
+    for side in ("node", "mgmt"):
+        source = f"open({str(trace)!r}, 'w')\nclass Actions:\n    def init(self, service):\n        pass\n"
+        (world.top / WEB / f"actions_{side}.py").write_text(source)
+    assert planned(work, Verb.INSTALL)[WEB]["mgmt.init"] == "never done"
+    assert not trace.exists()
+
+
 def test_a_file_that_is_no_python_is_told_with_its_line(work: Work, world: MemoryWorld) -> None:
     (world.top / WEB / "actions_mgmt.py").write_text("class Actions:\n    def (\n")
     with pytest.raises(SpecError, match=r"actions_mgmt\.py: 1 fault") as caught:
@@ -225,10 +234,10 @@ def test_what_is_needed_is_not_uninstalled(work: Work, world: MemoryWorld) -> No
 
 
 def test_circles_are_named_member_by_member(work: Work, world: MemoryWorld) -> None:
-    world.needs[REDIS] = frozenset({WEB})
-    with pytest.raises(SpecError) as caught:
+    world.needed[REDIS] = frozenset({WEB})
+    with pytest.raises(ServiceError, match="need each other in a circle") as caught:
         planned(work, Verb.INSTALL)
-    members = caught.value.detail.partition("itself: ")[2].split(" -> ")
+    members = caught.value.message.partition("circle: ")[2].split(" -> ")
     assert (len(members), members[0], set(members)) == (3, members[2], {REDIS, WEB})
 
 

@@ -54,7 +54,7 @@ def test_where_an_answer_leads(state: State, action: Action, answer: Answer, new
 def courses(verb: Verb, state: State, world: MemoryWorld) -> Iterator[tuple[str, State, list[str]]]:
     """Walk a verb from a state with every row of answers that there can be; yield how each went."""
     records = {ONE: _record(state)}
-    graph = Graph({ONE: world.subject(ONE)})
+    graph = Graph(world.needs())
     if _left(verb, ONE, graph, records, [ONE]) is not None:
         return
     todo: list[tuple[Answer, ...]] = [()]
@@ -115,7 +115,7 @@ def test_a_plan_comes_to_an_end_from_every_state(verb: Verb, state: State, tmp_p
     world = MemoryWorld(tmp_path)
     world.add(ONE)
     record = _record(state)
-    if _left(verb, ONE, Graph({ONE: world.subject(ONE)}), {ONE: record}, [ONE]) is not None:
+    if _left(verb, ONE, Graph(world.needs()), {ONE: record}, [ONE]) is not None:
         return
     for pending in ("", "configure ran"):
         course = Course(verb, world.subject(ONE), replace(record, pending=pending), lambda *_: "")

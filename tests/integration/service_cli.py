@@ -1,0 +1,60 @@
+"""`buildstep service` as a child, in a repository of a test's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+TOP = Path(__file__).parents[2]
+
+
+class ServiceCli:
+    """Runs commands in a repository. templates: files by their paths below servicetemplates/."""
+
+    def __init__(self, top: Path, templates: Mapping[str, str], **environ: str) -> None:
+        self.top = top
+        for name, text in templates.items():
+            path = top / "servicetemplates" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        self.environ = {**os.environ, "PYTHONPATH": str(TOP), "CI": "1", **environ}
+
+    def argv(self, words: Sequence[str]) -> list[str]:
+        return [sys.executable, "-m", "buildstep", "service", *words, "--root", str(self.top)]
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        return subprocess.run(self.argv(words), capture_output=True, text=True, env=self.environ, check=False)
+
+    def done(self, *words: str) -> str:
+        """Run a command that must end well; return what it prints on standard output."""
+        ended = self.run(*words)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    def json(self, *words: str, status: int = 0) -> Any:
+        """Run a command that must end with a status; return the object that it prints."""
+        ended = self.run(*words, "--json")
+        assert ended.returncode == status, ended.stderr
+        return json.loads(ended.stdout)
+
+    def ran(self, *words: str, status: int = 0) -> dict[str, list[str]]:
+        """Run a verb; return the actions that ran, by service; their sides are left out."""
+        found: dict[str, list[str]] = {}
+        for row in self.json(*words, status=status)["services"]:
+            found.setdefault(row["service"], []).extend(name.partition(".")[2] for name in row["ran"])
+        return {key: names for key, names in found.items() if names}
+
+    def states(self) -> dict[str, str]:
+        return {row["service"]: row["state"] for row in self.json("status")["services"]}
+
+    def begin(self, *words: str) -> subprocess.Popen[str]:
+        """Start a command."""
+        return subprocess.Popen(
+            self.argv(words), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environ
+        )

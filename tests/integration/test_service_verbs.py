@@ -1,0 +1,82 @@
+"""The commands around the life of services: switched off and on, saved and brought back, logs, and the end."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.service_cli import ServiceCli
+
+BASE, TOP = "base!verbs", "top!verbs"
+
+TEMPLATES = {
+    "base/service.hrd": "data.dirs = '$(param.data)',\n",
+    "base/instance.hrd": "param.data = @ASK\n",
+    "base/actions_node.py": """\
+import os
+
+
+class Actions:
+    def configure(self, service):
+        os.makedirs(str(service.values["param.data"]), exist_ok=True)
+        print("made", service.values["param.data"])
+
+    def test(self, service):
+        return os.path.isdir(str(service.values["param.data"]))
+""",
+    "top/service.hrd": "dependencies.global = base\n",
+}
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Iterator[ServiceCli]:
+    found = ServiceCli(tmp_path, TEMPLATES)
+    found.done("create", "base", "verbs", "-D", f"param.data={tmp_path}/data/base")
+    found.done("create", "top", "verbs")
+    found.done("install", "top")
+    yield found
+    for key in (BASE, TOP):
+        shutil.rmtree(f"/var/lib/buildstep/services/{key}", ignore_errors=True)
+
+
+def test_what_is_disabled_stays_down_with_all_that_needs_it(cli: ServiceCli) -> None:
+    assert cli.states() == {BASE: "up", TOP: "up"}
+    cli.done("disable", "base")
+    assert cli.states() == {BASE: "down", TOP: "down"}
+    assert cli.ran("apply") == {}
+    refused = cli.run("start", "top")
+    assert refused.returncode == 23
+    assert f"it needs {BASE}, which is disabled" in refused.stderr
+    cli.done("disable", "top")
+    refused = cli.run("enable", "top")
+    assert refused.returncode == 23
+    assert f"it needs {BASE}, which is disabled" in refused.stderr
+    cli.done("enable", "base", "top")
+    cli.done("apply")
+    assert cli.states() == {BASE: "up", TOP: "up"}
+
+
+def test_data_is_saved_and_brought_back_and_removed_at_the_end(cli: ServiceCli, tmp_path: Path) -> None:
+    data = tmp_path / "data/base"
+    (data / "row").write_text("one")
+    ident = cli.done("export", "base").split()[-1]
+    (data / "row").write_text("two")
+    cli.done("import", "base", ident)
+    assert (data / "row").read_text() == "one"
+    cli.done("test", "base")
+    printed = cli.done("log", "base", "configure")
+    assert f"made {data}" in printed
+    assert cli.json("log", "base", "configure", "--run", "1")["run"] == 1
+    assert cli.run("log", "base", "configure", "--run", "7").returncode == 2
+    assert "node.configure  ok" in cli.done("status", "base")
+    cli.done("status", "--check")
+    refused = cli.run("purge", "--data", "base")
+    assert refused.returncode == 23
+    assert data.is_dir()
+    cli.done("purge", "--data", "--consumers", "base")
+    assert not data.exists()
+    assert cli.json("status")["services"] == []
+    assert cli.run("status", "base").returncode == 2
