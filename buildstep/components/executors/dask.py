@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-from buildstep.components.engine import Dispatch, Orders, Work
+from buildstep.components.engine import Dispatch, Orders, Work, log_of
 from buildstep.components.executors.dask_cluster import Address, Cluster, connect
 from buildstep.components.executors.dask_task import do
 from buildstep.components.interface import Job, Result, State
@@ -174,6 +174,7 @@ class DaskExecutor:
                     worker = attempt.workers[-1] if attempt.workers else "no worker"
                     happened.append(f"{worker}: {why}")
                     avoid.append(why.avoid)
+                    self._write(attempt)
                     self._orders.tell(f"{job.name}: no result from {happened[-1]}")
             message = f"no worker has given a result, {len(happened)} tries\n" + "\n".join(happened)
         except _Stopped:
@@ -183,14 +184,22 @@ class DaskExecutor:
             raise
         except BuildstepError as error:
             message = "\n".join(part for part in (error.message, error.detail, error.hint) if part)
+        log = log_of(self._orders.state, job.name)
         return Result(
             job=job.name,
             state=state,
             message=message,
+            log=log if log.exists() else None,
             worker=worker,
             started=started,
             seconds=time.monotonic() - began,
         )
+
+    def _write(self, attempt: _Try) -> None:
+        """Keep what came of the log of a try that had no result."""
+        with contextlib.suppress(OSError):
+            log = log_of(self._orders.state, attempt.job.name)
+            log.write_text("".join(f"{line}\n" for line in attempt.lines), encoding="utf-8")
 
     def _attempt(self, attempt: _Try, outputs: Mapping[str, str], avoid: list[str]) -> Result:
         """Give a job to the cluster and return its result. Raises _Lost, _Stopped, CIError."""
@@ -289,6 +298,7 @@ class DaskExecutor:
             if attempt.workers:
                 self._orders.tell(f"{attempt.job.name}: {attempt.workers[-1]} was lost, {worker} does it now")
             attempt.workers.append(worker)
+            self._orders.placed(attempt.job, worker)
         for line in message.get("lines", ()):
             attempt.lines.append(str(line))
             self._orders.say(attempt.job, str(line))

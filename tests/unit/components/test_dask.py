@@ -61,6 +61,7 @@ def orders(tmp_path: Path, told: list[str], **options: object) -> Orders:
     return Orders(
         root=tmp_path, settings=Settings(), state=tmp_path, environ={}, jobs={"web": JOB}, options=options,
         say=lambda job, text: told.append(f"{job.name}| {text}"), tell=told.append,
+        placed=lambda job, worker: told.append(f"{job.name}: on {worker}"),
     )  # fmt: skip
 
 
@@ -158,17 +159,18 @@ def test_a_job_is_one_task_and_its_result_is_what_the_hand_over_has(rig: Callabl
     found = rig(work, labels=["special"])
     assert found.executor.at_once == 2
     assert found.result().output == "sha256:1"
-    assert found.told == ["web| at docker://registry.example/x", "web| STEP 1"]
+    assert found.told == ["web: on far", "web| at docker://registry.example/x", "web| STEP 1"]
     assert found.desk.forgotten == found.desk.sent
 
 
-def test_without_a_result_a_job_is_tried_again_a_few_times(rig: Callable[..., Rig]) -> None:
+def test_without_a_result_a_job_is_tried_again_a_few_times(rig: Callable[..., Rig], tmp_path: Path) -> None:
     def work(ticket: str, urls: tuple[str, ...], topic: str) -> int:
         distributed.get_worker().log_event(topic, {"ticket": ticket, "name": "far", "lines": ["no disk"]})
         if len(found.desk.sent) == 2:
             raise ImportError("no module named buildstep")
         return 4
 
+    (tmp_path / "logs").mkdir()
     found = rig(work, tries=3)
     result = found.result()
     assert (result.state, result.worker) == (State.FAILED, "far")
@@ -178,6 +180,8 @@ def test_without_a_result_a_job_is_tried_again_a_few_times(rig: Callable[..., Ri
         "far: ImportError: no module named buildstep",
         "far: it ended with 4, after: no disk",
     ]
+    assert result.log is not None
+    assert result.log.read_text() == "no disk\n"
     assert len(set(found.desk.sent)) == 3
     assert found.desk.forgotten == found.desk.sent
 
@@ -206,7 +210,7 @@ def test_a_worker_that_dies_each_time_is_given_up_and_another_one_is_asked(
     found = rig(work)
     assert found.result().output == "sha256:2"
     assert asked[0] != asked[1]
-    assert "the worker was lost 1 times" in found.told[0]
+    assert "the worker was lost 1 times" in found.told[-1]
 
 
 def test_a_build_that_stops_cancels_what_runs(rig: Callable[..., Rig]) -> None:
