@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from buildstep.components.engine import Dispatch, Orders, Work, log_of
-from buildstep.components.executors.jenkins_nodes import Nodes
+from buildstep.components.executors.jenkins_nodes import Nodes, label_of
 from buildstep.components.interface import Job, Result, State
 from buildstep.errors import BuildstepError, CIError, Fault, UsageError
 from buildstep.net.jenkins import JenkinsBuild, JenkinsServer, ServerError
@@ -246,7 +246,9 @@ class JenkinsExecutor:
     def _watch(self, attempt: _Try, server: JenkinsServer) -> str:
         """Start the build of a try and follow it to its end; return how it ended. Raises as `_attempt`."""
         node, options = attempt.node, self._options
-        parameters = dict(zip(PARAMETERS, (attempt.ticket, self._dispatch.place, node), strict=True))
+        parameters = dict(
+            zip(PARAMETERS, (attempt.ticket, self._dispatch.place, label_of(node)), strict=True)
+        )
 
         def each() -> None:
             self._look()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 import time
 from collections import Counter
@@ -99,6 +100,20 @@ class Nodes:
         with self._lock:
             since, why = self._offline.get(node, (now, ""))
         return why if now - since >= self._lost_after else ""
+
+
+def label_of(node: str) -> str:
+    """Return the label expression that means one node: each has its own name as a label.
+
+    Source: jenkinsci/jenkins, hudson.model.labels.LabelAtom.escape: a name with other characters is quoted;
+    the controller's own node has a label in place of its name.
+    """
+    if node == "Built-In Node":
+        return "built-in"
+    if re.fullmatch(r"[A-Za-z0-9_.-]+", node):
+        return node
+    escaped = node.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def needs(job: Job, orders: Orders, labels: tuple[str, ...]) -> Needs:

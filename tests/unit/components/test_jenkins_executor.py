@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from buildstep.components import handover
 from buildstep.components.engine import Orders
-from buildstep.components.executors.jenkins import JENKINS, JenkinsExecutor, Options
-from buildstep.components.executors.jenkins_nodes import Nodes, needs
+from buildstep.components.executors.jenkins import JENKINS, RULE, JenkinsExecutor, Options
+from buildstep.components.executors.jenkins_nodes import Nodes, label_of, needs
 from buildstep.components.interface import Action, Image, Job, Result, State
-from buildstep.components.settings import BuildOptions, Settings
+from buildstep.components.settings import BuildOptions, Settings, load
 from buildstep.errors import CIError
 from buildstep.net.jenkins_agents import Needs
 from tests.servers import jenkins as server
@@ -270,6 +272,12 @@ def test_what_a_job_needs_of_a_node(tmp_path: Path) -> None:
     assert found == Needs(os="sunos", arch="amd64", pool="zfs:x")
 
 
+def test_a_node_is_named_by_a_label_that_means_it_alone() -> None:
+    assert [label_of(name) for name in ("arm-1.x", "Built-In Node", 'agent "one"')] == [
+        "arm-1.x", "built-in", '"agent \\"one\\""',
+    ]  # fmt: skip
+
+
 def test_all_faults_of_the_options_are_told(rig: Rig) -> None:
     orders = Orders(
         root=rig.top,
@@ -286,3 +294,18 @@ def test_all_faults_of_the_options_are_told(rig: Rig) -> None:
         Orders(root=rig.top, settings=Settings(), state=rig.top, environ={}, options={"job": "x"})
     )
     assert [(fault.where, fault.message) for fault in found] == [("Jenkins", "no Jenkins server is given")]
+
+
+def test_what_the_page_says_of_components_toml_is_taken(rig: Rig, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs/how-to/build-on-agents.md").read_text()
+    table, hooks = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "components.toml").write_text(f"{table}\n{hooks}")
+    settings = load(tmp_path)
+    assert settings.executor == "jenkins"
+    assert settings.hooks.variables == ("MIRROR_TOKEN", "GIT_COMMIT")
+    assert handover.faults(settings.handover, "handover", {}) == []
+    options = settings.executors["jenkins"]
+    assert JENKINS.faults(replace(rig.orders(), options=options)) == []
+    told = set(re.findall(r"^\| `([a-z_`, ]+)` \|", page, re.MULTILINE))
+    keys = {name for row in told for name in re.findall(r"[a-z_]+", row)}
+    assert keys == set(RULE["properties"])
