@@ -10,7 +10,7 @@ import click
 
 from buildstep.cli import values
 from buildstep.cli.hrd_read import keys
-from buildstep.cli.options import echo
+from buildstep.cli.options import echo, show
 
 if TYPE_CHECKING:
     from buildstep.services.hrd import Document, Value
@@ -49,6 +49,7 @@ def fmt(files: tuple[Path, ...], checks: bool, differs: bool) -> int:
     from buildstep.errors import ExitCode, Fault, SpecError
     from buildstep.services.hrd import read
     from buildstep.services.hrd.layout import formatted
+    from buildstep.system.text import plural
 
     changes: dict[Path, tuple[str, str]] = {}
     faults: list[Fault] = []
@@ -63,13 +64,16 @@ def fmt(files: tuple[Path, ...], checks: bool, differs: bool) -> int:
             changes[file] = old, new
     if faults:
         raise SpecError("nothing is changed", faults)
-    for file, (old, new) in changes.items():
-        if not checks and not differs:
+    changing = not checks and not differs
+    if changing:
+        for file, (_, new) in changes.items():
             _write(file, new)
-        if differs:
+    if differs:
+        for file, (old, new) in changes.items():
             _print_difference(file, old, new)
-        else:
-            echo(str(file))
+    else:
+        done = f"formatted: {plural(len(changes), 'file')}" if changing else ""
+        show(None, map(str, changes), as_json=False, done=done)
     return ExitCode.GATE if checks and changes else ExitCode.OK
 
 

@@ -149,3 +149,19 @@ def test_set_changes_a_key_and_nothing_else(run: Run, file: Path) -> None:
 
 def test_the_grammar_is_json(run: Run) -> None:
     assert json.loads(run("hrd", "grammar")[1])["scopeName"] == "source.hrd"
+
+
+def test_fmt_changes_all_files_before_it_prints(
+    run: Run, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a reader who leaves after the first name leaves no file unchanged."""
+    from buildstep.cli import options
+
+    def gone(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    Path("second.hrd").write_text("a   = 1\n")
+    monkeypatch.setattr(options, "echo", gone)
+    run("hrd", "fmt", str(file), "second.hrd")
+    assert Path("second.hrd").read_text() == "a = 1\n"
+    assert file.read_text() != TEXT
