@@ -39,7 +39,7 @@ COMMANDS = {
     ),
     "service": (
         "buildstep.cli.service:command",
-        "Services from templates: create, list, show, check, update.",
+        "Services from templates: create, plan, apply, status, monitor.",
     ),
     "hrd": (
         "buildstep.cli.hrd:command",

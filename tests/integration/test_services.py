@@ -239,6 +239,9 @@ def test_redis_and_what_needs_it_on_another_host_over_ssh(tmp_path: Path, tidy: 
         address = {"node.tcp.addr": "127.0.0.1", "ssh.port": rest.rpartition(":")[2], "login": user}
         data = [word for name, value in address.items() for word in ("-D", f"{name}={value}")]
         pair.done("create", "node.ssh", "there", *data)
-        whole_life(pair, Path("/var/lib/buildstep/services"))
+        records = Path("/var/lib/buildstep/services")
+        whole_life(pair, records)
         places = {row["place"] for row in pair.json("status")["services"]}
         assert places == {url.removeprefix("ssh://")}
+        pair.done("purge", "node.ssh!there")
+        assert not (records / "node.ssh!there").exists()
