@@ -164,15 +164,22 @@ def environment(epoch: int | None) -> dict[str, str]:
     return found if epoch is None else {**found, "SOURCE_DATE_EPOCH": str(epoch)}
 
 
+def _run(*argv: str) -> None:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def _only_name(layout: Path) -> str:
+    (row,) = json.loads((layout / "index.json").read_bytes())["manifests"]
+    return str(row["annotations"]["org.opencontainers.image.ref.name"])
+
+
 def unpacked(archive: Path, into: Path) -> str:
     """The digest of the tree that umoci makes of an OCI archive."""
-    (into / "layout").mkdir(parents=True)
-    for argv in (
-        ["tar", "-xf", os.fspath(archive), "-C", os.fspath(into / "layout")],
-        ["umoci", "unpack", "--image", f"{into / 'layout'}:1.0.0", os.fspath(into / "bundle")],
-    ):
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+    layout = into / "layout"
+    layout.mkdir(parents=True)
+    _run("tar", "-xf", os.fspath(archive), "-C", os.fspath(layout))
+    _run("umoci", "unpack", "--image", f"{layout}:{_only_name(layout)}", os.fspath(into / "bundle"))
     return digest_of(into / "bundle/rootfs")
 
 
