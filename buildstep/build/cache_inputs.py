@@ -19,8 +19,8 @@ from buildstep.system.host import min_platform
 from buildstep.tree.proto import ProtoDir
 
 NOT_DECISIVE = (
-    "keep_on_failure", "shell_on_failure", "timeouts", "limits", "origin_of", "source", "pool", "cache",
-    "index_max_age", "name", "version", "max_size", "max_growth", "over_size",
+    "keep_on_failure", "keep_clone", "shell_on_failure", "timeouts", "limits", "origin_of", "source", "pool",
+    "cache", "index_max_age", "name", "version", "max_size", "max_growth", "over_size",
     "base_max_age",
 )  # fmt: skip
 """Fields of a spec that no output depends on; name and version are part of the manifest as well."""

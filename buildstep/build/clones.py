@@ -20,6 +20,9 @@ from buildstep.rootfs.placement import Placement, find_placements
 from buildstep.tree.entry import FileList
 from buildstep.tree.proto import ProtoDir
 
+KEPT_AT = "the clone is kept: "
+"""What the note of a clone that stays begins with; where it is follows, up to a semicolon."""
+
 
 def make_clone(context: BuildContext, state: BuildState, kind: Kind, ident: str) -> None:
     """Clone an image or a layer, and go on in the clone. Raises DatasetError."""
@@ -40,9 +43,9 @@ def drop_clone(context: BuildContext, state: BuildState) -> None:
 def _undo(context: BuildContext, state: BuildState, name: str) -> None:
     """Drop a clone at the end. A failure here never hides the error that brought us here."""
     failed = state.clone is not None and state.clone.ident == name
-    if failed and context.spec.keep_on_failure:
+    if failed and (context.spec.keep_on_failure or context.spec.keep_clone):
         keep(context.backend, name)
-        text = f"the clone is kept: {state.dataset.kept_at}; `buildstep heal --kept` removes it"
+        text = f"{KEPT_AT}{state.dataset.kept_at}; `buildstep heal --kept` removes it"
         context.bus.note(text, level="warning")
         return
     with report_failure(context.bus, f"dropping the clone {name}"):

@@ -273,11 +273,11 @@ def takes_in_place(spec: BuildSpec) -> bool:
     """Whether the proto directory's files are read where they are, without a copy in the clone.
 
     Not where packages are installed over them, or commands run on them, where only rsync can tell what is
-    excluded, and not for a format that sends a dataset.
+    excluded, not for a format that sends a dataset, and not where somebody wants to look at the clone.
     """
     last = spec.order == "packages-first" or not spec.wants_packages
     known = excluder(spec.exclude) is not None
-    return last and not spec.run and known and not emit.sends_dataset(spec.formats)
+    return last and not spec.run and known and not (emit.sends_dataset(spec.formats) or spec.keep_clone)
 
 
 def _is_read(proto: ProtoDir) -> bool:

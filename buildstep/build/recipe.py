@@ -64,7 +64,8 @@ class Source:
     """What is laid at a path of the image: a copy from this machine or a git repository, or a link.
 
     path: of this machine, absolute; git: a URL, of which `commit`, or what `branch` is now; link: a link's
-    text. source: the part of it that is taken, `*` at the end for each entry of a directory.
+    text. source: the part of it that is taken, `*` at the end for each entry of a directory; plain: only
+    entries that are no directories. login, password: for the server, which has them by no command line.
     """
 
     dest: str
@@ -74,6 +75,9 @@ class Source:
     branch: str = ""
     link: str = ""
     source: str = ""
+    plain: bool = False
+    login: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,11 +141,11 @@ def _relations(value: Mapping[str, Any], folder: Path) -> Iterator[Fault]:
         if len(kinds) != 1:
             yield Fault(where=where, message="needs one of path, git and link")
             continue
-        if _leaves(row["dest"]):
+        if leaves(row["dest"]):
             yield Fault(where=at(where, "dest"), message=f"{row['dest']!r} has a part that is . or ..")
         if row["dest"].strip("/") == "" and "link" in row:
             yield Fault(where=at(where, "dest"), message="the top of the image cannot be a link")
-        if _leaves(row.get("source", "")) or row.get("source", "").startswith("/"):
+        if leaves(row.get("source", "")) or row.get("source", "").startswith("/"):
             yield Fault(where=at(where, "source"), message="must be a path below the source, without ..")
         pins = [name for name in ("commit", "branch") if name in row]
         if "git" in row and len(pins) != 1:
@@ -151,11 +155,12 @@ def _relations(value: Mapping[str, Any], folder: Path) -> Iterator[Fault]:
         if "path" in row and not (folder / row["path"]).exists():
             yield Fault(where=at(where, "path"), message=f"there is no {folder / row['path']}")
     strip = value.get("strip", "")
-    if _leaves(strip):
+    if leaves(strip):
         yield Fault(where="$.strip", message="has a part that is . or ..")
 
 
-def _leaves(path: str) -> bool:
+def leaves(path: str) -> bool:
+    """Tell whether a path has a part that is `.` or `..`."""
     return bool(re.search(r"(^|/)\.{1,2}(/|$)", path))
 
 

@@ -109,7 +109,7 @@ def _copy(root: Root, top: Path, source: Source) -> None:
         raise UsageError(f"there is no {source.source} in {source.path or source.git}")
     here = top / found.lstrip("/")
     if here.is_dir():
-        _copy_into(root, here, source.dest)
+        _copy_into(root, here, source)
     elif each:
         raise UsageError(f"{part} in {source.path or source.git} is no directory")
     else:
@@ -120,10 +120,16 @@ def _copy(root: Root, top: Path, source: Source) -> None:
         _cp(here, _host(root, folder) / dest.rpartition("/")[2])
 
 
-def _copy_into(root: Root, folder: Path, dest: str) -> None:
-    if dest.strip("/"):
-        root.make_dirs(dest)
-    _cp(folder, _host(root, dest))
+def _copy_into(root: Root, folder: Path, source: Source) -> None:
+    if source.dest.strip("/"):
+        root.make_dirs(source.dest)
+    target = _host(root, source.dest)
+    if not source.plain:
+        _cp(folder, target)
+        return
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if not entry.is_dir(follow_symlinks=False):
+            _cp(Path(entry.path), target / entry.name)
 
 
 def _host(root: Root, path: str) -> Path:
@@ -147,12 +153,7 @@ def _checked_out(source: Source, folder: Path, bus: Bus, environ: Mapping[str, s
 
     Each build has its own: what another commit or branch left cannot be in it.
     """
-    env = {
-        **process.base_env(environ),
-        **{name: environ[name] for name in environ if _OF_GIT.fullmatch(name)},
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_ALLOW_PROTOCOL": _PROTOCOLS,
-    }
+    env = _git_env(source, environ)
 
     def git(*words: str) -> str:
         return process.query(["git", *words], env=env).stdout
@@ -160,7 +161,7 @@ def _checked_out(source: Source, folder: Path, bus: Bus, environ: Mapping[str, s
     def fetch(*words: str) -> None:
         process.run(["git", *here, "fetch", "--quiet", *words], env=env, line=partial(bus.output, "git"))
 
-    commit = source.commit or _resolve(git("ls-remote", "--", source.git), source)
+    commit = source.commit or commit_of(source, environ)
     folder.mkdir()
     bus.note(f"{source.git}: {source.branch or 'commit'} is {commit}")
     here = ("-C", os.fspath(folder))
@@ -179,6 +180,38 @@ def _checked_out(source: Source, folder: Path, bus: Bus, environ: Mapping[str, s
     return folder, commit
 
 
+def commit_of(source: Source, environ: Mapping[str, str]) -> str:
+    """Return the commit that the branch or tag of a git source is now, as its server says; an empty one is
+    what the server has as its HEAD. Raises UsageError, CommandFailed, ToolMissing."""
+    env = _git_env(source, environ)
+    return _resolve(process.query(["git", "ls-remote", "--", source.git], env=env).stdout, source)
+
+
+def _git_env(source: Source, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of git. Login and password are in no argument: a helper, which git asks for the
+    URL of this source alone, prints them from variables. Source: git-config(1), gitcredentials(7)."""
+    env = {
+        **process.base_env(environ),
+        **{name: environ[name] for name in environ if _OF_GIT.fullmatch(name)},
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ALLOW_PROTOCOL": _PROTOCOLS,
+    }
+    if not source.password:
+        return env
+    return {
+        **env,
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"credential.{source.git}.helper",
+        "GIT_CONFIG_VALUE_0": _HELPER,
+        "BUILDSTEP_GIT_LOGIN": source.login,
+        "BUILDSTEP_GIT_PASSWORD": source.password,
+    }
+
+
+_HELPER = """!f() { test "$1" = get || exit 0; \
+printf 'username=%s\\npassword=%s\\n' "$BUILDSTEP_GIT_LOGIN" "$BUILDSTEP_GIT_PASSWORD"; }; f"""
+
+
 def _all(folder: Path) -> Iterator[str]:
     for top, folders, files in os.walk(folder, topdown=False):
         yield from (os.path.join(top, name) for name in (*files, *folders))
@@ -191,7 +224,7 @@ def _resolve(answer: str, source: Source) -> str:
     for row in answer.splitlines():
         commit, _, ref = row.partition("\t")
         rows[ref] = commit
-    name = source.branch
+    name = source.branch or "HEAD"
     for ref in (f"refs/heads/{name}", f"refs/tags/{name}^{{}}", f"refs/tags/{name}", name):
         if ref in rows:
             return rows[ref]

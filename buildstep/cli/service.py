@@ -31,6 +31,8 @@ ROWS = {
     "import": ("buildstep.cli.service_run:import_", "Bring back data that was saved."),
     "uninstall": ("buildstep.cli.service_run:uninstall", "Remove services from where they run."),
     "purge": ("buildstep.cli.service_run:purge", "Remove services altogether."),
+    "build": ("buildstep.cli.service_build:command", "Build what a template delivers into a store."),
+    "bake": ("buildstep.cli.service_bake:command", "Build an image with services in it."),
     "templates": ("buildstep.cli.service_list:templates", "List templates."),
 }
 """See `LazyGroup`."""

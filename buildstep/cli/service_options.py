@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from buildstep.services.hrd import Ask
     from buildstep.services.repository import Repository, Service
 
-_ROOT = click.option(
+ROOT = click.option(
     "--root", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR",
     envvar="BUILDSTEP_SERVICES", show_envvar=True,
     help="The repository (default: the nearest directory, from here upwards, with servicetemplates/).",
 )  # fmt: skip
-_TEMPLATES = click.option(
+TEMPLATES = click.option(
     "--templates", multiple=True, metavar="[DOMAIN=]DIR", shell_complete=values.FOLDERS,
     help="More templates, of this domain where they name none.",
 )  # fmt: skip
@@ -42,7 +42,7 @@ def with_repository(*, strict: bool = True) -> Callable[[Callable[..., int | Non
 
             return guard.guarded(lambda: job(open_repository(root, templates, strict=strict), **options) or 0)
 
-        return _ROOT(_TEMPLATES(run))
+        return ROOT(TEMPLATES(run))
 
     return decorate
 

@@ -39,7 +39,7 @@ class Services:
         self.world = RepositoryWorld(repository, environ, secret=secret)
         self.book = Book(self.world.folder)
         self._state = repository.root / STATE
-        self._tag = tagger(self._state)
+        self.tag = tagger(self._state)
 
     def __enter__(self) -> Self:
         return self
@@ -53,7 +53,7 @@ class Services:
 
     def plan(self, wish: Wish) -> Plan:
         """Return what a wish comes to; see `plan.make_plan`."""
-        return make_plan(wish, self.world.needs(), self.world.subject, self.records(), self._tag)
+        return make_plan(wish, self.world.needs(), self.world.subject, self.records(), self.tag)
 
     def run(self, wish: Wish, watcher: Watcher, how: How) -> Outcome:
         """Plan and execute a wish, with the repository's lock. Raises as `plan` and `apply` do."""
@@ -61,7 +61,7 @@ class Services:
             work = Work(
                 world=self.world,
                 book=self.book,
-                tag=self._tag,
+                tag=self.tag,
                 watcher=watcher,
                 at_once=how.at_once,
                 keep_going=how.keep_going,

@@ -30,7 +30,7 @@ Tag = Callable[[str, str], str]
 ONCE: Final = frozenset({Action.INIT, Action.CONSUME, Action.INSTALL, Action.PREPARE, Action.CONFIGURE})
 """Actions that are done once, and again when what goes into them changes."""
 
-DELIVERED: Final = ("git.export", "git.build", "web.export", "asset", "image", "files")
+DELIVERED: Final = ("git.export", "git.build", "web.export", "asset", "image", "files", "delivered")
 PREPARED: Final = ("packages", "users", "ubuntu")
 STARTED: Final = ("process", "env.process")
 AROUND: Final = (

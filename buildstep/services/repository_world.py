@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from buildstep.errors import SpecError
-from buildstep.services.facts import facts_of, secrets_of
+from buildstep.services.delivery import Delivering, Delivery
+from buildstep.services.facts import facts_of, machine_of, secrets_of
 from buildstep.services.interface import Facts, Place, ServiceError, Side, Where
 from buildstep.services.relations import relations
 from buildstep.services.removal import remove
@@ -22,14 +24,16 @@ STATE: Final = ".buildstep"
 class RepositoryWorld:
     """See `world.World`.
 
-    environ: of this command, for secrets and for OpenSSH; secret: whether all secrets must be there, as where
-    services are configured; else those that are not there are left out.
+    environ: of this command, for secrets and for OpenSSH; secret: whether all secrets must be there, and it
+    is found out what is delivered, as where services are installed; else secrets that are not there are left
+    out.
     """
 
     def __init__(self, repository: Repository, environ: Mapping[str, str], *, secret: bool = True) -> None:
         self._repository, self._environ, self._secret = repository, environ, secret
         self._places: dict[str, Place] = {}
         self._lock = threading.RLock()
+        self._delivery = Delivery(environ)
 
     def needs(self) -> Mapping[str, Collection[str]]:
         found = relations(self._repository)
@@ -43,11 +47,15 @@ class RepositoryWorld:
     def subject(self, key: str) -> Subject:
         with self._lock:
             service = self._repository.services[key]
+            facts, secrets = facts_of(self._repository, service), self._secrets(service)
+            if self._secret:
+                more = self._delivery.resolve(facts, machine_of(service), secrets)
+                facts = replace(facts, values={**facts.values, **more})
             return Subject(
-                facts=facts_of(self._repository, service),
+                facts=facts,
                 folder=service.folder.absolute(),
                 place=self.place(key, Side.NODE).describe(),
-                secrets=self._secrets(service),
+                secrets=secrets,
             )
 
     def _secrets(self, service: Service) -> Mapping[str, str]:
@@ -80,7 +88,7 @@ class RepositoryWorld:
                 hint=f"a template of a node is called node, or node.PLACE: {PLACES.hint(kind)}",
             )
         address = "" if node is None else address_of(kind, facts_of(self._repository, node))
-        return maker(Where(address=address, environ=self._environ))
+        return Delivering(maker(Where(address=address, environ=self._environ)), self._delivery)
 
     def store(self, key: str, values: Mapping[str, Any]) -> None:
         with self._lock:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from buildstep.errors import Fault, SpecError
 from buildstep.services import platforms
 from buildstep.services.dependencies import build_or_runtime
+from buildstep.services.exports import exports_of, is_export
 from buildstep.services.hrd import Ask, Document, Item, Value
 from buildstep.services.interface import Side
 from buildstep.services.keys import key_text, parse_key
@@ -79,6 +80,7 @@ def check_template(template: Template, templates: Templates) -> list[Finding]:
         found += check(document, where)
         if name == SERVICE:
             found += _dependencies(document, where, templates)
+            found += _recipe(document, where)
     return list(dict.fromkeys(found))
 
 
@@ -161,6 +163,15 @@ def _pairs(document: Document, where: str) -> Iterator[Finding]:
     for number in document.numbered("env.process"):
         if number not in processes:
             yield Finding(f"{where}: env.process.{number}", f"there is no process.{number}")
+
+
+def _recipe(document: Document, where: str) -> Iterator[Finding]:
+    """What is wrong with rows of a recipe, of those without a reference to what is not known here."""
+    rows = {key: value for key, value in document.values.items() if is_export(key) and "$(" not in str(value)}
+    known = {"git.url": document.values["git.url"]} if "git.url" in document else {}
+    faults: list[Fault] = []
+    exports_of({**rows, **known}, None, where, faults)
+    yield from map(of_fault, faults)
 
 
 def _dependencies(document: Document, where: str, templates: Templates) -> Iterator[Finding]:

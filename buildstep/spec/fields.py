@@ -124,6 +124,8 @@ class BuildSpec:
     pool: str | None = None
     cache: bool = True
     keep_on_failure: bool = False
+    keep_clone: bool = False
+    """Leave the clone of a build that went well too: of no setting, for what builds templates of services."""
     shell_on_failure: bool = False
     full: bool = False
     max_size: str | None = None

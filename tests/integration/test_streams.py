@@ -184,6 +184,8 @@ COMMANDS: dict[str, list[str]] = {
     "service consume": ["--root", "services", "web", "db"],
     "service update": ["--root", "services"],
     "service remove": ["--root", "services", "no-such-service"],
+    "service build": ["--root", "services", "no-such-template"],
+    "service bake": ["--root", "services", "no-such-service", "-m", "{}"],
     "service templates": ["--root", "services"],
     "hrd get": ["s.hrd"],
     "hrd check": ["s.hrd"],

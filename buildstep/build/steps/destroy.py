@@ -8,8 +8,10 @@ from buildstep.build.plan import PlanFacts, Planned
 from buildstep.report.record import Step
 
 
-def plan(_facts: PlanFacts) -> Planned:
-    """It is dropped in every build that made one."""
+def plan(facts: PlanFacts) -> Planned:
+    """It is dropped in every build that made one, unless it was asked for."""
+    if facts.spec.keep_clone:
+        return Planned("skip", "the clone was asked for")
     return Planned("run", "nothing is left behind")
 
 

@@ -37,7 +37,8 @@ def load() -> None:
 
 
 def main() -> int:
-    """Do what the word says: `run` a call, `keep` a process, tell what is `done`, `forget` a service."""
+    """Do what the word says: `run` a call, `keep` a process, tell what is `done`, `forget` a service, run the
+    `calls` of a file, `boot` the processes of one."""
     load()
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     if word == "run":
@@ -52,7 +53,15 @@ def main() -> int:
         from buildstep.services.runtime import questions
 
         return questions.main(word)
-    sys.stderr.write(f"{word!r} is none of run, keep, done, settled, forget\n")
+    if word == "calls":
+        from buildstep.services.runtime import calls
+
+        return calls.main(sys.argv[2])
+    if word == "boot":
+        from buildstep.services.runtime import boot
+
+        return boot.main(sys.argv[2])
+    sys.stderr.write(f"{word!r} is none of run, keep, done, settled, forget, calls, boot\n")
     return 2
 
 

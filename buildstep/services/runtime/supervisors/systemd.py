@@ -141,6 +141,29 @@ class SystemdSupervisor:
         return commands.run(argv, commands.Options(env={}, capture=capture))
 
 
+_PROGRAMS = ("/lib/systemd/systemd", "/usr/lib/systemd/systemd")
+_SYSTEM = "/etc/systemd/system"
+
+
+def enable_in_image(service: Service) -> list[str]:
+    """Write units for the processes of a service, and let them start with the system, while no systemd runs:
+    what `systemctl --root` enable does, by a link. Return their names; none where there is no systemd."""
+    if not any(os.path.exists(path) for path in _PROGRAMS):
+        return []
+    names = []
+    for process in service.processes:
+        name = unit_name(service.key, process.number)
+        mark = f"{MARK} {process.number} of {service.key}\n"
+        wants = os.path.join(_SYSTEM, "multi-user.target.wants")
+        os.makedirs(wants, exist_ok=True)
+        write(os.path.join(_SYSTEM, name), unit_text(service, process, mark, own=False))
+        link = os.path.join(wants, name)
+        if not os.path.lexists(link):
+            os.symlink(os.path.join(_SYSTEM, name), link)
+        names.append(name)
+    return names
+
+
 def unit_name(key: str, number: int) -> str:
     """Return the name of a unit: `buildstep-NAME:INSTANCE.N.service`, other characters as `:XX`."""
     text = re.sub(r"[^A-Za-z0-9_.-]", lambda m: ":" if m.group() == "!" else f":{ord(m.group()):02X}", key)
