@@ -196,13 +196,14 @@ def plan(
     from buildstep.errors import UsageError
     from buildstep.services.console import plan_lines
     from buildstep.services.flow import VERBS, Services
+    from buildstep.services.life_cycle import Verb
     from buildstep.services.plan import Wish
     from buildstep.spec.schema import near
 
     if verb not in VERBS:
         raise UsageError(f"{verb!r} is no verb", hint=near(verb, VERBS) or f"one of {', '.join(VERBS)}")
     names = names_of(repository, patterns)
-    with Services(repository, os.environ) as services:
+    with Services(repository, os.environ, secret=Verb.INSTALL in VERBS[verb]) as services:
         found: Plan = services.plan(Wish(verbs=VERBS[verb], names=names, named=bool(names), **more))
     show(found.to_json() if as_json else {}, plan_lines(found, everything=verbose), as_json=as_json)
 

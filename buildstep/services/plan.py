@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Final, NamedTuple
 
-from buildstep.errors import UsageError
+from buildstep.errors import Fault, SpecError, UsageError
 from buildstep.services.course import Planned, Verdict, open_course
 from buildstep.services.inputs import Tag
 from buildstep.services.interface import Action, ServiceError
@@ -130,11 +130,12 @@ def make_plan(
     and is asked for no more of them than the plan is about.
 
     Raises UsageError for names that are none; Unfit for what cannot be done to a service that was named;
-    ServiceError for services that need each other in a circle; what `subject_of` raises.
+    ServiceError for services that need each other in a circle; SpecError with all that is wrong with services
+    that `subject_of` raises it for.
     """
     graph = Graph(needs)
     graph.check(wish.names)
-    phases, wrong = list[Phase](), list[str]()
+    phases, wrong, faults = list[Phase](), list[str](), list[Fault]()
     now = dict(records)
     for verb in wish.verbs:
         scope = _scope(wish, verb, graph, now)
@@ -146,13 +147,19 @@ def make_plan(
         ]
         rows = {}
         for key in scope:
-            if key not in left:
+            if key in left:
+                continue
+            try:
                 rows[key], now[key] = _walk(verb, subject_of(key), now[key], tag, wish)
+            except SpecError as error:
+                faults += error.faults
         first = graph.first(scope, backwards=reversed_order(verb))
         if not in_order(verb):
             first = dict.fromkeys(scope, frozenset[str]())
         told = {key: found.text for key, found in left.items()}
         phases.append(Phase(verb=verb, first=first, rows=rows, left=told))
+    if faults:
+        raise SpecError("services", list(dict.fromkeys(faults)))
     if wrong:
         verbs = " and ".join(wish.verbs)
         raise Unfit(f"cannot {verbs}: nothing was done", detail="\n".join(dict.fromkeys(wrong)))

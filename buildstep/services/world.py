@@ -81,11 +81,11 @@ def own_actions(source: Path | None, side: Side) -> frozenset[Action]:
     try:
         tree = ast.parse(source.read_bytes(), str(source))
     except SyntaxError as error:
-        where = f"{source.name}:{error.lineno or 1}:{error.offset or 1}"
+        where = f"{source}:{error.lineno or 1}:{error.offset or 1}"
         raise SpecError(str(source), [Fault(where=where, message=f"is no Python: {error.msg}")]) from error
     found = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Actions"), None)
     if found is None:
-        fault = Fault(where=source.name, message="has no class Actions", hint="class Actions: ...")
+        fault = Fault(where=str(source), message="has no class Actions", hint="class Actions: ...")
         raise SpecError(str(source), [fault])
     if any(ast.unparse(base).rpartition(".")[2] not in (_BASES[side], "object") for base in found.bases):
         return _ALL

@@ -187,9 +187,16 @@ def test_ays_d15_a_plan_runs_nothing_of_action_files(work: Work, world: MemoryWo
 
 def test_a_file_that_is_no_python_is_told_with_its_line(work: Work, world: MemoryWorld) -> None:
     (world.top / WEB / "actions_mgmt.py").write_text("class Actions:\n    def (\n")
-    with pytest.raises(SpecError, match=r"actions_mgmt\.py: 1 fault") as caught:
+    with pytest.raises(SpecError, match="services: 1 fault") as caught:
         planned(work, Verb.INSTALL)
     assert "actions_mgmt.py:2:" in caught.value.detail
+
+
+def test_all_that_is_wrong_with_services_is_told_at_once(work: Work, world: MemoryWorld) -> None:
+    for key in (WEB, OTHER):
+        (world.top / key / "actions_mgmt.py").write_text(f"# of {key}\n")
+    with pytest.raises(SpecError, match="services: 2 faults"):
+        planned(work, Verb.INSTALL)
 
 
 def test_starting_takes_what_is_needed_with_it_and_stopping_what_needs_it(work: Work) -> None:
