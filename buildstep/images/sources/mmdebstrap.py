@@ -21,7 +21,7 @@ from buildstep.system import process, userns
 
 DEFAULTS = {"variant": "minbase", "include": "", "components": "main"}
 
-_RELEASES = 'cd "$1/var/lib/apt/lists" && sha256sum *Release > "$BUILDSTEP_RELEASES"'
+_RELEASES = 'cd "$1/var/lib/apt/lists" && sha256sum *Release > "$RELEASES_FILE"'
 
 
 class Mmdebstrap:
@@ -50,7 +50,7 @@ class Mmdebstrap:
         extra = {key: value for key, value in context.environ.items() if key in _PASSED}
         # mmdebstrap sets mtimes to this when it is given, so that equal packages make an equal base.
         env = process.base_env(os.environ, **extra) | {"TMPDIR": os.fspath(context.cache)}
-        env["BUILDSTEP_RELEASES"] = os.fspath(releases)
+        env["RELEASES_FILE"] = os.fspath(releases)
         archive = context.cache / "base.tar"
         target = into if context.privileged else archive
         command = [*argv, "--mode=root", f"--format={'directory' if context.privileged else 'tar'}"]
