@@ -127,6 +127,7 @@ class Repository:
     ) -> Repository:
         """Read a repository. templates: more directories of templates, each with the domain of those in it
         that name none. strict: raise SpecError where an instance cannot be read, with all of these."""
+        root = root.absolute()  # actions run elsewhere
         found = cls(root, find_templates([("", root / TEMPLATES), *templates]))
         found.reload(strict=strict)
         return found

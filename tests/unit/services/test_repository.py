@@ -48,3 +48,15 @@ def test_equal_names_and_instances_below_different_parents_are_told_apart(tmp_pa
     one = Repository.open(tmp_path).one("!b@node:redis!cache")
     assert one.instance.get("param.port") == "8000"
     assert Repository.open(tmp_path).one("node.ssh!a:redis!cache").instance.get("param.port") == "7000"
+
+
+def test_where_a_service_lies_is_known_from_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Actions run in another directory than the one that a command was called in."""
+    template(tmp_path, "redis", REDIS)
+    create(tmp_path, "redis")
+    monkeypatch.chdir(tmp_path)
+    found = Repository.open(Path())
+    assert found.root == tmp_path
+    assert found.services["redis!main"].folder == tmp_path / "services/redis!main"
