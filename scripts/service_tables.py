@@ -29,5 +29,5 @@ def states() -> str:
         stays = ["the same"] if any(new is old for old, new in moves.items()) else []
         no = sorted({f"`{new}`" for new in NO.get(action, {}).values()})
         every = "any" if len(moves) == len(State) else found
-        rows.append((f"`{action}`", every, ", or ".join(ends + stays), ", ".join(no)))
+        rows.append((f"`{action}`", every, ", or ".join(ends + stays), ", ".join(no) or "a failure"))
     return table(("action", "may run in", "then it is", "after a no"), rows)

@@ -14,7 +14,8 @@ TOP = Path(__file__).parents[2]
 
 
 class ServiceCli:
-    """Runs commands in a repository. templates: files by their paths below servicetemplates/."""
+    """Runs commands in a repository. templates: files by their paths below servicetemplates/. records: where
+    this machine keeps what was done."""
 
     def __init__(self, top: Path, templates: Mapping[str, str], **environ: str) -> None:
         self.top = top
@@ -22,7 +23,9 @@ class ServiceCli:
             path = top / "servicetemplates" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        self.environ = {**os.environ, "PYTHONPATH": str(TOP), "CI": "1", **environ}
+        self.records = top / ".records"
+        own = {"PYTHONPATH": str(TOP), "CI": "1", "BUILDSTEP_SERVICES_RECORDS": str(self.records)}
+        self.environ = {**os.environ, **own, **environ}
 
     def argv(self, words: Sequence[str]) -> list[str]:
         return [sys.executable, "-m", "buildstep", "service", *words, "--root", str(self.top)]

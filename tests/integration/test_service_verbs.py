@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,14 +30,12 @@ class Actions:
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Iterator[ServiceCli]:
+def cli(tmp_path: Path) -> ServiceCli:
     found = ServiceCli(tmp_path, TEMPLATES)
     found.done("create", "base", "verbs", "-D", f"param.data={tmp_path}/data/base")
     found.done("create", "top", "verbs")
     found.done("install", "top")
-    yield found
-    for key in (BASE, TOP):
-        shutil.rmtree(f"/var/lib/buildstep/services/{key}", ignore_errors=True)
+    return found
 
 
 def test_what_is_disabled_stays_down_with_all_that_needs_it(cli: ServiceCli) -> None:

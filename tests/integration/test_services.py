@@ -222,7 +222,7 @@ def tidy() -> Iterator[list[Pair]]:
 def test_redis_and_what_needs_it_on_this_machine(tmp_path: Path, tidy: list[Pair]) -> None:
     pair = Pair(tmp_path)
     tidy.append(pair)
-    whole_life(pair, Path("/var/lib/buildstep/services"))
+    whole_life(pair, pair.records)
 
 
 def test_redis_and_what_needs_it_on_another_host_over_ssh(tmp_path: Path, tidy: list[Pair]) -> None:
