@@ -88,10 +88,12 @@ class Images:
         image = self._build.image
         if not image:
             return "scratch"
-        return image if not self._is_named() else f"docker://{Reference.parse(image)}"
+        return image if not self._is_named() else str(Reference.parse(image))
 
     def _open(self) -> Builder:
-        self._builder = self._builder or open_builder("", self._environ)
+        self._builder = self._builder or open_builder(
+            self._environ.get("BUILDSTEP_COMPONENTS_BUILDER", ""), self._environ
+        )
         return self._builder
 
     def _run(self, argv: Sequence[str], env: Mapping[str, str], what: str) -> object:

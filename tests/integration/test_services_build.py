@@ -31,8 +31,11 @@ from tests.integration import systemd_node
 from tests.integration.conftest import cache_dir, demand
 from tests.integration.service_cli import ServiceCli
 from tests.integration.support import none_left
+from tests.servers.fixtures import Registry, registry
 from tests.servers.processes import free_port
 from tests.servers.stores import sshd_serving
+
+__all__ = ["registry"]
 
 SECRET = "hunter2-and-more"
 
@@ -375,6 +378,55 @@ push) exit 1 ;;
 inspect) printf 'sha256:%064d linux/amd64' 7 ;;
 esac
 """
+
+
+def test_an_image_is_built_and_pushed_and_what_is_delivered_is_built_in_it(
+    bench: Bench, registry: Registry
+) -> None:
+    demand("root", "namespaces", "rsync", "buildah")
+    bench.environ |= {
+        "BUILDSTEP_BUILDAH_ROOT": f"{bench.place}/buildah",
+        "BUILDSTEP_COMPONENTS_BUILDER": "buildah",
+    }
+    commit = bench.commit({"Dockerfile": "FROM scratch\nCOPY README /from-the-image\n"})
+    name = f"{registry.host}/team/builder"
+    bench.template(f"""\
+git.export.1 = url:'{bench.url}', source:'bin', dest:'/opt/app',
+build = image:'{name}:1', repo:'{bench.url}',
+build.outputs = '/opt/app', '/from-the-image',
+""")
+    made = bench.json("build", "app", "--build", "--push")
+    assert made["built"]["commit"] == commit
+    assert made["pushed"]["image"] == name
+    got = buildstep(bench, "files", "get", "app/0", str(bench.laid), "--store", f"dir:{bench.place}/store")
+    assert got.returncode == 0, got.stderr
+    assert bench.files() == ["from-the-image", "opt/app/app", "opt/app/lib/part"]
+    # What was pushed is what others build in, with no builder of their own.
+    bench.environ["BUILDSTEP_BUILDAH_ROOT"] = f"{bench.place}/another"
+    again = bench.json("build", "app")
+    assert again["list"] == made["list"]
+
+
+def test_a_component_is_built_and_what_is_delivered_is_built_in_it(bench: Bench) -> None:
+    demand("root", "namespaces", "rsync", "buildah")
+    bench.environ |= {
+        "BUILDSTEP_BUILDAH_ROOT": f"{bench.place}/buildah", "BUILDSTEP_COMPONENTS_BUILDER": "buildah",
+        "BUILDSTEP_COMPONENTS_STATE": f"{bench.place}/state",
+    }  # fmt: skip
+    folder = bench.place / "components/src/box"
+    (folder / "build").mkdir(parents=True)
+    (folder / "word").write_text("of the component\n")
+    (folder / "build/box.dockerfile").write_text("FROM scratch\nCOPY word /word\n")
+    bench.template(f"""\
+image.component = box
+git.export.1 = url:'{bench.url}', source:'bin', dest:'/opt/app',
+build.outputs = '/opt/app', '/word',
+""")
+    made = bench.json("build", "app", "--components", str(bench.place / "components"))
+    assert made["component"]["name"] == "box"
+    got = buildstep(bench, "files", "get", "app/0", str(bench.laid), "--store", f"dir:{bench.place}/store")
+    assert got.returncode == 0, got.stderr
+    assert bench.files() == ["opt/app/app", "opt/app/lib/part", "word"]
 
 
 def test_a_build_on_a_host_needs_buildstep_there_and_says_so(bench: Bench) -> None:
