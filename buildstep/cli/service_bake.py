@@ -97,7 +97,8 @@ def _made(repository: Repository, names: list[str], document: Any, folder: Path,
         raise SpecError("m.json", [Fault(where="$", message="is no object")])
     keys = [repository.one(name).key for name in names]
     bus = Bus() if quiet else Bus(view_for(sys.stderr, verbose=0, quiet=False))
-    with Services(repository, os.environ) as services:
+    with Services(repository, os.environ, secret=False) as services:
         ordered = in_order(services.world.needs(), keys)
-        subjects = [services.world.subject(key) for key in ordered]
-        return bake(subjects, document, Delivery(os.environ), services.tag, folder, bus)
+        delivery = Delivery(os.environ)
+        subjects = [delivery.told(services.world.subject(key), None) for key in ordered]
+        return bake(subjects, document, delivery, services.tag, folder, bus)

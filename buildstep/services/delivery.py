@@ -29,6 +29,7 @@ from buildstep.services.delivered_asset import AssetOf
 from buildstep.services.exports import Export, exports_of
 from buildstep.services.fetched import Fetcher, for_run
 from buildstep.services.interface import Action, Call, Done, Facts, Line, Outcome, Place, ServiceError, Side
+from buildstep.services.world import Subject
 from buildstep.spec import config as configs
 from buildstep.system.digest import sha256_file
 
@@ -90,6 +91,13 @@ class Delivery:
             found[ASSET] = asset.version or self._once("asset", asset.text, lambda: self._newest(asset))
         return found
 
+    def told(self, subject: Subject, machine: frozenset[str] | None) -> Subject:
+        """Return a service that is told, by its values, what is delivered to it. machine: names of the
+        platform that it runs on, None where these are not known. Raises as `resolve`."""
+        facts = subject.facts
+        values = {**facts.values, **self.resolve(facts, machine, subject.secrets)}
+        return replace(subject, facts=replace(facts, values=values))
+
     def _pinned(
         self, facts: Facts, rows: list[Export], secrets: Mapping[str, str]
     ) -> Iterator[tuple[Export, str]]:
@@ -132,10 +140,14 @@ class Delivery:
         actions = actions if actions is not None and actions.is_file() else None
         if not rows and actions is None:
             return ""
-        store = self._store(facts)
-        ref = refs.read(store.storage, list_ref(facts.domain, facts.name, facts.version))
-        fits = ref is not None and ref.notes.get(RECIPE_NOTE) == recipe_key(rows, actions)
-        return ref.list if ref is not None and fits else ""
+        store, key = self._store(facts), recipe_key(rows, actions)
+        name = list_ref(facts.domain, facts.name, facts.version)
+
+        def ask() -> str:
+            ref = refs.read(store.storage, name)
+            return ref.list if ref is not None and ref.notes.get(RECIPE_NOTE) == key else ""
+
+        return self._once(f"{store.storage.url} {name}", key, ask)
 
     # -- the directories --------------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,16 +46,13 @@ class RepositoryWorld:
     def subject(self, key: str) -> Subject:
         with self._lock:
             service = self._repository.services[key]
-            facts, secrets = facts_of(self._repository, service), self._secrets(service)
-            if self._secret:
-                more = self._delivery.resolve(facts, machine_of(service), secrets)
-                facts = replace(facts, values={**facts.values, **more})
-            return Subject(
-                facts=facts,
+            found = Subject(
+                facts=facts_of(self._repository, service),
                 folder=service.folder.absolute(),
                 place=self.place(key, Side.NODE).describe(),
-                secrets=secrets,
+                secrets=self._secrets(service),
             )
+            return self._delivery.told(found, machine_of(service)) if self._secret else found
 
     def _secrets(self, service: Service) -> Mapping[str, str]:
         try:

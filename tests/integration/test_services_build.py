@@ -570,7 +570,8 @@ users.1 = name:'webby', home:'/srv/web', shell:'/usr/sbin/nologin',
 files.1 = source:'app.py', dest:'/srv/web/app.py', render:False,
 process.1 = name:'web', cmd:'/usr/bin/python3', args:'/srv/web/app.py $(param.port)', ports:'$(param.port)', user:'webby',
 """,
-        name="web", app_py=APP, instance_hrd="param.port = @ASK type:int\nparam.word = @ASK default:hello\n",
+        name="web", app_py=APP, instance_hrd="param.port = @ASK type:int\nparam.word = @ASK default:hello\n"
+        "param.token = @ASK type:password\n",
         actions_node_py="""\
 from buildstep.services.runtime import ActionsBaseNode
 
@@ -580,7 +581,8 @@ class Actions(ActionsBaseNode):
         service.write_file("/etc/web.conf", service["param.word"])
 """,
     )  # fmt: skip
-    bench.done("create", "web", "-D", f"param.port={port}", "-D", "param.word=baked")
+    bench.done("create", "web", "-D", f"param.port={port}", "-D", "param.word=baked",
+               "-D", "param.token=secret:env:NOT_THERE_NOW")  # fmt: skip
     document = json.dumps({"name": "webimage", "version": "1.0"})
     out = bench.place / "out"
     bench.done(

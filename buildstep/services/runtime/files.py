@@ -115,14 +115,19 @@ class Installed:
         """Have files with these texts, and the contents of directories at their targets; remove what an
         earlier call laid and this one does not. Return how many were written and removed. Raises Failure."""
         plan = {**_tree_plan(trees), **{path: wanted[path] for path in sorted(wanted)}}
-        for path in plan:
+        empty = list(_empty_folders(trees))
+        for path in (*plan, *empty):
             _check_path(path)
         before = dict(self._files)
         # Known before they are laid: what a kill leaves is removed by the next install or uninstall.
         self._files.update({path: before.get(path, "") for path in plan})
-        self._folders = sorted({*self._folders, *self._new_folders(plan)})
+        above = [*map(os.path.dirname, plan), *empty]
+        self._folders = sorted({*self._folders, *self._new_folders(above)})
         self._save()
         written = 0
+        for path in empty:
+            with _failing(path):
+                os.makedirs(path, exist_ok=True)
         for path, what in plan.items():
             with _failing(path):
                 os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -155,9 +160,9 @@ class Installed:
             os.unlink(path)
         return 1
 
-    def _new_folders(self, plan: dict[str, Any]) -> Iterator[str]:
-        for path in plan:
-            folder = os.path.dirname(path)
+    def _new_folders(self, folders: list[str]) -> Iterator[str]:
+        for lowest in folders:
+            folder = lowest
             while folder != "/" and not os.path.lexists(folder):
                 yield folder
                 folder = os.path.dirname(folder)
@@ -188,6 +193,14 @@ def _tree_plan(trees: dict[str, str]) -> dict[str, Any]:
                 path = os.path.join(folder, name)
                 plan[os.path.normpath(os.path.join(target, os.path.relpath(path, source)))] = _Source(path)
     return plan
+
+
+def _empty_folders(trees: dict[str, str]) -> Iterator[str]:
+    """Yield the targets of directories with nothing in them."""
+    for target in sorted(trees):
+        for folder, folders, names in os.walk(trees[target]):
+            if not folders and not names:
+                yield os.path.normpath(os.path.join(target, os.path.relpath(folder, trees[target])))
 
 
 def _lay(path: str, what: Any) -> bool:

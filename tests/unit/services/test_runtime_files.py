@@ -74,9 +74,11 @@ def test_what_was_installed_is_known_and_removed(tmp_path: Path) -> None:
     (tree / "bin/run").chmod(0o755)
     (tree / "bin/link").symlink_to("run")
     (tree / "dir-link").symlink_to("bin")
+    (tree / "empty/below").mkdir(parents=True)
     etc = {f"{top}/etc/a": "a", f"{top}/etc/b": "b"}
     assert Installed(kept).lay(etc, {f"{top}/opt": str(tree)}) == (5, 0)
     assert os.readlink(top / "opt/dir-link") == "bin"
+    assert (top / "opt/empty/below").is_dir()
     assert (top / "opt/bin/run").stat().st_mode & 0o777 == 0o755
     assert Installed(kept).lay(etc, {f"{top}/opt": str(tree)}) == (0, 0)
     # A later version has less; of what goes, a file that somebody changed stays.
