@@ -35,7 +35,7 @@ COMMANDS = {
     ),
     "components": (
         "buildstep.cli.components:command",
-        "Graphs of images: list, plan, and why a component runs.",
+        "Graphs of images: list, plan, build, push, and why.",
     ),
     "service": (
         "buildstep.cli.service:command",

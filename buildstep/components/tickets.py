@@ -102,7 +102,7 @@ def loads(data: bytes) -> Ticket:
         hooks = value.pop("hooks")
         hooks["environment"] = tuple(hooks["environment"])
         hooks["travels"] = tuple(hooks["travels"])
-        return Ticket(
+        found = Ticket(
             component=component,
             job=Job(
                 name=job["name"],
@@ -119,9 +119,40 @@ def loads(data: bytes) -> Ticket:
             changed=tuple(value.pop("changed")),
             **value,
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        _check(found)
+        return found
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         hint = "do both machines have the same version of buildstep?"
         raise StoreError(f"the ticket cannot be read: {error}", hint=hint) from error
+
+
+def _check(ticket: Ticket) -> None:
+    """Raise ValueError for what no build writes: paths that leave the sources, names of what is not there."""
+    component, providers = ticket.component, {part.name: part for part in ticket.providers}
+    for part in (component, *ticket.providers):
+        if "/" in part.name:
+            raise ValueError(f"{part.name!r} is no name of a component")
+        for path in (part.name, *part.files, *filter(None, (part.pre, part.post)), *_files(part)):
+            if path.startswith("/") or not {"", ".", ".."}.isdisjoint(path.split("/")) or "\0" in path:
+                raise ValueError(f"the path {path!r} is none below a component")
+    if ticket.job.component != component.name:
+        raise ValueError(f"the job is one of {ticket.job.component!r}, and the sources are not")
+    if lacking := {row.provider for row in component.dependencies} - providers.keys():
+        raise ValueError(f"it has no files of {', '.join(sorted(lacking))}")
+    if lacking := set(ticket.job.needs) - ticket.outputs.keys():
+        raise ValueError(f"it has no result of {', '.join(sorted(lacking))}")
+    made = (*ticket.outputs.values(), *(base.image for base in ticket.bases.values()))
+    for text in (f"sha256:{ticket.source}", *made):
+        if not _is_output(text):
+            raise ValueError(f"{text[:80]!r} is no digest")
+
+
+def _files(component: Component) -> list[str]:
+    return [name for image in component.images for name in (image.file, image.ignore) if name]
+
+
+def _is_output(text: str) -> bool:
+    return text.startswith("sha256:") and is_digest(text.removeprefix("sha256:"))
 
 
 def _component(value: Mapping[str, Any]) -> Component:
@@ -156,17 +187,34 @@ def put_ticket(session: Session, ticket: Ticket) -> str:
 
 
 def read_ticket(handover: Handover, digest: str) -> Ticket:
-    """Return a ticket. Raises StoreError: Missing where there is none, Damaged; UsageError for no digest."""
+    """Return a ticket. Raises StoreError where there is none, or nobody waits for it any more, or it is
+    damaged; UsageError for no digest."""
     if not is_digest(digest):
         raise UsageError(f"{digest[:80]!r} is no ticket", hint="64 hex digits, as the build gives them")
-    return loads(handover.store.get(digest))
+    if not is_wanted(handover, digest):
+        raise StoreError(
+            f"{handover.place} has no ticket {digest[:12]}",
+            hint="its build has ended, or has given the job to another machine; or is it another hand-over?",
+        )
+    data = handover.store.get(digest)
+    if sha256_bytes(data) != digest:  # of what is stored in chunks, only these were verified
+        raise StoreError(f"the ticket {digest[:12]} in {handover.place} is damaged")
+    return loads(data)
+
+
+def is_wanted(handover: Handover, digest: str) -> bool:
+    """Return whether a build still waits for the result of a ticket. Raises StoreError."""
+    return refs.read(handover.store.storage, f"{TICKETS}/{digest}") is not None
 
 
 def put_result(handover: Handover, digest: str, result: Result) -> bool:
-    """Store how the job of a ticket ended, with its log; return whether it is the first word on it.
+    """Store how the job of a ticket ended, with its log; return whether it is the first word on it, and
+    anybody waits for it.
 
     What the job made has to be in the hand-over. Raises StoreError, OSError.
     """
+    if not is_wanted(handover, digest):
+        return False
     notes = {
         "format": FORMAT,
         "ticket": digest,
@@ -212,7 +260,10 @@ def read_result(handover: Handover, digest: str, job: Job, log: Path) -> Result 
             started=float(notes["started"]),
             seconds=float(notes["seconds"]),
         )
+        content = str(notes["log"])
         right = notes["format"] == FORMAT and notes["ticket"] == digest and found.job == job.name
+        right = right and (not content or is_digest(content))
+        right = right and (found.state is not State.BUILT or _is_output(found.output))
     except (ValueError, KeyError, TypeError) as error:
         raise GraphError(f"{job.name}: its result in {handover.place} cannot be read: {error}") from error
     if not right or found.state not in (State.BUILT, State.FAILED):
@@ -222,6 +273,6 @@ def read_result(handover: Handover, digest: str, job: Job, log: Path) -> Result 
         if not there(found.output):
             raise GraphError(f"{job.name}: {found.worker} said that it is built, and put nothing")
     with log.open("wb", buffering=0) as stream:
-        if content := notes.get("log"):
-            handover.store.write_to(str(content), stream.fileno())
+        if content:
+            handover.store.write_to(content, stream.fileno())
     return found

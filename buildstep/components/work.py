@@ -120,7 +120,7 @@ class Worker:
         except (BuildstepError, OSError) as error:
             failure = space.explain(error) or error
             state = State.STOPPED if stopped.is_set() else State.FAILED
-            message = _told(failure)
+            message = told(failure)
         return Result(
             job=job.name,
             state=state,
@@ -287,7 +287,8 @@ def _own_hooks(component: Component) -> list[str]:
     return [f"{component.name}:{action}" for action in (Action.PRE, Action.POST)]
 
 
-def _told(error: BuildstepError | OSError) -> str:
+def told(error: BuildstepError | OSError) -> str:
+    """Return what a result says of the error that ended its job."""
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error)
     parts = [error.message, error.detail, f"hint: {error.hint}" if error.hint else ""]

@@ -229,7 +229,16 @@ class JenkinsServer:
         deadline, why = time.monotonic() + timeout, ""
         try:
             while True:
-                state = self.get(f"queue item {item}", f"queue/item/{item}/api/json")
+                try:
+                    state = self.get(f"queue item {item}", f"queue/item/{item}/api/json")
+                except ServerError as error:
+                    if error.status != 404:
+                        raise
+                    # Jenkins forgets an item a while after it left the queue, and at once in a restart.
+                    raise CIError(
+                        f"{job}: the server does not know the build in the queue any more (item {item})",
+                        hint="it may run all the same; look before trying again",
+                    ) from error
                 if state.get("cancelled"):
                     raise CIError(f"{job}: somebody cancelled the build in the queue (item {item})")
                 if started := state.get("executable"):

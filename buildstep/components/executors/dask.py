@@ -7,6 +7,7 @@ scheduler's business as long as it gives the task to another one, `allowed-failu
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import threading
 import time
@@ -19,9 +20,11 @@ from buildstep.components.engine import Dispatch, Orders, Work, log_of
 from buildstep.components.executors.dask_cluster import Address, Cluster, connect
 from buildstep.components.executors.dask_task import do
 from buildstep.components.interface import Job, Result, State
+from buildstep.components.work import told
 from buildstep.errors import BuildstepError, CIError, Fault
 from buildstep.spec import schema
 from buildstep.spec.schema import Rule, array, integer, record, text
+from buildstep.system import space
 
 VARIABLE: Final = "DASK_SCHEDULER_ADDRESS"
 """dask's own name for the address of a scheduler."""
@@ -92,6 +95,10 @@ class Dask:
             found.append(Fault(where=f"{where}.scheduler", message="is required", hint=hint))
         if bool(orders.options.get("tls_cert")) != bool(orders.options.get("tls_key")):
             found.append(Fault(where=where, message="tls_cert and tls_key go together"))
+        for key in ("tls_ca", "tls_cert", "tls_key"):
+            file = orders.options.get(key)
+            if isinstance(file, str) and file and not os.access(file, os.R_OK):
+                found.append(Fault(where=f"{where}.{key}", message=f"{file} cannot be read"))
         return found
 
     def start(self, orders: Orders, work: Work, dispatch: Dispatch | None) -> DaskExecutor:
@@ -182,8 +189,8 @@ class DaskExecutor:
         except CIError:
             self._stopped.set()  # the cluster is away: nobody need wait for it as long as the first one
             raise
-        except BuildstepError as error:
-            message = "\n".join(part for part in (error.message, error.detail, error.hint) if part)
+        except (BuildstepError, OSError) as error:
+            message = told(space.explain(error) or error)
         log = log_of(self._orders.state, job.name)
         return Result(
             job=job.name,

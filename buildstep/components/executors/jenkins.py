@@ -20,12 +20,14 @@ from typing import Any, Final
 from buildstep.components.engine import Dispatch, Orders, Work, log_of
 from buildstep.components.executors.jenkins_nodes import Nodes, label_of
 from buildstep.components.interface import Job, Result, State
+from buildstep.components.work import told
 from buildstep.errors import BuildstepError, CIError, Fault, UsageError
 from buildstep.net.jenkins import JenkinsBuild, JenkinsServer, ServerError
 from buildstep.net.jenkins_agents import offline_nodes
 from buildstep.net.jenkins_login import Login, login
 from buildstep.spec import schema
 from buildstep.spec.schema import Rule, array, integer, record, text
+from buildstep.system import space
 
 _SECONDS: Final[Rule] = {"type": "number", "minimum": 0.01, "maximum": 86400}
 RULE: Final = record(
@@ -100,9 +102,10 @@ class Jenkins:
 
     def faults(self, orders: Orders) -> list[Fault]:
         found = schema.check(orders.options, RULE, "$.executors.jenkins")
-        with contextlib.suppress(TypeError):  # what a table lacks was told
+        said = {key: orders.options.get(key, "") for key in ("url", "user", "token_file")}
+        if all(isinstance(value, str) for value in said.values()):  # else that was told
             try:
-                Options.of(orders.options).login(orders.environ)
+                Options(job="", **said).login(orders.environ)
             except UsageError as error:
                 found.append(Fault(where="Jenkins", message=error.message, hint=error.hint))
         return found
@@ -209,8 +212,8 @@ class JenkinsExecutor:
         except CIError:
             self._stopped.set()  # the server is away: nobody need wait for it as long as the first one
             raise
-        except BuildstepError as error:
-            message = "\n".join(part for part in (error.message, error.detail, error.hint) if part)
+        except (BuildstepError, OSError) as error:
+            message = told(space.explain(error) or error)
         log = log_of(self._orders.state, job.name)
         return Result(
             job=job.name,
@@ -277,7 +280,7 @@ class JenkinsExecutor:
             return _Lost(error.message) if attempt.build is None else error
         if attempt.build is not None and error.status == 404:
             return _Lost("the server does not know the build any more")
-        if attempt.build is None and error.status == 0:
+        if attempt.build is None and error.retryable:
             try:
                 offline_nodes(server)  # one answer did not come, to what must not be asked twice
             except CIError as away:

@@ -3,6 +3,7 @@ in this process and without a network; only what a worker runs is another functi
 
 from __future__ import annotations
 
+import errno
 import re
 import threading
 import time
@@ -69,10 +70,17 @@ def test_all_faults_of_its_table_are_told(tmp_path: Path) -> None:
     found = DASK.faults(orders(tmp_path, [], scheduler="host:8786", tries=0, tls_cert="c", speed=1))
     assert {fault.where for fault in found} == {
         "$.executors.dask.scheduler", "$.executors.dask.tries", "$.executors.dask.speed", "$.executors.dask",
+        "$.executors.dask.tls_cert",
     }  # fmt: skip
     (lacking,) = DASK.faults(orders(tmp_path, []))
     assert (lacking.where, lacking.message) == ("$.executors.dask.scheduler", "is required")
-    assert DASK.faults(orders(tmp_path, [], scheduler="tls://h:1", tls_cert="c", tls_key="k")) == []
+    files = [tmp_path / name for name in "ck"]
+    for file in files:
+        file.touch()
+    cert, key = map(str, files)
+    assert DASK.faults(orders(tmp_path, [], scheduler="tls://h:1", tls_cert=cert, tls_key=key)) == []
+    (away,) = DASK.faults(orders(tmp_path, [], scheduler="tls://h:1", tls_ca=f"{cert}a"))
+    assert away.where == "$.executors.dask.tls_ca"
 
 
 def test_what_the_page_says_of_components_toml_is_accepted(tmp_path: Path) -> None:
@@ -81,7 +89,10 @@ def test_what_the_page_says_of_components_toml_is_accepted(tmp_path: Path) -> No
     (tmp_path / "components.toml").write_text(found[1])
     settings = load(tmp_path)
     assert settings.executor == "dask"
-    assert DASK.faults(orders(tmp_path, [], **settings.executors["dask"])) == []
+    lacking = DASK.faults(orders(tmp_path, [], **settings.executors["dask"]))
+    assert [fault.message for fault in lacking] == [
+        f"{settings.executors['dask'][key]} cannot be read" for key in ("tls_ca", "tls_cert", "tls_key")
+    ]
     rows = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", PAGE.read_text(), re.MULTILINE))))
     assert rows == set(dask.RULE["properties"])
 
@@ -161,6 +172,17 @@ def test_a_job_is_one_task_and_its_result_is_what_the_hand_over_has(rig: Callabl
     assert found.result().output == "sha256:1"
     assert found.told == ["web: on far", "web| at docker://registry.example/x", "web| STEP 1"]
     assert found.desk.forgotten == found.desk.sent
+
+
+def test_what_cannot_be_sent_is_a_failed_job_and_others_go_on(rig: Callable[..., Rig]) -> None:
+    def full(job: Job, outputs: Mapping[str, str]) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/send-x")
+
+    found = rig(lambda _ticket, _urls, _topic: 0)
+    found.desk.send = full  # type: ignore[method-assign]
+    result = found.result()
+    assert result.state is State.FAILED
+    assert "No space left on device" in result.message
 
 
 def test_without_a_result_a_job_is_tried_again_a_few_times(rig: Callable[..., Rig], tmp_path: Path) -> None:

@@ -29,8 +29,9 @@ from buildstep.components.settings import Flags
 from buildstep.components.stage import Stages
 from buildstep.components.work import Worker
 from buildstep.errors import Fault, Interrupted, SpecError, StoreError, UsageError
-from buildstep.files import open_storage, refs
+from buildstep.files import chunks, layout, open_storage, refs
 from buildstep.files.content import ContentStore
+from buildstep.files.refs import Ref
 from buildstep.net.http import Http
 from buildstep.report.job_view import Silent
 from tests.servers.fixtures import FAST
@@ -361,6 +362,62 @@ def test_a_result_of_something_else_is_none(rig: Rig) -> None:
     with pytest.raises(GraphError, match="far-2 said that it is built, and put nothing"):
         sender.receive(job, other)
     assert not tickets.put_result(rig.far, other, lie), "the first word counts"
+
+
+@pytest.mark.parametrize("notes", [
+    {"log": "../../x"}, {"output": "sha256:../../x"}, {"output": ""}, {"seconds": "long"}, {"log": None},
+], ids=["log", "output", "nothing", "seconds", "no-log"])  # fmt: skip
+def test_a_result_that_no_machine_writes_is_refused(rig: Rig, notes: dict[str, object]) -> None:
+    rig.build("low")
+    output = rig.outputs()["low:pre"]
+    sender, job, digest = rig.send("low:pre")
+    assert tickets.put_result(rig.far, digest, Result(job="low:pre", state=State.BUILT, output=output))
+    assert sender.receive(job, digest) is not None
+    storage = rig.store().storage
+    ref = refs.get(storage, f"{handover.RESULTS}/{digest}")
+    refs.write(storage, replace(ref, notes={**ref.notes, **notes}), ref)
+    with pytest.raises(GraphError, match="low:pre"):
+        sender.receive(job, digest)
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    (b'"files":["build', b'"files":["../../../build'),
+    (b'"pre":"build/build-pre.sh"', b'"pre":"/etc/passwd"'),
+    (b'"name":"low","path"', b'"name":"..","path"'),
+    (b'"component":"low"', b'"component":"high"'),
+    (b'"needs":[]', b'"needs":["high:pre"]'),
+    (b'"source":"', b'"source":"../'),
+    (b'"outputs":{}', b'"outputs":{"x":"sha256:1"}'),
+    (b'"outputs":{}', b'"outputs":' + b"[" * 100_000),
+], ids=["file", "hook", "name", "job", "need", "source", "output", "deep"])  # fmt: skip
+def test_a_ticket_that_no_build_writes_is_refused(rig: Rig, old: bytes, new: bytes) -> None:
+    _, _, digest = rig.send("low:pre")
+    data = tickets.read_ticket(rig.far, digest).dumps()
+    assert old in data
+    with pytest.raises(StoreError, match="the ticket cannot be read"):
+        tickets.loads(data.replace(old, new))
+
+
+def test_another_ticket_under_the_name_of_one_is_refused(rig: Rig) -> None:
+    _, _, other = rig.send("low:pre")
+    store, digest = rig.store(), "0" * 64
+    data = chunks.dumps([(other, len(store.get(other)))])
+    store.storage.write(layout.object_name(digest, layout.CHUNKS), data)
+    refs.write(store.storage, Ref(name=f"{handover.TICKETS}/{digest}"), None)
+    with pytest.raises(StoreError, match="is damaged"):
+        agent.work(rig.far, digest, rig.crew.here)
+
+
+def test_nothing_is_done_for_a_ticket_that_nobody_waits_for(rig: Rig) -> None:
+    sender, job, digest = rig.send("low:pre")
+    ticket = tickets.read_ticket(rig.far, digest)
+    sender.forget(digest)
+    with pytest.raises(StoreError, match="has no ticket"):
+        agent.work(rig.far, digest, rig.crew.here)
+    assert not (rig.top / "far").exists()
+    late = Result(job=ticket.job.name, state=State.FAILED, worker="far-1")
+    assert not tickets.put_result(rig.far, digest, late), "given up while it was done"
+    assert sender.receive(job, digest) is None
 
 
 def test_tickets_of_builds_that_were_killed_long_ago_go(rig: Rig) -> None:

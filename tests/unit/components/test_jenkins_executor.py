@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import threading
 import time
@@ -161,11 +162,30 @@ def test_a_failed_job_is_a_result_and_is_not_tried_again(rig: Rig) -> None:
     assert rig.nodes == ["a"]
 
 
-def test_a_trigger_without_an_answer_is_tried_again_where_the_server_is_there(rig: Rig) -> None:
+@pytest.mark.parametrize("fault", ["drop", "503"])
+def test_a_trigger_without_an_answer_is_tried_again_where_the_server_is_there(rig: Rig, fault: str) -> None:
     rig.endings = [rig.good]
-    rig.jenkins.faults = [("buildWithParameters", "drop")]
+    rig.jenkins.faults = [("buildWithParameters", fault)]
     assert rig.run().state is State.BUILT
     assert rig.nodes == ["b"]
+
+
+def test_a_queue_item_that_a_restart_has_forgotten_is_a_lost_try(rig: Rig) -> None:
+    rig.endings = [ending("SUCCESS"), rig.good]
+    rig.jenkins.faults = [("queue/item", "404")]
+    assert rig.run().state is State.BUILT
+    assert rig.nodes == ["a", "b"]
+    assert "does not know the build in the queue any more" in rig.told[0]
+
+
+def test_what_cannot_be_sent_is_a_failed_job_and_others_go_on(rig: Rig) -> None:
+    def full(job: Job, outputs: Mapping[str, str]) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/send-x")
+
+    rig.desk.send = full  # type: ignore[method-assign]
+    result = rig.run()
+    assert result.state is State.FAILED
+    assert "No space left on device" in result.message
 
 
 def test_a_server_that_is_away_ends_all_and_not_the_job(rig: Rig) -> None:
@@ -287,8 +307,14 @@ def test_all_faults_of_the_options_are_told(rig: Rig) -> None:
         options={"tries": 0, "odd": 1, "poll": "x"},
     )
     where = sorted(fault.where for fault in JENKINS.faults(orders))
+    wrong = replace(orders, options={"job": "x", "url": 5, "labels": 5})
+    assert sorted(fault.where for fault in JENKINS.faults(wrong)) == [
+        "$.executors.jenkins.labels",
+        "$.executors.jenkins.url",
+    ]
     assert where == [
         "$.executors.jenkins.job", "$.executors.jenkins.odd", "$.executors.jenkins.poll", "$.executors.jenkins.tries",
+        "Jenkins",
     ]  # fmt: skip
     found = JENKINS.faults(
         Orders(root=rig.top, settings=Settings(), state=rig.top, environ={}, options={"job": "x"})
