@@ -18,13 +18,33 @@ CANARY = "canary-4711"
 DESK = ["memo!main", "paper!main", "ground!main", "gate!main", "courier!main", "desk!main"]
 OTHERS = ["keyring.ssh!main", "shelf.ssh!main", "shelf_client.ssh!main", "sandbox_build!main"]
 
+EXPORTED = {
+    "binaries/memo": ["memo/notes"],
+    "binaries/gate": ["notes"],
+    "sources/desk": ["apps/desk/page", "apps/desk/more/page", "apps/shared/style", "lib/words"],
+}
+"""Repositories that recipes of the fixtures name, and what is in them; its name is the content of each."""
+
+
+def _repository(folder: Path, paths: list[str]) -> None:
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(f"{path}\n")
+    git = ["git", "-C", str(folder), "-c", "user.name=T", "-c", "user.email=t@example.org"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], check=True)
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[ServiceCli]:
     """A repository with the fixtures as its templates; what runs of it ends with the test."""
     root = tmp_path / "site"
     shutil.copytree(TOP / "fixtures/services/servicetemplates", root / "servicetemplates")
-    cli = ServiceCli(root, {}, DESK_PASSWORD=CANARY)
+    for file in (root / "servicetemplates").rglob("service.hrd"):
+        file.write_text(file.read_text().replace("https://git.example", f"file://{tmp_path}/git"))
+    for name, paths in EXPORTED.items():
+        _repository(tmp_path / "git" / name, paths)
+    cli = ServiceCli(root, {}, DESK_PASSWORD=CANARY, XDG_CACHE_HOME=str(tmp_path / "cache"))
     yield cli
     cli.run("uninstall", "*")
     cli.run("purge", "*")
@@ -54,6 +74,18 @@ def test_a_service_that_needs_five_others_answers_and_goes_away(site: ServiceCli
     with urllib.request.urlopen(f"http://127.0.0.1:{ports['desk']}/", timeout=5) as page:
         assert json.load(page) == {"memo": "PONG", "paper": "main", "greeting": "hi, all: ok"}
     assert (site.top / "base/apps/desk/users.main").read_text() == f"admin:{CANARY}\n"
+    apps = site.top / "base/apps"
+    assert (apps / "memo").is_symlink()
+    assert (apps / "desk/page").is_symlink()
+    laid = (
+        "memo/notes",
+        "desk/page",
+        "desk/more/page",
+        "desk/shared/style",
+        "desk/lib/words",
+        "../gate/notes",
+    )
+    assert all((apps / path).is_file() for path in laid)
     assert site.json("show", "desk")["values"]["param.title"] == "portal main"
     kept = [path for path in (site.top / "services").rglob("*") if path.is_file()]
     assert not any(CANARY in path.read_text(errors="replace") for path in kept)

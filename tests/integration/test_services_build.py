@@ -257,7 +257,8 @@ def test_ays_d05_a_recipe_goes_to_another_host_over_ssh(bench: Bench) -> None:
         bench.done("apply")
         assert bench.files() == ["app", "lib/part"]
         bench.done("uninstall", "app")
-    assert bench.files() == []
+        assert bench.files() == []
+        bench.done("purge", "app", "node.ssh")  # the host keeps nothing of it
 
 
 NODE = "node.tcp.addr = @ASK\nssh.port = @ASK\nlogin = @ASK default:''\n"
