@@ -608,6 +608,37 @@ class Actions(ActionsBaseNode):
         child.wait()
 
 
+def test_two_baked_services_are_started_by_one_command_and_end_with_it(bench: Bench) -> None:
+    """The root has no /proc, as some containers; what listens is found all the same."""
+    bench.environ["BUILDSTEP_POOL"] = BAKE_POOL
+    ports = {"below": free_port(), "above": free_port()}
+    for name, port in ports.items():
+        text = f"""\
+files.1 = source:'app.py', dest:'/srv/{name}.py', render:False,
+files.2 = text:'{name}', dest:'/etc/{name}.conf',
+process.1 = cmd:'/usr/bin/python3', args:'/srv/{name}.py {port}', ports:'{port}',
+"""
+        needs = "dependencies.global = below\n" if name == "above" else ""
+        bench.template(text + needs, name=name, app_py=APP.replace("/etc/web", f"/etc/{name}"))
+        bench.done("create", name)
+    out, root = bench.place / "out", bench.place / "root"
+    document = json.dumps({"name": "two", "version": "1"})
+    words = ["-i", f"tar:{python_base()}", "-m", document, "-o", str(out), "-f", "tar", "-f", "oci"]
+    bench.done("bake", "above,below", *words)
+    root.mkdir()
+    subprocess.run(["tar", "-C", str(root), "-xf", str(next(out.glob("*.tar.*")))], check=True)
+    child = subprocess.Popen(["chroot", str(root), *oci_config(out / "two-1.oci.tar")["Cmd"]])
+    try:
+        assert answer(ports["above"], child) == b"above"
+        assert answer(ports["below"], child) == b"below"
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(20) == 0
+        assert gone(ports["below"])
+    finally:
+        child.kill()
+        child.wait()
+
+
 def oci_config(archive: Path) -> dict[str, Any]:
     def member(name: str) -> Any:
         argv = ["tar", "-xOf", str(archive), name]
