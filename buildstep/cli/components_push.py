@@ -71,7 +71,8 @@ def _push(root: Path, *, quiet: bool, as_json: bool, result: Path | None, **opti
         registry = replace(registry, credentials=credentials)
     images = opened.graph.repository.images()
     wanted = [name for name in images if not options["names"] or name.partition("@")[0] in options["names"]]
-    find_bases(opened, opened.graph.jobs, tell, fetch=False)
+    # What other machines have built is known by its bases, which a machine that built none may lack.
+    find_bases(opened, opened.graph.jobs, tell, pull="missing" if opened.settings.handover else "never")
     known = dict.fromkeys(images) | recorded(opened, wanted)
     chosen = pushing.chosen(options["names"], known)
     access = pushing.Access(

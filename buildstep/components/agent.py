@@ -16,19 +16,20 @@ from pathlib import Path
 from typing import Final
 
 from buildstep.components import tickets
-from buildstep.components.builders import Builder
+from buildstep.components.builders import Builder, Run
 from buildstep.components.contents import Contents
 from buildstep.components.discover import SOURCE, Repository
 from buildstep.components.engine import Say
 from buildstep.components.handover import Handover
-from buildstep.components.interface import Action, Component, GraphError, Job, Result, State
+from buildstep.components.interface import Action, Base, Component, GraphError, Job, Result, State
 from buildstep.components.references import base_key
 from buildstep.components.sender import put_image, quietly
 from buildstep.components.settings import BuildOptions, Registry, Settings
+from buildstep.components.stage import Stages
 from buildstep.components.stock import HandoverStock
 from buildstep.components.tickets import Ticket
-from buildstep.components.work import Place, Worker
-from buildstep.errors import Fault, SpecError
+from buildstep.components.work import Place, Stock, Worker
+from buildstep.errors import BuildstepError, DiskError, Fault, SpecError, ToolMissing
 from buildstep.files.checkout import checkout
 from buildstep.system import locks
 from buildstep.system.private import private_dir
@@ -56,13 +57,17 @@ def work(handover: Handover, digest: str, here: Here) -> Result:
     """Do the job of a ticket, put what it made and then its result, and return that.
 
     A job that fails is a result as well. Raises BuildstepError, OSError where there is none: for a ticket
-    that cannot be read or done here, for what cannot be fetched or put, and for a job that was stopped.
+    that cannot be read or done here, as where a builder or room on the disk lacks, for what cannot be fetched
+    or put, and for a job that was stopped. Another machine may do it then.
     """
     ticket = tickets.read_ticket(handover, digest)
     options = _options(ticket, here.environ)
+    if ticket.job.action is Action.IMAGE:
+        here.builder()
     with _folder(here.state) as folder:
         root = folder / "source"
         checkout(handover.store, handover.store.get_list(ticket.source), root)
+        stock = _Stock(HandoverStock(handover, here.builder, folder))
         place = Place(
             repository=_repository(ticket, root),
             settings=Settings(build=options, hooks=ticket.hooks, registry=Registry(tags=(ticket.tag,))),
@@ -71,10 +76,11 @@ def work(handover: Handover, digest: str, here: Here) -> Result:
             changed=lambda _job: ticket.changed,
             builder=here.builder,
             bases={base_key(text, _platform(ticket)): base for text, base in ticket.bases.items()},
-            stock=HandoverStock(handover, here.builder, folder),
+            stock=stock,
             say=here.say,
             worker=here.worker,
             mounting=here.mounting,
+            unfit=lambda error: isinstance(error, DiskError | ToolMissing) or error in stock.failures,
         )
         worker = Worker(place)
         try:
@@ -83,6 +89,30 @@ def work(handover: Handover, digest: str, here: Here) -> Result:
         finally:
             worker.stages.clear()
     return result
+
+
+class _Stock:
+    """A stock that remembers what it could not fetch."""
+
+    def __init__(self, stock: Stock) -> None:
+        self._stock = stock
+        self.failures: list[BaseException] = []
+
+    def image(self, base: Base, run: Run) -> None:
+        with self._noting():
+            self._stock.image(base, run)
+
+    def products(self, output: str, stages: Stages) -> None:
+        with self._noting():
+            self._stock.products(output, stages)
+
+    @contextlib.contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            yield
+        except (BuildstepError, OSError) as error:
+            self.failures.append(error)
+            raise
 
 
 def _platform(ticket: Ticket) -> str:

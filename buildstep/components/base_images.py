@@ -20,11 +20,11 @@ FETCHES: Final = 4
 """Base images that are looked up or fetched at the same time."""
 
 
-def find_bases(opened: Opened, jobs: Mapping[str, Job], tell: Tell, *, fetch: bool = True) -> None:
+def find_bases(opened: Opened, jobs: Mapping[str, Job], tell: Tell, *, pull: str = "always") -> None:
     """Look up the base images from elsewhere that jobs need, so that a new one of a name is noticed.
 
-    fetch: take those that are not here from their registry, as the setting `pull` says. One that cannot be
-    had is told; the image that needs it fails then.
+    pull: what is fetched from a registry at most, as the setting of that name says it. One that cannot be had
+    is told; the image that needs it fails then.
     """
     pulls: dict[tuple[str, str], str] = {}
     for name in jobs:
@@ -39,7 +39,7 @@ def find_bases(opened: Opened, jobs: Mapping[str, Job], tell: Tell, *, fetch: bo
 
     def find(key: tuple[str, str]) -> tuple[str, str]:
         identity = builder.resolve(*key)
-        if not fetch or pulls[key] == "never" or (identity and pulls[key] == "missing"):
+        if "never" in (pull, pulls[key]) or (identity and "missing" in (pull, pulls[key])):
             return identity, ""
         try:
             builder.fetch(*key, lambda argv, env, what: process.run(argv, env=env, what=what))
@@ -61,4 +61,4 @@ def known_bases(opened: Opened) -> None:
     """Look up the base images of what was built before, as far as they are here; for a plan."""
     built = {name: job for name, job in opened.graph.jobs.items() if opened.records.last(name) is not None}
     with contextlib.suppress(ToolMissing):
-        find_bases(opened, built, lambda _text: None, fetch=False)
+        find_bases(opened, built, lambda _text: None, pull="never")

@@ -58,7 +58,7 @@ class Place:
     """What jobs are done with. changed: returns the files of a component that changed since a job of it ran
     last; builder: returns it, the same one each time, and raises where there is none; bases: images from
     elsewhere, by their references; stock: has what is not here; mounting: whether mounts of this process end
-    with it."""
+    with it; unfit: whether an error says something of this machine and nothing of the job: it is raised."""
 
     repository: Repository
     settings: Settings
@@ -71,6 +71,7 @@ class Place:
     say: Say = lambda _job, _text: None
     worker: str = "local"
     mounting: bool = False
+    unfit: Callable[[BuildstepError | OSError], bool] = lambda _error: False
 
     def log_of(self, job: str) -> Path:
         """Return the file that has all output of a job's last run."""
@@ -119,6 +120,8 @@ class Worker:
             raise  # this process has to end: that is no result of the job
         except (BuildstepError, OSError) as error:
             failure = space.explain(error) or error
+            if self.place.unfit(failure):
+                raise failure from None if failure is error else error
             state = State.STOPPED if stopped.is_set() else State.FAILED
             message = told(failure)
         return Result(

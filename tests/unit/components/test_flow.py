@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from buildstep.components import flow
-from buildstep.components.base_images import known_bases
+from buildstep.components.base_images import find_bases, known_bases
 from buildstep.components.builders import Buildah
 from buildstep.components.console import View
 from buildstep.components.flow import How, Opened, build, open_components, recorded
@@ -152,3 +153,39 @@ def test_an_image_without_a_builder_fails_and_says_what_is_missing(
     assert states == {"low:pre": State.BUILT, "low": State.FAILED}
     assert "apt-get install buildah" in rig.outcome.results["low"].message
     known_bases(rig.open())  # a plan needs no builder
+
+
+class Shelf:
+    """A builder's store, with the registry that it fetches from."""
+
+    def __init__(self, *names: str) -> None:
+        self.names, self.fetched = list(names), []  # type: tuple[list[str], list[str]]
+
+    def resolve(self, text: str, _platform: str) -> str:
+        return "sha256:1" if text in self.names else ""
+
+    def fetch(self, text: str, _platform: str, _run: object) -> None:
+        self.fetched.append(text)
+        self.names.append(text)
+
+
+@pytest.mark.parametrize(("setting", "most", "there", "fetched"), [
+    ("missing", "always", False, True),
+    ("missing", "always", True, False),
+    ("always", "always", True, True),
+    ("always", "missing", True, False),
+    ("always", "missing", False, True),
+    ("never", "missing", False, False),
+    ("always", "never", False, False),
+])  # fmt: skip
+def test_a_base_is_fetched_where_the_setting_and_the_caller_allow_it(
+    rig: Rig, setting: str, most: str, there: bool, fetched: bool
+) -> None:
+    write(rig.root, {
+        "components.toml": f'pull = "{setting}"\n', "src/low/build/low.dockerfile": "FROM elsewhere:1\n",
+    })  # fmt: skip
+    shelf = Shelf(*["elsewhere:1"] * there)
+    opened = replace(rig.open(), builder=lambda: shelf)  # type: ignore[arg-type,return-value]
+    find_bases(opened, opened.graph.jobs, rig.told.append, pull=most)
+    assert shelf.fetched == ["elsewhere:1"] * fetched
+    assert list(opened.bases.values()) == ["sha256:1"] * (there or fetched)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -27,11 +28,12 @@ from buildstep.components.plan_views import plan_lines
 from buildstep.components.sender import Sender
 from buildstep.components.settings import Flags
 from buildstep.components.stage import Stages
+from buildstep.components.stock import HandoverStock
 from buildstep.components.work import Worker
-from buildstep.errors import Fault, Interrupted, SpecError, StoreError, UsageError
+from buildstep.errors import DiskError, Fault, Interrupted, SpecError, StoreError, ToolMissing, UsageError
 from buildstep.files import chunks, layout, open_storage, refs
 from buildstep.files.content import ContentStore
-from buildstep.files.refs import Ref
+from buildstep.files.refs import NoRef, Ref
 from buildstep.net.http import Http
 from buildstep.report.job_view import Silent
 from tests.servers.fixtures import FAST
@@ -348,6 +350,38 @@ def test_a_signal_to_the_machine_is_no_result_of_the_job(rig: Rig) -> None:
     sender, job, digest = rig.send("low:pre")
     with pytest.raises(Interrupted):
         agent.work(rig.far, digest, replace(rig.crew.here, say=signalled))
+    assert sender.receive(job, digest) is None
+
+
+def test_a_machine_that_lacks_what_it_takes_has_no_word_on_the_job(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(rig.root, {"src/web/build/web.dockerfile": "FROM scratch\n"})
+
+    def lacking() -> Builder:
+        raise ToolMissing("neither buildah nor docker is installed")
+
+    sender, job, digest = rig.send("web")
+    with pytest.raises(ToolMissing):
+        agent.work(rig.far, digest, replace(rig.crew.here, builder=lacking))
+    assert sender.receive(job, digest) is None
+
+    rig.build("low")
+    sender, job, digest = rig.send("high:pre", rig.outputs())
+    storage = rig.store().storage
+    products = refs.get(storage, f"{handover.PRODUCTS}/{rig.outputs()['low:pre'].removeprefix('sha256:')}")
+    refs.remove(storage, products)
+    with pytest.raises(NoRef):
+        agent.work(rig.far, digest, rig.crew.here)
+    assert sender.receive(job, digest) is None
+
+    def full(*_args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{rig.top}/far/x")
+
+    monkeypatch.setattr(HandoverStock, "products", lambda *_args: None)
+    monkeypatch.setattr(Stages, "stage", full)
+    with pytest.raises(DiskError):
+        agent.work(rig.far, digest, rig.crew.here)
     assert sender.receive(job, digest) is None
 
 
