@@ -203,12 +203,16 @@ def tagger(folder: Path) -> Tag:
     return tag
 
 
+def has_key(folder: Path) -> bool:
+    """Return whether the key is there."""
+    return (folder / "key").exists()
+
+
 def make_key(folder: Path) -> None:
     """Make the key that secrets are tagged with, unless it is there. Raises OSError."""
     private_dir(folder)
-    path = folder / "key"
-    if not path.exists():
-        with atomic_write(path) as stream:
+    if not has_key(folder):
+        with atomic_write(folder / "key") as stream:
             stream.write(os.urandom(32))
 
 

@@ -191,12 +191,14 @@ class Where:
 
     address: of `ssh`, `ssh://[USER@]HOST[:PORT]`; of `image`, the root's directory. state: the directory in
     which the place keeps its records, in place of its own. environ: of this command; the system's OpenSSH
-    takes its agent from it.
+    takes its agent from it. owner: asked when an action runs, returns whose the services are: a word, then
+    where that is, for a person. A place refuses a service that it keeps for another owner; empty: anybody's.
     """
 
     address: str = ""
     state: Path | None = None
     environ: Mapping[str, str] = field(default_factory=dict)
+    owner: Callable[[], str] = str
 
 
 class Place(Protocol):

@@ -97,17 +97,17 @@ class _Parser:
         self.pattern = pattern
         self.faults: list[Fault] = []
         self.tokens: list[_Token] = []
-        at, small = 0, text.lower()
+        at, small = 0, text.lower()  # which may have more characters: İ
         while at < len(small):
             found = _TOKEN.match(small, at)
             if found is None:
-                self.fault(at + 1, f"{text[at]!r} cannot be in a key", _FORM)
+                self.fault(at + 1, f"{small[at]!r} cannot be in a key", _FORM)
                 at += 1
                 continue
             if found.lastgroup != "blank":
                 self.tokens.append(_Token(found.lastgroup or "", found[0], at + 1))
             at = found.end()
-        self.tokens.append(_Token("end", "", len(text) + 1))
+        self.tokens.append(_Token("end", "", len(small) + 1))
         self.next = 0
         self.slash = False  # the key that is read has its role before a slash
 

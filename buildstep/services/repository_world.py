@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Final
 from buildstep.errors import SpecError
 from buildstep.services.delivery import Delivering, Delivery
 from buildstep.services.facts import facts_of, machine_of, secrets_of
+from buildstep.services.inputs import has_key, tagger
 from buildstep.services.interface import Facts, Place, ServiceError, Side, Where
 from buildstep.services.relations import relations
 from buildstep.services.removal import remove
@@ -18,6 +20,9 @@ from buildstep.services.world import Subject
 
 STATE: Final = ".buildstep"
 """The directory below the root of a repository that holds what must not be shared, such as the key."""
+
+RECORDS: Final = "records"
+"""The directory in it with what the actions of the management side have completed."""
 
 
 class RepositoryWorld:
@@ -75,7 +80,9 @@ class RepositoryWorld:
         from buildstep.services import PLACES
 
         if side is not Side.NODE:
-            return PLACES["mgmt"](Where(environ=self._environ))
+            # Beside the services: those of another repository on this machine may have the same keys.
+            records = self._repository.root.absolute() / STATE / RECORDS
+            return PLACES["mgmt"](Where(state=records, environ=self._environ))
         kind = "node" if node is None else node.id.name.partition(".")[2] or "node"
         maker = PLACES.find(kind)
         if maker is None:
@@ -84,7 +91,16 @@ class RepositoryWorld:
                 hint=f"a template of a node is called node, or node.PLACE: {PLACES.hint(kind)}",
             )
         address = "" if node is None else address_of(kind, facts_of(self._repository, node))
-        return Delivering(maker(Where(address=address, environ=self._environ)), self._delivery)
+        where = Where(address=address, environ=self._environ, owner=self._owner)
+        return Delivering(maker(where), self._delivery)
+
+    def _owner(self) -> str:
+        """Return by what a node tells this repository from others: a tag that its key alone makes, and where
+        it is. It stays the same in a repository that is moved."""
+        state = self._repository.root / STATE
+        if not has_key(state):
+            return ""
+        return f"{tagger(state)('owner', '')} {socket.gethostname()}:{self._repository.root.absolute()}"
 
     def store(self, key: str, values: Mapping[str, Any]) -> None:
         with self._lock:

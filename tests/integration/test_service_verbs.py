@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,23 @@ def test_data_is_saved_and_brought_back_and_removed_at_the_end(cli: ServiceCli, 
     assert not data.exists()
     assert cli.json("status")["services"] == []
     assert cli.run("status", "base").returncode == 2
+
+
+def test_two_repositories_on_one_machine_do_not_touch_each_others_services(tmp_path: Path) -> None:
+    key, own = "shared!main", "class Actions:\n    def init(self, service):\n        print('init')\n"
+    templates = {"shared/service.hrd": "description = 'x'\n", "shared/actions_mgmt.py": own}
+    first, second = (ServiceCli(tmp_path / name, templates) for name in ("one", "two"))
+    second.environ["BUILDSTEP_SERVICES_RECORDS"] = str(first.records)
+    for cli in (first, second):
+        cli.done("create", "shared")
+    assert first.ran("install", "shared")[key][0] == "init"
+    refused = second.run("install", "shared")
+    assert refused.returncode == 23
+    assert f"for another repository: {socket.gethostname()}:{first.top}." in refused.stderr
+    assert f"remove {first.records / key / 'owner'}" in refused.stderr
+    # Each has run its own action of the management side, and recorded it beside its services.
+    for cli in (first, second):
+        assert (cli.top / ".buildstep/records" / key / "done/mgmt.init.json").exists()
+    first.done("purge", "shared")
+    assert not (first.records / key).exists()
+    second.done("install", "shared")

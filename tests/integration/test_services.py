@@ -239,7 +239,7 @@ def test_redis_and_what_needs_it_on_another_host_over_ssh(tmp_path: Path, tidy: 
         address = {"node.tcp.addr": "127.0.0.1", "ssh.port": rest.rpartition(":")[2], "login": user}
         data = [word for name, value in address.items() for word in ("-D", f"{name}={value}")]
         pair.done("create", "node.ssh", "there", *data)
-        records = Path("/var/lib/buildstep/services")
+        records = tmp_path / "sshd/services"
         whole_life(pair, records)
         places = {row["place"] for row in pair.json("status")["services"]}
         assert places == {url.removeprefix("ssh://")}

@@ -133,7 +133,8 @@ def sshd_serving(folder: Path) -> Iterator[tuple[str, Path]]:
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile none\nUsePAM no\n"
         f"AuthorizedKeysFile {folder}/user.pub\nStrictModes no\nPasswordAuthentication no\n"
         "KbdInteractiveAuthentication no\nMaxStartups 100\nMaxSessions 100\nPrintMotd no\n"
-        "SetEnv SHLVL=5\n"  # else bash reads the user's .bashrc, which can take longer than all else
+        # Without SHLVL bash reads the user's .bashrc, which can take longer than all else.
+        f"SetEnv SHLVL=5 BUILDSTEP_SERVICES_RECORDS={folder}/services\n"
     )
     (folder / "known").write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")
     (folder / "ssh_config").write_text(

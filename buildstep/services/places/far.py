@@ -16,6 +16,7 @@ root, digest = sys.argv[1:3]
 if not root:
     home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     root = "/var/lib/buildstep/services" if os.geteuid() == 0 else os.path.join(home, "buildstep", "services")
+    root = os.environ.get("BUILDSTEP_SERVICES_RECORDS") or root
 folder = os.path.join(root, ".runtime", digest)
 there = False
 try:
@@ -35,6 +36,7 @@ print(json.dumps({{"root": root, "there": there}}))
 RECEIVE = f"""
 import hashlib, os, shutil, sys, tarfile, tempfile, zipfile
 kind, above, digest = sys.argv[1:4]
+os.umask(0o022)
 os.makedirs(above, 0o755 if kind == "zip" else 0o700, exist_ok=True)
 for name in os.listdir(above):
     if name.startswith(".new-") or (kind == "tar" and name not in sys.argv[4:]):

@@ -25,6 +25,7 @@ class _Here:
         self._environ = where.environ or os.environ
         given = self._environ.get("BUILDSTEP_SERVICES_RECORDS") if where.state is None else str(where.state)
         self._root = state_root(given)
+        self._owner = where.owner
 
     def describe(self) -> str:
         return "here"
@@ -34,7 +35,7 @@ class _Here:
 
     def run(self, call: Call, line: Line, stopped: threading.Event) -> Outcome:
         argv = [sys.executable, "-I", str(talk.RUNTIME), "run"]
-        text = talk.call_text(call, {"state": self._root})
+        text = talk.call_text(call, {"state": self._root, "owner": self._owner()})
         failed = None
         try:
             outcome = talk.run(argv, talk.action_env(self._environ), text, call, line, stopped)
@@ -58,7 +59,7 @@ class _Here:
         try:
             if os.path.lexists(records.folder):
                 with records.locked(_SECONDS):
-                    records.forget()
+                    records.forget(self._owner())
         except Locked:
             raise ServiceError(f"an action of {key} runs here", retryable=True) from None
         except OSError as error:

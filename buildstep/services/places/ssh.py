@@ -35,6 +35,7 @@ class Ssh:
         environ = where.environ or os.environ
         self._link = Link(self._target, Access(environ=environ, bus=Bus(), http=HttpOptions.of(environ)))
         self._state = "" if where.state is None else str(where.state)
+        self._owner = where.owner
         self._guard = threading.Lock()
         self._root = ""
         self._there: dict[str, set[str]] = {}
@@ -55,7 +56,7 @@ class Ssh:
     def run(self, call: Call, line: Line, stopped: threading.Event) -> Outcome:
         root = self._ready()
         moved = self._send_files(call)
-        place = {"state": root, "heartbeat": talk.SILENCE}
+        place = {"state": root, "owner": self._owner(), "heartbeat": talk.SILENCE}
         text = talk.call_text(call, place, **moved)
         script = f'export {talk.MARKER}=$2; {far.PYTHON} "$1" run'
         env = talk.action_env(self._link.env)
@@ -140,7 +141,8 @@ class Ssh:
         return digest in known
 
     def _question(self, word: str, key: str) -> list[Any]:
-        data = json.dumps({"key": key, "state": self._ready()}).encode() + b"\n"
+        asked = {"key": key, "state": self._ready(), "owner": self._owner()}
+        data = json.dumps(asked).encode() + b"\n"
         answer = talk.last_line(self._call(far.PYTHON + '"$1" "$2"', self._runtime(), word, data=data))
         return list(answer)
 

@@ -133,9 +133,8 @@ class Talk:
     def _take(self, data: bytes) -> Outcome | None:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for one in lines:
-            try:
-                message = json.loads(one)
-            except ValueError:  # of a start file of the shell there
+            message = _message(one)
+            if message is None:
                 self._line(one.decode("utf-8", "backslashreplace"))
                 continue
             if "outcome" in message:
@@ -143,6 +142,15 @@ class Talk:
             for text in message["lines"]:
                 self._line(text)
         return None
+
+
+def _message(line: bytes) -> dict[str, Any] | None:
+    """Return a message of the runtime; None for what a start file of the shell there prints, JSON or not."""
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return None
+    return message if isinstance(message, dict) and message.keys() & {"outcome", "lines"} else None
 
 
 def last_line(output: bytes) -> Any:

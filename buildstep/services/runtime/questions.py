@@ -14,7 +14,8 @@ _SECONDS = 30.0
 
 
 def main(word: str) -> int:
-    """Answer `done`: the records of a service; `settled`: the same once no action runs; or `forget` it."""
+    """Answer `done`: the records of a service; `settled`: the same once no action runs; or `forget` it,
+    unless it is another owner's."""
     asked = json.loads(sys.argv[2] if len(sys.argv) > 2 else sys.stdin.buffer.readline())
     records = Records(state_root(asked.get("state")), asked["key"])
     answer = []
@@ -24,7 +25,7 @@ def main(word: str) -> int:
         try:
             with records.locked(_SECONDS):
                 if word == "forget":
-                    records.forget()
+                    records.forget(str(asked.get("owner") or ""))
                 else:
                     answer = records.done()
         except Locked:

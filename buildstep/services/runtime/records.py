@@ -1,6 +1,7 @@
 """What a place keeps of a service: which actions completed, what was installed, its processes, their logs.
 
     ROOT/KEY/lock                   held while an action of the service runs
+    ROOT/KEY/owner                  whose it is: a word, then the repository it lies in, for a person
     ROOT/KEY/done/SIDE.ACTION.json  the last completed run of an action
     ROOT/KEY/installed.json         the files that `install` has laid
     ROOT/KEY/processes/             of the process supervisor: what it started, and its logs
@@ -34,6 +35,10 @@ _NAP = 0.02
 
 class Locked(Exception):
     """An action of the service runs already, for longer than one waits."""
+
+
+class Foreign(Exception):
+    """What is kept under this key is another owner's. Its text is for a person."""
 
 
 def state_root(given: str | None = None) -> str:
@@ -113,7 +118,7 @@ class Records:
 
     def make(self, *names: str) -> str:
         """Make a directory in it, that nobody but its owner may enter. Raises OSError."""
-        os.makedirs(self.root, 0o755, exist_ok=True)
+        _make_public(self.root)
         path = self.folder
         for name in ("", *names):
             path = os.path.join(path, name) if name else path
@@ -163,11 +168,59 @@ class Records:
         finally:
             os.close(fd)
 
-    def forget(self) -> None:
-        """Remove all that is kept of the service. Raises OSError."""
-        if os.path.lexists(self.folder):
+    def claim(self, owner: str) -> None:
+        """Keep whose the service is from now on. Without an owner nobody is asked.
+
+        Raises Foreign, OSError.
+        """
+        known = self._owner()
+        if not owner or known == owner:
+            return
+        if self.is_foreign(owner):
+            where = known.partition(" ")[2] or "which has not told its name"
+            raise Foreign(
+                f"a service of this key is kept there already, for another repository: {where}. Uninstall it "
+                f"from that one, or give this one another name. If that one is gone, remove "
+                f"{self.path('owner')}: what is there is taken over then"
+            )
+        write(self.path("owner"), owner + "\n", 0o600)
+
+    def release(self) -> None:
+        """Keep no longer whose the service is: nothing of it runs or is installed. Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path("owner"))
+
+    def is_foreign(self, owner: str) -> bool:
+        """Return whether what is kept is another owner's: their first words tell them apart."""
+        known = self._owner()
+        return bool(owner and known and known.partition(" ")[0] != owner.partition(" ")[0])
+
+    def _owner(self) -> str:
+        try:
+            with open(self.path("owner"), encoding="utf-8", errors="surrogateescape") as file:
+                return file.read().rstrip("\n")
+        except FileNotFoundError:
+            return ""
+
+    def forget(self, owner: str = "") -> None:
+        """Remove all that is kept of the service, unless it is another owner's. Raises OSError."""
+        if os.path.lexists(self.folder) and not self.is_foreign(owner):
             shutil.rmtree(self.folder)
             sync_folder(self.root)
+
+
+def _make_public(path: str) -> None:
+    """Make a directory that only its owner may change, whatever the umask, and those missing above it.
+
+    os.makedirs gives its mode to the last one alone: with the umask 000 anybody could change the others.
+    """
+    if os.path.isdir(path):
+        return
+    above = os.path.dirname(path)
+    if above != path:
+        _make_public(above)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o755)
 
 
 def _take(fd: int, end: float) -> None:

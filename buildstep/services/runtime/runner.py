@@ -21,7 +21,7 @@ import time
 from typing import Any, BinaryIO
 
 from buildstep.services.runtime import action, answers, proc
-from buildstep.services.runtime.records import Locked, Records, state_root
+from buildstep.services.runtime.records import Foreign, Locked, Records, state_root
 from buildstep.services.runtime.redact import Lines, Redactor
 from buildstep.services.runtime.watcher import SPARED, Watcher
 
@@ -36,6 +36,9 @@ LOCK_SECONDS = 30.0
 
 BACK_OFF = 1.0
 """Seconds before the second try; twice as many before each further one."""
+
+_LAST = ("uninstall", "removedata")
+"""After these, whoever wants the key may have it."""
 
 _LONGEST_ANSWER = 16 << 20
 _READ = 1 << 16
@@ -61,6 +64,7 @@ class Runner:
         self._heartbeat = float(place.get("heartbeat") or 0)
         self._heard = time.monotonic()
         self._records = Records(state_root(place.get("state")), call["facts"]["key"])
+        self._owner = str(place.get("owner") or "")
         self._marker = f"{MARKER}={os.environ.get(MARKER, '')}"
         self._gone = False
         self._data = b""
@@ -73,12 +77,15 @@ class Runner:
         try:
             with self._records.locked(LOCK_SECONDS) as lock, Watcher(self._marker, lock) as watcher:
                 self._wait(0)
+                self._records.claim(self._owner)
                 if not self._gone:
                     self._records.begin(self._call["side"], self._call["action"])
                 said, tries = self._tries(watcher, clock + float(self._call["timeout"]))
                 outcome = self._outcome(said, begun, time.monotonic() - clock, tries)
                 if outcome["answer"] != answers.FAILED:
                     self._record(outcome)
+        except Foreign as error:
+            outcome = self._outcome(_failed(str(error)), begun, time.monotonic() - clock, 0)
         except Locked:
             message = "another action of this service runs there already"
             outcome = self._outcome(_failed(message), begun, LOCK_SECONDS, 0)
@@ -104,6 +111,8 @@ class Runner:
                 "outcome": outcome,
             }
         )
+        if self._call["action"] in _LAST:
+            self._records.release()
 
     def _outcome(self, said: dict[str, Any], begun: float, seconds: float, tries: int) -> dict[str, Any]:
         outcome = {

@@ -136,3 +136,10 @@ def test_a_path_matches_the_services_right_above() -> None:
 
 def test_a_role_is_what_is_before_the_first_dot() -> None:
     assert [role_of(name) for name in ("node.ssh", "redis", "a.b.c")] == ["node", "redis", "a"]
+
+
+def test_a_letter_that_becomes_two_when_it_is_small_is_a_fault_like_any_other() -> None:
+    for text in ("İ)", "redis!İ\n"):
+        with pytest.raises(SpecError) as raised:
+            parse_path(text)
+        assert "cannot be in a key" in str(raised.value.faults[-2:])
