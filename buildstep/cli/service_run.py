@@ -110,7 +110,7 @@ def _verb(name: str, words: Sequence[str]) -> Callable[[Callable[..., Any]], Any
         made: Callable[..., Any] = with_repository()(running(command))
         for word in words:
             made = known[word](made)
-        named: Callable[..., Any] = (PATTERNS if name == "apply" else ONES)(made)
+        named: Callable[..., Any] = (PATTERNS if name in ("apply", "cleanup") else ONES)(made)
         return click.command(name)(named)
 
     return decorate
@@ -174,6 +174,11 @@ def test() -> None:
     """Run the tests of services, which must be up."""
 
 
+@_verb("cleanup", ())
+def cleanup() -> None:
+    """Let services, all that are installed or those that keys match, run their `cleanup`."""
+
+
 @click.command("plan")
 @PATTERNS
 @click.option("--for", "verb", default="apply", metavar="VERB", show_default=True,
@@ -202,6 +207,11 @@ def plan(
 
     if verb not in VERBS:
         raise UsageError(f"{verb!r} is no verb", hint=near(verb, VERBS) or f"one of {', '.join(VERBS)}")
+    if patterns and patterns[0] in VERBS and not repository.find(patterns[0]):
+        raise UsageError(
+            f"no service has the key {patterns[0]}",
+            hint=f"`buildstep service plan --for {' '.join(patterns)}` plans a verb",
+        )
     names = names_of(repository, patterns)
     with Services(repository, os.environ, secret=Verb.INSTALL in VERBS[verb]) as services:
         found: Plan = services.plan(Wish(verbs=VERBS[verb], names=names, named=bool(names), **more))

@@ -17,28 +17,37 @@ from buildstep.system.text import plural
 
 if TYPE_CHECKING:
     from buildstep.report.tree_table import TreeRow
-    from buildstep.services.repository import Repository
+    from buildstep.services.flow import Services
+    from buildstep.services.repository import Repository, Service
     from buildstep.services.status import Status
 
 _HEAD = ("SERVICE", "STATE", "SINCE", "PLACE", "LAST ACTION", "TROUBLE")
-_STYLES = {"up": "green", "unhealthy": "yellow", "dead": "bold red", "new": "dim", "down": "yellow"}
+_STYLES = {"up": "green", "unhealthy": "yellow", "dead": "bold red", "new": "dim", "down": "yellow",
+           "unknown": "bold red"}  # fmt: skip
 
 
 @click.command("status")
 @PATTERNS
-@click.option("--check", is_flag=True, help="Exit code 23 unless all are up, or disabled.")
+@click.option(
+    "--ask", is_flag=True, help="First ask those that run whether they are up and well, as monitor does."
+)
+@click.option("--check", is_flag=True,
+              help="Exit code 23 unless all are up, or disabled, and nothing is wrong.")  # fmt: skip
 @with_repository()
 @JSON
-def status(repository: Repository, *, patterns: Sequence[str], check: bool, as_json: bool) -> None:
+def status(repository: Repository, *, patterns: Sequence[str], ask: bool, check: bool, as_json: bool) -> None:
     """Show what is known of services: state, since when, where, the last action, and what is wrong.
 
-    Of one service each action is shown as well. No place is asked: `buildstep service monitor` asks.
+    Of one service each action is shown as well. What is shown was true at the last action; whether it is now
+    is found out with --ask.
     """
     from buildstep.services.flow import Services
     from buildstep.services.interface import ServiceError, Side
     from buildstep.services.status import detail, gather
 
     with Services(repository, os.environ, secret=False) as services:
+        if ask:
+            _ask(services, chosen(repository, patterns))
         found = gather(
             chosen(repository, patterns),
             services.book,
@@ -49,8 +58,23 @@ def status(repository: Repository, *, patterns: Sequence[str], check: bool, as_j
     bad = [row.service.key for row in found if not row.is_good]
     if check and bad:
         raise ServiceError(
-            f"{plural(len(bad), 'service')} not up: {', '.join(bad)}", hint="`buildstep service apply`"
+            f"{plural(len(bad), 'service')} not as it should be: {', '.join(bad)}",
+            hint="`buildstep service apply` brings up what is not; `service status KEY` says what is wrong",
         )
+
+
+def _ask(services: Services, those: Sequence[Service]) -> None:
+    """Ask services whether they are up and well; what they say is written down, and is no failure of this."""
+    from buildstep.report.job_view import job_view
+    from buildstep.services.brief import UNKNOWN, brief_of
+    from buildstep.services.console import View
+    from buildstep.services.flow import VERBS, How
+    from buildstep.services.plan import Wish
+
+    if not (names := tuple(row.key for row in those if brief_of(row).state != UNKNOWN)):
+        return
+    with View(job_view(sys.stderr, verbose=False, quiet=True)) as view:
+        services.run(Wish(verbs=VERBS["monitor"], names=names, named=False), view, How(keep_going=True))
 
 
 def _tree(found: Sequence[Status]) -> Iterator[str]:
@@ -63,7 +87,7 @@ def _tree(found: Sequence[Status]) -> Iterator[str]:
         yield from terminal_lines(rows, _HEAD, shutil.get_terminal_size().columns)
     elif rows:
         yield from plain_lines(rows)
-    up = sum(row.record.state == "up" for row in found)
+    up = sum(row.state == "up" for row in found)
     yield f"{plural(len(found), 'service')}, {up} up"
 
 
@@ -72,14 +96,14 @@ def _row(row: Status) -> TreeRow:
     from buildstep.services.records import stamp
 
     record = row.record
-    state = f"{record.state}, disabled" if record.disabled else str(record.state)
+    state = f"{row.state}, disabled" if record.disabled else row.state
     since = stamp(record.since)[:19] + "Z" if record.since else ""
     own = row.service.id
     return TreeRow(
         len(row.service.path) - 1,
         f"{own.name}!{own.instance}",
         (state, since, row.place, record.last, row.trouble),
-        _STYLES.get(record.state, ""),
+        _STYLES.get(row.state, ""),
     )
 
 

@@ -8,7 +8,7 @@ depend on it.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
@@ -16,6 +16,7 @@ from threading import Event
 from typing import Any, Final
 
 from buildstep.services.interface import ServiceError
+from buildstep.services.life_cycle import Verb, in_order
 from buildstep.services.plan import Phase, Plan
 from buildstep.services.way import Way
 from buildstep.services.work import Fate, Result, Work
@@ -192,5 +193,12 @@ def check(outcome: Outcome) -> None:
     raise ServiceError(
         f"{len(keys)} {noun} failed: {', '.join(keys)}",
         detail="\n".join(lines),
-        hint="what was done is kept; the same command goes on from there",
+        hint=_hint({row.verb for row in failed}),
     )
+
+
+def _hint(verbs: Collection[Verb]) -> str:
+    """Return what to do after a failure."""
+    if any(map(in_order, verbs)):
+        return "what was done is kept; the same command goes on from there"
+    return "`buildstep service monitor --restart` brings it up again" if Verb.MONITOR in verbs else ""

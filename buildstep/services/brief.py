@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from buildstep.services.interface import ServiceError
 from buildstep.services.records import Book
 from buildstep.services.repository import Service
 from buildstep.services.states import ABSENT, State
+
+UNKNOWN: Final = "unknown"
+"""The state of a service whose record cannot be read."""
 
 
 class Brief(NamedTuple):
@@ -30,5 +33,5 @@ def brief_of(service: Service) -> Brief:
     try:
         record = Book(lambda _: service.folder).load(service.key)
     except (ServiceError, OSError):
-        return Brief(state="unknown")
+        return Brief(state=UNKNOWN)
     return Brief(record.state.value, record.since, record.last, record.disabled)

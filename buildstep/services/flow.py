@@ -30,6 +30,23 @@ class How:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
+class _Records(Mapping[str, Record]):
+    def __init__(self, keys: Mapping[str, object], book: Book) -> None:
+        self._keys, self._book = keys, book
+        self._read: dict[str, Record] = {}
+
+    def __getitem__(self, key: str) -> Record:
+        if key not in self._read:
+            self._read[key] = self._book.load(key)
+        return self._read[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
 class Services:
     """The services of an opened repository, and what is known of them. A context manager that ends what the
     places have opened."""
@@ -47,9 +64,10 @@ class Services:
     def __exit__(self, *_: object) -> None:
         self.world.close()
 
-    def records(self) -> dict[str, Record]:
-        """Return what is known of each service. Raises ServiceError."""
-        return {key: self.book.load(key) for key in self.repository.services}
+    def records(self) -> Mapping[str, Record]:
+        """Return what is known of each service. It is read when it is asked for, and raises ServiceError for
+        one that cannot be."""
+        return _Records(self.repository.services, self.book)
 
     def plan(self, wish: Wish) -> Plan:
         """Return what a wish comes to; see `plan.make_plan`."""

@@ -100,6 +100,8 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def _brief(value: object) -> str:
     text = str(value)
+    if not text.isprintable():  # a plan has a line for each action
+        text = repr(text)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -121,6 +121,12 @@ def in_order(verb: Verb) -> bool:
     return verb in (Verb.INSTALL, Verb.START) or reversed_order(verb)
 
 
+def lasts(verb: Verb) -> bool:
+    """Return whether what failed is wrong with a service until it succeeds; what a person asks for once has
+    failed for that person."""
+    return verb not in (Verb.TEST, Verb.EXPORT, Verb.IMPORT)
+
+
 def reversed_order(verb: Verb) -> bool:
     """Return whether services go in the order of their needs backwards: what needs another goes first."""
     return verb in (Verb.STOP, Verb.HALT, Verb.UNINSTALL, Verb.REMOVE_DATA)

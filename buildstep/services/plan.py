@@ -136,7 +136,7 @@ def make_plan(
     graph = Graph(needs)
     graph.check(wish.names)
     phases, wrong, faults = list[Phase](), list[str](), list[Fault]()
-    now = dict(records)
+    now = _Now(records)
     for verb in wish.verbs:
         scope = _scope(wish, verb, graph, now)
         left = {key: found for key in scope if (found := _left(verb, key, graph, now, scope))}
@@ -164,6 +164,18 @@ def make_plan(
         verbs = " and ".join(wish.verbs)
         raise Unfit(f"cannot {verbs}: nothing was done", detail="\n".join(dict.fromkeys(wrong)))
     return Plan(wish=wish, phases=tuple(phases), notes=tuple(_notes(phases, graph, records)))
+
+
+class _Now(dict[str, Record]):
+    """Records as they will be after what is planned. Only those that a plan is about are looked up: one that
+    cannot be read is nothing to the others."""
+
+    def __init__(self, records: Mapping[str, Record]) -> None:
+        super().__init__()
+        self._records = records
+
+    def __missing__(self, key: str) -> Record:
+        return self._records[key]
 
 
 def _walk(

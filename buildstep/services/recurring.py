@@ -13,6 +13,7 @@ from typing import Final
 
 from buildstep.errors import BuildstepError, Interrupted, UsageError
 from buildstep.services.apply import Outcome
+from buildstep.services.brief import UNKNOWN, brief_of
 from buildstep.services.flow import How, Services
 from buildstep.services.inputs import seconds_of
 from buildstep.services.life_cycle import Verb
@@ -98,6 +99,9 @@ class Watch:
         found: dict[str, dict[str, float]] = {}
         for key, service in self.services.repository.services.items():
             if self.names and key not in self.names:
+                continue
+            if brief_of(service).state == UNKNOWN:
+                self.watcher.tell(f"{key}: its state.json cannot be read, and it is not watched")
                 continue
             found[key] = {"monitor": self.rules.every}
             for document in (service.template, service.instance):

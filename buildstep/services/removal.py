@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from buildstep.errors import Fault, SpecError
-from buildstep.services.brief import brief_of
+from buildstep.services.brief import UNKNOWN, brief_of
 from buildstep.services.relations import relations
 from buildstep.services.repository import SERVICES, Repository, Service
 from buildstep.services.write import NEW
@@ -34,6 +34,8 @@ def remove(repository: Repository, services: Sequence[Service], *, force: bool =
         brief = brief_of(service)
         if brief.installed and not force:
             hint = f"buildstep service uninstall {service.key}"
+            if brief.state == UNKNOWN:
+                hint = "put back a copy of its state.json, or remove it with --force"
             faults.append(Fault(where=service.key, message=f"is {brief.state}", hint=hint))
     if faults:
         raise SpecError("cannot remove", faults)

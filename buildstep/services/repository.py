@@ -188,7 +188,8 @@ class Repository:
             for key in keys:
                 where = f"{service.folder / INSTANCE_FILE}: {PRODUCER}{role}"
                 if key not in self.services:
-                    hint = near(key, self.services) or "create it, or remove the entry"
+                    same = [other for other, found in self.services.items() if found.id.role == role]
+                    hint = near(key, same) or "create it, or remove the entry"
                     yield Fault(where=where, message=f"there is no service {key}", hint=hint)
                 elif self.services[key].id.role != role:
                     yield Fault(where=where, message=f"{key} has the role {self.services[key].id.role}")

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from buildstep.errors import BuildstepError, SpecError
 from buildstep.services.facts import facts_of
+from buildstep.services.interface import ServiceError
 from buildstep.services.platforms import unsupported
+from buildstep.services.records import Book
 from buildstep.services.relations import relations
 from buildstep.services.repository import Repository, Service
 from buildstep.services.template_check import Finding, of_fault
@@ -26,7 +28,15 @@ def check_services(repository: Repository, services: Iterable[Service]) -> list[
         if service.node is None and (reason := unsupported(service.template)):
             found.append(Finding(service.key, reason))
         found += _roles(service)
+        found += _record(service)
     return list(dict.fromkeys(found))
+
+
+def _record(service: Service) -> Iterator[Finding]:
+    try:
+        Book(lambda _: service.folder).load(service.key)
+    except ServiceError as error:
+        yield Finding(service.key, error.message, error.hint)
 
 
 def _facts(repository: Repository, service: Service) -> Iterator[Finding]:

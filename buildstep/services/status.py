@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from buildstep.services.interface import Answer
+from buildstep.services.brief import UNKNOWN
+from buildstep.services.interface import Answer, ServiceError
 from buildstep.services.records import Book, Record, stamp
 from buildstep.services.repository import Service
 from buildstep.services.states import State
@@ -14,16 +15,23 @@ from buildstep.services.states import State
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """A service and what is known of it. place: where its node side is."""
+    """A service and what is known of it. place: where its node side is; unread: why its record cannot be
+    read, which is then an empty one."""
 
     service: Service
     record: Record
     place: str
+    unread: str = ""
+
+    @property
+    def state(self) -> str:
+        """A word of `states.State`, or `unknown` where its record cannot be read."""
+        return UNKNOWN if self.unread else str(self.record.state)
 
     @property
     def trouble(self) -> str:
         """What is wrong with it, in a few words; empty where nothing is."""
-        record, found = self.record, []
+        record, found = self.record, [self.unread] if self.unread else []
         if record.underway is not None:
             begun = record.underway.begun
             at = f" at {begun.unit.name}" if begun is not None else ""
@@ -48,7 +56,7 @@ class Status:
             "service": self.service.key,
             "parent": None if self.service.parent is None else self.service.parent.key,
             "place": self.place,
-            "state": str(record.state),
+            "state": self.state,
             "since": record.since,
             "disabled": record.disabled,
             "last": record.last,
@@ -70,17 +78,22 @@ class Status:
 
 def gather(services: Sequence[Service], book: Book, place_of: Callable[[str], str]) -> list[Status]:
     """Return the status of services. place_of: returns where one is, by its key. Raises ServiceError."""
-    return [
-        Status(service=service, record=book.load(service.key), place=place_of(service.key))
-        for service in services
-    ]
+    found = []
+    for service in services:
+        record, unread = Record(), ""
+        try:
+            record = book.load(service.key)
+        except ServiceError as error:
+            unread = error.message
+        found.append(Status(service=service, record=record, place=place_of(service.key), unread=unread))
+    return found
 
 
 def detail(status: Status) -> Iterator[str]:
     """Yield all that is known of one service, a line each."""
     record = status.record
     yield f"service   {status.service.key}"
-    yield f"state     {record.state}{', disabled' if record.disabled else ''}"
+    yield f"state     {status.state}{', disabled' if record.disabled else ''}"
     if record.since:
         yield f"since     {stamp(record.since)}"
     yield f"place     {status.place}"

@@ -109,7 +109,7 @@ KEYS: Final = (
     Row("asset.dest", Kind.PATH, "where what is in that asset lies", ours=True),
     Row("data.dirs", Kind.LIST, "directories with what the service writes", ours=True),
     Row("inputs.ACTION", Kind.LIST, "what decides whether an action that is done runs again", ours=True),
-    Row("timeout.ACTION", Kind.SECONDS, "how long an action may take", ours=True),
+    Row("timeout.ACTION", Kind.DURATION, "how long an action may take", ours=True),
     Row("tries.ACTION", Kind.NUMBER, "how often an action is begun at most", ours=True),
     Row("recurring.ACTION", Kind.DURATION, "how often an action is run while the service is up"),
     Row("hrd.return", Kind.TRUTH, without="what an action sets always comes back"),
@@ -142,7 +142,7 @@ def similar(key: str) -> str:
     return found[0] if found else ""
 
 
-_DURATION = re.compile(r"[1-9][0-9]*[smhd]?")
+_DURATION = re.compile(r"(?=.*[1-9])[0-9]+(\.[0-9]+)?(ms|s|m|min|h|d)?")
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 _NUMBER = re.compile(r"[0-9]+")
 

@@ -14,7 +14,7 @@ from buildstep.errors import BuildstepError
 from buildstep.services.course import Planned, Verdict, open_course, undone
 from buildstep.services.inputs import digest_of, seconds_of
 from buildstep.services.interface import Action, Answer, Call, Done, Line, Outcome, Place, ServiceError, Side
-from buildstep.services.life_cycle import Step, Verb
+from buildstep.services.life_cycle import Step, Verb, lasts
 from buildstep.services.records import Begun, Kept, Ran, Record, Underway, Unit
 from buildstep.services.states import State
 from buildstep.services.work import Fate, Result, Work
@@ -52,7 +52,8 @@ class Way:
                 return self._result(Fate.STOPPED, "it was stopped")
             if self._name:
                 # The run stays under way: what could not be reached may have completed what was begun.
-                self._record = replace(self._record, failed=self._name)
+                if lasts(self._verb):
+                    self._record = replace(self._record, failed=self._name)
                 self._save()
             return self._failed(self._name, _told(error))
 
@@ -81,7 +82,7 @@ class Way:
                 return self._result(Fate.STOPPED, f"{unit.action} was stopped")
             if failure := self._course.failure(step, answer):
                 self._course.end(unit.step, step)
-                self._close(failed=unit.name)
+                self._close(failed=unit.name if lasts(self._verb) else "")
                 return self._failed(unit.name, f"{failure}: {message}" if message else failure)
         return self._end()
 
@@ -177,7 +178,7 @@ class Way:
             self._work.world.store(self._key, outcome.values)
         return Ran(
             answer=outcome.answer,
-            message=outcome.message,
+            message=outcome.message or self._last_line(outcome),
             digest=begun.digest,
             inputs=begun.inputs,
             token=begun.token,
@@ -188,6 +189,10 @@ class Way:
             values=tuple(sorted(outcome.values)),
             result=outcome.result,
         )
+
+    def _last_line(self, outcome: Outcome) -> str:
+        """Return why a check said no: what it has printed last."""
+        return self._tail[-1] if outcome.answer is Answer.NOT and self._tail else ""
 
     # -- the record ---------------------------------------------------------------------------------
 

@@ -23,6 +23,11 @@ class Actions:
         os.makedirs(str(service.values["param.data"]), exist_ok=True)
         print("made", service.values["param.data"])
 
+    def check_up(self, service):
+        if os.path.exists(f"{service.values['param.data']}/broken"):
+            print("it is broken")
+            return False
+
     def test(self, service):
         return os.path.isdir(str(service.values["param.data"]))
 """,
@@ -71,7 +76,17 @@ def test_data_is_saved_and_brought_back_and_removed_at_the_end(cli: ServiceCli, 
     assert ["action", "node.configure", "ok"] in [
         row.split()[:3] for row in cli.done("status", "base").splitlines()
     ]
-    cli.done("status", "--check")
+    (data / "broken").touch()
+    assert cli.states()[BASE] == "up", "as last seen"
+    refused = cli.run("status", "--ask", "--check")
+    assert refused.returncode == 23
+    assert "node.check_up failed: it is broken" in refused.stdout
+    (data / "broken").unlink()
+    cli.done("status", "--ask", "--check")
+    assert cli.ran("cleanup") == {BASE: ["cleanup"], TOP: ["cleanup"]}
+    refused = cli.run("plan", "stop", "base")
+    assert refused.returncode == 2
+    assert "service plan --for stop base" in refused.stderr
     refused = cli.run("purge", "--data", "base")
     assert refused.returncode == 23
     assert data.is_dir()

@@ -392,7 +392,7 @@ def test_a_service_is_baked_into_an_image_the_same_each_time(
 
     said, files = private(lambda: bake("first"))
     assert said == [
-        "2 files written, 0 removed",
+        "files written: 2, removed: 0",
         "install: ok ",
         "made the user webapp",
         "True /run/buildstep-service/folder True",

@@ -93,7 +93,7 @@ class ActionsBaseNode(_Nothing):
         """Lay the service's files and trees; remove those of an earlier install that are no longer its."""
         written, removed = Installed(service.records).lay(service.files, service.trees)
         if written or removed:
-            service.log(f"{written} files written, {removed} removed")
+            service.log(f"files written: {written}, removed: {removed}")
         return True
 
     def prepare(self, service: Service) -> bool:

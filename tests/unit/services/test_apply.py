@@ -178,6 +178,38 @@ def test_a_monitor_that_says_no_is_unhealthy_and_one_that_died_is_dead(world: Me
     }
 
 
+@pytest.mark.parametrize(
+    ("verb", "action"),
+    [(Verb.TEST, Action.TEST), (Verb.EXPORT, Action.DATA_EXPORT), (Verb.IMPORT, Action.DATA_IMPORT)],
+)
+def test_what_was_asked_once_and_failed_is_no_trouble_of_the_service(
+    world: MemoryWorld, verb: Verb, action: Action
+) -> None:
+    work = work_of(world)
+    run(work, Verb.INSTALL, names=(A,))
+    world.node.say = fails(A, action)
+    outcome = run(work, verb, names=(A,))
+    with pytest.raises(ServiceError) as caught:
+        check(outcome)
+    assert caught.value.hint == ""
+    record = work.book.load(A)
+    assert record.actions[f"node.{action}"].answer is Answer.FAILED
+    assert (record.state, record.failed) == (State.UP, "")
+
+
+def test_why_a_check_said_no_is_kept(world: MemoryWorld) -> None:
+    work = work_of(world)
+    run(work, Verb.INSTALL, names=(A,))
+
+    world.node.up.discard(A)
+    outcome = run(work, Verb.MONITOR, names=(A,))
+    record = work.book.load(A)
+    assert record.actions[record.failed].message == f"check_up of {A}"  # what it has printed last
+    with pytest.raises(ServiceError) as caught:
+        check(outcome)
+    assert "monitor --restart" in str(caught.value.hint)
+
+
 def test_what_an_action_sets_is_stored_and_no_reason_to_run_again(world: MemoryWorld) -> None:
     def say(call: Call) -> Said | None:
         if call.facts.key == A and call.action is Action.CONFIGURE:

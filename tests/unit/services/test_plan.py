@@ -96,6 +96,13 @@ def test_ays_d16_a_changed_port_configures_and_restarts_and_does_not_prepare(
     }
 
 
+def test_a_reason_is_one_line(work: Work, world: MemoryWorld) -> None:
+    do(work, Verb.INSTALL)
+    world.change(OTHER, values={"param.text": "one\ntwo"})
+    reason = planned(work, Verb.INSTALL)[OTHER]["node.configure"]
+    assert reason == "param.text added: 'one\\ntwo'"
+
+
 def test_a_package_prepares_and_what_prepare_may_have_undone_is_configured(
     work: Work, world: MemoryWorld
 ) -> None:

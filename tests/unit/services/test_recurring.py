@@ -11,12 +11,14 @@ import pytest
 from buildstep.errors import SpecError
 from buildstep.services.apply import Outcome
 from buildstep.services.flow import How, Services
+from buildstep.services.inputs import seconds_of
 from buildstep.services.interface import ServiceError
 from buildstep.services.life_cycle import Verb
 from buildstep.services.plan import Wish
 from buildstep.services.recurring import LONGEST, Clock, Rules, Watch
 from buildstep.services.repository import Repository
 from buildstep.services.states import State
+from buildstep.services.template_keys import Kind, wrong
 from buildstep.services.work import Fate, Result, Watcher
 from tests.unit.services.in_memory import Seen
 from tests.unit.services.repositories import create, template
@@ -92,6 +94,17 @@ def test_a_span_that_is_none_is_told(runs: Runs) -> None:
     runs.repository.services["slow!main"].set({"recurring.monitor": "often"})
     with pytest.raises(SpecError, match=r"slow!main: recurring\.monitor"):
         watch(runs, Time()).spans()
+
+
+@pytest.mark.parametrize(
+    "text", ["90", "1.5", "2m", "3min", "250ms", "1h", "7d", "0", "0s", "-1", "5 w", "2x", "m"]
+)
+def test_a_check_of_templates_takes_the_spans_that_a_run_takes(text: str) -> None:
+    try:
+        taken = seconds_of(text, "here") > 0
+    except SpecError:
+        taken = False
+    assert (wrong(Kind.DURATION, text) == "") is taken
 
 
 def test_what_is_dead_is_brought_up_after_pauses_that_grow(runs: Runs) -> None:
