@@ -35,7 +35,7 @@ COMMANDS = {
     ),
     "components": (
         "buildstep.cli.components:command",
-        "Graphs of images: list, plan, build, push, and why.",
+        "Graphs of images: list, plan, build, push, why.",
     ),
     "service": (
         "buildstep.cli.service:command",

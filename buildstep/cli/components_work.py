@@ -52,13 +52,18 @@ def _work(
     from buildstep.components import handover as handovers
     from buildstep.components.builders import open_builder
     from buildstep.components.interface import State
-    from buildstep.errors import ExitCode, SpecError
+    from buildstep.errors import ExitCode, Fault, SpecError
+    from buildstep.files.layout import is_digest
     from buildstep.pool import default_location
     from buildstep.system import namespaces
+    from buildstep.system.text import printable
 
     faults = handovers.faults(handover, "--handover", os.environ)
+    if not is_digest(ticket):
+        hint = "64 hex digits, as the build gives them"
+        faults.append(Fault(where="TICKET", message=f"{printable(ticket[:80])!r} is none", hint=hint))
     if faults:
-        raise SpecError("the hand-over", faults)
+        raise SpecError("components work", faults)
     here = agent.Here(
         state=(scratch or default_location(os.environ) / "components-work").absolute(),
         environ=os.environ,

@@ -156,7 +156,8 @@ def faults(urls: Sequence[str], where: str, environ: Mapping[str, str]) -> list[
                 hint = "a directory, S3 or ssh"
                 found.append(Fault(where=where, message=f"{safe_url(url)} cannot be written to", hint=hint))
         except BuildstepError as error:
-            found.append(Fault(where=where, message=error.message, hint=error.hint))
+            message = error.message.replace(url, safe_url(url))  # what follows a ? may be a secret
+            found.append(Fault(where=where, message=message, hint=error.hint))
     return found
 
 

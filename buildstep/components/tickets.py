@@ -36,6 +36,7 @@ from buildstep.files.layout import is_digest
 from buildstep.files.refs import Ref
 from buildstep.files.session import Session
 from buildstep.system.digest import sha256_bytes
+from buildstep.system.text import printable
 
 FORMAT: Final = 1
 
@@ -254,9 +255,9 @@ def read_result(handover: Handover, digest: str, job: Job, log: Path) -> Result 
             job=str(notes["job"]),
             state=State(notes["state"]),
             output=str(notes["output"]),
-            message=str(notes["message"]),
+            message="\n".join(map(printable, str(notes["message"]).split("\n"))),
             log=log,
-            worker=str(notes["worker"]),
+            worker=printable(str(notes["worker"])),
             started=float(notes["started"]),
             seconds=float(notes["seconds"]),
         )

@@ -163,8 +163,13 @@ class Local:
     far = False
 
     def faults(self, orders: Orders) -> list[Fault]:
+        hint = "another --executor knows it; --worker-label is for those on other machines"
         return [
-            Fault(where=f"$.executors.local.{name}", message="the executor local has no options")
+            Fault(
+                where=f"$.executors.local.{name}",
+                message="is not known: the executor local has no options",
+                hint=hint if name == "labels" else "",
+            )
             for name in orders.options
         ]
 

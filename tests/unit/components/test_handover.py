@@ -414,6 +414,15 @@ def test_a_result_that_no_machine_writes_is_refused(rig: Rig, notes: dict[str, o
         sender.receive(job, digest)
 
 
+def test_what_another_machine_says_does_not_drive_this_terminal(rig: Rig) -> None:
+    sender, job, digest = rig.send("low:pre")
+    said = Result(job="low:pre", state=State.FAILED, message="one\x1b[2J\ntwo", worker="far\x1b]0;x\x07")
+    assert tickets.put_result(rig.far, digest, said)
+    found = sender.receive(job, digest)
+    assert found is not None
+    assert (found.message, found.worker) == ("one?[2J\ntwo", "far?]0;x?")
+
+
 @pytest.mark.parametrize(("old", "new"), [
     (b'"files":["build', b'"files":["../../../build'),
     (b'"pre":"build/build-pre.sh"', b'"pre":"/etc/passwd"'),
@@ -485,6 +494,8 @@ def test_all_faults_of_the_configuration_are_told_before_anything_is_touched(rig
             How(executor="crew"),
         )
     assert "needs one" in caught.value.detail
+    (odd,) = handover.faults(["s3://b/x?secret_key=word"], "x", {})
+    assert "word" not in str(odd)
     assert [fault.message for fault in handover.faults(["http://host/store"], "x", {})] == [
         "http://host/store cannot be written to"
     ]
