@@ -147,7 +147,9 @@ def trigger(
     given = parameters | {key: _text(name) for key, name in files.items()}
     with _signals():
         server = _server()
-        build = server.trigger(job, given, timeout=queue_timeout)
+        build = server.trigger(
+            job, given, timeout=queue_timeout, left=lambda url: tell(f"it may still be in the queue: {url}")
+        )
         if not as_json:
             line = build.url or f"{job} {build.number}"
             show({}, [line], as_json=False, done=f"the build was started: {line}")

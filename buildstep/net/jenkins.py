@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import copy
 import importlib
-import os
 import re
 import tempfile
 import time
@@ -23,7 +23,7 @@ from buildstep.errors import CIError, ExitCode, UsageError
 from buildstep.events import Bus
 from buildstep.net.errors import clean_text, safe_url
 from buildstep.net.http import backoff_seconds
-from buildstep.net.jenkins_login import Login
+from buildstep.net.jenkins_login import Login, without
 
 T = TypeVar("T")
 CHUNK: Final = 1 << 18
@@ -43,6 +43,9 @@ _HINTS: Final = {
     403: "this user has no permission for that, or the server wants a crumb",
     404: "check the job's name, folders and all; a job that this user may not see is not found either",
 }
+_LAST_ATTEMPTS: Final = 3
+"""How often a build that nobody waits for any more is told to end."""
+
 _TIMEOUTS: Final = (10.0, 60.0)
 """To connect, and for each silence of a response; in seconds."""
 
@@ -86,7 +89,7 @@ class JenkinsServer:
         self.backoff = backoff
         self.sleep = sleep
         # python-jenkins logs the headers of the first variable, and by the second trusts anybody.
-        with _without("JENKINS_API_EXTRA_HEADERS", "PYTHONHTTPSVERIFY"):
+        with without("JENKINS_API_EXTRA_HEADERS", "PYTHONHTTPSVERIFY"):
             self._api = _library().Jenkins(
                 login.url, login.user or None, login.token or None, timeout=_TIMEOUTS
             )
@@ -189,11 +192,12 @@ class JenkinsServer:
         timeout: float = 3600.0,
         poll: float = 2.0,
         each: Callable[[], None] = lambda: None,
+        left: Callable[[str], None] = lambda _url: None,
     ) -> JenkinsBuild:
         """Start a build and return it when it has left the queue; cancel it if the wait ends early.
 
         timeout, poll: seconds in the queue, and between two looks at it. each: called at each look; what it
-        raises ends the wait.
+        raises ends the wait. left: is given the address of what could not be cancelled.
         """
         import requests
 
@@ -221,45 +225,56 @@ class JenkinsServer:
             raise CIError(
                 f"{what}: the server did not queue it", hint="is the job disabled, or no job at all?"
             )
-        return self._queued(job, int(found[1]), each, timeout=timeout, poll=poll)
+        item = int(found[1])
+        try:
+            return self._queued(job, item, each, timeout=timeout, poll=poll)
+        except BaseException:
+            try:
+                self._cancel(job, item)
+            except (CIError, UsageError):
+                left(f"{self._api.server}queue/item/{item}/")
+            raise
 
     def _queued(
         self, job: str, item: int, each: Callable[[], None], *, timeout: float, poll: float
     ) -> JenkinsBuild:
         deadline, why = time.monotonic() + timeout, ""
-        try:
-            while True:
-                try:
-                    state = self.get(f"queue item {item}", f"queue/item/{item}/api/json")
-                except ServerError as error:
-                    if error.status != 404:
-                        raise
-                    # Jenkins forgets an item a while after it left the queue, and at once in a restart.
-                    raise CIError(
-                        f"{job}: the server does not know the build in the queue any more (item {item})",
-                        hint="it may run all the same; look before trying again",
-                    ) from error
-                if state.get("cancelled"):
-                    raise CIError(f"{job}: somebody cancelled the build in the queue (item {item})")
-                if started := state.get("executable"):
-                    return _build(job, started)
-                if (now := str(state.get("why") or "")) and now != why:
-                    why = now
-                    self.bus.note(f"{job} waits in the queue: {self._clean(why)}")
-                if time.monotonic() > deadline:
-                    raise CIError(f"{job} did not leave the queue within {timeout:g} s", detail=why)
-                each()
-                self.sleep(poll)
-        except BaseException:
-            with contextlib.suppress(CIError, UsageError):
-                self._cancel(job, item)
-            raise
+        while True:
+            if (state := self._item(item)) is None:
+                raise CIError(
+                    f"{job}: the server does not know the build in the queue any more (item {item})",
+                    hint="it may run all the same; look before trying again",
+                )
+            if state.get("cancelled"):
+                raise CIError(f"{job}: somebody cancelled the build in the queue (item {item})")
+            if started := state.get("executable"):
+                return _build(job, started)
+            if (now := str(state.get("why") or "")) and now != why:
+                why = now
+                self.bus.note(f"{job} waits in the queue: {self._clean(why)}")
+            if time.monotonic() > deadline:
+                raise CIError(f"{job} did not leave the queue within {timeout:g} s", detail=why)
+            each()
+            self.sleep(poll)
 
     def _cancel(self, job: str, item: int) -> None:
-        """Take a build out of the queue; stop it, if it has left it at this moment."""
-        self.call(f"cancelling queue item {item}", lambda: self._api.cancel_queue(item))
-        if started := self.get(f"queue item {item}", f"queue/item/{item}/api/json").get("executable"):
-            self.stop(_build(job, started))
+        """Take a build out of the queue; stop it, if it has left it at this moment. What ended the wait does
+        not end this, and a server that is away does not hold it up for long. Raises CIError."""
+        hurried = copy.copy(self)
+        hurried.attempts, hurried.sleep = min(self.attempts, _LAST_ATTEMPTS), time.sleep
+        hurried.call(f"cancelling queue item {item}", lambda: self._api.cancel_queue(item))
+        if started := (hurried._item(item) or {}).get("executable"):
+            hurried.stop(_build(job, started))
+
+    def _item(self, item: int) -> Any:
+        """Return what the server knows of a build in the queue. None where it has forgotten that: a while
+        after it left the queue, and at once in a restart."""
+        try:
+            return self.get(f"queue item {item}", f"queue/item/{item}/api/json")
+        except ServerError as error:
+            if error.status != 404:
+                raise
+            return None
 
     def stop(self, build: JenkinsBuild) -> None:
         """Abort a build, as the button does; one that has ended stays as it is. Raises ServerError."""
@@ -382,12 +397,3 @@ def _visible(text: str) -> str:
     """Return what a person would read of an HTML page."""
     text = re.sub(r"(?s)<(script|style)\b.*?</\1>|<[^>]*>", " ", text)
     return " ".join(text.split())[:400]
-
-
-@contextlib.contextmanager
-def _without(*names: str) -> Iterator[None]:
-    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(kept)

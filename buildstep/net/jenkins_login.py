@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -63,3 +64,13 @@ def login(
             hint=f"use https://{parts.netloc}",
         )
     return Login(url=url, user=user, token=token, ca_bundle=HttpOptions.of(environ).ca_bundle)
+
+
+@contextlib.contextmanager
+def without(*names: str) -> Iterator[None]:
+    """Take these variables out of this process's environment for the length of a block."""
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)

@@ -260,8 +260,9 @@ class JenkinsExecutor:
 
         try:
             attempt.build = server.trigger(
-                options.job, parameters, timeout=options.queue, poll=options.poll, each=each
-            )
+                options.job, parameters, timeout=options.queue, poll=options.poll, each=each,
+                left=lambda url: self._left.update([url]),
+            )  # fmt: skip
             lines = _Lines(lambda line: self._line(attempt, line))
             ending = server.watch(attempt.build, lines.write, poll=options.poll, each=each)
             lines.end()

@@ -235,6 +235,37 @@ def test_stopping_aborts_the_builds_and_takes_the_others_out_of_the_queue(rig: R
     assert rig.items[-1].cancelled
 
 
+def in_the_queue(rig: Rig, fault: str, times: int) -> None:
+    """Stop a job whose build waits in the queue, when the server fails to cancel it so many times."""
+    begun = threading.Event()
+
+    def waiting(number: int, form: dict[str, list[str]]) -> tuple[Run, Item]:
+        item = Item(number, "job", form, waits=1_000_000)
+        rig.items.append(item)
+        begun.set()
+        return Run(0), item
+
+    rig.jenkins.jobs["job"].begin = waiting
+    executor = rig.executor(poll=0.02)
+    future = executor.submit(WEB, {})
+    assert begun.wait(10)
+    rig.jenkins.faults = [("queue/cancelItem", fault)] * times
+    executor.stop()
+    assert future.result(0).state is State.STOPPED
+
+
+def test_what_ends_the_wait_does_not_end_the_cancelling(rig: Rig) -> None:
+    in_the_queue(rig, "503", 1)
+    assert rig.items[-1].cancelled
+    assert rig.told == []
+
+
+def test_what_stays_in_the_queue_is_told(rig: Rig) -> None:
+    in_the_queue(rig, "503", 100)
+    assert not rig.items[-1].cancelled
+    assert [text for text in rig.told if "queue/item/" in text] == rig.told != []
+
+
 def test_jobs_go_to_the_least_busy_node_that_has_not_lost_them(rig: Rig) -> None:
     from buildstep.net.jenkins import JenkinsServer
 
