@@ -23,7 +23,7 @@ from buildstep.services.interface import Facts
 from buildstep.services.processes import processes_of
 from buildstep.services.relations import relations
 from buildstep.services.repository import PRODUCER, Repository, Service
-from buildstep.services.secrets import is_reference, is_secret_name, masked, read_secret
+from buildstep.services.secrets import is_reference, is_secret_name, masked, misplaced, read_secret
 from buildstep.services.templates import SCHEMA
 
 PATHS: Final[Mapping[str, str]] = {
@@ -115,9 +115,13 @@ class _Reader:
         return self._facts(service, producers)
 
     def _facts(self, service: Service, producers: Mapping[str, Sequence[Facts]] | None = None) -> Facts:
-        faults: list[Fault] = []
-        values = self.resolved(service)
         where = service.key
+        faults = [
+            fault for one in (service.template, service.instance) for fault in misplaced(one.values, where)
+        ]
+        if faults:  # what is left of such a row would be told as another fault
+            raise SpecError(f"service {service}", faults)
+        values = self.resolved(service)
         machine = machine_of(service)
         name = f"{service.id.name}.{service.id.instance}"
         processes = processes_of(values, name, machine, where, faults)

@@ -23,9 +23,9 @@ from typing import NamedTuple
 from buildstep.errors import Fault, SpecError
 from buildstep.services.interface import Key
 
-WORD = re.compile(r"[a-z0-9][a-z0-9._-]*")
-"""A domain, a name, an instance or a role."""
-WORD_TEXT = "a letter or digit, then letters, digits, `.`, `_` and `-`"
+WORD = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+"""A domain, a name, an instance or a role. Two of them make the name of a directory, which has 255 bytes."""
+WORD_TEXT = "a letter or digit, then letters, digits, `.`, `_` and `-`, 100 characters at most"
 
 _TOKEN = re.compile(r"(?P<blank>[ \t]+)|(?P<version>\([^()]*\))|(?P<sign>[|!@/:])|(?P<word>[^\s|!@/:()]+)")
 VERSION = re.compile(r"[a-z0-9][a-z0-9.+~:_-]*")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ _LIMIT = 64 * 1024
 _NAMES = re.compile(
     r"(^|[._])(passwd|password|passphrase|secret|token|api_?key|priv(ate)?_?key|key\.priv)$", re.IGNORECASE
 )
+_PUT_BY_US = ("env.process.", "process.", "files.", "users.")
 MASK = "***"
 """Is shown in place of what may be a secret."""
 
@@ -55,6 +56,22 @@ def plain_fault(where: str, key: str) -> Fault:
     return Fault(
         where=where, message=f"{key} is a secret, which must not be written down", hint=f"give it as {_FORMS}"
     )
+
+
+def misplaced(values: Mapping[str, Any], where: str) -> Iterator[Fault]:
+    """Yield a fault for each secret in what the default actions lay or start: they put secrets into nothing,
+    and without its entry a file would be another one, and a process lack its variable."""
+    for key, row in values.items():
+        if not key.startswith(_PUT_BY_US) or not isinstance(row, Mapping):
+            continue
+        for name, value in row.items():
+            if is_reference(value) or (is_secret_name(name) and value and "$(" not in str(value)):
+                yield Fault(
+                    where=f"{where}: {key}: {name}",
+                    message="is a secret, which is put into no file, account or process by itself",
+                    hint="ask for it as @ASK in instance.hrd, and have configure write service.secret("
+                    f"{'param.' + name.lower()!r}) to a file that the process reads",
+                )
 
 
 def masked(key: str, value: Any) -> Any:

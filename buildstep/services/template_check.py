@@ -19,7 +19,7 @@ from buildstep.services.exports import exports_of, is_export
 from buildstep.services.hrd import Ask, Document, Item, Value
 from buildstep.services.interface import Side
 from buildstep.services.keys import key_text, parse_key
-from buildstep.services.secrets import is_reference, is_secret_name, plain_fault
+from buildstep.services.secrets import is_reference, is_secret_name, misplaced, plain_fault
 from buildstep.services.template_keys import ACTIONS, KEYS, Kind, row_of, similar, wrong
 from buildstep.services.templates import INSTANCE, OLD_ACTIONS, SERVICE, Template, Templates
 from buildstep.services.write import files_of
@@ -108,6 +108,7 @@ def _service(document: Document, where: str) -> Iterator[Finding]:
             yield Finding(at, f"there is no action {name}", near(name, ACTIONS))
         if is_secret_name(key) and value and not is_reference(value) and not isinstance(value, Ask):
             yield of_fault(plain_fault(at, key))
+    yield from map(of_fault, misplaced(document.values, where))
     yield from _pairs(document, where)
     names = [str(name) for name in document.items(platforms.KEY)] if platforms.KEY in document else []
     if reason := platforms.unsupported(document):

@@ -125,10 +125,17 @@ def bare_or_quoted(text: str, at: int = 0) -> str:
     """
     if text[:1] == "'":
         if len(text) < 2 or text[-1] != "'":
+            closed = text.rfind("'")
+            if closed > 0:
+                raise Wrong(
+                    at + closed + 1,
+                    "more text comes after the quote that ends the value",
+                    "put all of it between the quotes",
+                )
             raise Wrong(
                 at,
                 "this quote is not closed on its line",
-                r"close it; a newline in a quoted text is \N, an apostrophe that begins one is \EA",
+                r"put a ' at its end; within quotes \N is a newline, and \EA an apostrophe",
             )
         return decode(text[1:-1])
     return decode(text)

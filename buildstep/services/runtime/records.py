@@ -8,7 +8,8 @@
     ROOT/KEY/exports/               of data_export
 
 ROOT is /var/lib/buildstep/services for root, and $XDG_STATE_HOME/buildstep/services for anybody else. KEY is
-the service's key with whatever is no letter, digit or one of `._!-` written as %XX.
+the service's key with whatever is no letter, digit or one of `._!-` written as %XX; one of more than 200
+characters is cut off, with its digest at the end.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -31,6 +33,8 @@ ROOT = "/var/lib/buildstep/services"
 
 _TEMPORARY = ".buildstep-new"
 _NAP = 0.02
+_LONGEST_NAME = 200
+"""Characters of 255, as names of units and groups have more before and after it."""
 
 
 class Locked(Exception):
@@ -52,12 +56,19 @@ def state_root(given: str | None = None) -> str:
 
 
 def folder_name(key: str) -> str:
-    """Return the name of a service's directory: another for each key, and never one that is hidden."""
+    """Return the name of a service's directory: another for each key, never a hidden or too long one."""
 
     def escaped(match: re.Match[str]) -> str:
         return "".join(f"%{byte:02X}" for byte in match.group().encode("utf-8", "surrogateescape"))
 
-    return re.sub(r"^\.|[^A-Za-z0-9._!-]", escaped, key) or "%"
+    return shortened(re.sub(r"^\.|[^A-Za-z0-9._!-]", escaped, key) or "%")
+
+
+def shortened(name: str) -> str:
+    """Return a name with its end replaced by its digest, if it is too long for a file."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return name[: _LONGEST_NAME - 33] + "+" + hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
 def write(path: str, text: str | bytes, mode: int = 0o644, owner: tuple[int, int] | None = None) -> None:

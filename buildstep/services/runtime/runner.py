@@ -91,7 +91,11 @@ class Runner:
             outcome = self._outcome(_failed(message), begun, LOCK_SECONDS, 0)
         except OSError as error:
             # Unknown is what is not recorded: the action is run again.
-            message = f"{'it completed, but that' if outcome else 'what it does'} cannot be recorded: {error}"
+            message = (
+                f"{'it completed, but that' if outcome else 'what it does'} cannot be recorded: {error}. "
+                f"Have {self._records.root} be writable there, or BUILDSTEP_SERVICES_RECORDS name another "
+                "directory"
+            )
             outcome = self._outcome(
                 _failed(message), begun, time.monotonic() - clock, outcome.get("tries", 0)
             )

@@ -12,6 +12,7 @@ from buildstep.errors import SpecError
 from buildstep.services.facts import facts_of, secrets_of, shown_values
 from buildstep.services.interface import Facts, Process, ServiceError
 from buildstep.services.repository import Repository
+from buildstep.services.template_check import check_templates
 from tests.unit.services.repositories import REDIS, create, template
 
 
@@ -327,3 +328,21 @@ def test_a_secret_that_somebody_wrote_down_is_hidden(tmp_path: Path) -> None:
     assert CANARY not in str(facts(tmp_path, "db"))
     repository = Repository.open(tmp_path)
     assert secrets_of(repository, service, {}) == {"param.passwd": CANARY, "param.nested.token": CANARY}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "env.process.1 = DB:'secret:env:DB', LANG:C",
+        "env.process.1 = DB_PASSWORD:abc",
+        "files.1 = text:'secret:env:DB', dest:/etc/web",
+    ],
+)
+def test_a_secret_that_nothing_would_get_is_refused(tmp_path: Path, line: str) -> None:
+    template(tmp_path, "web", {"service.hrd": f"process.1 = cmd:true,\n{line}\n"})
+    repository = Repository.open(tmp_path)
+    (finding,) = [one for one in check_templates(repository.templates) if "is a secret" in one.message]
+    assert "write service.secret(" in finding.hint
+    create(tmp_path, "web")
+    (told,) = faults(tmp_path, "web!main")
+    assert "is a secret, which is put into no file, account or process by itself" in told

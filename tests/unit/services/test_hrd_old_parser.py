@@ -36,6 +36,7 @@ def refused(text: str | bytes, place: str, message: str, hint: str) -> None:
         ("u = http://h/p", "1:5", "an address that is taken apart", "put it in single quotes: 'http://h/p'"),
         ("u =\n    http://a/b,\n    http://c/d,\n", "2:5", "would be a dict with the key http", "single quotes"),
         ("u = 'begins\nends'\n", "1:5", "this quote is not closed on its line", r"\N"),
+        ("u = 'one' two\n", "1:10", "more text comes after the quote that ends", "between the quotes"),
         ("k = a:1,\n    b:2,\n", "2:5", "the value of k ends on its own line", "begin the block on the line after"),
         ("a = 1\nb = 2\na = 3\n", "3:1", "a has a value already, in line 1", "take one of the two out"),
         ("k = a:1, b:2, a:3", "1:15", "the key a is in this dict twice", "take one"),

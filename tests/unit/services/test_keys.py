@@ -143,3 +143,10 @@ def test_a_letter_that_becomes_two_when_it_is_small_is_a_fault_like_any_other() 
         with pytest.raises(SpecError) as raised:
             parse_path(text)
         assert "cannot be in a key" in str(raised.value.faults[-2:])
+
+
+def test_a_part_that_is_too_long_for_a_directory_is_refused() -> None:
+    parse_path(f"{'x' * 100}!{'y' * 100}", pattern=False)
+    with pytest.raises(SpecError) as raised:
+        parse_path(f"{'x' * 101}!main", pattern=False)
+    assert "100 characters at most" in raised.value.faults[0].hint

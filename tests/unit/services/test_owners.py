@@ -11,7 +11,8 @@ import pytest
 
 from buildstep.services.interface import Action, Answer, Call, Facts, Outcome, Side, Where
 from buildstep.services.places.here import Node
-from buildstep.services.runtime.records import Records
+from buildstep.services.runtime.records import Records, folder_name
+from buildstep.services.runtime.supervisors.systemd import unit_name
 
 KEY = "x!main"
 
@@ -56,3 +57,12 @@ def test_records_are_their_owners_alone_whatever_the_umask(tmp_path: Path) -> No
         for name in ("above", "above/services", f"above/services/{KEY}", f"above/services/{KEY}/done")
     }
     assert list(modes.values()) == [0o755, 0o755, 0o700, 0o700], modes
+
+
+def test_a_key_of_any_length_has_a_name_that_a_file_can_have() -> None:
+    long = [f"node.ssh!{'n' * 91}:{'a' * 100}!{last}" for last in ("b" * 100, "c" * 100)]
+    names = [folder_name(key) for key in long] + [unit_name(key, 12) for key in long]
+    assert len(set(names)) == 4
+    assert all(len(name) < 240 for name in names)
+    assert folder_name("redis!main") == "redis!main"
+    assert unit_name("redis!main", 1) == "buildstep-redis:main.1.service"

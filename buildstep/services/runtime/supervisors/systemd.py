@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from buildstep.services.runtime import cgroup, commands, proc
 from buildstep.services.runtime.answers import Failure
-from buildstep.services.runtime.records import write
+from buildstep.services.runtime.records import shortened, write
 from buildstep.services.runtime.service import Process, Service
 from buildstep.services.runtime.supervisors.status import Status, is_shell
 
@@ -167,7 +167,7 @@ def enable_in_image(service: Service) -> list[str]:
 def unit_name(key: str, number: int) -> str:
     """Return the name of a unit: `buildstep-NAME:INSTANCE.N.service`, other characters as `:XX`."""
     text = re.sub(r"[^A-Za-z0-9_.-]", lambda m: ":" if m.group() == "!" else f":{ord(m.group()):02X}", key)
-    return f"buildstep-{text}.{number}.service"
+    return f"buildstep-{shortened(text)}.{number}.service"
 
 
 def unit_text(service: Service, process: Process, mark: str, *, own: bool) -> str:
