@@ -203,13 +203,13 @@ def _git_env(source: Source, environ: Mapping[str, str]) -> dict[str, str]:
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": f"credential.{source.git}.helper",
         "GIT_CONFIG_VALUE_0": _HELPER,
-        "BUILDSTEP_GIT_LOGIN": source.login,
-        "BUILDSTEP_GIT_PASSWORD": source.password,
+        "RECIPE_LOGIN": source.login,
+        "RECIPE_PASSWORD": source.password,
     }
 
 
 _HELPER = """!f() { test "$1" = get || exit 0; \
-printf 'username=%s\\npassword=%s\\n' "$BUILDSTEP_GIT_LOGIN" "$BUILDSTEP_GIT_PASSWORD"; }; f"""
+printf 'username=%s\\npassword=%s\\n' "$RECIPE_LOGIN" "$RECIPE_PASSWORD"; }; f"""
 
 
 def _all(folder: Path) -> Iterator[str]:

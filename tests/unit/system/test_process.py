@@ -155,13 +155,13 @@ def test_an_exception_ends_the_child_first(start: Start, tmp_path: Path) -> None
     def stop(_signum: int, _frame: object) -> None:
         raise Stop
 
+    # The child sends the signal itself, some time after it has said who it is: by then it is watched.
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    script = f"sleep 60 & echo $! $$ > {tmp_path}/pid; sleep 0.3; kill -ALRM {os.getpid()}; wait"
     try:
         with pytest.raises(Stop):
-            start(["sh", "-c", f"sleep 60 & echo $! $$ > {tmp_path}/pid; wait"])
+            start(["sh", "-c", script])
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     for pid in (tmp_path / "pid").read_text().split():
         assert ended(int(pid))
