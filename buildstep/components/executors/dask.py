@@ -54,7 +54,8 @@ _LOOK: Final = 0.2
 class Options:
     """How jobs are given to a cluster. labels: resources that a worker must offer, one of each for a job.
     tries: how often a job is begun before it has failed, besides what the scheduler itself does. patience:
-    seconds that the scheduler, or every worker that can do a job, may be away. For the rest see `Address`."""
+    seconds to wait for the scheduler at the start, and for a worker while all that can do a job are away. For
+    the rest see `Address`."""
 
     scheduler: str = ""
     tls_ca: str = ""
@@ -258,7 +259,8 @@ class DaskExecutor:
         except (CancelledError, OSError, TimeoutError) as error:
             if self._client.status != "running":
                 raise CIError(
-                    f"the dask scheduler was lost: {error}",
+                    "the dask scheduler was lost",
+                    detail=str(error),
                     hint="what was built is kept; the same command goes on from there",
                 ) from error
             raise _Lost(f"the task was cancelled: {error}") from error

@@ -7,6 +7,7 @@ https://distributed.dask.org; what a worker is comes from the scheduler: its thr
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -84,6 +85,9 @@ def connect(address: Address) -> Any:
             "the executor dask needs dask.distributed", hint="pip install 'buildstep[dask]'"
         ) from error
     library: Any = distributed
+    # A lost connection is told once, by us, and not by tracebacks of its own threads as well.
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     security = None
     if address.tls_ca or address.tls_cert:
         security = library.Security(
@@ -158,6 +162,11 @@ class Cluster:
                     f"    {member.name}: {'; '.join(reasons(member, platform, self._labels))}"
                     for member in self.members()
                 ]
+        if lines and not self.members():
+            raise CIError(
+                "the dask cluster has no workers",
+                hint="start them first: dask worker SCHEDULER; see the page on building on a dask cluster",
+            )
         if lines:
             raise CIError(
                 "the dask cluster has no worker that can do these jobs",

@@ -25,6 +25,10 @@ FLUSH: Final = 0.2
 _RUNS: Final = ("executing", "long-running")
 """States of a task on a worker while somebody wants it: `distributed.worker_state_machine`."""
 
+_ENDS: Final = ("closing", "closed", "stopping", "stopped", "failed")
+"""States of a worker that has lost the scheduler, or was told to end: `distributed.core.Status`. Its tasks
+stay as they were."""
+
 
 def do(ticket: str, urls: tuple[str, ...], topic: str) -> int:
     """Do the job of a ticket, and return the status of `buildstep components work`.
@@ -42,7 +46,7 @@ def do(ticket: str, urls: tuple[str, ...], topic: str) -> int:
     def watch() -> Reached | None:
         lines.due()
         task = state.tasks.get(key)
-        wanted = task is not None and task.state in _RUNS
+        wanted = task is not None and task.state in _RUNS and worker.status.name not in _ENDS
         return None if wanted else Reached("stop", "is not wanted any more")
 
     argv = [
