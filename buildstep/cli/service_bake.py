@@ -98,7 +98,7 @@ def _made(repository: Repository, names: list[str], document: Any, folder: Path,
     keys = [repository.one(name).key for name in names]
     bus = Bus() if quiet else Bus(view_for(sys.stderr, verbose=0, quiet=False))
     with Services(repository, os.environ, secret=False) as services:
-        ordered = in_order(services.world.needs(), keys)
+        ordered = in_order(services.view.needs(), keys)
         delivery = Delivery(os.environ)
-        subjects = [delivery.told(services.world.subject(key), None) for key in ordered]
+        subjects = [delivery.told(services.view.subject(key), None) for key in ordered]
         return bake(subjects, document, delivery, services.tag, folder, bus)

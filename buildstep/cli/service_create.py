@@ -13,7 +13,7 @@ from buildstep.cli.options import JSON, show, tell
 from buildstep.cli.service_options import Given, answering, with_repository
 
 if TYPE_CHECKING:
-    from buildstep.services.drafts import Request
+    from buildstep.services.create_requests import Request
     from buildstep.services.repository import Repository
 
 
@@ -79,7 +79,7 @@ def _request(
     from dataclasses import replace
 
     from buildstep.errors import UsageError
-    from buildstep.services.drafts import MAIN, Request
+    from buildstep.services.create_requests import MAIN, Request
     from buildstep.services.keys import key_text, parse_path
 
     *above, key = parse_path(template)

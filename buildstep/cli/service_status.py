@@ -51,7 +51,7 @@ def status(repository: Repository, *, patterns: Sequence[str], ask: bool, check:
         found = gather(
             chosen(repository, patterns),
             services.book,
-            lambda key: services.world.place(key, Side.NODE).describe(),
+            lambda key: services.view.place(key, Side.NODE).describe(),
         )
     lines = detail(found[0]) if patterns and len(found) == 1 else _tree(found)
     show({"root": str(repository.root), "services": [row.to_json() for row in found]}, lines, as_json=as_json)

@@ -18,8 +18,8 @@ from typing import Any, Final
 from buildstep.services.interface import ServiceError
 from buildstep.services.life_cycle import Verb, in_order
 from buildstep.services.plan import Phase, Plan
-from buildstep.services.way import Way
-from buildstep.services.work import Fate, Result, Work
+from buildstep.services.run_context import Fate, Result, RunContext
+from buildstep.services.service_run import ServiceRun
 from buildstep.system.workers import cores
 
 FORMAT: Final = 1
@@ -66,7 +66,7 @@ class Outcome:
         }
 
 
-def apply(plan: Plan, work: Work) -> Outcome:
+def apply(plan: Plan, work: RunContext) -> Outcome:
     """Execute a plan; returns how it ended with each service. A service that fails raises nothing: `check`
     does. Raises what interrupts it; the actions that ran are ended then, and the next run resumes.
 
@@ -83,7 +83,7 @@ def apply(plan: Plan, work: Work) -> Outcome:
 class _Phase:
     """One verb for its services. bad: those with which it did not go well in an earlier phase."""
 
-    def __init__(self, phase: Phase, work: Work, bad: Mapping[str, Result]) -> None:
+    def __init__(self, phase: Phase, work: RunContext, bad: Mapping[str, Result]) -> None:
         self._phase, self._work, self._bad = phase, work, bad
         self._results: dict[str, Result] = {}
         self._running: dict[Future[Result], str] = {}
@@ -123,7 +123,7 @@ class _Phase:
 
     def _do(self, key: str) -> Result:
         work = self._work
-        return Way(work, self._phase.verb, key, self._stopped).go()
+        return ServiceRun(work, self._phase.verb, key, self._stopped).go()
 
     def _settled(self, key: str) -> Result | None:
         """Return the result of a service that is not begun; None for one that is."""

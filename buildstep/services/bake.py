@@ -26,8 +26,8 @@ from buildstep.services.interface import Action, Call, Facts, Process, Side
 from buildstep.services.places.pack import action_files
 from buildstep.services.places.talk import RUNTIME, call_text
 from buildstep.services.plan import Graph
+from buildstep.services.services_view import Subject
 from buildstep.services.wire import facts_json
-from buildstep.services.world import Subject
 
 ROOM: Final = "/.buildstep-bake"
 BOOT: Final = "/usr/lib/buildstep/services"

@@ -21,7 +21,7 @@ from buildstep.services.facts import facts_of
 from buildstep.services.interface import ServiceError
 from buildstep.services.places import pack
 from buildstep.services.repository import Repository
-from buildstep.services.repository_world import address_of
+from buildstep.services.repository_view import address_of
 from buildstep.system import process
 
 MISSING: Final = 74

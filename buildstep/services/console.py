@@ -10,11 +10,11 @@ from typing import Self
 from buildstep.report.job_view import Ended, JobView
 from buildstep.report.words import seconds_text
 from buildstep.services.apply import Outcome
-from buildstep.services.course import Planned, Verdict
+from buildstep.services.decisions import Planned, Verdict
 from buildstep.services.inputs import ONCE
 from buildstep.services.plan import Phase, Plan
-from buildstep.services.way import name_of
-from buildstep.services.work import Fate, Result
+from buildstep.services.run_context import Fate, Result
+from buildstep.services.service_run import name_of
 from buildstep.system.text import plural
 
 

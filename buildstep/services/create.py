@@ -12,8 +12,8 @@ from typing import NamedTuple
 from buildstep.errors import Fault, SpecError
 from buildstep.services import platforms
 from buildstep.services.answers import Answers
+from buildstep.services.create_requests import Draft, Request, make_draft
 from buildstep.services.dependencies import schema_faults, uses
-from buildstep.services.drafts import Draft, Request, make_draft
 from buildstep.services.interface import Key
 from buildstep.services.keys import WORD, WORD_TEXT
 from buildstep.services.questions import fill, unknown

@@ -29,7 +29,7 @@ from buildstep.services.delivered_asset import AssetOf
 from buildstep.services.exports import Export, exports_of
 from buildstep.services.fetched import Fetcher, for_run
 from buildstep.services.interface import Action, Call, Done, Facts, Line, Outcome, Place, ServiceError, Side
-from buildstep.services.world import Subject
+from buildstep.services.services_view import Subject
 from buildstep.spec import config as configs
 from buildstep.system.digest import sha256_file
 

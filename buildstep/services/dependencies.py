@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from buildstep.errors import Fault, SpecError
-from buildstep.services.drafts import MAIN, Draft, make_draft
+from buildstep.services.create_requests import MAIN, Draft, make_draft
 from buildstep.services.hrd import Document
 from buildstep.services.interface import Key
 from buildstep.services.keys import key_text

@@ -15,15 +15,15 @@ from buildstep.services.life_cycle import Verb
 from buildstep.services.plan import Graph, Plan, Wish, make_plan
 from buildstep.services.records import Book, Record
 from buildstep.services.repository import Repository
-from buildstep.services.repository_world import STATE, RepositoryWorld
+from buildstep.services.repository_view import STATE, RepositoryView
+from buildstep.services.run_context import RunContext, Watcher
 from buildstep.services.states import ABSENT
-from buildstep.services.work import Watcher, Work
 from buildstep.system.files import atomic_write
 
 
 @dataclass(frozen=True, kw_only=True)
 class How:
-    """How a run goes on; see `work.Work`."""
+    """How a run goes on; see `run_context.RunContext`."""
 
     at_once: int = 0
     keep_going: bool = False
@@ -53,8 +53,8 @@ class Services:
 
     def __init__(self, repository: Repository, environ: Mapping[str, str], *, secret: bool = True) -> None:
         self.repository = repository
-        self.world = RepositoryWorld(repository, environ, secret=secret)
-        self.book = Book(self.world.folder)
+        self.view = RepositoryView(repository, environ, secret=secret)
+        self.book = Book(self.view.folder)
         self._state = repository.root / STATE
         self.tag = tagger(self._state)
 
@@ -62,7 +62,7 @@ class Services:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.world.close()
+        self.view.close()
 
     def records(self) -> Mapping[str, Record]:
         """Return what is known of each service. It is read when it is asked for, and raises ServiceError for
@@ -71,13 +71,13 @@ class Services:
 
     def plan(self, wish: Wish) -> Plan:
         """Return what a wish comes to; see `plan.make_plan`."""
-        return make_plan(wish, self.world.needs(), self.world.subject, self.records(), self.tag)
+        return make_plan(wish, self.view.needs(), self.view.subject, self.records(), self.tag)
 
     def run(self, wish: Wish, watcher: Watcher, how: How) -> Outcome:
         """Plan and execute a wish, with the repository's lock. Raises as `plan` and `apply` do."""
         with self._alone(watcher):
-            work = Work(
-                world=self.world,
+            work = RunContext(
+                view=self.view,
                 book=self.book,
                 tag=self.tag,
                 watcher=watcher,
@@ -94,7 +94,7 @@ class Services:
         Raises ServiceError for one that is installed, or needed by another one.
         """
         with self._alone(watcher):
-            graph = Graph(self.world.needs())
+            graph = Graph(self.view.needs())
             users = sorted(graph.consumers(keys) - set(keys))
             if users:
                 raise UsageError(f"{', '.join(users)} still needs what is purged", hint="purge that first")
@@ -102,8 +102,8 @@ class Services:
                 if (state := self.book.load(key).state) not in ABSENT:
                     raise ServiceError(f"{key} is {state}, and is not purged")
                 for side in (Side.NODE, Side.MANAGEMENT):
-                    self.world.place(key, side).forget(key)
-                self.world.remove(key)
+                    self.view.place(key, side).forget(key)
+                self.view.remove(key)
                 watcher.tell(f"{key}: removed")
 
     def switch(self, keys: Sequence[str], watcher: Watcher, *, disabled: bool) -> list[str]:
@@ -121,7 +121,7 @@ class Services:
             return changed
 
     def _check_producers(self, keys: Sequence[str], records: Mapping[str, Record]) -> None:
-        graph = Graph(self.world.needs())
+        graph = Graph(self.view.needs())
         for key in keys:
             off = sorted(need for need in graph.needs[key] - set(keys) if records[need].disabled)
             if off:

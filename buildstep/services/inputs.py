@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from buildstep.errors import Fault, SpecError
 from buildstep.services.interface import Action, Facts, Side
-from buildstep.services.world import Subject
+from buildstep.services.services_view import Subject
 from buildstep.system.digest import sha256_bytes, sha256_file
 from buildstep.system.files import atomic_write
 from buildstep.system.private import private_dir

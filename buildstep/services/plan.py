@@ -12,13 +12,13 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any, Final, NamedTuple
 
 from buildstep.errors import Fault, SpecError, UsageError
-from buildstep.services.course import Planned, Verdict, open_course
+from buildstep.services.decisions import Planned, Verdict, open_decisions
 from buildstep.services.inputs import Tag
 from buildstep.services.interface import Action, ServiceError
 from buildstep.services.life_cycle import Verb, in_order, reversed_order
 from buildstep.services.records import Record
+from buildstep.services.services_view import Subject
 from buildstep.services.states import ABSENT, RUNNING, State, may
-from buildstep.services.world import Subject
 from buildstep.spec import schema
 
 FORMAT: Final = 1
@@ -182,18 +182,20 @@ def _walk(
     verb: Verb, subject: Subject, record: Record, tag: Tag, wish: Wish
 ) -> tuple[tuple[Planned, ...], Record]:
     """Return the actions of a verb for a service, and its record as it will be then, as far as is known."""
-    course = open_course(verb, subject, record, tag, again=wish.again)
+    decisions = open_decisions(verb, subject, record, tag, again=wish.again)
     rows = []
-    for step, unit in course.units():
-        answer = course.kept(unit)
-        row = course.decide(step, unit)
+    for step, unit in decisions.units():
+        answer = decisions.kept(unit)
+        row = decisions.decide(step, unit)
         if answer is not None:
-            course.learn(unit, answer)
+            decisions.learn(unit, answer)
             row = replace(row, verdict=Verdict.SKIP, reason="done before the run was interrupted")
         else:
-            course.assume(row)
+            decisions.assume(row)
         rows.append(row)
-    ended = replace(record, state=course.state, pending=course.pending, actions=course.actions, underway=None)
+    ended = replace(
+        record, state=decisions.state, pending=decisions.pending, actions=decisions.actions, underway=None
+    )
     return tuple(rows), ended
 
 

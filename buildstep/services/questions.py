@@ -7,7 +7,7 @@ from typing import Any
 
 from buildstep.errors import Fault, SpecError
 from buildstep.services.answers import MISSING, Answers, Prompt
-from buildstep.services.drafts import Draft
+from buildstep.services.create_requests import Draft
 from buildstep.services.hrd import Ask, parse
 from buildstep.services.repository import PRODUCER, hrd_value
 from buildstep.services.secrets import is_reference, is_secret_name, plain_fault, reference_fault

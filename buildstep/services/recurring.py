@@ -18,8 +18,8 @@ from buildstep.services.flow import How, Services
 from buildstep.services.inputs import seconds_of
 from buildstep.services.life_cycle import Verb
 from buildstep.services.plan import Wish
+from buildstep.services.run_context import Fate, Watcher
 from buildstep.services.states import RUNNING, State
-from buildstep.services.work import Fate, Watcher
 
 VERBS: Final = {"monitor": Verb.MONITOR, "cleanup": Verb.CLEANUP}
 """What may recur."""

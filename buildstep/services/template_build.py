@@ -29,8 +29,8 @@ from buildstep.services.hrd import Ask, Document, Value, resolve
 from buildstep.services.interface import Action, Call, Facts, Side
 from buildstep.services.places.talk import RUNTIME, call_text
 from buildstep.services.secrets import is_reference, read_secret
+from buildstep.services.services_view import own_actions
 from buildstep.services.templates import Template
-from buildstep.services.world import own_actions
 
 ROOM: Final = "/.buildstep-build"
 """In the clean room: the runtime, the template's files and the call. It is no part of what comes out."""

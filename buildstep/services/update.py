@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from buildstep.errors import Fault, SpecError
 from buildstep.services.answers import MISSING, Answers, Prompt
-from buildstep.services.drafts import Draft
+from buildstep.services.create_requests import Draft
 from buildstep.services.hrd import Ask, Document, Value
 from buildstep.services.questions import answer_for, answered
 from buildstep.services.repository import (

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from buildstep.services.drafts import Draft
+from buildstep.services.create_requests import Draft
 from buildstep.services.hrd import Document, parse
 from buildstep.services.repository import (
     IDENTITY,

@@ -46,13 +46,13 @@ INSTALL = ("mgmt.init", "node.check_requirements", "node.install", "node.prepare
 
 KILLED = """\
 import os, signal, sys
-from buildstep.services import way
-stored = way.Way._store
+from buildstep.services import service_run
+stored = service_run.ServiceRun._store
 def store(self, begun, outcome):
     if begun.unit.name == sys.argv[1]:
         os.kill(os.getpid(), signal.SIGKILL)
     return stored(self, begun, outcome)
-way.Way._store = store
+service_run.ServiceRun._store = store
 from buildstep.cli import main
 sys.exit(main(sys.argv[2:]))
 """

@@ -13,8 +13,8 @@ from buildstep.services.inputs import make_key, tagger
 from buildstep.services.interface import Action, Answer, Call, Done, Facts, Line, Outcome, Process, Side
 from buildstep.services.plan import Plan, Wish, make_plan
 from buildstep.services.records import Book, Record
-from buildstep.services.work import Result, Work
-from buildstep.services.world import Subject
+from buildstep.services.run_context import Result, RunContext
+from buildstep.services.services_view import Subject
 
 
 class Killed(BaseException):
@@ -187,11 +187,11 @@ def book_of(world: MemoryWorld) -> Book:
     return Book(lambda key: world.top / key, durable=False)
 
 
-def work_of(world: MemoryWorld, book: Book | None = None, **how: Any) -> Work:
+def work_of(world: MemoryWorld, book: Book | None = None, **how: Any) -> RunContext:
     """Return what a run in memory works with."""
     make_key(world.top)
-    return Work(
-        world=world,
+    return RunContext(
+        view=world,
         book=book or book_of(world),
         tag=tagger(world.top),
         watcher=how.pop("watcher", None) or Seen(),
@@ -199,8 +199,8 @@ def work_of(world: MemoryWorld, book: Book | None = None, **how: Any) -> Work:
     )
 
 
-def plan_of(wish: Wish, work: Work) -> Plan:
-    world = work.world
+def plan_of(wish: Wish, work: RunContext) -> Plan:
+    world = work.view
     return make_plan(
         wish,
         world.needs(),

@@ -8,7 +8,7 @@ from typing import Any
 
 from buildstep.services.answers import Answers, Source
 from buildstep.services.create import create as make
-from buildstep.services.drafts import Request
+from buildstep.services.create_requests import Request
 from buildstep.services.repository import Repository, Service
 
 NODE = {"instance.hrd": "node.tcp.addr = @ASK default:127.0.0.1\n"}

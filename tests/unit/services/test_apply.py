@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from buildstep.services import way
+from buildstep.services import service_run
 from buildstep.services.apply import Outcome, apply, check
 from buildstep.services.interface import Action, Answer, Call, ServiceError
 from buildstep.services.interface import Outcome as Said
 from buildstep.services.life_cycle import Verb
 from buildstep.services.plan import Wish
+from buildstep.services.run_context import Fate, RunContext
 from buildstep.services.states import State
-from buildstep.services.work import Fate, Work
 from tests.unit.services.in_memory import MemoryWorld, Seen, plan_of, work_of
 
 A, B, C = "a!main", "b!main", "c!main"
@@ -32,7 +32,7 @@ def world(tmp_path: Path) -> MemoryWorld:
     return found
 
 
-def run(work: Work, *verbs: Verb, names: tuple[str, ...] = (), **how: Any) -> Outcome:
+def run(work: RunContext, *verbs: Verb, names: tuple[str, ...] = (), **how: Any) -> Outcome:
     return apply(plan_of(Wish(verbs=verbs, names=names, **how), work), work)
 
 
@@ -250,7 +250,7 @@ def test_timeouts_and_tries_are_those_of_the_service(world: MemoryWorld) -> None
 def test_a_place_that_is_not_reached_is_tried_again(
     world: MemoryWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(way, "UNREACHED", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(service_run, "UNREACHED", (0.0, 0.0, 0.0))
     lost: list[Call] = []
 
     def late(call: Call) -> None:
@@ -267,7 +267,7 @@ def test_a_place_that_is_not_reached_is_tried_again(
 def test_one_that_stays_unreached_fails_and_is_asked_the_next_time(
     world: MemoryWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(way, "UNREACHED", (0.0,))
+    monkeypatch.setattr(service_run, "UNREACHED", (0.0,))
 
     def late(call: Call) -> None:
         if call.action is Action.START:

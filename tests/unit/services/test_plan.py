@@ -10,12 +10,12 @@ import pytest
 
 from buildstep.errors import SpecError, UsageError
 from buildstep.services.apply import apply
-from buildstep.services.course import Verdict
+from buildstep.services.decisions import Verdict
 from buildstep.services.interface import Process, ServiceError
 from buildstep.services.life_cycle import Verb
 from buildstep.services.plan import Plan, Unfit, Wish
+from buildstep.services.run_context import RunContext
 from buildstep.services.states import State
-from buildstep.services.work import Work
 from tests.unit.services.in_memory import MemoryWorld, plan_of, work_of
 
 REDIS, WEB, OTHER = "redis!main", "web!main", "other!main"
@@ -31,17 +31,19 @@ def world(tmp_path: Path) -> MemoryWorld:
 
 
 @pytest.fixture
-def work(world: MemoryWorld) -> Work:
+def work(world: MemoryWorld) -> RunContext:
     return work_of(world)
 
 
-def do(work: Work, *verbs: Verb, names: tuple[str, ...] = (), **how: Any) -> Plan:
+def do(work: RunContext, *verbs: Verb, names: tuple[str, ...] = (), **how: Any) -> Plan:
     plan = plan_of(Wish(verbs=verbs, names=names, **how), work)
     assert not apply(plan, work).failed
     return plan
 
 
-def planned(work: Work, *verbs: Verb, names: tuple[str, ...] = (), **how: Any) -> dict[str, dict[str, str]]:
+def planned(
+    work: RunContext, *verbs: Verb, names: tuple[str, ...] = (), **how: Any
+) -> dict[str, dict[str, str]]:
     """Return the reasons of what runs, by service and action; the verdict before it where that is `if`."""
     plan = plan_of(Wish(verbs=verbs, names=names, **how), work)
     found: dict[str, dict[str, str]] = {}
@@ -53,7 +55,7 @@ def planned(work: Work, *verbs: Verb, names: tuple[str, ...] = (), **how: Any) -
     return found
 
 
-def test_the_first_time_all_of_it_runs_in_the_order_of_needs(work: Work) -> None:
+def test_the_first_time_all_of_it_runs_in_the_order_of_needs(work: RunContext) -> None:
     plan = plan_of(Wish(verbs=(Verb.INSTALL,)), work)
     (phase,) = plan.phases
     assert phase.first == {OTHER: frozenset(), REDIS: frozenset(), WEB: frozenset({REDIS})}
@@ -64,14 +66,14 @@ def test_the_first_time_all_of_it_runs_in_the_order_of_needs(work: Work) -> None
     assert {row.place for row in phase.rows[REDIS]} == {"in memory"}
 
 
-def test_a_plan_changes_nothing(work: Work, world: MemoryWorld) -> None:
+def test_a_plan_changes_nothing(work: RunContext, world: MemoryWorld) -> None:
     before = sorted(world.top.rglob("*"))
     plan_of(Wish(verbs=(Verb.INSTALL,)), work)
     assert sorted(world.top.rglob("*")) == before
     assert world.node.ran == []
 
 
-def test_again_nothing_but_the_question_whether_it_is_up(work: Work, world: MemoryWorld) -> None:
+def test_again_nothing_but_the_question_whether_it_is_up(work: RunContext, world: MemoryWorld) -> None:
     do(work, Verb.INSTALL)
     world.node.ran.clear()
     do(work, Verb.INSTALL)
@@ -79,7 +81,7 @@ def test_again_nothing_but_the_question_whether_it_is_up(work: Work, world: Memo
 
 
 def test_ays_d16_a_changed_port_configures_and_restarts_and_does_not_prepare(
-    work: Work, world: MemoryWorld
+    work: RunContext, world: MemoryWorld
 ) -> None:
     do(work, Verb.INSTALL)
     world.change(REDIS, values={"param.port": 6380, "process.1.cmd": "redis"})
@@ -96,7 +98,7 @@ def test_ays_d16_a_changed_port_configures_and_restarts_and_does_not_prepare(
     }
 
 
-def test_a_reason_is_one_line(work: Work, world: MemoryWorld) -> None:
+def test_a_reason_is_one_line(work: RunContext, world: MemoryWorld) -> None:
     do(work, Verb.INSTALL)
     world.change(OTHER, values={"param.text": "one\ntwo"})
     reason = planned(work, Verb.INSTALL)[OTHER]["node.configure"]
@@ -104,7 +106,7 @@ def test_a_reason_is_one_line(work: Work, world: MemoryWorld) -> None:
 
 
 def test_a_package_prepares_and_what_prepare_may_have_undone_is_configured(
-    work: Work, world: MemoryWorld
+    work: RunContext, world: MemoryWorld
 ) -> None:
     do(work, Verb.INSTALL)
     world.change(REDIS, packages=["redis-server", "redis-tools"])
@@ -115,7 +117,7 @@ def test_a_package_prepares_and_what_prepare_may_have_undone_is_configured(
     assert "node.install" not in found
 
 
-def test_a_file_installs(work: Work, world: MemoryWorld) -> None:
+def test_a_file_installs(work: RunContext, world: MemoryWorld) -> None:
     do(work, Verb.INSTALL)
     world.change(REDIS, files={"/etc/redis.conf": "port 1\n"})
     found = planned(work, Verb.INSTALL, names=(REDIS,))[REDIS]
@@ -123,7 +125,7 @@ def test_a_file_installs(work: Work, world: MemoryWorld) -> None:
     assert "node.prepare" not in found
 
 
-def test_a_process_restarts_and_does_not_configure(work: Work, world: MemoryWorld) -> None:
+def test_a_process_restarts_and_does_not_configure(work: RunContext, world: MemoryWorld) -> None:
     do(work, Verb.INSTALL)
     world.change(REDIS, processes=[Process(1, "redis", ["redis", "--fast"])])
     found = planned(work, Verb.INSTALL, names=(REDIS,))[REDIS]
@@ -132,7 +134,7 @@ def test_a_process_restarts_and_does_not_configure(work: Work, world: MemoryWorl
     assert found["node.start"] == "it is not up"
 
 
-def test_ays_d16_changed_action_code_runs_its_actions_again(work: Work, world: MemoryWorld) -> None:
+def test_ays_d16_changed_action_code_runs_its_actions_again(work: RunContext, world: MemoryWorld) -> None:
     source = world.top / REDIS / "actions_node.py"
     source.write_text("class Actions:\n    def configure(self, service):\n        pass\n")
     do(work, Verb.INSTALL)
@@ -146,14 +148,14 @@ def test_ays_d16_changed_action_code_runs_its_actions_again(work: Work, world: M
     assert planned(work, Verb.INSTALL)[REDIS]["node.configure"].startswith("redis.conf.j2 changed")
 
 
-def test_an_action_counts_what_its_service_says_that_it_counts(work: Work, world: MemoryWorld) -> None:
+def test_an_action_counts_what_its_service_says_that_it_counts(work: RunContext, world: MemoryWorld) -> None:
     world.change(REDIS, values={"inputs.prepare": ["param.d*"], "param.disk": 5, "param.port": 1})
     do(work, Verb.INSTALL)
     world.change(REDIS, values={"inputs.prepare": ["param.d*"], "param.disk": 9, "param.port": 1})
     assert planned(work, Verb.INSTALL)[REDIS]["node.prepare"] == "param.disk 5 -> 9"
 
 
-def test_a_rotated_secret_is_noticed_and_is_nowhere(work: Work, world: MemoryWorld) -> None:
+def test_a_rotated_secret_is_noticed_and_is_nowhere(work: RunContext, world: MemoryWorld) -> None:
     world.secrets[REDIS] = {"param.password": "old-password"}
     do(work, Verb.INSTALL)
     assert "node.configure" not in planned(work, Verb.INSTALL)[REDIS]
@@ -168,7 +170,7 @@ def test_a_rotated_secret_is_noticed_and_is_nowhere(work: Work, world: MemoryWor
     assert (world.top / "key").stat().st_mode & 0o777 == 0o600
 
 
-def test_management_actions_are_planned_where_a_file_has_them(work: Work, world: MemoryWorld) -> None:
+def test_management_actions_are_planned_where_a_file_has_them(work: RunContext, world: MemoryWorld) -> None:
     (world.top / WEB / "actions_mgmt.py").write_text(
         "class Actions(ActionsBaseMgmt):\n"
         "    def consume(self, service, producer):\n        pass\n"
@@ -183,7 +185,7 @@ def test_management_actions_are_planned_where_a_file_has_them(work: Work, world:
     ]
 
 
-def test_ays_d15_a_plan_runs_nothing_of_action_files(work: Work, world: MemoryWorld) -> None:
+def test_ays_d15_a_plan_runs_nothing_of_action_files(work: RunContext, world: MemoryWorld) -> None:
     trace = world.top / "trace"
     for side in ("node", "mgmt"):
         source = f"open({str(trace)!r}, 'w')\nclass Actions:\n    def init(self, service):\n        pass\n"
@@ -192,21 +194,21 @@ def test_ays_d15_a_plan_runs_nothing_of_action_files(work: Work, world: MemoryWo
     assert not trace.exists()
 
 
-def test_a_file_that_is_no_python_is_told_with_its_line(work: Work, world: MemoryWorld) -> None:
+def test_a_file_that_is_no_python_is_told_with_its_line(work: RunContext, world: MemoryWorld) -> None:
     (world.top / WEB / "actions_mgmt.py").write_text("class Actions:\n    def (\n")
     with pytest.raises(SpecError, match="services: 1 fault") as caught:
         planned(work, Verb.INSTALL)
     assert "actions_mgmt.py:2:" in caught.value.detail
 
 
-def test_all_that_is_wrong_with_services_is_told_at_once(work: Work, world: MemoryWorld) -> None:
+def test_all_that_is_wrong_with_services_is_told_at_once(work: RunContext, world: MemoryWorld) -> None:
     for key in (WEB, OTHER):
         (world.top / key / "actions_mgmt.py").write_text(f"# of {key}\n")
     with pytest.raises(SpecError, match="services: 2 faults"):
         planned(work, Verb.INSTALL)
 
 
-def test_starting_takes_what_is_needed_with_it_and_stopping_what_needs_it(work: Work) -> None:
+def test_starting_takes_what_is_needed_with_it_and_stopping_what_needs_it(work: RunContext) -> None:
     do(work, Verb.INSTALL)
     assert list(planned(work, Verb.STOP, names=(REDIS,))) == [WEB, REDIS]
     assert list(planned(work, Verb.STOP, names=(REDIS,), alone=True)) == [REDIS]
@@ -215,7 +217,7 @@ def test_starting_takes_what_is_needed_with_it_and_stopping_what_needs_it(work: 
     assert list(planned(work, Verb.START, names=(REDIS,))) == [REDIS]
 
 
-def test_a_restart_leaves_what_needs_it_up_and_looks_after_it(work: Work, world: MemoryWorld) -> None:
+def test_a_restart_leaves_what_needs_it_up_and_looks_after_it(work: RunContext, world: MemoryWorld) -> None:
     do(work, Verb.INSTALL)
     world.node.ran.clear()
     do(work, Verb.STOP, Verb.START, names=(REDIS,))
@@ -226,14 +228,14 @@ def test_a_restart_leaves_what_needs_it_up_and_looks_after_it(work: Work, world:
     assert ran == [f"{WEB} node.stop", f"{REDIS} node.stop", f"{REDIS} node.start", f"{WEB} node.start"]
 
 
-def test_what_is_not_installed_cannot_be_started(work: Work) -> None:
+def test_what_is_not_installed_cannot_be_started(work: RunContext) -> None:
     with pytest.raises(Unfit, match="cannot start: nothing was done") as caught:
         planned(work, Verb.START, names=(WEB,))
     assert "web!main: it is new; `buildstep service install` comes first" in caught.value.detail
     assert planned(work, Verb.START) == {}
 
 
-def test_what_is_needed_is_not_uninstalled(work: Work, world: MemoryWorld) -> None:
+def test_what_is_needed_is_not_uninstalled(work: RunContext, world: MemoryWorld) -> None:
     do(work, Verb.INSTALL)
     with pytest.raises(Unfit) as caught:
         planned(work, Verb.UNINSTALL, names=(REDIS,))
@@ -247,7 +249,7 @@ def test_what_is_needed_is_not_uninstalled(work: Work, world: MemoryWorld) -> No
     assert found["node.prepare"] == "never done"
 
 
-def test_circles_are_named_member_by_member(work: Work, world: MemoryWorld) -> None:
+def test_circles_are_named_member_by_member(work: RunContext, world: MemoryWorld) -> None:
     world.needed[REDIS] = frozenset({WEB})
     with pytest.raises(ServiceError, match="need each other in a circle") as caught:
         planned(work, Verb.INSTALL)
@@ -255,12 +257,12 @@ def test_circles_are_named_member_by_member(work: Work, world: MemoryWorld) -> N
     assert (len(members), members[0], set(members)) == (3, members[2], {REDIS, WEB})
 
 
-def test_a_name_that_is_none_has_a_near_one(work: Work) -> None:
+def test_a_name_that_is_none_has_a_near_one(work: RunContext) -> None:
     with pytest.raises(UsageError, match="no service redis!mein"):
         planned(work, Verb.INSTALL, names=("redis!mein",))
 
 
-def test_ays_d22_the_plan_as_json_says_what_runs_where_and_why(work: Work) -> None:
+def test_ays_d22_the_plan_as_json_says_what_runs_where_and_why(work: RunContext) -> None:
     value = json.loads(json.dumps(plan_of(Wish(verbs=(Verb.INSTALL,), names=(REDIS,)), work).to_json()))
     (service,) = value["phases"][0]["services"]
     assert service["service"] == REDIS
@@ -271,7 +273,7 @@ def test_ays_d22_the_plan_as_json_says_what_runs_where_and_why(work: Work) -> No
     }  # fmt: skip
 
 
-def test_who_is_left_to_take_a_change_is_told(work: Work, world: MemoryWorld) -> None:
+def test_who_is_left_to_take_a_change_is_told(work: RunContext, world: MemoryWorld) -> None:
     do(work, Verb.INSTALL)
     world.change(REDIS, values={"param.port": 6380})
     plan = plan_of(Wish(verbs=(Verb.INSTALL,), names=(REDIS,)), work)

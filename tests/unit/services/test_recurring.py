@@ -17,9 +17,9 @@ from buildstep.services.life_cycle import Verb
 from buildstep.services.plan import Wish
 from buildstep.services.recurring import LONGEST, Clock, Rules, Watch
 from buildstep.services.repository import Repository
+from buildstep.services.run_context import Fate, Result, Watcher
 from buildstep.services.states import State
 from buildstep.services.template_keys import Kind, wrong
-from buildstep.services.work import Fate, Result, Watcher
 from tests.unit.services.in_memory import Seen
 from tests.unit.services.repositories import create, template
 

@@ -16,8 +16,8 @@ from buildstep.services.interface import Action, Answer, Call, Side
 from buildstep.services.interface import Outcome as Said
 from buildstep.services.life_cycle import Verb
 from buildstep.services.plan import Wish
+from buildstep.services.run_context import Fate, RunContext
 from buildstep.services.states import ABSENT, State
-from buildstep.services.work import Fate, Work
 from tests.unit.services.in_memory import Killed, MemoryBook, MemoryWorld, book_of, plan_of, work_of
 
 A, B = "a!main", "b!main"
@@ -27,7 +27,7 @@ FULL_RESTART = ("check_requirements", "configure", "stop", "check_down", "halt",
                 "monitor")  # fmt: skip
 
 
-def run(work: Work, *verbs: Verb) -> Outcome:
+def run(work: RunContext, *verbs: Verb) -> Outcome:
     return apply(plan_of(Wish(verbs=verbs), work), work)
 
 

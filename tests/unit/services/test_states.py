@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.services.course import Course, Verdict
+from buildstep.services.decisions import Decisions, Verdict
 from buildstep.services.interface import Action, Answer, Side
 from buildstep.services.life_cycle import CHECKS, VERBS, Verb
 from buildstep.services.plan import Graph, _left
@@ -60,7 +60,7 @@ def courses(verb: Verb, state: State, world: MemoryWorld) -> Iterator[tuple[str,
     todo: list[tuple[Answer, ...]] = [()]
     while todo:
         begin = todo.pop()
-        course = Course(verb, world.subject(ONE), records[ONE], lambda *_: "")
+        course = Decisions(verb, world.subject(ONE), records[ONE], lambda *_: "")
         said, ran, how = list(begin), list[str](), "done"
         for step, unit in course.units():
             row = course.decide(step, unit)
@@ -118,7 +118,7 @@ def test_a_plan_comes_to_an_end_from_every_state(verb: Verb, state: State, tmp_p
     if _left(verb, ONE, Graph(world.needs()), {ONE: record}, [ONE]) is not None:
         return
     for pending in ("", "configure ran"):
-        course = Course(verb, world.subject(ONE), replace(record, pending=pending), lambda *_: "")
+        course = Decisions(verb, world.subject(ONE), replace(record, pending=pending), lambda *_: "")
         rows = []
         for step, unit in course.units():
             rows.append(course.decide(step, unit))

@@ -16,7 +16,7 @@ from buildstep.services.interface import Facts, Place, ServiceError, Side, Where
 from buildstep.services.relations import relations
 from buildstep.services.removal import remove
 from buildstep.services.repository import Repository, Service
-from buildstep.services.world import Subject
+from buildstep.services.services_view import Subject
 
 STATE: Final = ".buildstep"
 """The directory below the root of a repository that holds what must not be shared, such as the key."""
@@ -25,8 +25,8 @@ RECORDS: Final = "records"
 """The directory in it with what the actions of the management side have completed."""
 
 
-class RepositoryWorld:
-    """See `world.World`.
+class RepositoryView:
+    """See `services_view.ServicesView`.
 
     environ: of this command, for secrets and for OpenSSH; secret: whether all secrets must be there, and it
     is found out what is delivered, as where services are installed; else secrets that are not there are left

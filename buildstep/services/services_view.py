@@ -35,7 +35,7 @@ class Subject:
         return path if path.is_file() else None
 
 
-class World(Protocol):
+class ServicesView(Protocol):
     """A repository of services, and the places where their actions run. Safe to use from several threads."""
 
     def needs(self) -> Mapping[str, Collection[str]]:

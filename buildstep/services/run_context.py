@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from buildstep.services.inputs import Tag
 from buildstep.services.life_cycle import Verb
 from buildstep.services.records import Book
+from buildstep.services.services_view import ServicesView
 from buildstep.services.states import State
-from buildstep.services.world import World
 
 
 class Fate(StrEnum):
@@ -71,12 +71,12 @@ class Watcher(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class RunContext:
     """What a run works with. at_once: services at a time, 0 for a number that suits the machine; keep_going:
     after a failure, with all that does not depend on it; arguments: of the actions, by their names; book:
     must have a thread of its own for each service and no more."""
 
-    world: World
+    view: ServicesView
     book: Book
     tag: Tag
     watcher: Watcher

@@ -15,8 +15,8 @@ from buildstep.services.inputs import ONCE, Tag, changes, digest_of, inputs_of
 from buildstep.services.interface import Action, Answer, Side
 from buildstep.services.life_cycle import VERBS, Step, Verb, When
 from buildstep.services.records import Kept, Ran, Record, Unit
+from buildstep.services.services_view import Subject, own_actions
 from buildstep.services.states import ABSENT, RUNNING, State, after, may
-from buildstep.services.world import Subject, own_actions
 
 Maybe = bool | None
 """None: not known before something has run."""
@@ -55,7 +55,7 @@ _SHOWN: Final = 3
 """Changes that a reason names."""
 
 
-class Course:
+class Decisions:
     """See above. kept: what has ended in the run that is resumed; again: what is done is done once more.
 
     state, pending, actions: of the service, as they are at this point; see `records.Record`.
@@ -181,7 +181,7 @@ class Course:
     # -- what follows from an answer ----------------------------------------------------------------
 
     def failure(self, step: Step, answer: Answer) -> str:
-        """Return what is wrong where an answer ends the course; empty where it goes on."""
+        """Return what is wrong where an answer ends the run; empty where it goes on."""
         if answer is Answer.FAILED and step.action is not Action.STOP:
             return f"{step.action} failed"
         if answer is Answer.NOT and step.must:
@@ -297,25 +297,27 @@ class Course:
         return found
 
 
-def open_course(verb: Verb, subject: Subject, record: Record, tag: Tag, *, again: bool = False) -> Course:
-    """Return the course of a service: from where a killed run of the same verb was, unless what goes into the
-    actions that it had done is no longer the same; else from the beginning."""
+def open_decisions(
+    verb: Verb, subject: Subject, record: Record, tag: Tag, *, again: bool = False
+) -> Decisions:
+    """Return the decisions for a service: from where a killed run of the same verb was, unless what goes into
+    the actions that it had done is no longer the same; else from the beginning."""
     under = record.underway
     if under is None:
-        return Course(verb, subject, record, tag, again=again)
+        return Decisions(verb, subject, record, tag, again=again)
     before = replace(record, state=under.before, pending=under.pending)
-    course = Course(verb, subject, before, tag, again=again, kept=under.done)
-    if under.verb == verb and not any(_is_stale(row.unit, course) for row in under.done):
-        return course
-    return Course(verb, subject, abandoned(subject, record, tag), tag, again=again)
+    decisions = Decisions(verb, subject, before, tag, again=again, kept=under.done)
+    if under.verb == verb and not any(_is_stale(row.unit, decisions) for row in under.done):
+        return decisions
+    return Decisions(verb, subject, abandoned(subject, record, tag), tag, again=again)
 
 
-def _is_stale(unit: Unit, course: Course) -> bool:
+def _is_stale(unit: Unit, decisions: Decisions) -> bool:
     """Return whether an action that was done has to be done again for what has changed since."""
     if unit.action not in ONCE:
         return False
-    last = course.actions.get(unit.name)
-    return last is None or bool(changes(last.inputs, course.inputs(unit)))
+    last = decisions.actions.get(unit.name)
+    return last is None or bool(changes(last.inputs, decisions.inputs(unit)))
 
 
 def abandoned(subject: Subject, record: Record, tag: Tag) -> Record:
@@ -324,13 +326,13 @@ def abandoned(subject: Subject, record: Record, tag: Tag) -> Record:
     under = record.underway
     assert under is not None
     before = replace(record, state=under.before, pending=under.pending)
-    course = Course(Verb(under.verb), subject, before, tag, kept=under.done)
-    for _step, unit in course.units():
-        if (answer := course.kept(unit)) is not None:
-            course.learn(unit, answer)
-    found = replace(record, state=course.state, pending=course.pending, underway=None)
+    decisions = Decisions(Verb(under.verb), subject, before, tag, kept=under.done)
+    for _step, unit in decisions.units():
+        if (answer := decisions.kept(unit)) is not None:
+            decisions.learn(unit, answer)
+    found = replace(record, state=decisions.state, pending=decisions.pending, underway=None)
     begun = under.begun.unit.action if under.begun is not None else None
-    if begun is Action.START and may(course.state, Action.START):
+    if begun is Action.START and may(decisions.state, Action.START):
         return replace(found, state=State.STARTING)
     return undone(found) if begun is Action.UNINSTALL or found.state in ABSENT else found
 

@@ -11,14 +11,14 @@ from threading import Event
 from typing import Any, Final
 
 from buildstep.errors import BuildstepError
-from buildstep.services.course import Planned, Verdict, open_course, undone
+from buildstep.services.decisions import Planned, Verdict, open_decisions, undone
 from buildstep.services.inputs import digest_of, seconds_of
 from buildstep.services.interface import Action, Answer, Call, Done, Line, Outcome, Place, ServiceError, Side
 from buildstep.services.life_cycle import Step, Verb, lasts
 from buildstep.services.records import Begun, Kept, Ran, Record, Underway, Unit
+from buildstep.services.run_context import Fate, Result, RunContext
+from buildstep.services.services_view import Subject
 from buildstep.services.states import State
-from buildstep.services.work import Fate, Result, Work
-from buildstep.services.world import Subject
 
 TIMEOUT: Final = 600.0
 """Seconds that an action may take, unless `timeout.ACTION` of its service says something else."""
@@ -30,10 +30,10 @@ TAIL: Final = 10
 """Last lines of a failed action that its message has."""
 
 
-class Way:
+class ServiceRun:
     """See above. stopped: set when all has to end."""
 
-    def __init__(self, work: Work, verb: Verb, key: str, stopped: Event) -> None:
+    def __init__(self, work: RunContext, verb: Verb, key: str, stopped: Event) -> None:
         self._work, self._verb, self._key, self._stopped = work, verb, key, stopped
         self._name = ""
         self._record = Record()
@@ -60,16 +60,16 @@ class Way:
     def _go(self) -> Result:
         work = self._work
         self._record = work.book.load(self._key)
-        subject = work.world.subject(self._key)
+        subject = work.view.subject(self._key)
         if self._recover():
-            subject = work.world.subject(self._key)
-        self._course = open_course(self._verb, subject, self._record, work.tag, again=work.again)
+            subject = work.view.subject(self._key)
+        self._decisions = open_decisions(self._verb, subject, self._record, work.tag, again=work.again)
         self._begin()
-        for step, unit in self._course.units():
-            if (answer := self._course.kept(unit)) is not None:
-                self._course.learn(unit, answer)
+        for step, unit in self._decisions.units():
+            if (answer := self._decisions.kept(unit)) is not None:
+                self._decisions.learn(unit, answer)
                 continue
-            row = self._course.decide(step, unit)
+            row = self._decisions.decide(step, unit)
             if row.verdict is Verdict.SKIP:
                 continue
             assert row.verdict is Verdict.RUN, row
@@ -80,8 +80,8 @@ class Way:
             answer, message = self._act(step, row)
             if answer is None:
                 return self._result(Fate.STOPPED, f"{unit.action} was stopped")
-            if failure := self._course.failure(step, answer):
-                self._course.end(unit.step, step)
+            if failure := self._decisions.failure(step, answer):
+                self._decisions.end(unit.step, step)
                 self._close(failed=unit.name if lasts(self._verb) else "")
                 return self._failed(unit.name, f"{failure}: {message}" if message else failure)
         return self._end()
@@ -90,28 +90,28 @@ class Way:
 
     def _act(self, step: Step, row: Planned) -> tuple[Answer | None, str]:
         """Run an action and write down what it said; None if it was stopped before its end."""
-        unit, work, course = row.unit, self._work, self._course
+        unit, work, decisions = row.unit, self._work, self._decisions
         work.watcher.running(self._key, f"{name_of(unit)}: {row.reason}")
         token = uuid.uuid4().hex[:16]
-        call = self._call(course.subject, row, token)
+        call = self._call(decisions.subject, row, token)
         with work.book.log(self._key, unit.name) as (number, write):
             self._log = number
             begun = Begun(unit, token, row.digest, dict(row.inputs), round(time.time(), 3), number)
             self._record = replace(self._record, underway=replace(self._underway, begun=begun))
             self._save()
             write(f"# {self._verb}: {unit.name} at {row.place}: {row.reason}")
-            place = work.world.place(self._key, unit.side)
+            place = work.view.place(self._key, unit.side)
             outcome = self._ask(place, call, self._line(write))
             write(f"# {outcome.answer} after {outcome.seconds:.3f} s {outcome.message}".rstrip())
         if outcome.answer is Answer.FAILED and self._stopped.is_set():
             return None, ""
         ran = self._store(begun, outcome)
         if outcome.values:
-            course.subject = work.world.subject(self._key)
+            decisions.subject = work.view.subject(self._key)
             # What it has set itself is no change that it has to run for again.
-            inputs = course.inputs(unit)
+            inputs = decisions.inputs(unit)
             ran = replace(ran, inputs=inputs, digest=digest_of(inputs))
-        course.learn(unit, outcome.answer, ran)
+        decisions.learn(unit, outcome.answer, ran)
         done = (*self._underway.done, Kept(unit, outcome.answer))
         self._record = replace(
             self._record,
@@ -175,7 +175,7 @@ class Way:
     def _store(self, begun: Begun, outcome: Outcome) -> Ran:
         """Write what an action has changed in the configuration of its service; return its record."""
         if outcome.values:
-            self._work.world.store(self._key, outcome.values)
+            self._work.view.store(self._key, outcome.values)
         return Ran(
             answer=outcome.answer,
             message=outcome.message or self._last_line(outcome),
@@ -204,15 +204,15 @@ class Way:
     def _begin(self) -> None:
         """Begin a run, or go on with the one that was killed."""
         under = self._record.underway
-        if under is not None and under.verb == self._verb and self._course.resumed:
+        if under is not None and under.verb == self._verb and self._decisions.resumed:
             return
         under = Underway(
             verb=str(self._verb),
             run=uuid.uuid4().hex[:12],
-            before=self._course.state,
-            pending=self._course.pending,
+            before=self._decisions.state,
+            pending=self._decisions.pending,
         )
-        self._record = replace(self._record, actions=self._course.actions, underway=under)
+        self._record = replace(self._record, actions=self._decisions.actions, underway=under)
 
     def _recover(self) -> bool:
         """Find out whether what a killed run had begun has completed; returns whether it has.
@@ -223,7 +223,7 @@ class Way:
         if under is None or under.begun is None:
             return False
         begun = under.begun
-        place = self._work.world.place(self._key, begun.unit.side)
+        place = self._work.view.place(self._key, begun.unit.side)
         done: Done | None = place.done(self._key).get((begun.unit.side, begun.unit.action))
         if done is None or done.token != begun.token or done.outcome.answer is Answer.FAILED:
             return False
@@ -239,7 +239,7 @@ class Way:
 
     def _save(self) -> None:
         self._record = replace(
-            self._record.moved(self._course.state, round(time.time(), 3)), pending=self._course.pending
+            self._record.moved(self._decisions.state, round(time.time(), 3)), pending=self._decisions.pending
         )
         self._work.book.save(self._key, self._record)
 
@@ -256,7 +256,7 @@ class Way:
             self._work.book.save(self._key, self._record)
 
     def _end(self) -> Result:
-        if not self._ran and self._record.state is self._course.state and not self._course.resumed:
+        if not self._ran and self._record.state is self._decisions.state and not self._decisions.resumed:
             return self._result(Fate.UNCHANGED, "")
         self._close()
         return self._result(Fate.DONE if self._ran else Fate.UNCHANGED, "")
