@@ -21,9 +21,9 @@ from typing import Final
 
 from buildstep.components.carriers import Carrier, RegistryCarrier, StoreCarrier
 from buildstep.components.stage import NOTHING, Stages
-from buildstep.errors import BuildstepError, Fault, UsageError
+from buildstep.errors import BuildstepError, Fault, StoreError, UsageError
 from buildstep.events import Bus
-from buildstep.files import open_storage, refs
+from buildstep.files import layout, open_storage, refs
 from buildstep.files.checkout import checkout
 from buildstep.files.content import ContentStore
 from buildstep.files.interface import Storage
@@ -96,13 +96,16 @@ class Handover:
     # -- tickets that nobody came back for ----------------------------------------------------------
 
     def sweep(self) -> None:
-        """Remove tickets and results of builds that were killed long ago. Raises StoreError."""
+        """Remove tickets and results of builds that were killed long ago. Raises StoreError where the store
+        cannot be read; a ref that is damaged is left to who looks after the store."""
         storage = self.store.storage
-        for ref in list(refs.every(storage)):
-            old = ref.created < time.time() - FORGOTTEN
-            if old and ref.name.startswith((f"{TICKETS}/", f"{RESULTS}/")):
-                with contextlib.suppress(refs.RefChanged):
-                    refs.remove(storage, ref)
+        names = [layout.ref_of(item.name) for item in storage.list(layout.REFS)]
+        for name in names:
+            if name.startswith((f"{TICKETS}/", f"{RESULTS}/")):
+                with contextlib.suppress(StoreError):
+                    ref = refs.read(storage, name)
+                    if ref is not None and ref.created < time.time() - FORGOTTEN:
+                        refs.remove(storage, ref)
 
 
 def _products(output: str) -> str:

@@ -96,9 +96,10 @@ def _parse(name: str, data: bytes, version: str) -> Ref:
         if value.pop("format") != FORMAT:
             raise ValueError("its format is of another version")
         value["contents"] = tuple(value["contents"])
+        value["created"] = float(value["created"])
         found = Ref(name=name, version=version, **value)
         if not all(map(layout.is_digest, (*filter(None, (found.list, found.tree)), *found.contents))):
             raise ValueError("it has a digest that is none")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"the ref {name!r} cannot be read: {error}") from error
     return found

@@ -470,8 +470,14 @@ def test_tickets_of_builds_that_were_killed_long_ago_go(rig: Rig) -> None:
     rig.far.sweep()
     ref = refs.get(storage, name)
     refs.write(storage, replace(ref, created=time.time() - handover.FORGOTTEN - 1), ref)
+    for odd, data in (("other/one", b"5"), (f"{handover.TICKETS}/damaged", b'{"format": 1}')):
+        assert storage.swap(layout.ref_name(odd), data, None)
     rig.far.sweep()
     assert refs.read(storage, name) is None
+    assert storage.load(layout.ref_name(f"{handover.TICKETS}/damaged")) is not None
+    for odd in ("other/one", f"{handover.TICKETS}/damaged"):
+        with pytest.raises(StoreError, match="cannot be read"):
+            refs.read(storage, odd)
 
 
 def test_all_faults_of_the_configuration_are_told_before_anything_is_touched(rig: Rig) -> None:
