@@ -46,18 +46,29 @@ def units(options: UnitOptions) -> dict[str, str]:
 
     The timed and the watching service exclude each other: one that is started stops the other.
     """
-    every = options.every.strip()
-    if not _SPAN.fullmatch(every) or not re.search("[1-9]", every):
-        raise UsageError(f"{options.every!r} is no span of time for systemd", hint="such as 5min, 90s or 1h")
+    every = span(options.every)
     if not options.program.is_absolute() or not options.install.is_absolute():
         raise UsageError("a unit needs absolute paths: of buildstep, and of the directory it installs to")
-    if options.user and not _USER.fullmatch(options.user):
-        raise UsageError(f"{options.user!r} is no name of a user")
+    check_user(options.user)
     return {
         PULL: _service(options, "Pull this host's services", watch=False),
         TIMER: _timer(every),
         WATCH: _service(options, "Pull this host's services whenever their mappings change", watch=True),
     }
+
+
+def span(text: str) -> str:
+    """Return a span of time as systemd.time(7) has it. Raises UsageError for what is none."""
+    found = text.strip()
+    if not _SPAN.fullmatch(found) or not re.search("[1-9]", found):
+        raise UsageError(f"{text!r} is no span of time for systemd", hint="such as 5min, 90s or 1h")
+    return found
+
+
+def check_user(name: str) -> None:
+    """Raise UsageError for what is no name of a user that a unit can have; empty is root."""
+    if name and not _USER.fullmatch(name):
+        raise UsageError(f"{name!r} is no name of a user")
 
 
 def quoted(word: str, *, command: bool = True) -> str:

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def command(
         given = _checked(arguments)
         made = units(
             UnitOptions(
-                program=Path(program or _this_program()),
+                program=Path(program or this_program()),
                 arguments=arguments,
                 install=_install_dir(given),
                 every=every,
@@ -76,7 +76,7 @@ def command(
             for name, text in made.items():
                 echo(f"# {name}\n{text}")
             return 0
-        _write(Path(folder), made)
+        write_units(Path(folder), made)
         tell(f"next: systemctl daemon-reload, then systemctl enable --now {TIMER} (or {WATCH})")
         return 0
 
@@ -185,7 +185,7 @@ def _for_status(given: dict[str, Any]) -> list[str]:
     return words
 
 
-def _this_program() -> str:
+def this_program() -> str:
     """Return the path of the program that runs now, as a unit can call it."""
     started = sys.argv[0]
     if os.path.basename(started) == "__main__.py":  # python -m buildstep, as bin/buildstep of a checkout does
@@ -195,7 +195,8 @@ def _this_program() -> str:
     return os.path.abspath(shutil.which(started) or started)
 
 
-def _write(folder: Path, made: dict[str, str]) -> None:
+def write_units(folder: Path, made: Mapping[str, str]) -> None:
+    """Write units into a directory, and print where each is. Raises UsageError, OSError."""
     from buildstep.system.files import atomic_write
 
     for name, text in made.items():

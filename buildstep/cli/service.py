@@ -24,6 +24,7 @@ ROWS = {
     "status": ("buildstep.cli.service_status:status", "Show the state of services, and what is wrong."),
     "monitor": ("buildstep.cli.service_monitor:command", "Ask services whether they are well."),
     "cleanup": ("buildstep.cli.service_run:cleanup", "Let services tidy up."),
+    "systemd": ("buildstep.cli.service_systemd:command", "Write units that look after services."),
     "log": ("buildstep.cli.service_status:log", "Print what an action has printed."),
     "enable": ("buildstep.cli.service_switch:enable", "Let services run again."),
     "disable": ("buildstep.cli.service_switch:disable", "Stop services and keep them down."),

@@ -238,7 +238,7 @@ def purge(
 
     Without --data their data stay where they are, and nothing knows of them any more.
     """
-    from buildstep.services.flow import How
+    from buildstep.services.flow import How, Services
     from buildstep.services.life_cycle import Verb
     from buildstep.services.plan import Graph, Wish
     from buildstep.services.relations import relations
@@ -247,6 +247,8 @@ def purge(
     if consumers:
         more = Graph(relations(repository).needs).consumers(names)
         names = (*names, *sorted(more - set(names)))
+    with Services(repository, os.environ, secret=False) as services:
+        services.check_purge(names)
     verbs = (Verb.UNINSTALL, Verb.REMOVE_DATA) if data else (Verb.UNINSTALL,)
 
     def remove(services: Services, view: Any) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from buildstep.errors import UsageError
 from buildstep.services.apply import Outcome, apply
 from buildstep.services.inputs import make_key, tagger
 from buildstep.services.interface import ServiceError, Side
@@ -94,10 +93,7 @@ class Services:
         Raises ServiceError for one that is installed, or needed by another one.
         """
         with self._alone(watcher):
-            graph = Graph(self.view.needs())
-            users = sorted(graph.consumers(keys) - set(keys))
-            if users:
-                raise UsageError(f"{', '.join(users)} still needs what is purged", hint="purge that first")
+            graph = self.check_purge(keys)
             for key in [key for key in reversed(graph.order) if key in keys]:
                 if (state := self.book.load(key).state) not in ABSENT:
                     raise ServiceError(f"{key} is {state}, and is not purged")
@@ -105,6 +101,17 @@ class Services:
                     self.view.place(key, side).forget(key)
                 self.view.remove(key)
                 watcher.tell(f"{key}: removed")
+
+    def check_purge(self, keys: Sequence[str]) -> Graph:
+        """Raise ServiceError where something that stays needs what is to be purged; else return who needs
+        whom."""
+        graph = Graph(self.view.needs())
+        if users := sorted(graph.consumers(keys) - set(keys)):
+            raise ServiceError(
+                f"cannot purge: {', '.join(users)} needs {', '.join(keys)}; nothing was done",
+                hint="--consumers purges that too",
+            )
+        return graph
 
     def switch(self, keys: Sequence[str], watcher: Watcher, *, disabled: bool) -> list[str]:
         """Disable services, which are down, or enable them; return those that were not so before.

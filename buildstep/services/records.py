@@ -42,6 +42,11 @@ class Unit(NamedTuple):
         return f"{self.side}.{self.action}" + (f":{self.producer}" if self.producer else "")
 
 
+def action_in(name: str) -> str:
+    """Return the action in the name of a unit: see `Unit.name`."""
+    return name.partition(".")[2].partition(":")[0]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ran:
     """The last run of an action. inputs: what went into it, without any secret; digest: of them; log: number

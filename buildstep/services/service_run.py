@@ -14,8 +14,8 @@ from buildstep.errors import BuildstepError
 from buildstep.services.decisions import Planned, Verdict, open_decisions, undone
 from buildstep.services.inputs import digest_of, seconds_of
 from buildstep.services.interface import Action, Answer, Call, Done, Line, Outcome, Place, ServiceError, Side
-from buildstep.services.life_cycle import Step, Verb, lasts
-from buildstep.services.records import Begun, Kept, Ran, Record, Underway, Unit
+from buildstep.services.life_cycle import CHECKS, Step, Verb, in_order, lasts
+from buildstep.services.records import Begun, Kept, Ran, Record, Underway, Unit, action_in
 from buildstep.services.run_context import Fate, Result, RunContext
 from buildstep.services.services_view import Subject
 from buildstep.services.states import State
@@ -248,7 +248,9 @@ class ServiceRun:
         before = self._record
         last = before.actions.get(before.failed)
         if not failed and last is not None and last.answer in (Answer.FAILED, Answer.NOT):
-            failed = before.failed
+            # What a check has said is no longer so once the service was started or stopped.
+            gone = in_order(self._verb) and action_in(before.failed) in CHECKS
+            failed = "" if gone else before.failed
         self._record = replace(before, underway=None, failed=failed)
         self._save()
         if self._record.state is State.UNINSTALLED or failed.endswith(f".{Action.UNINSTALL}"):

@@ -89,6 +89,8 @@ def test_data_is_saved_and_brought_back_and_removed_at_the_end(cli: ServiceCli, 
     assert "service plan --for stop base" in refused.stderr
     refused = cli.run("purge", "--data", "base")
     assert refused.returncode == 23
+    assert f"{TOP} needs {BASE}; nothing was done" in refused.stderr
+    assert cli.states() == {BASE: "up", TOP: "up"}
     assert data.is_dir()
     cli.done("purge", "--data", "--consumers", "base")
     assert not data.exists()

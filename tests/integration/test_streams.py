@@ -209,6 +209,7 @@ COMMANDS: dict[str, list[str]] = {
     "service disable": ["--root", "services", "web", "--dry-run"],
     "service status": ["--root", "services"],
     "service monitor": ["--root", "services"],
+    "service systemd": ["--root", "services"],
     "service cleanup": ["--root", "services"],
     "service log": ["--root", "services", "web"],
     "cache list": [],

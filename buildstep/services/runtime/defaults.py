@@ -182,7 +182,7 @@ class ActionsBaseNode(_Nothing):
                 raise Failure(f"{process.name} cannot be killed")
             supervisor.remove()
         removed, stay = Installed(service.records).remove()
-        service.log(f"{removed} files removed")
+        service.log(f"files removed: {removed}")
         for path in stay:
             service.log(f"{path} was changed since it was installed: it stays")
         return True

@@ -208,6 +208,8 @@ def test_why_a_check_said_no_is_kept(world: MemoryWorld) -> None:
     with pytest.raises(ServiceError) as caught:
         check(outcome)
     assert "monitor --restart" in str(caught.value.hint)
+    run(work, Verb.STOP, names=(A,))
+    assert work.book.load(A).failed == "", "it was stopped since, and its check says nothing any more"
 
 
 def test_what_an_action_sets_is_stored_and_no_reason_to_run_again(world: MemoryWorld) -> None:
