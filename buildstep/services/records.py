@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import quote, unquote
 
 from buildstep.services.interface import Action, Answer, Line, ServiceError, Side
+from buildstep.services.runtime.records import shortened
 from buildstep.services.states import State
 from buildstep.system.files import read_json, write_json
 from buildstep.system.private import private_dir
@@ -182,11 +183,19 @@ class Book:
             return from_json(read_json(path))
         except FileNotFoundError:
             return Record()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, IsADirectoryError) as error:
             raise ServiceError(
                 f"{path} is no state of a service: {error}",
                 hint="put back a copy of it; or remove it, and all of the service is done anew",
             ) from error
+
+    def tidy(self, key: str) -> None:
+        """Remove what a run that was killed while it wrote a record has left; the repository's lock is held.
+
+        Raises OSError.
+        """
+        for part in self._folder_of(key).glob(".state.json.*.part"):
+            part.unlink(missing_ok=True)
 
     def save(self, key: str, record: Record) -> None:
         """Write the record of a service. Raises OSError."""
@@ -243,7 +252,7 @@ _LOG = re.compile(r"(?P<name>.+)\.(?P<number>[0-9]+)\.log")
 
 
 def _quoted(name: str) -> str:
-    return quote(name, safe="!:@|. ")
+    return shortened(quote(name, safe="!:@|. "))
 
 
 def _private(path: str, flags: int) -> int:

@@ -59,6 +59,7 @@ class ServiceRun:
 
     def _go(self) -> Result:
         work = self._work
+        work.book.tidy(self._key)
         self._record = work.book.load(self._key)
         subject = work.view.subject(self._key)
         if self._recover():

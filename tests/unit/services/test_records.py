@@ -95,3 +95,25 @@ def test_logs_have_numbers_and_the_old_ones_go(tmp_path: Path) -> None:
     assert mine.log_path("a", "node.start", 1) is None
     assert [number for number, _ in mine.logs("a", "mgmt.consume:redis!main")] == [1]
     assert stat.S_IMODE(newest.stat().st_mode) == 0o600
+
+
+def test_what_a_killed_run_has_left_goes_and_what_is_no_file_is_told(tmp_path: Path) -> None:
+    mine = book(tmp_path)
+    mine.save("a", Record(state=State.UP))
+    (tmp_path / "a/.state.json.71.42.part").write_text("{")
+    mine.tidy("a")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["state.json"]
+    (tmp_path / "a/state.json").unlink()
+    (tmp_path / "a/state.json").mkdir()
+    with pytest.raises(ServiceError, match=r"state\.json is no state of a service"):
+        mine.load("a")
+
+
+def test_a_log_is_kept_of_an_action_with_a_producer_that_lies_deep(tmp_path: Path) -> None:
+    mine = book(tmp_path)
+    names = [f"mgmt.consume:node!{'n' * 100}:{'a' * 100}!{last * 100}" for last in "bc"]
+    for name in names:
+        with mine.log("a", name) as (_, line):
+            line(name[-1])
+    texts = [path.read_text()[-2] for name in names for _, path in mine.logs("a", name)]
+    assert texts == ["b", "c"]
