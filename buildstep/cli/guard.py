@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from buildstep.cli import debugging, report_error
 from buildstep.errors import BuildstepError, Interrupted
+from buildstep.system.deferral import interrupt
 
 
 def enclosed(job: Callable[[], int]) -> int:
@@ -41,7 +42,7 @@ def signals() -> Iterator[None]:
         nonlocal stopping
         if not stopping:
             stopping = True
-            raise Interrupted(signum, signal.Signals(signum).name)
+            interrupt(Interrupted(signum, signal.Signals(signum).name))
 
     def unseen(lost: sys.UnraisableHookArgs) -> None:
         nonlocal stopping

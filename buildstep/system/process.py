@@ -16,7 +16,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +26,7 @@ from buildstep.system import space, tools
 from buildstep.system.child import FIRST_NAP, GRACE, NAP, end_group, follow, signal_group
 from buildstep.system.command_options import Limits, Reached, Start
 from buildstep.system.command_output import READ, Line, Output, Stream, last_lines
+from buildstep.system.deferral import uninterrupted
 
 __all__ = ["Limits", "Reached", "Result", "Start", "base_env", "find", "query", "run", "spawn", "which"]
 
@@ -130,11 +131,14 @@ def run(
 
     output = Output(line, keep=limits.answer)
     with contextlib.ExitStack() as pipes:
-        child, ends = _start(argv, env, start, pipes)
+        child: Any = None
         try:
+            with uninterrupted():
+                child, ends = _start(argv, env, start, pipes)
             reached = follow(child.pid, child.is_alive, ends, output, limits)
         except BaseException:
-            end_group(child.pid, child.is_alive)
+            if child is not None:
+                end_group(child.pid, child.is_alive)
             raise
     with contextlib.suppress(sh.SignalException, sh.ErrorReturnCode):
         child.wait()
@@ -216,25 +220,22 @@ def query(
     """
     program, environment = _prepare(argv, env)
     output, limits = Output(keep=ANSWER), Limits(timeout, answer=ANSWER)
-    child = subprocess.Popen(
-        [program, *argv[1:]],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    assert child.stdout is not None
-    assert child.stderr is not None
-    with child.stdout as out, child.stderr as err:
-        try:
-            ends = (out.fileno(), err.fileno())
-            reached = follow(child.pid, lambda: _runs(child), ends, output, limits)
-        except BaseException:
-            end_group(child.pid, lambda: _runs(child))
-            raise
-        finally:
-            _reap(child)
+    with contextlib.ExitStack() as stage:
+        with uninterrupted():
+            child = subprocess.Popen(
+                [program, *argv[1:]],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+            assert child.stdout is not None
+            assert child.stderr is not None
+            ends = tuple(stage.enter_context(stream).fileno() for stream in (child.stdout, child.stderr))
+            stage.callback(_reap, child)
+            stage.push(_end_after_error(child))
+        reached = follow(child.pid, lambda: _runs(child), (ends[0], ends[1]), output, limits)
     output.close()
     status = child.returncode
     if reached:
@@ -278,40 +279,53 @@ def spawn(
     """
     program, environment = _prepare(argv, env)
     output = Output()
-    child = subprocess.Popen(
-        [program, *argv[1:]],
-        env=environment,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        **popen,
-    )
-    reader = threading.Thread(target=_drain, args=(child.stderr, output.stderr), daemon=True)
-    reader.start()
     ended = True
-    try:
+    with contextlib.ExitStack() as stage:
+        with uninterrupted():
+            child = subprocess.Popen(
+                [program, *argv[1:]],
+                env=environment,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                **popen,
+            )
+            reader = threading.Thread(target=_drain, args=(child.stderr, output.stderr), daemon=True)
+            reader.start()
+            stage.callback(reader.join, GRACE)
+            stage.callback(_gone, child)
+            stage.push(_end_after_error(child))
         yield child
         if child.stdin is not None and not child.stdin.closed:
             child.stdin.close()
         ended = _ends_within(child, timeout)
-    except BaseException:
-        end_group(child.pid, lambda: _runs(child))
-        raise
-    finally:
-        for stream in (child.stdin, child.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
         if not ended:
             end_group(child.pid, lambda: _runs(child))
-        signal_group(child.pid, signal.SIGKILL)
-        _reap(child)
-        reader.join(GRACE)
     output.close()
     if not ended:
         reached = Reached("total", f"did not end within {timeout:g} s")
         raise _failure(argv, child.returncode, output.tail, what, reached)
     if child.returncode not in ok:
         raise _failure(argv, child.returncode, output.tail, what)
+
+
+def _end_after_error(child: subprocess.Popen[bytes]) -> Callable[..., None]:
+    """Return what ends a child and its group where a block raises, for `ExitStack.push`."""
+
+    def leave(_kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is not None:
+            end_group(child.pid, lambda: _runs(child))
+
+    return leave
+
+
+def _gone(child: subprocess.Popen[bytes]) -> None:
+    """Close our ends of a child's pipes, kill what it has left in its group, and collect it."""
+    for stream in (child.stdin, child.stdout):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
+    signal_group(child.pid, signal.SIGKILL)
+    _reap(child)
 
 
 def _ends_within(child: subprocess.Popen[bytes], seconds: float) -> bool:

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ import pytest
 from buildstep.errors import CommandFailed, ToolMissing
 from buildstep.events import WHOLE, Part
 from buildstep.system import child, command_output, process
+from buildstep.system.deferral import interrupt
 
 pytestmark = pytest.mark.commands  # starting them is the subject
 
@@ -165,6 +166,32 @@ def test_an_exception_ends_the_child_first(start: Start, tmp_path: Path) -> None
         signal.signal(signal.SIGALRM, before)
     for pid in (tmp_path / "pid").read_text().split():
         assert ended(int(pid))
+
+
+def _spawned(argv: Sequence[str]) -> None:
+    with process.spawn(argv, stdin=-1):
+        time.sleep(60)
+
+
+@pytest.mark.parametrize("start", [process.run, process.query, _spawned], ids=["run", "query", "spawn"])
+def test_a_signal_while_a_child_is_started_leaves_none(start: Start, tmp_path: Path) -> None:
+    """The child sends it at once; our call may not even have returned from starting it."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(_signum: int, _frame: object) -> None:
+        interrupt(Stop())
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        for number in range(5):
+            file = tmp_path / str(number)
+            with pytest.raises(Stop):
+                start(["sh", "-c", f"echo $$ > {file}; kill -ALRM {os.getpid()}; sleep 60"])
+            assert ended(int(file.read_text()))
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_pipe_stage_is_checked_and_ended(tmp_path: Path) -> None:
