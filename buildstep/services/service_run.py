@@ -159,19 +159,23 @@ class ServiceRun:
     def _ask(self, place: Place, call: Call, line: Line) -> Outcome:
         """Run an action at its place. One that could not be reached is tried again, unless what was asked for
         turns out to have completed there. Raises ServiceError."""
-        for pause in UNREACHED:
+        pauses = iter(UNREACHED)
+        again = False
+        while True:
             try:
+                # The question may fail as the action did, and is asked again as well.
+                done = place.done(self._key).get((call.side, call.action)) if again else None
+                if done is not None and done.token == call.token:
+                    return done.outcome
                 return place.run(call, line, self._stopped)
             except ServiceError as error:
-                if not error.retryable:
+                pause = next(pauses, None)
+                if not error.retryable or pause is None:
                     raise
                 line(f"{error.message}; tried again in {pause:g} s")
                 if self._stopped.wait(pause):
                     raise
-            done = place.done(self._key).get((call.side, call.action))
-            if done is not None and done.token == call.token:
-                return done.outcome
-        return place.run(call, line, self._stopped)
+                again = True
 
     def _store(self, begun: Begun, outcome: Outcome) -> Ran:
         """Write what an action has changed in the configuration of its service; return its record."""

@@ -12,7 +12,7 @@ import pytest
 
 from buildstep.services import service_run
 from buildstep.services.apply import Outcome, apply, check
-from buildstep.services.interface import Action, Answer, Call, ServiceError
+from buildstep.services.interface import Action, Answer, Call, Done, ServiceError, Side
 from buildstep.services.interface import Outcome as Said
 from buildstep.services.life_cycle import Verb
 from buildstep.services.plan import Wish
@@ -264,6 +264,30 @@ def test_a_place_that_is_not_reached_is_tried_again(
     outcome = run(work_of(world), Verb.INSTALL, names=(A,))
     assert not outcome.failed
     assert world.node.ran.count(f"{A} node.start") == 1
+
+
+@pytest.mark.parametrize(("away", "tries"), [(3, 4), (9, 4)])
+def test_a_place_that_is_away_for_some_time_is_asked_each_time(
+    world: MemoryWorld, monkeypatch: pytest.MonkeyPatch, away: int, tries: int
+) -> None:
+    monkeypatch.setattr(service_run, "UNREACHED", (0.0, 0.0, 0.0))
+    asked: list[str] = []
+
+    def reach(what: str) -> None:
+        asked.append(what)
+        if len(asked) <= away:
+            raise ServiceError("node7 cannot be reached", retryable=True)
+
+    def done(key: str) -> dict[tuple[Side, Action], Done]:
+        reach("done")
+        return world.node.records.get(key, {})
+
+    world.node.say = lambda call: reach("run") if call.action is Action.INSTALL else None
+    monkeypatch.setattr(world.node, "done", done)
+    (result,) = run(work_of(world), Verb.INSTALL, names=(A,)).results
+    assert asked[:tries] == ["run", "done", "done", "done"]
+    assert (result.fate is Fate.FAILED) is (away >= tries)
+    assert world.node.ran.count(f"{A} node.install") == (away < tries)
 
 
 def test_one_that_stays_unreached_fails_and_is_asked_the_next_time(
