@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import select
 import signal
 import sys
@@ -197,9 +198,11 @@ class Runner:
             os.dup2(null, 0)
             os.dup2(output, 1)
             os.dup2(output, 2)
-            top = os.dup2(result, 200, inheritable=False)
-            os.closerange(3, 200)
-            os.closerange(201, 4096)
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # -1: none
+            top = min(200, limit - 1) if limit > 0 else 200  # far from what an action takes for its own
+            os.dup2(result, top, inheritable=False)
+            os.closerange(3, top)
+            os.closerange(top + 1, 4096)
             action.child(self._call, top)
         finally:
             os._exit(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import resource
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -302,3 +303,13 @@ def test_the_runtime_needs_no_newer_python_than_3_9_and_nothing_but_the_standard
             if isinstance(node, ast.Call):
                 assert "slots" not in [keyword.arg for keyword in node.keywords], path
                 assert not (isinstance(node.func, ast.Name) and node.func.id == "zip" and node.keywords), path
+
+
+def test_an_action_runs_where_few_files_may_be_open(bench: Bench) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+    try:
+        outcome = bench.run(Action.CONFIGURE, "def configure(self, service): return True")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert outcome.answer is Answer.OK, outcome.message
