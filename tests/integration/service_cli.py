@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -9,6 +11,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+from buildstep import cli
 
 TOP = Path(__file__).parents[2]
 
@@ -31,8 +36,19 @@ class ServiceCli:
         return [sys.executable, "-m", "buildstep", "service", *words, "--root", str(self.top)]
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
-        return subprocess.run(self.argv(words), capture_output=True, text=True, env=self.environ, check=False)
+        """Run a command to its end, in this process: to start another one takes longer than most commands.
+        `begin` starts one."""
+        argv = self.argv(words)[3:]
+        out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+        with (
+            mock.patch.dict(os.environ, self.environ, clear=True),
+            mock.patch("sys.stdin", io.StringIO()),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            status = cli.main(argv)
+        told = (stream.buffer.getvalue().decode() for stream in (out, err))
+        return subprocess.CompletedProcess(argv, status, *told)
 
     def done(self, *words: str) -> str:
         """Run a command that must end well; return what it prints on standard output."""
