@@ -124,7 +124,6 @@ class BuildSpec:
     pool: str | None = None
     cache: bool = True
     keep_on_failure: bool = False
-    keep_clone: bool = False
     """Leave the clone of a build that went well too: of no setting, for what builds templates of services."""
     shell_on_failure: bool = False
     full: bool = False
@@ -138,6 +137,9 @@ class BuildSpec:
     index_max_age: int = 3600
     base_max_age: int | None = None
     network: bool = True
+
+    keep_clone: bool = False
+    """Whether the clone stays after a success too. No setting: commands that debug a build set it."""
 
     @property
     def ref_name(self) -> str:

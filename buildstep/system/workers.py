@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import os
 import pickle
 import queue
@@ -132,7 +133,7 @@ def _work(share: T, job: Callable[[T, Send], None], write_end: int) -> int:
     with os.fdopen(write_end, "wb") as stream:
 
         def send(value: Any) -> None:
-            pickle.dump(value, stream, pickle.HIGHEST_PROTOCOL)
+            stream.write(_pickled(value))
             stream.flush()
 
         try:
@@ -143,10 +144,28 @@ def _work(share: T, job: Callable[[T, Send], None], write_end: int) -> int:
     return 0
 
 
+class _Pickler(pickle.Pickler):
+    """Takes an error along by its own word alone.
+
+    A library may have every error take its causes and its trace along (tblib, which dask brings, does), and
+    what it was raised from, an error of some C library, often cannot be made again.
+    """
+
+    def reducer_override(self, value: Any) -> Any:
+        return value.__reduce__() if isinstance(value, BaseException) else NotImplemented
+
+
+def _pickled(value: Any) -> bytes:
+    """Return a value as it travels: whole, or nothing of it is written."""
+    buffer = io.BytesIO()
+    _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
+    return buffer.getvalue()
+
+
 def _whole(ended: _Ended) -> _Ended:
     """Return a last word that survives the way."""
     try:
-        pickle.loads(pickle.dumps(ended))  # noqa: S301 - our own
+        pickle.loads(_pickled(ended))  # noqa: S301 - our own
     except Exception:  # noqa: BLE001 - a class of somebody else that cannot be made again
         return _Ended(RuntimeError(f"{type(ended.error).__name__}: {ended.error}"))
     return ended

@@ -214,8 +214,11 @@ def test_an_action_that_takes_too_long_is_ended_even_if_it_ignores_sigterm(
     outcome = bench.run(Action.START, body, timeout=0.5)
     assert (outcome.answer, outcome.message) == (Answer.FAILED, "it did not end within 0.5 s")
     assert time.monotonic() - begun < 8
-    assert len(bench.lines) == 2
-    assert all(gone(int(line)) for line in bench.lines)
+    pids = [
+        int(line) for line in bench.lines if line.isdigit()
+    ]  # the shell may say that its sleep was killed
+    assert len(pids) == 2
+    assert all(map(gone, pids))
 
 
 def test_what_an_action_leaves_in_its_session_is_ended_and_a_daemon_stays(bench: Bench) -> None:

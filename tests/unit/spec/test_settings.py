@@ -13,7 +13,7 @@ from tests.unit.specdata import CHOICES
 
 def test_every_field_that_can_be_given_is_a_setting_and_in_the_same_order() -> None:
     fields = [field.name for field in dataclasses.fields(BuildSpec)]
-    assert fields == ["name", "version", "source", "manifest", "origin_of", *SETTINGS]
+    assert fields == ["name", "version", "source", "manifest", "origin_of", *SETTINGS, "keep_clone"]
 
 
 def test_a_variable_is_named_after_its_setting() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import errno
 import os
 import signal
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from buildstep.errors import ImageError
 from buildstep.files.interface import Damaged
 from buildstep.system import workers
 from buildstep.system.workers import Send, WorkerLost
@@ -109,3 +111,35 @@ def test_they_end_with_their_parent() -> None:
     assert os.read(read, 20) == b""
     os.close(read)
     assert child > 0
+
+
+class _Foreign(Exception):
+    """As of a C library whose module has another name: nobody can make it again."""
+
+
+_Foreign.__module__ = "not_there"
+
+
+def test_an_error_travels_alone_whatever_a_library_has_every_pickle_do() -> None:
+    """tblib has errors take their causes along, and dask loads it."""
+
+    def job(_share: int, send: Send) -> None:
+        try:
+            try:
+                raise _Foreign
+            except _Foreign as error:
+                raise ImageError("the archive is damaged") from error
+        except ImageError as error:
+            send(error)
+
+    def with_cause(error: BaseException) -> tuple[object, ...]:
+        return ImageError, error.args, {"cause": error.__cause__}
+
+    copyreg.pickle(ImageError, with_cause)  # type: ignore[arg-type]
+    try:
+        with workers.running([0], job) as values:
+            (found,) = values
+    finally:
+        del copyreg.dispatch_table[ImageError]
+    assert isinstance(found, ImageError)
+    assert found.message == "the archive is damaged"
