@@ -168,7 +168,7 @@ class ImageStore:
         """
         if self.identify(ref) is not None:
             check_file(ref)
-            changed = [text for text in self.freshness.told.values() if ref in text]
+            changed = [text for text in self.freshness.told.values() if f" {ref} " in text]
             return changed[0] if changed else f"{ref} is not in the store"
         chain = self.resolve(ref)
         top, others = chain[-1], len(chain) - 1

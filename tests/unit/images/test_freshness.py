@@ -12,6 +12,7 @@ import pytest
 from buildstep.events import Bus, Event, Note
 from buildstep.images.freshness import RELEASE, Freshness, digest_of
 from buildstep.images.record import ImageRecord
+from buildstep.images.store import ImageStore
 from buildstep.pool.directory import DirectoryBackend
 from buildstep.pool.interface import Kind
 from buildstep.system.digest import sha256_bytes
@@ -99,3 +100,13 @@ def test_a_source_that_is_away_does_not_end_a_build(place: Place) -> None:
 def test_a_base_of_before_is_taken_as_it_is(place: Place) -> None:
     place.record = replace(place.record, inputs={})
     assert place.current(0)
+
+
+def test_a_plan_tells_of_its_own_suite(place: Place) -> None:
+    """And not of one whose name only begins alike."""
+    store = ImageStore(place.backend, bus=place.bus, environ={})
+    store.freshness.told[UUID] = (
+        "the Release file of mmdebstrap:stable-updates changed since 2026-01-02: a new base"
+    )
+    assert store.foresee("mmdebstrap:stable") == "mmdebstrap:stable is not in the store"
+    assert "changed since" in store.foresee("mmdebstrap:stable-updates")
