@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from buildstep.cli import values
-from buildstep.cli.hrd_read import keys
+from buildstep.cli.hrd_read import FILES, keys
 from buildstep.cli.options import echo, show
 
 if TYPE_CHECKING:
@@ -30,14 +30,7 @@ def _write(path: Path, text: str) -> None:
 
 
 @click.command("fmt")
-@click.argument(
-    "files",
-    metavar="FILE...",
-    nargs=-1,
-    required=True,
-    type=click.Path(path_type=Path),
-    shell_complete=values.FILES,
-)
+@FILES
 @click.option("--check", "checks", is_flag=True, help="Change nothing; exit with 20 if a file would change.")
 @click.option("--diff", "differs", is_flag=True, help="Change nothing; print what would change.")
 def fmt(files: tuple[Path, ...], checks: bool, differs: bool) -> int:

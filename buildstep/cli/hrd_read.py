@@ -29,6 +29,16 @@ def keys(context: click.Context, _param: click.Parameter, begun: str) -> list[st
         return []
 
 
+FILES = click.argument(
+    "files",
+    metavar="FILE...",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path),
+    shell_complete=values.FILES,
+)
+
+
 @click.command("get")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path), shell_complete=values.FILES)
 @click.argument("key", metavar="[KEY]", required=False, shell_complete=keys)
@@ -79,14 +89,7 @@ def _lines(value: Any) -> Iterator[str]:
 
 
 @click.command("check")
-@click.argument(
-    "files",
-    metavar="FILE...",
-    nargs=-1,
-    required=True,
-    type=click.Path(path_type=Path),
-    shell_complete=values.FILES,
-)
+@FILES
 @click.option(
     "--schema", metavar="FILE", type=click.Path(path_type=Path), help="The files must be as this schema says."
 )

@@ -7,6 +7,7 @@ can put another one in its place.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -182,17 +183,11 @@ class Buildah:
         def pull(*words: str) -> None:
             run([*self._words, "pull", "--quiet", *words, "--", text], self._env, f"fetching {text}")
 
-        if not platform:
-            pull()
-            return
-        with self._fetching:
-            before = self.resolve(text, "")
-            pull("--platform", platform)
-            self.tag(text, alias_of(text, platform), run)
-            if before:
-                self.tag(before, text, run)
-            else:  # it has another name by now: only this one goes
-                run([*self._words, "rmi", "--", text], self._env, f"untagging {text}")
+        def untag() -> None:
+            run([*self._words, "rmi", "--", text], self._env, f"untagging {text}")
+
+        with self._fetching if platform else contextlib.nullcontext():
+            _fetch(self, text, platform, run, pull=pull, untag=untag)
 
     def build(self, recipe: Recipe, run: Run) -> str:
         with iidfile() as iid:
@@ -256,6 +251,29 @@ class Buildah:
         return image
 
 
+def _fetch(
+    builder: Builder,
+    text: str,
+    platform: str,
+    run: Run,
+    *,
+    pull: Callable[..., None],
+    untag: Callable[[], None],
+) -> None:
+    """Fetch an image. One of a certain platform gets a name of its own: the reference means what it meant
+    before. pull: with further words of the command; untag: takes the reference from the image."""
+    if not platform:
+        pull()
+        return
+    before = builder.resolve(text, "")
+    pull("--platform", platform)
+    builder.tag(text, alias_of(text, platform), run)
+    if before:
+        builder.tag(before, text, run)
+    else:  # it has another name by now: only this one goes
+        untag()
+
+
 class Docker:
     """docker(1) with an engine. A base of the graph is found by its name, which is set right before."""
 
@@ -294,17 +312,11 @@ class Docker:
         def pull(*words: str) -> None:
             run(["docker", "pull", "--quiet", *words, "--", text], self._env, f"fetching {text}")
 
-        if not platform:
-            pull()
-            return
-        with self._fetching:
-            before = self.resolve(text, "")
-            pull("--platform", platform)
-            self.tag(text, alias_of(text, platform), run)
-            if before:
-                self.tag(before, text, run)
-            else:
-                run(["docker", "rmi", "--no-prune", "--", text], self._env, f"untagging {text}")
+        def untag() -> None:
+            run(["docker", "rmi", "--no-prune", "--", text], self._env, f"untagging {text}")
+
+        with self._fetching if platform else contextlib.nullcontext():
+            _fetch(self, text, platform, run, pull=pull, untag=untag)
 
     def build(self, recipe: Recipe, run: Run) -> str:
         for text, image in recipe.bases.items():

@@ -16,15 +16,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-from buildstep.components.engine import Dispatch, Orders, Work, log_of
+from buildstep.components.engine import Dispatch, Orders, Work
 from buildstep.components.executors.dask_cluster import Address, Cluster, connect
 from buildstep.components.executors.dask_task import do
-from buildstep.components.interface import Job, Result, State
-from buildstep.components.work import told
+from buildstep.components.executors.tries import (
+    Holder,
+    Lost,
+    NoResult,
+    Stopped,
+    last_line,
+    result_of,
+    write_log,
+)
+from buildstep.components.interface import Job, Result
 from buildstep.errors import BuildstepError, CIError, Fault
 from buildstep.spec import schema
 from buildstep.spec.schema import Rule, array, integer, record, text
-from buildstep.system import space
 
 VARIABLE: Final = "DASK_SCHEDULER_ADDRESS"
 """dask's own name for the address of a scheduler."""
@@ -111,18 +118,6 @@ class Dask:
 DASK: Final = Dask()
 
 
-class _Lost(Exception):
-    """A try that ended without a result: the message says why. avoid: the address of who had it last."""
-
-    def __init__(self, text: str, avoid: str = "") -> None:
-        super().__init__(text)
-        self.avoid = avoid
-
-
-class _Stopped(Exception):
-    """All has to end."""
-
-
 @dataclass
 class _Try:
     """One ticket of a job. workers: who has begun it, the last one last; lines: what it said."""
@@ -169,48 +164,25 @@ class DaskExecutor:
     # -- a job --------------------------------------------------------------------------------------
 
     def _do(self, job: Job, outputs: Mapping[str, str]) -> Result:
-        began, started = time.monotonic(), time.time()
+        return result_of(job, self._orders, self._stopped, lambda holder: self._try(job, outputs, holder))
+
+    def _try(self, job: Job, outputs: Mapping[str, str], holder: Holder) -> Result:
         happened: list[str] = []
         avoid: list[str] = []
-        state, message, worker = State.FAILED, "", ""
-        try:
-            for _ in range(self._options.tries):
-                attempt = _Try(job)
-                try:
-                    return self._attempt(attempt, outputs, avoid)
-                except _Lost as why:
-                    worker = attempt.workers[-1] if attempt.workers else "no worker"
-                    happened.append(f"{worker}: {why}")
-                    avoid.append(why.avoid)
-                    self._write(attempt)
-                    self._orders.tell(f"{job.name}: no result from {happened[-1]}")
-            message = f"no worker has given a result, {len(happened)} tries\n" + "\n".join(happened)
-        except _Stopped:
-            state, message = State.STOPPED, "was stopped"
-        except CIError:
-            self._stopped.set()  # the cluster is away: nobody need wait for it as long as the first one
-            raise
-        except (BuildstepError, OSError) as error:
-            message = told(space.explain(error) or error)
-        log = log_of(self._orders.state, job.name)
-        return Result(
-            job=job.name,
-            state=state,
-            message=message,
-            log=log if log.exists() else None,
-            worker=worker,
-            started=started,
-            seconds=time.monotonic() - began,
-        )
-
-    def _write(self, attempt: _Try) -> None:
-        """Keep what came of the log of a try that had no result."""
-        with contextlib.suppress(OSError):
-            log = log_of(self._orders.state, attempt.job.name)
-            log.write_text("".join(f"{line}\n" for line in attempt.lines), encoding="utf-8")
+        for _ in range(self._options.tries):
+            attempt = _Try(job)
+            try:
+                return self._attempt(attempt, outputs, avoid)
+            except Lost as why:
+                holder.worker = attempt.workers[-1] if attempt.workers else "no worker"
+                happened.append(f"{holder.worker}: {why}")
+                avoid.append(why.avoid)
+                write_log(self._orders, job, attempt.lines)
+                self._orders.tell(f"{job.name}: no result from {happened[-1]}")
+        raise NoResult("\n".join([f"no worker has given a result, {len(happened)} tries", *happened]))
 
     def _attempt(self, attempt: _Try, outputs: Mapping[str, str], avoid: list[str]) -> Result:
-        """Give a job to the cluster and return its result. Raises _Lost, _Stopped, CIError."""
+        """Give a job to the cluster and return its result. Raises Lost, Stopped, CIError."""
         self._look()
         ticket = self._dispatch.send(attempt.job, outputs)
         self._tries[ticket] = attempt
@@ -218,8 +190,8 @@ class DaskExecutor:
             ending: Exception | None = None
             try:
                 status = self._run(attempt, ticket, avoid)
-                ending = _Lost(f"it ended with {status}{_tail(attempt.lines)}")
-            except _Lost as why:
+                ending = Lost(f"it ended with {status}{last_line(attempt.lines)}")
+            except Lost as why:
                 ending = why
             # It may have put its result before it was lost.
             if (result := self._dispatch.receive(attempt.job, ticket)) is not None:
@@ -250,12 +222,12 @@ class DaskExecutor:
         try:
             self._await(attempt, future)
             return int(future.result(timeout=self._options.patience))
-        except (_Stopped, CIError):
+        except (Stopped, CIError):
             raise
         except KilledWorker as error:
             last = error.last_worker
             text = f"the worker was lost {error.allowed_failures + 1} times"
-            raise _Lost(text, getattr(last, "address", "")) from error
+            raise Lost(text, getattr(last, "address", "")) from error
         except (CancelledError, OSError, TimeoutError) as error:
             if self._client.status != "running":
                 raise CIError(
@@ -263,16 +235,16 @@ class DaskExecutor:
                     detail=str(error),
                     hint="what was built is kept; the same command goes on from there",
                 ) from error
-            raise _Lost(f"the task was cancelled: {error}") from error
+            raise Lost(f"the task was cancelled: {error}") from error
         except Exception as error:  # whatever is raised on the far side is raised here again
-            raise _Lost(f"{type(error).__name__}: {getattr(error, 'message', '') or error}") from error
+            raise Lost(f"{type(error).__name__}: {getattr(error, 'message', '') or error}") from error
         finally:
             with contextlib.suppress(OSError, TimeoutError, CancelledError):
                 if not future.done():
                     future.cancel()
 
     def _await(self, attempt: _Try, future: Any) -> None:
-        """Wait for a task to end. Raises _Stopped, CIError where no worker that could do it is left."""
+        """Wait for a task to end. Raises Stopped, CIError where no worker that could do it is left."""
         there = time.monotonic()
         while not future.done():
             self._look()
@@ -292,7 +264,7 @@ class DaskExecutor:
 
     def _look(self) -> None:
         if self._stopped.is_set():
-            raise _Stopped
+            raise Stopped
 
     # -- its lines ----------------------------------------------------------------------------------
 
@@ -311,8 +283,3 @@ class DaskExecutor:
         for line in message.get("lines", ()):
             attempt.lines.append(str(line))
             self._orders.say(attempt.job, str(line))
-
-
-def _tail(lines: list[str]) -> str:
-    said = [line.strip() for line in lines if line.strip()]
-    return f", after: {said[-1][:200]}" if said else ""

@@ -11,23 +11,30 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
-from buildstep.components.engine import Dispatch, Orders, Work, log_of
+from buildstep.components.engine import Dispatch, Orders, Work
 from buildstep.components.executors.jenkins_nodes import Nodes, label_of
-from buildstep.components.interface import Job, Result, State
-from buildstep.components.work import told
+from buildstep.components.executors.tries import (
+    Holder,
+    Lost,
+    NoResult,
+    Stopped,
+    last_line,
+    result_of,
+    write_log,
+)
+from buildstep.components.interface import Job, Result
 from buildstep.errors import BuildstepError, CIError, Fault, UsageError
 from buildstep.net.jenkins import JenkinsBuild, JenkinsServer, ServerError
 from buildstep.net.jenkins_agents import offline_nodes
 from buildstep.net.jenkins_login import Login, login
 from buildstep.spec import schema
 from buildstep.spec.schema import Rule, array, integer, record, text
-from buildstep.system import space
 
 _SECONDS: Final[Rule] = {"type": "number", "minimum": 0.01, "maximum": 86400}
 RULE: Final = record(
@@ -119,14 +126,6 @@ class Jenkins:
 JENKINS: Final = Jenkins()
 
 
-class _Lost(Exception):
-    """A try that ended without a result: the message says why."""
-
-
-class _Stopped(Exception):
-    """All has to end."""
-
-
 @dataclass
 class _Try:
     """One build of a job. lines: of its log, as far as they are to be shown."""
@@ -186,47 +185,30 @@ class JenkinsExecutor:
 
     def _pause(self, seconds: float) -> None:
         if self._stopped.wait(seconds):
-            raise _Stopped
+            raise Stopped
 
     # -- a job --------------------------------------------------------------------------------------
 
     def _do(self, job: Job, outputs: Mapping[str, str]) -> Result:
-        began, started = time.monotonic(), time.time()
+        return result_of(job, self._orders, self._stopped, lambda holder: self._try(job, outputs, holder))
+
+    def _try(self, job: Job, outputs: Mapping[str, str], holder: Holder) -> Result:
         happened: list[str] = []
         avoid: list[str] = []
-        state, node = State.FAILED, ""
-        try:
-            for _ in range(self._options.tries):
-                with self._nodes.taking(job, avoid) as node:
-                    attempt = _Try(job, node)
-                    try:
-                        return self._attempt(attempt, outputs)
-                    except _Lost as why:
-                        happened.append(f"{attempt.name}: {why}")
-                avoid.append(node)
-                self._write(attempt)
-                self._orders.tell(f"{job.name}: no result from {happened[-1]}")
-            message = f"no agent has given a result, {len(happened)} tried\n" + "\n".join(happened)
-        except _Stopped:
-            state, message = State.STOPPED, "was stopped"
-        except CIError:
-            self._stopped.set()  # the server is away: nobody need wait for it as long as the first one
-            raise
-        except (BuildstepError, OSError) as error:
-            message = told(space.explain(error) or error)
-        log = log_of(self._orders.state, job.name)
-        return Result(
-            job=job.name,
-            state=state,
-            message=message,
-            log=log if log.exists() else None,
-            worker=node,
-            started=started,
-            seconds=time.monotonic() - began,
-        )
+        for _ in range(self._options.tries):
+            with self._nodes.taking(job, avoid) as node:
+                holder.worker, attempt = node, _Try(job, node)
+                try:
+                    return self._attempt(attempt, outputs)
+                except Lost as why:
+                    happened.append(f"{attempt.name}: {why}")
+            avoid.append(node)
+            write_log(self._orders, job, attempt.lines)
+            self._orders.tell(f"{job.name}: no result from {happened[-1]}")
+        raise NoResult("\n".join([f"no agent has given a result, {len(happened)} tried", *happened]))
 
     def _attempt(self, attempt: _Try, outputs: Mapping[str, str]) -> Result:
-        """Give a job to a node and return its result. Raises _Lost, _Stopped, CIError for the server."""
+        """Give a job to a node and return its result. Raises Lost, Stopped, CIError for the server."""
         self._look()
         job = attempt.job
         attempt.ticket = self._dispatch.send(job, outputs)
@@ -234,14 +216,14 @@ class JenkinsExecutor:
         try:
             try:
                 ending = self._watch(attempt, self._server())
-            except _Lost:
+            except Lost:
                 # The node may have been quicker than what we heard of it.
                 if (result := self._dispatch.receive(job, attempt.ticket)) is None:
                     raise
                 return result
             if (result := self._dispatch.receive(job, attempt.ticket)) is not None:
                 return result
-            raise _Lost(f"the build ended as {ending}{_tail(attempt.lines)}")
+            raise Lost(f"the build ended as {ending}{last_line(attempt.lines)}")
         finally:
             with contextlib.suppress(BuildstepError):  # the next build's sweep finds it
                 self._dispatch.forget(attempt.ticket)
@@ -256,7 +238,7 @@ class JenkinsExecutor:
         def each() -> None:
             self._look()
             if why := self._nodes.lost(node, server):
-                raise _Lost(f"the agent is offline: {why}")
+                raise Lost(f"the agent is offline: {why}")
 
         try:
             attempt.build = server.trigger(
@@ -269,7 +251,7 @@ class JenkinsExecutor:
             return ending
         except BaseException as error:
             # Nobody need wait for the end of a build whose agent is away.
-            self._abort(attempt, wait=not isinstance(error, _Lost))
+            self._abort(attempt, wait=not isinstance(error, Lost))
             if isinstance(error, CIError):
                 raise self._meant(error, attempt, server) from error
             raise
@@ -278,16 +260,16 @@ class JenkinsExecutor:
         """Return what a failed call comes to: a try that is lost, or a server that cannot be worked with."""
         if not isinstance(error, ServerError):
             # Somebody took it out of the queue, or it waited too long; or a response is none of Jenkins.
-            return _Lost(error.message) if attempt.build is None else error
+            return Lost(error.message) if attempt.build is None else error
         if attempt.build is not None and error.status == 404:
-            return _Lost("the server does not know the build any more")
+            return Lost("the server does not know the build any more")
         if attempt.build is None and error.retryable:
             try:
                 offline_nodes(server)  # one answer did not come, to what must not be asked twice
             except CIError as away:
                 error = away if isinstance(away, ServerError) else error
             else:
-                return _Lost(error.message)
+                return Lost(error.message)
         return CIError(
             f"the Jenkins server cannot be worked with: {error.message}",
             detail=error.detail,
@@ -296,7 +278,7 @@ class JenkinsExecutor:
 
     def _look(self) -> None:
         if self._stopped.is_set():
-            raise _Stopped
+            raise Stopped
 
     def _abort(self, attempt: _Try, *, wait: bool) -> None:
         """End the build of a try at the server; wait: for that. What is left is told at the end."""
@@ -323,12 +305,6 @@ class JenkinsExecutor:
             attempt.lines.append(line)
             self._orders.say(attempt.job, line)
 
-    def _write(self, attempt: _Try) -> None:
-        """Keep what the server has of the log of a try that had no result."""
-        log = log_of(self._orders.state, attempt.job.name)
-        with contextlib.suppress(OSError):
-            log.write_text("".join(f"{line}\n" for line in attempt.lines), encoding="utf-8")
-
 
 def _check(server: JenkinsServer, job: str) -> None:
     """Raise CIError for a job that is not the one that does tickets, before anything is triggered."""
@@ -338,11 +314,6 @@ def _check(server: JenkinsServer, job: str) -> None:
             f"the Jenkins job {job} has no parameter {', '.join(lacking)}",
             hint="run it once by hand, so that it takes them from its pipeline; or is it another job?",
         )
-
-
-def _tail(lines: Sequence[str]) -> str:
-    said = [line.strip() for line in lines if line.strip() and not line.startswith(_FINISHED)]
-    return f", after: {said[-1][:200]}" if said else ""
 
 
 class _Lines:
