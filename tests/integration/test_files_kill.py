@@ -58,9 +58,10 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     trees = [make_tree(tmp_path / f"tree{number}", rng, files=80) for number in range(3)]
     for number in range(2):
         put(path, trees[number], f"ref{number}")
-    killed = 0
+    killed, number = 0, -3
     usual = [0.0, 0.0, 0.0]  # seconds that each kind of job takes here, let alone
-    for number in range(-3, KILLS):
+    # A job can end before its signal comes, on a machine that is less busy than it was: then there are more rounds.
+    while number < KILLS or (killed <= KILLS // 3 and number < 10 * KILLS):
         store = open_store(path)
         there = sorted(ref.name for ref in refs.every(store.storage))
         if len(there) > 2:
@@ -80,7 +81,10 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         else:
             time.sleep(rng.random() * usual[number % 3])
             os.kill(pid, signal.SIGKILL)  # it is not waited for yet, so its number is still its own
-            killed += ended(pid) == -signal.SIGKILL
+            if ended(pid) == -signal.SIGKILL:
+                killed += 1
+            else:
+                usual[number % 3] = min(usual[number % 3], time.monotonic() - begin)
         assert verify(open_store(path), quick=True).damage == ()
         if dest.exists():
             wanted = open_store(path).get_list(refs.get(store.storage, there[-1]).list)
@@ -88,6 +92,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
                 key: item.sha256 for key, item in wanted.items()
             }
             shutil.rmtree(dest)
+        number += 1
     assert killed > KILLS // 3
     put(path, trees[0], "last")
     for _ in range(2):
