@@ -87,8 +87,9 @@ def _reference(choices: Choices) -> Iterator[str]:
         )
     yield table(("key", "flag", "variable", "meaning", "value", "default"), rows)
     for name, setting in SETTINGS.items():
-        if properties := setting.rule.get("properties"):
-            yield f"\n### build.{name}\n"
+        entries = setting.rule.get("items", {})
+        if properties := setting.rule.get("properties") or entries.get("properties"):
+            yield f"\n### build.{name}{'[]' if entries else ''}\n"
             yield table(("key", "value"), ((f"`{key}`", words(rule)) for key, rule in properties.items()))
     yield _MANIFEST
     yield table(("field", "meaning", "value", ""), (_row(field) for field in FIELDS if field.who == "author"))

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from buildstep.spec.accounts import Group, Units, User
+
 Origin = Literal["flag", "file", "environment", "default"]
 
 FORMAT: Final = "buildstep.spec"
@@ -103,8 +105,12 @@ class BuildSpec:
     installer_options: InstallerOptions = InstallerOptions()
     run: tuple[RunCommand, ...] = ()
     run_options: RunOptions = RunOptions()
+    users: tuple[User, ...] = ()
+    groups: tuple[Group, ...] = ()
     order: Literal["proto-first", "packages-first"] = "proto-first"
     owner: Mapping[str, str] = field(default_factory=lambda: {"*": "root:root"})
+    modes: Mapping[str, str] = field(default_factory=dict)
+    units: Units = field(default_factory=Units)
     exclude: tuple[str, ...] = ()
     replace: tuple[str, ...] = ()
     clean: tuple[str, ...] | None = None
@@ -152,6 +158,11 @@ class BuildSpec:
         return bool(self.packages or self.upgrade_first or self.pkg_audit)
 
     @property
+    def wants_accounts(self) -> bool:
+        """Whether users or groups are asked for."""
+        return bool(self.users or self.groups)
+
+    @property
     def runs(self) -> bool:
         """Whether commands run in the image, for which somebody has to be root in it."""
         return self.wants_packages or bool(self.run)
@@ -173,7 +184,7 @@ class BuildSpec:
     def to_json(self) -> dict[str, object]:
         """Return the spec as JSON data, with a format version.
 
-        The order of keys in `owner` has a meaning, so they must not be sorted.
+        The order of keys in `owner` and `modes` has a meaning, so they must not be sorted.
         """
         fields = {item.name: to_data(getattr(self, item.name)) for item in dataclasses.fields(self)}
         return {"format": FORMAT, "format_version": FORMAT_VERSION, **fields}
@@ -185,7 +196,10 @@ _NESTED: Final[Mapping[str, type]] = {
     "timeouts": Timeouts,
     "limits": Limits,
     "oci": OciConfig,
+    "units": Units,
 }
+_ROWS: Final[Mapping[str, type]] = {"users": User, "groups": Group}
+"""Fields that are lists of objects."""
 
 
 def store_url(url: str, directory: Path) -> str:
@@ -208,8 +222,15 @@ def from_data(name: str, value: Any) -> Any:
         rules = {"*": value} if isinstance(value, str) else dict(value)
         return rules | {"*": rules.pop("*", "root:root")}
     if isinstance(value, list | tuple):
-        return tuple(tuple(part) if isinstance(part, list) else part for part in value)
+        return tuple(_row(name, part) for part in value)
     return int(value) if isinstance(value, float) else value  # 2.0 is a whole number in JSON
+
+
+def _row(name: str, part: Any) -> Any:
+    """Return an entry of a list."""
+    if isinstance(part, dict):
+        return _ROWS[name](**{key: from_data(key, value) for key, value in part.items()})
+    return tuple(part) if isinstance(part, list) else part
 
 
 def to_data(value: object) -> object:

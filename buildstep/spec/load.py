@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from buildstep.errors import Fault, SpecError
 from buildstep.formats.oci import naming
-from buildstep.spec import imgmanifest, schema
+from buildstep.spec import accounts, imgmanifest, schema
 from buildstep.spec.document import Document
 from buildstep.spec.fields import BuildSpec, Origin, from_data, store_url, to_data
 from buildstep.spec.json_schema import SCHEMA_KEY, build_rule
@@ -194,6 +194,12 @@ def _relations(given: Mapping[str, _Given], flags: Mapping[str, object], cwd: Pa
             naming.image_name("", "", ref.value)
         except ValueError as error:
             yield Fault(where=ref.where, message=str(error), hint="such as team/web or team/web:1.2")
+    yield from accounts.faults(
+        *(
+            (given[name].where, given[name].value) if name in given else (name, empty)
+            for name, empty in (("users", ()), ("groups", ()), ("units", {}))
+        )
+    )
     if clean := given.get("clean"):
         dropped = [name for name in clean.value if name.startswith("-")]
         if dropped and len(dropped) < len(clean.value):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Final
 
+from buildstep.spec.accounts import GROUPS, MODE, UNITS, USERS
 from buildstep.spec.document import LAST_SECOND
 from buildstep.spec.schema import BOOLEAN, HTTP, Rule, array, choice, integer, mapping, record, text
 
@@ -167,6 +168,23 @@ _TABLE: Final = (
         "network: whether these commands may use the network (false); env: variables for them.",
     ),
     Setting(
+        "users",
+        USERS,
+        "Accounts to make before anything else is put into the image. gid: of the first group, by default one"
+        " of the user's own with the number of the user; group: an existing one by name instead; groups:"
+        " further ones, which packages may bring; home, shell: by default as for a daemon up to 999"
+        " (/nonexistent, nologin), and as for a person above (below the directory home, /bin/sh);"
+        " create_home: make it with what is in /etc/skel (where system is false). The password is locked.",
+        commas=False,
+    ),
+    Setting(
+        "groups",
+        GROUPS,
+        "Groups to make before anything else. members: users that are in it, beside those with it among their"
+        " groups.",
+        commas=False,
+    ),
+    Setting(
         "order",
         text() | choice(["proto-first", "packages-first"]),
         "What goes in first. Packages first: they are reused when only the proto directory changed.",
@@ -178,6 +196,18 @@ _TABLE: Final = (
         "Who owns the files of the proto directory: one rule, or an object of globs, of which the"
         ' first that matches counts and "*" comes last. keep: the numbers they have on the agent.',
         flag="--owner",
+    ),
+    Setting(
+        "modes",
+        mapping(MODE, keys=_LINE),
+        "Modes of the files of the proto directory: an object of globs as in owner, of which the first that"
+        " matches counts; the others keep their mode. As chmod takes them, D or F in front for directories or"
+        " files only: 0640, u=rwX,go=rX, D0755,F0644.",
+    ),
+    Setting(
+        "units",
+        UNITS,
+        "Units of systemd to enable, disable or mask when all is in the image, as systemctl --root does it.",
     ),
     Setting(
         "exclude", array(_LINE), "Patterns of rsync, for what stays out.", flag="--exclude", commas=False

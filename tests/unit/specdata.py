@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from buildstep.errors import SpecError
+from buildstep.spec.accounts import Group, Units, User
 from buildstep.spec.fields import (
     BuildSpec,
     InstallerOptions,
@@ -70,6 +71,22 @@ GIVEN: dict[str, tuple[Any, Any, str, Any, Any, Any]] = {
         RunOptions(env={"A": "b"}),
         RunOptions(),
     ),
+    "users": (
+        [{"name": "a", "uid": 990}],
+        [{"name": "b", "uid": 1001.0, "groups": ["c"], "create_home": False}],
+        '[{"name": "d", "uid": 7, "home": "/d"}]',
+        (User(name="a", uid=990),),
+        (User(name="b", uid=1001, groups=("c",), create_home=False),),
+        (User(name="d", uid=7, home="/d"),),
+    ),
+    "groups": (
+        [{"name": "a", "gid": 990}],
+        [{"name": "b", "gid": 5, "members": ["c"]}],
+        '[{"name": "d", "gid": 7}]',
+        (Group(name="a", gid=990),),
+        (Group(name="b", gid=5, members=("c",)),),
+        (Group(name="d", gid=7),),
+    ),
     "order": (
         "packages-first",
         "packages-first",
@@ -85,6 +102,22 @@ GIVEN: dict[str, tuple[Any, Any, str, Any, Any, Any]] = {
         {"*": "keep"},
         {"srv/**": "www:www", "*": "0:0"},
         {"a": "1:1", "*": "root:root"},
+    ),
+    "modes": (
+        {"*": "0640"},
+        {"srv/**": "D0755,F0644", "a": "u=rwX,go=rX"},
+        '{"a": "+x"}',
+        {"*": "0640"},
+        {"srv/**": "D0755,F0644", "a": "u=rwX,go=rX"},
+        {"a": "+x"},
+    ),
+    "units": (
+        {"enable": ["a.service"]},
+        {"mask": ["b@.service", "c@d.timer"], "disable": ["e.socket"]},
+        "{}",
+        Units(enable=("a.service",)),
+        Units(mask=("b@.service", "c@d.timer"), disable=("e.socket",)),
+        Units(),
     ),
     "exclude": (("a,b", "c"), ["- d"], "{e,f}", ("a,b", "c"), ("- d",), ("{e,f}",)),
     "replace": (("/a,b", "c/**"), ["/d"], "{e,f}", ("/a,b", "c/**"), ("/d",), ("{e,f}",)),
@@ -165,6 +198,16 @@ BAD_SETTINGS: list[tuple[str, Any, str]] = [
     ("owner", {}, ""),
     ("owner", {"a": "root"}, ".a"),
     ("owner", ["root:root"], ""),
+    ("users", [{"name": "a"}], "[0].uid"),
+    ("users", [{"name": "9", "uid": 1}], "[0].name"),
+    ("users", [{"name": "a", "uid": 0}], "[0].uid"),
+    ("users", [{"name": "a", "uid": 1, "home": "/a:b"}], "[0].home"),
+    ("users", [{"name": "a", "uid": 1, "sehll": "/b"}], "[0].sehll"),
+    ("groups", [{"name": "a", "gid": 4294967295}], "[0].gid"),
+    ("modes", {"*": "999"}, '["*"]'),
+    ("modes", {"*": "rwx"}, '["*"]'),
+    ("units", {"enable": ["app"]}, ".enable[0]"),
+    ("units", {"start": []}, ".start"),
     ("exclude", [""], "[0]"),
     ("replace", ["a\nb"], "[0]"),
     ("clean", ["-lgos"], "[0]"),
