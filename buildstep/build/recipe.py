@@ -16,6 +16,7 @@ from typing import Any, Final
 from buildstep.errors import Fault, SpecError
 from buildstep.spec import schema
 from buildstep.spec.document import read_document
+from buildstep.spec.run_rules import PLAIN_RUN
 from buildstep.spec.schema import BOOLEAN, array, at, record, text
 from buildstep.spec.settings import OUTPUT, SETTINGS
 
@@ -47,7 +48,7 @@ RULE: Final = record(
         "image": SETTINGS["image"].rule,
         "sources": array(SOURCE),
         "packages": SETTINGS["packages"].rule,
-        "run": SETTINGS["run"].rule,
+        "run": PLAIN_RUN,
         "network": BOOLEAN,
         "env": SETTINGS["run_options"].rule["properties"]["env"],
         "outputs": array(OUTPUT, least=1),

@@ -23,12 +23,14 @@ LAST_SECOND: Final = 253402300799
 class Document(NamedTuple):
     """JSON that was read.
 
-    source: where it came from, for messages; faults: of values given with it, told with those of the JSON.
+    source: where it came from, for messages; faults: of values given with it, told with those of the JSON;
+    folder: what the files that it names are relative to; None for the current directory.
     """
 
     source: str
     value: object
     faults: tuple[Fault, ...] = ()
+    folder: Path | None = None
 
 
 def read_document(
@@ -53,12 +55,14 @@ def read_document(
     if argument is None:
         hint = "give a file or JSON text, or build where there is an m.json"
         raise SpecError("command line", [Fault(where="--manifest", message="is required", hint=hint)])
+    folder = cwd
     if argument.lstrip().startswith("{"):
         source, text = "inline manifest", argument
     elif argument == "-":
         source, text = "standard input", stdin
     else:
         source, text = argument, schema.read_file(os.fspath(cwd / argument))
+        folder = (cwd / argument).parent
     faults = _unused(source, text, defines) if defines else ()
     try:
         if source.endswith(".j2"):
@@ -73,7 +77,7 @@ def read_document(
         value = schema.parse(text, source)
         if halves := [*_halves(value, "$")]:
             raise SpecError(source, halves)
-        return Document(source, value, faults)
+        return Document(source, value, faults, folder)
     except SpecError as error:
         raise SpecError(source, [*faults, *error.faults]) from None
 

@@ -24,10 +24,55 @@ class InstallerOptions:
     recommends: bool = False
     mirror: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
 
 
-RunCommand = str | tuple[str, ...]
-"""A command in the image: a line or script for its shell, or an argument vector."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunCommand:
+    """A command in the image. name: empty for one that was given as a line or a list alone, whose result is
+    not kept by itself.
+
+    argv, or a script for an interpreter, which is what `file` of the component holds, if that is given.
+    workdir, user, env: how it runs; inputs: all that it sees of the proto directory, if there are any; cache:
+    directories that stay for the next build, and never ship; network: None for what `run_options` say;
+    secrets: by their names; timeout: seconds.
+    """
+
+    name: str = ""
+    argv: tuple[str, ...] = ()
+    script: str = ""
+    file: str | None = None
+    interpreter: tuple[str, ...] = ()
+    workdir: str | None = None
+    user: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    inputs: tuple[str, ...] = ()
+    cache: tuple[str, ...] = ()
+    network: bool | None = None
+    secrets: tuple[str, ...] = ()
+    timeout: int | None = None
+
+    @classmethod
+    def of(cls, value: Any) -> RunCommand:
+        """Return the command that checked JSON stands for: a line, a list or an object."""
+        if isinstance(value, str):
+            return cls(script=value)
+        if isinstance(value, list | tuple):
+            return cls(argv=tuple(value))
+        return cls(**{key: from_data(key, part) for key, part in value.items()})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Secret:
+    """Something that a command is shown, and that stays nowhere. It is what a file of the CI host holds, or a
+    variable of its environment (env); the command has it at `target`, or as a variable of its own."""
+
+    file: str | None = None
+    env: str | None = None
+    target: str | None = None
+    variable: str | None = None
+    mode: str = "0600"
+    owner: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +150,7 @@ class BuildSpec:
     installer_options: InstallerOptions = InstallerOptions()
     run: tuple[RunCommand, ...] = ()
     run_options: RunOptions = RunOptions()
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
     users: tuple[User, ...] = ()
     groups: tuple[Group, ...] = ()
     order: Literal["proto-first", "packages-first"] = "proto-first"
@@ -218,6 +264,10 @@ def from_data(name: str, value: Any) -> Any:
         return _NESTED[name](**{key: from_data(key, part) for key, part in value.items()})
     if name in ("proto", "output_dir"):
         return Path(value)
+    if name == "run":
+        return tuple(map(RunCommand.of, value))
+    if name == "secrets" and isinstance(value, Mapping):
+        return {key: Secret(**part) for key, part in value.items()}
     if name == "owner":
         rules = {"*": value} if isinstance(value, str) else dict(value)
         return rules | {"*": rules.pop("*", "root:root")}

@@ -17,9 +17,9 @@ from typing import Any, Final, NamedTuple
 
 from buildstep.errors import Fault, SpecError
 from buildstep.formats.oci import naming
-from buildstep.spec import accounts, imgmanifest, schema
+from buildstep.spec import accounts, imgmanifest, run_rules, schema
 from buildstep.spec.document import Document
-from buildstep.spec.fields import BuildSpec, Origin, from_data, store_url, to_data
+from buildstep.spec.fields import BuildSpec, Origin, Secret, from_data, store_url, to_data
 from buildstep.spec.json_schema import SCHEMA_KEY, build_rule
 from buildstep.spec.schema import at
 from buildstep.spec.settings import PREFIX, SETTINGS, Choices, Setting
@@ -79,11 +79,16 @@ def load(
             given[name] = found
         elif found.origin != "file":  # check_document has checked those of the file
             faults += wrong
+    folder = document.folder or cwd
     faults += _relations(given, flags, cwd)
+    faults += _run_faults(given, folder, environ)
     faults += _file_name_faults(user, given)
     if faults:
         raise SpecError(source, faults)
-    return _spec(user, given, source, cwd)
+    spec = _spec(user, given, source, cwd)
+    return dataclasses.replace(
+        spec, run=run_rules.with_scripts(spec.run, folder), secrets=_placed(spec.secrets, folder)
+    )
 
 
 def check_document(document: object, choices: Choices) -> list[Fault]:
@@ -205,6 +210,28 @@ def _relations(given: Mapping[str, _Given], flags: Mapping[str, object], cwd: Pa
         if dropped and len(dropped) < len(clean.value):
             message = "names cleaners to run and cleaners to leave out; it can only be one of them"
             yield Fault(where=clean.where, message=message)
+
+
+def _run_faults(given: Mapping[str, _Given], folder: Path, environ: Mapping[str, str]) -> Iterator[Fault]:
+    """Yield faults of commands, of secrets, and of who names these."""
+    run, secrets = given.get("run"), given["secrets"].value if "secrets" in given else {}
+    where = run.where if run else "$.build.run"
+    yield from run_rules.faults(run.value if run else (), secrets, where, folder, environ)
+    options = given.get("installer_options")
+    for index, name in enumerate(options.value.get("secrets", ()) if options else ()):
+        if options and name not in secrets:
+            place = at(at(options.where, "secrets"), index)
+            yield Fault(where=place, message=f"there is no secret {name}", hint=schema.near(name, secrets))
+
+
+def _placed(secrets: Mapping[str, Secret], folder: Path) -> dict[str, Secret]:
+    """Return the secrets with absolute paths of their files."""
+    return {
+        name: dataclasses.replace(secret, file=os.path.abspath(folder / os.path.expanduser(secret.file)))
+        if secret.file
+        else secret
+        for name, secret in secrets.items()
+    }
 
 
 def _no_directory(path: Path) -> str:

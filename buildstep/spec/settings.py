@@ -12,6 +12,7 @@ from typing import Final
 
 from buildstep.spec.accounts import GROUPS, MODE, UNITS, USERS
 from buildstep.spec.document import LAST_SECOND
+from buildstep.spec.run_rules import ENV, NAME, RUN, SECRETS
 from buildstep.spec.schema import BOOLEAN, HTTP, Rule, array, choice, integer, mapping, record, text
 
 
@@ -75,7 +76,6 @@ _WORD = text(rf"[^{_PLAIN}-][^{_PLAIN}]*", say="one line that does not start wit
 _LINE = text(rf"[^{_PLAIN}]*", say="one line")
 _NO_NUL = text(r"[^\x00]*", say="free of NUL", least=0)
 _ABSOLUTE = text(rf"/[^{_PLAIN}]*", say="an absolute path")
-_ENV = mapping(_NO_NUL, keys=text(r"[A-Za-z_][A-Za-z0-9_]*", say="the name of a variable"))
 _PACKAGE = text(
     r"[A-Za-z0-9_.+:=~/][A-Za-z0-9_.+:=~/-]*",
     say="a package: A-Z a-z 0-9 - _ . + : = ~ / and no dash in front",
@@ -113,7 +113,7 @@ _OCI = record(
     {
         "entrypoint": array(_NO_NUL),
         "cmd": array(_NO_NUL),
-        "env": _ENV,
+        "env": ENV,
         "user": text(f"{_WHO}(:{_WHO})?", say="USER or USER:GROUP"),
         "workdir": _ABSOLUTE,
         "expose": array(text(f"{_PORT}(/(tcp|udp|sctp))?", say="a port such as 80 or 53/udp")),
@@ -151,21 +151,32 @@ _TABLE: Final = (
     ),
     Setting(
         "installer_options",
-        record({"recommends": BOOLEAN, "mirror": _WORD, "env": _ENV}),
+        record({"recommends": BOOLEAN, "mirror": _WORD, "env": ENV, "secrets": array(NAME, unique=True)}),
         "recommends: also what packages recommend (false); mirror: fetch from there; env: variables"
-        " for the package manager.",
+        " for the package manager; secrets: what it is shown of `secrets`.",
     ),
     Setting(
         "run",
-        array(_NO_NUL | array(_NO_NUL, least=1) | {"type": ["string", "array"]}),
+        RUN,
         "Commands to run in the image, as root, when the proto directory and the packages are in it: each a"
-        " line or script for its shell, which ends at the first error, or a list of arguments.",
+        " line or script for its shell, which ends at the first error, a list of arguments, or an object,"
+        " whose result is kept for the next build: name; argv, script or file with its interpreter; workdir,"
+        " user, env; inputs: all that it depends on in the proto directory; cache: directories that stay for"
+        " the next build and never ship; network; secrets: by name; timeout: seconds.",
         commas=False,
     ),
     Setting(
         "run_options",
-        record({"network": BOOLEAN, "env": _ENV}),
+        record({"network": BOOLEAN, "env": ENV}),
         "network: whether these commands may use the network (false); env: variables for them.",
+    ),
+    Setting(
+        "secrets",
+        SECRETS,
+        "What commands are shown by its name, and what stays nowhere. file, or env: the file or the variable"
+        " of the CI host that has it; target: the file in the image (by the name: netrc, npmrc, pip.conf,"
+        " apt-auth and others have their place, all else is in /run/secrets); variable: one of the command's,"
+        " in place of a file; mode (0600), owner.",
     ),
     Setting(
         "users",

@@ -56,10 +56,10 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
 
 def argv_of(command: RunCommand) -> tuple[str, ...]:
     """Return the argument vector of a command: a line is for the image's shell, which ends at an error."""
-    return (*_SHELL, command) if isinstance(command, str) else command
+    return command.argv or (*_SHELL, command.script)
 
 
 def text_of(command: RunCommand) -> str:
     """Return a command as people read it: the first line of a script."""
-    first, *more = (command if isinstance(command, str) else shlex.join(command)).strip().splitlines() or [""]
+    first, *more = (shlex.join(command.argv) or command.script).strip().splitlines() or [""]
     return f"{first} ..." if more else first
