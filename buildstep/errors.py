@@ -33,6 +33,7 @@ class ExitCode(IntEnum):
     REGISTER = 21
     INCOMPLETE = 22
     SERVICE = 23
+    LOCK = 24
 
 
 class BuildstepError(Exception):
@@ -208,6 +209,12 @@ class GateError(BuildstepError):
     """A limit that the caller asked for is exceeded. A comparison is done then; a build gives out nothing."""
 
     exit_code = ExitCode.GATE
+
+
+class LockError(BuildstepError):
+    """A lock: it is not about what is asked for, not current, or something that it names is gone."""
+
+    exit_code = ExitCode.LOCK
 
 
 class Interrupted(BuildstepError):

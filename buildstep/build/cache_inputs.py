@@ -22,6 +22,7 @@ NOT_DECISIVE = (
     "keep_on_failure", "keep_clone", "shell_on_failure", "timeouts", "limits", "origin_of", "source", "pool",
     "cache", "index_max_age", "name", "version", "max_size", "max_growth", "over_size",
     "base_max_age", "secrets",
+    "locked", "lock", "lock_problem",
 )  # fmt: skip
 """Fields of a spec that no output depends on; name and version are part of the manifest as well."""
 

@@ -166,6 +166,12 @@ def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool
 @click.option("--ref", metavar="NAME", help="The name of the image in the store (default: NAME/VERSION).")
 @click.option("--network/--no-network", default=None, help="Whether package steps may use the network.")
 @click.option(
+    "--locked/--no-lock",
+    "locked",
+    default=None,
+    help="Demand a lock that fits (see `buildstep lock`), or build without it.",
+)
+@click.option(
     "--no-cache",
     "cache",
     is_flag=True,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from buildstep.spec.accounts import Group, Units, User
+from buildstep.spec.lock import Lock
 
 Origin = Literal["flag", "file", "environment", "default"]
 
@@ -23,6 +24,7 @@ class InstallerOptions:
 
     recommends: bool = False
     mirror: str | None = None
+    snapshot: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
 
@@ -189,7 +191,12 @@ class BuildSpec:
     index_max_age: int = 3600
     base_max_age: int | None = None
     network: bool = True
+    locked: bool | None = None
 
+    lock: Lock | None = None
+    """What is beside the m.json, and fits it: no setting."""
+    lock_problem: str = ""
+    """Why a lock that is there is not used: no setting."""
     keep_clone: bool = False
     """Whether the clone stays after a success too. No setting: commands that debug a build set it."""
 
@@ -284,7 +291,9 @@ def _row(name: str, part: Any) -> Any:
 
 
 def to_data(value: object) -> object:
-    """Return the value of a field as JSON data."""
+    """Return the value of a field as JSON data: of a lock, which file it is."""
+    if isinstance(value, Lock):
+        return {"path": os.fspath(value.path), "sha256": value.sha256}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         parts = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
         return {name: to_data(part) for name, part in parts.items() if part is not None}

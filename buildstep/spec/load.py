@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from buildstep.errors import Fault, SpecError
 from buildstep.formats.oci import naming
-from buildstep.spec import accounts, imgmanifest, run_rules, schema
+from buildstep.spec import accounts, imgmanifest, locking, run_rules, schema
 from buildstep.spec.document import Document
 from buildstep.spec.fields import BuildSpec, Origin, Secret, from_data, store_url, to_data
 from buildstep.spec.json_schema import SCHEMA_KEY, build_rule
@@ -56,7 +56,7 @@ def load(
 
     flags: by name of setting, and `dir` beside `proto`, as both mean the same; None is not given, nor is
     an empty variable. Relative paths are relative to cwd, wherever they were given.
-    Errors: SpecError with every fault found.
+    Errors: SpecError with every fault found, LockError for a lock that does not fit where it has to.
     """
     assert flags.keys() <= SETTINGS.keys() | {"dir"}, flags.keys()
     source, value = document.source, document.value
@@ -86,9 +86,10 @@ def load(
     if faults:
         raise SpecError(source, faults)
     spec = _spec(user, given, source, cwd)
-    return dataclasses.replace(
+    spec = dataclasses.replace(
         spec, run=run_rules.with_scripts(spec.run, folder), secrets=_placed(spec.secrets, folder)
     )
+    return locking.with_lock(spec, environ, cwd)
 
 
 def check_document(document: object, choices: Choices) -> list[Fault]:

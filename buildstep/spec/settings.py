@@ -84,6 +84,10 @@ PREFIX = text(
     rf"[^/.{_PLAIN}{_HALVES}-][^/{_PLAIN}{_HALVES}]*",
     say="a file name that does not start with a dot or a dash",
 )
+_SNAPSHOT = text(
+    rf"[0-9]{{8}}T[0-9]{{6}}Z|({HTTP}|file)://[^\s{_PLAIN}]+",
+    say="a time such as 20260102T030405Z, or an address, which may have {archive} and {date}",
+)
 _WHO = "[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _OWNER = text(f"keep|{_WHO}:{_WHO}", say='"keep" or USER:GROUP, names or numbers')
 _PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6([0-4][0-9]{3}|5([0-4][0-9]{2}|5([0-2][0-9]|3[0-5]))))"
@@ -151,9 +155,18 @@ _TABLE: Final = (
     ),
     Setting(
         "installer_options",
-        record({"recommends": BOOLEAN, "mirror": _WORD, "env": ENV, "secrets": array(NAME, unique=True)}),
-        "recommends: also what packages recommend (false); mirror: fetch from there; env: variables"
-        " for the package manager; secrets: what it is shown of `secrets`.",
+        record(
+            {
+                "recommends": BOOLEAN,
+                "mirror": _WORD,
+                "snapshot": _SNAPSHOT,
+                "env": ENV,
+                "secrets": array(NAME, unique=True),
+            }
+        ),
+        "recommends: also what packages recommend (false); mirror: fetch from there; snapshot: a dated mirror"
+        " for package files of a lock that are nowhere else; env: variables for the package manager; secrets:"
+        " what it is shown of `secrets`.",
     ),
     Setting(
         "run",
@@ -365,6 +378,14 @@ _TABLE: Final = (
         BOOLEAN,
         "Whether the steps that install packages may use the network.",
         flag="--network/--no-network",
+    ),
+    Setting(
+        "locked",
+        BOOLEAN,
+        "Whether the build takes exactly what the lock beside its m.json has (`buildstep lock`). Default:"
+        " where there is a lock that fits; one that does not fit is an error in CI, and is not used"
+        " elsewhere.",
+        flag="--locked/--no-lock",
     ),
 )
 

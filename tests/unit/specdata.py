@@ -179,6 +179,7 @@ GIVEN: dict[str, tuple[Any, Any, str, Any, Any, Any]] = {
     ),
     "index_max_age": (60, 120, "180", 60, 120, 180),
     "network": (False, False, "off", False, False, False),
+    "locked": (False, False, "off", False, False, False),
 }
 
 BAD_SETTINGS: list[tuple[str, Any, str]] = [
