@@ -37,7 +37,9 @@ the JSON Schema for it says what is said here, except how fields depend on each 
   (`branch`, `commit`, `short`, `dirty`, `tag`), `env`, and what `-D key=value` defines, which wins. A name
   that is not given is a fault, and so is one of `-D` that the template does not have, or without a template.
   Write `{{ value | tojson }}` where a value may hold quotes.
-- Relative paths are relative to the directory the command runs in.
+- `include` names files that come before this one, `profiles` has variants of it
+  ([one manifest of several files](../how-to/one-manifest-of-several.md)).
+- Relative paths are relative to the directory the command runs in; those of `include` to the file.
 - `version`, and `name` unless there is an `image_prefix`, become parts of file names: no `/` in them.
 """
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import click
 
 from buildstep import __version__
 from buildstep.cli import inputs, values
-from buildstep.cli.options import echo, pairs, print_json, read_stdin, short_path, show, tell
+from buildstep.cli.options import PROFILES, echo, pairs, print_json, read_stdin, short_path, show, tell
 from buildstep.errors import SpecError, UsageError
 from buildstep.system import standard_streams
 
@@ -196,6 +196,7 @@ def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool
 @click.option(
     "-D", "defines", multiple=True, callback=pairs, metavar="KEY=VALUE", help="A value for templates."
 )
+@PROFILES
 @click.option("-v", "--verbose", count=True, help="Show the tools' output; twice: debug notes.")
 @click.option("-q", "--quiet", is_flag=True, help="Only errors and the result.")
 @click.option("--as-buildimage", is_flag=True, hidden=True)
@@ -204,6 +205,7 @@ def command(
     words: tuple[str, ...],
     manifest_arg: str | None,
     defines: dict[str, str],
+    profiles: tuple[str, ...],
     as_buildimage: bool,
     **options: Any,
 ) -> int:
@@ -226,10 +228,11 @@ def command(
     manifest_arg, options["proto"] = inputs.find_inputs(words, manifest_arg)
     text = read_stdin() if manifest_arg == "-" else ""
     notes: list[str] = []
-    spec = load_spec(read_here(manifest_arg, defines, text, notes.append), options)
+    document = read_here(manifest_arg, defines, text, notes.append, profiles)
+    spec = load_spec(document, options)
     packages = spec.runs and not run["dry_run"]
     user_namespace.enter(named_pool(spec), packages=packages, stdin=text)
-    return session.enclosed(lambda: _build(spec, notes, **run))
+    return session.enclosed(lambda: _build(spec, _Read(notes, document.files), **run))
 
 
 def read_here(
@@ -237,16 +240,17 @@ def read_here(
     defines: Mapping[str, str],
     stdin: str = "",
     tell: Callable[[str], None] | None = None,
+    profiles: Sequence[str] = (),
 ) -> Document:
     """Return the m.json of a command line, read in the current directory. stdin: for the argument `-`. tell:
-    is told what of the environment won over the checkout."""
+    is told what of the environment won over the checkout. profiles: those of the variable where none are
+    given."""
     from buildstep.spec import template
-    from buildstep.spec.document import read_document
+    from buildstep.spec.document import PROFILE, read_document
 
     git = partial(template.git_facts, tell=tell)
-    return read_document(
-        manifest_arg, cwd=Path.cwd(), environ=os.environ, defines=defines, stdin=stdin, git=git
-    )
+    environ = {**os.environ, PROFILE: ",".join(profiles)} if profiles else os.environ
+    return read_document(manifest_arg, cwd=Path.cwd(), environ=environ, defines=defines, stdin=stdin, git=git)
 
 
 def load_spec(document: Document, flags: Mapping[str, object]) -> BuildSpec:
@@ -291,9 +295,16 @@ def choices(*, plugins: bool = False) -> Choices:
     )
 
 
+class _Read(NamedTuple):
+    """What the reading of the m.json brought up: what to tell, and the digests of its files."""
+
+    notes: Sequence[str]
+    files: Mapping[str, str]
+
+
 def _build(
     spec: BuildSpec,
-    notes: Sequence[str],
+    read: _Read,
     *,
     dry_run: bool,
     as_json: bool,
@@ -320,7 +331,7 @@ def _build(
         opened.bus.subscribe(JsonView(stream))
     if standard_streams.closed(standard_streams.STDOUT):
         opened.bus.announce("standard output is closed: what the build made is only in its record")
-    for note in notes:
+    for note in read.notes:
         if dry_run:
             tell(f"buildstep: {note}")
         else:
@@ -344,7 +355,8 @@ def _build(
         with report_failure(opened.bus, "pruning the cache"):
             prune.keep_within(opened.cache, opened.limits)
     done = f"the image was built: {short_path(result.manifest)}"
-    show(result.to_json(), map(short_path, result.paths), as_json=as_json, done=done)
+    facts = {**result.to_json(), "sources": dict(read.files)}
+    show(facts, map(short_path, result.paths), as_json=as_json, done=done)
     return 0
 
 

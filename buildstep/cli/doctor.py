@@ -38,6 +38,7 @@ def command(
     words: tuple[str, ...],
     manifest_arg: str | None,
     defines: dict[str, str],
+    profiles: tuple[str, ...],
     as_json: bool,
     quiet: bool,
     **flags: object,
@@ -58,7 +59,7 @@ def command(
     manifest_arg, flags["proto"] = find_inputs(words, manifest_arg)
     manifest_arg = manifest_arg or default_manifest(Path.cwd())
     text = read_stdin() if manifest_arg == "-" else ""
-    spec, proto, before = _spec(manifest_arg, flags, defines, text)
+    spec, proto, before = _spec(manifest_arg, flags, defines, text, profiles)
     pool = build.named_pool(spec) if spec is not None else str(flags["pool"] or "") or None
     config = configs.Config()
     try:
@@ -80,18 +81,23 @@ def command(
 _SHARED = (
     "words", "manifest_arg", "dir", "image", "packages", "upgrade_first", "formats", "compression",
     "installer", "order", "exclude", "output_dir", "network", "pool", "store", "ref", "defines",
+    "profiles",
 )  # fmt: skip
 command.params[:0] = [param for param in build.command.params if param.name in _SHARED]
 """What a build is told that decides what it needs; the same words mean the same."""
 
 
 def _spec(
-    manifest_arg: str | None, flags: Mapping[str, object], defines: Mapping[str, str], text: str = ""
+    manifest_arg: str | None,
+    flags: Mapping[str, object],
+    defines: Mapping[str, str],
+    text: str = "",
+    profiles: Sequence[str] = (),
 ) -> tuple[BuildSpec | None, Path | None, list[Finding]]:
     """Return the spec, its proto directory if that is known and there, and what is wrong with them."""
     found: list[Finding] = []
     try:
-        document = build.read_here(manifest_arg or _AGENT, defines, text)
+        document = build.read_here(manifest_arg or _AGENT, defines, text, profiles=profiles)
         try:
             spec = build.load_spec(document, flags)
         except SpecError as error:

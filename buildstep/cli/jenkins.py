@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import click
 
 from buildstep.cli import values
-from buildstep.cli.options import JSON, pairs, read_stdin, show, tell
+from buildstep.cli.options import JSON, PROFILES, pairs, read_stdin, show, tell
 
 if TYPE_CHECKING:
     from buildstep.net.jenkins import JenkinsBuild, JenkinsServer
@@ -67,6 +67,7 @@ _NUMBER = click.argument("number", required=False, type=int)
     help="What is to be built (same as MANIFEST; default: the m.json or m.json.j2 that is here, if one is).",
 )
 @click.option("-D", "defines", multiple=True, callback=pairs, metavar="KEY=VALUE", help="For a template.")
+@PROFILES
 @click.option(
     "--image",
     default="",
@@ -89,6 +90,7 @@ def agents(
     words: tuple[str, ...],
     manifest: str | None,
     defines: dict[str, str],
+    profiles: tuple[str, ...],
     labels: tuple[str, ...],
     as_json: bool,
     **wanted: str,
@@ -104,7 +106,7 @@ def agents(
     if proto is not None:
         raise click.UsageError(f"{proto} is no m.json")
     named = named or default_manifest(Path.cwd())
-    document = _document(named, defines) if named or defines else {}
+    document = _document(named, defines, profiles) if named or defines else {}
     needs = dataclasses.replace(needs_of(document, **wanted), labels=labels)
     verdicts = judge(list_nodes(_server()), needs)
     lines = []
@@ -233,11 +235,11 @@ def _text(name: str) -> str:
         raise click.BadParameter(f"{name} cannot be read: {error}") from error
 
 
-def _document(name: str | None, defines: dict[str, str]) -> dict[str, Any]:
+def _document(name: str | None, defines: dict[str, str], profiles: tuple[str, ...] = ()) -> dict[str, Any]:
     from buildstep.cli.build import read_here
     from buildstep.errors import Fault, SpecError
 
-    found = read_here(name, defines, read_stdin() if name == "-" else "")
+    found = read_here(name, defines, read_stdin() if name == "-" else "", profiles=profiles)
     faults = list(found.faults)
     if not isinstance(found.value, dict):
         faults.append(Fault(where="$", message="is not an object"))

@@ -35,13 +35,15 @@ def _watched(job: Callable[[Path, Watched], None]) -> Callable[..., None]:
     def run(state: Path, proto: Path, files: tuple[Path, ...], git: bool) -> None:
         from buildstep.cli.make_state import Watched
         from buildstep.spec import template
+        from buildstep.spec.ignore_file import IGNORE_FILE
 
         identity = ""
         if git:
             facts = template.git_facts(Path.cwd())
             dirt = " with changes" if facts["dirty"] else ""
             identity = f"{facts['branch']} at {facts['short']}{dirt}"
-        job(state, Watched(proto=proto, files=files, git=identity))
+        ignore = Path(os.path.abspath(proto)).parent / IGNORE_FILE
+        job(state, Watched(proto=proto, files=(*files, ignore), git=identity))
 
     return run
 

@@ -54,11 +54,16 @@ def why_stale(state: Path, watched: Watched) -> str:
         grows = name.endswith(RECORD_SUFFIX)
         if not os.path.isfile(name) or (os.path.getsize(name) != size and not grows):
             return f"{name} is not as it was written"
-    for path in watched.files:
-        if not path.is_file() or stamp["files"].get(os.fspath(path)) != sha256_file(path):
-            return f"{path} has changed"
+    for name in {**dict.fromkeys(map(os.fspath, watched.files)), **stamp["files"]}:
+        if stamp["files"].get(name, "") != _digest(name):
+            return f"{name} has changed"
     changed = _newer(watched.proto, stamp["since"])
     return f"{changed} has changed" if changed else ""
+
+
+def _digest(path: str | Path) -> str:
+    """Return the digest of a file; empty where there is none."""
+    return sha256_file(Path(path)) if os.path.isfile(path) else ""
 
 
 def _newer(tree: Path, since: int) -> str:
@@ -105,7 +110,7 @@ def begin(state: Path, watched: Watched) -> str:
         "format": FORMAT,
         "version": __version__,
         "git": watched.git,
-        "files": {os.fspath(path): sha256_file(path) for path in watched.files if path.is_file()},
+        "files": {os.fspath(path): _digest(path) for path in watched.files},
         "since": since,
         "values": values,
     }
@@ -129,6 +134,8 @@ def finish(state: Path) -> list[str]:
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise StoreError("the build reported no files that exist", detail=str(error)) from error
     noted = read_json(begun)
+    # What the manifest includes is known only now, by the digests of what the build has read.
+    noted["files"] |= result.get("sources", {})
     stem = result["manifest"].removesuffix(".imgmanifest")
     beside = [stem + ending for ending in (".events.jsonl", ".pkgaudit") if os.path.exists(stem + ending)]
     made = sorted({*_made(state), *paths, *beside})

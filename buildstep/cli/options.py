@@ -31,6 +31,13 @@ CLAMP = click.option(
     show_envvar=True,
     help="Record no later time than this.",
 )
+PROFILES = click.option(
+    "--profile",
+    "profiles",
+    multiple=True,
+    metavar="NAME",
+    help="A variant of the m.json, from its `profiles`; repeat: the later wins.",
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 

@@ -183,7 +183,7 @@ class _Search:
         ignored = self.ignored(component, ignore, files, f"{BUILD}/{file}") if ignore else frozenset()
         made = []
         for platform in platforms or ("",):
-            read = kind.read(text, where=path, options=replace(options, platform=platform))
+            read = kind.read(text, where=path, options=replace(options, platform=platform, top=self.root))
             self.faults += [fault for fault in read.faults if fault not in self.faults]
             lines = {copy.text: f"{path}:{copy.line}" for copy in reversed(read.copies)}
             full = f"{name}@{platform}" if len(platforms) > 1 else name

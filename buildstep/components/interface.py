@@ -26,7 +26,8 @@ class ReadOptions:
     over the defaults of ARG; arguments_of: all of them for certain images, by name. prefixes: what may stand
     before the name of an image of the graph, such as `registry.example/team/`; tags: the tags with which a
     reference still means the image of the graph. environ: for templates. platforms: of all images that
-    `platforms_of` does not name, none for the builder's own; platform: what one file is read for.
+    `platforms_of` does not name, none for the builder's own; platform: what one file is read for; top: the
+    repository, which the names of files are relative to.
     """
 
     mode: str = "k8s"
@@ -38,6 +39,7 @@ class ReadOptions:
     platforms: tuple[str, ...] = ()
     platforms_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     platform: str = ""
+    top: Path = Path()
 
 
 class Reference(NamedTuple):

@@ -16,6 +16,7 @@ from buildstep.components.interface import GraphError, Image
 from buildstep.components.references import store_name
 from buildstep.components.settings import BuildOptions
 from buildstep.components.stage import Stage
+from buildstep.spec.document import PROFILE
 from buildstep.system import process
 from buildstep.system.registry import Registry, importing
 
@@ -110,7 +111,9 @@ def from_manifest(making: Making) -> str:
 
 def _pipeline_env(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of our own pipeline: it finds this package, and its settings."""
-    ours = {name: value for name, value in environ.items() if name.startswith("BUILDSTEP_")}
+    ours = {
+        name: value for name, value in environ.items() if name.startswith("BUILDSTEP_") and name != PROFILE
+    }  # the plan knows of no profile
     ours.setdefault("SOURCE_DATE_EPOCH", environ.get("SOURCE_DATE_EPOCH", "0"))
     paths = [os.fspath(Path(buildstep.__file__).parents[1]), environ.get("PYTHONPATH", "")]
     return process.base_env(environ, PYTHONPATH=os.pathsep.join(filter(None, paths)), **ours)

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, Final
 
 from buildstep.spec import schema
+from buildstep.spec.compose import INCLUDE, INCLUDE_RULE, PROFILES, PROFILES_RULE
 from buildstep.spec.fields import BuildSpec, to_data
 from buildstep.spec.imgmanifest_fields import FIELDS
 from buildstep.spec.schema import Rule
@@ -25,11 +26,31 @@ def json_schema(choices: Choices) -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "m.json",
         "description": "An image manifest (imgmanifest v2) and how to build the image.",
-        **schema.record(
-            {"$schema": SCHEMA_KEY, **fields, "build": build_rule(choices)},
-            required=("name", "version"),
+        **_with_additions(
+            schema.record(
+                {
+                    "$schema": SCHEMA_KEY,
+                    INCLUDE: INCLUDE_RULE,
+                    PROFILES: PROFILES_RULE,
+                    **fields,
+                    "build": build_rule(choices),
+                }
+            )
         ),
+        # What is put together of several parts may have these from any of them.
+        "anyOf": [{"required": ["name", "version"]}, {"required": [INCLUDE]}, {"required": [PROFILES]}],
     }
+
+
+def _with_additions(rule: Rule) -> Rule:
+    """Return the rule of an object in which each list may also be added to, as `NAME+`, at any depth."""
+    properties: dict[str, Rule] = {}
+    for name, part in rule["properties"].items():
+        properties[name] = _with_additions(part) if "properties" in part else part
+        if part.get("type") == "array":
+            more = f"Added to {name} of what this comes after."
+            properties[f"{name}+"] = {"type": "array", "items": part["items"], "description": more}
+    return {**rule, "properties": properties}
 
 
 def build_rule(choices: Choices) -> Rule:

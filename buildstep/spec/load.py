@@ -11,13 +11,13 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from buildstep.errors import Fault, SpecError
 from buildstep.formats.oci import naming
-from buildstep.spec import accounts, imgmanifest, locking, run_rules, schema
+from buildstep.spec import accounts, ignore_file, imgmanifest, locking, run_rules, schema
 from buildstep.spec.document import Document
 from buildstep.spec.fields import BuildSpec, Origin, Secret, from_data, store_url, to_data
 from buildstep.spec.json_schema import SCHEMA_KEY, build_rule
@@ -56,8 +56,23 @@ def load(
 
     flags: by name of setting, and `dir` beside `proto`, as both mean the same; None is not given, nor is
     an empty variable. Relative paths are relative to cwd, wherever they were given.
-    Errors: SpecError with every fault found, LockError for a lock that does not fit where it has to.
+    Errors: SpecError with every fault found, each with the file that it is in; LockError for a lock that does
+    not fit where it has to.
     """
+    try:
+        return _load(document, flags=flags, environ=environ, cwd=cwd, choices=choices)
+    except SpecError as error:
+        raise SpecError(error.source, document.placed(error.faults)) from None
+
+
+def _load(
+    document: Document,
+    *,
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    cwd: Path,
+    choices: Choices,
+) -> BuildSpec:
     assert flags.keys() <= SETTINGS.keys() | {"dir"}, flags.keys()
     source, value = document.source, document.value
     faults = [*document.faults, *check_document(value, choices)]
@@ -82,6 +97,7 @@ def load(
     folder = document.folder or cwd
     faults += _relations(given, flags, cwd)
     faults += _run_faults(given, folder, environ)
+    faults += _ignore(given, cwd)
     faults += _file_name_faults(user, given)
     if faults:
         raise SpecError(source, faults)
@@ -233,6 +249,17 @@ def _placed(secrets: Mapping[str, Secret], folder: Path) -> dict[str, Secret]:
         else secret
         for name, secret in secrets.items()
     }
+
+
+def _ignore(given: dict[str, _Given], cwd: Path) -> Sequence[Fault]:
+    """Add what the file beside the proto directory leaves out; return what is wrong with that file."""
+    if "proto" not in given:
+        return ()
+    ignored = ignore_file.read(Path(os.path.abspath(cwd / given["proto"].value)))
+    if ignored.patterns:
+        named = given.get("exclude", _Given([], "$.build.exclude", "file"))
+        given["exclude"] = named._replace(value=[*named.value, *ignored.patterns])
+    return ignored.faults
 
 
 def _no_directory(path: Path) -> str:

@@ -305,10 +305,23 @@ def render(data: object) -> str:
 
 def read_file(path: str) -> str:
     """Return the text of a file. Errors: SpecError when it cannot be read or is not UTF-8."""
+    return text_of(read_bytes(path), path)
+
+
+def read_bytes(path: str) -> bytes:
+    """Return what is in a file. Errors: SpecError when it cannot be read."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_bytes()
     except OSError as error:
         reason = error.strerror or str(error)
-    except ValueError as error:  # not UTF-8, or a path no file can have
+    except ValueError as error:  # a path no file can have
         reason = str(error)
     raise SpecError(path, [Fault(where=path, message=reason)])
+
+
+def text_of(data: bytes, path: str) -> str:
+    """Return bytes as text with Unix line ends. Errors: SpecError when they are not UTF-8."""
+    try:
+        return data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+    except ValueError as error:
+        raise SpecError(path, [Fault(where=path, message=str(error))]) from error

@@ -5,14 +5,17 @@ The component's hook makes the proto directory, and `build.image` can name an im
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from buildstep.components.interface import ReadImage, ReadOptions, Reference
 from buildstep.errors import Fault, SpecError
 from buildstep.formats.oci.spec import OciPlatform
-from buildstep.spec import schema, template
+from buildstep.spec.document import PROFILE, Document, Reader
 
 _NO_GIT = {"commit": "0" * 40, "short": "0" * 7, "branch": "detached", "dirty": False, "tag": ""}
 """What a template is told of git here: a base image is not named by a commit, and a plan asks git nothing."""
@@ -39,30 +42,36 @@ class OurImage:
         return [Fault(where=where, message=message, hint="set `platform` of this image in components.toml")]
 
     def read(self, text: str, *, where: str, options: ReadOptions) -> ReadImage:
+        environ = {name: value for name, value in options.environ.items() if name != PROFILE}
+        path = options.top / where
+        reader = Reader(lambda: _NO_GIT, environ, options.arguments, datetime.fromtimestamp(0, UTC))
         try:
-            if where.endswith(".j2"):
-                text = template.render(
-                    text,
-                    source=where,
-                    git=lambda: _NO_GIT,
-                    moment=datetime.fromtimestamp(0, UTC),
-                    environ=options.environ,
-                    defines=options.arguments,
-                )
-            value = schema.parse(text, where)
+            document = reader.document(where, text, path.parent)
         except SpecError as error:
-            return ReadImage(
-                faults=tuple(
-                    Fault(where=f"{where}: {row.where}", message=row.message, hint=row.hint)
-                    for row in error.faults
-                )
-            )
+            faults = [
+                replace(row, where=f"{where}: {row.where}") for row in error.faults if row.where[:2] != "-D"
+            ]
+            return ReadImage(faults=tuple(faults))
+        if outside := _outside(document, path.parents[1], where):
+            return ReadImage(faults=outside)
+        value = document.value
         build = value.get("build") if isinstance(value, dict) else None
         base = build.get("image") if isinstance(build, dict) else None
         if not isinstance(base, str) or not base:
             message = "names no base image"
             return ReadImage(faults=(Fault(where=f"{where}: $.build.image", message=message),))
         return ReadImage(bases=(Reference(base, "build.image", 0),))
+
+
+def _outside(document: Document, component: Path, where: str) -> tuple[Fault, ...]:
+    """Return a fault for each file that is included from elsewhere: a copy of the component is built."""
+    top = os.path.realpath(component)
+    others = [name for name in document.files if not os.path.realpath(name).startswith(f"{top}/")]
+    message = "is included, and is no file of the component"
+    return tuple(
+        Fault(where=f"{where}: {os.path.relpath(name, component)}", message=message, hint="put a copy there")
+        for name in others
+    )
 
 
 IMAGE = OurImage()

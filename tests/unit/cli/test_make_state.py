@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -27,7 +28,7 @@ def watched(site: Path, git: str = "main at abc") -> Watched:
     return Watched(proto=site / "proto", files=[site / "m.json"], git=git)
 
 
-def build(site: Path, version: str = "1") -> list[str]:
+def build(site: Path, version: str = "1", **more: object) -> list[str]:
     """Do what a build does between begin and finish."""
     bits = site / "bits/hello"
     bits.mkdir(parents=True, exist_ok=True)
@@ -35,7 +36,7 @@ def build(site: Path, version: str = "1") -> list[str]:
     paths = [f"{stem}{ending}" for ending in (".oci.tar", ".imgmanifest", ".buildrecord.json")]
     for path in paths:
         Path(path).write_text(json.dumps({"name": "hello", "version": version}))
-    result = {"files": [{"path": paths[0]}], "manifest": paths[1], "record": paths[2]}
+    result = {"files": [{"path": paths[0]}], "manifest": paths[1], "record": paths[2], **more}
     (site / "state/result.part").write_text(json.dumps(result))
     return make_state.finish(site / "state")
 
@@ -47,6 +48,24 @@ def test_nothing_is_stale_after_a_build(site: Path) -> None:
     assert make_state.why_stale(state, watched(site)) == ""
     assert make_state.begin(state, watched(site)) == ""
     assert make_state.finish(state)[0] == "bits/hello/hello-1.oci.tar", "nothing was to be built"
+
+
+def test_what_the_manifest_includes_and_what_is_ignored_are_watched(site: Path) -> None:
+    state, ignore = site / "state", site / ".buildstepignore"
+    included = site / "common.json"
+    included.write_text("{}")
+    seen = Watched(proto=site / "proto", files=[site / "m.json", ignore])
+    make_state.begin(state, seen)
+    digest = hashlib.sha256(included.read_bytes()).hexdigest()
+    build(site, sources={str(included): digest})
+    assert make_state.why_stale(state, seen) == ""
+    ignore.write_text("*.swp")
+    assert make_state.why_stale(state, seen) == f"{ignore} has changed"
+    ignore.unlink()
+    included.write_text('{"version": "2"}')
+    assert make_state.why_stale(state, seen) == f"{included} has changed"
+    included.unlink()
+    assert make_state.why_stale(state, seen) == f"{included} has changed"
 
 
 def test_each_change_is_a_reason(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,6 +243,21 @@ def test_our_own_kind_names_its_base(tmp_path: Path) -> None:
     }
 
 
+def test_our_own_kind_may_include_files_of_its_component(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "a/build/a.image.json": '{"name": "a", "include": ["../conf/common.json"]}',
+            "a/conf/common.json": '{"build": {"image": "base"}}',
+        },
+    )
+    assert found(tmp_path).images()["a"].bases[0].text == "base"
+    write(tmp_path, {"b/build/b.image.json": '{"include": ["../../a/conf/common.json"]}'})
+    assert faults(tmp_path) == [
+        "src/b/build/b.image.json: ../a/conf/common.json: is included, and is no file of the component"
+    ]
+
+
 def test_a_directory_without_src_is_told(tmp_path: Path) -> None:
     assert faults(tmp_path) == ["src: No such file or directory"]
 

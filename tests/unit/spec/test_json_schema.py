@@ -45,15 +45,21 @@ FULL: dict[str, Any] = {
 }
 
 
+ALONE = {name: part for name, part in SCHEMA.items() if name != "anyOf"}
+PARTS = {"include": ["a.json"], "profiles": {"debug": {}}}
+
+
 def structural(document: object) -> bool:
-    return schema.check(document, SCHEMA, "$") == []
+    needs = [set(way["required"]) for way in SCHEMA["anyOf"]]
+    named = not isinstance(document, dict) or any(names <= document.keys() for names in needs)
+    return named and schema.check(document, ALONE, "$") == []
 
 
 def test_the_schema_is_a_schema_that_says_what_everything_is() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert all(part["description"] for part in SCHEMA["properties"].values())
     properties = SCHEMA["properties"]["build"]["properties"]
-    assert properties.keys() == SETTINGS.keys() - {"source_date_epoch"}
+    assert {name for name in properties if name[-1] != "+"} == SETTINGS.keys() - {"source_date_epoch"}
     assert all(part["description"] for part in properties.values())
     assert properties["formats"]["default"] == ["oci"]
     for part in properties.values():
@@ -64,10 +70,21 @@ def test_the_schema_is_a_schema_that_says_what_everything_is() -> None:
 def test_the_full_document_is_good_for_both() -> None:
     assert check_document(FULL, CHOICES) == []
     assert VALIDATOR.is_valid(FULL)
-    assert set(SCHEMA["properties"]) - FULL.keys() == {
+    assert {name for name in SCHEMA["properties"] if name[-1] != "+"} - FULL.keys() == {
+        *PARTS,
         *("public", "eula", "generate_passwords", "inherited_directories"),
         *("nic_driver", "disk_driver", "cpu_type", "image_size"),
     }
+
+
+def test_a_file_of_several_may_lack_a_name_and_adds_to_lists() -> None:
+    assert not VALIDATOR.is_valid({"build": {"image": "scratch"}})
+    for part in ("include", "profiles"):
+        more = {"build": {"packages+": ["strace"], "oci": {"expose+": ["80"]}}, "tags": {"a": "b"}}
+        assert VALIDATOR.is_valid({part: PARTS[part], **more})
+    assert VALIDATOR.is_valid({**FULL, "billing_tags+": ["b"]})
+    assert not VALIDATOR.is_valid({**FULL, "build": {"packages+": "strace"}})
+    assert not VALIDATOR.is_valid({**FULL, "include": "a.json"})
 
 
 @pytest.mark.parametrize(("name", "value", "where"), BAD_SETTINGS)
