@@ -34,6 +34,7 @@ class ExitCode(IntEnum):
     INCOMPLETE = 22
     SERVICE = 23
     LOCK = 24
+    CHECK = 25
 
 
 class BuildstepError(Exception):
@@ -215,6 +216,12 @@ class LockError(BuildstepError):
     """A lock: it is not about what is asked for, not current, or something that it names is gone."""
 
     exit_code = ExitCode.LOCK
+
+
+class CheckError(BuildstepError):
+    """A finished image is not what it has to be; it is not given out."""
+
+    exit_code = ExitCode.CHECK
 
 
 class Interrupted(BuildstepError):

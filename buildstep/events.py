@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 State = Literal["run", "reuse", "skip", "failed"]
 Level = Literal["debug", "info", "warning", "error"]
+Result = Literal["passed", "failed", "warned", "skipped"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +109,20 @@ class Cleaned(Event):
     paths: int
     bytes: int
     names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checked(Event):
+    """How a check of the finished image ended. group: `rule`, or the kind of the test; message: why it
+    failed, in a line; lines: all that it found, or what it has to say."""
+
+    kind: ClassVar[str] = "checked"
+    check: str
+    group: str
+    result: Result
+    seconds: float = 0.0
+    message: str = ""
+    lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -65,6 +65,7 @@ def go_on(context: BuildContext, state: BuildState, layer: CachedLayer) -> None:
     installed = Installed.from_json(record.result.get("installed"))
     make_clone(context, state, Kind.LAYER, record.key)
     state.on_layer(layer.entries, installed)
+    state.packaged = layer.entries
     if state.blobs is None:
         return
     # Whatever this layer was made from, it is one, as it is where all packages were installed at once.

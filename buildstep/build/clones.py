@@ -92,6 +92,11 @@ def _placements(state: BuildState, proto: ProtoDir) -> list[Placement]:
     return find_placements(proto.kind, state.root_list)
 
 
+def places_of(state: BuildState, proto: ProtoDir) -> dict[bytes, bytes]:
+    """Return the paths of the proto directory by their places in the image's root."""
+    return copy_proto.source_of(_placements(state, proto), proto.paths)
+
+
 def clean(context: BuildContext, state: BuildState) -> list[Cleaned]:
     """Run the cleaners; what the proto directory brought stays."""
     kept = frozenset(

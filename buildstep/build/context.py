@@ -70,8 +70,9 @@ class BuildState:
     import: image, blobs, the first of layers; replaced, what of the base gives way to the proto directory.
     clone: dataset; origin is what it was cloned from, below the finished tree under the layer being made.
     sync: overlay, the proto entries that are read in place; replaced again, where packages came first.
-    packages: resolution, installed, and a layer. clean: entropy. snapshot: snapshot. emit: artifacts, and
-    chunks, the layers that the proto directory was cut into; proto_again walks that again, for the end.
+    packages: resolution, installed, packaged (the tree with them), and a layer. clean: entropy.
+    snapshot: snapshot. emit: artifacts, and chunks, the layers that the proto directory was cut into;
+    proto_again walks that again, for the end.
     settled: later steps that need not run any more. shell_offered: of --shell-on-failure, once a build.
     """
 
@@ -86,6 +87,7 @@ class BuildState:
     overlay: FileList = field(default_factory=dict)
     resolution: KeptResolution | None = None
     installed: Installed | None = None
+    packaged: FileList = field(default_factory=dict)
     settled: dict[str, PlannedStep] = field(default_factory=dict)
     making: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     entropy: tuple[str, ...] = ()
@@ -145,7 +147,7 @@ class BuildState:
 
     def forget_trees(self) -> None:
         """Free the memory that only the steps needed."""
-        self.overlay, self.origin, self.below = {}, {}, {}
+        self.overlay, self.origin, self.below, self.packaged = {}, {}, {}, {}
         self.finished = None
         self.chunks = []
 

@@ -306,7 +306,7 @@ def _set_below(context: BuildContext, state: BuildState, finished: Snapshot) -> 
     """The tree with the packages is the layer below what follows. Every file of it is hashed."""
     context.bus.count("bytes_hashed", hash_entries(state.dataset.path, finished.entries.values()))
     spread_digests(finished.entries)
-    state.below = finished.entries
+    state.below = state.packaged = finished.entries
 
 
 def _made_text(state: BuildState, missing: str) -> str:

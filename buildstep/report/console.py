@@ -13,6 +13,7 @@ from buildstep.events import (
     ArtifactWritten,
     BuildFinished,
     BuildStarted,
+    Checked,
     Cleaned,
     Event,
     Note,
@@ -54,6 +55,8 @@ def describe(event: Event, *, verbose: int) -> str | None:
             if not event.paths and verbose < 1:
                 return None
             return f"    {event.cleaner}: {event.paths} paths, {size_text(event.bytes)} removed"
+        case Checked():
+            return _checked(event, verbose=verbose)
         case ArtifactWritten():
             return f"    {event.path}  {size_text(event.size)}  sha256:{event.sha256[:16]}"
         case BuildFinished():
@@ -61,6 +64,17 @@ def describe(event: Event, *, verbose: int) -> str | None:
             return f"{word} in {event.seconds:.2f} s"
         case _:
             return None
+
+
+def _checked(event: Checked, *, verbose: int) -> str | None:
+    """Return the lines of a check: what it found, if it did not pass."""
+    name = event.check if event.group == "rule" else f"{event.group} {event.check}"
+    if event.result == "passed":
+        return (
+            f"    check {name}: passed in {event.seconds:.2f} s" if verbose or event.group != "rule" else None
+        )
+    word = {"failed": "FAILED", "warned": "warning", "skipped": "skipped"}[event.result]
+    return f"    check {name}: {word}: {event.message}"
 
 
 class PlainView:

@@ -15,7 +15,7 @@ from typing import IO, Literal
 
 from buildstep.report.event_log import step_tail
 from buildstep.report.interface import Report
-from buildstep.report.record import BuildRecord, ImageFile, Step, verify
+from buildstep.report.record import BuildRecord, Check, ImageFile, Step, verify
 from buildstep.system.text import plural, size_text
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -139,6 +139,7 @@ def _cases(record: BuildRecord) -> Iterator[Case]:
         # It failed outside of every step: without a case of its own the suite would be green.
         message, text = _why(record, "the build failed")
         yield Case(group="step", name="build", result="error", message=message, text=text)
+    yield from map(_check, record.checks)
     if record.audit is not None:
         yield _audit(record)
     for cleaner in record.cleaned:
@@ -172,6 +173,16 @@ def _why(record: BuildRecord, reason: str) -> tuple[str, str]:
     message = error.message or reason
     hint = f"hint: {error.hint}" if error.hint else ""
     return message, "\n".join(part for part in (message, error.detail, hint) if part)
+
+
+def _check(check: Check) -> Case:
+    """Return the case of a check; a warning is a case that passed and has something to say."""
+    name = check.check if check.group == "rule" else f"{check.group}: {check.check}"
+    text = "\n".join(check.lines)
+    case = Case(group="check", name=name, seconds=check.seconds, output=text)
+    if check.result == "failed":
+        return replace(case, result="failure", message=check.message, text=text)
+    return replace(case, result="skipped", message=check.message) if check.result == "skipped" else case
 
 
 def _audit(record: BuildRecord) -> Case:

@@ -179,7 +179,7 @@ def from_events(path: Path) -> BuildRecord:
     begun: dict[str, Any] = {}
     ended: dict[str, Any] = {}
     steps: dict[str, dict[str, Any]] = {}
-    rows: dict[str, list[Any]] = {"cleaned": [], "artifacts": [], "notes": []}
+    rows: dict[str, list[Any]] = {"cleaned": [], "checks": [], "artifacts": [], "notes": []}
     counts: dict[str, int] = {}
     last = 0.0
     for event in read_events(path):
@@ -196,6 +196,8 @@ def from_events(path: Path) -> BuildRecord:
                 step |= {key: event[key] for key in ("state", "seconds", "reason") if key in event}
             case "cleaned":
                 rows["cleaned"].append(event)
+            case "checked":
+                rows["checks"].append(event)
             case "artifact":
                 rows["artifacts"].append(event)
             case "note" if event.get("level") != "debug":

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from buildstep.events import Level, State
+from buildstep.events import Level, Result, State
 from buildstep.rootfs.interface import Finding, Package
 from buildstep.system.digest import sha256_file
 
@@ -56,6 +56,18 @@ class Command:
     command: str
     status: int = 0
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """How a check of the finished image ended; see `events.Checked`."""
+
+    check: str
+    group: str = ""
+    result: Result = "passed"
+    seconds: float = 0.0
+    message: str = ""
+    lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,6 +141,7 @@ class BuildRecord:
     seconds: float
     steps: tuple[Step, ...] = ()
     commands: tuple[Command, ...] = ()
+    checks: tuple[Check, ...] = ()
     cleaned: tuple[Cleaner, ...] = ()
     notes: tuple[Remark, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)

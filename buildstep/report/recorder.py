@@ -9,8 +9,18 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from buildstep.errors import BuildstepError
-from buildstep.events import BuildFinished, Bus, Cleaned, Event, Note, State, StepFinished, StepStarted
-from buildstep.report.record import BuildRecord, Cleaner, Command, Failure, Remark, Step
+from buildstep.events import (
+    BuildFinished,
+    Bus,
+    Checked,
+    Cleaned,
+    Event,
+    Note,
+    State,
+    StepFinished,
+    StepStarted,
+)
+from buildstep.report.record import BuildRecord, Check, Cleaner, Command, Failure, Remark, Step
 from buildstep.spec.load import BuildSpec
 
 
@@ -22,6 +32,7 @@ class Recorder:
     total: int = 0
     steps: list[Step] = field(default_factory=list)
     commands: list[Command] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
     cleaned: list[Cleaner] = field(default_factory=list)
     notes: list[Remark] = field(default_factory=list)
     begin: float = field(default_factory=time.time)
@@ -33,6 +44,17 @@ class Recorder:
         if isinstance(event, Cleaned):
             self.cleaned.append(
                 Cleaner(cleaner=event.cleaner, paths=event.paths, bytes=event.bytes, names=event.names)
+            )
+        elif isinstance(event, Checked):
+            self.checks.append(
+                Check(
+                    check=event.check,
+                    group=event.group,
+                    result=event.result,
+                    seconds=round(event.seconds, 3),
+                    message=event.message,
+                    lines=event.lines,
+                )
             )
         elif isinstance(event, Note) and event.level != "debug":
             self.notes.append(Remark(level=event.level, text=event.text, step=event.step))
@@ -84,6 +106,7 @@ class Recorder:
                 for step in self.steps
             ),
             commands=tuple(self.commands),
+            checks=tuple(self.checks),
             cleaned=tuple(self.cleaned),
             notes=tuple(self.notes),
             counts=dict(sorted(self.bus.counts.items())),

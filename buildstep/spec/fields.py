@@ -184,6 +184,8 @@ class BuildSpec:
     max_size: str | None = None
     max_growth: str | None = None
     over_size: Literal["fail", "warn"] = "fail"
+    checks: Mapping[str, Any] = field(default_factory=dict)
+    allow: Mapping[str, Sequence[str]] = field(default_factory=dict)
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
     oci: OciConfig = OciConfig()

@@ -11,6 +11,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Final
 
 from buildstep.spec.accounts import GROUPS, MODE, UNITS, USERS
+from buildstep.spec.check_rules import ALLOW, CHECKS
 from buildstep.spec.document import LAST_SECOND
 from buildstep.spec.run_rules import ENV, NAME, RUN, SECRETS
 from buildstep.spec.schema import BOOLEAN, HTTP, Rule, array, choice, integer, mapping, record, text
@@ -338,6 +339,18 @@ _TABLE: Final = (
         "over_size",
         text() | choice(["fail", "warn"]),
         "Whether an image that is over one of these is a failure (default), or a warning.",
+    ),
+    Setting(
+        "checks",
+        CHECKS,
+        "How the finished image is checked before it is given out; a check that fails ends the build with"
+        " exit code 25. rules: what a finding of one of the rules that every image is held to leads to: fail,"
+        " warn, off; budget: how large the tree may be, in bytes, or such as 500M.",
+    ),
+    Setting(
+        "allow",
+        ALLOW,
+        "For each of these rules, globs of the paths that it lets pass.",
     ),
     Setting(
         "timeouts",

@@ -88,7 +88,7 @@ def test_the_object_that_is_printed(lab: Lab) -> None:
     result = lab.built("-f", "oci", "-f", "tar")
     assert set(result) == {"uuid", "manifest", "record", "files", "steps", "tree_digest", "seconds"}
     assert [step["name"] for step in result["steps"]] == [
-        "import", "clone", "sync", "packages", "clean", "motd", "snapshot", "emit", "destroy",
+        "import", "clone", "sync", "packages", "clean", "motd", "snapshot", "check", "emit", "destroy",
     ]  # fmt: skip
     for row in result["steps"]:
         assert set(row) == {"name", "state", "reason", "seconds"}

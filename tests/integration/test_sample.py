@@ -52,7 +52,7 @@ def test_the_json_object_tells_what_is_on_disk(image: dict[str, Any]) -> None:
     assert record["tree_digest"] == image["tree_digest"]
     assert "nginx-light" in {package["name"] for package in record["packages"]}
     assert [step["name"] for step in record["steps"]] == [
-        "import", "clone", "packages", "sync", "clean", "motd", "snapshot", "emit", "destroy",
+        "import", "clone", "packages", "sync", "clean", "motd", "snapshot", "check", "emit", "destroy",
     ]  # fmt: skip
 
 

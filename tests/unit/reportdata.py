@@ -131,6 +131,11 @@ def record(**changes: Any) -> dict[str, Any]:
             {"command": "ldconfig", "status": 0, "seconds": 0.031},
             {"command": "set -u ...", "status": 0, "seconds": 1.207},
         ],
+        "checks": [
+            {"check": "setuid", "group": "rule", "result": "passed", "seconds": 0.002, "message": "", "lines": []},
+            {"check": "unknown-owner", "group": "rule", "result": "warned", "seconds": 0.001,
+             "message": "/srv/a belongs to uid 7", "lines": ["/srv/a belongs to uid 7"]},
+        ],
         "cleaned": [
             {"cleaner": "package-cache", "paths": 9, "bytes": 1_374_714, "names": ["/var/cache/apt/archives/lock"]},
             {"cleaner": "logs", "paths": 4, "bytes": 17_462, "names": ["/var/log/apt/history.log", "/var/log/dpkg.log"]},
@@ -168,7 +173,16 @@ def failed(**changes: Any) -> dict[str, Any]:
     }
     none: dict[str, Any] = {
         key: []
-        for key in ("packages", "layers", "artifacts", "files_added", "commands", "cleaned", "entropy")
+        for key in (
+            "packages",
+            "layers",
+            "artifacts",
+            "files_added",
+            "commands",
+            "checks",
+            "cleaned",
+            "entropy",
+        )
     }
     base = (
         value

@@ -39,7 +39,7 @@ def test_codes_never_change() -> None:
         "OK": 0, "BUG": 1, "USAGE": 2, "NOTHING_TO_DO": 3, "COMMAND_FAILED": 4, "TOOL_MISSING": 5, "DISK": 6,
         "DATASET": 10, "IMAGE": 11, "INSTALL": 12, "SANDBOX": 13, "EMIT": 14, "GRAPH": 15, "STORE": 16,
         "PUBLISH": 17, "CI": 18, "SIGNING": 19, "GATE": 20,
-        "REGISTER": 21, "INCOMPLETE": 22, "SERVICE": 23, "LOCK": 24,
+        "REGISTER": 21, "INCOMPLETE": 22, "SERVICE": 23, "LOCK": 24, "CHECK": 25,
     }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ ROOMS = [
     "spec",
     "pool",
     "rootfs",
+    "checks",
     "report",
     "net",
     "files",
@@ -43,7 +44,7 @@ FLAT = {"__init__", "__main__", "errors", "events"}
 """The only modules that lie in no folder."""
 
 SEAMS = {
-    "pool", "rootfs/installers", "rootfs/cleaners", "files", "files/lists", "emit", "images/sources",
+    "pool", "rootfs/installers", "rootfs/cleaners", "checks", "files", "files/lists", "emit", "images/sources",
     "images/publishers", "report", "build/steps", "build/doctor", "assets",
     "components", "services",
 }  # fmt: skip

@@ -361,8 +361,8 @@ def stopped(lab: NativeLab, out: Path, event: type[Event], step: str, *arguments
     return Stopped(pid, go, out)
 
 
-STEPS = ("import", "clone", "sync", "packages", "clean", "motd", "snapshot", "emit", "destroy")
-ACQUIRING = ("clone", "packages", "snapshot", "emit", "destroy")
+STEPS = ("import", "clone", "sync", "packages", "clean", "motd", "snapshot", "check", "emit", "destroy")
+ACQUIRING = ("clone", "packages", "snapshot", "check", "emit", "destroy")
 MOTD = ("-M", "-S", "http://x")
 
 

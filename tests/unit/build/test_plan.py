@@ -151,7 +151,7 @@ def test_a_first_build_takes_the_full_route_and_says_what_it_does(desk: Desk) ->
     found = desk.plan(desk.spec())
     assert found.route is Route.FULL
     assert [step.name for step in found.steps] == [
-        "import", "clone", "sync", "packages", "clean", "motd", "snapshot", "emit", "destroy",
+        "import", "clone", "sync", "packages", "clean", "motd", "snapshot", "check", "emit", "destroy",
     ]  # fmt: skip
     told = reasons(found)
     assert told["import"] == ("reuse", f"base is in the store as {IMAGE.uuid}")

@@ -178,7 +178,7 @@ def test_a_dry_run_changes_nothing(run: Run, manifest: Callable[..., str], tmp_p
     before = snapshot(tmp_path)
     status, out, err = run("build", "-m", path, "--dry-run", "proto")
     assert status == 0, err
-    for name in ("import", "clone", "sync", "packages", "clean", "snapshot", "emit", "destroy"):
+    for name in ("import", "clone", "sync", "packages", "clean", "snapshot", "check", "emit", "destroy"):
         assert any(line.split()[1:2] == [name] for line in out.splitlines()), name
     names = [line.split()[0] for line in out.splitlines() if line.startswith("  ")]
     assert sorted(names) == ["image", "pool", "proto"], "each setting once"

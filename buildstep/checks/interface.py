@@ -1,0 +1,62 @@
+"""The contracts of checks: what a rule looks at, and what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import NamedTuple, cast
+
+from buildstep.checks.image_tree import ImageTree
+from buildstep.tree.entry import Entry, FileList
+
+
+class Found(NamedTuple):
+    """Something that a rule found. path: in the image, without a leading slash; text: what is wrong there."""
+
+    path: bytes
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """A finished image, as rules see it.
+
+    tree: all of it; base: what it was made from, by path in the tree; added: what is new or differs from the
+    base; own: whether a path is what this build brought, and not a package of a distribution; users, groups:
+    the numbers in the image's own tables, None without one; budget: how many bytes the tree may have.
+    """
+
+    tree: ImageTree
+    base: FileList
+    added: Sequence[Entry]
+    own: Callable[[bytes], bool]
+    users: Container[int] | None = None
+    groups: Container[int] | None = None
+    budget: int | None = None
+
+    def files(self) -> Iterator[tuple[bytes, Entry]]:
+        """Yield what was added, each with its path in the image."""
+        for entry in self.added:
+            path = self.tree.inside(entry.path)
+            if path is not None:
+                yield path, entry
+
+
+Finder = Callable[[Subject], Iterable[Found]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A row of the table. place: `module:function` of this room; of_packages: whether what packages of a
+    distribution brought is told as well, as a note that fails nothing."""
+
+    name: str
+    about: str
+    place: str
+    of_packages: bool = True
+
+    def load(self) -> Finder:
+        """Import the function that finds what is against the rule."""
+        module, _, name = self.place.partition(":")
+        return cast("Finder", getattr(import_module(f"{__package__}.{module}"), name))
