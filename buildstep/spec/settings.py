@@ -13,6 +13,7 @@ from typing import Final
 from buildstep.spec.accounts import GROUPS, MODE, UNITS, USERS
 from buildstep.spec.check_rules import ALLOW, CHECKS
 from buildstep.spec.document import LAST_SECOND
+from buildstep.spec.oci_rules import OCI
 from buildstep.spec.run_rules import ENV, NAME, RUN, SECRETS
 from buildstep.spec.schema import BOOLEAN, HTTP, Rule, array, choice, integer, mapping, record, text
 
@@ -91,7 +92,6 @@ _SNAPSHOT = text(
 )
 _WHO = "[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _OWNER = text(f"keep|{_WHO}:{_WHO}", say='"keep" or USER:GROUP, names or numbers')
-_PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6([0-4][0-9]{3}|5([0-4][0-9]{2}|5([0-2][0-9]|3[0-5]))))"
 OUTPUT: Final = text(rf"!?/[^{_PLAIN}]*", say="an anchored pattern: /PATH, or !/PATH for what stays out")
 """What of a tree is recorded."""
 
@@ -113,22 +113,6 @@ LIMITS: Final = record(
     }
 )
 """Of what a command in the image may take."""
-
-_OCI = record(
-    {
-        "entrypoint": array(_NO_NUL),
-        "cmd": array(_NO_NUL),
-        "env": ENV,
-        "user": text(f"{_WHO}(:{_WHO})?", say="USER or USER:GROUP"),
-        "workdir": _ABSOLUTE,
-        "expose": array(text(f"{_PORT}(/(tcp|udp|sctp))?", say="a port such as 80 or 53/udp")),
-        "volumes": array(_ABSOLUTE),
-        "labels": mapping(_NO_NUL, keys=_LINE),
-        "annotations": mapping(_NO_NUL, keys=_LINE),
-        "stop_signal": text("SIG[A-Z0-9+-]+|[1-9][0-9]?", say="a signal such as SIGTERM"),
-        "architecture": text("[a-z0-9]+(/v[0-9]+)?", say="an architecture such as amd64 or arm/v7"),
-    }
-)
 
 _TABLE: Final = (
     Setting(
@@ -365,7 +349,7 @@ _TABLE: Final = (
         " process (16384); file_size: bytes of one file, holes included (17179869184). `[limits]` in"
         " buildstep.toml gives those that are not given here.",
     ),
-    Setting("oci", _OCI, "Configuration of an OCI image; what is not given stays as in the base image."),
+    Setting("oci", OCI, "Configuration of an OCI image; what is not given stays as in the base image."),
     Setting(
         "source_date_epoch",
         integer(0, LAST_SECOND),
