@@ -226,7 +226,7 @@ def test_results_go_to_stdout_and_all_else_to_stderr(run: Run, manifest: Callabl
         "bits/hello/hello-1.0.0.imgmanifest",
         "bits/hello/hello-1.0.0.buildrecord.json",
     ]
-    assert "1/9 import the base image" in err
+    assert "1/10 import the base image" in err
     status, out, err = run("build", "-m", manifest(), "-f", "tar", "-q", "--json", "proto")
     assert (status, err) == (0, "")
     assert json.loads(out)["files"][0]["format"] == "tar"
