@@ -14,6 +14,7 @@ from buildstep.cache.resolutions import KeptResolution
 from buildstep.formats import codecs
 from buildstep.images.store import ImageRecord
 from buildstep.rootfs import cleaners
+from buildstep.spec.fields import to_data
 from buildstep.spec.load import BuildSpec
 from buildstep.system.host import min_platform
 from buildstep.tree.proto import ProtoDir
@@ -76,6 +77,8 @@ def question(
             "env": dict(options.env),
         },
         "clean": list(spec.cleaners(cleaners.DEFAULT)),
+        "users": to_data(spec.users),
+        "groups": to_data(spec.groups),
         "SOURCE_DATE_EPOCH": spec.source_date_epoch,
     }
     if spec.order == "proto-first":

@@ -55,6 +55,8 @@ def settle(context: BuildContext, state: BuildState, record: LayerRecord) -> Non
     if context.spec.order == "proto-first":
         names.insert(0, "sync")
         proto_conflicts.report(context.bus, state.replaced)
+    if context.spec.wants_accounts:
+        names.insert(0, "accounts")
     for name in names:
         state.settled[name] = PlannedStep(name=name, state="reuse", reason=layer_text(record), key=record.key)
 

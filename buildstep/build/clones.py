@@ -128,7 +128,7 @@ def read_clone(
         brought: dict[bytes, bytes] = {}
         if copied is not None:
             brought = copy_proto.source_of(_placements(state, copied), copied.paths)
-        owner = owners.recorded(owners.owner_rule(spec.owner, root), below, brought)
+        owner = owners.recorded(owners.owner_rule(spec.owner, root), below, brought, state.owners)
     found = read_tree(state.dataset, state.origin, below, bus=context.bus, overlay=overlay, owner=owner)
     if copied is not None:
         _keep_far_times(state, found, copied)

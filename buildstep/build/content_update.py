@@ -25,6 +25,7 @@ from buildstep.emit.interface import Blob
 from buildstep.emit.split_layer import cut
 from buildstep.errors import EmitError
 from buildstep.images.store import ImageRecord
+from buildstep.rootfs import account_loss
 from buildstep.spec.load import BuildSpec
 from buildstep.system.text import plural
 from buildstep.tree import stat_index
@@ -133,8 +134,8 @@ def find(
     """Return how to make this image from the last one; None where it takes a full build. Every changed file
     must have been read (`read_few`)."""
     changed = _changed_contents(proto)
-    if changed is None:
-        return None
+    if changed is None or any(path in account_loss.TABLES for path in proto.fresh):
+        return None  # whether such a table drops accounts is looked at on the full route
     known = cache_inputs.known_proto_digest(spec, proto)
     stem = spec.output_dir / spec.basename
     inputs = inputs_key(spec, image, resolution)

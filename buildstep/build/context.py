@@ -68,6 +68,7 @@ class BuildState:
     """What a build has made so far. Each step sets what it is named for, and reads what earlier ones set.
 
     import: image, blobs, the first of layers; replaced, what of the base gives way to the proto directory.
+    accounts: owners, of what is new, by path in the dataset, for pools that cannot hold owners.
     clone: dataset; origin is what it was cloned from, below the finished tree under the layer being made.
     sync: overlay, the proto entries that are read in place; replaced again, where packages came first.
     packages: resolution, installed, packaged (the tree with them), and a layer. clean: entropy.
@@ -84,6 +85,7 @@ class BuildState:
     origin: FileList = field(default_factory=dict)
     below: FileList = field(default_factory=dict)
     replaced: Sequence[Conflict] = ()
+    owners: dict[bytes, tuple[int, int]] = field(default_factory=dict)
     overlay: FileList = field(default_factory=dict)
     resolution: KeptResolution | None = None
     installed: Installed | None = None

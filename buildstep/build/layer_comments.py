@@ -20,6 +20,7 @@ def packages(spec: BuildSpec) -> str:
     is in it as well."""
     upgraded = ["upgrade"] if spec.upgrade_first or not spec.packages else []
     names = f"packages: {', '.join([*upgraded, *spec.packages])}"
+    names = f"accounts; {names}" if spec.wants_accounts else names
     return f"proto directory; {names}" if spec.order == "proto-first" else names
 
 
@@ -27,6 +28,7 @@ def top(spec: BuildSpec) -> str:
     """Return the comment of the layer on top of all these."""
     apart = spec.wants_packages and spec.order == "proto-first"
     names = ["cleaned" if apart else "proto directory"]
+    names += ["accounts"] if spec.wants_accounts and not spec.wants_packages else []
     names += ["commands"] if spec.run else []
     names += ["message of the day"] if spec.motd else []
     return "; ".join(names)

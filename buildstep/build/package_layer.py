@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from buildstep.build import (
+    accounts,
     cache_inputs,
     debug_shell,
     extend_layer,
@@ -97,6 +98,7 @@ def obtain(context: BuildContext, state: BuildState) -> Outcome:
             drop_clone(context, state)
         make_clone(context, state, Kind.IMAGE, state.image.uuid)
         state.origin = state.below = context.store.entries(state.image)
+        accounts.make(context, state)
         if context.spec.order == "proto-first":
             copy_proto_dir(context, state)
     state.making.close()
@@ -188,6 +190,7 @@ def _missing(
 
 def _made(context: BuildContext, state: BuildState, target: Target) -> Made:
     """Keep the tree as it is after an install on the base."""
+    accounts.join(context, state)
     clean(context, state)
     base = state.below
     copied = context.plan.proto if context.spec.order == "proto-first" else None

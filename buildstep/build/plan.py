@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from buildstep import emit
-from buildstep.build import cache_inputs, content_update, proto_conflicts
+from buildstep.build import account_check, cache_inputs, content_update, proto_conflicts
 from buildstep.build.content_update import ContentUpdate
 from buildstep.build.steps import in_order
 from buildstep.build.steps.interface import Route
@@ -219,11 +219,14 @@ def _checked(facts: PlanFacts, store: ImageStore) -> tuple[PlanFacts, FileList |
         most = proto_limits.pool_name_max(os.fsencode(existing(store.backend.state)))
         if most < proto_limits.NAME_MAX:  # nearly every file system has all names that an image can have
             proto_limits.refuse_names(facts.proto.paths, most, "the pool's file system")
+    if facts.image is not None:
+        account_check.check(facts.spec, store.backend, facts.image)
     base = None if facts.image is None else store.known_entries(facts.image)
     if facts.image is None or base is None:
         return facts, None
     root = proto_conflicts.root_of(facts.image, base)
-    replaced = proto_conflicts.find(facts.spec, facts.proto, root, base=facts.image.label)
+    tree = partial(account_check.base_root, store.backend, facts.image)
+    replaced = proto_conflicts.find(facts.spec, facts.proto, root, base=facts.image.label, tree=tree)
     return replace(facts, replaced=replaced), base
 
 

@@ -7,17 +7,20 @@ that come before the proto directory is known when they are installed.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
+from buildstep.build.account_check import request
 from buildstep.errors import UsageError
 from buildstep.events import Bus, Cleaned
 from buildstep.images.record import ImageRecord
-from buildstep.rootfs import conflicts, copy_proto
+from buildstep.rootfs import account_loss, conflicts, copy_proto
 from buildstep.rootfs.cleaners.interface import SHOWN
 from buildstep.rootfs.conflicts import Conflict
 from buildstep.rootfs.placement import find_placements
 from buildstep.spec.load import BuildSpec
 from buildstep.system import host
+from buildstep.system.root import Root
 from buildstep.system.text import shown_path
 from buildstep.tree.entry import FileList, PathTooLong
 from buildstep.tree.proto import ProtoDir
@@ -40,19 +43,26 @@ def inside(entries: FileList, folder: bytes) -> FileList:
     return {b"": entries[folder], **below}
 
 
-def find(spec: BuildSpec, proto: ProtoDir, root: FileList, *, base: str) -> list[Conflict]:
+Tree = Callable[[], AbstractContextManager[Root]]
+"""Shows the file system that a proto directory goes on."""
+
+
+def find(spec: BuildSpec, proto: ProtoDir, root: FileList, *, base: str, tree: Tree) -> list[Conflict]:
     """Return what the proto directory takes the place of by the rules of `replace`.
 
-    root: what is in the image's root before; base: what brought that, for messages. Raises UsageError that
+    root: what is in the image's root before; base: what brought that, for messages; tree: shows the root,
+    where it has to be read. Raises UsageError that
     lists what no rule allows, and CommandFailed where rsync cannot tell what is excluded.
     """
-    allowed, refused = judge(spec, proto, root)
+    allowed, refused = judge(spec, proto, root, tree)
     if refused:
         raise conflicts.error(refused, base)
     return allowed
 
 
-def judge(spec: BuildSpec, proto: ProtoDir, root: FileList) -> tuple[list[Conflict], list[Conflict]]:
+def judge(
+    spec: BuildSpec, proto: ProtoDir, root: FileList, tree: Tree
+) -> tuple[list[Conflict], list[Conflict]]:
     """Return the conflicts that a rule allows, and the others. Raises as `find` does, but for those."""
     placements = find_placements(proto.kind, root)
     try:
@@ -61,10 +71,14 @@ def judge(spec: BuildSpec, proto: ProtoDir, root: FileList) -> tuple[list[Confli
     except PathTooLong as error:
         hint = "a directory of the base image is a link, and the path is longer behind it; shorten it"
         raise UsageError(f"the proto directory has {error.message}", hint=hint) from error
+    if tables := account_loss.carried(proto.kind):
+        with tree() as image:
+            found += account_loss.find(spec.proto, tables, image, request(spec))
     if found and spec.exclude and proto.exclude is None:  # only rsync knows what these patterns mean
         taken = copy_proto.taken(spec.proto, spec.exclude, spec.timeouts.command)
         found = [row for row in found if row.source in taken and (not row.other or row.other in taken)]
-    return conflicts.judge(found, spec.replace)
+    allowed, refused = conflicts.judge(found, spec.replace)
+    return [row for row in allowed if not row.drops], refused  # a table is replaced, not removed before
 
 
 def report(bus: Bus, replaced: Sequence[Conflict]) -> None:

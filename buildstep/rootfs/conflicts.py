@@ -35,7 +35,7 @@ class Conflict:
 
     there: what the tree below has, in words; paths, size: how many paths that are, and their bytes; other:
     what else the proto directory has for this path, where it is in its own way; mounted: whether the path is
-    mounted on once the proto directory is there.
+    mounted on once the proto directory is there; drops: accounts that a table of the image loses.
     """
 
     path: bytes
@@ -46,6 +46,7 @@ class Conflict:
     size: int = 0
     other: bytes = b""
     mounted: bool = False
+    drops: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{shown_path(b'/' + self.path)}: {self.words}"
@@ -58,6 +59,8 @@ class Conflict:
                 f"{_KINDS[self.kind]}, where package scripts need a directory: leave it out, or let the"
                 " packages come first (--order packages-first)"
             )
+        if self.drops:
+            return f"it drops {', '.join(self.drops)}; to allow it: --replace '{self.rule}'"
         if self.other:
             both = f"the proto directory has {shown_path(self.source)} and {shown_path(self.other)} for it"
             return f"{both}, and one of them is a directory: leave one out"

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from buildstep.errors import Fault, SpecError
 from buildstep.system import userns
@@ -46,11 +47,17 @@ class OwnerRule:
         return len(self.rules) == 1 and self.rules[0][0] == "*"
 
 
-def recorded(rule: OwnerRule, base: FileList, brought: Mapping[bytes, bytes]) -> Owner:
+def recorded(
+    rule: OwnerRule,
+    base: FileList,
+    brought: Mapping[bytes, bytes],
+    made: Mapping[bytes, tuple[int, int]] = MappingProxyType({}),
+) -> Owner:
     """Return the function that gives the owner to record for an entry, where owners could not be set.
 
     base: the tree before the build; brought: paths that came from the proto directory, each with its path
-    there. What the base had keeps its owner, and the mode and attributes that could not be set.
+    there; made: owners of other new paths. What the base had keeps its owner, and the mode and attributes
+    that could not be set.
     """
 
     def owner(entry: Entry) -> tuple[int, int]:
@@ -59,7 +66,7 @@ def recorded(rule: OwnerRule, base: FileList, brought: Mapping[bytes, bytes]) ->
             return (entry.uid, entry.gid) if ids is None else ids
         old = base.get(entry.path)
         if old is None or old.kind != entry.kind:
-            return (0, 0)
+            return made.get(entry.path, (0, 0))
         if entry.mode == plain_mode(old):
             entry.mode = old.mode
         there = tuple(pair for pair in entry.xattrs if pair[0].startswith(b"user."))

@@ -35,6 +35,11 @@ class User:
         """Whether this is no person's account."""
         return self.uid <= LAST_SYSTEM_ID if self.system is None else self.system
 
+    @property
+    def wants_home(self) -> bool:
+        """Whether its home is made."""
+        return not self.is_system if self.create_home is None else self.create_home
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,7 @@ DRIVER = """\
 # The command line as it is, but at one step it stops and says so.
 import os, sys, time
 from pathlib import Path
+from typing import Any
 from buildstep.cli import main, session
 from buildstep.events import StepFinished, StepStarted
 
@@ -128,6 +130,11 @@ def check_nothing_left(lab: Lab, signum: signal.Signals) -> None:
     assert lab.leftovers() == []
 
 
+ASKED_FOR: dict[str, dict[str, Any]] = {
+    "accounts": {"groups": [{"name": "g", "gid": 77}]},
+    "run": {"run": ["true"]},
+}
+"""The steps that are only there where they are asked for, and what asks for each."""
 ALL = ("-p", "one-1", "-M", "-S", "http://x", "-f", "oci", "-f", "tar")
 
 
@@ -144,8 +151,8 @@ def test_d05_a_signal_at_each_step_in_a_plain_pool(plain: Lab, name: str, signum
 
 
 def check_stop(lab: Lab, name: str, signum: signal.Signals) -> None:
-    if name == "run":
-        lab.manifest(build={"run": ["true"]})
+    if name in ASKED_FOR:
+        lab.manifest(build=ASKED_FOR[name])
     before = host_state(lab.top)
     with stopped_at(lab, name, *ALL) as child:
         assert host_state(lab.top) == before, "the agent sees no mount of a build"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
-from buildstep.build import proto_conflicts
+from buildstep.build import account_check, proto_conflicts
 from buildstep.build.doctor.findings import Examination
-from buildstep.errors import ExitCode
+from buildstep.errors import BuildstepError, ExitCode
 from buildstep.events import Bus
 from buildstep.images.store import ImageStore
 from buildstep.rootfs import conflicts
@@ -21,7 +22,13 @@ def fits(seen: Examination) -> None:
     base = ImageStore(seen.backend, bus=Bus(), environ=seen.environ).known_entries(seen.image)
     if base is None:
         return
-    allowed, refused = proto_conflicts.judge(spec, proto, proto_conflicts.root_of(seen.image, base))
+    try:
+        account_check.check(spec, seen.backend, seen.image)
+    except BuildstepError as error:
+        seen.error("proto", "accounts", error)
+    root = proto_conflicts.root_of(seen.image, base)
+    tree = partial(account_check.base_root, seen.backend, seen.image)
+    allowed, refused = proto_conflicts.judge(spec, proto, root, tree)
     for row in refused:
         seen.fail("proto", f"/{os.fsdecode(row.path)}", row.words, conflicts.HINT, ExitCode.USAGE)
     if not refused:

@@ -13,6 +13,7 @@ MAKES_IMAGE = frozenset({Route.FULL, Route.CONTENT_UPDATE})
 STEPS = (
     Step("import", "import the base image", "import_", ALWAYS),
     Step("clone", "clone the base image", "clone"),
+    Step("accounts", "make users and groups", "accounts"),
     Step("sync", "copy the proto directory", "proto"),
     Step("packages", "install packages", "packages"),
     Step("run", "run commands", "run"),
@@ -26,11 +27,12 @@ STEPS = (
 
 
 def in_order(spec: BuildSpec) -> Iterator[Step]:
-    """Yield the steps in the order in which this build takes them: `packages-first` swaps two, and one is
-    only there where commands are asked for."""
+    """Yield the steps in the order in which this build takes them: `packages-first` swaps two, and some are
+    only there where they are asked for."""
     steps = list(STEPS)
     if spec.order == "packages-first" and spec.wants_packages:
         names = [step.name for step in steps]
         sync, packages = names.index("sync"), names.index("packages")
         steps[sync], steps[packages] = steps[packages], steps[sync]
-    yield from (step for step in steps if step.name != "run" or spec.run)
+    asked = {"accounts": spec.wants_accounts, "run": bool(spec.run)}
+    yield from (step for step in steps if asked.get(step.name, True))

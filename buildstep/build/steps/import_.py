@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from buildstep import emit
-from buildstep.build import layer_comments, proto_conflicts
+from buildstep.build import account_check, layer_comments, proto_conflicts
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.forecast import check_room
 from buildstep.build.manifest import check_manifest
@@ -64,7 +65,9 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
     else:
         state.origin = state.below = store.entries(image)
         root = proto_conflicts.root_of(image, state.below)
-        state.replaced = proto_conflicts.find(context.spec, plan_.proto, root, base=image.label)
+        account_check.check(context.spec, store.backend, image)
+        tree = partial(account_check.base_root, store.backend, image)
+        state.replaced = proto_conflicts.find(context.spec, plan_.proto, root, base=image.label, tree=tree)
     if "oci" in context.spec.formats:
         state.blobs = state.blobs or open_blobs(context)
         _add_base_layer(context, state, state.blobs, importer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 
 from buildstep.build import clones, proto_conflicts
 from buildstep.build.context import BuildContext, BuildState
@@ -29,7 +30,9 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
     spec, in_place = context.spec, context.plan.in_place
     if spec.wants_packages and spec.order == "packages-first":  # they may be in the way as well
         base = "the base image with the packages"
-        state.replaced = proto_conflicts.find(spec, context.plan.proto, state.root_list, base=base)
+        state.replaced = proto_conflicts.find(
+            spec, context.plan.proto, state.root_list, base=base, tree=lambda: nullcontext(state.root)
+        )
     result.reason = proto_text(spec, context.plan.proto, in_place=in_place, replaced=state.replaced)
     proto_conflicts.report(context.bus, state.replaced)
     if in_place:

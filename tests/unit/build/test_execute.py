@@ -41,6 +41,14 @@ WHOLE = {
 }  # fmt: skip
 
 
+ASKED_FOR: dict[str, dict[str, Any]] = {
+    "accounts": {"groups": [{"name": "g", "gid": 77}]},
+    "run": {"run": ["true"]},
+}
+"""The steps that are only there where they are asked for, and what asks for each."""
+ALL_ASKED_FOR = {name: value for asked in ASKED_FOR.values() for name, value in asked.items()}
+
+
 def test_every_step_has_a_file_that_plans_and_runs() -> None:
     for step in STEPS:
         module = step.load()
@@ -52,16 +60,16 @@ def test_every_step_has_a_file_that_plans_and_runs() -> None:
 
 def test_the_order_of_a_build_is_a_permutation_of_the_table(workshop: Workshop) -> None:
     for order in ("proto-first", "packages-first"):
-        names = [step.name for step in in_order(workshop.spec(["a"], order=order, run=["true"]))]
+        names = [step.name for step in in_order(workshop.spec(["a"], order=order, **ALL_ASKED_FOR))]
         assert sorted(names) == sorted(step.name for step in STEPS)
         without = [step.name for step in in_order(workshop.spec(["a"], order=order))]
-        assert without == [name for name in names if name != "run"]
+        assert without == [name for name in names if name not in ASKED_FOR]
 
 
 def test_a_full_build_then_an_up_to_date_one(workshop: Workshop) -> None:
     first = workshop.build()
     assert outputs(workshop) == WHOLE
-    assert list(workshop.steps()) == [step.name for step in STEPS if step.name != "run"]
+    assert list(workshop.steps()) == [step.name for step in STEPS if step.name not in ASKED_FOR]
     again = workshop.build()
     assert (again.uuid, again.tree_digest, again.files) == (first.uuid, first.tree_digest, first.files)
     assert {state for state, _ in workshop.steps().values()} == {"reuse"}
@@ -141,7 +149,7 @@ def test_a_failure_in_a_step_leaves_nothing(
     monkeypatch.setattr(module, "run", fails)
     inside = SimpleNamespace(run=lambda *_args, **_options: "")
     monkeypatch.setattr(packaging, "enter", lambda *_args: contextlib.nullcontext(inside))
-    asked: dict[str, dict[str, Any]] = {"motd": {"motd": True}, "run": {"run": ["true"]}}
+    asked = {"motd": {"motd": True}, **ASKED_FOR}
     with pytest.raises(EmitError, match="made to fail"):
         workshop.build(["a"], order="packages-first", source_repo="x", **asked.get(step, {}))
     assert outputs(workshop) == set()
