@@ -36,7 +36,8 @@ the JSON Schema for it says what is said here, except how fields depend on each 
   (`<branch>-<YYYYMMDDTHHMMSSZ>-g<short>[-dirty]`, of the time in `SOURCE_DATE_EPOCH` if that is set), `git`
   (`branch`, `commit`, `short`, `dirty`, `tag`), `env`, and what `-D key=value` defines, which wins. A name
   that is not given is a fault, and so is one of `-D` that the template does not have, or without a template.
-  Write `{{ value | tojson }}` where a value may hold quotes.
+  Write `{{ value | tojson }}` where a value may hold quotes; `words` parts a text as a shell does, `lines`
+  into its lines that are not empty.
 - `include` names files that come before this one, `profiles` has variants of it
   ([one manifest of several files](../how-to/one-manifest-of-several.md)).
 - Relative paths are relative to the directory the command runs in; those of `include` to the file.

@@ -84,11 +84,12 @@ def begin(state: Path, watched: Watched) -> None:
 
 @command.command()
 @_STATE
-def finish(state: Path) -> None:
+@click.option("--keep", type=click.IntRange(1))
+def finish(state: Path, keep: int | None) -> None:
     """Take the build's result, and print the paths of its files."""
     from buildstep.cli import make_state
 
-    for path in make_state.finish(state):
+    for path in make_state.finish(state, keep=keep):
         echo(path)
 
 

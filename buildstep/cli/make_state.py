@@ -7,6 +7,7 @@ directory by the change times that no tool can set back, the manifest by content
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import re
@@ -118,14 +119,16 @@ def begin(state: Path, watched: Watched) -> str:
     return why
 
 
-def finish(state: Path) -> list[str]:
+def finish(state: Path, *, keep: int | None = None) -> list[str]:
     """Record the finished build as the last one, and return the paths of its files.
 
-    Where no build was begun, nothing had to be built: only the time of the stamp is set, for make.
+    Where no build was begun, nothing had to be built: only the time of the stamp is set, for make. Beside the
+    files there are links of the name NAME-latest. keep: how many versions stay; older ones are removed.
     """
     begun, stamp = state / "begun", state / "image-stamp.json"
     if not begun.exists():
         stamp.touch()
+        _drop_older(state, keep)
         return list(_read_stamp(state)["paths"])
     try:
         result = read_json(state / "result.part")
@@ -138,8 +141,11 @@ def finish(state: Path) -> list[str]:
     noted["files"] |= result.get("sources", {})
     stem = result["manifest"].removesuffix(".imgmanifest")
     beside = [stem + ending for ending in (".events.jsonl", ".pkgaudit") if os.path.exists(stem + ending)]
-    made = sorted({*_made(state), *paths, *beside})
+    links = _link_latest(Path(result["manifest"]), [*paths, *beside])
+    made = sorted({*_made(state), *paths, *beside, *links})
     write_json(state / "made.json", made, durable=False)
+    versions = [row for row in _versions(state) if result["manifest"] not in row]
+    write_json(state / "versions.json", [*versions, [*paths, *beside]], durable=False)
     with atomic_write(state / "values", durable=False) as stream:
         stream.write(noted.pop("values").encode(errors="surrogateescape"))
     (state / "result.part").replace(state / "result.json")
@@ -149,7 +155,56 @@ def finish(state: Path) -> list[str]:
         stamp, {**noted, "outputs": sizes, "paths": short, "manifest": result["manifest"]}, durable=False
     )
     begun.unlink()
+    _drop_older(state, keep)
     return short
+
+
+def _link_latest(manifest: Path, paths: Sequence[str]) -> list[str]:
+    """Make the links that lead to the newest version: of NAME-1.0.oci.tar one is NAME-latest.oci.tar.
+
+    Those of formats that this version has not are removed. Returns their paths.
+    """
+    version = str(read_json(manifest)["version"])
+    stem = manifest.name.removesuffix(".imgmanifest")
+    newest = f"{stem.removesuffix(version)}latest"
+    links = []
+    for path in map(Path, paths):
+        if version == "latest" or not path.name.startswith(f"{stem}."):
+            continue
+        link = path.with_name(newest + path.name.removeprefix(stem))
+        new = link.with_name(f".{link.name}.new")
+        new.unlink(missing_ok=True)
+        new.symlink_to(path.name)
+        new.replace(link)
+        links.append(os.fspath(link))
+    for other in manifest.parent.glob(f"{glob.escape(newest)}.*"):
+        if other.is_symlink() and not other.exists():
+            other.unlink()
+    return links
+
+
+def _drop_older(state: Path, keep: int | None) -> None:
+    """Remove the files of all versions but the newest ones, as many as are to be kept; None: all stay."""
+    versions = _versions(state)
+    if keep is None or len(versions) <= keep:
+        return
+    kept = versions[-keep:]
+    gone = {path for row in versions[:-keep] for path in row} - {path for row in kept for path in row}
+    for path in sorted(gone):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    write_json(state / "made.json", sorted(set(_made(state)) - gone), durable=False)
+    write_json(state / "versions.json", kept, durable=False)
+
+
+def _versions(state: Path) -> list[list[str]]:
+    """Return the files of each version that was built, the newest last."""
+    try:
+        found = read_json(state / "versions.json")
+    except (OSError, ValueError):
+        return []
+    rows = [row for row in found if isinstance(row, list)] if isinstance(found, list) else []
+    return [[path for path in row if isinstance(path, str)] for row in rows]
 
 
 def publishable(state: Path, *, allow_dirty: bool) -> str:

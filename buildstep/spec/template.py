@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from buildstep.errors import Fault, SpecError
 from buildstep.spec import schema
@@ -59,7 +61,8 @@ def unused(template: str, defines: Collection[str]) -> tuple[Fault, ...]:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     try:
-        names = {node.name for node in ImmutableSandboxedEnvironment().parse(template).find_all(nodes.Name)}
+        parsed = ImmutableSandboxedEnvironment().parse(template)
+        names = {node.name for node in parsed.find_all(nodes.Name)}
     except TemplateSyntaxError:  # which `render` tells
         return ()
     message = "the template has no such name"
@@ -68,6 +71,13 @@ def unused(template: str, defines: Collection[str]) -> tuple[Fault, ...]:
         for name in defines
         if name not in names
     )
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+_FILTERS: Final[Mapping[str, Callable[[str], list[str]]]] = {"words": shlex.split, "lines": _lines}
 
 
 def render(
@@ -81,7 +91,8 @@ def render(
 ) -> str:
     """Return a template's text, given `stamp`, `git`, `env` and the defines; a define wins over the rest.
 
-    git: called only if the template uses `git` or `stamp`.
+    Beside Jinja's own filters there are `words`, which parts text as a shell does, and `lines`, which leaves
+    out empty ones. git: called only if the template uses `git` or `stamp`.
     Errors: SpecError for bad syntax (with its line) and for a name that is not given; whatever git raises.
     """
     # Jinja2 costs more to import than most commands take.
@@ -96,6 +107,7 @@ def render(
 
     # A sandbox, because an agent renders the templates of changes that nobody has read yet.
     jinja = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+    jinja.filters |= _FILTERS
     given: dict[str, object] = {"env": dict(environ), **defines}
     try:
         used = meta.find_undeclared_variables(jinja.parse(template))

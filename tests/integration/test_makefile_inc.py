@@ -139,6 +139,69 @@ def test_a_changed_variable_is_seen_and_told(component: Component) -> None:
     assert component.inc.manifests()[-1]["description"] == "it's $HOME `id`"
 
 
+def test_what_a_service_needs_is_said_in_variables(component: Component) -> None:
+    (component.path / "more parts.json").write_text('{"tags": {"team": "web"}}')
+    component.write(
+        """NAME = hello
+VERSION = 1.0
+BASE_IMAGE = scratch
+IMAGE_INCLUDE = 'more parts.json'
+IMAGE_ORDER = packages-first
+IMAGE_USERS = app:990:/srv/app:www-data,adm other
+IMAGE_CMD = /bin/serve --greeting "it's here"
+IMAGE_ENTRYPOINT = ["/bin/tini", "--"]
+IMAGE_ENV = MODE=fast 'WORDS=a b=c' EMPTY=
+IMAGE_PORTS = 80 443/tcp
+IMAGE_CHECKS = 8080/health 9090
+define IMAGE_RUN
+echo "one"
+
+echo two; true
+endef
+"""
+    )
+    component.make("image")
+    built = component.inc.manifests()[-1]
+    assert built["include"] == [str(component.path / "more parts.json")]
+    assert built["build"] == {
+        "image": "scratch",
+        "packages": [],
+        "order": "packages-first",
+        "users": [
+            {"name": "app", "uid": 990, "home": "/srv/app", "groups": ["www-data", "adm"]},
+            {"name": "other"},
+        ],
+        "run": ['echo "one"', "echo two; true"],
+        "checks": {"listen": [{"port": 8080, "path": "/health"}, {"port": 9090}]},
+        "oci": {
+            "cmd": ["/bin/serve", "--greeting", "it's here"],
+            "entrypoint": ["/bin/tini", "--"],
+            "expose": ["80", "443/tcp"],
+            "env": {"MODE": "fast", "WORDS": "a b=c", "EMPTY": ""},
+        },
+    }
+    assert "variables have changed" in component.make("image", "IMAGE_PORTS=80")
+    (component.path / "m.json").write_text('{"name": "hello", "version": "1"}')
+    out = component.make("image", "MANIFEST=m.json", "KEEP=2x", status=2)
+    assert "IMAGE_RUN has no place beside MANIFEST: m.json says it" in out
+    assert "KEEP is 2x and not a number of versions" in out
+
+
+def test_the_newest_version_has_links_and_old_ones_go(component: Component) -> None:
+    bits = component.path / "bits/hello"
+    for version in ("1.0", "1.0.1", "1.1"):
+        component.make("image", f"VERSION={version}", "KEEP=2")
+        assert (bits / "hello-latest.oci.tar").resolve() == bits / f"hello-{version}.oci.tar"
+    assert {path.name for path in bits.glob("*.oci.tar")} == {
+        "hello-1.0.1.oci.tar", "hello-1.1.oci.tar", "hello-latest.oci.tar"
+    }  # fmt: skip
+    assert (bits / "hello-latest.imgmanifest").is_symlink()
+    component.make("image", "VERSION=1.2", "KEEP=1")
+    assert {path.name.split(".oci")[0] for path in bits.glob("*.oci.tar")} == {"hello-1.2", "hello-latest"}
+    component.make("image-clean")
+    assert not (component.path / "bits").exists()
+
+
 def test_other_goals_ask_nothing(component: Component) -> None:
     component.write("", "clean:\n\t@echo cleaned\n")  # not even a NAME
     assert component.make("clean") == "cleaned\n"

@@ -107,6 +107,29 @@ def test_a_dirty_tree_is_published_only_when_allowed(site: Path) -> None:
     assert make_state.publishable(state, allow_dirty=True).endswith("hello-1-dirty.imgmanifest")
 
 
+def test_the_newest_versions_stay_each_whole(site: Path) -> None:
+    state, bits = site / "state", site / "bits/hello"
+    for version in ("1", "1.1", "2"):
+        (site / "m.json").write_text(f'{{"version": "{version}"}}')
+        make_state.begin(state, watched(site))
+        build(site, version)
+    assert len(list(bits.glob("*.oci.tar"))) == 4
+    make_state.finish(state, keep=2)
+    assert {path.name for path in bits.glob("*.imgmanifest")} == {
+        "hello-1.1.imgmanifest", "hello-2.imgmanifest", "hello-latest.imgmanifest"
+    }  # fmt: skip
+    assert os.readlink(bits / "hello-latest.imgmanifest") == "hello-2.imgmanifest"
+    (site / "m.json").write_text("{}")
+    make_state.begin(state, watched(site))
+    build(site, "1")
+    make_state.finish(state, keep=1)
+    assert {path.name for path in bits.iterdir()} == {
+        f"hello-{version}{ending}"
+        for version in ("1", "latest")
+        for ending in (".oci.tar", ".imgmanifest", ".buildrecord.json")
+    }
+
+
 def test_clean_removes_what_builds_made_and_nothing_else(site: Path) -> None:
     state, output = site / "state", site / "bits/hello"
     make_state.begin(state, watched(site))
@@ -115,7 +138,7 @@ def test_clean_removes_what_builds_made_and_nothing_else(site: Path) -> None:
     (site / "outside").touch()
     made = json.loads((state / "made.json").read_text())
     (state / "made.json").write_text(json.dumps([*made, os.fspath(site / "outside")]))
-    assert len(make_state.clean(state, output)) == 3
+    assert len(make_state.clean(state, output)) == 6, "three files, and a link to each"
     assert (output / "mine").exists()
     assert (site / "outside").exists()
     assert not state.exists()
