@@ -135,6 +135,18 @@ class ArtifactWritten(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LayerWritten(Event):
+    """A layer of an image that was written, base first. number: from 1; text: what it is, and brings."""
+
+    kind: ClassVar[str] = "layer"
+    number: int
+    total: int
+    digest: str
+    size: int
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Counted(Event):
     """A cost that tests and benchmarks watch, such as files read or bytes compressed."""
 

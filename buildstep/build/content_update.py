@@ -64,7 +64,7 @@ class ContentUpdate:
 
     def complete(self, blobs: BlobStore) -> bool:
         """Return whether every layer is there that does not have to be made, and lock those."""
-        names = [name for name, _ in self.tree.lower]
+        names = [name for name, *_ in self.tree.lower]
         names += [name for places in self.tree.layers if (name := self._reusable(places))]
         return all(blobs.find(name, "") for name in names)
 
@@ -74,10 +74,13 @@ class ContentUpdate:
 
     def lower(self, blobs: BlobStore) -> list[Blob]:
         """Return the layers below those of the proto directory. Raises EmitError when one is gone."""
-        found = [blobs.find(name, comment) for name, comment in self.tree.lower]
-        if None in found:
-            raise EmitError("a stored layer that was there a moment ago is gone", retryable=True)
-        return [blob for blob in found if blob is not None]
+        found = []
+        for name, comment, created_by in self.tree.lower:
+            blob = blobs.find(name, comment)
+            if blob is None:
+                raise EmitError("a stored layer that was there a moment ago is gone", retryable=True)
+            found.append(replace(blob, created_by=created_by))
+        return found
 
     def layers(self, blobs: BlobStore) -> Iterator[Blob]:
         """Yield the layers between those and the top one, in order: reused, or made now. Raises EmitError."""

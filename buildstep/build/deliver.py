@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from buildstep import emit
-from buildstep.build import cache_inputs, proto_check, size_gate
+from buildstep.build import cache_inputs, layer_contents, proto_check, size_gate
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.manifest import final_manifest
 from buildstep.cache import outputs as kept_outputs
@@ -19,7 +19,7 @@ from buildstep.emit.interface import Artifact
 from buildstep.errors import UsageError
 from buildstep.events import ArtifactWritten
 from buildstep.report.parse import load
-from buildstep.report.record import RECORD_SUFFIX, Audit, BuildRecord, ImageFile, Layer
+from buildstep.report.record import RECORD_SUFFIX, Audit, BuildRecord, ImageFile
 from buildstep.report.recorder import Recorder
 from buildstep.spec import imgmanifest
 from buildstep.tree.proto_changes import explain
@@ -104,6 +104,8 @@ def deliver(context: BuildContext, state: BuildState) -> BuildResult:
                 sha256=artifact.sha256,
             )
         )
+    for event in layer_contents.events(record.layers):
+        context.bus.emit(event)
     if state.blobs is not None and spec.cache:
         with report_failure(context.bus, "keeping the list of layers"):
             state.blobs.remember()
@@ -127,22 +129,6 @@ def _earlier(record: Path) -> list[Path]:
     stem = record.name.removesuffix(RECORD_SUFFIX)
     paths = [record.with_name(name) for name in (*names, f"{stem}.pkgaudit") if name.startswith(f"{stem}.")]
     return [path for path in paths if path.is_file() or path.is_symlink()]
-
-
-def _layers(artifacts: Iterable[Artifact]) -> tuple[Layer, ...]:
-    """Return all layers of the OCI image, base first; none where it is not among the files."""
-    extra = next((artifact.extra for artifact in artifacts if artifact.format == "oci"), {})
-    names = ("layers", "diff_ids", "layer_sizes", "layer_comments")
-    rows = zip(*(extra.get(name, ()) for name in names), strict=True)
-    return tuple(
-        Layer(
-            digest=digest.removeprefix("sha256:"),
-            diff_id=diff_id.removeprefix("sha256:"),
-            size=size,
-            comment=comment,
-        )
-        for digest, diff_id, size, comment in rows
-    )
 
 
 def _file_json(artifact: Artifact) -> dict[str, Any]:
@@ -185,7 +171,7 @@ def _record(context: BuildContext, state: BuildState, *, uuid: str) -> BuildReco
         packages=installed.packages if installed else (),
         audit=Audit(text=audit[0], findings=audit[1]) if audit else None,
         entropy=state.entropy,
-        layers=_layers(state.artifacts),
+        layers=layer_contents.layers(spec, state),
         artifacts=tuple(ImageFile(**_file_json(artifact)) for artifact in state.artifacts),
         files_added=tuple(facts.added),
         tree_digest=facts.digest,

@@ -115,7 +115,7 @@ def _tree_of(context: BuildContext, state: BuildState, parts: Sequence[tuple[Cha
         inputs=content_update.inputs_key(spec, state.image, state.resolution),
         proto=cache_inputs.proto_digest(spec, proto),
         build=context.journal.ident,
-        lower=[(blob.path.name, blob.comment) for blob in lower],
+        lower=[(blob.path.name, blob.comment, blob.created_by) for blob in lower],
         lines=finished.facts().lines,
         paths=[entry.path for entry in entries],
         at=[numbers[entry.path] for entry in entries],

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from buildstep.cache import records
 from buildstep.cache.blob_files import (
@@ -30,19 +31,30 @@ from buildstep.system.files import Slice, copy_range
 from buildstep.system.host import boot_id
 from buildstep.system.locks import lock
 from buildstep.system.private import private_dir
+from buildstep.tree.diff import Brought
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseLayer:
     """A layer of a base image. digest, diff_id: hex SHA-256 of its file and of its uncompressed tar.
 
-    media_type: in OCI's words.
+    media_type: in OCI's words. brought: what it changes of the layers below it, None where that was not
+    counted; packages: what it installs, as `NAME VERSION`.
     """
 
     digest: str
     size: int
     media_type: str
     diff_id: str
+    brought: Brought | None = field(default=None, compare=False)
+    packages: tuple[str, ...] = field(default=(), compare=False)
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> BaseLayer:
+        """Return the layer of which a record has these fields. Raises TypeError."""
+        brought = row.get("brought")
+        counted = Brought(*brought) if brought is not None else None
+        return cls(**{**row, "brought": counted, "packages": tuple(row.get("packages", ()))})
 
 
 def keep(state: Path, layer: BaseLayer, place: Slice, *, own: bool) -> None:
@@ -91,7 +103,7 @@ def find(blobs: BlobStore, layers: Sequence[BaseLayer], about: str) -> list[Blob
         if blob is None:
             blobs.drop(blobs.folder / name_of(BASE + layer.digest))
             return None
-        found.append(blob)
+        found.append(replace(blob, brought=layer.brought))
     return found
 
 

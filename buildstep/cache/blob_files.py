@@ -23,8 +23,9 @@ BASE = "base layer "
 class BlobRecord:
     """What is known of a stored layer. digest, size, diff_id, media_type, comment: see `emit.interface.Blob`.
 
-    seconds: the time to make it. stamp: what lstat said of the file when its content was last known to be
-    good (`system.files.stamp`, without the device, whose number may change); boot: the boot id of that time.
+    brought: what it holds, None in an older record. seconds: the time to make it. stamp: what lstat said of
+    the file when its content was last known to be good (`system.files.stamp`, without the device, whose
+    number may change); boot: the boot id of that time.
     """
 
     digest: str
@@ -36,6 +37,7 @@ class BlobRecord:
     seconds: float
     stamp: tuple[int, ...]
     boot: str
+    brought: tuple[int, int, int] | None = None
 
     @classmethod
     def read(cls, path: Path) -> BlobRecord:

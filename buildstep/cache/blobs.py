@@ -60,7 +60,7 @@ from buildstep.system.files import atomic_write
 from buildstep.system.host import boot_id
 from buildstep.system.locks import lock, try_lock
 from buildstep.system.private import private_dir, private_file
-from buildstep.tree.diff import Changes, diff
+from buildstep.tree.diff import Brought, Changes, diff
 from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.hashing import hash_entries
 
@@ -141,6 +141,7 @@ class BlobStore:
         return Blob(
             path=path, digest=record.digest, size=record.size, diff_id=record.diff_id,
             media_type=record.media_type, comment=comment,
+            brought=Brought(*record.brought) if record.brought else None,
         )  # fmt: skip
 
     def reuse(self, name: str, comment: str) -> Blob | None:
@@ -273,7 +274,7 @@ class BlobStore:
         BlobRecord(
             digest=blob.digest, size=blob.size, diff_id=blob.diff_id, media_type=blob.media_type,
             comment=blob.comment, key=key, seconds=time.monotonic() - begin, stamp=stamp_of(path),
-            boot=boot_id(),
+            boot=boot_id(), brought=blob.brought,
         ).save(path)  # fmt: skip
 
     def _digest(self, lines: Iterable[bytes], changes: Changes) -> str:

@@ -18,7 +18,7 @@ from buildstep.system import framed
 from buildstep.system.files import atomic_write
 from buildstep.system.private import private_dir
 
-FORMAT = 7
+FORMAT = 8
 
 
 @dataclass(kw_only=True, slots=True)
@@ -29,19 +29,19 @@ class Tree:
     value for each place.
 
     inputs: what decided it, the proto directory apart, and proto: the digest of that; build: the id of that
-    build; lower: the stored layers below (name, comment); lines: the canonical text of the whole tree; at:
-    the index in `lines`; sizes: -1 for a directory; sources: the path in the proto directory, where it is
-    another; folders: index in `lines` and mtime of each directory that is not in the layer, and repeated: the
-    indexes of those that the archive's last layer has all the same; hard_links: the place of the first name
-    of each linked file; in_base: places that must stay as they are, because the base has the path too;
-    external: places whose content is not from the proto directory; layers: the places that each stored layer
-    holds, and blobs: the names of these; installed, entropy, cleaned, warnings: for the record.
+    build; lower: the stored layers below (name, comment, created_by); lines: the canonical text of the whole
+    tree; at: the index in `lines`; sizes: -1 for a directory; sources: the path in the proto directory, where
+    it is another; folders: index in `lines` and mtime of each directory that is not in the layer, and
+    repeated: the indexes of those that the archive's last layer has all the same; hard_links: the place of
+    the first name of each linked file; in_base: places that must stay as they are, because the base has the
+    path too; external: places whose content is not from the proto directory; layers: the places that each
+    stored layer holds, and blobs: the names of these; installed, entropy, cleaned, warnings: for the record.
     """
 
     inputs: str
     proto: str
     build: str
-    lower: list[tuple[str, str]]
+    lower: list[tuple[str, str, str]]
     lines: list[bytes]
     paths: list[bytes]
     at: list[int]

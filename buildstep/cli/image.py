@@ -165,7 +165,7 @@ def _file_size(manifest: Mapping[str, Any]) -> str:
 @_SOURCE
 @click.option("--json", "_as_json", is_flag=True, help="As it is anyway: one JSON object.")
 def show_(session: Session, ref: str, remote: bool, _as_json: bool) -> None:
-    """Print everything the store knows of an image, as JSON.
+    """Print everything the store knows of an image, as JSON: also its layers, and what each of them brings.
 
     REF: a uuid, name@version, a name that only one image has, or a locator such as docker://HOST/NAME:TAG.
     """
@@ -173,7 +173,10 @@ def show_(session: Session, ref: str, remote: bool, _as_json: bool) -> None:
         label, manifest = session.store.remote.manifest(ref)
         print_json({**manifest, "source": label})
     else:
-        print_json(_json_of(session.store.get(_locator(ref)), whole=True))
+        from buildstep.images.layer_list import layers_of
+
+        record = session.store.get(_locator(ref))
+        print_json({**_json_of(record, whole=True), "layers": layers_of(record, session.store)})
 
 
 @command.command("verify")

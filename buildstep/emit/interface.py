@@ -15,13 +15,16 @@ from buildstep.formats.codecs import Compression
 from buildstep.formats.oci.spec import Descriptor
 from buildstep.system.digest import Digests
 from buildstep.system.output_set import Outputs, create
-from buildstep.tree.diff import Changes
+from buildstep.tree.diff import Brought, Changes
 from buildstep.tree.entry import Entry, FileList
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Blob:
-    """A compressed layer on disk. digest and diff_id: hex SHA-256 of it and of its uncompressed tar."""
+    """A compressed layer on disk. digest and diff_id: hex SHA-256 of it and of its uncompressed tar.
+
+    comment, created_by: what the image's history says of it, "" for what it says of every layer of a build.
+    """
 
     path: Path
     digest: str
@@ -29,6 +32,9 @@ class Blob:
     diff_id: str
     media_type: str
     comment: str = ""
+    created_by: str = ""
+    brought: Brought | None = field(default=None, compare=False)
+    """What it holds, where that is known."""
     new: bool = field(default=False, compare=False)
     """Whether this process wrote it, so that its digest need not be checked again."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -59,7 +60,7 @@ def write_layer(
             if reuse is not None:
                 bus.count("files_read", len(reuse.read))
                 bus.count("bytes_read", sum(reuse.read))
-            blob = layer_blob(path, stream, codec, new=True)
+            blob = replace(layer_blob(path, stream, codec, new=True), brought=changes.brought())
     except OSError as error:
         raise EmitError(f"cannot write the layer {path.name}: {error.strerror}") from error
     for entry in changes.entries:

@@ -136,7 +136,8 @@ class _Archive:
         if job.changes.entries or job.changes.removed or not layers:
             write_all(self._fd, padding(stream.size))
             os.pwrite(self._fd, big_size_header(_blob_name(stream.sha256), stream.size), self._top)
-            layers.append(layer_blob(self._path, stream, self._codec, comment=job.comment))
+            top = layer_blob(self._path, stream, self._codec, comment=job.comment)
+            layers.append(replace(top, brought=job.changes.brought()))
         else:
             os.lseek(self._fd, self._top, os.SEEK_SET)
             os.ftruncate(self._fd, self._top)
@@ -157,6 +158,8 @@ class _Archive:
             "diff_ids": [f"sha256:{layer.diff_id}" for layer in layers],
             "layer_sizes": [layer.size for layer in layers],
             "layer_comments": [layer.comment for layer in layers],
+            "layer_history": [list(row) for row in oci_config.told(job, layers)],
+            "layer_brought": [list(layer.brought) if layer.brought else None for layer in layers],
         }
         return Artifact.of(self._path, OciEmitter.name, self._sealer.finish(), "none", extra)
 

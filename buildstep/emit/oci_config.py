@@ -141,10 +141,18 @@ def _history(job: EmitJob, layers: Sequence[Blob]) -> list[dict[str, Any]]:
         # A base that was flattened: its history does not fit its layers any more.
         rows, count = [], 0
     ours = {"created": job.created, "created_by": "buildstep"}
-    rows += [ours | ({"comment": layer.comment} if layer.comment else {}) for layer in layers[count:]]
+    for layer in layers[count:]:
+        by = {"created_by": layer.created_by} if layer.created_by else {}
+        rows.append(ours | by | ({"comment": layer.comment} if layer.comment else {}))
     if len(layers) == job.base_layers:
         rows.append(ours | {"empty_layer": True, "comment": "nothing was added to the base image's files"})
     return rows
+
+
+def told(job: EmitJob, layers: Sequence[Blob]) -> list[tuple[str, str]]:
+    """Return of each layer what the history says that it was made by, and its comment there."""
+    rows = [row for row in _history(job, layers) if not row.get("empty_layer")]
+    return [(str(row.get("created_by") or ""), str(row.get("comment") or "")) for row in rows]
 
 
 # -- what runs ------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -27,6 +27,7 @@ from buildstep.net.imgapi import expected_file
 from buildstep.pool.interface import Backend, Dataset, Kind
 from buildstep.pool.journal import Journal
 from buildstep.rootfs import installers
+from buildstep.rootfs.installers.package_database import packages_in
 from buildstep.spec.imgmanifest import uuid_of
 from buildstep.system.digest import HashingReader
 from buildstep.system.private import private_dir
@@ -271,7 +272,9 @@ class Importer:
         hash_entries(dataset.path, entries.values())
         spread_digests(entries)
         digest = tree_digest(entries)
-        installer = installers.detect_ours(root_in(dataset.path, fetched.manifest))
+        root = root_in(dataset.path, fetched.manifest)
+        installer = installers.detect_ours(root)
+        packages = fetched.packages or packages_in(root)
         uuid = str(fetched.manifest.get("uuid") or uuid_of(f"{key}\n{digest}"))
         with contextlib.nullcontext() if key == key_of(uuid) else self._store.locks.of_key(key_of(uuid)):
             same = self._same_image(uuid, digest, key)
@@ -292,7 +295,7 @@ class Importer:
                 fingerprint="",
                 manifest={**fetched.manifest, "uuid": uuid},
                 inputs=dict(fetched.inputs),
-                packages=fetched.packages,
+                packages=packages,
                 config=dict(fetched.config),
                 imported=time.time(),
                 files=len(entries),
@@ -307,12 +310,14 @@ class Importer:
         """Return the record of an image that was imported again and is the same, with what is new of it: the
         layers, where it was imported before they were kept, and what its source says now."""
         layers = there.layers
-        if not layers:
+        if not layers or any(layer.brought is None for layer in layers):
             for file in fetched.layers:
                 base_layers.keep(self._backend.state, file.layer, file.place, own=file.own)
             layers = tuple(file.layer for file in fetched.layers)
         release = fetched.inputs.get(RELEASE, "")
-        if layers == there.layers and there.inputs.get(RELEASE, "") == release:
+        if [asdict(layer) for layer in layers] == [
+            asdict(layer) for layer in there.layers
+        ] and there.inputs.get(RELEASE, "") == release:
             return there
         inputs = {**there.inputs, RELEASE: release} if release else there.inputs
         return self._store.write(replace(there, layers=layers, inputs=inputs, imported=time.time()))

@@ -65,6 +65,11 @@ class ImageRecord:
     def version(self) -> str:
         return str(self.manifest.get("version", ""))
 
+    @property
+    def own_layers(self) -> int:
+        """How many layers of an image based on it are its own; none where it is empty."""
+        return len(self.layers) or int(self.files > 1)
+
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON data."""
         return {"format": FORMAT, **asdict(self)}
@@ -100,10 +105,19 @@ class ImageRecord:
             raise ImageError(f"image record of format {value.get('format')!r}; this version reads {FORMAT}")
         fields = {key: value[key] for key in value if key != "format"}
         fields["packages"] = tuple(Package(**row) for row in fields["packages"])
-        fields["layers"] = tuple(BaseLayer(**row) for row in fields.get("layers", ()))
+        fields["layers"] = tuple(BaseLayer.from_json(row) for row in fields.get("layers", ()))
         for name in ("blobs", "aliases"):
             fields[name] = tuple(fields.get(name, ()))
         return cls(**fields)
+
+
+def history_of_import(image: ImageRecord) -> str:
+    """Return what the history says that layers were made by which came with no history of their own: what
+    brings the image into a store. A place on this host is not told."""
+    if image.key == key_of(image.uuid):
+        return f"buildstep image import {image.name}@{image.version}"
+    scheme = "docker://" if image.key.startswith("docker:") else ""
+    return f"buildstep image import {scheme}{image.label}"
 
 
 def remedy(uuid: str) -> str:

@@ -16,6 +16,7 @@ from buildstep.events import (
     Checked,
     Cleaned,
     Event,
+    LayerWritten,
     Note,
     Output,
     StepFinished,
@@ -59,6 +60,11 @@ def describe(event: Event, *, verbose: int) -> str | None:
             return _checked(event, verbose=verbose)
         case ArtifactWritten():
             return f"    {event.path}  {size_text(event.size)}  sha256:{event.sha256[:16]}"
+        case LayerWritten():
+            what = f"{event.number}/{event.total} {event.text}"
+            return (
+                f"    layer {what}, {size_text(event.size)}  sha256:{event.digest[:16]}" if verbose else None
+            )
         case BuildFinished():
             word = "built" if event.ok else f"FAILED (exit status {event.exit_code})"
             return f"{word} in {event.seconds:.2f} s"

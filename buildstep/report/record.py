@@ -89,12 +89,22 @@ class Audit:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layer:
-    """A layer of the image, base first."""
+    """A layer of the image, base first. created_by: what the history says that it was made by.
+
+    What it brings: files (paths that are no directories), their bytes, removed (paths that it takes away) and
+    packages (`NAME VERSION`); None where the first of them were not counted. base: whether it is the base's.
+    """
 
     digest: str = ""
     diff_id: str = ""
     size: int = 0
     comment: str = ""
+    created_by: str = ""
+    base: bool = False
+    files: int | None = None
+    bytes: int | None = None
+    removed: int | None = None
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

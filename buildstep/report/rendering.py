@@ -9,7 +9,7 @@ import json
 from importlib import resources
 from typing import Any
 
-from buildstep.report.words import STATES, delta, safe_url, seconds_text
+from buildstep.report.words import STATES, brings, delta, safe_url, seconds_text, title
 from buildstep.system.text import plural, size_text
 
 
@@ -45,6 +45,8 @@ def environment() -> Any:
     made.filters.update(
         size=size_text,
         took=seconds_text,
+        brings=brings,
+        layer_title=title,
         grouped="{:,}".format,
         safe_url=safe_url,
         pretty=functools.partial(json.dumps, indent=2, ensure_ascii=False),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from buildstep.report.record import BuildRecord
-from buildstep.system.text import size_text
+from buildstep.report.record import BuildRecord, Layer
+from buildstep.system.text import plural, size_text
 
 STATES = {"run": "ran", "reuse": "reused", "skip": "skipped", "failed": "failed"}
 
@@ -43,3 +43,20 @@ def delta(now: float, before: float) -> str:
     if abs(change) < 0.05:
         return "±0 %"
     return f"{change:+.1f} %".replace("-", "\N{MINUS SIGN}")
+
+
+def title(layer: Layer) -> str:
+    """Say what a layer is: of a base's also what its history says that it was made by."""
+    if layer.base and layer.comment and layer.created_by:
+        return f"{layer.comment} ({layer.created_by})"
+    return layer.comment or layer.created_by or "layer"
+
+
+def brings(layer: Layer) -> str:
+    """Say what a layer brings; empty where that was not counted."""
+    if layer.files is None:
+        return ""
+    found = [f"{plural(layer.files, 'file')} of {size_text(layer.bytes or 0)}"] if layer.files else []
+    found += [plural(len(layer.packages), "package")] if layer.packages else []
+    found += [f"{layer.removed} removed"] if layer.removed else []
+    return ", ".join(found) or "no files"

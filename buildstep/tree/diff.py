@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from buildstep.tree.entry import Entry, FileList
+
+
+class Brought(NamedTuple):
+    """What a layer brings: paths that are no directories, the bytes of its files (each hard-linked one once),
+    and how many paths it removes, topmost only."""
+
+    files: int
+    bytes: int
+    removed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +23,15 @@ class Changes:
 
     entries: tuple[Entry, ...]
     removed: tuple[bytes, ...]
+
+    def brought(self) -> Brought:
+        """Count what is in it."""
+        sizes = [
+            0 if entry.first or entry.kind != "f" else entry.size
+            for entry in self.entries
+            if entry.kind != "d"
+        ]
+        return Brought(len(sizes), sum(sizes), len(self.removed))
 
 
 def diff(base: FileList, tree: FileList) -> Changes:

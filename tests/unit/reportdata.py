@@ -143,9 +143,14 @@ def record(**changes: Any) -> dict[str, Any]:
         ],
         "entropy": ["/var/cache/ldconfig/aux-cache: inode numbers and times"],
         "layers": [
-            {"digest": "a3" * 32, "diff_id": "b4" * 32, "size": 41_203_811, "comment": "base mmdebstrap:bookworm"},
-            {"digest": "c5" * 32, "diff_id": "d6" * 32, "size": 14_877_200, "comment": "packages nginx-light"},
-            {"digest": "e7" * 32, "diff_id": "f8" * 32, "size": 9_120_455, "comment": "proto"},
+            {"digest": "a3" * 32, "diff_id": "b4" * 32, "size": 41_203_811, "comment": "base mmdebstrap:bookworm",
+             "created_by": "buildstep image import mmdebstrap:bookworm", "base": True, "files": 4112, "bytes": 99_000_000,
+             "removed": 0, "packages": ["apt 2.6.1", "dpkg 1.21.22"]},
+            {"digest": "c5" * 32, "diff_id": "d6" * 32, "size": 14_877_200, "comment": "packages nginx-light",
+             "created_by": "buildstep", "base": False, "files": 61, "bytes": 31_000_000, "removed": 2,
+             "packages": ["nginx-light 1.22.1-9"]},
+            {"digest": "e7" * 32, "diff_id": "f8" * 32, "size": 9_120_455, "comment": "proto",
+             "created_by": "buildstep", "base": False, "files": None, "bytes": None, "removed": None, "packages": []},
         ],
         "artifacts": [
             {"path": "/src/hello/bits/hello-1.4.2.oci.tar", "format": "oci", "size": 65_207_296,

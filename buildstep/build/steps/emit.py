@@ -99,7 +99,7 @@ def _emit(context: BuildContext, state: BuildState, layers: Iterable[Blob]) -> N
         changes=snapshot.changes if snapshot.emitted is None else Changes(snapshot.emitted, ()),
         layers=tuple(state.layers),
         more=layers,
-        base_layers=len(state.image.layers) or int(state.image.files > 1),
+        base_layers=state.image.own_layers,
         comment=layer_comments.FOLDERS if split else layer_comments.top(spec),
         manifest=spec.manifest,
         config=asdict(spec.oci),

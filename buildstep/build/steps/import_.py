@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import partial
 
 from buildstep import emit
@@ -18,6 +19,7 @@ from buildstep.cache.blobs import BlobStore
 from buildstep.errors import ImageError
 from buildstep.formats import codecs
 from buildstep.images.importing import Importer
+from buildstep.images.record import history_of_import
 from buildstep.images.store import ImageRecord
 from buildstep.pool.interface import Kind
 from buildstep.report.record import Cleaner, Step
@@ -117,7 +119,7 @@ def _add_base_layer(context: BuildContext, state: BuildState, blobs: BlobStore, 
             found = base_layers.find(blobs, image.layers, about)
         if found is None or image.layers != state.image.layers:
             raise ImageError(f"layers of image {image.uuid} are damaged", hint="build again", retryable=True)
-        state.layers += found
+        state.layers += [replace(blob, created_by=history_of_import(image)) for blob in found]
         return
     if len(state.below) <= 1:
         return
@@ -126,4 +128,4 @@ def _add_base_layer(context: BuildContext, state: BuildState, blobs: BlobStore, 
         # The list has the times as well, which the digest of the tree does not.
         key = f"base {image.list_digest or image.tree_digest}"
         blob = blobs.for_base(key, tree, state.below, comment=comment)
-    state.layers.append(blob)
+    state.layers.append(replace(blob, created_by=history_of_import(image)))

@@ -271,15 +271,23 @@ def describe(
 
 
 def apply_layers(
-    layers: Sequence[AbstractContextManager[LayerStream]], into: Path, apply: ApplyLayer
+    layers: Sequence[AbstractContextManager[LayerStream]],
+    into: Path,
+    apply: ApplyLayer,
+    applied: Callable[[FileList, FileList], None] = lambda _before, _after: None,
 ) -> FileList:
-    """Apply layers, lowest first, each verified before the next one begins. Returns the true entries."""
+    """Apply layers, lowest first, each verified before the next one begins. Returns the true entries.
+
+    applied: is called after each layer, with the entries before it and with it.
+    """
     into.chmod(0o755)
     if not layers:  # as in `FROM scratch` with an environment alone: an empty layer gives the top its entry
         return apply(io.BytesIO(), into, {})
     entries: FileList = {}
     for layer in layers:
+        before = entries
         with layer as stream:
-            entries = apply(cast("IO[bytes]", stream), into, entries)
+            entries = apply(cast("IO[bytes]", stream), into, before)
             stream.verify()
+        applied(before, entries)
     return entries

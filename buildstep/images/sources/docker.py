@@ -74,11 +74,11 @@ class Docker:
         with self._client(locator, context.bus) as client:
             image = client.image(self._digests.get(locator, ref.wanted), platform_of(self._environ))
             config = document(client.read(image.config), f"{ref} config")
+            contents = layer_files.Contents(into)
             with _Pull(client, image, context.downloads) as pull:
-                entries = apply_layers(
-                    [pull.layer(i) for i in range(len(image.layers))], into, context.apply_layer
-                )
-                files = layer_files.of_descriptors(image.layers, config, pull.places(), own=True)
+                layers = [pull.layer(i) for i in range(len(image.layers))]
+                entries = apply_layers(layers, into, context.apply_layer, contents.count)
+                files = layer_files.of_descriptors(image, config, pull.places(), contents, own=True)
         return SourceImage(
             manifest=describe(
                 config, ref.repository.rpartition("/")[2], image.manifest.hex, image.annotations

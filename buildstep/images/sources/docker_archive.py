@@ -40,15 +40,18 @@ class DockerArchiveFile:
         archive = _open(expanded(path, context.cache), path)
         image = _find(archive, wanted)
         config = archive.config(image)
-        layers = zip(image.layers, config.diff_ids, strict=True)
-        entries = apply_layers([archive.layer(*layer) for layer in layers], into, context.apply_layer)
+        layers = [archive.layer(*layer) for layer in zip(image.layers, config.diff_ids, strict=True)]
+        contents = layer_files.Contents(into)
+        entries = apply_layers(layers, into, context.apply_layer, contents.count)
         name = _repository(image.tags[0]) if image.tags else ""
         return SourceImage(
             manifest=describe(config.document, name or stem(path), config.image_id.removeprefix("sha256:")),
             inputs={"file": str(path.absolute()), "image": config.image_id},
             entries=entries,
             config=config.document,
-            layers=layer_files.of_archive(config.diff_ids, [archive.place(name) for name in image.layers]),
+            layers=layer_files.of_archive(
+                config.diff_ids, [archive.place(name) for name in image.layers], contents
+            ),
         )
 
 

@@ -8,10 +8,12 @@ import os
 import re
 from pathlib import Path
 
-from buildstep.errors import ImageError
+from buildstep.errors import BuildstepError, ImageError
 from buildstep.formats.decompress import MAGIC_SIZE, Decompressed, compression_of
 from buildstep.formats.unpack import Limits
 from buildstep.images.file_kind import FileKind, check_kind
+from buildstep.report.parse import load
+from buildstep.report.record import RECORD_SUFFIX, BuildRecord
 from buildstep.system.files import CHUNK
 
 _ENDING = re.compile(r"(\.oci)?\.(tar|tgz|txz|tbz2?|tzst)(\.(gz|xz|zst|bz2))?$|\.(gz|xz|zst|bz2)$")
@@ -62,6 +64,19 @@ def split(locator: str, what: str, form: str) -> tuple[Path, str]:
 def stem(path: Path) -> str:
     """Return what an image is called whose file names it: the file's name without `.tar.gz` and such."""
     return _ENDING.sub("", path.name) or "base"
+
+
+def build_beside(path: Path) -> BuildRecord | None:
+    """Return the record of the build that wrote an image file of this name and size, if it lies beside it."""
+    with contextlib.suppress(OSError):
+        size = path.stat().st_size
+        for file in sorted(path.absolute().parent.glob(f"*{RECORD_SUFFIX}")):
+            if path.name.startswith(f"{file.name.removesuffix(RECORD_SUFFIX)}."):
+                with contextlib.suppress(BuildstepError):
+                    record = load(file)
+                    if any((row.name, row.size) == (path.name, size) for row in record.artifacts):
+                        return record
+    return None
 
 
 def is_compressed(path: Path) -> bool:

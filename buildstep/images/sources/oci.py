@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from buildstep.errors import ImageError
 from buildstep.formats.oci.layout import Layout, open_layout
-from buildstep.formats.oci.spec import OciPlatform, apply_layers, describe, document
+from buildstep.formats.oci.spec import ANNOTATION, OciPlatform, apply_layers, describe, document
 from buildstep.images.file_kind import check_kind, check_start
 from buildstep.images.interface import Identity, SourceContext, SourceImage
 from buildstep.images.sources import layer_files
@@ -39,14 +39,19 @@ class Oci:
         layout = _open(expanded(path, context.cache), path)
         image = layout.image(layout.find(tag), platform_of(self._environ))
         config = document(layout.read(image.config), f"{layout.label} config")
-        entries = apply_layers([layout.open(layer) for layer in image.layers], into, context.apply_layer)
+        contents = layer_files.Contents(into)
+        layers = [layout.open(layer) for layer in image.layers]
+        entries = apply_layers(layers, into, context.apply_layer, contents.count)
+        name, title = stem(path), image.annotations.get(f"{ANNOTATION}title", "")
+        # A file that is named as its image and the version of it, as we name ours.
+        name = title if title and name.startswith(f"{title}-") else name
         return SourceImage(
-            manifest=describe(config, stem(path), image.manifest.hex, image.annotations),
+            manifest=describe(config, name, image.manifest.hex, image.annotations),
             inputs={"layout": str(path.absolute()), "digest": image.manifest.digest},
             entries=entries,
             config=config,
             layers=layer_files.of_descriptors(
-                image.layers, config, [layout.blob(layer) for layer in image.layers]
+                image, config, [layout.blob(layer) for layer in image.layers], contents
             ),
         )
 

@@ -15,7 +15,7 @@ _FIELD = re.compile(r"^(Package|Version|Architecture|Source|Status): (.*)$", re.
 
 
 def installed_packages(status: str) -> list[Package]:
-    """Return the installed packages of a dpkg status file, sorted by name."""
+    """Return the installed packages of a dpkg status file, as dpkg-query tells them, sorted by name."""
     found = []
     for paragraph in status.split("\n\n"):
         fields = dict(_FIELD.findall(paragraph))
@@ -25,10 +25,10 @@ def installed_packages(status: str) -> list[Package]:
                     name=fields["Package"],
                     version=fields.get("Version", ""),
                     arch=fields.get("Architecture", ""),
-                    source=fields.get("Source", ""),
+                    source=(fields.get("Source") or fields["Package"]).partition(" ")[0],
                 )
             )
-    return sorted(found, key=lambda package: package.name)
+    return sorted(found, key=lambda package: (package.name, package.arch))
 
 
 def newer(version: str, than: str) -> bool:

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from buildstep.errors import BuildstepError, CommandFailed, InstallError
 from buildstep.rootfs.installers.common import checked, failures
+from buildstep.rootfs.installers.package_database import PKGSRC as DATABASES
 from buildstep.rootfs.installers.pkgsrc_refusals import CULPRITS, advice, unfetched, upgrade_failed
 from buildstep.rootfs.installers.pkgsrc_versions import newer
 from buildstep.rootfs.installers.private_area import private_area, sweep_areas
@@ -31,10 +32,6 @@ _PKGIN = "/var/db/pkgin"
 _PKGIN_CACHE = f"{_PKGIN}/cache"
 _PKGIN_LOG = f"{_PKGIN}/pkg_install-err.log"
 _LOG_TAIL = 64 * 1024
-
-_DATABASES = ("/opt/local/pkg", "/opt/local/pkgdb", "/usr/pkg/pkgdb", "/var/db/pkg")
-"""Package databases of the systems that we know; a fetched vulnerability list is in one, or where
-pkg_install.conf says."""
 
 # A package name, or name-version, a pattern (foo>=1, foo-[0-9]*), or the path or URL of a package.
 _NAME = r"[A-Za-z0-9_/][A-Za-z0-9_.,:/+\[\]{}*<>=~@%-]*"
@@ -171,9 +168,12 @@ class Pkgsrc:
         return Audit(text, tuple(Finding(**match.groupdict()) for match in matches))
 
     def clean(self, sandbox: Sandbox) -> None:
-        """Remove pkgin's data and the vulnerability list; no package's name is part of it (D6)."""
+        """Remove pkgin's data and the vulnerability list; no package's name is part of it (D6).
+
+        That list is in the package database, or where pkg_install.conf says.
+        """
         root = sandbox.root
-        for folder in (*_DATABASES, *_set_folders(root)):
+        for folder in (*DATABASES, *_set_folders(root)):
             root.remove(f"{folder}/pkg-vulnerabilities")
         data = root.host_path(_PKGIN)
         if root.real(_PKGIN) != _PKGIN or data is None or not data.is_dir():

@@ -34,7 +34,7 @@ def kept(entries: list[Entry], **fields: Any) -> Tree:
     sizes = [-1 if row.kind == "d" else row.size for row in entries]
     layers = cut(paths, sizes, {})
     values: dict[str, Any] = {
-        "inputs": "i", "proto": "p", "build": "b1", "lower": [("base", "base image")],
+        "inputs": "i", "proto": "p", "build": "b1", "lower": [("base", "base image", "import")],
         "lines": [line(row) for row in entries], "paths": paths, "at": list(range(len(entries))),
         "sizes": sizes, "times": [row.mtime for row in entries], "sources": {}, "folders": [], "repeated": set(),
         "hard_links": {}, "in_base": set(), "external": set(), "layers": layers,

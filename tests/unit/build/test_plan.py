@@ -23,6 +23,7 @@ from buildstep.events import Bus
 from buildstep.files import layout, open_storage, refs
 from buildstep.files.content import ContentStore
 from buildstep.images.file_hashes import FileHashes
+from buildstep.images.freshness import Freshness
 from buildstep.images.record import ImageRecord
 from buildstep.images.store import ImageStore
 from buildstep.spec.load import BuildSpec
@@ -53,6 +54,7 @@ class Store:
     base: FileList | None = None
     hashes: FileHashes = field(default_factory=lambda: FileHashes(Path("nowhere")))
     bus: Bus = field(default_factory=Bus)
+    freshness: Freshness = field(default_factory=lambda: Freshness(Path("nowhere"), {}, {}, Bus()))
 
     def find(self, _ref: str) -> ImageRecord | None:
         return self.image

@@ -63,7 +63,10 @@ RECORDS = st.builds(
     packages=rows(Package),
     audit=st.none() | st.builds(Audit, text=TEXT, findings=rows(Finding)),
     entropy=st.lists(TEXT, max_size=2).map(tuple),
-    layers=rows(Layer, size=st.integers()),
+    layers=rows(
+        Layer, size=st.integers(), base=st.booleans(), files=st.none() | st.integers(), bytes=st.none() | st.integers(),
+        removed=st.none() | st.integers(), packages=st.lists(TEXT, max_size=2).map(tuple),
+    ),
     artifacts=rows(ImageFile, size=st.integers(), extra=st.dictionaries(TEXT, JSON, max_size=2)),
     files_added=st.lists(st.tuples(TEXT, st.integers()), max_size=2).map(tuple),
     tree_digest=TEXT,

@@ -28,7 +28,7 @@ Description: add and remove users
 
 def test_installed_packages_are_sorted_by_name() -> None:
     assert installed_packages(STATUS) == [
-        Package(name="adduser", version="3.134"),
+        Package(name="adduser", version="3.134", source="adduser"),
         Package(name="zlib1g", version="1:1.2.13.dfsg-1", arch="amd64", source="zlib"),
     ]
     assert installed_packages("") == []
