@@ -86,6 +86,7 @@ def question(
         inputs |= {
             "proto directory": proto_digest(spec, proto),
             "owner": _owner(spec),
+            "modes": _modes(spec),
             "exclude": list(spec.exclude),
         }
     return inputs
@@ -116,6 +117,7 @@ def decisive(
     options = {name: value for name, value in spec.to_json().items() if name not in NOT_DECISIVE}
     options |= {
         "owner": _owner(spec),
+        "modes": _modes(spec),
         "clean": list(spec.cleaners(cleaners.DEFAULT)),
         "compression": _compression(spec),
     }
@@ -148,6 +150,10 @@ def _compression(spec: BuildSpec) -> str | None:
     defaults = replace(spec, compression=None)
     named = any(emit.codec_of(spec, name) != emit.codec_of(defaults, name) for name in spec.formats)
     return spec.compression if named else None
+
+
+def _modes(spec: BuildSpec) -> list[str]:
+    return [f"{pattern}={mode}" for pattern, mode in spec.modes.items()]
 
 
 def _owner(spec: BuildSpec) -> list[str]:

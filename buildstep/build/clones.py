@@ -13,7 +13,7 @@ from buildstep.errors import BuildstepError
 from buildstep.events import Cleaned
 from buildstep.pool.interface import Kind
 from buildstep.pool.journal import keep
-from buildstep.rootfs import cleaners, conflicts, copy_proto, owners
+from buildstep.rootfs import cleaners, conflicts, copy_proto, modes, owners
 from buildstep.rootfs.cleaners.interface import CleanOptions
 from buildstep.rootfs.leak_check import CiHost
 from buildstep.rootfs.placement import Placement, find_placements
@@ -78,6 +78,7 @@ def copy_proto_dir(context: BuildContext, state: BuildState) -> None:
     spec = context.spec
     options = copy_proto.CopyOptions(
         rule=owners.owner_rule(spec.owner, state.root),
+        modes=modes.mode_rule(spec.modes),
         exclude=spec.exclude,
         privileged=context.backend.privileged,
         timeout=spec.timeouts.command,
@@ -128,7 +129,8 @@ def read_clone(
         brought: dict[bytes, bytes] = {}
         if copied is not None:
             brought = copy_proto.source_of(_placements(state, copied), copied.paths)
-        owner = owners.recorded(owners.owner_rule(spec.owner, root), below, brought, state.owners)
+        rule, mode = owners.owner_rule(spec.owner, root), modes.mode_rule(spec.modes)
+        owner = owners.recorded(rule, below, brought, state.owners, mode.of)
     found = read_tree(state.dataset, state.origin, below, bus=context.bus, overlay=overlay, owner=owner)
     if copied is not None:
         _keep_far_times(state, found, copied)

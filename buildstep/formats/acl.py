@@ -51,6 +51,19 @@ def acl_mode(value: bytes) -> int | None:
     return bits.get(0x01, 0) << 6 | bits.get(0x10, bits.get(0x04, 0)) << 3 | bits.get(0x20, 0)
 
 
+def with_mode(value: bytes, mode: int) -> bytes:
+    """Return an access ACL after a chmod(2): its owner, others, and the mask or else the group change.
+
+    What is no ACL stays as it is.
+    """
+    if acl_to_text(value) is None:
+        return value
+    rows = list(_ACL_ENTRY.iter_unpack(value[4:]))
+    middle = 0x10 if any(tag == 0x10 for tag, _, _ in rows) else 0x04
+    new = {0x01: mode >> 6 & 7, middle: mode >> 3 & 7, 0x20: mode & 7}
+    return value[:4] + b"".join(_ACL_ENTRY.pack(tag, new.get(tag, bits), ident) for tag, bits, ident in rows)
+
+
 @dataclass(frozen=True, slots=True)
 class AclText:
     """An ACL as SCHILY.acl text has it. Use `parse_acl`."""

@@ -14,11 +14,12 @@ import shlex
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from buildstep.errors import CommandFailed
 from buildstep.events import Bus
+from buildstep.rootfs.modes import ModeRule, apply_modes
 from buildstep.rootfs.owners import OwnerRule, apply_owners, hard_link_groups, own_owner
 from buildstep.rootfs.placement import Placement, placement_of
 from buildstep.system import host, process
@@ -32,11 +33,12 @@ _LISTING = 1 << 30
 class CopyOptions:
     """How a proto directory is copied.
 
-    rule: who owns the copies; exclude: rsync's patterns; privileged: whether owners can be set; timeout:
-    seconds for one run of rsync.
+    rule: who owns the copies; modes: which modes they get; exclude: rsync's patterns; privileged: whether
+    owners can be set; timeout: seconds for one run of rsync.
     """
 
     rule: OwnerRule
+    modes: ModeRule = field(default_factory=ModeRule)
     exclude: Sequence[str] = ()
     privileged: bool
     timeout: float = 3600.0
@@ -57,11 +59,12 @@ def copy(proto: Path, root: Root, placements: Sequence[Placement], options: Copy
     placements: where its directories go there. Raises CommandFailed for any status of rsync but 0.
     """
     process.which("rsync")
-    report_changed_modes(proto, root, placements, bus)
+    report_changed_modes(proto, root, placements, options.modes, bus)
     top = root.path.stat()
     owners_differ = options.privileged and not options.rule.uniform
+    modes = options.modes if options.privileged else ModeRule()  # else they are only recorded
     # rsync lists what it copied, as excluded files are not ours to link or to give an owner.
-    listing = len(placements) > 1 or owners_differ
+    listing = len(placements) > 1 or owners_differ or bool(modes)
     copied: dict[str, str] = {}
     for placement in placements:
         flags = _flags(placement, placements, options)
@@ -80,6 +83,8 @@ def copy(proto: Path, root: Root, placements: Sequence[Placement], options: Copy
         _link_across(proto, root, copied)
     if owners_differ:
         apply_owners(proto, root, copied, options.rule)
+    if modes:
+        apply_modes(proto, root, copied, modes)
     # The proto's own directory is not part of it: a private work directory must not make / private.
     root.path.chmod(stat.S_IMODE(top.st_mode))
     if options.privileged:
@@ -220,7 +225,9 @@ def _literal(path: str) -> str:
     return re.sub(r"([\\*?\[\]])", r"\\\1", path) if re.search(r"[*?\[]", path) else path
 
 
-def report_changed_modes(proto: Path, root: Root, placements: Sequence[Placement], bus: Bus) -> None:
+def report_changed_modes(
+    proto: Path, root: Root, placements: Sequence[Placement], modes: ModeRule, bus: Bus
+) -> None:
     """Warn where the proto directory changes the mode of /tmp and such: in a checkout all modes are 755."""
     for placement in placements:
         for name in ("tmp", "var/tmp", "root"):
@@ -228,7 +235,8 @@ def report_changed_modes(proto: Path, root: Root, placements: Sequence[Placement
             if source.is_symlink() or not source.is_dir():
                 continue
             there = root.lstat(f"{placement.target}/{name}")
-            mode = stat.S_IMODE(source.stat().st_mode)
+            given = stat.S_IMODE(source.stat().st_mode)
+            mode = modes.of(f"{placement.source}/{name}".lstrip("/"), given, "d")
             if there is not None and stat.S_ISDIR(there.st_mode) and stat.S_IMODE(there.st_mode) != mode:
                 old = stat.S_IMODE(there.st_mode)
                 bus.note(

@@ -6,7 +6,7 @@ import contextlib
 import fnmatch
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +17,12 @@ from buildstep.system.accounts import number_of
 from buildstep.system.root import Root
 from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.scan import Owner, plain_mode
+
+
+def fits(pattern: str, path: str) -> bool:
+    """Return whether a pattern of a rule names a path of the proto directory, or a directory above it."""
+    plain = pattern.strip("/")
+    return fnmatch.fnmatchcase(path, plain) or path.startswith(plain.removesuffix("/**") + "/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +36,7 @@ class OwnerRule:
 
     def of(self, path: str) -> tuple[int, int] | None:
         """Return the (uid, gid) for a path of the proto directory, None for its own."""
-        for pattern, ids in self.rules:
-            plain = pattern.strip("/")
-            if fnmatch.fnmatchcase(path, plain) or path.startswith(plain.removesuffix("/**") + "/"):
-                return ids
-        return (0, 0)
+        return next((ids for pattern, ids in self.rules if fits(pattern, path)), (0, 0))
 
     @property
     def keeps(self) -> bool:
@@ -52,17 +54,20 @@ def recorded(
     base: FileList,
     brought: Mapping[bytes, bytes],
     made: Mapping[bytes, tuple[int, int]] = MappingProxyType({}),
+    mode: Callable[[str, int, str], int] = lambda _path, mode, _kind: mode,
 ) -> Owner:
     """Return the function that gives the owner to record for an entry, where owners could not be set.
 
     base: the tree before the build; brought: paths that came from the proto directory, each with its path
-    there; made: owners of other new paths. What the base had keeps its owner, and the mode and attributes
-    that could not be set.
+    there; made: owners of other new paths; mode: gives the mode of what was brought (`ModeRule.of`). What the
+    base had keeps its owner, and the mode and attributes that could not be set.
     """
 
     def owner(entry: Entry) -> tuple[int, int]:
         if entry.path in brought:
-            ids = rule.of(os.fsdecode(brought[entry.path]))
+            source = os.fsdecode(brought[entry.path])
+            entry.mode = mode(source, entry.mode, entry.kind)
+            ids = rule.of(source)
             return (entry.uid, entry.gid) if ids is None else ids
         old = base.get(entry.path)
         if old is None or old.kind != entry.kind:

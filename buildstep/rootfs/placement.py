@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from buildstep.rootfs.modes import ModeRule, acl_changed
 from buildstep.rootfs.owners import OwnerRule, own_owner
 from buildstep.tree.entry import FileList
 from buildstep.tree.scan import link_groups
@@ -94,8 +95,8 @@ def placement_of(path: str, placements: Sequence[Placement]) -> Placement:
     return next(found for found in reversed(placements) if found.covers(path))
 
 
-def overlay(entries: FileList, placements: Sequence[Placement], rule: OwnerRule) -> FileList:
-    """Return the proto directory's entries with the paths and owners that they get in the image.
+def overlay(entries: FileList, placements: Sequence[Placement], rule: OwnerRule, modes: ModeRule) -> FileList:
+    """Return the proto directory's entries with the paths, owners and modes that they get in the image.
 
     The result is what `copy_proto.copy` leaves in a tree, without copying anything. Directories that the base
     has behind a link (all placements but the first) keep what the proto says of them. Changes the entries.
@@ -105,10 +106,30 @@ def overlay(entries: FileList, placements: Sequence[Placement], rule: OwnerRule)
         ids = single if rule.uniform else rule.of(os.fsdecode(path))
         entry.uid, entry.gid = own_owner(entry.uid, entry.gid) if ids is None else ids
         entry.text = b""
+    if modes:
+        entries = _with_modes(entries, modes)
     found = _placed(entries, placements) if len(placements) > 1 else dict(entries)
-    for entry in found.values():
+    for path, entry in list(found.items()):
         if entry.first:  # a hard-link group has one owner: its first member decides
-            entry.uid, entry.gid = found[entry.first].uid, found[entry.first].gid
+            first = found[entry.first]
+            entry.uid, entry.gid, entry.mode = first.uid, first.gid, first.mode
+            if entry.xattrs != first.xattrs:
+                found[path] = replace(entry, xattrs=first.xattrs)
+    return found
+
+
+def _with_modes(entries: FileList, modes: ModeRule) -> FileList:
+    """Return the entries with their modes. One with an ACL is another entry then: its attributes are known
+    to the index as they are in the proto directory."""
+    found = dict(entries)
+    for path, entry in entries.items():
+        mode = modes.of(os.fsdecode(path), entry.mode, entry.kind)
+        if mode != entry.mode:
+            xattrs = acl_changed(entry.xattrs, mode)
+            if xattrs == entry.xattrs:
+                entry.mode = mode
+            else:
+                found[path] = replace(entry, mode=mode, xattrs=xattrs)
     return found
 
 

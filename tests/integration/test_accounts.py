@@ -164,3 +164,38 @@ def test_the_record_has_the_step(overlay: Lab) -> None:
     record = json.loads(Path(built["record"]).read_text())
     assert [row["name"] for row in record["steps"]][:3] == ["import", "clone", "accounts"]
     assert "g:x:77:www" in text(built, "etc/group")
+
+
+MODES = {"srv/app/run": "0750", "srv": "D0711,F0640", "etc/*": "go-r"}
+
+
+def modes_of(lab: Lab, built: dict[str, Any]) -> dict[str, int]:
+    paths = ("srv", "srv/app", "srv/app/run", "srv/app/data", "srv/app/link", "etc", "etc/hello")
+    found = tree(built)
+    return {path: found[path][0] for path in paths}
+
+
+def test_modes_are_the_same_on_every_way_into_the_image(lab: Lab) -> None:
+    (lab.proto / "srv/app/data").write_text("x")
+    (lab.proto / "srv/app/link").symlink_to("run")
+    build = {"modes": MODES, "owner": {"srv": "33:www", "*": "root:root"}}
+    lab.manifest(build=build)
+    built = lab.built(*TAR, env=EPOCH)
+    assert modes_of(lab, built) == {
+        "srv": 0o711, "srv/app": 0o711, "srv/app/run": 0o750, "srv/app/data": 0o640, "srv/app/link": 0o777,
+        "etc": 0o755, "etc/hello": 0o600,
+    }  # fmt: skip
+    lab.manifest(build=build | {"exclude": ["*[[:digit:]]"]})  # which only rsync knows: it is copied
+    copied = lab.built(*TAR, env=EPOCH)
+    assert "copied" in step(copied, "sync")["reason"]
+    assert copied["tree_digest"] == built["tree_digest"]
+    lab.manifest(build=build)
+    assert lab.built(*TAR, env=EPOCH)["tree_digest"] == built["tree_digest"]
+    assert set(states(lab.built(*TAR, env=EPOCH)).values()) == {"reuse"}
+    for order in ("packages-first", "proto-first"):
+        lab.manifest(build=build | {"packages": ["one-1"], "order": order})
+        assert modes_of(lab, lab.built(*TAR, env=EPOCH)) == modes_of(lab, built)
+    lab.manifest(build=build | {"modes": {}})
+    plain = lab.built(*TAR, env=EPOCH)
+    assert tree(plain)["srv/app/run"][0] == 0o644
+    assert lab.leftovers() == []

@@ -10,7 +10,7 @@ from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.plan import PlanFacts, Planned, proto_text
 from buildstep.build.steps import packages
 from buildstep.report.record import Step
-from buildstep.rootfs import conflicts, copy_proto, owners, placement
+from buildstep.rootfs import conflicts, copy_proto, modes, owners, placement
 from buildstep.tree.entry import FileList
 
 
@@ -48,8 +48,9 @@ def overlay(context: BuildContext, state: BuildState) -> None:
     spec, root = context.spec, state.root
     placements = placement.find_placements(context.plan.proto.kind, state.root_list)
     conflicts.make_way(root, state.replaced)
-    copy_proto.report_changed_modes(spec.proto, root, placements, context.bus)
-    entries = placement.overlay(context.plan.proto.entries, placements, owners.owner_rule(spec.owner, root))
+    rule, mode = owners.owner_rule(spec.owner, root), modes.mode_rule(spec.modes)
+    copy_proto.report_changed_modes(spec.proto, root, placements, mode, context.bus)
+    entries = placement.overlay(context.plan.proto.entries, placements, rule, mode)
     if state.root_prefix:
         entries = _below_folder(entries, os.fsencode(state.root_prefix))
     state.overlay = entries

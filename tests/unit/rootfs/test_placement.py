@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from buildstep.formats.acl import acl_mode
+from buildstep.rootfs.modes import ModeRule
 from buildstep.rootfs.owners import OwnerRule
 from buildstep.rootfs.placement import Placement, overlay
 from buildstep.system.root import Root
@@ -60,6 +63,7 @@ def test_entries_get_the_paths_and_owners_of_the_image() -> None:
         ),
         [TOP, Placement("bin", "usr/bin")],
         OwnerRule((("bin/a", (5, 6)), ("*", (0, 0)))),
+        ModeRule(),
     )
     assert {path: (entry.path, entry.uid, entry.gid) for path, entry in found.items()} == {
         b"usr/bin": (b"usr/bin", 0, 0),
@@ -73,6 +77,7 @@ def test_of_two_entries_for_one_path_that_behind_the_link_wins() -> None:
         entries_of(Entry(b"bin/a", "f", 0o755, 0, 0), Entry(b"usr/bin/a", "f", 0o600, 0, 0)),
         [TOP, Placement("bin", "usr/bin")],
         OwnerRule((("*", None),)),
+        ModeRule(),
     )
     assert {path: entry.mode for path, entry in found.items()} == {b"usr/bin/a": 0o755}
 
@@ -82,5 +87,28 @@ def test_a_hard_link_group_has_the_owner_of_its_first_member() -> None:
         entries_of(Entry(b"a", "f", 0o644, 9, 9), Entry(b"z", "f", 0o644, 9, 9, first=b"a")),
         [TOP],
         OwnerRule((("z", (7, 7)), ("*", (1, 2)))),
+        ModeRule(),
     )
     assert (found[b"z"].uid, found[b"z"].gid) == (1, 2)
+
+
+def test_modes_by_rule_in_place_and_what_the_index_knows_stays() -> None:
+    acl = struct.pack("<I", 2) + b"".join(
+        struct.pack("<HHI", tag, bits, 0xFFFFFFFF) for tag, bits in ((1, 6), (4, 4), (0x10, 4), (0x20, 0))
+    )
+    xattrs = ((b"system.posix_acl_access", acl),)
+    given = entries_of(
+        Entry(b"bin", "d", 0o755, 0, 0),
+        Entry(b"bin/a", "f", 0o644, 0, 0, xattrs=xattrs),
+        Entry(b"bin/b", "f", 0o644, 0, 0),
+        Entry(b"bin/c", "f", 0o644, 0, 0, first=b"bin/b"),
+        Entry(b"bin/l", "l", 0o777, 0, 0),
+    )
+    rule = ModeRule((("bin/c", "0600"), ("bin/**", "F0750")))
+    found = overlay(given, [TOP], OwnerRule((("*", None),)), rule)
+    assert {path: entry.mode for path, entry in found.items()} == {
+        b"bin": 0o755, b"bin/a": 0o750, b"bin/b": 0o750, b"bin/c": 0o750, b"bin/l": 0o777,
+    }  # fmt: skip
+    assert acl_mode(found[b"bin/a"].xattrs[0][1]) == 0o750
+    assert given[b"bin/a"].xattrs == xattrs
+    assert found[b"bin/b"] is given[b"bin/b"], "it is known by what it is"
