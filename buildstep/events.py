@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar, Literal, NamedTuple
 
 State = Literal["run", "reuse", "skip", "failed"]
 Level = Literal["debug", "info", "warning", "error"]
 Result = Literal["passed", "failed", "warned", "skipped"]
+Unit = Literal["bytes", "percent"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,6 +158,77 @@ class Counted(Event):
     amount: int
 
 
+class Reading(NamedTuple):
+    """How far a job is: of its total in its unit, how many files, and what it is at, in words."""
+
+    done: int
+    files: int = 0
+    text: str = ""
+
+
+class Gauge:
+    """How far a job is. Whoever does it adds to it, or says how it can be read; whoever shows it reads it, as
+    often as is good for the eye. So a job is not slowed down by being watched.
+
+    total: what is to be done, 0 where that is not known; it may be set later. files: how many files that is,
+    where they are counted too. read: gives the reading, in any thread, instead of `advance`.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total: int = 0,
+        *,
+        unit: Unit = "bytes",
+        files: int = 0,
+        read: Callable[[], Reading] | None = None,
+    ) -> None:
+        self.title, self.total, self.unit, self.files = title, total, unit, files
+        self.began = time.monotonic()
+        self._read = read
+        self._last = Reading(0)
+        self._lock = threading.Lock()
+
+    def advance(self, amount: int, files: int = 0) -> None:
+        """Say that so much more is done; from any thread. What has to be done again is taken away."""
+        with self._lock:
+            self._last = Reading(self._last.done + amount, self._last.files + files)
+
+    def reading(self) -> Reading:
+        """Return how far it is; the last that was known where that cannot be read just now."""
+        if self._read is not None:
+            with contextlib.suppress(OSError, ValueError, RuntimeError):
+                self._last = self._read()
+        return self._last
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been going on."""
+        return time.monotonic() - self.began
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress(Event):
+    """A job that takes its time begins or ends. done, total: in its unit, total 0 where it was not known;
+    seconds: how long it took. How far it is in between is for `gauge` to tell, and in no log."""
+
+    kind: ClassVar[str] = "progress"
+    job: str
+    state: Literal["begin", "end"]
+    done: int
+    total: int
+    unit: Unit
+    seconds: float
+    gauge: Gauge = field(repr=False, compare=False)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the fields that are values."""
+        return {
+            "event": self.kind, "time": self.time, "step": self.step, "job": self.job, "state": self.state,
+            "done": self.done, "total": self.total, "unit": self.unit, "seconds": self.seconds,
+        }  # fmt: skip
+
+
 Subscriber = Callable[[Event], None]
 
 
@@ -165,6 +239,7 @@ class Bus:
         self._subscribers = list(subscribers)
         self._announced: list[Note] = []
         self.counts: dict[str, int] = {}
+        self._counting: list[Callable[[], Mapping[str, int]]] = []
         self.current = ""
 
     def subscribe(self, subscriber: Subscriber) -> None:
@@ -207,6 +282,46 @@ class Bus:
     def count(self, name: str, amount: int = 1) -> None:
         """Add to a counted cost; totals are emitted once, by `emit_counts`."""
         self.counts[name] = self.counts.get(name, 0) + amount
+
+    @contextlib.contextmanager
+    def counting(self, read: Callable[[], Mapping[str, int]]) -> Iterator[None]:
+        """Add costs at the end of a block, however it ends; until then `so_far` asks for them."""
+        self._counting.append(read)
+        try:
+            yield
+        finally:
+            self._counting.remove(read)
+            for name, amount in read().items():
+                self.count(name, amount)
+
+    def so_far(self, name: str) -> int:
+        """Return a cost with what is being added to it just now."""
+        return self.counts.get(name, 0) + sum(read().get(name, 0) for read in tuple(self._counting))
+
+    @contextlib.contextmanager
+    def job(
+        self,
+        title: str,
+        total: int = 0,
+        *,
+        unit: Unit = "bytes",
+        files: int = 0,
+        read: Callable[[], Reading] | None = None,
+    ) -> Iterator[Gauge]:
+        """Show how far a job is while the block runs: see `Gauge`. title: such as `push app:1`."""
+        gauge = Gauge(title, total, unit=unit, files=files, read=read)
+        self.emit(self._progress(gauge, "begin"))
+        try:
+            yield gauge
+        finally:
+            self.emit(self._progress(gauge, "end"))
+
+    def _progress(self, gauge: Gauge, state: Literal["begin", "end"]) -> Progress:
+        seconds = round(gauge.seconds, 3) if state == "end" else 0.0
+        return Progress(
+            step=self.current, job=gauge.title, state=state, done=gauge.reading().done, total=gauge.total,
+            unit=gauge.unit, seconds=seconds, gauge=gauge,
+        )  # fmt: skip
 
     def emit_counts(self) -> None:
         for name, amount in sorted(self.counts.items()):

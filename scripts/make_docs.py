@@ -146,7 +146,7 @@ def _events() -> str:
     # A class with slots is made twice; the one that counts comes last.
     kinds = {kind.kind: kind for kind in events.Event.__subclasses__()}
     for _, kind in sorted(kinds.items()):
-        own = [item.name for item in dataclasses.fields(kind) if item.name not in common]
+        own = [item.name for item in dataclasses.fields(kind) if item.name not in common and item.repr]
         rows.append((f"`{kind.kind}`", ", ".join(f"`{name}`" for name in own)))
     return table(("`event`", "fields beside `time` and `step`"), rows)
 

@@ -44,7 +44,7 @@ from buildstep.cache.blob_files import (
     remove,
     stamp_of,
 )
-from buildstep.emit import chunk_reuse
+from buildstep.emit import chunk_reuse, read_pass
 from buildstep.emit.chunk_reuse import ChunkLost, LayerFromChunks, ReusableChunks, layer_line
 from buildstep.emit.interface import ArchiveStyle, Blob
 from buildstep.emit.layer import write_layer
@@ -205,9 +205,10 @@ class BlobStore:
             self._bus.note(f"compressing {comment}")
             begin = time.monotonic()
             self._bus.count("layers_made")
-            blob, _ = write_layer(
-                root, layer, self._new_path(), codec=self._codec, style=style, bus=self._bus
-            )
+            with read_pass.job(self._bus, f"compress {comment}", layer.entries):
+                blob, _ = write_layer(
+                    root, layer, self._new_path(), codec=self._codec, style=style, bus=self._bus
+                )
             return self._keep(replace(blob, comment=comment), key, path, begin)
 
     def for_content(self, root: Path, changes: Changes, tree: FileList, *, comment: str) -> Blob:
@@ -231,7 +232,8 @@ class BlobStore:
             if not self._fresh and (found := self.reuse(name, comment)) is not None:
                 return found
         begin = time.monotonic()
-        blob, stream = self._write(self._new_path(), root, layer, lines)
+        with read_pass.job(self._bus, f"compress {comment}", entries):
+            blob, stream = self._write(self._new_path(), root, layer, lines)
         if not hashed:
             lines = [layer_line(entry, self._style) for entry in entries]
         key = self._digest(lines, changes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -93,7 +93,9 @@ def emit(job: EmitJob, formats: Sequence[str], outputs: Outputs) -> list[Artifac
                 stack.enter_context(emitter.open(job, temporary_name(finals[name])))
                 for name, emitter in chosen.items()
             ]
-            _fill(job, read_pass.read_pass(job.root, _plan(job, sinks), job.bus, sparse=job.style.sparse))
+            plan = _plan(job, sinks)
+            with read_pass.job(job.bus, "write the image", (entry for entry, _ in plan)):
+                _fill(job, read_pass.read_pass(job.root, plan, job.bus, sparse=job.style.sparse))
             artifacts = [sink.finish() for sink in sinks]
             for sink in sinks:
                 if isinstance(sink, Joining):
@@ -150,17 +152,14 @@ def _tell_odd_names(job: EmitJob) -> None:
         )
 
 
-def _plan(job: EmitJob, sinks: Sequence[Sink]) -> Iterator[tuple[Entry, Sequence[Sink]]]:
-    """Yield each entry to read, sorted by path, and the sinks that take it."""
+def _plan(job: EmitJob, sinks: Sequence[Sink]) -> list[tuple[Entry, Sequence[Sink]]]:
+    """Return each entry to read, sorted by path, and the sinks that take it."""
     whole = [sink for sink in sinks if sink.scope == "tree"]
     layer = read_pass.with_parents(job.changes, job.tree)
     if not whole:
-        for entry in layer:
-            yield entry, sinks
-        return
+        return [(entry, sinks) for entry in layer]
     changed = {entry.path for entry in layer} if len(whole) < len(sinks) else set()
-    for path in sorted(job.tree):
-        yield job.tree[path], sinks if path in changed else whole
+    return [(job.tree[path], sinks if path in changed else whole) for path in sorted(job.tree)]
 
 
 def _fill(job: EmitJob, digests: dict[bytes, str]) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from buildstep.emit.interface import Sink
 from buildstep.errors import EmitError
-from buildstep.events import Bus
+from buildstep.events import Bus, Reading
 from buildstep.system.files import CHUNK, GRAIN, ZEROS, Extents, data_extents, is_zeros
 from buildstep.system.text import shown
 from buildstep.tree.diff import Changes
@@ -69,24 +69,33 @@ def read_pass(
     file that was listed, changes while it is read, or does not have the SHA-256 of its entry.
     """
     reader = _Reader(os.fsencode(root), sparse=sparse)
-    try:
-        for entry, sinks in entries:
-            kind = entry.kind
-            if kind == "f" and not entry.first:
-                reader.read(entry, sinks)
-            elif kind == "s":
-                bus.note(f"{shown(entry.path)} is a socket and was left out of the image")
-            else:
-                for sink in sinks:
-                    sink.begin(entry)
-                    sink.end(entry)
-        return reader.finish()
-    finally:
-        reader.abandon()
-        bus.count("files_read", reader.files)
-        bus.count("bytes_read", reader.bytes)
-        if reader.filled:
-            bus.count("bytes_of_holes", reader.filled)
+    with bus.counting(reader.counts):
+        try:
+            for entry, sinks in entries:
+                kind = entry.kind
+                if kind == "f" and not entry.first:
+                    reader.read(entry, sinks)
+                elif kind == "s":
+                    bus.note(f"{shown(entry.path)} is a socket and was left out of the image")
+                else:
+                    for sink in sinks:
+                        sink.begin(entry)
+                        sink.end(entry)
+            return reader.finish()
+        finally:
+            reader.abandon()
+
+
+@contextlib.contextmanager
+def job(bus: Bus, title: str, entries: Iterable[Entry]) -> Iterator[None]:
+    """Show how much of these entries has been read, by any read pass, while the block runs."""
+    total = sum(entry.size for entry in entries if entry.kind == "f" and not entry.first)
+    if not total:
+        yield
+        return
+    before = bus.so_far("bytes_read")
+    with bus.job(title, total, read=lambda: Reading(bus.so_far("bytes_read") - before)):
+        yield
 
 
 def _changed(entry: Entry, how: str) -> EmitError:
@@ -107,6 +116,11 @@ class _Reader:
         self.bytes = 0
         self.filled = 0
         """Bytes of holes that were written as zeros."""
+
+    def counts(self) -> dict[str, int]:
+        """Return what was read so far, by the name of its cost."""
+        holes = {"bytes_of_holes": self.filled} if self.filled else {}
+        return {"files_read": self.files, "bytes_read": self.bytes, **holes}
 
     def read(self, entry: Entry, sinks: Sequence[Sink]) -> None:
         if entry.size > SMALL:

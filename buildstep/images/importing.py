@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -21,6 +22,7 @@ from buildstep.images.record import ImageRecord, key_of, root_in
 from buildstep.images.resolve import Fetched, Incoming
 from buildstep.images.sources import parse, zfs_file
 from buildstep.images.store import ImageStore
+from buildstep.images.unpacking import shown
 from buildstep.net.errors import HttpError
 from buildstep.net.http import translated
 from buildstep.net.imgapi import expected_file
@@ -233,10 +235,8 @@ class Importer:
             privileged=privileged,
             bus=bus,
             environ=self._store.environ,
-            unpack=lambda stream, into: unpack(stream, into, privileged=privileged, bus=bus),
-            apply_layer=lambda stream, into, below: apply_layer(
-                stream, into, below, privileged=privileged, bus=bus
-            ),
+            unpack=shown(partial(unpack, privileged=privileged, bus=bus), bus),
+            apply_layer=shown(partial(apply_layer, privileged=privileged, bus=bus), bus, layers=True),
         )
 
     def _install(self, put: Put, *, key: str, label: str = "") -> ImageRecord:

@@ -248,6 +248,15 @@ def _fetch(
     Raises ImageError, and DiskError where there is no room for it: nobody else's file has it either.
     """
     target = folder / f"{image.uuid}.file"
+    title = f"download {image.manifest.get('name')}@{image.manifest.get('version')}"
+    with bus.job(title, sum(file.get("size", 0) for file in image.manifest.get("files", [])[:1])) as gauge:
+        progress.gauge = gauge
+        return _fetch_from(image, repositories, target, bus, progress)
+
+
+def _fetch_from(
+    image: Resolved, repositories: Sequence[Repository], target: Path, bus: Bus, progress: Progress
+) -> Fetched:
     problems: list[BuildstepError] = []
     for repository in [image.repository, *(r for r in repositories if r is not image.repository)]:
         try:

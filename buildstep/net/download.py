@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from buildstep.events import Gauge
 from buildstep.net.errors import HttpError, safe_url
 from buildstep.net.http import Http
 from buildstep.net.request import HttpRequest
@@ -44,9 +45,10 @@ class Downloaded:
 
 
 class Progress:
-    """How far a download is, for a reader that does not wait for its end (`Follower`)."""
+    """How far a download is, for a reader that does not wait for its end (`Follower`), and for a gauge."""
 
-    def __init__(self) -> None:
+    def __init__(self, gauge: Gauge | None = None) -> None:
+        self.gauge = gauge
         self._changed = threading.Condition()
         self._path: Path | None = None
         self._available = 0
@@ -56,6 +58,8 @@ class Progress:
     def at(self, path: Path, available: int, *, finished: bool = False) -> None:
         """Report the file as it is now, and how many of its bytes can be read."""
         with self._changed:
+            if self.gauge is not None:
+                self.gauge.advance(available - self._available, int(finished and not self._finished))
             self._path, self._available, self._finished = path, available, finished
             self._changed.notify_all()
 

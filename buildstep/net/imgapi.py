@@ -154,7 +154,9 @@ class ImgapiClient:
         if dataset_guid:
             params["dataset_guid"] = dataset_guid
         request = self._request("PUT", f"/images/{uuid}/file", params)
-        return self._change(replace(request, idempotent=True), "application/octet-stream", path)
+        with self.http.bus.job(f"push {path.name}", path.stat().st_size) as gauge:
+            request = replace(request, idempotent=True, gauge=gauge)
+            return self._change(request, "application/octet-stream", path)
 
     def activate(self, uuid: str) -> dict[str, Any]:
         """Make the image visible and final, and return its manifest. Not repeated either."""

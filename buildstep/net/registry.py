@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit, urlunsplit
 
 from buildstep.errors import UsageError
+from buildstep.events import Gauge
 from buildstep.formats.oci import naming
 from buildstep.formats.oci.spec import (
     INDEXES,
@@ -220,10 +221,12 @@ class RegistryClient:
 
     # -- pushing ------------------------------------------------------------------------------------
 
-    def push_blob(self, entry: Descriptor, data: bytes | Slice) -> bool:
-        """Upload a blob and return True; False if it was there. The registry checks its digest."""
+    def push_blob(self, entry: Descriptor, data: bytes | Slice, gauge: Gauge | None = None) -> bool:
+        """Upload a blob, checked by the registry, and return True; False if it was there. gauge: is told."""
+        gauge = gauge or Gauge("push")
         try:
             self._call(HttpRequest("HEAD", self._blob_url(entry.digest)), _PUSH)
+            gauge.advance(entry.size)
             return False
         except HttpError as error:
             # Where a HEAD gets no word, the blob may be there: it is sent again, to the same digest.
@@ -235,6 +238,7 @@ class RegistryClient:
             begun = self._call(self._upload_request(entry), _PUSH)
             if begun.status == 201:
                 self.mounted += 1
+                gauge.advance(entry.size)
                 return
             location = urljoin(begun.url, begun.headers.get("location", ""))
             parts = urlsplit(location)
@@ -245,6 +249,7 @@ class RegistryClient:
                 headers={"Content-Type": "application/octet-stream"},
                 ok={201, 204},
                 data=data,
+                gauge=gauge,
             )
             try:
                 self._call(upload, _PUSH)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from buildstep import __version__
+from buildstep.events import Gauge
 from buildstep.net.errors import HttpError, safe_url
 from buildstep.system.files import Slice
 
@@ -60,7 +61,7 @@ class HttpRequest:
     sign: see Sign. data: the body: bytes, a file, or a part of one. ok: the statuses that are no error.
     idempotent: the call may be repeated after a temporary failure, as any GET may. limit: most bytes of the
     response that are accepted. held: for how many seconds more than usual the server may hold its response
-    back, as it was asked to.
+    back, as it was asked to. gauge: is told how much of a body that is a file was sent.
     """
 
     method: str
@@ -73,6 +74,7 @@ class HttpRequest:
     idempotent: bool = False
     limit: int = MAX_RESPONSE
     held: float = 0.0
+    gauge: Gauge | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

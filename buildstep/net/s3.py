@@ -10,13 +10,15 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from buildstep.errors import ToolMissing, UsageError
+from buildstep.events import Gauge, Reading
 from buildstep.net.download import Downloaded, download
 from buildstep.net.errors import clean_text, safe_url
 from buildstep.net.http import Http
@@ -277,7 +279,10 @@ class S3Client:
             return
         checksum = base64.b64encode(bytes.fromhex(info.sha256)).decode()
         with contextlib.ExitStack() as stack:
-            body = stack.enter_context(data.open("rb")) if isinstance(data, Path) else data
+            body: Any = data
+            if isinstance(data, Path):
+                body = stack.enter_context(data.open("rb"))
+                stack.enter_context(self._job(info, body))
             stack.enter_context(self._calling(f"put {info.key} into"))
             self._boto.put_object(
                 Body=body, ContentLength=info.size, ChecksumSHA256=checksum, **common, **condition
@@ -292,7 +297,7 @@ class S3Client:
         """
         part_size = max(_PART, -(-info.size // _MAX_PARTS))
         where = {"Bucket": common["Bucket"], "Key": common["Key"]}
-        with self._calling(f"put {info.key} into"), path.open("rb") as stream:
+        with path.open("rb") as stream, self._job(info, stream), self._calling(f"put {info.key} into"):
             upload = self._boto.create_multipart_upload(**common)["UploadId"]
             try:
                 parts: list[dict[str, Any]] = []
@@ -307,6 +312,11 @@ class S3Client:
                 with contextlib.suppress(Exception):
                     self._boto.abort_multipart_upload(**where, UploadId=upload)
                 raise
+
+    def _job(self, info: ObjectInfo, stream: IO[bytes]) -> contextlib.AbstractContextManager[Gauge]:
+        """Show how much of an object has been sent, by how far its file was read."""
+        where = lambda: Reading(os.lseek(stream.fileno(), 0, os.SEEK_CUR))  # noqa: E731
+        return self.http.bus.job(f"push {info.key}", info.size, read=where)
 
     def _obeys_conditions(self, data: bytes, info: ObjectInfo, common: Mapping[str, Any]) -> bool:
         """Repeat the write just made, which a store that obeys conditions refuses."""

@@ -25,6 +25,7 @@ from requests.utils import should_bypass_proxies
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from buildstep.events import Gauge
 from buildstep.net.errors import HttpError, clean_text, safe_url
 from buildstep.net.request import USER_AGENT, HttpOptions, HttpRequest
 from buildstep.system.files import Slice, SliceReader
@@ -257,9 +258,11 @@ class Transport:
         with contextlib.ExitStack() as stack:
             body: Any = data
             if isinstance(data, Path):
-                body = stack.enter_context(data.open("rb"))
-            elif isinstance(data, Slice):
+                data = Slice(path=data, offset=0, size=data.stat().st_size)
+            if isinstance(data, Slice):
                 body = SliceReader(stack.enter_context(data.path.open("rb")), data.offset, data.size)
+                if request.gauge is not None:
+                    body = stack.enter_context(_Sent(body, request.gauge))
             try:
                 response = self._session.request(
                     request.method,
@@ -289,6 +292,30 @@ class Transport:
             if proxy := next((environ[name] for name in names if environ.get(name)), ""):
                 found[scheme] = proxy
         return found
+
+
+class _Sent:
+    """A body that tells how much of it was read; after a failure, that nothing was."""
+
+    def __init__(self, body: SliceReader, gauge: Gauge) -> None:
+        self._body, self._gauge = body, gauge
+        self._told = 0
+
+    def __len__(self) -> int:
+        return len(self._body)
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._body.read(size)
+        self._told += len(data)
+        self._gauge.advance(len(data))
+        return data
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._gauge.advance(-self._told)
 
 
 def _cut(error: Exception, before: BaseException | None) -> Exception:

@@ -9,8 +9,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Literal, Protocol, TextIO
 
-from buildstep.events import BuildFinished, Event, Level, Note, Output, StepFinished, StepStarted
+from buildstep.events import BuildFinished, Event, Level, Note, Output, Progress, StepFinished, StepStarted
 from buildstep.report.console import describe
+from buildstep.report.progress import EVERY, Pace
 from buildstep.system.text import printable, shown_line
 
 CI = Literal["github", "gitlab", "jenkins"]
@@ -110,12 +111,20 @@ class CIView:
     lines.
     """
 
-    def __init__(self, ci: CI, stream: TextIO | None = None, *, dialect: Dialect | None = None) -> None:
+    def __init__(
+        self,
+        ci: CI,
+        stream: TextIO | None = None,
+        *,
+        dialect: Dialect | None = None,
+        pace: float = EVERY,
+    ) -> None:
         self._stream = stream or sys.stderr
         self._dialect = dialect or DIALECTS[ci]()
         self._open: list[str] = []
         self._tail: deque[str] = deque(maxlen=TAIL)
         self._failed = ""
+        self._pace = Pace(lambda text: self._print(f"    {text}"), every=pace)
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -127,9 +136,12 @@ class CIView:
                 if (text := shown_line(event.text, event.part, event.size)) is not None:
                     self._tail.append(text)
                     self._print(f"    {event.tool}| {text}")
+            case Progress():
+                (self._pace.begin if event.state == "begin" else self._pace.end)(event.gauge)
             case Note(level="warning" | "error"):
                 self._mark(event.level, event.step or "build", event.text)
             case BuildFinished():
+                self._pace.close()
                 self._finish(event)
             case _:
                 self._describe(event)

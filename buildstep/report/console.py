@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import threading
 import time
@@ -19,10 +18,12 @@ from buildstep.events import (
     LayerWritten,
     Note,
     Output,
+    Progress,
     StepFinished,
     StepStarted,
     Subscriber,
 )
+from buildstep.report.progress import EVERY, Pace, live, start
 from buildstep.system import standard_streams
 from buildstep.system.text import SHOWN, printable, shown_line, size_text
 
@@ -84,28 +85,40 @@ def _checked(event: Checked, *, verbose: int) -> str | None:
 
 
 class PlainView:
-    """Write a timed line for each event, and a heartbeat while a step is silent; for logs and pipes."""
+    """Write a timed line for each event, lines of long jobs at a fixed pace, and a heartbeat while a step is
+    silent; for logs and pipes."""
 
     def __init__(
-        self, stream: TextIO | None = None, *, verbose: int = 0, heartbeat: float = HEARTBEAT
+        self,
+        stream: TextIO | None = None,
+        *,
+        verbose: int = 0,
+        heartbeat: float = HEARTBEAT,
+        pace: float = EVERY,
     ) -> None:
         self._stream = stream or sys.stderr
         self._verbose = verbose
         self._begin = self._spoke = time.monotonic()
         self._heartbeat = heartbeat
+        self._pace = Pace(lambda text: self._say(f"    {text}"), every=pace)
         self._step, self._last = "", ""
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._watched = False
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, StepStarted):
             self._step, self._last = event.step, ""
-            self._watch()
+            if not self._watched:
+                self._watched = True
+                start(self._beat)
         elif isinstance(event, Output) and event.part <= 1:
             self._last = event.text[:_LAST]
+        elif isinstance(event, Progress):
+            (self._pace.begin if event.state == "begin" else self._pace.end)(event.gauge)
         elif isinstance(event, BuildFinished):
             self._stop.set()
+            self._pace.close()
         text = describe(event, verbose=self._verbose)
         if text is not None:
             self._say(text)
@@ -114,16 +127,6 @@ class PlainView:
         with self._lock:
             self._spoke = time.monotonic()
             print(f"[{self._spoke - self._begin:9.3f}] {printable(text)}", file=self._stream, flush=True)
-
-    def _watch(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._beat, daemon=True)
-            # A signal that raises inside of start() would leave Python with a thread it half knows.
-            mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-            try:
-                self._thread.start()
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _beat(self) -> None:
         while not self._stop.wait(self._heartbeat / 4):
@@ -136,30 +139,37 @@ class PlainView:
 
 
 class TerminalView:
-    """Write coloured lines, and a live one with the last output of the current step, by rich."""
+    """Write coloured lines, and live ones with the last output of the current step and how far its jobs are,
+    by rich."""
 
     def __init__(self, *, verbose: int = 0) -> None:
         from rich.console import Console
 
         self._console = Console(stderr=True, highlight=False)
         self._verbose = verbose
-        self._status: Any = None
+        self._live: Any = None
+        self._title = ""
         self._failed = False
+        self._lock = threading.RLock()
 
     def __call__(self, event: Event) -> None:
         from rich.text import Text
 
         if isinstance(event, StepStarted):
             self._end()
-            self._status = self._console.status(Text(event.title))
-            self._status.start()
-            self._title = event.title
+            self._begin(event.title)
             return
-        if isinstance(event, Output) and self._status is not None and not self._verbose:
+        if isinstance(event, Progress):
+            self._job(event)
+            return
+        if isinstance(event, Output) and self._title and not self._verbose:
             if event.part > 1:
                 return
-            line = printable(event.text[:SHOWN])[: max(20, self._console.width - len(self._title) - 8)]
-            self._status.update(Text.assemble(self._title, "  ", (line, "dim")))
+            room = self._console.width - len(self._title) - 8
+            line = printable(event.text[:SHOWN])[:room] if room > 0 else ""
+            with self._lock:
+                if self._live is not None:
+                    self._live.headline.update(text=Text.assemble(self._title, "  ", (line, "dim")))
             return
         # After an error a shell may follow, which the live line would write into.
         if isinstance(event, BuildFinished | StepFinished) or (
@@ -170,10 +180,34 @@ class TerminalView:
         if text is not None:
             self._console.print(Text(printable(text), style=self._style(event)))
 
+    def _begin(self, title: str) -> None:
+        from rich.spinner import Spinner
+        from rich.text import Text
+
+        from buildstep.report.bars import Bars
+
+        with self._lock:
+            self._live, self._title = Bars(self._console), title
+            if title:
+                self._live.headline = Spinner("dots", Text(title), style="status.spinner")
+            self._live.start()
+
+    def _job(self, event: Progress) -> None:
+        with self._lock:
+            if event.state == "begin":
+                if self._live is None:  # a command that has no steps
+                    self._begin("")
+                self._live.begin(event.gauge)
+            elif self._live is not None:
+                self._live.end(event.gauge)
+                if not self._title and self._live.empty:
+                    self._end()
+
     def _end(self) -> None:
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
+        with self._lock:
+            if self._live is not None:
+                self._live.stop()
+            self._live, self._title = None, ""
 
     def _style(self, event: Event) -> str:
         if isinstance(event, StepFinished):
@@ -207,7 +241,7 @@ def view_for(stream: TextIO, *, verbose: int, quiet: bool) -> Subscriber:
         return lambda _event: None
     if stream is not sys.stderr:
         return PlainView(stream, verbose=verbose)
-    if stream.isatty():
+    if live(stream):
         try:
             return on_stderr(TerminalView(verbose=verbose))
         except ImportError:

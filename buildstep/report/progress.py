@@ -1,25 +1,30 @@
-"""How far a job over many files is: files, bytes, rate and the time left."""
+"""How far jobs are, for people: bars on a terminal, in a log a line each at a fixed pace."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from buildstep.events import Gauge
 from buildstep.system import standard_streams
-from buildstep.system.text import size_text
+from buildstep.system.text import printable, size_text
+
+if TYPE_CHECKING:
+    from buildstep.report.bars import Bars
 
 Advance = Callable[[int, int], None]
 """Is told of files and bytes that are done since the last call; from any thread, as often as one likes."""
 
 EVERY = 10.0
-"""Seconds between two lines where no terminal is."""
-_PAUSE = 0.1
-"""Seconds between two changes of a terminal's line."""
+"""Seconds between two lines of a job where no terminal is."""
 
+_FILE = 50_000
+"""Bytes whose reading takes as long as opening a file does."""
 
 Begin = Callable[[int, int], contextlib.AbstractContextManager[Advance]]
 """Is told how many files and bytes are to be done, and shows how far that is."""
@@ -37,73 +42,146 @@ def unseen(_files: int, _size: int) -> Iterator[Advance]:
 
 @contextlib.contextmanager
 def progress(title: str, files: int, size: int, *, quiet: bool = False) -> Iterator[Advance]:
-    """Show on standard error how far a job is, while the block runs: a live line on a terminal, elsewhere a
-    line now and then. title: such as "put"; files, size: how many there are to do, and their bytes."""
+    """Show on standard error how far a job is, while the block runs. title: such as "put"; files, size: how
+    many there are to do, and their bytes. For commands that have no bus."""
     if quiet or standard_streams.closed(standard_streams.STDERR):
         yield silent
         return
-    count = Count(title, files, size)
-    live = _live_line(count) if sys.stderr.isatty() else None
-    stop = threading.Event()
-    thread = threading.Thread(target=_show, args=(count, live, stop), name="progress", daemon=True)
+    gauge = Gauge(title, size, files=files)
+    shown = bars_for(sys.stderr)
+    pace = Pace(_tell)
     with contextlib.ExitStack() as stack:
-        if live is not None:
-            stack.enter_context(live)
-        thread.start()
-        try:
-            yield count.advance
-        finally:
-            stop.set()
-            thread.join()
+        if shown is not None:
+            stack.enter_context(shown)
+            shown.begin(gauge)
+        else:
+            stack.callback(pace.close)
+            stack.callback(pace.end, gauge)
+            pace.begin(gauge)
+        yield lambda files, size: gauge.advance(size, files)
 
 
-class Count:
-    """What is done so far."""
-
-    def __init__(self, title: str, files: int, size: int) -> None:
-        self.title = title
-        self.files, self.size = files, size
-        self.done_files = self.done_size = 0
-        self._begin = time.monotonic()
-        self._lock = threading.Lock()
-
-    def advance(self, files: int, size: int) -> None:
-        """See `Advance`."""
-        with self._lock:
-            self.done_files += files
-            self.done_size += size
-
-    @property
-    def part(self) -> float:
-        """How much is done, from 0 to 1: opening a file takes as long as reading some 50 kB of it."""
-        whole = self.files * 50_000 + self.size
-        return min(1.0, (self.done_files * 50_000 + self.done_size) / whole) if whole else 1.0
-
-    def text(self) -> str:
-        """Return a line such as `put: 1,200 of 90,000 files, 3.1 MiB of 1.2 GiB, 120 MiB/s, 9 s left`."""
-        seconds = max(0.001, time.monotonic() - self._begin)
-        rate = size_text(int(self.done_size / seconds))
-        left = f", {seconds / self.part - seconds:.0f} s left" if 0 < self.part < 1 else ""
-        return (
-            f"{self.title}: {self.done_files:,} of {self.files:,} files,"
-            f" {size_text(self.done_size)} of {size_text(self.size)}, {rate}/s{left}"
-        )
+def _tell(text: str) -> None:
+    with standard_streams.telling():
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
 
 
-def _live_line(count: Count) -> Any:
-    """Return rich's line that can be updated; None where rich is not installed."""
+def live(stream: Any) -> bool:
+    """Say whether a stream is a terminal on which lines can be changed."""
+    return bool(stream.isatty()) and os.environ.get("TERM", "") not in ("dumb", "unknown")
+
+
+def bars_for(stream: Any) -> Bars | None:
+    """Return bars for standard error if it is such a terminal and rich is installed, else None."""
+    if not live(stream):
+        return None
     try:
-        from rich.console import Console
+        from buildstep.report.bars import Bars
     except ImportError:
         return None
-    return Console(stderr=True, highlight=False).status(count.text())
+    return Bars()
 
 
-def _show(count: Count, live: Any, stop: threading.Event) -> None:
-    while not stop.wait(EVERY if live is None else _PAUSE):
-        if live is not None:
-            live.update(count.text())
-            continue
-        with standard_streams.telling():
-            sys.stderr.write(count.text() + "\n")
-            sys.stderr.flush()
+# -- lines ------------------------------------------------------------------------------------------------
+
+
+def words(gauge: Gauge) -> str:
+    """Return a line such as `put: 1,200 of 90,000 files, 3.1 MiB of 1.2 GiB, 41%, 120 MiB/s, 9 s left`."""
+    now, seconds = gauge.reading(), max(0.001, gauge.seconds)
+    facts = []
+    if gauge.files:
+        facts.append(f"{now.files:,} of {gauge.files:,} files")
+    if gauge.unit == "bytes":
+        facts.append(size_text(now.done) + (f" of {size_text(gauge.total)}" if gauge.total else ""))
+    part = _part(gauge, now.done, now.files)
+    if part is not None:
+        facts.append(f"{part:.0%}")
+    if gauge.unit == "bytes":
+        facts.append(f"{size_text(int(now.done / seconds))}/s")
+    if part is not None and 0 < part < 1:
+        facts.append(f"{_time(seconds / part - seconds)} left")
+    if now.text:
+        facts.append(printable(now.text))
+    return f"{printable(gauge.title)}: {', '.join(facts)}"
+
+
+def _ended(gauge: Gauge) -> str:
+    """Return the last line of a job of which lines were shown."""
+    now = gauge.reading()
+    size = f"{size_text(now.done)} " if gauge.unit == "bytes" else ""
+    return f"{printable(gauge.title)}: {size}in {_time(gauge.seconds)}"
+
+
+def _part(gauge: Gauge, done: int, files: int) -> float | None:
+    """Return how much is done, from 0 to 1; None where it is not known how much there is."""
+    whole = gauge.total + gauge.files * _FILE
+    return min(1.0, (done + files * _FILE) / whole) if whole else None
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return (
+        f"{minutes // 60} h {minutes % 60} min"
+        if minutes >= 60
+        else (f"{minutes} min {rest} s" if minutes else f"{rest} s")
+    )
+
+
+class Pace:
+    """Says how far the open jobs are, each in a line, at a fixed pace; nothing of those that are soon over.
+
+    say: takes a line; an OSError of it ends the telling, the next event meets it too.
+    """
+
+    def __init__(self, say: Callable[[str], None], *, every: float = EVERY) -> None:
+        self._say, self._every = say, every
+        self._open: dict[Gauge, bool] = {}
+        self._stop: threading.Event | None = None
+        self._lock = threading.Lock()
+
+    def begin(self, gauge: Gauge) -> None:
+        """Tell of a job from now on."""
+        with self._lock:
+            self._open[gauge] = False
+            if self._stop is None:
+                self._stop = threading.Event()
+                start(self._tick, self._stop)
+
+    def end(self, gauge: Gauge) -> None:
+        """Tell of it no more; say how long it took if anything was said of it."""
+        with self._lock:
+            told = self._open.pop(gauge, False)
+        if told:
+            self._say(_ended(gauge))
+
+    def close(self) -> None:
+        """Tell of nothing any more."""
+        with self._lock:
+            self._open.clear()
+            if self._stop is not None:
+                self._stop.set()
+
+    def _tick(self, stop: threading.Event) -> None:
+        while not stop.wait(self._every):
+            with self._lock:
+                due = [gauge for gauge in self._open if gauge.seconds >= self._every / 2]
+                for gauge in due:
+                    self._open[gauge] = True
+            for gauge in due:
+                try:
+                    self._say(words(gauge))
+                except OSError:
+                    return
+
+
+def start(target: Callable[..., None], *args: object) -> threading.Thread:
+    """Start a thread that ends with the process. A signal that raises inside of start() would leave Python
+    with a thread it half knows."""
+    thread = threading.Thread(target=target, args=args, name="view", daemon=True)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        thread.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return thread

@@ -29,11 +29,12 @@ class Sandbox(Protocol):
         ok: Sequence[int] = (0,),
         answer: bool = True,
         what: str = "",
+        fds: Sequence[int] = (),
     ) -> str:
         """Run a command in the root and return its standard output. Every line is an event as well.
 
         answer: False for one that may print a lot, and whose output nobody reads: nothing is returned. An
-        answer of more than 16 MiB is a failure.
+        answer of more than 16 MiB is a failure. fds: descriptors that it gets, under their numbers.
 
         Raises CommandFailed. When it returns, no process that the command started is left.
         """

@@ -117,6 +117,7 @@ class ChrootSandbox:
         ok: Sequence[int] = (0,),
         answer: bool = True,
         what: str = "",
+        fds: Sequence[int] = (),
     ) -> str:
         """Run a command in the root and return its standard output; see interface.Sandbox.run."""
         network = network and self._options.network
@@ -129,7 +130,7 @@ class ChrootSandbox:
                 result = process.run(
                     self.wrapped(argv, entrance),
                     env=full,
-                    start=self._start(entrance),
+                    start=self._start(entrance, fds),
                     ok=ok,
                     line=lambda text, part=WHOLE: self._bus.output(tool, proxies.mask(text), part),
                     limits=self._limits(_ANSWER if answer else 0),
@@ -228,12 +229,12 @@ class ChrootSandbox:
             with seccomp.opened(program) as fd:
                 yield fd
 
-    def _start(self, entrance: bubblewrap.Entrance | None) -> process.Start:
+    def _start(self, entrance: bubblewrap.Entrance | None, fds: Sequence[int]) -> process.Start:
         """Return what a command starts with. It reads its own /dev/null, not the host's: root may change the
         mode of a file by its descriptor."""
         if entrance is None:
-            return process.Start()
-        return process.Start(stdin=self._root.path / "dev/null", fds=entrance.fds)
+            return process.Start(fds=tuple(fds))
+        return process.Start(stdin=self._root.path / "dev/null", fds=(*entrance.fds, *fds))
 
     def _network_proxies(self, env: Mapping[str, str]) -> Proxies:
         """Return the variables of a command with the network, which is made for the first that needs it.

@@ -97,14 +97,14 @@ class HashingReader:
     """A stream that is hashed while it is read, so that it need not be read twice. See `Digester`."""
 
     def __init__(self, stream: IO[bytes], *algorithms: str) -> None:
-        self._stream = stream
+        self.source = stream
         self._digester = Digester(*algorithms)
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1, /) -> bytes:
-        data = self._stream.read(size)
+        data = self.source.read(size)
         self._digester.update(data)
         return data
 

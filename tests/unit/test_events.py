@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 
+import pytest
+
 from buildstep.events import Bus, Event, Note
 
 
@@ -67,3 +69,36 @@ def test_two_views_that_are_lost_at_once_are_each_dropped_once() -> None:
 
 def _texts(events: list[Event]) -> list[str]:
     return [event.text for event in events if isinstance(event, Note)]
+
+
+def test_a_job_is_told_of_at_its_begin_and_its_end_and_never_between() -> None:
+    seen: list[Event] = []
+    bus = Bus(seen.append)
+    bus.current = "import"
+
+    def job() -> None:
+        with bus.job("pull app:1", 100) as gauge:
+            for _ in range(1000):
+                gauge.advance(1)
+            gauge.advance(-930)
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        job()
+    rows = [event.to_json() for event in seen]
+    assert [
+        (row["event"], row["step"], row["job"], row["state"], row["done"], row["total"]) for row in rows
+    ] == [
+        ("progress", "import", "pull app:1", "begin", 0, 100),
+        ("progress", "import", "pull app:1", "end", 70, 100),
+    ]
+    assert rows[0].keys() == {"event", "time", "step", "job", "state", "done", "total", "unit", "seconds"}
+
+
+def test_costs_can_be_asked_for_while_they_grow() -> None:
+    bus, read = Bus(), {"bytes_read": 0}
+    bus.count("bytes_read", 5)
+    with bus.counting(lambda: read):
+        read["bytes_read"] = 7
+        assert (bus.so_far("bytes_read"), bus.counts) == (12, {"bytes_read": 5})
+    assert (bus.so_far("bytes_read"), bus.counts) == (12, {"bytes_read": 12})

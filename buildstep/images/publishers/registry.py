@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from buildstep.errors import ImageError, PublishError
-from buildstep.events import Bus
+from buildstep.events import Bus, Gauge
 from buildstep.formats.oci.layout import Layout, open_layout
 from buildstep.formats.oci.naming import tag_of
 from buildstep.formats.oci.spec import INDEXES, Descriptor, media_type, parse_index, parse_manifest
@@ -44,7 +44,8 @@ class RegistryPublisher:
                 client = RegistryClient(
                     ref, http=http, credentials=credentials, plain=plain, mount_from=other
                 )
-                done = _publish(bundle, layout, entry, client, replace=options.replace)
+                with bus.job(f"push {ref}") as gauge:
+                    done = _publish(bundle, layout, entry, client, gauge, replace=options.replace)
                 if client.mounted:
                     bus.note(f"{plural(client.mounted, 'blob')} of {other} taken over, not sent again")
                 return done
@@ -53,7 +54,7 @@ class RegistryPublisher:
 
 
 def _publish(
-    bundle: Bundle, layout: Layout, entry: Descriptor, client: RegistryClient, *, replace: bool
+    bundle: Bundle, layout: Layout, entry: Descriptor, client: RegistryClient, gauge: Gauge, *, replace: bool
 ) -> Published:
     ref = client.ref
     there = client.resolve(ref.tag)
@@ -66,7 +67,7 @@ def _publish(
     objects: dict[str, str] = {}
     state = "already" if there is not None and there.digest == entry.digest else "published"
     if state == "published":
-        kind, data = push_image(layout, entry, client, objects)
+        kind, data = push_image(layout, entry, client, objects, gauge=gauge)
         client.push_manifest(ref.tag, kind, data)
     objects[ref.tag] = entry.digest
     return Published(
@@ -79,23 +80,32 @@ def _publish(
 
 
 def push_image(
-    layout: Layout, entry: Descriptor, client: RegistryClient, objects: dict[str, str], depth: int = 0
+    layout: Layout,
+    entry: Descriptor,
+    client: RegistryClient,
+    objects: dict[str, str],
+    depth: int = 0,
+    *,
+    gauge: Gauge | None = None,
 ) -> tuple[str, bytes]:
     """Push everything that a manifest or index names, then itself under its digest; return its type and text.
 
-    objects: is given what was pushed, name to digest. Raises HttpError, ImageError.
+    objects: is given what was pushed, name to digest; gauge: how far that is. Raises HttpError, ImageError.
     """
+    gauge = gauge or Gauge("push")
     data = layout.read(entry)
     kind = media_type(data, entry.media_type)
     if kind in INDEXES:
         if depth == _MAX_DEPTH:
             raise PublishError(f"{layout.label}: its indexes are nested too deeply")
         for child in parse_index(data, layout.label):
-            push_image(layout, child, client, objects, depth + 1)
+            push_image(layout, child, client, objects, depth + 1, gauge=gauge)
     else:
         image = parse_manifest(data, entry, layout.label)
-        for blob in (*image.layers, image.config):
-            client.push_blob(blob, layout.blob(blob))
+        blobs = (*image.layers, image.config)
+        gauge.total += sum(blob.size for blob in blobs)
+        for blob in blobs:
+            client.push_blob(blob, layout.blob(blob), gauge)
             objects[blob.media_type.rpartition("/")[2] + f"@{blob.hex[:12]}"] = blob.digest
     client.push_manifest(entry.digest, kind, data)
     return kind, data

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 from buildstep.errors import ImageError
-from buildstep.events import Bus
+from buildstep.events import Bus, Gauge
 from buildstep.formats.oci.spec import Descriptor, OciImage, apply_layers, describe, document
 from buildstep.images.interface import Identity, SourceContext, SourceImage
 from buildstep.images.sources import layer_files
@@ -75,7 +75,11 @@ class Docker:
             image = client.image(self._digests.get(locator, ref.wanted), platform_of(self._environ))
             config = document(client.read(image.config), f"{ref} config")
             contents = layer_files.Contents(into)
-            with _Pull(client, image, context.downloads) as pull:
+            sizes = {layer.digest: layer.size for layer in image.layers}
+            with (
+                context.bus.job(f"pull {ref}", sum(sizes.values())) as gauge,
+                _Pull(client, image, context.downloads, gauge) as pull,
+            ):
                 layers = [pull.layer(i) for i in range(len(image.layers))]
                 entries = apply_layers(layers, into, context.apply_layer, contents.count)
                 files = layer_files.of_descriptors(image, config, pull.places(), contents, own=True)
@@ -93,10 +97,10 @@ class Docker:
 class _Pull:
     """The layers of an image on their way here."""
 
-    def __init__(self, client: RegistryClient, image: OciImage, cache: Path) -> None:
+    def __init__(self, client: RegistryClient, image: OciImage, cache: Path, gauge: Gauge) -> None:
         self._layers = image.layers
         self._paths = [cache / f"sha256-{layer.hex}" for layer in image.layers]
-        self._progress: dict[str, Progress] = {layer.digest: Progress() for layer in image.layers}
+        self._progress: dict[str, Progress] = {layer.digest: Progress(gauge) for layer in image.layers}
         self._client = client
         self._pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="pull")
         self._jobs: dict[str, Future[Downloaded]] = {}

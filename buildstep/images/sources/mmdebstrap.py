@@ -13,6 +13,7 @@ from typing import ClassVar
 from urllib.parse import parse_qsl
 
 from buildstep.errors import CommandFailed, ImageError, ToolMissing
+from buildstep.events import Reading
 from buildstep.images.freshness import RELEASE, digest_of
 from buildstep.images.interface import Identity, SourceContext, SourceImage
 from buildstep.rootfs.installers.apt_faults import ARCHIVE_KEYRINGS, Advice, Keys, explain
@@ -58,13 +59,14 @@ class Mmdebstrap:
         if not context.privileged:
             command = _as_root_of_a_namespace(command)
         try:
-            process.run(
-                command,
-                env=env,
-                line=partial(context.bus.output, "mmdebstrap"),
-                limits=process.Limits(total=3600, idle=900),
-                what=f"mmdebstrap {suite}",
-            )
+            with context.bus.job(f"make {suite}", read=lambda: _made(into, archive)):
+                process.run(
+                    command,
+                    env=env,
+                    line=partial(context.bus.output, "mmdebstrap"),
+                    limits=process.Limits(total=3600, idle=900),
+                    what=f"mmdebstrap {suite}",
+                )
             entries = None
             if not context.privileged:
                 with archive.open("rb") as stream:
@@ -91,6 +93,15 @@ class Mmdebstrap:
             packages=tuple(installed_packages(status)),
             entries=entries,
         )
+
+
+def _made(root: Path, archive: Path) -> Reading:
+    """Return how far a root is: bytes of packages that came, or of the archive that it is written to."""
+    if archive.exists():
+        return Reading(archive.stat().st_size, text="written")
+    sizes = [file.stat().st_size for file in (root / "var/cache/apt/archives").rglob("*.deb")]
+    unpacked = sum(1 for _ in (root / "var/lib/dpkg/info").glob("*.list"))
+    return Reading(sum(sizes), text=f"{len(sizes)} packages fetched, {unpacked} unpacked")
 
 
 # -- when it fails ------------------------------------------------------------------------------------------

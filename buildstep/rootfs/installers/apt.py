@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from buildstep.errors import InstallError
 from buildstep.rootfs.glob import matches
-from buildstep.rootfs.installers import apt_audit, apt_faults, apt_incremental
+from buildstep.rootfs.installers import apt_audit, apt_faults, apt_incremental, apt_progress
 from buildstep.rootfs.installers.apt_archives import (
     KNOWN,
     Archive,
@@ -228,15 +228,16 @@ class Apt:
                 f"{names} cannot be fetched any more: scripts of packages have run in the image",
                 hint="build again: package files are fetched before anything is installed",
             )
-        words: list[str] = []
-        for archive in missing:
-            if not copy_local(archive, root, folder):
-                words += [archive.uri, f"{OURS}/archives/{archive.name}"]
-        if not words:
+        far = [archive for archive in missing if not copy_local(archive, root, folder)]
+        if not far:
             return
-        with failures("downloading packages", job.packages, *CULPRITS, explain=self._explain):
+        with (
+            failures("downloading packages", job.packages, *CULPRITS, explain=self._explain),
+            apt_progress.fetching(job.bus, folder, far),
+        ):
             if root.is_program(HELPER):
-                words = ["download-file", *words]
+                pairs = ((archive.uri, f"{OURS}/archives/{archive.name}") for archive in far)
+                words = ["download-file", *(word for pair in pairs for word in pair)]
                 self._apt(job, words, write={"archives": folder}, network=True, program=HELPER)
             else:
                 words = ["--download-only", *_install(job, act)]
@@ -266,7 +267,8 @@ class Apt:
     def _change(self, job: InstallJob, words: Sequence[str]) -> None:
         """Run an apt that runs scripts of packages: with no network, now or later."""
         self._clean = False
-        self._apt(job, words)
+        with apt_progress.changing(job.bus, "install packages") as (option, fd):
+            self._apt(job, [option, *words], fds=(fd,))
         apt_incremental.sort_extended_states(job.sandbox.root)
 
     # -- commands
@@ -300,9 +302,10 @@ class Apt:
         network: bool = False,
         program: str = "apt-get",
         answer: bool = False,
+        fds: Sequence[int] = (),
     ) -> str:
         """Run apt. write: directories of this build that are shown writable, in place of what is kept;
-        answer: whether what it prints is wanted."""
+        answer: whether what it prints is wanted; fds: descriptors that it gets."""
         area, kept = self._work, self._kept
         shown = {"archives": area / "shown"}
         if kept is not None:
@@ -322,7 +325,12 @@ class Apt:
                         stack.enter_context(job.sandbox.share(area / "scratch", target, writable=True))
             argv = [program, f"--config-file={CONFIG}", "--quiet", *words]
             return job.sandbox.run(
-                argv, network=network, env={**ENV, **job.env}, answer=answer, what=program.rpartition("/")[2]
+                argv,
+                network=network,
+                env={**ENV, **job.env},
+                answer=answer,
+                what=program.rpartition("/")[2],
+                fds=fds,
             )
 
     def installed(self, sandbox: Sandbox) -> list[Package]:

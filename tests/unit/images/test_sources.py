@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from buildstep.errors import ImageError, SpecError
-from buildstep.events import Bus, Event, Note
+from buildstep.events import Bus, Event, Gauge, Note
 from buildstep.files import open_storage, refs
 from buildstep.files.content import ContentStore
 from buildstep.files.refs import Ref
@@ -268,6 +268,6 @@ def test_a_layer_whose_download_does_not_begin_fails_who_reads_it(tmp_path: Path
         media_type="application/vnd.oci.image.layer.v1.tar", digest="sha256:" + "0" * 64, size=1
     )
     image = OciImage(manifest=layer, document=b"", config=layer, layers=(layer,))
-    pull = docker._Pull(Client(), image, tmp_path)  # type: ignore[arg-type]
+    pull = docker._Pull(Client(), image, tmp_path, Gauge("pull"))  # type: ignore[arg-type]
     with pytest.raises(HttpError, match="no token"), pull, pull.layer(0) as stream:
         stream.read(1)
