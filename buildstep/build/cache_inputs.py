@@ -37,12 +37,13 @@ _OF_PACKAGES = ("installer", "installer_options", "order")
 def slot(spec: BuildSpec) -> str:
     """For what a layer was made; where nothing is known of the component's last build, one of these is what a
     missing layer is compared with."""
-    return f"{spec.name}/packages"
+    return f"{component(spec)}/packages"
 
 
 def component(spec: BuildSpec) -> str:
-    """The component that is built: what a build is compared with is the last one of the same component."""
-    return spec.name
+    """The component that is built: what a build is compared with is the last one of the same component, and
+    for the same platform."""
+    return f"{spec.name} for {spec.platform}" if spec.platform else spec.name
 
 
 def installer(spec: BuildSpec, image: ImageRecord) -> str:

@@ -13,8 +13,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from buildstep import emit
-from buildstep.build import account_check, cache_inputs, content_update, proto_conflicts
+from buildstep.build import account_check, cache_inputs, content_update, platforms, proto_conflicts
 from buildstep.build.content_update import ContentUpdate
+from buildstep.build.places import check_places
 from buildstep.build.steps import in_order
 from buildstep.build.steps.interface import Route
 from buildstep.cache import outputs, resolutions
@@ -22,7 +23,6 @@ from buildstep.cache.layers import LayerCache, LayerRecord
 from buildstep.cache.outputs import Last
 from buildstep.cache.resolutions import KeptResolution
 from buildstep.emit.interface import StoreTarget
-from buildstep.errors import Fault, SpecError
 from buildstep.events import State
 from buildstep.files.places import cache_folder
 from buildstep.images.store import ImageRecord, ImageStore
@@ -162,13 +162,14 @@ def plan(
     Raises SpecError for places that lie inside each other, UsageError for a proto directory that does not fit
     on the base, ImageError for a base that cannot be found.
     """
-    _check_places(spec, store)
+    check_places(spec, store.backend.state)
     emit.resolve(spec.formats, spec.compression)
     emit.check_target(spec.formats, store_target(spec, environ or {}), store.bus)
     state = store.backend.state
     if not spec.cache:
         store.hashes.fresh = True
     store.freshness.max_age = spec.base_max_age
+    store.for_platform(spec.platform or "")
     image = store.find(spec.image)
     exclude = excluder(spec.exclude)
     index = StatIndex(state, spec.proto) if spec.cache and exclude is not None else None
@@ -188,9 +189,7 @@ def plan(
     if chosen.route is Route.FULL:  # on the others nothing but content changed
         facts, base = _checked(facts, store)
     facts = replace(facts, missed=chosen.missed)
-    full_steps = tuple(
-        PlannedStep(name=step.name, **step.load().plan(facts)._asdict()) for step in in_order(spec)
-    )
+    full_steps = _full_steps(facts, chosen.route)
     return Plan(
         spec=spec,
         pool=store.backend.uri,
@@ -206,6 +205,18 @@ def plan(
         update=chosen.update,
         resolution=facts.resolution,
     )
+
+
+def _full_steps(facts: PlanFacts, route: Route) -> tuple[PlannedStep, ...]:
+    """Return the steps of the full route. Raises ToolMissing where it is taken, and this machine cannot run
+    the image's programs."""
+    steps = tuple(
+        PlannedStep(name=step.name, **step.load().plan(facts)._asdict()) for step in in_order(facts.spec)
+    )
+    if route is Route.FULL:
+        running = [step.name for step in steps if step.state == "run"]
+        platforms.check_programs(facts.spec, facts.image, running)
+    return steps
 
 
 def _last_build(spec: BuildSpec, state: Path) -> Last | None:
@@ -224,6 +235,7 @@ def _checked(facts: PlanFacts, store: ImageStore) -> tuple[PlanFacts, FileList |
     base = None if facts.image is None else store.known_entries(facts.image)
     if facts.image is None or base is None:
         return facts, None
+    platforms.check_base(facts.spec, facts.image, store, base)
     root = proto_conflicts.root_of(facts.image, base)
     tree = partial(account_check.base_root, store.backend, facts.image)
     replaced = proto_conflicts.find(facts.spec, facts.proto, root, base=facts.image.label, tree=tree)
@@ -345,21 +357,6 @@ def _plan_layer(
         record=record,
         missing="" if record else cache.miss(cache_inputs.slot(spec), inputs, facts.last()),
     )
-
-
-def _check_places(spec: BuildSpec, store: ImageStore) -> None:
-    """Refuse to write inside what the build reads."""
-    proto = spec.proto.resolve()
-    faults = [
-        Fault(where=where, message=f"{path} is inside the proto directory {spec.proto}", hint=hint)
-        for where, path, hint in (
-            ("--output-dir", spec.output_dir, "the image would hold its own outputs; choose another place"),
-            ("--pool", store.backend.state, "the image would hold the pool; choose another place"),
-        )
-        if path.resolve().is_relative_to(proto)
-    ]
-    if faults:
-        raise SpecError("places", faults)
 
 
 def proto_text(spec: BuildSpec, proto: ProtoDir, *, in_place: bool, replaced: Sequence[Conflict] = ()) -> str:

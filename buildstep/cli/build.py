@@ -62,6 +62,11 @@ def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool
     shell_complete=values.REFERENCES,
     help="The base image: uuid, name@version, tar:FILE, mmdebstrap:SUITE, scratch.",
 )
+@click.option(
+    "--platform",
+    metavar="OS/ARCH",
+    help="What it is for, such as linux/arm64 (default: as the base is).",
+)
 @click.option("-p", "--packages", multiple=True, metavar="A,B", help="Packages to install.")
 @click.option(
     "-P", "--image-prefix", "--image_prefix", metavar="P", help="Name files P-VERSION (default: the name)."

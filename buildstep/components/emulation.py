@@ -1,39 +1,14 @@
-"""Whether programs of another platform can be run on this machine, as RUN of an image for it needs.
-
-Source: binfmt_misc of the kernel (Documentation/admin-guide/binfmt-misc.rst): a file for each interpreter;
-those of Debian's qemu-user-static are `qemu-` and the machine, as `uname -m` has it there.
-"""
+"""Jobs that run programs of another platform than this machine's, as RUN of an image for it does."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
-from typing import Final
 
 from buildstep.components.builders import Builder
 from buildstep.components.interface import Built, GraphError, Job
 from buildstep.formats.oci.spec import OciPlatform
+from buildstep.rootfs.emulation import HINT, runs_here
 from buildstep.system.text import plural
-
-BINFMT: Final = Path("/proc/sys/fs/binfmt_misc")
-
-_NATIVE: Final[Mapping[str, Collection[str]]] = {"amd64": ("386",), "arm64": ("arm",)}
-"""Older machines whose programs a processor runs, as a rule."""
-
-_QEMU: Final[Mapping[str, str]] = {"amd64": "x86_64", "arm64": "aarch64", "386": "i386"}
-
-
-def runs_here(platform: OciPlatform, *, here: OciPlatform | None = None, binfmt: Path = BINFMT) -> bool:
-    """Return whether programs of a platform run on this machine, by itself or by an emulator."""
-    own = (here or OciPlatform.here()).architecture
-    wanted = platform.architecture
-    if wanted == own or wanted in _NATIVE.get(own, ()):
-        return True
-    try:
-        text = (binfmt / f"qemu-{_QEMU.get(wanted, wanted)}").read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError):
-        return False
-    return text.startswith("enabled")
 
 
 def foreign_runs(jobs: Collection[Job]) -> list[Job]:
@@ -57,7 +32,7 @@ def refuse(jobs: Collection[Job]) -> None:
         f"this machine, {OciPlatform.here()}, cannot run what {plural(len(rows), 'image')} run"
         f"{'s' if len(rows) == 1 else ''} while being built",
         detail="\n".join(rows),
-        hint="apt-get install qemu-user-static binfmt-support; or build these on machines of that platform",
+        hint=HINT,
     )
 
 

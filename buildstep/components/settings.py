@@ -19,6 +19,7 @@ from buildstep.errors import Fault, SpecError, ToolMissing, UsageError
 from buildstep.net.credentials import HUB, Credentials
 from buildstep.spec import schema
 from buildstep.spec.schema import BOOLEAN, Rule, array, mapping, record, text
+from buildstep.spec.settings import PLATFORM
 
 FILE: Final = "components.toml"
 PAI_FILE: Final = "services-configuration.yaml"
@@ -31,10 +32,9 @@ _LINE = text(r"[^\x00-\x1f\x7f]*", say="one line", least=0)
 _NAME = text(r"[A-Za-z_][A-Za-z0-9_]*", say="the name of a variable")
 _TAG = text(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", say="a tag")
 _PLACE = text(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*", say="HOST[:PORT][/NAMESPACE]")
-_PLATFORM = text(r"[a-z0-9]+/[a-z0-9_]+(/[a-z0-9]+)?", say="OS/ARCHITECTURE[/VARIANT]")
 
 _PLATFORMS: Final[Rule] = {
-    **_PLATFORM, **array(_PLATFORM, least=1, unique=True), "type": ["string", "array"],
+    **PLATFORM, **array(PLATFORM, least=1, unique=True), "type": ["string", "array"],
 }  # fmt: skip
 
 _BUILD: Final[dict[str, Rule]] = {
@@ -209,7 +209,7 @@ def load(root: Path, flags: Flags = Flags()) -> Settings:  # noqa: B008 - it can
         if faults := [fault for tag in tags for fault in schema.check(tag, _TAG, "--tag")]:
             raise SpecError("command line", faults)
         registry = replace(registry, tags=tags)
-    if faults := [fault for text in flags.platforms for fault in schema.check(text, _PLATFORM, "--platform")]:
+    if faults := [fault for text in flags.platforms for fault in schema.check(text, PLATFORM, "--platform")]:
         raise SpecError("command line", faults)
     shared = _options(BuildOptions(), own, root)
     hooks = own.get("hooks", {})

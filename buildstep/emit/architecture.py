@@ -57,6 +57,16 @@ def check_architecture(job: EmitJob, config: Mapping[str, Any], architecture: st
             )
 
 
+def machine_of(tree: FileList, root: Path) -> tuple[str, ...]:
+    """Return what OCI may call the processor that the programs of any image in a tree are for; none where
+    there are none. root: where the tree's files are."""
+    for path in _ALWAYS:
+        entry = _found(tree, path)
+        if entry is not None and (names := _machine(entry, root)):
+            return names
+    return ()
+
+
 def _programs(config: Mapping[str, Any]) -> Iterator[bytes]:
     """Yield paths, without a leading slash, of what an image starts."""
     places = [row[5:] for row in config.get("Env") or () if row.startswith("PATH=")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, ClassVar, Protocol
+from typing import IO, Any, ClassVar, Protocol, runtime_checkable
 
 from buildstep.cache.base_layers import BaseLayer
 from buildstep.events import Bus
@@ -65,6 +65,15 @@ class Source(Protocol):
 
     def fetch(self, locator: str, into: Path, context: SourceContext) -> SourceImage:
         """Write the image's tree into an empty directory."""
+        ...
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    """A source that knows of more that can be wrong than that there is no such image."""
+
+    def foresee(self, locator: str) -> None:
+        """Cheap and without change. Raises ToolMissing where this machine cannot make the image."""
         ...
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from buildstep.cache.base_layers import BaseLayer
 from buildstep.errors import ImageError
+from buildstep.images.interface import Identity
 from buildstep.rootfs.interface import Package
 from buildstep.system import sealed
 from buildstep.system.files import read_json
@@ -69,6 +70,11 @@ class ImageRecord:
     def own_layers(self) -> int:
         """How many layers of an image based on it are its own; none where it is empty."""
         return len(self.layers) or int(self.files > 1)
+
+    def is_for(self, platform: str) -> bool:
+        """Say whether an image is for a platform such as linux/arm64, or does not say what it is for."""
+        has = self.config.get("architecture")
+        return not has or has == platform.split("/")[1]
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON data."""
@@ -131,3 +137,26 @@ def remedy(uuid: str) -> str:
 def key_of(uuid: str) -> str:
     """Return the key of an image that is known by its uuid."""
     return f"image:{uuid}"
+
+
+def newest(
+    records: Sequence[ImageRecord], ref: str, identity: Identity | None, platform: str
+) -> ImageRecord | None:
+    """Return the last of these records, oldest first, that a reference means; None if none does.
+
+    identity: of a locator. platform: what a name@version is wanted for, where images for several have it.
+    """
+    if identity is not None:
+        key = identity.key
+        return next((it for it in reversed(records) if key in (it.key, *it.aliases)), None)
+    named = [it for it in records if ref in (it.uuid, f"{it.name}@{it.version}")]
+    fitting = [it for it in named if it.is_for(platform)]
+    return (fitting or named)[-1] if named else None
+
+
+def last_of(records: Sequence[ImageRecord], ref: str, platform: str) -> ImageRecord | None:
+    """Return the last of these records, oldest first, of a tag in a registry and for a platform."""
+    from buildstep.net.registry import Reference
+
+    label = str(Reference.parse(ref))
+    return next((it for it in reversed(records) if it.label == label and it.is_for(platform)), None)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,15 +23,15 @@ from buildstep.cache import base_layers
 from buildstep.cache.layers import LayerCache
 from buildstep.errors import DatasetError, ImageError, StoreError
 from buildstep.events import Bus
+from buildstep.formats.oci.spec import OciPlatform
 from buildstep.images.file_hashes import FileHashes
 from buildstep.images.freshness import Freshness
 from buildstep.images.interface import Identity, Source
 from buildstep.images.locks import ImageLocks
-from buildstep.images.record import DamagedImage, ImageRecord, key_of, remedy
+from buildstep.images.record import DamagedImage, ImageRecord, key_of, last_of, newest, remedy
 from buildstep.images.remote import Remote
 from buildstep.images.resolve import Resolved, several_of
-from buildstep.images.sources import parse
-from buildstep.images.sources.local_file import check_file
+from buildstep.images.sources import foresee, parse
 from buildstep.pool.interface import Backend, Kind
 from buildstep.spec.config import Config
 from buildstep.system.digest import sha256_bytes
@@ -52,6 +52,7 @@ class ImageStore:
         self, backend: Backend, *, bus: Bus, environ: Mapping[str, str], config: Config | None = None
     ) -> None:
         self.backend, self.bus, self.environ = backend, bus, environ
+        self._environ = environ
         self.config = config or Config()
         self.folder = backend.state / "images"
         self.locks = ImageLocks(backend.state, bus.note)
@@ -85,6 +86,18 @@ class ImageStore:
             self.bus.note(text, level="warning")
             return None
 
+    def for_platform(self, platform: str) -> None:
+        """Let references mean images for a platform from now on, such as linux/arm64; empty: as before."""
+        environ = {**self._environ, "BUILDSTEP_PLATFORM": platform} if platform else self._environ
+        if environ.get("BUILDSTEP_PLATFORM") != self.environ.get("BUILDSTEP_PLATFORM"):
+            self.environ = environ
+            self._identities.clear()
+
+    @property
+    def platform(self) -> str:
+        """The platform that references mean images for, such as linux/arm64."""
+        return self.environ.get("BUILDSTEP_PLATFORM") or str(OciPlatform.here())
+
     def source(self, ref: str) -> tuple[Source, str] | None:
         """Return the source and the locator of a reference; None for a uuid or name@version."""
         return parse(ref, environ=self.environ, limits=self.config.http, bus=self.bus)
@@ -103,7 +116,7 @@ class ImageStore:
         try:
             found = source.identify(locator, self.hashes.sha256)
         except ImageError as error:
-            here = self._last_known(ref) if error.retryable else None
+            here = last_of(self.records(), ref, self.platform) if error.retryable else None
             if here is None:
                 raise
             day = time.strftime("%Y-%m-%d", time.gmtime(here.imported))
@@ -114,27 +127,11 @@ class ImageStore:
         self._identities[ref] = found
         return found
 
-    def _last_known(self, ref: str) -> ImageRecord | None:
-        from buildstep.net.registry import Reference
-
-        label = str(Reference.parse(ref))
-        return next((record for record in reversed(self.records()) if record.label == label), None)
-
     def find(self, ref: str) -> ImageRecord | None:
         """Return the newest image in the store that this reference means, or None."""
         identity = self.identify(ref)
-        found = self._newest(ref, identity, self.records())
+        found = newest(self.records(), ref, identity, self.platform)
         return None if found and identity and not self.freshness.is_current(found, self.backend) else found
-
-    @staticmethod
-    def _newest(ref: str, identity: Identity | None, records: Sequence[ImageRecord]) -> ImageRecord | None:
-        for record in reversed(records):
-            if identity is not None:
-                if identity.key in (record.key, *record.aliases):
-                    return record
-            elif ref in (record.uuid, f"{record.name}@{record.version}"):
-                return record
-        return None
 
     def get(self, ref: str) -> ImageRecord:
         """Return what `find` does, or the image of a bare name.
@@ -145,7 +142,8 @@ class ImageStore:
         named = [record for record in records if record.name == ref]
         if len(named) > 1:
             raise several_of(ref, "in the store", [(it.uuid, it.version) for it in named])
-        record = named[0] if named else self._newest(ref, self.identify(ref), records)
+        identity = None if named else self.identify(ref)
+        record = named[0] if named else newest(records, ref, identity, self.platform)
         if record is None:
             raise ImageError(
                 f"the image {ref} is not in the store", hint="`buildstep image list` shows what is"
@@ -164,10 +162,11 @@ class ImageStore:
     def foresee(self, ref: str) -> str:
         """Say where an image that is not in the store would come from; nothing is fetched.
 
-        Raises ImageError when no repository has it, or where a file is of another kind than its scheme says.
+        Raises ImageError when no repository has it, or where a file is of another kind than its scheme says,
+        ToolMissing where it cannot be made here.
         """
         if self.identify(ref) is not None:
-            check_file(ref)
+            foresee(ref, self.source(ref))
             changed = [text for text in self.freshness.told.values() if f" {ref} " in text]
             return changed[0] if changed else f"{ref} is not in the store"
         chain = self.resolve(ref)

@@ -147,6 +147,7 @@ class BuildSpec:
 
     image: str
     proto: Path
+    platform: str | None = None
     packages: tuple[str, ...] = ()
     installer: str = "auto"
     installer_options: InstallerOptions = InstallerOptions()
@@ -205,7 +206,7 @@ class BuildSpec:
     @property
     def ref_name(self) -> str:
         """The ref by which a store knows the image."""
-        return self.ref or f"{self.name}/{self.version}"
+        return self.ref or f"{self.name}/{self._full_version}"
 
     @property
     def wants_packages(self) -> bool:
@@ -225,7 +226,17 @@ class BuildSpec:
     @property
     def basename(self) -> str:
         """What the names of all output files start with."""
-        return f"{self.image_prefix}-{self.version}"
+        return f"{self.image_prefix}-{self._full_version}"
+
+    @property
+    def _full_version(self) -> str:
+        """The version, and the processor where one is named: images for several lie beside each other."""
+        return "-".join((self.version, *(self.platform or "").split("/")[1:]))
+
+    @property
+    def architecture(self) -> str:
+        """What the image is labelled with, such as amd64 or arm/v7; empty: as its base is."""
+        return self.oci.architecture or (self.platform or "").partition("/")[2]
 
     def cleaners(self, default: Sequence[str]) -> tuple[str, ...]:
         """Return the cleaners to run, given the default set."""

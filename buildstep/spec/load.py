@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from buildstep.errors import Fault, SpecError
 from buildstep.formats.oci import naming
+from buildstep.formats.oci.spec import ARCHITECTURES, OciPlatform
 from buildstep.spec import accounts, ignore_file, imgmanifest, locking, run_rules, schema
 from buildstep.spec.document import Document
 from buildstep.spec.fields import BuildSpec, Origin, Secret, from_data, store_url, to_data
@@ -98,6 +99,7 @@ def _load(
     faults += _relations(given, flags, cwd)
     faults += _run_faults(given, folder, environ)
     faults += _ignore(given, cwd)
+    faults += _platform_faults(user, given)
     faults += _file_name_faults(user, given)
     if faults:
         raise SpecError(source, faults)
@@ -270,6 +272,25 @@ def _no_directory(path: Path) -> str:
         return "does not exist"
     except (OSError, ValueError) as error:
         return f"cannot be looked at: {getattr(error, 'strerror', '') or error}"
+
+
+def _platform_faults(user: Mapping[str, Any], given: Mapping[str, _Given]) -> Iterator[Fault]:
+    """Yield faults of a platform that there is none of, or that the rest of an m.json contradicts."""
+    if (found := given.get("platform")) is None:
+        return
+    system, _, processor = found.value.partition("/")
+    name = processor.partition("/")[0]
+    if name not in ARCHITECTURES:
+        meant = OciPlatform.of_machine(name)
+        hint = f"it is {meant}" if meant.architecture in ARCHITECTURES else f"{', '.join(ARCHITECTURES)}"
+        yield Fault(where=found.where, message=f"{name!r} is no architecture in OCI's words", hint=hint)
+    if system != "linux" or user.get("os", "linux") not in ("linux", "other"):
+        message = f"{found.value} is not what {user.get('os', 'linux')} runs on"
+        yield Fault(where=found.where, message=message, hint="platforms are for images of linux")
+    label = dict(given["oci"].value).get("architecture") if "oci" in given else None
+    if label and label != processor:
+        message = f"$.build.oci.architecture says {label}, and the platform is {found.value}"
+        yield Fault(where=found.where, message=message, hint="one of the two is enough")
 
 
 def _file_name_faults(user: Mapping[str, Any], given: Mapping[str, _Given]) -> Iterator[Fault]:

@@ -95,6 +95,8 @@ _OWNER = text(f"keep|{_WHO}:{_WHO}", say='"keep" or USER:GROUP, names or numbers
 OUTPUT: Final = text(rf"!?/[^{_PLAIN}]*", say="an anchored pattern: /PATH, or !/PATH for what stays out")
 """What of a tree is recorded."""
 
+PLATFORM: Final = text(r"[a-z0-9]+/[a-z0-9_]+(/[a-z0-9]+)?", say="OS/ARCHITECTURE[/VARIANT]")
+
 _BYTES = "[0-9]{1,15}[KMGTkmgt]?(i?[Bb])?"
 _SIZE = text(_BYTES, say="a number of bytes such as 500K or 10M")
 _SECONDS = integer(1, 7 * 24 * 3600)
@@ -129,6 +131,13 @@ _TABLE: Final = (
         "is there.",
         flag="-d/--dir",
         required=True,
+    ),
+    Setting(
+        "platform",
+        PLATFORM,
+        "What the image is for, such as linux/arm64: a base of a registry, a layout or a suite is the one for"
+        " it, and files are named PREFIX-VERSION-ARCH. Default: as the base image is.",
+        flag="--platform",
     ),
     Setting("packages", array(_PACKAGE), "Packages to install.", flag="-p/--packages"),
     Setting(

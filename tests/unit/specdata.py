@@ -47,6 +47,14 @@ def faults(call: Load, document: object = GOOD, **more: Any) -> dict[str, str]:
 # One row per setting: flag, file, variable, and what each becomes.
 GIVEN: dict[str, tuple[Any, Any, str, Any, Any, Any]] = {
     "image": ("a@1", "b@2", "c@3", "a@1", "b@2", "c@3"),
+    "platform": (
+        "linux/arm64",
+        "linux/arm/v7",
+        "linux/amd64",
+        "linux/arm64",
+        "linux/arm/v7",
+        "linux/amd64",
+    ),
     "packages": ("a,b", ["c"], "d, e", ("a", "b"), ("c",), ("d", "e")),
     "installer": ("apt", "apk", "pkgsrc", "apt", "apk", "pkgsrc"),
     "installer_options": (

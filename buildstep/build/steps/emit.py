@@ -102,7 +102,7 @@ def _emit(context: BuildContext, state: BuildState, layers: Iterable[Blob]) -> N
         base_layers=state.image.own_layers,
         comment=layer_comments.FOLDERS if split else layer_comments.top(spec),
         manifest=spec.manifest,
-        config=asdict(spec.oci),
+        config=asdict(spec.oci) | ({"architecture": spec.architecture} if spec.architecture else {}),
         base_config=sound_config(state.image.config, partial(_tell_left_out, context)),
         compression=spec.compression,
         style=emit.style_of(spec),

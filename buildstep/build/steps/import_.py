@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from buildstep import emit
-from buildstep.build import account_check, layer_comments, proto_conflicts
+from buildstep.build import account_check, layer_comments, platforms, proto_conflicts
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.forecast import check_room
 from buildstep.build.manifest import check_manifest
@@ -66,6 +66,8 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
         state.replaced = plan_.replaced
     else:
         state.origin = state.below = store.entries(image)
+        platforms.check_base(context.spec, image, store, state.below)
+        platforms.check_programs(context.spec, image, _running(context))
         root = proto_conflicts.root_of(image, state.below)
         account_check.check(context.spec, store.backend, image)
         tree = partial(account_check.base_root, store.backend, image)
@@ -73,6 +75,10 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
     if "oci" in context.spec.formats:
         state.blobs = state.blobs or open_blobs(context)
         _add_base_layer(context, state, state.blobs, importer)
+
+
+def _running(context: BuildContext) -> list[str]:
+    return [step.name for step in context.plan.steps if step.state == "run"]
 
 
 def _checked(importer: Importer, image: ImageRecord, ref: str) -> ImageRecord:

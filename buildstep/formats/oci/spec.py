@@ -47,6 +47,12 @@ _MACHINES = {
 }  # fmt: skip
 """What `uname -m` says, as OCI names it: GOARCH, and a variant behind a slash."""
 
+ARCHITECTURES = (
+    "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le",
+    "riscv64", "s390x",
+)  # fmt: skip
+"""Processors that Linux runs on, as OCI names them (image-spec config.md: the values of GOARCH)."""
+
 ApplyLayer = Callable[[IO[bytes], Path, FileList], FileList]
 """Applies a layer's tar stream, compressed or not, to the tree in a directory, whiteouts included.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from buildstep.errors import Fault, SpecError
 from buildstep.events import Bus
-from buildstep.images.interface import Source
+from buildstep.images.interface import Foreseeing, Source
 from buildstep.system.registry import Registry, importing
 
 Maker = Callable[[Mapping[str, str], Mapping[str, Any]], Source]
@@ -33,7 +33,7 @@ SOURCES: Registry[Maker] = Registry(
         "docker": importing("buildstep.images.sources.docker:Docker"),
         "files": importing("buildstep.images.sources.files:Files"),
         "zfs": _plain("buildstep.images.sources.zfs_file:ZfsFile"),
-        "mmdebstrap": _plain("buildstep.images.sources.mmdebstrap:Mmdebstrap"),
+        "mmdebstrap": importing("buildstep.images.sources.mmdebstrap:Mmdebstrap"),
     },
 )
 
@@ -56,6 +56,19 @@ def parse(
     if maker is None:
         raise unknown_scheme(ref)
     return maker(environ, limits), locator
+
+
+def foresee(ref: str, parsed: tuple[Source, str] | None) -> None:
+    """Refuse what can be known to fail before an image is imported; nothing is fetched. parsed: of `parse`.
+
+    Raises ImageError where a file is of another kind than its scheme says, ToolMissing where this machine
+    cannot make the image.
+    """
+    from buildstep.images.sources.local_file import check_file
+
+    check_file(ref)
+    if parsed is not None and isinstance(parsed[0], Foreseeing):
+        parsed[0].foresee(parsed[1])
 
 
 def unknown_scheme(ref: str) -> SpecError:

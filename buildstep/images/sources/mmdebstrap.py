@@ -6,16 +6,19 @@ import contextlib
 import os
 import platform
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 from urllib.parse import parse_qsl
 
 from buildstep.errors import CommandFailed, ImageError, ToolMissing
 from buildstep.events import Reading
+from buildstep.formats.oci.spec import OciPlatform
 from buildstep.images.freshness import RELEASE, digest_of
 from buildstep.images.interface import Identity, SourceContext, SourceImage
+from buildstep.images.sources.oci import platform_of
+from buildstep.rootfs import emulation
 from buildstep.rootfs.installers.apt_faults import ARCHIVE_KEYRINGS, Advice, Keys, explain
 from buildstep.rootfs.installers.dpkg_database import STATUS, installed_packages
 from buildstep.system import process, userns
@@ -25,29 +28,48 @@ DEFAULTS = {"variant": "minbase", "include": "", "components": "main"}
 _RELEASES = 'cd "$1/var/lib/apt/lists" && sha256sum *Release > "$RELEASES_FILE"'
 
 
+_DEBIAN: Final[Mapping[str, str]] = {
+    "386": "i386", "arm": "armhf", "arm/v5": "armel", "arm/v6": "armel", "loong64": "loong64",
+    "mips64le": "mips64el", "mipsle": "mipsel", "ppc64le": "ppc64el",
+}  # fmt: skip
+"""What Debian calls architectures that have another name there (Debian Policy, section 11.1)."""
+
+
 class Mmdebstrap:
+    """environ: BUILDSTEP_PLATFORM may name another platform than the machine's. It makes no HTTP calls."""
+
     scheme: ClassVar[str] = "mmdebstrap"
+
+    def __init__(self, environ: Mapping[str, str] = os.environ, *_limits: object) -> None:
+        self._platform = platform_of(environ)
+
+    @property
+    def _is_foreign(self) -> bool:
+        here = OciPlatform.here()
+        return (here.os, here.architecture) != (self._platform.os, self._platform.architecture)
+
+    def foresee(self, locator: str) -> None:
+        """Raise ToolMissing where such a root cannot be made on this machine: packages have scripts, and only
+        of the variant `extract` none is run."""
+        _, options = _parse(locator)
+        if self._is_foreign and options["variant"] != "extract":
+            emulation.demand(self._platform, f"making mmdebstrap:{locator} runs")
 
     def identify(self, locator: str, hasher: Callable[[Path], str]) -> Identity:
         del hasher
         suite, options = _parse(locator)
         words = [f"{key}={options[key]}" for key in sorted(options)]
-        return Identity(
-            key="&".join([f"mmdebstrap:{suite}", platform.machine(), *words]), label=f"mmdebstrap:{locator}"
-        )
+        machine = _debian(self._platform) if self._is_foreign else platform.machine()
+        return Identity(key="&".join([f"mmdebstrap:{suite}", machine, *words]), label=f"mmdebstrap:{locator}")
 
     def fetch(self, locator: str, into: Path, context: SourceContext) -> SourceImage:
         suite, options = _parse(locator)
         process.which("mmdebstrap")
+        self.foresee(locator)
         mirror = context.environ.get("BUILDSTEP_APT_MIRROR", "")
-        argv = ["mmdebstrap", f"--variant={options['variant']}", f"--components={options['components']}"]
-        # mmdebstrap gives its root the agent's host name and resolver, for its own use: not for an image.
-        argv.append('--customize-hook=rm -f "$1/etc/hostname" "$1/etc/resolv.conf"')
         # Which Release files it was made from, by which a later build sees that there is a newer base.
         releases = context.cache / "releases"
-        argv.append(f"--customize-hook={_RELEASES}")
-        if options["include"]:
-            argv.append(f"--include={options['include']}")
+        argv = self._argv(options)
         extra = {key: value for key, value in context.environ.items() if key in _PASSED}
         # mmdebstrap sets mtimes to this when it is given, so that equal packages make an equal base.
         env = process.base_env(os.environ, **extra) | {"TMPDIR": os.fspath(context.cache)}
@@ -92,7 +114,21 @@ class Mmdebstrap:
             },
             packages=tuple(installed_packages(status)),
             entries=entries,
+            config=self._platform.to_json(),
         )
+
+    def _argv(self, options: Mapping[str, str]) -> list[str]:
+        """Return the words that say what root is made, but for its suite."""
+        argv = ["mmdebstrap", f"--variant={options['variant']}", f"--components={options['components']}"]
+        # mmdebstrap gives its root the agent's host name and resolver, for its own use: not for an image.
+        argv.append('--customize-hook=rm -f "$1/etc/hostname" "$1/etc/resolv.conf"')
+        argv.append(f"--customize-hook={_RELEASES}")
+        if self._is_foreign:
+            # Whether its programs run is known: what mmdebstrap asks for that is another package.
+            argv += [f"--architectures={_debian(self._platform)}", "--skip=check/qemu"]
+        if options["include"]:
+            argv.append(f"--include={options['include']}")
+        return argv
 
 
 def _made(root: Path, archive: Path) -> Reading:
@@ -169,6 +205,12 @@ def _as_root_of_a_namespace(command: list[str]) -> list[str]:
             hint="add what is missing, run as root, or import a root that was made elsewhere: tar:FILE",
         )
     return userns.enter_argv("unshare", "--mount", "--pid", "--fork", "--kill-child", "--", *command)
+
+
+def _debian(wanted: OciPlatform) -> str:
+    """Return what Debian calls the processor of a platform."""
+    full = "/".join(part for part in (wanted.architecture, wanted.variant) if part)
+    return _DEBIAN.get(full) or _DEBIAN.get(wanted.architecture, wanted.architecture)
 
 
 _PASSED = (

@@ -56,6 +56,9 @@ class Store:
     bus: Bus = field(default_factory=Bus)
     freshness: Freshness = field(default_factory=lambda: Freshness(Path("nowhere"), {}, {}, Bus()))
 
+    def for_platform(self, platform: str) -> None:
+        assert platform == ""
+
     def find(self, _ref: str) -> ImageRecord | None:
         return self.image
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from buildstep.components.builders import Recipe, Run
-from buildstep.components.emulation import foreign_runs, refuse, runs_here
+from buildstep.components.emulation import foreign_runs, refuse
 from buildstep.components.graph import Graph
 from buildstep.components.interface import Built, GraphError
 from buildstep.components.plan import select
@@ -19,6 +19,7 @@ from buildstep.components.settings import Flags, Registry, Settings, load
 from buildstep.errors import PublishError, SpecError
 from buildstep.events import Bus
 from buildstep.formats.oci.spec import OCI_INDEX, OciPlatform
+from buildstep.rootfs.emulation import runs_here
 from tests.servers.layouts import layer, make_layout
 from tests.servers.registry import RegistryServer
 from tests.unit.components.repositories import found, images, write
