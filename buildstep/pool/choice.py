@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +11,13 @@ from buildstep.pool.layout import MARK, owners_of
 from buildstep.system import host, userns
 from buildstep.system.location import default_location
 
-_NAMES = {"overlay": "overlay", "dir": "dir", "dir-subids": "dir"}
+_NAMES = {"overlay": "overlay", "dir": "dir", "overlay-subids": "overlay", "dir-subids": "dir"}
 """Directory of a pool that nobody named, below `default_location`, to its scheme."""
+
+_OF_ROOT = ("overlay", "dir")
+_OF_NAMESPACE_ROOT = ("overlay-subids", "dir-subids")
+"""The best first; the last one works anywhere. Trees of a user namespace have owners that the same user
+cannot handle outside of it, so they are apart from others."""
 
 
 class Older(NamedTuple):
@@ -40,42 +45,53 @@ def choose(named: str | None, environ: Mapping[str, str], *, by: str = "") -> Ch
 
     named: the URI that a flag, a file or a variable gives, which wins; by: which of them, for the reason.
     Without a name: on illumos the dataset that the zone was given. For root `overlay` where it works, else
-    `dir`, below /var/lib/buildstep. For another user one below the user's data folder: `dir-subids`, used as
-    root of a user namespace, where this user can be that; else `dir`. What a build wants (packages or none)
-    never matters, so that every command finds what another one left. Raises DatasetError in a zone that was
-    given none.
+    `dir`, below /var/lib/buildstep. For another user one below the user's data folder: where this user can
+    be root of a user namespace `overlay-subids` if overlays work in there, else `dir-subids`; else `dir`.
+    Outside of the namespace, where nothing can be mounted, one that is not there yet is called `dir-subids`.
+    What a build wants (packages or none) never matters, so that every command finds what another one left.
+    Raises DatasetError in a zone that was given none.
     """
     if named is not None:
         return Choice(named, f"named by {by}" if by else "named", _needs_namespace(named))
     if (given := host.HERE.pool()) is not None:
         return Choice(given, "the dataset that this zone was given")
     location = default_location(environ)
+    inside = os.geteuid() == 0 and userns.in_user_namespace()
     namespace = False
     if os.geteuid() == 0:
-        name, why = _of_namespace_root() if userns.in_user_namespace() else _of_root(location)
+        names, who = (_OF_NAMESPACE_ROOT, _SUBIDS) if inside else (_OF_ROOT, "this is root")
+        name, why = _there(names, location, who) or _works(names, location, who)
     elif lacks := userns.lacks():
         name, why = "dir", f"this user has no user namespace: {lacks[0][0]}"
     else:
-        (name, why), namespace = _of_namespace_root(), True
+        names, namespace = _OF_NAMESPACE_ROOT, True
+        name, why = _there(names, location, _SUBIDS) or (names[-1], _SUBIDS)
     others = [other for other in _NAMES if other != name and os.path.exists(location / other / MARK)]
     older = tuple(_older(name, other, location) for other in others)
     return Choice(_uri(location, name), why, namespace, older)
 
 
-def _of_namespace_root() -> tuple[str, str]:
-    # Its trees have owners that the same user cannot handle outside of the namespace.
-    return "dir-subids", "this user can be root of a user namespace, and every command is"
+_SUBIDS = "this user can be root of a user namespace, and every command is"
 
 
-def _of_root(location: Path) -> tuple[str, str]:
-    if (location / "overlay" / MARK).exists():
-        return "overlay", "this is root, and it is there"
-    there = next(path for path in (location, *location.parents) if path.is_dir())
+def _there(names: Sequence[str], location: Path, who: str) -> tuple[str, str] | None:
+    """Return the best pool that is there, and why it is taken; a worse one never keeps a better one away."""
+    found = next((name for name in names[:-1] if (location / name / MARK).exists()), None)
+    return None if found is None else (found, f"{who}, and it is there")
+
+
+def _works(names: Sequence[str], location: Path, who: str) -> tuple[str, str]:
+    """Return the best pool that works at a place, found by trying, and why no better one does."""
     from buildstep.pool import overlay  # only root asks for it, and it is large
 
-    if overlay.works_on(there):
-        return "overlay", f"this is root, and {there} can hold overlays"
-    return "dir", f"this is root, and overlays do not work on {there}"
+    there = next(path for path in (location, *location.parents) if path.is_dir())
+    refusals = []
+    for name in names[:-1]:
+        refusal = overlay.refusal(there)
+        if not refusal:
+            return name, f"{who}, and {there} can hold overlays"
+        refusals.append(refusal)
+    return names[-1], f"{who}, and overlays do not work on {there}: {'; '.join(refusals)}"
 
 
 def _uri(location: Path, name: str) -> str:
@@ -85,7 +101,7 @@ def _uri(location: Path, name: str) -> str:
 def _needs_namespace(named: str) -> bool:
     """Whether a pool that was named is to be used from a user namespace: as it was made, if it is there."""
     scheme, _, path = named.partition(":")
-    if os.geteuid() == 0 or scheme != "dir" or not path:
+    if os.geteuid() == 0 or scheme not in _NAMES.values() or not path:
         return False
     owners = owners_of(Path(path))
     return owners != "recorded" and not userns.lacks()
@@ -94,12 +110,12 @@ def _needs_namespace(named: str) -> bool:
 def _older(used: str, other: str, location: Path) -> Older:
     """Return what to tell of a pool that the rule gave before."""
     uri, path = _uri(location, other), location / other
-    if other == "dir-subids":
+    if other in _OF_NAMESPACE_ROOT and used not in _OF_NAMESPACE_ROOT:
         what = "holds files of subordinate ids, and this user has none now"
         return Older(uri, what, f"get the ids back (`buildstep doctor` says how), or as root: rm -rf {path}")
     what = (
         "was made before this user had subordinate ids"
-        if used == "dir-subids"
+        if used in _OF_NAMESPACE_ROOT and other not in _OF_NAMESPACE_ROOT
         else f"was made when this machine allowed no {used}"
     )
     return Older(uri, what, f"name it to use it: --pool {uri}; or remove it: rm -rf {path}")

@@ -1,5 +1,8 @@
 """overlay:PATH. A clone is an overlay mount: the base and cached layers below, the build's changes above.
 
+Root of a user namespace has it as well, where the kernel lets it mount overlays (Linux 5.11 and later). What
+hides files of lower layers is then told by attributes that users may set.
+
 image/UUID/tree                       a base image, whole
 layer/KEY/{upper,origin.json}         what a step changed, and on what it lies
 build/ID/{upper,work,tree,origin.json}  a clone; tree is the mount point
@@ -10,12 +13,12 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from buildstep.errors import DatasetError, SandboxError
+from buildstep.errors import BuildstepError, DatasetError, SandboxError
 from buildstep.pool.interface import Dataset, Kind
 from buildstep.pool.layout import DirectoryPool
 from buildstep.system import sealed
@@ -28,14 +31,13 @@ from buildstep.system.mounts import (
     MS_RDONLY,
     bind,
     mount,
-    mounted,
     overlay_options,
     unmount,
 )
 from buildstep.system.remove import remove_tree
 from buildstep.system.userns import in_user_namespace
 from buildstep.tree.entry import Entry, FileList
-from buildstep.tree.scan import scan, scan_overlay
+from buildstep.tree.scan import Marks, scan, scan_overlay
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class OverlayDataset:
     ident: str
     path: Path
     upper: Path | None
+    marks: Marks
 
     @property
     def kept_at(self) -> str:
@@ -55,7 +58,7 @@ class OverlayDataset:
 
     def scan(self, base: FileList, *, owner: Callable[[Entry], tuple[int, int]] | None) -> FileList:
         del owner  # an overlay is only ever used where owners can be set
-        return scan(self.path) if self.upper is None else scan_overlay(self.upper, base)
+        return scan(self.path) if self.upper is None else scan_overlay(self.upper, base, self.marks)
 
 
 class OverlayBackend(DirectoryPool):
@@ -66,14 +69,32 @@ class OverlayBackend(DirectoryPool):
     privileged = True
 
     def __init__(self, location: str) -> None:
-        # In a user namespace the kernel lets nobody mark a directory opaque with trusted.* attributes.
-        if os.geteuid() != 0 or in_user_namespace():
-            raise DatasetError("an overlay pool needs root", hint=f"use --pool dir:{location} without root")
+        if os.geteuid() != 0:
+            raise DatasetError(
+                f"{self.scheme}: pools need root, here or of a user namespace",
+                hint=f"use --pool dir:{location} without either",
+            )
         super().__init__(Path(location).absolute())
+        self.marks = self.marks_here()
+
+    @classmethod
+    def marks_here(cls) -> Marks:
+        """How upper directories tell what they hide, for this process."""
+        inside = in_user_namespace()
+        return Marks("user.overlay.opaque" if inside else "trusted.overlay.opaque", blind=inside)
+
+    @classmethod
+    def mount(
+        cls, target: Path, lower: Sequence[Path], upper: Path | None = None, work: Path | None = None
+    ) -> None:
+        """Mount an overlay. `lower` lists the topmost first; without `upper` it is read-only."""
+        read_only = MS_RDONLY if upper is None else 0
+        options = overlay_options(lower, upper, work, volatile=upper is not None, user=in_user_namespace())
+        mount("overlay", target, "overlay", read_only | MS_NODEV | MS_NOSUID, options)
 
     def create(self, ident: str) -> Dataset:
         folder = self.make_folder(ident)
-        return OverlayDataset(ident, self.make_tree(folder), None)
+        return OverlayDataset(ident, self.make_tree(folder), None, self.marks)
 
     def clone(self, kind: Kind, origin: str, ident: str) -> Dataset:
         lower = self._lower(kind, origin)
@@ -82,12 +103,11 @@ class OverlayBackend(DirectoryPool):
             (folder / name).mkdir(mode=0o700)
         _copy_top(lower[0], folder / "upper")
         sealed.write(folder / _ORIGIN, {"kind": kind, "ident": origin}, durable=False)
-        options = overlay_options(lower, folder / "upper", folder / "work", volatile=True)
         try:
-            mount("overlay", folder / "tree", "overlay", MS_NODEV | MS_NOSUID, options)
+            self.mount(folder / "tree", lower, folder / "upper", folder / "work")
         except SandboxError as error:
             raise DatasetError(error.message, hint="use --pool dir:PATH where overlays cannot be") from error
-        return OverlayDataset(ident, folder / "tree", folder / "upper")
+        return OverlayDataset(ident, folder / "tree", folder / "upper", self.marks)
 
     def _lower(self, kind: Kind, ident: str) -> list[Path]:
         """The directories under a clone of this dataset, topmost first."""
@@ -134,8 +154,11 @@ class OverlayBackend(DirectoryPool):
         # The directory stays: other builds, in mount namespaces of their own, use it at the same time.
         view = self.folder(kind, ident) / "view"
         view.mkdir(mode=0o700, exist_ok=True)
-        with mounted("overlay", view, "overlay", MS_RDONLY | MS_NODEV | MS_NOSUID, overlay_options(lower)):
+        self.mount(view, lower)
+        try:
             yield view
+        finally:
+            unmount(view)
 
     def own(self, kind: Kind, ident: str) -> Path:
         """What is this dataset's alone: the upper directory of a layer, all of an image."""
@@ -196,24 +219,39 @@ def _copy_top(lower: Path, upper: Path) -> None:
     os.utime(upper, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
-def works_on(path: Path) -> bool:
-    """Whether an overlay can be mounted with its upper directory at `path`: found by doing it."""
-    if os.geteuid() != 0 or in_user_namespace():
-        return False
+def refusal(path: Path, kind: type[OverlayBackend] = OverlayBackend) -> str:
+    """Return why a pool of overlays cannot be at `path`, found by making one; empty if it can.
+
+    What a build does there is done: something of a lower layer is removed, and a directory is put in place of
+    another, which takes attributes that not every file system has. In a user namespace the caller has a mount
+    namespace as well.
+    """
+    if os.geteuid() != 0:
+        return "this is not root"
     try:
         # Process ids do not tell builds apart: each is process 1 of its own namespace.
         probe = Path(tempfile.mkdtemp(prefix=".probe-", dir=path))
-    except OSError:
-        return False
+    except OSError as error:
+        return f"nothing can be written to {path}: {error.strerror}"
+    tree = probe / "tree"
     try:
-        for name in ("lower", "upper", "work", "tree"):
+        for name in ("lower", "lower/folder", "upper", "work", "tree"):
             (probe / name).mkdir()
-        options = overlay_options([probe / "lower"], probe / "upper", probe / "work")
-        with mounted("overlay", probe / "tree", "overlay", 0, options), bind(probe / "tree", probe / "tree"):
-            return True
-    except (OSError, SandboxError):
-        return False
+        (probe / "lower/gone").touch()
+        kind.mount(tree, [probe / "lower"], probe / "upper", probe / "work")
+        try:
+            (tree / "gone").unlink()
+            (tree / "folder").rmdir()
+            (tree / "folder").mkdir()
+            with bind(tree, tree):
+                seen = scan_overlay(probe / "upper", scan(probe / "lower"), kind.marks_here())
+                return "" if set(seen) == {b"", b"folder"} else "what was removed from it is not told"
+        finally:
+            unmount(tree)
+    except SandboxError as error:
+        return error.message.replace(os.fspath(probe), os.fspath(path))
+    except OSError as error:
+        return f"a file system of this kind cannot hold one: {error.strerror}"
     finally:
-        for name in ("work/work", "work", "lower", "upper", "tree", ""):
-            with contextlib.suppress(OSError):
-                (probe / name).rmdir()
+        with contextlib.suppress(OSError, BuildstepError):
+            remove_tree(probe)

@@ -149,16 +149,23 @@ def tmpfs(
 
 
 def overlay_options(
-    lower: Sequence[Path], upper: Path | None = None, work: Path | None = None, *, volatile: bool = False
+    lower: Sequence[Path],
+    upper: Path | None = None,
+    work: Path | None = None,
+    *,
+    volatile: bool = False,
+    user: bool = False,
 ) -> str:
     """Return mount options of an overlay. `lower` lists the topmost first; without `upper` it is read-only.
 
-    Redirects and metadata-only copies stay off: a saved upper directory must be complete in itself.
+    user: the kernel's own attributes are `user.overlay.*`, as the root of a user namespace may set no
+    `trusted.*` (Linux 5.11 and later). Redirects and metadata-only copies stay off: a saved upper directory
+    must be complete in itself.
     """
     options = f"lowerdir={':'.join(_escape(path) for path in lower)}"
     if upper is not None and work is not None:
         options += f",upperdir={_escape(upper, ',')},workdir={_escape(work, ',')}"
-    options += ",redirect_dir=nofollow,metacopy=off,index=off"
+    options += ",redirect_dir=nofollow,metacopy=off,index=off" + (",userxattr" if user else "")
     # Nothing reads a clone after a crash, so its syncs buy nothing and cost apt half its time.
     return options + (",volatile" if volatile else "")
 

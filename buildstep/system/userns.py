@@ -112,8 +112,12 @@ def _max_user_namespaces() -> int | None:
 
 
 def enter_argv(*command: str) -> list[str]:
-    """Return the command line that runs a command as root of a user namespace with all ids of the user."""
-    return ["unshare", "--user", "--map-auto", "--map-root-user", "--", *command]
+    """Return the command line that runs a command as root of a user namespace with all ids of the user.
+
+    It may mount there: its mount namespace is that user namespace's.
+    """
+    mounts = ("--mount", "--propagation", "slave")
+    return ["unshare", "--user", "--map-auto", "--map-root-user", *mounts, "--", *command]
 
 
 def _user_name() -> str:

@@ -9,7 +9,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from buildstep.errors import EmitError
@@ -17,7 +17,7 @@ from buildstep.system.text import shown_path
 from buildstep.tree.entry import KINDS, LARGEST, Entry, FileList, Xattrs, check_length, longest_below
 
 SKIPPED_XATTRS = re.compile(
-    rb"(trusted|user)\.overlay\.|security\.(selinux|ima|evm|apparmor|SMACK)|system\.nfs4_acl"
+    rb"(trusted|user)\.overlay\.|user\.fuseoverlayfs\.|security\.(selinux|ima|evm|apparmor|SMACK)|system\.nfs4_acl"
     rb"|trusted\.SGI_"
 )
 """Labels that the CI host's kernel or overlay adds; they are not part of an image."""
@@ -168,7 +168,7 @@ def scan_changed(
     since: a ctime (ns) taken when the copy was complete; ctimes cannot be set back, and an equal one
     counts as changed. owner: what to record for changed entries where the real owner cannot be set; it
     may set an entry's mode and attributes right as well. devices: False where device nodes could not be
-    made, so that their absence means nothing.
+    made and trusted.* attributes not be set, so that their absence means nothing.
     """
     found: FileList = {}
     inodes: dict[bytes, tuple[int, int]] = {}
@@ -184,6 +184,8 @@ def scan_changed(
             entry = entry_of(path, full, info)
             if owner is not None:
                 entry.uid, entry.gid = owner(entry)
+            elif old is not None and not devices:
+                keep_trusted(entry, old)
             found[path] = entry
         if info.st_nlink > 1 and found[path].kind != "d":
             inodes[path] = (info.st_dev, info.st_ino)
@@ -195,23 +197,40 @@ def scan_changed(
     return found
 
 
-_OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """How an upper directory says what it hides of the layers below.
+
+    opaque: the attribute whose value is `y` on a directory below which nothing shines through; files: empty
+    files `.wh.NAME` hide as well as device nodes 0:0 do, and `.wh..wh..opq` makes its directory opaque;
+    blind: who writes there can neither see nor set trusted.*, so files keep those they had below.
+    """
+
+    opaque: str
+    files: bool = False
+    blind: bool = False
 
 
-def scan_overlay(upper: Path, base: FileList) -> FileList:
+def scan_overlay(upper: Path, base: FileList, marks: Marks) -> FileList:
     """Return the tree that an overlay shows: its upper directory on `base`."""
     found: FileList = dict(base)
     inodes: dict[bytes, tuple[int, int]] = {}
     for path, full, info in sorted(walk(os.fsencode(upper)), key=lambda item: item[0]):
-        old = found.get(path)
-        whiteout = stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
-        directory = stat.S_ISDIR(info.st_mode)
-        if old is not None and old.kind == "d" and (not directory or _is_opaque(full)):
-            drop_below(found, path)
-        if whiteout:
-            found.pop(path, None)
+        hidden = _hidden_by(path, info, marks)
+        if hidden is not None:
+            old = found.pop(hidden, None)
+            if old is not None and old.kind == "d":
+                drop_below(found, hidden)
             continue
+        if marks.files and path.rpartition(b"/")[2].startswith(_WHITEOUT):
+            continue
+        old = found.get(path)
+        directory = stat.S_ISDIR(info.st_mode)
+        if old is not None and old.kind == "d" and (not directory or _is_opaque(full, marks)):
+            drop_below(found, path)
         found[path] = entry_of(path, full, info)
+        if marks.blind and old is not None:
+            keep_trusted(found[path], old)
         if info.st_nlink > 1 and not directory:
             inodes[path] = (info.st_dev, info.st_ino)
     link_groups(found, inodes)
@@ -219,12 +238,32 @@ def scan_overlay(upper: Path, base: FileList) -> FileList:
     return found
 
 
-def _is_opaque(full: bytes) -> bool:
-    for name in _OPAQUE:
-        with contextlib.suppress(OSError):
-            if os.getxattr(full, name, follow_symlinks=False) == b"y":
-                return True
-    return False
+_WHITEOUT = b".wh."
+_OPAQUE_FILE = b".wh..wh..opq"
+
+
+def _hidden_by(path: bytes, info: os.stat_result, marks: Marks) -> bytes | None:
+    """Return which path something in an upper directory hides; None for what hides nothing."""
+    if stat.S_ISCHR(info.st_mode) and info.st_rdev == 0:
+        return path
+    folder, slash, name = path.rpartition(b"/")
+    if not marks.files or not name.startswith(_WHITEOUT) or name.startswith(_WHITEOUT * 2):
+        return None
+    return folder + slash + name.removeprefix(_WHITEOUT)
+
+
+def _is_opaque(full: bytes, marks: Marks) -> bool:
+    with contextlib.suppress(OSError):
+        if os.getxattr(full, marks.opaque, follow_symlinks=False) == b"y":
+            return True
+    return marks.files and os.path.lexists(full + b"/" + _OPAQUE_FILE)
+
+
+def keep_trusted(entry: Entry, old: Entry) -> None:
+    """Give an entry the trusted.* attributes that it had: whoever changed it could not see them."""
+    kept = tuple(pair for pair in old.xattrs if pair[0].startswith(b"trusted."))
+    if kept and old.kind == entry.kind:
+        entry.xattrs = tuple(sorted(entry.xattrs + kept))
 
 
 def drop_below(entries: FileList, directory: bytes) -> None:

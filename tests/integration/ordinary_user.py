@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import secrets
@@ -48,6 +49,19 @@ def usable_python() -> tuple[str, str]:
 @pytest.fixture(scope="session")
 def user() -> Iterator[pwd.struct_passwd]:
     """A user with a range of ids to hand out, for as long as the tests run."""
+    with _made() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def users() -> Iterator[tuple[pwd.struct_passwd, ...]]:
+    """Two such users, each with a range of its own."""
+    with _made() as one, _made() as two:
+        yield one, two
+
+
+@contextlib.contextmanager
+def _made() -> Iterator[pwd.struct_passwd]:
     demand("root", "newuidmap", "useradd", "unshare")
     name = f"bs{secrets.token_hex(4)}"
     subprocess.run(

@@ -271,7 +271,7 @@ def unnamed(lab: UserLab, *argv: str) -> list[str]:
 def test_every_command_of_a_user_finds_one_pool(sublab: UserLab) -> None:
     """With packages or without, listing, healing or asking: the pool is that of the rule."""
     folder = sublab.top / "home/.local/share/buildstep"
-    uri = f"dir:{folder}/dir-subids"
+    uri = f"overlay:{folder}/overlay-subids"
     plain = sublab.run(unnamed(sublab))
     assert plain.status == 0, plain.stderr
     assert "note:" not in plain.stderr
@@ -289,7 +289,7 @@ def test_every_command_of_a_user_finds_one_pool(sublab: UserLab) -> None:
         assert (done.status, found in done.stdout) == (0, True), (argv, done.stdout, done.stderr)
     built = sublab.run(unnamed(sublab, "--json", "-p", "one-1"))
     assert step(built.json, "import")["state"] == "reuse", "the build without packages imported it"
-    assert os.listdir(folder) == ["dir-subids"]
+    assert os.listdir(folder) == ["overlay-subids"]
 
 
 def test_a_pool_of_before_is_told_and_can_still_be_named(sublab: UserLab) -> None:

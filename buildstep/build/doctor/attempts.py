@@ -12,6 +12,7 @@ from buildstep.errors import CommandFailed, SandboxError
 from buildstep.rootfs import devices as own
 from buildstep.system import bubblewrap, namespaces, process, seccomp
 from buildstep.system.mounts import mounted, overlay_options, tmpfs
+from buildstep.system.userns import in_user_namespace
 
 _SCRATCH = Path("/tmp")
 """Covered by a file system of ours while something is tried; only we see that."""
@@ -76,7 +77,13 @@ def overlay() -> str:
     with tmpfs(_SCRATCH):
         for name in ("lower", "upper", "work", "tree"):
             (_SCRATCH / name).mkdir()
-        options = overlay_options([_SCRATCH / "lower"], _SCRATCH / "upper", _SCRATCH / "work", volatile=True)
+        options = overlay_options(
+            [_SCRATCH / "lower"],
+            _SCRATCH / "upper",
+            _SCRATCH / "work",
+            volatile=True,
+            user=in_user_namespace(),
+        )
         with mounted("overlay", _SCRATCH / "tree", "overlay", data=options):
             (_SCRATCH / "tree/file").touch()
     return ""

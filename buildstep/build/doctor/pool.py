@@ -94,8 +94,8 @@ def _overlay_works(seen: Examination, backend: Backend, *, new: bool) -> bool:
     folder = existing(backend.state)
     try:
         attempts.apart(attempts.overlay)
-        if new and not attempts.apart(lambda: "yes" if pool.overlay.works_on(folder) else ""):
-            raise SandboxError(f"the file system of {folder} cannot hold the upper directory of an overlay")
+        if new and (refusal := attempts.apart(lambda: pool.overlay.refusal(folder))):
+            raise SandboxError(f"overlays do not work on {folder}: {refusal}")
     except SandboxError as error:
         path = backend.uri.partition(":")[2]
         seen.fail("pool", backend.uri, error.message, f"--pool dir:{path}, or another disk", ExitCode.DATASET)

@@ -75,8 +75,11 @@ class Mmdebstrap:
         env = process.base_env(os.environ, **extra) | {"TMPDIR": os.fspath(context.cache)}
         env["RELEASES_FILE"] = os.fspath(releases)
         archive = context.cache / "base.tar"
-        target = into if context.privileged else archive
-        command = [*argv, "--mode=root", f"--format={'directory' if context.privileged else 'tar'}"]
+        # Where nobody can make device nodes, mmdebstrap leaves out all that belongs into /dev, except in a
+        # tar archive, into which it writes them without making them.
+        whole = context.privileged and not userns.in_user_namespace()
+        target = into if whole else archive
+        command = [*argv, "--mode=root", f"--format={'directory' if whole else 'tar'}"]
         command += [suite, os.fspath(target), *([mirror] if mirror else [])]
         if not context.privileged:
             command = _as_root_of_a_namespace(command)
@@ -90,7 +93,7 @@ class Mmdebstrap:
                     what=f"mmdebstrap {suite}",
                 )
             entries = None
-            if not context.privileged:
+            if not whole:
                 with archive.open("rb") as stream:
                     entries = context.unpack(stream, into)
         except CommandFailed as error:

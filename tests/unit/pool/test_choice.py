@@ -28,7 +28,7 @@ def who(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Who:
         monkeypatch.setattr(os, "geteuid", lambda: uid)
         monkeypatch.setattr(userns, "in_user_namespace", lambda: inside)
         monkeypatch.setattr(userns, "lacks", lambda: lacks)
-        monkeypatch.setattr(overlay, "works_on", lambda _path: overlays)
+        monkeypatch.setattr(overlay, "refusal", lambda _path: "" if overlays else "no such device")
         monkeypatch.setattr(location, "SYSTEM_LOCATION", os.fspath(tmp_path / "system"))
         return {"HOME": os.fspath(tmp_path)}
 
@@ -42,12 +42,33 @@ def make(path: Path, owners: str | None = None) -> Path:
     return path
 
 
-def test_a_user_with_subordinate_ids_has_one_pool_inside_and_outside(who: Who, tmp_path: Path) -> None:
-    outside = pool.choose(None, who(uid=1000))
-    inside = pool.choose(None, who(uid=0, inside=True))
-    uri = f"dir:{tmp_path}/.local/share/buildstep/dir-subids"
-    assert (outside.uri, outside.namespace) == (uri, True)
-    assert (inside.uri, inside.namespace, inside.why) == (uri, False, outside.why)
+@pytest.mark.parametrize(
+    ("overlays", "there", "name", "why"),
+    [
+        (True, "", "overlay", "can hold overlays"),
+        (False, "", "dir", "overlays do not work on"),
+        (False, "overlay-subids", "overlay", "it is there"),
+        (True, "dir-subids", "overlay", "can hold overlays"),
+    ],
+)
+def test_a_user_with_subordinate_ids_has_overlays_where_the_kernel_lets_them(
+    who: Who, tmp_path: Path, overlays: bool, there: str, name: str, why: str
+) -> None:
+    location = tmp_path / ".local/share/buildstep"
+    if there:
+        make(location / there)
+    inside = pool.choose(None, who(uid=0, inside=True, overlays=overlays))
+    assert (inside.uri, inside.namespace) == (f"{name}:{location}/{name}-subids", False)
+    assert inside.why.startswith("this user can be root of a user namespace")
+    assert why in inside.why
+    assert [row.uri for row in inside.older] == ([f"dir:{location}/{there}"] if there == "dir-subids" else [])
+
+
+def test_outside_of_the_namespace_the_pool_that_is_there_is_told(who: Who, tmp_path: Path) -> None:
+    location = tmp_path / ".local/share/buildstep"
+    assert pool.choose(None, who(uid=1000))[::2] == (f"dir:{location}/dir-subids", True)
+    make(location / "overlay-subids")
+    assert pool.choose(None, who(uid=1000))[::2] == (f"overlay:{location}/overlay-subids", True)
 
 
 def test_a_user_without_has_a_plain_one_and_is_told_why(who: Who, tmp_path: Path) -> None:
@@ -115,5 +136,7 @@ def test_a_named_pool_is_used_as_it_was_made(
 
 
 def test_only_directories_are_used_from_a_namespace(who: Who) -> None:
-    for uri in ("zfs:tank/a", "btrfs:/b", "overlay:/c", "dir:", "nonsense"):
+    for uri in ("zfs:tank/a", "btrfs:/b", "dir:", "nonsense"):
         assert not pool.choose(uri, who(uid=1000)).namespace, uri
+    assert pool.choose("overlay:/c", who(uid=1000)).namespace
+    assert not pool.choose("overlay:/c", who(uid=1000, lacks=LACKS)).namespace
