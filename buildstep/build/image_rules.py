@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Container
+from pathlib import Path
 
+from buildstep.build import image_config
 from buildstep.build.clones import places_of
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.checks.image_tree import ImageTree
@@ -29,7 +31,22 @@ def subject(context: BuildContext, state: BuildState) -> Subject:
         users=_numbers("user", state, tree),
         groups=_numbers("group", state, tree),
         budget=None if budget is None else Growth.parse(budget).size,
+        top=state.dataset.path,
+        path=image_config.of(context, state).path,
+        host_paths=_host_paths(context),
     )
+
+
+_WORKSPACES = ("WORKSPACE", "GITHUB_WORKSPACE", "CI_PROJECT_DIR")
+"""Variables of Jenkins, GitHub and GitLab that name the directory of a job."""
+
+
+def _host_paths(context: BuildContext) -> list[str]:
+    """Return places of the CI host that a build has to do with."""
+    spec = context.spec
+    named = [context.environ.get(name, "") for name in _WORKSPACES]
+    paths = [spec.proto, spec.output_dir, context.backend.wall, Path.cwd(), *map(Path, filter(None, named))]
+    return [os.fspath(path) for path in dict.fromkeys([*paths, *(path.resolve() for path in paths)])]
 
 
 def added(base: FileList, entries: FileList) -> list[Entry]:

@@ -11,6 +11,9 @@ from buildstep.spec.check_rules import Severity
 
 RULES = (
     Rule("dangling-link", "links lead to something in the image", "links:dangling", of_packages=False),
+    Rule("shebang", "scripts have an interpreter in the image", "programs:shebang", of_packages=False),
+    Rule("library", "programs have their loader and libraries", "programs:library", of_packages=False),
+    Rule("host-path", "no text names a place of the CI host", "texts:host_path", of_packages=False),
     Rule("world-writable", "nobody but its owner and group can write a file", "modes:world_writable"),
     Rule("setuid", "no program gets the rights of another user", "modes:setuid"),
     Rule("capability", "no program gets capabilities", "modes:capability"),

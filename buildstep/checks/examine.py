@@ -46,10 +46,12 @@ def _applied(
     seconds = time.monotonic() - begin
     if not own:
         return Checked(check=rule.name, group="rule", result="passed", seconds=seconds)
+    own.sort(key=lambda found: not found.grave)  # what counts most first
+    fails = severity == "fail" and own[0].grave
     return Checked(
         check=rule.name,
         group="rule",
-        result="failed" if severity == "fail" else "warned",
+        result="failed" if fails else "warned",
         seconds=seconds,
         message=_some(own, 1) if own[0].path else own[0].text,
         lines=tuple(line(found) for found in own[:_TOLD]) + _more(own, _TOLD),

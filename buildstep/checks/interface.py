@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import NamedTuple, cast
+from pathlib import Path
+from typing import IO, NamedTuple, cast
 
 from buildstep.checks.image_tree import ImageTree
+from buildstep.system.process import SAFE_PATH
 from buildstep.tree.entry import Entry, FileList
 
 
 class Found(NamedTuple):
-    """Something that a rule found. path: in the image, without a leading slash; text: what is wrong there."""
+    """Something that a rule found. path: in the image, without a leading slash; text: what is wrong there;
+    grave: False where it is a warning at most."""
 
     path: bytes
     text: str
+    grave: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +31,8 @@ class Subject:
     tree: all of it; base: what it was made from, by path in the tree; added: what is new or differs from the
     base; own: whether a path is what this build brought, and not a package of a distribution; users, groups:
     the numbers in the image's own tables, None without one; budget: how many bytes the tree may have.
+    top: where the tree's files are on this machine; path: the PATH that the image is run with; host_paths:
+    places of the CI host that no file should name.
     """
 
     tree: ImageTree
@@ -34,6 +42,9 @@ class Subject:
     users: Container[int] | None = None
     groups: Container[int] | None = None
     budget: int | None = None
+    top: Path = Path()
+    path: str = SAFE_PATH
+    host_paths: Sequence[str] = ()
 
     def files(self) -> Iterator[tuple[bytes, Entry]]:
         """Yield what was added, each with its path in the image."""
@@ -41,6 +52,15 @@ class Subject:
             path = self.tree.inside(entry.path)
             if path is not None:
                 yield path, entry
+
+    def open(self, entry: Entry) -> IO[bytes]:
+        """Open a regular file of the tree; one that is gone is empty."""
+        where = entry.source or os.fsencode(self.top) + b"/" + entry.path
+        try:
+            # A tree is only written to by a build, which waits: a pipe cannot have taken the file's place.
+            return os.fdopen(os.open(where, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+        except OSError:
+            return io.BytesIO()
 
 
 Finder = Callable[[Subject], Iterable[Found]]

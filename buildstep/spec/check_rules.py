@@ -10,6 +10,9 @@ Severity = Literal["fail", "warn", "off"]
 
 RULES: Final[dict[str, Severity]] = {
     "dangling-link": "fail",
+    "shebang": "fail",
+    "library": "fail",
+    "host-path": "fail",
     "world-writable": "fail",
     "setuid": "fail",
     "capability": "fail",

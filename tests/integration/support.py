@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from buildstep.spec.check_rules import RULES
+
 REPOSITORY = Path(__file__).parents[2]
 EPOCH = 1_700_000_000
 LIMIT = 120
@@ -128,6 +130,10 @@ MANIFEST: dict[str, Any] = {
 }
 
 
+TELL_ONLY = json.dumps({"rules": dict.fromkeys(RULES, "warn")})
+"""Of `build.checks`, for tests of other matters: their trees have all that a tree can have."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Done:
     """How a command ended."""
@@ -182,7 +188,8 @@ class Lab:
     def env(self, **more: str) -> dict[str, str]:
         keep = {key: value for key, value in os.environ.items() if not key.startswith("BUILDSTEP_")}
         keep.pop("SOURCE_DATE_EPOCH", None)
-        return {**keep, "PYTHONPATH": os.fspath(REPOSITORY), **self.environ, **more}
+        told = {"PYTHONPATH": os.fspath(REPOSITORY), "BUILDSTEP_CHECKS": TELL_ONLY}
+        return {**keep, **told, **self.environ, **more}
 
     def argv(self, *arguments: str) -> list[str]:
         """The command line of a build."""
