@@ -40,12 +40,15 @@ KEPT: tuple[Kept, ...] = (
     ),
     Kept(
         name="image",
-        where=("image/UUID", "state/images/UUID.json", "state/images/UUID.list"),
-        holds="a base image: its tree, its record, the list of its files",
+        where=("image/UUID", "state/images/UUID.json", "state/images/UUID.list", "state/images/DIGEST.tag"),
+        holds="a base image: its tree, its record, the list of its files; what a registry's tag was when it"
+        " was asked for last",
         checked="names, sizes, inodes and change times of the whole tree, and every file where one of these"
-        " is another or with `--no-cache`; the list by the digest in the record, the record by its own",
+        " is another or with `--no-cache`; the list by the digest in the record, the record and what is known"
+        " of a tag by their own",
         damaged="the list is made again from the tree where that has all of it; else the image is imported"
-        " again and takes the place of the old one, and layers on a damaged tree are removed",
+        " again and takes the place of the old one, and layers on a damaged tree are removed. A tag is asked"
+        " for again",
         verify=imported.images,
     ),
     Kept(

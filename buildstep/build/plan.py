@@ -73,7 +73,8 @@ class LayerPlan:
 class PlanFacts:
     """What a plan is made from; every step says from these what it will do.
 
-    image: None when it must be imported first, and incoming then says from where; in_place: whether the proto
+    image: None when it must be imported first, and incoming then says from where; asked: what was found when
+    its source was asked whether it has a newer one, empty if it was not; in_place: whether the proto
     directory's files are read where they are, without a copy in the clone; layer: None without packages or
     cache; last: finds the last build of this component, if it is known, which only reasons need; missed: why
     no earlier outputs are valid; replaced: what of the base gives way to the proto directory.
@@ -84,6 +85,7 @@ class PlanFacts:
     incoming: str
     proto: ProtoDir
     in_place: bool
+    asked: str = ""
     layer: LayerPlan | None = None
     last: Callable[[], Last | None] = lambda: None
     missed: tuple[str, ...] = ()
@@ -177,6 +179,7 @@ def plan(
         spec=spec,
         image=image,
         incoming=store.foresee(spec.image) if image is None else "",
+        asked=store.said_of(spec.image) if image is not None else "",
         proto=scan_proto(spec.proto, exclude=exclude if spec.exclude else None, index=index),
         in_place=not plain and takes_in_place(spec),
         last=functools.cache(partial(_last_build, spec, state)),

@@ -1,7 +1,8 @@
 """Whether a base that is in the store is still what its source has: asked where a base has a largest age.
 
-A registry is asked for the image of a tag in every build. A suite of Debian means another base from day to
-day, and is made once: its Release file, which has the digests of all its packages, shows whether it changed.
+A registry is asked for the image of a tag in every build, or where it was not for so long (`images.tags`). A
+suite of Debian means another base from day to day, and is made once: its Release file, which has the digests
+of all its packages, shows whether it changed.
 """
 
 from __future__ import annotations
@@ -44,21 +45,22 @@ class Freshness:
         self._folder, self._environ, self._http, self._bus = folder, environ, http, bus
         self.max_age: int | None = None
         self._known: dict[str, str] = {}
-        self.told: dict[str, str] = {}
-        """Of each image that its source has another of by now, by its uuid: what changed, for people."""
+        self._stale: set[str] = set()
+        self.said: dict[str, str] = {}
+        """What was found of references, by the keys that they have now: that it changed, or is the same."""
 
     def is_current(self, record: ImageRecord, backend: Backend) -> bool:
         """Say whether an image is what its source has, as far as that is asked."""
         if self.max_age is None or RELEASE not in record.inputs:
             return True
-        if record.uuid in self.told:
+        if record.uuid in self._stale:
             return False
         if record.uuid in self._known or self.asked(record) > time.time() - self.max_age:
             return True
-        day = time.strftime("%Y-%m-%d", time.gmtime(record.imported))
+        day = day_of(record.imported)
         try:
             with backend.tree(Kind.IMAGE, record.uuid) as tree:
-                now = self._release(root_in(tree, record.manifest))
+                now = self.release(root_in(tree, record.manifest))
         except (ImageError, OSError) as error:
             self._bus.note(
                 f"{record.label}: whether it changed cannot be asked, using the base of {day}: {error}",
@@ -70,8 +72,10 @@ class Freshness:
             self._bus.note(f"{record.label}: the Release file is the same, the base of {day} is used")
             self._known[record.uuid] = now
             self.mark(record)
+            self.said[record.key] = f"its Release file is the same as on {day}"
             return True
-        self.told[record.uuid] = f"the Release file of {record.label} changed since {day}: a new base"
+        self._stale.add(record.uuid)
+        self.said[record.key] = f"the Release file of {record.label} changed since {day}: a new base"
         return False
 
     def asked(self, record: ImageRecord) -> float:
@@ -88,13 +92,21 @@ class Freshness:
     def _mark(self, record: ImageRecord) -> Path:
         return self._folder / f"{record.uuid}.asked"
 
-    def _release(self, root: Root) -> str:
-        """Return the digests of the Release files that the sources of a root have now."""
+    def release(self, root: Root) -> str:
+        """Return the digests of the Release files that the sources of a root have now, as one text.
+
+        Raises ImageError, and OSError for a file that is not there.
+        """
         mirror = self._environ.get("BUILDSTEP_APT_MIRROR", "")
         options = HttpOptions.of(self._environ, **self._http)
         places = Sources.of(root).through(mirror).release_urls()
         with translated(ImageError), Http(environ=self._environ, options=options, bus=self._bus) as http:
             return digest_of(sha256_bytes(_first(http, either)) for either in places)
+
+
+def day_of(seconds: float) -> str:
+    """Return the day of a time, in UTC."""
+    return time.strftime("%Y-%m-%d", time.gmtime(seconds))
 
 
 def digest_of(digests: Iterable[str]) -> str:

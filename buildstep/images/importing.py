@@ -72,7 +72,9 @@ class Importer:
             found = self.there(ref, thorough=thorough)
             if found is not None:
                 return found, True
-            return self._from_source(ref, identity), False
+            made = self._from_source(ref, identity)
+            store.tags.imported(identity.key)
+            return made, False
 
     def there(self, ref: str, *, thorough: bool = False, listed: bool = True) -> ImageRecord | None:
         """Return the image of the store that a reference means, locked and then checked.

@@ -122,8 +122,7 @@ def history_of_import(image: ImageRecord) -> str:
     brings the image into a store. A place on this host is not told."""
     if image.key == key_of(image.uuid):
         return f"buildstep image import {image.name}@{image.version}"
-    scheme = "docker://" if image.key.startswith("docker:") else ""
-    return f"buildstep image import {scheme}{image.label}"
+    return f"buildstep image import {image.label}"
 
 
 def remedy(uuid: str) -> str:

@@ -4,6 +4,7 @@ state/images/UUID.json      the record, written last: an image without one does 
 state/images/UUID.list      its file list, with the true owners and times
 state/images/UUID.used      touched whenever a build or an import asks for the image
 state/images/UUID.asked     touched when its source was found to have nothing newer
+state/images/DIGEST.tag     what a registry's tag was when it was asked for (`images.tags`)
 state/downloads/            files that are being downloaded; what can be resumed outlives the process
 state/blobs/DIGEST          the layers that it came in, else its tree as one, made when an OCI image needs it
 
@@ -14,9 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from buildstep.cache import base_layers
@@ -28,10 +29,11 @@ from buildstep.images.file_hashes import FileHashes
 from buildstep.images.freshness import Freshness
 from buildstep.images.interface import Identity, Source
 from buildstep.images.locks import ImageLocks
-from buildstep.images.record import DamagedImage, ImageRecord, key_of, last_of, newest, remedy
+from buildstep.images.record import DamagedImage, ImageRecord, key_of, newest, remedy
 from buildstep.images.remote import Remote
 from buildstep.images.resolve import Resolved, several_of
 from buildstep.images.sources import foresee, parse
+from buildstep.images.tags import Tags
 from buildstep.pool.interface import Backend, Kind
 from buildstep.spec.config import Config
 from buildstep.system.digest import sha256_bytes
@@ -59,8 +61,9 @@ class ImageStore:
         self.remote = Remote(self.config.sources, environ=environ, http=self.config.http, bus=bus)
         """The repositories that the configuration names; none is opened before it is asked."""
         self.freshness = Freshness(self.folder, environ, self.config.http, bus)
+        self.tags = Tags(self.folder, self.platform, self.freshness, bus)
         self.hashes = FileHashes(backend.state / "filehash.json")
-        self._identities: dict[str, Identity] = {}
+        self._sources: dict[str, tuple[Source, str] | None] = {}
         self._chains: dict[str, list[Resolved]] = {}
 
     # -- looking up -------------------------------------------------------------------------------
@@ -91,7 +94,8 @@ class ImageStore:
         environ = {**self._environ, "BUILDSTEP_PLATFORM": platform} if platform else self._environ
         if environ.get("BUILDSTEP_PLATFORM") != self.environ.get("BUILDSTEP_PLATFORM"):
             self.environ = environ
-            self._identities.clear()
+            self._sources.clear()
+            self.tags = Tags(self.folder, self.platform, self.freshness, self.bus)
 
     @property
     def platform(self) -> str:
@@ -99,38 +103,32 @@ class ImageStore:
         return self.environ.get("BUILDSTEP_PLATFORM") or str(OciPlatform.here())
 
     def source(self, ref: str) -> tuple[Source, str] | None:
-        """Return the source and the locator of a reference; None for a uuid or name@version."""
-        return parse(ref, environ=self.environ, limits=self.config.http, bus=self.bus)
+        """Return the source and the locator of a reference; None for a uuid or name@version.
 
-    def identify(self, ref: str) -> Identity | None:
+        A source serves the whole command: what it fetches is what it identified.
+        """
+        if ref not in self._sources:
+            self._sources[ref] = parse(ref, environ=self.environ, limits=self.config.http, bus=self.bus)
+        return self._sources[ref]
+
+    def identify(self, ref: str, images: Sequence[ImageRecord] | None = None) -> Identity | None:
         """Return what a locator means; None for a uuid or name@version, which only the store knows."""
-        if ref in self._identities:
-            return self._identities[ref]
         parsed = self.source(ref)
         if parsed is None:
             return None
         source, locator = parsed
         if source.scheme != "docker":
             return source.identify(locator, self.hashes.sha256)
-        # A tag may move: within one command it means one image, and the registry is asked once.
-        try:
-            found = source.identify(locator, self.hashes.sha256)
-        except ImageError as error:
-            here = last_of(self.records(), ref, self.platform) if error.retryable else None
-            if here is None:
-                raise
-            day = time.strftime("%Y-%m-%d", time.gmtime(here.imported))
-            self.bus.note(
-                f"{error.message}; using the image that {ref} was on {day}, {here.uuid}", level="warning"
-            )
-            found = Identity(key=here.key, label=here.label)
-        self._identities[ref] = found
-        return found
+        if ref in self.tags.known:
+            return self.tags.known[ref]
+        ask = partial(source.identify, locator, self.hashes.sha256)
+        return self.tags.identify(ref, ask, self.records() if images is None else images)
 
     def find(self, ref: str) -> ImageRecord | None:
         """Return the newest image in the store that this reference means, or None."""
-        identity = self.identify(ref)
-        found = newest(self.records(), ref, identity, self.platform)
+        records = self.records()
+        identity = self.identify(ref, records)
+        found = newest(records, ref, identity, self.platform)
         return None if found and identity and not self.freshness.is_current(found, self.backend) else found
 
     def get(self, ref: str) -> ImageRecord:
@@ -142,7 +140,7 @@ class ImageStore:
         named = [record for record in records if record.name == ref]
         if len(named) > 1:
             raise several_of(ref, "in the store", [(it.uuid, it.version) for it in named])
-        identity = None if named else self.identify(ref)
+        identity = None if named else self.identify(ref, records)
         record = named[0] if named else newest(records, ref, identity, self.platform)
         if record is None:
             raise ImageError(
@@ -165,14 +163,19 @@ class ImageStore:
         Raises ImageError when no repository has it, or where a file is of another kind than its scheme says,
         ToolMissing where it cannot be made here.
         """
-        if self.identify(ref) is not None:
+        identity = self.identify(ref)
+        if identity is not None:
             foresee(ref, self.source(ref))
-            changed = [text for text in self.freshness.told.values() if f" {ref} " in text]
-            return changed[0] if changed else f"{ref} is not in the store"
+            return self.freshness.said.get(identity.key) or f"{ref} is not in the store"
         chain = self.resolve(ref)
         top, others = chain[-1], len(chain) - 1
         below = f", with {others} that it is based on" if others else ""
         return f"{ref} is not in the store; {top.repository.label} has it as {top.uuid}{below}"
+
+    def said_of(self, ref: str) -> str:
+        """Return what was found when the source of a reference was asked, empty where it was not."""
+        identity = self.identify(ref) if self.freshness.said else None
+        return self.freshness.said.get(identity.key, "") if identity is not None else ""
 
     def has(self, uuid: str) -> bool:
         """Say whether an image is here, and as it was imported."""
@@ -207,10 +210,6 @@ class ImageStore:
     def list_path(self, uuid: str) -> Path:
         """Return where the file list of an image is."""
         return self.folder / f"{uuid}.list"
-
-    def has_list(self, record: ImageRecord) -> bool:
-        """Say whether the stored file list of an image is what was written."""
-        return self.stored_list(record) is not None
 
     def stored_list(self, record: ImageRecord) -> bytes | None:
         """Return the file list as it is stored; None if it is missing, or not what was written."""
@@ -285,7 +284,7 @@ class ImageStore:
         """Return what `check` does; None, with a note, for an image whose tree, or list, is damaged."""
         try:
             checked = self.check(record, thorough=thorough)
-            if listed and not self.has_list(checked):
+            if listed and self.stored_list(checked) is None:
                 self.entries(checked)
         except DamagedImage as error:
             self.note_damage(error)
@@ -392,6 +391,8 @@ class ImageStore:
         self.remove_unused_layers()
 
     def remove_unused_layers(self) -> None:
-        """Remove the layers that came with images that are not in the store any more."""
-        wanted = {layer.digest for record in self.records() for layer in record.layers}
-        base_layers.remove_unused(self.backend.state, wanted)
+        """Remove the layers that came with images that are not in the store any more, and what is known of
+        the tags of these."""
+        images = self.records()
+        base_layers.remove_unused(self.backend.state, {layer.digest for it in images for layer in it.layers})
+        self.tags.forget(images)

@@ -35,7 +35,7 @@ def images(backend: Backend) -> Iterator[Damage]:
 
 def _damage(store: ImageStore, record: ImageRecord) -> Damage | None:
     about, uuid = f"{record.name}@{record.version}", record.uuid
-    if not store.has_list(record):
+    if store.stored_list(record) is None:
         return Damage(
             kind="image", name=uuid, about=about, problem="its file list is not what was written",
             file=store.list_path(uuid), remedy=remedy(uuid), mend=partial(_make_list, store, record),

@@ -375,8 +375,9 @@ _TABLE: Final = (
     Setting(
         "base_max_age",
         integer(0, 10 * 366 * 24 * 3600),
-        "For how many seconds a base made of a suite (mmdebstrap:) is good before its Release file is asked"
-        " for; where that changed, a new base is made. 0: ask in every build. Default: never ask.",
+        "For how many seconds the answer is good whether there is a newer base: of a suite (mmdebstrap:) its"
+        " Release file is asked for, of an image in a registry its tag. 0: ask in every build. Default: a tag"
+        " is asked for in every build, a suite never.",
         flag="--base-max-age",
     ),
     Setting(

@@ -30,7 +30,8 @@ def plan(facts: PlanFacts) -> Planned:
     """Return whether the base is in the store."""
     if facts.image is None:
         return Planned("run", facts.incoming)
-    return Planned("reuse", f"{facts.image.label} is in the store as {facts.image.uuid}")
+    text = f"{facts.image.label} is in the store as {facts.image.uuid}"
+    return Planned("reuse", "; ".join(filter(None, (text, facts.asked))))
 
 
 def run(context: BuildContext, state: BuildState, result: Step) -> None:
@@ -40,7 +41,8 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
     if plan_.route is Route.FULL:
         image, present = importer.ensure(context.spec.image, thorough=not context.spec.cache)
         result.state = "reuse" if present else "run"
-        result.reason = f"{image.label} is {image.uuid}"
+        text = f"{image.label} is {image.uuid}"
+        result.reason = "; ".join(filter(None, (text, store.said_of(context.spec.image))))
     else:
         assert plan_.image is not None, "only a build whose base is in the store is incremental"
         image = _checked(importer, plan_.image, context.spec.image)

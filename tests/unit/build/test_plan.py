@@ -65,6 +65,9 @@ class Store:
     def known_entries(self, _record: ImageRecord) -> FileList | None:
         return self.base
 
+    def said_of(self, _ref: str) -> str:
+        return ""
+
     def foresee(self, ref: str) -> str:
         return f"will be made from {ref}"
 
