@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import re
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from buildstep.cli import values
 from buildstep.cli.options import JSON, show, with_session
 from buildstep.system.text import plural, size_text
 
 if TYPE_CHECKING:
     from buildstep.cli.session import Session
+    from buildstep.images.pool_archive import Contents
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -29,7 +32,7 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> in
 
 @click.group("cache")
 def command() -> None:
-    """The caches of a pool: list, size, verify, prune."""
+    """The caches of a pool: list, size, verify, prune; export and import for a CI."""
 
 
 @command.command("list")
@@ -149,4 +152,44 @@ def prune(
     layers = [item.name for item in removed if item.kind == "layer"]
     facts = {"removed": layers, "items": [item.to_json() for item in removed], "bytes": freed}
     line = f"{plural(len(removed), 'item')} removed, {size_text(freed)}"
+    show(facts, [line], as_json=as_json, done=line)
+
+
+@command.command("export")
+@click.argument("file", type=click.Path(dir_okay=False), shell_complete=values.FILES)
+@with_session(quiet=True)
+@JSON
+def export(session: Session, file: str, as_json: bool) -> None:
+    """Write the base images and layers of the pool to one file, for the cache of a CI.
+
+    FILE: a tar file; its name may end in .gz or .zst. What the cache of a CI loses of a tree (devices, links,
+    owners, attributes) is safe in it.
+    """
+    from buildstep.images import pool_archive
+
+    _show(pool_archive.export(session.store, session.cache, Path(file)), "exported", as_json=as_json)
+
+
+@command.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False), shell_complete=values.FILES)
+@with_session(quiet=True)
+@JSON
+def import_(session: Session, file: str, as_json: bool) -> None:
+    """Bring the base images and layers of a file into the pool, those that it has not.
+
+    Each is read and compared with its list by the first build that uses it; what is damaged is made again.
+    """
+    from buildstep.images import pool_archive
+    from buildstep.pool.journal import open_journal
+
+    with open_journal(session.backend.state, f"cache import {file}") as journal:
+        taken = pool_archive.take_in(session.store, journal, Path(file))
+    _show(taken, "imported", as_json=as_json)
+
+
+def _show(contents: Contents, done: str, *, as_json: bool) -> None:
+    from buildstep.images.pool_archive import counted
+
+    facts = {"images": list(contents.images), "layers": list(contents.layers), "bytes": contents.size}
+    line = f"{counted(contents)} {done}, {size_text(contents.size)}"
     show(facts, [line], as_json=as_json, done=line)
