@@ -45,7 +45,7 @@ COMMANDS = {
         "buildstep.cli.hrd:command",
         "Files in HRD: get, check, convert, fmt, set, and a grammar for editors.",
     ),
-    "cache": ("buildstep.cli.cache:command", "The layer cache: list, size, verify, prune."),
+    "cache": ("buildstep.cli.cache:command", "The layer cache: list, size, verify, prune, export, import."),
     "jenkins": (
         "buildstep.cli.jenkins:command",
         "Jenkins: nodes that can build, trigger, watch, fetch.",

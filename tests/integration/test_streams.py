@@ -119,6 +119,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert made.status == 0, made
     (top / "state/result.part").write_text(made.out)
     assert call(["make", "finish", *state], top).status == 0
+    assert call(["cache", "export", "kept.tar"], top).status == 0
     assert call(["files", "put", "proto", "--store", "store", "--ref", "hello"], top).status == 0
     with tarfile.open(top / "web.tar.gz", "w:gz") as archive:
         archive.add(top / "proto", "proto")
@@ -216,6 +217,8 @@ COMMANDS: dict[str, list[str]] = {
     "cache size": [],
     "cache verify": [],
     "cache prune": ["--older-than", "100"],
+    "cache export": ["pool.tar"],
+    "cache import": ["kept.tar"],
     "jenkins agents": [],
     "jenkins trigger": ["job"],
     "jenkins watch": ["job"],
@@ -262,6 +265,8 @@ DOES = {
     "image publish",
     "cache verify",
     "cache prune",
+    "cache export",
+    "cache import",
     "heal",
 }
 """Commands that do something, and are done whether or not anybody reads what they say of it."""
