@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     shell_complete=values.TARGETS,
     help="A target, as after the manifest; repeat.",
 )
+@click.option(
+    "--index",
+    metavar="TARGET",
+    shell_complete=values.TARGETS,
+    help="Publish all that is named, a platform each, as one: docker://HOST/NAME:TAG or oci:DIR:TAG.",
+)
 @click.option("--replace", is_flag=True, help="A registry's tag may be moved to this image.")
 @click.option("--channel", metavar="C", help="Of an IMGAPI server.")
 @click.option("--user", metavar="NAME", help="Who signs, for an IMGAPI server.")
@@ -45,16 +51,22 @@ def command(
     path: str,
     targets: tuple[str, ...],
     more: tuple[str, ...],
+    index: str | None,
     as_json: bool,
     **flags: Any,
 ) -> None:
     """Publish a built image. Content goes first and its name last; doing it again changes nothing.
 
     TARGET: docker://HOST/NAME[:TAG], s3://BUCKET[/PREFIX], dir:PATH, an IMGAPI server's address, or a name
-    that buildstep.toml gives to one.
+    that buildstep.toml gives to one. With --index all arguments are images: builds, or OCI archives.
     """
     from buildstep.images.publish import bundle_of, options_for, publish, target_named
 
+    if index is not None:
+        if more:
+            raise click.UsageError("--index names the target; --to is for images by themselves")
+        _publish_index(session, [path, *targets], index, as_json=as_json, **flags)
+        return
     wanted = [*targets, *more]
     if not wanted:
         raise click.UsageError("where to? Give a TARGET, such as docker://HOST/NAME or dir:PATH.")
@@ -71,3 +83,22 @@ def command(
                 show({}, [line], as_json=False, done=line)
     if as_json:
         show({"published": rows}, (), as_json=True, done=f"{len(rows)} targets have it")
+
+
+def _publish_index(session: Session, paths: list[str], index: str, *, as_json: bool, **flags: Any) -> None:
+    from buildstep.images.publish import options_for, target_named
+    from buildstep.images.publish_index import publish
+
+    target = target_named(index, session.config.targets)
+    options = options_for(target, environ=session.environ, http=session.config.http, **flags)
+    done = publish(
+        [Path(path) for path in paths],
+        target.target,
+        options=options,
+        state=session.backend.state,
+        bus=session.bus,
+    )
+    word = "published" if done.state == "published" else "was there already"
+    platforms = ", ".join(name for name in done.objects if "/" in name)
+    lines = [f"{done.name}  {platforms}  {word}"]
+    show({"published": [done.to_json()]}, lines, as_json=as_json, done=lines[0])

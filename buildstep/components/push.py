@@ -6,7 +6,6 @@ Our own client talks to the registry, so that no password is in an argument, a l
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,13 +21,12 @@ from buildstep.errors import BuildstepError, ExitCode, PublishError, UsageError
 from buildstep.events import Bus
 from buildstep.files.parallel import parallel
 from buildstep.formats.oci.layout import open_layout
-from buildstep.formats.oci.spec import OCI_INDEX, Descriptor, OciPlatform
+from buildstep.formats.oci.spec import OCI_INDEX, Descriptor, OciPlatform, index_of
 from buildstep.images.publishers.registry import push_image
 from buildstep.net.credentials import Credentials, credentials_for
 from buildstep.net.http import Http
 from buildstep.net.registry import Reference, RegistryClient
 from buildstep.net.request import HttpOptions
-from buildstep.system.digest import sha256_bytes
 
 FORMAT: Final = 1
 
@@ -203,22 +201,14 @@ def _joined(rows: Sequence[Pushed], client: RegistryClient, tell: Callable[[str]
         entries = []
         for platform, row in parts.items():
             kind, data = client.manifest(row.digest)
-            entries.append(
-                Descriptor(
-                    media_type=kind,
-                    digest=row.digest,
-                    size=len(data),
-                    platform=OciPlatform.parse(platform).to_json(),
-                ).to_json()
-            )
-        value = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
-        data = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-        digest = f"sha256:{sha256_bytes(data)}"
-        client.push_manifest(digest, OCI_INDEX, data)
+            its = OciPlatform.parse(platform).to_json()
+            entries.append(Descriptor(media_type=kind, digest=row.digest, size=len(data), platform=its))
+        index, data = index_of(entries)
+        client.push_manifest(index.digest, OCI_INDEX, data)
     except BuildstepError as error:
         return replace(whole, error=error)
-    tell(f"{name}: {whole.repository}@{digest} for {', '.join(parts)}")
-    return replace(whole, digest=digest)
+    tell(f"{name}: {whole.repository}@{index.digest} for {', '.join(parts)}")
+    return replace(whole, digest=index.digest)
 
 
 def _tags(row: Pushed, client: RegistryClient, registry: Registry, tell: Callable[[str], None]) -> Pushed:

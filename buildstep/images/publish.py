@@ -151,6 +151,12 @@ def publish(
             done = publish_bundle(bundle, target.target, options=options, bus=bus)
         except (ImageError, SpecError) as error:
             raise PublishError(error.message, detail=error.detail, hint=error.hint) from error
+    note(bundle, done, state, bus)
+    return done
+
+
+def note(bundle: Bundle, done: Published, state: Path, bus: Bus) -> None:
+    """Write down where an image was published: in its build's record, and in the pool's state."""
     entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **done.to_json()}
     record = bundle.manifest.with_name(bundle.manifest.name.removesuffix(MANIFEST) + RECORD_SUFFIX)
     try:
@@ -160,7 +166,6 @@ def publish(
     except OSError as error:
         # It is published all the same, and what is published cannot be taken back by us.
         bus.note(f"published, but this could not be written down: {error}", level="warning")
-    return done
 
 
 def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ The only place for OCI media types and architecture names; registries, layouts a
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import platform
@@ -86,6 +87,12 @@ class OciPlatform:
         """Return the platform of a host by what `uname -m` says of it."""
         machine = machine.lower()
         return cls.parse(f"linux/{_MACHINES.get(machine, machine)}")
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any]) -> OciPlatform:
+        """Return the platform that an image configuration says (config.md). Raises ImageError."""
+        words = [config.get(name) or "" for name in ("os", "architecture", "variant")]
+        return cls.parse("/".join(str(word) for word in words if word))
 
     def __str__(self) -> str:
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
@@ -200,6 +207,18 @@ def choose(entries: Sequence[Descriptor], wanted: OciPlatform, where: str) -> De
     raise ImageError(
         f"{where} has no image for {wanted}", hint=f"it has {names or 'none that names its platform'}"
     )
+
+
+def index_of(entries: Sequence[Descriptor]) -> tuple[Descriptor, bytes]:
+    """Return an index of images, each with its platform (image-spec image-index.md), and its descriptor."""
+    value = {
+        "schemaVersion": 2,
+        "mediaType": OCI_INDEX,
+        "manifests": [entry.to_json() for entry in entries],
+    }
+    data = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return Descriptor(media_type=OCI_INDEX, digest=digest, size=len(data)), data
 
 
 def parse_index(data: bytes, where: str) -> list[Descriptor]:

@@ -12,6 +12,7 @@ from buildstep.formats.oci.spec import INDEXES, Descriptor, media_type, parse_in
 from buildstep.images.publishers.bundle import Bundle, Published, PublishOptions
 from buildstep.images.publishers.mounting import candidate
 from buildstep.net.credentials import credentials_for
+from buildstep.net.http import Http
 from buildstep.net.registry import Reference, RegistryClient
 from buildstep.system.text import plural
 
@@ -33,17 +34,12 @@ class RegistryPublisher:
         ref = Reference.parse(target, default_tag=tag_of(bundle.version))
         if ref.digest:
             raise PublishError(f"{ref} names a digest, which only the registry can give", hint="give a tag")
-        listed = options.environ.get("BUILDSTEP_INSECURE_REGISTRIES", "").split(",")
-        plain = True if options.insecure or ref.host in listed else None
-        credentials = credentials_for(ref.host, options.environ)
         with options.session(bus) as http:
             try:
                 layout = open_layout(path, path.name)
                 entry = layout.find("")
                 other = candidate(layout, entry, ref, options.notes)
-                client = RegistryClient(
-                    ref, http=http, credentials=credentials, plain=plain, mount_from=other
-                )
+                client = client_of(ref, http, options, mount_from=other)
                 with bus.job(f"push {ref}") as gauge:
                     done = _publish(bundle, layout, entry, client, gauge, replace=options.replace)
                 if client.mounted:
@@ -57,26 +53,46 @@ def _publish(
     bundle: Bundle, layout: Layout, entry: Descriptor, client: RegistryClient, gauge: Gauge, *, replace: bool
 ) -> Published:
     ref = client.ref
-    there = client.resolve(ref.tag)
-    if there is not None and there.digest != entry.digest and not replace:
-        raise PublishError(
-            f"{ref} is another image already",
-            detail=f"there: {there.digest}; ours: {entry.digest}",
-            hint="publish under another tag; a tag that is meant to move can be replaced",
-        )
+    there = is_there(client, entry.digest, replace=replace)
     objects: dict[str, str] = {}
-    state = "already" if there is not None and there.digest == entry.digest else "published"
-    if state == "published":
+    if not there:
         kind, data = push_image(layout, entry, client, objects, gauge=gauge)
         client.push_manifest(ref.tag, kind, data)
     objects[ref.tag] = entry.digest
     return Published(
         target=f"docker://{ref.host}/{ref.repository}",
         name=f"docker://{ref.host}/{ref.repository}@{entry.digest}",
-        state="already" if state == "already" else "published",
+        state="already" if there else "published",
         uuid=bundle.uuid,
         objects=objects,
     )
+
+
+def client_of(ref: Reference, http: Http, options: PublishOptions, *, mount_from: str = "") -> RegistryClient:
+    """Return what talks to the repository of a reference, with the credentials that there are for it."""
+    listed = options.environ.get("BUILDSTEP_INSECURE_REGISTRIES", "").split(",")
+    return RegistryClient(
+        ref,
+        http=http,
+        credentials=credentials_for(ref.host, options.environ),
+        plain=True if options.insecure or ref.host in listed else None,
+        mount_from=mount_from,
+    )
+
+
+def is_there(client: RegistryClient, digest: str, *, replace: bool) -> bool:
+    """Return whether the client's tag names this image already.
+
+    Raises PublishError where it names another one, which is not to be replaced.
+    """
+    there = client.resolve(client.ref.tag)
+    if there is not None and there.digest != digest and not replace:
+        raise PublishError(
+            f"{client.ref} is another image already",
+            detail=f"there: {there.digest}; ours: {digest}",
+            hint="publish under another tag; a tag that is meant to move can be replaced",
+        )
+    return there is not None and there.digest == digest
 
 
 def push_image(

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -228,3 +229,24 @@ def test_summary_tells_value_and_origin(build: Load) -> None:
     assert told["packages"] == ('["a", "b"]', "flag")
     assert told["image"] == ("scratch", "file")
     assert told["cache"] == ("true", "default")
+
+
+@pytest.mark.parametrize(
+    ("platform", "more", "place"),
+    [
+        ("linux/x86_64", {}, "$.build.platform"),
+        ("windows/amd64", {}, "$.build.platform"),
+        ("arm64", {}, "$.build.platform"),
+        ("linux/arm64", {"oci": {"architecture": "amd64"}}, "$.build.platform"),
+    ],
+)
+def test_a_platform_that_cannot_be_is_refused(
+    platform: str, more: dict[str, Any], place: str, build: Load
+) -> None:
+    found = faults(build, with_build(platform=platform, **more))
+    assert found.keys() == {place}
+
+
+def test_a_platform_and_a_label_that_agree_are_fine(build: Load) -> None:
+    spec = build(with_build(platform="linux/arm64", oci={"architecture": "arm64"}))
+    assert (spec.platform, spec.architecture, spec.basename) == ("linux/arm64", "arm64", "hello-1.0.0-arm64")
