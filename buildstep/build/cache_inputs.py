@@ -14,6 +14,7 @@ from buildstep.cache.resolutions import KeptResolution
 from buildstep.formats import codecs
 from buildstep.images.store import ImageRecord
 from buildstep.rootfs import cleaners
+from buildstep.spec import run_rules
 from buildstep.spec.fields import to_data
 from buildstep.spec.load import BuildSpec
 from buildstep.system.host import min_platform
@@ -121,6 +122,7 @@ def decisive(
         "modes": _modes(spec),
         "clean": list(spec.cleaners(cleaners.DEFAULT)),
         "compression": _compression(spec),
+        "secrets": {name: run_rules.shape_of(name, secret) for name, secret in spec.secrets.items()},
     }
     if "files" in spec.formats:
         options["ref"] = spec.ref_name
@@ -134,6 +136,8 @@ def decisive(
     else:
         for name in _OF_PACKAGES:
             options.pop(name)
+        if any(command.inputs for command in spec.run):
+            options["order"] = spec.order
     return {
         "buildstep": __version__,
         "option": options,

@@ -1,15 +1,18 @@
-"""The layer with the packages, as the cache has it, and the compressed layer that leads to it."""
+"""Layers that steps made, as the cache has them, and the compressed layers that lead to them."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from buildstep.build import cache_inputs, layer_comments, package_resolution, proto_conflicts
 from buildstep.build.clones import make_clone
 from buildstep.build.context import BuildContext, BuildState
-from buildstep.build.plan import PlannedStep, layer_text
+from buildstep.build.plan import PlannedStep
+from buildstep.build.plan_text import layer_text
+from buildstep.build.steps import in_order
 from buildstep.cache import resolutions
 from buildstep.cache.layers import LayerRecord
 from buildstep.pool.interface import Kind
@@ -49,36 +52,80 @@ def find_valid(context: BuildContext, state: BuildState) -> CachedLayer | None:
     return layer
 
 
-def settle(context: BuildContext, state: BuildState, record: LayerRecord) -> None:
-    """Record that the steps which made this layer need not run."""
-    names = ["packages"]
-    if context.spec.order == "proto-first":
-        names.insert(0, "sync")
-        proto_conflicts.report(context.bus, state.replaced)
-    if context.spec.wants_accounts:
-        names.insert(0, "accounts")
-    for name in names:
+def settle(context: BuildContext, state: BuildState, record: LayerRecord, up_to: str = "packages") -> None:
+    """Record that the steps which made this layer need not run. up_to: the last of them."""
+    names = [step.name for step in in_order(context.spec)]
+    done = [name for name in names[: names.index(up_to) + 1] if name not in _BEFORE]
+    for name in done:
+        if name in state.settled or (name == "packages" and not context.spec.wants_packages):
+            continue
+        if name == "sync":
+            proto_conflicts.report(context.bus, state.replaced)
         state.settled[name] = PlannedStep(name=name, state="reuse", reason=layer_text(record), key=record.key)
 
 
+_BEFORE = ("import", "clone")
+"""Steps that are done where a layer is found."""
+
+
+class LayerName(NamedTuple):
+    """What made a layer of the image, and the comment that the image's history has of it."""
+
+    kind: str
+    comment: str
+
+
 def go_on(context: BuildContext, state: BuildState, layer: CachedLayer) -> None:
-    """Go on in a clone of a cached layer, with the compressed layer that leads from the base to it."""
-    record = layer.record
+    """Go on in a clone of a cached layer, with the compressed layers that lead from the base to it."""
+    record, lists = layer.record, {layer.record.key: layer.entries}
     installed = Installed.from_json(record.result.get("installed"))
+    images = tuple(record.result.get("image layers", ()))
     make_clone(context, state, Kind.LAYER, record.key)
     state.on_layer(layer.entries, installed)
-    state.packaged = layer.entries
+    state.under = (record.key, *record.under)
+    state.layer_key = record.key
+
+    def entries_of(key: str) -> FileList:
+        if key not in lists:
+            found = context.cache.find(key) if key else None
+            lists[key] = context.cache.entries(found) if found else context.store.entries(state.image)
+        return lists[key]
+
+    names = layer_comments.below_proto(context.spec)
+    below = ""
+    for number, key in enumerate(images):
+        if number >= len(state.image_layers):
+            _add_image_layer(context, state, (below, key), entries_of, LayerName(*names[number]))
+        below = key
+    state.image_layers = images
+    if context.spec.wants_packages:
+        state.packaged = entries_of(images[0])
+    if images[-1:] != (record.key,):  # the commands after the proto directory are in the topmost layer
+        state.below = entries_of(below)
+
+
+def _add_image_layer(
+    context: BuildContext,
+    state: BuildState,
+    keys: tuple[str, str],
+    entries_of: Callable[[str], FileList],
+    name: LayerName,
+) -> None:
+    """Add the compressed layer between the layers of two keys; the first is empty for the base."""
     if state.blobs is None:
         return
+    records = [context.cache.find(key) for key in keys]
+    assert records[1] is not None, "a layer that is in use has its record"
+    old = records[0].tree_digest if records[0] is not None else state.image.tree_digest
+    if old == records[1].tree_digest:
+        return
     # Whatever this layer was made from, it is one, as it is where all packages were installed at once.
-    key = f"packages {state.image.tree_digest} {record.tree_digest}"
-    comment = layer_comments.packages(context.spec)
-    stored = state.blobs.find_key(key, comment)
+    stored = state.blobs.find_key(f"{name.kind} {old} {records[1].tree_digest}", name.comment)
     if stored is not None:
         state.layers.append(stored)
         return
-    with context.backend.tree(Kind.LAYER, record.key) as root:
-        add_blob(state, root, context.store.entries(state.image), comment)
+    with context.backend.tree(Kind.LAYER, keys[1]) as root:
+        add_blob(state, root, entries_of(keys[0]), name, entries_of(keys[1]))
 
 
 def take(context: BuildContext, key: str) -> CachedLayer | None:
@@ -99,10 +146,14 @@ def take(context: BuildContext, key: str) -> CachedLayer | None:
         return CachedLayer(*taken)
 
 
-def add_blob(state: BuildState, root: Path, base: FileList, comment: str) -> None:
-    """Add the compressed layer from the base to the tree with the packages, if they differ."""
-    changes = diff(base, state.below)
+def add_blob(
+    state: BuildState, root: Path, base: FileList, name: LayerName, tree: FileList | None = None
+) -> None:
+    """Add the compressed layer that leads from one tree to another, if they differ. tree: else the one below
+    what follows."""
+    tree = state.below if tree is None else tree
+    changes = diff(base, tree)
     if state.blobs is None or not (changes.entries or changes.removed):
         return
-    key = f"packages {state.image.tree_digest} {tree_digest(state.below)}"
-    state.layers.append(state.blobs.for_key(key, root, changes, state.below, comment=comment))
+    key = f"{name.kind} {tree_digest(base)} {tree_digest(tree)}"
+    state.layers.append(state.blobs.for_key(key, root, changes, tree, comment=name.comment))

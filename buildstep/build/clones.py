@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from functools import partial
 
 from buildstep.build import debug_shell
@@ -30,6 +31,9 @@ def make_clone(context: BuildContext, state: BuildState, kind: Kind, ident: str)
     context.stack.callback(partial(_undo, context, state, name))
     context.stack.push(partial(_shell_on_failure, context, state, name))  # before the clone is dropped
     state.cloned(context.backend.clone(kind, ident, name))
+    if kind is Kind.IMAGE:
+        state.under = ()
+        state.image_layers = ()
 
 
 def drop_clone(context: BuildContext, state: BuildState) -> None:
@@ -73,8 +77,9 @@ _CLEANED_TOPS = (b"var", b"etc", b"tmp", b"root", b"run", b"home", b"dev", b"lib
 """Where cleaners look: only paths of the proto directory there need to be told apart."""
 
 
-def copy_proto_dir(context: BuildContext, state: BuildState) -> None:
-    """Copy the proto directory into the image's root."""
+def copy_proto_dir(context: BuildContext, state: BuildState, only: Sequence[str] | None = None) -> None:
+    """Copy the proto directory into the image's root. only: just these paths of it, with the directories that
+    they are in among them."""
     spec = context.spec
     options = copy_proto.CopyOptions(
         rule=owners.owner_rule(spec.owner, state.root),
@@ -82,8 +87,10 @@ def copy_proto_dir(context: BuildContext, state: BuildState) -> None:
         exclude=spec.exclude,
         privileged=context.backend.privileged,
         timeout=spec.timeouts.command,
+        only=only,
     )
-    conflicts.make_way(state.root, state.replaced)
+    if only is None:
+        conflicts.make_way(state.root, state.replaced)
     placements = _placements(state, context.plan.proto)
     copy_proto.copy(spec.proto, state.root, placements, options, context.bus)
 

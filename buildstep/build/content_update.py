@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from buildstep.build import cache_inputs, layer_comments
+from buildstep.build import cache_inputs, layer_comments, run_keys
 from buildstep.build.finished_tree import Snapshot, TreeFacts, largest
 from buildstep.cache import kept_tree, outputs
 from buildstep.cache.blobs import BlobStore
@@ -34,11 +34,13 @@ from buildstep.tree.entry import Entry, FileList, digest_of, line, parse
 from buildstep.tree.proto import ProtoDir
 
 
-def inputs_key(spec: BuildSpec, image: ImageRecord, resolution: KeptResolution | None) -> str:
-    """Return a digest of all that decides a tree, the proto directory apart."""
-    return outputs.key_of(
-        {**cache_inputs.decisive(spec, image, "", resolution), "kept tree": kept_tree.FORMAT}
-    )
+def inputs_key(
+    spec: BuildSpec, image: ImageRecord, resolution: KeptResolution | None, proto: ProtoDir
+) -> str:
+    """Return a digest of all that decides a tree, apart from what of the proto directory is only copied."""
+    inputs = cache_inputs.decisive(spec, image, "", resolution)
+    seen = run_keys.inputs_digest(spec, proto)
+    return outputs.key_of({**inputs, "inputs of commands": seen, "kept tree": kept_tree.FORMAT})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +143,7 @@ def find(
         return None  # whether such a table drops accounts is looked at on the full route
     known = cache_inputs.known_proto_digest(spec, proto)
     stem = spec.output_dir / spec.basename
-    inputs = inputs_key(spec, image, resolution)
+    inputs = inputs_key(spec, image, resolution, proto)
     tree = kept_tree.load(state, stem, inputs=inputs, proto=known) if known else None
     return None if tree is None else update_tree(tree, changed, proto.top)
 

@@ -12,6 +12,7 @@ from buildstep.build import proto_conflicts
 from buildstep.build.finished_tree import Snapshot
 from buildstep.build.log_file import BuildLog
 from buildstep.build.plan import Plan, PlannedStep
+from buildstep.build.run_keys import RowKey
 from buildstep.cache.blobs import BlobStore
 from buildstep.cache.layers import LayerCache
 from buildstep.cache.resolutions import KeptResolution
@@ -71,9 +72,11 @@ class BuildState:
     accounts: owners, of what is new, by path in the dataset, for pools that cannot hold owners.
     clone: dataset; origin is what it was cloned from, below the finished tree under the layer being made.
     sync: overlay, the proto entries that are read in place; replaced again, where packages came first.
-    packages: resolution, installed, packaged (the tree with them), and a layer. clean: entropy.
-    snapshot: snapshot. emit: artifacts, and chunks, the layers that the proto directory was cut into;
-    proto_again walks that again, for the end.
+    packages: resolution, installed, packaged (the tree with them), and a layer. run: layers; run_keys, once
+    they are known. under: the keys of the kept layers that the clone lies on, nearest first; image_layers: of
+    those that are layers of the image, lowest first; layer_key: of the topmost, empty where what is there has
+    no key. clean: entropy. snapshot: snapshot. emit: artifacts, and chunks, the layers that the proto
+    directory was cut into; proto_again walks that again, for the end.
     settled: later steps that need not run any more. shell_offered: of --shell-on-failure, once a build.
     """
 
@@ -90,6 +93,10 @@ class BuildState:
     resolution: KeptResolution | None = None
     installed: Installed | None = None
     packaged: FileList = field(default_factory=dict)
+    under: tuple[str, ...] = ()
+    image_layers: tuple[str, ...] = ()
+    layer_key: str = ""
+    run_keys: dict[str, RowKey] | None = None
     settled: dict[str, PlannedStep] = field(default_factory=dict)
     making: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     entropy: tuple[str, ...] = ()

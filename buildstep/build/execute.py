@@ -13,7 +13,7 @@ from buildstep.build.deliver import BuildResult, deliver, earlier_result
 from buildstep.build.log_file import BuildLog
 from buildstep.build.plan import Plan
 from buildstep.build.remember import remember, remember_again
-from buildstep.build.steps import STEPS
+from buildstep.build.steps import in_order
 from buildstep.build.steps.import_ import open_blobs
 from buildstep.build.steps.interface import Route
 from buildstep.cache import outputs
@@ -119,7 +119,7 @@ def _with_route(context: BuildContext, state: BuildState) -> BuildContext:
 
 def _run_steps(context: BuildContext, state: BuildState) -> None:
     """Run the steps of the plan that its route runs; record the others as they are planned."""
-    rows = {step.name: step for step in STEPS}
+    rows = {step.name: step for step in in_order(context.spec)}
     for planned in context.plan.steps:
         row = rows[planned.name]
         settled = state.settled.get(planned.name)

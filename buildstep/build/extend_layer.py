@@ -48,7 +48,8 @@ def nearest(
     found = [
         record
         for record in cache.records()
-        if set(record.inputs["packages"]) < wanted
+        if "packages" in record.inputs  # else it is of a command
+        and set(record.inputs["packages"]) < wanted
         and record.inputs.get("versions", {}).items() <= versions.items()
         and all(record.inputs.get(name) == inputs[name] for name in inputs if name not in _OF_THE_SET)
         and len(record.under) + 1 < DEEPEST

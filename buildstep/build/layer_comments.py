@@ -6,6 +6,8 @@ image's bytes.
 
 from __future__ import annotations
 
+from buildstep.build import run_rows
+from buildstep.build.run_rows import Row
 from buildstep.images.record import ImageRecord
 from buildstep.spec.load import BuildSpec
 
@@ -24,12 +26,23 @@ def packages(spec: BuildSpec) -> str:
     return f"proto directory; {names}" if spec.order == "proto-first" else names
 
 
+def command(row: Row) -> str:
+    """Return the comment of the layer that a command made before the proto directory was there."""
+    return f"command: {row.name}"
+
+
+def below_proto(spec: BuildSpec) -> list[tuple[str, str]]:
+    """Return what made the layers between the base image and the topmost one, each with its comment."""
+    found = [("packages", packages(spec))] if spec.wants_packages else []
+    return found + [(run_rows.STEP, command(row)) for row in run_rows.early(spec)]
+
+
 def top(spec: BuildSpec) -> str:
     """Return the comment of the layer on top of all these."""
     apart = spec.wants_packages and spec.order == "proto-first"
     names = ["cleaned" if apart else "proto directory"]
     names += ["accounts"] if spec.wants_accounts and not spec.wants_packages else []
-    names += ["commands"] if spec.run else []
+    names += ["commands"] if run_rows.late(spec) else []
     names += ["message of the day"] if spec.motd else []
     return "; ".join(names)
 

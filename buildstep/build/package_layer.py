@@ -14,15 +14,17 @@ from buildstep.build import (
     cache_inputs,
     debug_shell,
     extend_layer,
+    keep_layer,
     layer_comments,
     package_resolution,
     proto_check,
 )
-from buildstep.build.cached_layer import add_blob, go_on, take
+from buildstep.build.cached_layer import LayerName, add_blob, go_on, take
 from buildstep.build.clones import clean, copy_proto_dir, drop_clone, make_clone, read_clone
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.finished_tree import Snapshot
-from buildstep.build.plan import layer_text
+from buildstep.build.keep_layer import NewLayer
+from buildstep.build.plan_text import layer_text
 from buildstep.cache import outputs
 from buildstep.cache.layers import LayerRecord
 from buildstep.cache.resolutions import KeptResolution
@@ -31,8 +33,7 @@ from buildstep.pool.interface import Kind
 from buildstep.rootfs.interface import Installer, StaleIndex
 from buildstep.rootfs.packaging import Host, Packaging, prepare_packaging
 from buildstep.system import space
-from buildstep.tree.entry import FileList, tree_digest
-from buildstep.tree.hashing import hash_entries, spread_digests
+from buildstep.tree.entry import FileList
 
 _LARGEST_DOWNLOAD = 256 << 20
 
@@ -195,9 +196,12 @@ def _made(context: BuildContext, state: BuildState, target: Target) -> Made:
     base = state.below
     copied = context.plan.proto if context.spec.order == "proto-first" else None
     finished = read_clone(context, state, base, copied=copied)
-    _set_below(context, state, finished)
+    keep_layer.set_below(context, state, finished)
+    state.packaged = finished.entries
     if state.blobs is not None:
-        add_blob(state, state.dataset.path, base, layer_comments.packages(context.spec))
+        add_blob(
+            state, state.dataset.path, base, LayerName("packages", layer_comments.packages(context.spec))
+        )
     if target.key and package_resolution.is_as_resolved(context, state):
         _keep(context, state, finished, target, seconds=time.monotonic() - target.begin)
     return Made(key=target.key, reason=_made_text(state, target.missing))
@@ -215,18 +219,22 @@ def _extend(
         return Retry(reason="", no_extend="a layer with most of them was damaged")
     record, entries = layer
     make_clone(context, state, Kind.LAYER, record.key)
+    state.under = (record.key, *record.under)
     state.origin = entries
     problem, finished = _install_lacking(context, state, record, base, installer)
     if problem or finished is None:
         text = f"not extended from the layer {record.key[:12]}: {problem}"
         return Retry(reason=text, no_extend=problem)
     extend_layer.touch_folders(finished.entries, finished.changes, base, time.time_ns())
-    _set_below(context, state, finished)
+    keep_layer.set_below(context, state, finished)
+    state.packaged = finished.entries
     if state.blobs is not None:
-        add_blob(state, state.dataset.path, base, layer_comments.packages(context.spec))
+        add_blob(
+            state, state.dataset.path, base, LayerName("packages", layer_comments.packages(context.spec))
+        )
     state.origin = entries
     seconds = time.monotonic() - target.begin + record.seconds
-    _keep(context, state, finished, target, seconds=seconds, smaller=record)
+    _keep(context, state, finished, target, seconds=seconds)
     saved = f"extended layer {record.key[:12]} (saved {record.seconds:.1f} s)"
     return Extended(key=target.key, reason=f"{_made_text(state, target.missing)}; {saved}")
 
@@ -262,54 +270,22 @@ def _install_lacking(
 
 
 def _keep(
-    context: BuildContext,
-    state: BuildState,
-    finished: Snapshot,
-    target: Target,
-    *,
-    seconds: float,
-    smaller: LayerRecord | None = None,
+    context: BuildContext, state: BuildState, finished: Snapshot, target: Target, *, seconds: float
 ) -> None:
-    """Make the tree as it is now a layer, and go on in a clone of it. smaller: the layer it was made from."""
-    key, cache = target.key, context.cache
+    """Make the tree as it is now a layer, and go on in a clone of it."""
     if context.spec.order == "proto-first":
         # Its key says what was in the proto directory: that has to be what was copied.
         proto_check.check(context, state)
-    # One that is there and was not found is of a build that died, or damaged.
-    if not cache.make_room(key):
-        context.bus.note("the layer with the packages is not kept: an older one of its name is in use")
-        return
-    context.stack.enter_context(cache.using(key))
-    if cache.find(key) is not None:  # another build was faster
-        return
-    order = list(state.resolution.order) if state.resolution is not None else []
-    kept = finished.changes.entries if context.backend.cheap_clone else tuple(finished.entries.values())
-    record = LayerRecord(
-        key=key,
+    new = NewLayer(
+        key=target.key,
         slot=cache_inputs.slot(context.spec),
-        below=state.image.tree_digest,
+        what="the layer with the packages",
         inputs=target.inputs,
-        tree_digest=tree_digest(finished.entries),
         seconds=seconds,
-        created=time.time(),
-        size=sum(entry.size for entry in kept if not entry.first),
-        inodes=len(kept),
-        result={"installed": state.installed.to_json() if state.installed else None, "order": order},
-        under=() if smaller is None else (smaller.key, *smaller.under),
+        result={"order": list(state.resolution.order) if state.resolution is not None else []},
+        of_image=True,
     )
-    context.backend.snapshot(state.dataset, Kind.LAYER, key)
-    state.dropped()  # it is the layer now
-    cache.save(record, finished.entries)
-    context.bus.count("layers_kept")
-    state.origin = finished.entries
-    make_clone(context, state, Kind.LAYER, key)
-
-
-def _set_below(context: BuildContext, state: BuildState, finished: Snapshot) -> None:
-    """The tree with the packages is the layer below what follows. Every file of it is hashed."""
-    context.bus.count("bytes_hashed", hash_entries(state.dataset.path, finished.entries.values()))
-    spread_digests(finished.entries)
-    state.below = state.packaged = finished.entries
+    keep_layer.keep(context, state, finished, new)
 
 
 def _made_text(state: BuildState, missing: str) -> str:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import functools
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from buildstep import emit
-from buildstep.build import account_check, cache_inputs, content_update, platforms, proto_conflicts
+from buildstep.build import (
+    account_check,
+    cache_inputs,
+    content_update,
+    platforms,
+    proto_conflicts,
+    run_forecast,
+    run_rows,
+)
 from buildstep.build.content_update import ContentUpdate
 from buildstep.build.places import check_places
 from buildstep.build.steps import in_order
@@ -29,7 +36,6 @@ from buildstep.images.store import ImageRecord, ImageStore
 from buildstep.rootfs.conflicts import Conflict
 from buildstep.spec.load import BuildSpec
 from buildstep.system.space import existing
-from buildstep.system.text import plural
 from buildstep.tree import proto_limits
 from buildstep.tree.entry import FileList
 from buildstep.tree.exclude import excluder
@@ -77,7 +83,8 @@ class PlanFacts:
     its source was asked whether it has a newer one, empty if it was not; in_place: whether the proto
     directory's files are read where they are, without a copy in the clone; layer: None without packages or
     cache; last: finds the last build of this component, if it is known, which only reasons need; missed: why
-    no earlier outputs are valid; replaced: what of the base gives way to the proto directory.
+    no earlier outputs are valid; replaced: what of the base gives way to the proto directory; commands: what
+    is known of the steps that run them, and of those that a kept result makes needless; step: which one asks.
     """
 
     spec: BuildSpec
@@ -90,6 +97,8 @@ class PlanFacts:
     last: Callable[[], Last | None] = lambda: None
     missed: tuple[str, ...] = ()
     replaced: Sequence[Conflict] = ()
+    commands: Mapping[str, Planned] = field(default_factory=dict)
+    step: str = ""
 
     @property
     def resolution(self) -> KeptResolution | None:
@@ -186,6 +195,7 @@ def plan(
     )
     if image is not None and spec.cache and spec.wants_packages:
         facts = replace(facts, layer=_plan_layer(facts, image, cache, environ or {}))
+    facts = replace(facts, commands=run_forecast.foresee(facts, cache))
     incremental = image is not None and index is not None and _is_read(facts.proto)
     chosen = _choose_route(facts, store, environ or {}) if incremental else _Choice()
     base = None
@@ -214,7 +224,8 @@ def _full_steps(facts: PlanFacts, route: Route) -> tuple[PlannedStep, ...]:
     """Return the steps of the full route. Raises ToolMissing where it is taken, and this machine cannot run
     the image's programs."""
     steps = tuple(
-        PlannedStep(name=step.name, **step.load().plan(facts)._asdict()) for step in in_order(facts.spec)
+        PlannedStep(name=step.name, **step.load().plan(replace(facts, step=step.name))._asdict())
+        for step in in_order(facts.spec)
     )
     if route is Route.FULL:
         running = [step.name for step in steps if step.state == "run"]
@@ -293,9 +304,14 @@ def takes_in_place(spec: BuildSpec) -> bool:
     Not where packages are installed over them, or commands run on them, where only rsync can tell what is
     excluded, not for a format that sends a dataset, and not where somebody wants to look at the clone.
     """
-    last = spec.order == "packages-first" or not spec.wants_packages
+    last = run_rows.proto_comes_later(spec) or not spec.wants_packages
     known = excluder(spec.exclude) is not None
-    return last and not spec.run and known and not (emit.sends_dataset(spec.formats) or spec.keep_clone)
+    return (
+        last
+        and not run_rows.late(spec)
+        and known
+        and not (emit.sends_dataset(spec.formats) or spec.keep_clone)
+    )
 
 
 def _is_read(proto: ProtoDir) -> bool:
@@ -360,31 +376,3 @@ def _plan_layer(
         record=record,
         missing="" if record else cache.miss(cache_inputs.slot(spec), inputs, facts.last()),
     )
-
-
-def proto_text(spec: BuildSpec, proto: ProtoDir, *, in_place: bool, replaced: Sequence[Conflict] = ()) -> str:
-    """Describe the proto directory: how much there is, how it is taken, what gives way, and what changed."""
-    how = "read in place" if in_place else "copied"
-    text = f"{spec.proto.name}/, {plural(proto.files, 'file')}, {how}{proto_conflicts.text(replaced)}"
-    if proto.unchanged:
-        return f"{text}; unchanged"
-    if proto.changed:
-        changes = explain(proto)
-        shown = ", ".join(f"{path} ({why})" for path, why in changes[:3])
-        more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
-        return f"{text}; {proto.unread} to read: {shown}{more}"
-    return f"{text}; no index yet: all are read"
-
-
-def layer_text(record: LayerRecord) -> str:
-    """Describe a cached layer that is reused."""
-    return f"reused cached layer {record.key[:12]} (saved {record.seconds:.1f} s)"
-
-
-def age_text(resolution: KeptResolution, *, fresh: bool) -> str:
-    """Describe how old the repository's index is that a resolution is from."""
-    if not resolution.index:
-        return "; known by the packages' names only"
-    minutes = (time.time() - resolution.asked) / 60
-    text = f"; the repository was queried {minutes:.0f} min ago"
-    return text if fresh else f"{text}, and is queried again first"

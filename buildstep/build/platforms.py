@@ -26,7 +26,8 @@ def check_programs(spec: BuildSpec, image: ImageRecord | None, running: Sequence
     """Raise ToolMissing where a step would run programs that this machine cannot. running: the steps that
     will run, by name."""
     wanted = _platform(spec, image)
-    steps = [name for name in running if name in _RUNNING]
+    kinds = [name.partition(":")[0] for name in running]  # each command is a step of its own
+    steps = [name for name in dict.fromkeys(kinds) if name in _RUNNING]
     if wanted is not None and steps:
         emulation.demand(wanted, _RUNNING[steps[0]])
 

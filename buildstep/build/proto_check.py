@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.steps.interface import Route
@@ -30,13 +30,19 @@ def check(context: BuildContext, state: BuildState) -> None:
     if not _comparable(context):
         return
     if context.plan.route is Route.CONTENT_UPDATE:  # nothing else was read
-        found = proto_watch.changed_files(proto, list(proto.fresh))
+        found = proto_watch.changed_paths(proto, list(proto.fresh))
     elif state.proto_again is not None:
         found = state.proto_again()
     else:
         with proto_watch.walking_again(proto) as differences:
             found = differences()
     if found:
+        raise _error(found)
+
+
+def check_paths(context: BuildContext, paths: Sequence[bytes]) -> None:
+    """Raise EmitError, naming them, if some paths of the proto directory are not what they were."""
+    if found := proto_watch.changed_paths(context.plan.proto, paths):
         raise _error(found)
 
 

@@ -112,7 +112,7 @@ def _tree_of(context: BuildContext, state: BuildState, parts: Sequence[tuple[Cha
     lower = state.layers[: len(state.layers) - len(parts)]
     notes = context.recorder.notes
     return Tree(
-        inputs=content_update.inputs_key(spec, state.image, state.resolution),
+        inputs=content_update.inputs_key(spec, state.image, state.resolution, proto),
         proto=cache_inputs.proto_digest(spec, proto),
         build=context.journal.ident,
         lower=[(blob.path.name, blob.comment, blob.created_by) for blob in lower],

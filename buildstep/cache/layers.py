@@ -148,20 +148,16 @@ class LayerCache:
         last: that build, if it is known; else the newest layer of the slot counts, of a build that failed
         later on. Layers of other components tell nothing about this one.
         """
-        record = None
-        if last is not None:
-            if not last.layer_inputs:
-                return "the last build had no packages"
-            record, before = self.find(last.layer), last.layer_inputs
-        else:
-            record = next((it for it in reversed(self.records()) if it.slot == slot), None)
-            if record is None:
-                return "built for the first time"
-            before = record.inputs
-        found = _differences(before, inputs)
-        more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
-        why = "; ".join(found[:5]) + more or "the repository must be queried, or the layer was pruned"
-        return f"{why}; {record.seconds:.1f} s last time" if record is not None else why
+        if last is None:
+            return self.why(slot, inputs)
+        if not last.layer_inputs:
+            return "the last build had no packages"
+        return _why(last.layer_inputs, inputs, self.find(last.layer))
+
+    def why(self, slot: str, inputs: Mapping[str, Any]) -> str:
+        """Return why there is no layer of these inputs: what differs from the newest one of its slot."""
+        record = next((it for it in reversed(self.records()) if it.slot == slot), None)
+        return "built for the first time" if record is None else _why(record.inputs, inputs, record)
 
     def records(self) -> list[LayerRecord]:
         """Return every usable layer, oldest first."""
@@ -304,6 +300,13 @@ class LayerCache:
             paths = sorted([*(entry.path for entry in changes.entries), *changes.removed])
             return f"its tree was changed: {len(paths)} paths, such as /{os.fsdecode(paths[0])}"
         return ""
+
+
+def _why(before: Mapping[str, Any], now: Mapping[str, Any], record: LayerRecord | None) -> str:
+    found = _differences(before, now)
+    more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+    why = "; ".join(found[:5]) + more or "the repository must be queried, or the layer was pruned"
+    return f"{why}; {record.seconds:.1f} s last time" if record is not None else why
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -51,11 +51,13 @@ class Cleaner:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
-    """A command that ran in the image: its first line, how it ended, and how long it took."""
+    """A command that ran in the image: its first line, how it ended, how long it took, and its name in
+    `build.run`, if it has one."""
 
     command: str
     status: int = 0
     seconds: float = 0.0
+    name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

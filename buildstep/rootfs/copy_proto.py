@@ -7,6 +7,7 @@ a run of its own copies them to where the link leads inside the root (a placemen
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import os
 import re
@@ -34,7 +35,8 @@ class CopyOptions:
     """How a proto directory is copied.
 
     rule: who owns the copies; modes: which modes they get; exclude: rsync's patterns; privileged: whether
-    owners can be set; timeout: seconds for one run of rsync.
+    owners can be set; timeout: seconds for one run of rsync; only: the paths to copy, each with the
+    directories that it is in; None for all of them.
     """
 
     rule: OwnerRule
@@ -42,6 +44,7 @@ class CopyOptions:
     exclude: Sequence[str] = ()
     privileged: bool
     timeout: float = 3600.0
+    only: Sequence[str] | None = None
 
 
 def source_of(placements: Sequence[Placement], paths: Iterable[bytes]) -> dict[bytes, bytes]:
@@ -59,7 +62,8 @@ def copy(proto: Path, root: Root, placements: Sequence[Placement], options: Copy
     placements: where its directories go there. Raises CommandFailed for any status of rsync but 0.
     """
     process.which("rsync")
-    report_changed_modes(proto, root, placements, options.modes, bus)
+    if options.only is None:
+        report_changed_modes(proto, root, placements, options.modes, bus)
     top = root.path.stat()
     owners_differ = options.privileged and not options.rule.uniform
     modes = options.modes if options.privileged else ModeRule()  # else they are only recorded
@@ -74,7 +78,9 @@ def copy(proto: Path, root: Root, placements: Sequence[Placement], options: Copy
             flags += ["--itemize-changes", "--itemize-changes", "--out-format=%n"]
         target = root.host_path("/" + placement.target)
         assert target is not None
-        listed = _rsync([*flags, "--", f"{proto / placement.source}/", f"{target}/"], options.timeout, bus)
+        with _chosen(placement, placements, options) as only:
+            words = [*flags, *only, "--", f"{proto / placement.source}/", f"{target}/"]
+            listed = _rsync(words, options.timeout, bus)
         if listing:
             copied |= _listed(listed, placement)
     # Where two paths were copied to one place, the later one is there.
@@ -90,6 +96,23 @@ def copy(proto: Path, root: Root, placements: Sequence[Placement], options: Copy
     if options.privileged:
         os.chown(root.path, top.st_uid, top.st_gid)
     os.utime(root.path, ns=(top.st_atime_ns, top.st_mtime_ns))
+
+
+@contextlib.contextmanager
+def _chosen(
+    placement: Placement, placements: Sequence[Placement], options: CopyOptions
+) -> Iterator[list[str]]:
+    """Yield the flags that make rsync copy only some of a placement's paths: what is in a directory that is
+    named is not meant with it."""
+    if options.only is None:
+        yield []
+        return
+    mine = [path for path in options.only if placement_of(path, placements) == placement]
+    inner = [path.removeprefix(placement.source).lstrip("/") for path in mine]
+    with tempfile.NamedTemporaryFile(prefix="buildstep-") as listing:
+        listing.write(b"".join(os.fsencode(path) + b"\0" for path in inner if path))
+        listing.flush()
+        yield ["--no-recursive", "--dirs", "--from0", f"--files-from={listing.name}"]
 
 
 def _rsync(arguments: Sequence[str], timeout: float, bus: Bus) -> str:

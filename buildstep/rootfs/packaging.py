@@ -158,16 +158,22 @@ def _tell_failure(
 
 
 def enter(
-    spec: BuildSpec, root: Root, bus: Bus, environ: Mapping[str, str], mirrors: Sequence[str] = ()
+    spec: BuildSpec,
+    root: Root,
+    bus: Bus,
+    environ: Mapping[str, str],
+    mirrors: Sequence[str] = (),
+    workdir: str = "/",
 ) -> contextlib.AbstractContextManager[sandbox.ChrootSandbox]:
     """Enter a root with the network and the limits that the spec gives. mirrors: URLs that the user's own
-    configuration names, and which may be on the CI host."""
+    configuration names, and which may be on the CI host; workdir: where commands begin."""
     options = sandbox.SandboxOptions(
         network=spec.network,
         timeout=spec.timeouts.command,
         idle_timeout=spec.timeouts.idle,
         limits=spec.limits,
         reachable=allowed_by({}, mirrors),
+        workdir=workdir,
     )
     return sandbox.enter(root.path, bus=bus, environ=environ, options=options)
 

@@ -73,7 +73,7 @@ class SandboxOptions:
     network: False keeps commands that ask for the network from it as well; timeout, idle_timeout: seconds,
     per command; resolver_file: the resolver file of the CI host that commands see (None: the image's own);
     limits: what each command may take; reachable: what commands with the network may reach though it is the
-    CI host.
+    CI host; workdir: the directory in the image in which commands begin.
     """
 
     network: bool = True
@@ -82,6 +82,7 @@ class SandboxOptions:
     resolver_file: Path | None = RESOLVER
     limits: Limits = field(default_factory=Limits)
     reachable: frozenset[Endpoint] = frozenset()
+    workdir: str = "/"
 
 
 class ChrootSandbox:
@@ -192,6 +193,8 @@ class ChrootSandbox:
         if not argv or not argv[0]:
             raise SandboxError("no command was given to run in the image")
         if entrance is None:
+            if self._options.workdir != "/":
+                argv = ("/bin/sh", "-c", 'cd "$0" && exec "$@"', self._options.workdir, *argv)
             return host.enter_argv(os.fspath(self._root.path), argv)
         # A script of the image can have put a link there when the last command ended.
         temporary_files.mount_point(self._root, "/proc")
@@ -213,6 +216,7 @@ class ChrootSandbox:
                 prefix=prefix,
                 seccomp=fd,
                 watch=watch,
+                workdir=self._options.workdir,
             )
 
     @contextlib.contextmanager

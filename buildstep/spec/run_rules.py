@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from buildstep.errors import Fault
-from buildstep.spec.fields import RunCommand
+from buildstep.spec.fields import RunCommand, Secret
 from buildstep.spec.schema import BOOLEAN, array, at, integer, mapping, near, record, text
 from buildstep.system.text import shown_path
 
@@ -97,6 +97,14 @@ _NOT_CACHED = ("/", "~", "/dev", "/proc", "/sys", "/run", "/tmp", "/etc", "/usr"
 def target_of(name: str, target: str | None) -> str:
     """Return where in the image a secret is shown; `~` is the home directory of who runs the command."""
     return target or TARGETS.get(name, f"{ELSEWHERE}/{name}")
+
+
+def shape_of(name: str, secret: Secret) -> dict[str, str]:
+    """Return how a secret is shown to a command; nothing of what it is, nor where it comes from."""
+    if secret.variable is not None:
+        return {"variable": secret.variable}
+    place = {"target": target_of(name, secret.target), "mode": secret.mode}
+    return place | ({"owner": secret.owner} if secret.owner else {})
 
 
 def with_scripts(commands: Sequence[RunCommand], folder: Path) -> tuple[RunCommand, ...]:

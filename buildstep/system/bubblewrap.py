@@ -50,7 +50,7 @@ class Entrance:
     in the network namespace that `prefix` enters, else it has one with nothing but a loopback; prefix: a
     command line on the CI host that runs what follows it; on_terminal: whether the program leads its session,
     so that it can have a terminal, which makes it process 1; seccomp: a descriptor of the filter of system
-    calls (`seccomp`); watch: what learns how it went.
+    calls (`seccomp`); watch: what learns how it went; workdir: where it begins.
     """
 
     root: Path
@@ -59,6 +59,7 @@ class Entrance:
     on_terminal: bool = False
     seccomp: int | None = None
     watch: Watch | None = None
+    workdir: str = "/"
 
     @property
     def fds(self) -> tuple[int, ...]:
@@ -86,7 +87,7 @@ class Entrance:
             *(word for path in _hidden() for word in ("--ro-bind", "/dev/null", path)),
             *([] if self.seccomp is None else ["--seccomp", str(self.seccomp)]),
             *([] if self.watch is None else ["--json-status-fd", str(self.watch.fd)]),
-            "--chdir", "/",
+            "--chdir", self.workdir,
             "--", *argv,
         ]  # fmt: skip
 

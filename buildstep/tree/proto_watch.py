@@ -52,9 +52,9 @@ def walking_again(proto: ProtoDir) -> Iterator[Callable[[], Differences]]:
         yield differences
 
 
-def changed_files(proto: ProtoDir, paths: Iterable[bytes]) -> Differences:
-    """Return which of these paths differ from the walk: for a build that read no others."""
-    before = {proto.fresh[path].line for path in paths}
+def changed_paths(proto: ProtoDir, paths: Iterable[bytes]) -> Differences:
+    """Return which of these paths differ from the walk: for who read no others."""
+    before = {proto.fresh[path].line if path in proto.fresh else line_of(proto.valid[path]) for path in paths}
     now = set()
     for path in paths:
         with contextlib.suppress(OSError):

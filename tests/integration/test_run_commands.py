@@ -42,7 +42,7 @@ def test_commands_see_the_proto_directory_and_change_the_image(lab: Lab) -> None
     before = host_state(lab.top)
     built = lab.built("-f", "tar", "-c", "none")
     assert host_state(lab.top) == before
-    assert step(built, "run")["state"] == "run"
+    assert step(built, "run:1")["state"] == "run"
     found = contents(built["files"][0]["path"])
     assert found["opt/seen"] == b"hello\n"
     assert found["etc/hello"] == b"hello\nchanged\n"
@@ -55,9 +55,9 @@ def test_commands_see_the_proto_directory_and_change_the_image(lab: Lab) -> None
     ]  # fmt: skip
     assert lab.leftovers() == []
     again = lab.built("-f", "tar", "-c", "none")
-    assert step(again, "run")["state"] == "reuse", "the same inputs give the same outputs"
+    assert step(again, "run:1")["state"] == "reuse", "the same inputs give the same outputs"
     lab.manifest(build={"run": ["echo other > /opt/seen"]})
-    assert step(lab.built("-f", "tar", "-c", "none"), "run")["state"] == "run"
+    assert step(lab.built("-f", "tar", "-c", "none"), "run:1")["state"] == "run"
 
 
 def test_a_command_that_fails_ends_the_build_and_is_told(lab: Lab) -> None:
@@ -72,3 +72,42 @@ def test_there_is_no_network_and_no_ci_host_in_there(lab: Lab) -> None:
     found = contents(built["files"][0]["path"])
     assert b"SECRET_TOKEN" not in found["opt/env"]
     assert os.uname().nodename.encode() not in found["opt/env"]
+
+
+def test_each_command_with_inputs_is_a_layer_that_an_edit_elsewhere_leaves(lab: Lab) -> None:
+    """On the embedded pool, whose layers lie on one another, with the compressed layers of an archive."""
+    (lab.proto / "srv").mkdir()
+    (lab.proto / "srv/lock").write_text("1")
+    script = lab.top / "check.sh"
+    script.write_text("#!/bin/sh\nset -e\ntest -f /etc/hello\ncat /opt/deps > /opt/check\n")
+    lab.manifest(
+        build={
+            "order": "packages-first",
+            "run": [
+                {
+                    "name": "deps",
+                    "argv": ["sh", "-c", "cat lock > /opt/deps; test ! -e /etc/hello; pwd >> /opt/deps"],
+                    "workdir": "/srv",
+                    "inputs": ["srv/lock"],
+                },
+                {"name": "check", "file": os.fspath(script)},
+            ],
+        }
+    )
+    built = lab.built()
+    names = [row["name"] for row in built["steps"]]
+    assert names[names.index("packages") : names.index("clean")] == [
+        "packages", "run:deps", "sync", "run:check",
+    ]  # fmt: skip
+    (lab.proto / "etc/hello").write_text("other")
+    again = lab.built()
+    assert (step(again, "run:deps")["state"], step(again, "run:check")["state"]) == ("reuse", "run")
+    fresh = lab.built("--no-cache")
+    assert fresh["tree_digest"] == again["tree_digest"]
+    record = json.loads(Path(again["record"]).read_text())
+    assert [(row["name"], row["status"]) for row in record["commands"]] == [("deps", 0), ("check", 0)]
+    (lab.proto / "srv/lock").write_text("2")
+    third = lab.built("-f", "tar", "-c", "none")
+    assert step(third, "run:deps")["state"] == "run"
+    assert contents(third["files"][0]["path"])["opt/check"] == b"2/srv\n"
+    assert lab.leftovers() == []

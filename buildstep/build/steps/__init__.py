@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
+from buildstep.build import run_rows
+from buildstep.build.run_rows import Row
 from buildstep.build.steps.interface import Route, Step
 from buildstep.spec.load import BuildSpec
 
@@ -16,7 +19,7 @@ STEPS = (
     Step("accounts", "make users and groups", "accounts"),
     Step("sync", "copy the proto directory", "proto"),
     Step("packages", "install packages", "packages"),
-    Step("run", "run commands", "run"),
+    Step("run", "run a command", "run"),
     Step("clean", "clean", "clean"),
     Step("motd", "write the message of the day", "motd"),
     Step("snapshot", "read the finished tree", "snapshot"),
@@ -27,12 +30,20 @@ STEPS = (
 
 
 def in_order(spec: BuildSpec) -> Iterator[Step]:
-    """Yield the steps in the order in which this build takes them: `packages-first` swaps two, and some are
-    only there where they are asked for."""
-    steps = list(STEPS)
-    if spec.order == "packages-first" and spec.wants_packages:
-        names = [step.name for step in steps]
-        sync, packages = names.index("sync"), names.index("packages")
-        steps[sync], steps[packages] = steps[packages], steps[sync]
-    asked = {"accounts": spec.wants_accounts, "run": bool(spec.run)}
-    yield from (step for step in steps if asked.get(step.name, True))
+    """Yield the steps in the order in which this build takes them. Each command is one; those with inputs of
+    their own follow the packages where these come first, and then comes the proto directory."""
+    later = run_rows.proto_comes_later(spec)
+    table = {step.name: step for step in STEPS}
+    for step in STEPS:
+        if step.name == run_rows.STEP:
+            yield from _commands(step, run_rows.late(spec))
+        elif step.name == "packages" and later:
+            yield from (step, *_commands(table[run_rows.STEP], run_rows.early(spec)), table["sync"])
+        elif step.name == "accounts" and not spec.wants_accounts:
+            continue
+        elif step.name != "sync" or not later:
+            yield step
+
+
+def _commands(step: Step, rows: Sequence[Row]) -> list[Step]:
+    return [replace(step, name=row.step, title=f"{step.title}: {row.name}") for row in rows]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from buildstep.build import accounts
 from buildstep.build.context import BuildContext, BuildState
-from buildstep.build.plan import PlanFacts, Planned, layer_text
+from buildstep.build.plan import PlanFacts, Planned
+from buildstep.build.plan_text import layer_text
 from buildstep.report.record import Step
 from buildstep.spec.load import BuildSpec
 
@@ -13,7 +14,7 @@ def plan(facts: PlanFacts) -> Planned:
     """Return who is made; a cached layer with the packages has them."""
     if facts.layer is not None and facts.layer.record is not None:
         return Planned("reuse", layer_text(facts.layer.record))
-    return Planned("run", _text(facts.spec))
+    return facts.commands.get(facts.step) or Planned("run", _text(facts.spec))
 
 
 def run(context: BuildContext, state: BuildState, result: Step) -> None:

@@ -29,11 +29,11 @@ class StepModule(Protocol):
     """What the file of a step holds."""
 
     def plan(self, facts: PlanFacts) -> Planned:
-        """Return what this step will do in a full build, and why. Changes nothing."""
+        """Return what this step (`facts.step`) will do in a full build, and why. Changes nothing."""
         ...
 
     def run(self, context: BuildContext, state: BuildState, result: StepRecord) -> None:
-        """Do it. Sets the reason in `result`, and the state where it is not `run`."""
+        """Do it. `result` has the step's name; sets the reason there, and the state where it is not `run`."""
         ...
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from buildstep.build import package_layer
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.package_layer import Found
-from buildstep.build.plan import PlanFacts, Planned, PlannedStep, age_text, layer_text
+from buildstep.build.plan import PlanFacts, Planned, PlannedStep
+from buildstep.build.plan_text import age_text, layer_text
 from buildstep.report.record import Step
 from buildstep.rootfs import packaging
 

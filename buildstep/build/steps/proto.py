@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from contextlib import nullcontext
 
-from buildstep.build import clones, proto_conflicts
+from buildstep.build import clones, proto_conflicts, run_rows
 from buildstep.build.context import BuildContext, BuildState
-from buildstep.build.plan import PlanFacts, Planned, proto_text
+from buildstep.build.plan import PlanFacts, Planned
+from buildstep.build.plan_text import proto_text
 from buildstep.build.steps import packages
 from buildstep.report.record import Step
 from buildstep.rootfs import conflicts, copy_proto, modes, owners, placement
@@ -19,7 +20,7 @@ def plan(facts: PlanFacts) -> Planned:
     spec = facts.spec
     text = proto_text(spec, facts.proto, in_place=facts.in_place, replaced=facts.replaced)
     if not spec.wants_packages or spec.order == "packages-first":
-        return Planned("run", text)
+        return facts.commands.get("sync") or Planned("run", text)
     if facts.layer is not None and facts.layer.record is not None:
         return packages.plan(facts)._replace(key="")
     return Planned("run", f"{text}; packages are installed again whenever the proto directory changes")
@@ -28,8 +29,8 @@ def plan(facts: PlanFacts) -> Planned:
 def run(context: BuildContext, state: BuildState, result: Step) -> None:
     """Sets overlay where the files are read in place; installed where no packages step follows."""
     spec, in_place = context.spec, context.plan.in_place
-    if spec.wants_packages and spec.order == "packages-first":  # they may be in the way as well
-        base = "the base image with the packages"
+    if run_rows.proto_comes_later(spec):  # they may be in the way as well
+        base = "the base image with the packages" if spec.wants_packages else "the image so far"
         state.replaced = proto_conflicts.find(
             spec, context.plan.proto, state.root_list, base=base, tree=lambda: nullcontext(state.root)
         )

@@ -61,9 +61,21 @@ def test_every_step_has_a_file_that_plans_and_runs() -> None:
 def test_the_order_of_a_build_is_a_permutation_of_the_table(workshop: Workshop) -> None:
     for order in ("proto-first", "packages-first"):
         names = [step.name for step in in_order(workshop.spec(["a"], order=order, **ALL_ASKED_FOR))]
-        assert sorted(names) == sorted(step.name for step in STEPS)
+        assert sorted(names) == sorted(step.name.replace("run", "run:1") for step in STEPS)
         without = [step.name for step in in_order(workshop.spec(["a"], order=order))]
-        assert without == [name for name in names if name not in ASKED_FOR]
+        assert without == [name for name in names if name.partition(":")[0] not in ASKED_FOR]
+
+
+def test_commands_with_inputs_precede_the_proto_directory_where_packages_do(workshop: Workshop) -> None:
+    run = ["a", {"name": "b", "argv": ["b"]}, {"name": "c", "argv": ["c"], "inputs": ["srv/page"]}]
+
+    def middle(order: str, packages: list[str]) -> list[str]:
+        names = [step.name for step in in_order(workshop.spec(packages, order=order, run=run))]
+        return names[names.index("clone") + 1 : names.index("clean")]
+
+    first = ["packages", "run:c", "sync", "run:1", "run:b"]
+    assert middle("packages-first", ["a"]) == middle("packages-first", []) == first
+    assert middle("proto-first", ["a"]) == ["sync", "packages", "run:1", "run:b", "run:c"]
 
 
 def test_a_full_build_then_an_up_to_date_one(workshop: Workshop) -> None:
@@ -155,7 +167,7 @@ def test_a_failure_in_a_step_leaves_nothing(
     assert outputs(workshop) == set()
     assert os.listdir(workshop.top / "pool/build") == []
     assert os.listdir(workshop.top / "pool/state/journal") == []
-    assert workshop.steps()[step][0] == "failed"
+    assert workshop.steps()[step.replace("run", "run:1")][0] == "failed"
     monkeypatch.undo()
 
 
