@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from buildstep import pool as pools
-from buildstep.errors import ToolMissing
+from buildstep.errors import SandboxError, ToolMissing
 from buildstep.spec import config as configs
-from buildstep.system import process, standard_streams, userns
+from buildstep.system import process, root_namespace, standard_streams, userns
 
 
 def enter(pool: str | None, *, packages: bool = False, stdin: str = "") -> None:
@@ -20,15 +20,22 @@ def enter(pool: str | None, *, packages: bool = False, stdin: str = "") -> None:
     the image, for which there must be a namespace. stdin: what was read from standard input; the new command
     can read it again.
 
-    Raises ToolMissing saying all that the user lacks, and SpecError for a configuration that is none.
+    Root that may not mount, as in most containers, becomes root of one that it may mount in, if it can; else
+    it is as any user who has no namespace.
+
+    Raises ToolMissing or SandboxError saying all that is lacking, and SpecError for a configuration that is
+    none.
     """
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and not root_namespace.is_needed():
         return
     config = configs.load(os.environ, Path.cwd(), pool=pool)
     if not pools.choose(config.pool, os.environ, by=config.pool_from).namespace:
         if not packages:
             return
         _refuse_lacking()
+    if os.geteuid() == 0:
+        root_namespace.enter()
+        return
     if stdin:
         _give_back(stdin)
     standard_streams.flush()
@@ -41,7 +48,8 @@ def enter(pool: str | None, *, packages: bool = False, stdin: str = "") -> None:
 
 def _refuse_lacking() -> None:
     if lacks := userns.lacks():
-        raise ToolMissing(
+        kind = SandboxError if os.geteuid() == 0 else ToolMissing
+        raise kind(
             "packages are installed, and commands in the image run, as root or in a user namespace, and this"
             " user can have none",
             detail=userns.told(lacks),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from buildstep.pool.layout import MARK, owners_of
-from buildstep.system import host, userns
+from buildstep.system import host, root_namespace, userns
 from buildstep.system.location import default_location
 
 _NAMES = {"overlay": "overlay", "dir": "dir", "overlay-subids": "overlay", "dir-subids": "dir"}
@@ -56,9 +56,9 @@ def choose(named: str | None, environ: Mapping[str, str], *, by: str = "") -> Ch
     if (given := host.HERE.pool()) is not None:
         return Choice(given, "the dataset that this zone was given")
     location = default_location(environ)
-    inside = os.geteuid() == 0 and userns.in_user_namespace()
     namespace = False
-    if os.geteuid() == 0:
+    if _is_root():
+        inside = userns.in_user_namespace()
         names, who = (_OF_NAMESPACE_ROOT, _SUBIDS) if inside else (_OF_ROOT, "this is root")
         name, why = _there(names, location, who) or _works(names, location, who)
     elif lacks := userns.lacks():
@@ -69,6 +69,11 @@ def choose(named: str | None, environ: Mapping[str, str], *, by: str = "") -> Ch
     others = [other for other in _NAMES if other != name and os.path.exists(location / other / MARK)]
     older = tuple(_older(name, other, location) for other in others)
     return Choice(_uri(location, name), why, namespace, older)
+
+
+def _is_root() -> bool:
+    """Whether this is root that may mount; that of most containers may not, and is like any other user."""
+    return os.geteuid() == 0 and not root_namespace.is_needed()
 
 
 _SUBIDS = "this user can be root of a user namespace, and every command is"
@@ -101,7 +106,7 @@ def _uri(location: Path, name: str) -> str:
 def _needs_namespace(named: str) -> bool:
     """Whether a pool that was named is to be used from a user namespace: as it was made, if it is there."""
     scheme, _, path = named.partition(":")
-    if os.geteuid() == 0 or scheme not in _NAMES.values() or not path:
+    if _is_root() or scheme not in _NAMES.values() or not path:
         return False
     owners = owners_of(Path(path))
     return owners != "recorded" and not userns.lacks()

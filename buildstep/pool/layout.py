@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from buildstep.errors import DatasetError
 from buildstep.pool import privacy
 from buildstep.pool.interface import Kind
-from buildstep.system import sealed
+from buildstep.system import root_namespace, sealed
 from buildstep.system.files import fsync_dir, read_json
 from buildstep.system.locks import try_lock
 from buildstep.system.private import private_dir
@@ -47,8 +47,9 @@ class DirectoryPool:
         self.path = path
         self.state = path / "state"
         self.mark = path / MARK
-        # Root, here or of a user namespace, sets the owners of what it makes; anybody else records them.
-        self._owners = "real" if os.geteuid() == 0 else "recorded"
+        # Root, here or of a user namespace, sets the owners of what it makes; anybody else records them, and
+        # so does root of a container that has not all of a root's rights.
+        self._owners = "recorded" if os.geteuid() != 0 or root_namespace.is_needed() else "real"
         with self._usable():
             self._check()
 

@@ -21,7 +21,7 @@ from typing import ClassVar
 from buildstep.errors import BuildstepError, DatasetError, SandboxError
 from buildstep.pool.interface import Dataset, Kind
 from buildstep.pool.layout import DirectoryPool
-from buildstep.system import sealed
+from buildstep.system import root_namespace, sealed
 from buildstep.system.files import sync_filesystem
 from buildstep.system.host import boot_id
 from buildstep.system.mount_table import mount_points
@@ -69,9 +69,9 @@ class OverlayBackend(DirectoryPool):
     privileged = True
 
     def __init__(self, location: str) -> None:
-        if os.geteuid() != 0:
+        if lacking := _lacking():
             raise DatasetError(
-                f"{self.scheme}: pools need root, here or of a user namespace",
+                f"{self.scheme}: pools need root, here or of a user namespace, and {lacking}",
                 hint=f"use --pool dir:{location} without either",
             )
         super().__init__(Path(location).absolute())
@@ -133,7 +133,7 @@ class OverlayBackend(DirectoryPool):
             # The clone was mounted volatile, so its data may not be on disk yet. A layer is only good
             # for this boot until then: cheaper than a sync, and as safe.
             origin = sealed.read(folder / _ORIGIN)
-            sealed.write(folder / _ORIGIN, {**origin, "boot": boot_id()})
+            sealed.write(folder / _ORIGIN, {**origin, "boot": boot_id(), "opaque": self.marks.opaque})
         self.keep(dataset.ident, kind, ident)
 
     def exists(self, kind: Kind, ident: str) -> bool:
@@ -141,7 +141,10 @@ class OverlayBackend(DirectoryPool):
         if kind is Kind.BUILD or not folder.is_dir() or (folder / "tree").is_dir():
             return folder.is_dir()
         try:
-            return bool(sealed.read(folder / _ORIGIN)["boot"] == boot_id())
+            origin = sealed.read(folder / _ORIGIN)
+            # Root that may mount and root that may not share a pool, but not each other's marks.
+            marks = origin.get("opaque", "trusted.overlay.opaque")
+            return bool(origin["boot"] == boot_id() and marks == self.marks.opaque)
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
@@ -219,6 +222,12 @@ def _copy_top(lower: Path, upper: Path) -> None:
     os.utime(upper, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
+def _lacking() -> str:
+    if os.geteuid() != 0:
+        return "this is not root"
+    return "this root may not mount: it lacks CAP_SYS_ADMIN" if root_namespace.is_needed() else ""
+
+
 def refusal(path: Path, kind: type[OverlayBackend] = OverlayBackend) -> str:
     """Return why a pool of overlays cannot be at `path`, found by making one; empty if it can.
 
@@ -226,8 +235,8 @@ def refusal(path: Path, kind: type[OverlayBackend] = OverlayBackend) -> str:
     another, which takes attributes that not every file system has. In a user namespace the caller has a mount
     namespace as well.
     """
-    if os.geteuid() != 0:
-        return "this is not root"
+    if lacking := _lacking():
+        return lacking
     try:
         # Process ids do not tell builds apart: each is process 1 of its own namespace.
         probe = Path(tempfile.mkdtemp(prefix=".probe-", dir=path))

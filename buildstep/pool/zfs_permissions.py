@@ -7,11 +7,9 @@ import os
 import pwd
 import re
 from collections.abc import Collection
-from pathlib import Path
 
 from buildstep.errors import CommandFailed
-from buildstep.system import host, process
-from buildstep.system.userns import in_user_namespace
+from buildstep.system import host, process, userns
 
 NEEDED = (
     "acltype", "atime", "clone", "create", "destroy", "mount", "mountpoint", "readonly", "receive", "rename",
@@ -19,7 +17,6 @@ NEEDED = (
 )  # fmt: skip
 """Every permission without which some call of a build is refused; the guest's tests take each away once."""
 
-_CAP_SYS_ADMIN = 21  # linux/capability.h
 _TITLE = re.compile(r"-+ Permissions on (\S+) -+")
 
 
@@ -27,13 +24,7 @@ def may_mount() -> bool:
     """Say whether this process may mount ZFS. On Linux no `zfs allow` decides that, but a capability."""
     if host.HERE.mount_commands:
         return True  # there `mount` is delegated like the rest, and the kernel has the last word
-    if in_user_namespace():
-        return False
-    try:
-        found = re.search(r"^CapEff:\s*([0-9a-f]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    except OSError:
-        return os.geteuid() == 0
-    return found is not None and bool(int(found[1], 16) >> _CAP_SYS_ADMIN & 1)
+    return not userns.in_user_namespace() and userns.may_mount()
 
 
 def missing(dataset: str) -> list[str]:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 
 from buildstep.errors import SandboxError
-from buildstep.system import keyring, standard_streams, terminal
+from buildstep.system import keyring, standard_streams, terminal, userns
 from buildstep.system.mounts import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_REC, mount
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -37,8 +37,11 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 def supported() -> bool:
-    """Return whether this process may make a build's namespaces: as root of Linux or of a user namespace."""
-    return sys.platform == "linux" and os.geteuid() == 0
+    """Return whether this process may make a build's namespaces: as root of Linux or of a user namespace.
+
+    Root of a container may lack the right; what it can do instead is in `root_namespace`.
+    """
+    return sys.platform == "linux" and os.geteuid() == 0 and userns.may_mount()
 
 
 def enclose(job: Callable[[], int]) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 from pathlib import Path
 
 from buildstep.errors import CommandFailed
 from buildstep.system import process, tools
 
+_CAP_SYS_ADMIN = 21  # linux/capability.h
 _TOOLS = ("newuidmap", "newgidmap", "unshare")
 
 ID_TABLES = {Path("/etc/subuid"): "--add-subuids", Path("/etc/subgid"): "--add-subgids"}
@@ -22,6 +24,17 @@ def in_user_namespace() -> bool:
         return Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]
     except OSError:
         return False
+
+
+def may_mount() -> bool:
+    """Return whether this process has the right to mount, in the namespace that it is in."""
+    if not sys.platform.startswith("linux"):
+        return os.geteuid() == 0
+    try:
+        found = re.search(r"^CapEff:\s*([0-9a-f]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        return os.geteuid() == 0
+    return found is not None and bool(int(found[1], 16) >> _CAP_SYS_ADMIN & 1)
 
 
 @functools.cache  # asked for each file; a process stays where it is
@@ -74,10 +87,16 @@ def lacks() -> list[tuple[str, str]]:
 
     Empty where it can be had: what `missing` looks at is there, and the kernel made all the namespaces of a
     build for us once. A machine may have the ranges and forbid the rest: AppArmor's rule for user
-    namespaces, a container whose /proc is masked.
+    namespaces, a container whose /proc is masked. Root needs one where it may not mount, and no ranges.
     """
     if not sys.platform.startswith("linux"):
         return [("this is not Linux", "build on Linux, or as root")]
+    if os.geteuid() == 0:
+        from buildstep.system import root_namespace  # only root of a container asks for it
+
+        refusal = root_namespace.refusal()
+        told = f"this root may not mount (it lacks CAP_SYS_ADMIN), and {refusal}"
+        return [(told, root_namespace.REMEDY)] if refusal else []
     found = missing()
     if _max_user_namespaces() == 0:
         found.append(("user namespaces are forbidden", "as root: sysctl user.max_user_namespaces=10000"))

@@ -30,6 +30,14 @@ LOGIN_PATH = "/usr/bin:/bin"
 """What an ordinary user has, and a service: no sbin."""
 
 
+NO_MOUNTS = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", "--")
+"""As most containers start their root."""
+
+_FORBID = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+NO_NAMESPACES = ("unshare", "--user", "--map-root-user", "sh", "-c", _FORBID, "sh")
+"""And where such a root may not have a user namespace either."""
+
+
 def usable_python() -> tuple[str, str]:
     """A Python that anybody may start, and where our requirements are."""
     packages = sysconfig.get_paths()["purelib"]

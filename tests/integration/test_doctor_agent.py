@@ -9,13 +9,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.integration.conftest import Require
+from tests.integration.ordinary_user import NO_MOUNTS, NO_NAMESPACES
 
 REPOSITORY = Path(__file__).parents[2]
 NOBODY = 65534
@@ -211,20 +212,33 @@ def test_a_disk_without_space_and_one_without_inodes(work: Path, require: Requir
 
 
 def test_a_container_without_the_right_to_mount(work: Path, require: Require) -> None:
-    require("root", "setpriv")
-    command = [
-        "setpriv",
-        "--bounding-set=-sys_admin",
-        "--inh-caps=-sys_admin",
-        "--",
-        sys.executable,
-        "-P",
-        "-m",
-    ]
-    done = subprocess.run(
-        [*command, "buildstep", "doctor", "--json", "-m", manifest(), "--pool", f"overlay:{work}/pool", "proto"],
-        cwd=work, env={**os.environ, "PYTHONPATH": os.fspath(REPOSITORY)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    told = json.loads(done.stdout)
-    assert done.returncode == 13
-    assert "CAP_SYS_ADMIN" in rows(told, "error", "kernel")[0]["fix"]
+    """Its root builds in a user namespace; where it may not have one, without packages only."""
+    require("root", "setpriv", "namespaces", "bwrap", "rsync")
+    asked = ("--json", "-m", manifest(), "--pool", f"overlay:{work}/pool", "proto")
+
+    def run_through(through: Sequence[str], *words: str) -> tuple[int, dict[str, Any]]:
+        done = subprocess.run(
+            [*through, sys.executable, "-P", "-m", "buildstep", "doctor", *words],
+            cwd=work, env={**os.environ, "PYTHONPATH": os.fspath(REPOSITORY), "HOME": os.fspath(work)},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        return done.returncode, json.loads(done.stdout)
+
+    status, told = run_through(NO_MOUNTS, *asked, "-p", "one")
+    assert status == 0, told
+    assert rows(told, "ok", "privileges")[0]["where"] == "root of a user namespace"
+    closed = (*NO_NAMESPACES, *NO_MOUNTS)
+    status, told = run_through(closed, *asked)
+    (problem,) = rows(told, "error", "pool")
+    assert status == 10
+    assert "CAP_SYS_ADMIN" in problem["what"]
+    assert f"--pool dir:{work}/pool" in problem["fix"]
+    dirs = [word.replace("overlay:", "dir:") for word in asked]
+    status, told = run_through(closed, *dirs)
+    assert (status, rows(told, "ok", "privileges")[0]["what"].partition(";")[0]) == (
+        0,
+        "root that may not mount",
+    )
+    status, told = run_through(closed, *dirs, "-p", "one")
+    assert status == 13
+    assert "CAP_SYS_ADMIN" in rows(told, "error", "privileges")[0]["fix"]

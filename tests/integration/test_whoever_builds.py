@@ -19,7 +19,15 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import demand
-from tests.integration.ordinary_user import UID, UserLab, devices, usable_python, users
+from tests.integration.ordinary_user import (
+    NO_MOUNTS,
+    NO_NAMESPACES,
+    UID,
+    UserLab,
+    devices,
+    usable_python,
+    users,
+)
 from tests.integration.repository import Repository, make_place
 from tests.integration.support import EPOCH, Lab, host_state, step, write_base
 
@@ -28,10 +36,11 @@ __all__ = ["users"]  # fixtures
 
 @dataclass(frozen=True, kw_only=True)
 class Builder:
-    """Somebody who builds. pool: the scheme of a pool to name, empty for the one that the rule finds; found:
+    """Somebody who builds. through: what starts the build; pool: the scheme of a pool to name, empty for the one that the rule finds; found:
     how the rule's is named; umask: of the shell that starts the build."""
 
     name: str
+    through: tuple[str, ...] = ()
     uid: int = 0
     gid: int = 0
     pool: str = ""
@@ -46,6 +55,8 @@ def people(users: tuple[pwd.struct_passwd, ...]) -> dict[str, Builder]:
         Builder(name="ann", uid=ann.pw_uid, gid=ann.pw_gid, found="overlay-subids", umask=0o077),
         Builder(name="bob", uid=bob.pw_uid, gid=bob.pw_gid, pool="dir"),
         Builder(name="plain", uid=UID, gid=UID, found="dir", umask=0o077),
+        Builder(name="box", through=NO_MOUNTS, found="overlay-subids"),
+        Builder(name="closed box", through=(*NO_NAMESPACES, *NO_MOUNTS), found="dir"),
     ]
     return {builder.name: builder for builder in found}
 
@@ -77,7 +88,7 @@ class Scene:
         lab = self.lab(builder, base)
         out, pool = lab.top / "out", ("--pool", f"{builder.pool}:{lab.top}/pool") if builder.pool else ()
         argv = [
-            lab.python, "-P", "-m", "buildstep", "build", "-m", json.dumps(manifest), "-o", os.fspath(out),
+            *builder.through, lab.python, "-P", "-m", "buildstep", "build", "-m", json.dumps(manifest), "-o", os.fspath(out),
             *pool, "-f", "tar", "-f", "oci", "-c", "none", "--json", os.fspath(self.proto),
         ]  # fmt: skip
         more = {"umask": builder.umask}
@@ -157,7 +168,8 @@ def at_once(
 
 
 def manifest(image: str, **build: Any) -> dict[str, Any]:
-    return {"name": "hello", "version": "1", "build": {"image": image, "owner": "root:root", **build}}
+    ours = {"image": image, "owner": "root:root", "checks": {"rules": {"setuid": "warn"}}}
+    return {"name": "hello", "version": "1", "build": {**ours, **build}}
 
 
 @pytest.mark.parametrize("kind", ["scratch", "no top", "devices"])
@@ -207,7 +219,7 @@ def test_with_packages(scene: Scene, everybody: dict[str, Builder]) -> None:
         "made", "1", postinst=POSTINST, files={"usr/share/made/tool": "x", "usr/share/made/gone/file": "x"}
     )
     wanted = manifest(f"tar:{place.base}", packages=["made"], order="packages-first")
-    able = [builder for builder in everybody.values() if builder.name != "plain"]
+    able = [builder for builder in everybody.values() if builder.found != "dir"]
     with repository.served():
         told = at_once(scene, able, place.base, wanted, **place.environ)
     found = compare(told)["members"]

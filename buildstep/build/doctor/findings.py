@@ -14,6 +14,7 @@ from buildstep.images.store import ImageRecord
 from buildstep.pool.interface import Backend
 from buildstep.spec.config import Config
 from buildstep.spec.load import BuildSpec
+from buildstep.system import root_namespace
 from buildstep.tree.exclude import excluder
 from buildstep.tree.proto import ProtoDir, scan_proto
 
@@ -78,7 +79,8 @@ class Examination:
 
     @property
     def root(self) -> bool:
-        return os.geteuid() == 0
+        """Whether this is root, here or of a user namespace, with the right to mount."""
+        return os.geteuid() == 0 and not root_namespace.is_needed()
 
     @property
     def packages(self) -> bool:

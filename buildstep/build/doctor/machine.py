@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import sys
@@ -28,11 +29,13 @@ def privileges(seen: Examination) -> None:
         return
     base = seen.spec.image if seen.spec is not None else ""
     if not seen.runs and not base.startswith("mmdebstrap:"):
-        seen.ok("privileges", "user", "not root; without packages and commands that is enough")
+        who = "root that may not mount" if os.geteuid() == 0 else "not root"
+        seen.ok("privileges", "user", f"{who}; without packages and commands that is enough")
         return
     lacks = userns.lacks()
     for what, fix in lacks:
-        seen.fail("privileges", "user namespace", what, f"{fix}; or run as root", ExitCode.TOOL_MISSING)
+        code, also = (ExitCode.TOOL_MISSING, "; or run as root") if os.geteuid() else (ExitCode.SANDBOX, "")
+        seen.fail("privileges", "user namespace", what, f"{fix}{also}", code)
     if not lacks:
         seen.ok("privileges", "user namespace", "can be had")
 

@@ -264,6 +264,7 @@ def test_namespaces_that_the_kernel_refuses_end_the_build_before_its_pool(
         raise SandboxError("Operation not permitted", hint="")
 
     monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(userns, "may_mount", lambda: True)
     monkeypatch.setattr(attempts, "apart", refused)
     seen = examination(pool=f"overlay:{tmp_path}/pool")
     machine.kernel(seen)

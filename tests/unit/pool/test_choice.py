@@ -23,11 +23,12 @@ def who(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Who:
     """Be somebody; returns the environment."""
 
     def become(
-        *, uid: int, inside: bool = False, lacks: object = (), overlays: bool = True
+        *, uid: int, inside: bool = False, lacks: object = (), overlays: bool = True, mounts: bool = True
     ) -> dict[str, str]:
         monkeypatch.setattr(os, "geteuid", lambda: uid)
         monkeypatch.setattr(userns, "in_user_namespace", lambda: inside)
         monkeypatch.setattr(userns, "lacks", lambda: lacks)
+        monkeypatch.setattr(userns, "may_mount", lambda: mounts)
         monkeypatch.setattr(overlay, "refusal", lambda _path: "" if overlays else "no such device")
         monkeypatch.setattr(location, "SYSTEM_LOCATION", os.fspath(tmp_path / "system"))
         return {"HOME": os.fspath(tmp_path)}
@@ -75,6 +76,15 @@ def test_a_user_without_has_a_plain_one_and_is_told_why(who: Who, tmp_path: Path
     found = pool.choose(None, who(uid=1000, lacks=LACKS) | {"XDG_DATA_HOME": os.fspath(tmp_path / "data")})
     assert (found.uri, found.namespace) == (f"dir:{tmp_path}/data/buildstep/dir", False)
     assert found.why == "this user has no user namespace: /etc/subuid has no range for ann"
+
+
+def test_root_that_may_not_mount_is_as_any_user(who: Who, tmp_path: Path) -> None:
+    location = tmp_path / ".local/share/buildstep"
+    assert pool.choose(None, who(uid=0, mounts=False))[::2] == (f"dir:{location}/dir-subids", True)
+    found = pool.choose(None, who(uid=0, mounts=False, lacks=LACKS))
+    assert (found.uri, found.namespace) == (f"dir:{location}/dir", False)
+    assert pool.choose(f"dir:{tmp_path}/mine", who(uid=0, mounts=False)).namespace
+    assert not pool.choose(f"dir:{tmp_path}/mine", who(uid=0, mounts=False, lacks=LACKS)).namespace
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from buildstep.errors import CommandFailed, ToolMissing
 from buildstep.images.sources import mmdebstrap
-from buildstep.system import process, userns
+from buildstep.system import process, root_namespace, userns
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="user namespaces are Linux's")
 
@@ -26,8 +27,9 @@ def test_owners_are_those_of_the_id_maps(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.fixture
-def untried() -> Iterator[None]:
+def untried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What the kernel said is kept for the whole process."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     userns._refusal.cache_clear()
     yield
     userns._refusal.cache_clear()
@@ -66,3 +68,31 @@ def test_all_that_is_missing_is_told_and_nothing_is_tried(monkeypatch: pytest.Mo
     monkeypatch.setattr(process, "query", lambda *_, **__: None)
     monkeypatch.setattr(userns, "missing", list)
     assert userns.lacks() == []
+
+
+def test_root_that_may_not_mount_needs_no_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(userns, "_max_user_namespaces", lambda: 0)
+    monkeypatch.setattr(root_namespace, "refusal", lambda: "the kernel refused a user namespace: EPERM")
+    ((what, remedy),) = userns.lacks()
+    assert (
+        what
+        == "this root may not mount (it lacks CAP_SYS_ADMIN), and the kernel refused a user namespace: EPERM"
+    )
+    assert "CAP_SYS_ADMIN" in remedy
+    monkeypatch.setattr(root_namespace, "refusal", lambda: "")
+    assert userns.lacks() == []
+
+
+@pytest.mark.parametrize(
+    ("table", "found"),
+    [
+        ("0 0 4294967295\n", "0 0 2147483648\n2147483648 2147483648 2147483647\n"),
+        ("0 1000 1\n1 100000 65536\n", "0 0 1\n1 1 65536\n"),
+    ],
+)
+def test_ids_are_themselves_in_the_namespace_of_a_containers_root(
+    tmp_path: Path, table: str, found: str
+) -> None:
+    (tmp_path / "map").write_text(table)
+    assert root_namespace._identity(tmp_path / "map") == found
