@@ -139,13 +139,22 @@ def find(
     """Return how to make this image from the last one; None where it takes a full build. Every changed file
     must have been read (`read_few`)."""
     changed = _changed_contents(proto)
-    if changed is None or any(path in account_loss.TABLES for path in proto.fresh):
-        return None  # whether such a table drops accounts is looked at on the full route
+    if changed is None or any(_decides(spec, path) for path in proto.fresh):
+        return None
     known = cache_inputs.known_proto_digest(spec, proto)
     stem = spec.output_dir / spec.basename
     inputs = inputs_key(spec, image, resolution, proto)
     tree = kept_tree.load(state, stem, inputs=inputs, proto=known) if known else None
     return None if tree is None else update_tree(tree, changed, proto.top)
+
+
+_UNITS = (b"systemd/system/", b"os-release")
+
+
+def _decides(spec: BuildSpec, path: bytes) -> bool:
+    """Whether what is in a file decides more than itself: a table of users may drop some, and units say which
+    links they get."""
+    return path in account_loss.TABLES or (bool(spec.units) and any(part in path for part in _UNITS))
 
 
 def _changed_contents(proto: ProtoDir) -> list[Entry] | None:

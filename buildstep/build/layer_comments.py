@@ -17,6 +17,15 @@ def base(image: ImageRecord) -> str:
     return f"base image {image.name} {image.version}".rstrip()
 
 
+ACCOUNTS = "accounts"
+"""The comment of the layer with users and groups, where they have one to themselves."""
+
+
+def accounts_apart(spec: BuildSpec) -> bool:
+    """Return whether users and groups are a layer by themselves: neither packages nor commands share one."""
+    return spec.wants_accounts and not spec.wants_packages and not spec.run
+
+
 def packages(spec: BuildSpec) -> str:
     """Return the comment of the layer that the package manager made; with `proto-first` the proto directory
     is in it as well."""
@@ -41,8 +50,10 @@ def top(spec: BuildSpec) -> str:
     """Return the comment of the layer on top of all these."""
     apart = spec.wants_packages and spec.order == "proto-first"
     names = ["cleaned" if apart else "proto directory"]
-    names += ["accounts"] if spec.wants_accounts and not spec.wants_packages else []
+    inside = spec.wants_accounts and not (spec.wants_packages or run_rows.early(spec))
+    names += ["accounts"] if inside and not accounts_apart(spec) else []
     names += ["commands"] if run_rows.late(spec) else []
+    names += ["units"] if spec.units else []
     names += ["message of the day"] if spec.motd else []
     return "; ".join(names)
 

@@ -137,7 +137,7 @@ def _tree_of(context: BuildContext, state: BuildState, parts: Sequence[tuple[Cha
             place for place, entry in enumerate(entries) if entry.path in state.below and entry.kind != "d"
         },
         external={
-            place for place, entry in enumerate(entries) if entry.kind != "d" and id(entry) not in copied
+            place for place, entry in enumerate(entries) if entry.kind == "f" and id(entry) not in copied
         },
         layers=[[places[entry.path] for entry in part.entries] for part, _ in parts],
         blobs=[blob.path.name for _, blob in parts],

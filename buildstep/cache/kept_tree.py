@@ -34,7 +34,7 @@ class Tree:
     it is another; folders: index in `lines` and mtime of each directory that is not in the layer, and
     repeated: the indexes of those that the archive's last layer has all the same; hard_links: the place of
     the first name of each linked file; in_base: places that must stay as they are, because the base has the
-    path too; external: places whose content is not from the proto directory; layers: the places that each
+    path too; external: places of files that are not from the proto directory; layers: the places that each
     stored layer holds, and blobs: the names of these; installed, entropy, cleaned, warnings: for the record.
     """
 

@@ -68,8 +68,10 @@ _NAME = text("[A-Za-z_][A-Za-z0-9_.-]{0,31}", say="a name of an account: A-Z a-z
 _PATH = text(r"/[^:\x00-\x1f\x7f]*", say="an absolute path without a colon")
 _FIELD = text(r"[^:\x00-\x1f\x7f]*", say="one line without a colon", least=0)
 _TYPES = "service|socket|device|mount|automount|swap|target|path|timer|slice|scope"
+UNIT_NAME: Final = rf"[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\-]*)?\.({_TYPES})"
+"""A pattern of names of systemd's units."""
 _UNIT = text(
-    rf"[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\-]*)?\.({_TYPES})",
+    UNIT_NAME,
     say="a unit with its type, such as app.service or getty@tty1.service",
 )
 _SYMBOLIC = "[ugoa]*([-+=]([rwxXst]*|[ugo]))+"

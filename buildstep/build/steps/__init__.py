@@ -20,6 +20,7 @@ STEPS = (
     Step("sync", "copy the proto directory", "proto"),
     Step("packages", "install packages", "packages"),
     Step("run", "run a command", "run"),
+    Step("units", "enable and mask units", "units"),
     Step("clean", "clean", "clean"),
     Step("motd", "write the message of the day", "motd"),
     Step("snapshot", "read the finished tree", "snapshot"),
@@ -33,15 +34,14 @@ def in_order(spec: BuildSpec) -> Iterator[Step]:
     """Yield the steps in the order in which this build takes them. Each command is one; those with inputs of
     their own follow the packages where these come first, and then comes the proto directory."""
     later = run_rows.proto_comes_later(spec)
+    asked = {"accounts": spec.wants_accounts, "units": bool(spec.units)}
     table = {step.name: step for step in STEPS}
     for step in STEPS:
         if step.name == run_rows.STEP:
             yield from _commands(step, run_rows.late(spec))
         elif step.name == "packages" and later:
             yield from (step, *_commands(table[run_rows.STEP], run_rows.early(spec)), table["sync"])
-        elif step.name == "accounts" and not spec.wants_accounts:
-            continue
-        elif step.name != "sync" or not later:
+        elif asked.get(step.name, step.name != "sync" or not later):
             yield step
 
 

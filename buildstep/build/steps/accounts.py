@@ -20,6 +20,7 @@ def plan(facts: PlanFacts) -> Planned:
 def run(context: BuildContext, state: BuildState, result: Step) -> None:
     """Sets owners."""
     accounts.make(context, state)
+    accounts.keep_apart(context, state)
     result.reason = _text(context.spec)
 
 
