@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from buildstep.cache import records
 from buildstep.cache.blob_files import (
@@ -113,6 +113,13 @@ def remove_unused(state: Path, wanted: Collection[str]) -> None:
         known = records.find(BlobRecord, path, RECORD_FORMAT)
         if known is not None and known.key.startswith(BASE) and known.digest not in wanted:
             try_remove(path.with_suffix(""))
+
+
+@contextlib.contextmanager
+def opened(state: Path, layer: BaseLayer) -> Iterator[IO[bytes]]:
+    """Open the file of a layer that a pool has. Raises OSError."""
+    with _path(state, layer).open("rb") as stream:
+        yield stream
 
 
 def _path(state: Path, layer: BaseLayer) -> Path:

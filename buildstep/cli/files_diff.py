@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -29,32 +30,50 @@ def _growth(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
         raise click.BadParameter(str(error)) from error
 
 
-@click.command("diff")
-@click.argument("old", metavar="OLD", shell_complete=values.SIDES)
-@click.argument("new", metavar="NEW", shell_complete=values.SIDES)
-@click.option(
-    "--max-growth",
-    metavar="SIZE|PERCENT%",
-    callback=_growth,
-    help="Fail where the files together grew by more: 500K, 10M, 2.5%.",
+_OPTIONS = (
+    click.argument("old", metavar="OLD", shell_complete=values.SIDES),
+    click.argument("new", metavar="NEW", shell_complete=values.SIDES),
+    click.option(
+        "--max-growth",
+        metavar="SIZE|PERCENT%",
+        callback=_growth,
+        help="Fail where the files together grew by more: 500K, 10M, 2.5%.",
+    ),
+    click.option("--no-new-setuid", is_flag=True, help="Fail where a path became setuid or setgid."),
+    click.option("--no-new-capabilities", is_flag=True, help="Fail where a file got a capability."),
+    click.option("--no-removed-packages", is_flag=True, help="Fail where a package is gone."),
+    click.option("--times", is_flag=True, help="Count a time that differs as a change."),
+    click.option(
+        "--limit",
+        metavar="N",
+        type=click.IntRange(0),
+        default=200,
+        show_default=True,
+        help="Show no more than so many changes, the largest; 0 for all.",
+    ),
+    click.option(
+        "--page",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Write a page for a browser as well.",
+    ),
+    POOL,
+    with_work,
+    JSON,
 )
-@click.option("--no-new-setuid", is_flag=True, help="Fail where a path became setuid or setgid.")
-@click.option("--no-new-capabilities", is_flag=True, help="Fail where a file got a capability.")
-@click.option("--no-removed-packages", is_flag=True, help="Fail where a package is gone.")
-@click.option("--times", is_flag=True, help="Count a time that differs as a change.")
-@click.option(
-    "--limit", metavar="N", type=click.IntRange(0), default=200, show_default=True,
-    help="Show no more than so many changes, the largest; 0 for all.",
-)  # fmt: skip
-@click.option(
-    "--page", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-    help="Write a page for a browser as well.",
-)  # fmt: skip
-@POOL
-@with_work
-@JSON
-def command(work: Work, *, as_json: bool, limit: int, page: Path | None, **wanted: Any) -> None:
-    """Compare two images, trees or file lists: files, packages, privileges, sizes, and their causes.
+
+
+def with_diff(job: Callable[..., None]) -> Callable[..., int]:
+    """Give a command the arguments and options of a comparison."""
+    for option in reversed(_OPTIONS):
+        job = option(job)
+    return cast("Callable[..., int]", job)
+
+
+@click.command("diff")
+@with_diff
+def command(work: Work, **options: Any) -> None:
+    """Compare two images, trees or file lists: files, packages, layers, privileges, sizes, and their causes.
 
     OLD and NEW: a file list; a directory; an image file (tar, OCI, docker-archive), or the build record
     beside one; docker://HOST/NAME:TAG; a ref or a digest in the store; or an image in the pool by its uuid,
@@ -64,6 +83,13 @@ def command(work: Work, *, as_json: bool, limit: int, page: Path | None, **wante
     The limits are judged when all is printed. Exit code 20 if one is exceeded, also where what it is about
     cannot be known.
     """
+    run(work, **options)
+
+
+def run(
+    work: Work, *, as_json: bool, limit: int, page: Path | None, kinds: Collection[str] = (), **wanted: Any
+) -> None:
+    """Compare two sides, print what differs and judge it. kinds: see `Opening`."""
     from buildstep.cli.files_side import Opening
     from buildstep.files.compare_gate import Gate, enforce
 
@@ -74,7 +100,7 @@ def command(work: Work, *, as_json: bool, limit: int, page: Path | None, **wante
         packages=wanted["no_removed_packages"],
     )
     with ExitStack() as stack:
-        opening = Opening(stack, work, wanted["pool"])
+        opening = Opening(stack, work, wanted["pool"], kinds)
         diff = _compare((wanted["old"], wanted["new"]), gate, opening, times=wanted["times"])
         _show(diff, limit=limit, page=page, as_json=as_json)
     enforce(diff.verdicts)
@@ -86,6 +112,7 @@ def _compare(words: tuple[str, str], gate: Gate, opening: Opening, *, times: boo
     from buildstep.files.compare import compare
     from buildstep.files.compare_causes import causes
     from buildstep.files.compare_gate import judge
+    from buildstep.files.compare_layers import compare_layers
     from buildstep.files.compare_privileges import shifts
     from buildstep.files.compare_report import Diff
 
@@ -97,7 +124,8 @@ def _compare(words: tuple[str, str], gate: Gate, opening: Opening, *, times: boo
     else:
         found = compare(old.without_foreign(), new.without_foreign(), times=times)
     packages, notes = files_evidence.packages_of_sides(old, new)
-    known = files_evidence.evidence((old, new), found, packages, opening)
+    layers = compare_layers(old.layers, new.layers)
+    known = files_evidence.evidence((old, new), found, packages, layers, opening)
     if found.skipped:
         notes.append(f"one of the lists does not tell {', '.join(sorted(found.skipped))}: not compared")
     moved = shifts(found.changes)
@@ -110,6 +138,7 @@ def _compare(words: tuple[str, str], gate: Gate, opening: Opening, *, times: boo
         causes=causes(found.changes, known),
         verdicts=judge(gate, found, moved, packages),
         notes=[*old.notes, *new.notes, *notes, *opening.notes],
+        layers=layers,
     )
 
 

@@ -11,6 +11,7 @@ from buildstep.cli.files_side_images import image_listing
 from buildstep.errors import BuildstepError
 from buildstep.files.compare import Comparison, compare
 from buildstep.files.compare_causes import Evidence
+from buildstep.files.compare_layers import LayerDiff
 from buildstep.files.compare_packages import (
     PackageChange,
     Packages,
@@ -44,7 +45,11 @@ def _packages(side: Side) -> Packages:
 
 
 def evidence(
-    sides: tuple[Side, Side], found: Comparison, packages: Sequence[PackageChange] | None, opening: Opening
+    sides: tuple[Side, Side],
+    found: Comparison,
+    packages: Sequence[PackageChange] | None,
+    layers: LayerDiff | None,
+    opening: Opening,
 ) -> Evidence:
     """Return all that is at hand for finding the causes of changes."""
     old, new = sides
@@ -58,6 +63,7 @@ def evidence(
         new_owners=_owners(new, [change.new for change in found.changes]),
         packages=packages or (),
         cleaned={} if new.build is None else dict(_cleaned(new.build)),
+        layers=layers,
     )
 
 

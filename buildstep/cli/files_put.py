@@ -96,5 +96,5 @@ def _put_image(work: Work, store: ContentStore, image: str, ref: str, options: O
     with ExitStack() as stack:
         return put_listed(
             store, ref, options,
-            lambda take: listed(image, Storer(take), stack, work.bus, work.environ)[1],
+            lambda take: listed(image, Storer(take), stack, work.bus, work.environ)[1].entries or {},
         )  # fmt: skip

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from buildstep.events import Bus, Note
 from buildstep.files.compare import Content, Listing
+from buildstep.files.compare_layers import Layers
 from buildstep.files.compare_packages import Packages
 from buildstep.files.compare_report import Named
 from buildstep.tree.entry import Entry
@@ -24,12 +26,13 @@ if TYPE_CHECKING:
 class Side:
     """One of two trees. content: returns that of some files, those of package databases at least; None for a
     mere list. packages: by a record, for where the tree itself does not tell. build: the record of the build
-    that made it."""
+    that made it. layers: None of what has none, and where they are not known."""
 
     named: Named
     content: Content | None = None
     packages: Packages | None = None
     build: BuildRecord | None = None
+    layers: Layers | None = None
     notes: list[str] = field(default_factory=list)
     foreign: bool = False
     """Whether contents are named by another digest than SHA-256, with its name before it: `md5:...`."""
@@ -49,11 +52,12 @@ class Side:
 @dataclass(slots=True)
 class Opening:
     """What sides are opened with. stack: what stays open as long as a side is used; work: the store; pool:
-    the URI of a flag."""
+    the URI of a flag; kinds: those that a word without `KIND:` may be of, none of them for any."""
 
     stack: ExitStack
     work: Work
     pool: str | None = None
+    kinds: Collection[str] = ()
     notes: list[str] = field(default_factory=list)
     _session: Session | None = None
     _store: ContentStore | None = None

@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from buildstep.cli.files_side import Opening, Side, read_below
 from buildstep.errors import BuildstepError, ImageError
@@ -16,11 +16,12 @@ from buildstep.files.compare_packages import DATABASES, Packages
 from buildstep.files.compare_report import Named
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from contextlib import ExitStack
 
     from buildstep.events import Bus
     from buildstep.formats.tree_writer import Lister
+    from buildstep.images.interface import SourceImage
     from buildstep.images.record import ImageRecord
     from buildstep.report.record import BuildRecord
     from buildstep.tree.entry import FileList
@@ -39,27 +40,39 @@ def is_archive(text: str, _opening: Opening) -> bool:
 
 
 def archive_side(text: str, opening: Opening) -> Side:
+    from buildstep.cli import files_side_layers
+    from buildstep.files.compare_layers import Gathering
     from buildstep.formats.tree_writer import Lister
     from buildstep.images.sources.local_file import path_of
 
     lister = Lister(lambda path: DATABASES.fullmatch(path) is not None)
-    ref, found = listed(text, lister, opening.stack, opening.bus(), opening.work.environ)
+    gathered = Gathering(lister.content)
+    ref, found = listed(text, lister, opening.stack, opening.bus(), opening.work.environ, gathered.take)
     scheme, path = ref.partition(":")[0], path_of(ref)
-    listing = Listing.of(found)
-    side = Side(named=Named(text, scheme, listing), content=lister.content)
+    listing = Listing.of(found.entries or {})
+    layers = files_side_layers.of_source(found, gathered)
+    side = Side(named=Named(text, scheme, listing), content=lister.content, layers=layers)
     if path is not None and (build := _record_of(path, listing, side.notes)) is not None:
         side.build = build
+        side.layers = files_side_layers.as_recorded(layers, build)
         side.named = replace(side.named, build=build.build_id)
         side.packages = packages_of(build)
     return side
 
 
 def listed(
-    text: str, lister: Lister, stack: ExitStack, bus: Bus, environ: Mapping[str, str]
-) -> tuple[str, FileList]:
-    """Return an image file, or an image of a registry, as a locator and the list of its files.
+    text: str,
+    lister: Lister,
+    stack: ExitStack,
+    bus: Bus,
+    environ: Mapping[str, str],
+    take: Callable[[FileList, FileList], None] = lambda _before, _after: None,
+) -> tuple[str, SourceImage]:
+    """Return an image file, or an image of a registry, as a locator and what its source knows of it; it has a
+    list of its files.
 
-    lister: is given every file; stack: what it needs is there until this ends. Raises ImageError.
+    lister: is given every file; stack: what it needs is there until this ends; take: is given the list before
+    each layer, and with it. Raises ImageError.
     """
     from buildstep.formats.unpack import list_archive, list_layer
     from buildstep.images.file_kind import kind_of
@@ -81,6 +94,12 @@ def listed(
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="buildstep-list-")))
     (folder / "into").mkdir()
     (folder / "cache").mkdir()
+
+    def layer(stream: IO[bytes], _into: Path, below: FileList) -> FileList:
+        entries = list_layer(stream, lister, below)
+        take(below, entries)
+        return entries
+
     context = SourceContext(
         cache=folder / "cache",
         downloads=folder,
@@ -88,7 +107,7 @@ def listed(
         bus=bus,
         environ=environ,
         unpack=lambda stream, _into: list_archive(stream, lister),
-        apply_layer=lambda stream, _into, below: list_layer(stream, lister, below),
+        apply_layer=layer,
     )
     try:
         if path is not None:
@@ -96,7 +115,7 @@ def listed(
         found = source.fetch(locator, folder / "into", context)
     except OSError as error:
         raise ImageError(f"cannot read {text}: {error.strerror}") from error
-    return ref, found.entries or {}
+    return ref, found
 
 
 def _record_of(path: Path, listing: Listing, notes: list[str]) -> BuildRecord | None:
@@ -153,16 +172,20 @@ def build_side(text: str, opening: Opening) -> Side:
 
 
 def image_side(text: str, opening: Opening) -> Side:
+    from buildstep.cli import files_side_layers
     from buildstep.pool.interface import Kind
 
     store = opening.session().store
     record = store.get(text)
     listing = image_listing(store, record)
     tree = opening.stack.enter_context(store.backend.tree(Kind.IMAGE, record.uuid))
+    notes: list[str] = []
     return Side(
         named=Named(f"{record.name}@{record.version}", f"image {record.uuid}", listing),
         content=partial(read_below, os.fsencode(tree)),
         packages=Packages(record.packages, record.installer) if record.packages else None,
+        layers=files_side_layers.of_image(record, store, notes),
+        notes=notes,
     )
 
 

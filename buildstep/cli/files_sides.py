@@ -55,7 +55,7 @@ def kind_of_side(text: str, opening: Opening) -> tuple[str, SideKind, str]:
     if colon and rest and name in KINDS:
         return name, KINDS[name], rest
     for name, kind in KINDS.items():
-        if kind.fits(text, opening):
+        if (not opening.kinds or name in opening.kinds) and kind.fits(text, opening):
             return name, kind, text
     raise UsageError(f"{text!r} names nothing that can be compared", hint=f"a side is {sides_text()}")
 

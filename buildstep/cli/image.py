@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from buildstep.cli import values
+from buildstep.cli.image_diff import command as diff
 from buildstep.cli.options import JSON, echo, print_json, show, with_session
 from buildstep.cli.publish import command as publish
 
@@ -30,10 +31,11 @@ _SOURCE = click.option(
 
 @click.group("image")
 def command() -> None:
-    """Base images: import, list, show, verify, delete, gc; publish a built one."""
+    """Base images: import, list, show, verify, delete, gc; compare two; publish a built one."""
 
 
 command.add_command(publish)
+command.add_command(diff)
 
 
 def _json_of(record: Any, *, whole: bool) -> dict[str, Any]:

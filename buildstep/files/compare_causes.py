@@ -10,15 +10,19 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from buildstep.files.compare import Change
+from buildstep.files.compare_layers import LayerDiff, step_of
 from buildstep.files.compare_packages import PackageChange
 from buildstep.tree.entry import Entry
 
 Step = Literal["base", "proto", "packages", "clean", "unknown"]
 
 STEPS: Mapping[Step, str] = {
-    "base": "the base images differ in this path, and the image has it as its base has it",
-    "proto": "the proto directory has this path just so, or the record names it as changed there",
-    "packages": "it belongs to a package that was added, removed or has another version",
+    "base": "the base images differ in this path, and the image has it as its base has it; or a layer of the"
+    " base has it",
+    "proto": "the proto directory has this path just so, or the record names it as changed there; or a layer"
+    " of the proto directory alone has it",
+    "packages": "it belongs to a package that was added, removed or has another version; or the layer of the"
+    " packages has it",
     "clean": "the build's record names it as removed by this cleaner, or replaced by the proto directory",
     "unknown": "nothing at hand shows it",
 }
@@ -45,6 +49,7 @@ class Evidence:
     not at hand. proto: whether the proto directory of the new one has an entry just so; proto_changed:
     paths that its record names as changed in there. old_owners, new_owners: the package of each path.
     packages: those that differ. cleaned: what the record of the new one names as removed, with by what.
+    layers: of both, where they are known.
     """
 
     old_base: Callable[[bytes], Entry | None] | None = None
@@ -55,6 +60,7 @@ class Evidence:
     new_owners: Mapping[bytes, str] = field(default_factory=dict)
     packages: Sequence[PackageChange] = ()
     cleaned: Mapping[bytes, str] = field(default_factory=dict)
+    layers: LayerDiff | None = None
 
 
 def causes(changes: Collection[Change], known: Evidence) -> list[Cause]:
@@ -74,8 +80,24 @@ def _cause(change: Change, known: Evidence, packages: Mapping[str, PackageChange
         return package
     if _from_base(change, known):
         return Cause("base")
+    if step := _layer_step(change, known.layers):
+        return Cause(step)
     owner = _owner(change, known)
     return Cause("unknown", f"owned by {owner}" if owner else "")
+
+
+def _layer_step(change: Change, layers: LayerDiff | None) -> Step | None:
+    """Return the step that made the layer a path is from, where the record of the build tells of that."""
+    if layers is None:
+        return None
+    old, new = layers.of(change)
+    if change.new is None and new is None:  # nothing took it away: what had made it does so no more
+        return step_of(layers.old, old, gone=False)
+    step = step_of(layers.new, new, gone=change.new is None)
+    # What is in the base now, and came from another step before, is not the base's doing alone.
+    if step == "base" and old is not None and step_of(layers.old, old, gone=False) != "base":
+        return None
+    return step
 
 
 def _package(change: Change, known: Evidence, packages: Mapping[str, PackageChange]) -> Cause | None:

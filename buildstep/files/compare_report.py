@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from buildstep.files import compare_layers_report
 from buildstep.files.compare import Change, Comparison, Figures, Listing, Word, weight
 from buildstep.files.compare_causes import STEPS, Cause
 from buildstep.files.compare_gate import Verdict
+from buildstep.files.compare_layers import LayerDiff
 from buildstep.files.compare_packages import PackageChange
 from buildstep.files.compare_privileges import Shift
 from buildstep.report.words import delta
@@ -25,6 +27,9 @@ _MARKS: dict[str, tuple[str, str]] = {
     "upgraded": ("^", "cyan"), "downgraded": ("v", "yellow"),
 }  # fmt: skip
 """The character of each kind of change in text, and its colour on a terminal."""
+
+Numbers = tuple[int | None, int | None]
+"""Of a layer in the old image and in the new one."""
 
 Styled = tuple[str, str]
 """A line of text and its colour; the empty one for none."""
@@ -45,8 +50,8 @@ class Named:
 class Diff:
     """Everything that is known of what differs between two trees.
 
-    causes: one for each change. packages: None where those of one tree are not known. notes: what could not
-    be compared, and why.
+    causes: one for each change. packages, layers: None where those of one tree are not known. notes: what
+    could not be compared, and why.
     """
 
     old: Named
@@ -57,10 +62,15 @@ class Diff:
     causes: Sequence[Cause] = ()
     verdicts: Sequence[Verdict] = ()
     notes: Sequence[str] = field(default=())
+    layers: LayerDiff | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints; docs/reference/files-diff.md describes it."""
-        rows = [_row(change, cause) for change, cause in zip(self.found.changes, self.causes, strict=True)]
+        rows = [
+            _row(change, cause, self.layers_of(change))
+            for change, cause in zip(self.found.changes, self.causes, strict=True)
+        ]
+        made = {path: _made(*row) for path, row in self.by_path().items()}
         old, new = self.found.old, self.found.new
         return {
             "format": FORMAT,
@@ -78,15 +88,46 @@ class Diff:
             "privileges": [
                 {
                     "path": _text(it.path), "change": it.change, "kind": it.privilege.kind,
-                    "detail": it.privilege.detail,
+                    "detail": it.privilege.detail, **made[it.path],
                 }
                 for it in self.shifts
             ],
-            "packages": None if self.packages is None else [_package(row) for row in self.packages],
+            "packages": None if self.packages is None else [self._package(row) for row in self.packages],
+            "layers": None if self.layers is None else compare_layers_report.to_json(self.layers),
             "causes": {step: sum(it.step == step for it in self.causes) for step in STEPS},
             "gate": [{"name": it.name, "ok": it.ok, "text": it.text} for it in self.verdicts],
             "notes": list(self.notes),
         }  # fmt: skip
+
+    def layers_of(self, change: Change) -> Numbers:
+        """Return the numbers of the layers that a change is from, in the old image and in the new one."""
+        return (None, None) if self.layers is None else self.layers.of(change)
+
+    def by_path(self) -> dict[bytes, tuple[Cause, Numbers]]:
+        """Return the cause and the layers of each path that differs, under both of its names if it moved."""
+        found = {}
+        for change, cause in zip(self.found.changes, self.causes, strict=True):
+            for entry in (change.old, change.new):
+                if entry is not None:
+                    found[entry.path] = cause, self.layers_of(change)
+        return found
+
+    def layer_of(self, row: PackageChange) -> int | None:
+        """Return the layer that a package came with: of the new image, of the old one if it was removed."""
+        if self.layers is None:
+            return None
+        return self.layers.bringing(f"{row.name} {row.new or row.old}", new=row.change != "removed")
+
+    def _package(self, row: PackageChange) -> dict[str, Any]:
+        return {
+            "name": row.name, "arch": row.arch, "change": row.change, "old": row.old, "new": row.new,
+            "layer": self.layer_of(row),
+        }  # fmt: skip
+
+
+def _made(cause: Cause, numbers: Numbers) -> dict[str, Any]:
+    old, new = numbers
+    return {"cause": cause.step, "cause_detail": cause.detail, "old_layer": old, "new_layer": new}
 
 
 def _percent(old: int, new: int) -> float | None:
@@ -101,7 +142,7 @@ def _side(side: Named, figures: Figures) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _row(change: Change, cause: Cause) -> dict[str, Any]:
+def _row(change: Change, cause: Cause, numbers: Numbers) -> dict[str, Any]:
     row: dict[str, Any] = {"change": change.word, "path": _text(change.path), "bytes": change.growth}
     if change.word == "moved":
         assert change.old is not None
@@ -113,7 +154,7 @@ def _row(change: Change, cause: Cause) -> dict[str, Any]:
     for name, entry in (("old", change.old), ("new", change.new)):
         if entry is not None:
             row[name] = _facts(entry)
-    return {**row, "cause": cause.step, "cause_detail": cause.detail}
+    return {**row, **_made(cause, numbers)}
 
 
 def _facts(entry: Entry) -> dict[str, Any]:
@@ -132,10 +173,6 @@ def _facts(entry: Entry) -> dict[str, Any]:
     if entry.xattrs:
         facts["xattrs"] = {_text(name): value.hex() for name, value in entry.xattrs}
     return facts
-
-
-def _package(row: PackageChange) -> dict[str, str]:
-    return {"name": row.name, "arch": row.arch, "change": row.change, "old": row.old, "new": row.new}
 
 
 def _text(raw: bytes) -> str:
@@ -213,8 +250,10 @@ def lines(diff: Diff, *, limit: int = 0) -> Iterator[Styled]:
         yield f"{_counts(diff.found.changes)}; {grown}, {unique}", "bold"
     for note in diff.notes:
         yield f"note: {printable(note)}", ""
-    yield from _privilege_lines(diff.shifts)
-    yield from _package_lines(diff.packages)
+    if diff.layers is not None:
+        yield from compare_layers_report.lines(diff.layers)
+    yield from _privilege_lines(diff)
+    yield from _package_lines(diff)
     yield from _change_lines(diff, limit)
     if diff.causes:
         known = [(step, sum(it.step == step for it in diff.causes)) for step in STEPS]
@@ -251,26 +290,41 @@ def _plain(text: str) -> str:
     return shown_path(os.fsencode(text))
 
 
-def _privilege_lines(shifts: Sequence[Shift]) -> Iterator[Styled]:
-    if shifts:
-        yield "", ""
-        yield "privileges", "bold"
-    for it in shifts:
+def _privilege_lines(diff: Diff) -> Iterator[Styled]:
+    if not diff.shifts:
+        return
+    made = diff.by_path()
+    yield "", ""
+    yield "privileges", "bold"
+    for it in diff.shifts:
         mark, colour = _MARKS[it.change]
         what = f"{it.privilege.kind} {it.privilege.detail}".rstrip()
         kept = " (kept, with another content)" if it.change == "content" else ""
-        yield f"  {mark} {what:28} /{shown_path(it.path)}{kept}", colour
+        why = _why(*made[it.path], gone=it.change == "lost")
+        yield f"  {mark} {what:28} /{shown_path(it.path)}{kept}  {why}".rstrip(), colour
 
 
-def _package_lines(packages: Sequence[PackageChange] | None) -> Iterator[Styled]:
-    if packages:
+def _package_lines(diff: Diff) -> Iterator[Styled]:
+    if diff.packages:
         yield "", ""
         yield "packages", "bold"
-    for row in packages or ():
+    for row in diff.packages or ():
         mark, colour = _MARKS[row.change]
         name = f"{row.name}:{row.arch}" if row.arch else row.name
         versions = " -> ".join(filter(None, (row.old, row.new)))
-        yield f"  {mark} {_plain(name)} {_plain(versions)}", colour
+        layer = diff.layer_of(row)
+        where = f"  [layer {layer}]" if layer is not None and row.change != "removed" else ""
+        yield f"  {mark} {_plain(name)} {_plain(versions)}{where}", colour
+
+
+def _why(cause: Cause, numbers: Numbers, *, gone: bool) -> str:
+    """Return the step and the layer of a change in brackets; empty where neither is known."""
+    known = "" if cause.step == "unknown" else cause.step
+    facts = [": ".join(filter(None, (known, cause.detail)))]
+    if numbers[1] is not None:
+        facts.append(f"{'removed by ' if gone else ''}layer {numbers[1]}")
+    text = ", ".join(filter(None, facts))
+    return f"[{text}]" if text else ""
 
 
 def _change_lines(diff: Diff, limit: int) -> Iterator[Styled]:
@@ -284,7 +338,8 @@ def _change_lines(diff: Diff, limit: int) -> Iterator[Styled]:
         yield f"/{_path(group.path)}{whole}: {_counts(group.changes)}, {_signed(group.growth)}", "bold"
         largest = sorted(group.changes, key=lambda change: (-abs(change.growth), change.path))
         for change in largest[:left]:
-            yield _change_line(change, group.path, causes[id(change)])
+            why = _why(causes[id(change)], diff.layers_of(change), gone=change.new is None)
+            yield _change_line(change, group.path, why)
         left = max(0, left - len(largest))
     rest = len(diff.found.changes) - (limit or len(diff.found.changes))
     if rest > 0:
@@ -292,7 +347,7 @@ def _change_lines(diff: Diff, limit: int) -> Iterator[Styled]:
         yield f"and {plural(rest, 'more change')} (--limit 0 shows all)", ""
 
 
-def _change_line(change: Change, group: bytes, cause: Cause) -> Styled:
+def _change_line(change: Change, group: bytes, why: str) -> Styled:
     mark, colour = _MARKS[change.word]
     entry = change.entry
     name = shown_path(change.path.removeprefix(group).lstrip(b"/")) if change.path != group else "."
@@ -305,9 +360,7 @@ def _change_line(change: Change, group: bytes, cause: Cause) -> Styled:
         facts.append(f"from /{shown_path(change.old.path)}")
     if change.copy_of:
         facts.append(f"a copy of /{shown_path(change.copy_of)}")
-    known = "" if cause.step == "unknown" else cause.step
-    if known or cause.detail:
-        facts.append(f"[{': '.join(filter(None, (known, cause.detail)))}]")
+    facts.append(why)
     return f"  {mark} {entry.kind} {name}  {'  '.join(filter(None, facts))}", colour
 
 

@@ -23,7 +23,7 @@ def layers_of(image: ImageRecord, store: ImageStore) -> list[dict[str, Any]]:
     """
     if not image.layers:
         return [_whole(image, store)] if image.own_layers else []
-    history = _history(image.config, len(image.layers))
+    history = history_of(image.config, len(image.layers))
     return [
         {
             "digest": layer.digest,
@@ -59,7 +59,7 @@ def _counted(brought: Sequence[int] | None) -> dict[str, int | None]:
     return {"files": files, "bytes": length, "removed": removed}
 
 
-def _history(config: Mapping[str, Any], count: int) -> list[Mapping[str, Any]]:
+def history_of(config: Mapping[str, Any], count: int) -> list[Mapping[str, Any]]:
     """Return what a configuration says of each of so many layers; nothing where it tells of others."""
     rows = sound_config(config, lambda _name: None).get("history") or ()
     found = [row for row in rows if not row.get("empty_layer")]

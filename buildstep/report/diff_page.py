@@ -51,11 +51,26 @@ def render(diff: Mapping[str, Any], out: IO[bytes]) -> None:
             cells=cells,
             directories=diff["directories"][:ROWS],
             exceeded=[row for row in diff["gate"] if not row["ok"]],
+            layers=_layers(diff["layers"]),
+            same_layers=sum(row["change"] == "same" for row in (diff["layers"] or {}).get("changes", ())),
             data={"files": cells, "trend": []},
         )
     )
     for piece in pieces:
         out.write(piece.encode(errors="replace"))
+
+
+def _layers(found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return what became of each layer, with the layer itself and the one that it came in place of."""
+    if found is None:
+        return []
+    rows = []
+    for change in found["changes"]:
+        old = found["old"][change["old"] - 1] if change["old"] else None
+        new = found["new"][change["new"] - 1] if change["new"] else None
+        before = old if change["change"] == "replaced" else None
+        rows.append({"change": change, "layer": new or old, "before": before})
+    return rows
 
 
 def _touched(row: Mapping[str, Any]) -> int:

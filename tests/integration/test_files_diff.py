@@ -14,6 +14,7 @@ import pytest
 from tests.integration.chromium import Browser, browser
 from tests.integration.conftest import Require
 from tests.integration.support import EPOCH, Lab, write_base
+from tests.servers import layouts
 
 __all__ = ["browser"]  # a fixture
 
@@ -41,6 +42,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     program.chmod(0o4755)
     (second.proto / "etc/hello").write_text("hello again\n")
     (second.proto / "etc/kept").unlink()
+    second.manifest(build={"allow": {"setuid": ["/usr/bin/evil"]}})
     second.built("--format", "oci", "--format", "tar")
     os.rename(second.out, top / "two")
     return second
@@ -74,9 +76,9 @@ def test_two_builds(require: Require, lab: Lab, ending: str) -> None:
     require("root", "namespaces", "overlay")
     value = diffed(lab, image(lab, "one", ending), image(lab, "two", ending))
     assert causes(value) == EXPECTED
-    assert value["privileges"] == [
-        {"path": "usr/bin/evil", "change": "gained", "kind": "setuid", "detail": "as uid 0"}
-    ]
+    (gained,) = value["privileges"]
+    assert (gained["path"], gained["change"], gained["kind"]) == ("usr/bin/evil", "gained", "setuid")
+    assert (gained["detail"], gained["cause"]) == ("as uid 0", "proto")
     record = json.loads(Path(image(lab, "two", ".buildrecord.json")).read_text())
     assert value["new"]["build"] == record["build_id"]
     assert value["new"]["tree_digest"] == record["tree_digest"]
@@ -84,6 +86,52 @@ def test_two_builds(require: Require, lab: Lab, ending: str) -> None:
 
 def test_the_forms_of_one_build_do_not_differ(lab: Lab) -> None:
     assert diffed(lab, image(lab, "one", ".oci.tar"), image(lab, "one", ".tar.zst"))["same"] is True
+
+
+def test_layers_by_the_other_door(lab: Lab) -> None:
+    """The layers of the archive are those of its record; each change names the one that it is from."""
+    done = lab.command(
+        "image",
+        "diff",
+        "--json",
+        "--pool",
+        lab.uri,
+        *(image(lab, name, ".oci.tar") for name in ("one", "two")),
+    )
+    assert done.status == 0, done.stderr
+    found = done.json["layers"]
+    record = json.loads(Path(image(lab, "two", ".buildrecord.json")).read_text())
+    assert [row["digest"] for row in found["new"]] == [row["digest"] for row in record["layers"]]
+    assert [row["base"] for row in found["new"]] == [True, False]
+    assert [row["change"] for row in found["changes"]] == ["replaced", "replaced"]
+    assert {row["path"]: row["new_layer"] for row in done.json["changes"]} == {
+        "etc/hello": 2, "etc/kept": None, "etc/of-base": 1, "usr/bin/evil": 2,
+    }  # fmt: skip
+    assert causes(done.json) == EXPECTED
+
+
+def test_layers_of_images_in_the_pool(lab: Lab) -> None:
+    """They are kept there as they came, and read again for which of them a path is from."""
+    lower = layouts.layer({"etc/": b"", "etc/a": b"1", "etc/b": b"2", "d/": b"", "d/x": b"x"})
+    upper = layouts.layer({"etc/.wh.b": b"", "etc/a": b"new", "d/.wh..wh..opq": b"", "d/y": b"y"})
+    uuids = []
+    for name, layers in (("less", [lower]), ("more", [lower, upper])):
+        layouts.make_layout(lab.top / name, layers)
+        done = lab.command("image", "import", "--pool", lab.uri, "--json", f"oci:{lab.top / name}")
+        assert done.status == 0, done.stderr
+        uuids.append(done.json["uuid"])
+    done = lab.command("image", "diff", "--json", "--pool", lab.uri, *uuids)
+    assert done.status == 0, done.stderr
+    assert [row["change"] for row in done.json["layers"]["changes"]] == ["same", "added"]
+    numbers = {row["path"]: (row["old_layer"], row["new_layer"]) for row in done.json["changes"]}
+    assert numbers == {"d/x": (1, 2), "d/y": (None, 2), "etc/a": (1, 2), "etc/b": (1, 2)}
+    for blob in (lab.pool / "state/blobs").iterdir():  # gone, or damaged: the layers are told all the same
+        if not blob.suffix and blob.read_bytes() == upper:
+            blob.write_bytes(b"no layer")
+    done = lab.command("image", "diff", "--json", "--pool", lab.uri, *uuids)
+    assert done.status == 0, done.stderr
+    assert [row["change"] for row in done.json["layers"]["changes"]] == ["same", "added"]
+    assert any("which layer of more a path is from is not known" in note for note in done.json["notes"])
 
 
 def test_a_base_in_the_pool(lab: Lab) -> None:
@@ -108,7 +156,7 @@ def test_a_record_of_another_build_is_not_believed(lab: Lab, tmp_path: Path) -> 
     value = diffed(lab, os.fspath(archive), image(lab, "two", ".oci.tar"))
     assert value["old"]["build"] is None
     assert any("is of another tree" in note for note in value["notes"])
-    assert causes(value)["etc/of-base"] == ("added", "unknown")
+    assert causes(value)["etc/kept"] == ("removed", "unknown")
 
 
 def test_the_gate(lab: Lab) -> None:

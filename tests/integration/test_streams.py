@@ -139,6 +139,7 @@ COMMANDS: dict[str, list[str]] = {
     "image import": ["scratch"],
     "image list": [],
     "image show": ["scratch"],
+    "image diff": ["scratch", "scratch"],
     "image verify": [],
     "image delete": ["no-such-image"],
     "image gc": ["--unused", "10"],

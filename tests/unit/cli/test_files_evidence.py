@@ -48,7 +48,7 @@ def side(entries: FileList, build: BuildRecord | None = None, **more: Any) -> Si
 def said(old: Side, new: Side) -> dict[bytes, Cause]:
     found = compare(old.listing, new.listing)
     with ExitStack() as stack:
-        known = evidence((old, new), found, [], Opening(stack, cast(Any, None)))
+        known = evidence((old, new), found, [], None, Opening(stack, cast(Any, None)))
     return {it.path: cause for it, cause in zip(found.changes, causes(found.changes, known), strict=True)}
 
 
@@ -106,7 +106,7 @@ def test_a_pool_that_cannot_be_opened_only_means_that_less_is_known() -> None:
     two = replace(two, inputs={"image": {"uuid": "v", "tree_digest": "other"}})
     old, new = side(tree(file(b"a", b"1")), one), side(tree(file(b"a", b"2")), two)
     found = compare(old.listing, new.listing)
-    known = evidence((old, new), found, None, cast(Any, Closed()))
+    known = evidence((old, new), found, None, None, cast(Any, Closed()))
     assert known.old_base is None
     assert causes(found.changes, known) == [Cause("unknown")]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from buildstep.files.compare import Listing, compare
 from buildstep.files.compare_causes import Evidence, causes
 from buildstep.files.compare_gate import Verdict
+from buildstep.files.compare_layers import Layer, Layers, compare_layers
 from buildstep.files.compare_packages import PackageChange
 from buildstep.files.compare_privileges import shifts
 from buildstep.files.compare_report import Diff, Named, groups, lines
@@ -65,15 +66,33 @@ def test_the_json_has_everything() -> None:
     assert rows["\udcff"]["new"]["device"] == [1, 3]
     assert (rows["gone/x"]["cause"], rows["gone/x"]["cause_detail"]) == ("clean", "logs")
     assert value["causes"] == {"base": 0, "proto": 0, "packages": 0, "clean": 1, "unknown": 8}
-    assert {"path": "etc/a", "change": "gained", "kind": "setuid", "detail": "as uid 0"} in value[
-        "privileges"
+    unknown = {"cause": "unknown", "cause_detail": "", "old_layer": None, "new_layer": None}
+    gained = {"path": "etc/a", "change": "gained", "kind": "setuid", "detail": "as uid 0"}
+    assert gained | unknown in value["privileges"]
+    assert value["packages"] == [
+        {"name": "x", "arch": "amd64", "change": "upgraded", "old": "1", "new": "2", "layer": None}
     ]
-    assert value["packages"] == [{"name": "x", "arch": "amd64", "change": "upgraded", "old": "1", "new": "2"}]
+    assert value["layers"] is None
     assert diff().to_json()["packages"] is None
 
 
+def layered() -> Diff:
+    one = Layer(digest="1", diff_id="1", size=10, title="base", packages=("y 3",))
+    two, three = (
+        Layer(digest=name, diff_id=name, size=20, title="packages: x", packages=(f"x {name}",))
+        for name in "23"
+    )
+    was = Layers([one, two], {b"etc/a": 1, b"gone": 2, b"gone/x": 2, b"etc/moving": 1})
+    now = Layers([one, three], {b"etc/a": 2, b"new": 2}, {b"gone": 2})
+    packages = [
+        PackageChange("x", "amd64", "upgraded", "2", "3"),
+        PackageChange("y", "", "removed", "3", ""),
+    ]
+    return diff(layers=compare_layers(was, now), packages=packages)
+
+
 def test_every_key_of_the_json_is_documented() -> None:
-    value = diff(packages=[PackageChange("x", "amd64", "upgraded", "1", "2")]).to_json()
+    value = layered().to_json()
     found: set[str] = set()
     stack: list[object] = [{**value, "causes": {}}]
     while stack:
@@ -163,3 +182,23 @@ def test_only_what_differs_is_coloured() -> None:
     colours = dict(lines(diff()))
     assert colours["  + setuid as uid 0              /etc/a"] == "red"
     assert {colour for row, colour in colours.items() if row.startswith("  - ")} == {"red"}
+
+
+def test_layers_of_paths_packages_and_privileges() -> None:
+    value = layered().to_json()
+    numbers = {row["path"]: (row["old_layer"], row["new_layer"]) for row in value["changes"]}
+    assert (numbers["etc/a"], numbers["gone/x"], numbers["new"]) == ((1, 2), (2, 2), (None, 2))
+    assert [row["layer"] for row in value["packages"]] == [2, 1]
+    assert [(row["path"], row["cause"], row["new_layer"]) for row in value["privileges"]] == [
+        ("etc/a", "unknown", 2),
+        ("\udcff", "unknown", None),
+    ]
+    text = text_of(layered())
+    for part in (
+        "layers: 1 of 2 are the same; who has the old image fetches 20 B\n",
+        "  + setuid as uid 0              /etc/a  [layer 2]\n",
+        "  ^ x:amd64 2 -> 3  [layer 2]\n",
+        "  - y 3\n",
+        "[clean: logs, removed by layer 2]",
+    ):
+        assert part in text, text

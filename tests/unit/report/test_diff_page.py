@@ -20,7 +20,15 @@ def entry(size: int, mode: str = "0644", **more: Any) -> dict[str, Any]:
 
 
 def row(change: str, path: str, **more: Any) -> dict[str, Any]:
-    return {"change": change, "path": path, "bytes": 0, "cause": "unknown", "cause_detail": "", **more}
+    made = {"cause": "unknown", "cause_detail": "", "old_layer": None, "new_layer": 2}
+    return {"change": change, "path": path, "bytes": 0, **made, **more}
+
+
+def layer(number: int) -> dict[str, Any]:
+    return {
+        "number": number, "digest": "a" * 64, "diff_id": "b" * 64, "size": 5000, "title": NASTY, "base": True,
+        "created_by": NASTY, "files": 7, "bytes": 9000, "removed": 1, "packages": [NASTY],
+    }  # fmt: skip
 
 
 def diff(**more: Any) -> dict[str, Any]:
@@ -45,8 +53,30 @@ def diff(**more: Any) -> dict[str, Any]:
         "directories": [
             {"path": NASTY, "whole": "added", "added": 1, "removed": 0, "changed": 0, "moved": 0, "bytes": -3}
         ],
-        "privileges": [{"path": NASTY, "change": "gained", "kind": "setuid", "detail": NASTY}],
-        "packages": [{"name": NASTY, "arch": NASTY, "change": "upgraded", "old": NASTY, "new": NASTY}],
+        "privileges": [
+            {
+                "path": NASTY,
+                "change": "gained",
+                "kind": "setuid",
+                "detail": NASTY,
+                "cause": "clean",
+                "cause_detail": NASTY,
+                "new_layer": 2,
+            }
+        ],
+        "packages": [
+            {"name": NASTY, "arch": NASTY, "change": "upgraded", "old": NASTY, "new": NASTY, "layer": 2}
+        ],
+        "layers": {
+            "old": [layer(1), layer(2)],
+            "new": [{**layer(1), "size": None, "files": None}, layer(2)],
+            "changes": [
+                {"change": "same", "old": 1, "new": 1},
+                {"change": "removed", "old": 2, "new": None},
+                {"change": "added", "old": None, "new": 2},
+            ],
+            "bytes_to_fetch": 5000,
+        },
         "causes": {"packages": 1, "unknown": 5},
         "gate": [{"name": "no-new-setuid", "ok": False, "text": NASTY}],
         "notes": [NASTY],
@@ -105,7 +135,14 @@ def test_tables_have_the_largest_and_say_so() -> None:
 
 
 def test_without_differences_there_are_no_tables() -> None:
-    empty: dict[str, Any] = {"changes": [], "directories": [], "privileges": [], "packages": None, "gate": []}
+    empty: dict[str, Any] = {
+        "changes": [],
+        "directories": [],
+        "privileges": [],
+        "packages": None,
+        "layers": None,
+        "gate": [],
+    }
     text = rendered(diff(same=True, notes=[], **empty))
     assert "No difference" in text
     assert "<table" not in text
