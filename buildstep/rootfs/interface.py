@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from buildstep.errors import InstallError
 from buildstep.events import Bus
+from buildstep.spec.lock import Lock, LockedPackage
 from buildstep.system.root import Root
 from buildstep.tree.entry import FileList
 
@@ -95,6 +96,9 @@ class InstallJob:
     base: names the root as it is before packages are installed; what was fetched for another is not used.
     fresh: use nothing that an earlier build left in the cache, and leave nothing there; bus: takes notes and
     counted costs; download: fetches a URL on the CI host, outside of the image; None where no step may.
+
+    lock: what is to be installed and nothing else, if that is settled; snapshot: where its package files may
+    be as well (see `apt_locked.snapshot_uri`), empty for nowhere.
     """
 
     sandbox: Sandbox
@@ -107,6 +111,8 @@ class InstallJob:
     fresh: bool = False
     bus: Bus = field(default_factory=Bus)
     download: Callable[[str], bytes] | None = None
+    lock: Lock | None = None
+    snapshot: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,6 +211,21 @@ class Installer(Protocol):
 
     def clean(self, sandbox: Sandbox) -> None:
         """Let the package manager remove its own caches from the image."""
+        ...
+
+
+@runtime_checkable
+class LocksPackages(Protocol):
+    """What an installer may have as well, so that its packages can be locked: it takes what a job's lock has,
+    and nothing else."""
+
+    def package_files(self, job: InstallJob, answer: Resolution, *, upgrade: bool) -> list[LockedPackage]:
+        """Download what an install (after an upgrade, if `upgrade`) needs, and return the package files."""
+        ...
+
+    def updated(self, job: InstallJob, lock: Lock, names: Sequence[str]) -> Lock:
+        """Return a lock with other versions of these packages: those that the repository has now, and of
+        other packages where these need them. The job has no lock; its index is fetched."""
         ...
 
 

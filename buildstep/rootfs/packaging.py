@@ -144,6 +144,8 @@ def prepare_packaging(
             fresh=not spec.cache,
             bus=bus,
             download=on.download if spec.network else None,
+            lock=spec.lock,
+            snapshot=spec.installer_options.snapshot or "",
         )
         prepared.enter_context(installer.prepare(job))
         prepared.push(partial(_tell_failure, on, inside))

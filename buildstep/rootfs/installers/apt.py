@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
 
 from buildstep.errors import InstallError
-from buildstep.rootfs.glob import matches
-from buildstep.rootfs.installers import apt_audit, apt_faults, apt_incremental, apt_progress
+from buildstep.rootfs.installers import (
+    apt_audit,
+    apt_faults,
+    apt_incremental,
+    apt_locked,
+    apt_progress,
+    apt_simulation,
+    apt_sweep,
+    apt_update,
+    dpkg_database,
+)
 from buildstep.rootfs.installers.apt_archives import (
     KNOWN,
     Archive,
@@ -35,23 +44,27 @@ from buildstep.rootfs.installers.apt_lists import (
     index_digest,
     same_lists,
 )
-from buildstep.rootfs.installers.apt_settings import CONFIG, CULPRITS, ENV, HELPER, OURS, POLICY, SETTINGS
+from buildstep.rootfs.installers.apt_settings import (
+    CONFIG,
+    CULPRITS,
+    ENV,
+    HELPER,
+    NAME,
+    OURS,
+    POLICY,
+    SETTINGS,
+)
 from buildstep.rootfs.installers.apt_sources import Sources, host_mirror, lists_key
-from buildstep.rootfs.installers.apt_sweep import sweep
 from buildstep.rootfs.installers.common import Cause, checked, failures
 from buildstep.rootfs.installers.private_area import private_area
 from buildstep.rootfs.interface import Audit, InstallJob, Package, Resolution, Sandbox
+from buildstep.spec.lock import Lock, LockedPackage
 from buildstep.system.locks import lock
 from buildstep.system.remove import remove_tree
 from buildstep.system.root import Root
 from buildstep.tree.entry import FileList
 
 __all__ = ["Apt", "host_mirror"]
-
-_OWN_CACHE = ("/var/cache/apt/archives/*.deb", "/var/cache/apt/archives/partial/*", "/var/cache/apt/*.bin")
-"""What `apt-get clean` removes; see apt-get(8)."""
-
-_NAME = r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](:[a-z0-9-]+)?(=[A-Za-z0-9.+:~-]+|/[A-Za-z0-9.+~-]+)?"
 
 
 class Apt:
@@ -70,6 +83,7 @@ class Apt:
         self._kept: KeptLists | None = None
         self._wanted: list[Archive] | None = None
         self._clean = True
+        self._origins: Mapping[str, str] = {}
         self._explain: Callable[[str], Cause | None] = lambda _output: None
 
     @classmethod
@@ -85,7 +99,7 @@ class Apt:
         """
         sandbox = job.sandbox
         sources = Sources.of(sandbox.root)
-        used = sources.through(job.mirror)
+        used = sources.through(job.mirror) if job.lock is None else apt_locked.sources(job.lock)
         advice = apt_faults.image_advice(sandbox.root, used, network=job.download is not None)
         self._explain = partial(apt_faults.explain, advice=advice)
         self._clean = self._kept is None
@@ -93,24 +107,16 @@ class Apt:
             self._key = lists_key(job, used)
         settings = SETTINGS
         with contextlib.ExitStack() as stack:
-            if not job.fresh:
-                stack.callback(sweep, job.cache)
+            if not job.fresh or job.lock is not None:
+                stack.callback(apt_sweep.sweep, job.cache)
                 stack.enter_context(lock(job.cache / "lock", shared=True))
             if self._kept is not None and not self._kept.lists.is_dir():
                 raise InstallError("the package lists were removed from the cache meanwhile", retryable=True)
             self._area = stack.enter_context(private_area(job.cache))
-            for name in ("downloads/partial", "shown/partial", "parsed", "scratch"):
+            for name in ("downloads/partial", "shown/partial", "parsed", "scratch", "locked"):
                 (self._area / name).mkdir(parents=True)
             if used != sources:
-                for path, text in used.files.items():
-                    where = path.removeprefix("/etc/apt/")
-                    stack.enter_context(sandbox.temporary_file(f"{OURS}/{where}", text.encode()))
-                    if (put := sandbox.root.host_path(f"{OURS}/{where}")) is not None:
-                        os.utime(
-                            put, (1, 1)
-                        )  # apt takes its form of the lists for stale if sources are younger
-                settings += f'Dir::Etc::sourcelist "{OURS}/sources.list";\n'
-                settings += f'Dir::Etc::sourceparts "{OURS}/sources.list.d";\n'
+                settings += stack.enter_context(used.shown(sandbox))
             stack.enter_context(sandbox.temporary_file(CONFIG, settings.encode()))
             stack.enter_context(sandbox.temporary_file("/usr/sbin/policy-rc.d", POLICY, mode=0o755))
             stack.callback(sandbox.root.remove, f"{OURS}/pkgcache.bin")
@@ -123,6 +129,9 @@ class Apt:
         store = ListStore(self._place(job), self._key, job.bus)
         with lock(store.folder / "lock"):
             known = store.find()
+            if job.lock is not None:
+                self._kept = known if known is not None and known.usable else self._locked_lists(job, store)
+                return time.time()  # whatever a repository has by now
             if known is not None and known.usable and 0 <= time.time() - known.fetched < max_age:
                 self._kept = known
                 return known.fetched
@@ -132,6 +141,13 @@ class Apt:
                 job.bus.note(f"{error.message}; all lists are fetched again", level="warning")
                 self._kept = self._update(job, store, None, hurry=hurry)
         return self._kept.fetched
+
+    def _locked_lists(self, job: InstallJob, store: ListStore) -> KeptLists:
+        """Have the files of a lock, and lists that name these alone."""
+        assert job.lock is not None
+        self._have_locked(job)
+        apt_locked.write_repository(self._work / "locked", job.lock.packages, self._work / "shown")
+        return self._update(job, store, None, hurry=False)
 
     def _update(
         self, job: InstallJob, store: ListStore, known: KeptLists | None, *, hurry: bool
@@ -167,16 +183,10 @@ class Apt:
         words = ["--simulate", *_install(job, "dist-upgrade" if upgrade else "install")]
         with failures("resolving packages", job.packages, *CULPRITS, explain=self._explain):
             text = self._ask(job, words)
-        found, order = {}, []
-        for row in text.splitlines():
-            # Inst NAME [OLD] (NEW ORIGIN [ARCH]) ... or Remv NAME [OLD] ...
-            if match := re.match(r"Inst (\S+) (?:\[[^\]]*\] )?\((\S+)", row):
-                found[match[1]] = match[2]
-            elif match := re.match(r"(?:Remv|Purg) (\S+)", row):
-                found[match[1]] = ""
-            if match := re.match(r"(?:Inst|Conf|Remv|Purg) \S+", row):
-                order.append(match[0])
-        return Resolution(versions=found, exact=True, order=tuple(order))
+        answer, self._origins = apt_simulation.parse(text)
+        if job.lock is not None:
+            apt_locked.check(job.lock, answer)
+        return answer
 
     # -- package files
 
@@ -185,9 +195,16 @@ class Apt:
 
     def _fetch(self, job: InstallJob, act: str, versions: Mapping[str, str] | None) -> None:
         """Have every package file that is needed, hashed, in the directory that apt is shown."""
+        if job.lock is not None:
+            self._have_locked(job)
+            return
         if self._wanted is None:
             with failures("resolving packages", job.packages, *CULPRITS, explain=self._explain):
                 self._wanted = self._archives(job, act, versions)
+        self._have(job, act)
+
+    def _have(self, job: InstallJob, act: str) -> None:
+        """Download those of the wanted package files that are not kept."""
         store, missing = ArchiveStore(self._place(job), job.bus), self._missing(job)
         for last in (False, True):
             if missing:
@@ -198,15 +215,51 @@ class Apt:
                     raise
                 missing = store.take_all(missing, self._work / "downloads", self._work / "shown", last=last)
 
+    def _have_locked(self, job: InstallJob) -> None:
+        assert job.lock is not None
+        self._wanted = [apt_locked.archive_of(row) for row in job.lock.packages]
+        apt_locked.have(job.lock.packages, self._supply(job, job.lock))
+
+    def _supply(self, job: InstallJob, locked: Lock) -> apt_locked.Supply:
+        """Return where package files of a lock may be; they are fetched by the clean base image's own apt."""
+
+        def run(words: Sequence[str]) -> None:
+            write = {"archives": self._work / "downloads"}
+            self._apt(job, ["download-file", *words], write=write, network=True, program=HELPER)
+
+        can = self._clean and job.download is not None and job.sandbox.root.is_program(HELPER)
+        return apt_locked.supply_of(job, locked, self._work, run if can else None)
+
+    def package_files(self, job: InstallJob, answer: Resolution, *, upgrade: bool) -> list[LockedPackage]:
+        self._fetch(job, "dist-upgrade" if upgrade else "install", None)
+        return apt_locked.rows_of(job, self._wanted or (), answer, self._origins, self._work / "shown")
+
+    def updated(self, job: InstallJob, lock: Lock, names: Sequence[str]) -> Lock:
+        apt_locked.have(lock.packages, self._supply(job, lock))
+        words = apt_update.words_for(job, lock, names, self._work)
+        with failures("resolving packages", names, *CULPRITS, explain=self._explain):
+            found = apt_simulation.parse(self._ask(job, ["--simulate", *words]))
+            self._wanted = self._uris(job, words)
+        self._have(job, "install")
+        new = {name: version for name, version in found.answer.versions.items() if version}
+        answer = replace(found.answer, versions=new)
+        rows = apt_locked.rows_of(job, self._wanted, answer, found.origins, self._work / "shown")
+        return apt_update.merged(lock, found, rows)
+
+    def _uris(self, job: InstallJob, words: Sequence[str]) -> list[Archive]:
+        """Return the package files that an apt-get of these words would download."""
+        asked = ["--print-uris", *words]
+        found = parse_uris(self._ask(job, ["-oAcquire::ForceHash=SHA256", *asked]))
+        if not all(archive.digest for archive in found):
+            found = parse_uris(self._ask(job, ["-oAcquire::ForceHash=SHA512", *asked]))
+        return found
+
     def _archives(self, job: InstallJob, act: str, versions: Mapping[str, str] | None) -> list[Archive]:
         """Return the package files that are needed, as the lists have them."""
         notes = self._lists().folder / KNOWN
         if versions and (known := known_archives(notes, versions)) is not None:
             return known
-        words = ["--print-uris", *_install(job, act)]
-        found = parse_uris(self._ask(job, ["-oAcquire::ForceHash=SHA256", *words]))
-        if not all(archive.digest for archive in found):
-            found = parse_uris(self._ask(job, ["-oAcquire::ForceHash=SHA512", *words]))
+        found = self._uris(job, _install(job, act))
         remember_archives(notes, found)
         return with_stems(found, versions) if versions else found
 
@@ -307,7 +360,7 @@ class Apt:
         """Run apt. write: directories of this build that are shown writable, in place of what is kept;
         answer: whether what it prints is wanted; fds: descriptors that it gets."""
         area, kept = self._work, self._kept
-        shown = {"archives": area / "shown"}
+        shown = {"archives": area / "shown", "locked": area / "locked"}
         if kept is not None:
             shown |= {"lists": kept.lists, "kept": kept.parsed}
             mine = area / "parsed" / PARSED
@@ -334,34 +387,18 @@ class Apt:
             )
 
     def installed(self, sandbox: Sandbox) -> list[Package]:
-        fields = ("db:Status-Status", "Package", "Version", "Architecture", "source:Package")
-        form = "\t".join(f"${{{field}}}" for field in fields) + "\n"
-        with failures("listing packages", ()):
-            text = sandbox.run(["dpkg-query", "--show", f"--showformat={form}"], what="dpkg-query")
-        found = []
-        for row in text.splitlines():
-            status, name, version, arch, source = row.split("\t")
-            if status == "installed":
-                found.append(Package(name=name, version=version, arch=arch, source=source))
-        return sorted(found, key=lambda package: (package.name, package.arch))
+        return dpkg_database.ask(sandbox)
 
     def audit(self, job: InstallJob) -> Audit | None:
         """Run debsecan, in images that have it."""
         return apt_audit.audit(job, self._work, self.installed(job.sandbox))
 
     def clean(self, sandbox: Sandbox) -> None:
-        """Empty the cache that the image has of its own, if anything is in it.
-
-        The shared one is never in its place: it is as the base image has it, which mostly is empty, and to
-        enter the root for that costs more than to look.
-        """
-        if not any(True for pattern in _OWN_CACHE for _ in matches(sandbox.root, pattern)):
-            return
-        with failures("apt-get clean", ()):
-            sandbox.run(["apt-get", "clean"], env=ENV, what="apt-get clean")
+        """Empty the cache that the image has of its own."""
+        apt_sweep.clean(sandbox)
 
 
 def _install(job: InstallJob, act: str = "install") -> list[str]:
     """Return apt's arguments for the packages. Raises InstallError for what is no package name."""
     recommends = "--install-recommends" if job.recommends else "--no-install-recommends"
-    return [recommends, act, "--", *checked(job.packages, _NAME, "apt")]
+    return [recommends, act, "--", *checked(job.packages, NAME, "apt")]

@@ -81,13 +81,13 @@ class ArchiveStore:
     """The package files of a package cache."""
 
     def __init__(self, cache: Path, bus: Bus) -> None:
-        self._folder = cache / "debs"
-        self._bus = bus
+        self.folder = cache / "debs"
+        self.bus = bus
 
     def path(self, archive: Archive) -> Path:
         """Return where a package file is, if it is kept."""
         end = f".{archive.digest}"
-        return self._folder / (archive.name[: _LONGEST - len(end)] + end)
+        return self.folder / (archive.name[: _LONGEST - len(end)] + end)
 
     def show(self, archive: Archive, folder: Path) -> bool:
         """Hash a kept package file, and link it into a directory under apt's name for it.
@@ -99,7 +99,7 @@ class ArchiveStore:
             return False
         if problem := self.problem(archive, path):
             text = f"the kept package file {archive.name} is {problem}; it is fetched again"
-            self._bus.note(text, level="warning")
+            self.bus.note(text, level="warning")
             path.unlink(missing_ok=True)
             return False
         _link(path, folder / archive.name)
@@ -117,7 +117,7 @@ class ArchiveStore:
         if not archive.digest:
             source.rename(folder / archive.name)
             return ""
-        private_dir(self._folder)
+        private_dir(self.folder)
         source.rename(self.path(archive))
         _link(self.path(archive), folder / archive.name)
         return ""
@@ -137,7 +137,7 @@ class ArchiveStore:
                         f"the package file {archive.name} is {problem} after it was downloaded twice",
                         hint="the mirror, or a proxy before it, sends something else than its lists say",
                     )
-                self._bus.note(
+                self.bus.note(
                     f"the package file {archive.name} is {problem}; it is fetched again", level="warning"
                 )
                 (source / archive.name).unlink(missing_ok=True)
@@ -163,8 +163,8 @@ class ArchiveStore:
             if info.st_size != archive.size:
                 return "cut short" if info.st_size < archive.size else "too long"
             if archive.digest:
-                self._bus.count("debs_hashed")
-                self._bus.count("deb_bytes_hashed", info.st_size)
+                self.bus.count("debs_hashed")
+                self.bus.count("deb_bytes_hashed", info.st_size)
                 try:
                     digest = hashlib.file_digest(stream, archive.kind.lower()).hexdigest()
                 except OSError as error:

@@ -8,6 +8,9 @@ and what a base image has in apt's own places (Docker's empty the cache after ev
 CONFIG = f"{OURS}/apt.conf"
 HELPER = "/usr/lib/apt/apt-helper"
 
+NAME = r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](:[a-z0-9-]+)?(=[A-Za-z0-9.+:~-]+|/[A-Za-z0-9.+~-]+)?"
+"""Of a package, as apt takes it: NAME, NAME:ARCH, and with =VERSION or /SUITE."""
+
 POLICY = b"""#!/bin/sh
 # Put here by buildstep while packages are installed: no service starts in an image.
 exit 101

@@ -12,7 +12,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from buildstep.errors import BuildstepError, InstallError, SandboxError
-from buildstep.rootfs.interface import InstallJob
+from buildstep.rootfs.installers.apt_settings import OURS
+from buildstep.rootfs.interface import InstallJob, Sandbox
 from buildstep.system import process, sealed
 from buildstep.system.root import Root
 
@@ -80,6 +81,35 @@ class Sources:
                         found[f"{place}InRelease", f"{place}Release"] = None
         return list(found)
 
+    def split(self, uri: str, mirror: str) -> tuple[str, str]:
+        """Return of a package file's URI the repository as these sources name it, and the path in that.
+
+        mirror: the one that the URI goes through.
+        """
+        names = [
+            own for path, text in self.files.items() for uris, _, _ in _entries(path, text) for own in uris
+        ]
+        places = {f"{mirrored(own, mirror.rstrip('/')).rstrip('/')}/": own.rstrip("/") for own in names}
+        for place in sorted(places, key=len, reverse=True):
+            if uri.startswith(place):
+                return places[place], _plain(uri.removeprefix(place))
+        parts = urlsplit(uri)
+        top = f"{parts.scheme}://{parts.netloc}" if parts.netloc else f"{parts.scheme}:"
+        return top, _plain(uri.removeprefix(top))
+
+    @contextlib.contextmanager
+    def shown(self, sandbox: Sandbox) -> Iterator[str]:
+        """Show these sources inside for the length of a block, and return the settings by which apt reads
+        them instead of the image's."""
+        with contextlib.ExitStack() as stack:
+            for path, text in self.files.items():
+                where = f"{OURS}/{path.removeprefix('/etc/apt/')}"
+                stack.enter_context(sandbox.temporary_file(where, text.encode()))
+                if (put := sandbox.root.host_path(where)) is not None:
+                    os.utime(put, (1, 1))  # apt takes its form of the lists for stale if sources are younger
+            names = ("sourcelist", "sources.list"), ("sourceparts", "sources.list.d")
+            yield "".join(f'Dir::Etc::{name} "{OURS}/{where}";\n' for name, where in names)
+
     def digest(self) -> str:
         """Return a name for the package lists that these sources give."""
         state = hashlib.sha256()
@@ -108,6 +138,11 @@ def _entries(path: str, text: str) -> Iterator[tuple[list[str], list[str], str]]
         yield values.get("uris", "").split(), values.get("suites", "").split(), values.get("signed-by", "")
 
 
+def _plain(path: str) -> str:
+    """Return the path of a package file as simply as it can be written."""
+    return "/".join(part for part in path.split("/") if part not in ("", "."))
+
+
 def lists_key(job: InstallJob, sources: Sources) -> str:
     """Return the name under which package lists are kept.
 
@@ -128,7 +163,7 @@ def lists_key(job: InstallJob, sources: Sources) -> str:
 
 def _rewritten(path: str, text: str, mirror: str) -> str:
     def replaced(match: re.Match[str]) -> str:
-        return _through(match["uri"], mirror)
+        return mirrored(match["uri"], mirror)
 
     if path.endswith(".list"):
         return re.sub(
@@ -143,7 +178,10 @@ def _rewritten(path: str, text: str, mirror: str) -> str:
     )
 
 
-def _through(uri: str, mirror: str) -> str:
+def mirrored(uri: str, mirror: str) -> str:
+    """Return a URI as a mirror has it; one that is not on a host of Debian's stays."""
+    if not mirror:
+        return uri
     parts = urlsplit(uri)
     if parts.hostname is None or not _DEBIAN_HOST.fullmatch(parts.hostname):
         return uri

@@ -9,8 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from buildstep.errors import DatasetError
+from buildstep.rootfs.glob import matches
 from buildstep.rootfs.installers import apt_lists
+from buildstep.rootfs.installers.apt_settings import ENV
+from buildstep.rootfs.installers.common import failures
 from buildstep.rootfs.installers.private_area import sweep_areas
+from buildstep.rootfs.interface import Sandbox
 from buildstep.system.locks import try_lock
 from buildstep.system.remove import remove_tree
 
@@ -58,3 +62,19 @@ def discard(cache: Path, path: Path) -> bool:
             remove_tree(path)
             return True
     return False
+
+
+_OWN_CACHE = ("/var/cache/apt/archives/*.deb", "/var/cache/apt/archives/partial/*", "/var/cache/apt/*.bin")
+"""What `apt-get clean` removes; see apt-get(8)."""
+
+
+def clean(sandbox: Sandbox) -> None:
+    """Empty the cache that an image has of its own, if anything is in it.
+
+    The shared one is never in its place: it is as the base image has it, which mostly is empty, and to enter
+    the root for that costs more than to look.
+    """
+    if not any(True for pattern in _OWN_CACHE for _ in matches(sandbox.root, pattern)):
+        return
+    with failures("apt-get clean", ()):
+        sandbox.run(["apt-get", "clean"], env=ENV, what="apt-get clean")

@@ -35,6 +35,23 @@ def file_stem(name: str, version: str) -> str:
     return f"{name}_{quoted}"
 
 
+def control_of(path: Path) -> str:
+    """Return the control file of a package file, without empty lines. Raises InstallError."""
+    try:
+        with path.open("rb") as stream:
+            for member, part in _members(stream):
+                if member.startswith("control.tar"):
+                    with Decompressed(cast(IO[bytes], part)) as plain:
+                        for info in tar_reader.members(plain):
+                            if info.name.removeprefix("./") == "control" and info.isreg():
+                                text = plain.read(info.size).decode(errors="replace")
+                                return "\n".join(line for line in text.splitlines() if line.strip())
+                    break
+    except (OSError, ValueError, ImageError) as error:
+        raise InstallError(f"{path.name} cannot be read: {error}") from error
+    raise InstallError(f"{path.name} cannot be read: there is no control file in it")
+
+
 def downloads(folder: Path) -> dict[str, Path]:
     """Return the package files in apt's cache by their stem, if there is only one of it."""
     found: dict[str, Path] = {}

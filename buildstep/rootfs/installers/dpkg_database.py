@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from itertools import zip_longest
 
-from buildstep.rootfs.interface import Package
+from buildstep.rootfs.installers.common import failures
+from buildstep.rootfs.interface import Package, Sandbox
 
 STATUS = "/var/lib/dpkg/status"
 INFO = "/var/lib/dpkg/info"
@@ -28,6 +29,20 @@ def installed_packages(status: str) -> list[Package]:
                     source=(fields.get("Source") or fields["Package"]).partition(" ")[0],
                 )
             )
+    return sorted(found, key=lambda package: (package.name, package.arch))
+
+
+def ask(sandbox: Sandbox) -> list[Package]:
+    """Return the installed packages of a root that was entered, by its own dpkg-query, sorted by name."""
+    fields = ("db:Status-Status", "Package", "Version", "Architecture", "source:Package")
+    form = "\t".join(f"${{{field}}}" for field in fields) + "\n"
+    with failures("listing packages", ()):
+        text = sandbox.run(["dpkg-query", "--show", f"--showformat={form}"], what="dpkg-query")
+    found = []
+    for row in text.splitlines():
+        status, name, version, arch, source = row.split("\t")
+        if status == "installed":
+            found.append(Package(name=name, version=version, arch=arch, source=source))
     return sorted(found, key=lambda package: (package.name, package.arch))
 
 
