@@ -83,6 +83,8 @@ def question(
         "groups": to_data(spec.groups),
         "SOURCE_DATE_EPOCH": spec.source_date_epoch,
     }
+    if spec.lock is not None:
+        inputs["lock"] = spec.lock.packages_digest()
     if spec.order == "proto-first":
         # Packages may look at what the proto directory brought: the layer is only good with just that.
         inputs |= {
@@ -132,6 +134,7 @@ def decisive(
         if "oci" in spec.formats:
             options["ref"] = spec.ref
     if spec.wants_packages:
+        options["installer_options"] = to_data(replace(spec.installer_options, snapshot=None))
         options["installer"] = installer(spec, image)
     else:
         for name in _OF_PACKAGES:
@@ -144,6 +147,7 @@ def decisive(
         "base image": {"uuid": image.uuid, "tree": image.tree_digest},
         "proto directory": proto,
         "package": dict(answer.inputs()) if answer is not None else {},
+        **({"lock": spec.lock.packages_digest()} if spec.lock is not None and spec.wants_packages else {}),
         "tool": {name: codecs.codec(emit.codec_of(spec, name)).ident for name in spec.formats},
         # Nothing on Linux; a SmartOS agent's own libraries decide where its images can run.
         **{f"platform {key}": stamp for key, stamp in min_platform(os.uname()).items()},

@@ -63,7 +63,7 @@ def _execute(
                 build_id=journal.ident,
                 name=spec.name,
                 version=spec.version,
-                image=plan.image.label if plan.image else spec.image,
+                image=plan.image.label if plan.image else spec.base,
                 total_steps=recorder.total,
             )
         )

@@ -29,6 +29,7 @@ from buildstep.cache import outputs
 from buildstep.cache.layers import LayerRecord
 from buildstep.cache.resolutions import KeptResolution
 from buildstep.errors import InstallError
+from buildstep.events import Bus
 from buildstep.pool.interface import Kind
 from buildstep.rootfs.interface import Installer, StaleIndex
 from buildstep.rootfs.packaging import Host, Packaging, prepare_packaging
@@ -152,18 +153,18 @@ def _packaging(
         state=context.backend.state,
         bus=context.bus,
         environ=context.environ,
-        download=partial(_download, context),
+        download=partial(download, context.environ, context.bus),
         failed=partial(debug_shell.offer, context, state) if installer is None else None,
     )
     return prepare_packaging(context.spec, state.root, on, base=state.image.tree_digest, installer=installer)
 
 
-def _download(context: BuildContext, url: str) -> bytes:
+def download(environ: Mapping[str, str], bus: Bus, url: str) -> bytes:
     """Fetch a URL, in the build's own process. Raises InstallError."""
     from buildstep.net.http import Http, translated
     from buildstep.net.request import HttpRequest
 
-    with translated(InstallError), Http(environ=context.environ, bus=context.bus) as http:
+    with translated(InstallError), Http(environ=environ, bus=bus) as http:
         return http.send(HttpRequest("GET", url, limit=_LARGEST_DOWNLOAD)).body
 
 

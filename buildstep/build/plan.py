@@ -32,6 +32,7 @@ from buildstep.cache.resolutions import KeptResolution
 from buildstep.emit.interface import StoreTarget
 from buildstep.events import State
 from buildstep.files.places import cache_folder
+from buildstep.images import locked
 from buildstep.images.store import ImageRecord, ImageStore
 from buildstep.rootfs.conflicts import Conflict
 from buildstep.spec.load import BuildSpec
@@ -181,14 +182,15 @@ def plan(
         store.hashes.fresh = True
     store.freshness.max_age = spec.base_max_age
     store.for_platform(spec.platform or "")
-    image = store.find(spec.image)
+    locked.use(spec, store)
+    image = store.find(spec.base)
     exclude = excluder(spec.exclude)
     index = StatIndex(state, spec.proto) if spec.cache and exclude is not None else None
     facts = PlanFacts(
         spec=spec,
         image=image,
-        incoming=store.foresee(spec.image) if image is None else "",
-        asked=store.said_of(spec.image) if image is not None else "",
+        incoming=store.foresee(spec.base) if image is None else "",
+        asked=store.said_of(spec.base) if image is not None else "",
         proto=scan_proto(spec.proto, exclude=exclude if spec.exclude else None, index=index),
         in_place=not plain and takes_in_place(spec),
         last=functools.cache(partial(_last_build, spec, state)),
@@ -372,7 +374,7 @@ def _plan_layer(
     return LayerPlan(
         key=key,
         resolution=resolution,
-        fresh=resolution.fresh(spec.index_max_age),
+        fresh=spec.lock is not None or resolution.fresh(spec.index_max_age),
         record=record,
         missing="" if record else cache.miss(cache_inputs.slot(spec), inputs, facts.last()),
     )

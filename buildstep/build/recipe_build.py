@@ -31,6 +31,7 @@ from buildstep.files.content import ContentStore
 from buildstep.files.places import cache_folder
 from buildstep.files.refs import Ref
 from buildstep.files.session import Session
+from buildstep.images import locked
 from buildstep.images.importing import Importer
 from buildstep.images.store import ImageRecord, ImageStore
 from buildstep.pool.journal import open_journal
@@ -99,7 +100,8 @@ def build(recipe: Recipe, spec: BuildSpec, room: Room) -> dict[str, Any]:
 
 
 def _inputs(recipe: Recipe, spec: BuildSpec, room: Room, folder: Path, importer: Importer) -> _Inputs:
-    image, _ = importer.ensure(spec.image)
+    locked.use(spec, room.store)
+    image, _ = importer.ensure(spec.base)
     proto = folder / "proto"
     for path in (proto, folder / "git"):
         path.mkdir()
@@ -117,6 +119,8 @@ def _inputs(recipe: Recipe, spec: BuildSpec, room: Room, folder: Path, importer:
         "network": spec.network,
         "source_date_epoch": spec.source_date_epoch,
     }
+    if spec.lock is not None:
+        decisive["lock"] = spec.lock.packages_digest()
     text = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
     key = hashlib.sha256(text.encode()).hexdigest()
     return _Inputs(room=folder, image=image, laid=laid, key=key)

@@ -20,6 +20,7 @@ from buildstep.system import standard_streams
 
 COMMANDS = {
     "build": ("buildstep.cli.build:command", "Build an image from a manifest and a proto directory."),
+    "lock": ("buildstep.cli.lock:command", "Write down what an image is made of, and take that again."),
     "image": ("buildstep.cli.image:command", "Base images: import, list, show, verify, delete, gc, publish."),
     "files": (
         "buildstep.cli.files:command",

@@ -235,6 +235,8 @@ def command(
     notes: list[str] = []
     document = read_here(manifest_arg, defines, text, notes.append, profiles)
     spec = load_spec(document, options)
+    if spec.lock_problem:
+        notes.append(spec.lock_problem)
     packages = spec.runs and not run["dry_run"]
     user_namespace.enter(named_pool(spec), packages=packages, stdin=text)
     return session.enclosed(lambda: _build(spec, _Read(notes, document.files), **run))

@@ -15,18 +15,20 @@ from typing import IO, Any, cast
 from buildstep.cache import base_layers
 from buildstep.errors import BuildstepError, EmitError, ImageError
 from buildstep.formats.unpack import apply_layer, unpack
-from buildstep.images.file_kind import FileKind, kind_of, kind_of_start
+from buildstep.images.file_kind import kind_of, kind_of_start
 from buildstep.images.freshness import RELEASE
 from buildstep.images.interface import Identity, SourceContext, SourceImage
+from buildstep.images.locked import LockedImage
 from buildstep.images.record import ImageRecord, key_of, root_in
 from buildstep.images.resolve import Fetched, Incoming
 from buildstep.images.sources import parse, zfs_file
 from buildstep.images.store import ImageStore
 from buildstep.images.unpacking import shown
+from buildstep.images.usable import refuse_unusable
 from buildstep.net.errors import HttpError
 from buildstep.net.http import translated
 from buildstep.net.imgapi import expected_file
-from buildstep.pool.interface import Backend, Dataset, Kind
+from buildstep.pool.interface import Dataset, Kind
 from buildstep.pool.journal import Journal
 from buildstep.rootfs import installers
 from buildstep.rootfs.installers.package_database import packages_in
@@ -63,6 +65,15 @@ class Importer:
 
         thorough: read all of one that is there, also where nothing touched it.
         """
+        locked = self._store.locked.get(ref)
+        if locked is None:
+            return self._ensure(ref, thorough=thorough)
+        with locked.explained():
+            record, present = self._ensure(ref, thorough=thorough)
+            locked.check(record.tree_digest)
+            return record, present
+
+    def _ensure(self, ref: str, *, thorough: bool) -> tuple[ImageRecord, bool]:
         store = self._store
         identity = store.identify(ref)
         if identity is None:
@@ -113,6 +124,9 @@ class Importer:
         parsed = self._store.source(ref)
         assert parsed is not None
         source, locator = parsed
+        locked = self._store.locked.get(ref)
+        if locked is not None:
+            locked.check_source(source.identify(locator, self._store.hashes.sha256))
         if isinstance(source, zfs_file.ZfsFile):
             path, manifest = zfs_file.split(locator)
             self._ensure_origin(path, zfs_file.read_manifest(manifest))
@@ -123,13 +137,14 @@ class Importer:
             dataset = self._backend.create(ident)
             fetched = source.fetch(locator, dataset.path, context)
             # A file's key is what was in it before it was unpacked.
-            if self._store.identify(ref) != identity:
+            now = source.identify(locator, self._store.hashes.sha256) if locked else self._store.identify(ref)
+            if now is None or now.key != identity.key:
                 raise ImageError(
                     f"{locator} changed while it was imported", hint="build again", retryable=True
                 )
             return dataset, fetched
 
-        return self._install(put, key=identity.key, label=identity.label)
+        return self._install(put, key=identity.key, label=identity.label, locked=locked)
 
     def _ensure_origin(self, path: Path, manifest: Mapping[str, Any]) -> None:
         if not zfs_file.can_receive(self._backend):
@@ -166,7 +181,7 @@ class Importer:
         except HttpError:
             return False
         if kind is not None:
-            _refuse_unusable(self._backend, kind, incoming.target, manifest)
+            refuse_unusable(self._backend, kind, incoming.target, manifest)
         if kind != "tar":
             return False
 
@@ -198,7 +213,7 @@ class Importer:
     ) -> Put:
         """Return how an image file becomes a dataset. verified: whether its digests were checked already."""
         kind = kind_of(path)
-        _refuse_unusable(self._backend, kind, path, manifest)
+        refuse_unusable(self._backend, kind, path, manifest)
         if kind == "zfs" and not verified:
             self._ensure_origin(path, manifest)
 
@@ -241,17 +256,20 @@ class Importer:
             apply_layer=shown(partial(apply_layer, privileged=privileged, bus=bus), bus, layers=True),
         )
 
-    def _install(self, put: Put, *, key: str, label: str = "") -> ImageRecord:
+    def _install(
+        self, put: Put, *, key: str, label: str = "", locked: LockedImage | None = None
+    ) -> ImageRecord:
         """Make an image of what `put` puts into a dataset. The key is locked.
 
-        label: what it is called in messages; by default the repository that it came from.
+        label: what it is called in messages; by default the repository that it came from. locked: what it
+        has to be.
         """
         self._count += 1
         ident = self._journal.dataset(f"{self._journal.ident}-import{self._count}")
         downloads = self._backend.state / "downloads" / hashlib.sha256(os.fsencode(key)).hexdigest()[:32]
         try:
             dataset, fetched = put(ident, self._context(ident, downloads))
-            record = self._record(dataset, fetched, key, label)
+            record = self._record(dataset, fetched, key, label, locked)
             remove_tree(downloads)  # the store has all of it now
             return record
         except BaseException:
@@ -262,8 +280,11 @@ class Importer:
             with contextlib.suppress(OSError):  # what may be resumed keeps its directory
                 downloads.rmdir()
 
-    def _record(self, dataset: Dataset, fetched: SourceImage, key: str, label: str) -> ImageRecord:
-        """Give a dataset its final name and its record, unless the same image is there already."""
+    def _record(
+        self, dataset: Dataset, fetched: SourceImage, key: str, label: str, locked: LockedImage | None
+    ) -> ImageRecord:
+        """Give a dataset its final name and its record, unless the same image is there already. Raises
+        LockError where the tree is another than it has to be."""
         backend = self._backend
         try:
             entries = scan(dataset.path) if fetched.entries is None else fetched.entries
@@ -274,6 +295,8 @@ class Importer:
         hash_entries(dataset.path, entries.values())
         spread_digests(entries)
         digest = tree_digest(entries)
+        if locked is not None:
+            locked.check(digest)
         root = root_in(dataset.path, fetched.manifest)
         installer = installers.detect_ours(root)
         packages = fetched.packages or packages_in(root)
@@ -362,21 +385,6 @@ class Importer:
                 hint=f"`buildstep image delete {uuid}` removes that one",
             )
         return self._store.add_alias(there, key)
-
-
-def _refuse_unusable(backend: Backend, kind: FileKind, path: Path, manifest: Mapping[str, Any]) -> None:
-    """Raise ImageError for a file that this pool cannot import."""
-    if kind == "zfs" and not zfs_file.can_receive(backend):
-        raise zfs_file.refused(path)
-    if kind == "btrfs":
-        raise ImageError(
-            f"{path.name} is a btrfs stream, which cannot be imported", hint="publish the image as oci or tar"
-        )
-    if kind == "tar" and manifest.get("type") == "docker" and manifest.get("origin"):
-        raise ImageError(
-            f"image {manifest['uuid']} is one layer of a Docker image",
-            hint="import the whole of it from its registry: docker://HOST/NAME",
-        )
 
 
 def _inputs_of(fetched: Fetched) -> dict[str, str]:

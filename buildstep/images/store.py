@@ -28,6 +28,7 @@ from buildstep.formats.oci.spec import OciPlatform
 from buildstep.images.file_hashes import FileHashes
 from buildstep.images.freshness import Freshness
 from buildstep.images.interface import Identity, Source
+from buildstep.images.locked import LockedImage
 from buildstep.images.locks import ImageLocks
 from buildstep.images.record import DamagedImage, ImageRecord, key_of, newest, remedy
 from buildstep.images.remote import Remote
@@ -40,6 +41,7 @@ from buildstep.system.digest import sha256_bytes
 from buildstep.system.files import atomic_write
 from buildstep.system.private import private_dir, private_file
 from buildstep.system.userns import in_user_namespace
+from buildstep.tree.diff import differing
 from buildstep.tree.entry import FileList, dumps, loads, tree_digest
 from buildstep.tree.hashing import hash_entries, spread_digests
 from buildstep.tree.scan import fingerprint_of, scan
@@ -64,6 +66,8 @@ class ImageStore:
         self.tags = Tags(self.folder, self.platform, self.freshness, bus)
         self.hashes = FileHashes(backend.state / "filehash.json")
         self._sources: dict[str, tuple[Source, str] | None] = {}
+        self.locked: dict[str, LockedImage] = {}
+        """Of references that a lock has settled, what they mean."""
         self._chains: dict[str, list[Resolved]] = {}
 
     # -- looking up -------------------------------------------------------------------------------
@@ -113,6 +117,8 @@ class ImageStore:
 
     def identify(self, ref: str, images: Sequence[ImageRecord] | None = None) -> Identity | None:
         """Return what a locator means; None for a uuid or name@version, which only the store knows."""
+        if ref in self.locked:
+            return self.locked[ref].identity
         parsed = self.source(ref)
         if parsed is None:
             return None
@@ -128,6 +134,8 @@ class ImageStore:
         """Return the newest image in the store that this reference means, or None."""
         records = self.records()
         identity = self.identify(ref, records)
+        if locked := self.locked.get(ref):
+            return newest(locked.fitting(records), ref, identity, self.platform)
         found = newest(records, ref, identity, self.platform)
         return None if found and identity and not self.freshness.is_current(found, self.backend) else found
 
@@ -163,6 +171,8 @@ class ImageStore:
         Raises ImageError when no repository has it, or where a file is of another kind than its scheme says,
         ToolMissing where it cannot be made here.
         """
+        if (locked := self.locked.get(ref)) is not None:
+            return locked.foresee(ref, self.resolve)
         identity = self.identify(ref)
         if identity is not None:
             foresee(ref, self.source(ref))
@@ -309,14 +319,8 @@ class ImageStore:
                     there.xattrs = entry.xattrs
         if tree_digest(known) == record.tree_digest == tree_digest(real):
             return
-        wrong = [
-            path
-            for path in {*known, *real}
-            if path not in known
-            or path not in real
-            or (not known[path].same_metadata(real[path]) or known[path].sha256 != real[path].sha256)
-        ]
-        names = ", ".join("/" + os.fsdecode(path) for path in sorted(wrong)[:10])
+        wrong = differing(known, real)
+        names = ", ".join("/" + os.fsdecode(path) for path in wrong[:10])
         raise DamagedImage(
             f"image {record.uuid} is not what was imported: {len(wrong)} paths differ",
             detail=names,

@@ -209,6 +209,11 @@ class BuildSpec:
         return self.ref or f"{self.name}/{self._full_version}"
 
     @property
+    def base(self) -> str:
+        """The reference of the base image: as it is asked for, or what a lock made of that."""
+        return self.lock.base_reference() if self.lock is not None else self.image
+
+    @property
     def wants_packages(self) -> bool:
         """Whether the package manager is needed at all."""
         return bool(self.packages or self.upgrade_first or self.pkg_audit)

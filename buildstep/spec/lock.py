@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -73,14 +73,14 @@ class LockedBase:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
-    """What a lock is an answer to. machine: as uname(2) has it."""
+    """What a lock is an answer to. platform: such as linux/amd64."""
 
     image: str
     packages: tuple[str, ...] = ()
     upgrade_first: bool = False
     recommends: bool = False
     installer: str = "auto"
-    machine: str = ""
+    platform: str = ""
 
     def differences(self, now: Asked) -> list[str]:
         """Return what is asked now in another way, for people."""
@@ -125,6 +125,16 @@ class Lock:
         value["packages"] = [_row(package) for package in self.packages]
         value["base"]["packages"] = [_row(package) for package in self.base.packages]
         return {"format": FORMAT, "format_version": FORMAT_VERSION, **value}
+
+    def base_reference(self) -> str:
+        """Return the reference by which the base image can be had, and never another one in its place."""
+        scheme, _, rest = self.base.key.partition(":")
+        if scheme == "image":
+            return rest
+        if scheme == "docker" and (found := re.match("[a-z0-9]+:[0-9a-f]{32,}", rest)):
+            name = re.sub(r"(@[^/@]*|:[^/:]*)$", "", self.asked.image)
+            return f"{name}@{found[0]}"
+        return self.asked.image
 
     def versions(self) -> dict[str, str]:
         """Return what an install of it brings: versions by name, "" for a package that goes."""
@@ -171,7 +181,7 @@ RULE: Final = record(
                 "upgrade_first": BOOLEAN,
                 "recommends": BOOLEAN,
                 "installer": _WORD,
-                "machine": _LINE,
+                "platform": _LINE,
             },
             required=("image", "packages"),
         ),
@@ -196,7 +206,7 @@ RULE: Final = record(
         "installer": _LINE,
         "packages": array(_PACKAGE),
         "removed": array(_WORD),
-        "tools": mapping(_LINE, keys=_WORD),
+        "tools": mapping(_LINE, keys=_LINE),
     },
     required=("format", "format_version", "asked", "base", "date", "packages"),
 )
@@ -209,11 +219,6 @@ def path_of(source: str, cwd: Path) -> Path | None:
         if source.endswith(ending):
             return cwd / f"{source.removesuffix(ending)}.lock.json"
     return None
-
-
-def asked_machine() -> str:
-    """Return the machine that an image is made for."""
-    return platform.machine()
 
 
 def read(path: Path) -> Lock | None:

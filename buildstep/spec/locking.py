@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from buildstep.errors import Fault, LockError, SpecError
+from buildstep.formats.oci.spec import OciPlatform
 from buildstep.spec import lock
 from buildstep.spec.fields import BuildSpec
 
@@ -19,7 +20,7 @@ def asked(spec: BuildSpec) -> lock.Asked:
         upgrade_first=spec.upgrade_first,
         recommends=spec.installer_options.recommends,
         installer=spec.installer,
-        machine=lock.asked_machine(),
+        platform=spec.platform or str(OciPlatform.here()),
     )
 
 

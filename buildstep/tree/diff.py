@@ -63,3 +63,15 @@ def _equal(old: Entry | None, new: Entry) -> bool:
     if old is None or not old.same_metadata(new):
         return False
     return new.kind != "f" or old.sha256 == new.sha256
+
+
+def differing(one: FileList, other: FileList) -> list[bytes]:
+    """Return the paths, sorted, that are in one of two lists alone, or not the same in both but for times."""
+    return sorted(
+        path
+        for path in {*one, *other}
+        if path not in one
+        or path not in other
+        or not one[path].same_metadata(other[path])
+        or one[path].sha256 != other[path].sha256
+    )

@@ -92,6 +92,7 @@ class Yard:
     build: dict[str, Any] = field(default_factory=dict)
     formats: tuple[str, ...] = ("oci", "tar")
     environ: dict[str, str] = field(default_factory=dict)
+    source: str = "inline manifest"
 
     def spec(self, environ: Mapping[str, str], **flags: object) -> specs.BuildSpec:
         document = {
@@ -100,7 +101,7 @@ class Yard:
         }  # fmt: skip
         given: dict[str, object] = {"proto": os.fspath(self.proto), "output_dir": os.fspath(self.out)}
         return specs.load(
-            Document("inline manifest", document), flags=given | flags, environ=environ, cwd=self.out.parent,
+            Document(self.source, document), flags=given | flags, environ=environ, cwd=self.out.parent,
             choices=choices(),
         )  # fmt: skip
 

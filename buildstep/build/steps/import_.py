@@ -39,13 +39,13 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
     plan_, store = context.plan, context.store
     importer = Importer(store, context.journal, context.stack)
     if plan_.route is Route.FULL:
-        image, present = importer.ensure(context.spec.image, thorough=not context.spec.cache)
+        image, present = importer.ensure(context.spec.base, thorough=not context.spec.cache)
         result.state = "reuse" if present else "run"
         text = f"{image.label} is {image.uuid}"
         result.reason = "; ".join(filter(None, (text, store.said_of(context.spec.image))))
     else:
         assert plan_.image is not None, "only a build whose base is in the store is incremental"
-        image = _checked(importer, plan_.image, context.spec.image)
+        image = _checked(importer, plan_.image, context.spec.base)
         result.state, result.reason = "reuse", plan_.steps[0].reason
     state.image_record = image
     if plan_.route is Route.UP_TO_DATE:
@@ -123,7 +123,7 @@ def _add_base_layer(context: BuildContext, state: BuildState, blobs: BlobStore, 
         about = layer_comments.base(image)
         found = base_layers.find(blobs, image.layers, about)
         if found is None:  # imported again, it has them
-            image, _ = importer.ensure(context.spec.image)
+            image, _ = importer.ensure(context.spec.base)
             found = base_layers.find(blobs, image.layers, about)
         if found is None or image.layers != state.image.layers:
             raise ImageError(f"layers of image {image.uuid} are damaged", hint="build again", retryable=True)

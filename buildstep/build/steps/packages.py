@@ -20,7 +20,9 @@ def plan(facts: PlanFacts) -> Planned:
         return Planned("run", "new base" if facts.image is None else "--no-cache")
     if layer.record is None or layer.resolution is None:
         return Planned("run", layer.missing, layer.key)
-    text = layer_text(layer.record) + age_text(layer.resolution, fresh=layer.fresh)
+    lock = facts.spec.lock
+    age = age_text(layer.resolution, fresh=layer.fresh) if lock is None else f"; as {lock.path.name} has them"
+    text = layer_text(layer.record) + age
     return Planned("reuse", text, layer.key)
 
 

@@ -30,8 +30,8 @@ from buildstep.rootfs.installers.apt_archives import (
     ArchiveStore,
     copy_local,
     known_archives,
-    parse_uris,
     remember_archives,
+    wanted_files,
     with_stems,
 )
 from buildstep.rootfs.installers.apt_lists import (
@@ -239,27 +239,19 @@ class Apt:
         words = apt_update.words_for(job, lock, names, self._work)
         with failures("resolving packages", names, *CULPRITS, explain=self._explain):
             found = apt_simulation.parse(self._ask(job, ["--simulate", *words]))
-            self._wanted = self._uris(job, words)
+            self._wanted = wanted_files(partial(self._ask, job), words)
         self._have(job, "install")
         new = {name: version for name, version in found.answer.versions.items() if version}
         answer = replace(found.answer, versions=new)
         rows = apt_locked.rows_of(job, self._wanted, answer, found.origins, self._work / "shown")
         return apt_update.merged(lock, found, rows)
 
-    def _uris(self, job: InstallJob, words: Sequence[str]) -> list[Archive]:
-        """Return the package files that an apt-get of these words would download."""
-        asked = ["--print-uris", *words]
-        found = parse_uris(self._ask(job, ["-oAcquire::ForceHash=SHA256", *asked]))
-        if not all(archive.digest for archive in found):
-            found = parse_uris(self._ask(job, ["-oAcquire::ForceHash=SHA512", *asked]))
-        return found
-
     def _archives(self, job: InstallJob, act: str, versions: Mapping[str, str] | None) -> list[Archive]:
         """Return the package files that are needed, as the lists have them."""
         notes = self._lists().folder / KNOWN
         if versions and (known := known_archives(notes, versions)) is not None:
             return known
-        found = self._uris(job, _install(job, act))
+        found = wanted_files(partial(self._ask, job), _install(job, act))
         remember_archives(notes, found)
         return with_stems(found, versions) if versions else found
 

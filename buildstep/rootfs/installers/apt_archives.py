@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -74,6 +74,14 @@ def parse_uris(text: str) -> list[Archive]:
         if not kind or not re.fullmatch(f"[0-9a-f]{{{_LENGTHS[kind]}}}", digest):
             digest = ""
         found.append(Archive(uri=match["uri"], name=name, size=int(match["size"]), digest=digest))
+    return found
+
+
+def wanted_files(ask: Callable[[list[str]], str], words: Sequence[str]) -> list[Archive]:
+    """Return the package files that an apt-get of these words would download. ask: runs it."""
+    found = parse_uris(ask(["-oAcquire::ForceHash=SHA256", "--print-uris", *words]))
+    if not all(archive.digest for archive in found):
+        found = parse_uris(ask(["-oAcquire::ForceHash=SHA512", "--print-uris", *words]))
     return found
 
 

@@ -38,6 +38,7 @@ def ask(run: Run, monkeypatch: pytest.MonkeyPatch) -> Ask:
     [
         ("buildstep build", "plain,build"),
         ("buildstep ", "plain,heal"),
+        ("buildstep lock --upd", "plain,--update"),
         ("buildstep image sh", "plain,show"),
         ("buildstep build --for", "plain,--format"),
         ("buildstep --deb", "plain,--debug"),
