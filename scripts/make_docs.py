@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from buildstep.cli.build import choices
+from buildstep.cli.choices import choices
 from scripts import command_pages, m_json_page, numbered_tests, service_tables
 from scripts.markdown import table
 from scripts.room_tables import room_table

@@ -14,6 +14,7 @@ import click
 
 from buildstep import __version__
 from buildstep.cli import inputs, values
+from buildstep.cli.choices import choices
 from buildstep.cli.options import PROFILES, echo, pairs, print_json, read_stdin, short_path, show, tell
 from buildstep.errors import SpecError, UsageError
 from buildstep.system import standard_streams
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from buildstep.spec.config import Config
     from buildstep.spec.document import Document
     from buildstep.spec.fields import BuildSpec
-    from buildstep.spec.settings import Choices
-    from buildstep.system.registry import Registry
 
 
 def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool | None:
@@ -283,23 +282,6 @@ def named_pool(spec: BuildSpec) -> str | None:
 def named_store(spec: BuildSpec) -> str | None:
     """Return the store that a flag or the m.json names, as `named_pool` does the pool."""
     return spec.store if spec.origin_of["store"] != "environment" else None
-
-
-def choices(*, plugins: bool = False) -> Choices:
-    """Return the names of installers, formats and cleaners, for the spec to check names against. plugins:
-    also those of other packages."""
-    from buildstep import emit
-    from buildstep.rootfs import cleaners, installers
-    from buildstep.spec.settings import Choices
-
-    def names(table: Registry[Any]) -> tuple[str, ...]:
-        return tuple(table.names() if plugins else table)
-
-    return Choices(
-        installers=names(installers.INSTALLERS),
-        formats=names(emit.EMITTERS),
-        cleaners=names(cleaners.CLEANERS),
-    )
 
 
 class _Read(NamedTuple):

@@ -43,8 +43,6 @@ def command(
     updates: tuple[str, ...],
     check: bool,
     as_json: bool,
-    verbose: int,
-    quiet: bool,
     **flags: Any,
 ) -> int:
     """Write the lock of an m.json, m.lock.json beside it: the base image and each package file, by digest.
@@ -60,10 +58,11 @@ def command(
 
     if check and updates:
         raise click.UsageError("--check changes nothing, and --update does: give one of them")
+    view = {"verbose": flags.pop("verbose"), "silent": flags["quiet"], "quiet": flags.pop("quiet")}
     manifest_arg, flags["proto"] = find_inputs(words, manifest_arg)
     if flags.pop("pull"):
         flags["base_max_age"] = 0
-    document = build.read_here(manifest_arg, defines)
+    document = build.read_here(manifest_arg, defines, profiles=flags.pop("profiles"))
     path = lock.path_of(document.source, Path.cwd())
     if path is None:
         raise UsageError("only an m.json in a file has a lock beside it", hint="name the file")
@@ -74,9 +73,7 @@ def command(
     user_namespace.enter(build.named_pool(spec), packages=True)
 
     def job() -> int:
-        opened = session.open_session(
-            build.named_pool(spec), verbose=verbose, quiet=quiet, silent=quiet, store=build.named_store(spec)
-        )
+        opened = session.open_session(build.named_pool(spec), store=build.named_store(spec), **view)
         from buildstep.build.make_lock import Room
 
         room = Room(store=opened.store, bus=opened.bus, environ=opened.environ)
@@ -89,7 +86,7 @@ def command(
 
 _SHARED = (
     "words", "manifest_arg", "dir", "image", "packages", "upgrade_first", "installer", "order", "owner",
-    "exclude", "replace", "base_max_age", "pull", "platform", "network", "pool", "defines",
+    "exclude", "replace", "base_max_age", "pull", "platform", "network", "pool", "defines", "profiles",
 )  # fmt: skip
 command.params[:0] = [param for param in build.command.params if param.name in _SHARED]
 """What a build is told that decides what it takes; the same words mean the same."""

@@ -24,7 +24,8 @@ def command(
     manifest: str | None, resolved: bool, origins: bool, defines: dict[str, str], profiles: tuple[str, ...]
 ) -> int:
     """Print the JSON schema of m.json, for editors and linters; or an m.json as a build reads it."""
-    from buildstep.cli.build import choices, read_here
+    from buildstep.cli.build import read_here
+    from buildstep.cli.choices import choices
     from buildstep.errors import SpecError
     from buildstep.spec.json_schema import json_schema
     from buildstep.spec.load import check_document

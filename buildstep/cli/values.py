@@ -54,7 +54,7 @@ FOLDERS = _native("dir")
 
 
 def _of_setting(_context: click.Context, param: click.Parameter, begun: str) -> Iterator[str]:
-    from buildstep.cli.build import choices
+    from buildstep.cli.choices import choices
     from buildstep.spec.settings import SETTINGS
 
     setting = SETTINGS[str(param.name)]

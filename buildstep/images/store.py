@@ -66,8 +66,7 @@ class ImageStore:
         self.tags = Tags(self.folder, self.platform, self.freshness, bus)
         self.hashes = FileHashes(backend.state / "filehash.json")
         self._sources: dict[str, tuple[Source, str] | None] = {}
-        self.locked: dict[str, LockedImage] = {}
-        """Of references that a lock has settled, what they mean."""
+        self.locked: dict[str, LockedImage] = {}  # by references that a lock has settled
         self._chains: dict[str, list[Resolved]] = {}
 
     # -- looking up -------------------------------------------------------------------------------
@@ -320,10 +319,9 @@ class ImageStore:
         if tree_digest(known) == record.tree_digest == tree_digest(real):
             return
         wrong = differing(known, real)
-        names = ", ".join("/" + os.fsdecode(path) for path in wrong[:10])
         raise DamagedImage(
             f"image {record.uuid} is not what was imported: {len(wrong)} paths differ",
-            detail=names,
+            detail=", ".join("/" + os.fsdecode(path) for path in wrong[:10]),
             hint=remedy(record.uuid),
         )
 

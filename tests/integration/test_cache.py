@@ -21,7 +21,7 @@ from buildstep.build import kept
 from buildstep.build.execute import execute
 from buildstep.build.plan import plan as plan_build
 from buildstep.cache import prune
-from buildstep.cli.build import choices
+from buildstep.cli.choices import choices
 from buildstep.emit import split_layer
 from buildstep.events import Bus
 from buildstep.formats import codecs

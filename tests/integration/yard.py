@@ -17,7 +17,7 @@ from buildstep import pool as pool_module
 from buildstep.build.execute import execute
 from buildstep.build.plan import plan as plan_build
 from buildstep.cache.layers import LayerCache
-from buildstep.cli.build import choices
+from buildstep.cli.choices import choices
 from buildstep.errors import BuildstepError
 from buildstep.events import Bus, Event, Note
 from buildstep.images.store import ImageStore

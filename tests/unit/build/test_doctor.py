@@ -280,7 +280,7 @@ def test_namespaces_that_the_kernel_refuses_end_the_build_before_its_pool(
 @pytest.fixture
 def examination(tmp_path: Path) -> Callable[..., Examination]:
     """An examination of a scratch build of `tmp_path/proto`."""
-    from buildstep.cli.build import choices
+    from buildstep.cli.choices import choices
     from buildstep.spec import load as specs
     from buildstep.spec.config import Config
     from buildstep.spec.document import read_document

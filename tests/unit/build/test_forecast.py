@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from buildstep.build import forecast
-from buildstep.cli.build import choices
+from buildstep.cli.choices import choices
 from buildstep.errors import DiskError
 from buildstep.spec.document import Document
 from buildstep.spec.load import load

@@ -19,7 +19,7 @@ from buildstep.build.execute import execute
 from buildstep.build.plan import Plan
 from buildstep.build.plan import plan as plan_build
 from buildstep.cache.layers import LayerCache
-from buildstep.cli.build import choices
+from buildstep.cli.choices import choices
 from buildstep.errors import InstallError
 from buildstep.events import Bus, Event, Note, StepFinished
 from buildstep.images.store import ImageStore
