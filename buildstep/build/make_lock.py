@@ -152,8 +152,6 @@ def _installs(spec: BuildSpec) -> bool:
 def _base(spec: BuildSpec, room: Room) -> Iterator[tuple[ImageRecord, Journal]]:
     """Have the base image of a spec, which nobody removes for the length of a block."""
     store = room.store
-    store.freshness.max_age = spec.base_max_age
-    store.for_platform(spec.platform or "")
     locked.use(spec, store)
     with (
         contextlib.ExitStack() as uses,

@@ -180,8 +180,6 @@ def plan(
     state = store.backend.state
     if not spec.cache:
         store.hashes.fresh = True
-    store.freshness.max_age = spec.base_max_age
-    store.for_platform(spec.platform or "")
     locked.use(spec, store)
     image = store.find(spec.base)
     exclude = excluder(spec.exclude)

@@ -112,7 +112,10 @@ class LockedImage:
 
 
 def use(spec: BuildSpec, store: ImageStore) -> None:
-    """Let a store take the base image of a spec for what its lock says, if it has one."""
+    """Let a store look for the base image of a spec: for its platform, asked for again when it is too old, or
+    exactly what a lock says."""
+    store.freshness.max_age = spec.base_max_age
+    store.for_platform(spec.platform or "")
     if spec.lock is not None:
         name, snapshot = spec.lock.path.name, spec.installer_options.snapshot or ""
         store.locked[spec.base] = LockedImage(
