@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from buildstep.cli import build
+from buildstep.cli import build, values
 from buildstep.cli.inputs import find_inputs
 from buildstep.cli.options import JSON, short_path, show
 
@@ -18,6 +18,18 @@ if TYPE_CHECKING:
     from buildstep.build.make_lock import Room
     from buildstep.spec.fields import BuildSpec
     from buildstep.spec.lock import Lock
+
+
+def _locked(context: click.Context, _param: click.Parameter, _begun: str) -> Iterator[str]:
+    """Offer the packages of the lock of the m.json that is named, or that is here."""
+    from buildstep.spec import document, lock
+
+    words = context.params.get("words") or ()
+    named = find_inputs(words, context.params.get("manifest_arg")).manifest
+    source = named or document.default_manifest(Path.cwd())
+    path = lock.path_of(source, Path.cwd()) if source else None
+    found = lock.read(path) if path is not None else None
+    yield from (row.name for row in found.packages) if found is not None else ()
 
 
 @click.command(
@@ -30,6 +42,7 @@ if TYPE_CHECKING:
     "updates",
     multiple=True,
     metavar="PACKAGE",
+    shell_complete=values.callback(_locked),
     help="Another version of this package alone, and of what that needs: the newest, or PACKAGE=VERSION.",
 )
 @click.option("--check", is_flag=True, help="Change nothing; say what a lock made now would have.")
