@@ -160,7 +160,8 @@ class ImgapiClient:
 
     def activate(self, uuid: str) -> dict[str, Any]:
         """Make the image visible and final, and return its manifest. Not repeated either."""
-        return self._change(self._request("POST", f"/images/{uuid}", {"action": "activate"}))
+        request = self._request("POST", f"/images/{uuid}", {"action": "activate"})
+        return self._change(request, "application/json", b"{}")  # as Triton's own client
 
     def delete(self, uuid: str) -> None:
         """Remove an image (from this channel); one that is not there is no error."""

@@ -7,11 +7,13 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -333,3 +335,24 @@ def test_the_real_build_end_to_end(tmp_path: Path, groovy: dict[str, str]) -> No
     assert {"hello-1.0.0.oci.tar", "hello-1.0.0.tar.zst", "hello-1.0.0.imgmanifest"} <= set(files)
     first = json.loads(files["hello-1.0.0.imgmanifest"].read_text())["files"][0]
     assert first["size"] in {path.stat().st_size for path in files.values()}
+
+
+# -- jobs from a file -----------------------------------------------------------------------------------------
+
+
+def test_jobs_of_the_page_are_what_job_builder_makes(tmp_path: Path) -> None:
+    """jenkins-job-builder makes of the page's YAML one multibranch job a component, which runs its Jenkinsfile."""
+    (text,) = re.findall(r"```yaml\n(.*?)```", (REPO / "docs/how-to/jenkins.md").read_text(), re.DOTALL)
+    (tmp_path / "jobs.yaml").write_text(text)
+    (tmp_path / "none.ini").touch()
+    tool = Path(sys.executable).with_name("jenkins-jobs")
+    argv = [tool, "--conf", tmp_path / "none.ini", "test", tmp_path / "jobs.yaml", "-o", tmp_path / "out"]
+    done = subprocess.run(list(map(str, argv)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    jobs = {path.name: ET.parse(path).getroot() for path in (tmp_path / "out").iterdir()}
+    assert jobs.keys() == {"image-web", "image-worker"}
+    for name, job in jobs.items():
+        assert job.tag.endswith("WorkflowMultiBranchProject")
+        remotes = [item.text for item in job.iter("remote")]
+        assert remotes == [f"https://git.example.org/{name.removeprefix('image-')}.git"]
+        assert [item.text for item in job.iter("scriptPath")] == ["Jenkinsfile"]

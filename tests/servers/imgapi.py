@@ -82,6 +82,8 @@ class ImgapiServer:
         self.images: dict[str, Stored] = {}
         self.faults: list[Fault] = []
         self.log: list[tuple[str, str, int]] = []
+        self.requests: list[dict[str, Any]] = []
+        """Each call as it came: method, route, query, headers (names in lower case), body as text."""
         self.ranges_asked: list[str] = []
         self.users, self.channels, self.ranges, self.clock = dict(users or {}), channels, ranges, clock
         self.page = 1000
@@ -184,6 +186,13 @@ class _Handler(BaseHTTPRequestHandler):
             return
         length = int(self.headers.get("Content-Length") or 0)
         self.body = self.rfile.read(length) if length else b""
+        self.state.requests.append(
+            {
+                "method": self.command, "route": self.route, "query": self.query,
+                "headers": {name.lower(): value for name, value in self.headers.items()},
+                "body": self.body.decode(errors="replace"),
+            }
+        )  # fmt: skip
         if self.fault == "silent":
             self._record(0)
             self._hold()
@@ -279,7 +288,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Accept-Version", "~1") not in ("~1", "~2"):
             raise _Refusal("InvalidVersion")
         try:
-            uuids.UUID(self.headers.get("x-request-id", ""))
+            uuids.UUID(self.headers.get("x-request-id") or str(uuids.UUID(int=0)))  # without one all is well
         except ValueError:
             self.state.died = f"{self.command} {self.path} had no uuid as its x-request-id"
             raise _Refusal("InternalError", self.state.died) from None
