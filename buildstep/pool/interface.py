@@ -88,6 +88,13 @@ class Backend(Protocol):
         """Make a working dataset an image or a layer; it can no longer be written to."""
         ...
 
+    def scratch(self, dataset: Dataset) -> AbstractContextManager[Path]:
+        """A view of a working dataset that can be written to; when it is left, what was written is gone.
+
+        Nothing may change the dataset itself meanwhile.
+        """
+        ...
+
     def exists(self, kind: Kind, ident: str) -> bool: ...
 
     def idents(self, kind: Kind) -> list[str]: ...

@@ -14,12 +14,13 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
 from buildstep.errors import DatasetError
-from buildstep.pool import privacy
-from buildstep.pool.interface import Kind
+from buildstep.pool import privacy, scratch
+from buildstep.pool.interface import Dataset, Kind
 from buildstep.system import root_namespace, sealed
 from buildstep.system.files import fsync_dir, read_json
 from buildstep.system.locks import try_lock
@@ -184,6 +185,10 @@ class DirectoryPool:
     @contextlib.contextmanager
     def tree(self, kind: Kind, ident: str) -> Iterator[Path]:
         yield self.tree_of(kind, ident)
+
+    def scratch(self, dataset: Dataset) -> AbstractContextManager[Path]:
+        """A view of a working dataset that can be written to; see `Backend.scratch`."""
+        return scratch.beside(dataset.path, self.folder(Kind.BUILD, dataset.ident))
 
     def exists(self, kind: Kind, ident: str) -> bool:
         return self.folder(kind, ident).is_dir()

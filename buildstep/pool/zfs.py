@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from buildstep.errors import DatasetError, SandboxError, ToolMissing
-from buildstep.pool import privacy, zfs_permissions
+from buildstep.pool import privacy, scratch, zfs_permissions
 from buildstep.pool.interface import Dataset, Kind
 from buildstep.pool.journal import open_journal
 from buildstep.pool.zfs_holders import holders, mounts_of
@@ -235,6 +235,9 @@ class ZfsBackend:
         self._zfs.set(dataset.name, {"readonly": 1, "imgadm:ignore": hidden})
         # The name comes last: until then it is a working dataset, which heal removes.
         self._retry(lambda: self._zfs.rename(dataset.name, target), dataset.name)
+
+    def scratch(self, dataset: Dataset) -> contextlib.AbstractContextManager[Path]:
+        return scratch.in_memory(dataset.path, self.state / "scratch")
 
     def exists(self, kind: Kind, ident: str) -> bool:
         name = self._name(kind, ident)

@@ -171,6 +171,28 @@ def test_views_at_once(pool: Backend, image: Path) -> None:
     assert not [point for point in mount_points(pool.state) if point != str(pool.state)]
 
 
+def test_what_is_written_to_a_scratch_view_is_gone_when_it_is_left(pool: Backend, image: Path) -> None:
+    clone = pool.clone(Kind.IMAGE, IMAGE, "b1")
+    (clone.path / "of-the-build").write_text("1")
+    before = full(clone.path)
+    for _ in range(2):
+        with pool.scratch(clone) as view:
+            assert full(view) == before
+            names = sorted(os.listdir(view))
+            (view / "new").write_text("2")
+            (view / "of-the-build").unlink()
+            (view / names[0]).chmod(0o711)
+            assert (clone.path / "of-the-build").read_text() == "1"
+        assert full(clone.path) == before
+    with pytest.raises(FileExistsError), pool.scratch(clone) as view:
+        (view / "of-the-build").mkdir()
+    assert full(clone.path) == before
+    assert [point for point in mount_points(clone.path.parent) if "scratch" in point] == []
+    assert [name for name in os.listdir(clone.path.parent) if name.startswith("scratch")] == []
+    pool.destroy(Kind.BUILD, "b1")
+    assert not pool.exists(Kind.BUILD, "b1")
+
+
 def test_destroy_is_idempotent(pool: Backend, image: Path) -> None:
     pool.clone(Kind.IMAGE, IMAGE, "b1")
     for _ in range(2):
