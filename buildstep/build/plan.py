@@ -35,6 +35,7 @@ from buildstep.files.places import cache_folder
 from buildstep.images import locked
 from buildstep.images.store import ImageRecord, ImageStore
 from buildstep.rootfs.conflicts import Conflict
+from buildstep.spec import check_rules
 from buildstep.spec.load import BuildSpec
 from buildstep.system.space import existing
 from buildstep.tree import proto_limits
@@ -302,7 +303,7 @@ def takes_in_place(spec: BuildSpec) -> bool:
     """Whether the proto directory's files are read where they are, without a copy in the clone.
 
     Not where packages are installed over them, or commands run on them, where only rsync can tell what is
-    excluded, not for a format that sends a dataset, and not where somebody wants to look at the clone.
+    excluded, not for a format that sends a dataset, and not where a person or a test looks at the clone.
     """
     last = run_rows.proto_comes_later(spec) or not spec.wants_packages
     known = excluder(spec.exclude) is not None
@@ -310,7 +311,7 @@ def takes_in_place(spec: BuildSpec) -> bool:
         last
         and not run_rows.late(spec)
         and known
-        and not (emit.sends_dataset(spec.formats) or spec.keep_clone)
+        and not (emit.sends_dataset(spec.formats) or spec.keep_clone or check_rules.on_tree(spec.checks))
     )
 
 

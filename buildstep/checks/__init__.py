@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from buildstep.checks.interface import Rule
+from buildstep.checks.interface import Kind, Rule
 from buildstep.spec.check_rules import RULES as NAMES
 from buildstep.spec.check_rules import Severity
 
@@ -22,6 +22,16 @@ RULES = (
 )
 """What every image is held to, a row a rule, in the order in which they are told."""
 
+KINDS = (
+    Kind("fileExistenceTests", "file", "file_tests:existence"),
+    Kind("fileContentTests", "content", "file_tests:content"),
+    Kind("metadataTest", "metadata", "metadata_test:run"),
+    Kind("commandTests", "command", "command_tests:run"),
+    Kind("listen", "listen", "listen:run"),
+)
+"""What an m.json may ask of its image, a row a kind of test, in the order in which they are done: first what
+takes no time."""
+
 
 def in_force(checks: Mapping[str, Any]) -> Iterator[tuple[Rule, Severity]]:
     """Yield the rules that `build.checks` leaves in force, each with what a finding leads to."""
@@ -30,3 +40,11 @@ def in_force(checks: Mapping[str, Any]) -> Iterator[tuple[Rule, Severity]]:
         severity = given.get(rule.name, NAMES[rule.name])
         if severity != "off" and (rule.name != "budget" or "budget" in checks):
             yield rule, severity
+
+
+def asked(checks: Mapping[str, Any]) -> Iterator[tuple[Kind, Mapping[str, Any]]]:
+    """Yield the tests that `build.checks` has, each with its kind."""
+    for kind in KINDS:
+        tests = checks.get(kind.key) or ()
+        for test in [tests] if isinstance(tests, Mapping) else tests:
+            yield kind, test

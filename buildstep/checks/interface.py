@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
+from buildstep.checks.image import Image, Test
 from buildstep.checks.image_tree import ImageTree
 from buildstep.system.process import SAFE_PATH
 from buildstep.tree.entry import Entry, FileList
@@ -80,3 +81,21 @@ class Rule:
         """Import the function that finds what is against the rule."""
         module, _, name = self.place.partition(":")
         return cast("Finder", getattr(import_module(f"{__package__}.{module}"), name))
+
+
+Prover = Callable[[Test, Image], Iterable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of test. key: in `build.checks`; group: what it is called; place: `module:function` of this
+    room, which yields why a test fails."""
+
+    key: str
+    group: str
+    place: str
+
+    def load(self) -> Prover:
+        """Import the function that does such a test."""
+        module, _, name = self.place.partition(":")
+        return cast("Prover", getattr(import_module(f"{__package__}.{module}"), name))

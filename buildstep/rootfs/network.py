@@ -36,12 +36,12 @@ class Network:
         """environ: the CI host's, for its own proxy. Raises SandboxError."""
         self._bus = bus
         self._told: set[Contact] = set()
-        self._namespace = NetworkNamespace(PORT)
-        self._proxy = NetworkProxy(self._namespace.listener, policy, environ)
+        self.namespace = NetworkNamespace(PORT)
+        self._proxy = NetworkProxy(self.namespace.listener, policy, environ)
 
     def prefix(self) -> tuple[str, ...]:
         """Return the command line that runs what follows it in this network. Raises ToolMissing."""
-        return self._namespace.prefix()
+        return self.namespace.prefix()
 
     def tell(self) -> None:
         """Tell of the hosts that were contacted since the last time, each once."""
@@ -59,5 +59,5 @@ class Network:
     def close(self) -> None:
         """End all connections."""
         self._proxy.close()
-        self._namespace.close()
+        self.namespace.close()
         self.tell()

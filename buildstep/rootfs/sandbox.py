@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 RESOLVER = Path("/etc/resolv.conf")
 
-_NOT_STARTED = "bwrap: execvp "
+NOT_STARTED = "bwrap: execvp "
+"""How bwrap begins to say that a program of the image did not start."""
 
 _ANSWER = 16 << 20
 """Bytes of standard output that a command in the image may answer with."""
@@ -273,13 +274,13 @@ class ChrootSandbox:
         status = error.status
         if not ran and status > 0 and not error.limit:
             why = output.pop() if output else error.message
-            if not why.startswith(_NOT_STARTED):
+            if not why.startswith(NOT_STARTED):
                 return SandboxError(
                     f"{self._root.path} cannot be entered: {why.partition(': ')[2] or why}",
                     detail="\n".join(output),
                     hint="`buildstep doctor` tells what this CI host lacks",
                 )
-            output.append(why.removeprefix(_NOT_STARTED))
+            output.append(why.removeprefix(NOT_STARTED))
             status = _NO_SUCH_PROGRAM if why.endswith(os.strerror(errno.ENOENT)) else _NOT_RUNNABLE
         hint = error.hint
         if status == _NO_SUCH_PROGRAM and not self._has_program(argv[0]):

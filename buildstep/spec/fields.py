@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from buildstep.spec import check_rules
 from buildstep.spec.accounts import Group, Units, User
 from buildstep.spec.lock import Lock
 
@@ -226,7 +227,7 @@ class BuildSpec:
     @property
     def runs(self) -> bool:
         """Whether commands run in the image, for which somebody has to be root in it."""
-        return self.wants_packages or bool(self.run)
+        return self.wants_packages or bool(self.run) or check_rules.in_image(self.checks)
 
     @property
     def basename(self) -> str:

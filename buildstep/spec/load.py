@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 from buildstep.errors import Fault, SpecError
 from buildstep.formats.oci import naming
 from buildstep.formats.oci.spec import ARCHITECTURES, OciPlatform
-from buildstep.spec import accounts, ignore_file, imgmanifest, locking, run_rules, schema
+from buildstep.spec import accounts, check_rules, ignore_file, imgmanifest, locking, run_rules, schema
 from buildstep.spec.document import Document
 from buildstep.spec.fields import BuildSpec, Origin, Secret, from_data, store_url, to_data
 from buildstep.spec.json_schema import SCHEMA_KEY, build_rule
@@ -224,6 +224,8 @@ def _relations(given: Mapping[str, _Given], flags: Mapping[str, object], cwd: Pa
             for name, empty in (("users", ()), ("groups", ()), ("units", {}))
         )
     )
+    if checks := given.get("checks"):
+        yield from check_rules.faults(checks.value, checks.where)
     if clean := given.get("clean"):
         dropped = [name for name in clean.value if name.startswith("-")]
         if dropped and len(dropped) < len(clean.value):

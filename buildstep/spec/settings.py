@@ -337,8 +337,8 @@ _TABLE: Final = (
         "checks",
         CHECKS,
         "How the finished image is checked before it is given out; a check that fails ends the build with"
-        " exit code 25. rules: what a finding of one of the rules that every image is held to leads to: fail,"
-        " warn, off; budget: how large the tree may be, in bytes, or such as 500M.",
+        " exit code 25: the rules for images, and tests in the schema of container-structure-test, with"
+        " `listen` besides; see the page on checks.",
     ),
     Setting(
         "allow",

@@ -28,8 +28,8 @@ _BACKLOG = 128
 class NetworkNamespace:
     """A network namespace, held open, and a socket that listens on port `port` of its loopback."""
 
-    def __init__(self, port: int) -> None:
-        """Raises SandboxError where the kernel refuses."""
+    def __init__(self, port: int | None = None) -> None:
+        """port: None for no socket. Raises SandboxError where the kernel refuses."""
         self.listener: socket.socket
         self._fd = -1
         failed: list[OSError] = []
@@ -50,16 +50,20 @@ class NetworkNamespace:
                 hint="run as root, or where the CI host is itself a container give it CAP_SYS_ADMIN",
             )
 
-    def _make(self, port: int) -> None:
+    def _make(self, port: int | None) -> None:
         if _libc.unshare(_CLONE_NEWNET) != 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
         self._fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        self.listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         name = b"lo"
-        found = fcntl.ioctl(self.listener, _SIOCGIFFLAGS, struct.pack(_IFREQ, name, 0))
+        found = fcntl.ioctl(made, _SIOCGIFFLAGS, struct.pack(_IFREQ, name, 0))
         flags = struct.unpack(_IFREQ, found)[1]
-        fcntl.ioctl(self.listener, _SIOCSIFFLAGS, struct.pack(_IFREQ, name, flags | _IFF_UP))
+        fcntl.ioctl(made, _SIOCSIFFLAGS, struct.pack(_IFREQ, name, flags | _IFF_UP))
+        if port is None:
+            made.close()
+            return
+        self.listener = made
         self.listener.bind(("127.0.0.1", port))
         self.listener.listen(_BACKLOG)
 
@@ -68,6 +72,12 @@ class NetworkNamespace:
         # By this process's own table of files: a descriptor that was passed on would get into the image.
         where = f"/proc/{os.getpid()}/fd/{self._fd}"
         return process.which("nsenter"), f"--net={where}", "--"
+
+    def join(self) -> None:
+        """Let the calling thread, and it alone, be in the namespace from now on. Raises SandboxError."""
+        if _libc.setns(self._fd, _CLONE_NEWNET) != 0:
+            reason = os.strerror(ctypes.get_errno())
+            raise SandboxError(f"the network of the image cannot be entered: {reason}")
 
     def close(self) -> None:
         """Let go of the namespace; it is gone when nobody is in it any more."""
