@@ -79,8 +79,7 @@ def question(
             "env": dict(options.env),
         },
         "clean": list(spec.cleaners(cleaners.DEFAULT)),
-        "users": to_data(spec.users),
-        "groups": to_data(spec.groups),
+        **accounts(spec),
         "SOURCE_DATE_EPOCH": spec.source_date_epoch,
     }
     if spec.lock is not None:
@@ -122,6 +121,7 @@ def decisive(
     options |= {
         "owner": _owner(spec),
         "modes": _modes(spec),
+        **accounts(spec),
         "clean": list(spec.cleaners(cleaners.DEFAULT)),
         "compression": _compression(spec),
         "secrets": {name: run_rules.shape_of(name, secret) for name, secret in spec.secrets.items()},
@@ -159,6 +159,16 @@ def _compression(spec: BuildSpec) -> str | None:
     defaults = replace(spec, compression=None)
     named = any(emit.codec_of(spec, name) != emit.codec_of(defaults, name) for name in spec.formats)
     return spec.compression if named else None
+
+
+def accounts(spec: BuildSpec) -> dict[str, Any]:
+    """What decides the accounts: by their names, so that a change can be told, and in their order, in which
+    they are in the tables."""
+    return {
+        "users": {row.name: to_data(row) for row in spec.users},
+        "groups": {row.name: to_data(row) for row in spec.groups},
+        "order of accounts": [*(row.name for row in spec.groups), *(row.name for row in spec.users)],
+    }
 
 
 def _modes(spec: BuildSpec) -> list[str]:

@@ -21,7 +21,7 @@ from buildstep.errors import Fault, SpecError
 from buildstep.images.store import ImageRecord
 from buildstep.rootfs import cleaners
 from buildstep.spec import run_rules
-from buildstep.spec.fields import BuildSpec, RunCommand, to_data
+from buildstep.spec.fields import BuildSpec, RunCommand
 from buildstep.spec.schema import at
 from buildstep.tree.entry import Entry
 from buildstep.tree.hashing import hash_entries
@@ -38,8 +38,7 @@ class RowKey:
 
 def root_key(spec: BuildSpec, image: ImageRecord) -> str:
     """Return the key of what the first command stands on, where no packages are asked for."""
-    accounts = {"users": to_data(spec.users), "groups": to_data(spec.groups)}
-    return layer_key(image.tree_digest, "base", accounts)
+    return layer_key(image.tree_digest, "base", cache_inputs.accounts(spec))
 
 
 def chain(spec: BuildSpec, proto: ProtoDir, below: str) -> dict[str, RowKey]:
