@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import ClassVar, Literal, NamedTuple
 
 State = Literal["run", "reuse", "skip", "failed"]
@@ -231,6 +232,9 @@ class Progress(Event):
 
 Subscriber = Callable[[Event], None]
 
+HIDDEN = "***"
+"""What stands in place of a secret."""
+
 
 class Bus:
     """Hands each event to every subscriber, in order of subscription."""
@@ -241,6 +245,7 @@ class Bus:
         self.counts: dict[str, int] = {}
         self._counting: list[Callable[[], Mapping[str, int]]] = []
         self.current = ""
+        self._hidden: list[re.Pattern[str]] = []
 
     def subscribe(self, subscriber: Subscriber) -> None:
         self._subscribers.append(subscriber)
@@ -253,7 +258,30 @@ class Bus:
     def emit(self, event: Event) -> None:
         """Hand on an event. A view that cannot be written to any more is dropped, and the others told: no
         build ends because a log's disk is full or its reader has left."""
+        if self._hidden:
+            event = self._without_secrets(event)
         self._hand(event, tuple(self._subscribers))
+
+    def hide(self, secrets: re.Pattern[str]) -> None:
+        """From now on no event has a text that this expression finds."""
+        if secrets not in self._hidden:
+            self._hidden.append(secrets)
+
+    def masked(self, text: str) -> str:
+        """Return a text without what is hidden."""
+        for secrets in self._hidden:
+            text = secrets.sub(HIDDEN, text)
+        return text
+
+    def _without_secrets(self, event: Event) -> Event:
+        texts: dict[str, object] = {}
+        for item in fields(event):
+            value = getattr(event, item.name)
+            if isinstance(value, str):
+                texts[item.name] = self.masked(value)
+            elif isinstance(value, tuple) and all(isinstance(part, str) for part in value):
+                texts[item.name] = tuple(map(self.masked, value))
+        return replace(event, **texts)  # type: ignore[arg-type]
 
     def _hand(self, event: Event, subscribers: tuple[Subscriber, ...]) -> None:
         for subscriber in subscribers:

@@ -84,6 +84,9 @@ def question(
     }
     if spec.lock is not None:
         inputs["lock"] = spec.lock.packages_digest()
+    if options.secrets:
+        shapes = {name: run_rules.shape_of(name, spec.secrets[name]) for name in options.secrets}
+        inputs["secrets"] = shapes
     if spec.order == "proto-first":
         # Packages may look at what the proto directory brought: the layer is only good with just that.
         inputs |= {

@@ -43,7 +43,7 @@ def offer(
     # An error ends the line of a live view: the terminal is the shell's now.
     context.bus.note(f"failed: {error}; a shell is opened", level="error")
     with report_failure(context.bus, "the shell"):
-        text = _told(error, failed, state, on_host=on_host)
+        text = context.bus.masked(_told(error, failed, state, on_host=on_host))
         os.write(screen, text.encode(errors="backslashreplace"))
         if on_host:
             terminal.host_shell(process.base_env(os.environ, TERM=os.environ.get("TERM", "dumb")))

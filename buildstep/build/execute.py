@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from buildstep.build import forecast, proto_check
+from buildstep.build import forecast, proto_check, secrets
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.deliver import BuildResult, deliver, earlier_result
 from buildstep.build.log_file import BuildLog
@@ -128,7 +128,7 @@ def _run_steps(context: BuildContext, state: BuildState) -> None:
         if settled is not None:
             context.recorder.skip(settled.name, settled.reason, state=settled.state, key=settled.key)
             continue
-        with context.recorder.step(row.name, row.title) as result:
+        with context.recorder.step(row.name, row.title) as result, secrets.errors_masked(context.bus):
             row.load().run(context, state, result)
 
 

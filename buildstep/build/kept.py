@@ -155,6 +155,13 @@ KEPT: tuple[Kept, ...] = (
         verify=journals,
     ),
     Kept(
+        name="cache",
+        where=("state/step-caches/NAME", "state/step-caches/NAME.json"),
+        holds="a directory of the commands of one component (`cache` in `build.run`), and how much is in it",
+        checked="not by builds: what is in it is the commands' own, and nothing else depends on it",
+        damaged="as the command that uses it does; `buildstep cache prune` removes it",
+    ),
+    Kept(
         name="download",
         where=("state/downloads/*",),
         holds="image files on their way here",

@@ -18,6 +18,7 @@ from buildstep.build import (
     layer_comments,
     package_resolution,
     proto_check,
+    secrets,
 )
 from buildstep.build.cached_layer import LayerName, add_blob, go_on, take
 from buildstep.build.clones import clean, copy_proto_dir, drop_clone, make_clone, read_clone
@@ -25,6 +26,7 @@ from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.finished_tree import Snapshot
 from buildstep.build.keep_layer import NewLayer
 from buildstep.build.plan_text import layer_text
+from buildstep.build.secrets import Secrets
 from buildstep.cache import outputs
 from buildstep.cache.layers import LayerRecord
 from buildstep.cache.resolutions import KeptResolution
@@ -149,14 +151,23 @@ def _packaging(
 ) -> contextlib.AbstractContextManager[Packaging]:
     """Enter the clone to install packages. installer: one that has fetched them elsewhere; what fails then is
     tried in another way, so that nobody looks at it."""
+    shown = _secrets(context, state)
     on = Host(
         state=context.backend.state,
         bus=context.bus,
         environ=context.environ,
         download=partial(download, context.environ, context.bus),
         failed=partial(debug_shell.offer, context, state) if installer is None else None,
+        secrets=shown.files,
+        env=dict(shown.env),
     )
     return prepare_packaging(context.spec, state.root, on, base=state.image.tree_digest, installer=installer)
+
+
+def _secrets(context: BuildContext, state: BuildState) -> Secrets:
+    """Read what the package manager is shown."""
+    names = context.spec.installer_options.secrets
+    return secrets.read(context.spec, names, state.root, environ=context.environ, bus=context.bus)
 
 
 def download(environ: Mapping[str, str], bus: Bus, url: str) -> bytes:
@@ -197,6 +208,7 @@ def _made(context: BuildContext, state: BuildState, target: Target) -> Made:
     base = state.below
     copied = context.plan.proto if context.spec.order == "proto-first" else None
     finished = read_clone(context, state, base, copied=copied)
+    secrets.check_left(state, finished.changes.entries, _secrets(context, state), "the package manager")
     keep_layer.set_below(context, state, finished)
     state.packaged = finished.entries
     if state.blobs is not None:
@@ -262,6 +274,7 @@ def _install_lacking(
         return problem, None
     clean(context, state)
     finished = read_clone(context, state, state.origin)
+    secrets.check_left(state, finished.changes.entries, _secrets(context, state), "the package manager")
     new = extend_layer.added(record, installed.packages)
     paths = extend_layer.paths(finished.changes)
     if problem := installer.unexpected_changes(state.root, new, paths):

@@ -15,6 +15,7 @@ from buildstep.build import (
     proto_conflicts,
     run_keys,
     run_rows,
+    secrets,
 )
 from buildstep.build.cached_layer import LayerName
 from buildstep.build.context import BuildContext, BuildState
@@ -90,22 +91,21 @@ def _make(context: BuildContext, state: BuildState, row: Row, known: RowKey | No
         context.plan.proto.read_all()
     if row.early:
         lay_inputs(context, state, row)
-    command = execute(context, state, row)
+    command, shown = execute(context, state, row)
     result.reason = f"{command.seconds:.1f} s{missing}"
     if not row.kept:
         return
     clones.clean(context, state)
-    copied = None if row.early else context.plan.proto
+    if not row.early and known is None and not shown.words:
+        return
+    before, copied = state.below, None if row.early else context.plan.proto
+    finished = clones.read_clone(context, state, before, copied=copied)
+    secrets.check_left(state, finished.changes.entries, shown, f"the command {row.name}")
     if row.early:
-        before = state.below
-        finished = clones.read_clone(context, state, before)
         keep_layer.set_below(context, state, finished)
         name = LayerName(run_rows.STEP, layer_comments.command(row))
         cached_layer.add_blob(state, state.dataset.path, before, name)
-    elif known is None:
-        return
     else:
-        finished = clones.read_clone(context, state, state.below, copied=copied)
         keep_layer.hash_all(context, state, finished)
     if known is None or not _can_keep(context, state, row):
         return

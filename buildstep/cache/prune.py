@@ -1,7 +1,7 @@
 """List what a pool keeps to be quick, and remove what was not used for longest.
 
-Layers, compressed layers, indexes of proto directories, resolutions, notes of outputs, package lists and
-downloaded packages.
+Layers, compressed layers, indexes of proto directories, resolutions, notes of outputs, package lists,
+downloaded packages and the caches of commands.
 Each goes by when it was last used, and none while a build uses it. All of it can be made again: a build that
 misses something takes longer, and gives the same image.
 
@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from buildstep.cache import blob_files
+from buildstep.cache import blob_files, step_caches
 from buildstep.cache.layers import LayerCache
 from buildstep.pool.interface import Kind
 from buildstep.rootfs.installers import apt_archives, apt_sweep
@@ -74,7 +74,7 @@ class Item:
 def items(cache: LayerCache) -> list[Item]:
     """Return everything that is kept, what was not used for longest first."""
     state = cache.backend.state
-    found = [*_layers(cache), *_blobs(state), *_small(state), *_packages(state)]
+    found = [*_layers(cache), *_blobs(state), *_small(state), *_packages(state), *_of_commands(state)]
     return sorted(found, key=lambda item: (item.used, item.kind, item.name))
 
 
@@ -147,6 +147,14 @@ def _packages(state: Path) -> Iterator[Item]:
         )  # fmt: skip
 
 
+def _of_commands(state: Path) -> Iterator[Item]:
+    for place, record in step_caches.kept(state):
+        yield Item(
+            kind="cache", name=os.fspath(place), about=f"{record.component} {record.path}", size=record.size,
+            inodes=record.inodes, used=record.used,
+        )  # fmt: skip
+
+
 def _file(kind: str, path: Path, info: os.stat_result, *, used: float, about: str = "") -> Item:
     return Item(kind=kind, name=os.fspath(path), about=about, size=info.st_size, inodes=1, used=used)
 
@@ -203,7 +211,7 @@ def _remove(cache: LayerCache, item: Item) -> bool:
         return blob_files.try_remove(state / "blobs" / item.name, unused_since=item.used)
     if item.kind in ("package", "lists"):
         guard = state / "packages" / path.relative_to(state / "packages").parts[0] / "lock"
-    elif item.kind == "index":
+    elif item.kind in ("index", "cache"):
         guard = path.with_suffix(".lock")
     with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
         if guard is None or stack.enter_context(try_lock(guard)):
@@ -211,6 +219,8 @@ def _remove(cache: LayerCache, item: Item) -> bool:
                 return False
             if item.kind == "lists":
                 remove_tree(path)
+            elif item.kind == "cache":
+                step_caches.remove(path)
             else:
                 path.unlink()
             return True
@@ -219,6 +229,9 @@ def _remove(cache: LayerCache, item: Item) -> bool:
 
 def _used_since(path: Path, item: Item) -> bool:
     """Whether a file was used since it was found."""
+    if item.kind == "cache":
+        found = dict(step_caches.kept(path.parents[1])).get(path)
+        return found is not None and found.used > item.used
     marker = path / "record" if item.kind == "lists" else path
     return marker.exists() and marker.stat().st_mtime > item.used
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from buildstep.errors import InstallError
 from buildstep.events import Bus
-from buildstep.rootfs import installers, sandbox
+from buildstep.rootfs import installers, sandbox, secret_files
 from buildstep.rootfs.installers import apt
 from buildstep.rootfs.interface import Audit, Finding, Installer, InstallJob, Package, Resolution
 from buildstep.rootfs.network_policy import allowed_by
+from buildstep.rootfs.run_as import ROOT
+from buildstep.rootfs.secret_files import SecretFile
 from buildstep.spec.load import BuildSpec
 from buildstep.system.private import private_dir
 from buildstep.system.root import Root
@@ -105,7 +107,8 @@ class Host:
     """What a CI host gives to packaging.
 
     state: the pool's directory for caches; environ: its environment; download: see `InstallJob`; failed: is
-    given what ends the work in a root, while all that was set up there is in place.
+    given what ends the work in a root, while all that was set up there is in place; secrets: what the package
+    manager is shown, env: and has as variables.
     """
 
     state: Path
@@ -113,6 +116,8 @@ class Host:
     environ: Mapping[str, str]
     download: Callable[[str], bytes]
     failed: Callable[[BaseException, sandbox.ChrootSandbox], None] | None = None
+    secrets: Sequence[SecretFile] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
@@ -139,7 +144,7 @@ def prepare_packaging(
             packages=spec.packages,
             recommends=spec.installer_options.recommends,
             mirror=mirror,
-            env=spec.installer_options.env,
+            env={**spec.installer_options.env, **on.env},
             base=base,
             fresh=not spec.cache,
             bus=bus,
@@ -147,6 +152,8 @@ def prepare_packaging(
             lock=spec.lock,
             snapshot=spec.installer_options.snapshot or "",
         )
+        for secret in on.secrets:
+            prepared.enter_context(secret_files.shown(inside, secret, ROOT))
         prepared.enter_context(installer.prepare(job))
         prepared.push(partial(_tell_failure, on, inside))
         yield Packaging(spec=spec, bus=bus, installer=installer, job=job, prepared=prepared)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ class Account:
         if program := _coreutils(root):
             return (program, f"--userspec={self.uid}:{self.gid}", f"--groups={groups}", "/", *argv)
         if program := next((path for path in ("/bin/su", "/usr/bin/su") if root.is_program(path)), ""):
-            return (program, "-s", "/bin/sh", self.name, "-c", 'exec "$0" "$@"', *argv)
+            return (program, "-s", "/bin/sh", self.name, "-c", f"exec {shlex.join(argv)}")
         raise SandboxError(
             f"a command cannot run as {self.name}: the image has none of setpriv, chroot and su",
             hint="install util-linux in it, or run the command as root",

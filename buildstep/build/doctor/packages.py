@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from buildstep.build import package_resolution
+from buildstep.build import package_resolution, secrets
 from buildstep.build.doctor import attempts
 from buildstep.build.doctor.findings import Examination
 from buildstep.build.doctor.network import reach
@@ -113,8 +113,17 @@ def _packaging(seen: Examination, backend: Backend, bus: Bus) -> Iterator[Packag
         name = journal.dataset(f"{journal.ident}-1")
         stack.callback(backend.destroy, Kind.BUILD, name)
         clone = backend.clone(Kind.IMAGE, seen.image.uuid, name)
-        on = Host(state=backend.state, bus=bus, environ=seen.environ, download=_no_download)
         root = root_in(Path(clone.path), seen.image.manifest)
+        names = seen.spec.installer_options.secrets
+        shown = secrets.read(seen.spec, names, root, environ=seen.environ, bus=bus)
+        on = Host(
+            state=backend.state,
+            bus=bus,
+            environ=seen.environ,
+            download=_no_download,
+            secrets=shown.files,
+            env=dict(shown.env),
+        )
         yield stack.enter_context(prepare_packaging(seen.spec, root, on, base=seen.image.tree_digest))
 
 

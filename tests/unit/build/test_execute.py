@@ -21,6 +21,7 @@ from buildstep.errors import EmitError
 from buildstep.formats.oci.layout import open_layout
 from buildstep.formats.oci.spec import OciPlatform
 from buildstep.rootfs import packaging
+from buildstep.system.root import Root
 from tests.servers.layouts import layer, make_layout
 from tests.unit.build.workshop import ENVIRON, Workshop, make_workshop
 
@@ -160,7 +161,7 @@ def test_a_failure_in_a_step_leaves_nothing(
         raise EmitError("made to fail")
 
     monkeypatch.setattr(module, "run", fails)
-    inside = SimpleNamespace(run=lambda *_args, **_options: "")
+    inside = SimpleNamespace(run=lambda *_args, **_options: "", root=Root(workshop.top))
     monkeypatch.setattr(packaging, "enter", lambda *_args: contextlib.nullcontext(inside))
     asked = {"motd": {"motd": True}, **ASKED_FOR}
     with pytest.raises(EmitError, match="made to fail"):

@@ -13,6 +13,7 @@ import pytest
 from buildstep.build import run_layer
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.run_rows import Row
+from buildstep.build.secrets import Secrets
 from buildstep.errors import CommandFailed, SpecError
 from buildstep.report.record import Command
 from tests.unit.build.workshop import Workshop, make_workshop
@@ -28,7 +29,7 @@ class Bench(Workshop):
     ran: list[str]
     doing: dict[str, Do]
 
-    def execute(self, context: BuildContext, state: BuildState, row: Row) -> Command:
+    def execute(self, context: BuildContext, state: BuildState, row: Row) -> tuple[Command, Secrets]:
         self.ran.append(row.name)
         root = state.root.path
         saw = sorted(os.path.relpath(path, root) for path in root.rglob("*") if path.is_file())
@@ -38,7 +39,7 @@ class Bench(Workshop):
             self.doing[row.name](root)
         done = Command(command=row.name, name=row.command.name)
         context.recorder.commands.append(done)
-        return done
+        return done, Secrets()
 
     def made(self, packages: Any = (), **build: Any) -> list[str]:
         """Build, and return the commands that ran."""
