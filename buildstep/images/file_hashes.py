@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
 import time
 from pathlib import Path
 
+from buildstep.events import Bus, Reading
 from buildstep.system import sealed
-from buildstep.system.digest import sha256_file
 
 
 class FileHashes:
     """SHA-256 of single large files (base archives), remembered by what lstat says of them.
 
-    fresh: read each file once more, whatever earlier commands found.
+    fresh: read each file once more, whatever earlier commands found. bus: shows how far that is.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, bus: Bus | None = None) -> None:
         self._path = path
+        self._bus = bus or Bus()
         self._seen: dict[str, str] = {}
         self.fresh = False
 
@@ -32,9 +35,15 @@ class FileHashes:
             known = sealed.read(self._path)
         if key in known and not self.fresh:
             return known[key]
-        digest = self._seen[key] = sha256_file(path)
+        digest = self._seen[key] = self._read(path, info.st_size)
         # A file as young as this moment may still be written within the clock's grain: not remembered.
         if time.time_ns() - info.st_ctime_ns > 2_000_000_000:
             with contextlib.suppress(OSError):
                 sealed.write(self._path, dict([*known.items(), (key, digest)][-200:]), durable=False)
         return digest
+
+    def _read(self, path: Path, size: int) -> str:
+        with path.open("rb") as stream:
+            done = lambda: Reading(os.lseek(stream.fileno(), 0, os.SEEK_CUR))  # noqa: E731
+            with self._bus.job(f"read {path.name}", size, read=done):
+                return hashlib.file_digest(stream, "sha256").hexdigest()

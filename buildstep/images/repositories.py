@@ -162,7 +162,7 @@ class BucketRepository(_Published):
         self, manifest: Mapping[str, Any], target: Path, *, progress: Progress | None = None
     ) -> Downloaded:
         name = f"images/{manifest['uuid']}/file"
-        return _finished(self._client.download(name, target, expected=expected_file(manifest)), progress)
+        return self._client.download(name, target, expected=expected_file(manifest), progress=progress)
 
 
 def path_of(text: str) -> str:

@@ -64,7 +64,7 @@ class ImageStore:
         """The repositories that the configuration names; none is opened before it is asked."""
         self.freshness = Freshness(self.folder, environ, self.config.http, bus)
         self.tags = Tags(self.folder, self.platform, self.freshness, bus)
-        self.hashes = FileHashes(backend.state / "filehash.json")
+        self.hashes = FileHashes(backend.state / "filehash.json", bus)
         self._sources: dict[str, tuple[Source, str] | None] = {}
         self.locked: dict[str, LockedImage] = {}  # by references that a lock has settled
         self._chains: dict[str, list[Resolved]] = {}

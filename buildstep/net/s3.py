@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from buildstep.errors import ToolMissing, UsageError
 from buildstep.events import Gauge, Reading
-from buildstep.net.download import Downloaded, download
+from buildstep.net.download import Downloaded, Progress, download
 from buildstep.net.errors import clean_text, safe_url
 from buildstep.net.http import Http
 from buildstep.net.request import MAX_RESPONSE, USER_AGENT, HttpRequest
@@ -206,13 +206,15 @@ class S3Client:
             else:
                 return data, found
 
-    def download(self, key: str, target: Path, *, expected: Expected) -> Downloaded:
+    def download(
+        self, key: str, target: Path, *, expected: Expected, progress: Progress | None = None
+    ) -> Downloaded:
         """Download an object, resumed where that is possible, and verify it."""
         with self._calling(f"get {key} from"):
             link = self._boto.generate_presigned_url(
                 "get_object", Params={"Bucket": self.bucket, "Key": self._key(key)}, ExpiresIn=_LINK_SECONDS
             )
-        return download(self.http, HttpRequest("GET", link), target, expected=expected)
+        return download(self.http, HttpRequest("GET", link), target, expected=expected, progress=progress)
 
     def list(self, under: str = "") -> Iterator[ObjectInfo]:
         """Yield the objects whose keys begin so, in order of their keys."""

@@ -25,6 +25,9 @@ from buildstep.system.text import printable, size_text
 _WIDE, _MIDDLE, _NARROW = 100, 70, 45
 """Columns of a terminal from which on there is room for a bar; for rate and what a job is at; for bytes."""
 
+_PERIOD = 10.0
+"""Seconds over which a rate is taken: so long a download that stalls has the one it had."""
+
 
 class Bars(Progress):
     """rich's progress of gauges, which are read whenever it is drawn. headline: is shown above them."""
@@ -34,22 +37,26 @@ class Bars(Progress):
     def __init__(self, console: Console | None = None) -> None:
         console = console or Console(stderr=True, highlight=False)
         self._gauges: dict[Gauge, TaskID] = {}
+        width, right = console.width, Column(no_wrap=True, justify="right")
+        rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+        # What a job is at takes what the others leave; a long title may have a third.
+        title = Column(no_wrap=True, overflow="ellipsis", max_width=width // 3) if width >= _MIDDLE else rest
         columns: list[ProgressColumn] = [
-            TextColumn("  {task.description}", markup=False, table_column=_flexible(2)),
-            TaskProgressColumn(table_column=_right()),
-            TimeRemainingColumn(compact=True, table_column=_right()),
+            TextColumn("  {task.description}", markup=False, table_column=title),
+            TaskProgressColumn(table_column=right.copy()),
+            TimeRemainingColumn(compact=True, table_column=right.copy()),
         ]
         # What there is no room for, the least useful first.
-        if console.width >= _NARROW:
-            columns.insert(2, _Amount(binary_units=True, table_column=_right()))
-        if console.width >= _MIDDLE:
-            columns.insert(3, _Rate(table_column=_right()))
-            columns.append(
-                TextColumn("{task.fields[at]}", style="dim", markup=False, table_column=_flexible(1))
-            )
-        if console.width >= _WIDE:
+        if width >= _NARROW:
+            columns.insert(2, _Amount(binary_units=True, table_column=right.copy()))
+        if width >= _MIDDLE:
+            columns.insert(3, _Rate(table_column=right.copy()))
+            columns.append(TextColumn("{task.fields[at]}", style="dim", markup=False, table_column=rest))
+        if width >= _WIDE:
             columns.insert(1, BarColumn(bar_width=20))
-        super().__init__(*columns, console=console, transient=True, expand=True)
+        super().__init__(
+            *columns, console=console, transient=True, expand=True, speed_estimate_period=_PERIOD
+        )
 
     def begin(self, gauge: Gauge) -> None:
         """Show a job."""
@@ -81,14 +88,6 @@ class Bars(Progress):
             yield self.make_tasks_table(self.tasks)
 
 
-def _right() -> Column:
-    return Column(no_wrap=True, justify="right")
-
-
-def _flexible(ratio: int) -> Column:
-    return Column(no_wrap=True, overflow="ellipsis", ratio=ratio)
-
-
 class _Amount(DownloadColumn):
     """Bytes of all bytes; nothing for what is counted in per cent."""
 
@@ -97,7 +96,7 @@ class _Amount(DownloadColumn):
 
 
 class _Rate(ProgressColumn):
-    """Bytes a second, of the last half minute; likewise."""
+    """Bytes a second, of the last seconds; likewise."""
 
     def render(self, task: Task) -> Text:
         if task.fields["unit"] != "bytes" or not task.speed:

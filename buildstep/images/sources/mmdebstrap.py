@@ -22,6 +22,7 @@ from buildstep.rootfs import emulation
 from buildstep.rootfs.installers.apt_faults import ARCHIVE_KEYRINGS, Advice, Keys, explain
 from buildstep.rootfs.installers.dpkg_database import STATUS, installed_packages
 from buildstep.system import process, userns
+from buildstep.system.text import size_text
 
 DEFAULTS = {"variant": "minbase", "include": "", "components": "main"}
 
@@ -84,7 +85,7 @@ class Mmdebstrap:
         if not context.privileged:
             command = _as_root_of_a_namespace(command)
         try:
-            with context.bus.job(f"make {suite}", read=lambda: _made(into, archive)):
+            with context.bus.job(f"mmdebstrap {suite}", unit="percent", read=lambda: _made(into, archive)):
                 process.run(
                     command,
                     env=env,
@@ -135,12 +136,12 @@ class Mmdebstrap:
 
 
 def _made(root: Path, archive: Path) -> Reading:
-    """Return how far a root is: bytes of packages that came, or of the archive that it is written to."""
+    """Return how far a root is, in words: how many packages there will be is only known at the end."""
     if archive.exists():
-        return Reading(archive.stat().st_size, text="written")
+        return Reading(0, text=f"{size_text(archive.stat().st_size)} written")
     sizes = [file.stat().st_size for file in (root / "var/cache/apt/archives").rglob("*.deb")]
     unpacked = sum(1 for _ in (root / "var/lib/dpkg/info").glob("*.list"))
-    return Reading(sum(sizes), text=f"{len(sizes)} packages fetched, {unpacked} unpacked")
+    return Reading(0, text=f"{len(sizes)} packages of {size_text(sum(sizes))} fetched, {unpacked} unpacked")
 
 
 # -- when it fails ------------------------------------------------------------------------------------------

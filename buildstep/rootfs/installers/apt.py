@@ -302,17 +302,20 @@ class Apt:
         """Upgrade all packages. What an install after it needs is fetched with the rest."""
         self._fetch(job, "dist-upgrade", None)
         with failures("the upgrade", (), *CULPRITS):
-            self._change(job, ["dist-upgrade"])
+            self._change(job, "dist-upgrade", ["dist-upgrade"])
 
     def install(self, job: InstallJob, versions: Mapping[str, str] | None = None) -> None:
         self._fetch(job, "install", versions)
         with failures("installing packages", job.packages, *CULPRITS):
-            self._change(job, _install(job))
+            self._change(job, "install", _install(job))
 
-    def _change(self, job: InstallJob, words: Sequence[str]) -> None:
+    def _change(self, job: InstallJob, act: str, words: Sequence[str]) -> None:
         """Run an apt that runs scripts of packages: with no network, now or later."""
         self._clean = False
-        with apt_progress.changing(job.bus, "install packages") as (option, fd):
+        with apt_progress.changing(job.bus, f"apt-get {act}") as (
+            option,
+            fd,
+        ):
             self._apt(job, [option, *words], fds=(fd,))
         apt_incremental.sort_extended_states(job.sandbox.root)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from buildstep.errors import DiskError
+from buildstep.events import Gauge
 from buildstep.net.download import Downloaded, Follower, Progress, download
 from buildstep.net.errors import HttpError
 from buildstep.net.http import Http
@@ -50,6 +51,21 @@ class TestDownload:
         assert done.sha256 == expected().sha256
         assert done.fetched == len(DATA)
         assert leftovers(tmp_path) == ["f"]
+
+    @pytest.mark.parametrize("kind", ["", "truncate", "there"])
+    def test_a_gauge_is_told_of_every_byte_once(
+        self, http: Http, imgapi_server: ImgapiServer, file_url: str, tmp_path: Path, kind: str
+    ) -> None:
+        """Also of those that are there, and where the rest has to be asked for."""
+        if kind == "there":
+            (tmp_path / "f").write_bytes(DATA)
+        elif kind:
+            imgapi_server.fail(kind, path="/file")
+        progress = Progress(Gauge("download", len(DATA)))
+        request = HttpRequest("GET", file_url, headers=HEAD)
+        download(http, request, tmp_path / "f", expected=expected(), progress=progress)
+        assert progress.gauge is not None
+        assert progress.gauge.reading() == (len(DATA), 1, "")
 
     def test_what_is_there_is_proved_and_not_fetched(
         self, http: Http, imgapi_server: ImgapiServer, file_url: str, tmp_path: Path

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 from buildstep.errors import UsageError
+from buildstep.events import Gauge
 from buildstep.formats.oci.spec import OCI_MANIFEST, Descriptor, OciPlatform
 from buildstep.net.errors import HttpError
 from buildstep.net.http import Http
 from buildstep.net.registry import Reference, RegistryClient, is_loopback
+from buildstep.system.files import Slice
+from tests.servers import registry
 from tests.servers.fixtures import Notes, bus, http
 from tests.servers.registry import RegistryServer
 
@@ -96,3 +101,39 @@ def test_another_answer_to_head_is_a_failure(http: Http) -> None:
     with RegistryServer(no_head=403) as server, pytest.raises(HttpError, match="403"):
         RegistryClient(Reference.parse(f"docker://{server.host}/x:v1"), http=http).resolve("v1")
     assert [method for method, _ in server.calls] == ["HEAD"]
+
+
+class TestGauge:
+    """What is pushed is counted once, whatever had to be repeated."""
+
+    def push(self, http: Http, server: RegistryServer, tmp_path: Path, size: int) -> Gauge:
+        data = os.urandom(size)
+        (tmp_path / "blob").write_bytes(data)
+        blob = Descriptor(media_type="", digest="sha256:" + hashlib.sha256(data).hexdigest(), size=size)
+        gauge = Gauge("push", size)
+        client = RegistryClient(Reference.parse(f"docker://{server.host}/x:v1"), http=http)
+        assert client.push_blob(blob, Slice(path=tmp_path / "blob", offset=0, size=size), gauge)
+        assert server.content[f"blobs/{blob.digest}"][0] == data
+        assert not client.push_blob(blob, Slice(path=tmp_path / "blob", offset=0, size=size), gauge)
+        return gauge
+
+    def test_bytes_that_are_sent_and_bytes_that_are_there(self, http: Http, tmp_path: Path) -> None:
+        with RegistryServer() as server:
+            assert self.push(http, server, tmp_path, 300_001).reading().done == 600_002
+
+    def test_a_body_that_has_to_be_sent_again(
+        self, http: Http, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        failures = iter([503])
+        answered = registry._Handler.do_PUT
+
+        def put(handler: registry._Handler) -> None:
+            status = next(failures, 0)
+            if not status:
+                return answered(handler)
+            handler._body()
+            return handler._answer(status)
+
+        monkeypatch.setattr(registry._Handler, "do_PUT", put)
+        with RegistryServer() as server:
+            assert self.push(http, server, tmp_path, 300_001).reading().done == 600_002
