@@ -13,6 +13,7 @@ import click
 
 from buildstep.cli import values
 from buildstep.cli.image_diff import command as diff
+from buildstep.cli.image_outdated import command as outdated
 from buildstep.cli.options import JSON, echo, print_json, show, with_session
 from buildstep.cli.publish import command as publish
 
@@ -31,11 +32,12 @@ _SOURCE = click.option(
 
 @click.group("image")
 def command() -> None:
-    """Base images: import, list, show, verify, delete, gc; compare two; publish a built one."""
+    """Base images: import, list, show, verify, outdated, delete, gc; compare two; publish a built one."""
 
 
 command.add_command(publish)
 command.add_command(diff)
+command.add_command(outdated)
 
 
 def _json_of(record: Any, *, whole: bool) -> dict[str, Any]:

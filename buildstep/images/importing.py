@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
 from buildstep.cache import base_layers
 from buildstep.errors import BuildstepError, EmitError, ImageError
-from buildstep.formats.unpack import apply_layer, unpack
 from buildstep.images.file_kind import kind_of, kind_of_start
 from buildstep.images.freshness import RELEASE
 from buildstep.images.interface import Identity, SourceContext, SourceImage
@@ -23,8 +20,8 @@ from buildstep.images.record import ImageRecord, key_of, root_in
 from buildstep.images.resolve import Fetched, Incoming
 from buildstep.images.sources import parse, zfs_file
 from buildstep.images.store import ImageStore
-from buildstep.images.unpacking import shown
 from buildstep.images.usable import refuse_unusable
+from buildstep.images.working_dataset import working_dataset
 from buildstep.net.errors import HttpError
 from buildstep.net.http import translated
 from buildstep.net.imgapi import expected_file
@@ -34,7 +31,6 @@ from buildstep.rootfs import installers
 from buildstep.rootfs.installers.package_database import packages_in
 from buildstep.spec.imgmanifest import uuid_of
 from buildstep.system.digest import HashingReader
-from buildstep.system.private import private_dir
 from buildstep.system.remove import remove_tree
 from buildstep.tree.entry import FileList, tree_digest
 from buildstep.tree.hashing import hash_entries, spread_digests
@@ -121,6 +117,27 @@ class Importer:
     # -- where images come from ---------------------------------------------------------------------
 
     def _from_source(self, ref: str, identity: Identity) -> ImageRecord:
+        put, locked = self._put_from(ref, identity), self._store.locked.get(ref)
+        return self._install(put, key=identity.key, label=identity.label, locked=locked)
+
+    @contextlib.contextmanager
+    def unpacked(self, ref: str) -> Iterator[tuple[Path, SourceImage]]:
+        """Unpack what a locator names for the length of a block: where it is, and what it is.
+
+        It does not come into the store; only what it is based on does.
+        """
+        identity = self._store.identify(ref)
+        assert identity is not None, "it is a locator"
+        name = f"unpacked {identity.key}"  # what it downloads is not where an import has that
+        ident, working = self._working(name)
+        with self._store.locks.of_key(name), working as context:
+            dataset, fetched = self._put_from(ref, identity)(ident, context)
+            remove_tree(context.downloads)
+            yield dataset.path, fetched
+            self._backend.destroy(Kind.BUILD, ident)
+
+    def _put_from(self, ref: str, identity: Identity) -> Put:
+        """Return how what a locator names becomes a dataset."""
         parsed = self._store.source(ref)
         assert parsed is not None
         source, locator = parsed
@@ -144,7 +161,7 @@ class Importer:
                 )
             return dataset, fetched
 
-        return self._install(put, key=identity.key, label=identity.label, locked=locked)
+        return put
 
     def _ensure_origin(self, path: Path, manifest: Mapping[str, Any]) -> None:
         if not zfs_file.can_receive(self._backend):
@@ -243,19 +260,6 @@ class Importer:
 
     # -- making the image ---------------------------------------------------------------------------
 
-    def _context(self, ident: str, downloads: Path) -> SourceContext:
-        privileged, bus = self._backend.privileged, self._store.bus
-        private_dir(downloads)
-        return SourceContext(
-            cache=self._journal.folder(self._backend.state / "work" / ident),
-            downloads=downloads,
-            privileged=privileged,
-            bus=bus,
-            environ=self._store.environ,
-            unpack=shown(partial(unpack, privileged=privileged, bus=bus), bus),
-            apply_layer=shown(partial(apply_layer, privileged=privileged, bus=bus), bus, layers=True),
-        )
-
     def _install(
         self, put: Put, *, key: str, label: str = "", locked: LockedImage | None = None
     ) -> ImageRecord:
@@ -264,21 +268,18 @@ class Importer:
         label: what it is called in messages; by default the repository that it came from. locked: what it
         has to be.
         """
-        self._count += 1
-        ident = self._journal.dataset(f"{self._journal.ident}-import{self._count}")
-        downloads = self._backend.state / "downloads" / hashlib.sha256(os.fsencode(key)).hexdigest()[:32]
-        try:
-            dataset, fetched = put(ident, self._context(ident, downloads))
+        ident, working = self._working(key)
+        with working as context:
+            dataset, fetched = put(ident, context)
             record = self._record(dataset, fetched, key, label, locked)
-            remove_tree(downloads)  # the store has all of it now
+            remove_tree(context.downloads)  # the store has all of it now
             return record
-        except BaseException:
-            self._backend.destroy(Kind.BUILD, ident)
-            raise
-        finally:
-            remove_tree(self._backend.state / "work" / ident)
-            with contextlib.suppress(OSError):  # what may be resumed keeps its directory
-                downloads.rmdir()
+
+    def _working(self, key: str) -> tuple[str, contextlib.AbstractContextManager[SourceContext]]:
+        """Return the name of a working dataset, and what is to be entered while an image is put into it."""
+        self._count += 1
+        ident = f"{self._journal.ident}-import{self._count}"
+        return ident, working_dataset(self._store, self._journal, ident, key)
 
     def _record(
         self, dataset: Dataset, fetched: SourceImage, key: str, label: str, locked: LockedImage | None

@@ -86,6 +86,23 @@ class Audit(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Update:
+    """A package that is not as its repositories have it.
+
+    installed: its version, empty for one that would come with the others; candidate: the version that would
+    take its place, empty for one that would go, or where there is none; origin: where that is from, as the
+    repository calls itself. security: whether it mends a security problem; None where nobody can tell.
+    """
+
+    name: str
+    arch: str = ""
+    installed: str = ""
+    candidate: str = ""
+    origin: str = ""
+    security: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class InstallJob:
     """What an installer works on.
 
@@ -235,4 +252,16 @@ class NamesRepositories(Protocol):
 
     def repositories(self, job: InstallJob) -> list[tuple[str, ...]]:
         """Return of each repository that the root is set to the URLs one of which answers if it is there."""
+        ...
+
+
+@runtime_checkable
+class ListsUpdates(Protocol):
+    """What an installer may have as well, so that it can be said what is out of date in an image."""
+
+    def updates(self, job: InstallJob) -> list[Update]:
+        """Return what would change in the root by the index as last fetched, sorted. Changes nothing.
+
+        Raises InstallError.
+        """
         ...

@@ -13,7 +13,7 @@ from typing import Any
 from buildstep.errors import InstallError
 from buildstep.events import Bus
 from buildstep.rootfs import installers, sandbox, secret_files
-from buildstep.rootfs.installers import apt
+from buildstep.rootfs.installers.apt_sources import host_mirror
 from buildstep.rootfs.interface import Audit, Finding, Installer, InstallJob, Package, Resolution
 from buildstep.rootfs.network_policy import allowed_by
 from buildstep.rootfs.run_as import ROOT
@@ -134,8 +134,8 @@ def prepare_packaging(
     cache = on.state / "packages" / installer.name
     private_dir(cache)
     mirror = spec.installer_options.mirror or environ.get("BUILDSTEP_APT_MIRROR", "")
-    if not mirror and installer.name == apt.Apt.name:
-        mirror = apt.host_mirror(environ, cache if spec.cache else None)
+    if not mirror and installer.name == "apt":
+        mirror = host_mirror(environ, cache if spec.cache else None)
     entered = enter(spec, root, bus, environ, mirrors=[mirror])
     with entered as inside, contextlib.ExitStack() as prepared:
         job = InstallJob(

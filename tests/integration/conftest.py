@@ -124,7 +124,7 @@ def capability(name: str) -> str:
 
 
 def _try_mirror() -> str:
-    from buildstep.rootfs.installers.apt import host_mirror
+    from buildstep.rootfs.installers.apt_sources import host_mirror
 
     if not host_mirror(os.environ):
         return "the machine's apt has no Debian mirror"

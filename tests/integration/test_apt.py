@@ -18,7 +18,7 @@ from buildstep.errors import InstallError
 from buildstep.events import Bus, Event, Output
 from buildstep.rootfs import cleaners, installers, sandbox
 from buildstep.rootfs.cleaners.interface import CleanOptions
-from buildstep.rootfs.installers.apt import host_mirror
+from buildstep.rootfs.installers.apt_sources import host_mirror
 from buildstep.rootfs.interface import Installer, InstallJob
 from buildstep.rootfs.leak_check import CiHost
 from buildstep.rootfs.sandbox import SandboxOptions

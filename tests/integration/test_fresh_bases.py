@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.integration.test_images import Agent, agent, build, builder, tarball
+from tests.integration.repository import make_repository
+from tests.integration.test_images import REPOSITORY, Agent, agent, build, builder, tarball
+from tests.integration.yard import Yard
 from tests.servers.fixtures import Registry, start_registry
 
 __all__ = ["agent", "builder"]
+
+Private = Callable[[Callable[[], Any]], Any]
 
 
 @pytest.fixture
@@ -63,3 +71,81 @@ def test_a_tag_is_asked_for_when_it_is_old(builder: Agent, logged: Registry) -> 
     assert "changed since" in newer.record["steps"][0]["reason"]
     assert newer.record["inputs"]["image"]["digest"] != first.record["inputs"]["image"]["digest"]
     assert "the tag is the same as on" in reason(builder, ref, "--pull")
+
+
+# -- what is out of date in an image ------------------------------------------------------------------------
+
+
+def outdated(place: Yard, *argv: str, status: int = 0) -> str:
+    """What the command prints, run as a person runs it."""
+    environ = {"PATH": os.environ["PATH"], "HOME": "/nowhere", "BUILDSTEP_SOURCES": "none", **place.environ}
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "buildstep", "image", "outdated", *argv], cwd=place.out.parent,
+        env={**environ, "PYTHONPATH": str(REPOSITORY), "BUILDSTEP_POOL": place.pool}, capture_output=True,
+        text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == status, done.stderr
+    return done.stdout
+
+
+def test_packages_that_are_out_of_date(place: Yard, tmp_path: Path, private: Private) -> None:
+    repository = make_repository(place, tmp_path / "repository")
+    repository.fields = {"Label": "Ours", "Origin": "Ours"}
+    repository.put("beta", "1.0")
+    repository.put("alpha", "1.0", depends="beta")
+    place.build = {"packages": ["alpha"], "order": "packages-first"}
+    with repository.served():
+        assert not private(place.run).error
+        # Another day: both have newer versions, one of them needs a new package.
+        repository.put("gamma", "3")
+        repository.put("beta", "1.1")
+        repository.put("alpha", "2.0", depends="beta, gamma")
+        told = outdated(place, "out").splitlines()
+        assert [row.split()[:4] for row in told[1:-1]] == [
+            ["alpha", "1.0", "->", "2.0"], ["beta", "1.0", "->", "1.1"], ["gamma", "new", "3", "Ours:made"],
+        ]  # fmt: skip
+        assert told[0] == "base: tar:base.tar is the same"
+        assert told[-1] == "hello@1.0.0: 3 packages would change"
+        # From a repository of security updates, they are marked; of an archive the same is told as of its record.
+        repository.fields = {"Label": "Debian-Security", "Suite": "made-security"}
+        repository.publish()
+        found = json.loads(outdated(place, "out/hello-1.0.0.oci.tar", "--json", "--exit-code", status=20))
+        rows = {
+            row["name"]: (row["installed"], row["candidate"], row["security"]) for row in found["packages"]
+        }
+        assert rows == {"alpha": ("1.0", "2.0", True), "beta": ("1.0", "1.1", True), "gamma": ("", "3", True)}
+        assert (found["count"], found["security"], found["unknown"]) == (3, 3, False)
+        # The base alone has none of these.
+        base = f"tar:{place.base}"
+        assert "base@0: all packages are as they would be now" in outdated(place, base, "--exit-code")
+    # Nobody answers: that is told, and is no reason to think that all is well.
+    told = outdated(place, base, "--exit-code", status=20).splitlines()
+    assert told[-1].startswith("packages: not known: ")
+    pool = place.out.parent / "pool"
+    assert list((pool / "build").iterdir()) == []
+    assert list((pool / "state/work").iterdir()) == []
+    assert list((pool / "state/journal").iterdir()) == []
+
+
+def test_a_base_in_a_registry_that_is_out_of_date(builder: Agent, logged: Registry) -> None:
+    ref = publish(builder, logged, "one")
+    made = build(builder, "child", ref, {"srv/y": "1\n"})
+    archive = next(made.folder.glob("*.oci.tar"))
+    for word in (str(made.folder), str(archive), ref):
+        found = json.loads(builder.run("image", "outdated", word, "--json"))
+        assert found["base"]["state"] == "same"
+    publish(builder, logged, "two")
+    # The base in the store, by its name: what the tag was then.
+    uuid = made.record["inputs"]["image"]["uuid"]
+    for word in (str(made.folder), str(archive), uuid):
+        found = json.loads(builder.run("image", "outdated", word, "--json"))
+        assert found["base"]["state"] == "changed"
+        assert found["base"]["text"].startswith(f"the tag {ref} changed since ")
+        assert found["count"] == 1
+    assert found["why"] == "the image has no package manager that we know"
+    # An archive whose record is elsewhere says itself what it was made from.
+    alone = builder.top / "alone.oci.tar"
+    alone.write_bytes(archive.read_bytes())
+    found = json.loads(builder.run("image", "outdated", str(alone), "--json"))
+    assert found["base"]["state"] == "changed"
+    assert builder.left() == []

@@ -142,6 +142,7 @@ COMMANDS: dict[str, list[str]] = {
     "image show": ["scratch"],
     "image diff": ["scratch", "scratch"],
     "image verify": [],
+    "image outdated": ["scratch"],
     "image delete": ["no-such-image"],
     "image gc": ["--unused", "10"],
     "image publish": ["out/hello-1.imgmanifest", "dir:there"],

@@ -18,6 +18,7 @@ from buildstep.rootfs.installers import (
     apt_faults,
     apt_incremental,
     apt_locked,
+    apt_outdated,
     apt_progress,
     apt_simulation,
     apt_sweep,
@@ -54,17 +55,15 @@ from buildstep.rootfs.installers.apt_settings import (
     POLICY,
     SETTINGS,
 )
-from buildstep.rootfs.installers.apt_sources import Sources, host_mirror, lists_key
+from buildstep.rootfs.installers.apt_sources import Sources, lists_key
 from buildstep.rootfs.installers.common import Cause, checked, failures
 from buildstep.rootfs.installers.private_area import private_area
-from buildstep.rootfs.interface import Audit, InstallJob, Package, Resolution, Sandbox
+from buildstep.rootfs.interface import Audit, InstallJob, Package, Resolution, Sandbox, Update
 from buildstep.spec.lock import Lock, LockedPackage
 from buildstep.system.locks import lock
 from buildstep.system.remove import remove_tree
 from buildstep.system.root import Root
 from buildstep.tree.entry import FileList
-
-__all__ = ["Apt", "host_mirror"]
 
 
 class Apt:
@@ -187,6 +186,12 @@ class Apt:
         if job.lock is not None:
             apt_locked.check(job.lock, answer)
         return answer
+
+    def updates(self, job: InstallJob) -> list[Update]:
+        """See `interface.ListsUpdates`. What is held back in the image stays as it is."""
+        with failures("asking for newer packages", (), *CULPRITS, explain=self._explain):
+            cache = partial(self._apt, job, program="apt-cache", answer=True)
+            return apt_outdated.ask(partial(self._ask, job), cache)
 
     # -- package files
 
@@ -372,14 +377,8 @@ class Apt:
                         target = f"{OURS}/{name}/{empty}"
                         stack.enter_context(job.sandbox.share(area / "scratch", target, writable=True))
             argv = [program, f"--config-file={CONFIG}", "--quiet", *words]
-            return job.sandbox.run(
-                argv,
-                network=network,
-                env={**ENV, **job.env},
-                answer=answer,
-                what=program.rpartition("/")[2],
-                fds=fds,
-            )
+            env, what = {**ENV, **job.env}, program.rpartition("/")[2]
+            return job.sandbox.run(argv, network=network, env=env, answer=answer, what=what, fds=fds)
 
     def installed(self, sandbox: Sandbox) -> list[Package]:
         return dpkg_database.ask(sandbox)

@@ -18,7 +18,7 @@ from buildstep.rootfs.installers.package_database import PKGSRC as DATABASES
 from buildstep.rootfs.installers.pkgsrc_refusals import CULPRITS, advice, unfetched, upgrade_failed
 from buildstep.rootfs.installers.pkgsrc_versions import newer
 from buildstep.rootfs.installers.private_area import private_area, sweep_areas
-from buildstep.rootfs.interface import Audit, Finding, InstallJob, Package, Resolution, Sandbox
+from buildstep.rootfs.interface import Audit, Finding, InstallJob, Package, Resolution, Sandbox, Update
 from buildstep.system.mount_table import mount_points
 from buildstep.system.process import SAFE_PATH
 from buildstep.system.remove import remove_tree
@@ -103,6 +103,32 @@ class Pkgsrc:
             if full in job.packages or (name in job.packages and newer(version, found.get(name, ""))):
                 found[name] = version
         return Resolution(versions=found, exact=False)
+
+    def updates(self, job: InstallJob) -> list[Update]:
+        """Compare what is installed with what `pkgin avail` lists, and with what the audit says, if it can.
+
+        A package that the audit names is listed also where nothing newer is there.
+        """
+        best: dict[str, str] = {}
+        for row in _available(job).splitlines():
+            name, _, version = row.partition(" ")[0].rpartition("-")
+            if newer(version, best.get(name, "")):
+                best[name] = version
+        audit = self.audit(job)
+        wrong = None if audit is None else {(row.package, row.version) for row in audit.findings}
+        found = []
+        for package in self.installed(job.sandbox):
+            candidate = best.get(package.name, "")
+            candidate = candidate if newer(candidate, package.version) else ""
+            security = None if wrong is None else (package.name, package.version) in wrong
+            if candidate or security:
+                found.append(
+                    Update(
+                        name=package.name, installed=package.version, candidate=candidate, security=security,
+                        origin="pkgsrc" if candidate else "",
+                    )
+                )  # fmt: skip
+        return found
 
     def blocker(self, job: InstallJob, added: Mapping[str, str], base: FileList) -> str:
         """No manual promises which files a package's scripts may touch."""

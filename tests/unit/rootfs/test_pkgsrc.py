@@ -106,3 +106,28 @@ def test_an_old_failure_in_the_log_is_none_of_this_upgrade(zone: Path, task: par
     log.parent.mkdir(parents=True)
     log.write_text("pkg_add: 1 package addition failed\n")
     Pkgsrc().upgrade(task(sandbox=Upgrades(zone, "---Jan 01 00:00:00: installing a-2...\n", status=0)))
+
+
+def test_what_is_out_of_date(zone: Path, task: partial[InstallJob]) -> None:
+    sandbox = Recorder(
+        zone,
+        {
+            "avail": "nginx-1.24.0nb2  web server\nnginx-1.22.0  web server\nzlib-1.3  compression\nperl-5.36.0  x\n",
+            "pkg_info": "nginx-1.22.0  web server\nzlib-1.3  compression\nperl-5.40.0  x\nowncloud-9.1.8  cloud\n",
+            "audit": CommandFailed(
+                ["pkg_admin"], 1, detail="Package nginx-1.22.0 has a denial-of-service vulnerability, see https://e/1\n"
+                "Package owncloud-9.1.8 has reached end-of-life (eol), see https://e/2\n",
+            ),
+        },
+    )  # fmt: skip
+    assert [
+        (row.name, row.installed, row.candidate, row.security)
+        for row in Pkgsrc().updates(task(sandbox=sandbox))
+    ] == [("nginx", "1.22.0", "1.24.0nb2", True), ("owncloud", "9.1.8", "", True)]
+
+
+def test_without_an_audit_nobody_knows_what_is_for_security(zone: Path, task: partial[InstallJob]) -> None:
+    (zone / "opt/local/sbin/pkg_admin").unlink()
+    sandbox = Recorder(zone, {"avail": "nginx-1.24.0  web\n", "pkg_info": "nginx-1.22.0  web\n"})
+    (row,) = Pkgsrc().updates(task(sandbox=sandbox))
+    assert (row.candidate, row.security) == ("1.24.0", None)

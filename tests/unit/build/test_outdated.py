@@ -1,0 +1,129 @@
+"""What would change in an image: what is asked about, and what the source of its base says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from buildstep.build.outdated import Outdated, outdated
+from buildstep.build.outdated_subject import Subject, subject_of
+from buildstep.errors import ImageError, UsageError
+from buildstep.images.importing import Importer
+from buildstep.images.store import ImageStore
+from buildstep.pool.interface import Kind
+from buildstep.pool.journal import Journal, open_journal
+from buildstep.rootfs.interface import Update
+from tests.unit.build.workshop import Workshop, make_workshop
+from tests.unit.images.test_store import archive
+
+pytestmark = pytest.mark.commands("cp", "find", "rsync")
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    made = make_workshop(tmp_path, monkeypatch)
+    archive(tmp_path / "base.tar", name="base", other="xyz")
+    made.build(image=f"tar:{tmp_path}/base.tar")
+    return made
+
+
+@pytest.fixture
+def store(workshop: Workshop) -> ImageStore:
+    return workshop.open()[0]
+
+
+@pytest.fixture
+def journal(store: ImageStore) -> Iterator[Journal]:
+    with open_journal(store.backend.state, "outdated") as made:
+        yield made
+
+
+def ask(word: Path | str, workshop: Workshop, store: ImageStore, journal: Journal) -> Outdated:
+    found = outdated(subject_of(str(word), store), store, journal, workshop.spec())
+    assert list(store.backend.idents(Kind.BUILD)) == []
+    return found
+
+
+def test_the_same_is_meant_by_a_record_its_directory_and_its_file(
+    workshop: Workshop, store: ImageStore
+) -> None:
+    record = next(workshop.out.glob("*.buildrecord.json"))
+    for word in (record, workshop.out, next(workshop.out.glob("*.oci.tar"))):
+        found = subject_of(str(word), store)
+        assert (found.name, found.version) == ("hello", "1.0.0")
+        assert found.ref == f"oci:{workshop.out}/hello-1.0.0.oci.tar"
+        assert found.base["label"] == "tar:base.tar"
+
+
+def test_a_file_that_is_not_what_its_record_says_is_not_taken_for_it(
+    workshop: Workshop, store: ImageStore
+) -> None:
+    path = next(workshop.out.glob("*.oci.tar"))
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert subject_of(str(path), store).base == {}
+    found = subject_of(str(workshop.out), store)
+    assert found.ref == ""
+    assert "was written" in found.why
+
+
+def test_what_is_no_image(workshop: Workshop, store: ImageStore, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="holds no build record"):
+        subject_of(str(tmp_path / "empty"), store)
+    with pytest.raises(ImageError, match="is not in the store"):
+        subject_of("nothing@1", store)
+    workshop.build(name="other")
+    with pytest.raises(UsageError, match="has 2 build records"):
+        subject_of(str(workshop.out), store)
+
+
+def test_a_base_from_a_file(workshop: Workshop, store: ImageStore, journal: Journal) -> None:
+    found = ask(workshop.out, workshop, store, journal)
+    assert found.base is not None
+    assert found.base.state == "same"
+    assert (found.packages, found.why) == (None, "the image has no package manager that we know")
+    archive(workshop.top / "base.tar", name="base", other="xyz2")
+    found = ask(workshop.out, workshop, store, journal)
+    assert found.base is not None
+    assert found.base.state == "changed"
+    assert found.base.text.startswith("tar:base.tar changed since ")
+    assert found.count == 1
+    assert found.unknown
+    (workshop.top / "base.tar").unlink()
+    found = ask(workshop.out, workshop, store, journal)
+    assert found.base is not None
+    assert (found.base.state, found.unknown) == ("unknown", True)
+    assert "cannot be asked" in found.base.text
+
+
+def test_without_its_image_file_a_record_tells_of_its_base_alone(
+    workshop: Workshop, store: ImageStore, journal: Journal
+) -> None:
+    next(workshop.out.glob("*.oci.tar")).unlink()
+    found = ask(workshop.out, workshop, store, journal)
+    assert found.base is not None
+    assert found.base.state == "same"
+    assert found.to_json()["why"] == "its image file is not on this machine"
+
+
+def test_an_image_of_the_store_is_asked_about_in_a_clone(
+    workshop: Workshop, store: ImageStore, journal: Journal
+) -> None:
+    found = ask("base@0", workshop, store, journal)
+    assert found.base is not None
+    assert (found.base.ref, found.base.state) == ("tar:base.tar", "same")
+    assert found.to_json()["name"] == "base"
+    image = store.get("base@0")
+    assert Importer(store, journal).there(image.uuid) == image, "it is as it was"
+
+
+def test_counts() -> None:
+    subject = Subject(name="x", version="1")
+    rows = (Update(name="a", security=True), Update(name="b", security=None))
+    found = Outdated(subject=subject, base=None, packages=rows)
+    assert (found.count, len(found.security), found.unknown) == (2, 1, False)
+    assert found.to_json()["made"] is None
