@@ -133,6 +133,8 @@ def _text(event: dict[str, Any]) -> str | None:
             return f"{get('step')} {state} in {_seconds(get('seconds'))}" + _tail(get("reason"))
         case "cleaned":
             return f"{get('cleaner')}: {get('paths')} paths, {_size(get('bytes'))} removed"
+        case "checked":
+            return f"check {get('group')} {get('check')}: {get('result')}" + _tail(get("message"))
         case "artifact":
             return f"{get('path')}  {_size(get('size'))}  sha256:{get('sha256')}"
         case "counted":

@@ -30,6 +30,7 @@ def render(records: Sequence[BuildRecord], out: IO[bytes]) -> None:
         facts=list(_facts(record, records[-2] if len(records) > 1 else None)),
         tail=_tail(record),
         longest=max(critical_path(record.steps), key=lambda step: step.seconds, default=None),
+        wrong=[row for row in record.checks if row.result != "passed"],
         removed=[row for row in record.cleaned if row.paths],
         marks=_MARKS,
         mark=lambda ok: _MARKS["run" if ok else "failed"],

@@ -7,6 +7,7 @@ import functools
 import os
 import pickle
 import shutil
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -96,8 +97,7 @@ def _can(job: Callable[[], object]) -> bool:
 
 
 def _try_overlay() -> None:
-    top = Path("/tmp/buildstep-probe")
-    top.mkdir(exist_ok=True)
+    top = Path(tempfile.mkdtemp(prefix="buildstep-probe-"))  # others may try at the same time
     with mounts.tmpfs(top):
         for name in ("lower", "upper", "work", "merged"):
             (top / name).mkdir()

@@ -188,3 +188,9 @@ def test_pages_repeat(tmp_path: Path) -> None:
     record = reportdata.write(tmp_path / "hello.buildrecord.json", reportdata.record())
     reportdata.write_events(tmp_path / "hello.events.jsonl", 100)
     assert rendered(record) == rendered(record)
+
+
+def test_checks_of_the_image_are_on_the_page(tmp_path: Path) -> None:
+    text = rendered(reportdata.write(tmp_path / "hello.buildrecord.json", reportdata.record()))
+    assert "1 of 2 passed" in text
+    assert "/srv/a belongs to uid 7" in text
