@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pwd
 import shutil
@@ -90,6 +91,53 @@ def test_an_ordinary_users_image_is_roots_image(lab: UserLab, way: str) -> None:
         info = Path(row["path"]).stat()
         assert info.st_uid == UID
         assert sha256(Path(row["path"])) == row["sha256"]
+
+
+@pytest.mark.parametrize("way", ["read in place", "copied"])
+def test_accounts_modes_and_units_are_those_of_roots_image(lab: UserLab, way: str) -> None:
+    with tarfile.open(lab.base, "a") as tar:
+        for name, mode, gid, data in (
+            ("etc/shadow", 0o640, 42, b"root:*:1:0:99999:7:::\nwww:*:1:0:99999:7:::\n"),
+            ("etc/gshadow", 0o640, 42, b"root:*::\nwww:*::\n"),
+            ("etc/skel/.profile", 0o604, 0, b"# profile\n"),
+        ):
+            member = tarfile.TarInfo(name)
+            member.mode, member.gid, member.size, member.mtime = mode, gid, len(data), EPOCH
+            tar.addfile(member, io.BytesIO(data))
+    (lab.proto / "lib/systemd/system").mkdir(parents=True)
+    (lab.proto / "lib/systemd/system/app.service").write_text("[Install]\nWantedBy=multi-user.target\n")
+    (lab.proto / "srv/app").mkdir(parents=True)
+    (lab.proto / "srv/app/run").write_text("x")
+    os.link(lab.proto / "srv/app/run", lab.proto / "srv/app/twin")
+    build = {
+        "users": [
+            {"name": "app", "uid": 990, "home": "/srv/app", "groups": ["www"]},
+            {"name": "bob", "uid": 1500, "home": "/home/deep/bob"},
+        ],
+        "modes": {"srv/app": "D2750,F4750", "*": "go-w"},
+        "units": {"enable": ["app.service"], "mask": ["x.service"]},
+        "owner": {"srv": "app:www", "*": "root:root"},
+        "formats": ["oci", "tar"],
+    }
+    lab.manifest(build=build)
+    lab.environ["SOURCE_DATE_EPOCH"] = str(EPOCH)
+    if way == "copied":
+        lab.environ["BUILDSTEP_PLAIN"] = "1"
+    lab.give()
+    mine = lab.built()
+    roots = Lab(top=lab.top, base=lab.base, scheme="dir", environ={"SOURCE_DATE_EPOCH": str(EPOCH)})
+    lab.manifest(build=build)
+    told = roots.built("--pool", f"dir:{lab.top}/roots-pool", "-o", f"{lab.top}/roots-out")
+    assert listing(mine) == listing(told)
+    assert mine["tree_digest"] == told["tree_digest"]
+    assert [row["sha256"] for row in mine["files"]] == [row["sha256"] for row in told["files"]]
+    members = listing(mine)
+    assert members["home/deep/bob/.profile"][1:4] == (oct(0o604), 1500, 1500)
+    assert members["home/deep"][2:4] == (0, 0)
+    assert members["etc/shadow"][1:4] == (oct(0o640), 0, 42)
+    assert members["srv/app/run"][1:4] == (oct(0o4750), 990, 44)
+    assert members["etc/systemd/system/x.service"][5] == "/dev/null"
+    assert lab.leftovers() == []
 
 
 def listing(result: dict[str, Any]) -> dict[str, tuple[object, ...]]:
