@@ -23,7 +23,7 @@ from buildstep.rootfs import conflicts, copy_proto, owners, placement
 from buildstep.rootfs.interface import LocksPackages
 from buildstep.rootfs.packaging import Host, Packaging, prepare_packaging
 from buildstep.spec.load import BuildSpec
-from buildstep.spec.lock import Lock, LockedBase
+from buildstep.spec.lock import Lock, LockedBase, MadeOf
 from buildstep.spec.locking import asked
 from buildstep.system.root import Root
 from buildstep.tree.exclude import excluder
@@ -210,7 +210,7 @@ def _locking(packages: Packaging) -> LocksPackages:
 
 
 def _of_base(spec: BuildSpec, image: ImageRecord) -> Lock:
-    inputs = image.inputs
+    inputs, made_of = image.inputs, image.made_of or MadeOf()
     return Lock(
         asked=asked(spec),
         base=LockedBase(
@@ -220,6 +220,9 @@ def _of_base(spec: BuildSpec, image: ImageRecord) -> Lock:
             tree_digest=image.tree_digest,
             digest=str(inputs.get("digest", "")),
             release=str(inputs.get("release", "")),
+            epoch=made_of.epoch,
+            sources=made_of.sources,
+            packages=made_of.packages,
         ),
         date=_now(),
         tools=_tools(spec, image),
@@ -229,7 +232,8 @@ def _of_base(spec: BuildSpec, image: ImageRecord) -> Lock:
 def _tools(spec: BuildSpec, image: ImageRecord) -> dict[str, str]:
     own = {row.name: row.version for row in image.packages if row.name in _TOOLS}
     made = {"mmdebstrap": image.inputs["mmdebstrap"]} if "mmdebstrap" in image.inputs else {}
-    return {"buildstep": __version__, **emit.tool_versions(spec), **own, **made}
+    formats = {name: said for name, said in emit.tool_versions(spec).items() if name != "kernel"}
+    return {"buildstep": __version__, **formats, **own, **made}
 
 
 def _now() -> str:

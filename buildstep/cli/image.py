@@ -44,6 +44,7 @@ def _json_of(record: Any, *, whole: bool) -> dict[str, Any]:
     value: dict[str, Any] = record.to_json()
     if not whole:
         value["packages"] = len(value["packages"])
+        value.pop("made_of")
     return {"name": record.name, "version": record.version, **value}
 
 

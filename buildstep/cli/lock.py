@@ -139,8 +139,8 @@ def _write(
 
     new = make_lock.update(spec, room, updates) if updates else make_lock.make(spec, room)
     said = make_lock.differences(old, new)
-    if old is not None and replace(new, date=old.date) == old:
-        new = old  # but for the date
+    if old is not None and replace(new, date=old.date, tools=old.tools) == old:
+        new = old  # it was made at another time, by other tools
     else:
         try:
             lock.write(path, new)

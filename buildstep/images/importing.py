@@ -270,7 +270,7 @@ class Importer:
         """
         ident, working = self._working(key)
         with working as context:
-            dataset, fetched = put(ident, context)
+            dataset, fetched = put(ident, replace(context, locked=locked))
             record = self._record(dataset, fetched, key, label, locked)
             remove_tree(context.downloads)  # the store has all of it now
             return record
@@ -329,6 +329,7 @@ class Importer:
                 origin=str(fetched.manifest.get("origin") or "") if zfs_file.can_receive(backend) else "",
                 installer=installer.name if installer is not None else "",
                 layers=tuple(file.layer for file in fetched.layers),
+                made_of=fetched.made_of,
             )
             return self._used(self._add(record, entries, new=new))
 
@@ -341,12 +342,16 @@ class Importer:
                 base_layers.keep(self._backend.state, file.layer, file.place, own=file.own)
             layers = tuple(file.layer for file in fetched.layers)
         release = fetched.inputs.get(RELEASE, "")
-        if [asdict(layer) for layer in layers] == [
-            asdict(layer) for layer in there.layers
-        ] and there.inputs.get(RELEASE, "") == release:
+        if [asdict(layer) for layer in layers] == [asdict(layer) for layer in there.layers] and (
+            there.inputs.get(RELEASE, ""),
+            there.made_of,
+        ) == (release, fetched.made_of):
             return there
         inputs = {**there.inputs, RELEASE: release} if release else there.inputs
-        return self._store.write(replace(there, layers=layers, inputs=inputs, imported=time.time()))
+        made_of = fetched.made_of or there.made_of
+        return self._store.write(
+            replace(there, layers=layers, inputs=inputs, imported=time.time(), made_of=made_of)
+        )
 
     def _add(self, record: ImageRecord, entries: FileList, *, new: bool) -> ImageRecord:
         """Write an image's record. new: its dataset has just been made, and goes where that fails, such as at

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, ClassVar, Protocol, runtime_checkable
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from buildstep.cache.base_layers import BaseLayer
 from buildstep.events import Bus
 from buildstep.rootfs.interface import Package
+from buildstep.spec.lock import MadeOf
 from buildstep.system.files import Slice
 from buildstep.tree.entry import FileList
+
+if TYPE_CHECKING:
+    from buildstep.images.locked import LockedImage
 
 # -- image sources -------------------------------------------------------------------------------------
 
@@ -40,6 +44,7 @@ class SourceImage:
     """An OCI image configuration that came with it."""
     layers: tuple[LayerFile, ...] = ()
     """Its layers as they came, lowest first; none where it has none, or an OCI image cannot have them."""
+    made_of: MadeOf | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +90,9 @@ class SourceContext:
     image, for files that are verified before they are used. unpack: extract a tar stream, compressed or
     not, into a directory, safely; returns its true entries. apply_layer: lay a layer, whiteouts included,
     over a directory that holds the entries given; returns those of the result.
+
+    packages: the cache of Debian's package files, if there is one; locked: what the image has to be, if that
+    is settled.
     """
 
     cache: Path
@@ -94,3 +102,5 @@ class SourceContext:
     environ: Mapping[str, str]
     unpack: Callable[[IO[bytes], Path], FileList]
     apply_layer: Callable[[IO[bytes], Path, FileList], FileList]
+    packages: Path | None = None
+    locked: LockedImage | None = None

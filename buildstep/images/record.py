@@ -11,6 +11,7 @@ from buildstep.cache.base_layers import BaseLayer
 from buildstep.errors import ImageError
 from buildstep.images.interface import Identity
 from buildstep.rootfs.interface import Package
+from buildstep.spec.lock import MadeOf
 from buildstep.system import sealed
 from buildstep.system.files import read_json
 from buildstep.system.root import Root
@@ -57,6 +58,9 @@ class ImageRecord:
     installer: str = ""
     layers: tuple[BaseLayer, ...] = ()
     """The layers that it came in, lowest first; none where an image based on it has all of it as one."""
+
+    made_of: MadeOf | None = None
+    """Of a root that was made of a suite: its package files, by which it can be made again."""
 
     @property
     def name(self) -> str:
@@ -112,6 +116,8 @@ class ImageRecord:
         fields = {key: value[key] for key in value if key != "format"}
         fields["packages"] = tuple(Package(**row) for row in fields["packages"])
         fields["layers"] = tuple(BaseLayer.from_json(row) for row in fields.get("layers", ()))
+        if fields.get("made_of") is not None:
+            fields["made_of"] = MadeOf.from_json(fields["made_of"])
         for name in ("blobs", "aliases"):
             fields[name] = tuple(fields.get(name, ()))
         return cls(**fields)

@@ -33,6 +33,7 @@ def working_dataset(store: ImageStore, journal: Journal, ident: str, key: str) -
         yield SourceContext(
             cache=journal.folder(work),
             downloads=downloads,
+            packages=backend.state / "packages" / "apt",
             privileged=privileged,
             bus=bus,
             environ=store.environ,

@@ -54,6 +54,21 @@ class LockedPackage:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MadeOf:
+    """What a root of a suite was made of. epoch: the SOURCE_DATE_EPOCH by which it can be made again;
+    sources: its lists of sources, by path; packages: none where that could not be found out."""
+
+    epoch: int = 0
+    sources: Mapping[str, str] = field(default_factory=dict)
+    packages: tuple[LockedPackage, ...] = ()
+
+    @classmethod
+    def from_json(cls, value: Any) -> MadeOf:
+        """Return what `asdict` made JSON of."""
+        return cls(**{**value, "packages": _packages(value["packages"])})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LockedBase:
     """A base image. key: its identity in a store of images; digest: of its manifest, where it is from a
     registry or an OCI layout; release: a digest over the Release files that it was made from; sources: its

@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import re
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from buildstep.formats.oci.spec import OciPlatform
 from buildstep.images.freshness import RELEASE, digest_of
 from buildstep.images.interface import Identity, SourceContext, SourceImage
 from buildstep.images.sources.oci import platform_of
+from buildstep.images.sources.suite_packages import SuitePackages
 from buildstep.rootfs import emulation
 from buildstep.rootfs.installers.apt_faults import ARCHIVE_KEYRINGS, Advice, Keys, explain
 from buildstep.rootfs.installers.dpkg_database import STATUS, installed_packages
@@ -70,18 +72,21 @@ class Mmdebstrap:
         mirror = context.environ.get("BUILDSTEP_APT_MIRROR", "")
         # Which Release files it was made from, by which a later build sees that there is a newer base.
         releases = context.cache / "releases"
-        argv = self._argv(options)
+        made = SuitePackages(context, suite)
+        argv = [*self._argv(options), *made.options]
+        begin = int(context.environ.get("SOURCE_DATE_EPOCH") or time.time())
         extra = {key: value for key, value in context.environ.items() if key in _PASSED}
         # mmdebstrap sets mtimes to this when it is given, so that equal packages make an equal base.
         env = process.base_env(os.environ, **extra) | {"TMPDIR": os.fspath(context.cache)}
-        env["RELEASES_FILE"] = os.fspath(releases)
+        env |= {"RELEASES_FILE": os.fspath(releases), **made.environ}
         archive = context.cache / "base.tar"
         # Where nobody can make device nodes, mmdebstrap leaves out all that belongs into /dev, except in a
         # tar archive, into which it writes them without making them.
         whole = context.privileged and not userns.in_user_namespace()
         target = into if whole else archive
         command = [*argv, "--mode=root", f"--format={'directory' if whole else 'tar'}"]
-        command += [suite, os.fspath(target), *([mirror] if mirror else [])]
+        source = made.source(mirror)
+        command += [suite, os.fspath(target), *([source] if source else [])]
         if not context.privileged:
             command = _as_root_of_a_namespace(command)
         try:
@@ -103,22 +108,17 @@ class Mmdebstrap:
             archive.unlink(missing_ok=True)
         status = (into / STATUS.lstrip("/")).read_text(encoding="utf-8", errors="replace")
         return SourceImage(
-            manifest={
-                "name": f"debian-{suite}-{options['variant']}",
-                "version": "0",
-                "os": "linux",
-                "type": "other",
-                "description": f"Debian {suite} ({options['variant']})",
-            },
+            manifest=_manifest(suite, options["variant"]),
             inputs={
                 "mmdebstrap": process.query(["mmdebstrap", "--version"]).stdout.strip(),
                 "suite": suite,
-                RELEASE: digest_of(line.split()[0] for line in releases.read_text().splitlines()),
+                RELEASE: _release(releases, context),
                 **options,
             },
             packages=tuple(installed_packages(status)),
             entries=entries,
             config=self._platform.to_json(),
+            made_of=made.made_of(into, begin),
         )
 
     def _argv(self, options: Mapping[str, str]) -> list[str]:
@@ -133,6 +133,19 @@ class Mmdebstrap:
         if options["include"]:
             argv.append(f"--include={options['include']}")
         return argv
+
+
+def _manifest(suite: str, variant: str) -> dict[str, str]:
+    about = f"Debian {suite} ({variant})"
+    name = f"debian-{suite}-{variant}"
+    return {"name": name, "version": "0", "os": "linux", "type": "other", "description": about}
+
+
+def _release(releases: Path, context: SourceContext) -> str:
+    """Return a digest over the Release files that a root was made from: at first, if it is made again."""
+    if context.locked is not None and context.locked.base.release:
+        return context.locked.base.release
+    return digest_of(line.split()[0] for line in releases.read_text().splitlines())
 
 
 def _made(root: Path, archive: Path) -> Reading:
