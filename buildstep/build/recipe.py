@@ -16,9 +16,10 @@ from typing import Any, Final
 from buildstep.errors import Fault, SpecError
 from buildstep.spec import schema
 from buildstep.spec.document import read_document
+from buildstep.spec.rules import OUTPUT
 from buildstep.spec.run_rules import PLAIN_RUN
 from buildstep.spec.schema import BOOLEAN, array, at, record, text
-from buildstep.spec.settings import OUTPUT, SETTINGS
+from buildstep.spec.settings import SETTINGS
 
 _PATH = text(r"[^\x00-\x1f\x7f]+", say="a path")
 _URL = text(

@@ -18,8 +18,8 @@ from buildstep.components.interface import ReadOptions
 from buildstep.errors import Fault, SpecError, ToolMissing, UsageError
 from buildstep.net.credentials import HUB, Credentials
 from buildstep.spec import schema
+from buildstep.spec.rules import PLATFORM
 from buildstep.spec.schema import BOOLEAN, Rule, array, mapping, record, text
-from buildstep.spec.settings import PLATFORM
 
 FILE: Final = "components.toml"
 PAI_FILE: Final = "services-configuration.yaml"

@@ -11,6 +11,7 @@ from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 from buildstep.errors import InstallError
 from buildstep.events import Bus
 from buildstep.spec.lock import Lock, LockedPackage
+from buildstep.spec.repositories import PackageFile, Repository
 from buildstep.system.root import Root
 from buildstep.tree.entry import FileList
 
@@ -115,7 +116,8 @@ class InstallJob:
     counted costs; download: fetches a URL on the CI host, outside of the image; None where no step may.
 
     lock: what is to be installed and nothing else, if that is settled; snapshot: where its package files may
-    be as well (see `apt_locked.snapshot_uri`), empty for nowhere.
+    be as well (see `apt_locked.snapshot_uri`), empty for nowhere. repositories: where packages come from
+    besides; files: those of the packages that are files; hold: packages that stay as they are.
     """
 
     sandbox: Sandbox
@@ -130,6 +132,9 @@ class InstallJob:
     download: Callable[[str], bytes] | None = None
     lock: Lock | None = None
     snapshot: str = ""
+    repositories: Sequence[Repository] = ()
+    files: Sequence[PackageFile] = ()
+    hold: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -151,6 +151,9 @@ def prepare_packaging(
             download=on.download if spec.network else None,
             lock=spec.lock,
             snapshot=spec.installer_options.snapshot or "",
+            repositories=spec.installer_options.repositories,
+            files=spec.package_files,
+            hold=spec.installer_options.hold,
         )
         for secret in on.secrets:
             prepared.enter_context(secret_files.shown(inside, secret, ROOT))

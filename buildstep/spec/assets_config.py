@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from buildstep.spec.fields import store_url
+from buildstep.spec.rules import STORE
 from buildstep.spec.schema import BOOLEAN, HTTP, array, choice, integer, record, text
-from buildstep.spec.settings import STORE
 
 _PLAIN = r"\x00-\x1f\x7f"
 _PATH = text(rf"[^{_PLAIN}]+", say="a path")

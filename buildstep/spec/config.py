@@ -19,8 +19,8 @@ from buildstep.errors import Fault, SpecError
 from buildstep.spec import assets_config, schema
 from buildstep.spec.assets_config import AssetsConfig
 from buildstep.spec.fields import Limits, from_data, store_url
+from buildstep.spec.rules import LIMITS, STORE
 from buildstep.spec.schema import BOOLEAN, HTTP, Rule, array, integer, mapping, record, text
-from buildstep.spec.settings import LIMITS, STORE
 
 FILE: Final = "buildstep.toml"
 SYSTEM: Final = Path("/etc/buildstep") / FILE

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 from buildstep.spec import check_rules
 from buildstep.spec.accounts import Group, Units, User
 from buildstep.spec.lock import Lock
+from buildstep.spec.repositories import PackageFile, Repository
 
 Origin = Literal["flag", "file", "environment", "default"]
 
@@ -28,6 +29,8 @@ class InstallerOptions:
     snapshot: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
+    repositories: tuple[Repository, ...] = ()
+    hold: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,6 +204,8 @@ class BuildSpec:
     """What is beside the m.json, and fits it: no setting."""
     lock_problem: str = ""
     """Why a lock that is there is not used: no setting."""
+    package_files: tuple[PackageFile, ...] = ()
+    """Those of the packages that are files: no setting."""
     keep_clone: bool = False
     """Whether the clone stays after a success too. No setting: commands that debug a build set it."""
 
@@ -270,7 +275,7 @@ _NESTED: Final[Mapping[str, type]] = {
     "oci": OciConfig,
     "units": Units,
 }
-_ROWS: Final[Mapping[str, type]] = {"users": User, "groups": Group}
+_ROWS: Final[Mapping[str, type]] = {"users": User, "groups": Group, "repositories": Repository}
 """Fields that are lists of objects."""
 
 
@@ -313,6 +318,8 @@ def to_data(value: object) -> object:
     """Return the value of a field as JSON data: of a lock, which file it is."""
     if isinstance(value, Lock):
         return {"path": os.fspath(value.path), "sha256": value.sha256}
+    if isinstance(value, PackageFile):  # where the checkout lies decides nothing
+        return {"name": value.name, "sha256": value.sha256}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         parts = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
         return {name: to_data(part) for name, part in parts.items() if part is not None}

@@ -18,12 +18,22 @@ from typing import Any, Final, NamedTuple
 from buildstep.errors import Fault, SpecError
 from buildstep.formats.oci import naming
 from buildstep.formats.oci.spec import ARCHITECTURES, OciPlatform
-from buildstep.spec import accounts, check_rules, ignore_file, imgmanifest, locking, run_rules, schema
+from buildstep.spec import (
+    accounts,
+    check_rules,
+    ignore_file,
+    imgmanifest,
+    locking,
+    repositories,
+    run_rules,
+    schema,
+)
 from buildstep.spec.document import Document
-from buildstep.spec.fields import BuildSpec, Origin, Secret, from_data, store_url, to_data
+from buildstep.spec.fields import BuildSpec, InstallerOptions, Origin, Secret, from_data, store_url, to_data
 from buildstep.spec.json_schema import SCHEMA_KEY, build_rule
+from buildstep.spec.rules import PREFIX
 from buildstep.spec.schema import at
-from buildstep.spec.settings import PREFIX, SETTINGS, Choices, Setting
+from buildstep.spec.settings import SETTINGS, Choices, Setting
 from buildstep.system.text import shown_path
 
 __all__ = ["BuildSpec", "check_document", "load", "summary"]
@@ -99,13 +109,18 @@ def _load(
     faults += _relations(given, flags, cwd)
     faults += _run_faults(given, folder, environ)
     faults += _ignore(given, cwd)
+    faults += _package_faults(given, folder, cwd)
     faults += _platform_faults(user, given)
     faults += _file_name_faults(user, given)
     if faults:
         raise SpecError(source, faults)
     spec = _spec(user, given, source, cwd)
     spec = dataclasses.replace(
-        spec, run=run_rules.with_scripts(spec.run, folder), secrets=_placed(spec.secrets, folder)
+        spec,
+        installer_options=_with_keys(spec.installer_options, folder),
+        package_files=repositories.files_of(spec.packages, _folder_of(given.get("packages"), folder, cwd)),
+        run=run_rules.with_scripts(spec.run, folder),
+        secrets=_placed(spec.secrets, folder),
     )
     return locking.with_lock(spec, environ, cwd)
 
@@ -243,6 +258,25 @@ def _run_faults(given: Mapping[str, _Given], folder: Path, environ: Mapping[str,
         if options and name not in secrets:
             place = at(at(options.where, "secrets"), index)
             yield Fault(where=place, message=f"there is no secret {name}", hint=schema.near(name, secrets))
+
+
+def _package_faults(given: Mapping[str, _Given], folder: Path, cwd: Path) -> Iterator[Fault]:
+    """Yield faults of repositories, and of packages that are files."""
+    if options := given.get("installer_options"):
+        rows = options.value.get("repositories", ())
+        yield from repositories.faults(rows, at(options.where, "repositories"), folder)
+    if packages := given.get("packages"):
+        yield from repositories.file_faults(packages.value, packages.where, _folder_of(packages, folder, cwd))
+
+
+def _folder_of(given: _Given | None, folder: Path, cwd: Path) -> Path:
+    """Return what a path is relative to: the m.json that has it, else where the command runs."""
+    return folder if given is not None and given.origin == "file" else cwd
+
+
+def _with_keys(options: InstallerOptions, folder: Path) -> InstallerOptions:
+    """Return the options with the keys of repositories, not their files' names."""
+    return dataclasses.replace(options, repositories=repositories.with_keys(options.repositories, folder))
 
 
 def _placed(secrets: Mapping[str, Secret], folder: Path) -> dict[str, Secret]:

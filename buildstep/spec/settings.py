@@ -14,8 +14,26 @@ from buildstep.spec.accounts import GROUPS, MODE, UNITS, USERS
 from buildstep.spec.check_rules import ALLOW, CHECKS
 from buildstep.spec.document import LAST_SECOND
 from buildstep.spec.oci_rules import OCI
+from buildstep.spec.repositories import REPOSITORY
+from buildstep.spec.rules import (
+    ABSOLUTE,
+    BYTES,
+    LIMITS,
+    LINE,
+    OUTPUT,
+    OWNER,
+    PACKAGE,
+    PLAIN,
+    PLATFORM,
+    PREFIX,
+    SECONDS,
+    SIZE,
+    SNAPSHOT,
+    STORE,
+    WORD,
+)
 from buildstep.spec.run_rules import ENV, NAME, RUN, SECRETS
-from buildstep.spec.schema import BOOLEAN, HTTP, Rule, array, choice, integer, mapping, record, text
+from buildstep.spec.schema import BOOLEAN, Rule, array, choice, integer, mapping, record, text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,62 +89,17 @@ class Setting:
         return self.rule | ({"items": options} if self.kind == "array" else options)
 
 
-# Control characters must not get into an argv, a path or a log.
-_PLAIN = r"\x00-\x1f\x7f"
-_HALVES = r"\ud800-\udfff"  # surrogates: no file name can hold them
-_WORD = text(rf"[^{_PLAIN}-][^{_PLAIN}]*", say="one line that does not start with a dash")
-_LINE = text(rf"[^{_PLAIN}]*", say="one line")
-_NO_NUL = text(r"[^\x00]*", say="free of NUL", least=0)
-_ABSOLUTE = text(rf"/[^{_PLAIN}]*", say="an absolute path")
-_PACKAGE = text(
-    r"[A-Za-z0-9_.+:=~/][A-Za-z0-9_.+:=~/-]*",
-    say="a package: A-Z a-z 0-9 - _ . + : = ~ / and no dash in front",
-)
-PREFIX = text(
-    rf"[^/.{_PLAIN}{_HALVES}-][^/{_PLAIN}{_HALVES}]*",
-    say="a file name that does not start with a dot or a dash",
-)
-_SNAPSHOT = text(
-    rf"[0-9]{{8}}T[0-9]{{6}}Z|({HTTP}|file)://[^\s{_PLAIN}]+",
-    say="a time such as 20260102T030405Z, or an address, which may have {archive} and {date}",
-)
-_WHO = "[A-Za-z0-9_][A-Za-z0-9_.-]*"
-_OWNER = text(f"keep|{_WHO}:{_WHO}", say='"keep" or USER:GROUP, names or numbers')
-OUTPUT: Final = text(rf"!?/[^{_PLAIN}]*", say="an anchored pattern: /PATH, or !/PATH for what stays out")
-"""What of a tree is recorded."""
-
-PLATFORM: Final = text(r"[a-z0-9]+/[a-z0-9_]+(/[a-z0-9]+)?", say="OS/ARCHITECTURE[/VARIANT]")
-
-_BYTES = "[0-9]{1,15}[KMGTkmgt]?(i?[Bb])?"
-_SIZE = text(_BYTES, say="a number of bytes such as 500K or 10M")
-_SECONDS = integer(1, 7 * 24 * 3600)
-STORE: Final = text(
-    rf"({HTTP}|s3)://[^\s@?#/]+[^\s@?#]*|ssh://([^\s@:?#/]+@)?[^\s@?#/]+/[^\s@?#]*|dir:[^{_PLAIN}#]+|[^{_PLAIN}:#-][^{_PLAIN}:#]*",
-    say="dir:PATH, s3://BUCKET[/PREFIX], ssh://HOST/PATH or http(s)://HOST/PATH, without a password",
-)
-"""Where a store of contents is."""
-LIMITS: Final = record(
-    {
-        "pids": integer(0, 4_194_304),
-        "memory": integer(0, 2**62),
-        "output": integer(0, 2**62),
-        "open_files": integer(0, 1_048_576),
-        "file_size": integer(0, 2**62),
-    }
-)
-"""Of what a command in the image may take."""
-
 _TABLE: Final = (
     Setting(
         "image",
-        _WORD,
+        WORD,
         "The base image: a uuid, name@version, or a locator such as mmdebstrap:bookworm.",
         flag="-i/--image",
         required=True,
     ),
     Setting(
         "proto",
-        _LINE,
+        LINE,
         "The proto directory, copied over the base image; also an argument by itself. Default: proto, if it "
         "is there.",
         flag="-d/--dir",
@@ -139,7 +112,13 @@ _TABLE: Final = (
         " it, and files are named PREFIX-VERSION-ARCH. Default: as the base image is.",
         flag="--platform",
     ),
-    Setting("packages", array(_PACKAGE), "Packages to install.", flag="-p/--packages"),
+    Setting(
+        "packages",
+        array(PACKAGE),
+        "Packages to install, as their manager takes them (NAME, NAME=VERSION, NAME:ARCH, NAME/SUITE), or"
+        " package files: /PATH, ./PATH or ../PATH, from where the m.json is.",
+        flag="-p/--packages",
+    ),
     Setting(
         "installer",
         text(),
@@ -152,15 +131,19 @@ _TABLE: Final = (
         record(
             {
                 "recommends": BOOLEAN,
-                "mirror": _WORD,
-                "snapshot": _SNAPSHOT,
+                "mirror": WORD,
+                "snapshot": SNAPSHOT,
                 "env": ENV,
                 "secrets": array(NAME, unique=True),
+                "repositories": array(REPOSITORY),
+                "hold": array(WORD, unique=True),
             }
         ),
         "recommends: also what packages recommend (false); mirror: fetch from there; snapshot: a dated mirror"
         " for package files of a lock that are nowhere else; env: variables for the package manager; secrets:"
-        " what it is shown of `secrets`.",
+        " what it is shown of `secrets`; repositories: where packages come from besides, in the words of"
+        " sources.list(5): signed_by is a key or its file, priority that of apt_preferences(5) for its"
+        " host; hold: packages that stay as they are, now and in the image.",
     ),
     Setting(
         "run",
@@ -210,14 +193,14 @@ _TABLE: Final = (
     ),
     Setting(
         "owner",
-        mapping(_OWNER, keys=_LINE, least=1) | _OWNER | {"type": ["string", "object"]},
+        mapping(OWNER, keys=LINE, least=1) | OWNER | {"type": ["string", "object"]},
         "Who owns the files of the proto directory: one rule, or an object of globs, of which the"
         ' first that matches counts and "*" comes last. keep: the numbers they have on the agent.',
         flag="--owner",
     ),
     Setting(
         "modes",
-        mapping(MODE, keys=_LINE),
+        mapping(MODE, keys=LINE),
         "Modes of the files of the proto directory: an object of globs as in owner, of which the first that"
         " matches counts; the others keep their mode. As chmod takes them, D or F in front for directories or"
         " files only: 0640, u=rwX,go=rX, D0755,F0644.",
@@ -227,12 +210,10 @@ _TABLE: Final = (
         UNITS,
         "Units of systemd to enable, disable or mask when all is in the image, as systemctl --root does it.",
     ),
-    Setting(
-        "exclude", array(_LINE), "Patterns of rsync, for what stays out.", flag="--exclude", commas=False
-    ),
+    Setting("exclude", array(LINE), "Patterns of rsync, for what stays out.", flag="--exclude", commas=False),
     Setting(
         "replace",
-        array(_LINE),
+        array(LINE),
         "Paths of the image at which the proto directory may take the place of a directory with a file, or of"
         " a file with a directory: `*` and `?` in a name, `**` for any names. What was there is removed.",
         flag="--replace",
@@ -275,7 +256,7 @@ _TABLE: Final = (
     ),
     Setting(
         "ref",
-        _WORD,
+        WORD,
         "Another name for the image. Container engines load it as [HOST/]NAME[:TAG]; default: NAME:VERSION,"
         " the name in lower case, and a dash for what no engine takes in it. The format files records the"
         " image by this name; default: NAME/VERSION.",
@@ -288,9 +269,9 @@ _TABLE: Final = (
         " in front what stays out; default: all of it.",
         commas=False,
     ),
-    Setting("strip", _ABSOLUTE, "The path whose content the format files records as the top of its list."),
+    Setting("strip", ABSOLUTE, "The path whose content the format files records as the top of its list."),
     Setting("motd", BOOLEAN, "Write etc/motd; needs source_repo.", flag="-M/--motd"),
-    Setting("source_repo", _WORD, "Where the source is, for the motd.", flag="-S/--source-repo"),
+    Setting("source_repo", WORD, "Where the source is, for the motd.", flag="-S/--source-repo"),
     Setting("upgrade_first", BOOLEAN, "Upgrade the base image's packages first.", flag="-u/--upgrade-first"),
     Setting("pkg_audit", BOOLEAN, "Report known vulnerabilities of packages.", flag="-a/--pkg-audit"),
     Setting(
@@ -299,10 +280,10 @@ _TABLE: Final = (
         "Files are named PREFIX-VERSION and an extension; default: the name.",
         flag="-P/--image-prefix",
     ),
-    Setting("output_dir", _LINE, "Where the files go; default: bits/NAME.", flag="-o/--output-dir"),
+    Setting("output_dir", LINE, "Where the files go; default: bits/NAME.", flag="-o/--output-dir"),
     Setting(
         "pool",
-        text(rf"[a-z][a-z0-9]*:[^{_PLAIN}]+", say="BACKEND:PLACE, such as dir:/var/tmp/pool"),
+        text(rf"[a-z][a-z0-9]*:[^{PLAIN}]+", say="BACKEND:PLACE, such as dir:/var/tmp/pool"),
         "Where datasets live; default: the best this agent has.",
         flag="--pool",
     ),
@@ -317,14 +298,14 @@ _TABLE: Final = (
     Setting("full", BOOLEAN, "Write a zfs or btrfs image that does not need its base image.", flag="--full"),
     Setting(
         "max_size",
-        _SIZE,
+        SIZE,
         "How large the image's file may be, in bytes, or such as 500M; else the build ends with exit code 20"
         " and gives out nothing.",
         flag="--max-size",
     ),
     Setting(
         "max_growth",
-        text(rf"[0-9]{{1,6}}(\.[0-9]{{1,6}})?%|{_BYTES}", say="a number of bytes such as 10M, or such as 5%"),
+        text(rf"[0-9]{{1,6}}(\.[0-9]{{1,6}})?%|{BYTES}", say="a number of bytes such as 10M, or such as 5%"),
         "By how much it may be larger than the component's last one in this pool: bytes, or per cent of it.",
         flag="--max-growth",
     ),
@@ -347,7 +328,7 @@ _TABLE: Final = (
     ),
     Setting(
         "timeouts",
-        record({"command": _SECONDS, "idle": _SECONDS}),
+        record({"command": SECONDS, "idle": SECONDS}),
         "In seconds. command: for one command in all (3600); idle: for its silence (900).",
     ),
     Setting(

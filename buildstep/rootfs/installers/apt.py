@@ -18,6 +18,7 @@ from buildstep.rootfs.installers import (
     apt_faults,
     apt_incremental,
     apt_locked,
+    apt_more,
     apt_outdated,
     apt_progress,
     apt_simulation,
@@ -45,18 +46,9 @@ from buildstep.rootfs.installers.apt_lists import (
     index_digest,
     same_lists,
 )
-from buildstep.rootfs.installers.apt_settings import (
-    CONFIG,
-    CULPRITS,
-    ENV,
-    HELPER,
-    NAME,
-    OURS,
-    POLICY,
-    SETTINGS,
-)
+from buildstep.rootfs.installers.apt_settings import CONFIG, CULPRITS, ENV, HELPER, OURS, POLICY, SETTINGS
 from buildstep.rootfs.installers.apt_sources import Sources, lists_key
-from buildstep.rootfs.installers.common import Cause, checked, failures
+from buildstep.rootfs.installers.common import Cause, failures
 from buildstep.rootfs.installers.private_area import private_area
 from buildstep.rootfs.interface import Audit, InstallJob, Package, Resolution, Sandbox, Update
 from buildstep.spec.lock import Lock, LockedPackage
@@ -83,6 +75,7 @@ class Apt:
         self._wanted: list[Archive] | None = None
         self._clean = True
         self._origins: Mapping[str, str] = {}
+        self._local: Mapping[str, apt_more.LocalPackage] = {}
         self._explain: Callable[[str], Cause | None] = lambda _output: None
 
     @classmethod
@@ -98,13 +91,14 @@ class Apt:
         """
         sandbox = job.sandbox
         sources = Sources.of(sandbox.root)
-        used = sources.through(job.mirror) if job.lock is None else apt_locked.sources(job.lock)
+        more = apt_more.sources(job, sources)
+        used = more.through(job.mirror) if job.lock is None else apt_locked.sources(job.lock)
+        apt_more.add_architectures(job)
         advice = apt_faults.image_advice(sandbox.root, used, network=job.download is not None)
         self._explain = partial(apt_faults.explain, advice=advice)
         self._clean = self._kept is None
         if self._clean:
             self._key = lists_key(job, used)
-        settings = SETTINGS
         with contextlib.ExitStack() as stack:
             if not job.fresh or job.lock is not None:
                 stack.callback(apt_sweep.sweep, job.cache)
@@ -112,8 +106,10 @@ class Apt:
             if self._kept is not None and not self._kept.lists.is_dir():
                 raise InstallError("the package lists were removed from the cache meanwhile", retryable=True)
             self._area = stack.enter_context(private_area(job.cache))
-            for name in ("downloads/partial", "shown/partial", "parsed", "scratch", "locked"):
+            for name in ("downloads/partial", "shown/partial", "parsed", "scratch", "locked", "local"):
                 (self._area / name).mkdir(parents=True)
+            own, self._local = stack.enter_context(apt_more.shown(job, self._store(job), self._area))
+            settings = SETTINGS + own
             if used != sources:
                 settings += stack.enter_context(used.shown(sandbox))
             stack.enter_context(sandbox.temporary_file(CONFIG, settings.encode()))
@@ -176,15 +172,22 @@ class Apt:
         return index_digest(self._lists().lists)
 
     def repositories(self, job: InstallJob) -> list[tuple[str, ...]]:
-        return Sources.of(job.sandbox.root).through(job.mirror).release_urls()
+        return self._sources(job).through(job.mirror).release_urls()
+
+    def _sources(self, job: InstallJob) -> Sources:
+        return apt_more.sources(job, Sources.of(job.sandbox.root))
 
     def resolve(self, job: InstallJob, *, upgrade: bool) -> Resolution:
-        words = ["--simulate", *_install(job, "dist-upgrade" if upgrade else "install")]
+        words = [
+            "--simulate",
+            *apt_more.install_words(job, self._local, "dist-upgrade" if upgrade else "install"),
+        ]
         with failures("resolving packages", job.packages, *CULPRITS, explain=self._explain):
             text = self._ask(job, words)
         answer, self._origins = apt_simulation.parse(text)
         if job.lock is not None:
             apt_locked.check(job.lock, answer)
+        apt_more.held(job, [*answer.versions, "dpkg"])
         return answer
 
     def updates(self, job: InstallJob) -> list[Update]:
@@ -210,7 +213,7 @@ class Apt:
 
     def _have(self, job: InstallJob, act: str) -> None:
         """Download those of the wanted package files that are not kept."""
-        store, missing = ArchiveStore(self._place(job), job.bus), self._missing(job)
+        store, missing = self._store(job), self._missing(job)
         for last in (False, True):
             if missing:
                 try:
@@ -237,7 +240,9 @@ class Apt:
 
     def package_files(self, job: InstallJob, answer: Resolution, *, upgrade: bool) -> list[LockedPackage]:
         self._fetch(job, "dist-upgrade" if upgrade else "install", None)
-        return apt_locked.rows_of(job, self._wanted or (), answer, self._origins, self._work / "shown")
+        return apt_locked.rows_of(
+            job, self._wanted or (), answer, self._origins, self._work / "shown", self._sources(job)
+        )
 
     def updated(self, job: InstallJob, lock: Lock, names: Sequence[str]) -> Lock:
         apt_locked.have(lock.packages, self._supply(job, lock))
@@ -248,7 +253,9 @@ class Apt:
         self._have(job, "install")
         new = {name: version for name, version in found.answer.versions.items() if version}
         answer = replace(found.answer, versions=new)
-        rows = apt_locked.rows_of(job, self._wanted, answer, found.origins, self._work / "shown")
+        rows = apt_locked.rows_of(
+            job, self._wanted, answer, found.origins, self._work / "shown", self._sources(job)
+        )
         return apt_update.merged(lock, found, rows)
 
     def _archives(self, job: InstallJob, act: str, versions: Mapping[str, str] | None) -> list[Archive]:
@@ -256,18 +263,15 @@ class Apt:
         notes = self._lists().folder / KNOWN
         if versions and (known := known_archives(notes, versions)) is not None:
             return known
-        found = wanted_files(partial(self._ask, job), _install(job, act))
+        found = wanted_files(partial(self._ask, job), apt_more.install_words(job, self._local, act))
         remember_archives(notes, found)
         return with_stems(found, versions) if versions else found
 
     def _missing(self, job: InstallJob) -> list[Archive]:
-        """Link kept package files into the directory that apt is shown; return those that are not there."""
-        store, shown = ArchiveStore(self._place(job), job.bus), self._work / "shown"
-        return [
-            archive
-            for archive in self._wanted or ()
-            if not (shown / archive.name).exists() and not store.show(archive, shown)
-        ]
+        return self._store(job).missing(self._wanted or (), self._work / "shown")
+
+    def _store(self, job: InstallJob) -> ArchiveStore:
+        return ArchiveStore(self._place(job), job.bus)
 
     def _download(self, job: InstallJob, act: str, missing: Sequence[Archive]) -> None:
         """Download package files into a private directory, by the clean base image's own apt."""
@@ -290,7 +294,7 @@ class Apt:
                 words = ["download-file", *(word for pair in pairs for word in pair)]
                 self._apt(job, words, write={"archives": folder}, network=True, program=HELPER)
             else:
-                words = ["--download-only", *_install(job, act)]
+                words = ["--download-only", *apt_more.install_words(job, self._local, act)]
                 self._apt(job, words, write={"archives": folder}, network=True)
 
     def blocker(self, job: InstallJob, added: Mapping[str, str], base: FileList) -> str:
@@ -312,16 +316,15 @@ class Apt:
     def install(self, job: InstallJob, versions: Mapping[str, str] | None = None) -> None:
         self._fetch(job, "install", versions)
         with failures("installing packages", job.packages, *CULPRITS):
-            self._change(job, "install", _install(job))
+            self._change(job, "install", apt_more.install_words(job, self._local))
 
     def _change(self, job: InstallJob, act: str, words: Sequence[str]) -> None:
         """Run an apt that runs scripts of packages: with no network, now or later."""
         self._clean = False
-        with apt_progress.changing(job.bus, f"apt-get {act}") as (
-            option,
-            fd,
-        ):
+        with apt_progress.changing(job.bus, f"apt-get {act}") as (option, fd):
             self._apt(job, [option, *words], fds=(fd,))
+        if names := apt_more.held(job):
+            self._apt(job, ["hold", *names], program="apt-mark")
         apt_incremental.sort_extended_states(job.sandbox.root)
 
     # -- commands
@@ -360,7 +363,7 @@ class Apt:
         """Run apt. write: directories of this build that are shown writable, in place of what is kept;
         answer: whether what it prints is wanted; fds: descriptors that it gets."""
         area, kept = self._work, self._kept
-        shown = {"archives": area / "shown", "locked": area / "locked"}
+        shown = {"archives": area / "shown", "locked": area / "locked", "local": area / "local"}
         if kept is not None:
             shown |= {"lists": kept.lists, "kept": kept.parsed}
             mine = area / "parsed" / PARSED
@@ -390,9 +393,3 @@ class Apt:
     def clean(self, sandbox: Sandbox) -> None:
         """Empty the cache that the image has of its own."""
         apt_sweep.clean(sandbox)
-
-
-def _install(job: InstallJob, act: str = "install") -> list[str]:
-    """Return apt's arguments for the packages. Raises InstallError for what is no package name."""
-    recommends = "--install-recommends" if job.recommends else "--no-install-recommends"
-    return [recommends, act, "--", *checked(job.packages, NAME, "apt")]

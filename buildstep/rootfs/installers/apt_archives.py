@@ -130,6 +130,10 @@ class ArchiveStore:
         _link(self.path(archive), folder / archive.name)
         return ""
 
+    def missing(self, archives: Iterable[Archive], folder: Path) -> list[Archive]:
+        """Link kept package files into a directory, and return those that are not there then."""
+        return [it for it in archives if not (folder / it.name).exists() and not self.show(it, folder)]
+
     def take_all(
         self, archives: Sequence[Archive], source: Path, folder: Path, *, last: bool
     ) -> list[Archive]:

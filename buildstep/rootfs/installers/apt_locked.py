@@ -130,11 +130,7 @@ def have(rows: Sequence[LockedPackage], supply: Supply) -> None:
 
 
 def _missing(rows: Iterable[LockedPackage], store: ArchiveStore, shown: Path) -> list[LockedPackage]:
-    return [
-        row
-        for row in rows
-        if not (shown / archive_of(row).name).exists() and not store.show(archive_of(row), shown)
-    ]
+    return [row for row in rows if store.missing([archive_of(row)], shown)]
 
 
 def snapshot_uri(snapshot: str, row: LockedPackage, date: str) -> str:
@@ -234,12 +230,14 @@ def rows_of(
     answer: Resolution,
     origins: Mapping[str, str],
     shown: Path,
+    own: Sources,
 ) -> list[LockedPackage]:
     """Return the package files that an install takes, which are in `shown`, as a lock has them.
 
+    own: the sources of the image and of the build, as they are written.
+
     Raises InstallError for a package whose file cannot be told.
     """
-    own = Sources.of(job.sandbox.root)
     store, found = ArchiveStore(job.cache, job.bus), []
     for name, version in sorted(answer.versions.items()):
         if not version:

@@ -41,7 +41,17 @@ def test_defaults(build: Load, tmp_path: Path) -> None:
 
 def test_every_setting_has_a_row() -> None:
     assert GIVEN.keys() == SETTINGS.keys() - {"proto", "output_dir", "source_date_epoch"}
-    own = {"name", "version", "source", "manifest", "origin_of", "keep_clone", "lock", "lock_problem"}
+    own = {
+        "name",
+        "version",
+        "source",
+        "manifest",
+        "origin_of",
+        "keep_clone",
+        "lock",
+        "lock_problem",
+        "package_files",
+    }
     assert {item.name for item in dataclasses.fields(BuildSpec)} == SETTINGS.keys() | own
     assert len({setting.env for setting in SETTINGS.values()}) == len(SETTINGS)
 
