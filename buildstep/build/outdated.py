@@ -100,17 +100,16 @@ def outdated(subject: Subject, store: ImageStore, journal: Journal, spec: BuildS
 
 @contextlib.contextmanager
 def _tree(subject: Subject, store: ImageStore, journal: Journal) -> Iterator[tuple[Subject, Root, str]]:
-    """Yield the root of an image's files, where something may be changed, and the digest of the files; and
-    what is asked about, with what these say of it."""
+    """Yield what is asked about, with what its files say of it; their root, where something may be changed;
+    and the digest of the tree, empty for one that is not in the store."""
     backend, image = store.backend, subject.image
     if image is None:
         with Importer(store, journal).unpacked(subject.ref) as (path, fetched):
-            known, digest = dict(fetched.manifest), ""
+            known = dict(fetched.manifest)
             if subject.record is not None:
                 known["type"] = subject.record.input("manifest").get("type")
-                digest = subject.record.tree_digest
-            labels = sound_config(fetched.config, lambda _name: None).get("config", {}).get("Labels") or {}
-            yield replace(subject, labels=labels), root_in(path, known), digest
+            config = sound_config(fetched.config, lambda _name: None).get("config") or {}
+            yield replace(subject, labels=config.get("Labels") or {}), root_in(path, known), ""
         return
     with ImageLocks(backend.state, store.bus.note).using(image.uuid):
         name = journal.dataset(f"{journal.ident}-1")
@@ -132,6 +131,9 @@ def _updates(root: Root, digest: str, store: ImageStore, spec: BuildSpec) -> lis
     if not isinstance(installer, ListsUpdates):
         raise InstallError(f"the installer {getattr(installer, 'name', '')} cannot tell what is out of date")
     on = Host(state=store.backend.state, bus=store.bus, environ=store.environ, download=_no_download)
+    # An index is kept for builds on an image of the store. Of any other tree nothing is kept: it would be a
+    # new one each time, and what its package manager fetched is for no other image to believe.
+    spec = spec if digest else replace(spec, cache=False)
     with prepare_packaging(spec, root, on, base=digest) as packages:
         packages.installer.refresh(packages.job, max_age=0.0)
         asked: object = packages.installer

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from buildstep.cache import records
+from buildstep.cache import base_layers, records
+from buildstep.cache.base_layers import BaseLayer
 from buildstep.cache.blob_files import RECORD_FORMAT, BlobRecord, record_path
+from buildstep.errors import ImageError
 from buildstep.formats.oci.config import sound_config
+from buildstep.formats.tree_writer import Lister
+from buildstep.formats.unpack import list_layer
 from buildstep.images.record import ImageRecord, history_of_import
 from buildstep.images.store import ImageStore
 from buildstep.rootfs.installers.package_database import named
 from buildstep.tree.diff import diff
+from buildstep.tree.entry import FileList
 
 
 def layers_of(image: ImageRecord, store: ImageStore) -> list[dict[str, Any]]:
@@ -24,6 +31,7 @@ def layers_of(image: ImageRecord, store: ImageStore) -> list[dict[str, Any]]:
     if not image.layers:
         return [_whole(image, store)] if image.own_layers else []
     history = history_of(image.config, len(image.layers))
+    layers = image.layers if all(layer.brought for layer in image.layers) else _read(image.layers, store)
     return [
         {
             "digest": layer.digest,
@@ -35,8 +43,23 @@ def layers_of(image: ImageRecord, store: ImageStore) -> list[dict[str, Any]]:
             **_counted(layer.brought),
             "packages": list(layer.packages),
         }
-        for layer, row in zip(image.layers, history, strict=True)
+        for layer, row in zip(layers, history, strict=True)
     ]
+
+
+def _read(layers: Sequence[BaseLayer], store: ImageStore) -> list[BaseLayer]:
+    """Return layers that were imported before what they bring was counted: from their files, but for the
+    packages. Those above one that cannot be read are as they were."""
+    lister = Lister(lambda _path: False)
+    entries: FileList = {}
+    found = []
+    with contextlib.suppress(OSError, ImageError):
+        for layer in layers:
+            before = entries
+            with base_layers.opened(store.backend.state, layer) as stream:
+                entries = list_layer(stream, lister, before)
+            found.append(replace(layer, brought=diff(before, entries).brought()))
+    return [*found, *layers[len(found) :]]
 
 
 def _whole(image: ImageRecord, store: ImageStore) -> dict[str, Any]:

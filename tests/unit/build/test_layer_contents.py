@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from buildstep.images.layer_list import layers_of
+from buildstep.system.digest import sha256_file
 from tests.servers.layouts import layer, make_layout
 from tests.unit.build.workshop import Workshop, make_workshop
 from tests.unit.images.test_store import archive
@@ -88,6 +90,12 @@ def test_layers_that_came_with_a_base_are_told_one_by_one(workshop: Workshop) ->
     image = store.get(ref)
     assert [package.name for package in image.packages] == ["one", "two"]
     assert [brings(row) for row in layers_of(image, store)] == told[:3]
+    # Of one that was imported before anybody counted, they are read; as far as they are there.
+    older = replace(image, layers=tuple(replace(it, brought=None, packages=()) for it in image.layers))
+    assert [brings(row)[:3] for row in layers_of(older, store)] == [row[:3] for row in told[:3]]
+    blobs = [path for path in (workshop.top / "pool/state/blobs").iterdir() if not path.suffix]
+    next(path for path in blobs if sha256_file(path) == image.layers[1].digest).unlink()
+    assert [row["files"] for row in layers_of(older, store)] == [2, None, None]
 
 
 def test_an_archive_of_ours_has_the_name_that_its_record_has(workshop: Workshop) -> None:

@@ -243,6 +243,16 @@ def test_markdown_tells_the_result(good: Path, bad: Path) -> None:
     assert "Setting up" in text
 
 
+def test_markdown_tells_all_layers(good: Path) -> None:
+    text = rendered("markdown", good)
+    assert "<summary>3 layers</summary>" in text
+    assert (
+        "| base mmdebstrap:bookworm (buildstep image import mmdebstrap:bookworm) | 39.3 MiB |"
+        " 4,112 files of 94.4 MiB, 2 packages | `a3a3a3a3a3a3` |"
+    ) in text
+    assert "| packages nginx-light | 14.2 MiB | 61 files of 29.6 MiB, 1 package, 2 removed |" in text
+
+
 def test_markdown_shows_text_as_text(tmp_path: Path) -> None:
     value = reportdata.failed(name="a|b`c")
     value["steps"][0]["reason"] = "x | y <b>bold</b> @someone [a](b) *c*\nnext"

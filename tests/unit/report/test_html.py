@@ -177,6 +177,15 @@ def test_memory_is_flat(tmp_path: Path) -> None:
     assert peaks[1] < peaks[0] * 1.2 + 500_000, peaks
 
 
+def test_all_layers_are_told_with_what_they_bring(tmp_path: Path) -> None:
+    text = rendered(reportdata.write(tmp_path / "r.json", reportdata.record()))
+    card = text[text.index('id="layers"') :].partition("</section>")[0]
+    assert card.count("<li>") == len(reportdata.record()["layers"])
+    assert 'title="apt 2.6.1, dpkg 1.21.22">4,112 files of 94.4 MiB, 2 packages<' in card
+    assert '<code class="by">buildstep image import mmdebstrap:bookworm</code>' in card
+    assert card.count('<span class="chip">base</span>') == 1
+
+
 def test_package_changes_are_told(tmp_path: Path) -> None:
     records = reportdata.trend(tmp_path, 3)
     text = rendered(*records)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from buildstep.report.words import delta, safe_url, seconds_text
+from dataclasses import replace
+
+from buildstep.report.record import Layer
+from buildstep.report.words import brings, delta, safe_url, seconds_text, title
 from buildstep.system.text import plural
 
 
@@ -22,3 +25,16 @@ def test_only_links_to_the_web_are_links() -> None:
     assert safe_url("https://example.org/CVE-1") == "https://example.org/CVE-1"
     assert safe_url("HTTP://example.org") == "HTTP://example.org"
     assert (safe_url("javascript:alert(1)"), safe_url("data:text/html,x"), safe_url("")) == ("", "", "")
+
+
+def test_layers() -> None:
+    layer = Layer(
+        files=3, bytes=2048, removed=1, packages=("a 1", "b 2"), comment="base image x 1", created_by="COPY"
+    )
+    assert brings(layer) == "3 files of 2.0 KiB, 2 packages, 1 removed"
+    assert brings(replace(layer, files=0, removed=0, packages=())) == "no files"
+    assert brings(Layer(packages=("a 1",))) == "", "nobody counted"
+    assert title(layer) == "base image x 1"
+    assert title(replace(layer, base=True)) == "base image x 1 (COPY)"
+    assert title(replace(layer, comment="")) == "COPY"
+    assert title(Layer()) == "layer"
