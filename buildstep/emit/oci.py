@@ -133,14 +133,17 @@ class _Archive:
     def finish(self, stream: Stream) -> Artifact:
         """Complete the archive, once the top layer's content is written."""
         job, layers = replace(self.job, layers=tuple(self._layers), more=()), list(self._layers)
-        if job.changes.entries or job.changes.removed or not layers:
+        needed = bool(job.changes.entries or job.changes.removed or not layers)
+        # A base of ours can have the same one: directories alone are the same in many images.
+        if needed and stream.sha256 not in self._names:
             write_all(self._fd, padding(stream.size))
             os.pwrite(self._fd, big_size_header(_blob_name(stream.sha256), stream.size), self._top)
-            top = layer_blob(self._path, stream, self._codec, comment=job.comment)
-            layers.append(replace(top, brought=job.changes.brought()))
         else:
             os.lseek(self._fd, self._top, os.SEEK_SET)
             os.ftruncate(self._fd, self._top)
+        if needed:
+            top = layer_blob(self._path, stream, self._codec, comment=job.comment)
+            layers.append(replace(top, brought=job.changes.brought()))
         config = self._document(OCI_CONFIG, oci_config.image_config(job, layers))
         manifest = self._document(OCI_MANIFEST, oci_config.image_manifest(job, layers, config))
         self._member("index.json", _json(oci_config.image_index(job, manifest)))

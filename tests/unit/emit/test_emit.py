@@ -447,6 +447,28 @@ def test_an_empty_top_layer_is_left_out(root: Path, tmp_path: Path) -> None:
     assert len(Image(write(alone, "oci")[0].path).layers) == 1
 
 
+def test_a_top_layer_that_the_base_has_too_is_there_once(root: Path, tmp_path: Path) -> None:
+    """As of a base of ours, whose top is the same directories: an archive with two members of a name is none."""
+    changes = Changes((trees.scanned(root)[b"etc"],), ())
+    first = trees.job(root, tmp_path / "x-1", changes=changes)
+    (artifact,) = write(first, "oci")
+    (tmp_path / "base.blob").write_bytes(Image(artifact.path).layers[0])
+    lower = replace(
+        blob(root, tmp_path / "other.blob")[0],
+        path=tmp_path / "base.blob",
+        digest=artifact.extra["layers"][0].removeprefix("sha256:"),
+        diff_id=artifact.extra["diff_ids"][0].removeprefix("sha256:"),
+        size=(tmp_path / "base.blob").stat().st_size,
+        new=False,
+    )
+    (again,) = write(trees.job(root, tmp_path / "y-1", changes=changes, layers=(lower,)), "oci")
+    assert again.extra["layers"] == artifact.extra["layers"] * 2
+    with tarfile.open(again.path) as tar:
+        names = tar.getnames()
+    assert len(names) == len(set(names))
+    assert len(Image(again.path).layers) == 2
+
+
 def test_a_damaged_lower_layer_is_never_shipped(root: Path, tmp_path: Path) -> None:
     written, base = blob(root, tmp_path / "base.blob")
     lower = replace(written, new=False)  # as one that an earlier build made
