@@ -48,6 +48,8 @@ class _Watched:
 
 def _size(stream: Any) -> int:
     """Return how many bytes a stream has; 0 where that is not known."""
+    if isinstance(size := getattr(stream, "size", None), int):
+        return size
     if isinstance(stream, HashingReader):
         return _size(stream.source)
     if isinstance(stream, SliceReader):

@@ -40,7 +40,7 @@ class RegistryPublisher:
                 entry = layout.find("")
                 other = candidate(layout, entry, ref, options.notes)
                 client = client_of(ref, http, options, mount_from=other)
-                with bus.job(f"push {ref}") as gauge:
+                with bus.job(f"push {str(ref).removeprefix('docker://')}") as gauge:
                     done = _publish(bundle, layout, entry, client, gauge, replace=options.replace)
                 if client.mounted:
                     bus.note(f"{plural(client.mounted, 'blob')} of {other} taken over, not sent again")

@@ -77,7 +77,7 @@ class Docker:
             contents = layer_files.Contents(into)
             sizes = {layer.digest: layer.size for layer in image.layers}
             with (
-                context.bus.job(f"pull {ref}", sum(sizes.values())) as gauge,
+                context.bus.job(f"pull {str(ref).removeprefix('docker://')}", sum(sizes.values())) as gauge,
                 _Pull(client, image, context.downloads, gauge) as pull,
             ):
                 layers = [pull.layer(i) for i in range(len(image.layers))]
@@ -125,10 +125,10 @@ class _Pull:
 
     @contextlib.contextmanager
     def layer(self, index: int) -> Iterator[_Layer]:
-        digest = self._layers[index].digest
-        follower = Follower(self._progress[digest])
+        layer = self._layers[index]
+        follower = Follower(self._progress[layer.digest])
         try:
-            yield _Layer(follower, self._jobs[digest])
+            yield _Layer(follower, self._jobs[layer.digest], layer.size)
         finally:
             follower.close()
 
@@ -141,8 +141,10 @@ class _Pull:
 
 
 class _Layer:
-    def __init__(self, follower: Follower, job: Future[Downloaded]) -> None:
-        self._follower, self._job = follower, job
+    """A layer as a stream. size: bytes that it will have."""
+
+    def __init__(self, follower: Follower, job: Future[Downloaded], size: int) -> None:
+        self._follower, self._job, self.size = follower, job, size
 
     def read(self, size: int = -1, /) -> bytes:
         return self._follower.read(size)
