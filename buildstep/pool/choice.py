@@ -16,7 +16,7 @@ _NAMES = {"overlay": "overlay", "dir": "dir", "overlay-subids": "overlay", "dir-
 
 _OF_ROOT = ("overlay", "dir")
 _OF_NAMESPACE_ROOT = ("overlay-subids", "dir-subids")
-"""The best first; the last one works anywhere. Trees of a user namespace have owners that the same user
+"""The better one first; the other works anywhere. Trees of a user namespace have owners that the same user
 cannot handle outside of it, so they are apart from others."""
 
 
@@ -65,7 +65,7 @@ def choose(named: str | None, environ: Mapping[str, str], *, by: str = "") -> Ch
         name, why = "dir", f"this user has no user namespace: {lacks[0][0]}"
     else:
         names, namespace = _OF_NAMESPACE_ROOT, True
-        name, why = _there(names, location, _SUBIDS) or (names[-1], _SUBIDS)
+        name, why = _there(names, location, _SUBIDS) or (names[1], _SUBIDS)
     others = [other for other in _NAMES if other != name and os.path.exists(location / other / MARK)]
     older = tuple(_older(name, other, location) for other in others)
     return Choice(_uri(location, name), why, namespace, older)
@@ -80,23 +80,18 @@ _SUBIDS = "this user can be root of a user namespace, and every command is"
 
 
 def _there(names: Sequence[str], location: Path, who: str) -> tuple[str, str] | None:
-    """Return the best pool that is there, and why it is taken; a worse one never keeps a better one away."""
-    found = next((name for name in names[:-1] if (location / name / MARK).exists()), None)
-    return None if found is None else (found, f"{who}, and it is there")
+    """Return the overlay pool of two if it is there, and why; one of copies keeps nobody from it."""
+    return (names[0], f"{who}, and it is there") if (location / names[0] / MARK).exists() else None
 
 
 def _works(names: Sequence[str], location: Path, who: str) -> tuple[str, str]:
-    """Return the best pool that works at a place, found by trying, and why no better one does."""
-    from buildstep.pool import overlay  # only root asks for it, and it is large
+    """Return the overlay pool of two if overlays work at a place, found by trying; else the other."""
+    from buildstep.pool.overlay import OverlayBackend  # only root asks for it, and it is large
 
     there = next(path for path in (location, *location.parents) if path.is_dir())
-    refusals = []
-    for name in names[:-1]:
-        refusal = overlay.refusal(there)
-        if not refusal:
-            return name, f"{who}, and {there} can hold overlays"
-        refusals.append(refusal)
-    return names[-1], f"{who}, and overlays do not work on {there}: {'; '.join(refusals)}"
+    if refusal := OverlayBackend.refusal(there):
+        return names[1], f"{who}, and overlays do not work on {there}: {refusal}"
+    return names[0], f"{who}, and {there} can hold overlays"
 
 
 def _uri(location: Path, name: str) -> str:

@@ -92,12 +92,50 @@ class OverlayBackend(DirectoryPool):
         options = overlay_options(lower, upper, work, volatile=upper is not None, user=in_user_namespace())
         mount("overlay", target, "overlay", read_only | MS_NODEV | MS_NOSUID, options)
 
+    @classmethod
+    def refusal(cls, path: Path) -> str:
+        """Return why a pool of overlays cannot be at `path`, found by making one; empty if it can.
+
+        What a build does there is done: something of a lower layer is removed, and a directory is put in
+        place of another, which takes attributes that not every file system has. In a user namespace the
+        caller has a mount namespace as well.
+        """
+        if lacking := _lacking():
+            return lacking
+        try:
+            # Process ids do not tell builds apart: each is process 1 of its own namespace.
+            probe = Path(tempfile.mkdtemp(prefix=".probe-", dir=path))
+        except OSError as error:
+            return f"nothing can be written to {path}: {error.strerror}"
+        tree = probe / "tree"
+        try:
+            for name in ("lower", "lower/folder", "upper", "work", "tree"):
+                (probe / name).mkdir()
+            (probe / "lower/gone").touch()
+            cls.mount(tree, [probe / "lower"], probe / "upper", probe / "work")
+            try:
+                (tree / "gone").unlink()
+                (tree / "folder").rmdir()
+                (tree / "folder").mkdir()
+                with bind(tree, tree):
+                    seen = scan_overlay(probe / "upper", scan(probe / "lower"), cls.marks_here())
+                    return "" if set(seen) == {b"", b"folder"} else "what was removed from it is not told"
+            finally:
+                unmount(tree)
+        except SandboxError as error:
+            return error.message.replace(os.fspath(probe), os.fspath(path))
+        except OSError as error:
+            return f"a file system of this kind cannot hold one: {error.strerror}"
+        finally:
+            with contextlib.suppress(OSError, BuildstepError):
+                remove_tree(probe)
+
     def create(self, ident: str) -> Dataset:
         folder = self.make_folder(ident)
         return OverlayDataset(ident, self.make_tree(folder), None, self.marks)
 
     def clone(self, kind: Kind, origin: str, ident: str) -> Dataset:
-        lower = self._lower(kind, origin)
+        lower = self.lower(kind, origin)
         folder = self.make_folder(ident)
         for name in ("upper", "work", "tree"):
             (folder / name).mkdir(mode=0o700)
@@ -109,7 +147,7 @@ class OverlayBackend(DirectoryPool):
             raise DatasetError(error.message, hint="use --pool dir:PATH where overlays cannot be") from error
         return OverlayDataset(ident, folder / "tree", folder / "upper", self.marks)
 
-    def _lower(self, kind: Kind, ident: str) -> list[Path]:
+    def lower(self, kind: Kind, ident: str) -> list[Path]:
         """The directories under a clone of this dataset, topmost first."""
         lower: list[Path] = []
         while True:
@@ -150,7 +188,7 @@ class OverlayBackend(DirectoryPool):
 
     @contextlib.contextmanager
     def tree(self, kind: Kind, ident: str) -> Iterator[Path]:
-        lower = self._lower(kind, ident)
+        lower = self.lower(kind, ident)
         if len(lower) == 1:
             yield lower[0]
             return
@@ -165,7 +203,7 @@ class OverlayBackend(DirectoryPool):
 
     def own(self, kind: Kind, ident: str) -> Path:
         """What is this dataset's alone: the upper directory of a layer, all of an image."""
-        return self._lower(kind, ident)[0]
+        return self.lower(kind, ident)[0]
 
     def damage(self, kind: Kind, ident: str) -> Path | None:
         """The file that says what a dataset lies on, if it is damaged."""
@@ -226,41 +264,3 @@ def _lacking() -> str:
     if os.geteuid() != 0:
         return "this is not root"
     return "this root may not mount: it lacks CAP_SYS_ADMIN" if root_namespace.is_needed() else ""
-
-
-def refusal(path: Path, kind: type[OverlayBackend] = OverlayBackend) -> str:
-    """Return why a pool of overlays cannot be at `path`, found by making one; empty if it can.
-
-    What a build does there is done: something of a lower layer is removed, and a directory is put in place of
-    another, which takes attributes that not every file system has. In a user namespace the caller has a mount
-    namespace as well.
-    """
-    if lacking := _lacking():
-        return lacking
-    try:
-        # Process ids do not tell builds apart: each is process 1 of its own namespace.
-        probe = Path(tempfile.mkdtemp(prefix=".probe-", dir=path))
-    except OSError as error:
-        return f"nothing can be written to {path}: {error.strerror}"
-    tree = probe / "tree"
-    try:
-        for name in ("lower", "lower/folder", "upper", "work", "tree"):
-            (probe / name).mkdir()
-        (probe / "lower/gone").touch()
-        kind.mount(tree, [probe / "lower"], probe / "upper", probe / "work")
-        try:
-            (tree / "gone").unlink()
-            (tree / "folder").rmdir()
-            (tree / "folder").mkdir()
-            with bind(tree, tree):
-                seen = scan_overlay(probe / "upper", scan(probe / "lower"), kind.marks_here())
-                return "" if set(seen) == {b"", b"folder"} else "what was removed from it is not told"
-        finally:
-            unmount(tree)
-    except SandboxError as error:
-        return error.message.replace(os.fspath(probe), os.fspath(path))
-    except OSError as error:
-        return f"a file system of this kind cannot hold one: {error.strerror}"
-    finally:
-        with contextlib.suppress(OSError, BuildstepError):
-            remove_tree(probe)

@@ -17,8 +17,8 @@ from buildstep.system.text import shown_path
 from buildstep.tree.entry import KINDS, LARGEST, Entry, FileList, Xattrs, check_length, longest_below
 
 SKIPPED_XATTRS = re.compile(
-    rb"(trusted|user)\.overlay\.|user\.fuseoverlayfs\.|security\.(selinux|ima|evm|apparmor|SMACK)|system\.nfs4_acl"
-    rb"|trusted\.SGI_"
+    rb"(trusted|user)\.overlay\.|user\.fuseoverlayfs\.|trusted\.SGI_|system\.nfs4_acl"
+    rb"|security\.(selinux|ima|evm|apparmor|SMACK)"
 )
 """Labels that the CI host's kernel or overlay adds; they are not part of an image."""
 
@@ -199,15 +199,13 @@ def scan_changed(
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """How an upper directory says what it hides of the layers below.
+    """How an upper directory says what it hides of the layers below, beside the device nodes 0:0.
 
-    opaque: the attribute whose value is `y` on a directory below which nothing shines through; files: empty
-    files `.wh.NAME` hide as well as device nodes 0:0 do, and `.wh..wh..opq` makes its directory opaque;
-    blind: who writes there can neither see nor set trusted.*, so files keep those they had below.
+    opaque: the attribute whose value is `y` on a directory below which nothing shines through; blind: who
+    writes there can neither see nor set trusted.*, so files keep those they had below.
     """
 
     opaque: str
-    files: bool = False
     blind: bool = False
 
 
@@ -216,18 +214,14 @@ def scan_overlay(upper: Path, base: FileList, marks: Marks) -> FileList:
     found: FileList = dict(base)
     inodes: dict[bytes, tuple[int, int]] = {}
     for path, full, info in sorted(walk(os.fsencode(upper)), key=lambda item: item[0]):
-        hidden = _hidden_by(path, info, marks)
-        if hidden is not None:
-            old = found.pop(hidden, None)
-            if old is not None and old.kind == "d":
-                drop_below(found, hidden)
-            continue
-        if marks.files and path.rpartition(b"/")[2].startswith(_WHITEOUT):
-            continue
         old = found.get(path)
+        whiteout = stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
         directory = stat.S_ISDIR(info.st_mode)
         if old is not None and old.kind == "d" and (not directory or _is_opaque(full, marks)):
             drop_below(found, path)
+        if whiteout:
+            found.pop(path, None)
+            continue
         found[path] = entry_of(path, full, info)
         if marks.blind and old is not None:
             keep_trusted(found[path], old)
@@ -238,25 +232,10 @@ def scan_overlay(upper: Path, base: FileList, marks: Marks) -> FileList:
     return found
 
 
-_WHITEOUT = b".wh."
-_OPAQUE_FILE = b".wh..wh..opq"
-
-
-def _hidden_by(path: bytes, info: os.stat_result, marks: Marks) -> bytes | None:
-    """Return which path something in an upper directory hides; None for what hides nothing."""
-    if stat.S_ISCHR(info.st_mode) and info.st_rdev == 0:
-        return path
-    folder, slash, name = path.rpartition(b"/")
-    if not marks.files or not name.startswith(_WHITEOUT) or name.startswith(_WHITEOUT * 2):
-        return None
-    return folder + slash + name.removeprefix(_WHITEOUT)
-
-
 def _is_opaque(full: bytes, marks: Marks) -> bool:
     with contextlib.suppress(OSError):
-        if os.getxattr(full, marks.opaque, follow_symlinks=False) == b"y":
-            return True
-    return marks.files and os.path.lexists(full + b"/" + _OPAQUE_FILE)
+        return os.getxattr(full, marks.opaque, follow_symlinks=False) == b"y"
+    return False
 
 
 def keep_trusted(entry: Entry, old: Entry) -> None:

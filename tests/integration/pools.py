@@ -20,6 +20,7 @@ from buildstep.pool.interface import Backend
 from buildstep.pool.overlay import OverlayBackend
 from buildstep.pool.zfs import ZfsBackend
 from buildstep.spec.imgmanifest import uuid_of
+from buildstep.system.userns import in_user_namespace
 from buildstep.tree import entry as tree_entry
 from buildstep.tree import hashing, scan
 from buildstep.tree.entry import FileList
@@ -55,6 +56,8 @@ def why_not(kind: str) -> str:
         return "" if IN_GUEST else "runs in the ZFS guest"
     if IN_GUEST:
         return "the guest is for ZFS"
+    if in_user_namespace() and kind in ("btrfs", "dir-reflink"):
+        return "needs the machine's root"
     tool = {"btrfs": "mkfs.btrfs", "dir-reflink": "mkfs.xfs"}.get(kind)
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     return f"needs {tool}" if tool and shutil.which(tool, path=path) is None else ""
@@ -118,7 +121,8 @@ def fill(root: Path) -> None:
     os.link(root / "bin/tool", root / "bin/also-tool")
     os.symlink("../bin/tool", root / "etc/link")
     os.mkfifo(root / "var/pipe")
-    os.mknod(root / "var/null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    if not in_user_namespace():  # where nobody may
+        os.mknod(root / "var/null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     (root / os.fsdecode(b"etc/new\nline \xff")).write_text("odd")
     os.chown(root / "etc/conf", 1000, 100)
     os.setxattr(root / "etc/conf", "user.note", b"hello")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import tarfile
@@ -13,10 +14,21 @@ from typing import Any
 
 import pytest
 
+from buildstep.system import userns
 from tests.integration.conftest import debian_root, demand
 from tests.integration.ordinary_user import LOGIN_PATH, UID, UserLab, base, place, usable_python, user
 from tests.integration.person import at_a_terminal
-from tests.integration.support import EPOCH, Lab, host_state, sha256, step
+from tests.integration.support import (
+    EPOCH,
+    REPOSITORY,
+    Lab,
+    host_state,
+    matches,
+    none_left,
+    sha256,
+    step,
+    wait_for,
+)
 
 __all__ = ["base", "place", "user"]  # fixtures
 
@@ -279,6 +291,51 @@ def test_every_program_is_found_with_the_path_of_a_login(path: str, sublab: User
     root.built("-p", "one-1", *mine)
     told = root.command("doctor", "-i", f"tar:{sublab.base}", "--pool", f"overlay:{sublab.top}/roots")
     assert told.status == 0, told.stdout
+
+
+def test_backends_keep_their_contract_in_a_user_namespace(sublab: UserLab) -> None:
+    """The tests of the contract, run as root of the user's namespace, random changes included."""
+    argv = [
+        sublab.python,
+        "-P",
+        "-m",
+        "pytest",
+        "-q",
+        "-n0",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "overlay or dir-",
+    ]
+    argv += ["--basetemp", os.fspath(sublab.top / "home/tests"), "tests/integration/test_backends.py"]
+    done = subprocess.run(
+        userns.enter_argv(*argv), cwd=REPOSITORY, env=sublab.env(HOME=os.fspath(sublab.top / "home")),
+        user=sublab.uid, group=sublab.gid, extra_groups=[], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "failed" not in done.stdout
+    assert len(re.findall(r"\.", done.stdout.partition("[")[0])) >= 5, done.stdout
+
+
+def test_a_killed_build_in_a_user_namespace_leaves_nothing(sublab: UserLab) -> None:
+    """Its processes and mounts go with it; what it made on disk goes when the next command heals."""
+    sublab.scheme = "overlay"
+    before = host_state(sublab.top)
+    who: dict[str, Any] = {"user": sublab.uid, "group": sublab.gid, "extra_groups": []}
+    env = sublab.env(HOME=os.fspath(sublab.top / "home"), XDG_DATA_HOME="", XDG_CACHE_HOME="")
+    argv = sublab.argv("-p", "hang-1")
+    with subprocess.Popen(
+        argv, env=env, cwd=sublab.top, stderr=subprocess.PIPE, **who
+    ) as child:  # its mounts are its own: what it writes shows in the upper directory
+        try:
+            wait_for(lambda: matches(sublab.pool, "build/*/upper/opt/local/hanging"), child)
+        finally:
+            child.kill()
+    assert none_left(os.fspath(sublab.top)) == []
+    assert host_state(sublab.top) == before
+    assert sublab.leftovers(), "a clone, and its journal"
+    assert {row["removed"] for row in sublab.heal()} == {True}
+    assert sublab.leftovers() == []
 
 
 def test_a_failing_package_leaves_nothing_there_either(sublab: UserLab) -> None:

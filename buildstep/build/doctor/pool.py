@@ -12,7 +12,7 @@ from buildstep.build.doctor import attempts
 from buildstep.build.doctor.findings import Examination
 from buildstep.errors import BuildstepError, ExitCode, SandboxError
 from buildstep.pool import heal, journal, privacy
-from buildstep.pool.interface import Backend
+from buildstep.pool.overlay import OverlayBackend
 from buildstep.system.locks import try_lock
 from buildstep.system.space import Room, existing
 from buildstep.system.text import size_text
@@ -43,7 +43,7 @@ def opened(seen: Examination) -> None:
         fix = "give its owner, or another pool: --pool or BUILDSTEP_POOL"
         seen.fail("pool", where, f"{folder} cannot be written to", fix, ExitCode.DATASET)
         return
-    if backend.scheme == "overlay" and not _overlay_works(seen, backend, new=bool(new)):
+    if isinstance(backend, OverlayBackend) and not _overlay_works(seen, backend, new=bool(new)):
         return
     cheap = "clones cost nothing" if backend.cheap_clone else "every build copies its base image"
     seen.ok("pool", where, f"{choice.why}; {cheap}{new}")
@@ -89,15 +89,15 @@ def _chosen(seen: Examination) -> pool.Choice:
         return pool.Choice(f"dir:{location / 'dir'}", "no better one can be had")
 
 
-def _overlay_works(seen: Examination, backend: Backend, *, new: bool) -> bool:
-    """Whether this kernel mounts overlays, and a new pool's file system takes their upper directories."""
+def _overlay_works(seen: Examination, backend: OverlayBackend, *, new: bool) -> bool:
+    """Whether overlays can be mounted, and a new pool's file system takes their upper directories."""
     folder = existing(backend.state)
     try:
         attempts.apart(attempts.overlay)
-        if new and (refusal := attempts.apart(lambda: pool.overlay.refusal(folder))):
+        if new and (refusal := attempts.apart(lambda: backend.refusal(folder))):
             raise SandboxError(f"overlays do not work on {folder}: {refusal}")
     except SandboxError as error:
-        path = backend.uri.partition(":")[2]
+        path = backend.path
         seen.fail("pool", backend.uri, error.message, f"--pool dir:{path}, or another disk", ExitCode.DATASET)
         return False
     return True

@@ -29,7 +29,8 @@ def who(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Who:
         monkeypatch.setattr(userns, "in_user_namespace", lambda: inside)
         monkeypatch.setattr(userns, "lacks", lambda: lacks)
         monkeypatch.setattr(userns, "may_mount", lambda: mounts)
-        monkeypatch.setattr(overlay, "refusal", lambda _path: "" if overlays else "no such device")
+        refusal = "" if overlays else "no such device"
+        monkeypatch.setattr(overlay.OverlayBackend, "refusal", lambda _path: refusal)
         monkeypatch.setattr(location, "SYSTEM_LOCATION", os.fspath(tmp_path / "system"))
         return {"HOME": os.fspath(tmp_path)}
 
