@@ -67,7 +67,7 @@ def command(
     """
     from buildstep.cli import session, user_namespace
     from buildstep.errors import UsageError
-    from buildstep.spec import lock
+    from buildstep.spec import lock, locking
 
     if check and updates:
         raise click.UsageError("--check changes nothing, and --update does: give one of them")
@@ -76,10 +76,11 @@ def command(
     if flags.pop("pull"):
         flags["base_max_age"] = 0
     document = build.read_here(manifest_arg, defines, profiles=flags.pop("profiles"))
-    path = lock.path_of(document.source, Path.cwd())
-    if path is None:
+    if lock.path_of(document.source, Path.cwd()) is None:
         raise UsageError("only an m.json in a file has a lock beside it", hint="name the file")
     spec = build.load_spec(document, {**flags, "locked": False})
+    path = locking.path_for(spec, Path.cwd(), document.profiles)
+    assert path is not None
     old = lock.read(path)
     if check or updates:
         spec = _with(spec, old, path)

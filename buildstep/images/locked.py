@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from buildstep.errors import ImageError, LockError
+from buildstep.images import sources
 from buildstep.images.interface import Identity
 from buildstep.images.record import ImageRecord
-from buildstep.images.resolve import Resolved
-from buildstep.images.sources.local_file import check_file
 from buildstep.spec.load import BuildSpec
 from buildstep.spec.lock import LockedBase
 
@@ -79,19 +78,18 @@ class LockedImage:
             hint=f"put the old one back; {_AGAIN}",
         )
 
-    def foresee(self, ref: str, resolve: Callable[[str], Sequence[Resolved]]) -> str:
-        """Say where it would come from, as it is not in the store. resolve: asks repositories of images.
-
-        Raises LockError where it is gone.
-        """
+    def foresee(self, ref: str, store: ImageStore) -> str:
+        """Say where it would come from, as it is not in the store. Raises LockError where it is gone, and
+        ToolMissing where it cannot be made here."""
         text = f"{ref}, as it is locked, is not in the store"
         with self.explained():
-            if self.identity is None:
-                return f"{text}; {resolve(ref)[-1].repository.label} has it"
-            check_file(ref)
-        return (
-            f"{text}; it is made again of {len(self.base.packages)} packages" if self.base.packages else text
-        )
+            source = store.source(ref)
+            if self.identity is None or source is None:
+                return f"{text}; {store.resolve(ref)[-1].repository.label} has it"
+            self.check_source(source[0].identify(source[1], store.hashes.sha256))
+            sources.foresee(ref, source)
+        made = len(self.base.packages)
+        return f"{text}; it is made again of {made} packages" if made else text
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:

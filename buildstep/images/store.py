@@ -171,7 +171,7 @@ class ImageStore:
         ToolMissing where it cannot be made here.
         """
         if (locked := self.locked.get(ref)) is not None:
-            return locked.foresee(ref, self.resolve)
+            return locked.foresee(ref, self)
         identity = self.identify(ref)
         if identity is not None:
             foresee(ref, self.source(ref))

@@ -33,7 +33,7 @@ class Document(NamedTuple):
     source: where it came from, for messages; faults: of values given with it, told with those of the JSON.
     files: each file that was read, as an absolute path, to the SHA-256 of its bytes, in hex. composed: how it
     was put together, None for one file alone. folder: what the files
-    that it names are relative to; None for the current directory.
+    that it names are relative to; None for the current directory. profiles: those that were chosen.
     """
 
     source: str
@@ -42,6 +42,7 @@ class Document(NamedTuple):
     files: Mapping[str, str] = MappingProxyType({})
     composed: Composed | None = None
     folder: Path | None = None
+    profiles: tuple[str, ...] = ()
 
     def placed(self, faults: Iterable[Fault]) -> list[Fault]:
         """Return faults of the value with the file that each is in, where that is not the document itself."""
@@ -103,6 +104,7 @@ class Reader:
     def document(self, source: str, text: str, folder: Path) -> Document:
         """Return the document in a text. folder: what it includes is relative to that. Raises SpecError."""
         composed = None
+        profiles: list[str] = []
         try:
             value = self.value(source, text)
             profiles = [name for word in self.environ.get(PROFILE, "").split(",") if (name := word.strip())]
@@ -111,7 +113,8 @@ class Reader:
                 value = composed.value
         except SpecError as error:
             raise SpecError(source, [*self.unused(source), *error.faults]) from None
-        return Document(source, value, tuple(self.unused(source)), self.files, composed, folder)
+        faults = tuple(self.unused(source))
+        return Document(source, value, faults, self.files, composed, folder, tuple(profiles))
 
     def text(self, path: Path) -> str:
         """Return what is in a file. Raises SpecError."""

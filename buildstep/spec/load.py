@@ -122,7 +122,7 @@ def _load(
         run=run_rules.with_scripts(spec.run, folder),
         secrets=_placed(spec.secrets, folder),
     )
-    return locking.with_lock(spec, environ, cwd)
+    return locking.with_lock(spec, environ, cwd, document.profiles)
 
 
 def check_document(document: object, choices: Choices) -> list[Fault]:

@@ -1,6 +1,7 @@
 """The lock of an m.json: the base image and the package files that its image is made of, one by one.
 
-    NAME.lock.json     beside NAME.json or NAME.json.j2
+    NAME.lock.json             beside NAME.json or NAME.json.j2
+    NAME.VARIANT.lock.json     of a profile, or of a platform that a build is told on its command line
 
 `buildstep lock` writes it; a build takes exactly what is in it. `docs/reference/lock.md` describes the JSON;
 the fields here have its names and its order.
@@ -11,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -228,11 +229,12 @@ RULE: Final = record(
 """Of the JSON of a lock."""
 
 
-def path_of(source: str, cwd: Path) -> Path | None:
+def path_of(source: str, cwd: Path, variants: Sequence[str] = ()) -> Path | None:
     """Return where the lock of an m.json is. source: as `Document.source` has it; None for one of no file."""
+    words = [re.sub("[^A-Za-z0-9_-]+", "-", word) for word in variants]
     for ending in _ENDINGS:
         if source.endswith(ending):
-            return cwd / f"{source.removesuffix(ending)}.lock.json"
+            return cwd / ".".join([source.removesuffix(ending), *words, "lock.json"])
     return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from buildstep.errors import Fault, LockError, SpecError
@@ -24,13 +24,21 @@ def asked(spec: BuildSpec) -> lock.Asked:
     )
 
 
-def with_lock(spec: BuildSpec, environ: Mapping[str, str], cwd: Path) -> BuildSpec:
+def path_for(spec: BuildSpec, cwd: Path, profiles: Sequence[str] = ()) -> Path | None:
+    """Return where the lock of a spec is; None where its m.json is in no file. profiles: those chosen."""
+    told = spec.platform and spec.origin_of["platform"] in ("flag", "environment")
+    return lock.path_of(spec.source, cwd, [*profiles, *([spec.platform or ""] if told else [])])
+
+
+def with_lock(
+    spec: BuildSpec, environ: Mapping[str, str], cwd: Path, profiles: Sequence[str] = ()
+) -> BuildSpec:
     """Return the spec with the lock beside its m.json, where it is to be used.
 
     One that does not fit is an error where it is demanded, and in CI, where nobody reads a warning. Raises
     LockError and SpecError.
     """
-    if spec.locked is False or (path := lock.path_of(spec.source, cwd)) is None:
+    if spec.locked is False or (path := path_for(spec, cwd, profiles)) is None:
         if spec.locked:
             message = "is asked for, and only an m.json in a file has a lock beside it"
             raise SpecError(spec.source, [Fault(where="--locked", message=message)])

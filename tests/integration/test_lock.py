@@ -159,6 +159,11 @@ def test_one_package_moves_with_what_it_needs(place: Yard, repository: Repositor
                 "beta: 1.0 -> 1.1", "delta: 1.0 -> not there", "gamma: 2.0 -> 3.0",
             ]  # fmt: skip
             assert made(place, "gamma") == newest
+            # One that is gone everywhere can move all the same.
+            repository.put("beta", "1.2")
+            (repository.folder / "beta_1.1_all.deb").unlink()
+            forget_packages(place)
+            assert made(place, "beta").versions() == {"alpha": "1.0", "beta": "1.2", "gamma": "3.0"}
             with pytest.raises(LockError, match="bash: not in m"):
                 made(place, "bash")
 

@@ -245,8 +245,7 @@ class Apt:
         )
 
     def updated(self, job: InstallJob, lock: Lock, names: Sequence[str]) -> Lock:
-        apt_locked.have(lock.packages, self._supply(job, lock))
-        words = apt_update.words_for(job, lock, names, self._work)
+        words = apt_update.words_for(job, lock, names, self._supply(job, lock))
         with failures("resolving packages", names, *CULPRITS, explain=self._explain):
             found = apt_simulation.parse(self._ask(job, ["--simulate", *words]))
             self._wanted = wanted_files(partial(self._ask, job), words)

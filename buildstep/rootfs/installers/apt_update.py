@@ -6,6 +6,7 @@ what a new version pulls in, and what has to go.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,21 +24,25 @@ from buildstep.spec.lock import Lock, LockedPackage
 _FILE = "locked/status"
 
 
-def words_for(job: InstallJob, lock: Lock, names: Sequence[str], area: Path) -> list[str]:
-    """Return apt-get's words for an install of other versions over what is locked.
+def words_for(job: InstallJob, lock: Lock, names: Sequence[str], supply: apt_locked.Supply) -> list[str]:
+    """Return apt-get's words for an install of other versions over what is locked, which is shown then.
 
-    The package files of the lock are in `area/shown`. Raises LockError for a package that is not locked.
+    Raises LockError for a package that is not locked, and where the file of another one is gone.
     """
-    known = {row.name for row in lock.packages}
-    if unknown := [name for name in names if name.partition("=")[0] not in known]:
+    checked(names, NAME, "apt")
+    moved = {name.partition("=")[0] for name in names}
+    if unknown := sorted(moved - {row.name for row in lock.packages}):
         raise LockError(
             f"{', '.join(unknown)}: not in {lock.path.name or 'the lock'}",
             hint="it has what an install brings, and not what the base image has of its own",
         )
-    checked(names, NAME, "apt")
-    (area / _FILE).write_bytes(_status(job, lock, area / "shown"))
+    apt_locked.have([row for row in lock.packages if row.name not in moved], supply)
+    with contextlib.suppress(LockError):  # one that moves need not be there any more
+        apt_locked.have([row for row in lock.packages if row.name in moved], supply)
+    (supply.shown.parent / _FILE).write_bytes(_status(job, lock, supply.shown))
     recommends = "--install-recommends" if job.recommends else "--no-install-recommends"
-    return [f"-oDir::State::status={OURS}/{_FILE}", recommends, "--allow-downgrades", "install", "--", *names]
+    status = f"-oDir::State::status={OURS}/{_FILE}"
+    return [status, recommends, "--allow-downgrades", "install", "--", *names]
 
 
 def _status(job: InstallJob, lock: Lock, files: Path) -> bytes:
@@ -51,8 +56,10 @@ def _status(job: InstallJob, lock: Lock, files: Path) -> bytes:
         name, arch = _named(stanza)
         if (name if arch in ("all", native) else f"{name}:{arch}") not in gone:
             kept.append(stanza)
-    for row in lock.packages:
-        control = control_of(files / apt_locked.archive_of(row).name)
+    for file in (files / apt_locked.archive_of(row).name for row in lock.packages):
+        if not file.exists():
+            continue
+        control = control_of(file)
         kept.append(f"{control}\nStatus: install ok installed")
     return "".join(f"{stanza}\n\n" for stanza in kept).encode()
 
