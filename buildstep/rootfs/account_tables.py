@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from buildstep.errors import BuildstepError
+from buildstep.errors import BuildstepError, SandboxError
 from buildstep.system.accounts import Readable, numbers
 from buildstep.system.root import Root
 
@@ -124,10 +125,12 @@ def _replace(root: Root, path: str, data: bytes, *, owners: bool) -> None:
     """Replace a table, which keeps its mode, owner and attributes; one that was a link stays one."""
     real = root.real(path) or path
     old = root.lstat(real)
-    if old is None:
+    if old is None or stat.S_ISLNK(old.st_mode):  # a link to nothing is replaced
         root.make_dirs("/etc")
         root.write(real, data)
         return
+    if not stat.S_ISREG(old.st_mode):
+        raise SandboxError(f"{path} in the image is not a regular file", hint="the base image is at fault")
     with root.parent(real) as (fd, name):
         place = f"/proc/self/fd/{fd}/{name}"
         attributes: dict[str, bytes] = {}

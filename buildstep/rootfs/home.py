@@ -7,6 +7,7 @@ import stat
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from buildstep.errors import UsageError
 from buildstep.system.root import Root
 
 _SKELETON = "/etc/skel"
@@ -23,23 +24,43 @@ class Home(NamedTuple):
 def make_home(
     home: Home, root: Root, limits: Mapping[str, str], *, owners: bool
 ) -> dict[str, tuple[int, int]]:
-    """Make a home directory, and return the owners of all that is new, by path.
+    """Make a home directory, and return the owners of all that is new, by path without links.
 
     One that is there stays as it is, like with useradd. limits: of /etc/login.defs. owners: whether they can
-    be set here. Raises OSError.
+    be set here. Raises OSError, and UsageError where the way to it is no directory.
     """
     if root.lstat(home.path) is not None or home.path == "/":
         return {}
     above = os.path.dirname(home.path)
-    found = dict.fromkeys(root.make_dirs(above) if above != "/" else [], (0, 0))
-    _make_folder(root, home.path, _mode(limits))
-    made = [home.path, *_copy(root, _SKELETON, home.path)]
+    _check_way(root, above)
+    found = {_place(root, path): (0, 0) for path in (root.make_dirs(above) if above != "/" else [])}
+    top = _place(root, home.path)
+    _make_folder(root, top, _mode(limits))
+    made = [top, *_copy(root, _SKELETON, top)]
     for path in reversed(made):  # what is in a directory is there before its time is set
         if owners:
             with root.parent(path) as (fd, name):
                 os.chown(name, home.uid, home.gid, dir_fd=fd, follow_symlinks=False)
         found[path] = (home.uid, home.gid)
     return found
+
+
+def _place(root: Root, path: str) -> str:
+    """Return a path with the links of its directories resolved."""
+    above, _, name = path.rstrip("/").rpartition("/")
+    return f"{(root.real(above or '/') or above).rstrip('/')}/{name}"
+
+
+def _check_way(root: Root, folder: str) -> None:
+    """Raise UsageError where something on the way to a directory is none."""
+    here = ""
+    for name in filter(None, folder.split("/")):
+        here = f"{here}/{name}"
+        if root.lstat(here) is not None and not root.is_dir(here):
+            raise UsageError(
+                f"a home below {folder} cannot be made: {here} in the image is no directory",
+                hint="give the user another home, or create_home: false",
+            )
 
 
 def _mode(limits: Mapping[str, str]) -> int:

@@ -24,9 +24,19 @@ class LaidOver:
 
     def __init__(self, root: Root, overlay: FileList, prefix: str = "") -> None:
         self._root, self._overlay, self._prefix = root, overlay, os.fsencode(prefix)
+        self._inside: dict[bytes, list[bytes]] | None = None
 
     def _key(self, path: str) -> bytes:
-        return os.path.join(self._prefix, os.fsencode(path.strip("/")))
+        return os.path.join(self._prefix, os.fsencode(path.strip("/"))).rstrip(b"/")
+
+    def _laid(self, folder: bytes) -> set[bytes]:
+        """Return the names that the overlay has in a directory."""
+        if self._inside is None:  # there may be a hundred thousand paths, and several questions
+            self._inside = {}
+            for path in self._overlay:
+                self._inside.setdefault(path.rpartition(b"/")[0], []).append(path)
+        there = [path for path in self._inside.get(folder, ()) if path in self._overlay]
+        return {path.rpartition(b"/")[2] for path in there}
 
     def look(self, path: str) -> tuple[str, str]:
         """Return the kind (of `tree.entry.KINDS`) of what is at a path, and where a link leads; empty texts
@@ -81,13 +91,7 @@ class LaidOver:
     def names(self, folder: str) -> list[str]:
         """Return the names in a directory, sorted; none where it is not there."""
         real = self.real(folder)
-        start = self._key(real)
-        start = start + b"/" if start else b""
-        found = {
-            path[len(start) :]
-            for path in self._overlay
-            if path.startswith(start) and b"/" not in path[len(start) :] and path != start
-        }
+        found = self._laid(self._key(real))
         if self._root.is_dir(real):
             fd = self._root.open(real, os.O_RDONLY | os.O_DIRECTORY)
             try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.errors import SpecError
+from buildstep.errors import SandboxError, SpecError, UsageError
 from buildstep.rootfs import accounts
 from buildstep.rootfs.account_tables import Tables, lost
 from buildstep.rootfs.accounts import Made, Request
@@ -158,6 +158,35 @@ def test_a_table_behind_a_link_stays_behind_it(image: Root) -> None:
     assert os.readlink(image.path / "etc/passwd") == "/etc/real"
     assert "app:x:990" in (image.path / "etc/real").read_text()
     assert Tables.read(image).number(Tables.read(image).passwd, "app") == 990
+
+
+def test_tables_that_are_no_files(image: Root) -> None:
+    (image.path / "etc/passwd").unlink()
+    (image.path / "etc/passwd").symlink_to("nowhere")
+    made(image, request(User(name="app", uid=990)))
+    assert not (image.path / "etc/passwd").is_symlink()
+    assert (image.path / "etc/passwd").stat().st_mode & 0o7777 == 0o644
+    (image.path / "etc/group").unlink()
+    (image.path / "etc/group").mkdir()
+    with pytest.raises(SandboxError, match="/etc/group in the image is not a regular file"):
+        made(image, request(User(name="other", uid=991)))
+
+
+def test_a_home_whose_way_is_no_directory(image: Root) -> None:
+    with pytest.raises(UsageError, match="/etc/shadow in the image is no directory"):
+        made(image, request(User(name="app", uid=1990, home="/etc/shadow/x/y")))
+
+
+def test_a_home_that_is_there_stays_as_it_is(image: Root) -> None:
+    (image.path / "srv/app").mkdir(parents=True)
+    (image.path / "srv").rename(image.path / "var-srv")
+    (image.path / "srv").symlink_to("/var-srv")
+    assert made(image, request(User(name="app", uid=1990, home="/srv/app"))).owners == {}
+    done = made(image, request(User(name="new", uid=1991, home="/srv/new")))
+    assert (image.path / "var-srv/new/.d/x").exists(), "links are followed inside the image"
+    assert done.owners["/var-srv/new/.d/x"] == (1991, 1991)
+    done = made(image, request(User(name="top", uid=1992, home="/top")))
+    assert done.owners["/top"] == (1992, 1992)
 
 
 def test_what_a_table_drops() -> None:
