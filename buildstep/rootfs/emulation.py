@@ -29,7 +29,10 @@ HINT: Final = "apt-get install qemu-user-static binfmt-support; or build on a ma
 _NATIVE: Final[Mapping[str, Collection[str]]] = {"amd64": ("386",), "arm64": ("arm",)}
 """Older machines whose programs a processor runs, as a rule."""
 
-_QEMU: Final[Mapping[str, str]] = {"amd64": "x86_64", "arm64": "aarch64", "386": "i386"}
+_QEMU: Final[Mapping[str, str]] = {
+    "386": "i386", "amd64": "x86_64", "arm64": "aarch64", "loong64": "loongarch64", "mips64le": "mips64el",
+    "mipsle": "mipsel",
+}  # fmt: skip
 
 
 def runs_here(platform: OciPlatform, *, here: OciPlatform | None = None, binfmt: Path = BINFMT) -> bool:
