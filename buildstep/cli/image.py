@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from itertools import islice
@@ -81,12 +80,9 @@ def import_(session: Session, ref: str, manifest: str | None, as_json: bool) -> 
 
 
 def _locator(ref: str) -> str:
-    """A file or layout without a scheme gets the one of its content."""
-    if not os.path.exists(ref):
-        return ref
-    from buildstep.images.file_kind import kind_of
+    from buildstep.images.opened import locator
 
-    return f"{kind_of(Path(ref))}:{ref}"
+    return locator(ref)
 
 
 def _filters(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:

@@ -4,9 +4,12 @@ that is thrown away afterwards, and behind the walls that package scripts have."
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from buildstep.errors import CommandFailed, SandboxError
@@ -15,10 +18,12 @@ from buildstep.rootfs import devices, limits, run_as, temporary_files
 from buildstep.rootfs.run_config import RunConfig
 from buildstep.rootfs.sandbox import NOT_STARTED, ChrootSandbox, SandboxOptions
 from buildstep.spec.fields import Limits
-from buildstep.system import bubblewrap, host, process
+from buildstep.system import attached, bubblewrap, host, process, standard_streams, terminal
+from buildstep.system.bubblewrap import Entrance
 from buildstep.system.mounts import bind
 from buildstep.system.netns import NetworkNamespace
 from buildstep.system.root import Root
+from buildstep.system.terminal import Pty
 
 _HOSTS = b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 """What container engines give an image as /etc/hosts, where it has none of its own."""
@@ -79,10 +84,13 @@ class ImageSandbox(ChrootSandbox):
             self.namespace = NetworkNamespace()
             stack.callback(self.namespace.close)
 
+    def _account(self, how: How) -> run_as.Account:
+        return run_as.account(self.root, how.user if how.user is not None else self.config.user or None)
+
     def command(self, argv: Sequence[str], how: How) -> tuple[tuple[str, ...], dict[str, str], str]:
         """Return the command line in the image, its environment, and the directory that it begins in: as the
         image says, with nothing of the CI host's. Raises SandboxError."""
-        who = run_as.account(self.root, how.user if how.user is not None else self.config.user or None)
+        who = self._account(how)
         env = {"HOME": who.home, "HOSTNAME": "buildstep", **self.proxies, **self.config.env, **how.env}
         workdir = how.workdir or self.config.workdir
         if not self.root.is_dir(workdir):
@@ -90,7 +98,7 @@ class ImageSandbox(ChrootSandbox):
         return who.argv(self.root, argv), env, workdir
 
     @contextlib.contextmanager
-    def entrance(self, workdir: str) -> Iterator[bubblewrap.Entrance]:
+    def entrance(self, workdir: str) -> Iterator[Entrance]:
         """The way in for one command."""
         assert self.namespace is not None
         with self._entrance(network=False) as entrance:
@@ -139,6 +147,42 @@ class ImageSandbox(ChrootSandbox):
                 return Outcome(status=result.status, problem=self._not_started(argv[0]))
         return Outcome(status=result.status, stdout=result.stdout, stderr=result.stderr)
 
+    def attach(self, argv: Sequence[str], how: How, *, stdin: bool, tty: bool) -> int:
+        """Run a command for whoever is at our standard streams; return its status, 128+N for signal N.
+
+        stdin: whether it reads our standard input; tty: give it a terminal, for the person at ours. A signal
+        that we get is handed on to it. One that cannot be started has the status of shells: 126 or 127.
+        """
+        full, env, workdir = self.command(argv, how)
+        standard_streams.flush()
+        with self.entrance(workdir) as entrance:
+            if tty:
+                env["TERM"] = self._environ.get("TERM", "dumb")
+                with self._terminal(self._account(how).uid) as (pty, start):
+                    words = self.wrapped([*start, *full], replace(entrance, on_terminal=True))
+                    words[0] = process.which(words[0])
+                    status = terminal.attend(pty, words, env, entrance.fds)
+            else:
+                signals = attached.Signals(partial(_hand_on, entrance, self.config.stop_signal), _PATIENCE)
+                words = self.wrapped(full, entrance)
+                words[0] = process.which(words[0])
+                status = attached.run(words, env, signals, fds=entrance.fds, stdin=stdin)
+            if status > 0 and entrance.watch is not None and not entrance.watch.started():
+                there = self.root.exists(argv[0]) if "/" in argv[0] else self._has_program(argv[0])
+                return _NOT_RUNNABLE if there else _NO_SUCH_PROGRAM
+        return 128 - status if status < 0 else status
+
+    @contextlib.contextmanager
+    def _terminal(self, owner: int) -> Iterator[tuple[Pty, list[str]]]:
+        """A terminal in the image, and what starts a command on it."""
+        with contextlib.closing(Pty(self.root.path / "dev/pts")) as pty:
+            place = f"/dev/pts/{pty.number}"
+            with contextlib.suppress(OSError):  # a user namespace need not have that number
+                os.chown(self.root.path / place.lstrip("/"), owner, -1)
+            # The first to open a terminal in a session that has none gets it: job control needs that.
+            script = 'terminal=$0; exec "$@" <>"$terminal" >&0 2>&0'
+            yield pty, ["/bin/sh", "-c", script, place] if self.root.is_program("/bin/sh") else []
+
     def _not_started(self, program: str) -> str:
         """Return why the program did not start. Raises SandboxError where it is not the program's fault."""
         why = self._tail[-1] if self._tail else ""
@@ -148,6 +192,23 @@ class ImageSandbox(ChrootSandbox):
                 hint="`buildstep doctor` tells what this CI host lacks",
             )
         return f"{program} cannot be started: {why.rpartition(': ')[2]}"
+
+
+_NO_SUCH_PROGRAM, _NOT_RUNNABLE = 127, 126
+
+_PATIENCE = 10.0
+"""Seconds that a program has to end after it was asked to; as container engines have it."""
+
+
+def _hand_on(entrance: Entrance, stop: str, number: int) -> None:
+    """Pass a signal on to the program. The image says which one asks it to end."""
+    program = None if entrance.watch is None else entrance.watch.program()
+    if number in (signal.SIGTERM, signal.SIGHUP) and stop:
+        name = stop if stop.startswith("SIG") else f"SIG{stop}"
+        number = int(stop) if stop.isdigit() else getattr(signal, name, number)
+    with contextlib.suppress(OSError):
+        if program is not None:
+            os.kill(program, number)
 
 
 @contextlib.contextmanager

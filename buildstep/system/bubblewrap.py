@@ -125,6 +125,18 @@ class Watch:
             os.close(self._read)
             os.close(self.fd)
 
+    def program(self) -> int | None:
+        """Return the process of the program in the image, as this one sees it; None where there is none."""
+        found = re.search(rb'"child-pid": *(\d+)', self._tell())
+        if found is None:
+            return None
+        first = int(found[1])
+        with contextlib.suppress(OSError):
+            below = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+            if below:
+                return int(below[0])
+        return first  # it is process 1 itself
+
     def started(self) -> bool:
         """Return whether the program in the image ran and ended; to be asked when bwrap has ended."""
         return b'"exit-code"' in self._tell()

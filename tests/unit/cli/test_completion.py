@@ -193,7 +193,7 @@ def test_every_option_with_a_value_has_something_to_offer() -> None:
         "A,B", "P", "URL", "PATTERN", "KEY=VALUE", "N", "C", "DAYS", "SIZE", "COUNT", "NAME", "ARCH", "RELEASE",
         "KEY=FILE", "UID:GID", "SIZE|PERCENT%", "TEXT", "FLOAT", "SECONDS", "HOURS", "[HOST]", "SPAN",
         "[-- OPTIONS OF PULL]", "[INSTANCE]", "OS/ARCH", "TAG", "HOST[/NAMESPACE]",
-        "LABEL", "VALUE", None,
+        "LABEL", "VALUE", "[-- CMD...]", "[HOST:]PORT[:PORT]", "USER[:GROUP]", "PATH-IN-IMAGE", None,
     }  # fmt: skip
 
     def walk(command: click.Command, path: str) -> list[str]:
