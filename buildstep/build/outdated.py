@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from buildstep.build.outdated_subject import Subject
-from buildstep.errors import BuildstepError, ImageError, InstallError
+from buildstep.errors import (
+    BuildstepError,
+    CommandFailed,
+    ImageError,
+    InstallError,
+    SandboxError,
+    ToolMissing,
+)
 from buildstep.formats.oci.config import sound_config
 from buildstep.images.freshness import RELEASE, day_of
 from buildstep.images.importing import Importer
@@ -87,12 +94,12 @@ def outdated(subject: Subject, store: ImageStore, journal: Journal, spec: BuildS
     What cannot be asked is told in the result. Raises ImageError where the image cannot be unpacked.
     """
     if not subject.ref and subject.image is None:
-        return Outdated(subject=subject, base=_base(subject, store, None), packages=None, why=subject.why)
+        return Outdated(subject=subject, base=base_of(subject, store, None), packages=None, why=subject.why)
     with _tree(subject, store, journal) as (told, root, digest):
-        base = _base(told, store, root)
+        base = base_of(told, store, root)
         try:
             return Outdated(subject=subject, base=base, packages=tuple(_updates(root, digest, store, spec)))
-        except InstallError as error:
+        except (InstallError, SandboxError, CommandFailed, ToolMissing) as error:
             said = [row for row in error.detail.splitlines() if row.startswith("E: ")]
             why = "; ".join(filter(None, (error.message, *said[:1], error.hint)))
             return Outdated(subject=subject, base=base, packages=None, why=why)
@@ -148,7 +155,7 @@ def _no_download(url: str) -> bytes:
 # -- the base ----------------------------------------------------------------------------------------------
 
 
-def _base(subject: Subject, store: ImageStore, root: Root | None) -> Base | None:
+def base_of(subject: Subject, store: ImageStore, root: Root | None) -> Base | None:
     """Ask the source of a base; None for an empty one, or where nobody knows what it was.
 
     root: of the image; by its sources it is asked whether a suite changed where the base itself is gone.
@@ -215,16 +222,20 @@ def _of_repository(facts: Mapping[str, Any], store: ImageStore, day: str) -> Bas
     ref = f"{name}@{version}"
     if not store.config.sources:
         raise ImageError("no repository is configured that has newer ones")
+    uuid = str(facts.get("uuid", ""))
     rows = [row for _, row in store.remote.images(channel="", filters={"name": name})]
-    rows.sort(key=lambda row: str(row.get("published_at", "")))
     if not rows:
         raise ImageError(f"no repository has an image {name}")
-    newest, uuid = rows[-1], str(facts.get("uuid", ""))
-    state: State = "same" if newest.get("uuid") == uuid else "changed"
+    newest = max(rows, key=_published)
+    # It may be in none of them any more, or in one that was not asked.
+    ours = next((row for row in rows if row.get("uuid") == uuid), base.manifest if base is not None else {})
+    if newest.get("uuid") == uuid or _published(newest) <= _published(ours):
+        return Base(ref=ref, state="same", text=f"{ref} is the newest", was=uuid, now=uuid)
     since = f" since {day}" if day else ""
-    text = (
-        f"{ref} is the newest"
-        if state == "same"
-        else f"{name}@{newest.get('version')} is newer than {ref}{since}"
-    )
-    return Base(ref=ref, state=state, text=text, was=uuid, now=str(newest.get("uuid", "")))
+    text = f"{name}@{newest.get('version')} is newer than {ref}{since}"
+    return Base(ref=ref, state="changed", text=text, was=uuid, now=str(newest.get("uuid", "")))
+
+
+def _published(manifest: Mapping[str, Any]) -> str:
+    """Return when an image was published; as text it is in order."""
+    return str(manifest.get("published_at") or "")

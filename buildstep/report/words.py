@@ -5,6 +5,9 @@ from __future__ import annotations
 from buildstep.report.record import BuildRecord, Layer
 from buildstep.system.text import plural, size_text
 
+_COMMAND = 120
+"""Characters of a command that are shown where it is one of several things."""
+
 STATES = {"run": "ran", "reuse": "reused", "skip": "skipped", "failed": "failed"}
 
 
@@ -48,8 +51,14 @@ def delta(now: float, before: float) -> str:
 def title(layer: Layer) -> str:
     """Say what a layer is: of a base's also what its history says that it was made by."""
     if layer.base and layer.comment and layer.created_by:
-        return f"{layer.comment} ({layer.created_by})"
-    return layer.comment or layer.created_by or "layer"
+        return f"{layer.comment} ({_brief(layer.created_by)})"
+    return layer.comment or _brief(layer.created_by) or "layer"
+
+
+def _brief(text: str) -> str:
+    """Return a command as one line, which may have been a script."""
+    text = " ".join(text.split())
+    return text if len(text) <= _COMMAND else f"{text[:_COMMAND]}..."
 
 
 def brings(layer: Layer) -> str:

@@ -162,6 +162,7 @@ def test_a_registry_gets_each_blob_once(builder: Agent, logged: Registry, from_r
     ref = f"docker://{logged.host}/bases/tiny:1.0.0" if from_registry else f"oci:{archive_of(base)}"
     child = build(builder, "child", ref, {"srv/www/more.html": "more\n"})
     assert layers_of(archive_of(child))[:-1] == layers_of(archive_of(base))
+    assert config_of(base)["history"][0]["created_by"] == "buildstep image import tar:base.tgz"
     builder.run("image", "publish", str(child.folder), f"docker://{logged.host}/apps/child")
     sent = [digest.replace("%3A", ":") for digest in uploads(logged)]
     assert sorted(sent) == sorted(digests_of(archive_of(base)) | digests_of(archive_of(child)))

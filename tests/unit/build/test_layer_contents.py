@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,27 @@ def test_a_record_tells_only_of_the_file_that_it_is_about(workshop: Workshop) ->
     workshop.build(image=f"tar:{path}", name="child", version="2")
     store, _, _ = workshop.open()
     assert store.get(f"tar:{path}").name == "hello-1.0.0"
+
+
+def test_layers_change_nothing_of_the_tree_and_of_a_tar(workshop: Workshop) -> None:
+    make_layout(
+        workshop.top / "layout",
+        [layer({"etc/": b"", "etc/a": b"1"}), layer({"etc/.wh.a": b"", "etc/b": b"2"})],
+    )
+    both: dict[str, Any] = {"formats": ["oci", "tar"], "compression": "none"}
+    page = workshop.proto / "srv/page"
+    text = page.read_text()
+    page.unlink()
+    page.parent.rmdir()
+    workshop.build(image=f"oci:{workshop.top}/layout", name="flat", formats=["tar"], compression="none")
+    page.parent.mkdir()
+    page.write_text(text)
+    for path in (page, page.parent, workshop.proto):
+        os.utime(path, (1_600_000_000, 1_600_000_000))
+    made = []
+    for image in (f"oci:{workshop.top}/layout", f"tar:{workshop.out}/flat-1.0.0.tar"):
+        result = workshop.build(image=image, **both)
+        tar = next(file["sha256"] for file in result.files if file["format"] == "tar")
+        made.append((result.tree_digest, tar, len(layers(workshop))))
+    assert made[0][:2] == made[1][:2]
+    assert [count for _, _, count in made] == [3, 2]

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from buildstep.build.outdated import Outdated, outdated
+from buildstep.build.outdated import Outdated, base_of, outdated
 from buildstep.build.outdated_subject import Subject, subject_of
 from buildstep.errors import ImageError, UsageError
 from buildstep.images.importing import Importer
+from buildstep.images.remote import Remote
 from buildstep.images.store import ImageStore
 from buildstep.pool.interface import Kind
 from buildstep.pool.journal import Journal, open_journal
 from buildstep.rootfs.interface import Update
+from buildstep.spec.config import Config, SourceConfig
 from tests.unit.build.workshop import Workshop, make_workshop
 from tests.unit.images.test_store import archive
 
@@ -127,3 +132,44 @@ def test_counts() -> None:
     found = Outdated(subject=subject, base=None, packages=rows)
     assert (found.count, len(found.security), found.unknown) == (2, 1, False)
     assert found.to_json()["made"] is None
+
+
+UUIDS = [f"{digit * 8}-1111-4222-8333-444444444444" for digit in "abc"]
+
+
+def in_repository(version: int) -> dict[str, str]:
+    return {
+        "uuid": UUIDS[version],
+        "name": "base",
+        "version": str(version),
+        "published_at": f"2026-01-0{version + 1}",
+    }
+
+
+@pytest.mark.parametrize(
+    ("there", "state", "told"),
+    [
+        ([0, 1], "same", "base@1 is the newest"),
+        ([2, 0, 1], "changed", "base@2 is newer than base@1 since 2026-02-03"),
+        ([0], "same", "base@1 is the newest"),
+        ([2], "changed", "base@2 is newer than base@1 since 2026-02-03"),
+        ([], "unknown", "no repository has an image base"),
+        (None, "unknown", "no repository is configured that has newer ones"),
+    ],
+)
+def test_a_base_from_a_repository(
+    workshop: Workshop, store: ImageStore, journal: Journal, there: list[int] | None, state: str, told: str
+) -> None:
+    manifest = {**in_repository(1), "os": "linux", "type": "other"}
+    (image,) = store.records()
+    store.write(replace(image, uuid=UUIDS[1], key=f"image:{UUIDS[1]}", label="dir:site", manifest=manifest))
+    image = store.load(UUIDS[1])  # type: ignore[assignment]
+    store.config = Config(sources=() if there is None else (SourceConfig(url="dir:site"),))
+    rows = [("dir:site", in_repository(version)) for version in there or ()]
+    store.remote = cast(Remote, SimpleNamespace(images=lambda channel, filters: iter(rows)))
+    found = base_of(
+        Subject(name="base", version="1", image=replace(image, imported=1_770_076_800)), store, None
+    )
+    assert found is not None
+    assert found.state == state
+    assert told in found.text

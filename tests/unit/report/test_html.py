@@ -182,7 +182,8 @@ def test_all_layers_are_told_with_what_they_bring(tmp_path: Path) -> None:
     card = text[text.index('id="layers"') :].partition("</section>")[0]
     assert card.count("<li>") == len(reportdata.record()["layers"])
     assert 'title="apt 2.6.1, dpkg 1.21.22">4,112 files of 94.4 MiB, 2 packages<' in card
-    assert '<code class="by">buildstep image import mmdebstrap:bookworm</code>' in card
+    command = "buildstep image import mmdebstrap:bookworm"
+    assert f'<code class="by" title="{command}">{command}</code>' in card
     assert card.count('<span class="chip">base</span>') == 1
 
 

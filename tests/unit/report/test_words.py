@@ -38,3 +38,5 @@ def test_layers() -> None:
     assert title(replace(layer, base=True)) == "base image x 1 (COPY)"
     assert title(replace(layer, comment="")) == "COPY"
     assert title(Layer()) == "layer"
+    long = replace(layer, base=True, created_by="RUN\n  " + "x" * 500)
+    assert title(long) == f"base image x 1 (RUN {'x' * 116}...)"
