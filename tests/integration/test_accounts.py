@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,13 @@ TAR = ("-f", "tar", "-c", "none")
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     demand("root", "namespaces", "busybox", "rsync")
-    return write_base(tmp_path_factory.mktemp("base") / "base.tar")
+
+    def su(tar: tarfile.TarFile) -> None:
+        link = tarfile.TarInfo("usr/bin/su")
+        link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+        tar.addfile(link)
+
+    return write_base(tmp_path_factory.mktemp("base") / "base.tar", su)
 
 
 @pytest.fixture(params=["overlay", "dir"])
@@ -166,6 +174,8 @@ def test_the_record_has_the_step(overlay: Lab) -> None:
     assert "g:x:77:www" in text(built, "etc/group")
 
 
+ANY = 0xFFFFFFFF
+"""The id of an entry of an ACL that has none."""
 MODES = {"srv/app/run": "0750", "srv": "D0711,F0640", "etc/*": "go-r"}
 
 
@@ -178,6 +188,11 @@ def modes_of(lab: Lab, built: dict[str, Any]) -> dict[str, int]:
 def test_modes_are_the_same_on_every_way_into_the_image(lab: Lab) -> None:
     (lab.proto / "srv/app/data").write_text("x")
     (lab.proto / "srv/app/link").symlink_to("run")
+    (lab.proto / "srv/app/acl").write_text("x")
+    os.link(lab.proto / "srv/app/acl", lab.proto / "srv/app/twin")
+    rows = ((0x01, 6, ANY), (0x02, 6, 33), (0x04, 4, ANY), (0x10, 6, ANY), (0x20, 0, ANY))
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *row) for row in rows)
+    os.setxattr(lab.proto / "srv/app/acl", "system.posix_acl_access", acl)
     build = {"modes": MODES, "owner": {"srv": "33:www", "*": "root:root"}}
     lab.manifest(build=build)
     built = lab.built(*TAR, env=EPOCH)
@@ -192,10 +207,47 @@ def test_modes_are_the_same_on_every_way_into_the_image(lab: Lab) -> None:
     lab.manifest(build=build)
     assert lab.built(*TAR, env=EPOCH)["tree_digest"] == built["tree_digest"]
     assert set(states(lab.built(*TAR, env=EPOCH)).values()) == {"reuse"}
-    for order in ("packages-first", "proto-first"):
-        lab.manifest(build=build | {"packages": ["one-1"], "order": order})
-        assert modes_of(lab, lab.built(*TAR, env=EPOCH)) == modes_of(lab, built)
-    lab.manifest(build=build | {"modes": {}})
-    plain = lab.built(*TAR, env=EPOCH)
-    assert tree(plain)["srv/app/run"][0] == 0o644
+    order = "proto-first" if lab.scheme == "overlay" else "packages-first"
+    lab.manifest(build=build | {"packages": ["one-1"], "order": order})
+    assert modes_of(lab, lab.built(*TAR, env=EPOCH)) == modes_of(lab, built)
     assert lab.leftovers() == []
+
+
+def test_a_command_runs_as_a_user_that_was_made(overlay: Lab) -> None:
+    lab = overlay
+    (lab.proto / "srv/app").mkdir(parents=True)
+    (lab.proto / "srv/app/lock.json").write_text("{}")
+    run = {
+        "name": "deps",
+        "argv": ["touch", "made"],
+        "workdir": "/srv/app",
+        "user": "app",
+        "inputs": ["srv/app"],
+    }
+    lab.manifest(
+        build={"users": [USERS[0]], "owner": {"srv/app": "app:app"}, "run": [run], "order": "packages-first"}
+    )
+    built = lab.built(*TAR, env=EPOCH)
+    assert tree(built)["srv/app/made"][1:] == (990, 990)
+    (lab.proto / "etc/hello").write_text("other")
+    again = lab.built(*TAR, env=EPOCH)
+    assert (states(again)["accounts"], states(again)["run:deps"]) == ("reuse", "reuse")
+    assert text(again, "etc/group") == text(built, "etc/group")
+    lab.manifest(
+        build={"users": [USERS[0] | {"uid": 5}], "owner": {"srv/app": "app:app"}, "run": [run],
+               "order": "packages-first"}
+    )  # fmt: skip
+    other = lab.built(*TAR, env=EPOCH)
+    assert tree(other)["srv/app/made"][1:] == (5, 5)
+    assert lab.leftovers() == []
+
+
+def test_doctor_tells_the_same(overlay: Lab) -> None:
+    lab = overlay
+    lab.built(*TAR)
+    lab.manifest(build={"image": f"tar:{lab.base}", "users": [{"name": "www", "uid": 34}]})
+    (lab.proto / "etc/group").write_text("root:x:0:\n")
+    argv = ("doctor", "-m", f"{lab.top}/m.json", "--pool", lab.uri, "--json", f"{lab.proto}")
+    told = json.dumps(lab.command(*argv).json["findings"])
+    assert "has the user www with 33, not 34" in told
+    assert "it drops www, adm" in told

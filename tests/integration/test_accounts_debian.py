@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import tarfile
@@ -171,6 +172,11 @@ def test_a_package_takes_the_next_number_and_its_group_is_joined(
             assert again.same == done.same
             if order == "proto-first":
                 return
+            # Who packages are not known to, and their accounts with them, is told when they are there.
+            (place.proto / "etc").mkdir()
+            (place.proto / "etc/passwd").write_text("".join(f"{row}\n" for row in passwd[:-1]))
+            assert "/etc/passwd: it drops queue;" in place.run().error
+            shutil.rmtree(place.proto / "etc")
             # One package more, and the accounts that were there.
             place.build["packages"] = ["queue", "plain"]
             more = place.run()
