@@ -49,7 +49,11 @@ def chain(spec: BuildSpec, proto: ProtoDir, below: str) -> dict[str, RowKey]:
     """
     found: dict[str, RowKey] = {}
     for row in run_rows.early(spec):
-        inputs = {"command": command_inputs(spec, row.command), "input": _files(spec, row.command, proto)}
+        inputs = {
+            "command": command_inputs(spec, row.command),
+            "input": _files(spec, row.command, proto),
+            "rules": [list(spec.owner.items()), list(spec.modes.items())],
+        }
         below = _add(found, row, below, inputs)
     late = run_rows.late(spec)
     if not any(row.kept for row in late):
@@ -64,8 +68,14 @@ def chain(spec: BuildSpec, proto: ProtoDir, below: str) -> dict[str, RowKey]:
 
 def _add(found: dict[str, RowKey], row: Row, below: str, inputs: Mapping[str, Any]) -> str:
     key = layer_key(below, run_rows.STEP, inputs)
-    found[row.step] = RowKey(key=key, inputs={**inputs, "layer below": below[:12]})
+    told = {**inputs, "layer below": below[:12]}
+    if "input" in told:  # a digest is known by its beginning, to a person
+        told["input"] = {path: _DIGEST.sub(r"\1", words) for path, words in inputs["input"].items()}
+    found[row.step] = RowKey(key=key, inputs=told)
     return key
+
+
+_DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
 
 def _proto_inputs(spec: BuildSpec, proto: ProtoDir) -> dict[str, Any]:
@@ -183,8 +193,7 @@ def _files(spec: BuildSpec, command: RunCommand, proto: ProtoDir) -> dict[str, s
         if path in chosen:
             words += _content(entry, heads)
         found[os.fsdecode(path)] = " ".join(words)
-    rules = [list(spec.owner.items()), list(spec.modes.items())]
-    return found | {"": hashlib.sha256(repr(rules).encode()).hexdigest()[:12]}
+    return found
 
 
 def _content(entry: Entry, heads: Mapping[bytes, Entry]) -> list[str]:

@@ -137,16 +137,17 @@ def test_every_step_that_has_a_root_has_a_shell(name: str, lab: Lab) -> None:
     """The others have none: the first makes what is cloned, the last drops it."""
     driver = lab.top / "driver.py"
     driver.write_text(DRIVER)
-    lab.manifest(build={"motd": True, "source_repo": "https://example.org/x", "run": ["true"]})
+    asked = {"groups": [{"name": "g", "gid": 77}], "units": {"mask": ["x.service"]}, "run": ["true"]}
+    lab.manifest(build={"motd": True, "source_repo": "https://example.org/x", **asked})
     python, _, _, _, *argv = lab.argv("-p", "one-1", "--shell-on-failure")
-    env = lab.env(FAIL_AT=name)
+    env = lab.env(FAIL_AT=name.replace("run", "run:1"))
     with at_a_terminal([python, "-P", os.fspath(driver), *argv], env, lab.top) as person:
         person.sees("when you leave the shell")
         assert "buildstep: a step that fails" in person.seen
         assert "A shell in the image." in person.seen
         assert "To run the command again" not in person.seen
         assert "ID=tiny" in answer(person, "cat /etc/os-release")
-        expected = "hello" if name != "clone" else "No such file"
+        expected = "hello" if name not in ("clone", "accounts") else "No such file"
         assert expected in answer(person, "cat /etc/hello")
         left(person, lab, 14)
 

@@ -155,7 +155,7 @@ def check_stop(lab: Lab, name: str, signum: signal.Signals) -> None:
     if name in ASKED_FOR:
         lab.manifest(build=ASKED_FOR[name])
     before = host_state(lab.top)
-    with stopped_at(lab, name, *ALL) as child:
+    with stopped_at(lab, name.replace("run", "run:1"), *ALL) as child:
         assert host_state(lab.top) == before, "the agent sees no mount of a build"
         finish(child, signum)
     assert lab.outputs() == {}
@@ -171,6 +171,33 @@ def test_d05_a_signal_while_a_command_runs(overlay: Lab, signum: signal.Signals)
         finish(child, signum)
     assert overlay.outputs() == {}
     check_nothing_left(overlay, signum)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL], ids=lambda signum: signum.name)
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_signal_while_a_command_has_a_secret_and_a_cache(
+    lab: Lab, signum: signal.Signals, cache: bool
+) -> None:
+    (lab.top / "secret").write_text("very-secret-word\n")
+    row = {
+        "name": "hang", "script": "cp ~/.npmrc /srv/c/x; rm /srv/c/x; touch /srv/c/here /opt/hanging; sleep 600",
+        "cache": ["/srv/c"], "secrets": ["npmrc"],
+    }  # fmt: skip
+    lab.manifest(build={"secrets": {"npmrc": {"file": "secret"}}, "run": [row]})
+    before = host_state(lab.top)
+    with started(lab, lab.argv(*([] if cache else ["--no-cache"]))) as child:
+        wait_for(lambda: matches(lab.pool, "build/*/*/opt/hanging"), child)
+        assert host_state(lab.top) == before
+        finish(child, signum)
+    check_nothing_left(lab, signum)
+    assert [
+        path for path in lab.pool.rglob("*") if path.is_file() and b"very-secret" in path.read_bytes()
+    ] == []
+    row["script"] = "ls /srv/c > /opt/seen"
+    lab.manifest(build={"secrets": {"npmrc": {"file": "secret"}}, "run": [row]})
+    lab.built()
+    assert matches(lab.pool, "state/step-caches/work/*") == []
+    assert lab.leftovers() == []
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL], ids=lambda signum: signum.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import tarfile
 import threading
 from pathlib import Path
@@ -12,7 +13,12 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import demand
+from tests.integration.ordinary_user import place, user
+from tests.integration.pools import location
 from tests.integration.support import Lab, host_state, step, write_base
+from tests.integration.test_unprivileged import lab_for
+
+__all__ = ["place", "user"]  # fixtures
 
 CANARY = "canary-7Q2x-Zk93/+w="
 
@@ -292,3 +298,66 @@ def test_a_command_runs_as_another_user_with_its_home(lab: Lab) -> None:
     assert found["srv/app/who"].splitlines()[1:] == [b"/srv/app app", b"/srv/app"]
     assert b"uid=990" in found["srv/app/who"]
     assert b"990" in found["srv/app/ls"]
+
+
+@pytest.mark.parametrize("order", ["packages-first", "proto-first"])
+@pytest.mark.parametrize("kind", ["dir", "dir-reflink", "btrfs", "zfs"])
+def test_commands_secrets_and_caches_on_pools_of_other_kinds(
+    tmp_path: Path, base: Path, kind: str, order: str
+) -> None:
+    with location(kind, tmp_path) as where:
+        top = tmp_path / "lab" if kind == "zfs" else Path(where) / "lab"
+        lab = Lab(top=top, base=base, scheme=kind.partition("-")[0])
+        extra = ("--pool", f"zfs:{where}") if kind == "zfs" else ()
+        secret = {"file": given(lab, "npmrc", f"token={CANARY}\n")}
+        inputs = {"inputs": ["etc/hello"], "secrets": ["npmrc"], "cache": ["/srv/c"]}
+        lab.manifest(
+            build={
+                "order": order,
+                "secrets": {"npmrc": secret},
+                "run": [
+                    row(
+                        "one",
+                        "grep -q token ~/.npmrc; echo $(cat /etc/hello) > /opt/one; touch /srv/c/x",
+                        **inputs,
+                    ),
+                    row("two", "cat /opt/one > /opt/two; ls /srv/c >> /opt/two", cache=["/srv/c"]),
+                ],
+            }
+        )
+        (lab.proto / "etc/other").write_text("1")
+        built = lab.built(*extra)
+        (lab.proto / "etc/other").write_text("2")
+        again = lab.built("-f", "tar", "-c", "none", *extra)
+        assert step(again, "run:one")["state"] == ("reuse" if order == "packages-first" else "run")
+        assert step(built, "run:two")["state"] == step(again, "run:two")["state"] == "run"
+        found = contents(again["files"][0]["path"])
+        assert (found["opt/one"], found["opt/two"]) == (b"hello\n", b"hello\nx\n")
+        fresh = lab.built("-f", "tar", "-c", "none", "--no-cache", *extra)
+        del found["opt/two"]
+        assert {
+            name: data for name, data in contents(fresh["files"][0]["path"]).items() if name != "opt/two"
+        } == found
+        third = lab.built(*extra)
+        assert {step(third, f"run:{name}")["state"] for name in ("one", "two")} == {"reuse"}
+        assert holders(lab) == []
+
+
+def test_an_ordinary_user_has_secrets_and_caches_too(
+    place: Path, base: Path, user: pwd.struct_passwd
+) -> None:
+    lab = lab_for(place, base, user.pw_uid, user.pw_gid)
+    secret = {"file": given(lab, "npmrc", f"token={CANARY}\n")}
+    lab.manifest(
+        build={
+            "secrets": {"npmrc": secret},
+            "run": [
+                row("one", "grep -q token ~/.npmrc; touch /srv/c/x", secrets=["npmrc"], cache=["/srv/c"]),
+                row("two", "ls /srv/c > /opt/two; test ! -e ~/.npmrc", cache=["/srv/c"]),
+            ],
+        }
+    )
+    lab.give()
+    found = contents(lab.built("-f", "tar", "-c", "none")["files"][0]["path"])
+    assert found["opt/two"] == b"x\n"
+    assert holders(lab) == []
