@@ -16,8 +16,10 @@ from buildstep.build import make_lock
 from buildstep.errors import LockError
 from buildstep.events import Bus
 from buildstep.spec import lock
+from tests.integration.conftest import Require
 from tests.integration.repository import Repository, clear_layers, make_repository
 from tests.integration.yard import Outcome, Yard, environment, forget_outputs
+from tests.rounds import FULL
 
 Private = Callable[[Callable[[], Any]], Any]
 
@@ -206,5 +208,45 @@ def test_a_changed_base_archive_is_not_the_locked_one(
             _lock_file(place).write_text(json.dumps(value))
             failed = place.run()
             assert failed.error.startswith("LockError: the base image of m.lock.json is gone")
+
+    private(job)
+
+
+@pytest.mark.skipif(not FULL, reason="make check-full: makes two Debian roots")
+def test_a_root_of_a_suite_is_made_again_of_the_same_packages(
+    tmp_path: Path, require: Require, private: Private
+) -> None:
+    """In another pool that has its package files alone, with no mirror to be had; and one of them gone."""
+    require("root", "namespaces", "overlay", "mmdebstrap", "mirror", "rsync")
+
+    def job() -> None:
+        places = []
+        for name in ("one", "two"):
+            place = Yard(
+                pool=f"overlay:{tmp_path}/{name}", out=tmp_path / "out", proto=tmp_path / "proto",
+                base=tmp_path, build={"image": "mmdebstrap:bookworm"}, formats=("oci",), source="m.json",
+            )  # fmt: skip
+            places.append(place)
+        one, two = places
+        one.proto.mkdir()
+        (one.proto / "file").write_text("x\n")
+        locked = made(one)
+        assert len(locked.base.packages) > 50
+        first = build(one)
+        there = tmp_path / "two/state/packages/apt"
+        two.open(Bus(), {})
+        shutil.copytree(tmp_path / "one/state/packages/apt/debs", there / "debs")
+        nowhere = {"BUILDSTEP_APT_MIRROR": "http://127.0.0.1:9/debian"}
+        again = build(two, more=nowhere)
+        assert again.same == first.same
+        assert "made again of" in again.plan["import"][1]
+        # One that is gone is named.
+        forget = two.open(Bus(), {})[0]
+        forget.delete(forget.records()[0])
+        row = locked.base.packages[0]
+        path = _lock_file(two)
+        path.write_text(path.read_text().replace(row.sha256, "0" * 64))
+        failed = two.run(more=nowhere)
+        assert failed.error.startswith(f"LockError: m.lock.json names package files that are gone: {row}")
 
     private(job)
