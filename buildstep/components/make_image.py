@@ -97,6 +97,8 @@ def from_manifest(making: Making) -> str:
             "--manifest", os.fspath(making.stage.folder / making.image.file),
             "--dir", os.fspath(making.stage.folder / "proto"), "--output-dir", os.fspath(folder / "out"),
         ]  # fmt: skip
+        if making.image.platform:
+            argv += ["--platform", making.image.platform]
         for image in making.bases.values():
             making.builder.save(image, folder / "base", making.run)
             argv += ["--image", f"oci:{folder / 'base'}"]
@@ -106,7 +108,7 @@ def from_manifest(making: Making) -> str:
         archives = sorted((folder / "out").glob("*.oci.tar"))
         if len(archives) != 1:
             raise GraphError(f"{making.image.file}: the build made {len(archives)} OCI images, not one")
-        return making.builder.load(archives[0], making.image.name, making.run)
+        return making.builder.load(archives[0], store_name(making.image.name), making.run)
 
 
 def _pipeline_env(environ: Mapping[str, str]) -> dict[str, str]:

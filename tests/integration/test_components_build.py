@@ -22,6 +22,8 @@ import pytest
 
 from buildstep.components.dockerignore import Ignore
 from buildstep.errors import ExitCode
+from buildstep.formats.oci.spec import parse_manifest
+from buildstep.images.publishers.index import parts_of
 from buildstep.system.process import find
 from buildstep.tree.scan import fingerprint_of
 from tests.integration.support import LIMIT, REPOSITORY
@@ -255,6 +257,30 @@ def test_images_of_both_kinds_are_made_from_each_other(built: Place, tmp_path: P
     assert set(place.build().values()) == {"reused"}
     write(tmp_path / "repo/src", {"top/proto/c": "changed"})
     assert [name for name, state in place.build().items() if state == "built"] == ["top"]
+
+
+def test_an_m_json_for_two_platforms_is_made_from_the_image_of_each(built: Place, tmp_path: Path) -> None:
+    """Nothing of them is run, so that no emulator is needed."""
+    write(tmp_path / "repo", {
+        "components.toml": 'platform = ["linux/amd64", "linux/arm64"]\n',
+        "src/low/build/low.image.json": json.dumps({"name": "low", **IMAGE, "build": {"image": "scratch"}}),
+        "src/low/proto/a": "low",
+        "src/mid/build/mid.common.dockerfile": "FROM low\nCOPY b /b\n",
+        "src/mid/b": "mid",
+        "src/high/build/high.image.json": json.dumps({"name": "high", **IMAGE, "build": {"image": "mid"}}),
+        "src/high/proto/c": "high",
+    })  # fmt: skip
+    (tmp_path / "store").symlink_to(built.top / "store")
+    place = Place(tmp_path, tmp_path / "repo")
+    assert set(place.build().values()) == {"built"}
+    for name in ("amd64", "arm64"):
+        archive = tmp_path / f"{name}.tar"
+        buildah(tmp_path, "push", "--quiet", f"high:linux-{name}", f"oci-archive:{archive}")
+        (part,) = parts_of(archive)
+        assert part.platform == f"linux/{name}"
+        image = parse_manifest(part.layout.read(part.entry), part.entry, name)
+        assert len(image.layers) == 3
+    assert set(place.build().values()) == {"reused"}
 
 
 IGNORES = {

@@ -14,11 +14,14 @@ from pathlib import Path
 
 from buildstep.components.interface import ReadImage, ReadOptions, Reference
 from buildstep.errors import Fault, SpecError
-from buildstep.formats.oci.spec import OciPlatform
+from buildstep.formats.oci.spec import ARCHITECTURES, OciPlatform
 from buildstep.spec.document import PROFILE, Document, Reader
 
 _NO_GIT = {"commit": "0" * 40, "short": "0" * 7, "branch": "detached", "dirty": False, "tag": ""}
 """What a template is told of git here: a base image is not named by a commit, and a plan asks git nothing."""
+
+_RUNNING = ("packages", "run", "upgrade_first", "pkg_audit")
+"""Settings of a build that make programs of the image run."""
 
 
 class OurImage:
@@ -34,12 +37,12 @@ class OurImage:
         return ""
 
     def platform_faults(self, platforms: Sequence[str], where: str) -> list[Fault]:
-        here = str(OciPlatform.here())
-        others = [platform for platform in platforms if platform != here]
+        known = [OciPlatform.parse(platform) for platform in platforms]
+        others = [str(it) for it in known if it.os != "linux" or it.architecture not in ARCHITECTURES]
         if not others:
             return []
-        message = f"cannot be built for {', '.join(others)}: an m.json is built for the machine, {here}"
-        return [Fault(where=where, message=message, hint="set `platform` of this image in components.toml")]
+        message = f"cannot be built for {', '.join(others)}: an m.json is built for linux"
+        return [Fault(where=where, message=message, hint=f"on one of: {', '.join(ARCHITECTURES)}")]
 
     def read(self, text: str, *, where: str, options: ReadOptions) -> ReadImage:
         environ = {name: value for name, value in options.environ.items() if name != PROFILE}
@@ -56,11 +59,13 @@ class OurImage:
             return ReadImage(faults=outside)
         value = document.value
         build = value.get("build") if isinstance(value, dict) else None
-        base = build.get("image") if isinstance(build, dict) else None
+        build = build if isinstance(build, dict) else {}
+        base = build.get("image")
         if not isinstance(base, str) or not base:
             message = "names no base image"
             return ReadImage(faults=(Fault(where=f"{where}: $.build.image", message=message),))
-        return ReadImage(bases=(Reference(base, "build.image", 0),))
+        runs = base.startswith("mmdebstrap:") or any(build.get(name) for name in _RUNNING)
+        return ReadImage(bases=(Reference(base, "build.image", 0),), runs=runs)
 
 
 def _outside(document: Document, component: Path, where: str) -> tuple[Fault, ...]:

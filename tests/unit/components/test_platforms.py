@@ -84,11 +84,26 @@ def test_one_platform_is_no_set_and_the_command_line_wins(tmp_path: Path) -> Non
         load(tmp_path)
 
 
-def test_an_m_json_is_built_for_the_machine_only(tmp_path: Path) -> None:
-    write(tmp_path, {"a/build/a.image.json": json.dumps({"build": {"image": "scratch"}})})
+def test_an_m_json_is_built_for_each_platform_and_says_what_it_runs(tmp_path: Path) -> None:
+    def kept(name: str, **build: object) -> None:
+        write(
+            tmp_path,
+            {f"{name}/build/{name}.image.json": json.dumps({"build": {"image": "scratch", **build}})},
+        )
+
+    kept("a")
+    kept("b", packages=["x"])
+    kept("c", image="mmdebstrap:bookworm")
+    made = graph_of(tmp_path, f'platform = ["{AMD}", "{ARM}"]\n')
+    assert {name for name in made.jobs if name.endswith(ARM)} == {f"{name}@{ARM}" for name in "abc"}
+    jobs = foreign_runs(list(made.jobs.values()), lambda platform: str(platform) == AMD)
+    assert sorted(job.name for job in jobs) == [f"b@{ARM}", f"c@{ARM}"]
+    with pytest.raises(GraphError) as error:
+        refuse(jobs)
+    assert f"b@{ARM}: packages or commands for {ARM}" in error.value.detail
     with pytest.raises(SpecError) as caught:
-        graph_of(tmp_path, 'platform = "linux/s390x"\n')
-    assert "an m.json is built for the machine" in caught.value.faults[0].message
+        graph_of(tmp_path, 'platform = "windows/amd64"\n')
+    assert "an m.json is built for linux" in caught.value.faults[0].message
 
 
 @pytest.mark.parametrize(
