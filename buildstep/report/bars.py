@@ -25,6 +25,8 @@ from buildstep.system.text import printable, size_text
 _WIDE, _MIDDLE, _NARROW = 100, 70, 45
 """Columns of a terminal from which on there is room for a bar; for rate and what a job is at; for bytes."""
 
+_SOON = 0.3
+"""Seconds after which a job is shown: what is over before that would only flicker."""
 _PERIOD = 10.0
 """Seconds over which a rate is taken: so long a download that stalls has the one it had."""
 
@@ -76,16 +78,19 @@ class Bars(Progress):
         return not self._gauges
 
     def get_renderables(self) -> Iterator[RenderableType]:
+        shown = set()
         with self._lock:  # a job that has just ended is gone
             for gauge, task in self._gauges.items():
+                if gauge.seconds >= _SOON:
+                    shown.add(task)
                 now = gauge.reading()
                 files = f"{now.files:,} of {gauge.files:,} files" if gauge.files else ""
                 at = printable(now.text) or files
                 self.update(task, total=gauge.total or None, completed=now.done, at=at)
         if self.headline is not None:
             yield self.headline
-        if self.tasks:
-            yield self.make_tasks_table(self.tasks)
+        if tasks := [task for task in self.tasks if task.id in shown]:
+            yield self.make_tasks_table(tasks)
 
 
 class _Amount(DownloadColumn):

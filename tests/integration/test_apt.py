@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from buildstep.errors import InstallError
-from buildstep.events import Bus, Event, Output
+from buildstep.events import Bus, Event, Output, Progress
 from buildstep.rootfs import cleaners, installers, sandbox
 from buildstep.rootfs.cleaners.interface import CleanOptions
 from buildstep.rootfs.installers.apt_sources import host_mirror
@@ -36,6 +36,7 @@ env > /probe.env
 cat /proc/self/environ /proc/1/environ >> /probe.env 2>/dev/null || true
 cat /etc/resolv.conf > /probe.resolver
 grep : /proc/net/dev | cut -d: -f1 > /probe.network
+ls -l /proc/self/fd > /probe.descriptors
 /usr/sbin/policy-rc.d probe start > /dev/null 2>&1 || echo $? > /probe.policy
 invoke-rc.d probe start || true
 setsid sleep 98765 < /dev/null > /dev/null 2>&1 &
@@ -171,7 +172,9 @@ def test_a_real_package_from_the_mirror(debian: Any, private: Private, tmp_path:
 def test_what_package_scripts_see_and_leave(
     debian: Any, private: Private, repository: Path, tmp_path: Path
 ) -> None:
-    task = partial(InstallJob, cache=tmp_path / "cache")
+    jobs: list[Progress] = []
+    bus = Bus(lambda event: jobs.append(event) if isinstance(event, Progress) else None)
+    task = partial(InstallJob, cache=tmp_path / "cache", bus=bus)
 
     def job() -> None:
         with debian.clone() as root, local(root, repository):
@@ -196,6 +199,12 @@ def test_what_package_scripts_see_and_leave(
             assert "DEBIAN_FRONTEND=noninteractive" in env
             assert (root / "probe.policy").read_text() == "101\n"
             assert not (root / "probe.started").exists()
+            # apt says how far it is to us alone.
+            begun, ended = (event for event in jobs if event.job == "apt-get install")
+            assert (begun.done, ended.state) == (0, "end")
+            assert ended.done > 50
+            assert "probe" in ended.gauge.reading().text
+            assert "apt-status" not in (root / "probe.descriptors").read_text()
             assert "eth" not in (root / "probe.network").read_text()
             assert (root / "probe.resolver").read_bytes() == Path("/etc/resolv.conf").read_bytes()
             # Put back: the same files, not copies of them.

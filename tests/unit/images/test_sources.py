@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from buildstep.errors import ImageError, SpecError
-from buildstep.events import Bus, Event, Gauge, Note
+from buildstep.events import Bus, Event, Gauge, Note, Progress
 from buildstep.files import open_storage, refs
 from buildstep.files.content import ContentStore
 from buildstep.files.refs import Ref
@@ -27,7 +27,9 @@ from buildstep.net.errors import HttpError
 from buildstep.system.digest import sha256_file
 from buildstep.tree.hashing import hash_entries, spread_digests
 from buildstep.tree.scan import scan
+from tests.servers import layouts
 from tests.servers.layouts import make_saved
+from tests.servers.registry import RegistryServer
 from tests.unit.images.test_store import archive, manifest_of
 
 DEAD = "127.0.0.1:1"
@@ -271,3 +273,24 @@ def test_a_layer_whose_download_does_not_begin_fails_who_reads_it(tmp_path: Path
     pull = docker._Pull(Client(), image, tmp_path, Gauge("pull"))  # type: ignore[arg-type]
     with pytest.raises(HttpError, match="no token"), pull, pull.layer(0) as stream:
         stream.read(1)
+
+
+def test_a_pull_is_a_job_with_all_layers_in_it(tmp_path: Path) -> None:
+    layers = [layouts.layer({"a": os.urandom(100_000)}), layouts.layer({"b": os.urandom(50_000)})]
+    digest = layouts.make_layout(tmp_path / "x", layers)
+    seen: list[Progress] = []
+    bus = Bus(lambda event: seen.append(event) if isinstance(event, Progress) else None)
+    with RegistryServer() as server:
+        for blob in (tmp_path / "x/blobs/sha256").iterdir():
+            server.content[f"blobs/sha256:{blob.name}"] = (blob.read_bytes(), "application/octet-stream")
+        manifest = (tmp_path / "x/blobs/sha256" / digest.removeprefix("sha256:")).read_bytes()
+        server.content["manifests/2"] = (manifest, "application/vnd.oci.image.manifest.v1+json")
+        (tmp_path / "into").mkdir()
+        (tmp_path / "cache").mkdir()
+        source = docker.Docker({"BUILDSTEP_INSECURE_REGISTRIES": server.host})
+        source.fetch(f"//{server.host}/x:2", tmp_path / "into", layouts.context(tmp_path / "cache", bus))
+    size = sum(map(len, layers))
+    assert [(event.job, event.state, event.done, event.total) for event in seen if "pull" in event.job] == [
+        (f"pull {server.host}/x:2", "begin", 0, size),
+        (f"pull {server.host}/x:2", "end", size, size),
+    ]

@@ -19,7 +19,7 @@ import pytest
 
 from buildstep import cli
 from buildstep.errors import ExitCode, ImageError, SpecError
-from buildstep.events import Bus, Event, Note
+from buildstep.events import Bus, Event, Note, Progress
 from buildstep.images.file_hashes import FileHashes
 from buildstep.images.gc import collect
 from buildstep.images.importing import Importer
@@ -557,3 +557,15 @@ def test_what_cannot_be_read_does_not_end_the_verification(
     out = capfd.readouterr().out
     assert "first@0  it cannot be read: [Errno 5] Input/output error" in out
     assert "second@0  OK" in out
+
+
+@pytest.mark.usefixtures("image")
+def test_what_is_read_and_unpacked_of_an_archive_is_told(heard: list[Event], tmp_path: Path) -> None:
+    size = (tmp_path / "base.tar").stat().st_size
+    jobs = [event for event in heard if isinstance(event, Progress)]
+    assert {(event.job, event.state, event.done, event.total) for event in jobs} == {
+        ("read base.tar", "begin", 0, size),
+        ("read base.tar", "end", size, size),
+        ("unpack the image", "begin", 0, size),
+        ("unpack the image", "end", size, size),
+    }
