@@ -171,6 +171,11 @@ def base_of(subject: Subject, store: ImageStore, root: Root | None) -> Base | No
             return _compared(label, f"the Release file of {label}", was, now, day)
         if key.startswith("image:"):
             return _of_repository(facts, store, day)
+        if key.startswith("mmdebstrap:"):
+            raise ImageError("it is not known which Release file it was made from: an older version made it")
+        if "@" in label.partition("//")[2]:
+            text = f"{label} is named by its digest, and never another one"
+            return Base(ref=label, state="same", text=text, was=key, now=key)
         ref = _ref(label, facts)
         kind, *rest = key.split(":")
         if kind == "docker" and len(rest) == 3:  # docker:sha256:DIGEST:PLATFORM
@@ -207,9 +212,11 @@ def _release(facts: Mapping[str, Any], store: ImageStore, root: Root | None) -> 
 def _ref(label: str, facts: Mapping[str, Any]) -> str:
     """Return the reference of a base; of a file its label has no more than the name."""
     scheme = label.partition(":")[0]
-    for name in ("reference", "file", "layout"):
-        if place := facts.get(name):
-            return str(place) if name == "reference" else f"{scheme}:{place}"
+    if place := facts.get("reference"):
+        return str(place)
+    if place := facts.get("file") or facts.get("layout"):
+        tag, manifest = facts.get("tag"), facts.get("manifest")
+        return f"{scheme}:{place}" + (f":{tag}" if tag else f",{manifest}" if manifest else "")
     return label
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from buildstep.errors import ImageError, UsageError
 from buildstep.formats.oci.spec import ANNOTATION
 from buildstep.images.file_kind import kind_of
-from buildstep.images.record import ImageRecord
+from buildstep.images.record import ImageRecord, last_of
 from buildstep.images.sources.local_file import build_beside
 from buildstep.images.store import ImageStore
 from buildstep.report import parse
@@ -76,9 +76,12 @@ def subject_of(word: str, store: ImageStore) -> Subject:
         return _of_record(parse.load(found[0]))
     if path.exists():
         return _of_file(path)
-    if store.source(word) is None:
+    parsed = store.source(word)
+    if parsed is None:
         return _of_image(store.get(word))
-    image = store.find(word)
+    # Of a tag the image that is here is meant, not what the tag is by now.
+    here = last_of(store.records(), word, store.platform) if parsed[0].scheme == "docker" else None
+    image = here or store.find(word)
     return _of_image(image) if image is not None else Subject(name=word, version="", ref=word)
 
 

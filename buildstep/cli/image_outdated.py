@@ -84,7 +84,14 @@ def _spec(session: Session, subject: Subject) -> BuildSpec:
 
 
 def _lines(found: Outdated) -> Iterator[str]:
-    """Yield the result for a person: the base, a line for each package, and how many there are."""
+    """Yield the result for a person, with nothing in it that an image could do to a terminal."""
+    from buildstep.system.text import printable
+
+    yield from map(printable, _texts(found))
+
+
+def _texts(found: Outdated) -> Iterator[str]:
+    """Yield the base, a line for each package, and how many there are."""
     if found.base is not None:
         yield f"base: {found.base.text}"
     packages = found.packages or ()

@@ -46,7 +46,11 @@ class DockerArchiveFile:
         name = _repository(image.tags[0]) if image.tags else ""
         return SourceImage(
             manifest=describe(config.document, name or stem(path), config.image_id.removeprefix("sha256:")),
-            inputs={"file": str(path.absolute()), "image": config.image_id},
+            inputs={
+                "file": str(path.absolute()),
+                "image": config.image_id,
+                **({"tag": wanted} if wanted else {}),
+            },
             entries=entries,
             config=config.document,
             layers=layer_files.of_archive(

@@ -47,7 +47,11 @@ class Oci:
         name = title if title and name.startswith(f"{title}-") else name
         return SourceImage(
             manifest=describe(config, name, image.manifest.hex, image.annotations),
-            inputs={"layout": str(path.absolute()), "digest": image.manifest.digest},
+            inputs={
+                "layout": str(path.absolute()),
+                "digest": image.manifest.digest,
+                **({"tag": tag} if tag else {}),
+            },
             entries=entries,
             config=config,
             layers=layer_files.of_descriptors(

@@ -6,20 +6,26 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import NoReturn, cast
 
 import pytest
 
+from buildstep.build import outdated as module
 from buildstep.build.outdated import Outdated, base_of, outdated
 from buildstep.build.outdated_subject import Subject, subject_of
-from buildstep.errors import ImageError, UsageError
+from buildstep.errors import BuildstepError, ImageError, InstallError, SandboxError, ToolMissing, UsageError
+from buildstep.events import Bus
 from buildstep.images.importing import Importer
 from buildstep.images.remote import Remote
 from buildstep.images.store import ImageStore
 from buildstep.pool.interface import Kind
 from buildstep.pool.journal import Journal, open_journal
+from buildstep.report import parse
+from buildstep.rootfs import installers
+from buildstep.rootfs.installers.apt import Apt
 from buildstep.rootfs.interface import Update
 from buildstep.spec.config import Config, SourceConfig
+from tests.servers.layouts import layer, make_saved
 from tests.unit.build.workshop import Workshop, make_workshop
 from tests.unit.images.test_store import archive
 
@@ -173,3 +179,62 @@ def test_a_base_from_a_repository(
     assert found is not None
     assert found.state == state
     assert told in found.text
+
+
+@pytest.mark.parametrize(
+    ("facts", "state", "told"),
+    [
+        ({"label": "scratch", "key": "scratch"}, None, ""),
+        ({}, None, ""),
+        ({"label": "mmdebstrap:bookworm", "key": "mmdebstrap:bookworm&x"}, "unknown", "which Release file"),
+        (
+            {"label": f"docker://127.0.0.1:1/a@sha256:{'0' * 64}", "key": f"docker:sha256:{'0' * 64}:linux/amd64"},
+            "same", "named by its digest",
+        ),
+        ({"label": "docker://127.0.0.1:1/a:1", "key": "docker:sha256:0:linux/amd64"}, "unknown", "cannot be asked"),
+        ({"label": "odd thing", "key": "odd"}, "unknown", "nobody knows where odd thing is from"),
+    ],
+)  # fmt: skip
+def test_bases_that_cannot_be_asked(
+    workshop: Workshop, facts: dict[str, str], state: str | None, told: str
+) -> None:
+    environ = {"BUILDSTEP_HTTP": "connect=1,response=1,attempts=1"}
+    store = ImageStore(workshop.open()[0].backend, bus=Bus(), environ=environ)
+    record = parse.load(next(workshop.out.glob("*.buildrecord.json")))
+    subject = Subject(name="x", version="1", record=replace(record, inputs={**record.inputs, "image": facts}))
+    found = base_of(subject, store, None)
+    assert (found.state if found else None) == state
+    assert told in (found.text if found else "")
+
+
+def test_an_image_of_an_archive_with_several_is_found_again(
+    workshop: Workshop, store: ImageStore, journal: Journal
+) -> None:
+    made = {name: [layer({"etc/": b"", "etc/a": name.encode()})] for name in ("one:1", "two:2")}
+    make_saved(workshop.top / "saved.tar", made)
+    workshop.build(image=f"docker-archive:{workshop.top}/saved.tar:two:2", name="child")
+    found = ask(workshop.out / "child-1.0.0.buildrecord.json", workshop, store, journal)
+    assert found.base is not None
+    assert (found.base.state, found.base.text) == ("same", "docker-archive:saved.tar is the same")
+
+
+@pytest.mark.parametrize("kind", [InstallError, SandboxError, ToolMissing])
+def test_a_package_manager_that_cannot_be_asked(
+    workshop: Workshop,
+    store: ImageStore,
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[BuildstepError],
+) -> None:
+    def refused(*_args: object, **_options: object) -> NoReturn:
+        raise kind(
+            "apt-get update failed", detail="Reading\nE: no such host\nE: more", hint="is the network up?"
+        )
+
+    monkeypatch.setattr(installers, "detect", lambda _root, note: Apt())
+    monkeypatch.setattr(module, "prepare_packaging", refused)
+    found = ask(workshop.out, workshop, store, journal)
+    assert found.why == "apt-get update failed; E: no such host; is the network up?"
+    assert found.unknown
+    assert found.base is not None
+    assert found.base.state == "same"
