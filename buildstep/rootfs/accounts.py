@@ -18,7 +18,7 @@ from buildstep.spec.accounts import Group, User
 from buildstep.system import userns
 from buildstep.system.root import Root
 
-_NOLOGIN = ("/usr/sbin/nologin", "/sbin/nologin", "/usr/bin/nologin", "/bin/false")
+_NOLOGIN = ("/usr/sbin/nologin", "/sbin/nologin", "/usr/bin/nologin", "/bin/false", "/usr/bin/false")
 _LIMITS = "/etc/login.defs"
 _DAY = 24 * 3600
 

@@ -115,7 +115,7 @@ def _ids(owner: str, root: Root, where: str, faults: list[Fault]) -> tuple[int, 
     gid = number_of("group", group, root)
     for name, found, what in ((user, uid, "user"), (group, gid, "group")):
         if found is None:
-            hint = "use a number, or order packages-first if a package adds it"
+            hint = f"use a number, make it with build.{what}s, or order packages-first if a package adds it"
             faults.append(Fault(where=where, message=f"the image has no {what} {name!r}", hint=hint))
     return (uid or 0, gid or 0)
 
