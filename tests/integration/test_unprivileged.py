@@ -439,9 +439,22 @@ def test_apt_works_in_a_user_namespace(sublab: UserLab) -> None:
     argv = ["tar", "--xattrs", "--xattrs-include=*", "--numeric-owner", "-cf", os.fspath(archive), "-C", os.fspath(debian_root()), "."]  # fmt: skip
     subprocess.run(argv, check=True)
     os.chown(archive, sublab.uid, sublab.gid)
+    (sublab.proto / "srv").mkdir()
+    (sublab.proto / "srv/run").write_text("x")
+    users = [{"name": "app", "uid": 990, "groups": ["crontab"]}, {"name": "bob", "uid": 1500}]
+    build = {"users": users, "owner": {"srv": "app:www-data"}, "modes": {"srv/run": "0750"},
+             "units": {"disable": ["cron.service"]}}  # fmt: skip
+    sublab.manifest(build=build)
+    sublab.give()
     result = sublab.built("-i", f"tar:{archive}", "-p", "cron", "-f", "tar")
     members = listing(result)
     name = next(path for path in members if path.endswith("usr/bin/crontab"))
     assert members[name][1] == oct(0o2755), "set-gid crontab"
     assert members[name][3] != 0, "the package's own group"
     assert members[next(path for path in members if path.endswith("etc/shadow"))][3] == 42
+    found = {path.removeprefix("./"): row for path, row in members.items()}
+    assert found["srv/run"][1:4] == (oct(0o750), 990, 33)
+    assert found["home/bob/.profile"][2:4] == (1500, 1500)
+    assert "etc/systemd/system/multi-user.target.wants/cron.service" not in found
+    sublab.manifest(build={"users": [{"name": "far", "uid": 4_000_000_000}]})
+    assert "this user namespace has no owner" in sublab.refused(2, "-i", f"tar:{archive}", "-f", "tar").stderr
