@@ -27,6 +27,10 @@ _SCRIPT = "/run/buildstep/command"
 """Where a script is while it runs: on a tmpfs of the sandbox."""
 
 
+_LONG = 30_000
+"""Characters of a script that is no argument any more: Linux takes 128 KiB in one (MAX_ARG_STRLEN)."""
+
+
 def execute(context: BuildContext, state: BuildState, row: Row) -> tuple[Command, Secrets]:
     """Run a command; the record gets it, however it ends. Returns that, and what the command was shown.
 
@@ -78,13 +82,14 @@ def _run(context: BuildContext, row: Row, place: Place) -> None:
             hint="the proto directory, a package or an earlier command has to make it",
         )
     who = run_as.account(root, command.user)
-    for path in command.cache:
-        _show_cache(context, place, path, who)
+    # In one order, whatever a command lists: no two builds wait for each other.
+    for target in sorted(place_of(path, who).rstrip("/") for path in command.cache):
+        _show_cache(context, place, target, who)
     place.prepared.enter_context(place.shown.shown(inside, who))
     argv = command.argv
-    if command.interpreter:
+    if command.interpreter or len(command.script) > _LONG:
         place.prepared.enter_context(inside.temporary_file(_SCRIPT, command.script.encode(), mode=0o755))
-        argv = (*command.interpreter, _SCRIPT)
+        argv = (*(command.interpreter or SHELL), _SCRIPT)
     elif not argv:
         argv = (*SHELL, "-c", command.script)
     inside.run(
@@ -96,10 +101,9 @@ def _run(context: BuildContext, row: Row, place: Place) -> None:
     )
 
 
-def _show_cache(context: BuildContext, place: Place, path: str, who: Account) -> None:
+def _show_cache(context: BuildContext, place: Place, target: str, who: Account) -> None:
     """Show a directory that stays for the next build, or an empty one where nothing kept may be used."""
-    target, owner = place_of(path, who).rstrip("/"), (who.uid, who.gid)
-    state, bus, prepared = context.backend.state, context.bus, place.prepared
+    owner, state, bus, prepared = (who.uid, who.gid), context.backend.state, context.bus, place.prepared
     if context.spec.cache:
         component = cache_inputs.component(context.spec)
         source = prepared.enter_context(step_caches.opened(state, component, target, owner, bus.note))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -111,3 +112,43 @@ def test_each_command_with_inputs_is_a_layer_that_an_edit_elsewhere_leaves(lab: 
     assert step(third, "run:deps")["state"] == "run"
     assert contents(third["files"][0]["path"])["opt/check"] == b"2/srv\n"
     assert lab.leftovers() == []
+
+
+def test_more_commands_than_layers_can_lie_on_one_another(lab: Lab) -> None:
+    """The topmost are run each time, and the image is the same."""
+    run = [
+        {"name": f"n{number}", "script": f"echo {number} >> /opt/all", "inputs": ["etc/hello"]}
+        for number in range(20)
+    ]
+    lab.manifest(build={"order": "packages-first", "run": run})
+    first = lab.built()
+    (lab.proto / "etc/other").write_text("1")
+    again = lab.built("-f", "tar", "-c", "none")
+    states = [step(again, f"run:n{number}")["state"] for number in range(20)]
+    assert states == ["reuse"] * 16 + ["run"] * 4
+    assert contents(again["files"][0]["path"])["opt/all"].split() == [b"%d" % n for n in range(20)]
+    assert first["tree_digest"] != again["tree_digest"]
+    assert lab.leftovers() == []
+
+
+def test_two_builds_of_a_component_run_a_command_once(lab: Lab) -> None:
+    (lab.proto / "etc/other").write_text("1")
+    lab.manifest(
+        build={
+            "order": "packages-first",
+            "run": [
+                {"name": "slow", "script": "sleep 2; date +%N > /opt/made", "inputs": ["etc/hello"]},
+                {"name": "late", "script": "cat /opt/made > /opt/late", "cache": ["/srv/c"]},
+            ],
+        }
+    )
+    lab.built()  # the base is there
+    (lab.proto / "etc/hello").write_text("other\n")
+    argv = [lab.argv("--json", "-o", os.fspath(lab.top / f"out{number}"), "-f", "oci") for number in range(2)]
+    running = [
+        subprocess.Popen(words, env=lab.env(), cwd=lab.top, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for words in argv
+    ]
+    results = [json.loads(child.communicate()[0]) for child in running]
+    assert sorted(step(result, "run:slow")["state"] for result in results) == ["reuse", "run"]
+    assert len({result["tree_digest"] for result in results}) == 1

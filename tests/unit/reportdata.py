@@ -128,8 +128,8 @@ def record(**changes: Any) -> dict[str, Any]:
             ],
         },
         "commands": [
-            {"command": "ldconfig", "status": 0, "seconds": 0.031},
-            {"command": "set -u ...", "status": 0, "seconds": 1.207},
+            {"command": "ldconfig", "status": 0, "seconds": 0.031, "name": ""},
+            {"command": "set -u ...", "status": 0, "seconds": 1.207, "name": ""},
         ],
         "checks": [
             {"check": "setuid", "group": "rule", "result": "passed", "seconds": 0.002, "message": "", "lines": []},
