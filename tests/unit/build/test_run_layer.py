@@ -198,9 +198,25 @@ def test_a_damaged_layer_is_made_again(bench: Bench) -> None:
     assert "is damaged" in bench.notes()
 
 
-def test_the_content_of_an_input_takes_the_full_route(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("buildstep.emit.split_layer.SPLIT_FROM", 1, raising=False)
-    run = [row("deps", "srv/lock")]
-    bench.made([], order="packages-first", run=run)
-    (bench.proto / "srv/lock").write_text("2")
-    assert bench.made([], order="packages-first", run=run) == ["deps"]
+def test_the_content_of_an_input_takes_the_full_route_and_of_another_file_does_not(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("buildstep.emit.split_layer.LAYER_TARGET", 4000)
+    for number in range(40):
+        (bench.proto / f"srv/{number}").write_bytes(os.urandom(2000))
+    build: dict[str, Any] = {"order": "packages-first", "run": [row("deps", "srv/lock", "srv/1")]}
+    bench.made(["a"], **build)
+    (bench.proto / "srv/2").write_bytes(os.urandom(2000))
+    assert bench.made(["a"], **build) == []
+    assert "only the content of" in bench.steps()["run:deps"][1]
+    updated = [blob.digest for blob in layers(bench)]
+    tree = bench.build(["a"], cache=False, **build).tree_digest
+    assert [blob.digest for blob in layers(bench)] == updated
+    (bench.proto / "srv/2").write_bytes(os.urandom(2000))
+    (bench.proto / "srv/1").write_bytes(os.urandom(2000))
+    assert bench.made(["a"], **build) == ["deps"]
+    assert bench.steps()["sync"][0] == "run"
+    (bench.proto / "srv/2").write_bytes(os.urandom(2000))
+    assert bench.made(["a"], **build) == []
+    assert "only the content of" in bench.steps()["run:deps"][1]
+    assert bench.build(["a"], cache=False, **build).tree_digest != tree
