@@ -10,8 +10,10 @@ from buildstep.errors import BuildstepError, ImageError
 from buildstep.events import Bus
 from buildstep.images.record import DamagedImage, ImageRecord, remedy
 from buildstep.images.store import ImageStore
-from buildstep.pool.damage import Damage
+from buildstep.images.tags import SUFFIX
+from buildstep.pool.damage import Damage, unlink
 from buildstep.pool.interface import Backend, Kind
+from buildstep.system import sealed
 
 
 def images(backend: Backend) -> Iterator[Damage]:
@@ -31,6 +33,13 @@ def images(backend: Backend) -> Iterator[Damage]:
             found = _damage(store, record) if backend.exists(Kind.IMAGE, uuid) else None
         if found is not None:
             yield found
+    for path in files(store.folder, SUFFIX):
+        try:
+            sealed.read(path)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            yield Damage(kind="image", name=path.stem, problem=str(error), file=path, mend=unlink(path))
 
 
 def _damage(store: ImageStore, record: ImageRecord) -> Damage | None:

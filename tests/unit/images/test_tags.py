@@ -10,10 +10,12 @@ import pytest
 
 from buildstep.errors import ImageError
 from buildstep.events import Bus, Event, Note
+from buildstep.images import verify
 from buildstep.images.freshness import Freshness
 from buildstep.images.interface import Identity
 from buildstep.images.record import ImageRecord
 from buildstep.images.tags import Tags
+from buildstep.pool.directory import DirectoryBackend
 
 REF = "docker://registry.example/base:1"
 TODAY = time.strftime("%Y-%m-%d", time.gmtime())
@@ -138,3 +140,18 @@ def test_what_no_image_needs_is_forgotten(place: Place) -> None:
     assert os.listdir(place.folder)
     place.tags.forget([])
     assert os.listdir(place.folder) == []
+
+
+def test_damaged_notes_are_found_and_removed(place: Place, tmp_path: Path) -> None:
+    (note,) = place.folder.glob("*.tag")
+    backend = DirectoryBackend(os.fspath(tmp_path / "pool"))
+    (backend.state / "images").mkdir(parents=True)
+    path = backend.state / "images" / note.name
+    path.write_bytes(note.read_bytes())
+    assert list(verify.images(backend)) == []
+    path.write_bytes(note.read_bytes()[:-20])
+    (found,) = verify.images(backend)
+    assert (found.kind, found.file) == ("image", path)
+    assert found.mend is not None
+    assert found.mend()
+    assert list(verify.images(backend)) == []
