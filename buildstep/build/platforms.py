@@ -15,19 +15,23 @@ from buildstep.formats.oci.spec import OciPlatform
 from buildstep.images.store import ImageRecord, ImageStore
 from buildstep.pool.interface import Kind
 from buildstep.rootfs import emulation
+from buildstep.spec import check_rules
 from buildstep.spec.load import BuildSpec
 from buildstep.tree.entry import FileList
 
-_RUNNING: Final = {"packages": "installing packages runs", "run": "`build.run` runs"}
+_RUNNING: Final = {
+    "packages": "installing packages runs", "run": "`build.run` runs", "check": "`build.checks` runs",
+}  # fmt: skip
 """The steps that run programs of the image."""
 
 
 def check_programs(spec: BuildSpec, image: ImageRecord | None, running: Sequence[str]) -> None:
     """Raise ToolMissing where a step would run programs that this machine cannot. running: the steps that
     will run, by name."""
-    wanted = _platform(spec, image)
+    wanted = platform_of(spec, image)
     kinds = [name.partition(":")[0] for name in running]  # each command is a step of its own
-    steps = [name for name in dict.fromkeys(kinds) if name in _RUNNING]
+    idle = () if check_rules.in_image(spec.checks) else ("check",)  # what is looked at is not run
+    steps = [name for name in kinds if name in _RUNNING and name not in idle]
     if wanted is not None and steps:
         emulation.demand(wanted, _RUNNING[steps[0]])
 
@@ -49,7 +53,7 @@ def check_base(spec: BuildSpec, image: ImageRecord, store: ImageStore, entries: 
         )
 
 
-def _platform(spec: BuildSpec, image: ImageRecord | None) -> OciPlatform | None:
+def platform_of(spec: BuildSpec, image: ImageRecord | None) -> OciPlatform | None:
     """Return the platform of the programs in an image, where it is known."""
     if spec.platform is not None:
         return OciPlatform.parse(spec.platform)

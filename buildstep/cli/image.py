@@ -18,6 +18,7 @@ from buildstep.cli.publish import command as publish
 
 if TYPE_CHECKING:
     from buildstep.cli.session import Session
+    from buildstep.images.record import ImageRecord
 
 _SOURCE = click.option(
     "--source",
@@ -55,20 +56,24 @@ def _json_of(record: Any, *, whole: bool) -> dict[str, Any]:
     shell_complete=values.FILES,
     help="The imgmanifest of FILE: verifies it, and gives it its uuid and name.",
 )
+@click.option("--platform", metavar="OS/ARCH", help="What the image is to be for, such as linux/arm64.")
 @with_session()
 @_SOURCE
 @JSON
 @click.option("-v", "--verbose", count=True, help="Show the tools' output.")
-def import_(session: Session, ref: str, manifest: str | None, as_json: bool) -> None:
+def import_(session: Session, ref: str, manifest: str | None, platform: str | None, as_json: bool) -> None:
     """Bring an image into the store; nothing is done when it is there, verified.
 
     REF: a uuid or name@version of a repository, or a locator: docker://HOST/NAME[:TAG], oci:PATH[:TAG],
     docker-archive:FILE[:NAME[:TAG]], tar:FILE, zfs:FILE[,MANIFEST], mmdebstrap:SUITE, scratch.
     The format of a FILE is found from its content.
     """
+    from buildstep.formats.oci.spec import OciPlatform
     from buildstep.images.importing import Importer
     from buildstep.pool.journal import open_journal
 
+    if platform:
+        session.store.for_platform(str(OciPlatform.parse(platform)))
     with open_journal(session.backend.state, f"import {ref}") as journal:
         importer = Importer(session.store, journal)
         if manifest:
@@ -140,11 +145,16 @@ def list_(
         lines = [
             _line(
                 it.uuid, f"{it.name}@{it.version}", size_text(it.size),
-                time.strftime("%Y-%m-%d", time.gmtime(it.imported)), it.label,
+                time.strftime("%Y-%m-%d", time.gmtime(it.imported)), _label(it, session.store.platform),
             )
             for it in kept
         ]  # fmt: skip
     show({"images": rows}, lines, as_json=as_json)
+
+
+def _label(record: ImageRecord, here: str) -> str:
+    """What an image came from, and what it is for where that is not what images here are for."""
+    return record.label if record.is_for(here) else f"{record.label}  for {record.platform}"
 
 
 def _line(uuid: object, name: str, size: str, day: str, rest: str) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 from buildstep import __version__
 from buildstep.cli.options import short_path
 from buildstep.errors import Fault, PublishError, SpecError, StoreError
+from buildstep.formats.oci.spec import ARCHITECTURES
 from buildstep.report.record import RECORD_SUFFIX
 from buildstep.spec.document import Document
 from buildstep.system.digest import sha256_file
@@ -166,7 +167,10 @@ def _link_latest(manifest: Path, paths: Sequence[str]) -> list[str]:
     """
     version = str(read_json(manifest)["version"])
     stem = manifest.name.removesuffix(".imgmanifest")
-    newest = f"{stem.removesuffix(version)}latest"
+    # Behind the version stands the processor, where the build names a platform.
+    processor = rf"(?:-(?:{'|'.join(ARCHITECTURES)})(?:-v[0-9]+)?)?"
+    found = re.fullmatch(rf"(.*?){re.escape(version)}({processor})", stem)
+    newest = f"{found[1]}latest{found[2]}" if found else f"{stem}-latest"
     links = []
     for path in map(Path, paths):
         if version == "latest" or not path.name.startswith(f"{stem}."):

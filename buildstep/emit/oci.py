@@ -157,6 +157,7 @@ class _Archive:
             "digest": manifest.digest,
             "reference": oci_config.image_name(job),
             "config": config.digest,
+            "platform": oci_config.platform_name(job),
             "layers": [f"sha256:{layer.digest}" for layer in layers],
             "diff_ids": [f"sha256:{layer.diff_id}" for layer in layers],
             "layer_sizes": [layer.size for layer in layers],

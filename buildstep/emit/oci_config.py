@@ -117,6 +117,11 @@ def _foreign(labels: Mapping[str, str]) -> dict[str, str]:
     return {key: text for key, text in labels.items() if not key.startswith(ANNOTATION)}
 
 
+def platform_name(job: EmitJob) -> str:
+    """Return what the image runs on, such as linux/arm64."""
+    return str(_platform(job))
+
+
 def _platform(job: EmitJob) -> OciPlatform:
     """Return what the image runs on: as the manifest says, else as its base does, else as this host is."""
     os = str(job.manifest.get("os") or "other")

@@ -75,6 +75,12 @@ class ImageRecord:
         """How many layers of an image based on it are its own; none where it is empty."""
         return len(self.layers) or int(self.files > 1)
 
+    @property
+    def platform(self) -> str:
+        """What it says that it runs on, such as linux/arm64; empty where it does not say."""
+        words = [str(self.config.get(name) or "") for name in ("os", "architecture", "variant")]
+        return "/".join(word for word in words if word) if words[1] else ""
+
     def is_for(self, platform: str) -> bool:
         """Say whether an image is for a platform such as linux/arm64, or does not say what it is for."""
         has = self.config.get("architecture")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from buildstep.build.doctor import base_image, machine, packages, pool, proto_dir, recording, walls
+from buildstep.build.doctor import base_image, machine, packages, platform, pool, proto_dir, recording, walls
 from buildstep.build.doctor.findings import Examination, Finding, Level
 from buildstep.errors import BuildstepError, ExitCode
 from buildstep.spec.config import Config
@@ -26,6 +26,7 @@ CHECKS: Mapping[str, Callable[[Examination], None]] = {
     "walls": walls.in_force,
     "leftovers": pool.leftovers,
     "image": base_image.image,
+    "platform": platform.programs,
     "proto": proto_dir.fits,
     "tools": machine.tools,
     "store": recording.possible,
@@ -51,6 +52,8 @@ def examine(
     spec: None for an agent as such. proto: None where it is not known or not there yet. before: what was
     found while the spec was loaded.
     """
+    if spec is not None and spec.platform:
+        environ = {**environ, "BUILDSTEP_PLATFORM": spec.platform}
     seen = Examination(
         spec=spec, proto=proto, config=config, pool=config.pool, environ=environ, findings=list(before)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from buildstep.build import cache_inputs
@@ -17,6 +17,7 @@ from buildstep.images.record import root_in
 from buildstep.images.remote import Remote
 from buildstep.images.sources.local_file import NAMED_INSIDE, check_file, path_of
 from buildstep.images.sources.mmdebstrap import Mmdebstrap
+from buildstep.images.sources.oci import platform_of
 from buildstep.images.store import ImageRecord
 from buildstep.pool.interface import Backend, Kind
 from buildstep.rootfs import installers, proxies
@@ -32,11 +33,14 @@ _OLDEST = 1704067200.0
 # -- the base image ------------------------------------------------------------------------------------------
 
 
-def record_of(backend: Backend, ref: str) -> ImageRecord | None:
-    """The store's record of a reference. Asks no network, hashes no archive, and writes nothing."""
+def record_of(backend: Backend, ref: str, environ: Mapping[str, str]) -> ImageRecord | None:
+    """The store's record of a reference. Asks no network, hashes no archive, and writes nothing.
+
+    environ: with the platform that it is wanted for, where that is not this machine's.
+    """
     scheme, _, locator = ref.partition(":")
     path = path_of(ref)
-    wanted = Mmdebstrap().identify(locator, str).key if scheme == "mmdebstrap" else ref
+    wanted = Mmdebstrap(environ).identify(locator, str).key if scheme == "mmdebstrap" else ref
     ending = ""
     if path is not None and scheme in NAMED_INSIDE:
         # The images of one file differ by their keys.
@@ -54,6 +58,7 @@ def record_of(backend: Backend, ref: str) -> ImageRecord | None:
             same = os.fspath(path.absolute()) in record.inputs.values() and record.key.endswith(ending)
         elif scheme in ("docker", "files"):
             same = same or ref in record.inputs.values()
+        same = same and record.is_for(str(platform_of(environ)))
         if same and (found is None or record.imported >= found.imported):
             found = record
     return found
@@ -79,7 +84,7 @@ def image(seen: Examination) -> None:
     if colon and scheme not in sources.SOURCES.names():
         raise sources.unknown_scheme(ref)  # as a build does
     if seen.backend is not None:
-        seen.image = record_of(seen.backend, ref)
+        seen.image = record_of(seen.backend, ref, seen.environ)
     if seen.image is not None:
         size = size_text(seen.image.size)
         seen.ok(
@@ -96,7 +101,9 @@ def image(seen: Examination) -> None:
     elif not colon:
         _remote(seen, ref)
     elif scheme == "mmdebstrap":
-        Mmdebstrap().identify(locator, str)
+        source = Mmdebstrap(seen.environ)
+        source.identify(locator, str)
+        source.foresee(locator)
         seen.ok("image", ref, "is made by the first build")
     elif scheme == "files":
         parsed = sources.parse(ref, environ=seen.environ)

@@ -25,6 +25,7 @@ from buildstep.cli import user_namespace
 from buildstep.errors import CommandFailed, ExitCode, SandboxError
 from buildstep.pool import privacy
 from buildstep.pool.directory import DirectoryBackend
+from buildstep.rootfs import emulation
 from buildstep.rootfs.interface import Resolution
 from buildstep.system import process, space, userns
 from buildstep.tree import proto_limits
@@ -117,6 +118,22 @@ def test_an_agent_that_can_is_told_so(doctor: Doctor, tmp_path: Path) -> None:
         row["area"] for row in told["findings"]
     }
     assert {"level", "area", "where", "what", "fix"} == set(told["findings"][0])
+
+
+def test_whether_programs_of_another_platform_run_is_told(
+    doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emulation, "can_run", lambda platform: platform.architecture == "amd64")
+    words = ["--pool", f"dir:{tmp_path}/pool", "proto"]
+    _, told = doctor("-m", manifest(platform="linux/s390x"), *words)
+    (row,) = found(told, area="platform")
+    assert (row["level"], row["where"]) == ("ok", "linux/s390x")
+    assert "none has to" in row["what"]
+    status, told = doctor("-m", manifest(platform="linux/s390x", run=["true"]), *words)
+    (row,) = found(told, area="platform")
+    assert (row["level"], status) == ("error", 5)
+    assert row["what"].startswith("`build.run` runs programs of linux/s390x")
+    assert "qemu-user-static" in row["fix"]
 
 
 def test_every_problem_has_a_fix(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,15 @@ def test_only_steps_that_run_programs_need_an_emulator(
     assert refused in caught.value.message
 
 
+@pytest.mark.usefixtures("nothing_runs")
+def test_checks_need_an_emulator_where_they_run_something() -> None:
+    looked = replace(ARM, checks={"fileExistenceTests": [{"name": "a", "path": "/a"}]})
+    platforms.check_programs(looked, None, ["check"])
+    started = replace(ARM, checks={"commandTests": [{"name": "a", "command": "true"}]})
+    with pytest.raises(ToolMissing, match=r"build\.checks"):
+        platforms.check_programs(started, None, ["check"])
+
+
 def test_a_base_of_another_platform_is_refused() -> None:
     store: Any = ImageStore
     image = replace(IMAGE, config={"architecture": "amd64"})

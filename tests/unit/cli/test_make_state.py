@@ -130,6 +130,22 @@ def test_the_newest_versions_stay_each_whole(site: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["1-arm64", "1-arm-v7", "386-386"])
+def test_the_newest_for_a_platform_is_linked_by_its_processor(site: Path, name: str) -> None:
+    version, _, processor = name.partition("-")
+    make_state.begin(site / "state", watched(site))
+    bits = site / "bits/hello"
+    bits.mkdir(parents=True)
+    paths = [bits / f"hello-{name}{ending}" for ending in (".oci.tar", ".imgmanifest", ".buildrecord.json")]
+    for path in paths:
+        path.write_text(json.dumps({"name": "hello", "version": version}))
+    archive, manifest, record = map(str, paths)
+    result = {"files": [{"path": archive}], "manifest": manifest, "record": record}
+    (site / "state/result.part").write_text(json.dumps(result))
+    make_state.finish(site / "state")
+    assert os.readlink(bits / f"hello-latest-{processor}.oci.tar") == f"hello-{name}.oci.tar"
+
+
 def test_clean_removes_what_builds_made_and_nothing_else(site: Path) -> None:
     state, output = site / "state", site / "bits/hello"
     make_state.begin(state, watched(site))
