@@ -67,6 +67,7 @@ def test_in_parts(store: S3Store, bus: Notes, tmp_path: Path, monkeypatch: pytes
     s3 = client(store, "parts", bus)
     info = s3.put("big", path, if_absent=True)
     assert info.size == path.stat().st_size
+    assert bus.jobs == [("push big", info.size, info.size)]
     expected = Expected(size=info.size, sha256=info.sha256)
     assert s3.download("big", tmp_path / "back", expected=expected).path.read_bytes() == path.read_bytes()
 
@@ -134,7 +135,10 @@ def test_publish_and_import(store: S3Store, bus: Notes, tmp_path: Path) -> None:
     chain = resolve("hello@1.0.0", [repository], bus=bus)
     assert chain[0].uuid == UUID
     assert [row["uuid"] for row in repository.images(name="hello")] == [UUID]
+    bus.jobs.clear()
     done = fetch_files(chain, [repository], tmp_path, bus=bus)
+    size = done[0].file.size
+    assert bus.jobs == [("download hello@1.0.0", size, size)]
     assert done[0].file.path.read_bytes() == made.artifacts[0].read_bytes()
     with pytest.raises(PublishError, match="published already") as caught:
         push(make_bundle(tmp_path / "b", description="other"), store, "pub", bus)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.events import Bus, Event, Note
+from buildstep.events import Bus, Event, Note, Progress
 from buildstep.net.http import Http
 from buildstep.net.request import HttpOptions
 from tests.servers.imgapi import ImgapiServer
@@ -30,15 +30,18 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "buil
 
 
 class Notes(Bus):
-    """A bus that keeps what was told."""
+    """A bus that keeps what was told. jobs: those that ended, with how much was done of how much."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
+        self.jobs: list[tuple[str, int, int]] = []
         super().__init__(self._keep)
 
     def _keep(self, event: Event) -> None:
         if isinstance(event, Note):
             self.texts.append(event.text)
+        elif isinstance(event, Progress) and event.state == "end":
+            self.jobs.append((event.job, event.done, event.total))
 
 
 @pytest.fixture

@@ -157,6 +157,7 @@ class TestPublishing:
         assert stored.manifest["published_at"] == "2026-01-02T03:04:05Z"
         assert self.publish(make_bundle(tmp_path), imgapi_server, bus).state == "already"
         assert imgapi_server.calls("PUT") == 1
+        assert bus.jobs == [(f"push {bundle.artifacts[0].name}", len(stored.file), len(stored.file))]
 
     @pytest.mark.parametrize("where", ["import", "PUT", "activate"])
     def test_a_lost_reply(self, imgapi_server: ImgapiServer, bus: Notes, tmp_path: Path, where: str) -> None:
