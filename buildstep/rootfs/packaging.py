@@ -136,7 +136,7 @@ def prepare_packaging(
     mirror = spec.installer_options.mirror or environ.get("BUILDSTEP_APT_MIRROR", "")
     if not mirror and installer.name == "apt":
         mirror = host_mirror(environ, cache if spec.cache else None)
-    entered = enter(spec, root, bus, environ, mirrors=[mirror])
+    entered = enter(spec, root, bus, environ, mirrors=[mirror, spec.installer_options.snapshot or ""])
     with entered as inside, contextlib.ExitStack() as prepared:
         job = InstallJob(
             sandbox=inside,

@@ -131,6 +131,17 @@ def test_what_is_gone_is_named_and_a_dated_mirror_has_it(
                 assert told in failed.error
             place.build["installer_options"] = {"snapshot": f"file://{tmp_path}/snapshot/{{date}}"}
             assert build(place).same == first.same
+            # The same by a server, laid out as Debian's own: by archive and date.
+            forget_packages(place)
+            shutil.copytree(dated, repository.folder / "debian" / locked.date)
+            url = f"http://127.0.0.1:{repository.port}/{{archive}}/{{date}}"
+            place.build["installer_options"] = {"snapshot": url}
+            repository.asked.clear()
+            assert build(place).same == first.same
+            fetched = [path for path, code in repository.asked if code == 200]
+            assert f"/debian/{locked.date}/beta_1.0_all.deb" in fetched
+            assert "/alpha_1.0_all.deb" in fetched
+            place.build["installer_options"] = {"snapshot": f"file://{tmp_path}/snapshot/{{date}}"}
             # A file of the right name that is not the one that is locked.
             forget_packages(place)
             shutil.copyfile(dated / "alpha_1.0_all.deb", dated / "beta_1.0_all.deb")

@@ -244,6 +244,7 @@ COMMANDS: dict[str, list[str]] = {
 
 DOES = {
     "build",
+    "lock",
     "assets push",
     "assets pull",
     "assets verify",

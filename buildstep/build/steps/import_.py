@@ -31,6 +31,8 @@ def plan(facts: PlanFacts) -> Planned:
     if facts.image is None:
         return Planned("run", facts.incoming)
     text = f"{facts.image.label} is in the store as {facts.image.uuid}"
+    if facts.spec.lock is not None:
+        text += f", and locked by {facts.spec.lock.path.name}"
     return Planned("reuse", "; ".join(filter(None, (text, facts.asked))))
 
 
