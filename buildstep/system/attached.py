@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 
+from buildstep.system import space, standard_streams
 from buildstep.system.files import write_all
 
 _CHUNK = 1 << 16
@@ -166,5 +167,10 @@ class _Ends:
         if not data:
             self._from.pop(fd, None)
             return False
-        write_all(self._from[fd], data)
+        if self._from[fd] == standard_streams.STDERR:
+            with contextlib.suppress(OSError):  # nobody reads it, or its disk is full: the program goes on
+                write_all(standard_streams.STDERR, data)
+            return True
+        with space.locating(standard_streams.STDOUT):
+            write_all(standard_streams.STDOUT, data)
         return True
