@@ -109,6 +109,11 @@ class ContentUpdate:
         entry.source = self.top + b"/" + tree.sources.get(place, entry.path)
         return entry
 
+    def changed_files(self) -> list[Entry]:
+        """Return the files whose content changed, by path."""
+        rows = [self._entry(place) for place in sorted(self.changed)]
+        return sorted((row for row in rows if row.kind == "f"), key=lambda row: row.path)
+
     def snapshot(self) -> Snapshot:
         """Return the tree, of which only directories are left to be written as the top layer."""
         tree = self.tree

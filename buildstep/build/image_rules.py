@@ -4,37 +4,102 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from buildstep.build import image_config
+from buildstep.build import cache_inputs, image_config
 from buildstep.build.clones import places_of
-from buildstep.build.context import BuildContext, BuildState
+from buildstep.build.context import BuildContext, BuildState, report_failure
+from buildstep.cache import seen_texts
 from buildstep.checks.image_tree import ImageTree
 from buildstep.checks.interface import Subject
 from buildstep.errors import BuildstepError
 from buildstep.files.compare_gate import Growth
 from buildstep.system.accounts import TABLES, numbers
-from buildstep.tree.entry import Entry, FileList
+from buildstep.tree.entry import Entry, FileList, parse
 
 
 def subject(context: BuildContext, state: BuildState) -> Subject:
-    """Return what the rules look at: what this build adds to the base image, with what is around it."""
+    """Return what the rules look at: what this build adds to the base image, with what is around it.
+
+    In a content update that is the files whose content changed.
+    """
+    update = context.plan.update
+    if update is not None:
+        tree = ImageTree(Lines(update.tree.lines))
+        changed = Subject(tree=tree, base={}, added=update.changed_files(), own=lambda _path: True)
+        return _with_facts(changed, context, state)
     entries, base = state.snapshot.entries, context.store.entries(state.image)
     tree = ImageTree(entries, os.fsencode(state.root_prefix))
-    budget = context.spec.checks.get("budget")
-    return Subject(
+    found = Subject(
         tree=tree,
         base=base,
         added=added(base, entries),
         own=_own(context, state),
         users=_numbers("user", state, tree),
         groups=_numbers("group", state, tree),
-        budget=None if budget is None else Growth.parse(budget).size,
         top=state.dataset.path,
+    )
+    found = _with_facts(found, context, state)
+    return replace(found, seen=_seen(context, found.host_paths))
+
+
+def _with_facts(found: Subject, context: BuildContext, state: BuildState) -> Subject:
+    budget = context.spec.checks.get("budget")
+    return replace(
+        found,
+        budget=None if budget is None else Growth.parse(budget).size,
         path=image_config.of(context, state).path,
         host_paths=_host_paths(context),
     )
+
+
+def examined(context: BuildContext, subject: Subject) -> None:
+    """Keep which files need not be read again by the next build of this component."""
+    if context.spec.cache and context.plan.update is None and len(subject.clean) >= seen_texts.FEW:
+        if isinstance(subject.seen, frozenset) and subject.clean == subject.seen:
+            return
+        with report_failure(context.bus, "keeping what was looked through"):
+            name, sought = cache_inputs.component(context.spec), _sought(subject.host_paths)
+            seen_texts.save(context.backend.state, name, sought, subject.clean)
+
+
+def _seen(context: BuildContext, paths: Sequence[str]) -> frozenset[bytes]:
+    if not context.spec.cache:
+        return frozenset()
+    name = cache_inputs.component(context.spec)
+    return seen_texts.load(context.backend.state, name, _sought(paths))
+
+
+def _sought(paths: Sequence[str]) -> str:
+    return "\n".join(paths)
+
+
+class Lines(Mapping[bytes, Entry]):
+    """A file list in its canonical lines, each read when it is asked for: most of them never are."""
+
+    def __init__(self, lines: Sequence[bytes]) -> None:
+        self._lines = lines
+        self._at: dict[bytes, int] = {}
+
+    def _index(self) -> dict[bytes, int]:
+        if not self._at:
+            for number, line in enumerate(self._lines):
+                name = line.rstrip(b"\n").rpartition(b"\t")[2]
+                # An escape, or the dot that stands for the top.
+                plain = b"\\" not in name and name != b"."
+                self._at[name if plain else parse(line).path] = number
+        return self._at
+
+    def __getitem__(self, path: bytes) -> Entry:
+        return parse(self._lines[self._index()[path]])
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._index())
+
+    def __len__(self) -> int:
+        return len(self._lines)
 
 
 _WORKSPACES = ("WORKSPACE", "GITHUB_WORKSPACE", "CI_PROJECT_DIR")

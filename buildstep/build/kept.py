@@ -105,8 +105,8 @@ KEPT: tuple[Kept, ...] = (
     ),
     Kept(
         name="tree",
-        where=("state/artifacts/tree-NAME.bin",),
-        holds="the finished tree of the last build",
+        where=("state/artifacts/tree-NAME.bin", "state/artifacts/texts-NAME.bin"),
+        holds="the finished tree of the last build, and which of its files name no place of the CI host",
         checked="the digest of each record, and that it was made from the same inputs",
         damaged="as if it were missing: the full route is taken",
         verify=cached.trees,

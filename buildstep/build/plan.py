@@ -335,7 +335,7 @@ def _steps_of_route(
     reason = chosen.update.reason
     return tuple(
         step
-        if step.name in ("import", "emit") or step.state == "skip"
+        if step.name in ("import", "check", "emit") or step.state == "skip"
         else replace(step, state="reuse", reason=step.reason if step.name == "sync" else reason)
         for step in full
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from buildstep.tree.entry import Entry, FileList
+from buildstep.tree.entry import Entry
 
 _AT_RUN_TIME = frozenset((b"proc", b"sys", b"dev", b"run", b"tmp"))
 """Directories at the top that are filled when the image runs: what is missing there is not missing."""
@@ -16,7 +16,7 @@ _MOST_LINKS = 40
 class ImageTree:
     """A file list, seen as the root of an image. prefix: the path of the root in the list; empty for all."""
 
-    def __init__(self, entries: FileList, prefix: bytes = b"") -> None:
+    def __init__(self, entries: Mapping[bytes, Entry], prefix: bytes = b"") -> None:
         self.entries = entries
         self.prefix = prefix
         self._folders: dict[bytes, bytes | None] = {}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import IO, NamedTuple, cast
@@ -33,7 +33,8 @@ class Subject:
     base; own: whether a path is what this build brought, and not a package of a distribution; users, groups:
     the numbers in the image's own tables, None without one; budget: how many bytes the tree may have.
     top: where the tree's files are on this machine; path: the PATH that the image is run with; host_paths:
-    places of the CI host that no file should name.
+    places of the CI host that no file should name; seen: digests of files in which no such place is; clean:
+    takes the digests of those in which there is none now.
     """
 
     tree: ImageTree
@@ -46,22 +47,38 @@ class Subject:
     top: Path = Path()
     path: str = SAFE_PATH
     host_paths: Sequence[str] = ()
+    seen: Container[bytes] = frozenset()
+    clean: set[bytes] = field(default_factory=set)
+    _rows: list[tuple[bytes, Entry]] = field(default_factory=list)
 
-    def files(self) -> Iterator[tuple[bytes, Entry]]:
-        """Yield what was added, each with its path in the image."""
-        for entry in self.added:
-            path = self.tree.inside(entry.path)
-            if path is not None:
-                yield path, entry
+    def files(self) -> Sequence[tuple[bytes, Entry]]:
+        """Return what was added, each with its path in the image."""
+        if not self._rows:
+            rows = ((self.tree.inside(entry.path), entry) for entry in self.added)
+            self._rows.extend((path, entry) for path, entry in rows if path is not None)
+        return self._rows
+
+    def read(self, entry: Entry, most: int) -> bytes:
+        """Return the beginning of a regular file of the tree; one that is gone is empty."""
+        try:
+            # A tree is only written to by a build, which waits: a pipe cannot have taken the file's place.
+            fd = os.open(self._where(entry), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return b""
+        try:
+            return os.read(fd, most)
+        finally:
+            os.close(fd)
 
     def open(self, entry: Entry) -> IO[bytes]:
         """Open a regular file of the tree; one that is gone is empty."""
-        where = entry.source or os.fsencode(self.top) + b"/" + entry.path
         try:
-            # A tree is only written to by a build, which waits: a pipe cannot have taken the file's place.
-            return os.fdopen(os.open(where, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+            return os.fdopen(os.open(self._where(entry), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
         except OSError:
             return io.BytesIO()
+
+    def _where(self, entry: Entry) -> bytes:
+        return entry.source or os.fsencode(self.top) + b"/" + entry.path
 
 
 Finder = Callable[[Subject], Iterable[Found]]

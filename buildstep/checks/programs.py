@@ -6,7 +6,6 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator
-from typing import IO
 
 from buildstep.checks.interface import Found, Subject
 from buildstep.formats import elf
@@ -27,14 +26,14 @@ _OF_OTHERS = frozenset(
 )  # fmt: skip
 """Directories of what an application takes from others, with tools of all systems that nobody runs here."""
 
-_SMALLEST = 52
-"""Bytes of the smallest ELF header."""
+_SHORTEST = 4
+"""Bytes of the shortest first line."""
 
 
 def shebang(subject: Subject) -> Iterator[Found]:
     """Yield scripts whose interpreter is not in the image, or is no program."""
-    for path, _entry, stream in _candidates(subject, libraries=False):
-        head = stream.read(_LONGEST_LINE)
+    for path, entry in _candidates(subject, libraries=False):
+        head = subject.read(entry, _LONGEST_LINE)
         if head.startswith(b"#!") and (text := _wrong_line(head, subject)):
             yield Found(path, text, grave=not _of_others(path))
 
@@ -42,10 +41,11 @@ def shebang(subject: Subject) -> Iterator[Found]:
 def library(subject: Subject) -> Iterator[Found]:
     """Yield programs and libraries that need a loader or a library that is nowhere in the image."""
     wanted: dict[bytes, list[bytes]] = {}
-    for path, _entry, stream in _candidates(subject, libraries=True):
-        if stream.read(len(elf.MAGIC)) != elf.MAGIC:
+    for path, entry in _candidates(subject, libraries=True):
+        if subject.read(entry, len(elf.MAGIC)) != elf.MAGIC:
             continue
-        needs = elf.needs(stream)
+        with subject.open(entry) as stream:
+            needs = elf.needs(stream)
         if needs.interpreter and not subject.tree.leads(needs.interpreter):
             text = f"needs {shown(needs.interpreter)} to be loaded, which is not in the image"
             yield Found(path, text, grave=not _of_others(path))
@@ -60,16 +60,14 @@ def library(subject: Subject) -> Iterator[Found]:
             yield Found(path, text, grave=not _of_others(path))
 
 
-def _candidates(subject: Subject, *, libraries: bool) -> Iterator[tuple[bytes, Entry, IO[bytes]]]:
-    """Yield what may be a program of this build's own, each opened. Those that are gone are passed over."""
+def _candidates(subject: Subject, *, libraries: bool) -> Iterator[tuple[bytes, Entry]]:
+    """Yield what may be a program of this build's own."""
     for path, entry in subject.files():
-        if entry.kind != "f" or entry.first or entry.size < 3 or not subject.own(path):
+        if entry.kind != "f" or entry.first or entry.size < _SHORTEST:
             continue
-        name = path.rpartition(b"/")[2]
-        if not entry.mode & 0o111 and not (libraries and b".so" in name and entry.size >= _SMALLEST):
-            continue
-        with subject.open(entry) as stream:
-            yield path, entry, stream
+        runs = entry.mode & 0o111 or (libraries and b".so" in path.rpartition(b"/")[2])
+        if runs and subject.own(path):
+            yield path, entry
 
 
 def _of_others(path: bytes) -> bool:

@@ -24,7 +24,7 @@ STEPS = (
     Step("clean", "clean", "clean"),
     Step("motd", "write the message of the day", "motd"),
     Step("snapshot", "read the finished tree", "snapshot"),
-    Step("check", "check the image", "check"),
+    Step("check", "check the image", "check", MAKES_IMAGE),
     Step("emit", "write the image", "emit", MAKES_IMAGE),
     Step("destroy", "drop the clone", "destroy"),
 )
