@@ -77,6 +77,15 @@ def _installers() -> str:
     )
 
 
+def _image_rules() -> str:
+    from buildstep.checks import RULES
+    from buildstep.spec.check_rules import RULES as SEVERITIES
+
+    return table(
+        ("rule", "what holds", "else"), ((f"`{it.name}`", it.about, SEVERITIES[it.name]) for it in RULES)
+    )
+
+
 def _pools() -> str:
     from buildstep.pool import BACKENDS
 
@@ -202,6 +211,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "agent variables": _agent_variables,
     "settings": _settings,
     "pools": _pools,
+    "image rules": _image_rules,
     "stores": _stores,
     "store layout": _store_layout,
     "pack format": _pack_format,

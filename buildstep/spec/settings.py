@@ -319,7 +319,7 @@ _TABLE: Final = (
         CHECKS,
         "How the finished image is checked before it is given out; a check that fails ends the build with"
         " exit code 25: the rules for images, and tests in the schema of container-structure-test, with"
-        " `listen` besides; see the page on checks.",
+        " `listen` besides (how-to: check an image).",
     ),
     Setting(
         "allow",
