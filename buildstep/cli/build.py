@@ -237,7 +237,7 @@ def command(
     if spec.lock_problem:
         notes.append(spec.lock_problem)
     packages = spec.runs and not run["dry_run"]
-    user_namespace.enter(named_pool(spec), packages=packages, stdin=text)
+    user_namespace.enter(named_pool(spec), packages=packages)
     return session.enclosed(lambda: _build(spec, _Read(notes, document.files), **run))
 
 

@@ -63,7 +63,7 @@ def command(
     pool = build.named_pool(spec) if spec is not None else str(flags["pool"] or "") or None
     config = configs.Config()
     try:
-        user_namespace.enter(pool, stdin=text)
+        user_namespace.enter(pool)
         config = configs.load(os.environ, Path.cwd(), pool=pool)
     except SpecError as error:
         before += _findings(error, "configuration")

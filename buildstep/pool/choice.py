@@ -61,7 +61,7 @@ def choose(named: str | None, environ: Mapping[str, str], *, by: str = "") -> Ch
         inside = userns.in_user_namespace()
         names, who = (_OF_NAMESPACE_ROOT, _SUBIDS) if inside else (_OF_ROOT, "this is root")
         name, why = _there(names, location, who) or _works(names, location, who)
-    elif lacks := userns.lacks():
+    elif lacks := userns.lacks(had=any((location / name / MARK).exists() for name in _OF_NAMESPACE_ROOT)):
         name, why = "dir", f"this user has no user namespace: {lacks[0][0]}"
     else:
         names, namespace = _OF_NAMESPACE_ROOT, True
@@ -104,7 +104,7 @@ def _needs_namespace(named: str) -> bool:
     if _is_root() or scheme not in _NAMES.values() or not path:
         return False
     owners = owners_of(Path(path))
-    return owners != "recorded" and not userns.lacks()
+    return owners != "recorded" and not userns.lacks(had=owners == "real")
 
 
 def _older(used: str, other: str, location: Path) -> Older:

@@ -23,8 +23,6 @@ _OBJECTS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
 _closed: set[int] = set()
 
-_VARIABLE = "_BUILDSTEP_CLOSED_STREAMS"
-
 _ANY_NAME = "buildstep-any-name"
 """How standard output takes what its encoding has not: the bytes of a file's name as they are, so that a
 script can use it; other characters as an escape, for a terminal that shows Latin-1 only."""
@@ -44,7 +42,6 @@ codecs.register_error(_ANY_NAME, _any_name)
 def prepare() -> None:
     """Open what the caller has closed on /dev/null, and let a stream wait that another program left
     non-blocking. To be called before any file is opened."""
-    _closed.update(map(int, os.environ.pop(_VARIABLE, "")))
     for number, (name, mode) in enumerate(_OBJECTS):
         if getattr(sys, name) is None:
             _closed.add(number)
@@ -61,11 +58,6 @@ def prepare() -> None:
 def closed(number: int) -> bool:
     """Return whether the caller had closed a stream."""
     return number in _closed
-
-
-def inherited() -> dict[str, str]:
-    """Return the variable that tells this process, started again by `exec`, which streams were closed."""
-    return {_VARIABLE: "".join(map(str, sorted(_closed)))} if _closed else {}
 
 
 def lose(number: int) -> None:

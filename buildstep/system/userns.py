@@ -74,24 +74,27 @@ def missing() -> list[tuple[str, str]]:
         for tool in _TOOLS
         if process.find(tool) is None
     ]
-    names = (_user_name(), str(os.getuid()))
     for table, option in ID_TABLES.items():
-        if not _has_range(table, names):
-            remedy = f"as root: usermod {option} 100000-165535 {names[0]}"
-            found.append((f"{table} has no range for {names[0]}", remedy))
+        if range_of(table) is None:
+            remedy = f"as root: usermod {option} 100000-165535 {_user_name()}"
+            found.append((f"{table} has no range for {_user_name()}", remedy))
     return found
 
 
-def lacks() -> list[tuple[str, str]]:
+def lacks(*, had: bool = False) -> list[tuple[str, str]]:
     """Return what keeps this user from a build as root of a user namespace, each with its remedy.
 
     Empty where it can be had: what `missing` looks at is there, and the kernel made all the namespaces of a
     build for us once. A machine may have the ranges and forbid the rest: AppArmor's rule for user
     namespaces, a container whose /proc is masked. Root needs one where it may not mount, and no ranges.
+
+    had: this user had one before, so the kernel is not asked: that takes processes, and it will say itself.
     """
     if not sys.platform.startswith("linux"):
         return [("this is not Linux", "build on Linux, or as root")]
     if os.geteuid() == 0:
+        if had:
+            return []
         from buildstep.system import root_namespace  # only root of a container asks for it
 
         refusal = root_namespace.refusal()
@@ -100,7 +103,7 @@ def lacks() -> list[tuple[str, str]]:
     found = missing()
     if _max_user_namespaces() == 0:
         found.append(("user namespaces are forbidden", "as root: sysctl user.max_user_namespaces=10000"))
-    if not found and (refusal := _refusal()):
+    if not found and not had and (refusal := _refusal()):
         allow = "let users have user namespaces (sysctl user.max_user_namespaces, AppArmor, seccomp)"
         found.append((f"the kernel refused a user namespace: {refusal}", allow))
     return found
@@ -139,6 +142,7 @@ def enter_argv(*command: str) -> list[str]:
     return ["unshare", "--user", "--map-auto", "--map-root-user", *mounts, "--", *command]
 
 
+@functools.cache
 def _user_name() -> str:
     import pwd
 
@@ -148,9 +152,13 @@ def _user_name() -> str:
         return str(os.getuid())
 
 
-def _has_range(table: Path, names: tuple[str, ...]) -> bool:
+def range_of(table: Path) -> tuple[int, int] | None:
+    """Return the first range of ids that a table (subuid(5)) gives this user: its first id, and how many."""
     try:
         rows = table.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return False
-    return any(row.partition(":")[0] in names for row in rows)
+        return None
+    for name, first, count in (row.split(":") for row in rows if row.count(":") == 2):
+        if name in (_user_name(), str(os.getuid())) and first.isdigit() and count.isdigit():
+            return int(first), int(count)
+    return None

@@ -27,7 +27,7 @@ def who(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Who:
     ) -> dict[str, str]:
         monkeypatch.setattr(os, "geteuid", lambda: uid)
         monkeypatch.setattr(userns, "in_user_namespace", lambda: inside)
-        monkeypatch.setattr(userns, "lacks", lambda: lacks)
+        monkeypatch.setattr(userns, "lacks", lambda **_: lacks)
         monkeypatch.setattr(userns, "may_mount", lambda: mounts)
         refusal = "" if overlays else "no such device"
         monkeypatch.setattr(overlay.OverlayBackend, "refusal", lambda _path: refusal)

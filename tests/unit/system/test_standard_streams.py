@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
 import io
 import os
 import sys
@@ -50,23 +49,6 @@ def test_a_closed_stream_is_open_and_empty() -> None:
             and sys.stdin.read() == ""
             and all(os.get_inheritable(number) for number in (0, 1, 2))
             and all(standard_streams.closed(number) for number in (0, 1, 2))
-        )
-
-    assert apart(job)
-
-
-def test_a_process_that_is_started_again_knows_what_was_closed() -> None:
-    def job() -> bool:
-        if standard_streams.inherited():
-            return False
-        close(STDERR)
-        standard_streams.prepare()
-        os.environ.update(standard_streams.inherited())
-        before = dict(os.environ)
-        importlib.reload(standard_streams)
-        standard_streams.prepare()
-        return (
-            standard_streams.closed(STDERR) and not standard_streams.closed(STDOUT) and before != os.environ
         )
 
     assert apart(job)
