@@ -26,10 +26,12 @@ DEBIAN: Mapping[str, str] = {
     "sh": "dash",
     "skopeo": "skopeo",
     "ssh": "openssh-client",
+    "tar": "tar",
     "true": "coreutils",
     "umount": "mount",
     "unshare": "util-linux",
     "zfs": "zfsutils-linux",
+    "zstd": "zstd",
 }
 """Program to the Debian package that has it."""
 

@@ -32,7 +32,10 @@ def status(**versions: str) -> str:
 
 def test_dpkg_is_read() -> None:
     listing, content = files({"var/lib/dpkg/status": status(b="2", a="1")})
-    rows = (Package(name="a", version="1", arch="amd64"), Package(name="b", version="2", arch="amd64"))
+    rows = tuple(
+        Package(name=name, version=version, arch="amd64", source=name)
+        for name, version in (("a", "1"), ("b", "2"))
+    )
     assert packages_in(listing, content) == Packages(rows, "apt")
     assert packages_in(listing, None).rows is None
     assert packages_in(listing, lambda _entry: None).rows is None
