@@ -25,7 +25,7 @@ from buildstep.images.record import ImageRecord
 from buildstep.pool.streams import NativeJob, NativeStreams
 from buildstep.report.record import Step
 from buildstep.spec.fields import BuildSpec
-from buildstep.system.text import size_text
+from buildstep.system.text import plural, size_text
 from buildstep.tree.diff import Changes
 from buildstep.tree.hashing import hash_entries, spread_digests
 
@@ -67,9 +67,18 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
         for future in kept:
             future.result()
     _tell_holes(context)
-    result.reason = ", ".join(artifact.path.name for artifact in state.artifacts)
+    result.reason = ", ".join(artifact.path.name for artifact in state.artifacts) + _layers_text(state)
     if state.blobs is not None and state.blobs.saved:
         result.reason += f"; reused compressed layers (saved {state.blobs.saved:.1f} s)"
+
+
+def _layers_text(state: BuildState) -> str:
+    """Say how many layers the OCI image has, if there is one; the log tells of each with -v."""
+    count = sum(len(artifact.extra.get("layers", ())) for artifact in state.artifacts)
+    if not count:
+        return ""
+    own = state.image.own_layers
+    return f"; {plural(count, 'layer')}" + (f", {own} of them the base's" if own else "")
 
 
 _MUCH = 256 << 20
