@@ -96,3 +96,12 @@ def test_ids_are_themselves_in_the_namespace_of_a_containers_root(
 ) -> None:
     (tmp_path / "map").write_text(table)
     assert root_namespace._identity(tmp_path / "map") == found
+
+
+def test_the_first_range_of_this_user_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(userns, "_user_name", lambda: "ann")
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    table = tmp_path / "subuid"
+    assert userns.range_of(table) is None
+    table.write_text("bob:1:2\nann:many:5\nodd\n1000:100000:65536\nann:7:8\n")
+    assert userns.range_of(table) == (100000, 65536)
