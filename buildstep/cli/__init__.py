@@ -20,6 +20,7 @@ from buildstep.system import standard_streams
 
 COMMANDS = {
     "build": ("buildstep.cli.build:command", "Build an image from a manifest and a proto directory."),
+    "check": ("buildstep.cli.check:command", "Check an image: by rules, and by the tests of an m.json."),
     "run": ("buildstep.cli.run:command", "Run a command in a copy of an image, thrown away at the end."),
     "lock": ("buildstep.cli.lock:command", "Write down what an image is made of, and take that again."),
     "image": ("buildstep.cli.image:command", "Base images: import, list, show, verify, delete, gc, publish."),

@@ -16,6 +16,7 @@ import pytest
 
 from tests.integration.conftest import demand
 from tests.integration.support import (
+    Done,
     Lab,
     descendants,
     end,
@@ -223,6 +224,33 @@ def test_a_good_image_passes_and_is_none_the_worse_for_it(lab: Lab, tmp_path: Pa
     changed["checks"]["listen"][0]["body"] = "bad"
     lab.manifest(build=changed)
     assert "has no match of 'bad'" in lab.refused(25, "-f", "tar").stderr
+
+
+def test_an_image_that_is_there_is_checked_as_a_build_does(lab: Lab) -> None:
+    lab.manifest(build={"oci": GOOD["oci"]})
+    built = lab.built()
+    manifest = os.fspath(lab.manifest(build=GOOD))
+    before = host_state(lab.top)
+
+    def check(*words: str) -> Done:
+        done = lab.command("check", "--pool", lab.uri, built["record"], *words)
+        assert lab.leftovers() == []
+        assert host_state(lab.top) == before
+        return done
+
+    done = check("-m", manifest, "--json")
+    assert done.status == 0, done.stderr
+    assert {row["result"] for row in done.json["checks"]} == {"passed"}
+    assert len(done.json["checks"]) == 9
+    done = check("--json")
+    assert done.status == 25
+    assert "setuid: /usr/bin/setuid is setuid" in done.stderr, "of the base, which a build does not look at"
+    assert {row["check"] for row in done.json["checks"]} >= {"dangling-link", "shebang"}
+    wrong = json.dumps({"name": "a", "version": "1", "build": {"checks": {"fileContentTests": [
+        {"name": "a", "path": "/etc/hello", "expectedContents": ["("]}]}}})  # fmt: skip
+    done = check("-m", wrong)
+    assert done.status == 2
+    assert "$.build.checks.fileContentTests[0].expectedContents[0]: is no regular expression" in done.stderr
 
 
 @pytest.mark.parametrize("scheme", ["dir", "overlay"])

@@ -136,6 +136,7 @@ COMMANDS: dict[str, list[str]] = {
     "--help": [],
     "--version": [],
     "build": ["-m", "m.json", "--no-cache", "proto"],
+    "check": ["scratch", "-m", "m.json"],
     "run": ["scratch", "--", "true"],
     "lock": ["m.json", "proto"],
     "image import": ["scratch"],

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 from buildstep.build import image_config, image_rules
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.plan import PlanFacts, Planned
 from buildstep.checks import asked, in_force
 from buildstep.checks.examine import examine
+from buildstep.checks.finished import error, image_of
 from buildstep.checks.image import Image
 from buildstep.checks.prove import prove
-from buildstep.errors import CheckError
-from buildstep.events import Checked
 from buildstep.report.record import Step
-from buildstep.rootfs import run_image
-from buildstep.rootfs.run_image import ImageSandbox
 from buildstep.spec.fields import BuildSpec
-from buildstep.system.root import Root
 from buildstep.system.text import plural
 
 
@@ -48,40 +41,13 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
         raise error(failed)
 
 
-def error(failed: list[Checked]) -> CheckError:
-    """Return the error of checks that failed: each with what it found."""
-    first = failed[0]
-    names = [event.check if event.group == "rule" else f"{event.group} {event.check}" for event in failed]
-    rows = zip(names, failed, strict=True)
-    return CheckError(
-        f"{plural(len(failed), 'check')} of the image failed: {names[0]}: {first.message}",
-        detail="\n".join(f"{name}: {line}" for name, event in rows for line in event.lines),
-        hint=_hint(first),
-    )
-
-
-def _hint(first: Checked) -> str:
-    if first.group != "rule":
-        return "--keep-on-failure keeps the tree, and --shell-on-failure opens a shell in it"
-    name = first.check
-    return (
-        f'mend it, or let it pass in the build part of m.json: "allow": {{"{name}": ["/PATH"]}};'
-        f' "checks": {{"rules": {{"{name}": "warn"}}}} makes it a warning'
-    )
-
-
 def _image(context: BuildContext, state: BuildState) -> Image:
-    """Return the image as tests see it: each that runs something has the tree to itself."""
-    spec, config = context.spec, image_config.of(context, state)
-    rows = spec.checks.get("globalEnvVars", ())
-
-    @contextlib.contextmanager
-    def enter() -> Iterator[ImageSandbox]:
-        with context.backend.scratch(state.dataset) as view:
-            root = Root(view / state.root_prefix)
-            with run_image.enter(
-                root, config, bus=context.bus, environ=context.environ, most=spec.limits
-            ) as inside:
-                yield inside
-
-    return Image(config=config, root=state.root, enter=enter, env={row["key"]: row["value"] for row in rows})
+    return image_of(
+        context.backend,
+        state.dataset,
+        state.root,
+        image_config.of(context, state),
+        checks=context.spec.checks,
+        bus=context.bus,
+        within=(context.environ, context.spec.limits),
+    )
