@@ -1,7 +1,7 @@
 /**
  * One step that builds an image in the agent and archives it: buildImage(manifest: 'm.json', proto: 'proto/').
  *
- * Returns what `bin/build --json` prints, as a map: uuid, manifest, record, files, steps, tree_digest, seconds.
+ * Returns what `bin/build --json` prints, as a map: uuid, manifest, record, files, steps, tree_digest, seconds, sources.
  * Sets env.BUILDSTEP_MANIFEST and env.BUILDSTEP_RECORD, for stages that publish or report.
  * docs/how-to/jenkins.md tells every parameter; an unknown one is an error before anything runs.
  */

@@ -86,7 +86,16 @@ def digest_of(root: Path) -> str:
 
 def test_the_object_that_is_printed(lab: Lab) -> None:
     result = lab.built("-f", "oci", "-f", "tar")
-    assert set(result) == {"uuid", "manifest", "record", "files", "steps", "tree_digest", "seconds"}
+    assert set(result) == {
+        "uuid",
+        "manifest",
+        "record",
+        "files",
+        "steps",
+        "tree_digest",
+        "seconds",
+        "sources",
+    }
     assert [step["name"] for step in result["steps"]] == [
         "import", "clone", "sync", "packages", "clean", "motd", "snapshot", "check", "emit", "destroy",
     ]  # fmt: skip
