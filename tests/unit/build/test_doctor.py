@@ -57,7 +57,7 @@ def doctor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     # What root makes in these tests is not that user's.
     monkeypatch.setattr(privacy, "refuse_foreign", lambda *_: None)
-    monkeypatch.setattr(userns, "lacks", lambda: [("no newuidmap", "apt-get install uidmap")])
+    monkeypatch.setattr(userns, "lacks", lambda **_: [("no newuidmap", "apt-get install uidmap")])
     monkeypatch.setattr(user_namespace, "enter", lambda *_, **__: None)
     work = tmp_path / "work"
     (work / "proto").mkdir(parents=True)
@@ -231,7 +231,7 @@ def test_only_the_tools_of_this_build_are_needed(
 ) -> None:
     real = process.find
     monkeypatch.setattr(process, "find", lambda tool, **kw: None if tool == missing else real(tool, **kw))
-    monkeypatch.setattr(userns, "lacks", list)
+    monkeypatch.setattr(userns, "lacks", lambda **_: [])
     monkeypatch.setattr(base_image, "reach", lambda url, *_, **__: network.Answered(url=url, shown=url))
     code, told = doctor("-m", manifest(**build), "--pool", f"dir:{tmp_path}/pool", "proto")
     assert code == status, told
@@ -588,7 +588,7 @@ def test_a_file_under_the_scheme_of_another_kind(
 def test_a_mirror_that_does_not_answer_keeps_a_new_base_from_being_made(
     doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(userns, "lacks", list)
+    monkeypatch.setattr(userns, "lacks", lambda **_: [])
     real = process.find
     monkeypatch.setattr(process, "find", lambda tool, **kw: real(tool, **kw) or "/usr/bin/true")
     monkeypatch.setenv("BUILDSTEP_APT_MIRROR", "http://127.0.0.1:9/debian")
