@@ -6,9 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,37 +15,22 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import cache_dir, demand
+from tests.integration.conftest import demand
 from tests.integration.served import served
+from tests.integration.two_services import (
+    Service,
+    answers_of_run,
+    lock_modules,
+    node_service,
+    python_service,
+    run,
+)
 
-TOP = Path(__file__).resolve().parents[2]
 BOOK, WINDOW = "localhost/guestbook:1.4.0", "localhost/shop-window:2.1.0"
 HEALTH = "http://127.0.0.1:8080/health"
 WINDOW_URL = "http://127.0.0.1:3000"
-
-
-def run(*argv: str | Path) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, f"{' '.join(str(word) for word in argv)}\n{done.stderr}"
-    return done.stdout
-
-
-def built(service: Path, out: Path) -> Path:
-    """The archive of a service, built as its user does, in a pool that outlives the session."""
-    env = {**os.environ, "BUILDSTEP_POOL": f"overlay:{cache_dir() / 'sample-pool'}"}
-    argv: list[str | Path] = [
-        TOP / "bin/build",
-        "-m",
-        service / "m.json",
-        "-o",
-        out,
-        "--json",
-        service / "proto",
-    ]
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=900)
-    assert done.returncode == 0, done.stderr
-    (file,) = json.loads(done.stdout)["files"]
-    return Path(file["path"])
+BOOK_HEALTH = {"status": "ok", "greeting": "Welcome", "badge": "guestbook-words 1.0"}
+WINDOW_HEALTH = {"status": "ok", "modules": 537, "render": "1.0.0"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,26 +40,27 @@ class Archives:
 
 
 @pytest.fixture(scope="module")
-def archives(tmp_path_factory: pytest.TempPathFactory) -> Archives:
-    demand(
-        "root",
-        "namespaces",
-        "overlay",
-        "mmdebstrap",
-        "mirror",
-        "podman",
-        "buildah",
-        "skopeo",
-        "umoci",
-        "runc",
-    )
-    top = tmp_path_factory.mktemp("services")
-    node = top / "service-node"
-    shutil.copytree(TOP / "fixtures/service-node", node)
-    assert run(sys.executable, node / "make_modules.py", node / "proto") == "6480 files\n"
-    return Archives(
-        python=built(TOP / "fixtures/service-python", top / "python"), node=built(node, top / "node")
-    )
+def book(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The Python service, built."""
+    demand("root", "namespaces", "overlay", "mmdebstrap", "mirror")
+    with python_service(tmp_path_factory.mktemp("python")) as service:
+        service.build()
+        yield service
+
+
+@pytest.fixture(scope="module")
+def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The Node service, built."""
+    demand("root", "namespaces", "overlay", "mmdebstrap", "mirror", "npm")
+    with node_service(tmp_path_factory.mktemp("node")) as service:
+        service.build()
+        yield service
+
+
+@pytest.fixture
+def archives(book: Service, window: Service) -> Archives:
+    demand("podman", "buildah", "skopeo", "umoci", "runc")
+    return Archives(python=book.first, node=window.first)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +112,7 @@ def engines() -> Iterator[Engines]:
 def check_book(told: dict[str, Any]) -> None:
     """nginx gives out a file, and hands the rest to gunicorn, which keeps what is written."""
     health, page, empty, signed, refused, entries = told["answers"]
-    assert (health[0], json.loads(health[1])) == (200, {"status": "ok", "greeting": "Welcome"}), told
+    assert (health[0], json.loads(health[1])) == (200, BOOK_HEALTH), told
     assert page[0] == 200
     assert "<h1>Guest book</h1>" in page[1]
     assert (empty[0], json.loads(empty[1])) == (200, {"entries": []})
@@ -146,7 +130,7 @@ ASK_BOOK = [
 def check_window(told: dict[str, Any]) -> None:
     """All 537 modules are loaded, and used for a page."""
     health, page, missing = told["answers"]
-    assert (health[0], json.loads(health[1])) == (200, {"status": "ok", "modules": 537}), told
+    assert (health[0], json.loads(health[1])) == (200, WINDOW_HEALTH), told
     assert "<li>window-part-001: 137</li>" in page[1]
     assert missing[0] == 404
 
@@ -183,7 +167,7 @@ def test_buildah_pulls_and_starts_it(archives: Archives, engines: Engines) -> No
     assert WINDOW in engines.names("buildah")
     name = engines.run("buildah", "from", "--pull-never", WINDOW).strip()
     config = json.loads(engines.run("buildah", "inspect", name))["OCIv1"]["config"]
-    assert (config["User"], config["WorkingDir"]) == ("www-data", "/srv/app")
+    assert (config["User"], config["WorkingDir"]) == ("shop", "/srv/app")
     start = engines.command("buildah", "run", "--isolation", "chroot", name, "--", *config["Cmd"])
     check_window(served(start, ASK_WINDOW))
     engines.run("buildah", "rm", name)
@@ -196,7 +180,7 @@ def test_umoci_unpacks_a_bundle_that_runc_starts(archives: Archives, tmp_path: P
     config = json.loads((bundle / "config.json").read_text())
     process, spaces = config["process"], config["linux"]["namespaces"]
     assert (process["args"], process["cwd"]) == (["/usr/bin/node", "server.js"], "/srv/app")
-    assert process["user"]["uid"] == 33
+    assert process["user"]["uid"] == 991
     # A program that is started for a test has no terminal, and the network of its caller.
     config["process"] = process | {"terminal": False, "rlimits": []}
     config["linux"]["namespaces"] = [row for row in spaces if row["type"] != "network"]
@@ -206,3 +190,74 @@ def test_umoci_unpacks_a_bundle_that_runc_starts(archives: Archives, tmp_path: P
     told = served([*runc, "run", "--bundle", bundle, name], ASK_WINDOW, stop=[*runc, "kill", name, "TERM"])
     check_window(told)
     assert told["status"] == 0
+
+
+# -- edited and built again ------------------------------------------------------------------------------------
+
+
+def test_the_guest_book_is_checked_and_an_edit_runs_what_it_touches(book: Service) -> None:
+    first, record = book.states(), json.loads(Path(book.made[-1]["record"]).read_text())
+    assert (first["run:wheels"], first["run:import"]) == ("run", "run")
+    assert first["check"] == "run"
+    cases = {row["check"]: row["result"] for row in record["checks"]}
+    assert {"port 8080/health", "port 8080/", "nginx", "host-path"} <= set(cases), cases
+    assert set(cases.values()) == {"passed"}
+    (health, page) = answers_of_run(book.archive, 8080, ["/health", "/"])
+    assert (health[0], json.loads(health[1])) == (200, BOOK_HEALTH)
+    assert "<h1>Guest book</h1>" in page[1]
+    wheels = [path for path in book.place.asked if path.endswith(".whl")]
+    assert len(wheels) == 2
+    # A source file: nothing is installed again, and what depends on the source is tried again.
+    book.edit("guestbook.py", "an entry is a line of text", "an entry is one line of text")
+    book.build()
+    assert touched(book) == {"sync", "run:import"}
+    assert [path for path in book.place.asked if path.endswith(".whl")] == wheels
+    # A requirement: packages stay, and what is in pip's cache is not fetched again.
+    book.edit("requirements.txt", "guestbook-words==1.0", "guestbook-words==1.1")
+    book.build()
+    assert touched(book) == {"run:wheels", "sync", "run:import"}
+    fetched = [path for path in book.place.asked if path.endswith(".whl")][2:]
+    assert [Path(path).name for path in fetched] == ["guestbook_words-1.1-py3-none-any.whl"]
+    (health,) = answers_of_run(book.archive, 8080, ["/health"])
+    assert json.loads(health[1]) == BOOK_HEALTH | {"badge": "guestbook-words 1.1"}
+
+
+def test_the_shop_window_is_checked_and_an_edit_runs_what_it_touches(window: Service) -> None:
+    first = window.states()
+    assert (first["run:modules"], first["run:assets"]) == ("run", "run")
+    assert first["check"] == "run"
+    health, page = answers_of_run(window.archive, 3000, ["/health", "/"])
+    assert (health[0], json.loads(health[1])) == (200, WINDOW_HEALTH)
+    style = page[1].partition('href="')[2].partition('"')[0]
+    fetched = len(window.place.asked)
+    # A source file: no module is installed, no asset made again.
+    window.edit("server.js", "listening on", "listening at")
+    window.build()
+    assert touched(window) == {"sync"}
+    # An asset: its step alone.
+    window.edit("assets/shop.css", "#336699", "#993366")
+    window.build()
+    assert touched(window) == {"run:assets", "sync"}
+    assert len(window.place.asked) == fetched
+    # A requirement: what is in npm's cache is not fetched again, nor is npm.
+    window.edit("package.json", '"window-render": "1.0.0"', '"window-render": "1.1.0"')
+    lock_modules(window)
+    window.build()
+    assert touched(window) == {"run:modules", "run:assets", "sync"}
+    assert window.place.asked[fetched:] == ["/window-render/-/window-render-1.1.0.tgz"]
+    health, page = answers_of_run(window.archive, 3000, ["/health", "/"])
+    assert json.loads(health[1]) == WINDOW_HEALTH | {"render": "1.1.0"}
+    now = page[1].partition('href="')[2].partition('"')[0]
+    assert now != style
+    (sheet,) = answers_of_run(window.archive, 3000, [now])
+    assert sheet[1] == "body { margin: 2rem auto; max-width: 40rem; } li { color: #993366; }"
+
+
+def touched(service: Service) -> set[str]:
+    """The steps of the last build that an edit can spare, and did not."""
+    spared = {"import", "accounts", "packages", "sync"}
+    return {
+        name
+        for name, state in service.states().items()
+        if state == "run" and (name in spared or name.startswith("run:"))
+    }

@@ -48,3 +48,16 @@ def node(script: str, *words: object, modules: Path, stdin: str = "") -> subproc
         input=stdin, capture_output=True, text=True, timeout=60, check=False,
         env={"PATH": os.environ["PATH"], "NODE_PATH": os.fspath(modules)},
     )  # fmt: skip
+
+
+def packed(name: str, version: str, cache: Path) -> Path:
+    """Return the archive of a package as the registry has it, fetched into `cache` if it is not there."""
+    final = cache / "npm" / f"{name}-{version}.tgz"
+    if not final.is_file():
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=final.parent) as aside:
+            argv = ["npm", "pack", "--silent", "--pack-destination", aside, f"{name}@{version}"]
+            subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, timeout=300)
+            (file,) = Path(aside).iterdir()
+            file.rename(final)
+    return final
