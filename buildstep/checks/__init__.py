@@ -27,6 +27,7 @@ KINDS = (
     Kind("fileContentTests", "content", "file_tests:content"),
     Kind("metadataTest", "metadata", "metadata_test:run"),
     Kind("commandTests", "command", "command_tests:run"),
+    Kind("goss", "goss", "goss:run"),
     Kind("listen", "listen", "listen:run"),
 )
 """What an m.json may ask of its image, a row a kind of test, in the order in which they are done: first what

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -76,10 +77,11 @@ def _build_part(manifest: str | None, defines: Mapping[str, str]) -> Mapping[str
     build: Mapping[str, Any] = {}
     if not faults and isinstance(document.value, dict):
         build = document.value.get("build", {})
-        faults = list(check_rules.faults(build.get("checks", {}), "$.build.checks"))
+        folder = document.folder or Path.cwd()
+        faults = list(check_rules.faults(build.get("checks", {}), "$.build.checks", folder))
     if faults:
         raise SpecError(document.source, faults)
-    return build
+    return {**build, "checks": check_rules.with_files(build.get("checks", {}), folder)} if build else build
 
 
 def _checked(session: Session, found: Opened, build: Mapping[str, Any], *, rules: bool) -> list[Checked]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from buildstep.errors import Fault
@@ -27,11 +28,11 @@ RULES: Final[dict[str, Severity]] = {
 }
 """The rules that every image is held to, and what a finding leads to where nothing else is said."""
 
-TESTS: Final = ("commandTests", "fileExistenceTests", "fileContentTests", "metadataTest", "listen")
+TESTS: Final = ("commandTests", "fileExistenceTests", "fileContentTests", "metadataTest", "goss", "listen")
 """The keys of tests, in the order in which they are done."""
 
 _ON_TREE: Final = frozenset(TESTS) - {"metadataTest"}
-_IN_IMAGE: Final = frozenset(("commandTests", "listen"))
+_IN_IMAGE: Final = frozenset(("commandTests", "goss", "listen"))
 
 _NAME = text(r"[^\x00-\x1f\x7f]+", say="one line")
 _PATH = text(r"/[^\x00]*", say="an absolute path")
@@ -128,6 +129,7 @@ CHECKS: Final[Rule] = record(
         "fileExistenceTests": array(_EXISTENCE_TEST),
         "fileContentTests": array(_CONTENT_TEST),
         "metadataTest": _METADATA_TEST,
+        "goss": array(_NAME, unique=True),
         "listen": array(_LISTEN),
     }
 )
@@ -152,14 +154,32 @@ _EXPRESSIONS: Final = frozenset(
 )  # fmt: skip
 
 
-def faults(checks: Mapping[str, Any], where: str) -> Iterator[Fault]:
-    """Yield what is wrong with checks beyond their rule: expressions that are none."""
+def faults(checks: Mapping[str, Any], where: str, folder: Path) -> Iterator[Fault]:
+    """Yield what is wrong with checks beyond their rule: expressions that are none, files of goss that cannot
+    be read. folder: their paths are relative to it."""
+    for index, name in enumerate(checks.get("goss", ())):
+        try:
+            _text(folder / name)
+        except (OSError, ValueError) as error:
+            message = f"{folder / name}: {getattr(error, 'strerror', '') or error}"
+            yield Fault(where=at(at(where, "goss"), index), message=message)
     yield from _expressions(checks, where)
     metadata = checks.get("metadataTest", {})
     for key in ("envVars", "labels"):
         for number, row in enumerate(metadata.get(key, ())):
             if row.get("isRegex"):
                 yield from _expression(row.get("value", ""), at(at(at(where, "metadataTest"), key), number))
+
+
+def with_files(checks: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """Return checks with the content of files of goss beside their names, as they are without one."""
+    if not checks.get("goss"):
+        return checks
+    return {**checks, "goss": [{"name": name, "text": _text(folder / name)} for name in checks["goss"]]}
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 def _expressions(value: object, where: str) -> Iterator[Fault]:

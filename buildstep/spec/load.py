@@ -109,7 +109,7 @@ def _load(
     faults += _relations(given, flags, cwd)
     faults += _run_faults(given, folder, environ)
     faults += _ignore(given, cwd)
-    faults += _package_faults(given, folder, cwd)
+    faults += _file_faults(given, folder, cwd)
     faults += _platform_faults(user, given)
     faults += _file_name_faults(user, given)
     if faults:
@@ -120,6 +120,7 @@ def _load(
         installer_options=_with_keys(spec.installer_options, folder),
         package_files=repositories.files_of(spec.packages, _folder_of(given.get("packages"), folder, cwd)),
         run=run_rules.with_scripts(spec.run, folder),
+        checks=check_rules.with_files(spec.checks, folder),
         secrets=_placed(spec.secrets, folder),
     )
     return locking.with_lock(spec, environ, cwd, document.profiles)
@@ -239,8 +240,6 @@ def _relations(given: Mapping[str, _Given], flags: Mapping[str, object], cwd: Pa
             for name, empty in (("users", ()), ("groups", ()), ("units", {}))
         )
     )
-    if checks := given.get("checks"):
-        yield from check_rules.faults(checks.value, checks.where)
     if clean := given.get("clean"):
         dropped = [name for name in clean.value if name.startswith("-")]
         if dropped and len(dropped) < len(clean.value):
@@ -260,8 +259,10 @@ def _run_faults(given: Mapping[str, _Given], folder: Path, environ: Mapping[str,
             yield Fault(where=place, message=f"there is no secret {name}", hint=schema.near(name, secrets))
 
 
-def _package_faults(given: Mapping[str, _Given], folder: Path, cwd: Path) -> Iterator[Fault]:
-    """Yield faults of repositories, and of packages that are files."""
+def _file_faults(given: Mapping[str, _Given], folder: Path, cwd: Path) -> Iterator[Fault]:
+    """Yield faults of repositories, of packages that are files, and of checks: all may name files."""
+    if checks := given.get("checks"):
+        yield from check_rules.faults(checks.value, checks.where, folder)
     if options := given.get("installer_options"):
         rows = options.value.get("repositories", ())
         yield from repositories.faults(rows, at(options.where, "repositories"), folder)

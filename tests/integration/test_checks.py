@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -224,6 +225,37 @@ def test_a_good_image_passes_and_is_none_the_worse_for_it(lab: Lab, tmp_path: Pa
     changed["checks"]["listen"][0]["body"] = "bad"
     lab.manifest(build=changed)
     assert "has no match of 'bad'" in lab.refused(25, "-f", "tar").stderr
+
+
+GOSS = """#!/bin/sh
+# Stands in for goss, which nobody packages: it says of each `file:` of its file whether it is there.
+[ "$*" = "--gossfile /run/buildstep-goss/goss.yaml validate --format json" ] || exit 9
+rows=
+for path in $(sed -n 's/^  \\(.*\\):$/\\1/p' "$2"); do
+    if [ -e "$path" ]; then good=true; else good=false; fi
+    rows="$rows${rows:+,}{\\"successful\\": $good, \\"summary-line-compact\\": \\"File: $path: exists\\"}"
+done
+echo "{\\"results\\": [$rows], \\"summary\\": {}}"
+"""
+
+
+def test_files_of_goss_are_run_by_the_goss_of_this_host(lab: Lab, tmp_path: Path) -> None:
+    (lab.top / "goss.yaml").write_text("file:\n  /etc/hello:\n    exists: true\n")
+    put(lab, "etc/hello")
+    lab.manifest(build={"checks": {"goss": ["goss.yaml"]}})
+    done = lab.refused(5)
+    assert "goss" in done.stderr
+    assert not lab.pool.joinpath("state/work").exists() or lab.leftovers() == []
+    (tmp_path / "goss").write_text(GOSS)
+    (tmp_path / "goss").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    shared = dataclasses.replace(lab, environ={**lab.environ, "PATH": path})
+    shared.manifest(build={"checks": {"goss": ["goss.yaml"]}})
+    assert shared.built()["files"]
+    (lab.top / "goss.yaml").write_text("file:\n  /etc/hello:\n  /etc/gone:\n")
+    assert "goss goss.yaml: File: /etc/gone: exists" in shared.refused(25).stderr
+    shared.manifest(build={"checks": {"goss": ["none.yaml"]}})
+    assert "$.build.checks.goss[0]" in shared.refused(2).stderr
 
 
 def test_an_image_that_is_there_is_checked_as_a_build_does(lab: Lab) -> None:

@@ -5,18 +5,22 @@ from __future__ import annotations
 from buildstep.build import image_config, image_rules
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.plan import PlanFacts, Planned
-from buildstep.checks import asked, in_force
+from buildstep.checks import asked, goss, in_force
 from buildstep.checks.examine import examine
 from buildstep.checks.finished import error, image_of
 from buildstep.checks.image import Image
 from buildstep.checks.prove import prove
 from buildstep.report.record import Step
 from buildstep.spec.fields import BuildSpec
+from buildstep.system import process
 from buildstep.system.text import plural
 
 
 def plan(facts: PlanFacts) -> Planned:
-    """Return how many rules the image is held to, and how many tests it has to pass."""
+    """Return how many rules the image is held to, and how many tests it has to pass. Raises ToolMissing
+    where these need a program that is not there."""
+    if facts.spec.checks.get("goss"):
+        process.which(goss.PROGRAM)
     text = _text(facts.spec)
     return Planned("run", text) if text else Planned("skip", "every rule is off, and no test is asked for")
 
