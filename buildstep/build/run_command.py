@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import shlex
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from buildstep.build import cache_inputs, debug_shell, secrets
 from buildstep.build.context import BuildContext, BuildState
@@ -26,6 +28,8 @@ from buildstep.spec.run_rules import SHELL
 _SCRIPT = "/run/buildstep/command"
 """Where a script is while it runs: on a tmpfs of the sandbox."""
 
+
+_areas = itertools.count(1)
 
 _LONG = 30_000
 """Characters of a script that is no argument any more: Linux takes 128 KiB in one (MAX_ARG_STRLEN)."""
@@ -107,10 +111,20 @@ def _show_cache(context: BuildContext, place: Place, target: str, who: Account) 
     if context.spec.cache:
         component = cache_inputs.component(context.spec)
         source = prepared.enter_context(step_caches.opened(state, component, target, owner, bus.note))
+        if place.shown.words:
+            source = prepared.enter_context(step_caches.apart(source, _area(context, prepared)))
     else:
-        source = prepared.enter_context(step_caches.fresh(state, owner))
+        source = prepared.enter_context(step_caches.fresh(_area(context, prepared), owner))
     prepared.callback(secrets.drop_left, source, time.time(), place.shown, bus)
     prepared.enter_context(place.inside.share(source, target, writable=True))
+
+
+def _area(context: BuildContext, prepared: contextlib.ExitStack) -> Path:
+    """Make a directory that `heal` removes if this build is killed."""
+    name = f"{context.journal.ident}-caches-{next(_areas)}"
+    area = context.journal.folder(context.backend.state / "work" / name)
+    prepared.callback(area.rmdir)
+    return area
 
 
 _URL = re.compile(r"https?://[^\s\"'<>|;&()]+", re.IGNORECASE)

@@ -3,7 +3,7 @@
     state/step-caches/NAME        the directory; NAME is made of the component, its platform and the path
     state/step-caches/NAME.json   its record: whose it is, and how much it holds
     state/step-caches/NAME.lock   held by the build whose command uses it
-    state/step-caches/work        of builds with --no-cache, for the length of their command
+    state/work/BUILD-caches-N     of one build for the length of a command: with secrets, or with --no-cache
 
 What is in one is the commands' own. Nothing of a build's decides or is decided by it: with another cache, or
 none, a command is to make the same, only later.
@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildstep.cache import records
-from buildstep.rootfs.installers.private_area import private_area, sweep_areas
 from buildstep.system.locks import Tell, lock
 from buildstep.system.private import private_dir
 from buildstep.system.remove import remove_tree
@@ -49,7 +48,6 @@ def opened(state: Path, component: str, path: str, owner: tuple[int, int], tell:
     """
     folder = state / FOLDER
     private_dir(folder)
-    sweep_areas(folder)
     place = folder / name_of(component, path)
     with lock(place.with_suffix(".lock"), tell=tell):
         found = place.lstat() if os.path.lexists(place) else None
@@ -69,15 +67,30 @@ def opened(state: Path, component: str, path: str, owner: tuple[int, int], tell:
 
 
 @contextlib.contextmanager
-def fresh(state: Path, owner: tuple[int, int]) -> Iterator[Path]:
-    """Yield an empty directory in place of one that is kept; it is removed at the end."""
-    folder = state / FOLDER
-    private_dir(folder)
-    sweep_areas(folder)
-    with private_area(folder) as place:
+def apart(place: Path, area: Path) -> Iterator[Path]:
+    """Yield a kept directory, moved into an area of the build's own for the length of a block.
+
+    It goes with the area if the build is killed: nobody has looked then for what must not stay in it.
+    """
+    inside = area / place.name
+    place.rename(inside)
+    try:
+        yield inside
+    finally:
+        inside.rename(place)
+
+
+@contextlib.contextmanager
+def fresh(area: Path, owner: tuple[int, int]) -> Iterator[Path]:
+    """Yield an empty directory in an area, in place of one that is kept; it is removed at the end."""
+    place = area / "empty"
+    place.mkdir(mode=0o755)
+    try:
         place.chmod(0o755)
         os.chown(place, *owner)
         yield place
+    finally:
+        remove_tree(place)
 
 
 def name_of(component: str, path: str) -> str:
@@ -102,7 +115,7 @@ def kept(state: Path) -> list[tuple[Path, CacheRecord]]:
     found = []
     folder = state / FOLDER
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    for place in (folder / name for name in names if "." not in name and name != "work"):
+    for place in (folder / name for name in names if "." not in name):
         record = records.find(CacheRecord, place.with_suffix(".json"), FORMAT)
         if record is None:
             used = 0.0

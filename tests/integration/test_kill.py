@@ -348,6 +348,20 @@ def test_what_is_kept_on_failure_is_not_kept_mounted(lab: Lab, signum: signal.Si
     assert list((lab.pool / "build").iterdir()) == []
 
 
+@pytest.mark.parametrize("cache", [True, False], ids=["cache", "no-cache"])
+def test_a_secret_in_a_cache_goes_with_the_build_that_was_killed(overlay: Lab, cache: bool) -> None:
+    lab, canary = overlay, "canary-4471-of-the-cache"
+    script = "cat /run/secrets/key > /srv/c/left; : > /srv/c/ready; exec sleep 600"
+    row = {"name": "r", "script": script, "cache": ["/srv/c"], "secrets": ["key"]}
+    lab.manifest(build={"secrets": {"key": {"env": "CI_KEY"}}, "run": [row]})
+    with started(lab, lab.argv(*([] if cache else ["--no-cache"])), CI_KEY=canary) as child:
+        wait_for(lambda: list((lab.pool / "state").rglob("ready")), child)
+        finish(child, signal.SIGKILL)
+    check_nothing_left(lab, signal.SIGKILL)
+    files = [path for path in lab.top.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert [path for path in files if canary.encode() in path.read_bytes()] == []
+
+
 def test_a_killed_build_gives_back_its_locks(lab: Lab) -> None:
     """The next build of the same name and layer does not wait for it."""
     flags = ("-p", "hang-1", "--order", "packages-first")

@@ -60,11 +60,26 @@ def test_a_second_command_waits(tmp_path: Path) -> None:
     assert [text for text in order if text in ("first", "second")] == ["first", "second"]
 
 
+def test_one_that_is_apart_comes_back_and_goes_with_its_area(tmp_path: Path) -> None:
+    area = tmp_path / "area"
+    area.mkdir()
+    with (
+        step_caches.opened(tmp_path, "a", "/c", OWNER, silent) as place,
+        step_caches.apart(place, area) as inside,
+    ):
+        (inside / "x").write_text("1")
+        assert inside.parent == area
+        assert not place.exists()
+        assert step_caches.kept(tmp_path) == []
+    assert os.listdir(area) == []
+    assert (place / "x").read_text() == "1"
+
+
 def test_an_empty_one_goes_with_the_command(tmp_path: Path) -> None:
     with step_caches.fresh(tmp_path, OWNER) as place:
         (place / "x").write_text("1")
     assert not place.exists()
-    assert os.listdir(tmp_path / "step-caches/work") == []
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.commands("cp", "find")
