@@ -20,6 +20,7 @@ from buildstep.cache.key import layer_key
 from buildstep.errors import Fault, SpecError
 from buildstep.images.store import ImageRecord
 from buildstep.rootfs import cleaners
+from buildstep.rootfs.owners import fits
 from buildstep.spec import run_rules
 from buildstep.spec.fields import BuildSpec, RunCommand
 from buildstep.spec.schema import at
@@ -52,7 +53,6 @@ def chain(spec: BuildSpec, proto: ProtoDir, below: str) -> dict[str, RowKey]:
         inputs = {
             "command": command_inputs(spec, row.command),
             "input": _files(spec, row.command, proto),
-            "rules": [list(spec.owner.items()), list(spec.modes.items())],
         }
         below = _add(found, row, below, inputs)
     late = run_rows.late(spec)
@@ -183,17 +183,26 @@ def _files(spec: BuildSpec, command: RunCommand, proto: ProtoDir) -> dict[str, s
     heads = {entry.first: entries[entry.first] for entry in wanted.values() if entry.first in entries}
     proto.bytes_read += hash_entries(b"", {**heads, **wanted}.values())
     chosen = set(paths)
-    keeps = "keep" in spec.owner.values()
+    owner, modes = list(spec.owner.items()), list(spec.modes.items())
     found = {}
     for path, entry in wanted.items():
         # Who places the entries in the image may give them other owners and modes.
         info = os.lstat(proto.top + b"/" + path)
         words = [entry.kind, f"{stat.S_IMODE(info.st_mode):04o}"]
-        words += [f"{info.st_uid}:{info.st_gid}"] if keeps else []
+        # Of the rules only what they say of these paths counts.
+        whose, mode = _rule(owner, path), _rule(modes, path)
+        words += [f"{info.st_uid}:{info.st_gid}" if whose == "keep" else f"of {whose}"] if whose else []
+        words += [f"mode {mode}"] if mode and entry.kind != "l" else []
         if path in chosen:
             words += _content(entry, heads)
         found[os.fsdecode(path)] = " ".join(words)
     return found
+
+
+def _rule(rules: Sequence[tuple[str, str]], path: bytes) -> str:
+    """Return what rules say of a path of the proto directory: the first that fits counts."""
+    name = os.fsdecode(path)
+    return next((value for pattern, value in rules if fits(pattern, name)), "")
 
 
 def _content(entry: Entry, heads: Mapping[bytes, Entry]) -> list[str]:

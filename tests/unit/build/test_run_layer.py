@@ -161,6 +161,18 @@ def test_a_mode_of_an_input_counts_and_its_time_does_not(bench: Bench) -> None:
     assert "deps" in bench.made([], **FIRST)
 
 
+@pytest.mark.parametrize(("setting", "value"), [("modes", "0640"), ("owner", "0:0")])
+def test_of_rules_only_what_they_say_of_an_input_counts(bench: Bench, setting: str, value: str) -> None:
+    if os.geteuid() != 0 and setting == "owner":
+        pytest.skip("only root has another owner")
+    bench.made(["a"], **FIRST)
+    assert bench.made(["a"], **FIRST, **{setting: {"srv/page": value}}) == ["check"]
+    found = bench.made(["a"], **FIRST, **{setting: {"srv/app.js": "33:33" if setting == "owner" else value}})
+    assert found == ["build", "check"]
+    folder = {"srv": "33:33" if setting == "owner" else "D0750"}
+    assert bench.made(["a"], **FIRST, **{setting: folder}) == ["deps", "build", "check"]
+
+
 def test_inputs_that_are_not_there_are_told_together(bench: Bench) -> None:
     run = [row("a", "srv/lock", "srv/none"), row("b", "*.none")]
     with pytest.raises(SpecError) as caught:
