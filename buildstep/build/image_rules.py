@@ -25,13 +25,13 @@ def subject(context: BuildContext, state: BuildState) -> Subject:
 
     In a content update that is the files whose content changed.
     """
-    update = context.plan.update
+    update, volumes = context.plan.update, image_config.of(context, state).volumes
     if update is not None:
-        tree = ImageTree(Lines(update.tree.lines))
+        tree = ImageTree(Lines(update.tree.lines), volumes=volumes)
         changed = Subject(tree=tree, base={}, added=update.changed_files(), own=lambda _path: True)
         return _with_facts(changed, context, state)
     entries, base = state.snapshot.entries, context.store.entries(state.image)
-    tree = ImageTree(entries, os.fsencode(state.root_prefix))
+    tree = ImageTree(entries, os.fsencode(state.root_prefix), volumes=volumes)
     found = Subject(
         tree=tree,
         base=base,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 
 from buildstep.tree.entry import Entry
 
@@ -14,11 +15,15 @@ _MOST_LINKS = 40
 
 
 class ImageTree:
-    """A file list, seen as the root of an image. prefix: the path of the root in the list; empty for all."""
+    """A file list, seen as the root of an image. prefix: the path of the root in the list; empty for all;
+    volumes: of the image's configuration, which are filled when it runs as /run is."""
 
-    def __init__(self, entries: Mapping[bytes, Entry], prefix: bytes = b"") -> None:
+    def __init__(
+        self, entries: Mapping[bytes, Entry], prefix: bytes = b"", *, volumes: Iterable[str] = ()
+    ) -> None:
         self.entries = entries
         self.prefix = prefix
+        self._volumes = tuple(os.fsencode(volume).strip(b"/") + b"/" for volume in volumes)
         self._folders: dict[bytes, bytes | None] = {}
 
     def inside(self, path: bytes) -> bytes | None:
@@ -58,7 +63,7 @@ class ImageTree:
     def resolve(self, path: bytes, *, via: bytes = b"") -> bytes | None:
         """Return where a path really is, without links; None where it leads to nothing.
 
-        What is below /proc, /run and their like is taken to be there.
+        What is below /proc, /run and their like, or a volume, is taken to be there.
         """
         at = b"" if path.startswith(b"/") else via
         if at:
@@ -76,9 +81,8 @@ class ImageTree:
             here = at + b"/" + part if at else part
             entry = self.get(here)
             if entry is None:
-                if here.partition(b"/")[0] in _AT_RUN_TIME:
-                    return b"/".join([here, *reversed(left)])
-                return None
+                whole = b"/".join([here, *reversed(left)])
+                return whole if self._at_run_time(whole) else None
             if entry.kind == "l":
                 followed += 1
                 if followed > _MOST_LINKS:
@@ -91,6 +95,10 @@ class ImageTree:
                 return None
             at = here
         return at
+
+    def _at_run_time(self, path: bytes) -> bool:
+        """Whether something may be there when the image runs that is not in it."""
+        return path.partition(b"/")[0] in _AT_RUN_TIME or (path + b"/").startswith(self._volumes)
 
     def _folder(self, path: bytes) -> bytes | None:
         """Return where a directory really is. Kept: many files are in the same one."""

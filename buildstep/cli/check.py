@@ -120,7 +120,8 @@ def _subject(session: Session, found: Opened, checks: Mapping[str, Any]) -> Any:
 
     entries = session.store.entries(found.record)
     prefix = os.path.relpath(found.root.path, found.dataset.path)
-    tree = ImageTree(entries, b"" if prefix == "." else os.fsencode(prefix))
+    folder = b"" if prefix == "." else os.fsencode(prefix)
+    tree = ImageTree(entries, folder, volumes=found.config.volumes)
     root = found.root
     known = {
         what: frozenset(numbers(root.read(f"/{path}")).values()) if root.is_file(f"/{path}") else None

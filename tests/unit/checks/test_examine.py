@@ -92,6 +92,18 @@ def test_the_root_of_a_zone_image_is_in_a_directory() -> None:
     assert dict(seen.walk()).keys() == {b"", b"a", b"l", b"m"}
 
 
+def test_volumes_are_filled_when_the_image_runs() -> None:
+    seen = ImageTree({b"": folder(b""), b"l": link(b"l", b"/data/up")}, volumes=("/data", "/srv/v/"))
+    for path, leads in {
+        "/l": True,
+        "/data": True,
+        "/srv/v/x": True,
+        "/database": False,
+        "/srv/x": False,
+    }.items():
+        assert seen.leads(path.encode()) == leads, path
+
+
 def test_what_everybody_can_write() -> None:
     entries = tree(
         file(b"a", 0o666), folder(b"b", 0o1777), folder(b"c", 0o777), file(b"d", 0o644), link(b"e", b"a")
