@@ -89,10 +89,14 @@ class LockedBase:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
-    """What a lock is an answer to. platform: such as linux/amd64."""
+    """What a lock is an answer to. files: SHA-256 of packages that are files, by how they are given;
+    repositories: in one line each; platform: such as linux/amd64."""
 
     image: str
     packages: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    repositories: tuple[str, ...] = ()
+    hold: tuple[str, ...] = ()
     upgrade_first: bool = False
     recommends: bool = False
     installer: str = "auto"
@@ -103,13 +107,24 @@ class Asked:
         found = []
         for item in dataclasses.fields(self):
             old, new = getattr(self, item.name), getattr(now, item.name)
-            if item.name == "packages":
+            if kind := _LISTS.get(item.name):
                 old, new = set(old), set(new)
-                found += [f"the package {name} is not in it" for name in sorted(new - old)]
-                found += [f"the package {name} is asked for no more" for name in sorted(old - new)]
+                found += [f"the {kind} {name} is not in it" for name in sorted(new - old)]
+                found += [f"the {kind} {name} is asked for no more" for name in sorted(old - new)]
+            elif item.name == "files":
+                changed = (name for name in sorted(new) if name in self.packages)
+                found += [
+                    f"the package file {name} is another one"
+                    for name in changed
+                    if old.get(name) != new[name]
+                ]
             elif old != new:
                 found.append(f"{item.name} is {_shown(new)}, and was {_shown(old)}")
         return found
+
+
+_LISTS: Final = {"packages": "package", "repositories": "repository", "hold": "held package"}
+"""What is asked for in any order, and what an entry of it is."""
 
 
 def _shown(value: object) -> str:
@@ -194,6 +209,9 @@ RULE: Final = record(
             {
                 "image": _LINE,
                 "packages": array(_WORD),
+                "files": mapping(_SHA256, keys=_LINE),
+                "repositories": array(_LINE),
+                "hold": array(_WORD),
                 "upgrade_first": BOOLEAN,
                 "recommends": BOOLEAN,
                 "installer": _WORD,
@@ -249,7 +267,7 @@ def read(path: Path) -> Lock | None:
     assert isinstance(value, dict)
     base, asked = value["base"], value["asked"]
     return Lock(
-        asked=Asked(**{**asked, "packages": tuple(asked["packages"])}),
+        asked=Asked(**{**asked, **{name: tuple(asked.get(name, ())) for name in _LISTS}}),
         base=LockedBase(**{**base, "packages": _packages(base.get("packages", ()))}),
         date=value["date"],
         installer=value.get("installer", ""),

@@ -17,6 +17,9 @@ def asked(spec: BuildSpec) -> lock.Asked:
     return lock.Asked(
         image=spec.image,
         packages=tuple(dict.fromkeys(spec.packages)),
+        files={file.name: file.sha256 for file in spec.package_files},
+        repositories=tuple(row.line for row in spec.installer_options.repositories),
+        hold=tuple(sorted(set(spec.installer_options.hold))),
         upgrade_first=spec.upgrade_first,
         recommends=spec.installer_options.recommends,
         installer=spec.installer,

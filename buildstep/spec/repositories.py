@@ -53,6 +53,12 @@ class Repository:
     priority: int | None = None
 
     @property
+    def line(self) -> str:
+        """What it is and what it has, in one line; not by whose key it is believed."""
+        words = [*self.uris, *self.suites, *self.components, *self.architectures]
+        return " ".join([self.name, *words, *([] if self.priority is None else [str(self.priority)])])
+
+    @property
     def is_armored(self) -> bool:
         """Whether the key is text; a file of another kind has another ending for apt."""
         return _ARMOR in self.signed_by

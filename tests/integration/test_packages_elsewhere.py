@@ -11,8 +11,12 @@ from typing import Any
 
 import pytest
 
+from buildstep.build import make_lock
+from buildstep.errors import LockError
+from buildstep.events import Bus
+from buildstep.spec import lock
 from tests.integration.repository import Key, Repository, clear_layers, free_port, make_repository
-from tests.integration.yard import Outcome, Yard
+from tests.integration.yard import Outcome, Yard, environment
 
 Private = Callable[[Callable[[], Any]], Any]
 
@@ -152,6 +156,50 @@ def test_package_files_by_path(place: Yard, private: Private, tmp_path: Path) ->
             local.write_bytes(b"no package")
             assert "mine.deb cannot be read" in ask(place, [str(local)]).error
         assert "gone.deb is no file" in ask(place, [str(tmp_path / "gone.deb")]).error
+
+    private(job)
+
+
+def test_a_lock_has_package_files_and_those_of_other_repositories(
+    place: Yard, other: Repository, private: Private, tmp_path: Path
+) -> None:
+    """On an agent that has nothing, and whose repositories have other versions by then."""
+
+    def job() -> None:
+        repository = make_repository(place, tmp_path / "repository")
+        repository.put("first", "1")
+        other.put("second", "1", depends="first")
+        aside = Repository(tmp_path / "aside", free_port())
+        aside.put("mine", "1:2.0-1", depends="second")
+        (deb,) = (tmp_path / "aside").glob("mine_*.deb")
+        local = place.out.parent / "mine.deb"
+        shutil.copy(deb, local)
+        place.source = "elsewhere.json"
+        path = place.out.parent / "elsewhere.lock.json"
+        with repository.served(), other.served():
+            options = {"repositories": [entry(other, trusted=True)], "hold": ["first"]}
+            place.build = {
+                "packages": [str(local)], "order": "packages-first", "installer_options": options,
+            }  # fmt: skip
+            store, _ = place.open(Bus(), environ := environment(None) | place.environ)
+            room = make_lock.Room(store=store, bus=store.bus, environ=environ)
+            made = make_lock.make(place.spec(environ), room)
+            assert made.versions() == {"first": "1", "mine": "1:2.0-1", "second": "1"}
+            lock.write(path, made)
+            try:
+                assert not (here := place.run(locked=True)).error, here.error
+                repository.put("first", "1.1")
+                clear_layers(place)
+                shutil.rmtree(place.out.parent / "pool/state/packages")
+                assert not (there := place.run(locked=True)).error, there.error
+                assert there.same == here.same
+                assert make_lock.check(place.spec(environ), room) == ["first: 1 -> 1.1"]
+                aside.put("mine", "1:2.0-1", depends="second", files={"usr/share/mine/more": "more"})
+                shutil.copy(deb, local)
+                with pytest.raises(LockError, match=r"mine\.deb is another one"):
+                    place.spec(environ, locked=True)
+            finally:
+                path.unlink()
 
     private(job)
 

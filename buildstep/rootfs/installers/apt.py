@@ -240,9 +240,12 @@ class Apt:
 
     def package_files(self, job: InstallJob, answer: Resolution, *, upgrade: bool) -> list[LockedPackage]:
         self._fetch(job, "dist-upgrade" if upgrade else "install", None)
-        return apt_locked.rows_of(
-            job, self._wanted or (), answer, self._origins, self._work / "shown", self._sources(job)
-        )
+        return self._rows(job, answer, self._origins)
+
+    def _rows(self, job: InstallJob, answer: Resolution, origins: Mapping[str, str]) -> list[LockedPackage]:
+        given = [apt_locked.archive_of(package.row) for package in self._local.values()]
+        archives = [*(self._wanted or ()), *given]  # what is shown as a file, apt has no need to fetch
+        return apt_locked.rows_of(job, archives, answer, origins, self._work / "shown", self._sources(job))
 
     def updated(self, job: InstallJob, lock: Lock, names: Sequence[str]) -> Lock:
         words = apt_update.words_for(job, lock, names, self._supply(job, lock))
@@ -251,10 +254,7 @@ class Apt:
             self._wanted = wanted_files(partial(self._ask, job), words)
         self._have(job, "install")
         new = {name: version for name, version in found.answer.versions.items() if version}
-        answer = replace(found.answer, versions=new)
-        rows = apt_locked.rows_of(
-            job, self._wanted, answer, found.origins, self._work / "shown", self._sources(job)
-        )
+        rows = self._rows(job, replace(found.answer, versions=new), found.origins)
         return apt_update.merged(lock, found, rows)
 
     def _archives(self, job: InstallJob, act: str, versions: Mapping[str, str] | None) -> list[Archive]:

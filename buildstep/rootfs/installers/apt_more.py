@@ -20,7 +20,7 @@ from buildstep.rootfs.installers.apt_archives import ArchiveStore
 from buildstep.rootfs.installers.apt_settings import NAME, OURS
 from buildstep.rootfs.installers.apt_sources import PARTS, Sources
 from buildstep.rootfs.installers.common import checked
-from buildstep.rootfs.installers.deb_file import control_of
+from buildstep.rootfs.installers.deb_file import control_of, file_stem
 from buildstep.rootfs.installers.dpkg_database import STATUS, installed_packages
 from buildstep.rootfs.interface import InstallJob, Package
 from buildstep.spec.lock import LockedPackage
@@ -71,7 +71,7 @@ def _local(file: PackageFile, native: str) -> LocalPackage:
     checked([word], NAME, "apt")
     row = LockedPackage(
         name=f"{name}{other}", version=version, arch=arch, sha256=file.sha256, size=file.path.stat().st_size,
-        file=file.path.name, repository=f"copy:{LOCAL}", origin="",
+        file=f"{file_stem(name, version)}_{arch}.deb", repository=f"copy:{LOCAL}", origin="",
     )  # fmt: skip
     return LocalPackage(row=row, path=file.path, word=word)
 
@@ -152,8 +152,9 @@ def shown(job: InstallJob, store: ArchiveStore, area: Path) -> Iterator[Shown]:
     """
     sandbox, text = job.sandbox, preferences(job)
     local = local_packages(job.files, native_architecture(sandbox.root))
-    if local and job.lock is None:
-        show_local(list(local.values()), store, area)
+    locked = None if job.lock is None else {row.sha256 for row in job.lock.packages}
+    if given := [it for it in local.values() if locked is None or it.row.sha256 in locked]:
+        show_local(given, store, area)
     with contextlib.ExitStack() as stack:
         for row in job.repositories:
             if row.signed_by:

@@ -166,3 +166,23 @@ def test_a_platform_of_the_command_line_has_a_lock_of_its_own(here: Path, build:
     assert spec.lock is None
     lock.write(here / "m.linux-arm64.lock.json", made(asked=Asked(image="scratch", platform="linux/arm64")))
     assert build(manifest_arg="m.json", flags={"platform": "linux/arm64"}).lock is not None
+
+
+def test_what_packages_come_from_and_which_are_held_is_asked_too(here: Path, build: Load) -> None:
+    """Files are told by their content."""
+    repository = {"name": "other", "uris": ["http://127.0.0.1/"], "suites": ["./"], "trusted": True}
+    options = {"repositories": [repository], "hold": ["dpkg"]}
+    (here / "file.deb").write_text("one")
+    document = GOOD | {
+        "build": {"image": "scratch", "packages": ["./file.deb"], "installer_options": options}
+    }
+    (here / "m.json").write_text(json.dumps(document))
+    spec = build(manifest_arg="m.json")
+    for said in ("repository other http://127.0.0.1/ ./ is", "held package dpkg is", "package ./file.deb"):
+        assert f"the {said}" in spec.lock_problem
+    lock.write(here / "m.lock.json", made(asked=locking.asked(spec)))
+    assert (again := build(manifest_arg="m.json")).lock is not None
+    assert again.lock.asked == locking.asked(spec)
+    (here / "file.deb").write_text("two")
+    problem = build(manifest_arg="m.json").lock_problem
+    assert "asks for: the package file ./file.deb is another one;" in problem
