@@ -166,8 +166,11 @@ def export(session: Session, file: str, as_json: bool) -> None:
     owners, attributes) is safe in it.
     """
     from buildstep.images import pool_archive
+    from buildstep.pool.journal import open_journal
 
-    _show(pool_archive.export(session.store, session.cache, Path(file)), "exported", as_json=as_json)
+    with open_journal(session.backend.state, f"cache export {file}") as journal:
+        written = pool_archive.export(session.store, session.cache, journal, Path(file))
+    _show(written, "exported", as_json=as_json)
 
 
 @command.command("import")

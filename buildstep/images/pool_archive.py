@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -28,14 +27,15 @@ from buildstep.pool.interface import Kind
 from buildstep.pool.journal import Journal
 from buildstep.pool.layout import MARK, DirectoryPool
 from buildstep.system import process, sealed
-from buildstep.system.files import fsync_dir, sync_filesystem
+from buildstep.system.command_options import Start
+from buildstep.system.files import fsync_dir, named_output, sync_filesystem
 from buildstep.system.host import boot_id
 from buildstep.system.locks import lock
-from buildstep.system.private import private_dir, private_file
+from buildstep.system.private import private_dir
 from buildstep.system.remove import remove_tree
 from buildstep.system.text import plural
 
-_EXACT: Final = ("--xattrs", "--xattrs-include=*", "--acls", "--numeric-owner", "--sparse")
+_EXACT: Final = ("--xattrs", "--xattrs-include=*", "--acls", "--numeric-owner", "--sparse", "--force-local")
 _STATE: Final = {Kind.IMAGE: "images", Kind.LAYER: "layers"}
 _BLOBS: Final = "blobs"
 _ORIGIN: Final = "origin.json"
@@ -49,18 +49,15 @@ class Contents(NamedTuple):
     size: int
 
 
-def export(store: ImageStore, cache: LayerCache, target: Path) -> Contents:
+def export(store: ImageStore, cache: LayerCache, journal: Journal, target: Path) -> Contents:
     """Write the base images and layers of a pool to a file, which gets its name when it is whole.
 
-    target: ends in `.tar`, or in `.tar.gz` or `.tar.zst`, for which gzip or zstd is used. Nothing that builds
-    use meanwhile is changed; what is removed meanwhile is left out.
+    target: ends in `.tar`, or in `.tar.gz` or `.tar.zst`, for which gzip or zstd is used; a pipe or a device
+    is written to. Nothing that builds use meanwhile is changed; what is removed meanwhile is left out.
     Raises DatasetError for a pool that is no directory and where the file cannot be written.
     """
     pool = _directory(store)
-    new = target.with_name(f".{target.name}.{secrets.token_hex(8)}.new")
     with contextlib.ExitStack() as stack:
-        stack.callback(new.unlink, missing_ok=True)
-        private_file(new)  # it holds what only the pool's owner may read
         images = [uuid for uuid in pool.idents(Kind.IMAGE) if _used_image(store, uuid, stack)]
         layers = [key for key in pool.idents(Kind.LAYER) if _used_layer(cache, key, stack)]
         names = [
@@ -76,17 +73,28 @@ def export(store: ImageStore, cache: LayerCache, target: Path) -> Contents:
         ]
         stack.enter_context(lock(pool.state / "locks" / "blob-names.lock", shared=True))
         names += _blob_names(pool.state)
-        listed = stack.enter_context(tempfile.NamedTemporaryFile("w"))
+        journal.outputs(target)
+        try:
+            size = _write(target, pool.path, names)
+        except OSError as error:
+            raise DatasetError(f"{target} cannot be written: {error.strerror}") from error
+    return Contents(tuple(images), tuple(layers), size)
+
+
+def _write(target: Path, top: Path, names: Sequence[str]) -> int:
+    """Write an archive of what is in a directory, and return its size. Raises OSError."""
+    options = [*_EXACT, "--create", "--format=posix", "--sort=name", f"--directory={top}"]
+    if target.name.endswith((".gz", ".tgz", ".zst")):
+        options.append("--gzip" if target.name.endswith("gz") else f"-I{process.which('zstd')} -3 -T0")
+    with tempfile.NamedTemporaryFile("w") as listed:
         listed.write("".join(f"{name}\0" for name in names))
         listed.flush()
-        options = [*_EXACT, "--create", "--format=posix", "--sort=name", f"--directory={pool.path}"]
-        if target.name.endswith((".gz", ".tgz", ".zst")):
-            options.append("--gzip" if target.name.endswith("gz") else f"-I{process.which('zstd')} -3 -T0")
-        _tar(*options, f"--file={new}", "--null", f"--files-from={listed.name}", doing=f"writing {target}")
-        with open(new, "rb") as stream:
-            os.fsync(stream.fileno())
-        new.replace(target)
-    return Contents(tuple(images), tuple(layers), target.stat().st_size)
+        # It holds what only the pool's owner may read.
+        with named_output(target, mode=0o600, durable=True) as stream:
+            fd = stream.fileno()
+            options += [f"--file=/proc/self/fd/{fd}", "--null", f"--files-from={listed.name}"]
+            _tar(*options, doing=f"writing {target}", fds=(fd,))
+            return os.fstat(fd).st_size
 
 
 def take_in(store: ImageStore, journal: Journal, source: Path) -> Contents:
@@ -207,9 +215,9 @@ def _move_all(source: Path, target: Path) -> None:
             (source / name).replace(target / name)
 
 
-def _tar(*words: str, doing: str) -> None:
+def _tar(*words: str, doing: str, fds: tuple[int, ...] = ()) -> None:
     try:
-        process.run(["tar", *words], what="tar")
+        process.run(["tar", *words], what="tar", start=Start(fds=fds))
     except CommandFailed as error:
         raise DatasetError(f"{doing} failed", detail=error.detail) from error
 

@@ -90,18 +90,18 @@ def atomic_write(path: Path, *, mode: int = 0o600, durable: bool = True) -> Iter
 
 
 @contextlib.contextmanager
-def named_output(path: Path) -> Iterator[IO[bytes]]:
+def named_output(path: Path, *, mode: int = 0o644, durable: bool = False) -> Iterator[IO[bytes]]:
     """Write to a path that a person named: a new file or one in place of an old one, complete or not at all.
 
     A device, a pipe or a link such as /dev/stdout is written to: it must not be replaced by a file, which
-    root could do even to /dev/null. Raises OSError.
+    root could do even to /dev/null. mode, durable: see `atomic_write`. Raises OSError.
     """
     try:
         regular = stat.S_ISREG(path.lstat().st_mode)
     except FileNotFoundError:
         regular = True
     if regular:
-        with atomic_write(path, mode=0o644, durable=False) as stream:
+        with atomic_write(path, mode=mode, durable=durable) as stream:
             yield stream
     else:
         with locating(path), path.open("wb") as stream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
 import tarfile
 import zipfile
@@ -22,6 +23,7 @@ from buildstep.images import pool_archive
 from buildstep.images.pool_archive import Contents
 from buildstep.images.store import ImageStore
 from buildstep.pool import open_pool
+from buildstep.pool.heal import heal
 from buildstep.pool.journal import open_journal
 from tests.integration.pools import command, location
 from tests.integration.repository import make_repository
@@ -33,6 +35,11 @@ Private = Callable[[Callable[[], Any]], Any]
 def opened(uri: str) -> tuple[ImageStore, LayerCache]:
     backend = open_pool(uri)
     return ImageStore(backend, bus=Bus(), environ=environment(None)), LayerCache(backend)
+
+
+def export(store: ImageStore, cache: LayerCache, file: Path) -> Contents:
+    with open_journal(store.backend.state, "export") as journal:
+        return pool_archive.export(store, cache, journal, file)
 
 
 def take_in(uri: str, file: Path) -> Contents:
@@ -81,7 +88,7 @@ def test_packages_and_base_are_found_on_another_machine(
             assert not here.error, here.error
             store, cache = opened(place.pool)
             file = tmp_path / "pool.tar.zst"
-            contents = pool_archive.export(store, cache, file)
+            contents = export(store, cache, file)
             assert (len(contents.images), len(contents.layers)) == (1, 1)
             assert stat.S_IMODE(file.stat().st_mode) & 0o077 == 0, "a pool is its owner's"
             (tmp_path / "runner").mkdir()
@@ -116,10 +123,10 @@ def test_trees_are_whole_again(kind: str, private: Private, tmp_path: Path) -> N
             file = tmp_path / "pool.tar.gz"
             if kind == "btrfs":
                 with pytest.raises(UsageError, match="cannot be one file"):
-                    pool_archive.export(store, cache, file)
+                    export(store, cache, file)
                 assert not file.exists()
                 return
-            pool_archive.export(store, cache, file)
+            export(store, cache, file)
             other = replace(place, pool=f"{kind}:{tmp_path / 'other'}")
             take_in(other.pool, file)
             shutil.rmtree(place.out)
@@ -136,7 +143,7 @@ def test_what_is_damaged_is_made_again(private: Private, tmp_path: Path) -> None
         here = place.run()
         store, cache = opened(place.pool)
         file = tmp_path / "pool.tar"
-        pool_archive.export(store, cache, file)
+        export(store, cache, file)
         data = file.read_bytes()
         assert data.count(b"of the base\n") == 1
         file.write_bytes(data.replace(b"of the base\n", b"of the BASE\n"))
@@ -189,8 +196,44 @@ def test_foreign_archives_are_refused_and_leave_nothing(private: Private, tmp_pa
             assert os.listdir(tmp_path / "outside") == ["mine"]
         place = tiny(tmp_path)
         place.run()
-        pool_archive.export(*opened(place.pool), tmp_path / "good.tar")
+        export(*opened(place.pool), tmp_path / "good.tar")
         with pytest.raises(UsageError, match="another kind of pool"):
             take_in(f"dir:{tmp_path / 'dir'}", tmp_path / "good.tar")
 
     private(job)
+
+
+def test_where_a_file_cannot_be_written_is_said(private: Private, tmp_path: Path) -> None:
+    """A device is no file to replace, and a killed export leaves what the next command removes."""
+
+    def job() -> None:
+        place = tiny(tmp_path)
+        place.run()
+        pool = opened(place.pool)
+        with pytest.raises(DatasetError, match="cannot be written: No such file"):
+            export(*pool, tmp_path / "nowhere/pool.tar")
+        made = tmp_path / "full"
+        os.mknod(made, 0o666 | stat.S_IFCHR, os.makedev(1, 7))
+        with pytest.raises(DatasetError) as caught:
+            export(*pool, made)
+        assert "No space left" in caught.value.detail
+        assert stat.S_ISCHR(made.stat().st_mode)
+        file = tmp_path / "a:b.tar"  # which tar would take for a host and a file there
+        export(*pool, file)
+        assert not take_in(place.pool, file).images
+        size = file.stat().st_size
+        kill_export(place.pool, file)
+        assert [item.kind for item in heal(pool[0].backend)] == ["outputs"]
+        assert [name for name in os.listdir(tmp_path) if name.endswith(".part")] == []
+        assert file.stat().st_size == size
+
+    private(job)
+
+
+def kill_export(uri: str, file: Path) -> None:
+    """Kill an export where tar would be at work."""
+    child = os.fork()
+    if not child:
+        pool_archive._tar = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+        export(*opened(uri), file)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
