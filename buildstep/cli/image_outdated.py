@@ -70,8 +70,10 @@ def _spec(session: Session, subject: Subject) -> BuildSpec:
     build: dict[str, object] = {"image": "scratch"}
     if subject.record is not None:
         spec = subject.record.input("spec")
-        options = spec.get("installer_options")
-        build |= {"installer_options": options} if isinstance(options, dict) and options else {}
+        options = _told(spec.get("installer_options") or {})
+        assert isinstance(options, dict)
+        options.pop("secrets", None)  # no record has what they are
+        build |= {"installer_options": options} if options else {}
     document = {"name": "outdated", "version": "1", "build": build}
     flags = {"proto": os.fspath(session.backend.state), "output_dir": os.fspath(session.backend.state)}
     return specs.load(
@@ -81,6 +83,13 @@ def _spec(session: Session, subject: Subject) -> BuildSpec:
         cwd=Path.cwd(),
         choices=choices(),
     )
+
+
+def _told(value: object) -> object:
+    """Return what a record says of a setting as an m.json does, which has no key for what was not given."""
+    if isinstance(value, dict):
+        return {key: _told(item) for key, item in value.items() if item not in (None, "", [], {})}
+    return [_told(item) for item in value] if isinstance(value, list) else value
 
 
 def _lines(found: Outdated) -> Iterator[str]:

@@ -6,6 +6,7 @@ import base64
 import binascii
 import dataclasses
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ REPOSITORY: Final = record(
 """A repository of Debian packages, in the words of sources.list(5) and apt_preferences(5)."""
 
 _SCHEMES: Final = ("http", "https", "file", "copy")
+_LEAST_KEY: Final = 255
+"""Letters of base64: a public key with a name that is signed is longer, the name of a file is not."""
 _ARMOR: Final = "-----BEGIN PGP PUBLIC KEY BLOCK-----"
 
 
@@ -154,10 +157,17 @@ def _is_keyring(key: str) -> bool:
     return bool(first & 0x80) and (first & 0x3F if first & 0x40 else first >> 2 & 0xF) == 6
 
 
+def _is_exported(given: str) -> bool:
+    """Whether it is base64 of an exported key, as a build record has one, and no name of a file."""
+    return (
+        len(given) > _LEAST_KEY and re.fullmatch("[A-Za-z0-9+/]+=*", given) is not None and _is_keyring(given)
+    )
+
+
 def _key(row: Mapping[str, Any], folder: Path) -> str:
     """Return the key of a repository: itself, or what its file holds."""
     given = row.get("signed_by", "")
-    if not given or _ARMOR in given:
+    if not given or _ARMOR in given or _is_exported(given):
         return str(given)
     data = (folder / os.path.expanduser(given)).read_bytes()
     return data.decode() if _ARMOR.encode() in data else base64.b64encode(data).decode()

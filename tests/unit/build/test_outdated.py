@@ -13,6 +13,7 @@ import pytest
 from buildstep.build import outdated as module
 from buildstep.build.outdated import Outdated, base_of, outdated
 from buildstep.build.outdated_subject import Subject, subject_of
+from buildstep.cli.image_outdated import _told
 from buildstep.errors import BuildstepError, ImageError, InstallError, SandboxError, ToolMissing, UsageError
 from buildstep.events import Bus
 from buildstep.images.importing import Importer
@@ -238,3 +239,9 @@ def test_a_package_manager_that_cannot_be_asked(
     assert found.unknown
     assert found.base is not None
     assert found.base.state == "same"
+
+
+def test_what_was_not_given_is_not_taken_from_a_record() -> None:
+    """An m.json has no empty text where a record has one."""
+    said = {"env": {}, "hold": ["a"], "repositories": [{"name": "a", "signed_by": "", "trusted": False}]}
+    assert _told(said) == {"hold": ["a"], "repositories": [{"name": "a", "trusted": False}]}

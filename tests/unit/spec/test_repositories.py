@@ -77,3 +77,7 @@ def test_a_binary_key_is_base64_in_the_spec(build: Load, tmp_path: Path) -> None
     (tmp_path / "b.gpg").write_bytes(BINARY)
     (row,) = load(build, ROW | {"signed_by": "b.gpg"}).installer_options.repositories
     assert row.signed_by == base64.b64encode(BINARY).decode()
+    # So it is in a build record, from which a spec is made again.
+    long = base64.b64encode(BINARY + bytes(300)).decode()
+    (row,) = load(build, ROW | {"signed_by": long}).installer_options.repositories
+    assert row.signed_by == long
