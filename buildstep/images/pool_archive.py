@@ -26,7 +26,7 @@ from buildstep.images.store import ImageStore
 from buildstep.pool.interface import Kind
 from buildstep.pool.journal import Journal
 from buildstep.pool.layout import MARK, DirectoryPool
-from buildstep.system import process, sealed
+from buildstep.system import process, sealed, space
 from buildstep.system.command_options import Start
 from buildstep.system.files import fsync_dir, named_output, sync_filesystem
 from buildstep.system.host import boot_id
@@ -74,6 +74,7 @@ def export(store: ImageStore, cache: LayerCache, journal: Journal, target: Path)
         stack.enter_context(lock(pool.state / "locks" / "blob-names.lock", shared=True))
         names += _blob_names(pool.state)
         journal.outputs(target)
+        space.watch(exported_file=target.absolute().parent)
         try:
             size = _write(target, pool.path, names)
         except OSError as error:

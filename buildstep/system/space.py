@@ -101,6 +101,7 @@ _HINTS = {
     "pool": "`buildstep cache prune` and `buildstep image gc` make room there; or name a larger disk with "
     "--pool or BUILDSTEP_POOL",
     "output directory": "make room there, or write to another disk with --output-dir",
+    "exported file": "make room there, or name a file on another disk",
     "temporary directory": "make room there, or name another directory in TMPDIR",
 }
 """What to do about a full disk, by what lies on it."""
@@ -307,6 +308,8 @@ def _affected(path: str, number: int, places: Sequence[Place]) -> Place | None:
             room = Room.at(Path(path))
             device = room.folder.stat().st_dev
             mine = [place for place in places if place.device == device]
+            if number == errno.EROFS:  # of one file system a part may be mounted so
+                mine = [place for place in mine if place.room.read_only]
             # Where several lie on one file system: the innermost that the path is in.
             inside = [place for place in mine if Path(path).is_relative_to(place.room.folder)]
             if inside:

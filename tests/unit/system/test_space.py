@@ -255,6 +255,10 @@ def test_the_place_of_a_path_is_found(tmp_path: Path) -> None:
     elsewhere = space.explain(OSError(errno.EROFS, "x", "/proc/x"))
     assert elsewhere is not None
     assert "/proc is read-only" in elsewhere.message
+    # A part of the pool's file system may be mounted so: that is no reason to name the pool.
+    part = space.explain(OSError(errno.EROFS, "x", os.fspath(tmp_path / "m.lock.json")))
+    assert part is not None
+    assert part.message.endswith(f"Read-only file system: {tmp_path} is read-only")
 
 
 def test_a_package_managers_error_keeps_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
