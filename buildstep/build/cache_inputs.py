@@ -17,6 +17,8 @@ from buildstep.rootfs import cleaners
 from buildstep.spec import run_rules
 from buildstep.spec.fields import to_data
 from buildstep.spec.load import BuildSpec
+from buildstep.spec.repositories import Repository
+from buildstep.system.digest import sha256_bytes
 from buildstep.system.host import min_platform
 from buildstep.tree.proto import ProtoDir
 
@@ -57,6 +59,12 @@ def proto_digest(spec: BuildSpec, proto: ProtoDir) -> str:
     return proto.digest(owners="keep" in spec.owner.values(), epoch=spec.source_date_epoch)
 
 
+def _repository(row: Repository) -> dict[str, Any]:
+    """Return what decides of a repository; of its key the digest, as reasons are told to people."""
+    key = sha256_bytes(row.key) if row.signed_by else ""
+    return {**to_data(row), "signed_by": key}
+
+
 def known_proto_digest(spec: BuildSpec, proto: ProtoDir) -> str:
     """The same of the proto directory as the last build saw it; empty where that is not known."""
     return proto.known_digest(owners="keep" in spec.owner.values(), epoch=spec.source_date_epoch)
@@ -77,10 +85,10 @@ def question(
             "recommends": options.recommends,
             "mirror": options.mirror or environ.get("BUILDSTEP_APT_MIRROR"),
             "env": dict(options.env),
-            "repositories": to_data(options.repositories),
+            "repositories": {row.name: _repository(row) for row in options.repositories},
             "hold": list(options.hold),
         },
-        "package files": to_data(spec.package_files),
+        "package files": {file.name: file.sha256 for file in spec.package_files},
         "clean": list(spec.cleaners(cleaners.DEFAULT)),
         **accounts(spec),
         "SOURCE_DATE_EPOCH": spec.source_date_epoch,
