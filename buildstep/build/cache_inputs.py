@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from buildstep import __version__, emit
@@ -61,8 +61,7 @@ def proto_digest(spec: BuildSpec, proto: ProtoDir) -> str:
 
 def _repository(row: Repository) -> dict[str, Any]:
     """Return what decides of a repository; of its key the digest, as reasons are told to people."""
-    key = sha256_bytes(row.key) if row.signed_by else ""
-    return {**to_data(row), "signed_by": key}
+    return dict(asdict(row), signed_by=sha256_bytes(row.key) if row.signed_by else "")
 
 
 def known_proto_digest(spec: BuildSpec, proto: ProtoDir) -> str:

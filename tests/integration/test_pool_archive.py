@@ -234,6 +234,6 @@ def kill_export(uri: str, file: Path) -> None:
     """Kill an export where tar would be at work."""
     child = os.fork()
     if not child:
-        pool_archive._tar = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+        pool_archive._tar = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
         export(*opened(uri), file)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
