@@ -102,7 +102,10 @@ class _Probe:
             self.problems = [error.message]
             return
         if not self.answered:
-            self.problems = [f"port {port} did not answer within {seconds} s: {why}"]
+            ended = self._stopped.is_set()  # the service did, before the time was over
+            self.problems = [
+                f"port {port}: {why}" if ended else f"port {port} did not answer within {seconds} s: {why}"
+            ]
 
     def _once(self, patience: float) -> list[str]:
         """Ask once; return what is wrong with the answer."""

@@ -117,7 +117,7 @@ BROKEN: dict[str, tuple[Callable[[Lab], object], Mapping[str, Any], str]] = {
         lambda lab: None, listen("/bin/sleep", "600"), "listen port 8080: port 8080 did not answer within 1 s: nothing listens there"),
     "a service that ends": (
         lambda lab: None, listen("/bin/sh", "-c", "echo no database >&2; exit 3"),
-        "listen port 8080: it exited with status 3 before it answered"),
+        "listen port 8080: it exited with status 3 before it answered (port 8080: nothing listens there)"),
     "a service that answers otherwise": (
         lambda lab: None, listen(path="/gone"), "GET /gone on port 8080 answers 404, and 200 is expected"),
     "a service that says something else": (

@@ -62,7 +62,7 @@ class Service:
         """Build as its user does, in a pool that outlives the session; what --json printed."""
         env = {name: value for name, value in os.environ.items() if not name.startswith("BUILDSTEP_")}
         env["BUILDSTEP_POOL"] = pool()
-        env["BUILDSTEP_CACHE_MAX_BYTES"] = "3G"  # ports differ, so every session leaves other layers
+        env["BUILDSTEP_CACHE_MAX_BYTES"] = f"{3 << 30}"  # ports differ, so every session leaves other layers
         argv: list[str | Path] = [
             TOP / "bin/build",
             "-m",
