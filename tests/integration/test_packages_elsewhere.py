@@ -172,14 +172,15 @@ def test_a_lock_has_package_files_and_those_of_other_repositories(
         aside = Repository(tmp_path / "aside", free_port())
         aside.put("mine", "1:2.0-1", depends="second")
         (deb,) = (tmp_path / "aside").glob("mine_*.deb")
-        local = place.out.parent / "mine.deb"
+        local, again = place.out.parent / "mine.deb", place.out.parent / "again.deb"
         shutil.copy(deb, local)
+        shutil.copy(deb, again)
         place.source = "elsewhere.json"
         path = place.out.parent / "elsewhere.lock.json"
         with repository.served(), other.served():
             options = {"repositories": [entry(other, trusted=True)], "hold": ["first"]}
             place.build = {
-                "packages": [str(local)], "order": "packages-first", "installer_options": options,
+                "packages": [str(local), str(again)], "order": "packages-first", "installer_options": options,
             }  # fmt: skip
             store, _ = place.open(Bus(), environ := environment(None) | place.environ)
             room = make_lock.Room(store=store, bus=store.bus, environ=environ)

@@ -244,7 +244,8 @@ class Apt:
 
     def _rows(self, job: InstallJob, answer: Resolution, origins: Mapping[str, str]) -> list[LockedPackage]:
         given = [apt_locked.archive_of(package.row) for package in self._local.values()]
-        archives = [*(self._wanted or ()), *given]  # what is shown as a file, apt has no need to fetch
+        # What is shown as a file, apt has no need to fetch. One may be given twice, by two names.
+        archives = list(dict.fromkeys([*(self._wanted or ()), *given]))
         return apt_locked.rows_of(job, archives, answer, origins, self._work / "shown", self._sources(job))
 
     def updated(self, job: InstallJob, lock: Lock, names: Sequence[str]) -> Lock:

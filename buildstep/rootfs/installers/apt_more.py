@@ -51,9 +51,17 @@ class LocalPackage:
 def local_packages(files: Sequence[PackageFile], native: str) -> dict[str, LocalPackage]:
     """Return the packages in files, by how they were given. native: the image's architecture.
 
-    Raises InstallError for what is no package, or one that is not what it was when the build was planned.
+    Raises InstallError with each that is no package.
     """
-    return {file.name: _local(file, native) for file in files}
+    found, wrong = {}, []
+    for file in files:
+        try:
+            found[file.name] = _local(file, native)
+        except InstallError as error:
+            wrong.append(error.message)
+    if wrong:
+        raise InstallError("; ".join(wrong))
+    return found
 
 
 def _local(file: PackageFile, native: str) -> LocalPackage:
