@@ -7,6 +7,7 @@ import itertools
 import re
 import shlex
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -96,13 +97,27 @@ def _run(context: BuildContext, row: Row, place: Place) -> None:
         argv = (*(command.interpreter or SHELL), _SCRIPT)
     elif not argv:
         argv = (*SHELL, "-c", command.script)
-    inside.run(
-        who.argv(root, argv),
-        network=options.network if command.network is None else command.network,
-        env={**who.env, **options.env, **command.env, **dict(place.shown.env)},
-        answer=False,
-        what=text_of(command),
-    )
+    with _named(who.argv(root, argv)[0], argv[0]):
+        inside.run(
+            who.argv(root, argv),
+            network=options.network if command.network is None else command.network,
+            env={**who.env, **options.env, **command.env, **dict(place.shown.env)},
+            answer=False,
+            what=text_of(command),
+        )
+
+
+@contextlib.contextmanager
+def _named(wrapper: str, program: str) -> Iterator[None]:
+    """Let an error say that the program ended, not what started it as another user, which has its status."""
+    try:
+        yield
+    except CommandFailed as error:
+        head, found, ended = error.message.rpartition(f": {wrapper} ")
+        if found:
+            error.message = f"{head}: {program} {ended}"
+            error.args = (error.message, *error.args[1:])
+        raise
 
 
 def _show_cache(context: BuildContext, place: Place, target: str, who: Account) -> None:

@@ -298,6 +298,14 @@ def test_a_command_runs_as_another_user_with_its_home(lab: Lab) -> None:
     assert found["srv/app/who"].splitlines()[1:] == [b"/srv/app app", b"/srv/app"]
     assert b"uid=990" in found["srv/app/who"]
     assert b"990" in found["srv/app/ls"]
+    lab.manifest(
+        build={
+            "users": [{"name": "app", "uid": 990}],
+            "run": [{"name": "no", "argv": ["sh", "-c", "exit 3"], "user": "app"}],
+        }
+    )
+    done = lab.refused(4)
+    assert "sh -c 'exit 3': sh exited with status 3" in done.stderr
 
 
 @pytest.mark.parametrize("order", ["packages-first", "proto-first"])
