@@ -107,10 +107,10 @@ def _in_order(part: Part, read: Read, path: tuple[str, ...], faults: list[Fault]
     prefix = f"{part.source}: " if len(path) > 1 else ""
     wrong = _faults(part)
     faults += [replace(fault, where=prefix + fault.where) for fault in wrong]
-    if wrong:
-        return
-    assert isinstance(part.value, dict)
-    for index, name in enumerate(part.value.get(INCLUDE, ())):
+    names = part.value.get(INCLUDE, ()) if isinstance(part.value, dict) else ()
+    if names and check(names, INCLUDE_RULE, ""):
+        return  # it is a fault already
+    for index, name in enumerate(names):
         where = prefix + at(f"$.{INCLUDE}", index)
         identity = _identity(part.folder, name)
         if identity in path:
@@ -132,7 +132,8 @@ def _in_order(part: Part, read: Read, path: tuple[str, ...], faults: list[Fault]
             ]
             continue
         yield from _in_order(included, read, (*path, identity), faults)
-    yield part
+    if not wrong:
+        yield part
 
 
 def _faults(part: Part) -> list[Fault]:

@@ -150,6 +150,7 @@ def test_every_fault_is_told_with_its_file(tmp_path: Path, write: Write) -> None
     assert told.keys() == {
         "$.include[0], a.json: line 1 column 2",
         "b.json: $.profiles.x.include",
+        "b.json: $.include[0], gone.json",
         "c.json: $.include",
         "d.json: $",
         "e.json: $.include[0], gone.json",
