@@ -204,7 +204,7 @@ def _locking(packages: Packaging) -> LocksPackages:
     if isinstance(installer, LocksPackages):
         return installer
     raise LockError(
-        f"packages of {packages.installer.name} cannot be locked: its repositories name no digests of files",
+        f"packages of {packages.installer.name} cannot be locked: it cannot be held to what a lock has",
         hint="lock an m.json that asks for none, or take a base image that has them",
     )
 

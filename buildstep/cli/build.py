@@ -118,7 +118,7 @@ def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool
     "--installer",
     metavar="I",
     shell_complete=values.OF_SETTING,
-    help="apt, pkgsrc, ... (default: what is in the image).",
+    help="apt, pkgsrc, dnf, ... (default: what is in the image).",
 )
 @click.option(
     "--order", metavar="O", shell_complete=values.OF_SETTING, help="proto-first (default) or packages-first."

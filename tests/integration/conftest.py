@@ -202,8 +202,13 @@ class Clones:
 
 def debian_root() -> Path:
     """A minimal Debian root, made by mmdebstrap once a week."""
-    base = cache_dir() / f"{SUITE}-minbase"
-    with locks.lock(cache_dir() / f"{SUITE}-minbase.lock"):
+    return kept_root(f"{SUITE}-minbase", "--variant=minbase")
+
+
+def kept_root(name: str, *options: str) -> Path:
+    """A Debian root of this name, made by mmdebstrap with these options once a week."""
+    base = cache_dir() / name
+    with locks.lock(cache_dir() / f"{name}.lock"):
         if base.is_dir() and time.time() - base.stat().st_mtime < _WEEK:
             return base
         making = base.with_suffix(".making")
@@ -211,14 +216,7 @@ def debian_root() -> Path:
             if old.exists():
                 shutil.rmtree(old)
         process.run(
-            [
-                "mmdebstrap",
-                "--variant=minbase",
-                "--mode=root",
-                "--format=directory",
-                SUITE,
-                os.fspath(making),
-            ],
+            ["mmdebstrap", *options, "--mode=root", "--format=directory", SUITE, os.fspath(making)],
             limits=process.Limits(600),
         )
         os.utime(making)

@@ -15,6 +15,7 @@ INSTALLERS: Registry[type[Installer]] = Registry(
     {
         "apt": importing("buildstep.rootfs.installers.apt:Apt"),
         "pkgsrc": importing("buildstep.rootfs.installers.pkgsrc:Pkgsrc"),
+        "dnf": importing("buildstep.rootfs.installers.dnf:Dnf"),
     },
 )
 """The order is the order of detection."""
