@@ -107,9 +107,9 @@ def _in_order(part: Part, read: Read, path: tuple[str, ...], faults: list[Fault]
     prefix = f"{part.source}: " if len(path) > 1 else ""
     wrong = _faults(part)
     faults += [replace(fault, where=prefix + fault.where) for fault in wrong]
-    names = part.value.get(INCLUDE, ()) if isinstance(part.value, dict) else ()
-    if names and check(names, INCLUDE_RULE, ""):
-        return  # it is a fault already
+    names = part.value.get(INCLUDE, []) if isinstance(part.value, dict) else []
+    if check(names, INCLUDE_RULE, ""):
+        names = []  # it is a fault already
     for index, name in enumerate(names):
         where = prefix + at(f"$.{INCLUDE}", index)
         identity = _identity(part.folder, name)

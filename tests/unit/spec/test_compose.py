@@ -142,7 +142,8 @@ def test_every_fault_is_told_with_its_file(tmp_path: Path, write: Write) -> None
         c={"include": "a.json"},
         d=["no object"],
         e={"include": ["gone.json"]},
-        m={"include": ["a.json", "b.json", "c.json", "d.json", "e.json"], "build": {"packages+": "one"}},
+        f={"include": None},
+        m={"include": [f"{name}.json" for name in "abcdef"], "build": {"packages+": "one"}},
     )
     with pytest.raises(SpecError) as caught:
         read(tmp_path, "debug")
@@ -153,6 +154,7 @@ def test_every_fault_is_told_with_its_file(tmp_path: Path, write: Write) -> None
         "b.json: $.include[0], gone.json",
         "c.json: $.include",
         "d.json: $",
+        "f.json: $.include",
         "e.json: $.include[0], gone.json",
         "$.build.packages+",
     }
