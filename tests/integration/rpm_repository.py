@@ -12,9 +12,10 @@ from tests.integration.conftest import SUITE, kept_root
 from tests.integration.repository import Repository, free_port
 from tests.integration.yard import Yard
 
+# What no dnf needs: a base of fewer files makes quicker tests.
 _LEFT_OUT = (
-    "./usr/share/doc", "./usr/share/locale", "./usr/share/man", "./usr/share/info", "./usr/share/perl",
-    "./usr/lib/*/perl", "./usr/lib/*/gconv", "./usr/lib/file", "./usr/share/zoneinfo", "./var/cache/apt", "./var/lib/apt",
+    "./usr/share/*", "./usr/lib/*/perl*", "./usr/lib/*/gconv", "./usr/lib/file", "./usr/bin/perl*", "./usr/sbin/*",
+    "./var/cache/apt", "./var/lib/apt", "./var/lib/dpkg", "./usr/lib/python3.11/lib2to3", "./usr/lib/systemd",
 )  # fmt: skip
 _CONFIG = """\
 [main]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 import tarfile
 import time
 from collections.abc import Callable, Mapping
@@ -103,20 +105,27 @@ def test_packages_are_installed_and_their_layer_is_reused(
 def test_an_upgrade_comes_first_and_what_is_recommended_with_it(
     dnf_place: Yard, repository: RpmRepository, private: Private
 ) -> None:
-    """The base has no other package manager, so that dnf is found."""
+    """On an image with an older package; the base has no other package manager, so that dnf is found."""
 
     def job() -> None:
         place = dnf_place
         del place.build["installer"]
-        place.build |= {
-            "upgrade_first": True,
-            "packages": ["alpha=1.0"],
-            "installer_options": {"recommends": True},
-        }
         with repository.served():
-            done = build(place)
+            place.build["packages"] = ["beta=1.0"]
+            below = build(place)
+            assert not below.error, below.error
+            assert versions(place) == {"beta": "1.0-1"}
+            (archive,) = place.out.glob("*.tar")
+            base = Path(shutil.copy(archive, place.out.parent / "below.tar"))
+            repository.rpm("beta", "1.1")
+            repository.publish()
+            more = {"packages": ["alpha=1.0"], "installer_options": {"recommends": True}}
+            upper = dataclasses.replace(
+                place, base=base, build={**place.build, **more, "upgrade_first": True}
+            )
+            done = build(upper)
         assert not done.error, done.error
-        assert versions(place) == {"alpha": "1.0-1", "beta": "1.0-1", "gamma": "1.0-1", "shell": "1-1"}
+        assert versions(upper) == {"alpha": "1.0-1", "beta": "1.1-1", "gamma": "1.0-1", "shell": "1-1"}
 
     private(job)
 
