@@ -44,7 +44,9 @@ class Bench(Workshop):
 
     def made(self, packages: Any = (), **build: Any) -> list[str]:
         """Build, and return the commands that ran."""
-        time.sleep(0.03)  # files grow older than the clock's grain: what is as young as an index is read again
+        time.sleep(
+            0.03
+        )  # files grow older than the clock's grain: what is as young as an index is read again
         self.ran.clear()
         self.build(packages, **build)
         return list(self.ran)
