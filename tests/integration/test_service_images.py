@@ -202,7 +202,7 @@ def test_the_guest_book_is_checked_and_an_edit_runs_what_it_touches(book: Servic
     cases = {row["check"]: row["result"] for row in record["checks"]}
     assert {"port 8080/health", "port 8080/", "nginx", "host-path"} <= set(cases), cases
     assert set(cases.values()) == {"passed"}
-    (health, page) = answers_of_run(book.archive, 8080, ["/health", "/"])
+    (health, page) = answers_of_run(book, 8080, ["/health", "/"])
     assert (health[0], json.loads(health[1])) == (200, BOOK_HEALTH)
     assert "<h1>Guest book</h1>" in page[1]
     wheels = [path for path in book.place.asked if path.endswith(".whl")]
@@ -218,7 +218,7 @@ def test_the_guest_book_is_checked_and_an_edit_runs_what_it_touches(book: Servic
     assert touched(book) == {"run:wheels", "sync", "run:import"}
     fetched = [path for path in book.place.asked if path.endswith(".whl")][2:]
     assert [Path(path).name for path in fetched] == ["guestbook_words-1.1-py3-none-any.whl"]
-    (health,) = answers_of_run(book.archive, 8080, ["/health"])
+    (health,) = answers_of_run(book, 8080, ["/health"])
     assert json.loads(health[1]) == BOOK_HEALTH | {"badge": "guestbook-words 1.1"}
 
 
@@ -226,7 +226,7 @@ def test_the_shop_window_is_checked_and_an_edit_runs_what_it_touches(window: Ser
     first = window.states()
     assert (first["run:modules"], first["run:assets"]) == ("run", "run")
     assert first["check"] == "run"
-    health, page = answers_of_run(window.archive, 3000, ["/health", "/"])
+    health, page = answers_of_run(window, 3000, ["/health", "/"])
     assert (health[0], json.loads(health[1])) == (200, WINDOW_HEALTH)
     style = page[1].partition('href="')[2].partition('"')[0]
     fetched = len(window.place.asked)
@@ -245,11 +245,11 @@ def test_the_shop_window_is_checked_and_an_edit_runs_what_it_touches(window: Ser
     window.build()
     assert touched(window) == {"run:modules", "run:assets", "sync"}
     assert set(window.place.asked[fetched:]) <= {"/window-render/-/window-render-1.1.0.tgz"}
-    health, page = answers_of_run(window.archive, 3000, ["/health", "/"])
+    health, page = answers_of_run(window, 3000, ["/health", "/"])
     assert json.loads(health[1]) == WINDOW_HEALTH | {"render": "1.1.0"}
     now = page[1].partition('href="')[2].partition('"')[0]
     assert now != style
-    (sheet,) = answers_of_run(window.archive, 3000, [now])
+    (sheet,) = answers_of_run(window, 3000, [now])
     assert sheet[1] == "body { margin: 2rem auto; max-width: 40rem; } li { color: #993366; }"
 
 

@@ -133,14 +133,19 @@ def _service(top: Path, name: str, usual: str) -> Iterator[Service]:
         assert usual in text
         manifest.write_text(text.replace(usual, f"127.0.0.1:{place.port}"))
         yield Service(folder=folder, place=place)
+    shutil.rmtree(folder / "pool", ignore_errors=True)
 
 
-def answers_of_run(image: Path, port: int, paths: Sequence[str]) -> list[tuple[int, str]]:
-    """Start an image's own command with `buildstep run -p`, ask it for each path, and stop it."""
-    argv: list[str | Path] = [TOP / "bin/buildstep", "run", "--pool", pool(), "-p", f"0:{port}", image]
+def answers_of_run(service: Service, port: int, paths: Sequence[str]) -> list[tuple[int, str]]:
+    """Start the last image's own command with `buildstep run -p`, ask it for each path, and stop it.
+
+    The file becomes an image of a pool, which is the test's own: nothing of it outlives the session.
+    """
+    argv: list[str | Path] = [TOP / "bin/buildstep", "run", "--pool", f"overlay:{service.folder}/pool"]
     child = subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [*argv, "-p", f"0:{port}", service.archive],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     try:
         assert child.stderr is not None
         told = child.stderr.readline()
