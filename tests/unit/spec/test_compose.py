@@ -160,8 +160,8 @@ def test_every_fault_is_told_with_its_file(tmp_path: Path, write: Write) -> None
     }
     write(m={"profiles": {"debug": {}, "small": {}}})
     with pytest.raises(SpecError, match="1 fault") as caught:
-        read(tmp_path, "debgu")
-    assert 'there is no profile debgu (did you mean "debug"?)' in str(caught.value.detail)
+        read(tmp_path, "debugs")
+    assert 'there is no profile debugs (did you mean "debug"?)' in str(caught.value.detail)
 
 
 def test_a_fault_of_what_was_included_names_its_file(build: Load, tmp_path: Path, write: Write) -> None:
