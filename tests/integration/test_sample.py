@@ -37,7 +37,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_the_json_object_tells_what_is_on_disk(image: dict[str, Any]) -> None:
-    assert set(image) == {"uuid", "manifest", "record", "files", "steps", "tree_digest", "seconds"}
+    assert set(image) == {"uuid", "manifest", "record", "files", "steps", "tree_digest", "seconds", "sources"}
     (file,) = image["files"]
     content = Path(file["path"]).read_bytes()
     assert (len(content), file["format"], file["compression"]) == (file["size"], "oci", "none")
