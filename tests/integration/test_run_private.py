@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import tarfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.integration.argv_watch import Watch
 from tests.integration.conftest import debian_root, demand
 from tests.integration.repository import Repository
 from tests.integration.support import Lab, host_state, step
@@ -151,33 +151,6 @@ def service(lab: Lab, index: PrivateIndex) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class Watch:
-    """Looks at every process's argv while it is entered."""
-
-    def __init__(self) -> None:
-        self.seen: set[bytes] = set()
-        self.looks = 0
-        self._over = threading.Event()
-
-    def __enter__(self) -> None:
-        self._thread = threading.Thread(target=self._look)
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._over.wait(0.01):
-            self.looks += 1
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    text = path.read_bytes()
-                except OSError:
-                    continue
-                self.seen |= {word for word in needles() if word in text}
-
-
 def needles() -> set[bytes]:
     found = set()
     for word in WORDS.values():
@@ -215,7 +188,7 @@ def test_six_canaries_are_found_nowhere_after_a_build_that_needs_each(
     lab = Lab(top=tmp_path / "lab", base=more, environ=environ)
     build = service(lab, index)
     lab.manifest(build=build)
-    before, watch = host_state(lab.top), Watch()
+    before, watch = host_state(lab.top), Watch(needles)
     with watch:
         built = lab.built("-v", "-c", "none")
     assert host_state(lab.top) == before
