@@ -16,6 +16,7 @@ import pytest
 from tests.integration.conftest import demand
 from tests.integration.person import at_a_terminal
 from tests.integration.support import Done, Lab, end, host_state, none_left, ours, wait_for, write_base
+from tests.servers.static import StaticFiles
 
 HTTPD = ["/usr/bin/busybox", "httpd", "-f", "-p", "80", "-h", "/srv/www"]
 
@@ -128,6 +129,31 @@ def get(port: int, path: str = "/") -> tuple[int, str]:
         return answer.status, answer.read().decode()
     finally:
         connection.close()
+
+
+def test_with_the_network_it_reaches_what_a_build_may_and_no_more(
+    lab: Lab, image: str, tmp_path: Path
+) -> None:
+    """Through a proxy; the CI host itself only where that is allowed."""
+    (tmp_path / "page").write_text("from outside\n")
+    served = StaticFiles(tmp_path)
+    with served.served():
+        page = f"http://127.0.0.1:{served.port}/page"
+        # busybox's wget cannot look up a name where there is no C library: this is what it would say, and waits
+        # for the answer.
+        script = (
+            "where=${http_proxy#http://}; where=${where%/}; "
+            f"{{ printf 'GET {page} HTTP/1.0\\r\\n\\r\\n'; sleep 2; }} | busybox nc ${{where%:*}} ${{where#*:}} | grep from"
+        )
+        fetch = ["sh", "-c", script]
+        allowed = {"BUILDSTEP_NETWORK_ALLOW": f"127.0.0.1:{served.port}"}
+        done = run(lab, image, "--network", "|", "--", *fetch, env=allowed)
+        assert (done.status, done.stdout) == (0, "from outside\n"), done
+        for words, env in ((["--network"], {}), ([], allowed)):
+            refused = run(lab, image, *words, "|", "--", *fetch, env=env)
+            assert refused.status != 0
+            assert "from outside" not in refused.stdout
+    assert served.asked == ["/page"]
 
 
 def test_a_port_of_this_machine_leads_into_the_image(lab: Lab, image: str) -> None:
