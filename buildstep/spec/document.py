@@ -32,8 +32,8 @@ class Document(NamedTuple):
 
     source: where it came from, for messages; faults: of values given with it, told with those of the JSON.
     files: each file that was read, as an absolute path, to the SHA-256 of its bytes, in hex. composed: how it
-    was put together, None for one file alone. folder: what the files
-    that it names are relative to; None for the current directory. profiles: those that were chosen.
+    was put together, None for one file alone. folder: what the files that it names are relative to; None for
+    the current directory. profiles: those that were chosen.
     """
 
     source: str

@@ -159,7 +159,7 @@ def shown(job: InstallJob, store: ArchiveStore, area: Path) -> Iterator[Shown]:
     store: of package files; area: this build's own directory. Raises InstallError.
     """
     sandbox, text = job.sandbox, preferences(job)
-    local = local_packages(job.files, native_architecture(sandbox.root))
+    local = local_packages(job.files, native_architecture(sandbox.root)) if job.files else {}
     locked = None if job.lock is None else {row.sha256 for row in job.lock.packages}
     if given := [it for it in local.values() if locked is None or it.row.sha256 in locked]:
         show_local(given, store, area)
@@ -209,6 +209,8 @@ def foreign_architectures(job: InstallJob) -> list[str]:
     ]
     asked = {name.partition(":")[2] for name in names} - {"", "all", "any", "native"}
     asked |= {arch for row in job.repositories for arch in row.architectures} if asked else set()
+    if not asked:  # as nearly always: the database of packages is not read for nothing
+        return []
     known = set(root.read(_FOREIGN).decode().split()) if root.is_file(_FOREIGN) else set()
     return sorted(asked - known - {native_architecture(root)})
 
@@ -237,6 +239,8 @@ def held(job: InstallJob, coming: Collection[str] = ()) -> list[str]:
 
     coming: those that will be. Raises InstallError for one that is neither, where any are given.
     """
+    if not job.hold:
+        return []
     there = {package.name for package in _installed(job.sandbox.root)}
     missing = [name for name in job.hold if name.partition(":")[0] not in there and name not in coming]
     if missing and coming:
