@@ -9,6 +9,7 @@ neither can be had, rlimits are what is left.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import secrets
@@ -106,8 +107,8 @@ def places() -> dict[str, Place]:
     return found
 
 
-def _ours() -> dict[str, Place]:
-    """Return for each controller the directory of the group that we are in."""
+def _ours(wanted: Sequence[str] = ("pids", "memory", "devices")) -> dict[str, Place]:
+    """Return for each of these controllers the directory of the group that we are in."""
     try:
         table = mount_table.mounts()
         rows = [row.split(":", 2) for row in _SELF.read_text().splitlines()]
@@ -126,7 +127,7 @@ def _ours() -> dict[str, Place]:
                 continue
             version = 1 if names else 2
             for name in controllers or _words(folder, "cgroup.controllers"):
-                if name in ("pids", "memory", "devices"):
+                if name in wanted:
                     found.setdefault(name, Place(version, folder))
     return found
 
@@ -168,6 +169,27 @@ def memory_here() -> int:
             with contextlib.suppress(OSError, ValueError):  # no such file in the topmost group; "max"
                 least = min(least, int((group / name).read_text()))
     return least
+
+
+def processors_here() -> int:
+    """Return how many processors' time the groups of this process leave it, rounded up; 0: all there is."""
+    ours = _ours(("cpu", "memory", "pids"))
+    # A group of version 2 that has no limit of its own need not have the controller, either.
+    place = ours.get("cpu") or next((one for one in ours.values() if one.version == 2), None)
+    least = 0.0
+    if place is not None:
+        for group in (place.folder, *place.folder.parents):
+            if not (group / "cgroup.procs").exists():
+                break
+            with contextlib.suppress(OSError, ValueError):  # no such file in the topmost group; "max"
+                if place.version == 2:
+                    quota, period = map(int, (group / "cpu.max").read_text().split())
+                else:
+                    quota = int((group / "cpu.cfs_quota_us").read_text())
+                    period = int((group / "cpu.cfs_period_us").read_text())
+                if quota > 0 and period > 0:
+                    least = min(least or quota / period, quota / period)
+    return math.ceil(least)
 
 
 # -- a group ----------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import io
 import os
 import pickle
@@ -19,7 +20,14 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, TypeVar
 
-from buildstep.errors import BuildstepError
+from buildstep.errors import BuildstepError, UsageError
+from buildstep.system import cgroup
+
+VARIABLE = "BUILDSTEP_WORKERS"
+"""Says how many worker processes a job may have."""
+
+_MOST = 256
+"""Workers that anybody can ask for: more is a mistake."""
 
 Send = Callable[[Any], None]
 """Gives a value to whoever runs the workers. It must be one that pickle takes."""
@@ -31,8 +39,11 @@ class WorkerLost(BuildstepError):
     """A worker was killed, as by the kernel where memory ran out."""
 
 
-class _Ended:
-    """A worker's last word. error: what went wrong in it; causes: what it was raised from, nearest first."""
+class Ended:
+    """A worker's last word, or all that came of a task.
+
+    error: what went wrong in it; causes: what it was raised from, nearest first.
+    """
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
@@ -51,10 +62,22 @@ class _Ended:
 
 
 def cores() -> int:
-    """Return how many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return how many processors this process may use: by its mask and by its control group."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(here, cgroup.processors_here() or here))
+
+
+def count() -> int:
+    """Return how many worker processes a job may have: what BUILDSTEP_WORKERS says, else one for a processor.
+
+    Raises UsageError where that says anything but a number from 1 to 256.
+    """
+    said = os.environ.get(VARIABLE, "")
+    if not said:
+        return cores()
+    if not said.isascii() or not said.isdigit() or not 1 <= int(said) <= _MOST:
+        raise UsageError(f"{VARIABLE} is {said!r}", hint=f"give a number from 1 to {_MOST}, or nothing")
+    return int(said)
 
 
 @contextlib.contextmanager
@@ -71,7 +94,7 @@ def running(shares: Sequence[T], job: Callable[[T, Send], None]) -> Iterator[Ite
         busy = len(workers)
         while busy:
             value = found.get()
-            if not isinstance(value, _Ended):
+            if not isinstance(value, Ended):
                 yield value
                 continue
             value.check()
@@ -108,13 +131,23 @@ def die_with_parent(parent: int) -> None:
             os._exit(1)
 
 
-def _start(share: T, job: Callable[[T, Send], None]) -> tuple[int, IO[bytes]]:
+def fork() -> int:
+    """Fork this process for a worker. In the worker, what is there now is no garbage, and is not looked at
+    for any: so its memory stays shared."""
     sys.stdout.flush()
-    read_end, write_end = os.pipe()
+    gc.freeze()
     with warnings.catch_warnings():
         # What it warns of, a lock that another thread holds, is none that a worker takes.
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
+    if pid:
+        gc.unfreeze()
+    return pid
+
+
+def _start(share: T, job: Callable[[T, Send], None]) -> tuple[int, IO[bytes]]:
+    read_end, write_end = os.pipe()
+    pid = fork()
     if pid == 0:
         status = 1
         try:
@@ -133,14 +166,14 @@ def _work(share: T, job: Callable[[T, Send], None], write_end: int) -> int:
     with os.fdopen(write_end, "wb") as stream:
 
         def send(value: Any) -> None:
-            stream.write(_pickled(value))
+            stream.write(pickled(value))
             stream.flush()
 
         try:
             job(share, send)
-            send(_Ended())
+            send(Ended())
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised where the job was asked for
-            send(_whole(_Ended(error)))
+            send(whole(Ended(error)))
     return 0
 
 
@@ -155,19 +188,24 @@ class _Pickler(pickle.Pickler):
         return value.__reduce__() if isinstance(value, BaseException) else NotImplemented
 
 
-def _pickled(value: Any) -> bytes:
-    """Return a value as it travels: whole, or nothing of it is written."""
+def pickled(value: Any) -> bytes:
+    """Return a value as it travels: whole, or nothing of it is written. Errors go by their own word alone."""
     buffer = io.BytesIO()
     _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
     return buffer.getvalue()
 
 
-def _whole(ended: _Ended) -> _Ended:
+def unpickled(data: bytes | bytearray | memoryview) -> Any:
+    """Return the value that a fork of ourselves, or what it is a fork of, has `pickled`."""
+    return pickle.loads(data)  # noqa: S301 - our own
+
+
+def whole(ended: Ended) -> Ended:
     """Return a last word that survives the way."""
     try:
-        pickle.loads(_pickled(ended))  # noqa: S301 - our own
+        unpickled(pickled(ended))
     except Exception:  # noqa: BLE001 - a class of somebody else that cannot be made again
-        return _Ended(RuntimeError(f"{type(ended.error).__name__}: {ended.error}"))
+        return Ended(RuntimeError(f"{type(ended.error).__name__}: {ended.error}"))
     return ended
 
 
@@ -178,11 +216,11 @@ def _listen(stream: IO[bytes], found: queue.SimpleQueue[Any]) -> None:
             try:
                 value = pickle.load(stream)  # noqa: S301 - from a fork of ourselves
             except EOFError:
-                found.put(_Ended(WorkerLost("a worker process was killed", hint="was memory short?")))
+                found.put(Ended(WorkerLost("a worker process was killed", hint="was memory short?")))
                 return
             except pickle.UnpicklingError as error:
-                found.put(_Ended(WorkerLost(f"a worker process was killed while it wrote: {error}")))
+                found.put(Ended(WorkerLost(f"a worker process was killed while it wrote: {error}")))
                 return
             found.put(value)
-            if isinstance(value, _Ended):
+            if isinstance(value, Ended):
                 return

@@ -100,6 +100,23 @@ def test_memory_is_what_the_groups_leave(tree: Tree) -> None:
     assert cgroup.memory_here() == 500_000
 
 
+def test_processors_are_what_the_groups_leave(tree: Tree) -> None:
+    top = tree(V2, "0::/a/b")
+    group(top, cgroup__controllers="memory cpu")
+    group(top / "a", cpu__max="250000 100000")
+    group(top / "a/b", cpu__max="max 100000", cgroup__controllers="memory")
+    assert cgroup.processors_here() == 3
+    (top / "a/cpu.max").write_text("max 100000")
+    assert cgroup.processors_here() == 0
+
+
+def test_processors_of_version_1(tree: Tree) -> None:
+    top = tree(V1, "2:cpu,cpuacct:/job")
+    group(top / "cpu", cpu__cfs_quota_us="-1", cpu__cfs_period_us="100000")
+    group(top / "cpu/job", cpu__cfs_quota_us="50000", cpu__cfs_period_us="100000")
+    assert cgroup.processors_here() == 1
+
+
 def test_limits_are_written_and_noted_first(tree: Tree) -> None:
     top = tree(V1, "5:pids:/ 4:memory:/job")
     group(top / "pids")
