@@ -224,12 +224,23 @@ class CheckError(BuildstepError):
     exit_code = ExitCode.CHECK
 
 
-class Interrupted(BuildstepError):
-    """A signal asked us to stop; the exit status is 128 + its number."""
+class Interrupted(BaseException):
+    """A signal asked us to stop; the exit status is 128 + its number.
+
+    No BuildstepError, and no Exception: it may come anywhere, and what makes do without a thing that failed
+    must not take it for such a failure.
+    """
+
+    detail: ClassVar[str] = ""
+    hint: ClassVar[str] = ""
 
     def __init__(self, signum: int, name: str) -> None:
-        super().__init__(f"stopped by {name}")
+        super().__init__(signum, name)
         self.signum = signum
+        self.message = f"stopped by {name}"
+
+    def __str__(self) -> str:
+        return self.message
 
     @property
     def code(self) -> int:

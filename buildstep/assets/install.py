@@ -21,7 +21,7 @@ from typing import Final
 
 from buildstep.assets.mark import MARK, Mark, read_mark
 from buildstep.assets.policy import Staged
-from buildstep.errors import BuildstepError, DatasetError, Interrupted, UsageError
+from buildstep.errors import BuildstepError, DatasetError, UsageError
 from buildstep.system.files import atomic_write, fsync_dir, sync_filesystem
 from buildstep.system.locks import Tell, lock
 from buildstep.system.remove import remove_tree
@@ -126,8 +126,6 @@ class InstallDir:
                     self._move(Path(item.folder), folder, name.version)
                     touched.add(folder)
                     results.append(None)
-                except Interrupted:
-                    raise
                 except (BuildstepError, OSError) as error:
                     results.append(error)
             # Each fsync(2) of a directory is a commit of the journal; one for all is enough.

@@ -22,7 +22,7 @@ from buildstep.assets.names import parse
 from buildstep.assets.policy import Policy, Staged
 from buildstep.assets.pull_plan import ServicePlan, plan, same_object
 from buildstep.assets.retention import MOST_REMOVED, Going, Retention, guard
-from buildstep.errors import BuildstepError, Interrupted, UsageError
+from buildstep.errors import BuildstepError, UsageError
 from buildstep.events import Bus
 from buildstep.report.progress import Begin, unseen
 from buildstep.system import space
@@ -277,8 +277,6 @@ class _Pull:
         try:
             row.activated = activate.follow(place.path, mine.service, newest, self._options.hooks, self._bus)
         except (BuildstepError, OSError) as error:
-            if isinstance(error, Interrupted):
-                raise
             row.failed[newest] = told(error)
 
     def _prune(self, place: InstallDir, plans: Mapping[str, ServicePlan]) -> None:
@@ -297,8 +295,6 @@ class _Pull:
                 place.remove(item.service, item.version)
                 row.removed.append(item.version)
             except (BuildstepError, OSError) as error:
-                if isinstance(error, Interrupted):
-                    raise
                 row.failed[item.version] = told(error)
         self._report.pruned = not self._report.problems
 

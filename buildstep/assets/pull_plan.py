@@ -11,7 +11,7 @@ from buildstep.assets.interface import Asset, AssetStore, Details
 from buildstep.assets.mark import Mark, installed
 from buildstep.assets.policy import Policy, Verify
 from buildstep.assets.retention import Going, Retention, going
-from buildstep.errors import BuildstepError, Interrupted
+from buildstep.errors import BuildstepError
 from buildstep.files.parallel import parallel
 
 _FEW = 32
@@ -92,8 +92,6 @@ def _told_of(mine: ServicePlan) -> Iterator[None]:
     """Let an error of the block be one of this service alone."""
     try:
         yield
-    except Interrupted:
-        raise
     except BuildstepError as error:
         mine.error = error
 
@@ -111,8 +109,6 @@ def _listed(store: AssetStore, services: Sequence[str]) -> Iterator[tuple[str, l
     def ask(service: str) -> list[Asset] | BuildstepError:
         try:
             return list(store.list(service))
-        except Interrupted:
-            raise
         except BuildstepError as error:
             return error
 
@@ -152,8 +148,6 @@ def _look_closer(store: AssetStore, plans: Iterable[ServicePlan], verify: Verify
         try:
             details = store.details(name)
             return details, verify(name, details) if verify is not None else ""
-        except Interrupted:
-            raise
         except BuildstepError as error:
             return error
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from buildstep.assets.interface import Mappings, Register, RegisterError
-from buildstep.errors import BuildstepError, Interrupted, UsageError
+from buildstep.errors import BuildstepError, UsageError
 from buildstep.events import Bus
 from buildstep.system import space
 
@@ -140,7 +140,7 @@ class Watch:
     def _pull_now(self, services: Services) -> None:
         try:
             self._pull(services)
-        except (Interrupted, UsageError, BrokenPipeError):  # the last: nobody reads what we print any more
+        except (UsageError, BrokenPipeError):  # the last: nobody reads what we print any more
             raise
         except (BuildstepError, OSError) as error:
             self._failed += 1

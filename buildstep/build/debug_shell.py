@@ -6,7 +6,7 @@ import os
 import shlex
 
 from buildstep.build.context import BuildContext, BuildState, report_failure
-from buildstep.errors import BuildstepError, CommandFailed, InImage, Interrupted
+from buildstep.errors import BuildstepError, CommandFailed, InImage
 from buildstep.rootfs import packaging
 from buildstep.rootfs.sandbox import ChrootSandbox
 from buildstep.system import process, terminal
@@ -26,7 +26,7 @@ def offer(
     """
     if not context.spec.shell_on_failure or state.shell_offered or state.clone is None:
         return
-    if not isinstance(error, Exception) or isinstance(error, Interrupted):
+    if not isinstance(error, Exception):
         return
     state.shell_offered = True
     screen = terminal.screen()

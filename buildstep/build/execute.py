@@ -18,7 +18,7 @@ from buildstep.build.steps.import_ import open_blobs
 from buildstep.build.steps.interface import Route
 from buildstep.cache import outputs
 from buildstep.cache.layers import LayerCache
-from buildstep.errors import BuildstepError
+from buildstep.errors import BuildstepError, Interrupted
 from buildstep.events import BuildStarted, Bus
 from buildstep.images.store import ImageStore
 from buildstep.pool.interface import Backend
@@ -91,7 +91,7 @@ def _execute(
             elif spec.cache:
                 remember(context, state, result)
         except BaseException as error:
-            code = error.code if isinstance(error, BuildstepError) else 1
+            code = error.code if isinstance(error, BuildstepError | Interrupted) else 1
             recorder.finish(ok=False, exit_code=code, message=str(error))
             with report_failure(bus, "keeping the log"):
                 log.keep_failed(recorder.failed_record(spec, journal.ident, error, code))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.steps.interface import Route
-from buildstep.errors import BuildstepError, EmitError, Interrupted
+from buildstep.errors import BuildstepError, EmitError
 from buildstep.system.text import plural, printable
 from buildstep.tree import proto_watch
 from buildstep.tree.proto_watch import Differences
@@ -51,8 +51,6 @@ def explained(context: BuildContext) -> Iterator[None]:
     """Turn a failure into that of `check`, where the proto directory changed: it may well be the cause."""
     try:
         yield
-    except Interrupted:
-        raise
     except (BuildstepError, OSError) as error:
         if context.plan.route is Route.UP_TO_DATE or not _comparable(context):
             raise

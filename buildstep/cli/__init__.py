@@ -15,7 +15,7 @@ import click
 
 from buildstep import __version__
 from buildstep.cli.lazy_group import LazyGroup
-from buildstep.errors import BuildstepError, DatasetError, ExitCode
+from buildstep.errors import BuildstepError, DatasetError, ExitCode, Interrupted
 from buildstep.system import standard_streams
 
 COMMANDS = {
@@ -144,13 +144,13 @@ def _main(argv: Sequence[str] | None) -> int:
         return 130
     except _BrokenPipe as wrapped:
         return _ended(wrapped.error, debug=debug)
-    except Exception as error:  # noqa: BLE001 - nothing is left to catch it
+    except (Exception, Interrupted) as error:  # noqa: BLE001 - nothing is left to catch it
         return _ended(error, debug=debug)
 
 
-def _ended(error: Exception, *, debug: bool) -> int:
+def _ended(error: Exception | Interrupted, *, debug: bool) -> int:
     """Report what ended the command, and return its exit status; a bug shows its traceback."""
-    if isinstance(error, BuildstepError | OSError):
+    if isinstance(error, BuildstepError | OSError | Interrupted):
         status = report_error(error, debug=debug)
         if status is not None:
             return status
@@ -160,7 +160,7 @@ def _ended(error: Exception, *, debug: bool) -> int:
     return ExitCode.BUG
 
 
-def report_error(error: BuildstepError | OSError, *, debug: bool) -> int | None:
+def report_error(error: BuildstepError | OSError | Interrupted, *, debug: bool) -> int | None:
     """Print what an error is, and return its exit status; None for a bug of ours.
 
     A reader of standard output that leaves (`buildstep image list | head`) has all that it wants: nothing is
@@ -168,7 +168,7 @@ def report_error(error: BuildstepError | OSError, *, debug: bool) -> int | None:
     """
     if standard_streams.reader_left(error):
         return READER_LEFT
-    failure = failure_of(error)
+    failure = error if isinstance(error, Interrupted) else failure_of(error)
     if failure is None:
         return None
     print_error(failure, debug=debug)
@@ -211,14 +211,14 @@ def debugging() -> bool:
     return bool(flag or os.environ.get("BUILDSTEP_DEBUG"))
 
 
-def print_error(error: BuildstepError, *, debug: bool) -> None:
+def print_error(error: BuildstepError | Interrupted, *, debug: bool) -> None:
     """Print an error for a person: what happened, the detail, what to do next. Where that cannot be written,
     the exit code still tells it."""
     with standard_streams.telling():
         _print_error(error, debug=debug)
 
 
-def _print_error(error: BuildstepError, *, debug: bool) -> None:
+def _print_error(error: BuildstepError | Interrupted, *, debug: bool) -> None:
     if debug:
         traceback.print_exception(error)
     click.secho("buildstep: ", fg="red", bold=True, nl=False, err=True)

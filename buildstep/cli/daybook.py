@@ -76,13 +76,16 @@ def run(program: str, argv: Sequence[str]) -> int:
     except FlagsError as error:
         _print(f"{error.message}\n{_USAGES[program]}")
         return USAGE
+    except Interrupted as stopped:
+        say(stopped.message)
+        return stopped.code
     except (BuildstepError, OSError) as error:
         failure = failure_of(error)
         if failure is None:
             raise
         hint = f"hint: {failure.hint}" if failure.hint else ""
         say("\n".join(filter(None, (failure.message, failure.detail.rstrip(), hint))))
-        return failure.code if isinstance(failure, Interrupted) else FAILED
+        return FAILED
 
 
 def say(text: str) -> None:

@@ -72,7 +72,7 @@ def guarded(job: Callable[[], int]) -> int:
     with signals():
         try:
             return job()
-        except (BuildstepError, OSError) as error:
+        except (BuildstepError, OSError, Interrupted) as error:
             try:
                 status = report_error(error, debug=debugging())
             except Interrupted as late:

@@ -24,7 +24,7 @@ from buildstep.components.make_image import Making, make
 from buildstep.components.references import base_key, find_image, store_name
 from buildstep.components.settings import Settings
 from buildstep.components.stage import Provider, Stage, Stages
-from buildstep.errors import BuildstepError, Interrupted
+from buildstep.errors import BuildstepError
 from buildstep.events import Part
 from buildstep.system import process, space
 from buildstep.system.command_options import Limits, Reached
@@ -116,8 +116,6 @@ class Worker:
                     output = task.do()
                 finally:
                     waited = task.waited
-        except Interrupted:
-            raise  # this process has to end: that is no result of the job
         except (BuildstepError, OSError) as error:
             failure = space.explain(error) or error
             if self.place.unfit(failure):

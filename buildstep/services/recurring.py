@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from buildstep.errors import BuildstepError, Interrupted, UsageError
+from buildstep.errors import BuildstepError, UsageError
 from buildstep.services.apply import Outcome
 from buildstep.services.brief import UNKNOWN, brief_of
 from buildstep.services.flow import How, Services
@@ -83,7 +83,7 @@ class Watch:
                     self._do(verb, late)
                 for key in late:
                     self.due[key, name] = self.clock.now() + spans[key][name]
-        except (Interrupted, UsageError, BrokenPipeError):
+        except (UsageError, BrokenPipeError):
             raise
         except (BuildstepError, OSError) as error:
             # A full disk, or a place that is not reached, passes.

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from buildstep.errors import BuildstepError, CommandFailed, DiskError, Interrupted
+from buildstep.errors import BuildstepError, CommandFailed, DiskError
 from buildstep.system.text import printable, size_text
 
 # -- file systems ------------------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ def explain(error: BaseException, needs: Mapping[str, Need] | Need | None = None
     """
     if isinstance(error, DiskError):
         return error
-    if isinstance(error, Interrupted) or not isinstance(error, BuildstepError | OSError):
+    if not isinstance(error, BuildstepError | OSError):
         return None
     cause = cause_of(error)
     if cause is None:
