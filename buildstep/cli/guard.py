@@ -55,10 +55,10 @@ def signals() -> Iterator[None]:
         again.start()
 
     hook, sys.unraisablehook = sys.unraisablehook, unseen
-    before = {
-        signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
+    before = {}
     try:
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            before[signum] = signal.signal(signum, stop)
         yield
     finally:
         for signum, handler in before.items():
@@ -68,15 +68,15 @@ def signals() -> Iterator[None]:
 
 def guarded(job: Callable[[], int]) -> int:
     """Run a job with signals as errors, and return its exit code or that of its error."""
-    # An error is told in here as well: a second signal must not change the status that the first one gave.
-    with signals():
-        try:
-            return job()
-        except (BuildstepError, OSError, Interrupted) as error:
+    try:
+        # An error is told in here as well: a second signal must not change the status of the first one.
+        with signals():
             try:
+                return job()
+            except (BuildstepError, OSError, Interrupted) as error:
                 status = report_error(error, debug=debugging())
-            except Interrupted as late:
-                return late.code
-            if status is None:
-                raise
-            return status
+                if status is None:
+                    raise
+                return status
+    except Interrupted as stopped:  # before the job began, after it ended, or while its error was told
+        return stopped.code

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from typing import Any
 
 import pytest
 
@@ -110,3 +111,27 @@ def test_a_signal_stops_the_job_once(number: signal.Signals, capsys: pytest.Capt
     assert cleaned == [True]
     assert number.name in capsys.readouterr().err
     assert signal.getsignal(number) == before
+
+
+def test_a_signal_before_the_job_begins_ends_with_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here it comes as soon as there is a handler for it, before the next one is set."""
+    set_handler, sent, ran = signal.signal, [], []
+
+    def early(signum: int, handler: Any) -> Any:
+        found = set_handler(signum, handler)
+        if not sent:
+            sent.append(signum)
+            os.kill(os.getpid(), signum)
+        return found
+
+    def job() -> int:
+        ran.append(True)
+        return 0
+
+    monkeypatch.setattr("buildstep.cli.guard.signal.signal", early)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert guard.guarded(job) == 128 + sent[0]
+    finally:
+        set_handler(signal.SIGINT, before)
+    assert not ran
