@@ -115,7 +115,9 @@ def test_a_signal_stops_the_job_once(number: signal.Signals, capsys: pytest.Capt
 
 def test_a_signal_before_the_job_begins_ends_with_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here it comes as soon as there is a handler for it, before the next one is set."""
-    set_handler, sent, ran = signal.signal, [], []
+    set_handler = signal.signal
+    sent: list[int] = []
+    ran: list[bool] = []
 
     def early(signum: int, handler: Any) -> Any:
         found = set_handler(signum, handler)
