@@ -36,6 +36,24 @@ class Signer:
 
 
 @dataclass(frozen=True, slots=True)
+class PublicKey:
+    """A public key. fingerprint: as `ssh-keygen -l` shows it."""
+
+    fingerprint: str
+    _key: Ed25519PublicKey = field(repr=False)
+
+    def made(self, message: bytes, signature: bytes) -> bool:
+        """Tell whether the private half of this key made a signature of a message."""
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            self._key.verify(signature, message)
+        except InvalidSignature:
+            return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
 class Trusted:
     """Public keys, of which one must have signed. keys: each with its fingerprint."""
 
@@ -71,29 +89,38 @@ class Trusted:
 
 def signer_of(path: Path) -> Signer:
     """Return the private key of a file. Raises SigningError, ToolMissing without the package cryptography."""
+    return signer_from(_content(path), str(path))
+
+
+def signer_from(data: bytes, where: str) -> Signer:
+    """Return a private key from the content of its file. where: it came from, for errors, as `signer_of`."""
     serialization, ed25519 = _library()
-    data = _content(path)
     openssh = b"BEGIN OPENSSH PRIVATE KEY" in data
     load = serialization.load_ssh_private_key if openssh else serialization.load_pem_private_key
-    key = _loaded(path, "a private key", load, data, password=None)
+    key = _loaded(where, "a private key", load, data, password=None)
     if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise SigningError(f"{path} is no Ed25519 key", hint=_MAKE)
+        raise SigningError(f"{where} is no Ed25519 key", hint=_MAKE)
     return Signer(_fingerprint(key.public_key()), key)
 
 
 def trusted_of(paths: Iterable[Path]) -> Trusted:
     """Return the public keys of some files, one in each. Raises SigningError, ToolMissing."""
+    return Trusted(tuple(_public(_content(path), str(path)) for path in paths))
+
+
+def public_from(data: bytes, where: str) -> PublicKey:
+    """Return a public key from the content of its file. where: it came from, for errors, as `trusted_of`."""
+    return PublicKey(*_public(data, where))
+
+
+def _public(data: bytes, where: str) -> tuple[str, Ed25519PublicKey]:
     serialization, ed25519 = _library()
-    found = []
-    for path in paths:
-        data = _content(path)
-        pem = b"-----BEGIN" in data
-        load = serialization.load_pem_public_key if pem else serialization.load_ssh_public_key
-        key = _loaded(path, "a public key", load, data)
-        if not isinstance(key, ed25519.Ed25519PublicKey):
-            raise SigningError(f"{path} is no Ed25519 key", hint=_MAKE)
-        found.append((_fingerprint(key), key))
-    return Trusted(tuple(found))
+    pem = b"-----BEGIN" in data
+    load = serialization.load_pem_public_key if pem else serialization.load_ssh_public_key
+    key = _loaded(where, "a public key", load, data)
+    if not isinstance(key, ed25519.Ed25519PublicKey):
+        raise SigningError(f"{where} is no Ed25519 key", hint=_MAKE)
+    return _fingerprint(key), key
 
 
 _MAKE = "`openssl genpkey -algorithm ed25519` makes one"
@@ -118,7 +145,7 @@ def _content(path: Path) -> bytes:
         raise SigningError(f"cannot read the key {path}: {error.strerror}") from error
 
 
-def _loaded(path: Path, what: str, load: Any, data: bytes, **options: Any) -> Any:
+def _loaded(where: str, what: str, load: Any, data: bytes, **options: Any) -> Any:
     from cryptography.exceptions import UnsupportedAlgorithm
 
     try:
@@ -126,8 +153,8 @@ def _loaded(path: Path, what: str, load: Any, data: bytes, **options: Any) -> An
     except (TypeError, ValueError, UnsupportedAlgorithm) as error:
         # A TypeError is cryptography's way to say that a passphrase is missing.
         if isinstance(error, TypeError) or "password" in str(error).lower():
-            raise SigningError(f"the key {path} has a passphrase", hint="give one without") from error
-        raise SigningError(f"{path} is not {what}", hint=_MAKE) from error
+            raise SigningError(f"the key {where} has a passphrase", hint="give one without") from error
+        raise SigningError(f"{where} is not {what}", hint=_MAKE) from error
 
 
 def _fingerprint(key: Ed25519PublicKey) -> str:

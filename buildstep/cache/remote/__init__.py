@@ -1,0 +1,1 @@
+"""The shared cache: what one agent made, for others that can check who made it."""

@@ -1,0 +1,69 @@
+"""Where things lie in a shared cache, and what their keys are made of. The only module that makes names.
+
+cas/sha256/ab/<64 hex>          bytes, by their SHA-256
+ac/1/<scope>/<kind>/<64 hex>    a record, by its kind and key, in the folder of a scope
+ac/1/<scope>/slots/<32 hex>/<20 digits>-<kind>-<64 hex>
+                                empty: a record of this slot, and when it was made (in milliseconds)
+used/<day>/<64 hex>             empty: these bytes were used on that day; see `prune`
+
+1 is the number of the format, which is in every key as well: what is of another one is not looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from buildstep.cache.remote.interface import FORMAT, Kind, Wanted, is_digest
+
+CAS = "cas/sha256/"
+AC = f"ac/{FORMAT}/"
+
+_BLOB = re.compile(r"cas/sha256/[0-9a-f]{2}/([0-9a-f]{64})")
+_RECORD = re.compile(rf"ac/{FORMAT}/([a-z0-9._-]+)/([a-z]+)/([0-9a-f]{{64}})")
+_PLAIN = re.compile(r"[a-z0-9_][a-z0-9._]{0,39}")
+
+
+def shared_key(kind: Kind, inputs: Mapping[str, Any]) -> str:
+    """Return the key of a record: the SHA-256 of all that decides its outputs, as canonical JSON.
+
+    inputs: JSON values; never names, dates or paths of an agent. The order of an object's members is no part
+    of it. Raises ValueError for numbers that are none (NaN).
+    """
+    text = json.dumps(
+        [FORMAT, kind, inputs], sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def blob_name(digest: str) -> str:
+    assert is_digest(digest), digest
+    return f"{CAS}{digest[:2]}/{digest}"
+
+
+def digest_of(name: str) -> str:
+    """Return the digest that a name of bytes stands for; empty for any other name."""
+    match = _BLOB.fullmatch(name)
+    return match[1] if match and match[0][11:13] == match[1][:2] else ""
+
+
+def scope_folder(scope: str) -> str:
+    """Return the folder of a scope: its name if that is plain, else a hash of it. No two have the same."""
+    if _PLAIN.fullmatch(scope):
+        return scope
+    return "x-" + hashlib.sha256(scope.encode()).hexdigest()[:32]
+
+
+def record_name(scope: str, wanted: Wanted) -> str:
+    kind, key = wanted
+    assert is_digest(key), key
+    return f"{AC}{scope_folder(scope)}/{kind}/{key}"
+
+
+def record_of(name: str) -> tuple[str, str, str] | None:
+    """Return scope folder, kind and key of the name of a record; None for any other name."""
+    match = _RECORD.fullmatch(name)
+    return (match[1], match[2], match[3]) if match else None

@@ -1,0 +1,213 @@
+"""The shared cache of a build: find records, fetch what they name, and put what was made.
+
+No trouble with a store ends a build. `find` returns what it knows and `put` whether it could; what was wrong
+is in `trouble`. Only `fetch` raises, as its caller has to make the thing itself then.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYet
+from pathlib import Path
+from typing import Self
+
+from buildstep.cache.remote import backend as storage
+from buildstep.cache.remote import envelope, names
+from buildstep.cache.remote import policy as policies
+from buildstep.cache.remote.backend import Backend
+from buildstep.cache.remote.calls import Calls
+from buildstep.cache.remote.fetch import Limits, fetch
+from buildstep.cache.remote.interface import (
+    Facts,
+    Measured,
+    Output,
+    Record,
+    Seed,
+    Settings,
+    Unusable,
+    Wanted,
+    is_scope,
+)
+from buildstep.cache.remote.keys import signers_of
+from buildstep.cache.remote.policy import Policy
+from buildstep.cache.remote.put import Upload
+from buildstep.errors import StoreError, UsageError
+from buildstep.events import Bus
+from buildstep.files.interface import Missing
+from buildstep.trust import dsse
+
+MAIN = "main"
+
+
+class SharedStore:
+    """A store, for one build. Its methods may be called from several threads; `close` it."""
+
+    def __init__(
+        self, settings: Settings, backend: Backend, policy: Policy, signers: Sequence[dsse.Signs]
+    ) -> None:
+        self.settings = settings
+        self.policy = policy
+        self.trouble = ""
+        """The first thing that was wrong with the store; empty if all is well."""
+        self.troubles: list[str] = []
+        self._backend = backend
+        self._signers = signers
+        self._calls = Calls(storage.AT_ONCE)
+        self._guard = threading.Lock()
+
+    @classmethod
+    def open(cls, settings: Settings, environ: Mapping[str, str], _bus: Bus) -> Self:
+        """Return a store; nothing is asked of it yet.
+
+        Raises UsageError, SpecError, SigningError, ToolMissing for wrong settings, policies and keys.
+        """
+        if not is_scope(settings.scope):
+            raise UsageError(f"{settings.scope!r} is no name of a scope", hint="such as main or branch/fix-1")
+        backend = Backend(settings, environ)
+        policy = _policy_of(settings, backend, environ)
+        return cls(settings, backend, policy, signers_of(settings, environ))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what still runs."""
+        self._calls.close()
+        self._backend.interrupt()
+
+    @property
+    def url(self) -> str:
+        return self._backend.url
+
+    @property
+    def facts(self) -> Facts:
+        return self._backend.facts
+
+    @property
+    def measured(self) -> Measured:
+        return self._backend.measured
+
+    # -- finding ---------------------------------------------------------------------------------------
+
+    def find(self, wanted: Iterable[Wanted], deadline: float = 0.3) -> dict[Wanted, Record]:
+        """Return the records that count, of those that are wanted; all are asked for at once.
+
+        deadline: seconds from now, after which what has not come is a miss. Raises nothing.
+        """
+        begun = time.monotonic()
+        scopes = tuple(dict.fromkeys((self.settings.scope, MAIN)))
+        asked = {
+            (item, scope): self._calls.start(lambda item=item, scope=scope: self._record(scope, item))  # type: ignore[misc]
+            for item in dict.fromkeys(wanted)
+            for scope in scopes
+        }
+        found: dict[Wanted, Record] = {}
+        for (item, _), future in asked.items():
+            record = self._result(future, begun + deadline - time.monotonic())
+            if record is not None:
+                found.setdefault(item, record)
+        with self._guard:
+            self.facts.hits += len(found)
+            self.facts.misses += len({item for item, _ in asked}) - len(found)
+            self.facts.seconds += time.monotonic() - begun
+        return found
+
+    def _result(self, future: Future[Record | None], seconds: float) -> Record | None:
+        try:
+            return future.result(max(0.0, seconds))
+        except NotYet:
+            future.cancel()
+            self._note(f"{self.url} did not answer in time")
+        except (StoreError, OSError) as error:
+            self._note(str(error))
+        return None
+
+    def _record(self, scope: str, wanted: Wanted) -> Record | None:
+        """Return a record that counts; None if there is none. Raises Unusable, StoreError."""
+        name = names.record_name(scope, wanted)
+        try:
+            data = self._backend.small(name, envelope.LARGEST)
+        except Missing:
+            return None
+        try:
+            return self._counting(data, scope, wanted)
+        except Unusable as error:
+            raise Unusable(f"{name} of {self.url}: {error.message}") from error
+
+    def _counting(self, data: bytes, scope: str, wanted: Wanted) -> Record:
+        """Return the record of an envelope if it counts. Raises Unusable."""
+        sealed = envelope.parse(data)
+        record = envelope.record_in(sealed, scope, wanted)
+        return envelope.with_signer(record, self.policy.signer_of(sealed, record))
+
+    # -- fetching --------------------------------------------------------------------------------------
+
+    def fetch(
+        self,
+        output: Output,
+        target: Path,
+        *,
+        deadline: float = float("inf"),
+        seeds: Sequence[Path | Seed] = (),
+        progress: Callable[[int], None] | None = None,
+        stopped: threading.Event | None = None,
+    ) -> None:
+        """Write an output of a record that was found to a new file, every byte of it verified.
+
+        deadline: seconds from now. seeds: files here that may have parts of it. progress: is told of bytes
+        that came. stopped: set it in another thread to give up. Raises Gone (the record is a miss then),
+        Unusable, TooSlow, Stopped, StoreError, OSError; then there is no file.
+        """
+        begun = time.monotonic()
+        limits = Limits(begun + deadline, stopped or threading.Event(), progress or (lambda _count: None))
+        try:
+            fetch(self._backend, self._calls, output, target, limits)
+        except StoreError as error:
+            self._note(error.message)
+            raise
+        finally:
+            with self._guard:
+                self.facts.seconds += time.monotonic() - begun
+
+    # -- putting ---------------------------------------------------------------------------------------
+
+    def put(self, record: Record, files: Mapping[str, Path | bytes], *, deadline: float = 600.0) -> bool:
+        """Store a record and the files of its outputs, by their names; the record comes last.
+
+        Return whether the store has such a record now: this one, or one that was there and counts. deadline:
+        seconds from now. Raises nothing for trouble with the store, ValueError for files that are not the
+        outputs' own.
+        """
+        begun = time.monotonic()
+        try:
+            upload = Upload(self._backend, self._calls, self._signers, self._counting, begun + deadline)
+            return upload.put(record, self.settings.scope, files)
+        except (StoreError, OSError) as error:
+            self._note(str(error))
+            return False
+        finally:
+            with self._guard:
+                self.facts.seconds += time.monotonic() - begun
+
+    def _note(self, text: str) -> None:
+        with self._guard:
+            self.trouble = self.trouble or text
+            if text not in self.troubles:
+                self.troubles.append(text)
+
+
+def _policy_of(settings: Settings, backend: Backend, environ: Mapping[str, str]) -> Policy:
+    if settings.trust not in ("policy", "release"):
+        raise UsageError(f"{settings.trust!r} is no kind of trust", hint="policy or release")
+    release = settings.trust == "release"
+    if settings.policy is not None:
+        return policies.load(settings.policy, environ, release=release)
+    if not release and backend.storage.root is not None and backend.storage.writable:
+        return policies.OWN_DIRECTORY
+    return Policy(release=release)
