@@ -35,6 +35,7 @@ class ExitCode(IntEnum):
     SERVICE = 23
     LOCK = 24
     CHECK = 25
+    SHARED_CACHE = 26
 
 
 class BuildstepError(Exception):
@@ -216,6 +217,12 @@ class LockError(BuildstepError):
     """A lock: it is not about what is asked for, not current, or something that it names is gone."""
 
     exit_code = ExitCode.LOCK
+
+
+class SharedCacheError(BuildstepError):
+    """The shared cache cannot be used, and whoever builds demands that it is."""
+
+    exit_code = ExitCode.SHARED_CACHE
 
 
 class CheckError(BuildstepError):

@@ -24,7 +24,8 @@ from buildstep.tree.proto import ProtoDir
 
 NOT_DECISIVE = (
     "keep_on_failure", "keep_clone", "shell_on_failure", "timeouts", "limits", "origin_of", "source", "pool",
-    "cache", "index_max_age", "name", "version", "max_size", "max_growth", "over_size",
+    "cache", "shared_cache", "cache_required", "cache_trust", "sharing",
+    "index_max_age", "name", "version", "max_size", "max_growth", "over_size",
     "base_max_age", "secrets",
     "locked", "lock", "lock_problem",
 )  # fmt: skip

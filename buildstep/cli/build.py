@@ -182,6 +182,21 @@ def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool
     callback=_no_cache,
     help="Build everything anew, trust nothing from earlier builds.",
 )
+@click.option(
+    "--shared-cache",
+    metavar="URL",
+    shell_complete=values.STORES,
+    help="The cache that agents share: dir:PATH, s3://BUCKET, registry://HOST/NAME, http(s)://...",
+)
+@click.option(
+    "--cache-required", is_flag=True, default=None, help="Fail where the shared cache cannot be used."
+)
+@click.option(
+    "--cache-trust",
+    metavar="T",
+    shell_complete=values.OF_SETTING,
+    help="Which of its records count: policy (default), release, store.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be done and why; change nothing.")
 @click.option(
     "--keep-on-failure", is_flag=True, default=None, help="Leave the clone of a failed build, and say where."
@@ -305,7 +320,7 @@ def _build(
 
     from buildstep.build.execute import execute
     from buildstep.build.plan import plan
-    from buildstep.cli import session
+    from buildstep.cli import session, shared_settings
     from buildstep.report.console import JsonView
 
     # Lists of a hundred thousand paths hold no cycles; looking for some takes a third of the time.
@@ -326,6 +341,7 @@ def _build(
         else:
             opened.bus.note(note, level="warning")
     spec = _with_limits(spec, opened.config)
+    spec = replace(spec, sharing=shared_settings.of_build(spec, opened.config))
     if spec.store or "files" in spec.formats:
         spec = replace(spec, store=opened.environ["BUILDSTEP_STORE"])
     plain = bool(os.environ.get("BUILDSTEP_PLAIN"))

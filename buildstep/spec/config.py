@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from buildstep.errors import Fault, SpecError
-from buildstep.spec import assets_config, schema
+from buildstep.spec import assets_config, schema, shared_cache
 from buildstep.spec.assets_config import AssetsConfig
 from buildstep.spec.fields import Limits, from_data, store_url
 from buildstep.spec.rules import LIMITS, STORE
@@ -88,7 +88,9 @@ RULE: Final = record(
             _TARGET | _TARGET["properties"]["target"] | {"type": ["string", "object"]},
             keys=text(r"[A-Za-z0-9][A-Za-z0-9._-]*", say="a name without a colon"),
         ),
-        "cache": record({"images_days": _DAYS, "max_bytes": integer(0), "max_inodes": integer(0)}),
+        "cache": record(
+            {"images_days": _DAYS, "max_bytes": integer(0), "max_inodes": integer(0), **shared_cache.KEYS}
+        ),
         "http": _HTTP,
         "limits": LIMITS,
         "network": record({"allow": array(_HOST_PORT)}),
@@ -158,7 +160,8 @@ class Config:
 
     pool: its URI, None where none is named; pool_from: the flag, file or variable that names it.
     images_days: `gc` removes images that no build asked for in so many days. max_bytes, max_inodes: of a
-    pool's caches; 0: no limit, None: the default one. http: fields of `net.http.HttpOptions` by name. limits:
+    pool's caches; 0: no limit, None: the default one. shared: of the cache that agents share, by the keys of
+    `spec.shared_cache`. http: fields of `net.http.HttpOptions` by name. limits:
     of what a command in an image may take, for builds that do not give them. network_allow: what of the CI
     host itself commands in an image may reach, as HOST:PORT. store: of file lists and contents, empty for the
     user's own. assets: of the store of assets, the register of mappings and the hosts.
@@ -173,6 +176,7 @@ class Config:
     images_days: int = 30
     max_bytes: int | None = None
     max_inodes: int | None = None
+    shared: Mapping[str, Any] = field(default_factory=dict)
     http: Mapping[str, float] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     network_allow: tuple[str, ...] = ()
@@ -310,6 +314,8 @@ def _merged(places: Sequence[_Place]) -> Config:
                 ]
             elif key in ("assets", "consul"):
                 values[key] = assets_config.located(key, value, place.directory) | values[key]
+            elif key == "cache":
+                values[key] = shared_cache.placed(value, place.directory) | values[key]
             elif key in _TABLES:
                 values[key] = value | values[key]
             elif key == "sources":
@@ -335,7 +341,8 @@ def _merged(places: Sequence[_Place]) -> Config:
         store=values.get("store", ""),
         assets=AssetsConfig.of(values["assets"], values["consul"]),
         templates=values["services"],
-        **values["cache"],
+        shared={key: value for key, value in values["cache"].items() if key in shared_cache.KEYS},
+        **{key: value for key, value in values["cache"].items() if key not in shared_cache.KEYS},
     )
 
 

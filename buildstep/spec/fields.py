@@ -13,6 +13,7 @@ from buildstep.spec import check_rules
 from buildstep.spec.accounts import Group, Units, User
 from buildstep.spec.lock import Lock
 from buildstep.spec.repositories import PackageFile, Repository
+from buildstep.spec.shared_cache import SharedCache
 
 Origin = Literal["flag", "file", "environment", "default"]
 
@@ -181,7 +182,11 @@ class BuildSpec:
     image_prefix: str
     output_dir: Path
     pool: str | None = None
-    cache: bool = True
+    cache: bool | Mapping[str, Any] = True
+    """Whether what earlier builds made is used; or what is said of the cache that is shared."""
+    shared_cache: str | None = None
+    cache_required: bool = False
+    cache_trust: Literal["policy", "release", "store"] | None = None
     keep_on_failure: bool = False
     """Leave the clone of a build that went well too: of no setting, for what builds templates of services."""
     shell_on_failure: bool = False
@@ -200,6 +205,8 @@ class BuildSpec:
     network: bool = True
     locked: bool | None = None
 
+    sharing: SharedCache | None = None
+    """The shared cache, as flags, file, configuration and environment have it: no setting."""
     lock: Lock | None = None
     """What is beside the m.json, and fits it: no setting."""
     lock_problem: str = ""
@@ -299,6 +306,8 @@ def from_data(name: str, value: Any) -> Any:
         return tuple(map(RunCommand.of, value))
     if name == "secrets" and isinstance(value, Mapping):
         return {key: Secret(**part) for key, part in value.items()}
+    if name == "cache" and isinstance(value, Mapping):
+        return dict(value) or True
     if name == "owner":
         rules = {"*": value} if isinstance(value, str) else dict(value)
         return rules | {"*": rules.pop("*", "root:root")}

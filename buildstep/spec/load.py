@@ -27,6 +27,7 @@ from buildstep.spec import (
     repositories,
     run_rules,
     schema,
+    shared_cache,
 )
 from buildstep.spec.document import Document
 from buildstep.spec.fields import BuildSpec, InstallerOptions, Origin, Secret, from_data, store_url, to_data
@@ -122,6 +123,7 @@ def _load(
         run=run_rules.with_scripts(spec.run, folder),
         checks=check_rules.with_files(spec.checks, folder),
         secrets=_placed(spec.secrets, folder),
+        cache=shared_cache.placed(spec.cache, folder) if isinstance(spec.cache, Mapping) else spec.cache,
     )
     return locking.with_lock(spec, environ, cwd, document.profiles)
 

@@ -6,8 +6,7 @@ Schema of the `build` key and the reference are made from this table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Mapping
 from typing import Final
 
 from buildstep.spec.accounts import GROUPS, MODE, UNITS, USERS
@@ -33,61 +32,11 @@ from buildstep.spec.rules import (
     WORD,
 )
 from buildstep.spec.run_rules import ENV, NAME, RUN, SECRETS
-from buildstep.spec.schema import BOOLEAN, Rule, array, choice, integer, mapping, record, text
+from buildstep.spec.schema import BOOLEAN, array, choice, integer, mapping, record, text
+from buildstep.spec.setting import Choices, Setting
+from buildstep.spec.shared_cache import CACHE, TRUST, URL
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Choices:
-    """The names of what is plugged in. The caller knows them; this room does not."""
-
-    installers: tuple[str, ...]
-    formats: tuple[str, ...]
-    cleaners: tuple[str, ...]
-    compressions: tuple[str, ...] = ("gzip", "zstd", "xz", "bzip2", "none")
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """How one field of BuildSpec may be given.
-
-    names: the options, where they depend on what is plugged in; for a list, of its entries. variable: in the
-    environment, where it is not BUILDSTEP_ and the name. commas: whether they separate a list given as text.
-    """
-
-    name: str
-    rule: Rule
-    about: str
-    _: KW_ONLY
-    names: Callable[[Choices], Sequence[str]] | None = None
-    flag: str = ""
-    variable: str = ""
-    in_file: bool = True
-    commas: bool = True
-    required: bool = False
-
-    @property
-    def env(self) -> str:
-        """The name of its variable in the environment."""
-        return self.variable or f"BUILDSTEP_{self.name.upper()}"
-
-    @property
-    def option(self) -> str:
-        """The flag's long name, for messages."""
-        return next((word for word in self.flag.split("/") if word.startswith("--")), "")
-
-    @property
-    def kind(self) -> str:
-        """The JSON type that text given for this setting stands for."""
-        types = self.rule["type"]
-        return types if isinstance(types, str) else str(types[-1])
-
-    def rule_for(self, choices: Choices) -> Rule:
-        """Return the rule, given what is plugged in."""
-        if self.names is None:
-            return self.rule
-        options = choice(self.names(choices))
-        return self.rule | ({"items": options} if self.kind == "array" else options)
-
+__all__ = ["SETTINGS", "Choices", "Setting"]
 
 _TABLE: Final = (
     Setting(
@@ -287,7 +236,36 @@ _TABLE: Final = (
         "Where datasets live; default: the best this agent has.",
         flag="--pool",
     ),
-    Setting("cache", BOOLEAN, "Reuse layers of earlier builds.", flag="--cache/--no-cache"),
+    Setting(
+        "cache",
+        CACHE,
+        "Reuse layers of earlier builds; or what is said of the cache that agents share, which they are"
+        " reused from as well (how-to: share a cache).",
+        flag="--cache/--no-cache",
+    ),
+    Setting(
+        "shared_cache",
+        URL,
+        "The cache that agents share: dir:PATH, s3://BUCKET[/PREFIX], registry://HOST/NAME, ssh://HOST/PATH,"
+        " or http(s)://HOST/PATH to read; `shared` of `cache` in the file.",
+        flag="--shared-cache",
+        in_file=False,
+    ),
+    Setting(
+        "cache_required",
+        BOOLEAN,
+        "Fail with exit code 26 where the shared cache cannot be used; `required` of `cache` in the file.",
+        flag="--cache-required",
+        in_file=False,
+    ),
+    Setting(
+        "cache_trust",
+        {"type": "string", **TRUST},
+        "Which records of the shared cache count: what the policy allows, for a release only what a key of it"
+        " has signed for main, or all that is in the store; `trust` of `cache` in the file.",
+        flag="--cache-trust",
+        in_file=False,
+    ),
     Setting("keep_on_failure", BOOLEAN, "Leave the clone of a failed build.", flag="--keep-on-failure"),
     Setting(
         "shell_on_failure",

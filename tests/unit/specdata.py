@@ -207,6 +207,13 @@ GIVEN: dict[str, tuple[Any, Any, str, Any, Any, Any]] = {
 }
 
 BAD_SETTINGS: list[tuple[str, Any, str]] = [
+    ("cache", "yes", ""),
+    ("cache", {"shared": "gopher://host"}, ".shared"),
+    ("cache", {"scope": "topic/x"}, ".scope"),
+    ("cache", {"trust": "all"}, ".trust"),
+    ("cache", {"budget": -1}, ".budget"),
+    ("cache", {"upload": "later"}, ".upload"),
+    ("cache", {"url": "dir:/c"}, ".url"),
     ("store", "", ""),
     ("store", "s3://key:secret@bucket", ""),
     ("store", "https://user:secret@host/store", ""),

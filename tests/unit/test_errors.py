@@ -40,6 +40,7 @@ def test_codes_never_change() -> None:
         "DATASET": 10, "IMAGE": 11, "INSTALL": 12, "SANDBOX": 13, "EMIT": 14, "GRAPH": 15, "STORE": 16,
         "PUBLISH": 17, "CI": 18, "SIGNING": 19, "GATE": 20,
         "REGISTER": 21, "INCOMPLETE": 22, "SERVICE": 23, "LOCK": 24, "CHECK": 25,
+        "SHARED_CACHE": 26,
     }  # fmt: skip
 
 
