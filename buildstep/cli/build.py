@@ -186,7 +186,7 @@ def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool
     "--shared-cache",
     metavar="URL",
     shell_complete=values.STORES,
-    help="The cache that agents share: dir:PATH, s3://BUCKET, registry://HOST/NAME, http(s)://...",
+    help="The cache that agents share: dir:PATH, s3://BUCKET, registry:HOST/NAME, http(s)://...",
 )
 @click.option(
     "--cache-required", is_flag=True, default=None, help="Fail where the shared cache cannot be used."
@@ -195,7 +195,7 @@ def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool
     "--cache-trust",
     metavar="T",
     shell_complete=values.OF_SETTING,
-    help="Which of its records count: policy (default), release, store.",
+    help="Which of its records count: policy (default), release.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be done and why; change nothing.")
 @click.option(

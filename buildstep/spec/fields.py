@@ -186,7 +186,7 @@ class BuildSpec:
     """Whether what earlier builds made is used; or what is said of the cache that is shared."""
     shared_cache: str | None = None
     cache_required: bool = False
-    cache_trust: Literal["policy", "release", "store"] | None = None
+    cache_trust: Literal["policy", "release"] | None = None
     keep_on_failure: bool = False
     """Leave the clone of a build that went well too: of no setting, for what builds templates of services."""
     shell_on_failure: bool = False

@@ -246,7 +246,7 @@ _TABLE: Final = (
     Setting(
         "shared_cache",
         URL,
-        "The cache that agents share: dir:PATH, s3://BUCKET[/PREFIX], registry://HOST/NAME, ssh://HOST/PATH,"
+        "The cache that agents share: dir:PATH, s3://BUCKET[/PREFIX], registry:HOST/NAME, ssh://HOST/PATH,"
         " or http(s)://HOST/PATH to read; `shared` of `cache` in the file.",
         flag="--shared-cache",
         in_file=False,
@@ -261,8 +261,8 @@ _TABLE: Final = (
     Setting(
         "cache_trust",
         {"type": "string", **TRUST},
-        "Which records of the shared cache count: what the policy allows, for a release only what a key of it"
-        " has signed for main, or all that is in the store; `trust` of `cache` in the file.",
+        "Which records of the shared cache count: what the policy allows, or for a release only what a key"
+        " has signed that it marks for releases; `trust` of `cache` in the file.",
         flag="--cache-trust",
         in_file=False,
     ),

@@ -13,10 +13,10 @@ from buildstep.spec.rules import LINE, PLAIN
 from buildstep.spec.schema import BOOLEAN, HTTP, Rule, at, check, choice, record, text
 
 URL: Final = text(
-    rf"({HTTP}|s3)://[^\s@?#/]+[^\s@?#]*|registry://[^\s@?#/]+/[^\s@?#]+"
+    rf"({HTTP}|s3)://[^\s@?#/]+[^\s@?#]*|registry:[^\s@?#/]+/[^\s@?#]+"
     rf"|ssh://([^\s@:?#/]+@)?[^\s@?#/]+/[^\s@?#]*"
     rf"|dir:[^{PLAIN}#]+",
-    say="dir:PATH, s3://BUCKET[/PREFIX], registry://HOST/NAME, ssh://HOST/PATH or http(s)://HOST/PATH, "
+    say="dir:PATH, s3://BUCKET[/PREFIX], registry:HOST/NAME, ssh://HOST/PATH or http(s)://HOST/PATH, "
     "without a password",
 )
 """Where a shared cache is."""
@@ -25,7 +25,7 @@ SCOPE: Final = text(
     r"main|branch/[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}",
     say='"main", or branch/NAME for what may not write there',
 )
-TRUST: Final = choice(["policy", "release", "store"])
+TRUST: Final = choice(["policy", "release"])
 _SECONDS: Final[Rule] = {"type": "number", "minimum": 0, "maximum": 7 * 24 * 3600}
 
 KEYS: Final[Mapping[str, Rule]] = {
@@ -50,18 +50,17 @@ class SharedCache:
     """A shared cache, and how a build uses it.
 
     url: where it is. scope: in which this build writes, and where it reads before it reads `main`. trust:
-    `policy`, records count that the policy allows; without a policy those of a directory of this machine.
-    `release`, only those of `main` that a key of the policy has signed. `store`, all: whoever may write there
-    is believed. policy: its file; key: the file of the private key that signs, or env:NAME, None for none.
-    required: whether a build fails where the cache cannot be used. upload: whether what was made is put
-    there, `detach` by a process that outlives the build. budget: seconds that an upload may take after the
-    build, None for a share of that; min_cost: what took less to make is not uploaded; look_up: seconds that
-    an answer may take.
+    `policy`, records count that the policy allows; without a policy those of a directory that this machine
+    may write to. `release`, only those that a key has signed which the policy marks for that. policy: its
+    file; key: that of the private key that signs, None for what BUILDSTEP_CACHE_KEY has. required: whether a
+    build fails where the cache cannot be used. upload: whether what was made is put there, `detach` by a
+    process that outlives the build. budget: seconds that an upload may take after the build, None for a share
+    of that; min_cost: what took less to make is not uploaded; look_up: seconds that an answer may take.
     """
 
     url: str
     scope: str = "main"
-    trust: Literal["policy", "release", "store"] = "policy"
+    trust: Literal["policy", "release"] = "policy"
     policy: str | None = None
     key: str | None = None
     required: bool = False
@@ -71,14 +70,10 @@ class SharedCache:
     look_up: float = 0.3
 
 
-ENV: Final = "env:"
-"""What stands before the name of a variable that has the private key."""
-
 VARIABLES: Final = {
     "BUILDSTEP_SHARED_CACHE": "shared",
     "BUILDSTEP_CACHE_SCOPE": "scope",
     "BUILDSTEP_CACHE_POLICY": "policy",
-    "BUILDSTEP_CACHE_KEY": "key",
     "BUILDSTEP_CACHE_UPLOAD": "upload",
 }
 """Variables, and what they say."""
@@ -95,7 +90,7 @@ def placed(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return settings with absolute paths; folder: what those given are relative to."""
     found = dict(values)
     for name in ("policy", "key"):
-        if (value := found.get(name)) and not value.startswith(ENV):
+        if value := found.get(name):
             found[name] = os.path.abspath(folder / os.path.expanduser(value))
     if (url := found.get("shared")) and url.startswith("dir:"):
         found["shared"] = f"dir:{os.path.abspath(folder / url.removeprefix('dir:'))}"
@@ -121,25 +116,18 @@ def merged(
     values = {**placed(variables, cwd), **config, **named, **placed(flags, cwd)}
     if not values.get("shared"):
         return None
-    if wrong := [*check(values, record(KEYS), "cache"), *_faults(values, environ)]:
+    if wrong := [*check(values, record(KEYS), "cache"), *_faults(values)]:
         raise SpecError("the shared cache", wrong)
     return SharedCache(url=values.pop("shared"), **values)
 
 
-def _faults(values: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[Fault]:
+def _faults(values: Mapping[str, Any]) -> Iterator[Fault]:
     """Yield what is wrong with settings that each keep their rule: files that are not there, and what does
     not go together."""
     for name in ("policy", "key"):
         value, place = values.get(name), at("cache", name)
-        if not isinstance(value, str):
-            continue
-        if not value.startswith(ENV):
-            if not os.path.isfile(value):
-                yield Fault(where=place, message=f"{value} is not a file")
-        elif name == "policy":
-            yield Fault(where=place, message="must be a file", hint="only the key may be in a variable")
-        elif not environ.get(value.removeprefix(ENV)):
-            yield Fault(where=place, message=f"there is no variable {value.removeprefix(ENV)}")
+        if isinstance(value, str) and not os.path.isfile(value):
+            yield Fault(where=place, message=f"{value} is not a file")
     if values.get("trust") == "release" and not values.get("policy"):
         hint = f"name the file with {at('cache', 'policy')} or BUILDSTEP_CACHE_POLICY"
         yield Fault(
