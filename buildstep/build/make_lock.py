@@ -221,6 +221,7 @@ def _of_base(spec: BuildSpec, image: ImageRecord) -> Lock:
             digest=str(inputs.get("digest", "")),
             release=str(inputs.get("release", "")),
             epoch=made_of.epoch,
+            newest=made_of.newest,
             sources=made_of.sources,
             packages=made_of.packages,
         ),

@@ -91,7 +91,7 @@ def history_of(config: Mapping[str, Any], count: int) -> list[Mapping[str, Any]]
 
 def _blob(image: ImageRecord, state: Path) -> BlobRecord | None:
     """Return the record of an image's compressed layer, if a build made it."""
-    key = f"base {image.list_digest or image.tree_digest} "
+    key = f"base {image.list_digest} "
     for path in sorted((state / "blobs").glob("*.json")):
         known = records.find(BlobRecord, record_path(path.with_suffix("")), RECORD_FORMAT)
         if known is not None and known.key.startswith(key):

@@ -56,10 +56,12 @@ class LockedPackage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MadeOf:
-    """What a root of a suite was made of. epoch: the SOURCE_DATE_EPOCH by which it can be made again;
-    sources: its lists of sources, by path; packages: none where that could not be found out."""
+    """What a root of a suite was made of. epoch: the SOURCE_DATE_EPOCH by which it can be made again; newest:
+    the latest date of its Release files, and so of anything in it, 0 where that was not settled; sources: its
+    lists of sources, by path; packages: none where that could not be found out."""
 
     epoch: int = 0
+    newest: int = 0
     sources: Mapping[str, str] = field(default_factory=dict)
     packages: tuple[LockedPackage, ...] = ()
 
@@ -73,8 +75,8 @@ class MadeOf:
 class LockedBase:
     """A base image. key: its identity in a store of images; digest: of its manifest, where it is from a
     registry or an OCI layout; release: a digest over the Release files that it was made from; sources: its
-    sources of packages, by path; epoch: the SOURCE_DATE_EPOCH by which it is made again; packages: what it is
-    made of, where it was made of a suite."""
+    sources of packages, by path; epoch: the SOURCE_DATE_EPOCH by which it is made again; newest: the latest
+    date of these files; packages: what it is made of, where it was made of a suite."""
 
     label: str
     key: str
@@ -83,6 +85,7 @@ class LockedBase:
     digest: str = ""
     release: str = ""
     epoch: int = 0
+    newest: int = 0
     sources: Mapping[str, str] = field(default_factory=dict)
     packages: tuple[LockedPackage, ...] = ()
 
@@ -228,6 +231,7 @@ RULE: Final = record(
                 "digest": _DIGEST,
                 "release": _DIGEST,
                 "epoch": integer(0, 2**40),
+                "newest": integer(0, 2**40),
                 "sources": mapping(
                     text(least=0),
                     keys=text(r"/etc/apt/sources\.list(\.d/[A-Za-z0-9_.-]+)?", say="a list of sources"),

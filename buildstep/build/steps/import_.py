@@ -136,6 +136,6 @@ def _add_base_layer(context: BuildContext, state: BuildState, blobs: BlobStore, 
     with context.backend.tree(Kind.IMAGE, image.uuid) as tree:
         comment = layer_comments.base(image)
         # The list has the times as well, which the digest of the tree does not.
-        key = f"base {image.list_digest or image.tree_digest}"
+        key = f"base {image.list_digest}"
         blob = blobs.for_base(key, tree, state.below, comment=comment)
     state.layers.append(replace(blob, created_by=history_of_import(image)))

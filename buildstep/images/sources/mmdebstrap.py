@@ -18,17 +18,21 @@ from buildstep.events import Reading
 from buildstep.formats.oci.spec import OciPlatform
 from buildstep.images.freshness import RELEASE, digest_of
 from buildstep.images.interface import Identity, SourceContext, SourceImage
+from buildstep.images.sources import settled
 from buildstep.images.sources.oci import platform_of
 from buildstep.images.sources.suite_packages import SuitePackages
 from buildstep.rootfs import emulation
 from buildstep.rootfs.installers.apt_faults import ARCHIVE_KEYRINGS, Advice, Keys, explain
 from buildstep.rootfs.installers.dpkg_database import STATUS, installed_packages
 from buildstep.system import process, userns
+from buildstep.system.root import Root
 from buildstep.system.text import size_text
 
 DEFAULTS = {"variant": "minbase", "include": "", "components": "main"}
 
-_RELEASES = 'cd "$1/var/lib/apt/lists" && sha256sum *Release > "$RELEASES_FILE"'
+_RELEASES = """\
+cd "$1/var/lib/apt/lists" && sha256sum *Release > "$RELEASES_FILE"
+grep -h '^Date:' *Release > "$RELEASES_FILE.dates" || :"""
 
 
 _DEBIAN: Final[Mapping[str, str]] = {
@@ -74,11 +78,10 @@ class Mmdebstrap:
         releases = context.cache / "releases"
         made = SuitePackages(context, suite)
         argv = [*self._argv(options), *made.options]
-        begin = int(context.environ.get("SOURCE_DATE_EPOCH") or time.time())
         extra = {key: value for key, value in context.environ.items() if key in _PASSED}
-        # mmdebstrap sets mtimes to this when it is given, so that equal packages make an equal base.
         env = process.base_env(os.environ, **extra) | {"TMPDIR": os.fspath(context.cache)}
         env |= {"RELEASES_FILE": os.fspath(releases), **made.environ}
+        begin = _now(env)
         archive = context.cache / "base.tar"
         # Where nobody can make device nodes, mmdebstrap leaves out all that belongs into /dev, except in a
         # tar archive, into which it writes them without making them.
@@ -106,6 +109,10 @@ class Mmdebstrap:
             raise _explained(error, mirror) from error
         finally:
             archive.unlink(missing_ok=True)
+        newest = _newest(releases, context)
+        if newest:
+            settled.settle_accounts(Root(into), entries, settled.days_of(begin, _now(env)), newest)
+        settled.settle_times(into, entries, newest or begin)
         status = (into / STATUS.lstrip("/")).read_text(encoding="utf-8", errors="replace")
         return SourceImage(
             manifest=_manifest(suite, options["variant"]),
@@ -118,7 +125,7 @@ class Mmdebstrap:
             packages=tuple(installed_packages(status)),
             entries=entries,
             config=self._platform.to_json(),
-            made_of=made.made_of(into, begin),
+            made_of=made.made_of(into, begin, newest),
         )
 
     def _argv(self, options: Mapping[str, str]) -> list[str]:
@@ -146,6 +153,18 @@ def _release(releases: Path, context: SourceContext) -> str:
     if context.locked is not None and context.locked.base.release:
         return context.locked.base.release
     return digest_of(line.split()[0] for line in releases.read_text().splitlines())
+
+
+def _now(env: Mapping[str, str]) -> int:
+    """Return the time as scripts of packages see it that have this environment."""
+    return int(env.get("SOURCE_DATE_EPOCH") or time.time())
+
+
+def _newest(releases: Path, context: SourceContext) -> int:
+    """Return the latest date of the Release files that a root was made from, 0 where that is not known."""
+    if context.locked is not None:
+        return context.locked.base.newest
+    return settled.newest_of(releases.with_name(f"{releases.name}.dates").read_text().splitlines())
 
 
 def _made(root: Path, archive: Path) -> Reading:

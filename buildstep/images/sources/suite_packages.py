@@ -111,14 +111,15 @@ class SuitePackages:
     def _store(self) -> ArchiveStore:
         return ArchiveStore(self._context.packages or self._notes, self._context.bus)
 
-    def made_of(self, root: Path, epoch: int) -> MadeOf:
-        """Return what a root was made of, and keep its package files. epoch: when it was made.
+    def made_of(self, root: Path, epoch: int, newest: int) -> MadeOf:
+        """Return what a root was made of, and keep its package files. epoch: when it was made; newest: the
+        latest date of its Release files.
 
         Without packages where that could not be found out: such a root cannot be made again.
         """
         if self._locked is not None:
             base = self._locked.base
-            return MadeOf(epoch=base.epoch, sources=base.sources, packages=base.packages)
+            return MadeOf(epoch=base.epoch, newest=base.newest, sources=base.sources, packages=base.packages)
         sources = Sources.of(Root(root))
         rows = self._rows(sources)
         store = self._store()
@@ -127,7 +128,7 @@ class SuitePackages:
             file = self._notes / "debs" / archive.name
             if problem := store.take(archive, file, self._notes / "shown"):
                 self._context.bus.note(f"{archive.name} is not kept: it is {problem}")
-        return MadeOf(epoch=epoch, sources=sources.files, packages=tuple(rows))
+        return MadeOf(epoch=epoch, newest=newest, sources=sources.files, packages=tuple(rows))
 
     def _rows(self, sources: Sources) -> list[LockedPackage]:
         known = {}

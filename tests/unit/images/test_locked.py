@@ -144,8 +144,8 @@ def test_packages_of_a_root_are_written_down_and_kept(tmp_path: Path) -> None:
     (root / "etc/apt").mkdir(parents=True)
     text = "deb http://deb.example/debian suite main\ndeb http://deb.example/security suite main\n"
     (root / "etc/apt/sources.list").write_text(text)
-    made = found.made_of(root, 7)
-    assert (made.epoch, made.sources) == (7, {"/etc/apt/sources.list": text})
+    made = found.made_of(root, 7, 5)
+    assert (made.epoch, made.newest, made.sources) == (7, 5, {"/etc/apt/sources.list": text})
     assert [(row.name, row.version, row.priority) for row in made.packages] == [
         ("alpha", "1:1+1", "required"), ("beta", "2", "important"),
     ]  # fmt: skip
@@ -158,4 +158,4 @@ def test_packages_of_a_root_are_written_down_and_kept(tmp_path: Path) -> None:
     ]
     # Without notes, of a variant that runs no hook, nothing is known.
     (notes / "uris").unlink()
-    assert found.made_of(root, 7).packages == ()
+    assert found.made_of(root, 7, 5).packages == ()
