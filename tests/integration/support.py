@@ -382,6 +382,14 @@ def matches(folder: Path, pattern: str) -> list[Path]:
     return [folder / name for name in glob.glob(pattern, root_dir=folder)]
 
 
+def runs(pid: int) -> bool:
+    """Whether a process is there and not just waited for."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
 def end(child: subprocess.Popen[str]) -> None:
     """End a process that a test started, if it still runs."""
     if child.poll() is None:

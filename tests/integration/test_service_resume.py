@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.service_cli import ServiceCli
+from tests.integration.support import descendants, runs, wait_for
 
 ACTIONS = '''\
 """Each action says that it begins and that it is done; one whose name is in `hold` waits in between."""
@@ -94,13 +95,21 @@ def traced(tmp_path: Path) -> Traced:
     return Traced(tmp_path)
 
 
+def kill_all(child: subprocess.Popen[str]) -> None:
+    """Kill a run, and wait for the action too: on a busy machine it lives for a moment longer, and would find
+    another `hold`."""
+    below = descendants(child.pid)
+    child.kill()
+    child.communicate()
+    wait_for(lambda: not any(map(runs, below)))
+
+
 def test_a_run_killed_at_each_action_goes_on_where_it_was(traced: Traced) -> None:
     for action in INSTALL:
         traced.hold(action)
         child = traced.begin("install", "traced")
         traced.await_begun(action)
-        child.kill()
-        child.communicate()
+        kill_all(child)
     traced.hold("")
     ended = traced.run("install", "traced")
     assert ended.returncode == 0, ended.stderr
