@@ -6,13 +6,13 @@ import bz2
 import importlib
 import lzma
 import platform
-import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from buildstep.errors import ToolMissing, UsageError
+from buildstep.formats import gzip_runs
 
 Compression = Literal["gzip", "bzip2", "xz", "zstd", "none"]
 
@@ -33,7 +33,7 @@ class Codec:
     ident: str
     memory: int
     grain: int
-    compress: Callable[[bytes], bytes]
+    compress: Callable[[bytes | memoryview], bytes]
     """Returns one independent member or frame that holds all of its argument, without name or time."""
     expand: Callable[[bytes], bytes]
     """Returns the content of one such member. Raises whatever its library raises for anything else."""
@@ -48,19 +48,10 @@ def _gzip() -> Codec:
     except ImportError:
         # wbits 31: a gzip member; zlib writes no name and the time 0 into its header.
         ident = f"zlib {zlib.ZLIB_RUNTIME_VERSION} level 6"
-        pack: Callable[[bytes], bytes] = lambda part: zlib.compress(part, 6, wbits=31)  # noqa: E731
+        pack: gzip_runs.Squeeze = lambda part: zlib.compress(part, 6, wbits=31)  # noqa: E731
         unpack: Callable[[bytes], bytes] = lambda data: zlib.decompress(data, wbits=31)  # noqa: E731
     else:
-        ident = f"libdeflate of deflate {library.__version__} level 1 or stored"
-
-        def squeeze(part: bytes) -> bytes:
-            return bytes(library.gzip_compress(part, 1))
-
-        def pack(part: bytes) -> bytes:
-            return _stored(part, library.crc32(part)) if _is_dense(part, squeeze) else squeeze(part)
-
-        def unpack(data: bytes) -> bytes:
-            return bytes(library.gzip_decompress(data))
+        ident, pack, unpack = gzip_runs.with_libdeflate(library)
 
     return Codec(
         name="gzip",
@@ -75,35 +66,6 @@ def _gzip() -> Codec:
     )
 
 
-_SAMPLE = 8 << 10
-
-
-def _is_dense(part: bytes, squeeze: Callable[[bytes], bytes]) -> bool:
-    """Tell whether compressing gains next to nothing, by three samples, so the same for the same bytes.
-
-    Much of what is large in an image is compressed already; compressing it again costs ten times what storing
-    it does.
-    """
-    if len(part) < 8 * _SAMPLE:
-        return False
-    middle = len(part) // 2
-    samples = (part[:_SAMPLE], part[middle : middle + _SAMPLE], part[-_SAMPLE:])
-    return all(len(squeeze(sample)) > _SAMPLE * 0.98 for sample in samples)
-
-
-def _stored(part: bytes, crc: int) -> bytes:
-    """Return a gzip member (RFC 1952) whose data is stored as it is (RFC 1951, block type 0)."""
-    view = memoryview(part)
-    pieces: list[bytes | memoryview] = [b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"]
-    for at in range(0, len(part), 0xFFFF):
-        block = view[at : at + 0xFFFF]
-        last = at + 0xFFFF >= len(part)
-        pieces.append(struct.pack("<BHH", last, len(block), 0xFFFF ^ len(block)))
-        pieces.append(block)
-    pieces.append(struct.pack("<II", crc, len(part) & 0xFFFFFFFF))
-    return b"".join(pieces)
-
-
 def _zstd() -> Codec:
     try:
         zstandard = cast(Any, importlib.import_module("zstandard"))
@@ -113,7 +75,7 @@ def _zstd() -> Codec:
             hint="pip install buildstep[fast]",
         ) from error
 
-    def pack(part: bytes) -> bytes:
+    def pack(part: bytes | memoryview) -> bytes:
         # One compressor per call: they cannot be shared by threads, and making one costs little.
         return bytes(zstandard.ZstdCompressor(level=3, write_checksum=True).compress(part))
 
@@ -165,7 +127,7 @@ def _none() -> Codec:
         ident="none",
         memory=0,
         grain=128 << 10,
-        compress=lambda part: part,
+        compress=bytes,
         expand=lambda part: part,
     )
 

@@ -270,7 +270,7 @@ def test_a_full_disk_is_an_emit_error_and_not_a_hang() -> None:
 
 @pytest.mark.parametrize("size", [1, 40])
 def test_a_failing_codec_is_an_emit_error(out: int, size: int) -> None:
-    def fail(_part: bytes) -> bytes:
+    def fail(_part: bytes | memoryview) -> bytes:
         raise OSError(errno.EIO, "broken")
 
     with pytest.raises(EmitError, match="broken"):
