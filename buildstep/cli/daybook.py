@@ -44,20 +44,21 @@ _USAGES: Final = {
 
 def push() -> int:
     """daybook-push: send an archive as a version of a service."""
-    return _main("daybook-push", sys.argv[1:])
+    return main("daybook-push", sys.argv[1:])
 
 
 def pull() -> int:
     """daybook-pull: bring this host's services to its disk."""
-    return _main("daybook-pull", sys.argv[1:])
+    return main("daybook-pull", sys.argv[1:])
 
 
 def map_() -> int:
     """daybook-map: show or change the services of a pattern."""
-    return _main("daybook-map", sys.argv[1:])
+    return main("daybook-map", sys.argv[1:])
 
 
-def _main(program: str, argv: Sequence[str]) -> int:
+def main(program: str, argv: Sequence[str]) -> int:
+    """Run one of the three commands, as a whole process; returns its exit status."""
     standard_streams.prepare()
     status = run(program, argv)
     standard_streams.flush()
@@ -272,7 +273,3 @@ _JOBS: Final[dict[str, Callable[[Flags], int]]] = {
     "daybook-pull": _pull,
     "daybook-map": _map,
 }
-
-
-if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1], sys.argv[2:]))

@@ -63,7 +63,7 @@ class Zone:
         python = venv / "bin/python"
         python.write_text(f'#!/bin/sh\nexec {sys.executable} -P {here / "launcher.py"} {top} "$@"\n')
         python.chmod(0o755)
-        (venv / ".buildstep-ready").touch()
+        (venv / ".buildstep-ready").write_text("as it is\n")
         (top / "mnttab").touch()
         (top / "log").touch()
         for name in ("zfs", "zfs/zones%agent-1%data", "pool"):

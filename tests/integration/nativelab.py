@@ -45,7 +45,7 @@ class NativeLab(Lab):
         if not venv.exists():
             (venv / "bin").mkdir(parents=True)
             (venv / "bin/python").symlink_to(self.python)
-            (venv / ".buildstep-ready").touch()
+            (venv / ".buildstep-ready").write_text("as it is\n")
         return self.run(
             [os.fspath(REPOSITORY / "bin" / program), *arguments], env={"BUILDSTEP_VENV": os.fspath(venv)}
         )

@@ -49,7 +49,7 @@ class Both:
         argv = [
             sys.executable,
             "-m",
-            "buildstep.cli.daybook",
+            "buildstep",
             program,
             "-config-file",
             os.fspath(self.config),

@@ -164,7 +164,7 @@ def user_reader(top: Path, user: pwd.struct_passwd) -> Reader:
     packages = modules.partition(":")[2]
     program.write_text(f'#!/bin/sh\nPYTHONPATH="$PYTHONPATH:{packages}" exec {python} "$@"\n')
     program.chmod(0o755)
-    (top / "venv/.buildstep-ready").touch()
+    (top / "venv/.buildstep-ready").write_text("as it is\n")
     home = top / "home"
     environ = {"BUILDSTEP_VENV": os.fspath(top / "venv")}
     popen = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
