@@ -73,7 +73,7 @@ DOORS = {
     "isal": {"formats/decompress"},
     "pyfastcdc": {"files/chunks"},
     "yaml": {"components/settings"},
-    "zstandard": {"formats/codecs", "formats/decompress", "formats/zfs_stream"},
+    "zstandard": {"formats/codecs", "formats/decompress", "formats/zfs_stream", "formats/zstd_patch"},
     "cryptography": {"net/ssh_keys", "trust/*"},
 }
 """Outside packages, and the only modules that import them."""

@@ -1,4 +1,7 @@
-"""Fetch an output: in ranges, several at once, each piece written where it belongs, all of it verified."""
+"""Fetch an output: what older files here have of it, patches, and ranges of blobs, several at once.
+
+Every part is verified when it comes, and the whole file before anybody sees it.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +10,38 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from buildstep.cache.remote import names
+from buildstep.cache.remote import names, parts, patches
 from buildstep.cache.remote.backend import Backend
 from buildstep.cache.remote.calls import Calls
-from buildstep.cache.remote.interface import Gone, Output, Stopped, TooSlow, Unusable
+from buildstep.cache.remote.interface import Gone, Output, Seed, Stopped, TooSlow, Unusable
+from buildstep.cache.remote.known import Known
+from buildstep.cache.remote.parts import Part, Table
 from buildstep.errors import StoreError
 from buildstep.files.interface import Missing
+from buildstep.system.digest import sha256_file
 
 PIECE = 2 << 20
 """Bytes of a range: a store answers such a call in one go, and eight of them are no memory to speak of."""
+_BRIDGE = 32 << 10
+"""Bytes that are fetched for nothing rather than with another call."""
 _TICK = 0.05
+_TRIES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bytes of a blob, and where they belong in the output."""
+    """Bytes of a blob to fetch. goes: where they belong: place in them, length, place in the output, and the
+    digest that they must have, None where only the whole output has one."""
 
     blob: str
     offset: int
     size: int
-    target: int
+    goes: tuple[tuple[int, int, int, bytes | None], ...]
 
 
 @dataclass(slots=True)
@@ -55,11 +65,10 @@ class _File:
     """The file that is being written. No byte goes to it once it is closed, whichever threads still run."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         self._guard = threading.Lock()
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
-    def put(self, data: bytes, offset: int) -> None:
+    def put(self, data: bytes | memoryview, offset: int) -> None:
         with self._guard:
             if self._fd < 0:
                 raise Stopped("the file is closed")
@@ -85,62 +94,233 @@ class _File:
                 self._fd = -1
 
 
-def fetch(backend: Backend, calls: Calls, output: Output, target: Path, limits: Limits) -> None:
-    """Write an output to a new file. Raises Gone, Unusable, TooSlow, Stopped, StoreError, OSError; then there
-    is no file."""
-    what = f"{output.name} of {backend.url}"
-    file = _File(target)
-    try:
-        if output.data or not output.size:
-            file.put(output.data, 0)
-        else:
-            _pieces(backend, calls, _plain(output), file, limits, what)
-        if file.sha256(output.size) != output.digest:
-            raise Unusable(
-                f"{what} is not what its record says: {names.blob_name(output.digest)} is damaged",
-                hint="it is made anew here; the next upload replaces it",
-            )
-    except BaseException:
+class Fetch:
+    """One output on its way into a file."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        calls: Calls,
+        known: Known,
+        output: Output,
+        seeds: Sequence[Seed],
+        limits: Limits,
+    ) -> None:
+        self._backend = backend
+        self._calls = calls
+        self._known = known
+        self._output = output
+        self._seeds = seeds
+        self._limits = limits
+        self._what = f"{output.name} of {backend.url}"
+        self._used: list[str] = []
+        self.notes: list[str] = []
+        """What was wrong, and did no harm."""
+
+    def to(self, target: Path) -> Sequence[str]:
+        """Write a new file, and return the blobs that were used for it. Raises Gone, Unusable, TooSlow,
+        Stopped, StoreError, OSError; then there is no file."""
+        output = self._output
+        file = _File(target)
+        try:
+            if output.data or not output.size:
+                file.put(output.data, 0)
+            elif output.parts:
+                self._assemble(file, self.table(output.parts, output.size))
+            else:
+                self._run(self._plain(), file)
+            if file.sha256(output.size) != output.digest:
+                raise self._damaged(names.blob_name(output.digest))
+        except BaseException:
+            file.close()
+            target.unlink(missing_ok=True)
+            raise
         file.close()
-        target.unlink(missing_ok=True)
-        raise
-    file.close()
+        return self._used
 
+    def _damaged(self, name: str) -> Unusable:
+        self._known.is_bad([name])
+        return Unusable(
+            f"{self._what} is not what its record says: {name} is damaged",
+            hint="it is made anew here, and the next upload replaces it",
+        )
 
-def _plain(output: Output) -> list[Piece]:
-    """Return the ranges of an output that is one blob."""
-    blob = names.blob_name(output.digest)
-    return [Piece(blob, at, min(PIECE, output.size - at), at) for at in range(0, output.size, PIECE)]
+    def _gone(self, error: Missing) -> Gone:
+        self._known.forget(self._used)
+        return Gone(f"{self._what} is gone: {error.message}")
 
+    def table(self, digest: str, size: int) -> Table:
+        """Return a table of parts by its digest. size: of the output. Raises Gone, Unusable, StoreError."""
+        name = names.blob_name(digest)
+        self._used.append(name)
+        data = self._known.table(self._output.digest)
+        if hashlib.sha256(data).hexdigest() != digest:
+            try:
+                data = self._backend.small(name, parts.LARGEST)
+            except Missing as error:
+                raise self._gone(error) from error
+            if hashlib.sha256(data).hexdigest() != digest:
+                raise self._damaged(name)
+            self._known.keep_table(self._output.digest, data)
+        return parts.parse(data, size)
 
-def _pieces(
-    backend: Backend, calls: Calls, pieces: Sequence[Piece], file: _File, limits: Limits, what: str
-) -> None:
-    """Fetch pieces into a file, a few more at a time than there are connections."""
+    # -- from parts ------------------------------------------------------------------------------------
 
-    def one(piece: Piece) -> int:
-        limits.check(what)
-        data = backend.range(piece.blob, piece.offset, piece.size)
+    def _assemble(self, file: _File, table: Table) -> None:
+        self._used += [names.blob_name(source.digest) for source in table.sources]
+        missing = [True] * len(table.parts)
+        with contextlib.ExitStack() as stack:
+            seeds = []
+            for seed in self._seeds:
+                with contextlib.suppress(OSError, StoreError):
+                    seeds.append(_OpenSeed(stack, seed, self._known, table, self._backend))
+            for opened in seeds:
+                self._limits.check(self._what)
+                self._copy(opened, table, missing, file)
+            if table.patch and any(missing):
+                for opened in seeds:
+                    if table.before and opened.digest == table.before[0]:
+                        self._patch(opened, table, missing, file)
+        self._run(_ranges(table, missing), file)
+
+    def _copy(self, seed: _OpenSeed, table: Table, missing: list[bool], file: _File) -> None:
+        """Take parts from a file here, where it has them and they are sound."""
+        for number, part in enumerate(table.parts):
+            if missing[number] and (data := seed.part(part)) is not None:
+                file.put(data, part.place)
+                missing[number] = False
+
+    def _patch(self, seed: _OpenSeed, table: Table, missing: list[bool], file: _File) -> None:
+        """Make parts of the older version here; where that does not do, they are fetched like others."""
+        if patches.codec_of(table) is None or table.patch is None:
+            return
+        name = names.blob_name(table.patch.digest)
+        try:
+            self._apply(name, seed, table, missing, file)
+        except Missing:
+            return
+        except Unusable as error:
+            self._known.is_bad([name])
+            self.notes.append(f"{self._what}: {name} is damaged: {error.message}")
+
+    def _apply(self, name: str, seed: _OpenSeed, table: Table, missing: list[bool], file: _File) -> None:
+        for frame in table.frames:
+            self._limits.check(self._what)
+            wanted = range(frame.first, frame.first + frame.many)
+            if sum(table.parts[n].length for n in wanted if missing[n]) <= frame.length:
+                continue
+            patch = self._backend.range(name, frame.offset, frame.length)
+            self._limits.progress(len(patch))
+            made = patches.apply(table, frame, patch, seed.parts, seed.read(frame.old_first, frame.old_count))
+            for number, data in zip(wanted, made, strict=True):
+                file.put(data, table.parts[number].place)
+                missing[number] = False
+        self._used.append(name)
+
+    # -- from blobs ------------------------------------------------------------------------------------
+
+    def _plain(self) -> Iterator[Piece]:
+        """Yield the ranges of an output that is one blob."""
+        blob, total = names.blob_name(self._output.digest), self._output.size
+        self._used.append(blob)
+        for at in range(0, total, PIECE):
+            size = min(PIECE, total - at)
+            yield Piece(blob, at, size, ((0, size, at, None),))
+
+    def _run(self, pieces: Iterator[Piece], file: _File) -> None:
+        """Fetch pieces into a file, as many at a time as there are connections."""
+        begun, came = time.monotonic(), 0
+        running: set[Future[int]] = set()
+        try:
+            running = {self._calls.start(lambda piece=piece: self._one(piece, file)) for piece in pieces}  # type: ignore[misc]
+            while running:
+                self._limits.check(self._what)
+                done, running = wait(running, timeout=_TICK, return_when=FIRST_COMPLETED)
+                for future in done:
+                    count = future.result()
+                    came += count
+                    self._limits.progress(count)
+        except Missing as error:
+            raise self._gone(error) from error
+        finally:
+            for future in running:
+                future.cancel()
+            if came:
+                self._backend.moved(came, time.monotonic() - begun)
+
+    def _one(self, piece: Piece, file: _File) -> int:
+        for left in reversed(range(_TRIES)):
+            self._limits.check(self._what)
+            try:
+                data = self._backend.range(piece.blob, piece.offset, piece.size)
+                break
+            except StoreError as error:
+                if not (error.retryable and left):
+                    raise
         if len(data) != piece.size:
-            raise Unusable(f"{piece.blob} of {backend.url} is shorter than its record says")
-        file.put(data, piece.target)
+            raise self._damaged(piece.blob)
+        view = memoryview(data)
+        for at, length, place, digest in piece.goes:
+            part = view[at : at + length]
+            if digest is not None and hashlib.sha256(part).digest() != digest:
+                raise self._damaged(piece.blob)
+            file.put(part, place)
         return len(data)
 
-    begun, came = time.monotonic(), 0
-    running: set[Future[int]] = set()
-    try:
-        running = {calls.start(lambda piece=piece: one(piece)) for piece in pieces}  # type: ignore[misc]
-        while running:
-            limits.check(what)
-            done, running = wait(running, timeout=_TICK, return_when=FIRST_COMPLETED)
-            for future in done:
-                count = future.result()
-                came += count
-                limits.progress(count)
-    except Missing as error:
-        raise Gone(f"{what} is gone: {error.message}") from error
-    finally:
-        for future in running:
-            future.cancel()
-        with contextlib.suppress(StoreError):
-            backend.moved(came, time.monotonic() - begun)
+
+def _ranges(table: Table, missing: Sequence[bool]) -> Iterator[Piece]:
+    """Yield the ranges that the missing parts lie in, in the order of the blobs."""
+    wanted = sorted(
+        (part for part, is_missing in zip(table.parts, missing, strict=True) if is_missing),
+        key=lambda part: (part.source, part.offset),
+    )
+    group: list[Part] = []
+    for part in wanted:
+        if group:
+            begin, last = group[0], group[-1]
+            far = part.source != begin.source or part.offset > last.offset + last.length + _BRIDGE
+            if far or part.offset + part.length - begin.offset > PIECE:
+                yield _piece(table, group)
+                group = []
+        group.append(part)
+    if group:
+        yield _piece(table, group)
+
+
+def _piece(table: Table, group: Sequence[Part]) -> Piece:
+    begin = group[0].offset
+    end = max(part.offset + part.length for part in group)
+    goes = tuple((part.offset - begin, part.length, part.place, part.digest) for part in group)
+    return Piece(names.blob_name(table.sources[group[0].source].digest), begin, end - begin, goes)
+
+
+class _OpenSeed:
+    """A file here whose parts are known. Raises OSError, StoreError where it is of no use."""
+
+    def __init__(
+        self, stack: contextlib.ExitStack, seed: Seed, known: Known, table: Table, backend: Backend
+    ) -> None:
+        stream = stack.enter_context(seed.path.open("rb"))
+        self._fd = stream.fileno()
+        size = os.fstat(self._fd).st_size
+        self.digest = seed.digest or sha256_file(seed.path)
+        data = known.table(self.digest)
+        if not data and table.before and table.before[0] == self.digest:
+            data = backend.small(names.blob_name(table.before[1]), parts.LARGEST)
+            if hashlib.sha256(data).hexdigest() == table.before[1]:
+                known.keep_table(self.digest, data)
+        self.parts = parts.parse(data, size).parts
+        self._places = {part.digest: part for part in self.parts}
+
+    def part(self, wanted: Part) -> bytes | None:
+        """Return a part of an output if this file has it."""
+        there = self._places.get(wanted.digest)
+        if there is None or there.length != wanted.length:
+            return None
+        data = os.pread(self._fd, there.length, there.place)
+        return data if hashlib.sha256(data).digest() == wanted.digest else None
+
+    def read(self, first: int, count: int) -> bytes:
+        """Return the packed bytes of parts in a row."""
+        rows = self.parts[first : first + count]
+        return os.pread(self._fd, sum(part.length for part in rows), rows[0].place) if rows else b""

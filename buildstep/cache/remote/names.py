@@ -4,7 +4,9 @@ cas/sha256/ab/<64 hex>          bytes, by their SHA-256
 ac/1/<scope>/<kind>/<64 hex>    a record, by its kind and key, in the folder of a scope
 ac/1/<scope>/slots/<32 hex>/<20 digits>-<kind>-<64 hex>
                                 empty: a record of this slot, and when it was made (in milliseconds)
-used/<day>/<64 hex>             empty: these bytes were used on that day; see `prune`
+used/<day>/<scope>/<kind>/<64 hex>
+                                empty: this record was used on that day, such as 20261130; see `prune`
+gc/condemned                    what no record named when a prune looked last
 
 1 is the number of the format, which is in every key as well: what is of another one is not looked at.
 """
@@ -17,13 +19,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from buildstep.cache.remote.interface import FORMAT, Kind, Wanted, is_digest
+from buildstep.cache.remote.interface import FORMAT, KINDS, Kind, Record, Wanted, is_digest
 
 CAS = "cas/sha256/"
 AC = f"ac/{FORMAT}/"
+USED = "used/"
+CONDEMNED = "gc/condemned"
 
 _BLOB = re.compile(r"cas/sha256/[0-9a-f]{2}/([0-9a-f]{64})")
 _RECORD = re.compile(rf"ac/{FORMAT}/([a-z0-9._-]+)/([a-z]+)/([0-9a-f]{{64}})")
+_SLOT = re.compile(rf"ac/{FORMAT}/([a-z0-9._-]+)/slots/[0-9a-f]{{32}}/(\d{{20}})-([a-z]+)-([0-9a-f]{{64}})")
+_USED = re.compile(r"used/(\d{8})/([a-z0-9._-]+)/([a-z]+)/([0-9a-f]{64})")
 _PLAIN = re.compile(r"[a-z0-9_][a-z0-9._]{0,39}")
 
 
@@ -67,3 +73,36 @@ def record_of(name: str) -> tuple[str, str, str] | None:
     """Return scope folder, kind and key of the name of a record; None for any other name."""
     match = _RECORD.fullmatch(name)
     return (match[1], match[2], match[3]) if match else None
+
+
+def slot_folder(scope: str, slot: str) -> str:
+    return f"{AC}{scope_folder(scope)}/slots/{hashlib.sha256(slot.encode()).hexdigest()[:32]}/"
+
+
+def slot_name(scope: str, record: Record) -> str:
+    return f"{slot_folder(scope, record.slot)}{int(record.made_at * 1000):020}-{record.kind}-{record.key}"
+
+
+def wanted_of(name: str) -> Wanted | None:
+    """Return kind and key of the record that a name of a slot stands for; None for any other name."""
+    match = _SLOT.fullmatch(name)
+    if match is None:
+        return None
+    return next(((kind, match[4]) for kind in KINDS if kind == match[3]), None)
+
+
+def record_of_slot(name: str) -> str:
+    """Return the name of the record that a name of a slot stands for; empty for any other name."""
+    match = _SLOT.fullmatch(name)
+    return f"{AC}{match[1]}/{match[3]}/{match[4]}" if match else ""
+
+
+def used_name(day: str, record: str) -> str:
+    """Return the mark that a record was used. day: as YYYYMMDD; record: its name."""
+    return f"{USED}{day}/{record.removeprefix(AC)}"
+
+
+def used_of(name: str) -> tuple[str, str] | None:
+    """Return the day of a mark and the name of its record; None for any other name."""
+    match = _USED.fullmatch(name)
+    return (match[1], f"{AC}{match[2]}/{match[3]}/{match[4]}") if match else None

@@ -19,9 +19,10 @@ from buildstep.cache.remote import envelope, names
 from buildstep.cache.remote import policy as policies
 from buildstep.cache.remote.backend import Backend
 from buildstep.cache.remote.calls import Calls
-from buildstep.cache.remote.fetch import Limits, fetch
+from buildstep.cache.remote.fetch import Fetch, Limits
 from buildstep.cache.remote.interface import (
     Facts,
+    Gone,
     Measured,
     Output,
     Record,
@@ -32,6 +33,7 @@ from buildstep.cache.remote.interface import (
     is_scope,
 )
 from buildstep.cache.remote.keys import signers_of
+from buildstep.cache.remote.known import Known
 from buildstep.cache.remote.policy import Policy
 from buildstep.cache.remote.put import Upload
 from buildstep.errors import StoreError, UsageError
@@ -56,6 +58,9 @@ class SharedStore:
         self._backend = backend
         self._signers = signers
         self._calls = Calls(storage.AT_ONCE)
+        self._known = Known.of(settings.state, backend.url)
+        self._used: set[str] = set()
+        self._found: list[tuple[str, Record]] = []
         self._guard = threading.Lock()
 
     @classmethod
@@ -78,6 +83,8 @@ class SharedStore:
 
     def close(self) -> None:
         """End what still runs."""
+        self._known.is_fast(self._backend.measured)
+        self._known.save()
         self._calls.close()
         self._backend.interrupt()
 
@@ -91,7 +98,9 @@ class SharedStore:
 
     @property
     def measured(self) -> Measured:
-        return self._backend.measured
+        """How fast the store is: in this build, else in earlier ones on this machine."""
+        now, known = self._backend.measured, self._known.measured
+        return Measured(now.rate or known.rate, now.latency or known.latency)
 
     # -- finding ---------------------------------------------------------------------------------------
 
@@ -108,10 +117,11 @@ class SharedStore:
             for scope in scopes
         }
         found: dict[Wanted, Record] = {}
-        for (item, _), future in asked.items():
+        for (item, scope), future in asked.items():
             record = self._result(future, begun + deadline - time.monotonic())
             if record is not None:
                 found.setdefault(item, record)
+                self._found.append((scope, record))
         with self._guard:
             self.facts.hits += len(found)
             self.facts.misses += len({item for item, _ in asked}) - len(found)
@@ -131,14 +141,26 @@ class SharedStore:
     def _record(self, scope: str, wanted: Wanted) -> Record | None:
         """Return a record that counts; None if there is none. Raises Unusable, StoreError."""
         name = names.record_name(scope, wanted)
+        if kept := self._known.record(scope, wanted):
+            try:
+                return self._used_now(name, self._counting(kept, scope, wanted))
+            except Unusable:
+                self._known.keep_record(scope, wanted, b"")
         try:
             data = self._backend.small(name, envelope.LARGEST)
         except Missing:
             return None
         try:
-            return self._counting(data, scope, wanted)
+            record = self._counting(data, scope, wanted)
         except Unusable as error:
             raise Unusable(f"{name} of {self.url}: {error.message}") from error
+        self._known.keep_record(scope, wanted, data)
+        return self._used_now(name, record)
+
+    def _used_now(self, name: str, record: Record) -> Record:
+        with self._guard:
+            self._used.add(name)
+        return record
 
     def _counting(self, data: bytes, scope: str, wanted: Wanted) -> Record:
         """Return the record of an envelope if it counts. Raises Unusable."""
@@ -166,27 +188,48 @@ class SharedStore:
         """
         begun = time.monotonic()
         limits = Limits(begun + deadline, stopped or threading.Event(), progress or (lambda _count: None))
+        job = Fetch(self._backend, self._calls, self._known, output, _seeds(seeds), limits)
         try:
-            fetch(self._backend, self._calls, output, target, limits)
+            self._known.saw(job.to(target))
         except StoreError as error:
             self._note(error.message)
+            if isinstance(error, Gone | Unusable):
+                self._forget(output)
             raise
         finally:
+            for text in job.notes:
+                self._note(text)
             with self._guard:
                 self.facts.seconds += time.monotonic() - begun
 
+    def _forget(self, output: Output) -> None:
+        """Keep no record of an output that cannot be had: the next build asks the store for it again."""
+        for scope, record in self._found:
+            if output in record.outputs:
+                self._known.keep_record(scope, record.wanted, b"")
+
     # -- putting ---------------------------------------------------------------------------------------
 
-    def put(self, record: Record, files: Mapping[str, Path | bytes], *, deadline: float = 600.0) -> bool:
+    def put(
+        self,
+        record: Record,
+        files: Mapping[str, Path | bytes],
+        *,
+        deadline: float = 600.0,
+        seeds: Sequence[Path | Seed] = (),
+    ) -> bool:
         """Store a record and the files of its outputs, by their names; the record comes last.
 
         Return whether the store has such a record now: this one, or one that was there and counts. deadline:
-        seconds from now. Raises nothing for trouble with the store, ValueError for files that are not the
-        outputs' own.
+        seconds from now. seeds: files here that may be the outputs of the last record of its slot. Raises
+        nothing for trouble with the store, ValueError for files that are not the outputs' own.
         """
         begun = time.monotonic()
         try:
-            upload = Upload(self._backend, self._calls, self._signers, self._counting, begun + deadline)
+            upload = Upload(
+                self._backend, self._calls, self._known, self._signers, self._counting, begun + deadline,
+                _seeds(seeds),
+            )  # fmt: skip
             return upload.put(record, self.settings.scope, files)
         except (StoreError, OSError) as error:
             self._note(str(error))
@@ -200,6 +243,10 @@ class SharedStore:
             self.trouble = self.trouble or text
             if text not in self.troubles:
                 self.troubles.append(text)
+
+
+def _seeds(given: Sequence[Path | Seed]) -> list[Seed]:
+    return [one if isinstance(one, Seed) else Seed(one) for one in given]
 
 
 def _policy_of(settings: Settings, backend: Backend, environ: Mapping[str, str]) -> Policy:
