@@ -24,7 +24,7 @@ from buildstep.tree.proto import ProtoDir
 
 NOT_DECISIVE = (
     "keep_on_failure", "keep_clone", "shell_on_failure", "timeouts", "limits", "origin_of", "source", "pool",
-    "cache", "shared_cache", "cache_required", "cache_trust", "sharing",
+    "cache", "shared_cache", "cache_required", "cache_trust", "sharing", "paranoid",
     "index_max_age", "name", "version", "max_size", "max_growth", "over_size",
     "base_max_age", "secrets",
     "locked", "lock", "lock_problem",
@@ -145,7 +145,7 @@ def decisive(
     else:
         for name in _OF_A_STORE:
             options.pop(name)
-        if "oci" in spec.formats:
+        if emit.has_layers(spec.formats):
             options["ref"] = spec.ref
     if spec.wants_packages:
         options["installer_options"] = to_data(replace(spec.installer_options, snapshot=None))

@@ -128,7 +128,7 @@ def _earlier(record: Path) -> list[Path]:
         return []
     stem = record.name.removesuffix(RECORD_SUFFIX)
     paths = [record.with_name(name) for name in (*names, f"{stem}.pkgaudit") if name.startswith(f"{stem}.")]
-    return [path for path in paths if path.is_file() or path.is_symlink()]
+    return [path for path in paths if path.is_file() or path.is_symlink() or (path / "oci-layout").is_file()]
 
 
 def _file_json(artifact: Artifact) -> dict[str, Any]:

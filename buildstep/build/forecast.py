@@ -91,7 +91,7 @@ def forecast(
     copied = not takes_in_place(spec)
     clone = backend is not None and not backend.cheap_clone
     imported = image is None
-    blob = "oci" in spec.formats
+    blob = emit.has_layers(spec.formats)
     pool = Need(
         least=imported * certain + (certain if clone else 0) + (size if copied else 0),
         likely=imported * base

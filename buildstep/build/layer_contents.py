@@ -18,7 +18,7 @@ NOTHING = (None, None, None)
 
 def layers(spec: BuildSpec, state: BuildState) -> tuple[Layer, ...]:
     """Return all layers of the OCI image, base first; none where it is not among the files."""
-    extra = next((artifact.extra for artifact in state.artifacts if artifact.format == "oci"), {})
+    extra = next((artifact.extra for artifact in state.artifacts if "layers" in artifact.extra), {})
     names = ("layers", "diff_ids", "layer_sizes", "layer_comments", "layer_history", "layer_brought")
     rows = list(zip(*(extra.get(name, ()) for name in names), strict=True))
     packages = _packages(spec, state, [comment for _, _, _, comment, *_ in rows])

@@ -89,7 +89,12 @@ def _image_uuid(spec: BuildSpec, artifact: Artifact) -> str:
 
 
 def _file_entry(artifact: Artifact) -> dict[str, Any]:
-    """files[0] of the manifest. imgmanifest knows no zstd: to it, such a file is not compressed."""
+    """files[0] of the manifest. imgmanifest knows no zstd: to it, such a file is not compressed.
+
+    Of an image that is a directory it is the index of that: a file that really has this size and SHA-1, and
+    from which every byte of the image can be verified.
+    """
     compression = "none" if artifact.compression == "zstd" else artifact.compression
     guid = {"dataset_guid": artifact.extra["dataset_guid"]} if "dataset_guid" in artifact.extra else {}
-    return {"size": artifact.size, "compression": compression, "sha1": artifact.sha1, **guid}
+    size = artifact.extra.get("index_size", artifact.size)
+    return {"size": size, "compression": compression, "sha1": artifact.sha1, **guid}

@@ -280,7 +280,7 @@ def _choose_route(facts: PlanFacts, store: ImageStore, environ: Mapping[str, str
             return _Choice(route=Route.UP_TO_DATE, outputs=valid)
         return _Choice(missed=(f"the store does not have {spec.ref_name} of the last build any more",))
     missed = tuple(_missed(outputs.why_not(facts.last(), inputs), spec))
-    if facts.in_place and tuple(spec.formats) == ("oci",) and facts.settled:
+    if facts.in_place and emit.only_layers(spec.formats) and facts.settled:
         update = content_update.find(folder, spec, image, resolution, facts.proto)
         if update is not None:
             return _Choice(route=Route.CONTENT_UPDATE, update=update, missed=missed)

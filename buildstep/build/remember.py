@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
+from buildstep import emit
 from buildstep.build import cache_inputs, content_update, package_resolution
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.cache import kept_tree, outputs
@@ -93,7 +94,7 @@ def _tree_to_keep(context: BuildContext, state: BuildState) -> Tree | None:
         digest = cache_inputs.proto_digest(spec, proto)
         return replace(update.tree, proto=digest, build=context.journal.ident)
     parts = [(part, blob) for part, blob in state.chunks if part.entries]
-    if not (parts and spec.cache and context.plan.in_place) or tuple(spec.formats) != ("oci",):
+    if not (parts and spec.cache and context.plan.in_place) or not emit.only_layers(spec.formats):
         return None
     # Files that something else covers in the image have not been read so far.
     context.bus.count("bytes_hashed", hash_entries(b"", proto.fresh_entries.values()))

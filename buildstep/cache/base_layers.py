@@ -21,14 +21,13 @@ from buildstep.cache.blob_files import (
     BlobRecord,
     name_of,
     names_lock,
+    protect,
     record_path,
-    stamp_of,
     try_remove,
 )
 from buildstep.cache.blobs import BlobStore
 from buildstep.emit.interface import Blob
 from buildstep.system.files import Slice, copy_range
-from buildstep.system.host import boot_id
 from buildstep.system.locks import lock
 from buildstep.system.private import private_dir
 from buildstep.tree.diff import Brought
@@ -72,12 +71,13 @@ def keep(state: Path, layer: BaseLayer, place: Slice, *, own: bool) -> None:
             place.path.rename(new)
         else:
             _copy(place, new)
+        protect(new)
         with lock(names_lock(folder)):
             new.rename(target)
             BlobRecord(
                 digest=layer.digest, size=layer.size, diff_id=layer.diff_id, media_type=layer.media_type,
-                comment="", key=BASE + layer.digest, seconds=0.0, stamp=stamp_of(target), boot=boot_id(),
-            ).save(target)  # fmt: skip
+                comment="", key=BASE + layer.digest, seconds=0.0, stamp=(), boot="",
+            ).seen(target).save(target)  # fmt: skip
     finally:
         new.unlink(missing_ok=True)
 

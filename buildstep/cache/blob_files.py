@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
-from dataclasses import dataclass
+import random
+import sys
+import zlib
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from buildstep.cache import records
 from buildstep.system.digest import sha256_file
 from buildstep.system.files import stamp
+from buildstep.system.host import boot_id
 from buildstep.system.locks import lock, try_lock
+from buildstep.system.share import may_link
 
 RECORD_FORMAT = 1
 """Of the records."""
@@ -19,13 +28,22 @@ BASE = "base layer "
 """How the keys of layers begin that came with a base image: `cache.base_layers`."""
 
 
+PIECE: Final = 64 << 10
+"""Bytes of a layer that one checksum is of."""
+
+SAMPLE, LARGER_SAMPLE = 4, 64
+"""Pieces of a layer that are compared before it is used: where nothing touched its file, and where names of
+the file came or went."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlobRecord:
     """What is known of a stored layer. digest, size, diff_id, media_type, comment: see `emit.interface.Blob`.
 
     brought: what it holds, None in an older record. seconds: the time to make it. stamp: what lstat said of
     the file when its content was last known to be good (`system.files.stamp`, without the device, whose
-    number may change); boot: the boot id of that time.
+    number may change); boot: the boot id of that time. links: how many names the file had then; sums: the
+    CRC-32 of each piece of it (RFC 1952), little-endian, in base64; empty in an older record.
     """
 
     digest: str
@@ -38,6 +56,8 @@ class BlobRecord:
     stamp: tuple[int, ...]
     boot: str
     brought: tuple[int, int, int] | None = None
+    links: int = 1
+    sums: str = ""
 
     @classmethod
     def read(cls, path: Path) -> BlobRecord:
@@ -53,6 +73,79 @@ class BlobRecord:
         if size != self.size:
             return "cut short" if size < self.size else "too long"
         return "" if sha256_file(path) == self.digest else "damaged"
+
+    def known(self, path: Path) -> bool:
+        """Tell whether a layer is as it was when its content was last known to be good. Raises OSError.
+
+        Nothing touched its file since, and some pieces of it, others each time, are what they were. An image
+        that is a directory can have a second name of the file: where such a name came or went since, which
+        the file's ctime does not tell from other things, more pieces are compared. Against what this is: a
+        file that was cut, replaced, mixed up or lost with its disk. A single rotten block is found sooner or
+        later; nobody who can write to the pool is kept from anything, as he can write the record as well.
+        """
+        info = path.lstat()
+        now = (info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+        if not self.sums or self.boot != boot_id() or now[:3] != self.stamp[:3]:
+            return False
+        if now == self.stamp:
+            return self._sampled(path, SAMPLE)
+        # Whoever may write to it by its other name may have done so, and set the time back.
+        return may_link(info) and info.st_nlink != self.links and self._sampled(path, LARGER_SAMPLE)
+
+    def _sampled(self, path: Path, count: int) -> bool:
+        """Compare pieces of a layer: the first, the last, and others by chance."""
+        sums = _unpacked(self.sums)
+        if len(sums) != -(-self.size // PIECE):
+            return False
+        last = len(sums) - 1
+        wanted = {0, last} | set(random.sample(range(len(sums)), min(len(sums), count - 2)))
+        with path.open("rb", buffering=0) as file:
+            return all(
+                zlib.crc32(os.pread(file.fileno(), PIECE, number * PIECE)) == sums[number]
+                for number in sorted(wanted)
+            )
+
+    def seen(self, path: Path) -> BlobRecord:
+        """Return the record of a layer that is known to be good now. Raises OSError."""
+        sums = self.sums or sums_of(path)
+        return replace(self, stamp=stamp_of(path), boot=boot_id(), links=path.lstat().st_nlink, sums=sums)
+
+    def renamed(self, path: Path) -> BlobRecord | None:
+        """Return the record of a layer in use whose file got or lost names, and nothing else; else None.
+
+        Raises OSError.
+        """
+        info = path.lstat()
+        same = (info.st_ino, info.st_size, info.st_mtime_ns) == self.stamp[:3] and may_link(info)
+        return self.seen(path) if same else None
+
+
+def sums_of(path: Path) -> str:
+    """Return the checksums of a layer's pieces, as its record has them. Raises OSError."""
+    sums = array("I")
+    with path.open("rb", buffering=0) as file:
+        piece = bytearray(PIECE)
+        view = memoryview(piece)
+        while have := file.readinto(piece):
+            while have < PIECE and (more := file.readinto(view[have:])):
+                have += more
+            sums.append(zlib.crc32(view[:have]))
+    if sys.byteorder == "big":
+        sums.byteswap()
+    return base64.b64encode(sums.tobytes()).decode()
+
+
+def _unpacked(text: str) -> Sequence[int]:
+    sums = array("I", base64.b64decode(text))
+    if sys.byteorder == "big":
+        sums.byteswap()
+    return sums
+
+
+def protect(path: Path) -> None:
+    """Let nobody write to a layer's file any more. Raises OSError."""
+    if path.lstat().st_mode & 0o777 != 0o444:
+        path.chmod(0o444)
 
 
 def record_path(path: Path) -> Path:

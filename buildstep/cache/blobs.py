@@ -11,8 +11,10 @@ or two layers around it are made again, and only those are sent to a registry.
                              record
 
 A layer is hashed again before it is used if its file was touched since it was written, or was written before
-the machine was started last (it is not forced to the disk). Whatever happens to it later, an archive only
-gets its name when the layers in it have their digests.
+the machine was started last (it is not forced to the disk). Of any other a sample is compared
+(`BlobRecord.known`), and the digest that it was given when it was made is believed; with `paranoid` an image
+only gets its name when the layers in it were hashed again. Nobody may write to a layer's file: an image that
+is a directory can have a second name of it.
 
 While a build uses a layer its file is locked (shared), before it is looked at, so that nobody prunes it. A
 layer is written under a name of its own; it gets its name and its record, and is removed, while
@@ -27,6 +29,7 @@ import hashlib
 import marshal
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -40,9 +43,9 @@ from buildstep.cache.blob_files import (
     chunks_path,
     name_of,
     names_lock,
+    protect,
     record_path,
     remove,
-    stamp_of,
 )
 from buildstep.emit import chunk_reuse, read_pass
 from buildstep.emit.chunk_reuse import ChunkLost, LayerFromChunks, ReusableChunks, layer_line
@@ -57,9 +60,9 @@ from buildstep.pool.journal import Journal
 from buildstep.system import framed
 from buildstep.system.digest import sha256_file
 from buildstep.system.files import atomic_write
-from buildstep.system.host import boot_id
 from buildstep.system.locks import lock, try_lock
 from buildstep.system.private import private_dir, private_file
+from buildstep.system.share import may_link
 from buildstep.tree.diff import Brought, Changes, diff
 from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.hashing import hash_entries
@@ -93,6 +96,8 @@ class BlobStore:
         self._bus = bus
         self._journal = journal
         self._fresh = fresh
+        self.paranoid = False
+        """Whether what is used of it is hashed again; the emitters do so with whole layers."""
         self._held = contextlib.ExitStack()
         self._slot = self.folder / f"{name_of(slot)}.last"
         self._used: list[str] = []
@@ -108,9 +113,14 @@ class BlobStore:
         self._held.close()
 
     def remember(self) -> None:
-        """Note which layers this build had, once it is done."""
+        """Note which layers this build had, once it is done and has the names of their files in its image."""
         with atomic_write(self._slot, durable=False) as stream:
             framed.write(stream, self._used)
+        for path in {self.folder / name for name in self._used}:
+            with contextlib.suppress(OSError, ValueError):
+                record = BlobRecord.read(path)
+                if (now := record.renamed(path)) is not None and now != record:
+                    now.save(path)
 
     # -- finding
 
@@ -125,13 +135,12 @@ class BlobStore:
             if not self._hold(path):
                 return None
             record = BlobRecord.read(path)
-            seen = replace(record, stamp=stamp_of(path), boot=boot_id())
-            if seen != record:
-                if problem := record.damage(path):
-                    if comment:
-                        text = f"{comment}: the stored layer is {problem}; it is made again"
-                        self._bus.note(text, level="warning")
-                    return None
+            if not record.known(path) and (problem := self._hashed_again(path, record)):
+                if comment:
+                    text = f"{comment}: the stored layer is {problem}; it is made again"
+                    self._bus.note(text, level="warning")
+                return None
+            if (seen := record.seen(path)) != record:
                 seen.save(path)
             os.utime(record_path(path))
         except (OSError, ValueError):
@@ -143,6 +152,28 @@ class BlobStore:
             media_type=record.media_type, comment=comment,
             brought=Brought(*record.brought) if record.brought else None,
         )  # fmt: skip
+
+    def _hashed_again(self, path: Path, record: BlobRecord) -> str:
+        """Read a layer and return what is wrong with it; empty if nothing is. Nobody else may write to its
+        file then: where somebody might, by another name of it, a copy takes its place. Raises OSError."""
+        self._bus.count("layer_bytes_hashed", record.size)
+        info = path.lstat()
+        if may_link(info) or (info.st_uid == os.geteuid() and info.st_nlink == 1):
+            if not (problem := record.damage(path)):
+                protect(path)
+            return problem
+        new = self._new_path()
+        shutil.copyfile(path, new)
+        try:
+            if problem := record.damage(new):
+                return problem
+            protect(new)
+            self._hold(new)  # the lock goes with the file
+            with lock(names_lock(self.folder)):
+                new.rename(path)
+        finally:
+            new.unlink(missing_ok=True)
+        return ""
 
     def reuse(self, name: str, comment: str) -> Blob | None:
         """Return a stored layer like `find`, and count that it need not be made."""
@@ -172,11 +203,18 @@ class BlobStore:
                 )
             paths = [self.folder / name for name in names]
             known = [(path, records.find(BlobRecord, record_path(path), RECORD_FORMAT)) for path in paths]
-            self._reusable = ReusableChunks(
-                [(path, chunks_path(path), record.digest) for path, record in known if record], self._codec
-            )
+            rows = [(path, chunks_path(path), self._unchecked(path, it)) for path, it in known if it]
+            self._reusable = ReusableChunks(rows, self._codec)
             self._held.callback(self._reusable.close)
         return self._reusable
+
+    def _unchecked(self, path: Path, record: BlobRecord) -> str:
+        """Return the digest that a layer is to be compared with before chunks of it are used; empty for none:
+        each chunk has a checksum of its own, which is compared when it is expanded."""
+        with contextlib.suppress(OSError):
+            if not self.paranoid and self._codec.name != "none" and record.known(path):
+                return ""
+        return record.digest
 
     # -- making
 
@@ -273,11 +311,12 @@ class BlobStore:
         return replace(blob, path=path)
 
     def _record(self, blob: Blob, key: str, path: Path, begin: float) -> None:
+        protect(path)
         BlobRecord(
             digest=blob.digest, size=blob.size, diff_id=blob.diff_id, media_type=blob.media_type,
-            comment=blob.comment, key=key, seconds=time.monotonic() - begin, stamp=stamp_of(path),
-            boot=boot_id(), brought=blob.brought,
-        ).save(path)  # fmt: skip
+            comment=blob.comment, key=key, seconds=time.monotonic() - begin, brought=blob.brought,
+            stamp=(), boot="",
+        ).seen(path).save(path)  # fmt: skip
 
     def _digest(self, lines: Iterable[bytes], changes: Changes) -> str:
         """Return a digest of all that decides a layer's bytes."""

@@ -61,6 +61,28 @@ def key_of(inputs: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
+def stamp_of(path: Path) -> list[int]:
+    """Return what changes when an output is replaced or written to. Raises OSError.
+
+    Of an image that is a directory: when a file in it comes, goes, is replaced or written to. Its layers can
+    have other names, in a pool or in other images; names come and go, so that no ctime counts there.
+    """
+    if not path.is_dir() or path.is_symlink():
+        return stamp(path)
+    rows = []
+    for folder, folders, files in os.walk(path, onerror=_raised):
+        for name in ("", *folders, *files):
+            info = os.lstat(os.path.join(folder, name))
+            rows.append((folder, name, info.st_ino, info.st_size, info.st_mtime_ns))
+    digest = hashlib.sha256(repr(sorted(rows)).encode()).hexdigest()
+    top = path.lstat()
+    return [top.st_dev, top.st_ino, len(rows), int(digest[:15], 16)]
+
+
+def _raised(error: OSError) -> None:
+    raise error
+
+
 def _path(state: Path, key: str) -> Path:
     return state / "artifacts" / f"{key}.json"
 
@@ -93,7 +115,7 @@ def save(state: Path, inputs: Mapping[str, Any], files: Iterable[Path], facts: M
     """Keep a note of a build's outputs, once they have their names. facts: what `find` returns of it."""
     path = _path(state, key_of(inputs))
     private_dir(path.parent)
-    _Entry({os.fspath(file): stamp(file) for file in files}, dict(facts)).save(path)
+    _Entry({os.fspath(file): stamp_of(file) for file in files}, dict(facts)).save(path)
 
 
 def save_last(state: Path, component: str, build: Last) -> None:
@@ -108,7 +130,7 @@ def find(state: Path, key: str) -> Mapping[str, Any] | None:
     """Return what the build of this key reported, and its key; None unless all its outputs are untouched."""
     found = records.find(_Entry, _path(state, key), FORMAT)
     try:
-        if found is None or any(stamp(Path(name)) != there for name, there in found.files.items()):
+        if found is None or any(stamp_of(Path(name)) != there for name, there in found.files.items()):
             return None
     except OSError:
         return None

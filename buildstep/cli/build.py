@@ -155,9 +155,7 @@ def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool
 )
 @click.option("--pull", is_flag=True, help="Ask for a newer base now; short for --base-max-age 0.")
 @click.option("--max-size", metavar="SIZE", default=None, help="How large the image may be, such as 500M.")
-@click.option(
-    "--max-growth", metavar="SIZE", default=None, help="By how much it may grow, such as 10M or 5%."
-)
+@click.option("--max-growth", metavar="SIZE", default=None, help="By how much it may grow: 10M or 5%.")
 @click.option(
     "--sparse", is_flag=True, default=None, help="Write files with large holes as GNU sparse files."
 )
@@ -182,6 +180,7 @@ def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool
     callback=_no_cache,
     help="Build everything anew, trust nothing from earlier builds.",
 )
+@click.option("--paranoid", is_flag=True, default=None, help="Hash every stored layer of the image again.")
 @click.option(
     "--shared-cache",
     metavar="URL",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from buildstep.emit import read_pass
 from buildstep.emit.interface import (
     ArchiveStyle,
     Artifact,
+    Blob,
     EmitJob,
     Emitter,
     Joining,
@@ -36,6 +38,7 @@ EMITTERS: Registry[type[Emitter]] = Registry(
     "format",
     {
         "oci": importing("buildstep.emit.oci:OciEmitter"),
+        "oci-dir": importing("buildstep.emit.oci_dir:OciDirEmitter"),
         "tar": importing("buildstep.emit.tar:TarEmitter"),
         "zfs": importing("buildstep.emit.zfs:ZfsEmitter"),
         "btrfs": importing("buildstep.emit.btrfs:BtrfsEmitter"),
@@ -84,8 +87,9 @@ def emit(job: EmitJob, formats: Sequence[str], outputs: Outputs) -> list[Artifac
         name: job.stem.with_name(job.stem.name + emitter.extension(job.compression))
         for name, emitter in chosen.items()
     }
-    if chosen.keys() & {"oci", "tar"}:
+    if has_layers(chosen) or "tar" in chosen:
         _tell_odd_names(job)
+    job = replace(job, main=_main(chosen), more=_Made(job.more))
     try:
         job.stem.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
@@ -127,9 +131,35 @@ def still_recorded(files: Iterable[Mapping[str, Any]], target: StoreTarget | Non
 
 
 def main_artifact(artifacts: Sequence[Artifact]) -> Artifact:
-    """Return the file that is the image: the first that is not a note of where it was recorded, if any is."""
-    noted = _recording(artifact.format for artifact in artifacts)
-    return next((artifact for artifact in artifacts if artifact.format not in noted), artifacts[0])
+    """Return the file that is the image: the first that is one file, and no note of where it was recorded;
+    without such a one a directory."""
+    kinds = {artifact.format: EMITTERS.find(artifact.format) for artifact in artifacts}
+    name = _main({name: kind() for name, kind in kinds.items() if kind is not None})
+    return next(artifact for artifact in artifacts if artifact.format == name)
+
+
+def _main(chosen: Mapping[str, Emitter]) -> str:
+    """Return the format whose file the image's manifest describes."""
+    images = [name for name, emitter in chosen.items() if not isinstance(emitter, Recording)]
+    files = [name for name in images if not getattr(chosen[name], "directory", False)]
+    return next(iter([*files, *images, *chosen]))
+
+
+class _Made(Iterable[Blob]):
+    """Layers that are made when they are asked for, for each format that asks; each is made once."""
+
+    def __init__(self, coming: Iterable[Blob]) -> None:
+        self._coming = iter(coming)
+        self._made: list[Blob] = []
+
+    def __iter__(self) -> Iterator[Blob]:
+        for number in itertools.count():
+            if number == len(self._made):
+                try:
+                    self._made.append(next(self._coming))
+                except StopIteration:
+                    return
+            yield self._made[number]
 
 
 def _recording(formats: Iterable[str]) -> dict[str, Recording]:
@@ -190,6 +220,16 @@ def tool_versions(spec: BuildSpec) -> dict[str, str]:
     for name in sorted({codec_of(spec, wanted) for wanted in spec.formats}):
         found[f"codec {name}"] = codecs.codec(name).ident
     return found
+
+
+def has_layers(formats: Iterable[str]) -> bool:
+    """Tell whether one of these formats is made of compressed layers, which are kept and reused."""
+    return any(getattr(EMITTERS.find(name), "layered", False) for name in formats)
+
+
+def only_layers(formats: Iterable[str]) -> bool:
+    """Tell whether all of these formats are made of such layers."""
+    return all(getattr(EMITTERS.find(name), "layered", False) for name in formats)
 
 
 def sends_dataset(formats: Iterable[str]) -> bool:

@@ -124,7 +124,7 @@ class _StoredLayer:
     def __init__(self, path: Path, digest: str) -> None:
         self.fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._digest = digest
-        self._sound: bool | None = None
+        self._sound: bool | None = None if digest else True
         self._lock = threading.Lock()
 
     def read(self, offset: int, length: int) -> bytes:
@@ -146,7 +146,8 @@ class ReusableChunks:
     """The chunks of some stored layers. `close` it."""
 
     def __init__(self, layers: Iterable[tuple[Path, Path, str]], codec: Codec) -> None:
-        """layers: of each its file, the record of its chunks, and its digest (hex SHA-256)."""
+        """layers: of each its file, the record of its chunks, and the digest (hex SHA-256) that it must have
+        as a whole; empty where the checksum in each chunk is enough."""
         self.codec = codec
         self._layers: list[_StoredLayer] = []
         self._by_lines: dict[tuple[bytes, bool], _StoredChunk] = {}

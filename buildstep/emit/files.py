@@ -50,6 +50,8 @@ class FilesEmitter:
     name: ClassVar[str] = "files"
     compressions: ClassVar[tuple[Compression, ...]] = ("none", "gzip", "zstd", "xz", "bzip2")
     sends_dataset: ClassVar[bool] = False
+    layered: ClassVar[bool] = False
+    directory: ClassVar[bool] = False
 
     def extension(self, compression: str | None) -> str:
         return EXTENSION

@@ -82,7 +82,8 @@ class EmitJob:
     stem: where to write, without extension (`bits/hello/hello-1.0.0`). native: for formats that send a
     dataset. target: for a format that records the image in a store. ref: the name that container engines are
     to give the image, None for NAME:VERSION. origin: where the image comes from, in the words that OCI has
-    for it: `source`, `base.name`, `base.digest`.
+    for it: `source`, `base.name`, `base.digest`. paranoid: hash what is taken from a cache again. main: the
+    format whose file the manifest describes.
     """
 
     tree: FileList
@@ -104,11 +105,21 @@ class EmitJob:
     target: StoreTarget | None = None
     ref: str | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
+    paranoid: bool = False
+    main: str = ""
+
+    def need_sha1(self, form: str) -> bool:
+        """Tell whether anybody needs the SHA-1 of a format's file: the manifest of the image, of its own."""
+        return form == (self.main or form)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Artifact:
-    """A written image file. compression: of the file as a whole; extra: more for the build record."""
+    """A written image file. compression: of the file as a whole; extra: more for the build record.
+
+    sha1: empty where nobody needs it. Of an image that is a directory, size is the sum of its files, and the
+    digests are those of the file that names all others by their digests.
+    """
 
     path: Path
     format: str
@@ -185,11 +196,15 @@ class Emitter(Protocol):
     """What -c may ask of it, the default first."""
     sends_dataset: ClassVar[bool]
     """Whether the image is the dataset's own stream: then the proto directory has to be copied into it."""
+    layered: ClassVar[bool]
+    """Whether it is made of compressed layers, which are kept and reused."""
+    directory: ClassVar[bool]
+    """Whether the image is a directory, not one file."""
 
     def extension(self, compression: str | None) -> str: ...
 
     def open(self, job: EmitJob, path: Path) -> AbstractContextManager[Sink]:
-        """Return a sink that writes to `path`; leaving the block by an exception removes the file."""
+        """Return a sink that writes to `path`; leaving the block by an exception removes what is there."""
         ...
 
 

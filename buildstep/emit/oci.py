@@ -8,26 +8,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from buildstep.emit import oci_config
 from buildstep.emit.architecture import check_architecture
 from buildstep.emit.interface import Artifact, Blob, EmitJob, Sink, new_file
-from buildstep.emit.layer import LayerWriter, layer_blob
+from buildstep.emit.layer import LayerWriter
+from buildstep.emit.oci_image import LAYOUT, blob_name, compact, complete, damaged, needs_top, top_layer
 from buildstep.errors import EmitError
 from buildstep.formats.chunked import ChunkWriter, Stream
 from buildstep.formats.codecs import Codec, Compression, codec
-from buildstep.formats.oci.spec import OCI_CONFIG, OCI_MANIFEST, Descriptor
 from buildstep.formats.tar_writer import BLOCK, END, big_size_header, header, padding
 from buildstep.system.files import CHUNK, copy_range, write_all
 from buildstep.system.output_set import Sealer
-from buildstep.system.text import json_halves
 from buildstep.tree.entry import Entry
 
 _DEFAULT: Compression = "gzip"
@@ -39,6 +36,8 @@ class OciEmitter:
     name: ClassVar[str] = "oci"
     compressions: ClassVar[tuple[Compression, ...]] = (_DEFAULT, "zstd", "none")
     sends_dataset: ClassVar[bool] = False
+    layered: ClassVar[bool] = True
+    directory: ClassVar[bool] = False
 
     def extension(self, compression: str | None) -> str:
         return ".oci.tar"
@@ -54,8 +53,9 @@ class OciEmitter:
             ThreadPoolExecutor(1, thread_name_prefix="verify") as pool,
             contextlib.ExitStack() as stack,
         ):
+            sealer = Sealer(fd, sha1=job.need_sha1(self.name))
             stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-            archive = _Archive(job, path, fd, chosen, pool, stack.enter_context(Sealer(fd)))
+            archive = _Archive(job, path, fd, chosen, pool, stack.enter_context(sealer))
             archive.begin_layers()
             yield _OciSink(archive, stack.enter_context(ChunkWriter(fd, chosen, what=path.name)))
 
@@ -93,7 +93,7 @@ class _Archive:
 
     def begin_layers(self) -> None:
         """Write everything up to where the top layer's content begins."""
-        self._member("oci-layout", _json({"imageLayoutVersion": "1.0.0"}))
+        self._member("oci-layout", LAYOUT)
         for name in (b"blobs", b"blobs/sha256"):
             write_all(self._fd, header(Entry(name, "d", 0o755, 0, 0), epoch=0))
         # One layer is copied while the next one is made.
@@ -116,8 +116,8 @@ class _Archive:
         try:
             with open(blob.path, "rb") as source:
                 if os.fstat(source.fileno()).st_size != blob.size:
-                    raise _damaged(blob)
-                write_all(self._fd, big_size_header(_blob_name(blob.digest), blob.size))
+                    raise damaged(blob)
+                write_all(self._fd, big_size_header(blob_name(blob.digest).encode(), blob.size))
                 begin = os.lseek(self._fd, 0, os.SEEK_CUR)
                 copy_range(source.fileno(), self._fd, blob.size)
         except OSError as error:
@@ -125,67 +125,38 @@ class _Archive:
                 f"cannot copy the layer {blob.path} into {self._path.name}: {error.strerror}"
             ) from error
         write_all(self._fd, padding(blob.size))
-        # Beside the read pass: what is written must be what the digest in the manifest says.
-        if not blob.new:
+        # Beside the read pass: what is written must be what the digest in the manifest says. Of a layer that
+        # this build made, or found as it was when its digest was taken, that is known.
+        if self.job.paranoid and not blob.new:
+            self.job.bus.count("layer_bytes_hashed", blob.size)
             self._checks.append((blob, self._pool.submit(_digest, self._fd, begin, blob.size)))
         self._sealer.advance(os.lseek(self._fd, 0, os.SEEK_CUR))
 
     def finish(self, stream: Stream) -> Artifact:
         """Complete the archive, once the top layer's content is written."""
-        job, layers = replace(self.job, layers=tuple(self._layers), more=()), list(self._layers)
-        needed = bool(job.changes.entries or job.changes.removed or not layers)
+        job, layers = self.job, list(self._layers)
+        needed = needs_top(job, layers)
         # A base of ours can have the same one: directories alone are the same in many images.
         if needed and stream.sha256 not in self._names:
             write_all(self._fd, padding(stream.size))
-            os.pwrite(self._fd, big_size_header(_blob_name(stream.sha256), stream.size), self._top)
+            name = blob_name(stream.sha256).encode()
+            os.pwrite(self._fd, big_size_header(name, stream.size), self._top)
         else:
             os.lseek(self._fd, self._top, os.SEEK_SET)
             os.ftruncate(self._fd, self._top)
         if needed:
-            top = layer_blob(self._path, stream, self._codec, comment=job.comment)
-            layers.append(replace(top, brought=job.changes.brought()))
-        config = self._document(OCI_CONFIG, oci_config.image_config(job, layers))
-        manifest = self._document(OCI_MANIFEST, oci_config.image_manifest(job, layers, config))
-        self._member("index.json", _json(oci_config.image_index(job, manifest)))
-        self._member("manifest.json", _json(oci_config.docker_manifest(job, layers, config)))
+            layers.append(top_layer(job, self._path, stream, self._codec))
+        image = complete(job, layers, self._codec, self._member, tag=False)
+        self._member("manifest.json", compact(oci_config.docker_manifest(job, layers, image.config)))
         write_all(self._fd, END)
         for blob, check in self._checks:
             if check.result() != blob.digest:
-                raise _damaged(blob)
-        extra = {
-            "codec": self._codec.ident,
-            "digest": manifest.digest,
-            "reference": oci_config.image_name(job),
-            "config": config.digest,
-            "platform": oci_config.platform_name(job),
-            "layers": [f"sha256:{layer.digest}" for layer in layers],
-            "diff_ids": [f"sha256:{layer.diff_id}" for layer in layers],
-            "layer_sizes": [layer.size for layer in layers],
-            "layer_comments": [layer.comment for layer in layers],
-            "layer_history": [list(row) for row in oci_config.told(job, layers)],
-            "layer_brought": [list(layer.brought) if layer.brought else None for layer in layers],
-        }
-        return Artifact.of(self._path, OciEmitter.name, self._sealer.finish(), "none", extra)
-
-    def _document(self, media_type: str, value: Mapping[str, Any]) -> Descriptor:
-        """Write a JSON document as a blob."""
-        content = _json(value)
-        digest = hashlib.sha256(content).hexdigest()
-        self._member(os.fsdecode(_blob_name(digest)), content)
-        return Descriptor(media_type=media_type, digest=f"sha256:{digest}", size=len(content))
+                raise damaged(blob)
+        return Artifact.of(self._path, OciEmitter.name, self._sealer.finish(), "none", image.extra)
 
     def _member(self, name: str, content: bytes) -> None:
         head = big_size_header(name.encode(), len(content))
         write_all(self._fd, head + content + padding(len(content)))
-
-
-def _blob_name(digest: str) -> bytes:
-    return b"blobs/sha256/" + digest.encode()
-
-
-def _json(value: object) -> bytes:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return json_halves(text).encode()
 
 
 def _digest(fd: int, offset: int, size: int) -> str:
@@ -198,10 +169,3 @@ def _digest(fd: int, offset: int, size: int) -> str:
         offset += len(chunk)
         size -= len(chunk)
     return state.hexdigest()
-
-
-def _damaged(blob: Blob) -> EmitError:
-    return EmitError(
-        f"the stored layer {blob.path} is damaged",
-        hint="build again: it is removed now, and made again then",
-    )

@@ -55,9 +55,19 @@ def image_manifest(job: EmitJob, layers: Sequence[Blob], config: Descriptor) -> 
     }
 
 
-def image_index(job: EmitJob, manifest: Descriptor) -> dict[str, Any]:
-    """Return the archive's index: one image, under the name by which engines load it."""
-    entry = replace(manifest, platform=_platform(job).to_json(), annotations={REF_NAME: image_name(job)})
+CONTAINERD_NAME = "io.containerd.image.name"
+"""The annotation by which containerd and BuildKit know an image's full name."""
+
+
+def image_index(job: EmitJob, manifest: Descriptor, *, tag: bool = False) -> dict[str, Any]:
+    """Return the layout's index: one image, under the name by which engines load it from an archive.
+
+    tag: under its tag alone, as tools name images in a directory (DIRECTORY:TAG; a name with a colon of its
+    own cannot be written there), with the full name beside it.
+    """
+    name = image_name(job)
+    named = {REF_NAME: name.rpartition(":")[2], CONTAINERD_NAME: name} if tag else {REF_NAME: name}
+    entry = replace(manifest, platform=_platform(job).to_json(), annotations=named)
     return {
         "schemaVersion": 2,
         "mediaType": OCI_INDEX,

@@ -30,6 +30,8 @@ class StreamEmitter:
     name: ClassVar[str]
     compressions: ClassVar[tuple[Compression, ...]]
     sends_dataset: ClassVar[bool] = True
+    layered: ClassVar[bool] = False
+    directory: ClassVar[bool] = False
 
     def extension(self, compression: str | None) -> str:
         return f".{self.name}" + codec(compression or self.compressions[0]).extension
@@ -77,7 +79,7 @@ class _StreamSink:
         self._native = native
         self._form = native.streams.stream_format
         self._what = f"{job.stem.name}.{self._form}"
-        self._bus = job.bus
+        self._job = job
         self._path = path
         self._fd = fd
         self._codec = chosen
@@ -133,9 +135,10 @@ class _StreamSink:
             raise self._error
         stream = self._stream
         assert stream is not None
-        self._bus.count("bytes_compressed", stream.compressed)
+        self._job.bus.count("bytes_compressed", stream.compressed)
         extra = {"codec": self._codec.ident, "raw_size": stream.raw_size, **self._metadata()}
-        return Artifact.of(self._path, self._form, seal(self._fd), self._codec.name, extra)
+        sealed = seal(self._fd, sha1=self._job.need_sha1(self._form), sha256=stream.sha256)
+        return Artifact.of(self._path, self._form, sealed, self._codec.name, extra)
 
     def _metadata(self) -> Mapping[str, Any]:
         """Return what a consumer must know to receive the stream."""

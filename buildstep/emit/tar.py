@@ -24,6 +24,8 @@ class TarEmitter:
     name: ClassVar[str] = "tar"
     compressions: ClassVar[tuple[Compression, ...]] = (_DEFAULT, "gzip", "xz", "bzip2", "none")
     sends_dataset: ClassVar[bool] = False
+    layered: ClassVar[bool] = False
+    directory: ClassVar[bool] = False
 
     def extension(self, compression: str | None) -> str:
         return ".tar" + codec(compression or _DEFAULT).extension
@@ -40,7 +42,7 @@ class _TarSink:
     scope: Literal["tree", "layer"] = "tree"
 
     def __init__(self, job: EmitJob, path: Path, fd: int, out: ChunkWriter, chosen: Codec) -> None:
-        self._bus = job.bus
+        self._job = job
         self._path = path
         self._fd = fd
         self._out = out
@@ -62,6 +64,7 @@ class _TarSink:
     def finish(self) -> Artifact:
         self._tar.finish()
         stream = self._out.close()
-        self._bus.count("bytes_compressed", stream.compressed)
+        self._job.bus.count("bytes_compressed", stream.compressed)
         extra = {"codec": self._codec.ident, "raw_size": stream.raw_size}
-        return Artifact.of(self._path, TarEmitter.name, seal(self._fd), self._codec.name, extra)
+        sealed = seal(self._fd, sha1=self._job.need_sha1(TarEmitter.name), sha256=stream.sha256)
+        return Artifact.of(self._path, TarEmitter.name, sealed, self._codec.name, extra)

@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from buildstep.errors import BuildstepError
+from buildstep.errors import BuildstepError, DatasetError
 from buildstep.system import cgroup, mount_table, mounts
 from buildstep.system.locks import try_lock
 from buildstep.system.remove import remove_tree
@@ -107,6 +107,24 @@ def _unmount(state: Path, item: Stale) -> bool:
     return True
 
 
+_TREE = re.compile(r"\..+\.[0-9]+\.[0-9]+\.part")
+_OF_A_LAYOUT = {"oci-layout", "index.json", "blobs", "top"}
+"""What the directory of a half-written image has in it."""
+
+
+def _sweep_directory(path: Path) -> Healed | None:
+    """Remove the directory of an image that was half-written, or half-removed; None if it is none of ours.
+    The lock of its outputs is ours."""
+    problem = ""
+    if not _TREE.fullmatch(path.name) or not _OF_A_LAYOUT.issuperset(os.listdir(path)):
+        return None
+    try:
+        remove_tree(path)
+    except DatasetError as error:
+        problem = said(error)
+    return Healed("", "folder", os.fspath(path), not problem, problem)
+
+
 def _remove_outputs(item: Stale) -> Healed | None:
     """Remove half-written files; a live build that writes outputs of the same name holds their lock."""
     stem = Path(item.name)
@@ -118,7 +136,7 @@ def _remove_outputs(item: Stale) -> Healed | None:
         if not free:
             return None
         # A layer in the pool is not written under that lock; its file itself is locked.
-        done = [healed for path in found if (healed := sweep_temporary(path)) is not None]
+        done = [healed for path in found if (healed := _sweep_output(path)) is not None]
         lock_path.unlink(missing_ok=True)
     problem = "; ".join(healed.problem for healed in done if not healed.removed)
     return Healed(*item, not problem, problem) if done else None
@@ -127,7 +145,15 @@ def _remove_outputs(item: Stale) -> Healed | None:
 def sweep_outputs(stem: Path) -> None:
     """Remove half-written outputs of this name that no living process has locked. Their lock is ours."""
     for path in _half_written(stem):
-        sweep_temporary(path)
+        _sweep_output(path)
+
+
+def _sweep_output(path: Path) -> Healed | None:
+    """Remove a half-written output, a file or a directory."""
+    with contextlib.suppress(OSError):
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            return _sweep_directory(path)
+    return sweep_temporary(path)
 
 
 def _half_written(stem: Path) -> list[Path]:

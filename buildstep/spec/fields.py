@@ -20,6 +20,9 @@ Origin = Literal["flag", "file", "environment", "default"]
 FORMAT: Final = "buildstep.spec"
 FORMAT_VERSION: Final = 1
 
+OCI_FORMATS: Final = frozenset({"oci", "oci-dir"})
+"""Formats of an OCI image, to which engines give a name."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InstallerOptions:
@@ -187,6 +190,7 @@ class BuildSpec:
     shared_cache: str | None = None
     cache_required: bool = False
     cache_trust: Literal["policy", "release"] | None = None
+    paranoid: bool = False
     keep_on_failure: bool = False
     """Leave the clone of a build that went well too: of no setting, for what builds templates of services."""
     shell_on_failure: bool = False

@@ -30,7 +30,16 @@ from buildstep.spec import (
     shared_cache,
 )
 from buildstep.spec.document import Document
-from buildstep.spec.fields import BuildSpec, InstallerOptions, Origin, Secret, from_data, store_url, to_data
+from buildstep.spec.fields import (
+    OCI_FORMATS,
+    BuildSpec,
+    InstallerOptions,
+    Origin,
+    Secret,
+    from_data,
+    store_url,
+    to_data,
+)
 from buildstep.spec.json_schema import SCHEMA_KEY, build_rule
 from buildstep.spec.rules import PREFIX
 from buildstep.spec.schema import at
@@ -231,7 +240,7 @@ def _relations(given: Mapping[str, _Given], flags: Mapping[str, object], cwd: Pa
         hint = "give -S, $.build.source_repo or BUILDSTEP_SOURCE_REPO"
         yield Fault(where=motd.where, message="needs a source repository to name", hint=hint)
     formats = given["formats"].value if "formats" in given else BuildSpec.formats
-    if (ref := given.get("ref")) and "oci" in formats:
+    if (ref := given.get("ref")) and OCI_FORMATS & set(formats):
         try:
             naming.image_name("", "", ref.value)
         except ValueError as error:

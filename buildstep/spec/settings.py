@@ -266,6 +266,13 @@ _TABLE: Final = (
         flag="--cache-trust",
         in_file=False,
     ),
+    Setting(
+        "paranoid",
+        BOOLEAN,
+        "Hash every stored layer again that the image is made of. By default one counts as it was written if"
+        " nothing touched its file since, and a sample of it is what it was.",
+        flag="--paranoid",
+    ),
     Setting("keep_on_failure", BOOLEAN, "Leave the clone of a failed build.", flag="--keep-on-failure"),
     Setting(
         "shell_on_failure",

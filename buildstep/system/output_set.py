@@ -1,10 +1,16 @@
-"""The files of one build: written under temporary names, made durable, and given their names together."""
+"""The files of one build: written under temporary names, made durable, and given their names together.
+
+An image can be a directory too. It takes the place of an older one in one step where the system can
+(renameat2(2)), so that it is there whole at any moment; what is left of the old one is removed afterwards.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -13,10 +19,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from buildstep.errors import EmitError
+from buildstep.errors import DatasetError, EmitError
+from buildstep.system.beneath import exchange
 from buildstep.system.digest import Digests
 from buildstep.system.files import CHUNK, fsync_dir, write_all
+from buildstep.system.remove import remove_tree
 from buildstep.system.space import locating
+
+_AT_FDCWD = -100  # linux/fcntl.h: a path is from the working directory
 
 
 def temporary_name(final: Path) -> Path:
@@ -33,23 +43,29 @@ def create(path: Path) -> int:
         raise EmitError(f"cannot create {path}: {error.strerror}") from error
 
 
-def seal(fd: int) -> Digests:
-    """Make a file durable and read it back: the digests are of what is really there."""
-    with Sealer(fd) as sealer:
+def seal(fd: int, *, sha1: bool = True, sha256: str = "") -> Digests:
+    """Make a file durable, and read it back for digests that are not known. See `Sealer`."""
+    with Sealer(fd, sha1=sha1, sha256=sha256) as sealer:
         return sealer.finish()
 
 
 class Sealer:
     """Computes the digests of a file while it is still being written. A context manager: it waits for its
-    threads."""
+    threads.
 
-    def __init__(self, fd: int) -> None:
+    sha1: whether anybody needs that one too; it is empty otherwise. sha256: where whoever writes the file
+    knows it already.
+    """
+
+    def __init__(self, fd: int, *, sha1: bool = True, sha256: str = "") -> None:
         self._fd = fd
         self._final = 0
         self._over = False
         self._news = threading.Condition()
         self._pool = ThreadPoolExecutor(3, thread_name_prefix="seal")
-        self._digests = [self._pool.submit(self._follow, name) for name in ("sha1", "sha256")]
+        names = ["sha1"] * sha1 + ["sha256"] * (not sha256)
+        self._known = {"sha1": "", "sha256": sha256}
+        self._digests = {name: self._pool.submit(self._follow, name) for name in names}
 
     def __enter__(self) -> Self:
         return self
@@ -67,10 +83,10 @@ class Sealer:
         size = os.fstat(self._fd).st_size
         synced = self._pool.submit(os.fsync, self._fd)
         self._tell(size, over=True)
-        sha1, sha256 = (digest.result() for digest in self._digests)
+        found = self._known | {name: digest.result() for name, digest in self._digests.items()}
         with locating(self._fd):  # where blocks are only given out when they are written
             synced.result()
-        return Digests(size, sha1, sha256)
+        return Digests(size, found["sha1"], found["sha256"])
 
     def _tell(self, final: int, *, over: bool) -> None:
         with self._news:
@@ -120,7 +136,7 @@ class Outputs:
         return [final for _, final in self._files]
 
     def add(self, temporary: Path, final: Path) -> None:
-        """Take charge of a finished, durable file."""
+        """Take charge of a finished, durable file, or of a directory of such files."""
         self._files.append((temporary, final))
 
     def write(self, final: Path, content: bytes) -> None:
@@ -149,8 +165,7 @@ class Outputs:
     def discard(self) -> None:
         """Remove what has not been committed."""
         for temporary, _ in self._files:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
+            _drop(temporary)
         self._files.clear()
         self._actions.clear()
         self._held.close()
@@ -159,36 +174,84 @@ class Outputs:
         """Give all files their names, the last added last. Raises EmitError, and then nothing changed.
 
         Files of an earlier build are first moved aside, the last one (its manifest) before the others:
-        at no moment does a manifest stand beside an image that it does not describe.
+        at no moment does a manifest stand beside an image that it does not describe. A directory stays until
+        the new one takes its place.
         """
-        aside: list[tuple[Path, Path]] = []
-        done: list[tuple[Path, Path]] = []
-        new = [final for _, final in self._files]
+        undo: list[Callable[[], object]] = []
+        old: list[Path] = []
+        new = {final: temporary for temporary, final in self._files}
         try:
             for final in [*reversed(new), *(path for path in self._retired if path not in new)]:
-                if final.is_dir() and not final.is_symlink():
-                    raise EmitError(f"cannot write {final}: a directory has this name")
-                old = temporary_name(final)
+                if _is_directory(final):
+                    if final in new and _is_directory(new[final]):
+                        continue
+                    if final not in self._retired:
+                        raise EmitError(f"cannot write {final}: a directory has this name")
                 with contextlib.suppress(FileNotFoundError):
-                    final.rename(old)
-                    aside.append((old, final))
+                    undo.append(_rename(final, temporary_name(final), old))
             for temporary, final in self._files:
-                temporary.rename(final)
-                done.append((temporary, final))
+                if _is_directory(final):
+                    _replace_directory(temporary, final, old, undo)
+                else:
+                    undo.append(_rename(temporary, final))
             for directory in {final.parent for _, final in self._files}:
                 fsync_dir(directory)
             for action in self._actions:
                 action()
         except BaseException as error:
-            for temporary, final in reversed(done):
-                final.rename(temporary)
-            for old, final in reversed(aside):
-                old.rename(final)
+            for back in reversed(undo):
+                back()
             if isinstance(error, OSError):
                 raise EmitError(f"cannot give the image's files their names: {error.strerror}") from error
             raise
         self._files.clear()
         self._actions.clear()
-        for old, _ in aside:
-            with contextlib.suppress(OSError):
-                old.unlink()
+        for path in old:
+            _drop(path)
+
+
+def _is_directory(path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return stat.S_ISDIR(path.lstat().st_mode)
+    return False
+
+
+def _rename(source: Path, target: Path, old: list[Path] | None = None) -> Callable[[], object]:
+    """Rename a file, and return what takes that back. old: gets what is to be removed at last."""
+    source.rename(target)
+    if old is not None:
+        old.append(target)
+    return lambda: target.rename(source)
+
+
+def _replace_directory(
+    temporary: Path, final: Path, old: list[Path], undo: list[Callable[[], object]]
+) -> None:
+    """Put a directory in the place of another, in one step where the system can.
+
+    old: gets what is to be removed at last; undo: what takes it back.
+    """
+    try:
+        _exchange(temporary, final)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EINVAL):
+            raise
+        undo.append(_rename(final, temporary_name(final), old))
+        undo.append(_rename(temporary, final))
+    else:
+        old.append(temporary)
+        undo.append(lambda: _exchange(temporary, final))
+
+
+def _exchange(one: Path, other: Path) -> None:
+    exchange(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other))
+
+
+def _drop(path: Path) -> None:
+    """Remove a file or a directory of ours. What stays has the name of what is half-written: the next build
+    of the same outputs, or `heal`, removes it."""
+    with contextlib.suppress(OSError, DatasetError):
+        if _is_directory(path):
+            remove_tree(path)
+        else:
+            path.unlink()

@@ -153,6 +153,7 @@ GIVEN: dict[str, tuple[Any, Any, str, Any, Any, Any]] = {
     "image_prefix": ("x", "y", "z-zfs", "x", "y", "z-zfs"),
     "pool": ("zfs:a/b", "dir:/p", "overlay:/q", "zfs:a/b", "dir:/p", "overlay:/q"),
     "cache": (False, False, "0", False, False, False),
+    "paranoid": (True, True, "1", True, True, True),
     "keep_on_failure": (True, True, "1", True, True, True),
     "shell_on_failure": (True, True, "1", True, True, True),
     "full": (True, True, "1", True, True, True),

@@ -47,7 +47,7 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
                 state.layers.append(blob)
                 yield blob
             # Only directories are left to be written: all that is read of the proto directory was read.
-            if state.snapshot.emitted is not None and tuple(context.spec.formats) == ("oci",):
+            if state.snapshot.emitted is not None and emit.only_layers(context.spec.formats):
                 proto_check.begin(context, state)
             # The facts of the tree are found, and kept, while the image's file is written and hashed. Kept
             # too early does no harm: the tree is only used with an index that fits it.
@@ -74,7 +74,7 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
 
 def _layers_text(state: BuildState) -> str:
     """Say how many layers the OCI image has, if there is one; the log tells of each with -v."""
-    count = sum(len(artifact.extra.get("layers", ())) for artifact in state.artifacts)
+    count = max(len(artifact.extra.get("layers", ())) for artifact in state.artifacts)
     if not count:
         return ""
     own = state.image.own_layers
@@ -122,6 +122,7 @@ def _emit(context: BuildContext, state: BuildState, layers: Iterable[Blob]) -> N
         target=store_target(spec, context.environ, _notes(context, state)),
         ref=spec.ref,
         origin=_origin(spec, state.image),
+        paranoid=spec.paranoid,
     )
     state.artifacts = emit.emit(job, spec.formats, context.outputs)
     proto_check.begin(context, state)
@@ -183,7 +184,8 @@ def _split_top_layer(context: BuildContext, state: BuildState) -> Iterable[Blob]
     """Cut a large top layer into several, each found by its content or written; only its directories are left
     to be written as the top."""
     snapshot: Snapshot = state.snapshot
-    *parts, _ = segments(snapshot.changes) if "oci" in context.spec.formats else [snapshot.changes]
+    layered = emit.has_layers(context.spec.formats)
+    *parts, _ = segments(snapshot.changes) if layered else [snapshot.changes]
     if not parts:
         return ()
     # The other layers have directories of the base above their files, without times: the last one has them.

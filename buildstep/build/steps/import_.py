@@ -76,7 +76,7 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
         account_check.check(context.spec, store.backend, image)
         tree = partial(account_check.base_root, store.backend, image)
         state.replaced = proto_conflicts.find(context.spec, plan_.proto, root, base=image.label, tree=tree)
-    if "oci" in context.spec.formats:
+    if emit.has_layers(context.spec.formats):
         state.blobs = state.blobs or open_blobs(context)
         _add_base_layer(context, state, state.blobs, importer)
 
@@ -115,6 +115,7 @@ def open_blobs(context: BuildContext) -> BlobStore:
         journal=context.journal,
         fresh=not spec.cache,
     )
+    blobs.paranoid = spec.paranoid
     return context.stack.enter_context(blobs)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from buildstep.cache import blob_files
+from buildstep.cache.blob_files import BlobRecord
 from buildstep.cache.blobs import BlobStore
 from buildstep.emit.interface import ArchiveStyle, Blob
 from buildstep.events import Bus, Event, Note
@@ -191,7 +192,7 @@ def test_a_layer_that_is_only_touched_or_of_another_boot_stays(
     first = pool.key(pool.open())
     os.utime(first.path, (5, 5))
     pool.key(pool.open())
-    monkeypatch.setattr("buildstep.cache.blobs.boot_id", lambda: "another boot")
+    monkeypatch.setattr("buildstep.cache.blob_files.boot_id", lambda: "another boot")
     store = pool.open()
     pool.key(store)
     assert "layers_made" not in pool.bus.counts
@@ -277,3 +278,90 @@ def test_a_new_layer_is_locked_before_it_has_its_name(
     assert not blob_files.try_remove(made.path, unused_since=0.0), "it was used since it was looked at"
     assert blob_files.try_remove(made.path)
     assert not made.path.exists()
+
+
+# -- what is believed of a stored layer --------------------------------------------------------------------
+
+
+def hashed(pool: Pool) -> int:
+    return pool.bus.counts.get("layer_bytes_hashed", 0)
+
+
+def test_an_untouched_layer_is_not_hashed_again(pool: Pool) -> None:
+    first = pool.key(pool.open())
+    assert first.path.stat().st_mode & 0o777 == 0o444, "nobody writes to it by mistake"
+    pool.key(pool.open())
+    assert hashed(pool) == 0
+
+
+def test_names_of_a_layer_that_come_and_go_do_not_make_it_be_hashed(pool: Pool, tmp_path: Path) -> None:
+    first = pool.key(pool.open())
+    for name in ("one", "two"):
+        (tmp_path / name).hardlink_to(first.path)
+        pool.key(pool.open())
+        assert hashed(pool) == 0
+    store = pool.open()
+    pool.key(store)
+    # An image takes the place of its last one: the count of names is what it was, and the ctime is not.
+    (tmp_path / "three").hardlink_to(first.path)
+    (tmp_path / "one").unlink()
+    store.remember()
+    pool.key(pool.open())
+    assert hashed(pool) == 0
+    for name in ("two", "three"):
+        (tmp_path / name).unlink()
+    pool.key(pool.open())
+    assert hashed(pool) == 0
+    assert "layers_made" not in pool.bus.counts
+
+
+def test_what_else_touches_a_layer_makes_it_be_hashed_once(pool: Pool, tmp_path: Path) -> None:
+    first = pool.key(pool.open())
+    (tmp_path / "name").hardlink_to(first.path)
+    first.path.chmod(0o644)
+    again = pool.key(pool.open())
+    assert (hashed(pool), again.digest) == (first.size, first.digest)
+    # Who made it writable may still have it open: the pool has a file of its own again.
+    assert again.path.stat().st_ino != (tmp_path / "name").stat().st_ino
+    assert again.path.stat().st_mode & 0o777 == 0o444
+    pool.key(pool.open())
+    assert hashed(pool) == 0
+    assert not list(pool.state.glob("blobs/.*"))
+
+
+def test_an_image_that_was_edited_does_not_reach_the_next_one(pool: Pool, tmp_path: Path) -> None:
+    first = pool.key(pool.open())
+    name = tmp_path / "name"
+    name.hardlink_to(first.path)
+    pool.open().remember()
+    name.chmod(0o644)
+    with name.open("r+b") as file:
+        file.seek(first.size // 2)
+        file.write(b"edited")
+    again = pool.key(pool.open())
+    assert pool.bus.counts["layers_made"] == 1
+    assert again.digest == first.digest == sha256_file(again.path)
+    assert any("the stored layer is damaged" in note for note in pool.notes)
+    assert sha256_file(name) != first.digest
+
+
+def test_a_sample_finds_a_layer_whose_bytes_went(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = pool.key(pool.open())
+    record = BlobRecord.read(first.path)
+    assert record.known(first.path)
+    # As a disk that lost them would: nothing that lstat says changed.
+    other = first.path.with_name("other")
+    other.write_bytes(bytes(first.size))
+    info = first.path.lstat()
+    monkeypatch.setattr(Path, "lstat", lambda _path: info)
+    assert not record.known(other)
+
+
+def test_a_layer_of_an_older_version_gets_its_sums(pool: Pool) -> None:
+    first = pool.key(pool.open())
+    record = replace(BlobRecord.read(first.path), sums="")
+    record.save(first.path)
+    pool.key(pool.open())
+    assert hashed(pool) == first.size
+    pool.key(pool.open())
+    assert hashed(pool) == 0

@@ -108,3 +108,26 @@ def test_a_note_is_one_document_with_a_format(state: Path, files: list[Path]) ->
     value = json.loads((state / "artifacts" / f"{key}.json").read_bytes())
     assert value["format"] == outputs.FORMAT
     assert value["files"] == {os.fspath(path): stamp(path) for path in files}
+
+
+def test_a_change_inside_a_directory_is_noticed(state: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "x.oci"
+    blobs = folder / "blobs/sha256"
+    blobs.mkdir(parents=True)
+    (folder / "index.json").write_bytes(b"{}")
+    (blobs / "a").write_bytes(b"layer")
+    key = save(state, [folder])
+    assert outputs.find(state, key) is not None
+    (tmp_path / "other name").hardlink_to(blobs / "a")
+    assert outputs.find(state, key) is not None, "a name of a layer in a pool or another image is no change"
+    (tmp_path / "other name").unlink()
+    assert outputs.find(state, key) is not None
+    for change in (
+        lambda: (blobs / "a").write_bytes(b"LAYER"),
+        lambda: (blobs / "b").write_bytes(b""),
+        (folder / "index.json").unlink,
+        lambda: folder.rename(tmp_path / "y"),
+    ):
+        save(state, [folder])
+        change()
+        assert outputs.find(state, key) is None
