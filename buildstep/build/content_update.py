@@ -20,6 +20,7 @@ from buildstep.build.finished_tree import Snapshot, TreeFacts, largest
 from buildstep.cache import kept_tree, outputs
 from buildstep.cache.blobs import BlobStore
 from buildstep.cache.kept_tree import Tree
+from buildstep.cache.layer_crew import Wanted
 from buildstep.cache.resolutions import KeptResolution
 from buildstep.emit.interface import Blob
 from buildstep.emit.split_layer import cut
@@ -85,20 +86,33 @@ class ContentUpdate:
         return found
 
     def layers(self, blobs: BlobStore) -> Iterator[Blob]:
-        """Yield the layers between those and the top one, in order: reused, or made now. Raises EmitError."""
+        """Return the layers between those and the top one, in order: reused, or made from now on. The
+        iterator raises EmitError."""
         tree = self.tree
         rows = (parse(row) for row in tree.lines if row.startswith(b"d\t"))
         folders = {entry.path: entry for entry in rows}
-        tree.blobs.clear()
-        for number, places in enumerate(tree.layers, 1):
-            comment = layer_comments.part(number, len(tree.layers))
-            name = self._reusable(places)
-            blob = blobs.reuse(name, comment) if name else None
-            if blob is None:
-                changes = Changes(tuple(self._entry(place) for place in places), ())
+        names = [self._reusable(places) for places in tree.layers]
+        wanted = [self._wanted(number) for number, name in enumerate(names) if not name]
+        return self._in_order(blobs, names, blobs.for_contents(Path(), wanted, folders), folders)
+
+    def _in_order(
+        self, blobs: BlobStore, names: Sequence[str], made: Iterator[Blob], folders: FileList
+    ) -> Iterator[Blob]:
+        self.tree.blobs.clear()
+        for number, name in enumerate(names):
+            blob = blobs.reuse(name, self._comment(number)) if name else next(made)
+            if blob is None:  # it was there a moment ago
+                changes, comment = self._wanted(number)
                 blob = blobs.for_content(Path(), changes, folders, comment=comment)
-            tree.blobs.append(blob.path.name)
+            self.tree.blobs.append(blob.path.name)
             yield blob
+
+    def _comment(self, number: int) -> str:
+        return layer_comments.part(number + 1, len(self.tree.layers))
+
+    def _wanted(self, number: int) -> Wanted:
+        places = self.tree.layers[number]
+        return Wanted(Changes(tuple(map(self._entry, places)), ()), self._comment(number))
 
     def _entry(self, place: int) -> Entry:
         """An entry of the layer."""

@@ -25,13 +25,10 @@ a layer that is known beforehand holds `locks/blob-NAME.lock` meanwhile, and tak
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import marshal
 import os
-import secrets
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -47,28 +44,24 @@ from buildstep.cache.blob_files import (
     record_path,
     remove,
 )
-from buildstep.emit import chunk_reuse, read_pass
-from buildstep.emit.chunk_reuse import ChunkLost, LayerFromChunks, ReusableChunks, layer_line
+from buildstep.cache.content_layer import FORMAT, ContentLayer, Making, NewFiles, NewLayer, write_new
+from buildstep.cache.layer_crew import LayerCrew, Wanted
+from buildstep.emit import read_pass
+from buildstep.emit.chunk_reuse import ReusableChunks
 from buildstep.emit.interface import ArchiveStyle, Blob
-from buildstep.emit.layer import write_layer
+from buildstep.emit.layer import LayerJob
 from buildstep.emit.read_pass import with_parents
 from buildstep.events import Bus
-from buildstep.formats.chunked import Stream
 from buildstep.formats.codecs import Codec
-from buildstep.formats.tar_writer import second_of
 from buildstep.pool.journal import Journal
-from buildstep.system import framed
+from buildstep.system import framed, workers
 from buildstep.system.digest import sha256_file
 from buildstep.system.files import atomic_write
 from buildstep.system.locks import lock, try_lock
-from buildstep.system.private import private_dir, private_file
+from buildstep.system.private import private_dir
 from buildstep.system.share import may_link
 from buildstep.tree.diff import Brought, Changes, diff
-from buildstep.tree.entry import Entry, FileList
-from buildstep.tree.hashing import hash_entries
-
-FORMAT = 6
-"""Of what decides the bytes of a layer besides its entries and the codec."""
+from buildstep.tree.entry import FileList
 
 
 class BlobStore:
@@ -102,6 +95,8 @@ class BlobStore:
         self._slot = self.folder / f"{name_of(slot)}.last"
         self._used: list[str] = []
         self._reusable: ReusableChunks | None = None
+        self._files: NewFiles | None = None
+        self._making = Making(folder=self.folder, codec=codec, style=style, fresh=fresh, chunks=self._chunks)
         self.saved = 0.0
         """Seconds that the layers found had taken to make."""
         private_dir(self.folder)
@@ -162,8 +157,8 @@ class BlobStore:
             if not (problem := record.damage(path)):
                 protect(path)
             return problem
-        new = self._new_path()
-        shutil.copyfile(path, new)
+        with self._new_files().create() as (_, new):
+            shutil.copyfile(path, new)
         try:
             if problem := record.damage(new):
                 return problem
@@ -235,19 +230,19 @@ class BlobStore:
         return self._for_key(self._full(key, style), root, diff({}, tree), comment, style)
 
     def _for_key(self, key: str, root: Path, layer: Changes, comment: str, style: ArchiveStyle) -> Blob:
-        path = self.folder / name_of(key)
-        with lock(self._locks / f"blob-{path.name[:32]}.lock", tell=self._bus.note):
-            found = None if self._fresh else self.find(path.name, comment)
+        name = name_of(key)
+        with lock(self._locks / f"blob-{name[:32]}.lock", tell=self._bus.note):
+            found = None if self._fresh else self.find(name, comment)
             if found is not None:
                 return found
             self._bus.note(f"compressing {comment}")
             begin = time.monotonic()
             self._bus.count("layers_made")
+            job = LayerJob(root=root, changes=layer, codec=self._codec, style=style, bus=self._bus)
             with read_pass.job(self._bus, f"compress {comment}", layer.entries):
-                blob, _ = write_layer(
-                    root, layer, self._new_path(), codec=self._codec, style=style, bus=self._bus
-                )
-            return self._keep(replace(blob, comment=comment), key, path, begin)
+                blob, _, file = write_new(job, self._new_files())
+            seconds = time.monotonic() - begin
+            return self._keep(NewLayer(blob=blob, key=key, file=file, parts=None, seconds=seconds), comment)
 
     def for_content(self, root: Path, changes: Changes, tree: FileList, *, comment: str) -> Blob:
         """Return the layer of exactly these entries, building it if missing.
@@ -255,89 +250,70 @@ class BlobStore:
         Entries that are not hashed yet are read while it is made; or before, where there has been a layer
         that looked the same. Raises EmitError.
         """
-        entries = with_parents(changes, tree)
-        layer = Changes(tuple(entries), changes.removed)
-        hashed = all(entry.sha256 or entry.kind != "f" or entry.first for entry in entries)
-        shape = self._shape(layer)
-        if not self._fresh and not hashed and shape.exists():
-            self._bus.count("bytes_hashed", hash_entries(root, entries))
-            hashed = True
-        lines: list[bytes] = []
-        if hashed:
-            _spread_to_links(entries)
-            lines = [layer_line(entry, self._style) for entry in entries]
-            name = name_of(self._digest(lines, changes))
-            if not self._fresh and (found := self.reuse(name, comment)) is not None:
-                return found
-        begin = time.monotonic()
-        with read_pass.job(self._bus, f"compress {comment}", entries):
-            blob, stream = self._write(self._new_path(), root, layer, lines)
-        if not hashed:
-            lines = [layer_line(entry, self._style) for entry in entries]
-        key = self._digest(lines, changes)
-        blob = self._keep(replace(blob, comment=comment), key, self.folder / name_of(key), begin)
-        with contextlib.suppress(OSError):
-            private_file(shape)
-            if not changes.removed:
-                chunk_reuse.save(chunks_path(blob.path), chunk_reuse.table(stream, entries, lines))
+        layer = ContentLayer(self._making, root, changes, tree)
+        name = layer.look(self._bus)
+        if name and not self._fresh and (found := self.reuse(name, comment)) is not None:
+            return found
+        return self._made(layer, comment)
+
+    def _made(self, layer: ContentLayer, comment: str) -> Blob:
+        with read_pass.job(self._bus, f"compress {comment}", layer.entries):
+            made = layer.write(self._new_files(), self._bus)
+        return self._keep(made, comment)
+
+    def for_contents(self, root: Path, wanted: Sequence[Wanted], tree: FileList) -> Iterator[Blob]:
+        """Return the layers of these changes, each as `for_content` does; they are found or made from now on,
+        in worker processes. tree: what all of them lead to. The iterator raises EmitError."""
+        count = min(workers.count(), len(wanted))
+        if count < 2:
+            return (self.for_content(root, changes, tree, comment=comment) for changes, comment in wanted)
+        crew = LayerCrew(self._making, root, wanted, tree, files=self._new_files(), count=count)
+        return self._of_crew(self._held.enter_context(crew), root, wanted, tree)
+
+    def _of_crew(
+        self, crew: LayerCrew, root: Path, wanted: Sequence[Wanted], tree: FileList
+    ) -> Iterator[Blob]:
+        entries = [entry for changes, _ in wanted for entry in changes.entries]
+        job = read_pass.job(self._bus, f"compress {len(wanted)} layers", entries, crew.read)
+        with contextlib.closing(crew), job:
+            for (changes, comment), result in zip(wanted, crew.results(), strict=True):
+                for name, amount in result.counts.items():
+                    self._bus.count(name, amount)
+                for text, level in result.notes:
+                    self._bus.note(text, level=level)
+                if result.made is not None:
+                    yield self._keep(result.made, comment)
+                else:
+                    found = self.reuse(result.name, comment)
+                    yield found or self._made(ContentLayer(self._making, root, changes, tree), comment)
+
+    def _new_files(self) -> NewFiles:
+        """Return where new layers are written until they are complete, and their content is known."""
+        if self._files is None:
+            self._files = NewFiles(self.folder)
+            self._journal.outputs(self._files.stem)
+            self._held.callback(self._files.sweep)
+        return self._files
+
+    def _keep(self, new: NewLayer, comment: str) -> Blob:
+        """Give a layer that was just written its name and its record."""
+        path = self.folder / name_of(new.key)
+        blob = replace(new.blob, comment=comment, path=path)
+        self._hold(new.file)  # the lock goes with the file
+        with lock(names_lock(self.folder)):
+            new.file.rename(path)
+            self._record(blob, new)
+        if new.parts is not None:
+            new.parts.rename(chunks_path(path))
+        self._used.append(path.name)
         return blob
 
-    def _new_path(self) -> Path:
-        """Return the name of a layer until it is complete, and its content known."""
-        path = self.folder / name_of(f"new {secrets.token_hex(16)}")
-        self._journal.outputs(path)
-        return path
-
-    def _write(self, path: Path, root: Path, layer: Changes, lines: Sequence[bytes]) -> tuple[Blob, Stream]:
-        """Write a layer, from old chunks where its lines are known; without them if one is damaged."""
-        self._bus.count("layers_made")
-        if lines and not layer.removed and (chunks := self._chunks()):
-            reuse = LayerFromChunks(chunks, root, layer.entries, lines, style=self._style)
-            with contextlib.suppress(ChunkLost):
-                return write_layer(
-                    root, layer, path, codec=self._codec, style=self._style, bus=self._bus, reuse=reuse
-                )
-            self._bus.note("a stored layer is damaged; nothing of it is reused", level="warning")
-        return write_layer(root, layer, path, codec=self._codec, style=self._style, bus=self._bus)
-
-    def _keep(self, blob: Blob, key: str, path: Path, begin: float) -> Blob:
-        """Give a layer that was just written its name and its record."""
-        assert blob.path != path
-        self._hold(blob.path)  # the lock goes with the file
-        with lock(names_lock(self.folder)):
-            blob.path.rename(path)
-            self._record(blob, key, path, begin)
-        self._used.append(path.name)
-        return replace(blob, path=path)
-
-    def _record(self, blob: Blob, key: str, path: Path, begin: float) -> None:
-        protect(path)
+    def _record(self, blob: Blob, new: NewLayer) -> None:
+        protect(blob.path)
         BlobRecord(
             digest=blob.digest, size=blob.size, diff_id=blob.diff_id, media_type=blob.media_type,
-            comment=blob.comment, key=key, seconds=time.monotonic() - begin, brought=blob.brought,
-            stamp=(), boot="",
-        ).seen(path).save(path)  # fmt: skip
-
-    def _digest(self, lines: Iterable[bytes], changes: Changes) -> str:
-        """Return a digest of all that decides a layer's bytes."""
-        state = hashlib.sha256(f"content {FORMAT} {self._codec.ident}\n".encode())
-        for path in changes.removed:
-            state.update(b"gone %s\0" % path)
-        state.update(b"".join(lines))
-        return state.hexdigest()
-
-    def _shape(self, layer: Changes) -> Path:
-        """Return the mark of layers that have everything in common but their files' content."""
-        rows = [
-            (
-                entry.path, entry.kind, entry.mode, entry.uid, entry.gid, entry.size, entry.target,
-                entry.rdev, entry.xattrs, entry.first, second_of(entry, self._style.epoch),
-            )
-            for entry in layer.entries
-        ]  # fmt: skip
-        # In version 2 equal values give equal bytes.
-        data = marshal.dumps((FORMAT, self._codec.ident, self._style.sparse, layer.removed, rows), 2)
-        return self.folder / f"{hashlib.sha256(data).hexdigest()}.shape"
+            comment=blob.comment, key=new.key, seconds=new.seconds, brought=blob.brought, stamp=(), boot="",
+        ).seen(blob.path).save(blob.path)  # fmt: skip
 
     def drop_damaged(self, blobs: Iterable[Blob]) -> None:
         """Remove those layers that do not have their digest, so that the next build makes them again."""
@@ -350,12 +326,3 @@ class BlobStore:
         """Remove a layer that is damaged, whoever uses it."""
         with contextlib.suppress(OSError), lock(names_lock(self.folder)):
             remove(path)
-
-
-def _spread_to_links(entries: Sequence[Entry]) -> None:
-    """Give the later members of hard-link groups the digest of the first, as reading the first would."""
-    links = [entry for entry in entries if entry.first and entry.kind == "f" and not entry.sha256]
-    if links:
-        digests = {entry.path: entry.sha256 for entry in entries}
-        for entry in links:
-            entry.sha256, entry.text = digests[entry.first], b""

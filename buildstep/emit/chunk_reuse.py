@@ -16,7 +16,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from buildstep.emit import read_pass
 from buildstep.emit.interface import ArchiveStyle
@@ -104,7 +104,12 @@ def table(stream: Stream, entries: Sequence[Entry], lines: Sequence[bytes]) -> l
 def save(path: Path, rows: Sequence[Row]) -> None:
     """Write the record of a layer's chunks."""
     with atomic_write(path, durable=False) as stream:
-        framed.write(stream, (FORMAT, [tuple(row) for row in rows]))
+        write(stream, rows)
+
+
+def write(stream: IO[bytes], rows: Sequence[Row]) -> None:
+    """Write the record of a layer's chunks into an open file."""
+    framed.write(stream, (FORMAT, [tuple(row) for row in rows]))
 
 
 def load(path: Path) -> list[Row]:

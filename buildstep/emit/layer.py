@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +31,25 @@ def layer_blob(path: Path, stream: Stream, codec: Codec, *, comment: str = "", n
     )  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerJob:
+    """What a layer is made of and how.
+
+    changes: its entries, sorted, the parents of each among them (`read_pass.with_parents`), and what is
+    removed; their content is in `root`. reuse: the same entries, to be made from old chunks where possible.
+    workers, told: see `ChunkWriter`.
+    """
+
+    root: Path
+    changes: Changes
+    codec: Codec
+    style: ArchiveStyle
+    bus: Bus
+    reuse: LayerFromChunks | None = None
+    workers: int | None = None
+    told: Callable[[], None] | None = None
+
+
 def write_layer(
     root: Path,
     changes: Changes,
@@ -43,31 +62,37 @@ def write_layer(
 ) -> tuple[Blob, Stream]:
     """Write a layer as a file of its own, which appears complete or not at all; it is not forced to the disk.
 
-    changes: the layer's entries, sorted, the parents of each among them (`read_pass.with_parents`), and what
-    is removed. reuse: the same entries, to be made from old chunks where possible.
-    Fills in the SHA-256 of the entries. Raises EmitError, and ChunkLost where a stored layer is damaged.
+    The arguments are those of a `LayerJob`. Fills in the SHA-256 of the entries. Raises as `fill_layer`.
     """
+    job = LayerJob(root=root, changes=changes, codec=codec, style=style, bus=bus, reuse=reuse)
     try:
-        with (
-            atomic_write(path, durable=False) as file,
-            ChunkWriter(file.fileno(), codec, what=f"the layer {path.name}") as out,
-        ):
-            layer = LayerWriter(out, changes, style)
-            work: Iterable[tuple[Entry, tuple[LayerWriter]]]
-            work = layer.from_chunks(reuse) if reuse else ((entry, (layer,)) for entry in changes.entries)
-            digests = read_pass.read_pass(root, work, bus, sparse=style.sparse)
-            stream = layer.close()
-            if reuse is not None:
-                bus.count("files_read", len(reuse.read))
-                bus.count("bytes_read", sum(reuse.read))
-            blob = replace(layer_blob(path, stream, codec, new=True), brought=changes.brought())
+        with atomic_write(path, durable=False) as file:
+            return fill_layer(job, file.fileno(), path)
     except OSError as error:
         raise EmitError(f"cannot write the layer {path.name}: {error.strerror}") from error
-    for entry in changes.entries:
+
+
+def fill_layer(job: LayerJob, fd: int, path: Path) -> tuple[Blob, Stream]:
+    """Write a layer into an empty file. path: the one that it will have.
+
+    Fills in the SHA-256 of the entries. Raises EmitError, and ChunkLost where a stored layer is damaged.
+    """
+    entries, reuse = job.changes.entries, job.reuse
+    what = f"the layer {path.name}"
+    with ChunkWriter(fd, job.codec, what=what, workers=job.workers, told=job.told) as out:
+        layer = LayerWriter(out, job.changes, job.style)
+        work: Iterable[tuple[Entry, tuple[LayerWriter]]]
+        work = layer.from_chunks(reuse) if reuse else ((entry, (layer,)) for entry in entries)
+        digests = read_pass.read_pass(job.root, work, job.bus, sparse=job.style.sparse)
+        stream = layer.close()
+    if reuse is not None:
+        job.bus.count("files_read", len(reuse.read))
+        job.bus.count("bytes_read", sum(reuse.read))
+    for entry in entries:
         if entry.first and entry.kind == "f" and not entry.sha256:
             entry.sha256 = digests[entry.first]
-    bus.count("bytes_compressed", stream.compressed)
-    return blob, stream
+    job.bus.count("bytes_compressed", stream.compressed)
+    return replace(layer_blob(path, stream, job.codec, new=True), brought=job.changes.brought()), stream
 
 
 class LayerWriter:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -87,14 +87,19 @@ def read_pass(
 
 
 @contextlib.contextmanager
-def job(bus: Bus, title: str, entries: Iterable[Entry]) -> Iterator[None]:
-    """Show how much of these entries has been read, by any read pass, while the block runs."""
+def job(
+    bus: Bus, title: str, entries: Iterable[Entry], more: Callable[[], int] = lambda: 0
+) -> Iterator[None]:
+    """Show how much of these entries has been read, by any read pass, while the block runs.
+
+    more: returns the bytes that were read in other processes.
+    """
     total = sum(entry.size for entry in entries if entry.kind == "f" and not entry.first)
     if not total:
         yield
         return
     before = bus.so_far("bytes_read")
-    with bus.job(title, total, read=lambda: Reading(bus.so_far("bytes_read") - before)):
+    with bus.job(title, total, read=lambda: Reading(bus.so_far("bytes_read") - before + more())):
         yield
 
 

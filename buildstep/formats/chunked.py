@@ -7,7 +7,6 @@ begin at entries that their paths choose, so that nearly the same tree gives nea
 from __future__ import annotations
 
 import hashlib
-import os
 import queue
 import threading
 import zlib
@@ -20,6 +19,7 @@ from typing import NamedTuple, Self
 from buildstep.errors import EmitError
 from buildstep.formats.codecs import Codec
 from buildstep.system.files import write_all
+from buildstep.system.workers import cores
 
 _SLACK = 512
 """Bytes that the padding of its last entry may add to a chunk of small entries."""
@@ -114,11 +114,19 @@ class ChunkWriter:
     """Write a compressed stream to `out`, a descriptor, from its present offset on.
 
     Few chunks are in memory at a time. Use it as a context manager: an exception stops the threads.
+    workers: threads that compress, by default as many as there are processors; 0: there is no thread at all,
+    for a process that has one processor to itself. told: called after every piece that was written.
     Raises EmitError, naming `what`, for whatever fails here or in a thread.
     """
 
     def __init__(
-        self, out: int, codec: Codec, *, what: str = "the stream", workers: int | None = None
+        self,
+        out: int,
+        codec: Codec,
+        *,
+        what: str = "the stream",
+        workers: int | None = None,
+        told: Callable[[], None] | None = None,
     ) -> None:
         self._out = out
         self._codec = codec
@@ -139,7 +147,11 @@ class ChunkWriter:
         self._raw_hash = hashlib.sha256()
         self._hash = hashlib.sha256()
         self._error: BaseException | None = None
-        count = min(workers or os.cpu_count() or 1, max(1, _MEMORY // max(codec.memory, 1)))
+        self._told = told
+        self._inline = workers == 0
+        if self._inline:
+            return
+        count = min(workers or cores(), max(1, _MEMORY // max(codec.memory, 1)))
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="compress")
         largest = max(_BATCH, self._boundaries.most)
         self._queue: queue.Queue[Future[_Batch] | None] = queue.Queue(count + 1 + _BACKLOG // largest)
@@ -206,9 +218,10 @@ class ChunkWriter:
         # An empty input still needs one member to be a valid stream.
         if self._batch or not self._begun:
             self._submit(self._batch or [_Job(b"", [])])
-        self._queue.put(None)
-        self._writer.join()
-        self._pool.shutdown()
+        if not self._inline:
+            self._queue.put(None)
+            self._writer.join()
+            self._pool.shutdown()
         self._check()
         last = self._chunks[-1]
         return Stream(
@@ -237,6 +250,13 @@ class ChunkWriter:
 
     def _submit(self, batch: list[_Job]) -> None:
         self._begun = True
+        if self._inline:
+            try:
+                self._append(self._compress(batch))
+            except Exception as error:  # noqa: BLE001  (told as that of a thread is)
+                self._error = error
+            self._check()
+            return
         try:
             future = self._pool.submit(self._compress, batch)
         except RuntimeError as error:
@@ -254,6 +274,8 @@ class ChunkWriter:
         raise EmitError(f"cannot write {self._what}: {reason}") from error
 
     def _stop(self, error: BaseException) -> None:
+        if self._inline:
+            return
         if not self._writer.is_alive():
             self._pool.shutdown()
             return
@@ -304,3 +326,5 @@ class ChunkWriter:
             raw_offset, offset = last.raw_offset + last.raw_length, last.offset + last.length
             last = Chunk(made.path, raw_offset, made.raw_length, offset, made.length, made.reused)
             self._chunks.append(last)
+        if self._told is not None:
+            self._told()

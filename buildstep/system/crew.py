@@ -53,14 +53,15 @@ class Crew:
                     self._workers[worker.channel.fileno()] = worker
                     self._poll.register(worker.channel, select.POLLIN)
             except BaseException:
-                self._end()
+                self.close()
                 raise
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._end()
+        self.close()
 
-    def _end(self) -> None:
+    def close(self) -> None:
+        """End the workers."""
         for worker in self._workers.values():
             worker.end()
         self._workers.clear()

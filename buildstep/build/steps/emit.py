@@ -16,6 +16,7 @@ from buildstep.build.finished_tree import Snapshot, TreeFacts
 from buildstep.build.manifest import timestamp
 from buildstep.build.plan import PlanFacts, Planned, store_target
 from buildstep.build.remember import keep_tree
+from buildstep.cache.layer_crew import Wanted
 from buildstep.emit.interface import Blob, EmitJob
 from buildstep.emit.read_pass import with_parents
 from buildstep.emit.split_layer import segments, timeless
@@ -195,15 +196,24 @@ def _split_top_layer(context: BuildContext, state: BuildState) -> Iterable[Blob]
 
 
 def _part_layers(context: BuildContext, state: BuildState, parts: list[Changes]) -> Iterator[Blob]:
+    """The layers of these parts, which are found or made from now on."""
     blobs, root = state.blobs, state.dataset.path
     assert blobs is not None
-    folders = timeless(state.snapshot.entries)
     count = sum(bool(part.entries) for part in parts)
     number = 0
+    wanted = []
     for part in parts:
         number += bool(part.entries)
         comment = layer_comments.part(number, count) if part.entries else layer_comments.REMOVED
-        blob = blobs.for_content(root, part, folders, comment=comment)
+        wanted.append(Wanted(part, comment))
+    made = blobs.for_contents(root, wanted, timeless(state.snapshot.entries))
+    return _noted(context, state, parts, made)
+
+
+def _noted(
+    context: BuildContext, state: BuildState, parts: list[Changes], made: Iterator[Blob]
+) -> Iterator[Blob]:
+    for part, blob in zip(parts, made, strict=True):
         state.chunks.append((part, blob))
         yield blob
     reused = context.bus.counts.get("layers_reused", 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +14,7 @@ from buildstep.build.content_update import ContentUpdate, update_tree
 from buildstep.cache import kept_tree
 from buildstep.cache.blobs import BlobStore
 from buildstep.cache.kept_tree import Tree
+from buildstep.cache.layer_crew import Wanted
 from buildstep.emit.interface import Blob
 from buildstep.emit.split_layer import LAYER_TARGET, cut
 from buildstep.errors import EmitError
@@ -72,6 +74,9 @@ class Blobs:
     def for_content(self, _root: Path, changes: Any, _folders: Any, *, comment: str) -> Blob:
         self.made.append([row.path for row in changes.entries])
         return self._blob(f"made{len(self.made)}", comment)
+
+    def for_contents(self, root: Path, wanted: Sequence[Wanted], folders: Any) -> Iterator[Blob]:
+        return (self.for_content(root, row.changes, folders, comment=row.comment) for row in wanted)
 
     def _blob(self, name: str, comment: str) -> Blob:
         return Blob(media_type="m", digest="d", size=1, diff_id="i", path=Path(name), comment=comment)
