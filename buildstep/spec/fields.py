@@ -174,6 +174,7 @@ class BuildSpec:
     formats: tuple[str, ...] = ("oci",)
     compression: str | None = None
     sparse: bool = False
+    times: Literal["stable", "keep"] = "stable"
     store: str | None = None
     ref: str | None = None
     outputs: tuple[str, ...] = ()

@@ -197,6 +197,14 @@ _TABLE: Final = (
         flag="--sparse",
     ),
     Setting(
+        "times",
+        text() | choice(["stable", "keep"]),
+        "Which time a path of the proto directory has in the image. stable (default): the one that it had in"
+        " the component's last image, where nothing but its time is another now; keep: always its own."
+        " SOURCE_DATE_EPOCH, where it is set, decides instead.",
+        flag="--times",
+    ),
+    Setting(
         "store",
         STORE,
         "The store of contents that the format files records the image in, and that files:REF is taken from:"

@@ -158,6 +158,7 @@ GIVEN: dict[str, tuple[Any, Any, str, Any, Any, Any]] = {
     "shell_on_failure": (True, True, "1", True, True, True),
     "full": (True, True, "1", True, True, True),
     "sparse": (True, True, "1", True, True, True),
+    "times": ("keep", "keep", "keep", "keep", "keep", "keep"),
     "max_size": ("1M", "2M", "3M", "1M", "2M", "3M"),
     "max_growth": ("1%", "2%", "3M", "1%", "2%", "3M"),
     "base_max_age": (1, 2, "3", 1, 2, 3),
