@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from buildstep import __version__, emit
@@ -21,15 +24,17 @@ from buildstep.spec.repositories import Repository
 from buildstep.system.digest import sha256_bytes
 from buildstep.system.host import min_platform
 from buildstep.tree.proto import ProtoDir
+from buildstep.tree.stat_index import StatIndex
 
 NOT_DECISIVE = (
     "keep_on_failure", "keep_clone", "shell_on_failure", "timeouts", "limits", "origin_of", "source", "pool",
     "cache", "shared_cache", "cache_required", "cache_trust", "sharing", "paranoid",
     "index_max_age", "name", "version", "max_size", "max_growth", "over_size",
     "base_max_age", "secrets",
-    "locked", "lock", "lock_problem",
+    "locked", "lock", "lock_problem", "proto", "output_dir",
 )  # fmt: skip
-"""Fields of a spec that no output depends on; name and version are part of the manifest as well."""
+"""Fields of a spec that no output depends on; name and version are part of the manifest as well. Of the proto
+directory what is in it decides; where the outputs go is no matter of what they are."""
 
 _OF_A_STORE = ("store", "ref", "outputs", "strip")
 """Fields that mean nothing where the image is not recorded in a store."""
@@ -57,7 +62,19 @@ def installer(spec: BuildSpec, image: ImageRecord) -> str:
 
 def proto_digest(spec: BuildSpec, proto: ProtoDir) -> str:
     """A digest over the proto directory as this build sees it. Every file must have been read."""
-    return proto.digest(owners="keep" in spec.owner.values(), epoch=spec.source_date_epoch)
+    return proto.digest(
+        owners="keep" in spec.owner.values(), epoch=spec.source_date_epoch, timed=not stable_times(spec)
+    )
+
+
+def proto_index(spec: BuildSpec, state: Path, proto: Path | None = None) -> StatIndex:
+    """Return the index of the proto directory, or of another checkout of it. state: of the pool."""
+    return StatIndex(state, proto or spec.proto, component(spec))
+
+
+def stable_times(spec: BuildSpec) -> bool:
+    """Whether content decides what time a path has: that of the last image, where nothing else changed."""
+    return spec.times == "stable" and spec.source_date_epoch is None
 
 
 def _repository(row: Repository) -> dict[str, Any]:
@@ -67,7 +84,28 @@ def _repository(row: Repository) -> dict[str, Any]:
 
 def known_proto_digest(spec: BuildSpec, proto: ProtoDir) -> str:
     """The same of the proto directory as the last build saw it; empty where that is not known."""
-    return proto.known_digest(owners="keep" in spec.owner.values(), epoch=spec.source_date_epoch)
+    return proto.known_digest(
+        owners="keep" in spec.owner.values(), epoch=spec.source_date_epoch, timed=not stable_times(spec)
+    )
+
+
+_OF_THE_FILE = ("image_prefix", "ref", "oci")
+"""Fields that say what the image is called or how it is run, and nothing of what is in it."""
+
+
+def of_the_tree(spec: BuildSpec, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those options that can decide what is in the image. The message of the day tells its version."""
+    left_out = {*_OF_THE_FILE, *(() if spec.motd else ("manifest",))}
+    return {name: value for name, value in options.items() if name not in left_out}
+
+
+def outputs_slot(spec: BuildSpec) -> str:
+    """The name under which what one build leaves for the next is kept: of the component, its formats and how
+    it is made, and of no version, nor of where it is made or goes."""
+    left_out = {*NOT_DECISIVE, *_OF_A_STORE, "manifest", "packages", "run", "image"}
+    options = of_the_tree(spec, {k: v for k, v in spec.to_json().items() if k not in left_out})
+    text = json.dumps([component(spec), options], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def question(
@@ -127,7 +165,7 @@ def answer_key(asked: Mapping[str, Any]) -> str:
 def decisive(
     spec: BuildSpec, image: ImageRecord, proto: str, answer: KeptResolution | None
 ) -> dict[str, Any]:
-    """Everything that decides a build's outputs and where they go: equal inputs make equal outputs.
+    """Everything that decides a build's outputs: equal inputs make equal outputs.
 
     What is left to its default and what names the default are the same here.
     """
@@ -140,6 +178,8 @@ def decisive(
         "compression": _compression(spec),
         "secrets": {name: run_rules.shape_of(name, secret) for name, secret in spec.secrets.items()},
     }
+    if spec.source_date_epoch is not None:
+        options.pop("times")  # it does not say anything then
     if "files" in spec.formats:
         options["ref"] = spec.ref_name
     else:

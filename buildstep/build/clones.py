@@ -91,8 +91,13 @@ def copy_proto_dir(context: BuildContext, state: BuildState, only: Sequence[str]
     )
     if only is None:
         conflicts.make_way(state.root, state.replaced)
-    placements = _placements(state, context.plan.proto)
+    proto = context.plan.proto
+    placements = _placements(state, proto)
     copy_proto.copy(spec.proto, state.root, placements, options, context.bus)
+    if proto.stable:
+        kept = {path: time for path, time in proto.kept_times() if only is None or os.fsdecode(path) in only}
+        places = copy_proto.source_of(placements, kept)
+        copy_proto.set_times(state.root, {place: kept[path] for place, path in places.items()})
 
 
 def _placements(state: BuildState, proto: ProtoDir) -> list[Placement]:

@@ -29,7 +29,7 @@ from buildstep.images.store import ImageRecord
 from buildstep.rootfs import account_loss
 from buildstep.spec.load import BuildSpec
 from buildstep.system.text import plural
-from buildstep.tree import stat_index
+from buildstep.tree import proto_digest, stat_index
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import Entry, FileList, digest_of, line, parse
 from buildstep.tree.proto import ProtoDir
@@ -40,8 +40,10 @@ def inputs_key(
 ) -> str:
     """Return a digest of all that decides a tree, apart from what of the proto directory is only copied."""
     inputs = cache_inputs.decisive(spec, image, "", resolution)
+    options = cache_inputs.of_the_tree(spec, inputs["option"])
     seen = run_keys.inputs_digest(spec, proto)
-    return outputs.key_of({**inputs, "inputs of commands": seen, "kept tree": kept_tree.FORMAT})
+    others = {"option": options, "inputs of commands": seen, "kept tree": kept_tree.FORMAT}
+    return outputs.key_of(inputs | others)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,13 +159,13 @@ def find(
 ) -> ContentUpdate | None:
     """Return how to make this image from the last one; None where it takes a full build. Every changed file
     must have been read (`read_few`)."""
-    changed = _changed_contents(proto)
+    changed = _changed_contents(spec, proto)
     if changed is None or any(_decides(spec, path) for path in proto.fresh):
         return None
     known = cache_inputs.known_proto_digest(spec, proto)
-    stem = spec.output_dir / spec.basename
     inputs = inputs_key(spec, image, resolution, proto)
-    tree = kept_tree.load(state, stem, inputs=inputs, proto=known) if known else None
+    slot = cache_inputs.outputs_slot(spec)
+    tree = kept_tree.load(state, slot, inputs=inputs, proto=known) if known else None
     return None if tree is None else update_tree(tree, changed, proto.top)
 
 
@@ -176,8 +178,8 @@ def _decides(spec: BuildSpec, path: bytes) -> bool:
     return path in account_loss.TABLES or (bool(spec.units) and any(part in path for part in _UNITS))
 
 
-def _changed_contents(proto: ProtoDir) -> list[Entry] | None:
-    """The entries that are not as they were, if that is only content and time."""
+def _changed_contents(spec: BuildSpec, proto: ProtoDir) -> list[Entry] | None:
+    """The entries that are not as they were for this build, if that is only content and time."""
     if proto.gone or proto.doubt or not proto.known.paths or proto.unread:
         return None
     if proto.exclude is not None and proto.exclude.patterns != proto.known.excludes:
@@ -197,7 +199,11 @@ def _changed_contents(proto: ProtoDir) -> list[Entry] | None:
             or (known.target, known.rdev, known.xattrs) != (entry.target, entry.rdev, entry.xattrs)
         ):
             return None
-    return list(entries.values())
+    if cache_inputs.stable_times(spec):
+        return list(entries.values())
+    epoch = spec.source_date_epoch
+    others = proto_digest.other_times(proto, None if epoch is None else epoch * 1_000_000_000)
+    return [*entries.values(), *(proto.entries[path] for path in others)]
 
 
 def update_tree(last: Tree, changed: Sequence[Entry], top: bytes) -> ContentUpdate | None:

@@ -61,7 +61,7 @@ class BuildContext:
     @property
     def stem(self) -> Path:
         """The path of every output, without its extension."""
-        return self.spec.output_dir / self.spec.basename
+        return self.spec.stem
 
 
 @dataclass(kw_only=True, slots=True)

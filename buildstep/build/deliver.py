@@ -58,11 +58,8 @@ class BuildResult:
         return [*(Path(file["path"]) for file in self.files), self.manifest, self.record]
 
 
-def earlier_result(context: BuildContext) -> BuildResult:
-    """Return what an earlier build wrote that is still valid."""
-    facts = context.plan.outputs
-    assert facts is not None
-    size_gate.check_again(context, facts["files"])
+def earlier_result(context: BuildContext, facts: Mapping[str, Any]) -> BuildResult:
+    """Return what an earlier build wrote that is still valid. facts: see `outputs.find`."""
     kept_outputs.touch(context.backend.state, str(facts["key"]))
     return BuildResult(
         uuid=facts["uuid"],
@@ -91,7 +88,7 @@ def deliver(context: BuildContext, state: BuildState) -> BuildResult:
         text = audit[0] if audit else "the image has no audit tool\n"
         outputs.write(context.stem.with_name(context.stem.name + ".pkgaudit"), text.encode())
     outputs.write(manifest_path, imgmanifest.dumps(manifest).encode())
-    for path in _earlier(record_path):
+    for path in earlier_files(record_path):
         outputs.retire(path)
     proto_check.check(context, state)
     outputs.commit()
@@ -120,8 +117,8 @@ def deliver(context: BuildContext, state: BuildState) -> BuildResult:
     )
 
 
-def _earlier(record: Path) -> list[Path]:
-    """The files that the last build of this name left beside its record: all of them are its image's."""
+def earlier_files(record: Path) -> list[Path]:
+    """Return the files that the last build of this name left beside its record, all of its image."""
     try:
         names = [file.name for file in load(record).artifacts]
     except UsageError:

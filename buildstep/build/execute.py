@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from buildstep.build import forecast, proto_check, secrets
+from buildstep.build import elsewhere, forecast, proto_check, secrets, size_gate
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.deliver import BuildResult, deliver, earlier_result
 from buildstep.build.log_file import BuildLog
@@ -51,7 +51,7 @@ def _execute(
     plan: Plan, *, store: ImageStore, cache: LayerCache, bus: Bus, environ: Mapping[str, str]
 ) -> BuildResult:
     spec = plan.spec
-    stem = spec.output_dir / spec.basename
+    stem = spec.stem
     recorder = Recorder(bus, total=len(plan.steps))
     with (
         open_journal(store.backend.state, f"build {spec.name} {spec.version}") as journal,
@@ -87,7 +87,7 @@ def _execute(
                     _run_steps(context, state)
                     result = _result(context, state)
             if spec.cache and context.plan.route is Route.UP_TO_DATE:
-                remember_again(context, state)
+                remember_again(context, state, result)
             elif spec.cache:
                 remember(context, state, result)
         except BaseException as error:
@@ -108,8 +108,9 @@ def _with_route(context: BuildContext, state: BuildState) -> BuildContext:
     """
     plan = context.plan
     if plan.outputs is not None:
-        possible = outputs.find(context.backend.state, str(plan.outputs["key"])) is not None
-    elif plan.update is not None:
+        found = outputs.find(context.backend.state, str(plan.outputs["key"]), plan.spec.stem)
+        return replace(context, plan=replace(plan, outputs=found) if found is not None else plan.full())
+    if plan.update is not None:
         state.blobs = open_blobs(context)
         possible = plan.update.complete(state.blobs)
     else:
@@ -152,8 +153,11 @@ def _disk_explained(plan: Plan, backend: Backend, state: BuildState | None = Non
 
 def _result(context: BuildContext, state: BuildState) -> BuildResult:
     """Commit the outputs, or return those that are still valid."""
-    if context.plan.outputs is not None:
-        return earlier_result(context)
+    if (facts := context.plan.outputs) is not None:
+        size_gate.check_again(context, facts["files"])
+        if elsewhere.wanted(context):
+            facts = elsewhere.bring(context, facts)
+        return earlier_result(context, facts)
     result = deliver(context, state)
     # What follows takes memory of its own.
     state.forget_trees()

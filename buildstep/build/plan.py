@@ -38,12 +38,11 @@ from buildstep.rootfs.conflicts import Conflict
 from buildstep.spec import check_rules
 from buildstep.spec.load import BuildSpec
 from buildstep.system.space import existing
-from buildstep.tree import proto_limits
+from buildstep.tree import proto_limits, stat_index
 from buildstep.tree.entry import FileList
 from buildstep.tree.exclude import excluder
-from buildstep.tree.proto import ProtoDir, scan_proto
+from buildstep.tree.proto import Memory, ProtoDir, scan_proto
 from buildstep.tree.proto_changes import explain
-from buildstep.tree.stat_index import StatIndex
 
 
 class Planned(NamedTuple):
@@ -183,22 +182,19 @@ def plan(
         store.hashes.fresh = True
     locked.use(spec, store)
     image = store.find(spec.base)
-    exclude = excluder(spec.exclude)
-    index = StatIndex(state, spec.proto) if spec.cache and exclude is not None else None
     facts = PlanFacts(
         spec=spec,
         image=image,
         incoming=store.foresee(spec.base) if image is None else "",
         asked=store.said_of(spec.base) if image is not None else "",
-        proto=scan_proto(spec.proto, exclude=exclude if spec.exclude else None, index=index),
+        proto=_scan(spec, state),
         in_place=not plain and takes_in_place(spec),
         last=functools.cache(partial(_last_build, spec, state)),
     )
     if image is not None and spec.cache and spec.wants_packages:
         facts = replace(facts, layer=_plan_layer(facts, image, cache, environ or {}))
     facts = replace(facts, commands=run_forecast.foresee(facts, cache))
-    incremental = image is not None and index is not None and _is_read(facts.proto)
-    chosen = _choose_route(facts, store, environ or {}) if incremental else _Choice()
+    chosen = _choose_route(facts, store, environ or {}) if _is_incremental(facts) else _Choice()
     base = None
     if chosen.route is Route.FULL:  # on the others nothing but content changed
         facts, base = _checked(facts, store)
@@ -232,6 +228,21 @@ def _full_steps(facts: PlanFacts, route: Route) -> tuple[PlannedStep, ...]:
         running = [step.name for step in steps if step.state == "run"]
         platforms.check_programs(facts.spec, facts.image, running)
     return steps
+
+
+def _scan(spec: BuildSpec, state: Path) -> ProtoDir:
+    """Walk the proto directory, and recognise what is in it; the last image may be of another checkout."""
+    exclude = excluder(spec.exclude)
+    chosen = exclude if spec.exclude else None
+    if not spec.cache or exclude is None:
+        return scan_proto(spec.proto, exclude=chosen)
+    last = stat_index.last_checkout(state, cache_inputs.component(spec))
+    other = last is not None and last != Path(os.path.realpath(spec.proto))
+    memory = Memory(
+        last=cache_inputs.proto_index(spec, state, last) if other else None,
+        stable=cache_inputs.stable_times(spec),
+    )
+    return scan_proto(spec.proto, exclude=chosen, index=cache_inputs.proto_index(spec, state), memory=memory)
 
 
 def _last_build(spec: BuildSpec, state: Path) -> Last | None:
@@ -274,7 +285,7 @@ def _choose_route(facts: PlanFacts, store: ImageStore, environ: Mapping[str, str
         return _Choice()
     proto = cache_inputs.proto_digest(spec, facts.proto)
     inputs = cache_inputs.decisive(spec, image, proto, resolution)
-    valid = outputs.find(folder, outputs.key_of(inputs)) if facts.settled else None
+    valid = outputs.find(folder, outputs.key_of(inputs), spec.stem) if facts.settled else None
     if valid is not None:
         if emit.still_recorded(valid["files"], store_target(spec, environ), store.bus):
             return _Choice(route=Route.UP_TO_DATE, outputs=valid)
@@ -315,9 +326,12 @@ def takes_in_place(spec: BuildSpec) -> bool:
     )
 
 
-def _is_read(proto: ProtoDir) -> bool:
-    """Whether the content of all files is known; a few changed ones are read for that."""
-    return proto.unchanged or proto.read_few()
+def _is_incremental(facts: PlanFacts) -> bool:
+    """Whether the build can go on from an earlier one: the base is there, and the content of all files is
+    known; a few changed ones are read for that."""
+    if facts.image is None or not facts.spec.cache or excluder(facts.spec.exclude) is None:
+        return False
+    return facts.proto.unchanged or facts.proto.read_few()
 
 
 def _steps_of_route(
@@ -325,8 +339,10 @@ def _steps_of_route(
 ) -> tuple[PlannedStep, ...]:
     """The steps as this route takes them."""
     if chosen.outputs is not None:
-        ignored = [f"{path} ({why})" for path, why in explain(proto)][:3]
-        also = f"; ignored changes: {', '.join(ignored)}" if ignored else ""
+        changes = explain(proto)
+        also = f"; {changes.pop(0)[1]}" if proto.checkout else ""
+        ignored = [f"{path} ({why})" for path, why in changes][:3]
+        also += f"; ignored changes: {', '.join(ignored)}" if ignored else ""
         build, cost = chosen.outputs["build_id"], chosen.outputs["cost"]
         reason = f"up to date with build {build} (saved {cost:.1f} s){also}"
         return (full[0], *(replace(step, state="reuse", reason=reason, key="") for step in full[1:]))

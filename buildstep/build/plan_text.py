@@ -23,6 +23,10 @@ def proto_text(spec: BuildSpec, proto: ProtoDir, *, in_place: bool, replaced: Se
         return f"{text}; unchanged"
     if proto.changed:
         changes = explain(proto)
+        if proto.checkout:
+            text, changes = f"{text}; {changes[0][1]}", changes[1:]
+            if proto.same:
+                return text
         shown = ", ".join(f"{path} ({why})" for path, why in changes[:3])
         more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
         return f"{text}; {proto.unread} to read: {shown}{more}"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from buildstep import __version__
+from buildstep.build import cache_inputs
 from buildstep.build import execute as execution
 from buildstep.build.plan import plan
 from buildstep.build.recipe import Recipe
@@ -40,7 +41,6 @@ from buildstep.spec.load import BuildSpec
 from buildstep.system.remove import remove_tree
 from buildstep.tree.hashing import hash_entries, spread_digests
 from buildstep.tree.scan import scan
-from buildstep.tree.stat_index import StatIndex
 
 FORMAT = "buildstep.result"
 FORMAT_VERSION = 1
@@ -150,7 +150,7 @@ def _made(
             decided, store=room.store, cache=room.cache, bus=room.bus, environ=room.environ
         )
     finally:
-        StatIndex(room.store.backend.state, proto).forget()
+        cache_inputs.proto_index(spec, room.store.backend.state).forget()
     ref = refs.get(store.storage, spec.ref_name)
     report = _report(recipe, inputs, ref, load(result.record), store)
     _name(store, _RESULTS + inputs.key, replace(ref, notes={**ref.notes, "report": report}))

@@ -5,23 +5,24 @@ A failure to keep it costs the next build time, and this one nothing: it is a no
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from buildstep import emit
-from buildstep.build import cache_inputs, content_update, package_resolution
+from buildstep.build import cache_inputs, content_update, elsewhere, package_resolution
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.cache import kept_tree, outputs
 from buildstep.cache.kept_tree import Tree
 from buildstep.cache.outputs import Last
 from buildstep.cache.resolutions import KeptResolution
 from buildstep.emit.interface import Blob
+from buildstep.tree import stat_index
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import FileList
 from buildstep.tree.exclude import excluder
 from buildstep.tree.hashing import hash_entries, spread_digests
-from buildstep.tree.stat_index import StatIndex
 
 if TYPE_CHECKING:
     from buildstep.build.deliver import BuildResult
@@ -36,15 +37,35 @@ def remember(context: BuildContext, state: BuildState, result: BuildResult) -> N
         facts = {**result.to_json(), "build_id": context.journal.ident, "cost": result.seconds}
         del facts["steps"], facts["seconds"]
         build = _build(context, state, state.resolution)
-        outputs.save(context.backend.state, build.inputs, result.paths, facts)
+        outputs.save(context.backend.state, build.inputs, context.stem, result.paths, facts)
+        _note_checkout(context)
         outputs.save_last(context.backend.state, cache_inputs.component(spec), build)
 
 
-def remember_again(context: BuildContext, state: BuildState) -> None:
-    """Note that a build whose outputs are still valid is the last one of its component."""
+def remember_again(context: BuildContext, state: BuildState, result: BuildResult) -> None:
+    """Note that a build whose outputs are still valid is the last one of its component, what was read for it,
+    and where its outputs are as well."""
+    spec, facts = context.spec, context.plan.outputs
     with report_failure(context.bus, "keeping what was read"):
+        note_proto(context)
         build = _build(context, state, context.plan.resolution)
-        outputs.save_last(context.backend.state, cache_inputs.component(context.spec), build)
+        if facts is not None and elsewhere.wanted(context):
+            places = {key: value for key, value in result.to_json().items() if key in facts}
+            told = {key: value for key, value in facts.items() if key not in ("key", "place")}
+            outputs.save(context.backend.state, build.inputs, context.stem, result.paths, {**told, **places})
+        _note_checkout(context)
+        outputs.save_last(context.backend.state, cache_inputs.component(spec), build)
+
+
+def _note_checkout(context: BuildContext) -> None:
+    """Note that this is the checkout of the component's last image. The index of the one before is removed
+    where that is gone for good: this one has all of it."""
+    spec, state = context.spec, context.backend.state
+    component = cache_inputs.component(spec)
+    last = stat_index.last_checkout(state, component)
+    stat_index.note_checkout(state, component, spec.proto)
+    if last is not None and not os.path.lexists(last):
+        cache_inputs.proto_index(spec, state, last).forget()
 
 
 def _build(context: BuildContext, state: BuildState, resolution: KeptResolution | None) -> Last:
@@ -62,9 +83,13 @@ def note_proto(context: BuildContext) -> bool:
     spec, proto = context.spec, context.plan.proto
     context.bus.count("bytes_hashed", proto.bytes_read)
     proto.bytes_read = 0
+    if not proto.counted:
+        context.bus.count("files_hashed", proto.again.files)
+        context.bus.count("files_by_git", proto.again.by_git)
+        proto.counted = True
     if not spec.cache or excluder(spec.exclude) is None:
         return False
-    index = StatIndex(context.backend.state, spec.proto)
+    index = cache_inputs.proto_index(spec, context.backend.state)
     if proto.unchanged and proto.known.complete:
         index.touch()
         return True
@@ -81,11 +106,11 @@ def note_proto(context: BuildContext) -> bool:
 def keep_tree(context: BuildContext, state: BuildState) -> None:
     """Keep the finished tree for a content update by the next build, or note that there can be none."""
     with report_failure(context.bus, "keeping the tree"):
-        tree = _tree_to_keep(context, state)
+        tree, slot = _tree_to_keep(context, state), cache_inputs.outputs_slot(context.spec)
         if tree is None:
-            kept_tree.forget(context.backend.state, context.stem)
+            kept_tree.forget(context.backend.state, slot)
         else:
-            kept_tree.save(context.backend.state, context.stem, tree)
+            kept_tree.save(context.backend.state, slot, tree)
 
 
 def _tree_to_keep(context: BuildContext, state: BuildState) -> Tree | None:

@@ -1,6 +1,6 @@
 """The finished tree of a build, kept as a list with its cut into layers.
 
-    state/artifacts/tree-NAME.bin    the last tree of these outputs: a framed record for each field of Tree,
+    state/artifacts/tree-NAME.bin    the last tree of a component: a framed record for each field of Tree,
                                      in order
 
 The next build makes its image from it, where only the content of some files changed.
@@ -61,29 +61,29 @@ class Tree:
     warnings: list[str]
 
 
-def _path(state: Path, stem: Path) -> Path:
-    name = hashlib.sha256(os.fsencode(stem)).hexdigest()[:32]
+def _path(state: Path, slot: str) -> Path:
+    name = hashlib.sha256(os.fsencode(slot)).hexdigest()[:32]
     return state / "artifacts" / f"tree-{name}.bin"
 
 
-def save(state: Path, stem: Path, tree: Tree) -> None:
-    """Keep the tree of a build for the next one. stem: the path of its outputs without extension."""
-    path = _path(state, stem)
+def save(state: Path, slot: str, tree: Tree) -> None:
+    """Keep the tree of a build for the next one. slot: of which component and kind of outputs it is."""
+    path = _path(state, slot)
     private_dir(path.parent)
     with atomic_write(path, durable=False) as stream:
         for item in fields(tree):  # one by one: together they are large
             framed.write(stream, getattr(tree, item.name))
 
 
-def forget(state: Path, stem: Path) -> None:
-    """Remove the tree of the last build of these outputs."""
-    _path(state, stem).unlink(missing_ok=True)
+def forget(state: Path, slot: str) -> None:
+    """Remove the tree of the last build."""
+    _path(state, slot).unlink(missing_ok=True)
 
 
-def load(state: Path, stem: Path, *, inputs: str, proto: str) -> Tree | None:
+def load(state: Path, slot: str, *, inputs: str, proto: str) -> Tree | None:
     """Return the tree of the last build, if it was made from these inputs and this proto directory."""
     try:
-        data = _path(state, stem).read_bytes()
+        data = _path(state, slot).read_bytes()
     except OSError:
         return None
     names = [item.name for item in fields(Tree)]

@@ -1,10 +1,11 @@
 """Keep a note of the outputs of each build, so that the same build need not write them again.
 
-    state/artifacts/KEY.json        the files of one build, each with its lstat, and what the build reported
+    state/artifacts/KEY.json        where these outputs are: of each place the files, each with its lstat, and
+                                    what the build reported
     state/artifacts/last-NAME.json  the inputs of a component's last build, to say what differs
 
-The key is a digest of everything that decides the bytes of the outputs. An entry is void once one of its
-files was touched or is gone.
+The key is a digest of everything that decides the bytes of the outputs, and of no path of the CI host. A
+place is void once one of its files was touched or is gone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +24,25 @@ from buildstep.system.files import stamp
 from buildstep.system.private import private_dir
 from buildstep.system.text import difference
 
-FORMAT = 6
+FORMAT = 7
+
+_PLACES = 8
+"""How many places of the same outputs are known: those that were written last."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """files: the stamp of each by its path; told: what the build reported."""
+    """places: by the path that the files have in common, oldest first. Of each files, the stamp of each by
+    its path, and told, what the build reported."""
 
-    files: Mapping[str, list[int]]
-    told: Mapping[str, Any]
+    places: Mapping[str, Mapping[str, Any]]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.files, dict) or not isinstance(self.told, dict):
-            raise TypeError("files and told are objects")
+        if not isinstance(self.places, dict):
+            raise TypeError("places is an object")
+        for place in self.places.values():
+            if not isinstance(place["files"], dict) or not isinstance(place["told"], dict):
+                raise TypeError("files and told are objects")
 
     def save(self, path: Path) -> None:
         records.save(path, self, FORMAT)
@@ -100,7 +107,11 @@ def of_last(state: Path, component: str) -> Mapping[str, Any] | None:
     """Return what the last build of a component reported, whatever became of its files; None for none."""
     known = last(state, component)
     entry = None if known is None else records.find(_Entry, _path(state, key_of(known.inputs)), FORMAT)
-    return None if entry is None else entry.told
+    return (
+        None
+        if entry is None
+        else next((place["told"] for place in reversed(list(entry.places.values()))), None)
+    )
 
 
 def why_not(last_build: Last | None, inputs: Mapping[str, Any]) -> list[str]:
@@ -111,11 +122,19 @@ def why_not(last_build: Last | None, inputs: Mapping[str, Any]) -> list[str]:
     return difference(last_build.inputs, inputs) or ["the outputs of the last build were changed or removed"]
 
 
-def save(state: Path, inputs: Mapping[str, Any], files: Iterable[Path], facts: Mapping[str, Any]) -> None:
-    """Keep a note of a build's outputs, once they have their names. facts: what `find` returns of it."""
+def save(
+    state: Path, inputs: Mapping[str, Any], place: Path, files: Iterable[Path], facts: Mapping[str, Any]
+) -> None:
+    """Keep a note of a build's outputs, once they have their names. place: their path without extension;
+    facts: what `find` returns of it."""
     path = _path(state, key_of(inputs))
     private_dir(path.parent)
-    _Entry({os.fspath(file): stamp_of(file) for file in files}, dict(facts)).save(path)
+    known = records.find(_Entry, path, FORMAT)
+    name = os.fspath(place)
+    places = {other: row for other, row in (known.places if known else {}).items() if other != name}
+    row = {"files": {os.fspath(file): stamp_of(file) for file in files}, "told": dict(facts)}
+    rows = [*places.items(), (name, row)]
+    _Entry(dict(rows[-_PLACES:])).save(path)
 
 
 def save_last(state: Path, component: str, build: Last) -> None:
@@ -126,15 +145,19 @@ def save_last(state: Path, component: str, build: Last) -> None:
         records.save(path, build, FORMAT)
 
 
-def find(state: Path, key: str) -> Mapping[str, Any] | None:
-    """Return what the build of this key reported, and its key; None unless all its outputs are untouched."""
+def find(state: Path, key: str, place: Path) -> Mapping[str, Any] | None:
+    """Return what the build of this key reported, with its key and the place where its files are: where they
+    are wanted, or else another one. None unless all its outputs are untouched."""
     found = records.find(_Entry, _path(state, key), FORMAT)
-    try:
-        if found is None or any(stamp_of(Path(name)) != there for name, there in found.files.items()):
-            return None
-    except OSError:
-        return None
-    return {**found.told, "key": key}
+    wanted = os.fspath(place)
+    names = sorted(found.places, key=lambda name: name == wanted) if found is not None else ()
+    for name in reversed(names):  # the last one written first
+        assert found is not None
+        row = found.places[name]
+        with contextlib.suppress(OSError):
+            if all(stamp_of(Path(file)) == there for file, there in row["files"].items()):
+                return {**row["told"], "key": key, "place": name}
+    return None
 
 
 def touch(state: Path, key: str) -> None:
@@ -146,7 +169,13 @@ def touch(state: Path, key: str) -> None:
 def restamp(state: Path, path: Path, before: list[int]) -> None:
     """Keep an entry valid although we changed one of its files, such as a record. before: its old stamp."""
     name = os.fspath(path.absolute())
-    for place in (state / "artifacts").glob("*.json"):
-        entry = records.find(_Entry, place, FORMAT)
-        if entry is not None and entry.files.get(name) == before:
-            replace(entry, files={**entry.files, name: stamp(path)}).save(place)
+    for note in (state / "artifacts").glob("*.json"):
+        entry = records.find(_Entry, note, FORMAT)
+        rows = {} if entry is None else entry.places
+        changed = {
+            place: {**row, "files": {**row["files"], name: stamp(path)}}
+            for place, row in rows.items()
+            if row["files"].get(name) == before
+        }
+        if changed:
+            _Entry({**rows, **changed}).save(note)

@@ -160,12 +160,6 @@ def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool
     "--sparse", is_flag=True, default=None, help="Write files with large holes as GNU sparse files."
 )
 @click.option(
-    "--times",
-    metavar="POLICY",
-    shell_complete=values.OF_SETTING,
-    help="Times in the image: stable, as in the last one where content is the same; or keep, the files' own.",
-)
-@click.option(
     "--store",
     metavar="URL",
     shell_complete=values.STORES,

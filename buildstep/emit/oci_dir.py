@@ -51,7 +51,7 @@ class OciDirEmitter:
         chosen = codec(job.compression or _DEFAULT)
         told = oci_config.run_config(job)
         check_architecture(job, told["config"], told["architecture"])
-        _check_place(job.stem.with_name(job.stem.name + self.extension(None)))
+        check_place(job.stem.with_name(job.stem.name + self.extension(None)))
         with contextlib.ExitStack() as stack:
             stack.callback(_remove_unless_done, done := [], path)
             pool = ThreadPoolExecutor(2, thread_name_prefix="sync")
@@ -64,7 +64,7 @@ class OciDirEmitter:
             done.append(True)
 
 
-def _check_place(final: Path) -> None:
+def check_place(final: Path) -> None:
     """Raise EmitError where a directory has the image's name that is no image."""
     if final.is_dir() and not final.is_symlink() and not (final / "oci-layout").is_file():
         raise EmitError(

@@ -123,7 +123,7 @@ def _packages(record: BuildRecord) -> dict[str, str]:
 
 def _proto_changes(record: BuildRecord, word: str) -> list[Row]:
     return [
-        Row(kind="proto", text=f"{word} {path}: {why}", facts={"path": path, "why": why})
+        Row(kind="proto", text=f"{word} {path}: {why}" if path else why, facts={"path": path, "why": why})
         for path, why in record.input("proto").get("changed", ())
     ]
 

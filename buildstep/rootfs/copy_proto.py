@@ -156,6 +156,19 @@ what can be done about each."""
 _NO_CAUSE = "rsync's messages above name the file; no image was released"
 
 
+def set_times(root: Root, times: Mapping[bytes, int]) -> None:
+    """Give paths in a root these times (ns); what is not there is passed over."""
+    folders: dict[bytes, list[bytes]] = {}
+    for path in times:
+        folders.setdefault(path.rpartition(b"/")[0], []).append(path)
+    for paths in folders.values():
+        with contextlib.suppress(FileNotFoundError), root.parent(os.fsdecode(paths[0])) as (folder, _):
+            for path in paths:
+                ns = (times[path], times[path])
+                with contextlib.suppress(FileNotFoundError):
+                    os.utime(path.rpartition(b"/")[2], ns=ns, dir_fd=folder, follow_symlinks=False)
+
+
 def taken(proto: Path, exclude: Sequence[str], timeout: float) -> set[bytes]:
     """Return the paths of the proto directory that rsync takes: only it knows all of its patterns.
 

@@ -252,6 +252,11 @@ class BuildSpec:
         return f"{self.image_prefix}-{self._full_version}"
 
     @property
+    def stem(self) -> Path:
+        """The path of every output, without its extension."""
+        return self.output_dir / self.basename
+
+    @property
     def _full_version(self) -> str:
         """The version, and the processor where one is named: images for several lie beside each other."""
         return "-".join((self.version, *(self.platform or "").split("/")[1:]))

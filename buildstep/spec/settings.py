@@ -202,7 +202,6 @@ _TABLE: Final = (
         "Which time a path of the proto directory has in the image. stable (default): the one that it had in"
         " the component's last image, where nothing but its time is another now; keep: always its own."
         " SOURCE_DATE_EPOCH, where it is set, decides instead.",
-        flag="--times",
     ),
     Setting(
         "store",

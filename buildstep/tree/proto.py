@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import marshal
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from buildstep.tree import proto_limits, stat_lines
+from buildstep.tree import git_index, proto_digest, proto_limits, recognise, stat_lines
 from buildstep.tree.entry import Entry, FileList
 from buildstep.tree.exclude import Exclude
+from buildstep.tree.git_index import GitIndex
 from buildstep.tree.hashing import hash_entries, spread_digests
+from buildstep.tree.recognise import Recognised
 from buildstep.tree.scan import complete, link_groups
 from buildstep.tree.stat_index import (
     Known,
@@ -23,7 +23,6 @@ from buildstep.tree.stat_index import (
     Walked,
     is_linked,
     kind_and_size,
-    known_entry,
     line_of,
     row_of,
 )
@@ -36,9 +35,12 @@ class ProtoDir:
 
     top: where it is; started: when the walk began, in ns; known: what the index has; valid: what of that is
     still so; fresh: what lstat said of all other paths; gone: known paths that are not there any more;
-    unread: how many files have to be read, and unread_size: their bytes; notes: what was computed of the
-    directory, to be kept beside the index; doubt: why the index was not trusted; bytes_read: what was read
-    so far. explained: see `proto_changes`; read_first: `read_few` has read all that was to read.
+    again: what was recognised: paths that are as they are known, and other inodes or times; unread: how many
+    files have to be read, and unread_size: their bytes; notes: what was computed of the directory, to be kept
+    beside the index; doubt: why the index was not trusted; bytes_read: what was read so far. stable: whether
+    what is as it is known keeps the time that it has in images; own: whether `known` is the index of this
+    directory, and not that of another checkout; git: what git's index says. explained: see `proto_changes`;
+    read_first: `read_few` has read all that was to read; counted: what was recognised is counted.
     """
 
     top: bytes
@@ -46,6 +48,10 @@ class ProtoDir:
     known: Known
     valid: Mapping[bytes, Row]
     fresh: dict[bytes, Seen]
+    again: Recognised = field(default_factory=Recognised)
+    stable: bool = False
+    own: bool = True
+    git: GitIndex | None = None
     gone: tuple[bytes, ...] = ()
     unread: int = 0
     unread_size: int = 0
@@ -55,6 +61,7 @@ class ProtoDir:
     exclude: Exclude | None = None
     explained: tuple[int, list[tuple[str, str]]] | None = None
     read_first: bool = False
+    counted: bool = False
     _entries: FileList | None = None
     _fresh: FileList | None = None
     _inodes: dict[bytes, tuple[int, int]] | None = None
@@ -71,8 +78,13 @@ class ProtoDir:
 
     def times(self) -> Iterator[tuple[bytes, int]]:
         """Yield every path with its mtime (ns), in no order."""
-        yield from ((path, known_entry(row).mtime) for path, row in self.valid.items())
+        number = 12 if self.stable else 7  # of `kept` and of `mtime` in a row
+        yield from ((path, row[number]) for path, row in self.valid.items())
         yield from ((path, seen.mtime) for path, seen in self.fresh.items())
+
+    def kept_times(self) -> Iterator[tuple[bytes, int]]:
+        """Yield the paths that have another time in images of which content decides the times, and that."""
+        yield from ((path, row[12]) for path, row in self.valid.items() if row[12] != row[7])
 
     def kind(self, path: bytes) -> str:
         """The kind of what is at a path; empty where nothing is."""
@@ -109,7 +121,17 @@ class ProtoDir:
     @property
     def unchanged(self) -> bool:
         """Whether every entry of the index holds and none is missing."""
+        return self.same and not self.again.same and self.own
+
+    @property
+    def same(self) -> bool:
+        """Whether all is there as it is known, whatever its inodes and times."""
         return bool(self.valid) and not self.fresh and not self.gone
+
+    @property
+    def checkout(self) -> bool:
+        """Whether this is another checkout: not one path is the inode that it was."""
+        return 1 < len(self.again.same) == len(self.valid)
 
     @property
     def changed(self) -> bool:
@@ -136,14 +158,14 @@ class ProtoDir:
         look at those.
         """
         if self._entries is None:
-            prefix = self.top + b"/"
+            prefix, stable = self.top + b"/", self.stable
             fresh = self.fresh_entries
             found = {
                 path: Entry(
                     path, kind, mode, uid, gid, size if kind == "f" else 0, sha256, target, rdev, xattrs, b"",
-                    mtime, prefix + path,
+                    kept if stable else mtime, prefix + path,
                 )
-                for path, (_, _, kind, mode, uid, gid, size, mtime, sha256, target, rdev, xattrs)
+                for path, (_, _, kind, mode, uid, gid, size, mtime, sha256, target, rdev, xattrs, kept, _)
                 in self.valid.items()
             }  # fmt: skip
             found |= fresh
@@ -174,6 +196,8 @@ class ProtoDir:
                 )
                 for path, it in self.fresh.items()
             }  # fmt: skip
+            for path, digest in self.again.digests.items():
+                found[path].sha256 = digest
             linked = {path: inode for path, inode in self.inodes.items() if path in found}
             if linked:
                 link_groups(found, linked)
@@ -212,11 +236,12 @@ class ProtoDir:
         entries = self.fresh_entries
         index.save(
             Walked(
-                known=None if self.doubt else self.known,
+                known=None if self.doubt or not self.own else self.known,
                 valid=self.valid,
+                same=self.again.same,
                 gone=self.gone,
                 fresh=(
-                    (path, row_of(entries[path], seen, started=self.started))
+                    (path, row_of(entries[path], seen, started=self.started, blob=self._blob(path, seen)))
                     for path, seen in self.fresh.items()
                 ),
                 fresh_count=len(self.fresh),
@@ -226,6 +251,13 @@ class ProtoDir:
             )
         )
 
+    def _blob(self, path: bytes, seen: Seen) -> bytes:
+        """The blob of git that a file's content is, where git's index alone tells."""
+        if self.git is None or not self.git.plain or seen.kind != "f":
+            return b""
+        said = (seen.ctime, seen.mtime, seen.inode, seen.mode, seen.uid, seen.gid, seen.size)
+        return self.git.blob(path, said)
+
     @property
     def excludes(self) -> tuple[str, ...]:
         """The patterns of what is left out."""
@@ -233,20 +265,21 @@ class ProtoDir:
 
     # -- its digest -----------------------------------------------------------------------------------
 
-    def digest(self, *, owners: bool, epoch: int | None) -> str:
+    def digest(self, *, owners: bool, epoch: int | None, timed: bool = True) -> str:
         """Return a digest over all of the directory: what no build can tell apart has the same one.
 
         owners: whether the owners that it has on the CI host matter; epoch: the latest time (s) that an
-        image tells of it, None for no limit. Every file must have been read.
+        image tells of it, None for no limit; timed: whether times matter. Every file must have been read.
         """
-        name = _note_name(owners, epoch)
+        name = proto_digest.note_name(owners, epoch, timed)
         if name not in self.notes:
-            self.notes[name] = _digest(self, self.known.notes.get(name), owners=owners, epoch=epoch)
+            before = self.known.notes.get(name)
+            self.notes[name] = proto_digest.digest(self, before, owners=owners, epoch=epoch, timed=timed)
         return str(self.notes[name][0])
 
-    def known_digest(self, *, owners: bool, epoch: int | None) -> str:
+    def known_digest(self, *, owners: bool, epoch: int | None, timed: bool = True) -> str:
         """Return the digest of what the index has; empty where nobody asked for it then."""
-        found = self.known.notes.get(_note_name(owners, epoch))
+        found = self.known.notes.get(proto_digest.note_name(owners, epoch, timed))
         return str(found[0]) if found else ""
 
 
@@ -257,6 +290,15 @@ _LARGE = 1 << 20
 """Bytes of an index from which on it is of a large tree."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """How a directory is recognised that was checked out anew. last: the index of another checkout, which the
+    component's last image is of, if there is one; stable: see `ProtoDir`."""
+
+    last: StatIndex | None = None
+    stable: bool = False
+
+
 def scan_proto(
     proto: Path,
     *,
@@ -264,39 +306,68 @@ def scan_proto(
     index: StatIndex | None = None,
     walk: stat_lines.Walk | None = None,
     what: str = "the proto directory",
+    memory: Memory | None = None,
 ) -> ProtoDir:
     """Walk a proto directory. With an index, files that it knows are not read and need no second call.
 
-    walk: of a caller that has just walked it; what: how messages call it.
+    walk: of a caller that has just walked it; what: how messages call it; memory: read now what is likely to
+    be as it is known although lstat says otherwise, to recognise it.
     Raises UsageError for what no image can hold and for what cannot be read (`proto_limits`), OSError where
     that is the whole directory.
     """
     top = os.fsencode(proto)
     large = index is None or not 0 < index.size < _LARGE
     with stat_lines.walking(top, large=large, done=walk) as walked:
-        known = index.load() if index else Known()
-        valid = known.paths
+        own = index.load() if index else Known()
+        other = memory.last.load() if memory and memory.last else Known()
+        known = other if other.paths else own
+        valid = own.paths
         trusted = set(map(line_of, valid.values()))
         walk = walked()
     started, lines = walk.started, walk.lines
-    doubt = "the clock was set back since the last build" if known.started > started else ""
+    doubt = "the clock was set back since the last build" if own.started > started else ""
     if doubt:
         valid, trusted = {}, set()
     if exclude is not None:
-        same = exclude.patterns == known.excludes
+        same = exclude.patterns == own.excludes
         lines = included(lines, exclude, trusted if same else set())
-    fresh = {stat_lines.path_of(line): stat_lines.parse(line) for line in lines if line not in trusted}
-    proto_limits.refuse(top, fresh, stat_lines.among(lines, walk.unread), what)
-    gone: tuple[bytes, ...] = ()
-    if fresh or len(lines) != len(valid):
+    rest = [line for line in lines if line not in trusted]
+    if rest or len(lines) != len(valid):
         there = set(lines)
         valid = {path: old for path, old in valid.items() if line_of(old) in there}
-        gone = tuple(path for path in known.paths if path not in valid and path not in fresh)
-    found = ProtoDir(top, started, known, valid, fresh, gone, doubt=doubt, exclude=exclude)
-    found.unread, found.unread_size = found.fresh_files
+    again, git = Recognised(), None
+    if known is not own:
+        again, valid, rest = recognise.as_known(valid, known.paths), {}, lines
+    if memory is not None and rest:
+        attributes = stat_lines.named(walk.lines, b".gitattributes")
+        git = _recognise(top, rest, known, again, attributes, started)
+    if again.same:
+        valid = {**valid, **again.same}
+        rest = [line for line in rest if stat_lines.path_of(line) not in again.same]
+    fresh = {stat_lines.path_of(line): stat_lines.parse(line) for line in rest}
+    proto_limits.refuse(top, fresh, stat_lines.among(lines, walk.unread), what)
+    gone = tuple(path for path in known.paths if path not in valid and path not in fresh)
+    found = ProtoDir(
+        top, started, known, valid, fresh, again, bool(memory and memory.stable), known is own, git, gone,
+        doubt=doubt, exclude=exclude,
+    )  # fmt: skip
+    files = [seen.size for path, seen in fresh.items() if seen.kind == "f" and path not in again.digests]
+    found.unread, found.unread_size = len(files), sum(files)
+    found.bytes_read = again.bytes
     if found.unchanged:
         found.notes = dict(known.notes)
     return found
+
+
+def _recognise(
+    top: bytes, lines: Sequence[bytes], known: Known, again: Recognised, attributes: list[bytes], started: int
+) -> GitIndex | None:
+    """Add what is recognised of these lines, and return what git's index says. attributes: paths of files."""
+    git = git_index.find(top, attributes)
+    done = again.same.keys() | again.digests.keys()
+    rest = [line for line in lines if stat_lines.path_of(line) not in done] if done else lines
+    again.add(recognise.recognise(top, rest, known.paths, git=git, started=started))
+    return git
 
 
 def included(lines: Sequence[bytes], exclude: Exclude, trusted: set[bytes]) -> list[bytes]:
@@ -316,72 +387,3 @@ def included(lines: Sequence[bytes], exclude: Exclude, trusted: set[bytes]) -> l
             continue
         found.append(line)
     return found
-
-
-# -- digests ------------------------------------------------------------------------------------------------
-
-
-def _note_name(owners: bool, epoch: int | None) -> str:
-    return f"digest {owners} {epoch}"
-
-
-_Digests = tuple[str, dict[bytes, bytes]]
-"""The digest of a proto directory, and those of the directories in it that it is made of."""
-
-
-def _digest(proto: ProtoDir, before: _Digests | None, *, owners: bool, epoch: int | None) -> _Digests:
-    """Compute the digest. before: that of the index; digests of unchanged directories are taken from it."""
-    folders, done = _folders(proto, before)
-    facts = _facts(proto, owners=owners, limit=None if epoch is None else epoch * 1_000_000_000)
-    for folder, paths in folders.items():
-        if paths:
-            # Version 2: equal values, equal bytes.
-            data = marshal.dumps([facts(path) for path in sorted(paths)], 2)
-            done[folder] = hashlib.sha256(data).digest()
-    return hashlib.sha256(marshal.dumps(sorted(done.items()), 2)).hexdigest(), done
-
-
-def _folders(proto: ProtoDir, before: _Digests | None) -> tuple[dict[bytes, list[bytes]], dict[bytes, bytes]]:
-    """Return the paths in each directory whose digest has to be computed, and the digests of the others."""
-    folders: dict[bytes, list[bytes]] = {}
-    if before is not None and not proto.doubt and proto.excludes == proto.known.excludes:
-        folders = {path.rpartition(b"/")[0]: [] for path in (*proto.fresh, *proto.gone)}
-        for path in proto.paths:
-            if (rows := folders.get(path.rpartition(b"/")[0])) is not None:
-                rows.append(path)
-        return folders, {folder: value for folder, value in before[1].items() if folder not in folders}
-    for path in proto.paths:
-        folders.setdefault(path.rpartition(b"/")[0], []).append(path)
-    return folders, {}
-
-
-def _facts(proto: ProtoDir, *, owners: bool, limit: int | None) -> Callable[[bytes], tuple[Any, ...]]:
-    """Return a function that gives what of a path can matter to an image. limit: the latest time (ns)."""
-    entries, valid, fresh, inodes = proto.fresh_entries, proto.valid, proto.fresh, proto.inodes
-    leaders: dict[tuple[int, int], bytes] = {}
-    hashes: dict[bytes, str] = {}
-    for path in sorted(inodes):
-        first = leaders.setdefault(inodes[path], path)
-        known = entries[path].sha256 if path in entries else known_entry(valid[path]).sha256
-        hashes.setdefault(first, known)
-
-    def facts(path: bytes) -> tuple[Any, ...]:
-        old = valid.get(path)
-        if old is not None:
-            _, _, kind, mode, uid, gid, _, mtime, sha256, target, rdev, xattrs = old
-        else:
-            entry, seen = entries[path], fresh[path]
-            kind, mode, uid, gid, mtime = seen.kind, seen.mode, seen.uid, seen.gid, seen.mtime
-            sha256, target, rdev, xattrs = entry.sha256, entry.target, entry.rdev, entry.xattrs
-        first = b""
-        if path in inodes:
-            first = leaders[inodes[path]]
-            sha256 = hashes[first]
-        assert sha256 or kind != "f", path
-        if limit is not None and mtime > limit:
-            mtime = limit
-        if kind == "l":
-            mode = 0
-        return path, kind, mode, (uid, gid) if owners else None, sha256, target, rdev, xattrs, first, mtime
-
-    return facts

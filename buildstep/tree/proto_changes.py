@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping
 
+from buildstep.system.text import plural
 from buildstep.tree.entry import Entry
 from buildstep.tree.proto import ProtoDir
-from buildstep.tree.stat_index import KnownEntry, known_entry
-from buildstep.tree.stat_lines import Seen
+from buildstep.tree.stat_index import KnownEntry, known_entry, seen_line
+from buildstep.tree.stat_lines import Seen, parse
 
 _MOST_SHOWN = 200
 """How many changed paths are shown."""
@@ -36,9 +38,9 @@ def _explained(proto: ProtoDir) -> list[tuple[str, str]]:
         path: known_entry(known[path]).before()
         for path in [*proto.gone, *(path for path in now if path in known)]
     }
+    told = _times_only(proto)
     came = {path: seen for path, seen in now.items() if path not in known}
     went = {path: before[path][0] for path in proto.gone}
-    told: dict[bytes, str] = {}
     renamed = _renamed(proto, came, went)
     for new, old_path in renamed.items():
         parent, old_parent = new.rpartition(b"/")[0], old_path.rpartition(b"/")[0]
@@ -69,12 +71,34 @@ def _explained(proto: ProtoDir) -> list[tuple[str, str]]:
     kept = {
         path: text
         for path, text in told.items()
-        if not (path in before and path in now and before[path][0].kind == "d" and path in consequences)
+        if not (path in known and known_entry(known[path]).kind == "d" and path in consequences)
         or not text.startswith(("touched", "time"))
     }
     # What matters first, so that a few lines tell it.
     order = sorted(kept, key=lambda path: (kept[path].startswith(("touched", "time")), path))
-    return [(os.fsdecode(path), kept[path]) for path in order[:_MOST_SHOWN]]
+    shown = [(os.fsdecode(path), kept[path]) for path in order[:_MOST_SHOWN]]
+    return [("", checkout_text(proto)), *shown] if proto.checkout else shown
+
+
+def checkout_text(proto: ProtoDir) -> str:
+    """Say how a fresh checkout was recognised."""
+    again = proto.again
+    how = [f"{plural(again.files, 'file')} read"] if again.files else []
+    if again.by_git:
+        how.insert(0, f"git's index vouches for {plural(again.by_git, 'file')}")
+    if proto.git is not None and proto.git.why_not:
+        how.append(f"git is not relied on: {proto.git.why_not}")
+    what = "same content" if proto.same else f"{plural(len(again.same), 'path')} as before"
+    return f"fresh checkout, {what} ({', '.join(how or ['known of another one'])})"
+
+
+def _times_only(proto: ProtoDir) -> dict[bytes, str]:
+    """Say what paths have another inode or time, and are the same otherwise; not of a fresh checkout."""
+    told: dict[bytes, str] = {}
+    for path in () if proto.checkout else itertools.islice(sorted(proto.again.same), _MOST_SHOWN):
+        old, trusted = known_entry(proto.known.paths[path]).before()
+        told[path] = _touched(old, parse(seen_line(proto.valid[path])), trusted=trusted)
+    return told
 
 
 def _renamed(proto: ProtoDir, came: Mapping[bytes, Seen], went: Mapping[bytes, Seen]) -> dict[bytes, bytes]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from buildstep.tree import entry, hashing, scan, stat_lines
 from buildstep.tree.proto import ProtoDir, included
-from buildstep.tree.stat_index import line_of
+from buildstep.tree.stat_index import seen_line
 from buildstep.tree.stat_lines import Seen
 
 Differences = list[tuple[str, str]]
@@ -35,7 +35,7 @@ def walking_again(proto: ProtoDir) -> Iterator[Callable[[], Differences]]:
     with stat_lines.listing(proto.top, large=large, unread=unread) as listing:
 
         def differences() -> Differences:
-            before = {*map(line_of, proto.valid.values()), *(seen.line for seen in proto.fresh.values())}
+            before = {*map(seen_line, proto.valid.values()), *(seen.line for seen in proto.fresh.values())}
             try:
                 lines = listing()
             except OSError as error:
@@ -54,7 +54,9 @@ def walking_again(proto: ProtoDir) -> Iterator[Callable[[], Differences]]:
 
 def changed_paths(proto: ProtoDir, paths: Iterable[bytes]) -> Differences:
     """Return which of these paths differ from the walk: for who read no others."""
-    before = {proto.fresh[path].line if path in proto.fresh else line_of(proto.valid[path]) for path in paths}
+    before = {
+        proto.fresh[path].line if path in proto.fresh else seen_line(proto.valid[path]) for path in paths
+    }
     now = set()
     for path in paths:
         with contextlib.suppress(OSError):

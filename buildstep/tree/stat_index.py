@@ -26,7 +26,7 @@ from buildstep.tree import stat_lines
 from buildstep.tree.entry import Entry, Xattrs
 from buildstep.tree.stat_lines import Seen
 
-FORMAT = 4
+FORMAT = 5
 
 GRAIN_NS = 20_000_000
 """No kernel clock that stamps files is coarser than this."""
@@ -37,7 +37,9 @@ slow every build: `known_entry` names those of the few that are looked at."""
 
 
 class KnownEntry(NamedTuple):
-    """What an index has of a path. line: what lstat said, see `stat_lines`; linked: it has other names."""
+    """What an index has of a path. line: what lstat said, see `stat_lines`; linked: it has other names; kept:
+    the time (ns) that it has in images of which content decides the times; blob: the name of the blob of git
+    that its content is, empty where that is not known."""
 
     line: bytes
     linked: bool
@@ -51,10 +53,12 @@ class KnownEntry(NamedTuple):
     target: bytes
     rdev: tuple[int, int]
     xattrs: Xattrs
+    kept: int
+    blob: bytes
 
     def before(self) -> tuple[Seen, bool]:
         """Return what lstat said, and whether that was to be trusted."""
-        young = self.line.startswith(_UNTRUSTED)
+        young = self.line.startswith(UNTRUSTED)
         return stat_lines.parse(self.line[1:] if young else self.line), not young
 
 
@@ -64,18 +68,28 @@ is_linked: Callable[[Row], bool] = itemgetter(1)
 kind_and_size: Callable[[Row], tuple[str, int]] = itemgetter(2, 6)
 """The fields that are needed of every path."""
 
-_UNTRUSTED = b"?"
+UNTRUSTED = b"?"
 """Before the line of an entry that was too young. No real line begins so: such an entry is never valid."""
 
 
-def row_of(entry: Entry, seen: Seen, *, started: int) -> Row:
+def seen_line(row: Row) -> bytes:
+    """Return what lstat said of a path, whether or not that is to be trusted later."""
+    return line_of(row).removeprefix(UNTRUSTED)
+
+
+def inode_of(row: Row) -> int:
+    """Return the inode that a path had."""
+    return int(seen_line(row).partition(b" ")[0])
+
+
+def row_of(entry: Entry, seen: Seen, *, started: int, blob: bytes = b"") -> Row:
     """Return what an index keeps of a path that was read. started: when the walk began, in ns."""
     line = seen.line
     if seen.ctime >= started - GRAIN_NS or (entry.kind == "f" and not entry.sha256):
-        line = _UNTRUSTED + line
+        line = UNTRUSTED + line
     return (
         line, seen.linked, entry.kind, seen.mode, seen.uid, seen.gid, seen.size, seen.mtime,
-        entry.sha256, entry.target, entry.rdev, entry.xattrs,
+        entry.sha256, entry.target, entry.rdev, entry.xattrs, seen.mtime, blob,
     )  # fmt: skip
 
 
@@ -103,13 +117,15 @@ class Known:
 class Walked:
     """What a walk found that an index is to keep.
 
-    known: the index that it was compared with, None if that was not trusted; valid: what still holds of it;
-    gone: its paths that are not there any more; fresh: the rest, `fresh_count` rows; started: when the walk
-    began, in ns; excludes: its patterns; notes: what to write beside them.
+    known: the index that it was compared with, None if that was not trusted; valid: what holds of it still;
+    same: of that, what has other inodes or times now; gone: its paths that are not there any more; fresh:
+    the rest, `fresh_count` rows; started: when the walk began, in ns; excludes: its patterns; notes: what to
+    write beside them.
     """
 
     known: Known | None
     valid: Mapping[bytes, Row]
+    same: Mapping[bytes, Row]
     gone: Collection[bytes]
     fresh: Iterator[tuple[bytes, Row]]
     fresh_count: int
@@ -118,11 +134,42 @@ class Walked:
     notes: Mapping[str, Any]
 
 
+def last_checkout(state: Path, component: str) -> Path | None:
+    """Return the directory that the component's last image was made from; None where that is not known."""
+    try:
+        data = _pointer(state, component).read_bytes()
+    except OSError:
+        return None
+    return next(
+        (Path(os.fsdecode(name)) for (version, name), _ in framed.read(data) if version == FORMAT), None
+    )
+
+
+def note_checkout(state: Path, component: str, proto: Path) -> None:
+    """Note that the component's last image was made from this directory. Raises OSError."""
+    path, place = _pointer(state, component), Path(os.path.realpath(proto))
+    if last_checkout(state, component) == place:
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return
+    private_dir(path.parent)
+    with atomic_write(path, durable=False) as stream:
+        framed.write(stream, (FORMAT, os.fsencode(place)))
+
+
+def _pointer(state: Path, component: str) -> Path:
+    name = hashlib.sha256(b"last " + component.encode(errors="surrogateescape")).hexdigest()[:32]
+    return state / "index" / f"{name}.idx"
+
+
 class StatIndex:
     """The index of one proto directory, in a pool's state."""
 
-    def __init__(self, state: Path, proto: Path) -> None:
-        name = hashlib.sha256(os.fsencode(os.path.realpath(proto))).hexdigest()[:32]
+    def __init__(self, state: Path, proto: Path, component: str = "") -> None:
+        """component: for whose images the directory is read: what those have of it is kept as well."""
+        place = os.fsencode(os.path.realpath(proto))
+        place += b"\0" + component.encode(errors="surrogateescape") if component else b""
+        name = hashlib.sha256(place).hexdigest()[:32]
         self.path = state / "index" / f"{name}.idx"
 
     def forget(self) -> None:
@@ -179,9 +226,10 @@ class StatIndex:
         tail = (walked.started, walked.excludes)
         private_dir(self.path.parent)
         with lock(self.path.with_suffix(".lock")):
-            few = walked.fresh_count + len(walked.gone) < len(walked.valid) // 10
+            count = walked.fresh_count + len(walked.gone) + len(walked.same)
+            few = count < len(walked.valid) // 10
             if walked.known is not None and few and self._can_be_added_to(walked.known):
-                changes = {**dict(walked.fresh), **dict.fromkeys(walked.gone)}
+                changes = {**walked.same, **dict(walked.fresh), **dict.fromkeys(walked.gone)}
                 with self.path.open("ab") as stream:
                     framed.write(stream, (FORMAT, False, changes, dict(walked.notes), *tail))
                 return

@@ -55,17 +55,29 @@ def parse(line: bytes) -> Seen:
     """Return the fields of a line, all but the path."""
     inode, size, mtime, ctime, mode, uid, gid, links, kind = line.partition(b"\t")[0].split(b" ")
     return Seen(
-        int(inode), int(size), _nanoseconds(mtime), _nanoseconds(ctime), int(mode, 8), int(uid), int(gid),
+        int(inode), int(size), nanoseconds(mtime), nanoseconds(ctime), int(mode, 8), int(uid), int(gid),
         int(links), kind.decode(), line,
     )  # fmt: skip
 
 
-def _nanoseconds(text: bytes) -> int:
+def nanoseconds(text: bytes) -> int:
+    """Return a time as a line has it, in nanoseconds."""
     if not text.startswith(b"-"):
         return int(text[:-1].replace(b".", b""))  # ten decimals
     # Before 1970 the seconds are rounded down and the decimals still count up.
     seconds, _, decimals = text.partition(b".")
     return int(seconds) * 1_000_000_000 + int(decimals[:9])
+
+
+def named(lines: Iterable[bytes], name: bytes) -> list[bytes]:
+    """Return the paths of all that has this name."""
+    ends = (b"\t" + name, b"/" + name)
+    return [path_of(line) for line in lines if line.endswith(ends)]
+
+
+def ctime_of(line: bytes) -> int:
+    """Return the ctime in a line, in nanoseconds."""
+    return nanoseconds(line.split(b" ", 4)[3])
 
 
 def path_of(line: bytes) -> bytes:

@@ -497,7 +497,7 @@ def test_a_comment_in_a_template_changes_nothing(tmp_path: Path, base: Path, pri
 def test_the_same_content_elsewhere_is_compressed_once(
     tmp_path: Path, base: Path, private: Private, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another checkout: every file is new to the index, and no layer is made again."""
+    """Another checkout: every file is read and known; nothing is made again, and after a change one layer."""
     monkeypatch.setattr(split_layer, "LAYER_TARGET", 100_000)
 
     def job() -> None:
@@ -513,9 +513,16 @@ def test_the_same_content_elsewhere_is_compressed_once(
         monkeypatch.setattr(tree_proto, "FEW_FILES", 10)  # as if there were many
         second = warm.run()
         assert second.same == first.same
-        assert second.counts.get("layers_made", 0) == 0
-        assert second.counts["layers_reused"] == first.counts["layers_made"] - 1  # without the base's
-        assert second.counts["bytes_compressed"] < 20_000
+        assert "fresh checkout, same content (300 files read)" in second.reasons()
+        assert second.counts["files_hashed"] == 300
+        assert not {"files_read", "layers_made", "layers_reused", "bytes_compressed"} & second.counts.keys()
+        shutil.copytree(warm.proto, tmp_path / "third", symlinks=True)
+        warm.proto = tmp_path / "third"
+        (warm.proto / "d3/f3").write_bytes(b"other")
+        third = warm.run()
+        assert "only the content of 1 file changed" in third.reasons()
+        assert third.counts["layers_made"] == 1
+        assert third.counts["layers_reused"] == first.counts["layers_made"] - 2  # without the base's
 
     private(job)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from functools import partial
 
 from buildstep import emit
-from buildstep.build import account_check, layer_comments, platforms, proto_conflicts
+from buildstep.build import account_check, cache_inputs, layer_comments, platforms, proto_conflicts
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.forecast import check_room
 from buildstep.build.manifest import check_manifest
@@ -109,7 +108,7 @@ def open_blobs(context: BuildContext) -> BlobStore:
     blobs = BlobStore(
         context.backend.state,
         codecs.codec(emit.codec_of(spec, "oci")),
-        slot=os.fspath(context.stem),
+        slot=cache_inputs.outputs_slot(context.spec),
         style=emit.style_of(spec),
         bus=context.bus,
         journal=context.journal,

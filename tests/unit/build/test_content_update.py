@@ -198,14 +198,14 @@ def test_content_comes_from_where_the_proto_directory_has_it(entries: list[Entry
 
 
 def test_a_kept_tree_is_read_back_only_for_its_inputs(tmp_path: Path, entries: list[Entry]) -> None:
-    tree, stem = kept(entries), tmp_path / "out/hello-1"
-    assert kept_tree.load(tmp_path, stem, inputs="i", proto="p") is None
-    kept_tree.save(tmp_path, stem, tree)
-    assert kept_tree.load(tmp_path, stem, inputs="i", proto="p") == tree
-    assert kept_tree.load(tmp_path, stem, inputs="j", proto="p") is None
-    assert kept_tree.load(tmp_path, stem, inputs="i", proto="q") is None
+    tree, slot = kept(entries), "hello"
+    assert kept_tree.load(tmp_path, slot, inputs="i", proto="p") is None
+    kept_tree.save(tmp_path, slot, tree)
+    assert kept_tree.load(tmp_path, slot, inputs="i", proto="p") == tree
+    assert kept_tree.load(tmp_path, slot, inputs="j", proto="p") is None
+    assert kept_tree.load(tmp_path, slot, inputs="i", proto="q") is None
     path = next((tmp_path / "artifacts").iterdir())
     path.write_bytes(path.read_bytes()[:-5])
-    assert kept_tree.load(tmp_path, stem, inputs="i", proto="p") is None
-    kept_tree.forget(tmp_path, stem)
+    assert kept_tree.load(tmp_path, slot, inputs="i", proto="p") is None
+    kept_tree.forget(tmp_path, slot)
     assert not path.exists()

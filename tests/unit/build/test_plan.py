@@ -112,7 +112,7 @@ class Desk:
         written.write_text("image")
         facts = {"build_id": "b1", "cost": 2.0, "files": files}
         inputs = cache_inputs.decisive(spec, IMAGE, digest, resolution)
-        outputs.save(self.store.backend.state, inputs, [written], facts)
+        outputs.save(self.store.backend.state, inputs, spec.stem, [written], facts)
         outputs.save_last(self.store.backend.state, "hello", Last(inputs))
         return written
 

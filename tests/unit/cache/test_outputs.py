@@ -12,6 +12,7 @@ import pytest
 from buildstep.cache import outputs
 from buildstep.system.files import stamp
 
+PLACE = Path("/out/hello")
 INPUTS: dict[str, Any] = {"version": "1.0.0", "formats": ["oci"]}
 
 
@@ -29,14 +30,14 @@ def files(tmp_path: Path) -> list[Path]:
 
 
 def save(state: Path, files: list[Path]) -> str:
-    outputs.save(state, INPUTS, files, {"uuid": "u", "files": [1]})
+    outputs.save(state, INPUTS, PLACE, files, {"uuid": "u", "files": [1]})
     outputs.save_last(state, "hello", outputs.Last(INPUTS, "key", {"packages": ["a"]}))
     return outputs.key_of(INPUTS)
 
 
 def test_untouched_outputs_are_found(state: Path, files: list[Path]) -> None:
     key = save(state, files)
-    assert outputs.find(state, key) == {"uuid": "u", "files": [1], "key": key}
+    assert outputs.find(state, key, PLACE) == {"uuid": "u", "files": [1], "key": key, "place": "/out/hello"}
     path = state / "artifacts" / f"{key}.json"
     os.utime(path, (1, 1))
     outputs.touch(state, key)
@@ -59,7 +60,7 @@ def test_outputs_that_were_touched_are_void(state: Path, files: list[Path], harm
         files[0].with_suffix(".new").rename(files[0])
     else:
         files[0].unlink()
-    assert outputs.find(state, key) is None
+    assert outputs.find(state, key, PLACE) is None
     assert outputs.why_not(outputs.last(state, "hello"), INPUTS) == [
         "the outputs of the last build were changed or removed"
     ]
@@ -71,7 +72,7 @@ def test_damaged_notes_are_none(state: Path, files: list[Path], text: str) -> No
     key = save(state, files)
     for path in (state / "artifacts").iterdir():
         path.write_text(text)
-    assert outputs.find(state, key) is None
+    assert outputs.find(state, key, PLACE) is None
     assert outputs.why_not(outputs.last(state, "hello"), INPUTS) == ["the first build of this component"]
     outputs.restamp(state, files[0], stamp(files[0]))  # and others can still be looked through
 
@@ -92,7 +93,7 @@ def test_an_output_that_we_changed_stays_valid(state: Path, files: list[Path]) -
     before = stamp(record)
     record.write_bytes(b"content and more")
     outputs.restamp(state, record, before)
-    assert outputs.find(state, key) is not None
+    assert outputs.find(state, key, PLACE) is not None
     # Somebody else's change is none of ours.
     before = stamp(record)
     record.write_bytes(b"somebody else")
@@ -100,14 +101,14 @@ def test_an_output_that_we_changed_stays_valid(state: Path, files: list[Path]) -
     record.write_bytes(b"then we")
     outputs.restamp(state, record, touched)
     assert before != touched
-    assert outputs.find(state, key) is None
+    assert outputs.find(state, key, PLACE) is None
 
 
 def test_a_note_is_one_document_with_a_format(state: Path, files: list[Path]) -> None:
     key = save(state, files)
     value = json.loads((state / "artifacts" / f"{key}.json").read_bytes())
     assert value["format"] == outputs.FORMAT
-    assert value["files"] == {os.fspath(path): stamp(path) for path in files}
+    assert value["places"][os.fspath(PLACE)]["files"] == {os.fspath(path): stamp(path) for path in files}
 
 
 def test_a_change_inside_a_directory_is_noticed(state: Path, tmp_path: Path) -> None:
@@ -117,11 +118,13 @@ def test_a_change_inside_a_directory_is_noticed(state: Path, tmp_path: Path) -> 
     (folder / "index.json").write_bytes(b"{}")
     (blobs / "a").write_bytes(b"layer")
     key = save(state, [folder])
-    assert outputs.find(state, key) is not None
+    assert outputs.find(state, key, PLACE) is not None
     (tmp_path / "other name").hardlink_to(blobs / "a")
-    assert outputs.find(state, key) is not None, "a name of a layer in a pool or another image is no change"
+    assert outputs.find(state, key, PLACE) is not None, (
+        "a name of a layer in a pool or another image is no change"
+    )
     (tmp_path / "other name").unlink()
-    assert outputs.find(state, key) is not None
+    assert outputs.find(state, key, PLACE) is not None
     for change in (
         lambda: (blobs / "a").write_bytes(b"LAYER"),
         lambda: (blobs / "b").write_bytes(b""),
@@ -130,4 +133,4 @@ def test_a_change_inside_a_directory_is_noticed(state: Path, tmp_path: Path) -> 
     ):
         save(state, [folder])
         change()
-        assert outputs.find(state, key) is None
+        assert outputs.find(state, key, PLACE) is None

@@ -1,0 +1,303 @@
+"""Recognise what of a directory is as it was, although it is another checkout: other inodes, other times.
+
+Each path is compared with what is known of the same path: kind, mode, owner, links, attributes, and content,
+which is read, or known by the blob that git's index has of it (`git_index`). Several processes share the
+work, which for a large tree is nearly all of what a build of an equal tree does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from buildstep.system import workers
+from buildstep.system.files import CHUNK
+from buildstep.tree import git_index, scan, stat_lines
+from buildstep.tree.entry import Xattrs
+from buildstep.tree.git_index import GitIndex
+from buildstep.tree.stat_index import GRAIN_NS, UNTRUSTED, Row, inode_of, is_linked, known_entry
+
+_FEW = 400
+"""Paths for which no process is started."""
+_DEALT = 512
+"""Paths that a process gets at a time: they are near each other on the disk."""
+_LARGE = 8 << 20
+"""Bytes from which on a file is dealt by its size."""
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+_SAME, _LEARNT = 1, 2
+"""Marks of a path: all but its time is as known; its blob is known now."""
+
+
+@dataclass(slots=True)
+class Recognised:
+    """What was found. same: the rows of paths that are as they were, but for inode and times; digests: the
+    content of other files, where it is known now; files, bytes: what was read; by_git: how many files git's
+    index vouched for."""
+
+    same: dict[bytes, Row] = field(default_factory=dict)
+    digests: dict[bytes, str] = field(default_factory=dict)
+    files: int = 0
+    bytes: int = 0
+    by_git: int = 0
+
+    def add(self, other: Recognised) -> None:
+        """Take in what was found besides."""
+        self.same |= other.same
+        self.digests |= other.digests
+        self.files += other.files
+        self.bytes += other.bytes
+        self.by_git += other.by_git
+
+
+def as_known(now: Mapping[bytes, Row], known: Mapping[bytes, Row]) -> Recognised:
+    """Compare what is known of a directory with what is known of another checkout; nothing is read.
+
+    now: rows of this one that hold. Those that are the same get the time that the other has in images.
+    """
+    found = Recognised()
+    for path, row in now.items():
+        old = known.get(path)
+        alike = old is not None and row[1:6] == old[1:6] and row[8:12] == old[8:12]
+        if old is not None and alike and (row[2] != "f" or row[6] == old[6]):
+            found.same[path] = (*row[:12], old[12], old[13] or row[13])
+        elif row[2] == "f":
+            found.digests[path] = row[8]
+    _drop_other_groups(known, found.same)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    """top: the directory; lines: what lstat says of the paths to look at; known: rows by path; git: see
+    `git_index`; blobs: digest and size by blob."""
+
+    top: bytes
+    lines: Sequence[bytes]
+    known: Mapping[bytes, Row]
+    git: GitIndex | None
+    blobs: Mapping[bytes, tuple[str, int]]
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a process found. marks and mtimes: of each line; see `Recognised` for the rest."""
+
+    marks: bytearray
+    mtimes: list[int]
+    digests: dict[bytes, str] = field(default_factory=dict)
+    files: int = 0
+    bytes: int = 0
+    by_git: int = 0
+
+
+def recognise(
+    top: bytes, lines: Sequence[bytes], known: Mapping[bytes, Row], *, git: GitIndex | None, started: int
+) -> Recognised:
+    """Compare paths with what is known of them. lines: what lstat says of them (`stat_lines`); started: when
+    the walk began, in ns. Reads files; what cannot be read is left out."""
+    if not known:
+        return Recognised()
+    job = _Job(top=top, lines=lines, known=known, git=git, blobs=_blobs(known) if git else {})
+    found = Recognised()
+    count = workers.count() if len(lines) > _FEW or _much(lines) else 1
+    shares = _shares(lines, count)
+    if len(shares) == 1:
+        _take(job, shares[0], _look(job, shares[0]), found, started)
+    else:
+
+        def work(number: int, send: workers.Send) -> None:
+            send((number, _look(job, shares[number])))
+
+        with workers.running(range(len(shares)), work) as values:
+            for number, part in values:
+                _take(job, shares[number], part, found, started)
+    _drop_other_groups(known, found.same)
+    return found
+
+
+def _blobs(known: Mapping[bytes, Row]) -> dict[bytes, tuple[str, int]]:
+    """Return digest and size of every blob that is known."""
+    return {row[13]: (row[8], row[6]) for row in known.values() if row[13]}
+
+
+def _much(lines: Sequence[bytes]) -> bool:
+    return any(_size(line) > _LARGE for line in lines)
+
+
+def _size(line: bytes) -> int:
+    return int(line.split(b" ", 2)[1])
+
+
+def _shares(lines: Sequence[bytes], count: int) -> list[list[int]]:
+    """Deal the numbers of lines to so many processes."""
+    if count < 2:
+        return [list(range(len(lines)))]
+    shares: list[list[int]] = [[] for _ in range(count)]
+    large = {number: size for number, line in enumerate(lines) if (size := _size(line)) > _LARGE}
+    loads = [0] * count
+    for number in sorted(large, key=lambda number: -large[number]):
+        least = loads.index(min(loads))
+        loads[least] += large[number]
+        shares[least].append(number)
+    rest = [number for number in range(len(lines)) if number not in large] if large else range(len(lines))
+    for turn, begin in enumerate(range(0, len(rest), _DEALT)):
+        shares[turn % count].extend(rest[begin : begin + _DEALT])
+    return [share for share in shares if share]
+
+
+def _take(job: _Job, share: Sequence[int], part: _Found, found: Recognised, started: int) -> None:
+    """Add what a process found."""
+    lines, known, entries = job.lines, job.known, job.git.entries if job.git else {}
+    limit = started - GRAIN_NS
+    for number, mark, mtime in zip(share, part.marks, part.mtimes, strict=True):
+        if not mark:
+            continue
+        line = lines[number]
+        path = line.partition(b"\t")[2]
+        old = known[path]
+        blob = entries[path].blob if mark & _LEARNT else old[13]
+        if stat_lines.ctime_of(line) >= limit:
+            line = UNTRUSTED + line
+        found.same[path] = (line, *old[1:7], mtime, *old[8:13], blob)
+    found.digests |= part.digests
+    found.files += part.files
+    found.bytes += part.bytes
+    found.by_git += part.by_git
+
+
+def _drop_other_groups(known: Mapping[bytes, Row], same: dict[bytes, Row]) -> None:
+    """Take out the names of files that have other names now than they had."""
+    linked = [path for path, row in same.items() if is_linked(row)]
+    if not linked:
+        return
+    before = _groups({path: row for path, row in known.items() if is_linked(row)})
+    now = _groups({path: same[path] for path in linked})
+    for path in linked:
+        if now[path] != before.get(path):
+            del same[path]
+
+
+def _groups(rows: Mapping[bytes, Row]) -> dict[bytes, frozenset[bytes]]:
+    """Return for each path those that share its inode."""
+    members: dict[int, list[bytes]] = {}
+    for path, row in rows.items():
+        members.setdefault(inode_of(row), []).append(path)
+    found: dict[bytes, frozenset[bytes]] = {}
+    for paths in members.values():
+        group = frozenset(paths)
+        found |= dict.fromkeys(paths, group)
+    return found
+
+
+# -- in each process ---------------------------------------------------------------------------------------
+
+
+def _look(job: _Job, share: Sequence[int]) -> _Found:
+    """Look at a share of the lines."""
+    found = _Found(bytearray(len(share)), [0] * len(share))
+    top, known, lines, git = job.top + b"/", job.known, job.lines, job.git
+    for place, number in enumerate(share):
+        line = lines[number]
+        meta, _, path = line.partition(b"\t")
+        old = known.get(path)
+        inode, size, mtime, ctime, mode, uid, gid, links, kind = meta.split(b" ")
+        found.mtimes[place] = time = stat_lines.nanoseconds(mtime)
+        rights = (int(mode, 8), int(uid), int(gid))
+        same = old is not None and kind.decode() == old[2]
+        if same and old is not None:  # the mode of a link says nothing
+            alike = rights == old[3:6] or (kind == b"l" and rights[1:] == old[4:6])
+            same = alike and (links != b"1" and kind != b"d") == old[1]
+        if kind == b"f":
+            blob = b""
+            if git is not None:
+                blob = git.blob(path, (stat_lines.nanoseconds(ctime), time, int(inode), *rights, int(size)))
+            mark = _mark(job, found, path, old if same else None, int(size), blob)
+        else:
+            mark = _SAME if same and old is not None and _is_same(top + path, old) else 0
+        found.marks[place] = mark
+    return found
+
+
+def _is_same(full: bytes, old: Row) -> bool:
+    """Whether something that is no file is as it was."""
+    known = known_entry(old)
+    try:
+        if known.kind == "l" and os.readlink(full) != known.target:
+            return False
+        if known.kind in "cb":
+            rdev = os.lstat(full).st_rdev
+            if (os.major(rdev), os.minor(rdev)) != known.rdev:
+                return False
+        return _xattrs_are(full, known.xattrs)
+    except OSError:
+        return False
+
+
+def _xattrs_are(full: bytes, before: Xattrs) -> bool:
+    return scan.read_xattrs(full) == before
+
+
+def _mark(job: _Job, found: _Found, path: bytes, old: Row | None, size: int, blob: bytes) -> int:
+    """Compare a file with what is known of it, and note what its content is. old: what is known, None if it
+    is another file anyway; blob: what git's index says that it is."""
+    full = job.top + b"/" + path
+    if blob:
+        digest, length = job.blobs.get(blob, ("", -1))
+        if length == size:
+            found.by_git += 1
+            if old is None or old[8] != digest or old[6] != size:
+                found.digests[path] = digest
+                return 0
+            try:
+                same = _xattrs_are(full, old[11])
+            except OSError:
+                same = False
+            return (_SAME | _LEARNT) if same else 0
+    if old is None or old[6] != size:
+        return 0
+    try:
+        digest, is_blob = _read(full, size, blob, found)
+        same = digest == old[8] and _xattrs_are(full, old[11])
+    except OSError:
+        return 0
+    if not same:
+        found.digests[path] = digest
+        return 0
+    return _SAME | _LEARNT if is_blob else _SAME
+
+
+def _read(full: bytes, size: int, blob: bytes, found: _Found) -> tuple[str, bool]:
+    """Return the digest of a file's content, and whether it is that blob. Raises OSError."""
+    fd = os.open(full, _FLAGS)
+    try:
+        if size <= CHUNK:
+            content = os.read(fd, size + 1)
+            if len(content) == size:
+                found.files += 1
+                found.bytes += size
+                is_blob = bool(blob) and not content.startswith(git_index.LFS_POINTER)
+                is_blob = is_blob and git_index.blob_name(content, len(blob)) == blob
+                return hashlib.sha256(content).hexdigest(), is_blob
+            os.lseek(fd, 0, os.SEEK_SET)
+        return _read_large(fd, size, blob, found)
+    finally:
+        os.close(fd)
+
+
+def _read_large(fd: int, size: int, blob: bytes, found: _Found) -> tuple[str, bool]:
+    state, other = hashlib.sha256(), git_index.naming(size, len(blob)) if blob else None
+    for chunk in _chunks(fd):
+        state.update(chunk)
+        found.bytes += len(chunk)
+        if other is not None:
+            other.update(chunk)
+    found.files += 1
+    return state.hexdigest(), other is not None and other.digest() == blob
+
+
+def _chunks(fd: int) -> Iterator[bytes]:
+    while chunk := os.read(fd, CHUNK):
+        yield chunk
