@@ -39,6 +39,18 @@ def _anonymous(pid: int) -> int:
     return 0
 
 
+def _proportional(pid: int) -> int:
+    """Bytes that a process holds, what it shares counted by its share (PSS)."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii", errors="replace") as stream:
+            for line in stream:
+                if line.startswith("Pss:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
 class Memory(threading.Thread):
     """Samples what a process and all its descendants hold together, ten times a second."""
 
@@ -46,18 +58,21 @@ class Memory(threading.Thread):
         super().__init__(daemon=True)
         self.pid = pid
         self.peak = 0
+        self.shares = 0
         self.processes = 0
         self.done = threading.Event()
 
     def run(self) -> None:
         while not self.done.wait(0.1):
-            todo, total, count = [self.pid], 0, 0
+            todo, total, shares, count = [self.pid], 0, 0, 0
             while todo:
                 pid = todo.pop()
                 count += 1
                 total += _anonymous(pid)
+                shares += _proportional(pid)
                 todo += _children(pid)
             self.peak = max(self.peak, total)
+            self.shares = max(self.shares, shares)
             self.processes = max(self.processes, count)
 
 
@@ -119,6 +134,7 @@ def measure(argv: list[str], limit: float) -> dict[str, object]:
         "system": round(usage.ru_stime, 3),
         "rss_largest": usage.ru_maxrss * 1024,
         "anon_total": memory.peak,
+        "pss_total": memory.shares,
         "processes": memory.processes,
     }
 

@@ -28,7 +28,8 @@ class TooSlow(Exception):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
     """One run. rss_largest: peak of the largest single process (exact); anon_total: peak of all
-    processes together without file pages (sampled); told: what the engine tells of its build."""
+    processes together without file pages; pss_total: with them, what they share counted once (both
+    sampled); told: what the engine tells of its build."""
 
     seconds: float
     user: float
@@ -36,6 +37,7 @@ class Run:
     rss_largest: int
     anon_total: int
     processes: int
+    pss_total: int = 0
     told: dict[str, Any] = field(default_factory=dict)
 
 

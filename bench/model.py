@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from bench.trees import Tree
 
@@ -13,14 +13,23 @@ Change = Callable[[Tree, int], None]
 """A change to a proto directory; the number is a new one each time, and so is the content it leads to."""
 
 
+Packages = Literal["", "one more", "bumped", "one less"]
+"""How the packages of each run differ from those of the warm state; each run differs in another way."""
+
+Checkout = Literal["", "copy", "git"]
+"""Where the proto directory of each run is: the input's own, a new copy at the same place (other inodes and
+times), or a work tree that git has just checked out there."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
     """One line of the table.
 
     bar: seconds that ours may take at full size. cold: the engine forgets everything before each run.
-    dropped: the page cache is dropped before each run. package: each run installs one package more than
-    the warm state has, another one each time. fresh: the output folder is emptied before each run, as a
-    clean workspace does. skip: engine to the reason why it sits this case out.
+    dropped: the page cache is dropped before each run. fresh: the output folder is emptied before each run,
+    as a clean workspace does. formats: what ours writes, if not an OCI archive. shared: the base image by a
+    name; a shared store has it as an earlier build left it there, with the packages, and the pool is empty.
+    program: ours is checked out anew before each run. skip: engine to the reason why it sits this case out.
     long: engines that take too long for the time that is promised. once: enough for anyone.
     """
 
@@ -30,26 +39,49 @@ class Case:
     cold: bool = False
     dropped: bool = False
     change: Change | None = None
-    package: bool = False
+    packages: Packages = ""
+    checkout: Checkout = ""
+    formats: tuple[str, ...] = ()
+    shared: str = ""
+    program: bool = False
     fresh: bool = False
     once: bool = False
     long: tuple[str, ...] = ()
     skip: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def warmth(self) -> tuple[object, ...]:
+        """What a build before it has to be like: cases that differ here do not warm each other."""
+        return (self.packages == "bumped", self.checkout, self.formats, self.shared)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Input:
-    """What a workload gives every engine. base: a tar archive of a root, None for an empty one.
+    """What a workload gives every engine; a case has it replaced in parts.
 
-    extras: packages for the cases that add one. facts: what the record tells about the input.
+    base: a tar archive of a root, None for an empty one. image: the base by a name, where it must not be
+    there before. extras: packages for the cases that add one. place: the proto directory, if it is not the
+    tree's own. repository: the URL of one with a package of ours. shared: the URL of a shared
+    store; fills: this build is there to fill it. facts: what the record tells about the input.
     """
 
     name: str
     tree: Tree
     base: Path | None = None
+    image: str = ""
     packages: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
+    place: Path | None = None
+    repository: str = ""
+    formats: tuple[str, ...] = ()
+    shared: str = ""
+    fills: bool = False
+    program: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def proto(self) -> Path:
+        return self.place or self.tree.root
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,8 +126,11 @@ class Engine(Protocol):
     def forget(self, source: Input, folder: Path) -> None:
         """Cold, but with the base image in its store: what a first build on a prepared agent finds."""
 
-    def command(self, source: Input, folder: Path, extra: tuple[str, ...]) -> Command:
-        """The build. extra: packages beside the input's own."""
+    def lacks(self, case: Case) -> str:
+        """What a case needs and this engine does not have, so that it sits it out; empty when it has all."""
+
+    def command(self, source: Input, folder: Path) -> Command:
+        """The build."""
 
     def empty(self, folder: Path) -> None:
         """Remove finished output, and nothing that serves the next build."""

@@ -24,6 +24,7 @@ def summary(runs: list[Run]) -> dict[str, Any]:
         "cpu": round(statistics.median(run.user + run.system for run in runs), 3),
         "rss_largest": max(run.rss_largest for run in runs),
         "anon_total": max(run.anon_total for run in runs),
+        "pss_total": max(run.pss_total for run in runs),
         "bytes": middle.told.get("bytes", 0),
         "counts": middle.told.get("counts", {}),
         "steps": middle.told.get("steps", {}),

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine, results
+from bench.checkouts import check_out
 from bench.measure import Budget, Run, RunFailed, TooSlow, repeat, run_once
 from bench.model import Case, Engine, Input, Workload
+from bench.repository import Repository
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +47,7 @@ class Settings:
 
     def absent(self, workload: Workload, case: Case, engine: Engine) -> str:
         """Why an engine sits a case out; empty when it is to run it."""
-        if reason := engine.missing() or case.skip.get(engine.name, ""):
+        if reason := engine.missing() or case.skip.get(engine.name, "") or engine.lacks(case):
             return reason
         if engine.name == "ours" or engine.name in self.engines:
             return ""
@@ -114,10 +116,13 @@ class _Block:
         self._source = source
         self._settings = settings
         self._folder = settings.folder / "work" / f"{source.name}-{engine.name}"
-        self._warm = False
+        self._beside = settings.folder / "work" / f"{source.name}-{engine.name}-beside"
+        self._warmth: tuple[object, ...] | None = None
         self._read = False
         self._changes = 0
-        self._extras = 0
+        self._packages = 0
+        self._filled = ""
+        self._repository: Repository | None = None
         self._broken = ""
 
     def case(self, workload: Workload, case: Case) -> dict[str, Any]:
@@ -125,17 +130,17 @@ class _Block:
         if reason := settings.absent(workload, case, engine) or self._broken:
             return results.left_out(reason)
         budget = settings.budget(case, engine)
-        if case.package:
-            budget = replace(budget, most=min(budget.most, len(self._source.extras)))
+        if case.packages in ("one more", "one less"):
+            there = self._source.extras if case.packages == "one more" else self._source.packages
+            budget = replace(budget, most=min(budget.most, len(there)))
+        self._packages = 0
         say(f"{workload.name}: {case.title}: {engine.name}")
         try:
             if not self._read and not case.dropped:
                 machine.read_all(self._source.tree.root)
             self._read = not case.dropped
-            if not case.cold and not self._warm:
-                self._forget()
-                run_once(engine.command(self._source, self._folder, ()), limit=budget.limit)
-                self._warm = True
+            if reason := self._warm(case, budget):
+                return results.left_out(reason)
             return results.summary(repeat(lambda _: self._once(case, budget), budget))
         except TooSlow as slow:
             self._broken = f"its {case.name} case was {slow}"
@@ -145,29 +150,76 @@ class _Block:
             self._broken = f"its {case.name} case failed"
             return results.left_out("failed: " + str(error).splitlines()[0])
 
+    def _warm(self, case: Case, budget: Budget) -> str:
+        """Have the state that a case starts from. Returns why there is none to be had."""
+        if case.shared and not self._filled:
+            self._forget(case)
+            source = replace(self._input(case), fills=True)
+            run_once(self._engine.command(source, self._folder), limit=budget.limit)
+            self._filled = _content(self._beside / "shared")
+            self._warmth = None
+        if case.shared and self._filled == _NOTHING:
+            return "this checkout keeps nothing of it in a shared store"
+        if not case.cold and self._warmth != case.warmth:
+            if self._warmth is None:
+                self._forget(case)
+            warm = replace(case, packages="bumped" if case.packages == "bumped" else "")
+            run_once(self._engine.command(self._input(warm), self._folder), limit=budget.limit)
+            self._warmth = case.warmth
+        return ""
+
+    def _input(self, case: Case) -> Input:
+        """What the engine is given for a run of a case, made anew where each run has its own."""
+        source = self._source
+        if case.checkout:
+            place = check_out(source.tree, case.checkout, self._beside)
+            source = replace(source, place=place)
+        if case.packages == "one more":
+            source = replace(source, packages=(*source.packages, source.extras[self._packages]))
+        elif case.packages == "one less":
+            kept = tuple(name for name in source.packages if name != source.packages[-1 - self._packages])
+            source = replace(source, packages=kept)
+        elif case.packages == "bumped":
+            if self._repository is None:
+                self._repository = Repository(self._beside / "packages")
+            name = self._repository.publish(self._changes)
+            source = replace(source, packages=(*source.packages, name), repository=self._repository.url)
+        if case.shared:
+            source = replace(source, shared=f"dir:{self._beside / 'shared'}", image=case.shared)
+        return replace(source, formats=case.formats, program=case.program)
+
     def _once(self, case: Case, budget: Budget) -> Run:
         if case.cold:
-            self._forget()
+            self._forget(case)
+        self._changes += 1
         if case.change is not None:
-            self._changes += 1
             case.change(self._source.tree, self._changes)
-        extra: tuple[str, ...] = ()
-        if case.package:
-            extra = (self._source.extras[self._extras],)
-            self._extras += 1
+        source = self._input(case)
+        if case.packages:
+            self._packages += 1
         if case.fresh:
             self._engine.empty(self._folder)
-        command = self._engine.command(self._source, self._folder, extra)
+        command = self._engine.command(source, self._folder)
         machine.settle(drop=case.dropped or self._settings.drop)
         run = run_once(command, limit=budget.limit)
-        self._warm = not case.package or self._warm
+        self._warmth = case.warmth
         say(f"  {run.seconds:.2f} s")
-        return replace(run, told=self._engine.told(self._source, self._folder))
+        return replace(run, told=self._engine.told(source, self._folder))
 
-    def _forget(self) -> None:
-        self._engine.forget(self._source, self._folder)
+    def _forget(self, case: Case) -> None:
+        self._engine.forget(replace(self._source, image=case.shared), self._folder)
 
     def close(self) -> None:
         """Put the input back and remove all that the engine kept."""
         self._source.tree.restore()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._repository is not None:
+            self._repository.close()
+        for folder in (self._folder, self._beside):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+_NOTHING = "nothing"
+
+
+def _content(folder: Path) -> str:
+    return "something" if any(path.is_file() for path in folder.rglob("*")) else _NOTHING

@@ -9,7 +9,8 @@ from bench.results import median, ratio, verdict
 
 
 def render(results: Mapping[str, Any]) -> str:
-    """Every case with each engine's median, what the peers take of ours, and our peak memory."""
+    """Every case with each engine's median, what the peers take of ours, and our peak memory: of the largest
+    process, and of all together."""
     return "\n".join(_lines(results)) + "\n"
 
 
@@ -34,7 +35,15 @@ def _lines(results: Mapping[str, Any]) -> Iterator[str]:
 
 def _cases(cases: list[dict[str, Any]]) -> Iterator[str]:
     engines = list(dict.fromkeys(name for case in cases for name in case["engines"]))
-    head = ["case", "bar", *engines, *(f"{name}/ours" for name in engines if name != "ours"), "peak", ""]
+    head = [
+        "case",
+        "bar",
+        *engines,
+        *(f"{name}/ours" for name in engines if name != "ours"),
+        "peak",
+        "all",
+        "",
+    ]
     rows = [head]
     notes: dict[str, str] = {}
     for case in cases:
@@ -49,7 +58,8 @@ def _cases(cases: list[dict[str, Any]]) -> Iterator[str]:
                 times = ratio(case, name)
                 row.append("" if times is None else f"{times:.1f}x")
         ours = case["engines"].get("ours", {})
-        row.append(f"{ours['rss_largest'] / 1e6:.0f} MB" if median(ours) is not None else "")
+        for key in ("rss_largest", "pss_total"):  # results of before have no such sum
+            row.append(f"{ours[key] / 1e6:.0f} MB" if median(ours) is not None and ours.get(key) else "")
         row.append(verdict(case))
         rows.append(row)
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]

@@ -24,6 +24,9 @@ EXTRAS = ("tree", "pv", "time", "zip", "bc", "dos2unix", "whois", "dc", "lzip", 
 
 _WHOLE_LAYER = "a changed COPY is copied whole, whatever changed in it: as with 1 file changed"
 _ALWAYS_WRITES = "writes its archive anew each time: as with nothing changed"
+_WARM_ALONE = "compares times, so it copies all: as when cold"
+_KNOWS_NO_GIT = "does not ask git: as a fresh checkout"
+_BY_NAME = f"mmdebstrap:{SUITE}"
 _SAME_AS_BUILDAH = "the same code as buildah; its cold case stands for it"
 
 
@@ -109,7 +112,7 @@ WORKLOADS = (
         prepare=_files,
         space=8 << 30,
         cases=(
-            Case(name="cold", title="cold", bar=8.0, cold=True),
+            Case(name="cold", title="cold", bar=4.0, cold=True),
             Case(name="unchanged", title="nothing changed", bar=0.9, skip={"podman": _SAME_AS_BUILDAH}),
             Case(
                 name="fresh",
@@ -119,6 +122,28 @@ WORKLOADS = (
                 skip=dict.fromkeys(("buildah", "podman", "script"), _ALWAYS_WRITES),
             ),
             Case(
+                name="checkout",
+                title="fresh checkout, same content",
+                bar=1.6,
+                checkout="copy",
+                skip={"podman": _SAME_AS_BUILDAH, "script": _WARM_ALONE},
+            ),
+            Case(
+                name="checkout-git",
+                title="the same, a clean work tree of git",
+                bar=1.1,
+                checkout="git",
+                skip=dict.fromkeys(("buildah", "podman", "script"), _KNOWS_NO_GIT),
+            ),
+            Case(
+                name="checkout-one-file",
+                title="fresh checkout, 1 file changed",
+                bar=2.4,
+                checkout="copy",
+                change=changes.one_file,
+                skip={"buildah": _WHOLE_LAYER, "podman": _SAME_AS_BUILDAH, "script": _WARM_ALONE},
+            ),
+            Case(
                 name="one-file",
                 title="1 file changed",
                 bar=1.5,
@@ -126,9 +151,16 @@ WORKLOADS = (
                 skip={"podman": _SAME_AS_BUILDAH},
             ),
             Case(
+                name="one-file-oci-dir",
+                title="1 file changed, oci-dir",
+                bar=0.9,
+                change=changes.one_file,
+                formats=("oci-dir",),
+            ),
+            Case(
                 name="directory",
                 title="one directory renamed",
-                bar=3.0,
+                bar=2.0,
                 change=changes.one_directory,
                 skip={"buildah": _WHOLE_LAYER, "podman": _SAME_AS_BUILDAH},
             ),
@@ -158,6 +190,7 @@ WORKLOADS = (
         cases=(
             Case(name="cold", title="cold", cold=True),
             Case(name="unchanged", title="all warm, whole process", bar=0.4),
+            Case(name="program", title="the same, bin/build of a fresh checkout", bar=0.5, program=True),
             Case(name="one-file", title="1 file changed", bar=0.4, change=changes.one_file),
         ),
     ),
@@ -170,7 +203,10 @@ WORKLOADS = (
         space=6 << 30,
         cases=(
             Case(name="cold", title="base in the store, packages installed", cold=True),
-            Case(name="one-more", title="one package added", bar=3.0, package=True),
+            Case(name="one-more", title="one package added", bar=3.0, packages="one more"),
+            Case(name="one-less", title="one package removed", bar=7.0, packages="one less"),
+            Case(name="bumped", title="one package with another version", bar=7.0, packages="bumped"),
+            Case(name="shared", title="empty pool, warm shared store", bar=6.0, cold=True, shared=_BY_NAME),
         ),
     ),
     Workload(
@@ -184,6 +220,7 @@ WORKLOADS = (
             Case(name="cold", title="base in the store, packages installed", cold=True),
             Case(name="unchanged", title="nothing changed", bar=0.9, skip={"mkosi": "as proto changed"}),
             Case(name="proto", title="packages cached, proto changed", bar=0.9, change=changes.one_file),
+            Case(name="shared", title="empty pool, warm shared store", bar=4.0, cold=True, shared=_BY_NAME),
         ),
     ),
     Workload(
@@ -193,7 +230,7 @@ WORKLOADS = (
         prepare=_big,
         space=40 << 30,
         cases=(
-            Case(name="cold", title="cold, holes kept", bar=18.0, cold=True, long=("buildah",)),
+            Case(name="cold", title="cold, holes kept", bar=16.0, cold=True, long=("buildah",)),
             Case(name="unchanged", title="nothing changed", skip={"buildah": "cold says enough"}),
             Case(
                 name="one-mib",

@@ -8,8 +8,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from bench.engines import common
 from bench.engines.common import CONTAINED, PEERS, environment, lacking, size_of, version
-from bench.model import Command, Input
+from bench.model import Case, Command, Input
 
 _SCRIPT = os.fspath(PEERS / "buildah.sh")
 
@@ -25,6 +26,9 @@ class Buildah:
     def versions(self) -> dict[str, str]:
         return {self.name: version(self.name, "--version")}
 
+    def lacks(self, case: Case) -> str:
+        return common.only_ours(case)
+
     def forget(self, source: Input, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -32,11 +36,11 @@ class Buildah:
             argv = [*CONTAINED, "sh", _SCRIPT, "base", self.name, os.fspath(folder), os.fspath(source.base)]
             subprocess.run(argv, env=environment(folder), check=True, stdout=subprocess.DEVNULL, cwd=folder)
 
-    def command(self, source: Input, folder: Path, extra: tuple[str, ...]) -> Command:
+    def command(self, source: Input, folder: Path) -> Command:
         file = folder / "Containerfile"
-        file.write_text(containerfile(source, extra))
+        file.write_text(containerfile(source))
         argv: tuple[str, ...] = (*CONTAINED, "sh", _SCRIPT, "build", self.name, os.fspath(folder))
-        argv += (os.fspath(source.tree.root), os.fspath(file), os.fspath(folder / "out.oci.tar"))
+        argv += (os.fspath(source.proto), os.fspath(file), os.fspath(folder / "out.oci.tar"))
         return Command(argv=argv, env=environment(folder), cwd=folder)
 
     def empty(self, folder: Path) -> None:
@@ -47,16 +51,14 @@ class Buildah:
         return {"bytes": size_of(folder / "out.oci.tar")}
 
 
-def containerfile(source: Input, extra: tuple[str, ...]) -> str:
+def containerfile(source: Input) -> str:
     """What a careful user writes: packages before files, apt's downloads and lists kept in cache mounts."""
     lines = ["FROM localhost/bench-base" if source.base else "FROM scratch"]
-    packages = (*source.packages, *extra)
-    if packages:
+    if source.packages:
         caches = "--mount=type=cache,target=/var/cache/apt --mount=type=cache,target=/var/lib/apt"
         # Keeping the downloads is what makes a second install comparable with ours.
         install = "apt-get -o APT::Keep-Downloaded-Packages=true install -y -q --no-install-recommends"
-        lines.append(
-            f"RUN {caches} apt-get update -q && DEBIAN_FRONTEND=noninteractive {install} {' '.join(packages)}"
-        )
+        names = " ".join(source.packages)
+        lines.append(f"RUN {caches} apt-get update -q && DEBIAN_FRONTEND=noninteractive {install} {names}")
     lines.append("COPY . /")
     return "\n".join(lines) + "\n"

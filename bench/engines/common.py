@@ -9,6 +9,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.model import Case
+
 PEERS = Path(__file__).parents[1] / "peers"
 CHECKOUT = Path(__file__).parents[2]
 
@@ -46,6 +48,15 @@ def environment(folder: Path) -> dict[str, str]:
     temporary = folder / "tmp"
     temporary.mkdir(parents=True, exist_ok=True)
     return {**kept, "LC_ALL": "C.UTF-8", "TMPDIR": os.fspath(temporary)}
+
+
+def only_ours(case: Case) -> str:
+    """Why a peer sits a case out that is about what only we have."""
+    if case.formats or case.shared or case.program:
+        return "has no such thing"
+    if case.packages == "bumped":
+        return "its packages are the mirror's: as one package added"
+    return ""
 
 
 def size_of(path: Path) -> int:

@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from bench.engines import common
 from bench.engines.common import CONTAINED, PEERS, environment, lacking, size_of, version
-from bench.model import Command, Input
+from bench.model import Case, Command, Input
 from bench.workloads import SUITE
 
 
@@ -22,13 +23,16 @@ class Mkosi:
     def versions(self) -> dict[str, str]:
         return {"mkosi": version("mkosi", "--version")}
 
+    def lacks(self, case: Case) -> str:
+        return common.only_ours(case)
+
     def forget(self, source: Input, folder: Path) -> None:
         del source
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
 
-    def command(self, source: Input, folder: Path, extra: tuple[str, ...]) -> Command:
-        packages = ",".join((*source.packages, *extra))
+    def command(self, source: Input, folder: Path) -> Command:
+        packages = ",".join(source.packages)
         argv: tuple[str, ...] = (
             *CONTAINED,
             "sh",
@@ -37,7 +41,7 @@ class Mkosi:
             SUITE,
             packages,
         )
-        argv += (os.fspath(source.tree.root), os.fspath(folder / "out.tar.zst"))
+        argv += (os.fspath(source.proto), os.fspath(folder / "out.tar.zst"))
         return Command(argv=argv, env=environment(folder), cwd=folder)
 
     def empty(self, folder: Path) -> None:

@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench.engines.common import CHECKOUT, environment, size_of, version
-from bench.model import Command, Input
+from bench.model import Case, Command, Input
 
 _VERSION = "1.0.0"
 
@@ -37,18 +38,55 @@ class Ours:
     def forget(self, source: Input, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        if source.base is None:
+        if source.base is None or source.image:
             return
         empty = folder / "empty"
         empty.mkdir()
-        manifest = _manifest("warm", source.base, (), folder / "warm.json")
-        command = _command(self._build, folder, manifest, empty)
+        warm = Input(name="warm", tree=source.tree, base=source.base, place=empty)
+        command = _command(self._build, folder, _manifest(warm, folder / "warm.json"), warm)
         subprocess.run(command.argv, env=dict(command.env), check=True, stdout=subprocess.DEVNULL, cwd=folder)
 
-    def command(self, source: Input, folder: Path, extra: tuple[str, ...]) -> Command:
-        packages = (*source.packages, *extra)
-        manifest = _manifest(source.name, source.base, packages, folder / "m.json")
-        return _command(self._build, folder, manifest, source.tree.root)
+    def command(self, source: Input, folder: Path) -> Command:
+        manifest = _manifest(source, folder / "m.json")
+        command = _command(self._program(source, folder), folder, manifest, source)
+        return replace(command, env={**self._environment(), **command.env}) if source.program else command
+
+    def lacks(self, case: Case) -> str:
+        missing = [name for name in case.formats if name not in self._formats()]
+        if missing:
+            return f"this checkout has no format {', '.join(missing)}"
+        if case.shared and "--shared-cache" not in self._ask("build", "--help"):
+            return "this checkout has no shared cache"
+        return ""
+
+    def _formats(self) -> list[str]:
+        schema = json.loads(self._ask("schema"))
+        found: list[str] = schema["properties"]["build"]["properties"]["formats"]["items"]["enum"]
+        return found
+
+    def _ask(self, *words: str) -> str:
+        argv = [os.fspath(self._checkout / "bin/buildstep"), *words]
+        return subprocess.run(
+            argv, capture_output=True, text=True, check=True, env=self._environment()
+        ).stdout
+
+    def _environment(self) -> dict[str, str]:
+        """Ours, with the checkout's environment by name: checkouts made for a run have none of their own."""
+        return {**os.environ, "BUILDSTEP_VENV": os.environ.get("BUILDSTEP_VENV") or f"{self._checkout}/.venv"}
+
+    def _program(self, source: Input, folder: Path) -> str:
+        """What is run: this checkout's bin/build, or that of a new copy, all of whose times are new."""
+        if not source.program:
+            return self._build
+        copy = folder / "program"
+        shutil.rmtree(copy, ignore_errors=True)
+        left_out = shutil.ignore_patterns("__pycache__")
+        for name in ("bin", "scripts", "buildstep"):
+            shutil.copytree(
+                self._checkout / name, copy / name, symlinks=True, ignore=left_out, copy_function=shutil.copy
+            )
+        shutil.copy(self._checkout / "pyproject.toml", copy)
+        return os.fspath(copy / "bin/build")
 
     def empty(self, folder: Path) -> None:
         shutil.rmtree(folder / "out", ignore_errors=True)
@@ -66,20 +104,28 @@ class Ours:
         }
 
 
-def _manifest(name: str, base: Path | None, packages: tuple[str, ...], path: Path) -> Path:
+def _manifest(source: Input, path: Path) -> Path:
+    base = f"tar:{source.base}" if source.base else "scratch"
     build: dict[str, Any] = {
-        "image": "scratch" if base is None else f"tar:{base}",
-        "formats": ["oci"],
+        "image": source.image or base,
+        "formats": list(source.formats or ("oci",)),
         "sparse": True,
     }
-    if packages:
-        build |= {"packages": list(packages), "installer": "apt", "order": "packages-first"}
-    value = {"name": f"bench-{name}", "version": _VERSION, "os": "linux", "type": "other", "build": build}
+    if source.packages:
+        build |= {"packages": list(source.packages), "installer": "apt", "order": "packages-first"}
+    if source.repository:
+        ours = {"name": "bench", "uris": [source.repository], "suites": ["./"], "trusted": True}
+        build["installer_options"] = {"repositories": [ours]}
+    if source.shared:
+        build["cache"] = {"shared": source.shared, **({"budget": 300} if source.fills else {})}
+    value = {
+        "name": f"bench-{source.name}", "version": _VERSION, "os": "linux", "type": "other", "build": build
+    }  # fmt: skip
     path.write_text(json.dumps(value))
     return path
 
 
-def _command(build: str, folder: Path, manifest: Path, proto: Path) -> Command:
+def _command(build: str, folder: Path, manifest: Path, source: Input) -> Command:
     argv = [build, "--quiet", "--manifest", os.fspath(manifest)]
-    argv += ["--output-dir", os.fspath(folder / "out"), "--pool", f"overlay:{folder}/pool", os.fspath(proto)]
-    return Command(argv=tuple(argv), env=environment(folder), cwd=folder)
+    argv += ["--output-dir", os.fspath(folder / "out"), "--pool", f"overlay:{folder}/pool"]
+    return Command(argv=(*argv, os.fspath(source.proto)), env=environment(folder), cwd=folder)

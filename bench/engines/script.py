@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from bench.engines import common
 from bench.engines.common import PEERS, environment, lacking, size_of, version
-from bench.model import Command, Input
+from bench.model import Case, Command, Input
 
 
 class Script:
@@ -21,14 +22,16 @@ class Script:
     def versions(self) -> dict[str, str]:
         return {tool: version(tool, "--version") for tool in ("rsync", "tar", "zstd")}
 
+    def lacks(self, case: Case) -> str:
+        return common.only_ours(case)
+
     def forget(self, source: Input, folder: Path) -> None:
         del source
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
 
-    def command(self, source: Input, folder: Path, extra: tuple[str, ...]) -> Command:
-        del extra
-        argv = ("sh", os.fspath(PEERS / "script.sh"), os.fspath(folder), os.fspath(source.tree.root))
+    def command(self, source: Input, folder: Path) -> Command:
+        argv = ("sh", os.fspath(PEERS / "script.sh"), os.fspath(folder), os.fspath(source.proto))
         return Command(argv=(*argv, os.fspath(folder / "out.tar.zst")), env=environment(folder), cwd=folder)
 
     def empty(self, folder: Path) -> None:

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from bench import assets, chart, machine, results, table, walls_cost
+from bench import assets, chart, machine, repository, results, table, walls_cost
 from bench.changes import one_directory, one_file, one_mebibyte, thousand_files
+from bench.checkouts import check_out
 from bench.engines import ENGINES
 from bench.engines.buildah import containerfile
 from bench.measure import Budget, Run, RunFailed, TooSlow, repeat, run_once
-from bench.model import Case, Change, Command, Input, Workload
+from bench.model import Case, Change, Checkout, Command, Input, Workload
 from bench.runner import Settings, run_workload
 from bench.trees import CHUNK, MTIME_NS, Content, Item, Tree, many_files
 from bench.workloads import EXTRAS, FIFTY, WORKLOADS
@@ -234,17 +235,26 @@ def test_every_bar_is_there() -> None:
     bars = {f"{w.name}/{c.name}": c.bar for w in WORKLOADS for c in w.cases if c.bar is not None}
     assert bars == {
         "tiny/unchanged": 0.4,
+        "tiny/program": 0.5,
         "tiny/one-file": 0.4,
         "web/unchanged": 0.9,
         "web/proto": 0.9,
+        "web/shared": 4.0,
         "packages/one-more": 3.0,
-        "files/cold": 8.0,
+        "packages/one-less": 7.0,
+        "packages/bumped": 7.0,
+        "packages/shared": 6.0,
+        "files/cold": 4.0,
         "files/unchanged": 0.9,
         "files/fresh": 0.9,
+        "files/checkout": 1.6,
+        "files/checkout-git": 1.1,
+        "files/checkout-one-file": 2.4,
         "files/one-file": 1.5,
-        "files/directory": 3.0,
+        "files/one-file-oci-dir": 0.9,
+        "files/directory": 2.0,
         "files/thousand": 3.0,
-        "big/cold": 18.0,
+        "big/cold": 16.0,
         "big/one-mib": 4.0,
     }
 
@@ -255,13 +265,13 @@ def test_fifty_packages_are_fifty() -> None:
 
 
 def test_a_containerfile_installs_before_it_copies(tmp_path: Path) -> None:
-    source = Input(name="x", tree=Tree(tmp_path / "t", []), base=tmp_path / "b", packages=("a", "b"))
-    first, install, copy = containerfile(source, ("c",)).splitlines()
+    source = Input(name="x", tree=Tree(tmp_path / "t", []), base=tmp_path / "b", packages=("a", "b", "c"))
+    first, install, copy = containerfile(source).splitlines()
     assert first == "FROM localhost/bench-base"
     assert install.startswith("RUN ")
     assert install.endswith(" a b c")
     assert copy == "COPY . /"
-    assert containerfile(Input(name="x", tree=source.tree), ()) == "FROM scratch\nCOPY . /\n"
+    assert containerfile(Input(name="x", tree=source.tree)) == "FROM scratch\nCOPY . /\n"
 
 
 # -- the runner, with an engine of its own --------------------------------------------------------------
@@ -273,6 +283,7 @@ class Fake:
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, tuple[str, ...]]] = []
+        self.inodes: list[int] = []
 
     def missing(self) -> str:
         return ""
@@ -285,8 +296,12 @@ class Fake:
         (folder / "state").write_text("")
         self.seen.append(("forget", ()))
 
-    def command(self, source: Input, folder: Path, extra: tuple[str, ...]) -> Command:
-        self.seen.append((digest(source.tree.root)[:8], extra))
+    def lacks(self, case: Case) -> str:
+        return "has no such thing" if case.formats else ""
+
+    def command(self, source: Input, folder: Path) -> Command:
+        self.seen.append((digest(source.proto)[:8], source.packages))
+        self.inodes.append(source.proto.stat().st_ino)
         return command(folder, "pass")
 
     def empty(self, folder: Path) -> None:
@@ -299,7 +314,7 @@ class Fake:
 def workload(tree: Tree, *cases: Case) -> Workload:
     def prepare(folder: Path, quick: bool) -> Input:
         tree.ensure()
-        return Input(name="fake", tree=tree, extras=("x", "y", "z"))
+        return Input(name="fake", tree=tree, packages=("a", "b", "c"), extras=("x", "y", "z"))
 
     return Workload(
         name="fake", title="fake", cases=cases, engines=("script",), prepare=prepare, space=1, slow=()
@@ -316,17 +331,80 @@ def test_each_run_sees_its_own_change_and_nothing_is_left(
         Case(name="cold", title="cold", cold=True),
         Case(name="same", title="same"),
         Case(name="one", title="one", change=one_file),
-        Case(name="more", title="more", package=True),
+        Case(name="more", title="more", packages="one more"),
+        Case(name="less", title="less", packages="one less"),
+        Case(name="other", title="other", formats=("x",)),
     )
     fake = Fake()
     found = run_workload(workload(tree, *cases), [fake], Settings(folder=tmp_path))
-    assert [case["engines"]["script"]["count"] for case in found["cases"]] == [3, 3, 3, 3]
+    cells = [case["engines"]["script"] for case in found["cases"]]
+    assert [cell.get("count") for cell in cells] == [3, 3, 3, 3, 3, None]
+    assert cells[-1]["left_out"] == "has no such thing"
     kinds = [kind for kind, _ in fake.seen]
     assert kinds.count("forget") == 3
     assert len({kind for kind in kinds if kind != "forget"}) == 4, "the tree as it was, and three changes"
-    assert [extra for _, extra in fake.seen[-3:]] == [("x",), ("y",), ("z",)]
+    assert [packages[3:] for _, packages in fake.seen[-6:-3]] == [("x",), ("y",), ("z",)]
+    assert [packages for _, packages in fake.seen[-3:]] == [("a", "b"), ("a", "c"), ("b", "c")]
     assert tree.ready.exists()
     assert not any((tmp_path / "work").iterdir())
+
+
+@pytest.mark.commands
+@pytest.mark.parametrize("kind", ["copy", "git"])
+def test_a_checkout_is_made_anew_for_each_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Checkout
+) -> None:
+    monkeypatch.setattr(machine, "settle", lambda *, drop=False: None)
+    tree = Tree(tmp_path / "inputs" / "t", many_files(100, mean=100))
+    cases = (
+        Case(name="cold", title="cold", cold=True),
+        Case(name="anew", title="anew", checkout=kind),
+        Case(name="one", title="one", checkout=kind, change=one_file),
+        Case(name="same", title="same"),
+    )
+    fake = Fake()
+    settings = Settings(folder=tmp_path, quick=True)
+    found = run_workload(workload(tree, *cases), [fake], settings)
+    counts = [case["engines"]["script"]["count"] for case in found["cases"]]
+    own = [inode == fake.inodes[0] for inode in fake.inodes]
+    # Where the place is another one than in the case before, it is built there once first.
+    cold, anew, one, same = counts
+    assert own == [True] * cold + [False] * (1 + anew + one) + [True] * (1 + same)
+    assert tree.ready.exists()
+    assert not any((tmp_path / "work").iterdir())
+
+
+@pytest.mark.commands
+def test_a_checkout_has_content_and_modes_and_new_times(tmp_path: Path) -> None:
+    tree = Tree(tmp_path / "t", many_files(60, mean=100))
+    tree.ensure()
+    kinds: tuple[Checkout, ...] = ("copy", "git")
+    for kind in kinds:
+        place = check_out(tree, kind, tmp_path / kind)
+        rows = []
+        for root in (tree.root, place):
+            found = sorted(path for path in root.rglob("*") if not path.is_dir())
+            rows.append(
+                [
+                    (
+                        str(path.relative_to(root)),
+                        path.is_symlink() or path.read_bytes(),
+                        path.lstat().st_mode,
+                    )
+                    for path in found
+                ]
+            )
+        assert rows[0] == rows[1]
+        assert all(path.lstat().st_mtime_ns != MTIME_NS for path in place.rglob("*"))
+        assert check_out(tree, kind, tmp_path / kind) == place
+
+
+@pytest.mark.commands
+def test_each_version_of_the_package_is_the_only_one(tmp_path: Path) -> None:
+    assert repository.publish(tmp_path / "packages", 1) == "bench-tool=1.1"
+    assert repository.publish(tmp_path / "packages", 2) == "bench-tool=1.2"
+    names = sorted(path.name for path in (tmp_path / "packages").iterdir())
+    assert names == ["Packages", "Release", "bench-tool_1.2_all.deb"]
 
 
 @pytest.mark.commands
