@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from buildstep.cache.blob_files import name_of
-from buildstep.emit import chunk_reuse
-from buildstep.emit.chunk_reuse import ChunkLost, LayerFromChunks, ReusableChunks, layer_line
+from buildstep.emit import chunk_reuse, large_pieces
+from buildstep.emit.chunk_reuse import LayerFromChunks, ReusableChunks, layer_line
 from buildstep.emit.interface import ArchiveStyle, Blob
 from buildstep.emit.layer import LayerJob, fill_layer
 from buildstep.emit.read_pass import with_parents
+from buildstep.emit.stored_layer import ChunkLost
 from buildstep.errors import EmitError
 from buildstep.events import Bus
 from buildstep.formats.chunked import Stream
@@ -31,7 +32,7 @@ from buildstep.tree.diff import Changes
 from buildstep.tree.entry import Entry, FileList, line
 from buildstep.tree.hashing import hash_entries
 
-FORMAT = 6
+FORMAT = 7
 """Of what decides the bytes of a layer besides its entries and the codec."""
 
 
@@ -138,19 +139,23 @@ class ContentLayer:
         """
         begin = time.monotonic()
         bus.count("layers_made")
+        chunks, style = self._making.chunks(), self._making.style
         reuse = None
-        if self._lines and not self._layer.removed and (chunks := self._making.chunks()):
-            style = self._making.style
+        if self._lines and not self._layer.removed and chunks:
             reuse = LayerFromChunks(chunks, self._root, self.entries, self._lines, style=style)
         job = LayerJob(
-            root=self._root, changes=self._layer, codec=self._making.codec, style=self._making.style,
-            bus=bus, reuse=reuse, workers=workers, told=told,
+            root=self._root, changes=self._layer, codec=self._making.codec, style=style,
+            bus=bus, reuse=reuse, pieces=chunks.large, workers=workers, told=told,
         )  # fmt: skip
         try:
             blob, stream, file = write_new(job, files)
         except ChunkLost:
             bus.note("a stored layer is damaged; nothing of it is reused", level="warning")
             blob, stream, file = write_new(replace(job, reuse=None), files)
+        for path in chunks.large.newly_damaged():
+            bus.note(
+                f"the stored layer {path} is damaged; what is damaged of it was not used", level="warning"
+            )
         key = self._key()
         parts = None
         with contextlib.suppress(OSError):
@@ -161,7 +166,7 @@ class ContentLayer:
     def _save_chunks(self, files: NewFiles, stream: Stream) -> Path:
         rows = chunk_reuse.table(stream, self.entries, self._lines)
         with files.create() as (fd, path), open(fd, "wb", closefd=False) as out:
-            chunk_reuse.write(out, rows)
+            chunk_reuse.write(out, rows, large_pieces.table(stream))
         return path
 
     def _key(self) -> str:

@@ -4,24 +4,29 @@ A chunk (see `formats.chunked`) of a layer depends only on the entries in it. Wh
 together again its compressed bytes are copied; where some of them changed, the others are copied out of the
 old chunk instead of being read from their files. A stored layer is only used after its digest was checked.
 
-    NAME.parts    of the layer NAME: a framed record (see `system.framed`) of a row for each chunk
+A large file has chunks of its own, which may be found in any layer: `emit.large_pieces`.
+
+    NAME.parts    of the layer NAME: two framed records (see `system.framed`), with a row for each chunk and
+                  with one for each piece of a large file
 """
 
 from __future__ import annotations
 
 import bisect
 import contextlib
-import hashlib
 import os
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from buildstep.emit import read_pass
 from buildstep.emit.interface import ArchiveStyle
+from buildstep.emit.large_pieces import Piece, StoredPieces
+from buildstep.emit.stored_layer import ChunkLost, StoredLayer
 from buildstep.errors import EmitError
-from buildstep.formats.chunked import ChunkBoundaries, Fetch, Stream
+from buildstep.formats import content_cut
+from buildstep.formats.chunk_boundaries import ChunkBoundaries
+from buildstep.formats.chunked import Fetch, Stream
 from buildstep.formats.codecs import Codec
 from buildstep.formats.tar_writer import (
     BLOCK,
@@ -37,7 +42,7 @@ from buildstep.system import framed, text
 from buildstep.system.files import Extents, atomic_write
 from buildstep.tree.entry import Entry, line
 
-FORMAT = 5
+FORMAT = 6
 
 _PAX = ord("x")
 
@@ -69,10 +74,6 @@ class Group(NamedTuple):
     fetch: Fetch | None
 
 
-class ChunkLost(EmitError):
-    """A chunk of a stored layer is not what its record says."""
-
-
 def layer_line(entry: Entry, style: ArchiveStyle) -> bytes:
     """Return all that decides an entry's bytes in a layer, as one line."""
     # A small file is never sparse.
@@ -101,49 +102,41 @@ def table(stream: Stream, entries: Sequence[Entry], lines: Sequence[bytes]) -> l
     return found
 
 
-def save(path: Path, rows: Sequence[Row]) -> None:
+class Table(NamedTuple):
+    """What is kept of a layer's chunks. naming: the digest that pieces are named by."""
+
+    rows: list[Row]
+    naming: str = ""
+    pieces: Sequence[Piece] = ()
+
+
+def save(path: Path, rows: Sequence[Row], pieces: Sequence[Piece] = ()) -> None:
     """Write the record of a layer's chunks."""
     with atomic_write(path, durable=False) as stream:
-        write(stream, rows)
+        write(stream, rows, pieces)
 
 
-def write(stream: IO[bytes], rows: Sequence[Row]) -> None:
+def write(stream: IO[bytes], rows: Sequence[Row], pieces: Sequence[Piece] = ()) -> None:
     """Write the record of a layer's chunks into an open file."""
     framed.write(stream, (FORMAT, [tuple(row) for row in rows]))
+    framed.write(stream, (content_cut.naming()[0] if pieces else "", [tuple(row) for row in pieces]))
 
 
-def load(path: Path) -> list[Row]:
+def load(path: Path) -> Table:
     """Return the chunks of a stored layer; none where the record is missing, damaged or of another format."""
     with contextlib.suppress(OSError):
-        for (version, rows), _ in framed.read(path.read_bytes()):
-            return [Row(*row) for row in rows] if version == FORMAT else []
-    return []
+        frames = [value for value, _ in framed.read(path.read_bytes())]
+        if len(frames) == 2 and frames[0][0] == FORMAT:
+            (_, rows), (naming, pieces) = frames
+            return Table([Row(*row) for row in rows], naming, [Piece(*row) for row in pieces])
+    return Table([])
 
 
 # -- reuse ------------------------------------------------------------------------------------------------
 
 
-class _StoredLayer:
-    """A stored layer's file, checked as a whole before anything is read of it."""
-
-    def __init__(self, path: Path, digest: str) -> None:
-        self.fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        self._digest = digest
-        self._sound: bool | None = None if digest else True
-        self._lock = threading.Lock()
-
-    def read(self, offset: int, length: int) -> bytes:
-        with self._lock:
-            if self._sound is None:
-                with open(self.fd, "rb", buffering=0, closefd=False) as stream:
-                    self._sound = hashlib.file_digest(stream, "sha256").hexdigest() == self._digest
-        if not self._sound:
-            raise ChunkLost("a stored layer is damaged")
-        return os.pread(self.fd, length, offset)
-
-
 class _StoredChunk(NamedTuple):
-    layer: _StoredLayer
+    layer: StoredLayer
     row: Row
 
 
@@ -154,14 +147,17 @@ class ReusableChunks:
         """layers: of each its file, the record of its chunks, and the digest (hex SHA-256) that it must have
         as a whole; empty where the checksum in each chunk is enough."""
         self.codec = codec
-        self._layers: list[_StoredLayer] = []
+        self.large = StoredPieces()
+        self._layers: list[StoredLayer] = []
         self._by_lines: dict[tuple[bytes, bool], _StoredChunk] = {}
         self._chunks: list[_StoredChunk] = []
         for path, record, digest in layers:
             with contextlib.suppress(OSError):
-                layer = _StoredLayer(path, digest)
+                layer = StoredLayer(path, digest)
                 self._layers.append(layer)
-                for row in load(record):
+                found = load(record)
+                self.large.add(layer, found.naming, found.pieces)
+                for row in found.rows:
                     chunk = self._by_lines[row.lines, row.last] = _StoredChunk(layer, row)
                     self._chunks.append(chunk)
         self._chunks.sort(key=lambda chunk: chunk.row.path)
@@ -170,7 +166,7 @@ class ReusableChunks:
     def close(self) -> None:
         """Close the layers' files."""
         while self._layers:
-            os.close(self._layers.pop().fd)
+            self._layers.pop().close()
 
     def __bool__(self) -> bool:
         return bool(self._chunks)
@@ -221,6 +217,7 @@ class LayerFromChunks:
         self.entries = entries
         self.read: list[int] = []
         """Sizes of the files that were read, in any thread, to make chunks."""
+        self.large = chunks.large
         self._chunks = chunks
         self._root = os.fsencode(root)
         self._lines = lines

@@ -10,9 +10,10 @@ from typing import Literal
 from buildstep.emit import read_pass
 from buildstep.emit.chunk_reuse import LayerFromChunks, refuse_whiteout
 from buildstep.emit.interface import ArchiveStyle, Artifact, Blob
+from buildstep.emit.large_pieces import StoredPieces
 from buildstep.errors import EmitError
 from buildstep.events import Bus
-from buildstep.formats.chunked import ChunkWriter, Stream
+from buildstep.formats.chunked import ChunkWriter, Pieces, Stream
 from buildstep.formats.codecs import Codec
 from buildstep.formats.oci.spec import OCI_LAYER
 from buildstep.formats.tar_writer import TarWriter, whiteout
@@ -37,7 +38,8 @@ class LayerJob:
 
     changes: its entries, sorted, the parents of each among them (`read_pass.with_parents`), and what is
     removed; their content is in `root`. reuse: the same entries, to be made from old chunks where possible.
-    workers, told: see `ChunkWriter`.
+    pieces: what is known of those of large files, which are then cut by their content; workers, told: see
+    `ChunkWriter`.
     """
 
     root: Path
@@ -46,6 +48,7 @@ class LayerJob:
     style: ArchiveStyle
     bus: Bus
     reuse: LayerFromChunks | None = None
+    pieces: Pieces | None = None
     workers: int | None = None
     told: Callable[[], None] | None = None
 
@@ -62,9 +65,11 @@ def write_layer(
 ) -> tuple[Blob, Stream]:
     """Write a layer as a file of its own, which appears complete or not at all; it is not forced to the disk.
 
-    The arguments are those of a `LayerJob`. Fills in the SHA-256 of the entries. Raises as `fill_layer`.
+    The arguments are those of a `LayerJob`; large files are cut by their content. Fills in the SHA-256 of the
+    entries. Raises as `fill_layer`.
     """
-    job = LayerJob(root=root, changes=changes, codec=codec, style=style, bus=bus, reuse=reuse)
+    large = reuse.large if reuse else StoredPieces()
+    job = LayerJob(root=root, changes=changes, codec=codec, style=style, bus=bus, reuse=reuse, pieces=large)
     try:
         with atomic_write(path, durable=False) as file:
             return fill_layer(job, file.fileno(), path)
@@ -79,7 +84,7 @@ def fill_layer(job: LayerJob, fd: int, path: Path) -> tuple[Blob, Stream]:
     """
     entries, reuse = job.changes.entries, job.reuse
     what = f"the layer {path.name}"
-    with ChunkWriter(fd, job.codec, what=what, workers=job.workers, told=job.told) as out:
+    with ChunkWriter(fd, job.codec, what=what, workers=job.workers, told=job.told, pieces=job.pieces) as out:
         layer = LayerWriter(out, job.changes, job.style)
         work: Iterable[tuple[Entry, tuple[LayerWriter]]]
         work = layer.from_chunks(reuse) if reuse else ((entry, (layer,)) for entry in entries)
@@ -92,6 +97,8 @@ def fill_layer(job: LayerJob, fd: int, path: Path) -> tuple[Blob, Stream]:
         if entry.first and entry.kind == "f" and not entry.sha256:
             entry.sha256 = digests[entry.first]
     job.bus.count("bytes_compressed", stream.compressed)
+    if same := sum(chunk.raw_length for chunk in stream.chunks if chunk.name and chunk.reused):
+        job.bus.count("bytes_of_known_pieces", same)
     return replace(layer_blob(path, stream, job.codec, new=True), brought=job.changes.brought()), stream
 
 

@@ -1,19 +1,19 @@
 """Large contents as chunks, cut where the content says so, so that a change in one place changes few of them.
 
-Cut by FastCDC (Xia and others, USENIX ATC 2020) with the sizes below, or, where the library pyfastcdc is not
-there, at fixed offsets: what is cut one way is not found when it is cut the other. A recipe is text: the line
-`buildstep-chunks 1`, then a line for each chunk: SHA-256 and size in bytes.
+Cut by FastCDC (`formats.content_cut`) with the sizes below. A recipe is text: the line `buildstep-chunks 1`,
+then a line for each chunk: SHA-256 and size in bytes.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, NamedTuple
 
 from buildstep.errors import StoreError
 from buildstep.files.layout import is_digest
+from buildstep.formats import content_cut
+from buildstep.formats.content_cut import Sizes
 
 SMALLEST, AVERAGE, LARGEST = 256 << 10, 1 << 20, 4 << 20
 _HEAD = "buildstep-chunks 1"
@@ -37,15 +37,9 @@ class Recipe:
 
 def cut(stream: IO[bytes]) -> Iterator[bytes]:
     """Yield the chunks of a stream, read to its end. Raises OSError."""
-    try:
-        library = cast(Any, importlib.import_module("pyfastcdc"))
-    except ImportError:
-        while data := stream.read(AVERAGE):
-            yield data
-        return
-    cutter = library.FastCDC(avg_size=AVERAGE, min_size=SMALLEST, max_size=LARGEST)
-    for chunk in cutter.cut_stream(stream):
-        yield bytes(chunk.data)
+    parts = iter(lambda: stream.read(AVERAGE), b"")
+    for piece in content_cut.cut(parts, Sizes(SMALLEST, AVERAGE, LARGEST)):
+        yield bytes(piece)
 
 
 def dumps(pieces: list[tuple[str, int]]) -> bytes:

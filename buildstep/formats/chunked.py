@@ -1,7 +1,9 @@
 """Write a compressed stream in independent chunks, on all cores.
 
 A chunk is a member or frame that stands alone (RFC 1952 and RFC 8878: a file is a series of them). Chunks
-begin at entries that their paths choose, so that nearly the same tree gives nearly the same chunks.
+begin at entries that their paths choose, so that nearly the same tree gives nearly the same chunks. A large
+entry has chunks of its own: cut at fixed offsets, or, in a stream that shares them with others, where its
+content says so (`formats.content_cut`); these are its pieces.
 """
 
 from __future__ import annotations
@@ -9,52 +11,42 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 from buildstep.errors import EmitError
-from buildstep.formats.codecs import Codec
+from buildstep.formats import content_cut
+from buildstep.formats.chunk_boundaries import ChunkBoundaries
+from buildstep.formats.codecs import Codec, check_of
+from buildstep.formats.content_cut import Cutter
 from buildstep.system.files import write_all
 from buildstep.system.workers import cores
+from buildstep.tree.hashing import ContentHash
 
-_SLACK = 512
-"""Bytes that the padding of its last entry may add to a chunk of small entries."""
 _MEMORY = 192 << 20
 """Bytes that all compressors of one stream may take for themselves, besides the chunks."""
 _BATCH = 1 << 20
 """Bytes that a thread is given at a time: small chunks go together."""
 _BACKLOG = 8 << 20
 """Bytes that may wait to be compressed or written, besides those in work."""
-
-
-class ChunkBoundaries:
-    """Decides where chunks begin: at entries chosen by a hash of their path, whatever came before.
-
-    least: bytes that a chunk has before it may end; most: what it has at most without padding; limit: with
-    padding. A larger entry gets chunks of its own, cut at multiples of `most`.
-    """
-
-    def __init__(self, codec: Codec) -> None:
-        self.least = codec.grain
-        self.most = 8 * codec.grain
-        self.limit = self.most + _SLACK
-        # An entry begins a chunk with a chance in proportion to its size: on average after 1.5 grains.
-        self._spread = (1 << 32) / (1.5 * codec.grain)
-
-    def before(self, path: bytes, total: int, have: int) -> bool:
-        """Tell whether a chunk of `have` bytes ends before an entry of `total` bytes, header and content."""
-        return have + total > self.most or (have >= self.least and zlib.crc32(path) < total * self._spread)
+_TINY = 8 << 10
+"""Bytes that a piece may have, compressed, to be remembered: one that is of zeros comes often."""
+_REPEATED = 64
+"""Pieces that are remembered."""
+_BLOCK = 512
+"""What an entry's content is padded to."""
+_LARGE = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """One independent member of a stream. path: of the entry that it begins with, or inside of.
 
-    Offsets and lengths are in bytes, raw ones before compression. reused: it was not compressed now.
+    Offsets and lengths are in bytes, raw ones before compression. reused: it was not compressed now. Of a
+    piece only: name, see `content_cut.naming`, and check, the CRC-32 of its compressed bytes.
     """
 
     path: bytes
@@ -63,6 +55,8 @@ class Chunk:
     offset: int
     length: int
     reused: bool
+    name: bytes = b""
+    check: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,11 +80,20 @@ Fetch = Callable[[], tuple[bytes, bytes | None]]
 worker thread, and may raise."""
 
 
+class Pieces(Protocol):
+    """Pieces of large entries that earlier streams have."""
+
+    def find(self, name: bytes, length: int) -> bytes | None:
+        """Return the compressed bytes of the piece of this name and length; None if there is none, or it is
+        damaged. It is called in worker threads."""
+
+
 class _Job(NamedTuple):
-    """A chunk to be made. path: of the entry it begins with; content: its bytes, or what returns them."""
+    """A chunk to be made. path: of the entry it begins with; content: its bytes, or what returns them, or a
+    piece of a large entry."""
 
     path: bytes
-    content: list[bytes | memoryview] | Fetch
+    content: list[bytes | memoryview] | Fetch | memoryview
 
 
 class _Made(NamedTuple):
@@ -100,12 +103,14 @@ class _Made(NamedTuple):
     raw_length: int
     length: int
     reused: bool
+    name: bytes = b""
+    check: int = 0
 
 
 class _Batch(NamedTuple):
     """Chunks in a row, their bytes joined before and after compression."""
 
-    raw: bytes
+    raw: bytes | memoryview
     packed: bytes
     chunks: list[_Made]
 
@@ -115,7 +120,8 @@ class ChunkWriter:
 
     Few chunks are in memory at a time. Use it as a context manager: an exception stops the threads.
     workers: threads that compress, by default as many as there are processors; 0: there is no thread at all,
-    for a process that has one processor to itself. told: called after every piece that was written.
+    for a process that has one processor to itself. told: called after every chunk or row of chunks that was
+    written. pieces: those of other streams; where it is given, large entries are cut by their content.
     Raises EmitError, naming `what`, for whatever fails here or in a thread.
     """
 
@@ -127,11 +133,17 @@ class ChunkWriter:
         what: str = "the stream",
         workers: int | None = None,
         told: Callable[[], None] | None = None,
+        pieces: Pieces | None = None,
     ) -> None:
         self._out = out
         self._codec = codec
         self._what = what
         self._boundaries = ChunkBoundaries(codec)
+        self._known = pieces
+        # The large entry that is being cut by its content, and what of its header and of the rest is to come.
+        self._cutter: Cutter | None = None
+        self._header = 0
+        self._content = 0
         # The chunk that is being filled.
         self._pieces: list[bytes | memoryview] = []
         self._size = 0
@@ -144,7 +156,9 @@ class ChunkWriter:
         self._batch_size = 0
         self._begun = False
         self._chunks: list[Chunk] = []
-        self._raw_hash = hashlib.sha256()
+        # Beside hashing and writing what was compressed: each of these can take as long as all compressors.
+        self._raw_hash = ContentHash(0 if workers == 0 else _LARGE)
+        self._repeated: dict[bytes, bytes] = {}
         self._hash = hashlib.sha256()
         self._error: BaseException | None = None
         self._told = told
@@ -153,7 +167,7 @@ class ChunkWriter:
             return
         count = min(workers or cores(), max(1, _MEMORY // max(codec.memory, 1)))
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="compress")
-        largest = max(_BATCH, self._boundaries.most)
+        largest = max(_BATCH, self._boundaries.pieces.most)
         self._queue: queue.Queue[Future[_Batch] | None] = queue.Queue(count + 1 + _BACKLOG // largest)
         self._writer = threading.Thread(target=self._write_batches, name="write", daemon=True)
         self._writer.start()
@@ -174,7 +188,11 @@ class ChunkWriter:
         if total > self._boundaries.most:
             self._large = True
             self._cut()
-            self._limit = header + self._boundaries.most
+            if self._known is None:
+                self._limit = header + self._boundaries.most
+            else:
+                self._cutter = Cutter(self._boundaries.pieces)
+                self._header, self._content = header, size + -size % _BLOCK
         elif self._large or self._boundaries.before(path, total, self._size):
             self._large = False
             self._cut()
@@ -184,6 +202,9 @@ class ChunkWriter:
 
     def write(self, data: bytes | memoryview) -> None:
         """Add the next bytes of the stream; they must not change afterwards."""
+        if self._cutter is not None:
+            self._write_large(self._cutter, data)
+            return
         size = self._size + len(data)
         if size < self._limit:
             self._pieces.append(data)
@@ -200,6 +221,29 @@ class ChunkWriter:
         if view:
             self._pieces.append(view)
             self._size += len(view)
+
+    def _write_large(self, cutter: Cutter, data: bytes | memoryview) -> None:
+        """Add bytes of a large entry: the header is a chunk, padding is in its last piece."""
+        if self._header:
+            self._header -= len(data)
+            assert self._header >= 0, "the header does not come by itself"
+            self._pieces.append(data)
+            self._size += len(data)
+            if not self._header:
+                self._cut()
+            return
+        self._content -= len(data)
+        assert self._content >= 0, "more is written of an entry than was announced"
+        self._submit_pieces(cutter.feed(data))
+        if not self._content:
+            self._submit_pieces(cutter.rest())
+            self._cutter, self._first_path = None, self._path
+
+    def _submit_pieces(self, pieces: Iterable[memoryview]) -> None:
+        for piece in pieces:
+            self._check()
+            self._flush()
+            self._submit([_Job(self._path, piece)])
 
     def begin(self, path: bytes) -> None:
         """Begin a chunk with the entry `path`, whatever `boundary` would decide."""
@@ -223,11 +267,11 @@ class ChunkWriter:
             self._writer.join()
             self._pool.shutdown()
         self._check()
-        last = self._chunks[-1]
+        last, raw_sha256 = self._chunks[-1], self._raw_hash.finish()
         return Stream(
-            raw_sha256=self._raw_hash.hexdigest(),
+            raw_sha256=raw_sha256,
             raw_size=last.raw_offset + last.raw_length,
-            sha256=(self._raw_hash if self._codec.name == "none" else self._hash).hexdigest(),
+            sha256=raw_sha256 if self._codec.name == "none" else self._hash.hexdigest(),
             size=last.offset + last.length,
             chunks=tuple(self._chunks),
         )
@@ -244,8 +288,12 @@ class ChunkWriter:
         self._batch.append(job)
         self._batch_size += size
         if self._batch_size >= _BATCH:
-            batch = self._batch
-            self._batch, self._batch_size = [], 0
+            self._flush()
+
+    def _flush(self) -> None:
+        batch = self._batch
+        self._batch, self._batch_size = [], 0
+        if batch:
             self._submit(batch)
 
     def _submit(self, batch: list[_Job]) -> None:
@@ -274,6 +322,7 @@ class ChunkWriter:
         raise EmitError(f"cannot write {self._what}: {reason}") from error
 
     def _stop(self, error: BaseException) -> None:
+        self._raw_hash.cancel()
         if self._inline:
             return
         if not self._writer.is_alive():
@@ -290,6 +339,8 @@ class ChunkWriter:
     def _compress(self, batch: list[_Job]) -> _Batch:
         raws, packs, made = [], [], []
         for path, content in batch:
+            if isinstance(content, memoryview):
+                return self._compress_piece(path, content)  # it is a batch of its own
             packed = None
             if callable(content):
                 raw, packed = content()
@@ -304,6 +355,18 @@ class ChunkWriter:
             made.append(_Made(path, len(raw), len(packed), reused))
         # Joined here: the writer has few, large pieces to hash and write, and seldom waits for its turn.
         return _Batch(b"".join(raws), b"".join(packs), made)
+
+    def _compress_piece(self, path: bytes, raw: memoryview) -> _Batch:
+        assert self._known is not None
+        name = content_cut.naming()[1](raw)
+        packed = self._known.find(name, len(raw)) or self._repeated.get(name)
+        reused = packed is not None
+        if packed is None:
+            packed = self._codec.compress(raw)
+            if len(packed) <= _TINY and len(self._repeated) < _REPEATED:
+                self._repeated[name] = packed
+        made = _Made(path, len(raw), len(packed), reused, name, check_of(packed))
+        return _Batch(raw, packed, [made])
 
     def _write_batches(self) -> None:
         while (item := self._queue.get()) is not None:
@@ -324,7 +387,7 @@ class ChunkWriter:
         last = self._chunks[-1] if self._chunks else Chunk(b"", 0, 0, 0, 0, reused=False)
         for made in batch.chunks:
             raw_offset, offset = last.raw_offset + last.raw_length, last.offset + last.length
-            last = Chunk(made.path, raw_offset, made.raw_length, offset, made.length, made.reused)
+            last = Chunk(made.path, raw_offset, made.raw_length, offset, *made[2:])
             self._chunks.append(last)
         if self._told is not None:
             self._told()

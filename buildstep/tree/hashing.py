@@ -187,7 +187,7 @@ class ContentHash:
         """Whether holes are still being hashed, so that `finish` had better be called later."""
         return self._holes
 
-    def update(self, chunk: bytes) -> None:
+    def update(self, chunk: bytes | memoryview) -> None:
         if self._pool is None:
             self._state.update(chunk)
             return

@@ -12,9 +12,10 @@ import pytest
 
 from buildstep.emit import chunk_reuse
 from buildstep.emit import layer as emit_layer
-from buildstep.emit.chunk_reuse import ChunkLost, LayerFromChunks, ReusableChunks, Row
+from buildstep.emit.chunk_reuse import LayerFromChunks, ReusableChunks, Row, Table
 from buildstep.emit.interface import ArchiveStyle, Blob
 from buildstep.emit.oci import OciEmitter
+from buildstep.emit.stored_layer import ChunkLost
 from buildstep.events import Bus
 from buildstep.formats.codecs import Codec, codec
 from buildstep.system.digest import sha256_file
@@ -145,7 +146,7 @@ def test_what_did_not_change_is_neither_read_nor_compressed(root: Path, tmp_path
 
 
 def rows_of(path: Path) -> list[Row]:
-    return chunk_reuse.load(path.with_suffix(".parts"))
+    return chunk_reuse.load(path.with_suffix(".parts")).rows
 
 
 @pytest.mark.parametrize("harm", ["flipped", "cut off", "table", "length"])
@@ -176,12 +177,12 @@ def test_a_damaged_part_is_not_taken(root: Path, tmp_path: Path, harm: str) -> N
 
 def test_tables_that_cannot_be_read_are_none(tmp_path: Path) -> None:
     path = tmp_path / "x.parts"
-    assert chunk_reuse.load(path) == []
+    assert chunk_reuse.load(path) == Table([])
     for junk in (b"", b"junk", b"\xff" * 100):
         path.write_bytes(junk)
-        assert chunk_reuse.load(path) == []
+        assert chunk_reuse.load(path) == Table([])
     chunk_reuse.save(path, [Row(b"a", b"0 x\n", True, 1, 2, 3)])
-    assert len(chunk_reuse.load(path)) == 1
+    assert len(chunk_reuse.load(path).rows) == 1
 
 
 def test_a_line_tells_all_that_decides_an_entry() -> None:

@@ -23,9 +23,10 @@ from pathlib import Path
 
 import pytest
 
-from buildstep.emit.chunk_reuse import ChunkLost
+from buildstep.emit.stored_layer import ChunkLost
 from buildstep.errors import EmitError, ImageError, ToolMissing, UsageError
-from buildstep.formats.chunked import ChunkBoundaries, ChunkWriter, Stream
+from buildstep.formats.chunk_boundaries import ChunkBoundaries
+from buildstep.formats.chunked import ChunkWriter, Stream
 from buildstep.formats.codecs import CODECS, Codec, codec
 from buildstep.formats.decompress import Decompressed
 from buildstep.system import space
