@@ -19,6 +19,7 @@ from buildstep.files import remote
 from buildstep.files.interface import Access, Item, Missing, ReadOnly, Unlistable, Versioned, checked
 from buildstep.files.parallel import parallel
 from buildstep.net.credentials import Credentials, credentials_for
+from buildstep.net.direct_http import DirectHttp, DirectStream
 from buildstep.net.errors import HttpError, clean_text, safe_url
 from buildstep.net.http import Http
 from buildstep.net.ranges import range_header, take
@@ -64,7 +65,12 @@ class WebHttp:
             found = Credentials(user=unquote(parts.username), password=unquote(parts.password or ""))
         self._headers = {"Authorization": found.header()} if found else {}
         self._http = Http(environ=access.environ, options=access.http, bus=access.bus)
+        self._direct = DirectHttp(self.url, self._http)
         self._heads = self._ranges = True
+
+    def interrupt(self) -> None:
+        """Make calls of other threads fail soon, and all later ones."""
+        self._direct.interrupt()
 
     # -- reading ---------------------------------------------------------------------------------------
 
@@ -92,7 +98,7 @@ class WebHttp:
             raise
 
     def _has_first_byte(self, name: str) -> bool:
-        with self._http.stream(self._request(name, "bytes=0-0")):
+        with self._direct.stream(self._request(name, "bytes=0-0")):
             return True
 
     def list(self, under: str) -> Iterator[Item]:
@@ -112,7 +118,7 @@ class WebHttp:
             return self._http.retrying(lambda: self._read(name, start, count))
 
     def _read(self, name: str, start: int, count: int | None, *, fresh: bool = False) -> bytes:
-        with self._http.stream(self._request(name, range_header(start, count), fresh=fresh)) as stream:
+        with self._direct.stream(self._request(name, range_header(start, count), fresh=fresh)) as stream:
             if stream.status != _PAST_THE_END:
                 if self._is_range(stream, start):
                     return b"".join(stream.chunks())[:count]
@@ -123,7 +129,7 @@ class WebHttp:
         # The last bytes of what is shorter are all of it (RFC 9110, 14.1.2), but some servers refuse.
         return take([self._read(name, 0, None)], start, count)
 
-    def _is_range(self, stream: HttpStream, start: int) -> bool:
+    def _is_range(self, stream: HttpStream | DirectStream, start: int) -> bool:
         """Return whether a response has the range that was asked for; false if it has everything."""
         header = stream.headers.get("content-range", "")
         if stream.status != 206 and not header:

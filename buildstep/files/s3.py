@@ -1,7 +1,7 @@
 """A store in a bucket of S3, or of a server that speaks its protocol.
 
 A blob is an object, seen when all of it is there. What can change is written by conditional requests on
-ETags; see `net.s3_blobs` for servers that ignore those.
+ETags; see `net.s3_blobs` for servers that ignore those. Whoever only reads does not wait for boto3.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from buildstep.files.parallel import parallel
 from buildstep.net.http import Http
 from buildstep.net.s3_blobs import BlobClient
 from buildstep.net.s3_errors import S3Error
+from buildstep.net.s3_reader import S3Reader
 
 _PIECE = 8 << 20
 """Bytes of a range, of which several are fetched at once."""
@@ -45,31 +46,37 @@ class S3:
             at_once=self.at_once,
             probe=f"{layout.TEMPORARY}probe",
         )
+        self._reader = S3Reader(f"s3:{place}", http=http, endpoint=access.endpoint)
         self.url = self._client.uri
+
+    def interrupt(self) -> None:
+        """Make reading calls of other threads fail soon, and all later calls."""
+        self._reader.interrupt()
 
     # -- reading ---------------------------------------------------------------------------------------
 
     def exists(self, names: Collection[str]) -> set[str]:
         """See `Storage`."""
-        heads = parallel(self._client.head, map(checked, names), self.at_once)
-        return {info.key for info in heads if info is not None}
+        wanted = [checked(name) for name in names]
+        heads = parallel(self._reader.head, wanted, self.at_once)
+        return {name for name, found in zip(wanted, heads, strict=True) if found is not None}
 
     def list(self, under: str) -> Iterator[Item]:
         """See `Storage`."""
-        for info in self._client.list(checked_under(under)):
+        for info in self._reader.list(checked_under(under), flat=False):
             if not info.key.startswith(layout.TEMPORARY):
                 yield Item(info.key, info.size, info.modified)
 
     def read(self, name: str, start: int = 0, count: int | None = None) -> bytes:
         """See `Storage`."""
-        data = self._client.read(checked(name), start, count)
+        data = self._reader.read(checked(name), start, count)
         if data is None:
             raise self._missing(name)
         return data
 
     def fetch(self, name: str, target: Path) -> None:
         """See `Storage`. It comes in ranges, several at once."""
-        info = self._client.head(checked(name))
+        info = self._reader.head(checked(name))
         if info is None:
             raise self._missing(name)
         with target.open("xb") as file:
@@ -80,8 +87,8 @@ class S3:
 
     def load(self, name: str) -> Versioned | None:
         """See `Storage`."""
-        found = self._client.load(checked(name))
-        return None if found is None else Versioned(found[0], found[1].etag)
+        found = self._reader.load(checked(name))
+        return None if found is None else Versioned(*found)
 
     def _missing(self, name: str) -> Missing:
         return Missing(f"{self.url} has no {name}")

@@ -19,6 +19,7 @@ from buildstep.net.errors import HttpError, clean_text, safe_url
 from buildstep.net.request import HttpOptions, HttpRequest, HttpResponse
 
 if TYPE_CHECKING:
+    from buildstep.net.direct_http import DirectStream
     from buildstep.net.transport import HttpStream, Transport
 
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -84,7 +85,7 @@ class Http:
             self._transport = Transport(self.environ, self.options, self.stopped)
         with self._transport.open(request) as stream:
             if stream.status not in request.ok:
-                raise _failure(request, stream)
+                raise failure_of(request, stream)
             yield stream
 
     def send(self, request: HttpRequest) -> HttpResponse:
@@ -125,13 +126,13 @@ def backoff_seconds(first: float, attempt: int) -> float:
     return first * 2.0 ** (attempt - 1) * random.uniform(0.8, 1.2)  # noqa: S311
 
 
-def _response(stream: HttpStream, body: bytes) -> HttpResponse:
+def _response(stream: HttpStream | DirectStream, body: bytes) -> HttpResponse:
     return HttpResponse(
         status=stream.status, headers=stream.headers, body=body, url=stream.url, reason=stream.reason
     )
 
 
-def _failure(request: HttpRequest, stream: HttpStream) -> HttpError:
+def failure_of(request: HttpRequest, stream: HttpStream | DirectStream) -> HttpError:
     """Return the error for a response whose status is not ok."""
     body = b""
     # The status is what counts: if the body does not come, nothing is lost.
