@@ -12,11 +12,12 @@ from typing import Any
 from buildstep.cache.remote.interface import Facts, Measured, Settings
 from buildstep.events import Bus
 from buildstep.files import open_storage
-from buildstep.files.interface import Storage
+from buildstep.files.interface import Access, Storage
 from buildstep.net.request import HttpOptions
 
 AT_ONCE = 8
-_LIMITS = {"connect": 2.0, "response": 10.0, "idle": 5.0, "min_rate": 8192.0, "attempts": 1}
+_REGISTRY = "registry:"
+_LIMITS = {"connect": 2.0, "response": 10.0, "idle": 5.0, "min_rate": 8192.0, "attempts": 2, "backoff": 0.05}
 """Of calls: a store that is slower than this is worth nothing, and a build does without it."""
 
 
@@ -26,7 +27,7 @@ class Backend:
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         limits: dict[str, Any] = {**_LIMITS, **settings.http}
         options = HttpOptions.of(environ, **limits)
-        self.storage: Storage = open_storage(settings.url, environ=environ, bus=Bus(), http=options)
+        self.storage: Storage = _storage(settings.url, environ, options)
         self.facts = Facts()
         self._guard = threading.Lock()
         self._moved = 0
@@ -104,3 +105,12 @@ class Backend:
                 rate=self._moved / self._moving if self._moving else 0.0,
                 latency=known[len(known) // 2] if known else 0.0,
             )
+
+
+def _storage(url: str, environ: Mapping[str, str], options: HttpOptions) -> Storage:
+    if url.startswith(_REGISTRY):
+        from buildstep.cache.remote.registry import RegistryStorage
+
+        access = Access(environ=environ, bus=Bus(), http=options)
+        return RegistryStorage(url.removeprefix(_REGISTRY), access)
+    return open_storage(url, environ=environ, bus=Bus(), http=options)

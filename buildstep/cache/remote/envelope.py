@@ -94,6 +94,14 @@ def record_in(envelope: dsse.Envelope, scope: str, wanted: Wanted) -> Record:
     return record
 
 
+def outputs_of(envelope: dsse.Envelope) -> tuple[Output, ...]:
+    """Return the outputs that an envelope names, whoever signed it. Raises Unusable."""
+    try:
+        return _record(json.loads(envelope.payload)).outputs
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise Unusable(f"the record is not of the form it should have: {error}") from error
+
+
 def _record(value: Mapping[str, Any]) -> Record:
     outputs = value["outputs"]
     if not isinstance(outputs, list) or len(outputs) > _MOST_OUTPUTS:

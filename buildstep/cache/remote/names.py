@@ -76,11 +76,20 @@ def record_of(name: str) -> tuple[str, str, str] | None:
 
 
 def slot_folder(scope: str, slot: str) -> str:
-    return f"{AC}{scope_folder(scope)}/slots/{hashlib.sha256(slot.encode()).hexdigest()[:32]}/"
+    return f"{AC}{scope_folder(scope)}/slots/{_slot(slot)}/"
 
 
 def slot_name(scope: str, record: Record) -> str:
-    return f"{slot_folder(scope, record.slot)}{int(record.made_at * 1000):020}-{record.kind}-{record.key}"
+    return slot_mark(scope_folder(scope), record.slot, record.made_at, record.kind, record.key)
+
+
+def slot_mark(folder: str, slot: str, made_at: float, kind: str, key: str) -> str:
+    """Return the mark that a slot has a record. folder: of its scope."""
+    return f"{AC}{folder}/slots/{_slot(slot)}/{int(made_at * 1000):020}-{kind}-{key}"
+
+
+def _slot(slot: str) -> str:
+    return hashlib.sha256(slot.encode()).hexdigest()[:32]
 
 
 def wanted_of(name: str) -> Wanted | None:

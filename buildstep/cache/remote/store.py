@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -35,6 +36,7 @@ from buildstep.cache.remote.interface import (
 from buildstep.cache.remote.keys import signers_of
 from buildstep.cache.remote.known import Known
 from buildstep.cache.remote.policy import Policy
+from buildstep.cache.remote.prune import GRACE, Prune, Pruned
 from buildstep.cache.remote.put import Upload
 from buildstep.errors import StoreError, UsageError
 from buildstep.events import Bus
@@ -42,6 +44,7 @@ from buildstep.files.interface import Missing
 from buildstep.trust import dsse
 
 MAIN = "main"
+_MARK_SECONDS = 10.0
 
 
 class SharedStore:
@@ -237,6 +240,34 @@ class SharedStore:
         finally:
             with self._guard:
                 self.facts.seconds += time.monotonic() - begun
+
+    # -- keeping it small ------------------------------------------------------------------------------
+
+    def mark_used(self) -> None:
+        """Mark the records that this build found as used, once a day each, so that a prune leaves them.
+
+        Call it when the build is done: it writes to the store. Raises nothing.
+        """
+        if not self._backend.storage.writable:
+            return
+        day = time.strftime("%Y%m%d", time.gmtime())
+        with self._guard:
+            marks = {names.used_name(day, name) for name in self._used} - self._known.touched.keys()
+        waiting = {name: self._calls.start(partial(self._backend.write, name, b"")) for name in marks}
+        for name, future in waiting.items():
+            try:
+                future.result(_MARK_SECONDS)
+                self._known.is_used([name])
+            except (StoreError, OSError, NotYet) as error:
+                self._note(str(error) or f"{self.url} took no mark in time")
+                return
+
+    def prune(
+        self, *, older_than: float | None = None, max_size: int | None = None, grace: float = GRACE
+    ) -> Pruned:
+        """Remove records that nobody used for so many seconds, or that are too many bytes, and bytes that no
+        record has named for `grace` seconds. Raises StoreError, Unlistable, ReadOnly."""
+        return Prune(self._backend, self._calls, older_than, max_size, grace).run()
 
     def _note(self, text: str) -> None:
         with self._guard:
