@@ -109,9 +109,10 @@ def outputs_slot(spec: BuildSpec) -> str:
 
 
 def question(
-    spec: BuildSpec, image: ImageRecord, proto: ProtoDir, environ: Mapping[str, str]
+    spec: BuildSpec, image: ImageRecord, proto: ProtoDir | None, environ: Mapping[str, str]
 ) -> dict[str, Any]:
-    """All that decides which packages are installed, but for what the repository has."""
+    """All that decides which packages are installed, but for what the repository has. proto: None where
+    packages come first, and nothing is asked of it."""
     options = spec.installer_options
     inputs: dict[str, Any] = {
         "base image": image.tree_digest,
@@ -137,6 +138,7 @@ def question(
         shapes = {name: run_rules.shape_of(name, spec.secrets[name]) for name in options.secrets}
         inputs["secrets"] = shapes
     if spec.order == "proto-first":
+        assert proto is not None
         # Packages may look at what the proto directory brought: the layer is only good with just that.
         inputs |= {
             "proto directory": proto_digest(spec, proto),

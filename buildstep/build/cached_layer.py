@@ -7,7 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from buildstep.build import cache_inputs, layer_comments, package_resolution, proto_conflicts
+from buildstep.build import (
+    cache_inputs,
+    layer_comments,
+    package_resolution,
+    proto_conflicts,
+    shared_layers,
+)
 from buildstep.build.clones import make_clone
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.plan import PlannedStep
@@ -44,9 +50,14 @@ def find_valid(context: BuildContext, state: BuildState) -> CachedLayer | None:
     state.making.enter_context(context.cache.making(name, context.bus.note))
     resolution = resolutions.find(context.backend.state, name)
     if resolution is None or not resolution.fresh(spec.index_max_age):
+        resolution = shared_layers.known_answer(context, state, name)
+    if resolution is None:
         return None
     state.resolution = resolution
-    layer = take(context, cache_inputs.package_layer(question, state.image, resolution)[0])
+    key, inputs = cache_inputs.package_layer(question, state.image, resolution)
+    layer = take(context, key)
+    if layer is None and shared_layers.restore(context, state, key, inputs):
+        layer = take(context, key)
     if layer is not None:
         state.making.close()
     return layer
@@ -61,7 +72,10 @@ def settle(context: BuildContext, state: BuildState, record: LayerRecord, up_to:
             continue
         if name == "sync":
             proto_conflicts.report(context.bus, state.replaced)
-        state.settled[name] = PlannedStep(name=name, state="reuse", reason=layer_text(record), key=record.key)
+        reason = layer_text(record)
+        if name == "packages":
+            reason += shared_layers.said(context.store.shared, name)
+        state.settled[name] = PlannedStep(name=name, state="reuse", reason=reason, key=record.key)
 
 
 _BEFORE = ("import", "clone")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from buildstep import emit
 from buildstep.build import cache_inputs, layer_contents, proto_check, size_gate
@@ -24,10 +24,14 @@ from buildstep.report.recorder import Recorder
 from buildstep.spec import imgmanifest
 from buildstep.tree.proto_changes import explain
 
+if TYPE_CHECKING:
+    from buildstep.build.shared_upload import Uploads
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildResult:
-    """What a build made. manifest, record, files: under their final names; files as --json has them."""
+    """What a build made. manifest, record, files: under their final names; files as --json has them; uploads:
+    what is to be put into the shared cache now."""
 
     uuid: str
     manifest: Path
@@ -36,6 +40,7 @@ class BuildResult:
     tree_digest: str
     seconds: float
     recorder: Recorder
+    uploads: Uploads | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that --json prints."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from buildstep.build import elsewhere, forecast, proto_check, secrets, size_gate
+from buildstep.build import elsewhere, forecast, proto_check, secrets, shared_upload, size_gate
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.deliver import BuildResult, deliver, earlier_result
 from buildstep.build.log_file import BuildLog
@@ -120,6 +120,8 @@ def _with_route(context: BuildContext, state: BuildState) -> BuildContext:
 
 def _run_steps(context: BuildContext, state: BuildState) -> None:
     """Run the steps of the plan that its route runs; record the others as they are planned."""
+    if context.store.shared is not None:
+        context.stack.callback(context.store.shared.close)
     rows = {step.name: step for step in in_order(context.spec)}
     for planned in context.plan.steps:
         row = rows[planned.name]
@@ -131,6 +133,8 @@ def _run_steps(context: BuildContext, state: BuildState) -> None:
             continue
         with context.recorder.step(row.name, row.title) as result, secrets.errors_masked(context.bus):
             row.load().run(context, state, result)
+    if context.store.shared is not None:  # what it was good for is in the record
+        context.store.shared.close()
 
 
 @contextlib.contextmanager
@@ -159,6 +163,7 @@ def _result(context: BuildContext, state: BuildState) -> BuildResult:
             facts = elsewhere.bring(context, facts)
         return earlier_result(context, facts)
     result = deliver(context, state)
+    result = replace(result, uploads=shared_upload.collect(context, state, result.seconds))
     # What follows takes memory of its own.
     state.forget_trees()
     context.plan.proto.drop_entries()

@@ -19,6 +19,7 @@ from buildstep.build import (
     package_resolution,
     proto_check,
     secrets,
+    shared_layers,
 )
 from buildstep.build.cached_layer import LayerName, add_blob, go_on, take
 from buildstep.build.clones import clean, copy_proto_dir, drop_clone, make_clone, read_clone
@@ -124,6 +125,8 @@ def _attempt(context: BuildContext, state: BuildState, last: Retry) -> Outcome |
         )
         key, inputs = cache_inputs.package_layer(question, state.image, state.resolution)
         record, smaller, missing = context.cache.find(key), None, ""
+        if record is None and shared_layers.restore(context, state, key, inputs):
+            record = context.cache.find(key)
         if record is None:
             missing, smaller = _missing(context, state.resolution, inputs, last.no_extend)
         if record is None:

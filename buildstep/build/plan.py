@@ -20,6 +20,7 @@ from buildstep.build import (
     proto_conflicts,
     run_forecast,
     run_rows,
+    shared_plan,
 )
 from buildstep.build.content_update import ContentUpdate
 from buildstep.build.places import check_places
@@ -83,9 +84,10 @@ class PlanFacts:
     image: None when it must be imported first, and incoming then says from where; asked: what was found when
     its source was asked whether it has a newer one, empty if it was not; in_place: whether the proto
     directory's files are read where they are, without a copy in the clone; layer: None without packages or
-    cache; last: finds the last build of this component, if it is known, which only reasons need; missed: why
-    no earlier outputs are valid; replaced: what of the base gives way to the proto directory; commands: what
-    is known of the steps that run them, and of those that a kept result makes needless; step: which one asks.
+    cache; shared: what the shared cache will do for the steps; last: finds the last build of this component,
+    if it is known, which only reasons need; missed: why no earlier outputs are valid; replaced: what of the
+    base gives way to the proto directory; commands: what is known of the steps that run them, and of those
+    that a kept result makes needless; step: which one asks.
     """
 
     spec: BuildSpec
@@ -95,6 +97,7 @@ class PlanFacts:
     in_place: bool
     asked: str = ""
     layer: LayerPlan | None = None
+    shared: Mapping[str, str] = field(default_factory=dict)
     last: Callable[[], Last | None] = lambda: None
     missed: tuple[str, ...] = ()
     replaced: Sequence[Conflict] = ()
@@ -178,16 +181,17 @@ def plan(
     emit.resolve(spec.formats, spec.compression)
     emit.check_target(spec.formats, store_target(spec, environ or {}), store.bus)
     state = store.backend.state
-    if not spec.cache:
-        store.hashes.fresh = True
+    store.hashes.fresh = store.hashes.fresh or not spec.cache
     locked.use(spec, store)
     image = store.find(spec.base)
+    shared_plan.begin(spec, store, cache, image, environ or {})
     facts = PlanFacts(
         spec=spec,
         image=image,
         incoming=store.foresee(spec.base) if image is None else "",
         asked=store.said_of(spec.base) if image is not None else "",
         proto=_scan(spec, state),
+        shared=shared_plan.told(store),  # by now it was looked up, beside that walk
         in_place=not plain and takes_in_place(spec),
         last=functools.cache(partial(_last_build, spec, state)),
     )

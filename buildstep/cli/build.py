@@ -234,7 +234,7 @@ def command(
     The result is PREFIX-VERSION with an extension per format, its .imgmanifest and its .buildrecord.json
     in the output directory; their paths are printed.
     """
-    from buildstep.cli import session, user_namespace
+    from buildstep.cli import session, shared, user_namespace
 
     run = {name: options.pop(name) for name in ("dry_run", "as_json", "log_json", "verbose", "quiet")}
     if options.pop("pull"):
@@ -252,7 +252,7 @@ def command(
         notes.append(spec.lock_problem)
     packages = spec.runs and not run["dry_run"]
     user_namespace.enter(named_pool(spec), packages=packages)
-    return session.enclosed(lambda: _build(spec, _Read(notes, document.files), **run))
+    return shared.uploading(session.enclosed, lambda: _build(spec, _Read(notes, document.files), **run))
 
 
 def read_here(
@@ -319,7 +319,7 @@ def _build(
 
     from buildstep.build.execute import execute
     from buildstep.build.plan import plan
-    from buildstep.cli import session, shared_settings
+    from buildstep.cli import session, shared
     from buildstep.report.console import JsonView
 
     # Lists of a hundred thousand paths hold no cycles; looking for some takes a third of the time.
@@ -340,7 +340,7 @@ def _build(
         else:
             opened.bus.note(note, level="warning")
     spec = _with_limits(spec, opened.config)
-    spec = replace(spec, sharing=shared_settings.of_build(spec, opened.config))
+    spec = shared.attach(spec, opened, keep=not dry_run)
     if spec.store or "files" in spec.formats:
         spec = replace(spec, store=opened.environ["BUILDSTEP_STORE"])
     plain = bool(os.environ.get("BUILDSTEP_PLAIN"))
@@ -358,9 +358,10 @@ def _build(
 
         with report_failure(opened.bus, "pruning the cache"):
             prune.keep_within(opened.cache, opened.limits)
-    done = f"the image was built: {short_path(result.manifest)}"
-    facts = {**result.to_json(), "sources": dict(read.files)}
+    facts, done = result.to_json(), f"the image was built: {short_path(result.manifest)}"
+    facts["sources"] = dict(read.files)
     show(facts, map(short_path, result.paths), as_json=as_json, done=done)
+    shared.upload(result, spec, opened)
     return 0
 
 

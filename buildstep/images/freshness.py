@@ -97,9 +97,13 @@ class Freshness:
 
         Raises ImageError, and OSError for a file that is not there.
         """
+        return self.release_of(Sources.of(root))
+
+    def release_of(self, sources: Sources) -> str:
+        """Return the digests of the Release files that sources have now; raises as `release` does."""
         mirror = self._environ.get("BUILDSTEP_APT_MIRROR", "")
         options = HttpOptions.of(self._environ, **self._http)
-        places = Sources.of(root).through(mirror).release_urls()
+        places = sources.through(mirror).release_urls()
         with translated(ImageError), Http(environ=self._environ, options=options, bus=self._bus) as http:
             return digest_of(sha256_bytes(_first(http, either)) for either in places)
 

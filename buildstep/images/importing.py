@@ -12,6 +12,7 @@ from typing import IO, Any, cast
 
 from buildstep.cache import base_layers
 from buildstep.errors import BuildstepError, EmitError, ImageError
+from buildstep.images import shared_base
 from buildstep.images.file_kind import kind_of, kind_of_start
 from buildstep.images.freshness import RELEASE
 from buildstep.images.interface import Identity, SourceContext, SourceImage
@@ -151,6 +152,8 @@ class Importer:
         def put(ident: str, context: SourceContext) -> tuple[Dataset, SourceImage]:
             if isinstance(source, zfs_file.ZfsFile):
                 return source.receive(locator, self._backend, ident)
+            if (taken := shared_base.dataset(self._store, ref, ident, context)) is not None:
+                return taken
             dataset = self._backend.create(ident)
             fetched = source.fetch(locator, dataset.path, context)
             # A file's key is what was in it before it was unpacked.
@@ -206,7 +209,7 @@ class Importer:
             dataset = self._backend.create(ident)
             entries = context.unpack(cast(IO[bytes], incoming), dataset.path)
             fetched = incoming.verify()
-            return dataset, SourceImage(manifest=manifest, inputs=_inputs_of(fetched), entries=entries)
+            return dataset, SourceImage(manifest=manifest, inputs=fetched.inputs, entries=entries)
 
         try:
             self._install(put, key=key_of(manifest["uuid"]))
@@ -222,7 +225,7 @@ class Importer:
 
     def _from_fetched(self, fetched: Fetched) -> None:
         manifest = fetched.manifest
-        put = self._put_file(fetched.file.path, manifest, _inputs_of(fetched), verified=True)
+        put = self._put_file(fetched.file.path, manifest, fetched.inputs, verified=True)
         self._install(put, key=key_of(manifest["uuid"]))
 
     def _put_file(
@@ -391,8 +394,3 @@ class Importer:
                 hint=f"`buildstep image delete {uuid}` removes that one",
             )
         return self._store.add_alias(there, key)
-
-
-def _inputs_of(fetched: Fetched) -> dict[str, str]:
-    """Return where a file came from and its digests, for the image's record."""
-    return {"source": fetched.source, "sha1": fetched.file.sha1, "sha256": fetched.file.sha256}

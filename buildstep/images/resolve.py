@@ -46,6 +46,11 @@ class Fetched:
     file: Downloaded
     source: str
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Where the file came from and its digests, for the image's record."""
+        return {"source": self.source, "sha1": self.file.sha1, "sha256": self.file.sha256}
+
 
 class Incoming:
     """An image whose file is being downloaded, as a stream. What was read counts once it is verified."""

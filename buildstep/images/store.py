@@ -22,6 +22,7 @@ from pathlib import Path
 
 from buildstep.cache import base_layers
 from buildstep.cache.layers import LayerCache
+from buildstep.cache.shared import Shared
 from buildstep.errors import DatasetError, ImageError, StoreError
 from buildstep.events import Bus
 from buildstep.formats.oci.spec import OciPlatform
@@ -55,8 +56,7 @@ class ImageStore:
     def __init__(
         self, backend: Backend, *, bus: Bus, environ: Mapping[str, str], config: Config | None = None
     ) -> None:
-        self.backend, self.bus, self.environ = backend, bus, environ
-        self._environ = environ
+        self.backend, self.bus, self.environ, self._environ = backend, bus, environ, environ
         self.config = config or Config()
         self.folder = backend.state / "images"
         self.locks = ImageLocks(backend.state, bus.note)
@@ -65,6 +65,7 @@ class ImageStore:
         self.freshness = Freshness(self.folder, environ, self.config.http, bus)
         self.tags = Tags(self.folder, self.platform, self.freshness, bus)
         self.hashes = FileHashes(backend.state / "filehash.json", bus)
+        self.shared: Shared | None = None  # the shared cache of the command, if it has one
         self._sources: dict[str, tuple[Source, str] | None] = {}
         self.locked: dict[str, LockedImage] = {}  # by references that a lock has settled
         self._chains: dict[str, list[Resolved]] = {}
@@ -176,8 +177,7 @@ class ImageStore:
         if identity is not None:
             foresee(ref, self.source(ref))
             return self.freshness.said.get(identity.key) or f"{ref} is not in the store"
-        chain = self.resolve(ref)
-        top, others = chain[-1], len(chain) - 1
+        top, others = (chain := self.resolve(ref))[-1], len(chain) - 1
         below = f", with {others} that it is based on" if others else ""
         return f"{ref} is not in the store; {top.repository.label} has it as {top.uuid}{below}"
 
@@ -279,8 +279,8 @@ class ImageStore:
         if same and record.list_digest and not thorough:
             return record
         if not same:
-            text = f"image {record.uuid} was touched since it was imported; hashing it again"
-            self.bus.note(text, level="warning")
+            said = f"image {record.uuid} was touched since it was imported; hashing it again"
+            self.bus.note(said, level="warning")
         self.verify(record)
         if same and record.list_digest:
             return record

@@ -6,7 +6,14 @@ from dataclasses import replace
 from functools import partial
 
 from buildstep import emit
-from buildstep.build import account_check, cache_inputs, layer_comments, platforms, proto_conflicts
+from buildstep.build import (
+    account_check,
+    cache_inputs,
+    layer_comments,
+    platforms,
+    proto_conflicts,
+    shared_layers,
+)
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.forecast import check_room
 from buildstep.build.manifest import check_manifest
@@ -16,6 +23,7 @@ from buildstep.build.steps.interface import Route
 from buildstep.cache import base_layers
 from buildstep.cache.blobs import BlobStore
 from buildstep.errors import ImageError
+from buildstep.events import State
 from buildstep.formats import codecs
 from buildstep.images.importing import Importer
 from buildstep.images.record import history_of_import
@@ -28,7 +36,9 @@ from buildstep.rootfs.packaging import Installed
 def plan(facts: PlanFacts) -> Planned:
     """Return whether the base is in the store."""
     if facts.image is None:
-        return Planned("run", facts.incoming)
+        told = facts.shared.get("base", "")
+        state: State = "reuse" if told.startswith("shared") else "run"
+        return Planned(state, "; ".join(filter(None, (told, facts.incoming))))
     text = f"{facts.image.label} is in the store as {facts.image.uuid}"
     if facts.spec.lock is not None:
         text += f", and locked by {facts.spec.lock.path.name}"
@@ -41,8 +51,9 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
     importer = Importer(store, context.journal, context.stack)
     if plan_.route is Route.FULL:
         image, present = importer.ensure(context.spec.base, thorough=not context.spec.cache)
-        result.state = "reuse" if present else "run"
-        text = f"{image.label} is {image.uuid}"
+        hit = "" if present else shared_layers.said(store.shared, "base")
+        result.state = "reuse" if present or hit else "run"
+        text = f"{image.label} is {image.uuid}{hit}"
         result.reason = "; ".join(filter(None, (text, store.said_of(context.spec.image))))
     else:
         assert plan_.image is not None, "only a build whose base is in the store is incremental"

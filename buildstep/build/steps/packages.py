@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from buildstep.build import package_layer
+from buildstep.build import package_layer, shared_layers
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.package_layer import Found
 from buildstep.build.plan import PlanFacts, Planned, PlannedStep
@@ -16,10 +16,14 @@ def plan(facts: PlanFacts) -> Planned:
     layer = facts.layer
     if not facts.spec.wants_packages:
         return Planned("skip", "no packages are asked for")
+    told = facts.shared.get("packages", "")
+    if told.startswith("shared") and (layer is None or layer.record is None):
+        return Planned("reuse", told, layer.key if layer is not None else "")
     if layer is None:
-        return Planned("run", "new base" if facts.image is None else "--no-cache")
+        why = "new base" if facts.image is None else "--no-cache"
+        return Planned("run", "; ".join(filter(None, (why, told))))
     if layer.record is None or layer.resolution is None:
-        return Planned("run", layer.missing, layer.key)
+        return Planned("run", "; ".join(filter(None, (layer.missing, told))), layer.key)
     lock = facts.spec.lock
     age = age_text(layer.resolution, fresh=layer.fresh) if lock is None else f"; as {lock.path.name} has them"
     text = layer_text(layer.record) + age
@@ -31,6 +35,8 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
     outcome = package_layer.obtain(context, state)
     result.key, result.reason = outcome.key, outcome.reason
     result.state = "reuse" if isinstance(outcome, Found) else "run"
+    if isinstance(outcome, Found):
+        result.reason += shared_layers.said(context.store.shared, "packages")
 
 
 def list_installed(context: BuildContext, state: BuildState) -> None:

@@ -25,6 +25,7 @@ from buildstep.errors import StoreError
 from buildstep.files.interface import Missing
 from buildstep.system.digest import sha256_file
 
+_LARGEST_PIECE, _CALLS = 8 << 20, 20
 PIECE = 2 << 20
 """Bytes of a range: a store answers such a call in one go, and eight of them are no memory to speak of."""
 _BRIDGE = 32 << 10
@@ -223,8 +224,9 @@ class Fetch:
         """Yield the ranges of an output that is one blob."""
         blob, total = names.blob_name(self._output.digest), self._output.size
         self._used.append(blob)
-        for at in range(0, total, PIECE):
-            size = min(PIECE, total - at)
+        step = _piece_of(total)
+        for at in range(0, total, step):
+            size = min(step, total - at)
             yield Piece(blob, at, size, ((0, size, at, None),))
 
     def _run(self, pieces: Iterator[Piece], file: _File) -> None:
@@ -268,6 +270,11 @@ class Fetch:
         return len(data)
 
 
+def _piece_of(total: int) -> int:
+    """Return how many bytes to ask for at a time: more where there is a lot to fetch, as each call costs."""
+    return min(_LARGEST_PIECE, max(PIECE, total // _CALLS))
+
+
 def _ranges(table: Table, missing: Sequence[bool]) -> Iterator[Piece]:
     """Yield the ranges that the missing parts lie in, in the order of the blobs."""
     wanted = sorted(
@@ -275,11 +282,12 @@ def _ranges(table: Table, missing: Sequence[bool]) -> Iterator[Piece]:
         key=lambda part: (part.source, part.offset),
     )
     group: list[Part] = []
+    most = _piece_of(sum(part.length for part in wanted))
     for part in wanted:
         if group:
             begin, last = group[0], group[-1]
             far = part.source != begin.source or part.offset > last.offset + last.length + _BRIDGE
-            if far or part.offset + part.length - begin.offset > PIECE:
+            if far or part.offset + part.length - begin.offset > most:
                 yield _piece(table, group)
                 group = []
         group.append(part)

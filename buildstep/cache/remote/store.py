@@ -58,6 +58,8 @@ class SharedStore:
         self.trouble = ""
         """The first thing that was wrong with the store; empty if all is well."""
         self.troubles: list[str] = []
+        self.broken = ""
+        """The first thing that kept a look-up from an answer, whatever that would have been."""
         self._backend = backend
         self._signers = signers
         self._calls = Calls(storage.AT_ONCE)
@@ -96,6 +98,11 @@ class SharedStore:
         return self._backend.url
 
     @property
+    def writable(self) -> bool:
+        """Whether records can be put into it at all."""
+        return self._backend.storage.writable
+
+    @property
     def facts(self) -> Facts:
         return self._backend.facts
 
@@ -121,7 +128,7 @@ class SharedStore:
         }
         found: dict[Wanted, Record] = {}
         for (item, scope), future in asked.items():
-            record = self._result(future, begun + deadline - time.monotonic())
+            record = self._result(future, begun, deadline)
             if record is not None:
                 found.setdefault(item, record)
                 self._found.append((scope, record))
@@ -131,13 +138,16 @@ class SharedStore:
             self.facts.seconds += time.monotonic() - begun
         return found
 
-    def _result(self, future: Future[Record | None], seconds: float) -> Record | None:
+    def _result(self, future: Future[Record | None], begun: float, deadline: float) -> Record | None:
         try:
-            return future.result(max(0.0, seconds))
+            return future.result(max(0.0, begun + deadline - time.monotonic()))
         except NotYet:
             future.cancel()
+            self.broken = self.broken or f"it did not answer within {deadline:g} s"
             self._note(f"{self.url} did not answer in time")
         except (StoreError, OSError) as error:
+            if not isinstance(error, Unusable):
+                self.broken = self.broken or str(error)
             self._note(str(error))
         return None
 

@@ -1,0 +1,143 @@
+"""The layer with the packages, taken from the shared cache: looked up, unpacked on the base, and kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from buildstep.build import cache_inputs, shared_keys, shared_plan
+from buildstep.build.context import BuildContext, BuildState
+from buildstep.build.shared_plan import Layer
+from buildstep.cache import adopt, resolutions, shared_lists
+from buildstep.cache.layers import LayerRecord
+from buildstep.cache.resolutions import KeptResolution
+from buildstep.cache.shared import Hit, Shared
+from buildstep.errors import BuildstepError, StoreError
+from buildstep.formats.unpack import apply_layer
+from buildstep.pool.interface import Dataset, Kind
+from buildstep.system.remove import remove_tree
+from buildstep.tree.entry import FileList
+
+if TYPE_CHECKING:
+    from buildstep.cache.remote.interface import Record
+
+_LONGEST_LIST = 64 << 20
+
+
+def known_answer(context: BuildContext, state: BuildState, name: str) -> KeptResolution | None:
+    """Return what the packages resolve to, as another agent was told; it is kept under this name."""
+    shared = context.store.shared
+    if shared is None or not shared.usable or shared_keys.shareable(context.spec):
+        return None
+    found = shared.settled().get("packages")
+    if not isinstance(found, Layer) or found.asked != _asked(context, state):
+        return None
+    resolutions.save(context.backend.state, name, found.answer)
+    return found.answer
+
+
+def _asked(context: BuildContext, state: BuildState) -> dict[str, Any]:
+    return shared_keys.question(context.spec, state.image, context.environ)
+
+
+def restore(context: BuildContext, state: BuildState, key: str, inputs: Mapping[str, Any]) -> bool:
+    """Make the layer of this key from the shared cache. inputs: all that decides it. False where that cannot
+    be, with a note if it should have been."""
+    shared, spec = context.store.shared, context.spec
+    if shared is None or not shared.usable or state.resolution is None or shared_keys.shareable(spec):
+        return False
+    asked = _asked(context, state)
+    found = shared_plan.layer_of(shared, asked, state.resolution)
+    shared.settled()
+    if found is None or found.record.wanted in shared.tried or not context.cache.make_room(key):
+        return False
+    shared.tried.add(found.record.wanted)
+    begin = time.monotonic()
+    ident = context.journal.dataset(f"{context.journal.ident}-shared")
+    folder = context.journal.folder(context.backend.state / "work" / ident)
+    dataset = context.backend.clone(Kind.IMAGE, state.image.uuid, ident)
+    try:
+        made = _unpack(context, state, found.record, dataset, folder)
+        if made is not None:
+            _keep(context, state, found.record, dataset, made, (key, inputs))
+            size = sum(output.size for output in found.record.outputs)
+            seconds = time.monotonic() - begin
+            shared.hit("packages", Hit(size=size, seconds=seconds, cost=found.record.seconds))
+            return True
+    except (BuildstepError, OSError, KeyError, TypeError, ValueError) as error:
+        text = error.message if isinstance(error, BuildstepError) else f"{type(error).__name__}: {error}"
+        shared.refused("packages", text)
+    except BaseException:
+        context.backend.destroy(Kind.BUILD, ident)
+        raise
+    finally:
+        remove_tree(folder)
+    context.backend.destroy(Kind.BUILD, ident)
+    return False
+
+
+def _unpack(
+    context: BuildContext, state: BuildState, record: Record, dataset: Dataset, folder: Path
+) -> FileList | None:
+    """Lay the layer over a clone of the base, and return the list of what that gives; None where it did not
+    come. The compressed layer is taken among those of the pool."""
+    base, shared, facts = context.store.entries(state.image), context.store.shared, record.facts
+    assert shared is not None
+    paths = {name: folder / name for name in ("list", "layer")}
+    for name, path in paths.items():
+        output = record.output(name)
+        if output is None or (name == "list" and output.size > _LONGEST_LIST):
+            raise StoreError(f"its record has no {name} that can be used")
+        if not shared.fetch(output, path, cost=record.seconds):
+            return None
+    tree, rows = shared_lists.unpack(paths["list"].read_bytes(), facts["gone"], base, facts["list_digest"])
+    with paths["layer"].open("rb") as stream:
+        privileged = context.backend.privileged
+        unpacked = apply_layer(stream, dataset.path, base, privileged=privileged, bus=context.bus)
+    # Those above what was written got another time as well.
+    above = {b"/".join(path.split(b"/")[:depth]) for path in rows for depth in range(path.count(b"/") + 1)}
+    shared_lists.settle(dataset.path, tree, unpacked, rows | above)
+    start = f"packages {state.image.tree_digest} {facts['tree_digest']} "
+    adopt.adopt(context.backend.state, paths["layer"], facts["blob"], start, "")
+    return tree
+
+
+def _keep(
+    context: BuildContext,
+    state: BuildState,
+    record: Record,
+    dataset: Dataset,
+    tree: FileList,
+    layer: tuple[str, Mapping[str, Any]],
+) -> None:
+    key, inputs = layer
+    facts = record.facts
+    result = dict(facts["result"]) | {"image layers": [key]}
+    context.backend.snapshot(dataset, Kind.LAYER, key)
+    context.cache.save(
+        LayerRecord(
+            key=key,
+            slot=cache_inputs.slot(context.spec),
+            below=state.image.tree_digest,
+            inputs=inputs,
+            tree_digest=str(facts["tree_digest"]),
+            seconds=record.seconds,
+            created=time.time(),
+            size=int(facts["size"]),
+            inodes=int(facts["inodes"]),
+            result=result,
+        ),
+        tree,
+    )
+    context.bus.count("layers_kept")
+
+
+def said(shared: Shared | None, name: str) -> str:
+    """Return what the shared cache did for a step, as the end of a reason; empty for nothing."""
+    if shared is None:
+        return ""
+    if (hit := shared.hits.get(name)) is not None:
+        return f"; {hit}"
+    return ""

@@ -1,0 +1,99 @@
+"""The shared cache of a command: opened, attached to its store of images, and filled at its end."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from buildstep.spec import shared_cache
+
+if TYPE_CHECKING:
+    from buildstep.build.deliver import BuildResult
+    from buildstep.cli.session import Session
+    from buildstep.spec.config import Config
+    from buildstep.spec.fields import BuildSpec
+    from buildstep.spec.shared_cache import SharedCache
+
+_OF_FLAGS: Final = {"shared": "shared_cache", "required": "cache_required", "trust": "cache_trust"}
+"""What flags say, by the key that says it elsewhere."""
+
+
+def of_build(spec: BuildSpec, config: Config) -> SharedCache | None:
+    """Return the shared cache of a build, None where it has none. Raises SpecError with every fault."""
+    flags, variables = (
+        {key: getattr(spec, name) for key, name in _OF_FLAGS.items() if spec.origin_of[name] == origin}
+        for origin in ("flag", "environment")
+    )
+    return shared_cache.merged(spec.cache, flags, {**variables, **config.shared}, os.environ, Path.cwd())
+
+
+def attach(spec: BuildSpec, session: Session, *, keep: bool = True) -> BuildSpec:
+    """Let a session's store of images use the shared cache of a build. Returns the spec, which says what that
+    is. keep: see `Shared`. Raises SpecError, UsageError, SigningError and ToolMissing."""
+    from buildstep.cache.shared import Shared
+
+    settings = of_build(spec, session.config)
+    if settings is not None:
+        session.store.shared = Shared(
+            settings, session.backend.state, session.environ, session.bus, keep=keep
+        )
+    return replace(spec, sharing=settings)
+
+
+_LATER: Final[list[int]] = []
+"""A file in memory that takes what is to be uploaded after the command's end, where there is one."""
+
+
+def uploading(enclosed: Callable[[Callable[[], int]], int], job: Callable[[], int]) -> int:
+    """Run a job, and leave what it gives to `upload` to a process of its own that outlives this one, where it
+    is to be so: a job in a PID namespace takes all its children along."""
+    if not hasattr(os, "memfd_create"):
+        return enclosed(job)
+    later = os.memfd_create("uploads")
+    _LATER[:] = [later]
+    try:
+        status = enclosed(job)
+        if size := os.fstat(later).st_size:
+            _detach(os.pread(later, size, 0))
+        return status
+    finally:
+        _LATER.clear()
+        os.close(later)
+
+
+def upload(result: BuildResult, spec: BuildSpec, session: Session) -> None:
+    """Put what a build made into the shared cache, or have it done after the command's end."""
+    from buildstep.build import shared_upload
+
+    if result.uploads is None or spec.sharing is None:
+        return
+    if spec.sharing.upload != "detach" or not _LATER:
+        shared_upload.upload(
+            result.uploads, spec.sharing, session.backend.state, session.environ, session.bus
+        )
+        return
+    job = (result.uploads, spec.sharing, session.backend.state, dict(session.environ))
+    os.write(_LATER[0], pickle.dumps(job))
+
+
+def _detach(job: bytes) -> None:
+    """Upload in a process that belongs to nobody, and says nothing."""
+    if os.fork():
+        os.wait()
+        return
+    try:
+        os.setsid()
+        if not os.fork():
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for fd in (0, 1, 2):
+                os.dup2(nothing, fd)
+            from buildstep.build import shared_upload
+
+            uploads, settings, state, environ = pickle.loads(job)  # noqa: S301  (it is our own)
+            shared_upload.put_all(uploads, settings, state, environ, lambda _count: None)
+    finally:
+        os._exit(0)
