@@ -28,7 +28,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -50,7 +50,6 @@ from buildstep.emit import read_pass
 from buildstep.emit.chunk_reuse import ReusableChunks
 from buildstep.emit.interface import ArchiveStyle, Blob
 from buildstep.emit.layer import LayerJob
-from buildstep.emit.read_pass import with_parents
 from buildstep.events import Bus
 from buildstep.formats.codecs import Codec
 from buildstep.pool.journal import Journal
@@ -61,7 +60,7 @@ from buildstep.system.locks import lock, try_lock
 from buildstep.system.private import private_dir
 from buildstep.system.share import may_link
 from buildstep.tree.diff import Brought, Changes, diff
-from buildstep.tree.entry import FileList
+from buildstep.tree.entry import Entry, FileList
 
 
 class BlobStore:
@@ -219,30 +218,42 @@ class BlobStore:
         key: says all that decides the layer, but for the codec and the style. changes: the layer's entries,
         tree: what it leads to, with the content in `root`. Raises EmitError.
         """
-        layer = Changes(tuple(with_parents(changes, tree)), changes.removed)
-        return self._for_key(self._full(key, self._style), root, layer, comment, self._style)
+        layer, full = ContentLayer(self._making, root, changes, tree), self._full(key, self._style)
+
+        def write() -> NewLayer:
+            layer.look(self._bus)  # what is hashed can be found in the layers of the last build
+            return replace(layer.write(self._new_files(), self._bus), key=full)
+
+        return self._for_key(full, comment, layer.entries, write)
 
     def for_base(self, key: str, root: Path, tree: FileList, *, comment: str) -> Blob:
         """Return the layer of a base image's whole tree like `for_key`; all epochs share an older one."""
         style = self._style
         if style.epoch is not None and all(entry.mtime // 10**9 <= style.epoch for entry in tree.values()):
             style = replace(style, epoch=None)
-        return self._for_key(self._full(key, style), root, diff({}, tree), comment, style)
+        layer, full = diff({}, tree), self._full(key, style)
+        job = LayerJob(root=root, changes=layer, codec=self._codec, style=style, bus=self._bus)
 
-    def _for_key(self, key: str, root: Path, layer: Changes, comment: str, style: ArchiveStyle) -> Blob:
+        def write() -> NewLayer:
+            begin = time.monotonic()
+            self._bus.count("layers_made")
+            blob, _, file = write_new(job, self._new_files())
+            return NewLayer(blob=blob, key=full, file=file, parts=None, seconds=time.monotonic() - begin)
+
+        return self._for_key(full, comment, layer.entries, write)
+
+    def _for_key(
+        self, key: str, comment: str, entries: Sequence[Entry], write: Callable[[], NewLayer]
+    ) -> Blob:
         name = name_of(key)
         with lock(self._locks / f"blob-{name[:32]}.lock", tell=self._bus.note):
             found = None if self._fresh else self.find(name, comment)
             if found is not None:
                 return found
             self._bus.note(f"compressing {comment}")
-            begin = time.monotonic()
-            self._bus.count("layers_made")
-            job = LayerJob(root=root, changes=layer, codec=self._codec, style=style, bus=self._bus)
-            with read_pass.job(self._bus, f"compress {comment}", layer.entries):
-                blob, _, file = write_new(job, self._new_files())
-            seconds = time.monotonic() - begin
-            return self._keep(NewLayer(blob=blob, key=key, file=file, parts=None, seconds=seconds), comment)
+            with read_pass.job(self._bus, f"compress {comment}", entries):
+                made = write()
+            return self._keep(made, comment)
 
     def for_content(self, root: Path, changes: Changes, tree: FileList, *, comment: str) -> Blob:
         """Return the layer of exactly these entries, building it if missing.

@@ -17,7 +17,7 @@ from buildstep.cache.blob_files import name_of
 from buildstep.emit import chunk_reuse, large_pieces
 from buildstep.emit.chunk_reuse import LayerFromChunks, ReusableChunks, layer_line
 from buildstep.emit.interface import ArchiveStyle, Blob
-from buildstep.emit.layer import LayerJob, fill_layer
+from buildstep.emit.layer import LayerJob, fill_layer, with_whiteouts
 from buildstep.emit.read_pass import with_parents
 from buildstep.emit.stored_layer import ChunkLost
 from buildstep.errors import EmitError
@@ -141,8 +141,8 @@ class ContentLayer:
         bus.count("layers_made")
         chunks, style = self._making.chunks(), self._making.style
         reuse = None
-        if self._lines and not self._layer.removed and chunks:
-            reuse = LayerFromChunks(chunks, self._root, self.entries, self._lines, style=style)
+        if self._lines and chunks:
+            reuse = LayerFromChunks(chunks, self._root, *self._all(), style=style)
         job = LayerJob(
             root=self._root, changes=self._layer, codec=self._making.codec, style=style,
             bus=bus, reuse=reuse, pieces=chunks.large, workers=workers, told=told,
@@ -160,11 +160,19 @@ class ContentLayer:
         parts = None
         with contextlib.suppress(OSError):
             private_file(self._shape())
-            parts = None if self._layer.removed else self._save_chunks(files, stream)
+            parts = self._save_chunks(files, stream)
         return NewLayer(blob=blob, key=key, file=file, parts=parts, seconds=time.monotonic() - begin)
 
+    def _all(self) -> tuple[Sequence[Entry], list[bytes]]:
+        """Return the entries, and what is removed as entries, with the line of each."""
+        if not self._layer.removed:
+            return self.entries, self._lines
+        lines = dict(zip((entry.path for entry in self.entries), self._lines, strict=True))
+        style, found = self._making.style, with_whiteouts(self._layer)
+        return found, [lines.get(entry.path) or layer_line(entry, style) for entry in found]
+
     def _save_chunks(self, files: NewFiles, stream: Stream) -> Path:
-        rows = chunk_reuse.table(stream, self.entries, self._lines)
+        rows = chunk_reuse.table(stream, *self._all())
         with files.create() as (fd, path), open(fd, "wb", closefd=False) as out:
             chunk_reuse.write(out, rows, large_pieces.table(stream))
         return path

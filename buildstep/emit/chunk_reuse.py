@@ -32,6 +32,7 @@ from buildstep.formats.tar_writer import (
     BLOCK,
     END,
     WHITEOUT,
+    Whiteout,
     content_size,
     header,
     is_plain,
@@ -202,7 +203,8 @@ class ReusableChunks:
 class LayerFromChunks:
     """A layer that is to be written, and the chunks that it can have from earlier ones.
 
-    entries: all of the layer, in order and hashed; lines: of each, as `layer_line` returns it.
+    entries: all of the layer, in order and hashed, what is removed among them (`emit.layer.with_whiteouts`);
+    lines: of each, as `layer_line` returns it.
     """
 
     def __init__(
@@ -280,7 +282,7 @@ class LayerFromChunks:
                 found.append(piece)
             elif entry.kind != "s":
                 refuse_whiteout(entry)
-                if entry.kind == "f" and not entry.first:
+                if entry.kind == "f" and not entry.first and not isinstance(entry, Whiteout):
                     found += self._file(entry)
                 else:
                     found.append(header(entry, epoch=self._style.epoch))
@@ -301,6 +303,8 @@ class LayerFromChunks:
 def refuse_whiteout(entry: Entry) -> None:
     """Raise EmitError for a name that means in a layer that something is removed."""
     path = entry.path
+    if isinstance(entry, Whiteout):
+        return
     if b".wh." in path and path.rpartition(b"/")[2].startswith(WHITEOUT):
         raise EmitError(
             f"{text.shown(path)} cannot be part of an OCI image",

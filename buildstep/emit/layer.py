@@ -16,7 +16,7 @@ from buildstep.events import Bus
 from buildstep.formats.chunked import ChunkWriter, Pieces, Stream
 from buildstep.formats.codecs import Codec
 from buildstep.formats.oci.spec import OCI_LAYER
-from buildstep.formats.tar_writer import TarWriter, whiteout
+from buildstep.formats.tar_writer import TarWriter, Whiteout, whiteout
 from buildstep.system.files import Extents, atomic_write
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import Entry
@@ -85,7 +85,8 @@ def fill_layer(job: LayerJob, fd: int, path: Path) -> tuple[Blob, Stream]:
     entries, reuse = job.changes.entries, job.reuse
     what = f"the layer {path.name}"
     with ChunkWriter(fd, job.codec, what=what, workers=job.workers, told=job.told, pieces=job.pieces) as out:
-        layer = LayerWriter(out, job.changes, job.style)
+        # Where it is made from chunks, what is removed is among the entries.
+        layer = LayerWriter(out, replace(job.changes, removed=()) if reuse else job.changes, job.style)
         work: Iterable[tuple[Entry, tuple[LayerWriter]]]
         work = layer.from_chunks(reuse) if reuse else ((entry, (layer,)) for entry in entries)
         digests = read_pass.read_pass(job.root, work, job.bus, sparse=job.style.sparse)
@@ -102,6 +103,26 @@ def fill_layer(job: LayerJob, fd: int, path: Path) -> tuple[Blob, Stream]:
     return replace(layer_blob(path, stream, job.codec, new=True), brought=job.changes.brought()), stream
 
 
+def with_whiteouts(changes: Changes) -> list[Entry]:
+    """Return the entries of a layer with those that say what is removed, as a LayerWriter orders them."""
+    removed = _by_folder(changes.removed)
+    found: list[Entry] = []
+    if changes.entries and changes.entries[0].path:
+        found += map(whiteout, removed.pop(b"", ()))
+    for entry in changes.entries:
+        found.append(entry)
+        if removed and entry.kind == "d":
+            found += map(whiteout, removed.pop(entry.path, ()))
+    return [*found, *(whiteout(path) for folder in sorted(removed) for path in removed[folder])]
+
+
+def _by_folder(removed: Iterable[bytes]) -> dict[bytes, list[bytes]]:
+    found: dict[bytes, list[bytes]] = {}
+    for path in sorted(removed):
+        found.setdefault(path.rpartition(b"/")[0], []).append(path)
+    return found
+
+
 class LayerWriter:
     """The tar of one layer. A directory's whiteouts come right after it, before what it holds."""
 
@@ -110,9 +131,7 @@ class LayerWriter:
     def __init__(self, out: ChunkWriter, changes: Changes, style: ArchiveStyle) -> None:
         self._out = out
         self._tar = TarWriter(out, epoch=style.epoch)
-        self._removed: dict[bytes, list[bytes]] = {}
-        for path in sorted(changes.removed):
-            self._removed.setdefault(path.rpartition(b"/")[0], []).append(path)
+        self._removed = _by_folder(changes.removed)
         self._started = False
         self._ended = False
 
@@ -126,7 +145,11 @@ class LayerWriter:
             else:
                 self._out.begin(entries[group.begin].path)
                 for entry in entries[group.begin : group.end]:
-                    yield entry, (self,)
+                    if isinstance(entry, Whiteout):
+                        self._tar.begin(entry)
+                        self._tar.end(entry)
+                    else:
+                        yield entry, (self,)
 
     def begin(self, entry: Entry) -> None:
         self._before(entry)

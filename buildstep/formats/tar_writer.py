@@ -279,10 +279,16 @@ def _is_utf8(value: bytes) -> bool:
     return True
 
 
-def whiteout(path: bytes) -> Entry:
+class Whiteout(Entry):
+    """An entry that is no file, and removes one of a lower layer."""
+
+    __slots__ = ()
+
+
+def whiteout(path: bytes) -> Whiteout:
     """Return the entry that removes `path` of a lower layer (OCI image-spec, layer.md)."""
     parent, slash, name = path.rpartition(b"/")
-    return Entry(path=parent + slash + WHITEOUT + name, kind="f", mode=0o644, uid=0, gid=0)
+    return Whiteout(path=parent + slash + WHITEOUT + name, kind="f", mode=0o644, uid=0, gid=0)
 
 
 # -- a stream of entries --------------------------------------------------------------------------------
