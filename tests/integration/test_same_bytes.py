@@ -23,21 +23,19 @@ import pytest
 from buildstep.emit import split_layer
 from buildstep.formats import codecs
 from buildstep.spec.check_rules import RULES
-from buildstep.spec.fields import BuildSpec
 from tests.integration import pools
 from tests.integration.conftest import demand
-from tests.integration.yard import EPOCH, Outcome, Yard, tiny_base
+from tests.integration.yard import EPOCH, Outcome, Yard, sha256, tiny_base
 from tests.rounds import rounds
 
 Private = Callable[[Callable[[], Any]], Any]
 
 pytestmark = pytest.mark.usefixtures("capable", "small")
 
-STABLE = "times" in BuildSpec.__dataclass_fields__
-"""Whether a fresh checkout is no change: `build.times`."""
-
 UNCHECKED = {"rules": dict.fromkeys(RULES, "off")}
 """Trees made by chance keep no rule."""
+
+FORMATS = (("oci",), ("oci",), ("oci-dir",), ("oci", "oci-dir"))
 
 CONFIG = ("-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "core.autocrlf=false")
 
@@ -92,24 +90,30 @@ class Walk:
         self.places += 1
         return self.top / f"place{self.places}"
 
-    def yard(self, name: str, out: str, build: dict[str, Any]) -> Yard:
+    def yard(self, name: str, out: str, build: dict[str, Any], formats: tuple[str, ...]) -> Yard:
         return Yard(
             pool=f"overlay:{self.top / name}-pool", out=self.top / out, proto=self.proto, base=self.base,
-            formats=("oci",), build={"checks": UNCHECKED, **build},
+            formats=formats, build={"checks": UNCHECKED, **build},
         )  # fmt: skip
 
-    def both(self, *, epoch: int | None, said: str, **build: Any) -> Outcome:
-        """Build with all that is kept and with nothing, and compare. Returns the first."""
+    def both(self, *, epoch: int | None, said: str, always: bool = False, **build: Any) -> Outcome:
+        """Build with all that is kept and with nothing, and compare. Returns the first.
+
+        always: into the same output directory, in the same formats.
+        """
         os.environ["BUILDSTEP_WORKERS"] = str(self.rng.choice([1, 2, 3]))
-        out = self.rng.choice(["out-a", "out-a", "out-b"])
+        out = "out-a" if always else self.rng.choice(["out-a", "out-a", "out-b"])
+        formats = FORMATS[-1] if always else self.rng.choice(FORMATS)
         plain = self.rng.random() < 0.1
-        warm = self.yard("kept", out, build).run(epoch=epoch, plain=plain)
+        warm = self.yard("kept", out, build, formats).run(epoch=epoch, plain=plain)
         os.environ["BUILDSTEP_WORKERS"] = str(self.rng.choice([1, 2, 3]))
-        anew = self.yard("anew", "out-anew", build).run(epoch=epoch, cache=False)
+        anew = self.yard("anew", "out-anew", build, formats).run(epoch=epoch, cache=False)
         assert not warm.error, f"{said}: {warm.error}"
         assert warm.tree == anew.tree, said
         if epoch is not None:
             assert warm.same == anew.same, f"{said}: {warm.reasons()}"
+        for path in (self.top / out).glob("*.oci/blobs/sha256/*"):
+            assert sha256(path) == path.name, said
         return warm
 
     def layers(self) -> list[str]:
@@ -184,7 +188,6 @@ def test_whatever_came_before(tmp_path: Path, private: Private, seed: int, epoch
     private(job)
 
 
-@pytest.mark.skipif(not STABLE, reason="build.times is not there yet")
 @pytest.mark.parametrize("act", [copied, replaced])
 def test_a_fresh_checkout_has_the_layers_of_the_last_one(
     tmp_path: Path, private: Private, act: Callable[[Walk], None]
@@ -199,13 +202,13 @@ def test_a_fresh_checkout_has_the_layers_of_the_last_one(
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(walk.rng.randbytes(3000))
         settle()
-        first = walk.both(epoch=None, said="first")
+        first = walk.both(epoch=None, said="first", always=True)
         layers = walk.layers()
         assert len(layers) > 5
         for _ in range(3):
             act(walk)
             settle()
-            assert walk.both(epoch=None, said=act.__name__).files == first.files
+            assert walk.both(epoch=None, said=act.__name__, always=True).files == first.files
             assert walk.layers() == layers
         act(walk)
         (walk.proto / "d03/f003").write_bytes(b"other")
@@ -327,7 +330,12 @@ def edited_files(walk: Walk) -> None:
 def some_files(walk: Walk, count: int) -> list[Path]:
     found = git(walk.proto, "ls-files", "-z").split("\0")[:-1]
     paths = [walk.proto / name for name in sorted(found) if not name.startswith((".git", "text", "inner"))]
-    return walk.rng.sample([path for path in paths if path.is_file() and not path.is_symlink()], count)
+    plain = [path for path in paths if path.is_file() and not path.is_symlink()]
+    while len(plain) < count:  # the others were removed, or are links by now
+        plain.append(walk.proto / f"more{walk.rng.randrange(10**9)}")
+        plain[-1].write_bytes(walk.rng.randbytes(100))
+        git(walk.proto, "add", os.fspath(plain[-1]))
+    return walk.rng.sample(plain, count)
 
 
 ODD = (looks_clean, told_to_be_clean, lax_git, filtered, unmerged, odd_modes, edited_files)
