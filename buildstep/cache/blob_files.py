@@ -7,7 +7,6 @@ import hashlib
 import os
 import random
 import sys
-import zlib
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from buildstep.cache import records
+from buildstep.formats.codecs import check_of
 from buildstep.system.digest import sha256_file
 from buildstep.system.files import stamp
 from buildstep.system.host import boot_id
@@ -101,7 +101,7 @@ class BlobRecord:
         wanted = {0, last} | set(random.sample(range(len(sums)), min(len(sums), count - 2)))
         with path.open("rb", buffering=0) as file:
             return all(
-                zlib.crc32(os.pread(file.fileno(), PIECE, number * PIECE)) == sums[number]
+                check_of(os.pread(file.fileno(), PIECE, number * PIECE)) == sums[number]
                 for number in sorted(wanted)
             )
 
@@ -129,7 +129,7 @@ def sums_of(path: Path) -> str:
         while have := file.readinto(piece):
             while have < PIECE and (more := file.readinto(view[have:])):
                 have += more
-            sums.append(zlib.crc32(view[:have]))
+            sums.append(check_of(view[:have]))
     if sys.byteorder == "big":
         sums.byteswap()
     return base64.b64encode(sums.tobytes()).decode()

@@ -1,7 +1,8 @@
 """Many layers at once, each found by its content or made in a worker process; they come in order.
 
 A worker reads, hashes and compresses a whole layer by itself, without threads, so that nothing is waited for
-and what Python has to do for each file takes no other's time. The bytes are the same with any number of them.
+and what Python has to do for each file takes no other's time. Only where fewer layers than workers have to be
+read, as when one large file changed, threads share it. The bytes are the same with any number of either.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class LayerCrew:
         self._tree = tree
         self._files = files
         self._crew = Crew(self._do, count)
+        self._threads = _threads(wanted, count)
         self._read = mmap.mmap(-1, 8 * len(wanted))
 
     def __enter__(self) -> Self:
@@ -111,12 +113,21 @@ class LayerCrew:
         name = layer.look(bus)
         made = None
         if not name or self._making.fresh or not (self._making.folder / name).exists():
-            made = layer.write(self._files, bus, workers=0, told=told)
+            made = layer.write(self._files, bus, workers=self._threads, told=told)
         texts = b"".join([entry.text for entry in changes.entries])
         digests = bytes.fromhex("".join([entry.sha256 for entry in changes.entries if entry.kind == "f"]))
         for entry in layer.entries:  # it is not looked at again in this process
             entry.text, entry.sha256 = b"", ""
         return Result(name if made is None else "", made, bus.counts, notes, digests, texts)
+
+
+def _threads(wanted: Sequence[Wanted], workers: int) -> int:
+    """Return how many threads compress in each worker, 0 for none: see `ChunkWriter`."""
+    unread = sum(
+        any(entry.kind == "f" and not entry.sha256 and not entry.first for entry in changes.entries)
+        for changes, _ in wanted
+    )
+    return workers if 0 < unread < workers else 0
 
 
 def _note(event: Event, notes: list[tuple[str, Level]]) -> None:

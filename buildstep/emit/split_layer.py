@@ -41,18 +41,20 @@ def cut(paths: Sequence[bytes], sizes: Sequence[int], hard_links: Mapping[int, i
     """Return the files of a large layer in groups, as indexes into `paths`; none for a layer that is small.
 
     sizes: in bytes, -1 for a directory, which is in no group. hard_links: of each later member of a hard-link
-    group the first, with which it stays. A group ends before a path that a hash of the path chooses, with a
+    group the first, with which it stays.
+    A file as large as a group is one by itself, so that nothing else is read when it changes. These come
+    first, as they take longest. Any other group ends before a path that a hash of the path chooses, with a
     chance in proportion to the file's size: the same paths are cut at nearly the same places whatever changed
     elsewhere.
     """
     total = sum(sizes) + len(sizes) * _PER_FILE
     if total < 2 * LAYER_TARGET:
         return []
-    # Powers of two: a little more content does not move every cut.
-    target = LAYER_TARGET
-    while total > 40 * target:
-        target *= 2
+    alone = _target(total)
+    together = total - sum(size + _PER_FILE for size in sizes if size > alone)
+    target = _target(together)
     scale, least, most = 0xFFFFFFFF / target, target // 4, 3 * target
+    large: list[list[int]] = []
     part: list[int] = []
     parts = [part]
     firsts = set(hard_links.values())
@@ -65,15 +67,29 @@ def cut(paths: Sequence[bytes], sizes: Sequence[int], hard_links: Mapping[int, i
             group_of[hard_links[number]].append(number)
             continue
         weight = size + _PER_FILE
-        if have and (have + weight > most or (have > least and zlib.crc32(paths[number]) < weight * scale)):
-            part = []
+        group = part
+        if size > alone:
+            group = []
+            large.append(group)
+        elif have and (have + weight > most or (have > least and zlib.crc32(paths[number]) < weight * scale)):
+            group = part = []
             parts.append(part)
             have = 0
-        part.append(number)
+        group.append(number)
         if number in firsts:
-            group_of[number] = part
-        have += weight
-    return parts
+            group_of[number] = group
+        if group is part:
+            have += weight
+    return [*large, *(part for part in parts if part)]
+
+
+def _target(total: int) -> int:
+    """Return the bytes that a layer holds on average where all together hold so many."""
+    # Powers of two: a little more content does not move every cut.
+    target = LAYER_TARGET
+    while total > 40 * target:
+        target *= 2
+    return target
 
 
 def timeless(tree: FileList) -> FileList:

@@ -150,14 +150,14 @@ def codec(name: str) -> Codec:
 
 
 @functools.cache
-def _crc32() -> Callable[[bytes], int]:
+def _crc32() -> Callable[[bytes | memoryview], int]:
     try:
-        return cast(Callable[[bytes], int], cast(Any, importlib.import_module("deflate")).crc32)
+        return cast(Callable[[bytes | memoryview], int], cast(Any, importlib.import_module("deflate")).crc32)
     except ImportError:
         return zlib.crc32
 
 
-def check_of(data: bytes) -> int:
+def check_of(data: bytes | memoryview) -> int:
     """Return the CRC-32 of bytes (RFC 1952), by which damage is found that is nobody's intent."""
     return _crc32()(data)
 

@@ -11,7 +11,7 @@ import importlib
 import struct
 import zlib
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import Any, NamedTuple, cast
 
 Squeeze = Callable[[bytes | memoryview], bytes]
@@ -33,6 +33,7 @@ _COARSE, _FINE = _Survey(16 << 10, 512, -1), _Survey(4 << 10, 1024, 1)
 """The first is of all of a content and takes little, but one sample of machine code in twenty for dense; the
 second is of what lies around the samples that the first found dense."""
 
+_SEGMENT = struct.Struct("=QQ")
 _HEAD = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 """RFC 1952: no name, no time, no system. libdeflate's members say in their ninth byte that they are of the
 fastest level, ours do not: by that a stored member is found behind a compressed one."""
@@ -94,9 +95,9 @@ def _by_zstd() -> tuple[Callable[[bytes | memoryview], list[Run]], str]:
             return b""
         # One compressor per call: they cannot be shared by threads, and making one costs little.
         packer = zstandard.ZstdCompressor(level=how.level, write_checksum=False, write_content_size=False)
-        table = b"".join(struct.pack("=QQ", place, how.sample) for place in places)
-        found = packer.multi_compress_to_buffer(segments(part, table), threads=0)
-        return bytes(len(one) >= how.sample for one in found)
+        table = b"".join(map(_SEGMENT.pack, places, repeat(how.sample)))
+        sizes = map(len, packer.multi_compress_to_buffer(segments(part, table), threads=0))
+        return bytes(map(how.sample.__le__, sizes))
 
     def find_runs(part: bytes | memoryview) -> list[Run]:
         size = len(part)
@@ -104,16 +105,15 @@ def _by_zstd() -> tuple[Callable[[bytes | memoryview], list[Run]], str]:
         if 1 not in coarse:
             return [(0, size, False)]
         # A run begins and ends somewhere between a sample that compresses and one that does not.
-        places = [
-            place
-            for at in range(len(coarse))
-            if 1 in coarse[at : at + 2]
-            for place in range(at * _COARSE.grain, (at + 1) * _COARSE.grain, _FINE.grain)
-            if place + _FINE.sample <= size
-        ]
+        places: list[int] = []
+        for at, dense in enumerate(coarse):
+            if dense or coarse[at + 1 : at + 2] == b"\1":
+                end = min((at + 1) * _COARSE.grain, size - _FINE.sample + 1)
+                places += range(at * _COARSE.grain, end, _FINE.grain)
         marks = bytearray(-(-size // _FINE.grain))
         for place, dense in zip(places, judge(part, places, _FINE), strict=True):
-            marks[place // _FINE.grain] = dense
+            if dense:
+                marks[place // _FINE.grain] = 1
         return _runs(bytes(marks), size)
 
     return find_runs, f"by zstd {version} zstandard {zstandard.__version__}"

@@ -53,8 +53,18 @@ def test_parts_have_bounded_sizes() -> None:
 
 def test_a_file_larger_than_a_part_has_one_of_its_own() -> None:
     rows = files()
-    rows[300] = (rows[300][0], 900_000)
-    assert [300] in [part[:1] for part in parts_of(rows)]
+    before = as_paths(rows)
+    rows[300:300] = [(b"dir14/large", 900_000), (b"dir14/larger", 1_900_000)]
+    parts = parts_of(rows)
+    assert parts[:2] == [[300], [301]]
+    # And nothing else is cut elsewhere for it.
+    assert as_paths(rows) - before == {(b"dir14/large",), (b"dir14/larger",)}
+    linked = parts_of([*rows, (b"link", 0)], {len(rows): 301})
+    assert linked[:2] == [[300], [301, len(rows)]]
+
+
+def test_large_files_alone_are_a_part_each() -> None:
+    assert parts_of([(b"a", 900_000), (b"b", 300_000)]) == [[0], [1]]
 
 
 def test_an_edit_changes_few_parts() -> None:
