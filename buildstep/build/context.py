@@ -16,6 +16,7 @@ from buildstep.build.run_keys import RowKey
 from buildstep.cache.blobs import BlobStore
 from buildstep.cache.layers import LayerCache
 from buildstep.cache.resolutions import KeptResolution
+from buildstep.checks.interface import Subject
 from buildstep.emit.interface import Artifact, Blob
 from buildstep.errors import BuildstepError
 from buildstep.events import Bus
@@ -75,7 +76,8 @@ class BuildState:
     packages: resolution, installed, packaged (the tree with them), and a layer. run: layers; run_keys, once
     they are known. under: the keys of the kept layers that the clone lies on, nearest first; image_layers: of
     those that are layers of the image, lowest first; layer_key: of the topmost, empty where what is there has
-    no key. clean: entropy. snapshot: snapshot. emit: artifacts, and chunks, the layers that the proto
+    no key. clean: entropy. snapshot: snapshot. check: unsearched, of whose files the texts are looked through
+    when they are read for layers. emit: artifacts, and chunks, the layers that the proto
     directory was cut into; proto_again walks that again, for the end.
     settled: later steps that need not run any more. shell_offered: of --shell-on-failure, once a build.
     """
@@ -101,6 +103,7 @@ class BuildState:
     making: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     entropy: tuple[str, ...] = ()
     finished: Snapshot | None = None
+    unsearched: Subject | None = None
     chunks: list[tuple[Changes, Blob]] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
     proto_again: Callable[[], Differences] | None = None

@@ -8,16 +8,25 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from buildstep import emit
 from buildstep.build import cache_inputs, image_config
 from buildstep.build.clones import places_of
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.cache import seen_texts
+from buildstep.checks import in_force, texts
+from buildstep.checks.examine import examine
+from buildstep.checks.finished import error
 from buildstep.checks.image_tree import ImageTree
-from buildstep.checks.interface import Subject
+from buildstep.checks.interface import Rule, Subject
+from buildstep.emit.split_layer import LAYER_TARGET
 from buildstep.errors import BuildstepError
 from buildstep.files.compare_gate import Growth
+from buildstep.spec.check_rules import Severity
 from buildstep.system.accounts import TABLES, numbers
 from buildstep.tree.entry import Entry, FileList, parse
+
+InForce = tuple[Rule, Severity]
+"""A rule, and what a finding leads to."""
 
 
 def subject(context: BuildContext, state: BuildState) -> Subject:
@@ -53,6 +62,43 @@ def _with_facts(found: Subject, context: BuildContext, state: BuildState) -> Sub
         path=image_config.of(context, state).path,
         host_paths=_host_paths(context),
     )
+
+
+def when(context: BuildContext, subject: Subject) -> tuple[list[InForce], list[InForce]]:
+    """Return the rules to apply now, and those to apply once all files were read for their layers.
+
+    Where nothing is known of a large tree, the rule that reads every text would read all of it once more.
+    """
+    rules = list(in_force(context.spec.checks))
+    small = sum(entry.size for entry in subject.added if entry.kind == "f") < 2 * LAYER_TARGET
+    if (
+        small
+        or subject.seen != frozenset()
+        or context.plan.update is not None
+        or not emit.has_layers(context.spec.formats)
+    ):
+        return rules, []
+    late = [row for row in rules if row[0].name == texts.RULE]
+    return [row for row in rules if row not in late], late
+
+
+def search(state: BuildState) -> None:
+    """Look through the texts while they are read for layers, if the step check left that to be done."""
+    if state.unsearched is not None and state.blobs is not None:
+        state.blobs.search(texts.clean(texts.places_of(state.unsearched.host_paths)))
+
+
+def searched(context: BuildContext, state: BuildState) -> None:
+    """Apply the rules that the step check left, with what was found on the way. Raises CheckError."""
+    subject, state.unsearched = state.unsearched, None
+    if subject is None:
+        return
+    clean = frozenset() if state.blobs is None else frozenset(state.blobs.clean)
+    subject = replace(subject, seen=clean)
+    rules = [row for row in in_force(context.spec.checks) if row[0].name == texts.RULE]
+    if failed := examine(rules, subject, context.spec.allow, context.bus):
+        raise error(failed)
+    examined(context, replace(subject, seen=frozenset()))
 
 
 def examined(context: BuildContext, subject: Subject) -> None:

@@ -96,6 +96,8 @@ class BlobStore:
         self._reusable: ReusableChunks | None = None
         self._files: NewFiles | None = None
         self._making = Making(folder=self.folder, codec=codec, style=style, fresh=fresh, chunks=self._chunks)
+        self.clean: set[bytes] = set()
+        """SHA-256 of the files that were read for layers and are clean, where somebody looks (`search`)."""
         self.saved = 0.0
         """Seconds that the layers found had taken to make."""
         private_dir(self.folder)
@@ -272,6 +274,11 @@ class BlobStore:
             made = layer.write(self._new_files(), self._bus)
         return self._keep(made, comment)
 
+    def search(self, clean: Callable[[bytes], bool]) -> None:
+        """Look through the files that are read for layers from now on, so that nobody has to read them again.
+        clean: see `Making`."""
+        self._making = replace(self._making, clean=clean)
+
     def for_contents(self, root: Path, wanted: Sequence[Wanted], tree: FileList) -> Iterator[Blob]:
         """Return the layers of these changes, each as `for_content` does; they are found or made from now on,
         in worker processes. tree: what all of them lead to. The iterator raises EmitError."""
@@ -309,6 +316,7 @@ class BlobStore:
     def _keep(self, new: NewLayer, comment: str) -> Blob:
         """Give a layer that was just written its name and its record."""
         path = self.folder / name_of(new.key)
+        self.clean.update(new.clean[at : at + 32] for at in range(0, len(new.clean), 32))
         blob = replace(new.blob, comment=comment, path=path)
         self._hold(new.file)  # the lock goes with the file
         with lock(names_lock(self.folder)):

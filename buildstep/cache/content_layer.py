@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from buildstep.cache.blob_files import name_of
 from buildstep.emit import chunk_reuse, large_pieces
 from buildstep.emit.chunk_reuse import LayerFromChunks, ReusableChunks, layer_line
-from buildstep.emit.interface import ArchiveStyle, Blob
+from buildstep.emit.interface import ArchiveStyle, Artifact, Blob
 from buildstep.emit.layer import LayerJob, fill_layer, with_whiteouts
-from buildstep.emit.read_pass import with_parents
+from buildstep.emit.read_pass import SMALL, with_parents
 from buildstep.emit.stored_layer import ChunkLost
 from buildstep.errors import EmitError
 from buildstep.events import Bus
@@ -39,13 +40,40 @@ FORMAT = 7
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Making:
     """How the layers of a store are made. folder: where they are; fresh: use nothing that was there before;
-    chunks: returns the chunks of the last build's layers."""
+    chunks: returns the chunks of the last build's layers; clean: tells of the content of a file that nothing
+    is in it that somebody looks for, None where nobody does."""
 
     folder: Path
     codec: Codec
     style: ArchiveStyle
     fresh: bool
     chunks: Callable[[], ReusableChunks]
+    clean: Callable[[bytes], bool] | None = None
+
+
+class Search:
+    """A sink that looks through the small files that are read. digests: of those that are clean."""
+
+    scope: Literal["tree", "layer"] = "layer"
+
+    def __init__(self, clean: Callable[[bytes], bool]) -> None:
+        self._clean = clean
+        self._entry: Entry | None = None
+        self.digests: list[str] = []
+
+    def begin(self, entry: Entry) -> None:
+        self._entry = entry if entry.size <= SMALL else None
+
+    def data(self, offset: int, chunk: bytes) -> None:
+        # The digest of a small file is known before its content comes, and that comes whole.
+        if self._entry is not None and self._clean(chunk):
+            self.digests.append(self._entry.sha256)
+
+    def end(self, entry: Entry) -> None:
+        pass
+
+    def finish(self) -> Artifact:
+        raise AssertionError("a search is not an artifact")
 
 
 class NewFiles:
@@ -89,13 +117,15 @@ class NewFiles:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewLayer:
     """A layer that was written. key: of its content; file: where it is, without a name; parts: the record of
-    its chunks, None where there is none; seconds: that it took."""
+    its chunks, None where there is none; seconds: that it took; clean: SHA-256 of clean files (see `Making`),
+    in a row."""
 
     blob: Blob
     key: str
     file: Path
     parts: Path | None
     seconds: float
+    clean: bytes = b""
 
 
 class ContentLayer:
@@ -143,9 +173,10 @@ class ContentLayer:
         reuse = None
         if self._lines and chunks:
             reuse = LayerFromChunks(chunks, self._root, *self._all(), style=style)
+        search = None if self._making.clean is None else Search(self._making.clean)
         job = LayerJob(
-            root=self._root, changes=self._layer, codec=self._making.codec, style=style,
-            bus=bus, reuse=reuse, pieces=chunks.large, workers=workers, told=told,
+            root=self._root, changes=self._layer, codec=self._making.codec, style=style, bus=bus,
+            reuse=reuse, pieces=chunks.large, watch=search, workers=workers, told=told,
         )  # fmt: skip
         try:
             blob, stream, file = write_new(job, files)
@@ -161,7 +192,9 @@ class ContentLayer:
         with contextlib.suppress(OSError):
             private_file(self._shape())
             parts = self._save_chunks(files, stream)
-        return NewLayer(blob=blob, key=key, file=file, parts=parts, seconds=time.monotonic() - begin)
+        seconds = time.monotonic() - begin
+        clean = b"" if search is None else bytes.fromhex("".join(search.digests))
+        return NewLayer(blob=blob, key=key, file=file, parts=parts, seconds=seconds, clean=clean)
 
     def _all(self) -> tuple[Sequence[Entry], list[bytes]]:
         """Return the entries, and what is removed as entries, with the line of each."""

@@ -21,7 +21,7 @@ from buildstep.pool.heal import heal
 from buildstep.pool.interface import Backend
 from buildstep.report.console import on_stderr, view_for
 from buildstep.spec import config as configs
-from buildstep.system import space, standard_streams
+from buildstep.system import space, standard_streams, workers
 
 __all__ = ["Session", "enclosed", "environment", "open_session"]
 
@@ -55,6 +55,7 @@ def open_session(
     lists; silent: tell nothing at all but errors. sources: repositories of images that a flag names, in place
     of the configured ones. store: of contents, that a flag or the m.json names.
     """
+    workers.count()  # what is wrong with it is told before anything is touched
     config = configs.load(os.environ, Path.cwd(), pool=pool, sources=sources)
     environ = environment(config, store)
     bus = Bus(_view(environ, verbose=verbose, quiet=quiet))

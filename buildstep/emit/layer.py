@@ -9,7 +9,7 @@ from typing import Literal
 
 from buildstep.emit import read_pass
 from buildstep.emit.chunk_reuse import LayerFromChunks, refuse_whiteout
-from buildstep.emit.interface import ArchiveStyle, Artifact, Blob
+from buildstep.emit.interface import ArchiveStyle, Artifact, Blob, Sink
 from buildstep.emit.large_pieces import StoredPieces
 from buildstep.errors import EmitError
 from buildstep.events import Bus
@@ -38,8 +38,8 @@ class LayerJob:
 
     changes: its entries, sorted, the parents of each among them (`read_pass.with_parents`), and what is
     removed; their content is in `root`. reuse: the same entries, to be made from old chunks where possible.
-    pieces: what is known of those of large files, which are then cut by their content; workers, told: see
-    `ChunkWriter`.
+    pieces: what is known of those of large files, which are then cut by their content; watch: another sink
+    for what is read; workers, told: see `ChunkWriter`.
     """
 
     root: Path
@@ -49,6 +49,7 @@ class LayerJob:
     bus: Bus
     reuse: LayerFromChunks | None = None
     pieces: Pieces | None = None
+    watch: Sink | None = None
     workers: int | None = None
     told: Callable[[], None] | None = None
 
@@ -87,8 +88,9 @@ def fill_layer(job: LayerJob, fd: int, path: Path) -> tuple[Blob, Stream]:
     with ChunkWriter(fd, job.codec, what=what, workers=job.workers, told=job.told, pieces=job.pieces) as out:
         # Where it is made from chunks, what is removed is among the entries.
         layer = LayerWriter(out, replace(job.changes, removed=()) if reuse else job.changes, job.style)
-        work: Iterable[tuple[Entry, tuple[LayerWriter]]]
-        work = layer.from_chunks(reuse) if reuse else ((entry, (layer,)) for entry in entries)
+        read = layer.from_chunks(reuse) if reuse else entries
+        sinks = (layer,) if job.watch is None else (layer, job.watch)
+        work = ((entry, sinks) for entry in read)
         digests = read_pass.read_pass(job.root, work, job.bus, sparse=job.style.sparse)
         stream = layer.close()
     if reuse is not None:
@@ -135,7 +137,7 @@ class LayerWriter:
         self._started = False
         self._ended = False
 
-    def from_chunks(self, reuse: LayerFromChunks) -> Iterator[tuple[Entry, tuple[LayerWriter]]]:
+    def from_chunks(self, reuse: LayerFromChunks) -> Iterator[Entry]:
         """Yield the entries to read; chunks that need no reading are written on the way."""
         entries = reuse.entries
         for group in reuse.groups():
@@ -149,7 +151,7 @@ class LayerWriter:
                         self._tar.begin(entry)
                         self._tar.end(entry)
                     else:
-                        yield entry, (self,)
+                        yield entry
 
     def begin(self, entry: Entry) -> None:
         self._before(entry)

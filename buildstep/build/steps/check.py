@@ -36,10 +36,15 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
     """Raises CheckError that names every check that failed, with what it found."""
     spec = context.spec
     subject = image_rules.subject(context, state)
-    failed = examine(in_force(spec.checks), subject, spec.allow, context.bus)
+    now, later = image_rules.when(context, subject)
+    failed = examine(now, subject, spec.allow, context.bus)
     if context.plan.update is None:  # which is for builds without tests
         failed += prove(asked(spec.checks), _image(context, state), context.bus)
-    image_rules.examined(context, subject)
+    if later and not failed:
+        state.unsearched = subject
+    else:  # what is wrong is told together
+        failed += examine(later, subject, spec.allow, context.bus)
+        image_rules.examined(context, subject)
     result.reason = f"{_text(spec)}; {plural(len(subject.added), 'path')} of this build"
     if failed:
         raise error(failed)

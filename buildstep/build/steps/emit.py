@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from buildstep import emit
-from buildstep.build import layer_comments, proto_check
+from buildstep.build import image_rules, layer_comments, proto_check
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.finished_tree import Snapshot, TreeFacts
 from buildstep.build.manifest import timestamp
@@ -38,6 +38,7 @@ def plan(facts: PlanFacts) -> Planned:
 
 def run(context: BuildContext, state: BuildState, result: Step) -> None:
     """Sets artifacts; adds layers and chunks."""
+    image_rules.search(state)
     coming = _update_layers(context, state) if context.plan.update else _split_top_layer(context, state)
     with ThreadPoolExecutor(1, thread_name_prefix="facts") as beside:
         facts: list[Future[TreeFacts]] = []
@@ -47,6 +48,7 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
             for blob in coming:
                 state.layers.append(blob)
                 yield blob
+            image_rules.searched(context, state)
             # Only directories are left to be written: all that is read of the proto directory was read.
             if state.snapshot.emitted is not None and emit.only_layers(context.spec.formats):
                 proto_check.begin(context, state)
@@ -63,6 +65,7 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
             if state.blobs is not None:
                 state.blobs.drop_damaged(state.layers)
             raise
+        image_rules.searched(context, state)
         if facts:
             state.finished = replace(state.snapshot, facts=facts[0].result)
         for future in kept:
