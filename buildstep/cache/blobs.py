@@ -93,6 +93,7 @@ class BlobStore:
         self._held = contextlib.ExitStack()
         self._slot = self.folder / f"{name_of(slot)}.last"
         self._used: list[str] = []
+        self._found: dict[str, BlobRecord] = {}
         self._reusable: ReusableChunks | None = None
         self._files: NewFiles | None = None
         self._making = Making(folder=self.folder, codec=codec, style=style, fresh=fresh, chunks=self._chunks)
@@ -127,6 +128,21 @@ class BlobStore:
         comment is empty: then the caller only wants to know, and will look again.
         """
         path = self.folder / name
+        record = self._found.get(name) or self._look(path, comment)
+        if record is None:
+            return None
+        if name not in self._found:
+            self._found[name] = record
+            self.saved += record.seconds
+        self._used.append(name)
+        return Blob(
+            path=path, digest=record.digest, size=record.size, diff_id=record.diff_id,
+            media_type=record.media_type, comment=comment,
+            brought=Brought(*record.brought) if record.brought else None,
+        )  # fmt: skip
+
+    def _look(self, path: Path, comment: str) -> BlobRecord | None:
+        """Lock a stored layer, and return its record if it is good. See `find`."""
         try:
             if not self._hold(path):
                 return None
@@ -141,13 +157,7 @@ class BlobStore:
             os.utime(record_path(path))
         except (OSError, ValueError):
             return None
-        self.saved += record.seconds
-        self._used.append(name)
-        return Blob(
-            path=path, digest=record.digest, size=record.size, diff_id=record.diff_id,
-            media_type=record.media_type, comment=comment,
-            brought=Brought(*record.brought) if record.brought else None,
-        )  # fmt: skip
+        return seen
 
     def _hashed_again(self, path: Path, record: BlobRecord) -> str:
         """Read a layer and return what is wrong with it; empty if nothing is. Nobody else may write to its
@@ -190,14 +200,15 @@ class BlobStore:
         return self._held.enter_context(try_lock(path, shared=True, create=False))
 
     def _chunks(self) -> ReusableChunks:
-        """Return the chunks of the layers of the last build."""
+        """Return the chunks of the layers of the last build, but not of those that this one has as they are:
+        their paths are in no other layer of it."""
         if self._reusable is None:
             names: list[str] = []
             with contextlib.suppress(OSError):
                 names = (
                     [] if self._fresh else next((row for row, _ in framed.read(self._slot.read_bytes())), [])
                 )
-            paths = [self.folder / name for name in names]
+            paths = [self.folder / name for name in names if name not in self._found]
             known = [(path, records.find(BlobRecord, record_path(path), RECORD_FORMAT)) for path in paths]
             rows = [(path, chunks_path(path), self._unchecked(path, it)) for path, it in known if it]
             self._reusable = ReusableChunks(rows, self._codec)

@@ -23,7 +23,7 @@ from buildstep.errors import EmitError
 from buildstep.formats.chunked import ChunkWriter, Stream
 from buildstep.formats.codecs import Codec, Compression, codec
 from buildstep.system.digest import Digests, sha256_fd
-from buildstep.system.files import fsync_dir, write_all
+from buildstep.system.files import write_all
 from buildstep.system.output_set import create
 from buildstep.system.remove import remove_tree
 from buildstep.system.share import share
@@ -60,7 +60,7 @@ class OciDirEmitter:
             folder.begin()
             fd = stack.enter_context(new_file(path / _TOP))
             out = stack.enter_context(ChunkWriter(fd, chosen, what=f"{job.stem.name}.oci"))
-            yield _OciDirSink(folder, fd, out)
+            yield _OciDirSink(folder, out)
             done.append(True)
 
 
@@ -81,19 +81,19 @@ def _remove_unless_done(done: list[bool], path: Path) -> None:
 class _OciDirSink(LayerWriter):
     """The top layer of an image, then its documents."""
 
-    def __init__(self, folder: _Folder, fd: int, out: ChunkWriter) -> None:
+    def __init__(self, folder: _Folder, out: ChunkWriter) -> None:
         super().__init__(out, folder.job.changes, folder.job.style)
         self._folder = folder
-        self._fd = fd
 
     def finish(self) -> Artifact:
         stream = self.close()
         self._folder.job.bus.count("bytes_compressed", stream.compressed)
-        return self._folder.finish(stream, self._fd)
+        return self._folder.finish(stream)
 
 
 class _Folder:
-    """The directory. Each file is made durable as soon as it is there, beside whatever comes next."""
+    """The directory. A layer that was just made goes to the disk beside whatever comes next; all else is made
+    durable at the end, when one commit of the file system's journal has all of it."""
 
     def __init__(self, job: EmitJob, path: Path, chosen: Codec, pool: ThreadPoolExecutor) -> None:
         self.job = job
@@ -103,6 +103,7 @@ class _Folder:
         self._size = 0
         self._layers: list[Blob] = []
         self._names: set[str] = set()
+        self._files: list[Path] = []
         self._pending: list[Future[None]] = []
 
     def begin(self) -> None:
@@ -133,9 +134,11 @@ class _Folder:
             self.job.bus.count("layer_bytes_copied", blob.size)
         if check := self.job.paranoid and not blob.new:
             self.job.bus.count("layer_bytes_hashed", blob.size)
-        self._pending.append(self._pool.submit(_settle, blob, target, check=check))
+        if blob.new or check:
+            self._pending.append(self._pool.submit(_settle, target, blob if check else None))
+        self._files.append(target)
 
-    def finish(self, stream: Stream, fd: int) -> Artifact:
+    def finish(self, stream: Stream) -> Artifact:
         """Complete the image, once the top layer is written."""
         layers, top = list(self._layers), self._path / _TOP
         if needs_top(self.job, layers):
@@ -143,15 +146,14 @@ class _Folder:
         # A base of ours can have the same one: directories alone are the same in many images.
         if len(layers) > len(self._layers) and stream.sha256 not in self._names:
             self._size += stream.size
-            os.fsync(fd)
-            top.rename(self._path / blob_name(stream.sha256))
+            self._files.append(top.rename(self._path / blob_name(stream.sha256)))
         else:
             top.unlink()
         image = complete(self.job, layers, self._codec, self._write, tag=True)
+        folders = [self._path / name for name in ("blobs/sha256", "blobs", "")]
+        self._pending += [self._pool.submit(_settle, path) for path in (*folders, *self._files)]
         for future in self._pending:
             future.result()
-        for name in ("blobs/sha256", "blobs", ""):
-            fsync_dir(self._path / name)
         # By the digests in it, the index stands for every byte of the image.
         of_index = sha1(image.index, usedforsecurity=False).hexdigest(), sha256(image.index).hexdigest()
         extra = {**image.extra, "index_size": len(image.index)}
@@ -161,18 +163,18 @@ class _Folder:
         fd = create(self._path / name)
         try:
             write_all(fd, content)
-            os.fsync(fd)
         finally:
             os.close(fd)
+        self._files.append(self._path / name)
         self._size += len(content)
 
 
-def _settle(blob: Blob, path: Path, *, check: bool) -> None:
-    """Make a layer durable, and compare it with its digest if that is asked for."""
+def _settle(path: Path, blob: Blob | None = None) -> None:
+    """Make a file or directory durable. blob: the layer that it must be, to be hashed for that."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fsync(fd)
-        if check and sha256_fd(fd) != blob.digest:
+        if blob is not None and sha256_fd(fd) != blob.digest:
             raise damaged(blob)
     finally:
         os.close(fd)
