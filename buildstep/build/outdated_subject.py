@@ -18,8 +18,8 @@ from buildstep.images.store import ImageStore
 from buildstep.report import parse
 from buildstep.report.record import RECORD_SUFFIX, BuildRecord, verify
 
-UNPACKED = ("oci", "tar", "zfs")
-"""Formats of image files that can be unpacked, the best first."""
+UNPACKED = {"oci": "oci", "oci-dir": "oci", "tar": "tar", "zfs": "zfs"}
+"""Formats of image files that can be unpacked, the best first, and how locators of them begin."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,13 +107,13 @@ def _of_record(record: BuildRecord) -> Subject:
         )
     found = Subject(name=record.name, version=record.version, record=record)
     why = "its image file is not on this machine"
-    for form in UNPACKED:
+    for form, scheme in UNPACKED.items():
         for artifact in (row for row in record.artifacts if row.format == form):
             for path in (record.path.parent / artifact.name, Path(artifact.path)):
                 if not os.path.exists(path):
                     continue
                 verdict = verify(record, artifact)
                 if verdict.good:
-                    return replace(found, ref=f"{form}:{path}")
+                    return replace(found, ref=f"{scheme}:{path}")
                 why = verdict.text
     return replace(found, why=why)

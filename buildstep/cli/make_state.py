@@ -23,7 +23,7 @@ from buildstep.formats.oci.spec import ARCHITECTURES
 from buildstep.report.record import RECORD_SUFFIX
 from buildstep.spec.document import Document
 from buildstep.system.digest import sha256_file
-from buildstep.system.files import atomic_write, read_json, write_json
+from buildstep.system.files import atomic_write, read_json, size_of, write_json
 from buildstep.system.remove import remove_tree
 from buildstep.system.text import shown_path
 
@@ -54,13 +54,27 @@ def why_stale(state: Path, watched: Watched) -> str:
     for name, size in stamp["outputs"].items():
         # A build record grows when its image is published; that is no reason to build again.
         grows = name.endswith(RECORD_SUFFIX)
-        if not os.path.isfile(name) or (os.path.getsize(name) != size and not grows):
+        if not _is_output(Path(name)) or (size_of(Path(name)) != size and not grows):
             return f"{name} is not as it was written"
     for name in {**dict.fromkeys(map(os.fspath, watched.files)), **stamp["files"]}:
         if stamp["files"].get(name, "") != _digest(name):
             return f"{name} has changed"
     changed = _newer(watched.proto, stamp["since"])
     return f"{changed} has changed" if changed else ""
+
+
+def _is_output(path: Path) -> bool:
+    """Tell whether there is a file, or an image that is a directory."""
+    return path.is_file() or (path / "oci-layout").is_file()
+
+
+def _remove(name: str) -> None:
+    """Remove what a build made. Raises FileNotFoundError."""
+    path = Path(name)
+    if not path.is_symlink() and path.is_dir() and _is_output(path):
+        remove_tree(path)
+    else:
+        path.unlink()
 
 
 def _digest(path: str | Path) -> str:
@@ -134,7 +148,7 @@ def finish(state: Path, *, keep: int | None = None) -> list[str]:
     try:
         result = read_json(state / "result.part")
         paths = [file["path"] for file in result["files"]] + [result["manifest"], result["record"]]
-        sizes = {path: os.path.getsize(path) for path in paths}
+        sizes = {path: size_of(Path(path)) for path in paths}
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise StoreError("the build reported no files that exist", detail=str(error)) from error
     noted = read_json(begun)
@@ -196,7 +210,7 @@ def _drop_older(state: Path, keep: int | None) -> None:
     gone = {path for row in versions[:-keep] for path in row} - {path for row in kept for path in row}
     for path in sorted(gone):
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+            _remove(path)
     write_json(state / "made.json", sorted(set(_made(state)) - gone), durable=False)
     write_json(state / "versions.json", kept, durable=False)
 
@@ -238,7 +252,7 @@ def clean(state: Path, output: Path) -> list[str]:
         if os.path.commonpath([top, os.path.realpath(os.path.dirname(name))]) != top:
             continue
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+            _remove(name)
             removed.append(short_path(name))
         with contextlib.suppress(OSError):
             os.rmdir(os.path.dirname(name))

@@ -20,6 +20,7 @@ from buildstep.pool.journal import open_journal
 from buildstep.report.parse import load
 from buildstep.report.record import RECORD_SUFFIX, BuildRecord
 from buildstep.rootfs.run_config import RunConfig
+from buildstep.spec.fields import OCI_FORMATS
 from buildstep.system.root import Root
 
 
@@ -47,10 +48,10 @@ def locator(word: str) -> str:
 
 def _image_file(record: BuildRecord) -> Path:
     """Return the image file of a record that says most; the two may have been moved together."""
-    rows = sorted(record.artifacts, key=lambda row: row.format != "oci")
+    rows = sorted(record.artifacts, key=lambda row: row.format not in OCI_FORMATS)
     for row in rows:
         for path in (record.path.parent / row.name, Path(row.path)):
-            if path.is_file():
+            if path.is_file() or (path / "oci-layout").is_file():
                 return path
     raise UsageError(
         f"no image file of {record.path} is on this machine",

@@ -29,7 +29,7 @@ from buildstep.system.locks import lock
 from buildstep.system.private import private_dir
 
 MANIFEST = ".imgmanifest"
-_IMAGES = (".oci.tar", ".tar", ".zfs", ".zvol", ".btrfs")
+_IMAGES = (".oci", ".oci.tar", ".tar", ".zfs", ".zvol", ".btrfs")
 _NOTES = "published.jsonl"
 _COMPRESSED = ("", ".gz", ".bz2", ".xz", ".zst")
 
@@ -38,7 +38,7 @@ _COMPRESSED = ("", ".gz", ".bz2", ".xz", ".zst")
 def bundle_of(path: Path) -> Iterator[Bundle]:
     """Everything that a build wrote, given its manifest, its record, an image file or its directory.
 
-    Raises PublishError when something is missing, or is not what the record says.
+    Raises PublishError when something is missing. What is not what the record says shows when it is read.
     """
     manifest = _manifest_at(path)
     stem = manifest.name.removesuffix(MANIFEST)
@@ -56,14 +56,15 @@ def bundle_of(path: Path) -> Iterator[Bundle]:
         )
     with contextlib.ExitStack() as stack:
         published = None if record is None else _as_built(record_path, stack)
-        bundle = Bundle(manifest=manifest, artifacts=tuple(files), record=published)
-        if record is not None:
-            _compare(bundle, record)
+        recorded = {} if record is None else {row.name: row for row in record.artifacts}
+        bundle = Bundle(manifest=manifest, artifacts=tuple(files), record=published, recorded=recorded)
+        if record is not None and record.uuid != bundle.uuid:
+            raise PublishError(f"the manifest and the build record of {bundle.name} are of two builds")
         yield bundle
 
 
 def _manifest_at(path: Path) -> Path:
-    if path.is_dir():
+    if path.is_dir() and not (path / "oci-layout").is_file():
         found = sorted(path.glob(f"*{MANIFEST}"))
         if len(found) != 1:
             names = ", ".join(item.name for item in found[:5]) or f"no *{MANIFEST}"
@@ -101,7 +102,11 @@ def _as_built(path: Path, stack: contextlib.ExitStack) -> Path:
 
 def _image_files(folder: Path, stem: str) -> list[Path]:
     names = [stem + kind + end for kind in _IMAGES for end in _COMPRESSED]
-    return [folder / name for name in names if (folder / name).is_file()]
+    return [path for path in (folder / name for name in names) if _is_image(path)]
+
+
+def _is_image(path: Path) -> bool:
+    return path.is_file() or (path / "oci-layout").is_file()
 
 
 def _recorded_files(record: BuildRecord) -> list[Path]:
@@ -109,23 +114,10 @@ def _recorded_files(record: BuildRecord) -> list[Path]:
     found = []
     for row in record.artifacts:
         file = record.path.with_name(row.name)
-        if not file.is_file():
+        if not _is_image(file):
             raise PublishError(f"{record.path.name} names {file.name}, which is not beside it")
         found.append(file)
     return found
-
-
-def _compare(bundle: Bundle, record: BuildRecord) -> None:
-    recorded = {row.name: row.sha256 for row in record.artifacts}
-    for content in bundle.contents:
-        if recorded[content.path.name] != content.sha256:
-            raise PublishError(
-                f"{content.path.name} is not what its build record says",
-                detail=f"sha256 {content.sha256}, not {recorded[content.path.name]}",
-                hint="was it changed, or copied only in part? build again",
-            )
-    if record.uuid != bundle.uuid:
-        raise PublishError(f"the manifest and the build record of {bundle.name} are of two builds")
 
 
 # -- publishing -------------------------------------------------------------------------------------------
@@ -151,6 +143,9 @@ def publish(
             done = publish_bundle(bundle, target.target, options=options, bus=bus)
         except (ImageError, SpecError) as error:
             raise PublishError(error.message, detail=error.detail, hint=error.hint) from error
+    left_out = [path.name for path in bundle.artifacts if path.is_dir()]
+    if left_out and not done.target.startswith("docker:"):
+        bus.note(f"{', '.join(left_out)}: a directory, left out; only a registry takes it", level="warning")
     note(bundle, done, state, bus)
     return done
 

@@ -15,8 +15,6 @@ from buildstep.images.publishers import Bundle, Published, PublishOptions
 from buildstep.images.publishers.index import Part, parts_of, publish_index
 from buildstep.net.http import translated
 
-_EXTENSION = ".oci.tar"
-
 
 def publish(
     paths: Sequence[Path], target: str, *, options: PublishOptions, state: Path, bus: Bus
@@ -57,7 +55,7 @@ def _opened(
             archive = path
             if not _is_foreign(path):
                 bundles[path] = stack.enter_context(bundle_of(path))
-                archive = _archive(bundles[path])
+                archive = bundles[path].oci.path
             parts += parts_of(archive)
         except (ImageError, PublishError) as error:
             wrong.append("\n  ".join(text for text in (error.message, error.detail, error.hint) if text))
@@ -66,17 +64,11 @@ def _opened(
 
 def _is_foreign(path: Path) -> bool:
     """Whether it is a layout, or an archive of one, that no build of ours wrote."""
-    if path.is_dir():
-        return (path / "oci-layout").is_file()
-    stem = path.name.removesuffix(_EXTENSION)
-    return path.suffix == ".tar" and not path.with_name(f"{stem}.imgmanifest").exists()
-
-
-def _archive(bundle: Bundle) -> Path:
-    for path in bundle.artifacts:
-        if path.name.endswith(_EXTENSION):
-            return path
-    raise PublishError(f"{bundle.manifest.name}: no OCI image was built", hint="build with --format oci")
+    if path.is_dir() and not (path / "oci-layout").is_file():
+        return False
+    stem = path.name.removesuffix(".tar").removesuffix(".oci")
+    beside = path.with_name(f"{stem}.imgmanifest").exists()
+    return not beside and (path.is_dir() or path.suffix == ".tar")
 
 
 def _names_tag(target: str) -> bool:

@@ -167,8 +167,10 @@ def _claims(
     try:
         if source.endswith(RECORD_SUFFIX):
             for item in document["artifacts"]:
+                if item.get("format") == "oci-dir":
+                    continue  # a directory, and artifacts are files
                 name = str(item["path"]).rpartition("/")[2]
-                yield name, {key: item[key] for key in ("size", "sha1", "sha256") if key in item}
+                yield name, {key: item[key] for key in ("size", "sha1", "sha256") if item.get(key)}
             return
         first = document["files"][0]
         claim = {"size": first["size"], "sha1": first["sha1"]}

@@ -12,9 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from buildstep.errors import ImageError
 from buildstep.events import Level, Result, State
+from buildstep.formats.oci.layout import verified
 from buildstep.rootfs.interface import Finding, Package
 from buildstep.system.digest import sha256_file
+from buildstep.system.files import size_of
 
 FORMAT = 1
 """The version of the JSON. Keys may be added to it; a key that changes its meaning needs another number."""
@@ -111,7 +114,8 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageFile:
-    """An image file that the build wrote. extra: what its format adds, such as `incremental`."""
+    """An image file that the build wrote, or a directory; see `emit.interface.Artifact`. sha1: empty where
+    the manifest does not need it. extra: what its format adds, such as `incremental`."""
 
     path: str
     format: str = ""
@@ -256,10 +260,13 @@ def verify(record: BuildRecord, artifact: ImageFile) -> Verdict:
     """Compare an image file with its record. The two may have been moved together."""
     for path in (record.path.parent / artifact.name, Path(artifact.path)):
         with contextlib.suppress(OSError):
-            size = path.stat().st_size
+            size = size_of(path)
             if size != artifact.size:
                 return Verdict(False, f"{path.name} has {size} bytes; {artifact.size} were written")
-            digest = sha256_file(path)
+            try:
+                digest = verified(path) if path.is_dir() else sha256_file(path)
+            except ImageError as error:
+                return Verdict(False, error.message)
             if digest != artifact.sha256:
                 return Verdict(False, f"{path.name} has sha256 {digest}; {artifact.sha256} was written")
             return Verdict(True, f"{path.name}: {size} bytes, sha256 {digest}")

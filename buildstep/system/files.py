@@ -256,6 +256,14 @@ class SliceReader:
         return data
 
 
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a directory. Raises OSError."""
+    if not path.is_dir():
+        return path.stat().st_size
+    found = (item.lstat() for item in path.rglob("*"))
+    return sum(info.st_size for info in found if stat.S_ISREG(info.st_mode))
+
+
 def stamp(path: Path) -> list[int]:
     """Return what changes when a file is replaced or written to: device, inode, size, mtime, ctime."""
     info = os.stat(path, follow_symlinks=False)

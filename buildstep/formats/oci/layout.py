@@ -25,7 +25,7 @@ from buildstep.formats.oci.spec import (
     parse_index,
     parse_manifest,
 )
-from buildstep.system.digest import HashingReader
+from buildstep.system.digest import HashingReader, sha256_file
 from buildstep.system.files import Slice, SliceReader
 
 
@@ -115,6 +115,17 @@ class Layout:
                 return parse_manifest(data, entry, f"{self.label} {entry.digest[:19]}")
             entry = choose(parse_index(data, self.label), wanted, self.label)
         raise ImageError(f"{self.label}: its indexes are nested too deeply")
+
+
+def verified(path: Path) -> str:
+    """Return the hex SHA-256 of the index of a layout's directory, every blob of which was hashed.
+
+    Raises ImageError where one is not what its name says, OSError.
+    """
+    for blob in sorted((path / "blobs/sha256").iterdir()):
+        if sha256_file(blob) != blob.name:
+            raise ImageError(f"{path.name}: {blob.name} is damaged: its content has another digest")
+    return sha256_file(path / "index.json")
 
 
 def open_layout(path: Path, label: str) -> Layout:

@@ -12,8 +12,11 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from buildstep.errors import PublishError, SpecError
 from buildstep.events import Bus
+from buildstep.formats.oci.layout import Layout, open_layout
+from buildstep.formats.oci.spec import Descriptor
 from buildstep.net.http import Http, translated
 from buildstep.net.request import HttpOptions
+from buildstep.report.record import ImageFile
 from buildstep.spec import imgmanifest
 from buildstep.system.digest import digests_of
 
@@ -39,16 +42,32 @@ class Content:
             raise PublishError(f"cannot read {path}: {error.strerror}") from error
 
 
+OCI_IMAGES = (".oci", ".oci.tar")
+"""How the names of OCI images end that a build writes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OciPart:
+    """The OCI image of a build: its layout, and the descriptor of the image in there."""
+
+    path: Path
+    layout: Layout
+    entry: Descriptor
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
     """One built image. manifest: its .imgmanifest. artifacts: its image files, the manifest's own first.
 
-    record: its build record, where there is one. Files are read and hashed once, when first asked for.
+    record: its build record, where there is one; recorded: what that says of each artifact, by its name.
+    Files are read and hashed once, when first asked for, and compared with that. An artifact can be a
+    directory, which only a registry takes.
     """
 
     manifest: Path
     artifacts: tuple[Path, ...]
     record: Path | None = None
+    recorded: Mapping[str, ImageFile] = field(default_factory=dict)
 
     @cached_property
     def meta(self) -> dict[str, Any]:
@@ -72,14 +91,52 @@ class Bundle:
 
     @cached_property
     def contents(self) -> tuple[Content, ...]:
-        """The image files with their digests, in order."""
-        return tuple(Content.of(path) for path in self.artifacts)
+        """The image files with their digests, in order. Raises PublishError where one is not what was built."""
+        found = tuple(Content.of(path) for path in self.artifacts if not path.is_dir())
+        for content in found:
+            row = self.recorded.get(content.path.name)
+            if row is not None and row.sha256 != content.sha256:
+                raise PublishError(
+                    f"{content.path.name} is not what its build record says",
+                    detail=f"sha256 {content.sha256}, not {row.sha256}",
+                    hint="was it changed, or copied only in part? build again",
+                )
+        return found
+
+    @cached_property
+    def oci(self) -> OciPart:
+        """The OCI image among the artifacts, a directory sooner than an archive. Raises PublishError where
+        there is none, or where it is not what was built, and ImageError.
+
+        Nothing but its index is read for that: it names all else by digests, which whoever gets it verifies.
+        """
+        found = [path for path in self.artifacts if path.name.endswith(OCI_IMAGES)]
+        if not found:
+            raise PublishError(
+                f"{self.manifest.name}: no OCI image was built", hint="build with --format oci or oci-dir"
+            )
+        path = min(found, key=lambda path: not path.is_dir())
+        layout = open_layout(path, path.name)
+        entry = layout.find("")
+        row = self.recorded.get(path.name)
+        if row is not None and row.extra.get("digest", entry.digest) != entry.digest:
+            raise PublishError(
+                f"{path.name} is not what its build record says",
+                detail=f"its image is {entry.digest}, not {row.extra['digest']}",
+                hint="was it changed, or copied only in part? build again",
+            )
+        return OciPart(path=path, layout=layout, entry=entry)
 
     @cached_property
     def image(self) -> Content:
         """The file that the manifest describes. Raises PublishError when none of them is it."""
         files = self.meta.get("files") or [{}]
         size, sha1 = files[0].get("size"), str(files[0].get("sha1", "")).lower()
+        if not self.contents:
+            raise PublishError(
+                f"{self.artifacts[0].name} is a directory, which only a registry takes",
+                hint="publish to docker://HOST/NAME, or build with --format oci as well",
+            )
         for content in self.contents:
             if (content.size, content.sha1) == (size, sha1):
                 return content

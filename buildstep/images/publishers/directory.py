@@ -38,6 +38,7 @@ class DirectoryPublisher:
         top = Path(target.removeprefix("dir:"))
         if not target.removeprefix("dir:"):
             raise PublishError("dir: needs a path", hint="dir:PATH")
+        bundle.extras()  # what is wrong with them shows before anything is written
         try:
             top.mkdir(parents=True, exist_ok=True)
             with lock(top / ".buildstep.lock"):

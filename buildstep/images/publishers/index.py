@@ -25,7 +25,8 @@ from buildstep.formats.oci.spec import (
     parse_manifest,
 )
 from buildstep.images.publishers.bundle import Published, PublishOptions
-from buildstep.images.publishers.registry import client_of, is_there, push_image
+from buildstep.images.publishers.mounting import published_there
+from buildstep.images.publishers.registry import Known, Push, client_of, is_there
 from buildstep.net.registry import Reference
 from buildstep.system.locks import lock
 
@@ -108,11 +109,14 @@ def _to_registry(parts: Sequence[Part], ref: Reference, options: PublishOptions,
     objects: dict[str, str] = {}
     with options.session(bus) as http:
         client = client_of(ref, http, options)
-        there = is_there(client, index.digest, replace=options.replace)
+        last = client.resolve(ref.tag)
+        there = is_there(client, last, index.digest, replace=options.replace)
         if not there:
+            earlier = ([last.digest] if last else []) + published_there(ref, options.notes)
             with bus.job(f"push {ref}") as gauge:
+                push = Push(client, gauge, objects, Known(client, earlier))
                 for part in parts:
-                    push_image(part.layout, part.entry, client, objects, gauge=gauge)
+                    push.image(part.layout, part.entry)
             client.push_manifest(index.digest, index.media_type, data)
             client.push_manifest(ref.tag, index.media_type, data)
     place = f"docker://{ref.host}/{ref.repository}"

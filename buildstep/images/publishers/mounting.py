@@ -42,8 +42,18 @@ def candidate(layout: Layout, entry: Descriptor, ref: Reference, notes: Path | N
     return found.most_common(1)[0][0] if found else ""
 
 
+def published_there(ref: Reference, notes: Path | None) -> list[str]:
+    """Return the digests of images that were published to a repository from this pool, the last one first."""
+    found = [
+        place.digest
+        for place, _ in _published(notes)
+        if (place.host, place.repository) == (ref.host, ref.repository) and place.digest
+    ]
+    return found[::-1]
+
+
 def _published(notes: Path | None) -> Iterator[tuple[Reference, set[str]]]:
-    """Yield repositories and the digests of what was published there."""
+    """Yield images, by their repository and digest, and the digests of what was published with each."""
     if notes is None or not notes.exists():
         return
     with notes.open("rb") as stream:
@@ -54,6 +64,6 @@ def _published(notes: Path | None) -> Iterator[tuple[Reference, set[str]]]:
             row: Any = json.loads(line)
             target, objects = row["target"], row["objects"]
             if str(target).startswith("docker://"):
-                yield Reference.parse(target), set(objects.values())
+                yield Reference.parse(str(row.get("address") or target)), set(objects.values())
         except (ValueError, KeyError, TypeError, AttributeError, UsageError):
             continue  # half a line, where the reading began inside of it

@@ -14,7 +14,7 @@ from buildstep.formats.unpack import Limits
 from buildstep.images.file_kind import FileKind, check_kind
 from buildstep.report.parse import load
 from buildstep.report.record import RECORD_SUFFIX, BuildRecord
-from buildstep.system.files import CHUNK
+from buildstep.system.files import CHUNK, size_of
 
 _ENDING = re.compile(r"(\.oci)?\.(tar|tgz|txz|tbz2?|tzst)(\.(gz|xz|zst|bz2))?$|\.(gz|xz|zst|bz2)$")
 
@@ -69,7 +69,7 @@ def stem(path: Path) -> str:
 def build_beside(path: Path) -> BuildRecord | None:
     """Return the record of the build that wrote an image file of this name and size, if it lies beside it."""
     with contextlib.suppress(OSError):
-        size = path.stat().st_size
+        size = size_of(path)
         for file in sorted(path.absolute().parent.glob(f"*{RECORD_SUFFIX}")):
             if path.name.startswith(f"{file.name.removesuffix(RECORD_SUFFIX)}."):
                 with contextlib.suppress(BuildstepError):
