@@ -290,6 +290,8 @@ def _choose_route(facts: PlanFacts, store: ImageStore, environ: Mapping[str, str
     proto = cache_inputs.proto_digest(spec, facts.proto)
     inputs = cache_inputs.decisive(spec, image, proto, resolution)
     valid = outputs.find(folder, outputs.key_of(inputs), spec.stem) if facts.settled else None
+    if valid is not None and spec.paranoid and (wrong := outputs.damaged(valid["files"])):
+        return _Choice(missed=(wrong,))
     if valid is not None:
         if emit.still_recorded(valid["files"], store_target(spec, environ), store.bus):
             return _Choice(route=Route.UP_TO_DATE, outputs=valid)

@@ -78,10 +78,12 @@ class BlobRecord:
         """Tell whether a layer is as it was when its content was last known to be good. Raises OSError.
 
         Nothing touched its file since, and some pieces of it, others each time, are what they were. An image
-        that is a directory can have a second name of the file: where such a name came or went since, which
-        the file's ctime does not tell from other things, more pieces are compared. Against what this is: a
-        file that was cut, replaced, mixed up or lost with its disk. A single rotten block is found sooner or
-        later; nobody who can write to the pool is kept from anything, as he can write the record as well.
+        that is a directory can have a second name of the file. Where it has or had one, such names come and
+        go, which the ctime does not tell from other things: then more pieces are compared.
+
+        This is against files that were cut, replaced, mixed up or lost with a disk. A single rotten block is
+        found sooner or later, and by whoever unpacks or receives the layer, as its digest tells. Who can
+        write to the pool is kept from nothing: he can write the record as well.
         """
         info = path.lstat()
         now = (info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
@@ -89,8 +91,8 @@ class BlobRecord:
             return False
         if now == self.stamp:
             return self._sampled(path, SAMPLE)
-        # Whoever may write to it by its other name may have done so, and set the time back.
-        return may_link(info) and info.st_nlink != self.links and self._sampled(path, LARGER_SAMPLE)
+        named = info.st_nlink > 1 or self.links > 1
+        return named and may_link(info) and self._sampled(path, LARGER_SAMPLE)
 
     def _sampled(self, path: Path, count: int) -> bool:
         """Compare pieces of a layer: the first, the last, and others by chance."""
@@ -143,9 +145,11 @@ def _unpacked(text: str) -> Sequence[int]:
 
 
 def protect(path: Path) -> None:
-    """Let nobody write to a layer's file any more. Raises OSError."""
-    if path.lstat().st_mode & 0o777 != 0o444:
-        path.chmod(0o444)
+    """Let nobody write to a layer's file any more. Others than its owner do not read it either, until an
+    image that is a directory has it. Raises OSError."""
+    mode = path.lstat().st_mode
+    if mode & 0o222:
+        path.chmod(mode & 0o555)
 
 
 def record_path(path: Path) -> Path:

@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from buildstep.cache import records
+from buildstep.errors import ImageError
+from buildstep.formats.oci.layout import verified
+from buildstep.system.digest import sha256_file
 from buildstep.system.files import stamp
 from buildstep.system.private import private_dir
 from buildstep.system.text import difference
@@ -158,6 +161,19 @@ def find(state: Path, key: str, place: Path) -> Mapping[str, Any] | None:
             if all(stamp_of(Path(file)) == there for file, there in row["files"].items()):
                 return {**row["told"], "key": key, "place": name}
     return None
+
+
+def damaged(files: Iterable[Mapping[str, Any]]) -> str:
+    """Hash outputs, and say which one is not what was written, empty for none. files: as `find` has them."""
+    for file in files:
+        path = Path(file["path"])
+        try:
+            if (verified(path) if path.is_dir() else sha256_file(path)) == file["sha256"]:
+                continue
+        except (OSError, ImageError):
+            pass
+        return f"{path.name} is not what was written, though nothing touched it"
+    return ""
 
 
 def touch(state: Path, key: str) -> None:

@@ -102,7 +102,10 @@ def _folders(top: Path) -> list[Path]:
 def _close(path: Path) -> int:
     """Take from others what they may do with a file or directory. Returns how many were changed."""
     with contextlib.suppress(FileNotFoundError):  # another build is at work
-        mode = stat.S_IMODE(os.lstat(path).st_mode)
+        info = os.lstat(path)
+        mode = stat.S_IMODE(info.st_mode)
+        if stat.S_ISREG(info.st_mode) and info.st_nlink > 1:
+            return 0  # it was given out: an image that is a directory has it by another name
         if mode & OTHERS:
             os.chmod(path, mode & ~OTHERS)
             return 1

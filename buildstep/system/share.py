@@ -19,15 +19,18 @@ def share(source: Path, target: Path, *, link: bool) -> Shared:
     """Give what a file holds a second place, which must be free; say how.
 
     Blocks are shared where the file system can (ioctl_ficlonerange(2)): then the two have nothing more to do
-    with each other. link: else the file may get a second name, if `may_link` says so. Else it is copied.
-    Raises OSError, and leaves nothing then.
+    with each other. link: else the file may get a second name, if `may_link` says so; who may read a new file
+    may read it then. Else it is copied. Raises OSError, and leaves nothing then.
     """
     read = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         info = os.fstat(read)
-        if _made(target, lambda fd: clone(read, fd)):
+        modes: list[int] = []
+        if _made(target, lambda fd: _cloned(read, fd, modes)):
             return "clone"
         if link and may_link(info) and _linked(source, target):
+            if wanted := modes[0] & 0o444 & ~info.st_mode:
+                os.fchmod(read, stat.S_IMODE(info.st_mode) | wanted)
             return "link"
         _made(target, lambda fd: _copied(read, fd, info.st_size))
     finally:
@@ -46,6 +49,12 @@ def _made(target: Path, fill: Callable[[int], bool]) -> bool:
         if not done:
             target.unlink()
     return done
+
+
+def _cloned(source: int, target: int, modes: list[int]) -> bool:
+    """Share the blocks of a file with a new one. modes: gets the mode that new files have here."""
+    modes.append(os.fstat(target).st_mode)
+    return clone(source, target)
 
 
 def may_link(info: os.stat_result) -> bool:

@@ -91,7 +91,7 @@ class Bundle:
 
     @cached_property
     def contents(self) -> tuple[Content, ...]:
-        """The image files with their digests, in order. Raises PublishError where one is not what was built."""
+        """The image files with their digests, in order. Raises PublishError where one is not as built."""
         found = tuple(Content.of(path) for path in self.artifacts if not path.is_dir())
         for content in found:
             row = self.recorded.get(content.path.name)
