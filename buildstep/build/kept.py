@@ -63,10 +63,10 @@ KEPT: tuple[Kept, ...] = (
         name="blob",
         where=("state/blobs/NAME", "state/blobs/NAME.json"),
         holds="a compressed layer, made here or brought by a base image, and its record",
-        checked="size, inode, times and boot; the whole file by its digest where one of these is another, and"
-        " always while it is copied into an archive; the record by its own digest",
-        damaged="made again, with a note; one that a base image brought by importing that again. Damage that"
-        " only shows in the copy ends that build, and the next one makes the layer again",
+        checked="size, inode, times and boot, and a sample of it; the whole file by its digest where one of"
+        " these is another, and with `--paranoid`; the record by its own digest",
+        damaged="made again, with a note; one that a base image brought by importing that again. What only"
+        " `--paranoid` finds ends that build, and the next one makes the layer again",
         verify=cached.compressed_layers,
     ),
     Kept(
@@ -74,8 +74,8 @@ KEPT: tuple[Kept, ...] = (
         where=("state/blobs/NAME.parts", "state/blobs/NAME.shape", "state/blobs/NAME.last"),
         holds="where the chunks of a compressed layer are; that there was one of this shape; which layers the"
         " last build had",
-        checked="the digest of each record; a chunk is only used once its layer has its digest. A shape or a"
-        " list of layers decides what is tried, and never what is written",
+        checked="the digest of each record; a chunk by its own checksum, as part of a layer that is checked. A"
+        " shape or a list of layers decides what is tried, and never what is written",
         damaged="as if it were missing: more is compressed",
         verify=cached.chunks,
     ),
