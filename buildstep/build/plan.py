@@ -309,10 +309,9 @@ def store_target(
 ) -> StoreTarget:
     """Return where the format files records the image. notes: to be remembered with it."""
     url = spec.store or environ.get("BUILDSTEP_STORE", "")
-    kept = cache_folder(environ)
     return StoreTarget(
-        url=url, ref=spec.ref_name, environ=environ, kept=kept, notes=notes, outputs=spec.outputs,
-        strip=spec.strip or "",
+        url=url, ref=spec.ref_name, environ=environ, kept=cache_folder(environ), notes=notes,
+        outputs=spec.outputs, strip=spec.strip or "",
     )  # fmt: skip
 
 
