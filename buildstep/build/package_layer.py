@@ -24,17 +24,17 @@ from buildstep.build import (
 from buildstep.build.cached_layer import LayerName, add_blob, go_on, take
 from buildstep.build.clones import clean, copy_proto_dir, drop_clone, make_clone, read_clone
 from buildstep.build.context import BuildContext, BuildState
+from buildstep.build.extend_layer import Change
 from buildstep.build.finished_tree import Snapshot
 from buildstep.build.keep_layer import NewLayer
 from buildstep.build.plan_text import layer_text
 from buildstep.build.secrets import Secrets
 from buildstep.cache import outputs
 from buildstep.cache.layers import LayerRecord
-from buildstep.cache.resolutions import KeptResolution
 from buildstep.errors import InstallError
 from buildstep.events import Bus
 from buildstep.pool.interface import Kind
-from buildstep.rootfs.interface import Installer, StaleIndex
+from buildstep.rootfs.interface import Installer, RemovesPackages, StaleIndex
 from buildstep.rootfs.packaging import Host, Packaging, prepare_packaging
 from buildstep.system import space
 from buildstep.tree.entry import FileList
@@ -128,11 +128,12 @@ def _attempt(context: BuildContext, state: BuildState, last: Retry) -> Outcome |
         if record is None and shared_layers.restore(context, state, key, inputs):
             record = context.cache.find(key)
         if record is None:
-            missing, smaller = _missing(context, state.resolution, inputs, last.no_extend)
+            missing, smaller = _missing(context, state, inputs, packages.installer, last.no_extend)
         if record is None:
             try:
                 if smaller is not None:
-                    packages.fetch(extend_layer.lacking(smaller, state.resolution))
+                    if lacking := extend_layer.change_of(smaller, inputs).lacking:
+                        packages.fetch(lacking)
                 else:
                     exact = state.resolution.exact
                     state.installed = packages.install(state.resolution.versions if exact else None)
@@ -193,14 +194,18 @@ def _reuse(context: BuildContext, state: BuildState, record: LayerRecord) -> Out
 
 
 def _missing(
-    context: BuildContext, resolution: KeptResolution, inputs: Mapping[str, Any], no_extend: str
+    context: BuildContext, state: BuildState, inputs: Mapping[str, Any], installer: object, no_extend: str
 ) -> tuple[str, LayerRecord | None]:
-    """Return why there is no layer of these inputs, and the smaller one to start from."""
-    spec, smaller = context.spec, None
+    """Return why there is no layer of these inputs, and the one to start from that has almost the same."""
+    spec, smaller, resolution = context.spec, None, state.resolution
+    assert resolution is not None
     last = outputs.last(context.backend.state, cache_inputs.component(spec))
     missing = context.cache.miss(cache_inputs.slot(spec), inputs, last)
     if not no_extend and extend_layer.may_extend(spec, resolution):
-        smaller, no_extend = extend_layer.nearest(context.cache, inputs, resolution)
+        own = None
+        if isinstance(installer, RemovesPackages):
+            own = frozenset(package.name for package in state.image.packages)
+        smaller, no_extend = extend_layer.nearest(context.cache, inputs, resolution, own)
     return f"{missing}; all packages are installed again: {no_extend}" if no_extend else missing, smaller
 
 
@@ -226,8 +231,8 @@ def _made(context: BuildContext, state: BuildState, target: Target) -> Made:
 def _extend(
     context: BuildContext, state: BuildState, smaller: LayerRecord, target: Target, installer: Installer
 ) -> Outcome | Retry:
-    """Install what a smaller layer lacks; another attempt where that is not the same as an install of all
-    packages on the base (see `extend_layer`). installer: it has fetched them."""
+    """Remove what a layer has too much and install what it lacks; another attempt where that is not the same
+    as an install of all packages on the base (see `extend_layer`). installer: it has fetched them."""
     base = state.below
     drop_clone(context, state)
     layer = take(context, smaller.key)
@@ -237,9 +242,10 @@ def _extend(
     make_clone(context, state, Kind.LAYER, record.key)
     state.under = (record.key, *record.under)
     state.origin = entries
-    problem, finished = _install_lacking(context, state, record, base, installer)
+    change = extend_layer.change_of(record, target.inputs)
+    problem, finished = _changed(context, state, record, change, base, installer)
     if problem or finished is None:
-        text = f"not extended from the layer {record.key[:12]}: {problem}"
+        text = f"not made of the layer {record.key[:12]}: {problem}"
         return Retry(reason=text, no_extend=problem)
     extend_layer.touch_folders(finished.entries, finished.changes, base, time.time_ns())
     keep_layer.set_below(context, state, finished)
@@ -251,24 +257,33 @@ def _extend(
     state.origin = entries
     seconds = time.monotonic() - target.begin + record.seconds
     _keep(context, state, finished, target, seconds=seconds)
-    saved = f"extended layer {record.key[:12]} (saved {record.seconds:.1f} s)"
+    act = "changed" if change.gone else "extended"
+    saved = f"{act} layer {record.key[:12]} (saved {record.seconds:.1f} s)"
     return Extended(key=target.key, reason=f"{_made_text(state, target.missing)}; {saved}")
 
 
-def _install_lacking(
-    context: BuildContext, state: BuildState, record: LayerRecord, base: FileList, installer: Installer
+def _changed(
+    context: BuildContext,
+    state: BuildState,
+    record: LayerRecord,
+    change: Change,
+    base: FileList,
+    installer: Installer,
 ) -> tuple[str, Snapshot | None]:
-    """Install in a clone of the layer what it lacks. Returns why that will not do, before or after."""
+    """Change the packages in a clone of the layer. Returns why that will not do, before or after."""
     resolution = state.resolution
     assert resolution is not None
     if state.root_prefix:
         return "the image is a zone's", None
-    lacking = extend_layer.lacking(record, resolution)
     try:
         with _packaging(context, state, installer) as packages:
-            if problem := packages.blocker(lacking, base):
+            if change.gone:
+                order = record.result.get("order", ())
+                if problem := packages.remove(sorted(change.gone), base, order):
+                    return problem, None
+            if change.lacking and (problem := packages.blocker(change.lacking, base)):
                 return problem, None
-            installed = packages.install(lacking)
+            installed = packages.install(change.lacking) if change.installs else packages.finish()
     except InstallError as error:
         if space.cause_of(error) is not None:  # an install of all packages needs even more
             raise

@@ -252,6 +252,19 @@ class LocksPackages(Protocol):
 
 
 @runtime_checkable
+class RemovesPackages(Protocol):
+    """What an installer may have as well, so that a layer can be made of one that has more packages."""
+
+    def remove(self, job: InstallJob, names: Sequence[str], base: FileList, order: Sequence[str]) -> str:
+        """Take packages away; what is installed is as it was, and only `unexpected_changes` knows of them.
+
+        Returns why the root is not what an install without them would have given, empty if it is. base: the
+        root before any package; order: the acts of the install that brought all. Raises InstallError.
+        """
+        ...
+
+
+@runtime_checkable
 class NamesRepositories(Protocol):
     """What an installer may have as well, so that the doctor can ask whether each repository answers."""
 

@@ -14,7 +14,15 @@ from buildstep.errors import InstallError
 from buildstep.events import Bus
 from buildstep.rootfs import installers, sandbox, secret_files
 from buildstep.rootfs.installers.apt_sources import host_mirror
-from buildstep.rootfs.interface import Audit, Finding, Installer, InstallJob, Package, Resolution
+from buildstep.rootfs.interface import (
+    Audit,
+    Finding,
+    Installer,
+    InstallJob,
+    Package,
+    RemovesPackages,
+    Resolution,
+)
 from buildstep.rootfs.network_policy import allowed_by
 from buildstep.rootfs.run_as import ROOT
 from buildstep.rootfs.secret_files import SecretFile
@@ -86,6 +94,13 @@ class Packaging:
         """Return why fetched packages cannot be added to those in the root; see `Installer.blocker`."""
         return self.installer.blocker(self.job, added, base)
 
+    def remove(self, names: Sequence[str], base: FileList, order: Sequence[str]) -> str:
+        """Take packages away; see `RemovesPackages.remove`."""
+        installer: object = self.installer
+        if not isinstance(installer, RemovesPackages):
+            return f"{self.installer.name} takes no package away"
+        return installer.remove(self.job, names, base, order)
+
     def install(self, versions: Mapping[str, str] | None = None) -> Installed:
         """Upgrade, install, list and audit. versions: what the install brings, if that is known."""
         spec, installer, job = self.spec, self.installer, self.job
@@ -93,6 +108,11 @@ class Packaging:
             installer.upgrade(job)
         if spec.packages:
             installer.install(job, None if spec.upgrade_first else versions)
+        return self.finish()
+
+    def finish(self) -> Installed:
+        """List and audit what is installed, and clean up."""
+        spec, installer, job = self.spec, self.installer, self.job
         found = tuple(installer.installed(job.sandbox))
         audit = installer.audit(job) if spec.pkg_audit else None
         if spec.pkg_audit and audit is None:

@@ -12,7 +12,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -115,9 +115,10 @@ class Repository:
         files: Mapping[str, str] | None = None,
         extra: Mapping[str, str] | None = None,
         modes: Mapping[str, int] | None = None,
+        folders: Sequence[str] = (),
     ) -> None:
         """Add a package, or replace it by another version. files: more files, by path; extra: more control
-        files; modes: permissions of files and folders, by path."""
+        files; modes: permissions of files and folders, by path; folders: empty ones."""
         tree = self.folder.parent / f"{name}-tree"
         shutil.rmtree(tree, ignore_errors=True)
         (tree / "DEBIAN").mkdir(parents=True)
@@ -138,6 +139,8 @@ class Repository:
             (tree / path).write_text(text)
             if text.startswith("#!"):
                 (tree / path).chmod(0o755)
+        for path in folders:
+            (tree / path).mkdir(parents=True)
         for path, mode in (modes or {}).items():
             (tree / path).chmod(mode)
         deb = self.folder / f"{name}_{version}_all.deb"

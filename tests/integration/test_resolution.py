@@ -287,7 +287,7 @@ def test_what_could_differ_is_installed_anew(place: Yard, repository: Repository
             assert (
                 "all packages are installed again: maker has a script (postinst)" in done.steps["packages"][1]
             )
-            assert any("not extended from the layer" in note for note in done.notes)
+            assert any("not made of the layer" in note for note in done.notes)
             assert done.same == build_same(place, cache=False).same
             # Another version of what is there.
             repository.put("beta", "1.1")

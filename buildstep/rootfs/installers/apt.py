@@ -21,6 +21,7 @@ from buildstep.rootfs.installers import (
     apt_more,
     apt_outdated,
     apt_progress,
+    apt_removal,
     apt_simulation,
     apt_sweep,
     apt_update,
@@ -74,6 +75,7 @@ class Apt:
         self._kept: KeptLists | None = None
         self._wanted: list[Archive] | None = None
         self._clean = True
+        self._removal = apt_removal.Removal("")
         self._origins: Mapping[str, str] = {}
         self._local: Mapping[str, apt_more.LocalPackage] = {}
         self._explain: Callable[[str], Cause | None] = lambda _output: None
@@ -168,7 +170,7 @@ class Apt:
         return store.keep(private, job.sandbox.root)
 
     def index(self, job: InstallJob) -> str:
-        """Return the digest of the lists: a Release file has the digests of the lists that belong to it."""
+        """Return the digest of the lists: a Release file has those of the lists that belong to it."""
         return index_digest(self._lists().lists)
 
     def repositories(self, job: InstallJob) -> list[tuple[str, ...]]:
@@ -243,8 +245,8 @@ class Apt:
         return self._rows(job, answer, self._origins)
 
     def _rows(self, job: InstallJob, answer: Resolution, origins: Mapping[str, str]) -> list[LockedPackage]:
-        given = [apt_locked.archive_of(package.row) for package in self._local.values()]
         # What is shown as a file, apt has no need to fetch. One may be given twice, by two names.
+        given = (apt_locked.archive_of(package.row) for package in self._local.values())
         archives = list(dict.fromkeys([*(self._wanted or ()), *given]))
         return apt_locked.rows_of(job, archives, answer, origins, self._work / "shown", self._sources(job))
 
@@ -302,10 +304,12 @@ class Apt:
             return f"{missing[0].name} is not among the downloads"
         return apt_incremental.blocker(job.sandbox.root, base, self._work / "shown", added)
 
-    def unexpected_changes(self, root: Root, added: Sequence[Package], changed: Sequence[str]) -> str:
-        return apt_incremental.unexpected_changes(root, added, changed)
+    def remove(self, job: InstallJob, names: Sequence[str], base: FileList, order: Sequence[str]) -> str:
+        self._clean, self._removal = False, apt_removal.remove(job, names, base, order, self._store(job))
+        return self._removal.problem
 
-    # -- what changes the root
+    def unexpected_changes(self, root: Root, added: Sequence[Package], changed: Sequence[str]) -> str:
+        return apt_incremental.unexpected_changes(root, added, changed, self._removal.paths)
 
     def upgrade(self, job: InstallJob) -> None:
         """Upgrade all packages. What an install after it needs is fetched with the rest."""

@@ -13,6 +13,7 @@ import re
 import stat
 import tarfile
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from buildstep.rootfs.installers.apt_script_scan import ScriptScan
@@ -60,18 +61,28 @@ def blocker(root: Root, base: FileList, archives: Path, added: Mapping[str, str]
     debs = [Deb.read(name, path) for name, path in paths.items() if path is not None]
     if len(debs) < len(added):
         return f"{next(name for name in paths if paths[name] is None)} is not among the downloads"
-    return _settings(root, base) or _action_blocker(root, debs) or _visibility_blocker(root, base, debs)
+    return addable(root, base, debs)
 
 
-def _action_blocker(root: Root, debs: Sequence[Deb]) -> str:
-    """Return what these packages do besides unpacking, or what could use one of them instead of another."""
-    brought = {info.name.rpartition("/")[2] for deb in debs for info in deb.files}
+def addable(root: Root, base: FileList, debs: Sequence[Deb]) -> str:
+    """Return why these packages cannot be added to those in the root; empty if they can."""
     status = root.read(f"{_DPKG}/status").decode(errors="replace")
+    return (
+        _settings(root, base)
+        or acting(root, debs)
+        or next((problem for deb in debs if (problem := _alternative(deb, status))), "")
+        or _visibility_blocker(root, base, debs)
+    )
+
+
+def acting(root: Root, debs: Sequence[Deb]) -> str:
+    """Return what these packages do besides unpacking; empty for nothing."""
+    brought = {info.name.rpartition("/")[2] for deb in debs for info in deb.files}
 
     def absent(name: str) -> bool:
         return name not in brought and not any(root.exists(f"{folder}/{name}") for folder in _COMMANDS)
 
-    return next((problem for deb in debs if (problem := deb.acts(absent) or _alternative(deb, status))), "")
+    return next((problem for deb in debs if (problem := deb.acts(absent))), "")
 
 
 def _visibility_blocker(root: Root, base: FileList, debs: Sequence[Deb]) -> str:
@@ -96,14 +107,18 @@ def _visibility_blocker(root: Root, base: FileList, debs: Sequence[Deb]) -> str:
     return ""
 
 
-def unexpected_changes(root: Root, added: Sequence[Package], changed: Sequence[str]) -> str:
-    """Return what an install of these packages changed besides their own files; empty if nothing."""
-    own: set[str] = set()
+def unexpected_changes(
+    root: Root, added: Sequence[Package], changed: Sequence[str], gone: AbstractSet[str] = frozenset()
+) -> str:
+    """Return what an install of these packages changed besides their own files; empty if nothing. gone: paths
+    of packages that were taken away before, and how their files in dpkg's database begin."""
+    own = set(gone)
     for package in added:
         for name in (package.name, f"{package.name}:{package.arch}"):
             if root.exists(f"{INFO}/{name}.list"):
                 own.update(root.read(f"{INFO}/{name}.list").decode(errors="surrogateescape").splitlines())
     own_database = tuple(f"{INFO}/{package.name}{mark}" for package in added for mark in (".", ":"))
+    own_database += tuple(f"{path}." for path in gone if path.startswith(f"{INFO}/"))
     for path in changed:
         # Lists still say /bin for /usr/bin.
         known = (

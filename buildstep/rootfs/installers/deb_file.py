@@ -86,13 +86,8 @@ class Deb:
 
         absent: whether there is no command of a name, and will be none.
         """
-        for script in ("preinst", "postinst"):
-            text = _IF_THERE.sub(
-                lambda found: "" if absent(found[1]) else found[0], self.control.get(script, "")
-            )
-            lines = text.replace("\\\n", " ").splitlines()
-            if any(not _IDLE.fullmatch(re.sub(r"\s+", " ", line)) for line in lines):
-                return f"{self.name} has a script ({script})"
+        if problem := self.runs(("preinst", "postinst"), absent):
+            return problem
         if "config" in self.control or "templates" in self.control:
             return f"{self.name} asks questions (debconf)"
         for line in self.control.get("triggers", "").splitlines():
@@ -101,6 +96,17 @@ class Deb:
                 return f"{self.name} waits for a trigger ({' '.join(words[1:])})"
             if len(words) > 1 and words[1] not in _HARMLESS_TRIGGERS:
                 return f"{self.name} sets off a trigger ({words[1]})"
+        return ""
+
+    def runs(self, scripts: Sequence[str], absent: Callable[[str], bool] = lambda _name: False) -> str:
+        """Return which of these scripts the package has and that does something; empty for none."""
+        for script in scripts:
+            text = _IF_THERE.sub(
+                lambda found: "" if absent(found[1]) else found[0], self.control.get(script, "")
+            )
+            lines = text.replace("\\\n", " ").splitlines()
+            if any(not _IDLE.fullmatch(re.sub(r"\s+", " ", line)) for line in lines):
+                return f"{self.name} has a script ({script})"
         return ""
 
     def field(self, name: str) -> str:

@@ -17,6 +17,7 @@ from buildstep.cache.resolutions import KeptResolution
 from buildstep.errors import InstallError
 from buildstep.rootfs.installers import apt_incremental
 from buildstep.rootfs.installers.deb_file import Deb, downloads, file_stem
+from buildstep.rootfs.interface import Package
 from buildstep.system.root import Root
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import Entry
@@ -41,12 +42,12 @@ def answer(order: list[str], **versions: str) -> KeptResolution:
     ],
 )
 def test_the_order_of_what_is_there_must_stay(now: list[str], problem: str) -> None:
-    assert extend_layer.reordered(layer(["Inst a", "Inst b", "Conf a", "Conf b"]), answer(now)) == problem
+    before = layer(["Inst a", "Inst b", "Inst gone", "Conf a", "Conf gone", "Conf b"], a="1", b="1", gone="1")
+    assert extend_layer.reordered(before, answer(now, a="1", b="1", x="1")) == problem
 
 
 def test_a_layer_of_unknown_order_is_no_start() -> None:
     assert extend_layer.reordered(layer([]), answer(["Inst a"])) == "the order of what is there is not known"
-    assert extend_layer.lacking(layer([], a="1"), answer([], a="1", b="2")) == {"b": "2"}
 
 
 def test_a_folder_of_a_package_has_the_time_of_what_came_into_it() -> None:
@@ -152,3 +153,77 @@ def test_scripts_that_do_nothing(name: str) -> None:
     text, problem = SCRIPTS[name]
     control: dict[str, Any] = {"control": "Package: a\n", "postinst": text}
     assert Deb(name="a", control=control, files=()).acts(lambda command: command == "gone") == problem
+
+
+# -- what makes one layer of another ------------------------------------------------------------------------
+
+
+def inputs(packages: list[str], **versions: str) -> dict[str, Any]:
+    return {"packages": packages, "versions": versions, "base image": "b"}
+
+
+def kept(created: float, packages: list[str], **versions: str) -> LayerRecord:
+    order = [f"Inst {name}" for name in versions]
+    return cast(
+        LayerRecord,
+        SimpleNamespace(
+            created=created, under=(), inputs=inputs(packages, **versions), result={"order": order}
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "found"),
+    [
+        (kept(0, ["a"], a="1"), inputs(["a", "b"], a="1", b="1"), ({}, {"b": "1"}, False)),
+        (kept(0, ["a", "b"], a="1", b="1"), inputs(["a"], a="1"), ({"b": "1"}, {}, False)),
+        (kept(0, ["a", "b=1"], a="1", b="1"), inputs(["a", "b=2"], a="1", b="2"), ({"b": "1"}, {"b": "2"}, False)),
+        (kept(0, ["a"], a="1", b="1"), inputs(["a", "b"], a="1", b="1"), ({}, {}, True)),
+        # It is needed still, and was asked for: apt has another mark for it then.
+        (kept(0, ["a", "b"], a="1", b="1"), inputs(["a"], a="1", b="1"), None),
+        # A package of the base goes, or does not.
+        (kept(0, ["a"], a="1", old=""), inputs(["a"], a="1"), None),
+        (kept(0, ["a"], a="1"), inputs(["a"], a="1", old=""), None),
+    ],
+)  # fmt: skip
+def test_what_goes_and_what_comes(before: LayerRecord, now: dict[str, Any], found: Any) -> None:
+    change = extend_layer.change(before, now)
+    assert (change and (change.gone, change.lacking, change.marks)) == found
+
+
+def test_the_layer_that_needs_the_least_change(tmp_path: Path) -> None:
+    small, more, other = (
+        kept(1, ["a"], a="1"),
+        kept(2, ["a", "b", "x"], a="1", b="1", x="1"),
+        kept(3, ["z"], z="1"),
+    )
+    cache = cast(Any, SimpleNamespace(records=lambda: [small, more, other]))
+    now = inputs(["a", "b", "c"], a="1", b="1", c="1")
+    resolved = answer(["Inst a", "Inst b", "Inst c"], a="1", b="1", c="1")
+    assert extend_layer.nearest(cache, now, resolved, frozenset()) == (small, "")
+    now["versions"]["d"] = resolved.versions["d"] = "1"  # type: ignore[index]
+    more.inputs["versions"]["d"] = "1"  # type: ignore[index]
+    assert extend_layer.nearest(cache, now, resolved, frozenset()) == (more, "")
+    # Where nothing can go, or what would go is of the base.
+    assert extend_layer.nearest(cache, now, resolved) == (small, "")
+    assert extend_layer.nearest(cache, now, resolved, frozenset(("x",))) == (small, "")
+
+
+def test_what_is_installed_then_is_what_was_wanted() -> None:
+    rows = [
+        {"name": name, "arch": "all", "version": version}
+        for name, version in (("a", "1"), ("b", "1"), ("base", "1"))
+    ]
+    record = kept(0, ["a", "b"], a="1", b="1")
+    record.result["installed"] = {"packages": rows}  # type: ignore[index]
+
+    def told(now: dict[str, str], there: dict[str, str]) -> str:
+        found = [Package(name=name, version=version, arch="all") for name, version in there.items()]
+        return extend_layer.mismatch(record, answer([], **now), found)
+
+    assert told({"a": "1"}, {"a": "1", "base": "1"}) == ""
+    assert told({"a": "1", "b": "2"}, {"a": "1", "b": "2", "base": "1"}) == ""
+    assert told({"a": "1"}, {"a": "1", "b": "1", "base": "1"}) == "b 1 is still there"
+    assert told({"a": "1"}, {"a": "1"}) == "base is gone"
+    assert told({"a": "1", "c": "1"}, {"a": "1", "base": "1"}) == "c is not installed"
+    assert told({"a": "1"}, {"a": "1", "base": "1", "d": "1"}) == "d 1"
