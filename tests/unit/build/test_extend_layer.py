@@ -202,7 +202,7 @@ def test_the_layer_that_needs_the_least_change(tmp_path: Path) -> None:
     resolved = answer(["Inst a", "Inst b", "Inst c"], a="1", b="1", c="1")
     assert extend_layer.nearest(cache, now, resolved, frozenset()) == (small, "")
     now["versions"]["d"] = resolved.versions["d"] = "1"  # type: ignore[index]
-    more.inputs["versions"]["d"] = "1"  # type: ignore[index]
+    more.inputs["versions"]["d"] = "1"
     assert extend_layer.nearest(cache, now, resolved, frozenset()) == (more, "")
     # Where nothing can go, or what would go is of the base.
     assert extend_layer.nearest(cache, now, resolved) == (small, "")
