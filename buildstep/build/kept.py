@@ -74,8 +74,9 @@ KEPT: tuple[Kept, ...] = (
         where=("state/blobs/NAME.parts", "state/blobs/NAME.shape", "state/blobs/NAME.last"),
         holds="where the chunks of a compressed layer are; that there was one of this shape; which layers the"
         " last build had",
-        checked="the digest of each record; a chunk by its own checksum, in a layer that is checked. A shape"
-        " or a list of layers decides what is tried, and never what is written",
+        checked="the digest of each record; a chunk by its own checksum, in a layer that is checked, and a"
+        " piece of a large file by the digest of its content. A shape or a list of layers decides what is"
+        " tried, and never what is written",
         damaged="as if it were missing: more is compressed",
         verify=cached.chunks,
     ),

@@ -21,8 +21,9 @@ from buildstep.system.private import OTHERS, private_file
 _DONE = ".private"
 """In a pool's state: everything below has had its mode looked at."""
 
-_NOT_OURS = frozenset(("mnt", "packages", "work"))
-"""In a pool's state: directories whose content is shown in images, or is one; it keeps its modes."""
+_NOT_OURS = frozenset(("blobs", "mnt", "packages", "work"))
+"""In a pool's state: directories whose content is shown in images, or is one; it keeps its modes. A layer
+whose mode was changed would be read as a whole before it is used again."""
 
 
 def refuse_foreign(wall: Path, uri: str) -> None:

@@ -14,7 +14,7 @@ from typing import Self
 
 from buildstep.system import workers
 from buildstep.system.crew import Crew
-from buildstep.system.files import CHUNK, ZEROS
+from buildstep.system.files import CHUNK, ZEROS, data_extents
 from buildstep.tree.entry import Entry, FileList
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -151,12 +151,33 @@ def _hash_batch(batch: _Batch) -> _Hashed:
 
 
 def _hash_rest(fd: int, state: hashlib._Hash) -> int:
-    """Hash what is left to read of a file; returns how much that was."""
-    total = 0
+    """Hash what is left to read of a file; returns how much that was. Holes are not read."""
+    info = os.fstat(fd)
+    total = _hash_beside_holes(fd, state, info.st_size) if info.st_blocks * 512 < info.st_size else 0
     while chunk := os.read(fd, CHUNK):
         state.update(chunk)
         total += len(chunk)
     return total
+
+
+def _hash_beside_holes(fd: int, state: hashlib._Hash, size: int) -> int:
+    """Hash a file up to this size, from its offset on, and leave it there; returns the bytes read."""
+    total, position = 0, os.lseek(fd, 0, os.SEEK_CUR)
+    for begin, length in [*data_extents(fd, size), (size, 0)]:
+        _hash_zeros(state, begin - position)
+        position, end = os.lseek(fd, max(begin, position), os.SEEK_SET), begin + length
+        while position < end and (chunk := os.read(fd, min(CHUNK, end - position))):
+            state.update(chunk)
+            total += len(chunk)
+            position += len(chunk)
+    return total
+
+
+def _hash_zeros(state: hashlib._Hash, count: int) -> None:
+    """Hash so many zeros; none where the count is negative."""
+    while count > 0:
+        state.update(ZEROS[:count] if count < CHUNK else ZEROS)
+        count -= CHUNK
 
 
 def spread_digests(entries: FileList) -> None:

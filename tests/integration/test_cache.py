@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import subprocess
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -198,6 +199,60 @@ def test_content_alone_is_put_into_the_last_tree(
         assert reused or amended
 
     private(job)
+
+
+def test_of_a_large_file_only_what_changed_is_compressed(
+    tmp_path: Path, base: Path, private: Private, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it changed and however, and whatever it is called; a stored piece that is damaged is not used."""
+    monkeypatch.setattr(split_layer, "LAYER_TARGET", 1 << 20)
+
+    def job() -> None:
+        warm = yard(tmp_path, base, "warm", formats=("oci",))
+        anew = yard(tmp_path, base, "anew", formats=("oci",))
+        many(warm.proto, 50)
+        data = random.Random(1).randbytes(12 << 20)
+        middle, large = len(data) // 2, warm.proto / "large"
+        large.write_bytes(data)
+        warm.run()
+        for content in (
+            data[:middle] + b"inserted" + data[middle:],
+            data[:middle] + bytes(1 << 20) + data[middle + (1 << 20) :],
+            data[9:],
+            data + b"appended",
+        ):
+            large.write_bytes(content)
+            settle()
+            done = warm.run()
+            assert done.same == anew.run(cache=False).same, done.error
+            assert done.counts["bytes_compressed"] < 5 << 20
+            assert done.counts["bytes_of_known_pieces"] > 8 << 20
+        large.rename(warm.proto / "renamed")
+        done = warm.run()
+        assert done.same == anew.run(cache=False).same, done.error
+        assert done.counts["bytes_compressed"] < 1 << 20
+        (stored,) = [
+            path
+            for path in (tmp_path / "warm-pool/state/blobs").iterdir()
+            if not path.suffix and path.stat().st_size > 12 << 20 and "renamed" in lines_of(path)
+        ]
+        damaged = bytearray(stored.read_bytes())
+        damaged[6 << 20] ^= 1
+        stored.chmod(0o600)
+        stored.write_bytes(damaged)
+        (warm.proto / "renamed").write_bytes(data)
+        settle()
+        done = warm.run()
+        assert done.same == anew.run(cache=False).same, done.error
+        assert any("damaged" in note for note in done.notes)
+
+    private(job)
+
+
+def lines_of(path: Path) -> str:
+    """The paths that a stored layer has, one to a line."""
+    with tarfile.open(path) as archive:
+        return "\n".join(archive.getnames())
 
 
 @pytest.mark.parametrize("harm", ["tree", "layer", "parts", "part"])

@@ -97,6 +97,20 @@ def test_an_older_pool_is_closed_once_and_that_is_told(tmp_path: Path) -> None:
     assert privacy.mend(pool) == ""
 
 
+def test_a_layer_that_anybody_may_read_stays_as_it_is(tmp_path: Path) -> None:
+    """It may have a second name in an image; one that was touched would be read again before it is used."""
+    pool = used(tmp_path / "pool")
+    opened_up(pool)
+    (pool.state / "blobs").mkdir(mode=0o755, exist_ok=True)
+    layer = pool.state / "blobs/layer"
+    layer.write_bytes(b"layer")
+    layer.chmod(0o444)
+    before = layer.lstat()
+    assert privacy.mend(pool)
+    assert layer.lstat() == before
+    assert mode(pool.state / "blobs") == 0o700
+
+
 def test_a_closed_pool_is_only_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = used(tmp_path / "pool")
     assert privacy.mend(pool) == ""

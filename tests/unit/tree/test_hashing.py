@@ -98,3 +98,23 @@ def test_digests_come_while_files_are_named(tmp_path: Path, few: str) -> None:
 def test_nothing_is_nothing(tmp_path: Path) -> None:
     with FileHasher(tmp_path) as hasher:
         assert hasher.finish() == 0
+
+
+@pytest.mark.parametrize(
+    "pieces", [[(0, 100_000)], [(5 << 20, 1 << 20)], [(3 << 20, 10), (9 << 20, 5000), (16 << 20, 1)], []]
+)
+def test_holes_are_hashed_and_not_read(tmp_path: Path, pieces: list[tuple[int, int]]) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as stream:
+        for at, size in pieces:
+            stream.seek(at)
+            stream.write(b"data" * (size // 4 + 1))
+        stream.truncate(20 << 20)
+    found = Entry(b"sparse", "f", 0o644, 0, 0, 20 << 20)
+    read = hash_entries(tmp_path, [found])
+    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert read <= path.stat().st_blocks * 512
+    # A file that is longer than it was said to be is read to its end.
+    shorter = Entry(b"sparse", "f", 0o644, 0, 0, 1000)
+    hash_entries(tmp_path, [shorter])
+    assert shorter.sha256 == found.sha256
