@@ -6,6 +6,7 @@ Every part is verified when it comes, and the whole file before anybody sees it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import threading
@@ -20,7 +21,7 @@ from buildstep.cache.remote.backend import Backend
 from buildstep.cache.remote.calls import Calls
 from buildstep.cache.remote.interface import Gone, Output, Seed, Stopped, TooSlow, Unusable
 from buildstep.cache.remote.known import Known
-from buildstep.cache.remote.parts import Part, Table
+from buildstep.cache.remote.parts import Frame, Part, Table
 from buildstep.errors import StoreError
 from buildstep.files.interface import Missing
 from buildstep.system.digest import sha256_file
@@ -205,18 +206,44 @@ class Fetch:
             self.notes.append(f"{self._what}: {name} is damaged: {error.message}")
 
     def _apply(self, name: str, seed: _OpenSeed, table: Table, missing: list[bool], file: _File) -> None:
-        for frame in table.frames:
-            self._limits.check(self._what)
-            wanted = range(frame.first, frame.first + frame.many)
-            if sum(table.parts[n].length for n in wanted if missing[n]) <= frame.length:
-                continue
-            patch = self._backend.range(name, frame.offset, frame.length)
-            self._limits.progress(len(patch))
+        frames = [
+            frame
+            for frame in table.frames
+            if sum(table.parts[n].length for n in _parts_of(frame) if missing[n]) > frame.length
+        ]
+        for frame, patch in self._frames(name, frames):
             made = patches.apply(table, frame, patch, seed.parts, seed.read(frame.old_first, frame.old_count))
-            for number, data in zip(wanted, made, strict=True):
+            for number, data in zip(_parts_of(frame), made, strict=True):
                 file.put(data, table.parts[number].place)
                 missing[number] = False
         self._used.append(name)
+
+    def _frames(self, name: str, frames: Sequence[Frame]) -> Iterator[tuple[Frame, bytes]]:
+        """Yield frames with their bytes; those that lie together come with one call."""
+        groups: list[list[Frame]] = []
+        for frame in sorted(frames, key=lambda frame: frame.offset):
+            begin = groups[-1][0].offset if groups else 0
+            if groups and frame.offset + frame.length - begin <= _LARGEST_PIECE:
+                groups[-1].append(frame)
+            else:
+                groups.append([frame])
+        sizes = [group[-1].offset + group[-1].length - group[0].offset for group in groups]
+        coming = [
+            self._calls.start(functools.partial(self._backend.range, name, group[0].offset, size))
+            for group, size in zip(groups, sizes, strict=True)
+        ]
+        for group, future in zip(groups, coming, strict=True):
+            data = self._await(future)
+            self._limits.progress(len(data))
+            for frame in group:
+                at = frame.offset - group[0].offset
+                yield frame, data[at : at + frame.length]
+
+    def _await(self, future: Future[bytes]) -> bytes:
+        while True:
+            self._limits.check(self._what)
+            if wait([future], timeout=_TICK).done:
+                return future.result()
 
     # -- from blobs ------------------------------------------------------------------------------------
 
@@ -273,6 +300,10 @@ class Fetch:
 def _piece_of(total: int) -> int:
     """Return how many bytes to ask for at a time: more where there is a lot to fetch, as each call costs."""
     return min(_LARGEST_PIECE, max(PIECE, total // _CALLS))
+
+
+def _parts_of(frame: Frame) -> range:
+    return range(frame.first, frame.first + frame.many)
 
 
 def _ranges(table: Table, missing: Sequence[bool]) -> Iterator[Piece]:

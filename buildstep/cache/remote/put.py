@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from buildstep.cache.remote import envelope, names, parts
-from buildstep.cache.remote.backend import AT_ONCE, Backend
+from buildstep.cache.remote.backend import Backend
 from buildstep.cache.remote.calls import Calls
 from buildstep.cache.remote.interface import Output, Record, Seed, TooSlow, Unusable, Wanted
 from buildstep.cache.remote.known import Known
@@ -30,6 +30,8 @@ from buildstep.trust import dsse
 Counting = Callable[[bytes, str, Wanted], Record]
 """Returns the record of an envelope if it counts. Raises Unusable."""
 
+_UPLOADS = 4
+"""Blobs that are on their way at once: each is a pack in memory."""
 _MOST_PATCHED = 64 << 20
 """Bytes of older parts that are fetched to make patches from, where the older version is not here."""
 
@@ -96,7 +98,7 @@ class Upload:
         missing = [name for name in unsure if name not in there]
         running: list[tuple[str, Future[bool]]] = []
         for name in missing:
-            if len(running) >= AT_ONCE:  # each holds a pack in memory
+            if len(running) >= _UPLOADS:
                 self._wait(*running.pop(0))
             running.append((name, self.calls.start(lambda name=name: self._write(name, blobs[name]))))  # type: ignore[misc]
         for item in running:

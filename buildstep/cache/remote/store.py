@@ -243,7 +243,15 @@ class SharedStore:
                 self._backend, self._calls, self._known, self._signers, self._counting, begun + deadline,
                 _seeds(seeds),
             )  # fmt: skip
-            return upload.put(record, self.settings.scope, files)
+            runner = Calls(1)
+            future = runner.start(partial(upload.put, record, self.settings.scope, files))
+            runner.close()
+            return future.result(max(0.0, deadline))
+        except NotYet:
+            # Whatever it waits for is given up, and so is all that somebody still wants of the store.
+            self._note(f"the upload to {self.url} took more than {deadline:.3g} s")
+            self._backend.interrupt()
+            return False
         except (StoreError, OSError) as error:
             self._note(str(error))
             return False

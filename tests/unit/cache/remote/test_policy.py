@@ -306,3 +306,12 @@ def test_a_record_that_is_too_large_is_not_even_parsed(tmp_path: Path) -> None:
         assert "more than" in store.trouble
         assert store.facts.bytes_in < 1 << 20
     assert os.stat(path).st_size == 1 << 40
+
+
+def test_the_policy_that_the_reference_shows_is_one(tmp_path: Path) -> None:
+    page = Path(__file__).parents[4] / "docs/reference/cache-policy.md"
+    (tmp_path / "policy.toml").write_text(page.read_text().split("```toml\n")[1].split("```")[0])
+    (tmp_path / "branch-builder.pub").write_text(pair(tmp_path, "x").public)
+    found = policy.load(tmp_path / "policy.toml", {})
+    assert [rule.name for rule in found.rules] == ["main-builder", "branch-builder"]
+    assert (found.rules[0].release, found.rules[1].kinds) == (True, ("base", "packages", "layer"))
