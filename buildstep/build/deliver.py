@@ -25,7 +25,7 @@ from buildstep.spec import imgmanifest
 from buildstep.tree.proto_changes import explain
 
 if TYPE_CHECKING:
-    from buildstep.build.shared_upload import Uploads
+    from buildstep.build.shared_put import Uploads
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,7 @@ which has them, as equal keys promise equal bytes there. Nothing of an agent is 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -56,6 +57,12 @@ def wanted(kind: Kind, inputs: Mapping[str, Any]) -> Wanted:
     from buildstep.cache.remote.names import shared_key
 
     return kind, shared_key(kind, inputs)
+
+
+def slot(spec: BuildSpec, base: str) -> str:
+    """Return what all versions of a layer with packages have in common. base: the key of its base image,
+    which stays while what is in that changes."""
+    return sha256_bytes(json.dumps([_FORMAT, base, list(spec.packages)]).encode())
 
 
 def packages(asked: Mapping[str, Any], answer: KeptResolution) -> dict[str, Any]:

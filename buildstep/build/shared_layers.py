@@ -49,7 +49,7 @@ def restore(context: BuildContext, state: BuildState, key: str, inputs: Mapping[
     if shared is None or not shared.usable or state.resolution is None or shared_keys.shareable(spec):
         return False
     asked = _asked(context, state)
-    found = shared_plan.layer_of(shared, asked, state.resolution)
+    found = shared_plan.layer_of(shared, asked, state.resolution, shared_keys.slot(spec, state.image.key))
     shared.settled()
     if found is None or found.record.wanted in shared.tried or not context.cache.make_room(key):
         return False
@@ -64,7 +64,7 @@ def restore(context: BuildContext, state: BuildState, key: str, inputs: Mapping[
             _keep(context, state, found.record, dataset, made, (key, inputs))
             size = sum(output.size for output in found.record.outputs)
             seconds = time.monotonic() - begin
-            shared.hit("packages", Hit(size=size, seconds=seconds, cost=found.record.seconds))
+            shared.hit("packages", Hit(size=size, seconds=seconds, cost=found.record.seconds), found.record)
             return True
     except (BuildstepError, OSError, KeyError, TypeError, ValueError) as error:
         text = error.message if isinstance(error, BuildstepError) else f"{type(error).__name__}: {error}"
@@ -90,7 +90,8 @@ def _unpack(
         output = record.output(name)
         if output is None or (name == "list" and output.size > _LONGEST_LIST):
             raise StoreError(f"its record has no {name} that can be used")
-        if not shared.fetch(output, path, cost=record.seconds):
+        seeds = adopt.older(context.backend.state, "packages ") if name == "layer" else ()
+        if not shared.fetch(output, path, cost=record.seconds, seeds=seeds):
             return None
     tree, rows = shared_lists.unpack(paths["list"].read_bytes(), facts["gone"], base, facts["list_digest"])
     with paths["layer"].open("rb") as stream:

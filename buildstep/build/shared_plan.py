@@ -16,6 +16,7 @@ from buildstep.images import shared_base
 from buildstep.images.record import ImageRecord
 from buildstep.images.store import ImageStore
 from buildstep.spec.load import BuildSpec
+from buildstep.system.text import difference
 
 if TYPE_CHECKING:
     from buildstep.cache.remote.interface import Record
@@ -44,13 +45,14 @@ def begin(
 
     def look() -> dict[str, Any]:
         found: dict[str, Any] = {}
-        base = image
-        release = ""
+        base, release = image, ""
+        identity = store.identify(spec.base)
+        key = identity.key if identity is not None else image.key if image is not None else ""
         if base is None and (there := shared_base.look_up(shared, store, spec.base)) is not None:
             found["base"], release = there, there.release
             base = shared_keys.of_record(there.record)
         if base is not None and base.list_digest and not shared_keys.shareable(spec):
-            layer = look_up(shared, spec, base, environ, release)
+            layer = look_up(shared, spec, base, environ, release, key)
             if layer is not None:
                 found["packages"] = layer
         return found
@@ -70,13 +72,18 @@ def _has_all(spec: BuildSpec, cache: LayerCache, image: ImageRecord, environ: Ma
 
 
 def look_up(
-    shared: Shared, spec: BuildSpec, image: ImageRecord, environ: Mapping[str, str], release: str
+    shared: Shared,
+    spec: BuildSpec,
+    image: ImageRecord,
+    environ: Mapping[str, str],
+    release: str,
+    key: str,
 ) -> Layer | None:
     """Return the layer with the packages of a spec on a base, if the shared cache knows what they resolve to
-    now and has it."""
+    now and has it. key: of the base."""
     asked = shared_keys.question(spec, image, environ)
     answer = _answer(shared, spec, asked, release)
-    return None if answer is None else layer_of(shared, asked, answer)
+    return None if answer is None else layer_of(shared, asked, answer, shared_keys.slot(spec, key))
 
 
 def _answer(shared: Shared, spec: BuildSpec, asked: Mapping[str, Any], release: str) -> KeptResolution | None:
@@ -99,11 +106,12 @@ def _answer(shared: Shared, spec: BuildSpec, asked: Mapping[str, Any], release: 
     return None
 
 
-def layer_of(shared: Shared, asked: Mapping[str, Any], answer: KeptResolution) -> Layer | None:
+def layer_of(shared: Shared, asked: Mapping[str, Any], answer: KeptResolution, slot: str) -> Layer | None:
+    """Return the layer with the packages that a question is answered by. slot: of all its versions."""
     wanted = shared_keys.wanted("packages", shared_keys.packages(asked, answer))
     record = shared.find([wanted]).get(wanted)
     if record is None:
-        shared.missing["packages"] = "nobody has put them there"
+        shared.missing["packages"] = _why(shared, slot, shared_keys.packages(asked, answer))
         return None
     return Layer(record=record, asked=asked, answer=answer)
 
@@ -123,3 +131,14 @@ def told(store: ImageStore) -> dict[str, str]:
             seconds = shared.store.measured.seconds_for(size)
             texts[name] = str(Hit(size=size, seconds=seconds, cost=record.seconds))
     return texts
+
+
+def _why(shared: Shared, slot: str, wanted: Mapping[str, Any]) -> str:
+    """Return what differs between the inputs of a layer that is not there and those of the newest that is."""
+    last = shared.latest("packages", slot)
+    if last is None:
+        return "nobody has put them there"
+    found = difference(dict(last.inputs), dict(wanted))
+    texts = [text.removeprefix("versions.") for text in found]
+    more = f"; and {len(texts) - 5} more" if len(texts) > 5 else ""
+    return "; ".join(texts[:5]) + more or "it was there before"

@@ -1,40 +1,26 @@
-"""What a build has made that other agents can use, put into the shared cache once the build is done.
-
-It is put there by a process of its own, with a deadline: a build's files have their names before it begins,
-and nothing of them depends on it. What does not get there in time is left out, and made again or put there by
-whoever has it next.
-"""
+"""What a build has made, or has, that other agents can use, and the shared cache may not have."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import platform
-import signal
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from buildstep.build import cache_inputs, shared_keys
 from buildstep.build.context import BuildContext, BuildState, report_failure
+from buildstep.build.shared_put import Upload, Uploads
 from buildstep.cache import adopt, shared_lists, shared_there
 from buildstep.cache.blob_files import BlobRecord
 from buildstep.cache.layers import LayerRecord
 from buildstep.cache.resolutions import KeptResolution
-from buildstep.cache.shared import open_store
-from buildstep.errors import BuildstepError
-from buildstep.events import Bus
 from buildstep.images import shared_base
 from buildstep.images.freshness import RELEASE
-from buildstep.spec.shared_cache import SharedCache
-from buildstep.system import workers
 from buildstep.system.digest import sha256_bytes
-from buildstep.system.text import plural, size_text
 
 if TYPE_CHECKING:
-    from buildstep.cache.remote.interface import Record
+    pass
 
 _SHARE: Final = 0.1
 _LEAST: Final = 5.0
@@ -43,17 +29,6 @@ _OVERHEAD: Final = 0.04
 """Seconds per MB that it takes to unpack and to hash what was fetched."""
 _A_PACKAGE: Final = 0.1
 """Seconds that a package of a root costs, where nobody has measured it."""
-
-Files = Mapping[str, Path | bytes]
-Upload = tuple["Record", Files]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Uploads:
-    """What is to be uploaded. seconds: that may be taken."""
-
-    rows: Sequence[Upload] = ()
-    seconds: float = _LEAST
 
 
 # -- what there is ------------------------------------------------------------------------------------------
@@ -70,13 +45,19 @@ def collect(context: BuildContext, state: BuildState, seconds: float) -> Uploads
     rows: list[Upload] = []
     with report_failure(context.bus, "looking for what to share"):
         rows = [*_base(context, state), *_packages(context, state), *_facts(state)]
-        there = shared_there.known(context.backend.state, shared.settings.url, shared.settings.scope)
+        settings = shared.settings
+        there = shared_there.known(context.backend.state, settings.url, settings.scope)
+        if shared.thorough:
+            there = set()
         rows = [row for row in rows if row[0].wanted not in there]
         rows = [row for row in rows if row[0].kind != "base" or "base" not in shared.hits]
         rows = [row for row in rows if row[0].kind != "packages" or "packages" not in shared.hits]
     given = shared.settings.budget
     limit = max(_LEAST, _SHARE * seconds) if given is None else given
-    return Uploads(rows=rows, seconds=limit) if rows else None
+    used = tuple(shared.hits_of)
+    if not rows and not used:
+        return None
+    return Uploads(rows=rows, seconds=limit, used=used, seeds=adopt.older(context.backend.state, "packages "))
 
 
 def _base(context: BuildContext, state: BuildState) -> list[Upload]:
@@ -126,7 +107,7 @@ def _packages(context: BuildContext, state: BuildState) -> list[Upload]:
         "tree_digest": layer.tree_digest, "list_digest": layer.list_digest, "gone": gone, "blob": facts,
         "result": _result(layer), "size": layer.size, "inodes": layer.inodes,
     }  # fmt: skip
-    slot = sha256_bytes(repr((spec.packages, image.list_digest)).encode())
+    slot = shared_keys.slot(spec, image.key)
     record = Record(
         kind=kind, key=key, inputs=inputs, outputs=outputs, facts=known, seconds=layer.seconds, slot=slot
     )
@@ -193,91 +174,3 @@ def _pays(context: BuildContext, seconds: float, blob: Path) -> bool:
     size = blob.stat().st_size
     to_fetch = shared.store.measured.seconds_for(size) + size / 1e6 * _OVERHEAD
     return seconds >= shared.settings.min_cost and seconds > to_fetch
-
-
-# -- putting it there ---------------------------------------------------------------------------------------
-
-
-def upload(
-    uploads: Uploads, settings: SharedCache, state: Path, environ: Mapping[str, str], bus: Bus
-) -> None:
-    """Put it there, in a process that is ended when its time is over. What became of it is a note."""
-    begin = time.monotonic()
-    read_end, write_end = os.pipe()
-    pid = workers.fork()
-    if pid == 0:
-        os.close(read_end)
-        _child(uploads, settings, state, environ, write_end)
-    os.close(write_end)
-    said = _wait(pid, read_end, begin + uploads.seconds)
-    done = sum(int(line) for line in said.split() if line.isdigit())
-    count = len(said.split())
-    more = len(uploads.rows) - count
-    text = f"uploaded to the shared cache: {plural(count, 'record')}, {size_text(done)} in"
-    late = f"; {more} not, within {uploads.seconds:.1f} s" if more > 0 else ""
-    bus.count("shared_bytes_out", done)
-    bus.note(f"{text} {time.monotonic() - begin:.1f} s{late}")
-
-
-def _wait(pid: int, read_end: int, until: float) -> str:
-    """Return what a child says until it ends, or its time does."""
-    import select
-
-    said = b""
-    with contextlib.ExitStack() as stack:
-        stack.callback(os.close, read_end)
-        while (left := until - time.monotonic()) > 0:
-            if not select.select([read_end], [], [], left)[0]:
-                break
-            data = os.read(read_end, 4096)
-            if not data:
-                break
-            said += data
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return said.decode()
-
-
-def _child(
-    uploads: Uploads, settings: SharedCache, state: Path, environ: Mapping[str, str], write_end: int
-) -> None:
-    """The whole life of the process that uploads: a line for each record that is there, with the bytes that
-    went for it."""
-    status = 1
-    try:
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(signum, signal.SIG_DFL)
-        with contextlib.suppress(BuildstepError, OSError):
-            put_all(uploads, settings, state, environ, lambda count: os.write(write_end, b"%d\n" % count))
-        status = 0
-    finally:
-        os._exit(status)
-
-
-def put_all(
-    uploads: Uploads,
-    settings: SharedCache,
-    state: Path,
-    environ: Mapping[str, str],
-    done: Any,
-) -> None:
-    """Put records into a shared cache, those that it does not have. done: is told of the bytes of each."""
-    from dataclasses import replace
-
-    until = time.monotonic() + uploads.seconds
-    store = open_store(settings, state, environ, Bus())
-    builder = f"buildstep on {platform.machine()}"
-    try:
-        there = set(store.find([record.wanted for record, _ in uploads.rows], min(2.0, uploads.seconds)))
-        for record, files in uploads.rows:
-            before = store.facts.bytes_out
-            if record.wanted in there:
-                done(0)
-            elif store.put(replace(record, builder=builder), files, deadline=until - time.monotonic()):
-                done(store.facts.bytes_out - before)
-            else:
-                continue
-            shared_there.note(state, settings.url, settings.scope, record.wanted)
-    finally:
-        store.close()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from buildstep.cache import records
 from buildstep.cache.blob_files import (
@@ -18,6 +19,11 @@ from buildstep.cache.blob_files import (
 from buildstep.system.host import boot_id
 from buildstep.system.locks import lock
 from buildstep.system.private import private_dir
+
+if TYPE_CHECKING:
+    from buildstep.cache.remote.interface import Seed
+
+_SEEDS: Final = 3
 
 
 def facts_of(path: Path) -> dict[str, Any]:
@@ -33,6 +39,20 @@ def facts_of(path: Path) -> dict[str, Any]:
         "brought": list(known.brought) if known.brought else None,
         "seconds": round(known.seconds, 3),
     }
+
+
+def older(state: Path, start: str) -> list[Seed]:
+    """Return the stored layers whose keys begin so, the newest first: what is fetched, or put there, may have
+    parts of them."""
+    from buildstep.cache.remote.interface import Seed
+
+    found: list[tuple[float, Seed]] = []
+    for path in (state / "blobs").glob("*.json"):
+        known = records.find(BlobRecord, path, RECORD_FORMAT)
+        if known is not None and known.key.startswith(start):
+            with contextlib.suppress(OSError):
+                found.append((path.stat().st_mtime, Seed(path.with_suffix(""), known.digest)))
+    return [seed for _, seed in sorted(found, key=lambda row: -row[0])[:_SEEDS]]
 
 
 def adopt(state: Path, file: Path, facts: Mapping[str, Any], start: str, comment: str) -> bool:

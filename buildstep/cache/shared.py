@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +20,7 @@ from buildstep.spec.shared_cache import SharedCache
 from buildstep.system.text import size_text
 
 if TYPE_CHECKING:
-    from buildstep.cache.remote.interface import Output, Record, Wanted
+    from buildstep.cache.remote.interface import Kind, Output, Record, Seed, Wanted
     from buildstep.cache.remote.store import SharedStore
     from buildstep.events import Bus
 
@@ -66,10 +66,14 @@ class Shared:
         self.settings, self.environ = settings, environ
         self.hits: dict[str, Hit] = {}
         """What it gave, by what that is: `base`, `packages`."""
+        self.hits_of: list[Wanted] = []
+        """The records of these."""
         self.missing: dict[str, str] = {}
         """Why it did not give something, by what that is."""
         self.tried: set[Wanted] = set()
         """Records whose outputs were fetched, or could not be: nobody tries it twice."""
+        self.thorough = False
+        """Whether all is to be uploaded that is not there, whatever is known of that."""
         self.trouble = ""
         """Why it is not used any more; empty while it is."""
         self.found: Mapping[str, Any] = {}
@@ -129,11 +133,15 @@ class Shared:
                 self._fail(self._store.broken)
         return {name: record for name in names if (record := self._known.get(name)) is not None}
 
+    def latest(self, kind: Kind, slot: str) -> Record | None:
+        """Return the newest record of a slot, to tell why there is none of a key."""
+        return self._store.latest(kind, slot, self.settings.look_up) if self.usable else None
+
     # -- fetching --------------------------------------------------------------------------------------
 
-    def fetch(self, output: Output, target: Path, *, cost: float) -> bool:
+    def fetch(self, output: Output, target: Path, *, cost: float, seeds: Sequence[Seed] = ()) -> bool:
         """Write an output to a new file. False where that cannot be, or would take longer than `cost`, the
-        seconds that it takes to make what it is of."""
+        seconds that it takes to make what it is of. seeds: files here that may have parts of it."""
         if not self.usable:
             return False
         stopped, came = threading.Event(), _Came(output.size)
@@ -142,7 +150,7 @@ class Shared:
         try:
             first = _FIRST if output.size <= _SMALL else float("inf")
             limit = min(max(cost, _FIRST), first)
-            self._store.fetch(output, target, deadline=limit, progress=came.add, stopped=stopped)
+            self._store.fetch(output, target, deadline=limit, seeds=seeds, progress=came.add, stopped=stopped)
         except (BuildstepError, OSError) as error:
             self._failed_fetch(output, came, error)
             return False
@@ -164,9 +172,10 @@ class Shared:
         self._fail(text)
         self._tell()
 
-    def hit(self, name: str, hit: Hit) -> None:
+    def hit(self, name: str, hit: Hit, record: Record) -> None:
         """Note what the cache gave."""
         self.hits[name] = hit
+        self.hits_of.append(record.wanted)
         self._bus.note(f"{name}: {hit}")
 
     def refused(self, name: str, why: str) -> None:

@@ -2,7 +2,7 @@
 
 state/shared/NAME.there   a line for each record: when it was there last, its kind, its key
 
-A cache may lose what it had; so what is here counts for a day.
+A cache may lose what it had; so what is here counts for an hour.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from buildstep.cache.blob_files import name_of
 from buildstep.system.files import atomic_write
 from buildstep.system.private import private_dir
 
-_DAY: Final = 86400.0
+_HOUR: Final = 3600.0
 _MOST: Final = 2000
 
 
@@ -45,6 +45,6 @@ def _rows(path: Path) -> list[tuple[str, str, float]]:
     with contextlib.suppress(OSError, ValueError):
         for row in path.read_text().splitlines():
             at, kind, key = row.split(" ")
-            if 0 <= time.time() - float(at) < _DAY:
+            if 0 <= time.time() - float(at) < _HOUR:
                 found.append((kind, key, float(at)))
     return found

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from buildstep.cli import values
+from buildstep.cli import cache_shared, values
+from buildstep.cli.cache_shared import SHARED_URL
 from buildstep.cli.options import JSON, show, with_session
 from buildstep.system.text import plural, size_text
 
@@ -32,7 +34,12 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> in
 
 @click.group("cache")
 def command() -> None:
-    """The caches of a pool: list, size, verify, prune; export and import for a CI."""
+    """The caches of a pool: list, size, verify, prune; export and import for a CI; warm and doctor for the
+    cache that agents share."""
+
+
+command.add_command(cache_shared.warm)
+command.add_command(cache_shared.doctor)
 
 
 @command.command("list")
@@ -122,16 +129,21 @@ def verify(session: Session, as_json: bool, dry_run: bool) -> int:
 @with_session(quiet=True)
 @JSON
 @click.option("--older-than", metavar="DAYS", type=float, help="What was not used for so long.")
-@click.option("--max-bytes", metavar="SIZE", callback=_size, help="Keep no more than this, such as 10G.")
+@click.option(
+    "--max-bytes", "--max-size", metavar="SIZE", callback=_size, help="Keep no more than this, such as 10G."
+)
 @click.option(
     "--max-inodes", metavar="COUNT", type=click.IntRange(min=0), help="Keep no more files than this."
 )
+@click.option("--shared", is_flag=True, help="Of the cache that agents share, not of this pool.")
+@SHARED_URL
 def prune(
     session: Session,
     as_json: bool,
     older_than: float | None,
     max_bytes: int | None,
     max_inodes: int | None,
+    **shared: Any,
 ) -> None:
     """Remove cached items, those not used for longest first; without an option, all of them.
 
@@ -140,6 +152,9 @@ def prune(
     """
     from buildstep.cache import prune as cache_prune
 
+    if shared["shared"] or shared["shared_cache"]:
+        _prune_shared(session, shared["shared_cache"], older_than, max_bytes, as_json=as_json)
+        return
     limits = None
     if older_than is not None or max_bytes is not None or max_inodes is not None:
         limits = cache_prune.Limits(
@@ -152,6 +167,32 @@ def prune(
     layers = [item.name for item in removed if item.kind == "layer"]
     facts = {"removed": layers, "items": [item.to_json() for item in removed], "bytes": freed}
     line = f"{plural(len(removed), 'item')} removed, {size_text(freed)}"
+    show(facts, [line], as_json=as_json, done=line)
+
+
+def _prune_shared(
+    session: Session, url: str | None, older_than: float | None, max_bytes: int | None, *, as_json: bool
+) -> None:
+    """Remove records that nobody used for longest, and the bytes that none of the others names."""
+    from buildstep.cache.shared import open_store
+    from buildstep.cli import shared
+    from buildstep.errors import UsageError
+
+    if older_than is None and max_bytes is None:
+        raise UsageError(
+            "a shared cache is not emptied", hint="give --older-than DAYS, --max-size SIZE, or both"
+        )
+    settings = shared.of_command(url, session.config)
+    store = open_store(settings, session.backend.state, session.environ, session.bus)
+    try:
+        done = store.prune(older_than=None if older_than is None else older_than * 86400, max_size=max_bytes)
+    finally:
+        store.close()
+    facts = asdict(done)
+    line = (
+        f"{plural(done.records, 'record')} removed, {size_text(done.freed)}; {size_text(done.left)} stay,"
+        f" {size_text(done.waiting)} go in a day"
+    )
     show(facts, [line], as_json=as_json, done=line)
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from buildstep.errors import UsageError
 from buildstep.spec import shared_cache
 
 if TYPE_CHECKING:
@@ -29,6 +30,19 @@ def of_build(spec: BuildSpec, config: Config) -> SharedCache | None:
         for origin in ("flag", "environment")
     )
     return shared_cache.merged(spec.cache, flags, {**variables, **config.shared}, os.environ, Path.cwd())
+
+
+def of_command(url: str | None, config: Config) -> SharedCache:
+    """Return the shared cache of a command that is about it. url: as a flag names it. Raises UsageError where
+    none is named, SpecError with every fault."""
+    flags = {"shared": url} if url else {}
+    found = shared_cache.merged(True, flags, config.shared, os.environ, Path.cwd())
+    if found is None:
+        raise UsageError(
+            "no shared cache is named",
+            hint="name one: --shared-cache URL, BUILDSTEP_SHARED_CACHE, or cache.shared in buildstep.toml",
+        )
+    return found
 
 
 def attach(spec: BuildSpec, session: Session, *, keep: bool = True) -> BuildSpec:
@@ -67,14 +81,12 @@ def uploading(enclosed: Callable[[Callable[[], int]], int], job: Callable[[], in
 
 def upload(result: BuildResult, spec: BuildSpec, session: Session) -> None:
     """Put what a build made into the shared cache, or have it done after the command's end."""
-    from buildstep.build import shared_upload
+    from buildstep.build import shared_put
 
     if result.uploads is None or spec.sharing is None:
         return
     if spec.sharing.upload != "detach" or not _LATER:
-        shared_upload.upload(
-            result.uploads, spec.sharing, session.backend.state, session.environ, session.bus
-        )
+        shared_put.upload(result.uploads, spec.sharing, session.backend.state, session.environ, session.bus)
         return
     job = (result.uploads, spec.sharing, session.backend.state, dict(session.environ))
     os.write(_LATER[0], pickle.dumps(job))
@@ -91,9 +103,9 @@ def _detach(job: bytes) -> None:
             nothing = os.open(os.devnull, os.O_RDWR)
             for fd in (0, 1, 2):
                 os.dup2(nothing, fd)
-            from buildstep.build import shared_upload
+            from buildstep.build import shared_put
 
             uploads, settings, state, environ = pickle.loads(job)  # noqa: S301  (it is our own)
-            shared_upload.put_all(uploads, settings, state, environ, lambda _count: None)
+            shared_put.put_all(uploads, settings, state, environ, lambda _count: None)
     finally:
         os._exit(0)

@@ -166,7 +166,7 @@ def _take(
     start = f"base {facts['list_digest']} "
     adopt.adopt(state, paths["layer"], facts["blob"], start, "")
     made = _image(about, entries)
-    shared.hit("base", Hit(size=size, seconds=time.monotonic() - begin, cost=record.seconds))
+    shared.hit("base", Hit(size=size, seconds=time.monotonic() - begin, cost=record.seconds), record)
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -52,17 +53,17 @@ class Agents:
     def __init__(self, top: Path) -> None:
         self.top = top
         self.url = f"dir:{top / 'cache'}"
+        self.manifest = {
+            "name": "web", "version": "1.0", "os": "linux", "type": "other",
+            "build": {"image": BASE, "packages": [PACKAGE], "order": "packages-first"},
+        }  # fmt: skip
         (top / "proto/srv").mkdir(parents=True)
         (top / "proto/srv/page").write_text("hello\n")
 
     def build(self, name: str, *words: str, url: str = "", **environ: str) -> Built:
-        manifest = {
-            "name": "web", "version": "1.0", "os": "linux", "type": "other",
-            "build": {"image": BASE, "packages": [PACKAGE], "order": "packages-first"},
-        }  # fmt: skip
         out = self.top / f"{name}-out"
         argv = [
-            sys.executable, "-m", "buildstep", "build", "-m", json.dumps(manifest), "-d", str(self.top / "proto"),
+            sys.executable, "-m", "buildstep", "build", "-m", json.dumps(self.manifest), "-d", str(self.top / "proto"),
             "-o", str(out), "--pool", f"overlay:{self.top / name}", "--shared-cache", url or self.url, *words,
         ]  # fmt: skip
         env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "SOURCE_DATE_EPOCH": str(EPOCH), **environ}
@@ -136,7 +137,7 @@ def copied(place: Agents, name: str) -> Path:
     """A pool that has the base and the package files, and no layer."""
     pool = place.top / name
     subprocess.run(["cp", "-a", "--reflink=auto", place.top / "one", pool], check=True)
-    for part in ("state/layers", "state/shared", "layer"):
+    for part in ("state/layers", "state/shared", "state/artifacts", "layer"):
         shutil.rmtree(pool / part, ignore_errors=True)
     (pool / "layer").mkdir(mode=0o700)
     return pool
@@ -181,9 +182,10 @@ def sick(kind: str) -> Iterator[str]:
             self.send_response(500 if kind == "500" else 200)
             self.send_header("Content-Length", "100000")
             self.end_headers()
-            for _ in range(100 if kind == "slow" else 0):
-                self.wfile.write(b"x" * 1000)
-                time.sleep(1)
+            with contextlib.suppress(OSError):
+                for _ in range(100 if kind == "slow" else 0):
+                    self.wfile.write(b"x" * 1000)
+                    time.sleep(1)
 
         do_HEAD = do_GET  # noqa: N815  (the name that the server calls)
 
@@ -240,3 +242,73 @@ def test_what_is_demanded_is_an_error_before_anything_is_made(agents: tuple[Agen
     assert built.status == 26
     assert "cannot be used" in built.said
     assert not (place.top / "six/image").exists() or not list((place.top / "six/image").iterdir())
+
+
+def cache(place: Agents, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run a command about caches."""
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "SOURCE_DATE_EPOCH": str(EPOCH), **environ}
+    argv = [sys.executable, "-m", "buildstep", "cache", *words]
+    return subprocess.run(
+        argv, capture_output=True, text=True, timeout=4 * LIMIT, check=False, env=env, cwd=place.top
+    )
+
+
+def test_a_cache_is_warmed_and_measured_and_made_smaller(agents: tuple[Agents, Built]) -> None:
+    """A job fills a new cache from a pool that has all; an agent takes it; the doctor and a prune see it."""
+    place, first = agents
+    url = f"dir:{place.top / 'warmed'}"
+    (place.top / "m.json").write_text(json.dumps(place.manifest))
+    warmed = cache(
+        place, "warm", "m.json", "--pool", f"overlay:{place.top / 'one'}", "--shared-cache", url, "--json"
+    )
+    assert warmed.returncode == 0, warmed.stderr
+    (row,) = json.loads(warmed.stdout)["warmed"]
+    assert (row["records"], row["left_out"]) == (6, 0)
+    again = cache(
+        place, "warm", "m.json", "--pool", f"overlay:{place.top / 'one'}", "--shared-cache", url, "--json"
+    )
+    assert json.loads(again.stdout)["warmed"][0]["bytes"] == 0
+    taken = place.build("seven", url=url)
+    assert taken.archive == first.archive
+    assert taken.counts["shared_hits"] == 2
+
+    asked = cache(place, "doctor", "--shared-cache", url, "--write", "--json")
+    assert asked.returncode == 0, asked.stdout
+    found = {row["check"]: row for row in json.loads(asked.stdout)["checks"]}
+    assert {row["result"] for row in found.values()} == {"ok"}
+    assert found["bandwidth"]["value"] > 1e6
+    assert 0 < found["latency"]["value"] < 1
+    with sick("refused") as dead:
+        asked = cache(place, "doctor", "--shared-cache", dead)
+    assert asked.returncode == 26
+    assert "bad   read" in asked.stdout
+
+    size = (
+        "--pool",
+        f"overlay:{place.top / 'one'}",
+        "--shared-cache",
+        url,
+        "--shared",
+        "--max-size",
+        "1M",
+        "--json",
+    )
+    pruned = cache(place, "prune", *size)
+    assert pruned.returncode == 0, pruned.stderr
+    assert json.loads(pruned.stdout)["records"] > 0
+    assert "--older-than" in cache(place, "prune", *size[:5]).stderr, "it is not emptied by mistake"
+
+
+def test_an_upload_outlives_the_build_where_that_is_wanted(agents: tuple[Agents, Built]) -> None:
+    place, _ = agents
+    url = f"dir:{place.top / 'later'}"
+    pool = place.top / "one"
+    shutil.rmtree(pool / "state/artifacts")
+    built = place.build("one", url=url, BUILDSTEP_CACHE_UPLOAD="detach")
+    assert built.status == 0, built.said
+    assert "uploaded" not in built.said
+    end = time.monotonic() + LIMIT
+    while len(list((place.top / "later").glob("ac/1/main/packages/*"))) < 1:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert place.build("eight", url=url, BUILDSTEP_CACHE_UPLOAD="0").states["packages"] == "reuse"

@@ -52,7 +52,7 @@ class Upload:
     def put(self, record: Record, scope: str, files: Mapping[str, Path | bytes]) -> bool:
         """See `SharedStore.put`. Raises StoreError, OSError, ValueError."""
         facts = record.kind == "layer"
-        before = self._latest(record, scope)
+        before = self.latest(record, scope)
         plans = [self._plan(output, files.get(output.name), before, facts=facts) for output in record.outputs]
         outputs = tuple(each.output for each in plans)
         record = replace(record, outputs=outputs, made_at=record.made_at or time.time())
@@ -180,7 +180,7 @@ class Upload:
 
     # -- the older version -----------------------------------------------------------------------------
 
-    def _latest(self, record: Record, scope: str) -> Record | None:
+    def latest(self, record: Record, scope: str) -> Record | None:
         """Return the newest record of a slot, which is not this one; None if none is found."""
         if not record.slot:
             return None

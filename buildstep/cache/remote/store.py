@@ -24,6 +24,7 @@ from buildstep.cache.remote.fetch import Fetch, Limits
 from buildstep.cache.remote.interface import (
     Facts,
     Gone,
+    Kind,
     Measured,
     Output,
     Record,
@@ -180,6 +181,30 @@ class SharedStore:
         sealed = envelope.parse(data)
         record = envelope.record_in(sealed, scope, wanted)
         return envelope.with_signer(record, self.policy.signer_of(sealed, record))
+
+    def latest(self, kind: Kind, slot: str, deadline: float = 0.3) -> Record | None:
+        """Return the newest record of a slot, for whoever wants to know why there is none of a key; None
+        where none is found in so many seconds. Raises nothing."""
+        asked = Record(kind=kind, key="", slot=slot)
+        until = time.monotonic() + deadline
+        job = Upload(self._backend, self._calls, self._known, (), self._counting, until, ())
+        for scope in dict.fromkeys((self.settings.scope, MAIN)):
+            future = self._calls.start(lambda scope=scope: job.latest(asked, scope))  # type: ignore[misc]
+            try:
+                if (found := future.result(max(0.0, until - time.monotonic()))) is not None:
+                    return found
+            except (StoreError, OSError, NotYet):
+                return None
+        return None
+
+    def would_count(self, record: Record) -> str:
+        """Return why a record that this machine writes would not count for it; empty if it would."""
+        sealed = envelope.parse(envelope.dumps(record, record.scope, self._signers))
+        try:
+            self.policy.signer_of(sealed, record)
+        except Unusable as error:
+            return error.message
+        return ""
 
     # -- fetching --------------------------------------------------------------------------------------
 

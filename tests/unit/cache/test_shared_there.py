@@ -1,4 +1,4 @@
-"""What a shared cache is known to have counts for a day, for one address and scope."""
+"""What a shared cache is known to have counts for an hour, for one address and scope."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def test_what_was_noted_is_known(tmp_path: Path) -> None:
     assert shared_there.known(tmp_path, "s3://b", "main") == set()
 
 
-def test_it_counts_for_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_counts_for_an_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shared_there.note(tmp_path, "s3://a", "main", ONE)
     now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 90_000)
+    monkeypatch.setattr(time, "time", lambda: now + 3700)
     assert shared_there.known(tmp_path, "s3://a", "main") == set()
 
 
