@@ -87,7 +87,7 @@ def _packages(context: BuildContext, state: BuildState) -> list[Upload]:
     if image is None or answer is None or not image.list_digest or shared_keys.shareable(spec):
         return []
     asked = shared_keys.question(spec, image, context.environ)
-    found = _answers(context, asked, answer, image.inputs.get(RELEASE, ""))
+    found = _answers(context, state, asked, answer, image.inputs.get(RELEASE, ""))
     local = cache_inputs.question(spec, image, None, context.environ)
     layer = context.cache.find(cache_inputs.package_layer(local, image, answer)[0])
     start = f"packages {image.tree_digest} {layer.tree_digest} " if layer is not None else "-"
@@ -121,13 +121,17 @@ def _result(layer: LayerRecord) -> dict[str, Any]:
 
 
 def _answers(
-    context: BuildContext, asked: Mapping[str, Any], answer: KeptResolution, release: str
+    context: BuildContext,
+    state: BuildState,
+    asked: Mapping[str, Any],
+    answer: KeptResolution,
+    release: str,
 ) -> list[Upload]:
     from buildstep.cache.remote.interface import Record
 
-    # Whether the repository is still what the base was made from is known only if that was just now.
-    image = context.plan.image
-    if image is not None or answer.asked < context.recorder.begin:
+    # Who finds these Release files later knows that they were so ever since, and the repository was asked in
+    # between.
+    if answer.asked < context.store.freshness.asked(state.image):
         release = ""
     facts = {name: list(part) if isinstance(part, tuple) else part for name, part in asdict(answer).items()}
     found: list[Upload] = []

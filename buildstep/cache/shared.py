@@ -202,7 +202,9 @@ class Shared:
                 f"the shared cache {self.settings.url} cannot be used: {self.trouble}",
                 hint="`buildstep cache doctor` measures it; without --cache-required a build does without it",
             )
-        self._bus.note(f"the shared cache {self.settings.url} is not used: {self.trouble}", level="warning")
+        # The log of the build may begin later.
+        text = f"the shared cache {self.settings.url} is not used: {self.trouble}"
+        self._bus.announce(text, level="warning")
 
     def close(self) -> None:
         """End what still runs, and count what it was good for."""

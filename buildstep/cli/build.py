@@ -250,9 +250,9 @@ def command(
     spec = load_spec(document, options)
     if spec.lock_problem:
         notes.append(spec.lock_problem)
-    packages = spec.runs and not run["dry_run"]
-    user_namespace.enter(named_pool(spec), packages=packages)
-    return shared.uploading(session.enclosed, lambda: _build(spec, _Read(notes, document.files), **run))
+    user_namespace.enter(named_pool(spec), packages=spec.runs and not run["dry_run"])
+    job = partial(_build, spec, _Read(notes, document.files), **run)
+    return shared.uploading(spec, session.enclosed, job)
 
 
 def read_here(

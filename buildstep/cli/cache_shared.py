@@ -109,6 +109,8 @@ def _warm(specs: list[BuildSpec], names: tuple[str, ...], *, verbose: int, as_js
 _PLAIN: dict[str, Any] = {
     "run": (), "checks": {}, "over_size": "warn", "formats": ("oci",), "keep_on_failure": False,
     "shell_on_failure": False, "exclude": (), "replace": (), "modes": {}, "store": None, "ref": None,
+    # What is put there has to be good now.
+    "base_max_age": 0, "index_max_age": 0,
 }  # fmt: skip
 """What of a spec decides nothing of its base and of its layer with packages, and would need its proto
 directory."""

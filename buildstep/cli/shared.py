@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from buildstep.errors import UsageError
+from buildstep.spec import config as configs
 from buildstep.spec import shared_cache
 
 if TYPE_CHECKING:
@@ -59,24 +60,29 @@ def attach(spec: BuildSpec, session: Session, *, keep: bool = True) -> BuildSpec
 
 
 _LATER: Final[list[int]] = []
-"""A file in memory that takes what is to be uploaded after the command's end, where there is one."""
+"""A pipe to the process that uploads after the command's end, where there is one."""
 
 
-def uploading(enclosed: Callable[[Callable[[], int]], int], job: Callable[[], int]) -> int:
-    """Run a job, and leave what it gives to `upload` to a process of its own that outlives this one, where it
-    is to be so: a job in a PID namespace takes all its children along."""
-    if not hasattr(os, "memfd_create"):
+def uploading(spec: BuildSpec, enclosed: Callable[[Callable[[], int]], int], job: Callable[[], int]) -> int:
+    """Run a job, and leave what it gives to `upload` to a process that outlives this one, if that is wanted.
+
+    It is started before the job: one in a PID namespace takes all its children along, and who has made such a
+    namespace can have no other children any more. Raises SpecError for wrong settings.
+    """
+    settings = of_build(spec, configs.load(os.environ, Path.cwd()))
+    if settings is None or settings.upload != "detach":
         return enclosed(job)
-    later = os.memfd_create("uploads")
-    _LATER[:] = [later]
+    read_end, write_end = os.pipe()
+    if not os.fork():
+        os.close(write_end)
+        _stay(read_end)
+    os.close(read_end)
+    _LATER[:] = [write_end]
     try:
-        status = enclosed(job)
-        if size := os.fstat(later).st_size:
-            _detach(os.pread(later, size, 0))
-        return status
+        return enclosed(job)
     finally:
         _LATER.clear()
-        os.close(later)
+        os.close(write_end)
 
 
 def upload(result: BuildResult, spec: BuildSpec, session: Session) -> None:
@@ -85,27 +91,28 @@ def upload(result: BuildResult, spec: BuildSpec, session: Session) -> None:
 
     if result.uploads is None or spec.sharing is None:
         return
-    if spec.sharing.upload != "detach" or not _LATER:
+    if not _LATER:
         shared_put.upload(result.uploads, spec.sharing, session.backend.state, session.environ, session.bus)
         return
     job = (result.uploads, spec.sharing, session.backend.state, dict(session.environ))
-    os.write(_LATER[0], pickle.dumps(job))
+    with open(_LATER[0], "wb", closefd=False) as stream:
+        stream.write(pickle.dumps(job))
 
 
-def _detach(job: bytes) -> None:
-    """Upload in a process that belongs to nobody, and says nothing."""
-    if os.fork():
-        os.wait()
-        return
+def _stay(read_end: int) -> None:
+    """The whole life of a process that belongs to nobody and says nothing: it uploads what it is given, and
+    ends where that is nothing, as when the build failed or was killed."""
     try:
         os.setsid()
-        if not os.fork():
-            nothing = os.open(os.devnull, os.O_RDWR)
-            for fd in (0, 1, 2):
-                os.dup2(nothing, fd)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(nothing, fd)
+        with open(read_end, "rb") as stream:
+            data = stream.read()
+        if data:
             from buildstep.build import shared_put
 
-            uploads, settings, state, environ = pickle.loads(job)  # noqa: S301  (it is our own)
-            shared_put.put_all(uploads, settings, state, environ, lambda _count: None)
+            uploads, settings, state, environ = pickle.loads(data)  # noqa: S301  (it is our own)
+            shared_put.put_all(uploads, settings, state, environ, lambda _row: None)
     finally:
         os._exit(0)

@@ -12,6 +12,7 @@ the same, to the nanosecond, as that of the agent which made it.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 MADE: Final = "mmdebstrap"
 """The scheme of bases that are made: to fetch them costs a fraction of that. Others are fetched anyway."""
 
+_CREDENTIALS: Final = re.compile(r"://[^/\s]*@")
 _FORMAT: Final = 1
 _LONGEST_LIST: Final = 64 << 20
 
@@ -185,7 +187,11 @@ def _image(about: Mapping[str, Any], entries: FileList) -> SourceImage:
 
 
 def is_made(image: ImageRecord) -> bool:
-    """Say whether an image is one that is worth to be put there, and may be."""
+    """Say whether an image is worth to be put there, and may be: not one whose sources of packages
+    say who calls."""
+    texts = image.made_of.sources.values() if image.made_of is not None else ()
+    if any(_CREDENTIALS.search(text) for text in texts):
+        return False
     return image.key.startswith(f"{MADE}:") and not image.layers and bool(image.inputs.get(RELEASE))
 
 

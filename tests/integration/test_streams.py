@@ -224,6 +224,8 @@ COMMANDS: dict[str, list[str]] = {
     "cache prune": ["--older-than", "100"],
     "cache export": ["pool.tar"],
     "cache import": ["kept.tar"],
+    "cache warm": ["m.json", "--shared-cache", "dir:shared"],
+    "cache doctor": ["--shared-cache", "dir:shared"],
     "jenkins agents": [],
     "jenkins trigger": ["job"],
     "jenkins watch": ["job"],
@@ -273,6 +275,7 @@ DOES = {
     "cache prune",
     "cache export",
     "cache import",
+    "cache warm",
     "heal",
 }
 """Commands that do something, and are done whether or not anybody reads what they say of it."""

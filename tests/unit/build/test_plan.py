@@ -55,6 +55,7 @@ class Store:
     hashes: FileHashes = field(default_factory=lambda: FileHashes(Path("nowhere")))
     bus: Bus = field(default_factory=Bus)
     freshness: Freshness = field(default_factory=lambda: Freshness(Path("nowhere"), {}, {}, Bus()))
+    shared: None = None
 
     def for_platform(self, platform: str) -> None:
         assert platform == ""
