@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _SHARE: Final = 0.1
 _LEAST: Final = 5.0
 """Of a build's time, and seconds: what an upload may take, the larger of both."""
+_DETACHED: Final = 600.0
+"""Seconds that an upload may take that nobody waits for."""
 _OVERHEAD: Final = 0.04
 """Seconds per MB that it takes to unpack and to hash what was fetched."""
 _A_PACKAGE: Final = 0.1
@@ -53,7 +55,8 @@ def collect(context: BuildContext, state: BuildState, seconds: float) -> Uploads
         rows = [row for row in rows if row[0].kind != "base" or "base" not in shared.hits]
         rows = [row for row in rows if row[0].kind != "packages" or "packages" not in shared.hits]
     given = shared.settings.budget
-    limit = max(_LEAST, _SHARE * seconds) if given is None else given
+    usual = _DETACHED if shared.settings.upload == "detach" else max(_LEAST, _SHARE * seconds)
+    limit = usual if given is None else given
     used = tuple(shared.hits_of)
     if not rows and not used:
         return None
