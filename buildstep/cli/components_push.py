@@ -81,6 +81,7 @@ def _push(root: Path, *, quiet: bool, as_json: bool, result: Path | None, **opti
         environ=os.environ,
         bus=Bus(),
         stock=stock_of(opened),
+        layouts=opened.state / "layouts",
         insecure=options["insecure"],
     )
     rows = pushing.push(chosen, registry, access, (lambda _text: None) if quiet else tell)

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from buildstep.components import exact_layout
 from buildstep.components.interface import GraphError
 from buildstep.components.settings import BuildOptions
 from buildstep.system.digest import sha256_bytes
@@ -75,8 +74,3 @@ def alias_of(text: str, platform: str) -> str:
 def bare_id(image: str) -> str:
     """Return an id without the name of its digest."""
     return image.removeprefix("sha256:")
-
-
-def config_of(archive: Path) -> str:
-    """Return the digest of the configuration of the one image in an OCI archive, its id in a store."""
-    return exact_layout.only_image(archive)[1].config.digest

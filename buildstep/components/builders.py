@@ -20,7 +20,6 @@ from buildstep.components.builder_words import (
     ID,
     alias_of,
     bare_id,
-    config_of,
     iidfile,
     image_id,
     resolve_by,
@@ -99,10 +98,6 @@ class Builder(Protocol):
 
     def name_of(self, image: str) -> str:
         """Return the first name of an image in the store, empty where it has none."""
-        ...
-
-    def load(self, file: Path, name: str, run: Run) -> str:
-        """Take the one image of an OCI archive into the store, under a name; return its id."""
         ...
 
 
@@ -244,12 +239,6 @@ class Buildah:
         name = found.stdout.strip()
         return "" if found.status or ID.fullmatch(name) else name
 
-    def load(self, file: Path, name: str, run: Run) -> str:
-        run([*self._words, "pull", "--quiet", f"oci-archive:{file}"], self._env, f"loading {file.name}")
-        image = config_of(file)
-        self.tag(image, name, run)
-        return image
-
 
 def _fetch(
     builder: Builder,
@@ -353,14 +342,9 @@ class Docker:
             run(argv, self._env, f"converting {image[:19]}")
         archive.unlink()
 
-    def load(self, file: Path, name: str, run: Run) -> str:
-        run(["docker", "load", "--quiet", "--input", os.fspath(file)], self._env, f"loading {file.name}")
-        image = config_of(file)
-        self.tag(image, name, run)
-        return image
-
     def take(self, layout: Path, name: str, run: Run) -> str:
         image = exact_layout.only_image(layout)[1].config.digest
+        exact_layout.list_for_docker(layout)
         with room_beside(layout) as folder:
             archive = folder / "image.tar"
             run(

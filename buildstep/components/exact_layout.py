@@ -60,6 +60,18 @@ def to_directory(layout: Path, folder: Path) -> None:
     (folder / "version").write_text(_VERSION)
 
 
+def list_for_docker(layout: Path) -> None:
+    """Add the list of images that `docker load` before version 25 wants, where there is none (moby, image
+    specification v1.2). Raises OSError, ImageError."""
+    path = layout / "manifest.json"
+    if path.exists():
+        return
+    _, image = only_image(layout)
+    names = [f"{BLOBS}/{blob.hex}" for blob in image.layers]
+    row = {"Config": f"{BLOBS}/{image.config.hex}", "RepoTags": None, "Layers": names}
+    path.write_text(json.dumps([row]))
+
+
 def only_image(path: Path) -> tuple[Layout, OciImage]:
     """Open a layout, or an archive of one, and return its only image. Raises ImageError."""
     layout = open_layout(path, path.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Final
 
 import buildstep
+from buildstep.components import kept_layouts
 from buildstep.components.builders import Builder, Recipe, Run
 from buildstep.components.interface import GraphError, Image
 from buildstep.components.references import store_name
 from buildstep.components.settings import BuildOptions
 from buildstep.components.stage import Stage
+from buildstep.errors import DatasetError
 from buildstep.spec.document import PROFILE
 from buildstep.system import process
 from buildstep.system.registry import Registry, importing
@@ -24,7 +27,8 @@ from buildstep.system.registry import Registry, importing
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Making:
     """An image to make. bases: ids of the images of the graph that it needs, and of others that are here, by
-    references as its file has them; run: runs a command whose lines belong to the job."""
+    references as its file has them; run: runs a command whose lines belong to the job; layouts: where images
+    of our own pipeline are kept (`kept_layouts`)."""
 
     image: Image
     stage: Stage
@@ -33,6 +37,7 @@ class Making:
     builder: Builder
     run: Run
     environ: Mapping[str, str]
+    layouts: Path
 
 
 Maker = Callable[[Making], str]
@@ -93,7 +98,7 @@ def from_manifest(making: Making) -> str:
     with tempfile.TemporaryDirectory(prefix="buildstep-image-") as scratch:
         folder = Path(scratch)
         argv = [
-            sys.executable, "-m", "buildstep", "build", "--verbose", "--format", "oci",
+            sys.executable, "-m", "buildstep", "build", "--verbose", "--format", "oci-dir",
             "--manifest", os.fspath(making.stage.folder / making.image.file),
             "--dir", os.fspath(making.stage.folder / "proto"), "--output-dir", os.fspath(folder / "out"),
         ]  # fmt: skip
@@ -105,10 +110,12 @@ def from_manifest(making: Making) -> str:
         if making.image.file.endswith(".j2"):
             argv += [f"-D{name}={value}" for name, value in making.options.arguments.items()]
         making.run(argv, _pipeline_env(making.environ), f"building {making.image.name}")
-        archives = sorted((folder / "out").glob("*.oci.tar"))
-        if len(archives) != 1:
-            raise GraphError(f"{making.image.file}: the build made {len(archives)} OCI images, not one")
-        return making.builder.load(archives[0], store_name(making.image.name), making.run)
+        made = sorted((folder / "out").glob("*.oci"))
+        if len(made) != 1:
+            raise GraphError(f"{making.image.file}: the build made {len(made)} OCI images, not one")
+        with contextlib.suppress(OSError, DatasetError):  # it is pushed from the builder's store then
+            kept_layouts.keep(making.layouts, making.image.name, made[0])
+        return making.builder.take(made[0], store_name(making.image.name), making.run)
 
 
 def _pipeline_env(environ: Mapping[str, str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from buildstep.components import kept_layouts
 from buildstep.components.builders import Builder, Run
 from buildstep.components.interface import Base, Built
 from buildstep.components.settings import Registry
@@ -76,13 +77,15 @@ class Pushed:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Access:
     """What pushing uses. run: runs commands of the builder; stock: has images that are not in its store;
-    insecure: do not check certificates; limits: fields of `HttpOptions`."""
+    layouts: has images as our own pipeline made them (`kept_layouts`); insecure: do not check certificates;
+    limits: fields of `HttpOptions`."""
 
     builder: Builder
     run: Run
     environ: Mapping[str, str]
     bus: Bus
     stock: Stock = NoStock()  # noqa: RUF009 - it has no state
+    layouts: Path | None = None
     insecure: bool = False
     limits: Mapping[str, Any] = field(default_factory=dict)
 
@@ -167,9 +170,11 @@ def _content(row: Pushed, client: RegistryClient, access: Access, tell: Callable
     assert row.built is not None
     try:
         with tempfile.TemporaryDirectory(prefix="buildstep-push-") as scratch:
-            folder = Path(scratch, "layout")
-            access.stock.image(Base(row.built.output, row.image), access.run)
-            access.builder.save(row.built.output, folder, access.run)
+            kept = kept_layouts.find(access.layouts, row.image, row.built.output)
+            folder = kept or Path(scratch, "layout")
+            if kept is None:
+                access.stock.image(Base(row.built.output, row.image), access.run)
+                access.builder.save(row.built.output, folder, access.run)
             layout = open_layout(folder, row.image)
             entry = layout.find("")
             push_image(layout, entry, client, {})

@@ -227,6 +227,7 @@ class _Task:
                     builder=worker.place.builder(),
                     run=self.run,
                     environ=worker.place.environ,
+                    layouts=worker.place.state / "layouts",
                 )
             )
 

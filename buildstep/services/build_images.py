@@ -142,17 +142,17 @@ class Images:
         """Build the m.json of the template, with the `proto` beside it; return the image."""
         assert self._build.manifest is not None
         out = self._folder / "out"
-        words = ["build", "--verbose", "--format", "oci", "--manifest", os.fspath(self._build.manifest)]
+        words = ["build", "--verbose", "--format", "oci-dir", "--manifest", os.fspath(self._build.manifest)]
         proto = self._build.manifest.parent / "proto"
         empty = Path(tempfile.mkdtemp(prefix="proto-", dir=self._folder))
         self._buildstep(
             *words, "--dir", os.fspath(proto if proto.is_dir() else empty), "--output-dir", str(out)
         )
-        archives = sorted(out.glob("*.oci.tar"))
-        if len(archives) != 1:
-            raise ServiceError(f"{self._build.manifest}: the build made {len(archives)} OCI images, not one")
+        made = sorted(out.glob("*.oci"))
+        if len(made) != 1:
+            raise ServiceError(f"{self._build.manifest}: the build made {len(made)} OCI images, not one")
         self.done["manifest"] = os.fspath(self._build.manifest)
-        return f"oci:{archives[0]}"
+        return f"oci:{made[0]}"
 
     def _component(self, root: Path) -> str:
         """Build the component, with what it is made from; return the image."""

@@ -22,6 +22,7 @@ import pytest
 
 from buildstep.components.dockerignore import Ignore
 from buildstep.errors import ExitCode
+from buildstep.formats.oci.layout import open_layout
 from buildstep.formats.oci.spec import parse_manifest
 from buildstep.images.publishers.index import parts_of
 from buildstep.system.process import find
@@ -230,7 +231,9 @@ def _running(words: str) -> list[str]:
 IMAGE = {"version": "1.0.0", "os": "linux", "type": "other", "description": "A test"}
 
 
-def test_images_of_both_kinds_are_made_from_each_other(built: Place, tmp_path: Path) -> None:
+def test_images_of_both_kinds_are_made_from_each_other(
+    built: Place, tmp_path: Path, registry: Registry
+) -> None:
     """Ours from scratch, a Dockerfile from ours, and ours again from the Dockerfile's."""
     write(tmp_path / "repo/src", {
         "root/build/root.image.json": json.dumps({"name": "root", **IMAGE, "build": {"image": "scratch"}}),
@@ -257,6 +260,13 @@ def test_images_of_both_kinds_are_made_from_each_other(built: Place, tmp_path: P
     assert set(place.build().values()) == {"reused"}
     write(tmp_path / "repo/src", {"top/proto/c": "changed"})
     assert [name for name, state in place.build().items() if state == "built"] == ["top"]
+    done = place.run("push", "--registry", f"{registry.host}/kinds", "-t", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    pushed = {row["image"]: row["digest"] for row in json.loads(done.stdout)["images"]}
+    # Ours go as they were made: no builder packed their layers again.
+    kept = [open_layout(path.parent, "it") for path in tmp_path.rglob("layouts/*/index.json")]
+    assert {layout.find("").digest for layout in kept} == {pushed["root"], pushed["top"]}
+    assert len(pushed) == 3
 
 
 def test_an_m_json_for_two_platforms_is_made_from_the_image_of_each(built: Place, tmp_path: Path) -> None:
