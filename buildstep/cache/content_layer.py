@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import marshal
 import os
@@ -19,7 +20,7 @@ from buildstep.emit import chunk_reuse, large_pieces
 from buildstep.emit.chunk_reuse import LayerFromChunks, ReusableChunks, layer_line
 from buildstep.emit.interface import ArchiveStyle, Artifact, Blob
 from buildstep.emit.layer import LayerJob, fill_layer, with_whiteouts
-from buildstep.emit.read_pass import SMALL, with_parents
+from buildstep.emit.read_pass import with_parents
 from buildstep.emit.stored_layer import ChunkLost
 from buildstep.errors import EmitError
 from buildstep.events import Bus
@@ -52,22 +53,22 @@ class Making:
 
 
 class Search:
-    """A sink that looks through the small files that are read. digests: of those that are clean."""
+    """A sink that looks through the files that are read, but the largest. found: those that are clean."""
 
     scope: Literal["tree", "layer"] = "layer"
 
     def __init__(self, clean: Callable[[bytes], bool]) -> None:
         self._clean = clean
-        self._entry: Entry | None = None
-        self.digests: list[str] = []
+        self._entry = Entry(b"", "f", 0, 0, 0)
+        self.found: list[Entry] = []
 
     def begin(self, entry: Entry) -> None:
-        self._entry = entry if entry.size <= SMALL else None
+        self._entry = entry
 
     def data(self, offset: int, chunk: bytes) -> None:
-        # The digest of a small file is known before its content comes, and that comes whole.
-        if self._entry is not None and self._clean(chunk):
-            self.digests.append(self._entry.sha256)
+        # The content of nearly every file comes whole; its digest may be known later than that.
+        if len(chunk) == self._entry.size and self._clean(chunk):
+            self.found.append(self._entry)
 
     def end(self, entry: Entry) -> None:
         pass
@@ -154,7 +155,7 @@ class ContentLayer:
         """
         entries = self.entries
         if not all(entry.sha256 or entry.kind != "f" or entry.first for entry in entries):
-            if self._making.fresh or not self._shape().exists():
+            if self._making.fresh or not self._shape.exists():
                 return ""
             bus.count("bytes_hashed", hash_entries(self._root, entries))
         _spread_to_links(entries)
@@ -190,10 +191,10 @@ class ContentLayer:
         key = self._key()
         parts = None
         with contextlib.suppress(OSError):
-            private_file(self._shape())
+            private_file(self._shape)
             parts = self._save_chunks(files, stream)
         seconds = time.monotonic() - begin
-        clean = b"" if search is None else bytes.fromhex("".join(search.digests))
+        clean = b"" if search is None else bytes.fromhex("".join([item.sha256 for item in search.found]))
         return NewLayer(blob=blob, key=key, file=file, parts=parts, seconds=seconds, clean=clean)
 
     def _all(self) -> tuple[Sequence[Entry], list[bytes]]:
@@ -223,6 +224,7 @@ class ContentLayer:
         state.update(b"".join(self._lines))
         return state.hexdigest()
 
+    @functools.cached_property
     def _shape(self) -> Path:
         """Return the mark of layers that have everything in common but their files' content."""
         style = self._making.style

@@ -17,6 +17,7 @@ import pytest
 from buildstep.cache import content_layer
 from buildstep.cache.blobs import BlobStore
 from buildstep.cache.layer_crew import Wanted
+from buildstep.checks import texts
 from buildstep.emit import layer as emit_layer
 from buildstep.emit.interface import ArchiveStyle, Blob
 from buildstep.errors import EmitError
@@ -164,6 +165,24 @@ def test_what_workers_say_is_told_in_order(pool: Pool) -> None:
         "part3/socket",
         "part4/socket",
     ]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_files_are_looked_through_while_they_are_read(pool: Pool, count: int) -> None:
+    """Those of more than is read in one go, too."""
+    (pool.root / "part2/0/place").write_bytes(b"x" * 500 + b"/here/it/is" + b"y")
+    (pool.root / "part4/large").write_bytes(b"x" * 200_000 + b"/here/it/is")
+    (pool.root / "part4/other").write_bytes(b"x" * 200_000)
+    store = pool.open(count)
+    store.search(texts.clean([b"/here/it", b"/here/it/is", b"/there"]))
+    _, tree = pool.layers(store)
+    files = [(path, entry) for path, entry in tree.items() if entry.kind == "f" and not entry.first]
+    wanted = {
+        bytes.fromhex(entry.sha256)
+        for path, entry in files
+        if 0 < entry.size <= 1 << 20 and path not in (b"part2/0/place", b"part4/large")
+    }
+    assert store.clean == wanted
 
 
 # -- failures ---------------------------------------------------------------------------------------------
