@@ -49,10 +49,11 @@ def with_libdeflate(library: Any) -> tuple[str, Squeeze, Callable[[bytes], bytes
         return _stored(part, library.crc32(part))
 
     def pack(part: bytes | memoryview) -> bytes:
-        return b"".join(
-            store(part[begin:end]) if dense else squeeze(part[begin:end])
-            for begin, end, dense in find_runs(part)
-        )
+        runs = find_runs(part)
+        if len(runs) == 1:
+            return store(part) if runs[0][2] else squeeze(part)
+        view = memoryview(part)
+        return b"".join([(store if dense else squeeze)(view[begin:end]) for begin, end, dense in runs])
 
     def unpack(data: bytes) -> bytes:
         try:
