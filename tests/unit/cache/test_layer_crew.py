@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from buildstep.cache import content_layer
+from buildstep.cache import content_layer, layer_crew
 from buildstep.cache.blobs import BlobStore
 from buildstep.cache.layer_crew import Wanted
 from buildstep.checks import texts
@@ -28,7 +28,7 @@ from buildstep.system import workers
 from buildstep.system.digest import sha256_file
 from buildstep.tree import scan
 from buildstep.tree.diff import Changes
-from buildstep.tree.entry import FileList, line
+from buildstep.tree.entry import Entry, FileList, line
 from buildstep.tree.hashing import hash_entries, spread_digests
 from tests.unit import trees
 
@@ -256,3 +256,10 @@ def test_progress_is_what_all_of_them_read(pool: Pool) -> None:
     assert end.done == pool.bus.counts["bytes_read"]
     assert end.total == sum(entry.size for entry in files)
     assert pool.bus.counts["files_read"] == len(files)
+
+
+@pytest.mark.parametrize(("unread", "threads"), [(0, 0), (1, 4), (3, 4), (4, 0), (6, 0)])
+def test_threads_share_a_layer_where_there_is_less_to_read_than_workers(unread: int, threads: int) -> None:
+    files = [Entry(b"f%d" % n, "f", 0o644, 0, 0, 1, "" if n < unread else "00" * 32) for n in range(6)]
+    wanted = [Wanted(Changes((Entry(b"d", "d", 0o755, 0, 0), file), ()), "layer") for file in files]
+    assert layer_crew._threads(wanted, 4) == threads
