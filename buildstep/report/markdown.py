@@ -46,6 +46,8 @@ def _facts(record: BuildRecord, before: BuildRecord | None) -> Iterator[str]:
         yield plural(len(record.packages), "package")
     if record.reused:
         yield f"{len(record.reused)} of {plural(len(record.steps), 'step')} reused"
+    if record.shared:
+        yield record.shared
     if before is not None:
         for name, now, then in (
             ("size", record.size, before.size),

@@ -18,6 +18,7 @@ from buildstep.formats.oci.layout import verified
 from buildstep.rootfs.interface import Finding, Package
 from buildstep.system.digest import sha256_file
 from buildstep.system.files import size_of
+from buildstep.system.text import plural, size_text
 
 FORMAT = 1
 """The version of the JSON. Keys may be added to it; a key that changes its meaning needs another number."""
@@ -215,6 +216,17 @@ class BuildRecord:
     @property
     def reused(self) -> tuple[Step, ...]:
         return tuple(step for step in self.steps if step.state == "reuse")
+
+    @property
+    def shared(self) -> str:
+        """What the cache that agents share was good for, in words; empty for nothing."""
+        count = self.counts.get
+        if not (hits := count("shared_hits", 0)):
+            return ""
+        size, seconds, saved = (
+            count(f"shared_{name}", 0) for name in ("bytes_in", "seconds", "saved_seconds")
+        )
+        return f"{plural(hits, 'hit')} of the shared cache: {size_text(size)} in {seconds} s, {saved} s saved"
 
     @property
     def problems(self) -> tuple[Remark, ...]:

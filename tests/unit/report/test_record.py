@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -103,6 +104,15 @@ def test_a_build_without_an_image_has_null_for_what_names_one() -> None:
     assert (value["uuid"], value["tree_digest"], value["error"], value["audit"]) == (None, None, None, None)
     assert value["started"] == "2026-01-02T00:00:00.000Z"
     assert (record.size, record.base, record.source, record.findings) == (0, "", "m.json", ())
+
+
+def test_what_the_shared_cache_was_good_for_is_told_in_words() -> None:
+    counts = {"shared_hits": 2, "shared_bytes_in": 69 << 20, "shared_seconds": 1, "shared_saved_seconds": 15}
+    record = BuildRecord(
+        build_id="b", name="n", version="1", ok=True, started=datetime.now(UTC), seconds=1.0, counts=counts
+    )
+    assert record.shared == "2 hits of the shared cache: 69.0 MiB in 1 s, 15 s saved"
+    assert replace(record, counts={"shared_hits": 0, "shared_requests": 3}).shared == ""
 
 
 def test_critical_path_of_steps_in_a_row_is_all_that_took_time(tmp_path: Path) -> None:
