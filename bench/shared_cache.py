@@ -3,8 +3,9 @@
     python -m bench.shared_cache [RUNS]      as root; fills a cache once, then builds with an empty pool
 
 The cache is shown by a web server in a network namespace of its own, behind a pair of devices that `tc netem`
-makes slow. Each row: the build with it, and the same build without one, by turns, as seconds of the whole
-process; requests and bytes are those of the record. Everything is removed at the end.
+makes slow; where the kernel has no netem, the server itself waits before it answers, and sends no faster.
+Each row: the build with it, and the same build without one, by turns, as seconds of the whole process;
+requests and bytes are those of the record. Everything is removed at the end.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -26,10 +28,11 @@ from statistics import median
 NAMESPACE, HERE, THERE = "buildstep-bench", "10.253.77.1", "10.253.77.2"
 PORT = 8765
 NETWORKS = {
-    "loopback": "",
-    "20 ms, 1 Gbit/s": "delay 10ms rate 1gbit limit 100000",
-    "100 Mbit/s": "rate 100mbit limit 100000",
+    "loopback": ("", 0.0, 0.0),
+    "20 ms, 1 Gbit/s": ("delay 10ms rate 1gbit limit 100000", 0.02, 125e6),
+    "100 Mbit/s": ("rate 100mbit limit 100000", 0.0, 12.5e6),
 }
+"""Of each: what netem is told; and the same as seconds to an answer, and bytes a second in all."""
 SAMPLE = Path(__file__).parents[1] / "fixtures/sample"
 
 
@@ -37,8 +40,22 @@ class Ranges(SimpleHTTPRequestHandler):
     """Files of a directory, whole or in ranges (RFC 9110, 14.2: one range)."""
 
     protocol_version = "HTTP/1.1"
+    delay, rate = 0.0, 0.0
+    free = 0.0
+    guard = threading.Lock()
+
+    def send(self, data: bytes) -> None:
+        for at in range(0, len(data), 65536):
+            part = data[at : at + 65536]
+            if self.rate:
+                with self.guard:
+                    begin = max(time.monotonic(), Ranges.free)
+                    Ranges.free = begin + len(part) / self.rate
+                time.sleep(max(0.0, begin - time.monotonic()))
+            self.wfile.write(part)
 
     def do_GET(self) -> None:
+        time.sleep(self.delay)
         path = Path(self.translate_path(self.path))
         if not path.is_file():
             self.send_error(404)
@@ -54,14 +71,15 @@ class Ranges(SimpleHTTPRequestHandler):
         self.end_headers()
         with path.open("rb") as file:
             file.seek(start)
-            self.wfile.write(file.read(end - start + 1))
+            self.send(file.read(end - start + 1))
 
     def log_message(self, *_args: object) -> None:
         pass
 
 
-def serve(folder: str, address: str) -> None:
+def serve(folder: str, address: str, delay: str, rate: str) -> None:
     os.chdir(folder)
+    Ranges.delay, Ranges.rate = float(delay), float(rate)
     ThreadingHTTPServer((address, PORT), Ranges).serve_forever()
 
 
@@ -70,12 +88,14 @@ def _run(*argv: str) -> None:
 
 
 @contextlib.contextmanager
-def shown(folder: Path, netem: str) -> Iterator[str]:
+def shown(folder: Path, network: tuple[str, float, float]) -> Iterator[str]:
     """Show a directory on the web, through a network of this kind; yield its address."""
     inside: list[str] = []
+    netem, delay, rate = network
     address = "127.0.0.1"
     with contextlib.ExitStack() as stack:
-        if netem:
+        if netem and subprocess.run(["modprobe", "-q", "sch_netem"], check=False).returncode == 0:
+            delay = rate = 0.0
             address, inside = THERE, ["ip", "netns", "exec", NAMESPACE]
             _run("ip", "netns", "add", NAMESPACE)
             stack.callback(_run, "ip", "netns", "delete", NAMESPACE)
@@ -86,7 +106,17 @@ def shown(folder: Path, netem: str) -> Iterator[str]:
             _run(*inside, "ip", "link", "set", "bs-there", "up")
             _run("tc", "qdisc", "add", "dev", "bs-here", "root", "netem", *netem.split())
             _run(*inside, "tc", "qdisc", "add", "dev", "bs-there", "root", "netem", *netem.split())
-        argv = [*inside, sys.executable, "-m", "bench.shared_cache", "serve", str(folder), address]
+        argv = [
+            *inside,
+            sys.executable,
+            "-m",
+            "bench.shared_cache",
+            "serve",
+            str(folder),
+            address,
+            str(delay),
+            str(rate),
+        ]
         server = subprocess.Popen(argv)
         stack.callback(server.wait)
         stack.callback(server.terminate)
@@ -130,9 +160,9 @@ def main(runs: int) -> None:
         public = " ".join((top / "key.pub").read_text().split()[:2])
         policy.write_text(f'format = 1\n[[key]]\nname = "bench"\npublic = "{public}"\nscopes = ["main"]\n')
         build(top, "--shared-cache", f"dir:{cache}", policy=policy, key=key)
-        for title, netem in NETWORKS.items():
+        for title, network in NETWORKS.items():
             with_it, without, counts = [], [], {}
-            with shown(cache, netem) as url:
+            with shown(cache, network) as url:
                 for _ in range(runs):
                     seconds, counts = build(top, "--shared-cache", url, policy=policy)
                     with_it.append(seconds)
@@ -147,6 +177,6 @@ def main(runs: int) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["serve"]:
-        serve(*sys.argv[2:4])
+        serve(*sys.argv[2:6])
     else:
         main(int(sys.argv[1]) if sys.argv[1:] else 3)
