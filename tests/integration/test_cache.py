@@ -22,6 +22,7 @@ from buildstep.build import kept
 from buildstep.build.execute import execute
 from buildstep.build.plan import plan as plan_build
 from buildstep.cache import prune
+from buildstep.cache.blob_files import BlobRecord
 from buildstep.cli.choices import choices
 from buildstep.emit import split_layer
 from buildstep.events import Bus
@@ -737,15 +738,24 @@ def test_damage_is_found_told_and_mended(
         done = warm.run()
         assert done.same == first.same
         assert sum("it is made again" in note for note in done.notes) == 2
-        # What rots without a trace is found when it is shipped; that build fails, and the next is right.
-        hurt(blobs[3])
-        record = blobs[3].with_name(blobs[3].name + ".json")
-        sealed.write(record, {**sealed.read(record), "stamp": system_files.stamp(blobs[3])[1:]})
-        forget_outputs(warm.pool)
-        failed = warm.run()
-        assert failed.error.startswith("EmitError")
-        assert "damaged" in failed.error
-        assert warm.run().same == first.same
+        # What rots without a trace is found by its sample, which is all of so small a layer; with `paranoid`
+        # where no sample finds it: that build fails, and the next is right.
+        for paranoid in (False, True):
+            hurt(blobs[3])
+            record = blobs[3].with_name(blobs[3].name + ".json")
+            sealed.write(record, {**sealed.read(record), "stamp": system_files.stamp(blobs[3])[1:]})
+            forget_outputs(warm.pool)
+            if not paranoid:
+                done = warm.run()
+                assert done.same == first.same
+                assert sum("it is made again" in note for note in done.notes) == 1
+                continue
+            with monkeypatch.context() as blind:
+                blind.setattr(BlobRecord, "known", lambda *_: True)
+                failed = warm.run(paranoid=True)
+            assert failed.error.startswith("EmitError")
+            assert "damaged" in failed.error
+            assert warm.run().same == first.same
         # Records that are torn are as good as none.
         for folder in ("blobs", "artifacts"):
             for path in (state / folder).glob("*.json"):
