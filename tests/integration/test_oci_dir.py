@@ -19,7 +19,9 @@ from buildstep.formats.oci.layout import open_layout, verified
 from buildstep.formats.oci.spec import OciPlatform
 from buildstep.report.parse import load
 from buildstep.system.digest import sha256_file
+from buildstep.system.share import share
 from tests.integration.conftest import demand
+from tests.integration.pools import location
 from tests.integration.support import EPOCH, Lab, none_left
 from tests.servers.fixtures import Registry, start_registry
 
@@ -177,6 +179,29 @@ def test_the_manifest_describes_the_index(built: Place) -> None:
     index = (built.folder / "index.json").read_bytes()
     (file,) = manifest["files"]
     assert file == {"size": len(index), "compression": "none", "sha1": hashlib.sha1(index).hexdigest()}
+
+
+@pytest.mark.parametrize("kind", ["dir-reflink", "btrfs"])
+def test_blocks_are_shared_where_the_file_system_can(tmp_path: Path, kind: str) -> None:
+    with location(kind, tmp_path) as where:
+        Path(where).mkdir()
+        layer = Path(where, "layer")
+        layer.write_bytes(os.urandom(SIZE))
+        layer.chmod(0o400)
+        assert share(layer, Path(where, "given"), link=True) == "clone"
+        assert (layer.stat().st_nlink, layer.stat().st_mode & 0o777) == (1, 0o400)
+        assert sha256_file(Path(where, "given")) == sha256_file(layer)
+        assert share(layer, tmp_path / "far", link=True) == "copy", "another file system"
+
+
+def test_an_image_on_another_file_system_is_a_copy(base: Path, tmp_path: Path) -> None:
+    with location("dir-reflink", tmp_path) as where:
+        place = Place(top=tmp_path / "place", base=base)
+        place.manifest(build={"formats": ["oci-dir"]})
+        place.built("--output-dir", f"{where}/out")
+        (folder,) = Path(where, "out").glob("*.oci")
+        assert verified(folder)
+        assert load(next(Path(where, "out").glob("*.buildrecord.json"))).counts["layer_bytes_copied"] > 0
 
 
 # -- who reads it -------------------------------------------------------------------------------------------
