@@ -4,7 +4,7 @@
 PYTHON_BIN := .venv/bin/python
 SAMPLE     := fixtures/sample
 
-.PHONY: image check check-unit check-integration check-full check-walls check-zfs lint format docs bench bench-quick clean deps dev help
+.PHONY: image zipapp check check-unit check-integration check-full check-walls check-zfs lint format docs bench bench-quick clean deps dev help
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -19,6 +19,9 @@ dev: ## the virtual environment with what tests and linters need
 image: ## build the sample: a Debian system with a web server and one page
 	@bin/deps image
 	bin/build -m $(SAMPLE)/m.json -o bits/hello $(SAMPLE)/proto
+
+zipapp: dev ## dist/buildstep.pyz: one file that needs nothing but Python; PYTHON=... says for which one
+	$(PYTHON_BIN) -m scripts.make_zipapp $(if $(PYTHON),--python $(PYTHON))
 
 check: deps lint check-unit check-integration ## lint, types, unit and integration tests
 
