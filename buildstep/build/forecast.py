@@ -12,7 +12,6 @@ from pathlib import Path
 
 from buildstep import emit
 from buildstep.build.plan import takes_in_place
-from buildstep.images.sources.local_file import path_of
 from buildstep.images.store import ImageRecord
 from buildstep.pool.interface import Backend, Kind
 from buildstep.spec.load import BuildSpec
@@ -131,6 +130,8 @@ def _base_guess(ref: str, download: int) -> tuple[int, int]:
         return 0, 1
     if scheme == "mmdebstrap":
         return _DEBIAN
+    from buildstep.images.sources.local_file import path_of
+
     path = path_of(ref)
     if path is not None and (size := _size_of(path)):
         plain = path.suffix == ".tar" and scheme in ("tar", "docker-archive")

@@ -20,7 +20,6 @@ from buildstep.checks.image_tree import ImageTree
 from buildstep.checks.interface import Rule, Subject
 from buildstep.emit.split_layer import LAYER_TARGET
 from buildstep.errors import BuildstepError
-from buildstep.files.compare_gate import Growth
 from buildstep.spec.check_rules import Severity
 from buildstep.system.accounts import TABLES, numbers
 from buildstep.tree.entry import Entry, FileList, parse
@@ -56,9 +55,13 @@ def subject(context: BuildContext, state: BuildState) -> Subject:
 
 def _with_facts(found: Subject, context: BuildContext, state: BuildState) -> Subject:
     budget = context.spec.checks.get("budget")
+    if budget is not None:
+        from buildstep.files.compare_gate import Growth
+
+        budget = Growth.parse(budget).size
     return replace(
         found,
-        budget=None if budget is None else Growth.parse(budget).size,
+        budget=budget,
         path=image_config.of(context, state).path,
         host_paths=_host_paths(context),
     )

@@ -11,7 +11,6 @@ from buildstep.build import cache_inputs
 from buildstep.build.context import BuildContext
 from buildstep.cache import outputs as kept_outputs
 from buildstep.errors import GateError, UsageError
-from buildstep.files.compare_gate import Growth
 from buildstep.report.parse import load
 from buildstep.report.record import BuildRecord
 from buildstep.system.text import size_text
@@ -28,6 +27,8 @@ def check(context: BuildContext, record: BuildRecord) -> None:
     last = _last(context) if context.spec.max_growth is not None else None
     if last is not None:
         old, added = last
+        from buildstep.files.compare_gate import Growth
+
         growth = Growth.parse(str(context.spec.max_growth))
         if not growth.allows(old, image.size):
             more = size_text(image.size - old)
@@ -47,6 +48,8 @@ def check_again(context: BuildContext, files: Sequence[Mapping[str, Any]]) -> No
 def _too_large(context: BuildContext, size: int) -> list[str]:
     if context.spec.max_size is None:
         return []
+    from buildstep.files.compare_gate import Growth
+
     limit = Growth.parse(context.spec.max_size)
     return [] if limit.allows(0, size) else [f"max_size allows {limit.text}"]
 

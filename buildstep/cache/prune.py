@@ -25,7 +25,6 @@ from typing import Any
 from buildstep.cache import blob_files, step_caches
 from buildstep.cache.layers import LayerCache
 from buildstep.pool.interface import Kind
-from buildstep.rootfs.installers import apt_archives, apt_sweep
 from buildstep.system.locks import try_lock
 from buildstep.system.remove import remove_tree
 
@@ -132,6 +131,10 @@ def _small(state: Path) -> Iterator[Item]:
 def _packages(state: Path) -> Iterator[Item]:
     """What apt keeps; nothing of pkgsrc's is kept."""
     cache = state / "packages/apt"
+    if not cache.exists():
+        return
+    from buildstep.rootfs.installers import apt_archives, apt_sweep
+
     for path in apt_archives.kept_files(cache):
         with contextlib.suppress(FileNotFoundError):
             info = path.stat()

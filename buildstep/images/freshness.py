@@ -12,21 +12,22 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from buildstep.errors import ImageError
 from buildstep.events import Bus
 from buildstep.images.record import ImageRecord, root_in
 from buildstep.net.errors import HttpError
-from buildstep.net.http import Http, translated
 from buildstep.net.request import HttpOptions, HttpRequest
 from buildstep.pool.interface import Backend, Kind
-from buildstep.rootfs.installers.apt_sources import Sources
 from buildstep.system.digest import sha256_bytes
 from buildstep.system.private import private_file
 from buildstep.system.root import Root
+
+if TYPE_CHECKING:
+    from buildstep.net.http import Http
+    from buildstep.rootfs.installers.apt_sources import Sources
 
 RELEASE: Final = "release"
 """In a record's inputs: the digests of the Release files that a base was made from."""
@@ -97,10 +98,14 @@ class Freshness:
 
         Raises ImageError, and OSError for a file that is not there.
         """
+        from buildstep.rootfs.installers.apt_sources import Sources
+
         return self.release_of(Sources.of(root))
 
     def release_of(self, sources: Sources) -> str:
         """Return the digests of the Release files that sources have now; raises as `release` does."""
+        from buildstep.net.http import Http, translated
+
         mirror = self._environ.get("BUILDSTEP_APT_MIRROR", "")
         options = HttpOptions.of(self._environ, **self._http)
         places = sources.through(mirror).release_urls()
@@ -123,6 +128,8 @@ def _first(http: Http, places: Iterable[str]) -> bytes:
     missing: Exception | None = None
     for place in places:
         if urlsplit(place).scheme in ("file", "copy"):
+            from urllib.request import url2pathname  # which loads all of http.client
+
             path = Path(url2pathname(urlsplit(place).path))
             if path.is_file():
                 return path.read_bytes()

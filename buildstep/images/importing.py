@@ -24,8 +24,6 @@ from buildstep.images.store import ImageStore
 from buildstep.images.usable import refuse_unusable
 from buildstep.images.working_dataset import working_dataset
 from buildstep.net.errors import HttpError
-from buildstep.net.http import translated
-from buildstep.net.imgapi import expected_file
 from buildstep.pool.interface import Dataset, Kind
 from buildstep.pool.journal import Journal
 from buildstep.rootfs import installers
@@ -105,6 +103,8 @@ class Importer:
 
     def import_file(self, path: Path, manifest_path: Path) -> tuple[ImageRecord, bool]:
         """Return the image of a file, under its manifest's uuid, and whether it was there."""
+        from buildstep.net.imgapi import expected_file
+
         manifest = zfs_file.read_manifest(manifest_path)
         uuid = str(manifest["uuid"])
         with self._store.locks.of_key(key_of(uuid)):
@@ -174,6 +174,8 @@ class Importer:
 
     def _fetch_chain(self, ref: str) -> tuple[ImageRecord, bool]:
         """Fetch an image and the origins it is based on from the repositories."""
+        from buildstep.net.http import translated
+
         store = self._store
         chain = store.resolve(ref)
         top = chain[-1].uuid
@@ -232,6 +234,8 @@ class Importer:
         self, path: Path, manifest: Mapping[str, Any], inputs: Mapping[str, str], *, verified: bool = False
     ) -> Put:
         """Return how an image file becomes a dataset. verified: whether its digests were checked already."""
+        from buildstep.net.imgapi import expected_file
+
         kind = kind_of(path)
         refuse_unusable(self._backend, kind, path, manifest)
         if kind == "zfs" and not verified:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from buildstep.errors import Fault, ImageError
 from buildstep.events import Bus
-from buildstep.images.repositories import Repository, open_repository
 from buildstep.images.resolve import (
     Fetched,
     Incoming,
@@ -20,7 +19,6 @@ from buildstep.images.resolve import (
     several_of,
 )
 from buildstep.net.errors import HttpError
-from buildstep.net.imgapi import is_uuid
 from buildstep.net.request import HttpOptions
 from buildstep.spec import imgmanifest
 from buildstep.spec.config import SourceConfig
@@ -28,6 +26,9 @@ from buildstep.system import host
 from buildstep.system.locks import lock, try_lock
 from buildstep.system.private import private_dir
 from buildstep.system.text import size_text
+
+if TYPE_CHECKING:
+    from buildstep.images.repositories import Repository
 
 
 class Remote:
@@ -52,6 +53,8 @@ class Remote:
         return self._opened
 
     def _open(self, source: SourceConfig, channel: str) -> Repository:
+        from buildstep.images.repositories import open_repository
+
         return open_repository(
             source.url,
             environ=self._environ,
@@ -118,6 +121,8 @@ class Remote:
 
         ref: a uuid, name@version, or a name that only one image has. Raises ImageError.
         """
+        from buildstep.net.imgapi import is_uuid
+
         if not is_uuid(ref) and "@" not in ref:
             named = list(self.images(channel="", filters={"name": ref}))
             if len(named) > 1:

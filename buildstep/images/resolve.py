@@ -10,17 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from buildstep.errors import BuildstepError, ImageError, SpecError
 from buildstep.events import Bus
 from buildstep.images import sources
-from buildstep.images.repositories import Repository
-from buildstep.net.download import Downloaded, Follower, Progress
 from buildstep.net.errors import HttpError
-from buildstep.net.imgapi import expected_file, is_uuid
 from buildstep.spec import imgmanifest
 from buildstep.system import space
+
+if TYPE_CHECKING:
+    from buildstep.images.repositories import Repository
+    from buildstep.net.download import Downloaded, Progress
 
 PARALLEL = 5
 _MAX_ORIGINS = 100  # as servers have it
@@ -58,6 +59,8 @@ class Incoming:
     def __init__(
         self, manifest: Mapping[str, Any], target: Path, progress: Progress, job: Future[Fetched]
     ) -> None:
+        from buildstep.net.download import Follower
+
         self.manifest, self.target = manifest, target
         self._follower, self._job = Follower(progress), job
         self._peeked = b""
@@ -130,6 +133,8 @@ def resolve(
 
 def check_ref(ref: str) -> None:
     """Raise ImageError for what is neither a uuid nor name@version."""
+    from buildstep.net.imgapi import is_uuid
+
     name, _, version = ref.rpartition("@")
     if not is_uuid(ref) and not (name and version):
         listing = "`buildstep image list` shows what is in the store, with --remote what sources have"
@@ -179,6 +184,8 @@ def _search(ref: str, repositories: Sequence[Repository], bus: Bus) -> Resolved:
 
 
 def _ask(ref: str, repository: Repository) -> dict[str, Any] | None:
+    from buildstep.net.imgapi import is_uuid
+
     if is_uuid(ref):
         found = repository.get(ref)
     else:
@@ -210,6 +217,8 @@ def fetch_files(
     called before, during the download; when it returns True it did (and verified) all there was to do.
     The first failure stops the others. Raises ImageError; what can be resumed stays for the next run.
     """
+    from buildstep.net.download import Progress
+
     pool = ThreadPoolExecutor(PARALLEL, thread_name_prefix="download")
     progress = [Progress() for _ in images]
     jobs = [
@@ -306,6 +315,8 @@ def all_failed(
 
 
 def _has_same(image: Resolved, repository: Repository) -> bool:
+    from buildstep.net.imgapi import expected_file
+
     other = repository.get(image.uuid)
     if other is None:
         return False

@@ -19,8 +19,6 @@ from buildstep.formats.decompress import Decompressed
 from buildstep.formats.zfs_stream import BEGIN_SIZE, Begin, read_begin
 from buildstep.images.file_kind import check_kind
 from buildstep.images.interface import Identity, SourceContext, SourceImage
-from buildstep.net.http import translated
-from buildstep.net.imgapi import expected_file
 from buildstep.pool.interface import Backend, Dataset, Kind
 from buildstep.pool.streams import NativeStreams, consuming
 from buildstep.spec import imgmanifest
@@ -76,6 +74,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         manifest = imgmanifest.read(path)
     except SpecError as error:
         raise ImageError(f"the manifest {path} is not valid", detail=error.detail) from error
+    from buildstep.net.http import translated
+    from buildstep.net.imgapi import expected_file
+
     with translated(ImageError):
         expected_file(manifest)
     return manifest
