@@ -151,28 +151,28 @@ def test_another_version_takes_the_place_of_the_old_one(
 
     def job() -> None:
         repository.put("alpha", "1.0", postinst="#!/bin/sh\nuseradd --system alpha\n")
-        repository.put("lib", "1.0")
-        conf = {"conffiles": "/etc/tool.conf\n"}
+        repository.put("omega", "1.0")
+        conf = {"conffiles": "/etc/kappa.conf\n"}
         repository.put(
-            "tool",
+            "kappa",
             "1.0",
-            files={"usr/bin/tool": "1", "etc/tool.conf": "1", "usr/share/tool/old/x": "1"},
+            files={"usr/bin/kappa": "1", "etc/kappa.conf": "1", "usr/share/kappa/old/x": "1"},
             extra=conf,
         )
         with repository.served():
-            first = build(place, ["alpha", "tool"])
+            first = build(place, ["alpha", "kappa"])
             repository.put(
-                "tool", "2.0", depends="lib", files={"usr/bin/tool": "2", "etc/tool.conf": "2"}, extra=conf
+                "kappa", "2.0", depends="omega", files={"usr/bin/kappa": "2", "etc/kappa.conf": "2"}, extra=conf
             )  # fmt: skip
             repository.asked.clear()
-            changed = build(place, ["alpha", "tool"], index_max_age=0)
+            changed = build(place, ["alpha", "kappa"], index_max_age=0)
             reason = changed.steps["packages"][1]
             assert CHANGED in reason, reason
-            assert "versions.tool: 1.0 -> 2.0" in reason
+            assert "versions.kappa: 1.0 -> 2.0" in reason
             fetched = [path for path, _ in repository.asked if path.endswith(".deb")]
-            assert fetched == ["/./lib_1.0_all.deb", "/./tool_2.0_all.deb"]
-            assert changed.counts["debs_hashed"] == 2
-            assert changed.same == build(place, ["alpha", "tool"], cache=False).same
+            assert sorted(fetched) == ["/./kappa_2.0_all.deb", "/./omega_1.0_all.deb"]
+            assert changed.counts["debs_hashed"] == 4, "two, when they came and before dpkg sees them"
+            assert changed.same == build(place, ["alpha", "kappa"], cache=False).same
             assert changed.tree != first.tree
 
     clear_layers(place)

@@ -124,6 +124,15 @@ def test_a_reason_compares_with_the_last_build_of_the_same_component(workshop: W
     assert "packages: d added; packages: a removed" in build("web", "d")[0]
 
 
+def test_another_component_finds_the_layer_whatever_names_the_installer(
+    workshop: Workshop, apt_base: str
+) -> None:
+    for name, installer in (("web", "auto"), ("queue", "auto"), ("cron", "apt")):
+        workshop.build(["a", "b"], name=name, image=apt_base, order="packages-first", installer=installer)
+    assert workshop.repository.installs == [("a", "b")]
+    assert workshop.steps()["packages"][0] == "reuse"
+
+
 def test_a_build_that_is_up_to_date_is_the_last_one_too(workshop: Workshop) -> None:
     for names in (["a"], ["b"], ["a"]):
         workshop.build(names, order="packages-first", version=names[0])
