@@ -214,8 +214,9 @@ class Fetch:
         for frame, patch in self._frames(name, frames):
             made = patches.apply(table, frame, patch, seed.parts, seed.read(frame.old_first, frame.old_count))
             for number, data in zip(_parts_of(frame), made, strict=True):
-                file.put(data, table.parts[number].place)
-                missing[number] = False
+                if data is not None:
+                    file.put(data, table.parts[number].place)
+                    missing[number] = False
         self._used.append(name)
 
     def _frames(self, name: str, frames: Sequence[Frame]) -> Iterator[tuple[Frame, bytes]]:

@@ -1,9 +1,9 @@
 """Patch frames: the content of a layer's changed parts, made of what its older version has in their place.
 
 Recompiled programs differ in every part, and little in their content. So a frame starts from the content of
-older parts, and what it makes is compressed again; only where that gives the very bytes of the parts is a
-frame kept. It is kept only if it is less than half as large as the parts, and used only where the older
-version is on this machine.
+older parts, and what it makes is compressed again; only parts whose very bytes that gives are of use. A frame
+is kept only if it is less than half as large as those, and used only where the older version is on this
+machine.
 """
 
 from __future__ import annotations
@@ -54,19 +54,23 @@ def make(new: Sequence[Part], read: Read, old: Sequence[Part], read_old: Read, p
         if len(packed) < _FEW or gap.old_begin == gap.old_end:
             continue
         content = _content(new[gap.begin : gap.end], packed, packer.name)
-        if not _repeats(new[gap.begin : gap.end], packed, content, packer):
+        gained = _repeated(new[gap.begin : gap.end], packed, content, packer)
+        if gained < _FEW:
             continue
         before = old[gap.old_begin : gap.old_end]
         start = _content(before, read_old(gap.old_begin, len(before)), packer.name)
         frame = zstd_patch.make(b"".join(content), b"".join(start))
-        if len(frame) < len(packed) * _WORTH:
+        if len(frame) < gained * _WORTH:
             frames.append(Frame(gap.begin, len(content), len(blob), len(frame), gap.old_begin, len(before)))
             blob += frame
     return Made(tuple(frames), bytes(blob))
 
 
-def apply(table: Table, frame: Frame, patch: bytes, old: Sequence[Part], packed_old: bytes) -> list[bytes]:
-    """Return the packed bytes of the parts that a frame makes, each with its digest. Raises Unusable."""
+def apply(
+    table: Table, frame: Frame, patch: bytes, old: Sequence[Part], packed_old: bytes
+) -> list[bytes | None]:
+    """Return the packed bytes of the parts that a frame makes, each with its digest; None for one that comes
+    out otherwise. Raises Unusable."""
     packer = codec_of(table)
     parts = table.parts[frame.first : frame.first + frame.many]
     before = old[frame.old_first : frame.old_first + frame.old_count]
@@ -79,13 +83,14 @@ def apply(table: Table, frame: Frame, patch: bytes, old: Sequence[Part], packed_
         content = zstd_patch.apply(patch, b"".join(_content(before, packed_old, packer.name)), size)
     except ValueError as error:
         raise Unusable(str(error)) from error
-    found, at = [], 0
+    found: list[bytes | None] = []
+    at = 0
     for part in parts:
         data = packer.compress(content[at : at + part.raw])
         at += part.raw
-        if hashlib.sha256(data).digest() != part.digest:
-            raise Unusable("a patch does not make the part that it should")
-        found.append(data)
+        found.append(data if hashlib.sha256(data).digest() == part.digest else None)
+    if not any(found):
+        raise Unusable("a patch does not make the parts that it should")
     return found
 
 
@@ -159,11 +164,12 @@ def _content(parts: Sequence[Part], packed: bytes, name: str) -> list[bytes]:
     return found
 
 
-def _repeats(parts: Sequence[Part], packed: bytes, content: Sequence[bytes], packer: Codec) -> bool:
-    """Tell whether compressing again gives the same bytes: those of another program it does not."""
-    at = 0
+def _repeated(parts: Sequence[Part], packed: bytes, content: Sequence[bytes], packer: Codec) -> int:
+    """Return the bytes of those parts that come out the same when they are compressed again: those of another
+    program do not, nor those that were compressed together with their neighbours."""
+    at = found = 0
     for part, raw in zip(parts, content, strict=True):
-        if packer.compress(raw) != packed[at : at + part.length]:
-            return False
+        if packer.compress(raw) == packed[at : at + part.length]:
+            found += part.length
         at += part.length
-    return True
+    return found
