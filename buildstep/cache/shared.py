@@ -28,6 +28,8 @@ _FIRST: Final = 0.7
 """Seconds that the first small file may take: by it the speed is known, before a large one is begun."""
 _PATIENCE: Final = 1.5
 """Seconds of a fetch after which it is looked at how long the rest will take."""
+_FIRST_PIECE: Final = 5.0
+"""Seconds after which a fetch of which nothing has come is given up at the latest."""
 _TICK: Final = 0.1
 
 
@@ -248,7 +250,8 @@ class _Came:
     def watch(self, stopped: threading.Event, cost: float) -> None:
         """Give up as soon as the rest would take longer than to make the whole."""
         while not self.done.wait(_TICK):
-            if self.seconds < _PATIENCE:
+            # Pieces come side by side, the first of them late: until then only the list is known to be quick.
+            if self.seconds < (_PATIENCE if self.size else max(_PATIENCE, min(_FIRST_PIECE, cost / 4))):
                 continue
             left = self.seconds * (self.total - self.size) / self.size if self.size else float("inf")
             if left > cost:
