@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench import assets, chart, machine, repository, results, table, walls_cost
+from bench import assets, chart, machine, repository, results, scaling, table, walls_cost
 from bench.changes import one_directory, one_file, one_mebibyte, thousand_files
 from bench.checkouts import check_out
 from bench.engines import ENGINES
@@ -475,3 +475,8 @@ def test_assets_are_the_same_every_time_and_of_their_sizes(tmp_path: Path) -> No
     names = sorted(path.name for path in one.iterdir())
     assert names[-1] == "service001-1.9.tar.gz"
     assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(1, 10.0), (2, 7.0), (3, 5.0), (16, 4.0)])
+def test_layers_go_in_order_to_the_first_worker_that_is_free(workers: int, expected: float) -> None:
+    assert scaling.makespan([3.0, 2.0, 1.0, 4.0], workers) == expected
