@@ -83,8 +83,10 @@ KEPT: tuple[Kept, ...] = (
     Kept(
         name="index",
         where=("state/index/NAME.idx",),
-        holds="what was read of a proto directory",
-        checked="the digest of each record, and then each path by all that `lstat` says of it",
+        holds="what was read of a proto directory for a component, with the times that its last image has and"
+        " the blobs of git that files are; from which checkout that image is",
+        checked="the digest of each record, and then each path by all that `lstat` says of it, by its content,"
+        " or by the blob that git's index has of it now",
         damaged="what comes after the damage is read again, and the index written anew",
         verify=cached.indexes,
     ),
@@ -100,14 +102,14 @@ KEPT: tuple[Kept, ...] = (
         name="outputs",
         where=("state/artifacts/KEY.json", "state/artifacts/last-NAME.json"),
         holds="which files a build wrote, and from what",
-        checked="its own digest, and what `lstat` says of each file",
+        checked="its own digest, and what `lstat` says of each file, also before they are brought elsewhere",
         damaged="as if it were missing: the outputs are written again",
         verify=cached.outputs,
     ),
     Kept(
         name="tree",
         where=("state/artifacts/tree-NAME.bin", "state/artifacts/texts-NAME.bin"),
-        holds="the finished tree of the last build, and which of its files name no place of the CI host",
+        holds="the finished tree of a component's last build, and which of its files name no place of the CI host",
         checked="the digest of each record, and that it was made from the same inputs",
         damaged="as if it were missing: the full route is taken",
         verify=cached.trees,

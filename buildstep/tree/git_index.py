@@ -27,7 +27,7 @@ import stat
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any
 
 from buildstep.system.files import CHUNK
 
@@ -38,26 +38,21 @@ _HEAD = struct.Struct(">4sII")
 _SHA1 = struct.Struct(">10I20sH")
 _SHA256 = struct.Struct(">10I32sH")
 _LONGEST_SAID = 0xFFF
+_LOW = 0xFFFFFFFF
+"""Of inode and size there are 32 bits."""
 _ASSUMED, _EXTENDED, _STAGE = 0x8000, 0x4000, 0x3000
 _KNOWN_EXTENSIONS = {b"sdir"}
 """Of those that must be known: directories that a sparse checkout left out, entries of another mode."""
 
 
-class GitEntry(NamedTuple):
-    """What the index has of a file: what lstat said, in nanoseconds where it is a time, and the blob."""
-
-    ctime: int
-    mtime: int
-    inode: int
-    mode: int
-    uid: int
-    gid: int
-    size: int
-    blob: bytes
-
+GitEntry = tuple[Any, ...]
+"""An entry as it is in the file: ctime and mtime, each as seconds and nanoseconds, device, inode, mode, uid,
+gid, size, blob, flags. There is one for each file of a tree: naming the fields takes as long again."""
 
 Said = tuple[int, int, int, int, int, int, int]
-"""What lstat says of a file now, in the order of a `GitEntry`."""
+"""What lstat says of a file now: ctime and mtime in nanoseconds, inode, mode, uid, gid, size."""
+
+_SECOND = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +75,22 @@ class GitIndex:
         if found is None:
             return b""
         ctime, mtime, inode, mode, uid, gid, size = said
-        if found[:3] != (ctime, mtime, inode & 0xFFFFFFFF) or found[4:7] != (uid, gid, size & 0xFFFFFFFF):
+        if found[0] * _SECOND + found[1] != ctime or found[2] * _SECOND + found[3] != mtime:
             return b""
-        if bool(found.mode & 0o100) != bool(mode & 0o100) or self.owner not in (uid, 0, os.geteuid()):
+        if found[5] != inode & _LOW or found[7] != uid or found[8] != gid or found[9] != size & _LOW:
             return b""
-        return b"" if self._racy(mtime) or self._racy(ctime) else found.blob
+        if bool(found[6] & 0o100) != bool(mode & 0o100) or self.owner not in (uid, 0, os.geteuid()):
+            return b""
+        return b"" if self._racy(max(ctime, mtime)) or self._racy(min(ctime, mtime)) else found[10]
+
+    def blob_at(self, path: bytes) -> bytes:
+        """Return the blob that the index has at a path, whatever is there now."""
+        return bytes(self.entries[path][10])
 
     def _racy(self, time: int) -> bool:
         """Whether something may have been written after the index under the same time."""
-        if time % 1_000_000_000 == 0:  # where a file system keeps whole seconds
-            return self.written // 1_000_000_000 <= time // 1_000_000_000
+        if time % _SECOND == 0:  # where a file system keeps whole seconds
+            return self.written // _SECOND <= time // _SECOND
         return self.written <= time + GRAIN_NS
 
 
@@ -324,10 +325,7 @@ def _entries(
         # Regular files only, of stage 0, without a bit that says that the disk is not looked at.
         if row[6] >> 12 != 0o10 or flags & (_ASSUMED | _STAGE) or extended or not path.startswith(prefix):
             continue
-        found[path[skip:]] = GitEntry(
-            row[0] * 1_000_000_000 + row[1], row[2] * 1_000_000_000 + row[3], row[5], row[6], row[7], row[8],
-            row[9], row[10],
-        )  # fmt: skip
+        found[path[skip:]] = row
     return found, offset
 
 

@@ -331,10 +331,7 @@ def scan_proto(
     if exclude is not None:
         same = exclude.patterns == own.excludes
         lines = included(lines, exclude, trusted if same else set())
-    rest = [line for line in lines if line not in trusted]
-    if rest or len(lines) != len(valid):
-        there = set(lines)
-        valid = {path: old for path, old in valid.items() if line_of(old) in there}
+    rest, valid = _compared(lines, valid, trusted)
     again, git = Recognised(), None
     if known is not own:
         again, valid, rest = recognise.as_known(valid, known.paths), {}, lines
@@ -342,11 +339,13 @@ def scan_proto(
         attributes = stat_lines.named(walk.lines, b".gitattributes")
         git = _recognise(top, rest, known, again, attributes, started)
     if again.same:
-        valid = {**valid, **again.same}
-        rest = [line for line in rest if stat_lines.path_of(line) not in again.same]
+        valid = {**valid, **again.same} if valid else again.same
+        rest = stat_lines.without(rest, again.same)
     fresh = {stat_lines.path_of(line): stat_lines.parse(line) for line in rest}
     proto_limits.refuse(top, fresh, stat_lines.among(lines, walk.unread), what)
-    gone = tuple(path for path in known.paths if path not in valid and path not in fresh)
+    gone: tuple[bytes, ...] = ()
+    if len(valid) != len(known.paths):  # of which it has no others
+        gone = tuple(path for path in known.paths if path not in valid and path not in fresh)
     found = ProtoDir(
         top, started, known, valid, fresh, again, bool(memory and memory.stable), known is own, git, gone,
         doubt=doubt, exclude=exclude,
@@ -360,14 +359,26 @@ def scan_proto(
 
 
 def _recognise(
-    top: bytes, lines: Sequence[bytes], known: Known, again: Recognised, attributes: list[bytes], started: int
+    top: bytes, lines: list[bytes], known: Known, again: Recognised, attributes: list[bytes], started: int
 ) -> GitIndex | None:
     """Add what is recognised of these lines, and return what git's index says. attributes: paths of files."""
     git = git_index.find(top, attributes)
-    done = again.same.keys() | again.digests.keys()
-    rest = [line for line in lines if stat_lines.path_of(line) not in done] if done else lines
+    rest = stat_lines.without(lines, again.same.keys() | again.digests.keys())
     again.add(recognise.recognise(top, rest, known.paths, git=git, started=started))
     return git
+
+
+def _compared(
+    lines: list[bytes], known: Mapping[bytes, Row], trusted: set[bytes]
+) -> tuple[list[bytes], Mapping[bytes, Row]]:
+    """Return the lines that are not as they are known, and what of the known rows is as it was."""
+    rest = [line for line in lines if line not in trusted]
+    if len(rest) == len(lines):
+        return rest, {}
+    if not rest and len(lines) == len(known):
+        return rest, known
+    there = set(lines)
+    return rest, {path: old for path, old in known.items() if line_of(old) in there}
 
 
 def included(lines: Sequence[bytes], exclude: Exclude, trusted: set[bytes]) -> list[bytes]:

@@ -7,9 +7,10 @@ work, which for a large tree is nearly all of what a build of an equal tree does
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from buildstep.system import workers
@@ -27,8 +28,8 @@ _LARGE = 8 << 20
 """Bytes from which on a file is dealt by its size."""
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
-_SAME, _LEARNT = 1, 2
-"""Marks of a path: all but its time is as known; its blob is known now."""
+_SAME, _LEARNT, _YOUNG = 1, 2, 4
+"""Marks of a path: all but its time is as known; its blob is known now; it changed too late to be trusted."""
 
 
 @dataclass(slots=True)
@@ -72,13 +73,24 @@ def as_known(now: Mapping[bytes, Row], known: Mapping[bytes, Row]) -> Recognised
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Job:
     """top: the directory; lines: what lstat says of the paths to look at; known: rows by path; git: see
-    `git_index`; blobs: digest and size by blob."""
+    `git_index`; limit: the ctime (ns) from which on a path is not to be trusted later; blobs: digest and size
+    by blob, once they are asked for."""
 
     top: bytes
     lines: Sequence[bytes]
     known: Mapping[bytes, Row]
     git: GitIndex | None
-    blobs: Mapping[bytes, tuple[str, int]]
+    limit: int
+    blobs: list[Mapping[bytes, tuple[str, int]]] = field(default_factory=list)
+
+    def content_of(self, blob: bytes, old: Row | None) -> tuple[str, int]:
+        """Return digest and size of a blob; empty, and -1, where they are not known. old: what is known of
+        the path."""
+        if old is not None and old[13] == blob:
+            return old[8], old[6]
+        if not self.blobs:
+            self.blobs.append({row[13]: (row[8], row[6]) for row in self.known.values() if row[13]})
+        return self.blobs[0].get(blob, ("", -1))
 
 
 @dataclass(slots=True)
@@ -100,12 +112,12 @@ def recognise(
     the walk began, in ns. Reads files; what cannot be read is left out."""
     if not known:
         return Recognised()
-    job = _Job(top=top, lines=lines, known=known, git=git, blobs=_blobs(known) if git else {})
+    job = _Job(top=top, lines=lines, known=known, git=git, limit=started - GRAIN_NS)
     found = Recognised()
     count = workers.count() if len(lines) > _FEW or _much(lines) else 1
     shares = _shares(lines, count)
     if len(shares) == 1:
-        _take(job, shares[0], _look(job, shares[0]), found, started)
+        _take(job, shares[0], _look(job, shares[0]), found)
     else:
 
         def work(number: int, send: workers.Send) -> None:
@@ -113,14 +125,9 @@ def recognise(
 
         with workers.running(range(len(shares)), work) as values:
             for number, part in values:
-                _take(job, shares[number], part, found, started)
+                _take(job, shares[number], part, found)
     _drop_other_groups(known, found.same)
     return found
-
-
-def _blobs(known: Mapping[bytes, Row]) -> dict[bytes, tuple[str, int]]:
-    """Return digest and size of every blob that is known."""
-    return {row[13]: (row[8], row[6]) for row in known.values() if row[13]}
 
 
 def _much(lines: Sequence[bytes]) -> bool:
@@ -148,20 +155,20 @@ def _shares(lines: Sequence[bytes], count: int) -> list[list[int]]:
     return [share for share in shares if share]
 
 
-def _take(job: _Job, share: Sequence[int], part: _Found, found: Recognised, started: int) -> None:
+def _take(job: _Job, share: Sequence[int], part: _Found, found: Recognised) -> None:
     """Add what a process found."""
-    lines, known, entries = job.lines, job.known, job.git.entries if job.git else {}
-    limit = started - GRAIN_NS
+    lines, known, git = job.lines, job.known, job.git
     for number, mark, mtime in zip(share, part.marks, part.mtimes, strict=True):
-        if not mark:
-            continue
-        line = lines[number]
-        path = line.partition(b"\t")[2]
-        old = known[path]
-        blob = entries[path].blob if mark & _LEARNT else old[13]
-        if stat_lines.ctime_of(line) >= limit:
-            line = UNTRUSTED + line
-        found.same[path] = (line, *old[1:7], mtime, *old[8:13], blob)
+        if mark:
+            line = lines[number]
+            path = line.partition(b"\t")[2]
+            old = known[path]
+            blob = old[13]
+            if mark & _LEARNT and not blob and git is not None:
+                blob = git.blob_at(path)
+            if mark & _YOUNG:
+                line = UNTRUSTED + line
+            found.same[path] = (line, *old[1:7], mtime, *old[8:13], blob)
     found.digests |= part.digests
     found.files += part.files
     found.bytes += part.bytes
@@ -199,25 +206,32 @@ def _look(job: _Job, share: Sequence[int]) -> _Found:
     """Look at a share of the lines."""
     found = _Found(bytearray(len(share)), [0] * len(share))
     top, known, lines, git = job.top + b"/", job.known, job.lines, job.git
+    tails: dict[bytes, tuple[bool, str, int, int, int]] = {}
     for place, number in enumerate(share):
         line = lines[number]
         meta, _, path = line.partition(b"\t")
         old = known.get(path)
-        inode, size, mtime, ctime, mode, uid, gid, links, kind = meta.split(b" ")
+        inode, size, mtime, ctime, tail = meta.split(b" ", 4)
+        said = tails.get(tail)  # only few are different
+        if said is None:
+            mode, uid, gid, links, letter = tail.split(b" ")
+            linked = links != b"1" and letter != b"d"
+            said = tails[tail] = (linked, letter.decode(), int(mode, 8), int(uid), int(gid))
         found.mtimes[place] = time = stat_lines.nanoseconds(mtime)
-        rights = (int(mode, 8), int(uid), int(gid))
-        same = old is not None and kind.decode() == old[2]
-        if same and old is not None:  # the mode of a link says nothing
-            alike = rights == old[3:6] or (kind == b"l" and rights[1:] == old[4:6])
-            same = alike and (links != b"1" and kind != b"d") == old[1]
-        if kind == b"f":
+        kind = said[1]
+        # The mode of a link says nothing.
+        same = old is not None and (
+            said == old[1:6] or (kind == "l" and said[:2] == old[1:3] and said[3:] == old[4:6])
+        )
+        changed = stat_lines.nanoseconds(ctime)
+        if kind == "f":
             blob = b""
             if git is not None:
-                blob = git.blob(path, (stat_lines.nanoseconds(ctime), time, int(inode), *rights, int(size)))
+                blob = git.blob(path, (changed, time, int(inode), *said[2:], int(size)))
             mark = _mark(job, found, path, old if same else None, int(size), blob)
         else:
             mark = _SAME if same and old is not None and _is_same(top + path, old) else 0
-        found.marks[place] = mark
+        found.marks[place] = mark | _YOUNG if mark and changed >= job.limit else mark
     return found
 
 
@@ -245,7 +259,7 @@ def _mark(job: _Job, found: _Found, path: bytes, old: Row | None, size: int, blo
     is another file anyway; blob: what git's index says that it is."""
     full = job.top + b"/" + path
     if blob:
-        digest, length = job.blobs.get(blob, ("", -1))
+        digest, length = job.content_of(blob, old)
         if length == size:
             found.by_git += 1
             if old is None or old[8] != digest or old[6] != size:
@@ -259,8 +273,8 @@ def _mark(job: _Job, found: _Found, path: bytes, old: Row | None, size: int, blo
     if old is None or old[6] != size:
         return 0
     try:
-        digest, is_blob = _read(full, size, blob, found)
-        same = digest == old[8] and _xattrs_are(full, old[11])
+        digest, is_blob, attributes = _read(full, size, blob, found)
+        same = digest == old[8] and ((not attributes and not old[11]) or _xattrs_are(full, old[11]))
     except OSError:
         return 0
     if not same:
@@ -269,35 +283,34 @@ def _mark(job: _Job, found: _Found, path: bytes, old: Row | None, size: int, blo
     return _SAME | _LEARNT if is_blob else _SAME
 
 
-def _read(full: bytes, size: int, blob: bytes, found: _Found) -> tuple[str, bool]:
-    """Return the digest of a file's content, and whether it is that blob. Raises OSError."""
+def _read(full: bytes, size: int, blob: bytes, found: _Found) -> tuple[str, bool, bool]:
+    """Return the digest of a file's content, whether it is that blob, and whether the file has attributes.
+    Raises OSError."""
     fd = os.open(full, _FLAGS)
     try:
-        if size <= CHUNK:
-            content = os.read(fd, size + 1)
-            if len(content) == size:
-                found.files += 1
-                found.bytes += size
-                is_blob = bool(blob) and not content.startswith(git_index.LFS_POINTER)
-                is_blob = is_blob and git_index.blob_name(content, len(blob)) == blob
-                return hashlib.sha256(content).hexdigest(), is_blob
-            os.lseek(fd, 0, os.SEEK_SET)
-        return _read_large(fd, size, blob, found)
+        content = os.read(fd, size + 1) if size <= CHUNK else b""
+        state, name = hashlib.sha256(content), git_index.naming(size, len(blob)) if blob else None
+        found.bytes += len(content)
+        if name is not None:
+            name.update(content)
+        if size > CHUNK or len(content) != size:
+            while chunk := os.read(fd, CHUNK):
+                state.update(chunk)
+                found.bytes += len(chunk)
+                if name is not None:
+                    name.update(chunk)
+        found.files += 1
+        is_blob = name is not None and name.digest() == blob and not content.startswith(git_index.LFS_POINTER)
+        return state.hexdigest(), is_blob, _has_xattrs(fd)
     finally:
         os.close(fd)
 
 
-def _read_large(fd: int, size: int, blob: bytes, found: _Found) -> tuple[str, bool]:
-    state, other = hashlib.sha256(), git_index.naming(size, len(blob)) if blob else None
-    for chunk in _chunks(fd):
-        state.update(chunk)
-        found.bytes += len(chunk)
-        if other is not None:
-            other.update(chunk)
-    found.files += 1
-    return state.hexdigest(), other is not None and other.digest() == blob
-
-
-def _chunks(fd: int) -> Iterator[bytes]:
-    while chunk := os.read(fd, CHUNK):
-        yield chunk
+def _has_xattrs(fd: int) -> bool:
+    """Whether a file has attributes, of an image or not; where a file system has none, it has not."""
+    try:
+        return bool(os.listxattr(fd))
+    except OSError as error:
+        if error.errno in (errno.ENOTSUP, errno.EPERM):
+            return False
+        raise

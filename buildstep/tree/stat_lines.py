@@ -13,7 +13,7 @@ import itertools
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from buildstep.errors import BuildstepError
@@ -75,9 +75,11 @@ def named(lines: Iterable[bytes], name: bytes) -> list[bytes]:
     return [path_of(line) for line in lines if line.endswith(ends)]
 
 
-def ctime_of(line: bytes) -> int:
-    """Return the ctime in a line, in nanoseconds."""
-    return nanoseconds(line.split(b" ", 4)[3])
+def without(lines: list[bytes], done: Collection[bytes]) -> list[bytes]:
+    """Return the lines of other paths than these, of which each has a line."""
+    if not done or len(done) == len(lines):
+        return [] if done else lines
+    return [line for line in lines if path_of(line) not in done]
 
 
 def path_of(line: bytes) -> bytes:
