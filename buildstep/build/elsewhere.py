@@ -16,6 +16,7 @@ from typing import Any
 
 from buildstep.build.context import BuildContext
 from buildstep.build.deliver import earlier_files
+from buildstep.cache import outputs
 from buildstep.emit.oci_dir import check_place
 from buildstep.errors import EmitError
 from buildstep.events import ArtifactWritten
@@ -33,35 +34,56 @@ def wanted(context: BuildContext) -> bool:
     return facts is not None and facts["place"] != os.fspath(context.stem)
 
 
-def bring(context: BuildContext, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the files of an earlier build where they are wanted, the manifest last, and return what it
-    reported, with the paths that they have here. facts: see `outputs.find`. Raises EmitError."""
+def bring(context: BuildContext, facts: Mapping[str, Any]) -> bool:
+    """Write the files of an earlier build beside where they are wanted; `told` has what it reported of them.
+
+    facts: see `outputs.find`. Returns False, and nothing is written, where another build took them away
+    meanwhile. Raises EmitError.
+    """
     stem, old = context.stem, Path(facts["place"])
-    told = dict(facts)
-    copied = 0
-    paths = {name: Path(facts[name]) for name in ("record", "manifest")}
+    record, manifest = Path(facts["record"]), Path(facts["manifest"])
     extra = [old.with_name(old.name + suffix) for suffix in (".pkgaudit", SUFFIX)]
-    for path in (*(Path(file["path"]) for file in facts["files"]), *extra):
-        if path.exists() or path not in extra:
-            copied += _copy(context, path, _moved(path, old, stem))
-    _write_record(context, paths["record"], old)
-    copied += _copy(context, paths["manifest"], _moved(paths["manifest"], old, stem))
-    for path in earlier_files(_moved(paths["record"], old, stem)):
-        context.outputs.retire(path)
-    told["files"] = [
-        {**file, "path": os.fspath(_moved(Path(file["path"]), old, stem))} for file in facts["files"]
+    copied = 0
+    try:
+        for path in (*(Path(file["path"]) for file in facts["files"]), *extra):
+            if path.exists() or path not in extra:
+                copied += _copy(context, path, _moved(path, old, stem))
+        _write_record(context, record, old)
+        copied += _copy(context, manifest, _moved(manifest, old, stem))
+    except FileNotFoundError:
+        context.outputs.discard()
+        return False
+    # What was read is what stood there, unless it is something else now.
+    still = outputs.find(context.backend.state, str(facts["key"]), old)
+    if still is None or still["place"] != facts["place"]:
+        context.outputs.discard()
+        return False
+    how = f"{size_text(copied)} copied" if copied else "sharing their blocks"
+    context.bus.note(f"the outputs are those in {old.parent}, {how}")
+    return True
+
+
+def told(context: BuildContext, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an earlier build reported, with the paths that its files have here."""
+    old = Path(facts["place"])
+    files = [
+        {**file, "path": os.fspath(_moved(Path(file["path"]), old, context.stem))} for file in facts["files"]
     ]
-    told |= {name: os.fspath(_moved(path, old, stem)) for name, path in paths.items()}
+    paths = {name: os.fspath(_moved(Path(facts[name]), old, context.stem)) for name in ("record", "manifest")}
+    return {**facts, **paths, "files": files, "place": os.fspath(context.stem)}
+
+
+def deliver(context: BuildContext, facts: Mapping[str, Any]) -> None:
+    """Give the files their names, the manifest last. facts: see `told`. Raises EmitError."""
+    for path in earlier_files(Path(facts["record"])):
+        context.outputs.retire(path)
     context.outputs.commit()
-    for file in told["files"]:
+    for file in facts["files"]:
         context.bus.emit(
             ArtifactWritten(
                 path=file["path"], format=file["format"], size=file["size"], sha256=file["sha256"]
             )
         )
-    how = f"{size_text(copied)} copied" if copied else "sharing their blocks"
-    context.bus.note(f"the outputs are those in {old.parent}, {how}")
-    return {**told, "place": os.fspath(stem)}
 
 
 def _moved(path: Path, old: Path, new: Path) -> Path:
@@ -84,6 +106,8 @@ def _copy(context: BuildContext, source: Path, target: Path) -> int:
             # Layers are files that nobody writes to: they may have a second name, as in the pool.
             copied += sum(_share(Path(folder, name), inner / name, link=True) for name in names)
             fsync_dir(inner)
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise EmitError(f"cannot copy {source} to {target}: {error.strerror}") from error
     return copied

@@ -109,7 +109,11 @@ def _with_route(context: BuildContext, state: BuildState) -> BuildContext:
     plan = context.plan
     if plan.outputs is not None:
         found = outputs.find(context.backend.state, str(plan.outputs["key"]), plan.spec.stem)
-        return replace(context, plan=replace(plan, outputs=found) if found is not None else plan.full())
+        if found is not None:
+            context = replace(context, plan=replace(plan, outputs=found))
+            if not elsewhere.wanted(context) or elsewhere.bring(context, found):
+                return context
+        return replace(context, plan=plan.full())
     if plan.update is not None:
         state.blobs = open_blobs(context)
         possible = plan.update.complete(state.blobs)
@@ -160,7 +164,8 @@ def _result(context: BuildContext, state: BuildState) -> BuildResult:
     if (facts := context.plan.outputs) is not None:
         size_gate.check_again(context, facts["files"])
         if elsewhere.wanted(context):
-            facts = elsewhere.bring(context, facts)
+            facts = elsewhere.told(context, facts)
+            elsewhere.deliver(context, facts)
         return earlier_result(context, facts)
     result = deliver(context, state)
     result = replace(result, uploads=shared_upload.collect(context, state, result.seconds))

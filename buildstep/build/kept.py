@@ -83,10 +83,10 @@ KEPT: tuple[Kept, ...] = (
     Kept(
         name="index",
         where=("state/index/NAME.idx",),
-        holds="what was read of a proto directory for a component, with the times that its last image has and"
+        holds="what was read of a proto directory for a component, with the times in its last image and"
         " the blobs of git that files are; from which checkout that image is",
-        checked="the digest of each record, and then each path by all that `lstat` says of it, by its content,"
-        " or by the blob that git's index has of it now",
+        checked="the digest of each record, and then each path by all that `lstat` says of it, by its"
+        " content, or by the blob that git's index has of it now",
         damaged="what comes after the damage is read again, and the index written anew",
         verify=cached.indexes,
     ),
@@ -109,7 +109,7 @@ KEPT: tuple[Kept, ...] = (
     Kept(
         name="tree",
         where=("state/artifacts/tree-NAME.bin", "state/artifacts/texts-NAME.bin"),
-        holds="the finished tree of a component's last build, and which of its files name no place of the CI host",
+        holds="the finished tree of a component's last build; which of its files name no place of a host",
         checked="the digest of each record, and that it was made from the same inputs",
         damaged="as if it were missing: the full route is taken",
         verify=cached.trees,

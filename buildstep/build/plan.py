@@ -208,7 +208,7 @@ def plan(
         spec=spec,
         pool=store.backend.uri,
         route=chosen.route,
-        steps=_steps_of_route(chosen, full_steps, facts.proto),
+        steps=_steps_of_route(chosen, full_steps, facts.proto, spec.stem),
         full_steps=full_steps,
         image=image,
         proto=facts.proto,
@@ -340,12 +340,14 @@ def _is_incremental(facts: PlanFacts) -> bool:
 
 
 def _steps_of_route(
-    chosen: _Choice, full: tuple[PlannedStep, ...], proto: ProtoDir
+    chosen: _Choice, full: tuple[PlannedStep, ...], proto: ProtoDir, stem: Path
 ) -> tuple[PlannedStep, ...]:
-    """The steps as this route takes them."""
+    """The steps as this route takes them. stem: where the outputs are wanted."""
     if chosen.outputs is not None:
         changes = explain(proto)
         also = f"; {changes.pop(0)[1]}" if proto.checkout else ""
+        if chosen.outputs["place"] != os.fspath(stem):
+            also = f", in {os.path.dirname(chosen.outputs['place'])}{also}"
         ignored = [f"{path} ({why})" for path, why in changes][:3]
         also += f"; ignored changes: {', '.join(ignored)}" if ignored else ""
         build, cost = chosen.outputs["build_id"], chosen.outputs["cost"]

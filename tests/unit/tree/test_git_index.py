@@ -192,8 +192,8 @@ def test_damage_and_parts_that_are_not_known(tmp_path: Path) -> None:
         data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
         place.write_bytes(data)
         assert read(top).why_not
-    for data in (b"", b"DIRC", good[:-1], good[: len(good) // 2], good + b"x"):
-        place.write_bytes(data)
+    for text in (b"", b"DIRC", good[:-1], good[: len(good) // 2], good + b"x"):
+        place.write_bytes(text)
         assert read(top).why_not
     unhashed = good[:-20] + bytes(20)  # index.skipHash
     place.write_bytes(unhashed)
