@@ -18,6 +18,7 @@ from buildstep.build import (
     content_update,
     platforms,
     proto_conflicts,
+    proto_scan,
     run_forecast,
     run_rows,
     shared_plan,
@@ -39,10 +40,10 @@ from buildstep.rootfs.conflicts import Conflict
 from buildstep.spec import check_rules
 from buildstep.spec.load import BuildSpec
 from buildstep.system.space import existing
-from buildstep.tree import proto_limits, stat_index
+from buildstep.tree import proto_limits
 from buildstep.tree.entry import FileList
 from buildstep.tree.exclude import excluder
-from buildstep.tree.proto import Memory, ProtoDir, scan_proto
+from buildstep.tree.proto import ProtoDir
 from buildstep.tree.proto_changes import explain
 
 
@@ -190,7 +191,7 @@ def plan(
         image=image,
         incoming=store.foresee(spec.base) if image is None else "",
         asked=store.said_of(spec.base) if image is not None else "",
-        proto=_scan(spec, state),
+        proto=proto_scan.scan(spec, state),
         shared=shared_plan.told(store),  # by now it was looked up, beside that walk
         in_place=not plain and takes_in_place(spec),
         last=functools.cache(partial(_last_build, spec, state)),
@@ -232,21 +233,6 @@ def _full_steps(facts: PlanFacts, route: Route) -> tuple[PlannedStep, ...]:
         running = [step.name for step in steps if step.state == "run"]
         platforms.check_programs(facts.spec, facts.image, running)
     return steps
-
-
-def _scan(spec: BuildSpec, state: Path) -> ProtoDir:
-    """Walk the proto directory, and recognise what is in it; the last image may be of another checkout."""
-    exclude = excluder(spec.exclude)
-    chosen = exclude if spec.exclude else None
-    if not spec.cache or exclude is None:
-        return scan_proto(spec.proto, exclude=chosen)
-    last = stat_index.last_checkout(state, cache_inputs.component(spec))
-    other = last is not None and last != Path(os.path.realpath(spec.proto))
-    memory = Memory(
-        last=cache_inputs.proto_index(spec, state, last) if other else None,
-        stable=cache_inputs.stable_times(spec),
-    )
-    return scan_proto(spec.proto, exclude=chosen, index=cache_inputs.proto_index(spec, state), memory=memory)
 
 
 def _last_build(spec: BuildSpec, state: Path) -> Last | None:
