@@ -60,7 +60,9 @@ def only_ours(case: Case) -> str:
 
 
 def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a directory."""
     try:
-        return path.stat().st_size
+        files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+        return sum(file.stat().st_size for file in files)
     except OSError:
         return 0

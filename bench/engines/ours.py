@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from bench.engines.common import CHECKOUT, environment, size_of, version
 from bench.model import Case, Command, Input
@@ -49,7 +50,12 @@ class Ours:
     def command(self, source: Input, folder: Path) -> Command:
         manifest = _manifest(source, folder / "m.json")
         command = _command(self._program(source, folder), folder, manifest, source)
-        return replace(command, env={**self._environment(), **command.env}) if source.program else command
+        env = dict(command.env)
+        if source.program:
+            env = {**self._environment(), **env}
+        if source.repository:  # this machine is not reached by a build unless it is said
+            env["BUILDSTEP_NETWORK_ALLOW"] = urlsplit(source.repository).netloc
+        return replace(command, env=env)
 
     def lacks(self, case: Case) -> str:
         missing = [name for name in case.formats if name not in self._formats()]
