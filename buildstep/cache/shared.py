@@ -250,8 +250,9 @@ class _Came:
     def watch(self, stopped: threading.Event, cost: float) -> None:
         """Give up as soon as the rest would take longer than to make the whole."""
         while not self.done.wait(_TICK):
-            # Pieces come side by side, the first of them late: until then only the list is known to be quick.
-            if self.seconds < (_PATIENCE if self.size else max(_PATIENCE, min(_FIRST_PIECE, cost / 4))):
+            # Large pieces come side by side, and late: until then only what is small is known to be quick.
+            late = max(_PATIENCE, min(_FIRST_PIECE, cost / 4))
+            if self.seconds < (late if self.size < self.total / 10 else _PATIENCE):
                 continue
             left = self.seconds * (self.total - self.size) / self.size if self.size else float("inf")
             if left > cost:

@@ -34,12 +34,13 @@ def test_what_comes_quickly_enough_is_waited_for() -> None:
 
 
 def test_what_would_take_longer_than_to_make_it_is_not() -> None:
-    assert watched(1, cost=10.0, seconds=0.3)
+    assert watched(110, cost=0.5, seconds=0.4)
 
 
 def test_the_first_piece_may_be_late() -> None:
     """Eight large pieces side by side: at 100 Mbit/s the first is there after two seconds."""
-    assert not watched(0, cost=10.0, seconds=0.25)
+    for little in (0, 20):
+        assert not watched(little, cost=10.0, seconds=0.25)
     assert watched(0, cost=10.0, seconds=0.6)
 
 
