@@ -39,6 +39,7 @@ def both_ways(place: Yard, before: list[str], after: list[str], **flags: Any) ->
 REAL: Mapping[str, tuple[list[str], list[str], str]] = {
     "a tool and its libraries": (["curl", "jq", "pigz"], ["curl", "pigz"], ""),
     "one for another": (["openssh-client", "tree"], ["openssh-client", "pv", "zip"], ""),
+    "libraries in /lib": (["htop", "pigz"], ["pigz"], ""),
     "a script": (["tree", "nano"], ["tree"], "nano has a script (prerm)"),
     "only needed now": (["curl", "libcurl4"], ["curl"], "packages: libcurl4 removed"),
     "what scripts run": (["ca-certificates", "openssl"], ["openssl"], "has a script"),

@@ -80,9 +80,12 @@ def installed(root: Root, name: str) -> Deb | None:
     for kind in _CONTROL:
         if root.exists(where := f"{INFO}/{stems[0]}.{kind}"):
             control[kind] = root.read(where).decode(errors="replace")
-    files = []
-    for path in paths_of(root, stems[0]):
-        if (there := root.lstat(path)) is not None:  # else a cleaner took it
+    files, paths = [], paths_of(root, stems[0])
+    folders = {path.rpartition("/")[0] for path in paths}
+    for path in paths:
+        # /lib is a directory of the package, and a link to one in the root.
+        place = (root.real(path) if path in folders else None) or path
+        if (there := root.lstat(place)) is not None:  # else a cleaner took it
             info = tarfile.TarInfo(f".{path}")
             info.mode, info.uid, info.gid = stat.S_IMODE(there.st_mode), there.st_uid, there.st_gid
             info.type = tarfile.DIRTYPE if stat.S_ISDIR(there.st_mode) else tarfile.REGTYPE
