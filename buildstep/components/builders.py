@@ -185,18 +185,25 @@ class Buildah:
             _fetch(self, text, platform, run, pull=pull, untag=untag)
 
     def build(self, recipe: Recipe, run: Run) -> str:
+        platform = recipe.options.platform
         with iidfile() as iid:
             run(self.command(recipe, iid), self._env, f"building {recipe.name}")
-            return image_id(iid.read_text(), "buildah")
+            image = image_id(iid.read_text(), "buildah")
+            if platform and not self.resolve(image, platform):
+                # Its cache takes a layer of another platform where the layers below are the same, as of bases
+                # without programs (1.28).
+                run(self.command(recipe, iid, "--no-cache"), self._env, f"building {recipe.name}")
+                image = image_id(iid.read_text(), "buildah")
+            return image
 
-    def command(self, recipe: Recipe, iid: Path) -> list[str]:
-        """Return the command line of a build."""
+    def command(self, recipe: Recipe, iid: Path, *more: str) -> list[str]:
+        """Return the command line of a build. more: further options."""
         return [
             *self._words, "build", "--isolation", "chroot", "--layers",
             # The same files give the same image, whenever they are built: nobody downstream is built again.
             "--timestamp", "0", "--identity-label=false",
             "--pull-never",
-            "--iidfile", os.fspath(iid),
+            "--iidfile", os.fspath(iid), *more,
             *shared_options(recipe.options),
             # It would find the one of the context by itself, but not the one of the Dockerfile.
             *(["--ignorefile", os.fspath(recipe.ignore)] if recipe.ignore else []),

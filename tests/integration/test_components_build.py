@@ -282,7 +282,8 @@ def test_an_m_json_for_two_platforms_is_made_from_the_image_of_each(built: Place
     })  # fmt: skip
     (tmp_path / "store").symlink_to(built.top / "store")
     place = Place(tmp_path, tmp_path / "repo")
-    assert set(place.build().values()) == {"built"}
+    # One after the other: what the builder has kept of one platform is there when the other is built.
+    assert set(place.build("--jobs", "1").values()) == {"built"}
     for name in ("amd64", "arm64"):
         archive = tmp_path / f"{name}.tar"
         buildah(tmp_path, "push", "--quiet", f"high:linux-{name}", f"oci-archive:{archive}")
