@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from buildstep.errors import UsageError
 from buildstep.spec import config as configs
 from buildstep.spec import shared_cache
+from buildstep.system.workers import pickled, unpickled
 
 if TYPE_CHECKING:
     from buildstep.build.deliver import BuildResult
@@ -96,7 +96,7 @@ def upload(result: BuildResult, spec: BuildSpec, session: Session) -> None:
         return
     job = (result.uploads, spec.sharing, session.backend.state, dict(session.environ))
     with open(_LATER[0], "wb", closefd=False) as stream:
-        stream.write(pickle.dumps(job))
+        stream.write(pickled(job))
 
 
 def _stay(read_end: int) -> None:
@@ -112,7 +112,7 @@ def _stay(read_end: int) -> None:
         if data:
             from buildstep.build import shared_put
 
-            uploads, settings, state, environ = pickle.loads(data)  # noqa: S301  (it is our own)
+            uploads, settings, state, environ = unpickled(data)
             shared_put.put_all(uploads, settings, state, environ, lambda _row: None)
     finally:
         os._exit(0)

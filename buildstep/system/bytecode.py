@@ -166,5 +166,6 @@ def fill(package: Path, folder: str) -> int:
         source = path.read_bytes()
         if store.read(name, source) is None:
             with contextlib.suppress(SyntaxError, ValueError):
-                count += store.write(name, source, compile(source, path, "exec", dont_inherit=True))
+                Loader(store, name, os.fspath(path)).get_code(name)  # compiles, and keeps what comes out
+                count += store.read(name, source) is not None
     return count
