@@ -10,9 +10,9 @@ That is used where a blob can stand for the bytes on disk, and nowhere else:
   may have changed in the tick of the clock in which the index was written ("racy git") is not vouched for;
 - entries that say nothing of the disk are passed over: assume-unchanged, skip-worktree, intent-to-add,
   conflicts, submodules; what is in a submodule has no entry in this index;
-- a filter or an encoding makes other bytes of a blob: where attributes name one, nothing is vouched for. What
-  git does to line ends and `$Id$` only ever takes bytes away when it makes a blob, so that a file of the
-  blob's own size is the blob: whoever asks compares the size;
+- a filter, an encoding or `$Id$` makes other bytes of a blob: where attributes name one, nothing is vouched
+  for, nor where attributes that git has are not on disk. What git does to line ends only ever takes bytes
+  away when it makes a blob, so that a file of the blob's size is the blob: whoever asks compares the size;
 - an index of another owner than the file, one that anybody may write, that is damaged, or that has a part
   which we do not know and which git says must be known (a split index), is not used.
 """
@@ -156,7 +156,10 @@ def _read(above: bytes, git: bytes, inner: bytes, attributes: Collection[bytes])
     if (after.st_size, after.st_mtime_ns) != (len(data), info.st_mtime_ns):
         return GitIndex(why_not="git's index was being written")
     length = 32 if _object_format(common) == b"sha256" else 20
-    entries = parse(data, inner + b"/" if inner else b"", length)
+    entries, named = parse(data, inner + b"/" if inner else b"", length)
+    if not all(os.path.lexists(os.path.join(above, path)) for path in named):
+        # Git takes what is in the index for them, as in a sparse checkout.
+        return GitIndex(why_not="attributes of git are not checked out")
     return GitIndex(entries, info.st_mtime_ns, info.st_uid, plain)
 
 
@@ -181,14 +184,15 @@ def _common(folder: bytes) -> bytes:
 # -- when a blob is not what is on disk --------------------------------------------------------------------
 
 _CONVERTS = re.compile(
-    rb"(?<![\w-])(?:filter(?!=lfs(?:\s|$))|working-tree-encoding|encoding)(?![\w-])", re.MULTILINE
+    rb"(?<![\w-])(?:filter(?!=lfs(?:\s|$))|working-tree-encoding|encoding|ident)(?![\w-])", re.MULTILINE
 )
-"""What of attributes makes other bytes, of the same size perhaps. Pointers of LFS are never learnt."""
+"""What of attributes makes other bytes, of the same size perhaps: a blob may have the name of another one in
+its `$Id$`. Pointers of LFS are never learnt."""
 
 _CONFIG = re.compile(rb"attributesfile|^\s*\[\s*attr[\s\]]", re.IGNORECASE | re.MULTILINE)
 """What of a configuration names attributes elsewhere."""
 
-_INCLUDED = re.compile(rb"^\s*path\s*=\s*\"?([^\"\n]+?)\"?\s*$", re.IGNORECASE | re.MULTILINE)
+_INCLUDED = re.compile(rb"(?:^|\])\s*path\s*=\s*\"?([^\"\n]+?)\"?\s*$", re.IGNORECASE | re.MULTILINE)
 """Another file that a configuration includes, whatever the condition."""
 
 _ENDS = re.compile(
@@ -270,8 +274,9 @@ def _object_format(common: bytes) -> bytes:
 # -- the file ----------------------------------------------------------------------------------------------
 
 
-def parse(data: bytes, prefix: bytes, length: int) -> dict[bytes, GitEntry]:
-    """Return the entries of an index that stand for files below a path, by their path from there.
+def parse(data: bytes, prefix: bytes, length: int) -> tuple[dict[bytes, GitEntry], list[bytes]]:
+    """Return the entries of an index that stand for files below a path, by their path from there, and all
+    paths of files with attributes.
 
     prefix: empty, or ends with a slash; length: of the names of objects. Raises ValueError, struct.error or
     IndexError for what is no index.
@@ -284,7 +289,8 @@ def parse(data: bytes, prefix: bytes, length: int) -> dict[bytes, GitEntry]:
     state.update(memoryview(data)[:end])
     if data[end:] not in (state.digest(), bytes(length)):  # index.skipHash writes zeros
         raise ValueError("it is damaged")
-    entries, offset = _entries(data, count, prefix, length, packed=version == 4)
+    named: list[bytes] = []
+    entries, offset = _entries(data, count, prefix, length, named, packed=version == 4)
     while offset < end:
         name, size = data[offset : offset + 4], int.from_bytes(data[offset + 4 : offset + 8], "big")
         # Extensions whose name does not begin with a capital letter must be understood.
@@ -293,13 +299,14 @@ def parse(data: bytes, prefix: bytes, length: int) -> dict[bytes, GitEntry]:
         offset += 8 + size
     if offset != end:
         raise ValueError("it is cut short")
-    return entries
+    return entries, named
 
 
 def _entries(
-    data: bytes, count: int, prefix: bytes, length: int, *, packed: bool
+    data: bytes, count: int, prefix: bytes, length: int, named: list[bytes], *, packed: bool
 ) -> tuple[dict[bytes, GitEntry], int]:
-    """Return the entries, and where they end. packed: a path is written as what differs from the last one."""
+    """Return the entries, and where they end. named: gets the paths of files with attributes; packed: a path
+    is written as what differs from the last one."""
     head = _SHA1 if length == 20 else _SHA256
     unpack, fixed, skip = head.unpack_from, head.size, len(prefix)
     found: dict[bytes, GitEntry] = {}
@@ -322,6 +329,8 @@ def _entries(
             stop = begin + size if size < _LONGEST_SAID else data.index(b"\0", begin)
             path = data[begin:stop]
             offset += (stop - offset + 8) & ~7
+        if path[-14:] == b".gitattributes":
+            named.append(path)
         # Regular files only, of stage 0, without a bit that says that the disk is not looked at.
         if row[6] >> 12 != 0o10 or flags & (_ASSUMED | _STAGE) or extended or not path.startswith(prefix):
             continue

@@ -255,6 +255,12 @@ class ProtoDir:
         """The blob of git that a file's content is, where git's index alone tells."""
         if self.git is None or not self.git.plain or seen.kind != "f":
             return b""
+        if self.read_first:  # then nothing looks whether it is still what the walk saw
+            try:
+                if stat_lines.line(path, os.lstat(self.top + b"/" + path)) != seen.line:
+                    return b""
+            except OSError:
+                return b""
         said = (seen.ctime, seen.mtime, seen.inode, seen.mode, seen.uid, seen.gid, seen.size)
         return self.git.blob(path, said)
 

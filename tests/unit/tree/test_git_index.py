@@ -147,7 +147,7 @@ def test_conflicts_are_passed_over(tmp_path: Path) -> None:
 ATTRIBUTES = (
     ("*.x filter=shout\n", True, False), ("* working-tree-encoding=UTF-16\n", True, False),
     ("[attr]loud filter=shout\n", True, False), ("*.b filter=lfs diff=lfs -text\n", False, False),
-    ("* text=auto\n*.id ident\n", False, False), ("*.c diff=cpp\n", False, True), ("*.x -filter\n", False, True),
+    ("* text=auto\n*.x -ident\n", False, False), ("*.id ident\n", True, False), ("*.c diff=cpp\n", False, True), ("*.x -filter\n", False, True),
 )  # fmt: skip
 
 
@@ -165,10 +165,36 @@ def test_attributes_that_convert(tmp_path: Path, home: Path) -> None:
         place.unlink()
 
 
+def test_one_blob_that_is_other_bytes_of_the_same_size_in_another_checkout(tmp_path: Path) -> None:
+    top = repository(tmp_path / "r")
+    (top / "id").write_text(f"$Id: {'a' * 40} $\n")
+    commit(top)
+    (top / ".gitattributes").write_text("id ident\n")
+    commit(top)
+    git(tmp_path, "clone", "--quiet", "r", "c")
+    rest(tmp_path / "c")
+    one, two = (top / "id").read_bytes(), (tmp_path / "c/id").read_bytes()
+    assert len(one) == len(two)
+    assert one != two
+    assert vouched(tmp_path / "c") == {}
+
+
+@pytest.mark.parametrize("version", ["2", "4"])
+def test_attributes_that_are_in_the_index_alone(tmp_path: Path, version: str) -> None:
+    top = repository(tmp_path / "r")
+    (top / "d0/.gitattributes").write_text("*.x filter=shout\n")
+    commit(top)
+    git(top, "update-index", "--index-version", version)
+    git(top, "update-index", "--skip-worktree", "d0/.gitattributes")
+    (top / "d0/.gitattributes").unlink()
+    rest(top)
+    assert read(top).why_not == read(top / "d1").why_not == "attributes of git are not checked out"
+
+
 SETTINGS_OF_GIT = (
     ("[core]\n\tattributesFile = /x\n", True, False), ("[attr]\n\ttree = HEAD\n", True, False),
     ("[core]\n\tautocrlf = input\n", False, False), ("[core]\n\teol = crlf\n", False, False),
-    ("[include]\n\tpath = more\n", True, False), ('[includeIf "x"]\n path = "~/more"\n', True, False),
+    ("[include]\n\tpath = more\n", True, False), ("[include] path = more\n", True, False), ('[includeIf "x"]\n path = "~/more"\n', True, False),
     ("[user]\n\tname = me\n", False, True),
 )  # fmt: skip
 
