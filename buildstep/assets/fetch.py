@@ -7,7 +7,6 @@ for what waits for the network. Each worker opens the store anew: connections ca
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 from collections import deque
@@ -24,7 +23,7 @@ from buildstep.errors import BuildstepError
 from buildstep.report.progress import Advance
 from buildstep.system import space
 from buildstep.system.remove import remove_tree
-from buildstep.system.workers import Send, WorkerLost, cores, die_with_parent, running
+from buildstep.system.workers import Send, WorkerLost, cores, running
 
 Failure = BuildstepError | OSError
 
@@ -72,11 +71,10 @@ def fetch(
     ]
     total = sum(asset.size for asset in assets)
     waiting = {job.number: job.asset for job in jobs}
-    run, parent = install.begin(), os.getpid()
+    run = install.begin()
     shares = _shares(jobs, min(cores(), _MOST_WORKERS, len(jobs)))
 
     def work(share: Sequence[Job], send: Send) -> None:
-        die_with_parent(parent)
         store = opener()
         threads = max(2, min(_MOST_THREADS, -(-store.at_once // len(shares))))
         _Worker(store, run, policy, send, total // _PART).run(share, threads)

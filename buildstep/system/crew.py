@@ -18,7 +18,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
-from buildstep.system.workers import Ended, WorkerLost, die_with_parent, fork, pickled, unpickled, whole
+from buildstep.system.workers import (
+    Ended,
+    WorkerLost,
+    die_with_parent,
+    fork,
+    how_it_ended,
+    pickled,
+    unpickled,
+    whole,
+)
 
 _LENGTH = struct.Struct("!Q")
 _RECEIVE = 1 << 18
@@ -185,9 +194,7 @@ class _Worker:
     def _lost(self) -> WorkerLost:
         _, status = os.waitpid(self._pid, 0)
         self._pid = 0
-        code = os.waitstatus_to_exitcode(status)
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-        return WorkerLost(f"a worker process was {how}" if code < 0 else f"a worker process {how}", hint=_WHY)
+        return WorkerLost(f"a worker process {how_it_ended(status)}", hint=_WHY)
 
     def end(self) -> None:
         self.channel.close()

@@ -118,11 +118,22 @@ def running(shares: Sequence[T], job: Callable[[T, Send], None]) -> Iterator[Ite
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
+def how_it_ended(status: int) -> str:
+    """Tell of a process that is no more: what `os.waitpid` said of it, in words."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"ended with status {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:  # those for real time have no names but the first and the last
+        return f"was killed by signal {-code}"
+
+
 def die_with_parent(parent: int) -> None:
     """Let the kernel kill this worker when the process that started it dies, whatever it waits for then.
 
-    parent: the number of that process. For a worker that waits for a network: it would be minutes before one
-    finds out by itself, when it sends something. The thread that started it must live as long as its process.
+    parent: the number of that process. A worker that waits for a network, or reads a large file, would find
+    out by itself only when it sends something. The thread that started it must live as long as it.
     """
     call = getattr(ctypes.CDLL(None), "prctl", None)
     if call is not None:
@@ -147,10 +158,12 @@ def fork() -> int:
 
 def _start(share: T, job: Callable[[T, Send], None]) -> tuple[int, IO[bytes]]:
     read_end, write_end = os.pipe()
+    parent = os.getpid()
     pid = fork()
     if pid == 0:
         status = 1
         try:
+            die_with_parent(parent)
             os.close(read_end)
             status = _work(share, job, write_end)
         finally:

@@ -96,6 +96,14 @@ def test_one_that_is_killed_is_told() -> None:
     assert "memory" in caught.value.hint
 
 
+def test_one_that_is_killed_by_a_signal_without_a_name_is_told() -> None:
+    def job(_task: int) -> None:
+        os.kill(os.getpid(), signal.SIGRTMIN + 3)
+
+    with Crew(job, 2) as crew, pytest.raises(WorkerLost, match=f"killed by signal {signal.SIGRTMIN + 3}"):
+        list(crew.do(range(2)))
+
+
 def test_signals_for_the_build_are_not_for_them() -> None:
     def job(signum: int) -> int:
         os.kill(os.getpid(), signum)

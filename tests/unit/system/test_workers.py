@@ -86,16 +86,19 @@ def test_they_end_with_the_block() -> None:
             os.kill(pid, 0)
 
 
-def test_they_end_with_their_parent() -> None:
+@pytest.mark.parametrize("sends", [True, False])
+def test_they_end_with_their_parent(sends: bool) -> None:
+    begin = time.monotonic()
     read, write = os.pipe()
     parent = os.fork()
     if parent == 0:
 
         def job(_share: int, send: Send) -> None:
             os.write(write, b"%d\n" % os.getpid())
-            while True:
+            while sends:
                 send("still here")
                 time.sleep(0.01)
+            time.sleep(60)
 
         try:
             with workers.running([0], job) as values:
@@ -111,6 +114,7 @@ def test_they_end_with_their_parent() -> None:
     assert os.read(read, 20) == b""
     os.close(read)
     assert child > 0
+    assert time.monotonic() - begin < 30
 
 
 class _Foreign(Exception):
