@@ -64,7 +64,7 @@ class Store:
         data = util.MAGIC_NUMBER + _UNCHECKED + marshal.dumps(code)
         try:
             if not self._made:
-                os.makedirs(self._target, mode=0o755, exist_ok=True)
+                _make(self._target)
                 self._made = True
             file = os.path.join(self._target, _slot(name, digest))
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -78,6 +78,16 @@ class Store:
 
 def _slot(name: str, digest: bytes) -> str:
     return f"{name}.{digest[0] % SLOTS}"
+
+
+def _make(folder: str) -> None:
+    """Make a directory, and those above it, that only we can write, whatever the umask: what a group could
+    write would not be used (see `Store`). Raises OSError."""
+    above = os.path.dirname(folder.rstrip("/"))
+    if above and not os.path.isdir(above):
+        _make(above)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder, 0o755)
 
 
 def _ours(folder: str) -> bool:
@@ -158,7 +168,7 @@ def install(package: str, environ: str | None) -> None:
 
 def fill(package: Path, folder: str) -> int:
     """Compile all modules of a package into a directory. Returns how many are there that were not before."""
-    os.makedirs(folder, mode=0o755, exist_ok=True)
+    _make(folder)
     store, count = Store([folder]), 0
     for path in sorted(package.rglob("*.py")):
         parts = path.relative_to(package.parent).with_suffix("").parts

@@ -146,3 +146,14 @@ def test_a_whole_package_is_compiled_at_once(folder: Path, tmp_path: Path) -> No
     assert bytecode.fill(pack, os.fspath(folder)) == 2
     assert bytecode.fill(pack, os.fspath(folder)) == 0
     assert Store([os.fspath(folder)]).read("pack.part", b"value = 1\n") is not None
+
+
+def test_a_folder_that_was_made_under_a_lax_umask_is_used_later(tmp_path: Path) -> None:
+    folder = tmp_path / "home/.cache/kept"
+    before = os.umask(0o002)
+    try:
+        assert keep(folder)
+    finally:
+        os.umask(before)
+    assert Store([os.fspath(folder)]).read("buildstep.m", SOURCE) is not None
+    assert keep(folder, b"value = 2\n")
