@@ -7,6 +7,7 @@ keep root from it, would change the one that was there before.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -37,8 +38,8 @@ def wanted(context: BuildContext) -> bool:
 def bring(context: BuildContext, facts: Mapping[str, Any]) -> bool:
     """Write the files of an earlier build beside where they are wanted; `told` has what it reported of them.
 
-    facts: see `outputs.find`. Returns False, and nothing is written, where another build took them away
-    meanwhile. Raises EmitError.
+    facts: see `outputs.find`. Returns False, and nothing is written, where they cannot be read, as when
+    another build took them away meanwhile. Raises EmitError.
     """
     stem, old = context.stem, Path(facts["place"])
     record, manifest = Path(facts["record"]), Path(facts["manifest"])
@@ -50,7 +51,7 @@ def bring(context: BuildContext, facts: Mapping[str, Any]) -> bool:
                 copied += _copy(context, path, _moved(path, old, stem))
         _write_record(context, record, old)
         copied += _copy(context, manifest, _moved(manifest, old, stem))
-    except FileNotFoundError:
+    except _Unreadable:
         context.outputs.discard()
         return False
     # What was read is what stood there, unless it is something else now.
@@ -61,6 +62,14 @@ def bring(context: BuildContext, facts: Mapping[str, Any]) -> bool:
     how = f"{size_text(copied)} copied" if copied else "sharing their blocks"
     context.bus.note(f"the outputs are those in {old.parent}, {how}")
     return True
+
+
+class _Unreadable(OSError):
+    """What stands in the other place cannot be read."""
+
+
+_OF_THE_SOURCE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
+"""Where one of these is of the target after all, the build that is done then tells of it."""
 
 
 def told(context: BuildContext, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,9 +115,9 @@ def _copy(context: BuildContext, source: Path, target: Path) -> int:
             # Layers are files that nobody writes to: they may have a second name, as in the pool.
             copied += sum(_share(Path(folder, name), inner / name, link=True) for name in names)
             fsync_dir(inner)
-    except FileNotFoundError:
-        raise
     except OSError as error:
+        if error.errno in _OF_THE_SOURCE:
+            raise _Unreadable from error
         raise EmitError(f"cannot copy {source} to {target}: {error.strerror}") from error
     return copied
 
@@ -131,7 +140,10 @@ def _share(source: Path, target: Path, *, link: bool = False) -> int:
 def _write_record(context: BuildContext, source: Path, old: Path) -> None:
     """Write the record of the build that made the files, with the places of this one."""
     spec = context.spec
-    value = json.loads(source.read_bytes())
+    try:
+        value = json.loads(source.read_bytes())
+    except OSError as error:
+        raise _Unreadable from error
     for file in value["artifacts"]:
         file["path"] = os.fspath(_moved(Path(file["path"]), old, context.stem))
     value["inputs"]["spec"] |= {"output_dir": os.fspath(spec.output_dir), "proto": os.fspath(spec.proto)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -287,5 +288,25 @@ def test_outputs_that_go_while_they_are_brought(
         assert "up to date with" in done.reasons(planned=True)
         assert not [path for path in warm.out.iterdir() if path.name.startswith(".")]
         assert image(warm).exists()
+
+    private(job)
+
+
+def test_outputs_that_cannot_be_read_are_made_again(
+    warm: Yard, private: Private, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is going, or another user's files."""
+
+    def job() -> None:
+        first = warm.run()
+        warm.out = warm.out.parent / "other"
+
+        def share(source: Path, target: Path, *, link: bool) -> Any:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), os.fspath(source))
+
+        monkeypatch.setattr("buildstep.build.elsewhere.share", share)
+        done = warm.run()
+        assert done.same == first.same
+        assert not [path for path in warm.out.iterdir() if path.name.startswith(".")]
 
     private(job)
