@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -30,7 +31,9 @@ def newest_of(lines: Iterable[str]) -> int:
         name, _, value = row.partition(":")
         if name == "Date":
             try:
-                found.append(int(parsedate_to_datetime(value.strip()).timestamp()))
+                when = parsedate_to_datetime(value.strip())
+                # Where it names no zone: that of the agent decides nothing.
+                found.append(int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()))
             except ValueError:
                 continue
     return max(found)

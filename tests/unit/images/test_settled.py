@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,20 @@ from buildstep.tree.entry import Entry
         ([], 0),
         (["Date: Sat, 28 Nov 2026 02:53:00 UTC"], 1795834380),
         (["Date: Sat, 28 Nov 2026 02:53:00 UTC", "Date: Thu, 01 Jan 1970 00:00:07 +0000"], 1795834380),
+        (["Date: Sat, 28 Nov 2026 02:53:00", "Date: Sat, 28 Nov 2026 02:53:00 -0000"], 1795834380),
         (["Date: sometime", "Valid-Until: Sat, 28 Nov 2026 02:53:00 UTC", "no field"], 0),
     ],
 )
-def test_the_latest_date_of_release_files(lines: list[str], found: int) -> None:
-    assert settled.newest_of(lines) == found
+def test_the_latest_date_of_release_files(
+    lines: list[str], found: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        with monkeypatch.context() as patch:
+            patch.setenv("TZ", "Asia/Tokyo")
+            time.tzset()
+            assert settled.newest_of(lines) == found
+    finally:
+        time.tzset()
 
 
 def test_no_time_is_later_and_older_ones_stay(tmp_path: Path) -> None:
