@@ -193,10 +193,16 @@ def clone(source: int, target: int) -> bool:
     try:
         fcntl.ioctl(target, _FICLONE, source)
     except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.EPERM):
+        if error.errno in _NO_CLONES:
             return False
         raise
     return True
+
+
+_NO_CLONES = (
+    errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.EPERM, errno.ENOSYS, errno.EAGAIN
+)  # fmt: skip
+"""Of file systems that cannot; the last is ZFS's, of blocks that are not on the disk yet."""
 
 
 def data_extents(fd: int, size: int) -> list[tuple[int, int]]:
