@@ -30,6 +30,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from buildstep.system.files import CHUNK
+from buildstep.tree import stat_lines
+from buildstep.tree.stat_lines import Seen
 
 GRAIN_NS = 20_000_000
 """No kernel clock that stamps files is coarser than this."""
@@ -82,6 +84,15 @@ class GitIndex:
         if bool(found[6] & 0o100) != bool(mode & 0o100) or self.owner not in (uid, 0, os.geteuid()):
             return b""
         return b"" if self._racy(max(ctime, mtime)) or self._racy(min(ctime, mtime)) else found[10]
+
+    def alone(self, path: bytes, seen: Seen, full: bytes) -> bytes:
+        """Return the blob of a file of which nobody compares the content with it; empty for none.
+
+        full: where it is, if nothing else looks whether it is still what the walk saw.
+        """
+        if not self.plain or seen.kind != "f" or (full and not stat_lines.is_still(full, path, seen.line)):
+            return b""
+        return self.blob(path, (seen.ctime, seen.mtime, seen.inode, seen.mode, seen.uid, seen.gid, seen.size))
 
     def blob_at(self, path: bytes) -> bytes:
         """Return the blob that the index has at a path, whatever is there now."""

@@ -253,16 +253,9 @@ class ProtoDir:
 
     def _blob(self, path: bytes, seen: Seen) -> bytes:
         """The blob of git that a file's content is, where git's index alone tells."""
-        if self.git is None or not self.git.plain or seen.kind != "f":
+        if self.git is None:
             return b""
-        if self.read_first:  # then nothing looks whether it is still what the walk saw
-            try:
-                if stat_lines.line(path, os.lstat(self.top + b"/" + path)) != seen.line:
-                    return b""
-            except OSError:
-                return b""
-        said = (seen.ctime, seen.mtime, seen.inode, seen.mode, seen.uid, seen.gid, seen.size)
-        return self.git.blob(path, said)
+        return self.git.alone(path, seen, self.top + b"/" + path if self.read_first else b"")
 
     @property
     def excludes(self) -> tuple[str, ...]:

@@ -190,6 +190,14 @@ def line(path: bytes, info: os.stat_result) -> bytes:
     )  # fmt: skip
 
 
+def is_still(full: bytes, path: bytes, seen: bytes) -> bool:
+    """Whether lstat says of a path what this line has."""
+    try:
+        return line(path, os.lstat(full)) == seen
+    except OSError:
+        return False
+
+
 def kind(line: bytes) -> str:
     """Return the kind in a line."""
     return chr(line[line.index(b"\t") - 1])

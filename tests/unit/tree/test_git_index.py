@@ -13,6 +13,8 @@ import pytest
 
 from buildstep.tree import git_index, stat_lines
 from buildstep.tree.git_index import GitIndex
+from buildstep.tree.proto import Memory, scan_proto
+from buildstep.tree.stat_index import StatIndex
 
 pytestmark = pytest.mark.commands("git")
 
@@ -299,3 +301,23 @@ def test_random_edits(tmp_path: Path) -> None:
             told += len(names)
             assert true(top, names), f"seed {seed}, step {step}"
         assert told > 100
+
+
+@pytest.mark.commands("git", "find")
+def test_what_changed_while_it_was_read_for_the_plan_is_not_learnt(tmp_path: Path) -> None:
+    top, state = repository(tmp_path / "r"), tmp_path / "state"
+    rest(top)
+    index = StatIndex(state, top)
+    memory = Memory(stable=True)
+    seen = scan_proto(top, index=index, memory=memory)
+    (top / "d0/f0").write_text("CONTENT 0\n")
+    assert seen.read_few()
+    seen.save(index)
+    rows = {path: row[13] for path, row in index.load().paths.items()}
+    assert rows[b"d1/f1"]
+    assert not rows[b"d0/f0"]
+    git(top, "checkout", "--quiet", ".")
+    rest(top)
+    again = scan_proto(top, index=index, memory=memory)
+    again.read_all()
+    assert again.entries[b"d0/f0"].sha256 == hashlib.sha256(b"content 0\n").hexdigest()
