@@ -66,7 +66,8 @@ def as_known(now: Mapping[bytes, Row], known: Mapping[bytes, Row]) -> Recognised
             found.same[path] = (*row[:12], old[12], old[13] or row[13])
         elif row[2] == "f":
             found.digests[path] = row[8]
-    _drop_other_groups(known, found.same)
+    others = {path: inode_of(row) for path, row in now.items() if is_linked(row) and path not in found.same}
+    _drop_other_groups(known, found.same, others)
     return found
 
 
@@ -126,7 +127,14 @@ def recognise(
         with workers.running(range(len(shares)), work) as values:
             for number, part in values:
                 _take(job, shares[number], part, found)
-    _drop_other_groups(known, found.same)
+    if any(map(is_linked, found.same.values())):
+        seen = {stat_lines.path_of(line): line for line in lines}
+        others = {
+            path: int(line.partition(b" ")[0])
+            for path, line in seen.items()
+            if path not in found.same and stat_lines.parse(line).linked
+        }
+        _drop_other_groups(known, found.same, others)
     return found
 
 
@@ -175,15 +183,18 @@ def _take(job: _Job, share: Sequence[int], part: _Found, found: Recognised) -> N
     found.by_git += part.by_git
 
 
-def _drop_other_groups(known: Mapping[bytes, Row], same: dict[bytes, Row]) -> None:
-    """Take out the names of files that have other names now than they had."""
+def _drop_other_groups(
+    known: Mapping[bytes, Row], same: dict[bytes, Row], others: Mapping[bytes, int]
+) -> None:
+    """Take out the names of files that have other names now than they had. others: inodes of the paths with
+    several names that are not as they were."""
     linked = [path for path, row in same.items() if is_linked(row)]
     if not linked:
         return
     before = _groups({path: row for path, row in known.items() if is_linked(row)})
-    now = _groups({path: same[path] for path in linked})
+    now, changed = _groups({path: same[path] for path in linked}), set(others.values())
     for path in linked:
-        if now[path] != before.get(path):
+        if now[path] != before.get(path) or inode_of(same[path]) in changed:
             del same[path]
 
 

@@ -231,6 +231,29 @@ def test_the_files_own_times_for_who_asks(warm: Yard, private: Private) -> None:
     private(job)
 
 
+def test_names_of_one_file_have_one_time(warm: Yard, private: Private) -> None:
+    """Where one comes to them, in this checkout or in another one."""
+
+    def job() -> None:
+        (warm.proto / "d0/a").write_bytes(b"x" * 3000)
+        os.link(warm.proto / "d0/a", warm.proto / "d0/b")
+        warm.run(epoch=None)
+        first = times(image(warm))
+        for place, name in (("", "d1/c"), ("next", "d1/e")):
+            time.sleep(1.1)
+            checkout(warm, place=place)
+            os.link(warm.proto / "d0/a", warm.proto / name)
+            done = warm.run(epoch=None)
+            assert not done.error
+            now = times(image(warm))
+            assert len({now["d0/a"], now["d0/b"], now["d1/c"]}) == 1
+            assert now["d0/a"] > first["d0/a"]
+            assert now["d2/f002"] == first["d2/f002"]
+            first = now
+
+    private(job)
+
+
 # -- outputs elsewhere ------------------------------------------------------------------------------------------
 
 
