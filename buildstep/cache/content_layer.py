@@ -31,7 +31,7 @@ from buildstep.system.locks import create_locked
 from buildstep.system.private import private_file
 from buildstep.system.space import located
 from buildstep.tree.diff import Changes
-from buildstep.tree.entry import Entry, FileList, line
+from buildstep.tree.entry import Entry, FileList, texts_of
 from buildstep.tree.hashing import hash_entries
 
 FORMAT = 7
@@ -215,8 +215,7 @@ class ContentLayer:
         """Return a digest of all that decides the layer's bytes; every entry is hashed."""
         if not self._lines:
             style = self._making.style
-            for entry in self.entries:
-                entry.text = line(entry)
+            texts_of(self.entries)
             self._lines = [layer_line(entry, style) for entry in self.entries]
         state = hashlib.sha256(f"content {FORMAT} {self._making.codec.ident}\n".encode())
         for path in self._layer.removed:

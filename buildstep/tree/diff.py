@@ -39,7 +39,7 @@ def diff(base: FileList, tree: FileList) -> Changes:
 
     A hard-link group is written as a whole when any member of it changed, so that a layer needs no other.
     """
-    changed = {path for path, entry in tree.items() if not _equal(base.get(path), entry)}
+    changed = {path for path, entry in tree.items() if path not in base or not _equal(base[path], entry)}
     groups: dict[bytes, list[bytes]] = {}
     for path, entry in tree.items():
         if entry.first:
@@ -59,8 +59,8 @@ def diff(base: FileList, tree: FileList) -> Changes:
     return Changes(tuple(tree[path] for path in sorted(changed)), tuple(removed))
 
 
-def _equal(old: Entry | None, new: Entry) -> bool:
-    if old is None or not old.same_metadata(new):
+def _equal(old: Entry, new: Entry) -> bool:
+    if not old.same_metadata(new):
         return False
     return new.kind != "f" or old.sha256 == new.sha256
 

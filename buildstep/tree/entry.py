@@ -164,15 +164,19 @@ def tree_digest(entries: FileList) -> str:
 
 def lines_of(entries: FileList) -> list[bytes]:
     """The canonical lines of a tree. Every regular file must have been hashed."""
+    return texts_of(entries[path] for path in sorted(entries))
+
+
+def texts_of(entries: Iterable[Entry]) -> list[bytes]:
+    """The canonical line of each entry, as `line` returns it. Every regular file must have been hashed."""
     found = []
     heads: dict[tuple[int, int, int], bytes] = {}
     plain = _PLAIN.fullmatch
-    for path in sorted(entries):
-        entry = entries[path]
+    for entry in entries:
         text = entry.text
         if not text and entry.kind == "f":
             if not entry.sha256:
-                raise AssertionError(f"{os.fsdecode(path)} has not been hashed")
+                raise AssertionError(f"{os.fsdecode(entry.path)} has not been hashed")
             if not entry.first and not entry.xattrs and plain(entry.path) and entry.path != b"-":
                 # Nearly every one: as `line` has it, in half the time.
                 key = entry.mode, entry.uid, entry.gid

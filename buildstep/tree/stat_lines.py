@@ -9,6 +9,7 @@ share the work.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import stat
@@ -53,11 +54,15 @@ class Seen(NamedTuple):
 
 def parse(line: bytes) -> Seen:
     """Return the fields of a line, all but the path."""
-    inode, size, mtime, ctime, mode, uid, gid, links, kind = line.partition(b"\t")[0].split(b" ")
-    return Seen(
-        int(inode), int(size), nanoseconds(mtime), nanoseconds(ctime), int(mode, 8), int(uid), int(gid),
-        int(links), kind.decode(), line,
-    )  # fmt: skip
+    inode, size, mtime, ctime, rest = line.partition(b"\t")[0].split(b" ", 4)
+    return Seen(int(inode), int(size), nanoseconds(mtime), nanoseconds(ctime), *_rest(rest), line)
+
+
+@functools.lru_cache(maxsize=1024)
+def _rest(text: bytes) -> tuple[int, int, int, int, str]:
+    """Return mode, owner, group, links and kind: of a tree only few are different."""
+    mode, uid, gid, links, kind = text.split(b" ")
+    return int(mode, 8), int(uid), int(gid), int(links), kind.decode()
 
 
 def nanoseconds(text: bytes) -> int:
