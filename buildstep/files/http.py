@@ -35,6 +35,18 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _OF_NOTHING = re.compile(r"bytes .*/0")
 
 
+def _bounded(pieces: Iterable[bytes], count: int | None) -> bytes:
+    """Return what comes, as far as it was asked for: a server that sends on and on fills no memory. What is
+    no longer than that is read to its end, so that its connection can be used again."""
+    found, size = [], 0
+    for piece in pieces:
+        found.append(piece)
+        size += len(piece)
+        if count is not None and size > count:
+            break
+    return b"".join(found)[:count]
+
+
 class WebHttp:
     """`http://[USER[:PASSWORD]@]HOST[:PORT]/PATH`.
 
@@ -121,7 +133,7 @@ class WebHttp:
         with self._direct.stream(self._request(name, range_header(start, count), fresh=fresh)) as stream:
             if stream.status != _PAST_THE_END:
                 if self._is_range(stream, start):
-                    return b"".join(stream.chunks())[:count]
+                    return _bounded(stream.chunks(), count)
                 self._note_no_ranges(start, count)
                 return take(stream.chunks(), start, count)
         if start >= 0:
