@@ -7,6 +7,7 @@ which has them, as equal keys promise equal bytes there. Nothing of an agent is 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _FORMAT: Final = 1
 _HOUR: Final = 3600
+_CREDENTIALS: Final = re.compile(r"://[^/\s]*@")
 
 
 def shareable(spec: BuildSpec) -> str:
@@ -39,7 +41,26 @@ def shareable(spec: BuildSpec) -> str:
 def question(spec: BuildSpec, image: ImageRecord, environ: Mapping[str, str]) -> dict[str, Any]:
     """Return all that decides which packages are installed, but for what the repository has."""
     asked = cache_inputs.question(spec, image, None, environ)
-    return asked | {"base image": image.list_digest, "buildstep": __version__, "format": _FORMAT}
+    options = _hidden(asked["installer_options"])
+    options["env"] = {name: _digest(str(value)) for name, value in options["env"].items()}
+    return asked | {
+        "base image": image.list_digest, "buildstep": __version__, "format": _FORMAT,
+        "installer_options": options,
+    }  # fmt: skip
+
+
+def _hidden(value: Any) -> Any:
+    """Return what decides with a digest in the place of each address that says who calls: a record shows its
+    inputs to all who can read the store."""
+    if isinstance(value, Mapping):
+        return {name: _hidden(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_hidden(part) for part in value]
+    return _digest(value) if isinstance(value, str) and _CREDENTIALS.search(value) else value
+
+
+def _digest(text: str) -> str:
+    return f"sha256:{sha256_bytes(text.encode())}"
 
 
 def of_record(record: Record) -> ImageRecord:
@@ -78,10 +99,6 @@ def answers(spec: BuildSpec, asked: Mapping[str, Any], release: str, now: float)
     holds for a while, and is found by the hour of it. release: of the base's sources, asked for just now;
     empty for unknown.
     """
-    mirror = asked["installer_options"].get("mirror") or ""
-    if "@" in mirror:
-        hidden = {"mirror": f"sha256:{sha256_bytes(mirror.encode())}"}
-        asked = {**asked, "installer_options": {**asked["installer_options"], **hidden}}
     if spec.lock is not None:
         return [dict(asked)]
     found = []

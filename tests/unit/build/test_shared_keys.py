@@ -14,6 +14,7 @@ from buildstep.cache.resolutions import KeptResolution
 from buildstep.images.record import ImageRecord
 from buildstep.spec.load import BuildSpec
 from tests.unit.spec.conftest import build
+from tests.unit.spec.test_repositories import ARMORED
 from tests.unit.specdata import Load, with_build
 
 __all__ = ["build"]
@@ -59,6 +60,27 @@ def test_the_mirror_decides_an_answer_and_no_layer(spec: BuildSpec) -> None:
     assert shared_keys.answers(spec, near, "r", 7200.0) != shared_keys.answers(spec, far, "r", 7200.0)
     secret = shared_keys.question(spec, IMAGE, {"BUILDSTEP_APT_MIRROR": "http://user:word@a/debian"})
     assert "word" not in json.dumps(shared_keys.answers(spec, secret, "r", 7200.0))
+
+
+def test_a_record_shows_nobody_s_secrets(build: Load) -> None:
+    """What packages are asked for with decides the key, and is in clear in a record that many can read."""
+    found = []
+    for word in ("hidden-one", "hidden-two"):
+        options = {
+            "env": {"PROXY": f"http://me:{word}@proxy"}, "mirror": f"http://me:{word}@mirror/debian",
+            "repositories": [
+                {"name": "own", "uris": [f"https://{word}@host/debian"], "suites": ["./"], "signed_by": ARMORED}
+            ],
+        }  # fmt: skip
+        spec = build(with_build(packages=["nginx"], order="packages-first", installer_options=options))
+        asked = shared_keys.question(spec, IMAGE, {})
+        text = json.dumps(
+            [asked, shared_keys.packages(asked, ANSWER), shared_keys.answers(spec, asked, "r", 7200.0)]
+        )
+        assert "hidden" not in text
+        assert "PROXY" in text, "so that a miss can be told by its name"
+        found.append(shared_keys.wanted("packages", shared_keys.packages(asked, ANSWER)))
+    assert found[0] != found[1]
 
 
 def test_an_answer_holds_for_its_release_files_or_for_an_hour(spec: BuildSpec) -> None:
