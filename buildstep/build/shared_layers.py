@@ -13,8 +13,8 @@ from buildstep.build.shared_plan import Layer
 from buildstep.cache import adopt, resolutions, shared_lists
 from buildstep.cache.layers import LayerRecord
 from buildstep.cache.resolutions import KeptResolution
-from buildstep.cache.shared import Hit, Shared
-from buildstep.errors import BuildstepError, StoreError
+from buildstep.cache.shared import WRONG, Hit, Shared, text_of
+from buildstep.errors import SharedCacheError, StoreError
 from buildstep.formats.unpack import apply_layer
 from buildstep.pool.interface import Dataset, Kind
 from buildstep.system.remove import remove_tree
@@ -66,12 +66,11 @@ def restore(context: BuildContext, state: BuildState, key: str, inputs: Mapping[
             seconds = time.monotonic() - begin
             shared.hit("packages", Hit(size=size, seconds=seconds, cost=found.record.seconds), found.record)
             return True
-    except (BuildstepError, OSError, KeyError, TypeError, ValueError) as error:
-        text = error.message if isinstance(error, BuildstepError) else f"{type(error).__name__}: {error}"
-        shared.refused("packages", text)
-    except BaseException:
-        context.backend.destroy(Kind.BUILD, ident)
-        raise
+    except BaseException as error:
+        if not isinstance(error, WRONG) or isinstance(error, SharedCacheError):  # it is demanded
+            context.backend.destroy(Kind.BUILD, ident)
+            raise
+        shared.refused("packages", text_of(error))
     finally:
         remove_tree(folder)
     context.backend.destroy(Kind.BUILD, ident)
@@ -101,7 +100,7 @@ def _unpack(
     above = {b"/".join(path.split(b"/")[:depth]) for path in rows for depth in range(path.count(b"/") + 1)}
     shared_lists.settle(dataset.path, tree, unpacked, rows | above)
     start = f"packages {state.image.tree_digest} {facts['tree_digest']} "
-    adopt.adopt(context.backend.state, paths["layer"], facts["blob"], start, "")
+    adopt.adopt(context.backend.state, paths["layer"], record.output("layer"), facts["blob"], start)
     return tree
 
 

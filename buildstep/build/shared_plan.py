@@ -11,7 +11,7 @@ from buildstep.build import cache_inputs, shared_keys
 from buildstep.cache import resolutions
 from buildstep.cache.layers import LayerCache
 from buildstep.cache.resolutions import KeptResolution
-from buildstep.cache.shared import Hit, Shared
+from buildstep.cache.shared import WRONG, Hit, Shared
 from buildstep.images import shared_base
 from buildstep.images.record import ImageRecord
 from buildstep.images.store import ImageStore
@@ -96,13 +96,14 @@ def _answer(shared: Shared, spec: BuildSpec, asked: Mapping[str, Any], release: 
             continue
         try:
             answer = shared_keys.answer_of(record.facts)
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except WRONG:
             continue
         if "hour" not in row:  # it holds now, whenever it was asked for
             return replace(answer, asked=now)
         if answer.fresh(spec.index_max_age):
             return answer
-    shared.missing["packages"] = "nobody has put there what they resolve to now"
+    nobody = "nobody has put there what they resolve to now"
+    shared.missing["packages"] = next((why for name in names if (why := shared.why(name, ""))), nobody)
     return None
 
 
@@ -111,7 +112,9 @@ def layer_of(shared: Shared, asked: Mapping[str, Any], answer: KeptResolution, s
     wanted = shared_keys.wanted("packages", shared_keys.packages(asked, answer))
     record = shared.find([wanted]).get(wanted)
     if record is None:
-        shared.missing["packages"] = _why(shared, slot, shared_keys.packages(asked, answer))
+        shared.missing["packages"] = shared.why(wanted, "") or _why(
+            shared, slot, shared_keys.packages(asked, answer)
+        )
         return None
     return Layer(record=record, asked=asked, answer=answer)
 

@@ -39,12 +39,14 @@ Tell = Callable[[Mapping[str, Any]], None]
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Uploads:
     """What is to be put there, in this order. seconds: that may be taken; used: records that this build
-    found, to be marked as used; seeds: files here that may have parts of it."""
+    found, to be marked as used; seeds: files here that may have parts of it; again: records that are there,
+    and whose bytes came damaged or not at all."""
 
     rows: Sequence[Upload]
     seconds: float
     used: Sequence[Wanted] = ()
     seeds: Sequence[Seed] = ()
+    again: frozenset[Wanted] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +65,10 @@ def upload(
     """Put it there, in a process that is ended when its time is over. What became of it is a note."""
     begin = time.monotonic()
     read_end, write_end = os.pipe()
-    pid = workers.fork()
+    parent, pid = os.getpid(), workers.fork()
     if pid == 0:
         os.close(read_end)
-        _child(uploads, settings, state, environ, write_end)
+        _child(uploads, settings, state, environ, (parent, write_end))
     os.close(write_end)
     rows = _said(pid, read_end, begin + uploads.seconds)
     sizes = [row["bytes"] for row in rows if "bytes" in row]
@@ -102,12 +104,13 @@ def _said(pid: int, read_end: int, until: float) -> list[dict[str, Any]]:
 
 
 def _child(
-    uploads: Uploads, settings: SharedCache, state: Path, environ: Mapping[str, str], write_end: int
+    uploads: Uploads, settings: SharedCache, state: Path, environ: Mapping[str, str], tells: tuple[int, int]
 ) -> None:
-    """The whole life of the process that uploads: a line for each record that is there now."""
-    status = 1
+    """The whole life of the process that uploads: a line for each record that is there now. tells: whom, the
+    process that started it, and by which pipe."""
+    status, (parent, write_end) = 1, tells
     try:
-        workers.die_with_parent(os.getppid())
+        workers.die_with_parent(parent)
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(signum, signal.SIG_DFL)
 
@@ -139,7 +142,8 @@ def _put_all(store: SharedStore, uploads: Uploads, settings: SharedCache, state:
     there = store.find(asked, min(2.0, uploads.seconds))
     for record, files in uploads.rows:
         before = store.facts.bytes_out
-        if (known := there.get(record.wanted)) is not None:
+        known = None if record.wanted in uploads.again else there.get(record.wanted)
+        if known is not None:
             if alarm := _contradiction(record, known):
                 tell({"alarm": alarm})
         elif not _put(store, replace(record, builder=_builder()), files, uploads, until):
@@ -152,7 +156,8 @@ def _put_all(store: SharedStore, uploads: Uploads, settings: SharedCache, state:
 def _put(store: SharedStore, record: Record, files: Files, uploads: Uploads, until: float) -> bool:
     left = until - time.monotonic()
     try:
-        return left > 0 and store.put(record, files, deadline=left, seeds=uploads.seeds)
+        doubted = record.wanted in uploads.again
+        return left > 0 and store.put(record, files, deadline=left, seeds=uploads.seeds, doubted=doubted)
     except ValueError:  # a file changed, or went
         return False
 

@@ -48,7 +48,7 @@ def collect(context: BuildContext, state: BuildState, seconds: float) -> Uploads
     with report_failure(context.bus, "looking for what to share"):
         rows = [*_base(context, state), *_packages(context, state), *_facts(state)]
         settings = shared.settings
-        there = shared_there.known(context.backend.state, settings.url, settings.scope)
+        there = shared_there.known(context.backend.state, settings.url, settings.scope) - shared.spoiled
         if shared.thorough:
             there = set()
         rows = [row for row in rows if row[0].wanted not in there]
@@ -60,7 +60,10 @@ def collect(context: BuildContext, state: BuildState, seconds: float) -> Uploads
     used = tuple(shared.hits_of)
     if not rows and not used:
         return None
-    return Uploads(rows=rows, seconds=limit, used=used, seeds=adopt.older(context.backend.state, "packages "))
+    return Uploads(
+        rows=rows, seconds=limit, used=used, seeds=adopt.older(context.backend.state, "packages "),
+        again=frozenset(shared.spoiled),
+    )  # fmt: skip
 
 
 def _base(context: BuildContext, state: BuildState) -> list[Upload]:

@@ -21,7 +21,7 @@ from buildstep.system.locks import lock
 from buildstep.system.private import private_dir
 
 if TYPE_CHECKING:
-    from buildstep.cache.remote.interface import Seed
+    from buildstep.cache.remote.interface import Output, Seed
 
 _SEEDS: Final = 3
 
@@ -55,14 +55,15 @@ def older(state: Path, start: str) -> list[Seed]:
     return [seed for _, seed in sorted(found, key=lambda row: -row[0])[:_SEEDS]]
 
 
-def adopt(state: Path, file: Path, facts: Mapping[str, Any], start: str, comment: str) -> bool:
+def adopt(state: Path, file: Path, output: Output | None, facts: Mapping[str, Any], start: str) -> bool:
     """Take a verified file, which is moved, as the compressed layer that facts tell of.
 
-    start: what its key has to begin with, so that it cannot be anything but what it was fetched for. False
-    where it is not that; the file stays then. Raises OSError.
+    output: what the file is by its record; start: what its key has to begin with, so that it cannot be
+    anything but what it was fetched for. False where it is not that; the file stays then. Raises OSError.
     """
     key, brought = str(facts["key"]), facts.get("brought")
-    if not key.startswith(start):
+    told = (facts["digest"], facts["size"], facts["media_type"])
+    if output is None or told != (output.digest, output.size, output.media) or not key.startswith(start):
         return False
     folder = state / "blobs"
     private_dir(folder)
@@ -73,7 +74,7 @@ def adopt(state: Path, file: Path, facts: Mapping[str, Any], start: str, comment
         file.rename(target)
         BlobRecord(
             digest=str(facts["digest"]), size=int(facts["size"]), diff_id=str(facts["diff_id"]),
-            media_type=str(facts["media_type"]), comment=comment, key=key, seconds=float(facts["seconds"]),
+            media_type=str(facts["media_type"]), comment="", key=key, seconds=float(facts["seconds"]),
             stamp=stamp_of(target), boot=boot_id(),
             brought=(int(brought[0]), int(brought[1]), int(brought[2])) if brought else None,
         ).save(target)  # fmt: skip

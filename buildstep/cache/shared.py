@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from buildstep.cache.shared_breaker import Breaker
 from buildstep.errors import BuildstepError, SharedCacheError
 from buildstep.spec.shared_cache import SharedCache
-from buildstep.system.text import size_text
+from buildstep.system.text import plural, size_text
 
 if TYPE_CHECKING:
     from buildstep.cache.remote.interface import Kind, Output, Record, Seed, Wanted
@@ -31,6 +31,15 @@ _PATIENCE: Final = 1.5
 _FIRST_PIECE: Final = 5.0
 """Seconds after which a fetch of which nothing has come is given up at the latest."""
 _TICK: Final = 0.1
+WRONG: Final = (
+    BuildstepError, OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
+)  # fmt: skip
+"""What is raised for something of a shared cache that is not as it has to be: it is made here then."""
+
+
+def text_of(error: BaseException) -> str:
+    """Return what such an error says."""
+    return error.message if isinstance(error, BuildstepError) else f"{type(error).__name__}: {error}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +83,8 @@ class Shared:
         """Why it did not give something, by what that is."""
         self.tried: set[Wanted] = set()
         """Records whose outputs were fetched, or could not be: nobody tries it twice."""
+        self.spoiled: set[Wanted] = set()
+        """Records whose bytes came damaged, or were gone: they are put there again."""
         self.thorough = False
         """Whether all is to be uploaded that is not there, whatever is known of that."""
         self.trouble = ""
@@ -83,9 +94,10 @@ class Shared:
         self._bus, self._state = bus, state
         self._breaker = Breaker(state, settings.url, keep=keep)
         self._known: dict[Wanted, Record | None] = {}
+        self._refused: dict[Wanted, str] = {}
         self._ahead: threading.Thread | None = None
         self._guard = threading.RLock()
-        self._told = self._closed = False
+        self._told = self._told_refused = self._closed = False
         self._store: SharedStore = open_store(settings, state if keep else None, environ, bus)
         if reason := self._breaker.reason():
             self.trouble = reason
@@ -107,8 +119,8 @@ class Shared:
         def run() -> None:
             try:
                 self.found = look()
-            except (BuildstepError, OSError) as error:
-                self.missing.setdefault("base", str(error))
+            except WRONG as error:
+                self.missing.setdefault("base", text_of(error))
 
         if self.usable:
             self._ahead = threading.Thread(target=run, name="shared-cache", daemon=True)
@@ -133,7 +145,13 @@ class Shared:
                 self._known |= {name: found.get(name) for name in new}
             if self._store.broken:
                 self._fail(self._store.broken)
+            with self._guard:
+                self._refused |= {name: why for name in new if (why := self._store.refused.get(name))}
         return {name: record for name in names if (record := self._known.get(name)) is not None}
+
+    def why(self, name: Wanted, otherwise: str) -> str:
+        """Return why there is no record: one that does not count, or what else is the reason."""
+        return self._refused.get(name) or otherwise
 
     def latest(self, kind: Kind, slot: str) -> Record | None:
         """Return the newest record of a slot, to tell why there is none of a key."""
@@ -168,6 +186,9 @@ class Shared:
         text = error.message if isinstance(error, BuildstepError) else str(error)
         if isinstance(error, Gone | Unusable):
             self._bus.note(f"{text}; it is made here", level="warning")
+            with self._guard:
+                known = self._known.items()
+                self.spoiled |= {name for name, there in known if there and output in there.outputs}
             return
         if isinstance(error, Stopped | TooSlow):
             text = f"it is too slow: {size_text(came.size)} of {output.name} in {came.seconds:.1f} s"
@@ -196,6 +217,11 @@ class Shared:
 
     def _tell(self) -> None:
         """Tell of trouble, once."""
+        if self._refused and not self._told_refused:
+            self._told_refused = True
+            rest = len(self._refused) - 1
+            more = f"; and so {plural(rest, 'other')}" if rest else ""
+            self._bus.announce(f"{next(iter(self._refused.values()))}: it is not used{more}", level="warning")
         if not self.trouble or self._told:
             return
         self._told = True

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 from buildstep import __version__
 from buildstep.cache import adopt, records, shared_lists
 from buildstep.cache.blob_files import RECORD_FORMAT, BlobRecord, record_path
-from buildstep.cache.shared import Hit, Shared
-from buildstep.errors import BuildstepError, StoreError
+from buildstep.cache.shared import WRONG, Hit, Shared, text_of
+from buildstep.errors import SharedCacheError, StoreError
 from buildstep.images.freshness import RELEASE
 from buildstep.images.interface import SourceContext, SourceImage
 from buildstep.images.record import ImageRecord
@@ -102,14 +102,15 @@ def look_up(shared: Shared, store: ImageStore, ref: str) -> Found | None:
     pointer = _wanted("answer", _sources_inputs(identity.key, store.environ))
     told = shared.find([pointer]).get(pointer)
     if told is None:
-        shared.missing["base"] = f"nobody has put {ref} there yet"
+        shared.missing["base"] = shared.why(pointer, f"nobody has put {ref} there yet")
         return None
     sources = Sources(files={str(path): str(text) for path, text in told.facts["sources"].items()})
     release = store.freshness.release_of(sources)
     wanted = _wanted("base", _inputs(identity.key, store.environ, release=release))
     found = shared.find([wanted]).get(wanted)
     if found is None:
-        shared.missing["base"] = f"the Release files of {ref} changed since it was put there"
+        changed = f"the Release files of {ref} changed since it was put there"
+        shared.missing["base"] = shared.why(wanted, changed)
         return None
     return Found(ref=ref, record=found, release=release)
 
@@ -141,9 +142,10 @@ def take(
     begin = time.monotonic()
     try:
         return _take(shared, record, into, context, state, begin)
-    except (BuildstepError, OSError, KeyError, TypeError, ValueError) as error:
-        text = error.message if isinstance(error, BuildstepError) else f"{type(error).__name__}: {error}"
-        shared.refused("base", text)
+    except SharedCacheError:  # it is demanded
+        raise
+    except WRONG as error:
+        shared.refused("base", text_of(error))
         return None
 
 
@@ -166,7 +168,7 @@ def _take(
         unpacked = context.unpack(stream, into)
     shared_lists.settle(into, entries, unpacked, entries)
     start = f"base {facts['list_digest']} "
-    adopt.adopt(state, paths["layer"], facts["blob"], start, "")
+    adopt.adopt(state, paths["layer"], record.output("layer"), facts["blob"], start)
     made = _image(about, entries)
     shared.hit("base", Hit(size=size, seconds=time.monotonic() - begin, cost=record.seconds), record)
     return made

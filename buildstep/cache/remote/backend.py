@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import itertools
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -10,15 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from buildstep.cache.remote.interface import Facts, Measured, Settings
+from buildstep.errors import StoreError
 from buildstep.events import Bus
 from buildstep.files import open_storage
-from buildstep.files.interface import Access, Storage
+from buildstep.files.interface import Access, Item, Storage
 from buildstep.net.request import HttpOptions
 
 AT_ONCE = 8
 _REGISTRY = "registry:"
 _LIMITS = {"connect": 2.0, "response": 10.0, "idle": 5.0, "min_rate": 8192.0, "attempts": 2, "backoff": 0.05}
 """Of calls: a store that is slower than this is worth nothing, and a build does without it."""
+_NONSENSE = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
+    http.client.HTTPException,
+)  # fmt: skip
+"""What is raised for an answer of another form than it has to have. Anybody may have written what a store
+says: it must end no build."""
 
 
 class Backend:
@@ -79,6 +88,11 @@ class Backend:
         with self._counted(len(names)):
             return self.storage.exists(names)
 
+    def list(self, under: str, most: int | None = None) -> list[Item]:
+        """Return the blobs below a folder. most: so many of them, however many the store tells."""
+        with self._counted():
+            return list(itertools.islice(self.storage.list(under), most))
+
     def delete(self, names: Iterable[str]) -> None:
         with self._counted():
             self.storage.delete(names)
@@ -87,7 +101,11 @@ class Backend:
     def _counted(self, calls: int = 1) -> Iterator[None]:
         with self._guard:
             self.facts.requests += calls
-        yield
+        try:
+            yield
+        except _NONSENSE as error:
+            what = f"{type(error).__name__}: {error}"[:200]
+            raise StoreError(f"{self.url} gave an answer that is none: {what}") from error
 
     # -- how fast it is --------------------------------------------------------------------------------
 

@@ -21,13 +21,20 @@ from buildstep.cache.remote import envelope, names, parts
 from buildstep.cache.remote.backend import Backend
 from buildstep.cache.remote.calls import Calls
 from buildstep.cache.remote.interface import Output, Unusable
-from buildstep.errors import StoreError
 from buildstep.files.interface import Item, Missing, Unlistable
 from buildstep.system.digest import sha256_bytes
 
 GRACE = 24 * 3600.0
 _DAY = 24 * 3600.0
 _BATCH = 500
+
+
+def _end_of(day: str) -> float | None:
+    """Return when a day (YYYYMMDD) is over; None for what is no day."""
+    try:
+        return datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC).timestamp() + _DAY
+    except (ValueError, OverflowError):
+        return None
 
 
 @dataclass(slots=True)
@@ -66,7 +73,7 @@ class Prune:
 
     def run(self) -> Pruned:
         """Prune. Raises StoreError, ReadOnly, Unlistable where the store cannot say what it has."""
-        there = {item.name: item for item in self.backend.storage.list(names.AC)}
+        there = {item.name: item for item in self.backend.list(names.AC)}
         used = self._used()
         blobs = self._blobs()
         records = sorted(self._read(there.values(), used), key=lambda record: record.used)
@@ -83,26 +90,23 @@ class Prune:
         found: dict[str, float] = {}
         old = []
         try:
-            for item in self.backend.storage.list(names.USED):
-                if (mark := names.used_of(item.name)) is None:
+            for item in self.backend.list(names.USED):
+                if (mark := names.used_of(item.name)) is None or (at := _end_of(mark[0])) is None:
                     continue
-                at = datetime.strptime(mark[0], "%Y%m%d").replace(tzinfo=UTC).timestamp() + _DAY
+                # A mark of a day to come, whoever made it, keeps nothing for longer.
+                at = min(at, self.now + _DAY)
                 found[mark[1]] = max(at, found.get(mark[1], 0.0))
                 if self.older_than is not None and at < self.now - self.older_than:
                     old.append(item.name)
         except Unlistable:
             return {}
-        except ValueError as error:
-            raise StoreError(f"a mark in {self.backend.url} is of no day: {error}") from error
         self._delete(old)
         return found
 
     def _blobs(self) -> dict[str, Item] | None:
         """Return the blobs by name; None where a store does not tell them, and removes them itself."""
         try:
-            return {
-                item.name: item for item in self.backend.storage.list(names.CAS) if names.digest_of(item.name)
-            }
+            return {item.name: item for item in self.backend.list(names.CAS) if names.digest_of(item.name)}
         except Unlistable:
             return None
 
@@ -202,7 +206,7 @@ class Prune:
         }
         if due:
             # Records that came meanwhile may name some of them.
-            items = [item for item in self.backend.storage.list(names.AC) if item.name not in before]
+            items = [item for item in self.backend.list(names.AC) if item.name not in before]
             for record in self._read(items, {}):
                 due -= record.blobs.keys()
         self._delete(sorted(due))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -32,6 +33,10 @@ Counting = Callable[[bytes, str, Wanted], Record]
 
 _UPLOADS = 4
 """Blobs that are on their way at once: each is a pack in memory."""
+_SAMPLE = 4
+"""Blobs, of those that were seen a while ago, that are asked for again: a store may have been emptied."""
+_MOST_MARKS = 10_000
+"""Versions of a slot that are looked at."""
 _MOST_PATCHED = 64 << 20
 """Bytes of older parts that are fetched to make patches from, where the older version is not here."""
 
@@ -39,7 +44,8 @@ _MOST_PATCHED = 64 << 20
 @dataclass(frozen=True, slots=True)
 class Upload:
     """Puts records into a store. until: a moment of the monotonic clock; seeds: files here that may be older
-    versions of the outputs."""
+    versions of the outputs. doubted: whether bytes of this record came damaged, or not at all: then each blob
+    of it is read, and replaced where it is not what it should be."""
 
     backend: Backend
     calls: Calls
@@ -48,6 +54,7 @@ class Upload:
     counting: Counting
     until: float
     seeds: Sequence[Seed]
+    doubted: bool = False
 
     def put(self, record: Record, scope: str, files: Mapping[str, Path | bytes]) -> bool:
         """See `SharedStore.put`. Raises StoreError, OSError, ValueError."""
@@ -56,6 +63,8 @@ class Upload:
         plans = [self._plan(output, files.get(output.name), before, facts=facts) for output in record.outputs]
         outputs = tuple(each.output for each in plans)
         record = replace(record, outputs=outputs, made_at=record.made_at or time.time())
+        if self.doubted:
+            self.known.is_bad(name for each in plans for name in each.blobs)
         self._blobs(plans)
         if not self._record(record, scope):
             # What was said to be there is not: all of it is looked for again.
@@ -92,10 +101,8 @@ class Upload:
         """Store the bytes that the store does not have. What was found damaged is stored again."""
         blobs = {name: make for each in plans for name, make in each.blobs.items()}
         self._mend(blobs)
-        unsure = [name for name in blobs if name not in self.known.seen]
-        there = self.backend.exists(unsure) if unsure else set()
-        self.known.saw(there)
-        missing = [name for name in unsure if name not in there]
+        there = self._there(blobs)
+        missing = [name for name in blobs if name not in there]
         running: list[tuple[str, Future[bool]]] = []
         for name in missing:
             if len(running) >= _UPLOADS:
@@ -103,6 +110,25 @@ class Upload:
             running.append((name, self.calls.start(lambda name=name: self._write(name, blobs[name]))))  # type: ignore[misc]
         for item in running:
             self._wait(*item)
+
+    def _there(self, blobs: Iterable[str]) -> set[str]:
+        """Return those of some blobs that the store has. What was seen a while ago is not asked for, unless
+        one of a few that are is gone: a store that lost one has lost more, as one that somebody emptied."""
+        wanted = set(blobs)
+        seen = wanted & self.known.seen.keys()
+        sample = set(random.sample(sorted(seen), min(_SAMPLE, len(seen))))
+        if not (asked := (wanted - seen) | sample):
+            return seen
+        there = self.backend.exists(asked)
+        if lost := sample - there:
+            self.known.forget(lost)
+            if rest := seen - sample:
+                there |= self.backend.exists(rest)
+                self.known.forget(rest - there)
+        else:
+            there |= seen
+        self.known.saw(there - seen)
+        return there
 
     def _write(self, name: str, make: Callable[[], bytes | Path]) -> bool:
         self._check()
@@ -173,10 +199,9 @@ class Upload:
     def _are_sound(self, blobs: Iterable[str]) -> bool:
         """Tell whether the store has all of these, and none was found damaged."""
         wanted = set(blobs)
-        unsure = wanted - self.known.seen.keys()
-        there = self.backend.exists(unsure) if unsure else set()
-        self.known.saw(there)
-        return unsure <= there and not wanted & self.known.bad.keys()
+        if wanted & self.known.bad.keys():
+            return False
+        return wanted <= self._there(wanted)
 
     # -- the older version -----------------------------------------------------------------------------
 
@@ -185,9 +210,8 @@ class Upload:
         if not record.slot:
             return None
         try:
-            rows = sorted(
-                item.name for item in self.backend.storage.list(names.slot_folder(scope, record.slot))
-            )
+            folder = names.slot_folder(scope, record.slot)
+            rows = sorted(item.name for item in self.backend.list(folder, _MOST_MARKS))
         except (Unlistable, StoreError):
             return None
         for row in reversed(rows[-3:]):

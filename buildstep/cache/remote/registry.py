@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from buildstep.cache.remote import names
+from buildstep.cache.remote.interface import is_digest
 from buildstep.errors import StoreError, UsageError
 from buildstep.files import remote
 from buildstep.files.interface import Access, Item, Missing, Unlistable, Versioned
@@ -276,7 +277,7 @@ def _is_row(row: Any) -> bool:
         float(notes.get(_MADE, "0"))
     except ValueError:
         return False
-    return bool(names.digest_of(names.blob_name(digest)) if len(digest) == 64 and digest.isalnum() else "")
+    return is_digest(digest) and type(row.get("size")) is int
 
 
 def _json(entry: Descriptor) -> Mapping[str, Any]:

@@ -61,6 +61,8 @@ class SharedStore:
         self.troubles: list[str] = []
         self.broken = ""
         """The first thing that kept a look-up from an answer, whatever that would have been."""
+        self.refused: dict[Wanted, str] = {}
+        """Records that are there and do not count, and why."""
         self._backend = backend
         self._signers = signers
         self._calls = Calls(storage.AT_ONCE)
@@ -129,17 +131,21 @@ class SharedStore:
         }
         found: dict[Wanted, Record] = {}
         for (item, scope), future in asked.items():
-            record = self._result(future, begun, deadline)
+            record = self._result(item, future, begun, deadline)
             if record is not None:
                 found.setdefault(item, record)
                 self._found.append((scope, record))
+        for item in found:  # what lies in another scope is in nobody's way
+            self.refused.pop(item, None)
         with self._guard:
             self.facts.hits += len(found)
             self.facts.misses += len({item for item, _ in asked}) - len(found)
             self.facts.seconds += time.monotonic() - begun
         return found
 
-    def _result(self, future: Future[Record | None], begun: float, deadline: float) -> Record | None:
+    def _result(
+        self, wanted: Wanted, future: Future[Record | None], begun: float, deadline: float
+    ) -> Record | None:
         try:
             return future.result(max(0.0, begun + deadline - time.monotonic()))
         except NotYet:
@@ -147,7 +153,9 @@ class SharedStore:
             self.broken = self.broken or f"it did not answer within {deadline:g} s"
             self._note(f"{self.url} did not answer in time")
         except (StoreError, OSError) as error:
-            if not isinstance(error, Unusable):
+            if isinstance(error, Unusable):
+                self.refused.setdefault(wanted, error.message)
+            else:
                 self.broken = self.broken or str(error)
             self._note(str(error))
         return None
@@ -255,18 +263,20 @@ class SharedStore:
         *,
         deadline: float = 600.0,
         seeds: Sequence[Path | Seed] = (),
+        doubted: bool = False,
     ) -> bool:
         """Store a record and the files of its outputs, by their names; the record comes last.
 
         Return whether the store has such a record now: this one, or one that was there and counts. deadline:
-        seconds from now. seeds: files here that may be the outputs of the last record of its slot. Raises
-        nothing for trouble with the store, ValueError for files that are not the outputs' own.
+        seconds from now. seeds: files here that may be the outputs of the last record of its slot. doubted:
+        what is there of it came damaged, or not at all: it is looked at, and replaced where it is not sound.
+        Raises nothing for trouble with the store, ValueError for files that are not the outputs' own.
         """
         begun = time.monotonic()
         try:
             upload = Upload(
                 self._backend, self._calls, self._known, self._signers, self._counting, begun + deadline,
-                _seeds(seeds),
+                _seeds(seeds), doubted,
             )  # fmt: skip
             runner = Calls(1)
             future = runner.start(partial(upload.put, record, self.settings.scope, files))

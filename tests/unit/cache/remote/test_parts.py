@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -144,6 +145,34 @@ def test_a_pack_that_was_found_damaged_is_replaced(tmp_path: Path) -> None:
         assert pack.read_bytes() == sound
     with opened(tmp_path) as store:
         store.fetch(found(store, 1), tmp_path / "layer")
+
+
+def test_all_that_is_damaged_of_a_record_is_replaced_at_once(tmp_path: Path) -> None:
+    """A reader stops at the first piece that is not sound: the others are damaged all the same."""
+    one = write_layer(tmp_path / "one", tree(4))
+    with opened(tmp_path, "first") as store:
+        store.put(record(1, one), {"layer": tmp_path / "one"})
+    blobs = {path: path.read_bytes() for path in (tmp_path / "store/cas").rglob("*") if path.is_file()}
+    assert len(blobs) > 1
+    for path, sound in blobs.items():
+        path.chmod(0o644)
+        path.write_bytes(b"?" + sound[1:])
+    with opened(tmp_path, "second") as store:
+        assert store.put(record(1, one), {"layer": tmp_path / "one"}, doubted=True)
+    assert {path: path.read_bytes() for path in blobs} == blobs
+
+
+def test_a_store_that_somebody_emptied_gets_all_again(tmp_path: Path) -> None:
+    """What this machine has put there a moment ago is taken to be there, unless a few of it are gone."""
+    one = write_layer(tmp_path / "one", tree(4))
+    with opened(tmp_path) as store:
+        store.put(record(1, one), {"layer": tmp_path / "one"})
+    shutil.rmtree(tmp_path / "store")
+    with opened(tmp_path) as store:
+        assert store.put(record(1, one), {"layer": tmp_path / "one"})
+    with opened(tmp_path, "fresh") as store:
+        store.fetch(found(store, 1), tmp_path / "layer")
+    assert (tmp_path / "layer").read_bytes() == (tmp_path / "one").read_bytes()
 
 
 def table_of(count: int = 3) -> parts.Table:

@@ -109,6 +109,17 @@ def test_a_record_that_is_used_stays(store: SharedStore) -> None:
     assert (left(store), len(list(store._backend.storage.list(names.USED)))) == ([], 0)
 
 
+def test_a_mark_that_somebody_made_up_keeps_nothing(store: SharedStore) -> None:
+    """Whoever may write to the store may write marks: one of no day ends no prune, one to come counts as today."""
+    record = names.record_name("main", wanted(0))
+    for day in ("20269999", "00000000", "99991231"):
+        store._backend.write(names.used_name(day, record), b"")
+    assert prune(store, older_than=2.5 * DAY).done.records == 1
+    assert left(store) == [0, 2, 3]
+    prune(store, max_size=100_000)
+    assert len(left(store)) == 1
+
+
 def test_the_longest_unused_go_until_the_size_is_right(store: SharedStore) -> None:
     done = prune(store, max_size=250_000).done
     assert (done.records, done.left) == (2, 200_000)

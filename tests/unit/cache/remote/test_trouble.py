@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
+import json
 import socket
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import pytest
 
 from buildstep.cache.remote.interface import Output, Record, Settings, Stopped, TooSlow, Wanted
 from buildstep.cache.remote.names import shared_key
+from buildstep.cache.remote.registry import _rows
 from buildstep.cache.remote.store import SharedStore
 from buildstep.errors import StoreError
 from buildstep.events import Bus
@@ -53,6 +56,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", "3")
             self.end_headers()
             self.wfile.write(b"no\n")
+        elif self.answer == "endless":
+            self.send_response(206)
+            self.send_header("Content-Range", "bytes 0-524288/9999999999")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(b"x" * 65536)
         elif self.answer == "slow":  # a kilobyte a second
             self.send_response(200)
             self.send_header("Content-Length", str(1 << 20))
@@ -164,6 +174,42 @@ print(time.time())
 """
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30, check=True)
         assert time.time() - float(done.stdout) < 1
+
+
+def test_a_range_that_never_ends_fills_no_memory() -> None:
+    """A server that sends more than was asked for is not listened to any longer."""
+    with answering("endless") as address, opened("http", address) as store:
+        begin = time.monotonic()
+        assert store.find([WANTED], deadline=5.0) == {}
+        assert time.monotonic() - begin < 4
+        assert "more than" in store.refused[WANTED]
+        assert store.facts.bytes_in < 1 << 20
+
+
+def test_a_registry_s_index_that_somebody_else_wrote() -> None:
+    """Whoever may push can put anything there: rows of another form are none."""
+    good = {"annotations": {"vnd.buildstep.cache.record": "a" * 64}, "size": 3}
+    for notes, size in (("z" * 64, 3), ("\u0661" * 64, 3), ("a" * 63, 3), ("a" * 64, "3"), ("a" * 64, None)):
+        bad = {"annotations": {"vnd.buildstep.cache.record": notes}, "size": size}
+        data = json.dumps({"manifests": [bad, good, 5, None, [], {"annotations": []}]}).encode()
+        assert _rows(data) == [good]
+
+
+@pytest.mark.parametrize("error", [KeyError("size"), AssertionError(), RecursionError(), OverflowError("x")])
+def test_an_answer_that_is_none_is_trouble_and_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken(*_args: object, **_named: object) -> None:
+        raise error
+
+    with SharedStore.open(Settings(url=f"dir:{tmp_path}/x"), {}, Bus()) as store:
+        storage = store._backend.storage
+        for name in ("read", "write", "list", "exists"):
+            monkeypatch.setattr(storage, name, broken, raising=True)
+        assert store.find([WANTED]) == {}
+        assert store.broken
+        assert store.latest("base", "slot") is None
+        assert not store.put(Record(kind="base", key=WANTED[1], slot="slot"), {})
 
 
 def test_nothing_counts_without_a_policy_where_others_may_write(tmp_path: Path) -> None:
