@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -24,9 +25,13 @@ from buildstep.cache.remote.interface import Output, Record, Wanted
 from buildstep.cache.shared import Shared, open_store
 from buildstep.events import Bus, Event, Note
 from buildstep.spec.shared_cache import SharedCache
+from buildstep.system import locks
 from buildstep.system.digest import sha256_bytes
-from tests.integration.conftest import demand
+from tests.integration.conftest import cache_dir, demand
 from tests.integration.support import EPOCH, LIMIT, REPOSITORY, sha256
+from tests.servers.fixtures import registry, weed
+
+__all__ = ["registry", "weed"]
 
 BASE = "mmdebstrap:bookworm?variant=apt"
 PACKAGE = "netcat-openbsd"
@@ -56,18 +61,23 @@ class Agents:
     def __init__(self, top: Path) -> None:
         self.top = top
         self.url = f"dir:{top / 'cache'}"
+        # A package whose file is in the pool is here in less time than is usually worth to be shared.
         self.manifest = {
             "name": "web", "version": "1.0", "os": "linux", "type": "other",
-            "build": {"image": BASE, "packages": [PACKAGE], "order": "packages-first"},
+            "build": {
+                "image": BASE, "packages": [PACKAGE], "order": "packages-first", "cache": {"min_cost": 0, "budget": LIMIT},
+            },
         }  # fmt: skip
         (top / "proto/srv").mkdir(parents=True)
         (top / "proto/srv/page").write_text("hello\n")
 
-    def build(self, name: str, *words: str, url: str = "", **environ: str) -> Built:
+    def build(self, name: str, *words: str, url: str = "", pool: str = "", **environ: str) -> Built:
+        """Build. words: more options; pool: another one than the agent's own."""
         out = self.top / f"{name}-out"
         argv = [
             sys.executable, "-m", "buildstep", "build", "-m", json.dumps(self.manifest), "-d", str(self.top / "proto"),
-            "-o", str(out), "--pool", f"overlay:{self.top / name}", "--shared-cache", url or self.url, *words,
+            "-o", str(out), "--pool", f"overlay:{pool or self.top / name}", *words,
+            *([] if pool else ["--shared-cache", url or self.url]),
         ]  # fmt: skip
         env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "SOURCE_DATE_EPOCH": str(EPOCH), **environ}
         done = subprocess.run(
@@ -79,11 +89,37 @@ class Agents:
         return Built(0, done.stderr, json.loads(record.read_bytes()), sha256(archive))
 
 
+def copied(place: Agents, name: str, source: Path | None = None) -> Path:
+    """A pool that has the base and the package files, and no layer."""
+    pool, source = place.top / name, source or place.top / "one"
+    pool.mkdir(mode=0o700)
+    left_out = ("state/layers", "state/blobs", "state/shared", "state/artifacts", "layer")
+    excluded = [f"--exclude=/{part}" for part in left_out]
+    argv = ["rsync", "-aHAX", *excluded, f"{source}/", f"{pool}/"]  # not cp: most of a pool is left out
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+    (pool / "layer").mkdir(mode=0o700)
+    return pool
+
+
+def with_base(place: Agents, name: str) -> None:
+    """Give an agent a pool that has the base as its repositories have it now, and no layer.
+
+    It is copied from one that outlives the session: mmdebstrap takes longer than all of the builds here.
+    """
+    kept = cache_dir() / "shared-pool-1"
+    with locks.lock(cache_dir() / "shared-pool.lock"):
+        made = place.build("kept", "--pull", pool=str(kept))
+        assert made.status == 0, made.said
+        pool = copied(place, name, kept)
+    shutil.rmtree(pool / "state/resolved", ignore_errors=True)  # an answer of before is for no Release files
+
+
 @pytest.fixture(scope="module")
 def agents(tmp_path_factory: pytest.TempPathFactory) -> tuple[Agents, Built]:
     """Agents, of which the first has built."""
     demand("root", "namespaces", "overlay", "mmdebstrap", "mirror", "rsync")
     found = Agents(tmp_path_factory.mktemp("agents"))
+    with_base(found, "one")
     return found, found.build("one")
 
 
@@ -91,7 +127,8 @@ def test_a_fresh_agent_takes_all_from_the_cache(agents: tuple[Agents, Built]) ->
     """The same archive, byte for byte, without mmdebstrap and without apt; few requests, no byte too many."""
     place, first = agents
     assert first.status == 0, first.said
-    assert "uploaded to the shared cache: 6 records" in first.said
+    # The answer of the repository counts for its Release files as well, unless they were asked for after it.
+    assert re.search("uploaded to the shared cache: [56] records", first.said), first.said
     second = place.build("two")
     assert second.status == 0, second.said
     assert second.archive == first.archive
@@ -109,48 +146,42 @@ def test_a_fresh_agent_takes_all_from_the_cache(agents: tuple[Agents, Built]) ->
     assert "uploaded" not in third.said, "nothing is new"
 
 
-def test_a_plan_says_what_it_would_take(agents: tuple[Agents, Built]) -> None:
-    place, _ = agents
-    argv = [sys.executable, "-m", "buildstep", "build", "--dry-run", "--json"]
-    manifest = {
-        "name": "web", "version": "1.0", "os": "linux", "type": "other",
-        "build": {
-            "image": BASE, "packages": [PACKAGE], "order": "packages-first", "cache": {"shared": place.url},
-        },
-    }  # fmt: skip
-    argv += [
-        "-m",
-        json.dumps(manifest),
-        "-d",
-        str(place.top / "proto"),
-        "--pool",
-        f"overlay:{place.top / 'three'}",
-    ]
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "SOURCE_DATE_EPOCH": str(EPOCH)}
+def planned(place: Agents, name: str, **environ: str) -> dict[str, Any]:
+    """What an agent with an empty pool would do, by the names of the steps."""
+    shared = {"build": {**place.manifest["build"], "cache": {"shared": place.url}}}  # type: ignore[dict-item]
+    argv = [
+        sys.executable, "-m", "buildstep", "build", "--dry-run", "--json", "-m",
+        json.dumps(place.manifest | shared), "-d", str(place.top / "proto"),
+        "--pool", f"overlay:{place.top / name}",
+    ]  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "SOURCE_DATE_EPOCH": str(EPOCH), **environ}
     done = subprocess.run(argv, capture_output=True, text=True, check=False, env=env, cwd=place.top)
     assert done.returncode == 0, done.stderr
-    steps = {row["name"]: row for row in json.loads(done.stdout)["steps"]}
+    assert not (place.top / name / "state").exists()
+    return {row["name"]: row for row in json.loads(done.stdout)["steps"]}
+
+
+def test_a_plan_says_what_it_would_take(agents: tuple[Agents, Built]) -> None:
+    steps = planned(agents[0], "three")
     for name in ("import", "packages"):
         assert steps[name]["state"] == "reuse"
         assert steps[name]["reason"].startswith("shared (")
-    assert not (place.top / "three/state").exists()
 
 
-def copied(place: Agents, name: str) -> Path:
-    """A pool that has the base and the package files, and no layer."""
-    pool = place.top / name
-    subprocess.run(["cp", "-a", "--reflink=auto", place.top / "one", pool], check=True)
-    for part in ("state/layers", "state/shared", "state/artifacts", "layer"):
-        shutil.rmtree(pool / part, ignore_errors=True)
-    (pool / "layer").mkdir(mode=0o700)
-    return pool
+def test_a_record_that_does_not_count_is_told(agents: tuple[Agents, Built]) -> None:
+    """The policy believes nobody: nothing is taken, and that is the reason."""
+    policy = agents[0].top / "strict.toml"
+    policy.write_text('format = 1\n[unsigned]\nscopes = ["branch/*"]\n')
+    steps = planned(agents[0], "nine", BUILDSTEP_CACHE_POLICY=str(policy))
+    assert steps["import"]["state"] == "run"
+    assert "nobody has signed it" in steps["import"]["reason"]
 
 
 def test_what_is_damaged_is_named_and_made_here(agents: tuple[Agents, Built]) -> None:
     """All that the store has of bytes, a bit flipped in the middle. The image is the same."""
     place, first = agents
     hurt = place.top / "hurt"
-    shutil.copytree(place.top / "cache", hurt)
+    subprocess.run(["cp", "-a", "--reflink=auto", place.top / "cache", hurt], check=True)
     for path in (hurt / "cas").rglob("*"):
         if path.is_file():
             data = bytearray(path.read_bytes())
@@ -163,11 +194,43 @@ def test_what_is_damaged_is_named_and_made_here(agents: tuple[Agents, Built]) ->
     assert "made here" in built.said
     assert built.states["packages"] == "run"
     assert built.record["tree_digest"] == first.record["tree_digest"]
+    assert "uploaded to the shared cache" in built.said, "and what is sound in the place of what is not"
+    copied(place, "after")
+    assert place.build("after", url=f"dir:{hurt}").states["packages"] == "reuse"
+
+
+@pytest.mark.parametrize("kind", ["weed", "registry"])
+def test_a_build_by_another_store(
+    agents: tuple[Agents, Built], kind: str, request: pytest.FixtureRequest
+) -> None:
+    """What one agent puts into S3 or a registry, signed, another takes all from: the same archive."""
+    place, first = agents
+    (place.top / "team.toml").write_text(
+        'format = 1\n[[secret]]\nname = "team"\nenv = "BUILDSTEP_CACHE_SECRET"\nscopes = ["main"]\n'
+    )
+    environ = {
+        "BUILDSTEP_CACHE_POLICY": str(place.top / "team.toml"),
+        "BUILDSTEP_CACHE_SECRET": "a secret of the tests",
+    }
+    server: Any = request.getfixturevalue(kind)
+    if kind == "registry":
+        url = f"registry:{server.host}/whole"
+    else:
+        url = f"s3://{server.bucket}/whole"
+        environ |= {**server.environ, "AWS_ENDPOINT_URL": server.endpoint}
+    shutil.rmtree(place.top / "one/state/artifacts", ignore_errors=True)
+    put = place.build("one", url=url, BUILDSTEP_CACHE_UPLOAD="1", **environ)
+    assert re.search("uploaded to the shared cache: [56] records", put.said), put.said
+    taken = place.build(f"by-{kind}", url=url, **environ)
+    assert (taken.status, taken.archive) == (0, first.archive), taken.said
+    assert taken.counts["shared_hits"] == 2
+    assert taken.counts["shared_requests"] <= 60
+    assert environ["BUILDSTEP_CACHE_SECRET"] not in taken.said + json.dumps(taken.record)
 
 
 @contextmanager
-def sick(kind: str) -> Iterator[str]:
-    """The address of a store that is not well."""
+def sick(kind: str, folder: Path | None = None) -> Iterator[str]:
+    """The address of a store that is not well. folder: its records are these; only the bytes do not come."""
     if kind == "refused":
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
@@ -182,6 +245,14 @@ def sick(kind: str) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if folder is not None and "/cas/" not in self.path:
+                path = folder / self.path.removeprefix("/cache/")
+                data = path.read_bytes() if path.is_file() else b""
+                self.send_response(200 if data else 404)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+                return
             self.send_response(500 if kind == "500" else 200)
             self.send_header("Content-Length", "100000")
             self.end_headers()
@@ -245,6 +316,21 @@ def test_what_is_demanded_is_an_error_before_anything_is_made(agents: tuple[Agen
     assert built.status == 26
     assert "cannot be used" in built.said
     assert not (place.top / "six/image").exists() or not list((place.top / "six/image").iterdir())
+
+
+def test_what_breaks_off_is_an_error_where_it_is_demanded(agents: tuple[Agents, Built]) -> None:
+    """The records are there, and their bytes do not come: as early as with the base, and with the packages."""
+    place, _ = agents
+    (place.top / "all.toml").write_text('format = 1\n[unsigned]\nscopes = ["main"]\n')
+    policy = {"BUILDSTEP_CACHE_POLICY": str(place.top / "all.toml")}
+    copied(place, "ten")
+    with sick("500", place.top / "cache") as url:
+        for name in ("empty", "ten"):
+            built = place.build(name, "--cache-required", url=url, **policy)
+            assert built.status == 26, built.said
+            assert "cannot be used" in built.said
+            for part in ("build", "layer"):
+                assert list((place.top / name).glob(f"{part}/*")) == []
 
 
 def cache(place: Agents, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
