@@ -24,7 +24,7 @@ from buildstep.spec.check_rules import Severity
 from buildstep.system.accounts import TABLES, numbers
 from buildstep.tree.entry import Entry, FileList, parse
 
-InForce = tuple[Rule, Severity]
+ActiveRule = tuple[Rule, Severity]
 """A rule, and what a finding leads to."""
 
 
@@ -67,7 +67,7 @@ def _with_facts(found: Subject, context: BuildContext, state: BuildState) -> Sub
     )
 
 
-def when(context: BuildContext, subject: Subject) -> tuple[list[InForce], list[InForce]]:
+def when(context: BuildContext, subject: Subject) -> tuple[list[ActiveRule], list[ActiveRule]]:
     """Return the rules to apply now, and those to apply once all files were read for their layers.
 
     Where nothing is known of a large tree, the rule that reads every text would read all of it once more.
