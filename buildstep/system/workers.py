@@ -6,9 +6,11 @@ must only compute, read and write files: it has none of our threads.
 
 from __future__ import annotations
 
+import _imp
 import contextlib
 import ctypes
 import gc
+import importlib
 import io
 import os
 import pickle
@@ -16,6 +18,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, TypeVar
@@ -147,13 +150,39 @@ def fork() -> int:
     for any: so its memory stays shared."""
     sys.stdout.flush()
     gc.freeze()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _no_import_under_way():
         # What it warns of, a lock that another thread holds, is none that a worker takes.
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid:
         gc.unfreeze()
     return pid
+
+
+_IMPORT = 10.0
+"""Seconds that another thread's import is waited for: one that takes longer may wait for us."""
+
+
+@contextlib.contextmanager
+def _no_import_under_way() -> Iterator[None]:
+    """Let no other thread be in the middle of an import during the block.
+
+    A worker would wait for ever for a module that such a thread has begun to import: that thread is not in
+    the worker. Python's own fork only waits until none begins one (importlib has a lock for that, and one
+    for each module until it is complete).
+    """
+    locks, me, end = importlib._bootstrap._module_locks, threading.get_ident(), time.monotonic() + _IMPORT  # type: ignore[attr-defined]
+    while True:
+        _imp.acquire_lock()
+        owners = {getattr(lock(), "owner", None) for lock in list(locks.values())}
+        if not owners - {None, me} or time.monotonic() > end:
+            break
+        _imp.release_lock()
+        time.sleep(0.001)
+    try:
+        yield
+    finally:
+        _imp.release_lock()
 
 
 def _start(share: T, job: Callable[[T, Send], None]) -> tuple[int, IO[bytes]]:

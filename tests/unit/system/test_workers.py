@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import copyreg
 import errno
+import importlib
 import os
 import signal
+import sys
+import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -147,3 +151,21 @@ def test_an_error_travels_alone_whatever_a_library_has_every_pickle_do() -> None
         del copyreg.dispatch_table[ImageError]
     assert isinstance(found, ImageError)
     assert found.message == "the archive is damaged"
+
+
+def test_a_worker_can_import_what_another_thread_was_importing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow_module.py").write_text("import time\ntime.sleep(0.3)\nvalue = 7\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    thread = threading.Thread(target=importlib.import_module, args=("slow_module",))
+    thread.start()
+    while "slow_module" not in sys.modules:
+        time.sleep(0.01)
+    pid = workers.fork()
+    if pid == 0:
+        signal.alarm(10)
+        os._exit(importlib.import_module("slow_module").value)
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    sys.modules.pop("slow_module")
