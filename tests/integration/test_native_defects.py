@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from buildstep.emit import EMITTERS, stream
-from buildstep.formats import codecs
+from buildstep.formats import chunked, codecs
 from buildstep.pool.interface import Kind
 from buildstep.pool.streams import NativeJob, NativeStreams
 from buildstep.tree.diff import diff
@@ -88,7 +88,7 @@ def test_d24_all_cores_and_the_same_bytes(
                 time.sleep(0.1 * (len(part) % 3))
                 return chosen.compress(part)
 
-            monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+            monkeypatch.setattr(chunked, "cores", lambda cores=cores: cores)
             monkeypatch.setattr(stream, "codec", lambda _, slow=slow: replace(chosen, compress=slow))
             path = tmp_path / str(cores)
             job = trees.job(dataset.path, path, tree=tree, changes=diff({}, tree), compression="gzip")
