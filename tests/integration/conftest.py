@@ -11,12 +11,14 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pytest
 
+from buildstep.emit import split_layer
+from buildstep.formats import codecs
 from buildstep.system import files, locks, mounts, namespaces, process
 from tests.integration.support import Lab, write_base
 
@@ -34,6 +36,14 @@ def cache_dir() -> Path:
     """Where costly fixtures outlive a session."""
     home = os.environ.get("XDG_CACHE_HOME") or os.fspath(Path.home() / ".cache")
     return Path(home) / "buildstep-tests"
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small trees are cut as large ones are, into layers and these into parts."""
+    monkeypatch.setattr(split_layer, "LAYER_TARGET", 60_000)
+    gzip = codecs.codec("gzip")
+    monkeypatch.setitem(codecs.CODECS, "gzip", lambda: replace(gzip, grain=2 << 10))
 
 
 # -- code that runs inside a build's namespaces -----------------------------------------------------------

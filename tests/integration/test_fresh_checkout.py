@@ -11,16 +11,13 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from buildstep.build import kept
-from buildstep.emit import split_layer
 from buildstep.events import Bus
-from buildstep.formats import codecs
 from buildstep.spec.check_rules import RULES
 from buildstep.system import share as sharing
 from buildstep.system import workers
@@ -37,14 +34,6 @@ COUNT = 60
 @pytest.fixture
 def capable() -> None:
     demand("root", "namespaces", "overlay", "rsync", "git")
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small trees are cut as large ones are, into layers and these into parts."""
-    monkeypatch.setattr(split_layer, "LAYER_TARGET", 60_000)
-    gzip = codecs.codec("gzip")
-    monkeypatch.setitem(codecs.CODECS, "gzip", lambda: replace(gzip, grain=2 << 10))
 
 
 @pytest.fixture

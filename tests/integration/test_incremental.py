@@ -19,7 +19,7 @@ from buildstep.build import context, kept
 from buildstep.build.execute import execute
 from buildstep.build.plan import plan as plan_build
 from buildstep.cache import prune
-from buildstep.emit import chunk_reuse, split_layer
+from buildstep.emit import chunk_reuse
 from buildstep.emit import layer as emit_layer
 from buildstep.emit.chunk_reuse import LayerFromChunks, ReusableChunks
 from buildstep.emit.interface import ArchiveStyle, Blob
@@ -52,14 +52,6 @@ Private = Callable[[Callable[[], Any]], Any]
 @pytest.fixture
 def capable() -> None:
     demand("root", "namespaces", "overlay", "rsync")
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small trees are cut as large ones are, into layers and these into parts."""
-    monkeypatch.setattr(split_layer, "LAYER_TARGET", 60_000)
-    gzip = codecs.codec("gzip")
-    monkeypatch.setitem(codecs.CODECS, "gzip", lambda: replace(gzip, grain=2 << 10))
 
 
 @pytest.fixture

@@ -14,14 +14,12 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from buildstep.emit import split_layer
-from buildstep.formats import codecs
 from buildstep.spec.check_rules import RULES
 from tests.integration import pools
 from tests.integration.conftest import demand
@@ -43,14 +41,6 @@ CONFIG = ("-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "core.aut
 @pytest.fixture
 def capable() -> None:
     demand("root", "namespaces", "overlay", "rsync")
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small trees are cut as large ones are, into layers and these into parts."""
-    monkeypatch.setattr(split_layer, "LAYER_TARGET", 60_000)
-    gzip = codecs.codec("gzip")
-    monkeypatch.setitem(codecs.CODECS, "gzip", lambda: replace(gzip, grain=2 << 10))
 
 
 def fresh_times(root: Path) -> None:
