@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +20,10 @@ from buildstep.images.freshness import RELEASE
 from buildstep.system.digest import sha256_bytes
 
 if TYPE_CHECKING:
-    pass
+    from buildstep.cache.remote.interface import Wanted
+
+IsNew = Callable[["Wanted"], bool]
+"""Tells of a record whether it may be lacking there: to make one ready takes packing whole lists."""
 
 _SHARE: Final = 0.1
 _LEAST: Final = 5.0
@@ -46,14 +49,16 @@ def collect(context: BuildContext, state: BuildState, seconds: float) -> Uploads
         return None
     rows: list[Upload] = []
     with report_failure(context.bus, "looking for what to share"):
-        rows = [*_base(context, state), *_packages(context, state), *_facts(state)]
         settings = shared.settings
         there = shared_there.known(context.backend.state, settings.url, settings.scope) - shared.spoiled
         if shared.thorough:
             there = set()
-        rows = [row for row in rows if row[0].wanted not in there]
-        rows = [row for row in rows if row[0].kind != "base" or "base" not in shared.hits]
-        rows = [row for row in rows if row[0].kind != "packages" or "packages" not in shared.hits]
+
+        def is_new(wanted: Wanted) -> bool:
+            return wanted not in there and wanted[0] not in shared.hits
+
+        rows = [*_base(context, state, is_new), *_packages(context, state, is_new), *_facts(state)]
+        rows = [row for row in rows if is_new(row[0].wanted)]
     given = shared.settings.budget
     usual = _DETACHED if shared.settings.upload == "detach" else max(_LEAST, _SHARE * seconds)
     limit = usual if given is None else given
@@ -66,9 +71,11 @@ def collect(context: BuildContext, state: BuildState, seconds: float) -> Uploads
     )  # fmt: skip
 
 
-def _base(context: BuildContext, state: BuildState) -> list[Upload]:
+def _base(context: BuildContext, state: BuildState, is_new: IsNew) -> list[Upload]:
     image = state.image_record
     if image is None or state.blobs is None or not shared_base.is_made(image):
+        return []
+    if not any(map(is_new, shared_base.wanted_of(image, context.store.environ))):
         return []
     blob = next(
         (it.path for it in state.layers if _key_of(it.path).startswith(f"base {image.list_digest} ")), None
@@ -85,7 +92,7 @@ def _base(context: BuildContext, state: BuildState) -> list[Upload]:
     return list(shared_base.records_of(image, entries, blob, context.store.environ, seconds))
 
 
-def _packages(context: BuildContext, state: BuildState) -> list[Upload]:
+def _packages(context: BuildContext, state: BuildState, is_new: IsNew) -> list[Upload]:
     """Return the layer with the packages, and what they resolve to."""
     from buildstep.cache.remote.interface import Output, Record
 
@@ -94,6 +101,10 @@ def _packages(context: BuildContext, state: BuildState) -> list[Upload]:
         return []
     asked = shared_keys.question(spec, image, context.environ)
     found = _answers(context, state, asked, answer, image.inputs.get(RELEASE, ""))
+    inputs = shared_keys.packages(asked, answer)
+    kind, key = shared_keys.wanted("packages", inputs)
+    if not is_new((kind, key)):
+        return found
     local = cache_inputs.question(spec, image, None, context.environ)
     layer = context.cache.find(cache_inputs.package_layer(local, image, answer)[0])
     start = f"packages {image.tree_digest} {layer.tree_digest} " if layer is not None else "-"
@@ -101,8 +112,6 @@ def _packages(context: BuildContext, state: BuildState) -> list[Upload]:
     below = context.store.known_entries(image)
     if layer is None or blob is None or below is None or not _pays(context, layer.seconds, blob):
         return found
-    inputs = shared_keys.packages(asked, answer)
-    kind, key = shared_keys.wanted("packages", inputs)
     rows, gone = shared_lists.pack(context.cache.entries(layer), below)
     facts = adopt.facts_of(blob)
     outputs = (

@@ -15,13 +15,12 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from buildstep import __version__
-from buildstep.cache import adopt, records, shared_lists
-from buildstep.cache.blob_files import RECORD_FORMAT, BlobRecord, record_path
+from buildstep.cache import adopt, shared_lists
 from buildstep.cache.shared import WRONG, Hit, Shared, text_of
 from buildstep.errors import SharedCacheError, StoreError
 from buildstep.images.freshness import RELEASE
@@ -197,14 +196,20 @@ def is_made(image: ImageRecord) -> bool:
     return image.key.startswith(f"{MADE}:") and not image.layers and bool(image.inputs.get(RELEASE))
 
 
-def blob_of(image: ImageRecord, state: Path) -> Path | None:
-    """Return the compressed layer of an image's whole tree, if a build made it."""
-    start = f"base {image.list_digest} "
-    for path in sorted((state / "blobs").glob("*.json")):
-        known = records.find(BlobRecord, path, RECORD_FORMAT)
-        if known is not None and known.key.startswith(start) and record_path(path.with_suffix("")) == path:
-            return path.with_suffix("")
-    return None
+def _inputs_of(image: ImageRecord, environ: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:
+    """Return kind and inputs of each record that there is of a base."""
+    found = [
+        ("base", _inputs(image.key, environ, release=image.inputs.get(RELEASE, ""))),
+        ("base", _inputs(image.key, environ, tree=image.tree_digest)),
+    ]
+    if image.made_of is not None and image.made_of.sources:
+        found.append(("answer", _sources_inputs(image.key, environ)))
+    return found
+
+
+def wanted_of(image: ImageRecord, environ: Mapping[str, str]) -> list[Wanted]:
+    """Return kind and key of each record of a base."""
+    return [_wanted(kind, inputs) for kind, inputs in _inputs_of(image, environ)]
 
 
 def records_of(
@@ -234,18 +239,14 @@ def records_of(
         "list_digest": image.list_digest, "tree_digest": image.tree_digest, "installer": image.installer,
         "blob": facts,
     }  # fmt: skip
-    identity, found = image.key, []
-    for which in ({"release": image.inputs.get(RELEASE, "")}, {"tree": image.tree_digest}):
-        inputs = _inputs(identity, environ, **which)
-        kind, key = _wanted("base", inputs)
-        record = Record(
-            kind=kind, key=key, inputs=inputs, outputs=(*outputs, layer), facts=known, seconds=seconds,
-            slot=sha256_bytes(identity.encode()),
-        )  # fmt: skip
-        found.append((record, files))
-    if image.made_of is not None and image.made_of.sources:
-        inputs = _sources_inputs(identity, environ)
-        kind, key = _wanted("answer", inputs)
-        told = Record(kind=kind, key=key, inputs=inputs, facts={"sources": dict(image.made_of.sources)})
-        found.append((told, {}))
+    found: list[tuple[Record, dict[str, Path | bytes]]] = []
+    for name, inputs in _inputs_of(image, environ):
+        kind, key = _wanted(name, inputs)
+        record = Record(kind=kind, key=key, inputs=inputs)
+        if kind == "base":
+            slot = sha256_bytes(image.key.encode())
+            record = replace(record, outputs=(*outputs, layer), facts=known, seconds=seconds, slot=slot)
+            found.append((record, files))
+        elif image.made_of is not None:
+            found.append((replace(record, facts={"sources": dict(image.made_of.sources)}), {}))
     return found

@@ -55,6 +55,18 @@ class Built(NamedTuple):
         return {row["name"]: row["state"] for row in self.record["steps"]}
 
 
+PACKS_NOTHING = """\
+import sys
+from buildstep.cache import shared_lists
+def pack(tree, below):
+    raise AssertionError("a list was packed")
+shared_lists.pack = pack
+from buildstep.cli import main
+sys.exit(main())
+"""
+"""Runs a command in which no list may be made ready to be shared."""
+
+
 class Agents:
     """Machines of a CI: each with a pool of its own, all with one cache."""
 
@@ -71,11 +83,20 @@ class Agents:
         (top / "proto/srv").mkdir(parents=True)
         (top / "proto/srv/page").write_text("hello\n")
 
-    def build(self, name: str, *words: str, url: str = "", pool: str = "", **environ: str) -> Built:
-        """Build. words: more options; pool: another one than the agent's own."""
+    def build(
+        self,
+        name: str,
+        *words: str,
+        url: str = "",
+        pool: str = "",
+        driver: str = "",
+        **environ: str,
+    ) -> Built:
+        """Build. words: more options; pool: another one than the agent's own; driver: a program that
+        runs the command."""
         out = self.top / f"{name}-out"
         argv = [
-            sys.executable, "-m", "buildstep", "build", "-m", json.dumps(self.manifest), "-d", str(self.top / "proto"),
+            sys.executable, *(("-c", driver) if driver else ("-m", "buildstep")), "build", "-m", json.dumps(self.manifest), "-d", str(self.top / "proto"),
             "-o", str(out), "--pool", f"overlay:{pool or self.top / name}", *words,
             *([] if pool else ["--shared-cache", url or self.url]),
         ]  # fmt: skip
@@ -175,6 +196,14 @@ def test_a_record_that_does_not_count_is_told(agents: tuple[Agents, Built]) -> N
     steps = planned(agents[0], "nine", BUILDSTEP_CACHE_POLICY=str(policy))
     assert steps["import"]["state"] == "run"
     assert "nobody has signed it" in steps["import"]["reason"]
+
+
+def test_what_the_cache_is_known_to_have_is_not_made_ready_again(agents: tuple[Agents, Built]) -> None:
+    place, _ = agents
+    words = ("--shared-cache", place.url, "--compression", "zstd")
+    built = place.build("other", *words, pool=str(place.top / "one"), driver=PACKS_NOTHING)
+    assert built.status == 0, built.said
+    assert built.states["packages"] == "reuse"
 
 
 def test_what_is_damaged_is_named_and_made_here(agents: tuple[Agents, Built]) -> None:
