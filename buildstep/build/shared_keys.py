@@ -7,7 +7,6 @@ which has them, as equal keys promise equal bytes there. Nothing of an agent is 
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -15,16 +14,16 @@ from typing import TYPE_CHECKING, Any, Final
 from buildstep import __version__
 from buildstep.build import cache_inputs
 from buildstep.cache.resolutions import KeptResolution
+from buildstep.cache.shared import CREDENTIALS
 from buildstep.images.record import ImageRecord
 from buildstep.spec.load import BuildSpec
 from buildstep.system.digest import sha256_bytes
 
 if TYPE_CHECKING:
-    from buildstep.cache.remote.interface import Kind, Record, Wanted
+    from buildstep.cache.remote.interface import Record
 
 _FORMAT: Final = 1
 _HOUR: Final = 3600
-_CREDENTIALS: Final = re.compile(r"://[^/\s]*@")
 
 
 def shareable(spec: BuildSpec) -> str:
@@ -56,7 +55,7 @@ def _hidden(value: Any) -> Any:
         return {name: _hidden(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
         return [_hidden(part) for part in value]
-    return _digest(value) if isinstance(value, str) and _CREDENTIALS.search(value) else value
+    return _digest(value) if isinstance(value, str) and CREDENTIALS.search(value) else value
 
 
 def _digest(text: str) -> str:
@@ -71,13 +70,6 @@ def of_record(record: Record) -> ImageRecord:
         inputs={}, packages=(), config={}, imported=0.0, files=0, size=0,
         list_digest=str(facts["list_digest"]), installer=str(facts["installer"]),
     )  # fmt: skip
-
-
-def wanted(kind: Kind, inputs: Mapping[str, Any]) -> Wanted:
-    """Return the kind and the key of a record."""
-    from buildstep.cache.remote.names import shared_key
-
-    return kind, shared_key(kind, inputs)
 
 
 def slot(spec: BuildSpec, base: str) -> str:

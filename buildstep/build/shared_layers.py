@@ -14,7 +14,7 @@ from buildstep.cache import adopt, resolutions, shared_lists
 from buildstep.cache.layers import LayerRecord
 from buildstep.cache.resolutions import KeptResolution
 from buildstep.cache.shared import WRONG, Hit, Shared, text_of
-from buildstep.errors import SharedCacheError, StoreError
+from buildstep.errors import SharedCacheError
 from buildstep.formats.unpack import apply_layer
 from buildstep.pool.interface import Dataset, Kind
 from buildstep.system.remove import remove_tree
@@ -22,8 +22,6 @@ from buildstep.tree.entry import FileList
 
 if TYPE_CHECKING:
     from buildstep.cache.remote.interface import Record
-
-_LONGEST_LIST = 64 << 20
 
 
 def known_answer(context: BuildContext, state: BuildState, name: str) -> KeptResolution | None:
@@ -85,13 +83,9 @@ def _unpack(
     base, shared, facts = context.store.entries(state.image), context.store.shared, record.facts
     assert shared is not None
     paths = {name: folder / name for name in ("list", "layer")}
-    for name, path in paths.items():
-        output = record.output(name)
-        if output is None or (name == "list" and output.size > _LONGEST_LIST):
-            raise StoreError(f"its record has no {name} that can be used")
-        seeds = adopt.older(context.backend.state, "packages ") if name == "layer" else ()
-        if not shared.fetch(output, path, cost=record.seconds, seeds=seeds):
-            return None
+    seeds = adopt.older(context.backend.state, "packages ")
+    if not shared.fetch_all(record, paths, {"list": shared_lists.LARGEST_PACKED}, seeds):
+        return None
     tree, rows = shared_lists.unpack(paths["list"].read_bytes(), facts["gone"], base, facts["list_digest"])
     with paths["layer"].open("rb") as stream:
         privileged = context.backend.privileged

@@ -11,7 +11,7 @@ from buildstep.build import cache_inputs, shared_keys
 from buildstep.cache import resolutions
 from buildstep.cache.layers import LayerCache
 from buildstep.cache.resolutions import KeptResolution
-from buildstep.cache.shared import WRONG, Hit, Shared
+from buildstep.cache.shared import WRONG, Hit, Shared, record_key
 from buildstep.images import shared_base
 from buildstep.images.record import ImageRecord
 from buildstep.images.store import ImageStore
@@ -89,7 +89,7 @@ def look_up(
 def _answer(shared: Shared, spec: BuildSpec, asked: Mapping[str, Any], release: str) -> KeptResolution | None:
     now = time.time()
     rows = shared_keys.answers(spec, asked, release, now)
-    names = [shared_keys.wanted("answer", row) for row in rows]
+    names = [record_key("answer", row) for row in rows]
     found = shared.find(names)
     for row, name in zip(rows, names, strict=True):
         if (record := found.get(name)) is None:
@@ -109,7 +109,7 @@ def _answer(shared: Shared, spec: BuildSpec, asked: Mapping[str, Any], release: 
 
 def layer_of(shared: Shared, asked: Mapping[str, Any], answer: KeptResolution, slot: str) -> Layer | None:
     """Return the layer with the packages that a question is answered by. slot: of all its versions."""
-    wanted = shared_keys.wanted("packages", shared_keys.packages(asked, answer))
+    wanted = record_key("packages", shared_keys.packages(asked, answer))
     record = shared.find([wanted]).get(wanted)
     if record is None:
         shared.missing["packages"] = shared.why(wanted, "") or _why(

@@ -15,6 +15,7 @@ from buildstep.cache import adopt, shared_lists, shared_there
 from buildstep.cache.blob_files import BlobRecord
 from buildstep.cache.layers import LayerRecord
 from buildstep.cache.resolutions import KeptResolution
+from buildstep.cache.shared import record_key
 from buildstep.images import shared_base
 from buildstep.images.freshness import RELEASE
 from buildstep.system.digest import sha256_bytes
@@ -102,7 +103,7 @@ def _packages(context: BuildContext, state: BuildState, is_new: IsNew) -> list[U
     asked = shared_keys.question(spec, image, context.environ)
     found = _answers(context, state, asked, answer, image.inputs.get(RELEASE, ""))
     inputs = shared_keys.packages(asked, answer)
-    kind, key = shared_keys.wanted("packages", inputs)
+    kind, key = record_key("packages", inputs)
     if not is_new((kind, key)):
         return found
     local = cache_inputs.question(spec, image, None, context.environ)
@@ -153,7 +154,7 @@ def _answers(
     for inputs in shared_keys.answers(context.spec, asked, release, answer.asked):
         if "hour" in inputs and inputs["hour"] != int(answer.asked) // 3600:
             continue
-        kind, key = shared_keys.wanted("answer", inputs)
+        kind, key = record_key("answer", inputs)
         found.append((Record(kind=kind, key=key, inputs=inputs, facts=facts), {}))
     return found
 
@@ -167,7 +168,7 @@ def _facts(state: BuildState) -> list[Upload]:
         with contextlib.suppress(OSError, ValueError):
             facts = adopt.facts_of(blob.path)
             inputs = {"content": blob.path.name, "media_type": facts["media_type"]}
-            kind, key = shared_keys.wanted("layer", inputs)
+            kind, key = record_key("layer", inputs)
             output = Output(
                 name="layer", digest=facts["digest"], size=facts["size"], media=facts["media_type"]
             )

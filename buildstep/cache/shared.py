@@ -7,6 +7,7 @@ thing.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from buildstep.cache.shared_breaker import Breaker
-from buildstep.errors import BuildstepError, SharedCacheError
+from buildstep.errors import BuildstepError, SharedCacheError, StoreError
 from buildstep.spec.shared_cache import SharedCache
 from buildstep.system.text import plural, size_text
 
@@ -35,6 +36,17 @@ WRONG: Final = (
     BuildstepError, OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
 )  # fmt: skip
 """What is raised for something of a shared cache that is not as it has to be: it is made here then."""
+
+
+CREDENTIALS: Final = re.compile(r"://[^/\s]*@")
+"""In an address that says who calls. Records, which all who can read a store see, have none."""
+
+
+def record_key(kind: Kind, inputs: Mapping[str, Any]) -> Wanted:
+    """Return the kind and the key of the record of these inputs."""
+    from buildstep.cache.remote.names import shared_key
+
+    return kind, shared_key(kind, inputs)
 
 
 def text_of(error: BaseException) -> str:
@@ -177,6 +189,26 @@ class Shared:
         finally:
             came.done.set()
             watch.join()
+        return True
+
+    def fetch_all(
+        self,
+        record: Record,
+        paths: Mapping[str, Path],
+        largest: Mapping[str, int],
+        seeds: Sequence[Seed] = (),
+    ) -> bool:
+        """Write outputs of a record to new files, in this order; False where one did not come.
+
+        largest: bytes that some of them may have; seeds: see `fetch`. Raises StoreError for a record without
+        one of them, or with one that is larger.
+        """
+        for name, path in paths.items():
+            output = record.output(name)
+            if output is None or output.size > largest.get(name, output.size):
+                raise StoreError(f"its record has no {name} that can be used")
+            if not self.fetch(output, path, cost=record.seconds, seeds=seeds):
+                return False
         return True
 
     def _failed_fetch(self, output: Output, came: _Came, error: BuildstepError | OSError) -> None:

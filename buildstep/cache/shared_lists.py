@@ -17,6 +17,8 @@ from buildstep.errors import StoreError
 from buildstep.system.digest import sha256_bytes
 from buildstep.tree.entry import HEADER, FileList, dumps, loads, tree_digest
 
+LARGEST_PACKED = 64 << 20
+"""Bytes that a packed list may have."""
 _LARGEST = 1 << 30
 
 

@@ -12,7 +12,6 @@ the same, to the nanosecond, as that of the agent which made it.
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -21,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from buildstep import __version__
 from buildstep.cache import adopt, shared_lists
-from buildstep.cache.shared import WRONG, Hit, Shared, text_of
-from buildstep.errors import SharedCacheError, StoreError
+from buildstep.cache.shared import CREDENTIALS, WRONG, Hit, Shared, record_key, text_of
+from buildstep.errors import SharedCacheError
 from buildstep.images.freshness import RELEASE
 from buildstep.images.interface import SourceContext, SourceImage
 from buildstep.images.record import ImageRecord
@@ -34,15 +33,14 @@ from buildstep.system.digest import sha256_bytes
 from buildstep.tree.entry import FileList
 
 if TYPE_CHECKING:
+    from buildstep.cache.remote.interface import Kind as RecordKind
     from buildstep.cache.remote.interface import Record, Wanted
     from buildstep.images.store import ImageStore
 
 MADE: Final = "mmdebstrap"
 """The scheme of bases that are made: to fetch them costs a fraction of that. Others are fetched anyway."""
 
-_CREDENTIALS: Final = re.compile(r"://[^/\s]*@")
 _FORMAT: Final = 1
-_LONGEST_LIST: Final = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,12 +76,6 @@ def _inputs(
     }  # fmt: skip
 
 
-def _wanted(kind: str, inputs: Mapping[str, Any]) -> Wanted:
-    from buildstep.cache.remote.names import shared_key
-
-    return (kind, shared_key(kind, inputs))  # type: ignore[return-value, arg-type]
-
-
 # -- looking up ---------------------------------------------------------------------------------------------
 
 
@@ -95,17 +87,17 @@ def look_up(shared: Shared, store: ImageStore, ref: str) -> Found | None:
         return None
     locked = store.locked.get(ref)
     if locked is not None:
-        wanted = _wanted("base", _inputs(identity.key, store.environ, tree=locked.base.tree_digest))
+        wanted = record_key("base", _inputs(identity.key, store.environ, tree=locked.base.tree_digest))
         found = shared.find([wanted]).get(wanted)
         return Found(ref=ref, record=found) if found is not None else None
-    pointer = _wanted("answer", _sources_inputs(identity.key, store.environ))
+    pointer = record_key("answer", _sources_inputs(identity.key, store.environ))
     told = shared.find([pointer]).get(pointer)
     if told is None:
         shared.missing["base"] = shared.why(pointer, f"nobody has put {ref} there yet")
         return None
     sources = Sources(files={str(path): str(text) for path, text in told.facts["sources"].items()})
     release = store.freshness.release_of(sources)
-    wanted = _wanted("base", _inputs(identity.key, store.environ, release=release))
+    wanted = record_key("base", _inputs(identity.key, store.environ, release=release))
     found = shared.find([wanted]).get(wanted)
     if found is None:
         changed = f"the Release files of {ref} changed since it was put there"
@@ -151,16 +143,10 @@ def take(
 def _take(
     shared: Shared, record: Record, into: Path, context: SourceContext, state: Path, begin: float
 ) -> SourceImage | None:
-    outputs = {name: record.output(name) for name in ("image", "list", "layer")}
-    size, paths = 0, {name: context.cache / f"shared-{name}" for name in outputs}
-    for name, output in outputs.items():
-        if output is None:
-            raise StoreError(f"its record has no {name}")
-        if name != "layer" and output.size > _LONGEST_LIST:
-            raise StoreError(f"its {name} is too large")
-        if not shared.fetch(output, paths[name], cost=record.seconds):
-            return None
-        size += output.size
+    paths = {name: context.cache / f"shared-{name}" for name in ("image", "list", "layer")}
+    if not shared.fetch_all(record, paths, dict.fromkeys(("image", "list"), shared_lists.LARGEST_PACKED)):
+        return None
+    size = sum(output.size for output in record.outputs)
     facts, about = record.facts, json.loads(paths["image"].read_bytes())
     entries, _ = shared_lists.unpack(paths["list"].read_bytes(), (), {}, str(facts["list_digest"]))
     with paths["layer"].open("rb") as stream:
@@ -191,14 +177,14 @@ def is_made(image: ImageRecord) -> bool:
     """Say whether an image is worth to be put there, and may be: not one whose sources of packages
     say who calls."""
     texts = image.made_of.sources.values() if image.made_of is not None else ()
-    if any(_CREDENTIALS.search(text) for text in texts):
+    if any(CREDENTIALS.search(text) for text in texts):
         return False
     return image.key.startswith(f"{MADE}:") and not image.layers and bool(image.inputs.get(RELEASE))
 
 
-def _inputs_of(image: ImageRecord, environ: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:
+def _inputs_of(image: ImageRecord, environ: Mapping[str, str]) -> list[tuple[RecordKind, dict[str, Any]]]:
     """Return kind and inputs of each record that there is of a base."""
-    found = [
+    found: list[tuple[RecordKind, dict[str, Any]]] = [
         ("base", _inputs(image.key, environ, release=image.inputs.get(RELEASE, ""))),
         ("base", _inputs(image.key, environ, tree=image.tree_digest)),
     ]
@@ -209,7 +195,7 @@ def _inputs_of(image: ImageRecord, environ: Mapping[str, str]) -> list[tuple[str
 
 def wanted_of(image: ImageRecord, environ: Mapping[str, str]) -> list[Wanted]:
     """Return kind and key of each record of a base."""
-    return [_wanted(kind, inputs) for kind, inputs in _inputs_of(image, environ)]
+    return [record_key(kind, inputs) for kind, inputs in _inputs_of(image, environ)]
 
 
 def records_of(
@@ -241,7 +227,7 @@ def records_of(
     }  # fmt: skip
     found: list[tuple[Record, dict[str, Path | bytes]]] = []
     for name, inputs in _inputs_of(image, environ):
-        kind, key = _wanted(name, inputs)
+        kind, key = record_key(name, inputs)
         record = Record(kind=kind, key=key, inputs=inputs)
         if kind == "base":
             slot = sha256_bytes(image.key.encode())

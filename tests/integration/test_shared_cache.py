@@ -96,8 +96,8 @@ class Agents:
         runs the command."""
         out = self.top / f"{name}-out"
         argv = [
-            sys.executable, *(("-c", driver) if driver else ("-m", "buildstep")), "build", "-m", json.dumps(self.manifest), "-d", str(self.top / "proto"),
-            "-o", str(out), "--pool", f"overlay:{pool or self.top / name}", *words,
+            sys.executable, *(("-c", driver) if driver else ("-m", "buildstep")), "build",
+            "-m", json.dumps(self.manifest), "-d", str(self.top / "proto"), "-o", str(out), "--pool", f"overlay:{pool or self.top / name}", *words,
             *([] if pool else ["--shared-cache", url or self.url]),
         ]  # fmt: skip
         env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "SOURCE_DATE_EPOCH": str(EPOCH), **environ}

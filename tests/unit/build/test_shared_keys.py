@@ -11,6 +11,7 @@ import pytest
 from buildstep.build import shared_keys
 from buildstep.cache.remote.interface import Record
 from buildstep.cache.resolutions import KeptResolution
+from buildstep.cache.shared import record_key
 from buildstep.images.record import ImageRecord
 from buildstep.spec.load import BuildSpec
 from tests.unit.spec.conftest import build
@@ -39,10 +40,10 @@ def test_a_key_has_the_list_of_the_base_and_nothing_of_an_agent(spec: BuildSpec)
     assert one["base image"] == "l"
     text = json.dumps(one)
     assert not any(word in text for word in (spec.name, str(spec.proto), str(spec.output_dir)))
-    wanted = shared_keys.wanted("packages", shared_keys.packages(one, ANSWER))
-    assert wanted == shared_keys.wanted("packages", shared_keys.packages(other, ANSWER))
+    wanted = record_key("packages", shared_keys.packages(one, ANSWER))
+    assert wanted == record_key("packages", shared_keys.packages(other, ANSWER))
     newer = KeptResolution(index="j", versions={"nginx": "1.1"}, exact=True, asked=1000.0)
-    assert wanted != shared_keys.wanted("packages", shared_keys.packages(one, newer))
+    assert wanted != record_key("packages", shared_keys.packages(one, newer))
 
 
 def test_a_base_that_is_not_here_yet_asks_the_same(spec: BuildSpec) -> None:
@@ -79,7 +80,7 @@ def test_a_record_shows_nobody_s_secrets(build: Load) -> None:
         )
         assert "hidden" not in text
         assert "PROXY" in text, "so that a miss can be told by its name"
-        found.append(shared_keys.wanted("packages", shared_keys.packages(asked, ANSWER)))
+        found.append(record_key("packages", shared_keys.packages(asked, ANSWER)))
     assert found[0] != found[1]
 
 
