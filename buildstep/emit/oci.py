@@ -6,7 +6,6 @@ It has the list of Docker's own archives beside the index, as `docker save` writ
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import os
 from collections.abc import Iterator
@@ -15,26 +14,34 @@ from pathlib import Path
 from typing import ClassVar
 
 from buildstep.emit import oci_config
-from buildstep.emit.architecture import check_architecture
 from buildstep.emit.interface import Artifact, Blob, EmitJob, Sink, new_file
-from buildstep.emit.layer import LayerWriter
-from buildstep.emit.oci_image import LAYOUT, blob_name, compact, complete, damaged, needs_top, top_layer
+from buildstep.emit.oci_image import (
+    DEFAULT,
+    LAYOUT,
+    TopLayerSink,
+    blob_name,
+    chosen_codec,
+    compact,
+    complete,
+    damaged,
+    needs_top,
+    top_layer,
+)
 from buildstep.errors import EmitError
 from buildstep.formats.chunked import ChunkWriter, Stream
-from buildstep.formats.codecs import Codec, Compression, codec
+from buildstep.formats.codecs import Codec, Compression
 from buildstep.formats.tar_writer import BLOCK, END, big_size_header, header, padding
-from buildstep.system.files import CHUNK, copy_range, write_all
+from buildstep.system.digest import sha256_fd
+from buildstep.system.files import copy_range, write_all
 from buildstep.system.output_set import Sealer
 from buildstep.tree.entry import Entry
-
-_DEFAULT: Compression = "gzip"
 
 
 class OciEmitter:
     """`.oci.tar`: read by skopeo, umoci, buildah and podman as an OCI archive, and by `docker load`."""
 
     name: ClassVar[str] = "oci"
-    compressions: ClassVar[tuple[Compression, ...]] = (_DEFAULT, "zstd", "none")
+    compressions: ClassVar[tuple[Compression, ...]] = (DEFAULT, "zstd", "none")
     sends_dataset: ClassVar[bool] = False
     layered: ClassVar[bool] = True
     directory: ClassVar[bool] = False
@@ -45,9 +52,7 @@ class OciEmitter:
     @contextlib.contextmanager
     def open(self, job: EmitJob, path: Path) -> Iterator[Sink]:
         """See `Emitter`."""
-        chosen = codec(job.compression or _DEFAULT)
-        told = oci_config.run_config(job)
-        check_architecture(job, told["config"], told["architecture"])
+        chosen = chosen_codec(job)
         with (
             new_file(path) as fd,
             ThreadPoolExecutor(1, thread_name_prefix="verify") as pool,
@@ -57,20 +62,7 @@ class OciEmitter:
             stack.callback(pool.shutdown, wait=False, cancel_futures=True)
             archive = _Archive(job, path, fd, chosen, pool, stack.enter_context(sealer))
             archive.begin_layers()
-            yield _OciSink(archive, stack.enter_context(ChunkWriter(fd, chosen, what=path.name)))
-
-
-class _OciSink(LayerWriter):
-    """The top layer of an archive, then the rest of the archive."""
-
-    def __init__(self, archive: _Archive, out: ChunkWriter) -> None:
-        super().__init__(out, archive.job.changes, archive.job.style)
-        self._archive = archive
-
-    def finish(self) -> Artifact:
-        stream = self.close()
-        self._archive.job.bus.count("bytes_compressed", stream.compressed)
-        return self._archive.finish(stream)
+            yield TopLayerSink(archive, stack.enter_context(ChunkWriter(fd, chosen, what=path.name)))
 
 
 class _Archive:
@@ -129,7 +121,7 @@ class _Archive:
         # this build made, or found as it was when its digest was taken, that is known.
         if self.job.paranoid and not blob.new:
             self.job.bus.count("layer_bytes_hashed", blob.size)
-            self._checks.append((blob, self._pool.submit(_digest, self._fd, begin, blob.size)))
+            self._checks.append((blob, self._pool.submit(sha256_fd, self._fd, begin, blob.size)))
         self._sealer.advance(os.lseek(self._fd, 0, os.SEEK_CUR))
 
     def finish(self, stream: Stream) -> Artifact:
@@ -157,15 +149,3 @@ class _Archive:
     def _member(self, name: str, content: bytes) -> None:
         head = big_size_header(name.encode(), len(content))
         write_all(self._fd, head + content + padding(len(content)))
-
-
-def _digest(fd: int, offset: int, size: int) -> str:
-    state = hashlib.sha256()
-    while size:
-        chunk = os.pread(fd, min(size, CHUNK), offset)
-        if not chunk:
-            break
-        state.update(chunk)
-        offset += len(chunk)
-        size -= len(chunk)
-    return state.hexdigest()

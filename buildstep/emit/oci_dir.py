@@ -14,21 +14,27 @@ from hashlib import sha1, sha256
 from pathlib import Path
 from typing import ClassVar
 
-from buildstep.emit import oci_config
-from buildstep.emit.architecture import check_architecture
 from buildstep.emit.interface import Artifact, Blob, EmitJob, Sink, new_file
-from buildstep.emit.layer import LayerWriter
-from buildstep.emit.oci_image import LAYOUT, blob_name, complete, damaged, needs_top, top_layer
+from buildstep.emit.oci_image import (
+    DEFAULT,
+    LAYOUT,
+    TopLayerSink,
+    blob_name,
+    chosen_codec,
+    complete,
+    damaged,
+    needs_top,
+    top_layer,
+)
 from buildstep.errors import EmitError
 from buildstep.formats.chunked import ChunkWriter, Stream
-from buildstep.formats.codecs import Codec, Compression, codec
+from buildstep.formats.codecs import Codec, Compression
 from buildstep.system.digest import Digests, sha256_fd
 from buildstep.system.files import write_all
 from buildstep.system.output_set import create
 from buildstep.system.remove import remove_tree
 from buildstep.system.share import share
 
-_DEFAULT: Compression = "gzip"
 _TOP = "top"
 """The top layer's file until its digest is known."""
 
@@ -37,7 +43,7 @@ class OciDirEmitter:
     """`.oci`: a directory that skopeo, umoci, buildah and podman read as `oci:DIRECTORY`."""
 
     name: ClassVar[str] = "oci-dir"
-    compressions: ClassVar[tuple[Compression, ...]] = (_DEFAULT, "zstd", "none")
+    compressions: ClassVar[tuple[Compression, ...]] = (DEFAULT, "zstd", "none")
     sends_dataset: ClassVar[bool] = False
     layered: ClassVar[bool] = True
     directory: ClassVar[bool] = True
@@ -48,20 +54,16 @@ class OciDirEmitter:
     @contextlib.contextmanager
     def open(self, job: EmitJob, path: Path) -> Iterator[Sink]:
         """See `Emitter`."""
-        chosen = codec(job.compression or _DEFAULT)
-        told = oci_config.run_config(job)
-        check_architecture(job, told["config"], told["architecture"])
+        chosen = chosen_codec(job)
         check_place(job.stem.with_name(job.stem.name + self.extension(None)))
-        with contextlib.ExitStack() as stack:
-            stack.callback(_remove_unless_done, done := [], path)
+        with _removed_on_failure(path), contextlib.ExitStack() as stack:
             pool = ThreadPoolExecutor(2, thread_name_prefix="sync")
             stack.callback(pool.shutdown, cancel_futures=True)
             folder = _Folder(job, path, chosen, pool)
             folder.begin()
             fd = stack.enter_context(new_file(path / _TOP))
             out = stack.enter_context(ChunkWriter(fd, chosen, what=f"{job.stem.name}.oci"))
-            yield _OciDirSink(folder, out)
-            done.append(True)
+            yield TopLayerSink(folder, out)
 
 
 def check_place(final: Path) -> None:
@@ -73,22 +75,13 @@ def check_place(final: Path) -> None:
         )
 
 
-def _remove_unless_done(done: list[bool], path: Path) -> None:
-    if not done:
+@contextlib.contextmanager
+def _removed_on_failure(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
         remove_tree(path)
-
-
-class _OciDirSink(LayerWriter):
-    """The top layer of an image, then its documents."""
-
-    def __init__(self, folder: _Folder, out: ChunkWriter) -> None:
-        super().__init__(out, folder.job.changes, folder.job.style)
-        self._folder = folder
-
-    def finish(self) -> Artifact:
-        stream = self.close()
-        self._folder.job.bus.count("bytes_compressed", stream.compressed)
-        return self._folder.finish(stream)
+        raise
 
 
 class _Folder:

@@ -7,16 +7,20 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from buildstep.emit import oci_config
-from buildstep.emit.interface import Blob, EmitJob
-from buildstep.emit.layer import layer_blob
+from buildstep.emit.architecture import check_architecture
+from buildstep.emit.interface import Artifact, Blob, EmitJob
+from buildstep.emit.layer import LayerWriter, layer_blob
 from buildstep.errors import EmitError
-from buildstep.formats.chunked import Stream
-from buildstep.formats.codecs import Codec
+from buildstep.formats.chunked import ChunkWriter, Stream
+from buildstep.formats.codecs import Codec, Compression, codec
 from buildstep.formats.oci.spec import OCI_CONFIG, OCI_MANIFEST, Descriptor
 from buildstep.system.text import json_halves
+
+DEFAULT: Compression = "gzip"
+"""What layers are compressed with where nobody says it."""
 
 Writer = Callable[[str, bytes], None]
 """Writes a small file of the layout, by its name in there."""
@@ -33,17 +37,50 @@ class OciImage:
     index: bytes
 
 
+class Assembly(Protocol):
+    """An image that is being put together around its top layer."""
+
+    job: EmitJob
+
+    def finish(self, stream: Stream) -> Artifact:
+        """Complete the image, once the top layer's content is written."""
+        ...
+
+
+class TopLayerSink(LayerWriter):
+    """The top layer of an image, then the rest of the image."""
+
+    def __init__(self, image: Assembly, out: ChunkWriter) -> None:
+        super().__init__(out, image.job.changes, image.job.style)
+        self._image = image
+
+    def finish(self) -> Artifact:
+        stream = self.close()
+        self._image.job.bus.count("bytes_compressed", stream.compressed)
+        return self._image.finish(stream)
+
+
+def chosen_codec(job: EmitJob) -> Codec:
+    """Return what an image's layers are compressed with, once it is known that the image can be described.
+
+    Raises EmitError for an image of another architecture than it says.
+    """
+    told = oci_config.run_config(job)
+    check_architecture(job, told["config"], told["architecture"])
+    return codec(job.compression or DEFAULT)
+
+
 def needs_top(job: EmitJob, below: Sequence[Blob]) -> bool:
     """Tell whether the top layer is one of the image's. below: all others."""
     return bool(job.changes.entries or job.changes.removed or not below)
 
 
-def top_layer(job: EmitJob, path: Path, stream: Stream, codec: Codec) -> Blob:
+def top_layer(job: EmitJob, path: Path, stream: Stream, used: Codec) -> Blob:
     """Describe the top layer, which was written into a file."""
-    return replace(layer_blob(path, stream, codec, comment=job.comment), brought=job.changes.brought())
+    return replace(layer_blob(path, stream, used, comment=job.comment), brought=job.changes.brought())
 
 
-def complete(job: EmitJob, layers: Sequence[Blob], codec: Codec, write: Writer, *, tag: bool) -> OciImage:
+def complete(job: EmitJob, layers: Sequence[Blob], used: Codec, write: Writer, *, tag: bool) -> OciImage:
     """Write configuration, manifest and index of an image of these layers.
 
     tag: name the image by its tag alone, see `oci_config.image_index`.
@@ -54,7 +91,7 @@ def complete(job: EmitJob, layers: Sequence[Blob], codec: Codec, write: Writer, 
     index = compact(oci_config.image_index(job, manifest, tag=tag))
     write("index.json", index)
     extra = {
-        "codec": codec.ident,
+        "codec": used.ident,
         "digest": manifest.digest,
         "reference": oci_config.image_name(job),
         "config": config.digest,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -17,10 +18,12 @@ def sha256_file(path: Path | str) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def sha256_fd(fd: int) -> str:
-    """Return the hex SHA-256 of an open file, from its beginning, wherever its offset is. Raises OSError."""
-    digest, at = hashlib.sha256(), 0
-    while data := os.pread(fd, CHUNK, at):
+def sha256_fd(fd: int, begin: int = 0, size: int | None = None) -> str:
+    """Return the hex SHA-256 of an open file, wherever its offset is; of so many bytes from `begin` on, or of
+    what there is of them. Raises OSError."""
+    digest, at = hashlib.sha256(), begin
+    end = sys.maxsize if size is None else begin + size
+    while at < end and (data := os.pread(fd, min(CHUNK, end - at), at)):
         digest.update(data)
         at += len(data)
     return digest.hexdigest()
