@@ -40,7 +40,7 @@ from buildstep.formats.tar_writer import (
     second_of,
 )
 from buildstep.system import framed, text
-from buildstep.system.files import Extents, atomic_write
+from buildstep.system.files import Extents
 from buildstep.tree.entry import Entry, line
 
 FORMAT = 6
@@ -109,12 +109,6 @@ class Table(NamedTuple):
     rows: list[Row]
     naming: str = ""
     pieces: Sequence[Piece] = ()
-
-
-def save(path: Path, rows: Sequence[Row], pieces: Sequence[Piece] = ()) -> None:
-    """Write the record of a layer's chunks."""
-    with atomic_write(path, durable=False) as stream:
-        write(stream, rows, pieces)
 
 
 def write(stream: IO[bytes], rows: Sequence[Row], pieces: Sequence[Piece] = ()) -> None:

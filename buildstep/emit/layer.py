@@ -10,14 +10,13 @@ from typing import Literal
 from buildstep.emit import read_pass
 from buildstep.emit.chunk_reuse import LayerFromChunks, refuse_whiteout
 from buildstep.emit.interface import ArchiveStyle, Artifact, Blob, Sink
-from buildstep.emit.large_pieces import StoredPieces
 from buildstep.errors import EmitError
 from buildstep.events import Bus
 from buildstep.formats.chunked import ChunkWriter, Pieces, Stream
 from buildstep.formats.codecs import Codec
 from buildstep.formats.oci.spec import OCI_LAYER
 from buildstep.formats.tar_writer import TarWriter, Whiteout, whiteout
-from buildstep.system.files import Extents, atomic_write
+from buildstep.system.files import Extents
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import Entry
 
@@ -52,30 +51,6 @@ class LayerJob:
     watch: Sink | None = None
     workers: int | None = None
     told: Callable[[], None] | None = None
-
-
-def write_layer(
-    root: Path,
-    changes: Changes,
-    path: Path,
-    *,
-    codec: Codec,
-    style: ArchiveStyle,
-    bus: Bus,
-    reuse: LayerFromChunks | None = None,
-) -> tuple[Blob, Stream]:
-    """Write a layer as a file of its own, which appears complete or not at all; it is not forced to the disk.
-
-    The arguments are those of a `LayerJob`; large files are cut by their content. Fills in the SHA-256 of the
-    entries. Raises as `fill_layer`.
-    """
-    large = reuse.large if reuse else StoredPieces()
-    job = LayerJob(root=root, changes=changes, codec=codec, style=style, bus=bus, reuse=reuse, pieces=large)
-    try:
-        with atomic_write(path, durable=False) as file:
-            return fill_layer(job, file.fileno(), path)
-    except OSError as error:
-        raise EmitError(f"cannot write the layer {path.name}: {error.strerror}") from error
 
 
 def fill_layer(job: LayerJob, fd: int, path: Path) -> tuple[Blob, Stream]:

@@ -19,7 +19,6 @@ from pathlib import Path
 import pytest
 
 from buildstep import emit
-from buildstep.emit import layer as emit_layer
 from buildstep.emit.interface import ArchiveStyle, Artifact, EmitJob
 from buildstep.emit.read_pass import with_parents
 from buildstep.errors import EmitError, ImageError
@@ -32,6 +31,7 @@ from buildstep.tree import scan
 from buildstep.tree.diff import Changes, diff
 from buildstep.tree.entry import FileList, tree_digest
 from tests.unit import trees
+from tests.unit.written_layers import write_layer
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners, devices, mounts")
 
@@ -390,7 +390,7 @@ def test_a_default_acl_of_a_lower_layer_does_not_reach_what_is_made_in_it(root: 
     for changes in (diff({}, base), diff(base, tree)):
         path = tmp_path / "blob"
         layer = Changes(tuple(with_parents(changes, tree)), changes.removed)
-        emit_layer.write_layer(root, layer, path, codec=codec("zstd"), style=ArchiveStyle(), bus=Bus())
+        write_layer(root, layer, path, codec=codec("zstd"), style=ArchiveStyle(), bus=Bus())
         with path.open("rb") as stream:
             found = apply_layer(stream, into, found, privileged=True)
     assert tree_digest(found) == tree_digest(tree)
@@ -472,7 +472,7 @@ def two_layers(root: Path, tmp_path: Path, compression: str = "gzip") -> tuple[P
     os.chown(root / "private", 77, 78)
     (root / "private/keep").write_bytes(b"4")
     base = trees.scanned(root)
-    blob, _ = emit_layer.write_layer(
+    blob, _ = write_layer(
         root,
         diff({}, base),
         tmp_path / "base.blob",

@@ -20,7 +20,6 @@ from buildstep.build.execute import execute
 from buildstep.build.plan import plan as plan_build
 from buildstep.cache import prune
 from buildstep.emit import chunk_reuse
-from buildstep.emit import layer as emit_layer
 from buildstep.emit.chunk_reuse import LayerFromChunks, ReusableChunks
 from buildstep.emit.interface import ArchiveStyle, Blob
 from buildstep.errors import BuildstepError
@@ -41,6 +40,7 @@ from buildstep.tree.stat_index import StatIndex
 from tests.integration import pools
 from tests.integration.conftest import demand
 from tests.integration.yard import EPOCH, Outcome, Yard, environment, tiny_base, unpacked
+from tests.unit.written_layers import save_chunks, write_layer
 
 pytestmark = pytest.mark.usefixtures("capable", "small")
 
@@ -473,11 +473,9 @@ def layer(root: Path, path: Path, chosen: Codec, *, old: ReusableChunks | None =
     whole = diff({}, entries)
     rows = [chunk_reuse.layer_line(entry, STYLE) for entry in whole.entries]
     reuse = LayerFromChunks(old, root, whole.entries, rows, style=STYLE) if old else None
-    blob, stream = emit_layer.write_layer(
-        root, whole, path, codec=chosen, style=STYLE, bus=Bus(), reuse=reuse
-    )
+    blob, stream = write_layer(root, whole, path, codec=chosen, style=STYLE, bus=Bus(), reuse=reuse)
     found = chunk_reuse.table(stream, list(whole.entries), rows)
-    chunk_reuse.save(path.with_suffix(".parts"), found)
+    save_chunks(path.with_suffix(".parts"), found)
     return blob
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from buildstep.emit import chunk_reuse
-from buildstep.emit import layer as emit_layer
 from buildstep.emit.chunk_reuse import LayerFromChunks, ReusableChunks, Row, Table
 from buildstep.emit.interface import ArchiveStyle, Blob
 from buildstep.emit.oci import OciEmitter
@@ -23,6 +22,7 @@ from buildstep.tree import entry as tree_entry
 from buildstep.tree import hashing, scan
 from buildstep.tree.diff import diff
 from buildstep.tree.entry import Entry
+from tests.unit.written_layers import save_chunks, write_layer
 
 STYLE = ArchiveStyle(epoch=1_700_000_000, sparse=True)
 
@@ -72,11 +72,9 @@ def write(
     whole = diff({}, entries)
     rows = [chunk_reuse.layer_line(entry, style) for entry in whole.entries]
     reuse = LayerFromChunks(old, root, whole.entries, rows, style=style) if old else None
-    blob, stream = emit_layer.write_layer(
-        root, whole, path, codec=chosen, style=style, bus=bus or Bus(), reuse=reuse
-    )
+    blob, stream = write_layer(root, whole, path, codec=chosen, style=style, bus=bus or Bus(), reuse=reuse)
     found = chunk_reuse.table(stream, list(whole.entries), rows)
-    chunk_reuse.save(path.with_suffix(".parts"), found)
+    save_chunks(path.with_suffix(".parts"), found)
     return blob
 
 
@@ -165,7 +163,7 @@ def test_a_damaged_part_is_not_taken(root: Path, tmp_path: Path, harm: str) -> N
     else:
         rows = [row._replace(raw=row.raw + 1) for row in rows]
     first.write_bytes(data)
-    chunk_reuse.save(first.with_suffix(".parts"), rows)
+    save_chunks(first.with_suffix(".parts"), rows)
     old = old_parts(first, chosen, cold.digest)
     with pytest.raises(ChunkLost):
         write(root, tmp_path / "again", chosen, old=old)
@@ -181,7 +179,7 @@ def test_tables_that_cannot_be_read_are_none(tmp_path: Path) -> None:
     for junk in (b"", b"junk", b"\xff" * 100):
         path.write_bytes(junk)
         assert chunk_reuse.load(path) == Table([])
-    chunk_reuse.save(path, [Row(b"a", b"0 x\n", True, 1, 2, 3)])
+    save_chunks(path, [Row(b"a", b"0 x\n", True, 1, 2, 3)])
     assert len(chunk_reuse.load(path).rows) == 1
 
 

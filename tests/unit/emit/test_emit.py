@@ -20,7 +20,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from buildstep import emit
-from buildstep.emit import layer as emit_layer
 from buildstep.emit import oci_config, stream
 from buildstep.emit.interface import ArchiveStyle, Artifact, Blob, EmitJob
 from buildstep.errors import EmitError, SpecError
@@ -33,6 +32,7 @@ from buildstep.tree import scan
 from buildstep.tree.diff import Changes, diff
 from buildstep.tree.entry import Entry, FileList, tree_digest
 from tests.unit import trees
+from tests.unit.written_layers import write_layer
 
 
 @pytest.fixture
@@ -365,7 +365,7 @@ def test_formats_of_other_packages(root: Path, tmp_path: Path, monkeypatch: pyte
 
 def blob(root: Path, path: Path, tree: FileList | None = None) -> tuple[Blob, FileList]:
     entries = tree or scan.scan(root)
-    made, _ = emit_layer.write_layer(
+    made, _ = write_layer(
         root, diff({}, entries), path, codec=codec("gzip"), style=ArchiveStyle(epoch=trees.EPOCH), bus=Bus()
     )
     return made, entries

@@ -22,6 +22,7 @@ from buildstep.formats.codecs import Codec, codec
 from buildstep.system.digest import sha256_file
 from buildstep.tree import scan
 from buildstep.tree.diff import diff
+from tests.unit.written_layers import save_chunks
 
 GRAIN = 1 << 10
 LARGEST = ChunkBoundaries(replace(codec("none"), grain=GRAIN)).pieces.most
@@ -69,7 +70,7 @@ class Layers:
             chunks.close()
         lines = [chunk_reuse.layer_line(entry, self._style) for entry in whole.entries]
         rows = chunk_reuse.table(stream, whole.entries, lines)
-        chunk_reuse.save(self._folder / f"{name}.parts", rows, large_pieces.table(stream))
+        save_chunks(self._folder / f"{name}.parts", rows, large_pieces.table(stream))
         return blob
 
     def content(self, name: str) -> bytes:
@@ -209,7 +210,7 @@ def test_a_record_that_is_not_true_brings_nothing_wrong(tmp_path: Path) -> None:
         [piece._replace(offset=1 << 40) for piece in table.pieces],
     ]
     for pieces in wrong:
-        chunk_reuse.save(parts, table.rows, pieces)
+        save_chunks(parts, table.rows, pieces)
         layers.write("again", old="first")
         assert layers.content("again") == good
 
@@ -247,7 +248,7 @@ def test_without_any_library_the_layer_is_cut_the_same(
 
 def test_a_record_of_another_format_is_none(tmp_path: Path) -> None:
     path = tmp_path / "x.parts"
-    chunk_reuse.save(path, [], [Piece(b"name", 1, 2, 3, 4)])
+    save_chunks(path, [], [Piece(b"name", 1, 2, 3, 4)])
     assert chunk_reuse.load(path).pieces == [Piece(b"name", 1, 2, 3, 4)]
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])

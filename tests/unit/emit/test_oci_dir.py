@@ -13,7 +13,6 @@ import pytest
 
 from buildstep import emit
 from buildstep.emit.interface import Artifact, Blob, EmitJob
-from buildstep.emit.layer import write_layer
 from buildstep.errors import EmitError
 from buildstep.events import Bus
 from buildstep.formats.codecs import codec
@@ -24,6 +23,7 @@ from buildstep.system.output_set import Outputs
 from buildstep.tree.diff import diff
 from buildstep.tree.entry import FileList
 from tests.unit import trees
+from tests.unit.written_layers import write_layer
 
 
 @pytest.fixture
