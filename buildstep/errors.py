@@ -36,6 +36,15 @@ class ExitCode(IntEnum):
     LOCK = 24
     CHECK = 25
     SHARED_CACHE = 26
+    UNSIGNED = 30
+    WRONG_KEY = 31
+    WRONG_SUBJECT = 32
+    EXPIRED = 33
+    DENIED = 34
+    VULNERABLE = 35
+    NO_DATABASE = 36
+    DIFFERENT = 37
+    INPUT_MISSING = 38
 
 
 class BuildstepError(Exception):
@@ -205,6 +214,60 @@ class SigningError(BuildstepError):
     """Signatures and keys."""
 
     exit_code = ExitCode.SIGNING
+
+
+class UnsignedError(SigningError):
+    """Something that has to be signed, or proved by a signed statement, and is not."""
+
+    exit_code = ExitCode.UNSIGNED
+
+
+class WrongKeyError(SigningError):
+    """A signature by a key that is not trusted here, or of other bytes than those that are there."""
+
+    exit_code = ExitCode.WRONG_KEY
+
+
+class WrongSubjectError(SigningError):
+    """A good signature, of something else."""
+
+    exit_code = ExitCode.WRONG_SUBJECT
+
+
+class ExpiredError(SigningError):
+    """A signature by a key, or an exception of a policy, whose time is over or has not come."""
+
+    exit_code = ExitCode.EXPIRED
+
+
+class DeniedError(SigningError):
+    """A policy that does not allow what is there: a signer, a builder, a statement that is missing."""
+
+    exit_code = ExitCode.DENIED
+
+
+class VulnerableError(BuildstepError):
+    """Known vulnerabilities in an image, of which the gate says that it must not have them."""
+
+    exit_code = ExitCode.VULNERABLE
+
+
+class NoDatabaseError(BuildstepError):
+    """No database of vulnerabilities, or none for this system: nothing is known, and that is not all well."""
+
+    exit_code = ExitCode.NO_DATABASE
+
+
+class DifferentError(BuildstepError):
+    """Two builds of the same inputs that gave different images."""
+
+    exit_code = ExitCode.DIFFERENT
+
+
+class InputMissingError(BuildstepError):
+    """An input of a recorded build that is not here, or is not what it was."""
+
+    exit_code = ExitCode.INPUT_MISSING
 
 
 class GateError(BuildstepError):
