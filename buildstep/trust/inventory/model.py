@@ -69,7 +69,8 @@ class Component:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OwnFile:
-    """A file that no package owns. path: without a leading slash; hashes: of its content."""
+    """A file that no package owns. path: without a leading slash; hashes: SHA-256 of its content, and SHA-1,
+    which SPDX 2.3 demands of every file."""
 
     path: bytes
     size: int
@@ -141,6 +142,10 @@ class Source(Protocol):
 
     def sha256(self, paths: Iterable[bytes]) -> Mapping[bytes, str]:
         """Return the SHA-256 in hex of regular files, hashed where that is not known yet."""
+        ...
+
+    def sha1(self, paths: Iterable[bytes]) -> Mapping[bytes, str]:
+        """Return the SHA-1 in hex of regular files: of those that no package owns."""
         ...
 
     def origin(self, path: bytes) -> Origin:
