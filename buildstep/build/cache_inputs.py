@@ -32,6 +32,7 @@ NOT_DECISIVE = (
     "index_max_age", "name", "version", "max_size", "max_growth", "over_size",
     "base_max_age", "secrets",
     "locked", "lock", "lock_problem", "proto", "output_dir",
+    "trust", "sbom", "provenance", "sign_key", "base_policy", "proof",
 )  # fmt: skip
 """Fields of a spec that no output depends on; name and version are part of the manifest as well. Of the proto
 directory what is in it decides; where the outputs go is no matter of what they are."""

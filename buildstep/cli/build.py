@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 import click
 
 from buildstep import __version__
-from buildstep.cli import inputs, values
+from buildstep.cli import build_options, inputs, values
 from buildstep.cli.choices import choices
 from buildstep.cli.options import PROFILES, echo, pairs, print_json, read_stdin, short_path, show, tell
 from buildstep.errors import SpecError, UsageError
@@ -181,21 +181,8 @@ def _no_cache(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool
     help="Build everything anew, trust nothing from earlier builds.",
 )
 @click.option("--paranoid", is_flag=True, default=None, help="Hash every stored layer of the image again.")
-@click.option(
-    "--shared-cache",
-    metavar="URL",
-    shell_complete=values.STORES,
-    help="The cache that agents share: dir:PATH, s3://BUCKET, registry:HOST/NAME, http(s)://...",
-)
-@click.option(
-    "--cache-required", is_flag=True, default=None, help="Fail where the shared cache cannot be used."
-)
-@click.option(
-    "--cache-trust",
-    metavar="T",
-    shell_complete=values.OF_SETTING,
-    help="Which of its records count: policy (default), release.",
-)
+@build_options.shared_cache
+@build_options.trust
 @click.option("--dry-run", is_flag=True, help="Show what would be done and why; change nothing.")
 @click.option(
     "--keep-on-failure", is_flag=True, default=None, help="Leave the clone of a failed build, and say where."

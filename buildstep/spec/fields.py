@@ -14,6 +14,7 @@ from buildstep.spec.accounts import Group, Units, User
 from buildstep.spec.lock import Lock
 from buildstep.spec.repositories import PackageFile, Repository
 from buildstep.spec.shared_cache import SharedCache
+from buildstep.spec.trust import AllowedSecret, Trust, Vulnerabilities
 
 Origin = Literal["flag", "file", "environment", "default"]
 
@@ -209,7 +210,14 @@ class BuildSpec:
     base_max_age: int | None = None
     network: bool = True
     locked: bool | None = None
+    trust: bool | Mapping[str, Any] = False
+    sbom: bool | None = None
+    provenance: Literal["min", "max"] | None = None
+    sign_key: tuple[str, ...] = ()
+    base_policy: str | None = None
 
+    proof: Trust = field(default_factory=Trust)
+    """What proves the image, as these five and the environment have it: no setting."""
     sharing: SharedCache | None = None
     """The shared cache, as flags, file, configuration and environment have it: no setting."""
     lock: Lock | None = None
@@ -291,8 +299,15 @@ _NESTED: Final[Mapping[str, type]] = {
     "limits": Limits,
     "oci": OciConfig,
     "units": Units,
+    "proof": Trust,
+    "vulnerabilities": Vulnerabilities,
 }
-_ROWS: Final[Mapping[str, type]] = {"users": User, "groups": Group, "repositories": Repository}
+_ROWS: Final[Mapping[str, type]] = {
+    "users": User,
+    "groups": Group,
+    "repositories": Repository,
+    "allow_secrets": AllowedSecret,
+}
 """Fields that are lists of objects."""
 
 
@@ -318,6 +333,8 @@ def from_data(name: str, value: Any) -> Any:
         return {key: Secret(**part) for key, part in value.items()}
     if name == "cache" and isinstance(value, Mapping):
         return dict(value) or True
+    if name == "trust" and isinstance(value, Mapping):
+        return dict(value)
     if name == "owner":
         rules = {"*": value} if isinstance(value, str) else dict(value)
         return rules | {"*": rules.pop("*", "root:root")}

@@ -28,6 +28,7 @@ from buildstep.spec import (
     run_rules,
     schema,
     shared_cache,
+    trust,
 )
 from buildstep.spec.document import Document
 from buildstep.spec.fields import (
@@ -121,6 +122,7 @@ def _load(
     faults += _ignore(given, cwd)
     faults += _file_faults(given, folder, cwd)
     faults += _platform_faults(user, given)
+    faults += trust.faults(given, folder, cwd)
     faults += _file_name_faults(user, given)
     if faults:
         raise SpecError(source, faults)
@@ -133,6 +135,7 @@ def _load(
         checks=check_rules.with_files(spec.checks, folder),
         secrets=_placed(spec.secrets, folder),
         cache=shared_cache.placed(spec.cache, folder) if isinstance(spec.cache, Mapping) else spec.cache,
+        proof=trust.settled(given, folder, cwd),
     )
     return locking.with_lock(spec, environ, cwd, document.profiles)
 

@@ -35,6 +35,7 @@ from buildstep.spec.run_rules import ENV, NAME, RUN, SECRETS
 from buildstep.spec.schema import BOOLEAN, array, choice, integer, mapping, record, text
 from buildstep.spec.setting import Choices, Setting
 from buildstep.spec.shared_cache import CACHE, TRUST, URL
+from buildstep.spec.trust import SETTINGS as OF_TRUST
 
 __all__ = ["SETTINGS", "Choices", "Setting"]
 
@@ -367,6 +368,7 @@ _TABLE: Final = (
         " elsewhere.",
         flag="--locked/--no-lock",
     ),
+    *OF_TRUST,
 )
 
 SETTINGS: Final[Mapping[str, Setting]] = {setting.name: setting for setting in _TABLE}

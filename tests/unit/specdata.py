@@ -206,6 +206,14 @@ GIVEN: dict[str, tuple[Any, Any, str, Any, Any, Any]] = {
     "index_max_age": (60, 120, "180", 60, 120, 180),
     "network": (False, False, "off", False, False, False),
     "locked": (False, False, "off", False, False, False),
+    "trust": (
+        True,
+        {"sbom": ["spdx3"], "provenance": "max", "key": "agent"},
+        "yes",
+        True,
+        {"sbom": ["spdx3"], "provenance": "max", "key": "agent"},
+        True,
+    ),
 }
 
 BAD_SETTINGS: list[tuple[str, Any, str]] = [
@@ -279,6 +287,16 @@ BAD_SETTINGS: list[tuple[str, Any, str]] = [
     ("checks", {"budget": "large"}, ".budget"),
     ("allow", {"setuid": []}, ".setuid"),
     ("allow", {"suid": ["/a"]}, ".suid"),
+    ("trust", "yes", ""),
+    ("trust", {"sbom": ["spdx4"]}, ".sbom[0]"),
+    ("trust", {"provenance": "all"}, ".provenance"),
+    ("trust", {"key": []}, ".key"),
+    ("trust", {"keys": "agent"}, ".keys"),
+    ("trust", {"secrets": "no"}, ".secrets"),
+    ("trust", {"allow_secrets": [{"path": "a"}]}, ".allow_secrets[0].reason"),
+    ("trust", {"allow_secrets": [{"path": "a", "reason": "b", "until": "soon"}]}, ".allow_secrets[0].until"),
+    ("trust", {"vulnerabilities": {}}, ".vulnerabilities.db"),
+    ("trust", {"vulnerabilities": {"db": "d", "fail": "bad"}}, ".vulnerabilities.fail"),
     ("timeouts", {"command": 0}, ".command"),
     ("timeouts", {"idle": 1.5}, ".idle"),
     ("timeouts", {"idle": True}, ".idle"),

@@ -41,6 +41,7 @@ def test_defaults(build: Load, tmp_path: Path) -> None:
 
 def test_every_setting_has_a_row() -> None:
     elsewhere = {"proto", "output_dir", "source_date_epoch", "shared_cache", "cache_required", "cache_trust"}
+    elsewhere |= {"sbom", "provenance", "sign_key", "base_policy"}  # test_trust.py
     assert GIVEN.keys() == SETTINGS.keys() - elsewhere
     own = {
         "name",
@@ -49,6 +50,7 @@ def test_every_setting_has_a_row() -> None:
         "manifest",
         "origin_of",
         "keep_clone",
+        "proof",
         "sharing",
         "lock",
         "lock_problem",

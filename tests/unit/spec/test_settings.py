@@ -15,7 +15,7 @@ def test_every_field_that_can_be_given_is_a_setting_and_in_the_same_order() -> N
     fields = [field.name for field in dataclasses.fields(BuildSpec)]
     before, after = (
         ["name", "version", "source", "manifest", "origin_of"],
-        ["sharing", "lock", "lock_problem", "package_files", "keep_clone"],
+        ["proof", "sharing", "lock", "lock_problem", "package_files", "keep_clone"],
     )
     assert fields == [*before, *SETTINGS, *after]
 
