@@ -193,11 +193,11 @@ class RegistryClient:
         url = f"{self._base}/manifests/{wanted}"
         return HttpRequest(method, url, headers={"Accept": _ACCEPT}, limit=MAX_DOCUMENT)
 
-    def read(self, entry: Descriptor) -> bytes:
+    def read(self, entry: Descriptor, limit: int = MAX_DOCUMENT) -> bytes:
         """Return a small blob, verified by its digest."""
-        if entry.size > MAX_DOCUMENT:
+        if entry.size > limit:
             raise HttpError(f"{self.label}: {entry.digest} is too large for a document: {entry.size} bytes")
-        body = self._call(HttpRequest("GET", self._blob_url(entry.digest), limit=MAX_DOCUMENT)).body
+        body = self._call(HttpRequest("GET", self._blob_url(entry.digest), limit=limit)).body
         if len(body) != entry.size or _sha256(body) != entry.digest:
             raise HttpError(f"{self.label}: {entry.digest} came with another digest or size")
         return body
@@ -270,20 +270,18 @@ class RegistryClient:
 
     def push_manifest(self, name: str, kind: str, data: bytes) -> None:
         """Store a manifest under a digest or tag, and check that it is there."""
-        request = HttpRequest(
-            "PUT",
-            f"{self._base}/manifests/{quote(name, safe=':')}",
-            headers={"Content-Type": kind},
-            ok={200, 201, 202},
-            data=data,
-            idempotent=True,
-        )
-        self._call(request, _PUSH)
+        self.put_manifest(name, kind, data)
         there = self.resolve(name)
         if there is None or there.digest != _sha256(data):
-            raise HttpError(
-                f"{self.label} accepted {name} but has {there.digest if there else 'nothing'} there"
-            )
+            have = there.digest if there else "nothing"
+            raise HttpError(f"{self.label} accepted {name} but has {have} there")
+
+    def put_manifest(self, name: str, kind: str, data: bytes, if_match: str = "") -> HttpResponse:
+        """Store a manifest and return the response. if_match: the ETag of what it takes the place of."""
+        headers = {"Content-Type": kind} | ({"If-Match": if_match} if if_match else {})
+        url = f"{self._base}/manifests/{quote(name, safe=':')}"
+        ok = {200, 201, 202}
+        return self._call(HttpRequest("PUT", url, headers=headers, ok=ok, data=data, idempotent=True), _PUSH)
 
     # -- calls --------------------------------------------------------------------------------------
 
