@@ -45,6 +45,13 @@ class Listing:
     cut: bool = False
 
     @property
+    def condition(self) -> Mapping[str, str]:
+        """The header by which nothing is written over that was not seen; not every registry minds it."""
+        if not self.digest:
+            return {"If-None-Match": "*"}
+        return {"If-Match": self.etag} if self.etag else {}
+
+    @property
     def digests(self) -> frozenset[str]:
         return frozenset(str(row.get("digest")) for row in self.rows)
 
@@ -189,7 +196,7 @@ class ReferrerRegistry(BlobRegistry):
             if there.cut or len(data) > MAX_DOCUMENT:
                 raise HttpError(f"{self.label}: {tag} lists too many referrers already")
             try:
-                self.put_manifest(tag, OCI_INDEX, data, if_match=there.etag)
+                self.put_manifest(tag, OCI_INDEX, data, there.condition)
             except HttpError as error:
                 if error.status not in _REFUSED:
                     raise

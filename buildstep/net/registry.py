@@ -276,9 +276,11 @@ class RegistryClient:
             have = there.digest if there else "nothing"
             raise HttpError(f"{self.label} accepted {name} but has {have} there")
 
-    def put_manifest(self, name: str, kind: str, data: bytes, if_match: str = "") -> HttpResponse:
-        """Store a manifest and return the response. if_match: the ETag of what it takes the place of."""
-        headers = {"Content-Type": kind} | ({"If-Match": if_match} if if_match else {})
+    def put_manifest(
+        self, name: str, kind: str, data: bytes, condition: Mapping[str, str] | None = None
+    ) -> HttpResponse:
+        """Store a manifest and return the response. condition: headers that say when (RFC 9110, 13.1)."""
+        headers = {"Content-Type": kind} | dict(condition or {})
         url = f"{self._base}/manifests/{quote(name, safe=':')}"
         ok = {200, 201, 202}
         return self._call(HttpRequest("PUT", url, headers=headers, ok=ok, data=data, idempotent=True), _PUSH)

@@ -16,7 +16,7 @@ _INDEX = "application/vnd.oci.image.index.v1+json"
 class RegistryServer:
     """no_head: the status that every HEAD is answered with; 0 where it is answered as it should be.
     referrers: whether it knows the call for them (distribution-spec 1.1), `page` rows at a time; shown: whether
-    it says so of a manifest with a subject. etags: whether it gives ETags and minds If-Match. immutable: the
+    it says so of a manifest with a subject. etags: whether it gives ETags and minds If-Match and If-None-Match. immutable: the
     status that the second write of a tag gets; 0 where tags can be moved. before_put: called before a manifest
     is stored, with its path.
 
@@ -77,6 +77,8 @@ class RegistryServer:
 class _Handler(BaseHTTPRequestHandler):
     state: ClassVar[Any]
     protocol_version = "HTTP/1.1"
+    wbufsize = -1
+    """An answer is sent as a whole: its body does not wait until its head was acknowledged."""
 
     def log_message(self, *_: Any) -> None:
         """Say nothing on the terminal."""
@@ -146,6 +148,8 @@ class _Handler(BaseHTTPRequestHandler):
             there = self.state.content.get(place, (None, ""))[0]
             wanted = self.headers.get("If-Match")
             if self.state.etags and wanted and (there is None or wanted != f'"{_digest(there)}"'):
+                return self._answer(412)
+            if self.state.etags and self.headers.get("If-None-Match") == "*" and there is not None:
                 return self._answer(412)
             if self.state.immutable and there not in (None, body) and place.startswith("manifests/"):
                 return self._answer(self.state.immutable)
