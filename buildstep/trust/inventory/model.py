@@ -107,6 +107,7 @@ class Inventory:
     name, version, description: its own; digests: what names it, such as {"oci": "sha256:HEX", "tree": "HEX"};
     unknown: what is in it that could not be read, a sentence each; complete: whether all its packages are
     known. created: seconds since 1970, None where it has no time of its own (SOURCE_DATE_EPOCH is not set).
+    layers: their digests, lowest first. known_from: the build that made it, or a look at the finished image.
     """
 
     name: str
@@ -121,6 +122,8 @@ class Inventory:
     unknown: tuple[str, ...] = ()
     complete: bool = True
     created: int | None = None
+    layers: tuple[str, ...] = ()
+    known_from: Literal["build", "image"] = "build"
 
 
 class Source(Protocol):
