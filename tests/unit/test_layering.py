@@ -46,7 +46,7 @@ FLAT = {"__init__", "__main__", "errors", "events"}
 SEAMS = {
     "pool", "rootfs/installers", "rootfs/cleaners", "checks", "files", "files/lists", "emit", "images/sources",
     "images/publishers", "report", "build/steps", "build/doctor", "assets",
-    "components", "services", "trust/sbom",
+    "components", "services", "trust/inventory", "trust/sbom",
 }  # fmt: skip
 """Folders whose `__init__.py` holds the table of a seam. Its rows do not import it at start-up."""
 

@@ -1,0 +1,85 @@
+"""The inventory of an image: all databases are read, and what none of them owns is listed with its digest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from buildstep.trust.inventory.interface import Reading
+from buildstep.trust.inventory.model import Base, Component, Distro, Inventory, OwnFile, Source
+from buildstep.trust.inventory.os_release import distro_of
+
+_OF_PACKAGES = ("", "base", "packages")
+"""Steps that bring a package's files as the package has them; another one brought something else there."""
+
+
+def inventory_of(
+    source: Source,
+    *,
+    name: str,
+    version: str = "",
+    description: str = "",
+    base: Base | None = None,
+    digests: Mapping[str, str] | None = None,
+    created: int | None = None,
+) -> Inventory:
+    """Return all that is known of what an image is made of, in an order of its own: the same tree gives the
+    same inventory. What cannot be read is told in it and fails nothing: an image may hold anything."""
+    from buildstep.trust.inventory import DATABASES
+
+    reading = Reading(source, Distro())
+    reading.distro = distro_of(reading)
+    for row in DATABASES:
+        DATABASES[row].read(reading)
+    return Inventory(
+        name=name,
+        version=version,
+        description=description,
+        base=base,
+        digests=dict(digests or {}),
+        created=created,
+        distro=reading.distro,
+        components=_merged(reading.components),
+        files=_own_files(reading),
+        unknown=tuple(reading.unknown),
+        complete=not reading.unknown,
+    )
+
+
+def _merged(components: Iterable[Component]) -> tuple[Component, ...]:
+    """Return the components by name, each once: one that is there twice is one component at two places."""
+    found: dict[str, Component] = {}
+    for component in components:
+        known = found.get(component.ref)
+        found[component.ref] = component if known is None else _joined(known, component)
+    return tuple(sorted(found.values(), key=lambda row: (row.kind, row.name, row.version, row.ref)))
+
+
+def _joined(first: Component, second: Component) -> Component:
+    places = [first.properties.get("also at", ""), second.location.decode(errors="backslashreplace")]
+    return replace(
+        first,
+        files=tuple(sorted({*first.files, *second.files})),
+        depends=tuple(sorted({*first.depends, *second.depends})),
+        properties={**first.properties, "also at": "; ".join(filter(None, places))[:4000]},
+    )
+
+
+def _own_files(reading: Reading) -> tuple[OwnFile, ...]:
+    """Return the files that no package owns, and those that took the place of a package's."""
+    paths = [
+        path
+        for path in reading.paths
+        if reading.entries[path].kind == "f"
+        and (path not in reading.owned or reading.source.origin(path).step not in _OF_PACKAGES)
+    ]
+    known = reading.source.sha256(paths)
+    return tuple(
+        OwnFile(
+            path=path,
+            size=reading.entries[path].size,
+            hashes={"sha256": known[path]} if path in known else {},
+            origin=reading.source.origin(path),
+        )
+        for path in paths
+    )
