@@ -65,6 +65,9 @@ class HandMade:
         self.hashed = list(paths)
         return {path: hashlib.sha256(self.contents[path]).hexdigest() for path in self.hashed}
 
+    def sha1(self, paths: Iterable[bytes]) -> Mapping[bytes, str]:
+        return {path: hashlib.sha1(self.contents[path]).hexdigest() for path in paths}
+
     def origin(self, path: bytes) -> Origin:
         return Origin(step=self._steps.get(path, "base"))
 
@@ -91,6 +94,9 @@ class OnDisk:
 
     def sha256(self, paths: Iterable[bytes]) -> Mapping[bytes, str]:
         return {path: hashlib.sha256(self._open(path).read_bytes()).hexdigest() for path in paths}
+
+    def sha1(self, paths: Iterable[bytes]) -> Mapping[bytes, str]:
+        return {path: hashlib.sha1(self._open(path).read_bytes()).hexdigest() for path in paths}
 
     def origin(self, path: bytes) -> Origin:
         return Origin(step="base")

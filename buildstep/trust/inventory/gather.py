@@ -73,12 +73,12 @@ def _own_files(reading: Reading) -> tuple[OwnFile, ...]:
         if reading.entries[path].kind == "f"
         and (path not in reading.owned or reading.source.origin(path).step not in _OF_PACKAGES)
     ]
-    known = reading.source.sha256(paths)
+    known = {"sha256": reading.source.sha256(paths), "sha1": reading.source.sha1(paths)}
     return tuple(
         OwnFile(
             path=path,
             size=reading.entries[path].size,
-            hashes={"sha256": known[path]} if path in known else {},
+            hashes={name: found[path] for name, found in known.items() if path in found},
             origin=reading.source.origin(path),
         )
         for path in paths

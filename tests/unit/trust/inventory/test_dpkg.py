@@ -4,7 +4,7 @@ import hashlib
 
 from buildstep.trust.inventory.gather import inventory_of
 from buildstep.trust.inventory.model import Distro
-from tests.unit.inventorydata import DEBIAN, HandMade, Link, inventory, only
+from tests.unit.inventorydata import DEBIAN, Content, HandMade, Link, inventory, only
 
 STATUS = """\
 Package: libstdc++6
@@ -62,7 +62,7 @@ Version: 1.0
 Description: removed
 """
 
-IMAGE = {
+IMAGE: dict[str, Content] = {
     "etc/os-release": DEBIAN,
     "bin": Link("usr/bin"),
     "usr/bin/bash": b"\x7fELF",
@@ -121,7 +121,10 @@ def test_files_lie_where_the_links_of_directories_lead() -> None:
 def test_what_no_package_owns_is_listed_with_its_digest() -> None:
     found = inventory(IMAGE)
     assert [row.path for row in found.files] == [b"etc/os-release", b"usr/bin/own", b"var/lib/dpkg/status"]
-    assert found.files[1].hashes == {"sha256": hashlib.sha256(b"mine").hexdigest()}
+    assert found.files[1].hashes == {
+        "sha256": hashlib.sha256(b"mine").hexdigest(),
+        "sha1": hashlib.sha1(b"mine").hexdigest(),
+    }
     assert (found.unknown, found.complete) == ((), True)
 
 
