@@ -8,7 +8,7 @@ types by some: each artifact is fetched, and what it says of itself counts.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urljoin, urlsplit
@@ -34,22 +34,25 @@ _TRIES: Final = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Listing:
-    """What a registry lists. rows: as it has them; known: the registry keeps the list itself; etag, digest:
-    of the index that clients keep, empty where there is none; cut: there are more."""
+class Tagged:
+    """What a tag names. document: the manifest or index; etag: by which it is not written over unseen."""
 
-    rows: tuple[Mapping[str, Any], ...] = ()
-    known: bool = False
-    etag: str = ""
-    digest: str = ""
-    cut: bool = False
+    document: bytes
+    etag: str
 
     @property
     def condition(self) -> Mapping[str, str]:
-        """The header by which nothing is written over that was not seen; not every registry minds it."""
-        if not self.digest:
-            return {"If-None-Match": "*"}
         return {"If-Match": self.etag} if self.etag else {}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listing:
+    """What a registry lists. rows: as it has them; known: the registry keeps the list itself; cut: there are
+    more."""
+
+    rows: tuple[Mapping[str, Any], ...] = ()
+    known: bool = False
+    cut: bool = False
 
     @property
     def digests(self) -> frozenset[str]:
@@ -137,20 +140,19 @@ class ReferrerRegistry(BlobRegistry):
 
     def _kept(self, digest: str) -> Listing:
         """Return the list that clients keep."""
-        request = self._manifest_request("GET", fallback_tag(digest))
+        there = self.tagged(fallback_tag(digest))
+        rows = _rows(there.document) if there else []
+        return Listing(rows=tuple(rows[:MOST]), cut=len(rows) > MOST)
+
+    def tagged(self, tag: str) -> Tagged | None:
+        """Return the document that a tag names now, None where there is none."""
         try:
-            response = self._call(request)
+            response = self._call(self._manifest_request("GET", tag))
         except HttpError as error:
             if error.status != 404:
                 raise
-            return Listing()
-        rows = _rows(response.body)
-        return Listing(
-            rows=tuple(rows[:MOST]),
-            etag=response.headers.get("etag", ""),
-            digest=artifact.described(OCI_INDEX, response.body).digest,
-            cut=len(rows) > MOST,
-        )
+            return None
+        return Tagged(document=response.body, etag=response.headers.get("etag", ""))
 
     # -- writing ------------------------------------------------------------------------------------
 
@@ -179,29 +181,40 @@ class ReferrerRegistry(BlobRegistry):
         return len(new)
 
     def _keep(self, digest: str, artifacts: Sequence[Artifact]) -> None:
-        """Add artifacts to the index that clients keep, and look whether they are in it.
+        """Add artifacts to the index that clients keep."""
 
-        Where several write at once, and the registry does not mind its ETag, one write is lost: whose that
-        was writes again.
+        def change(there: bytes | None) -> bytes | None:
+            rows = _rows(there) if there is not None else []
+            listed = {row.get("digest") for row in rows}
+            missing = [item.listed() for item in artifacts if item.entry.digest not in listed]
+            return _index([*rows, *missing]) if missing else None
+
+        self.rewrite(fallback_tag(digest), OCI_INDEX, change)
+
+    def rewrite(self, tag: str, kind: str, change: Callable[[bytes | None], bytes | None]) -> bool:
+        """Change the document of a tag, and look whether it is changed; return whether it had to be.
+
+        change: returns the new document for the one there is, None for one that is right already. Where
+        several write at once, and the registry does not mind its ETag, one write is lost: whose that was
+        writes again.
         """
-        tag = fallback_tag(digest)
-        for attempt in range(1, _TRIES + 1):
-            there = self._kept(digest)
-            missing = [item for item in artifacts if item.entry.digest not in there.digests]
-            if not missing:
-                return
-            if attempt > 1:
-                self.http.pause(min(attempt - 1, 4), HttpError(f"{self.label}: others write {tag} too"))
-            data = _index([*there.rows, *(item.listed() for item in missing)])
-            if there.cut or len(data) > MAX_DOCUMENT:
-                raise HttpError(f"{self.label}: {tag} lists too many referrers already")
+        for attempt in range(_TRIES):
+            there = self.tagged(tag)
+            data = change(there.document if there else None)
+            if data is None:
+                return attempt > 0
+            if attempt:
+                self.http.pause(min(attempt, 4), HttpError(f"{self.label}: others write {tag} too"))
+            if len(data) > MAX_DOCUMENT:
+                raise HttpError(f"{self.label}: {tag} is too large already")
+            condition = {"If-None-Match": "*"} if there is None else there.condition
             try:
-                self.put_manifest(tag, OCI_INDEX, data, there.condition)
+                self.put_manifest(tag, kind, data, condition)
             except HttpError as error:
                 if error.status not in _REFUSED:
                     raise
-                if self._kept(digest).digest == there.digest:
-                    raise _unwritable(self.label, tag, there, error) from error
+                if there == self.tagged(tag):
+                    raise _unwritable(self.label, tag, error) if there else error from error
                 # Somebody else has written it meanwhile.
         raise HttpError(
             f"{self.label}: others write {tag} all the time", hint="publish again", retryable=True
@@ -231,13 +244,11 @@ def _index(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _unwritable(label: str, tag: str, there: Listing, error: HttpError) -> HttpError:
-    if not there.digest:
-        return error
+def _unwritable(label: str, tag: str, error: HttpError) -> HttpError:
     return HttpError(
-        f"{label}: the list of referrers, {tag}, cannot be written again",
+        f"{label}: the tag {tag} cannot be written again",
         status=error.status,
         server_code=error.server_code,
         detail=error.detail or error.message,
-        hint="its tags are immutable: sign before the first publication, which writes the list once",
+        hint="its tags are immutable: sign before the first publication, which writes each of them once",
     )
