@@ -60,6 +60,7 @@ COMMANDS = {
         "buildstep.cli.report:command",
         "A build record as page, JUnit, SARIF, markdown or badge.",
     ),
+    "sbom": ("buildstep.cli.sbom:command", "Write the bill of materials of an image."),
     "heal": ("buildstep.cli.heal:command", "Remove what dead builds left."),
     "schema": ("buildstep.cli.schema:command", "Print the JSON schema of m.json."),
     "completion": ("buildstep.cli.completion:command", "Print the shell's completion script."),

@@ -84,10 +84,10 @@ def command(
 
 
 def _put_image(work: Work, store: ContentStore, image: str, ref: str, options: Options) -> Put:
-    from buildstep.cli.files_side_images import listed
     from buildstep.errors import UsageError
     from buildstep.files.put import put_listed
     from buildstep.formats.tree_storer import Storer
+    from buildstep.images.listing import listed
 
     if options.exclude:
         raise UsageError("--exclude is for directories, and not for images")

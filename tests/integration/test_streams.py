@@ -240,6 +240,7 @@ COMMANDS: dict[str, list[str]] = {
     "why": ["out/hello-1.buildrecord.json"],
     "doctor": ["--json"],
     "report": ["out/hello-1.buildrecord.json", "-f", "markdown"],
+    "sbom": ["out/hello-1.buildrecord.json"],
     "heal": [],
     "schema": [],
     "completion": ["bash"],

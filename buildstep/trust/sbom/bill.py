@@ -31,12 +31,13 @@ _CPE_OF = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourcePackage:
-    """A source package, which vulnerabilities are told of."""
+    """A source package, which vulnerabilities are told of. supplier: of what is built from it."""
 
     kind: str
     name: str
     version: str
     purl: str
+    supplier: str = ""
 
     @property
     def ref(self) -> str:
@@ -191,7 +192,9 @@ def _source(component: Component) -> SourcePackage | None:
         return None
     version = component.source_version or component.version
     purl = source_purl(component.purl, component.source, version)
-    return SourcePackage(kind=component.kind, name=component.source, version=version, purl=purl)
+    return SourcePackage(
+        kind=component.kind, name=component.source, version=version, purl=purl, supplier=component.supplier
+    )
 
 
 def _named(properties: Mapping[str, str]) -> dict[str, str]:

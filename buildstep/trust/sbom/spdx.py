@@ -162,7 +162,7 @@ def _source(source: SourcePackage) -> dict[str, Any]:
     return without_empty(
         {
             **_common(source_id(source), source.name, source.version, "SOURCE"),
-            "supplier": NOTHING,
+            "supplier": actor(source.supplier),
             "externalRefs": _refs(source.purl, ""),
         }
     )
