@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from buildstep import emit
-from buildstep.build import cache_inputs, layer_contents, proto_check, size_gate
+from buildstep.build import cache_inputs, layer_contents, proto_check, recorded_proto, size_gate
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.manifest import final_manifest
 from buildstep.cache import outputs as kept_outputs
@@ -151,6 +151,7 @@ def _record(context: BuildContext, state: BuildState, *, uuid: str) -> BuildReco
         "name": image.name,
         "version": image.version,
         "tree_digest": image.tree_digest,
+        **({"made_of": asdict(image.made_of)} if image.made_of is not None else {}),
         **image.inputs,
     }
     found = {
@@ -158,6 +159,8 @@ def _record(context: BuildContext, state: BuildState, *, uuid: str) -> BuildReco
         "files": proto.files,
         "bytes": proto.size,
         "direct": context.plan.in_place,
+        "digest": recorded_proto.digest(context),
+        "git": recorded_proto.git(spec.proto),
         "changed": explain(proto)[:50],
     }
     return replace(
@@ -171,6 +174,7 @@ def _record(context: BuildContext, state: BuildState, *, uuid: str) -> BuildReco
             "installer": cache_inputs.installer(spec, image) if spec.wants_packages else "",
         },
         packages=installed.packages if installed else (),
+        package_files=installed.files if installed else (),
         audit=Audit(text=audit[0], findings=audit[1]) if audit else None,
         entropy=state.entropy,
         layers=layer_contents.layers(spec, state),

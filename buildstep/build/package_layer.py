@@ -35,7 +35,7 @@ from buildstep.errors import InstallError
 from buildstep.events import Bus
 from buildstep.pool.interface import Kind
 from buildstep.rootfs.interface import Installer, RemovesPackages, StaleIndex
-from buildstep.rootfs.packaging import Host, Packaging, prepare_packaging
+from buildstep.rootfs.packaging import Host, Installed, Packaging, prepare_packaging
 from buildstep.system import space
 from buildstep.tree.entry import FileList
 
@@ -297,7 +297,8 @@ def _changed(
     paths = extend_layer.paths(finished.changes)
     if problem := installer.unexpected_changes(state.root, new, paths):
         return problem, None
-    state.installed = installed
+    before = Installed.from_json(record.result.get("installed"))
+    state.installed = installed.with_files(before.files if before is not None else ())
     return "", finished
 
 

@@ -16,6 +16,7 @@ from buildstep.errors import ImageError
 from buildstep.events import Level, Result, State
 from buildstep.formats.oci.layout import verified
 from buildstep.rootfs.interface import Finding, Package
+from buildstep.spec.lock import LockedPackage
 from buildstep.system.digest import sha256_file
 from buildstep.system.files import size_of
 from buildstep.system.text import plural, size_text
@@ -163,6 +164,7 @@ class BuildRecord:
     notes: tuple[Remark, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     packages: tuple[Package, ...] = ()
+    package_files: tuple[LockedPackage, ...] = ()
     audit: Audit | None = None
     entropy: tuple[str, ...] = ()
     layers: tuple[Layer, ...] = ()

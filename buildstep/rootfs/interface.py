@@ -252,6 +252,16 @@ class LocksPackages(Protocol):
 
 
 @runtime_checkable
+class NamesPackageFiles(Protocol):
+    """What an installer may have as well, so that a build can say of which files its packages are."""
+
+    def taken(self, job: InstallJob) -> list[LockedPackage]:
+        """Return the package files that were fetched for this root, or that its lock has, after an install
+        in which they were used. Raises InstallError."""
+        ...
+
+
+@runtime_checkable
 class RemovesPackages(Protocol):
     """What an installer may have as well, so that a layer can be made of one that has more packages."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from buildstep.rootfs.interface import (
     Finding,
     Installer,
     InstallJob,
+    NamesPackageFiles,
     Package,
     RemovesPackages,
     Resolution,
@@ -27,6 +28,7 @@ from buildstep.rootfs.network_policy import allowed_by
 from buildstep.rootfs.run_as import ROOT
 from buildstep.rootfs.secret_files import SecretFile
 from buildstep.spec.load import BuildSpec
+from buildstep.spec.lock import LockedPackage
 from buildstep.system.private import private_dir
 from buildstep.system.root import Root
 from buildstep.tree.entry import FileList
@@ -34,11 +36,20 @@ from buildstep.tree.entry import FileList
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Installed:
-    """What the packages step found out. audit: None if there was no audit."""
+    """What the packages step found out. audit: None if there was no audit; files: of which files the packages
+    over the base are, where that is known."""
 
     installer: str
     packages: tuple[Package, ...]
     audit: Audit | None = None
+    files: tuple[LockedPackage, ...] = ()
+
+    def with_files(self, more: Sequence[LockedPackage]) -> Installed:
+        """Return this with other package files too, as far as what is in them is installed."""
+        there = {(row.name, row.version) for row in self.packages}
+        rows = {(row.name, row.version): row for row in (*more, *self.files)}
+        files = tuple(row for key, row in sorted(rows.items()) if (key[0].partition(":")[0], key[1]) in there)
+        return replace(self, files=files)
 
     def to_json(self) -> dict[str, Any]:
         """Return this as the record of a layer or a tree has it."""
@@ -54,6 +65,7 @@ class Installed:
             installer=value["installer"],
             packages=tuple(Package(**row) for row in value["packages"]),
             audit=None if audit is None else Audit(audit[0], tuple(Finding(**row) for row in audit[1])),
+            files=tuple(LockedPackage(**row) for row in value.get("files", ())),
         )
 
 
@@ -117,9 +129,12 @@ class Packaging:
         audit = installer.audit(job) if spec.pkg_audit else None
         if spec.pkg_audit and audit is None:
             self.bus.note(f"{installer.name}: the image has no audit tool", level="warning")
+        named: object = installer
+        changed = bool(spec.packages or spec.upgrade_first)
+        files = tuple(named.taken(job)) if changed and isinstance(named, NamesPackageFiles) else ()
         self.prepared.close()
         installer.clean(job.sandbox)
-        return Installed(installer=installer.name, packages=found, audit=audit)
+        return Installed(installer=installer.name, packages=found, audit=audit, files=files)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -127,7 +127,7 @@ def find(top: bytes, attributes: Collection[bytes] = ()) -> GitIndex | None:
     attributes: the paths in the directory of files named .gitattributes.
     """
     place = os.path.realpath(top)
-    for above in _upwards(place):
+    for above in upwards(place):
         git = os.path.join(above, b".git")
         if os.path.lexists(git):
             inner = place[len(above) :].strip(b"/")
@@ -140,7 +140,7 @@ def find(top: bytes, attributes: Collection[bytes] = ()) -> GitIndex | None:
     return None
 
 
-def _upwards(place: bytes) -> Iterator[bytes]:
+def upwards(place: bytes) -> Iterator[bytes]:
     while True:
         yield place
         above = os.path.dirname(place)
@@ -150,10 +150,10 @@ def _upwards(place: bytes) -> Iterator[bytes]:
 
 
 def _read(above: bytes, git: bytes, inner: bytes, attributes: Collection[bytes]) -> GitIndex:
-    folder = _folder(git)
+    folder = git_folder(git)
     if folder is None:
         return GitIndex(why_not="its .git is none")
-    common = _common(folder)
+    common = common_folder(folder)
     top = os.path.join(above, inner, b"")
     problem, plain = _refusal(above, common, inner, attributes, top)
     if problem:
@@ -174,7 +174,7 @@ def _read(above: bytes, git: bytes, inner: bytes, attributes: Collection[bytes])
     return GitIndex(entries, info.st_mtime_ns, info.st_uid, plain)
 
 
-def _folder(git: bytes) -> bytes | None:
+def git_folder(git: bytes) -> bytes | None:
     """Return the directory of a repository: `.git` itself, or what is named in a file of that name."""
     if os.path.isdir(git):
         return git
@@ -185,7 +185,7 @@ def _folder(git: bytes) -> bytes | None:
     return os.path.join(os.path.dirname(git), text.removeprefix(b"gitdir: ").rstrip(b"\r\n"))
 
 
-def _common(folder: bytes) -> bytes:
+def common_folder(folder: bytes) -> bytes:
     """Return the directory with the configuration, which all work trees of a repository share."""
     with contextlib.suppress(FileNotFoundError), open(os.path.join(folder, b"commondir"), "rb") as stream:
         return os.path.join(folder, stream.read(8192).rstrip(b"\r\n"))

@@ -17,6 +17,7 @@ from buildstep.rootfs.installers import (
     apt_audit,
     apt_faults,
     apt_incremental,
+    apt_lists,
     apt_locked,
     apt_more,
     apt_outdated,
@@ -24,6 +25,7 @@ from buildstep.rootfs.installers import (
     apt_removal,
     apt_simulation,
     apt_sweep,
+    apt_taken,
     apt_update,
     dpkg_database,
 )
@@ -36,16 +38,6 @@ from buildstep.rootfs.installers.apt_archives import (
     remember_archives,
     wanted_files,
     with_stems,
-)
-from buildstep.rootfs.installers.apt_lists import (
-    EMPTY,
-    PARSED,
-    KeptLists,
-    ListMismatch,
-    ListStore,
-    copy_lists,
-    index_digest,
-    same_lists,
 )
 from buildstep.rootfs.installers.apt_settings import CONFIG, CULPRITS, ENV, HELPER, OURS, POLICY, SETTINGS
 from buildstep.rootfs.installers.apt_sources import Sources, lists_key
@@ -72,7 +64,7 @@ class Apt:
     def __init__(self) -> None:
         self._area: Path | None = None
         self._key = ""
-        self._kept: KeptLists | None = None
+        self._kept: apt_lists.KeptLists | None = None
         self._wanted: list[Archive] | None = None
         self._clean = True
         self._removal = apt_removal.Removal("")
@@ -123,7 +115,7 @@ class Apt:
 
     def refresh(self, job: InstallJob, *, hurry: bool = False, max_age: float = 0.0) -> float:
         """Fetch the lists as they are now, unless those that are kept are young enough."""
-        store = ListStore(self._place(job), self._key, job.bus)
+        store = apt_lists.ListStore(self._place(job), self._key, job.bus)
         with lock(store.folder / "lock"):
             known = store.find()
             if job.lock is not None:
@@ -134,12 +126,12 @@ class Apt:
                 return known.fetched
             try:
                 self._kept = self._update(job, store, known, hurry=hurry)
-            except ListMismatch as error:
+            except apt_lists.ListMismatch as error:
                 job.bus.note(f"{error.message}; all lists are fetched again", level="warning")
                 self._kept = self._update(job, store, None, hurry=hurry)
         return self._kept.fetched
 
-    def _locked_lists(self, job: InstallJob, store: ListStore) -> KeptLists:
+    def _locked_lists(self, job: InstallJob, store: apt_lists.ListStore) -> apt_lists.KeptLists:
         """Have the files of a lock, and lists that name these alone."""
         assert job.lock is not None
         self._have_locked(job)
@@ -147,31 +139,31 @@ class Apt:
         return self._update(job, store, None, hurry=False)
 
     def _update(
-        self, job: InstallJob, store: ListStore, known: KeptLists | None, *, hurry: bool
-    ) -> KeptLists:
+        self, job: InstallJob, store: apt_lists.ListStore, known: apt_lists.KeptLists | None, *, hurry: bool
+    ) -> apt_lists.KeptLists:
         """Run `apt-get update` on copies, and take over what it wrote if that is something else."""
         private = self._work / "lists"
         remove_tree(private)
         # What was made of lists that no longer count.
-        (self._work / "parsed" / PARSED).unlink(missing_ok=True)
+        (self._work / "parsed" / apt_lists.PARSED).unlink(missing_ok=True)
         job.sandbox.root.remove(f"{OURS}/pkgcache.bin")
         (private / "partial").mkdir(parents=True)
         if known is not None:
-            copy_lists(known, private)
+            apt_lists.copy_lists(known, private)
         # apt's own form of the lists is made by the first question about packages, if there is one.
         options = ["-opkgCacheFile::Generate=false"]
         if hurry:
             options += ["-oAcquire::Retries=0", "-oAcquire::http::Timeout=15"]
         with failures("apt-get update", (), explain=self._explain):
             self._apt(job, [*options, "update"], write={"lists": private}, network=True)
-        if known is not None and same_lists(private, known.lists):
+        if known is not None and apt_lists.same_lists(private, known.lists):
             known.touch()
             return known
         return store.keep(private, job.sandbox.root)
 
     def index(self, job: InstallJob) -> str:
         """Return the digest of the lists: a Release file has those of the lists that belong to it."""
-        return index_digest(self._lists().lists)
+        return apt_lists.index_digest(self._lists().lists)
 
     def repositories(self, job: InstallJob) -> list[tuple[str, ...]]:
         return self._sources(job).through(job.mirror).release_urls()
@@ -244,11 +236,17 @@ class Apt:
         self._fetch(job, "dist-upgrade" if upgrade else "install", None)
         return self._rows(job, answer, self._origins)
 
+    def taken(self, job: InstallJob) -> list[LockedPackage]:
+        return apt_taken.rows(job, self._files(), self._work / "shown", self._sources(job))
+
     def _rows(self, job: InstallJob, answer: Resolution, origins: Mapping[str, str]) -> list[LockedPackage]:
+        files, shown = self._files(), self._work / "shown"
+        return apt_locked.rows_of(job, files, answer, origins, shown, self._sources(job))
+
+    def _files(self) -> list[Archive]:
         # What is shown as a file, apt has no need to fetch. One may be given twice, by two names.
         given = (apt_locked.archive_of(package.row) for package in self._local.values())
-        archives = list(dict.fromkeys([*(self._wanted or ()), *given]))
-        return apt_locked.rows_of(job, archives, answer, origins, self._work / "shown", self._sources(job))
+        return list(dict.fromkeys([*(self._wanted or ()), *given]))
 
     def updated(self, job: InstallJob, lock: Lock, names: Sequence[str]) -> Lock:
         words = apt_update.words_for(job, lock, names, self._supply(job, lock))
@@ -342,7 +340,7 @@ class Apt:
         """Return where things are kept: for this build only, if it shall use nothing of an earlier one."""
         return self._work if job.fresh else job.cache
 
-    def _lists(self) -> KeptLists:
+    def _lists(self) -> apt_lists.KeptLists:
         assert self._kept is not None, "`refresh` comes first"
         return self._kept
 
@@ -350,7 +348,8 @@ class Apt:
         """Run an apt that changes nothing. What it made of the lists is kept, if no script could touch it."""
         text = self._apt(job, words, answer=True)
         if self._clean:
-            ListStore(self._place(job), self._key, job.bus).keep_parsed(self._lists(), self._work / "parsed")
+            store = apt_lists.ListStore(self._place(job), self._key, job.bus)
+            store.keep_parsed(self._lists(), self._work / "parsed")
         return text
 
     def _apt(
@@ -370,16 +369,16 @@ class Apt:
         shown = {"archives": area / "shown", "locked": area / "locked", "local": area / "local"}
         if kept is not None:
             shown |= {"lists": kept.lists, "kept": kept.parsed}
-            mine = area / "parsed" / PARSED
+            mine = area / "parsed" / apt_lists.PARSED
             if kept.has_parsed and not os.path.lexists(mine):
                 # By a link: where apt finds that it is of no use it wants to put a new one in its place.
-                mine.symlink_to(f"{OURS}/kept/{PARSED}")
+                mine.symlink_to(f"{OURS}/kept/{apt_lists.PARSED}")
         with contextlib.ExitStack() as stack:
             for name, folder in {**shown, "parsed": area / "parsed", **write}.items():
                 writable = folder not in shown.values()
                 stack.enter_context(job.sandbox.share(folder, f"{OURS}/{name}", writable=writable))
                 # apt changes the modes of these, though it puts nothing there that anybody needs.
-                for empty in EMPTY if not writable else ():
+                for empty in apt_lists.EMPTY if not writable else ():
                     if (folder / empty).is_dir():
                         target = f"{OURS}/{name}/{empty}"
                         stack.enter_context(job.sandbox.share(area / "scratch", target, writable=True))

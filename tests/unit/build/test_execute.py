@@ -221,11 +221,11 @@ def test_a_source_that_is_not_utf_8_is_in_the_motd_as_it_is(workshop: Workshop) 
         assert b"of M\xfcller\n" in motd.read()
 
 
-def test_files_that_were_not_read_are_not_kept_as_known(
+def test_files_that_were_copied_are_read_for_the_record_and_known_then(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("buildstep.tree.proto.FEW_FILES", 0)
-    workshop.build(plain=True)
     assert "no index yet" in {step.name: step.reason for step in workshop.plan().steps}["sync"]
-    workshop.build()
+    workshop.build(plain=True)
+    assert len(workshop.record()["inputs"]["proto"]["digest"]) == 64
     assert "no index yet" not in {step.name: step.reason for step in workshop.plan().steps}["sync"]

@@ -89,7 +89,7 @@ def test_the_json_has_the_keys_in_the_order_of_the_reference() -> None:
     written = from_json(value, Path("hello.buildrecord.json")).to_json()
     assert list(written) == [
         "format", "build_id", "name", "version", "uuid", "ok", "exit_code", "error", "inputs", "started", "seconds",
-        "steps", "commands", "checks", "cleaned", "notes", "counts", "packages", "audit", "entropy", "layers",
+        "steps", "commands", "checks", "cleaned", "notes", "counts", "packages", "package_files", "audit", "entropy", "layers",
         "artifacts", "files_added", "tree_digest", "tools",
     ]  # fmt: skip
     value["artifacts"][0]["extra"] = {}
