@@ -22,7 +22,7 @@ from buildstep.report.progress import Advance, Begin, unseen
 from buildstep.system import workers
 
 if TYPE_CHECKING:
-    from buildstep.trust.ed25519 import Signer
+    from buildstep.trust.keys.interface import Signer
 
 _FEW_SERVICES = 8
 """So many are listed one by one, more of them by one listing of the whole store."""

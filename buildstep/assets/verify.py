@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from buildstep.assets import signatures
 from buildstep.assets.interface import AssetStore, Details
 from buildstep.assets.names import Name
+from buildstep.assets.signatures import Trusted
 from buildstep.errors import BuildstepError
 from buildstep.files.parallel import parallel
 from buildstep.report.progress import Advance, silent
 from buildstep.system.files import CHUNK
-from buildstep.trust.ed25519 import Trusted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,9 +18,9 @@ from buildstep.cli.options import ENDPOINT
 if TYPE_CHECKING:
     from buildstep.assets.interface import AssetStore
     from buildstep.assets.names import Name
+    from buildstep.assets.signatures import Trusted
     from buildstep.events import Bus
     from buildstep.spec.assets_config import AssetsConfig
-    from buildstep.trust.ed25519 import Trusted
 
 STORE = click.option(
     "--store",
@@ -66,7 +66,7 @@ class Work:
         """Return the keys of which one must have signed; None for none. files: of the option."""
         if not (chosen := files or self.config.trusted):
             return None
-        from buildstep.trust.ed25519 import trusted_of
+        from buildstep.assets.signatures import trusted_of
 
         return trusted_of(map(Path, chosen))
 

@@ -207,7 +207,7 @@ class _Pulling:
             install=install,
             policy=Policy(
                 verify=verify,
-                keys=frozenset(fingerprint for fingerprint, _ in trusted.keys) if trusted else frozenset(),
+                keys=trusted.fingerprints if trusted else frozenset(),
                 owners=os.geteuid() == 0,
                 replace=how["replace_unmarked"],
                 links_out=how["links_out"],

@@ -102,9 +102,10 @@ def _options(work: Work, how: dict[str, Any]) -> Options:
 
     signer = None
     if key := how["key"] or work.config.key:
-        from buildstep.trust.ed25519 import signer_of
+        from buildstep.trust.keys.file import ed25519_signer
+        from buildstep.trust.keys.interface import KeySource
 
-        signer = signer_of(Path(key))
+        signer = ed25519_signer(key, KeySource(environ=work.environ, bus=work.bus))
     return Options(replace=how["replace"], signer=signer, policy=Policy(links_out=how["links_out"]))
 
 

@@ -1,26 +1,18 @@
-"""Sign bytes with an ssh RSA key: from its file, or by an ssh-agent (RFC 8332, draft-miller-ssh-agent)."""
+"""Sign bytes with an ssh RSA key: from its file, or by an ssh-agent (RFC 8332)."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
-import socket
-import struct
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from buildstep.errors import SigningError, ToolMissing
+from buildstep.net.ssh_agent import RSA_SHA2_256, Agent
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-
-_AGENT_SECONDS = 20.0  # an agent may ask its user to confirm
-_REQUEST_IDENTITIES, _IDENTITIES_ANSWER = 11, 12
-_SIGN_REQUEST, _SIGN_RESPONSE = 13, 14
-_RSA_SHA2_256 = 2
-_MAX_MESSAGE = 1 << 20
 
 Signer = Callable[[bytes], bytes]
 """Makes the RSA PKCS#1 v1.5 signature, with SHA-256, of some bytes."""
@@ -77,89 +69,25 @@ def agent_signer(environ: Mapping[str, str], *, fingerprint: str = "") -> Signer
     fingerprint: which of its RSA keys, as `SHA256:...` or in MD5; by default the first one.
     Raises SigningError.
     """
-    address = environ.get("SSH_AUTH_SOCK", "")
-    if not address:
+    agent = Agent(environ)
+    wanted = fingerprint.removeprefix("MD5:")
+    for identity in agent.identities():
+        if identity.kind == "ssh-rsa" and (not wanted or wanted in identity.names):
+            blob = identity.blob
+            break
+    else:
+        which = f"the RSA key {fingerprint}" if fingerprint else "an RSA key"
         raise SigningError(
-            "there is no ssh-agent: SSH_AUTH_SOCK is not set", hint="name a key file, or start an agent"
+            f"the ssh-agent does not have {which}", hint="ssh-add -l shows its keys; ssh-add FILE adds one"
         )
-    blob = _find_key(address, fingerprint)
 
     def sign(data: bytes) -> bytes:
-        request = bytes([_SIGN_REQUEST]) + _string(blob) + _string(data) + struct.pack(">I", _RSA_SHA2_256)
-        kind, body = _query(address, request)
-        if kind != _SIGN_RESPONSE:
-            raise SigningError("the ssh-agent refused to sign", hint="is the key locked, or to be confirmed?")
-        inner, _ = _take(body)
-        algorithm, rest = _take(inner)
-        if algorithm != b"rsa-sha2-256":
+        algorithm, signature = agent.sign(blob, data, flags=RSA_SHA2_256)
+        if algorithm != "rsa-sha2-256":
             raise SigningError(
-                f"the ssh-agent signed with {algorithm.decode(errors='replace')}, not rsa-sha2-256",
+                f"the ssh-agent signed with {algorithm}, not rsa-sha2-256",
                 hint="is the agent older than OpenSSH 7.2?",
             )
-        return _take(rest)[0]
+        return signature
 
     return sign
-
-
-def fingerprints(blob: bytes) -> tuple[str, str]:
-    """Return a public key's SHA-256 and MD5 fingerprints, as ssh-keygen -l prints them."""
-    sha = base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
-    md5 = hashlib.md5(blob, usedforsecurity=False).hexdigest()
-    return f"SHA256:{sha}", ":".join(md5[i : i + 2] for i in range(0, 32, 2))
-
-
-def _find_key(address: str, fingerprint: str) -> bytes:
-    kind, body = _query(address, bytes([_REQUEST_IDENTITIES]))
-    if kind != _IDENTITIES_ANSWER or len(body) < 4:
-        raise SigningError("the ssh-agent does not list its keys")
-    count, rest = int.from_bytes(body[:4]), body[4:]
-    wanted = fingerprint.removeprefix("MD5:")
-    for _ in range(min(count, 1000)):
-        blob, rest = _take(rest)
-        _, rest = _take(rest)
-        if _take(blob)[0] == b"ssh-rsa" and (not wanted or wanted in fingerprints(blob)):
-            return blob
-    which = f"the RSA key {fingerprint}" if fingerprint else "an RSA key"
-    raise SigningError(
-        f"the ssh-agent does not have {which}", hint="ssh-add -l shows its keys; ssh-add FILE adds one"
-    )
-
-
-def _query(address: str, request: bytes) -> tuple[int, bytes]:
-    try:
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(_AGENT_SECONDS)
-            sock.connect(address)
-            sock.sendall(_string(request))
-            (length,) = struct.unpack(">I", _receive(sock, 4))
-            if not 0 < length <= _MAX_MESSAGE:
-                raise SigningError("the ssh-agent sent an invalid response")
-            response = _receive(sock, length)
-    except OSError as error:
-        raise SigningError(
-            f"cannot talk to the ssh-agent: {error.strerror or error}",
-            hint="is it still running? (SSH_AUTH_SOCK)",
-        ) from error
-    return response[0], response[1:]
-
-
-def _receive(sock: socket.socket, count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        piece = sock.recv(count - len(data))
-        if not piece:
-            raise SigningError("the ssh-agent closed the connection")
-        data += piece
-    return data
-
-
-def _string(data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + data
-
-
-def _take(data: bytes) -> tuple[bytes, bytes]:
-    """Return the first string of a message, and the rest."""
-    end = 4 + int.from_bytes(data[:4])
-    if len(data) < end:
-        raise SigningError("the response of the ssh-agent is cut short")
-    return data[4:end], data[end:]

@@ -91,8 +91,7 @@ class AssetOf:
         from buildstep.assets.policy import Policy
         from buildstep.assets.pull import Options, pull
         from buildstep.assets.retention import Retention
-        from buildstep.assets.signatures import check
-        from buildstep.trust.ed25519 import trusted_of
+        from buildstep.assets.signatures import check, trusted_of
 
         kept = cache_folder(environ)
         if kept is None:
@@ -106,7 +105,7 @@ class AssetOf:
             install,
             Policy(
                 verify=None if trusted is None else partial(check, trusted=trusted),
-                keys=frozenset(key for key, _ in trusted.keys) if trusted else frozenset(),
+                keys=trusted.fingerprints if trusted else frozenset(),
                 owners=os.geteuid() == 0,
             ),
             Options(retention=Retention(keep=1, versions=(version,), hyphens=True)),

@@ -1,8 +1,8 @@
 """DSSE envelopes: a payload, its type, and signatures over both together.
 
 The form is that of the protocol "DSSE v1.0.0" of secure-systems-lab/dsse: what is signed is `pae` of type and
-payload, so that no signature can be taken for one of another type. A signature is Ed25519, or an HMAC-SHA256
-with a secret that all writers and readers share.
+payload, so that no signature can be taken for one of another type. A signature is by a key (`trust.keys`), or
+an HMAC-SHA256 with a secret that all writers and readers share.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class Signature(NamedTuple):
 
 
 class Signs(Protocol):
-    """What can sign: `trust.ed25519.Signer`, or a `Secret`."""
+    """What can sign: `trust.keys.interface.Signer`, or a `Secret`."""
 
     @property
     def fingerprint(self) -> str:
         """The keyid of its signatures."""
         ...
 
-    def sign(self, message: bytes) -> str:
-        """Return the signature of a message, in base64."""
+    def sign(self, message: bytes) -> bytes:
+        """Return the signature of a message."""
         ...
 
 
@@ -53,15 +53,12 @@ class Secret:
     def fingerprint(self) -> str:
         return f"hmac:{self.name}"
 
-    def sign(self, message: bytes) -> str:
-        return base64.b64encode(self._mac(message)).decode()
-
-    def made(self, message: bytes, signature: bytes) -> bool:
-        """Tell whether this secret made a signature of a message."""
-        return hmac.compare_digest(self._mac(message), signature)
-
-    def _mac(self, message: bytes) -> bytes:
+    def sign(self, message: bytes) -> bytes:
         return hmac.new(self._value, message, hashlib.sha256).digest()
+
+    def verify(self, message: bytes, signature: bytes) -> bool:
+        """Tell whether this secret made a signature of a message."""
+        return hmac.compare_digest(self.sign(message), signature)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,10 +89,18 @@ def pae(payload_type: str, payload: bytes) -> bytes:
 def seal(payload_type: str, payload: bytes, signers: Sequence[Signs]) -> bytes:
     """Return an envelope as JSON, with a signature of each signer; with none it is one that nobody signed."""
     message = pae(payload_type, payload)
+    made = tuple(Signature(signer.fingerprint, signer.sign(message)) for signer in signers)
+    return dumps(Envelope(payload_type=payload_type, payload=payload, signatures=made))
+
+
+def dumps(envelope: Envelope) -> bytes:
+    """Return an envelope as JSON."""
     value = {
-        "payloadType": payload_type,
-        "payload": base64.b64encode(payload).decode(),
-        "signatures": [{"keyid": signer.fingerprint, "sig": signer.sign(message)} for signer in signers],
+        "payloadType": envelope.payload_type,
+        "payload": base64.b64encode(envelope.payload).decode(),
+        "signatures": [
+            {"keyid": row.keyid, "sig": base64.b64encode(row.sig).decode()} for row in envelope.signatures
+        ],
     }
     return json.dumps(value, separators=(",", ":")).encode()
 

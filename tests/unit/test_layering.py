@@ -46,7 +46,7 @@ FLAT = {"__init__", "__main__", "errors", "events"}
 SEAMS = {
     "pool", "rootfs/installers", "rootfs/cleaners", "checks", "files", "files/lists", "emit", "images/sources",
     "images/publishers", "report", "build/steps", "build/doctor", "assets",
-    "components", "services", "trust/inventory", "trust/sbom",
+    "components", "services", "trust/inventory", "trust/keys", "trust/sbom", "trust/signatures",
 }  # fmt: skip
 """Folders whose `__init__.py` holds the table of a seam. Its rows do not import it at start-up."""
 
@@ -75,6 +75,7 @@ DOORS = {
     "pyfastcdc": {"formats/content_cut"},
     "yaml": {"components/settings"},
     "zstandard": {"formats/codecs", "formats/decompress", "formats/zfs_stream", "formats/zstd_patch"},
+    "pkcs11": {"trust/keys/pkcs11"},
     "cryptography": {"net/ssh_keys", "trust/*"},
 }
 """Outside packages, and the only modules that import them."""

@@ -33,7 +33,8 @@ from typing import Any
 
 from buildstep.cache.remote.interface import KINDS, Record, Unusable
 from buildstep.errors import Fault, SigningError, SpecError, UsageError
-from buildstep.trust import dsse, ed25519
+from buildstep.trust import dsse
+from buildstep.trust.keys.public import PublicKey, ed25519_key, public_from
 
 FORMAT = 1
 _LARGEST = 1 << 20
@@ -49,7 +50,7 @@ class Rule:
     kinds: tuple[str, ...] = KINDS
     until: float = float("inf")
     release: bool = False
-    key: ed25519.PublicKey | dsse.Secret | None = field(default=None, repr=False)
+    key: PublicKey | dsse.Secret | None = field(default=None, repr=False)
 
     def against(self, record: Record, now: float, *, release: bool) -> str:
         """Return why this rule does not let a record count, empty if it does."""
@@ -81,7 +82,7 @@ class Policy:
         refused = []
         for rule in self.rules:
             assert rule.key is not None
-            if envelope.signed_by(rule.key.made):
+            if envelope.signed_by(rule.key.verify):
                 if not (why := rule.against(record, now, release=self.release)):
                     return rule.name
                 refused.append(f"{rule.name} {why}")
@@ -160,7 +161,7 @@ class _Reader:
         )
 
     def _rule(
-        self, where: str, row: Mapping[str, Any], name: str, key: ed25519.PublicKey | dsse.Secret | None
+        self, where: str, row: Mapping[str, Any], name: str, key: PublicKey | dsse.Secret | None
     ) -> Rule:
         if not name:
             self._wrong(f"{where}.name", "is missing: give the key a name")
@@ -193,10 +194,10 @@ class _Reader:
             return ()
         return value
 
-    def _public(self, where: str, row: Mapping[str, Any]) -> ed25519.PublicKey | None:
+    def _public(self, where: str, row: Mapping[str, Any]) -> PublicKey | None:
         data = self._data(where, row, "public", lambda text: text.encode())
         try:
-            return ed25519.public_from(data, f"{where}.public") if data else None
+            return ed25519_key(public_from(data, f"{where}.public"), f"{where}.public") if data else None
         except SigningError as error:
             self._wrong(where, error.message, error.hint)
             return None

@@ -72,7 +72,7 @@ class SharedStore:
         self._guard = threading.Lock()
 
     @classmethod
-    def open(cls, settings: Settings, environ: Mapping[str, str], _bus: Bus) -> Self:
+    def open(cls, settings: Settings, environ: Mapping[str, str], bus: Bus) -> Self:
         """Return a store; nothing is asked of it yet.
 
         Raises UsageError, SpecError, SigningError, ToolMissing for wrong settings, policies and keys.
@@ -81,7 +81,7 @@ class SharedStore:
             raise UsageError(f"{settings.scope!r} is no name of a scope", hint="such as main or branch/fix-1")
         backend = Backend(settings, environ)
         policy = _policy_of(settings, backend, environ)
-        return cls(settings, backend, policy, signers_of(settings, environ))
+        return cls(settings, backend, policy, signers_of(settings, environ, bus))
 
     def __enter__(self) -> Self:
         return self

@@ -15,7 +15,7 @@ from buildstep.errors import ExitCode
 from tests.servers.archives import details, tar, tar_gz, tarball
 from tests.servers.layouts import layer, make_layout, make_saved, pack
 from tests.unit.cli.conftest import Run
-from tests.unit.trust.test_ed25519 import pem_pair
+from tests.unit.trust.keys.pairs import pem_pair
 
 STORE = ("--store", "store")
 OK = ExitCode.OK

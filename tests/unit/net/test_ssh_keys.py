@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from buildstep.errors import SigningError
-from buildstep.net.ssh_keys import agent_signer, file_signer, fingerprints
+from buildstep.net.ssh_agent import fingerprints
+from buildstep.net.ssh_keys import agent_signer, file_signer
 
 pytestmark = pytest.mark.commands  # ssh-keygen, ssh-agent and ssh-add make the keys
 

@@ -25,15 +25,15 @@ def test_an_envelope_is_read_as_it_was_written() -> None:
     found = dsse.parse(data)
     assert (found.payload_type, found.payload) == ("application/x", b"payload")
     assert found.signatures[0].keyid == "hmac:team"
-    assert found.signed_by(secret.made)
-    assert not found.signed_by(dsse.Secret("team", b"another secret of many").made)
+    assert found.signed_by(secret.verify)
+    assert not found.signed_by(dsse.Secret("team", b"another secret of many").verify)
 
 
 def test_a_signature_is_over_type_and_payload() -> None:
     secret = dsse.Secret("team", b"a secret of many bytes")
     value = json.loads(dsse.seal("application/x", b"payload", [secret]))
     for change in ({"payloadType": "application/y"}, {"payload": base64.b64encode(b"other").decode()}):
-        assert not dsse.parse(json.dumps(value | change).encode()).signed_by(secret.made)
+        assert not dsse.parse(json.dumps(value | change).encode()).signed_by(secret.verify)
 
 
 def test_both_alphabets_of_base64_are_read() -> None:
