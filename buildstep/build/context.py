@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from buildstep.build import proto_conflicts
 from buildstep.build.finished_tree import Snapshot
@@ -34,6 +35,9 @@ from buildstep.system.root import Root
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import FileList
 from buildstep.tree.proto_watch import Differences
+
+if TYPE_CHECKING:
+    from buildstep.build.sidecars import Sidecars
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +83,7 @@ class BuildState:
     no key. clean: entropy. snapshot: snapshot. check: unsearched, of whose files the texts are looked through
     when they are read for layers. emit: artifacts, and chunks, the layers that the proto
     directory was cut into; proto_again walks that again, for the end.
+    trust: sidecars, what goes beside the image.
     settled: later steps that need not run any more. shell_offered: of --shell-on-failure, once a build.
     """
 
@@ -107,6 +112,7 @@ class BuildState:
     chunks: list[tuple[Changes, Blob]] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
     proto_again: Callable[[], Differences] | None = None
+    sidecars: Sidecars | None = None
     shell_offered: bool = False
 
     @property

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildResult:
     """What a build made. manifest, record, files: under their final names; files as --json has them; uploads:
-    what is to be put into the shared cache now."""
+    what is to be put into the shared cache now; sidecars: files beside the image that prove it."""
 
     uuid: str
     manifest: Path
@@ -41,6 +41,7 @@ class BuildResult:
     seconds: float
     recorder: Recorder
     uploads: Uploads | None = None
+    sidecars: tuple[Path, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that --json prints."""
@@ -49,6 +50,7 @@ class BuildResult:
             "manifest": os.fspath(self.manifest),
             "record": os.fspath(self.record),
             "files": [dict(file) for file in self.files],
+            **({"trust": [os.fspath(path) for path in self.sidecars]} if self.sidecars else {}),
             "steps": [
                 {"name": s.name, "state": s.state, "reason": s.reason, "seconds": round(s.seconds, 4)}
                 for s in self.recorder.steps
@@ -60,11 +62,19 @@ class BuildResult:
     @property
     def paths(self) -> list[Path]:
         """Every file, the image files first."""
+        return [*self.of_image, *self.sidecars]
+
+    @property
+    def of_image(self) -> list[Path]:
+        """The image files, and what describes them: without these it is not whole."""
         return [*(Path(file["path"]) for file in self.files), self.manifest, self.record]
 
 
-def earlier_result(context: BuildContext, facts: Mapping[str, Any]) -> BuildResult:
-    """Return what an earlier build wrote that is still valid. facts: see `outputs.find`."""
+def earlier_result(
+    context: BuildContext, facts: Mapping[str, Any], sidecars: tuple[Path, ...] = ()
+) -> BuildResult:
+    """Return what an earlier build wrote that is still valid. facts: see `outputs.find`; sidecars: what goes
+    beside it."""
     kept_outputs.touch(context.backend.state, str(facts["key"]))
     return BuildResult(
         uuid=facts["uuid"],
@@ -74,6 +84,7 @@ def earlier_result(context: BuildContext, facts: Mapping[str, Any]) -> BuildResu
         tree_digest=facts["tree_digest"],
         seconds=time.time() - context.recorder.begin,
         recorder=context.recorder,
+        sidecars=sidecars,
     )
 
 
@@ -119,18 +130,27 @@ def deliver(context: BuildContext, state: BuildState) -> BuildResult:
         tree_digest=record.tree_digest,
         seconds=time.time() - recorder.begin,
         recorder=recorder,
+        sidecars=tuple(state.sidecars.files) if state.sidecars is not None else (),
     )
 
 
 def earlier_files(record: Path) -> list[Path]:
     """Return the files that the last build of this name left beside its record, all of its image."""
     try:
-        names = [file.name for file in load(record).artifacts]
+        found = load(record)
+        names = [*(file.name for file in found.artifacts), *_sidecars(found.trust)]
     except UsageError:
         return []
     stem = record.name.removesuffix(RECORD_SUFFIX)
     paths = [record.with_name(name) for name in (*names, f"{stem}.pkgaudit") if name.startswith(f"{stem}.")]
     return [path for path in paths if path.is_file() or path.is_symlink() or (path / "oci-layout").is_file()]
+
+
+def _sidecars(trust: Mapping[str, Any]) -> list[str]:
+    """Return the names of the files that a record says were beside its image."""
+    rows = trust.get("files", ())
+    names = [row.get("name", "") for row in rows if isinstance(row, Mapping)]
+    return [name for name in names if isinstance(name, str) and "/" not in name]
 
 
 def _file_json(artifact: Artifact) -> dict[str, Any]:
@@ -182,4 +202,5 @@ def _record(context: BuildContext, state: BuildState, *, uuid: str) -> BuildReco
         files_added=tuple(facts.added),
         tree_digest=facts.digest,
         tools=emit.tool_versions(spec),
+        trust=state.sidecars.told if state.sidecars is not None else {},
     )

@@ -11,10 +11,11 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from buildstep.build import proved
 from buildstep.build.context import BuildContext
 from buildstep.build.deliver import earlier_files
 from buildstep.cache import outputs
@@ -44,13 +45,14 @@ def bring(context: BuildContext, facts: Mapping[str, Any]) -> bool:
     stem, old = context.stem, Path(facts["place"])
     record, manifest = Path(facts["record"]), Path(facts["manifest"])
     extra = [old.with_name(old.name + suffix) for suffix in (".pkgaudit", SUFFIX)]
+    extra += beside(context, facts)
     copied = 0
     try:
         for path in (*(Path(file["path"]) for file in facts["files"]), *extra):
             if path.exists() or path not in extra:
-                copied += _copy(context, path, _moved(path, old, stem))
+                copied += _copy(context, path, moved(path, old, stem))
         _write_record(context, record, old)
-        copied += _copy(context, manifest, _moved(manifest, old, stem))
+        copied += _copy(context, manifest, moved(manifest, old, stem))
     except _Unreadable:
         context.outputs.discard()
         return False
@@ -62,6 +64,16 @@ def bring(context: BuildContext, facts: Mapping[str, Any]) -> bool:
     how = f"{size_text(copied)} copied" if copied else "sharing their blocks"
     context.bus.note(f"the outputs are those in {old.parent}, {how}")
     return True
+
+
+def beside(context: BuildContext, facts: Mapping[str, Any]) -> list[Path]:
+    """Return the files in the other place that prove the image as it is asked for now."""
+    return [] if proved.problem(context.spec, facts) else [Path(name) for name in _proofs(facts)]
+
+
+def _proofs(facts: Mapping[str, Any]) -> Iterable[str]:
+    found: Mapping[str, Any] = facts.get("trust", {}).get("files", {})
+    return found
 
 
 class _Unreadable(OSError):
@@ -76,9 +88,9 @@ def told(context: BuildContext, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what an earlier build reported, with the paths that its files have here."""
     old = Path(facts["place"])
     files = [
-        {**file, "path": os.fspath(_moved(Path(file["path"]), old, context.stem))} for file in facts["files"]
+        {**file, "path": os.fspath(moved(Path(file["path"]), old, context.stem))} for file in facts["files"]
     ]
-    paths = {name: os.fspath(_moved(Path(facts[name]), old, context.stem)) for name in ("record", "manifest")}
+    paths = {name: os.fspath(moved(Path(facts[name]), old, context.stem)) for name in ("record", "manifest")}
     return {**facts, **paths, "files": files, "place": os.fspath(context.stem)}
 
 
@@ -95,7 +107,7 @@ def deliver(context: BuildContext, facts: Mapping[str, Any]) -> None:
         )
 
 
-def _moved(path: Path, old: Path, new: Path) -> Path:
+def moved(path: Path, old: Path, new: Path) -> Path:
     """Return the name that a file of one place has in another."""
     return new.with_name(new.name + path.name.removeprefix(old.name))
 
@@ -145,7 +157,7 @@ def _write_record(context: BuildContext, source: Path, old: Path) -> None:
     except OSError as error:
         raise _Unreadable from error
     for file in value["artifacts"]:
-        file["path"] = os.fspath(_moved(Path(file["path"]), old, context.stem))
+        file["path"] = os.fspath(moved(Path(file["path"]), old, context.stem))
     value["inputs"]["spec"] |= {"output_dir": os.fspath(spec.output_dir), "proto": os.fspath(spec.proto)}
     value["inputs"]["proto"]["path"] = os.fspath(spec.proto)
     target = context.stem.with_name(context.stem.name + RECORD_SUFFIX)

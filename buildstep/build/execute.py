@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from buildstep.build import elsewhere, forecast, proto_check, secrets, shared_upload, size_gate
+from buildstep.build import elsewhere, forecast, proto_check, secrets, shared_upload, sidecars, size_gate
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.deliver import BuildResult, deliver, earlier_result
 from buildstep.build.log_file import BuildLog
@@ -163,10 +163,11 @@ def _result(context: BuildContext, state: BuildState) -> BuildResult:
     """Commit the outputs, or return those that are still valid."""
     if (facts := context.plan.outputs) is not None:
         size_gate.check_again(context, facts["files"])
+        beside = sidecars.settle(context, state, facts)
         if elsewhere.wanted(context):
             facts = elsewhere.told(context, facts)
             elsewhere.deliver(context, facts)
-        return earlier_result(context, facts)
+        return earlier_result(context, facts, beside)
     result = deliver(context, state)
     result = replace(result, uploads=shared_upload.collect(context, state, result.seconds))
     # What follows takes memory of its own.

@@ -108,8 +108,13 @@ KEPT: tuple[Kept, ...] = (
     ),
     Kept(
         name="tree",
-        where=("state/artifacts/tree-NAME.bin", "state/artifacts/texts-NAME.bin"),
-        holds="the finished tree of a component's last build; which of its files name no place of a host",
+        where=(
+            "state/artifacts/tree-NAME.bin",
+            "state/artifacts/texts-NAME.bin",
+            "state/artifacts/source-NAME.bin",
+        ),
+        holds="the finished tree of a component's last build; which of its files name no place of a host;"
+        " what was read of it for a bill of materials",
         checked="the digest of each record, and that it was made from the same inputs",
         damaged="as if it were missing: the full route is taken",
         verify=cached.trees,

@@ -19,6 +19,7 @@ from buildstep.build import (
     platforms,
     proto_conflicts,
     proto_scan,
+    proved,
     run_forecast,
     run_rows,
     shared_plan,
@@ -209,7 +210,7 @@ def plan(
         spec=spec,
         pool=store.backend.uri,
         route=chosen.route,
-        steps=_steps_of_route(chosen, full_steps, facts.proto, spec.stem),
+        steps=_steps_of_route(chosen, full_steps, facts),
         full_steps=full_steps,
         image=image,
         proto=facts.proto,
@@ -278,6 +279,8 @@ def _choose_route(facts: PlanFacts, store: ImageStore, environ: Mapping[str, str
     valid = outputs.find(folder, outputs.key_of(inputs), spec.stem) if facts.settled else None
     if valid is not None and spec.paranoid and (wrong := outputs.damaged(valid["files"])):
         return _Choice(missed=(wrong,))
+    if valid is not None and (unread := proved.unproved(spec, valid, folder)):
+        return _Choice(missed=(unread,))
     if valid is not None:
         if emit.still_recorded(valid["files"], store_target(spec, environ), store.bus):
             return _Choice(route=Route.UP_TO_DATE, outputs=valid)
@@ -285,7 +288,7 @@ def _choose_route(facts: PlanFacts, store: ImageStore, environ: Mapping[str, str
     missed = tuple(_missed(outputs.why_not(facts.last(), inputs), spec))
     if facts.in_place and emit.only_layers(spec.formats) and facts.settled:
         update = content_update.find(folder, spec, image, resolution, facts.proto)
-        if update is not None:
+        if update is not None and not proved.unread(spec, folder, update.tree.build):
             return _Choice(route=Route.CONTENT_UPDATE, update=update, missed=missed)
     return _Choice(missed=missed)
 
@@ -326,9 +329,10 @@ def _is_incremental(facts: PlanFacts) -> bool:
 
 
 def _steps_of_route(
-    chosen: _Choice, full: tuple[PlannedStep, ...], proto: ProtoDir, stem: Path
+    chosen: _Choice, full: tuple[PlannedStep, ...], facts: PlanFacts
 ) -> tuple[PlannedStep, ...]:
-    """The steps as this route takes them. stem: where the outputs are wanted."""
+    """The steps as this route takes them."""
+    proto, stem = facts.proto, facts.spec.stem
     if chosen.outputs is not None:
         changes = explain(proto)
         also = f"; {changes.pop(0)[1]}" if proto.checkout else ""
@@ -338,13 +342,19 @@ def _steps_of_route(
         also += f"; ignored changes: {', '.join(ignored)}" if ignored else ""
         build, cost = chosen.outputs["build_id"], chosen.outputs["cost"]
         reason = f"up to date with build {build} (saved {cost:.1f} s){also}"
-        return (full[0], *(replace(step, state="reuse", reason=reason, key="") for step in full[1:]))
+        # What is beside the image may have to be made again all the same.
+        beside = {"trust": proved.problem(facts.spec, chosen.outputs)}
+        rest = ((step, beside.get(step.name, "")) for step in full[1:])
+        again = (
+            replace(step, state="run" if why else "reuse", reason=why or reason, key="") for step, why in rest
+        )
+        return (full[0], *again)
     if chosen.update is None:
         return full
     reason = chosen.update.reason
     return tuple(
         step
-        if step.name in ("import", "check", "emit") or step.state == "skip"
+        if step.name in ("import", "check", "emit", "trust") or step.state == "skip"
         else replace(step, state="reuse", reason=step.reason if step.name == "sync" else reason)
         for step in full
     )

@@ -11,7 +11,14 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from buildstep import emit
-from buildstep.build import cache_inputs, content_update, elsewhere, package_resolution
+from buildstep.build import (
+    cache_inputs,
+    content_update,
+    elsewhere,
+    package_resolution,
+    proved,
+    sidecars,
+)
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.cache import kept_tree, outputs
 from buildstep.cache.kept_tree import Tree
@@ -36,8 +43,10 @@ def remember(context: BuildContext, state: BuildState, result: BuildResult) -> N
             return
         facts = {**result.to_json(), "build_id": context.journal.ident, "cost": result.seconds}
         del facts["steps"], facts["seconds"]
+        if spec.proof.writes:
+            facts["trust"] = proved.note(spec, result.sidecars)
         build = _build(context, state, state.resolution)
-        outputs.save(context.backend.state, build.inputs, context.stem, result.paths, facts)
+        outputs.save(context.backend.state, build.inputs, context.stem, result.of_image, facts)
         _note_checkout(context)
         outputs.save_last(context.backend.state, cache_inputs.component(spec), build)
 
@@ -49,10 +58,11 @@ def remember_again(context: BuildContext, state: BuildState, result: BuildResult
     with report_failure(context.bus, "keeping what was read"):
         note_proto(context)
         build = _build(context, state, context.plan.resolution)
-        if facts is not None and elsewhere.wanted(context):
+        if facts is not None and (elsewhere.wanted(context) or sidecars.changed(context, state)):
             places = {key: value for key, value in result.to_json().items() if key in facts}
-            told = {key: value for key, value in facts.items() if key not in ("key", "place")}
-            outputs.save(context.backend.state, build.inputs, context.stem, result.paths, {**told, **places})
+            told = {key: value for key, value in facts.items() if key not in ("key", "place", "trust")}
+            told |= {**places, **({"trust": proved.note(spec, result.sidecars)} if spec.proof.writes else {})}
+            outputs.save(context.backend.state, build.inputs, context.stem, result.of_image, told)
         _note_checkout(context)
         outputs.save_last(context.backend.state, cache_inputs.component(spec), build)
 

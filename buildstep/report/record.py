@@ -144,8 +144,9 @@ class Failure:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildRecord:
     """One build. uuid, tree_digest: empty if it made no image; audit: None if none was asked for;
-    files_added: the largest of them, path and bytes. path: the file that the record was read from; events:
-    the event log that belongs to it, if there is one; neither is in the JSON."""
+    files_added: the largest of them, path and bytes; trust: the files beside the image that prove it. path:
+    the file that the record was read from; events: the event log that belongs to it, if there is one; neither
+    is in the JSON."""
 
     build_id: str
     name: str
@@ -172,6 +173,7 @@ class BuildRecord:
     files_added: tuple[tuple[str, int], ...] = ()
     tree_digest: str = ""
     tools: Mapping[str, str] = field(default_factory=dict)
+    trust: Mapping[str, Any] = field(default_factory=dict)
     path: Path = field(default=Path(), compare=False)
     events: Path | None = field(default=None, compare=False)
 

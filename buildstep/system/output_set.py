@@ -152,6 +152,17 @@ class Outputs:
         finally:
             os.close(fd)
 
+    def content(self, final: Path) -> bytes:
+        """Return what is in a file that was added."""
+        return next(temporary for temporary, name in self._files if name == final).read_bytes()
+
+    def rewrite(self, final: Path, content: bytes) -> None:
+        """Write a small file that was added before once more."""
+        at = next(number for number, (_, name) in enumerate(self._files) if name == final)
+        _drop(self._files[at][0])
+        self.write(final, content)
+        self._files[at] = self._files.pop()
+
     def retire(self, path: Path) -> None:
         """Let a file of an earlier build go by `commit`: it is not of the image of that name any more."""
         self._retired.append(path)

@@ -26,6 +26,7 @@ STEPS = (
     Step("snapshot", "read the finished tree", "snapshot"),
     Step("check", "check the image", "check", MAKES_IMAGE),
     Step("emit", "write the image", "emit", MAKES_IMAGE),
+    Step("trust", "prove what it is", "trust", ALWAYS),
     Step("destroy", "drop the clone", "destroy"),
 )
 
@@ -34,7 +35,7 @@ def in_order(spec: BuildSpec) -> Iterator[Step]:
     """Yield the steps in the order in which this build takes them. Each command is one; those with inputs of
     their own follow the packages where these come first, and then comes the proto directory."""
     later = run_rows.proto_comes_later(spec)
-    asked = {"accounts": spec.wants_accounts, "units": bool(spec.units)}
+    asked = {"accounts": spec.wants_accounts, "units": bool(spec.units), "trust": spec.proof.writes}
     table = {step.name: step for step in STEPS}
     for step in STEPS:
         if step.name == run_rows.STEP:

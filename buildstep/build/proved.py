@@ -1,0 +1,84 @@
+"""Whether what stands beside an image proves it as it is asked for now."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from buildstep.build import cache_inputs
+from buildstep.cache import kept_source
+from buildstep.cache.outputs import stamp_of
+from buildstep.spec.fields import to_data
+from buildstep.spec.load import BuildSpec
+from buildstep.spec.trust import Trust, is_file
+
+
+def text(proof: Trust) -> str:
+    """Return what is asked for, for people."""
+    words = [*proof.sbom, *([f"provenance ({proof.provenance})"] if proof.provenance else [])]
+    words += (
+        [f"signed with {len(proof.keys)} keys" if len(proof.keys) > 1 else "signed"] if proof.keys else []
+    )
+    return ", ".join(words)
+
+
+def asked(spec: BuildSpec) -> str:
+    """Return a digest of what decides these files beside the image: settings, and the keys that they name."""
+    value = {"trust": to_data(spec.proof), "keys": [_key(word) for word in spec.proof.keys]}
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _key(word: str) -> list[int]:
+    if not is_file(word):
+        return []
+    with contextlib.suppress(OSError):
+        info = os.stat(word)
+        return [info.st_ino, info.st_size, info.st_mtime_ns]
+    return []
+
+
+def stamps(files: Iterable[Path]) -> dict[str, list[int]]:
+    """Return what changes when one of some files is replaced or written to."""
+    return {os.fspath(path): stamp_of(path) for path in files}
+
+
+def problem(spec: BuildSpec, facts: Mapping[str, Any]) -> str:
+    """Return why what stands beside an image is not what is asked for; empty if it is. facts: what is known
+    of the outputs, see `outputs.find`."""
+    known = facts.get("trust", {})
+    if not spec.proof.writes:
+        return "it is not asked for any more" if known else ""
+    if not known:
+        return "it was not asked for when the image was made"
+    for name, there in known["files"].items():
+        try:
+            if stamp_of(Path(name)) != there:
+                return f"{os.path.basename(name)} was changed"
+        except OSError:
+            return f"{os.path.basename(name)} is gone"
+    return "" if known["asked"] == asked(spec) else "what is asked for is not what it was"
+
+
+def note(spec: BuildSpec, files: Iterable[Path]) -> dict[str, Any]:
+    """Return what is to be known of the files beside an image, for `problem`."""
+    return {"asked": asked(spec), "files": stamps(files)}
+
+
+def unproved(spec: BuildSpec, facts: Mapping[str, Any], state: Path) -> str:
+    """Return why an image that stands has to be made again to prove it as it is asked for; empty if not."""
+    if not spec.proof.writes or not (wrong := problem(spec, facts)):
+        return ""
+    kept = kept_source.load(state, cache_inputs.outputs_slot(spec))
+    return "" if kept.tree == facts["tree_digest"] else f"to prove the image: {wrong}"
+
+
+def unread(spec: BuildSpec, state: Path, build: str) -> bool:
+    """Whether what is in the image of a build has to be read, and what was read of it is not kept."""
+    if not spec.proof.writes:
+        return False
+    return kept_source.load(state, cache_inputs.outputs_slot(spec)).build != build
