@@ -89,6 +89,10 @@ class Reading:
             self._names = names
         return [path for path in self._names.get(name, ()) if self.entries[path].kind == "f"]
 
+    def ending(self, end: bytes) -> list[bytes]:
+        """Return the paths that end so, in order."""
+        return [path for path in self.paths if path.endswith(end)]
+
     def real(self, path: bytes, root: bytes = b"") -> bytes:
         """Return a path with all links followed, each seen from the root it lies in. What leads in a circle
         is returned as it is."""
