@@ -35,6 +35,7 @@ from buildstep.system.root import Root
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import FileList
 from buildstep.tree.proto_watch import Differences
+from buildstep.trust.keys.interface import Signer
 
 if TYPE_CHECKING:
     from buildstep.build.sidecars import Sidecars
@@ -83,7 +84,7 @@ class BuildState:
     no key. clean: entropy. snapshot: snapshot. check: unsearched, of whose files the texts are looked through
     when they are read for layers. emit: artifacts, and chunks, the layers that the proto
     directory was cut into; proto_again walks that again, for the end.
-    trust: sidecars, what goes beside the image.
+    trust: signers, the keys that sign; sidecars, what goes beside the image.
     settled: later steps that need not run any more. shell_offered: of --shell-on-failure, once a build.
     """
 
@@ -112,6 +113,7 @@ class BuildState:
     chunks: list[tuple[Changes, Blob]] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
     proto_again: Callable[[], Differences] | None = None
+    signers: tuple[Signer, ...] = ()
     sidecars: Sidecars | None = None
     shell_offered: bool = False
 

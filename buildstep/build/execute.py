@@ -7,7 +7,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from buildstep.build import elsewhere, forecast, proto_check, secrets, shared_upload, sidecars, size_gate
+from buildstep.build import (
+    elsewhere,
+    forecast,
+    proto_check,
+    secrets,
+    shared_upload,
+    sidecars,
+    signing,
+    size_gate,
+)
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.deliver import BuildResult, deliver, earlier_result
 from buildstep.build.log_file import BuildLog
@@ -83,6 +92,7 @@ def _execute(
                 )
                 state = BuildState()
                 context = _with_route(context, state)
+                state.signers = signing.opened(context)
                 with _disk_explained(context.plan, context.backend, state), proto_check.explained(context):
                     _run_steps(context, state)
                     result = _result(context, state)

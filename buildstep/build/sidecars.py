@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from buildstep.build import dependencies, elsewhere, provenance, recorded_proto, test_result
+from buildstep.build import dependencies, elsewhere, provenance, recorded_proto, signing, test_result
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.image_source import ImageSource
 from buildstep.images.record import ImageRecord
@@ -22,10 +22,11 @@ from buildstep.report.event_log import SUFFIX as EVENTS
 from buildstep.report.record import RECORD_SUFFIX, Check
 from buildstep.spec.load import BuildSpec
 from buildstep.spec.lock import LockedPackage
-from buildstep.trust import dsse, sbom, sidecars
+from buildstep.trust import sbom, sidecars
 from buildstep.trust.inventory.gather import inventory_of
 from buildstep.trust.inventory.model import Base, Inventory
-from buildstep.trust.statements.statement import PAYLOAD_TYPE, TREE, Statement
+from buildstep.trust.keys.interface import Signer
+from buildstep.trust.statements.statement import TREE, Statement
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +58,9 @@ class Sidecars:
         return ", ".join(path.name for path in self.files)
 
 
-def make(context: BuildContext, image: ImageRecord, source: ImageSource, made: Image) -> Sidecars:
+def make(
+    context: BuildContext, image: ImageRecord, source: ImageSource, made: Image, keys: Sequence[Signer]
+) -> Sidecars:
     """Return the files that are asked for. Raises SigningError for a key that cannot sign, EmitError for a
     file with a secret of the build in it."""
     spec, stem = context.spec, context.stem
@@ -86,9 +89,12 @@ def make(context: BuildContext, image: ImageRecord, source: ImageSource, made: I
             internal={"pool": context.backend.uri.partition(":")[0]},
         )
         statements.append(provenance.statement(spec, facts))
-    lines = [dsse.seal(PAYLOAD_TYPE, row.to_json(), ()) for row in statements]
-    found[sidecars.sidecar(stem, sidecars.STATEMENTS)] = b"".join(line + b"\n" for line in lines)
-    return Sidecars(files=found, told=_told(spec, found))
+    if keys and (signed := signing.of_image(subjects, made.artifacts)) is not None:
+        statements.append(signed)
+    if statements:
+        found[sidecars.sidecar(stem, sidecars.STATEMENTS)] = signing.lines(statements, keys)
+    found |= signing.of_files(context, made.artifacts, keys)
+    return Sidecars(files=found, told=_told(spec, found, keys))
 
 
 def _inventory(spec: BuildSpec, image: ImageRecord, source: ImageSource, made: Image) -> Inventory:
@@ -123,7 +129,7 @@ def _byproducts(stem: Path, files: Mapping[Path, bytes], tests: Statement | None
     return rows + [{"uri": f"{stem.name}{suffix}"} for suffix in (RECORD_SUFFIX, EVENTS)]
 
 
-def _told(spec: BuildSpec, files: Mapping[Path, bytes]) -> dict[str, Any]:
+def _told(spec: BuildSpec, files: Mapping[Path, bytes], keys: Sequence[Signer]) -> dict[str, Any]:
     """Return what the build record says of these files."""
     proof = spec.proof
     return {
@@ -133,6 +139,7 @@ def _told(spec: BuildSpec, files: Mapping[Path, bytes]) -> dict[str, Any]:
         ],
         "sbom": list(proof.sbom),
         "provenance": proof.provenance,
+        "keys": [key.fingerprint for key in keys],
     }
 
 
@@ -154,7 +161,7 @@ def settle(context: BuildContext, state: BuildState, facts: Mapping[str, Any]) -
     found = tuple(made.files) if made is not None else ()
     record = elsewhere.moved(Path(facts["record"]), old, context.stem)
     there = elsewhere.wanted(context)
-    value = json.loads(context.outputs.content(record) if there else record.read_bytes())
+    value = json.loads(context.outputs.place(record).read_bytes())
     value["trust"] = dict(made.told) if made is not None else {}
     data = json.dumps(value, indent=2).encode() + b"\n"
     if there:

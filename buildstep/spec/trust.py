@@ -47,11 +47,11 @@ SETTINGS: Final = (
         TRUST,
         "What goes beside the image to prove what it is: true for a bill of materials and provenance, or an"
         " object. sbom: true, or of spdx, cyclonedx and spdx3 those to write; provenance: min (true) or max;"
-        " key: what signs, a file, agent, agent:FINGERPRINT or pkcs11:URI, or several; base: the policy that"
-        " the base image has to keep; secrets: whether a secret in what the build adds is a failure or a"
-        " warning; allow_secrets: those that may be there, each with its reason; vulnerabilities: db, the"
-        " directory of the databases, fail: from which severity on, fixed_only, max_age of the databases, and"
-        " exceptions: a file. No byte of an image depends on it (how-to: trust).",
+        " key: what signs, a file, agent, agent:FINGERPRINT, pkcs11:URI or env:NAME, or several; base: the"
+        " policy that the base image has to keep; secrets: whether a secret in what the build adds is a"
+        " failure or a warning; allow_secrets: those that may be there, each with its reason;"
+        " vulnerabilities: db, the directory of the databases, fail: from which severity on, fixed_only,"
+        " max_age of the databases, and exceptions: a file. No byte of an image depends on it.",
     ),
     Setting(
         "sbom",
@@ -70,7 +70,8 @@ SETTINGS: Final = (
     Setting(
         "sign_key",
         _KEYS,
-        "The keys that sign: a file, agent, agent:FINGERPRINT or pkcs11:URI; `key` of `trust` in the file.",
+        "The keys that sign: a file, agent, agent:FINGERPRINT, pkcs11:URI or env:NAME; `key` of `trust` in"
+        " the file.",
         flag="--sign-key",
         in_file=False,
         commas=False,
@@ -205,7 +206,7 @@ def _words(value: Any) -> list[str]:
 
 def is_file(key: str) -> bool:
     """Whether a key is named by the path of its file."""
-    return key != "agent" and not key.startswith(("agent:", "pkcs11:"))
+    return key != "agent" and not key.startswith(("agent:", "pkcs11:", "env:"))
 
 
 def _key(word: str, place: Path) -> str:

@@ -152,9 +152,9 @@ class Outputs:
         finally:
             os.close(fd)
 
-    def content(self, final: Path) -> bytes:
-        """Return what is in a file that was added."""
-        return next(temporary for temporary, name in self._files if name == final).read_bytes()
+    def place(self, final: Path) -> Path:
+        """Return where a file is now: one that was added has its temporary name."""
+        return next((temporary for temporary, name in self._files if name == final), final)
 
     def rewrite(self, final: Path, content: bytes) -> None:
         """Write a small file that was added before once more."""

@@ -42,7 +42,7 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
         index=state.resolution.index if state.resolution is not None else "",
         package_files=state.installed.files if state.installed is not None else (),
     )
-    _write(context, state, sidecars.make(context, state.image, source, made))
+    _write(context, state, sidecars.make(context, state.image, source, made, state.signers))
     result.reason = _said(state.sidecars)
     if context.spec.cache:
         source.kept.tree, source.kept.build = facts.digest, context.journal.ident
@@ -72,7 +72,7 @@ def _run_beside(context: BuildContext, state: BuildState, result: Step) -> None:
         index=resolution.index if resolution is not None else "",
         package_files=record.package_files,
     )
-    _write(context, state, sidecars.make(context, state.image, source, made))
+    _write(context, state, sidecars.make(context, state.image, source, made, state.signers))
     result.reason = f"{_said(state.sidecars)}; {wrong}"
 
 
