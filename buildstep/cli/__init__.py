@@ -24,6 +24,10 @@ COMMANDS = {
     "run": ("buildstep.cli.run:command", "Run a command in a copy of an image, thrown away at the end."),
     "lock": ("buildstep.cli.lock:command", "Write down what an image is made of, and take that again."),
     "image": ("buildstep.cli.image:command", "Base images: import, list, show, verify, delete, gc, publish."),
+    "verify": (
+        "buildstep.cli.verify:command",
+        "Is an image what somebody has signed? Who, and what is proved?",
+    ),
     "files": (
         "buildstep.cli.files:command",
         "Trees in a store: put, get, diff, verify, gc.",

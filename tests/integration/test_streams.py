@@ -109,6 +109,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (top / "graph/src/tool/build/build-pre.sh").write_text("#!/bin/sh\necho made > generated-by-tool\n")
     (top / "graph/src/web/build/web.dockerfile").write_text("FROM scratch")
     (top / "s.hrd").write_text("name   = hello\n")
+    waiver = 'match = ["*"]\nreason = "a test"\nuntil = 2099-01-01\n'
+    (top / "trust.toml").write_text(f"format = 1\n[[except]]\n{waiver}")
     (top / "m.toml").write_text('[hosts]\n"web-*" = ["web"]\n')
     recipe = {"name": "r", "version": "1", "image": "scratch", "outputs": ["/opt"],
               "sources": [{"path": "proto", "dest": "/opt"}]}  # fmt: skip
@@ -240,6 +242,7 @@ COMMANDS: dict[str, list[str]] = {
     "why": ["out/hello-1.buildrecord.json"],
     "doctor": ["--json"],
     "report": ["out/hello-1.buildrecord.json", "-f", "markdown"],
+    "verify": ["m.json", "--policy", "trust.toml"],
     "sbom": ["out/hello-1.buildrecord.json"],
     "heal": [],
     "schema": [],
