@@ -65,6 +65,7 @@ COMMANDS = {
         "A build record as page, JUnit, SARIF, markdown or badge.",
     ),
     "sbom": ("buildstep.cli.sbom:command", "Write the bill of materials of an image."),
+    "scan": ("buildstep.cli.scan:command", "Known vulnerabilities of an image, by databases that are here."),
     "heal": ("buildstep.cli.heal:command", "Remove what dead builds left."),
     "schema": ("buildstep.cli.schema:command", "Print the JSON schema of m.json."),
     "completion": ("buildstep.cli.completion:command", "Print the shell's completion script."),

@@ -21,6 +21,7 @@ import pytest
 from buildstep import cli
 from buildstep.build.steps import STEPS
 from buildstep.cli.lazy_group import LazyGroup
+from buildstep.trust.vulnerabilities import directory
 from tests.integration.conftest import demand
 from tests.integration.support import LIMIT, Lab, end
 
@@ -104,6 +105,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (top / "m.json").write_text(
         json.dumps({"name": "hello", "version": "1", "os": "linux", "type": "other", "build": build})
     )
+    (top / "advisories.json").write_text('{"zlib": {"CVE-2024-1": {"releases": {}}}}')
+    directory.import_files([top / "advisories.json"], top / "known", updated=None, note=print)
     (top / "graph/src/web/build").mkdir(parents=True)
     (top / "graph/src/tool/build").mkdir(parents=True)
     (top / "graph/src/tool/build/build-pre.sh").write_text("#!/bin/sh\necho made > generated-by-tool\n")
@@ -244,6 +247,7 @@ COMMANDS: dict[str, list[str]] = {
     "report": ["out/hello-1.buildrecord.json", "-f", "markdown"],
     "verify": ["m.json", "--policy", "trust.toml"],
     "sbom": ["out/hello-1.buildrecord.json"],
+    "scan": ["out/hello-1.buildrecord.json", "--db", "known"],
     "heal": [],
     "schema": [],
     "completion": ["bash"],
