@@ -12,10 +12,11 @@ from buildstep.build.steps.interface import Route
 from buildstep.trust import dsse, sidecars
 from buildstep.trust.keys import signers
 from buildstep.trust.keys.interface import Signer
-from buildstep.trust.signatures import bundle, minisign, sshsig
-from buildstep.trust.signatures.content import Content, content_of
+from buildstep.trust.signatures.content import content_of
+from buildstep.trust.signatures.of_file import signatures_of
 from buildstep.trust.statements import STATEMENTS
 from buildstep.trust.statements.statement import PAYLOAD_TYPE, Statement, Subject
+from buildstep.trust.statements.subjects import images_of
 
 
 def opened(context: BuildContext) -> tuple[Signer, ...]:
@@ -32,8 +33,7 @@ def opened(context: BuildContext) -> tuple[Signer, ...]:
 def of_image(subjects: Sequence[Subject], artifacts: Sequence[Mapping[str, Any]]) -> Statement | None:
     """Return the statement that an OCI image is signed, no more; None where there is none. It is about the
     image alone, as registries know it."""
-    digests = {str(it["extra"].get("digest", "")).removeprefix("sha256:") for it in artifacts} - {""}
-    images = tuple(it for it in subjects if it.digests.get("sha256") in digests)
+    images = images_of(artifacts, subjects)
     return Statement(images, STATEMENTS["signature"].predicate_types[0], {}) if images else None
 
 
@@ -50,21 +50,8 @@ def of_files(
         final = Path(artifact["path"])
         place = sidecars.signed_file(context.outputs.place(final))
         with content_of(place, sha256=artifact["sha256"]) as content:
-            content.compute()
-            yield from _of_file(context, final, content, keys, first=number == 0)
-
-
-def _of_file(
-    context: BuildContext, path: Path, content: Content, keys: Sequence[Signer], *, first: bool
-) -> Iterator[tuple[Path, bytes]]:
-    def place(kind: str) -> Path:
-        return sidecars.signature_file(path, kind, first=first)
-
-    yield place(sidecars.SSHSIG), b"".join(sshsig.make(content, key) for key in keys)
-    whole = [key for key in keys if key.takes(len(content.data))]
-    if whole:
-        yield place(sidecars.BUNDLE), bundle.make(content, whole[0])
-    else:
-        context.bus.note(f"{path.name} is too large for the key of an agent: it gets no Sigstore bundle")
-    if small := [key for key in keys if key.algorithm == "ed25519"]:
-        yield place(sidecars.MINISIGN), minisign.make(content, small[0], f"file:{path.name}")
+            made = signatures_of(content, final.name, keys)
+        for text in made.left_out:
+            context.bus.note(f"{final.name}: {text}")
+        for kind, data in made.files.items():
+            yield sidecars.signature_file(final, kind, first=number == 0), data

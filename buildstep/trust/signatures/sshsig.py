@@ -76,6 +76,15 @@ def check(
     return Checked(tuple(signers), tuple(one.fingerprint for one in found), tuple(why))
 
 
+def good_blocks(data: bytes, content: Content, *, namespace: str = NAMESPACE) -> dict[str, bytes]:
+    """Return the armoured signatures of a file that are good ones of some content, by the fingerprints of
+    their keys, whoever has these. Raises SigningError as `parse`."""
+    found = parse(data)
+    blocks = [_BEGIN + b"\n" + text + _END + b"\n" for text in _ARMOUR.findall(data)]
+    pairs = zip(found, blocks, strict=True)
+    return {one.fingerprint: block for one, block in pairs if not _problem(one, content, namespace)}
+
+
 def parse(data: bytes) -> tuple[SshSignature, ...]:
     """Return the signatures of a file. Raises SigningError where it holds none, or what is none."""
     blocks = _ARMOUR.findall(data)

@@ -1,1 +1,0 @@
-"""Known vulnerabilities of what is in an image, by databases that are here: no network, no token."""
