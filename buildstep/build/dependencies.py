@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from buildstep.images.record import ImageRecord
+from buildstep.images.shown import shown_reference
 from buildstep.net.errors import safe_url
 from buildstep.spec.load import BuildSpec
 from buildstep.spec.lock import LockedPackage
@@ -152,24 +153,6 @@ def differs_from_commit(folder: Path) -> bool | None:
     words = ["--no-optional-locks", "-C", os.fspath(folder), "status", "--porcelain", "--", "."]
     result = process.query(["git", *words], ok=range(256))
     return bool(result.stdout.strip()) if result.status == 0 else None
-
-
-_LOCAL = frozenset(("tar", "oci", "docker-archive", "zfs", "btrfs", "dir"))
-"""Schemes of base images that are files of the CI host."""
-
-
-def shown_reference(reference: str) -> str:
-    """Return the reference of a base image without a path of the CI host, and without a login."""
-    scheme, _, rest = reference.partition(":")
-    if "://" in reference:
-        return safe_url(reference)
-    if scheme in _LOCAL:
-        return f"{scheme}:{','.join(os.path.basename(word.rstrip('/')) for word in rest.split(','))}"
-    return (
-        reference
-        if "/" not in reference or not reference.startswith(("/", "."))
-        else os.path.basename(reference)
-    )
 
 
 def names_of(words: Sequence[str]) -> list[str]:

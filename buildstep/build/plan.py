@@ -35,7 +35,7 @@ from buildstep.cache.resolutions import KeptResolution
 from buildstep.emit.interface import StoreTarget
 from buildstep.events import State
 from buildstep.files.places import cache_folder
-from buildstep.images import locked
+from buildstep.images import locked, trusted_base
 from buildstep.images.store import ImageRecord, ImageStore
 from buildstep.rootfs.conflicts import Conflict
 from buildstep.spec import check_rules
@@ -84,8 +84,9 @@ class PlanFacts:
     """What a plan is made from; every step says from these what it will do.
 
     image: None when it must be imported first, and incoming then says from where; asked: what was found when
-    its source was asked whether it has a newer one, empty if it was not; in_place: whether the proto
-    directory's files are read where they are, without a copy in the clone; layer: None without packages or
+    its source was asked whether it has a newer one, empty if it was not; vouched: why a policy lets it
+    through, empty without one; in_place: whether the proto directory's files are read where they are, without
+    a copy in the clone; layer: None without packages or
     cache; shared: what the shared cache will do for the steps; last: finds the last build of this component,
     if it is known, which only reasons need; missed: why no earlier outputs are valid; replaced: what of the
     base gives way to the proto directory; commands: what is known of the steps that run them, and of those
@@ -98,6 +99,7 @@ class PlanFacts:
     proto: ProtoDir
     in_place: bool
     asked: str = ""
+    vouched: str = ""
     layer: LayerPlan | None = None
     shared: Mapping[str, str] = field(default_factory=dict)
     last: Callable[[], Last | None] = lambda: None
@@ -182,16 +184,16 @@ def plan(
     check_places(spec, store.backend.state)
     emit.resolve(spec.formats, spec.compression)
     emit.check_target(spec.formats, store_target(spec, environ or {}), store.bus)
-    state = store.backend.state
-    store.hashes.fresh = store.hashes.fresh or not spec.cache
+    state, store.hashes.fresh = store.backend.state, store.hashes.fresh or not spec.cache
     locked.use(spec, store)
-    image = store.find(spec.base)
+    trusted_base.check(spec.base, store, image := store.find(spec.base), spec.proof.base)
     shared_plan.begin(spec, store, cache, image, environ or {})
     facts = PlanFacts(
         spec=spec,
         image=image,
         incoming=store.foresee(spec.base) if image is None else "",
         asked=store.said_of(spec.base) if image is not None else "",
+        vouched=store.vouched.said,
         proto=proto_scan.scan(spec, state),
         shared=shared_plan.told(store),  # by now it was looked up, beside that walk
         in_place=not plain and takes_in_place(spec),

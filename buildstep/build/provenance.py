@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from buildstep import emit
-from buildstep.build.dependencies import Row, names_of, shown_reference
+from buildstep.build.dependencies import Row, names_of
+from buildstep.images.shown import shown_reference
 from buildstep.net.errors import safe_url
 from buildstep.spec.fields import RunCommand, to_data
 from buildstep.spec.load import BuildSpec

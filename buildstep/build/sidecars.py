@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from buildstep.build import dependencies, elsewhere, provenance, recorded_proto,
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.image_source import ImageSource
 from buildstep.images.record import ImageRecord
+from buildstep.images.shown import shown_reference
 from buildstep.report.event_log import SUFFIX as EVENTS
 from buildstep.report.record import RECORD_SUFFIX, Check
 from buildstep.spec.load import BuildSpec
@@ -98,23 +99,28 @@ def make(
 
 
 def _inventory(spec: BuildSpec, image: ImageRecord, source: ImageSource, made: Image) -> Inventory:
-    oci = next((str(it["extra"]["digest"]) for it in made.artifacts if "digest" in it["extra"]), "")
+    # Without SOURCE_DATE_EPOCH each build has another digest: what is the same is not to look like another.
+    fixed = spec.source_date_epoch is not None
+    oci: Mapping[str, Any] = next(
+        (it["extra"] for it in made.artifacts if fixed and "digest" in it["extra"]), {}
+    )
     base = Base(
-        label=dependencies.shown_reference(image.label),
+        label=shown_reference(image.label),
         name=image.name,
         version=image.version,
         digest=str(image.inputs.get("digest", "")),
         tree_digest=image.tree_digest,
     )
-    return inventory_of(
+    inventory = inventory_of(
         source,
         name=spec.name,
         version=spec.version,
         description=str(spec.manifest.get("description", "")),
         base=base if image.files > 1 else None,
-        digests={**({"oci": oci} if oci else {}), "tree": made.tree_digest},
+        digests={**({"oci": str(oci["digest"])} if oci else {}), "tree": made.tree_digest},
         created=spec.source_date_epoch,
     )
+    return replace(inventory, layers=tuple(oci.get("layers", ())))
 
 
 def _byproducts(stem: Path, files: Mapping[Path, bytes], tests: Statement | None) -> list[dict[str, Any]]:

@@ -24,6 +24,10 @@ COMMANDS = {
     "run": ("buildstep.cli.run:command", "Run a command in a copy of an image, thrown away at the end."),
     "lock": ("buildstep.cli.lock:command", "Write down what an image is made of, and take that again."),
     "image": ("buildstep.cli.image:command", "Base images: import, list, show, verify, delete, gc, publish."),
+    "verify": (
+        "buildstep.cli.verify:command",
+        "Is an image what somebody has signed? Who, and what is proved?",
+    ),
     "files": (
         "buildstep.cli.files:command",
         "Trees in a store: put, get, diff, verify, gc.",
@@ -61,6 +65,7 @@ COMMANDS = {
         "A build record as page, JUnit, SARIF, markdown or badge.",
     ),
     "sbom": ("buildstep.cli.sbom:command", "Write the bill of materials of an image."),
+    "scan": ("buildstep.cli.scan:command", "Known vulnerabilities of an image, by databases that are here."),
     "sign": ("buildstep.cli.sign:command", "Sign an image and the statements beside it."),
     "keygen": ("buildstep.cli.keygen:command", "Make a pair of keys to sign with."),
     "heal": ("buildstep.cli.heal:command", "Remove what dead builds left."),

@@ -57,11 +57,24 @@ def _json_of(record: Any, *, whole: bool) -> dict[str, Any]:
     help="The imgmanifest of FILE: verifies it, and gives it its uuid and name.",
 )
 @click.option("--platform", metavar="OS/ARCH", help="What the image is to be for, such as linux/arm64.")
+@click.option(
+    "--policy",
+    metavar="FILE",
+    shell_complete=values.FILES,
+    help="The policy that the image has to keep; what it refuses is not imported.",
+)
 @with_session()
 @_SOURCE
 @JSON
 @click.option("-v", "--verbose", count=True, help="Show the tools' output.")
-def import_(session: Session, ref: str, manifest: str | None, platform: str | None, as_json: bool) -> None:
+def import_(
+    session: Session,
+    ref: str,
+    manifest: str | None,
+    platform: str | None,
+    policy: str | None,
+    as_json: bool,
+) -> None:
     """Bring an image into the store; nothing is done when it is there, verified.
 
     REF: a uuid or name@version of a repository, or a locator: docker://HOST/NAME[:TAG], oci:PATH[:TAG],
@@ -69,17 +82,23 @@ def import_(session: Session, ref: str, manifest: str | None, platform: str | No
     The format of a FILE is found from its content.
     """
     from buildstep.formats.oci.spec import OciPlatform
+    from buildstep.images import trusted_base
     from buildstep.images.importing import Importer
     from buildstep.pool.journal import open_journal
 
     if platform:
         session.store.for_platform(str(OciPlatform.parse(platform)))
+    if manifest:
+        trusted_base.check_file(Path(ref), session.store, policy)
+    else:
+        locator = _locator(ref)
+        trusted_base.check(locator, session.store, session.store.find(locator), policy)
     with open_journal(session.backend.state, f"import {ref}") as journal:
         importer = Importer(session.store, journal)
         if manifest:
             record, present = importer.import_file(Path(ref), Path(manifest))
         else:
-            record, present = importer.ensure(_locator(ref))
+            record, present = importer.ensure(locator)
     line = f"{record.uuid}  {record.name}@{record.version}  {'was there' if present else 'imported'}"
     show({**_json_of(record, whole=False), "present": present}, [line], as_json=as_json, done=line)
 

@@ -69,6 +69,17 @@ OF_SETTING = callback(_of_setting)
 """For an option with the name of a setting that has a closed set of values."""
 
 
+def _proofs(_context: click.Context, _param: click.Parameter, begun: str) -> Iterator[str]:
+    from buildstep.trust.policy import PROOFS as NAMES
+
+    before = begun[: begun.rfind(",") + 1]
+    yield from (f"{before}{name}" for name in NAMES)
+
+
+PROOFS = callback(_proofs)
+"""For a list of what has to be proved of an image."""
+
+
 def _paths(begun: str) -> Iterator[str]:
     """Yield SCHEME:PATH for the paths that go on from what was typed."""
     scheme, colon, path = begun.partition(":")

@@ -52,8 +52,7 @@ class Importer:
 
     def __init__(self, store: ImageStore, journal: Journal, uses: contextlib.ExitStack | None = None) -> None:
         self._store, self._journal, self._uses = store, journal, uses
-        self._backend = store.backend
-        self._count = 0
+        self._backend, self._count = store.backend, 0
 
     def ensure(self, ref: str, *, thorough: bool = False) -> tuple[ImageRecord, bool]:
         """Return the image of a reference, imported if it is missing or damaged, and whether it was there.
@@ -150,12 +149,13 @@ class Importer:
             self._ensure_origin(path, zfs_file.read_manifest(manifest))
 
         def put(ident: str, context: SourceContext) -> tuple[Dataset, SourceImage]:
-            if isinstance(source, zfs_file.ZfsFile):
-                return source.receive(locator, self._backend, ident)
             if (taken := shared_base.dataset(self._store, ref, ident, context)) is not None:
                 return taken
-            dataset = self._backend.create(ident)
-            fetched = source.fetch(locator, dataset.path, context)
+            if isinstance(source, zfs_file.ZfsFile):
+                dataset, fetched = source.receive(locator, self._backend, ident)
+            else:
+                dataset = self._backend.create(ident)
+                fetched = source.fetch(locator, dataset.path, context)
             # A file's key is what was in it before it was unpacked.
             now = source.identify(locator, self._store.hashes.sha256) if locked else self._store.identify(ref)
             if now is None or now.key != identity.key:

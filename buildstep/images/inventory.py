@@ -24,6 +24,7 @@ from buildstep.images.interface import SourceImage
 from buildstep.images.layer_list import history_of
 from buildstep.images.listing import listable_file, listed, record_of
 from buildstep.images.record import ImageRecord
+from buildstep.images.shown import shown_reference
 from buildstep.images.sources.local_file import path_of
 from buildstep.images.store import ImageStore
 from buildstep.pool.interface import Kind
@@ -31,7 +32,10 @@ from buildstep.report.parse import load
 from buildstep.report.record import RECORD_SUFFIX, BuildRecord
 from buildstep.tree.entry import FileList, tree_digest
 from buildstep.trust.inventory.gather import inventory_of
-from buildstep.trust.inventory.model import Base, Inventory
+from buildstep.trust.inventory.model import Base, Component, Inventory
+
+_MANAGED = frozenset(("deb", "pkgsrc", "apk", "rpm"))
+"""Kinds of components that a package manager installs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +79,10 @@ def of_archive(text: str, *, bus: Bus, environ: Mapping[str, str]) -> Iterator[L
             digests=named.digests(digest),
             created=named.created,
         )
-        inventory = replace(inventory, layers=named.layers, known_from=named.known_from)
+        components = tuple(map(_of_its_step, inventory.components))
+        inventory = replace(
+            inventory, components=components, layers=named.layers, known_from=named.known_from
+        )
         yield Looked(inventory=inventory, contents=image, record=record, notes=notes)
 
 
@@ -119,6 +126,14 @@ def _made(record: ImageRecord, store: ImageStore, notes: list[str]) -> Mapping[b
     return gathered.made
 
 
+def _of_its_step(component: Component) -> Component:
+    """Return a component whose layer several steps made, with the one that brings such."""
+    steps = component.origin.step.split(", ")
+    if len(steps) == 1 or component.kind not in _MANAGED or "packages" not in steps:
+        return component
+    return replace(component, origin=replace(component.origin, step="packages"))
+
+
 # -- what an image is called ------------------------------------------------------------------------------
 
 
@@ -159,20 +174,21 @@ def _named(found: SourceImage, record: BuildRecord | None) -> _Names:
 
 
 def base_of(given: Mapping[str, Any]) -> Base | None:
-    """Return the base image of a build by what its record says of it; None where it says nothing."""
-    if not given:
+    """Return the base image of a build by what its record says of it; None where it says nothing, or the
+    image was made from nothing."""
+    label = str(given.get("label") or given.get("name") or "")
+    if label in ("", "scratch"):
         return None
-    values = {
-        name: str(given.get(name) or "") for name in ("label", "name", "version", "digest", "tree_digest")
-    }
-    return Base(**{**values, "label": values["label"] or values["name"]})
+    values = {name: str(given.get(name) or "") for name in ("name", "version", "digest", "tree_digest")}
+    return Base(label=shown_reference(label), **values)
 
 
 def _base(found: SourceImage) -> Base | None:
     """Return the base image that the annotations of an image name."""
     labels = _labels(found.config)
     name = labels.get("base.name", "")
-    return Base(label=name, digest=labels.get("base.digest", "")) if name else None
+    digest = labels.get("base.digest", "")
+    return Base(label=shown_reference(name), digest=digest) if name else None
 
 
 def _labels(config: Mapping[str, Any]) -> Mapping[str, str]:

@@ -36,6 +36,7 @@ from buildstep.images.remote import Remote
 from buildstep.images.resolve import Resolved, several_of
 from buildstep.images.sources import foresee, parse
 from buildstep.images.tags import Tags
+from buildstep.images.vouched import Vouched
 from buildstep.pool.interface import Backend, Kind
 from buildstep.spec.config import Config
 from buildstep.system.digest import sha256_bytes
@@ -57,14 +58,13 @@ class ImageStore:
         self, backend: Backend, *, bus: Bus, environ: Mapping[str, str], config: Config | None = None
     ) -> None:
         self.backend, self.bus, self.environ, self._environ = backend, bus, environ, environ
-        self.config = config or Config()
-        self.folder = backend.state / "images"
-        self.locks = ImageLocks(backend.state, bus.note)
+        self.config, self.folder = config or Config(), backend.state / "images"
+        self.hashes = FileHashes(backend.state / "filehash.json", bus)
+        self.locks, self.vouched = ImageLocks(backend.state, bus.note), Vouched()
         self.remote = Remote(self.config.sources, environ=environ, http=self.config.http, bus=bus)
         """The repositories that the configuration names; none is opened before it is asked."""
         self.freshness = Freshness(self.folder, environ, self.config.http, bus)
         self.tags = Tags(self.folder, self.platform, self.freshness, bus)
-        self.hashes = FileHashes(backend.state / "filehash.json", bus)
         self.shared: Shared | None = None  # the shared cache of the command, if it has one
         self._sources: dict[str, tuple[Source, str] | None] = {}
         self.locked: dict[str, LockedImage] = {}  # by references that a lock has settled
@@ -124,7 +124,7 @@ class ImageStore:
             return None
         source, locator = parsed
         if source.scheme != "docker":
-            return source.identify(locator, self.hashes.sha256)
+            return self.vouched.same(ref, source.identify(locator, self.hashes.sha256))
         if ref in self.tags.known:
             return self.tags.known[ref]
         ask = partial(source.identify, locator, self.hashes.sha256)

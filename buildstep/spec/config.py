@@ -1,9 +1,9 @@
 """Settings of a machine, a user and a project: `buildstep.toml` and the environment, checked together.
 
 A flag wins over the project's file, that over the user's, that over the system's, that over the
-environment, that over the defaults. Lists are taken whole from the first place that has them; tables
-(`publish`, `cache`, `http`, `limits`, `network`, `assets`, `consul`, `services.templates`) are merged key by
-key.
+environment, that over the defaults. Lists are taken whole from the first place that has them; policies for
+base images count from all places; tables (`publish`, `cache`, `http`, `limits`, `network`, `assets`,
+`consul`, `services.templates`) are merged key by key.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ RULE: Final = record(
         "limits": LIMITS,
         "network": record({"allow": array(_HOST_PORT)}),
         "store": STORE,
+        "trust": record({"base": _LINE}),
         "assets": assets_config.ASSETS,
         "consul": assets_config.CONSUL,
         "services": record(
@@ -164,7 +165,8 @@ class Config:
     `spec.shared_cache`. http: fields of `net.http.HttpOptions` by name. limits:
     of what a command in an image may take, for builds that do not give them. network_allow: what of the CI
     host itself commands in an image may reach, as HOST:PORT. store: of file lists and contents, empty for the
-    user's own. assets: of the store of assets, the register of mappings and the hosts.
+    user's own. base_policies: files, each of which a
+    base image has to keep. assets: of the store of assets, the register of mappings and the hosts.
     templates: directories of templates of services, by the domain of those in them that name none.
     """
 
@@ -181,6 +183,7 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     network_allow: tuple[str, ...] = ()
     store: str = ""
+    base_policies: tuple[str, ...] = ()
     assets: AssetsConfig = field(default_factory=AssetsConfig)
     templates: Mapping[str, Path] = field(default_factory=dict)
 
@@ -320,6 +323,9 @@ def _merged(places: Sequence[_Place]) -> Config:
                 values[key] = value | values[key]
             elif key == "sources":
                 values.setdefault(key, tuple(_source(row, place.directory) for row in value))
+            elif key == "trust":
+                policy = [os.path.abspath(place.directory / value["base"])] if "base" in value else []
+                values[key] = [*values.get(key, []), *policy]
             elif key == "store":
                 values.setdefault(key, store_url(value, place.directory))
             elif key == "pool" and key not in values:
@@ -339,6 +345,7 @@ def _merged(places: Sequence[_Place]) -> Config:
         limits=from_data("limits", values["limits"]),
         network_allow=tuple(values["network"].get("allow", ())),
         store=values.get("store", ""),
+        base_policies=tuple(values.get("trust", ())),
         assets=AssetsConfig.of(values["assets"], values["consul"]),
         templates=values["services"],
         shared={key: value for key, value in values["cache"].items() if key in shared_cache.KEYS},

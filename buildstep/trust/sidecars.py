@@ -55,6 +55,11 @@ def stem_of(path: Path) -> Path:
     return path
 
 
+def is_artifact(path: Path) -> bool:
+    """Tell whether a name is that of an image file that a build writes, or of an OCI directory."""
+    return any(path.name.endswith(ending) and path.name != ending for ending in (*_ARTIFACTS, ".oci"))
+
+
 def sidecar(stem: Path, kind: str) -> Path:
     """Return where a build of this stem has the file of a kind. kind: a key of `SIDECARS`."""
     return stem.with_name(stem.name + SIDECARS[kind])

@@ -21,6 +21,7 @@ import pytest
 from buildstep import cli
 from buildstep.build.steps import STEPS
 from buildstep.cli.lazy_group import LazyGroup
+from buildstep.trust.vulnerabilities import directory
 from tests.integration.conftest import demand
 from tests.integration.support import LIMIT, Lab, end
 
@@ -104,11 +105,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (top / "m.json").write_text(
         json.dumps({"name": "hello", "version": "1", "os": "linux", "type": "other", "build": build})
     )
+    (top / "advisories.json").write_text('{"zlib": {"CVE-2024-1": {"releases": {}}}}')
+    directory.import_files([top / "advisories.json"], top / "known", updated=None, note=print)
     (top / "graph/src/web/build").mkdir(parents=True)
     (top / "graph/src/tool/build").mkdir(parents=True)
     (top / "graph/src/tool/build/build-pre.sh").write_text("#!/bin/sh\necho made > generated-by-tool\n")
     (top / "graph/src/web/build/web.dockerfile").write_text("FROM scratch")
     (top / "s.hrd").write_text("name   = hello\n")
+    waiver = 'match = ["*"]\nreason = "a test"\nuntil = 2099-01-01\n'
+    (top / "trust.toml").write_text(f"format = 1\n[[except]]\n{waiver}")
     (top / "m.toml").write_text('[hosts]\n"web-*" = ["web"]\n')
     recipe = {"name": "r", "version": "1", "image": "scratch", "outputs": ["/opt"],
               "sources": [{"path": "proto", "dest": "/opt"}]}  # fmt: skip
@@ -241,7 +246,9 @@ COMMANDS: dict[str, list[str]] = {
     "why": ["out/hello-1.buildrecord.json"],
     "doctor": ["--json"],
     "report": ["out/hello-1.buildrecord.json", "-f", "markdown"],
+    "verify": ["m.json", "--policy", "trust.toml"],
     "sbom": ["out/hello-1.buildrecord.json"],
+    "scan": ["out/hello-1.buildrecord.json", "--db", "known"],
     "sign": ["out/hello-1.oci.tar", "--key", "k.key"],
     "keygen": ["k"],
     "heal": [],

@@ -38,11 +38,11 @@ def plan(facts: PlanFacts) -> Planned:
     if facts.image is None:
         told = facts.shared.get("base", "")
         state: State = "reuse" if told.startswith("shared") else "run"
-        return Planned(state, "; ".join(filter(None, (told, facts.incoming))))
+        return Planned(state, "; ".join(filter(None, (told, facts.incoming, facts.vouched))))
     text = f"{facts.image.label} is in the store as {facts.image.uuid}"
     if facts.spec.lock is not None:
         text += f", and locked by {facts.spec.lock.path.name}"
-    return Planned("reuse", "; ".join(filter(None, (text, facts.asked))))
+    return Planned("reuse", "; ".join(filter(None, (text, facts.asked, facts.vouched))))
 
 
 def run(context: BuildContext, state: BuildState, result: Step) -> None:
@@ -54,7 +54,8 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
         hit = "" if present else shared_layers.said(store.shared, "base")
         result.state = "reuse" if present or hit else "run"
         text = f"{image.label} is {image.uuid}{hit}"
-        result.reason = "; ".join(filter(None, (text, store.said_of(context.spec.image))))
+        told = (text, store.said_of(context.spec.image), store.vouched.said)
+        result.reason = "; ".join(filter(None, told))
     else:
         assert plan_.image is not None, "only a build whose base is in the store is incremental"
         image = _checked(importer, plan_.image, context.spec.base)

@@ -9,8 +9,9 @@ from buildstep.trust.inventory.interface import Reading
 from buildstep.trust.inventory.model import Base, Component, Distro, Inventory, OwnFile, Source
 from buildstep.trust.inventory.os_release import distro_of
 
-_OF_PACKAGES = ("", "base", "packages")
-"""Steps that bring a package's files as the package has them; another one brought something else there."""
+_OF_PACKAGES = frozenset(("", "base", "packages"))
+"""Steps that bring a package's files as the package has them; another one brought something else there. Of a
+layer that several steps made there are all of them, with commas."""
 
 
 def inventory_of(
@@ -71,7 +72,9 @@ def _own_files(reading: Reading) -> tuple[OwnFile, ...]:
         path
         for path in reading.paths
         if reading.entries[path].kind == "f"
-        and (path not in reading.owned or reading.source.origin(path).step not in _OF_PACKAGES)
+        and (
+            path not in reading.owned or _OF_PACKAGES.isdisjoint(reading.source.origin(path).step.split(", "))
+        )
     ]
     known = {"sha256": reading.source.sha256(paths), "sha1": reading.source.sha1(paths)}
     return tuple(

@@ -28,13 +28,14 @@ class RawSignature:
     """A signature as it was found, that is no envelope.
 
     data: the content of its file; of simplesigning: the signature, in base64; payload: of simplesigning: the
-    document that is signed. where: as of `RawEnvelope`.
+    document that is signed. where: as of `RawEnvelope`; shared: it may be of another artifact of its build.
     """
 
     kind: SignatureKind
     data: bytes
     where: str
     payload: bytes = b""
+    shared: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

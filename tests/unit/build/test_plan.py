@@ -26,6 +26,8 @@ from buildstep.images.file_hashes import FileHashes
 from buildstep.images.freshness import Freshness
 from buildstep.images.record import ImageRecord
 from buildstep.images.store import ImageStore
+from buildstep.images.vouched import Vouched
+from buildstep.spec.config import Config
 from buildstep.spec.load import BuildSpec
 from buildstep.tree.entry import FileList
 from tests.unit.build.workshop import ENVIRON, Repository, Workshop
@@ -54,6 +56,8 @@ class Store:
     base: FileList | None = None
     hashes: FileHashes = field(default_factory=lambda: FileHashes(Path("nowhere")))
     bus: Bus = field(default_factory=Bus)
+    config: Config = field(default_factory=Config)
+    vouched: Vouched = field(default_factory=Vouched)
     freshness: Freshness = field(default_factory=lambda: Freshness(Path("nowhere"), {}, {}, Bus()))
     shared: None = None
 

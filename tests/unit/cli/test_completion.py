@@ -192,7 +192,7 @@ def test_a_broken_configuration_offers_less_and_says_nothing(ask: Ask) -> None:
 def test_every_option_with_a_value_has_something_to_offer() -> None:
     """An option of a closed set, a path or a URI that is added later is completed as well."""
     open_words = {
-        "A,B", "P", "URL", "PATTERN", "KEY=VALUE", "N", "C", "DAYS", "SIZE", "COUNT", "NAME", "ARCH", "RELEASE",
+        "A,B", "P", "URL", "DAY", "PATTERN", "KEY=VALUE", "N", "C", "DAYS", "SIZE", "COUNT", "NAME", "ARCH", "RELEASE",
         "KEY=FILE", "UID:GID", "SIZE|PERCENT%", "TEXT", "FLOAT", "SECONDS", "HOURS", "[HOST]", "SPAN",
         "[-- OPTIONS OF PULL]", "[INSTANCE]", "OS/ARCH", "TAG", "HOST[/NAMESPACE]",
         "LABEL", "VALUE", "[-- CMD...]", "[HOST:]PORT[:PORT]", "USER[:GROUP]", "PATH-IN-IMAGE", None,

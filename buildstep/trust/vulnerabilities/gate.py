@@ -1,0 +1,83 @@
+"""The gate: what is looked up, what may be there all the same, and what is too much."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from buildstep.errors import VulnerableError
+from buildstep.system.text import plural
+from buildstep.trust.inventory.model import Inventory
+from buildstep.trust.vulnerabilities import exceptions, match, vex
+from buildstep.trust.vulnerabilities.exceptions import Excepted
+from buildstep.trust.vulnerabilities.match import DAY
+from buildstep.trust.vulnerabilities.model import Found, Gate, Result
+from buildstep.trust.vulnerabilities.vex import Said
+
+_AGE = re.compile(r"([0-9]{1,5})([dhm]?)")
+_SHOWN = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What a scan goes by. folder: of the databases; excepted, said: what may be there, and who denies
+    what."""
+
+    folder: Path
+    gate: Gate = field(default_factory=Gate)
+    excepted: tuple[Excepted, ...] = ()
+    said: tuple[Said, ...] = ()
+
+
+def asked(
+    folder: Path, gate: Gate, *, exception_files: Sequence[Path] = (), vex_files: Sequence[Path] = ()
+) -> Asked:
+    """Read what a scan goes by, all of it before anything is looked at. Raises SpecError and UsageError."""
+    return Asked(
+        folder=folder,
+        gate=gate,
+        excepted=tuple(row for path in exception_files for row in exceptions.load(path)),
+        said=tuple(row for path in vex_files for row in vex.load(path)),
+    )
+
+
+def scan(inventory: Inventory, given: Asked, *, now: float) -> Result:
+    """Return what is known of an image, with what is excepted or denied. Raises NoDatabaseError."""
+    result = match.scan(inventory, given.folder, given.gate, now=now)
+    return exceptions.applied(vex.applied(result, given.said), given.excepted, now=now)
+
+
+def demand(result: Result, gate: Gate) -> None:
+    """Raise VulnerableError if an image has what the gate does not let pass."""
+    counted = result.counted(gate)
+    if not counted:
+        return
+    lines = [line(found) for found in counted[:_SHOWN]]
+    if len(counted) > _SHOWN:
+        lines.append(f"and {plural(len(counted) - _SHOWN, 'other')}")
+    noun = "vulnerability fails" if len(counted) == 1 else "vulnerabilities fail"
+    raise VulnerableError(
+        f"{result.name}: {len(counted):,} known {noun} the gate (severity {gate.fail} and worse"
+        f"{', unknown ones too' if gate.unknown else ''}{', with a repair' if gate.fixed_only else ''})",
+        detail="\n".join(f"  {text}" for text in lines),
+        hint="update what has a repair; an exception with its reason and end is for what has none",
+    )
+
+
+def line(found: Found) -> str:
+    """Return a finding in a line, for a person."""
+    advisory = found.advisory
+    repaired = f", repaired in {advisory.fixed}" if advisory.fixed else f", {advisory.state}"
+    ended = f" (its exception ended on {found.expired})" if found.expired else ""
+    return f"{found.id} ({advisory.severity}) in {found.matter.name} {found.matter.version}{repaired}{ended}"
+
+
+def days(text: str) -> float:
+    """Return the days of an age such as 7d, 12h, 30m, or a plain number of days. Raises ValueError."""
+    match_ = _AGE.fullmatch(text)
+    if match_ is None:
+        raise ValueError(f"{text!r} is no age: days such as 7 or 7d, hours such as 12h")
+    seconds = {"": DAY, "d": DAY, "h": 3600.0, "m": 60.0}[match_[2]]
+    return int(match_[1]) * seconds / DAY
