@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from buildstep.cli import values
+from buildstep.cli.image_copy import command as copy
 from buildstep.cli.image_diff import command as diff
 from buildstep.cli.image_outdated import command as outdated
 from buildstep.cli.options import JSON, echo, print_json, show, with_session
@@ -32,10 +33,11 @@ _SOURCE = click.option(
 
 @click.group("image")
 def command() -> None:
-    """Base images: import, list, show, verify, outdated, delete, gc; compare two; publish a built one."""
+    """Base images: import, list, show, verify, outdated, delete, gc; compare, copy, publish."""
 
 
 command.add_command(publish)
+command.add_command(copy)
 command.add_command(diff)
 command.add_command(outdated)
 

@@ -12,9 +12,18 @@ from buildstep.cli.options import JSON, show, with_session
 
 if TYPE_CHECKING:
     from buildstep.cli.session import Session
+    from buildstep.images.publishers import PublishOptions
+    from buildstep.spec.config import TargetConfig
 
 
-@click.command("publish")
+_EPILOG = (
+    "Exit codes: 17 not published, 19 a key that does not sign; where something is required: 30 unsigned, 31"
+    " signed by a key that is not trusted or altered since, 32 signed, but something else, 33 a key whose"
+    " time is over or has not come, 34 denied."
+)
+
+
+@click.command("publish", epilog=_EPILOG)
 @click.argument("path", metavar="MANIFEST|RECORD|DIR", shell_complete=values.FILES)
 @click.argument("targets", nargs=-1, metavar="[TARGET]...", shell_complete=values.TARGETS)
 @click.option(
@@ -42,6 +51,29 @@ if TYPE_CHECKING:
 )
 @click.option("--endpoint", metavar="URL", help="Of an S3 store that is not Amazon's.")
 @click.option("--insecure", is_flag=True, help="Do not check certificates; plain http to a registry.")
+@click.option(
+    "--require",
+    multiple=True,
+    metavar="LIST",
+    shell_complete=values.PROOFS,
+    help="What has to be proved, else nothing is sent: tests, signature, sbom, provenance, vulnerabilities.",
+)
+@click.option(
+    "--policy",
+    metavar="FILE",
+    shell_complete=values.FILES,
+    help="The policy, in TOML, that says by which keys.",
+)
+@click.option(
+    "--sign-key",
+    "sign_key",
+    multiple=True,
+    metavar="KEY",
+    envvar="BUILDSTEP_SIGN_KEY",
+    show_envvar=True,
+    shell_complete=values.FILES,
+    help="Sign what goes to a registry and is not signed: a file, agent, agent:FINGERPRINT or pkcs11:URI.",
+)
 # Nothing is mounted and no command is run: no namespaces are needed.
 @with_session(healing=False, enclosed=False)
 @JSON
@@ -60,7 +92,7 @@ def command(
     TARGET: docker://HOST/NAME[:TAG], s3://BUCKET[/PREFIX], dir:PATH, an IMGAPI server's address, or a name
     that buildstep.toml gives to one. With --index all arguments are images: builds, or OCI archives.
     """
-    from buildstep.images.publish import bundle_of, options_for, publish, target_named
+    from buildstep.images.publish import bundle_of, check, publish, target_named
 
     if index is not None:
         if more:
@@ -73,8 +105,11 @@ def command(
     chosen = [target_named(text, session.config.targets) for text in wanted]
     rows = []
     with bundle_of(Path(path)) as bundle:
-        for target in chosen:
-            options = options_for(target, environ=session.environ, http=session.config.http, **flags)
+        settings = [_options(session, target, flags) for target in chosen]
+        # For all of them, before one has anything.
+        for target, options in zip(chosen, settings, strict=True):
+            check(bundle, target.target, options.demand)
+        for target, options in zip(chosen, settings, strict=True):
             done = publish(bundle, target, options=options, state=session.backend.state, bus=session.bus)
             rows.append(done.to_json())
             word = "published" if done.state == "published" else "was there already"
@@ -85,12 +120,18 @@ def command(
         show({"published": rows}, (), as_json=True, done=f"{len(rows)} targets have it")
 
 
+def _options(session: Session, target: TargetConfig, flags: dict[str, Any]) -> PublishOptions:
+    from buildstep.images.publish import options_for
+
+    return options_for(target, environ=session.environ, http=session.config.http, bus=session.bus, **flags)
+
+
 def _publish_index(session: Session, paths: list[str], index: str, *, as_json: bool, **flags: Any) -> None:
-    from buildstep.images.publish import options_for, target_named
+    from buildstep.images.publish import target_named
     from buildstep.images.publish_index import publish
 
     target = target_named(index, session.config.targets)
-    options = options_for(target, environ=session.environ, http=session.config.http, **flags)
+    options = _options(session, target, flags)
     done = publish(
         [Path(path) for path in paths],
         target.target,

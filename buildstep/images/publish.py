@@ -16,9 +16,17 @@ from buildstep.cache import outputs
 from buildstep.emit.files import EXTENSION
 from buildstep.errors import ImageError, PublishError, SpecError, UsageError
 from buildstep.events import Bus
+from buildstep.formats.oci.layout import Layout
+from buildstep.formats.oci.naming import tag_of
+from buildstep.formats.oci.spec import Descriptor, parse_manifest
+from buildstep.images.attestations import local, required
+from buildstep.images.attestations.evidence import created_of
+from buildstep.images.attestations.local import Signing
+from buildstep.images.attestations.required import Demand
 from buildstep.images.publishers import Bundle, Published, PublishOptions
 from buildstep.images.publishers import publish as publish_bundle
 from buildstep.net.http import translated
+from buildstep.net.registry import Reference
 from buildstep.pool.stale import output_lock
 from buildstep.report.parse import load
 from buildstep.report.record import RECORD_SUFFIX, BuildRecord
@@ -27,6 +35,11 @@ from buildstep.system import files as system_files
 from buildstep.system.files import read_json, write_json
 from buildstep.system.locks import lock
 from buildstep.system.private import private_dir
+from buildstep.trust import sidecars
+from buildstep.trust.keys import signers
+from buildstep.trust.policy import load as load_policy
+from buildstep.trust.verify.evidence import Evidence, RawEnvelope
+from buildstep.trust.verify.from_files import from_files
 
 MANIFEST = ".imgmanifest"
 _IMAGES = (".oci", ".oci.tar", ".tar", ".zfs", ".zvol", ".btrfs")
@@ -133,6 +146,41 @@ def target_named(text: str, targets: Mapping[str, TargetConfig]) -> TargetConfig
     raise UsageError(f"{text!r} is no place to publish to", hint=f"SCHEME:PLACE, or a name; {known}")
 
 
+def check(bundle: Bundle, target: str, demand: Demand) -> None:
+    """Raise the error of what is required at a target, and not proved here. Nothing is sent.
+
+    To a registry goes the image with statements that are about it; elsewhere go the files that were built,
+    each with the signatures beside it. Raises UnsignedError and its siblings, PublishError, SigningError.
+    """
+    if not demand:
+        return
+    if target.startswith("docker:"):
+        ref = Reference.parse(target, default_tag=tag_of(bundle.version))
+        part = bundle.oci
+        check_image(part.layout, part.entry, bundle.stem, ref, demand)
+        return
+    for path in bundle.artifacts:
+        if not path.is_dir():
+            found = from_files(path)
+            required.check(replace(found, names=(*found.names, target)), demand)
+
+
+def check_image(layout: Layout, entry: Descriptor, stem: Path, ref: Reference, demand: Demand) -> None:
+    """Do the same for an image on its way to a registry. stem: of the files of its build."""
+    papers = local.signed_by(local.papers_of(stem, entry), entry, stem.name, demand.signing)
+    where = sidecars.sidecar(stem, sidecars.STATEMENTS).name
+    plain = replace(ref, tag="", digest="")
+    config = layout.read(parse_manifest(layout.read(entry), entry, layout.label).config)
+    evidence = Evidence(
+        name=f"{stem.name} for {ref}",
+        names=(str(ref), f"{plain}@{entry.digest}", str(plain), stem.name),
+        digests={"oci": entry.hex},
+        envelopes=tuple(RawEnvelope(item.data, where) for item in papers.signed),
+        created=created_of(config),
+    )
+    required.check(evidence, demand)
+
+
 def publish(
     bundle: Bundle, target: TargetConfig, *, options: PublishOptions, state: Path, bus: Bus
 ) -> Published:
@@ -143,6 +191,9 @@ def publish(
             done = publish_bundle(bundle, target.target, options=options, bus=bus)
         except (ImageError, SpecError) as error:
             raise PublishError(error.message, detail=error.detail, hint=error.hint) from error
+    if done.target.startswith("http") and bundle.sidecars:
+        names = ", ".join(path.name for path in bundle.sidecars)
+        bus.note(f"{names}: left out; an IMGAPI server has no place for them", level="warning")
     left_out = [path.name for path in bundle.artifacts if path.is_dir()]
     if left_out and not done.target.startswith("docker:"):
         bus.note(f"{', '.join(left_out)}: a directory, left out; only a registry takes it", level="warning")
@@ -207,11 +258,20 @@ def _note_in_state(state: Path, row: Mapping[str, Any]) -> None:
 
 
 def options_for(
-    target: TargetConfig, *, environ: Mapping[str, str], http: Mapping[str, Any], **flags: Any
+    target: TargetConfig, *, environ: Mapping[str, str], http: Mapping[str, Any], bus: Bus, **flags: Any
 ) -> PublishOptions:
-    """What flags say, and what the configuration says of the target where they say nothing."""
+    """What flags say, and what the configuration says of the target where they say nothing.
+
+    Raises SigningError for keys, SpecError for a policy, UsageError for proofs that are not known.
+    """
     merged = {
         name: flags.get(name) or getattr(target, name)
         for name in ("channel", "insecure", "user", "key", "endpoint", "replace")
     }
-    return PublishOptions(environ=environ, limits=http, **merged)
+    policy, keys = flags.get("policy") or target.policy, flags.get("sign_key") or target.sign_key
+    demand = Demand(
+        require=required.words_of(flags.get("require") or target.require),
+        policy=load_policy(Path(policy)) if policy else None,
+        signing=Signing(signers=signers(keys, environ, bus=bus)),
+    )
+    return PublishOptions(environ=environ, limits=http, demand=demand, **merged)

@@ -10,10 +10,11 @@ from pathlib import Path
 from buildstep.errors import ImageError, PublishError, SpecError, UsageError
 from buildstep.events import Bus
 from buildstep.formats.oci.naming import tag_of
-from buildstep.images.publish import bundle_of, note
+from buildstep.images.publish import bundle_of, check_image, note
 from buildstep.images.publishers import Bundle, Published, PublishOptions
 from buildstep.images.publishers.index import Part, parts_of, publish_index
 from buildstep.net.http import translated
+from buildstep.net.registry import Reference
 
 
 def publish(
@@ -35,6 +36,10 @@ def publish(
                 raise UsageError(
                     f"which tag is {target} to get? the images do not have one version", hint=f"{target}:TAG"
                 )
+            if target.startswith("docker:"):
+                ref = Reference.parse(target, default_tag=tag)
+                for part in parts:
+                    check_image(part.layout, part.entry, part.stem, ref, options.demand)
             done = publish_index(parts, target, tag=tag, options=options, bus=bus)
         except (ImageError, SpecError) as error:
             raise PublishError(error.message, detail=error.detail, hint=error.hint) from error

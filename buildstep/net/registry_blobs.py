@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from urllib.parse import urljoin
+
 from buildstep.formats.oci.spec import Descriptor
 from buildstep.net.errors import HttpError
 from buildstep.net.ranges import range_header, take
@@ -45,6 +48,17 @@ class BlobRegistry(RegistryClient):
             raise
         length = response.headers.get("content-length", "")
         return int(length) if length.isdigit() else 0
+
+    def mount(self, entry: Descriptor) -> bool:
+        """Have a blob taken over from the repository that is known to have it; False where that cannot be."""
+        begun = self._call(self._upload_request(entry), "pull,push")
+        if begun.status == 201:
+            self.mounted += 1
+            return True
+        with contextlib.suppress(HttpError):  # an upload that nobody wants now
+            location = urljoin(begun.url, begun.headers.get("location", ""))
+            self._call(HttpRequest("DELETE", location, ok={202, 204}), "pull,push")
+        return False
 
     def tags(self) -> list[str]:
         """Return the tags of the repository, up to a thousand; none where it is not there."""

@@ -9,6 +9,7 @@ base images count from all places; tables (`publish`, `cache`, `http`, `limits`,
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -65,6 +66,9 @@ _TARGET = record(
         "key": _LINE,
         "endpoint": _ENDPOINT,
         "replace": BOOLEAN,
+        "require": array(_LINE, unique=True),
+        "policy": _LINE,
+        "sign_key": array(_LINE, unique=True) | _LINE | {"type": ["string", "array"]},
     },
     required=["target"],
 )
@@ -124,6 +128,9 @@ ENVIRONMENT: Final = {
 }
 """Variables, and the settings that they give."""
 
+_ELSEWHERE: Final = re.compile(r"(agent$|agent:|pkcs11:|env:)")
+"""Of keys that are in no file."""
+
 _DIRECTORIES: Final = ("dir", "overlay", "btrfs")
 """Schemes of pools that are directories."""
 
@@ -144,7 +151,8 @@ class SourceConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TargetConfig:
-    """Where images are published to, by a name of the configuration."""
+    """Where images are published to, by a name of the configuration. require: what has to be proved of them;
+    policy: the file that says by whom; sign_key: the keys that sign what is not signed yet."""
 
     target: str
     channel: str = ""
@@ -153,6 +161,9 @@ class TargetConfig:
     key: str = ""
     endpoint: str = ""
     replace: bool = False
+    require: tuple[str, ...] = ()
+    policy: str = ""
+    sign_key: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -319,6 +330,9 @@ def _merged(places: Sequence[_Place]) -> Config:
                 values[key] = assets_config.located(key, value, place.directory) | values[key]
             elif key == "cache":
                 values[key] = shared_cache.placed(value, place.directory) | values[key]
+            elif key == "publish":
+                rows = {name: _target(item, place.directory) for name, item in value.items()}
+                values[key] = rows | values[key]
             elif key in _TABLES:
                 values[key] = value | values[key]
             elif key == "sources":
@@ -337,10 +351,7 @@ def _merged(places: Sequence[_Place]) -> Config:
         pool_from=values.get("pool_from", ""),
         sources=values.get("sources", tuple(SourceConfig(url=url) for url in DEFAULT_REPOSITORIES)),
         insecure_registries=tuple(values.get("insecure_registries", ())),
-        targets={
-            name: TargetConfig(**({"target": item} if isinstance(item, str) else item))
-            for name, item in values["publish"].items()
-        },
+        targets=values["publish"],
         http=values["http"],
         limits=from_data("limits", values["limits"]),
         network_allow=tuple(values["network"].get("allow", ())),
@@ -357,6 +368,20 @@ def _pool(uri: str, directory: Path) -> str:
     """Return a pool's URI; the path of a directory becomes absolute."""
     scheme, _, path = uri.partition(":")
     return f"{scheme}:{os.path.abspath(directory / path)}" if path and scheme in _DIRECTORIES else uri
+
+
+def _target(row: str | Mapping[str, Any], directory: Path) -> TargetConfig:
+    """Return a target; paths of its policy and keys become absolute."""
+    if isinstance(row, str):
+        return TargetConfig(target=row)
+    keys = row.get("sign_key", [])
+    keys = [keys] if isinstance(keys, str) else keys
+    placed = {
+        "require": tuple(row.get("require", ())),
+        "policy": os.path.join(directory, row["policy"]) if row.get("policy") else "",
+        "sign_key": tuple(key if _ELSEWHERE.match(key) else os.path.join(directory, key) for key in keys),
+    }
+    return TargetConfig(**{**row, **placed})
 
 
 def _source(row: str | Mapping[str, Any], directory: Path) -> SourceConfig:

@@ -71,6 +71,17 @@ class Layout:
             raise ImageError(f"{self.label}: {entry.digest} has {found.size} bytes, not {entry.size}")
         return found
 
+    def blobs(self) -> Iterator[tuple[str, int]]:
+        """Yield the blobs that are there, whether anything names them or not: hex digest and size."""
+        if self._index is not None:
+            for name, place in sorted(self._index.files.items()):
+                folder, _, digest = name.rpartition("/")
+                if folder == "blobs/sha256":
+                    yield digest, place.size
+            return
+        with os.scandir(self._where / "blobs/sha256") as rows:
+            yield from sorted((row.name, row.stat().st_size) for row in rows if row.is_file())
+
     def read(self, entry: Descriptor) -> bytes:
         """Return a small blob, verified. Raises ImageError."""
         data = self._small(self.blob(entry), entry.digest)

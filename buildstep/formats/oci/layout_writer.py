@@ -7,9 +7,9 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from buildstep.formats.oci.layout import Layout
+from buildstep.formats.oci.layout import Layout, VerifyingReader
 from buildstep.formats.oci.spec import OCI_INDEX, REF_NAME, Descriptor, parse_index
-from buildstep.system.files import CHUNK, atomic_write
+from buildstep.system.files import CHUNK, Slice, SliceReader, atomic_write
 
 
 class LayoutWriter:
@@ -27,13 +27,24 @@ class LayoutWriter:
 
     def add_blob(self, entry: Descriptor, source: Layout) -> None:
         """Copy a blob of another layout, unless it is there. Raises ImageError for a damaged one."""
+        if not self.has(entry):
+            self.add_slice(entry, source.blob(entry))
+
+    def has(self, entry: Descriptor) -> bool:
+        """Tell whether a blob is there."""
         target = self._folder / "blobs/sha256" / entry.hex
-        if target.is_file() and target.stat().st_size == entry.size:
-            return
-        with source.open(entry) as stream, atomic_write(target) as out:
-            while data := stream.read(CHUNK):
+        return target.is_file() and target.stat().st_size == entry.size
+
+    def add_slice(self, entry: Descriptor, content: Slice) -> None:
+        """Copy a blob out of a file. Raises ImageError where it is not what its descriptor says."""
+        with (
+            content.path.open("rb") as stream,
+            atomic_write(self._folder / "blobs/sha256" / entry.hex) as out,
+        ):
+            reader = VerifyingReader(SliceReader(stream, content.offset, content.size), entry)
+            while data := reader.read(CHUNK):
                 out.write(data)
-            stream.verify()
+            reader.verify()
 
     def add_document(self, entry: Descriptor, data: bytes) -> None:
         """Write a manifest or an index as a blob."""

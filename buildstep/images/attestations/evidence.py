@@ -36,6 +36,7 @@ from buildstep.net.http import Http, translated
 from buildstep.net.referrers import ReferrerRegistry
 from buildstep.net.registry import Reference
 from buildstep.net.request import HttpOptions
+from buildstep.trust.signatures import simplesigning
 from buildstep.trust.verify.evidence import Evidence, RawEnvelope, RawSignature
 
 MAX_BLOB: Final = 48 << 20
@@ -120,8 +121,10 @@ def gather(client: ReferrerRegistry, digest: str, found: Gathered, tell: Tell) -
             with _passing_over(client, layer, tell):
                 if layer.media_type == legacy.DSSE:
                     found.envelope(_read(client, layer, found), where)
-                elif layer.media_type == legacy.SIMPLE and layer.annotations.get(legacy.SIGNATURE):
-                    signature = layer.annotations[legacy.SIGNATURE].encode()
+                elif layer.media_type == simplesigning.MEDIA_TYPE and layer.annotations.get(
+                    simplesigning.ANNOTATION
+                ):
+                    signature = layer.annotations[simplesigning.ANNOTATION].encode()
                     payload = _read(client, layer, found)
                     found.signatures.append(RawSignature("simplesigning", signature, where, payload))
 
@@ -194,12 +197,18 @@ def _fetched(client: ReferrerRegistry, row: Descriptor) -> Artifact | None:
 
 
 def _created(client: ReferrerRegistry, entry: Descriptor, data: bytes) -> float | None:
-    """Return when an image says that it was made, in seconds since the epoch; None where it does not."""
     if media_type(data, entry.media_type) in INDEXES:
         return None
+    with contextlib.suppress(ImageError):  # it is no image, and so of no age
+        return created_of(client.read(parse_manifest(data, entry, client.label).config))
+    return None
+
+
+def created_of(config: bytes) -> float | None:
+    """Return when an image's configuration says that it was made, in seconds since the epoch; None where it
+    does not."""
     try:
-        image = parse_manifest(data, entry, client.label)
-        text = document(client.read(image.config), "its configuration").get("created")
+        text = document(config, "its configuration").get("created")
         seconds = datetime.fromisoformat(str(text)).timestamp()
     except (ImageError, ValueError, OverflowError):
         return None

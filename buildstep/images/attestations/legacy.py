@@ -7,7 +7,6 @@ Layers of others stay there.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +17,9 @@ from buildstep.formats.oci import artifact
 from buildstep.formats.oci.artifact import Artifact
 from buildstep.formats.oci.spec import OCI_CONFIG, OCI_MANIFEST, Descriptor
 from buildstep.net.referrers import ReferrerRegistry
+from buildstep.trust.signatures.simplesigning import ANNOTATION, MEDIA_TYPE
 
-SIMPLE: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
 DSSE: Final = "application/vnd.dsse.envelope.v1+json"
-SIGNATURE: Final = "dev.cosignproject.cosign/signature"
-_TYPE: Final = "cosign container image signature"
 _NEVER: Final = "0001-01-01T00:00:00Z"
 
 Layer = tuple[Descriptor, bytes]
@@ -33,26 +30,13 @@ def tag_of(digest: str, suffix: str) -> str:
     return f"{digest.replace(':', '-')}.{suffix}"
 
 
-def payload_of(repository: str, digest: str) -> bytes:
-    """Return the document that is signed. repository: HOST/NAME, which containers/image compares."""
-    value = {
-        "critical": {
-            "identity": {"docker-reference": repository},
-            "image": {"docker-manifest-digest": digest},
-            "type": _TYPE,
-        },
-        "optional": None,
-    }
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
-def signature_layer(payload: bytes, signature: bytes) -> Layer:
-    text = base64.b64encode(signature).decode()
-    return artifact.described(SIMPLE, payload, {SIGNATURE: text}), payload
+def signature_layer(payload: bytes, signature: str) -> Layer:
+    """Return the layer of a signature, which is in base64, of a `simplesigning.payload`."""
+    return artifact.described(MEDIA_TYPE, payload, {ANNOTATION: signature}), payload
 
 
 def attestation_layer(envelope: bytes, predicate_type: str) -> Layer:
-    return artifact.described(DSSE, envelope, {SIGNATURE: "", "predicateType": predicate_type}), envelope
+    return artifact.described(DSSE, envelope, {ANNOTATION: "", "predicateType": predicate_type}), envelope
 
 
 def push(
@@ -63,7 +47,8 @@ def push(
 ) -> bool:
     """Let a tag have layers beside those that it has; return whether it had to be changed.
 
-    missing: of some layers those that what is there lacks. Raises HttpError.
+    missing: of some layers those that what is there lacks; without content, a blob is there already. Raises
+    HttpError.
     """
 
     def change(data: bytes | None) -> bytes | None:
@@ -75,7 +60,8 @@ def push(
         if not new:
             return None
         for entry, content in new:
-            client.push_blob(entry, content)
+            if content:
+                client.push_blob(entry, content)
         rows = [*(there.layers if there else ()), *(entry for entry, _ in new)]
         config = _config(rows)
         entry = artifact.described(OCI_CONFIG, config)
@@ -83,6 +69,17 @@ def push(
         return artifact.make(rows, subject=None, config=entry).document
 
     return client.rewrite(tag, OCI_MANIFEST, change)
+
+
+def merge(client: ReferrerRegistry, tag: str, rows: Sequence[Descriptor]) -> bool:
+    """Let a tag have layers, whose blobs are there, beside those that it has; return whether it had to be
+    changed."""
+
+    def missing(there: Artifact | None, _: Sequence[Layer]) -> list[Layer]:
+        known = [(row.digest, row.annotations) for row in (there.layers if there else ())]
+        return [(row, b"") for row in rows if (row.digest, row.annotations) not in known]
+
+    return push(client, tag, (), missing)
 
 
 def _config(layers: Sequence[Descriptor]) -> bytes:

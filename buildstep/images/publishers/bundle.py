@@ -14,11 +14,14 @@ from buildstep.errors import PublishError, SpecError
 from buildstep.events import Bus
 from buildstep.formats.oci.layout import Layout, open_layout
 from buildstep.formats.oci.spec import Descriptor
+from buildstep.images.attestations import local
+from buildstep.images.attestations.required import Demand
 from buildstep.net.http import Http, translated
 from buildstep.net.request import HttpOptions
 from buildstep.report.record import ImageFile
 from buildstep.spec import imgmanifest
 from buildstep.system.digest import digests_of
+from buildstep.trust import sidecars
 
 FORMAT = 1
 """Of the documents that a name stands for."""
@@ -146,15 +149,27 @@ class Bundle:
         )
 
     @property
+    def stem(self) -> Path:
+        """What the names of all files of the build begin with."""
+        return sidecars.stem_of(self.manifest)
+
+    @cached_property
+    def sidecars(self) -> tuple[Path, ...]:
+        """The files that say what is in the image, where it comes from and who made it."""
+        files = [path for path in self.artifacts if not path.is_dir()]
+        return (*local.beside(self.stem), *local.signatures_of(files))
+
+    @property
     def compression(self) -> str:
         return str(self.meta["files"][0].get("compression", "none"))
 
     def extras(self) -> list[Content]:
-        """What goes along with the image's own file: the other artifacts, the manifest, the record."""
+        """What goes along with the image's own file: the other artifacts, the manifest, the record, and what
+        there is to prove."""
         image = self.image
         others = [content for content in self.contents if content is not image]
         papers = [self.manifest, *([self.record] if self.record is not None else [])]
-        return [*others, *(Content.of(path) for path in papers)]
+        return [*others, *(Content.of(path) for path in (*papers, *self.sidecars))]
 
     def index(self, places: Mapping[str, str]) -> bytes:
         """The document that a name stands for in a directory or bucket. places: file name to where it is."""
@@ -190,6 +205,7 @@ class PublishOptions:
     checks (registry: plain http as well). user, key: who signs (IMGAPI); key: a file's path, or `agent`,
     or `agent:FINGERPRINT`. endpoint: of an S3 store. replace: a registry's tag may
     be moved to the new image. notes: the pool's notes of what was published where. limits: of `HttpOptions`.
+    demand: what has to be proved of the image, and keys that sign what goes to a registry unsigned else.
     """
 
     environ: Mapping[str, str] = field(default_factory=dict)
@@ -201,6 +217,7 @@ class PublishOptions:
     replace: bool = False
     notes: Path | None = None
     limits: Mapping[str, Any] = field(default_factory=dict)
+    demand: Demand = field(default_factory=Demand)
 
     @contextlib.contextmanager
     def session(self, bus: Bus) -> Iterator[Http]:
@@ -239,6 +256,32 @@ def is_published(there: bytes | None, ours: bytes, what: str, where: str) -> boo
             hint="what is published never changes: publish another version, or remove that one first",
         )
     return there is not None
+
+
+def renewed(there: bytes | None, ours: bytes, what: str, where: str) -> bytes:
+    """Return the index that a name is to have: ours, with the sidecars that are published already and are not
+    here. Image files never change; who signs one later, publishes it again. there: what was found.
+
+    Raises PublishError where that is another image.
+    """
+    if there is None or there == ours:
+        return ours
+    try:
+        theirs, value = json.loads(there), json.loads(ours)
+        rows = {row["name"]: row for row in theirs["files"] if _is_sidecar(row["name"])}
+        plain = [row for row in theirs["files"] if row["name"] not in rows]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        rows, plain, value, theirs = {}, [], {"files": []}, {}
+    same = [row for row in value["files"] if not _is_sidecar(row["name"])] == plain
+    if not same or {**value, "files": 0} != {**theirs, "files": 0}:
+        is_published(there, ours, what, where)
+    rows |= {row["name"]: row for row in value["files"]}
+    value["files"] = sorted(rows.values(), key=lambda row: str(row["name"]))
+    return json.dumps(value, indent=2).encode() + b"\n"
+
+
+def _is_sidecar(name: str) -> bool:
+    return name.endswith(tuple(sidecars.SIDECARS.values()))
 
 
 class Publisher(Protocol):

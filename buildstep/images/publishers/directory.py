@@ -1,7 +1,7 @@
 """Publish to a directory laid out for static serving.
 
     images/UUID/file, images/UUID/manifest.json    an image by its uuid
-    NAME/VERSION/*, NAME/VERSION/index.json        everything that was built, by name
+    NAME/VERSION/*, NAME/VERSION/index.json        everything that was built, and what proves it, by name
     images/index.json                              the manifests of all images, written last
 
 What is new is written aside and renamed as a whole: a web server never shows a part of it.
@@ -19,7 +19,14 @@ from typing import Any, ClassVar
 
 from buildstep.errors import DatasetError, PublishError
 from buildstep.events import Bus
-from buildstep.images.publishers.bundle import Bundle, Content, Published, PublishOptions, is_published
+from buildstep.images.publishers.bundle import (
+    Bundle,
+    Content,
+    Published,
+    PublishOptions,
+    is_published,
+    renewed,
+)
 from buildstep.images.repositories import path_of
 from buildstep.system.files import CHUNK, atomic_write, fsync_dir, try_link
 from buildstep.system.locks import lock
@@ -58,7 +65,10 @@ def _publish(bundle: Bundle, top: Path) -> Published:
     index = bundle.index(places)
     # Both names are looked at before anything is written: a refusal leaves the directory as it was.
     has_uuid = _is_published(by_uuid / "manifest.json", bundle.manifest_bytes(), f"the uuid {bundle.uuid}")
-    has_name = _is_published(by_name / "index.json", index, f"{bundle.name}@{bundle.version}")
+    named = by_name / "index.json"
+    last = named.read_bytes() if named.exists() else None
+    index = renewed(last, index, f"{bundle.name}@{bundle.version}", str(named))
+    has_name = last is not None
     for folder in (images, by_name.parent):
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
@@ -73,11 +83,16 @@ def _publish(bundle: Bundle, top: Path) -> Published:
             for content in extras:
                 _copy(content, aside / content.path.name)
             _write(aside / "index.json", index)
+    elif index != last:
+        for content in extras:
+            if content.path in bundle.sidecars:
+                _replace(content, by_name / content.path.name)
+        _write(named, index)
     listed = _list(images, bundle.meta)
     return Published(
         target=f"dir:{top}",
         name=f"{bundle.name}@{bundle.version}",
-        state="already" if has_uuid and has_name and not listed else "published",
+        state="already" if has_uuid and index == last and not listed else "published",
         uuid=bundle.uuid,
         objects={
             f"images/{bundle.uuid}/file": f"sha256:{image.sha256}",
@@ -109,6 +124,15 @@ def _copy(content: Content, target: Path) -> None:
         os.fsync(out.fileno())
     if digest.hexdigest() != content.sha256:
         raise PublishError(f"{content.path} changed while it was published", hint="is a build still running?")
+
+
+def _replace(content: Content, target: Path) -> None:
+    """Copy a file that may be there, of an earlier publication."""
+    aside = target.with_name(f"{_ASIDE}{target.name}")
+    aside.unlink(missing_ok=True)
+    _copy(content, aside)
+    aside.chmod(0o644)
+    aside.rename(target)
 
 
 def _write(path: Path, data: bytes) -> None:

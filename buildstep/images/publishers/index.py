@@ -24,19 +24,24 @@ from buildstep.formats.oci.spec import (
     parse_index,
     parse_manifest,
 )
+from buildstep.images.attestations import local
+from buildstep.images.attestations.local import Papers
 from buildstep.images.publishers.bundle import Published, PublishOptions
 from buildstep.images.publishers.mounting import published_there
-from buildstep.images.publishers.registry import Known, Push, client_of, is_there
+from buildstep.images.publishers.registry import Known, Push, attested, client_of, is_there
 from buildstep.net.registry import Reference
 from buildstep.system.locks import lock
+from buildstep.trust import sidecars
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """One platform's image: its manifest, with the platform, in a layout."""
+    """One platform's image: its manifest, with the platform, in a layout. stem: what the names of the files
+    of its build begin with."""
 
     layout: Layout
     entry: Descriptor
+    stem: Path
 
     @property
     def platform(self) -> str:
@@ -46,20 +51,20 @@ class Part:
 def parts_of(path: Path) -> list[Part]:
     """Return the images of an OCI archive or layout, with their platforms. Raises ImageError."""
     layout = open_layout(path, path.name)
-    return list(_parts(layout, layout.find("")))
+    return list(_parts(layout, layout.find(""), sidecars.stem_of(path)))
 
 
-def _parts(layout: Layout, entry: Descriptor) -> Iterator[Part]:
+def _parts(layout: Layout, entry: Descriptor, stem: Path) -> Iterator[Part]:
     data = layout.read(entry)
     if media_type(data, entry.media_type) in INDEXES:
         for child in parse_index(data, layout.label):
-            yield from _parts(layout, child)
+            yield from _parts(layout, child, stem)
         return
     image = parse_manifest(data, entry, layout.label)
     config = document(layout.read(image.config), f"{layout.label} config")
     platform = OciPlatform.of_config(config).to_json()
     # A name in the archive is none of the image in an index.
-    yield Part(layout=layout, entry=replace(entry, platform=platform, annotations={}))
+    yield Part(layout=layout, entry=replace(entry, platform=platform, annotations={}), stem=stem)
 
 
 def check(parts: Sequence[Part]) -> None:
@@ -107,6 +112,7 @@ def _to_registry(parts: Sequence[Part], ref: Reference, options: PublishOptions,
         raise PublishError(f"{ref} names a digest, which only the registry can give", hint="give a tag")
     index, data = index_of([part.entry for part in parts])
     objects: dict[str, str] = {}
+    place = f"docker://{ref.host}/{ref.repository}"
     with options.session(bus) as http:
         client = client_of(ref, http, options)
         last = client.resolve(ref.tag)
@@ -118,13 +124,19 @@ def _to_registry(parts: Sequence[Part], ref: Reference, options: PublishOptions,
                 for part in parts:
                     push.image(part.layout, part.entry)
             client.push_manifest(index.digest, index.media_type, data)
+        # Whoever takes one platform's image by its digest finds what is said of that, and of the index too.
+        added: dict[str, str] = {}
+        for part in parts:
+            papers = local.papers_of(part.stem, part.entry)
+            added |= attested(client, part.entry, papers, part.stem.name, options)
+        added |= attested(client, index, Papers(), ref.repository, options)
+        if not there:
             client.push_manifest(ref.tag, index.media_type, data)
-    place = f"docker://{ref.host}/{ref.repository}"
-    objects |= {part.platform: part.entry.digest for part in parts} | {ref.tag: index.digest}
+    objects |= {part.platform: part.entry.digest for part in parts} | {ref.tag: index.digest} | added
     return Published(
         target=place,
         name=f"{place}@{index.digest}",
-        state="already" if there else "published",
+        state="already" if there and not added else "published",
         uuid="",
         objects=objects,
     )

@@ -1,4 +1,4 @@
-"""Publish to a registry: blobs, then manifests by their digest, then the tag."""
+"""Publish to a registry: blobs, manifests by their digest, what is said of them, then the tag."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from buildstep.events import Bus, Gauge
 from buildstep.formats.oci.layout import Layout
 from buildstep.formats.oci.naming import tag_of
 from buildstep.formats.oci.spec import INDEXES, Descriptor, media_type, parse_index, parse_manifest
+from buildstep.images.attestations import local
+from buildstep.images.attestations.local import Papers
+from buildstep.images.attestations.push import attest, there_of
 from buildstep.images.publishers.bundle import Bundle, Published, PublishOptions
 from buildstep.images.publishers.mounting import candidate, published_there
 from buildstep.net.credentials import credentials_for
 from buildstep.net.errors import HttpError
 from buildstep.net.http import Http
+from buildstep.net.referrers import ReferrerRegistry
 from buildstep.net.registry import Reference, RegistryClient
 from buildstep.system.text import plural
 
@@ -49,30 +53,47 @@ class RegistryPublisher:
                 raise PublishError(error.message, detail=error.detail, hint=error.hint) from error
 
 
-def _publish(bundle: Bundle, client: RegistryClient, gauge: Gauge, options: PublishOptions) -> Published:
+def _publish(bundle: Bundle, client: ReferrerRegistry, gauge: Gauge, options: PublishOptions) -> Published:
     ref, layout, entry = client.ref, bundle.oci.layout, bundle.oci.entry
     last = client.resolve(ref.tag)
     there = is_there(client, last, entry.digest, replace=options.replace)
     objects: dict[str, str] = {}
+    kind, data = "", b""
     if not there:
         earlier = ([last.digest] if last else []) + published_there(ref, options.notes)
         push = Push(client, gauge, objects, known=Known(client, earlier))
         kind, data = push.image(layout, entry)
+    papers = local.papers_of(bundle.stem, entry)
+    added = attested(client, entry, papers, bundle.name, options)
+    if not there:
         client.push_manifest(ref.tag, kind, data)
-    objects[ref.tag] = entry.digest
+    objects |= {ref.tag: entry.digest} | added
     return Published(
         target=f"docker://{ref.host}/{ref.repository}",
         name=f"docker://{ref.host}/{ref.repository}@{entry.digest}",
-        state="already" if there else "published",
+        state="already" if there and not added else "published",
         uuid=bundle.uuid,
         objects=objects,
     )
 
 
-def client_of(ref: Reference, http: Http, options: PublishOptions, *, mount_from: str = "") -> RegistryClient:
+def attested(
+    client: ReferrerRegistry, image: Descriptor, papers: Papers, name: str, options: PublishOptions
+) -> dict[str, str]:
+    """Push what is said of an image that is there under its digest, signed where a key is given; return what
+    was not there, by what it is."""
+    signing = options.demand.signing
+    if signing:
+        papers = local.signed_by(papers, image, name, signing, there_of(client, image))
+    return attest(client, image, papers, signing)
+
+
+def client_of(
+    ref: Reference, http: Http, options: PublishOptions, *, mount_from: str = ""
+) -> ReferrerRegistry:
     """Return what talks to the repository of a reference, with the credentials that there are for it."""
     listed = options.environ.get("BUILDSTEP_INSECURE_REGISTRIES", "").split(",")
-    return RegistryClient(
+    return ReferrerRegistry(
         ref,
         http=http,
         credentials=credentials_for(ref.host, options.environ),

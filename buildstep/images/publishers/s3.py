@@ -1,7 +1,7 @@
 """Publish to an S3 bucket.
 
 images/UUID/file, images/UUID/manifest.json    an image by its uuid; the manifest after the file
-NAME/VERSION/*                                 what else was built
+NAME/VERSION/*                                 what else was built, and what proves it
 NAME/VERSION/index.json                        the name: written last, and refused where it is taken
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from buildstep.events import Bus
-from buildstep.images.publishers.bundle import Bundle, Published, PublishOptions, is_published
+from buildstep.images.publishers.bundle import Bundle, Published, PublishOptions, is_published, renewed
 from buildstep.images.repositories import path_of
 from buildstep.net.s3 import S3Client
 from buildstep.net.s3_errors import Taken
@@ -36,12 +36,15 @@ def _publish(bundle: Bundle, client: S3Client) -> Published:
     places = {content.path.name: f"{folder}/{content.path.name}" for content in extras}
     places[image.path.name] = file
     index = bundle.index(places)
+    key = f"{folder}/index.json"
+    last = client.get(key)
+    index = renewed(last, index, f"{bundle.name}@{bundle.version}", f"{client.uri}/{key}")
     names = [
         (f"images/{bundle.uuid}/manifest.json", bundle.manifest_bytes(), f"the uuid {bundle.uuid}"),
-        (f"{folder}/index.json", index, f"{bundle.name}@{bundle.version}"),
+        (key, index, f"{bundle.name}@{bundle.version}"),
     ]
     # Looked at before anything is written: a refusal leaves the bucket as it was.
-    taken = [_is_published(client, key, data, what) for key, data, what in names]
+    taken = [_is_published(client, *names[0]), last == index]
     changed = _put(client, file, image.path, image.sha256)
     for content in extras:
         changed |= _put(client, places[content.path.name], content.path, content.sha256)
@@ -49,7 +52,9 @@ def _publish(bundle: Bundle, client: S3Client) -> Published:
         if there:
             continue
         try:
-            client.put(key, data, content_type="application/json", if_absent=True)
+            # Only an index that has more sidecars now takes the place of another.
+            first = key != names[1][0] or last is None
+            client.put(key, data, content_type="application/json", if_absent=first)
         except Taken:
             # Another process was faster; it is no error if that was the same image.
             if not _is_published(client, key, data, what):

@@ -67,6 +67,7 @@ def ask(run: Run, monkeypatch: pytest.MonkeyPatch) -> Ask:
         ("buildstep image list --source s", "plain,s3://"),
         ("buildstep image publish x do", "plain,docker://"),
         ("buildstep image publish x ours", "plain,ours"),
+        ("buildstep image copy x do", "plain,docker://"),
         ("buildstep jenkins agents --pool z", "plain,zfs:"),
         ("buildstep jenkins agents --for ", "file,"),
         ("buildstep completion f", "plain,fish"),

@@ -19,6 +19,7 @@ from buildstep.net.http import Http
 from buildstep.net.referrers import ReferrerRegistry
 from buildstep.net.registry import Reference
 from buildstep.trust import dsse
+from buildstep.trust.signatures import simplesigning
 from buildstep.trust.statements.statement import PAYLOAD_TYPE, Statement, Subject
 from buildstep.trust.verify.evidence import Evidence
 from tests.servers.fixtures import bus, http
@@ -73,8 +74,8 @@ def test_all_forms(server: RegistryServer, http: Http) -> None:
     )
     layers = [legacy.attestation_layer(twice.data, "https://a")]
     legacy.push(there, legacy.tag_of(SUBJECT.digest, "att"), layers, lambda old, new: () if old else new)
-    payload = legacy.payload_of("h/x", SUBJECT.digest)
-    layers = [legacy.signature_layer(payload, b"sig")]
+    payload = simplesigning.payload("h/x", SUBJECT.digest)
+    layers = [legacy.signature_layer(payload, base64.b64encode(b"sig").decode())]
     legacy.push(there, legacy.tag_of(SUBJECT.digest, "sig"), layers, lambda old, new: () if old else new)
 
     found, told = read(there)
