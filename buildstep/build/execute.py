@@ -16,6 +16,7 @@ from buildstep.build import (
     sidecars,
     signing,
     size_gate,
+    vulnerabilities,
 )
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.deliver import BuildResult, deliver, earlier_result
@@ -93,6 +94,7 @@ def _execute(
                 state = BuildState()
                 context = _with_route(context, state)
                 state.signers = signing.opened(context)
+                vulnerabilities.ready(spec)
                 with _disk_explained(context.plan, context.backend, state), proto_check.explained(context):
                     _run_steps(context, state)
                     result = _result(context, state)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from buildstep.build import cache_inputs
+from buildstep.build import cache_inputs, vulnerabilities
 from buildstep.cache import kept_source
 from buildstep.cache.outputs import stamp_of
 from buildstep.spec.fields import to_data
@@ -24,12 +24,17 @@ def text(proof: Trust) -> str:
     words += (
         [f"signed with {len(proof.keys)} keys" if len(proof.keys) > 1 else "signed"] if proof.keys else []
     )
+    words += ["known vulnerabilities"] if proof.vulnerabilities is not None else []
     return ", ".join(words)
 
 
 def asked(spec: BuildSpec) -> str:
     """Return a digest of what decides these files beside the image: settings, and the keys that they name."""
-    value = {"trust": to_data(spec.proof), "keys": [_key(word) for word in spec.proof.keys]}
+    value = {
+        "trust": to_data(spec.proof),
+        "keys": [_key(word) for word in spec.proof.keys],
+        "vulnerabilities": vulnerabilities.fingerprint(spec),
+    }
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -14,7 +14,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from buildstep.build import dependencies, elsewhere, provenance, recorded_proto, signing, test_result
+from buildstep.build import (
+    dependencies,
+    elsewhere,
+    provenance,
+    recorded_proto,
+    signing,
+    test_result,
+    vulnerabilities,
+)
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.image_source import ImageSource
 from buildstep.images.record import ImageRecord
@@ -48,15 +56,17 @@ class Image:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sidecars:
-    """What was made. files: by their final paths; told: for the build record."""
+    """What was made. files: by their final paths; told: for the build record; known: in words, which
+    vulnerabilities are."""
 
     files: Mapping[Path, bytes]
     told: Mapping[str, Any]
+    known: str = ""
 
     @property
     def text(self) -> str:
         """What was made, for people."""
-        return ", ".join(path.name for path in self.files)
+        return ", ".join([*(path.name for path in self.files), *([self.known] if self.known else [])])
 
 
 def make(
@@ -67,6 +77,7 @@ def make(
     spec, stem = context.spec, context.stem
     files = dependencies.package_files(spec, image, made.package_files)
     inventory = dependencies.with_hashes(_inventory(spec, image, source, made), files)
+    known = vulnerabilities.looked_up(spec, inventory, context.bus)  # before anything is signed
     found: dict[Path, bytes] = {}
     statements: list[Statement] = []
     subjects = provenance.subjects(made.artifacts, made.tree_digest, TREE)
@@ -76,6 +87,8 @@ def make(
         statements.append(Statement(subjects, sbom.find(name).predicate_type, json.loads(data)))
     if (tests := test_result.statement(spec, made.checks, subjects)) is not None:
         statements.append(tests)
+    if known is not None:
+        statements.append(vulnerabilities.statement(spec, known, subjects))
     if spec.proof.provenance:
         rows = dependencies.resolved(
             spec, image, recorded_proto.digest(context), inventory, files, made.index
@@ -95,7 +108,11 @@ def make(
     if statements:
         found[sidecars.sidecar(stem, sidecars.STATEMENTS)] = signing.lines(statements, keys)
     found |= signing.of_files(context, made.artifacts, keys)
-    return Sidecars(files=found, told=_told(spec, found, keys))
+    return Sidecars(
+        files=found,
+        told={**_told(spec, found, keys), **vulnerabilities.told(known)},
+        known=vulnerabilities.text(known),
+    )
 
 
 def _inventory(spec: BuildSpec, image: ImageRecord, source: ImageSource, made: Image) -> Inventory:

@@ -14,7 +14,7 @@ from buildstep.spec.schema import BOOLEAN, Rule, array, at, choice, record, text
 from buildstep.spec.setting import Setting
 
 SBOMS: Final = ("spdx", "cyclonedx", "spdx3")
-SEVERITIES: Final = ("unimportant", "low", "medium", "high", "critical")
+SEVERITIES: Final = ("negligible", "low", "medium", "high", "critical")
 
 _DATE = text(r"[0-9]{4}-[01][0-9]-[0-3][0-9]", say="a day such as 2027-01-31")
 _AGE = text(r"[0-9]{1,5}[dhm]", say="a time such as 7d, 12h or 30m")

@@ -55,14 +55,14 @@ def form_of(path: Path) -> Form | None:
 
 
 def import_files(
-    files: Sequence[Path], folder: Path, *, updated: float | None, note: Callable[[str], None]
+    downloads: Sequence[Path], folder: Path, *, updated: float | None, note: Callable[[str], None]
 ) -> list[Feed]:
     """Make databases of feeds. updated: when their content was current, where they do not say it themselves.
 
     All files are looked at before anything is written. Raises UsageError for what is no feed.
     """
     forms = []
-    for path in files:
+    for path in downloads:
         try:
             form = form_of(path)
         except OSError as error:
@@ -87,6 +87,31 @@ def import_files(
     return made
 
 
+def files(folder: Path) -> list[Path]:
+    """Return the files of a directory of databases that could tell of something; the directory may be a file.
+
+    Raises NoDatabaseError where there is nothing.
+    """
+    try:
+        found = [folder] if folder.is_file() else sorted(folder.iterdir())[:_MOST_FILES]
+    except OSError as error:
+        raise NoDatabaseError(
+            f"there is no database of vulnerabilities at {folder}: {os.strerror(error.errno or 0)}", hint=HINT
+        ) from error
+    return [path for path in found if not path.name.startswith(".") and path.is_file()]
+
+
+def ready(folder: Path) -> None:
+    """Make sure that there is a database, or a download. Raises NoDatabaseError."""
+    for path in files(folder):
+        if path.suffix == SUFFIX:
+            with Database(path):
+                return
+        if form_of(path) is not None:
+            return
+    raise NoDatabaseError(f"there is no database of vulnerabilities in {folder}", hint=HINT)
+
+
 @contextlib.contextmanager
 def opened(folder: Path, keys: Collection[Key], note: Callable[[str], None]) -> Iterator[list[Known]]:
     """Open the databases in a directory, in the order in which they are believed; the directory may be a
@@ -94,17 +119,12 @@ def opened(folder: Path, keys: Collection[Key], note: Callable[[str], None]) -> 
 
     keys: what will be asked for. Raises NoDatabaseError where there is none, or one cannot be read.
     """
-    try:
-        files = [folder] if folder.is_file() else sorted(folder.iterdir())[:_MOST_FILES]
-    except OSError as error:
-        raise NoDatabaseError(
-            f"there is no database of vulnerabilities at {folder}: {os.strerror(error.errno or 0)}", hint=HINT
-        ) from error
+    there = files(folder)
     with contextlib.ExitStack() as stack:
-        made = [stack.enter_context(Database(path)) for path in files if path.suffix == SUFFIX]
+        made = [stack.enter_context(Database(path)) for path in there if path.suffix == SUFFIX]
         found: list[Known] = list(made)
-        for path in files:
-            if path.suffix == SUFFIX or path.name.startswith("."):
+        for path in there:
+            if path.suffix == SUFFIX:
                 continue
             form = form_of(path)
             same = next((database for database in made if database.feed.file == path.name), None)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from buildstep.errors import VulnerableError
+from buildstep.errors import BuildstepError, VulnerableError
+from buildstep.system.digest import sha256_file
 from buildstep.system.text import plural
 from buildstep.trust.inventory.model import Inventory
-from buildstep.trust.vulnerabilities import exceptions, match, vex
+from buildstep.trust.vulnerabilities import directory, exceptions, match, vex
+from buildstep.trust.vulnerabilities.database import SUFFIX, Database
 from buildstep.trust.vulnerabilities.exceptions import Excepted
 from buildstep.trust.vulnerabilities.match import DAY
 from buildstep.trust.vulnerabilities.model import Found, Gate, Result
@@ -47,6 +52,26 @@ def scan(inventory: Inventory, given: Asked, *, now: float) -> Result:
     """Return what is known of an image, with what is excepted or denied. Raises NoDatabaseError."""
     result = match.scan(inventory, given.folder, given.gate, now=now)
     return exceptions.applied(vex.applied(result, given.said), given.excepted, now=now)
+
+
+def fingerprint(folder: Path, gate: Gate, exception_files: Sequence[Path], *, now: float) -> list[Any]:
+    """Return what an answer depends on besides the image: which databases there are, and whether they are too
+    old by now; the exceptions, and which of them have ended. Raises nothing: who asks again finds out."""
+    found: list[Any] = []
+    with contextlib.suppress(BuildstepError, OSError):
+        for path in directory.files(folder):
+            info = path.stat()
+            row = [path.name, info.st_size, info.st_mtime_ns]
+            if gate.max_age is not None and path.suffix == SUFFIX:
+                with Database(path) as database:
+                    row.append(int((now - database.feed.updated) / DAY > gate.max_age))
+            found.append(row)
+    today = datetime.fromtimestamp(now, UTC).date()
+    with contextlib.suppress(BuildstepError, OSError):
+        for path in exception_files:
+            rows = exceptions.load(path)
+            found.append([sha256_file(path), [str(row) for row in rows if row.until < today]])
+    return found
 
 
 def demand(result: Result, gate: Gate) -> None:

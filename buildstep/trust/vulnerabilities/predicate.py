@@ -12,9 +12,9 @@ from buildstep import __version__
 from buildstep.trust.vulnerabilities.model import Found, Gate, Result
 
 
-def predicate(result: Result, gate: Gate) -> Mapping[str, Any]:
-    """Return the predicate. Its times are those that the result has: one for the beginning and the end."""
-    time = _time(result.started)
+def predicate(result: Result, gate: Gate, *, at: float | None = None) -> Mapping[str, Any]:
+    """Return the predicate. at: its time, for the beginning and the end, if that of the scan is not to be."""
+    time = _time(result.started if at is None else at)
     digest = hashlib.sha256("".join(feed.digest for feed in result.feeds).encode()).hexdigest()
     if len(result.feeds) == 1:
         digest = result.feeds[0].digest

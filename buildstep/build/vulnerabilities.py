@@ -1,0 +1,114 @@
+"""Known vulnerabilities of what a build has made, looked up in databases that are here before anything ships.
+
+Nothing of it uses the network. An image that stands is looked up again where the databases or the exceptions
+are others than they were, or an exception has ended since.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from buildstep.events import Bus
+from buildstep.spec.load import BuildSpec
+from buildstep.spec.trust import Vulnerabilities
+from buildstep.system.text import plural
+from buildstep.trust.statements import STATEMENTS
+from buildstep.trust.statements.statement import Statement, Subject
+
+if TYPE_CHECKING:
+    from buildstep.trust.inventory.model import Inventory
+    from buildstep.trust.vulnerabilities.gate import Asked
+    from buildstep.trust.vulnerabilities.model import Gate, Result
+
+
+def ready(spec: BuildSpec) -> None:
+    """Make sure that there is a database, and that the exceptions can be read, before the work and not after
+    it. Raises NoDatabaseError, SpecError, UsageError."""
+    if (given := spec.proof.vulnerabilities) is not None:
+        from buildstep.trust.vulnerabilities import directory
+
+        directory.ready(_asked(given).folder)
+
+
+def looked_up(spec: BuildSpec, inventory: Inventory, bus: Bus) -> Result | None:
+    """Return what is known of an image; None where it is not asked for.
+
+    Raises VulnerableError for what the gate does not let pass, NoDatabaseError where nothing is known.
+    """
+    given = spec.proof.vulnerabilities
+    if given is None:
+        return None
+    from buildstep.trust.vulnerabilities import gate, render
+
+    asked = _asked(given)
+    result = gate.scan(inventory, asked, now=time.time())
+    for text in render.notes(result):
+        bus.note(f"vulnerabilities: {text}", level="warning")
+    gate.demand(result, asked.gate)
+    return result
+
+
+def statement(spec: BuildSpec, result: Result, subjects: Sequence[Subject]) -> Statement:
+    """Return what is known as a statement about an image. Its time is SOURCE_DATE_EPOCH, if that is set."""
+    from buildstep.trust.vulnerabilities import predicate
+
+    assert spec.proof.vulnerabilities is not None
+    said = predicate.predicate(result, _gate(spec.proof.vulnerabilities), at=spec.source_date_epoch)
+    return Statement(tuple(subjects), STATEMENTS["vulnerabilities"].predicate_types[0], said)
+
+
+def told(result: Result | None) -> dict[str, Any]:
+    """Return what the build record says of it."""
+    if result is None:
+        return {}
+    rows = [
+        {
+            "id": found.id, "package": found.matter.name, "installed": found.matter.version,
+            "fixed": found.advisory.fixed, "severity": found.advisory.severity, "state": found.advisory.state,
+            "ruling": found.ruling, "reason": found.reason,
+        }
+        for found in result.found
+    ]  # fmt: skip
+    feeds = [{"name": feed.name, "sha256": feed.digest, "updated": feed.updated} for feed in result.feeds]
+    return {"vulnerabilities": {"found": rows, "databases": feeds, "uncovered": dict(result.uncovered)}}
+
+
+def text(result: Result | None) -> str:
+    """Return what was found, for the line of the step; empty where nothing was looked up."""
+    if result is None:
+        return ""
+    names = ", ".join(feed.name for feed in result.feeds)
+    found = f"{len(result.found):,} known vulnerabilities" if result.found else "no known vulnerability"
+    return f"{found} of {plural(result.matters, 'package')}, none that counts ({names})"
+
+
+def fingerprint(spec: BuildSpec, *, now: float | None = None) -> list[Any]:
+    """Return what the answer depends on besides the image: databases, exceptions, and which have ended."""
+    given = spec.proof.vulnerabilities
+    if given is None:
+        return []
+    from buildstep.trust.vulnerabilities import gate
+
+    files = [Path(given.exceptions)] if given.exceptions else []
+    return gate.fingerprint(Path(given.db), _gate(given), files, now=time.time() if now is None else now)
+
+
+def _asked(given: Vulnerabilities) -> Asked:
+    from buildstep.trust.vulnerabilities import gate
+
+    files = [Path(given.exceptions)] if given.exceptions else []
+    return gate.asked(Path(given.db), _gate(given), exception_files=files)
+
+
+def _gate(given: Vulnerabilities) -> Gate:
+    from buildstep.trust.vulnerabilities.gate import days
+    from buildstep.trust.vulnerabilities.model import Gate
+
+    return Gate(
+        fail=given.fail or "",
+        fixed_only=given.fixed_only,
+        max_age=days(given.max_age) if given.max_age else None,
+    )
