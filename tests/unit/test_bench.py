@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sys
+import tarfile
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -462,6 +463,17 @@ def test_a_comparison_of_lists_is_measured(capsys: pytest.CaptureFixture[str]) -
 
     assert files_diff.main(["--entries", "220", "--changes", "8", "--runs", "1"]) == 0
     assert [row.split()[0] for row in capsys.readouterr().out.splitlines()] == ["compare", "with", "parse"]
+
+
+def test_bills_of_materials_are_measured(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from bench import sbom
+
+    with tarfile.open(tmp_path / "base.tar", "w") as archive:
+        archive.add(__file__, "etc/file")
+    assert sbom.main([str(tmp_path / "base.tar"), "--files", "9", "--runs", "1"]) == 0
+    assert [row.split()[0] for row in capsys.readouterr().out.splitlines()] == [
+        "list", "inventory", "spdx", "cyclonedx", "spdx3", "all", "9",
+    ]  # fmt: skip
 
 
 def test_assets_are_the_same_every_time_and_of_their_sizes(tmp_path: Path) -> None:

@@ -18,7 +18,10 @@ from buildstep.trust.sbom.purl import image_purl, source_purl
 
 TOOL = "buildstep"
 _NAMESPACE = uuid.UUID("c9e4a6a1-0a4e-5d57-8f3e-1f2b7d7c4b60")
-"""Documents are named by a UUID of version 5 in here, made of their content."""
+"""Documents are named by UUIDs in here."""
+
+MOST_FILES = 20_000
+"""Files without an owner that a document lists one by one: some 12 MB of SPDX."""
 
 _UNFIT = re.compile(r"[^A-Za-z0-9.-]+")
 _CPE_OF = {
@@ -64,10 +67,12 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileGroup:
-    """Files that no package owns, brought by one step; step: empty where that is not known."""
+    """Files that no package owns, brought by one step; step: empty where that is not known; listed: whether
+    they are in the document one by one."""
 
     step: str
     files: tuple[OwnFile, ...]
+    listed: bool = True
 
     @property
     def title(self) -> str:
@@ -78,6 +83,20 @@ class FileGroup:
         """The package verification code of SPDX 2.3, 7.9: a SHA-1 over the sorted SHA-1s."""
         ordered = sorted(file.hashes.get("sha1", "") for file in self.files)
         return hashlib.sha1("".join(ordered).encode(), usedforsecurity=False).hexdigest()
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """What is said of files that are not listed: how many they are, and the SHA-256 of what sha256sum(1)
+        prints of them, in the order of their paths."""
+        if self.listed:
+            return {}
+        rows = (b"%s  %s\n" % (file.hashes.get("sha256", "").encode(), file.path) for file in self.files)
+        return {
+            f"{TOOL}:files": str(len(self.files)),
+            f"{TOOL}:bytes": str(sum(file.size for file in self.files)),
+            f"{TOOL}:sha256sums": hashlib.sha256(b"".join(rows)).hexdigest(),
+            **origin_properties(Origin(step=self.step)),
+        }
 
 
 class Bill:
@@ -124,14 +143,29 @@ class Bill:
 
     @cached_property
     def groups(self) -> tuple[FileGroup, ...]:
-        """The files that no package owns, by the step that brought them."""
+        """The files that no package owns, by the step that brought them. Of more than MOST_FILES those of the
+        step with the most are not listed: a document of 60 MB is read by nobody, and registries refuse it."""
         steps: dict[str, list[OwnFile]] = {}
         for file in self.inventory.files:
             steps.setdefault(file.origin.step, []).append(file)
+        left, whole = len(self.inventory.files), set()
+        for step in sorted(steps, key=lambda step: (-len(steps[step]), step)):
+            if left > MOST_FILES:
+                whole.add(step)
+                left -= len(steps[step])
         return tuple(
-            FileGroup(step=step, files=tuple(sorted(steps[step], key=lambda it: it.path)))
+            FileGroup(
+                step=step,
+                files=tuple(sorted(steps[step], key=lambda it: it.path)),
+                listed=step not in whole,
+            )
             for step in sorted(steps)
         )
+
+    @property
+    def listed(self) -> Iterator[tuple[FileGroup, OwnFile]]:
+        """The files that are in the document one by one, each with its group."""
+        return ((group, file) for group in self.groups if group.listed for file in group.files)
 
     @property
     def purl(self) -> str:
@@ -225,18 +259,20 @@ def text_of(path: bytes) -> str:
 
 def ident(*words: str) -> str:
     """Return an id that says what it is of and is its own: what the words are, and a digest of them."""
-    digest = hashlib.sha256("\0".join(words).encode(errors="replace")).hexdigest()[:12]
+    digest = hashlib.sha256("\0".join(words).encode(errors="surrogatepass")).hexdigest()[:12]
     return f"{_UNFIT.sub('-', '-'.join(words[:2])).strip('-')[:80]}-{digest}"
 
 
-def document_uuid(document: Mapping[str, Any]) -> str:
-    """Return the UUID of a document: version 5 (RFC 9562), by what is in it."""
-    return str(uuid.uuid5(_NAMESPACE, hashlib.sha256(encoded(document)).hexdigest()))
+UNNAMED = f"urn:uuid:{_NAMESPACE}"
+"""What stands for the name of a document until all else of it is known."""
 
 
 def encoded(document: Mapping[str, Any]) -> bytes:
-    """Return a document as JSON, the same bytes for the same content."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+    """Return a document as JSON, the same bytes for the same content. Where it has UNNAMED it gets its name:
+    a UUID of version 5 (RFC 9562), by what is in it."""
+    data = json.dumps(document, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+    name = uuid.uuid5(_NAMESPACE, hashlib.sha256(data).hexdigest())
+    return data.replace(UNNAMED.encode(), f"urn:uuid:{name}".encode())
 
 
 def without_empty(values: Mapping[str, Any]) -> dict[str, Any]:

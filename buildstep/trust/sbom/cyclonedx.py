@@ -13,9 +13,10 @@ from buildstep import __version__
 from buildstep.trust.inventory.model import OwnFile
 from buildstep.trust.sbom.bill import (
     TOOL,
+    UNNAMED,
     Bill,
+    FileGroup,
     Row,
-    document_uuid,
     encoded,
     known_hashes,
     origin_properties,
@@ -37,13 +38,14 @@ def write(bill: Bill) -> bytes:
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
+        "serialNumber": UNNAMED,
         "version": 1,
         "metadata": _metadata(bill),
         "components": list(_components(bill)),
         "dependencies": list(_dependencies(bill)),
         "compositions": list(_compositions(bill)),
     }
-    return encoded({**document, "serialNumber": f"urn:uuid:{document_uuid(document)}"})
+    return encoded(document)
 
 
 FORMAT = SbomFormat(
@@ -118,8 +120,10 @@ def _components(bill: Bill) -> Iterator[dict[str, Any]]:
     for row in bill.rows:
         yield _package(row, bill)
     for group in bill.groups:
-        for file in group.files:
-            yield _file(file)
+        if not group.listed:
+            yield _group(group)
+    for _, file in bill.listed:
+        yield _file(file)
 
 
 def _package(row: Row, bill: Bill) -> dict[str, Any]:
@@ -168,6 +172,16 @@ def _licenses(expression: str, bill: Bill) -> list[dict[str, Any]]:
         named = {"name": expression, "acknowledgement": "declared", "text": content}
         return [{"license": named}]
     return [{"expression": expression, "acknowledgement": "declared"}]
+
+
+def _group(group: FileGroup) -> dict[str, Any]:
+    """Return files that are not listed one by one."""
+    return {
+        "type": "data",
+        "bom-ref": f"files:{group.step}",
+        "name": group.title,
+        "properties": _properties(group.properties),
+    }
 
 
 def _file(file: OwnFile) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from buildstep import __version__
 from buildstep.trust.inventory.model import OwnFile
 from buildstep.trust.sbom.bill import (
     TOOL,
+    UNNAMED,
     Bill,
     FileGroup,
     Row,
     SourcePackage,
     comment,
-    document_uuid,
     encoded,
     ident,
     known_hashes,
@@ -57,17 +57,17 @@ def write(bill: Bill) -> bytes:
         "dataLicense": "CC0-1.0",
         "SPDXID": DOCUMENT,
         "name": bill.title,
+        "documentNamespace": UNNAMED,
         "creationInfo": _creation(bill),
         "packages": packages,
-        "files": [_file(file) for group in bill.groups for file in group.files],
+        "files": [_file(file) for _, file in bill.listed],
         "relationships": list(_relationships(bill)),
         "hasExtractedLicensingInfos": [
             {"licenseId": ref, "name": ref.removeprefix("LicenseRef-"), "extractedText": text}
             for ref, text in bill.licenses.texts.items()
         ],
     }
-    document = {name: value for name, value in document.items() if value != []}
-    return encoded({**document, "documentNamespace": f"urn:uuid:{document_uuid(document)}"})
+    return encoded({name: value for name, value in document.items() if value != []})
 
 
 FORMAT = SbomFormat(
@@ -169,12 +169,15 @@ def _source(source: SourcePackage) -> dict[str, Any]:
 
 
 def _group(group: FileGroup) -> dict[str, Any]:
-    return {
-        **_common(group_id(group), group.title, "", "OTHER"),
-        "supplier": NOTHING,
-        "filesAnalyzed": True,
-        "packageVerificationCode": {"packageVerificationCodeValue": group.verification_code},
-    }
+    return without_empty(
+        {
+            **_common(group_id(group), group.title, "", "OTHER"),
+            "supplier": NOTHING,
+            "filesAnalyzed": True,
+            "packageVerificationCode": {"packageVerificationCodeValue": group.verification_code},
+            "comment": comment(group.properties),
+        }
+    )
 
 
 def _common(ident_: str, name: str, version: str, purpose: str) -> dict[str, Any]:
@@ -270,8 +273,8 @@ def _relationships(bill: Bill) -> Iterator[dict[str, str]]:
             yield _related(ids[row.ref], "GENERATED_FROM", source_id(row.source))
     for group in bill.groups:
         yield _related(IMAGE, "CONTAINS", group_id(group))
-        for file in group.files:
-            yield _related(group_id(group), "CONTAINS", file_id(file))
+    for group, file in bill.listed:
+        yield _related(group_id(group), "CONTAINS", file_id(file))
     if not bill.inventory.complete:  # clause 11.1.2: what else there is was not found out
         yield _related(IMAGE, "CONTAINS", NOTHING)
 

@@ -14,10 +14,11 @@ from buildstep.trust.inventory.model import OwnFile
 from buildstep.trust.sbom import spdx
 from buildstep.trust.sbom.bill import (
     TOOL,
+    UNNAMED,
     Bill,
+    FileGroup,
     Row,
     comment,
-    document_uuid,
     encoded,
     ident,
     known_hashes,
@@ -34,9 +35,7 @@ _HASHES = {name: name for name in ("sha1", "sha256", "sha512", "md5")}
 
 def write(bill: Bill) -> bytes:
     """Return the document of a bill."""
-    draft = {"@context": _CONTEXT, "@graph": list(_Graph(bill, "urn:uuid:").elements())}
-    namespace = f"urn:uuid:{document_uuid(draft)}#"
-    return encoded({"@context": _CONTEXT, "@graph": list(_Graph(bill, namespace).elements())})
+    return encoded({"@context": _CONTEXT, "@graph": list(_Graph(bill).elements())})
 
 
 FORMAT = SbomFormat(
@@ -49,13 +48,13 @@ FORMAT = SbomFormat(
 
 
 class _Graph:
-    """The elements of a document whose ids begin with `namespace`."""
+    """The elements of a document; their ids begin with its name."""
 
-    def __init__(self, bill: Bill, namespace: str) -> None:
-        self._bill, self._namespace = bill, namespace
+    def __init__(self, bill: Bill) -> None:
+        self._bill = bill
 
     def _id(self, name: str) -> str:
-        return f"{self._namespace}{name.removeprefix('SPDXRef-')}"
+        return f"{UNNAMED}#{name.removeprefix('SPDXRef-')}"
 
     def _element(self, type_: str, where: str, /, **members: Any) -> dict[str, Any]:
         head = {"type": type_, "spdxId": self._id(where), "creationInfo": _CREATION}
@@ -182,8 +181,18 @@ class _Graph:
 
     def _files(self) -> Iterator[dict[str, Any]]:
         for group in self._bill.groups:
-            for file in group.files:
-                yield self._file(file)
+            if not group.listed:
+                yield self._group(group)
+        for _, file in self._bill.listed:
+            yield self._file(file)
+
+    def _group(self, group: FileGroup) -> dict[str, Any]:
+        """Return files that are not listed one by one."""
+        code = {"type": "PackageVerificationCode", "algorithm": "sha1", "hashValue": group.verification_code}
+        said = comment(group.properties)
+        return self._element(
+            "software_Package", spdx.group_id(group), name=group.title, verifiedUsing=[code], comment=said
+        )
 
     def _file(self, file: OwnFile) -> dict[str, Any]:
         return self._element(
@@ -223,7 +232,8 @@ class _Graph:
         bill, given = self._bill, self._bill.inventory
         contained = [spdx.DISTRO] if given.distro.id else []
         contained += [spdx.package_id(row) for row in bill.rows]
-        contained += [spdx.file_id(file) for group in bill.groups for file in group.files]
+        contained += [spdx.group_id(group) for group in bill.groups if not group.listed]
+        contained += [spdx.file_id(file) for _, file in bill.listed]
         whole = "complete" if given.complete else "incomplete"
         if contained:
             yield self._related(spdx.IMAGE, "contains", contained, whole)

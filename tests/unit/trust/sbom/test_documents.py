@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
@@ -13,6 +14,7 @@ import pytest
 from buildstep.errors import UsageError
 from buildstep.trust import sbom
 from buildstep.trust.inventory.model import Base, Inventory
+from buildstep.trust.sbom import bill
 from tests.unit.trust.inventories import EVERYTHING, LIBC, NGINX, WEB
 
 
@@ -77,6 +79,24 @@ def test_what_names_a_document_follows_from_its_content(name: str) -> None:
     )
     (first,), (second,) = set(uuid.findall(one)), set(uuid.findall(other))
     assert first != second
+
+
+@pytest.mark.parametrize("name", sbom.FORMATS)
+def test_of_too_many_files_those_of_the_largest_step_are_one(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EVERYTHING has two files of sync and one of the base."""
+    monkeypatch.setattr(bill, "MOST_FILES", 2)
+    text = sbom.write(name, EVERYTHING).decode()
+    rows = b"".join(
+        f"{file.hashes['sha256']}  ".encode() + file.path + b"\n"
+        for file in sorted(EVERYTHING.files, key=lambda file: file.path)
+        if file.origin.step == "sync"
+    )
+    assert "./etc/hosts" in text or '"/etc/hosts"' in text
+    assert "srv/caf" not in text
+    assert hashlib.sha256(rows).hexdigest() in text
+    assert "files of sync that no package owns" in text
 
 
 def test_an_unknown_format_is_told() -> None:
