@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from buildstep import emit
-from buildstep.build import cache_inputs, layer_contents, proto_check, recorded_proto, size_gate
+from buildstep.build import (
+    cache_inputs,
+    layer_contents,
+    private_words,
+    proto_check,
+    recorded_proto,
+    size_gate,
+)
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.build.manifest import final_manifest
 from buildstep.cache import outputs as kept_outputs
@@ -98,7 +105,10 @@ def deliver(context: BuildContext, state: BuildState) -> BuildResult:
     context.log.ship(outputs)
     record = _record(context, state, uuid=manifest["uuid"])
     size_gate.check(context, record)
-    outputs.write(record_path, json.dumps(record.to_json(), indent=2).encode() + b"\n")
+    outputs.write(
+        record_path,
+        json.dumps(private_words.masked(record.to_json(), context.bus), indent=2).encode() + b"\n",
+    )
     if spec.pkg_audit:
         audit = state.installed.audit if state.installed else None
         text = audit[0] if audit else "the image has no audit tool\n"

@@ -92,7 +92,7 @@ def resolved(
         rows.append({"name": "package index", "digest": {INDEX: index}})
     rows += [_package(component, files) for component in inventory.components if _is_package(component)]
     rows += [
-        {"name": f"package file {it.name}", "digest": {"sha256": it.sha256}} for it in spec.package_files
+        {"name": f"package file {it.path.name}", "digest": {"sha256": it.sha256}} for it in spec.package_files
     ]
     if spec.lock is not None:
         rows.append({"name": spec.lock.path.name, "digest": {"sha256": spec.lock.sha256}})

@@ -10,6 +10,7 @@ from pathlib import Path
 from buildstep.build import (
     elsewhere,
     forecast,
+    private_words,
     proto_check,
     secrets,
     shared_upload,
@@ -62,6 +63,7 @@ def _execute(
 ) -> BuildResult:
     spec = plan.spec
     stem = spec.stem
+    private_words.hide(bus, private_words.given(spec, environ))
     recorder = Recorder(bus, total=len(plan.steps))
     with (
         open_journal(store.backend.state, f"build {spec.name} {spec.version}") as journal,

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from buildstep.build.private_words import masked
 from buildstep.events import Bus
 from buildstep.report.event_log import SUFFIX, EventLog
 from buildstep.report.record import RECORD_SUFFIX, BuildRecord
@@ -67,7 +68,11 @@ class BuildLog:
         try:
             if self._path.exists():
                 shutil.copyfile(self._path, place)
-            write_json(place.with_name(self._build_id + RECORD_SUFFIX), record.to_json(), durable=False)
+            write_json(
+                place.with_name(self._build_id + RECORD_SUFFIX),
+                masked(record.to_json(), self._bus),
+                durable=False,
+            )
         except OSError:
             place.unlink(missing_ok=True)
             raise

@@ -79,7 +79,18 @@ def unproved(spec: BuildSpec, facts: Mapping[str, Any], state: Path) -> str:
     if not spec.proof.writes or not (wrong := problem(spec, facts)):
         return ""
     kept = kept_source.load(state, cache_inputs.outputs_slot(spec))
-    return "" if kept.tree == facts["tree_digest"] else f"to prove the image: {wrong}"
+    there = kept.tree == facts["tree_digest"] or readable(facts)
+    return "" if there else f"to prove the image: {wrong}"
+
+
+_READABLE = ("oci", "oci-dir", "tar")
+"""Formats that are read without being unpacked."""
+
+
+def readable(facts: Mapping[str, Any]) -> str:
+    """Return the path of an image file from which can be told what is in the image; empty for none."""
+    found = {file["format"]: str(file["path"]) for file in facts["files"]}
+    return next((found[name] for name in _READABLE if name in found), "")
 
 
 def unread(spec: BuildSpec, state: Path, build: str) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 from buildstep.build import (
     dependencies,
     elsewhere,
+    private_words,
     provenance,
     recorded_proto,
     signing,
@@ -24,7 +25,6 @@ from buildstep.build import (
     vulnerabilities,
 )
 from buildstep.build.context import BuildContext, BuildState
-from buildstep.build.image_source import ImageSource
 from buildstep.images.record import ImageRecord
 from buildstep.images.shown import shown_reference
 from buildstep.report.event_log import SUFFIX as EVENTS
@@ -32,7 +32,6 @@ from buildstep.report.record import RECORD_SUFFIX, Check
 from buildstep.spec.load import BuildSpec
 from buildstep.spec.lock import LockedPackage
 from buildstep.trust import sbom, sidecars
-from buildstep.trust.inventory.gather import inventory_of
 from buildstep.trust.inventory.model import Base, Inventory
 from buildstep.trust.keys.interface import Signer
 from buildstep.trust.statements.statement import TREE, Statement
@@ -70,13 +69,13 @@ class Sidecars:
 
 
 def make(
-    context: BuildContext, image: ImageRecord, source: ImageSource, made: Image, keys: Sequence[Signer]
+    context: BuildContext, image: ImageRecord, inventory: Inventory, made: Image, keys: Sequence[Signer]
 ) -> Sidecars:
     """Return the files that are asked for. Raises SigningError for a key that cannot sign, EmitError for a
     file with a secret of the build in it."""
     spec, stem = context.spec, context.stem
     files = dependencies.package_files(spec, image, made.package_files)
-    inventory = dependencies.with_hashes(_inventory(spec, image, source, made), files)
+    inventory = dependencies.with_hashes(named(spec, image, inventory, made), files)
     known = vulnerabilities.looked_up(spec, inventory, context.bus)  # before anything is signed
     found: dict[Path, bytes] = {}
     statements: list[Statement] = []
@@ -103,10 +102,15 @@ def make(
             internal={"pool": context.backend.uri.partition(":")[0]},
         )
         statements.append(provenance.statement(spec, facts))
+    # Bills are in statements once more: these are looked through alone.
+    envelopes = sidecars.sidecar(stem, sidecars.STATEMENTS)
+    private_words.refuse(found, context.bus)
+    for row in statements[len(found) :]:
+        private_words.refuse({envelopes: row.to_json()}, context.bus)
     if keys and (signed := signing.of_image(subjects, made.artifacts)) is not None:
         statements.append(signed)
     if statements:
-        found[sidecars.sidecar(stem, sidecars.STATEMENTS)] = signing.lines(statements, keys)
+        found[envelopes] = signing.lines(statements, keys)
     found |= signing.of_files(context, made.artifacts, keys)
     return Sidecars(
         files=found,
@@ -115,12 +119,11 @@ def make(
     )
 
 
-def _inventory(spec: BuildSpec, image: ImageRecord, source: ImageSource, made: Image) -> Inventory:
-    # Without SOURCE_DATE_EPOCH each build has another digest: what is the same is not to look like another.
-    fixed = spec.source_date_epoch is not None
-    oci: Mapping[str, Any] = next(
-        (it["extra"] for it in made.artifacts if fixed and "digest" in it["extra"]), {}
-    )
+def named(spec: BuildSpec, image: ImageRecord, found: Inventory, made: Image) -> Inventory:
+    """Return what is in an image with what it is called. image: its base.
+
+    What names the image is told only where each build of it has the same name: with a SOURCE_DATE_EPOCH.
+    """
     base = Base(
         label=shown_reference(image.label),
         name=image.name,
@@ -128,16 +131,20 @@ def _inventory(spec: BuildSpec, image: ImageRecord, source: ImageSource, made: I
         digest=str(image.inputs.get("digest", "")),
         tree_digest=image.tree_digest,
     )
-    inventory = inventory_of(
-        source,
+    extra: Mapping[str, Any] = {}
+    if spec.source_date_epoch is not None:
+        extra = next((it["extra"] for it in made.artifacts if "digest" in it["extra"]), {})
+    return replace(
+        found,
         name=spec.name,
         version=spec.version,
         description=str(spec.manifest.get("description", "")),
         base=base if image.files > 1 else None,
-        digests={**({"oci": str(oci["digest"])} if oci else {}), "tree": made.tree_digest},
+        digests={**({"oci": str(extra["digest"])} if extra else {}), "tree": made.tree_digest},
         created=spec.source_date_epoch,
+        layers=tuple(extra.get("layers", ())),
+        known_from="build",
     )
-    return replace(inventory, layers=tuple(oci.get("layers", ())))
 
 
 def _byproducts(stem: Path, files: Mapping[Path, bytes], tests: Statement | None) -> list[dict[str, Any]]:

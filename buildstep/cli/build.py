@@ -238,7 +238,7 @@ def command(
     if spec.lock_problem:
         notes.append(spec.lock_problem)
     user_namespace.enter(named_pool(spec), packages=spec.runs and not run["dry_run"])
-    job = partial(_build, spec, _Read(notes, document.files), **run)
+    job = partial(_build, spec, _Read(notes, document.files, defines), **run)
     return shared.uploading(spec, session.enclosed, job)
 
 
@@ -286,10 +286,12 @@ def named_store(spec: BuildSpec) -> str | None:
 
 
 class _Read(NamedTuple):
-    """What the reading of the m.json brought up: what to tell, and the digests of its files."""
+    """What the reading of the m.json brought up: what to tell, the digests of its files, and the values for
+    its template."""
 
     notes: Sequence[str]
     files: Mapping[str, str]
+    defines: Mapping[str, str]
 
 
 def _build(
@@ -304,6 +306,7 @@ def _build(
 ) -> int:
     import gc
 
+    from buildstep.build import private_words
     from buildstep.build.execute import execute
     from buildstep.build.plan import plan
     from buildstep.cli import session, shared
@@ -321,6 +324,7 @@ def _build(
         opened.bus.subscribe(JsonView(stream))
     if standard_streams.closed(standard_streams.STDOUT):
         opened.bus.announce("standard output is closed: what the build made is only in its record")
+    private_words.hide(opened.bus, private_words.named(read.defines))
     for note in read.notes:
         if dry_run:
             tell(f"buildstep: {note}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from buildstep.build import image_source, proved, sidecars
 from buildstep.build.context import BuildContext, BuildState
@@ -11,9 +14,11 @@ from buildstep.build.plan import PlanFacts, Planned
 from buildstep.build.sidecars import Image, Sidecars
 from buildstep.build.steps.interface import Route
 from buildstep.cache import kept_source
-from buildstep.errors import EmitError
+from buildstep.images import inventory as images
 from buildstep.report.parse import load
 from buildstep.report.record import Step
+from buildstep.trust.inventory.gather import inventory_of
+from buildstep.trust.inventory.model import Inventory
 
 
 def plan(facts: PlanFacts) -> Planned:
@@ -42,7 +47,8 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
         index=state.resolution.index if state.resolution is not None else "",
         package_files=state.installed.files if state.installed is not None else (),
     )
-    _write(context, state, sidecars.make(context, state.image, source, made, state.signers))
+    found = inventory_of(source, name=context.spec.name)
+    _write(context, state, sidecars.make(context, state.image, found, made, state.signers))
     result.reason = _said(state.sidecars)
     if context.spec.cache:
         source.kept.tree, source.kept.build = facts.digest, context.journal.ident
@@ -58,9 +64,6 @@ def _run_beside(context: BuildContext, state: BuildState, result: Step) -> None:
         result.state, result.reason = "reuse", proved.text(context.spec.proof)
         return
     record = load(Path(facts["record"]))
-    source = image_source.of_kept(context, image_source.load(context), record.tree_digest)
-    if source is None:
-        raise EmitError("what was read of the image is not kept any more", retryable=True)
     resolution = context.plan.resolution
     made = Image(
         artifacts=tuple(facts["files"]),
@@ -72,8 +75,21 @@ def _run_beside(context: BuildContext, state: BuildState, result: Step) -> None:
         index=resolution.index if resolution is not None else "",
         package_files=record.package_files,
     )
-    _write(context, state, sidecars.make(context, state.image, source, made, state.signers))
+    source = image_source.of_kept(context, image_source.load(context), record.tree_digest)
+    if source is not None:
+        found = inventory_of(source, name=context.spec.name)
+    else:
+        found = _of_archive(context, facts)
+    _write(context, state, sidecars.make(context, state.image, found, made, state.signers))
     result.reason = f"{_said(state.sidecars)}; {wrong}"
+
+
+def _of_archive(context: BuildContext, facts: Mapping[str, Any]) -> Inventory:
+    """Return what is in an image that stands, of which nothing is kept. Raises ImageError."""
+    path = proved.readable(facts)
+    context.bus.note(f"{os.path.basename(path)} is read for what is in it")
+    with images.of_archive(path, bus=context.bus, environ=context.environ) as looked:
+        return looked.inventory
 
 
 def _said(made: Sidecars | None) -> str:
