@@ -13,7 +13,7 @@ from buildstep.build import package_resolution, proto_conflicts
 from buildstep.build.package_layer import download
 from buildstep.errors import LockError
 from buildstep.events import Bus
-from buildstep.images import locked
+from buildstep.images import locked, trusted_base
 from buildstep.images.importing import Importer
 from buildstep.images.record import root_in
 from buildstep.images.store import ImageRecord, ImageStore
@@ -153,6 +153,7 @@ def _base(spec: BuildSpec, room: Room) -> Iterator[tuple[ImageRecord, Journal]]:
     """Have the base image of a spec, which nobody removes for the length of a block."""
     store = room.store
     locked.use(spec, store)
+    trusted_base.check(spec.base, store, store.find(spec.base), spec.proof.base)
     with (
         contextlib.ExitStack() as uses,
         open_journal(store.backend.state, f"lock {spec.name} {spec.version}") as journal,

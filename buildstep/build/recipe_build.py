@@ -32,7 +32,7 @@ from buildstep.files.content import ContentStore
 from buildstep.files.places import cache_folder
 from buildstep.files.refs import Ref
 from buildstep.files.session import Session
-from buildstep.images import locked
+from buildstep.images import locked, trusted_base
 from buildstep.images.importing import Importer
 from buildstep.images.store import ImageRecord, ImageStore
 from buildstep.pool.journal import open_journal
@@ -101,6 +101,7 @@ def build(recipe: Recipe, spec: BuildSpec, room: Room) -> dict[str, Any]:
 
 def _inputs(recipe: Recipe, spec: BuildSpec, room: Room, folder: Path, importer: Importer) -> _Inputs:
     locked.use(spec, room.store)
+    trusted_base.check(spec.base, room.store, room.store.find(spec.base), spec.proof.base)
     image, _ = importer.ensure(spec.base)
     proto = folder / "proto"
     for path in (proto, folder / "git"):

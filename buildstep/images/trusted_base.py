@@ -35,9 +35,11 @@ def check(ref: str, store: ImageStore, image: ImageRecord | None, asked: str | N
     store.vouched.said = _told(_judged(evidence, policies), evidence.source)
     if identity is not None:
         store.vouched[ref] = identity.key
-        if ref.startswith("docker:"):
-            keep(store, identity, evidence)
-            _pin(ref, store, evidence.digests["oci"])
+    if identity is not None and ref.startswith("docker:"):
+        keep(store, identity, evidence)
+        _pin(ref, store, evidence.digests["oci"])
+    if (origin := _origin(ref)) and store.find(origin) is None:
+        check(origin, store, None, asked)
 
 
 def check_file(path: Path, store: ImageStore, asked: str | None) -> None:
@@ -70,6 +72,16 @@ def _judged(evidence: Evidence, policies: Sequence[Policy]) -> list[Report]:
         if (error := report.error("the base image ")) is not None:
             raise error
     return reports
+
+
+def _origin(ref: str) -> str:
+    """Return the image that a ZFS stream is based on, which comes into the store with it; empty for none."""
+    scheme, _, locator = ref.partition(":")
+    if scheme != "zfs":
+        return ""
+    from buildstep.images.sources import zfs_file
+
+    return str(zfs_file.read_manifest(zfs_file.split(locator)[1]).get("origin") or "")
 
 
 def _pin(ref: str, store: ImageStore, digest: str) -> None:

@@ -20,6 +20,7 @@ from buildstep.trust.verify.checks import check_all
 from buildstep.trust.verify.evidence import Evidence
 from buildstep.trust.verify.found import Found
 from buildstep.trust.verify.report import Report, Row, State
+from buildstep.trust.verify.statements import UNREADABLE
 
 _DAY: Final = 86400.0
 _SLACK: Final = _DAY
@@ -133,7 +134,7 @@ def _unmet(proof: str, evidence: Evidence, rule: Rule, judged: Sequence[Found]) 
             return None
         digests = ", ".join(f"sha256:{digest}" for digest in sorted(evidence.subjects)) or "none"
         return _Cause(state=State.WRONG_SUBJECT, text=f"it is none of the digests of the rule, but {digests}")
-    for_it = [found for found in judged if found.proof == proof]
+    for_it = [found for found in judged if found.proof in (proof, UNREADABLE)]
     keys = {_identity(found) for found in for_it if found.state is State.GOOD}
     if len(keys) >= rule.threshold:
         return None

@@ -15,6 +15,9 @@ from buildstep.trust.verify.evidence import Evidence, RawEnvelope
 from buildstep.trust.verify.found import Found
 from buildstep.trust.verify.report import State
 
+UNREADABLE: Final = "statement"
+"""What is not known to prove anything, and could have proved whatever is required."""
+
 _PASSED: Final = ("PASSED", "WARNED")
 """What the result of tests may be (in-toto/attestation, test-result v0.1)."""
 
@@ -24,18 +27,27 @@ def check(raw: RawEnvelope, evidence: Evidence, keys: Sequence[TrustedKey]) -> I
     that nobody here asks for. keys: of the policy."""
     try:
         envelope = dsse.parse(raw.data)
-        statement = parse(envelope.payload)
     except SigningError as error:
-        yield Found(proof="statement", where=raw.where, state=State.WRONG_KEY, text=error.message)
+        yield Found(proof=UNREADABLE, where=raw.where, state=State.UNSIGNED, text=error.message)
         return
-    kind = kind_of(statement.predicate_type)
+    statement, why = _statement(envelope)
+    kind = kind_of(statement.predicate_type) if statement is not None else None
     proof = kind.proves if kind is not None else ""
     signed = [key for key in keys if envelope.signed_by(key.public.verify)]
     if not signed:
-        yield _by_nobody(envelope, keys, proof or "statement", raw.where)
-    elif proof and envelope.payload_type == PAYLOAD_TYPE:
+        found = _by_nobody(envelope, keys, proof or UNREADABLE, raw.where)
+        yield found if found.broken or not why else found.with_text(f"{found.text}; {why}")
+    elif proof and statement is not None and envelope.payload_type == PAYLOAD_TYPE:
         for key in signed:
             yield _by(key, statement, proof, evidence, raw.where)
+
+
+def _statement(envelope: dsse.Envelope) -> tuple[Statement | None, str]:
+    """Return what an envelope states, and why it states nothing."""
+    try:
+        return parse(envelope.payload), ""
+    except SigningError as error:
+        return None, error.message
 
 
 def _by_nobody(envelope: dsse.Envelope, keys: Sequence[TrustedKey], proof: str, where: str) -> Found:
