@@ -32,14 +32,15 @@ def check(ref: str, store: ImageStore, image: ImageRecord | None, asked: str | N
     if evidence.source == EMPTY:
         store.vouched.said = EMPTY
         return
-    store.vouched.said = _told(_judged(evidence, policies), evidence.source)
+    said = _told(_judged(evidence, policies), evidence.source)
     if identity is not None:
         store.vouched[ref] = identity.key
     if identity is not None and ref.startswith("docker:"):
         keep(store, identity, evidence)
         _pin(ref, store, evidence.digests["oci"])
-    if (origin := _origin(ref)) and store.find(origin) is None:
-        check(origin, store, None, asked)
+    if origin := _origin(ref):
+        check(origin, store, store.find(origin), asked)
+    store.vouched.said = said
 
 
 def check_file(path: Path, store: ImageStore, asked: str | None) -> None:

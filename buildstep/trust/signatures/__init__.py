@@ -15,6 +15,7 @@ CHECKS: Registry[Check] = Registry(
         "sshsig": importing("buildstep.trust.signatures.sshsig:check"),
         "minisign": importing("buildstep.trust.signatures.minisign:check"),
         "bundle": importing("buildstep.trust.signatures.bundle:check"),
+        "raw": importing("buildstep.trust.signatures.raw:check"),
         "simplesigning": importing("buildstep.trust.signatures.simplesigning:check"),
     },
 )

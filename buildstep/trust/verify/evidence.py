@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-SignatureKind = Literal["sshsig", "minisign", "bundle", "simplesigning"]
+SignatureKind = Literal["sshsig", "minisign", "bundle", "raw", "simplesigning"]
 """sshsig: armoured, of ssh-keygen; minisign: a .minisig; bundle: a Sigstore bundle v0.3, of a blob or with an
-envelope; simplesigning: of an image's manifest digest, as containers and cosign write it."""
+envelope; raw: its bytes in base64 and nothing else; simplesigning: of an image's manifest digest, as
+containers and cosign write it."""
 
 
 @dataclass(frozen=True, slots=True)

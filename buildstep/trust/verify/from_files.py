@@ -6,6 +6,7 @@ Nothing is unpacked. Of an OCI archive or directory every blob that its image ne
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -112,8 +113,16 @@ def _signatures(path: Path) -> Iterator[RawSignature]:
     for kind, name in _KINDS.items():
         for number, place in enumerate(sidecars.signature_files(path, kind)):
             if (data := _read(place, _LARGEST_SIGNATURE)) is not None:
-                yield RawSignature(name, data, place.name, shared=number > 0 and several)
+                form = _form(data) if name == "sshsig" else name
+                yield RawSignature(form, data, place.name, shared=number > 0 and several)
                 break
+
+
+def _form(data: bytes) -> SignatureKind:
+    """Return what a .sig is, which several tools write: ssh-keygen, cosign, and OpenBSD's signify."""
+    if data.lstrip().startswith(b"untrusted comment:"):
+        return "minisign"
+    return "raw" if re.fullmatch(rb"[A-Za-z0-9+/=\s]+", data) else "sshsig"
 
 
 def _has_siblings(path: Path) -> bool:
