@@ -35,10 +35,10 @@ from buildstep.system.root import Root
 from buildstep.tree.diff import Changes
 from buildstep.tree.entry import FileList
 from buildstep.tree.proto_watch import Differences
-from buildstep.trust.keys.interface import Signer
 
 if TYPE_CHECKING:
     from buildstep.build.sidecars import Sidecars
+    from buildstep.trust.keys.interface import Signer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from buildstep.build import (
     elsewhere,
@@ -14,8 +15,6 @@ from buildstep.build import (
     proto_check,
     secrets,
     shared_upload,
-    sidecars,
-    signing,
     size_gate,
     vulnerabilities,
 )
@@ -95,8 +94,7 @@ def _execute(
                 )
                 state = BuildState()
                 context = _with_route(context, state)
-                state.signers = signing.opened(context)
-                vulnerabilities.ready(spec)
+                _ready_to_prove(context, state)
                 with _disk_explained(context.plan, context.backend, state), proto_check.explained(context):
                     _run_steps(context, state)
                     result = _result(context, state)
@@ -177,7 +175,7 @@ def _result(context: BuildContext, state: BuildState) -> BuildResult:
     """Commit the outputs, or return those that are still valid."""
     if (facts := context.plan.outputs) is not None:
         size_gate.check_again(context, facts["files"])
-        beside = sidecars.settle(context, state, facts)
+        beside = _settled(context, state, facts)
         if elsewhere.wanted(context):
             facts = elsewhere.told(context, facts)
             elsewhere.deliver(context, facts)
@@ -190,6 +188,27 @@ def _result(context: BuildContext, state: BuildState) -> BuildResult:
     if context.plan.base is not None:  # callers have the plan to the end
         context.plan.base.clear()
     return result
+
+
+# What proves an image is imported where it is asked for: other builds start without it.
+
+
+def _ready_to_prove(context: BuildContext, state: BuildState) -> None:
+    """Open the keys that sign, and look for databases, before the work. Raises what these do."""
+    if context.spec.proof.writes:
+        from buildstep.build import signing
+
+        state.signers = signing.opened(context)
+        vulnerabilities.ready(context.spec)
+
+
+def _settled(context: BuildContext, state: BuildState, facts: Mapping[str, Any]) -> tuple[Path, ...]:
+    """Return the files beside an image that stands, once they have their names."""
+    if not context.spec.proof.writes and not facts.get("trust"):
+        return ()
+    from buildstep.build import sidecars
+
+    return sidecars.settle(context, state, facts)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from buildstep.build import cache_inputs, vulnerabilities
 from buildstep.cache import kept_source
@@ -16,6 +16,9 @@ from buildstep.cache.outputs import stamp_of
 from buildstep.spec.fields import to_data
 from buildstep.spec.load import BuildSpec
 from buildstep.spec.trust import Trust, is_file
+
+if TYPE_CHECKING:
+    from buildstep.build.context import BuildContext, BuildState
 
 
 def text(proof: Trust) -> str:
@@ -98,3 +101,11 @@ def unread(spec: BuildSpec, state: Path, build: str) -> bool:
     if not spec.proof.writes:
         return False
     return kept_source.load(state, cache_inputs.outputs_slot(spec)).build != build
+
+
+def changed(context: BuildContext, state: BuildState) -> bool:
+    """Whether what goes beside an image that stands is another now."""
+    facts = context.plan.outputs
+    return state.sidecars is not None or (
+        facts is not None and bool(facts.get("trust")) and not context.spec.proof.writes
+    )

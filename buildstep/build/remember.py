@@ -17,7 +17,6 @@ from buildstep.build import (
     elsewhere,
     package_resolution,
     proved,
-    sidecars,
 )
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.cache import kept_tree, outputs
@@ -58,7 +57,7 @@ def remember_again(context: BuildContext, state: BuildState, result: BuildResult
     with report_failure(context.bus, "keeping what was read"):
         note_proto(context)
         build = _build(context, state, context.plan.resolution)
-        if facts is not None and (elsewhere.wanted(context) or sidecars.changed(context, state)):
+        if facts is not None and (elsewhere.wanted(context) or proved.changed(context, state)):
             places = {key: value for key, value in result.to_json().items() if key in facts}
             told = {key: value for key, value in facts.items() if key not in ("key", "place", "trust")}
             told |= {**places, **({"trust": proved.note(spec, result.sidecars)} if spec.proof.writes else {})}

@@ -18,6 +18,7 @@ from buildstep.build import (
     dependencies,
     elsewhere,
     private_words,
+    proved,
     provenance,
     recorded_proto,
     signing,
@@ -173,20 +174,12 @@ def _told(spec: BuildSpec, files: Mapping[Path, bytes], keys: Sequence[Signer]) 
     }
 
 
-def changed(context: BuildContext, state: BuildState) -> bool:
-    """Whether what goes beside an image that stands is another now."""
-    facts = context.plan.outputs
-    return state.sidecars is not None or (
-        facts is not None and bool(facts.get("trust")) and not context.spec.proof.writes
-    )
-
-
 def settle(context: BuildContext, state: BuildState, facts: Mapping[str, Any]) -> tuple[Path, ...]:
     """Give the files beside an image that stands their names, and return all of them. facts: see
     `outputs.find`. What is not asked for any more goes, and the build record tells what is there."""
     old, made = Path(facts["place"]), state.sidecars
     moved = [elsewhere.moved(path, old, context.stem) for path in elsewhere.beside(context, facts)]
-    if not changed(context, state):
+    if not proved.changed(context, state):
         return tuple(moved)
     found = tuple(made.files) if made is not None else ()
     record = elsewhere.moved(Path(facts["record"]), old, context.stem)

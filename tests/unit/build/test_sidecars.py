@@ -216,6 +216,39 @@ def test_what_was_read_of_the_last_image_is_not_read_again(workshop: Workshop) -
     assert counted(workshop, "trust_files_read") <= 2
 
 
+def test_a_content_update_reads_only_what_is_new(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its proofs are those of a build from nothing."""
+    monkeypatch.setattr("buildstep.emit.split_layer.LAYER_TARGET", 60_000)
+    for number in range(60):
+        (workshop.proto / f"srv/{number:03}").write_bytes(os.urandom(4096))
+    trust = {"sbom": True, "provenance": "min"}
+    build(workshop, trust)
+    (workshop.proto / "srv/017").write_bytes(os.urandom(4096))
+    build(workshop, trust)
+    assert "only the content of 1 file changed" in "".join(reason for _, reason in workshop.steps().values())
+    assert counted(workshop, "trust_files_read") <= 2
+    updated = {name: (workshop.out / name).read_bytes() for name in BOTH}
+    before = image(workshop)
+    build(workshop, trust, cache=False)
+    assert image(workshop) == before
+    assert {name: (workshop.out / name).read_bytes() for name in BOTH} == updated
+
+
+def test_a_content_update_needs_what_was_read_of_the_last_image(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("buildstep.emit.split_layer.LAYER_TARGET", 60_000)
+    for number in range(60):
+        (workshop.proto / f"srv/{number:03}").write_bytes(os.urandom(4096))
+    build(workshop, None)
+    (workshop.proto / "srv/017").write_bytes(os.urandom(4096))
+    build(workshop)
+    assert workshop.steps()["snapshot"][0] == "run"
+    (workshop.proto / "srv/017").write_bytes(os.urandom(4096))
+    build(workshop)
+    assert workshop.steps()["snapshot"][0] == "reuse"
+
+
 def test_a_key_signs_everything_and_is_opened_before_the_work(workshop: Workshop) -> None:
     pytest.importorskip("cryptography")
     key = workshop.top / "key.pem"
