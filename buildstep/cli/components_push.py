@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     "--password-file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
     shell_complete=values.FILES, help="Read the password from a file.",
 )  # fmt: skip
+@click.option(
+    "--sign-key", "sign_key", multiple=True, metavar="KEY", envvar="BUILDSTEP_SIGN_KEY", show_envvar=True,
+    shell_complete=values.FILES,
+    help="Sign the images: a file, agent, agent:FINGERPRINT or pkcs11:URI; wins over components.toml.",
+)  # fmt: skip
 @click.option("--insecure", is_flag=True, help="Plain http, or a certificate that nobody signed.")
 @click.option(
     "--result", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
@@ -45,8 +50,9 @@ if TYPE_CHECKING:
 def command(root: Path, **options: Any) -> int:
     """Push images of the repository that are built from its sources as they are now.
 
-    All content goes first, under digests; tags are set when all of it is there, so that nobody pulls half of
-    a push. What the images were built with (--build-arg, --label and so on) has to be said here too.
+    All content goes first, under digests, with what an m.json has written to prove its image (`build.trust`);
+    tags are set when all of it is there, so that nobody pulls half of a push. What the images were built with
+    (--build-arg, --label and so on) has to be said here too.
 
     Who pushes is said by -c (OpenPAI's configuration), by --username, by BUILDSTEP_REGISTRY_USER and
     BUILDSTEP_REGISTRY_PASSWORD, or by `docker login`. Exit code 17 if an image is not all there.
@@ -63,7 +69,9 @@ def _push(root: Path, *, quiet: bool, as_json: bool, result: Path | None, **opti
     from buildstep.components.base_images import find_bases
     from buildstep.components.flow import recorded, stock_of
     from buildstep.events import Bus
+    from buildstep.images.attestations.local import Signing
     from buildstep.system import process
+    from buildstep.trust.keys import signers
 
     opened = open_(root, options)
     registry = opened.settings.registry
@@ -82,6 +90,7 @@ def _push(root: Path, *, quiet: bool, as_json: bool, result: Path | None, **opti
         bus=Bus(),
         stock=stock_of(opened),
         layouts=opened.state / "layouts",
+        signing=Signing(signers=signers(options["sign_key"] or registry.sign_key, os.environ, bus=Bus())),
         insecure=options["insecure"],
     )
     rows = pushing.push(chosen, registry, access, (lambda _text: None) if quiet else tell)

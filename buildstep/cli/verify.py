@@ -105,12 +105,13 @@ def _policy(
 
 def _evidence(text: str) -> Sequence[Evidence]:
     """Return what there is about what was named: one for each artifact."""
-    from buildstep.trust.verify.from_files import artifacts_of, from_files
+    from buildstep.images.attestations.inside import from_path
+    from buildstep.trust.verify.from_files import artifacts_of
 
     if text.startswith(_DOCKER):
         return [_of_registry(text)]
     path, tag = _split(text)
-    return [from_files(artifact, tag) for artifact in artifacts_of(path)]
+    return [from_path(artifact, tag) for artifact in artifacts_of(path)]
 
 
 def _of_registry(text: str) -> Evidence:

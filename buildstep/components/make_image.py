@@ -19,9 +19,14 @@ from buildstep.components.references import store_name
 from buildstep.components.settings import BuildOptions
 from buildstep.components.stage import Stage
 from buildstep.errors import DatasetError
+from buildstep.formats.oci.layout import open_layout
+from buildstep.formats.oci.layout_writer import LayoutWriter
+from buildstep.images.attestations.inside import put
+from buildstep.images.attestations.local import papers_of
 from buildstep.spec.document import PROFILE
 from buildstep.system import process
 from buildstep.system.registry import Registry, importing
+from buildstep.trust import sidecars
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,9 +118,19 @@ def from_manifest(making: Making) -> str:
         made = sorted((folder / "out").glob("*.oci"))
         if len(made) != 1:
             raise GraphError(f"{making.image.file}: the build made {len(made)} OCI images, not one")
+        _take_papers(made[0])
         with contextlib.suppress(OSError, DatasetError):  # it is pushed from the builder's store then
             kept_layouts.keep(making.layouts, making.image.name, made[0])
         return making.builder.take(made[0], store_name(making.image.name), making.run)
+
+
+def _take_papers(layout: Path) -> None:
+    """Let a layout have what the files beside it say of its image: it is pushed later, and they are not kept.
+
+    Raises ImageError, PublishError.
+    """
+    entry = open_layout(layout, layout.name).find("")
+    put(LayoutWriter(layout), entry, papers_of(sidecars.stem_of(layout), entry))
 
 
 def _pipeline_env(environ: Mapping[str, str]) -> dict[str, str]:

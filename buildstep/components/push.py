@@ -23,10 +23,13 @@ from buildstep.events import Bus
 from buildstep.files.parallel import parallel
 from buildstep.formats.oci.layout import open_layout
 from buildstep.formats.oci.spec import OCI_INDEX, Descriptor, OciPlatform, index_of
-from buildstep.images.publishers.registry import push_image
+from buildstep.images.attestations.inside import papers_in
+from buildstep.images.attestations.local import NOBODY, Papers, Signing
+from buildstep.images.publishers.registry import attested, push_image
 from buildstep.net.credentials import Credentials, credentials_for
 from buildstep.net.http import Http
-from buildstep.net.registry import Reference, RegistryClient
+from buildstep.net.referrers import ReferrerRegistry
+from buildstep.net.registry import Reference
 from buildstep.net.request import HttpOptions
 
 FORMAT: Final = 1
@@ -77,8 +80,8 @@ class Pushed:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Access:
     """What pushing uses. run: runs commands of the builder; stock: has images that are not in its store;
-    layouts: has images as our own pipeline made them (`kept_layouts`); insecure: do not check certificates;
-    limits: fields of `HttpOptions`."""
+    layouts: has images as our own pipeline made them (`kept_layouts`); signing: keys that sign;
+    insecure: do not check certificates; limits: fields of `HttpOptions`."""
 
     builder: Builder
     run: Run
@@ -86,6 +89,7 @@ class Access:
     bus: Bus
     stock: Stock = NoStock()  # noqa: RUF009 - it has no state
     layouts: Path | None = None
+    signing: Signing = NOBODY
     insecure: bool = False
     limits: Mapping[str, Any] = field(default_factory=dict)
 
@@ -144,7 +148,7 @@ def push(
     with _session(access) as http:
         clients = {row.image: _client(row, http, credentials, access) for row in rows}
         rows = list(parallel(lambda row: _content(row, clients[row.image], access, tell), rows, AT_ONCE))
-        rows = [_joined(group, clients[group[0].image], tell) for group in _by_image(rows)]
+        rows = [_joined(group, clients[group[0].image], access, tell) for group in _by_image(rows)]
         clients |= {row.image: clients[f"{row.image}@{name}"] for row in rows for name in list(row.parts)[:1]}
         if any(row.error for row in rows):
             return rows
@@ -158,15 +162,15 @@ def _session(access: Access) -> Iterator[Http]:
         yield http
 
 
-def _client(row: Pushed, http: Http, credentials: Credentials | None, access: Access) -> RegistryClient:
+def _client(row: Pushed, http: Http, credentials: Credentials | None, access: Access) -> ReferrerRegistry:
     reference = Reference.parse(row.repository)
     listed = access.environ.get("BUILDSTEP_INSECURE_REGISTRIES", "").split(",")
     plain = True if access.insecure or reference.host in listed else None
-    return RegistryClient(reference, http=http, credentials=credentials, plain=plain)
+    return ReferrerRegistry(reference, http=http, credentials=credentials, plain=plain)
 
 
-def _content(row: Pushed, client: RegistryClient, access: Access, tell: Callable[[str], None]) -> Pushed:
-    """Send an image's layers and manifest, under its digest only."""
+def _content(row: Pushed, client: ReferrerRegistry, access: Access, tell: Callable[[str], None]) -> Pushed:
+    """Send an image's layers and manifest, under its digest only, and what is said of it."""
     assert row.built is not None
     try:
         with tempfile.TemporaryDirectory(prefix="buildstep-push-") as scratch:
@@ -178,6 +182,8 @@ def _content(row: Pushed, client: RegistryClient, access: Access, tell: Callable
             layout = open_layout(folder, row.image)
             entry = layout.find("")
             push_image(layout, entry, client, {})
+            papers = papers_in(layout, entry.digest)
+            attested(client, entry, papers, row.image, access.signing)
     except BuildstepError as error:
         return replace(row, error=error)
     tell(f"{row.image}: {row.repository}@{entry.digest}")
@@ -192,7 +198,9 @@ def _by_image(rows: Sequence[Pushed]) -> list[list[Pushed]]:
     return list(found.values())
 
 
-def _joined(rows: Sequence[Pushed], client: RegistryClient, tell: Callable[[str], None]) -> Pushed:
+def _joined(
+    rows: Sequence[Pushed], client: ReferrerRegistry, access: Access, tell: Callable[[str], None]
+) -> Pushed:
     """Return the row of an image: of several platforms one with an index of these (image-spec,
     image-index.md), which is sent under its digest."""
     name, several, _ = rows[0].image.partition("@")
@@ -210,13 +218,14 @@ def _joined(rows: Sequence[Pushed], client: RegistryClient, tell: Callable[[str]
             entries.append(Descriptor(media_type=kind, digest=row.digest, size=len(data), platform=its))
         index, data = index_of(entries)
         client.push_manifest(index.digest, OCI_INDEX, data)
+        attested(client, index, Papers(), name, access.signing)
     except BuildstepError as error:
         return replace(whole, error=error)
     tell(f"{name}: {whole.repository}@{index.digest} for {', '.join(parts)}")
     return replace(whole, digest=index.digest)
 
 
-def _tags(row: Pushed, client: RegistryClient, registry: Registry, tell: Callable[[str], None]) -> Pushed:
+def _tags(row: Pushed, client: ReferrerRegistry, registry: Registry, tell: Callable[[str], None]) -> Pushed:
     """Let the tags name an image whose content is there."""
     done: list[str] = []
     try:

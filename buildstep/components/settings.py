@@ -18,7 +18,7 @@ from buildstep.components.interface import ReadOptions
 from buildstep.errors import Fault, SpecError, ToolMissing, UsageError
 from buildstep.net.credentials import HUB, Credentials
 from buildstep.spec import schema
-from buildstep.spec.rules import PLATFORM
+from buildstep.spec.rules import PLATFORM, key_at
 from buildstep.spec.schema import BOOLEAN, Rule, array, mapping, record, text
 
 FILE: Final = "components.toml"
@@ -67,6 +67,7 @@ RULE: Final = record(
         "executors": mapping(mapping({})),
         "registry": _PLACE,
         "tags": array(_TAG, least=1, unique=True),
+        "sign_key": array(_LINE, unique=True),
     }
 )
 """What a components.toml may hold."""
@@ -119,12 +120,14 @@ class HookOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Registry:
-    """Where images are pushed: HOST/NAMESPACE/IMAGE:TAG for each tag. host: empty where none is named."""
+    """Where images are pushed: HOST/NAMESPACE/IMAGE:TAG for each tag. host: empty where none is named;
+    sign_key: the keys that sign what is pushed."""
 
     host: str = ""
     namespace: str = ""
     tags: tuple[str, ...] = ("latest",)
     credentials: Credentials | None = None
+    sign_key: tuple[str, ...] = ()
 
     def repository(self, image: str) -> str:
         """Return the name of an image's repository, with its host."""
@@ -209,6 +212,7 @@ def load(root: Path, flags: Flags = Flags()) -> Settings:  # noqa: B008 - it can
         if faults := [fault for tag in tags for fault in schema.check(tag, _TAG, "--tag")]:
             raise SpecError("command line", faults)
         registry = replace(registry, tags=tags)
+    registry = replace(registry, sign_key=tuple(key_at(text, root) for text in own.get("sign_key", ())))
     if faults := [fault for text in flags.platforms for fault in schema.check(text, PLATFORM, "--platform")]:
         raise SpecError("command line", faults)
     shared = _options(BuildOptions(), own, root)

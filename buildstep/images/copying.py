@@ -15,6 +15,7 @@ from buildstep.formats.oci.layout_writer import LayoutWriter
 from buildstep.formats.oci.spec import INDEXES, Descriptor, media_type, parse_index, parse_manifest
 from buildstep.images.attestations import required
 from buildstep.images.attestations.evidence import from_registry
+from buildstep.images.attestations.inside import from_path
 from buildstep.images.attestations.local import Papers, papers_of
 from buildstep.images.attestations.places import (
     Destination,
@@ -30,7 +31,6 @@ from buildstep.net.http import Http
 from buildstep.net.registry import Reference
 from buildstep.system.locks import lock
 from buildstep.trust import sidecars
-from buildstep.trust.verify.from_files import from_files
 
 _DEPTH: Final = 4
 
@@ -159,7 +159,7 @@ def _found(text: str, options: PublishOptions, http: Http, bus: Bus) -> _Found:
         return _Found(source=source, entry=source.top(), papers=Papers(), tag=ref.tag, ref=ref)
     path, tag = _split(text.removeprefix("oci:"))
     if options.demand:
-        required.check(from_files(path, tag), options.demand)
+        required.check(from_path(path, tag), options.demand)
     layout = LayoutSource(open_layout(path, path.name), tag)
     entry = layout.top()
     papers = papers_of(sidecars.stem_of(path), entry)

@@ -21,6 +21,7 @@ from buildstep.formats.oci.naming import tag_of
 from buildstep.formats.oci.spec import Descriptor, parse_manifest
 from buildstep.images.attestations import local, required
 from buildstep.images.attestations.evidence import created_of
+from buildstep.images.attestations.inside import from_path
 from buildstep.images.attestations.local import Signing
 from buildstep.images.attestations.required import Demand
 from buildstep.images.publishers import Bundle, Published, PublishOptions
@@ -39,7 +40,6 @@ from buildstep.trust import sidecars
 from buildstep.trust.keys import signers
 from buildstep.trust.policy import load as load_policy
 from buildstep.trust.verify.evidence import Evidence, RawEnvelope
-from buildstep.trust.verify.from_files import from_files
 
 MANIFEST = ".imgmanifest"
 _IMAGES = (".oci", ".oci.tar", ".tar", ".zfs", ".zvol", ".btrfs")
@@ -102,11 +102,12 @@ def _record_at(path: Path) -> BuildRecord:
 
 
 def _as_built(path: Path, stack: contextlib.ExitStack) -> Path:
-    """Return the record as the build wrote it, without the places where its image was published."""
+    """Return a copy of the record as the build wrote it, without the places where its image was published.
+
+    The record itself gets another such place after each target.
+    """
     record = read_json(path)
-    if "published" not in record:
-        return path
-    del record["published"]
+    record.pop("published", None)
     directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="buildstep-publish-"))
     copy = Path(directory) / path.name
     write_json(copy, record, mode=0o644, durable=False)
@@ -161,7 +162,7 @@ def check(bundle: Bundle, target: str, demand: Demand) -> None:
         return
     for path in bundle.artifacts:
         if not path.is_dir():
-            found = from_files(path)
+            found = from_path(path)
             required.check(replace(found, names=(*found.names, target)), demand)
 
 

@@ -9,7 +9,6 @@ base images count from all places; tables (`publish`, `cache`, `http`, `limits`,
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from buildstep.errors import Fault, SpecError
 from buildstep.spec import assets_config, schema, shared_cache
 from buildstep.spec.assets_config import AssetsConfig
 from buildstep.spec.fields import Limits, from_data, store_url
-from buildstep.spec.rules import LIMITS, STORE
+from buildstep.spec.rules import LIMITS, STORE, key_at
 from buildstep.spec.schema import BOOLEAN, HTTP, Rule, array, integer, mapping, record, text
 
 FILE: Final = "buildstep.toml"
@@ -127,9 +126,6 @@ ENVIRONMENT: Final = {
     **assets_config.VARIABLES,
 }
 """Variables, and the settings that they give."""
-
-_ELSEWHERE: Final = re.compile(r"(agent$|agent:|pkcs11:|env:)")
-"""Of keys that are in no file."""
 
 _DIRECTORIES: Final = ("dir", "overlay", "btrfs")
 """Schemes of pools that are directories."""
@@ -379,7 +375,7 @@ def _target(row: str | Mapping[str, Any], directory: Path) -> TargetConfig:
     placed = {
         "require": tuple(row.get("require", ())),
         "policy": os.path.join(directory, row["policy"]) if row.get("policy") else "",
-        "sign_key": tuple(key if _ELSEWHERE.match(key) else os.path.join(directory, key) for key in keys),
+        "sign_key": tuple(key_at(key, directory) for key in keys),
     }
     return TargetConfig(**{**row, **placed})
 

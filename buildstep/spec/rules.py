@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
 from typing import Final
 
 from buildstep.spec.schema import HTTP, integer, record, text
@@ -50,3 +53,11 @@ LIMITS: Final = record(
     }
 )
 """Of what a command in the image may take."""
+
+_NO_FILE: Final = re.compile(r"agent$|(agent|pkcs11|env):")
+
+
+def key_at(text: str, directory: Path) -> str:
+    """Return the name of a key that signs; the path of a file becomes absolute. directory: of the file that
+    names it."""
+    return text if _NO_FILE.match(text) else os.path.join(directory, text)

@@ -471,6 +471,9 @@ def test_copies_have_all_of_it(published: str, registry: Registry, keys: Keys, t
     env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
     assert subprocess.run(local, capture_output=True, check=False, timeout=60, env=env).returncode == 0
 
+    require = "signature,sbom,provenance,tests"
+    buildstep(tmp_path, "verify", f"oci:{media}", "--key", str(keys.public), "--require", require)
+
     for known in (True, False):
         with RegistryServer(referrers=known, page=100) as server:
             target = f"docker://{server.host}/copied"

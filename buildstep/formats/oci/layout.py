@@ -82,15 +82,15 @@ class Layout:
         with os.scandir(self._where / "blobs/sha256") as rows:
             yield from sorted((row.name, row.stat().st_size) for row in rows if row.is_file())
 
-    def read(self, entry: Descriptor) -> bytes:
+    def read(self, entry: Descriptor, limit: int = MAX_DOCUMENT) -> bytes:
         """Return a small blob, verified. Raises ImageError."""
-        data = self._small(self.blob(entry), entry.digest)
+        data = self._small(self.blob(entry), entry.digest, limit)
         if hashlib.sha256(data).hexdigest() != entry.hex:
             raise ImageError(f"{self.label}: {entry.digest} is damaged: its content has another digest")
         return data
 
-    def _small(self, where: Slice, what: str) -> bytes:
-        return read_slice(where, f"{self.label}: {what}", limit=MAX_DOCUMENT)
+    def _small(self, where: Slice, what: str, limit: int = MAX_DOCUMENT) -> bytes:
+        return read_slice(where, f"{self.label}: {what}", limit=limit)
 
     @contextlib.contextmanager
     def open(self, entry: Descriptor) -> Iterator[VerifyingReader]:

@@ -20,8 +20,8 @@ from buildstep.formats.oci import artifact
 from buildstep.formats.oci.artifact import Artifact
 from buildstep.formats.oci.layout import Layout
 from buildstep.formats.oci.layout_writer import LayoutWriter
-from buildstep.formats.oci.spec import MAX_DOCUMENT, Descriptor, media_type
-from buildstep.images.attestations import legacy, wrap
+from buildstep.formats.oci.spec import Descriptor, media_type
+from buildstep.images.attestations import inside, legacy
 from buildstep.images.attestations.local import Papers
 from buildstep.images.attestations.push import attest
 from buildstep.net.referrers import ReferrerRegistry
@@ -32,8 +32,6 @@ KIND: Final = ("kind", "dev.cosignproject.cosign/image")
 SUFFIXES: Final = ("sig", "att")
 _TAG: Final = "vnd.buildstep.tag."
 """What annotations of a layout's image begin with, before a tag of cosign's; the value is a digest."""
-_MOST: Final = 4096
-"""Blobs of a layout that are looked at, whether they are referrers."""
 
 
 class Source(Protocol):
@@ -125,19 +123,8 @@ class LayoutSource:
 
     def referrers(self, digest: str) -> tuple[Artifact, ...]:
         if self._referrers is None:
-            self._referrers = {}
-            for entry in self._small():
-                with contextlib.suppress(ImageError):  # no manifest of an artifact
-                    item = artifact.parse(self.layout.read(entry), entry.digest)
-                    if item.subject is not None:
-                        self._referrers.setdefault(item.subject.digest, []).append(item)
+            self._referrers = inside.referrers_in(self.layout)
         return tuple(self._referrers.get(digest, ()))
-
-    def _small(self) -> Iterator[Descriptor]:
-        """Yield the blobs that can be manifests."""
-        for number, (name, size) in enumerate(self.layout.blobs()):
-            if size <= MAX_DOCUMENT and number < _MOST:
-                yield Descriptor(media_type="", digest=f"sha256:{name}", size=size)
 
     def tagged(self, digest: str) -> Mapping[str, Artifact]:
         found = {}
@@ -252,11 +239,9 @@ class LayoutDestination:
         return new
 
     def say(self, image: Descriptor, papers: Papers) -> int:
-        pieces = wrap.pieces_of(image, papers.signed, papers.documents)
-        for piece in pieces:
-            for blob in piece.artifact.blobs:
-                self.writer.add_document(blob, piece.blobs[blob.digest])
-        return self.attach(tuple(piece.artifact for piece in pieces))
+        if papers.signed or papers.documents:
+            self._notes |= dict([KIND])
+        return inside.put(self.writer, image, papers)
 
     def name(self, entry: Descriptor, data: bytes) -> None:
         del data

@@ -132,6 +132,20 @@ def envelope_of_bundle(data: bytes) -> bytes | None:
     return json.dumps(envelope).encode() if isinstance(envelope, dict) else None
 
 
+def unpacked(data: bytes) -> Signed:
+    """Return what a bundle with an envelope was made of: `pieces_of` gives the same bundle again, if it was
+    one of ours. Raises SigningError."""
+    envelope = envelope_of_bundle(data)
+    if envelope is None:
+        raise SigningError("it has no statement")
+    try:
+        hint = str(json.loads(data)["verificationMaterial"]["publicKey"].get("hint", ""))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        hint = ""  # of a certificate, say
+    found = dsse.parse(envelope)
+    return Signed(data=dsse.dumps(found), hints={one.keyid: hint for one in found.signatures if hint})
+
+
 def unsigned(payload: bytes) -> bytes:
     """Return a statement that nobody signed as an envelope."""
     return json.dumps(envelope_of(PAYLOAD_TYPE, payload, ())).encode()

@@ -125,11 +125,11 @@ def _to_registry(parts: Sequence[Part], ref: Reference, options: PublishOptions,
                     push.image(part.layout, part.entry)
             client.push_manifest(index.digest, index.media_type, data)
         # Whoever takes one platform's image by its digest finds what is said of that, and of the index too.
-        added: dict[str, str] = {}
+        added, signing = dict[str, str](), options.demand.signing
         for part in parts:
             papers = local.papers_of(part.stem, part.entry)
-            added |= attested(client, part.entry, papers, part.stem.name, options)
-        added |= attested(client, index, Papers(), ref.repository, options)
+            added |= attested(client, part.entry, papers, part.stem.name, signing)
+        added |= attested(client, index, Papers(), ref.repository, signing)
         if not there:
             client.push_manifest(ref.tag, index.media_type, data)
     objects |= {part.platform: part.entry.digest for part in parts} | {ref.tag: index.digest} | added

@@ -12,7 +12,7 @@ from buildstep.formats.oci.layout import Layout
 from buildstep.formats.oci.naming import tag_of
 from buildstep.formats.oci.spec import INDEXES, Descriptor, media_type, parse_index, parse_manifest
 from buildstep.images.attestations import local
-from buildstep.images.attestations.local import Papers
+from buildstep.images.attestations.local import Papers, Signing
 from buildstep.images.attestations.push import attest, there_of
 from buildstep.images.publishers.bundle import Bundle, Published, PublishOptions
 from buildstep.images.publishers.mounting import candidate, published_there
@@ -64,7 +64,7 @@ def _publish(bundle: Bundle, client: ReferrerRegistry, gauge: Gauge, options: Pu
         push = Push(client, gauge, objects, known=Known(client, earlier))
         kind, data = push.image(layout, entry)
     papers = local.papers_of(bundle.stem, entry)
-    added = attested(client, entry, papers, bundle.name, options)
+    added = attested(client, entry, papers, bundle.name, options.demand.signing)
     if not there:
         client.push_manifest(ref.tag, kind, data)
     objects |= {ref.tag: entry.digest} | added
@@ -78,11 +78,10 @@ def _publish(bundle: Bundle, client: ReferrerRegistry, gauge: Gauge, options: Pu
 
 
 def attested(
-    client: ReferrerRegistry, image: Descriptor, papers: Papers, name: str, options: PublishOptions
+    client: ReferrerRegistry, image: Descriptor, papers: Papers, name: str, signing: Signing
 ) -> dict[str, str]:
     """Push what is said of an image that is there under its digest, signed where a key is given; return what
     was not there, by what it is."""
-    signing = options.demand.signing
     if signing:
         papers = local.signed_by(papers, image, name, signing, there_of(client, image))
     return attest(client, image, papers, signing)

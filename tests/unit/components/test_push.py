@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,15 @@ from buildstep.components.push import Access, NotAllPushed, Pushed, check, chose
 from buildstep.components.settings import Registry
 from buildstep.errors import ExitCode, PublishError, UsageError
 from buildstep.events import Bus
-from buildstep.formats.oci.layout import Layout
+from buildstep.formats.oci.layout import Layout, open_layout
+from buildstep.formats.oci.layout_writer import LayoutWriter
+from buildstep.images.attestations import inside
+from buildstep.images.attestations.local import Papers, Signing
+from buildstep.images.attestations.wrap import Signed
 from buildstep.images.publishers.registry import push_image
+from buildstep.trust import dsse
+from buildstep.trust.keys.generate import keygen
+from buildstep.trust.statements.statement import PAYLOAD_TYPE, Statement, Subject
 from tests.servers.layouts import layer, make_layout
 from tests.servers.registry import RegistryServer
 
@@ -113,6 +122,34 @@ def test_d17_no_tag_is_set_before_all_content_is_there(server: RegistryServer) -
     send(server)
     puts = [path for method, path in server.calls if method == "PUT" and path.startswith("manifests/")]
     assert [path.startswith("manifests/sha256:") for path in puts] == [True, True, False, False]
+
+
+def test_what_proves_an_image_is_pushed_and_signed_before_its_tag(
+    server: RegistryServer, tmp_path: Path
+) -> None:
+    """Statements are in the layout that the pipeline made; a key signs them, and the image."""
+    signer, _ = keygen(tmp_path / "key", "ed25519")
+
+    class Proved(Shelf):
+        def save(self, image: str, layout: Path, run: Run) -> None:
+            super().save(image, layout, run)
+            entry = open_layout(layout, "it").find("")
+            stated = Statement((Subject("it", {"sha256": entry.hex}),), "https://example.com/kind", {})
+            papers = Papers(signed=(Signed(data=dsse.seal(PAYLOAD_TYPE, stated.to_json(), ())),))
+            inside.put(LayoutWriter(layout), entry, papers)
+
+    access = replace(ACCESS, builder=Proved(), signing=Signing(signers=(signer,)))
+    (row,) = push({"web": built("web")}, Registry(host=server.host, tags=("v1",)), access, lambda _: None)
+    assert row.error is None
+    assert server.writes("manifests/")[-1] == "manifests/v1"
+    listed = json.loads(server.content[f"manifests/{row.digest.replace(':', '-')}"][0])["manifests"]
+    kinds = {it["annotations"]["dev.sigstore.bundle.predicateType"] for it in listed}
+    assert kinds == {"https://example.com/kind", "https://sigstore.dev/cosign/sign/v1"}
+    (signed,) = json.loads(server.content[f"manifests/{row.digest.replace(':', '-')}.sig"][0])["layers"]
+    payload = server.content[f"blobs/{signed['digest']}"][0]
+    assert json.loads(payload)["critical"]["identity"]["docker-reference"] == f"{server.host}/web"
+    text = signed["annotations"]["dev.cosignproject.cosign/signature"]
+    assert signer.public.verify(payload, base64.b64decode(text))
 
 
 def test_d17_an_image_that_fails_leaves_all_tags_as_they_were(
