@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from buildstep.events import Bus
+from buildstep.images import inventory
 from buildstep.rootfs import sandbox
 from buildstep.trust import sbom
 from tests.integration import pkgsrc_root, test_sample
@@ -22,20 +22,21 @@ from tests.integration.conftest import demand
 from tests.integration.ordinary_user import LOGIN_PATH, UID, place, usable_python
 from tests.integration.support import Lab
 from tests.servers import sbom_judges
+from tests.servers.fixtures import Registry, registry
 
-__all__ = ["place"]  # a fixture
+__all__ = ["place", "registry"]  # fixtures
 
 EPOCH = "1790000000"
 
 
 def write(image: Path, folder: Path) -> dict[str, Path]:
-    """Let the command write a document in every format."""
+    """Write the documents of an image in every format; it is read once."""
     found = {}
-    for name in sbom.FORMATS:
-        file = folder / f"x{sbom.find(name).ending}"
-        done = command(os.fspath(image), "-o", os.fspath(file))
-        assert done.returncode == 0, done.stderr
-        found[name] = file
+    with inventory.of_archive(os.fspath(image), bus=Bus(), environ=os.environ) as looked:
+        for name in sbom.FORMATS:
+            file = folder / f"x{sbom.find(name).ending}"
+            file.write_bytes(sbom.write(name, looked.inventory))
+            found[name] = file
     return found
 
 
@@ -75,8 +76,7 @@ def documents(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 @pytest.fixture(scope="module")
 def root(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     top = tmp_path_factory.mktemp("root")
-    with tarfile.open(sample / "hello-1.0.0.tar") as archive:
-        archive.extractall(top, filter="tar")
+    subprocess.run(["tar", "-C", top, "-xf", sample / "hello-1.0.0.tar", "--exclude=./dev/*"], check=True)
     return top
 
 
@@ -151,9 +151,10 @@ def test_steps_layers_licences_sources_and_base_of_the_sample(documents: dict[st
 def test_archive_directory_record_and_tar_tell_the_same(
     documents: dict[str, Path], sample: Path, tmp_path: Path
 ) -> None:
-    subprocess.run(["mkdir", tmp_path / "hello-1.0.0.oci"], check=True)
-    with tarfile.open(sample / "hello-1.0.0.oci.tar") as archive:
-        archive.extractall(tmp_path / "hello-1.0.0.oci", filter="tar")
+    (tmp_path / "hello-1.0.0.oci").mkdir()
+    subprocess.run(
+        ["tar", "-C", tmp_path / "hello-1.0.0.oci", "-xf", sample / "hello-1.0.0.oci.tar"], check=True
+    )
     record = sample / "hello-1.0.0.buildrecord.json"
     by_record = command(os.fspath(record), "-f", "cyclonedx")
     assert by_record.stdout == documents["cyclonedx"].read_text()
@@ -216,6 +217,29 @@ def test_two_pools_give_the_same_bytes(lab: Lab, tmp_path: Path, epoch: str) -> 
         found.append({kind: path.read_bytes() for kind, path in documents.items()})
     assert found[0] == found[1]
     assert (b"sha256:" in found[0]["spdx"]) == bool(epoch)
+
+
+def test_an_image_of_a_registry_and_of_a_pool_is_what_its_archive_is(lab: Lab, registry: Registry) -> None:
+    (lab.proto / "srv/node_modules/left-pad").mkdir(parents=True)
+    module = {"name": "left-pad", "version": "1.3.0", "license": "MIT"}
+    (lab.proto / "srv/node_modules/left-pad/package.json").write_text(json.dumps(module))
+    lab.built("-f", "oci")
+    archive = json.loads(lab.command("sbom", f"{lab.out}/hello-1.0.0.oci.tar", "-f", "cyclonedx").stdout)
+    target = f"docker://{registry.host}/ns/hello"
+    published = lab.command("image", "publish", f"{lab.out}/hello-1.0.0.buildrecord.json", target)
+    assert published.status == 0, published.stderr
+    remote = lab.command("sbom", f"{target}:1.0.0", "-f", "cyclonedx")
+    assert remote.status == 0, remote.stderr
+    imported = lab.command("image", "import", f"{target}:1.0.0", "--pool", lab.uri, "--json")
+    assert imported.status == 0, imported.stderr
+    kept = lab.command("sbom", "hello@1.0.0", "-f", "cyclonedx", "--pool", lab.uri)
+    assert kept.status == 0, kept.stderr
+    found = {name: json.loads(done.stdout) for name, done in (("registry", remote), ("pool", kept))}
+    assert found["registry"]["components"] == archive["components"]
+    assert found["pool"]["components"] == archive["components"]
+    assert found["pool"]["metadata"]["lifecycles"] == [{"phase": "build"}]
+    pad = next(row for row in archive["components"] if row["name"] == "left-pad")
+    assert {"name": "buildstep:step", "value": "sync"} in pad["properties"]
 
 
 def test_validators_accept_an_image_of_pkgsrc(tmp_path: Path, private: Callable[..., Any]) -> None:
