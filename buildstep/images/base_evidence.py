@@ -20,12 +20,11 @@ from buildstep.images.interface import Identity
 from buildstep.images.record import ImageRecord
 from buildstep.images.sources.local_file import FILE_SCHEMES, NAMED_INSIDE, path_of, split
 from buildstep.images.store import ImageStore
+from buildstep.images.vouched import evidence_at
 from buildstep.system import sealed
-from buildstep.system.digest import sha256_bytes
 from buildstep.system.private import private_dir
 from buildstep.trust.verify.evidence import Evidence, RawEnvelope, RawSignature
 
-SUFFIX: Final = ".evidence"
 _FORMAT: Final = 1
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 _LARGEST: Final = 16 << 20
@@ -99,7 +98,7 @@ def _of_registry(ref: str, identity: Identity, store: ImageStore) -> Evidence:
     plain = replace(named, tag="", digest="")
     pinned = replace(plain, digest=f"sha256:{found[0]}")
     names = tuple(dict.fromkeys((str(named), str(pinned), str(plain))))
-    place = kept_at(store, identity)
+    place = evidence_at(store.folder, identity.key)
     try:
         evidence = evidence_of(
             str(pinned),
@@ -109,11 +108,11 @@ def _of_registry(ref: str, identity: Identity, store: ImageStore) -> Evidence:
             bus=store.bus,
         )
     except ImageError as error:
-        kept = _kept(place) if error.retryable else None
-        if kept is None:
+        last = kept(place) if error.retryable else None
+        if last is None:
             raise
         store.bus.note(f"{error.message}; judging {ref} by what the registry had about it", level="warning")
-        evidence = kept
+        evidence = last
     return replace(evidence, name=str(replace(named, digest=pinned.digest)), names=names)
 
 
@@ -148,14 +147,9 @@ def _of_the_store(ref: str, store: ImageStore, image: ImageRecord | None) -> Evi
 # -- what is kept
 
 
-def kept_at(store: ImageStore, identity: Identity) -> Path:
-    """Return where evidence about an image is kept."""
-    return store.folder / f"{sha256_bytes(identity.key.encode())[:32]}{SUFFIX}"
-
-
 def keep(store: ImageStore, identity: Identity, evidence: Evidence) -> None:
     """Keep what a registry has about an image that was let through; where that fails, it is asked again."""
-    place = kept_at(store, identity)
+    place = evidence_at(store.folder, identity.key)
     value = _to_json(evidence)
     if sum(len(row["data"]) for row in (*value["envelopes"], *value["signatures"])) > _LARGEST:
         return
@@ -181,7 +175,8 @@ def _to_json(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def _kept(place: Path) -> Evidence | None:
+def kept(place: Path) -> Evidence | None:
+    """Return what is kept there; None where there is none, or it is damaged."""
     try:
         value = sealed.read(place)
         if value["format"] != _FORMAT:

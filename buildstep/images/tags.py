@@ -17,6 +17,7 @@ from typing import Final
 from buildstep.cache import records
 from buildstep.errors import ImageError
 from buildstep.events import Bus
+from buildstep.images import vouched
 from buildstep.images.freshness import Freshness, day_of
 from buildstep.images.interface import Identity
 from buildstep.images.record import ImageRecord, last_of
@@ -89,8 +90,10 @@ class Tags:
                 self._keep(replace(note, had=key, had_at=note.asked))
 
     def forget(self, images: Sequence[ImageRecord]) -> None:
-        """Remove what is known of tags of which no image is in the store. images: all that is."""
+        """Remove what is known of tags of which no image is in the store, and of images that are not. images:
+        all that is."""
         keys = {key for image in images for key in (image.key, *image.aliases)}
+        vouched.forget(self._folder, keys)
         for path in self._folder.glob(f"*{SUFFIX}"):
             note = records.find(Note, path, _FORMAT)
             if note is None or keys.isdisjoint((note.key, note.had)):

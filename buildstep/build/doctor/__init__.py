@@ -10,7 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from buildstep.build.doctor import base_image, machine, packages, platform, pool, proto_dir, recording, walls
+from buildstep.build.doctor import (
+    base_image,
+    base_policy,
+    machine,
+    packages,
+    platform,
+    pool,
+    proto_dir,
+    recording,
+    walls,
+)
 from buildstep.build.doctor.findings import Examination, Finding, Level
 from buildstep.errors import BuildstepError, ExitCode
 from buildstep.spec.config import Config
@@ -26,6 +36,7 @@ CHECKS: Mapping[str, Callable[[Examination], None]] = {
     "walls": walls.in_force,
     "leftovers": pool.leftovers,
     "image": base_image.image,
+    "policy": base_policy.readable,
     "platform": platform.programs,
     "proto": proto_dir.fits,
     "tools": machine.tools,

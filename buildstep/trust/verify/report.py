@@ -119,10 +119,13 @@ class Report:
         return tuple(dict.fromkeys(good))
 
     def lines(self) -> Iterator[str]:
-        """Yield the report for people."""
+        """Yield the report for people. What is about other artifacts only tells something where nothing is
+        about this one."""
         by = f", signed by {', '.join(self.signers)}" if self.signers and not self.code else ""
         yield f"{self.name}: {self.verdict}{by}"
         for row in self.rows:
+            if row.state is State.WRONG_SUBJECT and not self.code:
+                continue
             by = f" by {row.signer}" if row.signer else ""
             told = f": {row.text}" if row.text else ""
             yield f"  {row.proof:15} {row.state.word:20} {row.where}{by}{told}"

@@ -701,3 +701,20 @@ def test_what_packages_resolve_to() -> None:
     assert answered(asked_only, "b")[0][3] == ExitCode.INSTALL
     no_index = answered(Resolution(versions={}, exact=False), "b", known=False)
     assert no_index == [("ok", "b", "pkgsrc has no index here: only the build can tell", 0)]
+
+
+def test_the_policy_of_the_base_is_read_and_its_keys_are_looked_at(
+    tmp_path: Path, examination: Callable[..., Examination]
+) -> None:
+    from buildstep.build.doctor import base_policy
+    from tests.unit.trust.verify import signed
+
+    line = signed.key().public.openssh
+    (tmp_path / "policy.toml").write_text(
+        f"format = 1\n[[key]]\nname = 'old'\npublic = '{line}'\nuntil = 2020-01-01\n[[rule]]\nmatch = ['*']\n"
+    )
+    seen = examination(trust={"base": "policy.toml"})
+    base_policy.readable(seen)
+    (found,) = seen.findings
+    assert (found.level, found.code) == ("error", ExitCode.EXPIRED)
+    assert "old has expired at the end of 2020-01-01" in found.what

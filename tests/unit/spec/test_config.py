@@ -194,3 +194,13 @@ def test_assets_of_variables_are_checked(places: dict[str, Path], name: str, val
     with pytest.raises(SpecError) as caught:
         read(places, flags={}, **{name: value})
     assert name in caught.value.detail
+
+
+def test_policies_for_bases_of_all_places_count(places: dict[str, Path]) -> None:
+    project, user, system = places["project"], places["user"], places["system"]
+    (project / "buildstep.toml").write_text('[trust]\nbase = "policy.toml"\n')
+    (user / "buildstep/buildstep.toml").write_text('[trust]\nbase = "ours.toml"\n')
+    (system / "buildstep.toml").write_text('[trust]\nbase = "/srv/policy.toml"\n')
+    assert read(places).base_policies == (
+        f"{project}/policy.toml", f"{user}/buildstep/ours.toml", "/srv/policy.toml",
+    )  # fmt: skip
