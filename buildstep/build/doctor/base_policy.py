@@ -1,4 +1,4 @@
-"""The policies for the base image: can they be read, and do their keys count?"""
+"""The policies for the base image: whether they can be read, and whether their keys count."""
 
 from __future__ import annotations
 
