@@ -17,11 +17,12 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from buildstep.net.http import Http
 from buildstep.net.imgapi import Account, ImgapiClient
-from buildstep.net.ssh_keys import file_signer, http_signature
+from buildstep.net.ssh_keys import http_signature
 from tests.checkouts import REPO
 from tests.integration.conftest import cache_dir, demand
 from tests.npm import installed, node
 from tests.servers.imgapi import ImgapiServer
+from tests.unit.trust.keys.pairs import signer_of
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_our_client_makes_the_calls_that_tritons_makes(
         assert done.returncode == 0, done.stderr
         theirs, server.requests = server.requests, []
         told = json.loads(done.stdout)
-        account = Account(user="ann", signer=file_signer(private))
+        account = Account(user="ann", signer=signer_of(private).sign)
         with Http(environ={}) as http:
             client = ImgapiClient(server.url, http=http, account=account)
             mine: dict[str, Any] = {"ping": client.ping(), "imported": client.import_image(manifest)}
@@ -118,13 +119,13 @@ def request_of(headers: Mapping[str, str]) -> str:
 def test_servers_accept_our_signatures_and_no_changed_one(keys: tuple[Path, Path, rsa.RSAPublicKey]) -> None:
     modules = tool("http-signature")
     private, public, _ = keys
-    headers = http_signature("ann", file_signer(private))
+    headers = http_signature("ann", signer_of(private).sign)
     done = node("signature.js", public, modules=modules, stdin=request_of(headers))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
         "good": True, "keyId": "ann", "algorithm": "RSA-SHA256", "signed": ["date"]
     }  # fmt: skip
-    later = http_signature("ann", file_signer(private), now=lambda: "Thu, 01 Jan 2099 00:00:00 GMT")
+    later = http_signature("ann", signer_of(private).sign, now=lambda: "Thu, 01 Jan 2099 00:00:00 GMT")
     changed = {**headers, "Authorization": later["Authorization"]}
     assert node("signature.js", public, modules=modules, stdin=request_of(changed)).returncode == 1
     assert node("signature.js", public, modules=modules, stdin=request_of(later)).returncode == 1, "skewed"

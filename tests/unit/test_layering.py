@@ -76,7 +76,7 @@ DOORS = {
     "yaml": {"components/settings"},
     "zstandard": {"formats/codecs", "formats/decompress", "formats/zfs_stream", "formats/zstd_patch"},
     "pkcs11": {"trust/keys/pkcs11"},
-    "cryptography": {"net/ssh_keys", "trust/*"},
+    "cryptography": {"trust/*"},
 }
 """Outside packages, and the only modules that import them."""
 

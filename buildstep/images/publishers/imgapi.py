@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
-from buildstep.errors import PublishError
+from buildstep.errors import PublishError, SigningError
 from buildstep.events import Bus
 from buildstep.images.publishers.bundle import Bundle, Published, PublishOptions
 from buildstep.net.errors import HttpError
 from buildstep.net.imgapi import Account, ImgapiClient
-from buildstep.net.ssh_keys import agent_signer, file_signer
+from buildstep.net.ssh_keys import agent_signer
 from buildstep.spec import imgmanifest
+from buildstep.trust import keys
 
 # Set or replaced by servers: they say nothing on whether two images are the same.
 _SERVERS_OWN = frozenset(
@@ -32,12 +32,12 @@ class ImgapiPublisher:
     def publish(self, bundle: Bundle, target: str, *, options: PublishOptions, bus: Bus) -> Published:
         url = target.removeprefix("imgapi:").removeprefix("imgapi+")
         with options.session(bus) as http:
-            client = ImgapiClient(url, http=http, channel=options.channel, account=_account(options))
+            client = ImgapiClient(url, http=http, channel=options.channel, account=_account(options, bus))
             client.ping()
             return _Publication(client, bundle, bus).run()
 
 
-def _account(options: PublishOptions) -> Account | None:
+def _account(options: PublishOptions, bus: Bus) -> Account | None:
     if not options.user:
         if options.key:
             raise PublishError("a key was given, but no user to sign as", hint="give both, or neither")
@@ -45,7 +45,10 @@ def _account(options: PublishOptions) -> Account | None:
     kind, _, fingerprint = options.key.partition(":")
     if not options.key or kind == "agent":
         return Account(user=options.user, signer=agent_signer(options.environ, fingerprint=fingerprint))
-    return Account(user=options.user, signer=file_signer(Path(options.key)))
+    signer = keys.signer(options.key, options.environ, bus=bus)
+    if signer.algorithm != "rsa":
+        raise SigningError(f"{signer.where} is not an RSA key", hint="IMGAPI servers accept RSA keys only")
+    return Account(user=options.user, signer=signer.sign)
 
 
 class _Publication:

@@ -14,10 +14,11 @@ from buildstep.images.publishers import Bundle, Published, PublishOptions, publi
 from buildstep.net.errors import HttpError
 from buildstep.net.http import Http
 from buildstep.net.imgapi import Account, ImgapiClient, expected_file
-from buildstep.net.ssh_keys import agent_signer, file_signer
+from buildstep.net.ssh_keys import agent_signer
 from tests.servers.fixtures import LIMITS, Notes, bus, http, imgapi_server
 from tests.servers.imgapi import ImgapiServer
 from tests.unit.net.test_ssh_keys import agent, key
+from tests.unit.trust.keys.pairs import signer_of
 
 __all__ = ["agent", "bus", "http", "imgapi_server", "key"]
 
@@ -121,17 +122,19 @@ class TestSignatures:
             with pytest.raises(HttpError, match="UnauthorizedError") as caught:
                 bare.import_image({"uuid": UUID})
             assert caught.value.status == 401
-            for signer in (file_signer(key), agent_signer(agent)):
+            for signer in (signer_of(key).sign, agent_signer(agent)):
                 client = ImgapiClient(server.url, http=http, account=Account(user="alice", signer=signer))
                 client.ping()
-            other = ImgapiClient(server.url, http=http, account=Account(user="bob", signer=file_signer(key)))
+            other = ImgapiClient(
+                server.url, http=http, account=Account(user="bob", signer=signer_of(key).sign)
+            )
             with pytest.raises(HttpError, match="UnauthorizedError"):
                 other.ping()
 
     def test_clock_skew_is_explained(self, http: Http, key: Path) -> None:
         with ImgapiServer(users=self.users(key), clock=4000) as server:
             client = ImgapiClient(
-                server.url, http=http, account=Account(user="alice", signer=file_signer(key))
+                server.url, http=http, account=Account(user="alice", signer=signer_of(key).sign)
             )
             with pytest.raises(HttpError) as caught:
                 client.ping()

@@ -1,4 +1,4 @@
-"""Signing with ssh keys, from a file and by a real ssh-agent."""
+"""Signing with ssh RSA keys by a real ssh-agent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 
 from buildstep.errors import SigningError
 from buildstep.net.ssh_agent import fingerprints
-from buildstep.net.ssh_keys import agent_signer, file_signer
+from buildstep.net.ssh_keys import agent_signer
+from tests.unit.trust.keys.pairs import signer_of
 
 pytestmark = pytest.mark.commands  # ssh-keygen, ssh-agent and ssh-add make the keys
 
@@ -48,24 +49,10 @@ def test_keys_of_an_agent(key: Path, agent: dict[str, str]) -> None:
 
     blob = base64.b64decode(key.with_suffix(".pub").read_text().split()[1])
     for fingerprint in fingerprints(blob):
-        assert agent_signer(agent, fingerprint=fingerprint)(b"x") == file_signer(key)(b"x")
+        assert agent_signer(agent, fingerprint=fingerprint)(b"x") == signer_of(key).sign(b"x")
     with pytest.raises(SigningError, match="does not have"):
         agent_signer(agent, fingerprint="SHA256:nope")
     with pytest.raises(SigningError, match="SSH_AUTH_SOCK"):
         agent_signer({})
     with pytest.raises(SigningError, match="cannot talk"):
         agent_signer({"SSH_AUTH_SOCK": "/nowhere"})
-
-
-def test_keys_that_do_not_do(tmp_path: Path, key: Path) -> None:
-    for name, kind, word in (("a", "ed25519", ""), ("b", "rsa", "secret")):
-        argv = ["ssh-keygen", "-q", "-t", kind, "-N", word, "-f", str(tmp_path / name)]
-        subprocess.run(argv, check=True, timeout=30)
-    with pytest.raises(SigningError, match="not an RSA key"):
-        file_signer(tmp_path / "a")
-    with pytest.raises(SigningError, match="passphrase"):
-        file_signer(tmp_path / "b")
-    with pytest.raises(SigningError, match="not a private"):
-        file_signer(key.with_suffix(".pub"))
-    with pytest.raises(SigningError, match="cannot read"):
-        file_signer(tmp_path / "missing")
