@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from buildstep.errors import CommandFailed, InImage, SandboxError
 from buildstep.events import WHOLE, Bus
-from buildstep.rootfs import devices, limits, temporary_files
+from buildstep.rootfs import devices, limits, temporary_files, varied
 from buildstep.rootfs.limits import Confinement
 from buildstep.rootfs.network_policy import Endpoint, Policy, allowed_by
 from buildstep.rootfs.proxies import Proxies, proxies_from
@@ -44,8 +44,8 @@ _ANSWER = 16 << 20
 _told: list[str] = []
 """Why there is no filter of system calls, once that is told."""
 
-_NO_SUCH_PROGRAM = 127
-_NOT_RUNNABLE = 126
+_UMASK = 0o022  # never that of the CI host
+_NO_SUCH_PROGRAM, _NOT_RUNNABLE = 127, 126
 """What shells and chroot(1) say of a program that is not there, or that the kernel does not run."""
 
 
@@ -64,7 +64,7 @@ def command_env(root: Root, environ: Mapping[str, str]) -> dict[str, str]:
     # Debian's useradd and others take today's date from it, so that two builds give the same bytes.
     if (epoch := environ.get("SOURCE_DATE_EPOCH", "")).isdigit():
         env["SOURCE_DATE_EPOCH"] = epoch
-    return env
+    return env | varied.ENVIRONMENT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -238,8 +238,8 @@ class ChrootSandbox:
         """Return what a command starts with. It reads its own /dev/null, not the host's: root may change the
         mode of a file by its descriptor."""
         if entrance is None:
-            return process.Start(fds=tuple(fds))
-        return process.Start(stdin=self._root.path / "dev/null", fds=(*entrance.fds, *fds))
+            return process.Start(fds=tuple(fds), umask=_UMASK)
+        return process.Start(self._root.path / "dev/null", (*entrance.fds, *fds), umask=_UMASK)
 
     def _network_proxies(self, env: Mapping[str, str]) -> Proxies:
         """Return the variables of a command with the network, which is made for the first that needs it.

@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 
 class Start(NamedTuple):
-    """What a command reads, descriptors that it inherits, the directory that it starts in (None: ours)."""
+    """What a command reads, descriptors that it inherits, the directory that it starts in, its umask (None:
+    ours)."""
 
     stdin: Path = Path(os.devnull)
     fds: tuple[int, ...] = ()
     cwd: Path | None = None
+    umask: int | None = None
 
 
 class Reached(NamedTuple):

@@ -175,6 +175,7 @@ def _start(
                 _in=stdin,
                 _pass_fds=set(start.fds),
                 _cwd=None if start.cwd is None else os.fspath(start.cwd),
+                _preexec_fn=_with_umask(start.umask),
                 _out=ends[0][1],
                 _err=ends[1][1],
                 _tty_out=False,
@@ -190,6 +191,16 @@ def _start(
         except sh.ForkException as error:
             raise _not_started(argv[0], str(error)) from None
     return child, (ends[0][0], ends[1][0])
+
+
+def _with_umask(umask: int | None) -> Callable[[], None] | None:
+    """Return what a child does before it begins; None for nothing."""
+
+    def begin() -> None:
+        assert umask is not None
+        os.umask(umask)
+
+    return None if umask is None else begin
 
 
 def _not_started(program: str, trace: str) -> ToolMissing:
