@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,18 @@ from buildstep.system import space
 from buildstep.system.locks import lock
 from buildstep.system.output_set import Outputs
 
+After = Callable[[str, BuildState], None]
+"""Is told of each step that has run, by its name, and of what the build has made so far."""
+
 
 def execute(
-    plan: Plan, *, store: ImageStore, cache: LayerCache, bus: Bus, environ: Mapping[str, str]
+    plan: Plan,
+    *,
+    store: ImageStore,
+    cache: LayerCache,
+    bus: Bus,
+    environ: Mapping[str, str],
+    after: After = lambda _step, _state: None,
 ) -> BuildResult:
     """Carry out a plan. On any failure nothing is committed and nothing is left; the error is raised."""
     space.watch(pool=store.backend.state, output_directory=plan.spec.output_dir)
@@ -54,11 +63,11 @@ def execute(
                 said := forecast.warning(plan.spec, backend=store.backend, proto=plan.proto)
             ):
                 bus.note(said, level="warning")
-        return _execute(plan, store=store, cache=cache, bus=bus, environ=environ)
+        return _execute(plan, after, store=store, cache=cache, bus=bus, environ=environ)
 
 
 def _execute(
-    plan: Plan, *, store: ImageStore, cache: LayerCache, bus: Bus, environ: Mapping[str, str]
+    plan: Plan, after: After, *, store: ImageStore, cache: LayerCache, bus: Bus, environ: Mapping[str, str]
 ) -> BuildResult:
     spec = plan.spec
     stem = spec.stem
@@ -96,7 +105,7 @@ def _execute(
                 context = _with_route(context, state)
                 _ready_to_prove(context, state)
                 with _disk_explained(context.plan, context.backend, state), proto_check.explained(context):
-                    _run_steps(context, state)
+                    _run_steps(context, state, after)
                     result = _result(context, state)
             if spec.cache and context.plan.route is Route.UP_TO_DATE:
                 remember_again(context, state, result)
@@ -134,7 +143,7 @@ def _with_route(context: BuildContext, state: BuildState) -> BuildContext:
     return context if possible else replace(context, plan=plan.full())
 
 
-def _run_steps(context: BuildContext, state: BuildState) -> None:
+def _run_steps(context: BuildContext, state: BuildState, after: After) -> None:
     """Run the steps of the plan that its route runs; record the others as they are planned."""
     if context.store.shared is not None:
         context.stack.callback(context.store.shared.close)
@@ -149,6 +158,7 @@ def _run_steps(context: BuildContext, state: BuildState) -> None:
             continue
         with context.recorder.step(row.name, row.title) as result, secrets.errors_masked(context.bus):
             row.load().run(context, state, result)
+        after(planned.name, state)
     if context.store.shared is not None:  # what it was good for is in the record
         context.store.shared.close()
 

@@ -17,12 +17,13 @@ from buildstep.errors import BuildstepError, Interrupted
 from buildstep.system.deferral import interrupt
 
 
-def enclosed(job: Callable[[], int]) -> int:
-    """Run a job as `guarded` does, in namespaces of its own where this machine allows it."""
+def enclosed(job: Callable[[], int], host_name: str = "") -> int:
+    """Run a job as `guarded` does, in namespaces of its own where this machine allows it. host_name: what the
+    host is called in there, if not as ever."""
     from buildstep.system import namespaces
 
     if namespaces.supported():
-        return namespaces.enclose(lambda: guarded(job))
+        return namespaces.enclose(lambda: guarded(job), host_name=host_name or namespaces.HOST_NAME)
     return guarded(job)
 
 

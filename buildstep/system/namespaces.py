@@ -15,6 +15,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 
 from buildstep.errors import SandboxError
 from buildstep.system import keyring, standard_streams, terminal, userns
@@ -44,8 +45,9 @@ def supported() -> bool:
     return sys.platform == "linux" and os.geteuid() == 0 and userns.may_mount()
 
 
-def enclose(job: Callable[[], int]) -> int:
+def enclose(job: Callable[[], int], *, host_name: str = HOST_NAME) -> int:
     """Run `job` as process 1 of fresh namespaces and return its exit status (128+N if signal N ended it).
+    host_name: what `hostname` prints there.
 
     Must be called before any thread is started. Raises SandboxError where the kernel refuses.
     """
@@ -64,7 +66,7 @@ def enclose(job: Callable[[], int]) -> int:
     if child == 0:
         os.close(alive_write)
         os.close(refused_read)
-        _become_first_process(job, alive_read, refused_write, blocked)
+        _become_first_process(partial(_named, job, host_name), alive_read, refused_write, blocked)
     os.close(alive_read)
     os.close(refused_write)
     try:
@@ -112,8 +114,6 @@ def _become_first_process(
             os._exit(status)
         os.close(refused)
         keyring.leave_session()
-        name = HOST_NAME.encode()
-        _libc.sethostname(name, len(name))
         # The kernel drops signals that process 1 has no handler for. One that came since the fork, or
         # comes before the job has handlers of its own, ends us: nothing has been acquired yet.
         for signum in (signal.SIGTERM, signal.SIGHUP):
@@ -127,6 +127,12 @@ def _become_first_process(
     finally:
         standard_streams.flush()
         os._exit(status)
+
+
+def _named(job: Callable[[], int], host_name: str) -> int:
+    name = host_name.encode()
+    _libc.sethostname(name, len(name))
+    return job()
 
 
 def _leave(signum: int, _frame: object) -> None:

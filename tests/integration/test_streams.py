@@ -252,6 +252,7 @@ COMMANDS: dict[str, list[str]] = {
     "scan": ["out/hello-1.buildrecord.json", "--db", "known"],
     "sign": ["out/hello-1.oci.tar", "--key", "k.key"],
     "keygen": ["k"],
+    "prove": ["-m", "m.json", "proto", "--vary", "none"],
     "heal": [],
     "schema": [],
     "completion": ["bash"],
@@ -260,6 +261,7 @@ COMMANDS: dict[str, list[str]] = {
 DOES = {
     "build",
     "lock",
+    "prove",
     "assets push",
     "assets pull",
     "assets verify",
