@@ -17,7 +17,7 @@ from buildstep.events import Bus
 from buildstep.images import inventory
 from buildstep.rootfs import sandbox
 from buildstep.trust import sbom
-from tests.integration import pkgsrc_root, test_sample
+from tests.integration import hostile_packages, pkgsrc_root, test_sample
 from tests.integration.conftest import demand
 from tests.integration.ordinary_user import LOGIN_PATH, UID, place, usable_python
 from tests.integration.support import Lab
@@ -80,8 +80,9 @@ def root(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top
 
 
-def test_validators_accept_the_sample(documents: dict[str, Path]) -> None:
-    assert sbom_judges.faults(list(documents.items())) == {}
+def test_validators_accept_the_sample(documents: dict[str, Path], sample: Path) -> None:
+    built = [(name, sample / f"hello-1.0.0{sbom.find(name).ending}") for name in ("spdx", "cyclonedx")]
+    assert sbom_judges.faults([*documents.items(), *built]) == {}
 
 
 def test_debsbom_names_nothing_that_ours_lacks(
@@ -303,3 +304,12 @@ def test_validators_accept_python_and_npm_of_a_proto_directory(lab: Lab, tmp_pat
     theirs = {row["purl"] for row in theirs if row["type"] in ("python", "npm")}
     assert theirs
     assert theirs <= purls
+
+
+def test_validators_accept_whatever_packages_say_of_themselves(tmp_path: Path) -> None:
+    documents = []
+    for seed in range(12):
+        (tmp_path / str(seed)).mkdir()
+        image = hostile_packages.write_image(tmp_path / f"{seed}.tar", seed)
+        documents += list(write(image, tmp_path / str(seed)).items())
+    assert sbom_judges.faults(documents) == {}

@@ -23,6 +23,11 @@ _NAMESPACE = uuid.UUID("c9e4a6a1-0a4e-5d57-8f3e-1f2b7d7c4b60")
 MOST_FILES = 20_000
 """Files without an owner that a document lists one by one: some 12 MB of SPDX."""
 
+_PLAIN = re.compile(r"[A-Za-z0-9._-]+")
+_CPE = re.compile(r"cpe:2\.3:[aho](:([A-Za-z0-9._-]|\\[^\sA-Za-z0-9])+|:\*){10}")
+"""A CPE name as validators take it: a formatted string of NISTIR 7695, with no wildcard inside a part."""
+_URL = re.compile(r"https?://[A-Za-z0-9]+([-.][A-Za-z0-9]+)*\.[A-Za-z]{2,}(:[0-9]{1,5})?(/[!-~]*)?")
+_NOT_IN_URL = frozenset('<>"{}|\\^`')
 _UNFIT = re.compile(r"[^A-Za-z0-9.-]+")
 _CPE_OF = {
     "debian": "debian:debian_linux", "ubuntu": "canonical:ubuntu_linux", "alpine": "alpinelinux:alpine_linux",
@@ -62,7 +67,8 @@ class Row:
 
     @property
     def cpe(self) -> str:
-        return self.component.properties.get("cpe", "")
+        said = self.component.properties.get("cpe", "")
+        return said if _CPE.fullmatch(said) else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,7 +211,7 @@ class Bill:
         """The CPE 2.3 name of the operating system; empty where the dictionary's is not known."""
         distro = self.inventory.distro
         product = _CPE_OF.get(distro.id)
-        if product is None or not distro.version:
+        if product is None or not _PLAIN.fullmatch(distro.version):
             return ""
         return f"cpe:2.3:o:{product}:{distro.version.lower()}:*:*:*:*:*:*:*"
 
@@ -273,6 +279,11 @@ def encoded(document: Mapping[str, Any]) -> bytes:
     data = json.dumps(document, sort_keys=True, separators=(",", ":")).encode() + b"\n"
     name = uuid.uuid5(_NAMESPACE, hashlib.sha256(data).hexdigest())
     return data.replace(UNNAMED.encode(), f"urn:uuid:{name}".encode())
+
+
+def is_url(text: str) -> bool:
+    """Return whether a home page is an address that validators take: what packages say may be anything."""
+    return _URL.fullmatch(text) is not None and _NOT_IN_URL.isdisjoint(text)
 
 
 def without_empty(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from buildstep.trust.sbom.bill import (
     FileGroup,
     Row,
     encoded,
+    is_url,
     known_hashes,
     origin_properties,
     text_of,
@@ -131,7 +132,7 @@ def _package(row: Row, bill: Bill) -> dict[str, Any]:
     name, group = found.name, ""
     if found.kind == "npm" and name.startswith("@"):
         group, _, name = name.partition("/")
-    website = [{"type": "website", "url": found.homepage}] if _is_url(found.homepage) else []
+    website = [{"type": "website", "url": found.homepage}] if is_url(found.homepage) else []
     return without_empty(
         {
             "type": "application" if found.kind in ("golang", "cargo", "elf") else "library",
@@ -203,12 +204,6 @@ def _hashes(hashes: Mapping[str, str]) -> list[dict[str, str]]:
 
 def _properties(properties: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"name": name, "value": value} for name, value in sorted(properties.items())]
-
-
-def _is_url(text: str) -> bool:
-    return text.startswith(("http://", "https://")) and not any(
-        char.isspace() or char in '<>"{}|\\^`' for char in text
-    )
 
 
 # -- what belongs to what ---------------------------------------------------------------------------------

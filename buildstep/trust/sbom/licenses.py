@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from buildstep.trust.inventory.model import License
 
-_REF = re.compile(r"LicenseRef-[^\s()]+")
+_REF = re.compile(r"LicenseRef-[^\s()]*")
 _FORBIDDEN = re.compile(r"[^A-Za-z0-9.-]+")
 
 
@@ -32,6 +32,7 @@ class Licenses:
 
     def _named(self, ref: str, texts: Mapping[str, str]) -> str:
         name = _FORBIDDEN.sub("-", ref)
+        name = f"{name}unnamed" if name == "LicenseRef-" else name
         said = texts.get(ref, "").strip()
         text = said or f"The licence is called {ref.removeprefix('LicenseRef-')}; its text is not known."
         if self._texts.setdefault(name, text) != text:

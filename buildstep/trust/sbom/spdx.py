@@ -23,6 +23,7 @@ from buildstep.trust.sbom.bill import (
     comment,
     encoded,
     ident,
+    is_url,
     known_hashes,
     origin_properties,
     text_of,
@@ -35,7 +36,6 @@ NO_TIME = "1970-01-01T00:00:00Z"
 """The time of documents that have none: the field is mandatory, and a clock would make each one different."""
 
 _HASHES = {"sha1": "SHA1", "sha256": "SHA256", "sha512": "SHA512", "md5": "MD5"}
-_URL = re.compile(r"https?://[A-Za-z0-9]+([-.][A-Za-z0-9]+)*\.[A-Za-z]{2,}(:[0-9]{1,5})?(/[^\s]*)?")
 _PERSON = re.compile(r"(?P<name>[^<>]*?)\s*<(?P<mail>[^<>]*)>.*", re.DOTALL)
 _SEVERAL = re.compile(
     r"team|maint|group|project|developers|packag|committee|council|inc\b|gmbh|ltd|foundation|\.org|\.com",
@@ -219,11 +219,6 @@ def _refs(purl: str, cpe: str) -> list[dict[str, str]]:
         for category, type_, value in rows
         if value
     ]
-
-
-def is_url(text: str) -> bool:
-    """Return whether a home page is an address that validators take."""
-    return _URL.fullmatch(text) is not None
 
 
 def actor(text: str) -> str:

@@ -21,6 +21,7 @@ from buildstep.trust.sbom.bill import (
     comment,
     encoded,
     ident,
+    is_url,
     known_hashes,
     origin_properties,
     text_of,
@@ -144,7 +145,7 @@ class _Graph:
             cpe=row.cpe,
             hashes=found.hashes,
             description=found.description,
-            software_homePage=found.homepage if spdx.is_url(found.homepage) else "",
+            software_homePage=found.homepage if is_url(found.homepage) else "",
             software_copyrightText=found.copyright,
             comment="\n".join(said).strip(),
         )
