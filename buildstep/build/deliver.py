@@ -30,6 +30,7 @@ from buildstep.report.record import RECORD_SUFFIX, Audit, BuildRecord, ImageFile
 from buildstep.report.recorder import Recorder
 from buildstep.spec import imgmanifest
 from buildstep.tree.proto_changes import explain
+from buildstep.trust import sidecars
 
 if TYPE_CHECKING:
     from buildstep.build.shared_put import Uploads
@@ -145,22 +146,18 @@ def deliver(context: BuildContext, state: BuildState) -> BuildResult:
 
 
 def earlier_files(record: Path) -> list[Path]:
-    """Return the files that the last build of this name left beside its record, all of its image."""
+    """Return the files that the last build of this name left beside its record: those of its image, and what
+    proves that."""
     try:
-        found = load(record)
-        names = [*(file.name for file in found.artifacts), *_sidecars(found.trust)]
+        names = [file.name for file in load(record).artifacts]
     except UsageError:
         return []
     stem = record.name.removesuffix(RECORD_SUFFIX)
-    paths = [record.with_name(name) for name in (*names, f"{stem}.pkgaudit") if name.startswith(f"{stem}.")]
+    # Whoever signed it by hand has left some as well.
+    names += [f"{stem}{ending}" for ending in (".pkgaudit", *sidecars.SIDECARS.values())]
+    names += [f"{name}{sidecars.SIDECARS[kind]}" for name in names for kind in sidecars.SIGNATURES]
+    paths = [record.with_name(name) for name in names if name.startswith(f"{stem}.")]
     return [path for path in paths if path.is_file() or path.is_symlink() or (path / "oci-layout").is_file()]
-
-
-def _sidecars(trust: Mapping[str, Any]) -> list[str]:
-    """Return the names of the files that a record says were beside its image."""
-    rows = trust.get("files", ())
-    names = [row.get("name", "") for row in rows if isinstance(row, Mapping)]
-    return [name for name in names if isinstance(name, str) and "/" not in name]
 
 
 def _file_json(artifact: Artifact) -> dict[str, Any]:

@@ -6,16 +6,19 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from buildstep.build import cache_inputs, vulnerabilities
 from buildstep.cache import kept_source
 from buildstep.cache.outputs import stamp_of
+from buildstep.errors import SigningError
 from buildstep.spec.fields import to_data
 from buildstep.spec.load import BuildSpec
 from buildstep.spec.trust import Trust, is_file
+from buildstep.trust import dsse
+from buildstep.trust.sidecars import SIDECARS, STATEMENTS
 
 if TYPE_CHECKING:
     from buildstep.build.context import BuildContext, BuildState
@@ -65,7 +68,7 @@ def problem(spec: BuildSpec, facts: Mapping[str, Any]) -> str:
         return "it was not asked for when the image was made"
     for name, there in known["files"].items():
         try:
-            if stamp_of(Path(name)) != there:
+            if stamp_of(Path(name)) != there and not _only_more(Path(name), known.get("signed", ())):
                 return f"{os.path.basename(name)} was changed"
         except OSError:
             return f"{os.path.basename(name)} is gone"
@@ -74,7 +77,26 @@ def problem(spec: BuildSpec, facts: Mapping[str, Any]) -> str:
 
 def note(spec: BuildSpec, files: Iterable[Path]) -> dict[str, Any]:
     """Return what is to be known of the files beside an image, for `problem`."""
-    return {"asked": asked(spec), "files": stamps(files)}
+    paths = tuple(files)
+    marks = (_marks(path) for path in paths if path.name.endswith(SIDECARS[STATEMENTS]))
+    return {"asked": asked(spec), "files": stamps(paths), "signed": sorted(set().union(*marks))}
+
+
+def _marks(path: Path) -> set[str]:
+    """Return digests of all that a file of envelopes says: of each statement, and with each signature."""
+    found: set[str] = set()
+    for line in path.read_bytes().splitlines():
+        envelope = dsse.parse(line)
+        for signature in (b"", *(row.sig for row in envelope.signatures)):
+            found.add(hashlib.sha256(envelope.message + b"\0" + signature).hexdigest()[:32])
+    return found
+
+
+def _only_more(path: Path, marks: Collection[str]) -> bool:
+    """Whether a file has all the statements and signatures that it had: somebody else has signed it since."""
+    with contextlib.suppress(SigningError):
+        return bool(marks) and _marks(path) >= set(marks)
+    return False
 
 
 def unproved(spec: BuildSpec, facts: Mapping[str, Any], state: Path) -> str:

@@ -156,6 +156,7 @@ def finish(state: Path, *, keep: int | None = None) -> list[str]:
     noted["files"] |= result.get("sources", {})
     stem = result["manifest"].removesuffix(".imgmanifest")
     beside = [stem + ending for ending in (".events.jsonl", ".pkgaudit") if os.path.exists(stem + ending)]
+    beside += result.get("trust", [])
     links = _link_latest(Path(result["manifest"]), [*paths, *beside])
     made = sorted({*_made(state), *paths, *beside, *links})
     write_json(state / "made.json", made, durable=False)

@@ -48,6 +48,8 @@ def _facts(record: BuildRecord, before: BuildRecord | None) -> Iterator[str]:
         yield f"{len(record.reused)} of {plural(len(record.steps), 'step')} reused"
     if record.shared:
         yield record.shared
+    if proofs := record.trust.get("files"):
+        yield f"{plural(len(proofs), 'file')} beside it to prove it"
     if before is not None:
         for name, now, then in (
             ("size", record.size, before.size),

@@ -156,6 +156,7 @@ String patterns(Map options, Map result) {
     for (file in result.files) {
         names << file.path
     }
+    names.addAll(result.trust ?: [])
     List<String> found = []
     for (name in names) {
         found << antPath("${options.output}/${name.substring(name.lastIndexOf('/') + 1)}")

@@ -19,6 +19,7 @@ from buildstep.build.doctor import (
     pool,
     proto_dir,
     recording,
+    trust,
     walls,
 )
 from buildstep.build.doctor.findings import Examination, Finding, Level
@@ -41,6 +42,7 @@ CHECKS: Mapping[str, Callable[[Examination], None]] = {
     "proto": proto_dir.fits,
     "tools": machine.tools,
     "store": recording.possible,
+    "trust": trust.possible,
     "installer": base_image.installer,
     "space": pool.space,
     "network": base_image.network,

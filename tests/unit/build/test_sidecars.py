@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from buildstep import cli
 from buildstep.build.deliver import BuildResult
 from buildstep.build.steps.interface import Route
 from buildstep.errors import EmitError, SigningError
@@ -274,6 +275,27 @@ def test_a_key_signs_everything_and_is_opened_before_the_work(workshop: Workshop
         build(workshop, {"key": os.fspath(key)})
     assert "trust" not in workshop.steps()
     assert there(workshop) == IMAGE | {"hello-1.0.0.tar.zst"} - {"hello-1.0.0.tar.zst"}
+
+
+def test_what_others_have_signed_since_stays_with_the_image(workshop: Workshop) -> None:
+    pytest.importorskip("cryptography")
+    key = workshop.top / "key.pem"
+    key.write_text(KEY)
+    build(workshop)
+    archive = workshop.out / "hello-1.0.0.oci.tar"
+    status = cli.main(["sign", os.fspath(archive), "--key", os.fspath(key)])
+    assert status == 0
+    signed = (workshop.out / "hello-1.0.0.intoto.jsonl").read_bytes()
+    assert "hello-1.0.0.sig" in there(workshop)
+    build(workshop)
+    assert workshop.steps()["trust"][0] == "reuse"
+    assert (workshop.out / "hello-1.0.0.intoto.jsonl").read_bytes() == signed
+    (workshop.out / "hello-1.0.0.intoto.jsonl").write_bytes(signed.splitlines(keepends=True)[0])
+    build(workshop)
+    assert "hello-1.0.0.intoto.jsonl was changed" in workshop.steps()["trust"][1]
+    (workshop.proto / "srv/page").write_text("another image")
+    build(workshop)
+    assert there(workshop) == IMAGE | BOTH, "a signature of another image is none"
 
 
 def test_a_directory_is_signed_by_its_index(workshop: Workshop) -> None:
