@@ -21,16 +21,22 @@ from buildstep.trust.statements.statement import Statement, Subject
 if TYPE_CHECKING:
     from buildstep.trust.inventory.model import Inventory
     from buildstep.trust.vulnerabilities.gate import Asked
-    from buildstep.trust.vulnerabilities.model import Gate, Result
+    from buildstep.trust.vulnerabilities.model import Feed, Gate, Result
 
 
-def ready(spec: BuildSpec) -> None:
-    """Make sure that there is a database, and that the exceptions can be read, before the work and not after
-    it. Raises NoDatabaseError, SpecError, UsageError."""
-    if (given := spec.proof.vulnerabilities) is not None:
-        from buildstep.trust.vulnerabilities import directory
+def ready(spec: BuildSpec) -> list[Feed]:
+    """Make sure before the work that there is a database which is not too old, and that the exceptions can be
+    read; return the databases. Raises NoDatabaseError, SpecError, UsageError."""
+    given = spec.proof.vulnerabilities
+    if given is None:
+        return []
+    from buildstep.trust.vulnerabilities import directory, match
 
-        directory.ready(_asked(given).folder)
+    asked = _asked(given)
+    if feeds := directory.ready(asked.folder):  # which of them count is only known with the image
+        newest = max(feeds, key=lambda feed: feed.updated)
+        match.demand_fresh([newest], asked.gate, time.time())
+    return feeds
 
 
 def looked_up(spec: BuildSpec, inventory: Inventory, bus: Bus) -> Result | None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from buildstep.cli import values
-from buildstep.cli.options import JSON, POOL, tell, writing
+from buildstep.cli.options import JSON, POOL, echo, tell, writing
+from buildstep.trust.sidecars import RECORD
 from buildstep.trust.vulnerabilities.model import LEVELS
 
 if TYPE_CHECKING:
@@ -73,16 +74,16 @@ def command(image: str | None, feeds: tuple[Path, ...], **given: Any) -> int | N
 
     IMAGE|RECORD|ARCHIVE|SBOM: as for `buildstep sbom`; or a bill of materials that anybody wrote (SPDX,
     CycloneDX). Packages of a distribution are looked up by their source package and its version. What a
-    distribution will not repair is told, and does not count.
+    distribution will not repair is told, and does not count. Without IMAGE, the databases are listed.
     """
     from buildstep.errors import UsageError
 
-    if not image and not feeds:
-        raise UsageError("what is to be looked up?", hint="name an image, or a download with --import")
     if given["date"] and not feeds:
         raise UsageError("--date belongs to --import")
     if feeds:
         _import(feeds, given)
+    elif not image:
+        _list(given)
     return _scan(image, given) if image else None
 
 
@@ -99,6 +100,23 @@ def _import(feeds: tuple[Path, ...], given: dict[str, Any]) -> None:
     for feed in made:
         dated = time.strftime("%Y-%m-%d", time.gmtime(feed.updated))
         tell(f"{feed.name}: {plural(feed.rows, 'advisory row')} of {dated} ({feed.dated}) in {place}")
+
+
+def _list(given: dict[str, Any]) -> None:
+    """Print which databases there are."""
+    import json
+
+    from buildstep.trust.vulnerabilities import directory
+    from buildstep.trust.vulnerabilities.render import feed_row
+
+    found = directory.ready(directory.place(given["folder"], os.environ))
+    rows = [feed_row(feed, time.time()) for feed in found]
+    if given["as_json"] or given["format_name"] == "json":
+        echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        age = f"{row['age_days']:.0f} days old; {row['dated']}"
+        echo(f"{row['name']}: {row['rows']:,} rows, of {row['updated'][:10]} ({age})")
 
 
 def _scan(image: str, given: dict[str, Any]) -> int | None:
@@ -161,6 +179,9 @@ def _inventory(image: str, pool: str | None) -> tuple[Inventory, tuple[str, ...]
     from buildstep.trust.vulnerabilities import bill_subject
 
     path = Path(image)
+    records = sorted(path.glob(f"*{RECORD}")) if path.is_dir() else []
+    if len(records) == 1:
+        image = os.fspath(records[0])
     if path.is_file() and bill_subject.is_bill(path):
         return bill_subject.inventory_of(path), ()
     with looked_at(image, pool) as found:

@@ -36,6 +36,12 @@ class _Judge:
 _JUDGES: Mapping[str, _Judge] = {
     "cosign-2": _Judge(packages=("cosign",), suite="trixie", version="2.5", wanted=("usr/bin/cosign",)),
     "cosign-3": _Judge(packages=("cosign",), suite="sid", version="3.", wanted=("usr/bin/cosign",)),
+    "debsecan": _Judge(
+        packages=("debsecan", "python3-apt"),
+        suite="bookworm",
+        version="0.4",
+        wanted=("usr/bin/debsecan", "usr/lib/python3/dist-packages/apt"),
+    ),
     "minisign": _Judge(
         packages=("minisign", "libsodium23"), suite="bookworm", version="0.11", wanted=("usr/bin/minisign",)
     ),
@@ -51,6 +57,18 @@ _JUDGES: Mapping[str, _Judge] = {
 def cosign(major: str) -> Path:
     """The program of cosign. major: "2" (2.5, as trixie has it) or "3" (as sid has it)."""
     return _folder(f"cosign-{major}") / "usr/bin/cosign"
+
+
+def debsecan() -> tuple[str, Path]:
+    """Where the system's Python finds what debsecan needs, and its program."""
+    folder = _folder("debsecan")
+    environ = {**os.environ, "PYTHONPATH": os.fspath(folder / "usr/lib/python3/dist-packages")}
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", "import apt_pkg"], env=environ, capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip("the system's Python, or its libapt-pkg, is not that of bookworm")
+    return environ["PYTHONPATH"], folder / "usr/bin/debsecan"
 
 
 def minisign() -> Path:

@@ -17,6 +17,7 @@ from buildstep.build.doctor import (
     packages,
     platform,
     pool,
+    proofs,
     proto_dir,
     recording,
     trust,
@@ -48,6 +49,7 @@ CHECKS: Mapping[str, Callable[[Examination], None]] = {
     "network": base_image.network,
     "packages": packages.resolved,
     "clock": base_image.clock,
+    "vulnerabilities": proofs.databases,
 }
 """By the area that they are about."""
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
-from buildstep.errors import NoDatabaseError, ToolMissing
+from buildstep.errors import DiskError, NoDatabaseError, ToolMissing
 from buildstep.system.files import atomic_write
 from buildstep.trust.vulnerabilities.feeds.interface import Reading
 from buildstep.trust.vulnerabilities.model import Advisory, Feed
@@ -69,7 +69,19 @@ class Writer:
         self._rows.close()
 
     def write(self, reading: Reading, source: Path, digest: str, folder: Path) -> tuple[Path, Feed]:
-        """Read a feed to its end, and write it into a directory; return where, and what it is."""
+        """Read a feed to its end, and write it into a directory; return where, and what it is.
+
+        Raises DiskError where there is no room to sort it.
+        """
+        try:
+            return self._write(reading, source, digest, folder)
+        except _sqlite().Error as error:
+            raise DiskError(
+                f"the advisories of {source} cannot be sorted: {error}",
+                hint="they need some hundreds of megabytes in the temporary directory (TMPDIR)",
+            ) from error
+
+    def _write(self, reading: Reading, source: Path, digest: str, folder: Path) -> tuple[Path, Feed]:
         self._rows.executemany(
             "insert into row values (?, ?, ?)",
             (

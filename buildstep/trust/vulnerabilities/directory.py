@@ -101,15 +101,16 @@ def files(folder: Path) -> list[Path]:
     return [path for path in found if not path.name.startswith(".") and path.is_file()]
 
 
-def ready(folder: Path) -> None:
-    """Make sure that there is a database, or a download. Raises NoDatabaseError."""
-    for path in files(folder):
+def ready(folder: Path) -> list[Feed]:
+    """Make sure that there is a database, or a download, and return the databases. Raises NoDatabaseError."""
+    there, found = files(folder), list[Feed]()
+    for path in there:
         if path.suffix == SUFFIX:
-            with Database(path):
-                return
-        if form_of(path) is not None:
-            return
-    raise NoDatabaseError(f"there is no database of vulnerabilities in {folder}", hint=HINT)
+            with Database(path) as database:
+                found.append(database.feed)
+    if not found and not any(form_of(path) for path in there):
+        raise NoDatabaseError(f"there is no database of vulnerabilities in {folder}", hint=HINT)
+    return found
 
 
 @contextlib.contextmanager

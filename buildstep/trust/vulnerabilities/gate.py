@@ -12,7 +12,7 @@ from typing import Any
 
 from buildstep.errors import BuildstepError, VulnerableError
 from buildstep.system.digest import sha256_file
-from buildstep.system.text import plural
+from buildstep.system.text import plural, printable
 from buildstep.trust.inventory.model import Inventory
 from buildstep.trust.vulnerabilities import directory, exceptions, match, vex
 from buildstep.trust.vulnerabilities.database import SUFFIX, Database
@@ -96,7 +96,8 @@ def line(found: Found) -> str:
     advisory = found.advisory
     repaired = f", repaired in {advisory.fixed}" if advisory.fixed else f", {advisory.state}"
     ended = f" (its exception ended on {found.expired})" if found.expired else ""
-    return f"{found.id} ({advisory.severity}) in {found.matter.name} {found.matter.version}{repaired}{ended}"
+    what = f"{found.matter.name} {found.matter.version}"
+    return printable(f"{found.id} ({advisory.severity}) in {what}{repaired}{ended}")
 
 
 def days(text: str) -> float:

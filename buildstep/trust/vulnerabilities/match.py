@@ -36,7 +36,7 @@ def scan(inventory: Inventory, folder: Path, gate: Gate, *, now: float) -> Resul
             found.look(matter, rows)
         scopes_here = {matter.scope for matter in covered}
         feeds = tuple(one.feed for one in known if scopes_here & one.scopes)
-    _demand_fresh(feeds, gate, now)
+    demand_fresh(feeds, gate, now)
     notes += inventory.unknown
     notes += [
         f"no database here knows of {plural(count, f'{kind} package')}: they were not looked at"
@@ -105,7 +105,7 @@ def _demand(
     )
 
 
-def _demand_fresh(feeds: Sequence[Feed], gate: Gate, now: float) -> None:
+def demand_fresh(feeds: Sequence[Feed], gate: Gate, now: float) -> None:
     """Raise NoDatabaseError for a feed that is older than the gate allows, or whose date cannot be true."""
     if gate.max_age is None:
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import date
 from typing import Any, Final, Literal, get_args
 
@@ -59,7 +59,7 @@ class Advisory:
 
     def row(self) -> dict[str, Any]:
         """Return it as JSON, without what is empty."""
-        return {name: value for name, value in asdict(self).items() if value}
+        return {name: value for name in _NAMES if (value := getattr(self, name))}
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Advisory:
@@ -81,6 +81,9 @@ class Advisory:
     def names(self) -> frozenset[str]:
         """All names of the vulnerability."""
         return frozenset((self.id, *self.aliases))
+
+
+_NAMES = tuple(field.name for field in fields(Advisory))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

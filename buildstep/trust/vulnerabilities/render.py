@@ -79,6 +79,10 @@ def _why_not(found: Found, gate: Gate) -> str:
 def notes(result: Result) -> Iterator[str]:
     """Yield what a person has to know besides: old databases, packages without one, exceptions that nothing
     needs."""
+    yield from map(printable, _notes(result))
+
+
+def _notes(result: Result) -> Iterator[str]:
     for feed in result.feeds:
         if result.started - feed.updated > _OLD * DAY:
             yield f"the database {feed.name} is {_age(feed, result.started)}: newer problems are not in it"
@@ -109,11 +113,7 @@ def as_json(result: Result, gate: Gate, *, everything: bool = True) -> str:
         "counted": len(counted),
         "findings": [_finding(found, gate) for found in result.found],
         "databases": [
-            {
-                "name": feed.name, "file": feed.file, "sha256": feed.digest, "updated": _time(feed.updated),
-                "dated": feed.dated, "age_days": round((result.started - feed.updated) / DAY, 1),
-                "rows": feed.rows,
-            }
+            feed_row(feed, result.started)
             for feed in result.feeds
         ],
         "packages": result.matters,
@@ -122,6 +122,14 @@ def as_json(result: Result, gate: Gate, *, everything: bool = True) -> str:
         "notes": list(notes(result)),
     }  # fmt: skip
     return json.dumps(value, indent=2) + "\n"
+
+
+def feed_row(feed: Feed, now: float) -> dict[str, Any]:
+    """Return what there is to know of a feed, as JSON."""
+    return {
+        "name": feed.name, "file": feed.file, "sha256": feed.digest, "updated": _time(feed.updated),
+        "dated": feed.dated, "age_days": round((now - feed.updated) / DAY, 1), "rows": feed.rows,
+    }  # fmt: skip
 
 
 def _finding(found: Found, gate: Gate) -> dict[str, Any]:

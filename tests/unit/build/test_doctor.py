@@ -29,8 +29,10 @@ from buildstep.rootfs import emulation
 from buildstep.rootfs.interface import Resolution
 from buildstep.system import process, space, userns
 from buildstep.tree import proto_limits
+from buildstep.trust.vulnerabilities import directory
 from tests.servers.layouts import layer, make_layout, make_saved, pack
 from tests.servers.registry import RegistryServer
+from tests.unit.trust.vulnerabilities import downloads
 
 pytestmark = pytest.mark.commands  # tools are asked for their versions
 
@@ -718,3 +720,18 @@ def test_the_policy_of_the_base_is_read_and_its_keys_are_looked_at(
     (found,) = seen.findings
     assert (found.level, found.code) == ("error", ExitCode.EXPIRED)
     assert "old has expired at the end of 2020-01-01" in found.what
+
+
+def test_databases_of_vulnerabilities_are_looked_at_where_a_build_needs_them(
+    doctor: Doctor, tmp_path: Path
+) -> None:
+    folder = tmp_path / "known"
+    given = manifest(image="scratch", trust={"vulnerabilities": {"db": os.fspath(folder), "max_age": "30d"}})
+    status, told = doctor("-m", given)
+    assert found(told, area="vulnerabilities", level="error", what="no database of vulnerabilities")
+    assert status != 0
+    feed = downloads.tracker(tmp_path / "debian.json")
+    for age, level in ((1, "ok"), (9, "warning"), (31, "error")):
+        directory.import_files([feed], folder, updated=time.time() - age * 86400 - 60, note=print)
+        _, told = doctor("-m", given)
+        assert found(told, area="vulnerabilities", level=level, what=f"{age} day"), told

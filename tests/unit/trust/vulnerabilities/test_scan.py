@@ -531,7 +531,17 @@ def test_the_command_says_how_it_ended(db: Path, tmp_path: Path, capsys: pytest.
     assert run(str(bill), *more, "--fail", "critical", "--ignore-unknown") == 0
     assert run(str(bill), "--db", str(tmp_path / "nowhere")) == 36
     assert run(str(bill), *more, "--max-age", "soon") == 2
-    assert run() == 2
+    capsys.readouterr()
+    assert run(*more) == 0
+    assert "osv-PyPI: 4 rows, of 2026-11-20" in capsys.readouterr().out
+    assert run(*more, "--json") == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == [
+        "debian-tracker",
+        "osv-PyPI",
+        "pkgsrc",
+    ]
+    assert run("--db", str(tmp_path)) == 0, "downloads are there, and no databases"
+    assert run("--db", str(tmp_path / "nowhere")) == 36
     assert run("--date", "2026-01-01", str(bill)) == 2
     bill.write_text('{"bomFormat": "CycloneDX", "components": 7}')
     assert run(str(bill), *more) == 2
