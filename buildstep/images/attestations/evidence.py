@@ -137,11 +137,11 @@ def _take_artifact(client: ReferrerRegistry, item: Artifact | None, found: Gathe
         with _passing_over(client, layer, tell):
             if layer.media_type in wrap.BUNDLES:
                 data = _read(client, layer, found)
-                envelope = wrap.envelope_of_bundle(data)
-                if envelope is None:
+                signed = wrap.unpacked(data)
+                if signed is None:
                     found.signatures.append(RawSignature("bundle", data, where))
                 else:
-                    found.envelope(envelope, where)
+                    found.envelope(signed.data, where)
             elif layer.media_type == wrap.IN_TOTO:
                 found.envelope(wrap.unsigned(_read(client, layer, found)), where)
             elif layer.media_type == legacy.DSSE:

@@ -63,7 +63,8 @@ def papers_in(layout: Layout, digest: str) -> Papers:
         for layer, data in _contents(layout, item):
             with contextlib.suppress(SigningError):
                 if layer.media_type in wrap.BUNDLES:
-                    signed.append(wrap.unpacked(data))
+                    found = wrap.unpacked(data)
+                    signed += [found] if found is not None else []
                 elif layer.media_type == wrap.IN_TOTO:
                     signed.append(Signed(data=wrap.unsigned(data)))
                 elif layer.media_type in wrap.DOCUMENTS.values():

@@ -6,9 +6,11 @@ registry, where there is no such archive: they go along with the archive, to dir
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -128,12 +130,17 @@ NOBODY: Final = Signing()
 
 
 def signed_by(
-    papers: Papers, image: Descriptor, name: str, signing: Signing, there: Sequence[RawEnvelope] = ()
+    papers: Papers,
+    image: Descriptor,
+    name: str,
+    signing: Signing,
+    there: Callable[[], Sequence[RawEnvelope]] = tuple,
 ) -> Papers:
     """Return papers with what nobody has signed yet signed, and with a signature of the image by each key.
 
-    name: of the image, for people. there: what the registry has: what is there by the same key is taken,
-    since not every signature is the same each time. Raises SigningError.
+    name: of the image, for people. there: what the registry has, asked for where something has to be signed:
+    what is there by the same key is taken, since not every signature is the same each time. Raises
+    SigningError.
     """
     if not signing:
         return papers
@@ -157,15 +164,17 @@ def signed_by(
 class _Kept:
     """Envelopes of a registry, by what they say."""
 
-    def __init__(self, there: Sequence[RawEnvelope], signing: Signing) -> None:
-        self._signing = signing
-        self._by_payload: dict[tuple[str, bytes], list[dsse.Envelope]] = {}
-        for raw in there:
-            try:
+    def __init__(self, there: Callable[[], Sequence[RawEnvelope]], signing: Signing) -> None:
+        self._there, self._signing = there, signing
+
+    @cached_property
+    def _by_payload(self) -> dict[tuple[str, bytes], list[dsse.Envelope]]:
+        found: dict[tuple[str, bytes], list[dsse.Envelope]] = {}
+        for raw in self._there():
+            with contextlib.suppress(SigningError):
                 envelope = dsse.parse(raw.data)
-            except SigningError:
-                continue
-            self._by_payload.setdefault((envelope.payload_type, envelope.payload), []).append(envelope)
+                found.setdefault((envelope.payload_type, envelope.payload), []).append(envelope)
+        return found
 
     def sealed(self, kind: str, payload: bytes, signer: Signer) -> Signed:
         """Return an envelope by a key: the one that is there, else a new one."""

@@ -69,9 +69,9 @@ def push_pieces(client: ReferrerRegistry, image: Descriptor, pieces: Sequence[Pi
         return []
     listed = client.listing(image.digest).digests
     new = [piece for piece in pieces if piece.artifact.entry.digest not in listed]
-    for piece in new:
-        for blob in piece.artifact.blobs:
-            client.push_blob(blob, piece.blobs[blob.digest])
+    blobs = {blob.digest: (blob, piece.blobs[blob.digest]) for piece in new for blob in piece.artifact.blobs}
+    for blob, data in blobs.values():
+        client.push_blob(blob, data)
     # All of them: a list that clients keep may have lost some while the blobs were sent.
     client.attach([piece.artifact for piece in pieces])
     return [piece.artifact for piece in new]

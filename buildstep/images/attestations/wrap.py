@@ -7,24 +7,23 @@ look for its type.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from buildstep.errors import SigningError
 from buildstep.formats.oci import artifact
 from buildstep.formats.oci.artifact import EMPTY, EMPTY_DATA, Artifact
 from buildstep.formats.oci.spec import Descriptor
 from buildstep.trust import dsse
+from buildstep.trust.signatures import bundle
 from buildstep.trust.statements import statement
 from buildstep.trust.statements.statement import PAYLOAD_TYPE
 
-BUNDLE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
-BUNDLES: Final = (BUNDLE, "application/vnd.dev.sigstore.bundle+json;version=0.3")
+BUNDLE: Final = bundle.MEDIA_TYPE
+BUNDLES: Final = bundle.MEDIA_TYPES
 IN_TOTO: Final = PAYLOAD_TYPE
 PREDICATE: Final = "in-toto.io/predicate-type"
 _CONTENT: Final = "dev.sigstore.bundle.content"
@@ -76,15 +75,6 @@ class Piece:
     blobs: Mapping[str, bytes] = field(repr=False)
 
 
-def envelope_of(kind: str, payload: bytes, signatures: Iterable[dsse.Signature]) -> dict[str, Any]:
-    """Return an envelope as JSON has it. kind: of the payload."""
-    rows = []
-    for keyid, sig in signatures:
-        text = base64.b64encode(sig).decode()
-        rows.append({"keyid": keyid, "sig": text} if keyid else {"sig": text})
-    return {"payload": base64.b64encode(payload).decode(), "payloadType": kind, "signatures": rows}
-
-
 def pieces_of(subject: Descriptor, signed: Iterable[Signed], documents: Iterable[Document]) -> list[Piece]:
     """Return the artifacts of what is said of an image, each once; the same is the same bytes."""
     found: dict[str, Piece] = {}
@@ -101,12 +91,7 @@ def _of_envelope(subject: Descriptor, signed: Signed) -> Iterator[Piece]:
     envelope, kind = signed.envelope, signed.predicate_type
     for signature in envelope.signatures:
         hint = signed.hints.get(signature.keyid, signature.keyid)
-        value = {
-            "mediaType": BUNDLE,
-            "verificationMaterial": {"publicKey": {"hint": hint} if hint else {}},
-            "dsseEnvelope": envelope_of(envelope.payload_type, envelope.payload, [signature]),
-        }
-        data = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+        data = bundle.of_signature(envelope, signature, hint)
         notes = {_CONTENT: "dsse-envelope", _BUNDLE_PREDICATE: kind}
         yield _piece(subject, BUNDLE, data, notes, titled=False)
     if not envelope.signatures:
@@ -122,33 +107,19 @@ def _piece(
     return Piece(artifact=made, blobs={layer.digest: data, EMPTY.digest: EMPTY_DATA})
 
 
-def envelope_of_bundle(data: bytes) -> bytes | None:
-    """Return the envelope in a Sigstore bundle; None where it has none. Raises SigningError."""
-    try:
-        value = json.loads(data)
-        envelope = value.get("dsseEnvelope")
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise SigningError("it is no Sigstore bundle") from error
-    return json.dumps(envelope).encode() if isinstance(envelope, dict) else None
-
-
-def unpacked(data: bytes) -> Signed:
-    """Return what a bundle with an envelope was made of: `pieces_of` gives the same bundle again, if it was
-    one of ours. Raises SigningError."""
-    envelope = envelope_of_bundle(data)
-    if envelope is None:
-        raise SigningError("it has no statement")
-    try:
-        hint = str(json.loads(data)["verificationMaterial"]["publicKey"].get("hint", ""))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        hint = ""  # of a certificate, say
-    found = dsse.parse(envelope)
-    return Signed(data=dsse.dumps(found), hints={one.keyid: hint for one in found.signatures if hint})
+def unpacked(data: bytes) -> Signed | None:
+    """Return what a bundle of a statement was made of: `pieces_of` gives the same bundle again. None for the
+    bundle of a file. Raises SigningError."""
+    found = bundle.parse(data)
+    if found.envelope is None:
+        return None
+    hints = {one.keyid: found.hint for one in found.envelope.signatures if found.hint}
+    return Signed(data=dsse.dumps(found.envelope), hints=hints)
 
 
 def unsigned(payload: bytes) -> bytes:
     """Return a statement that nobody signed as an envelope."""
-    return json.dumps(envelope_of(PAYLOAD_TYPE, payload, ())).encode()
+    return dsse.seal(PAYLOAD_TYPE, payload, ())
 
 
 def identity(data: bytes) -> str:

@@ -24,7 +24,7 @@ from buildstep.formats.oci.spec import (
     parse_index,
     parse_manifest,
 )
-from buildstep.images.attestations import local
+from buildstep.images.attestations import inside, local
 from buildstep.images.attestations.local import Papers
 from buildstep.images.publishers.bundle import Published, PublishOptions
 from buildstep.images.publishers.mounting import published_there
@@ -161,6 +161,7 @@ def _to_layout(parts: Sequence[Part], folder: Path, tag: str, *, replacing: bool
                 for blob in (*image.layers, image.config):
                     layout.add_blob(blob, part.layout)
                 layout.add_document(part.entry, document_)
+                inside.put(layout, part.entry, local.papers_of(part.stem, part.entry))
             layout.add_document(index, data)
             layout.name(tag, index)
     except OSError as error:

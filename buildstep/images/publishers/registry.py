@@ -64,6 +64,9 @@ def _publish(bundle: Bundle, client: ReferrerRegistry, gauge: Gauge, options: Pu
         push = Push(client, gauge, objects, known=Known(client, earlier))
         kind, data = push.image(layout, entry)
     papers = local.papers_of(bundle.stem, entry)
+    if papers.others:
+        text = f"{plural(papers.others, 'statement')} of {bundle.stem.name} about something else: left out"
+        client.http.bus.note(text, level="warning")
     added = attested(client, entry, papers, bundle.name, options.demand.signing)
     if not there:
         client.push_manifest(ref.tag, kind, data)
@@ -82,8 +85,7 @@ def attested(
 ) -> dict[str, str]:
     """Push what is said of an image that is there under its digest, signed where a key is given; return what
     was not there, by what it is."""
-    if signing:
-        papers = local.signed_by(papers, image, name, signing, there_of(client, image))
+    papers = local.signed_by(papers, image, name, signing, lambda: there_of(client, image))
     return attest(client, image, papers, signing)
 
 

@@ -10,7 +10,7 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from buildstep.errors import SigningError
@@ -21,7 +21,7 @@ from buildstep.trust.signatures.content import Content
 from buildstep.trust.signatures.interface import Checked
 
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
-_MEDIA_TYPES = (MEDIA_TYPE, "application/vnd.dev.sigstore.bundle+json;version=0.3")
+MEDIA_TYPES = (MEDIA_TYPE, "application/vnd.dev.sigstore.bundle+json;version=0.3")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +40,7 @@ def make(content: Content, signer: Signer) -> bytes:
     digest = base64.b64encode(content.sha256).decode()
     signature = base64.b64encode(signer.sign(content.data)).decode()
     message = {"messageDigest": {"algorithm": "SHA2_256", "digest": digest}, "signature": signature}
-    return _bundle(signer.public, {"messageSignature": message})
+    return _bundle(signer.public.hint, {"messageSignature": message})
 
 
 def of_envelope(envelope: bytes, key: PublicKey) -> bytes:
@@ -51,18 +51,15 @@ def of_envelope(envelope: bytes, key: PublicKey) -> bytes:
     found = dsse.parse(envelope)
     for row in found.signatures:
         if key.verify(found.message, row.sig):
-            return of_signature(found, row, key)
+            return of_signature(found, row, key.hint)
     raise SigningError(f"the envelope has no signature by {key.fingerprint}")
 
 
-def of_signature(envelope: dsse.Envelope, signature: dsse.Signature, key: PublicKey) -> bytes:
-    """Return the bundle of an envelope and one of its signatures, which is known to be good."""
-    value = {
-        "payload": base64.b64encode(envelope.payload).decode(),
-        "payloadType": envelope.payload_type,
-        "signatures": [{"sig": base64.b64encode(signature.sig).decode(), "keyid": signature.keyid}],
-    }
-    return _bundle(key, {"dsseEnvelope": value})
+def of_signature(envelope: dsse.Envelope, signature: dsse.Signature, hint: str) -> bytes:
+    """Return the bundle of an envelope and one of its signatures; the same is the same bytes. hint: of the
+    key that made it."""
+    one = json.loads(dsse.dumps(replace(envelope, signatures=(signature,))))
+    return _bundle(hint, {"dsseEnvelope": one})
 
 
 def check(signature: bytes, content: Content, keys: Sequence[PublicKey]) -> Checked:
@@ -83,7 +80,7 @@ def parse(data: bytes) -> Bundle:
     """Return what a bundle holds. Raises SigningError for what is none, or is not signed by a key."""
     try:
         value = json.loads(data)
-        if value["mediaType"] not in _MEDIA_TYPES:
+        if value["mediaType"] not in MEDIA_TYPES:
             raise SigningError(f"it is a bundle of another version: {value['mediaType']!s:.100}")
         material = value["verificationMaterial"]
         if "publicKey" not in material:
@@ -112,8 +109,8 @@ def parse(data: bytes) -> Bundle:
     return Bundle(hint=hint, digest=digest, signature=signature)
 
 
-def _bundle(key: PublicKey, content: Mapping[str, Any]) -> bytes:
-    value = {"mediaType": MEDIA_TYPE, "verificationMaterial": {"publicKey": {"hint": key.hint}}, **content}
+def _bundle(hint: str, content: Mapping[str, Any]) -> bytes:
+    value = {"mediaType": MEDIA_TYPE, "verificationMaterial": {"publicKey": {"hint": hint}}, **content}
     return json.dumps(value, separators=(",", ":")).encode()
 
 

@@ -47,7 +47,8 @@ def client(server: RegistryServer, http: Http) -> ReferrerRegistry:
 def stated(kind: str, *sigs: bytes) -> Signed:
     payload = Statement((Subject("x", {"sha256": SUBJECT.hex}),), kind, {}).to_json()
     rows = [dsse.Signature(f"key{number}", sig) for number, sig in enumerate(sigs)]
-    return Signed(data=json.dumps(wrap.envelope_of(PAYLOAD_TYPE, payload, rows)).encode())
+    envelope = dsse.Envelope(payload_type=PAYLOAD_TYPE, payload=payload, signatures=tuple(rows))
+    return Signed(data=dsse.dumps(envelope))
 
 
 def push(there: ReferrerRegistry, *signed: Signed, documents: tuple[Document, ...] = ()) -> None:
@@ -185,9 +186,9 @@ def test_a_platform_of_an_index(http: Http) -> None:
         top = artifact.described(OCI_INDEX, index)
         for subject, kind in ((top, "https://index"), (image.entry, "https://image")):
             payload = Statement((Subject("x", {"sha256": subject.hex}),), kind, {}).to_json()
-            signed = Signed(
-                data=json.dumps(wrap.envelope_of(PAYLOAD_TYPE, payload, [dsse.Signature("", b"1")])).encode()
-            )
+            row = dsse.Signature("", b"1")
+            envelope = dsse.Envelope(payload_type=PAYLOAD_TYPE, payload=payload, signatures=(row,))
+            signed = Signed(data=dsse.dumps(envelope))
             pieces = wrap.pieces_of(subject, [signed], ())
             there.push_blob(pieces[0].artifact.layers[0], next(iter(pieces[0].blobs.values())))
             there.attach([piece.artifact for piece in pieces])
