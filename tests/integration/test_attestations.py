@@ -530,7 +530,10 @@ def test_sidecars_in_a_directory(keys: Keys, tmp_path: Path) -> None:
     site = tmp_path / "site/hello/1.0.0+b1"
     publish(tmp_path, manifest, f"dir:{tmp_path}/site")
     assert (site / "hello-1.0.0.intoto.jsonl").is_file()
-    assert "already" in publish(tmp_path, manifest, f"dir:{tmp_path}/site").stdout
+    with RegistryServer() as server:
+        # A registry first: its place is noted in the record, which is not the one that is published.
+        both = (f"docker://{server.host}/hello", f"dir:{tmp_path}/site")
+        assert "already" in publish(tmp_path, manifest, *both).stdout
     (tmp_path / "hello-1.0.0.sig").write_text("a signature")
     assert "published" in publish(tmp_path, manifest, f"dir:{tmp_path}/site").stdout
     rows = {row["name"]: row for row in json.loads((site / "index.json").read_bytes())["files"]}

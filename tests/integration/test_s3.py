@@ -145,6 +145,21 @@ def test_publish_and_import(store: S3Store, bus: Notes, tmp_path: Path) -> None:
     assert caught.value.code == ExitCode.PUBLISH
 
 
+def test_what_proves_an_image_may_come_later(store: S3Store, bus: Notes, tmp_path: Path) -> None:
+    """The files of an image never change; more is said of it, and what was said stays."""
+    made = make_bundle(tmp_path)
+    place = made.stem.parent / f"{made.stem.name}.intoto.jsonl"
+    assert push(made, store, "proved", bus).state == "published"
+    place.write_bytes(b"{}\n")
+    assert push(make_bundle(tmp_path), store, "proved", bus).state == "published"
+    assert push(make_bundle(tmp_path), store, "proved", bus).state == "already"
+    folder = client(store, "proved/hello/1.0.0", bus)
+    assert folder.get(place.name) == b"{}\n"
+    place.unlink()
+    assert push(make_bundle(tmp_path), store, "proved", bus).state == "already"
+    assert place.name in (folder.get("index.json") or b"").decode()
+
+
 def test_an_object_cut_short_in_the_store(rclone: S3Store, bus: Notes, tmp_path: Path) -> None:
     push(make_bundle(tmp_path), rclone, "cut", bus)
     assert rclone.folder is not None

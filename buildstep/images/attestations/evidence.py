@@ -199,9 +199,14 @@ def _fetched(client: ReferrerRegistry, row: Descriptor) -> Artifact | None:
 def _created(client: ReferrerRegistry, entry: Descriptor, data: bytes) -> float | None:
     if media_type(data, entry.media_type) in INDEXES:
         return None
-    with contextlib.suppress(ImageError):  # it is no image, and so of no age
+    try:
         return created_of(client.read(parse_manifest(data, entry, client.label).config))
-    return None
+    except ImageError:
+        return None  # it is no image, and so of no age
+    except HttpError as error:
+        if error.retryable or error.status not in (0, 200, 404):
+            raise
+        return None
 
 
 def created_of(config: bytes) -> float | None:
