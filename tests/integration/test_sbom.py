@@ -213,8 +213,9 @@ def test_two_pools_give_the_same_bytes(lab: Lab, tmp_path: Path, epoch: str) -> 
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         other = Lab(top=tmp_path / name, base=lab.base)
-        other.built("-f", "oci", env={"SOURCE_DATE_EPOCH": epoch} if epoch else {})
+        other.built("-f", "oci", "--sbom", env={"SOURCE_DATE_EPOCH": epoch} if epoch else {})
         documents = write(other.out / "hello-1.0.0.oci.tar", tmp_path / name)
+        documents |= {f"built {kind}": other.out / f"hello-1.0.0.{kind}.json" for kind in ("spdx", "cdx")}
         found.append({kind: path.read_bytes() for kind, path in documents.items()})
     assert found[0] == found[1]
     assert (b"sha256:" in found[0]["spdx"]) == bool(epoch)

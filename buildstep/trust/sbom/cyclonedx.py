@@ -149,9 +149,7 @@ def _package(row: Row, bill: Bill) -> dict[str, Any]:
             "licenses": _licenses(row.license, bill),
             "externalReferences": website,
             "pedigree": {"ancestors": [_ancestor(row)]} if row.source is not None else None,
-            "evidence": {"occurrences": [{"location": place} for place in row.locations]}
-            if row.locations
-            else None,
+            "evidence": _evidence(row, bill),
             "properties": _properties(row.properties),
         }
     )
@@ -168,11 +166,24 @@ def _licenses(expression: str, bill: Bill) -> list[dict[str, Any]]:
     """Return a licence, declared. One that stands alone and has no id of SPDX brings its text."""
     if not expression:
         return []
-    if (text := bill.licenses.texts.get(expression)) is not None:
-        content = {"contentType": "text/plain", "content": text}
-        named = {"name": expression, "acknowledgement": "declared", "text": content}
-        return [{"license": named}]
+    if expression in bill.licenses.texts:
+        return [_text(expression, bill)]
     return [{"expression": expression, "acknowledgement": "declared"}]
+
+
+def _text(ref: str, bill: Bill) -> dict[str, Any]:
+    content = {"contentType": "text/plain", "content": bill.licenses.texts[ref]}
+    return {"license": {"name": ref, "acknowledgement": "declared", "text": content}}
+
+
+def _evidence(row: Row, bill: Bill) -> dict[str, Any] | None:
+    """Return where a component was found, and the texts that its licence names: an expression has no room."""
+    refs = bill.licenses.refs(row.license) if row.license not in bill.licenses.texts else []
+    found = {
+        "occurrences": [{"location": place} for place in row.locations],
+        "licenses": [_text(ref, bill) for ref in refs],
+    }
+    return without_empty(found) or None
 
 
 def _group(group: FileGroup) -> dict[str, Any]:

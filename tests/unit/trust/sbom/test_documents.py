@@ -225,6 +225,11 @@ def test_licences_are_declared_expressions_or_a_text(cyclonedx: Any) -> None:
     assert named(cyclonedx["components"], "libc6")["licenses"] == [
         {"expression": LIBC.license.expression, "acknowledgement": "declared"}
     ]
+    (text,) = named(cyclonedx["components"], "libc6")["evidence"]["licenses"]
+    assert (text["license"]["name"], text["license"]["text"]["content"]) == (
+        "LicenseRef-BSL",
+        "Do as you like.",
+    )
     (only,) = named(cyclonedx["components"], "nginx")["licenses"]
     assert only["license"]["text"]["content"] == "Another text of that name."
 
