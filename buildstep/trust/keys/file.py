@@ -114,9 +114,10 @@ def _load(data: bytes, password: bytes | None, where: str) -> Any:
                 f"{where} has a passphrase of OpenSSH, which needs the Python package bcrypt",
                 hint="pip install 'buildstep[signing]'",
             ) from error
-        # A TypeError is cryptography's way to say that a password is missing; of OpenSSH's form a wrong one
-        # leaves a key that is no key.
-        if isinstance(error, TypeError) or "password" in text or (openssh and password):
+        # A TypeError, of older versions another text, is how cryptography says that a password is missing; so
+        # where one is given, there is a key with a password, and whatever is wrong is the password.
+        missing = isinstance(error, TypeError) or "password-protected" in text
+        if missing or (password and isinstance(error, ValueError)):
             raise WrongPassword from None
         raise SigningError(f"{where} is not a private key", hint=_hint(data)) from error
 
