@@ -14,6 +14,7 @@ from buildstep import __version__, emit
 from buildstep.cache import resolutions
 from buildstep.cache.key import layer_key
 from buildstep.cache.resolutions import KeptResolution
+from buildstep.checks import secrets
 from buildstep.formats import codecs
 from buildstep.images.store import ImageRecord
 from buildstep.rootfs import cleaners
@@ -180,6 +181,7 @@ def decisive(
         "clean": list(spec.cleaners(cleaners.DEFAULT)),
         "compression": _compression(spec),
         "secrets": {name: run_rules.shape_of(name, secret) for name, secret in spec.secrets.items()},
+        **secrets.decides(spec.proof),
     }
     if spec.source_date_epoch is not None:
         options.pop("times")  # it does not say anything then

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from buildstep import emit
 from buildstep.build import cache_inputs, image_config
+from buildstep.build import secrets as own_secrets
 from buildstep.build.clones import places_of
 from buildstep.build.context import BuildContext, BuildState, report_failure
 from buildstep.cache import seen_texts
@@ -18,9 +19,11 @@ from buildstep.checks.examine import examine
 from buildstep.checks.finished import error
 from buildstep.checks.image_tree import ImageTree
 from buildstep.checks.interface import Rule, Subject
+from buildstep.checks.secrets import Looking, read_baseline
 from buildstep.emit.split_layer import LAYER_TARGET
 from buildstep.errors import BuildstepError
 from buildstep.spec.check_rules import Severity
+from buildstep.spec.fields import BuildSpec
 from buildstep.system.accounts import TABLES, numbers
 from buildstep.tree.entry import Entry, FileList, parse
 
@@ -50,7 +53,7 @@ def subject(context: BuildContext, state: BuildState) -> Subject:
         top=state.dataset.path,
     )
     found = _with_facts(found, context, state)
-    return replace(found, seen=_seen(context, found.host_paths))
+    return replace(found, seen=_seen(context, found))
 
 
 def _with_facts(found: Subject, context: BuildContext, state: BuildState) -> Subject:
@@ -64,7 +67,29 @@ def _with_facts(found: Subject, context: BuildContext, state: BuildState) -> Sub
         budget=budget,
         path=image_config.of(context, state).path,
         host_paths=_host_paths(context),
+        secrets=_looking(context),
     )
+
+
+def active(spec: BuildSpec) -> list[ActiveRule]:
+    """Return the rules that a build is held to: what `trust` has of secrets is of their rule."""
+    checks = spec.checks
+    if spec.proof.secrets is not None:
+        checks = {**checks, "rules": {**checks.get("rules", {}), texts.SECRET: spec.proof.secrets}}
+    return list(in_force(checks))
+
+
+def _looking(context: BuildContext) -> Looking | None:
+    """Return which secrets to look for; None where their rule is off. Raises UsageError."""
+    spec = context.spec
+    if all(rule.name != texts.SECRET for rule, _ in active(spec)):
+        return None
+    from buildstep.trust.secrets.search import Search
+
+    baseline = spec.proof.secrets_baseline
+    known = read_baseline(Path(baseline)) if baseline else ()
+    words = own_secrets.words_of(spec, context.environ)
+    return Looking(search=Search(words), allow=(*spec.proof.allow_secrets, *known))
 
 
 def when(context: BuildContext, subject: Subject) -> tuple[list[ActiveRule], list[ActiveRule]]:
@@ -72,7 +97,7 @@ def when(context: BuildContext, subject: Subject) -> tuple[list[ActiveRule], lis
 
     Where nothing is known of a large tree, the rule that reads every text would read all of it once more.
     """
-    rules = list(in_force(context.spec.checks))
+    rules = active(context.spec)
     small = sum(entry.size for entry in subject.added if entry.kind == "f") < 2 * LAYER_TARGET
     if (
         small
@@ -81,14 +106,14 @@ def when(context: BuildContext, subject: Subject) -> tuple[list[ActiveRule], lis
         or not emit.has_layers(context.spec.formats)
     ):
         return rules, []
-    late = [row for row in rules if row[0].name == texts.RULE]
+    late = [row for row in rules if row[0].name in texts.RULES]
     return [row for row in rules if row not in late], late
 
 
 def search(state: BuildState) -> None:
     """Look through the texts while they are read for layers, if the step check left that to be done."""
     if state.unsearched is not None and state.blobs is not None:
-        state.blobs.search(texts.clean(texts.places_of(state.unsearched.host_paths)))
+        state.blobs.search(texts.clean_of(state.unsearched))
 
 
 def searched(context: BuildContext, state: BuildState) -> None:
@@ -98,7 +123,7 @@ def searched(context: BuildContext, state: BuildState) -> None:
         return
     clean = frozenset() if state.blobs is None else frozenset(state.blobs.clean)
     subject = replace(subject, seen=clean)
-    rules = [row for row in in_force(context.spec.checks) if row[0].name == texts.RULE]
+    rules = [row for row in active(context.spec) if row[0].name in texts.RULES]
     if failed := examine(rules, subject, context.spec.allow, context.bus):
         raise error(failed)
     examined(context, replace(subject, seen=frozenset()))
@@ -110,19 +135,20 @@ def examined(context: BuildContext, subject: Subject) -> None:
         if isinstance(subject.seen, frozenset) and subject.clean == subject.seen:
             return
         with report_failure(context.bus, "keeping what was looked through"):
-            name, sought = cache_inputs.component(context.spec), _sought(subject.host_paths)
+            name, sought = cache_inputs.component(context.spec), _sought(subject)
             seen_texts.save(context.backend.state, name, sought, subject.clean)
 
 
-def _seen(context: BuildContext, paths: Sequence[str]) -> frozenset[bytes]:
+def _seen(context: BuildContext, subject: Subject) -> frozenset[bytes]:
     if not context.spec.cache:
         return frozenset()
     name = cache_inputs.component(context.spec)
-    return seen_texts.load(context.backend.state, name, _sought(paths))
+    return seen_texts.load(context.backend.state, name, _sought(subject))
 
 
-def _sought(paths: Sequence[str]) -> str:
-    return "\n".join(paths)
+def _sought(subject: Subject) -> str:
+    version = "" if subject.secrets is None else subject.secrets.search.version
+    return "\n".join([*subject.host_paths, version])
 
 
 class Lines(Mapping[bytes, Entry]):

@@ -24,6 +24,7 @@ from buildstep.spec.run_rules import target_of
 from buildstep.system import masking
 from buildstep.system.root import Root
 from buildstep.tree.entry import Entry
+from buildstep.trust.secrets.own_words import of_contents, of_environment
 
 _MOST_NAMED = 5
 
@@ -84,6 +85,16 @@ def read(
     if found.words:
         bus.hide(masking.pattern(found.words))
     return found
+
+
+def words_of(spec: BuildSpec, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what must not be in the image of this build: its secrets, and those of the CI host's variables.
+    A secret that cannot be read is told by the step that needs it."""
+    contents = []
+    for name, secret in spec.secrets.items():
+        with contextlib.suppress(SandboxError):
+            contents.append(_content(name, secret, environ))
+    return tuple(dict.fromkeys([*of_contents(contents), *of_environment(environ)]))
 
 
 def _content(name: str, secret: Secret, environ: Mapping[str, str]) -> bytes:

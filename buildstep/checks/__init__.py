@@ -14,6 +14,7 @@ RULES = (
     Rule("shebang", "scripts have an interpreter in the image", "programs:shebang", of_packages=False),
     Rule("library", "programs have their loader and libraries", "programs:library", of_packages=False),
     Rule("host-path", "no text names a place of the CI host", "texts:host_path", of_packages=False),
+    Rule("secret", "no file has a secret in it", "texts:secret", of_packages=False),
     Rule("world-writable", "nobody but its owner and group can write a file", "modes:world_writable"),
     Rule("setuid", "no program gets the rights of another user", "modes:setuid"),
     Rule("capability", "no program gets capabilities", "modes:capability"),

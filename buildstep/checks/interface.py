@@ -8,12 +8,15 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import IO, NamedTuple, cast
+from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
 from buildstep.checks.image import Image, Test
 from buildstep.checks.image_tree import ImageTree
 from buildstep.system.process import SAFE_PATH
 from buildstep.tree.entry import Entry, FileList
+
+if TYPE_CHECKING:
+    from buildstep.checks.secrets import Looking
 
 
 class Found(NamedTuple):
@@ -33,8 +36,8 @@ class Subject:
     base; own: whether a path is what this build brought, and not a package of a distribution; users, groups:
     the numbers in the image's own tables, None without one; budget: how many bytes the tree may have.
     top: where the tree's files are on this machine; path: the PATH that the image is run with; host_paths:
-    places of the CI host that no file should name; seen: digests of files in which no such place is; clean:
-    takes the digests of those in which there is none now.
+    places of the CI host that no file should name; secrets: what to look for besides, None for nothing; seen:
+    digests of files in which none of that is; clean: takes the digests of those in which there is none now.
     """
 
     tree: ImageTree
@@ -47,8 +50,11 @@ class Subject:
     top: Path = Path()
     path: str = SAFE_PATH
     host_paths: Sequence[str] = ()
+    secrets: Looking | None = None
     seen: Container[bytes] = frozenset()
     clean: set[bytes] = field(default_factory=set)
+    told: dict[str, list[Found]] = field(default_factory=dict)
+    """What the rules of texts found: they look through each file together, once."""
     _rows: list[tuple[bytes, Entry]] = field(default_factory=list)
 
     def files(self) -> Sequence[tuple[bytes, Entry]]:

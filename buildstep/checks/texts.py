@@ -1,16 +1,19 @@
-"""Text files that name places of the CI host, which are not in the image."""
+"""What is in files and should not be: places of the CI host, which are not in the image, and secrets."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import starmap
 
 from buildstep.checks.interface import Found, Subject
 
 RULE = "host-path"
-"""What the rule is called."""
+SECRET = "secret"  # noqa: S105 - the name of a rule
+RULES = (RULE, SECRET)
+"""What the rules are called."""
 
 _LARGEST = 1 << 20
 """Bytes of a file that is searched: settings and scripts have no megabytes."""
@@ -38,26 +41,60 @@ def clean(places: Sequence[bytes]) -> Callable[[bytes], bool]:
     return none_in
 
 
+def clean_of(subject: Subject) -> Callable[[bytes], bool]:
+    """Return what tells of a whole content that none of what is looked for is in it; quickly."""
+    no_place = clean(places_of(subject.host_paths))
+    if subject.secrets is None:
+        return no_place
+    no_secret = subject.secrets.search.clean
+    return lambda data: no_place(data) and no_secret(data)
+
+
 def host_path(subject: Subject) -> Iterator[Found]:
     """Yield text files of this build's own with a path of the CI host, each with the first line of one."""
+    yield from _looked_through(subject)[RULE]
+
+
+def secret(subject: Subject) -> Iterator[Found]:
+    """Yield files of this build's own with a secret in them, one for each, and exceptions that are over."""
+    yield from _looked_through(subject)[SECRET]
+
+
+def _looked_through(subject: Subject) -> Mapping[str, list[Found]]:
+    """Look through the files once, for all rules of texts; return what each of these found."""
+    if subject.told:
+        return subject.told
+    told = subject.told
+    told[RULE], told[SECRET] = [], []
     places = places_of(subject.host_paths)
-    if not places:
-        return
-    is_clean = clean(places)
+    if not places and subject.secrets is None:
+        return told
+    from buildstep.trust.secrets.named_files import is_named
+
+    is_clean, no_place = clean_of(subject), clean(places)
     longest_first = sorted(places, key=len, reverse=True)
     pattern = re.compile(rb"(?<![\w.-])(?:" + b"|".join(map(re.escape, longest_first)) + rb")(?![\w.-])")
     for path, entry in subject.files():
-        if entry.kind != "f" or entry.first or not 0 < entry.size <= _LARGEST or not subject.own(path):
+        if entry.kind != "f" or entry.first or not entry.size or not subject.own(path):
             continue
+        named = subject.secrets is not None and is_named(path)
         digest = bytes.fromhex(entry.sha256)
-        if digest and digest in subject.seen:
+        if digest and digest in subject.seen and not named:
             subject.clean.add(digest)
             continue
+        if entry.size > _LARGEST:
+            if subject.secrets is not None:
+                told[SECRET] += starmap(Found, subject.secrets.in_large(path, entry, subject.open))
+            continue
         data = subject.read(entry, _LARGEST)
-        if is_clean(data):  # far quicker than the pattern
+        if is_clean(data) and not named:  # far quicker than the patterns
             subject.clean.add(digest or hashlib.sha256(data).digest())
-        elif found := _found(subject, data, pattern):
-            yield Found(path, found)
+            continue
+        if places and not no_place(data) and (found := _found(subject, data, pattern)):
+            told[RULE].append(Found(path, found))
+        if subject.secrets is not None:
+            told[SECRET] += starmap(Found, subject.secrets.in_file(path, data))
+    return told
 
 
 def _found(subject: Subject, data: bytes, pattern: re.Pattern[bytes]) -> str:

@@ -13,6 +13,7 @@ from buildstep.cli import values
 from buildstep.cli.options import JSON, pairs, show, with_session
 
 if TYPE_CHECKING:
+    from buildstep.checks.secrets import Looking
     from buildstep.cli.session import Session
     from buildstep.events import Checked
     from buildstep.images.opened import Opened
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     "-D", "defines", multiple=True, callback=pairs, metavar="KEY=VALUE", help="A value for templates."
 )
 @click.option("--rules", is_flag=True, help="Hold the whole image, its base too, to the rules for images.")
+@click.option("--write-baseline", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path),
+              help="Write which secrets --rules finds, for `secrets_baseline` of `build.trust`.")  # fmt: skip
 @with_session()
 @JSON
 @click.option("-v", "--verbose", count=True, help="Show what passed as well; twice: debug notes.")
@@ -38,6 +41,7 @@ def command(
     manifest: str | None,
     defines: Mapping[str, str],
     rules: bool,
+    write_baseline: Path | None,
     as_json: bool,
 ) -> int:
     """Check an image: one of the store, a reference as for `build -i`, an image file, or a build record.
@@ -46,11 +50,15 @@ def command(
     rules what it adds to its base; --rules looks at all of an image.
     """
     from buildstep.checks.finished import error
+    from buildstep.checks.secrets import write_baseline as write_known
     from buildstep.images.opened import opened
 
     build = _build_part(manifest, defines)
+    looking = _looking(build)
     with opened(session.store, image, "check") as found:
-        done = _checked(session, found, build, rules=rules or manifest is None)
+        done = _checked(session, found, build, looking=looking if rules or manifest is None else None)
+    if write_baseline is not None:
+        write_known(write_baseline, looking.found)
     failed = [event for event in done if event.result == "failed"]
     rows = [
         {key: value for key, value in asdict(event).items() if key not in ("time", "step")} for event in done
@@ -84,8 +92,23 @@ def _build_part(manifest: str | None, defines: Mapping[str, str]) -> Mapping[str
     return {**build, "checks": check_rules.with_files(build.get("checks", {}), folder)} if build else build
 
 
-def _checked(session: Session, found: Opened, build: Mapping[str, Any], *, rules: bool) -> list[Checked]:
-    """Do the checks; return how each ended."""
+def _looking(build: Mapping[str, Any]) -> Looking:
+    """Return what secrets to look for: with the exceptions that the m.json has. Raises UsageError."""
+    from buildstep.checks.secrets import Looking, read_baseline
+    from buildstep.spec.trust import AllowedSecret
+    from buildstep.trust.secrets.search import Search
+
+    trust = build.get("trust", {})
+    said: Mapping[str, Any] = trust if isinstance(trust, dict) else {}
+    known = read_baseline(Path(said["secrets_baseline"])) if "secrets_baseline" in said else ()
+    allow = (AllowedSecret(**row) for row in said.get("allow_secrets", ()))
+    return Looking(search=Search(), allow=(*allow, *known))
+
+
+def _checked(
+    session: Session, found: Opened, build: Mapping[str, Any], *, looking: Looking | None
+) -> list[Checked]:
+    """Do the checks; return how each ended. looking: None where the rules for images do not matter."""
     from buildstep.checks import asked, in_force
     from buildstep.checks.examine import examine
     from buildstep.checks.finished import image_of
@@ -100,8 +123,9 @@ def _checked(session: Session, found: Opened, build: Mapping[str, Any], *, rules
 
     session.bus.subscribe(keep)
     checks = build.get("checks", {})
-    if rules:
-        examine(in_force(checks), _subject(session, found, checks), build.get("allow", {}), session.bus)
+    if looking is not None:
+        subject = _subject(session, found, checks, looking)
+        examine(in_force(checks), subject, build.get("allow", {}), session.bus)
     image = image_of(
         session.backend, found.dataset, found.root, found.config,
         checks=checks, bus=session.bus, within=(session.environ, session.config.limits),
@@ -110,7 +134,7 @@ def _checked(session: Session, found: Opened, build: Mapping[str, Any], *, rules
     return done
 
 
-def _subject(session: Session, found: Opened, checks: Mapping[str, Any]) -> Any:
+def _subject(session: Session, found: Opened, checks: Mapping[str, Any], looking: Looking) -> Any:
     import os
 
     from buildstep.checks.image_tree import ImageTree
@@ -131,5 +155,5 @@ def _subject(session: Session, found: Opened, checks: Mapping[str, Any]) -> Any:
     return Subject(
         tree=tree, base={}, added=list(entries.values()), own=lambda _path: True, users=known["user"],
         groups=known["group"], budget=None if budget is None else Growth.parse(budget).size,
-        top=found.dataset.path, path=found.config.path,
+        top=found.dataset.path, path=found.config.path, secrets=looking,
     )  # fmt: skip

@@ -20,6 +20,7 @@ RULES: Final[dict[str, Severity]] = {
     "shebang": "fail",
     "library": "fail",
     "host-path": "fail",
+    "secret": "warn",
     "world-writable": "fail",
     "setuid": "fail",
     "capability": "fail",

@@ -36,6 +36,7 @@ TRUST: Final[Rule] = record(
         "base": WORD,
         "secrets": choice(["fail", "warn", "off"]),
         "allow_secrets": array(_EXCEPTION),
+        "secrets_baseline": WORD,
         "vulnerabilities": _VULNERABILITIES,
     }
 ) | {"type": ["object", "boolean"]}
@@ -50,6 +51,7 @@ SETTINGS: Final = (
         " key: what signs, a file, agent, agent:FINGERPRINT, pkcs11:URI or env:NAME, or several; base: the"
         " policy that the base image has to keep; secrets: whether a secret in what the build adds is a"
         " failure or a warning; allow_secrets: those that may be there, each with its reason;"
+        " secrets_baseline: a file with those that were there before;"
         " vulnerabilities: db, the directory of the databases, fail: from which severity on, fixed_only,"
         " max_age of the databases, and exceptions: a file. No byte of an image depends on it.",
     ),
@@ -126,6 +128,7 @@ class Trust:
     base: str | None = None
     secrets: Literal["fail", "warn", "off"] | None = None
     allow_secrets: tuple[AllowedSecret, ...] = ()
+    secrets_baseline: str | None = None
     vulnerabilities: Vulnerabilities | None = None
 
     @property
@@ -151,7 +154,7 @@ def settled(given: Mapping[str, Given], folder: Path, cwd: Path) -> Trust:
     found, values = given.get("trust"), _values(given)
     place = folder if found is not None and found.origin == "file" else cwd
     rows = tuple(AllowedSecret(**row) for row in values.get("allow_secrets", ()))
-    gate = values.get("vulnerabilities")
+    gate, baseline = values.get("vulnerabilities"), values.get("secrets_baseline")
     if gate is not None:
         gate = Vulnerabilities(**{key: _placed(key, part, place) for key, part in gate.items()})
     trust = Trust(
@@ -161,6 +164,7 @@ def settled(given: Mapping[str, Given], folder: Path, cwd: Path) -> Trust:
         base=_placed("base", values["base"], place) if "base" in values else None,
         secrets=values.get("secrets"),
         allow_secrets=rows,
+        secrets_baseline=_placed("base", baseline, place) if baseline else None,
         vulnerabilities=gate,
     )
     return _with_flags(trust, given, cwd)
@@ -231,8 +235,9 @@ def faults(given: Mapping[str, Given], folder: Path, cwd: Path) -> Iterator[Faul
         for number, word in enumerate(_words(keys)):
             where = at(found.where, "key")
             yield from _no_file(word, where if isinstance(keys, str) else at(where, number), place)
-        if "base" in values:
-            yield from _no_file(values["base"], at(found.where, "base"), place)
+        for name in ("base", "secrets_baseline"):
+            if name in values:
+                yield from _no_file(values[name], at(found.where, name), place)
         if "exceptions" in (gate := values.get("vulnerabilities", {})):
             where = at(at(found.where, "vulnerabilities"), "exceptions")
             yield from _no_file(gate["exceptions"], where, place)

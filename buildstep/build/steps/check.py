@@ -5,7 +5,7 @@ from __future__ import annotations
 from buildstep.build import image_config, image_rules
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.plan import PlanFacts, Planned
-from buildstep.checks import asked, goss, in_force
+from buildstep.checks import asked, goss
 from buildstep.checks.examine import examine
 from buildstep.checks.finished import error, image_of
 from buildstep.checks.image import Image
@@ -26,7 +26,7 @@ def plan(facts: PlanFacts) -> Planned:
 
 
 def _text(spec: BuildSpec) -> str:
-    rules, tests = len(list(in_force(spec.checks))), len(list(asked(spec.checks)))
+    rules, tests = len(image_rules.active(spec)), len(list(asked(spec.checks)))
     return ", ".join(
         [*([plural(rules, "rule")] if rules else []), *([plural(tests, "test")] if tests else [])]
     )
