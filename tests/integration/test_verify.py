@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
+import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from buildstep import cli
+from tests.integration.support import Lab
 from tests.integration.test_registry import bundle, push
 from tests.servers import judges
 from tests.servers.fixtures import Notes, Registry, bus, registry
@@ -240,3 +243,73 @@ def test_cosign_in_a_registry(
     status, said = verify(ref, "--policy", "policy.toml")
     assert status == 34
     assert "does not allow the builder https://ci/main" in said["artifacts"][0]["reasons"][0]
+
+
+# -- what builds write
+
+
+@pytest.fixture(scope="module")
+def built(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The outputs of two builds that are signed, and of one that is not; `release.pub` is beside them."""
+    lab = Lab(top=tmp_path_factory.mktemp("built"), base=base)
+    assert lab.command("keygen", "release").status == 0
+    for name, key in (("hello", "release.key"), ("other", "release.key"), ("bare", None)):
+        trust = {"sbom": True, "provenance": "min", "key": key}
+        lab.manifest(name=name, build={"trust": trust, "formats": ["oci", "tar", "oci-dir"]})
+        (lab.proto / "etc/hello").write_text(name)
+        lab.built()
+    return lab.top
+
+
+OUTPUTS = ("hello-1.0.0.oci.tar", "hello-1.0.0.tar.zst", "hello-1.0.0.oci")
+
+
+@pytest.fixture
+def out(built: Path, place: Path) -> Path:
+    """A copy of what was built."""
+    shutil.copytree(built / "out", place / "out")
+    shutil.copy(built / "release.pub", place)
+    return place / "out"
+
+
+def test_a_build_proves_all_its_images(out: Path, verify: Verify) -> None:
+    wanted = ["--key", "release.pub", "--require", "signature,sbom,provenance,tests"]
+    status, said = verify(out / "hello-1.0.0.buildrecord.json", *wanted)
+    assert status == 0, said
+    assert sorted(row["name"] for row in said["artifacts"]) == sorted(OUTPUTS)
+    for row in said["artifacts"]:
+        assert {it["proof"] for it in row["checked"] if it["state"] == "verified"} == {
+            "signature", "sbom", "provenance", "tests",
+        }  # fmt: skip
+    assert verify(out / "bare-1.0.0.oci.tar", *wanted)[0] == 30
+    assert verify(out, *wanted)[0] == 30, "one of them is not signed"
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_an_image_of_a_build_that_was_altered(out: Path, verify: Verify, name: str) -> None:
+    path = out / name
+    whole = max(path.glob("blobs/sha256/*"), key=lambda blob: blob.stat().st_size) if path.is_dir() else path
+    whole.write_bytes(flipped(whole.read_bytes()))
+    assert verify(path, "--key", "release.pub")[0] == 31
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_signatures_of_another_image(out: Path, verify: Verify, name: str) -> None:
+    for path in out.glob("hello-1.0.0.*"):
+        if path.name not in OUTPUTS:
+            path.unlink()
+    for path in out.glob("other-1.0.0.*"):
+        if path.name.replace("other", "hello") not in OUTPUTS:
+            path.rename(out / path.name.replace("other", "hello"))
+    assert verify(out / name, "--key", "release.pub")[0] == 32
+
+
+def test_an_image_that_another_tool_packed_again(out: Path, verify: Verify) -> None:
+    """Its manifest is the same, and so what was signed of that counts; a signature of the old file does not."""
+    with tarfile.open(out / "again.oci.tar", "w") as tar:
+        tar.add(out / "hello-1.0.0.oci", ".")
+    shutil.copy(out / "hello-1.0.0.intoto.jsonl", out / "again.intoto.jsonl")
+    status, said = verify(out / "again.oci.tar", "--key", "release.pub", "--require", "signature,provenance")
+    assert status == 0, said
+    shutil.copy(out / "hello-1.0.0.sig", out / "again.sig")
+    assert verify(out / "again.oci.tar", "--key", "release.pub")[0] == 31

@@ -23,7 +23,8 @@ def check_all(evidence: Evidence, keys: Sequence[TrustedKey]) -> list[Found]:
     stated = [found for raw in evidence.envelopes for found in statements.check(raw, evidence, keys)]
     # What was signed is told by statements alone: a signature of other bytes does not tell of which.
     others = [found.text for found in stated if found.state is State.WRONG_SUBJECT]
-    elsewhere = "" if any(found.state is State.GOOD for found in stated) else "".join(others[:1])
+    about_it = any(found.key is not None and found.state is not State.WRONG_SUBJECT for found in stated)
+    elsewhere = "" if about_it else "".join(others[:1])
     signed = [found for raw in evidence.signatures for found in _signature(raw, evidence, keys)]
     return [*(_of_other_bytes(found, elsewhere) for found in signed), *stated]
 

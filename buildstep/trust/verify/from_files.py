@@ -109,12 +109,12 @@ def _envelopes(path: Path) -> Iterator[RawEnvelope]:
 
 
 def _signatures(path: Path) -> Iterator[RawSignature]:
-    several = _has_siblings(path)
     for kind, name in _KINDS.items():
         for number, place in enumerate(sidecars.signature_files(path, kind)):
             if (data := _read(place, _LARGEST_SIGNATURE)) is not None:
                 form = _form(data) if name == "sshsig" else name
-                yield RawSignature(form, data, place.name, shared=number > 0 and several)
+                shared = number > 0 and _has_siblings(path, kind)
+                yield RawSignature(form, data, place.name, shared=shared)
                 break
 
 
@@ -125,11 +125,18 @@ def _form(data: bytes) -> SignatureKind:
     return "raw" if re.fullmatch(rb"[A-Za-z0-9+/=\s]+", data) else "sshsig"
 
 
-def _has_siblings(path: Path) -> bool:
-    """Tell whether another artifact of the same build lies beside one."""
+def _has_siblings(path: Path, kind: str) -> bool:
+    """Tell whether another artifact of the same build lies beside one, without a signature under its own
+    name: the one that the build's name has may be of that."""
     stem = sidecars.stem_of(path).name
-    beside = [Path(name) for name in os.listdir(path.parent) if name != path.name and name.startswith(stem)]
-    return any(sidecars.is_artifact(it) and sidecars.stem_of(it).name == stem for it in beside)
+    beside = [path.parent / name for name in os.listdir(path.parent) if name.startswith(stem)]
+    return any(
+        it.name != path.name
+        and sidecars.is_artifact(it)
+        and sidecars.stem_of(it).name == stem
+        and not sidecars.signature_file(it, kind, first=False).exists()
+        for it in beside
+    )
 
 
 def _read(path: Path, limit: int) -> bytes | None:

@@ -43,6 +43,9 @@ def test_what_has_the_whole_name_of_the_file_comes_first(tmp_path: Path) -> None
     signed.plain(tmp_path, "hello-1.0.0.zfs")
     (found,) = from_files(path).signatures
     assert (found.kind, found.where, found.shared) == ("minisign", "hello-1.0.0.sig", True)
+    (tmp_path / "hello-1.0.0.zfs.sig").write_bytes(b"AAAA\n")  # so the other one is not of that
+    (found,) = from_files(path).signatures
+    assert not found.shared
 
 
 @pytest.mark.parametrize("name", ["hello-1.0.0.oci.tar", "downloaded"])
