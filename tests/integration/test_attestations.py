@@ -15,17 +15,18 @@ from typing import Any
 
 import pytest
 
+from buildstep.errors import ExitCode
 from buildstep.trust import dsse
 from buildstep.trust.keys.generate import keygen
 from buildstep.trust.statements import STATEMENTS
 from buildstep.trust.statements.statement import PAYLOAD_TYPE, Statement, Subject
 from tests.integration.test_registry import LAYERS, bundle
 from tests.servers import judges
-from tests.servers.fixtures import Registry, registry
+from tests.servers.fixtures import Registry, locked_registry, registry
 from tests.servers.layouts import layer
 from tests.servers.registry import RegistryServer
 
-__all__ = ["registry"]
+__all__ = ["locked_registry", "registry"]
 
 PREDICATES: dict[str, dict[str, Any]] = {
     "provenance": {
@@ -592,6 +593,20 @@ def test_tags_that_are_immutable(status: int, keys: Keys, tmp_path: Path) -> Non
         publish(tmp_path, manifest, target)
         done = publish(tmp_path, manifest, target, "--sign-key", str(keys.private), code=17)
         assert "immutable" in done.stderr
+
+
+def test_where_a_password_is_wanted(locked_registry: Registry, keys: Keys, tmp_path: Path) -> None:
+    manifest, _ = built(tmp_path)
+    who = {
+        "BUILDSTEP_REGISTRY_USER": locked_registry.user,
+        "BUILDSTEP_REGISTRY_PASSWORD": locked_registry.password,
+    }
+    image = f"docker://{locked_registry.host}/hello:v1"
+    argv = ("image", "publish", str(manifest), image, "--sign-key", str(keys.private))
+    buildstep(tmp_path, *argv, code=0, **who)
+    buildstep(tmp_path, "verify", image, "--key", str(keys.public), code=0, **who)
+    done = buildstep(tmp_path, "verify", image, "--key", str(keys.public), code=int(ExitCode.IMAGE))
+    assert "unauthorized" in done.stderr
 
 
 def test_a_tag_names_nothing_that_is_not_attested(keys: Keys, tmp_path: Path) -> None:

@@ -236,7 +236,9 @@ def test_images_of_both_kinds_are_made_from_each_other(
 ) -> None:
     """Ours from scratch, a Dockerfile from ours, and ours again from the Dockerfile's."""
     write(tmp_path / "repo/src", {
-        "root/build/root.image.json": json.dumps({"name": "root", **IMAGE, "build": {"image": "scratch"}}),
+        "root/build/root.image.json": json.dumps(
+            {"name": "root", **IMAGE, "build": {"image": "scratch", "trust": True}}
+        ),
         "root/build/build-pre.sh": "#!/bin/sh\nmkdir -p src/root/proto && echo root > src/root/proto/a\n",
         "app/build/app.common.dockerfile": "FROM root\nCOPY b /b\n",
         "app/b": "app",
@@ -267,6 +269,10 @@ def test_images_of_both_kinds_are_made_from_each_other(
     kept = [open_layout(path.parent, "it") for path in tmp_path.rglob("layouts/*/index.json")]
     assert {layout.find("").digest for layout in kept} == {pushed["root"], pushed["top"]}
     assert len(pushed) == 3
+    # What proves an image goes along, although the directory of its build is gone.
+    _, said = manifest(registry, "kinds/root", pushed["root"].replace(":", "-"))
+    kinds = {row["annotations"].get("in-toto.io/predicate-type") for row in said["manifests"]}
+    assert {"https://slsa.dev/provenance/v1", "https://spdx.dev/Document"} <= kinds
 
 
 def test_an_m_json_for_two_platforms_is_made_from_the_image_of_each(built: Place, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import base64
 import binascii
 import contextlib
 from collections.abc import Sequence
+from typing import Final
 
 from buildstep.errors import SigningError
 from buildstep.formats.oci import artifact
@@ -20,10 +21,13 @@ from buildstep.images.attestations.evidence import Gathered, gather
 from buildstep.images.attestations.legacy import Layer
 from buildstep.images.attestations.local import NOBODY, SIGNATURE, Papers, Signing
 from buildstep.images.attestations.wrap import Piece
+from buildstep.net.errors import HttpError
 from buildstep.net.referrers import ReferrerRegistry
 from buildstep.trust.keys.interface import Signer
 from buildstep.trust.signatures import simplesigning
 from buildstep.trust.verify.evidence import RawEnvelope
+
+_ROUNDS: Final = 6
 
 
 def there_of(client: ReferrerRegistry, image: Descriptor) -> tuple[RawEnvelope, ...]:
@@ -42,9 +46,27 @@ def attest(
     are over the name of the repository. Raises HttpError, SigningError.
     """
     pieces = wrap.pieces_of(image, papers.signed, papers.documents)
+    done: dict[str, str] = {}
+    for _ in range(_ROUNDS):
+        new = _once(client, image, pieces, papers, signing)
+        done |= new
+        if not new:
+            return done
+    raise HttpError(
+        f"{client.label}: what is said of {image.digest} is written over by others all the time",
+        hint="publish again",
+        retryable=True,
+    )
+
+
+def _once(
+    client: ReferrerRegistry, image: Descriptor, pieces: Sequence[Piece], papers: Papers, signing: Signing
+) -> dict[str, str]:
+    """Push what is not there. Another client that writes at the same time may take it away again, where the
+    registry does not mind: then the next look finds that."""
     done = {
-        f"{it.entry.hex[:12]} {it.artifact_type}": it.entry.digest
-        for it in push_pieces(client, image, pieces)
+        f"{item.entry.hex[:12]} {item.artifact_type}": item.entry.digest
+        for item in push_pieces(client, image, pieces)
     }
     attestations = _attestation_layers(papers)
     if attestations:

@@ -88,6 +88,20 @@ def test_lists_are_taken_whole_and_tables_merged(places: dict[str, Path]) -> Non
     }  # fmt: skip
 
 
+def test_what_a_target_requires(places: dict[str, Path]) -> None:
+    """Files are relative to the file that names them; keys that are in none are named as they are."""
+    (places["project"] / "buildstep.toml").write_text(
+        '[publish.release]\ntarget = "docker://h.example/n"\nrequire = ["tests", "signature"]\n'
+        'policy = "policy.toml"\nsign_key = ["agent", "pkcs11:token=x", "keys/release.key"]\n'
+        '[publish.other]\ntarget = "dir:/x"\nsign_key = "/k"\n'
+    )
+    found = read(places).targets["release"]
+    assert found.require == ("tests", "signature")
+    assert found.policy == f"{places['project']}/policy.toml"
+    assert found.sign_key == ("agent", "pkcs11:token=x", f"{places['project']}/keys/release.key")
+    assert read(places).targets["other"].sign_key == ("/k",)
+
+
 def test_variables(places: dict[str, Path]) -> None:
     found = read(
         places, BUILDSTEP_SOURCES="https://a.example?channel=dev, dir:rel s3://b/p", BUILDSTEP_IMAGES_DAYS="7"

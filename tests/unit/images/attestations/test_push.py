@@ -20,7 +20,7 @@ from buildstep.images.attestations.push import attest, there_of
 from buildstep.images.attestations.required import Demand, words_of
 from buildstep.images.attestations.wrap import Document, Signed
 from buildstep.net.http import Http
-from buildstep.net.referrers import ReferrerRegistry
+from buildstep.net.referrers import ReferrerRegistry, fallback_tag
 from buildstep.net.registry import Reference
 from buildstep.trust import dsse
 from buildstep.trust.keys.generate import keygen
@@ -94,7 +94,7 @@ def test_what_is_signed_already_asks_for_nothing_more(http: Http, signer: Signer
         attest(there, SUBJECT, done)
         server.calls.clear()
         attest(there, SUBJECT, done)
-        # The list, before and after; cosign's tag.
+        # The list, twice; cosign's tag.
         assert len(server.calls) <= 3
 
 
@@ -124,6 +124,34 @@ def test_what_others_have_put_there_stays(http: Http, signer: Signer, tmp_path: 
         found = from_registry(there, lambda _: None)
         # Three by each key: two statements, and the signature of the image.
         assert len([raw for raw in found.envelopes if dsse.parse(raw.data).signatures]) == 6
+
+
+@pytest.mark.parametrize("etags", [True, False])
+def test_two_publish_at_once(etags: bool, http: Http, signer: Signer, tmp_path: Path) -> None:
+    """What one has written is written over by the other, who read before: it is found before a tag is set."""
+    other, _ = keygen(tmp_path / "other", "ed25519")
+    with RegistryServer(etags=etags) as server:
+        there, beside = client(server, http), client(server, http)
+        tags = {fallback_tag(SUBJECT.digest), *(legacy.tag_of(SUBJECT.digest, end) for end in ("sig", "att"))}
+        left = {f"manifests/{tag}" for tag in tags}
+
+        def between(path: str) -> None:
+            """Our write is under way, and the other one comes in between, or at the same time just before."""
+            if path in left:
+                left.discard(path)
+                signing = Signing(signers=(other,))
+                attest(beside, SUBJECT, signed_by(papers(), SUBJECT, "x", signing), signing)
+
+        server.before_put = between
+        signing = Signing(signers=(signer,))
+        attest(there, SUBJECT, signed_by(papers(), SUBJECT, "x", signing), signing)
+        server.before_put = lambda _: None
+        # The other one looks again before its tag, as ours has done.
+        signing = Signing(signers=(other,))
+        attest(beside, SUBJECT, signed_by(papers(), SUBJECT, "x", signing), signing)
+        found = from_registry(there, lambda _: None)
+        assert len([raw for raw in found.envelopes if dsse.parse(raw.data).signatures]) == 6
+        assert len(found.signatures) == 2
 
 
 def test_a_tag_that_is_no_image_is_replaced(http: Http, signer: Signer) -> None:
