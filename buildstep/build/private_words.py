@@ -26,7 +26,9 @@ _NAMES: Final = re.compile(
 """In the name of a variable or definition that has a secret."""
 
 _LOGIN: Final = re.compile(r"://([^\s/@\"']+)@")
-_KEYS: Final = ("BUILDSTEP_CACHE_KEY", "BUILDSTEP_KEY_PASSWORD", "COSIGN_PASSWORD")
+_WORDS: Final = ("BUILDSTEP_CACHE_SECRET", "BUILDSTEP_KEY_PASSWORD", "COSIGN_PASSWORD")
+_CACHE_KEY: Final = "BUILDSTEP_CACHE_KEY"
+"""The text of a key, or the path of its file."""
 _LEAST: Final = 6
 """Characters of what is taken for a secret by its name or place: shorter words are in every text."""
 _LARGEST: Final = 64 << 10
@@ -92,10 +94,14 @@ def _secrets(spec: BuildSpec, environ: Mapping[str, str]) -> Iterator[str]:
 
 def _key_words(spec: BuildSpec, environ: Mapping[str, str]) -> Iterator[str]:
     """Yield the lines of private keys, but for those that say what they are, and passwords."""
-    texts = [environ.get(name, "") for name in _KEYS]
+    texts = [environ.get(name, "") for name in _WORDS]
     texts += [environ.get(key.removeprefix("env:"), "") for key in spec.proof.keys if key.startswith("env:")]
     files = [key for key in spec.proof.keys if is_file(key)]
     files += [spec.sharing.key] if spec.sharing is not None and spec.sharing.key else []
+    if (key := environ.get(_CACHE_KEY, "").strip()).startswith("-----BEGIN"):
+        texts.append(key)
+    elif key:
+        files.append(key)
     texts += [_head(Path(name)).decode("utf-8", "replace") for name in files]
     for line in "\n".join(texts).splitlines():
         if len(line) >= _LEAST and not line.startswith("-----"):

@@ -229,3 +229,18 @@ def test_a_checkout_is_told_with_its_commit_and_whether_it_was_changed(tmp_path:
     assert row() == first
     (tmp_path / "p/new").write_text("a")
     assert row()["annotations"]["changed"] is True
+
+
+def test_every_field_is_on_its_page() -> None:
+    page = (Path(__file__).parents[3] / "docs/reference/provenance.md").read_text()
+    for name in (
+        *MAX,
+        *INTERNAL,
+        provenance.BUILD_TYPE,
+        dependencies.PROTO,
+        dependencies.RELEASE,
+        dependencies.INDEX,
+    ):
+        assert f"`{name}`" in page, name
+    for mode in ("local", "signed-cache", "shared-cache"):
+        assert f"`{provenance.BUILDER}:{mode}`" in page
