@@ -27,7 +27,7 @@ from buildstep.build import (
 )
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.images.record import ImageRecord
-from buildstep.images.shown import shown_reference
+from buildstep.images.shown import shown_reference, vendor_of
 from buildstep.report.event_log import SUFFIX as EVENTS
 from buildstep.report.record import RECORD_SUFFIX, Check
 from buildstep.spec.load import BuildSpec
@@ -140,6 +140,7 @@ def named(spec: BuildSpec, image: ImageRecord, found: Inventory, made: Image) ->
         name=spec.name,
         version=spec.version,
         description=str(spec.manifest.get("description", "")),
+        supplier=vendor_of(spec.oci.annotations, spec.oci.labels),
         base=base if image.files > 1 else None,
         digests={**({"oci": str(extra["digest"])} if extra else {}), "tree": made.tree_digest},
         created=spec.source_date_epoch,

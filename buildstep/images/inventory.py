@@ -24,7 +24,7 @@ from buildstep.images.interface import SourceImage
 from buildstep.images.layer_list import history_of
 from buildstep.images.listing import listable_file, listed, record_of
 from buildstep.images.record import ImageRecord
-from buildstep.images.shown import shown_reference
+from buildstep.images.shown import shown_reference, vendor_of
 from buildstep.images.sources.local_file import path_of
 from buildstep.images.store import ImageStore
 from buildstep.pool.interface import Kind
@@ -81,7 +81,11 @@ def of_archive(text: str, *, bus: Bus, environ: Mapping[str, str]) -> Iterator[L
         )
         components = tuple(map(_of_its_step, inventory.components))
         inventory = replace(
-            inventory, components=components, layers=named.layers, known_from=named.known_from
+            inventory,
+            supplier=named.supplier,
+            components=components,
+            layers=named.layers,
+            known_from=named.known_from,
         )
         yield Looked(inventory=inventory, contents=image, record=record, notes=notes)
 
@@ -142,6 +146,7 @@ class _Names:
     name: str
     version: str
     description: str
+    supplier: str
     created: int | None
     oci: str
     layers: tuple[str, ...]
@@ -166,11 +171,19 @@ def _named(found: SourceImage, record: BuildRecord | None) -> _Names:
         name=record.name if record is not None else labels.get("title") or str(found.manifest["name"]),
         version=record.version if record is not None else str(found.manifest["version"]),
         description=str(manifest.get("description") or ""),
+        supplier=vendor_of(*_oci_of(record), {f"{ANNOTATION}{name}": text for name, text in labels.items()}),
         created=created,
         oci=found.inputs.get("digest", "") if fixed else "",
         layers=tuple(f"sha256:{row.layer.digest}" for row in found.layers) if fixed else (),
         known_from="build" if ours else "image",
     )
+
+
+def _oci_of(record: BuildRecord | None) -> list[Mapping[str, Any]]:
+    """Return the annotations and labels that a build was given for its image."""
+    given = record.input("spec").get("oci") if record is not None else None
+    rows = [given.get(name) for name in ("annotations", "labels")] if isinstance(given, Mapping) else []
+    return [row for row in rows if isinstance(row, Mapping)]
 
 
 def base_of(given: Mapping[str, Any]) -> Base | None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,18 @@ def root(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_validators_accept_the_sample(documents: dict[str, Path], sample: Path) -> None:
     built = [(name, sample / f"hello-1.0.0{sbom.find(name).ending}") for name in ("spdx", "cyclonedx")]
     assert sbom_judges.faults([*documents.items(), *built]) == {}
+
+
+def test_the_sample_of_a_vendor_has_the_minimum_elements(sample: Path, tmp_path: Path) -> None:
+    """Of an image that says who it is from: that is the one of them which no build can know."""
+    with inventory.of_archive(f"{sample}/hello-1.0.0.oci.tar", bus=Bus(), environ=os.environ) as looked:
+        given = replace(looked.inventory, supplier="Example Inc. <sbom@example.org>")
+    for name, kind in (("spdx", "spdx2"), ("spdx3", "spdx3")):
+        document = tmp_path / f"x{sbom.find(name).ending}"
+        document.write_bytes(sbom.write(name, given))
+        assert sbom_judges.has_minimum_elements(document, kind)
+        document.write_bytes(sbom.write(name, looked.inventory))
+        assert not sbom_judges.has_minimum_elements(document, kind)
 
 
 def test_debsbom_names_nothing_that_ours_lacks(

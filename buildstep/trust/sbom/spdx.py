@@ -51,7 +51,7 @@ def write(bill: Bill) -> bytes:
     packages = [_image(bill), *_around(bill)]
     packages += [_package(row) for row in bill.rows]
     packages += [_source(source) for source in bill.sources]
-    packages += [_group(group) for group in bill.groups]
+    packages += [_group(group, bill) for group in bill.groups]
     document: dict[str, Any] = {
         "spdxVersion": "SPDX-2.3",
         "dataLicense": "CC0-1.0",
@@ -119,7 +119,7 @@ def _around(bill: Bill) -> Iterator[dict[str, Any]]:
         yield without_empty(
             {
                 **_common(DISTRO, distro.id, distro.version, "OPERATING_SYSTEM"),
-                "supplier": NOTHING,
+                "supplier": actor(distro.id),
                 "summary": distro.name,
                 "externalRefs": _refs("", bill.distro_cpe),
             }
@@ -168,11 +168,13 @@ def _source(source: SourcePackage) -> dict[str, Any]:
     )
 
 
-def _group(group: FileGroup) -> dict[str, Any]:
+def _group(group: FileGroup, bill: Bill) -> dict[str, Any]:
+    """Return files of an image as a package; what they are is told by the image's name and version."""
+    given = bill.inventory
     return without_empty(
         {
-            **_common(group_id(group), group.title, "", "OTHER"),
-            "supplier": NOTHING,
+            **_common(group_id(group), group.title, given.version, "OTHER"),
+            "supplier": actor(given.supplier),
             "filesAnalyzed": True,
             "packageVerificationCode": {"packageVerificationCodeValue": group.verification_code},
             "comment": comment(group.properties),
@@ -223,14 +225,17 @@ def _refs(purl: str, cpe: str) -> list[dict[str, str]]:
 
 def actor(text: str) -> str:
     """Return a supplier as SPDX writes it: `Organization: NAME (MAIL)`, or Person."""
+    kind, name, mail = named_actor(text)
+    return f"{kind}: {name}" + (f" ({mail})" if mail and mail != name else "") if name else NOTHING
+
+
+def named_actor(text: str) -> tuple[str, str, str]:
+    """Return what a supplier is, its name and its address; the name is empty where there is none."""
     found = _PERSON.fullmatch(text.strip())
     name = (found["name"] if found else text).strip().strip('"').replace("(", "[").replace(")", "]")
     mail = found["mail"].strip() if found else ""
     name, mail = " ".join(name.split()), mail if "@" in mail and " " not in mail else ""
-    if not name and not mail:
-        return NOTHING
-    kind = "Organization" if not found or _SEVERAL.search(name) else "Person"
-    return f"{kind}: {name or mail}" + (f" ({mail})" if mail else "")
+    return "Organization" if not found or _SEVERAL.search(name) else "Person", name or mail, mail
 
 
 # -- ids and relationships --------------------------------------------------------------------------------

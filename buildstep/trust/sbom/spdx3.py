@@ -53,6 +53,7 @@ class _Graph:
 
     def __init__(self, bill: Bill) -> None:
         self._bill = bill
+        self._agents: dict[str, dict[str, Any]] = {}
 
     def _id(self, name: str) -> str:
         return f"{UNNAMED}#{name.removeprefix('SPDXRef-')}"
@@ -64,6 +65,7 @@ class _Graph:
     def elements(self) -> Iterator[dict[str, Any]]:
         """Yield all elements, the document first."""
         parts = [*self._packages(), *self._files(), *self._licences()]
+        parts += [self._agents[name] for name in sorted(self._agents)]
         yield from self._frame(parts)
         yield from parts
         yield from self._relationships()
@@ -102,13 +104,26 @@ class _Graph:
             element=[part["spdxId"] for part in parts],
         )
 
+    def _agent(self, text: str) -> str:
+        """Return the id of who supplies something, an element of its own; empty for nobody."""
+        kind, name, mail = spdx.named_actor(text)
+        if not name:
+            return ""
+        where = f"Agent-{ident(kind, name, mail)}"
+        address = {"type": "ExternalIdentifier", "externalIdentifierType": "email", "identifier": mail}
+        self._agents[where] = self._element(
+            kind, where, name=name, externalIdentifier=[address] if mail else []
+        )
+        return self._id(where)
+
     # -- packages and files
 
     def _packages(self) -> Iterator[dict[str, Any]]:
         bill, given = self._bill, self._bill.inventory
         yield self._package(
             spdx.IMAGE, given.name, given.version, "container", purl=bill.purl, hashes=bill.hashes,
-            description=given.description, comment=comment(bill.properties),
+            suppliedBy=self._agent(given.supplier), description=given.description,
+            comment=comment(bill.properties),
         )  # fmt: skip
         distro, base = given.distro, given.base
         if distro.id:
@@ -118,6 +133,7 @@ class _Graph:
                 distro.version,
                 "operatingSystem",
                 cpe=bill.distro_cpe,
+                suppliedBy=self._agent(distro.id),
                 summary=distro.name,
             )
         if base is not None:
@@ -130,8 +146,9 @@ class _Graph:
             yield self._component(row)
         for source in bill.sources:
             yield self._package(
-                spdx.source_id(source), source.name, source.version, "source", purl=source.purl
-            )
+                spdx.source_id(source), source.name, source.version, "source", purl=source.purl,
+                suppliedBy=self._agent(source.supplier),
+            )  # fmt: skip
 
     def _component(self, row: Row) -> dict[str, Any]:
         found = row.component
@@ -144,6 +161,7 @@ class _Graph:
             purl=found.purl,
             cpe=row.cpe,
             hashes=found.hashes,
+            suppliedBy=self._agent(found.supplier),
             description=found.description,
             software_homePage=found.homepage if is_url(found.homepage) else "",
             software_copyrightText=found.copyright,

@@ -76,10 +76,12 @@ def test_steps_and_layers_of_an_image_of_ours(tmp_path: Path, comment: str, page
 def test_an_image_of_ours_without_a_time_has_no_digest_of_its_own(tmp_path: Path) -> None:
     make_layout(
         tmp_path / "x.oci", [BELOW, TOP],
-        config=config("proto directory", title="hello", version="1.0", description="A test", base_name="tar:/home/me/x.tar"),
+        config=config("proto directory", title="hello", version="1.0", description="A test", base_name="tar:/home/me/x.tar",
+                      vendor="Example\n Inc."),
     )  # fmt: skip
     given = found(tmp_path / "x.oci")
     assert (given.name, given.version, given.description) == ("hello", "1.0", "A test")
+    assert given.supplier == "Example Inc."
     assert (given.known_from, given.created, given.layers) == ("build", None, ())
     assert given.digests.keys() == {"tree"}
     assert given.base == Base(label="tar:x.tar")
