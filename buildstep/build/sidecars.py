@@ -111,7 +111,7 @@ def make(
     if keys and (signed := signing.of_image(subjects, made.artifacts)) is not None:
         statements.append(signed)
     if statements:
-        found[envelopes] = signing.lines(statements, keys)
+        found[envelopes] = signing.lines(statements, keys, envelopes)
     found |= signing.of_files(context, made.artifacts, keys)
     return Sidecars(
         files=found,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from buildstep.trust import dsse, sidecars
 from buildstep.trust.keys import signers
 from buildstep.trust.keys.interface import Signer
 from buildstep.trust.signatures.content import content_of
-from buildstep.trust.signatures.of_file import signatures_of
+from buildstep.trust.signatures.lines import merged
+from buildstep.trust.signatures.of_file import others_of, signatures_of
 from buildstep.trust.statements import STATEMENTS
 from buildstep.trust.statements.statement import PAYLOAD_TYPE, Statement, Subject
 from buildstep.trust.statements.subjects import images_of
@@ -37,21 +39,33 @@ def of_image(subjects: Sequence[Subject], artifacts: Sequence[Mapping[str, Any]]
     return Statement(images, STATEMENTS["signature"].predicate_types[0], {}) if images else None
 
 
-def lines(statements: Sequence[Statement], keys: Sequence[Signer]) -> bytes:
-    """Return the envelopes of statements, one a line, each with a signature of every key."""
-    return b"".join(dsse.seal(PAYLOAD_TYPE, row.to_json(), keys) + b"\n" for row in statements)
+def lines(statements: Sequence[Statement], keys: Sequence[Signer], earlier: Path) -> bytes:
+    """Return the envelopes of statements, one a line, each with a signature of every key. What others have
+    signed of the same statements stays. earlier: the file that these lines take the place of."""
+    made = b"".join(dsse.seal(PAYLOAD_TYPE, row.to_json(), keys) + b"\n" for row in statements)
+    return merged(made, _read(earlier)) if keys else made
 
 
 def of_files(
     context: BuildContext, artifacts: Sequence[Mapping[str, Any]], keys: Sequence[Signer]
 ) -> Iterator[tuple[Path, bytes]]:
-    """Yield the files with signatures of the bytes of each artifact. Each artifact is read once."""
+    """Yield the files with signatures of the bytes of each artifact. Each artifact is read once. What others
+    have signed of the same bytes stays, after the signatures of these keys."""
     for number, artifact in enumerate(artifacts if keys else ()):
         final = Path(artifact["path"])
         place = sidecars.signed_file(context.outputs.place(final))
         with content_of(place, sha256=artifact["sha256"]) as content:
             made = signatures_of(content, final.name, keys)
+            place = sidecars.signature_file(final, sidecars.SSHSIG, first=number == 0)
+            made.files[sidecars.SSHSIG] += others_of(content, keys, _read(place))
         for text in made.left_out:
             context.bus.note(f"{final.name}: {text}")
         for kind, data in made.files.items():
             yield sidecars.signature_file(final, kind, first=number == 0), data
+
+
+def _read(path: Path) -> bytes:
+    """Return what a file of an earlier build holds; nothing where there is none, or it cannot be read."""
+    with contextlib.suppress(OSError):
+        return path.read_bytes()
+    return b""

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 
 from buildstep.errors import SigningError
 
-_MAX_SIGNATURES = 16
+MAX_SIGNATURES = 16
 """An envelope with more is refused: each costs a check."""
 
 
@@ -110,7 +110,7 @@ def parse(data: bytes) -> Envelope:
     try:
         value = json.loads(data)
         kind, payload, rows = value["payloadType"], value["payload"], value["signatures"]
-        if not isinstance(kind, str) or not isinstance(rows, list) or len(rows) > _MAX_SIGNATURES:
+        if not isinstance(kind, str) or not isinstance(rows, list) or len(rows) > MAX_SIGNATURES:
             raise TypeError("a member is of another type")
         return Envelope(
             payload_type=kind,

@@ -6,7 +6,7 @@ the keys signed it, is refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from buildstep.errors import SigningError, WrongSubjectError
@@ -69,6 +69,29 @@ def signed(
         made.statements.append(statement.predicate_type)
     made.data = b"".join(row + b"\n" for row in rows)
     return made
+
+
+def merged(text: bytes, old: bytes) -> bytes:
+    """Return a file of statements with the signatures that an older one has of the same statements by other
+    keys. Whether these are good is for whoever trusts the keys."""
+    known: dict[bytes, list[dsse.Signature]] = {}
+    for line in old.splitlines():
+        if (found := _statement(line)) is not None:
+            known.setdefault(found[0].message, []).extend(found[0].signatures)
+    return b"".join(_with(line, known) + b"\n" for line in text.splitlines())
+
+
+def _with(line: bytes, known: Mapping[bytes, Sequence[dsse.Signature]]) -> bytes:
+    """Return an envelope with signatures that are known of its message, and are by other keys."""
+    if (found := _statement(line)) is None:
+        return line
+    envelope = found[0]
+    ours = {row.keyid for row in envelope.signatures}
+    more = [row for row in known.get(envelope.message, ()) if row.keyid not in ours]
+    if not more:
+        return line
+    rows = (*envelope.signatures, *more)[: dsse.MAX_SIGNATURES]
+    return dsse.dumps(replace(envelope, signatures=rows))
 
 
 def _statement(line: bytes) -> tuple[dsse.Envelope, Statement] | None:

@@ -52,6 +52,12 @@ def _one(made: Made, kind: str, old: bytes | None, new: bytes | None) -> None:
         made.files[kind] = data
 
 
+def others_of(content: Content, signers: Sequence[Signer], old: bytes) -> bytes:
+    """Return the good signatures of an older file of OpenSSH's format that are by none of some keys."""
+    ours = {signer.fingerprint for signer in signers}
+    return b"".join(block for by, block in _good_blocks(content, old).items() if by not in ours)
+
+
 def _ssh(content: Content, signers: Sequence[Signer], old: bytes) -> bytes:
     blocks = _good_blocks(content, old)
     for signer in signers:

@@ -12,9 +12,9 @@ from buildstep.errors import SigningError, UsageError, WrongSubjectError
 from buildstep.trust import dsse
 from buildstep.trust.keys.interface import Signer
 from buildstep.trust.keys.public import PublicKey
-from buildstep.trust.signatures import CHECKS, bundle, lines
+from buildstep.trust.signatures import CHECKS, bundle, lines, sshsig
 from buildstep.trust.signatures.content import Content
-from buildstep.trust.signatures.of_file import signatures_of
+from buildstep.trust.signatures.of_file import others_of, signatures_of
 from buildstep.trust.signing import sign
 from buildstep.trust.statements.statement import PAYLOAD_TYPE, Statement, Subject
 from tests.unit.trust.keys.pairs import new_signer
@@ -226,3 +226,20 @@ def test_a_file_that_would_mean_something_else_gets_no_bare_signature(data: byte
     assert made.left_out[0].startswith("no bundle: the file")
     assert "bundle" in signatures_of(Content(b'{"config": {}}'), "f", [key]).files
     assert bundle.parse(signatures_of(Content(b""), "f", [key]).files["bundle"]).signature
+
+
+def test_what_others_signed_of_the_same_stays_in_a_new_file(key: Signer, second: Signer) -> None:
+    rows = [
+        Statement((Subject("x", {"sha256": "1" * 64}),), f"https://a.example/{name}", {}) for name in "abc"
+    ]
+    old = b"".join(dsse.seal(PAYLOAD_TYPE, row.to_json(), [key, second]) + b"\n" for row in rows[:2])
+    new = b"".join(dsse.seal(PAYLOAD_TYPE, row.to_json(), [key]) + b"\n" for row in rows[1:])
+    made = lines.merged(new, b"no json\n" + old).splitlines()
+    assert [len(dsse.parse(line).signatures) for line in made] == [2, 1]
+    assert dsse.parse(made[0]).signed_by(second.public.verify)
+    assert lines.merged(new, b"") == new
+    both = signatures_of(Content(DATA), "f", [second, key]).files["sshsig"]
+    assert sshsig.check(others_of(Content(DATA), [key], both), Content(DATA), []).claimed == (
+        second.fingerprint,
+    )
+    assert others_of(Content(b"other"), [key], both) == others_of(Content(DATA), [key], b"") == b""
