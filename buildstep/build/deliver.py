@@ -187,6 +187,7 @@ def _record(context: BuildContext, state: BuildState, *, uuid: str) -> BuildReco
         "bytes": proto.size,
         "direct": context.plan.in_place,
         "digest": recorded_proto.digest(context),
+        "times": recorded_proto.times_of(proto, spec.source_date_epoch),
         "git": recorded_proto.git(spec.proto),
         "changed": explain(proto)[:50],
     }

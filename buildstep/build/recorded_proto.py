@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from buildstep.build.context import BuildContext
+from buildstep.system.digest import sha256_bytes
 from buildstep.tree import git_head
 from buildstep.tree.hashing import hash_entries, spread_digests
 from buildstep.tree.proto import ProtoDir
@@ -26,6 +27,14 @@ def digest_of(proto: ProtoDir, *, owners: bool) -> str:
     owners: whether the image takes over those of the CI host.
     """
     return proto.digest(owners=owners, epoch=None, timed=False)
+
+
+def times_of(proto: ProtoDir, epoch: int | None) -> str:
+    """Return a digest over the times of paths, as far as an image of this epoch tells them: of directories of
+    one digest it says whether they give the same bytes."""
+    limit = None if epoch is None else epoch * 1_000_000_000
+    rows = sorted((path, mtime if limit is None else min(mtime, limit)) for path, mtime in proto.times())
+    return sha256_bytes(b"".join(b"%d %s\0" % (mtime, path) for path, mtime in rows))
 
 
 def git(proto: Path) -> dict[str, str] | None:

@@ -68,6 +68,7 @@ COMMANDS = {
     "scan": ("buildstep.cli.scan:command", "Known vulnerabilities of an image, by databases that are here."),
     "sign": ("buildstep.cli.sign:command", "Sign an image and the statements beside it."),
     "keygen": ("buildstep.cli.keygen:command", "Make a pair of keys to sign with."),
+    "rebuild": ("buildstep.cli.rebuild:command", "Build again what a record is of, without a network."),
     "prove": ("buildstep.cli.prove:command", "Build twice in other surroundings: the same, or what differs?"),
     "heal": ("buildstep.cli.heal:command", "Remove what dead builds left."),
     "schema": ("buildstep.cli.schema:command", "Print the JSON schema of m.json."),
