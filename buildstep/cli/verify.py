@@ -45,6 +45,11 @@ _EPILOG = (
     metavar="N",
     help="So many of the keys of --key must have signed it.",
 )
+@click.option(
+    "--platform",
+    metavar="OS/ARCH",
+    help="Of an image in a registry for several platforms: what is said of this one's counts too.",
+)
 @JSON
 def command(
     what: tuple[str, ...],
@@ -52,6 +57,7 @@ def command(
     policy_file: str | None,
     require: tuple[str, ...],
     threshold: int | None,
+    platform: str | None,
     as_json: bool,
 ) -> None:
     """Say whether images are what somebody has signed, who has, and what is proved of them.
@@ -66,7 +72,7 @@ def command(
 
     policy = _policy(keys, policy_file, require, threshold)
     now = time.time()
-    reports = [judge(evidence, policy, now) for text in what for evidence in _evidence(text)]
+    reports = [judge(evidence, policy, now) for text in what for evidence in _evidence(text, platform)]
     failure = worst(reports).error()
     value = {
         "code": 0 if failure is None else failure.code,
@@ -103,31 +109,38 @@ def _policy(
     return found.with_threshold(threshold or 1)
 
 
-def _evidence(text: str) -> Sequence[Evidence]:
+def _evidence(text: str, platform: str | None) -> Sequence[Evidence]:
     """Return what there is about what was named: one for each artifact."""
     from buildstep.images.attestations.inside import from_path
     from buildstep.trust.verify.from_files import artifacts_of
 
     if text.startswith(_DOCKER):
-        return [_of_registry(text)]
+        return [_of_registry(text, platform)]
     path, tag = _split(text)
     return [from_path(artifact, tag) for artifact in artifacts_of(path)]
 
 
-def _of_registry(text: str) -> Evidence:
+def _of_registry(text: str, platform: str | None) -> Evidence:
     """Return what a registry has about an image. Its tag is asked for once."""
     import os
     import sys
 
     from buildstep.cli.session import environment
     from buildstep.events import Bus
+    from buildstep.formats.oci.spec import OciPlatform
     from buildstep.images.attestations.evidence import evidence_of
     from buildstep.report.console import view_for
     from buildstep.spec import config as configs
 
     config = configs.load(os.environ, Path.cwd())
     bus = Bus(view_for(sys.stderr, verbose=0, quiet=False))
-    return evidence_of(text, environ=environment(config, None), limits=config.http, bus=bus)
+    return evidence_of(
+        text,
+        environ=environment(config, None),
+        limits=config.http,
+        platform=OciPlatform.parse(platform) if platform else None,
+        bus=bus,
+    )
 
 
 def _split(text: str) -> tuple[Path, str]:

@@ -113,6 +113,8 @@ def _of_registry(ref: str, identity: Identity, store: ImageStore) -> Evidence:
             raise
         store.bus.note(f"{error.message}; judging {ref} by what the registry had about it", level="warning")
         evidence = last
+    if evidence.digests.get("oci") != found[0]:
+        raise ImageError(f"{plain.host} has another image as {pinned.digest}", hint="it cannot be believed")
     return replace(evidence, name=str(replace(named, digest=pinned.digest)), names=names)
 
 

@@ -281,6 +281,8 @@ def test_a_build_proves_all_its_images(out: Path, verify: Verify) -> None:
         assert {it["proof"] for it in row["checked"] if it["state"] == "verified"} == {
             "signature", "sbom", "provenance", "tests",
         }  # fmt: skip
+    (out / "hello-1.0.0.tar.zst").unlink()
+    assert verify(out / "hello-1.0.0.buildrecord.json", *wanted)[0] == 2
     assert verify(out / "bare-1.0.0.oci.tar", *wanted)[0] == 30
     assert verify(out, *wanted)[0] == 30, "one of them is not signed"
 

@@ -78,7 +78,9 @@ def artifacts_of(path: Path) -> list[Path]:
         )
     if path.is_dir() and sidecars.signed_file(path) == path:
         found = sorted(it for it in path.iterdir() if sidecars.is_artifact(it))
-    elif path.name.endswith((sidecars.RECORD, sidecars.MANIFEST)):
+    elif path.name.endswith(sidecars.RECORD):
+        return _recorded(path)
+    elif path.name.endswith(sidecars.MANIFEST):
         stem = sidecars.stem_of(path)
         beside = sorted(path.parent.iterdir())
         found = [it for it in beside if sidecars.is_artifact(it) and sidecars.stem_of(it) == stem]
@@ -86,6 +88,19 @@ def artifacts_of(path: Path) -> list[Path]:
         return [path]
     if not found:
         raise UsageError(f"{path} has no image file beside or in it", hint="name the file itself")
+    return found
+
+
+def _recorded(record: Path) -> list[Path]:
+    """Return the artifacts that a build record tells of, beside it. Raises UsageError for those that are not
+    there, SpecError for a faulty record."""
+    from buildstep.report.parse import load
+
+    found = [record.parent / os.path.basename(row.path) for row in load(record).artifacts]
+    if missing := [path.name for path in found if not path.exists()]:
+        raise UsageError(f"{record} tells of {', '.join(missing)}, and that is not beside it")
+    if not found:
+        raise UsageError(f"{record} tells of no image", hint="name the file itself")
     return found
 
 

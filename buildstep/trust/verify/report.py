@@ -126,7 +126,8 @@ class Report:
         for row in self.rows:
             if row.state is State.WRONG_SUBJECT and not self.code:
                 continue
-            by = f" by {row.signer}" if row.signer else ""
+            # Whoever made what is good is proved; what another names is what it says.
+            by = f" {'by' if row.key else 'said to be by'} {row.signer}" if row.signer else ""
             told = f": {row.text}" if row.text else ""
             yield f"  {row.proof:15} {row.state.word:20} {row.where}{by}{told}"
         if self.exception:

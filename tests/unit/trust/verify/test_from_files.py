@@ -88,10 +88,10 @@ def test_an_archive_of_several_images_means_none_of_them_by_itself(tmp_path: Pat
 def test_what_a_path_means(tmp_path: Path) -> None:
     image, stream = signed.plain(tmp_path), signed.plain(tmp_path, "hello-1.0.0.zfs.gz")
     other = signed.oci(tmp_path, "other-2.oci")
-    (tmp_path / "hello-1.0.0.buildrecord.json").write_text("{}")
+    (tmp_path / "hello-1.0.0.imgmanifest").write_text("{}")
     (tmp_path / "notes.txt").write_text("x")
     assert artifacts_of(tmp_path) == [image, stream, other]
-    assert artifacts_of(tmp_path / "hello-1.0.0.buildrecord.json") == [image, stream]
+    assert artifacts_of(tmp_path / "hello-1.0.0.imgmanifest") == [image, stream]
     assert artifacts_of(other) == [other]
     assert artifacts_of(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]
     (tmp_path / "empty").mkdir()
