@@ -47,6 +47,7 @@ SEAMS = {
     "pool", "rootfs/installers", "rootfs/cleaners", "checks", "files", "files/lists", "emit", "images/sources",
     "images/publishers", "report", "build/steps", "build/doctor", "assets",
     "components", "services", "trust/inventory", "trust/keys", "trust/sbom", "trust/signatures",
+    "trust/vulnerabilities/feeds", "trust/vulnerabilities/orders",
 }  # fmt: skip
 """Folders whose `__init__.py` holds the table of a seam. Its rows do not import it at start-up."""
 

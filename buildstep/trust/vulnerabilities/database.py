@@ -26,15 +26,14 @@ if TYPE_CHECKING:
     import sqlite3
 
 SUFFIX = ".vulndb"
-FORMAT = 1
+FORMAT = 2
 _APPLICATION = 0x62737476
 _LARGEST_ROW = 256 << 20
 _SEAL = 16
 
 _TABLES = """
-create table feed (name text primary key, value) without rowid;
-create table scope (name text primary key) without rowid;
-create table package (scope text, name text, data blob, primary key (scope, name)) without rowid;
+create table feed (data blob);
+create table packages (bucket integer primary key, data blob);
 """
 
 Key = tuple[str, str]
@@ -59,7 +58,7 @@ class Writer:
         self._rows = _sqlite().connect("")
         self._rows.executescript(
             "pragma journal_mode=off; pragma synchronous=off; pragma cache_size=-32000;"
-            "create table row (scope text, name text, data text);"
+            "create table row (hash integer, scope text, name text, data text);"
         )
 
     def __enter__(self) -> Self:
@@ -83,65 +82,98 @@ class Writer:
 
     def _write(self, reading: Reading, source: Path, digest: str, folder: Path) -> tuple[Path, Feed]:
         self._rows.executemany(
-            "insert into row values (?, ?, ?)",
+            "insert into row values (?, ?, ?, ?)",
             (
-                (scope, name, json.dumps(advisory.row(), separators=(",", ":"), ensure_ascii=True))
+                (_hash(scope, name), scope, name, json.dumps(advisory.row(), separators=(",", ":")))
                 for scope, name, advisory in reading.rows
             ),
         )
+        scopes = self._scopes(reading)
+        (rows,) = self._rows.execute("select count(*) from row").fetchone()
+        (buckets,) = self._rows.execute("select count(distinct hash) from row").fetchone()
         feed = Feed(
-            name=reading.name, file=source.name, digest=digest, updated=reading.updated, dated=reading.dated
-        )
+            name=reading.name, file=source.name, digest=digest, updated=reading.updated, dated=reading.dated,
+            rows=rows,
+        )  # fmt: skip
+        told = {
+            **_as_dict(feed), "imported": time.time(), "scopes": scopes, "buckets": max(1, buckets),
+        }  # fmt: skip
         with contextlib.closing(_sqlite().connect("")) as target:
             target.executescript(_TABLES)
             target.execute(f"pragma application_id={_APPLICATION}")
             target.execute(f"pragma user_version={FORMAT}")
-            scopes: set[str] = set()
-            count = 0
-            for scope, name, data, number in self._grouped(reading):
-                target.execute("insert into package values (?, ?, ?)", (scope, name, data))
-                scopes.add(scope)
-                count += number
-            target.executemany("insert into scope values (?)", [(scope,) for scope in sorted(scopes)])
-            told = {
-                "name": feed.name, "file": feed.file, "digest": feed.digest, "updated": feed.updated,
-                "dated": feed.dated, "rows": count, "imported": time.time(),
-            }  # fmt: skip
-            target.executemany("insert into feed values (?, ?)", sorted(told.items()))
+            target.execute("insert into feed values (?)", (_sealed("feed", told),))
+            target.executemany("insert into packages values (?, ?)", self._buckets(max(1, buckets)))
             target.commit()
             data = target.serialize()
         path = folder / f"{feed.name}{SUFFIX}"
         with atomic_write(path, mode=0o644) as stream:
             stream.write(data)
-        return path, Feed(**{**_as_dict(feed), "rows": count})
+        return path, feed
 
-    def _grouped(self, reading: Reading) -> Iterator[tuple[str, str, bytes, int]]:
-        """Yield the advisories of each package, sealed, with how many they are."""
-        self._rows.execute("create index sorted on row (scope, name)")
-        found = self._rows.execute("select scope, name, data from row order by scope, name, rowid")
-        key, texts = ("", ""), list[str]()
-        for scope, name, text in found:
-            if (scope, name) != key and texts:
-                yield *key, _sealed(*key, texts), len(texts)
-                texts = []
-            key = (scope, name)
-            if reading.only(scope):
-                texts.append(text)
-        if texts:
-            yield *key, _sealed(*key, texts), len(texts)
+    def _scopes(self, reading: Reading) -> list[str]:
+        """Drop what the feed is not about, and return what it is about."""
+        found = [scope for (scope,) in self._rows.execute("select distinct scope from row order by scope")]
+        for scope in found:
+            if not reading.only(scope):
+                self._rows.execute("delete from row where scope = ?", (scope,))
+        return [scope for scope in found if reading.only(scope)]
+
+    def _buckets(self, count: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the rows of the database, in order, empty ones too."""
+        found = self._rows.execute(
+            "select hash % ? as bucket, scope, name, data from row order by bucket, scope, name, rowid",
+            (count,),
+        )
+        at, packages = 0, dict[str, list[str]]()
+        for bucket, scope, name, data in found:
+            while at < bucket:
+                yield at, _packed(at, packages)
+                at, packages = at + 1, {}
+            packages.setdefault(_joined(scope, name), []).append(data)
+        while at < count:
+            yield at, _packed(at, packages)
+            at, packages = at + 1, {}
 
 
 def _as_dict(feed: Feed) -> dict[str, Any]:
     return {name: getattr(feed, name) for name in ("name", "file", "digest", "updated", "dated", "rows")}
 
 
-def _sealed(scope: str, name: str, texts: list[str]) -> bytes:
-    packed = zlib.compress(f"[{','.join(texts)}]".encode(), 6)
-    return _seal(scope, name, packed) + packed
+def _joined(scope: str, name: str) -> str:
+    return f"{scope}\0{name}"
 
 
-def _seal(scope: str, name: str, packed: bytes) -> bytes:
-    return hashlib.sha256(f"{scope}\0{name}\0".encode() + packed).digest()[:_SEAL]
+def _hash(scope: str, name: str) -> int:
+    """Return a number of 63 bits, as SQLite has room for."""
+    digest = hashlib.sha256(_joined(scope, name).encode(errors="replace")).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _packed(bucket: int, packages: dict[str, list[str]]) -> bytes:
+    """Return a row. packages: of each its advisories, which are JSON already."""
+    parts = (f"{json.dumps(key)}:[{','.join(texts)}]" for key, texts in packages.items())
+    return _with_seal(str(bucket), f"{{{','.join(parts)}}}".encode())
+
+
+def _sealed(key: str, value: object) -> bytes:
+    return _with_seal(key, json.dumps(value).encode())
+
+
+def _with_seal(key: str, data: bytes) -> bytes:
+    packed = zlib.compress(data, 6)
+    return _seal(key, packed) + packed
+
+
+def _seal(key: str, packed: bytes) -> bytes:
+    return hashlib.sha256(key.encode() + b"\0" + packed).digest()[:_SEAL]
+
+
+def _opened(key: str, row: Any) -> Any:
+    """Return what a row has. Raises ValueError for one that is gone, or is not what was written."""
+    if row is None or not isinstance(row[0], bytes) or row[0][:_SEAL] != _seal(key, row[0][_SEAL:]):
+        raise ValueError(f"its row {key} is not what was written")
+    return json.loads(zlib.decompressobj().decompress(row[0][_SEAL:], _LARGEST_ROW))
 
 
 class Database:
@@ -166,10 +198,11 @@ class Database:
             (version,) = self._file.execute("pragma user_version").fetchone()
             if application != _APPLICATION or version != FORMAT:
                 raise ValueError(f"it has another format than {FORMAT}")
-            told = dict(self._file.execute("select name, value from feed"))
-            self.imported = float(told.pop("imported"))
+            told = _opened("feed", self._file.execute("select data from feed").fetchone())
+            self.imported = float(told["imported"])
+            self.scopes = frozenset(map(str, told["scopes"]))
+            self._buckets = int(told["buckets"])
             self.feed = Feed(**{name: type(value)(told[name]) for name, value in _as_dict(_ANY).items()})
-            self.scopes = frozenset(str(row[0]) for row in self._file.execute("select name from scope"))
 
     def __enter__(self) -> Self:
         return self
@@ -182,24 +215,25 @@ class Database:
         found = {}
         with self._telling():
             for scope, name in sorted(keys):
-                row = self._file.execute(
-                    "select data from package where scope = ? and name = ?", (scope, name)
-                ).fetchone()
-                if row is not None:
-                    found[scope, name] = self._opened(scope, name, row[0])
+                bucket = _hash(scope, name) % self._buckets
+                row = self._file.execute("select data from packages where bucket = ?", (bucket,)).fetchone()
+                if rows := _opened(str(bucket), row).get(_joined(scope, name)):
+                    found[scope, name] = [Advisory.of(row) for row in rows]
         return found
-
-    def _opened(self, scope: str, name: str, data: object) -> list[Advisory]:
-        if not isinstance(data, bytes) or data[:_SEAL] != _seal(scope, name, data[_SEAL:]):
-            raise ValueError(f"the row of {name} is not what was written")
-        text = zlib.decompressobj().decompress(data[_SEAL:], _LARGEST_ROW)
-        return [Advisory.of(row) for row in json.loads(text)]
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
         try:
             yield
-        except (self._error, ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
+        except (
+            self._error,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            zlib.error,
+        ) as error:
             raise NoDatabaseError(
                 f"the database of vulnerabilities {self.path} cannot be read: {error}",
                 hint="make it anew: buildstep scan --import FILE",

@@ -51,7 +51,8 @@ def form_of(path: Path) -> Form | None:
     if head[:2] in (b"\x1f\x8b", b"BZ") or head[:6] == b"\xfd7zXZ\0" or head[:4] == b"\x28\xb5\x2f\xfd":
         with expanded(path) as content:
             head = content.read(_HEAD)
-    return next((FORMS[name] for name in FORMS if FORMS[name].fits(head, path.name)), None)
+    ours = next((FORMS[name] for name in FORMS if FORMS[name].fits(head, path.name)), None)
+    return ours or next((form for form in FORMS.plugins().values() if form.fits(head, path.name)), None)
 
 
 def import_files(

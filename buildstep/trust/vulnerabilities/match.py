@@ -3,9 +3,10 @@ is one: that is what distributions write advisories about."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from buildstep.trust.vulnerabilities.database import Key
 from buildstep.trust.vulnerabilities.directory import Known
 from buildstep.trust.vulnerabilities.feeds import pkgsrc
 from buildstep.trust.vulnerabilities.model import LEVELS, Advisory, Feed, Found, Gate, Matter, Result
-from buildstep.trust.vulnerabilities.orders import ORDERS
+from buildstep.trust.vulnerabilities.orders import compare
 
 
 def scan(inventory: Inventory, folder: Path, gate: Gate, *, now: float) -> Result:
@@ -228,17 +229,15 @@ def _repair(advisories: Sequence[Advisory], matter: Matter) -> str:
             for what, version in (event for events in advisory.ranges for event in events):
                 if what == "fixed":
                     found.append((version, advisory.order))
-    later: list[tuple[str, Callable[[str, str], int]]] = []
+    later: list[tuple[str, str]] = []
     for version, order in found:
-        compare = ORDERS[order]
-        try:
-            if compare(version, matter.version) > 0:
-                later.append((version, compare))
-        except ValueError:
-            continue
+        with contextlib.suppress(ValueError):
+            if compare(order, version, matter.version) > 0:
+                later.append((version, order))
     if not later:
         return ""
-    return min((version for version, _ in later), key=functools.cmp_to_key(later[0][1]))
+    by = functools.partial(compare, later[0][1])
+    return min((version for version, _ in later), key=functools.cmp_to_key(by))
 
 
 def _rated(advisory: Advisory, others: Iterable[Advisory]) -> Advisory:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import islice, pairwise
 
 from buildstep.trust.vulnerabilities.model import Advisory, Events
-from buildstep.trust.vulnerabilities.orders import ORDERS, Compare
+from buildstep.trust.vulnerabilities.orders import compare
 
 _MOST_ALTERNATIVES = 1000
 _LONGEST_PATTERN = 1024
@@ -24,25 +24,24 @@ def affects(advisory: Advisory, name: str, version: str) -> bool:
         return True
     if advisory.pattern:
         return fits(advisory.pattern, name, version)
-    compare = ORDERS[advisory.order] if advisory.ranges else None
-    return compare is not None and any(_within(events, version, compare) for events in advisory.ranges)
+    return any(_within(events, version, advisory.order) for events in advisory.ranges)
 
 
-def _within(events: Events, version: str, compare: Compare) -> bool:
+def _within(events: Events, version: str, order: str) -> bool:
     """Tell whether a version is in a range, as "Evaluation" in the OSV schema has it: the last event at or
     before it decides."""
     limits = [value for what, value in events if what == "limit"]
-    if limits and all(value != "*" and compare(version, value) >= 0 for value in limits):
+    if limits and all(value != "*" and compare(order, version, value) >= 0 for value in limits):
         return False
 
-    def order(left: tuple[str, str], right: tuple[str, str]) -> int:
+    def by_version(left: tuple[str, str], right: tuple[str, str]) -> int:
         if left[1] == "0" or right[1] == "0":  # before all versions
             return (left[1] != "0") - (right[1] != "0")
-        return compare(left[1], right[1])
+        return compare(order, left[1], right[1])
 
     affected = False
-    for what, value in sorted((e for e in events if e[0] != "limit"), key=functools.cmp_to_key(order)):
-        beyond = 1 if value == "0" else compare(version, value)
+    for what, value in sorted((e for e in events if e[0] != "limit"), key=functools.cmp_to_key(by_version)):
+        beyond = 1 if value == "0" else compare(order, version, value)
         if what == "introduced" and beyond >= 0:
             affected = True
         elif (what == "fixed" and beyond >= 0) or (what == "last_affected" and beyond > 0):
@@ -113,5 +112,5 @@ def _in_limits(text: str, version: str) -> bool:
 
 def _keeps(limit: str, version: str) -> bool:
     test = next(test for test in _TESTS if limit.startswith(test))
-    order = ORDERS["pkgsrc"](version, limit[len(test) :])
+    order = compare("pkgsrc", version, limit[len(test) :])
     return {"<=": order <= 0, "<": order < 0, ">=": order >= 0, ">": order > 0}[test]

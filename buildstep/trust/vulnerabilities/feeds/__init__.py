@@ -6,7 +6,7 @@ from buildstep.system.registry import Registry, importing
 from buildstep.trust.vulnerabilities.feeds.interface import Form
 
 FORMS: Registry[Form] = Registry(
-    "vulnerabilities.feeds",
+    "advisories",
     "form of advisories",
     {
         "debian-tracker": importing("buildstep.trust.vulnerabilities.feeds.debian_tracker:FORM"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple, Protocol, cast
 
-from buildstep.errors import UsageError
+from buildstep.errors import ImageError, UsageError
 from buildstep.system.text import size_text
 from buildstep.trust.vulnerabilities.model import Advisory
 
@@ -65,8 +65,11 @@ def expanded(path: Path) -> Iterator[IO[bytes]]:
     it."""
     from buildstep.formats.decompress import Decompressed
 
-    with path.open("rb") as stream, Decompressed(stream, ahead=False) as content:
-        yield cast(IO[bytes], _Limited(content, path))
+    try:
+        with path.open("rb") as stream, Decompressed(stream, ahead=False) as content:
+            yield cast(IO[bytes], _Limited(content, path))
+    except ImageError as error:
+        raise UsageError(f"{path}: {error.message}", hint="download it anew") from error
 
 
 class _Limited:

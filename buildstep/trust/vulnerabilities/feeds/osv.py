@@ -7,7 +7,10 @@ distribution's record is about, `aliases` the same problem elsewhere: both are n
 
 from __future__ import annotations
 
+import errno
 import json
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -86,7 +89,19 @@ class _Zip:
                     yield value
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{self._path} holds what is no JSON: {error}") from error
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            lzma.LZMAError,
+            struct.error,
+            EOFError,
+            RuntimeError,
+        ) as error:
+            raise UsageError(f"{self._path} is damaged: {error}", hint="download it anew") from error
+        except OSError as error:
+            # A place that no file has, and what bz2 says of bad data.
+            if error.errno not in (None, errno.EINVAL):
+                raise
             raise UsageError(f"{self._path} is damaged: {error}", hint="download it anew") from error
 
 

@@ -13,7 +13,7 @@ from buildstep.system.registry import Registry, importing
 Compare = Callable[[str, str], int]
 
 ORDERS: Registry[Compare] = Registry(
-    "vulnerabilities.orders",
+    "version_orders",
     "order of versions",
     {
         "dpkg": importing("buildstep.trust.vulnerabilities.orders.distributions:dpkg"),
@@ -23,3 +23,12 @@ ORDERS: Registry[Compare] = Registry(
         "semver": importing("buildstep.trust.vulnerabilities.orders.semver:compare"),
     },
 )
+
+
+def compare(order: str, left: str, right: str) -> int:
+    """Compare two versions by an order. Raises ValueError where there is no such order here, or no place in
+    it."""
+    found = ORDERS.find(order)
+    if found is None:
+        raise ValueError(f"the order {order!r} of versions is not known here")
+    return found(left, right)

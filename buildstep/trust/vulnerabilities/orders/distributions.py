@@ -15,7 +15,9 @@ def dpkg(left: str, right: str) -> int:
     for version in (left, right):
         if len(version) > _LONGEST or not _DPKG.fullmatch(version):
             raise ValueError(f"{version[:60]!r} is no version of Debian")
-    return dpkg_database.newer(left, right) - dpkg_database.newer(right, left)
+    if left == right or dpkg_database.newer(left, right):
+        return int(left != right)
+    return -dpkg_database.newer(right, left)
 
 
 def pkgsrc(left: str, right: str) -> int:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import gzip
 import json
 import os
+import random
 import sqlite3
+import tempfile
 from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from buildstep import cli
 from buildstep.errors import NoDatabaseError, SpecError, UsageError, VulnerableError
@@ -20,6 +27,7 @@ from buildstep.trust.inventory.model import Component, Distro, Inventory
 from buildstep.trust.vulnerabilities import directory, exceptions, gate, predicate, ranges, render, vex
 from buildstep.trust.vulnerabilities.database import Database
 from buildstep.trust.vulnerabilities.model import Advisory, Found, Gate, Result
+from tests.unit.report.test_formats import sarif_schema
 from tests.unit.trust.vulnerabilities import downloads
 
 NOW = 1796000000.0
@@ -220,19 +228,49 @@ def test_databases_that_are_damaged_are_told(db: Path, tmp_path: Path) -> None:
         with pytest.raises(NoDatabaseError, match=r"debian-tracker\.vulndb cannot be read"):
             scanned(image(ZLIB, *SSL), db)
     path.write_bytes(whole)
-    with sqlite3.connect(path) as file:
-        file.execute(
-            "update package set data = cast(substr(data, 1, 30) || x'00' as blob) where name = 'zlib'"
-        )
-    file.close()
-    with pytest.raises(NoDatabaseError, match="the row of zlib is not what was written"):
-        scanned(image(ZLIB), db)
-    assert told(scanned(image(*SSL), db)), "only what is asked for is read"
-    with sqlite3.connect(path) as file:
-        file.execute("pragma user_version = 99")
-    file.close()
-    with pytest.raises(NoDatabaseError, match="another format"):
-        scanned(image(*SSL), db)
+    good = scanned(image(ZLIB, *SSL, LIBC), db)
+    for change in (
+        "update packages set data = cast(substr(data, 1, 30) || x'00' as blob)", "delete from packages",
+        "update packages set bucket = bucket + 1000", "update feed set data = 'x'", "delete from feed",
+        "pragma user_version = 99", "drop table packages",
+    ):  # fmt: skip
+        path.write_bytes(whole)
+        with contextlib.closing(sqlite3.connect(path)) as file:
+            file.execute(change)
+            file.commit()
+        with pytest.raises(NoDatabaseError, match=r"debian-tracker\.vulndb cannot be read"):
+            scanned(image(ZLIB, *SSL, LIBC), db)
+    dice = random.Random(1)
+    for _ in range(400):
+        at = dice.randrange(len(whole))
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << dice.randrange(8)]) + whole[at + 1 :])
+        with contextlib.suppress(NoDatabaseError):
+            assert scanned(image(ZLIB, *SSL, LIBC), db).found == good.found, at
+
+
+def packed(path: Path) -> Path:
+    path.write_bytes(gzip.compress(downloads.tracker(path).read_bytes()))
+    return path
+
+
+@given(
+    st.integers(0, 10**6),
+    st.binary(max_size=6),
+    st.sampled_from(["debian.json", "debian.gz", "pypi.zip", "list", "bookworm"]),
+)
+def test_downloads_that_are_damaged_are_refused_or_read(at: int, piece: bytes, name: str) -> None:
+    """Whatever a download holds, it is read or refused, and ends nothing else."""
+    make: dict[str, Callable[[Path], Path]] = {
+        "debian.json": downloads.tracker, "pypi.zip": downloads.osv, "list": downloads.pkgsrc,
+        "bookworm": downloads.debsecan, "debian.gz": packed,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as top:
+        path = make[name](Path(top) / name)
+        data = path.read_bytes()
+        at %= len(data)
+        path.write_bytes(data[:at] + piece + data[at + max(1, len(piece)) :])
+        with contextlib.suppress(UsageError):
+            directory.import_files([path], Path(top) / "db", updated=None, note=lambda _text: None)
 
 
 def test_a_new_import_takes_the_place_of_the_old_one_whole(db: Path, tmp_path: Path) -> None:
@@ -445,6 +483,7 @@ def test_results_are_written_for_people_and_machines(db: Path) -> None:
     value = json.loads(render.as_json(result, Gate()))
     assert (value["ok"], value["counted"], len(value["findings"])) == (False, 3, 4)
     log = json.loads(render.as_sarif(result, Gate()))
+    jsonschema.Draft7Validator(sarif_schema()).validate(log)
     run = log["runs"][0]
     assert [run["tool"]["driver"]["rules"][row["ruleIndex"]]["id"] for row in run["results"]] == [
         row["ruleId"] for row in run["results"]
