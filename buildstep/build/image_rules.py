@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from buildstep import emit
@@ -68,6 +69,16 @@ def _with_facts(found: Subject, context: BuildContext, state: BuildState) -> Sub
         path=image_config.of(context, state).path,
         host_paths=_host_paths(context),
         secrets=_looking(context),
+        settings=_settings(context.spec),
+    )
+
+
+def _settings(spec: BuildSpec) -> bytes:
+    """Return what the image says of itself, as text: a variable a line, and the rest as JSON."""
+    oci = asdict(spec.oci)
+    rows = [f"{name}={value}" for name, value in (oci.pop("env", None) or {}).items()]
+    return "\n".join([*rows, json.dumps([oci, spec.manifest], default=str, indent=0)]).encode(
+        "utf-8", "surrogateescape"
     )
 
 

@@ -36,8 +36,9 @@ class Subject:
     base; own: whether a path is what this build brought, and not a package of a distribution; users, groups:
     the numbers in the image's own tables, None without one; budget: how many bytes the tree may have.
     top: where the tree's files are on this machine; path: the PATH that the image is run with; host_paths:
-    places of the CI host that no file should name; secrets: what to look for besides, None for nothing; seen:
-    digests of files in which none of that is; clean: takes the digests of those in which there is none now.
+    places of the CI host that no file should name; secrets: what to look for besides, None for nothing;
+    settings: how the image is run, as text, in which that is looked for too; seen: digests of files in which
+    none of that is; clean: takes the digests of those in which there is none now.
     """
 
     tree: ImageTree
@@ -51,6 +52,7 @@ class Subject:
     path: str = SAFE_PATH
     host_paths: Sequence[str] = ()
     secrets: Looking | None = None
+    settings: bytes = b""
     seen: Container[bytes] = frozenset()
     clean: set[bytes] = field(default_factory=set)
     told: dict[str, list[Found]] = field(default_factory=dict)

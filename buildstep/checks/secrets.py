@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
     from buildstep.trust.secrets.search import Hit, Search
 
 BASELINE_FORMAT = 1
+
+SETTINGS = "m.json"
+"""The path of what is in the image's configuration, for exceptions."""
+
+_OF_OTHERS = re.compile(
+    rb"(?:^|/)(?:node_modules|site-packages|dist-packages|vendor|gems)/(?:.*/)?"
+    rb"(?:tests?|testdata|fixtures|examples?)/",
+    re.DOTALL,
+)
+"""Tests of what an application takes from others: a key in these is a warning at most."""
 
 _PIECE = 4 << 20
 _OVERLAP = 16 << 10
@@ -67,6 +78,20 @@ class Looking:
             hits += [hit for hit in named_files.find(path, data) if hit.line not in lines]
         return self._rows(path, hits, lambda: hashlib.sha256(data).hexdigest())
 
+    def in_settings(self, data: bytes) -> list[Row]:
+        """Return what is in how the image is run, which everybody can read: each variable is a line."""
+        from buildstep.trust.secrets import named_files
+
+        hits = self.search.find(data)
+        lines = {hit.line for hit in hits}
+        hits += [hit for hit in named_files.find(b".env", data) if hit.line not in lines]
+        digest = hashlib.sha256(data).hexdigest()
+        text = "the configuration of the image has"
+        return [
+            (b"", f"{text} {hit.about}: {hit.shown} ({hit.rule}){over}", hit.sure)
+            for hit, over in self._not_allowed(SETTINGS, hits, digest)
+        ]
+
     def in_large(self, path: bytes, entry: Entry, open_: Callable[[Entry], IO[bytes]]) -> list[Row]:
         """Return what is in a large file; one that is no text is not looked through."""
         hits: dict[tuple[str, str], Hit] = {}
@@ -79,9 +104,15 @@ class Looking:
     def _rows(self, path: bytes, hits: Sequence[Hit], digest_of: Callable[[], str]) -> list[Row]:
         if not hits:
             return []
-        name, digest = shown(path), digest_of()
+        sure = _OF_OTHERS.search(path) is None
+        return [
+            (path, f"{hit}{over}", hit.sure and sure)
+            for hit, over in self._not_allowed(shown(path), hits, digest_of())
+        ]
+
+    def _not_allowed(self, name: str, hits: Sequence[Hit], digest: str) -> Iterator[tuple[Hit, str]]:
+        """Yield those that may not be there, each with what is to be said of an exception that is over."""
         self.found.extend(Known(path=name, rule=hit.rule, digest=digest) for hit in hits)
-        rows = []
         for hit in hits:
             reasons = [row for row in self.allow if _means(row, name, hit.rule, digest)]
             if any(not row.until or row.until >= self.today for row in reasons):
@@ -89,8 +120,7 @@ class Looking:
             over = "".join(
                 f"; it was allowed until {row.until}: {printable(row.reason)}" for row in reasons[:1]
             )
-            rows.append((path, f"{hit}{over}", hit.sure))
-        return rows
+            yield hit, over
 
 
 def _means(row: AllowedSecret, name: str, rule: str, digest: str) -> bool:

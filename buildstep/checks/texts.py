@@ -71,6 +71,8 @@ def _looked_through(subject: Subject) -> Mapping[str, list[Found]]:
         return told
     from buildstep.trust.secrets.named_files import is_named
 
+    if subject.secrets is not None and subject.settings:
+        told[SECRET] += starmap(Found, subject.secrets.in_settings(subject.settings))
     is_clean, no_place = clean_of(subject), clean(places)
     longest_first = sorted(places, key=len, reverse=True)
     pattern = re.compile(rb"(?<![\w.-])(?:" + b"|".join(map(re.escape, longest_first)) + rb")(?![\w.-])")

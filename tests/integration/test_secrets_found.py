@@ -100,6 +100,22 @@ def test_what_is_allowed_passes_until_its_day_is_over(lab: Lab) -> None:
     assert "; it was allowed until 2020-01-31: of a test" in lab.refused(25).stderr
 
 
+def test_the_configuration_of_the_image_is_looked_through(lab: Lab) -> None:
+    said = {"oci": {"env": {"API_TOKEN": f"gl{'pat-'}{letters(20)}", "DB_PASSWORD": PASSWORD}}}
+    lab.manifest(build={**FAIL, **said})
+    done = lab.refused(25)
+    assert "secret: the configuration of the image has a token of GitLab: glpa..." in done.stderr
+    assert "secret: the configuration of the image has a secret setting: t7K..." in done.stderr
+    assert PASSWORD not in done.stderr
+    allow = {"path": "m.json", "reason": "of a test"}
+    assert results(lab, trust={"secrets": "fail", "allow_secrets": [allow]}, **said)["result"] == "passed"
+
+
+def test_a_key_in_the_tests_of_others_is_a_warning(lab: Lab) -> None:
+    put(lab, "srv/app/node_modules/a/test/key.pem", PLANTED["etc/ssl/key.pem"][0])
+    assert results(lab, **FAIL)["result"] == "warned"
+
+
 def test_a_secret_of_the_build_is_found_in_what_it_adds(lab: Lab) -> None:
     """Also where the command that was shown it has nothing to do with the file."""
     put(lab, "srv/conf", f"login {PASSWORD.encode().hex()}\n")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -25,6 +26,11 @@ _HEAD = 8192
 """Bytes in which a file that is no text has a NUL, as grep(1) and git(1) tell."""
 
 _MOST_HITS = 20
+_GZIP = b"\x1f\x8b"
+_SMALL = 64 << 10
+_LARGEST = 1 << 20
+"""Bytes of a compressed file that is unpacked to look into it, and of what is in it."""
+
 _IN_RUN = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_-+=")
 _TABLE = bytes(97 if byte in _IN_RUN else 32 for byte in range(256))
 _KEY = b"PRIVATE KEY"
@@ -99,6 +105,8 @@ class Search:
 
     def clean(self, data: bytes) -> bool:
         """Say whether nothing is in a content that needs a closer look; quickly."""
+        if data[:2] == _GZIP and (inner := _unpacked(data)):
+            return self.clean(inner)
         letters = data.translate(_TABLE)
         if self._run in letters and not self._runs_clean(data, letters):
             return False
@@ -129,6 +137,8 @@ class Search:
         """Return the secrets in a content, each once, in the order of the lines."""
         if self.clean(data):
             return []
+        if data[:2] == _GZIP and (inner := _unpacked(data)):
+            return self.find(inner)
         found = [*self._own_words(data), *self._tokens(data), *_of(data, 0, len(data), _KEYS)]
         if b"\0" not in data[:_HEAD] and _URL.search(data):
             found += _of(data, 0, len(data), (URL,))
@@ -156,6 +166,17 @@ class Search:
                 *match.span(),
                 Hit(_OWN, "a secret of this build", line_of(data, match.start()), shown(value)),
             )
+
+
+def _unpacked(data: bytes) -> bytes:
+    """Return the beginning of a small compressed file, unless it is compressed twice; empty for others."""
+    if len(data) > _SMALL:
+        return b""
+    try:
+        inner = zlib.decompressobj(31).decompress(data, _LARGEST)
+    except zlib.error:
+        return b""
+    return b"" if inner[:2] == _GZIP else inner
 
 
 def longest_run(form: bytes) -> int:

@@ -4,6 +4,7 @@ file has one as a whole, or the scanners of others would find it."""
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import random
 import zlib
@@ -101,6 +102,7 @@ PLANTED: dict[str, tuple[Content, str]] = {
     "root/.netrc": (f"machine git.example.org\n  login ci\n  password {PASSWORD}\n", "named-file"),
     "srv/app/.env": (f"DEBUG=1\nDB_PASSWORD={PASSWORD}\n", "entropy"),
     "etc/app.conf": (f"listen = 80\nsession_secret = '{letters(32)}'\n", "entropy"),
+    "srv/conf.gz": (gzip.compress(f"a\ntoken=gl{'pat-'}{letters(20)}\n".encode()), "gitlab-token"),
     "srv/bundle.js": ("x" * 70_000 + f";k='gl{'pat-'}{letters(20)}';" + "y " * 70_000, "gitlab-token"),
     "usr/bin/tool": (
         b"\x7fELF" + bytes(5000) + with_checksum("gh" + "o_").encode() + bytes(90),
