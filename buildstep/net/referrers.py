@@ -8,7 +8,7 @@ types by some: each artifact is fetched, and what it says of itself counts.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urljoin, urlsplit
@@ -23,6 +23,8 @@ from buildstep.net.request import HttpRequest, HttpResponse
 
 MOST: Final = 256
 """Referrers of one image that are looked at: whoever may push can make any number."""
+_ROWS: Final = 8192
+"""Rows of a list that are read: with all that a client may keep, which has no more than 4 MiB."""
 _BYTES: Final = 32 << 20
 _PAGES: Final = 64
 _NOT_KNOWN: Final = frozenset({404, 405, 501})
@@ -76,16 +78,19 @@ def fallback_tag(digest: str) -> str:
 class ReferrerRegistry(BlobRegistry):
     """A client that reads and writes referrers. Raises HttpError."""
 
-    def referrers(self, digest: str, artifact_type: str = "") -> Found:
-        """Return the artifacts whose subject is an image. artifact_type: of those that are wanted, else all.
+    def referrers(self, digest: str, artifact_type: str = "", first: Collection[str] = ()) -> Found:
+        """Return the artifacts whose subject is an image. artifact_type: of those that are wanted, else all;
+        first: types that are looked at before others, where there are too many to look at all.
 
         Each is fetched and verified; what is no artifact of this image is passed over, whatever its row says.
         """
         listing = self.listing(digest, artifact_type)
         found: dict[str, Artifact] = {}
         left = _BYTES
-        passed = [f"more than {MOST} referrers; the others were not looked at"] if listing.cut else []
-        for row in listing.rows:
+        passed = []
+        if listing.cut or len(listing.rows) > MOST:
+            passed = [f"more than {MOST} referrers; the others were not looked at"]
+        for row in sorted(listing.rows, key=lambda row: row.get("artifactType") not in first)[:MOST]:
             try:
                 entry = descriptor(dict(row), "its row")
                 if entry.digest in found:
@@ -126,9 +131,9 @@ class ReferrerRegistry(BlobRegistry):
                 return self._kept(digest)  # a page of a proxy, or of a registry that answers all with one
             rows += _rows(response.body)
             url, params = self._next(response), None
-            if not url or url in seen or len(rows) > MOST:
+            if not url or url in seen or len(rows) > _ROWS:
                 break
-        return Listing(rows=tuple(rows[:MOST]), known=True, cut=bool(url) or len(rows) > MOST)
+        return Listing(rows=tuple(rows[:_ROWS]), known=True, cut=bool(url) or len(rows) > _ROWS)
 
     def _next(self, response: HttpResponse) -> str:
         """Return where the next page is (RFC 8288), empty after the last; never on another server."""
@@ -142,7 +147,7 @@ class ReferrerRegistry(BlobRegistry):
         """Return the list that clients keep."""
         there = self.tagged(fallback_tag(digest))
         rows = _rows(there.document) if there else []
-        return Listing(rows=tuple(rows[:MOST]), cut=len(rows) > MOST)
+        return Listing(rows=tuple(rows[:_ROWS]), cut=len(rows) > _ROWS)
 
     def tagged(self, tag: str) -> Tagged | None:
         """Return the document that a tag names now, None where there is none."""

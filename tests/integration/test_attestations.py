@@ -143,6 +143,35 @@ def test_we_accept_it_too(published: str, keys: Keys, tmp_path: Path) -> None:
     buildstep(tmp_path, "verify", f"docker://{published}", "--key", str(keys.other), code=31)
 
 
+def test_what_a_build_signs(registry: Registry, tmp_path: Path) -> None:
+    """From an m.json to cosign: the build writes and signs, and what it wrote is what is published."""
+    signer, files = keygen(tmp_path / "key", "ed25519")
+    keys = Keys(files[0], files[1], files[1])
+    (tmp_path / "proto").mkdir()
+    (tmp_path / "proto/hello").write_text("hello")
+    trust = {"sbom": True, "provenance": "min", "key": str(keys.private)}
+    manifest = {"name": "tiny", "version": "1", "os": "linux", "build": {"image": "scratch", "trust": trust}}
+    (tmp_path / "m.json").write_text(json.dumps(manifest))
+    buildstep(
+        tmp_path,
+        "build",
+        "-m",
+        str(tmp_path / "m.json"),
+        "-o",
+        str(tmp_path / "out"),
+        str(tmp_path / "proto"),
+    )
+    image = f"{registry.host}/built/tiny"
+    words = "tests,signature,sbom,provenance"
+    argv = ("--require", words, "--sign-key", str(keys.private))
+    publish(tmp_path, tmp_path / "out", f"docker://{image}", f"dir:{tmp_path}/site", *argv)
+    judged(f"{image}:1", keys, tmp_path)
+    assert (
+        signer.fingerprint
+        in buildstep(tmp_path, "verify", f"docker://{image}:1", "--key", str(keys.public)).stdout
+    )
+
+
 # -- altered ----------------------------------------------------------------------------------------------
 
 

@@ -99,7 +99,7 @@ def from_registry(client: ReferrerRegistry, tell: Tell, platform: OciPlatform | 
 
 def gather(client: ReferrerRegistry, digest: str, found: Gathered, tell: Tell) -> None:
     """Add what the registry has about a manifest: referrers, and cosign's tags. Raises HttpError."""
-    listed = client.referrers(digest)
+    listed = client.referrers(digest, first=(*wrap.BUNDLES, wrap.IN_TOTO))
     for text in listed.passed:
         tell(f"{client.label}: {text}; passed over")
     for item in listed.artifacts:

@@ -22,7 +22,10 @@ from buildstep.trust.signatures.simplesigning import ANNOTATION, MEDIA_TYPE
 DSSE: Final = "application/vnd.dsse.envelope.v1+json"
 _NEVER: Final = "0001-01-01T00:00:00Z"
 
-Layer = tuple[Descriptor, bytes]
+Layer = tuple[Descriptor, bytes | None]
+"""A layer and its content, None for what is there already."""
+Missing = Callable[[Artifact | None], Sequence[Layer]]
+"""Returns the layers that a tag lacks, given what it names."""
 
 
 def tag_of(digest: str, suffix: str) -> str:
@@ -39,16 +42,10 @@ def attestation_layer(envelope: bytes, predicate_type: str) -> Layer:
     return artifact.described(DSSE, envelope, {ANNOTATION: "", "predicateType": predicate_type}), envelope
 
 
-def push(
-    client: ReferrerRegistry,
-    tag: str,
-    layers: Sequence[Layer],
-    missing: Callable[[Artifact | None, Sequence[Layer]], Sequence[Layer]],
-) -> bool:
+def push(client: ReferrerRegistry, tag: str, missing: Missing) -> bool:
     """Let a tag have layers beside those that it has; return whether it had to be changed.
 
-    missing: of some layers those that what is there lacks; without content, a blob is there already. Raises
-    HttpError.
+    missing: returns the layers that what is there lacks. Raises HttpError.
     """
 
     def change(data: bytes | None) -> bytes | None:
@@ -56,11 +53,11 @@ def push(
         if data is not None:
             with contextlib.suppress(ImageError):  # else it is something else, and is replaced
                 there = artifact.parse(data, tag)
-        new = missing(there, layers)
+        new = missing(there)
         if not new:
             return None
         for entry, content in new:
-            if content:
+            if content is not None:
                 client.push_blob(entry, content)
         rows = [*(there.layers if there else ()), *(entry for entry, _ in new)]
         config = _config(rows)
@@ -71,15 +68,18 @@ def push(
     return client.rewrite(tag, OCI_MANIFEST, change)
 
 
-def merge(client: ReferrerRegistry, tag: str, rows: Sequence[Descriptor]) -> bool:
-    """Let a tag have layers, whose blobs are there, beside those that it has; return whether it had to be
-    changed."""
+def lacking(layers: Sequence[Layer]) -> Missing:
+    """Return what tells which of some layers are not there: by content and signature."""
 
-    def missing(there: Artifact | None, _: Sequence[Layer]) -> list[Layer]:
-        known = [(row.digest, row.annotations) for row in (there.layers if there else ())]
-        return [(row, b"") for row in rows if (row.digest, row.annotations) not in known]
+    def missing(there: Artifact | None) -> list[Layer]:
+        known = {_identity(row) for row in (there.layers if there else ())}
+        return [layer for layer in layers if _identity(layer[0]) not in known]
 
-    return push(client, tag, (), missing)
+    return missing
+
+
+def _identity(layer: Descriptor) -> tuple[str, str]:
+    return layer.digest, layer.annotations.get(ANNOTATION, "")
 
 
 def _config(layers: Sequence[Descriptor]) -> bytes:

@@ -194,7 +194,8 @@ class RegistryDestination:
         for suffix, item in tagged.items():
             for layer in item.layers:
                 self.blob(layer, source)
-            changed += legacy.merge(self.client, legacy.tag_of(digest, suffix), item.layers)
+            layers = legacy.lacking([(layer, None) for layer in item.layers])
+            changed += legacy.push(self.client, legacy.tag_of(digest, suffix), layers)
         return changed
 
     def say(self, image: Descriptor, papers: Papers) -> int:

@@ -71,7 +71,7 @@ def _once(
     attestations = _attestation_layers(papers)
     if attestations:
         tag = legacy.tag_of(image.digest, "att")
-        if legacy.push(client, tag, attestations, _not_there):
+        if legacy.push(client, tag, legacy.lacking(attestations)):
             done[tag] = _named(client, tag)
     if signing:
         tag = legacy.tag_of(image.digest, "sig")
@@ -108,16 +108,11 @@ def _attestation_layers(papers: Papers) -> list[Layer]:
     ]
 
 
-def _not_there(there: Artifact | None, layers: Sequence[Layer]) -> list[Layer]:
-    digests = {layer.digest for layer in there.layers} if there else set()
-    return [layer for layer in layers if layer[0].digest not in digests]
-
-
 def _push_signatures(client: ReferrerRegistry, tag: str, image: Descriptor, signing: Signing) -> bool:
     payload = simplesigning.payload(client.label, image.digest)
     digest = artifact.described(simplesigning.MEDIA_TYPE, payload).digest
 
-    def missing(there: Artifact | None, _: Sequence[Layer]) -> list[Layer]:
+    def missing(there: Artifact | None) -> list[Layer]:
         """Return the signatures of those keys that have none there: not each is the same every time."""
         rows = [row for row in (there.layers if there else ()) if row.digest == digest]
         return [
@@ -126,7 +121,7 @@ def _push_signatures(client: ReferrerRegistry, tag: str, image: Descriptor, sign
             if not any(_is_by(signer, row, payload) for row in rows)
         ]
 
-    return legacy.push(client, tag, (), missing)
+    return legacy.push(client, tag, missing)
 
 
 def _is_by(signer: Signer, row: Descriptor, payload: bytes) -> bool:

@@ -150,6 +150,11 @@ def test_as_many_as_anybody_likes(http: Http, monkeypatch: pytest.MonkeyPatch) -
             found = there.referrers(SUBJECT.digest)
             assert "others were not looked at" in found.passed[0]
             assert len([path for _, path in server.calls if path.startswith("manifests/sha256:")]) == 10
+    with RegistryServer(referrers=True, page=4) as server:
+        there = client(server, http)
+        there.attach([*(made(f"{number}") for number in range(40)), made("wanted", kind="application/z")])
+        found = there.referrers(SUBJECT.digest, first=("application/z",))
+        assert found.artifacts[0].annotations["text"] == "wanted"
     monkeypatch.setattr(referrers, "_BYTES", 1000)
     with RegistryServer(referrers=True, page=4) as server:
         there = client(server, http)

@@ -74,10 +74,10 @@ def test_all_forms(server: RegistryServer, http: Http) -> None:
         documents=(Document(name="x.spdx.json", media_type="application/spdx+json", data=b"{}"),),
     )
     layers = [legacy.attestation_layer(twice.data, "https://a")]
-    legacy.push(there, legacy.tag_of(SUBJECT.digest, "att"), layers, lambda old, new: () if old else new)
+    legacy.push(there, legacy.tag_of(SUBJECT.digest, "att"), legacy.lacking(layers))
     payload = simplesigning.payload("h/x", SUBJECT.digest)
     layers = [legacy.signature_layer(payload, base64.b64encode(b"sig").decode())]
-    legacy.push(there, legacy.tag_of(SUBJECT.digest, "sig"), layers, lambda old, new: () if old else new)
+    legacy.push(there, legacy.tag_of(SUBJECT.digest, "sig"), legacy.lacking(layers))
 
     found, told = read(there)
     assert told == []
@@ -105,7 +105,7 @@ def test_the_same_is_there_once(server: RegistryServer, http: Http) -> None:
     signed = stated("https://a", b"1")
     push(there, signed)
     layers = [legacy.attestation_layer(signed.data, "https://a")]
-    legacy.push(there, legacy.tag_of(SUBJECT.digest, "att"), layers, lambda old, new: () if old else new)
+    legacy.push(there, legacy.tag_of(SUBJECT.digest, "att"), legacy.lacking(layers))
     assert len(read(there)[0].envelopes) == 1
 
 
