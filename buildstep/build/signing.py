@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from buildstep.build import proved
+from buildstep.build import elsewhere, proved
 from buildstep.build.context import BuildContext
 from buildstep.build.steps.interface import Route
 from buildstep.trust import dsse, sidecars
@@ -52,8 +52,10 @@ def of_files(
     """Yield the files with signatures of the bytes of each artifact. Each artifact is read once. What others
     have signed of the same bytes stays, after the signatures of these keys."""
     for number, artifact in enumerate(artifacts if keys else ()):
-        final = Path(artifact["path"])
-        place = sidecars.signed_file(context.outputs.place(final))
+        stands = Path(artifact["path"])  # an image that stands may be wanted elsewhere, with its signatures
+        final = elsewhere.moved(stands, sidecars.stem_of(stands), context.stem)
+        place = context.outputs.place(final)
+        place = sidecars.signed_file(place if place.exists() else stands)
         with content_of(place, sha256=artifact["sha256"]) as content:
             made = signatures_of(content, final.name, keys)
             place = sidecars.signature_file(final, sidecars.SSHSIG, first=number == 0)

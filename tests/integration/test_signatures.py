@@ -327,3 +327,53 @@ def test_a_pin_of_the_uri_is_never_shown(token: tuple[str, dict[str, str]], tmp_
         done = run(*argv, f"pkcs11:{words}", cwd=tmp_path, environ=environ)
         assert done.returncode == status, done.stderr
         assert not re.search(rb"4242|998877", done.stdout + done.stderr)
+
+
+# -- what a build signs --------------------------------------------------------------------------------------
+
+
+def test_signatures_of_a_build_and_of_a_second_key(keys: Path, tmp_path: Path) -> None:
+    """The second key's stay when the build makes its own anew, and those of an image that stands in another place
+    go where it is wanted."""
+    (tmp_path / "proto").mkdir()
+    (tmp_path / "proto/file").write_bytes(DATA)
+    (tmp_path / "m.json").write_text('{"name": "hello", "version": "1", "os": "linux", "type": "other"}')
+    environ = {"PYTHONPATH": os.pathsep.join(sys.path), "BUILDSTEP_POOL": f"dir:{tmp_path}/pool"}
+    argv = [sys.executable, "-m", "buildstep"]
+    words = [
+        "build",
+        "-m",
+        "m.json",
+        "-i",
+        "scratch",
+        "-f",
+        "oci,tar",
+        "--sign-key",
+        str(keys / "ed25519.key"),
+        "-q",
+    ]
+
+    def build(folder: str) -> dict[str, tuple[str, ...]]:
+        done = run(*argv, *words, "-o", folder, "proto", cwd=tmp_path, environ=environ)
+        assert done.returncode == 0, done.stderr
+        found = (tmp_path / folder).glob("*.sig")
+        return {
+            path.name: tuple(one.fingerprint for one in sshsig.parse(path.read_bytes())) for path in found
+        }
+
+    first, second = key_of(keys, "ed25519"), key_of(keys, "ecdsa")
+    names = ["hello-1.sig", "hello-1.tar.zst.sig"]
+    assert build("out") == dict.fromkeys(names, (first.fingerprint,))
+    done = run(*argv, "sign", "out", "--key", keys / "ecdsa.key", cwd=tmp_path, environ=environ)
+    assert done.returncode == 0, done.stderr
+    both = dict.fromkeys(names, (first.fingerprint, second.fingerprint))
+    assert build("out") == both
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    words[words.index("--sign-key") + 1] = str(keys / "rsa.key")
+    assert build("elsewhere") == dict.fromkeys(names, (key_of(keys, "rsa").fingerprint,))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    for name in ("hello-1.oci.tar", "hello-1.tar.zst"):
+        stem = "hello-1" if name == "hello-1.oci.tar" else name
+        text = (tmp_path / f"elsewhere/{stem}.sigstore.json").read_bytes()
+        data = (tmp_path / "elsewhere" / name).read_bytes()
+        assert signing_tools.cosign_blob("3", keys / "rsa.pub", data, tmp_path, bundle=text)
