@@ -57,12 +57,11 @@ def _merged(components: Iterable[Component]) -> tuple[Component, ...]:
 
 
 def _joined(first: Component, second: Component) -> Component:
-    places = [first.properties.get("also at", ""), second.location.decode(errors="backslashreplace")]
     return replace(
         first,
         files=tuple(sorted({*first.files, *second.files})),
         depends=tuple(sorted({*first.depends, *second.depends})),
-        properties={**first.properties, "also at": "; ".join(filter(None, places))[:4000]},
+        others=(*first.others, *filter(None, [second.location]), *second.others),
     )
 
 

@@ -58,6 +58,7 @@ class Component:
     hashes: Hashes = field(default_factory=dict)
     files: tuple[bytes, ...] = ()
     location: bytes = b""
+    others: tuple[bytes, ...] = ()
     origin: Origin = field(default_factory=Origin)
     properties: Mapping[str, str] = field(default_factory=dict)
 

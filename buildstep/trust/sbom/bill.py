@@ -131,12 +131,13 @@ class Bill:
             same = sorted(grouped[ref], key=lambda it: it.location)
             first = same[0]
             depends = {it for one in same for it in one.depends if it in grouped and it != ref}
+            places = {it for one in same for it in (one.location, *one.others) if it}
             yield Row(
                 component=first,
                 ref=ref,
                 license=self.licenses.expression(first.license),
                 depends=tuple(sorted(depends)),
-                locations=tuple(sorted({text_of(it.location) for it in same if it.location})),
+                locations=tuple(sorted(map(text_of, places))),
                 source=_source(first),
                 properties={**origin_properties(first.origin), **_named(first.properties)},
             )

@@ -77,7 +77,7 @@ def test_one_package_at_two_places_is_one_component() -> None:
     found = inventory({**VENV, **there})
     package = only(found, "idna")
     assert package.location == f"{SITE}/idna-3.7.dist-info/METADATA".encode()
-    assert package.properties["also at"] == f"{SITE.replace('opt', 'srv')}/idna-3.7.dist-info/METADATA"
+    assert package.others == (f"{SITE.replace('opt', 'srv')}/idna-3.7.dist-info/METADATA".encode(),)
 
 
 # -- npm ----------------------------------------------------------------------------------------------

@@ -221,6 +221,16 @@ def test_a_package_in_two_places_is_one_component(cyclonedx: Any) -> None:
     ]
 
 
+def test_places_that_an_inventory_has_gathered_are_all_told() -> None:
+    web = replace(WEB, others=(b"z/package.json", b"a/package.json"))
+    found = document("cyclonedx", replace(EVERYTHING, components=(web,)))
+    assert [row["location"] for row in named(found["components"], "web")["evidence"]["occurrences"]] == [
+        "a/package.json",
+        "srv/node_modules/@scope/web/package.json",
+        "z/package.json",
+    ]
+
+
 def test_licences_are_declared_expressions_or_a_text(cyclonedx: Any) -> None:
     assert named(cyclonedx["components"], "libc6")["licenses"] == [
         {"expression": LIBC.license.expression, "acknowledgement": "declared"}
