@@ -206,6 +206,20 @@ def test_a_base_in_a_registry(pushed: tuple[Lab, str, str], bus: Notes) -> None:
     assert (again["state"], "signed by release" in again["reason"]) == ("reuse", True)
 
 
+def test_a_locked_base_is_the_one_that_was_locked(pushed: tuple[Lab, str, str], bus: Notes) -> None:
+    """Its tag may have been moved since: what is judged and fetched is the digest of the lock."""
+    lab, ref, digest = pushed
+    cosign_sign(lab.top, ref, digest)
+    rules = policy(lab.top, key="cosign")
+    lab.manifest(build={"image": ref, "trust": {"base": rules.name}})
+    done = lab.command("lock", "m.json", str(lab.proto), "--pool", lab.uri)
+    assert done.status == 0, done.stderr
+    push_image(lab.top / "image", ref, bus, "two")
+    shutil.rmtree(lab.pool)
+    assert "signed by release" in step(lab.built("-i", ref, "--locked"), "import")["reason"]
+    refused(lab, 30, "-i", ref, "--no-lock")
+
+
 def test_a_pinned_base_that_nobody_signs(pushed: tuple[Lab, str, str]) -> None:
     lab, ref, digest = pushed
     rule = "match = ['docker://*']\nrequire = ['pinned']\nkeys = []\ndigests = ['{}']"
