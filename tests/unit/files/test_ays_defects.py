@@ -267,7 +267,7 @@ def test_ays_d22_no_command_asks(nodes: Nodes) -> None:
     ]
     assert asking == []
     banned = {"input", "click.prompt", "click.confirm", "click.getchar", "click.pause", "getpass.getpass"}
-    # An edit of mappings is a person's, and the questions of a template are for one: they are asked at a
-    # terminal only, not with --yes or --non-interactive, and not in CI.
+    # An edit of mappings is a person's, and so are the questions of a template and the password of a key:
+    # they are asked at a terminal only, not with --yes or --non-interactive, and not in CI.
     places = {where.partition(":")[0] for where, name, _ in called(nodes) if name in banned}
-    assert places <= {"cli/map_edit.py", "cli/service_options.py"}
+    assert places <= {"cli/map_edit.py", "cli/service_options.py", "trust/keys/passwords.py"}
