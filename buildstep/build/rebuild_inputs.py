@@ -189,8 +189,9 @@ def _lock(spec: BuildSpec, record: BuildRecord, room: Room, told: Told) -> Lock:
         sources=made_of.sources,
         packages=made_of.packages,
     )
-    told.inputs.append((f"base image {base.label}", room.store.backend.uri))
     stored = next((row for row in room.store.records() if row.uuid == base.uuid), None)
+    made = f"made again of {len(base.packages)} packages" if base.packages else spec.image
+    told.inputs.append((f"base image {base.label}", made if stored is None else room.store.backend.uri))
     own = [(row.name, row.version) for row in stored.packages] if stored is not None else []
     own = own or [(row.name, row.version) for row in made_of.packages]
     rows = _packages(spec, record, own, room, told)

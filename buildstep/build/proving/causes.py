@@ -57,6 +57,7 @@ KNOWN = (
     ("var/lib/dbus/machine-id", "random", "the cleaner machine-id"),
     ("var/lib/systemd/random-seed", "random", "the cleaner random-seed"),
     ("etc/ssh/ssh_host_*", "key", "the cleaner ssh-host-keys, where the first start makes new ones"),
+    ("etc/ssl/certs/" + "[0-9a-f]" * 8 + ".[0-9]", "key", "what removes the certificate that it is named by"),
     ("etc/shadow-", "time stamp", "the cleaner backups; with SOURCE_DATE_EPOCH the day is that one's"),
     ("var/cache/ldconfig/aux-cache", "cache file", "the cleaner ldconfig-cache"),
     ("var/cache/man/*", "cache file", "the cleaner man-cache"),
@@ -104,6 +105,11 @@ def explain(path: str, first: bytes, second: bytes, worlds: tuple[World, World],
 def _by_name(path: str, first: bytes, second: bytes, worlds: tuple[World, World]) -> Cause | None:
     if path in _ACCOUNTS:
         return _accounts(first.decode(errors="replace"), second.decode(errors="replace"), worlds)
+    return by_path(path)
+
+
+def by_path(path: str) -> Cause | None:
+    """Return why a file differs that is known to, by its path; None for any other."""
     for pattern, kind, fix in KNOWN:
         if fnmatchcase(path, pattern):
             return Cause(kind=kind, seen=f"it is {_called(kind)}", fix=fix or FIXES[kind])
@@ -117,7 +123,7 @@ def _by_name(path: str, first: bytes, second: bytes, worlds: tuple[World, World]
 
 
 def _called(kind: str) -> str:
-    return {"byte code": "compiled Python", "log": "a log", "cache file": "a cache"}.get(
+    return {"byte code": "compiled Python", "log": "a log", "cache file": "a cache", "key": "a key"}.get(
         kind, "known to differ"
     )
 

@@ -146,7 +146,7 @@ def _cause(
     if "target" in what and first and second:
         return causes.in_text((os.fsdecode(first.target), os.fsdecode(second.target)), worlds)
     if {"added", "removed"} & set(what):
-        return _named_otherwise(path, pair, worlds)
+        return causes.by_path(text) or _named_otherwise(path, pair, worlds)
     if "owner" in what:
         return Cause(kind="account order", seen="another owner", fix=FIXES["account order"])
     if "mode" in what and first and second:

@@ -14,7 +14,8 @@ _Seen = tuple[int, int, int, int, int, int]
 _READING = ("snapshot", "check", "emit", "destroy")
 """Steps that change nothing in the tree."""
 _INFO = "/var/lib/dpkg/info"
-_SCRIPTS = (".preinst", ".postinst", ".prerm", ".postrm", ".config")
+_SCRIPTS = (".postinst", ".preinst", ".config")
+"""Those that run at an install, the likeliest first."""
 _SHORTEST = 4
 """Letters of a file's name by which the script that makes it may be found."""
 
@@ -101,8 +102,9 @@ def _scripts(info: Path) -> list[tuple[str, str]]:
     """Return the scripts of packages: what each is called, and its text."""
     return [
         (f"{path.stem.partition(':')[0]} ({path.suffix[1:]})", path.read_bytes().decode(errors="replace"))
-        for path in sorted(info.iterdir())
-        if path.suffix in _SCRIPTS and path.is_file()
+        for ending in _SCRIPTS
+        for path in sorted(info.glob(f"*{ending}"))
+        if path.is_file()
     ]
 
 

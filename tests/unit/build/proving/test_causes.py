@@ -153,3 +153,10 @@ def test_an_archive_in_an_archive_and_a_damaged_one() -> None:
 def test_what_is_random_is_not_shown() -> None:
     found = causes.explain("srv/x", b"token=8f14e45fceea167a", b"token=c9f0f895fb98ab91", WORLDS)
     assert "8f14" not in found.seen + found.fix
+
+
+def test_a_name_that_follows_from_a_certificate() -> None:
+    found = causes.by_path("etc/ssl/certs/000478b8.0")
+    assert found is not None
+    assert found.kind == "key"
+    assert causes.by_path("srv/file") is None
