@@ -153,3 +153,23 @@ def test_a_public_key_of_minisign(tmp_path: Path) -> None:
     assert public_from(text, "x") == public_from(text.splitlines()[1], "x") == key
     with pytest.raises(SigningError, match="minisign"):
         public_from(b"untrusted comment: x\nAAAA\n", "x")
+
+
+def test_a_place_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of an installed package is asked with what follows its name."""
+    from buildstep.trust.keys import SIGNERS
+    from buildstep.trust.keys.interface import KeySource, Signer
+    from tests.unit.trust.keys.pairs import new_signer
+
+    made, asked = new_signer(), []
+
+    def row(text: str, source: KeySource) -> Signer:
+        asked.append(text)
+        return made
+
+    monkeypatch.setattr(SIGNERS, "plugins", lambda note=None: {"kms": row})
+    monkeypatch.setattr(SIGNERS, "_plugins", lambda note: ({"kms": row}, {}))
+    assert signer_of("kms:release/1") is made
+    assert asked == ["release/1"]
+    with pytest.raises(SigningError, match="cannot read the key kmx:release"):
+        signer_of("kmx:release")
