@@ -74,6 +74,11 @@ _EPILOG = (
     shell_complete=values.FILES,
     help="Sign what goes to a registry and is not signed: a file, agent, agent:FINGERPRINT or pkcs11:URI.",
 )
+@click.option(
+    "--attestations",
+    type=click.Choice(["all", "referrers", "tags", "none"]),
+    help="How a registry gets what is beside the image: as referrers, under cosign's tags, or both (all).",
+)
 # Nothing is mounted and no command is run: no namespaces are needed.
 @with_session(healing=False, enclosed=False)
 @JSON

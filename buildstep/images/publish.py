@@ -267,7 +267,7 @@ def options_for(
     """
     merged = {
         name: flags.get(name) or getattr(target, name)
-        for name in ("channel", "insecure", "user", "key", "endpoint", "replace")
+        for name in ("channel", "insecure", "user", "key", "endpoint", "replace", "attestations")
     }
     policy, keys = flags.get("policy") or target.policy, flags.get("sign_key") or target.sign_key
     demand = Demand(
@@ -275,4 +275,9 @@ def options_for(
         policy=load_policy(Path(policy)) if policy else None,
         signing=Signing(signers=signers(keys, environ, bus=bus)),
     )
+    if demand.require and merged["attestations"] == "none":
+        raise UsageError(
+            "what is required of an image would not be there with it",
+            hint="leave out --require, or --attestations none",
+        )
     return PublishOptions(environ=environ, limits=http, demand=demand, **merged)

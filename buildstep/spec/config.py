@@ -13,14 +13,14 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from buildstep.errors import Fault, SpecError
 from buildstep.spec import assets_config, schema, shared_cache
 from buildstep.spec.assets_config import AssetsConfig
 from buildstep.spec.fields import Limits, from_data, store_url
 from buildstep.spec.rules import LIMITS, STORE, key_at
-from buildstep.spec.schema import BOOLEAN, HTTP, Rule, array, integer, mapping, record, text
+from buildstep.spec.schema import BOOLEAN, HTTP, Rule, array, choice, integer, mapping, record, text
 
 FILE: Final = "buildstep.toml"
 SYSTEM: Final = Path("/etc/buildstep") / FILE
@@ -66,6 +66,7 @@ _TARGET = record(
         "endpoint": _ENDPOINT,
         "replace": BOOLEAN,
         "require": array(_LINE, unique=True),
+        "attestations": choice(["all", "referrers", "tags", "none"]),
         "policy": _LINE,
         "sign_key": array(_LINE, unique=True) | _LINE | {"type": ["string", "array"]},
     },
@@ -148,7 +149,8 @@ class SourceConfig:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TargetConfig:
     """Where images are published to, by a name of the configuration. require: what has to be proved of them;
-    policy: the file that says by whom; sign_key: the keys that sign what is not signed yet."""
+    policy: the file that says by whom; sign_key: the keys that sign what is not signed yet;
+    attestations: as what a registry gets them (`images.attestations.push`)."""
 
     target: str
     channel: str = ""
@@ -158,6 +160,7 @@ class TargetConfig:
     endpoint: str = ""
     replace: bool = False
     require: tuple[str, ...] = ()
+    attestations: Literal["all", "referrers", "tags", "none"] = "all"
     policy: str = ""
     sign_key: tuple[str, ...] = ()
 

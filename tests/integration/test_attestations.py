@@ -172,6 +172,23 @@ def test_what_a_build_signs(registry: Registry, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("forms", "referrers", "tags"), [("referrers", 6, 0), ("tags", 0, 2), ("none", 0, 0)]
+)
+def test_one_form_alone(forms: str, referrers: int, tags: int, keys: Keys, tmp_path: Path) -> None:
+    manifest, digest = built(tmp_path)
+    (tmp_path / "hello-1.0.0.spdx.json").write_text("{}")
+    with RegistryServer(referrers=True) as server:
+        argv = ("--sign-key", str(keys.private), "--attestations", forms)
+        publish(tmp_path, manifest, f"docker://{server.host}/hello:v1", *argv)
+        assert len(server.referring(digest, "")) == referrers
+        assert len([path for path in server.content if path.endswith((".sig", ".att"))]) == tags
+        assert "manifests/v1" in server.content
+    publish(
+        tmp_path, manifest, "docker://127.0.0.1:1/x", "--attestations", "none", "--require", "sbom", code=2
+    )
+
+
 # -- altered ----------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ import base64
 import binascii
 import contextlib
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 from buildstep.errors import SigningError
 from buildstep.formats.oci import artifact
@@ -27,6 +27,9 @@ from buildstep.trust.keys.interface import Signer
 from buildstep.trust.signatures import simplesigning
 from buildstep.trust.verify.evidence import RawEnvelope
 
+Forms = Literal["all", "referrers", "tags", "none"]
+"""As what attestations are pushed: registries that do not take artifacts with a subject take cosign's tags,
+and not everybody likes those among the tags of images."""
 _ROUNDS: Final = 6
 
 
@@ -38,14 +41,22 @@ def there_of(client: ReferrerRegistry, image: Descriptor) -> tuple[RawEnvelope, 
 
 
 def attest(
-    client: ReferrerRegistry, image: Descriptor, papers: Papers, signing: Signing = NOBODY
+    client: ReferrerRegistry,
+    image: Descriptor,
+    papers: Papers,
+    signing: Signing = NOBODY,
+    forms: Forms = "all",
 ) -> dict[str, str]:
     """Push what is said of an image that is there under its digest; return what was new, name to digest.
 
     papers: signed already where that is wanted; signing: makes the signatures that older tools read, which
-    are over the name of the repository. Raises HttpError, SigningError.
+    are over the name of the repository; forms: which of the two. Raises HttpError, SigningError.
     """
-    pieces = wrap.pieces_of(image, papers.signed, papers.documents)
+    if forms == "none":
+        return {}
+    pieces = wrap.pieces_of(image, papers.signed, papers.documents) if forms != "tags" else []
+    if forms == "referrers":
+        papers, signing = Papers(), NOBODY
     done: dict[str, str] = {}
     for _ in range(_ROUNDS):
         new = _once(client, image, pieces, papers, signing)

@@ -15,6 +15,7 @@ from buildstep.events import Bus
 from buildstep.formats.oci.layout import Layout, open_layout
 from buildstep.formats.oci.spec import Descriptor
 from buildstep.images.attestations import local
+from buildstep.images.attestations.push import Forms
 from buildstep.images.attestations.required import Demand
 from buildstep.net.http import Http, translated
 from buildstep.net.request import HttpOptions
@@ -206,6 +207,7 @@ class PublishOptions:
     or `agent:FINGERPRINT`. endpoint: of an S3 store. replace: a registry's tag may
     be moved to the new image. notes: the pool's notes of what was published where. limits: of `HttpOptions`.
     demand: what has to be proved of the image, and keys that sign what goes to a registry unsigned else.
+    attestations: as what a registry gets them.
     """
 
     environ: Mapping[str, str] = field(default_factory=dict)
@@ -218,6 +220,7 @@ class PublishOptions:
     notes: Path | None = None
     limits: Mapping[str, Any] = field(default_factory=dict)
     demand: Demand = field(default_factory=Demand)
+    attestations: Forms = "all"
 
     @contextlib.contextmanager
     def session(self, bus: Bus) -> Iterator[Http]:

@@ -128,8 +128,8 @@ def _to_registry(parts: Sequence[Part], ref: Reference, options: PublishOptions,
         added, signing = dict[str, str](), options.demand.signing
         for part in parts:
             papers = local.papers_of(part.stem, part.entry)
-            added |= attested(client, part.entry, papers, part.stem.name, signing)
-        added |= attested(client, index, Papers(), ref.repository, signing)
+            added |= attested(client, part.entry, papers, part.stem.name, signing, options.attestations)
+        added |= attested(client, index, Papers(), ref.repository, signing, options.attestations)
         if not there:
             client.push_manifest(ref.tag, index.media_type, data)
     objects |= {part.platform: part.entry.digest for part in parts} | {ref.tag: index.digest} | added

@@ -13,7 +13,7 @@ from buildstep.formats.oci.naming import tag_of
 from buildstep.formats.oci.spec import INDEXES, Descriptor, media_type, parse_index, parse_manifest
 from buildstep.images.attestations import local
 from buildstep.images.attestations.local import Papers, Signing
-from buildstep.images.attestations.push import attest, there_of
+from buildstep.images.attestations.push import Forms, attest, there_of
 from buildstep.images.publishers.bundle import Bundle, Published, PublishOptions
 from buildstep.images.publishers.mounting import candidate, published_there
 from buildstep.net.credentials import credentials_for
@@ -67,7 +67,7 @@ def _publish(bundle: Bundle, client: ReferrerRegistry, gauge: Gauge, options: Pu
     if papers.others:
         text = f"{plural(papers.others, 'statement')} of {bundle.stem.name} about something else: left out"
         client.http.bus.note(text, level="warning")
-    added = attested(client, entry, papers, bundle.name, options.demand.signing)
+    added = attested(client, entry, papers, bundle.name, options.demand.signing, options.attestations)
     if not there:
         client.push_manifest(ref.tag, kind, data)
     objects |= {ref.tag: entry.digest} | added
@@ -81,12 +81,17 @@ def _publish(bundle: Bundle, client: ReferrerRegistry, gauge: Gauge, options: Pu
 
 
 def attested(
-    client: ReferrerRegistry, image: Descriptor, papers: Papers, name: str, signing: Signing
+    client: ReferrerRegistry,
+    image: Descriptor,
+    papers: Papers,
+    name: str,
+    signing: Signing,
+    forms: Forms = "all",
 ) -> dict[str, str]:
     """Push what is said of an image that is there under its digest, signed where a key is given; return what
     was not there, by what it is."""
     papers = local.signed_by(papers, image, name, signing, lambda: there_of(client, image))
-    return attest(client, image, papers, signing)
+    return attest(client, image, papers, signing, forms)
 
 
 def client_of(
