@@ -22,10 +22,11 @@ from buildstep.checks.image_tree import ImageTree
 from buildstep.errors import EmitError
 from buildstep.events import Bus
 from buildstep.spec.load import BuildSpec
+from buildstep.system.files import CHUNK
 from buildstep.tree.entry import Entry, FileList, parse
 from buildstep.trust.inventory.model import Origin
 
-_LARGEST_KEPT = 4 << 20
+_LARGEST_KEPT = 32 << 20
 """Bytes of a file that is kept for the next build."""
 
 Place = Callable[[Entry], bytes]
@@ -35,7 +36,8 @@ Place = Callable[[Entry], bytes]
 @dataclass(kw_only=True, slots=True)
 class ImageSource:
     """See `trust.inventory.model.Source`. tree: of the image; place: see there; origin_of: where a path of
-    the list came from, where that is not kept; old: what was read of the last image, kept: of this one."""
+    the list came from, where that is not kept; old: what was read of the last image, kept: of this one;
+    whole: whether all of it is kept."""
 
     tree: ImageTree
     place: Place
@@ -43,6 +45,7 @@ class ImageSource:
     bus: Bus
     old: KeptSource = field(default_factory=KeptSource)
     kept: KeptSource = field(default_factory=KeptSource)
+    whole: bool = True
     _entries: FileList | None = None
 
     @property
@@ -63,6 +66,8 @@ class ImageSource:
             data = self._content(entry)
         if entry.size <= _LARGEST_KEPT:
             self.kept.keep(entry.sha256, data)
+        else:
+            self.whole = False
         return data
 
     def head(self, path: bytes, size: int) -> bytes:
@@ -115,10 +120,19 @@ class ImageSource:
         return entry if entry is not None and entry.kind == "f" else None
 
     def _content(self, entry: Entry, limit: int = -1) -> bytes:
-        with open(self._open(entry), "rb", buffering=0) as stream:
-            return stream.read(limit) or b""
+        fd = self._open(entry)
+        try:
+            wanted, found = entry.size if limit < 0 else min(limit, entry.size), []
+            while wanted > 0 and (data := os.read(fd, wanted)):
+                found.append(data)
+                wanted -= len(data)
+            return b"".join(found)
+        finally:
+            os.close(fd)
 
     def _digest(self, entry: Entry, name: str) -> str:
+        if entry.size <= CHUNK:  # without a buffer: there may be a hundred thousand
+            return hashlib.new(name, self._content(entry), usedforsecurity=False).hexdigest()
         with open(self._open(entry), "rb", buffering=0) as stream:
             return hashlib.file_digest(stream, name).hexdigest()
 
@@ -215,18 +229,25 @@ class Origins:
         self._entries = state.snapshot.entries
         self._prefix = os.fsencode(f"{state.root_prefix}/") if state.root_prefix else b""
         self._base = context.store.entries(state.image)
+        self._below = dict(_below(context.spec))
+        self._made: dict[tuple[str, int | None], Origin] = {}
 
     def of(self, path: bytes) -> Origin:
         """Return where a path of the image came from."""
         full = self._prefix + path
         step = self._step(path, full)
-        return Origin(step=step, layer=self._layer(full, step))
+        layer = self._layer(full, step)
+        found = self._made.get((step, layer))
+        if found is None:
+            found = self._made[step, layer] = Origin(step=step, layer=layer)
+        return found
 
     def _step(self, path: bytes, full: bytes) -> str:
         entry, spec = self._entries[full], self._context.spec
         if _same(self._base.get(full), entry):
             return "base"
-        if path in self._placed:
+        # What is read in place has its own file; else the places have to be worked out.
+        if entry.source or (not self._state.overlay and path in self._placed):
             return "sync"
         for step, entries in self._trees:
             if _same(entries.get(full), entry):
@@ -252,8 +273,7 @@ class Origins:
         """The trees that steps left, the lowest first."""
         state, cache = self._state, self._context.cache
         found = [("packages", state.packaged)] if state.packaged else []
-        names = [name for name, _ in _below(self._context.spec)]
-        for name, key in zip(names, state.image_layers, strict=False):
+        for name, key in zip(self._below, state.image_layers, strict=False):
             record = cache.find(key) if name != "packages" else None
             if record is not None:
                 found.append((name, cache.entries(record)))
@@ -269,7 +289,7 @@ class Origins:
             return 0 if own == 1 else None
         if (number := self._cut.get(full)) is not None:
             return number
-        wanted = dict(_below(self._context.spec)).get(step)
+        wanted = self._below.get(step)
         return layers.index(wanted) if wanted in layers else len(layers) - 1
 
     @functools.cached_property

@@ -51,7 +51,8 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
     _write(context, state, sidecars.make(context, state.image, found, made, state.signers))
     result.reason = _said(state.sidecars)
     if context.spec.cache:
-        source.kept.tree, source.kept.build = facts.digest, context.journal.ident
+        if source.whole:
+            source.kept.tree, source.kept.build = facts.digest, context.journal.ident
         kept_source.save(context.backend.state, image_source.slot(context.spec), source.kept, facts.lines)
 
 
