@@ -26,6 +26,7 @@ from buildstep.build import (
     vulnerabilities,
 )
 from buildstep.build.context import BuildContext, BuildState
+from buildstep.build.signing import Signed
 from buildstep.images.record import ImageRecord
 from buildstep.images.shown import shown_reference, vendor_of
 from buildstep.report.event_log import SUFFIX as EVENTS
@@ -70,11 +71,11 @@ class Sidecars:
 
 
 def make(
-    context: BuildContext, image: ImageRecord, inventory: Inventory, made: Image, keys: Sequence[Signer]
+    context: BuildContext, state: BuildState, inventory: Inventory, made: Image, signed: Signed
 ) -> Sidecars:
     """Return the files that are asked for. Raises SigningError for a key that cannot sign, EmitError for a
     file with a secret of the build in it."""
-    spec, stem = context.spec, context.stem
+    spec, stem, image, keys = context.spec, context.stem, state.image, state.signers
     files = dependencies.package_files(spec, image, made.package_files)
     inventory = dependencies.with_hashes(named(spec, image, inventory, made), files)
     known = vulnerabilities.looked_up(spec, inventory, context.bus)  # before anything is signed
@@ -108,11 +109,11 @@ def make(
     private_words.refuse(found, context.bus)
     for row in statements[len(found) :]:
         private_words.refuse({envelopes: row.to_json()}, context.bus)
-    if keys and (signed := signing.of_image(subjects, made.artifacts)) is not None:
-        statements.append(signed)
+    if keys and (alone := signing.of_image(subjects, made.artifacts)) is not None:
+        statements.append(alone)
     if statements:
         found[envelopes] = signing.lines(statements, keys, envelopes)
-    found |= signing.of_files(context, made.artifacts, keys)
+    found |= signed()
     return Sidecars(
         files=found,
         told={**_told(spec, found, keys), **vulnerabilities.told(known)},

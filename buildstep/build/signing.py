@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,22 @@ def of_files(
             context.bus.note(f"{final.name}: {text}")
         for kind, data in made.files.items():
             yield sidecars.signature_file(final, kind, first=number == 0), data
+
+
+Signed = Callable[[], Sequence[tuple[Path, bytes]]]
+"""Waits for the files with signatures."""
+
+
+@contextlib.contextmanager
+def beside(
+    context: BuildContext, artifacts: Sequence[Mapping[str, Any]], keys: Sequence[Signer]
+) -> Iterator[Signed]:
+    """Sign artifacts while the block finds out what is in them: their bytes take as long."""
+    if not keys:
+        yield tuple
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="sign") as pool:
+        yield pool.submit(lambda: list(of_files(context, artifacts, keys))).result
 
 
 def _read(path: Path) -> bytes:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from buildstep.build import image_source, proved, sidecars
+from buildstep.build import image_source, proved, sidecars, signing
 from buildstep.build.context import BuildContext, BuildState
 from buildstep.build.plan import PlanFacts, Planned
 from buildstep.build.sidecars import Image, Sidecars
@@ -47,8 +47,9 @@ def run(context: BuildContext, state: BuildState, result: Step) -> None:
         index=state.resolution.index if state.resolution is not None else "",
         package_files=state.installed.files if state.installed is not None else (),
     )
-    found = inventory_of(source, name=context.spec.name)
-    _write(context, state, sidecars.make(context, state.image, found, made, state.signers))
+    with signing.beside(context, made.artifacts, state.signers) as signed:
+        found = inventory_of(source, name=context.spec.name)
+        _write(context, state, sidecars.make(context, state, found, made, signed))
     result.reason = _said(state.sidecars)
     if context.spec.cache:
         if source.whole:
@@ -77,11 +78,12 @@ def _run_beside(context: BuildContext, state: BuildState, result: Step) -> None:
         package_files=record.package_files,
     )
     source = image_source.of_kept(context, image_source.load(context), record.tree_digest)
-    if source is not None:
-        found = inventory_of(source, name=context.spec.name)
-    else:
-        found = _of_archive(context, facts)
-    _write(context, state, sidecars.make(context, state.image, found, made, state.signers))
+    with signing.beside(context, made.artifacts, state.signers) as signed:
+        if source is not None:
+            found = inventory_of(source, name=context.spec.name)
+        else:
+            found = _of_archive(context, facts)
+        _write(context, state, sidecars.make(context, state, found, made, signed))
     result.reason = f"{_said(state.sidecars)}; {wrong}"
 
 
