@@ -117,7 +117,7 @@ def make(
     return Sidecars(
         files=found,
         told={**_told(spec, found, keys), **vulnerabilities.told(known)},
-        known=vulnerabilities.text(known),
+        known=vulnerabilities.text(spec, known),
     )
 
 

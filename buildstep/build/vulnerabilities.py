@@ -82,13 +82,15 @@ def told(result: Result | None) -> dict[str, Any]:
     return {"vulnerabilities": {"found": rows, "databases": feeds, "uncovered": dict(result.uncovered)}}
 
 
-def text(result: Result | None) -> str:
+def text(spec: BuildSpec, result: Result | None) -> str:
     """Return what was found, for the line of the step; empty where nothing was looked up."""
-    if result is None:
+    given = spec.proof.vulnerabilities
+    if result is None or given is None:
         return ""
     names = ", ".join(feed.name for feed in result.feeds)
     found = f"{len(result.found):,} known vulnerabilities" if result.found else "no known vulnerability"
-    return f"{found} of {plural(result.matters, 'package')}, none that counts ({names})"
+    counted = ", none that counts" if given.fail and result.found else ""
+    return f"{found} of {plural(result.matters, 'package')}{counted} ({names})"
 
 
 def fingerprint(spec: BuildSpec, *, now: float | None = None) -> list[Any]:
@@ -98,15 +100,19 @@ def fingerprint(spec: BuildSpec, *, now: float | None = None) -> list[Any]:
         return []
     from buildstep.trust.vulnerabilities import gate
 
-    files = [Path(given.exceptions)] if given.exceptions else []
-    return gate.fingerprint(Path(given.db), _gate(given), files, now=time.time() if now is None else now)
+    at = time.time() if now is None else now
+    return gate.fingerprint(Path(given.db), _gate(given), _files(given.exceptions), _files(given.vex), now=at)
 
 
 def _asked(given: Vulnerabilities) -> Asked:
     from buildstep.trust.vulnerabilities import gate
 
-    files = [Path(given.exceptions)] if given.exceptions else []
-    return gate.asked(Path(given.db), _gate(given), exception_files=files)
+    more = {"exception_files": _files(given.exceptions), "vex_files": _files(given.vex)}
+    return gate.asked(Path(given.db), _gate(given), **more)
+
+
+def _files(path: str | None) -> list[Path]:
+    return [Path(path)] if path else []
 
 
 def _gate(given: Vulnerabilities) -> Gate:
@@ -116,5 +122,8 @@ def _gate(given: Vulnerabilities) -> Gate:
     return Gate(
         fail=given.fail or "",
         fixed_only=given.fixed_only,
+        unknown=not given.ignore_unknown,
+        eol=given.eol,
+        complete=given.complete,
         max_age=days(given.max_age) if given.max_age else None,
     )

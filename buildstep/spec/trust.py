@@ -23,7 +23,17 @@ _EXCEPTION = record(
     {"path": WORD, "digest": _DIGEST, "rule": WORD, "reason": LINE, "until": _DATE}, required=["reason"]
 )
 _VULNERABILITIES = record(
-    {"db": WORD, "fail": choice(SEVERITIES), "fixed_only": BOOLEAN, "max_age": _AGE, "exceptions": WORD},
+    {
+        "db": WORD,
+        "fail": choice(SEVERITIES),
+        "fixed_only": BOOLEAN,
+        "ignore_unknown": BOOLEAN,
+        "eol": BOOLEAN,
+        "complete": BOOLEAN,
+        "max_age": _AGE,
+        "exceptions": WORD,
+        "vex": WORD,
+    },
     required=["db"],
 )
 _KEYS = array(WORD, unique=True, least=1)
@@ -53,7 +63,8 @@ SETTINGS: Final = (
         " failure or a warning; allow_secrets: those that may be there, each with its reason;"
         " secrets_baseline: a file with those that were there before;"
         " vulnerabilities: db, the directory of the databases, fail: from which severity on, fixed_only,"
-        " max_age of the databases, and exceptions: a file. No byte of an image depends on it.",
+        " ignore_unknown, eol, complete, max_age of the databases, and the files exceptions and vex. No byte"
+        " of an image depends on it.",
     ),
     Setting(
         "sbom",
@@ -105,13 +116,19 @@ class AllowedSecret:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vulnerabilities:
     """The gate for known vulnerabilities. db: a directory; fail: the least severity that is a failure, None
-    where none is; max_age: how old the databases may be, as it was written; exceptions: a file."""
+    where none is; ignore_unknown: whether what has no severity counts for nothing; eol: whether packages
+    count that nobody looks after; complete: whether each kind of package needs a database; max_age: how old
+    these may be, as it was written; exceptions: a file; vex: a file with statements of others."""
 
     db: str
     fail: str | None = None
     fixed_only: bool = False
+    ignore_unknown: bool = False
+    eol: bool = False
+    complete: bool = False
     max_age: str = ""
     exceptions: str | None = None
+    vex: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,7 +235,7 @@ def _key(word: str, place: Path) -> str:
 
 
 def _placed(name: str, value: Any, place: Path) -> Any:
-    return _absolute(value, place) if name in ("db", "exceptions", "base") else value
+    return _absolute(value, place) if name in ("db", "exceptions", "vex", "base") else value
 
 
 def _absolute(path: str, place: Path) -> str:
@@ -238,9 +255,10 @@ def faults(given: Mapping[str, Given], folder: Path, cwd: Path) -> Iterator[Faul
         for name in ("base", "secrets_baseline"):
             if name in values:
                 yield from _no_file(values[name], at(found.where, name), place)
-        if "exceptions" in (gate := values.get("vulnerabilities", {})):
-            where = at(at(found.where, "vulnerabilities"), "exceptions")
-            yield from _no_file(gate["exceptions"], where, place)
+        gate = values.get("vulnerabilities", {})
+        for name in ("exceptions", "vex"):
+            if name in gate:
+                yield from _no_file(gate[name], at(at(found.where, "vulnerabilities"), name), place)
         for number, row in enumerate(values.get("allow_secrets", ())):
             if ("path" in row) == ("digest" in row):
                 where = at(at(found.where, "allow_secrets"), number)

@@ -54,7 +54,9 @@ def scan(inventory: Inventory, given: Asked, *, now: float) -> Result:
     return exceptions.applied(vex.applied(result, given.said), given.excepted, now=now)
 
 
-def fingerprint(folder: Path, gate: Gate, exception_files: Sequence[Path], *, now: float) -> list[Any]:
+def fingerprint(
+    folder: Path, gate: Gate, exception_files: Sequence[Path], vex_files: Sequence[Path], *, now: float
+) -> list[Any]:
     """Return what an answer depends on besides the image: which databases there are, and whether they are too
     old by now; the exceptions, and which of them have ended. Raises nothing: who asks again finds out."""
     found: list[Any] = []
@@ -71,6 +73,8 @@ def fingerprint(folder: Path, gate: Gate, exception_files: Sequence[Path], *, no
         for path in exception_files:
             rows = exceptions.load(path)
             found.append([sha256_file(path), [str(row) for row in rows if row.until < today]])
+    with contextlib.suppress(OSError):
+        found += [sha256_file(path) for path in vex_files]
     return found
 
 

@@ -67,7 +67,7 @@ def test_every_file_that_is_not_there_is_told(build: Load, tmp_path: Path) -> No
     trust = {
         "key": ["a", "agent:SHA256:x"],
         "base": "b",
-        "vulnerabilities": {"db": "d", "exceptions": "c"},
+        "vulnerabilities": {"db": "d", "exceptions": "c", "vex": "v"},
         "allow_secrets": [{"reason": "r"}, {"reason": "r", "path": "a", "digest": "0" * 64}],
     }
     flags = {"sign_key": ("e",), "base_policy": "f"}
@@ -76,6 +76,7 @@ def test_every_file_that_is_not_there_is_told(build: Load, tmp_path: Path) -> No
         "$.build.trust.key[0]",
         "$.build.trust.base",
         "$.build.trust.vulnerabilities.exceptions",
+        "$.build.trust.vulnerabilities.vex",
         "$.build.trust.allow_secrets[0]",
         "$.build.trust.allow_secrets[1]",
         "--sign-key",
@@ -92,4 +93,6 @@ def test_what_is_no_file_need_not_be_one(build: Load, word: str) -> None:
 def test_it_is_written_as_data(build: Load) -> None:
     data = to_data(build(with_build(trust={"vulnerabilities": {"db": "/d"}})).proof)
     assert isinstance(data, dict)
-    assert data["vulnerabilities"] == {"db": "/d", "fixed_only": False, "max_age": ""}
+    assert data["vulnerabilities"] == {
+        "db": "/d", "fixed_only": False, "ignore_unknown": False, "eol": False, "complete": False, "max_age": "",
+    }  # fmt: skip
